@@ -1,0 +1,36 @@
+# Each target makes .venv by itself from a bare checkout; PYTHON=python3.13 chooses another interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint format clean
+
+quickstart: .venv/.runtime
+	$(BIN)/python train.py --config configs/quickstart.py --workdir runs/quickstart
+	$(BIN)/python eval.py --config configs/quickstart.py --checkpoint runs/quickstart
+
+test: .venv/.dev
+	$(BIN)/python -m pytest -n 2 --durations=15
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; choose another by PYTHON=python3.12 make ..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/.runtime: requirements.txt pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,154 @@
+"""The parts FocalNet is stacked from: patch embedding, MLP, focal block, stage."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from focalnet_jax.model.layers import conv, drop_path, dropout, layer_norm, linear
+from focalnet_jax.model.modulation import FocalModulation
+from focalnet_jax.model.precision import Precision
+from focalnet_jax.model.variants import FocalNetConfig
+
+# What a block keeps for the backward pass; the rest is computed again.
+REMAT_POLICIES = {
+    "none": None,  # keep everything
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the projections' outputs
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep the block's input only
+}
+
+
+class PatchEmbed(nnx.Module):
+    """A strided convolution and LayerNorm: the stem, and the downsample at the end of a stage.
+
+    Plain: kernel = stride. Overlapped (`use_conv_embed`): k7 s4 p2 in the stem, k3 s2 p1 in a downsample. Sizes that
+    the stride does not divide are floored, as in the original.
+    """
+
+    def __init__(
+        self, inputs: int, dim: int, stride: int, *, overlapped: bool, stem: bool, precision: Precision, rngs: nnx.Rngs
+    ):
+        kernel, stride, padding = stride, stride, 0
+        if overlapped:
+            kernel, stride, padding = (7, 4, 2) if stem else (3, 2, 1)
+        self.proj = conv(inputs, dim, kernel, stride, padding, precision, rngs)
+        self.norm = layer_norm(dim, precision, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` to `[B, H', W', C']`."""
+        return self.norm(self.proj(x))
+
+
+class Mlp(nnx.Module):
+    """Linear, exact GELU, Linear, with dropout after both."""
+
+    def __init__(self, dim: int, ratio: float, drop_rate: float, *, precision: Precision, rngs: nnx.Rngs):
+        self.fc1 = linear(dim, int(dim * ratio), precision, rngs)
+        self.fc2 = linear(int(dim * ratio), dim, precision, rngs)
+        self.drop_rate = drop_rate
+
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """`[B, H, W, C]` to `[B, H, W, C]`."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = dropout(jax.nn.gelu(self.fc1(x), approximate=False), self.drop_rate, keys[0])
+        return dropout(self.fc2(x), self.drop_rate, keys[1])
+
+
+class FocalBlock(nnx.Module):
+    """Focal modulation and MLP, each with a residual connection.
+
+    Pre-norm: `x + dp(gamma1 * modulation(norm1(x)))`, then `x + dp(gamma2 * mlp(norm2(x)))`. Post-norm (`use_postln`):
+    `x + dp(gamma1 * norm1(modulation(x)))`, then `x + dp(gamma2 * norm2(mlp(x)))`. dp is stochastic depth.
+    """
+
+    def __init__(self, config: FocalNetConfig, stage: int, *, precision: Precision, rngs: nnx.Rngs):
+        dim = config.dims[stage]
+        self.norm1 = layer_norm(dim, precision, rngs)
+        self.modulation = FocalModulation(
+            dim,
+            config.kernel_sizes(stage),
+            normalize_modulator=config.normalize_modulator,
+            postln=config.use_postln_in_modulation,
+            drop_rate=config.drop_rate,
+            precision=precision,
+            rngs=rngs,
+        )
+        self.norm2 = layer_norm(dim, precision, rngs)
+        self.mlp = Mlp(dim, config.mlp_ratio, config.drop_rate, precision=precision, rngs=rngs)
+        scale = jnp.full((dim,), config.layerscale_value, jnp.float32)
+        self.gamma1 = nnx.Param(scale) if config.use_layerscale else None
+        self.gamma2 = nnx.Param(scale) if config.use_layerscale else None
+        self.postln = config.use_postln
+
+    def __call__(self, x: jax.Array, drop_path_rate: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """`[B, H, W, C]` to `[B, H, W, C]`; a key makes stochastic depth and dropout active."""
+        keys = (None,) * 4 if key is None else jax.random.split(key, 4)
+        x = x + drop_path(self._modulate(x, keys[0]), drop_path_rate, keys[1])
+        return x + drop_path(self._transform(x, keys[2]), drop_path_rate, keys[3])
+
+    def _modulate(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+        if self.postln:
+            return _scaled(self.norm1(self.modulation(x, key)), self.gamma1)
+        return _scaled(self.modulation(self.norm1(x), key), self.gamma1)
+
+    def _transform(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+        if self.postln:
+            return _scaled(self.norm2(self.mlp(x, key)), self.gamma2)
+        return _scaled(self.mlp(self.norm2(x), key), self.gamma2)
+
+
+def _scaled(x: jax.Array, gamma: nnx.Param | None) -> jax.Array:
+    return x if gamma is None else x * gamma[...].astype(x.dtype)
+
+
+class Stage(nnx.Module):
+    """D focal blocks at one resolution, and the downsample after them (none in the last stage).
+
+    The blocks' parameters are stacked with a leading axis D. `scan_blocks` runs them as one compiled block in a scan,
+    otherwise they are unrolled; both give the same numbers.
+    """
+
+    def __init__(self, config: FocalNetConfig, stage: int, *, precision: Precision, rngs: nnx.Rngs):
+        self.depth = config.depths[stage]
+
+        @nnx.split_rngs(splits=self.depth)
+        @nnx.vmap
+        def stacked(rngs: nnx.Rngs) -> FocalBlock:
+            return FocalBlock(config, stage, precision=precision, rngs=rngs)
+
+        self.blocks = stacked(rngs)
+        self.downsample = (
+            PatchEmbed(
+                config.dims[stage],
+                config.dims[stage + 1],
+                2,
+                overlapped=config.use_conv_embed,
+                stem=False,
+                precision=precision,
+                rngs=rngs,
+            )
+            if stage + 1 < len(config.depths)
+            else None
+        )
+        self.scan = config.scan_blocks and self.depth > 1
+        self.remat = config.remat
+
+    def __call__(self, x: jax.Array, drop_path_rates: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """`[B, H, W, C]` to `[B, H, W, C]`, without the downsample; `drop_path_rates` is `[D]`."""
+        graph, params = nnx.split(self.blocks)
+        keys = None if key is None else jax.random.split(key, self.depth)
+
+        def block(x, inputs):
+            params, rate, key = inputs
+            return nnx.merge(graph, params)(x, rate, key), None
+
+        if self.remat != "none":
+            # Inside a scan XLA cannot merge the recomputation with the forward pass, so nothing must prevent it.
+            block = jax.checkpoint(block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
+        inputs = (params, drop_path_rates, keys)
+        if self.scan:
+            return jax.lax.scan(block, x, inputs)[0]
+        for index in range(self.depth):
+            x, _ = block(x, jax.tree.map(lambda leaf, index=index: leaf[index], inputs))
+        return x

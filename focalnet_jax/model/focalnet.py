@@ -1,0 +1,110 @@
+"""FocalNet: embedding, stages of focal blocks, pooled classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.model.blocks import REMAT_POLICIES, PatchEmbed, Stage
+from focalnet_jax.model.layers import dropout, layer_norm, linear
+from focalnet_jax.model.precision import Precision, get_precision
+from focalnet_jax.model.variants import FocalNetConfig, variant_config
+
+
+class FocalNet(nnx.Module):
+    """Focal Modulation Network (arXiv 2203.11926).
+
+    Stochastic depth and dropout are active when a call is given a PRNG `key`, otherwise the model is deterministic.
+    """
+
+    def __init__(self, config: FocalNetConfig, *, precision: Precision, rngs: nnx.Rngs):
+        if config.remat not in REMAT_POLICIES:
+            raise UserError(
+                f"unknown remat policy {config.remat!r}; expected one of {', '.join(REMAT_POLICIES)}."
+                f"{suggest(config.remat, REMAT_POLICIES)}"
+            )
+        self.config = config
+        self.dtype = precision.dtype
+        self.patch_embed = PatchEmbed(
+            config.in_channels,
+            config.dims[0],
+            config.patch_size,
+            overlapped=config.use_conv_embed,
+            stem=True,
+            precision=precision,
+            rngs=rngs,
+        )
+        self.stages = nnx.List(
+            [Stage(config, stage, precision=precision, rngs=rngs) for stage in range(len(config.depths))]
+        )
+        self.norm = layer_norm(config.dims[-1], precision, rngs)
+        self.head = linear(config.dims[-1], config.num_classes, precision, rngs) if config.num_classes else None
+
+    def __call__(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Logits `[B, K]`, float32, of normalized images `[B, H, W, 3]`.
+
+        Without a classifier (`num_classes=0`): the pooled features `[B, C]`, float32.
+        """
+        *_, x = self._stage_outputs(images, key)
+        pooled = jnp.mean(self.norm(x), axis=(1, 2), dtype=jnp.float32)  # [B, C]
+        return pooled if self.head is None else self.head(pooled).astype(jnp.float32)
+
+    def features(self, images: jax.Array) -> list[jax.Array]:
+        """The output of each stage before its downsample, `[B, h, w, C]`, not normalized."""
+        return list(self._stage_outputs(images, None))
+
+    def _stage_outputs(self, images: jax.Array, key: jax.Array | None) -> Iterator[jax.Array]:
+        self._check_size(images)
+        keys = [None] * (len(self.stages) + 1)
+        if key is not None:
+            keys = list(jax.random.split(key, len(self.stages) + 1))
+        x = dropout(self.patch_embed(images.astype(self.dtype)), self.config.drop_rate, keys[-1])
+        depths = self.config.depths
+        # float64 on the host, so that the scanned rates are the rounded ones of the original's linspace
+        rates = np.split(np.linspace(0, self.config.drop_path_rate, sum(depths)), np.cumsum(depths)[:-1])
+        for stage, stage_rates, stage_key in zip(self.stages, rates, keys, strict=False):
+            x = stage(x, jnp.asarray(stage_rates, jnp.float32), stage_key)
+            yield x
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+
+    def _check_size(self, images: jax.Array) -> None:
+        smallest = self.config.patch_size * 2 ** (len(self.config.depths) - 1)
+        shape = images.shape
+        if len(shape) != 4 or shape[3] != self.config.in_channels:
+            raise UserError(f"images have shape {shape}; expected [B, H, W, {self.config.in_channels}]")
+        if not self.config.use_conv_embed and min(shape[1:3]) < smallest:
+            raise UserError(
+                f"images are {shape[1]}x{shape[2]}; patches of {self.config.patch_size} and "
+                f"{len(self.config.depths)} stages need at least {smallest}x{smallest}"
+            )
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    dtype: str = "float32",
+    rngs: nnx.Rngs | None = None,
+    **overrides: Any,
+) -> FocalNet:
+    """A freshly initialised FocalNet.
+
+    Args:
+      name: a released variant, see `list_models`.
+      num_classes: K, the classifier's width; 0 for none; the variant's 1000 by default.
+      dtype: precision policy, "float32" or "bfloat16"; parameters are float32 in both.
+      rngs: random streams for the initialisation; `nnx.Rngs(0)` by default.
+      **overrides: any field of `FocalNetConfig` to replace.
+
+    Raises:
+      UserError: unknown name, option or precision (with the nearest names), or a value that does not fit.
+    """
+    config = variant_config(name, num_classes=num_classes, **overrides)
+    return FocalNet(config, precision=get_precision(dtype), rngs=nnx.Rngs(0) if rngs is None else rngs)

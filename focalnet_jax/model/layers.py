@@ -1,0 +1,100 @@
+"""Flax layers with FocalNet's initialisation and epsilon, and the two kinds of random dropping.
+
+Initialisation is the original's: Linear weights from a normal of standard deviation 0.02 (its `trunc_normal_` cuts at
+an absolute ±2, a hundred deviations out) with zero bias; convolutions keep PyTorch's default,
+`kaiming_uniform(a=sqrt 5)`, which is uniform in ±1 / sqrt(fan in) for weight and bias alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer
+
+from focalnet_jax.model.precision import Precision
+
+LAYER_NORM_EPSILON = 1e-5  # PyTorch's default; Flax's is 1e-6
+
+
+def torch_uniform(fan_in: int) -> Initializer:
+    """Uniform in ±1 / sqrt(`fan_in`)."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32, out_sharding=None):
+        del out_sharding  # Flax passes it; shardings are set where the train state is made
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def linear(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs) -> nnx.Linear:
+    """A fully connected layer, initialised as the original's `nn.Linear`."""
+    normal = nnx.initializers.truncated_normal(0.02, lower=-100, upper=100)
+    return nnx.Linear(
+        inputs, outputs, dtype=precision.dtype, precision=precision.matmul, kernel_init=normal, rngs=rngs
+    )
+
+
+def pointwise_conv(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs) -> nnx.Linear:
+    """A 1x1 convolution: computed as a linear layer, initialised as a convolution."""
+    init = torch_uniform(inputs)
+    return nnx.Linear(
+        inputs,
+        outputs,
+        dtype=precision.dtype,
+        precision=precision.matmul,
+        kernel_init=init,
+        bias_init=init,
+        rngs=rngs,
+    )
+
+
+def conv(
+    inputs: int, outputs: int, kernel: int, stride: int, padding: int, precision: Precision, rngs: nnx.Rngs
+) -> nnx.Conv:
+    """A strided convolution with explicit padding on all sides (JAX's "SAME" pads another way)."""
+    init = torch_uniform(inputs * kernel * kernel)
+    return nnx.Conv(
+        inputs,
+        outputs,
+        kernel_size=(kernel, kernel),
+        strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        dtype=precision.dtype,
+        precision=precision.matmul,
+        kernel_init=init,
+        bias_init=init,
+        rngs=rngs,
+    )
+
+
+def layer_norm(dim: int, precision: Precision, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm over C; mean and variance are float32 in every precision."""
+    # The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large.
+    return nnx.LayerNorm(
+        dim, epsilon=LAYER_NORM_EPSILON, dtype=precision.dtype, use_fast_variance=False, rngs=rngs
+    )
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes elements with probability `rate` and scales the rest; the identity without a key."""
+    if key is None or rate == 0.0:
+        return x
+    return _drop(x, rate, key, x.shape)
+
+
+def drop_path(x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Stochastic depth: zeroes whole examples of a branch `[B, H, W, C]`; the identity without a key."""
+    if key is None:
+        return x
+    return _drop(x, rate, key, (x.shape[0], 1, 1, 1))
+
+
+def _drop(x: jax.Array, rate: jax.Array | float, key: jax.Array, shape: Sequence[int]) -> jax.Array:
+    keep = 1.0 - jnp.asarray(rate, jnp.float32)
+    scale = jax.random.bernoulli(key, keep, tuple(shape)) / keep
+    return x * scale.astype(x.dtype)

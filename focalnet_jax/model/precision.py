@@ -1,0 +1,33 @@
+"""Named precision policies: what a model computes in. Parameters and reductions are float32 in all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from focalnet_jax.errors import UserError, suggest
+
+
+@dataclass(frozen=True)
+class Precision:
+    """`dtype` of activations, and the precision of matrix products and convolutions."""
+
+    dtype: Any
+    matmul: jax.lax.Precision
+
+
+# TPUs and recent GPUs multiply float32 operands in fewer bits unless asked: "float32" asks.
+PRECISIONS = {
+    "float32": Precision(jnp.float32, jax.lax.Precision.HIGHEST),
+    "bfloat16": Precision(jnp.bfloat16, jax.lax.Precision.DEFAULT),
+}
+
+
+def get_precision(name: str) -> Precision:
+    """The policy called `name`; `UserError` for an unknown one."""
+    if name not in PRECISIONS:
+        raise UserError(f"unknown precision {name!r}; expected {' or '.join(PRECISIONS)}.{suggest(name, PRECISIONS)}")
+    return PRECISIONS[name]

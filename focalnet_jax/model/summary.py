@@ -1,0 +1,92 @@
+"""What a model costs: a row a stage with its shape, parameters and multiply-accumulates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+
+from focalnet_jax.model.focalnet import FocalNet
+from focalnet_jax.model.precision import get_precision
+from focalnet_jax.model.variants import FocalNetConfig
+
+
+@dataclass(frozen=True)
+class Row:
+    """One part of the model: output shape `(h, w, C)`, number of parameters, MACs an image."""
+
+    name: str
+    shape: tuple[int, ...]
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Rows in the order of computation; `str()` is a table."""
+
+    rows: tuple[Row, ...]
+    image_size: tuple[int, int]
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return sum(row.params for row in self.rows)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the forward pass of one image."""
+        return sum(row.macs for row in self.rows)
+
+    def __str__(self) -> str:
+        lines = [f"{'part':<14}{'output':>16}{'parameters':>15}{'GMACs':>10}"]
+        for row in (*self.rows, Row("total", (), self.params, self.macs)):
+            shape = "x".join(map(str, row.shape))
+            lines.append(f"{row.name:<14}{shape:>16}{row.params:>15,}{row.macs / 1e9:>10.3f}")
+        return "\n".join(lines)
+
+
+def summarize(model: FocalNet | FocalNetConfig, image_size: int | tuple[int, int] = 224) -> Summary:
+    """Shapes, parameters and MACs of a model or a configuration; nothing is computed or allocated.
+
+    MACs count as the paper's tables do: projections, convolutions, pooling and the products of gates and query; not
+    norms, activations and biases.
+    """
+    if isinstance(model, FocalNetConfig):
+        config = model
+        model = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision("float32"), rngs=nnx.Rngs(0)))
+    config = model.config
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    images = jax.ShapeDtypeStruct((1, height, width, config.in_channels), "float32")
+    shapes = [out.shape[1:] for out in nnx.eval_shape(lambda m, x: m.features(x), model, images)]
+
+    rows = [Row("patch_embed", shapes[0], _count(model.patch_embed), _embed_macs(model.patch_embed, shapes[0]))]
+    for index, (stage, shape) in enumerate(zip(model.stages, shapes, strict=True)):
+        macs = stage.depth * _block_macs(config, index, shape[0] * shape[1])
+        rows.append(Row(f"stage {index}", shape, _count(stage.blocks), macs))
+        if stage.downsample is not None:
+            macs = _embed_macs(stage.downsample, shapes[index + 1])
+            rows.append(Row(f"downsample {index}", shapes[index + 1], _count(stage.downsample), macs))
+    dim = config.dims[-1]
+    head = _count(model.head) if model.head is not None else 0
+    output = (config.num_classes or dim,)
+    rows.append(Row("norm, head", output, _count(model.norm) + head, dim * config.num_classes))
+    return Summary(tuple(rows), (height, width))
+
+
+def _count(module: nnx.Module) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+def _embed_macs(embed: nnx.Module, shape: tuple[int, ...]) -> int:
+    return shape[0] * shape[1] * embed.proj.kernel.size
+
+
+def _block_macs(config: FocalNetConfig, stage: int, tokens: int) -> int:
+    dim, kernels = config.dims[stage], config.kernel_sizes(stage)
+    projections = dim * (2 * dim + len(kernels) + 1) + 2 * dim * dim  # query, context, gates; modulator, proj
+    levels = sum(dim * (size * size + 1) for size in kernels)  # depthwise and its gate
+    rest = 3 * dim  # mean, global gate, query times modulator
+    mlp = 2 * dim * int(dim * config.mlp_ratio)
+    return tokens * (projections + levels + rest + mlp)

@@ -1,0 +1,177 @@
+"""The released FocalNets by name, and the options that make one.
+
+Source: FocalNet paper (arXiv 2203.11926), tables 1 and 7, and the configuration files of the original
+code base. `base_iso` follows the released weights, not the original's last configuration, which calls
+the LayerNorm inside the modulation `use_postln`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from focalnet_jax.errors import UserError, suggest
+
+Stagewise = int | tuple[int, ...]
+"""One value for all stages, or one a stage."""
+
+
+@dataclass(frozen=True)
+class FocalNetConfig:
+    """Everything that decides the shape and the arithmetic of a FocalNet.
+
+    Fields of type `Stagewise` take one value for all stages or one a stage; `embed_dim` as one value is the
+    first stage's and doubles at every stage.
+    """
+
+    embed_dim: Stagewise = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    focal_levels: Stagewise = 2  # L, the number of depthwise levels before the global one
+    focal_windows: Stagewise = 3  # kernel size of level 0
+    focal_factor: Stagewise = 2  # kernel size of level l is window + factor * l
+    mlp_ratio: float = 4.0
+    patch_size: int = 4
+    use_conv_embed: bool = False  # overlapped patch embedding: k7 s4 p2, then k3 s2 p1
+    use_postln: bool = False  # LayerNorm after modulation and MLP in place of before
+    use_layerscale: bool = False
+    layerscale_value: float = 1e-4
+    use_postln_in_modulation: bool = False  # LayerNorm on query * modulator
+    normalize_modulator: bool = False  # divide the aggregated context by L + 1
+    drop_rate: float = 0.0  # dropout after the embedding, the projections and in the MLP
+    drop_path_rate: float = 0.0  # stochastic depth of the last block; the first has 0
+    num_classes: int = 1000  # 0: no classifier, the model returns pooled features
+    in_channels: int = 3
+    scan_blocks: bool = True  # run a stage's stacked blocks as a scan (compile time independent of depth)
+    remat: str = "none"  # what a block keeps for the backward pass, see blocks.REMAT_POLICIES
+
+    def __post_init__(self) -> None:
+        for name, valid, what in (
+            ("depths", len(self.depths) > 0 and min(self.depths, default=0) > 0, "a positive depth for every stage"),
+            ("num_classes", self.num_classes >= 0, "0 (no classifier) or a positive number"),
+            ("drop_path_rate", 0 <= self.drop_path_rate < 1, "a rate in [0, 1)"),
+            ("drop_rate", 0 <= self.drop_rate < 1, "a rate in [0, 1)"),
+            ("patch_size", self.patch_size > 0, "a positive size in pixels"),
+            ("in_channels", self.in_channels > 0, "a positive number"),
+            ("mlp_ratio", self.mlp_ratio > 0, "a positive ratio"),
+        ):
+            if not valid:
+                raise UserError(f"model.{name} is {getattr(self, name)}; expected {what}")
+        for name in ("embed_dim", "focal_levels", "focal_windows", "focal_factor"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != len(self.depths):
+                raise UserError(
+                    f"model.{name} is {value}, {len(value)} values; depths {self.depths} make "
+                    f"{len(self.depths)} stages: give one number for all or one a stage"
+                )
+        if min(self.dims) <= 0 or min(self.levels) <= 0:
+            raise UserError(f"model.embed_dim {self.embed_dim} and focal_levels {self.focal_levels} must be positive")
+        for stage in range(len(self.depths)):
+            if any(k <= 0 or k % 2 == 0 for k in self.kernel_sizes(stage)):
+                raise UserError(
+                    f"model.focal_windows {self.focal_windows} with focal_factor {self.focal_factor} gives kernels of "
+                    f"{self.kernel_sizes(stage)} in stage {stage}; depthwise kernels must be odd: "
+                    "use an odd window and an even factor"
+                )
+
+    def _per_stage(self, value: Stagewise) -> tuple[int, ...]:
+        return value if isinstance(value, tuple) else (value,) * len(self.depths)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        if isinstance(self.embed_dim, tuple):
+            return self.embed_dim
+        return tuple(self.embed_dim * 2**stage for stage in range(len(self.depths)))
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Focal levels L of each stage."""
+        return self._per_stage(self.focal_levels)
+
+    def kernel_sizes(self, stage: int) -> tuple[int, ...]:
+        """Depthwise kernel sizes of the stage's focal levels (paper section 3.2: k_l = window + factor * l)."""
+        window, factor = self._per_stage(self.focal_windows)[stage], self._per_stage(self.focal_factor)[stage]
+        return tuple(window + factor * level for level in range(self.levels[stage]))
+
+
+def _released() -> dict[str, dict[str, Any]]:
+    variants: dict[str, dict[str, Any]] = {}
+    for size, depths, dim, rate in (
+        ("tiny", (2, 2, 6, 2), 96, 0.2),
+        ("small", (2, 2, 18, 2), 96, 0.3),
+        ("base", (2, 2, 18, 2), 128, 0.5),
+    ):
+        for field, levels in (("srf", 2), ("lrf", 3)):
+            variants[f"focalnet_{size}_{field}"] = dict(
+                depths=depths, embed_dim=dim, focal_levels=levels, drop_path_rate=rate
+            )
+    for size, dim in (("tiny", 192), ("small", 384), ("base", 768)):
+        variants[f"focalnet_{size}_iso"] = dict(
+            depths=(12,), patch_size=16, embed_dim=dim, focal_levels=3, drop_path_rate=0.2
+        )
+    variants["focalnet_base_iso"].update(use_layerscale=True, use_postln_in_modulation=True)
+    for size, dim in (("large", 192), ("xlarge", 256), ("huge", 352)):
+        for levels in (3, 4):
+            variants[f"focalnet_{size}_fl{levels}"] = dict(
+                depths=(2, 2, 18, 2),
+                embed_dim=dim,
+                focal_levels=levels,
+                focal_windows=5 if levels == 3 and size != "huge" else 3,
+                use_conv_embed=True,
+                use_postln=True,
+                use_layerscale=True,
+                use_postln_in_modulation=size == "huge",
+                normalize_modulator=size == "large" and levels == 4,
+                drop_path_rate=0.5,
+            )
+    return variants
+
+
+VARIANTS = _released()
+
+
+def list_models() -> list[str]:
+    """Names of all released variants."""
+    return list(VARIANTS)
+
+
+def variant_config(name: str, **overrides: Any) -> FocalNetConfig:
+    """The configuration of a released variant with any field replaced; `None` keeps the variant's value.
+
+    Raises `UserError` for an unknown name, an unknown field or a value of another kind, with suggestions.
+    """
+    if name not in VARIANTS:
+        raise UserError(f"unknown model {name!r}.{suggest(name, VARIANTS) or ' Known: ' + ', '.join(VARIANTS)}")
+    fields = {field.name: field for field in dataclasses.fields(FocalNetConfig)}
+    for key in overrides:
+        if key not in fields:
+            raise UserError(f"unknown model option {key!r}.{suggest(key, fields) or ' Known: ' + ', '.join(fields)}")
+    given = {key: _as(fields[key], value) for key, value in overrides.items() if value is not None}
+    return FocalNetConfig(**(VARIANTS[name] | given))
+
+
+def _as(field: dataclasses.Field, value: Any) -> Any:
+    """`value` in the type the field declares: lists become tuples, integers pass as floats, nothing else is cast."""
+    if isinstance(value, list):
+        value = tuple(value)
+    kinds = {
+        "Stagewise": (lambda v: _is_int(v) or _is_ints(v), "an integer or one integer a stage"),
+        "tuple[int, ...]": (_is_ints, "a tuple of integers"),
+        "int": (_is_int, "an integer"),
+        "float": (lambda v: _is_int(v) or isinstance(v, float), "a number"),
+        "bool": (lambda v: isinstance(v, bool), "True or False"),
+        "str": (lambda v: isinstance(v, str), "a string"),
+    }
+    fits, what = kinds[field.type]
+    if not fits(value):
+        raise UserError(f"model.{field.name} is {value!r}; expected {what}")
+    return value
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_ints(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(_is_int, value))

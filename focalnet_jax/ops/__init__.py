@@ -1,0 +1,1 @@
+"""How focal modulation is computed: each operation has a reference form and faster forms by platform."""

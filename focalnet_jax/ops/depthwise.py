@@ -1,0 +1,102 @@
+"""Depthwise convolution, the work of every focal level.
+
+XLA's grouped convolution is the reference and what TPU and GPU run. On CPU it is more than ten times slower than
+adding shifted copies (`benchmarks/depthwise.py` measures both), so the CPU form does that. The form is chosen when
+the program is lowered for a platform, so one traced program serves all.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def depthwise_conv_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """XLA's grouped convolution: stride 1, zero padding k // 2, no bias.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[k, k, 1, C]`, k odd.
+
+    Returns:
+      `[B, H, W, C]` in the dtype of `x`.
+    """
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding=((pad, pad), (pad, pad)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+        precision=lax.Precision.HIGHEST if x.dtype == jnp.float32 else None,
+    )
+
+
+def depthwise_conv_shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same as k * k shifted, scaled and added copies of `x`; the sum is taken in float32."""
+    k, height, width = kernel.shape[0], x.shape[1], x.shape[2]
+    # Without the barrier XLA folds the padding's bounds checks into each of the k * k reads.
+    padded = lax.optimization_barrier(_pad(x, k // 2))
+    taps = kernel.astype(jnp.float32)
+    total = sum(
+        padded[:, i : i + height, j : j + width].astype(jnp.float32) * taps[i, j, 0]
+        for i in range(k)
+        for j in range(k)
+    )
+    return total.astype(x.dtype)
+
+
+def kernel_gradient_shifted(x: jax.Array, cotangent: jax.Array, k: int) -> jax.Array:
+    """Gradient of the kernel, `[k, k, 1, C]` float32, from `x` and the output's cotangent, both `[B, H, W, C]`.
+
+    k * k separate reductions over B, H and W do not vectorise on CPU. A loop over rows with an accumulator
+    `[B, k, k, C]`, to which each of the row's positions adds its window times its cotangent, does.
+    """
+    batch, height, width, channels = x.shape
+    padded = _pad(x, k // 2)
+
+    def add_row(row: jax.Array, total: jax.Array) -> jax.Array:
+        window = lax.dynamic_slice_in_dim(padded, row, k, axis=1).astype(jnp.float32)  # [B, k, W + k - 1, C]
+        weight = lax.dynamic_index_in_dim(cotangent, row, axis=1, keepdims=False).astype(jnp.float32)  # [B, W, C]
+        for column in range(width):
+            total += window[:, :, column : column + k] * weight[:, column, None, None]
+        return total
+
+    start = jnp.zeros((batch, k, k, channels), jnp.float32)
+    return lax.fori_loop(0, height, add_row, start).sum(axis=0)[:, :, None]
+
+
+def _pad(x: jax.Array, size: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (size, size), (size, size), (0, 0)))
+
+
+def _reference_gradients(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.vjp(depthwise_conv_reference, x, kernel)[1](cotangent)
+
+
+def _shifted_gradients(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_gradient = depthwise_conv_shifted(cotangent, kernel[::-1, ::-1])
+    return x_gradient, kernel_gradient_shifted(x, cotangent, kernel.shape[0]).astype(kernel.dtype)
+
+
+@jax.custom_vjp
+def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Depthwise convolution in the form that is fastest on the platform the program is lowered for.
+
+    Stride 1, zero padding k // 2, no bias; arguments and result as `depthwise_conv_reference`.
+    """
+    return lax.platform_dependent(x, kernel, cpu=depthwise_conv_shifted, default=depthwise_conv_reference)
+
+
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return depthwise_conv(x, kernel), (x, kernel)
+
+
+def _backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # Differentiating through platform_dependent would keep the residuals of every platform's form.
+    return lax.platform_dependent(*saved, cotangent, cpu=_shifted_gradients, default=_reference_gradients)
+
+
+depthwise_conv.defvjp(_forward, _backward)
