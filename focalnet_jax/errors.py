@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import logging
 import sys
 from collections.abc import Callable, Iterable
 
@@ -23,6 +25,7 @@ def suggest(given: str, valid: Iterable[str], count: int = 3) -> str:
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Run `main(arguments)` as a command line program and exit with its status."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every step of a save as a warning
     try:
         status = main(sys.argv[1:]) or 0
     except UserError as error:
@@ -33,3 +36,10 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         status = 130  # the shell's convention for SIGINT
     sys.exit(status)
+
+
+def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The parser's flags, and the `--config.KEY=VALUE` arguments it leaves over."""
+    parser.epilog = "--config.KEY=VALUE sets any key of the config; the keys stand in focalnet_jax/config.py"
+    parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [--config.KEY=VALUE ...]"
+    return parser.parse_known_args(arguments)

@@ -1,0 +1,38 @@
+"""FocalNet from scratch on ImageNet-1K.
+
+Source: FocalNet paper (arXiv 2203.11926), section 4.1 and the original code's defaults: 300 epochs, 20 of warm-up,
+    AdamW, 1e-3 at a global batch of 1024, per-step cosine, clip 5, label smoothing 0.1; drop path by variant.
+    Weight decay is the paper's 0.05 (the original's code silently applies none).
+    Not in this recipe yet: RandAugment, random erasing, mixup and cutmix. Without them expect less than the target.
+Variants: any model, tiny_srf (default) to huge_fl4; smoke.
+Command: python train.py --config configs/imagenet1k.py:base_lrf --workdir DIR --config.data.path=IMAGENET
+    where IMAGENET holds train/nXXXXXXXX/*.JPEG and val/nXXXXXXXX/*.JPEG
+Hardware: any; the batch divides over all devices. Cost: not measured.
+Target (published top-1, %): tiny 82.1 srf / 82.3 lrf, small 83.4 / 83.5, base 83.7 / 83.9; iso tiny 74.1, small 80.9,
+    base 82.4.
+Obtained: not run yet.
+"""
+
+from focalnet_jax.config import REQUIRED, default_config, parse_variant, shrink_to_smoke
+
+
+def get_config(variant: str = ""):
+    model, options = parse_variant(variant, ["smoke"], model="focalnet_tiny_srf")
+    config = default_config()
+    config.model.name = model
+    config.model.num_classes = 1000
+    config.precision = "bfloat16"
+    config.batch_size = 1024
+    config.total_epochs = 300.0
+    config.schedule.learning_rate = 1e-3
+    config.schedule.min_learning_rate = 1e-5
+    config.schedule.warmup_learning_rate = 1e-6
+    config.schedule.warmup_epochs = 20.0
+    config.data.source = "folder"
+    config.data.path = REQUIRED
+    config.data.image_size = 224
+    config.augment.label_smoothing = 0.1
+    config.eval_every_epochs = 1.0
+    if "smoke" in options:
+        shrink_to_smoke(config)
+    return config

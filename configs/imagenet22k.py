@@ -1,0 +1,39 @@
+"""FocalNet pretrained on ImageNet-22K (21842 outputs).
+
+Source: published are 224 px, the architecture's flags, drop path 0.5 and 21842 outputs. The rest is not public; these
+    are Swin's values (arXiv 2103.14030, section 4.1), which the FocalNet paper says it follows: 90 epochs, 5 of
+    warm-up, batch 4096, 1e-3, weight decay 0.05. They are not the authors' own file.
+    Not in this recipe yet: RandAugment, random erasing, mixup and cutmix.
+Variants: any model, large_fl4 (default); smoke.
+Command: python train.py --config configs/imagenet22k.py:large_fl4 --workdir DIR --config.data.path=IMAGENET22K
+    where IMAGENET22K holds train/ and val/ with one folder a class. Labels are the sorted folders' order, which is not
+    the order of the released 22K heads.
+Hardware: any; the batch divides over all devices. Cost: not measured.
+Target: none published for the pretraining itself.
+Obtained: not run yet.
+"""
+
+from focalnet_jax.config import REQUIRED, default_config, parse_variant, shrink_to_smoke
+
+
+def get_config(variant: str = ""):
+    model, options = parse_variant(variant, ["smoke"], model="focalnet_large_fl4")
+    config = default_config()
+    config.model.name = model
+    config.model.num_classes = 21842
+    config.model.drop_path_rate = 0.5
+    config.precision = "bfloat16"
+    config.batch_size = 4096
+    config.total_epochs = 90.0
+    config.schedule.learning_rate = 1e-3
+    config.schedule.min_learning_rate = 1e-5
+    config.schedule.warmup_learning_rate = 1e-6
+    config.schedule.warmup_epochs = 5.0
+    config.data.source = "folder"
+    config.data.path = REQUIRED
+    config.data.image_size = 224
+    config.augment.label_smoothing = 0.1
+    config.eval_every_epochs = 1.0
+    if "smoke" in options:
+        shrink_to_smoke(config)
+    return config

@@ -1,0 +1,21 @@
+"""Measure a checkpoint on every validation image: python eval.py --config configs/X.py --checkpoint WORKDIR."""
+
+import argparse
+
+from focalnet_jax.config import load_config
+from focalnet_jax.errors import parse_arguments, run_command
+from focalnet_jax.training.standalone import evaluate_checkpoint
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags, evaluates, prints the result as the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe trained with")
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a workdir (its newest step) or a step")
+    flags, overrides = parse_arguments(parser, arguments)
+    evaluate_checkpoint(load_config(flags.config, overrides), flags.checkpoint)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

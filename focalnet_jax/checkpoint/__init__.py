@@ -1,0 +1,1 @@
+"""What lasts: saving and restoring a run, stopping it without loss."""

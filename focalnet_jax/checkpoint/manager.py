@@ -1,0 +1,167 @@
+"""Checkpoints of a run, over Orbax's CheckpointManager.
+
+A step is three items: `params`; `training`, the rest of the train state; `metadata`, JSON with the resolved config. A
+step becomes visible only when it is complete.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from focalnet_jax.errors import UserError
+from focalnet_jax.paths import named_leaves
+
+BEST_METRIC = "eval/top1"
+FOLDER = "checkpoints"
+Tree = Any
+
+
+class Checkpoints:
+    """The checkpoints of a workdir: the newest `keep_latest` and the `keep_best` with the highest eval/top1."""
+
+    def __init__(self, workdir: Path, *, keep_latest: int, keep_best: int):
+        if keep_latest < 1:
+            raise UserError(f"keep_latest={keep_latest}; expected at least 1, or nothing could be resumed")
+        keep = [policies.LatestN(keep_latest)]
+        if keep_best > 0:
+            keep.append(
+                policies.BestN(get_metric_fn=_best_metric, n=keep_best, keep_checkpoints_without_metrics=False)
+            )
+        self._folder = workdir.absolute() / FOLDER
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            item_names=("params", "training", "metadata"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(keep), best_fn=_best_metric
+            ),
+        )
+        self.latest_step: int | None = self._manager.latest_step()
+
+    def save(
+        self, step: int, params: Tree, training: Tree, metadata: dict[str, Any], metrics: dict[str, Any] | None
+    ) -> None:
+        """Starts writing in the background and returns when the arrays may be changed; a step is written once."""
+        if step == self.latest_step:
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(params),
+                training=ocp.args.StandardSave(training),
+                metadata=ocp.args.JsonSave(metadata),
+            ),
+            metrics=metrics,
+        )
+        self.latest_step = step
+
+    def restore(self, step: int, params: Tree, training: Tree) -> tuple[Tree, Tree]:
+        """`params` and `training` of a step, with the structure, dtypes and shardings of those given.
+
+        Raises:
+          UserError: the step's parameters are not those of this model; names the differing ones.
+        """
+        _check_same(self._folder / str(step), named_leaves(params))
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(_abstract(params)),
+                training=ocp.args.StandardRestore(_abstract(training)),
+            ),
+        )
+        return restored.params, restored.training
+
+    def best_metric(self) -> float:
+        """The highest eval/top1 among the checkpoints, or minus infinity."""
+        best = self._manager.best_step()
+        return -math.inf if best is None else _best_metric(self._manager.metrics(best))
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; raises what went wrong while writing."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for what is being written and lets go of the directory."""
+        self._manager.close()
+
+
+def find_checkpoint(path: str) -> Path:
+    """The directory of a step: of the newest one for a workdir, or the step's own.
+
+    Raises:
+      UserError: there is none at `path`.
+    """
+    given = Path(path).absolute()
+    if not given.exists():
+        raise UserError(f"there is no checkpoint at {path}; expected a workdir or one of its {FOLDER}/STEP")
+    if (given / "params").is_dir():
+        return given
+    for folder in (given / FOLDER, given):
+        steps = [int(entry.name) for entry in folder.glob("*/") if entry.name.isdigit() and (entry / "params").is_dir()]
+        if steps:
+            return folder / str(max(steps))
+    raise UserError(f"{path} holds no checkpoint; expected a workdir or one of its {FOLDER}/STEP")
+
+
+def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
+    """The parameters of a step, with the structure, dtypes and shardings of `like`.
+
+    Args:
+      checkpoint: a step's directory, see `find_checkpoint`.
+      like: parameters of the model to fill.
+      head: "keep" takes the classifier from the checkpoint, "drop" leaves that of `like`.
+
+    Raises:
+      UserError: the parameters differ in name or shape; names the differing ones.
+    """
+    if head not in ("keep", "drop"):
+        raise UserError(f"unknown head policy {head!r}; expected keep or drop")
+    wanted = {name: value for name, value in like.items() if head == "keep" or name != "head"}
+    _check_same(checkpoint, named_leaves(wanted), ignored="head/" if head == "drop" else None)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        restored = checkpointer.restore(
+            checkpoint / "params",
+            args=ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(_abstract(wanted)),
+                partial_restore=head == "drop",
+            ),
+        )
+    return like | restored
+
+
+def _check_same(checkpoint: Path, wanted: dict[str, jax.Array], ignored: str | None = None) -> None:
+    """Compares names, shapes and dtypes of a step's parameters with those of the model."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = named_leaves(checkpointer.metadata(checkpoint / "params").item_metadata.tree)
+    theirs = {
+        name: f"{tuple(leaf.shape)} {leaf.dtype}"
+        for name, leaf in stored.items()
+        if ignored is None or not name.startswith(ignored)
+    }
+    ours = {name: f"{leaf.shape} {leaf.dtype}" for name, leaf in wanted.items()}
+    differing = [
+        f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} in the model"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        only_head = all(text.startswith("head/") for text in differing)
+        advice = "; --config.init_head=drop starts a fresh classifier" if only_head else ""
+        raise UserError(f"{checkpoint} does not fit the model: {'; '.join(differing[:3])}{more}{advice}")
+
+
+def _abstract(tree: Tree) -> Tree:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+def _best_metric(metrics: dict[str, Any] | None) -> float:
+    """The value steps are ranked by; a missing or undefined one ranks last."""
+    value = (metrics or {}).get(BEST_METRIC, math.nan)
+    return -math.inf if math.isnan(value) else value

@@ -1,0 +1,1 @@
+"""From files to batches: sources, decoding and augmentation on the host, the loader."""

@@ -1,0 +1,140 @@
+"""Where examples come from: random access by index to an encoded or decoded picture and its label."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from focalnet_jax.errors import UserError, suggest
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+DIGITS_SPLITS = ("train", "val")
+_DIGITS_SPLIT_SEED = 0
+
+
+class Source(Protocol):
+    """Examples by index."""
+
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray | Path, int]:
+        """The picture, decoded `[H, W, 3]` uint8 or as the path of a file, and its label."""
+
+
+class DigitsSource:
+    """The 1797 handwritten digits that come with scikit-learn (UCI ML repository): 8x8, grey, 10 classes.
+
+    `val` is a quarter of each class, chosen by a fixed seed and so held out for every run alike; `train` is the rest.
+    """
+
+    class_names = tuple("0123456789")
+
+    def __init__(self, split: str):
+        if split not in DIGITS_SPLITS:
+            raise UserError(f"data.source=digits has no split {split!r}; expected {' or '.join(DIGITS_SPLITS)}")
+        # scikit-learn takes a second to import; only this source needs it.
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        digits = load_digits()
+        indices = train_test_split(
+            np.arange(len(digits.target)), test_size=0.25, random_state=_DIGITS_SPLIT_SEED, stratify=digits.target
+        )[DIGITS_SPLITS.index(split)]
+        grey = np.round(digits.images[indices] * (255 / 16)).astype(np.uint8)
+        self._images = np.repeat(grey[..., None], 3, axis=-1)  # [N, 8, 8, 3]
+        self._labels = digits.target[indices]
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self._images[index], int(self._labels[index])
+
+
+class FolderSource:
+    """A tree of class folders, `PATH/SPLIT/CLASS/**/*.jpg` (or jpeg, png, webp); labels are the sorted folders' order.
+
+    Raises:
+      UserError: the path, the split or its class folders are missing or hold no images.
+    """
+
+    def __init__(self, path: str | None, split: str):
+        if path is None:
+            raise UserError("data.source=folder needs data.path, a directory with one folder a split: set data.path")
+        root = Path(path)
+        if not root.is_dir():
+            raise UserError(f"data.path={path} is not a directory; expected one that holds {split}/CLASS/*.jpg")
+        folder = root / split
+        if not folder.is_dir():
+            found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+            raise UserError(
+                f"{root} has no split {split!r}; it holds {', '.join(found) or 'no folders'}: make {folder} or name "
+                f"another with data.train_split and data.eval_split.{suggest(split, found, 1)}"
+            )
+        classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        if not classes:
+            raise UserError(f"{folder} holds no class folders; expected {folder}/CLASS/*.jpg")
+        self.class_names = tuple(entry.name for entry in classes)
+        self._files: list[Path] = []
+        self._labels: list[int] = []
+        for label, entry in enumerate(classes):
+            files = _images_below(entry)
+            if not files:
+                kinds = ", ".join(IMAGE_SUFFIXES)
+                raise UserError(f"class folder {entry} holds no images ({kinds}): fill it or remove it")
+            self._files += files
+            self._labels += [label] * len(files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[Path, int]:
+        return self._files[index], self._labels[index]
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return sorted(
+        Path(parent) / name
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    )
+
+
+SOURCES = ("digits", "folder")
+
+
+def open_source(name: str, path: str | None, split: str) -> Source:
+    """The split of a data source by the name configs use."""
+    if name == "digits":
+        return DigitsSource(split)
+    if name == "folder":
+        return FolderSource(path, split)
+    raise UserError(f"unknown data.source {name!r}; expected {' or '.join(SOURCES)}.{suggest(name, SOURCES)}")
+
+
+def check_labels(source: Source, num_classes: int) -> None:
+    """Refuses labels the classifier has no output for."""
+    classes = len(source.class_names)
+    if classes > num_classes:
+        raise UserError(
+            f"the data has {classes} classes, labels 0 to {classes - 1}, but model.num_classes is {num_classes}: "
+            f"set --config.model.num_classes={classes}"
+        )
+
+
+def check_classes(train: Source, evaluation: Source, num_classes: int) -> None:
+    """Refuses splits that do not agree about the classes, and labels the classifier has no output for."""
+    check_labels(train, num_classes)
+    if train.class_names != evaluation.class_names:
+        differing = sorted(set(train.class_names) ^ set(evaluation.class_names))
+        raise UserError(
+            f"the training and evaluation splits have different class folders: {', '.join(differing[:5])}"
+            f"{' and more' if len(differing) > 5 else ''} in one only; labels would not mean the same"
+        )

@@ -1,0 +1,1 @@
+"""Many devices: the mesh and who holds what."""

@@ -1,0 +1,37 @@
+"""Parameters by name: the dotted path of every leaf, and selection by pattern."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from focalnet_jax.errors import UserError
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """`stages/0/blocks/mlp/fc1/kernel` for a key path of `jax.tree_util`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """All leaves of a tree by path name."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def selected(pattern: str) -> Callable[[Any], Any]:
+    """A function from a tree to a tree of booleans: whether `pattern` is found in the leaf's path name.
+
+    The function raises `UserError` if the pattern selects nothing: a pattern that never matches is a mistake.
+    """
+    regex = re.compile(pattern)
+
+    def mask(tree: Any) -> Any:
+        flags = jax.tree_util.tree_map_with_path(lambda path, _: bool(regex.search(path_name(path))), tree)
+        if not any(jax.tree.leaves(flags)):
+            raise UserError(f"the pattern {pattern!r} matches no parameter; they are {', '.join(named_leaves(tree))}")
+        return flags
+
+    return mask

@@ -1,0 +1,164 @@
+"""The training run: set up, resume, and a loop that evaluates, saves, steps and logs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.checkpoint.manager import BEST_METRIC, Checkpoints, find_checkpoint, load_params
+from focalnet_jax.checkpoint.preemption import StopRequest
+from focalnet_jax.config import differences, to_json
+from focalnet_jax.distributed.mesh import put_batch
+from focalnet_jax.errors import EXIT_PREEMPTED, UserError
+from focalnet_jax.training.banner import print_banner
+from focalnet_jax.training.evaluation import evaluate
+from focalnet_jax.training.optimizer import cosine_schedule, make_optimizer
+from focalnet_jax.training.setup import Data, Plan, make_plan, model_config, open_data, run_mesh
+from focalnet_jax.training.step import Task, TrainState, init_state, make_eval_step, make_train_step, model_graph
+from focalnet_jax.training.writers import MetricsWriter, Progress
+from focalnet_jax.version import __version__
+
+
+@dataclass
+class Run:
+    """A run between its setup and its end."""
+
+    config: FrozenConfigDict
+    workdir: Path
+    data: Data
+    plan: Plan
+    task: Task
+    state: TrainState
+    checkpoints: Checkpoints
+    best: float  # the highest eval/top1 so far
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return int(self.state.step) >= self.plan.total
+
+
+def train(config: FrozenConfigDict, workdir: Path) -> int:
+    """Trains to the end, from where `workdir` left off; returns the process's exit code.
+
+    Raises:
+      UserError: the config, the data or the workdir do not fit; nothing was changed.
+    """
+    with StopRequest() as stop:
+        run = _set_up(config, workdir)
+        start = int(run.state.step)
+        if run.finished:
+            print(f"finished: {workdir} holds all {run.plan.total} steps already")
+            return 0
+        writer = MetricsWriter(workdir, start)
+        try:
+            stopped = _loop(run, start, writer, stop)
+            run.checkpoints.wait()
+        finally:
+            writer.close()
+            run.checkpoints.close()
+    if stopped:
+        print(f"stopped by {stop.received.name} and saved at step {int(run.state.step)}; the same command goes on")
+        return EXIT_PREEMPTED
+    print(f"finished: {run.plan.total} steps; best eval/top1 {run.best:.2f} %; everything lies in {workdir}")
+    return 0
+
+
+def _set_up(config: FrozenConfigDict, workdir: Path) -> Run:
+    stored = workdir / "config.json"
+    if stored.exists():
+        differing = differences(config, stored.read_text())
+        if differing:
+            raise UserError(
+                f"{workdir} holds a run of another config: {'; '.join(differing)}. "
+                "Give the same config or another --workdir"
+            )
+    mesh = run_mesh(config)
+    model = model_config(config)
+    data = open_data(config, mesh)
+    plan = make_plan(config, len(data.train))
+    schedule = cosine_schedule(
+        peak=config.schedule.learning_rate,
+        minimum=config.schedule.min_learning_rate,
+        warmup_start=config.schedule.warmup_learning_rate,
+        warmup_steps=plan.warmup,
+        total_steps=plan.total,
+    )
+    graph, init_params = model_graph(model, config.precision)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    task = Task(graph, optimizer, schedule, model.num_classes, config.augment.label_smoothing, config.seed, mesh)
+    state = init_state(task, init_params)
+    origin = "fresh weights"
+    if config.init_from:
+        source = find_checkpoint(config.init_from)
+        state = replace(state, params=load_params(source, state.params, head=config.init_head))
+        origin = f"weights of {source}, head: {config.init_head}"
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
+    latest = checkpoints.latest_step
+    if latest is not None:
+        params, rest = checkpoints.restore(
+            latest, state.params, {"step": state.step, "opt_state": state.opt_state}
+        )
+        state = TrainState(rest["step"], params, rest["opt_state"])
+        origin = f"resumed from step {latest}"
+    stored.write_text(to_json(config))
+    print_banner(config, model, data, plan, mesh, origin=origin, workdir=workdir)
+    return Run(config, workdir, data, plan, task, state, checkpoints, checkpoints.best_metric())
+
+
+def _loop(run: Run, start: int, writer: MetricsWriter, stop: StopRequest) -> bool:
+    """Runs from step `start` to the end; returns whether a signal stopped it before."""
+    config, plan = run.config, run.plan
+    train_step = make_train_step(run.task)
+    eval_step = make_eval_step(run.task.graph, run.task.mesh)
+    progress = Progress(start, plan.total, plan.steps_per_epoch, config.batch_size)
+
+    # `step` counts finished updates, as TrainState does.
+    for step, batch in enumerate(run.data.train_batches(start, plan.total), start + 1):
+        if stop.received:
+            _save(run, step - 1, None)
+            return True
+        run.state, metrics = train_step(run.state, put_batch(batch, run.task.mesh))
+        if step == start + 1:
+            jax.block_until_ready(metrics)
+            progress.first_step_done()
+
+        if step % config.log_every_steps == 0 or step == plan.total:
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            values["images_per_second"] = progress.images_per_second(step)
+            writer.write(step, values)
+            progress.print_step(step, values)
+
+        evaluated = None
+        if step % plan.evaluate_every == 0 or step == plan.total:
+            jax.block_until_ready(run.state)  # steps still running belong to the time before the pause
+            with progress.paused():
+                result = evaluate(eval_step, run.state.params, run.data.eval_batches(), run.task.mesh)
+            evaluated = {f"eval/{name}": value for name, value in result.items()}
+            writer.write(step, evaluated)
+            progress.print_evaluation(step, evaluated)
+
+        improved = evaluated is not None and evaluated[BEST_METRIC] > run.best
+        if improved:
+            run.best = evaluated[BEST_METRIC]
+        due = step % plan.save_every == 0 if plan.save_every else evaluated is not None
+        if due or improved or step == plan.total:
+            with progress.paused():
+                _save(run, step, evaluated)
+    return False
+
+
+def _save(run: Run, step: int, evaluated: dict[str, float] | None) -> None:
+    run.checkpoints.save(
+        step,
+        run.state.params,
+        {"step": run.state.step, "opt_state": run.state.opt_state},
+        metadata={"config": run.config.to_dict(), "version": __version__},
+        metrics=evaluated,
+    )

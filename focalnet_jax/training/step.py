@@ -1,0 +1,123 @@
+"""The train state and the jitted functions that make it, advance it and measure it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from focalnet_jax.distributed.mesh import replicated, split_by_example
+from focalnet_jax.model import FocalNet, FocalNetConfig
+from focalnet_jax.model.precision import get_precision
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Params = dict[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """What training changes: a plain pytree. `step` counts the updates done."""
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+
+
+@dataclass(frozen=True)
+class Task:
+    """What training keeps: the model's graph, optimizer, schedule, loss and random seed, bound to a mesh."""
+
+    graph: nnx.GraphDef
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    num_classes: int
+    label_smoothing: float
+    seed: int
+    mesh: Mesh
+
+
+def normalize(images: jax.Array) -> jax.Array:
+    """`[B, H, W, 3]` uint8 to float32 with ImageNet's mean and standard deviation."""
+    return (images.astype(jnp.float32) / 255 - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+
+
+def model_graph(config: FocalNetConfig, precision: str) -> tuple[nnx.GraphDef, Callable[[jax.Array], Params]]:
+    """The static part of a model, and a function from a PRNG key to freshly initialised parameters."""
+
+    def build(key: jax.Array) -> FocalNet:
+        return FocalNet(config, precision=get_precision(precision), rngs=nnx.Rngs(key))
+
+    graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
+    return graph, lambda key: nnx.to_pure_dict(nnx.state(build(key), nnx.Param))
+
+
+def init_state(task: Task, init_params: Callable[[jax.Array], Params]) -> TrainState:
+    """A fresh state, made on the devices in its sharding."""
+
+    def init() -> TrainState:
+        params = init_params(_keys(task)[0])
+        return TrainState(jnp.zeros((), jnp.int32), params, task.optimizer.init(params))
+
+    return jax.jit(init, out_shardings=replicated(task.mesh))()
+
+
+def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """One update from a global batch: `image` `[B, S, S, 3]` uint8 and `label` `[B]`.
+
+    The state given is donated. Metrics are scalars: `train/loss`, `train/grad_norm` (before clipping) and
+    `train/learning_rate` of this update.
+    """
+
+    def loss_of(params: Params, images: jax.Array, targets: jax.Array, key: jax.Array) -> jax.Array:
+        logits = nnx.merge(task.graph, params)(normalize(images), key)
+        return optax.softmax_cross_entropy(logits, targets).mean()
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        # A pure function of seed and step, so a resumed run draws what the uninterrupted one would have.
+        key = jax.random.fold_in(_keys(task)[1], state.step)
+        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], task.num_classes), task.label_smoothing)
+        loss, gradients = jax.value_and_grad(loss_of)(state.params, batch["image"], targets, key)
+        updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
+        metrics = {
+            "train/loss": loss,
+            "train/grad_norm": optax.global_norm(gradients),
+            "train/learning_rate": jnp.asarray(task.schedule(state.step), jnp.float32),
+        }
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+
+    whole, split = replicated(task.mesh), split_by_example(task.mesh)
+    return jax.jit(step, in_shardings=(whole, split), out_shardings=whole, donate_argnums=0)
+
+
+def make_eval_step(graph: nnx.GraphDef, mesh: Mesh) -> Callable[[Params, dict[str, jax.Array]], Metrics]:
+    """Sums over the examples of a batch whose `mask` `[B]` is 1: `top1`, `top5`, `loss`, `examples`."""
+
+    def step(params: Params, batch: dict[str, jax.Array]) -> Metrics:
+        logits = nnx.merge(graph, params)(normalize(batch["image"]))  # [B, K]
+        best = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]  # [B, 5], the best first
+        hits = best == batch["label"][:, None]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return {
+            "top1": jnp.sum(hits[:, 0] * batch["mask"]),
+            "top5": jnp.sum(hits.any(axis=-1) * batch["mask"]),
+            "loss": jnp.sum(losses * batch["mask"]),
+            "examples": jnp.sum(batch["mask"]),
+        }
+
+    whole, split = replicated(mesh), split_by_example(mesh)
+    return jax.jit(step, in_shardings=(whole, split), out_shardings=whole)
+
+
+def _keys(task: Task) -> jax.Array:
+    """Two independent keys: for the initial weights and for the steps."""
+    return jax.random.split(jax.random.key(task.seed))
