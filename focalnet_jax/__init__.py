@@ -3,5 +3,4 @@
 from focalnet_jax.model import FocalNet, FocalNetConfig, create_model, list_models, summarize
 from focalnet_jax.version import __version__
 
-
 __all__ = ["FocalNet", "FocalNetConfig", "__version__", "create_model", "list_models", "summarize"]

@@ -20,7 +20,6 @@ from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.model.variants import VARIANTS, FocalNetConfig, variant_config
 
 
-
 def default_config() -> ConfigDict:
     """Every key a run understands. `None` means: not set, the meaning stands beside the key."""
     config = ConfigDict()
@@ -114,8 +113,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
     Raises:
       UserError: no such file or variant, unknown key (with the nearest ones), value of a wrong type.
     """
-    file, _, variant = path.partition(".py:")
-    config = _read_config(Path(file + ".py" if variant else file), variant)
+    file, variant = (path, "") if path.endswith(".py") else path.rsplit(":", 1) if ":" in path else (path, "")
+    config = _read_config(Path(file), variant)
     config.lock()
     named = [_override(config, key, text) for key, text in _split(overrides)]
     _prefer_named_durations(config, named)

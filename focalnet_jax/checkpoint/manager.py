@@ -30,9 +30,7 @@ class Checkpoints:
             raise UserError(f"keep_latest={keep_latest}; expected at least 1, or nothing could be resumed")
         keep = [policies.LatestN(keep_latest)]
         if keep_best > 0:
-            keep.append(
-                policies.BestN(get_metric_fn=_best_metric, n=keep_best, keep_checkpoints_without_metrics=False)
-            )
+            keep.append(policies.BestN(get_metric_fn=_best_metric, n=keep_best, keep_checkpoints_without_metrics=False))
         self._folder = workdir.absolute() / FOLDER
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -43,38 +41,28 @@ class Checkpoints:
         )
         self.latest_step: int | None = self._manager.latest_step()
 
-    def save(
-        self, step: int, params: Tree, training: Tree, metadata: dict[str, Any], metrics: dict[str, Any] | None
-    ) -> None:
-        """Starts writing in the background and returns when the arrays may be changed; a step is written once."""
+    def save(self, step: int, items: dict[str, Tree], metadata: dict[str, Any], metrics: dict[str, Any] | None) -> None:
+        """Starts writing `params` and `training` in the background; returns when the arrays may be changed.
+
+        A step that exists is not written again.
+        """
         if step == self.latest_step:
             return
+        trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                training=ocp.args.StandardSave(training),
-                metadata=ocp.args.JsonSave(metadata),
-            ),
-            metrics=metrics,
+            step, args=ocp.args.Composite(**trees, metadata=ocp.args.JsonSave(metadata)), metrics=metrics
         )
         self.latest_step = step
 
-    def restore(self, step: int, params: Tree, training: Tree) -> tuple[Tree, Tree]:
-        """`params` and `training` of a step, with the structure, dtypes and shardings of those given.
+    def restore(self, step: int, like: dict[str, Tree]) -> dict[str, Tree]:
+        """The items of a step, with the structure, dtypes and shardings of `like`.
 
         Raises:
           UserError: the step's parameters are not those of this model; names the differing ones.
         """
-        _check_same(self._folder / str(step), named_leaves(params))
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(_abstract(params)),
-                training=ocp.args.StandardRestore(_abstract(training)),
-            ),
-        )
-        return restored.params, restored.training
+        _check_same(self._folder / str(step), named_leaves(like["params"]))
+        trees = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in like.items()}
+        return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)).items())
 
     def best_metric(self) -> float:
         """The highest eval/top1 among the checkpoints, or minus infinity."""
@@ -152,8 +140,9 @@ def _check_same(checkpoint: Path, wanted: dict[str, jax.Array], ignored: str | N
     ]
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        only_head = all(text.startswith("head/") for text in differing)
-        advice = "; --config.init_head=drop starts a fresh classifier" if only_head else ""
+        advice = ""
+        if all(text.startswith("head/") for text in differing):
+            advice = "; only the classifier differs: match model.num_classes, or use init_head=drop with init_from"
         raise UserError(f"{checkpoint} does not fit the model: {'; '.join(differing[:3])}{more}{advice}")
 
 

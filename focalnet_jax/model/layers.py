@@ -34,9 +34,7 @@ def torch_uniform(fan_in: int) -> Initializer:
 def linear(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs) -> nnx.Linear:
     """A fully connected layer, initialised as the original's `nn.Linear`."""
     normal = nnx.initializers.truncated_normal(0.02, lower=-100, upper=100)
-    return nnx.Linear(
-        inputs, outputs, dtype=precision.dtype, precision=precision.matmul, kernel_init=normal, rngs=rngs
-    )
+    return nnx.Linear(inputs, outputs, dtype=precision.dtype, precision=precision.matmul, kernel_init=normal, rngs=rngs)
 
 
 def pointwise_conv(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs) -> nnx.Linear:
@@ -75,9 +73,7 @@ def conv(
 def layer_norm(dim: int, precision: Precision, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """LayerNorm over C; mean and variance are float32 in every precision."""
     # The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large.
-    return nnx.LayerNorm(
-        dim, epsilon=LAYER_NORM_EPSILON, dtype=precision.dtype, use_fast_variance=False, rngs=rngs
-    )
+    return nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPSILON, dtype=precision.dtype, use_fast_variance=False, rngs=rngs)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -41,9 +41,7 @@ def depthwise_conv_shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
     padded = lax.optimization_barrier(_pad(x, k // 2))
     taps = kernel.astype(jnp.float32)
     total = sum(
-        padded[:, i : i + height, j : j + width].astype(jnp.float32) * taps[i, j, 0]
-        for i in range(k)
-        for j in range(k)
+        padded[:, i : i + height, j : j + width].astype(jnp.float32) * taps[i, j, 0] for i in range(k) for j in range(k)
     )
     return total.astype(x.dtype)
 

@@ -31,8 +31,12 @@ def print_banner(
     per_device = config.batch_size // mesh.shape["data"]
     axes = " ".join(f"{axis}={length}" for axis, length in mesh.shape.items())
     classes = len(data.train.class_names)
-    outputs = f"{model.num_classes} outputs" if classes == model.num_classes else f"{model.num_classes} outputs, of \
+    outputs = (
+        f"{model.num_classes} outputs"
+        if classes == model.num_classes
+        else f"{model.num_classes} outputs, of \
 which the data uses {classes}"
+    )
     rows = {
         "versions": f"focalnet_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}",
         "devices": f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es), mesh {axes}",

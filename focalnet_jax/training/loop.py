@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +16,22 @@ from focalnet_jax.distributed.mesh import put_batch
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
 from focalnet_jax.training.banner import print_banner
 from focalnet_jax.training.evaluation import evaluate
-from focalnet_jax.training.optimizer import cosine_schedule, make_optimizer
+from focalnet_jax.training.optimizer import make_optimizer, make_schedule
 from focalnet_jax.training.setup import Data, Plan, make_plan, model_config, open_data, run_mesh
-from focalnet_jax.training.step import Task, TrainState, init_state, make_eval_step, make_train_step, model_graph
+from focalnet_jax.training.step import (
+    Params,
+    Task,
+    TrainState,
+    abstract_state,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    model_graph,
+)
 from focalnet_jax.training.writers import MetricsWriter, Progress
 from focalnet_jax.version import __version__
+
+CONFIG_FILE = "config.json"
 
 
 @dataclass
@@ -69,47 +80,50 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
 
 
 def _set_up(config: FrozenConfigDict, workdir: Path) -> Run:
-    stored = workdir / "config.json"
-    if stored.exists():
-        differing = differences(config, stored.read_text())
-        if differing:
-            raise UserError(
-                f"{workdir} holds a run of another config: {'; '.join(differing)}. "
-                "Give the same config or another --workdir"
-            )
+    _refuse_other_run(config, workdir)
     mesh = run_mesh(config)
     model = model_config(config)
     data = open_data(config, mesh)
     plan = make_plan(config, len(data.train))
-    schedule = cosine_schedule(
-        peak=config.schedule.learning_rate,
-        minimum=config.schedule.min_learning_rate,
-        warmup_start=config.schedule.warmup_learning_rate,
-        warmup_steps=plan.warmup,
-        total_steps=plan.total,
-    )
     graph, init_params = model_graph(model, config.precision)
+    schedule = make_schedule(config.schedule, plan.warmup, plan.total)
     optimizer = make_optimizer(config.optimizer, schedule)
     task = Task(graph, optimizer, schedule, model.num_classes, config.augment.label_smoothing, config.seed, mesh)
-    state = init_state(task, init_params)
-    origin = "fresh weights"
-    if config.init_from:
-        source = find_checkpoint(config.init_from)
-        state = replace(state, params=load_params(source, state.params, head=config.init_head))
-        origin = f"weights of {source}, head: {config.init_head}"
-
-    workdir.mkdir(parents=True, exist_ok=True)
+    # All that can refuse the config comes before the first thing written.
+    initial = find_checkpoint(config.init_from) if config.init_from else None
     checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
-    latest = checkpoints.latest_step
-    if latest is not None:
-        params, rest = checkpoints.restore(
-            latest, state.params, {"step": state.step, "opt_state": state.opt_state}
-        )
-        state = TrainState(rest["step"], params, rest["opt_state"])
-        origin = f"resumed from step {latest}"
-    stored.write_text(to_json(config))
+    state, origin = _first_state(task, init_params, checkpoints, initial, config.init_head)
+    (workdir / CONFIG_FILE).write_text(to_json(config))
     print_banner(config, model, data, plan, mesh, origin=origin, workdir=workdir)
     return Run(config, workdir, data, plan, task, state, checkpoints, checkpoints.best_metric())
+
+
+def _refuse_other_run(config: FrozenConfigDict, workdir: Path) -> None:
+    stored = workdir / CONFIG_FILE
+    differing = differences(config, stored.read_text()) if stored.exists() else []
+    if differing:
+        raise UserError(
+            f"{workdir} holds a run of another config: {'; '.join(differing)}. "
+            "Give the same config or another --workdir"
+        )
+
+
+def _first_state(
+    task: Task,
+    init_params: Callable[[jax.Array], Params],
+    checkpoints: Checkpoints,
+    initial: Path | None,
+    head: str,
+) -> tuple[TrainState, str]:
+    """The state to start from, and where it came from in words: the newest checkpoint, `initial`, or fresh."""
+    latest = checkpoints.latest_step
+    if latest is not None:
+        like = abstract_state(task, init_params)
+        return TrainState.from_items(checkpoints.restore(latest, like.items())), f"resumed from step {latest}"
+    state = init_state(task, init_params)
+    if initial is None:
+        return state, "fresh weights"
+    return replace(state, params=load_params(initial, state.params, head=head)), f"weights of {initial}, head: {head}"
 
 
 def _loop(run: Run, start: int, writer: MetricsWriter, stop: StopRequest) -> bool:
@@ -155,10 +169,5 @@ def _loop(run: Run, start: int, writer: MetricsWriter, stop: StopRequest) -> boo
 
 
 def _save(run: Run, step: int, evaluated: dict[str, float] | None) -> None:
-    run.checkpoints.save(
-        step,
-        run.state.params,
-        {"step": run.state.step, "opt_state": run.state.opt_state},
-        metadata={"config": run.config.to_dict(), "version": __version__},
-        metrics=evaluated,
-    )
+    metadata = {"config": run.config.to_dict(), "version": __version__}
+    run.checkpoints.save(step, run.state.items(), metadata, metrics=evaluated)

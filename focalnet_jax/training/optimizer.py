@@ -31,6 +31,17 @@ def cosine_schedule(
     return optax.join_schedules([warmup, lambda step: cosine(step + warmup_steps)], [warmup_steps])
 
 
+def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """The learning rate by step; `config` is the run's `schedule` section."""
+    return cosine_schedule(
+        peak=config.learning_rate,
+        minimum=config.min_learning_rate,
+        warmup_start=config.warmup_learning_rate,
+        warmup_steps=warmup_steps,
+        total_steps=total_steps,
+    )
+
+
 def make_optimizer(config: FrozenConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW; `config` is the run's `optimizer` section."""
     adamw = optax.adamw(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 
-import jax
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.manager import find_checkpoint, load_params
 from focalnet_jax.data.sources import check_labels, open_source
-from focalnet_jax.distributed.mesh import replicated
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.setup import eval_batch_size, eval_batches, model_config, run_mesh
-from focalnet_jax.training.step import make_eval_step, model_graph
+from focalnet_jax.training.step import abstract_params, make_eval_step, model_graph
 
 
 def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float | int | str]:
@@ -27,9 +25,7 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     source = open_source(config.data.source, config.data.path, config.data.eval_split)
     check_labels(source, config.model.num_classes)
     graph, init_params = model_graph(model_config(config), config.precision)
-    shapes = jax.eval_shape(init_params, jax.random.key(0))
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
-    params = load_params(checkpoint, like)
+    params = load_params(checkpoint, abstract_params(init_params, mesh))
     print(f"evaluating {checkpoint} on {len(source)} examples of {config.data.source}, {config.data.eval_split}")
     result = evaluate(make_eval_step(graph, mesh), params, eval_batches(config, source, batch_size), mesh)
     result |= {"model": config.model.name, "checkpoint": str(checkpoint)}

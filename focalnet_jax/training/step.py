@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,6 +32,15 @@ class TrainState:
     step: jax.Array
     params: Params
     opt_state: optax.OptState
+
+    def items(self) -> dict[str, Any]:
+        """The parts a checkpoint stores: `params`, of use to others too, and `training`."""
+        return {"params": self.params, "training": {"step": self.step, "opt_state": self.opt_state}}
+
+    @classmethod
+    def from_items(cls, items: dict[str, Any]) -> TrainState:
+        """The state that `items` came from."""
+        return cls(params=items["params"], **items["training"])
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,26 @@ def model_graph(config: FocalNetConfig, precision: str) -> tuple[nnx.GraphDef, C
 
 def init_state(task: Task, init_params: Callable[[jax.Array], Params]) -> TrainState:
     """A fresh state, made on the devices in its sharding."""
+    return jax.jit(partial(_fresh_state, task, init_params), out_shardings=replicated(task.mesh))()
 
-    def init() -> TrainState:
-        params = init_params(_keys(task)[0])
-        return TrainState(jnp.zeros((), jnp.int32), params, task.optimizer.init(params))
 
-    return jax.jit(init, out_shardings=replicated(task.mesh))()
+def abstract_state(task: Task, init_params: Callable[[jax.Array], Params]) -> TrainState:
+    """Shapes, dtypes and shardings of a state, nothing computed."""
+    return _placed(jax.eval_shape(partial(_fresh_state, task, init_params)), task.mesh)
+
+
+def abstract_params(init_params: Callable[[jax.Array], Params], mesh: Mesh) -> Params:
+    """Shapes, dtypes and shardings of parameters, nothing computed."""
+    return _placed(jax.eval_shape(init_params, jax.random.key(0)), mesh)
+
+
+def _fresh_state(task: Task, init_params: Callable[[jax.Array], Params]) -> TrainState:
+    params = init_params(_keys(task)[0])
+    return TrainState(jnp.zeros((), jnp.int32), params, task.optimizer.init(params))
+
+
+def _placed(shapes: Any, mesh: Mesh) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
 
 
 def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
