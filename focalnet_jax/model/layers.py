@@ -92,5 +92,5 @@ def drop_path(x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array
 
 def _drop(x: jax.Array, rate: jax.Array | float, key: jax.Array, shape: Sequence[int]) -> jax.Array:
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
-    scale = jax.random.bernoulli(key, keep, tuple(shape)) / keep
+    scale = jnp.where(jax.random.bernoulli(key, keep, tuple(shape)), 1.0 / keep, 0.0)
     return x * scale.astype(x.dtype)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from focalnet_jax.model.focalnet import FocalNet
 from focalnet_jax.model.precision import get_precision
-from focalnet_jax.model.variants import FocalNetConfig
+from focalnet_jax.model.variants import FocalNetConfig, variant_config
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,14 @@ class Summary:
         return "\n".join(lines)
 
 
-def summarize(model: FocalNet | FocalNetConfig, image_size: int | tuple[int, int] = 224) -> Summary:
-    """Shapes, parameters and MACs of a model or a configuration; nothing is computed or allocated.
+def summarize(model: FocalNet | FocalNetConfig | str, image_size: int | tuple[int, int] = 224) -> Summary:
+    """Shapes, parameters and MACs of a model, a configuration or a variant by name; nothing is allocated.
 
     MACs count as the paper's tables do: projections, convolutions, pooling and the products of gates and query; not
     norms, activations and biases.
     """
+    if isinstance(model, str):
+        model = variant_config(model)
     if isinstance(model, FocalNetConfig):
         config = model
         model = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision("float32"), rngs=nnx.Rngs(0)))

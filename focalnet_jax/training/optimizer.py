@@ -5,7 +5,6 @@ from __future__ import annotations
 import optax
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.errors import UserError
 from focalnet_jax.paths import selected
 
 # Matrices and convolution kernels are named `kernel`; biases, norms and LayerScale are not and do not decay. A name
@@ -19,16 +18,18 @@ def cosine_schedule(
     """Linear warm-up, then a cosine over the whole run, as timm's CosineLRScheduler computes it per step.
 
     Step t is the number of updates before this one. The cosine counts from step 0 and includes the warm-up, so a
-    small jump follows it; from `total_steps` on the rate is `minimum`.
+    small jump follows it; from `total_steps` on the rate is `minimum`. A run shorter than its warm-up ends within it.
     """
-    if warmup_steps >= total_steps:
-        raise UserError(f"schedule.warmup is {warmup_steps} steps of {total_steps} in all; expected fewer")
     cosine = optax.cosine_decay_schedule(peak, total_steps, alpha=minimum / peak if peak else 0.0)
     if not warmup_steps:
         return cosine
-    warmup = optax.linear_schedule(warmup_start, peak, warmup_steps)
-    # join_schedules counts from the boundary; the recipe's cosine counts from the start.
-    return optax.join_schedules([warmup, lambda step: cosine(step + warmup_steps)], [warmup_steps])
+    slope = (peak - warmup_start) / warmup_steps
+    # optax.linear_schedule counts down from the peak, which costs a small start its digits in float32.
+    return optax.join_schedules(
+        # join_schedules counts from the boundary; the recipe's cosine counts from the start.
+        [lambda step: warmup_start + slope * step, lambda step: cosine(step + warmup_steps)],
+        [warmup_steps],
+    )
 
 
 def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int) -> optax.Schedule:

@@ -114,7 +114,7 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
         updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
         metrics = {
             "train/loss": loss,
-            "train/grad_norm": optax.global_norm(gradients),
+            "train/grad_norm": optax.tree.norm(gradients),
             "train/learning_rate": jnp.asarray(task.schedule(state.step), jnp.float32),
         }
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics

@@ -1,0 +1,248 @@
+"""train.py and eval.py as a user types them: real processes, real signals, exit codes and what is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}  # one device
+SMALL = [
+    "--config=configs/quickstart.py",
+    "--config.model.embed_dim=16",
+    "--config.model.depths=(1,2)",
+    "--config.data.image_size=16",
+    "--config.data.eval_resize=16",
+    "--config.total_steps=60",
+    "--config.log_every_steps=1",
+]
+
+
+def command(script, *arguments):
+    return [sys.executable, script, *map(str, arguments)]
+
+
+def run(script, *arguments, env=ENVIRONMENT):
+    return subprocess.run(command(script, *arguments), env=env, capture_output=True, text=True, timeout=300)
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir):
+    return {row["step"]: row["train/loss"] for row in metrics(workdir) if "train/loss" in row}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run of 60 steps, saved every 7 and evaluated every 30."""
+    workdir = tmp_path_factory.mktemp("finished")
+    done = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
+
+
+EVERY = ["--config.checkpoint_every_steps=7", "--config.eval_every_steps=30"]
+
+
+def test_a_run_leaves_what_the_contract_says(finished):
+    workdir, stdout = finished
+    assert {entry.name for entry in workdir.iterdir()} == {"metrics.jsonl", "config.json", "checkpoints", "tensorboard"}
+    rows = metrics(workdir)
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 61))
+    assert {"train/loss", "train/learning_rate", "train/grad_norm", "images_per_second"} <= rows[5].keys()
+    evaluations = [row for row in rows if "eval/top1" in row]
+    assert [row["step"] for row in evaluations] == [30, 60]
+    assert all(row["eval/examples"] == 450 for row in evaluations)
+    kept = sorted(int(entry.name) for entry in (workdir / "checkpoints").iterdir() if entry.name.isdigit())
+    assert kept[-3:] == [49, 56, 60]
+    assert json.loads((workdir / "config.json").read_text())["total_steps"] == 60
+    assert list((workdir / "tensorboard").iterdir())
+    for part in ("1 x cpu", "parameters", "GMACs", "batch", "fresh weights", "loss", "images/s", "eta", "epoch"):
+        assert part in stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_goes_on_and_is_bit_identical_to_an_undisturbed_one(finished, tmp_path, number):
+    undisturbed, _ = finished
+    process = subprocess.Popen(
+        command("train.py", *SMALL, *EVERY, "--workdir", tmp_path / "run"),
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    path = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (path.exists() and path.read_text().count("\n") > 16) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 42), stderr
+    reached = max(losses(tmp_path / "run")) if number != signal.SIGKILL else None
+
+    again = run("train.py", *SMALL, *EVERY, "--workdir", tmp_path / "run")
+    assert again.returncode == 0, again.stderr
+    resumed = int(again.stdout.split("resumed from step ")[1].split()[0])
+    if reached is None:
+        assert resumed % 7 == 0
+        assert resumed > 0
+    else:
+        assert resumed == reached < 60  # a signal loses no step
+    assert losses(tmp_path / "run") == losses(undisturbed)
+    steps = [row["step"] for row in metrics(tmp_path / "run") if "train/loss" in row]
+    assert steps == sorted(set(steps))
+    assert saved_params(tmp_path / "run", 60) == saved_params(undisturbed, 60)
+
+
+def saved_params(workdir, step):
+    import orbax.checkpoint as ocp
+
+    from focalnet_jax.paths import named_leaves
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(workdir.absolute() / "checkpoints" / str(step) / "params")
+    return {name: np.asarray(leaf).tobytes() for name, leaf in named_leaves(tree).items()}
+
+
+def test_a_finished_run_is_left_alone(finished):
+    workdir, _ = finished
+    before = (workdir / "metrics.jsonl").read_text()
+    again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+    assert (again.returncode, "already" in again.stdout) == (0, True)
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_another_config_does_not_touch_the_run(finished):
+    workdir, _ = finished
+    before = sorted(str(path) for path in workdir.rglob("*"))
+    refused = run("train.py", *SMALL, *EVERY, "--workdir", workdir, "--config.schedule.learning_rate=0.5")
+    assert_one_line_mistake(refused, "schedule.learning_rate is 0.002 there and 0.5 here")
+    assert sorted(str(path) for path in workdir.rglob("*")) == before
+
+
+@pytest.mark.parametrize("batch_size", [450, 64, 7])
+def test_eval_ends_with_json_over_every_example_whatever_the_batch(finished, batch_size):
+    workdir, _ = finished
+    done = run("eval.py", *SMALL, "--checkpoint", workdir, f"--config.eval_batch_size={batch_size}")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    last = [row for row in metrics(workdir) if "eval/top1" in row][-1]
+    assert result["examples"] == 450
+    assert (result["top1"], result["top5"]) == (last["eval/top1"], last["eval/top5"])
+    assert result["loss"] == pytest.approx(last["eval/loss"], rel=1e-6)
+
+
+def test_eval_takes_a_step_too_and_refuses_what_does_not_fit(finished, tmp_path):
+    workdir, _ = finished
+    step = run("eval.py", *SMALL, "--checkpoint", workdir / "checkpoints" / "56")
+    assert json.loads(step.stdout.splitlines()[-1])["checkpoint"].endswith("/56")
+    assert_one_line_mistake(run("eval.py", *SMALL, "--checkpoint", tmp_path), "holds no checkpoint")
+    assert_one_line_mistake(run("eval.py", *SMALL, "--checkpoint", tmp_path / "no"), "no checkpoint at")
+    other = run("eval.py", *SMALL, "--checkpoint", workdir, "--config.model.embed_dim=8")
+    assert_one_line_mistake(other, "does not fit the model")
+
+
+def test_weights_of_another_run_start_a_new_one(finished, tmp_path):
+    workdir, _ = finished
+    start = [*SMALL, "--config.total_steps=1", f"--config.init_from={workdir}"]
+    kept = run("train.py", *start, "--workdir", tmp_path / "kept")
+    assert kept.returncode == 0, kept.stderr
+    assert losses(tmp_path / "kept")[1] < 1.9  # trained weights, 2.3 with fresh ones
+    eleven = [*start, "--config.model.num_classes=11"]
+    assert_one_line_mistake(run("train.py", *eleven, "--workdir", tmp_path / "refused"), "init_head=drop")
+    dropped = run("train.py", *eleven, "--config.init_head=drop", "--workdir", tmp_path / "dropped")
+    assert dropped.returncode == 0, dropped.stderr
+    assert "head: drop" in dropped.stdout
+
+
+def assert_one_line_mistake(done, told):
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder data set cut from scikit-learn's photos: class is which photo."""
+    from sklearn.datasets import load_sample_image
+
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name in ("china", "flower"):
+        photo = Image.fromarray(load_sample_image(f"{name}.jpg"))
+        for split, count in (("train", 12), ("val", 5)):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                left, top = int(rng.integers(0, 400)), int(rng.integers(0, 200))
+                photo.crop((left, top, left + 200, top + 180)).save(root / split / name / f"{index}.jpg")
+    return root
+
+
+FOLDER = [
+    *SMALL,
+    "--config.data.source=folder",
+    "--config.model.num_classes=2",
+    "--config.batch_size=8",
+    "--config.total_steps=3",
+    "--config.schedule.warmup_steps=1",
+]
+
+
+def test_a_folder_of_photos_trains_and_evaluates(photos, tmp_path):
+    done = run("train.py", *FOLDER, f"--config.data.path={photos}", "--workdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["eval/examples"] for row in metrics(tmp_path) if "eval/top1" in row] == [10]
+    measured = run("eval.py", *FOLDER, f"--config.data.path={photos}", "--checkpoint", tmp_path)
+    assert json.loads(measured.stdout.splitlines()[-1])["examples"] == 10
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["--config.model.name=focalnet_tiny_lfr"], "focalnet_tiny_lrf"),
+        (["--config.leraning_rate=1"], "schedule.learning_rate"),
+        (["--config.batch_size=ten"], "an integer"),
+        (["--config.batch_size=10"], "8 or 16"),
+        (["--config.data.path=missing"], "not a directory"),
+        (["--config.data.eval_split=test"], "no split 'test'"),
+        (["--config.model.num_classes=1"], "model.num_classes=2"),
+        (["--config.precision=float61"], "bfloat16"),
+        (["--config.init_from=missing"], "no checkpoint at missing"),
+        (["--config.mesh.data=9"], "8 devices"),
+    ],
+)
+def test_a_mistake_gets_one_line_exit_code_2_and_leaves_nothing(photos, tmp_path, overrides, told):
+    env = ENVIRONMENT | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    arguments = [*FOLDER, f"--config.data.path={photos}", *overrides, "--workdir", tmp_path / "run"]
+    assert_one_line_mistake(run("train.py", *arguments, env=env), told)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unreadable_image_is_named(photos, tmp_path):
+    import shutil
+
+    shutil.copytree(photos, tmp_path / "data")
+    broken = tmp_path / "data" / "train" / "china" / "3.jpg"
+    broken.write_bytes(broken.read_bytes()[:999])
+    arguments = [*FOLDER, f"--config.data.path={tmp_path / 'data'}", "--workdir", tmp_path / "run"]
+    assert_one_line_mistake(run("train.py", *arguments), str(broken))
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+def test_help_explains_and_missing_flags_are_named(script):
+    shown = run(script, "--help")
+    assert shown.returncode == 0
+    assert "--config" in shown.stdout
+    assert Path(script).stem in shown.stdout
+    missing = run(script, "--config", "configs/quickstart.py")
+    assert missing.returncode == 2
+    assert "required" in missing.stderr

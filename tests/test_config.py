@@ -1,0 +1,110 @@
+"""Every recipe builds, overrides are typed, and mistakes are answered."""
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from focalnet_jax.config import differences, load_config, to_json
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import list_models, summarize
+from focalnet_jax.training.setup import model_config
+
+RECIPES = sorted(Path("configs").glob("*.py"))
+SHORT = [name.removeprefix("focalnet_") for name in list_models()]
+PATHS = ["--config.data.path=somewhere", "--config.init_from=somewhere"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_says_what_a_reader_needs(recipe):
+    docstring = recipe.read_text().split('"""')[1]
+    for part in ("Source:", "Command:", "Hardware:", "Cost:", "Target", "Obtained:"):
+        assert part in docstring, part
+
+
+@pytest.mark.parametrize("recipe", [path for path in RECIPES if path.stem != "quickstart"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", SHORT)
+def test_every_recipe_builds_for_every_model(recipe, name):
+    config = load_config(f"{recipe}:{name}", PATHS)
+    assert config.model.name == f"focalnet_{name}"
+    summary = summarize(model_config(config), config.data.image_size)
+    assert summary.rows[-1].shape == (config.model.num_classes,)
+
+
+def test_options_of_a_variant_combine():
+    config = load_config("configs/finetune_imagenet1k.py:large_fl3,384", PATHS)
+    assert (config.model.name, config.data.image_size) == ("focalnet_large_fl3", 384)
+
+
+def test_overrides_take_the_type_of_their_key():
+    config = load_config(
+        "configs/quickstart.py",
+        [
+            "--config.model.depths=(1,2)",
+            "--config.data.path=2024",
+            "--config.optimizer.b1",
+            "0.8",
+            "--config.augment.flip=1",
+            "--config.model.scan_blocks=false",
+            "--config.eval_every_epochs=none",
+        ],
+    )
+    assert config.model.depths == (1, 2)
+    assert config.data.path == "2024"
+    assert config.optimizer.b1 == 0.8
+    assert config.augment.flip == 1.0
+    assert config.model.scan_blocks is False
+    assert config.eval_every_epochs is None
+
+
+def test_a_duration_named_on_the_command_line_replaces_the_other_unit():
+    config = load_config("configs/quickstart.py", ["--config.total_steps=7"])
+    assert (config.total_steps, config.total_epochs) == (7, None)
+    config = load_config("configs/imagenet1k.py:smoke", ["--config.total_epochs=2"])
+    assert (config.total_steps, config.total_epochs) == (None, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("path", "override", "told"),
+    [
+        ("configs/quickstart.py", "--config.leraning_rate=3", "schedule.learning_rate"),
+        ("configs/quickstart.py", "--config.schedule.learnig_rate=3", "schedule.learning_rate"),
+        ("configs/quickstart.py", "--config.batch_size=many", "an integer such as 64"),
+        ("configs/quickstart.py", "--config.batch_size=1.5", "an integer such as 64"),
+        ("configs/quickstart.py", "--config.batch_size=true", "an integer such as 64"),
+        ("configs/quickstart.py", "--config.augment.crop_scale=3", "a tuple"),
+        ("configs/quickstart.py", "--config.batch_size", "has no value"),
+        ("configs/quickstart.py", "--config.model=3", "model.name"),
+        ("configs/quickstart.py", "--confg.seed=3", "unknown argument"),
+        ("configs/quickstart.py:smok", None, "'smoke'"),
+        ("configs/imagenet1k.py:bse_lrf", None, "'base_lrf'"),
+        ("configs/imagenet1k.py", None, "--config.data.path"),
+        ("configs/nothing.py", None, "no file configs/nothing.py"),
+        ("configs", None, "no file configs"),
+        ("README.md", None, "not a Python file"),
+        ("train.py", None, "no function get_config"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line_with_what_would_do(path, override, told):
+    with pytest.raises(UserError) as caught:
+        load_config(path, [override] if override else [])
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stored_config_is_compared_in_what_matters():
+    stored = to_json(load_config("configs/quickstart.py"))
+    assert json.loads(stored)["model"]["name"] == "focalnet_tiny_srf"
+    same = load_config("configs/quickstart.py", ["--config.log_every_steps=3", "--config.mesh.data=2"])
+    assert differences(same, stored) == []
+    other = load_config("configs/quickstart.py", ["--config.seed=3", "--config.model.depths=(1,1,1)"])
+    assert differences(other, stored) == [
+        "model.depths is [1, 2, 1] there and [1, 1, 1] here",
+        "seed is 0 there and 3 here",
+    ]
+
+
+def test_computation_is_on_the_platform_tests_are_for():
+    assert jax.default_backend() == "cpu"
+    assert jax.device_count() == 8

@@ -1,0 +1,122 @@
+"""A step is the same on any number of devices, learns, and evaluates every example once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from PIL import Image
+
+from focalnet_jax.config import load_config
+from focalnet_jax.data.loader import eval_batches
+from focalnet_jax.data.sources import DigitsSource
+from focalnet_jax.data.transforms import eval_transform
+from focalnet_jax.distributed.mesh import check_batch_size, make_mesh, put_batch
+from focalnet_jax.errors import UserError
+from focalnet_jax.training.evaluation import evaluate
+from focalnet_jax.training.optimizer import make_optimizer, make_schedule
+from focalnet_jax.training.setup import model_config, open_data
+from focalnet_jax.training.step import Task, init_state, make_eval_step, make_train_step, model_graph, normalize
+
+SMALL = [
+    "--config.model.embed_dim=16",
+    "--config.model.depths=(1,2)",
+    "--config.data.image_size=16",
+    "--config.data.eval_resize=16",
+    "--config.model.drop_path_rate=0.2",
+]
+
+
+def task_on(devices, config):
+    mesh = make_mesh({"data": devices, "fsdp": 1, "tensor": 1})
+    graph, init_params = model_graph(model_config(config), config.precision)
+    schedule = make_schedule(config.schedule, 10, 200)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    task = Task(graph, optimizer, schedule, config.model.num_classes, 0.1, config.seed, mesh)
+    return task, init_state(task, init_params)
+
+
+def losses(config, devices, steps):
+    task, state = task_on(devices, config)
+    step = make_train_step(task)
+    measured = []
+    for batch in open_data(config, task.mesh).train_batches(0, steps):
+        state, metrics = step(state, put_batch(batch, task.mesh))
+        measured.append(float(metrics["train/loss"]))
+    assert state.params["head"]["kernel"].sharding.is_fully_replicated
+    return np.array(measured), state
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config("configs/quickstart.py", SMALL)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(config):
+    return losses(config, 1, 150)
+
+
+def test_loss_falls_on_real_digits(on_one_device):
+    measured, _ = on_one_device
+    assert measured[:5].mean() > 2.0  # ten classes: log(10) = 2.3
+    assert measured[-10:].mean() < 1.6
+
+
+def test_eight_devices_follow_one_with_the_same_global_batch(config, on_one_device):
+    measured, _ = losses(config, 8, 20)
+    # Sums over the batch are taken in another order, 6e-8 a rounding; twenty AdamW steps let that grow a little.
+    np.testing.assert_allclose(measured, on_one_device[0][:20], rtol=1e-5)
+    assert not np.array_equal(measured, on_one_device[0][1:21])
+
+
+def test_gradients_reported_are_before_clipping_and_the_rate_is_the_schedules(config):
+    task, state = task_on(1, config)
+    params = jax.tree.map(jnp.copy, state.params)
+    batch = next(open_data(config, task.mesh).train_batches(0, 1))
+    _, metrics = make_train_step(task)(state, put_batch(batch, task.mesh))
+    assert metrics["train/learning_rate"] == np.float32(1e-6)
+    assert metrics["train/grad_norm"] > 0
+    key = jax.random.fold_in(jax.random.split(jax.random.key(config.seed))[1], 0)
+    targets = jax.nn.one_hot(batch["label"], 10) * 0.9 + 0.01
+    logits = nnx.merge(task.graph, params)(normalize(batch["image"]), key)
+    expected = -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
+    np.testing.assert_allclose(metrics["train/loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(450, 1), (64, 8), (7, 1), (1000, 4)])
+def test_evaluation_does_not_depend_on_batch_size_or_devices(config, on_one_device, batch_size, devices):
+    task, _ = task_on(devices, config)
+    params = jax.device_put(jax.device_get(on_one_device[1].params), task.mesh.devices.flatten()[0])
+    source = DigitsSource("val")
+    read = eval_batches(source, eval_transform(16, 16), batch_size=batch_size, threads=0)
+    result = evaluate(make_eval_step(task.graph, task.mesh), params, read, task.mesh)
+
+    images = np.stack([eval_transform(16, 16)(Image.fromarray(source[i][0])) for i in range(len(source))])
+    labels = np.array([source[i][1] for i in range(len(source))])
+    logits = np.asarray(jax.jit(lambda p, x: nnx.merge(task.graph, p)(normalize(x)))(params, images))
+    top5 = np.argsort(-logits, axis=1)[:, :5]
+    assert result["examples"] == 450
+    assert result["top1"] == pytest.approx(100 * (top5[:, 0] == labels).mean(), abs=1e-9)
+    assert result["top5"] == pytest.approx(100 * (top5 == labels[:, None]).any(1).mean(), abs=1e-9)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    assert result["loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_normalisation_is_imagenets():
+    pixels = np.array([[[[0, 128, 255]]]], np.uint8)
+    expected = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(normalize(jnp.asarray(pixels)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "valid"), [(10, "8 or 16"), (3, "8"), (0, "8"), (-8, "8"), (1001, "1000 or 1008")])
+def test_a_batch_that_does_not_divide_is_refused_with_valid_sizes(size, valid):
+    with pytest.raises(UserError, match=f"that do: {valid}$"):
+        check_batch_size("batch_size", size, make_mesh({"data": 8, "fsdp": 1, "tensor": 1}))
+
+
+@pytest.mark.parametrize("sizes", [(9, 1, 1), (0, 1, 1), (-2, 1, 1), (-1, 2, 1), (-1, 1, 2)])
+def test_a_mesh_that_cannot_be_is_refused(sizes):
+    with pytest.raises(UserError, match="mesh"):
+        make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
