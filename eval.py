@@ -2,8 +2,7 @@
 
 import argparse
 
-from focalnet_jax.config import load_config
-from focalnet_jax.errors import parse_arguments, run_command
+from focalnet_jax.command_line import load_config, parse_arguments, run_command
 from focalnet_jax.training.standalone import evaluate_checkpoint
 
 

@@ -11,7 +11,8 @@ Target (published top-1 at 224 / 384, %): none that this recipe without the rele
 Obtained: not run yet.
 """
 
-from focalnet_jax.config import REQUIRED, default_config, parse_variant, shrink_to_smoke
+from focalnet_jax.config import REQUIRED, default_config
+from focalnet_jax.recipes import parse_variant, shrink_to_smoke
 
 
 def get_config(variant: str = ""):

@@ -13,7 +13,8 @@ Target (published top-1, %): tiny 82.1 srf / 82.3 lrf, small 83.4 / 83.5, base 8
 Obtained: not run yet.
 """
 
-from focalnet_jax.config import REQUIRED, default_config, parse_variant, shrink_to_smoke
+from focalnet_jax.config import REQUIRED, default_config
+from focalnet_jax.recipes import parse_variant, shrink_to_smoke
 
 
 def get_config(variant: str = ""):

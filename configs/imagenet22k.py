@@ -13,7 +13,8 @@ Target: none published for the pretraining itself.
 Obtained: not run yet.
 """
 
-from focalnet_jax.config import REQUIRED, default_config, parse_variant, shrink_to_smoke
+from focalnet_jax.config import REQUIRED, default_config
+from focalnet_jax.recipes import parse_variant, shrink_to_smoke
 
 
 def get_config(variant: str = ""):

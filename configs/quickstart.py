@@ -9,7 +9,8 @@ Target: 98.5 % top-1 on the held-out quarter.
 Obtained: OBTAINED
 """
 
-from focalnet_jax.config import default_config, parse_variant
+from focalnet_jax.config import default_config
+from focalnet_jax.recipes import parse_variant
 
 
 def get_config(variant: str = ""):

@@ -1,23 +1,15 @@
-"""The configuration of a run: every key with its default, loading with overrides, durations, comparison.
-
-A config file holds `get_config(variant: str = "")`, which starts from `default_config()` and sets values. On the
-command line any key is `--config.key=value`.
-"""
+"""The configuration of a run: every key with its default and meaning, what values make sense, durations."""
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
-import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import math
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
-from focalnet_jax.errors import UserError, suggest
-from focalnet_jax.model.variants import VARIANTS, FocalNetConfig, variant_config
+from focalnet_jax.errors import UserError
+from focalnet_jax.model.variants import FocalNetConfig
 
 
 def default_config() -> ConfigDict:
@@ -29,7 +21,7 @@ def default_config() -> ConfigDict:
     config.model.num_classes = 1000
     # Any option of the variant (model/variants.py) can be replaced; None keeps the variant's value.
     for name in FocalNetConfig.__dataclass_fields__:
-        if name not in ("num_classes", "remat"):
+        if name not in ("num_classes", "in_channels", "remat"):
             config.model[name] = config_dict.placeholder(object)
     config.remat = "none"  # what a block keeps for the backward pass: none (everything), dots, full (its input)
     config.precision = "float32"  # what is computed in: float32 or bfloat16; parameters are float32
@@ -107,133 +99,54 @@ RESUMABLE = (
 )
 
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
-    """The config of `FILE.py[:VARIANT]` with `--config.KEY=VALUE` overrides applied, frozen.
-
-    Raises:
-      UserError: no such file or variant, unknown key (with the nearest ones), value of a wrong type.
-    """
-    file, variant = (path, "") if path.endswith(".py") else path.rsplit(":", 1) if ":" in path else (path, "")
-    config = _read_config(Path(file), variant)
-    config.lock()
-    named = [_override(config, key, text) for key, text in _split(overrides)]
-    _prefer_named_durations(config, named)
-    for key in ("data.path", "init_from"):
-        if flatten(config)[key] == REQUIRED:
-            raise UserError(f"{file} needs {key}: add --config.{key}=...")
-    return FrozenConfigDict(config)
+def _is_range(value: tuple[Any, ...], lowest: float, highest: float) -> bool:
+    return (
+        len(value) == 2
+        and all(isinstance(end, int | float) for end in value)
+        and lowest < value[0] <= value[1] <= highest
+    )
 
 
-def _read_config(file: Path, variant: str) -> ConfigDict:
-    if not file.is_file():
-        raise UserError(f"--config: there is no file {file}; expected FILE.py or FILE.py:VARIANT")
-    folder = str(file.resolve().parent)
-    if folder not in sys.path:  # a config may import its neighbours
-        sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config: {file} is not a Python file; expected FILE.py or FILE.py:VARIANT")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config: {file} has no function get_config(variant)")
-    return module.get_config(variant)
+_SHARE = (lambda v: 0 <= v <= 1, "a number in [0, 1]")
+_FRACTION = (lambda v: 0 <= v < 1, "a number in [0, 1)")
+_POSITIVE = (lambda v: 0 < v < math.inf, "a positive number")
+_NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "0 or a positive number")
+_CHECKS = {
+    "model.num_classes": _POSITIVE,
+    "batch_size": _POSITIVE,
+    "eval_batch_size": _POSITIVE,
+    "seed": (lambda v: 0 <= v < 2**32, "an integer in [0, 2**32)"),
+    "init_head": (lambda v: v in ("keep", "drop"), "keep or drop"),
+    "optimizer.b1": _FRACTION,
+    "optimizer.b2": _FRACTION,
+    "optimizer.eps": _POSITIVE,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.clip_norm": _NOT_NEGATIVE,
+    "schedule.learning_rate": _NOT_NEGATIVE,
+    "schedule.min_learning_rate": _NOT_NEGATIVE,
+    "schedule.warmup_learning_rate": _NOT_NEGATIVE,
+    "data.image_size": _POSITIVE,
+    "data.eval_resize": _POSITIVE,
+    "data.threads": _NOT_NEGATIVE,
+    "augment.crop_scale": (lambda v: _is_range(v, 0, 1), "(smallest, largest) share of the area, within (0, 1]"),
+    "augment.crop_ratio": (lambda v: _is_range(v, 0, math.inf), "(smallest, largest) width / height, positive"),
+    "augment.flip": _SHARE,
+    "augment.label_smoothing": _FRACTION,
+    "log_every_steps": _POSITIVE,
+    "keep_latest": (lambda v: v >= 1, "at least 1, or nothing could be resumed"),
+    "keep_best": _NOT_NEGATIVE,
+}
 
 
-def parse_variant(text: str, options: Sequence[str] = (), *, model: str | None = None) -> tuple[str | None, set[str]]:
-    """What a config file is told behind its colon: a model and options, separated by commas.
-
-    Args:
-      text: such as "base_lrf", "base_lrf,384" or "smoke".
-      options: the words the config knows beside model names.
-      model: the model if none is named; None if the config has no choice of models.
-
-    Returns:
-      The model's full name, and the options given.
-    """
-    models = {name.removeprefix("focalnet_"): name for name in VARIANTS} if model else {}
-    chosen: set[str] = set()
-    for word in filter(None, text.split(",")):
-        if word in options:
-            chosen.add(word)
-        elif word.removeprefix("focalnet_") in models:
-            model = models[word.removeprefix("focalnet_")]
-        else:
-            known = [*models, *options]
-            raise UserError(f"unknown config variant {word!r}.{suggest(word, known)} Known: {', '.join(known)}")
-    return model, chosen
-
-
-def shrink_to_smoke(config: ConfigDict) -> None:
-    """Makes any recipe a run of a few steps on digits: the same code and flags, small in every dimension."""
-    config.model.embed_dim = 16
-    config.model.depths = (2,) * len(variant_config(config.model.name).depths)
-    config.batch_size = 16
-    config.total_epochs = config.schedule.warmup_epochs = None
-    config.eval_every_epochs = config.checkpoint_every_epochs = None
-    config.total_steps, config.schedule.warmup_steps = 6, 2
-    config.log_every_steps = 1
-    config.data.source, config.data.path = "digits", None
-    config.data.image_size = 64
-    config.data.threads = 2
-    config.init_from = None
-
-
-def _split(overrides: Sequence[str]) -> Iterable[tuple[str, str]]:
-    """`--config.KEY=VALUE` and `--config.KEY VALUE` as pairs."""
-    rest = list(overrides)
-    while rest:
-        argument = rest.pop(0)
-        key, equals, value = argument.partition("=")
-        if not key.startswith("--config."):
-            near = suggest(key, ["--config", "--workdir", "--checkpoint", "--help"], 1)
-            raise UserError(f"unknown argument {argument!r}; expected --config.KEY=VALUE.{near}")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise UserError(f"{key} has no value; expected {key}=VALUE")
-            value = rest.pop(0)
-        yield key.removeprefix("--config."), value
-
-
-def _override(config: ConfigDict, key: str, text: str) -> str:
-    """Sets `config.key` to the value `text` spells, in the type the key has."""
-    known = flatten(config)
-    if key not in known:
-        nearest = suggest(key, known) or suggest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in known])
-        raise UserError(f"unknown config key {key!r}.{nearest or ' Known keys: ' + ', '.join(known)}")
-    *parents, leaf = key.split(".")
-    node = config
-    for parent in parents:
-        node = node[parent]
-    kind = node.get_type(leaf)
-    try:
-        value = _literal(text)
-        if kind is str and value is not None:
-            value = text
-        if isinstance(value, bool) and kind in (int, float):
-            raise TypeError
-        node[leaf] = value
-    except (TypeError, ValueError) as error:
-        expected = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple"}[kind]
-        example = f" such as {node[leaf]}" if node[leaf] is not None else ""
-        raise UserError(f"--config.{key}={text}: expected {expected}{example}") from error
-    return key
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text, text))
-    except (SyntaxError, ValueError):
-        return text
-
-
-def _prefer_named_durations(config: ConfigDict, named: Sequence[str]) -> None:
-    """A duration named on the command line in one unit clears the config file's value in the other."""
-    for key in named:
-        for unit, other in (("_steps", "_epochs"), ("_epochs", "_steps")):
-            twin = key.removesuffix(unit) + other
-            if key.endswith(unit) and twin not in named and twin in flatten(config):
-                _override(config, twin, "none")
+def check_values(config: ConfigDict) -> None:
+    """Refuses values that make no sense whatever the data and the devices are: `UserError`."""
+    values = flatten(config)
+    for key, value in values.items():
+        if value == REQUIRED:
+            raise UserError(f"this recipe needs {key}: add --config.{key}=...")
+    for key, (fits, expected) in _CHECKS.items():
+        if values[key] is not None and not fits(values[key]):
+            raise UserError(f"{key}={values[key]}: expected {expected}")
 
 
 def duration(config: ConfigDict, key: str, steps_per_epoch: int, default: int | None = None) -> int | None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from focalnet_jax.config import differences, load_config, to_json
+from focalnet_jax.command_line import load_config
+from focalnet_jax.config import differences, to_json
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, summarize
 from focalnet_jax.training.setup import model_config
@@ -84,6 +85,12 @@ def test_a_duration_named_on_the_command_line_replaces_the_other_unit():
         ("configs", None, "no file configs"),
         ("README.md", None, "not a Python file"),
         ("train.py", None, "no function get_config"),
+        ("configs/quickstart.py", "--config.batch_size=none", "an integer such as 64"),
+        ("configs/quickstart.py", "--config.log_every_steps=0", "a positive number"),
+        ("configs/quickstart.py", "--config.keep_latest=0", "at least 1"),
+        ("configs/quickstart.py", "--config.init_head=fresh", "keep or drop"),
+        ("configs/quickstart.py", "--config.augment.label_smoothing=1.0", "[0, 1)"),
+        ("configs/quickstart.py", "--config.optimizer.eps=nan", "a number"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line_with_what_would_do(path, override, told):
@@ -91,6 +98,12 @@ def test_a_mistake_is_answered_in_one_line_with_what_would_do(path, override, to
         load_config(path, [override] if override else [])
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_config_file_that_fails_names_the_line(tmp_path):
+    (tmp_path / "mine.py").write_text("import json\n\njson.lods\n")
+    with pytest.raises(UserError, match=r"mine\.py:3 fails: AttributeError"):
+        load_config(str(tmp_path / "mine.py"))
 
 
 def test_a_stored_config_is_compared_in_what_matters():

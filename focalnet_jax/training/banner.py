@@ -9,15 +9,15 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.model import FocalNetConfig, summarize
-from focalnet_jax.training.setup import Data, Plan
+from focalnet_jax.model.summary import Summary
+from focalnet_jax.training.setup import EvalData, Plan, TrainData
 from focalnet_jax.version import __version__
 
 
 def print_banner(
     config: FrozenConfigDict,
-    model: FocalNetConfig,
-    data: Data,
+    model: Summary,
+    data: tuple[TrainData, EvalData],
     plan: Plan,
     mesh: Mesh,
     *,
@@ -25,25 +25,18 @@ def print_banner(
     workdir: Path,
 ) -> None:
     """Versions, devices, model, data, the arithmetic of batches and steps, and where the run starts from."""
-    size = config.data.image_size
-    summary = summarize(model, size)
+    train, evaluation = (split.source for split in data)
     devices = mesh.devices.flatten()
     per_device = config.batch_size // mesh.shape["data"]
     axes = " ".join(f"{axis}={length}" for axis, length in mesh.shape.items())
-    classes = len(data.train.class_names)
-    outputs = (
-        f"{model.num_classes} outputs"
-        if classes == model.num_classes
-        else f"{model.num_classes} outputs, of \
-which the data uses {classes}"
-    )
+    classes, outputs = len(train.class_names), config.model.num_classes
+    unused = f", of which the data uses {classes}" if classes < outputs else ""
     rows = {
         "versions": f"focalnet_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}",
         "devices": f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es), mesh {axes}",
-        "model": f"{config.model.name}, {summary.params:,} parameters, {summary.macs / 1e9:.3f} GMACs at {size} px, "
-        f"{config.precision}, {outputs}",
-        "data": f"{config.data.source}: {len(data.train)} to train on, {len(data.evaluation)} to evaluate, "
-        f"{classes} classes",
+        "model": f"{config.model.name}, {model.params:,} parameters, {model.macs / 1e9:.3f} GMACs at "
+        f"{config.data.image_size} px, {config.precision}, {outputs} outputs{unused}",
+        "data": f"{config.data.source}: {len(train)} to train on, {len(evaluation)} to evaluate, {classes} classes",
         "batch": f"{config.batch_size} = {per_device} a device x {mesh.shape['data']}; {plan.steps_per_epoch} steps "
         f"an epoch; {plan.total} steps = {plan.total / plan.steps_per_epoch:.2f} epochs, {plan.warmup} of warm-up",
         "start": origin,

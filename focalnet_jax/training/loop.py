@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,23 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.checkpoint.manager import BEST_METRIC, Checkpoints, find_checkpoint, load_params
 from focalnet_jax.checkpoint.preemption import StopRequest
 from focalnet_jax.config import differences, to_json
+from focalnet_jax.data.sources import check_same_classes
 from focalnet_jax.distributed.mesh import put_batch
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
+from focalnet_jax.model import summarize
 from focalnet_jax.training.banner import print_banner
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.optimizer import make_optimizer, make_schedule
-from focalnet_jax.training.setup import Data, Plan, make_plan, model_config, open_data, run_mesh
+from focalnet_jax.training.setup import (
+    EvalData,
+    Plan,
+    TrainData,
+    make_plan,
+    model_config,
+    open_eval_data,
+    open_train_data,
+    run_mesh,
+)
 from focalnet_jax.training.step import (
     Params,
     Task,
@@ -40,7 +52,8 @@ class Run:
 
     config: FrozenConfigDict
     workdir: Path
-    data: Data
+    train_data: TrainData
+    eval_data: EvalData
     plan: Plan
     task: Task
     state: TrainState
@@ -81,26 +94,41 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
 
 def _set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     _refuse_other_run(config, workdir)
+    # All that can refuse the config comes before the first thing written.
     mesh = run_mesh(config)
     model = model_config(config)
-    data = open_data(config, mesh)
-    plan = make_plan(config, len(data.train))
+    summary = summarize(model, config.data.image_size)
+    train_data, eval_data = open_train_data(config, mesh), open_eval_data(config, mesh)
+    check_same_classes(train_data.source, eval_data.source)
+    plan = make_plan(config, len(train_data.source))
     graph, init_params = model_graph(model, config.precision)
     schedule = make_schedule(config.schedule, plan.warmup, plan.total)
     optimizer = make_optimizer(config.optimizer, schedule)
     task = Task(graph, optimizer, schedule, model.num_classes, config.augment.label_smoothing, config.seed, mesh)
-    # All that can refuse the config comes before the first thing written.
     initial = find_checkpoint(config.init_from) if config.init_from else None
-    checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
+
+    checkpoints = _open_checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
     state, origin = _first_state(task, init_params, checkpoints, initial, config.init_head)
     (workdir / CONFIG_FILE).write_text(to_json(config))
-    print_banner(config, model, data, plan, mesh, origin=origin, workdir=workdir)
-    return Run(config, workdir, data, plan, task, state, checkpoints, checkpoints.best_metric())
+    print_banner(config, summary, (train_data, eval_data), plan, mesh, origin=origin, workdir=workdir)
+    return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, checkpoints.best_metric())
+
+
+def _open_checkpoints(workdir: Path, *, keep_latest: int, keep_best: int) -> Checkpoints:
+    """The checkpoints of `workdir`, which is made if need be."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} cannot be made: {error.strerror}; choose another") from error
+    return Checkpoints(workdir, keep_latest=keep_latest, keep_best=keep_best)
 
 
 def _refuse_other_run(config: FrozenConfigDict, workdir: Path) -> None:
     stored = workdir / CONFIG_FILE
-    differing = differences(config, stored.read_text()) if stored.exists() else []
+    try:
+        differing = differences(config, stored.read_text()) if stored.exists() else []
+    except json.JSONDecodeError as error:
+        raise UserError(f"{stored} is damaged ({error}): mend or remove it, or choose another --workdir") from error
     if differing:
         raise UserError(
             f"{workdir} holds a run of another config: {'; '.join(differing)}. "
@@ -134,7 +162,7 @@ def _loop(run: Run, start: int, writer: MetricsWriter, stop: StopRequest) -> boo
     progress = Progress(start, plan.total, plan.steps_per_epoch, config.batch_size)
 
     # `step` counts finished updates, as TrainState does.
-    for step, batch in enumerate(run.data.train_batches(start, plan.total), start + 1):
+    for step, batch in enumerate(run.train_data.batches(start, plan.total), start + 1):
         if stop.received:
             _save(run, step - 1, None)
             return True
@@ -153,7 +181,7 @@ def _loop(run: Run, start: int, writer: MetricsWriter, stop: StopRequest) -> boo
         if step % plan.evaluate_every == 0 or step == plan.total:
             jax.block_until_ready(run.state)  # steps still running belong to the time before the pause
             with progress.paused():
-                result = evaluate(eval_step, run.state.params, run.data.eval_batches(), run.task.mesh)
+                result = evaluate(eval_step, run.state.params, run.eval_data.batches(), run.task.mesh)
             evaluated = {f"eval/{name}": value for name, value in result.items()}
             writer.write(step, evaluated)
             progress.print_evaluation(step, evaluated)

@@ -1,6 +1,6 @@
 """From a config to what a run needs: data, mesh, model, and the arithmetic of batches and steps.
 
-`train.py` and `eval.py` build the same things the same way, so they do it here.
+Training and evaluation by itself build the same things the same way, so they do it here.
 """
 
 from __future__ import annotations
@@ -14,41 +14,50 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import duration
 from focalnet_jax.data import loader, transforms
-from focalnet_jax.data.sources import Source, check_classes, open_source
+from focalnet_jax.data.sources import Source, check_labels, open_source
 from focalnet_jax.distributed.mesh import check_batch_size, make_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig, variant_config
 
 
 @dataclass(frozen=True)
-class Data:
-    """Both splits and the batches of them."""
+class EvalData:
+    """A split to evaluate on."""
 
-    config: FrozenConfigDict
-    train: Source
-    evaluation: Source
-    eval_batch_size: int
+    source: Source
+    transform: transforms.EvalTransform
+    batch_size: int
+    threads: int
 
-    def train_batches(self, start_step: int, end_step: int) -> Iterator[loader.Batch]:
-        """This host's part of the batches from one step to another."""
-        config, augment = self.config, self.config.augment
-        transform = transforms.train_transform(
-            config.data.image_size, augment.crop_scale, augment.crop_ratio, augment.flip
+    def batches(self) -> Iterator[loader.Batch]:
+        """This host's part of batches with every example once."""
+        return loader.eval_batches(
+            self.source, self.transform, batch_size=self.batch_size, threads=self.threads, host=_host()
         )
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """A split to train on."""
+
+    source: Source
+    transform: transforms.TrainTransform
+    batch_size: int
+    seed: int
+    threads: int
+
+    def batches(self, start_step: int, end_step: int) -> Iterator[loader.Batch]:
+        """This host's part of the batches from one step to another."""
         return loader.train_batches(
-            self.train,
-            transform,
-            batch_size=config.batch_size,
-            seed=config.seed,
+            self.source,
+            self.transform,
+            batch_size=self.batch_size,
+            seed=self.seed,
             start_step=start_step,
             end_step=end_step,
-            threads=config.data.threads,
+            threads=self.threads,
             host=_host(),
         )
-
-    def eval_batches(self) -> Iterator[loader.Batch]:
-        """This host's part of batches with every evaluation example once."""
-        return eval_batches(self.config, self.evaluation, self.eval_batch_size)
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,6 @@ def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
     total = duration(config, "total", epoch)
     if total is None:
         raise UserError("neither total_epochs nor total_steps is set; set one of them")
-    if config.log_every_steps < 1:
-        raise UserError(f"log_every_steps={config.log_every_steps}; expected at least 1")
     return Plan(
         epoch,
         total,
@@ -79,34 +86,24 @@ def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
     )
 
 
-def open_data(config: FrozenConfigDict, mesh: Mesh) -> Data:
-    """Both splits, checked against each other, the classifier and the mesh."""
-    check_batch_size("batch_size", config.batch_size, mesh)
-    size = eval_batch_size(config, mesh)
-    splits = [
-        open_source(config.data.source, config.data.path, split)
-        for split in (config.data.train_split, config.data.eval_split)
-    ]
-    check_classes(*splits, config.model.num_classes)
-    return Data(config, *splits, size)
+def open_train_data(config: FrozenConfigDict, mesh: Mesh) -> TrainData:
+    """The training split, checked against the classifier and the mesh."""
+    batch_size = check_batch_size("batch_size", config.batch_size, mesh)
+    source = open_source(config.data.source, config.data.path, config.data.train_split)
+    check_labels(source, config.model.num_classes)
+    augment = config.augment
+    transform = transforms.train_transform(config.data.image_size, augment.crop_scale, augment.crop_ratio, augment.flip)
+    return TrainData(source, transform, batch_size, config.seed, config.data.threads)
 
 
-def eval_batch_size(config: FrozenConfigDict, mesh: Mesh) -> int:
-    """The global batch size of evaluation: its own or the training one."""
-    if config.eval_batch_size is None:
-        return check_batch_size("batch_size", config.batch_size, mesh)
-    return check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
-
-
-def eval_batches(config: FrozenConfigDict, source: Source, batch_size: int) -> Iterator[loader.Batch]:
-    """This host's part of batches with every example of `source` once."""
-    return loader.eval_batches(
-        source,
-        transforms.eval_transform(config.data.image_size, config.data.eval_resize),
-        batch_size=batch_size,
-        threads=config.data.threads,
-        host=_host(),
-    )
+def open_eval_data(config: FrozenConfigDict, mesh: Mesh) -> EvalData:
+    """The evaluation split, checked against the classifier and the mesh."""
+    key = "batch_size" if config.eval_batch_size is None else "eval_batch_size"
+    batch_size = check_batch_size(key, config[key], mesh)
+    source = open_source(config.data.source, config.data.path, config.data.eval_split)
+    check_labels(source, config.model.num_classes)
+    transform = transforms.eval_transform(config.data.image_size, config.data.eval_resize)
+    return EvalData(source, transform, batch_size, config.data.threads)
 
 
 def run_mesh(config: FrozenConfigDict) -> Mesh:
@@ -117,8 +114,6 @@ def run_mesh(config: FrozenConfigDict) -> Mesh:
 def model_config(config: FrozenConfigDict) -> FocalNetConfig:
     """The variant with the config's overrides."""
     options = config.model.to_dict()
-    if options["num_classes"] < 1:
-        raise UserError(f"model.num_classes is {options['num_classes']}; training needs at least 1 class")
     return variant_config(options.pop("name"), remat=config.remat, **options)
 
 

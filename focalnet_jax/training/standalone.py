@@ -7,9 +7,8 @@ import json
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.manager import find_checkpoint, load_params
-from focalnet_jax.data.sources import check_labels, open_source
 from focalnet_jax.training.evaluation import evaluate
-from focalnet_jax.training.setup import eval_batch_size, eval_batches, model_config, run_mesh
+from focalnet_jax.training.setup import model_config, open_eval_data, run_mesh
 from focalnet_jax.training.step import abstract_params, make_eval_step, model_graph
 
 
@@ -21,13 +20,11 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     """
     checkpoint = find_checkpoint(path)
     mesh = run_mesh(config)
-    batch_size = eval_batch_size(config, mesh)
-    source = open_source(config.data.source, config.data.path, config.data.eval_split)
-    check_labels(source, config.model.num_classes)
+    data = open_eval_data(config, mesh)
     graph, init_params = model_graph(model_config(config), config.precision)
     params = load_params(checkpoint, abstract_params(init_params, mesh))
-    print(f"evaluating {checkpoint} on {len(source)} examples of {config.data.source}, {config.data.eval_split}")
-    result = evaluate(make_eval_step(graph, mesh), params, eval_batches(config, source, batch_size), mesh)
+    print(f"evaluating {checkpoint} on {len(data.source)} examples of {config.data.source}, {config.data.eval_split}")
+    result = evaluate(make_eval_step(graph, mesh), params, data.batches(), mesh)
     result |= {"model": config.model.name, "checkpoint": str(checkpoint)}
     print(json.dumps(result))
     return result

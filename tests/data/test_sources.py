@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focalnet_jax.data.sources import DigitsSource, FolderSource, check_classes, open_source
+from focalnet_jax.data.sources import DigitsSource, FolderSource, check_labels, check_same_classes, open_source
 from focalnet_jax.errors import UserError
 
 
@@ -62,9 +62,11 @@ def test_an_unknown_source_is_refused_with_the_known_ones():
 
 
 def test_splits_must_agree_about_classes_and_fit_the_classifier(folder):
-    train = FolderSource(str(folder), "train")
+    train, held_out = (FolderSource(str(folder), split) for split in ("train", "val"))
+    check_same_classes(train, held_out)
+    check_labels(train, num_classes=2)
     with pytest.raises(UserError, match=r"num_classes=2"):
-        check_classes(train, FolderSource(str(folder), "val"), num_classes=1)
+        check_labels(train, num_classes=1)
     (folder / "val" / "blue").rename(folder / "val" / "cyan")
     with pytest.raises(UserError, match="blue, cyan"):
-        check_classes(train, FolderSource(str(folder), "val"), num_classes=2)
+        check_same_classes(train, FolderSource(str(folder), "val"))

@@ -96,7 +96,6 @@ def test_durations_are_steps_or_epochs():
         ({"total_steps": 0}, "at least one step"),
         ({"total_epochs": -2.0}, "at least one step"),
         ({"total_steps": 3, "eval_every_epochs": 0.01}, "at least one step"),
-        ({"total_steps": 3, "log_every_steps": 0}, "log_every_steps"),
     ],
 )
 def test_durations_that_make_no_sense_are_refused(values, told):

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from focalnet_jax.config import load_config
+from focalnet_jax.command_line import load_config
 from focalnet_jax.data.loader import eval_batches
 from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import eval_transform
@@ -16,7 +16,7 @@ from focalnet_jax.distributed.mesh import check_batch_size, make_mesh, put_batch
 from focalnet_jax.errors import UserError
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.optimizer import make_optimizer, make_schedule
-from focalnet_jax.training.setup import model_config, open_data
+from focalnet_jax.training.setup import model_config, open_train_data
 from focalnet_jax.training.step import Task, init_state, make_eval_step, make_train_step, model_graph, normalize
 
 SMALL = [
@@ -41,7 +41,7 @@ def losses(config, devices, steps):
     task, state = task_on(devices, config)
     step = make_train_step(task)
     measured = []
-    for batch in open_data(config, task.mesh).train_batches(0, steps):
+    for batch in open_train_data(config, task.mesh).batches(0, steps):
         state, metrics = step(state, put_batch(batch, task.mesh))
         measured.append(float(metrics["train/loss"]))
     assert state.params["head"]["kernel"].sharding.is_fully_replicated
@@ -74,7 +74,7 @@ def test_eight_devices_follow_one_with_the_same_global_batch(config, on_one_devi
 def test_gradients_reported_are_before_clipping_and_the_rate_is_the_schedules(config):
     task, state = task_on(1, config)
     params = jax.tree.map(jnp.copy, state.params)
-    batch = next(open_data(config, task.mesh).train_batches(0, 1))
+    batch = next(open_train_data(config, task.mesh).batches(0, 1))
     _, metrics = make_train_step(task)(state, put_batch(batch, task.mesh))
     assert metrics["train/learning_rate"] == np.float32(1e-6)
     assert metrics["train/grad_norm"] > 0

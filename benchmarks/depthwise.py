@@ -1,0 +1,61 @@
+"""The depthwise convolution's forms side by side on this machine: python benchmarks/depthwise.py.
+
+For each of FocalNet-T LRF's shapes: milliseconds of XLA's grouped convolution and of the CPU form, forward alone and
+with both gradients, and their ratio. The last line is one JSON object with the ratios' geometric means.
+"""
+
+import json
+import math
+import time
+
+import jax
+
+from focalnet_jax.ops.depthwise import depthwise_conv, depthwise_conv_reference
+
+BATCH = 8
+SHAPES = [(size, channels, k) for size, channels in ((56, 96), (28, 192), (14, 384), (7, 768)) for k in (3, 5, 7)]
+REPEATS = 5
+
+
+def milliseconds(function, *arguments):
+    """The fastest of some runs after a first one that compiles."""
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - begun)
+    return 1e3 * min(times)
+
+
+def with_gradients(conv):
+    def run(x, kernel, cotangent):
+        out, pullback = jax.vjp(conv, x, kernel)
+        return out, pullback(cotangent)
+
+    return jax.jit(run)
+
+
+def main():
+    print(f"{jax.default_backend()}, batch {BATCH}, float32; grouped ms, ours ms, ratio")
+    print(f"{'map':>10}{'kernel':>8}{'forward':>26}{'forward and gradients':>28}")
+    ratios = {"forward_ratio": [], "train_ratio": []}
+    for size, channels, k in SHAPES:
+        keys = jax.random.split(jax.random.key(0), 3)
+        x = jax.random.normal(keys[0], (BATCH, size, size, channels))
+        kernel = jax.random.normal(keys[1], (k, k, 1, channels))
+        cotangent = jax.random.normal(keys[2], x.shape)
+        row = f"{size}x{channels:<4}".rjust(10) + f"{k}x{k}".rjust(8)
+        for name, wrap, arguments in (
+            ("forward_ratio", jax.jit, (x, kernel)),
+            ("train_ratio", with_gradients, (x, kernel, cotangent)),
+        ):
+            grouped, ours = (milliseconds(wrap(f), *arguments) for f in (depthwise_conv_reference, depthwise_conv))
+            ratios[name].append(grouped / ours)
+            row += f"{grouped:>12.1f}{ours:>7.1f}{grouped / ours:>7.1f}"
+        print(row, flush=True)
+    print(json.dumps({name: math.exp(sum(map(math.log, values)) / len(values)) for name, values in ratios.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""From a command line to a config, and from an error to an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from focalnet_jax.config import check_values, default_config, flatten
+from focalnet_jax.errors import EXIT_USER_MISTAKE, UserError, suggest
+
+
+def run_command(main: Callable[[list[str]], int | None]) -> None:
+    """Run `main(arguments)` as a command line program and exit with its status."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every step of a save as a warning
+    try:
+        status = main(sys.argv[1:]) or 0
+    except UserError as error:
+        sys.stdout.flush()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = EXIT_USER_MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130  # the shell's convention for SIGINT
+    sys.exit(status)
+
+
+def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The parser's flags, and the `--config.KEY=VALUE` arguments it leaves over."""
+    parser.epilog = "--config.KEY=VALUE sets any key of the config; the keys stand in focalnet_jax/config.py"
+    parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [--config.KEY=VALUE ...]"
+    return parser.parse_known_args(arguments)
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
+    """The config of `FILE.py[:VARIANT]` with `--config.KEY=VALUE` overrides applied, frozen.
+
+    Raises:
+      UserError: no such file or variant, unknown key (with the nearest ones), value of a wrong type.
+    """
+    file, variant = (path, "") if path.endswith(".py") else path.rsplit(":", 1) if ":" in path else (path, "")
+    config = _read_config(Path(file), variant)
+    config.lock()
+    named = [_override(config, key, text) for key, text in _split(overrides)]
+    _prefer_named_durations(config, named)
+    check_values(config)
+    return FrozenConfigDict(config)
+
+
+def _read_config(file: Path, variant: str) -> ConfigDict:
+    if not file.is_file():
+        raise UserError(f"--config: there is no file {file}; expected FILE.py or FILE.py:VARIANT")
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:  # a config may import its neighbours
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config: {file} is not a Python file; expected FILE.py or FILE.py:VARIANT")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's own Python raises
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(f"--config: {where.filename}:{where.lineno} fails: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config: {file} has no function get_config(variant)")
+    return module.get_config(variant)
+
+
+def _split(overrides: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """`--config.KEY=VALUE` and `--config.KEY VALUE` as pairs."""
+    rest = list(overrides)
+    while rest:
+        argument = rest.pop(0)
+        key, equals, value = argument.partition("=")
+        if not key.startswith("--config."):
+            near = suggest(key, ["--config", "--workdir", "--checkpoint", "--help"], 1)
+            raise UserError(f"unknown argument {argument!r}; expected --config.KEY=VALUE.{near}")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"{key} has no value; expected {key}=VALUE")
+            value = rest.pop(0)
+        yield key.removeprefix("--config."), value
+
+
+def _override(config: ConfigDict, key: str, text: str) -> str:
+    """Sets `config.key` to the value `text` spells, in the type the key has."""
+    known = flatten(config)
+    if key not in known:
+        nearest = suggest(key, known) or suggest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in known])
+        raise UserError(f"unknown config key {key!r}.{nearest or ' Known keys: ' + ', '.join(known)}")
+    *parents, leaf = key.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent]
+    kind = node.get_type(leaf)
+    try:
+        value = _literal(text)
+        if kind is str and value is not None:
+            value = text
+        not_a_number = isinstance(value, bool) and kind in (int, float)
+        if not_a_number or (value is None and flatten(default_config())[key] is not None):
+            raise TypeError
+        node[leaf] = value
+    except (TypeError, ValueError) as error:
+        expected = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple"}[kind]
+        example = f" such as {node[leaf]}" if node[leaf] is not None else ""
+        raise UserError(f"--config.{key}={text}: expected {expected}{example}") from error
+    return key
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text, text))
+    except (SyntaxError, ValueError):
+        return text
+
+
+def _prefer_named_durations(config: ConfigDict, named: Sequence[str]) -> None:
+    """A duration named on the command line in one unit clears the config file's value in the other."""
+    for key in named:
+        for unit, other in (("_steps", "_epochs"), ("_epochs", "_steps")):
+            twin = key.removesuffix(unit) + other
+            if key.endswith(unit) and twin not in named and twin in flatten(config):
+                _override(config, twin, "none")

@@ -1,0 +1,49 @@
+"""What config files are written with, beside `default_config`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.model.variants import VARIANTS, variant_config
+
+
+def parse_variant(text: str, options: Sequence[str] = (), *, model: str | None = None) -> tuple[str | None, set[str]]:
+    """What a config file is told behind its colon: a model and options, separated by commas.
+
+    Args:
+      text: such as "base_lrf", "base_lrf,384" or "smoke".
+      options: the words the config knows beside model names.
+      model: the model if none is named; None if the config has no choice of models.
+
+    Returns:
+      The model's full name, and the options given.
+    """
+    models = {name.removeprefix("focalnet_"): name for name in VARIANTS} if model else {}
+    chosen: set[str] = set()
+    for word in filter(None, text.split(",")):
+        if word in options:
+            chosen.add(word)
+        elif word.removeprefix("focalnet_") in models:
+            model = models[word.removeprefix("focalnet_")]
+        else:
+            known = [*models, *options]
+            raise UserError(f"unknown config variant {word!r}.{suggest(word, known)} Known: {', '.join(known)}")
+    return model, chosen
+
+
+def shrink_to_smoke(config: ConfigDict) -> None:
+    """Makes any recipe a run of a few steps on digits: the same code and flags, small in every dimension."""
+    config.model.embed_dim = 16
+    config.model.depths = (2,) * len(variant_config(config.model.name).depths)
+    config.batch_size = 16
+    config.total_epochs = config.schedule.warmup_epochs = None
+    config.eval_every_epochs = config.checkpoint_every_epochs = None
+    config.total_steps, config.schedule.warmup_steps = 6, 2
+    config.log_every_steps = 1
+    config.data.source, config.data.path = "digits", None
+    config.data.image_size = 64
+    config.data.threads = 2
+    config.init_from = None
