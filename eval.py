@@ -12,7 +12,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe trained with")
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a workdir (its newest step) or a step")
     flags, overrides = parse_arguments(parser, arguments)
-    evaluate_checkpoint(load_config(flags.config, overrides), flags.checkpoint)
+    evaluate_checkpoint(load_config(flags.config, overrides, optional=["init_from"]), flags.checkpoint)
     return 0
 
 

@@ -6,27 +6,42 @@ import argparse
 import ast
 import importlib.util
 import logging
+import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.config import check_values, default_config, flatten
-from focalnet_jax.errors import EXIT_USER_MISTAKE, UserError, suggest
+from focalnet_jax.errors import (
+    EXIT_FAILED,
+    EXIT_USER_MISTAKE,
+    RunFailedError,
+    UserError,
+    did_you_mean,
+    nearest,
+    suggest,
+)
 
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Run `main(arguments)` as a command line program and exit with its status."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every step of a save as a warning
+    warnings.filterwarnings("ignore", module="PIL")  # pictures are judged in data/transforms.py
     try:
         status = main(sys.argv[1:]) or 0
     except UserError as error:
         sys.stdout.flush()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = EXIT_USER_MISTAKE
+    except RunFailedError as error:
+        sys.stdout.flush()
+        print(f"failed: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        os._exit(EXIT_FAILED)  # what libraries print while they are torn down after an error would bury the line
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130  # the shell's convention for SIGINT
@@ -36,22 +51,35 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
 def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The parser's flags, and the `--config.KEY=VALUE` arguments it leaves over."""
     parser.epilog = "--config.KEY=VALUE sets any key of the config; the keys stand in focalnet_jax/config.py"
+    parser.error = _refuse
     parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [--config.KEY=VALUE ...]"
     return parser.parse_known_args(arguments)
 
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}; --help explains")
+
+
+def parse_workdir(text: str) -> Path:
+    """A local directory; `UserError` for an empty name or an address."""
+    if not text or "://" in text:
+        raise UserError(f"--workdir {text!r}: expected a local or mounted directory")
+    return Path(text)
+
+
+def load_config(path: str, overrides: Sequence[str] = (), *, optional: Sequence[str] = ()) -> FrozenConfigDict:
     """The config of `FILE.py[:VARIANT]` with `--config.KEY=VALUE` overrides applied, frozen.
+
+    Keys in `optional` need no value even where the recipe asks for one.
 
     Raises:
       UserError: no such file or variant, unknown key (with the nearest ones), value of a wrong type.
     """
     file, variant = (path, "") if path.endswith(".py") else path.rsplit(":", 1) if ":" in path else (path, "")
     config = _read_config(Path(file), variant)
-    config.lock()
     named = [_override(config, key, text) for key, text in _split(overrides)]
     _prefer_named_durations(config, named)
-    check_values(config)
+    check_values(config, optional)
     return FrozenConfigDict(config)
 
 
@@ -67,12 +95,20 @@ def _read_config(file: Path, variant: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+        config = get_config(variant) if get_config else None
+    except UserError:
+        raise
     except Exception as error:  # whatever the user's own Python raises
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise UserError(f"--config: {where.filename}:{where.lineno} fails: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config: {file} has no function get_config(variant)")
-    return module.get_config(variant)
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+        line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else "?"
+        raise UserError(f"--config: {file}:{line} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config: {file} has no function get_config(variant) that returns a config")
+    missing = flatten(default_config()).keys() - flatten(config).keys()
+    if missing:
+        raise UserError(f"--config: {file} lacks {', '.join(sorted(missing))}; start from default_config()")
+    return config
 
 
 def _split(overrides: Sequence[str]) -> Iterable[tuple[str, str]]:
@@ -82,7 +118,7 @@ def _split(overrides: Sequence[str]) -> Iterable[tuple[str, str]]:
         argument = rest.pop(0)
         key, equals, value = argument.partition("=")
         if not key.startswith("--config."):
-            near = suggest(key, ["--config", "--workdir", "--checkpoint", "--help"], 1)
+            near = suggest(key, ["--config", "--workdir", "--checkpoint", "--help"])
             raise UserError(f"unknown argument {argument!r}; expected --config.KEY=VALUE.{near}")
         if not equals:
             if not rest or rest[0].startswith("--"):
@@ -95,8 +131,12 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
     """Sets `config.key` to the value `text` spells, in the type the key has."""
     known = flatten(config)
     if key not in known:
-        nearest = suggest(key, known) or suggest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in known])
-        raise UserError(f"unknown config key {key!r}.{nearest or ' Known keys: ' + ', '.join(known)}")
+        below = [name for name in known if name.startswith(f"{key}.")]
+        if below:
+            raise UserError(f"{key} is a section of the config; set one of {', '.join(below)}")
+        leaves = {name.rsplit(".", 1)[-1]: name for name in known}
+        near = nearest(key, known) or [leaves[leaf] for leaf in nearest(key.rsplit(".", 1)[-1], leaves)]
+        raise UserError(f"unknown config key {key!r}.{did_you_mean(near) or ' Known keys: ' + ', '.join(known)}")
     *parents, leaf = key.split(".")
     node = config
     for parent in parents:
@@ -111,7 +151,8 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
             raise TypeError
         node[leaf] = value
     except (TypeError, ValueError) as error:
-        expected = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple"}[kind]
+        names = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple", str: "a text"}
+        expected = names.get(kind, "a value")
         example = f" such as {node[leaf]}" if node[leaf] is not None else ""
         raise UserError(f"--config.{key}={text}: expected {expected}{example}") from error
     return key

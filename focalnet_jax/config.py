@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
@@ -76,7 +77,7 @@ def default_config() -> ConfigDict:
     config.checkpoint_every_steps = config_dict.placeholder(int)
     config.keep_latest = 3  # checkpoints kept: the newest ones
     config.keep_best = 1  # and the ones with the best eval/top1
-    return config
+    return config.lock()  # so that a config file cannot set a key that does not exist
 
 
 REQUIRED = "(required)"  # a config file's value for a path that only the user can name
@@ -138,11 +139,14 @@ _CHECKS = {
 }
 
 
-def check_values(config: ConfigDict) -> None:
-    """Refuses values that make no sense whatever the data and the devices are: `UserError`."""
+def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
+    """Refuses values that make no sense whatever the data and the devices are: `UserError`.
+
+    Keys in `optional` need no value even where the recipe asks for one.
+    """
     values = flatten(config)
     for key, value in values.items():
-        if value == REQUIRED:
+        if value == REQUIRED and key not in optional:
             raise UserError(f"this recipe needs {key}: add --config.{key}=...")
     for key, (fits, expected) in _CHECKS.items():
         if values[key] is not None and not fits(values[key]):
@@ -161,6 +165,8 @@ def duration(config: ConfigDict, key: str, steps_per_epoch: int, default: int | 
         raise UserError(f"{key}_steps={steps} and {key}_epochs={epochs} are both set; give one of them")
     if steps is None and epochs is None:
         return default
+    if epochs is not None and not math.isfinite(epochs):
+        raise UserError(f"{key}_epochs is {epochs}; expected a number of epochs")
     result = steps if steps is not None else round(epochs * steps_per_epoch)
     if result < 0 or (result == 0 and not key.endswith("warmup")):
         raise UserError(f"{key} is {steps if steps is not None else epochs}; expected at least one step")
@@ -183,9 +189,9 @@ def to_json(config: ConfigDict | FrozenConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
-def differences(config: ConfigDict | FrozenConfigDict, stored: str) -> list[str]:
-    """What of `config` differs from a `stored` JSON in a way that forbids resuming; one text a key."""
-    ours, theirs = (flatten(ConfigDict(json.loads(text))) for text in (to_json(config), stored))
+def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> list[str]:
+    """What of `config` differs from a `stored` one (read from JSON) in a way that forbids resuming; a text a key."""
+    ours, theirs = (flatten(ConfigDict(values)) for values in (json.loads(to_json(config)), stored))
     return [
         f"{key} is {theirs.get(key, 'not set')} there and {ours.get(key, 'not set')} here"
         for key in sorted(ours.keys() | theirs.keys())

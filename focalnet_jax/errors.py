@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 EXIT_FAILED = 1
 EXIT_USER_MISTAKE = 2
@@ -14,7 +14,20 @@ class UserError(ValueError):
     """What was given, what was expected, what to do: one line, shown without a traceback."""
 
 
-def suggest(given: str, valid: Iterable[str], count: int = 3) -> str:
-    """` Did you mean 'a' or 'b'?` for the names in `valid` nearest to `given`, or an empty string."""
-    near = difflib.get_close_matches(given, list(valid), n=count, cutoff=0.5)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+class RunFailedError(RuntimeError):
+    """A run that cannot go on through nobody's typing: one line, shown without a traceback, exit code 1."""
+
+
+def nearest(given: str, valid: Iterable[str]) -> list[str]:
+    """Up to three names in `valid` that `given` may have meant."""
+    return difflib.get_close_matches(given, list(valid), n=3, cutoff=0.6)
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """` Did you mean 'a' or 'b'?`, or an empty string for no names."""
+    return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
+
+
+def suggest(given: str, valid: Iterable[str]) -> str:
+    """What of `valid` may have been meant, as a sentence with a space before it, or an empty string."""
+    return did_you_mean(nearest(given, valid))

@@ -23,15 +23,18 @@ def parse_variant(text: str, options: Sequence[str] = (), *, model: str | None =
     """
     models = {name.removeprefix("focalnet_"): name for name in VARIANTS} if model else {}
     chosen: set[str] = set()
+    named: list[str] = []
     for word in filter(None, text.split(",")):
         if word in options:
             chosen.add(word)
         elif word.removeprefix("focalnet_") in models:
-            model = models[word.removeprefix("focalnet_")]
+            named.append(models[word.removeprefix("focalnet_")])
         else:
             known = [*models, *options]
             raise UserError(f"unknown config variant {word!r}.{suggest(word, known)} Known: {', '.join(known)}")
-    return model, chosen
+    if len(named) > 1:
+        raise UserError(f"config variant {text!r} names {len(named)} models; expected one")
+    return named[0] if named else model, chosen
 
 
 def shrink_to_smoke(config: ConfigDict) -> None:

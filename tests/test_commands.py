@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert kept[-3:] == [49, 56, 60]
     assert json.loads((workdir / "config.json").read_text())["total_steps"] == 60
     assert list((workdir / "tensorboard").iterdir())
-    for part in ("1 x cpu", "parameters", "GMACs", "batch", "fresh weights", "loss", "images/s", "eta", "epoch"):
+    for part in ("1 x cpu", "parameters", "MACs", "batch", "fresh weights", "loss", "images/s", "eta", "epoch"):
         assert part in stdout
 
 
@@ -238,14 +239,58 @@ def test_a_mistake_gets_one_line_exit_code_2_and_leaves_nothing(photos, tmp_path
 
 def test_a_workdir_that_cannot_be_made_or_read_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    assert_one_line_mistake(run("train.py", *SMALL, "--workdir", tmp_path / "file" / "run"), "cannot be made")
-    (tmp_path / "config.json").write_text("{")
+    assert_one_line_mistake(run("train.py", *SMALL, "--workdir", tmp_path / "file" / "run"), "cannot write checkpoints")
+    (tmp_path / "config.json").write_text("[1, 2]")
     assert_one_line_mistake(run("train.py", *SMALL, "--workdir", tmp_path), "config.json is damaged")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("in the way")
+    assert_one_line_mistake(run("train.py", *SMALL, "--workdir", tmp_path / "run"), "cannot write checkpoints")
+    assert_one_line_mistake(run("train.py", *SMALL, "--workdir", "gs://bucket/run"), "mounted directory")
+    assert_one_line_mistake(run("train.py", *SMALL, "--workdir", ""), "mounted directory")
+
+
+def test_a_run_whose_loss_is_no_number_fails_and_saves_nothing_of_it(tmp_path):
+    arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
+    done = run("train.py", *arguments, "--config.optimizer.clip_norm=0", "--workdir", tmp_path)
+    assert done.returncode == 1
+    assert "is nan" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not [entry for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit()]
+
+
+def test_a_lost_config_file_does_not_let_another_config_in(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    other = run("train.py", *SMALL, *EVERY, "--workdir", tmp_path / "run", "--config.seed=5")
+    assert_one_line_mistake(other, "seed is 0 there and 5 here")
+
+
+def test_a_damaged_or_foreign_checkpoint_is_named_in_one_line(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    for data in (tmp_path / "run" / "checkpoints" / "60" / "params").rglob("d/*"):
+        data.write_bytes(data.read_bytes()[:10])
+    for script, flag in (("train.py", "--workdir"), ("eval.py", "--checkpoint")):
+        damaged = run(script, *SMALL, *(EVERY if script == "train.py" else []), flag, tmp_path / "run")
+        assert damaged.returncode == 1
+        assert "60 is damaged" in damaged.stderr
+        assert len(damaged.stderr.splitlines()) == 1
+    (tmp_path / "run" / "checkpoints" / "99").mkdir()
+    foreign = run("train.py", *SMALL, *EVERY, "--workdir", tmp_path / "run")
+    assert_one_line_mistake(foreign, "99 is no complete checkpoint")
+
+
+def test_splits_and_checkpoints_must_mean_the_same_by_a_label(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "data")
+    data = f"--config.data.path={tmp_path / 'data'}"
+    shutil.copytree(tmp_path / "data" / "val" / "china", tmp_path / "data" / "val" / "more")
+    assert_one_line_mistake(run("train.py", *FOLDER, data, "--workdir", tmp_path / "run"), "differ in more")
+    shutil.rmtree(tmp_path / "data" / "val" / "more")
+    assert run("train.py", *FOLDER, data, "--workdir", tmp_path / "run").returncode == 0
+    shutil.rmtree(tmp_path / "data" / "val" / "china")
+    assert_one_line_mistake(run("eval.py", *FOLDER, data, "--checkpoint", tmp_path / "run"), "differ in china")
 
 
 def test_an_unreadable_image_is_named(photos, tmp_path):
-    import shutil
-
     shutil.copytree(photos, tmp_path / "data")
     broken = tmp_path / "data" / "train" / "china" / "3.jpg"
     broken.write_bytes(broken.read_bytes()[:999])
@@ -260,5 +305,4 @@ def test_help_explains_and_missing_flags_are_named(script):
     assert "--config" in shown.stdout
     assert Path(script).stem in shown.stdout
     missing = run(script, "--config", "configs/quickstart.py")
-    assert missing.returncode == 2
-    assert "required" in missing.stderr
+    assert_one_line_mistake(missing, "required")

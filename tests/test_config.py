@@ -77,6 +77,7 @@ def test_a_duration_named_on_the_command_line_replaces_the_other_unit():
         ("configs/quickstart.py", "--config.augment.crop_scale=3", "a tuple"),
         ("configs/quickstart.py", "--config.batch_size", "has no value"),
         ("configs/quickstart.py", "--config.model=3", "model.name"),
+        ("configs/quickstart.py", "--config.mesh.dta=3", "mesh.data"),
         ("configs/quickstart.py", "--confg.seed=3", "unknown argument"),
         ("configs/quickstart.py:smok", None, "'smoke'"),
         ("configs/imagenet1k.py:bse_lrf", None, "'base_lrf'"),
@@ -84,13 +85,16 @@ def test_a_duration_named_on_the_command_line_replaces_the_other_unit():
         ("configs/nothing.py", None, "no file configs/nothing.py"),
         ("configs", None, "no file configs"),
         ("README.md", None, "not a Python file"),
-        ("train.py", None, "no function get_config"),
+        ("eval.py", None, "no function get_config"),
         ("configs/quickstart.py", "--config.batch_size=none", "an integer such as 64"),
         ("configs/quickstart.py", "--config.log_every_steps=0", "a positive number"),
         ("configs/quickstart.py", "--config.keep_latest=0", "at least 1"),
         ("configs/quickstart.py", "--config.init_head=fresh", "keep or drop"),
         ("configs/quickstart.py", "--config.augment.label_smoothing=1.0", "[0, 1)"),
         ("configs/quickstart.py", "--config.optimizer.eps=nan", "a number"),
+        ("configs/quickstart.py", "--config.precision=none", "a text such as float32"),
+        ("configs/quickstart.py", "--config.model=focalnet_tiny_srf", "model is a section"),
+        ("configs/imagenet1k.py:tiny_srf,base_lrf", None, "names 2 models"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line_with_what_would_do(path, override, told):
@@ -100,15 +104,32 @@ def test_a_mistake_is_answered_in_one_line_with_what_would_do(path, override, to
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_file_that_fails_names_the_line(tmp_path):
-    (tmp_path / "mine.py").write_text("import json\n\njson.lods\n")
-    with pytest.raises(UserError, match=r"mine\.py:3 fails: AttributeError"):
+START = "from focalnet_jax.config import default_config\n\ndef get_config(variant):\n    c = default_config()\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import json\n\njson.lods\n", "mine.py:3 fails: AttributeError"),
+        ("import json\n\njson.(\n", "mine.py:3 fails: SyntaxError"),
+        ("def get_config():\n    pass\n", "fails: TypeError"),
+        ("def get_config(variant):\n    pass\n", "returns a config"),
+        (START + "    c.batch_sise = 3\n    return c\n", "batch_size"),
+        (START + "    c.optimizer.weight_decoy = 3\n    return c\n", "weight_decay"),
+        (START + "    c.batch_size = 'many'\n    return c\n", "mine.py:5 fails: TypeError"),
+        (START + "    c.unlock()\n    del c.augment.flip\n    return c\n", "lacks augment.flip"),
+    ],
+)
+def test_a_config_file_that_fails_names_the_line(tmp_path, text, told):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UserError) as caught:
         load_config(str(tmp_path / "mine.py"))
+    assert told in str(caught.value)
 
 
 def test_a_stored_config_is_compared_in_what_matters():
-    stored = to_json(load_config("configs/quickstart.py"))
-    assert json.loads(stored)["model"]["name"] == "focalnet_tiny_srf"
+    stored = json.loads(to_json(load_config("configs/quickstart.py")))
+    assert stored["model"]["name"] == "focalnet_tiny_srf"
     same = load_config("configs/quickstart.py", ["--config.log_every_steps=3", "--config.mesh.data=2"])
     assert differences(same, stored) == []
     other = load_config("configs/quickstart.py", ["--config.seed=3", "--config.model.depths=(1,1,1)"])

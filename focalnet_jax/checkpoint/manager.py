@@ -6,7 +6,9 @@ step becomes visible only when it is complete.
 
 from __future__ import annotations
 
+import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.paths import named_leaves
 
 BEST_METRIC = "eval/top1"
 FOLDER = "checkpoints"
+ITEMS = ("params", "training", "metadata")
 Tree = Any
 
 
@@ -32,9 +35,10 @@ class Checkpoints:
         if keep_best > 0:
             keep.append(policies.BestN(get_metric_fn=_best_metric, n=keep_best, keep_checkpoints_without_metrics=False))
         self._folder = workdir.absolute() / FOLDER
+        _check_folder(self._folder)
         self._manager = ocp.CheckpointManager(
             self._folder,
-            item_names=("params", "training", "metadata"),
+            item_names=ITEMS,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(keep), best_fn=_best_metric
             ),
@@ -59,10 +63,14 @@ class Checkpoints:
 
         Raises:
           UserError: the step's parameters are not those of this model; names the differing ones.
+          RunFailedError: the step is damaged.
         """
         _check_same(self._folder / str(step), named_leaves(like["params"]))
         trees = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in like.items()}
-        return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)).items())
+        try:
+            return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)).items())
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            raise _damaged(self._folder / str(step), error) from error
 
     def best_metric(self) -> float:
         """The highest eval/top1 among the checkpoints, or minus infinity."""
@@ -87,13 +95,56 @@ def find_checkpoint(path: str) -> Path:
     given = Path(path).absolute()
     if not given.exists():
         raise UserError(f"there is no checkpoint at {path}; expected a workdir or one of its {FOLDER}/STEP")
-    if (given / "params").is_dir():
+    if _is_complete(given):
         return given
     for folder in (given / FOLDER, given):
-        steps = [int(entry.name) for entry in folder.glob("*/") if entry.name.isdigit() and (entry / "params").is_dir()]
-        if steps:
-            return folder / str(max(steps))
+        newest = newest_step(folder)
+        if newest is not None:
+            return folder / str(newest)
     raise UserError(f"{path} holds no checkpoint; expected a workdir or one of its {FOLDER}/STEP")
+
+
+def newest_step(folder: Path) -> int | None:
+    """The newest complete step in a directory of steps."""
+    return max(
+        (int(entry.name) for entry in folder.glob("*/") if _is_step(entry) and _is_complete(entry)), default=None
+    )
+
+
+def read_metadata(checkpoint: Path) -> dict[str, Any]:
+    """What a step says about itself, see `Checkpoints.save`."""
+    try:
+        return json.loads((checkpoint / "metadata" / "metadata").read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(checkpoint, error) from error
+
+
+def _is_step(entry: Path) -> bool:
+    return entry.name.isdigit()
+
+
+def _is_complete(step: Path) -> bool:
+    return all((step / item).is_dir() for item in ITEMS)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses a directory of steps that cannot be written or holds something else."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write checkpoints to {folder}: {error.strerror}; choose another --workdir") from error
+    for entry in folder.glob("*/"):
+        if _is_step(entry) and not _is_complete(entry):
+            raise UserError(f"{entry} is no complete checkpoint: remove it")
+
+
+def _damaged(checkpoint: Path, error: Exception) -> RunFailedError:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return RunFailedError(
+        f"checkpoint {checkpoint} is damaged ({reason[0][:200]}): remove it to go on from the one before"
+    )
 
 
 def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
@@ -107,26 +158,27 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
     Raises:
       UserError: the parameters differ in name or shape; names the differing ones.
     """
-    if head not in ("keep", "drop"):
-        raise UserError(f"unknown head policy {head!r}; expected keep or drop")
     wanted = {name: value for name, value in like.items() if head == "keep" or name != "head"}
     _check_same(checkpoint, named_leaves(wanted), ignored="head/" if head == "drop" else None)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        restored = checkpointer.restore(
-            checkpoint / "params",
-            args=ocp.args.PyTreeRestore(
-                item=wanted,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(_abstract(wanted)),
-                partial_restore=head == "drop",
-            ),
-        )
-    return like | restored
+    arguments = ocp.args.PyTreeRestore(
+        item=wanted,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(_abstract(wanted)),
+        partial_restore=head == "drop",
+    )
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return like | checkpointer.restore(checkpoint / "params", args=arguments)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise _damaged(checkpoint, error) from error
 
 
 def _check_same(checkpoint: Path, wanted: dict[str, jax.Array], ignored: str | None = None) -> None:
     """Compares names, shapes and dtypes of a step's parameters with those of the model."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        stored = named_leaves(checkpointer.metadata(checkpoint / "params").item_metadata.tree)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            stored = named_leaves(checkpointer.metadata(checkpoint / "params").item_metadata.tree)
+    except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
+        raise _damaged(checkpoint, error) from error
     theirs = {
         name: f"{tuple(leaf.shape)} {leaf.dtype}"
         for name, leaf in stored.items()

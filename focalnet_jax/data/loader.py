@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import grain
 import numpy as np
@@ -92,15 +93,17 @@ def eval_batches(
     local = host.slice(batch_size)
     batches = -(-len(source) // batch_size)
 
+    @cache
+    def filling() -> np.ndarray:
+        return np.zeros_like(transform(to_image(source[0][0])))
+
     def example(flat: int) -> Batch:
         batch, place = divmod(flat, len(local))
         index = batch * batch_size + local[place]
-        picture, label = source[min(index, len(source) - 1)]
-        return {
-            "image": transform(to_image(picture)),
-            "label": np.int32(label),
-            "mask": np.float32(index < len(source)),
-        }
+        if index >= len(source):
+            return {"image": filling(), "label": np.int32(0), "mask": np.float32(0)}
+        picture, label = source[index]
+        return {"image": transform(to_image(picture)), "label": np.int32(label), "mask": np.float32(1)}
 
     return _read(batches * len(local), example, len(local), threads)
 

@@ -75,7 +75,7 @@ class FolderSource:
             found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
             raise UserError(
                 f"{root} has no split {split!r}; it holds {', '.join(found) or 'no folders'}: make {folder} or name "
-                f"another with data.train_split and data.eval_split.{suggest(split, found, 1)}"
+                f"another with data.train_split and data.eval_split.{suggest(split, found)}"
             )
         classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         if not classes:
@@ -129,11 +129,11 @@ def check_labels(source: Source, num_classes: int) -> None:
         )
 
 
-def check_same_classes(train: Source, evaluation: Source) -> None:
-    """Refuses splits whose labels would not mean the same."""
-    if train.class_names != evaluation.class_names:
-        differing = sorted(set(train.class_names) ^ set(evaluation.class_names))
+def check_same_classes(left: tuple[str, ...], left_name: str, right: tuple[str, ...], right_name: str) -> None:
+    """Refuses class names between which labels would not mean the same."""
+    if left != right:
+        differing = sorted(set(left) ^ set(right)) or ["their order"]
         raise UserError(
-            f"the training and evaluation splits have different class folders: {', '.join(differing[:5])}"
-            f"{' and more' if len(differing) > 5 else ''} in one only; labels would not mean the same"
+            f"the classes of {left_name} and {right_name} differ in {', '.join(differing[:5])}"
+            f"{' and more' if len(differing) > 5 else ''}; labels would not mean the same"
         )

@@ -24,7 +24,7 @@ EvalTransform = Callable[[Image.Image], np.ndarray]
 def to_image(picture: np.ndarray | Path) -> Image.Image:
     """A decoded array or a file as an RGB image.
 
-    Grey, palette, CMYK and transparent files become RGB, 16-bit grey is scaled to 8 bits. EXIF orientation is not
+    Grey, palette and CMYK become RGB, transparency is dropped, 16-bit grey is scaled to 8 bits. EXIF orientation is not
     applied, as in torchvision and timm.
 
     Raises:
@@ -39,11 +39,15 @@ def to_image(picture: np.ndarray | Path) -> Image.Image:
                     f"{picture} has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded: "
                     "shrink or remove it"
                 )
-            if image.mode.startswith("I;16") or image.mode == "I":
+            if image.mode in ("I", "F"):
+                raise UserError(f"{picture} has 32 bits a pixel, whose range is not known: convert it to 8 or 16 bits")
+            if image.mode.startswith("I;16"):
                 grey = np.asarray(image, dtype=np.float32) * (255 / 65535)
                 return Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8)).convert("RGB")
+            if "transparency" in image.info:  # by way of RGBA, as Pillow asks for palettes
+                image = image.convert("RGBA")
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"cannot read image {picture} ({error}): repair or remove it") from error
@@ -98,8 +102,14 @@ def eval_transform(size: int, resize: int | None = None) -> EvalTransform:
             width, height = shorter, int(shorter * height / width)
         else:
             width, height = int(shorter * width / height), shorter
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = round((width - size) / 2), round((height - size) / 2)
+        if width * height > MAX_PIXELS:
+            # A thin picture would not fit into memory resized: compute only what the crop keeps. Rounding may differ
+            # by a grey level, so other pictures go the way the published numbers were measured.
+            x, y = image.width / width, image.height / height
+            box = (left * x, top * y, (left + size) * x, (top + size) * y)
+            return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
         return np.asarray(image.crop((left, top, left + size, top + size)))
 
     return transform

@@ -44,7 +44,8 @@ class FocalNet(nnx.Module):
             [Stage(config, stage, precision=precision, rngs=rngs) for stage in range(len(config.depths))]
         )
         self.norm = layer_norm(config.dims[-1], precision, rngs)
-        self.head = linear(config.dims[-1], config.num_classes, precision, rngs) if config.num_classes else None
+        exact = get_precision("float32")  # the classifier's sums decide ties between classes and cost next to nothing
+        self.head = linear(config.dims[-1], config.num_classes, exact, rngs) if config.num_classes else None
 
     def __call__(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Logits `[B, K]`, float32, of normalized images `[B, H, W, 3]`.
@@ -53,13 +54,14 @@ class FocalNet(nnx.Module):
         """
         *_, x = self._stage_outputs(images, key)
         pooled = jnp.mean(self.norm(x), axis=(1, 2), dtype=jnp.float32)  # [B, C]
-        return pooled if self.head is None else self.head(pooled).astype(jnp.float32)
+        return pooled if self.head is None else self.head(pooled)
 
     def features(self, images: jax.Array) -> list[jax.Array]:
         """The output of each stage before its downsample, `[B, h, w, C]`, not normalized."""
         return list(self._stage_outputs(images, None))
 
     def _stage_outputs(self, images: jax.Array, key: jax.Array | None) -> Iterator[jax.Array]:
+        images = jnp.asarray(images)
         self._check_size(images)
         keys = [None] * (len(self.stages) + 1)
         if key is not None:
@@ -75,14 +77,16 @@ class FocalNet(nnx.Module):
                 x = stage.downsample(x)
 
     def _check_size(self, images: jax.Array) -> None:
-        smallest = self.config.patch_size * 2 ** (len(self.config.depths) - 1)
+        stages = len(self.config.depths)
+        # Overlapped embeddings pad: a map of one pixel stays one.
+        smallest = 3 if self.config.use_conv_embed else self.config.patch_size * 2 ** (stages - 1)
         shape = images.shape
         if len(shape) != 4 or shape[3] != self.config.in_channels:
             raise UserError(f"images have shape {shape}; expected [B, H, W, {self.config.in_channels}]")
-        if not self.config.use_conv_embed and min(shape[1:3]) < smallest:
+        if min(shape[1:3]) < smallest:
             raise UserError(
-                f"images are {shape[1]}x{shape[2]}; patches of {self.config.patch_size} and "
-                f"{len(self.config.depths)} stages need at least {smallest}x{smallest}"
+                f"images are {shape[1]}x{shape[2]}; patches of {self.config.patch_size} and {stages} stages need at "
+                f"least {smallest}x{smallest}"
             )
 
 
@@ -90,8 +94,8 @@ def create_model(
     name: str,
     *,
     num_classes: int | None = None,
-    dtype: str = "float32",
-    rngs: nnx.Rngs | None = None,
+    dtype: str | Any = "float32",
+    rngs: nnx.Rngs | int = 0,
     **overrides: Any,
 ) -> FocalNet:
     """A freshly initialised FocalNet.
@@ -99,12 +103,12 @@ def create_model(
     Args:
       name: a released variant, see `list_models`.
       num_classes: K, the classifier's width; 0 for none; the variant's 1000 by default.
-      dtype: precision policy, "float32" or "bfloat16"; parameters are float32 in both.
-      rngs: random streams for the initialisation; `nnx.Rngs(0)` by default.
+      dtype: precision policy, "float32" or "bfloat16", or such a dtype; parameters are float32 in both.
+      rngs: random streams for the initialisation, or a seed.
       **overrides: any field of `FocalNetConfig` to replace.
 
     Raises:
       UserError: unknown name, option or precision (with the nearest names), or a value that does not fit.
     """
     config = variant_config(name, num_classes=num_classes, **overrides)
-    return FocalNet(config, precision=get_precision(dtype), rngs=nnx.Rngs(0) if rngs is None else rngs)
+    return FocalNet(config, precision=get_precision(dtype), rngs=nnx.Rngs(rngs) if isinstance(rngs, int) else rngs)

@@ -33,7 +33,7 @@ def torch_uniform(fan_in: int) -> Initializer:
 
 def linear(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs) -> nnx.Linear:
     """A fully connected layer, initialised as the original's `nn.Linear`."""
-    normal = nnx.initializers.truncated_normal(0.02, lower=-100, upper=100)
+    normal = nnx.initializers.normal(0.02)
     return nnx.Linear(inputs, outputs, dtype=precision.dtype, precision=precision.matmul, kernel_init=normal, rngs=rngs)
 
 

@@ -1,4 +1,7 @@
-"""Named precision policies: what a model computes in. Parameters and reductions are float32 in all of them."""
+"""Named precision policies: what a model computes in.
+
+Parameters, the statistics of norms, pooling and the classifier are float32 in all of them.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,13 @@ PRECISIONS = {
 }
 
 
-def get_precision(name: str) -> Precision:
-    """The policy called `name`; `UserError` for an unknown one."""
+def get_precision(name: str | Any) -> Precision:
+    """The policy called `name`, or that of a dtype; `UserError` for an unknown one."""
+    if not isinstance(name, str):
+        try:
+            name = "none" if name is None else jnp.dtype(name).name
+        except TypeError:
+            name = repr(name)
     if name not in PRECISIONS:
         raise UserError(f"unknown precision {name!r}; expected {' or '.join(PRECISIONS)}.{suggest(name, PRECISIONS)}")
     return PRECISIONS[name]

@@ -8,8 +8,11 @@ the LayerNorm inside the modulation `use_postln`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from focalnet_jax.errors import UserError, suggest
 
@@ -53,7 +56,8 @@ class FocalNetConfig:
             ("drop_rate", 0 <= self.drop_rate < 1, "a rate in [0, 1)"),
             ("patch_size", self.patch_size > 0, "a positive size in pixels"),
             ("in_channels", self.in_channels > 0, "a positive number"),
-            ("mlp_ratio", self.mlp_ratio > 0, "a positive ratio"),
+            ("mlp_ratio", 0 < self.mlp_ratio < math.inf, "a positive ratio"),
+            ("patch_size", not self.use_conv_embed or self.patch_size == 4, "4, the stride of use_conv_embed"),
         ):
             if not valid:
                 raise UserError(f"model.{name} is {getattr(self, name)}; expected {what}")
@@ -141,8 +145,8 @@ def variant_config(name: str, **overrides: Any) -> FocalNetConfig:
 
     Raises `UserError` for an unknown name, an unknown field or a value of another kind, with suggestions.
     """
-    if name not in VARIANTS:
-        raise UserError(f"unknown model {name!r}.{suggest(name, VARIANTS) or ' Known: ' + ', '.join(VARIANTS)}")
+    if not isinstance(name, str) or name not in VARIANTS:
+        raise UserError(f"unknown model {name!r}.{suggest(str(name), VARIANTS) or ' Known: ' + ', '.join(VARIANTS)}")
     fields = {field.name: field for field in dataclasses.fields(FocalNetConfig)}
     for key in overrides:
         if key not in fields:
@@ -170,7 +174,7 @@ def _as(field: dataclasses.Field, value: Any) -> Any:
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _is_ints(value: Any) -> bool:

@@ -34,7 +34,7 @@ def print_banner(
     rows = {
         "versions": f"focalnet_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}",
         "devices": f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es), mesh {axes}",
-        "model": f"{config.model.name}, {model.params:,} parameters, {model.macs / 1e9:.3f} GMACs at "
+        "model": f"{config.model.name}, {model.params:,} parameters, {_macs(model.macs)} at "
         f"{config.data.image_size} px, {config.precision}, {outputs} outputs{unused}",
         "data": f"{config.data.source}: {len(train)} to train on, {len(evaluation)} to evaluate, {classes} classes",
         "batch": f"{config.batch_size} = {per_device} a device x {mesh.shape['data']}; {plan.steps_per_epoch} steps "
@@ -43,3 +43,7 @@ def print_banner(
         "workdir": str(workdir),
     }
     print("\n".join(f"{name:<10}{value}" for name, value in rows.items()), flush=True)
+
+
+def _macs(count: int) -> str:
+    return f"{count / 1e9:.2f} GMACs" if count >= 1e8 else f"{count / 1e6:.2f} MMACs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -34,6 +35,8 @@ def evaluate(
     while pending:
         add_oldest()
     examples = round(totals["examples"])
+    if not examples:
+        return {"top1": math.nan, "top5": math.nan, "loss": math.nan, "examples": 0}
     return {
         "top1": 100 * totals["top1"] / examples,
         "top5": 100 * totals["top5"] / examples,

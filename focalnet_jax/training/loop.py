@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 import jax
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.checkpoint.manager import BEST_METRIC, Checkpoints, find_checkpoint, load_params
+from focalnet_jax.checkpoint.manager import (
+    BEST_METRIC,
+    FOLDER,
+    Checkpoints,
+    find_checkpoint,
+    load_params,
+    newest_step,
+    read_metadata,
+)
 from focalnet_jax.checkpoint.preemption import StopRequest
 from focalnet_jax.config import differences, to_json
-from focalnet_jax.data.sources import check_same_classes
+from focalnet_jax.data.sources import check_labels, check_same_classes
 from focalnet_jax.distributed.mesh import put_batch
-from focalnet_jax.errors import EXIT_PREEMPTED, UserError
+from focalnet_jax.errors import EXIT_PREEMPTED, RunFailedError, UserError
 from focalnet_jax.model import summarize
 from focalnet_jax.training.banner import print_banner
 from focalnet_jax.training.evaluation import evaluate
@@ -99,40 +109,48 @@ def _set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     model = model_config(config)
     summary = summarize(model, config.data.image_size)
     train_data, eval_data = open_train_data(config, mesh), open_eval_data(config, mesh)
-    check_same_classes(train_data.source, eval_data.source)
+    check_same_classes(train_data.source.class_names, "training", eval_data.source.class_names, "evaluation")
+    check_labels(train_data.source, config.model.num_classes)
     plan = make_plan(config, len(train_data.source))
     graph, init_params = model_graph(model, config.precision)
     schedule = make_schedule(config.schedule, plan.warmup, plan.total)
     optimizer = make_optimizer(config.optimizer, schedule)
     task = Task(graph, optimizer, schedule, model.num_classes, config.augment.label_smoothing, config.seed, mesh)
-    initial = find_checkpoint(config.init_from) if config.init_from else None
+    newest = newest_step(workdir / FOLDER)
+    if newest is not None:
+        _refuse_other_checkpoint(config, workdir / FOLDER / str(newest), train_data)
+    initial = find_checkpoint(config.init_from) if config.init_from and newest is None else None
 
-    checkpoints = _open_checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
+    checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
     state, origin = _first_state(task, init_params, checkpoints, initial, config.init_head)
-    (workdir / CONFIG_FILE).write_text(to_json(config))
+    try:
+        (workdir / CONFIG_FILE).write_text(to_json(config))
+    except OSError as error:
+        raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}; choose another") from error
     print_banner(config, summary, (train_data, eval_data), plan, mesh, origin=origin, workdir=workdir)
     return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, checkpoints.best_metric())
-
-
-def _open_checkpoints(workdir: Path, *, keep_latest: int, keep_best: int) -> Checkpoints:
-    """The checkpoints of `workdir`, which is made if need be."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir {workdir} cannot be made: {error.strerror}; choose another") from error
-    return Checkpoints(workdir, keep_latest=keep_latest, keep_best=keep_best)
 
 
 def _refuse_other_run(config: FrozenConfigDict, workdir: Path) -> None:
     stored = workdir / CONFIG_FILE
     try:
-        differing = differences(config, stored.read_text()) if stored.exists() else []
-    except json.JSONDecodeError as error:
+        differing = differences(config, json.loads(stored.read_text())) if stored.exists() else []
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{stored} is damaged ({error}): mend or remove it, or choose another --workdir") from error
+    _refuse(workdir, differing)
+
+
+def _refuse_other_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData) -> None:
+    """Refuses to go on from another config's checkpoint, or with labels that mean something else than in it."""
+    stored = read_metadata(checkpoint)
+    _refuse(checkpoint, differences(config, stored["config"]))
+    check_same_classes(tuple(stored["classes"]), f"checkpoint {checkpoint}", data.source.class_names, "training")
+
+
+def _refuse(place: Path, differing: list[str]) -> None:
     if differing:
         raise UserError(
-            f"{workdir} holds a run of another config: {'; '.join(differing)}. "
-            "Give the same config or another --workdir"
+            f"{place} holds a run of another config: {'; '.join(differing)}. Give the same config or another --workdir"
         )
 
 
@@ -171,17 +189,28 @@ def _loop(run: Run, start: int, writer: MetricsWriter, stop: StopRequest) -> boo
             jax.block_until_ready(metrics)
             progress.first_step_done()
 
-        if step % config.log_every_steps == 0 or step == plan.total:
+        log = step % config.log_every_steps == 0 or step == plan.total
+        evaluate_now = step % plan.evaluate_every == 0 or step == plan.total
+        save_now = step % plan.save_every == 0 if plan.save_every else evaluate_now
+        if log or evaluate_now or save_now:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            _check_finite(values, step, run.checkpoints.latest_step)
+        if log:
             values["images_per_second"] = progress.images_per_second(step)
             writer.write(step, values)
             progress.print_step(step, values)
 
         evaluated = None
-        if step % plan.evaluate_every == 0 or step == plan.total:
+        if evaluate_now:
             jax.block_until_ready(run.state)  # steps still running belong to the time before the pause
             with progress.paused():
-                result = evaluate(eval_step, run.state.params, run.eval_data.batches(), run.task.mesh)
+                # A signal cuts an evaluation short, but for the last one, which a finished run would never make up for.
+                last = step == plan.total
+                wanted = takewhile(lambda _, last=last: last or not stop.received, run.eval_data.batches())
+                result = evaluate(eval_step, run.state.params, wanted, run.task.mesh)
+            if stop.received and not last:
+                _save(run, step, None)
+                return True
             evaluated = {f"eval/{name}": value for name, value in result.items()}
             writer.write(step, evaluated)
             progress.print_evaluation(step, evaluated)
@@ -189,13 +218,24 @@ def _loop(run: Run, start: int, writer: MetricsWriter, stop: StopRequest) -> boo
         improved = evaluated is not None and evaluated[BEST_METRIC] > run.best
         if improved:
             run.best = evaluated[BEST_METRIC]
-        due = step % plan.save_every == 0 if plan.save_every else evaluated is not None
-        if due or improved or step == plan.total:
+        if save_now or improved or step == plan.total:
             with progress.paused():
                 _save(run, step, evaluated)
     return False
 
 
+def _check_finite(values: dict[str, float], step: int, saved: int | None) -> None:
+    """Ends a run whose loss or gradient is no number any more, before it saves what cannot be trained on."""
+    broken = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if broken:
+        last = f"the last checkpoint is step {saved}" if saved else "there is no checkpoint"
+        raise RunFailedError(f"step {step}: {', '.join(broken)}; {last}. Try a lower schedule.learning_rate")
+
+
 def _save(run: Run, step: int, evaluated: dict[str, float] | None) -> None:
-    metadata = {"config": run.config.to_dict(), "version": __version__}
+    metadata = {
+        "config": run.config.to_dict(),
+        "classes": list(run.train_data.source.class_names),
+        "version": __version__,
+    }
     run.checkpoints.save(step, run.state.items(), metadata, metrics=evaluated)

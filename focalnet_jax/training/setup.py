@@ -14,7 +14,7 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import duration
 from focalnet_jax.data import loader, transforms
-from focalnet_jax.data.sources import Source, check_labels, open_source
+from focalnet_jax.data.sources import Source, open_source
 from focalnet_jax.distributed.mesh import check_batch_size, make_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig, variant_config
@@ -87,21 +87,19 @@ def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
 
 
 def open_train_data(config: FrozenConfigDict, mesh: Mesh) -> TrainData:
-    """The training split, checked against the classifier and the mesh."""
+    """The training split; its batch size is checked against the mesh."""
     batch_size = check_batch_size("batch_size", config.batch_size, mesh)
     source = open_source(config.data.source, config.data.path, config.data.train_split)
-    check_labels(source, config.model.num_classes)
     augment = config.augment
     transform = transforms.train_transform(config.data.image_size, augment.crop_scale, augment.crop_ratio, augment.flip)
     return TrainData(source, transform, batch_size, config.seed, config.data.threads)
 
 
 def open_eval_data(config: FrozenConfigDict, mesh: Mesh) -> EvalData:
-    """The evaluation split, checked against the classifier and the mesh."""
+    """The evaluation split; its batch size is checked against the mesh."""
     key = "batch_size" if config.eval_batch_size is None else "eval_batch_size"
     batch_size = check_batch_size(key, config[key], mesh)
     source = open_source(config.data.source, config.data.path, config.data.eval_split)
-    check_labels(source, config.model.num_classes)
     transform = transforms.eval_transform(config.data.image_size, config.data.eval_resize)
     return EvalData(source, transform, batch_size, config.data.threads)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.checkpoint.manager import find_checkpoint, load_params
+from focalnet_jax.checkpoint.manager import find_checkpoint, load_params, read_metadata
+from focalnet_jax.data.sources import check_labels, check_same_classes
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.setup import model_config, open_eval_data, run_mesh
 from focalnet_jax.training.step import abstract_params, make_eval_step, model_graph
+from focalnet_jax.training.writers import to_json
 
 
 def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float | int | str]:
@@ -21,10 +21,13 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     checkpoint = find_checkpoint(path)
     mesh = run_mesh(config)
     data = open_eval_data(config, mesh)
+    trained = tuple(read_metadata(checkpoint)["classes"])
+    check_same_classes(trained, f"checkpoint {checkpoint}", data.source.class_names, f"split {config.data.eval_split}")
+    check_labels(data.source, config.model.num_classes)
     graph, init_params = model_graph(model_config(config), config.precision)
     params = load_params(checkpoint, abstract_params(init_params, mesh))
     print(f"evaluating {checkpoint} on {len(data.source)} examples of {config.data.source}, {config.data.eval_split}")
     result = evaluate(make_eval_step(graph, mesh), params, data.batches(), mesh)
     result |= {"model": config.model.name, "checkpoint": str(checkpoint)}
-    print(json.dumps(result))
+    print(to_json(result))
     return result

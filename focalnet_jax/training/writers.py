@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +31,10 @@ class MetricsWriter:
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line `{"step": step, **values}`, floats in full precision."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(to_json({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            if value is not None:
+            if value is not None and math.isfinite(value):
                 self._tensorboard.add_scalar(name, value, step)
 
     def close(self) -> None:
@@ -44,13 +45,21 @@ class MetricsWriter:
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
+    for line in path.read_text(errors="replace").splitlines(keepends=True):
         try:
             if json.loads(line)["step"] <= step and line.endswith("\n"):
                 kept.append(line)
-        except json.JSONDecodeError:  # cut off by a kill
+        except (ValueError, TypeError, KeyError):  # cut off by a kill, or not ours
             continue
     return kept
+
+
+def to_json(values: dict[str, Any]) -> str:
+    """One line of JSON, in which what is not a finite number is null, as the standard has no other way."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }
+    return json.dumps(finite)
 
 
 class Progress:
@@ -92,7 +101,7 @@ class Progress:
         print(
             f"step {step:>{len(str(self._total))}}/{self._total}  epoch {step / self._steps_per_epoch:.2f}  "
             f"loss {values['train/loss']:.4f}  lr {values['train/learning_rate']:.2e}  "
-            f"grad {values['train/grad_norm']:.2f}  {rate or 0:.0f} images/s  eta {left}",
+            f"grad {values['train/grad_norm']:.2f}  {f'{rate:.0f}' if rate else '?'} images/s  eta {left}",
             flush=True,
         )
 

@@ -42,6 +42,12 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     np.testing.assert_array_equal(decoded[..., 0], np.round(ramp * (255 / 65535)).astype(np.uint8))
 
 
+def test_thirty_two_bits_are_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.int32)).save(tmp_path / "deep.tiff")
+    with pytest.raises(UserError, match="32 bits"):
+        to_image(tmp_path / "deep.tiff")
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", None])
 def test_an_unreadable_file_is_named(tmp_path, photo, content):
     path = tmp_path / "broken.jpg"
@@ -60,7 +66,7 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypat
         to_image(tmp_path / "bomb.png")
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (333, 77)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (333, 77), (90_000, 1)])
 def test_any_shape_of_picture_gives_the_size_asked_for(size):
     rng = np.random.default_rng(0)
     image = Image.new("RGB", size, (10, 200, 30))
@@ -77,6 +83,13 @@ def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(photo):
     assert eval_transform(384)(photo).shape == (384, 384, 3)
     with pytest.raises(UserError, match="eval_resize"):
         eval_transform(224, 200)
+
+
+def test_a_thin_picture_is_evaluated_without_resizing_all_of_it(monkeypatch):
+    ramp = Image.fromarray(np.tile(np.linspace(0, 255, 640).astype(np.uint8), (427, 1))).convert("RGB")
+    whole = eval_transform(224)(ramp)
+    monkeypatch.setattr("focalnet_jax.data.transforms.MAX_PIXELS", 0)
+    assert np.abs(eval_transform(224)(ramp).astype(int) - whole).max() <= 1
 
 
 def test_crops_have_uniform_area_and_log_uniform_ratio_inside_the_picture():

@@ -83,6 +83,10 @@ def test_every_option_of_a_stage_can_be_given_by_stage():
         ("focalnet_tiny_lrf", {"num_classes": -1}, "num_classes"),
         ("focalnet_tiny_lrf", {"remat": "ful"}, "full"),
         ("focalnet_tiny_lrf", {"dtype": "float16"}, "bfloat16"),
+        ("focalnet_tiny_lrf", {"dtype": None}, "bfloat16"),
+        ("focalnet_large_fl4", {"patch_size": 16}, "stride of use_conv_embed"),
+        ("focalnet_tiny_lrf", {"mlp_ratio": float("inf")}, "positive ratio"),
+        (5, {}, "unknown model 5"),
     ],
 )
 def test_a_mistaken_option_is_refused_with_what_was_expected(name, overrides, told):
