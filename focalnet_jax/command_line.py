@@ -41,7 +41,9 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
     except RunFailedError as error:
         sys.stdout.flush()
         print(f"failed: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        os._exit(EXIT_FAILED)  # what libraries print while they are torn down after an error would bury the line
+        # What libraries print while they are torn down after an error would bury the line.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        os._exit(EXIT_FAILED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130  # the shell's convention for SIGINT

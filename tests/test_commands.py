@@ -188,6 +188,15 @@ def photos(tmp_path_factory):
     return root
 
 
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in Path("configs").glob("*.py")))
+def test_every_recipe_takes_a_smoke_step(recipe, tmp_path):
+    done = run("train.py", f"--config=configs/{recipe}.py:smoke", "--config.total_steps=1", "--workdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in metrics(tmp_path)] == [1, 1]
+    assert np.isfinite(losses(tmp_path)[1])
+    assert metrics(tmp_path)[-1]["eval/examples"] == 450
+
+
 FOLDER = [
     *SMALL,
     "--config.data.source=folder",

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +71,8 @@ class Checkpoints:
         """
         _check_same(self._folder / str(step), named_leaves(like["params"]))
         trees = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in like.items()}
-        try:
+        with _reading(self._folder / str(step)):
             return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)).items())
-        except (ValueError, KeyError, OSError, RuntimeError) as error:
-            raise _damaged(self._folder / str(step), error) from error
 
     def best_metric(self) -> float:
         """The highest eval/top1 among the checkpoints, or minus infinity."""
@@ -113,10 +115,8 @@ def newest_step(folder: Path) -> int | None:
 
 def read_metadata(checkpoint: Path) -> dict[str, Any]:
     """What a step says about itself, see `Checkpoints.save`."""
-    try:
+    with _reading(checkpoint):
         return json.loads((checkpoint / "metadata" / "metadata").read_text())
-    except (OSError, ValueError) as error:
-        raise _damaged(checkpoint, error) from error
 
 
 def _is_step(entry: Path) -> bool:
@@ -140,11 +140,20 @@ def _check_folder(folder: Path) -> None:
             raise UserError(f"{entry} is no complete checkpoint: remove it")
 
 
-def _damaged(checkpoint: Path, error: Exception) -> RunFailedError:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return RunFailedError(
-        f"checkpoint {checkpoint} is damaged ({reason[0][:200]}): remove it to go on from the one before"
-    )
+@contextmanager
+def _reading(checkpoint: Path) -> Iterator[None]:
+    """Reports what goes wrong while reading as a damaged checkpoint, once: `RunFailedError`."""
+    hooks = sys.unraisablehook, threading.excepthook
+    # After a failure tensorstore's threads go on to complain in the background, until the end of the process.
+    sys.unraisablehook = threading.excepthook = lambda *_: None
+    try:
+        yield
+    except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise RunFailedError(
+            f"checkpoint {checkpoint} is damaged ({reason[0][:200]}): remove it to go on from the one before"
+        ) from error
+    sys.unraisablehook, threading.excepthook = hooks
 
 
 def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
@@ -165,20 +174,14 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
         restore_args=ocp.checkpoint_utils.construct_restore_args(_abstract(wanted)),
         partial_restore=head == "drop",
     )
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return like | checkpointer.restore(checkpoint / "params", args=arguments)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise _damaged(checkpoint, error) from error
+    with _reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return like | checkpointer.restore(checkpoint / "params", args=arguments)
 
 
 def _check_same(checkpoint: Path, wanted: dict[str, jax.Array], ignored: str | None = None) -> None:
     """Compares names, shapes and dtypes of a step's parameters with those of the model."""
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            stored = named_leaves(checkpointer.metadata(checkpoint / "params").item_metadata.tree)
-    except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
-        raise _damaged(checkpoint, error) from error
+    with _reading(checkpoint), ocp.StandardCheckpointer() as checkpointer:
+        stored = named_leaves(checkpointer.metadata(checkpoint / "params").item_metadata.tree)
     theirs = {
         name: f"{tuple(leaf.shape)} {leaf.dtype}"
         for name, leaf in stored.items()
