@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -124,7 +125,7 @@ def _is_step(entry: Path) -> bool:
 
 
 def _is_complete(step: Path) -> bool:
-    return all((step / item).is_dir() for item in ITEMS)
+    return all((step / item).is_dir() for item in ("params", "metadata"))
 
 
 def _check_folder(folder: Path) -> None:
@@ -138,6 +139,24 @@ def _check_folder(folder: Path) -> None:
     for entry in folder.glob("*/"):
         if _is_step(entry) and not _is_complete(entry):
             raise UserError(f"{entry} is no complete checkpoint: remove it")
+
+
+def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
+    """Writes `params` and `metadata` alone to `folder`: a step to load or start from, not to resume."""
+    (folder / "metadata").mkdir(parents=True)
+    (folder / "metadata" / "metadata").write_text(json.dumps(metadata))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute() / "params", params)
+
+
+def read_params(checkpoint: Path, like: Tree) -> Tree:
+    """The parameters of a step as NumPy arrays, with the structure of `like`; errors as `load_params`."""
+    _check_same(checkpoint, named_leaves(like))
+    arguments = ocp.args.PyTreeRestore(
+        item=like, restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    )
+    with _reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(checkpoint / "params", args=arguments)
 
 
 @contextmanager

@@ -179,3 +179,14 @@ def _is_int(value: Any) -> bool:
 
 def _is_ints(value: Any) -> bool:
     return isinstance(value, tuple) and all(map(_is_int, value))
+
+
+def model_metadata(name: str | None, config: FocalNetConfig) -> dict[str, Any]:
+    """What a checkpoint says of the model it holds; `model_from_metadata` reads it."""
+    return {"name": name, "config": dataclasses.asdict(config)}
+
+
+def model_from_metadata(stored: dict[str, Any]) -> tuple[str | None, FocalNetConfig]:
+    """The variant's name, if it is one, and the configuration, from JSON."""
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["config"].items()}
+    return stored["name"], FocalNetConfig(**fields)

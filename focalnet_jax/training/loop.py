@@ -27,6 +27,7 @@ from focalnet_jax.data.sources import check_labels, check_same_classes
 from focalnet_jax.distributed.mesh import put_batch
 from focalnet_jax.errors import EXIT_PREEMPTED, RunFailedError, UserError
 from focalnet_jax.model import summarize
+from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.training.banner import print_banner
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.optimizer import make_optimizer, make_schedule
@@ -234,6 +235,7 @@ def _check_finite(values: dict[str, float], step: int, saved: int | None) -> Non
 
 def _save(run: Run, step: int, evaluated: dict[str, float] | None) -> None:
     metadata = {
+        "model": model_metadata(run.config.model.name, model_config(run.config)),
         "config": run.config.to_dict(),
         "classes": list(run.train_data.source.class_names),
         "version": __version__,

@@ -1,0 +1,78 @@
+"""Convert FocalNet weights: python -m focalnet_jax.convert SRC DST --to {microsoft,timm,huggingface,orbax}.
+
+SRC is a .pth, a .safetensors (also an index of shards), a Hugging Face directory, or a checkpoint of this package; its
+format and model are recognised. DST is a .pth or .safetensors, or a directory for huggingface and orbax.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from focalnet_jax.command_line import run_command
+from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
+from focalnet_jax.convert.files import DTYPES, sha256, weight_files
+from focalnet_jax.convert.recognise import check_option
+from focalnet_jax.convert.tables import TABLES
+from focalnet_jax.convert.weights import Weights, read_weights
+from focalnet_jax.convert.write import write_weights
+
+
+def main(arguments: list[str]) -> int:
+    """Reads, adapts, writes and reports."""
+    parser = argparse.ArgumentParser(
+        prog="python -m focalnet_jax.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", type=Path, metavar="SRC")
+    parser.add_argument("destination", type=Path, metavar="DST")
+    parser.add_argument("--to", required=True, choices=[*TABLES, "orbax"], help="the format to write")
+    parser.add_argument("--model", metavar="NAME", help="the variant SRC holds; by default it is recognised")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=true|false",
+        help="use_postln or normalize_modulator, which shapes do not tell",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="what to write; by default what SRC holds")
+    parser.add_argument("--head", choices=HEAD_POLICIES, default="keep", help="the classifier; remap is 22K to 1K")
+    parser.add_argument("--num-classes", type=int, metavar="K", help="classes of the model written, with --head")
+    parser.add_argument("--image-size", type=int, default=224, metavar="PX", help="what a huggingface config states")
+    flags = parser.parse_args(arguments)
+
+    weights = read_weights(flags.source, flags.model, dict(map(check_option, flags.option)))
+    weights = _with_head(weights, flags.head, flags.num_classes)
+    report = write_weights(weights, flags.destination, format=flags.to, dtype=flags.dtype, image_size=flags.image_size)
+    print(f"read      {flags.source}: {weights.format}, {weights.name or 'no released variant'}, {weights.dtype}")
+    print(f"model     {weights.count:,} parameters, {weights.config.num_classes} classes")
+    for note in (*weights.notes, *report.notes):
+        print(f"note      {note}")
+    print(f"wrote     {flags.destination}: {flags.to}, {report.tensors} tensors, {report.dtype}; every key was used")
+    for path in (*_files(flags.source), *report.files):
+        print(f"sha256    {sha256(path)}  {path}")
+    return 0
+
+
+def _with_head(weights: Weights, head: str, num_classes: int | None) -> Weights:
+    if head == "keep" and num_classes is None:
+        return weights
+    import dataclasses
+
+    from focalnet_jax.data.class_lists import NUM_1K
+
+    if num_classes is None:
+        num_classes = NUM_1K if head == "remap" else 0
+    return adapt(weights, dataclasses.replace(weights.config, num_classes=num_classes), head=head)
+
+
+def _files(source: Path) -> list[Path]:
+    if source.is_dir() and not (source / "config.json").is_file():
+        return []  # a checkpoint of ours is many files
+    return weight_files(source)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,220 @@
+"""Reading and writing weight files: torch pickles and safetensors, also sharded.
+
+Nothing in a file is executed: pickles are read with `weights_only=True`, never without. Inputs are not modified, and
+an output has its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_dtypes import bfloat16
+
+from focalnet_jax.errors import UserError
+
+PICKLES = (".pth", ".pt", ".bin")
+DTYPES = {"float32": np.dtype("float32"), "float16": np.dtype("float16"), "bfloat16": np.dtype(bfloat16)}
+_SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_NESTED = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
+_HUGGINGFACE_FILES = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin")
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """Tensors of a file by name, each read when it is asked for."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, str], read: Callable[[str], np.ndarray]):
+        self.shapes, self.dtypes, self._read = shapes, dtypes, read
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def renamed(self, names: Mapping[str, str]) -> Tensors:
+        """The tensors named by the keys of `names`, under its values' names in this file."""
+        return Tensors(
+            {new: self.shapes[old] for new, old in names.items()},
+            {new: self.dtypes[old] for new, old in names.items()},
+            lambda new: self._read(names[new]),
+        )
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that hold the weights at `path`: itself, its shards, or what a Hugging Face directory holds.
+
+    Raises:
+      UserError: there is nothing there that this module reads.
+    """
+    if path.is_dir():
+        for name in _HUGGINGFACE_FILES:
+            if (path / name).is_file():
+                return weight_files(path / name)
+        raise UserError(f"{path} holds no weights; expected a checkpoint or one of {', '.join(_HUGGINGFACE_FILES)}")
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    if path.name.endswith(".index.json"):
+        try:
+            names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is no index of shards ({error})") from error
+        shards = [path.parent / name for name in names]
+        for shard in shards:
+            if shard.parent != path.parent or not shard.is_file():
+                raise UserError(f"{path} names the shard {shard.name}, which is not beside it")
+        return shards
+    if path.suffix not in (*PICKLES, ".safetensors"):
+        raise UserError(f"{path.name}: expected .safetensors, .pth, an index of shards, or a directory")
+    return [path]
+
+
+def read_tensors(path: Path) -> Tensors:
+    """All tensors at `path`.
+
+    Raises:
+      UserError: the file is missing, damaged, holds something else than tensors, or torch is needed and not installed.
+    """
+    files = weight_files(path)
+    parts = [_read_pickle(file) if file.suffix in PICKLES else _read_safetensors(file) for file in files]
+    if len(parts) == 1:
+        return parts[0]
+    owner = {name: part for part in parts for name in part}
+    return Tensors(
+        {name: part.shapes[name] for name, part in owner.items()},
+        {name: part.dtypes[name] for name, part in owner.items()},
+        lambda name: owner[name][name],
+    )
+
+
+def _read_safetensors(path: Path) -> Tensors:
+    import safetensors
+
+    try:
+        file = safetensors.safe_open(path, framework="numpy")
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file: {error}") from error
+    dtypes = {name: _SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()) for name, part in slices.items()}
+    shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+    return Tensors(shapes, dtypes, file.get_tensor)
+
+
+class _Inert(dict):
+    """Stands for a configuration object that lies beside the weights in a training checkpoint; it does nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def import_torch(path: Path) -> Any:
+    """The torch module; `UserError` where it is not installed."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path.name} is a torch file and torch is not installed: pip install torch, or use .safetensors"
+        ) from error
+    return torch
+
+
+def _read_pickle(path: Path) -> Tensors:
+    torch = import_torch(path)
+    # The original saves its configuration and timm its arguments beside the weights. Their classes are not loaded:
+    # an inert one takes their place.
+    stand_ins = [(_Inert, "yacs.config.CfgNode"), (_Inert, "argparse.Namespace")]
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        blocked = str(error).split("Unsupported global: GLOBAL ")
+        what = f"it wants to load {blocked[1].split()[0]}" if len(blocked) > 1 else "it is damaged or no torch file"
+        raise UserError(f"{path} is refused: {what}; only tensors are read from it") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged or no torch file: {error}") from error
+    tensors = _weights_in(loaded, path, torch)
+
+    def read(name: str) -> np.ndarray:
+        tensor = tensors[name].detach()
+        if tensor.dtype == torch.bfloat16:
+            return tensor.contiguous().view(torch.int16).numpy().view(bfloat16)
+        return tensor.numpy()
+
+    return Tensors(
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()},
+        read,
+    )
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether the file is in the format that can be mapped into memory."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _weights_in(loaded: Any, path: Path, torch: Any) -> dict[str, Any]:
+    """The state dict of a checkpoint, itself or nested in what a trainer saved."""
+    for key in _NESTED:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not any(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise UserError(f"{path} holds no state dict; expected tensors by name, or nested in {' or '.join(_NESTED)}")
+    return {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray], *, nested: bool) -> None:
+    """Writes `.safetensors`, or a torch pickle with the tensors under "model" if `nested`."""
+    if path.suffix == ".safetensors":
+        import safetensors.numpy
+
+        safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+        return
+    torch = import_torch(path)
+    state = {name: _to_torch(torch, array) for name, array in tensors.items()}
+    torch.save({"model": state} if nested else state, path)
+
+
+def _to_torch(torch: Any, array: np.ndarray) -> Any:
+    if array.dtype == bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to, which becomes `path` at the end and vanishes on an error.
+
+    Raises:
+      UserError: `path` exists, or its folder cannot be written.
+    """
+    if path.exists():
+        raise UserError(f"{path} exists already; nothing was written: remove it or name another")
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        partial.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,90 @@
+"""The files beside the weights in a Hugging Face model directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from focalnet_jax.data.class_lists import class_names
+from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNetConfig
+
+BICUBIC = 3  # Pillow's number for it, which Hugging Face uses
+
+
+def write_metadata(folder: Path, config: FocalNetConfig, image_size: int) -> None:
+    """`config.json` and `preprocessor_config.json` that `FocalNetForImageClassification.from_pretrained` reads."""
+    (folder / "config.json").write_text(json.dumps(model_config(config, image_size), indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(_preprocessor(image_size), indent=2) + "\n")
+
+
+def model_config(config: FocalNetConfig, image_size: int) -> dict[str, Any]:
+    """The config of transformers' FocalNet.
+
+    Raises:
+      UserError: what it cannot express: another focal factor than 2, embeddings that do not double, no classifier.
+    """
+    widths = tuple(config.dims[0] * 2**stage for stage in range(len(config.depths)))
+    if config.dims != widths:
+        raise UserError(f"transformers doubles the channels at every stage; this model has {config.dims}")
+    if any(k[1] - k[0] != 2 for k in map(config.kernel_sizes, range(len(config.depths))) if len(k) > 1):
+        raise UserError(f"transformers has a focal factor of 2; this model has {config.focal_factor}")
+    names = class_names(config.num_classes) or [f"LABEL_{index}" for index in range(config.num_classes)]
+    return {
+        "architectures": ["FocalNetForImageClassification"],
+        "model_type": "focalnet",
+        "image_size": image_size,
+        "patch_size": config.patch_size,
+        "num_channels": config.in_channels,
+        "embed_dim": config.dims[0],
+        "hidden_sizes": list(config.dims),
+        "depths": list(config.depths),
+        "focal_levels": list(config.levels),
+        "focal_windows": [config.kernel_sizes(stage)[0] for stage in range(len(config.depths))],
+        "mlp_ratio": config.mlp_ratio,
+        "drop_path_rate": config.drop_path_rate,
+        "hidden_dropout_prob": config.drop_rate,
+        "use_conv_embed": config.use_conv_embed,
+        "use_layerscale": config.use_layerscale,
+        "layerscale_value": config.layerscale_value,
+        "use_post_layernorm": config.use_postln,
+        "use_post_layernorm_in_modulation": config.use_postln_in_modulation,
+        "normalize_modulator": config.normalize_modulator,
+        "layer_norm_eps": 1e-5,
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+
+
+def told_by_config(folder: Path) -> dict[str, Any]:
+    """The options of ours that a directory's `config.json` states."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    return {
+        "use_postln": config.get("use_post_layernorm", False),
+        "normalize_modulator": config.get("normalize_modulator", False),
+    }
+
+
+def _preprocessor(image_size: int) -> dict[str, Any]:
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": int(256 / 224 * image_size)},
+        "resample": BICUBIC,
+        "do_center_crop": True,
+        "crop_size": {"height": image_size, "width": image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+        "do_convert_rgb": True,
+    }

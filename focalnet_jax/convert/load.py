@@ -1,0 +1,48 @@
+"""A model with the weights of a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from focalnet_jax.convert.adapt import adapt
+from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.model import FocalNet, FocalNetConfig
+from focalnet_jax.model.precision import get_precision
+
+
+def load_model(
+    path: str | Path, name: str | None = None, *, head: str = "keep", dtype: str | Any = "float32", **options: Any
+) -> FocalNet:
+    """The model whose weights lie at `path`, whatever their format.
+
+    Args:
+      path: a `.pth`, a `.safetensors` (or its index), a Hugging Face directory, a workdir or a checkpoint.
+      name: the variant it is; by default it is recognised.
+      head: with another `num_classes`: "drop" for a fresh classifier, "remap" from ImageNet-22K to ImageNet-1K.
+      dtype: precision policy, "float32" or "bfloat16"; parameters are float32 in both.
+      **options: fields of `FocalNetConfig` to replace. Larger `focal_windows` and more `focal_levels` adapt the
+        weights: kernels are padded with zeros, added levels start with zero gates.
+
+    Raises:
+      UserError: nothing readable at `path`, or it is another model than asked for.
+    """
+    unknown = [key for key in options if key not in FocalNetConfig.__dataclass_fields__]
+    if unknown:
+        raise UserError(
+            f"unknown model option {unknown[0]!r}.{suggest(unknown[0], FocalNetConfig.__dataclass_fields__)}"
+        )
+    untold = {key: options[key] for key in ("use_postln", "normalize_modulator") if key in options}
+    weights = read_weights(path, name, untold)
+    config = dataclasses.replace(weights.config, **options)
+    if config != weights.config or head != "keep":
+        weights = adapt(weights, config, head=head)
+    abstract = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision(dtype), rngs=nnx.Rngs(0)))
+    graph, _ = nnx.split(abstract)
+    return nnx.merge(graph, jax.tree.map(jnp.asarray, weights.params))

@@ -1,0 +1,211 @@
+"""Which format a set of tensors is in and which model it holds, from names and shapes alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from focalnet_jax.convert.tables import TABLES
+from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.model import FocalNetConfig, list_models, variant_config
+
+Shapes = Mapping[str, tuple[int, ...]]
+# One key by format that no other format has.
+_SIGNS = {
+    "microsoft": "patch_embed.proj.weight",
+    "timm": "stem.proj.weight",
+    "huggingface": "focalnet.embeddings.patch_embeddings.projection.weight",
+}
+# Of a model, what its tensors' names and shapes tell; use_postln only timm's names do.
+_FROM_SHAPES = (
+    "embed_dim",
+    "depths",
+    "focal_levels",
+    "focal_windows",
+    "focal_factor",
+    "mlp_ratio",
+    "patch_size",
+    "use_conv_embed",
+    "use_layerscale",
+    "use_postln_in_modulation",
+    "in_channels",
+)
+_NOT_FROM_SHAPES = ("use_postln", "normalize_modulator")
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What model tensors are of, and how its options are known."""
+
+    name: str | None  # the released variant with these shapes
+    config: FocalNetConfig
+    sources: dict[str, str] = field(default_factory=dict)  # option: where its value is from
+
+
+def recognise_format(shapes: Shapes) -> tuple[str, str]:
+    """The format and the prefix before every name, such as `module.`.
+
+    Raises:
+      UserError: no format has these names.
+    """
+    for name in shapes:
+        for format, sign in _SIGNS.items():
+            if name == sign or name.endswith(f".{sign}"):
+                return format, name.removesuffix(sign)
+    # A headless Hugging Face backbone lacks the prefix its classifier gives it.
+    if "embeddings.patch_embeddings.projection.weight" in shapes:
+        return "huggingface", "-focalnet."
+    some = ", ".join(list(shapes)[:3])
+    raise UserError(f"these are no FocalNet weights: {len(shapes)} tensors such as {some or 'none'}")
+
+
+def recognise(
+    shapes: Shapes,
+    *,
+    format: str,
+    name: str | None = None,
+    told: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Recognised:
+    """The model of tensors in `format` (prefix already taken off).
+
+    Args:
+      shapes: shapes by key of theirs.
+      format: one of the tables.
+      name: the variant the user says it is.
+      told: options a configuration beside the weights states.
+      overrides: options the user states; they win.
+
+    Raises:
+      UserError: the shapes are not those of `name`, or leave an option open.
+    """
+    seen = _options(shapes, format)
+    sources = dict.fromkeys(seen, "shapes")
+    matching = [known for known in list_models() if _agree(variant_config(known), seen)]
+    if name is not None:
+        expected = variant_config(name)
+        differing = [key for key in _FROM_SHAPES if key in seen and _value(expected, key) != seen[key]]
+        differing = [key for key in differing if key not in (overrides or {})]
+        if differing:
+            texts = "; ".join(f"{key} is {seen[key]}, {name} has {_value(expected, key)}" for key in differing)
+            raise UserError(f"these are not the weights of {name}: {texts}")
+    elif matching:
+        name = matching[0]
+    options = dict(seen)
+    for key in _NOT_FROM_SHAPES:
+        for source, values in (("the user", overrides), ("config", told), ("names", _postln_by_names(shapes, format))):
+            if values and values.get(key) is not None:
+                options[key], sources[key] = values[key], source
+                break
+        else:
+            if name is None:
+                raise UserError(
+                    f"no released variant has these shapes, and nothing in them tells {key}: name the model, or give "
+                    f"{key}=true or false"
+                )
+            options[key], sources[key] = getattr(variant_config(name), key), f"variant {name}"
+    base = variant_config(name) if name else FocalNetConfig()
+    config = dataclasses.replace(base, **{key: _plain(key, value) for key, value in options.items()})
+    return Recognised(name, config, sources)
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A value a stage as the one value it comes from, where it does: what a variant's own options look like."""
+    if not isinstance(value, tuple) or key == "depths":
+        return value
+    expected = (
+        tuple(value[0] * 2**stage for stage in range(len(value))) if key == "embed_dim" else value[:1] * len(value)
+    )
+    return value[0] if value == expected else value
+
+
+def _agree(config: FocalNetConfig, seen: Mapping[str, Any]) -> bool:
+    return all(_value(config, key) == seen[key] for key in _FROM_SHAPES if key in seen)
+
+
+def _value(config: FocalNetConfig, key: str) -> Any:
+    """An option in the form `_options` gives it: one value a stage."""
+    if key == "embed_dim":
+        return config.dims
+    if key in ("focal_levels", "focal_windows", "focal_factor"):
+        value = getattr(config, key)
+        return value if isinstance(value, tuple) else (value,) * len(config.depths)
+    return getattr(config, key)
+
+
+def _options(shapes: Shapes, format: str) -> dict[str, Any]:
+    """Options of the model by the shapes of its tensors, per-stage ones as one value a stage."""
+    by_role = _roles(shapes, format)
+    blocks = [indices for role, indices, _ in by_role if role == "stages/blocks/norm2/scale"]
+    stages = 1 + max((indices["stage"] for indices in blocks), default=-1)
+    if not stages:
+        raise UserError("these FocalNet weights have no blocks")
+    depths = tuple(1 + max((i["block"] for i in blocks if i["stage"] == stage), default=-1) for stage in range(stages))
+
+    def shape(role: str, **wanted: int) -> tuple[int, ...] | None:
+        for found, indices, size in by_role:
+            if found == role and all(indices.get(key) == value for key, value in wanted.items()):
+                return size
+        return None
+
+    def windows(stage: int) -> list[int]:
+        role = "stages/blocks/modulation/focal_kernels/kernel"
+        sizes = {i["level"]: s[-1] for found, i, s in by_role if found == role and i["stage"] == stage}
+        return [sizes[level] for level in sorted(sizes)]
+
+    stem, kernels = shape("patch_embed/proj/kernel"), [windows(stage) for stage in range(stages)]
+    first = shape("stages/blocks/mlp/fc1/kernel", stage=0)
+    if stem is None or first is None or not all(kernels):
+        raise UserError("these FocalNet weights lack an embedding, an MLP or focal levels")
+    down = shape("stages/downsample/proj/kernel")
+    overlapped = stem[-1] == 7 if down is None else down[-1] == 3
+    options: dict[str, Any] = {
+        "embed_dim": tuple(shape("stages/blocks/norm2/scale", stage=stage)[0] for stage in range(stages)),
+        "depths": depths,
+        "focal_levels": tuple(len(sizes) for sizes in kernels),
+        "focal_windows": tuple(sizes[0] for sizes in kernels),
+        "mlp_ratio": first[0] / first[1],
+        "patch_size": 4 if overlapped else stem[-1],
+        "use_conv_embed": overlapped,
+        "use_layerscale": shape("stages/blocks/gamma1") is not None,
+        "use_postln_in_modulation": shape("stages/blocks/modulation/norm/scale") is not None,
+        "in_channels": stem[1],
+    }
+    # One level shows no factor; the default is every code base's.
+    options["focal_factor"] = tuple(sizes[1] - sizes[0] if len(sizes) > 1 else 2 for sizes in kernels)
+    head = shape("head/kernel")
+    options["num_classes"] = head[0] if head else 0
+    return options
+
+
+def _roles(shapes: Shapes, format: str) -> list[tuple[str, dict[str, int], tuple[int, ...]]]:
+    """Every tensor as the parameter of ours it is (numbers left out), its numbers, and its shape."""
+    found = []
+    for key, shape in shapes.items():
+        for row in TABLES[format]:
+            match = row.pattern.fullmatch(key)
+            if match:
+                indices = {name: int(value) for name, value in match.groupdict().items() if value is not None}
+                found.append((re.sub(r"/\{\w+\}", "", row.ours[0]), indices, tuple(shape)))
+    return found
+
+
+def _postln_by_names(shapes: Shapes, format: str) -> dict[str, bool]:
+    """Timm names the norms of post-norm blocks otherwise; the others do not."""
+    if format != "timm":
+        return {}
+    return {"use_postln": any("norm1_post" in key for key in shapes)}
+
+
+def check_option(text: str) -> tuple[str, bool]:
+    """`KEY=true|false` of an option that shapes cannot tell."""
+    key, _, value = text.partition("=")
+    if key not in _NOT_FROM_SHAPES or value not in ("true", "false"):
+        raise UserError(
+            f"unknown option {text!r}; expected one of {', '.join(_NOT_FROM_SHAPES)} =true or =false."
+            f"{suggest(key, _NOT_FROM_SHAPES)}"
+        )
+    return key, value == "true"

@@ -1,0 +1,146 @@
+"""What every parameter is called in each PyTorch code base, and how its axes lie there.
+
+A format is an ordered table of rows. A row pairs parameters of ours with one key of theirs; `{stage}`, `{next}` (stage
++ 1), `{block}` and `{level}` stand for numbers. Rows whose parameter a model does not have do not apply to it. Both
+directions read the same table, and `mapping.py` refuses what it does not cover.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an array's axes lie in theirs: functions from ours and back."""
+
+    to_theirs: Callable[[np.ndarray], np.ndarray]
+    to_ours: Callable[[np.ndarray], np.ndarray]
+
+
+VECTOR = Layout(lambda a: a, lambda a: a)
+LINEAR = Layout(lambda a: a.T, lambda a: a.T)  # [in, out] and [out, in]
+POINTWISE = Layout(lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T)  # [in, out] and [out, in, 1, 1]
+CONV = Layout(lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))  # [k, k, in, out], [out, in, k, k]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One key of theirs, and the parameters of ours it holds, joined along their last axis."""
+
+    ours: tuple[str, ...]
+    theirs: str
+    layout: Layout
+    postln: bool | None = None  # the row is for post-norm blocks only, for pre-norm ones only, or for both
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Matches their key, with the numbers as named groups."""
+        return _pattern(self.theirs)
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(template)))
+
+
+def _pair(ours: str, theirs: str, layout: Layout, postln: bool | None = None) -> list[Row]:
+    """The rows of a layer with weight and bias: `kernel` or `scale` of ours is `weight` of theirs."""
+    weight = "scale" if layout is VECTOR else "kernel"
+    return [
+        Row((f"{ours}/{weight}",), f"{theirs}.weight", layout, postln),
+        Row((f"{ours}/bias",), f"{theirs}.bias", VECTOR, postln),
+    ]
+
+
+def _projection_in(theirs: str, layout: Layout) -> list[Row]:
+    """Query, context and gates, which the others hold as one layer in this order."""
+    parts = [f"{_BLOCK}/modulation/{name}" for name in ("query", "context", "gates")]
+    return [
+        Row(tuple(f"{part}/kernel" for part in parts), f"{theirs}.weight", layout),
+        Row(tuple(f"{part}/bias" for part in parts), f"{theirs}.bias", VECTOR),
+    ]
+
+
+_BLOCK = "stages/{stage}/blocks"
+_FOCAL = f"{_BLOCK}/modulation/focal_kernels/{{level}}/kernel"
+
+
+def _microsoft() -> list[Row]:
+    block = "layers.{stage}.blocks.{block}"
+    return [
+        *_pair("patch_embed/proj", "patch_embed.proj", CONV),
+        *_pair("patch_embed/norm", "patch_embed.norm", VECTOR),
+        Row((f"{_BLOCK}/gamma1",), f"{block}.gamma_1", VECTOR),
+        Row((f"{_BLOCK}/gamma2",), f"{block}.gamma_2", VECTOR),
+        *_pair(f"{_BLOCK}/norm1", f"{block}.norm1", VECTOR),
+        *_projection_in(f"{block}.modulation.f", LINEAR),
+        *_pair(f"{_BLOCK}/modulation/modulator", f"{block}.modulation.h", POINTWISE),
+        *_pair(f"{_BLOCK}/modulation/proj", f"{block}.modulation.proj", LINEAR),
+        Row((_FOCAL,), f"{block}.modulation.focal_layers.{{level}}.0.weight", CONV),
+        *_pair(f"{_BLOCK}/modulation/norm", f"{block}.modulation.ln", VECTOR),
+        *_pair(f"{_BLOCK}/norm2", f"{block}.norm2", VECTOR),
+        *_pair(f"{_BLOCK}/mlp/fc1", f"{block}.mlp.fc1", LINEAR),
+        *_pair(f"{_BLOCK}/mlp/fc2", f"{block}.mlp.fc2", LINEAR),
+        *_pair("stages/{stage}/downsample/proj", "layers.{stage}.downsample.proj", CONV),
+        *_pair("stages/{stage}/downsample/norm", "layers.{stage}.downsample.norm", VECTOR),
+        *_pair("norm", "norm", VECTOR),
+        *_pair("head", "head", LINEAR),
+    ]
+
+
+def _timm() -> list[Row]:
+    block = "layers.{stage}.blocks.{block}"
+    return [
+        *_pair("patch_embed/proj", "stem.proj", CONV),
+        *_pair("patch_embed/norm", "stem.norm", VECTOR),
+        *_pair("stages/{stage}/downsample/proj", "layers.{next}.downsample.proj", CONV),
+        *_pair("stages/{stage}/downsample/norm", "layers.{next}.downsample.norm", VECTOR),
+        *_pair(f"{_BLOCK}/norm1", f"{block}.norm1", VECTOR, postln=False),
+        *_projection_in(f"{block}.modulation.f", POINTWISE),
+        *_pair(f"{_BLOCK}/modulation/modulator", f"{block}.modulation.h", POINTWISE),
+        *_pair(f"{_BLOCK}/modulation/proj", f"{block}.modulation.proj", POINTWISE),
+        Row((_FOCAL,), f"{block}.modulation.focal_layers.{{level}}.0.weight", CONV),
+        *_pair(f"{_BLOCK}/modulation/norm", f"{block}.modulation.norm", VECTOR),
+        *_pair(f"{_BLOCK}/norm1", f"{block}.norm1_post", VECTOR, postln=True),
+        Row((f"{_BLOCK}/gamma1",), f"{block}.ls1.gamma", VECTOR),
+        *_pair(f"{_BLOCK}/norm2", f"{block}.norm2", VECTOR, postln=False),
+        *_pair(f"{_BLOCK}/mlp/fc1", f"{block}.mlp.fc1", POINTWISE),
+        *_pair(f"{_BLOCK}/mlp/fc2", f"{block}.mlp.fc2", POINTWISE),
+        *_pair(f"{_BLOCK}/norm2", f"{block}.norm2_post", VECTOR, postln=True),
+        Row((f"{_BLOCK}/gamma2",), f"{block}.ls2.gamma", VECTOR),
+        *_pair("norm", "norm", VECTOR),
+        *_pair("head", "head.fc", LINEAR),
+    ]
+
+
+def _huggingface() -> list[Row]:
+    block = "focalnet.encoder.stages.{stage}.layers.{block}"
+    downsample = "focalnet.encoder.stages.{stage}.downsample"
+    return [
+        *_pair("patch_embed/proj", "focalnet.embeddings.patch_embeddings.projection", CONV),
+        *_pair("patch_embed/norm", "focalnet.embeddings.norm", VECTOR),
+        Row((f"{_BLOCK}/gamma1",), f"{block}.gamma_1", VECTOR),
+        Row((f"{_BLOCK}/gamma2",), f"{block}.gamma_2", VECTOR),
+        *_pair(f"{_BLOCK}/norm1", f"{block}.norm1", VECTOR),
+        *_projection_in(f"{block}.modulation.projection_in", LINEAR),
+        *_pair(f"{_BLOCK}/modulation/modulator", f"{block}.modulation.projection_context", POINTWISE),
+        *_pair(f"{_BLOCK}/modulation/proj", f"{block}.modulation.projection_out", LINEAR),
+        Row((_FOCAL,), f"{block}.modulation.focal_layers.{{level}}.0.weight", CONV),
+        *_pair(f"{_BLOCK}/modulation/norm", f"{block}.modulation.layernorm", VECTOR),
+        *_pair(f"{_BLOCK}/norm2", f"{block}.norm2", VECTOR),
+        *_pair(f"{_BLOCK}/mlp/fc1", f"{block}.mlp.fc1", LINEAR),
+        *_pair(f"{_BLOCK}/mlp/fc2", f"{block}.mlp.fc2", LINEAR),
+        *_pair("stages/{stage}/downsample/proj", f"{downsample}.projection", CONV),
+        *_pair("stages/{stage}/downsample/norm", f"{downsample}.norm", VECTOR),
+        *_pair("norm", "focalnet.layernorm", VECTOR),
+        *_pair("head", "classifier", LINEAR),
+    ]
+
+
+TABLES: dict[str, list[Row]] = {"microsoft": _microsoft(), "timm": _timm(), "huggingface": _huggingface()}

@@ -1,0 +1,89 @@
+"""Weights of any format as a model's parameters, with what was recognised about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from focalnet_jax.checkpoint.manager import find_checkpoint, read_metadata, read_params
+from focalnet_jax.convert.files import Tensors, read_tensors
+from focalnet_jax.convert.huggingface import told_by_config
+from focalnet_jax.convert.mapping import abstract_params, to_ours
+from focalnet_jax.convert.recognise import recognise, recognise_format
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNetConfig
+from focalnet_jax.model.variants import model_from_metadata
+from focalnet_jax.paths import named_leaves
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Parameters, float32, and where they come from."""
+
+    params: Any
+    config: FocalNetConfig
+    name: str | None  # the released variant, if it is one
+    format: str  # microsoft, timm, huggingface or orbax
+    dtype: str  # of the file
+    notes: tuple[str, ...]  # what a reader should know, a line each
+
+    @property
+    def count(self) -> int:
+        """Number of parameters."""
+        return sum(leaf.size for leaf in named_leaves(self.params).values())
+
+
+def read_weights(path: str | Path, name: str | None = None, options: Mapping[str, bool] | None = None) -> Weights:
+    """Weights at `path`: a `.pth`, a `.safetensors`, a Hugging Face directory, or a checkpoint of ours.
+
+    Args:
+      path: a file or directory.
+      name: the variant it is; recognised by default.
+      options: `use_postln` and `normalize_modulator`, which shapes cannot tell.
+
+    Raises:
+      UserError: nothing readable there, or it is not what `name` says.
+    """
+    path = Path(path)
+    if (path.is_dir() and not (path / "config.json").is_file()) or (path / "checkpoints").is_dir():
+        return _from_checkpoint(find_checkpoint(str(path)), name)
+    tensors = read_tensors(path)
+    format, prefix = recognise_format(tensors.shapes)
+    notes = [f"prefix {prefix!r} taken off the names"] if prefix else []
+    tensors, unused = _without_prefix(tensors, prefix)
+    notes += [f"not weights of the model, left out: {', '.join(unused)}"] if unused else []
+    folder = path if path.is_dir() else path.parent
+    told = told_by_config(folder) if format == "huggingface" else {}
+    found = recognise(tensors.shapes, format=format, name=name, told=told, overrides=options)
+    dtype = _one_dtype(tensors.dtypes)
+    params = to_ours(tensors, found.config, format)
+    for key in ("use_postln", "normalize_modulator"):
+        notes.append(f"{key}={getattr(found.config, key)} by {found.sources[key]}")
+    return Weights(params, found.config, found.name, format, dtype, tuple(notes))
+
+
+def _without_prefix(tensors: Tensors, prefix: str) -> tuple[Tensors, list[str]]:
+    if prefix.startswith("-"):  # the file lacks a prefix the format has
+        return tensors.renamed({prefix[1:] + name: name for name in tensors}), []
+    names = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
+    return tensors.renamed(names), [name for name in tensors if not name.startswith(prefix)]
+
+
+def _one_dtype(dtypes: Mapping[str, str]) -> str:
+    found = sorted(set(dtypes.values()))
+    if len(found) != 1 or found[0] not in ("float32", "float16", "bfloat16"):
+        raise UserError(f"the weights are {', '.join(found)}; expected one of float32, float16 and bfloat16 for all")
+    return found[0]
+
+
+def _from_checkpoint(step: Path, name: str | None) -> Weights:
+    stored = read_metadata(step).get("model")
+    if stored is None:
+        raise UserError(f"{step} does not say which model it holds; it was not written by this package")
+    held, config = model_from_metadata(stored)
+    if name not in (None, held):
+        raise UserError(f"{step} holds {held}, not {name}")
+    params = read_params(step, abstract_params(config))
+    return Weights(params, config, held, "orbax", "float32", (f"read from {step}",))

@@ -1,0 +1,90 @@
+"""Writing weights in a format: a torch or safetensors file, a Hugging Face directory, a checkpoint of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from focalnet_jax.checkpoint.manager import save_params
+from focalnet_jax.convert.files import DTYPES, PICKLES, import_torch, write_tensors, written_whole
+from focalnet_jax.convert.huggingface import write_metadata
+from focalnet_jax.convert.mapping import to_theirs
+from focalnet_jax.convert.weights import Weights
+from focalnet_jax.errors import UserError
+from focalnet_jax.model.variants import model_metadata, variant_config
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written."""
+
+    tensors: int
+    dtype: str
+    files: tuple[Path, ...]  # whose digests are worth printing
+    notes: tuple[str, ...]
+
+
+def write_weights(
+    weights: Weights, destination: Path, *, format: str, dtype: str | None = None, image_size: int = 224
+) -> Report:
+    """Writes `weights` to `destination`, which must not exist and appears only when it is complete.
+
+    Args:
+      weights: what to write.
+      destination: a `.pth` or `.safetensors`; a directory for "huggingface" and "orbax".
+      format: "microsoft", "timm", "huggingface" or "orbax".
+      dtype: of the tensors, by default that of the file the weights come from. Checkpoints of ours are float32.
+      image_size: what a Hugging Face configuration states.
+
+    Raises:
+      UserError: the format cannot express the model, or `destination` does not fit it or exists.
+    """
+    dtype = dtype or weights.dtype
+    if format == "orbax":
+        return _write_checkpoint(weights, destination)
+    as_directory = format == "huggingface"
+    if as_directory == (destination.suffix in (*PICKLES, ".safetensors")):
+        expected = "a directory" if as_directory else "a .pth or .safetensors file"
+        raise UserError(f"{destination.name}: --to {format} writes {expected}")
+    if destination.suffix in PICKLES:
+        import_torch(destination)  # before an hour of work
+    _check_expressible(weights, format)
+    with written_whole(destination) as partial:
+        file = partial
+        if as_directory:
+            partial.mkdir()
+            write_metadata(partial, weights.config, image_size)
+            file = partial / "model.safetensors"
+        tensors = {
+            name: array.astype(DTYPES[dtype], copy=False)
+            for name, array in to_theirs(weights.params, weights.config, format)
+        }
+        write_tensors(file, tensors, nested=format == "microsoft")
+    files = sorted(destination.iterdir()) if as_directory else [destination]
+    return Report(len(tensors), dtype, tuple(files), _notes(weights, format))
+
+
+def _write_checkpoint(weights: Weights, destination: Path) -> Report:
+    with written_whole(destination) as partial:
+        save_params(partial, weights.params, {"model": model_metadata(weights.name, weights.config)})
+    notes = () if weights.dtype == "float32" else (f"{weights.dtype} was cast to float32",)
+    return Report(len(list(to_theirs(weights.params, weights.config, "microsoft"))), "float32", (), notes)
+
+
+def _check_expressible(weights: Weights, format: str) -> None:
+    config = weights.config
+    if format == "huggingface" and not config.num_classes:
+        raise UserError("transformers' classifier needs classes; these weights have none")
+    if format == "timm" and config.patch_size != 4:
+        raise UserError(f"timm's FocalNet has patches of 4; this model has {config.patch_size}")
+    if format == "timm" and any(2 * dim != wide for dim, wide in zip(config.dims, config.dims[1:], strict=False)):
+        raise UserError(f"timm doubles the channels at every stage; this model has {config.dims}")
+
+
+def _notes(weights: Weights, format: str) -> tuple[str, ...]:
+    notes = []
+    if format == "timm" and weights.config.normalize_modulator:
+        notes.append("timm's variant has normalize_modulator off: create the model with normalize_modulator=True")
+    if format == "timm" and weights.name and weights.config.num_classes != variant_config(weights.name).num_classes:
+        notes.append(f"create the timm model with num_classes={weights.config.num_classes}")
+    return tuple(notes)

@@ -1,0 +1,35 @@
+"""The classes of ImageNet-1K and ImageNet-22K in the order of the released heads.
+
+`classes/*.txt` hold a line a class, synset id and lemmas; `scripts/class_lists.py` made them and says where from.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+# In the 22K order ids 0..999 are ImageNet-1K. Id 850 (n04399382, teddy bear) has no images in the fall 2011 release.
+NUM_1K = 1000
+NUM_22K = 21842
+UNTRAINED_22K = 850
+_LISTS = {NUM_1K: "imagenet1k", NUM_22K: "imagenet22k"}
+
+
+@cache
+def class_list(num_classes: int) -> tuple[tuple[str, str], ...] | None:
+    """`(synset id, lemmas)` of each class of the list with that many classes, or `None` if there is no such list."""
+    if num_classes not in _LISTS:
+        return None
+    text = resources.files("focalnet_jax.data").joinpath(f"classes/{_LISTS[num_classes]}.txt").read_text("utf-8")
+    return tuple(tuple(line.split("\t", 1)) for line in text.splitlines())
+
+
+def class_names(num_classes: int) -> list[str] | None:
+    """One distinct name a class: its lemmas, with the synset id where two classes share them."""
+    classes = class_list(num_classes)
+    if classes is None:
+        return None
+    count: dict[str, int] = {}
+    for _, lemmas in classes:
+        count[lemmas] = count.get(lemmas, 0) + 1
+    return [lemmas if count[lemmas] == 1 else f"{lemmas} ({synset})" for synset, lemmas in classes]

@@ -1,0 +1,156 @@
+"""Weights of timm and transformers give the same numbers here, and go from format to format without losing a bit."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import focalnet_jax
+from focalnet_jax.convert.files import read_tensors, sha256
+from focalnet_jax.convert.mapping import entries, to_ours
+from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.convert.write import write_weights
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import list_models, variant_config
+from focalnet_jax.paths import named_leaves
+
+GOLDEN = Path(__file__).parent / "golden"
+# What shapes do not tell and no variant's name does for these small models.
+OPTIONS = {
+    "timm_lrf": dict(use_postln=False, normalize_modulator=False),
+    "timm_fl4": dict(use_postln=True, normalize_modulator=True),
+    "huggingface_srf": dict(use_postln=False, normalize_modulator=False),
+    "huggingface_huge": dict(use_postln=True, normalize_modulator=False),
+}
+
+
+def relative(ours, theirs):
+    return np.linalg.norm(np.asarray(ours) - theirs) / np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_logits_features_and_gradients_are_those_of_pytorch(name):
+    model = focalnet_jax.load_model(GOLDEN / f"{name}.safetensors", **OPTIONS[name])
+    golden = np.load(GOLDEN / f"{name}.npz")
+    # float32 on both sides, summed in another order
+    assert relative(model(golden["images"]), golden["logits"]) < 1e-5
+    for index, maps in enumerate(model.features(golden["images"])):
+        if f"features{index}" in golden:
+            assert relative(maps, golden[f"features{index}"]) < 1e-5
+    graph, params = nnx.split(model)
+    gradients = jax.jit(jax.grad(lambda p: (nnx.merge(graph, p)(golden["images"]) ** 2).sum()))(
+        nnx.to_pure_dict(params)
+    )
+    theirs = to_ours(read_tensors(GOLDEN / f"{name}.gradients.safetensors"), model.config, name.split("_")[0])
+    for path, gradient in named_leaves(gradients).items():
+        assert relative(gradient, named_leaves(theirs)[path]) < 1e-4, path
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("format", ["microsoft", "timm", "huggingface", "orbax"])
+def test_a_round_trip_through_any_format_keeps_every_bit(name, format, tmp_path):
+    source = GOLDEN / f"{name}.safetensors"
+    weights = read_weights(source, options=OPTIONS[name])
+    there = tmp_path / ("there.safetensors" if format in ("microsoft", "timm") else "there")
+    write_weights(weights, there, format=format)
+    back = read_weights(there, options=OPTIONS[name])
+    assert back.config == weights.config
+    write_weights(back, tmp_path / "back.safetensors", format=name.split("_")[0]) if "timm" in name else None
+    write_weights(back, tmp_path / "back", format="huggingface") if "hugg" in name else None
+    result = read_tensors(tmp_path / ("back.safetensors" if "timm" in name else "back"))
+    original = read_tensors(source)
+    assert set(result) == set(original)
+    for key in original:
+        np.testing.assert_array_equal(result[key], original[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("format", ["microsoft", "timm", "huggingface"])
+def test_every_table_covers_every_variant_exactly_once(name, format):
+    covered = entries(variant_config(name), format)
+    assert len({entry.theirs for entry in covered}) == len(covered)
+
+
+def shapes_of(name, format):
+    return {entry.theirs: entry.shape for entry in entries(variant_config(name), format)}
+
+
+@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("format", ["microsoft", "timm", "huggingface"])
+def test_every_variant_is_recognised_by_its_shapes(name, format):
+    from focalnet_jax.convert.recognise import recognise, recognise_format
+
+    shapes = shapes_of(name, format)
+    assert recognise_format({f"module.{key}": shape for key, shape in shapes.items()}) == (format, "module.")
+    found = recognise(shapes, format=format)
+    assert found.name == name
+    # what a file does not hold is the variant's
+    assert found.config == variant_config(name)
+
+
+def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tmp_path):
+    import safetensors.numpy
+
+    source = GOLDEN / "timm_lrf.safetensors"
+    tensors = safetensors.numpy.load_file(source)
+
+    def refused(told, changed=None, path=None, **options):
+        path = path or tmp_path / "changed.safetensors"
+        if changed is not None:
+            safetensors.numpy.save_file(changed, path)
+        with pytest.raises(UserError) as caught:
+            read_weights(path, **({"options": OPTIONS["timm_lrf"]} | options))
+        assert told in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    refused("missing norm.bias", {key: value for key, value in tensors.items() if key != "norm.bias"})
+    refused("not used surplus", tensors | {"surplus": np.zeros(3, np.float32)})
+    refused("expected (8,)", tensors | {"stem.norm.bias": np.zeros(9, np.float32)})
+    refused("float16, float32", tensors | {"stem.norm.bias": np.zeros(8, np.float16)})
+    refused("no FocalNet weights", {"weight": np.zeros(3, np.float32)})
+    refused("not the weights of focalnet_tiny_lrf: embed_dim", tensors, name="focalnet_tiny_lrf")
+    refused("name the model", tensors, options={})
+    (tmp_path / "changed.safetensors").write_bytes(source.read_bytes()[:-100])
+    refused("damaged")
+    (tmp_path / "changed.safetensors").write_bytes(b"<html>")
+    refused("damaged")
+    refused("no file", path=tmp_path / "nowhere.safetensors")
+    before = sha256(source)
+    weights = read_weights(source, options=OPTIONS["timm_lrf"])
+    for destination, format in (("out", "timm"), ("out.safetensors", "huggingface")):
+        with pytest.raises(UserError, match="writes a"):
+            write_weights(weights, tmp_path / destination, format=format)
+    write_weights(weights, tmp_path / "out.safetensors", format="timm")
+    with pytest.raises(UserError, match="exists already"):
+        write_weights(weights, tmp_path / "out.safetensors", format="timm")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"changed.safetensors", "out.safetensors"}
+    assert sha256(source) == before
+
+
+def test_half_precision_files_are_kept_or_cast(tmp_path):
+    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
+    write_weights(weights, tmp_path / "half.safetensors", format="timm", dtype="bfloat16")
+    half = read_weights(tmp_path / "half.safetensors", options=OPTIONS["timm_lrf"])
+    assert half.dtype == "bfloat16"
+    assert {leaf.dtype for leaf in named_leaves(half.params).values()} == {np.dtype("float32")}
+    write_weights(half, tmp_path / "again.safetensors", format="timm")
+    assert sha256(tmp_path / "again.safetensors") == sha256(tmp_path / "half.safetensors")
+
+
+def test_a_huggingface_directory_names_the_imagenet_classes(tmp_path):
+    from focalnet_jax.convert.huggingface import model_config
+
+    labels = model_config(variant_config("focalnet_tiny_srf"), 224)["id2label"]
+    assert labels["0"] == "tench, Tinca tinca"
+    assert len(set(labels.values())) == 1000
+    weights = read_weights(GOLDEN / "huggingface_srf.safetensors", options=OPTIONS["huggingface_srf"])
+    write_weights(weights, tmp_path / "model", format="huggingface")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["id2label"]["4"] == "LABEL_4"
+    assert {entry.name for entry in (tmp_path / "model").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
