@@ -10,7 +10,12 @@ def main(arguments: list[str]) -> int:
     """Parses flags, evaluates, prints the result as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe trained with")
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a workdir (its newest step) or a step")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="a workdir (its newest step), a step, or a .pth, .safetensors or Hugging Face directory",
+    )
     flags, overrides = parse_arguments(parser, arguments)
     evaluate_checkpoint(load_config(flags.config, overrides, optional=["init_from"]), flags.checkpoint)
     return 0

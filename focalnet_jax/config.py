@@ -33,8 +33,8 @@ def default_config() -> ConfigDict:
     config.total_epochs = config_dict.placeholder(float)
     config.total_steps = config_dict.placeholder(int)
     config.seed = 0
-    config.init_from = config_dict.placeholder(str)  # start from these weights: a workdir or an Orbax step
-    config.init_head = "keep"  # the classifier of init_from: keep, or drop for a fresh one
+    config.init_from = config_dict.placeholder(str)  # start from these weights: a workdir, a step, .pth, .safetensors
+    config.init_head = "keep"  # the classifier of init_from: keep, drop for a fresh one, remap 22K to 1K
 
     config.optimizer = ConfigDict()
     config.optimizer.b1 = 0.9
@@ -117,7 +117,7 @@ _CHECKS = {
     "batch_size": _POSITIVE,
     "eval_batch_size": _POSITIVE,
     "seed": (lambda v: 0 <= v < 2**32, "an integer in [0, 2**32)"),
-    "init_head": (lambda v: v in ("keep", "drop"), "keep or drop"),
+    "init_head": (lambda v: v in ("keep", "drop", "remap"), "keep, drop or remap"),
     "optimizer.b1": _FRACTION,
     "optimizer.b2": _FRACTION,
     "optimizer.eps": _POSITIVE,

@@ -146,7 +146,7 @@ def test_eval_takes_a_step_too_and_refuses_what_does_not_fit(finished, tmp_path)
     step = run("eval.py", *SMALL, "--checkpoint", workdir / "checkpoints" / "56")
     assert json.loads(step.stdout.splitlines()[-1])["checkpoint"].endswith("/56")
     assert_one_line_mistake(run("eval.py", *SMALL, "--checkpoint", tmp_path), "holds no checkpoint")
-    assert_one_line_mistake(run("eval.py", *SMALL, "--checkpoint", tmp_path / "no"), "no checkpoint at")
+    assert_one_line_mistake(run("eval.py", *SMALL, "--checkpoint", tmp_path / "no"), "no checkpoint or weights file at")
     other = run("eval.py", *SMALL, "--checkpoint", workdir, "--config.model.embed_dim=8")
     assert_one_line_mistake(other, "does not fit the model")
 
@@ -161,7 +161,38 @@ def test_weights_of_another_run_start_a_new_one(finished, tmp_path):
     assert_one_line_mistake(run("train.py", *eleven, "--workdir", tmp_path / "refused"), "init_head=drop")
     dropped = run("train.py", *eleven, "--config.init_head=drop", "--workdir", tmp_path / "dropped")
     assert dropped.returncode == 0, dropped.stderr
-    assert "head: drop" in dropped.stdout
+    assert "weights of" in dropped.stdout
+
+
+def test_weights_travel_to_another_format_and_are_evaluated_and_trained_on_alike(finished, tmp_path):
+    workdir, _ = finished
+    convert = [sys.executable, "-m", "focalnet_jax.convert"]
+    done = subprocess.run(
+        [*convert, workdir, tmp_path / "out.safetensors", "--to", "timm"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "every key was used" in done.stdout
+    theirs, ours = (
+        json.loads(run("eval.py", *SMALL, "--checkpoint", path).stdout.splitlines()[-1])
+        for path in (tmp_path / "out.safetensors", workdir)
+    )
+    assert theirs | {"checkpoint": ""} == ours | {"checkpoint": ""}
+    start = [*SMALL, "--config.total_steps=1", f"--config.init_from={tmp_path / 'out.safetensors'}"]
+    assert run("train.py", *start, "--workdir", tmp_path / "theirs").returncode == 0
+    assert run("train.py", *start[:-1], f"--config.init_from={workdir}", "--workdir", tmp_path / "ours").returncode == 0
+    assert losses(tmp_path / "theirs") == losses(tmp_path / "ours")
+    again = subprocess.run(
+        [*convert, workdir, tmp_path / "out.safetensors", "--to", "timm"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert_one_line_mistake(again, "exists already")
 
 
 def assert_one_line_mistake(done, told):
@@ -228,7 +259,7 @@ def test_a_folder_of_photos_trains_and_evaluates(photos, tmp_path):
         (["--config.data.eval_split=test"], "no split 'test'"),
         (["--config.model.num_classes=1"], "model.num_classes=2"),
         (["--config.precision=float61"], "bfloat16"),
-        (["--config.init_from=missing"], "no checkpoint at missing"),
+        (["--config.init_from=missing"], "weights file at missing"),
         (["--config.mesh.data=9"], "8 devices"),
         (["--config.seed=-1"], "[0, 2**32)"),
         (["--config.data.image_size=4"], "at least 8x8"),

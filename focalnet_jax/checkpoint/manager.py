@@ -107,6 +107,12 @@ def find_checkpoint(path: str) -> Path:
     raise UserError(f"{path} holds no checkpoint; expected a workdir or one of its {FOLDER}/STEP")
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether `path` is a workdir or a checkpoint of ours, rather than a file or directory of another format."""
+    given = Path(path)
+    return given.is_dir() and ((given / FOLDER).is_dir() or not (given / "config.json").is_file())
+
+
 def newest_step(folder: Path) -> int | None:
     """The newest complete step in a directory of steps."""
     return max(
@@ -181,7 +187,7 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
     Args:
       checkpoint: a step's directory, see `find_checkpoint`.
       like: parameters of the model to fill.
-      head: "keep" takes the classifier from the checkpoint, "drop" leaves that of `like`.
+      head: "keep" takes the classifier from the checkpoint, "drop" leaves it out.
 
     Raises:
       UserError: the parameters differ in name or shape; names the differing ones.
@@ -194,7 +200,7 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
         partial_restore=head == "drop",
     )
     with _reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return like | checkpointer.restore(checkpoint / "params", args=arguments)
+        return checkpointer.restore(checkpoint / "params", args=arguments)
 
 
 def _check_same(checkpoint: Path, wanted: dict[str, jax.Array], ignored: str | None = None) -> None:

@@ -7,8 +7,10 @@ format and model are recognised. DST is a .pth or .safetensors, or a directory f
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
+from focalnet_jax.checkpoint.manager import is_checkpoint
 from focalnet_jax.command_line import run_command
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
 from focalnet_jax.convert.files import DTYPES, sha256, weight_files
@@ -16,6 +18,7 @@ from focalnet_jax.convert.recognise import check_option
 from focalnet_jax.convert.tables import TABLES
 from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import write_weights
+from focalnet_jax.data.class_lists import NUM_1K
 
 
 def main(arguments: list[str]) -> int:
@@ -59,19 +62,13 @@ def main(arguments: list[str]) -> int:
 def _with_head(weights: Weights, head: str, num_classes: int | None) -> Weights:
     if head == "keep" and num_classes is None:
         return weights
-    import dataclasses
-
-    from focalnet_jax.data.class_lists import NUM_1K
-
     if num_classes is None:
         num_classes = NUM_1K if head == "remap" else 0
     return adapt(weights, dataclasses.replace(weights.config, num_classes=num_classes), head=head)
 
 
 def _files(source: Path) -> list[Path]:
-    if source.is_dir() and not (source / "config.json").is_file():
-        return []  # a checkpoint of ours is many files
-    return weight_files(source)
+    return [] if is_checkpoint(source) else weight_files(source)  # a checkpoint of ours is many files
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def weight_files(path: Path) -> list[Path]:
                 return weight_files(path / name)
         raise UserError(f"{path} holds no weights; expected a checkpoint or one of {', '.join(_HUGGINGFACE_FILES)}")
     if not path.is_file():
-        raise UserError(f"there is no file {path}")
+        raise UserError(f"there is no checkpoint or weights file at {path}")
     if path.name.endswith(".index.json"):
         try:
             names = sorted(set(json.loads(path.read_text())["weight_map"].values()))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from focalnet_jax.checkpoint.manager import find_checkpoint, is_checkpoint, load_params
 from focalnet_jax.convert.adapt import adapt
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.errors import UserError, suggest
@@ -46,3 +47,26 @@ def load_model(
     abstract = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision(dtype), rngs=nnx.Rngs(0)))
     graph, _ = nnx.split(abstract)
     return nnx.merge(graph, jax.tree.map(jnp.asarray, weights.params))
+
+
+def load_into(path: str, config: FocalNetConfig, like: Any, *, head: str = "keep") -> tuple[Any, str]:
+    """The weights at `path` as parameters of a model of `config`, and in words where they come from.
+
+    A dropped classifier may be left out; what is fresh is the caller's then.
+
+    Args:
+      path: as for `load_model`.
+      config: the model's.
+      like: its parameters, arrays or shapes, whose shardings the result has.
+      head: "keep", "drop" or "remap", see `adapt`.
+
+    Raises:
+      UserError: nothing readable at `path`, or it does not fit.
+    """
+    if is_checkpoint(path) and head != "remap":
+        checkpoint = find_checkpoint(path)
+        return load_params(checkpoint, like, head=head), str(checkpoint)
+    told = {"use_postln": config.use_postln, "normalize_modulator": config.normalize_modulator}
+    weights = adapt(read_weights(path, options=told), config, head=head)
+    params = jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), weights.params, like)
+    return params, f"{path} ({weights.format}, {weights.dtype})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.checkpoint.manager import find_checkpoint, read_metadata, read_params
+from focalnet_jax.checkpoint.manager import find_checkpoint, is_checkpoint, read_metadata, read_params
 from focalnet_jax.convert.files import Tensors, read_tensors
 from focalnet_jax.convert.huggingface import told_by_config
 from focalnet_jax.convert.mapping import abstract_params, to_ours
@@ -47,7 +47,7 @@ def read_weights(path: str | Path, name: str | None = None, options: Mapping[str
       UserError: nothing readable there, or it is not what `name` says.
     """
     path = Path(path)
-    if (path.is_dir() and not (path / "config.json").is_file()) or (path / "checkpoints").is_dir():
+    if is_checkpoint(path):
         return _from_checkpoint(find_checkpoint(str(path)), name)
     tensors = read_tensors(path)
     format, prefix = recognise_format(tensors.shapes)

@@ -16,13 +16,12 @@ from focalnet_jax.checkpoint.manager import (
     BEST_METRIC,
     FOLDER,
     Checkpoints,
-    find_checkpoint,
-    load_params,
     newest_step,
     read_metadata,
 )
 from focalnet_jax.checkpoint.preemption import StopRequest
 from focalnet_jax.config import differences, to_json
+from focalnet_jax.convert.load import load_into
 from focalnet_jax.data.sources import check_labels, check_same_classes
 from focalnet_jax.distributed.mesh import put_batch
 from focalnet_jax.errors import EXIT_PREEMPTED, RunFailedError, UserError
@@ -45,6 +44,7 @@ from focalnet_jax.training.step import (
     Params,
     Task,
     TrainState,
+    abstract_params,
     abstract_state,
     init_state,
     make_eval_step,
@@ -120,10 +120,12 @@ def _set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     newest = newest_step(workdir / FOLDER)
     if newest is not None:
         _refuse_other_checkpoint(config, workdir / FOLDER / str(newest), train_data)
-    initial = find_checkpoint(config.init_from) if config.init_from and newest is None else None
+    initial = None
+    if config.init_from and newest is None:
+        initial = load_into(config.init_from, model, abstract_params(init_params, mesh), head=config.init_head)
 
     checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
-    state, origin = _first_state(task, init_params, checkpoints, initial, config.init_head)
+    state, origin = _first_state(task, init_params, checkpoints, initial)
     try:
         (workdir / CONFIG_FILE).write_text(to_json(config))
     except OSError as error:
@@ -159,8 +161,7 @@ def _first_state(
     task: Task,
     init_params: Callable[[jax.Array], Params],
     checkpoints: Checkpoints,
-    initial: Path | None,
-    head: str,
+    initial: tuple[Params, str] | None,
 ) -> tuple[TrainState, str]:
     """The state to start from, and where it came from in words: the newest checkpoint, `initial`, or fresh."""
     latest = checkpoints.latest_step
@@ -170,7 +171,8 @@ def _first_state(
     state = init_state(task, init_params)
     if initial is None:
         return state, "fresh weights"
-    return replace(state, params=load_params(initial, state.params, head=head)), f"weights of {initial}, head: {head}"
+    params, source = initial
+    return replace(state, params=state.params | params), f"weights of {source}"
 
 
 def _loop(run: Run, start: int, writer: MetricsWriter, stop: StopRequest) -> bool:

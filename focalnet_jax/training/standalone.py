@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.checkpoint.manager import find_checkpoint, load_params, read_metadata
+from focalnet_jax.checkpoint.manager import find_checkpoint, is_checkpoint, read_metadata
+from focalnet_jax.convert.load import load_into
 from focalnet_jax.data.sources import check_labels, check_same_classes
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.setup import model_config, open_eval_data, run_mesh
@@ -18,16 +19,17 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     Raises:
       UserError: no checkpoint there, or it does not fit the config's model; data that does not fit.
     """
-    checkpoint = find_checkpoint(path)
     mesh = run_mesh(config)
     data = open_eval_data(config, mesh)
-    trained = tuple(read_metadata(checkpoint)["classes"])
-    check_same_classes(trained, f"checkpoint {checkpoint}", data.source.class_names, f"split {config.data.eval_split}")
+    if is_checkpoint(path):
+        trained = tuple(read_metadata(find_checkpoint(path)).get("classes") or data.source.class_names)
+        check_same_classes(trained, path, data.source.class_names, f"split {config.data.eval_split}")
     check_labels(data.source, config.model.num_classes)
-    graph, init_params = model_graph(model_config(config), config.precision)
-    params = load_params(checkpoint, abstract_params(init_params, mesh))
-    print(f"evaluating {checkpoint} on {len(data.source)} examples of {config.data.source}, {config.data.eval_split}")
+    model = model_config(config)
+    graph, init_params = model_graph(model, config.precision)
+    params, source = load_into(path, model, abstract_params(init_params, mesh))
+    print(f"evaluating {source} on {len(data.source)} examples of {config.data.source}, {config.data.eval_split}")
     result = evaluate(make_eval_step(graph, mesh), params, data.batches(), mesh)
-    result |= {"model": config.model.name, "checkpoint": str(checkpoint)}
+    result |= {"model": config.model.name, "checkpoint": source}
     print(to_json(result))
     return result

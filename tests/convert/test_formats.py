@@ -117,7 +117,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
     refused("damaged")
     (tmp_path / "changed.safetensors").write_bytes(b"<html>")
     refused("damaged")
-    refused("no file", path=tmp_path / "nowhere.safetensors")
+    refused("weights file at", path=tmp_path / "nowhere.safetensors")
     before = sha256(source)
     weights = read_weights(source, options=OPTIONS["timm_lrf"])
     for destination, format in (("out", "timm"), ("out.safetensors", "huggingface")):

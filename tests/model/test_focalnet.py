@@ -66,8 +66,7 @@ def test_unrolled_blocks_give_exactly_the_numbers_of_scanned_ones():
     for size in ((32, 40), (41, 37)):
         sized = images((2, *size, 3))
         scanned_logits, unrolled_logits = (
-            jax.jit(lambda x, m=m: m(x), compiler_options=UNOPTIMISED)(sized)
-            for m in (scanned, unrolled)
+            jax.jit(lambda x, m=m: m(x), compiler_options=UNOPTIMISED)(sized) for m in (scanned, unrolled)
         )
         np.testing.assert_array_equal(scanned_logits, unrolled_logits)
         # When it optimises, XLA contracts a * b + c into one rounding where its fusions happen to allow: some float32
