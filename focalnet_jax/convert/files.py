@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,11 +113,8 @@ def _read_safetensors(path: Path) -> Tensors:
     return Tensors(shapes, dtypes, file.get_tensor)
 
 
-class _Inert(dict):
-    """Stands for a configuration object that lies beside the weights in a training checkpoint; it does nothing."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
+class _Inert:
+    """Stands for an object that lies beside the weights in a training checkpoint; it does nothing."""
 
 
 def import_torch(path: Path) -> Any:
@@ -132,14 +131,14 @@ def import_torch(path: Path) -> Any:
 def _read_pickle(path: Path) -> Tensors:
     torch = import_torch(path)
     # The original saves its configuration and timm its arguments beside the weights. Their classes are not loaded:
-    # an inert one takes their place.
-    stand_ins = [(_Inert, "yacs.config.CfgNode"), (_Inert, "argparse.Namespace")]
+    # inert ones take their place.
+    stand_ins = [(OrderedDict, "yacs.config.CfgNode"), (_Inert, "argparse.Namespace")]
     try:
         with torch.serialization.safe_globals(stand_ins):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
-        blocked = str(error).split("Unsupported global: GLOBAL ")
-        what = f"it wants to load {blocked[1].split()[0]}" if len(blocked) > 1 else "it is damaged or no torch file"
+        blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it wants to load {blocked[1]}" if blocked else "it is damaged or no torch file"
         raise UserError(f"{path} is refused: {what}; only tensors are read from it") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged or no torch file: {error}") from error
