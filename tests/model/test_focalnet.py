@@ -91,7 +91,9 @@ def assert_close_in_norm(tree, other, tolerance):
 def test_remat_changes_what_is_kept_but_not_the_numbers(remat):
     x, key = images(), jax.random.key(5)
     plain, rematted = (small_model(drop_path_rate=0.3, remat=policy) for policy in ("none", remat))
-    (loss, gradients), (loss_remat, gradients_remat) = (loss_and_gradients(m, x, key) for m in (plain, rematted))
+    (loss, gradients), (loss_remat, gradients_remat) = (
+        loss_and_gradients(model, x, key, xla_backend_optimization_level=0) for model in (plain, rematted)
+    )
     assert loss == loss_remat
     # what is computed again is fused otherwise and so rounds otherwise: some float32 roundings
     assert_close_in_norm(gradients, gradients_remat, 2e-6)
