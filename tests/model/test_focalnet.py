@@ -92,10 +92,10 @@ def test_remat_changes_what_is_kept_but_not_the_numbers(remat):
     x, key = images(), jax.random.key(5)
     plain, rematted = (small_model(drop_path_rate=0.3, remat=policy) for policy in ("none", remat))
     (loss, gradients), (loss_remat, gradients_remat) = (
-        loss_and_gradients(model, x, key, xla_backend_optimization_level=0) for model in (plain, rematted)
+        loss_and_gradients(model, x, key) for model in (plain, rematted)
     )
-    assert loss == loss_remat
     # what is computed again is fused otherwise and so rounds otherwise: some float32 roundings
+    assert loss == pytest.approx(loss_remat, rel=1e-6)
     assert_close_in_norm(gradients, gradients_remat, 2e-6)
 
     def kept(model):
