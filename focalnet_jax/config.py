@@ -29,6 +29,7 @@ def default_config() -> ConfigDict:
 
     config.batch_size = 1024  # global: all devices of all hosts together
     config.eval_batch_size = config_dict.placeholder(int)  # None: batch_size
+    config.accumulate_steps = 1  # an update's batch is computed in this many parts, one after the other, to save memory
     # Durations: `*_epochs` or `*_steps`, one of the two; what the command line names replaces the other.
     config.total_epochs = config_dict.placeholder(float)
     config.total_steps = config_dict.placeholder(int)
@@ -116,6 +117,7 @@ _CHECKS = {
     "model.num_classes": _POSITIVE,
     "batch_size": _POSITIVE,
     "eval_batch_size": _POSITIVE,
+    "accumulate_steps": _POSITIVE,
     "seed": (lambda v: 0 <= v < 2**32, "an integer in [0, 2**32)"),
     "init_head": (lambda v: v in ("keep", "drop", "remap"), "keep, drop or remap"),
     "optimizer.b1": _FRACTION,
@@ -148,6 +150,8 @@ def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
     for key, value in values.items():
         if value == REQUIRED and key not in optional:
             raise UserError(f"this recipe needs {key}: add --config.{key}=...")
+    if config.init_head != "keep" and config.init_from is None:
+        raise UserError(f"init_head={config.init_head} is for the classifier of init_from, which is not set")
     for key, (fits, expected) in _CHECKS.items():
         if values[key] is not None and not fits(values[key]):
             raise UserError(f"{key}={values[key]}: expected {expected}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +19,11 @@ def path_name(path: tuple[Any, ...]) -> str:
 def named_leaves(tree: Any) -> dict[str, Any]:
     """All leaves of a tree by path name."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def with_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
+    """`tree` with the leaves of these path names in place of its own; every one must be there."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_name(path)], tree)
 
 
 def selected(pattern: str) -> Callable[[Any], Any]:

@@ -49,4 +49,4 @@ def shrink_to_smoke(config: ConfigDict) -> None:
     config.data.source, config.data.path = "digits", None
     config.data.image_size = 64
     config.data.threads = 2
-    config.init_from = None
+    config.init_from, config.init_head = None, "keep"

@@ -33,6 +33,10 @@ def run(script, *arguments, env=ENVIRONMENT):
     return subprocess.run(command(script, *arguments), env=env, capture_output=True, text=True, timeout=300)
 
 
+def convert(*arguments):
+    return run("-m", "focalnet_jax.convert", *arguments)
+
+
 def metrics(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
@@ -166,14 +170,7 @@ def test_weights_of_another_run_start_a_new_one(finished, tmp_path):
 
 def test_weights_travel_to_another_format_and_are_evaluated_and_trained_on_alike(finished, tmp_path):
     workdir, _ = finished
-    convert = [sys.executable, "-m", "focalnet_jax.convert"]
-    done = subprocess.run(
-        [*convert, workdir, tmp_path / "out.safetensors", "--to", "timm"],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = convert(workdir, tmp_path / "out.safetensors", "--to", "timm")
     assert done.returncode == 0, done.stderr
     assert "every key was used" in done.stdout
     theirs, ours = (
@@ -185,13 +182,7 @@ def test_weights_travel_to_another_format_and_are_evaluated_and_trained_on_alike
     assert run("train.py", *start, "--workdir", tmp_path / "theirs").returncode == 0
     assert run("train.py", *start[:-1], f"--config.init_from={workdir}", "--workdir", tmp_path / "ours").returncode == 0
     assert losses(tmp_path / "theirs") == losses(tmp_path / "ours")
-    again = subprocess.run(
-        [*convert, workdir, tmp_path / "out.safetensors", "--to", "timm"],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    again = convert(workdir, tmp_path / "out.safetensors", "--to", "timm")
     assert_one_line_mistake(again, "exists already")
 
 

@@ -89,7 +89,7 @@ def test_a_duration_named_on_the_command_line_replaces_the_other_unit():
         ("configs/quickstart.py", "--config.batch_size=none", "an integer such as 64"),
         ("configs/quickstart.py", "--config.log_every_steps=0", "a positive number"),
         ("configs/quickstart.py", "--config.keep_latest=0", "at least 1"),
-        ("configs/quickstart.py", "--config.init_head=fresh", "keep, drop or remap"),
+        ("configs/quickstart.py", "--config.init_head=drop", "init_from, which is not set"),
         ("configs/quickstart.py", "--config.augment.label_smoothing=1.0", "[0, 1)"),
         ("configs/quickstart.py", "--config.optimizer.eps=nan", "a number"),
         ("configs/quickstart.py", "--config.precision=none", "a text such as float32"),

@@ -107,12 +107,6 @@ def find_checkpoint(path: str) -> Path:
     raise UserError(f"{path} holds no checkpoint; expected a workdir or one of its {FOLDER}/STEP")
 
 
-def is_checkpoint(path: str | Path) -> bool:
-    """Whether `path` is a workdir or a checkpoint of ours, rather than a file or directory of another format."""
-    given = Path(path)
-    return given.is_dir() and ((given / FOLDER).is_dir() or not (given / "config.json").is_file())
-
-
 def newest_step(folder: Path) -> int | None:
     """The newest complete step in a directory of steps."""
     return max(

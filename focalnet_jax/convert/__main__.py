@@ -10,10 +10,9 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from focalnet_jax.checkpoint.manager import is_checkpoint
 from focalnet_jax.command_line import run_command
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
-from focalnet_jax.convert.files import DTYPES, sha256, weight_files
+from focalnet_jax.convert.files import DTYPES, is_checkpoint, sha256, weight_files
 from focalnet_jax.convert.recognise import check_option
 from focalnet_jax.convert.tables import TABLES
 from focalnet_jax.convert.weights import Weights, read_weights

@@ -6,19 +6,22 @@ Another input size needs nothing: no parameter depends on it.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from flax import nnx
 
+from focalnet_jax.convert.mapping import abstract_params
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, UNTRAINED_22K
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
+from focalnet_jax.paths import named_leaves, with_leaves
 
 HEAD_POLICIES = ("keep", "drop", "remap")
+_HEAD, _HEAD_BIAS = "head/kernel", "head/bias"
 _SURGERY = ("focal_levels", "focal_windows", "focal_factor")
 # Fields that change no parameter's shape or meaning.
 _FREE = ("drop_rate", "drop_path_rate", "scan_blocks", "remat", "layerscale_value")
@@ -37,32 +40,50 @@ def adapt(weights: Weights, config: FocalNetConfig, *, head: str = "keep", seed:
     Raises:
       UserError: the models differ in more than that, or in the number of classes without a policy for it.
     """
-    if head not in HEAD_POLICIES:
-        raise UserError(f"unknown head policy {head!r}; expected one of {', '.join(HEAD_POLICIES)}")
     _check_adaptable(weights.config, config)
-    # Without a classifier in between, so that one of 21842 classes is never made to be thrown away.
-    fresh = _fresh_params(dataclasses.replace(config, num_classes=config.num_classes), seed)
-    params, notes = dict(weights.params), list(weights.notes)
-    if head == "keep" and weights.config.num_classes != config.num_classes:
-        raise UserError(
-            f"the weights have {weights.config.num_classes} classes, the model {config.num_classes}; give a head "
-            "policy: drop (start a fresh classifier) or remap (ImageNet-22K to ImageNet-1K)"
-        )
+    _check_head(weights.config.num_classes, config.num_classes, head)
+    known = named_leaves(weights.params)
     if head == "drop":
-        params.pop("head", None)
-        params |= {"head": fresh["head"]} if config.num_classes else {}
-        notes.append(f"a fresh classifier of {config.num_classes} classes")
+        known = {name: value for name, value in known.items() if not name.startswith("head/")}
+    target = abstract_params(config)
+    shapes = named_leaves(target)
+    missing = [name for name in shapes if name not in known]
+    # Of a classifier to remap, one row is fresh.
+    fresh = _fresh_leaves(config, seed, [*missing, *([_HEAD, _HEAD_BIAS] if head == "remap" else [])])
+    leaves = {name: _fitted(name, known.get(name, fresh.get(name)), shapes[name].shape) for name in shapes}
+    notes = list(weights.notes)
+    if head == "drop":
+        notes.append(f"a fresh classifier of {config.num_classes} classes" if config.num_classes else "no classifier")
     if head == "remap":
-        params["head"] = _remapped(params.get("head"), fresh["head"], weights.config, config)
+        for name in (_HEAD, _HEAD_BIAS):
+            leaves[name] = known[name][..., :NUM_1K].copy()
+            leaves[name][..., UNTRAINED_22K] = fresh[name][..., UNTRAINED_22K]
         notes.append(f"classifier rows 0 to {NUM_1K - 1} of {NUM_22K}; row {UNTRAINED_22K}, without images, is fresh")
-    params["stages"] = {
-        stage: {**old, "blocks": _adapt_blocks(old["blocks"], fresh["stages"][stage]["blocks"])}
-        for stage, old in params["stages"].items()
-    }
     for key in _SURGERY:
         if _per_stage(weights.config, key) != _per_stage(config, key):
             notes.append(f"{key} {_per_stage(weights.config, key)} made {_per_stage(config, key)}")
+    params = with_leaves(target, leaves)
     return dataclasses.replace(weights, params=params, config=config, notes=tuple(notes))
+
+
+def needs_surgery(old: FocalNetConfig, new: FocalNetConfig) -> bool:
+    """Whether weights of `old` have other kernels or gates than a model of `new`."""
+    return any(_per_stage(old, key) != _per_stage(new, key) for key in _SURGERY)
+
+
+def _check_head(given: int, wanted: int, head: str) -> None:
+    if head not in HEAD_POLICIES:
+        raise UserError(f"unknown head policy {head!r}; expected one of {', '.join(HEAD_POLICIES)}")
+    if head == "keep" and given != wanted:
+        raise UserError(
+            f"the weights have {given} classes, the model {wanted}; give a head policy: drop (start a fresh "
+            "classifier) or remap (ImageNet-22K to ImageNet-1K)"
+        )
+    if head == "remap" and (given, wanted) != (NUM_22K, NUM_1K):
+        raise UserError(
+            f"head policy remap goes from {NUM_22K} classes to {NUM_1K}; these weights have {given} and the model "
+            f"{wanted}"
+        )
 
 
 def _per_stage(config: FocalNetConfig, key: str) -> tuple[int, ...]:
@@ -88,34 +109,26 @@ def _check_adaptable(old: FocalNetConfig, new: FocalNetConfig) -> None:
         raise UserError(f"the weights do not fit the model: {'; '.join(differing)}")
 
 
-def _fresh_params(config: FocalNetConfig, seed: int) -> Any:
-    model = FocalNet(config, precision=get_precision("float32"), rngs=nnx.Rngs(seed))
-    return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+def _fresh_leaves(config: FocalNetConfig, seed: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Freshly initialised parameters of these names; the others are not computed."""
+    if not names:
+        return {}
+
+    def draw() -> dict[str, jax.Array]:
+        model = FocalNet(config, precision=get_precision("float32"), rngs=nnx.Rngs(seed))
+        leaves = named_leaves(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+        return {name: leaves[name] for name in names}
+
+    return jax.tree.map(np.asarray, jax.jit(draw)())
 
 
-def _remapped(head: Any, fresh: Any, old: FocalNetConfig, new: FocalNetConfig) -> Any:
-    if (old.num_classes, new.num_classes) != (NUM_22K, NUM_1K):
-        raise UserError(
-            f"head policy remap goes from {NUM_22K} classes to {NUM_1K}; these weights have {old.num_classes} and the "
-            f"model {new.num_classes}"
-        )
-    kernel, bias = head["kernel"][:, :NUM_1K].copy(), head["bias"][:NUM_1K].copy()
-    kernel[:, UNTRAINED_22K], bias[UNTRAINED_22K] = fresh["kernel"][:, UNTRAINED_22K], fresh["bias"][UNTRAINED_22K]
-    return {"kernel": kernel, "bias": bias}
-
-
-def _adapt_blocks(old: Any, fresh: Any) -> Any:
-    """Stacked blocks with kernels and gates of the fresh ones' sizes."""
-    modulation, target = dict(old["modulation"]), fresh["modulation"]
-    kernels = {}
-    for level, new in target["focal_kernels"].items():
-        known = old["modulation"]["focal_kernels"].get(level)
-        # A level the weights do not have keeps its fresh kernel; its gate is zero.
-        kernels[level] = new if known is None else {"kernel": resize_kernel(known["kernel"], new["kernel"].shape[1])}
-    modulation["focal_kernels"] = kernels
-    added = target["gates"]["bias"].shape[-1] - modulation["gates"]["bias"].shape[-1]
-    modulation["gates"] = {name: _insert_gates(value, added) for name, value in modulation["gates"].items()}
-    return {**old, "modulation": modulation}
+def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A parameter of the shape it has in the model to fill."""
+    if "/focal_kernels/" in name:
+        return resize_kernel(value, shape[1])
+    if "/gates/" in name:
+        return _insert_gates(value, shape[-1] - value.shape[-1])
+    return value
 
 
 def resize_kernel(kernel: np.ndarray, size: int) -> np.ndarray:

@@ -54,6 +54,12 @@ class Tensors(Mapping[str, np.ndarray]):
         )
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether `path` is a directory to look for a checkpoint of ours in, rather than one of weight files."""
+    path = Path(path)
+    return path.is_dir() and not any((path / name).is_file() for name in _HUGGINGFACE_FILES)
+
+
 def weight_files(path: Path) -> list[Path]:
     """The files that hold the weights at `path`: itself, its shards, or what a Hugging Face directory holds.
 

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from focalnet_jax.checkpoint.manager import find_checkpoint, is_checkpoint, load_params
-from focalnet_jax.convert.adapt import adapt
+from focalnet_jax.checkpoint.manager import find_checkpoint, load_params, read_metadata
+from focalnet_jax.convert.adapt import adapt, needs_surgery
+from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
+from focalnet_jax.model.variants import model_from_metadata
 
 
 def load_model(
@@ -65,8 +67,11 @@ def load_into(path: str, config: FocalNetConfig, like: Any, *, head: str = "keep
     """
     if is_checkpoint(path) and head != "remap":
         checkpoint = find_checkpoint(path)
-        return load_params(checkpoint, like, head=head), str(checkpoint)
-    told = {"use_postln": config.use_postln, "normalize_modulator": config.normalize_modulator}
-    weights = adapt(read_weights(path, options=told), config, head=head)
+        stored = read_metadata(checkpoint).get("model")
+        if stored is None or not needs_surgery(model_from_metadata(stored)[1], config):
+            # Straight to the devices, each its part.
+            return load_params(checkpoint, like, head=head), str(checkpoint)
+    assumed = {"use_postln": config.use_postln, "normalize_modulator": config.normalize_modulator}
+    weights = adapt(read_weights(path, assumed=assumed), config, head=head)
     params = jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), weights.params, like)
     return params, f"{path} ({weights.format}, {weights.dtype})"

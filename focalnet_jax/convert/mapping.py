@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -14,7 +13,7 @@ from focalnet_jax.convert.tables import TABLES, Layout
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.paths import named_leaves, with_leaves
 
 Tensors = dict[str, np.ndarray]
 
@@ -92,9 +91,7 @@ def to_ours(tensors: Mapping[str, np.ndarray], config: FocalNetConfig, format: s
         edges = np.cumsum([shape[-1] for shape in entry.shapes])[:-1]
         for name, part in zip(entry.ours, np.split(joined, edges, axis=-1), strict=True):
             filled[name][... if entry.block is None else entry.block] = part
-    paths, tree = jax.tree_util.tree_flatten_with_path(abstract)
-    del paths
-    return jax.tree.unflatten(tree, [filled[name] for name in named_leaves(abstract)])
+    return with_leaves(abstract, filled)
 
 
 def check_keys(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> None:

@@ -69,6 +69,7 @@ def recognise(
     name: str | None = None,
     told: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    assumed: Mapping[str, Any] | None = None,
 ) -> Recognised:
     """The model of tensors in `format` (prefix already taken off).
 
@@ -78,6 +79,7 @@ def recognise(
       name: the variant the user says it is.
       told: options a configuration beside the weights states.
       overrides: options the user states; they win.
+      assumed: options of the model to fill, for what nothing else tells.
 
     Raises:
       UserError: the shapes are not those of `name`, or leave an option open.
@@ -96,7 +98,12 @@ def recognise(
         name = matching[0]
     options = dict(seen)
     for key in _NOT_FROM_SHAPES:
-        for source, values in (("the user", overrides), ("config", told), ("names", _postln_by_names(shapes, format))):
+        for source, values in (
+            ("the user", overrides),
+            ("config", told),
+            ("names", _postln_by_names(shapes, format)),
+            ("the model to fill", assumed),
+        ):
             if values and values.get(key) is not None:
                 options[key], sources[key] = values[key], source
                 break

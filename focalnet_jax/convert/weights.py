@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.checkpoint.manager import find_checkpoint, is_checkpoint, read_metadata, read_params
-from focalnet_jax.convert.files import Tensors, read_tensors
+from focalnet_jax.checkpoint.manager import find_checkpoint, read_metadata, read_params
+from focalnet_jax.convert.files import DTYPES, Tensors, is_checkpoint, read_tensors
 from focalnet_jax.convert.huggingface import told_by_config
 from focalnet_jax.convert.mapping import abstract_params, to_ours
 from focalnet_jax.convert.recognise import recognise, recognise_format
@@ -26,7 +26,7 @@ class Weights:
     config: FocalNetConfig
     name: str | None  # the released variant, if it is one
     format: str  # microsoft, timm, huggingface or orbax
-    dtype: str  # of the file
+    dtype: str  # of the file, such as "float16", or "float16 and float32"
     notes: tuple[str, ...]  # what a reader should know, a line each
 
     @property
@@ -35,13 +35,19 @@ class Weights:
         return sum(leaf.size for leaf in named_leaves(self.params).values())
 
 
-def read_weights(path: str | Path, name: str | None = None, options: Mapping[str, bool] | None = None) -> Weights:
+def read_weights(
+    path: str | Path,
+    name: str | None = None,
+    options: Mapping[str, bool] | None = None,
+    assumed: Mapping[str, bool] | None = None,
+) -> Weights:
     """Weights at `path`: a `.pth`, a `.safetensors`, a Hugging Face directory, or a checkpoint of ours.
 
     Args:
       path: a file or directory.
       name: the variant it is; recognised by default.
-      options: `use_postln` and `normalize_modulator`, which shapes cannot tell.
+      options: `use_postln` and `normalize_modulator`, which shapes cannot tell, as the user knows them.
+      assumed: the same where nothing in or beside the file tells, as the model to fill has them.
 
     Raises:
       UserError: nothing readable there, or it is not what `name` says.
@@ -56,8 +62,8 @@ def read_weights(path: str | Path, name: str | None = None, options: Mapping[str
     notes += [f"not weights of the model, left out: {', '.join(unused)}"] if unused else []
     folder = path if path.is_dir() else path.parent
     told = told_by_config(folder) if format == "huggingface" else {}
-    found = recognise(tensors.shapes, format=format, name=name, told=told, overrides=options)
-    dtype = _one_dtype(tensors.dtypes)
+    found = recognise(tensors.shapes, format=format, name=name, told=told, overrides=options, assumed=assumed)
+    dtype = _dtypes(tensors.dtypes)
     params = to_ours(tensors, found.config, format)
     for key in ("use_postln", "normalize_modulator"):
         notes.append(f"{key}={getattr(found.config, key)} by {found.sources[key]}")
@@ -71,11 +77,13 @@ def _without_prefix(tensors: Tensors, prefix: str) -> tuple[Tensors, list[str]]:
     return tensors.renamed(names), [name for name in tensors if not name.startswith(prefix)]
 
 
-def _one_dtype(dtypes: Mapping[str, str]) -> str:
+def _dtypes(dtypes: Mapping[str, str]) -> str:
     found = sorted(set(dtypes.values()))
-    if len(found) != 1 or found[0] not in ("float32", "float16", "bfloat16"):
-        raise UserError(f"the weights are {', '.join(found)}; expected one of float32, float16 and bfloat16 for all")
-    return found[0]
+    foreign = [dtype for dtype in found if dtype not in DTYPES]
+    if foreign:
+        where = next(name for name, dtype in dtypes.items() if dtype == foreign[0])
+        raise UserError(f"{where} is {foreign[0]}; expected {', '.join(DTYPES)}")
+    return " and ".join(found)
 
 
 def _from_checkpoint(step: Path, name: str | None) -> Weights:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from focalnet_jax.checkpoint.manager import save_params
 from focalnet_jax.convert.files import DTYPES, PICKLES, import_torch, write_tensors, written_whole
 from focalnet_jax.convert.huggingface import write_metadata
@@ -12,6 +14,7 @@ from focalnet_jax.convert.mapping import to_theirs
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import model_metadata, variant_config
+from focalnet_jax.paths import named_leaves
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,11 @@ def write_weights(
     Raises:
       UserError: the format cannot express the model, or `destination` does not fit it or exists.
     """
-    dtype = dtype or weights.dtype
     if format == "orbax":
-        return _write_checkpoint(weights, destination)
+        return _write_checkpoint(weights, destination, dtype)
+    dtype = dtype or weights.dtype
+    if dtype not in DTYPES:
+        raise UserError(f"the weights are {dtype}: say by --dtype which of {', '.join(DTYPES)} to write")
     as_directory = format == "huggingface"
     if as_directory == (destination.suffix in (*PICKLES, ".safetensors")):
         expected = "a directory" if as_directory else "a .pth or .safetensors file"
@@ -55,20 +60,33 @@ def write_weights(
             partial.mkdir()
             write_metadata(partial, weights.config, image_size)
             file = partial / "model.safetensors"
-        tensors = {
-            name: array.astype(DTYPES[dtype], copy=False)
-            for name, array in to_theirs(weights.params, weights.config, format)
-        }
+        tensors = {name: _cast(name, array, dtype) for name, array in to_theirs(weights.params, weights.config, format)}
         write_tensors(file, tensors, nested=format == "microsoft")
     files = sorted(destination.iterdir()) if as_directory else [destination]
-    return Report(len(tensors), dtype, tuple(files), _notes(weights, format))
+    return Report(len(tensors), dtype, tuple(files), (*_dtype_notes(weights.dtype, dtype), *_notes(weights, format)))
 
 
-def _write_checkpoint(weights: Weights, destination: Path) -> Report:
+def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # reported below
+        cast = array.astype(DTYPES[dtype], copy=False)
+    if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
+        raise UserError(f"{name} reaches {np.abs(array).max():.3g}, which {dtype} cannot hold; write another --dtype")
+    return cast
+
+
+def _dtype_notes(given: str, written: str) -> tuple[str, ...]:
+    if given != written:
+        return (f"cast from {given} to {written}",)
+    return () if given == "float32" else (f"{given} as in the source; --dtype float32 casts",)
+
+
+def _write_checkpoint(weights: Weights, destination: Path, dtype: str | None) -> Report:
+    if dtype not in (None, "float32"):
+        raise UserError(f"--dtype {dtype}: checkpoints hold float32 parameters; leave it out")
     with written_whole(destination) as partial:
         save_params(partial, weights.params, {"model": model_metadata(weights.name, weights.config)})
-    notes = () if weights.dtype == "float32" else (f"{weights.dtype} was cast to float32",)
-    return Report(len(list(to_theirs(weights.params, weights.config, "microsoft"))), "float32", (), notes)
+    notes = _dtype_notes(weights.dtype, "float32")
+    return Report(len(named_leaves(weights.params)), "float32", (), notes)
 
 
 def _check_expressible(weights: Weights, format: str) -> None:

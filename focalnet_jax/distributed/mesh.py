@@ -46,13 +46,15 @@ def split_by_example(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
-def check_batch_size(key: str, size: int, mesh: Mesh) -> int:
-    """`size` if the mesh splits it evenly, otherwise `UserError` with the nearest sizes it does."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+def check_batch_size(key: str, size: int, mesh: Mesh, micro_batches: int = 1) -> int:
+    """`size` if devices and micro-batches split it evenly, otherwise `UserError` with the nearest sizes they do."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = devices * micro_batches
     if size < 1 or size % shards:
         below, above = size // shards * shards, (max(size, 0) // shards + 1) * shards
         valid = " or ".join(str(n) for n in (below, above) if n > 0)
-        raise UserError(f"{key}={size} does not divide over {shards} devices; the nearest sizes that do: {valid}")
+        over = f"{devices} devices" + (f" x {micro_batches} accumulate_steps" if micro_batches > 1 else "")
+        raise UserError(f"{key}={size} does not divide over {over}; the nearest sizes that do: {valid}")
     return size
 
 

@@ -27,7 +27,8 @@ def print_banner(
     """Versions, devices, model, data, the arithmetic of batches and steps, and where the run starts from."""
     train, evaluation = (split.source for split in data)
     devices = mesh.devices.flatten()
-    per_device = config.batch_size // mesh.shape["data"]
+    per_device = config.batch_size // mesh.shape["data"] // config.accumulate_steps
+    micro_batches = f" x {config.accumulate_steps} micro-batches" if config.accumulate_steps > 1 else ""
     axes = " ".join(f"{axis}={length}" for axis, length in mesh.shape.items())
     classes, outputs = len(train.class_names), config.model.num_classes
     unused = f", of which the data uses {classes}" if classes < outputs else ""
@@ -37,8 +38,9 @@ def print_banner(
         "model": f"{config.model.name}, {model.params:,} parameters, {_macs(model.macs)} at "
         f"{config.data.image_size} px, {config.precision}, {outputs} outputs{unused}",
         "data": f"{config.data.source}: {len(train)} to train on, {len(evaluation)} to evaluate, {classes} classes",
-        "batch": f"{config.batch_size} = {per_device} a device x {mesh.shape['data']}; {plan.steps_per_epoch} steps "
-        f"an epoch; {plan.total} steps = {plan.total / plan.steps_per_epoch:.2f} epochs, {plan.warmup} of warm-up",
+        "batch": f"{config.batch_size} = {per_device} a device x {mesh.shape['data']}{micro_batches}; "
+        f"{plan.steps_per_epoch} steps an epoch; {plan.total} steps = {plan.total / plan.steps_per_epoch:.2f} epochs, "
+        f"{plan.warmup} of warm-up",
         "start": origin,
         "workdir": str(workdir),
     }

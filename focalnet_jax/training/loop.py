@@ -116,7 +116,16 @@ def _set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     graph, init_params = model_graph(model, config.precision)
     schedule = make_schedule(config.schedule, plan.warmup, plan.total)
     optimizer = make_optimizer(config.optimizer, schedule)
-    task = Task(graph, optimizer, schedule, model.num_classes, config.augment.label_smoothing, config.seed, mesh)
+    task = Task(
+        graph,
+        optimizer,
+        schedule,
+        model.num_classes,
+        config.augment.label_smoothing,
+        config.seed,
+        mesh,
+        config.accumulate_steps,
+    )
     newest = newest_step(workdir / FOLDER)
     if newest is not None:
         _refuse_other_checkpoint(config, workdir / FOLDER / str(newest), train_data)

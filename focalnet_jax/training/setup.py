@@ -88,7 +88,7 @@ def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
 
 def open_train_data(config: FrozenConfigDict, mesh: Mesh) -> TrainData:
     """The training split; its batch size is checked against the mesh."""
-    batch_size = check_batch_size("batch_size", config.batch_size, mesh)
+    batch_size = check_batch_size("batch_size", config.batch_size, mesh, config.accumulate_steps)
     source = open_source(config.data.source, config.data.path, config.data.train_split)
     augment = config.augment
     transform = transforms.train_transform(config.data.image_size, augment.crop_scale, augment.crop_ratio, augment.flip)

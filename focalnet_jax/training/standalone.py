@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.checkpoint.manager import find_checkpoint, is_checkpoint, read_metadata
+from focalnet_jax.checkpoint.manager import find_checkpoint, read_metadata
+from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.data.sources import check_labels, check_same_classes
 from focalnet_jax.training.evaluation import evaluate

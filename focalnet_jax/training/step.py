@@ -13,12 +13,10 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.distributed.mesh import replicated, split_by_example
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -54,6 +52,7 @@ class Task:
     label_smoothing: float
     seed: int
     mesh: Mesh
+    accumulate_steps: int = 1
 
 
 def normalize(images: jax.Array) -> jax.Array:
@@ -106,11 +105,26 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
         logits = nnx.merge(task.graph, params)(normalize(images), key)
         return optax.softmax_cross_entropy(logits, targets).mean()
 
+    def loss_and_gradients(params: Params, *batch_and_key: jax.Array) -> tuple[jax.Array, Params]:
+        *batch, key = batch_and_key
+        if task.accumulate_steps == 1:
+            return jax.value_and_grad(loss_of)(params, *batch, key)
+        # Parts of equal size, so the mean of their means is the batch's.
+        parts = [_micro_batches(array, task.accumulate_steps) for array in batch]
+        keys = jax.random.split(key, task.accumulate_steps)
+
+        def add(total: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(params, *part)), None
+
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        total, _ = jax.lax.scan(add, zero, (*parts, keys))
+        return jax.tree.map(lambda value: value / task.accumulate_steps, total)
+
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         # A pure function of seed and step, so a resumed run draws what the uninterrupted one would have.
         key = jax.random.fold_in(_keys(task)[1], state.step)
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], task.num_classes), task.label_smoothing)
-        loss, gradients = jax.value_and_grad(loss_of)(state.params, batch["image"], targets, key)
+        loss, gradients = loss_and_gradients(state.params, batch["image"], targets, key)
         updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
         metrics = {
             "train/loss": loss,
@@ -121,6 +135,11 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
 
     whole, split = replicated(task.mesh), split_by_example(task.mesh)
     return jax.jit(step, in_shardings=(whole, split), out_shardings=whole, donate_argnums=0)
+
+
+def _micro_batches(batch: jax.Array, parts: int) -> jax.Array:
+    """`[B, ...]` as `[parts, B / parts, ...]`; every part has examples of every device, so that none travel."""
+    return batch.reshape(batch.shape[0] // parts, parts, *batch.shape[1:]).swapaxes(0, 1)
 
 
 def make_eval_step(graph: nnx.GraphDef, mesh: Mesh) -> Callable[[Params, dict[str, jax.Array]], Metrics]:

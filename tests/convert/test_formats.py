@@ -1,6 +1,7 @@
 """Weights of timm and transformers give the same numbers here, and go from format to format without losing a bit."""
 
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -109,7 +110,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
     refused("missing norm.bias", {key: value for key, value in tensors.items() if key != "norm.bias"})
     refused("not used surplus", tensors | {"surplus": np.zeros(3, np.float32)})
     refused("expected (8,)", tensors | {"stem.norm.bias": np.zeros(9, np.float32)})
-    refused("float16, float32", tensors | {"stem.norm.bias": np.zeros(8, np.float16)})
+    refused("stem.norm.bias is I64", tensors | {"stem.norm.bias": np.zeros(8, np.int64)})
     refused("no FocalNet weights", {"weight": np.zeros(3, np.float32)})
     refused("not the weights of focalnet_tiny_lrf: embed_dim", tensors, name="focalnet_tiny_lrf")
     refused("name the model", tensors, options={})
@@ -128,6 +129,64 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
         write_weights(weights, tmp_path / "out.safetensors", format="timm")
     assert {entry.name for entry in tmp_path.iterdir()} == {"changed.safetensors", "out.safetensors"}
     assert sha256(source) == before
+
+
+def test_mixed_precision_is_written_only_in_a_stated_type_that_holds_it(tmp_path):
+    import safetensors.numpy
+
+    tensors = safetensors.numpy.load_file(GOLDEN / "timm_lrf.safetensors")
+    mixed = tensors | {"norm.bias": tensors["norm.bias"].astype(np.float16)}
+    safetensors.numpy.save_file(mixed, tmp_path / "mixed.safetensors")
+    weights = read_weights(tmp_path / "mixed.safetensors", options=OPTIONS["timm_lrf"])
+    with pytest.raises(UserError, match="float16 and float32: say by --dtype"):
+        write_weights(weights, tmp_path / "out.safetensors", format="timm")
+    assert write_weights(weights, tmp_path / "out.safetensors", format="timm", dtype="float32").notes == (
+        "cast from float16 and float32 to float32",
+    )
+    safetensors.numpy.save_file(tensors | {"norm.bias": tensors["norm.bias"] * 1e6}, tmp_path / "big.safetensors")
+    weights = read_weights(tmp_path / "big.safetensors", options=OPTIONS["timm_lrf"])
+    with pytest.raises(UserError, match=r"norm.bias reaches .*float16 cannot hold"):
+        write_weights(weights, tmp_path / "half.safetensors", format="timm", dtype="float16")
+    assert not (tmp_path / "half.safetensors").exists()
+
+
+def test_shards_are_read_as_one_file(tmp_path):
+    import safetensors.numpy
+
+    tensors = safetensors.numpy.load_file(GOLDEN / "huggingface_srf.safetensors")
+    names = list(tensors)
+    owner = {name: f"model-{1 + (index % 2)}.safetensors" for index, name in enumerate(names)}
+    for shard in set(owner.values()):
+        part = {name: tensors[name] for name in names if owner[name] == shard}
+        safetensors.numpy.save_file(part, tmp_path / shard)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": owner}))
+    options = OPTIONS["huggingface_srf"]
+    for path in (index, tmp_path):  # an index, and a directory that has one
+        params = named_leaves(read_weights(path, options=options).params)
+        for name, value in named_leaves(
+            read_weights(GOLDEN / "huggingface_srf.safetensors", options=options).params
+        ).items():
+            np.testing.assert_array_equal(params[name], value)
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model-2.safetensors, which is not beside it"):
+        read_weights(index, options=options)
+    index.write_text("{}")
+    with pytest.raises(UserError, match="no index of shards"):
+        read_weights(index, options=options)
+
+
+def test_a_torch_file_without_torch_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    (tmp_path / "weights.pth").write_bytes(b"PK")
+    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
+    for use in (
+        lambda: read_weights(tmp_path / "weights.pth"),
+        lambda: write_weights(weights, tmp_path / "new.pth", format="timm"),
+    ):
+        with pytest.raises(UserError, match="pip install torch"):
+            use()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.pth"]
 
 
 def test_half_precision_files_are_kept_or_cast(tmp_path):

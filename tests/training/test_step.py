@@ -33,7 +33,8 @@ def task_on(devices, config):
     graph, init_params = model_graph(model_config(config), config.precision)
     schedule = make_schedule(config.schedule, 10, 200)
     optimizer = make_optimizer(config.optimizer, schedule)
-    task = Task(graph, optimizer, schedule, config.model.num_classes, 0.1, config.seed, mesh)
+    classes, parts = config.model.num_classes, config.accumulate_steps
+    task = Task(graph, optimizer, schedule, classes, 0.1, config.seed, mesh, parts)
     return task, init_state(task, init_params)
 
 
@@ -69,6 +70,21 @@ def test_eight_devices_follow_one_with_the_same_global_batch(config, on_one_devi
     # Sums over the batch are taken in another order, 6e-8 a rounding; twenty AdamW steps let that grow a little.
     np.testing.assert_allclose(measured, on_one_device[0][:20], rtol=1e-5)
     assert not np.array_equal(measured, on_one_device[0][1:21])
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_four_micro_batches_are_one_batch(devices):
+    config = load_config("configs/quickstart.py", [*SMALL, "--config.model.drop_path_rate=0.0"])
+    whole, _ = losses(config, 1, 10)
+    parts, _ = losses(
+        load_config(
+            "configs/quickstart.py", [*SMALL, "--config.model.drop_path_rate=0.0", "--config.accumulate_steps=4"]
+        ),
+        devices,
+        10,
+    )
+    # Means of means round otherwise than one mean, 6e-8 each time; ten AdamW steps let that grow a little.
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
 def test_gradients_reported_are_before_clipping_and_the_rate_is_the_schedules(config):
@@ -114,6 +130,13 @@ def test_normalisation_is_imagenets():
 def test_a_batch_that_does_not_divide_is_refused_with_valid_sizes(size, valid):
     with pytest.raises(UserError, match=f"that do: {valid}$"):
         check_batch_size("batch_size", size, make_mesh({"data": 8, "fsdp": 1, "tensor": 1}))
+
+
+def test_a_batch_divides_over_devices_and_micro_batches():
+    mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    assert check_batch_size("batch_size", 64, mesh, 4) == 64
+    with pytest.raises(UserError, match=r"8 devices x 4 accumulate_steps; the nearest sizes that do: 32 or 64$"):
+        check_batch_size("batch_size", 40, mesh, 4)
 
 
 @pytest.mark.parametrize("sizes", [(9, 1, 1), (0, 1, 1), (-2, 1, 1), (-1, 2, 1), (-1, 1, 2)])

@@ -1,0 +1,157 @@
+"""Weights fitted to another classifier, larger windows and more levels keep what they had."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import focalnet_jax
+from focalnet_jax.checkpoint.manager import save_params
+from focalnet_jax.convert.adapt import adapt
+from focalnet_jax.convert.load import load_into
+from focalnet_jax.convert.mapping import abstract_params
+from focalnet_jax.convert.weights import Weights, read_weights
+from focalnet_jax.data.class_lists import UNTRAINED_22K
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNetConfig
+from focalnet_jax.model.variants import model_metadata
+from focalnet_jax.paths import named_leaves
+
+GOLDEN = Path(__file__).parent / "golden" / "timm_lrf.safetensors"
+PLAIN = dict(use_postln=False, normalize_modulator=False)
+
+
+def weights_of(**options):
+    """Every parameter random."""
+    config = FocalNetConfig(**({"embed_dim": 8, "depths": (1, 2)} | options))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), abstract_params(config))
+    return Weights(params, config, None, "orbax", "float32", ())
+
+
+def with_classes(weights, count):
+    return dataclasses.replace(weights.config, num_classes=count)
+
+
+def body(weights):
+    return {name: value for name, value in named_leaves(weights.params).items() if not name.startswith("head/")}
+
+
+def test_drop_starts_a_fresh_classifier_and_keeps_all_else():
+    weights = weights_of(num_classes=5)
+    dropped = adapt(weights, with_classes(weights, 7), head="drop")
+    assert dropped.params["head"]["kernel"].shape == (16, 7)
+    assert not dropped.params["head"]["bias"].any()
+    assert dropped.params["head"]["kernel"].std() == pytest.approx(0.02, rel=0.3)  # the initialisation's
+    for name, value in body(weights).items():
+        np.testing.assert_array_equal(body(dropped)[name], value)
+    assert "head" not in adapt(weights, with_classes(weights, 0), head="drop").params
+    again = adapt(weights, with_classes(weights, 5), head="drop")
+    assert not np.array_equal(again.params["head"]["kernel"], weights.params["head"]["kernel"])
+
+
+def test_remap_takes_imagenet_1k_from_22k_with_a_fresh_row_for_the_class_without_images():
+    weights = weights_of(num_classes=21842)
+    remapped = adapt(weights, with_classes(weights, 1000), head="remap")
+    old, new = weights.params["head"], remapped.params["head"]
+    kept = np.arange(1000) != UNTRAINED_22K
+    np.testing.assert_array_equal(new["kernel"][:, kept], old["kernel"][:, :1000][:, kept])
+    np.testing.assert_array_equal(new["bias"][kept], old["bias"][:1000][kept])
+    assert UNTRAINED_22K == 850
+    assert new["bias"][850] == 0
+    assert abs(new["kernel"][:, 850]).max() < 0.2  # ten deviations of the initialisation; the old row's are 1
+    assert "row 850" in remapped.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "head", "told"),
+    [
+        (5, 7, "keep", "have 5 classes, the model 7; give a head policy: drop"),
+        (1000, 1000, "remap", "from 21842 classes to 1000"),
+        (0, 1000, "remap", "these weights have 0"),
+        (5, 5, "fresh", "keep, drop, remap"),
+    ],
+)
+def test_another_number_of_classes_needs_a_policy_that_fits(given, wanted, head, told):
+    weights = weights_of(num_classes=given)
+    with pytest.raises(UserError, match=told):
+        adapt(weights, with_classes(weights, wanted), head=head)
+
+
+def test_larger_windows_compute_the_same():
+    images = np.random.default_rng(1).normal(size=(1, 40, 33, 3)).astype(np.float32)
+    small = focalnet_jax.load_model(GOLDEN, **PLAIN)
+    large = focalnet_jax.load_model(GOLDEN, focal_windows=(9, 7), **PLAIN)
+    assert large.config.kernel_sizes(0) == (9, 11, 13)
+    # Zeros around a kernel add nothing; sums are only taken in another order.
+    np.testing.assert_allclose(large(images), small(images), rtol=1e-4, atol=1e-5)
+    back = adapt(adapt(weights_of(), FocalNetConfig(8, (1, 2), focal_windows=7)), FocalNetConfig(8, (1, 2)))
+    for name, value in named_leaves(weights_of().params).items():
+        np.testing.assert_array_equal(named_leaves(back.params)[name], value)
+
+
+def test_added_levels_have_zero_gates_before_the_global_one():
+    weights = weights_of(focal_levels=2)
+    wanted = dataclasses.replace(weights.config, focal_levels=(2, 4))
+    more = adapt(weights, wanted)
+    np.testing.assert_array_equal(
+        *(np.asarray(body(w)["stages/0/blocks/modulation/gates/kernel"]) for w in (weights, more))
+    )
+    old, new = (
+        w.params["stages"][1 if 1 in w.params["stages"] else "1"]["blocks"]["modulation"] for w in (weights, more)
+    )
+    for name in ("kernel", "bias"):
+        np.testing.assert_array_equal(new["gates"][name][..., :2], old["gates"][name][..., :2])
+        np.testing.assert_array_equal(new["gates"][name][..., 4], old["gates"][name][..., 2])
+        assert not new["gates"][name][..., 2:4].any()
+    levels = named_leaves(new["focal_kernels"])
+    assert [value.shape[1] for value in levels.values()] == [3, 5, 7, 9]
+    assert all(value.any() for value in levels.values())
+    assert "focal_levels (2, 2) made (2, 4)" in more.notes
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (dict(focal_levels=1), "2 focal levels in the weights and 1"),
+        (dict(depths=(1, 1)), "depths is"),
+        (dict(use_layerscale=True), "use_layerscale is False in the weights and True"),
+        (dict(normalize_modulator=True), "normalize_modulator"),
+        (dict(embed_dim=16), "embed_dim"),
+    ],
+)
+def test_what_cannot_be_adapted_is_refused(options, told):
+    weights = weights_of()
+    with pytest.raises(UserError, match=told):
+        adapt(weights, dataclasses.replace(weights.config, **options))
+
+
+def test_a_checkpoint_starts_a_model_with_larger_windows(tmp_path):
+    weights = weights_of()
+    save_params(tmp_path, weights.params, {"model": model_metadata("focalnet_tiny_srf", weights.config)})
+    wanted = dataclasses.replace(weights.config, focal_windows=5)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), abstract_params(wanted))
+    params, source = load_into(str(tmp_path), wanted, like)
+    assert str(tmp_path) in source
+    expected = named_leaves(adapt(weights, wanted).params)
+    for name, value in named_leaves(params).items():
+        np.testing.assert_array_equal(value, expected[name])
+
+
+def test_what_the_file_tells_is_not_overruled_by_the_model_to_fill(tmp_path):
+    told = read_weights(GOLDEN, options=PLAIN)
+    other = dataclasses.replace(told.config, use_postln=True)
+    # timm's names say pre-norm; a model with post-norm blocks must not be filled with them
+    with pytest.raises(UserError, match="use_postln is False in the weights and True in the model"):
+        load_into(str(GOLDEN), other, abstract_params(other))
+
+
+def test_a_model_reads_any_input_size():
+    model = focalnet_jax.load_model(GOLDEN, **PLAIN)
+    graph, params = nnx.split(model)
+    for height, width in ((32, 32), (50, 70)):
+        assert nnx.merge(graph, params)(np.zeros((1, height, width, 3), np.float32)).shape == (1, 5)
