@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint format clean
+PARITY := .venv-parity/bin
+
+.PHONY: quickstart test parity parity-table lint format clean
 
 quickstart: .venv/.runtime
 	$(BIN)/python train.py --config configs/quickstart.py --workdir runs/quickstart
@@ -10,6 +12,12 @@ quickstart: .venv/.runtime
 
 test: .venv/.dev
 	$(BIN)/python -m pytest -n 2 --durations=15
+
+parity: .venv-parity/.installed
+	$(PARITY)/python -m pytest parity -n 2 --durations=15
+
+parity-table: .venv-parity/.installed
+	$(PARITY)/python -m parity.report docs/parity.md
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -33,5 +41,11 @@ format: .venv/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@
 
+# PyTorch and what is compared with live in an environment of their own: neither is needed to train or evaluate.
+.venv-parity/.installed: requirements-parity.txt requirements-dev.txt requirements.txt pyproject.toml | .venv/bin/python
+	@test -x $(PARITY)/python || $(BIN)/python -m venv .venv-parity
+	$(PARITY)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-parity.txt --editable .
+	@touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-parity

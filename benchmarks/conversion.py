@@ -1,0 +1,69 @@
+"""Converts full-size models through every format and measures it: python benchmarks/conversion.py [NAME ...].
+
+Needs torch (`make parity` makes an environment with it: .venv-parity/bin/python). Random weights go from a checkpoint
+to the original's .pth, to timm, to Hugging Face, back to a checkpoint and to timm again, each a process of its own; the
+two timm files must be equal. Prints a row a variant, and one JSON line: seconds and peak memory (GB) a conversion.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from focalnet_jax.checkpoint.manager import save_params
+from focalnet_jax.convert.files import sha256
+from focalnet_jax.convert.mapping import abstract_params
+from focalnet_jax.model import list_models, variant_config
+from focalnet_jax.model.variants import model_metadata
+
+
+def main(names: list[str]) -> None:
+    measured = {}
+    for name in names or list_models():
+        with tempfile.TemporaryDirectory() as folder:
+            measured[name] = through_every_format(name, Path(folder))
+        row = "  ".join(f"{step} {seconds:.0f} s {memory:.1f} GB" for step, (seconds, memory) in measured[name].items())
+        print(f"{name:<22}{row}", flush=True)
+    print(json.dumps(measured))
+
+
+def through_every_format(name: str, folder: Path) -> dict[str, tuple[float, float]]:
+    config = variant_config(name)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), abstract_params(config))
+    save_params(folder / "checkpoint", params, {"model": model_metadata(name, config)})
+    del params
+    # timm has no isotropic models
+    third = "timm" if config.patch_size == 4 else "microsoft"
+    steps = [
+        ("checkpoint", "original.pth", "microsoft"),
+        ("original.pth", "third.safetensors", third),
+        ("third.safetensors", "huggingface", "huggingface"),
+        ("huggingface", "back", "orbax"),
+        ("back", "again.safetensors", third),
+    ]
+    measured = {}
+    for source, destination, format in steps:
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "focalnet_jax.convert", folder / source, folder / destination, "--to", format]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            sys.exit(f"error: {name}: {source} to {format} failed")
+        measured[f"{Path(source).suffix or source} to {format}"] = (
+            round(time.perf_counter() - start, 1),
+            round(usage.ru_maxrss / 1e6, 2),
+        )
+    if sha256(folder / "third.safetensors") != sha256(folder / "again.safetensors"):
+        sys.exit(f"error: {name} did not come back bit for bit")
+    return measured
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

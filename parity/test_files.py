@@ -1,0 +1,182 @@
+"""Files of PyTorch are read, refused or written as the libraries themselves do it."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import timm
+import torch
+import transformers
+from safetensors.torch import load_file
+from timm.models.focalnet import checkpoint_filter_fn
+from yacs.config import CfgNode
+
+from focalnet_jax.convert.huggingface import model_config
+from focalnet_jax.convert.mapping import entries, to_theirs
+from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.convert.write import write_weights
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import list_models, variant_config
+from parity import pytorch
+from parity.measure import photos, reduced, relative, soft_targets
+from parity.pairs import PAIRS
+
+CONFIG = reduced("focalnet_tiny_lrf")
+UNTOLD = dict(use_postln=False, normalize_modulator=False)
+LARGE = reduced("focalnet_large_fl4")
+LARGE_UNTOLD = dict(use_postln=True, normalize_modulator=True)
+
+
+def saved(tmp_path, config=CONFIG, **beside):
+    """A .pth of a timm model, and the model."""
+    model = pytorch.build(config, "timm")
+    path = tmp_path / "timm.pth"
+    torch.save({"state_dict": model.state_dict(), **beside} if beside else model.state_dict(), path)
+    return path, model
+
+
+def assert_same(weights, tensors, format):
+    """`weights` are bit for bit the `tensors` of `format`."""
+    written = dict(to_theirs(weights.params, weights.config, format))
+    assert set(written) == set(tensors)
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(written[name], tensor.float().numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_key_and_shape_of_full_size_models_is_the_librarys(name):
+    config = variant_config(name)
+    with torch.device("meta"):
+        models = {"huggingface": transformers.FocalNetForImageClassification(hf_config(config))}
+        if config.patch_size == 4:
+            models["timm"] = timm.create_model(name, num_classes=config.num_classes)
+    for format, model in models.items():
+        theirs = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+        assert {entry.theirs: entry.shape for entry in entries(config, format)} == theirs
+
+
+def hf_config(config):
+    return transformers.FocalNetConfig(**model_config(config, 224))
+
+
+@pytest.mark.parametrize(("config", "library"), PAIRS)
+def test_files_there_and_back_are_bit_equal(config, library, tmp_path):
+    format = pytorch.FORMATS[library]
+    tensors = pytorch.build(config, library).state_dict()
+    torch.save(tensors, tmp_path / "theirs.pth")
+    untold = dict(use_postln=config.use_postln, normalize_modulator=config.normalize_modulator)
+    weights = read_weights(tmp_path / "theirs.pth", options=untold)
+    assert weights.config.dims == config.dims
+    assert_same(weights, tensors, format)
+    for target in ("microsoft", format, "orbax"):
+        to_file = target in ("microsoft", "timm")
+        path = tmp_path / (f"{target}.pth" if to_file else target)
+        write_weights(weights, path, format=target)
+        back = read_weights(path, options=untold)
+        assert back.config == weights.config
+        assert_same(back, tensors, format)
+
+
+@pytest.mark.parametrize(("config", "untold"), [(CONFIG, UNTOLD), (LARGE, LARGE_UNTOLD)])
+def test_microsofts_keys_are_those_timm_reads(config, untold, tmp_path):
+    path, model = saved(tmp_path, config)
+    write_weights(read_weights(path, options=untold), tmp_path / "microsoft.pth", format="microsoft")
+    other = pytorch.build(config, "timm", seed=1)
+    stored = torch.load(tmp_path / "microsoft.pth", weights_only=True)
+    assert list(stored) == ["model"]  # as the original's checkpoints
+    other.load_state_dict(checkpoint_filter_fn(stored, other), strict=True)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor), name
+
+
+def test_written_files_load_into_the_libraries_and_compute_the_same(tmp_path):
+    path, model = saved(tmp_path, CONFIG)
+    images, targets = photos(224, 224), soft_targets(CONFIG.num_classes)
+    expected = pytorch.run(model, images, targets, gradients=False).logits
+    weights = read_weights(path, options=UNTOLD)
+
+    write_weights(weights, tmp_path / "timm.safetensors", format="timm")
+    other = pytorch.build(CONFIG, "timm", seed=1)
+    other.load_state_dict(load_file(tmp_path / "timm.safetensors"), strict=True)
+    assert np.array_equal(pytorch.run(other, images, targets, gradients=False).logits, expected)
+
+    write_weights(weights, tmp_path / "huggingface", format="huggingface")
+    loaded, info = transformers.FocalNetForImageClassification.from_pretrained(
+        tmp_path / "huggingface", output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert relative(pytorch.run(loaded, images, targets, gradients=False).logits, expected) < 1e-5
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "huggingface")
+    assert processor.size["shortest_edge"] == 256
+
+
+def test_weights_are_found_in_what_trainers_save_and_prefixes_come_off(tmp_path):
+    _, model = saved(tmp_path)
+    expected = model.state_dict()
+    optimizer = torch.optim.AdamW(model.parameters())
+    beside = dict(
+        optimizer=optimizer.state_dict(),
+        config=CfgNode({"MODEL": CfgNode({"NAME": "x"})}),
+        args=argparse.Namespace(lr=1),
+    )
+    variants = {
+        "nested.pth": {"model": expected, **beside, "epoch": 3},
+        "timm.pth.tar.pth": {"state_dict": {f"module.{name}": tensor for name, tensor in expected.items()}, **beside},
+        "vision.pth": {"model": OrderedDict((f"vision.{name}", tensor) for name, tensor in expected.items())},
+    }
+    for name, content in variants.items():
+        torch.save(content, tmp_path / name)
+        weights = read_weights(tmp_path / name, options=UNTOLD)
+        assert_same(weights, expected, "timm")
+    torch.save(expected, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    assert_same(read_weights(tmp_path / "legacy.pth", options=UNTOLD), expected, "timm")
+    half = {name: tensor.bfloat16() for name, tensor in expected.items()}
+    torch.save(half, tmp_path / "half.pth")
+    weights = read_weights(tmp_path / "half.pth", options=UNTOLD)
+    assert weights.dtype == "bfloat16"
+    assert_same(weights, half, "timm")
+    write_weights(weights, tmp_path / "half_again.pth", format="timm")
+    for name, tensor in torch.load(tmp_path / "half_again.pth", weights_only=True).items():
+        assert torch.equal(tensor, half[name]), name
+
+
+class _Malicious:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+def test_damaged_and_malicious_pickles_are_refused_in_one_line_with_nothing_run_or_written(tmp_path):
+    path, model = saved(tmp_path)
+    torch.save({"model": model.state_dict(), "extra": _Malicious(tmp_path / "ran")}, tmp_path / "evil.pth")
+    whole = path.read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "page.pth").write_bytes(b"<html>")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    torch.save([1, 2], tmp_path / "list.pth")
+    before = sorted(tmp_path.iterdir())
+    for name, told in {
+        "evil.pth": "system",
+        "cut.pth": "damaged",
+        "page.pth": "damaged",
+        "empty.pth": "damaged",
+        "list.pth": "no state dict",
+    }.items():
+        done = subprocess.run(
+            [sys.executable, "-m", "focalnet_jax.convert", tmp_path / name, tmp_path / "out.pth", "--to", "timm"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 2, done.stderr
+        assert told in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        with pytest.raises(UserError):
+            read_weights(tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before  # neither `ran` nor `out.pth`

@@ -1,0 +1,130 @@
+"""The same run by `train.py`'s step and by a loop of torch.optim and timm's scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import torch
+from flax import nnx
+from ml_collections import FrozenConfigDict
+from timm.scheduler import CosineLRScheduler
+
+from focalnet_jax.command_line import load_config
+from focalnet_jax.convert.mapping import to_ours
+from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from focalnet_jax.distributed.mesh import make_mesh, put_batch
+from focalnet_jax.paths import named_leaves
+from focalnet_jax.training.optimizer import make_optimizer, make_schedule
+from focalnet_jax.training.setup import model_config, open_train_data
+from focalnet_jax.training.step import Task, TrainState, make_train_step, model_graph
+from parity import pytorch
+from parity.measure import load, relative
+
+STEPS, WARMUP = 50, 10
+# The ImageNet-1K recipe on digits, narrow and shallow; stochastic depth draws otherwise in every library.
+SMALL = [
+    "--config.model.embed_dim=16",
+    "--config.model.depths=(1,1,2,1)",
+    "--config.model.num_classes=10",
+    "--config.model.drop_path_rate=0.0",
+    "--config.precision=float32",
+    "--config.batch_size=32",
+    f"--config.total_steps={STEPS}",
+    f"--config.schedule.warmup_steps={WARMUP}",
+    "--config.data.source=digits",
+    "--config.data.path=none",
+    "--config.data.image_size=64",
+    "--config.data.threads=2",
+]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A run: a value a step, and the weights after the last one, by our names."""
+
+    losses: np.ndarray  # [STEPS]
+    rates: np.ndarray  # [STEPS], of the update made in the step
+    norms: np.ndarray  # [STEPS], of the gradient before clipping
+    weights: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far two runs are apart: the worst step, the worst parameter."""
+
+    loss: float  # relative
+    rate: float  # absolute
+    weights: float  # relative, 2-norm
+
+    @classmethod
+    def between(cls, ours: Trajectory, theirs: Trajectory) -> Apart:
+        """The distance of ours to theirs."""
+        return cls(
+            float(np.max(np.abs(ours.losses / theirs.losses - 1))),
+            float(np.max(np.abs(ours.rates - theirs.rates))),
+            max(relative(ours.weights[name], value) for name, value in theirs.weights.items()),
+        )
+
+
+def recipe(variant: str = "tiny_lrf", *overrides: str) -> FrozenConfigDict:
+    """configs/imagenet1k.py made small."""
+    return load_config(f"configs/imagenet1k.py:{variant}", [*SMALL, *overrides])
+
+
+def start(config: FrozenConfigDict) -> torch.nn.Module:
+    """The timm model both runs start from."""
+    return pytorch.build(model_config(config), "timm")
+
+
+def ours(config: FrozenConfigDict, initial: torch.nn.Module) -> Trajectory:
+    """The run by this package's train step."""
+    model = model_config(config)
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
+    graph, _ = model_graph(model, config.precision)
+    schedule = make_schedule(config.schedule, WARMUP, STEPS)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    smoothing = config.augment.label_smoothing
+    task = Task(graph, optimizer, schedule, model.num_classes, smoothing, 0, mesh, config.accumulate_steps)
+    params = nnx.to_pure_dict(nnx.state(load(initial, model), nnx.Param))
+    state = TrainState(jax.numpy.zeros((), jax.numpy.int32), params, optimizer.init(params))
+    step, rows = make_train_step(task), []
+    for batch in open_train_data(config, mesh).batches(0, STEPS):
+        state, metrics = step(state, put_batch(batch, mesh))
+        rows.append([float(metrics[f"train/{name}"]) for name in ("loss", "learning_rate", "grad_norm")])
+    return Trajectory(*np.array(rows).T, {name: np.asarray(leaf) for name, leaf in named_leaves(state.params).items()})
+
+
+def theirs(config: FrozenConfigDict, model: torch.nn.Module) -> Trajectory:
+    """The run by PyTorch: the same batches, the recipe's numbers, nothing of this package in an update."""
+    settings, schedule = config.optimizer, config.schedule
+    decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and not name.endswith(".bias")]
+    others = [p for name, p in model.named_parameters() if p.ndim <= 1 or name.endswith(".bias")]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    betas = (settings.b1, settings.b2)
+    optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=betas, eps=settings.eps)
+    scheduler = CosineLRScheduler(
+        optimizer,
+        t_initial=STEPS,
+        lr_min=schedule.min_learning_rate,
+        warmup_t=WARMUP,
+        warmup_lr_init=schedule.warmup_learning_rate,
+        t_in_epochs=False,
+    )
+    mesh, rows, smoothing = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}), [], config.augment.label_smoothing
+    model.train()
+    for step, batch in enumerate(open_train_data(config, mesh).batches(0, STEPS), 1):
+        pixels = (batch["image"] / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
+        logits = model(torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2))
+        loss = torch.nn.functional.cross_entropy(
+            logits, torch.from_numpy(batch["label"]).long(), label_smoothing=smoothing
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        rows.append([loss.item(), optimizer.param_groups[0]["lr"], norm.item()])
+        optimizer.step()
+        scheduler.step_update(step)
+    tensors = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    return Trajectory(*np.array(rows).T, named_leaves(to_ours(tensors, model_config(config), "timm")))
