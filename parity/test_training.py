@@ -36,8 +36,8 @@ def test_fifty_steps_of_the_recipe_follow_pytorch(variant, overrides):
 
 def test_clipping_and_strong_decay_follow_pytorch():
     # The recipe's 5 is above every norm of this small model, and its 0.05 moves weights little in 50 steps.
-    ours, theirs = runs("tiny_srf", "--config.optimizer.clip_norm=1.5", "--config.optimizer.weight_decay=2.0")
-    assert 5 < np.sum(theirs.norms > 1.5) < 45
+    ours, theirs = runs("tiny_srf", "--config.optimizer.clip_norm=0.8", "--config.optimizer.weight_decay=2.0")
+    assert 5 < np.sum(theirs.norms > 0.8) < 45
     apart = Apart.between(ours, theirs)
     assert apart.loss < LOSS
     assert apart.weights < WEIGHTS

@@ -26,7 +26,7 @@ STEPS, WARMUP = 50, 10
 # The ImageNet-1K recipe on digits, narrow and shallow; stochastic depth draws otherwise in every library.
 SMALL = [
     "--config.model.embed_dim=16",
-    "--config.model.depths=(1,1,2,1)",
+    "--config.model.depths=(1,2)",
     "--config.model.num_classes=10",
     "--config.model.drop_path_rate=0.0",
     "--config.precision=float32",
@@ -35,7 +35,7 @@ SMALL = [
     f"--config.schedule.warmup_steps={WARMUP}",
     "--config.data.source=digits",
     "--config.data.path=none",
-    "--config.data.image_size=64",
+    "--config.data.image_size=32",
     "--config.data.threads=2",
 ]
 
