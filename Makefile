@@ -27,13 +27,15 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.venv/bin/python:
+# A stamp, because bin/python is there before pip is: an environment half made is made again.
+.venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than 3.11; choose another by PYTHON=python3.12 make ..." >&2; exit 2; }
-	@$(PYTHON) -m venv .venv || \
+	  { echo "error: $(PYTHON) is missing or older than 3.11; choose another: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@rm -rf .venv && $(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "error: $(PYTHON) cannot make a virtual environment; on Debian install python3-venv" >&2; exit 2; }
+	@touch $@
 
-.venv/.runtime: requirements.txt pyproject.toml | .venv/bin/python
+.venv/.runtime: requirements.txt pyproject.toml | .venv/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
@@ -42,8 +44,8 @@ format: .venv/.dev
 	@touch $@
 
 # PyTorch and what is compared with live in an environment of their own: neither is needed to train or evaluate.
-.venv-parity/.installed: requirements-parity.txt requirements-dev.txt requirements.txt pyproject.toml | .venv/bin/python
-	@test -x $(PARITY)/python || $(BIN)/python -m venv .venv-parity
+.venv-parity/.installed: requirements-parity.txt requirements-dev.txt requirements.txt pyproject.toml | .venv/.made
+	@$(BIN)/python -m venv .venv-parity
 	$(PARITY)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-parity.txt --editable .
 	@touch $@
 

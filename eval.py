@@ -1,13 +1,14 @@
 """Measure a checkpoint on every validation image: python eval.py --config configs/X.py --checkpoint WORKDIR."""
 
 import argparse
-
-from focalnet_jax.command_line import load_config, parse_arguments, run_command
-from focalnet_jax.training.standalone import evaluate_checkpoint
+import signal
 
 
 def main(arguments: list[str]) -> int:
     """Parses flags, evaluates, prints the result as the last line."""
+    from focalnet_jax.command_line import load_config, parse_arguments
+    from focalnet_jax.training.standalone import evaluate_checkpoint
+
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe trained with")
     parser.add_argument(
@@ -22,4 +23,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    from focalnet_jax.command_line import run_command
+
     run_command(main)

@@ -1,13 +1,14 @@
 """Train a FocalNet, or go on with a run: python train.py --config configs/quickstart.py --workdir runs/quickstart."""
 
 import argparse
-
-from focalnet_jax.command_line import load_config, parse_arguments, parse_workdir, run_command
-from focalnet_jax.training.loop import train
+import signal
 
 
 def main(arguments: list[str]) -> int:
     """Parses flags and trains."""
+    from focalnet_jax.command_line import load_config, parse_arguments, parse_workdir
+    from focalnet_jax.training.loop import train
+
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives; a run there goes on")
@@ -16,4 +17,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    from focalnet_jax.command_line import run_command
+
     run_command(main)

@@ -7,6 +7,7 @@ import ast
 import importlib.util
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -30,6 +31,7 @@ from focalnet_jax.errors import (
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Run `main(arguments)` as a command line program and exit with its status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs turn it off while libraries load
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every step of a save as a warning
     warnings.filterwarnings("ignore", module="PIL")  # pictures are judged in data/transforms.py
     try:
@@ -45,17 +47,23 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         os._exit(EXIT_FAILED)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130  # the shell's convention for SIGINT
+        sys.stdout.flush()
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # the shell's convention for SIGINT; threads that compile do not survive an orderly end
     sys.exit(status)
 
 
 def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The parser's flags, and the `--config.KEY=VALUE` arguments it leaves over."""
+    one_line_errors(parser)
     parser.epilog = "--config.KEY=VALUE sets any key of the config; the keys stand in focalnet_jax/config.py"
-    parser.error = _refuse
     parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [--config.KEY=VALUE ...]"
     return parser.parse_known_args(arguments)
+
+
+def one_line_errors(parser: argparse.ArgumentParser) -> None:
+    """Makes a parser's complaint one line."""
+    parser.error = _refuse
 
 
 def _refuse(message: str) -> NoReturn:

@@ -169,12 +169,14 @@ def duration(config: ConfigDict, key: str, steps_per_epoch: int, default: int | 
         raise UserError(f"{key}_steps={steps} and {key}_epochs={epochs} are both set; give one of them")
     if steps is None and epochs is None:
         return default
-    if epochs is not None and not math.isfinite(epochs):
-        raise UserError(f"{key}_epochs is {epochs}; expected a number of epochs")
-    result = steps if steps is not None else round(epochs * steps_per_epoch)
-    if result < 0 or (result == 0 and not key.endswith("warmup")):
-        raise UserError(f"{key} is {steps if steps is not None else epochs}; expected at least one step")
-    return result
+    given = f"{key}_steps={steps}" if steps is not None else f"{key}_epochs={epochs}"
+    exact = steps if steps is not None else epochs * steps_per_epoch
+    least = 0 if key.endswith("warmup") else 1
+    # Steps are counted in 32 bits.
+    if not (math.isfinite(exact) and least <= round(exact) < 2**31):
+        unit = f" ({steps_per_epoch} steps an epoch)" if steps is None else ""
+        raise UserError(f"{given}{unit}: expected {least} to 2**31 - 1 steps")
+    return round(exact)
 
 
 def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:

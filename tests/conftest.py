@@ -3,9 +3,41 @@
 import os
 from pathlib import Path
 
+import pytest
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 # A program compiled once serves all tests and the processes they start; its key is the program and the flags.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_COMPILATION_CACHE_ENABLE_XLA_CACHES"] = "none"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """An uninterrupted run of 60 steps, saved every 7 and evaluated every 30: its workdir and what it printed."""
+    from tests.commands import EVERY, SMALL, run  # after the environment is set
+
+    workdir = tmp_path_factory.mktemp("finished")
+    done = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder data set cut from scikit-learn's photos: class is which photo."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name in ("china", "flower"):
+        photo = Image.fromarray(load_sample_image(f"{name}.jpg"))
+        for split, count in (("train", 12), ("val", 5)):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                left, top = int(rng.integers(0, 400)), int(rng.integers(0, 200))
+                photo.crop((left, top, left + 200, top + 180)).save(root / split / name / f"{index}.jpg")
+    return root

@@ -7,6 +7,7 @@ step becomes visible only when it is complete.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import tempfile
@@ -53,10 +54,12 @@ class Checkpoints:
     def save(self, step: int, items: dict[str, Tree], metadata: dict[str, Any], metrics: dict[str, Any] | None) -> None:
         """Starts writing `params` and `training` in the background; returns when the arrays may be changed.
 
-        A step that exists is not written again.
+        A step that exists is written again only to add metrics to it.
         """
         if step == self.latest_step:
-            return
+            if metrics is None or self._manager.metrics(step) is not None:
+                return
+            self._manager.delete(step)
         trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self._manager.save(
             step, args=ocp.args.Composite(**trees, metadata=ocp.args.JsonSave(metadata)), metrics=metrics
@@ -96,8 +99,8 @@ def find_checkpoint(path: str) -> Path:
       UserError: there is none at `path`.
     """
     given = Path(path).absolute()
-    if not given.exists():
-        raise UserError(f"there is no checkpoint at {path}; expected a workdir or one of its {FOLDER}/STEP")
+    if not path or not given.exists():
+        raise UserError(f"there is no checkpoint at {path!r}; expected a workdir or one of its {FOLDER}/STEP")
     if _is_complete(given):
         return given
     for folder in (given / FOLDER, given):
@@ -165,6 +168,9 @@ def _reading(checkpoint: Path) -> Iterator[None]:
     hooks = sys.unraisablehook, threading.excepthook
     # After a failure tensorstore's threads go on to complain in the background, until the end of the process.
     sys.unraisablehook = threading.excepthook = lambda *_: None
+    # Orbax warns about every checkpoint that lies in a folder of its own.
+    absl = logging.getLogger("absl")
+    level, absl.level = absl.level, logging.ERROR
     try:
         yield
     except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
@@ -172,6 +178,8 @@ def _reading(checkpoint: Path) -> Iterator[None]:
         raise RunFailedError(
             f"checkpoint {checkpoint} is damaged ({reason[0][:200]}): remove it to go on from the one before"
         ) from error
+    finally:
+        absl.setLevel(level)
     sys.unraisablehook, threading.excepthook = hooks
 
 
@@ -216,7 +224,7 @@ def _check_same(checkpoint: Path, wanted: dict[str, jax.Array], ignored: str | N
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         advice = ""
         if all(text.startswith("head/") for text in differing):
-            advice = "; only the classifier differs: match model.num_classes, or use init_head=drop with init_from"
+            advice = "; only the classifier differs: match model.num_classes, or train from it with init_head=drop"
         raise UserError(f"{checkpoint} does not fit the model: {'; '.join(differing[:3])}{more}{advice}")
 
 

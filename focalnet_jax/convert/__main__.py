@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from focalnet_jax.command_line import run_command
+from focalnet_jax.command_line import one_line_errors, run_command
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
 from focalnet_jax.convert.files import DTYPES, is_checkpoint, sha256, weight_files
 from focalnet_jax.convert.recognise import check_option
@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--head", choices=HEAD_POLICIES, default="keep", help="the classifier; remap is 22K to 1K")
     parser.add_argument("--num-classes", type=int, metavar="K", help="classes of the model written, with --head")
     parser.add_argument("--image-size", type=int, default=224, metavar="PX", help="what a huggingface config states")
+    one_line_errors(parser)
     flags = parser.parse_args(arguments)
 
     weights = read_weights(flags.source, flags.model, dict(map(check_option, flags.option)))

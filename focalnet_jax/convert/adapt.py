@@ -40,7 +40,7 @@ def adapt(weights: Weights, config: FocalNetConfig, *, head: str = "keep", seed:
     Raises:
       UserError: the models differ in more than that, or in the number of classes without a policy for it.
     """
-    _check_adaptable(weights.config, config)
+    check_adaptable(weights.config, config)
     _check_head(weights.config.num_classes, config.num_classes, head)
     known = named_leaves(weights.params)
     if head == "drop":
@@ -60,7 +60,7 @@ def adapt(weights: Weights, config: FocalNetConfig, *, head: str = "keep", seed:
             leaves[name][..., UNTRAINED_22K] = fresh[name][..., UNTRAINED_22K]
         notes.append(f"classifier rows 0 to {NUM_1K - 1} of {NUM_22K}; row {UNTRAINED_22K}, without images, is fresh")
     for key in _SURGERY:
-        if _per_stage(weights.config, key) != _per_stage(config, key):
+        if _stages_differ(key, weights.config, config):
             notes.append(f"{key} {_per_stage(weights.config, key)} made {_per_stage(config, key)}")
     params = with_leaves(target, leaves)
     return dataclasses.replace(weights, params=params, config=config, notes=tuple(notes))
@@ -68,7 +68,15 @@ def adapt(weights: Weights, config: FocalNetConfig, *, head: str = "keep", seed:
 
 def needs_surgery(old: FocalNetConfig, new: FocalNetConfig) -> bool:
     """Whether weights of `old` have other kernels or gates than a model of `new`."""
-    return any(_per_stage(old, key) != _per_stage(new, key) for key in _SURGERY)
+    return any(_stages_differ(key, old, new) for key in _SURGERY)
+
+
+def _stages_differ(key: str, old: FocalNetConfig, new: FocalNetConfig) -> bool:
+    return _per_stage(old, key) != _per_stage(new, key)
+
+
+def _differing(key: str, old: FocalNetConfig, new: FocalNetConfig) -> str:
+    return f"{key} is {getattr(old, key)} in the weights and {getattr(new, key)} in the model"
 
 
 def _check_head(given: int, wanted: int, head: str) -> None:
@@ -91,16 +99,24 @@ def _per_stage(config: FocalNetConfig, key: str) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value,) * len(config.depths)
 
 
-def _check_adaptable(old: FocalNetConfig, new: FocalNetConfig) -> None:
-    differing = []
+def check_adaptable(old: FocalNetConfig, new: FocalNetConfig, *, surgery: bool = True) -> None:
+    """Refuses weights of `old` for a model of `new` if what differs is more than classes, windows and levels.
+
+    Args:
+      old: what the weights are of.
+      new: the model to fill.
+      surgery: whether windows and levels may differ.
+
+    Raises:
+      UserError: names what differs.
+    """
+    differing = [] if surgery else [_differing(key, old, new) for key in _SURGERY if _stages_differ(key, old, new)]
     for field in dataclasses.fields(FocalNetConfig):
         if field.name in (*_FREE, *_SURGERY, "num_classes"):
             continue
-        ours, theirs = getattr(new, field.name), getattr(old, field.name)
-        if field.name == "embed_dim":
-            ours, theirs = new.dims, old.dims
-        if ours != theirs:
-            differing.append(f"{field.name} is {theirs} in the weights and {ours} in the model")
+        key = "dims" if field.name == "embed_dim" else field.name  # 16 and (16, 32) may mean the same
+        if getattr(old, key) != getattr(new, key):
+            differing.append(_differing(field.name, old, new))
     if len(old.depths) == len(new.depths):
         for stage, (levels, wanted) in enumerate(zip(old.levels, new.levels, strict=True)):
             if wanted < levels:

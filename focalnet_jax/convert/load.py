@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from focalnet_jax.checkpoint.manager import find_checkpoint, load_params, read_metadata
-from focalnet_jax.convert.adapt import adapt, needs_surgery
+from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.weights import read_weights
-from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
-from focalnet_jax.model.variants import model_from_metadata
+from focalnet_jax.model.variants import model_from_metadata, replaced
 
 
 def load_model(
@@ -36,14 +34,10 @@ def load_model(
     Raises:
       UserError: nothing readable at `path`, or it is another model than asked for.
     """
-    unknown = [key for key in options if key not in FocalNetConfig.__dataclass_fields__]
-    if unknown:
-        raise UserError(
-            f"unknown model option {unknown[0]!r}.{suggest(unknown[0], FocalNetConfig.__dataclass_fields__)}"
-        )
     untold = {key: options[key] for key in ("use_postln", "normalize_modulator") if key in options}
+    replaced(FocalNetConfig(), options)  # a mistake in them is told before an hour of reading
     weights = read_weights(path, name, untold)
-    config = dataclasses.replace(weights.config, **options)
+    config = replaced(weights.config, options)
     if config != weights.config or head != "keep":
         weights = adapt(weights, config, head=head)
     abstract = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision(dtype), rngs=nnx.Rngs(0)))
@@ -51,7 +45,9 @@ def load_model(
     return nnx.merge(graph, jax.tree.map(jnp.asarray, weights.params))
 
 
-def load_into(path: str, config: FocalNetConfig, like: Any, *, head: str = "keep") -> tuple[Any, str]:
+def load_into(
+    path: str, config: FocalNetConfig, like: Any, *, head: str = "keep", surgery: bool = True
+) -> tuple[Any, str]:
     """The weights at `path` as parameters of a model of `config`, and in words where they come from.
 
     A dropped classifier may be left out; what is fresh is the caller's then.
@@ -61,6 +57,7 @@ def load_into(path: str, config: FocalNetConfig, like: Any, *, head: str = "keep
       config: the model's.
       like: its parameters, arrays or shapes, whose shardings the result has.
       head: "keep", "drop" or "remap", see `adapt`.
+      surgery: whether windows and levels may differ; what is only measured must not be changed.
 
     Raises:
       UserError: nothing readable at `path`, or it does not fit.
@@ -68,10 +65,14 @@ def load_into(path: str, config: FocalNetConfig, like: Any, *, head: str = "keep
     if is_checkpoint(path) and head != "remap":
         checkpoint = find_checkpoint(path)
         stored = read_metadata(checkpoint).get("model")
-        if stored is None or not needs_surgery(model_from_metadata(stored)[1], config):
+        held = model_from_metadata(stored)[1] if stored else config
+        check_adaptable(held, config, surgery=surgery)
+        if not needs_surgery(held, config):
             # Straight to the devices, each its part.
             return load_params(checkpoint, like, head=head), str(checkpoint)
     assumed = {"use_postln": config.use_postln, "normalize_modulator": config.normalize_modulator}
-    weights = adapt(read_weights(path, assumed=assumed), config, head=head)
+    weights = read_weights(path, assumed=assumed)
+    check_adaptable(weights.config, config, surgery=surgery)
+    weights = adapt(weights, config, head=head)
     params = jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), weights.params, like)
     return params, f"{path} ({weights.format}, {weights.dtype})"

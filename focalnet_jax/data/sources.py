@@ -68,6 +68,8 @@ class FolderSource:
         if path is None:
             raise UserError("data.source=folder needs data.path, a directory with one folder a split: set data.path")
         root = Path(path)
+        if not path or not split:
+            raise UserError(f"data.path={path!r} and split {split!r}: neither may be empty")
         if not root.is_dir():
             raise UserError(f"data.path={path} is not a directory; expected one that holds {split}/CLASS/*.jpg")
         folder = root / split
@@ -113,6 +115,8 @@ SOURCES = ("digits", "folder")
 def open_source(name: str, path: str | None, split: str) -> Source:
     """The split of a data source by the name configs use."""
     if name == "digits":
+        if path is not None:
+            raise UserError(f"data.path={path} has no use with data.source=digits: add --config.data.source=folder")
         return DigitsSource(split)
     if name == "folder":
         return FolderSource(path, split)

@@ -95,7 +95,7 @@ def create_model(
     *,
     num_classes: int | None = None,
     dtype: str | Any = "float32",
-    rngs: nnx.Rngs | int = 0,
+    rngs: nnx.Rngs | jax.Array | int = 0,
     **overrides: Any,
 ) -> FocalNet:
     """A freshly initialised FocalNet.
@@ -104,11 +104,16 @@ def create_model(
       name: a released variant, see `list_models`.
       num_classes: K, the classifier's width; 0 for none; the variant's 1000 by default.
       dtype: precision policy, "float32" or "bfloat16", or such a dtype; parameters are float32 in both.
-      rngs: random streams for the initialisation, or a seed.
+      rngs: random streams for the initialisation, a seed or a key.
       **overrides: any field of `FocalNetConfig` to replace.
 
     Raises:
       UserError: unknown name, option or precision (with the nearest names), or a value that does not fit.
     """
     config = variant_config(name, num_classes=num_classes, **overrides)
-    return FocalNet(config, precision=get_precision(dtype), rngs=nnx.Rngs(rngs) if isinstance(rngs, int) else rngs)
+    if not isinstance(rngs, nnx.Rngs):
+        try:
+            rngs = nnx.Rngs(rngs)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"rngs is {rngs!r}; expected nnx.Rngs, a seed or a key of jax.random") from error
+    return FocalNet(config, precision=get_precision(dtype), rngs=rngs)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 from flax import nnx
 
+from focalnet_jax.errors import UserError
 from focalnet_jax.model.focalnet import FocalNet
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import FocalNetConfig, variant_config
@@ -59,7 +62,10 @@ def summarize(model: FocalNet | FocalNetConfig | str, image_size: int | tuple[in
         config = model
         model = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision("float32"), rngs=nnx.Rngs(0)))
     config = model.config
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    try:
+        height, width = (operator.index(side) for side in np.broadcast_to(np.asarray(image_size), 2))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"image_size is {image_size!r}; expected pixels as an integer, or (height, width)") from error
     images = jax.ShapeDtypeStruct((1, height, width, config.in_channels), "float32")
     shapes = [out.shape[1:] for out in nnx.eval_shape(lambda m, x: m.features(x), model, images)]
 

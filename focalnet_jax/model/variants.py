@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,7 @@ class FocalNetConfig:
             ("drop_rate", 0 <= self.drop_rate < 1, "a rate in [0, 1)"),
             ("patch_size", self.patch_size > 0, "a positive size in pixels"),
             ("in_channels", self.in_channels > 0, "a positive number"),
+            ("layerscale_value", math.isfinite(self.layerscale_value), "a finite number"),
             ("mlp_ratio", 0 < self.mlp_ratio < math.inf, "a positive ratio"),
             ("patch_size", not self.use_conv_embed or self.patch_size == 4, "4, the stride of use_conv_embed"),
         ):
@@ -70,6 +72,11 @@ class FocalNetConfig:
                 )
         if min(self.dims) <= 0 or min(self.levels) <= 0:
             raise UserError(f"model.embed_dim {self.embed_dim} and focal_levels {self.focal_levels} must be positive")
+        if int(min(self.dims) * self.mlp_ratio) < 1:
+            raise UserError(
+                f"model.mlp_ratio {self.mlp_ratio} of {min(self.dims)} channels leaves none in the MLP; expected at "
+                f"least {1 / min(self.dims):.3g}"
+            )
         for stage in range(len(self.depths)):
             if any(k <= 0 or k % 2 == 0 for k in self.kernel_sizes(stage)):
                 raise UserError(
@@ -147,12 +154,20 @@ def variant_config(name: str, **overrides: Any) -> FocalNetConfig:
     """
     if not isinstance(name, str) or name not in VARIANTS:
         raise UserError(f"unknown model {name!r}.{suggest(str(name), VARIANTS) or ' Known: ' + ', '.join(VARIANTS)}")
+    return FocalNetConfig(**(VARIANTS[name] | _checked(overrides)))
+
+
+def replaced(config: FocalNetConfig, overrides: Mapping[str, Any]) -> FocalNetConfig:
+    """`config` with fields replaced; `None` keeps the value, errors as for `variant_config`."""
+    return dataclasses.replace(config, **_checked(overrides))
+
+
+def _checked(overrides: Mapping[str, Any]) -> dict[str, Any]:
     fields = {field.name: field for field in dataclasses.fields(FocalNetConfig)}
     for key in overrides:
         if key not in fields:
             raise UserError(f"unknown model option {key!r}.{suggest(key, fields) or ' Known: ' + ', '.join(fields)}")
-    given = {key: _as(fields[key], value) for key, value in overrides.items() if value is not None}
-    return FocalNetConfig(**(VARIANTS[name] | given))
+    return {key: _as(fields[key], value) for key, value in overrides.items() if value is not None}
 
 
 def _as(field: dataclasses.Field, value: Any) -> Any:

@@ -28,7 +28,7 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     check_labels(data.source, config.model.num_classes)
     model = model_config(config)
     graph, init_params = model_graph(model, config.precision)
-    params, source = load_into(path, model, abstract_params(init_params, mesh))
+    params, source = load_into(path, model, abstract_params(init_params, mesh), surgery=False)
     print(f"evaluating {source} on {len(data.source)} examples of {config.data.source}, {config.data.eval_split}")
     result = evaluate(make_eval_step(graph, mesh), params, data.batches(), mesh)
     result |= {"model": config.model.name, "checkpoint": source}

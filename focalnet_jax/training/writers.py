@@ -43,6 +43,13 @@ class MetricsWriter:
         self._tensorboard.close()
 
 
+def was_evaluated(workdir: Path, step: int) -> bool:
+    """Whether `metrics.jsonl` has the evaluation of a step; a signal may have cut it short."""
+    path = workdir / "metrics.jsonl"
+    lines = _lines_up_to(path, step) if path.exists() else []
+    return any("eval/top1" in row and row["step"] == step for row in map(json.loads, lines))
+
+
 def _lines_up_to(path: Path, step: int) -> list[str]:
     kept = []
     for line in path.read_text(errors="replace").splitlines(keepends=True):

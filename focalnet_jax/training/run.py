@@ -1,0 +1,185 @@
+"""A run between its setup and its end: what it is made of, where it starts, how it is saved."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from focalnet_jax.checkpoint.manager import FOLDER, Checkpoints, newest_step, read_metadata
+from focalnet_jax.config import default_config, differences, flatten, to_json
+from focalnet_jax.convert.load import load_into
+from focalnet_jax.data.sources import check_labels, check_same_classes
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.model import summarize
+from focalnet_jax.model.variants import model_metadata
+from focalnet_jax.training.banner import print_banner
+from focalnet_jax.training.optimizer import make_optimizer, make_schedule
+from focalnet_jax.training.setup import (
+    EvalData,
+    Plan,
+    TrainData,
+    make_plan,
+    model_config,
+    open_eval_data,
+    open_train_data,
+    run_mesh,
+)
+from focalnet_jax.training.step import (
+    Metrics,
+    Params,
+    Task,
+    TrainState,
+    abstract_params,
+    abstract_state,
+    init_state,
+    model_graph,
+)
+from focalnet_jax.version import __version__
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass
+class Run:
+    """What a run is made of. `step` counts finished updates."""
+
+    config: FrozenConfigDict
+    workdir: Path
+    train_data: TrainData
+    eval_data: EvalData
+    plan: Plan
+    task: Task
+    state: TrainState
+    checkpoints: Checkpoints
+    best: float  # the highest eval/top1 so far
+    step: int
+    metrics: Metrics | None = None  # of the newest update
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.plan.total
+
+    def finite_metrics(self) -> dict[str, float]:
+        """The newest update's metrics; `RunFailedError` if one is no number any more.
+
+        Called before whatever is saved: nobody could go on from such a state.
+        """
+        values = {name: float(value) for name, value in jax.device_get(self.metrics or {}).items()}
+        broken = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            saved = self.checkpoints.latest_step
+            last = f"the last checkpoint is step {saved}" if saved else "there is no checkpoint"
+            raise RunFailedError(f"step {self.step}: {', '.join(broken)}; {last}. Try a lower schedule.learning_rate")
+        return values
+
+    def save(self, evaluated: dict[str, float] | None = None) -> None:
+        """Saves the state; with an evaluation, a checkpoint of this step without one is replaced."""
+        self.finite_metrics()
+        metadata = {
+            "model": model_metadata(self.config.model.name, model_config(self.config)),
+            "config": self.config.to_dict(),
+            "classes": list(self.train_data.source.class_names),
+            "version": __version__,
+        }
+        self.checkpoints.save(self.step, self.state.items(), metadata, metrics=evaluated)
+
+
+def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
+    """The run of `config` in `workdir`, from its newest checkpoint if it has one; prints the banner.
+
+    Raises:
+      UserError: config, data, weights or workdir do not fit; nothing was changed.
+    """
+    newest = newest_step(workdir / FOLDER)
+    _refuse_other_run(config, workdir, newest)
+    # All that can refuse the config comes before the first thing written.
+    mesh = run_mesh(config)
+    model = model_config(config)
+    summary = summarize(model, config.data.image_size)
+    train_data, eval_data = open_train_data(config, mesh), open_eval_data(config, mesh)
+    check_same_classes(train_data.source.class_names, "training", eval_data.source.class_names, "evaluation")
+    check_labels(train_data.source, config.model.num_classes)
+    plan = make_plan(config, len(train_data.source))
+    graph, init_params = model_graph(model, config.precision)
+    schedule = make_schedule(config.schedule, plan.warmup, plan.total)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    task = Task(
+        graph,
+        optimizer,
+        schedule,
+        model.num_classes,
+        config.augment.label_smoothing,
+        config.seed,
+        mesh,
+        config.accumulate_steps,
+    )
+    if newest is not None:
+        _refuse_other_checkpoint(config, workdir / FOLDER / str(newest), train_data)
+    initial = None
+    if config.init_from and newest is None:
+        initial = load_into(config.init_from, model, abstract_params(init_params, mesh), head=config.init_head)
+
+    checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
+    state, origin = _first_state(task, init_params, checkpoints, initial)
+    try:
+        (workdir / CONFIG_FILE).write_text(to_json(config))
+    except OSError as error:
+        raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}; choose another") from error
+    print_banner(config, summary, (train_data, eval_data), plan, mesh, origin=origin, workdir=workdir)
+    best, step = checkpoints.best_metric(), int(state.step)
+    return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, best, step)
+
+
+def _refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None) -> None:
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        return
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())
+        differing = differences(config, stored)
+        ours = flatten(ConfigDict(stored)).keys() <= flatten(default_config()).keys()
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): mend or remove it, or choose another --workdir") from error
+    # A run that never saved is nothing to go on from, so another config may begin where it failed.
+    if newest is not None or not ours:
+        _refuse(workdir, differing)
+
+
+def _refuse_other_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData) -> None:
+    """Refuses to go on from another config's checkpoint, or with labels that mean something else than in it."""
+    stored = read_metadata(checkpoint)
+    _refuse(checkpoint, differences(config, stored["config"]))
+    check_same_classes(tuple(stored["classes"]), f"checkpoint {checkpoint}", data.source.class_names, "training")
+
+
+def _refuse(place: Path, differing: list[str]) -> None:
+    if differing:
+        raise UserError(
+            f"{place} holds a run of another config: {'; '.join(differing)}. Give the same config or another --workdir"
+        )
+
+
+def _first_state(
+    task: Task,
+    init_params: Callable[[jax.Array], Params],
+    checkpoints: Checkpoints,
+    initial: tuple[Params, str] | None,
+) -> tuple[TrainState, str]:
+    """The state to start from, and where it came from in words: the newest checkpoint, `initial`, or fresh."""
+    latest = checkpoints.latest_step
+    if latest is not None:
+        like = abstract_state(task, init_params)
+        return TrainState.from_items(checkpoints.restore(latest, like.items())), f"resumed from step {latest}"
+    state = init_state(task, init_params)
+    if initial is None:
+        return state, "fresh weights"
+    params, source = initial
+    return replace(state, params=state.params | params), f"weights of {source}"

@@ -1,0 +1,66 @@
+"""train.py, eval.py and the converter as processes, and what their runs leave."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from focalnet_jax.paths import named_leaves
+
+ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}  # one device
+SMALL = [
+    "--config=configs/quickstart.py",
+    "--config.model.embed_dim=16",
+    "--config.model.depths=(1,2)",
+    "--config.data.image_size=16",
+    "--config.data.eval_resize=16",
+    "--config.total_steps=60",
+    "--config.log_every_steps=1",
+]
+
+
+def command(script, *arguments):
+    return [sys.executable, script, *map(str, arguments)]
+
+
+def run(script, *arguments, env=ENVIRONMENT):
+    return subprocess.run(command(script, *arguments), env=env, capture_output=True, text=True, timeout=300)
+
+
+def convert(*arguments):
+    return run("-m", "focalnet_jax.convert", *arguments)
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir):
+    return {row["step"]: row["train/loss"] for row in metrics(workdir) if "train/loss" in row}
+
+
+EVERY = ["--config.checkpoint_every_steps=7", "--config.eval_every_steps=30"]
+FOLDER = [
+    *SMALL,
+    "--config.data.source=folder",
+    "--config.model.num_classes=2",
+    "--config.batch_size=8",
+    "--config.total_steps=3",
+    "--config.schedule.warmup_steps=1",
+]
+
+
+def saved_params(workdir, step):
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(workdir.absolute() / "checkpoints" / str(step) / "params")
+    return {name: np.asarray(leaf).tobytes() for name, leaf in named_leaves(tree).items()}
+
+
+def assert_one_line_mistake(done, told):
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,130 @@
+"""A run that is stopped, killed or fails loses nothing it could have kept: real processes, real signals."""
+
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.commands import (
+    ENVIRONMENT,
+    EVERY,
+    FOLDER,
+    SMALL,
+    assert_one_line_mistake,
+    command,
+    losses,
+    metrics,
+    run,
+    saved_params,
+)
+
+
+def stopped(number, after_lines, *arguments, workdir):
+    """Starts train.py, sends a signal when metrics.jsonl has more than some lines, and waits for the end."""
+    process = subprocess.Popen(
+        command("train.py", *arguments, "--workdir", workdir),
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    path = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (path.exists() and path.read_text().count("\n") > after_lines) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_goes_on_and_is_bit_identical_to_an_undisturbed_one(finished, tmp_path, number):
+    undisturbed, _ = finished
+    code, stderr = stopped(number, 16, *SMALL, *EVERY, workdir=tmp_path / "run")
+    assert code == (-9 if number == signal.SIGKILL else 42), stderr
+    reached = max(losses(tmp_path / "run")) if number != signal.SIGKILL else None
+
+    again = run("train.py", *SMALL, *EVERY, "--workdir", tmp_path / "run")
+    assert again.returncode == 0, again.stderr
+    resumed = int(again.stdout.split("resumed from step ")[1].split()[0])
+    if reached is None:
+        assert resumed % 7 == 0
+        assert resumed > 0
+    else:
+        assert resumed == reached < 60  # a signal loses no step
+    assert losses(tmp_path / "run") == losses(undisturbed)
+    steps = [row["step"] for row in metrics(tmp_path / "run") if "train/loss" in row]
+    assert steps == sorted(set(steps))
+    assert saved_params(tmp_path / "run", 60) == saved_params(undisturbed, 60)
+
+
+def test_an_evaluation_cut_short_by_a_signal_is_made_up_for(tmp_path):
+    # One example a batch: the evaluation at step 3 takes long enough to be hit.
+    arguments = [*SMALL, "--config.total_steps=6", "--config.eval_every_steps=3", "--config.eval_batch_size=1"]
+    code, stderr = stopped(signal.SIGTERM, 2, *arguments, workdir=tmp_path)
+    assert code == 42, stderr
+    assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3]  # stopped within the evaluation
+    again = run("train.py", *arguments, "--workdir", tmp_path)
+    assert again.returncode == 0, again.stderr
+    rows = metrics(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3, 3, 4, 5, 6, 6]
+    best = max(row["eval/top1"] for row in rows if "eval/top1" in row)
+    assert f"best eval/top1 {best:.2f} %" in again.stdout
+
+
+def test_an_unreadable_image_is_named(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "data")
+    broken = tmp_path / "data" / "train" / "china" / "3.jpg"
+    broken.write_bytes(broken.read_bytes()[:999])
+    arguments = [*FOLDER, f"--config.data.path={tmp_path / 'data'}", "--workdir", tmp_path / "run"]
+    assert_one_line_mistake(run("train.py", *arguments), str(broken))
+
+
+def test_a_picture_that_cannot_be_read_costs_no_step(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "data")
+    broken = tmp_path / "data" / "val" / "china" / "z.jpg"
+    broken.write_text("no picture")
+    arguments = [*FOLDER, f"--config.data.path={tmp_path / 'data'}", "--workdir", tmp_path / "run"]
+    assert_one_line_mistake(run("train.py", *arguments), str(broken))
+    assert sorted(losses(tmp_path / "run")) == [1, 2, 3]
+    shutil.copy(broken.with_name("0.jpg"), broken)
+    again = run("train.py", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 3]  # the evaluation is made up for
+    assert "best eval/top1" in again.stdout
+
+
+def test_a_run_whose_loss_is_no_number_fails_and_saves_nothing_of_it(tmp_path):
+    arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
+    done = run("train.py", *arguments, "--config.optimizer.clip_norm=0", "--workdir", tmp_path)
+    assert done.returncode == 1
+    assert "is nan" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not [entry for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit()]
+    # Nothing was saved, so the advice it gave can be followed in the same place.
+    again = run("train.py", *SMALL, "--config.total_steps=1", "--workdir", tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_state_that_is_no_number_is_not_saved_by_a_stop_either(tmp_path):
+    arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
+    # Nothing looks at the loss before the signal: it is neither logged nor evaluated.
+    rare = ["--config.optimizer.clip_norm=0", "--config.total_steps=10000000", "--config.log_every_steps=10000000"]
+    process = subprocess.Popen(
+        command("train.py", *arguments, *rare, "--workdir", tmp_path),
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("first step"):
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "is nan" in stderr
+    assert not [entry for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit()]
