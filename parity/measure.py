@@ -43,7 +43,7 @@ def reduced(name: str) -> FocalNetConfig:
     """A variant with all its flags, narrow and shallow; a stage of 18 blocks keeps more than one of 6."""
     config = variant_config(name)
     depths = tuple({2: 1, 6: 2, 18: 3, 12: 2}[depth] for depth in config.depths)
-    return dataclasses.replace(config, embed_dim=16, depths=depths, num_classes=CLASSES)
+    return dataclasses.replace(config, embed_dim=16, depths=depths, num_classes=CLASSES, drop_path_rate=0.0)
 
 
 def distinct_flags() -> dict[FocalNetConfig, list[str]]:

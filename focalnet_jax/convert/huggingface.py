@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.data.class_lists import class_names
+from focalnet_jax.data.class_lists import class_list, class_names
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
@@ -14,14 +15,14 @@ from focalnet_jax.model import FocalNetConfig
 BICUBIC = 3  # Pillow's number for it, which Hugging Face uses
 
 
-def write_metadata(folder: Path, config: FocalNetConfig, image_size: int) -> None:
+def write_metadata(folder: Path, config: FocalNetConfig, image_size: int, classes: Sequence[str] = ()) -> None:
     """`config.json` and `preprocessor_config.json` that `FocalNetForImageClassification.from_pretrained` reads."""
-    (folder / "config.json").write_text(json.dumps(model_config(config, image_size), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(model_config(config, image_size, classes), indent=2) + "\n")
     (folder / "preprocessor_config.json").write_text(json.dumps(_preprocessor(image_size), indent=2) + "\n")
 
 
-def model_config(config: FocalNetConfig, image_size: int) -> dict[str, Any]:
-    """The config of transformers' FocalNet.
+def model_config(config: FocalNetConfig, image_size: int, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """The config of transformers' FocalNet; `classes` are their names where known.
 
     Raises:
       UserError: what it cannot express: another focal factor than 2, embeddings that do not double, no classifier.
@@ -31,7 +32,7 @@ def model_config(config: FocalNetConfig, image_size: int) -> dict[str, Any]:
         raise UserError(f"transformers doubles the channels at every stage; this model has {config.dims}")
     if any(k[1] - k[0] != 2 for k in map(config.kernel_sizes, range(len(config.depths))) if len(k) > 1):
         raise UserError(f"transformers has a focal factor of 2; this model has {config.focal_factor}")
-    names = class_names(config.num_classes) or [f"LABEL_{index}" for index in range(config.num_classes)]
+    names = _labels(config.num_classes, classes)
     return {
         "architectures": ["FocalNetForImageClassification"],
         "model_type": "focalnet",
@@ -56,6 +57,15 @@ def model_config(config: FocalNetConfig, image_size: int) -> dict[str, Any]:
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
     }
+
+
+def _labels(count: int, classes: Sequence[str]) -> list[str]:
+    """A name a class: what is known, ImageNet's where their number or their synset ids say so, else LABEL_0 ..."""
+    imagenet = class_list(count)
+    if imagenet and (not classes or list(classes) == [synset for synset, _ in imagenet]):
+        return class_names(count)
+    # A classifier may have more outputs than the data has classes.
+    return [*classes[:count], *(f"LABEL_{index}" for index in range(len(classes), count))]
 
 
 def told_by_config(folder: Path) -> dict[str, Any]:

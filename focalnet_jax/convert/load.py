@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
-from focalnet_jax.model.variants import model_from_metadata, replaced
+from focalnet_jax.model.variants import checked_fields, model_from_metadata
 
 
 def load_model(
@@ -35,9 +36,9 @@ def load_model(
       UserError: nothing readable at `path`, or it is another model than asked for.
     """
     untold = {key: options[key] for key in ("use_postln", "normalize_modulator") if key in options}
-    replaced(FocalNetConfig(), options)  # a mistake in them is told before an hour of reading
+    options = checked_fields(options)
     weights = read_weights(path, name, untold)
-    config = replaced(weights.config, options)
+    config = dataclasses.replace(weights.config, **options)
     if config != weights.config or head != "keep":
         weights = adapt(weights, config, head=head)
     abstract = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision(dtype), rngs=nnx.Rngs(0)))

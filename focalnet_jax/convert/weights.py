@@ -28,6 +28,7 @@ class Weights:
     format: str  # microsoft, timm, huggingface or orbax
     dtype: str  # of the file, such as "float16", or "float16 and float32"
     notes: tuple[str, ...]  # what a reader should know, a line each
+    classes: tuple[str, ...] = ()  # what the classes are called, in order, where the source says it
 
     @property
     def count(self) -> int:
@@ -87,11 +88,13 @@ def _dtypes(dtypes: Mapping[str, str]) -> str:
 
 
 def _from_checkpoint(step: Path, name: str | None) -> Weights:
-    stored = read_metadata(step).get("model")
+    metadata = read_metadata(step)
+    stored = metadata.get("model")
     if stored is None:
         raise UserError(f"{step} does not say which model it holds; it was not written by this package")
     held, config = model_from_metadata(stored)
     if name not in (None, held):
         raise UserError(f"{step} holds {held}, not {name}")
     params = read_params(step, abstract_params(config))
-    return Weights(params, config, held, "orbax", "float32", (f"read from {step}",))
+    classes = tuple(metadata.get("classes", ()))
+    return Weights(params, config, held, "orbax", "float32", (f"read from {step}",), classes)

@@ -58,7 +58,7 @@ def write_weights(
         file = partial
         if as_directory:
             partial.mkdir()
-            write_metadata(partial, weights.config, image_size)
+            write_metadata(partial, weights.config, image_size, weights.classes)
             file = partial / "model.safetensors"
         tensors = {name: _cast(name, array, dtype) for name, array in to_theirs(weights.params, weights.config, format)}
         write_tensors(file, tensors, nested=format == "microsoft")
@@ -84,7 +84,10 @@ def _write_checkpoint(weights: Weights, destination: Path, dtype: str | None) ->
     if dtype not in (None, "float32"):
         raise UserError(f"--dtype {dtype}: checkpoints hold float32 parameters; leave it out")
     with written_whole(destination) as partial:
-        save_params(partial, weights.params, {"model": model_metadata(weights.name, weights.config)})
+        metadata = {"model": model_metadata(weights.name, weights.config)}
+        if weights.classes:
+            metadata["classes"] = list(weights.classes)
+        save_params(partial, weights.params, metadata)
     notes = _dtype_notes(weights.dtype, "float32")
     return Report(len(named_leaves(weights.params)), "float32", (), notes)
 

@@ -154,15 +154,11 @@ def variant_config(name: str, **overrides: Any) -> FocalNetConfig:
     """
     if not isinstance(name, str) or name not in VARIANTS:
         raise UserError(f"unknown model {name!r}.{suggest(str(name), VARIANTS) or ' Known: ' + ', '.join(VARIANTS)}")
-    return FocalNetConfig(**(VARIANTS[name] | _checked(overrides)))
+    return FocalNetConfig(**(VARIANTS[name] | checked_fields(overrides)))
 
 
-def replaced(config: FocalNetConfig, overrides: Mapping[str, Any]) -> FocalNetConfig:
-    """`config` with fields replaced; `None` keeps the value, errors as for `variant_config`."""
-    return dataclasses.replace(config, **_checked(overrides))
-
-
-def _checked(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def checked_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a `FocalNetConfig` in their types, `None` left out; errors as for `variant_config`."""
     fields = {field.name: field for field in dataclasses.fields(FocalNetConfig)}
     for key in overrides:
         if key not in fields:

@@ -11,9 +11,11 @@ from flax import nnx
 
 import focalnet_jax
 from focalnet_jax.convert.files import read_tensors, sha256
+from focalnet_jax.convert.huggingface import model_config
 from focalnet_jax.convert.mapping import entries, to_ours
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.convert.write import write_weights
+from focalnet_jax.data.class_lists import class_list
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.paths import named_leaves
@@ -200,14 +202,16 @@ def test_half_precision_files_are_kept_or_cast(tmp_path):
 
 
 def test_a_huggingface_directory_names_the_imagenet_classes(tmp_path):
-    from focalnet_jax.convert.huggingface import model_config
-
     labels = model_config(variant_config("focalnet_tiny_srf"), 224)["id2label"]
     assert labels["0"] == "tench, Tinca tinca"
     assert len(set(labels.values())) == 1000
     weights = read_weights(GOLDEN / "huggingface_srf.safetensors", options=OPTIONS["huggingface_srf"])
     write_weights(weights, tmp_path / "model", format="huggingface")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["id2label"]["4"] == "LABEL_4"
+    own = model_config(variant_config("focalnet_tiny_srf", num_classes=3), 224, ["cat", "dog"])["id2label"]
+    assert own == {"0": "cat", "1": "dog", "2": "LABEL_2"}  # an output the data does not use
+    synsets = [synset for synset, _ in class_list(1000)]
+    assert model_config(variant_config("focalnet_tiny_srf"), 224, synsets)["id2label"] == labels
     assert {entry.name for entry in (tmp_path / "model").iterdir()} == {
         "config.json",
         "model.safetensors",
