@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from focalnet_jax.convert.huggingface import model_config
 from focalnet_jax.convert.mapping import entries, to_theirs
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.convert.write import write_weights
+from focalnet_jax.data.class_lists import class_list
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from parity import pytorch
@@ -27,8 +29,6 @@ from parity.pairs import PAIRS
 
 CONFIG = reduced("focalnet_tiny_lrf")
 UNTOLD = dict(use_postln=False, normalize_modulator=False)
-LARGE = reduced("focalnet_large_fl4")
-LARGE_UNTOLD = dict(use_postln=True, normalize_modulator=True)
 
 
 def saved(tmp_path, config=CONFIG, **beside):
@@ -81,8 +81,10 @@ def test_files_there_and_back_are_bit_equal(config, library, tmp_path):
         assert_same(back, tensors, format)
 
 
-@pytest.mark.parametrize(("config", "untold"), [(CONFIG, UNTOLD), (LARGE, LARGE_UNTOLD)])
-def test_microsofts_keys_are_those_timm_reads(config, untold, tmp_path):
+@pytest.mark.parametrize("name", ["focalnet_tiny_lrf", "focalnet_large_fl4", "focalnet_huge_fl3"])
+def test_microsofts_keys_are_those_timm_reads(name, tmp_path):
+    config = reduced(name)
+    untold = dict(use_postln=config.use_postln, normalize_modulator=config.normalize_modulator)
     path, model = saved(tmp_path, config)
     write_weights(read_weights(path, options=untold), tmp_path / "microsoft.pth", format="microsoft")
     other = pytorch.build(config, "timm", seed=1)
@@ -120,6 +122,7 @@ def test_weights_are_found_in_what_trainers_save_and_prefixes_come_off(tmp_path)
     optimizer = torch.optim.AdamW(model.parameters())
     beside = dict(
         optimizer=optimizer.state_dict(),
+        best=np.float64(82.1),  # a figure
         config=CfgNode({"MODEL": CfgNode({"NAME": "x"})}),
         args=argparse.Namespace(lr=1),
     )
@@ -142,6 +145,12 @@ def test_weights_are_found_in_what_trainers_save_and_prefixes_come_off(tmp_path)
     write_weights(weights, tmp_path / "half_again.pth", format="timm")
     for name, tensor in torch.load(tmp_path / "half_again.pth", weights_only=True).items():
         assert torch.equal(tensor, half[name]), name
+
+
+@pytest.mark.parametrize(("count", "file"), [(1000, "imagenet_synsets.txt"), (21842, "imagenet22k_ms_synsets.txt")])
+def test_the_class_lists_are_timms(count, file):
+    theirs = (Path(timm.__file__).parent / "data" / "_info" / file).read_text().split()
+    assert [synset for synset, _ in class_list(count)] == theirs
 
 
 class _Malicious:

@@ -148,8 +148,11 @@ def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
     """Writes `params` and `metadata` alone to `folder`: a step to load or start from, not to resume."""
     (folder / "metadata").mkdir(parents=True)
     (folder / "metadata" / "metadata").write_text(json.dumps(metadata))
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute() / "params", params)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder.absolute() / "params", params)
+    except (ValueError, RuntimeError) as error:  # how tensorstore reports a full disk
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def read_params(checkpoint: Path, like: Tree) -> Tree:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 from pathlib import Path
 
+from focalnet_jax.checkpoint.manager import find_checkpoint
 from focalnet_jax.command_line import one_line_errors, run_command
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
 from focalnet_jax.convert.files import DTYPES, is_checkpoint, sha256, weight_files
@@ -18,6 +20,7 @@ from focalnet_jax.convert.tables import TABLES
 from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.class_lists import NUM_1K
+from focalnet_jax.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
@@ -42,10 +45,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dtype", choices=DTYPES, help="what to write; by default what SRC holds")
     parser.add_argument("--head", choices=HEAD_POLICIES, default="keep", help="the classifier; remap is 22K to 1K")
     parser.add_argument("--num-classes", type=int, metavar="K", help="classes of the model written, with --head")
-    parser.add_argument("--image-size", type=int, default=224, metavar="PX", help="what a huggingface config states")
+    parser.add_argument("--image-size", type=int, metavar="PX", help="what a huggingface config states")
     one_line_errors(parser)
     flags = parser.parse_args(arguments)
 
+    if flags.image_size is not None and (flags.image_size < 1 or flags.to != "huggingface"):
+        raise UserError(f"--image-size {flags.image_size}: expected a number of pixels, with --to huggingface")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written goes away
     weights = read_weights(flags.source, flags.model, dict(map(check_option, flags.option)))
     weights = _with_head(weights, flags.head, flags.num_classes)
     report = write_weights(weights, flags.destination, format=flags.to, dtype=flags.dtype, image_size=flags.image_size)
@@ -68,7 +74,11 @@ def _with_head(weights: Weights, head: str, num_classes: int | None) -> Weights:
 
 
 def _files(source: Path) -> list[Path]:
-    return [] if is_checkpoint(source) else weight_files(source)  # a checkpoint of ours is many files
+    """What was read: a checkpoint as one directory, shards with their index, weights with their configuration."""
+    if is_checkpoint(source):
+        return [find_checkpoint(str(source))]
+    beside = [source / "config.json"] if source.is_dir() else [source]
+    return sorted({*weight_files(source), *(path for path in beside if path.is_file())})
 
 
 if __name__ == "__main__":

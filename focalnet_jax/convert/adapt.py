@@ -63,7 +63,8 @@ def adapt(weights: Weights, config: FocalNetConfig, *, head: str = "keep", seed:
         if _stages_differ(key, weights.config, config):
             notes.append(f"{key} {_per_stage(weights.config, key)} made {_per_stage(config, key)}")
     params = with_leaves(target, leaves)
-    classes = weights.classes if head == "keep" else ()
+    # Of a remapped classifier the number of classes says what they are called.
+    classes = {"keep": weights.classes, "drop": (), "remap": None}[head]
     return dataclasses.replace(weights, params=params, config=config, notes=tuple(notes), classes=classes)
 
 

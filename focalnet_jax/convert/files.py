@@ -14,7 +14,7 @@ import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ml_dtypes import bfloat16
 
 from focalnet_jax.errors import UserError
 
-PICKLES = (".pth", ".pt", ".bin")
+PICKLES = (".pth", ".pt", ".bin", ".tar")  # .pth.tar
 DTYPES = {"float32": np.dtype("float32"), "float16": np.dtype("float16"), "bfloat16": np.dtype(bfloat16)}
 _SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NESTED = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
@@ -74,15 +74,12 @@ def weight_files(path: Path) -> list[Path]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint or weights file at {path}")
     if path.name.endswith(".index.json"):
-        try:
-            names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
-            raise UserError(f"{path} is no index of shards ({error})") from error
-        shards = [path.parent / name for name in names]
-        for shard in shards:
-            if shard.parent != path.parent or not shard.is_file():
-                raise UserError(f"{path} names the shard {shard.name}, which is not beside it")
-        return shards
+        beside = {entry.name for entry in path.parent.iterdir() if entry.is_file()}
+        shards = sorted(set(_weight_map(path).values()))
+        absent = [name for name in shards if name not in beside]
+        if absent:
+            raise UserError(f"{path} names the shard {absent[0][:100]}, which is not beside it")
+        return [path.parent / name for name in shards]
     if path.suffix not in (*PICKLES, ".safetensors"):
         raise UserError(f"{path.name}: expected .safetensors, .pth, an index of shards, or a directory")
     return [path]
@@ -99,11 +96,23 @@ def read_tensors(path: Path) -> Tensors:
     if len(parts) == 1:
         return parts[0]
     owner = {name: part for part in parts for name in part}
+    index = path / _HUGGINGFACE_FILES[0] if path.is_dir() else path
+    differing = sorted(owner.keys() ^ _weight_map(index).keys())
+    if differing or len(owner) != sum(map(len, parts)):
+        raise UserError(f"{index} and its shards disagree on {', '.join(differing[:5]) or 'tensors held twice'}")
     return Tensors(
         {name: part.shapes[name] for name, part in owner.items()},
         {name: part.dtypes[name] for name, part in owner.items()},
         lambda name: owner[name][name],
     )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Shard by tensor."""
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise UserError(f"{index} is no index of shards: it has no weight_map from tensors to files")
+    return shards
 
 
 def _read_safetensors(path: Path) -> Tensors:
@@ -122,6 +131,31 @@ def _read_safetensors(path: Path) -> Tensors:
 class _Inert:
     """Stands for an object that lies beside the weights in a training checkpoint; it does nothing."""
 
+    def __init__(self, *ignored: Any):
+        pass
+
+    def __setstate__(self, ignored: Any) -> None:
+        pass
+
+
+# What the original (its configuration), timm (its arguments) and others (figures) save beside the weights.
+_BESIDE_WEIGHTS = [
+    (OrderedDict, "yacs.config.CfgNode"),
+    *((_Inert, name) for name in ("argparse.Namespace", "numpy.dtype", "numpy._core.multiarray.scalar")),
+    (_Inert, "numpy.core.multiarray.scalar"),
+]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; `UserError` for anything else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return content
+
 
 def import_torch(path: Path) -> Any:
     """The torch module; `UserError` where it is not installed."""
@@ -136,18 +170,16 @@ def import_torch(path: Path) -> Any:
 
 def _read_pickle(path: Path) -> Tensors:
     torch = import_torch(path)
-    # The original saves its configuration and timm its arguments beside the weights. Their classes are not loaded:
-    # inert ones take their place.
-    stand_ins = [(OrderedDict, "yacs.config.CfgNode"), (_Inert, "argparse.Namespace")]
     try:
-        with torch.serialization.safe_globals(stand_ins):
+        # Classes of what lies beside the weights are not loaded: inert ones take their place.
+        with torch.serialization.safe_globals(_BESIDE_WEIGHTS):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it wants to load {blocked[1]}" if blocked else "it is damaged or no torch file"
         raise UserError(f"{path} is refused: {what}; only tensors are read from it") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or no torch file: {error}") from error
+    except Exception as error:  # damaged bytes make the unpickler fail in any way
+        raise UserError(f"{path} is damaged or no torch file: {error or type(error).__name__}") from error
     tensors = _weights_in(loaded, path, torch)
 
     def read(name: str) -> np.ndarray:
@@ -176,19 +208,26 @@ def _weights_in(loaded: Any, path: Path, torch: Any) -> dict[str, Any]:
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not any(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise UserError(f"{path} holds no state dict; expected tensors by name, or nested in {' or '.join(_NESTED)}")
-    return {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+    for name, tensor in tensors.items():
+        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            raise UserError(f"{path}: {name} is a {tensor.device.type} {tensor.layout} tensor; expected plain data")
+    return tensors
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], *, nested: bool) -> None:
     """Writes `.safetensors`, or a torch pickle with the tensors under "model" if `nested`."""
-    if path.suffix == ".safetensors":
-        import safetensors.numpy
+    import safetensors.numpy
 
-        safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
-        return
-    torch = import_torch(path)
-    state = {name: _to_torch(torch, array) for name, array in tensors.items()}
-    torch.save({"model": state} if nested else state, path)
+    try:
+        if path.suffix == ".safetensors":
+            safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+            return
+        torch = import_torch(path)
+        state = {name: _to_torch(torch, array) for name, array in tensors.items()}
+        torch.save({"model": state} if nested else state, path)
+    except (safetensors.SafetensorError, RuntimeError) as error:  # how these libraries report a full disk
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _to_torch(torch: Any, array: np.ndarray) -> Any:
@@ -204,22 +243,30 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
       UserError: `path` exists, or its folder cannot be written.
     """
-    if path.exists():
-        raise UserError(f"{path} exists already; nothing was written: remove it or name another")
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial = path.with_name(f".partial-{os.getpid()}{path.suffix}")
+    made: list[Path] = []
     try:
+        if path.exists():
+            raise UserError(f"{path} exists already; nothing was written: remove it or name another")
+        made = [folder for folder in path.parents if not folder.exists()]  # the innermost first
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
+        made = []
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
 
 
 def sha256(path: Path) -> str:
-    """The hexadecimal digest of a file."""
+    """The hexadecimal digest of a file, or of `sha256sum`'s lines for all files of a directory in sorted order."""
+    if path.is_dir():
+        files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+        return hashlib.sha256("".join(f"{sha256(path / name)}  {name}\n" for name in files).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

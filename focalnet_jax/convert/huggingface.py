@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from focalnet_jax.convert.files import read_json
 from focalnet_jax.data.class_lists import class_list, class_names
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.errors import UserError
@@ -15,13 +16,13 @@ from focalnet_jax.model import FocalNetConfig
 BICUBIC = 3  # Pillow's number for it, which Hugging Face uses
 
 
-def write_metadata(folder: Path, config: FocalNetConfig, image_size: int, classes: Sequence[str] = ()) -> None:
+def write_metadata(folder: Path, config: FocalNetConfig, image_size: int, classes: Sequence[str] | None = None) -> None:
     """`config.json` and `preprocessor_config.json` that `FocalNetForImageClassification.from_pretrained` reads."""
     (folder / "config.json").write_text(json.dumps(model_config(config, image_size, classes), indent=2) + "\n")
     (folder / "preprocessor_config.json").write_text(json.dumps(_preprocessor(image_size), indent=2) + "\n")
 
 
-def model_config(config: FocalNetConfig, image_size: int, classes: Sequence[str] = ()) -> dict[str, Any]:
+def model_config(config: FocalNetConfig, image_size: int, classes: Sequence[str] | None = None) -> dict[str, Any]:
     """The config of transformers' FocalNet; `classes` are their names where known.
 
     Raises:
@@ -59,28 +60,68 @@ def model_config(config: FocalNetConfig, image_size: int, classes: Sequence[str]
     }
 
 
-def _labels(count: int, classes: Sequence[str]) -> list[str]:
+def _labels(count: int, classes: Sequence[str] | None) -> list[str]:
     """A name a class: what is known, ImageNet's where their number or their synset ids say so, else LABEL_0 ..."""
     imagenet = class_list(count)
-    if imagenet and (not classes or list(classes) == [synset for synset, _ in imagenet]):
+    if imagenet and (classes is None or list(classes) == [synset for synset, _ in imagenet]):
         return class_names(count)
+    classes = classes or ()
     # A classifier may have more outputs than the data has classes.
     return [*classes[:count], *(f"LABEL_{index}" for index in range(len(classes), count))]
 
 
+# Keys of theirs that say what a model of ours is, with the type they must have.
+_OPTIONS = {
+    "use_post_layernorm": ("use_postln", bool),
+    "normalize_modulator": ("normalize_modulator", bool),
+    "use_conv_embed": ("use_conv_embed", bool),
+    "use_layerscale": ("use_layerscale", bool),
+    "use_post_layernorm_in_modulation": ("use_postln_in_modulation", bool),
+    "depths": ("depths", list),
+    "focal_levels": ("focal_levels", list),
+    "focal_windows": ("focal_windows", list),
+    "drop_path_rate": ("drop_path_rate", float),
+    "hidden_dropout_prob": ("drop_rate", float),
+}
+# What transformers takes for keys that are not there and that no tensor tells.
+_DEFAULTS = {"use_post_layernorm": False, "normalize_modulator": False}
+# What this package computes, whatever a configuration says.
+_FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-5}
+
+
 def told_by_config(folder: Path) -> dict[str, Any]:
-    """The options of ours that a directory's `config.json` states."""
+    """The options of ours that a directory's `config.json` states; empty without one of a FocalNet.
+
+    Raises:
+      UserError: it is damaged, or states what this package does not compute.
+    """
     path = folder / "config.json"
-    if not path.is_file():
+    stated = read_json(path) if path.is_file() else {}
+    if stated.get("model_type") != "focalnet":  # of something else, such as a run of ours
         return {}
-    try:
-        config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    return {
-        "use_postln": config.get("use_post_layernorm", False),
-        "normalize_modulator": config.get("normalize_modulator", False),
-    }
+    for key, ours in _FIXED.items():
+        if stated.get(key, ours) != ours:
+            raise UserError(f"{path} states {key}={stated[key]}; this package computes {ours} only")
+    told = {}
+    for key, (name, kind) in _OPTIONS.items():
+        value = stated.get(key, _DEFAULTS.get(key))
+        if isinstance(value, int) and kind is float:
+            value = float(value)
+        if value is not None and type(value) is not kind:
+            raise UserError(f"{path}: {key} is {value!r}; expected {kind.__name__}")
+        if value is not None:
+            told[name] = value
+    return told
+
+
+def classes_and_size(folder: Path) -> tuple[tuple[str, ...] | None, int | None]:
+    """What a directory's `config.json` calls the classes, and its input size, where it says so."""
+    path = folder / "config.json"
+    stated = read_json(path) if path.is_file() else {}
+    labels, size = stated.get("id2label"), stated.get("image_size")
+    names = tuple(map(str, labels.values())) if isinstance(labels, dict) else ()
+    known = any(name != f"LABEL_{index}" for index, name in enumerate(names))
+    return names if known else None, size if isinstance(size, int) else None
 
 
 def _preprocessor(image_size: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,15 @@ def load_model(
 
     Raises:
       UserError: nothing readable at `path`, or it is another model than asked for.
+
+    Warns:
+      UserWarning: the file holds less precise numbers than float32.
     """
     untold = {key: options[key] for key in ("use_postln", "normalize_modulator") if key in options}
     options = checked_fields(options)
     weights = read_weights(path, name, untold)
+    if weights.dtype != "float32":
+        warnings.warn(f"{path} holds {weights.dtype}; parameters are float32", stacklevel=2)
     config = dataclasses.replace(weights.config, **options)
     if config != weights.config or head != "keep":
         weights = adapt(weights, config, head=head)
@@ -76,4 +82,4 @@ def load_into(
     check_adaptable(weights.config, config, surgery=surgery)
     weights = adapt(weights, config, head=head)
     params = jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), weights.params, like)
-    return params, f"{path} ({weights.format}, {weights.dtype})"
+    return params, f"{path} ({'; '.join((weights.format, weights.dtype, *weights.notes))})"

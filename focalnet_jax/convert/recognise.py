@@ -85,6 +85,9 @@ def recognise(
       UserError: the shapes are not those of `name`, or leave an option open.
     """
     seen = _options(shapes, format)
+    if told and told.get("use_conv_embed") is False and len(seen["depths"]) == 1 and seen["use_conv_embed"]:
+        seen |= {"use_conv_embed": False, "patch_size": 7}
+    _check_told(seen, told or {})
     sources = dict.fromkeys(seen, "shapes")
     matching = [known for known in list_models() if _agree(variant_config(known), seen)]
     if name is not None:
@@ -98,12 +101,11 @@ def recognise(
         name = matching[0]
     options = dict(seen)
     for key in _NOT_FROM_SHAPES:
-        for source, values in (
-            ("the user", overrides),
-            ("config", told),
-            ("names", _postln_by_names(shapes, format)),
-            ("the model to fill", assumed),
-        ):
+        known = {"config.json": told or {}, "the names": _postln_by_names(shapes, format)}
+        for source, values in known.items():
+            if key in (overrides or {}) and values.get(key, overrides[key]) != overrides[key]:
+                raise UserError(f"{key}={overrides[key]} was given, and {source} of the weights say {values[key]}")
+        for source, values in {"the user": overrides, **known, "the model to fill": assumed}.items():
             if values and values.get(key) is not None:
                 options[key], sources[key] = values[key], source
                 break
@@ -117,6 +119,21 @@ def recognise(
     base = variant_config(name) if name else FocalNetConfig()
     config = dataclasses.replace(base, **{key: _plain(key, value) for key, value in options.items()})
     return Recognised(name, config, sources)
+
+
+def _check_told(seen: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Refuses a configuration beside the weights that is not theirs."""
+    for key in seen.keys() & told.keys():
+        value = tuple(told[key]) if isinstance(told[key], list) else told[key]
+        if key != "num_classes" and value != seen[key]:
+            raise UserError(f"config.json says {key} is {value}, the tensors beside it have {seen[key]}")
+
+
+def released_name(config: FocalNetConfig) -> str | None:
+    """The variant whose parameters and arithmetic `config` has, its classes aside."""
+    keys = (*_FROM_SHAPES, *_NOT_FROM_SHAPES)
+    same = (name for name in list_models() if all(_value(variant_config(name), k) == _value(config, k) for k in keys))
+    return next(same, None)
 
 
 def _plain(key: str, value: Any) -> Any:
@@ -148,8 +165,9 @@ def _options(shapes: Shapes, format: str) -> dict[str, Any]:
     by_role = _roles(shapes, format)
     blocks = [indices for role, indices, _ in by_role if role == "stages/blocks/norm2/scale"]
     stages = 1 + max((indices["stage"] for indices in blocks), default=-1)
-    if not stages:
-        raise UserError("these FocalNet weights have no blocks")
+    deepest = max((indices["block"] for indices in blocks), default=-1)
+    if not stages or max(stages, deepest) > len(blocks):
+        raise UserError(f"these FocalNet weights have {len(blocks)} blocks, numbered up to {deepest}")
     depths = tuple(1 + max((i["block"] for i in blocks if i["stage"] == stage), default=-1) for stage in range(stages))
 
     def shape(role: str, **wanted: int) -> tuple[int, ...] | None:
@@ -168,6 +186,7 @@ def _options(shapes: Shapes, format: str) -> dict[str, Any]:
     if stem is None or first is None or not all(kernels):
         raise UserError("these FocalNet weights lack an embedding, an MLP or focal levels")
     down = shape("stages/downsample/proj/kernel")
+    # Of a single stage, a kernel of 7 could be a patch of 7 too; no released model has one.
     overlapped = stem[-1] == 7 if down is None else down[-1] == 3
     options: dict[str, Any] = {
         "embed_dim": tuple(shape("stages/blocks/norm2/scale", stage=stage)[0] for stage in range(stages)),
@@ -195,6 +214,8 @@ def _roles(shapes: Shapes, format: str) -> list[tuple[str, dict[str, int], tuple
         for row in TABLES[format]:
             match = row.pattern.fullmatch(key)
             if match:
+                if len(shape) != row.layout.rank or 0 in shape:
+                    raise UserError(f"{key} is {tuple(shape)}; expected {row.layout.rank} axes, none of them empty")
                 indices = {name: int(value) for name, value in match.groupdict().items() if value is not None}
                 found.append((re.sub(r"/\{\w+\}", "", row.ours[0]), indices, tuple(shape)))
     return found

@@ -19,14 +19,16 @@ import numpy as np
 class Layout:
     """How an array's axes lie in theirs: functions from ours and back."""
 
+    rank: int  # of theirs
     to_theirs: Callable[[np.ndarray], np.ndarray]
     to_ours: Callable[[np.ndarray], np.ndarray]
 
 
-VECTOR = Layout(lambda a: a, lambda a: a)
-LINEAR = Layout(lambda a: a.T, lambda a: a.T)  # [in, out] and [out, in]
-POINTWISE = Layout(lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T)  # [in, out] and [out, in, 1, 1]
-CONV = Layout(lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))  # [k, k, in, out], [out, in, k, k]
+VECTOR = Layout(1, lambda a: a, lambda a: a)
+LINEAR = Layout(2, lambda a: a.T, lambda a: a.T)  # [in, out] and [out, in]
+POINTWISE = Layout(4, lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T)  # [in, out] and [out, in, 1, 1]
+# [k, k, in, out] and [out, in, k, k]
+CONV = Layout(4, lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))
 
 
 @dataclass(frozen=True)

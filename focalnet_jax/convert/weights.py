@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 
 from focalnet_jax.checkpoint.manager import find_checkpoint, read_metadata, read_params
 from focalnet_jax.convert.files import DTYPES, Tensors, is_checkpoint, read_tensors
-from focalnet_jax.convert.huggingface import told_by_config
+from focalnet_jax.convert.huggingface import classes_and_size, told_by_config
 from focalnet_jax.convert.mapping import abstract_params, to_ours
-from focalnet_jax.convert.recognise import recognise, recognise_format
-from focalnet_jax.errors import UserError
+from focalnet_jax.convert.recognise import recognise, recognise_format, released_name
+from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.variants import model_from_metadata
 from focalnet_jax.paths import named_leaves
@@ -28,7 +29,8 @@ class Weights:
     format: str  # microsoft, timm, huggingface or orbax
     dtype: str  # of the file, such as "float16", or "float16 and float32"
     notes: tuple[str, ...]  # what a reader should know, a line each
-    classes: tuple[str, ...] = ()  # what the classes are called, in order, where the source says it
+    classes: tuple[str, ...] | None = None  # what they are called, in order; None: not said, () for a fresh classifier
+    image_size: int | None = None  # pixels, where the source says it
 
     @property
     def count(self) -> int:
@@ -55,27 +57,36 @@ def read_weights(
     """
     path = Path(path)
     if is_checkpoint(path):
-        return _from_checkpoint(find_checkpoint(str(path)), name)
+        return _from_checkpoint(find_checkpoint(str(path)), name, options or {})
     tensors = read_tensors(path)
     format, prefix = recognise_format(tensors.shapes)
-    notes = [f"prefix {prefix!r} taken off the names"] if prefix else []
-    tensors, unused = _without_prefix(tensors, prefix)
-    notes += [f"not weights of the model, left out: {', '.join(unused)}"] if unused else []
+    tensors, notes = _without_prefix(tensors, prefix)
     folder = path if path.is_dir() else path.parent
-    told = told_by_config(folder) if format == "huggingface" else {}
+    told, (classes, size) = {}, (None, None)
+    if format == "huggingface":
+        told, (classes, size) = told_by_config(folder), classes_and_size(folder)
     found = recognise(tensors.shapes, format=format, name=name, told=told, overrides=options, assumed=assumed)
     dtype = _dtypes(tensors.dtypes)
     params = to_ours(tensors, found.config, format)
     for key in ("use_postln", "normalize_modulator"):
         notes.append(f"{key}={getattr(found.config, key)} by {found.sources[key]}")
-    return Weights(params, found.config, found.name, format, dtype, tuple(notes))
+    rates = {key: told[key] for key in ("drop_path_rate", "drop_rate") if key in told}
+    config = dataclasses.replace(found.config, **rates)
+    if classes is not None and len(classes) != config.num_classes:
+        raise UserError(f"config.json names {len(classes)} classes, the classifier has {config.num_classes}")
+    return Weights(params, config, found.name, format, dtype, tuple(notes), classes, size)
 
 
 def _without_prefix(tensors: Tensors, prefix: str) -> tuple[Tensors, list[str]]:
+    """The tensors by the format's names, and notes. A name without the prefix stays, to be refused as not used."""
+    if not prefix:
+        return tensors, []
     if prefix.startswith("-"):  # the file lacks a prefix the format has
-        return tensors.renamed({prefix[1:] + name: name for name in tensors}), []
-    names = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
-    return tensors.renamed(names), [name for name in tensors if not name.startswith(prefix)]
+        return tensors.renamed({prefix[1:] + name: name for name in tensors}), [f"{prefix[1:]!r} put before the names"]
+    names = {name.removeprefix(prefix): name for name in tensors}
+    if len(names) < len(tensors):
+        raise UserError(f"some tensors are there twice, with and without the prefix {prefix!r}")
+    return tensors.renamed(names), [f"prefix {prefix!r} taken off the names"]
 
 
 def _dtypes(dtypes: Mapping[str, str]) -> str:
@@ -87,14 +98,21 @@ def _dtypes(dtypes: Mapping[str, str]) -> str:
     return " and ".join(found)
 
 
-def _from_checkpoint(step: Path, name: str | None) -> Weights:
-    metadata = read_metadata(step)
-    stored = metadata.get("model")
-    if stored is None:
-        raise UserError(f"{step} does not say which model it holds; it was not written by this package")
-    held, config = model_from_metadata(stored)
+def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool]) -> Weights:
+    try:
+        metadata = read_metadata(step)
+        stored = metadata.get("model")
+        if stored is None:
+            raise UserError(f"{step} does not say which model it holds; it was not written by this package")
+        _, config = model_from_metadata(stored)
+        params = read_params(step, abstract_params(config))
+    except (RunFailedError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{step} cannot be read: {error}") from error
+    held = released_name(config)
     if name not in (None, held):
-        raise UserError(f"{step} holds {held}, not {name}")
-    params = read_params(step, abstract_params(config))
-    classes = tuple(metadata.get("classes", ()))
+        raise UserError(f"{step} holds {held or 'no released variant'}, not {name}")
+    for key, value in options.items():
+        if getattr(config, key) != value:
+            raise UserError(f"{key}={value} was given, and the checkpoint says {getattr(config, key)}")
+    classes = tuple(metadata["classes"]) if "classes" in metadata else None
     return Weights(params, config, held, "orbax", "float32", (f"read from {step}",), classes)

@@ -28,7 +28,7 @@ class Report:
 
 
 def write_weights(
-    weights: Weights, destination: Path, *, format: str, dtype: str | None = None, image_size: int = 224
+    weights: Weights, destination: Path, *, format: str, dtype: str | None = None, image_size: int | None = None
 ) -> Report:
     """Writes `weights` to `destination`, which must not exist and appears only when it is complete.
 
@@ -37,7 +37,7 @@ def write_weights(
       destination: a `.pth` or `.safetensors`; a directory for "huggingface" and "orbax".
       format: "microsoft", "timm", "huggingface" or "orbax".
       dtype: of the tensors, by default that of the file the weights come from. Checkpoints of ours are float32.
-      image_size: what a Hugging Face configuration states.
+      image_size: what a Hugging Face configuration states; by default what the source states, or 224.
 
     Raises:
       UserError: the format cannot express the model, or `destination` does not fit it or exists.
@@ -58,12 +58,18 @@ def write_weights(
         file = partial
         if as_directory:
             partial.mkdir()
-            write_metadata(partial, weights.config, image_size, weights.classes)
+            size = image_size or weights.image_size or 224
+            write_metadata(partial, weights.config, size, weights.classes)
             file = partial / "model.safetensors"
         tensors = {name: _cast(name, array, dtype) for name, array in to_theirs(weights.params, weights.config, format)}
         write_tensors(file, tensors, nested=format == "microsoft")
     files = sorted(destination.iterdir()) if as_directory else [destination]
-    return Report(len(tensors), dtype, tuple(files), (*_dtype_notes(weights.dtype, dtype), *_notes(weights, format)))
+    return Report(
+        len(tensors),
+        dtype,
+        tuple(files),
+        (*_dtype_notes(weights.dtype, dtype), *_finite_notes(weights), *_notes(weights, format)),
+    )
 
 
 def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
@@ -72,6 +78,11 @@ def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
         raise UserError(f"{name} reaches {np.abs(array).max():.3g}, which {dtype} cannot hold; write another --dtype")
     return cast
+
+
+def _finite_notes(weights: Weights) -> tuple[str, ...]:
+    broken = [name for name, leaf in named_leaves(weights.params).items() if not np.isfinite(leaf).all()]
+    return (f"not every number is finite in {', '.join(broken[:3])}",) if broken else ()
 
 
 def _dtype_notes(given: str, written: str) -> tuple[str, ...]:
@@ -85,11 +96,12 @@ def _write_checkpoint(weights: Weights, destination: Path, dtype: str | None) ->
         raise UserError(f"--dtype {dtype}: checkpoints hold float32 parameters; leave it out")
     with written_whole(destination) as partial:
         metadata = {"model": model_metadata(weights.name, weights.config)}
-        if weights.classes:
+        # Labels of a configuration are words for people, not the names of a data set's folders.
+        if weights.classes and weights.format == "orbax":
             metadata["classes"] = list(weights.classes)
         save_params(partial, weights.params, metadata)
     notes = _dtype_notes(weights.dtype, "float32")
-    return Report(len(named_leaves(weights.params)), "float32", (), notes)
+    return Report(len(named_leaves(weights.params)), "float32", (destination,), (*notes, *_finite_notes(weights)))
 
 
 def _check_expressible(weights: Weights, format: str) -> None:
@@ -98,6 +110,9 @@ def _check_expressible(weights: Weights, format: str) -> None:
         raise UserError("transformers' classifier needs classes; these weights have none")
     if format == "timm" and config.patch_size != 4:
         raise UserError(f"timm's FocalNet has patches of 4; this model has {config.patch_size}")
+    factors = {k[1] - k[0] for k in map(config.kernel_sizes, range(len(config.depths))) if len(k) > 1}
+    if format == "timm" and factors - {2}:
+        raise UserError(f"timm's FocalNet has a focal factor of 2; this model has {config.focal_factor}")
     if format == "timm" and any(2 * dim != wide for dim, wide in zip(config.dims, config.dims[1:], strict=False)):
         raise UserError(f"timm doubles the channels at every stage; this model has {config.dims}")
 

@@ -1,6 +1,8 @@
 """Weights of timm and transformers give the same numbers here, and go from format to format without losing a bit."""
 
+import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.paths import named_leaves
 
 GOLDEN = Path(__file__).parent / "golden"
+INDEX = "model.safetensors.index.json"
 # What shapes do not tell and no variant's name does for these small models.
 OPTIONS = {
     "timm_lrf": dict(use_postln=False, normalize_modulator=False),
@@ -131,6 +134,95 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
         write_weights(weights, tmp_path / "out.safetensors", format="timm")
     assert {entry.name for entry in tmp_path.iterdir()} == {"changed.safetensors", "out.safetensors"}
     assert sha256(source) == before
+
+
+def in_a_directory(folder, **config):
+    """A Hugging Face directory of the golden weights whose config.json states other things."""
+    weights = read_weights(GOLDEN / "huggingface_srf.safetensors", options=OPTIONS["huggingface_srf"])
+    write_weights(weights, folder, format="huggingface")
+    stated = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(stated))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"normalize_modulator": "false"}, "normalize_modulator is 'false'; expected bool"),
+        ({"depths": [2, 2]}, "depths is (2, 2), the tensors beside it have (1, 2)"),
+        ({"use_layerscale": True}, "use_layerscale is True"),
+        ({"hidden_act": "relu"}, "computes gelu only"),
+        ({"layer_norm_eps": 1e-12}, "layer_norm_eps=1e-12"),
+        ({"id2label": {"0": "cat"}}, "names 1 classes"),
+    ],
+)
+def test_a_config_that_is_not_the_weights_is_refused(config, told, tmp_path):
+    with pytest.raises(UserError, match=re.escape(told)):
+        read_weights(in_a_directory(tmp_path / "model", **config))
+
+
+def test_what_a_huggingface_directory_states_goes_on_to_the_next(tmp_path):
+    names = ["rose", "tulip", "daisy", "lily", "iris"]
+    labels = {str(index): name for index, name in enumerate(names)}
+    source = in_a_directory(tmp_path / "model", id2label=labels, image_size=384, drop_path_rate=0.2)
+    write_weights(read_weights(source), tmp_path / "again", format="huggingface")
+    stated = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert (stated["id2label"], stated["image_size"], stated["drop_path_rate"]) == (labels, 384, 0.2)
+    # a configuration of something else beside the weights says nothing about them
+    (source / "config.json").write_text(json.dumps({"model_type": "swin", "normalize_modulator": True}))
+    assert not read_weights(source, options=OPTIONS["huggingface_srf"]).config.normalize_modulator
+
+
+DAMAGED = [(name, text) for name in ("config.json", INDEX) for text in ("[]", "null", "{", "\udcff")]
+NO_INDEX = [(INDEX, text) for text in ('{"weight_map": {"a": 5}}', '{"weight_map": []}', "{}")]
+
+
+@pytest.mark.parametrize(("name", "content"), [*DAMAGED, *NO_INDEX])
+def test_damaged_json_is_one_line(name, content, tmp_path):
+    source = in_a_directory(tmp_path / "model")
+    (source / name).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=r"damaged|no index"):
+        read_weights(source, options=OPTIONS["huggingface_srf"])
+
+
+def test_options_and_keys_that_disagree_are_refused(tmp_path):
+    import safetensors.numpy
+
+    source = GOLDEN / "timm_lrf.safetensors"
+    with pytest.raises(UserError, match="use_postln=True was given, and the names"):
+        read_weights(source, options={"use_postln": True, "normalize_modulator": False})
+    weights = read_weights(source, options=OPTIONS["timm_lrf"])
+    write_weights(weights, tmp_path / "checkpoint", format="orbax")
+    with pytest.raises(UserError, match="normalize_modulator=True was given"):
+        read_weights(tmp_path / "checkpoint", options={"normalize_modulator": True})
+    with pytest.raises(UserError, match="no released variant, not focalnet_tiny_lrf"):
+        read_weights(tmp_path / "checkpoint", name="focalnet_tiny_lrf")
+    tensors = safetensors.numpy.load_file(source)
+    changed = {
+        "prefixed": {f"module.{name}": value for name, value in tensors.items()} | {"surplus": np.zeros(3, np.float32)},
+        "flat": tensors | {"layers.0.blocks.0.mlp.fc1.weight": np.zeros(8, np.float32)},
+        "far": tensors | {"layers.0.blocks.300000000.norm2.weight": np.zeros(8, np.float32)},
+    }
+    for name, told in {"prefixed": "not used surplus", "flat": "expected 4 axes", "far": "numbered up to"}.items():
+        safetensors.numpy.save_file(changed[name], tmp_path / f"{name}.safetensors")
+        with pytest.raises(UserError, match=told):
+            read_weights(tmp_path / f"{name}.safetensors", options=OPTIONS["timm_lrf"])
+
+
+def test_nothing_stays_behind_where_writing_fails(tmp_path):
+    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
+    weights.params["norm"]["bias"][0] = 1e6
+    with pytest.raises(UserError, match="cannot hold"):
+        write_weights(weights, tmp_path / "new" / "folder" / "half.safetensors", format="timm", dtype="float16")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        write_weights(weights, tmp_path / "file" / "out.safetensors", format="timm")
+    with pytest.raises(UserError, match="cannot write"):
+        write_weights(weights, tmp_path / ("x" * 300 + ".safetensors"), format="timm")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    wide = dataclasses.replace(weights, config=dataclasses.replace(weights.config, focal_factor=4))
+    with pytest.raises(UserError, match="focal factor of 2"):
+        write_weights(wide, tmp_path / "out.safetensors", format="timm")
 
 
 def test_mixed_precision_is_written_only_in_a_stated_type_that_holds_it(tmp_path):
