@@ -37,20 +37,19 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
     try:
         status = main(sys.argv[1:]) or 0
     except UserError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        status = EXIT_USER_MISTAKE
+        _end_with(f"error: {' '.join(str(error).split())}", EXIT_USER_MISTAKE)
     except RunFailedError as error:
-        sys.stdout.flush()
-        print(f"failed: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        # What libraries print while they are torn down after an error would bury the line.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-        os._exit(EXIT_FAILED)
+        _end_with(f"failed: {' '.join(str(error).split())}", EXIT_FAILED)
     except KeyboardInterrupt:
-        sys.stdout.flush()
-        print("interrupted", file=sys.stderr, flush=True)
-        os._exit(130)  # the shell's convention for SIGINT; threads that compile do not survive an orderly end
+        _end_with("interrupted", 130)  # the shell's convention for SIGINT
     sys.exit(status)
+
+
+def _end_with(line: str, status: int) -> NoReturn:
+    """Prints the one line and ends at once: libraries torn down after an error would bury it, or crash."""
+    sys.stdout.flush()
+    print(line, file=sys.stderr, flush=True)
+    os._exit(status)
 
 
 def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

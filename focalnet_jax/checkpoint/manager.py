@@ -149,10 +149,10 @@ def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
     (folder / "metadata").mkdir(parents=True)
     (folder / "metadata" / "metadata").write_text(json.dumps(metadata))
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder.absolute() / "params", params)
     except (ValueError, RuntimeError) as error:  # how tensorstore reports a full disk
-        raise OSError(str(error).splitlines()[0]) from error
+        raise OSError(_reason(error)) from error
 
 
 def read_params(checkpoint: Path, like: Tree) -> Tree:
@@ -168,22 +168,33 @@ def read_params(checkpoint: Path, like: Tree) -> Tree:
 @contextmanager
 def _reading(checkpoint: Path) -> Iterator[None]:
     """Reports what goes wrong while reading as a damaged checkpoint, once: `RunFailedError`."""
-    hooks = sys.unraisablehook, threading.excepthook
-    # After a failure tensorstore's threads go on to complain in the background, until the end of the process.
-    sys.unraisablehook = threading.excepthook = lambda *_: None
-    # Orbax warns about every checkpoint that lies in a folder of its own.
-    absl = logging.getLogger("absl")
-    level, absl.level = absl.level, logging.ERROR
     try:
-        yield
+        with _quiet():
+            yield
     except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise RunFailedError(
-            f"checkpoint {checkpoint} is damaged ({reason[0][:200]}): remove it to go on from the one before"
+            f"checkpoint {checkpoint} is damaged ({_reason(error)}): remove it to go on from the one before"
         ) from error
-    finally:
-        absl.setLevel(level)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax's warnings, and after an error the complaints of tensorstore's threads, from stderr."""
+    hooks = sys.unraisablehook, threading.excepthook
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    sys.unraisablehook = threading.excepthook = lambda *_: None
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    yield
+    # Not after an error: the threads go on until the end of the process.
     sys.unraisablehook, threading.excepthook = hooks
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -223,6 +224,20 @@ def test_nothing_stays_behind_where_writing_fails(tmp_path):
     wide = dataclasses.replace(weights, config=dataclasses.replace(weights.config, focal_factor=4))
     with pytest.raises(UserError, match="focal factor of 2"):
         write_weights(wide, tmp_path / "out.safetensors", format="timm")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
+    write_weights(weights, tmp_path / "whole", format="orbax")
+    for format, name in (("timm", "x.safetensors"), ("huggingface", "hf"), ("orbax", "checkpoint")):
+        arguments = [sys.executable, "-m", "focalnet_jax.convert", tmp_path / "whole", tmp_path / name, "--to", format]
+        # files of at most 8 KB stand for a full disk
+        limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *arguments]
+        done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: cannot write")
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["whole"]
 
 
 def test_mixed_precision_is_written_only_in_a_stated_type_that_holds_it(tmp_path):
