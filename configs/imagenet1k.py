@@ -7,7 +7,7 @@ Source: FocalNet paper (arXiv 2203.11926), section 4.1 and the original code's d
     Not in this recipe yet: RandAugment, random erasing, mixup and cutmix. Without them expect less than the target.
 Variants: any model, tiny_srf (default) to huge_fl4; as_released; smoke.
 Command: python train.py --config configs/imagenet1k.py:base_lrf --workdir DIR --config.data.path=IMAGENET
-    where IMAGENET holds train/nXXXXXXXX/*.JPEG and val/nXXXXXXXX/*.JPEG
+    where IMAGENET holds train/n01440764/*.JPEG ... and val/n01440764/*.JPEG ...: a folder a synset id
 Hardware: any; the batch divides over all devices. Cost: not measured.
 Target (published top-1, %): tiny 82.1 srf / 82.3 lrf, small 83.4 / 83.5, base 83.7 / 83.9; iso tiny 74.1, small 80.9,
     base 82.4.

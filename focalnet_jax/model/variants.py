@@ -199,5 +199,8 @@ def model_metadata(name: str | None, config: FocalNetConfig) -> dict[str, Any]:
 
 def model_from_metadata(stored: dict[str, Any]) -> tuple[str | None, FocalNetConfig]:
     """The variant's name, if it is one, and the configuration, from JSON."""
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["config"].items()}
-    return stored["name"], FocalNetConfig(**fields)
+    try:
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["config"].items()}
+        return stored["name"], FocalNetConfig(**fields)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"the checkpoint's description of its model is damaged: {error!r}") from error
