@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -47,6 +48,8 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
 
 def _end_with(line: str, status: int) -> NoReturn:
     """Prints the one line and ends at once: libraries torn down after an error would bury it, or crash."""
+    logging.disable(logging.CRITICAL)
+    sys.unraisablehook = threading.excepthook = lambda *_: None
     sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)
     os._exit(status)

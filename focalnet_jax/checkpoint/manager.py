@@ -179,18 +179,22 @@ def _reading(checkpoint: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax's warnings, and after an error the complaints of tensorstore's threads, from stderr."""
+    """Keeps Orbax's warnings, and after an error the complaints of tensorstore's threads, from stderr.
+
+    Those threads complain until the process ends: `run_command` goes on keeping them quiet.
+    """
     hooks = sys.unraisablehook, threading.excepthook
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels = [logger.level for logger in loggers]
     sys.unraisablehook = threading.excepthook = lambda *_: None
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    yield
-    # Not after an error: the threads go on until the end of the process.
-    sys.unraisablehook, threading.excepthook = hooks
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        sys.unraisablehook, threading.excepthook = hooks
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

@@ -27,7 +27,9 @@ _SURGERY = ("focal_levels", "focal_windows", "focal_factor")
 _FREE = ("drop_rate", "drop_path_rate", "scan_blocks", "remat", "layerscale_value")
 
 
-def adapt(weights: Weights, config: FocalNetConfig, *, head: str = "keep", seed: int = 0) -> Weights:
+def adapt(
+    weights: Weights, config: FocalNetConfig, *, head: str = "keep", surgery: bool = True, seed: int = 0
+) -> Weights:
     """`weights` as those of a model of `config`.
 
     Args:
@@ -35,12 +37,13 @@ def adapt(weights: Weights, config: FocalNetConfig, *, head: str = "keep", seed:
       config: the model to fill.
       head: "keep" takes the classifier as it is; "drop" starts a fresh one; "remap" takes ImageNet-1K's rows of an
         ImageNet-22K classifier, row 850 of which is fresh because that class had no images.
+      surgery: whether windows and levels may differ, see `check_adaptable`.
       seed: of what is fresh: the classifier, the kernels of added levels.
 
     Raises:
       UserError: the models differ in more than that, or in the number of classes without a policy for it.
     """
-    check_adaptable(weights.config, config)
+    check_adaptable(weights.config, config, surgery=surgery)
     _check_head(weights.config.num_classes, config.num_classes, head)
     known = named_leaves(weights.params)
     if head == "drop":
@@ -86,8 +89,8 @@ def _check_head(given: int, wanted: int, head: str) -> None:
         raise UserError(f"unknown head policy {head!r}; expected one of {', '.join(HEAD_POLICIES)}")
     if head == "keep" and given != wanted:
         raise UserError(
-            f"the weights have {given} classes, the model {wanted}; give a head policy: drop (start a fresh "
-            "classifier) or remap (ImageNet-22K to ImageNet-1K)"
+            f"the weights have {given} classes, the model {wanted}: match them, or give train.py or the converter a "
+            "head policy: drop (a fresh classifier) or remap (ImageNet-22K to ImageNet-1K)"
         )
     if head == "remap" and (given, wanted) != (NUM_22K, NUM_1K):
         raise UserError(

@@ -221,7 +221,10 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray], *, nested: bool) -
 
     try:
         if path.suffix == ".safetensors":
+            path.touch()
+            mode = path.stat().st_mode
             safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+            path.chmod(mode)  # the library leaves a file for its owner alone
             return
         torch = import_torch(path)
         state = {name: _to_torch(torch, array) for name, array in tensors.items()}

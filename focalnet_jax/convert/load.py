@@ -79,7 +79,6 @@ def load_into(
             return load_params(checkpoint, like, head=head), str(checkpoint)
     assumed = {"use_postln": config.use_postln, "normalize_modulator": config.normalize_modulator}
     weights = read_weights(path, assumed=assumed)
-    check_adaptable(weights.config, config, surgery=surgery)
-    weights = adapt(weights, config, head=head)
+    weights = adapt(weights, config, head=head, surgery=surgery)
     params = jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), weights.params, like)
     return params, f"{path} ({'; '.join((weights.format, weights.dtype, *weights.notes))})"

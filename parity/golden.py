@@ -1,0 +1,47 @@
+"""Makes tests/convert/golden/: .venv-parity/bin/python -m parity.golden.
+
+Small models of timm and transformers with random weights, and what they compute: `make test` compares with them where
+torch is not installed.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from focalnet_jax.model import FocalNetConfig
+from parity.pytorch import build, run
+
+OUT = Path(__file__).parent.parent / "tests" / "convert" / "golden"
+SMALL = dict(embed_dim=8, depths=(1, 2), num_classes=5, drop_path_rate=0.0)
+LARGE = dict(use_conv_embed=True, use_postln=True, use_layerscale=True, layerscale_value=1e-4)
+# Images [H, W] of odd sizes for timm; transformers pads what its embeddings do not divide, the original floors.
+MODELS = {
+    "timm_lrf": (FocalNetConfig(**SMALL, focal_levels=3), (33, 40)),
+    "timm_fl4": (FocalNetConfig(**SMALL, focal_levels=4, normalize_modulator=True, **LARGE), (33, 40)),
+    "huggingface_srf": (FocalNetConfig(**SMALL, focal_levels=2), (32, 40)),
+    "huggingface_huge": (FocalNetConfig(**SMALL, focal_levels=3, use_postln_in_modulation=True, **LARGE), (32, 40)),
+}
+
+
+def main() -> None:
+    """Writes all golden files from one seed."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(0)
+    for name, (config, size) in MODELS.items():
+        model = build(config, {"timm": "timm", "huggingface": "transformers"}[name.split("_")[0]])
+        images = draw.standard_normal((2, *size, 3), np.float32)
+        targets = draw.dirichlet(np.ones(config.num_classes), 2).astype(np.float32)
+        found = run(model, images, targets, gradients=True)
+        features = {f"features{stage}": maps for stage, maps in enumerate(found.features)}
+        np.savez_compressed(OUT / f"{name}.npz", images=images, targets=targets, logits=found.logits, **features)
+        gradients = {key: torch.from_numpy(value).contiguous() for key, value in found.gradients.items()}
+        weights = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+        for file, tensors in ((f"{name}.safetensors", weights), (f"{name}.gradients.safetensors", gradients)):
+            save_file(tensors, OUT / file)
+            (OUT / file).chmod(0o644)
+
+
+if __name__ == "__main__":
+    main()
