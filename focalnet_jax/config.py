@@ -29,6 +29,7 @@ def default_config() -> ConfigDict:
 
     config.batch_size = 1024  # global: all devices of all hosts together
     config.eval_batch_size = config_dict.placeholder(int)  # None: batch_size
+    config.eval_classes = config_dict.placeholder(int)  # only the first so many outputs compete: 1000 for 22K on 1K
     config.accumulate_steps = 1  # an update's batch is computed in this many parts, one after the other, to save memory
     # Durations: `*_epochs` or `*_steps`, one of the two; what the command line names replaces the other.
     config.total_epochs = config_dict.placeholder(float)
@@ -52,19 +53,33 @@ def default_config() -> ConfigDict:
     config.schedule.warmup_steps = config_dict.placeholder(int)
 
     config.data = ConfigDict()
-    config.data.source = "digits"  # digits or folder
-    config.data.path = config_dict.placeholder(str)  # folder: the directory that holds the splits
+    config.data.source = "digits"  # digits, folder or tfds
+    # folder: the directory that holds the splits; tfds: a prepared directory, or a data set's name
+    config.data.path = config_dict.placeholder(str)
     config.data.train_split = "train"
     config.data.eval_split = "val"
     config.data.image_size = 224
     config.data.eval_resize = config_dict.placeholder(int)  # shorter side before the crop; None: 256/224 * image_size
-    config.data.threads = 16  # host threads that decode and augment
+    config.data.threads = 16  # host threads that decode and augment, in every process
+    config.data.workers = 0  # processes that read beside this one; 0: its own threads do
+    config.data.stall_seconds = 300.0  # a run without a batch for so long ends
+    config.data.max_unreadable = 1e-4  # share of training images that may be unreadable and stood in for
 
     config.augment = ConfigDict()
     config.augment.crop_scale = (0.08, 1.0)  # random-resized-crop: share of the area
     config.augment.crop_ratio = (3 / 4, 4 / 3)  # and its aspect ratio, log-uniform
     config.augment.flip = 0.5  # probability of a horizontal flip
+    config.augment.policy = ""  # timm's name of it: rand-m9-mstd0.5-inc1 and its like, or 3a; empty: none
+    config.augment.color_jitter = 0.0  # strength of brightness, contrast and saturation jitter
+    config.augment.repeats = 1  # times an example stands in a batch, augmented anew: repeated augmentation
     config.augment.label_smoothing = 0.1
+    config.augment.erase = 0.0  # probability of random erasing
+    config.augment.mixup = 0.0  # alpha of mixup, and of cutmix; 0: none
+    config.augment.cutmix = 0.0
+    config.augment.mix_probability = 1.0  # that a group is mixed
+    config.augment.mix_switch = 0.5  # that it is cutmix, where both are on
+    config.augment.mix_group = 128  # examples that share a lambda and mix with each other
+    config.augment.cutmix_box = "timm"  # its size: timm (rounded up, timm 1.x) or original (down, timm 0.4.12)
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices along each axis; -1: the rest
@@ -95,6 +110,9 @@ RESUMABLE = (
     "eval_batch_size",
     "data.path",
     "data.threads",
+    "data.workers",
+    "data.stall_seconds",
+    "data.max_unreadable",
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",
@@ -117,6 +135,7 @@ _CHECKS = {
     "model.num_classes": _POSITIVE,
     "batch_size": _POSITIVE,
     "eval_batch_size": _POSITIVE,
+    "eval_classes": _POSITIVE,
     "accumulate_steps": _POSITIVE,
     "seed": (lambda v: 0 <= v < 2**32, "an integer in [0, 2**32)"),
     "init_head": (lambda v: v in ("keep", "drop", "remap"), "keep, drop or remap"),
@@ -131,9 +150,21 @@ _CHECKS = {
     "data.image_size": _POSITIVE,
     "data.eval_resize": _POSITIVE,
     "data.threads": _NOT_NEGATIVE,
+    "data.workers": _NOT_NEGATIVE,
+    "data.stall_seconds": _POSITIVE,
+    "data.max_unreadable": _SHARE,
     "augment.crop_scale": (lambda v: _is_range(v, 0, 1), "(smallest, largest) share of the area, within (0, 1]"),
     "augment.crop_ratio": (lambda v: _is_range(v, 0, math.inf), "(smallest, largest) width / height, positive"),
     "augment.flip": _SHARE,
+    "augment.color_jitter": _NOT_NEGATIVE,
+    "augment.repeats": _POSITIVE,
+    "augment.erase": _SHARE,
+    "augment.mixup": _NOT_NEGATIVE,
+    "augment.cutmix": _NOT_NEGATIVE,
+    "augment.mix_probability": _SHARE,
+    "augment.mix_switch": _SHARE,
+    "augment.mix_group": (lambda v: v >= 2 and v % 2 == 0, "a positive even number"),
+    "augment.cutmix_box": (lambda v: v in ("timm", "original"), "timm or original"),
     "augment.label_smoothing": _FRACTION,
     "log_every_steps": _POSITIVE,
     "keep_latest": (lambda v: v >= 1, "at least 1, or nothing could be resumed"),

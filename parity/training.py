@@ -13,6 +13,7 @@ from timm.scheduler import CosineLRScheduler
 
 from focalnet_jax.command_line import load_config
 from focalnet_jax.convert.mapping import to_ours
+from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.paths import named_leaves
@@ -85,8 +86,8 @@ def ours(config: FrozenConfigDict, initial: torch.nn.Module) -> Trajectory:
     graph, _ = model_graph(model, config.precision)
     schedule = make_schedule(config.schedule, WARMUP, STEPS)
     optimizer = make_optimizer(config.optimizer, schedule)
-    smoothing = config.augment.label_smoothing
-    task = Task(graph, optimizer, schedule, model.num_classes, smoothing, 0, mesh, config.accumulate_steps)
+    mixing = Mixing(smoothing=config.augment.label_smoothing)
+    task = Task(graph, optimizer, schedule, model.num_classes, mixing, 0, mesh, config.accumulate_steps)
     params = nnx.to_pure_dict(nnx.state(load(initial, model), nnx.Param))
     state = TrainState(jax.numpy.zeros((), jax.numpy.int32), params, optimizer.init(params))
     step, rows = make_train_step(task), []

@@ -7,19 +7,27 @@ global batch, so the stream does not depend on where or in how many parts it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from sys import stderr
 
 import grain
 import numpy as np
+from absl import flags
 from grain.experimental import index_shuffle
 
-from focalnet_jax.data.sources import Source
-from focalnet_jax.data.transforms import EvalTransform, TrainTransform, to_image
-from focalnet_jax.errors import UserError
+from focalnet_jax.data.decode import UnreadableImageError, decode
+from focalnet_jax.data.sources import Label, Source
+from focalnet_jax.data.transforms import EvalTransform, TrainTransform
+from focalnet_jax.errors import RunFailedError, UserError
 
 Batch = dict[str, np.ndarray]
+READABLE = -1  # in a batch's `unreadable`
+_BATCHES_AHEAD = 2
+_SUBSTITUTES = 10  # pictures tried for one that cannot be read
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,16 @@ class Host:
         return range(self.index * size, (self.index + 1) * size)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a stream is read; what is in it does not depend on it."""
+
+    threads: int = 16  # that decode and augment, in every process
+    workers: int = 0  # processes beside this one; 0: the threads are this one's
+    stall_seconds: float = 300.0  # without a batch for so long, the run ends
+    host: Host = Host()
+
+
 def steps_per_epoch(examples: int, batch_size: int) -> int:
     """Whole batches in one pass; the rest of a shuffled pass is left out, as the recipes do."""
     if batch_size > examples:
@@ -45,11 +63,19 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return examples // batch_size
 
 
-def shuffled_index(position: int, examples: int, batch_size: int, seed: int) -> int:
-    """The example at `position` of the training stream: a new permutation every epoch."""
+def shuffled_index(position: int, examples: int, batch_size: int, seed: int, repeats: int = 1) -> int:
+    """The example at `position` of the training stream: a new permutation every epoch.
+
+    With `repeats` every example stands there so many times in a row and an epoch sees a part of them, as in repeated
+    augmentation (arXiv 1901.09335).
+    """
     epoch, place = divmod(position, steps_per_epoch(examples, batch_size) * batch_size)
-    epoch_seed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-    return index_shuffle(place, max_index=examples - 1, seed=epoch_seed, rounds=4)
+    return index_shuffle(place // repeats, max_index=examples - 1, seed=_epoch_seed(seed, epoch), rounds=4)
+
+
+@lru_cache(maxsize=8)
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
 def train_batches(
@@ -60,57 +86,177 @@ def train_batches(
     seed: int,
     start_step: int,
     end_step: int,
-    threads: int,
-    host: Host = Host(),
+    repeats: int = 1,
+    reading: Reading = Reading(),
 ) -> Iterator[Batch]:
     """This host's slices of the global batches of steps `start_step` to `end_step`.
 
+    For a picture that cannot be read stands the next one that can, by index.
+
     Yields:
-      `image` `[B / hosts, S, S, 3]` uint8 and `label` `[B / hosts]` int32.
+      `image` `[B / hosts, S, S, 3]` uint8, `label` `[B / hosts]` int32, and `unreadable` `[B / hosts]` int64: the index
+      of the example that could not be read, or `READABLE`.
+
+    Raises:
+      UserError: too many examples in a row cannot be read.
+      RunFailedError: a reading process died, or no batch came for `stall_seconds`.
     """
-    local = host.slice(batch_size)
+    local = reading.host.slice(batch_size)
 
     def example(flat: int) -> Batch:
         step, place = divmod(flat, len(local))
         position = (start_step + step) * batch_size + local[place]
-        picture, label = source[shuffled_index(position, len(source), batch_size, seed)]
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, position))))
-        return {"image": transform(to_image(picture), rng), "label": np.int32(label)}
+        first = shuffled_index(position, len(source), batch_size, seed, repeats)
+        index, image, label = _next_readable(source, first)
+        rng = np.random.Generator(np.random.Philox(key=(seed, position)))
+        unreadable = np.int64(READABLE if index == first else first)
+        return {"image": transform(image, rng), "label": label, "unreadable": unreadable}
 
-    return _read((end_step - start_step) * len(local), example, len(local), threads)
+    return _read((end_step - start_step) * len(local), example, len(local), reading)
 
 
 def eval_batches(
-    source: Source, transform: EvalTransform, *, batch_size: int, threads: int, host: Host = Host()
+    source: Source, transform: EvalTransform, *, batch_size: int, reading: Reading = Reading()
 ) -> Iterator[Batch]:
     """This host's slices of batches that hold every example exactly once.
 
     The last batch is filled up; `mask` is 1 for an example and 0 for filling, which must not be counted.
 
     Yields:
-      `image` `[B / hosts, S, S, 3]` uint8, `label` `[B / hosts]` int32, `mask` `[B / hosts]` float32.
+      `image` `[B / hosts, S, S, 3]` uint8, `label` `[B / hosts]` or `[B / hosts, M]` int32 (see `Source`), `mask`
+      `[B / hosts]` float32.
+
+    Raises:
+      UserError: a picture cannot be read; names it.
+      RunFailedError: as for `train_batches`.
     """
-    local = host.slice(batch_size)
+    local = reading.host.slice(batch_size)
     batches = -(-len(source) // batch_size)
 
+    def read(index: int) -> Batch:
+        picture, label = source[index]
+        try:
+            image = decode(picture)
+        except UnreadableImageError as error:
+            raise UserError(f"cannot read image {source.name(index)} ({error}): repair or remove it") from error
+        return {"image": transform(image), "label": label, "mask": np.float32(1)}
+
     @cache
-    def filling() -> np.ndarray:
-        return np.zeros_like(transform(to_image(source[0][0])))
+    def filling() -> Batch:
+        return {name: np.zeros_like(value) for name, value in read(0).items()}
 
     def example(flat: int) -> Batch:
         batch, place = divmod(flat, len(local))
         index = batch * batch_size + local[place]
-        if index >= len(source):
-            return {"image": filling(), "label": np.int32(0), "mask": np.float32(0)}
+        return read(index) if index < len(source) else filling()
+
+    return _read(batches * len(local), example, len(local), reading)
+
+
+def _next_readable(source: Source, first: int) -> tuple[int, np.ndarray, Label]:
+    """The example at `first`, or at the next index whose picture can be read."""
+    for attempt in range(_SUBSTITUTES):
+        index = (first + attempt) % len(source)
         picture, label = source[index]
-        return {"image": transform(to_image(picture)), "label": np.int32(label), "mask": np.float32(1)}
+        try:
+            return index, decode(picture), label
+        except UnreadableImageError:
+            continue
+    raise UserError(f"cannot read image {source.name(first)}, nor the {_SUBSTITUTES - 1} after it: check the data")
 
-    return _read(batches * len(local), example, len(local), threads)
+
+def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading: Reading) -> Iterator[Batch]:
+    threads = reading.threads
+
+    def batch(index: int) -> Batch:
+        first = example(index * batch_size)
+        # Every example is copied to its place at once: its own memory is in the cache for the next one then.
+        arrays = {name: np.empty((batch_size, *np.shape(value)), value.dtype) for name, value in first.items()}
+
+        def fill(places: Iterable[int]) -> None:
+            for place in places:
+                row = example(index * batch_size + place) if place else first
+                for name, value in row.items():
+                    arrays[name][place] = value
+
+        if threads:
+            deque(_pool(threads).map(fill, [range(part, batch_size, threads) for part in range(threads)]))
+        else:
+            fill(range(batch_size))
+        return arrays
+
+    # Whole batches are what threads and processes take from Grain, so their number does not change the order.
+    batches = grain.MapDataset.range(count // batch_size).map(batch)
+    options = grain.ReadOptions(num_threads=2 if threads else 0, prefetch_buffer_size=_BATCHES_AHEAD)
+    ahead = batches.to_iter_dataset(options)
+    if reading.workers:
+        if not flags.FLAGS.is_parsed():  # Grain's processes take its options from there
+            flags.FLAGS.mark_as_parsed()
+        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=_BATCHES_AHEAD))
+    return _watched(iter(ahead), reading.stall_seconds)
 
 
-def _read(count: int, example: Callable[[int], Batch], batch_size: int, threads: int) -> Iterator[Batch]:
-    dataset = grain.MapDataset.range(count).map(example)
-    ahead = max(2 * threads, 2 * batch_size)
-    examples = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
-    batches = examples.batch(batch_size, drop_remainder=True)
-    return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2))
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """The threads of this process that decode and augment, shared by all it reads."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="image")
+
+
+def _watched(batches: Iterator[Batch], stall_seconds: float) -> Iterator[Batch]:
+    """The batches, the next one prepared while one is used; ends the run where none comes."""
+    ahead = ThreadPoolExecutor(1, thread_name_prefix="next batch")
+    try:
+        pending = ahead.submit(next, batches, None)
+        while True:
+            try:
+                batch = pending.result(timeout=stall_seconds)
+            except TimeoutError as error:
+                raise RunFailedError(
+                    f"no batch came for {stall_seconds:.0f} s: a process that reads, or the storage, stands still "
+                    "(data.stall_seconds)"
+                ) from error
+            except RuntimeError as error:  # grain's word for it
+                raise RunFailedError(f"a process that reads the data died: {error}") from error
+            if batch is None:
+                return
+            pending = ahead.submit(next, batches, None)
+            yield batch
+    finally:
+        ahead.shutdown(wait=False, cancel_futures=True)
+
+
+class Substitutions:
+    """Counts the examples that stand for unreadable ones, and ends a run with too many.
+
+    Args:
+      source: what is read, for the names.
+      most: the largest share of the examples read, or of one epoch while less is read.
+    """
+
+    def __init__(self, source: Source, most: float):
+        self.count = 0
+        self._source, self._most = source, most
+        self._read = 0
+        self._named: set[int] = set()
+
+    def counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches without their field `unreadable`; names on stderr what could not be read, once each.
+
+        Raises:
+          UserError: there were too many.
+        """
+        for batch in batches:
+            unreadable = batch.pop("unreadable")
+            found = unreadable[unreadable != READABLE]
+            self._read += len(unreadable)
+            self.count += len(found)
+            for index in sorted(set(found.tolist()) - self._named):
+                self._named.add(index)
+                print(f"warning: cannot read image {self._source.name(index)}; the next one stands for it", file=stderr)
+            if self.count > self._most * max(self._read, len(self._source)):
+                raise UserError(
+                    f"{self.count} of {self._read} images could not be read, such as "
+                    f"{self._source.name(min(self._named))}: repair or remove them, or raise data.max_unreadable="
+                    f"{self._most}"
+                )
+            yield batch

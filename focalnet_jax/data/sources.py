@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from focalnet_jax.data.decode import Picture
 from focalnet_jax.errors import UserError, suggest
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -15,16 +18,31 @@ DIGITS_SPLITS = ("train", "val")
 _DIGITS_SPLIT_SEED = 0
 
 
+Label = np.ndarray | np.int32
+
+
 class Source(Protocol):
     """Examples by index."""
 
     class_names: tuple[str, ...]
+    fingerprint: str  # another one is another data set
 
     def __len__(self) -> int:
         """Number of examples."""
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray | Path, int]:
-        """The picture, decoded `[H, W, 3]` uint8 or as the path of a file, and its label."""
+    def __getitem__(self, index: int) -> tuple[Picture, Label]:
+        """The picture and its label, or all its labels `[M]`, filled up with -1."""
+
+    def name(self, index: int) -> str:
+        """What to call the example in a message."""
+
+
+def fingerprint_of(parts: Iterable[str]) -> str:
+    """Twelve hexadecimal digits of a SHA-256."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 class DigitsSource:
@@ -48,13 +66,18 @@ class DigitsSource:
         )[DIGITS_SPLITS.index(split)]
         grey = np.round(digits.images[indices] * (255 / 16)).astype(np.uint8)
         self._images = np.repeat(grey[..., None], 3, axis=-1)  # [N, 8, 8, 3]
-        self._labels = digits.target[indices]
+        self._labels = digits.target[indices].astype(np.int32)
+        self.fingerprint = fingerprint_of(["digits", split])
 
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return self._images[index], int(self._labels[index])
+    def __getitem__(self, index: int) -> tuple[Picture, Label]:
+        return self._images[index], self._labels[index]
+
+    def name(self, index: int) -> str:
+        """Which digit of the split."""
+        return f"digit {index}"
 
 
 class FolderSource:
@@ -83,43 +106,56 @@ class FolderSource:
         if not classes:
             raise UserError(f"{folder} holds no class folders; expected {folder}/CLASS/*.jpg")
         self.class_names = tuple(entry.name for entry in classes)
-        self._files: list[Path] = []
-        self._labels: list[int] = []
+        self._folder = folder
+        self._files: list[str] = []  # below the folder; millions of paths would take the host's memory
+        labels: list[int] = []
         for label, entry in enumerate(classes):
             files = _images_below(entry)
             if not files:
                 kinds = ", ".join(IMAGE_SUFFIXES)
                 raise UserError(f"class folder {entry} holds no images ({kinds}): fill it or remove it")
-            self._files += files
-            self._labels += [label] * len(files)
+            self._files += [os.path.relpath(file, folder) for file in files]
+            labels += [label] * len(files)
+        self._labels = np.array(labels, np.int32)
+        self.fingerprint = fingerprint_of(self._files)
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int) -> tuple[Path, int]:
-        return self._files[index], self._labels[index]
+    def __getitem__(self, index: int) -> tuple[Picture, Label]:
+        return self._folder / self._files[index], self._labels[index]
+
+    def name(self, index: int) -> str:
+        """The file."""
+        return str(self._folder / self._files[index])
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path) -> list[str]:
     return sorted(
-        Path(parent) / name
+        os.path.join(parent, name)
         for parent, _, names in os.walk(folder)
         for name in names
         if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
     )
 
 
-SOURCES = ("digits", "folder")
+SOURCES = ("digits", "folder", "tfds")
 
 
 def open_source(name: str, path: str | None, split: str) -> Source:
     """The split of a data source by the name configs use."""
     if name == "digits":
         if path is not None:
-            raise UserError(f"data.path={path} has no use with data.source=digits: add --config.data.source=folder")
+            raise UserError(
+                f"data.path={path} has no use with data.source=digits: add --config.data.source=folder or tfds"
+            )
         return DigitsSource(split)
     if name == "folder":
         return FolderSource(path, split)
+    if name == "tfds":
+        from focalnet_jax.data.tfds_source import TfdsSource  # only this source needs the library
+
+        return TfdsSource(path, split)
     raise UserError(f"unknown data.source {name!r}; expected {' or '.join(SOURCES)}.{suggest(name, SOURCES)}")
 
 

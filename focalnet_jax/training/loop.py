@@ -52,7 +52,7 @@ class _Loop:
         self.run, self.writer, self.stop = run, writer, stop
         self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.config.batch_size)
         self.eval_step: Callable[[Params, dict[str, jax.Array]], Metrics] = make_eval_step(
-            run.task.graph, run.task.mesh
+            run.task.graph, run.task.mesh, run.config.eval_classes
         )
 
     def run_to_end(self) -> bool:
@@ -70,12 +70,16 @@ class _Loop:
         if self._evaluation_due() and not was_evaluated(run.workdir, run.step) and not self._evaluate_and_save():
             return True
         train_step, first = make_train_step(run.task), run.step + 1
-        for step, batch in enumerate(run.train_data.batches(run.step, plan.total), first):
+        batches = self.progress.timed(run.train_data.batches(run.step, plan.total))
+        for step, batch in enumerate(batches, first):
             if self.stop.received:
                 run.save()
                 return True
+            before = run.metrics
             run.state, run.metrics = train_step(run.state, put_batch(batch, run.task.mesh))
             run.step = step
+            # One step computes while the next one's batch is fetched and sent; without a bound, so would all of them.
+            jax.block_until_ready(before)
             if step == first:
                 jax.block_until_ready(run.metrics)
                 self.progress.first_step_done()
@@ -92,7 +96,8 @@ class _Loop:
     def _log(self) -> None:
         run = self.run
         values = run.finite_metrics()
-        values["images_per_second"] = self.progress.images_per_second(run.step)
+        values |= self.progress.rates(run.step)
+        values["data/substituted"] = run.train_data.substitutions.count
         self.writer.write(run.step, values)
         self.progress.print_step(run.step, values)
 

@@ -25,6 +25,8 @@ from focalnet_jax.training.setup import (
     EvalData,
     Plan,
     TrainData,
+    check_classes,
+    make_mixing,
     make_plan,
     model_config,
     open_eval_data,
@@ -87,6 +89,7 @@ class Run:
             "model": model_metadata(self.config.model.name, model_config(self.config)),
             "config": self.config.to_dict(),
             "classes": list(self.train_data.source.class_names),
+            "data": {"fingerprint": self.train_data.source.fingerprint, "examples": len(self.train_data.source)},
             "version": __version__,
         }
         self.checkpoints.save(self.step, self.state.items(), metadata, metrics=evaluated)
@@ -105,7 +108,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     model = model_config(config)
     summary = summarize(model, config.data.image_size)
     train_data, eval_data = open_train_data(config, mesh), open_eval_data(config, mesh)
-    check_same_classes(train_data.source.class_names, "training", eval_data.source.class_names, "evaluation")
+    check_classes(config, train_data.source.class_names, "training", eval_data.source)
     check_labels(train_data.source, config.model.num_classes)
     plan = make_plan(config, len(train_data.source))
     graph, init_params = model_graph(model, config.precision)
@@ -116,7 +119,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
         optimizer,
         schedule,
         model.num_classes,
-        config.augment.label_smoothing,
+        make_mixing(config),
         config.seed,
         mesh,
         config.accumulate_steps,
@@ -158,6 +161,13 @@ def _refuse_other_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: T
     stored = read_metadata(checkpoint)
     _refuse(checkpoint, differences(config, stored["config"]))
     check_same_classes(tuple(stored["classes"]), f"checkpoint {checkpoint}", data.source.class_names, "training")
+    ours = {"fingerprint": data.source.fingerprint, "examples": len(data.source)}
+    if stored.get("data", ours) != ours:
+        raise UserError(
+            f"{checkpoint} was trained on other data: {stored['data']['examples']} examples, fingerprint "
+            f"{stored['data']['fingerprint']}; here are {ours['examples']}, {ours['fingerprint']}. The order of "
+            "examples would change: give the same data or another --workdir"
+        )
 
 
 def _refuse(place: Path, differing: list[str]) -> None:

@@ -14,7 +14,9 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import duration
 from focalnet_jax.data import loader, transforms
-from focalnet_jax.data.sources import Source, open_source
+from focalnet_jax.data.mixing import Mixing
+from focalnet_jax.data.policies import ColourJitter, parse_policy
+from focalnet_jax.data.sources import Source, check_same_classes, open_source
 from focalnet_jax.distributed.mesh import check_batch_size, make_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig, variant_config
@@ -27,13 +29,11 @@ class EvalData:
     source: Source
     transform: transforms.EvalTransform
     batch_size: int
-    threads: int
+    reading: loader.Reading
 
     def batches(self) -> Iterator[loader.Batch]:
         """This host's part of batches with every example once."""
-        return loader.eval_batches(
-            self.source, self.transform, batch_size=self.batch_size, threads=self.threads, host=_host()
-        )
+        return loader.eval_batches(self.source, self.transform, batch_size=self.batch_size, reading=self.reading)
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,23 @@ class TrainData:
     transform: transforms.TrainTransform
     batch_size: int
     seed: int
-    threads: int
+    repeats: int
+    reading: loader.Reading
+    substitutions: loader.Substitutions
 
     def batches(self, start_step: int, end_step: int) -> Iterator[loader.Batch]:
         """This host's part of the batches from one step to another."""
-        return loader.train_batches(
+        batches = loader.train_batches(
             self.source,
             self.transform,
             batch_size=self.batch_size,
             seed=self.seed,
             start_step=start_step,
             end_step=end_step,
-            threads=self.threads,
-            host=_host(),
+            repeats=self.repeats,
+            reading=self.reading,
         )
+        return self.substitutions.counted(batches)
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,15 @@ def open_train_data(config: FrozenConfigDict, mesh: Mesh) -> TrainData:
     """The training split; its batch size is checked against the mesh."""
     batch_size = check_batch_size("batch_size", config.batch_size, mesh, config.accumulate_steps)
     source = open_source(config.data.source, config.data.path, config.data.train_split)
+    if source[0][1].ndim:
+        raise UserError(f"{source.name(0)} has several labels: such data are for evaluation (data.eval_split)")
     augment = config.augment
-    transform = transforms.train_transform(config.data.image_size, augment.crop_scale, augment.crop_ratio, augment.flip)
-    return TrainData(source, transform, batch_size, config.seed, config.data.threads)
+    policies = [parse_policy(augment.policy), ColourJitter(augment.color_jitter) if augment.color_jitter else None]
+    transform = transforms.train_transform(
+        config.data.image_size, augment.crop_scale, augment.crop_ratio, augment.flip, list(filter(None, policies))
+    )
+    substitutions = loader.Substitutions(source, config.data.max_unreadable)
+    return TrainData(source, transform, batch_size, config.seed, augment.repeats, _reading(config), substitutions)
 
 
 def open_eval_data(config: FrozenConfigDict, mesh: Mesh) -> EvalData:
@@ -101,7 +110,43 @@ def open_eval_data(config: FrozenConfigDict, mesh: Mesh) -> EvalData:
     batch_size = check_batch_size(key, config[key], mesh)
     source = open_source(config.data.source, config.data.path, config.data.eval_split)
     transform = transforms.eval_transform(config.data.image_size, config.data.eval_resize)
-    return EvalData(source, transform, batch_size, config.data.threads)
+    return EvalData(source, transform, batch_size, _reading(config))
+
+
+def check_classes(config: FrozenConfigDict, trained: tuple[str, ...], name: str, source: Source) -> None:
+    """Refuses an evaluation split whose labels do not mean what the classifier's outputs do.
+
+    Args:
+      config: of the run; its `eval_classes` is how many outputs compete.
+      trained: what the outputs are called.
+      name: where that is known from.
+      source: the evaluation split.
+    """
+    if config.eval_classes is not None and config.eval_classes > config.model.num_classes:
+        raise UserError(f"eval_classes={config.eval_classes}: model.num_classes is only {config.model.num_classes}")
+    check_same_classes(trained[: config.eval_classes], name, source.class_names, f"split {config.data.eval_split}")
+
+
+def make_mixing(config: FrozenConfigDict) -> Mixing:
+    """What is done to batches on the device; its groups are checked against the batch size."""
+    augment = config.augment
+    mixing = Mixing(
+        smoothing=augment.label_smoothing,
+        erase=augment.erase,
+        mixup=augment.mixup,
+        cutmix=augment.cutmix,
+        probability=augment.mix_probability,
+        switch=augment.mix_switch,
+        group=augment.mix_group,
+        box=augment.cutmix_box,
+    )
+    mixing.group_size(config.batch_size)
+    return mixing
+
+
+def _reading(config: FrozenConfigDict) -> loader.Reading:
+    host = loader.Host(jax.process_index(), jax.process_count())
+    return loader.Reading(config.data.threads, config.data.workers, config.data.stall_seconds, host)
 
 
 def run_mesh(config: FrozenConfigDict) -> Mesh:
@@ -113,7 +158,3 @@ def model_config(config: FrozenConfigDict) -> FocalNetConfig:
     """The variant with the config's overrides."""
     options = config.model.to_dict()
     return variant_config(options.pop("name"), remat=config.remat, **options)
-
-
-def _host() -> loader.Host:
-    return loader.Host(jax.process_index(), jax.process_count())

@@ -7,9 +7,9 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.checkpoint.manager import find_checkpoint, read_metadata
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.load import load_into
-from focalnet_jax.data.sources import check_labels, check_same_classes
+from focalnet_jax.data.sources import check_labels
 from focalnet_jax.training.evaluation import evaluate
-from focalnet_jax.training.setup import model_config, open_eval_data, run_mesh
+from focalnet_jax.training.setup import check_classes, model_config, open_eval_data, run_mesh
 from focalnet_jax.training.step import abstract_params, make_eval_step, model_graph
 from focalnet_jax.training.writers import to_json
 
@@ -24,13 +24,13 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     data = open_eval_data(config, mesh)
     if is_checkpoint(path):
         trained = tuple(read_metadata(find_checkpoint(path)).get("classes") or data.source.class_names)
-        check_same_classes(trained, path, data.source.class_names, f"split {config.data.eval_split}")
-    check_labels(data.source, config.model.num_classes)
+        check_classes(config, trained, path, data.source)
+    check_labels(data.source, config.eval_classes or config.model.num_classes)
     model = model_config(config)
     graph, init_params = model_graph(model, config.precision)
     params, source = load_into(path, model, abstract_params(init_params, mesh), surgery=False)
     print(f"evaluating {source} on {len(data.source)} examples of {config.data.source}, {config.data.eval_split}")
-    result = evaluate(make_eval_step(graph, mesh), params, data.batches(), mesh)
+    result = evaluate(make_eval_step(graph, mesh, config.eval_classes), params, data.batches(), mesh)
     result |= {"model": config.model.name, "checkpoint": source}
     print(to_json(result))
     return result

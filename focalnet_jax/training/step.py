@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from focalnet_jax.data.mixing import Mixing, normalize, prepare_batch
 from focalnet_jax.distributed.mesh import replicated, split_by_example
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
@@ -43,21 +43,16 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Task:
-    """What training keeps: the model's graph, optimizer, schedule, loss and random seed, bound to a mesh."""
+    """What training keeps: the model's graph, optimizer, schedule, augmentation and random seed, bound to a mesh."""
 
     graph: nnx.GraphDef
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     num_classes: int
-    label_smoothing: float
+    mixing: Mixing
     seed: int
     mesh: Mesh
     accumulate_steps: int = 1
-
-
-def normalize(images: jax.Array) -> jax.Array:
-    """`[B, H, W, 3]` uint8 to float32 with ImageNet's mean and standard deviation."""
-    return (images.astype(jnp.float32) / 255 - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
 
 
 def model_graph(config: FocalNetConfig, precision: str) -> tuple[nnx.GraphDef, Callable[[jax.Array], Params]]:
@@ -102,7 +97,7 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
     """
 
     def loss_of(params: Params, images: jax.Array, targets: jax.Array, key: jax.Array) -> jax.Array:
-        logits = nnx.merge(task.graph, params)(normalize(images), key)
+        logits = nnx.merge(task.graph, params)(images, key)
         return optax.softmax_cross_entropy(logits, targets).mean()
 
     def loss_and_gradients(params: Params, *batch_and_key: jax.Array) -> tuple[jax.Array, Params]:
@@ -123,8 +118,9 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         # A pure function of seed and step, so a resumed run draws what the uninterrupted one would have.
         key = jax.random.fold_in(_keys(task)[1], state.step)
-        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], task.num_classes), task.label_smoothing)
-        loss, gradients = loss_and_gradients(state.params, batch["image"], targets, key)
+        mix_key = jax.random.fold_in(_keys(task)[2], state.step)
+        images, targets = prepare_batch(batch["image"], batch["label"], task.num_classes, task.mixing, mix_key)
+        loss, gradients = loss_and_gradients(state.params, images, targets, key)
         updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
         metrics = {
             "train/loss": loss,
@@ -142,19 +138,32 @@ def _micro_batches(batch: jax.Array, parts: int) -> jax.Array:
     return batch.reshape(batch.shape[0] // parts, parts, *batch.shape[1:]).swapaxes(0, 1)
 
 
-def make_eval_step(graph: nnx.GraphDef, mesh: Mesh) -> Callable[[Params, dict[str, jax.Array]], Metrics]:
-    """Sums over the examples of a batch whose `mask` `[B]` is 1: `top1`, `top5`, `loss`, `examples`."""
+def make_eval_step(
+    graph: nnx.GraphDef, mesh: Mesh, classes: int | None = None
+) -> Callable[[Params, dict[str, jax.Array]], Metrics]:
+    """Sums over the examples of a batch whose `mask` `[B]` is 1: `top1`, `top5`, `loss`, `examples`.
+
+    Of an example with several labels `[B, M]`, filled up with -1, any of them is right, its loss is their mean, and
+    without any it is not counted: ImageNet-ReaL (arXiv 2006.07159). With `classes` only the first so many outputs
+    compete: ImageNet-1K's are the first 1000 of ImageNet-22K's.
+    """
 
     def step(params: Params, batch: dict[str, jax.Array]) -> Metrics:
-        logits = nnx.merge(graph, params)(normalize(batch["image"]))  # [B, K]
+        logits = nnx.merge(graph, params)(normalize(batch["image"]))[:, :classes]  # [B, K]
+        labels = batch["label"].reshape(len(logits), -1)  # [B, M]
+        known = labels >= 0
         best = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]  # [B, 5], the best first
-        hits = best == batch["label"][:, None]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        hits = (best[:, :, None] == labels[:, None, :]).any(axis=-1)
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            jnp.broadcast_to(logits[:, None], (*labels.shape, logits.shape[-1])), jnp.maximum(labels, 0)
+        )
+        losses = jnp.sum(losses * known, axis=-1) / jnp.maximum(jnp.sum(known, axis=-1), 1)
+        counted = batch["mask"] * known.any(axis=-1)
         return {
-            "top1": jnp.sum(hits[:, 0] * batch["mask"]),
-            "top5": jnp.sum(hits.any(axis=-1) * batch["mask"]),
-            "loss": jnp.sum(losses * batch["mask"]),
-            "examples": jnp.sum(batch["mask"]),
+            "top1": jnp.sum(hits[:, 0] * counted),
+            "top5": jnp.sum(hits.any(axis=-1) * counted),
+            "loss": jnp.sum(losses * counted),
+            "examples": jnp.sum(counted),
         }
 
     whole, split = replicated(mesh), split_by_example(mesh)
@@ -162,5 +171,5 @@ def make_eval_step(graph: nnx.GraphDef, mesh: Mesh) -> Callable[[Params, dict[st
 
 
 def _keys(task: Task) -> jax.Array:
-    """Two independent keys: for the initial weights and for the steps."""
-    return jax.random.split(jax.random.key(task.seed))
+    """Independent keys: for the initial weights, for the steps and for mixing in them."""
+    return jax.random.split(jax.random.key(task.seed), 3)

@@ -12,6 +12,8 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from focalnet_jax.data.loader import Batch
+
 
 class MetricsWriter:
     """Appends to `metrics.jsonl` and TensorBoard events in a workdir.
@@ -69,6 +71,9 @@ def to_json(values: dict[str, Any]) -> str:
     return json.dumps(finite)
 
 
+_WORTH_SAYING = 0.02  # share of the time waited for input
+
+
 class Progress:
     """What a run prints: step, epoch, loss, learning rate, images/s and the time to go."""
 
@@ -77,13 +82,13 @@ class Progress:
         self._begun = time.perf_counter()
         self._first = self._marked_step = start
         self._marked_time = self._begun  # moves forward over pauses, so that they do not count
-        self._running_rate = 0.0
+        self._waited = 0.0
 
     def first_step_done(self) -> None:
         """Starts the clock after the first step, most of which was compilation."""
         now = time.perf_counter()
         print(f"first step, compilation included, took {clock(now - self._begun)}", flush=True)
-        self._marked_step, self._marked_time = self._first + 1, now
+        self._marked_step, self._marked_time, self._waited = self._first + 1, now, 0.0
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -92,23 +97,39 @@ class Progress:
         yield
         self._marked_time += time.perf_counter() - begun
 
-    def images_per_second(self, step: int) -> float | None:
-        """Rate since the last call, `None` before a second step is done."""
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; what is waited for them counts."""
+        while True:
+            begun = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - begun
+            if batch is None:
+                return
+            yield batch
+
+    def rates(self, step: int) -> dict[str, float | None]:
+        """Since the last call, `None` before a second step is done.
+
+        `images_per_second`, and `input_wait`, the share of the time in which there was no batch to compute with.
+        """
         now = time.perf_counter()
         steps, seconds = step - self._marked_step, now - self._marked_time
         if steps < 1:
-            return None
-        self._marked_step, self._marked_time = step, now
-        return steps * self._batch_size / seconds
+            return {"images_per_second": None, "input_wait": None}
+        waited = self._waited
+        self._marked_step, self._marked_time, self._waited = step, now, 0.0
+        return {"images_per_second": steps * self._batch_size / seconds, "input_wait": waited / seconds}
 
     def print_step(self, step: int, values: dict[str, Any]) -> None:
         """One line for a logged step."""
         rate = values["images_per_second"]
+        waited = values["input_wait"] or 0
+        wait = f", {waited:.0%} of the time waiting for input" if waited > _WORTH_SAYING else ""
         left = clock((self._total - step) * self._batch_size / rate) if rate else "?"
         print(
             f"step {step:>{len(str(self._total))}}/{self._total}  epoch {step / self._steps_per_epoch:.2f}  "
             f"loss {values['train/loss']:.4f}  lr {values['train/learning_rate']:.2e}  "
-            f"grad {values['train/grad_norm']:.2f}  {f'{rate:.0f}' if rate else '?'} images/s  eta {left}",
+            f"grad {values['train/grad_norm']:.2f}  {f'{rate:.0f}' if rate else '?'} images/s{wait}  eta {left}",
             flush=True,
         )
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from focalnet_jax.data.loader import Host, eval_batches, shuffled_index, steps_per_epoch, train_batches
+from focalnet_jax.data.loader import Host, Reading, eval_batches, shuffled_index, steps_per_epoch, train_batches
 from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import UserError
@@ -18,15 +18,10 @@ def digits():
     return DigitsSource("train")
 
 
-WHOLE = Host()
-
-
-def batches(source, start, end, *, seed=0, threads=2, host=WHOLE):
-    return list(
-        train_batches(
-            source, TRAIN, batch_size=24, seed=seed, start_step=start, end_step=end, threads=threads, host=host
-        )
-    )
+def batches(source, start, end, *, seed=0, repeats=1, **reading):
+    options = Reading(**{"threads": 2, **reading})
+    steps = dict(batch_size=24, seed=seed, start_step=start, end_step=end, repeats=repeats)
+    return list(train_batches(source, TRAIN, **steps, reading=options))
 
 
 def assert_same(left, right):
@@ -86,7 +81,9 @@ def test_evaluation_holds_every_example_exactly_once(batch_size, hosts):
     lengths = []
     for index in range(hosts):
         read = list(
-            eval_batches(source, eval_transform(8, 8), batch_size=batch_size, threads=2, host=Host(index, hosts))
+            eval_batches(
+                source, eval_transform(8, 8), batch_size=batch_size, reading=Reading(threads=2, host=Host(index, hosts))
+            )
         )
         lengths.append(len(read))
         for batch in read:

@@ -9,7 +9,8 @@ from flax import nnx
 from PIL import Image
 
 from focalnet_jax.command_line import load_config
-from focalnet_jax.data.loader import eval_batches
+from focalnet_jax.data.loader import Reading, eval_batches
+from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.distributed.mesh import check_batch_size, make_mesh, put_batch
@@ -34,7 +35,7 @@ def task_on(devices, config):
     schedule = make_schedule(config.schedule, 10, 200)
     optimizer = make_optimizer(config.optimizer, schedule)
     classes, parts = config.model.num_classes, config.accumulate_steps
-    task = Task(graph, optimizer, schedule, classes, 0.1, config.seed, mesh, parts)
+    task = Task(graph, optimizer, schedule, classes, Mixing(smoothing=0.1), config.seed, mesh, parts)
     return task, init_state(task, init_params)
 
 
@@ -106,7 +107,7 @@ def test_evaluation_does_not_depend_on_batch_size_or_devices(config, on_one_devi
     task, _ = task_on(devices, config)
     params = jax.device_put(jax.device_get(on_one_device[1].params), task.mesh.devices.flatten()[0])
     source = DigitsSource("val")
-    read = eval_batches(source, eval_transform(16, 16), batch_size=batch_size, threads=0)
+    read = eval_batches(source, eval_transform(16, 16), batch_size=batch_size, reading=Reading(threads=0))
     result = evaluate(make_eval_step(task.graph, task.mesh), params, read, task.mesh)
 
     images = np.stack([eval_transform(16, 16)(Image.fromarray(source[i][0])) for i in range(len(source))])

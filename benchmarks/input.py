@@ -1,0 +1,194 @@
+"""Images per second and core from files to batches, side by side with timm: python -m benchmarks.input.
+
+Needs the environment of `make parity` (`.venv-parity/bin/python`). Writes JPEGs of real photos, 500 pixels wide as
+ImageNet's, and reads them in turns with this package's loader and with a torch DataLoader of timm's `create_transform`,
+the same recipe and image size. Both end at uint8 batches; normalization, erasing and mixing are the device's on both
+sides. Figures are images per second of processor time. Then this package's stages one by one, and both loaders by
+number of reading processes in wall time. The last line is one JSON object; `full_recipe_ratio` and `plain_ratio` are
+ours over timm's images per second and core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+from PIL import Image
+from skimage import data as photos
+from sklearn.datasets import load_sample_images
+from timm.data import create_transform
+from timm.data.loader import fast_collate
+from torchvision.datasets import ImageFolder
+
+from focalnet_jax.data import transforms
+from focalnet_jax.data.decode import decode
+from focalnet_jax.data.loader import Reading, train_batches
+from focalnet_jax.data.pixels import resize
+from focalnet_jax.data.policies import parse_policy
+from focalnet_jax.data.sources import FolderSource
+
+SIZE, BATCH = 224, 64
+POLICY = "rand-m9-mstd0.5-inc1"
+CROP, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+
+
+def write_images(folder: Path, count: int) -> None:
+    """`count` JPEGs in two classes, 500x375 or 375x500: crops of photos of scikit-learn and scikit-image."""
+    pictures = [*load_sample_images().images, photos.astronaut(), photos.coffee(), photos.chelsea(), photos.rocket()]
+    draw = np.random.default_rng(0)
+    for index in range(count):
+        picture = Image.fromarray(pictures[index % len(pictures)])
+        side = min(picture.size)
+        left, top = (int(draw.integers(0, extent - side * 3 // 4 + 1)) for extent in picture.size)
+        size = (500, 375) if index % 4 else (375, 500)
+        crop = picture.crop((left, top, left + side * 3 // 4, top + side * 3 // 4)).resize(size, Image.BICUBIC)
+        path = folder / "train" / str(index % 2) / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        crop.save(path, quality=90)
+
+
+def ours(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.ndarray]:
+    """Batches of this package; with no workers, one thread reads."""
+    augments = list(filter(None, [parse_policy(policy)]))
+    transform = transforms.train_transform(SIZE, CROP, RATIO, 0.5, augments)
+    reading = Reading(threads=1, workers=workers)
+    source = FolderSource(str(folder), "train")
+    for batch in train_batches(
+        source, transform, batch_size=BATCH, seed=0, start_step=0, end_step=batches, reading=reading
+    ):
+        yield batch["image"]
+
+
+def timms(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.ndarray]:
+    """Batches of timm's transform and collate function in a torch DataLoader."""
+    transform = create_transform(
+        SIZE,
+        is_training=True,
+        use_prefetcher=True,  # uint8 out, the rest on the device
+        auto_augment=policy or None,
+        color_jitter=None,
+        interpolation="bicubic",
+        scale=CROP,
+        ratio=RATIO,
+    )
+    loader = torch.utils.data.DataLoader(
+        ImageFolder(folder / "train", transform),
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=workers,
+        collate_fn=fast_collate,
+        drop_last=True,
+        persistent_workers=workers > 0,
+    )
+    done = 0
+    while done < batches:
+        for images, _ in loader:
+            yield images.numpy()
+            done += 1
+            if done == batches:
+                break
+
+
+def processor_seconds() -> float:
+    """Of this process and its finished and running threads."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def per_core(loader: Callable[..., Iterator[np.ndarray]], folder: Path, policy: str, batches: int) -> float:
+    """Images per second of processor time, the first batch (compilation, opening) left out."""
+    stream = loader(folder, policy, 0, batches + 1)
+    next(stream)
+    begun = processor_seconds()
+    count = sum(len(batch) for batch in stream)
+    return count / (processor_seconds() - begun)
+
+
+def stages(folder: Path) -> dict[str, float]:
+    """Milliseconds an image of each stage of the full recipe."""
+    files = sorted(folder.glob("train/*/*.jpg"))[:64]
+    encoded = [file.read_bytes() for file in files]
+    decoded = [decode(data) for data in encoded]
+    rng = np.random.default_rng(0)
+    boxes = [transforms.random_resized_crop_box(d.shape[1], d.shape[0], CROP, RATIO, rng) for d in decoded]
+    cropped = [resize(d, box, (SIZE, SIZE), (0, 0, SIZE)) for d, box in zip(decoded, boxes, strict=True)]
+    policy = parse_policy(POLICY)
+    return {
+        "read": _each(lambda i: files[i].read_bytes(), 64),
+        "decode": _each(lambda i: decode(encoded[i]), 64),
+        "crop": _each(lambda i: resize(decoded[i], boxes[i], (SIZE, SIZE), (0, 0, SIZE)), 64),
+        "augment": _each(lambda i: policy(cropped[i], rng), 64),
+        "collate": _each(lambda i: np.stack(cropped), 1) / 64,
+        "transfer": _each(lambda i: jax.device_put(np.stack(cropped)).block_until_ready(), 1) / 64,
+    }
+
+
+def _each(function: Callable[[int], object], count: int) -> float:
+    times = []
+    for _ in range(7):
+        begun = time.perf_counter()
+        for index in range(count):
+            function(index)
+        times.append((time.perf_counter() - begun) / count)
+    return 1000 * min(times)
+
+
+def per_wall_second(loader: Callable[..., Iterator[np.ndarray]], folder: Path, workers: int, batches: int) -> float:
+    """Images per second of wall time with so many reading processes, the first batches left out."""
+    stream = loader(folder, POLICY, workers, batches + 2 * workers)
+    for _ in range(2 * workers):
+        next(stream)
+    begun = time.perf_counter()
+    count = sum(len(batch) for batch in stream)
+    return count / (time.perf_counter() - begun)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--batches", type=int, default=12, help="of 64, a measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    flags = parser.parse_args()
+    torch.set_num_threads(1)
+    result = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_images(folder, flags.images)
+        size = statistics.mean(file.stat().st_size for file in folder.glob("train/*/*.jpg"))
+        print(f"{flags.images} JPEGs, {size / 1000:.0f} kB on average; {os.cpu_count()} cores")
+        for kind, policy in (("full_recipe", POLICY), ("plain", "")):
+            rates = {"ours": [], "timm": []}
+            for _ in range(flags.rounds):  # in turns, so that what slows the machine slows both
+                rates["ours"].append(per_core(ours, folder, policy, flags.batches))
+                rates["timm"].append(per_core(timms, folder, policy, flags.batches))
+            ratios = [a / b for a, b in zip(rates["ours"], rates["timm"], strict=True)]
+            median = {side: statistics.median(values) for side, values in rates.items()}
+            result |= {f"{kind}_{side}": round(value) for side, value in median.items()}
+            result[f"{kind}_ratio"] = round(statistics.median(ratios), 2)
+            print(
+                f"{kind:<12} images/s/core: ours {median['ours']:.0f}, timm {median['timm']:.0f}, ratio "
+                f"{min(ratios):.2f} to {max(ratios):.2f}"
+            )
+        result["stages_ms"] = {stage: round(value, 3) for stage, value in stages(folder).items()}
+        for stage, value in result["stages_ms"].items():
+            print(f"{stage:<12} {value:.3f} ms an image")
+        result["by_processes"] = {}
+        for workers in (1, 2):
+            pair = [round(per_wall_second(side, folder, workers, 2 * flags.batches)) for side in (ours, timms)]
+            result["by_processes"][workers] = dict(zip(("ours", "timm"), pair, strict=True))
+            print(f"{workers} process{'es'[: 2 * workers - 2]:<3} images/s: ours {pair[0]}, timm {pair[1]}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Photometric operations on one picture, `[H, W, 3]` uint8, with the results of Pillow's ImageOps and ImageEnhance."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from focalnet_jax.data.pixels import compiled
+
+_LEVELS = np.arange(256)
+
+
+@compiled
+def _looked_up(image, tables):  # pragma: no cover - compiled
+    out = np.empty_like(image)
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            for c in range(3):
+                out[y, x, c] = tables[c, image[y, x, c]]
+    return out
+
+
+@compiled
+def _histograms(image):  # pragma: no cover - compiled
+    """`[3, 256]`, one a channel."""
+    counts = np.zeros((3, 256), np.int64)
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            for c in range(3):
+                counts[c, image[y, x, c]] += 1
+    return counts
+
+
+@compiled
+def _grey(red, green, blue):  # pragma: no cover - compiled
+    """Pillow's luma, ITU-R 601-2 in fixed point."""
+    return (np.int32(red) * 19595 + np.int32(green) * 38470 + np.int32(blue) * 7471 + 0x8000) >> 16
+
+
+@compiled
+def _mean_grey(image):  # pragma: no cover - compiled
+    total = 0
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            total += _grey(image[y, x, 0], image[y, x, 1], image[y, x, 2])
+    return total / (image.shape[0] * image.shape[1])
+
+
+@compiled
+def _blended(start, end, factor):  # pragma: no cover - compiled
+    """Between two levels, or beyond them; cut to a whole number, as Pillow's blend."""
+    value = np.float32(start) + factor * np.float32(np.int32(end) - np.int32(start))
+    return np.uint8(np.int32(min(max(value, np.float32(0)), np.float32(255))))
+
+
+@compiled
+def _saturated(image, factor):  # pragma: no cover - compiled
+    out = np.empty_like(image)
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            grey = _grey(image[y, x, 0], image[y, x, 1], image[y, x, 2])
+            for c in range(3):
+                out[y, x, c] = _blended(grey, image[y, x, c], factor)
+    return out
+
+
+@compiled
+def _sharpened(image, factor):  # pragma: no cover - compiled
+    height, width = image.shape[0], image.shape[1] * 3
+    source = image.reshape(height, width)
+    out = source.copy()  # the outermost pixels have no neighbours to smooth with and stay
+    if width < 9:
+        return out.reshape(image.shape)
+    sums = np.empty(width, np.int32)  # of three pixels above each other
+    for y in range(1, height - 1):
+        above, row, below = source[y - 1], source[y], source[y + 1]
+        for x in range(width):
+            sums[x] = np.int32(above[x]) + np.int32(row[x]) + np.int32(below[x])
+        left, middle, right, centre, to = sums[:-6], sums[3:-3], sums[6:], row[3:-3], out[y, 3:-3]
+        for x in range(width - 6):
+            smooth = (2 * (left[x] + middle[x] + right[x] + 4 * np.int32(centre[x])) + 13) // 26  # Pillow's SMOOTH
+            to[x] = _blended(smooth, centre[x], factor)
+    return out.reshape(image.shape)
+
+
+def look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Every level replaced by what `table`, `[256]` or one a channel `[3, 256]`, holds for it; cut to [0, 255]."""
+    tables = np.broadcast_to(np.clip(table, 0, 255).astype(np.uint8), (3, 256))
+    return _looked_up(image, np.ascontiguousarray(tables))
+
+
+def invert(image: np.ndarray) -> np.ndarray:
+    """The negative."""
+    return 255 - image
+
+
+def posterize(image: np.ndarray, bits: int) -> np.ndarray:
+    """The `bits` highest bits of every level; with none, black."""
+    return image & np.uint8((0xFF << (8 - bits)) & 0xFF)
+
+
+def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
+    """Levels of `threshold` and above inverted."""
+    return look_up(image, np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS))
+
+
+def solarize_add(image: np.ndarray, add: int) -> np.ndarray:
+    """Levels below 128 raised by `add`."""
+    return look_up(image, np.where(_LEVELS < 128, _LEVELS + add, _LEVELS))
+
+
+def autocontrast(image: np.ndarray) -> np.ndarray:
+    """Every channel stretched to all levels."""
+    tables = np.tile(_LEVELS, (3, 1))
+    for table, counts in zip(tables, _histograms(image), strict=True):
+        low, high = np.flatnonzero(counts)[[0, -1]]
+        if high > low:
+            scale = 255.0 / (high - low)
+            table[:] = (_LEVELS * scale + -low * scale).astype(int)
+    return look_up(image, tables)
+
+
+def equalize(image: np.ndarray) -> np.ndarray:
+    """Every channel with an even histogram."""
+    tables = np.tile(_LEVELS, (3, 1))
+    for table, counts in zip(tables, _histograms(image), strict=True):
+        step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
+        if step:
+            table[:] = (step // 2 + np.cumsum(counts) - counts) // step
+    return look_up(image, tables)
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """0 is black, 1 the picture."""
+    return look_up(image, _blend_table(0, factor))
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """0 is the mean grey, 1 the picture."""
+    return look_up(image, _blend_table(int(_mean_grey(image) + 0.5), factor))
+
+
+def saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """0 is grey, 1 the picture; Pillow's Color."""
+    return _saturated(image, np.float32(factor))
+
+
+def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
+    """0 is smoothed, 1 the picture."""
+    return _sharpened(image, np.float32(factor))
+
+
+def _blend_table(start: int, factor: float) -> np.ndarray:
+    return np.trunc(np.float32(start) + np.float32(factor) * (_LEVELS - start).astype(np.float32))

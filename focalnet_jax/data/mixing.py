@@ -1,0 +1,181 @@
+"""What happens to a batch on the device: normalization, random erasing, mixup and cutmix, label smoothing.
+
+As timm does it, but for how random numbers are drawn: the result is a function of the step's key and the place in the
+global batch alone, not of the number of devices. Mixing goes by groups of a fixed size, where timm mixes what one
+device holds, and every example and every group has a key of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from focalnet_jax.errors import UserError
+
+CUTMIX_BOXES = ("timm", "original")
+_ERASE_AREA = (0.02, 1 / 3)
+_ERASE_RATIO = (0.3, 1 / 0.3)
+_ERASE_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How training batches are erased, mixed and smoothed."""
+
+    smoothing: float = 0.0  # of labels
+    erase: float = 0.0  # probability of an example
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0: none
+    cutmix: float = 0.0
+    probability: float = 1.0  # that a group is mixed at all
+    switch: float = 0.5  # that it is cutmix, where both are on
+    group: int = 128  # examples that share a lambda and mix with each other
+    box: str = "timm"  # the cut reaches (n + 1) // 2 past its centre (timm 1.x), or n // 2 ("original": timm 0.4.12)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any group can be mixed."""
+        return (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
+
+    def group_size(self, batch_size: int) -> int:
+        """The size of a group in a batch of this size.
+
+        Raises:
+          UserError: groups do not divide the batch, or cannot be halved.
+        """
+        size = min(self.group, batch_size)
+        if self.mixes and (batch_size % size or size % 2):
+            raise UserError(
+                f"augment.mix_group={self.group} does not divide a batch of {batch_size} into even groups: "
+                f"set it to a divisor such as {_even_divisor(batch_size, self.group) or 'of an even batch'}"
+            )
+        return size
+
+
+def _even_divisor(batch_size: int, most: int) -> int | None:
+    return max((n for n in range(2, min(batch_size, most) + 1, 2) if batch_size % n == 0), default=None)
+
+
+def normalize(images: jax.Array) -> jax.Array:
+    """`[B, H, W, 3]` uint8 to float32 with ImageNet's mean and standard deviation."""
+    return (images.astype(jnp.float32) / 255 - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+
+
+def prepare_batch(
+    images: jax.Array, labels: jax.Array, num_classes: int, mixing: Mixing, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What the model is trained on.
+
+    Args:
+      images: `[B, H, W, 3]` uint8.
+      labels: `[B]`.
+      num_classes: K.
+      mixing: what to do.
+      key: of the step.
+
+    Returns:
+      Images `[B, H, W, 3]` float32, normalized, and targets `[B, K]` float32 that sum to 1.
+    """
+    erase_key, mix_key = jax.random.split(key)
+    images = normalize(images)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), mixing.smoothing)
+    if mixing.erase > 0:
+        images = random_erase(images, mixing.erase, erase_key)
+    if mixing.mixes:
+        images, targets = mix(images, targets, mixing, mix_key)
+    return images, targets
+
+
+def _keys(key: jax.Array, count: int) -> jax.Array:
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(count))
+
+
+def random_erase(images: jax.Array, probability: float, key: jax.Array) -> jax.Array:
+    """With a probability, a rectangle of every example becomes normal noise: timm's RandomErasing in pixel mode.
+
+    Area uniform in (0.02, 1/3) of the picture, aspect ratio log-uniform in (0.3, 1 / 0.3); the first of ten draws that
+    lies strictly inside the picture counts, and none is no erasing.
+
+    Args:
+      images: `[B, H, W, C]`, normalized.
+      probability: of each example.
+      key: of the batch.
+    """
+    height, width = images.shape[1:3]
+
+    def erase(image: jax.Array, key: jax.Array) -> jax.Array:
+        erased, *keys = jax.random.split(key, 6)
+        draw = (_ERASE_ATTEMPTS,)
+        area = jax.random.uniform(keys[0], draw, minval=_ERASE_AREA[0], maxval=_ERASE_AREA[1]) * height * width
+        low, high = jnp.log(jnp.array(_ERASE_RATIO))
+        ratio = jnp.exp(jax.random.uniform(keys[1], draw, minval=low, maxval=high))
+        tall, wide = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
+        fits = (tall < height) & (wide < width)
+        first = jnp.argmax(fits)
+        tall, wide = tall[first].astype(int), wide[first].astype(int)
+        top = _integer_below(keys[2], height - tall + 1)
+        left = _integer_below(keys[3], width - wide + 1)
+        inside = _box(height, width, top, top + tall, left, left + wide)
+        wanted = fits.any() & (jax.random.uniform(erased) < probability)
+        noise = jax.random.normal(keys[4], image.shape, image.dtype)
+        return jnp.where((inside & wanted)[..., None], noise, image)
+
+    return jax.vmap(erase)(images, _keys(key, len(images)))
+
+
+def mix(images: jax.Array, targets: jax.Array, mixing: Mixing, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899), one lambda a group, each with its mirror in the group.
+
+    Args:
+      images: `[B, H, W, C]`.
+      targets: `[B, K]`.
+      mixing: alphas, probabilities and the size of a group.
+      key: of the batch.
+    """
+    size = mixing.group_size(len(images))
+    groups = len(images) // size
+    height, width = images.shape[1:3]
+
+    def mix_group(images: jax.Array, targets: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        lam, cut, box = _draw(key, mixing, height, width)
+        inside, (top, bottom, left, right) = _box(height, width, *box), box
+        kept = jnp.where(cut, 1 - (bottom - top) * (right - left) / (height * width), lam)  # of the labels
+        weight = jnp.where(cut, jnp.where(inside, 0.0, 1.0), lam)[..., None]  # of the pixels
+        return images * weight + images[::-1] * (1 - weight), targets * kept + targets[::-1] * (1 - kept)
+
+    grouped = [array.reshape(groups, size, *array.shape[1:]) for array in (images, targets)]
+    mixed = jax.vmap(mix_group)(*grouped, _keys(key, groups))
+    return tuple(array.reshape(-1, *array.shape[2:]) for array in mixed)
+
+
+def _draw(
+    key: jax.Array, mixing: Mixing, height: int, width: int
+) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
+    """A group's lambda, whether it is a cut, and the cut's top, bottom, left and right."""
+    applied_key, switch_key, mixup_key, cutmix_key, y_key, x_key = jax.random.split(key, 6)
+    applied = jax.random.uniform(applied_key) < mixing.probability
+    cut = jnp.array(mixing.cutmix > 0)
+    if mixing.mixup > 0:
+        cut &= jax.random.uniform(switch_key) < mixing.switch
+    lam = jax.random.beta(mixup_key, mixing.mixup, mixing.mixup) if mixing.mixup > 0 else 1.0
+    side = jnp.sqrt(1 - jax.random.beta(cutmix_key, mixing.cutmix, mixing.cutmix)) if mixing.cutmix > 0 else 0.0
+    tall, wide = jnp.floor(height * side).astype(int), jnp.floor(width * side).astype(int)
+    further = 1 if mixing.box == "timm" else 0
+    y, x = jax.random.randint(y_key, (), 0, height), jax.random.randint(x_key, (), 0, width)
+    top, bottom = jnp.maximum(y - tall // 2, 0), jnp.minimum(y + (tall + further) // 2, height)
+    left, right = jnp.maximum(x - wide // 2, 0), jnp.minimum(x + (wide + further) // 2, width)
+    return jnp.where(applied, lam, 1.0), cut & applied, (top, bottom, left, right)
+
+
+def _box(height: int, width: int, top: jax.Array, bottom: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
+    """`[H, W]`, true inside the rectangle."""
+    y, x = jnp.arange(height)[:, None], jnp.arange(width)
+    return (y >= top) & (y < bottom) & (x >= left) & (x < right)
+
+
+def _integer_below(key: jax.Array, end: jax.Array) -> jax.Array:
+    """Even in [0, end) for an end that is computed."""
+    return jnp.minimum((jax.random.uniform(key) * end).astype(int), end - 1)

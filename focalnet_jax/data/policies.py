@@ -1,0 +1,188 @@
+"""Random policies of picture operations, as timm defines them: RandAugment, 3-Augment, colour jitter.
+
+RandAugment: arXiv 1909.13719; 3-Augment: DeiT III, arXiv 2204.07118. What a policy draws comes from the generator it is
+given, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from focalnet_jax.data import colours, pixels
+from focalnet_jax.data.statistics import IMAGENET_MEAN
+from focalnet_jax.errors import UserError, suggest
+
+Rng = np.random.Generator
+Augment = Callable[[np.ndarray, Rng], np.ndarray]
+
+FILL = tuple(round(255 * mean) for mean in IMAGENET_MEAN)  # what comes in from outside the picture
+_TOP = 10.0  # the magnitude at which an operation has its full strength
+
+
+def _signed(value: float, rng: Rng) -> float:
+    return -value if rng.random() < 0.5 else value
+
+
+def _enhancement(magnitude: float, rng: Rng) -> float:
+    """1 changes nothing; away from it in both directions with the magnitude."""
+    return max(0.1, 1 + _signed(0.9 * magnitude / _TOP, rng))
+
+
+def _centres(size: int) -> np.ndarray:
+    return np.arange(size) + 0.5
+
+
+def _shear_x(image: np.ndarray, magnitude: float, rng: Rng) -> np.ndarray:
+    return pixels.shift_rows(image, _signed(0.3 * magnitude / _TOP, rng) * _centres(image.shape[0]), FILL)
+
+
+def _shear_y(image: np.ndarray, magnitude: float, rng: Rng) -> np.ndarray:
+    return pixels.shift_columns(image, _signed(0.3 * magnitude / _TOP, rng) * _centres(image.shape[1]), FILL)
+
+
+def _translate_x(image: np.ndarray, magnitude: float, rng: Rng) -> np.ndarray:
+    height, width = image.shape[:2]
+    return pixels.shift_rows(image, np.full(height, width * _signed(0.45 * magnitude / _TOP, rng)), FILL)
+
+
+def _translate_y(image: np.ndarray, magnitude: float, rng: Rng) -> np.ndarray:
+    height, width = image.shape[:2]
+    return pixels.shift_columns(image, np.full(width, height * _signed(0.45 * magnitude / _TOP, rng)), FILL)
+
+
+def _rotate(image: np.ndarray, magnitude: float, rng: Rng) -> np.ndarray:
+    return pixels.rotate(image, _signed(30 * magnitude / _TOP, rng), FILL)
+
+
+def _blur(image: np.ndarray, radius: float) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def _share(magnitude: float, low: float, high: float) -> float:
+    return min(max(low + (high - low) * magnitude / _TOP, low), high)
+
+
+# An operation of a magnitude in [0, 10] and a generator; timm's names.
+OPERATIONS: dict[str, Callable[[np.ndarray, float, Rng], np.ndarray]] = {
+    "AutoContrast": lambda image, m, rng: colours.autocontrast(image),
+    "Equalize": lambda image, m, rng: colours.equalize(image),
+    "Invert": lambda image, m, rng: colours.invert(image),
+    "Rotate": _rotate,
+    "Posterize": lambda image, m, rng: colours.posterize(image, int(4 * m / _TOP)),
+    "PosterizeIncreasing": lambda image, m, rng: colours.posterize(image, 4 - int(4 * m / _TOP)),
+    "Solarize": lambda image, m, rng: colours.solarize(image, min(256, int(256 * m / _TOP))),
+    "SolarizeIncreasing": lambda image, m, rng: colours.solarize(image, 256 - min(256, int(256 * m / _TOP))),
+    "SolarizeAdd": lambda image, m, rng: colours.solarize_add(image, min(128, int(110 * m / _TOP))),
+    "Color": lambda image, m, rng: colours.saturation(image, 1.8 * m / _TOP + 0.1),
+    "ColorIncreasing": lambda image, m, rng: colours.saturation(image, _enhancement(m, rng)),
+    "Contrast": lambda image, m, rng: colours.contrast(image, 1.8 * m / _TOP + 0.1),
+    "ContrastIncreasing": lambda image, m, rng: colours.contrast(image, _enhancement(m, rng)),
+    "Brightness": lambda image, m, rng: colours.brightness(image, 1.8 * m / _TOP + 0.1),
+    "BrightnessIncreasing": lambda image, m, rng: colours.brightness(image, _enhancement(m, rng)),
+    "Sharpness": lambda image, m, rng: colours.sharpness(image, 1.8 * m / _TOP + 0.1),
+    "SharpnessIncreasing": lambda image, m, rng: colours.sharpness(image, _enhancement(m, rng)),
+    "ShearX": _shear_x,
+    "ShearY": _shear_y,
+    "TranslateXRel": _translate_x,
+    "TranslateYRel": _translate_y,
+    "Desaturate": lambda image, m, rng: colours.saturation(image, 1 - _share(m, 0.5, 1)),
+    "GaussianBlur": lambda image, m, rng: _blur(image, _share(m, 0.1, 2)),
+    "GaussianBlurRand": lambda image, m, rng: _blur(image, rng.uniform(0.1, 2 * _share(m, 0, 1))),
+}
+_GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+_WITH_STRENGTH = ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness")
+_PLAIN = ("AutoContrast", "Equalize", "Invert", "SolarizeAdd", *_WITH_STRENGTH, *_GEOMETRIC)
+_INCREASING = (
+    "AutoContrast", "Equalize", "Invert", "SolarizeAdd", *(f"{name}Increasing" for name in _WITH_STRENGTH), *_GEOMETRIC
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """`layers` operations drawn evenly with replacement, each applied with `probability`.
+
+    The magnitude of each is normal about `magnitude` with standard deviation `std` (infinite: even in [0, magnitude]),
+    within [0, `highest`].
+    """
+
+    magnitude: float = 10.0
+    layers: int = 2
+    probability: float = 0.5
+    std: float = 0.0
+    highest: float = _TOP
+    operations: tuple[str, ...] = _PLAIN
+
+    def __call__(self, image: np.ndarray, rng: Rng) -> np.ndarray:
+        """`[H, W, 3]` uint8, augmented."""
+        for index in rng.integers(len(self.operations), size=self.layers):
+            if rng.random() < self.probability:
+                image = OPERATIONS[self.operations[index]](image, self._draw(rng), rng)
+        return image
+
+    def _draw(self, rng: Rng) -> float:
+        drawn = rng.uniform(0, self.magnitude) if math.isinf(self.std) else rng.normal(self.magnitude, self.std)
+        return min(max(drawn, 0.0), self.highest)
+
+
+def three_augment(image: np.ndarray, rng: Rng) -> np.ndarray:
+    """3-Augment: one of solarize at 128, grey, and a blur of a radius in [0.1, 2]."""
+    name, magnitude = (("Solarize", 5.0), ("Desaturate", 10.0), ("GaussianBlurRand", 10.0))[rng.integers(3)]
+    return OPERATIONS[name](image, magnitude, rng)
+
+
+@dataclass(frozen=True)
+class ColourJitter:
+    """Brightness, contrast and saturation by factors even in [1 - strength, 1 + strength], in random order."""
+
+    strength: float
+
+    def __call__(self, image: np.ndarray, rng: Rng) -> np.ndarray:
+        """`[H, W, 3]` uint8, jittered."""
+        operations = (colours.brightness, colours.contrast, colours.saturation)
+        for index in rng.permutation(3):
+            image = operations[index](image, rng.uniform(max(0.0, 1 - self.strength), 1 + self.strength))
+        return image
+
+
+_SETTINGS = {"m": "magnitude", "n": "layers", "p": "probability", "mstd": "std", "mmax": "highest", "inc": "inc"}
+
+
+def parse_policy(text: str) -> Augment | None:
+    """The policy timm calls `text`: `rand-m9-mstd0.5-inc1` and its like, `3a`, or nothing for the empty text.
+
+    Raises:
+      UserError: there is no such policy; says what there is.
+    """
+    if not text:
+        return None
+    if text == "3a":
+        return three_augment
+    first, *words = text.split("-")
+    if first != "rand":
+        raise UserError(
+            f"augment.policy={text}: expected rand-m9-mstd0.5-inc1 and its like, 3a, or '' for none"
+            f"{suggest(first, ['rand', '3a'])}"
+        )
+    given = {}
+    for word in words:
+        match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?|inf)", word)
+        if not match or match[1] not in _SETTINGS:
+            raise UserError(
+                f"augment.policy={text}: {word!r} is unknown; expected m9 (magnitude), n2 (operations), p0.5 "
+                "(probability of each), mstd0.5 (deviation of the magnitude), mmax10 (its highest), inc1 (increasing)"
+            )
+        given[_SETTINGS[match[1]]] = float(match[2])
+    operations = _INCREASING if given.pop("inc", 0) else _PLAIN
+    if given.get("std", 0) > 100:  # timm's way to ask for even magnitudes
+        given["std"] = math.inf
+    layers = int(given.pop("layers", 2))
+    policy = RandAugment(**given, layers=layers, operations=operations)
+    if not 0 <= policy.probability <= 1 or policy.highest <= 0:
+        raise UserError(f"augment.policy={text}: the probability lies in [0, 1] and the highest magnitude above 0")
+    return policy

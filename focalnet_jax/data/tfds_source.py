@@ -1,0 +1,112 @@
+"""Data sets described for tensorflow-datasets and stored as ArrayRecord, read without TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from focalnet_jax.data.decode import Picture
+from focalnet_jax.data.sources import Label, fingerprint_of
+from focalnet_jax.errors import UserError
+
+CARD = "card.json"  # what `data.prepare` says about a data set, beside its shards
+_DESCRIPTION = "dataset_info.json"
+_LABELS = ("label", "real_label")  # ImageNet-ReaL has no single label
+_MOST_LABELS = 32  # of one picture
+
+
+class TfdsSource:
+    """A split, also with TFDS's slices such as `train[:90%]` or `train[1000:]`.
+
+    Args:
+      path: the directory of a data set, as `python -m focalnet_jax.data.prepare` writes it, or one above it; or the
+        name of a data set that lies prepared in TFDS's own directory (`TFDS_DATA_DIR`).
+      split: the split, or a slice of it.
+
+    Raises:
+      UserError: there is no such data set, split, picture or label, or it is stored as TFRecord.
+    """
+
+    def __init__(self, path: str | None, split: str):
+        if not path:
+            raise UserError("data.source=tfds needs data.path, a prepared directory or the name of a data set")
+        builder = _builder(path)
+        features = builder.info.features
+        labels = [key for key in _LABELS if key in features]
+        if "image" not in features or not labels:
+            raise UserError(f"{path} has {', '.join(features)}; expected image and {' or '.join(_LABELS)}")
+        self._label_key = labels[0]
+        label = features[self._label_key]
+        self._many = hasattr(label, "feature")  # a sequence of them
+        label = label.feature if self._many else label
+        if not getattr(label, "num_classes", None):
+            raise UserError(f"{path} does not say how many classes {self._label_key} has; expected a ClassLabel")
+        self.class_names = tuple(label.names)
+        if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+            raise UserError(
+                f"{path} is stored as {builder.info.file_format.value}, which cannot be read by index: convert it with "
+                "python -m focalnet_jax.data.prepare tfrecord"
+            )
+        try:
+            info = builder.info.splits[split]
+            self._examples = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        except (ValueError, KeyError) as error:
+            known = ", ".join(builder.info.splits)
+            raise UserError(f"{path} has no split {split!r}; it has {known}, also in slices like [:90%]") from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error}; prepare it again") from error
+        if not info.num_examples:
+            raise UserError(f"{path} has no examples in split {split!r}")
+        self._title = f"{builder.info.full_name} {split}"
+        shards = [f"{file.filename} {file.skip} {file.take}" for file in info.file_instructions]
+        card = Path(builder.data_dir, CARD)
+        stated = card.read_text() if card.is_file() else ""
+        self.fingerprint = fingerprint_of([builder.info.full_name, *shards, *self.class_names, stated])
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> tuple[Picture, Label]:
+        example = self._examples[index]
+        label = example[self._label_key]
+        if not self._many:
+            return example["image"], np.int32(label)
+        if len(label) > _MOST_LABELS:
+            raise UserError(f"{self.name(index)} has {len(label)} labels; at most {_MOST_LABELS} are counted")
+        return example["image"], np.pad(np.asarray(label, np.int32), (0, _MOST_LABELS - len(label)), constant_values=-1)
+
+    def name(self, index: int) -> str:
+        """The file it was, where the data set says so, and its place in the split."""
+        file = self._examples[index].get("file_name", b"")
+        return f"{file.decode() or 'example'} ({self._title}, {index})"
+
+
+def _builder(path: str) -> tfds.core.DatasetBuilder:
+    root = Path(path)
+    if root.is_dir():
+        found = [root] if (root / _DESCRIPTION).is_file() else [p.parent for p in root.glob(f"*/*/{_DESCRIPTION}")]
+        found = found or [p.parent for p in root.glob(f"*/{_DESCRIPTION}")]
+        if len(found) != 1:
+            held = f"several: {', '.join(sorted(map(str, found))[:5])}" if found else "none"
+            raise UserError(f"{path}: expected one prepared data set there ({_DESCRIPTION}), found {held}")
+        try:
+            return tfds.builder_from_directory(found[0])
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise UserError(f"{found[0]} is damaged: {' '.join(str(error).split())[:200]}; prepare it again") from error
+    if "/" in path and not tfds.core.naming.is_valid_dataset_name(path.split("/")[0].split(":")[0]):
+        raise UserError(f"data.path={path}: there is no such directory")
+    try:
+        builder = tfds.builder(path, file_format="array_record")
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, OSError, AssertionError) as error:
+        raise UserError(
+            f"data.path={path} is neither a directory nor a data set of tensorflow-datasets; prepare one with "
+            "python -m focalnet_jax.data.prepare"
+        ) from error
+    if not builder.is_prepared():
+        raise UserError(
+            f"{builder.info.full_name} is not prepared in {builder.data_dir}; make it there, or with "
+            "python -m focalnet_jax.data.prepare"
+        )
+    return builder
