@@ -29,27 +29,33 @@ from focalnet_jax.errors import (
     suggest,
 )
 
+_LONGEST_LINE = 1000  # letters of an error
+
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Run `main(arguments)` as a command line program and exit with its status."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs turn it off while libraries load
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every step of a save as a warning
+    # Orbax reports every step of a save as a warning; after an error, which is reported below, the threads of its
+    # libraries complain until the process ends.
+    for logger in ("absl", "asyncio"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    sys.unraisablehook = threading.excepthook = lambda *_: None
     warnings.filterwarnings("ignore", module="PIL")  # pictures are judged in data/transforms.py
     try:
         status = main(sys.argv[1:]) or 0
     except UserError as error:
-        _end_with(f"error: {' '.join(str(error).split())}", EXIT_USER_MISTAKE)
+        _end_with(f"error: {error}", EXIT_USER_MISTAKE)
     except RunFailedError as error:
-        _end_with(f"failed: {' '.join(str(error).split())}", EXIT_FAILED)
+        _end_with(f"failed: {error}", EXIT_FAILED)
     except KeyboardInterrupt:
         _end_with("interrupted", 130)  # the shell's convention for SIGINT
     sys.exit(status)
 
 
-def _end_with(line: str, status: int) -> NoReturn:
-    """Prints the one line and ends at once: libraries torn down after an error would bury it, or crash."""
-    logging.disable(logging.CRITICAL)
-    sys.unraisablehook = threading.excepthook = lambda *_: None
+def _end_with(text: str, status: int) -> NoReturn:
+    """Prints one line and ends at once: libraries torn down after an error would bury it, or crash."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))  # names in files
+    line = line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + " ..."
     sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)
     os._exit(status)

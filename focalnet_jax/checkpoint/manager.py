@@ -107,7 +107,9 @@ def find_checkpoint(path: str) -> Path:
         newest = newest_step(folder)
         if newest is not None:
             return folder / str(newest)
-    raise UserError(f"{path} holds no checkpoint; expected a workdir or one of its {FOLDER}/STEP")
+    raise UserError(
+        f"{path} holds no checkpoint; expected a workdir, one of its {FOLDER}/STEP, or a Hugging Face directory"
+    )
 
 
 def newest_step(folder: Path) -> int | None:
@@ -181,7 +183,7 @@ def _reading(checkpoint: Path) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Keeps Orbax's warnings, and after an error the complaints of tensorstore's threads, from stderr.
 
-    Those threads complain until the process ends: `run_command` goes on keeping them quiet.
+    Those threads may complain until the process ends: programs keep them quiet throughout, see `run_command`.
     """
     hooks = sys.unraisablehook, threading.excepthook
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]

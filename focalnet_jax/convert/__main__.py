@@ -15,6 +15,7 @@ from focalnet_jax.checkpoint.manager import find_checkpoint
 from focalnet_jax.command_line import one_line_errors, run_command
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
 from focalnet_jax.convert.files import DTYPES, is_checkpoint, sha256, weight_files
+from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR
 from focalnet_jax.convert.recognise import check_option
 from focalnet_jax.convert.tables import TABLES
 from focalnet_jax.convert.weights import Weights, read_weights
@@ -52,7 +53,12 @@ def main(arguments: list[str]) -> int:
     if flags.image_size is not None and (flags.image_size < 1 or flags.to != "huggingface"):
         raise UserError(f"--image-size {flags.image_size}: expected a number of pixels, with --to huggingface")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written goes away
-    weights = read_weights(flags.source, flags.model, dict(map(check_option, flags.option)))
+    options = dict(map(check_option, flags.option))
+    if len(options) < len(flags.option):
+        raise UserError(f"--option {' --option '.join(flags.option)}: expected every key once")
+    weights = read_weights(flags.source, flags.model, options)
+    sources = _files(flags.source)
+    _refuse_inside(flags.source, flags.destination)
     weights = _with_head(weights, flags.head, flags.num_classes)
     report = write_weights(weights, flags.destination, format=flags.to, dtype=flags.dtype, image_size=flags.image_size)
     print(f"read      {flags.source}: {weights.format}, {weights.name or 'no released variant'}, {weights.dtype}")
@@ -60,7 +66,7 @@ def main(arguments: list[str]) -> int:
     for note in (*weights.notes, *report.notes):
         print(f"note      {note}")
     print(f"wrote     {flags.destination}: {flags.to}, {report.tensors} tensors, {report.dtype}; every key was used")
-    for path in (*_files(flags.source), *report.files):
+    for path in (*sources, *report.files):
         print(f"sha256    {sha256(path)}  {path}")
     return 0
 
@@ -73,11 +79,18 @@ def _with_head(weights: Weights, head: str, num_classes: int | None) -> Weights:
     return adapt(weights, dataclasses.replace(weights.config, num_classes=num_classes), head=head)
 
 
+def _refuse_inside(source: Path, destination: Path) -> None:
+    """Refuses to write into what was read: a checkpoint's step, a directory of weights."""
+    read = find_checkpoint(str(source)) if is_checkpoint(source) else source
+    if read.is_dir() and destination.resolve().is_relative_to(read.resolve()):
+        raise UserError(f"{destination} lies inside {read}, which was read: write elsewhere")
+
+
 def _files(source: Path) -> list[Path]:
     """What was read: a checkpoint as one directory, shards with their index, weights with their configuration."""
     if is_checkpoint(source):
         return [find_checkpoint(str(source))]
-    beside = [source / "config.json"] if source.is_dir() else [source]
+    beside = [source / CONFIG, source / PREPROCESSOR] if source.is_dir() else [source]
     return sorted({*weight_files(source), *(path for path in beside if path.is_file())})
 
 

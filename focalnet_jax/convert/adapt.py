@@ -67,8 +67,9 @@ def adapt(
             notes.append(f"{key} {_per_stage(weights.config, key)} made {_per_stage(config, key)}")
     params = with_leaves(target, leaves)
     # Of a remapped classifier the number of classes says what they are called.
-    classes = {"keep": weights.classes, "drop": (), "remap": None}[head]
-    return dataclasses.replace(weights, params=params, config=config, notes=tuple(notes), classes=classes)
+    classes = {"keep": weights.stated.classes, "drop": (), "remap": None}[head]
+    stated = dataclasses.replace(weights.stated, classes=classes)
+    return dataclasses.replace(weights, params=params, config=config, notes=tuple(notes), stated=stated)
 
 
 def needs_surgery(old: FocalNetConfig, new: FocalNetConfig) -> bool:

@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,15 +27,27 @@ from focalnet_jax.errors import UserError
 PICKLES = (".pth", ".pt", ".bin", ".tar")  # .pth.tar
 DTYPES = {"float32": np.dtype("float32"), "float16": np.dtype("float16"), "bfloat16": np.dtype(bfloat16)}
 _SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict")
 _NESTED = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
-_HUGGINGFACE_FILES = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin")
+_HUGGINGFACE_FILES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """Tensors of a file by name, each read when it is asked for."""
+    """Tensors of a file by name, each read when it is asked for; `notes` is what a reader should know of the file."""
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, str], read: Callable[[str], np.ndarray]):
-        self.shapes, self.dtypes, self._read = shapes, dtypes, read
+    def __init__(
+        self,
+        shapes: dict[str, tuple[int, ...]],
+        dtypes: dict[str, str],
+        read: Callable[[str], np.ndarray],
+        notes: tuple[str, ...] = (),
+    ):
+        self.shapes, self.dtypes, self._read, self.notes = shapes, dtypes, read, notes
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._read(name)
@@ -51,13 +64,17 @@ class Tensors(Mapping[str, np.ndarray]):
             {new: self.shapes[old] for new, old in names.items()},
             {new: self.dtypes[old] for new, old in names.items()},
             lambda new: self._read(names[new]),
+            self.notes,
         )
 
 
 def is_checkpoint(path: str | Path) -> bool:
     """Whether `path` is a directory to look for a checkpoint of ours in, rather than one of weight files."""
     path = Path(path)
-    return path.is_dir() and not any((path / name).is_file() for name in _HUGGINGFACE_FILES)
+    try:
+        return path.is_dir() and not any((path / name).is_file() for name in _HUGGINGFACE_FILES)
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)[:100]}: {error.strerror}") from error
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -96,7 +113,9 @@ def read_tensors(path: Path) -> Tensors:
     if len(parts) == 1:
         return parts[0]
     owner = {name: part for part in parts for name in part}
-    index = path / _HUGGINGFACE_FILES[0] if path.is_dir() else path
+    index = path
+    if path.is_dir():
+        index = next(path / name for name in _HUGGINGFACE_FILES if (path / name).is_file())
     differing = sorted(owner.keys() ^ _weight_map(index).keys())
     if differing or len(owner) != sum(map(len, parts)):
         raise UserError(f"{index} and its shards disagree on {', '.join(differing[:5]) or 'tensors held twice'}")
@@ -172,7 +191,7 @@ def _read_pickle(path: Path) -> Tensors:
     torch = import_torch(path)
     try:
         # Classes of what lies beside the weights are not loaded: inert ones take their place.
-        with torch.serialization.safe_globals(_BESIDE_WEIGHTS):
+        with torch.serialization.safe_globals(_BESIDE_WEIGHTS), warnings.catch_warnings(action="ignore"):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -180,7 +199,7 @@ def _read_pickle(path: Path) -> Tensors:
         raise UserError(f"{path} is refused: {what}; only tensors are read from it") from error
     except Exception as error:  # damaged bytes make the unpickler fail in any way
         raise UserError(f"{path} is damaged or no torch file: {error or type(error).__name__}") from error
-    tensors = _weights_in(loaded, path, torch)
+    tensors, notes = _weights_in(loaded, path, torch)
 
     def read(name: str) -> np.ndarray:
         tensor = tensors[name].detach()
@@ -192,6 +211,7 @@ def _read_pickle(path: Path) -> Tensors:
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()},
         read,
+        notes,
     )
 
 
@@ -201,18 +221,29 @@ def _is_zip(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
-def _weights_in(loaded: Any, path: Path, torch: Any) -> dict[str, Any]:
-    """The state dict of a checkpoint, itself or nested in what a trainer saved."""
-    for key in _NESTED:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not any(isinstance(value, torch.Tensor) for value in loaded.values()):
+def _state_dict(loaded: Any, torch: Any) -> Mapping[str, Any] | None:
+    """The state dict in what a trainer saved: itself, or nested."""
+    if not isinstance(loaded, Mapping):
+        return None
+    if any(isinstance(value, torch.Tensor) for value in loaded.values()):
+        return loaded
+    return next(filter(None, (_state_dict(loaded.get(key), torch) for key in _NESTED)), None)
+
+
+def _weights_in(loaded: Any, path: Path, torch: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The tensors of a checkpoint by name, and notes."""
+    found = _state_dict(loaded, torch)
+    if found is None:
         raise UserError(f"{path} holds no state dict; expected tensors by name, or nested in {' or '.join(_NESTED)}")
-    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+    averaged = [key for key in loaded if key in _AVERAGED]
+    notes = tuple(f"{key}, averaged weights, lies beside these and was left" for key in averaged)
+    tensors = {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
     for name, tensor in tensors.items():
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
             raise UserError(f"{path}: {name} is a {tensor.device.type} {tensor.layout} tensor; expected plain data")
-    return tensors
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(f"{path}: {name} is {tuple(tensor.shape)} and the file holds less; expected plain data")
+    return tensors, notes
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], *, nested: bool) -> None:

@@ -14,6 +14,7 @@ from flax import nnx
 from focalnet_jax.checkpoint.manager import find_checkpoint, load_params, read_metadata
 from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
+from focalnet_jax.convert.huggingface import labels_beside
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
@@ -39,8 +40,8 @@ def load_model(
     Warns:
       UserWarning: the file holds less precise numbers than float32.
     """
-    untold = {key: options[key] for key in ("use_postln", "normalize_modulator") if key in options}
     options = checked_fields(options)
+    untold = {key: options[key] for key in ("use_postln", "normalize_modulator") if key in options}
     weights = read_weights(path, name, untold)
     if weights.dtype != "float32":
         warnings.warn(f"{path} holds {weights.dtype}; parameters are float32", stacklevel=2)
@@ -52,8 +53,15 @@ def load_model(
     return nnx.merge(graph, jax.tree.map(jnp.asarray, weights.params))
 
 
+def class_names(path: str) -> tuple[str, ...] | None:
+    """What the classes of the weights at `path` are called, where a checkpoint or a Hugging Face directory says so."""
+    if is_checkpoint(path):
+        return tuple(read_metadata(find_checkpoint(path)).get("classes") or ()) or None
+    return labels_beside(Path(path)) if Path(path).is_dir() else None
+
+
 def load_into(
-    path: str, config: FocalNetConfig, like: Any, *, head: str = "keep", surgery: bool = True
+    path: str, config: FocalNetConfig, like: Any, *, head: str = "keep", surgery: bool = True, seed: int = 0
 ) -> tuple[Any, str]:
     """The weights at `path` as parameters of a model of `config`, and in words where they come from.
 
@@ -64,6 +72,7 @@ def load_into(
       config: the model's.
       like: its parameters, arrays or shapes, whose shardings the result has.
       head: "keep", "drop" or "remap", see `adapt`.
+      seed: of what is fresh.
       surgery: whether windows and levels may differ; what is only measured must not be changed.
 
     Raises:
@@ -79,6 +88,6 @@ def load_into(
             return load_params(checkpoint, like, head=head), str(checkpoint)
     assumed = {"use_postln": config.use_postln, "normalize_modulator": config.normalize_modulator}
     weights = read_weights(path, assumed=assumed)
-    weights = adapt(weights, config, head=head, surgery=surgery)
+    weights = adapt(weights, config, head=head, surgery=surgery, seed=seed)
     params = jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), weights.params, like)
     return params, f"{path} ({'; '.join((weights.format, weights.dtype, *weights.notes))})"

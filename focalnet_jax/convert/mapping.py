@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from focalnet_jax.convert.files import Tensors
 from focalnet_jax.convert.tables import TABLES, Layout
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.paths import named_leaves, with_leaves
-
-Tensors = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,8 @@ def to_theirs(params: Any, config: FocalNetConfig, format: str) -> Iterator[tupl
 def to_ours(tensors: Mapping[str, np.ndarray], config: FocalNetConfig, format: str) -> Any:
     """Parameters, float32, from all of `tensors`; `UserError` names keys and shapes that do not fit."""
     wanted = entries(config, format)
-    check_keys({entry.theirs: entry.shape for entry in wanted}, {name: t.shape for name, t in tensors.items()})
+    given = tensors.shapes if isinstance(tensors, Tensors) else {name: t.shape for name, t in tensors.items()}
+    check_keys({entry.theirs: entry.shape for entry in wanted}, given)
     abstract = abstract_params(config)
     filled = {name: np.empty(leaf.shape, np.float32) for name, leaf in named_leaves(abstract).items()}
     for entry in wanted:

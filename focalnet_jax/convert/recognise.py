@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,16 +85,13 @@ def recognise(
     Raises:
       UserError: the shapes are not those of `name`, or leave an option open.
     """
-    seen = _options(shapes, format)
-    if told and told.get("use_conv_embed") is False and len(seen["depths"]) == 1 and seen["use_conv_embed"]:
-        seen |= {"use_conv_embed": False, "patch_size": 7}
+    seen = _options(shapes, format, told or {})
     _check_told(seen, told or {})
     sources = dict.fromkeys(seen, "shapes")
     matching = [known for known in list_models() if _agree(variant_config(known), seen)]
     if name is not None:
         expected = variant_config(name)
         differing = [key for key in _FROM_SHAPES if key in seen and _value(expected, key) != seen[key]]
-        differing = [key for key in differing if key not in (overrides or {})]
         if differing:
             texts = "; ".join(f"{key} is {seen[key]}, {name} has {_value(expected, key)}" for key in differing)
             raise UserError(f"these are not the weights of {name}: {texts}")
@@ -112,8 +110,7 @@ def recognise(
         else:
             if name is None:
                 raise UserError(
-                    f"no released variant has these shapes, and nothing in them tells {key}: name the model, or give "
-                    f"{key}=true or false"
+                    f"no released variant has these shapes, and nothing in them tells {key}: give {key}=true or false"
                 )
             options[key], sources[key] = getattr(variant_config(name), key), f"variant {name}"
     base = variant_config(name) if name else FocalNetConfig()
@@ -125,8 +122,9 @@ def _check_told(seen: Mapping[str, Any], told: Mapping[str, Any]) -> None:
     """Refuses a configuration beside the weights that is not theirs."""
     for key in seen.keys() & told.keys():
         value = tuple(told[key]) if isinstance(told[key], list) else told[key]
-        if key != "num_classes" and value != seen[key]:
-            raise UserError(f"config.json says {key} is {value}, the tensors beside it have {seen[key]}")
+        held = seen["embed_dim"][0] if key == "embed_dim" else seen[key]
+        if value != held:
+            raise UserError(f"config.json says {key} is {value}, the tensors beside it have {held}")
 
 
 def released_name(config: FocalNetConfig) -> str | None:
@@ -160,8 +158,11 @@ def _value(config: FocalNetConfig, key: str) -> Any:
     return getattr(config, key)
 
 
-def _options(shapes: Shapes, format: str) -> dict[str, Any]:
-    """Options of the model by the shapes of its tensors, per-stage ones as one value a stage."""
+def _options(shapes: Shapes, format: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the model by the shapes of its tensors, per-stage ones as one value a stage.
+
+    What a configuration beside them tells decides where shapes fit several values.
+    """
     by_role = _roles(shapes, format)
     blocks = [indices for role, indices, _ in by_role if role == "stages/blocks/norm2/scale"]
     stages = 1 + max((indices["stage"] for indices in blocks), default=-1)
@@ -182,18 +183,20 @@ def _options(shapes: Shapes, format: str) -> dict[str, Any]:
         return [sizes[level] for level in sorted(sizes)]
 
     stem, kernels = shape("patch_embed/proj/kernel"), [windows(stage) for stage in range(stages)]
-    first = shape("stages/blocks/mlp/fc1/kernel", stage=0)
-    if stem is None or first is None or not all(kernels):
+    mlps = [shape("stages/blocks/mlp/fc1/kernel", stage=stage) for stage in range(stages)]
+    if stem is None or not all(mlps) or not all(kernels):
         raise UserError("these FocalNet weights lack an embedding, an MLP or focal levels")
     down = shape("stages/downsample/proj/kernel")
     # Of a single stage, a kernel of 7 could be a patch of 7 too; no released model has one.
-    overlapped = stem[-1] == 7 if down is None else down[-1] == 3
+    overlapped = (stem[-1] == 7 and told.get("use_conv_embed", True)) if down is None else down[-1] == 3
+    dims = tuple(shape("stages/blocks/norm2/scale", stage=stage)[0] for stage in range(stages))
+    hidden = [size[0] for size in mlps]
     options: dict[str, Any] = {
-        "embed_dim": tuple(shape("stages/blocks/norm2/scale", stage=stage)[0] for stage in range(stages)),
+        "embed_dim": dims,
         "depths": depths,
         "focal_levels": tuple(len(sizes) for sizes in kernels),
         "focal_windows": tuple(sizes[0] for sizes in kernels),
-        "mlp_ratio": first[0] / first[1],
+        "mlp_ratio": _mlp_ratio(hidden, dims, told.get("mlp_ratio")),
         "patch_size": 4 if overlapped else stem[-1],
         "use_conv_embed": overlapped,
         "use_layerscale": shape("stages/blocks/gamma1") is not None,
@@ -205,6 +208,14 @@ def _options(shapes: Shapes, format: str) -> dict[str, Any]:
     head = shape("head/kernel")
     options["num_classes"] = head[0] if head else 0
     return options
+
+
+def _mlp_ratio(hidden: Sequence[int], dims: Sequence[int], told: float | None) -> float:
+    """The ratio of which these hidden widths are the whole part: the one told, else the shortest number."""
+    low = max(width / dim for width, dim in zip(hidden, dims, strict=True))
+    candidates = [told or low, *(math.ceil(low * 10**digits - 1e-9) / 10**digits for digits in range(12)), low]
+    fitting = (ratio for ratio in candidates if all(int(dim * ratio) == w for w, dim in zip(hidden, dims, strict=True)))
+    return next(fitting, low)
 
 
 def _roles(shapes: Shapes, format: str) -> list[tuple[str, dict[str, int], tuple[int, ...]]]:

@@ -48,7 +48,7 @@ class Row:
 
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(template)))
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d{1,4})", re.escape(template)))
 
 
 def _pair(ours: str, theirs: str, layout: Layout, postln: bool | None = None) -> list[Row]:

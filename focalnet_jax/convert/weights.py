@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from focalnet_jax.checkpoint.manager import find_checkpoint, read_metadata, read_params
 from focalnet_jax.convert.files import DTYPES, Tensors, is_checkpoint, read_tensors
-from focalnet_jax.convert.huggingface import classes_and_size, told_by_config
+from focalnet_jax.convert.huggingface import Stated, preprocessor, stated_beside, told_by_config
 from focalnet_jax.convert.mapping import abstract_params, to_ours
 from focalnet_jax.convert.recognise import recognise, recognise_format, released_name
 from focalnet_jax.errors import RunFailedError, UserError
@@ -29,8 +29,7 @@ class Weights:
     format: str  # microsoft, timm, huggingface or orbax
     dtype: str  # of the file, such as "float16", or "float16 and float32"
     notes: tuple[str, ...]  # what a reader should know, a line each
-    classes: tuple[str, ...] | None = None  # what they are called, in order; None: not said, () for a fresh classifier
-    image_size: int | None = None  # pixels, where the source says it
+    stated: Stated = field(default_factory=Stated)  # about pictures and classes
 
     @property
     def count(self) -> int:
@@ -62,31 +61,33 @@ def read_weights(
     format, prefix = recognise_format(tensors.shapes)
     tensors, notes = _without_prefix(tensors, prefix)
     folder = path if path.is_dir() else path.parent
-    told, (classes, size) = {}, (None, None)
-    if format == "huggingface":
-        told, (classes, size) = told_by_config(folder), classes_and_size(folder)
+    told = told_by_config(folder) if format == "huggingface" else {}
     found = recognise(tensors.shapes, format=format, name=name, told=told, overrides=options, assumed=assumed)
     dtype = _dtypes(tensors.dtypes)
     params = to_ours(tensors, found.config, format)
     for key in ("use_postln", "normalize_modulator"):
         notes.append(f"{key}={getattr(found.config, key)} by {found.sources[key]}")
-    rates = {key: told[key] for key in ("drop_path_rate", "drop_rate") if key in told}
-    config = dataclasses.replace(found.config, **rates)
-    if classes is not None and len(classes) != config.num_classes:
-        raise UserError(f"config.json names {len(classes)} classes, the classifier has {config.num_classes}")
-    return Weights(params, config, found.name, format, dtype, tuple(notes), classes, size)
+    trained_with = {key: told[key] for key in ("drop_path_rate", "drop_rate", "layerscale_value") if key in told}
+    config = dataclasses.replace(found.config, **trained_with)
+    stated = stated_beside(folder, config.num_classes) if format == "huggingface" else Stated()
+    return Weights(params, config, found.name, format, dtype, (*tensors.notes, *notes), stated)
 
 
 def _without_prefix(tensors: Tensors, prefix: str) -> tuple[Tensors, list[str]]:
-    """The tensors by the format's names, and notes. A name without the prefix stays, to be refused as not used."""
+    """The tensors by the format's names, and notes."""
     if not prefix:
         return tensors, []
     if prefix.startswith("-"):  # the file lacks a prefix the format has
         return tensors.renamed({prefix[1:] + name: name for name in tensors}), [f"{prefix[1:]!r} put before the names"]
-    names = {name.removeprefix(prefix): name for name in tensors}
-    if len(names) < len(tensors):
-        raise UserError(f"some tensors are there twice, with and without the prefix {prefix!r}")
-    return tensors.renamed(names), [f"prefix {prefix!r} taken off the names"]
+    others = [name for name in tensors if not name.startswith(prefix)]
+    if others:
+        raise UserError(
+            f"{len(tensors) - len(others)} tensors begin with {prefix!r} and {len(others)} do not, such as "
+            f"{', '.join(others[:3])}; expected one or the other"
+        )
+    return tensors.renamed({name.removeprefix(prefix): name for name in tensors}), [
+        f"prefix {prefix!r} taken off the names"
+    ]
 
 
 def _dtypes(dtypes: Mapping[str, str]) -> str:
@@ -114,5 +115,11 @@ def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool]) 
     for key, value in options.items():
         if getattr(config, key) != value:
             raise UserError(f"{key}={value} was given, and the checkpoint says {getattr(config, key)}")
+    return Weights(params, config, held, "orbax", "float32", (f"read from {step}",), _stated_by_run(metadata))
+
+
+def _stated_by_run(metadata: Mapping[str, Any]) -> Stated:
     classes = tuple(metadata["classes"]) if "classes" in metadata else None
-    return Weights(params, config, held, "orbax", "float32", (f"read from {step}",), classes)
+    data = metadata.get("config", {}).get("data", {})
+    size = data.get("image_size")
+    return Stated(classes, size, size and preprocessor(size, data.get("eval_resize")))

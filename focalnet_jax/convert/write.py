@@ -58,8 +58,7 @@ def write_weights(
         file = partial
         if as_directory:
             partial.mkdir()
-            size = image_size or weights.image_size or 224
-            write_metadata(partial, weights.config, size, weights.classes)
+            write_metadata(partial, weights.config, weights.stated, image_size)
             file = partial / "model.safetensors"
         tensors = {name: _cast(name, array, dtype) for name, array in to_theirs(weights.params, weights.config, format)}
         write_tensors(file, tensors, nested=format == "microsoft")
@@ -77,6 +76,8 @@ def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
         cast = array.astype(DTYPES[dtype], copy=False)
     if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
         raise UserError(f"{name} reaches {np.abs(array).max():.3g}, which {dtype} cannot hold; write another --dtype")
+    if 2 * np.count_nonzero(cast) < np.count_nonzero(array):
+        raise UserError(f"most of {name} is too small for {dtype} and would be 0; write another --dtype")
     return cast
 
 
@@ -94,11 +95,14 @@ def _dtype_notes(given: str, written: str) -> tuple[str, ...]:
 def _write_checkpoint(weights: Weights, destination: Path, dtype: str | None) -> Report:
     if dtype not in (None, "float32"):
         raise UserError(f"--dtype {dtype}: checkpoints hold float32 parameters; leave it out")
+    if destination.suffix in (*PICKLES, ".safetensors"):
+        raise UserError(f"{destination.name}: --to orbax writes a directory")
     with written_whole(destination) as partial:
         metadata = {"model": model_metadata(weights.name, weights.config)}
         # Labels of a configuration are words for people, not the names of a data set's folders.
-        if weights.classes and weights.format == "orbax":
-            metadata["classes"] = list(weights.classes)
+        classes = weights.stated.classes
+        if classes is not None and (weights.format == "orbax" or not classes):
+            metadata["classes"] = list(classes)
         save_params(partial, weights.params, metadata)
     notes = _dtype_notes(weights.dtype, "float32")
     return Report(len(named_leaves(weights.params)), "float32", (destination,), (*notes, *_finite_notes(weights)))
@@ -108,6 +112,8 @@ def _check_expressible(weights: Weights, format: str) -> None:
     config = weights.config
     if format == "huggingface" and not config.num_classes:
         raise UserError("transformers' classifier needs classes; these weights have none")
+    if format == "microsoft" and len(config.depths) == 1 and config.patch_size == 7 and not config.use_conv_embed:
+        raise UserError("a single stage with patches of 7 looks like an overlapped embedding in microsoft's format")
     if format == "timm" and config.patch_size != 4:
         raise UserError(f"timm's FocalNet has patches of 4; this model has {config.patch_size}")
     factors = {k[1] - k[0] for k in map(config.kernel_sizes, range(len(config.depths))) if len(k) > 1}

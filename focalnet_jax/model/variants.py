@@ -52,7 +52,7 @@ class FocalNetConfig:
     def __post_init__(self) -> None:
         for name, valid, what in (
             ("depths", len(self.depths) > 0 and min(self.depths, default=0) > 0, "a positive depth for every stage"),
-            ("num_classes", self.num_classes >= 0, "0 (no classifier) or a positive number"),
+            ("num_classes", 0 <= self.num_classes < 10**8, "0 (no classifier) or a positive number below 10**8"),
             ("drop_path_rate", 0 <= self.drop_path_rate < 1, "a rate in [0, 1)"),
             ("drop_rate", 0 <= self.drop_rate < 1, "a rate in [0, 1)"),
             ("patch_size", self.patch_size > 0, "a positive size in pixels"),

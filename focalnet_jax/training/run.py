@@ -128,7 +128,9 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
         _refuse_other_checkpoint(config, workdir / FOLDER / str(newest), train_data)
     initial = None
     if config.init_from and newest is None:
-        initial = load_into(config.init_from, model, abstract_params(init_params, mesh), head=config.init_head)
+        initial = load_into(
+            config.init_from, model, abstract_params(init_params, mesh), head=config.init_head, seed=config.seed
+        )
 
     checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
     state, origin = _first_state(task, init_params, checkpoints, initial)

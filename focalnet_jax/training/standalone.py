@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.checkpoint.manager import find_checkpoint, read_metadata
 from focalnet_jax.convert.files import is_checkpoint
-from focalnet_jax.convert.load import load_into
+from focalnet_jax.convert.load import class_names, load_into
 from focalnet_jax.data.sources import check_labels
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.setup import check_classes, model_config, open_eval_data, run_mesh
@@ -22,8 +21,9 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     """
     mesh = run_mesh(config)
     data = open_eval_data(config, mesh)
-    if is_checkpoint(path):
-        trained = tuple(read_metadata(find_checkpoint(path)).get("classes") or data.source.class_names)
+    trained = class_names(path)
+    # What a Hugging Face directory calls them may be words for people; in the same words it must be the same order.
+    if trained and (is_checkpoint(path) or sorted(trained) == sorted(data.source.class_names)):
         check_classes(config, trained, path, data.source)
     check_labels(data.source, config.eval_classes or config.model.num_classes)
     model = model_config(config)

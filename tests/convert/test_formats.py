@@ -2,37 +2,28 @@
 
 import dataclasses
 import json
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 import pytest
+import safetensors.numpy
 from flax import nnx
 
 import focalnet_jax
+from focalnet_jax.convert.adapt import adapt
 from focalnet_jax.convert.files import read_tensors, sha256
 from focalnet_jax.convert.huggingface import model_config
 from focalnet_jax.convert.mapping import entries, to_ours
-from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.convert.recognise import recognise, recognise_format
+from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.class_lists import class_list
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
+from focalnet_jax.model.precision import get_precision
 from focalnet_jax.paths import named_leaves
-
-GOLDEN = Path(__file__).parent / "golden"
-INDEX = "model.safetensors.index.json"
-# What shapes do not tell and no variant's name does for these small models.
-OPTIONS = {
-    "timm_lrf": dict(use_postln=False, normalize_modulator=False),
-    "timm_fl4": dict(use_postln=True, normalize_modulator=True),
-    "huggingface_srf": dict(use_postln=False, normalize_modulator=False),
-    "huggingface_huge": dict(use_postln=True, normalize_modulator=False),
-}
+from tests.convert.golden_files import GOLDEN, OPTIONS, in_a_directory
 
 
 def relative(ours, theirs):
@@ -92,78 +83,12 @@ def shapes_of(name, format):
 @pytest.mark.parametrize("name", list_models())
 @pytest.mark.parametrize("format", ["microsoft", "timm", "huggingface"])
 def test_every_variant_is_recognised_by_its_shapes(name, format):
-    from focalnet_jax.convert.recognise import recognise, recognise_format
-
     shapes = shapes_of(name, format)
     assert recognise_format({f"module.{key}": shape for key, shape in shapes.items()}) == (format, "module.")
     found = recognise(shapes, format=format)
     assert found.name == name
     # what a file does not hold is the variant's
     assert found.config == variant_config(name)
-
-
-def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tmp_path):
-    import safetensors.numpy
-
-    source = GOLDEN / "timm_lrf.safetensors"
-    tensors = safetensors.numpy.load_file(source)
-
-    def refused(told, changed=None, path=None, **options):
-        path = path or tmp_path / "changed.safetensors"
-        if changed is not None:
-            safetensors.numpy.save_file(changed, path)
-        with pytest.raises(UserError) as caught:
-            read_weights(path, **({"options": OPTIONS["timm_lrf"]} | options))
-        assert told in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-    refused("missing norm.bias", {key: value for key, value in tensors.items() if key != "norm.bias"})
-    refused("not used surplus", tensors | {"surplus": np.zeros(3, np.float32)})
-    refused("expected (8,)", tensors | {"stem.norm.bias": np.zeros(9, np.float32)})
-    refused("stem.norm.bias is I64", tensors | {"stem.norm.bias": np.zeros(8, np.int64)})
-    refused("no FocalNet weights", {"weight": np.zeros(3, np.float32)})
-    refused("not the weights of focalnet_tiny_lrf: embed_dim", tensors, name="focalnet_tiny_lrf")
-    refused("name the model", tensors, options={})
-    (tmp_path / "changed.safetensors").write_bytes(source.read_bytes()[:-100])
-    refused("damaged")
-    (tmp_path / "changed.safetensors").write_bytes(b"<html>")
-    refused("damaged")
-    refused("weights file at", path=tmp_path / "nowhere.safetensors")
-    before = sha256(source)
-    weights = read_weights(source, options=OPTIONS["timm_lrf"])
-    for destination, format in (("out", "timm"), ("out.safetensors", "huggingface")):
-        with pytest.raises(UserError, match="writes a"):
-            write_weights(weights, tmp_path / destination, format=format)
-    write_weights(weights, tmp_path / "out.safetensors", format="timm")
-    with pytest.raises(UserError, match="exists already"):
-        write_weights(weights, tmp_path / "out.safetensors", format="timm")
-    assert {entry.name for entry in tmp_path.iterdir()} == {"changed.safetensors", "out.safetensors"}
-    assert sha256(source) == before
-
-
-def in_a_directory(folder, **config):
-    """A Hugging Face directory of the golden weights whose config.json states other things."""
-    weights = read_weights(GOLDEN / "huggingface_srf.safetensors", options=OPTIONS["huggingface_srf"])
-    write_weights(weights, folder, format="huggingface")
-    stated = json.loads((folder / "config.json").read_text()) | config
-    (folder / "config.json").write_text(json.dumps(stated))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("config", "told"),
-    [
-        ({"normalize_modulator": "false"}, "normalize_modulator is 'false'; expected bool"),
-        ({"depths": [2, 2]}, "depths is (2, 2), the tensors beside it have (1, 2)"),
-        ({"use_layerscale": True}, "use_layerscale is True"),
-        ({"hidden_act": "relu"}, "computes gelu only"),
-        ({"layer_norm_eps": 1e-12}, "layer_norm_eps=1e-12"),
-        ({"id2label": {"0": "cat"}}, "names 1 classes"),
-    ],
-)
-def test_a_config_that_is_not_the_weights_is_refused(config, told, tmp_path):
-    with pytest.raises(UserError, match=re.escape(told)):
-        read_weights(in_a_directory(tmp_path / "model", **config))
 
 
 def test_what_a_huggingface_directory_states_goes_on_to_the_next(tmp_path):
@@ -178,75 +103,7 @@ def test_what_a_huggingface_directory_states_goes_on_to_the_next(tmp_path):
     assert not read_weights(source, options=OPTIONS["huggingface_srf"]).config.normalize_modulator
 
 
-DAMAGED = [(name, text) for name in ("config.json", INDEX) for text in ("[]", "null", "{", "\udcff")]
-NO_INDEX = [(INDEX, text) for text in ('{"weight_map": {"a": 5}}', '{"weight_map": []}', "{}")]
-
-
-@pytest.mark.parametrize(("name", "content"), [*DAMAGED, *NO_INDEX])
-def test_damaged_json_is_one_line(name, content, tmp_path):
-    source = in_a_directory(tmp_path / "model")
-    (source / name).write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(UserError, match=r"damaged|no index"):
-        read_weights(source, options=OPTIONS["huggingface_srf"])
-
-
-def test_options_and_keys_that_disagree_are_refused(tmp_path):
-    import safetensors.numpy
-
-    source = GOLDEN / "timm_lrf.safetensors"
-    with pytest.raises(UserError, match="use_postln=True was given, and the names"):
-        read_weights(source, options={"use_postln": True, "normalize_modulator": False})
-    weights = read_weights(source, options=OPTIONS["timm_lrf"])
-    write_weights(weights, tmp_path / "checkpoint", format="orbax")
-    with pytest.raises(UserError, match="normalize_modulator=True was given"):
-        read_weights(tmp_path / "checkpoint", options={"normalize_modulator": True})
-    with pytest.raises(UserError, match="no released variant, not focalnet_tiny_lrf"):
-        read_weights(tmp_path / "checkpoint", name="focalnet_tiny_lrf")
-    tensors = safetensors.numpy.load_file(source)
-    changed = {
-        "prefixed": {f"module.{name}": value for name, value in tensors.items()} | {"surplus": np.zeros(3, np.float32)},
-        "flat": tensors | {"layers.0.blocks.0.mlp.fc1.weight": np.zeros(8, np.float32)},
-        "far": tensors | {"layers.0.blocks.300000000.norm2.weight": np.zeros(8, np.float32)},
-    }
-    for name, told in {"prefixed": "not used surplus", "flat": "expected 4 axes", "far": "numbered up to"}.items():
-        safetensors.numpy.save_file(changed[name], tmp_path / f"{name}.safetensors")
-        with pytest.raises(UserError, match=told):
-            read_weights(tmp_path / f"{name}.safetensors", options=OPTIONS["timm_lrf"])
-
-
-def test_nothing_stays_behind_where_writing_fails(tmp_path):
-    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
-    weights.params["norm"]["bias"][0] = 1e6
-    with pytest.raises(UserError, match="cannot hold"):
-        write_weights(weights, tmp_path / "new" / "folder" / "half.safetensors", format="timm", dtype="float16")
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot write"):
-        write_weights(weights, tmp_path / "file" / "out.safetensors", format="timm")
-    with pytest.raises(UserError, match="cannot write"):
-        write_weights(weights, tmp_path / ("x" * 300 + ".safetensors"), format="timm")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
-    wide = dataclasses.replace(weights, config=dataclasses.replace(weights.config, focal_factor=4))
-    with pytest.raises(UserError, match="focal factor of 2"):
-        write_weights(wide, tmp_path / "out.safetensors", format="timm")
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
-    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
-    write_weights(weights, tmp_path / "whole", format="orbax")
-    for format, name in (("timm", "x.safetensors"), ("huggingface", "hf"), ("orbax", "checkpoint")):
-        arguments = [sys.executable, "-m", "focalnet_jax.convert", tmp_path / "whole", tmp_path / name, "--to", format]
-        # files of at most 8 KB stand for a full disk
-        limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *arguments]
-        done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: cannot write")
-        assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert [entry.name for entry in tmp_path.iterdir()] == ["whole"]
-
-
 def test_mixed_precision_is_written_only_in_a_stated_type_that_holds_it(tmp_path):
-    import safetensors.numpy
-
     tensors = safetensors.numpy.load_file(GOLDEN / "timm_lrf.safetensors")
     mixed = tensors | {"norm.bias": tensors["norm.bias"].astype(np.float16)}
     safetensors.numpy.save_file(mixed, tmp_path / "mixed.safetensors")
@@ -264,8 +121,6 @@ def test_mixed_precision_is_written_only_in_a_stated_type_that_holds_it(tmp_path
 
 
 def test_shards_are_read_as_one_file(tmp_path):
-    import safetensors.numpy
-
     tensors = safetensors.numpy.load_file(GOLDEN / "huggingface_srf.safetensors")
     names = list(tensors)
     owner = {name: f"model-{1 + (index % 2)}.safetensors" for index, name in enumerate(names)}
@@ -287,19 +142,6 @@ def test_shards_are_read_as_one_file(tmp_path):
     index.write_text("{}")
     with pytest.raises(UserError, match="no index of shards"):
         read_weights(index, options=options)
-
-
-def test_a_torch_file_without_torch_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
-    (tmp_path / "weights.pth").write_bytes(b"PK")
-    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
-    for use in (
-        lambda: read_weights(tmp_path / "weights.pth"),
-        lambda: write_weights(weights, tmp_path / "new.pth", format="timm"),
-    ):
-        with pytest.raises(UserError, match="pip install torch"):
-            use()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.pth"]
 
 
 def test_half_precision_files_are_kept_or_cast(tmp_path):
@@ -328,3 +170,90 @@ def test_a_huggingface_directory_names_the_imagenet_classes(tmp_path):
         "model.safetensors",
         "preprocessor_config.json",
     }
+
+
+def test_labels_and_preprocessing_go_on_in_whatever_order_they_are_listed(tmp_path):
+    names = ["rose", "tulip", "daisy", "lily", "iris"]
+    listed = {str(index): names[index] for index in (3, 0, 4, 1, 2)}
+    source = in_a_directory(tmp_path / "model", id2label=listed, image_size=[384, 384])
+    preprocessing = {
+        "image_mean": [0.5] * 3,
+        "size": {"shortest_edge": 400},
+        "crop_size": {"height": 384, "width": 384},
+    }
+    (source / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    write_weights(read_weights(source), tmp_path / "again", format="huggingface")
+    stated = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert [stated["id2label"][str(index)] for index in range(5)] == names
+    assert stated["image_size"] == 384
+    assert json.loads((tmp_path / "again" / "preprocessor_config.json").read_text()) == preprocessing
+    # another size asks for the recipes' preprocessing at it
+    write_weights(read_weights(source), tmp_path / "other", format="huggingface", image_size=192)
+    other = json.loads((tmp_path / "other" / "preprocessor_config.json").read_text())
+    assert (other["size"]["shortest_edge"], other["crop_size"]["height"]) == (int(192 * 256 / 224), 192)
+
+
+def test_a_runs_directory_states_its_own_input_size(finished, tmp_path):
+    workdir, _ = finished
+    write_weights(read_weights(workdir), tmp_path / "model", format="huggingface")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["image_size"] == 16
+    stated = json.loads((tmp_path / "model" / "preprocessor_config.json").read_text())
+    assert (stated["size"]["shortest_edge"], stated["crop_size"]["width"]) == (16, 16)
+
+
+def test_a_fresh_classifier_has_no_names_whatever_way_it_goes(tmp_path):
+    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
+    fresh = adapt(weights, dataclasses.replace(weights.config, num_classes=1000), head="drop")
+    write_weights(fresh, tmp_path / "checkpoint", format="orbax")
+    write_weights(read_weights(tmp_path / "checkpoint"), tmp_path / "model", format="huggingface")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["id2label"]["0"] == "LABEL_0"
+
+
+def test_a_backbone_with_labels_and_defaults_four_stages_long_is_read(tmp_path):
+    source = in_a_directory(tmp_path / "model", focal_windows=[3] * 4, focal_levels=[2] * 4)
+    tensors = safetensors.numpy.load_file(source / "model.safetensors")
+    backbone = {
+        name.removeprefix("focalnet."): value for name, value in tensors.items() if not name.startswith("classifier")
+    }
+    safetensors.numpy.save_file(backbone, source / "model.safetensors")
+    weights = read_weights(source)
+    assert (weights.config.num_classes, weights.stated.classes) == (0, None)
+
+
+@pytest.mark.parametrize("ratio", [2.7, 4.0, 3.5, 1.01, 8 / 3])
+@pytest.mark.parametrize("format", ["microsoft", "timm", "huggingface"])
+def test_an_mlp_ratio_is_recognised_from_all_stages(ratio, format):
+    config = variant_config("focalnet_tiny_srf", mlp_ratio=ratio)
+    shapes = {entry.theirs: entry.shape for entry in entries(config, format)}
+    untold = dict(use_postln=False, normalize_modulator=False)
+    found = recognise(shapes, format=format, overrides=untold).config.mlp_ratio
+    assert [int(dim * found) for dim in config.dims] == [int(dim * ratio) for dim in config.dims]
+    assert found == pytest.approx(ratio, abs=1 / config.dims[-1])
+
+
+def test_a_single_stage_that_microsofts_format_cannot_tell_apart_is_not_written_in_it(tmp_path):
+    config = variant_config("focalnet_tiny_srf", embed_dim=8, depths=(1,), patch_size=7, num_classes=5)
+    params = nnx.to_pure_dict(
+        nnx.state(focalnet_jax.FocalNet(config, precision=get_precision("float32"), rngs=nnx.Rngs(0)), nnx.Param)
+    )
+    weights = Weights(params, config, None, "orbax", "float32", ())
+    with pytest.raises(UserError, match="overlapped embedding"):
+        write_weights(weights, tmp_path / "m.safetensors", format="microsoft")
+    write_weights(weights, tmp_path / "model", format="huggingface")
+    assert read_weights(tmp_path / "model").config.patch_size == 7
+
+
+def test_microsofts_keys_are_the_originals():
+    flags = dict(use_layerscale=True, use_postln_in_modulation=True, use_conv_embed=True)
+    config = variant_config("focalnet_tiny_srf", depths=(1, 1), embed_dim=8, focal_levels=1, **flags)
+    block = [
+        "gamma_1", "gamma_2", "norm1.weight", "norm1.bias", "modulation.f.weight", "modulation.f.bias",
+        "modulation.h.weight", "modulation.h.bias", "modulation.proj.weight", "modulation.proj.bias",
+        "modulation.focal_layers.0.0.weight", "modulation.ln.weight", "modulation.ln.bias", "norm2.weight",
+        "norm2.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias",
+    ]  # fmt: skip
+    expected = {f"layers.{stage}.blocks.0.{key}" for stage in (0, 1) for key in block}
+    for layer in ("patch_embed.proj", "patch_embed.norm", "layers.0.downsample.proj", "layers.0.downsample.norm"):
+        expected |= {f"{layer}.weight", f"{layer}.bias"}
+    expected |= {"norm.weight", "norm.bias", "head.weight", "head.bias"}
+    assert {entry.theirs for entry in entries(config, "microsoft")} == expected

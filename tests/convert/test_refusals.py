@@ -1,0 +1,198 @@
+"""What cannot be read or written is refused in one line, and nothing is left behind."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from focalnet_jax.convert.files import sha256
+from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.convert.write import write_weights
+from focalnet_jax.errors import UserError
+from tests.convert.golden_files import GOLDEN, INDEX, OPTIONS, in_a_directory
+
+
+def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tmp_path):
+    source = GOLDEN / "timm_lrf.safetensors"
+    tensors = safetensors.numpy.load_file(source)
+
+    def refused(told, changed=None, path=None, **options):
+        path = path or tmp_path / "changed.safetensors"
+        if changed is not None:
+            safetensors.numpy.save_file(changed, path)
+        with pytest.raises(UserError) as caught:
+            read_weights(path, **({"options": OPTIONS["timm_lrf"]} | options))
+        assert told in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    refused("missing norm.bias", {key: value for key, value in tensors.items() if key != "norm.bias"})
+    refused("not used surplus", tensors | {"surplus": np.zeros(3, np.float32)})
+    refused("expected (8,)", tensors | {"stem.norm.bias": np.zeros(9, np.float32)})
+    refused("stem.norm.bias is I64", tensors | {"stem.norm.bias": np.zeros(8, np.int64)})
+    refused("no FocalNet weights", {"weight": np.zeros(3, np.float32)})
+    refused("not the weights of focalnet_tiny_lrf: embed_dim", tensors, name="focalnet_tiny_lrf")
+    refused("give normalize_modulator=true or false", tensors, options={})
+    (tmp_path / "changed.safetensors").write_bytes(source.read_bytes()[:-100])
+    refused("damaged")
+    (tmp_path / "changed.safetensors").write_bytes(b"<html>")
+    refused("damaged")
+    refused("weights file at", path=tmp_path / "nowhere.safetensors")
+    before = sha256(source)
+    weights = read_weights(source, options=OPTIONS["timm_lrf"])
+    for destination, format in (("out", "timm"), ("out.safetensors", "huggingface")):
+        with pytest.raises(UserError, match="writes a"):
+            write_weights(weights, tmp_path / destination, format=format)
+    write_weights(weights, tmp_path / "out.safetensors", format="timm")
+    with pytest.raises(UserError, match="exists already"):
+        write_weights(weights, tmp_path / "out.safetensors", format="timm")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"changed.safetensors", "out.safetensors"}
+    assert sha256(source) == before
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"normalize_modulator": "false"}, "normalize_modulator is 'false'; expected bool"),
+        ({"depths": [2, 2]}, "depths is (2, 2), the tensors beside it have (1, 2)"),
+        ({"use_layerscale": True}, "use_layerscale is True"),
+        ({"hidden_act": "relu"}, "computes gelu only"),
+        ({"layer_norm_eps": 1e-12}, "layer_norm_eps=1e-12"),
+        ({"id2label": {"0": "cat"}}, "names 1 classes; the classifier has 0 to 4"),
+        ({"id2label": {str(index): str(index) for index in range(5, 10)}}, "names 5 classes"),
+        ({"id2label": dict.fromkeys("01234")}, "expected a text for every class"),
+        ({"id2label": ["a", "b", "c", "d", "e"]}, "expected a text for every class"),
+        ({"image_size": "384"}, "image_size is '384'"),
+        ({"image_size": -5}, "image_size is -5"),
+        ({"image_size": [384, 224]}, "image_size is [384, 224]"),
+        ({"embed_dim": 16}, "embed_dim is 16, the tensors beside it have 8"),
+        ({"patch_size": 16}, "patch_size is 16"),
+        ({"num_channels": 1}, "in_channels is 1"),
+        ({"mlp_ratio": 2.0}, "mlp_ratio is 2.0"),
+    ],
+)
+def test_a_config_that_is_not_the_weights_is_refused(config, told, tmp_path):
+    with pytest.raises(UserError, match=re.escape(told)):
+        read_weights(in_a_directory(tmp_path / "model", **config))
+
+
+DAMAGED = [(name, text) for name in ("config.json", INDEX) for text in ("[]", "null", "{", "\udcff")]
+NO_INDEX = [(INDEX, text) for text in ('{"weight_map": {"a": 5}}', '{"weight_map": []}', "{}")]
+
+
+@pytest.mark.parametrize(("name", "content"), [*DAMAGED, *NO_INDEX])
+def test_damaged_json_is_one_line(name, content, tmp_path):
+    source = in_a_directory(tmp_path / "model")
+    (source / name).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=r"damaged|no index"):
+        read_weights(source, options=OPTIONS["huggingface_srf"])
+
+
+def test_options_and_keys_that_disagree_are_refused(tmp_path):
+    source = GOLDEN / "timm_lrf.safetensors"
+    with pytest.raises(UserError, match="use_postln=True was given, and the names"):
+        read_weights(source, options={"use_postln": True, "normalize_modulator": False})
+    weights = read_weights(source, options=OPTIONS["timm_lrf"])
+    write_weights(weights, tmp_path / "checkpoint", format="orbax")
+    with pytest.raises(UserError, match="normalize_modulator=True was given"):
+        read_weights(tmp_path / "checkpoint", options={"normalize_modulator": True})
+    with pytest.raises(UserError, match="no released variant, not focalnet_tiny_lrf"):
+        read_weights(tmp_path / "checkpoint", name="focalnet_tiny_lrf")
+    tensors = safetensors.numpy.load_file(source)
+    changed = {
+        "prefixed": {f"module.{name}": value for name, value in tensors.items()} | {"surplus": np.zeros(3, np.float32)},
+        "flat": tensors | {"layers.0.blocks.0.mlp.fc1.weight": np.zeros(8, np.float32)},
+        "far": tensors | {"layers.0.blocks.3000.norm2.weight": np.zeros(8, np.float32)},
+        "beyond": tensors | {f"layers.{'9' * 5000}.blocks.0.norm2.weight": np.zeros(8, np.float32)},
+        "headed": {name if "head" in name else f"module.{name}": value for name, value in tensors.items()},
+    }
+    texts = {
+        "prefixed": "1 do not, such as surplus",
+        "flat": "expected 4 axes",
+        "far": "numbered up to",
+        "beyond": "not used layers",
+        "headed": r"2 do not, such as head\.fc",
+    }
+    for name, told in texts.items():
+        safetensors.numpy.save_file(changed[name], tmp_path / f"{name}.safetensors")
+        with pytest.raises(UserError, match=told):
+            read_weights(tmp_path / f"{name}.safetensors", options=OPTIONS["timm_lrf"])
+
+
+def test_nothing_stays_behind_where_writing_fails(tmp_path):
+    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
+    weights.params["norm"]["bias"][0] = 1e6
+    with pytest.raises(UserError, match="cannot hold"):
+        write_weights(weights, tmp_path / "new" / "folder" / "half.safetensors", format="timm", dtype="float16")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        write_weights(weights, tmp_path / "file" / "out.safetensors", format="timm")
+    with pytest.raises(UserError, match="cannot write"):
+        write_weights(weights, tmp_path / ("x" * 300 + ".safetensors"), format="timm")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    wide = dataclasses.replace(weights, config=dataclasses.replace(weights.config, focal_factor=4))
+    with pytest.raises(UserError, match="focal factor of 2"):
+        write_weights(wide, tmp_path / "out.safetensors", format="timm")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
+    write_weights(weights, tmp_path / "whole", format="orbax")
+    for format, name in (("timm", "x.safetensors"), ("huggingface", "hf"), ("orbax", "checkpoint")):
+        arguments = [sys.executable, "-m", "focalnet_jax.convert", tmp_path / "whole", tmp_path / name, "--to", format]
+        # files of at most 8 KB stand for a full disk
+        limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *arguments]
+        done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: cannot write")
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_torch_file_without_torch_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    (tmp_path / "weights.pth").write_bytes(b"PK")
+    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
+    for use in (
+        lambda: read_weights(tmp_path / "weights.pth"),
+        lambda: write_weights(weights, tmp_path / "new.pth", format="timm"),
+    ):
+        with pytest.raises(UserError, match="pip install torch"):
+            use()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.pth"]
+
+
+def test_a_type_in_which_most_of_a_tensor_would_vanish_is_refused(tmp_path):
+    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
+    weights.params["head"]["kernel"] *= 1e-30
+    with pytest.raises(UserError, match=r"head\.fc\.weight is too small for float16"):
+        write_weights(weights, tmp_path / "half.safetensors", format="timm", dtype="float16")
+    assert not list(tmp_path.iterdir())
+
+
+def converted(*arguments):
+    command = [sys.executable, "-m", "focalnet_jax.convert", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_command_lines_that_make_no_sense_are_one_line_and_inputs_stay_as_they_are(tmp_path):
+    weights = read_weights(GOLDEN / "huggingface_srf.safetensors", options=OPTIONS["huggingface_srf"])
+    step = tmp_path / "step"
+    write_weights(weights, step, format="orbax")
+    before = sha256(step)
+    twice = ["--option", "use_postln=true", "--option", "use_postln=false"]
+    for arguments, told in (
+        ([step, step / "inside.safetensors", "--to", "timm"], "lies inside"),
+        ([step, tmp_path / "out.pth", "--to", "orbax"], "writes a directory"),
+        ([step, tmp_path / "out", "--to", "orbax", *twice], "expected every key once"),
+        ([step, tmp_path / "out", "--to", "orbax", "--head", "drop", "--num-classes", str(10**12)], "below 10**8"),
+        (["a" * 300, tmp_path / "out", "--to", "orbax"], "File name too long"),
+    ):
+        done = converted(*arguments)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert told in done.stderr
+    assert sha256(step) == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step"]
