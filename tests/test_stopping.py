@@ -80,6 +80,10 @@ def test_an_unreadable_image_is_named(photos, tmp_path):
     broken.write_bytes(broken.read_bytes()[:999])
     arguments = [*FOLDER, f"--config.data.path={tmp_path / 'data'}", "--workdir", tmp_path / "run"]
     assert_one_line_mistake(run("train.py", *arguments), str(broken))
+    allowed = run("train.py", *arguments, "--config.data.max_unreadable=0.5")
+    assert allowed.returncode == 0, allowed.stderr
+    assert allowed.stderr.count(str(broken)) == 1  # said once, however often it comes
+    assert metrics(tmp_path / "run")[2]["data/substituted"] >= 1
 
 
 def test_a_picture_that_cannot_be_read_costs_no_step(photos, tmp_path):

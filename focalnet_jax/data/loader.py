@@ -250,13 +250,14 @@ class Substitutions:
             found = unreadable[unreadable != READABLE]
             self._read += len(unreadable)
             self.count += len(found)
-            for index in sorted(set(found.tolist()) - self._named):
-                self._named.add(index)
-                print(f"warning: cannot read image {self._source.name(index)}; the next one stands for it", file=stderr)
+            new = sorted(set(found.tolist()) - self._named)
+            self._named.update(new)
             if self.count > self._most * max(self._read, len(self._source)):
                 raise UserError(
                     f"{self.count} of {self._read} images could not be read, such as "
                     f"{self._source.name(min(self._named))}: repair or remove them, or raise data.max_unreadable="
                     f"{self._most}"
                 )
+            for index in new:
+                print(f"warning: cannot read image {self._source.name(index)}; the next one stands for it", file=stderr)
             yield batch

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from PIL import Image
 
 from focalnet_jax.command_line import load_config
 from focalnet_jax.data.loader import Reading, eval_batches
@@ -110,7 +109,7 @@ def test_evaluation_does_not_depend_on_batch_size_or_devices(config, on_one_devi
     read = eval_batches(source, eval_transform(16, 16), batch_size=batch_size, reading=Reading(threads=0))
     result = evaluate(make_eval_step(task.graph, task.mesh), params, read, task.mesh)
 
-    images = np.stack([eval_transform(16, 16)(Image.fromarray(source[i][0])) for i in range(len(source))])
+    images = np.stack([eval_transform(16, 16)(source[i][0]) for i in range(len(source))])
     labels = np.array([source[i][1] for i in range(len(source))])
     logits = np.asarray(jax.jit(lambda p, x: nnx.merge(task.graph, p)(normalize(x)))(params, images))
     top5 = np.argsort(-logits, axis=1)[:, :5]
