@@ -1,8 +1,8 @@
 """An ImageNet-22K pretrained FocalNet finetuned on ImageNet-1K, at 224 or 384 px.
 
 Source: Swin's finetuning (arXiv 2103.14030, section 4.1), which the FocalNet paper follows: 30 epochs, constant-size
-    batches of 1024, 4e-5 with a cosine to 1e-6, drop path 0.3, no mixup or cutmix. The classifier starts afresh
-    (init_head = "drop").
+    batches of 1024, 4e-5 with a cosine to 1e-6, drop path 0.3, RandAugment and random erasing, no mixup or cutmix. The
+    classifier starts from ImageNet-1K's rows of the 22K one (init_head = "remap"; "drop" starts it afresh).
 Variants: any model, large_fl4 (default); 384 for 384 px; smoke.
 Command: python train.py --config configs/finetune_imagenet1k.py:large_fl4,384 --workdir DIR
     --config.data.path=IMAGENET --config.init_from=PRETRAINING_WORKDIR
@@ -23,7 +23,7 @@ def get_config(variant: str = ""):
     config.model.drop_path_rate = 0.3
     config.precision = "bfloat16"
     config.init_from = REQUIRED
-    config.init_head = "drop"
+    config.init_head = "remap"
     config.batch_size = 1024
     config.total_epochs = 30.0
     config.schedule.learning_rate = 4e-5
@@ -33,6 +33,8 @@ def get_config(variant: str = ""):
     config.data.source = "folder"
     config.data.path = REQUIRED
     config.data.image_size = 384 if "384" in options else 224
+    config.augment.policy = "rand-m9-mstd0.5-inc1"
+    config.augment.erase = 0.25
     config.augment.label_smoothing = 0.1
     config.eval_every_epochs = 1.0
     if "smoke" in options:

@@ -2,12 +2,12 @@
 
 Source: published are 224 px, the architecture's flags, drop path 0.5 and 21842 outputs. The rest is not public; these
     are Swin's values (arXiv 2103.14030, section 4.1), which the FocalNet paper says it follows: 90 epochs, 5 of
-    warm-up, batch 4096, 1e-3, weight decay 0.05. They are not the authors' own file.
-    Not in this recipe yet: RandAugment, random erasing, mixup and cutmix.
+    warm-up, batch 4096, 1e-3, weight decay 0.05, and the augmentation of imagenet1k.py. They are not the authors' own
+    file.
 Variants: any model, large_fl4 (default); smoke.
 Command: python train.py --config configs/imagenet22k.py:large_fl4 --workdir DIR --config.data.path=IMAGENET22K
-    where IMAGENET22K holds train/ and val/ with one folder a class. Labels are the sorted folders' order, which is not
-    the order of the released 22K heads.
+    where IMAGENET22K is what python -m focalnet_jax.data.prepare imagenet22k made of the release's tar: classes in the
+    order of the released 22K heads, a hundredth of the images held out as val.
 Hardware: any; the batch divides over all devices. Cost: not measured.
 Target: none published for the pretraining itself.
 Obtained: not run yet.
@@ -30,9 +30,13 @@ def get_config(variant: str = ""):
     config.schedule.min_learning_rate = 1e-5
     config.schedule.warmup_learning_rate = 1e-6
     config.schedule.warmup_epochs = 5.0
-    config.data.source = "folder"
+    config.data.source = "tfds"
     config.data.path = REQUIRED
     config.data.image_size = 224
+    config.augment.policy = "rand-m9-mstd0.5-inc1"
+    config.augment.erase = 0.25
+    config.augment.mixup = 0.8
+    config.augment.cutmix = 1.0
     config.augment.label_smoothing = 0.1
     config.eval_every_epochs = 1.0
     if "smoke" in options:

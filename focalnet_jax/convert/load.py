@@ -16,6 +16,8 @@ from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.huggingface import labels_beside
 from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.data.class_lists import NUM_22K, class_list
+from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import checked_fields, model_from_metadata
@@ -60,6 +62,16 @@ def class_names(path: str) -> tuple[str, ...] | None:
     return labels_beside(Path(path)) if Path(path).is_dir() else None
 
 
+def _check_order(path: str) -> None:
+    """Refuses to remap a classifier that was trained on the classes in another order than the list's."""
+    names, listed = class_names(path), [synset for synset, _ in class_list(NUM_22K)]
+    if names and list(names) != listed:
+        raise UserError(
+            f"{path} was trained on {len(names)} classes that are not ImageNet-22K's in the order of its class list, "
+            "so remap would mix them up; prepare the data with focalnet_jax.data.prepare, or drop the classifier"
+        )
+
+
 def load_into(
     path: str, config: FocalNetConfig, like: Any, *, head: str = "keep", surgery: bool = True, seed: int = 0
 ) -> tuple[Any, str]:
@@ -78,7 +90,9 @@ def load_into(
     Raises:
       UserError: nothing readable at `path`, or it does not fit.
     """
-    if is_checkpoint(path) and head != "remap":
+    if is_checkpoint(path) and head == "remap":
+        _check_order(path)
+    elif is_checkpoint(path):
         checkpoint = find_checkpoint(path)
         stored = read_metadata(checkpoint).get("model")
         held = model_from_metadata(stored)[1] if stored else config

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from focalnet_jax.errors import UserError
 
@@ -68,4 +68,5 @@ def _decode_any(encoded: bytes) -> Image.Image:
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise
-        raise UnreadableImageError(str(error)) from error
+        no_image = isinstance(error, UnidentifiedImageError)
+        raise UnreadableImageError("it is no image" if no_image else str(error)) from error

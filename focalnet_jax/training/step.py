@@ -81,7 +81,7 @@ def abstract_params(init_params: Callable[[jax.Array], Params], mesh: Mesh) -> P
 
 
 def _fresh_state(task: Task, init_params: Callable[[jax.Array], Params]) -> TrainState:
-    params = init_params(_keys(task)[0])
+    params = init_params(_keys(task.seed)[0])
     return TrainState(jnp.zeros((), jnp.int32), params, task.optimizer.init(params))
 
 
@@ -117,8 +117,8 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         # A pure function of seed and step, so a resumed run draws what the uninterrupted one would have.
-        key = jax.random.fold_in(_keys(task)[1], state.step)
-        mix_key = jax.random.fold_in(_keys(task)[2], state.step)
+        key = jax.random.fold_in(_keys(task.seed)[1], state.step)
+        mix_key = mixing_key(task.seed, state.step)
         images, targets = prepare_batch(batch["image"], batch["label"], task.num_classes, task.mixing, mix_key)
         loss, gradients = loss_and_gradients(state.params, images, targets, key)
         updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
@@ -170,6 +170,11 @@ def make_eval_step(
     return jax.jit(step, in_shardings=(whole, split), out_shardings=whole)
 
 
-def _keys(task: Task) -> jax.Array:
+def mixing_key(seed: int, step: jax.Array | int) -> jax.Array:
+    """What erasing and mixing are drawn from in the update after `step` others."""
+    return jax.random.fold_in(_keys(seed)[2], step)
+
+
+def _keys(seed: int) -> jax.Array:
     """Independent keys: for the initial weights, for the steps and for mixing in them."""
-    return jax.random.split(jax.random.key(task.seed), 3)
+    return jax.random.split(jax.random.key(seed), 3)

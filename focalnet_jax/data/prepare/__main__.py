@@ -1,0 +1,70 @@
+"""Prepare a data set: python -m focalnet_jax.data.prepare KIND --source SRC... --out DIR.
+
+Images in folders or tar archives become a data set described for tensorflow-datasets and stored as ArrayRecord, to
+train from with --config.data.source=tfds --config.data.path=DIR. Archives are read in place, not extracted. A stopped
+preparation goes on with the same command.
+
+imagefolder   SRC is a folder SPLIT/CLASS/*.jpg or CLASS/*.jpg, or a tar of one, or a tar or folder of CLASS.tar
+imagenet1k    SRC is a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar
+imagenet22k   SRC is the tar of a release (fall 2011, winter 2021, 21K-P; gunzipped), or a folder of synsets' tars or
+              folders
+tfrecord      SRC is a prepared data set of tensorflow-datasets stored as TFRecord
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from focalnet_jax.command_line import one_line_errors, run_command
+from focalnet_jax.data.prepare.kinds import KINDS, find_sources
+from focalnet_jax.data.prepare.preparation import Options, prepare
+from focalnet_jax.data.prepare.tfrecord import convert
+from focalnet_jax.errors import UserError
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags and prepares."""
+    parser = argparse.ArgumentParser(
+        prog="python -m focalnet_jax.data.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("kind", choices=[*KINDS, "tfrecord"], help="what SRC is")
+    parser.add_argument("--source", required=True, nargs="+", metavar="SRC", type=Path)
+    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="gets DIR/NAME/1.0.0")
+    parser.add_argument("--name", help="of the data set; by default images, imagenet2012 or imagenet22k")
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="imagefolder: the classes in order, a line each")
+    parser.add_argument("--val-labels", type=Path, metavar="FILE", help="imagenet1k: the synset of each val image")
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        metavar="SHARE",
+        help="share of the training images that become the split val; 0.01 for imagenet22k, else 0",
+    )
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
+    parser.add_argument("--shard-mb", type=int, default=512, metavar="MB", help="about how large a file is")
+    one_line_errors(parser)
+    flags = parser.parse_args(arguments)
+    if flags.processes < 1 or flags.shard_mb < 1:
+        raise UserError(f"--processes {flags.processes} --shard-mb {flags.shard_mb}: expected positive numbers")
+    if flags.held_out is not None and not 0 <= flags.held_out < 1:
+        raise UserError(f"--held-out {flags.held_out}: expected a share in [0, 1)")
+    for flag, kind in (("classes", "imagefolder"), ("val_labels", "imagenet1k")):
+        if getattr(flags, flag) and flags.kind != kind:
+            raise UserError(f"--{flag.replace('_', '-')} is for {kind}, not for {flags.kind}")
+    if flags.kind == "tfrecord":
+        convert(flags.source, flags.out, flags.processes)
+        return 0
+    sources = find_sources(flags.kind, flags.source, classes=flags.classes, val_labels=flags.val_labels)
+    kind = KINDS[flags.kind]
+    held_out = kind.held_out if flags.held_out is None else flags.held_out
+    options = Options(flags.name or kind.name, held_out, flags.shard_mb * 1_000_000)
+    prepare(sources, flags.out, options, flags.processes)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

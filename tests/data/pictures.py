@@ -1,0 +1,78 @@
+"""A small data set of real pictures, with files such as real data sets have among them."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+SYNSETS = ("n01440764", "n01443537", "n01484850")
+READABLE = {"train": (13, 8, 8), "val": (3, 3, 3)}  # images a class that are kept, `write_planted` included
+REJECTED, NORMALIZED = 5, 4
+
+
+def encoded(image, format="JPEG"):
+    """The bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
+
+
+def write_pictures(root: Path) -> None:
+    """Crops of two photos and of one turned over, in SPLIT/SYNSET/SYNSET_n.JPEG."""
+    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
+    photos.append(photos[0].transpose(Image.Transpose.FLIP_TOP_BOTTOM))
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for photo, synset in zip(photos, SYNSETS, strict=True):
+            for number in range(count):
+                side = int(draw.integers(60, 120))
+                left, top = (int(draw.integers(0, extent - side)) for extent in photo.size)
+                path = root / split / synset / f"{synset}_{number}.JPEG"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                photo.crop((left, top, left + side, top + side)).save(path)
+
+
+def write_planted(folder: Path, synset: str) -> None:
+    """Four files to put right, one grey one to keep, five to reject."""
+    image = Image.fromarray(load_sample_images().images[0]).resize((90, 70))
+    deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    whole = encoded(image)
+    files = {
+        f"{synset}_100.JPEG": encoded(image.convert("CMYK")),
+        f"{synset}_101.JPEG": encoded(image, "PNG"),  # wrongly named
+        f"{synset}_102.PNG": encoded(deep, "PNG"),
+        f"{synset}_103.png": encoded(image.convert("RGBA"), "PNG"),
+        f"{synset}_104.JPEG": encoded(image.convert("L")),
+        f"{synset}_105.JPEG": whole[: len(whole) // 2],
+        f"{synset}_106.JPEG": b"",
+        f"{synset}_107.JPEG": b"<html>404</html>",
+        f"{synset}_108.png": encoded(Image.new("1", (14_000, 14_000)), "PNG"),
+        f"{SYNSETS[-1]}_109.JPEG": whole,  # of another class, by its name
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def write_imagenet(root: Path, folder: Path) -> Path:
+    """The tars and the list of labels of ImageNet-1K with the pictures below `root`; returns the list."""
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "ILSVRC2012_img_train.tar", "w") as outer:
+        for synset in reversed(SYNSETS):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as archive:
+                for path in sorted((root / "train" / synset).iterdir()):
+                    archive.add(path, path.name)
+            member = tarfile.TarInfo(f"{synset}.tar")
+            member.size = inner.tell()
+            inner.seek(0)
+            outer.addfile(member, inner)
+    labels = []
+    with tarfile.open(folder / "ILSVRC2012_img_val.tar", "w") as archive:
+        for path in sorted((root / "val").glob("*/*")):
+            labels.append(path.parent.name)
+            archive.add(path, f"ILSVRC2012_val_{len(labels):08d}.JPEG")
+    (folder / "labels.txt").write_text("\n".join(labels) + "\n")
+    return folder / "labels.txt"
