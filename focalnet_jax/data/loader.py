@@ -7,12 +7,12 @@ global batch, so the stream does not depend on where or in how many parts it is 
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from sys import stderr
 
 import grain
 import numpy as np
@@ -259,5 +259,8 @@ class Substitutions:
                     f"{self._most}"
                 )
             for index in new:
-                print(f"warning: cannot read image {self._source.name(index)}; the next one stands for it", file=stderr)
+                print(
+                    f"warning: cannot read image {self._source.name(index)}; the next one stands for it",
+                    file=sys.stderr,
+                )
             yield batch

@@ -54,11 +54,11 @@ class TfdsSource:
             self._examples = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         except (ValueError, KeyError) as error:
             known = ", ".join(builder.info.splits)
-            raise UserError(f"{path} has no split {split!r}; it has {known}, also in slices like [:90%]") from error
+            raise UserError(
+                f"{path} has no split {split!r}, or nothing in it; it has {known}, also in slices such as [:90%]"
+            ) from error
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error}; prepare it again") from error
-        if not info.num_examples:
-            raise UserError(f"{path} has no examples in split {split!r}")
         self._title = f"{builder.info.full_name} {split}"
         shards = [f"{file.filename} {file.skip} {file.take}" for file in info.file_instructions]
         card = Path(builder.data_dir, CARD)

@@ -1,0 +1,149 @@
+"""What goes wrong while data are read: unreadable pictures, dead and stalled readers."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from focalnet_jax.data.loader import READABLE, Host, Reading, Substitutions, eval_batches, train_batches
+from focalnet_jax.data.sources import DigitsSource, FolderSource
+from focalnet_jax.data.transforms import eval_transform, train_transform
+from focalnet_jax.errors import RunFailedError, UserError
+from tests.data.pictures import write_pictures
+
+TRAIN = train_transform(24, (0.3, 1.0), (3 / 4, 4 / 3), 0.5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    write_pictures(root)
+    broken = sorted((root / "train").glob("*/*"))[5]
+    broken.write_bytes(broken.read_bytes()[:300])
+    return root
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    return FolderSource(str(folder), "train")
+
+
+def read(source, steps=3, batch_size=8, **reading):
+    options = Reading(**{"threads": 2, **reading})
+    return train_batches(source, TRAIN, batch_size=batch_size, seed=0, start_step=0, end_step=steps, reading=options)
+
+
+def test_the_next_example_stands_for_an_unreadable_one_wherever_it_is_read(source):
+    whole = list(read(source))
+    assert sum((batch["unreadable"] == 5).sum() for batch in whole) == 1  # an epoch
+    assert all(set(batch["unreadable"]) <= {5, READABLE} for batch in whole)
+    labels = np.concatenate([batch["label"] for batch in whole])
+    assert sorted(labels) == [0] * 8 + [1] * 8 + [2] * 8  # its neighbour has its label here
+    halves = [list(read(source, threads=0, host=Host(index, 2))) for index in range(2)]
+    for batch, *parts in zip(whole, *halves, strict=True):
+        for name in batch:
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), batch[name])
+
+
+def test_unreadable_examples_are_counted_and_too_many_end_the_run(source, capsys):
+    allowed = Substitutions(source, most=0.1)
+    batches = list(allowed.counted(read(source, steps=6)))
+    assert allowed.count == 2  # once an epoch
+    assert not any("unreadable" in batch for batch in batches)
+    assert capsys.readouterr().err.count("cannot read image") == 1  # said once
+    with pytest.raises(UserError, match=r"n01440764_5.JPEG.*data.max_unreadable=0.01"):
+        list(Substitutions(source, most=0.01).counted(read(source)))
+
+
+def test_evaluation_ends_at_an_unreadable_picture(source):
+    batches = eval_batches(source, eval_transform(24), batch_size=8, reading=Reading(threads=2))
+    with pytest.raises(UserError, match=r"cannot read image .*n01440764_5.JPEG"):
+        list(batches)
+
+
+def test_a_folder_of_unreadable_pictures_is_refused(tmp_path):
+    for index in range(12):
+        path = tmp_path / "train" / "class" / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="nor the 9 after it"):
+        list(read(FolderSource(str(tmp_path), "train"), batch_size=4))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_reading_processes_change_nothing(source, workers):
+    for ours, theirs in zip(read(source), read(source, workers=workers), strict=True):
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def workers_of_this_process():
+    return [child for child in psutil.Process().children(recursive=True) if "spawn" in " ".join(child.cmdline())]
+
+
+def test_a_reading_process_that_dies_ends_the_run():
+    before = {child.pid for child in workers_of_this_process()}
+    stream = read(DigitsSource("train"), steps=50, workers=1, stall_seconds=60)
+    next(stream)
+    worker = next(child for child in workers_of_this_process() if child.pid not in before and is_reader(child))
+    worker.kill()
+    with pytest.raises(RunFailedError, match="died"):
+        for _ in range(50):
+            next(stream)
+
+
+def is_reader(process):
+    return "resource_tracker" not in " ".join(process.cmdline())
+
+
+def test_a_reading_process_that_stands_still_ends_the_run():
+    before = {child.pid for child in workers_of_this_process()}
+    stream = read(DigitsSource("train"), steps=50, workers=1, stall_seconds=3)
+    next(stream)
+    worker = next(child for child in workers_of_this_process() if child.pid not in before and is_reader(child))
+    os.kill(worker.pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    try:
+        with pytest.raises(RunFailedError, match="no batch came for 3 s"):
+            for _ in range(50):
+                next(stream)
+    finally:
+        worker.kill()
+    assert time.monotonic() - begun < 30
+
+
+def test_repeated_augmentation_shows_an_example_several_times_in_a_row_each_time_otherwise(source):
+    val = FolderSource(source.name(0).rpartition("/train/")[0], "val")
+    steps = dict(batch_size=8, seed=0, start_step=0, end_step=1, repeats=2)
+    stream = train_batches(val, TRAIN, **steps, reading=Reading(threads=0))
+    batch = next(stream)
+    labels = batch["label"].reshape(4, 2)
+    assert (labels[:, 0] == labels[:, 1]).all()
+    images = batch["image"].reshape(4, 2, -1)
+    assert all((first != second).any() for first, second in images)
+
+
+def test_memory_does_not_grow_over_many_batches():
+    source = DigitsSource("train")
+
+    def resident():
+        return psutil.Process().memory_info().rss / 1e6
+
+    stream = read(source, steps=3000, batch_size=16)
+    for _ in range(500):
+        next(stream)
+    begun = resident()
+    for _ in stream:
+        pass
+    assert resident() - begun < 30  # MB; a batch kept is 28 kB, all of them would be 69 MB
+
+
+def test_the_data_is_part_of_the_fingerprint(folder, tmp_path):
+    source = FolderSource(str(folder), "train")
+    assert source.fingerprint == FolderSource(str(folder), "train").fingerprint
+    assert source.fingerprint != FolderSource(str(folder), "val").fingerprint
+    assert Path(source.name(5)).name == "n01440764_5.JPEG"

@@ -1,0 +1,103 @@
+"""Data sets of tensorflow-datasets are read by index, with its slices, labels and several labels an image."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
+
+from focalnet_jax.data.decode import decode
+from focalnet_jax.data.prepare.preparation import describe
+from focalnet_jax.data.sources import open_source
+from focalnet_jax.data.tfds_source import TfdsSource
+from focalnet_jax.errors import UserError
+
+NAMES = ["rose", "tulip", "daisy"]
+
+
+def make(folder, label, labels, **more):
+    """A data set of one grey picture an entry of `labels`."""
+    folder.mkdir(parents=True)
+    form = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(None, None, 3)), **label})
+    (key,) = label
+    serializer = tfds.core.example_serializer.ExampleSerializer(form.get_serialized_info())
+    writer = ArrayRecordWriter(str(folder / "flowers-train.array_record-00000-of-00001"), "group_size:1")
+    for number, value in enumerate(labels):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 6), (number, number, number)).save(buffer, "PNG")
+        example = {"image": buffer.getvalue(), key: value}
+        writer.write(serializer.serialize_example(form.encode_example(example)))
+    writer.close()
+    describe(folder, "flowers", form, {"train": ([len(labels)], 100)})
+    return folder
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    label = {"label": tfds.features.ClassLabel(names=NAMES)}
+    return make(tmp_path / "flowers" / "1.0.0", label, [number % 3 for number in range(20)])
+
+
+@pytest.mark.parametrize(
+    ("split", "numbers"),
+    [("train", range(20)), ("train[:30%]", range(6)), ("train[15:]", range(15, 20)), ("train[5:8]+train[1:2]", None)],
+)
+def test_splits_and_slices_are_tfds(flowers, split, numbers):
+    source = open_source("tfds", str(flowers), split)
+    levels = [int(decode(source[index][0])[0, 0, 0]) for index in range(len(source))]
+    assert sorted(levels) == sorted(numbers or [5, 6, 7, 1])
+    assert [int(source[index][1]) for index in range(len(source))] == [level % 3 for level in levels]
+    assert source.class_names == tuple(NAMES)
+
+
+def test_a_folder_above_the_data_set_is_enough(flowers):
+    assert len(TfdsSource(str(flowers.parent.parent), "train")) == 20
+    assert len(TfdsSource(str(flowers.parent), "train")) == 20
+
+
+def test_slices_and_data_sets_have_fingerprints_of_their_own(flowers, tmp_path):
+    label = {"label": tfds.features.ClassLabel(names=NAMES)}
+    other = make(tmp_path / "other" / "1.0.0", label, [number % 3 for number in range(21)])
+    prints = {TfdsSource(str(flowers), split).fingerprint for split in ("train", "train[:50%]", "train[50%:]")}
+    assert len(prints | {TfdsSource(str(other), "train").fingerprint}) == 4
+    assert TfdsSource(str(flowers.parent), "train").fingerprint in prints  # wherever it is named
+
+
+def test_several_labels_are_filled_up(tmp_path):
+    label = {"real_label": tfds.features.Sequence(tfds.features.ClassLabel(names=NAMES))}
+    source = TfdsSource(str(make(tmp_path / "real" / "1.0.0", label, [[0], [2, 1], []])), "train")
+    labels = [source[index][1] for index in range(3)]
+    assert [sorted(row[row >= 0].tolist()) for row in labels] == [[0], [1, 2], []]
+    assert len({row.shape for row in labels}) == 1
+
+
+def test_what_is_not_there_is_refused_in_one_line(flowers, tmp_path):
+    for path, split, told in (
+        (str(flowers), "test", "has no split 'test', or nothing in it; it has train"),
+        (str(flowers), "train[:x]", "has no split"),
+        (str(flowers), "train[20:]", "or nothing in it"),
+        (str(tmp_path / "nowhere"), "train", "no such directory"),
+        ("no_such_set", "train", "neither a directory nor a data set"),
+        ("mnist", "train", "is not prepared"),
+        (None, "train", "needs data.path"),
+    ):
+        with pytest.raises(UserError, match=told) as caught:
+            TfdsSource(path, split)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="found none"):
+        TfdsSource(str(tmp_path / "empty"), "train")
+    (flowers / "features.json").unlink()
+    with pytest.raises(UserError, match="prepare it again"):
+        TfdsSource(str(flowers), "train")
+
+
+def test_labels_without_classes_are_refused(tmp_path):
+    folder = make(tmp_path / "plain" / "1.0.0", {"label": tfds.features.Scalar(np.int64)}, [0, 1])
+    with pytest.raises(UserError, match="expected a ClassLabel"):
+        TfdsSource(str(folder), "train")
+    folder = make(tmp_path / "none" / "1.0.0", {"colour": tfds.features.Scalar(np.int64)}, [0, 1])
+    with pytest.raises(UserError, match="expected image and label or real_label"):
+        TfdsSource(str(folder), "train")
