@@ -13,7 +13,7 @@ from focalnet_jax.errors import UserError
 
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded: it would take the host's memory
 
-Picture = np.ndarray | bytes | Path  # decoded, encoded, or the file it lies in
+Picture = np.ndarray | bytes | str | Path  # decoded, encoded, or the file it lies in
 
 
 class UnreadableImageError(UserError):
@@ -31,12 +31,17 @@ def decode(picture: Picture) -> np.ndarray:
     """
     if isinstance(picture, np.ndarray):
         return picture
-    try:
-        encoded = picture.read_bytes() if isinstance(picture, Path) else picture
-    except OSError as error:
-        raise UnreadableImageError(error.strerror or str(error)) from error
+    encoded = picture if isinstance(picture, bytes) else _read(picture)
     pixels = _decode_jpeg(encoded)
     return np.asarray(_decode_any(encoded)) if pixels is None else pixels
+
+
+def _read(path: str | Path) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error
 
 
 def _decode_jpeg(encoded: bytes) -> np.ndarray | None:

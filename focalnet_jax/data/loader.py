@@ -8,6 +8,7 @@ global batch, so the stream does not depend on where or in how many parts it is 
 from __future__ import annotations
 
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +74,27 @@ def shuffled_index(position: int, examples: int, batch_size: int, seed: int, rep
     return index_shuffle(place // repeats, max_index=examples - 1, seed=_epoch_seed(seed, epoch), rounds=4)
 
 
+class _Generators(threading.local):
+    """A generator a thread: to make one takes longer than all an example draws from it."""
+
+    def __init__(self):
+        self.bits = np.random.Philox(0)
+        self.generator = np.random.Generator(self.bits)
+
+
+_generators = _Generators()
+
+
+def _generator(seed: int, position: int) -> np.random.Generator:
+    """This thread's generator, at the beginning of the stream of random numbers that a position has."""
+    state = _generators.bits.state
+    state["state"]["key"][:] = seed, position
+    state["state"]["counter"][:] = 0
+    state |= {"buffer_pos": 4, "has_uint32": 0, "uinteger": 0}  # nothing drawn before is left over
+    _generators.bits.state = state
+    return _generators.generator
+
+
 @lru_cache(maxsize=8)
 def _epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
@@ -108,7 +130,7 @@ def train_batches(
         position = (start_step + step) * batch_size + local[place]
         first = shuffled_index(position, len(source), batch_size, seed, repeats)
         index, image, label = _next_readable(source, first)
-        rng = np.random.Generator(np.random.Philox(key=(seed, position)))
+        rng = _generator(seed, position)
         unreadable = np.int64(READABLE if index == first else first)
         return {"image": transform(image, rng), "label": label, "unreadable": unreadable}
 

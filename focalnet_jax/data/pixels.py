@@ -135,7 +135,7 @@ def _cubic(a, b, c, d, t):  # pragma: no cover - compiled
 @compiled
 def _to_byte(value):  # pragma: no cover - compiled
     """Cut, not rounded, as Pillow's transforms do."""
-    return np.uint8(np.int32(min(max(value, np.float32(0)), np.float32(255))))
+    return np.uint8(min(max(np.int32(value), np.int32(0)), np.int32(255)))
 
 
 @compiled
@@ -155,7 +155,9 @@ def _shift_rows(image, offsets, fill):  # pragma: no cover - compiled
             out[y, i] = fill[i % 3]
         if first == end:
             continue
-        padded[6 : 6 + 3 * width] = image[y].reshape(3 * width)
+        source = image[y].reshape(3 * width)
+        for i in range(3 * width):
+            padded[6 + i] = np.float32(source[i])
         for i in range(3):
             padded[i] = padded[3 + i] = image[y, 0, i]
             padded[3 * width + 6 + i] = padded[3 * width + 9 + i] = image[y, width - 1, i]
@@ -200,28 +202,30 @@ def _cubic_weights(t):  # pragma: no cover - compiled
 
 @compiled
 def _padded(image):  # pragma: no cover - compiled
-    """`[H + 4, W + 4, 4]`: the picture with its ends repeated twice, and four channels, a vector register each."""
+    """`[(H + 4) * (W + 4) * 3]`: the picture with its ends repeated twice."""
     height, width = image.shape[:2]
-    out = np.zeros((height + 4, width + 4, 4), np.float32)
+    out = np.empty((height + 4, 3 * (width + 4)), np.float32)
     for y in range(height + 4):
-        row = image[min(max(y - 2, 0), height - 1)]
-        for x in range(width + 4):
-            for c in range(3):
-                out[y, x, c] = row[min(max(x - 2, 0), width - 1), c]
-    return out
+        row = image[min(max(y - 2, 0), height - 1)].reshape(3 * width)
+        to = out[y]
+        for i in range(3 * width):
+            to[6 + i] = np.float32(row[i])
+        for c in range(3):
+            to[c] = to[3 + c] = row[c]
+            to[3 * width + 6 + c] = to[3 * width + 9 + c] = row[3 * width - 3 + c]
+    return out.reshape(out.size)
 
 
 @compiled
 def _rotate(image, cosine, sine, fill):  # pragma: no cover - compiled
     height, width = image.shape[:2]
     out = np.empty_like(image)
-    stride = np.uint64(4 * (width + 4))
-    values = _padded(image).reshape((height + 4) * 4 * (width + 4))
+    stride = np.uint64(3 * (width + 4))
+    values = _padded(image)
     shift_x = width / 2.0 - cosine * width / 2.0 - sine * height / 2.0
     shift_y = height / 2.0 + sine * width / 2.0 - cosine * height / 2.0
     starts, inside = np.empty(width, np.uint64), np.empty(width, np.bool_)
     across, down = np.empty((4, width), np.float32), np.empty((4, width), np.float32)
-    pixel = np.empty(4, np.float32)
     for y in range(height):
         for x in range(width):  # where every pixel of the row comes from, and the weights there
             from_x = cosine * (x + 0.5) + sine * (y + 0.5) + shift_x
@@ -230,28 +234,26 @@ def _rotate(image, cosine, sine, fill):  # pragma: no cover - compiled
             column, row = math.floor(from_x - 0.5), math.floor(from_y - 0.5)
             across[0, x], across[1, x], across[2, x], across[3, x] = _cubic_weights(np.float32(from_x - 0.5 - column))
             down[0, x], down[1, x], down[2, x], down[3, x] = _cubic_weights(np.float32(from_y - 0.5 - row))
-            starts[x] = np.uint64(int(row + 1) * int(stride) + 4 * int(column + 1)) if inside[x] else np.uint64(0)
+            starts[x] = np.uint64(int(row + 1) * int(stride) + 3 * int(column + 1)) if inside[x] else np.uint64(0)
         for x in range(width):
             if not inside[x]:
                 for c in range(3):
                     out[y, x, c] = fill[c]
                 continue
             a0, a1, a2, a3 = across[0, x], across[1, x], across[2, x], across[3, x]
-            for c in range(4):
+            for c in range(3):
                 total = np.float32(1e-4)  # cut below, so what rounding leaves under a whole number must not count
                 i = starts[x] + np.uint64(c)
                 for k in range(4):
                     line = (
                         a0 * values[i]
-                        + a1 * values[i + np.uint64(4)]
-                        + a2 * values[i + np.uint64(8)]
-                        + a3 * values[i + np.uint64(12)]
+                        + a1 * values[i + np.uint64(3)]
+                        + a2 * values[i + np.uint64(6)]
+                        + a3 * values[i + np.uint64(9)]
                     )
                     total += down[k, x] * line
                     i += stride
-                pixel[c] = total
-            for c in range(3):
-                out[y, x, c] = _to_byte(pixel[c])
+                out[y, x, c] = _to_byte(total)
     return out
 
 

@@ -123,11 +123,11 @@ class FolderSource:
         return len(self._files)
 
     def __getitem__(self, index: int) -> tuple[Picture, Label]:
-        return self._folder / self._files[index], self._labels[index]
+        return self.name(index), self._labels[index]
 
     def name(self, index: int) -> str:
         """The file."""
-        return str(self._folder / self._files[index])
+        return os.path.join(self._folder, self._files[index])
 
 
 def _images_below(folder: Path) -> list[str]:
