@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -28,6 +28,8 @@ from focalnet_jax.errors import RunFailedError, UserError
 Batch = dict[str, np.ndarray]
 READABLE = -1  # in a batch's `unreadable`
 _BATCHES_AHEAD = 2
+# Python's tracker of shared memory complains of what Grain is still freeing when a program ends.
+_NO_FALSE_ALARM = "ignore::UserWarning:multiprocessing.resource_tracker"
 _SUBSTITUTES = 10  # pictures tried for one that cannot be read
 
 
@@ -163,14 +165,12 @@ def eval_batches(
             raise UserError(f"cannot read image {source.name(index)} ({error}): repair or remove it") from error
         return {"image": transform(image), "label": label, "mask": np.float32(1)}
 
-    @cache
-    def filling() -> Batch:
-        return {name: np.zeros_like(value) for name, value in read(0).items()}
-
     def example(flat: int) -> Batch:
         batch, place = divmod(flat, len(local))
         index = batch * batch_size + local[place]
-        return read(index) if index < len(source) else filling()
+        if index < len(source):
+            return read(index)
+        return {name: np.zeros_like(value) for name, value in read(0).items()}
 
     return _read(batches * len(local), example, len(local), reading)
 
@@ -214,8 +214,10 @@ def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading:
     if reading.workers:
         if not flags.FLAGS.is_parsed():  # Grain's processes take its options from there
             flags.FLAGS.mark_as_parsed()
+        if _NO_FALSE_ALARM not in sys.warnoptions:
+            sys.warnoptions.append(_NO_FALSE_ALARM)
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=_BATCHES_AHEAD))
-    return _watched(iter(ahead), reading.stall_seconds)
+    return _watched(iter(ahead), reading)
 
 
 @cache
@@ -224,27 +226,38 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="image")
 
 
-def _watched(batches: Iterator[Batch], stall_seconds: float) -> Iterator[Batch]:
+def _watched(batches: grain.DatasetIterator, reading: Reading) -> Iterator[Batch]:
     """The batches, the next one prepared while one is used; ends the run where none comes."""
+
+    def take() -> Batch | None:
+        batch = next(batches, None)
+        if batch is None or not reading.workers:
+            return batch
+        return {name: np.array(value) for name, value in batch.items()}  # so that memory shared with a process is freed
+
     ahead = ThreadPoolExecutor(1, thread_name_prefix="next batch")
+    pending = ahead.submit(take)
     try:
-        pending = ahead.submit(next, batches, None)
-        while True:
-            try:
-                batch = pending.result(timeout=stall_seconds)
-            except TimeoutError as error:
-                raise RunFailedError(
-                    f"no batch came for {stall_seconds:.0f} s: a process that reads, or the storage, stands still "
-                    "(data.stall_seconds)"
-                ) from error
-            except RuntimeError as error:  # grain's word for it
-                raise RunFailedError(f"a process that reads the data died: {error}") from error
-            if batch is None:
-                return
-            pending = ahead.submit(next, batches, None)
+        while (batch := _result(pending, reading.stall_seconds)) is not None:
+            pending = ahead.submit(take)
             yield batch
     finally:
-        ahead.shutdown(wait=False, cancel_futures=True)
+        idle = pending.cancel() or pending in wait([pending], reading.stall_seconds).done
+        ahead.shutdown(wait=False)
+        if idle:
+            batches.close()
+
+
+def _result(pending: Future[Batch | None], stall_seconds: float) -> Batch | None:
+    try:
+        return pending.result(timeout=stall_seconds)
+    except TimeoutError as error:
+        raise RunFailedError(
+            f"no batch came for {stall_seconds:.0f} s: a process that reads, or the storage, stands still "
+            "(data.stall_seconds)"
+        ) from error
+    except RuntimeError as error:  # grain's word for it
+        raise RunFailedError(f"a process that reads the data died: {error}") from error
 
 
 class Substitutions:

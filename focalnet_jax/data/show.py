@@ -59,7 +59,8 @@ def seen_batch(config: FrozenConfigDict, step: int) -> tuple[np.ndarray, np.ndar
     make_plan(config, len(data.source))  # refuses what training refuses
     batch = next(data.batches(step, step + 1))
     key = mixing_key(config.seed, step)
-    images, targets = prepare_batch(batch["image"], batch["label"], config.model.num_classes, make_mixing(config), key)
+    prepare = jax.jit(prepare_batch, static_argnames=("num_classes", "mixing"))
+    images, targets = prepare(batch["image"], batch["label"], config.model.num_classes, make_mixing(config), key)
     pixels = np.asarray(images) * IMAGENET_STD + IMAGENET_MEAN
     return np.clip(pixels, 0, 1), np.asarray(targets), data.source.class_names
 

@@ -143,3 +143,26 @@ def test_a_batch_divides_over_devices_and_micro_batches():
 def test_a_mesh_that_cannot_be_is_refused(sizes):
     with pytest.raises(UserError, match="mesh"):
         make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
+
+
+def test_any_of_several_labels_is_right_and_an_example_without_any_is_not_counted(config):
+    task, state = task_on(1, config)
+    params = state.params
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    evaluate, classes = make_eval_step(task.graph, task.mesh), task.num_classes
+    one_by_one = [[evaluate(params, batch(images[[i]], [label])) for label in range(classes)] for i in range(4)]
+    singles = np.array([[float(sums["loss"]) for sums in row] for row in one_by_one])
+    best = singles.argmin(axis=1)
+    other = (best + 1) % classes
+    labels = np.stack([[other[0], best[0], -1], [best[1], -1, -1], [other[2], -1, -1], [-1, -1, -1]]).astype(np.int32)
+    sums = evaluate(params, batch(images, labels))
+    assert (sums["examples"], sums["top1"]) == (3, 2)
+    expected = (singles[0, other[0]] + singles[0, best[0]]) / 2 + singles[1, best[1]] + singles[2, other[2]]
+    assert float(sums["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    # With two classes competing, the others are never an answer.
+    few = make_eval_step(task.graph, task.mesh, classes=2)(params, batch(images, singles[:, :2].argmin(axis=1)))
+    assert few["top1"] == 4
+
+
+def batch(images, labels):
+    return {"image": images, "label": np.asarray(labels, np.int32), "mask": np.ones(len(images), np.float32)}

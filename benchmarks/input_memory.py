@@ -1,0 +1,43 @@
+"""Resident memory over many batches: python -m benchmarks.input_memory [--batches 100000].
+
+Reads batches of 8 digits at 32 px with the whole augmentation, two threads. The last line is one JSON object: resident
+megabytes after a tenth of the batches, at the end, and the largest in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import psutil
+
+from focalnet_jax.data.loader import Reading, train_batches
+from focalnet_jax.data.policies import ColourJitter, parse_policy
+from focalnet_jax.data.sources import DigitsSource
+from focalnet_jax.data.transforms import train_transform
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=0)
+    flags = parser.parse_args()
+    policies = [parse_policy("rand-m9-mstd0.5-inc1"), ColourJitter(0.4)]
+    transform = train_transform(32, (0.08, 1.0), (3 / 4, 4 / 3), 0.5, policies)
+    reading = Reading(threads=2, workers=flags.workers)
+    stream = train_batches(
+        DigitsSource("train"), transform, batch_size=8, seed=0, start_step=0, end_step=flags.batches, reading=reading
+    )
+    resident, every = [], max(1, flags.batches // 100)
+    for done, _ in enumerate(stream, 1):
+        if done % every == 0:
+            processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+            resident.append(round(sum(process.memory_info().rss for process in processes) / 1e6, 1))
+            if len(resident) % 10 == 0:
+                print(f"{done} batches: {resident[-1]} MB", flush=True)
+    warm = resident[len(resident) // 10 :]
+    print(json.dumps({"batches": flags.batches, "begin_mb": warm[0], "end_mb": warm[-1], "largest_mb": max(warm)}))
+
+
+if __name__ == "__main__":
+    main()

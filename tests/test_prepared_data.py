@@ -1,0 +1,109 @@
+"""A prepared data set from archives to accuracy: trained on, killed, resumed, evaluated, shown."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, losses, run
+from tests.data.pictures import SYNSETS, write_imagenet, write_pictures, write_planted
+
+STEPS = 12
+RECIPE = [
+    *SMALL,
+    "--config.data.source=tfds",
+    "--config.model.num_classes=1000",
+    "--config.batch_size=8",
+    f"--config.total_steps={STEPS}",
+    "--config.schedule.warmup_steps=2",
+    "--config.checkpoint_every_steps=2",
+    "--config.eval_every_steps=6",
+    "--config.data.threads=2",
+    "--config.augment.policy=rand-m9-mstd0.5-inc1",
+    "--config.augment.color_jitter=0.2",
+    "--config.augment.erase=0.25",
+    "--config.augment.mixup=0.8",
+    "--config.augment.cutmix=1.0",
+    "--config.augment.mix_group=4",
+]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """ImageNet-1K's tars in small, with planted files, as a data set."""
+    root = tmp_path_factory.mktemp("prepared")
+    write_pictures(root / "pictures")
+    write_planted(root / "pictures" / "train" / SYNSETS[0], SYNSETS[0])
+    labels = write_imagenet(root / "pictures", root / "tars")
+    made = run(
+        "-m", "focalnet_jax.data.prepare", "imagenet1k", "--source", root / "tars", "--val-labels", labels,
+        "--out", root / "out", "--processes", "1",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    done = run("train.py", *RECIPE, f"--config.data.path={prepared}", "--workdir", workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_a_killed_run_goes_on_with_other_readers_as_if_nothing_had_been(prepared, undisturbed, tmp_path):
+    arguments = [*RECIPE, f"--config.data.path={prepared}", "--workdir", tmp_path]
+    process = subprocess.Popen(command("train.py", *arguments), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "checkpoints").glob("4/commit_success.txt")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = run("train.py", *arguments, "--config.data.workers=2", "--config.data.threads=1")
+    assert again.returncode == 0, again.stderr
+    assert "resumed from step" in again.stdout
+    assert losses(tmp_path) == losses(undisturbed)
+
+
+def test_every_validation_image_counts_once_and_the_sub_labels_of_a_larger_classifier_too(prepared, undisturbed):
+    path = f"--config.data.path={prepared}"
+    done = run("eval.py", *RECIPE, path, "--checkpoint", undisturbed, "--config.eval_batch_size=5")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["examples"] == 9
+    few = run("eval.py", *RECIPE, path, "--checkpoint", undisturbed, "--config.eval_classes=3")
+    assert_one_line_mistake(few, "the classes of")  # the data has 1000
+
+
+def test_other_data_is_refused(prepared, undisturbed, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(prepared, other)
+    arguments = [*RECIPE, f"--config.data.path={other}", "--config.total_steps=14", "--workdir", undisturbed]
+    card = next(other.glob("*/*/card.json"))
+    card.write_text(card.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    refused = run("train.py", *arguments, f"--config.total_steps={STEPS}")
+    assert_one_line_mistake(refused, "was trained on other data")
+    typo = [f"--config.data.path={other}", "--config.data.train_split=trian"]
+    sliced = run("train.py", *RECIPE, *typo, "--workdir", tmp_path / "run")
+    assert_one_line_mistake(sliced, "has no split 'trian', or nothing in it; it has train, val")
+
+
+def test_the_sheet_shows_the_batch_a_step_is_trained_on(prepared, tmp_path):
+    arguments = ["-m", "focalnet_jax.data.show", *RECIPE, f"--config.data.path={prepared}"]
+    for name, extra in (("first", []), ("again", []), ("later", ["--step", "5"])):
+        done = run(*arguments, "--out", tmp_path / f"{name}.png", "--images", "6", *extra)
+        assert done.returncode == 0, done.stderr
+    sheets = {name: np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("first", "again", "later")}
+    np.testing.assert_array_equal(sheets["first"], sheets["again"])
+    assert sheets["first"].shape == sheets["later"].shape
+    assert (sheets["first"] != sheets["later"]).any()
+    assert sheets["first"].std() > 20  # pictures, not an empty sheet
+    assert_one_line_mistake(run(*arguments, "--out", tmp_path / "no" / "x.png"), "cannot write --out")
+    odd = run(*arguments, "--out", tmp_path / "x.png", "--config.augment.mix_group=6")
+    assert_one_line_mistake(odd, "does not divide a batch of 8")
