@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focalnet_jax.data.show import main as show
+from focalnet_jax.errors import UserError
 from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, losses, run
 from tests.data.pictures import SYNSETS, write_imagenet, write_pictures, write_planted
 
@@ -95,15 +97,17 @@ def test_other_data_is_refused(prepared, undisturbed, tmp_path):
 
 
 def test_the_sheet_shows_the_batch_a_step_is_trained_on(prepared, tmp_path):
-    arguments = ["-m", "focalnet_jax.data.show", *RECIPE, f"--config.data.path={prepared}"]
+    arguments = [*RECIPE, f"--config.data.path={prepared}", "--images", "6"]
     for name, extra in (("first", []), ("again", []), ("later", ["--step", "5"])):
-        done = run(*arguments, "--out", tmp_path / f"{name}.png", "--images", "6", *extra)
-        assert done.returncode == 0, done.stderr
+        assert show([*arguments, "--out", str(tmp_path / f"{name}.png"), *extra]) == 0
     sheets = {name: np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("first", "again", "later")}
     np.testing.assert_array_equal(sheets["first"], sheets["again"])
     assert sheets["first"].shape == sheets["later"].shape
     assert (sheets["first"] != sheets["later"]).any()
     assert sheets["first"].std() > 20  # pictures, not an empty sheet
-    assert_one_line_mistake(run(*arguments, "--out", tmp_path / "no" / "x.png"), "cannot write --out")
-    odd = run(*arguments, "--out", tmp_path / "x.png", "--config.augment.mix_group=6")
+    odd = run(
+        "-m", "focalnet_jax.data.show", *arguments, "--out", tmp_path / "x.png", "--config.augment.mix_group=6"
+    )  # fmt: skip
     assert_one_line_mistake(odd, "does not divide a batch of 8")
+    with pytest.raises(UserError, match="cannot write --out"):
+        show([*arguments, "--out", str(tmp_path / "no" / "x.png")])

@@ -83,28 +83,24 @@ def test_reading_processes_change_nothing(source, workers):
 
 
 def workers_of_this_process():
-    return [child for child in psutil.Process().children(recursive=True) if "spawn" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_a_reading_process_that_dies_ends_the_run():
     before = {child.pid for child in workers_of_this_process()}
     stream = read(DigitsSource("train"), steps=50, workers=1, stall_seconds=60)
     next(stream)
-    worker = next(child for child in workers_of_this_process() if child.pid not in before and is_reader(child))
+    worker = next(child for child in workers_of_this_process() if child.pid not in before)
     worker.kill()
     with pytest.raises(RunFailedError, match="died"):
         deque(stream)
-
-
-def is_reader(process):
-    return "resource_tracker" not in " ".join(process.cmdline())
 
 
 def test_a_reading_process_that_stands_still_ends_the_run():
     before = {child.pid for child in workers_of_this_process()}
     stream = read(DigitsSource("train"), steps=50, workers=1, stall_seconds=3)
     next(stream)
-    worker = next(child for child in workers_of_this_process() if child.pid not in before and is_reader(child))
+    worker = next(child for child in workers_of_this_process() if child.pid not in before)
     os.kill(worker.pid, signal.SIGSTOP)
     begun = time.monotonic()
     try:
