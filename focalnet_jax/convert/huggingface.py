@@ -131,7 +131,7 @@ def told_by_config(folder: Path) -> dict[str, Any]:
             value = float(value)
         if value is not None and type(value) is not kind:
             raise UserError(f"{path}: {key} is {value!r}; expected {kind.__name__}")
-        if kind is list and isinstance(stated.get("depths"), list):
+        if kind is list and value is not None and isinstance(stated.get("depths"), list):
             value = value[: len(stated["depths"])]  # transformers' defaults are four stages long, whatever the depths
         if value is not None:
             told[name] = value

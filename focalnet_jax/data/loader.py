@@ -238,7 +238,7 @@ def _watched(batches: grain.DatasetIterator, reading: Reading) -> Iterator[Batch
     ahead = ThreadPoolExecutor(1, thread_name_prefix="next batch")
     pending = ahead.submit(take)
     try:
-        while (batch := _result(pending, reading.stall_seconds)) is not None:
+        while (batch := _result(pending, reading)) is not None:
             pending = ahead.submit(take)
             yield batch
     finally:
@@ -248,15 +248,18 @@ def _watched(batches: grain.DatasetIterator, reading: Reading) -> Iterator[Batch
             batches.close()
 
 
-def _result(pending: Future[Batch | None], stall_seconds: float) -> Batch | None:
+def _result(pending: Future[Batch | None], reading: Reading) -> Batch | None:
     try:
-        return pending.result(timeout=stall_seconds)
+        return pending.result(timeout=reading.stall_seconds)
     except TimeoutError as error:
         raise RunFailedError(
-            f"no batch came for {stall_seconds:.0f} s: a process that reads, or the storage, stands still "
+            f"no batch came for {reading.stall_seconds:.0f} s: a process that reads, or the storage, stands still "
             "(data.stall_seconds)"
         ) from error
-    except RuntimeError as error:  # grain's word for it
+    except RuntimeError as error:
+        if not reading.workers:
+            raise
+        # Grain's word for it.
         raise RunFailedError(f"a process that reads the data died: {error}") from error
 
 

@@ -201,6 +201,15 @@ def test_a_runs_directory_states_its_own_input_size(finished, tmp_path):
     assert (stated["size"]["shortest_edge"], stated["crop_size"]["width"]) == (16, 16)
 
 
+def test_a_config_that_leaves_out_its_defaults_is_read(tmp_path):
+    source = in_a_directory(tmp_path / "model")
+    stated = json.loads((source / "config.json").read_text())
+    for key in ("focal_levels", "focal_windows", "mlp_ratio", "embed_dim", "id2label", "image_size"):
+        del stated[key]  # as save_pretrained does with what is transformers' default
+    (source / "config.json").write_text(json.dumps(stated))
+    assert read_weights(source).config.levels == (2, 2)
+
+
 def test_a_fresh_classifier_has_no_names_whatever_way_it_goes(tmp_path):
     weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
     fresh = adapt(weights, dataclasses.replace(weights.config, num_classes=1000), head="drop")
