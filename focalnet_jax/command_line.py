@@ -69,6 +69,18 @@ def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> tu
     return parser.parse_known_args(arguments)
 
 
+def make_parser(module: str, description: str) -> argparse.ArgumentParser:
+    """The parser of `python -m focalnet_jax.MODULE`; its complaints are one line."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m focalnet_jax.{module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    one_line_errors(parser)
+    return parser
+
+
 def one_line_errors(parser: argparse.ArgumentParser) -> None:
     """Makes a parser's complaint one line."""
     parser.error = _refuse

@@ -6,13 +6,12 @@ format and model are recognised. DST is a .pth or .safetensors, or a directory f
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import signal
 from pathlib import Path
 
 from focalnet_jax.checkpoint.manager import find_checkpoint
-from focalnet_jax.command_line import one_line_errors, run_command
+from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
 from focalnet_jax.convert.files import DTYPES, is_checkpoint, sha256, weight_files
 from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR
@@ -26,12 +25,7 @@ from focalnet_jax.errors import UserError
 
 def main(arguments: list[str]) -> int:
     """Reads, adapts, writes and reports."""
-    parser = argparse.ArgumentParser(
-        prog="python -m focalnet_jax.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser("convert", __doc__)
     parser.add_argument("source", type=Path, metavar="SRC")
     parser.add_argument("destination", type=Path, metavar="DST")
     parser.add_argument("--to", required=True, choices=[*TABLES, "orbax"], help="the format to write")
@@ -47,7 +41,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--head", choices=HEAD_POLICIES, default="keep", help="the classifier; remap is 22K to 1K")
     parser.add_argument("--num-classes", type=int, metavar="K", help="classes of the model written, with --head")
     parser.add_argument("--image-size", type=int, metavar="PX", help="what a huggingface config states")
-    one_line_errors(parser)
     flags = parser.parse_args(arguments)
 
     if flags.image_size is not None and (flags.image_size < 1 or flags.to != "huggingface"):

@@ -6,7 +6,6 @@ pixels that step of the run sees.
 
 from __future__ import annotations
 
-import argparse
 import math
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
-from focalnet_jax.command_line import load_config, parse_arguments, run_command
+from focalnet_jax.command_line import load_config, make_parser, parse_arguments, run_command
 from focalnet_jax.data.class_lists import class_list
 from focalnet_jax.data.mixing import prepare_batch
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
@@ -29,12 +28,7 @@ _LABELS = 2  # named below a picture, the largest first
 
 def main(arguments: list[str]) -> int:
     """Parses flags, draws the sheet."""
-    parser = argparse.ArgumentParser(
-        prog="python -m focalnet_jax.data.show",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser("data.show", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
     parser.add_argument("--out", required=True, type=Path, metavar="PNG")
     parser.add_argument("--step", type=int, default=0, help="updates done before the batch")

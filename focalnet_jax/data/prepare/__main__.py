@@ -13,11 +13,10 @@ tfrecord      SRC is a prepared data set of tensorflow-datasets stored as TFReco
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
-from focalnet_jax.command_line import one_line_errors, run_command
+from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.data.prepare.kinds import KINDS, find_sources
 from focalnet_jax.data.prepare.preparation import Options, prepare
 from focalnet_jax.data.prepare.tfrecord import convert
@@ -26,12 +25,7 @@ from focalnet_jax.errors import UserError
 
 def main(arguments: list[str]) -> int:
     """Parses flags and prepares."""
-    parser = argparse.ArgumentParser(
-        prog="python -m focalnet_jax.data.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser("data.prepare", __doc__)
     parser.add_argument("kind", choices=[*KINDS, "tfrecord"], help="what SRC is")
     parser.add_argument("--source", required=True, nargs="+", metavar="SRC", type=Path)
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="gets DIR/NAME/1.0.0")
@@ -46,7 +40,6 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument("--shard-mb", type=int, default=512, metavar="MB", help="about how large a file is")
-    one_line_errors(parser)
     flags = parser.parse_args(arguments)
     if flags.processes < 1 or flags.shard_mb < 1:
         raise UserError(f"--processes {flags.processes} --shard-mb {flags.shard_mb}: expected positive numbers")
