@@ -29,7 +29,7 @@ from focalnet_jax.errors import (
     suggest,
 )
 
-_LONGEST_LINE = 1000  # letters of an error
+_LONGEST_LINE = 4000  # letters of an error: the longest of ours lists all keys of a model by their patterns
 
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:

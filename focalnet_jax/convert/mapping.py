@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -95,15 +96,24 @@ def to_ours(tensors: Mapping[str, np.ndarray], config: FocalNetConfig, format: s
 
 
 def check_keys(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses missing keys, extra keys and other shapes, naming them: `UserError`."""
-    missing = [f"missing {name}" for name in wanted if name not in given]
-    extra = [f"not used {name}" for name in given if name not in wanted]
-    shapes = [
-        f"{name} is {tuple(given[name])}, expected {shape}"
-        for name, shape in wanted.items()
-        if name in given and tuple(given[name]) != shape
-    ]
-    problems = missing + extra + shapes
-    if problems:
-        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(f"the weights do not fit the model: {'; '.join(problems[:5])}{more}")
+    """Refuses missing keys, extra keys and other shapes, naming them: `UserError`.
+
+    Of keys that differ in nothing but their numbers the first is named and the others are counted.
+    """
+    problems: dict[tuple[str, str], list[str]] = {}
+    for kind, names in (
+        ("missing", [name for name in wanted if name not in given]),
+        ("not used", [name for name in given if name not in wanted]),
+        ("wrong shape", [name for name in wanted if name in given and tuple(given[name]) != wanted[name]]),
+    ):
+        for name in names:
+            problems.setdefault((kind, re.sub(r"\d+", "*", name)), []).append(name)
+    lines = []
+    for (kind, pattern), names in problems.items():
+        first = names[0]
+        line = f"{kind} {first}"
+        if kind == "wrong shape":
+            line = f"{first} is {tuple(given[first])}, expected {wanted[first]}"
+        lines.append(line + (f" (and {len(names) - 1} more {pattern})" if len(names) > 1 else ""))
+    if lines:
+        raise UserError(f"the weights do not fit the model: {'; '.join(lines)}")

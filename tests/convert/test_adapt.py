@@ -14,7 +14,7 @@ from focalnet_jax.convert.adapt import adapt
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.convert.mapping import abstract_params
 from focalnet_jax.convert.weights import Weights, read_weights
-from focalnet_jax.data.class_lists import UNTRAINED_22K
+from focalnet_jax.data.class_lists import UNTRAINED_22K, class_list
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.variants import model_metadata
@@ -34,6 +34,11 @@ def weights_of(**options):
 
 def with_classes(weights, count):
     return dataclasses.replace(weights.config, num_classes=count)
+
+
+def on_one_device(config):
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), abstract_params(config))
 
 
 def body(weights):
@@ -133,13 +138,33 @@ def test_a_checkpoint_starts_a_model_with_larger_windows(tmp_path):
     weights = weights_of()
     save_params(tmp_path, weights.params, {"model": model_metadata("focalnet_tiny_srf", weights.config)})
     wanted = dataclasses.replace(weights.config, focal_windows=5)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), abstract_params(wanted))
-    params, source = load_into(str(tmp_path), wanted, like)
+    params, source = load_into(str(tmp_path), wanted, on_one_device(wanted))
     assert str(tmp_path) in source
     expected = named_leaves(adapt(weights, wanted).params)
     for name, value in named_leaves(params).items():
         np.testing.assert_array_equal(value, expected[name])
+
+
+def test_a_checkpoint_is_remapped_only_from_the_class_lists_order_and_its_fresh_row_follows_the_seed(tmp_path):
+    weights = weights_of(num_classes=21842)
+    wanted = with_classes(weights, 1000)
+    synsets = [synset for synset, _ in class_list(21842)]
+
+    def remapped(name, classes, seed=0):
+        model = model_metadata("focalnet_tiny_srf", weights.config)
+        if not (tmp_path / name).exists():
+            save_params(tmp_path / name, weights.params, {"model": model, "classes": classes})
+        params, _ = load_into(str(tmp_path / name), wanted, on_one_device(wanted), head="remap", seed=seed)
+        return np.asarray(params["head"]["kernel"])
+
+    kernel = remapped("listed", synsets)
+    kept = np.arange(1000) != UNTRAINED_22K
+    np.testing.assert_array_equal(kernel[:, kept], weights.params["head"]["kernel"][:, :1000][:, kept])
+    other = remapped("listed", synsets, seed=1)
+    assert not np.array_equal(other[:, UNTRAINED_22K], kernel[:, UNTRAINED_22K])
+    np.testing.assert_array_equal(other[:, kept], kernel[:, kept])
+    with pytest.raises(UserError, match="not ImageNet-22K's in the order of its class list"):
+        remapped("by_name", sorted(synsets))
 
 
 def test_what_the_file_tells_is_not_overruled_by_the_model_to_fill(tmp_path):

@@ -11,6 +11,7 @@ import safetensors.numpy
 from flax import nnx
 
 import focalnet_jax
+from focalnet_jax.command_line import load_config
 from focalnet_jax.convert.adapt import adapt
 from focalnet_jax.convert.files import read_tensors, sha256
 from focalnet_jax.convert.huggingface import model_config
@@ -23,6 +24,8 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.paths import named_leaves
+from focalnet_jax.training.standalone import evaluate_checkpoint
+from tests.commands import SMALL
 from tests.convert.golden_files import GOLDEN, OPTIONS, in_a_directory
 
 
@@ -199,6 +202,25 @@ def test_a_runs_directory_states_its_own_input_size(finished, tmp_path):
     assert json.loads((tmp_path / "model" / "config.json").read_text())["image_size"] == 16
     stated = json.loads((tmp_path / "model" / "preprocessor_config.json").read_text())
     assert (stated["size"]["shortest_edge"], stated["crop_size"]["width"]) == (16, 16)
+
+
+def test_a_huggingface_directory_with_the_same_classes_in_another_order_is_not_evaluated(finished, tmp_path):
+    workdir, _ = finished
+    write_weights(read_weights(workdir), tmp_path / "model", format="huggingface")
+    file = tmp_path / "model" / "config.json"
+    stated = json.loads(file.read_text())
+    names = [stated["id2label"][str(index)] for index in range(10)]
+    config = load_config("configs/quickstart.py", SMALL[1:])
+
+    def evaluate_named(names):
+        stated["id2label"] = {str(index): name for index, name in enumerate(names)}
+        stated["label2id"] = {name: index for index, name in enumerate(names)}
+        file.write_text(json.dumps(stated))
+        return evaluate_checkpoint(config, str(tmp_path / "model"))
+
+    with pytest.raises(UserError, match="the classes of"):
+        evaluate_named(names[::-1])
+    assert evaluate_named([f"digit {name}" for name in names])["examples"] == 450  # other words: nothing to compare
 
 
 def test_a_config_that_leaves_out_its_defaults_is_read(tmp_path):

@@ -31,6 +31,9 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
 
     refused("missing norm.bias", {key: value for key, value in tensors.items() if key != "norm.bias"})
     refused("not used surplus", tensors | {"surplus": np.zeros(3, np.float32)})
+    # every key is accounted for, those of one kind by their pattern
+    blocks = {key: value for key, value in tensors.items() if not key.endswith("modulation.f.bias")}
+    refused("missing layers.0.blocks.0.modulation.f.bias (and 2 more layers.*.blocks.*.modulation.f.bias)", blocks)
     refused("expected (8,)", tensors | {"stem.norm.bias": np.zeros(9, np.float32)})
     refused("stem.norm.bias is I64", tensors | {"stem.norm.bias": np.zeros(8, np.int64)})
     refused("no FocalNet weights", {"weight": np.zeros(3, np.float32)})
