@@ -40,7 +40,7 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
     for logger in ("absl", "asyncio"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     sys.unraisablehook = threading.excepthook = lambda *_: None
-    warnings.filterwarnings("ignore", module="PIL")  # pictures are judged in data/transforms.py
+    warnings.filterwarnings("ignore", module="PIL")  # pictures are judged in data/decode.py
     try:
         status = main(sys.argv[1:]) or 0
     except UserError as error:

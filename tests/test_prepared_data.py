@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focalnet_jax.data.show import _captions as captions
 from focalnet_jax.data.show import main as show
 from focalnet_jax.errors import UserError
 from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, losses, run
@@ -96,8 +97,17 @@ def test_other_data_is_refused(prepared, undisturbed, tmp_path):
     assert_one_line_mistake(sliced, "has no split 'trian', or nothing in it; it has train, val")
 
 
+def test_labels_below_a_picture_stand_out_of_the_smoothing_and_no_others():
+    assert captions(np.array([0.45, 0.55]), ("cat", "dog"), {}, 0.05) == ["0.55 dog", "0.45 cat"]
+    assert captions(np.array([0.05, 0.95]), ("cat", "dog"), {}, 0.05) == ["0.95 dog"]
+    assert captions(np.array([0.0, 0.7, 0.3]), ("n1", "n2", "n3"), {"n2": "tench, Tinca"}, 0.0) == [
+        "0.70 tench",
+        "0.30 n3",
+    ]
+
+
 def test_the_sheet_shows_the_batch_a_step_is_trained_on(prepared, tmp_path):
-    arguments = [*RECIPE, f"--config.data.path={prepared}", "--images", "6"]
+    arguments = [*RECIPE, f"--config.data.path={prepared}", "--images", "6", "--config.mesh.data=8"]
     for name, extra in (("first", []), ("again", []), ("later", ["--step", "5"])):
         assert show([*arguments, "--out", str(tmp_path / f"{name}.png"), *extra]) == 0
     sheets = {name: np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("first", "again", "later")}

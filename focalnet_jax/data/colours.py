@@ -104,8 +104,8 @@ def invert(image: np.ndarray) -> np.ndarray:
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
-    """The `bits` highest bits of every level; with none, black."""
-    return image & np.uint8((0xFF << (8 - bits)) & 0xFF)
+    """The `bits` highest bits of every level; with none, black, with 8 or more all, as in timm."""
+    return image if bits >= 8 else image & np.uint8((0xFF << (8 - bits)) & 0xFF)
 
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:

@@ -9,9 +9,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import RunFailedError, UserError
 
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded: it would take the host's memory
+
+# What Pillow may take the bytes for. Some of its other formats start programs, such as Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is opened as JPEG
 
 Picture = np.ndarray | bytes | str | Path  # decoded, encoded, or the file it lies in
 
@@ -40,8 +43,10 @@ def _read(path: str | Path) -> bytes:
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()
-    except OSError as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
+    except OSError as error:  # the machine's fault, not the picture's: to go on without it would change the run
+        raise RunFailedError(f"cannot read {path}: {error.strerror}; the same command goes on where it was") from error
 
 
 def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
@@ -57,7 +62,7 @@ def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
 
 def _decode_any(encoded: bytes) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImageError(
                     f"it has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded"
@@ -70,8 +75,8 @@ def _decode_any(encoded: bytes) -> Image.Image:
             if "transparency" in image.info:  # by way of RGBA, as Pillow asks for palettes
                 image = image.convert("RGBA")
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
-        if isinstance(error, UserError):
-            raise
+    except (UnreadableImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise all kinds over damaged bytes
         no_image = isinstance(error, UnidentifiedImageError)
         raise UnreadableImageError("it is no image" if no_image else str(error)) from error

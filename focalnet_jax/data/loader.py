@@ -30,6 +30,7 @@ READABLE = -1  # in a batch's `unreadable`
 _BATCHES_AHEAD = 2
 # Python's tracker of shared memory complains of what Grain is still freeing when a program ends.
 _NO_FALSE_ALARM = "ignore::UserWarning:multiprocessing.resource_tracker"
+_PATIENCE_SECONDS = 5.0  # for a batch nobody will use
 _SUBSTITUTES = 10  # pictures tried for one that cannot be read
 
 
@@ -157,20 +158,19 @@ def eval_batches(
     local = reading.host.slice(batch_size)
     batches = -(-len(source) // batch_size)
 
-    def read(index: int) -> Batch:
-        picture, label = source[index]
+    def example(flat: int) -> Batch:
+        batch, place = divmod(flat, len(local))
+        index = batch * batch_size + local[place]
+        if index >= len(source):  # filling, of the same shapes
+            _, label = source[0]
+            black = np.zeros((1, 1, 3), np.uint8)
+            return {"image": transform(black), "label": np.zeros_like(label), "mask": np.float32(0)}
         try:
+            picture, label = source[index]
             image = decode(picture)
         except UnreadableImageError as error:
             raise UserError(f"cannot read image {source.name(index)} ({error}): repair or remove it") from error
         return {"image": transform(image), "label": label, "mask": np.float32(1)}
-
-    def example(flat: int) -> Batch:
-        batch, place = divmod(flat, len(local))
-        index = batch * batch_size + local[place]
-        if index < len(source):
-            return read(index)
-        return {name: np.zeros_like(value) for name, value in read(0).items()}
 
     return _read(batches * len(local), example, len(local), reading)
 
@@ -179,8 +179,8 @@ def _next_readable(source: Source, first: int) -> tuple[int, np.ndarray, Label]:
     """The example at `first`, or at the next index whose picture can be read."""
     for attempt in range(_SUBSTITUTES):
         index = (first + attempt) % len(source)
-        picture, label = source[index]
         try:
+            picture, label = source[index]
             return index, decode(picture), label
         except UnreadableImageError:
             continue
@@ -237,12 +237,17 @@ def _watched(batches: grain.DatasetIterator, reading: Reading) -> Iterator[Batch
 
     ahead = ThreadPoolExecutor(1, thread_name_prefix="next batch")
     pending = ahead.submit(take)
+    stalled = False
     try:
         while (batch := _result(pending, reading)) is not None:
             pending = ahead.submit(take)
             yield batch
+    except RunFailedError:
+        stalled = True
+        raise
     finally:
-        idle = pending.cancel() or pending in wait([pending], reading.stall_seconds).done
+        # What still reads cannot be closed: it is left to the end of the program.
+        idle = pending.cancel() or pending in wait([pending], 0 if stalled else _PATIENCE_SECONDS).done
         ahead.shutdown(wait=False)
         if idle:
             batches.close()

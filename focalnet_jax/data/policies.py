@@ -177,12 +177,16 @@ def parse_policy(text: str) -> Augment | None:
                 f"augment.policy={text}: {word!r} is unknown; expected m9 (magnitude), n2 (operations), p0.5 "
                 "(probability of each), mstd0.5 (deviation of the magnitude), mmax10 (its highest), inc1 (increasing)"
             )
+        if _SETTINGS[match[1]] in given:
+            raise UserError(f"augment.policy={text}: {match[1]} stands there twice")
         given[_SETTINGS[match[1]]] = float(match[2])
     operations = _INCREASING if given.pop("inc", 0) else _PLAIN
     if given.get("std", 0) > 100:  # timm's way to ask for even magnitudes
         given["std"] = math.inf
-    layers = int(given.pop("layers", 2))
-    policy = RandAugment(**given, layers=layers, operations=operations)
+    layers = given.pop("layers", 2)
+    if not (layers >= 1 and layers == round(layers)):
+        raise UserError(f"augment.policy={text}: expected a whole number of operations such as n2")
+    policy = RandAugment(**given, layers=round(layers), operations=operations)
     if not 0 <= policy.probability <= 1 or policy.highest <= 0:
         raise UserError(f"augment.policy={text}: the probability lies in [0, 1] and the highest magnitude above 0")
     return policy

@@ -36,9 +36,11 @@ def main(arguments: list[str]) -> int:
     flags, overrides = parse_arguments(parser, arguments)
     if flags.images < 1 or flags.step < 0:
         raise UserError(f"--images {flags.images} --step {flags.step}: expected a positive number and a step")
-    config = load_config(flags.config, overrides, optional=["init_from"])
+    one_device = "--config.mesh.data=-1"  # the batch is the same on any number
+    config = load_config(flags.config, [*overrides, one_device], optional=["init_from"])
     images, targets, classes = seen_batch(config, flags.step)
-    sheet = draw_sheet(images[: flags.images], targets[: flags.images], classes)
+    floor = config.augment.label_smoothing / config.model.num_classes
+    sheet = draw_sheet(images[: flags.images], targets[: flags.images], classes, floor)
     try:
         sheet.save(flags.out, "PNG")
     except OSError as error:
@@ -59,8 +61,8 @@ def seen_batch(config: FrozenConfigDict, step: int) -> tuple[np.ndarray, np.ndar
     return np.clip(pixels, 0, 1), np.asarray(targets), data.source.class_names
 
 
-def draw_sheet(images: np.ndarray, targets: np.ndarray, classes: tuple[str, ...]) -> Image.Image:
-    """Pictures in rows, each with its largest labels and their shares below it."""
+def draw_sheet(images: np.ndarray, targets: np.ndarray, classes: tuple[str, ...], floor: float) -> Image.Image:
+    """Pictures in rows, each with its largest labels and their shares below it; `floor` is what smoothing gives all."""
     zoom = max(1, math.ceil(_SIDE / images.shape[1]))
     side = zoom * images.shape[1]
     columns = min(len(images), max(1, round(math.sqrt(1.6 * len(images)))))
@@ -74,18 +76,16 @@ def draw_sheet(images: np.ndarray, targets: np.ndarray, classes: tuple[str, ...]
         left, top = _MARGIN + column * width, _MARGIN + row * height
         picture = Image.fromarray(np.round(255 * image).astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
         sheet.paste(picture, (left, top))
-        for line, text in enumerate(_captions(target, classes, words)):
+        for line, text in enumerate(_captions(target, classes, words, floor)):
             while font.getlength(text) > side and len(text) > 1:
                 text = text[:-1]
             draw.text((left, top + side + 2 + line * _LINE), text, fill="black", font=font)
     return sheet
 
 
-def _captions(target: np.ndarray, classes: tuple[str, ...], words: dict[str, str]) -> list[str]:
+def _captions(target: np.ndarray, classes: tuple[str, ...], words: dict[str, str], floor: float) -> list[str]:
     """`0.72 tench` and so on: the labels that stand out of the smoothing."""
-    largest = [
-        label for label in np.argsort(-target, kind="stable")[:_LABELS] if target[label] > 2 * target.min() + 1e-3
-    ]
+    largest = [label for label in np.argsort(-target, kind="stable")[:_LABELS] if target[label] > floor + 1e-3]
     names = [classes[label] if label < len(classes) else f"class {label}" for label in largest]
     return [
         f"{target[label]:.2f} {words.get(name, name).split(',')[0]}" for label, name in zip(largest, names, strict=True)

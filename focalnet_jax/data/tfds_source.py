@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from focalnet_jax.data.decode import Picture
+from focalnet_jax.data.decode import Picture, UnreadableImageError
 from focalnet_jax.data.sources import Label, fingerprint_of
 from focalnet_jax.errors import UserError
 
@@ -61,17 +62,28 @@ class TfdsSource:
             raise UserError(f"{path} cannot be read: {error}; prepare it again") from error
         self._title = f"{builder.info.full_name} {split}"
         shards = [f"{file.filename} {file.skip} {file.take}" for file in info.file_instructions]
+        absent = [file.filename for file in info.file_instructions if not Path(file.filename).is_file()]
+        if absent:
+            raise UserError(f"{path} lacks {absent[0]}, and {len(absent) - 1} more files: get them or prepare it again")
         card = Path(builder.data_dir, CARD)
-        stated = card.read_text() if card.is_file() else ""
+        stated = json.loads(card.read_text())["fingerprint"] if card.is_file() else ""
         self.fingerprint = fingerprint_of([builder.info.full_name, *shards, *self.class_names, stated])
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> tuple[Picture, Label]:
-        example = self._examples[index]
+        try:
+            example = self._examples[index]
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # what the reader of records raises
+            raise UnreadableImageError(f"its record is damaged: {' '.join(str(error).split())[:200]}") from error
         label = example[self._label_key]
         if not self._many:
+            if not 0 <= label < len(self.class_names):  # TFDS keeps -1 for what has no label
+                raise UserError(
+                    f"{self.name(index)} has label {label}; expected 0 to {len(self.class_names) - 1}: this split "
+                    "cannot be trained or evaluated on"
+                )
             return example["image"], np.int32(label)
         if len(label) > _MOST_LABELS:
             raise UserError(f"{self.name(index)} has {len(label)} labels; at most {_MOST_LABELS} are counted")
@@ -79,8 +91,11 @@ class TfdsSource:
 
     def name(self, index: int) -> str:
         """The file it was, where the data set says so, and its place in the split."""
-        file = self._examples[index].get("file_name", b"")
-        return f"{file.decode() or 'example'} ({self._title}, {index})"
+        try:
+            file = self._examples[index].get("file_name", b"").decode()
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            file = ""
+        return f"{file or 'example'} ({self._title}, {index})"
 
 
 def _builder(path: str) -> tfds.core.DatasetBuilder:

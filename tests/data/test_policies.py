@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_images
 
 from focalnet_jax.data import colours, pixels, policies
-from focalnet_jax.data.policies import FILL, ColourJitter, parse_policy, three_augment
+from focalnet_jax.data.policies import FILL, OPERATIONS, ColourJitter, parse_policy, three_augment
 from focalnet_jax.errors import UserError
 
 CONFIDENCE = 4  # standard deviations: one false alarm in 16,000 comparisons
@@ -191,7 +191,16 @@ def test_colour_jitter_stays_in_its_range_and_varies_in_order():
     np.testing.assert_array_equal(ColourJitter(0.0)(image, rng), image)
 
 
-@pytest.mark.parametrize("text", ["rnd-m9", "rand-x3", "rand-m", "rand-m9-p2", "rand m9", "augmix-m3"])
+def test_posterize_of_any_strength_is_timms():
+    image = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    np.testing.assert_array_equal(OPERATIONS["Posterize"](image, 25.0, None), image)  # 10 bits: all of them
+    assert not OPERATIONS["PosterizeIncreasing"](image, 10.0, None).any()
+    assert set(np.unique(OPERATIONS["Posterize"](image, 5.0, None))) == {0, 64, 128}
+
+
+@pytest.mark.parametrize(
+    "text", ["rnd-m9", "rand-x3", "rand-m", "rand-m9-p2", "rand m9", "augmix-m3", "rand-n0", "rand-n2.5", "rand-m9-m5"]
+)
 def test_an_unknown_policy_is_refused(text):
     with pytest.raises(UserError, match=r"augment\.policy="):
         parse_policy(text)

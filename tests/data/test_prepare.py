@@ -5,7 +5,6 @@ import io
 import json
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tarfile
@@ -16,11 +15,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorboardX.record_writer import RecordWriter
 
 from focalnet_jax.data.decode import decode
 from focalnet_jax.data.prepare.__main__ import main
-from focalnet_jax.data.prepare.containers import Container, index_container
+from focalnet_jax.data.prepare.containers import SPLITS, Container, Index, index_container, tar
 from focalnet_jax.data.prepare.plan import make_plan
+from focalnet_jax.data.prepare.shards import checked_image
 from focalnet_jax.data.prepare.tfrecord import convert
 from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.errors import UserError
@@ -29,6 +30,7 @@ from tests.data.pictures import (
     READABLE,
     REJECTED,
     SYNSETS,
+    encoded,
     write_imagenet,
     write_pictures,
     write_planted,
@@ -54,6 +56,11 @@ def refused(told, *arguments):
     with pytest.raises(UserError) as caught:
         main(list(map(str, arguments)))
     assert told in str(caught.value)
+
+
+def share(name):
+    """Where in [0, 1) the image of this class and name lies when some are held out, as its documentation says."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little") / 2**32
 
 
 @pytest.fixture(scope="module")
@@ -132,63 +139,177 @@ def test_imagenet22k_has_its_21842_classes_and_holds_out_a_share_by_name(picture
     train, val = contents(folder, "train")[0], contents(folder, "val")[0]
     assert len(train) + len(val) == 29
     assert not train.keys() & val.keys()
-    assert 1 <= len(val) <= 12  # a fifth of 29
+    assert set(val) == {name for name in train | val if share(name) < 0.2}
     source = TfdsSource(str(folder), "train[:50%]")
     assert (len(source.class_names), len(source)) == (21842, round(len(train) / 2))
     assert source.class_names[850] == "n04399382"
 
 
 def test_a_preparation_killed_at_any_time_goes_on_and_ends_the_same(pictures, tmp_path):
-    arguments = ["imagefolder", "--source", pictures, "--out", tmp_path / "out", "--processes", "1", "--shard-mb", "1"]
+    arguments = [
+        "imagefolder", "--source", pictures, "--processes", "1", "--shard-mb", "0.01", "--out", tmp_path / "out"
+    ]  # fmt: skip
     command = [sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments)]
     folder = tmp_path / "out" / "images" / "1.0.0"
-    for wanted in ("index/*.npz", "reports/*.json"):  # kill it while it indexes, and while it writes
+    # while it indexes, while it writes, while it ends
+    for wanted in (".prepare/*.npy", ".prepare/train-00003.json", ".prepare/val-*.json", "manifest.jsonl"):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
-        while not list((folder / ".prepare").glob(wanted)) and process.poll() is None:
+        while not list(folder.glob(wanted)):
             assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (folder / "card.json").exists() or not (folder / ".prepare").exists()
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert (folder / ".prepare").exists()
     done = prepare(*arguments)
     assert done.returncode == 0, done.stderr
+    assert "going on" in done.stdout or "finished" in done.stdout
     assert not (folder / ".prepare").exists()
-    fresh = prepare(*arguments[:3], "--out", tmp_path / "fresh", *arguments[5:])
+    fresh = prepare(*arguments[:-1], tmp_path / "fresh")
     assert fresh.returncode == 0, fresh.stderr
     other = tmp_path / "fresh" / "images" / "1.0.0"
-    assert (folder / "card.json").read_text() == (other / "card.json").read_text()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in other.iterdir())
+    assert len(list(folder.iterdir())) > 10
+    for name in ("card.json", "manifest.jsonl", "dataset_info.json"):
+        assert (folder / name).read_text() == (other / name).read_text()
+    for split in READABLE:
+        assert contents(folder, split) == contents(other, split)
     assert "holds this data set already" in prepare(*arguments).stdout
-    refused("shard_bytes was 1000000 and is 2000000", *arguments[:-1], "2")
+    refused("shard_bytes was 10000 and is 2000000", *arguments, "--shard-mb", "2")
 
 
-def test_slices_of_a_split_hold_all_classes():
-    count = 3000
-    names = np.array([f"{number}.jpg".encode() for number in range(count)])
-    indices = [
-        type(
-            "Index",
-            (),
-            dict(
-                names=names,
-                sizes=np.full(count, 1000),
-                classes=np.full(count, str(label).encode()),
-                splits=np.zeros(count, np.int8),
-                hashes=np.zeros(count, np.uint32),
-            ),
-        )
-        for label in range(4)
-    ]
-    shards = make_plan(indices, list("0123"), held_out=0.0, shard_bytes=1_000_000)
+def test_other_data_is_not_called_finished_and_a_corrected_command_is_not_held_to_the_wrong_one(pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "set")
+    new = tmp_path / "set" / "train" / "fresh"
+    arguments = ["imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out", *SMALL]
+    new.mkdir()
+    refused("fresh holds no images: fill it", *arguments)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "names.txt").write_text("other\n")
+    refused("no image of a known class", *arguments, "--classes", tmp_path / "names.txt")
+    assert not (tmp_path / "out").exists()
+    picture = next((pictures / "train" / SYNSETS[1]).iterdir())
+    shutil.copy(picture, new / "1.jpg")
+    assert main(list(map(str, arguments))) == 0
+    shutil.copy(picture, new / "2.jpg")
+    refused("images was 44 and is 45", *arguments)
+    shutil.move(new / "2.jpg", tmp_path / "2.jpg")
+    (tmp_path / "out" / "images" / "1.0.0" / ".prepare").mkdir()  # what a kill at the very end leaves
+    assert main(list(map(str, arguments))) == 0
+    assert not (tmp_path / "out" / "images" / "1.0.0" / ".prepare").exists()
+    shutil.copy(tmp_path / "2.jpg", new / "1.jpg")
+    (new / "broken.jpg").symlink_to(tmp_path / "nowhere")
+    refused("broken.jpg: No such file", *arguments[:3], "--out", tmp_path / "another")
+
+
+def test_slices_of_a_split_hold_all_classes(tmp_path):
+    def plan(count, shard_bytes):
+        names = [f"{number}.jpg".encode() for number in range(count)]
+        indices = [
+            Index.of(names, [(0, 1000)] * count, [str(label)] * count, [0] * count, ["x"] * count) for label in range(4)
+        ]
+        return make_plan(indices, list("0123"), held_out=0.0, shard_bytes=shard_bytes)
+
+    shards = plan(30_000, 10_000_000)
     assert len(shards) == 12
     seen = [(piece.container, member) for shard in shards for piece in shard.pieces for member in piece.members]
-    assert len(seen) == len(set(seen)) == 4 * count
+    assert len(seen) == len(set(seen)) == 120_000
     for shard in shards:
-        held = Counter()
-        for piece in shard.pieces:
-            held[piece.container] += len(piece.members)
-        # 63 runs of 16 images of 4 classes: 16 +- 3.5 runs of each
-        assert min(held.get(label, 0) for label in range(4)) > 40
+        labels = np.repeat([piece.container for piece in shard.pieces], [len(piece.members) for piece in shard.pieces])
+        for half in np.array_split(labels, 2):
+            # 312 runs of 16 images of 4 classes: 78 +- 7.6 runs of each
+            assert (np.bincount(half, minlength=4) > 16 * 40).all()
+    # a small set is one shard: its images are mixed one by one
+    (shard,) = plan(100, 10_000_000)
+    labels = np.array([piece.container for piece in shard.pieces])
+    assert len(labels) == 400
+    for half in np.array_split(labels, 2):
+        assert (np.bincount(half, minlength=4) > 30).all()  # 50 +- 4.3
+
+
+def write_tar(path, files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_a_damaged_or_cut_tar_is_refused_wherever_the_damage_lies(tmp_path):
+    whole = write_tar(tmp_path / "n01440764.tar", {f"n01440764_{n}.JPEG": bytes(700) for n in range(10)})
+    content = whole.read_bytes()
+
+    def index(content, offset=0):
+        path = tmp_path / "changed.tar"
+        path.write_bytes(content)
+        container = Container(str(path), offset, path.stat().st_size - offset, class_name="n01440764")
+        return index_container(container)
+
+    assert len(index(content)) == 10
+    assert len(index(bytes(512) + content, 512)) == 10
+    member = 512 + 1024  # a header and what it is of
+    for damaged in (
+        content[: 3 * member] + b"\xff" + content[3 * member + 1 :],
+        content[: 4 * member],
+        content[: 4 * member + 100],
+        content[: 4 * member + 600],
+        b"\xff" * 5000,
+    ):
+        with pytest.raises(UserError, match=r"damaged|cut off"):
+            index(damaged)
+        with pytest.raises(UserError, match=r"damaged|cut off"):
+            index(bytes(512) + damaged, 512)
+
+
+def test_a_held_out_share_never_mixes_with_a_validation_split(tmp_path):
+    picture = encoded(Image.new("RGB", (8, 8)))
+    files = {f"imagenet21k_{split}/n01440764/n01440764_{n}.JPEG": picture for split in ("train", "val") for n in "12"}
+    path = write_tar(tmp_path / "winter21.tar", files)
+    arguments = ["imagenet22k", "--source", path, "--out", tmp_path / "out", "--processes", "1"]
+    refused("have a split val already", *arguments, "--held-out", "0.5")
+    assert main(list(map(str, arguments))) == 0
+    card = json.loads((tmp_path / "out" / "imagenet22k" / "1.0.0" / "card.json").read_text())
+    assert {split: of["examples"] for split, of in card["splits"].items()} == {"train": 2, "val": 2}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["cat/1.jpg", "dog/2.jpg"], [("train", "cat"), ("train", "dog")]),
+        (["data/cat/1.jpg", "data/dog/2.jpg"], [("train", "cat"), ("train", "dog")]),
+        (["data/cat/1.jpg", "data/dog/small/2.jpg"], [("train", "cat"), ("train", "dog")]),
+        (["./cat/1.jpg", "./cat/2.jpg"], [("train", "cat"), ("train", "cat")]),
+        (["set/train/cat/siamese/1.jpg", "set/validation/dog/2.jpg"], [("train", "cat"), ("val", "dog")]),
+        (["1.jpg", "cat/1.jpg"], [("train", ""), ("train", "cat")]),
+    ],
+)
+def test_the_path_in_a_tar_tells_split_and_class_as_in_a_folder(names, expected, tmp_path):
+    path = write_tar(tmp_path / "set.tar", dict.fromkeys(names, b"x"))
+    index = index_container(tar(path))
+    assert [(SPLITS[m["split"]], m["class"].decode()) for m in index.members] == expected
+
+
+def test_same_names_in_all_classes_are_held_out_independently():
+    names = [f"{n}.png".encode() for n in range(200)]
+    cat, dog = (
+        Index.of(names, [(0, 1)] * 200, [label] * 200, [0] * 200, [name.decode() for name in names]).members["hash"]
+        for label in ("cat", "dog")
+    )
+    both = ((cat < 2**31) & (dog < 2**31)).sum()
+    assert 30 < both < 70  # a quarter of 200, +- 6
+
+
+def test_a_jpeg_only_one_library_can_read_is_written_so_that_both_can():
+    whole = encoded(Image.new("RGB", (16, 16), (200, 100, 0)))
+    odd = whole[:2] + b"\xff\xee\x00\x07Adobe" + whole[2:]  # an Adobe mark too short to hold what it must
+    with pytest.raises(OSError, match=r".*"):
+        Image.open(io.BytesIO(odd)).load()
+    content, suffix, reason = checked_image(odd)
+    assert (suffix, reason) == (".jpg", "damaged JPEG made RGB JPEG")
+    assert np.abs(np.asarray(Image.open(io.BytesIO(content))).astype(int) - decode(odd)).max() < 8
 
 
 @pytest.mark.parametrize(
@@ -245,16 +366,28 @@ def test_an_existing_tfrecord_data_set_is_converted_byte_for_byte(from_folders, 
     form = tfds.core.example_serializer.ExampleSerializer(source.info.features.get_serialized_info())
     for split, info in source.info.splits.items():
         assert info.num_shards == 1
-        with (old / f"images-{split}.tfrecord-00000-of-00001").open("wb") as file:
-            for example in source.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
-                record = form.serialize_example(source.info.features.encode_example(example))
-                file.write(struct.pack("<Q", len(record)) + bytes(4) + record + bytes(4))
+        writer = RecordWriter(str(old / f"images-{split}.tfrecord-00000-of-00001"))
+        for example in source.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
+            writer.write(form.serialize_example(source.info.features.encode_example(example)))
+        writer.close()
     with pytest.raises(UserError, match="stored as tfrecord, which cannot be read by index"):
         TfdsSource(str(old), "train")
     folder = convert([old], tmp_path / "new", processes=1)
     for split in READABLE:
         assert contents(folder, split) == contents(from_folders, split)
-    cut = old / "images-val.tfrecord-00000-of-00001"
-    cut.write_bytes(cut.read_bytes()[:-10])
+    convert([old], tmp_path / "new", processes=1)  # finished already
+    shard = old / "images-val.tfrecord-00000-of-00001"
+    content = shard.read_bytes()
+    for place in (3, 9, 500):  # the length of a record, its checksum, the record
+        shard.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        with pytest.raises(UserError, match="a checksum does not fit"):
+            convert([old], tmp_path / "other", processes=1)
+    shard.write_bytes(content[:-10])
     with pytest.raises(UserError, match="cut off"):
-        convert([old], tmp_path / "other", processes=1)
+        convert([old], tmp_path / "short", processes=1)
+    with pytest.raises(UserError, match="of another preparation: sources was"):
+        convert([old], tmp_path / "new", processes=1)
+    shard.unlink()
+    with pytest.raises(UserError, match=r"cannot read .*images-val.tfrecord"):
+        convert([old], tmp_path / "none", processes=1)
+    refused("--name is for imagefolder", "tfrecord", "--source", old, "--out", tmp_path, "--name", "x")

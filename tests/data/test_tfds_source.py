@@ -9,9 +9,11 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from focalnet_jax.data.decode import decode
+from focalnet_jax.data.loader import READABLE, Reading, eval_batches, train_batches
 from focalnet_jax.data.prepare.preparation import describe
 from focalnet_jax.data.sources import open_source
 from focalnet_jax.data.tfds_source import TfdsSource
+from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import UserError
 
 NAMES = ["rose", "tulip", "daisy"]
@@ -30,7 +32,7 @@ def make(folder, label, labels, **more):
         example = {"image": buffer.getvalue(), key: value}
         writer.write(serializer.serialize_example(form.encode_example(example)))
     writer.close()
-    describe(folder, "flowers", form, {"train": ([len(labels)], 100)})
+    describe(folder, "flowers", "1.0.0", form, {"train": ([len(labels)], 100)})
     return folder
 
 
@@ -101,3 +103,32 @@ def test_labels_without_classes_are_refused(tmp_path):
     folder = make(tmp_path / "none" / "1.0.0", {"colour": tfds.features.Scalar(np.int64)}, [0, 1])
     with pytest.raises(UserError, match="expected image and label or real_label"):
         TfdsSource(str(folder), "train")
+
+
+def test_an_example_without_a_label_is_refused_where_one_is_needed(tmp_path):
+    label = {"label": tfds.features.ClassLabel(names=NAMES)}
+    source = TfdsSource(str(make(tmp_path / "flowers" / "1.0.0", label, [0, -1, 2])), "train")
+    read = eval_batches(source, eval_transform(8), batch_size=2, reading=Reading(threads=1))
+    with pytest.raises(UserError, match=r"flowers/1.0.0 train, 1\) has label -1; expected 0 to 2"):
+        list(read)
+
+
+def test_a_damaged_record_is_an_image_that_cannot_be_read_and_a_missing_file_is_named(flowers):
+    file = next(flowers.glob("*.array_record-*"))
+    content = bytearray(file.read_bytes())
+    at = content.index(b"IHDR")  # in the first example
+    content[at : at + 4] = bytes(4)
+    file.write_bytes(content)
+    source = TfdsSource(str(flowers), "train")
+    with pytest.raises(
+        UserError, match=r"cannot read image example \(flowers/1.0.0 train, 0\) \(its record is damaged"
+    ):
+        list(eval_batches(source, eval_transform(8), batch_size=2, reading=Reading(threads=0)))
+    crop = train_transform(8, (1.0, 1.0), (1.0, 1.0), 0.0)
+    options = dict(batch_size=20, seed=0, start_step=0, end_step=1, reading=Reading(threads=0))
+    (batch,) = train_batches(source, crop, **options)
+    assert sorted(set(batch["unreadable"])) == [READABLE, 0]
+    assert sorted(batch["image"][:, 0, 0, 0]) == sorted([1, *range(1, 20)])  # the next one stands for it
+    file.unlink()
+    with pytest.raises(UserError, match=r"lacks .*flowers-train.array_record"):
+        TfdsSource(str(flowers), "train")

@@ -152,9 +152,9 @@ def test_a_crop_that_never_fits_falls_back_to_the_centre():
 
 def test_flip_happens_with_its_probability(photo):
     photo, rng = np.asarray(photo), np.random.default_rng(0)
-    flip = train_transform(8, (1.0, 1.0), (640 / 427, 640 / 427), 0.25)
-    plain = flip(photo, np.random.default_rng(3)).tobytes()
+    whole = (8, (1.0, 1.0), (640 / 427, 640 / 427))
+    plain = train_transform(*whole, 0.0)(photo, rng)
+    flip = train_transform(*whole, 0.25)
     results = [flip(photo, rng).tobytes() for _ in range(400)]
-    assert len(set(results)) == 2
-    share = results.count(plain) / 400
-    assert min(share, 1 - share) == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 400) ** 0.5)
+    assert set(results) == {plain.tobytes(), plain[:, ::-1].tobytes()}
+    assert 1 - results.count(plain.tobytes()) / 400 == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 400) ** 0.5)

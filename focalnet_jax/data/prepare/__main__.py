@@ -22,6 +22,13 @@ from focalnet_jax.data.prepare.preparation import Options, prepare
 from focalnet_jax.data.prepare.tfrecord import convert
 from focalnet_jax.errors import UserError
 
+# What flags are for; the others are for all.
+_KINDS_OF = {
+    "classes": ("imagefolder",),
+    "val_labels": ("imagenet1k",),
+    **dict.fromkeys(("name", "held_out", "shard_mb"), tuple(KINDS)),
+}
+
 
 def main(arguments: list[str]) -> int:
     """Parses flags and prepares."""
@@ -36,26 +43,25 @@ def main(arguments: list[str]) -> int:
         "--held-out",
         type=float,
         metavar="SHARE",
-        help="share of the training images that become the split val; 0.01 for imagenet22k, else 0",
+        help="share of the training images that become the split val; without one of its own 0.01 for imagenet22k",
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
-    parser.add_argument("--shard-mb", type=int, default=512, metavar="MB", help="about how large a file is")
+    parser.add_argument("--shard-mb", type=float, default=512, metavar="MB", help="about how large a file is")
     flags = parser.parse_args(arguments)
-    if flags.processes < 1 or flags.shard_mb < 1:
+    if flags.processes < 1 or not flags.shard_mb > 0:
         raise UserError(f"--processes {flags.processes} --shard-mb {flags.shard_mb}: expected positive numbers")
     if flags.held_out is not None and not 0 <= flags.held_out < 1:
         raise UserError(f"--held-out {flags.held_out}: expected a share in [0, 1)")
-    for flag, kind in (("classes", "imagefolder"), ("val_labels", "imagenet1k")):
-        if getattr(flags, flag) and flags.kind != kind:
-            raise UserError(f"--{flag.replace('_', '-')} is for {kind}, not for {flags.kind}")
+    for flag, kinds in _KINDS_OF.items():
+        if getattr(flags, flag) != parser.get_default(flag) and flags.kind not in kinds:
+            raise UserError(f"--{flag.replace('_', '-')} is for {', '.join(kinds)}, not for {flags.kind}")
     if flags.kind == "tfrecord":
         convert(flags.source, flags.out, flags.processes)
         return 0
     sources = find_sources(flags.kind, flags.source, classes=flags.classes, val_labels=flags.val_labels)
     kind = KINDS[flags.kind]
-    held_out = kind.held_out if flags.held_out is None else flags.held_out
-    options = Options(flags.name or kind.name, held_out, flags.shard_mb * 1_000_000)
-    prepare(sources, flags.out, options, flags.processes)
+    options = Options(flags.name or kind.name, flags.held_out, round(flags.shard_mb * 1_000_000))
+    prepare(kind, sources, flags.out, options, flags.processes)
     return 0
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import re
 import tarfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,20 +16,31 @@ import numpy as np
 from focalnet_jax.data.sources import IMAGE_SUFFIXES
 from focalnet_jax.errors import UserError
 
+SPLITS = ("train", "val", "test")
+# What folders of a split are called, such as imagenet21k_val in 21K-P.
+_SPLIT_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"
+}  # fmt: skip
 _SYNSET = re.compile(r"n\d{8}")
 _GZIP = b"\x1f\x8b"
+_BLOCK = 512  # bytes of a tar
+
+
+def split_named(folder: str) -> str | None:
+    """The split a folder of this name holds, if any."""
+    return _SPLIT_NAMES.get(re.split(r"[_-]", folder)[-1].lower())
 
 
 @dataclass(frozen=True)
 class Container:
-    """A folder of images, a tar, or a part of a file that is one.
+    """A folder of images, or a tar: a file or a part of one.
 
     Members belong to `split` and `class_name`; where these are None, the path of each member tells.
     """
 
     path: str
     offset: int = 0
-    size: int | None = None  # None: a folder, or the whole file
+    size: int | None = None  # of the tar; None: a folder
     split: str | None = None
     class_name: str | None = None
     labelled: bool = False  # members are labelled by the label file, by their names
@@ -39,99 +51,172 @@ class Container:
         return f"{self.path} ({self.class_name})" if self.offset else self.path
 
 
-@dataclass(frozen=True)
 class Index:
-    """The members of a container, in its order: arrays of the same length."""
+    """The members of a container, in its order: a structured array.
 
-    names: np.ndarray  # bytes, the path within the container
-    offsets: np.ndarray  # int64, where the member's bytes begin in the file
-    sizes: np.ndarray  # int64
-    classes: np.ndarray  # bytes, what each is said to be; empty where nothing or two things say it
-    splits: np.ndarray  # int8, a place in SPLITS
-    hashes: np.ndarray  # uint32, of the file name: a fixed random number
+    Fields: `name` (bytes, the path within the container), `offset` and `size` (where its bytes lie in the file),
+    `class` (bytes, what it is said to be; empty where nothing or two things say it), `split` (a place in `SPLITS`) and
+    `hash` (uint32, of its class and its path below it: a fixed random number).
+    """
+
+    def __init__(self, members: np.ndarray):
+        self.members = members
+
+    @classmethod
+    def of(
+        cls, names: Sequence[bytes], places: Sequence[tuple[int, int]], classes: Sequence[str], splits: Sequence[int],
+        below: Sequence[str],
+    ) -> Index:  # fmt: skip
+        """Of the members with these names, offsets and sizes, classes, splits and paths below their class."""
+        kind = [
+            ("name", f"S{max(map(len, names), default=1)}"),
+            ("offset", np.int64),
+            ("size", np.int64),
+            ("class", f"S{max((len(name.encode()) for name in classes), default=1) or 1}"),
+            ("split", np.int8),
+            ("hash", np.uint32),
+        ]
+        members = np.zeros(len(names), kind)
+        if names:
+            members["name"], members["class"], members["split"] = names, [name.encode() for name in classes], splits
+            members["offset"], members["size"] = np.array(places, np.int64).T
+            members["hash"] = [_number(f"{name}/{path}") for name, path in zip(classes, below, strict=True)]
+        return cls(members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def digest(self) -> str:
+        """Another one for other members."""
+        return hashlib.sha256(self.members.tobytes() + str(self.members.dtype).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Writes it, whole or not at all."""
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.savez(file, **vars(self))
+            np.save(file, self.members)
         partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Index:
-        """Reads what `save` wrote."""
-        with np.load(path) as arrays:
-            return cls(**arrays)
+        """What `save` wrote, mapped: processes share it, and of a large one only what is used is read."""
+        return cls(np.load(path, mmap_mode="r"))
 
 
-SPLITS = ("train", "val", "test")
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=4).digest(), "little")
 
 
 def index_container(container: Container, labels: Mapping[str, str] | None = None) -> Index:
     """The images of a container; `labels` is the class by the stem of a file, for containers that need it.
 
     Raises:
-      UserError: a tar is damaged, or holds links or paths that lead out of it.
+      UserError: a tar is damaged, or holds links or paths that lead out of it; a file cannot be read.
     """
-    rows = []
-    members = _folder(container) if Path(container.path).is_dir() else _tar(container)
-    for name, offset, size in members:
-        path = PurePosixPath(name)
-        if name.lower().endswith(IMAGE_SUFFIXES) and not path.name.startswith("."):
-            named = (labels or {}).get(path.stem, "") if container.labelled else _class_of(container, path)
-            rows.append((os.fsencode(name), offset, size, named.encode(), _split_of(container, path)))
-    names, offsets, sizes, classes, splits = list(zip(*rows, strict=True)) or [()] * 5
-    return Index(
-        np.array(names, bytes),
-        np.array(offsets, np.int64),
-        np.array(sizes, np.int64),
-        np.array(classes, bytes),
-        np.array(splits, np.int8),
-        np.array([zlib.crc32(name.rpartition(b"/")[2]) for name in names], np.uint32),
-    )
+    names, places = [], []
+    for name, offset, size in _folder(container) if container.size is None else _tar(container):
+        names.append(name)
+        places.append((offset, size))
+    paths = [PurePosixPath(name).parts for name in names]
+    if container.labelled:
+        classes = [(labels or {}).get(PurePosixPath(name).stem, "") for name in names]
+        return Index.of([os.fsencode(name) for name in names], places, classes, _splits(container, paths), names)
+    below = paths
+    if container.class_name:
+        classes = [container.class_name] * len(names)
+    else:
+        below = _from_class_on(paths)
+        classes = [parts[0] if len(parts) > 1 else "" for parts in below]
+        below = [parts[1:] for parts in below]
+    classes = [_agreed(name, parts[-1]) for name, parts in zip(classes, paths, strict=True)]
+    for name in set(classes):
+        _check_utf8(container, name)
+    inner = ["/".join(parts) for parts in below]
+    return Index.of([os.fsencode(name) for name in names], places, classes, _splits(container, paths), inner)
 
 
-def _class_of(container: Container, path: PurePosixPath) -> str:
-    named = container.class_name or path.parent.name
-    synset = _SYNSET.match(path.name)
-    # ImageNet's files are named for their class: one that is named for another was put there by mistake.
+def _check_utf8(container: Container, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{container.title}: the class folder {name!r} is not named in UTF-8; rename it") from error
+
+
+def _agreed(named: str, file: str) -> str:
+    """The class of a file in a folder of that name, or nothing: ImageNet's files are named for their class too."""
+    synset = _SYNSET.match(file)
     return "" if synset and _SYNSET.fullmatch(named) and synset[0] != named else named
 
 
-def _split_of(container: Container, path: PurePosixPath) -> int:
+def _split_place(parts: Sequence[str]) -> int | None:
+    """Which of the folders of a path, the one above the file left out, is named for a split."""
+    return next((place for place, folder in enumerate(parts[:-2]) if split_named(folder)), None)
+
+
+def _splits(container: Container, paths: Sequence[Sequence[str]]) -> list[int]:
     if container.split is not None:
-        return SPLITS.index(container.split)
-    folders = path.parts[:-2]  # such as imagenet21k_val in 21K-P
-    named = (place for place, split in enumerate(SPLITS) if any(re.search(rf"(^|[_-]){split}$", f) for f in folders))
-    return next(named, 0)
+        return [SPLITS.index(container.split)] * len(paths)
+    places = [_split_place(parts) for parts in paths]
+    return [
+        0 if place is None else SPLITS.index(split_named(parts[place]))
+        for parts, place in zip(paths, places, strict=True)
+    ]
+
+
+def _from_class_on(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Each path from its class folder on: what follows the split, or the folders that all others share."""
+    below, loose = [], []
+    for parts in paths:
+        place = _split_place(parts)
+        below.append(parts if place is None else parts[place + 1 :])
+        if place is None:
+            loose.append(parts)
+    if not loose:
+        return below
+    folders = [parts[:-1] for parts in loose]
+    shared = sum(itertools.takewhile(bool, (a == b for a, b in zip(min(folders), max(folders), strict=False))))
+    # Files that lie right in the folder all share are of the class it is named for.
+    depth = shared - any(len(folder) == shared for folder in folders)
+    return [
+        parts[max(depth, 0) :] if len(parts) == len(whole) else parts for parts, whole in zip(below, paths, strict=True)
+    ]
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.rpartition("/")[2].startswith(".")
 
 
 def _folder(container: Container) -> Iterator[tuple[str, int, int]]:
     for parent, folders, names in os.walk(container.path):
         folders.sort()
-        for name in sorted(names):
+        for name in filter(_is_image, sorted(names)):
             path = os.path.join(parent, name)
-            yield os.path.relpath(path, container.path).replace(os.sep, "/"), 0, os.path.getsize(path)
+            try:
+                size = os.path.getsize(path)
+            except OSError as error:
+                raise UserError(f"cannot read {path}: {error.strerror}; repair or remove it") from error
+            yield os.path.relpath(path, container.path).replace(os.sep, "/"), 0, size
 
 
 def _tar(container: Container) -> Iterator[tuple[str, int, int]]:
     for member, offset in _tar_members(container):
-        yield member.name, offset, member.size
+        if _is_image(member.name):
+            yield member.name, offset, member.size
 
 
 def _tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, int]]:
     """The files of a tar and where each one's bytes begin; only headers are read."""
+    end = container.offset + container.size
     with open(container.path, "rb") as file:
         if file.read(2) == _GZIP:
             raise UserError(f"{container.path} is compressed; images are read in place: gunzip it first")
         file.seek(container.offset)
-        end = None if container.size is None else container.offset + container.size
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 for member in archive:
                     archive.members = []  # or millions of headers stay in memory
-                    if end is not None and member.offset_data > end:
-                        break
+                    if member.offset_data + member.size > end:
+                        raise UserError(f"{container.title} is cut off: {member.name} goes on after its end")
                     if member.isdir():
                         continue
                     path = PurePosixPath(member.name)
@@ -141,16 +226,29 @@ def _tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, int]]:
                             "of images has such"
                         )
                     yield member, member.offset_data
-        except (tarfile.TarError, EOFError) as error:
+                # The library ends as quietly at a damaged header as at the block of zeros that ends a tar.
+                file.seek(archive.offset)
+                if archive.offset >= end or file.read(_BLOCK).strip(b"\0"):
+                    raise UserError(f"{container.title} is damaged or cut off at byte {archive.offset}; get it again")
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{container.title} is damaged or no tar archive: {error}") from error
 
 
-def inner_tars(path: str, split: str | None) -> list[Container]:
+def tar(path: Path, *, split: str | None = None, class_name: str | None = None, labelled: bool = False) -> Container:
+    """The container a tar file is."""
+    return Container(str(path), 0, path.stat().st_size, split, class_name, labelled)
+
+
+def inner_tars(path: Path, split: str | None) -> list[Container]:
     """The tars inside a tar, one a class, or the tar itself if it holds images."""
-    whole = Container(path, split=split)
+    whole = tar(path, split=split)
     inner = []
     for member, offset in _tar_members(whole):
         if not member.name.endswith(".tar"):
             return [whole]
-        inner.append(Container(path, offset, member.size, split or "train", PurePosixPath(member.name).stem))
+        inside = PurePosixPath(member.name)
+        named = next(filter(None, map(split_named, inside.parts[:-1])), "train")
+        inner.append(Container(str(path), offset, member.size, split or named, inside.stem))
     return sorted(inner, key=lambda container: container.class_name or "")

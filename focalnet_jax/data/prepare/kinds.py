@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list
-from focalnet_jax.data.prepare.containers import SPLITS, Container, inner_tars
+from focalnet_jax.data.prepare.containers import Container, inner_tars, split_named, tar
 from focalnet_jax.errors import UserError
 
 
@@ -18,7 +18,7 @@ class Kind:
 
     name: str  # of the data set
     num_classes: int | None = None  # of the class list; None: the folders are the classes
-    held_out: float = 0.0
+    held_out: float = 0.0  # where the sources have no images of the split val
 
 
 KINDS = {
@@ -63,20 +63,25 @@ def find_sources(kind: str, paths: Sequence[Path], *, classes: Path | None, val_
 def _containers(path: Path, split: str | None = None) -> list[Container]:
     """What a tar, a folder of tars, of classes or of splits holds."""
     if path.is_file():
-        return inner_tars(str(path), split)
+        return inner_tars(path, split)
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    splits = [entry for entry in entries if entry.is_dir() and entry.name in SPLITS]
-    if splits and split is None:
-        return [container for folder in splits for container in _containers(folder, folder.name)]
-    found = []
-    for entry in entries:
-        if entry.is_dir():
-            found.append(Container(str(entry), split=split or "train", class_name=entry.name))
-        elif entry.suffix == ".tar":
-            found.append(
-                Container(str(entry), size=entry.stat().st_size, split=split or "train", class_name=entry.stem)
+    folders = [entry for entry in entries if entry.is_dir()]
+    splits = [] if split else [folder for folder in folders if split_named(folder.name)]
+    if splits:
+        others = [folder.name for folder in folders if folder not in splits]
+        if others:
+            raise UserError(
+                f"--source {path} holds {splits[0].name}, a split, and {others[0]}, which is none: give the folders of "
+                "the splits a folder of their own"
             )
-    return found
+        return [container for folder in splits for container in _containers(folder, split_named(folder.name))]
+    return [
+        Container(str(entry), split=split or "train", class_name=entry.name)
+        if entry in folders
+        else tar(entry, split=split or "train", class_name=entry.stem)
+        for entry in entries
+        if entry in folders or entry.suffix == ".tar"
+    ]
 
 
 def _imagenet1k(paths: Sequence[Path], names: tuple[str, ...], val_labels: Path | None) -> Sources:
@@ -90,8 +95,8 @@ def _imagenet1k(paths: Sequence[Path], names: tuple[str, ...], val_labels: Path 
             f"{_VAL_TAR} does not say what its images are: give --val-labels FILE, a synset a line in the order of the "
             "images, or a line an image such as LOC_val_solution.csv has"
         )
-    val = Container(str(tars[1]), split="val", labelled=True)
-    return Sources((*inner_tars(str(tars[0]), "train"), val), names, _read_labels(val_labels, set(names)))
+    val = tar(tars[1], split="val", labelled=True)
+    return Sources((*inner_tars(tars[0], "train"), val), names, _read_labels(val_labels, set(names)))
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:

@@ -17,10 +17,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from focalnet_jax.data.prepare.containers import SPLITS, Container, Index, index_container
-from focalnet_jax.data.prepare.kinds import Sources
-from focalnet_jax.data.prepare.plan import Shard, make_plan
-from focalnet_jax.data.prepare.shards import Job, features, report_file, write_shard
+from focalnet_jax.data.prepare.kinds import Kind, Sources
+from focalnet_jax.data.prepare.plan import Shard, is_listed, make_plan
+from focalnet_jax.data.prepare.shards import Job, features, report_file, write_shard, write_whole
 from focalnet_jax.data.prepare.workers import Progress, run_all
+from focalnet_jax.data.sources import fingerprint_of
 from focalnet_jax.data.tfds_source import CARD
 from focalnet_jax.errors import UserError
 from focalnet_jax.version import __version__
@@ -28,7 +29,7 @@ from focalnet_jax.version import __version__
 VERSION = "1.0.0"
 MANIFEST = "manifest.jsonl"
 _WORK = ".prepare"
-_ASKED = "asked.json"
+ASKED = "asked.json"
 _UNCLEAR = "no class: its name says another than its folder, or the label file does not have it"
 Reports = Sequence[tuple[Shard, dict[str, Any]]]  # what was written to each shard
 
@@ -38,57 +39,91 @@ class Options:
     """What decides the result beside the sources."""
 
     name: str
-    held_out: float  # share of the training images that become the split val
+    held_out: float | None  # share of the training images for the split val; None: the kind's, where it has none
     shard_bytes: int
 
 
-def prepare(sources: Sources, out: Path, options: Options, processes: int) -> Path:
+def prepare(kind: Kind, sources: Sources, out: Path, options: Options, processes: int) -> Path:
     """Prepares `out`/NAME/1.0.0, or goes on where that was stopped; returns it.
 
     Raises:
-      UserError: sources that cannot be read or make no sense, or another data set in `out`.
+      UserError: sources that cannot be read or make no sense, another data set in `out`, or no room there.
       RunFailedError: a process died.
     """
     if not tfds.core.naming.is_valid_dataset_name(options.name):
         raise UserError(f"--name {options.name}: expected lower case letters, digits and _, a letter first")
     folder = out / options.name / VERSION
-    work = folder / _WORK
-    asked = _asked(sources, options)
-    if (folder / CARD).is_file() and not work.exists():
-        _refuse_other(folder / CARD, json.loads((folder / CARD).read_text())["asked"], asked)
-        print(f"finished: {folder} holds this data set already")
-        return folder
-    try:
-        for part in ("index", "reports"):
-            (work / part).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
-    with _locked(work):
-        if (work / _ASKED).is_file():
-            _refuse_other(work / _ASKED, json.loads((work / _ASKED).read_text()), asked)
-        else:
-            (work / _ASKED).write_text(json.dumps(asked))
-        indices = _index_all(sources, work / "index", processes)
-        classes = sources.classes or _names_found(indices)
-        shards = make_plan(indices, classes, held_out=options.held_out, shard_bytes=options.shard_bytes)
+    with working_folder(folder) as work:
+        indices = _index_all(sources, work, processes)
+        asked = _asked(sources, indices, options)
+        if is_finished(folder, asked):
+            return folder
+        check_begun(work / ASKED, asked)
+        classes = sources.classes or _names_found(sources, indices)
+        held_out = _held_out(kind, options, indices)
+        shards = make_plan(indices, classes, held_out=held_out, shard_bytes=options.shard_bytes)
         if not any(shard.split == "train" for shard in shards):
             raise UserError(f"no image of a known class was found in {sources.containers[0].path}")
-        job = Job(options.name, classes, sources.containers, work / "index", folder)
-        _write_all(job, shards, work / "reports", processes)
-        reports = [(shard, json.loads((work / "reports" / report_file(shard)).read_text())) for shard in shards]
-        unknown = _unknown(sources.containers, indices, classes)
-        _finish(job, reports, unknown, asked)
-        shutil.rmtree(work)
+        write_whole(work / ASKED, json.dumps(asked))
+        paths = tuple(_index_file(work, *numbered) for numbered in enumerate(sources.containers))
+        job = Job(options.name, classes, sources.containers, paths, folder)
+        reports = _write_all(job, shards, work, processes)
+        _finish(job, reports, _unknown(sources.containers, indices, classes), asked)
     return folder
 
 
-def _asked(sources: Sources, options: Options) -> dict[str, Any]:
-    """What was asked for, to be compared with what was begun; names of places may change, sizes may not."""
-    containers = [
-        (container.class_name, container.split, container.offset, container.size) for container in sources.containers
-    ]
-    listed = json.dumps([containers, sources.classes, sources.labels]).encode()
-    return {**asdict(options), "containers": len(containers), "sources": hashlib.sha256(listed).hexdigest()[:12]}
+@contextmanager
+def working_folder(folder: Path) -> Iterator[Path]:
+    """Where the preparation of `folder` keeps what it has done: gone with the end, there after a kill.
+
+    Raises:
+      UserError: it cannot be made or written, or another process prepares the same.
+    """
+    work = folder / _WORK
+    made = [above for above in work.parents if not above.exists()]
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with (work / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"another process prepares {folder}; wait for it or stop it") from error
+            try:
+                yield work
+            except UserError:
+                if not (work / ASKED).exists():  # nothing was begun: what was made for it goes
+                    shutil.rmtree(work)
+                    for above in made:
+                        above.rmdir()
+                raise
+            shutil.rmtree(work)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out or make room") from error
+
+
+def is_finished(folder: Path, asked: Mapping[str, Any]) -> bool:
+    """Whether `folder` holds what was asked for; `UserError` where it holds another data set."""
+    card = folder / CARD
+    if not card.is_file():
+        return False
+    _refuse_other(card, json.loads(card.read_text())["asked"], asked)
+    print(f"finished: {folder} holds this data set already")
+    return True
+
+
+def check_begun(path: Path, asked: Mapping[str, Any]) -> None:
+    """Refuses to go on, `UserError`, where something else was begun."""
+    if path.is_file():
+        _refuse_other(path, json.loads(path.read_text()), asked)
+
+
+def _asked(sources: Sources, indices: Sequence[Index], options: Options) -> dict[str, Any]:
+    """What was asked for, to be compared with what was begun; where the sources lie may change, what they hold not."""
+    digest = hashlib.sha256(json.dumps([sources.classes, sources.labels]).encode())
+    for container, index in zip(sources.containers, indices, strict=True):
+        digest.update(f"{container.class_name} {container.split} {container.size} {index.digest()}".encode())
+    images = sum(map(len, indices))
+    return {**asdict(options), "images": images, "sources": digest.hexdigest()[:12]}
 
 
 def _refuse_other(path: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -102,62 +137,70 @@ def _refuse_other(path: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]
         )
 
 
-@contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Refuses a second preparation of the same data set at the same time."""
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"another process prepares {work.parent}; wait for it or stop it") from error
-        yield
+def _held_out(kind: Kind, options: Options, indices: Sequence[Index]) -> float:
+    official = any((index.members["split"] == SPLITS.index("val")).any() for index in indices)
+    if official and options.held_out:
+        raise UserError(
+            f"--held-out {options.held_out}: the sources have a split val already, which must not be mixed with others"
+        )
+    return options.held_out or 0.0 if official or options.held_out is not None else kind.held_out
 
 
-def _index_all(sources: Sources, folder: Path, processes: int) -> list[Index]:
-    """The index of every container, from disk where it was made before."""
+def _index_file(work: Path, number: int, container: Container) -> Path:
+    return work / f"{number}-{container.offset}-{container.size}.npy"
+
+
+def _index_all(sources: Sources, work: Path, processes: int) -> list[Index]:
+    """The index of every container: of tars from disk where it was made before, of folders always what is there now."""
+    paths = [_index_file(work, *numbered) for numbered in enumerate(sources.containers)]
     missing = [
-        (container, folder / f"{number}.npz", sources.labels)
-        for number, container in enumerate(sources.containers)
-        if not (folder / f"{number}.npz").is_file()
+        (container, path, sources.labels)
+        for container, path in zip(sources.containers, paths, strict=True)
+        if container.size is None or not path.is_file()
     ]
     if missing:
         progress = Progress("indexed", len(missing))
         run_all(_index_one, missing, min(processes, len(missing)), lambda done, _: progress(done, 0))
-    return [Index.load(folder / f"{number}.npz") for number in range(len(sources.containers))]
+    return [Index.load(path) for path in paths]
 
 
 def _index_one(container: Container, path: Path, labels: dict[str, str] | None) -> None:
     index_container(container, labels).save(path)
 
 
-def _names_found(indices: Sequence[Index]) -> tuple[str, ...]:
+def _names_found(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
     """The classes of the training images, sorted: the order every reader of a folder gives them."""
-    found = {name for index in indices for name in np.unique(index.classes[index.splits == SPLITS.index("train")])}
+    train = SPLITS.index("train")
+    for container, index in zip(sources.containers, indices, strict=True):
+        if container.class_name and container.split == "train" and not len(index):
+            raise UserError(f"class {container.title} holds no images: fill it, remove it, or give --classes FILE")
+    found = {name for index in indices for name in np.unique(index.members["class"][index.members["split"] == train])}
     return tuple(sorted(name.decode() for name in found if name))
 
 
-def _write_all(job: Job, shards: Sequence[Shard], reports: Path, processes: int) -> None:
-    missing = [shard for shard in shards if not (reports / report_file(shard)).is_file()]
+def _write_all(job: Job, shards: Sequence[Shard], work: Path, processes: int) -> Reports:
+    missing = [shard for shard in shards if not (work / report_file(shard)).is_file()]
     if len(missing) < len(shards):
         print(f"going on: {len(shards) - len(missing)} of {len(shards)} shards are written")
     if missing:
         progress = Progress("shards", len(missing))
-        run_all(write_shard, [(job, shard, reports) for shard in missing], min(processes, len(missing)), progress)
+        run_all(write_shard, [(job, shard, work) for shard in missing], min(processes, len(missing)), progress)
+    return [(shard, json.loads((work / report_file(shard)).read_text())) for shard in shards]
 
 
 def _unknown(
     containers: Sequence[Container], indices: Sequence[Index], classes: Sequence[str]
 ) -> list[tuple[str, str, str]]:
     """Split, name and class of the images of no known class."""
-    known = np.array([name.encode() for name in classes])
+    listed = {name.encode() for name in classes}
     return [
         (
-            SPLITS[index.splits[place]],
-            f"{container.class_name or ''}/{index.names[place].decode(errors='replace')}".lstrip("/"),
-            index.classes[place].decode(),
+            SPLITS[member["split"]],
+            f"{container.class_name or ''}/{member['name'].decode(errors='replace')}".lstrip("/"),
+            member["class"].decode(),
         )
         for container, index in zip(containers, indices, strict=True)
-        for place in np.flatnonzero(~np.isin(index.classes, known))
+        for member in index.members[~is_listed(index, listed)]
     ]
 
 
@@ -172,15 +215,19 @@ def _finish(job: Job, reports: Reports, unknown: Sequence[tuple[str, str, str]],
     for split, name, of in unknown:
         reason = f"class {of} is not in the list" if of else _UNCLEAR
         rows.append({"split": split, "file": name, "status": "rejected", "reason": reason})
-    (job.out / MANIFEST).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    describe(job.out, job.name, features(job.classes), _lengths(reports))
+    write_whole(job.out / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
+    describe(job.out, job.name, VERSION, features(job.classes), _lengths(reports))
     card = _card(job, reports, rows) | {"asked": dict(asked)}
-    (job.out / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    write_whole(job.out / CARD, json.dumps(card, indent=1) + "\n")
     _print_card(job.out, card)
 
 
 def describe(
-    out: Path, name: str, form: tfds.features.FeaturesDict, lengths: Mapping[str, tuple[list[int], int]]
+    out: Path,
+    name: str,
+    version: str,
+    form: tfds.features.FeaturesDict,
+    lengths: Mapping[str, tuple[list[int], int]],
 ) -> None:
     """TFDS's own files, which make a folder of shards a data set; `lengths` are examples a shard, and bytes."""
     template = tfds.core.ShardedFileTemplate(
@@ -200,7 +247,7 @@ def describe(
         data_dir=str(out),
         features=form,
         split_infos=infos,
-        version=VERSION,
+        version=version,
         supervised_keys=supervised,
         check_data=False,
     )
@@ -220,10 +267,10 @@ def _card(job: Job, reports: Reports, rows: Sequence[Mapping[str, str]]) -> dict
     counts = {split: Counter() for split in _lengths(reports)}
     for shard, report in reports:
         counts[shard.split].update({int(label): count for label, count in report["classes"].items()})
-    digests = "".join(f"{shard.split} {shard.number} {report['digest']}\n" for shard, report in reports)
+    digests = (f"{shard.split} {shard.number} {report['digest']}" for shard, report in reports)
     return {
         "name": job.name,
-        "fingerprint": hashlib.sha256(digests.encode()).hexdigest()[:12],
+        "fingerprint": fingerprint_of(digests),
         "splits": {
             split: {"examples": sum(shards), "bytes": size, "shards": len(shards)}
             for split, (shards, size) in _lengths(reports).items()

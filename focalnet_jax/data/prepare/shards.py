@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -15,13 +17,13 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from focalnet_jax.data.decode import UnreadableImageError, decode
+from focalnet_jax.data.decode import FORMATS, UnreadableImageError, decode
 from focalnet_jax.data.prepare.containers import Container, Index
 from focalnet_jax.data.prepare.plan import Shard
 from focalnet_jax.errors import UserError
 
 _SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "MPO": ".jpg"}
-# What every reader decodes: bytes of these stay as they are.
+# What every reader decodes to three equal or different channels: bytes of these stay as they are.
 _PLAIN = {("JPEG", "RGB"), ("JPEG", "L"), ("MPO", "RGB"), ("PNG", "RGB"), ("PNG", "L")}
 
 
@@ -32,7 +34,7 @@ class Job:
     name: str
     classes: tuple[str, ...]
     containers: tuple[Container, ...]
-    indices: Path  # where the index of container n lies, as n.npz
+    indices: tuple[Path, ...]  # where that of each container lies
     out: Path
 
 
@@ -65,11 +67,11 @@ def write_shard(job: Job, shard: Shard, reports: Path) -> int:
     """
     form = features(job.classes)
     serializer = tfds.core.example_serializer.ExampleSerializer(form.get_serialized_info())
-    partial, final = reports / f"{shard_file(job.name, shard)}.partial", job.out / shard_file(job.name, shard)
+    final = job.out / shard_file(job.name, shard)
+    partial = reports / f"{final.name}.partial"
     counts, digest, size, read = Counter(), hashlib.sha256(), 0, 0
     rejected, normalized = [], []
-    writer = ArrayRecordWriter(str(partial), "group_size:1")
-    try:
+    with closing(ArrayRecordWriter(str(partial), "group_size:1"), partial) as writer:
         for name, label, encoded in _members(job, shard):
             read += len(encoded)
             try:
@@ -87,8 +89,6 @@ def write_shard(job: Job, shard: Shard, reports: Path) -> int:
             counts[label] += 1
             size += len(checked)
             digest.update(f"{name} {label} {hashlib.sha256(checked).hexdigest()}\n".encode())
-    finally:
-        writer.close()
     partial.replace(final)
     report = {
         "examples": sum(counts.values()),
@@ -98,28 +98,47 @@ def write_shard(job: Job, shard: Shard, reports: Path) -> int:
         "rejected": rejected,
         "normalized": normalized,
     }
-    partial = reports / f"{report_file(shard)}.partial"
-    partial.write_text(json.dumps(report))
-    partial.replace(reports / report_file(shard))
+    write_whole(reports / report_file(shard), json.dumps(report))
     return read
+
+
+@contextmanager
+def closing(writer: ArrayRecordWriter, path: Path) -> Iterator[ArrayRecordWriter]:
+    """Closes it; what it could not write is a `UserError`."""
+    try:
+        try:
+            yield writer
+        finally:
+            writer.close()
+    except RuntimeError as error:
+        raise UserError(f"cannot write {path}: {' '.join(str(error).split())[:200]}; make room") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _members(job: Job, shard: Shard) -> Iterator[tuple[str, int, bytes]]:
     """Name, label and bytes of every image of a shard."""
-    labels = {name: label for label, name in enumerate(job.classes)}
+    labels = {name.encode(): label for label, name in enumerate(job.classes)}
     for piece in shard.pieces:
-        container, index = job.containers[piece.container], _index(job.indices / f"{piece.container}.npz")
+        container, index = job.containers[piece.container], _index(job.indices[piece.container])
         below = f"{container.class_name}/" if container.class_name else ""
-        for place in piece.members:
-            name = index.names[place].decode(errors="replace")
-            path = Path(container.path)
+        for member in index.members[piece.members]:
+            path = container.path
+            if container.size is None:
+                path = os.path.join(path, os.fsdecode(member["name"]))
+            name = below + member["name"].decode(errors="replace")
             try:
-                with (path / name if path.is_dir() else path).open("rb") as file:
-                    file.seek(int(index.offsets[place]))
-                    encoded = file.read(int(index.sizes[place]))
+                with open(path, "rb") as file:
+                    file.seek(int(member["offset"]))
+                    encoded = file.read(int(member["size"]))
             except OSError as error:
                 raise UserError(f"cannot read {name} of {container.title}: {error.strerror}") from error
-            yield below + name, labels[index.classes[place].decode()], encoded
+            yield name, labels[bytes(member["class"])], encoded
 
 
 @lru_cache(maxsize=8)
@@ -130,16 +149,19 @@ def _index(path: Path) -> Index:
 def checked_image(encoded: bytes) -> tuple[bytes, str, str]:
     """An image every reader decodes, the suffix of its format, and why it had to be changed, if so.
 
-    The bytes of RGB and grey JPEG and PNG images of 8 bits stay as they are. What is left becomes RGB: JPEG again if it
+    The bytes of RGB and grey JPEG and PNG images stay as they are. What is left becomes RGB of 8 bits: JPEG again if it
     was one, else PNG.
 
     Raises:
       UnreadableImageError: it cannot be decoded.
     """
     pixels = decode(encoded)  # all of it, so that what is cut off shows
-    with Image.open(io.BytesIO(encoded)) as image:
-        format, mode = image.format, image.mode
-        plain = (format, mode) in _PLAIN and "transparency" not in image.info
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            format, mode = image.format, image.mode
+            plain = (format, mode) in _PLAIN and "transparency" not in image.info
+    except Exception:  # a JPEG with a header that Pillow refuses and libjpeg does not need; it raises all kinds
+        format, mode, plain = "JPEG", "damaged", False
     if plain:
         return encoded, _SUFFIX[format], ""
     into = "JPEG" if format in ("JPEG", "MPO") else "PNG"
