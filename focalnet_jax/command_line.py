@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import errno
 import importlib.util
 import logging
 import os
@@ -41,11 +43,19 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     sys.unraisablehook = threading.excepthook = lambda *_: None
     warnings.filterwarnings("ignore", module="PIL")  # pictures are judged in data/decode.py
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         status = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
     except UserError as error:
         _end_with(f"error: {error}", EXIT_USER_MISTAKE)
     except RunFailedError as error:
+        _end_with(f"failed: {error}", EXIT_FAILED)
+    except BrokenPipeError:  # who read the output has gone
+        os._exit(EXIT_FAILED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
         _end_with(f"failed: {error}", EXIT_FAILED)
     except KeyboardInterrupt:
         _end_with("interrupted", 130)  # the shell's convention for SIGINT
@@ -56,7 +66,8 @@ def _end_with(text: str, status: int) -> NoReturn:
     """Prints one line and ends at once: libraries torn down after an error would bury it, or crash."""
     line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))  # names in files
     line = line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + " ..."
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)
     os._exit(status)
 

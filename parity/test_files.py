@@ -1,6 +1,7 @@
 """Files of PyTorch are read, refused or written as the libraries themselves do it."""
 
 import argparse
+import datetime
 import os
 import subprocess
 import sys
@@ -124,17 +125,27 @@ def test_weights_are_found_in_what_trainers_save_and_prefixes_come_off(tmp_path)
         optimizer=optimizer.state_dict(),
         best=np.float64(82.1),  # a figure
         config=CfgNode({"MODEL": CfgNode({"NAME": "x"})}),
-        args=argparse.Namespace(lr=1),
+        best_acc=torch.tensor(82.1),
+        rng=torch.get_rng_state(),
+        args=argparse.Namespace(
+            lr=1, out=Path("runs"), begun=datetime.datetime(2022, 3, 22), mean=np.zeros(3), which=np.int64(3)
+        ),
     )
     variants = {
         "nested.pth": {"model": expected, **beside, "epoch": 3},
         "timm.pth.tar.pth": {"state_dict": {f"module.{name}": tensor for name, tensor in expected.items()}, **beside},
+        "averaged.pth": {"state_dict_ema": expected, **beside},
         "vision.pth": {"model": OrderedDict((f"vision.{name}", tensor) for name, tensor in expected.items())},
     }
     for name, content in variants.items():
         torch.save(content, tmp_path / name)
         weights = read_weights(tmp_path / name, options=UNTOLD)
         assert_same(weights, expected, "timm")
+    torch.save({"model": expected, "state_dict": {"x": torch.zeros(1)}, **beside}, tmp_path / "two.pth")
+    assert "state_dict lies beside model and was left" in read_weights(tmp_path / "two.pth", options=UNTOLD).notes
+    assert "averaged weights" in read_weights(tmp_path / "averaged.pth", options=UNTOLD).notes[0]
+    torch.save(expected | {"step": 3}, tmp_path / "beside.pth")
+    assert "1 entries that are no tensors" in read_weights(tmp_path / "beside.pth", options=UNTOLD).notes[0]
     torch.save(expected, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
     assert_same(read_weights(tmp_path / "legacy.pth", options=UNTOLD), expected, "timm")
     half = {name: tensor.bfloat16() for name, tensor in expected.items()}

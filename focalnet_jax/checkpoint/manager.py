@@ -173,10 +173,11 @@ def _reading(checkpoint: Path) -> Iterator[None]:
     try:
         with _quiet():
             yield
+    except PermissionError as error:
+        raise UserError(f"cannot read checkpoint {checkpoint}: {error.strerror}") from error
     except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
-        raise RunFailedError(
-            f"checkpoint {checkpoint} is damaged ({_reason(error)}): remove it to go on from the one before"
-        ) from error
+        advice = ": remove it to go on from the one before" if checkpoint.parent.name == FOLDER else ""
+        raise RunFailedError(f"checkpoint {checkpoint} is damaged ({_reason(error)}){advice}") from error
 
 
 @contextmanager

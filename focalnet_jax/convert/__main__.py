@@ -10,13 +10,14 @@ import dataclasses
 import signal
 from pathlib import Path
 
-from focalnet_jax.checkpoint.manager import find_checkpoint
+from focalnet_jax.checkpoint.manager import FOLDER, find_checkpoint
 from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
-from focalnet_jax.convert.files import DTYPES, is_checkpoint, sha256, weight_files
+from focalnet_jax.convert.files import is_checkpoint, sha256, weight_files
 from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR
 from focalnet_jax.convert.recognise import check_option
 from focalnet_jax.convert.tables import TABLES
+from focalnet_jax.convert.tensors import DTYPES
 from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.class_lists import NUM_1K
@@ -73,10 +74,11 @@ def _with_head(weights: Weights, head: str, num_classes: int | None) -> Weights:
 
 
 def _refuse_inside(source: Path, destination: Path) -> None:
-    """Refuses to write into what was read: a checkpoint's step, a directory of weights."""
+    """Refuses to write into what was read: a run's checkpoints, a directory of weights."""
     read = find_checkpoint(str(source)) if is_checkpoint(source) else source
+    read = read.parent if read.parent.name == FOLDER else read
     if read.is_dir() and destination.resolve().is_relative_to(read.resolve()):
-        raise UserError(f"{destination} lies inside {read}, which was read: write elsewhere")
+        raise UserError(f"{destination} lies inside {read}, from which is read: write elsewhere")
 
 
 def _files(source: Path) -> list[Path]:

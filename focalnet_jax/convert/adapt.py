@@ -14,7 +14,7 @@ from flax import nnx
 
 from focalnet_jax.convert.mapping import abstract_params
 from focalnet_jax.convert.weights import Weights
-from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, UNTRAINED_22K
+from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, UNTRAINED_22K, class_list, class_names
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
@@ -45,6 +45,8 @@ def adapt(
     """
     check_adaptable(weights.config, config, surgery=surgery)
     _check_head(weights.config.num_classes, config.num_classes, head)
+    if head == "remap":
+        _check_order(weights.stated.classes)
     known = named_leaves(weights.params)
     if head == "drop":
         known = {name: value for name, value in known.items() if not name.startswith("head/")}
@@ -100,6 +102,19 @@ def _check_head(given: int, wanted: int, head: str) -> None:
         )
 
 
+def _check_order(names: Sequence[str] | None) -> None:
+    """Refuses to remap a classifier of classes in another order than the list's."""
+    listed = [{*pair, words} for pair, words in zip(class_list(NUM_22K), class_names(NUM_22K), strict=True)]
+    # Words differ a little from source to source; another order leaves next to nothing in its place.
+    same = sum(name in known for name, known in zip(names or (), listed, strict=False))
+    if names and same < 0.9 * NUM_22K:
+        raise UserError(
+            f"these weights are of {len(names)} classes that are not ImageNet-22K's in the order of its class list, "
+            f"such as {names[0]!r} first, so remap would mix them up; prepare the data with focalnet_jax.data.prepare, "
+            "or drop the classifier"
+        )
+
+
 def _per_stage(config: FocalNetConfig, key: str) -> tuple[int, ...]:
     value = getattr(config, key)
     return value if isinstance(value, tuple) else (value,) * len(config.depths)
@@ -127,6 +142,12 @@ def check_adaptable(old: FocalNetConfig, new: FocalNetConfig, *, surgery: bool =
         for stage, (levels, wanted) in enumerate(zip(old.levels, new.levels, strict=True)):
             if wanted < levels:
                 differing.append(f"stage {stage} has {levels} focal levels in the weights and {wanted} in the model")
+            sizes = old.kernel_sizes(stage), new.kernel_sizes(stage)
+            smaller = next((pair for pair in zip(*sizes, strict=False) if pair[1] < pair[0]), None)
+            if smaller:
+                differing.append(
+                    f"stage {stage} has kernels of {smaller[0]} in the weights and {smaller[1]} in the model"
+                )
     if differing:
         raise UserError(f"the weights do not fit the model: {'; '.join(differing)}")
 
@@ -154,11 +175,9 @@ def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def resize_kernel(kernel: np.ndarray, size: int) -> np.ndarray:
-    """Depthwise kernels `[D, k, k, 1, C]` in another odd size: zeros around them, or their centre."""
+    """Depthwise kernels `[D, k, k, 1, C]` in a larger odd size, with zeros around them."""
     margin = (size - kernel.shape[1]) // 2
-    if margin >= 0:
-        return np.pad(kernel, ((0, 0), (margin, margin), (margin, margin), (0, 0), (0, 0)))
-    return kernel[:, -margin:margin, -margin:margin]
+    return np.pad(kernel, ((0, 0), (margin, margin), (margin, margin), (0, 0), (0, 0)))
 
 
 def _insert_gates(value: np.ndarray, added: int) -> np.ndarray:

@@ -23,6 +23,7 @@ class Stated:
     """What a directory, or a run, says about pictures and classes beside its weights; `None` where it does not."""
 
     classes: tuple[str, ...] | None = None  # their names in order; () for a fresh classifier
+    exact: bool = False  # whether these are the names of the data trained on, not words for people
     image_size: int | None = None  # pixels
     preprocessor: Mapping[str, Any] | None = None  # a preprocessor_config.json
 
@@ -154,17 +155,10 @@ def stated_beside(folder: Path, num_classes: int) -> Stated:
     path, config = _config_of_a_focalnet(folder)
     beside = folder / PREPROCESSOR
     return Stated(
-        _classes(path, config.get("id2label"), num_classes) if num_classes else None,
-        _size(path, config.get("image_size")),
-        read_json(beside) if config and beside.is_file() else None,
+        classes=_classes(path, config.get("id2label"), num_classes) if num_classes else None,
+        image_size=_size(path, config.get("image_size")),
+        preprocessor=read_json(beside) if config and beside.is_file() else None,
     )
-
-
-def labels_beside(folder: Path) -> tuple[str, ...] | None:
-    """What a directory's `config.json` calls the classes, where it does."""
-    path, config = _config_of_a_focalnet(folder)
-    labels = config.get("id2label")
-    return None if labels is None else _classes(path, labels, len(labels))
 
 
 def _classes(path: Path, labels: Any, count: int) -> tuple[str, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,8 @@ from flax import nnx
 from focalnet_jax.checkpoint.manager import find_checkpoint, load_params, read_metadata
 from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
-from focalnet_jax.convert.huggingface import labels_beside
-from focalnet_jax.convert.weights import read_weights
-from focalnet_jax.data.class_lists import NUM_22K, class_list
-from focalnet_jax.errors import UserError
+from focalnet_jax.convert.huggingface import Stated
+from focalnet_jax.convert.weights import read_weights, stated_by
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import checked_fields, model_from_metadata
@@ -55,27 +54,19 @@ def load_model(
     return nnx.merge(graph, jax.tree.map(jnp.asarray, weights.params))
 
 
-def class_names(path: str) -> tuple[str, ...] | None:
-    """What the classes of the weights at `path` are called, where a checkpoint or a Hugging Face directory says so."""
-    if is_checkpoint(path):
-        return tuple(read_metadata(find_checkpoint(path)).get("classes") or ()) or None
-    return labels_beside(Path(path)) if Path(path).is_dir() else None
+@dataclass(frozen=True)
+class Loaded:
+    """Parameters for a model, and what is known of them."""
 
-
-def _check_order(path: str) -> None:
-    """Refuses to remap a classifier that was trained on the classes in another order than the list's."""
-    names, listed = class_names(path), [synset for synset, _ in class_list(NUM_22K)]
-    if names and list(names) != listed:
-        raise UserError(
-            f"{path} was trained on {len(names)} classes that are not ImageNet-22K's in the order of its class list, "
-            "so remap would mix them up; prepare the data with focalnet_jax.data.prepare, or drop the classifier"
-        )
+    params: Any
+    source: str  # in words
+    stated: Stated
 
 
 def load_into(
     path: str, config: FocalNetConfig, like: Any, *, head: str = "keep", surgery: bool = True, seed: int = 0
-) -> tuple[Any, str]:
-    """The weights at `path` as parameters of a model of `config`, and in words where they come from.
+) -> Loaded:
+    """The weights at `path` as parameters of a model of `config`.
 
     A dropped classifier may be left out; what is fresh is the caller's then.
 
@@ -84,24 +75,22 @@ def load_into(
       config: the model's.
       like: its parameters, arrays or shapes, whose shardings the result has.
       head: "keep", "drop" or "remap", see `adapt`.
-      seed: of what is fresh.
       surgery: whether windows and levels may differ; what is only measured must not be changed.
+      seed: of what is fresh.
 
     Raises:
       UserError: nothing readable at `path`, or it does not fit.
     """
-    if is_checkpoint(path) and head == "remap":
-        _check_order(path)
-    elif is_checkpoint(path):
+    if is_checkpoint(path) and head != "remap":
         checkpoint = find_checkpoint(path)
-        stored = read_metadata(checkpoint).get("model")
-        held = model_from_metadata(stored)[1] if stored else config
+        metadata = read_metadata(checkpoint)
+        held = model_from_metadata(metadata["model"])[1] if metadata.get("model") else config
         check_adaptable(held, config, surgery=surgery)
         if not needs_surgery(held, config):
             # Straight to the devices, each its part.
-            return load_params(checkpoint, like, head=head), str(checkpoint)
+            return Loaded(load_params(checkpoint, like, head=head), str(checkpoint), stated_by(metadata))
     assumed = {"use_postln": config.use_postln, "normalize_modulator": config.normalize_modulator}
     weights = read_weights(path, assumed=assumed)
     weights = adapt(weights, config, head=head, surgery=surgery, seed=seed)
     params = jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), weights.params, like)
-    return params, f"{path} ({'; '.join((weights.format, weights.dtype, *weights.notes))})"
+    return Loaded(params, f"{path} ({'; '.join((weights.format, weights.dtype, *weights.notes))})", weights.stated)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from focalnet_jax.convert.files import Tensors
 from focalnet_jax.convert.tables import TABLES, Layout
+from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision

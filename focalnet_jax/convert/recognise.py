@@ -90,10 +90,11 @@ def recognise(
     sources = dict.fromkeys(seen, "shapes")
     matching = [known for known in list_models() if _agree(variant_config(known), seen)]
     if name is not None:
-        expected = variant_config(name)
-        differing = [key for key in _FROM_SHAPES if key in seen and _value(expected, key) != seen[key]]
+        expected, compared = variant_config(name), (*_FROM_SHAPES, "use_postln")
+        seen_or_said = seen | dict(overrides or {})
+        differing = [key for key, value in seen_or_said.items() if key in compared and _value(expected, key) != value]
         if differing:
-            texts = "; ".join(f"{key} is {seen[key]}, {name} has {_value(expected, key)}" for key in differing)
+            texts = "; ".join(f"{key} is {seen_or_said[key]}, {name} has {_value(expected, key)}" for key in differing)
             raise UserError(f"these are not the weights of {name}: {texts}")
     elif matching:
         name = matching[0]
@@ -110,7 +111,8 @@ def recognise(
         else:
             if name is None:
                 raise UserError(
-                    f"no released variant has these shapes, and nothing in them tells {key}: give {key}=true or false"
+                    f"no released variant has these shapes, and nothing in them tells {key}: give {key}=true or false "
+                    "(the converter's --option, a keyword of load_model)"
                 )
             options[key], sources[key] = getattr(variant_config(name), key), f"variant {name}"
     base = variant_config(name) if name else FocalNetConfig()
@@ -120,7 +122,7 @@ def recognise(
 
 def _check_told(seen: Mapping[str, Any], told: Mapping[str, Any]) -> None:
     """Refuses a configuration beside the weights that is not theirs."""
-    for key in seen.keys() & told.keys():
+    for key in (key for key in ("depths", *told) if key in seen.keys() & told.keys()):
         value = tuple(told[key]) if isinstance(told[key], list) else told[key]
         held = seen["embed_dim"][0] if key == "embed_dim" else seen[key]
         if value != held:

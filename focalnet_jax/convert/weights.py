@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from focalnet_jax.checkpoint.manager import find_checkpoint, read_metadata, read_params
-from focalnet_jax.convert.files import DTYPES, Tensors, is_checkpoint, read_tensors
+from focalnet_jax.convert.files import is_checkpoint, read_tensors
 from focalnet_jax.convert.huggingface import Stated, preprocessor, stated_beside, told_by_config
 from focalnet_jax.convert.mapping import abstract_params, to_ours
 from focalnet_jax.convert.recognise import recognise, recognise_format, released_name
+from focalnet_jax.convert.tensors import DTYPES, Tensors
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.variants import model_from_metadata
@@ -115,11 +116,18 @@ def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool]) 
     for key, value in options.items():
         if getattr(config, key) != value:
             raise UserError(f"{key}={value} was given, and the checkpoint says {getattr(config, key)}")
-    return Weights(params, config, held, "orbax", "float32", (f"read from {step}",), _stated_by_run(metadata))
+    return Weights(params, config, held, "orbax", "float32", (f"read from {step}",), stated_by(metadata))
 
 
-def _stated_by_run(metadata: Mapping[str, Any]) -> Stated:
-    classes = tuple(metadata["classes"]) if "classes" in metadata else None
+def stated_by(metadata: Mapping[str, Any]) -> Stated:
+    """What a checkpoint says of pictures and classes: a run's by its config, another's by what it was made from."""
+    if "stated" in metadata:
+        stated = dict(metadata["stated"])
+        classes = stated.pop("classes")
+        return Stated(**stated, classes=None if classes is None else tuple(classes))
     data = metadata.get("config", {}).get("data", {})
     size = data.get("image_size")
-    return Stated(classes, size, size and preprocessor(size, data.get("eval_resize")))
+    classes = tuple(metadata["classes"]) if "classes" in metadata else None
+    return Stated(
+        classes, exact=True, image_size=size, preprocessor=size and preprocessor(size, data.get("eval_resize"))
+    )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from focalnet_jax.checkpoint.manager import save_params
-from focalnet_jax.convert.files import DTYPES, PICKLES, import_torch, write_tensors, written_whole
+from focalnet_jax.convert.files import PICKLES, write_tensors, written_whole
 from focalnet_jax.convert.huggingface import write_metadata
 from focalnet_jax.convert.mapping import to_theirs
+from focalnet_jax.convert.pickles import import_torch
+from focalnet_jax.convert.tensors import DTYPES
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import model_metadata, variant_config
@@ -98,11 +100,7 @@ def _write_checkpoint(weights: Weights, destination: Path, dtype: str | None) ->
     if destination.suffix in (*PICKLES, ".safetensors"):
         raise UserError(f"{destination.name}: --to orbax writes a directory")
     with written_whole(destination) as partial:
-        metadata = {"model": model_metadata(weights.name, weights.config)}
-        # Labels of a configuration are words for people, not the names of a data set's folders.
-        classes = weights.stated.classes
-        if classes is not None and (weights.format == "orbax" or not classes):
-            metadata["classes"] = list(classes)
+        metadata = {"model": model_metadata(weights.name, weights.config), "stated": asdict(weights.stated)}
         save_params(partial, weights.params, metadata)
     notes = _dtype_notes(weights.dtype, "float32")
     return Report(len(named_leaves(weights.params)), "float32", (destination,), (*notes, *_finite_notes(weights)))

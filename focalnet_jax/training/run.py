@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.checkpoint.manager import FOLDER, Checkpoints, newest_step, read_metadata
 from focalnet_jax.config import default_config, differences, flatten, to_json
-from focalnet_jax.convert.load import load_into
+from focalnet_jax.convert.load import Loaded, load_into
 from focalnet_jax.data.sources import check_labels, check_same_classes
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import summarize
@@ -28,6 +28,7 @@ from focalnet_jax.training.setup import (
     check_classes,
     make_mixing,
     make_plan,
+    means_classes,
     model_config,
     open_eval_data,
     open_train_data,
@@ -128,9 +129,11 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
         _refuse_other_checkpoint(config, workdir / FOLDER / str(newest), train_data)
     initial = None
     if config.init_from and newest is None:
-        initial = load_into(
-            config.init_from, model, abstract_params(init_params, mesh), head=config.init_head, seed=config.seed
-        )
+        like, names = abstract_params(init_params, mesh), train_data.source.class_names
+        initial = load_into(config.init_from, model, like, head=config.init_head, seed=config.seed)
+        if config.init_head == "keep" and means_classes(initial.stated, names):
+            hint = "init_head=drop starts a fresh classifier"
+            check_same_classes(initial.stated.classes, f"{config.init_from} ({hint})", names, "training")
 
     checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
     state, origin = _first_state(task, init_params, checkpoints, initial)
@@ -161,6 +164,8 @@ def _refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | Non
 def _refuse_other_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData) -> None:
     """Refuses to go on from another config's checkpoint, or with labels that mean something else than in it."""
     stored = read_metadata(checkpoint)
+    if "config" not in stored:
+        raise UserError(f"{checkpoint} holds converted weights, from which no run goes on: move it out of the workdir")
     _refuse(checkpoint, differences(config, stored["config"]))
     check_same_classes(tuple(stored["classes"]), f"checkpoint {checkpoint}", data.source.class_names, "training")
     ours = {"fingerprint": data.source.fingerprint, "examples": len(data.source)}
@@ -183,7 +188,7 @@ def _first_state(
     task: Task,
     init_params: Callable[[jax.Array], Params],
     checkpoints: Checkpoints,
-    initial: tuple[Params, str] | None,
+    initial: Loaded | None,
 ) -> tuple[TrainState, str]:
     """The state to start from, and where it came from in words: the newest checkpoint, `initial`, or fresh."""
     latest = checkpoints.latest_step
@@ -193,5 +198,4 @@ def _first_state(
     state = init_state(task, init_params)
     if initial is None:
         return state, "fresh weights"
-    params, source = initial
-    return replace(state, params=state.params | params), f"weights of {source}"
+    return replace(state, params=state.params | initial.params), f"weights of {initial.source}"

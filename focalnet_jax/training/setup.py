@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import duration
+from focalnet_jax.convert.huggingface import Stated
 from focalnet_jax.data import loader, transforms
 from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.data.policies import ColourJitter, parse_policy
@@ -125,6 +126,14 @@ def check_classes(config: FrozenConfigDict, trained: tuple[str, ...], name: str,
     if config.eval_classes is not None and config.eval_classes > config.model.num_classes:
         raise UserError(f"eval_classes={config.eval_classes}: model.num_classes is only {config.model.num_classes}")
     check_same_classes(trained[: config.eval_classes], name, source.class_names, f"split {config.data.eval_split}")
+
+
+def means_classes(stated: Stated, names: tuple[str, ...]) -> bool:
+    """Whether what weights call their outputs must be `names`, in their order.
+
+    Words of a configuration are for people: they may be others, but the same words in another order are a mistake.
+    """
+    return bool(stated.classes) and (stated.exact or sorted(stated.classes) == sorted(names))
 
 
 def make_mixing(config: FrozenConfigDict) -> Mixing:

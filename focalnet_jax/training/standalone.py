@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import sys
+
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.convert.files import is_checkpoint
-from focalnet_jax.convert.load import class_names, load_into
+from focalnet_jax.convert.load import load_into
 from focalnet_jax.data.sources import check_labels
 from focalnet_jax.training.evaluation import evaluate
-from focalnet_jax.training.setup import check_classes, model_config, open_eval_data, run_mesh
+from focalnet_jax.training.setup import check_classes, means_classes, model_config, open_eval_data, run_mesh
 from focalnet_jax.training.step import abstract_params, make_eval_step, model_graph
 from focalnet_jax.training.writers import to_json
 
@@ -21,16 +23,17 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     """
     mesh = run_mesh(config)
     data = open_eval_data(config, mesh)
-    trained = class_names(path)
-    # What a Hugging Face directory calls them may be words for people; in the same words it must be the same order.
-    if trained and (is_checkpoint(path) or sorted(trained) == sorted(data.source.class_names)):
-        check_classes(config, trained, path, data.source)
     check_labels(data.source, config.eval_classes or config.model.num_classes)
     model = model_config(config)
     graph, init_params = model_graph(model, config.precision)
-    params, source = load_into(path, model, abstract_params(init_params, mesh), surgery=False)
-    print(f"evaluating {source} on {len(data.source)} examples of {config.data.source}, {config.data.eval_split}")
-    result = evaluate(make_eval_step(graph, mesh, config.eval_classes), params, data.batches(), mesh)
-    result |= {"model": config.model.name, "checkpoint": source}
+    loaded = load_into(path, model, abstract_params(init_params, mesh), surgery=False)
+    if means_classes(loaded.stated, data.source.class_names):
+        check_classes(config, loaded.stated.classes, path, data.source)
+    examples = f"{len(data.source)} examples of {config.data.source}, {config.data.eval_split}"
+    print(f"evaluating {loaded.source} on {examples}")
+    result = evaluate(make_eval_step(graph, mesh, config.eval_classes), loaded.params, data.batches(), mesh)
+    if not math.isfinite(result["loss"]):
+        print(f"warning: the loss is {result['loss']}: the weights, or what they give, are no numbers", file=sys.stderr)
+    result |= {"model": config.model.name, "checkpoint": loaded.source}
     print(to_json(result))
     return result

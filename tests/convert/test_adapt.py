@@ -11,10 +11,11 @@ from flax import nnx
 import focalnet_jax
 from focalnet_jax.checkpoint.manager import save_params
 from focalnet_jax.convert.adapt import adapt
+from focalnet_jax.convert.huggingface import Stated
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.convert.mapping import abstract_params
 from focalnet_jax.convert.weights import Weights, read_weights
-from focalnet_jax.data.class_lists import UNTRAINED_22K, class_list
+from focalnet_jax.data.class_lists import UNTRAINED_22K, class_list, class_names
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.variants import model_metadata
@@ -93,9 +94,8 @@ def test_larger_windows_compute_the_same():
     assert large.config.kernel_sizes(0) == (9, 11, 13)
     # Zeros around a kernel add nothing; sums are only taken in another order.
     np.testing.assert_allclose(large(images), small(images), rtol=1e-4, atol=1e-5)
-    back = adapt(adapt(weights_of(), FocalNetConfig(8, (1, 2), focal_windows=7)), FocalNetConfig(8, (1, 2)))
-    for name, value in named_leaves(weights_of().params).items():
-        np.testing.assert_array_equal(named_leaves(back.params)[name], value)
+    with pytest.raises(UserError, match="stage 0 has kernels of 3 in the weights and 1 in the model"):
+        focalnet_jax.load_model(GOLDEN, focal_windows=1, **PLAIN)
 
 
 def test_added_levels_have_zero_gates_before_the_global_one():
@@ -138,10 +138,10 @@ def test_a_checkpoint_starts_a_model_with_larger_windows(tmp_path):
     weights = weights_of()
     save_params(tmp_path, weights.params, {"model": model_metadata("focalnet_tiny_srf", weights.config)})
     wanted = dataclasses.replace(weights.config, focal_windows=5)
-    params, source = load_into(str(tmp_path), wanted, on_one_device(wanted))
-    assert str(tmp_path) in source
+    loaded = load_into(str(tmp_path), wanted, on_one_device(wanted))
+    assert str(tmp_path) in loaded.source
     expected = named_leaves(adapt(weights, wanted).params)
-    for name, value in named_leaves(params).items():
+    for name, value in named_leaves(loaded.params).items():
         np.testing.assert_array_equal(value, expected[name])
 
 
@@ -154,8 +154,8 @@ def test_a_checkpoint_is_remapped_only_from_the_class_lists_order_and_its_fresh_
         model = model_metadata("focalnet_tiny_srf", weights.config)
         if not (tmp_path / name).exists():
             save_params(tmp_path / name, weights.params, {"model": model, "classes": classes})
-        params, _ = load_into(str(tmp_path / name), wanted, on_one_device(wanted), head="remap", seed=seed)
-        return np.asarray(params["head"]["kernel"])
+        loaded = load_into(str(tmp_path / name), wanted, on_one_device(wanted), head="remap", seed=seed)
+        return np.asarray(loaded.params["head"]["kernel"])
 
     kernel = remapped("listed", synsets)
     kept = np.arange(1000) != UNTRAINED_22K
@@ -165,6 +165,13 @@ def test_a_checkpoint_is_remapped_only_from_the_class_lists_order_and_its_fresh_
     np.testing.assert_array_equal(other[:, kept], kernel[:, kept])
     with pytest.raises(UserError, match="not ImageNet-22K's in the order of its class list"):
         remapped("by_name", sorted(synsets))
+    words = class_names(21842)
+    of_words = dataclasses.replace(weights, stated=Stated(tuple(words)))
+    assert adapt(of_words, wanted, head="remap").config.num_classes == 1000
+    with pytest.raises(UserError, match="such as 'thing 0' first"):
+        adapt(
+            dataclasses.replace(weights, stated=Stated(tuple(f"thing {n}" for n in range(21842)))), wanted, head="remap"
+        )
 
 
 def test_what_the_file_tells_is_not_overruled_by_the_model_to_fill(tmp_path):

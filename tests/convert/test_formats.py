@@ -24,8 +24,9 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.paths import named_leaves
+from focalnet_jax.training.run import set_up
 from focalnet_jax.training.standalone import evaluate_checkpoint
-from tests.commands import SMALL
+from tests.commands import SMALL, assert_one_line_mistake, convert
 from tests.convert.golden_files import GOLDEN, OPTIONS, in_a_directory
 
 
@@ -194,6 +195,11 @@ def test_labels_and_preprocessing_go_on_in_whatever_order_they_are_listed(tmp_pa
     write_weights(read_weights(source), tmp_path / "other", format="huggingface", image_size=192)
     other = json.loads((tmp_path / "other" / "preprocessor_config.json").read_text())
     assert (other["size"]["shortest_edge"], other["crop_size"]["height"]) == (int(192 * 256 / 224), 192)
+    # a checkpoint of ours keeps all that is stated
+    write_weights(read_weights(source), tmp_path / "checkpoint", format="orbax")
+    write_weights(read_weights(tmp_path / "checkpoint"), tmp_path / "back", format="huggingface")
+    for file in ("config.json", "preprocessor_config.json"):
+        assert (tmp_path / "back" / file).read_text() == (tmp_path / "again" / file).read_text()
 
 
 def test_a_runs_directory_states_its_own_input_size(finished, tmp_path):
@@ -204,7 +210,7 @@ def test_a_runs_directory_states_its_own_input_size(finished, tmp_path):
     assert (stated["size"]["shortest_edge"], stated["crop_size"]["width"]) == (16, 16)
 
 
-def test_a_huggingface_directory_with_the_same_classes_in_another_order_is_not_evaluated(finished, tmp_path):
+def test_weights_with_the_same_classes_in_another_order_are_neither_evaluated_nor_trained_on(finished, tmp_path):
     workdir, _ = finished
     write_weights(read_weights(workdir), tmp_path / "model", format="huggingface")
     file = tmp_path / "model" / "config.json"
@@ -212,15 +218,31 @@ def test_a_huggingface_directory_with_the_same_classes_in_another_order_is_not_e
     names = [stated["id2label"][str(index)] for index in range(10)]
     config = load_config("configs/quickstart.py", SMALL[1:])
 
-    def evaluate_named(names):
+    def name(names):
         stated["id2label"] = {str(index): name for index, name in enumerate(names)}
         stated["label2id"] = {name: index for index, name in enumerate(names)}
         file.write_text(json.dumps(stated))
-        return evaluate_checkpoint(config, str(tmp_path / "model"))
 
-    with pytest.raises(UserError, match="the classes of"):
-        evaluate_named(names[::-1])
-    assert evaluate_named([f"digit {name}" for name in names])["examples"] == 450  # other words: nothing to compare
+    name(names[::-1])
+    write_weights(read_weights(tmp_path / "model"), tmp_path / "checkpoint", format="orbax")
+    for path in (tmp_path / "model", tmp_path / "model" / "model.safetensors", tmp_path / "checkpoint"):
+        with pytest.raises(UserError, match=r"the classes of .* differ in their order"):
+            evaluate_checkpoint(config, str(path))
+    from_there = load_config("configs/quickstart.py", [*SMALL[1:], f"--config.init_from={tmp_path / 'checkpoint'}"])
+    with pytest.raises(UserError, match=r"init_head=drop .* differ in their order"):
+        set_up(from_there, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    name([f"digit {name}" for name in names])  # other words: nothing to compare
+    assert evaluate_checkpoint(config, str(tmp_path / "model"))["examples"] == 450
+
+
+def test_no_run_goes_on_from_converted_weights(finished, tmp_path):
+    workdir, _ = finished
+    write_weights(read_weights(workdir), tmp_path / "checkpoints" / "3", format="orbax")
+    with pytest.raises(UserError, match="checkpoints/3 holds converted weights"):
+        set_up(load_config("configs/quickstart.py", SMALL[1:]), tmp_path)
+    done = convert(workdir, workdir / "checkpoints" / "99", "--to", "orbax")
+    assert_one_line_mistake(done, "from which is read: write elsewhere")
 
 
 def test_a_config_that_leaves_out_its_defaults_is_read(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,6 +187,7 @@ def test_command_lines_that_make_no_sense_are_one_line_and_inputs_stay_as_they_a
     step = tmp_path / "step"
     write_weights(weights, step, format="orbax")
     before = sha256(step)
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "nowhere")
     twice = ["--option", "use_postln=true", "--option", "use_postln=false"]
     for arguments, told in (
         ([step, step / "inside.safetensors", "--to", "timm"], "lies inside"),
@@ -193,9 +195,24 @@ def test_command_lines_that_make_no_sense_are_one_line_and_inputs_stay_as_they_a
         ([step, tmp_path / "out", "--to", "orbax", *twice], "expected every key once"),
         ([step, tmp_path / "out", "--to", "orbax", "--head", "drop", "--num-classes", str(10**12)], "below 10**8"),
         (["a" * 300, tmp_path / "out", "--to", "orbax"], "File name too long"),
+        ([step, ".", "--to", "orbax"], "exists already"),
+        ([step, "/", "--to", "orbax"], "exists already"),
+        ([step, tmp_path / "link.safetensors", "--to", "microsoft"], "exists already"),
+        ([step, tmp_path / "out", "--to", "orbax", "--option", "use_postln=true"], "the checkpoint says False"),
     ):
         done = converted(*arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert told in done.stderr
     assert sha256(step) == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["step"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link.safetensors", "step"]
+
+
+def test_a_report_nobody_can_read_is_no_traceback(tmp_path):
+    arguments = [GOLDEN / "timm_lrf.safetensors", "--to", "timm", "--option", "normalize_modulator=false"]
+    command = [sys.executable, "-u", "-m", "focalnet_jax.convert", *map(str, arguments)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*command, tmp_path / "a.safetensors"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "failed: [Errno 28] No space left on device\n")
+    process = subprocess.Popen([*command, tmp_path / "b.safetensors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 1)
