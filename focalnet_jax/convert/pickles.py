@@ -30,7 +30,7 @@ class _Inert:
         pass
 
 
-# What the original (its configuration), timm (its arguments) and others (figures, paths, dates) save beside the weights.
+# What trainers save beside the weights: the original a configuration, timm its arguments, others figures and dates.
 _BESIDE_WEIGHTS = [
     (OrderedDict, "yacs.config.CfgNode"),
     *(
