@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from focalnet_jax.paths import named_leaves
 
 ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}  # one device
+QUICK = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # most of a step or two is compilation
 SMALL = [
     "--config=configs/quickstart.py",
     "--config.model.embed_dim=16",

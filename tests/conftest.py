@@ -13,6 +13,18 @@ os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_COMPILATION_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 
+# What takes long to make is made by one test process, which runs all that use it.
+_MADE_ONCE = ("finished", "prepared", "from_folders")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for fixture in _MADE_ONCE:
+            if fixture in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group(fixture))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """An uninterrupted run of 60 steps, saved every 7 and evaluated every 30: its workdir and what it printed."""
