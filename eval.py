@@ -7,6 +7,7 @@ import signal
 def main(arguments: list[str]) -> int:
     """Parses flags, evaluates, prints the result as the last line."""
     from focalnet_jax.command_line import load_config, parse_arguments
+    from focalnet_jax.distributed.startup import add_flags, connect
     from focalnet_jax.training.standalone import evaluate_checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
@@ -17,7 +18,9 @@ def main(arguments: list[str]) -> int:
         metavar="PATH",
         help="a workdir (its newest step), a step, or a .pth, .safetensors or Hugging Face directory",
     )
+    add_flags(parser)
     flags, overrides = parse_arguments(parser, arguments)
+    connect(flags)
     evaluate_checkpoint(load_config(flags.config, overrides, optional=["init_from"]), flags.checkpoint)
     return 0
 

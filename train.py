@@ -7,12 +7,15 @@ import signal
 def main(arguments: list[str]) -> int:
     """Parses flags and trains."""
     from focalnet_jax.command_line import load_config, parse_arguments, parse_workdir
+    from focalnet_jax.distributed.startup import add_flags, connect
     from focalnet_jax.training.loop import train
 
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives; a run there goes on")
+    add_flags(parser)
     flags, overrides = parse_arguments(parser, arguments)
+    connect(flags)
     return train(load_config(flags.config, overrides), parse_workdir(flags.workdir))
 
 

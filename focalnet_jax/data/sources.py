@@ -159,13 +159,13 @@ def open_source(name: str, path: str | None, split: str) -> Source:
     raise UserError(f"unknown data.source {name!r}; expected {' or '.join(SOURCES)}.{suggest(name, SOURCES)}")
 
 
-def check_labels(source: Source, num_classes: int) -> None:
-    """Refuses labels the classifier has no output for."""
+def check_labels(source: Source, outputs: int, key: str = "model.num_classes") -> None:
+    """Refuses a source of more classes than the classifier has `outputs`, as the config's `key` says."""
     classes = len(source.class_names)
-    if classes > num_classes:
+    if classes > outputs:
         raise UserError(
-            f"the data has {classes} classes, labels 0 to {classes - 1}, but model.num_classes is {num_classes}: "
-            f"set --config.model.num_classes={classes}"
+            f"the data has {classes} classes, labels 0 to {classes - 1}, but {key} is {outputs}: "
+            f"set --config.{key}={classes}"
         )
 
 

@@ -29,6 +29,11 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         )
     if shape[0] == -1:
         shape[0] = len(devices)
+    if jax.process_count() > 1 and shape[0] != len(devices):
+        raise UserError(
+            f"mesh.data={sizes['data']} on {len(devices)} devices of {jax.process_count()} processes: every process "
+            f"takes part with all its devices; set it to {len(devices)} or -1"
+        )
     if not 0 < shape[0] <= len(devices):
         raise UserError(
             f"mesh.data={sizes['data']} on {len(devices)} devices; expected 1 to {len(devices)}, or -1 for all"

@@ -7,16 +7,21 @@ from itertools import takewhile
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.manager import BEST_METRIC
 from focalnet_jax.checkpoint.preemption import StopRequest
+from focalnet_jax.config import to_json
+from focalnet_jax.data.loader import Batch
 from focalnet_jax.distributed.mesh import put_batch
+from focalnet_jax.distributed.startup import check_same, from_first, is_first
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.run import Run, set_up
-from focalnet_jax.training.step import Metrics, Params, make_eval_step, make_train_step
-from focalnet_jax.training.writers import MetricsWriter, Progress, was_evaluated
+from focalnet_jax.training.step import TOLD, Metrics, Params, make_eval_step, make_train_step
+from focalnet_jax.training.writers import MetricsWriter, NoWriter, Progress, was_evaluated
+from focalnet_jax.version import __version__
 
 
 def train(config: FrozenConfigDict, workdir: Path) -> int:
@@ -26,12 +31,13 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
       UserError: the config, the data or the workdir do not fit; what was trained before is saved.
       RunFailedError: the loss is no number any more, or a checkpoint is damaged.
     """
+    check_same({"config": to_json(config), "focalnet_jax": __version__, "jax": jax.__version__})
     with StopRequest() as stop:
         run = set_up(config, workdir)
-        if run.finished and was_evaluated(workdir, run.step):
+        if run.finished and from_first(was_evaluated(workdir, run.step)):
             print(f"finished: {workdir} holds all {run.plan.total} steps already")
             return 0
-        writer = MetricsWriter(workdir, run.step)
+        writer = MetricsWriter(workdir, run.step) if is_first() else NoWriter()
         try:
             stopped = _Loop(run, writer, stop).run_to_end()
             run.checkpoints.wait()
@@ -39,7 +45,8 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
             writer.close()
             run.checkpoints.close()
     if stopped:
-        print(f"stopped by {stop.received.name} and saved at step {run.step}; the same command goes on")
+        by = stop.received.name if stop.received else "a signal to another process"
+        print(f"stopped by {by} and saved at step {run.step}; the same command goes on")
         return EXIT_PREEMPTED
     print(f"finished: {run.plan.total} steps; best eval/top1 {run.best:.2f} %; everything lies in {workdir}")
     return 0
@@ -48,8 +55,10 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
 class _Loop:
     """A run in motion."""
 
-    def __init__(self, run: Run, writer: MetricsWriter, stop: StopRequest):
+    def __init__(self, run: Run, writer: MetricsWriter | NoWriter, stop: StopRequest):
         self.run, self.writer, self.stop = run, writer, stop
+        self.alone = jax.process_count() == 1
+        self.told = np.zeros(2, np.int64)  # by all processes: how many were asked to stop, pictures substituted
         self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.config.batch_size)
         self.eval_step: Callable[[Params, dict[str, jax.Array]], Metrics] = make_eval_step(
             run.task.graph, run.task.mesh, run.config.eval_classes
@@ -61,25 +70,27 @@ class _Loop:
         try:
             return self._steps()
         except UserError:
-            if run.step > start:  # a picture that cannot be read costs no step
+            if run.step > start and self.alone:  # a picture that cannot be read costs no step
                 run.save()
             raise
 
     def _steps(self) -> bool:
         run, config, plan = self.run, self.run.config, self.run.plan
-        if self._evaluation_due() and not was_evaluated(run.workdir, run.step) and not self._evaluate_and_save():
+        evaluated = from_first(was_evaluated(run.workdir, run.step))
+        if self._evaluation_due() and not evaluated and not self._evaluate_and_save():
             return True
         train_step, first = make_train_step(run.task), run.step + 1
         batches = self.progress.timed(run.train_data.batches(run.step, plan.total))
         for step, batch in enumerate(batches, first):
-            if self.stop.received:
+            if self.told[0]:
                 run.save()
                 return True
             before = run.metrics
-            run.state, run.metrics = train_step(run.state, put_batch(batch, run.task.mesh))
+            run.state, run.metrics = train_step(run.state, put_batch(self._telling(batch), run.task.mesh))
             run.step = step
             # One step computes while the next one's batch is fetched and sent; without a bound, so would all of them.
             jax.block_until_ready(before)
+            self._hear(before)
             if step == first:
                 jax.block_until_ready(run.metrics)
                 self.progress.first_step_done()
@@ -93,11 +104,29 @@ class _Loop:
                     run.save()
         return False
 
+    def _own(self) -> tuple[int, int]:
+        return int(self.stop.received is not None), self.run.train_data.substitutions.count
+
+    def _telling(self, batch: Batch) -> Batch:
+        """The batch with what this process tells the others, which no single one may act upon."""
+        if self.alone:
+            return batch
+        told = np.zeros((len(batch["label"]), len(self.told)), np.int32)
+        told[0] = self._own()
+        return batch | {TOLD: told}
+
+    def _hear(self, before: Metrics | None) -> None:
+        """Takes up what all told with the last batch but one: the same in all processes at the same step."""
+        if self.alone:
+            self.told[:] = self._own()
+        elif before is not None:
+            self.told[:] = jax.device_get(before[TOLD])
+
     def _log(self) -> None:
         run = self.run
         values = run.finite_metrics()
         values |= self.progress.rates(run.step)
-        values["data/substituted"] = run.train_data.substitutions.count
+        values["data/substituted"] = int(self.told[1])
         self.writer.write(run.step, values)
         self.progress.print_step(run.step, values)
 
@@ -111,7 +140,7 @@ class _Loop:
         A run cut short saves the step without an evaluation, which the next start makes up for. The last evaluation is
         not cut: a finished run starts nothing.
         """
-        run, last = self.run, self.run.finished
+        run, last = self.run, self.run.finished or not self.alone  # no process may cut what the others go on with
         run.finite_metrics()
         jax.block_until_ready(run.state)  # steps still running belong to the time before the pause
         with self.progress.paused():
@@ -126,6 +155,6 @@ class _Loop:
             improved = evaluated[BEST_METRIC] > run.best
             run.best = max(run.best, evaluated[BEST_METRIC])
             cadence = run.step % run.plan.save_every == 0 if run.plan.save_every else True
-            if cadence or improved or last:
+            if cadence or improved or run.finished:
                 run.save(evaluated)
         return True

@@ -16,6 +16,7 @@ from focalnet_jax.checkpoint.manager import FOLDER, Checkpoints, newest_step, re
 from focalnet_jax.config import default_config, differences, flatten, to_json
 from focalnet_jax.convert.load import Loaded, load_into
 from focalnet_jax.data.sources import check_labels, check_same_classes
+from focalnet_jax.distributed.startup import from_first, is_first
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import summarize
 from focalnet_jax.model.variants import model_metadata
@@ -35,6 +36,7 @@ from focalnet_jax.training.setup import (
     run_mesh,
 )
 from focalnet_jax.training.step import (
+    TOLD,
     Metrics,
     Params,
     Task,
@@ -75,7 +77,7 @@ class Run:
 
         Called before whatever is saved: nobody could go on from such a state.
         """
-        values = {name: float(value) for name, value in jax.device_get(self.metrics or {}).items()}
+        values = {name: float(value) for name, value in jax.device_get(self.metrics or {}).items() if name != TOLD}
         broken = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
         if broken:
             saved = self.checkpoints.latest_step
@@ -103,6 +105,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
       UserError: config, data, weights or workdir do not fit; nothing was changed.
     """
     newest = newest_step(workdir / FOLDER)
+    newest = None if (step := int(from_first(-1 if newest is None else newest))) < 0 else step
     _refuse_other_run(config, workdir, newest)
     # All that can refuse the config comes before the first thing written.
     mesh = run_mesh(config)
@@ -138,11 +141,12 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
     state, origin = _first_state(task, init_params, checkpoints, initial)
     try:
-        (workdir / CONFIG_FILE).write_text(to_json(config))
+        if is_first():
+            (workdir / CONFIG_FILE).write_text(to_json(config))
     except OSError as error:
         raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}; choose another") from error
     print_banner(config, summary, (train_data, eval_data), plan, mesh, origin=origin, workdir=workdir)
-    best, step = checkpoints.best_metric(), int(state.step)
+    best, step = from_first(checkpoints.best_metric()), int(state.step)
     return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, best, step)
 
 

@@ -23,7 +23,8 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     """
     mesh = run_mesh(config)
     data = open_eval_data(config, mesh)
-    check_labels(data.source, config.eval_classes or config.model.num_classes)
+    key = "model.num_classes" if config.eval_classes is None else "eval_classes"
+    check_labels(data.source, config.eval_classes or config.model.num_classes, key)
     model = model_config(config)
     graph, init_params = model_graph(model, config.precision)
     loaded = load_into(path, model, abstract_params(init_params, mesh), surgery=False)

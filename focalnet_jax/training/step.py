@@ -20,6 +20,7 @@ from focalnet_jax.model.precision import get_precision
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
+TOLD = "told"  # what every process tells all others with a batch
 
 
 @jax.tree_util.register_dataclass
@@ -93,7 +94,8 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
     """One update from a global batch: `image` `[B, S, S, 3]` uint8 and `label` `[B]`.
 
     The state given is donated. Metrics are scalars: `train/loss`, `train/grad_norm` (before clipping) and
-    `train/learning_rate` of this update.
+    `train/learning_rate` of this update; and `told` `[N]`, the sum over the processes of the integers each put into
+    the batch's field `told` `[B, N]`.
     """
 
     def loss_of(params: Params, images: jax.Array, targets: jax.Array, key: jax.Array) -> jax.Array:
@@ -127,6 +129,8 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
             "train/grad_norm": optax.tree.norm(gradients),
             "train/learning_rate": jnp.asarray(task.schedule(state.step), jnp.float32),
         }
+        if TOLD in batch:
+            metrics[TOLD] = batch[TOLD].sum(axis=0)
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
     whole, split = replicated(task.mesh), split_by_example(task.mesh)

@@ -45,6 +45,16 @@ class MetricsWriter:
         self._tensorboard.close()
 
 
+class NoWriter:
+    """What processes that do not write have in its place."""
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def was_evaluated(workdir: Path, step: int) -> bool:
     """Whether `metrics.jsonl` has the evaluation of a step; a signal may have cut it short."""
     path = workdir / "metrics.jsonl"

@@ -1,0 +1,132 @@
+"""Connecting the processes of a run: one a host of a pod, one a GPU or node of a cluster, or several on one machine."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import hashlib
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from focalnet_jax.errors import EXIT_FAILED, RunFailedError, UserError
+
+# What `python -m focalnet_jax.launch` sets; the flags of the programs win.
+COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+_HEARTBEAT_SECONDS = 10  # a process that is gone so long ends the others
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags for what is not detected."""
+    group = parser.add_argument_group("several processes", "needed where TPU, SLURM or Kubernetes do not tell")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--processes", type=int, metavar="N")
+    group.add_argument("--process", type=int, metavar="I", help="this one's number, from 0")
+    group.add_argument("--coordinator-timeout", type=int, default=300, metavar="SECONDS")
+
+
+def connect(flags: argparse.Namespace) -> None:
+    """Connects this process with the others of the run; does nothing for a run of one.
+
+    Only process 0 prints from here on.
+
+    Where not all are there after the timeout, it ends the process: the library would, with a trace of its own.
+
+    Raises:
+      UserError: the flags are incomplete or make no sense.
+      RunFailedError: the library cannot start.
+    """
+    told = _told(flags)
+    if not told and not _in_cluster(os.environ):
+        return
+    where = told.get("coordinator_address", "the coordinator the cluster names")
+    timer = threading.Timer(flags.coordinator_timeout, _give_up, (where, flags.coordinator_timeout))
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            **told,
+            initialization_timeout=flags.coordinator_timeout + 60,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise RunFailedError(f"cannot connect by {where}: {' '.join(str(error).split())[:200]}") from error
+    finally:
+        timer.cancel()
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end
+
+
+def _give_up(where: str, seconds: int) -> None:
+    print(
+        f"failed: not all processes met at {where} within {seconds} s: start all of them, with the same address, and "
+        "see that its port is open (--coordinator-timeout)",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(EXIT_FAILED)
+
+
+def _told(flags: argparse.Namespace) -> dict[str, str | int]:
+    """The arguments of `jax.distributed.initialize` that flags or the environment give; empty for a single process."""
+    address = flags.coordinator or os.environ.get(COORDINATOR)
+    try:
+        count = int(os.environ.get(PROCESSES, 0)) if flags.processes is None else flags.processes
+        index = int(os.environ.get(PROCESS, -1)) if flags.process is None else flags.process
+    except ValueError as error:
+        raise UserError(f"{PROCESSES} and {PROCESS} in the environment: expected numbers, {error}") from error
+    if not address and not count and index < 0:
+        return {}
+    if count == 1 and index in (-1, 0):
+        return {}
+    host, _, port = (address or "").rpartition(":")
+    if not (host and port.isdigit() and 0 <= index < count):
+        raise UserError(
+            f"--coordinator {address} --processes {count} --process {index}: expected HOST:PORT, the number of "
+            "processes, and this one's number below it"
+        )
+    return {"coordinator_address": address, "num_processes": count, "process_id": index}
+
+
+def _in_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether JAX finds out by itself about the other processes: SLURM, Open MPI, Kubernetes jobs, TPU machines."""
+    tpu = importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*"))
+    return bool(
+        ("SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1)
+        or int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+        or {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys()
+        or tpu
+    )
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def from_first(value: float) -> float:
+    """What process 0 gives, in all: for what is read from disks that may differ."""
+    return float(multihost_utils.broadcast_one_to_all(np.float64(value))) if jax.process_count() > 1 else value
+
+
+def check_same(what: Mapping[str, str]) -> None:
+    """Refuses processes that were started with different things; `what` is each by its name.
+
+    Raises:
+      UserError: names what differs.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = np.stack([np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in what.values()])
+    everywhere = np.asarray(multihost_utils.process_allgather(digests))  # [processes, things, 32]
+    differing = [
+        name for name, column in zip(what, np.moveaxis(everywhere, 1, 0), strict=True) if np.ptp(column, 0).any()
+    ]
+    if differing:
+        raise UserError(f"the processes of this run differ in {', '.join(differing)}: start all with the same")

@@ -1,0 +1,124 @@
+"""Several real processes are one run: same numbers, one checkpoint, one end."""
+
+import signal
+import subprocess
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.commands import ENVIRONMENT, EVERY, QUICK, SMALL, assert_one_line_mistake, command, losses, run, saved_params
+
+# Sums over the batch are taken in another order, 6e-8 a rounding; sixty AdamW steps let that grow a little.
+ROUNDING = 1e-5
+
+
+def launch(*arguments, processes=2, env=ENVIRONMENT):
+    """The launcher of train.py, started, in pipes."""
+    flags = ["-m", "focalnet_jax.launch", "--processes", processes, "--devices-per-process", 1, "--", "train.py"]
+    return subprocess.Popen(
+        [command("")[0], *map(str, [*flags, *arguments])],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def when_running(launcher, workdir, steps):
+    """The launcher's processes, as soon as they have done some steps."""
+    deadline = time.monotonic() + 240
+    while not (workdir / "metrics.jsonl").exists() or max(losses(workdir), default=0) < steps:
+        assert launcher.poll() is None, launcher.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    children = psutil.Process(launcher.pid).children()
+    return sorted(children, key=lambda child: int(child.environ()["JAX_PROCESS_ID"]))
+
+
+def test_a_signal_to_one_of_two_stops_both_at_a_step_from_which_one_goes_on_with_the_same_numbers(finished, tmp_path):
+    alone, _ = finished
+    launcher = launch(*SMALL, *EVERY, "--workdir", tmp_path)
+    _, second = when_running(launcher, tmp_path, 10)
+    second.send_signal(signal.SIGTERM)
+    stdout, stderr = launcher.communicate(timeout=60)
+    assert launcher.returncode == 42, stderr
+    assert stdout.count("2 process(es)") == 1  # one of them prints
+    assert "stopped by a signal to another process and saved at step" in stdout
+    together = losses(tmp_path)
+    again = run("train.py", *SMALL, *EVERY, "--workdir", tmp_path)
+    assert f"resumed from step {max(together)}" in again.stdout
+    expected = losses(alone)
+    assert len(together) >= 10
+    np.testing.assert_allclose([together[step] for step in together], [expected[step] for step in together], ROUNDING)
+    assert losses(tmp_path).keys() == expected.keys()
+    np.testing.assert_allclose(list(losses(tmp_path).values()), list(expected.values()), ROUNDING)
+    for name, parameter in saved_params(tmp_path, 60).items():
+        ours, theirs = (np.frombuffer(p, np.float32) for p in (parameter, saved_params(alone, 60)[name]))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_when_one_of_two_is_killed_the_other_ends_soon(tmp_path):
+    arguments = [*SMALL, "--config.total_steps=1000000", "--config.schedule.warmup_steps=1"]
+    launcher = launch(*arguments, "--workdir", tmp_path, env=QUICK)
+    first, second = when_running(launcher, tmp_path, 3)
+    second.kill()
+    begun = time.monotonic()
+    launcher.communicate(timeout=60)
+    assert launcher.returncode not in (0, 42)
+    assert not first.is_running()
+    assert time.monotonic() - begun < 30
+
+
+def test_processes_that_were_started_with_different_things_refuse(tmp_path):
+    """By hand, as on two machines."""
+    shared = ["train.py", *SMALL, "--coordinator", "localhost:47113", "--processes", "2"]
+    first, second = (
+        subprocess.Popen(
+            command(*shared, "--process", index, f"--config.seed={index}", "--workdir", tmp_path / str(index)),
+            env=QUICK, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for index in range(2)
+    )  # fmt: skip
+    for process in (first, second):
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert "the processes of this run differ in config" in stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--processes", "2"], "expected HOST:PORT"),
+        (["--coordinator", "nowhere", "--processes", "2", "--process", "0"], "expected HOST:PORT"),
+        (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "this one's number below it"),
+    ],
+)
+def test_incomplete_addresses_are_one_line(arguments, told, tmp_path):
+    assert_one_line_mistake(run("train.py", *SMALL, *arguments, "--workdir", tmp_path / "run"), told)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_processes_that_do_not_meet_end_with_one_line_after_the_timeout(index, tmp_path):
+    begun = time.monotonic()
+    done = run(
+        "train.py", *SMALL, "--coordinator", f"localhost:{47114 + index}", "--processes", 2, "--process", index,
+        "--coordinator-timeout", 3, "--workdir", tmp_path / "run",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"failed: not all processes met at localhost:{47114 + index} within 3 s")
+    assert len(done.stderr.splitlines()) == 1
+    assert time.monotonic() - begun < 30
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_launcher_refuses_what_is_no_program(tmp_path):
+    flags = ["-m", "focalnet_jax.launch", "--processes", "2", "--"]
+    assert_one_line_mistake(run(*flags, "trian.py"), "expected a Python program")
+    assert_one_line_mistake(run(*flags), "expected a Python program")
+    (tmp_path / "says.py").write_text("import os, sys; print(os.environ['JAX_PROCESS_ID']); sys.exit(7)")
+    done = run(*flags, tmp_path / "says.py")
+    assert done.returncode == 7
+    assert sorted(done.stdout.split()) == ["0", "1"]
