@@ -46,6 +46,7 @@ def connect(flags: argparse.Namespace) -> None:
     if not told and not _in_cluster(os.environ):
         return
     where = told.get("coordinator_address", "the coordinator the cluster names")
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM: see checkpoint/preemption.py
     timer = threading.Timer(flags.coordinator_timeout, _give_up, (where, flags.coordinator_timeout))
     timer.daemon = True
     timer.start()
