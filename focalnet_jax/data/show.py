@@ -36,8 +36,9 @@ def main(arguments: list[str]) -> int:
     flags, overrides = parse_arguments(parser, arguments)
     if flags.images < 1 or flags.step < 0:
         raise UserError(f"--images {flags.images} --step {flags.step}: expected a positive number and a step")
-    one_device = "--config.mesh.data=-1"  # the batch is the same on any number
-    config = load_config(flags.config, [*overrides, one_device], optional=["init_from"])
+    # The batch is the same on any number of devices.
+    one_device = ["--config.mesh.data=-1", "--config.mesh.fsdp=1", "--config.mesh.tensor=1"]
+    config = load_config(flags.config, [*overrides, *one_device], optional=["init_from"])
     images, targets, classes = seen_batch(config, flags.step)
     floor = config.augment.label_smoothing / config.model.num_classes
     sheet = draw_sheet(images[: flags.images], targets[: flags.images], classes, floor)

@@ -1,7 +1,8 @@
-"""One mesh with axes `data`, `fsdp` and `tensor` over all devices; batches are split, parameters replicated."""
+"""One mesh with axes `data`, `fsdp` and `tensor` over all devices; batches are split over the first two."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -18,27 +19,27 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     """A mesh of the given axis sizes; one of them may be -1 for the devices that remain.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices, or shard parameters (not built yet).
+      UserError: the sizes do not multiply to the number of devices, or to fewer of a single process.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = [sizes[axis] for axis in AXES]
-    if shape[1:] != [1, 1]:
-        raise UserError(
-            f"mesh.fsdp={shape[1]} mesh.tensor={shape[2]}: parameters are replicated in this version; "
-            "set both to 1 and use mesh.data"
-        )
-    if shape[0] == -1:
-        shape[0] = len(devices)
-    if jax.process_count() > 1 and shape[0] != len(devices):
-        raise UserError(
-            f"mesh.data={sizes['data']} on {len(devices)} devices of {jax.process_count()} processes: every process "
-            f"takes part with all its devices; set it to {len(devices)} or -1"
-        )
-    if not 0 < shape[0] <= len(devices):
-        raise UserError(
-            f"mesh.data={sizes['data']} on {len(devices)} devices; expected 1 to {len(devices)}, or -1 for all"
-        )
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: shape[0]])
+    said = " ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+    known = math.prod(size for size in shape if size != -1)
+    if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
+        raise UserError(f"{said}: expected positive numbers, one of which may be -1 for the devices that remain")
+    if -1 in shape:
+        if len(devices) % known:
+            divisors = ", ".join(str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0)
+            raise UserError(
+                f"{said}: {known} does not divide the {len(devices)} devices; expected sizes whose product is one of "
+                f"{divisors}"
+            )
+        shape[shape.index(-1)] = len(devices) // known
+    count = math.prod(shape)
+    if count > len(devices) or (jax.process_count() > 1 and count != len(devices)):
+        processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        raise UserError(f"{said} needs {count} devices; there are {len(devices)}{processes}: give -1 for one of them")
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -9,8 +9,10 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
+from focalnet_jax.distributed.sharding import describe
 from focalnet_jax.model.summary import Summary
 from focalnet_jax.training.setup import EvalData, Plan, TrainData
+from focalnet_jax.training.step import Params
 from focalnet_jax.version import __version__
 
 
@@ -20,6 +22,7 @@ def print_banner(
     data: tuple[TrainData, EvalData],
     plan: Plan,
     mesh: Mesh,
+    params: Params,
     *,
     origin: str,
     workdir: Path,
@@ -27,7 +30,8 @@ def print_banner(
     """Versions, devices, model, data, the arithmetic of batches and steps, and where the run starts from."""
     train, evaluation = (split.source for split in data)
     devices = mesh.devices.flatten()
-    per_device = config.batch_size // mesh.shape["data"] // config.accumulate_steps
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    per_device = config.batch_size // parts // config.accumulate_steps
     micro_batches = f" x {config.accumulate_steps} micro-batches" if config.accumulate_steps > 1 else ""
     axes = " ".join(f"{axis}={length}" for axis, length in mesh.shape.items())
     classes, outputs = len(train.class_names), config.model.num_classes
@@ -37,14 +41,15 @@ def print_banner(
         "devices": f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es), mesh {axes}",
         "model": f"{config.model.name}, {model.params:,} parameters, {_macs(model.macs)} at "
         f"{config.data.image_size} px, {config.precision}, {outputs} outputs{unused}",
+        "placement": describe(params, mesh),
         "data": f"{config.data.source}: {len(train)} to train on, {len(evaluation)} to evaluate, {classes} classes",
-        "batch": f"{config.batch_size} = {per_device} a device x {mesh.shape['data']}{micro_batches}; "
+        "batch": f"{config.batch_size} = {per_device} a device x {parts}{micro_batches}; "
         f"{plan.steps_per_epoch} steps an epoch; {plan.total} steps = {plan.total / plan.steps_per_epoch:.2f} epochs, "
         f"{plan.warmup} of warm-up",
         "start": origin,
         "workdir": str(workdir),
     }
-    print("\n".join(f"{name:<10}{value}" for name, value in rows.items()), flush=True)
+    print("\n".join(f"{name:<11}{value}" for name, value in rows.items()), flush=True)
 
 
 def _macs(count: int) -> str:

@@ -131,8 +131,9 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     if newest is not None:
         _refuse_other_checkpoint(config, workdir / FOLDER / str(newest), train_data)
     initial = None
+    like = abstract_params(init_params, mesh)
     if config.init_from and newest is None:
-        like, names = abstract_params(init_params, mesh), train_data.source.class_names
+        names = train_data.source.class_names
         initial = load_into(config.init_from, model, like, head=config.init_head, seed=config.seed)
         if config.init_head == "keep" and means_classes(initial.stated, names):
             hint = "init_head=drop starts a fresh classifier"
@@ -145,7 +146,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
             (workdir / CONFIG_FILE).write_text(to_json(config))
     except OSError as error:
         raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}; choose another") from error
-    print_banner(config, summary, (train_data, eval_data), plan, mesh, origin=origin, workdir=workdir)
+    print_banner(config, summary, (train_data, eval_data), plan, mesh, like, origin=origin, workdir=workdir)
     best, step = from_first(checkpoints.best_metric()), int(state.step)
     return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, best, step)
 

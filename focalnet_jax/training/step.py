@@ -14,7 +14,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from focalnet_jax.data.mixing import Mixing, normalize, prepare_batch
-from focalnet_jax.distributed.mesh import replicated, split_by_example
+from focalnet_jax.distributed.mesh import replicated
+from focalnet_jax.distributed.sharding import shardings
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
 
@@ -68,7 +69,8 @@ def model_graph(config: FocalNetConfig, precision: str) -> tuple[nnx.GraphDef, C
 
 def init_state(task: Task, init_params: Callable[[jax.Array], Params]) -> TrainState:
     """A fresh state, made on the devices in its sharding."""
-    return jax.jit(partial(_fresh_state, task, init_params), out_shardings=replicated(task.mesh))()
+    fresh = partial(_fresh_state, task, init_params)
+    return jax.jit(fresh, out_shardings=shardings(jax.eval_shape(fresh), task.mesh))()
 
 
 def abstract_state(task: Task, init_params: Callable[[jax.Array], Params]) -> TrainState:
@@ -87,7 +89,9 @@ def _fresh_state(task: Task, init_params: Callable[[jax.Array], Params]) -> Trai
 
 
 def _placed(shapes: Any, mesh: Mesh) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings(shapes, mesh)
+    )
 
 
 def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
@@ -133,8 +137,16 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
             metrics[TOLD] = batch[TOLD].sum(axis=0)
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
-    whole, split = replicated(task.mesh), split_by_example(task.mesh)
-    return jax.jit(step, in_shardings=(whole, split), out_shardings=whole, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0)
+    def placed(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        state, metrics = step(state, batch)
+        # What comes out lies as what went in, so that the next update finds it where this one did.
+        return jax.lax.with_sharding_constraint((state, metrics), (shardings(state, task.mesh), whole(metrics)))
+
+    def whole(metrics: Metrics) -> Any:
+        return jax.tree.map(lambda _: replicated(task.mesh), metrics)
+
+    return placed
 
 
 def _micro_batches(batch: jax.Array, parts: int) -> jax.Array:
@@ -170,8 +182,7 @@ def make_eval_step(
             "examples": jnp.sum(counted),
         }
 
-    whole, split = replicated(mesh), split_by_example(mesh)
-    return jax.jit(step, in_shardings=(whole, split), out_shardings=whole)
+    return jax.jit(step, out_shardings=replicated(mesh))
 
 
 def mixing_key(seed: int, step: jax.Array | int) -> jax.Array:

@@ -1,0 +1,89 @@
+"""Which axis of which parameter is split over which axis of the mesh; optimizer state is split like its parameters.
+
+`tensor` splits the wide layers by channel: those before a sum over channels by their outputs, those that take the sum
+by their inputs, so that few activations are exchanged (arXiv 1909.08053). `fsdp` splits every large parameter along its
+longest axis (arXiv 1910.02054, stage 3).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from focalnet_jax.errors import UserError
+from focalnet_jax.paths import named_leaves, path_name
+
+# The last axes of a parameter; the first rule that is found in its path name holds.
+TENSOR_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"/mlp/fc1/kernel$", (None, "tensor")),
+    (r"/mlp/fc1/bias$", ("tensor",)),
+    (r"/mlp/fc2/kernel$", ("tensor", None)),
+    (r"/modulation/(query|context)/kernel$", (None, "tensor")),
+    (r"/modulation/(query|context)/bias$", ("tensor",)),
+    (r"/modulation/focal_kernels/\d+/kernel$", (None, "tensor")),
+    (r"/modulation/(modulator|proj)/kernel$", ("tensor", None)),
+)
+_LEAST = 4096  # numbers; to gather less than that costs more than it saves
+_STACKED = "/blocks/"  # parameters of blocks have the depth as their first axis, which the scan goes through
+
+
+def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
+    """How a parameter, or what an optimizer keeps of it, lies on a mesh of these axis sizes.
+
+    Args:
+      name: its path name, which ends in that of the parameter.
+      shape: its own.
+      sizes: of the axes `fsdp` and `tensor`.
+
+    Raises:
+      UserError: `tensor` does not divide an axis it splits.
+    """
+    axes: list[str | None] = [None] * len(shape)
+    if sizes["tensor"] > 1:
+        last = next((last for pattern, last in TENSOR_RULES if re.search(pattern, name)), ())
+        axes[len(shape) - len(last) :] = last
+    for axis, length in zip(axes, shape, strict=True):
+        if axis == "tensor" and length % sizes["tensor"]:
+            raise UserError(
+                f"mesh.tensor={sizes['tensor']} does not divide the {length} channels of {name}: expected a divisor of "
+                f"{length}"
+            )
+    first = 1 if _STACKED in name else 0
+    free = [place for place in range(first, len(shape)) if axes[place] is None and not shape[place] % sizes["fsdp"]]
+    if sizes["fsdp"] > 1 and free and math.prod(shape) >= _LEAST:
+        axes[max(free, key=lambda place: shape[place])] = "fsdp"
+    return PartitionSpec(*axes)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """The sharding of every array of a state (arrays or shapes) by `partition`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, partition(path_name(path), leaf.shape, mesh.shape)), tree
+    )
+
+
+def check_rules(params: Any) -> None:
+    """Refuses, `AssertionError`, rules that no parameter of a whole model has or that several would share."""
+    names = named_leaves(params)
+    for pattern, _ in TENSOR_RULES:
+        assert any(re.search(pattern, name) for name in names), f"{pattern} matches no parameter"
+    for name in names:
+        found = [pattern for pattern, _ in TENSOR_RULES if re.search(pattern, name)]
+        assert len(found) < 2, f"{name} is matched by {found}"
+
+
+def describe(params: Any, mesh: Mesh) -> str:
+    """How much of the parameters is split, and what a device holds of them."""
+    whole = split = held = 0
+    for name, leaf in named_leaves(params).items():
+        parts = math.prod(mesh.shape[axis] for axis in partition(name, leaf.shape, mesh.shape) if axis)
+        size = math.prod(leaf.shape)
+        whole, split, held = whole + size, split + size * (parts > 1), held + size // parts
+    if not split:
+        return "parameters whole on every device"
+    return f"{split / whole:.1%} of the parameters split; a device holds {held:,} of {whole:,}"

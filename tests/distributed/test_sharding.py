@@ -1,0 +1,153 @@
+"""Parameters and optimizer state split over a mesh compute what whole ones do."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import focalnet_jax
+from focalnet_jax.checkpoint.manager import Checkpoints
+from focalnet_jax.command_line import load_config
+from focalnet_jax.convert.mapping import abstract_params
+from focalnet_jax.data.mixing import Mixing
+from focalnet_jax.distributed.mesh import make_mesh, put_batch
+from focalnet_jax.distributed.sharding import check_rules, describe, partition, shardings
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import list_models, variant_config
+from focalnet_jax.paths import named_leaves
+from focalnet_jax.training.optimizer import make_optimizer, make_schedule
+from focalnet_jax.training.setup import model_config, open_train_data
+from focalnet_jax.training.step import Task, TrainState, abstract_state, init_state, make_train_step, model_graph
+
+SMALL = [
+    "--config.model.embed_dim=32",
+    "--config.model.depths=(2,)",
+    "--config.data.image_size=16",
+    "--config.data.eval_resize=16",
+    "--config.batch_size=16",
+    "--config.model.drop_path_rate=0.2",
+]
+MESHES = {"fsdp": (1, 8, 1), "all": (2, 2, 2)}  # data alone: tests/training/test_step.py
+
+
+def task_on(mesh, overrides=()):
+    config = load_config("configs/quickstart.py", [*SMALL, *overrides])
+    graph, init_params = model_graph(model_config(config), config.precision)
+    schedule = make_schedule(config.schedule, 2, 100)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
+    task = Task(graph, optimizer, schedule, 10, Mixing(smoothing=0.1), 1, mesh, config.accumulate_steps)
+    return config, task, init_params
+
+
+def trained(mesh, steps=20, overrides=()):
+    config, task, init_params = task_on(mesh, overrides)
+    state, step, losses = init_state(task, init_params), make_train_step(task), []
+    before = {name: leaf.sharding for name, leaf in named_leaves(state.items()).items()}
+    for batch in open_train_data(config, task.mesh).batches(0, steps):
+        state, metrics = step(state, put_batch(batch, task.mesh))
+        losses.append(float(metrics["train/loss"]))
+    after = named_leaves(state.items())
+    for name, sharding in before.items():
+        assert after[name].sharding.is_equivalent_to(sharding, after[name].ndim), name
+    return np.array(losses), state
+
+
+@pytest.fixture(scope="module")
+def on_one():
+    return trained((1, 1, 1))
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_every_mesh_gives_the_same_losses_and_keeps_its_placement(mesh, on_one):
+    losses, state = trained(MESHES[mesh])
+    # Sums are taken in another order, 6e-8 a rounding; twenty AdamW steps let that grow a little.
+    np.testing.assert_allclose(losses, on_one[0], rtol=1e-5)
+    held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state.params))
+    whole = sum(leaf.size for leaf in jax.tree.leaves(on_one[1].params))
+    assert held < 0.35 * whole
+    for moment in ("mu", "nu"):
+        kept = named_leaves(state.opt_state).items()
+        moments = {name.rpartition(f"{moment}/")[2]: leaf for name, leaf in kept if f"{moment}/" in name}
+        for name, leaf in named_leaves(state.params).items():
+            assert moments[name].sharding == leaf.sharding, name
+
+
+def test_micro_batches_on_a_mesh_are_one_batch():
+    always = "--config.model.drop_path_rate=0.0"  # parts draw their own
+    losses, _ = trained((1, 2, 2), steps=5, overrides=["--config.accumulate_steps=4", always])
+    whole, _ = trained((1, 2, 2), steps=5, overrides=[always])
+    np.testing.assert_allclose(losses, whole, rtol=1e-5)
+
+
+def test_a_state_saved_on_one_mesh_is_restored_bit_by_bit_on_another(tmp_path):
+    _, state = trained((1, 8, 1), steps=1)
+    checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=0)
+    checkpoints.save(1, state.items(), {}, None)
+    checkpoints.wait()
+    for mesh in ((8, 1, 1), (2, 2, 2)):
+        _, task, init_params = task_on(mesh)
+        like = abstract_state(task, init_params)
+        restored = TrainState.from_items(checkpoints.restore(1, like.items()))
+        for name, leaf in named_leaves(restored.items()).items():
+            assert leaf.sharding == named_leaves(like.items())[name].sharding, name
+            np.testing.assert_array_equal(leaf, named_leaves(state.items())[name])
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_variant_splits_evenly_and_nearly_whole(name):
+    params = abstract_params(variant_config(name))
+    check_rules(params)
+    sizes = {"fsdp": 8, "tensor": 2}
+    split = 0
+    for path, leaf in named_leaves(params).items():
+        spec = partition(path, leaf.shape, sizes)
+        for axis, length in zip(spec, leaf.shape, strict=True):
+            assert axis is None or length % sizes[axis] == 0
+        assert "/blocks/" not in path or spec[0] is None  # the depth, which the scan goes through
+        split += leaf.size * any(spec)
+    assert split > 0.98 * sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def test_only_the_exchanges_the_rules_mean_are_in_an_mlps_program():
+    """Column then row: one sum over devices forward, no gathering of weights."""
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 8})
+    model = focalnet_jax.create_model("focalnet_tiny_srf", embed_dim=32, depths=(1,), num_classes=8)
+    graph, params = nnx.split(model)
+    params = nnx.to_pure_dict(params)
+    placed = jax.device_put(params, shardings(params, mesh))
+    images = jax.device_put(np.zeros((2, 32, 32, 3), np.float32), jax.NamedSharding(mesh, jax.P()))
+    text = jax.jit(lambda p, x: nnx.merge(graph, p)(x)).lower(placed, images).compile().as_text()
+    assert "all-reduce" in text or "reduce-scatter" in text
+    gathered = [line for line in text.splitlines() if "all-gather(" in line and "f32[1,32,128]" in line]
+    assert not gathered  # fc1 and fc2 stay where they are
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ((3, 2, -1), "6 does not divide the 8 devices; .* 1, 2, 4, 8"),
+        ((-1, -1, 1), "one of which may be -1"),
+        ((0, 1, 1), "expected positive numbers"),
+        ((4, 4, 1), "needs 16 devices; there are 8"),
+    ],
+)
+def test_impossible_meshes_are_refused_with_what_is_possible(sizes, told):
+    with pytest.raises(UserError, match=told):
+        make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
+
+
+def test_channels_that_do_not_divide_are_refused():
+    with pytest.raises(UserError, match=r"mesh.tensor=8 does not divide the 100 channels of .*fc1"):
+        partition("stages/0/blocks/mlp/fc1/kernel", (2, 25, 100), {"fsdp": 1, "tensor": 8})
+
+
+def test_small_parameters_stay_whole_and_the_report_says_how_much():
+    assert not any(partition("norm/scale", (768,), {"fsdp": 8, "tensor": 2}))
+    params = abstract_params(variant_config("focalnet_tiny_srf"))
+    mesh = make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
+    share = float(describe(params, mesh).partition("%")[0])
+    assert 98 < share < 100
+    held = int(describe(params, mesh).split("holds ")[1].split()[0].replace(",", ""))
+    assert held == pytest.approx(28.4e6 / 8, rel=0.1)
