@@ -11,6 +11,7 @@ from tests.commands import (
     ENVIRONMENT,
     EVERY,
     FOLDER,
+    QUICK,
     SMALL,
     assert_one_line_mistake,
     command,
@@ -80,10 +81,20 @@ def test_an_unreadable_image_is_named(photos, tmp_path):
     broken.write_bytes(broken.read_bytes()[:999])
     arguments = [*FOLDER, f"--config.data.path={tmp_path / 'data'}", "--workdir", tmp_path / "run"]
     assert_one_line_mistake(run("train.py", *arguments), str(broken))
-    allowed = run("train.py", *arguments, "--config.data.max_unreadable=0.5")
+    steps = ["--config.total_steps=9", "--config.checkpoint_every_steps=4"]
+    arguments = [*arguments[:-1], tmp_path / "allowed", *steps, "--config.data.max_unreadable=0.5"]
+    allowed = run("train.py", *arguments, env=QUICK)
     assert allowed.returncode == 0, allowed.stderr
     assert allowed.stderr.count(str(broken)) == 1  # said once, however often it comes
-    assert metrics(tmp_path / "run")[2]["data/substituted"] >= 1
+    counted = {row["step"]: row["data/substituted"] for row in metrics(tmp_path / "allowed") if "train/loss" in row}
+    assert counted[3] == 1  # an epoch
+    assert counted[9] == 3
+    shutil.rmtree(tmp_path / "allowed" / "checkpoints" / "9")
+    again = run("train.py", *arguments, env=QUICK)
+    assert "resumed from step 8" in again.stdout
+    assert {
+        row["step"]: row["data/substituted"] for row in metrics(tmp_path / "allowed") if "train/loss" in row
+    } == counted
 
 
 def test_a_picture_that_cannot_be_read_costs_no_step(photos, tmp_path):

@@ -21,6 +21,7 @@ from absl import flags
 from grain.experimental import index_shuffle
 
 from focalnet_jax.data.decode import UnreadableImageError, decode
+from focalnet_jax.data.processes import without_false_alarms
 from focalnet_jax.data.sources import Label, Source
 from focalnet_jax.data.transforms import EvalTransform, TrainTransform
 from focalnet_jax.errors import RunFailedError, UserError
@@ -28,8 +29,6 @@ from focalnet_jax.errors import RunFailedError, UserError
 Batch = dict[str, np.ndarray]
 READABLE = -1  # in a batch's `unreadable`
 _BATCHES_AHEAD = 2
-# Python's tracker of shared memory complains of what Grain is still freeing when a program ends.
-_NO_FALSE_ALARM = "ignore::UserWarning:multiprocessing.resource_tracker"
 _PATIENCE_SECONDS = 5.0  # for a batch nobody will use
 _SUBSTITUTES = 10  # pictures tried for one that cannot be read
 
@@ -161,12 +160,13 @@ def eval_batches(
     def example(flat: int) -> Batch:
         batch, place = divmod(flat, len(local))
         index = batch * batch_size + local[place]
-        if index >= len(source):  # filling, of the same shapes
-            _, label = source[0]
-            black = np.zeros((1, 1, 3), np.uint8)
-            return {"image": transform(black), "label": np.zeros_like(label), "mask": np.float32(0)}
+        filling = index >= len(source)
+        index = 0 if filling else index
         try:
             picture, label = source[index]
+            if filling:  # of the same shapes
+                black = np.zeros((1, 1, 3), np.uint8)
+                return {"image": transform(black), "label": np.zeros_like(label), "mask": np.float32(0)}
             image = decode(picture)
         except UnreadableImageError as error:
             raise UserError(f"cannot read image {source.name(index)} ({error}): repair or remove it") from error
@@ -214,8 +214,7 @@ def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading:
     if reading.workers:
         if not flags.FLAGS.is_parsed():  # Grain's processes take its options from there
             flags.FLAGS.mark_as_parsed()
-        if _NO_FALSE_ALARM not in sys.warnoptions:
-            sys.warnoptions.append(_NO_FALSE_ALARM)
+        without_false_alarms()
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=_BATCHES_AHEAD))
     return _watched(iter(ahead), reading)
 
@@ -281,6 +280,10 @@ class Substitutions:
         self._source, self._most = source, most
         self._read = 0
         self._named: set[int] = set()
+
+    def go_on(self, count: int, read: int) -> None:
+        """Counts on from what a run before it had counted and read."""
+        self.count, self._read = count, read
 
     def counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches without their field `unreadable`; names on stderr what could not be read, once each.

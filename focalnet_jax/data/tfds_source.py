@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
 
 from focalnet_jax.data.decode import Picture, UnreadableImageError
 from focalnet_jax.data.sources import Label, fingerprint_of
@@ -33,7 +35,7 @@ class TfdsSource:
     def __init__(self, path: str | None, split: str):
         if not path:
             raise UserError("data.source=tfds needs data.path, a prepared directory or the name of a data set")
-        builder = _builder(path)
+        builder = open_builder(path)
         features = builder.info.features
         labels = [key for key in _LABELS if key in features]
         if "image" not in features or not labels:
@@ -52,6 +54,8 @@ class TfdsSource:
             )
         try:
             info = builder.info.splits[split]
+            if info.num_examples < 1:
+                raise ValueError(split)
             self._examples = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         except (ValueError, KeyError) as error:
             known = ", ".join(builder.info.splits)
@@ -61,12 +65,10 @@ class TfdsSource:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error}; prepare it again") from error
         self._title = f"{builder.info.full_name} {split}"
-        shards = [f"{file.filename} {file.skip} {file.take}" for file in info.file_instructions]
-        absent = [file.filename for file in info.file_instructions if not Path(file.filename).is_file()]
-        if absent:
-            raise UserError(f"{path} lacks {absent[0]}, and {len(absent) - 1} more files: get them or prepare it again")
-        card = Path(builder.data_dir, CARD)
-        stated = json.loads(card.read_text())["fingerprint"] if card.is_file() else ""
+        # By name: the same files elsewhere are the same data.
+        shards = [f"{Path(file.filename).name} {file.skip} {file.take}" for file in info.file_instructions]
+        _check_shards(path, [file.filename for file in info.file_instructions])
+        stated = _fingerprint_on_card(Path(builder.data_dir, CARD))
         self.fingerprint = fingerprint_of([builder.info.full_name, *shards, *self.class_names, stated])
 
     def __len__(self) -> int:
@@ -98,7 +100,29 @@ class TfdsSource:
         return f"{file or 'example'} ({self._title}, {index})"
 
 
-def _builder(path: str) -> tfds.core.DatasetBuilder:
+def _check_shards(path: str, files: Sequence[str]) -> None:
+    """Refuses files that are missing or whose end, where their index is, cannot be read."""
+    absent = [file for file in files if not Path(file).is_file()]
+    if absent:
+        raise UserError(f"{path} lacks {absent[0]}, and {len(absent) - 1} more files: get them or prepare it again")
+    for file in files:
+        try:
+            reader = ArrayRecordReader(file)
+            reader.num_records()
+            reader.close()
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"{file} is damaged or cut off: get it again or prepare it again") from error
+
+
+def _fingerprint_on_card(card: Path) -> str:
+    try:
+        return json.loads(card.read_text())["fingerprint"] if card.is_file() else ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{card} is damaged: get it again or prepare it again") from error
+
+
+def open_builder(path: str) -> tfds.core.DatasetBuilder:
+    """The data set in a directory, in one below it, or of this name; `UserError` where there is none."""
     root = Path(path)
     if root.is_dir():
         found = [root] if (root / _DESCRIPTION).is_file() else [p.parent for p in root.glob(f"*/*/{_DESCRIPTION}")]
@@ -108,7 +132,7 @@ def _builder(path: str) -> tfds.core.DatasetBuilder:
             raise UserError(f"{path}: expected one prepared data set there ({_DESCRIPTION}), found {held}")
         try:
             return tfds.builder_from_directory(found[0])
-        except (ValueError, OSError, KeyError, TypeError) as error:
+        except Exception as error:  # the library raises all kinds over damaged files
             raise UserError(f"{found[0]} is damaged: {' '.join(str(error).split())[:200]}; prepare it again") from error
     if "/" in path and not tfds.core.naming.is_valid_dataset_name(path.split("/")[0].split(":")[0]):
         raise UserError(f"data.path={path}: there is no such directory")

@@ -58,7 +58,8 @@ class _Loop:
     def __init__(self, run: Run, writer: MetricsWriter | NoWriter, stop: StopRequest):
         self.run, self.writer, self.stop = run, writer, stop
         self.alone = jax.process_count() == 1
-        self.told = np.zeros(2, np.int64)  # by all processes: how many were asked to stop, pictures substituted
+        # By all processes: how many were asked to stop, pictures substituted.
+        self.told = np.array([0, run.substituted])
         self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.config.batch_size)
         self.eval_step: Callable[[Params, dict[str, jax.Array]], Metrics] = make_eval_step(
             run.task.graph, run.task.mesh, run.config.eval_classes
@@ -87,7 +88,7 @@ class _Loop:
                 return True
             before = run.metrics
             run.state, run.metrics = train_step(run.state, put_batch(self._telling(batch), run.task.mesh))
-            run.step = step
+            run.step, run.substituted = step, self._substituted()
             # One step computes while the next one's batch is fetched and sent; without a bound, so would all of them.
             jax.block_until_ready(before)
             self._hear(before)
@@ -106,6 +107,9 @@ class _Loop:
 
     def _own(self) -> tuple[int, int]:
         return int(self.stop.received is not None), self.run.train_data.substitutions.count
+
+    def _substituted(self) -> int:
+        return self._own()[1] if self.alone else int(self.told[1])
 
     def _telling(self, batch: Batch) -> Batch:
         """The batch with what this process tells the others, which no single one may act upon."""
@@ -126,7 +130,7 @@ class _Loop:
         run = self.run
         values = run.finite_metrics()
         values |= self.progress.rates(run.step)
-        values["data/substituted"] = int(self.told[1])
+        values["data/substituted"] = run.substituted
         self.writer.write(run.step, values)
         self.progress.print_step(run.step, values)
 

@@ -65,6 +65,7 @@ class Run:
     checkpoints: Checkpoints
     best: float  # the highest eval/top1 so far
     step: int
+    substituted: int  # pictures that could not be read so far, of all processes
     metrics: Metrics | None = None  # of the newest update
 
     @property
@@ -92,7 +93,7 @@ class Run:
             "model": model_metadata(self.config.model.name, model_config(self.config)),
             "config": self.config.to_dict(),
             "classes": list(self.train_data.source.class_names),
-            "data": {"fingerprint": self.train_data.source.fingerprint, "examples": len(self.train_data.source)},
+            "data": _identity(self.train_data) | {"substituted": self.substituted},
             "version": __version__,
         }
         self.checkpoints.save(self.step, self.state.items(), metadata, metrics=evaluated)
@@ -128,8 +129,11 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
         mesh,
         config.accumulate_steps,
     )
+    substituted = 0
     if newest is not None:
-        _refuse_other_checkpoint(config, workdir / FOLDER / str(newest), train_data)
+        substituted = _check_checkpoint(config, workdir / FOLDER / str(newest), train_data)
+        if is_first():
+            train_data.substitutions.go_on(substituted, read=newest * config.batch_size)
     initial = None
     like = abstract_params(init_params, mesh)
     if config.init_from and newest is None:
@@ -148,7 +152,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
         raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}; choose another") from error
     print_banner(config, summary, (train_data, eval_data), plan, mesh, like, origin=origin, workdir=workdir)
     best, step = from_first(checkpoints.best_metric()), int(state.step)
-    return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, best, step)
+    return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, best, step, substituted)
 
 
 def _refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None) -> None:
@@ -166,20 +170,29 @@ def _refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | Non
         _refuse(workdir, differing)
 
 
-def _refuse_other_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData) -> None:
-    """Refuses to go on from another config's checkpoint, or with labels that mean something else than in it."""
+def _identity(data: TrainData) -> dict[str, Any]:
+    return {"fingerprint": data.source.fingerprint, "examples": len(data.source)}
+
+
+def _check_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData) -> int:
+    """How many pictures had been substituted by then.
+
+    Refuses to go on from another config's checkpoint, with other data, or with labels that mean something else.
+    """
     stored = read_metadata(checkpoint)
     if "config" not in stored:
         raise UserError(f"{checkpoint} holds converted weights, from which no run goes on: move it out of the workdir")
     _refuse(checkpoint, differences(config, stored["config"]))
     check_same_classes(tuple(stored["classes"]), f"checkpoint {checkpoint}", data.source.class_names, "training")
-    ours = {"fingerprint": data.source.fingerprint, "examples": len(data.source)}
-    if stored.get("data", ours) != ours:
+    ours, theirs = _identity(data), dict(stored["data"])
+    substituted = theirs.pop("substituted")
+    if theirs != ours:
         raise UserError(
-            f"{checkpoint} was trained on other data: {stored['data']['examples']} examples, fingerprint "
-            f"{stored['data']['fingerprint']}; here are {ours['examples']}, {ours['fingerprint']}. The order of "
+            f"{checkpoint} was trained on other data: {theirs['examples']} examples, fingerprint "
+            f"{theirs['fingerprint']}; here are {ours['examples']}, {ours['fingerprint']}. The order of "
             "examples would change: give the same data or another --workdir"
         )
+    return substituted
 
 
 def _refuse(place: Path, differing: list[str]) -> None:

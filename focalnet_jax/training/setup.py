@@ -125,6 +125,10 @@ def check_classes(config: FrozenConfigDict, trained: tuple[str, ...], name: str,
     """
     if config.eval_classes is not None and config.eval_classes > config.model.num_classes:
         raise UserError(f"eval_classes={config.eval_classes}: model.num_classes is only {config.model.num_classes}")
+    if config.eval_classes is None and len(source.class_names) < len(trained):
+        count = len(source.class_names)
+        if trained[:count] == source.class_names:
+            name = f"{name} (--config.eval_classes={count} takes its first {count})"
     check_same_classes(trained[: config.eval_classes], name, source.class_names, f"split {config.data.eval_split}")
 
 

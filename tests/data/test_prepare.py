@@ -5,10 +5,12 @@ import io
 import json
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
 import time
+import zlib
 from collections import Counter
 
 import numpy as np
@@ -25,6 +27,7 @@ from focalnet_jax.data.prepare.shards import checked_image
 from focalnet_jax.data.prepare.tfrecord import convert
 from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.errors import UserError
+from tests.commands import assert_one_line_mistake
 from tests.data.pictures import (
     NORMALIZED,
     READABLE,
@@ -95,7 +98,7 @@ def test_every_good_image_is_kept_once_with_its_bytes_and_the_rest_is_named(pict
     assert Counter(row["status"] for row in rows) == {"rejected": REJECTED, "normalized": NORMALIZED}
     reasons = {row["file"].rpartition("_")[2].partition(".")[0]: row["reason"] for row in rows}
     assert "CMYK" in reasons["100"]
-    assert "it is .png" in reasons["101"]
+    assert "it is .png; now" in reasons["101"]
     assert "truncated" in reasons["105"]
     assert "pixels" in reasons["108"]
     assert "another than its folder" in reasons["109"]
@@ -194,11 +197,12 @@ def test_other_data_is_not_called_finished_and_a_corrected_command_is_not_held_t
     assert main(list(map(str, arguments))) == 0
     shutil.copy(picture, new / "2.jpg")
     refused("images was 44 and is 45", *arguments)
-    shutil.move(new / "2.jpg", tmp_path / "2.jpg")
+    (new / "2.jpg").unlink()
     (tmp_path / "out" / "images" / "1.0.0" / ".prepare").mkdir()  # what a kill at the very end leaves
     assert main(list(map(str, arguments))) == 0
     assert not (tmp_path / "out" / "images" / "1.0.0" / ".prepare").exists()
-    shutil.copy(tmp_path / "2.jpg", new / "1.jpg")
+    shutil.copy(picture, new / "1.jpg")  # of the same size, now
+    refused("sources was", *arguments)
     (new / "broken.jpg").symlink_to(tmp_path / "nowhere")
     refused("broken.jpg: No such file", *arguments[:3], "--out", tmp_path / "another")
 
@@ -207,7 +211,8 @@ def test_slices_of_a_split_hold_all_classes(tmp_path):
     def plan(count, shard_bytes):
         names = [f"{number}.jpg".encode() for number in range(count)]
         indices = [
-            Index.of(names, [(0, 1000)] * count, [str(label)] * count, [0] * count, ["x"] * count) for label in range(4)
+            Index.of(names, [(0, 1000, 0)] * count, [str(label)] * count, [0] * count, ["x"] * count)
+            for label in range(4)
         ]
         return make_plan(indices, list("0123"), held_out=0.0, shard_bytes=shard_bytes)
 
@@ -264,6 +269,87 @@ def test_a_damaged_or_cut_tar_is_refused_wherever_the_damage_lies(tmp_path):
             index(bytes(512) + damaged, 512)
 
 
+def test_a_tar_changed_at_the_same_size_between_a_kill_and_the_next_start_is_refused(tmp_path):
+    """Its index would give the new bytes the old labels."""
+    colours = {label: [encoded(Image.new("RGB", (8, 8), (n, 9, 9)), "BMP") for n in range(60)] for label in ("a", "b")}
+    one = {f"{label}/{n}.bmp": content for label in "ab" for n, content in enumerate(colours[label])}
+    path = write_tar(tmp_path / "set.tar", one)
+    size = path.stat().st_size
+    arguments = ["imagefolder", "--source", path, "--out", tmp_path / "out", "--processes", "1", "--shard-mb", "0.001"]
+    process = subprocess.Popen([sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments)])
+    work = tmp_path / "out" / "images" / "1.0.0" / ".prepare"
+    deadline = time.monotonic() + 60
+    while not list(work.glob("train-*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    other = write_tar(tmp_path / "other.tar", dict(reversed(one.items())))
+    assert other.stat().st_size == size
+    other.replace(path)
+    refused("is of another preparation: sources was", *arguments)
+
+
+def test_nothing_that_lies_in_a_class_is_left_out_without_a_word(tmp_path):
+    picture = Image.new("RGB", (8, 8), (200, 100, 0))
+    deep = io.BytesIO()
+    rgb = np.full((6, 6, 3), 40_000, np.uint16)
+    deep.write(sixteen_bit_png(rgb))
+    files = {
+        "cat/1.bmp": encoded(picture, "BMP"),
+        "cat/2.TIF": encoded(picture, "TIFF"),
+        "cat/3": encoded(picture),
+        "cat/4.gif": encoded(picture, "GIF"),
+        "cat/5.png": deep.getvalue(),
+        "cat/notes.txt": b"x",
+        "__MACOSX/cat/6.jpg": b"x",
+        "cat/.hidden.jpg": b"x",
+        "README.md": b"x",
+    }
+    path = write_tar(tmp_path / "set.tar", files)
+    out = ["--out", tmp_path / "out", "--processes", "1"]
+    assert main(list(map(str, ["imagefolder", "--source", path, *out]))) == 0
+    folder = tmp_path / "out" / "images" / "1.0.0"
+    rows = {row["file"]: row for row in map(json.loads, (folder / "manifest.jsonl").read_text().splitlines())}
+    assert {name for name, row in rows.items() if row["status"] == "rejected"} == {"cat/notes.txt", "README.md"}
+    assert all("by its name" in rows[name]["reason"] for name in ("cat/notes.txt", "README.md"))
+    assert {name for name, row in rows.items() if row["status"] == "normalized"} == {
+        "cat/1.bmp", "cat/2.TIF", "cat/3", "cat/4.gif", "cat/5.png"
+    }  # fmt: skip
+    assert rows["cat/3"]["reason"] == "the name says None, it is .jpg; now cat/3.jpg"
+    source = TfdsSource(str(folder), "train")
+    assert len(source) == 5
+    for index in range(5):
+        held = Image.open(io.BytesIO(source[index][0]))
+        assert (held.mode, source[index][0][24] > 8 and held.format == "PNG") == ("RGB", False)
+
+
+def sixteen_bit_png(pixels):
+    """RGB of 16 bits, which Pillow does not write."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_two_preparations_of_the_same_are_the_same_to_the_byte(pictures, from_folders, tmp_path):
+    done = prepare("imagefolder", "--source", pictures, "--out", tmp_path, "--processes", "1", "--shard-mb", "1")
+    assert done.returncode == 0, done.stderr
+    for path in from_folders.iterdir():
+        assert (tmp_path / "images" / "1.0.0" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_an_error_is_one_line_whatever_processes_were_started(pictures, tmp_path):
+    (tmp_path / "set" / "train" / "empty").mkdir(parents=True)
+    done = prepare("imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out", *SMALL)
+    assert_one_line_mistake(done, "holds no images")
+
+
 def test_a_held_out_share_never_mixes_with_a_validation_split(tmp_path):
     picture = encoded(Image.new("RGB", (8, 8)))
     files = {f"imagenet21k_{split}/n01440764/n01440764_{n}.JPEG": picture for split in ("train", "val") for n in "12"}
@@ -295,7 +381,7 @@ def test_the_path_in_a_tar_tells_split_and_class_as_in_a_folder(names, expected,
 def test_same_names_in_all_classes_are_held_out_independently():
     names = [f"{n}.png".encode() for n in range(200)]
     cat, dog = (
-        Index.of(names, [(0, 1)] * 200, [label] * 200, [0] * 200, [name.decode() for name in names]).members["hash"]
+        Index.of(names, [(0, 1, 0)] * 200, [label] * 200, [0] * 200, [name.decode() for name in names]).members["hash"]
         for label in ("cat", "dog")
     )
     both = ((cat < 2**31) & (dog < 2**31)).sum()
@@ -330,7 +416,7 @@ def test_a_tar_that_leads_out_of_itself_is_refused(tmp_path, member):
             setattr(info, key, value)
         archive.addfile(info)
     with pytest.raises(UserError, match="a link or a path out of it"):
-        index_container(Container(str(path), size=path.stat().st_size, class_name="n01440764"))
+        index_container(tar(path, class_name="n01440764"))
     refused("refused", "imagefolder", "--source", path, "--out", tmp_path / "out")
 
 
@@ -348,11 +434,14 @@ def test_sources_that_make_no_sense_are_one_line(pictures, tmp_path):
     refused("--name My", "imagefolder", "--source", pictures, "--name", "My Set", *out)
     (tmp_path / "twice.txt").write_text("a\nb\na\n")
     refused("each once; a", "imagefolder", "--source", pictures, "--classes", tmp_path / "twice.txt", *out)
-    refused("dataset_info.json", "tfrecord", "--source", pictures, *out)
+    refused("found none", "tfrecord", "--source", pictures, *out)
     write_imagenet(pictures, tmp_path / "tars")
     refused("give --val-labels", "imagenet1k", "--source", tmp_path / "tars", *out)
     (tmp_path / "wrong.txt").write_text("1\n2\n")
     refused("n01440764", "imagenet1k", "--source", tmp_path / "tars", "--val-labels", tmp_path / "wrong.txt", *out)
+    (tmp_path / "short.txt").write_text("n01440764\nn01443537\n")
+    told = "holds 7 images that the label list does not have, such as ILSVRC2012_val_00000003.JPEG"
+    refused(told, "imagenet1k", "--source", tmp_path / "tars", "--val-labels", tmp_path / "short.txt", *out)
 
 
 def test_an_existing_tfrecord_data_set_is_converted_byte_for_byte(from_folders, tmp_path):

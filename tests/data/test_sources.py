@@ -64,9 +64,9 @@ def test_an_unknown_source_is_refused_with_the_known_ones():
 def test_splits_must_agree_about_classes_and_fit_the_classifier(folder):
     train, held_out = (FolderSource(str(folder), split) for split in ("train", "val"))
     check_same_classes(train.class_names, "training", held_out.class_names, "evaluation")
-    check_labels(train, num_classes=2)
+    check_labels(train, 2)
     with pytest.raises(UserError, match=r"num_classes=2"):
-        check_labels(train, num_classes=1)
+        check_labels(train, 1)
     (folder / "val" / "blue").rename(folder / "val" / "cyan")
     with pytest.raises(UserError, match="blue, cyan"):
         check_same_classes(train.class_names, "a", FolderSource(str(folder), "val").class_names, "b")

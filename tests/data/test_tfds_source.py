@@ -1,6 +1,7 @@
 """Data sets of tensorflow-datasets are read by index, with its slices, labels and several labels an image."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -65,6 +66,8 @@ def test_slices_and_data_sets_have_fingerprints_of_their_own(flowers, tmp_path):
     prints = {TfdsSource(str(flowers), split).fingerprint for split in ("train", "train[:50%]", "train[50%:]")}
     assert len(prints | {TfdsSource(str(other), "train").fingerprint}) == 4
     assert TfdsSource(str(flowers.parent), "train").fingerprint in prints  # wherever it is named
+    shutil.copytree(flowers, tmp_path / "copy" / "flowers" / "1.0.0")
+    assert TfdsSource(str(tmp_path / "copy"), "train").fingerprint in prints  # and wherever it lies
 
 
 def test_several_labels_are_filled_up(tmp_path):
@@ -80,6 +83,8 @@ def test_what_is_not_there_is_refused_in_one_line(flowers, tmp_path):
         (str(flowers), "test", "has no split 'test', or nothing in it; it has train"),
         (str(flowers), "train[:x]", "has no split"),
         (str(flowers), "train[20:]", "or nothing in it"),
+        (str(flowers), "train[15:10]", "or nothing in it"),
+        (str(flowers), "train[80%:10%]", "or nothing in it"),
         (str(tmp_path / "nowhere"), "train", "no such directory"),
         ("no_such_set", "train", "neither a directory nor a data set"),
         ("mnist", "train", "is not prepared"),
@@ -91,6 +96,15 @@ def test_what_is_not_there_is_refused_in_one_line(flowers, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="found none"):
         TfdsSource(str(tmp_path / "empty"), "train")
+    for file in ("dataset_info.json", "card.json", next(flowers.glob("*array_record*")).name):
+        path = flowers / file
+        content = path.read_bytes() if path.exists() else b'{"fingerprint": "x"}'
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(UserError, match="prepare it again") as caught:
+            TfdsSource(str(flowers), "train")
+        assert "\n" not in str(caught.value)
+        path.write_bytes(content)
+    assert len(TfdsSource(str(flowers), "train")) == 20
     (flowers / "features.json").unlink()
     with pytest.raises(UserError, match="prepare it again"):
         TfdsSource(str(flowers), "train")

@@ -21,6 +21,9 @@ SPLITS = ("train", "val", "test")
 _SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"
 }  # fmt: skip
+_PREFIXES = ("imagenet", "ilsvrc")  # bullet_train is a class
+_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".bmp", ".tif", ".tiff")
+_NOBODYS = "__MACOSX"
 _SYNSET = re.compile(r"n\d{8}")
 _GZIP = b"\x1f\x8b"
 _BLOCK = 512  # bytes of a tar
@@ -28,7 +31,8 @@ _BLOCK = 512  # bytes of a tar
 
 def split_named(folder: str) -> str | None:
     """The split a folder of this name holds, if any."""
-    return _SPLIT_NAMES.get(re.split(r"[_-]", folder)[-1].lower())
+    folder = folder.lower()
+    return _SPLIT_NAMES.get(re.split(r"[_-]", folder)[-1] if folder.startswith(_PREFIXES) else folder)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Container:
     split: str | None = None
     class_name: str | None = None
     labelled: bool = False  # members are labelled by the label file, by their names
+    time: int = 0  # when the tar was changed last, nanoseconds
 
     @property
     def title(self) -> str:
@@ -54,9 +59,10 @@ class Container:
 class Index:
     """The members of a container, in its order: a structured array.
 
-    Fields: `name` (bytes, the path within the container), `offset` and `size` (where its bytes lie in the file),
-    `class` (bytes, what it is said to be; empty where nothing or two things say it), `split` (a place in `SPLITS`) and
-    `hash` (uint32, of its class and its path below it: a fixed random number).
+    Fields: `name` (bytes, the path within the container), `offset` and `size` (where its bytes lie in the file), `time`
+    (when a file of a folder was changed last, ns), `class` (bytes, what it is said to be; empty where nothing or two
+    things say it), `split` (a place in `SPLITS`) and `hash` (uint32, of its class and its path below it: a fixed random
+    number).
     """
 
     def __init__(self, members: np.ndarray):
@@ -64,14 +70,15 @@ class Index:
 
     @classmethod
     def of(
-        cls, names: Sequence[bytes], places: Sequence[tuple[int, int]], classes: Sequence[str], splits: Sequence[int],
+        cls, names: Sequence[bytes], places: Sequence[Sequence[int]], classes: Sequence[str], splits: Sequence[int],
         below: Sequence[str],
     ) -> Index:  # fmt: skip
-        """Of the members with these names, offsets and sizes, classes, splits and paths below their class."""
+        """Of the members with these names, places (offset, size, time), classes, splits and paths below their class."""
         kind = [
             ("name", f"S{max(map(len, names), default=1)}"),
             ("offset", np.int64),
             ("size", np.int64),
+            ("time", np.int64),
             ("class", f"S{max((len(name.encode()) for name in classes), default=1) or 1}"),
             ("split", np.int8),
             ("hash", np.uint32),
@@ -79,7 +86,7 @@ class Index:
         members = np.zeros(len(names), kind)
         if names:
             members["name"], members["class"], members["split"] = names, [name.encode() for name in classes], splits
-            members["offset"], members["size"] = np.array(places, np.int64).T
+            members["offset"], members["size"], members["time"] = np.array(places, np.int64).T
             members["hash"] = [_number(f"{name}/{path}") for name, path in zip(classes, below, strict=True)]
         return cls(members)
 
@@ -113,10 +120,10 @@ def index_container(container: Container, labels: Mapping[str, str] | None = Non
     Raises:
       UserError: a tar is damaged, or holds links or paths that lead out of it; a file cannot be read.
     """
-    names, places = [], []
-    for name, offset, size in _folder(container) if container.size is None else _tar(container):
-        names.append(name)
-        places.append((offset, size))
+    found = {}  # of a member that a tar holds twice the last counts, as for tar itself
+    for name, *place in _folder(container) if container.size is None else _tar(container):
+        found[name] = place
+    names, places = list(found), list(found.values())
     paths = [PurePosixPath(name).parts for name in names]
     if container.labelled:
         classes = [(labels or {}).get(PurePosixPath(name).stem, "") for name in names]
@@ -144,6 +151,8 @@ def _check_utf8(container: Container, name: str) -> None:
 
 def _agreed(named: str, file: str) -> str:
     """The class of a file in a folder of that name, or nothing: ImageNet's files are named for their class too."""
+    if not may_be_image(file):
+        return ""
     synset = _SYNSET.match(file)
     return "" if synset and _SYNSET.fullmatch(named) and synset[0] != named else named
 
@@ -173,7 +182,8 @@ def _from_class_on(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
             loose.append(parts)
     if not loose:
         return below
-    folders = [parts[:-1] for parts in loose]
+    folders = [parts[:-1] for parts in loose if parts[-1].lower().endswith(_SUFFIXES)]  # a README says nothing
+    folders = folders or [parts[:-1] for parts in loose]
     shared = sum(itertools.takewhile(bool, (a == b for a, b in zip(min(folders), max(folders), strict=False))))
     # Files that lie right in the folder all share are of the class it is named for.
     depth = shared - any(len(folder) == shared for folder in folders)
@@ -182,26 +192,31 @@ def _from_class_on(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     ]
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.rpartition("/")[2].startswith(".")
+def may_be_image(name: str) -> bool:
+    """Whether a file of this name is worth decoding: of an image's suffix, or of none."""
+    return name.lower().endswith(_SUFFIXES) or not PurePosixPath(name).suffix
 
 
-def _folder(container: Container) -> Iterator[tuple[str, int, int]]:
+def _counts(name: str) -> bool:
+    return not name.rpartition("/")[2].startswith(".") and _NOBODYS not in name.split("/")
+
+
+def _folder(container: Container) -> Iterator[tuple[str, int, int, int]]:
     for parent, folders, names in os.walk(container.path):
         folders.sort()
-        for name in filter(_is_image, sorted(names)):
+        for name in filter(_counts, sorted(names)):
             path = os.path.join(parent, name)
             try:
-                size = os.path.getsize(path)
+                stat = os.stat(path)
             except OSError as error:
                 raise UserError(f"cannot read {path}: {error.strerror}; repair or remove it") from error
-            yield os.path.relpath(path, container.path).replace(os.sep, "/"), 0, size
+            yield os.path.relpath(path, container.path).replace(os.sep, "/"), 0, stat.st_size, stat.st_mtime_ns
 
 
-def _tar(container: Container) -> Iterator[tuple[str, int, int]]:
+def _tar(container: Container) -> Iterator[tuple[str, int, int, int]]:
     for member, offset in _tar_members(container):
-        if _is_image(member.name):
-            yield member.name, offset, member.size
+        if _counts(member.name):
+            yield str(PurePosixPath(member.name)), offset, member.size, 0
 
 
 def _tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, int]]:
@@ -238,7 +253,8 @@ def _tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, int]]:
 
 def tar(path: Path, *, split: str | None = None, class_name: str | None = None, labelled: bool = False) -> Container:
     """The container a tar file is."""
-    return Container(str(path), 0, path.stat().st_size, split, class_name, labelled)
+    stat = path.stat()
+    return Container(str(path), 0, stat.st_size, split, class_name, labelled, stat.st_mtime_ns)
 
 
 def inner_tars(path: Path, split: str | None) -> list[Container]:
@@ -247,8 +263,10 @@ def inner_tars(path: Path, split: str | None) -> list[Container]:
     inner = []
     for member, offset in _tar_members(whole):
         if not member.name.endswith(".tar"):
-            return [whole]
+            if may_be_image(member.name) and _counts(member.name):
+                return [whole]
+            continue
         inside = PurePosixPath(member.name)
         named = next(filter(None, map(split_named, inside.parts[:-1])), "train")
-        inner.append(Container(str(path), offset, member.size, split or named, inside.stem))
+        inner.append(Container(str(path), offset, member.size, split or named, inside.stem, time=whole.time))
     return sorted(inner, key=lambda container: container.class_name or "")

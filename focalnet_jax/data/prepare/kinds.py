@@ -72,7 +72,7 @@ def _containers(path: Path, split: str | None = None) -> list[Container]:
         if others:
             raise UserError(
                 f"--source {path} holds {splits[0].name}, a split, and {others[0]}, which is none: give the folders of "
-                "the splits a folder of their own"
+                "the splits a folder of their own, or rename what is a class"
             )
         return [container for folder in splits for container in _containers(folder, split_named(folder.name))]
     return [

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from focalnet_jax.data.prepare.containers import SPLITS, Container, Index, index_container
+from focalnet_jax.data.prepare.containers import SPLITS, Container, Index, index_container, may_be_image
 from focalnet_jax.data.prepare.kinds import Kind, Sources
 from focalnet_jax.data.prepare.plan import Shard, is_listed, make_plan
 from focalnet_jax.data.prepare.shards import Job, features, report_file, write_shard, write_whole
@@ -59,6 +59,7 @@ def prepare(kind: Kind, sources: Sources, out: Path, options: Options, processes
         if is_finished(folder, asked):
             return folder
         check_begun(work / ASKED, asked)
+        _check_labelled(sources, indices)
         classes = sources.classes or _names_found(sources, indices)
         held_out = _held_out(kind, options, indices)
         shards = make_plan(indices, classes, held_out=held_out, shard_bytes=options.shard_bytes)
@@ -121,7 +122,8 @@ def _asked(sources: Sources, indices: Sequence[Index], options: Options) -> dict
     """What was asked for, to be compared with what was begun; where the sources lie may change, what they hold not."""
     digest = hashlib.sha256(json.dumps([sources.classes, sources.labels]).encode())
     for container, index in zip(sources.containers, indices, strict=True):
-        digest.update(f"{container.class_name} {container.split} {container.size} {index.digest()}".encode())
+        place = f"{container.class_name} {container.split} {container.size} {container.time}"
+        digest.update(f"{place} {index.digest()}".encode())
     images = sum(map(len, indices))
     return {**asdict(options), "images": images, "sources": digest.hexdigest()[:12]}
 
@@ -146,8 +148,18 @@ def _held_out(kind: Kind, options: Options, indices: Sequence[Index]) -> float:
     return options.held_out or 0.0 if official or options.held_out is not None else kind.held_out
 
 
+def _check_labelled(sources: Sources, indices: Sequence[Index]) -> None:
+    for container, index in zip(sources.containers, indices, strict=True):
+        without = index.members["name"][index.members["class"] == b""] if container.labelled else ()
+        if len(without):
+            raise UserError(
+                f"{container.path} holds {len(without)} images that the label list does not have, such as "
+                f"{without[0].decode(errors='replace')}: give the list of all"
+            )
+
+
 def _index_file(work: Path, number: int, container: Container) -> Path:
-    return work / f"{number}-{container.offset}-{container.size}.npy"
+    return work / f"{number}-{container.offset}-{container.size}-{container.time}.npy"
 
 
 def _index_all(sources: Sources, work: Path, processes: int) -> list[Index]:
@@ -172,7 +184,7 @@ def _names_found(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
     """The classes of the training images, sorted: the order every reader of a folder gives them."""
     train = SPLITS.index("train")
     for container, index in zip(sources.containers, indices, strict=True):
-        if container.class_name and container.split == "train" and not len(index):
+        if container.class_name and container.split == "train" and not any(index.members["class"]):
             raise UserError(f"class {container.title} holds no images: fill it, remove it, or give --classes FILE")
     found = {name for index in indices for name in np.unique(index.members["class"][index.members["split"] == train])}
     return tuple(sorted(name.decode() for name in found if name))
@@ -191,17 +203,23 @@ def _write_all(job: Job, shards: Sequence[Shard], work: Path, processes: int) ->
 def _unknown(
     containers: Sequence[Container], indices: Sequence[Index], classes: Sequence[str]
 ) -> list[tuple[str, str, str]]:
-    """Split, name and class of the images of no known class."""
+    """Split and name of what was left out by its name, and why."""
     listed = {name.encode() for name in classes}
     return [
         (
             SPLITS[member["split"]],
             f"{container.class_name or ''}/{member['name'].decode(errors='replace')}".lstrip("/"),
-            member["class"].decode(),
+            _why_not(member["name"].decode(errors="replace"), member["class"].decode()),
         )
         for container, index in zip(containers, indices, strict=True)
         for member in index.members[~is_listed(index, listed)]
     ]
+
+
+def _why_not(name: str, named: str) -> str:
+    if not may_be_image(name):
+        return "no image, by its name"
+    return f"class {named} is not in the list" if named else _UNCLEAR
 
 
 def _finish(job: Job, reports: Reports, unknown: Sequence[tuple[str, str, str]], asked: Mapping[str, Any]) -> None:
@@ -212,8 +230,7 @@ def _finish(job: Job, reports: Reports, unknown: Sequence[tuple[str, str, str]],
         for status in ("rejected", "normalized")
         for name, reason in report[status]
     ]
-    for split, name, of in unknown:
-        reason = f"class {of} is not in the list" if of else _UNCLEAR
+    for split, name, reason in unknown:
         rows.append({"split": split, "file": name, "status": "rejected", "reason": reason})
     write_whole(job.out / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
     describe(job.out, job.name, VERSION, features(job.classes), _lengths(reports))

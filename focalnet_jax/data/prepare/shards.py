@@ -79,13 +79,16 @@ def write_shard(job: Job, shard: Shard, reports: Path) -> int:
             except UnreadableImageError as error:
                 rejected.append((name, " ".join(str(error).split())[:200]))
                 continue
-            if PurePosixPath(name).suffix.lower() not in (suffix, ".jpeg" if suffix == ".jpg" else suffix):
-                reason = reason or f"the name says {PurePosixPath(name).suffix}, it is {suffix}"
-                name = str(PurePosixPath(name).with_suffix(suffix))
+            source = PurePosixPath(name)
+            if source.suffix.lower() not in (suffix, ".jpeg" if suffix == ".jpg" else suffix):
+                name = str(source.with_suffix(suffix))
+                reason = f"{reason or f'the name says {source.suffix or None}, it is {suffix}'}; now {name}"
             if reason:
-                normalized.append((name, reason))
+                normalized.append((str(source), reason))
             example = {"image": checked, "label": label, "file_name": name}
-            writer.write(serializer.serialize_example(form.encode_example(example)))
+            # Deterministic, or the same fields stand in another order each time.
+            record = serializer.get_tf_example(form.encode_example(example))
+            writer.write(record.SerializeToString(deterministic=True))
             counts[label] += 1
             size += len(checked)
             digest.update(f"{name} {label} {hashlib.sha256(checked).hexdigest()}\n".encode())
@@ -131,7 +134,7 @@ def _members(job: Job, shard: Shard) -> Iterator[tuple[str, int, bytes]]:
             path = container.path
             if container.size is None:
                 path = os.path.join(path, os.fsdecode(member["name"]))
-            name = below + member["name"].decode(errors="replace")
+            name = str(PurePosixPath(below + member["name"].decode(errors="replace")))
             try:
                 with open(path, "rb") as file:
                     file.seek(int(member["offset"]))
@@ -144,6 +147,11 @@ def _members(job: Job, shard: Shard) -> Iterator[tuple[str, int, bytes]]:
 @lru_cache(maxsize=8)
 def _index(path: Path) -> Index:
     return Index.load(path)
+
+
+def _is_deep(format: str | None, encoded: bytes) -> bool:
+    """Whether it has more than 8 bits a channel; of colours Pillow does not say so."""
+    return format == "PNG" and encoded[24] > 8  # the byte of its header
 
 
 def checked_image(encoded: bytes) -> tuple[bytes, str, str]:
@@ -159,7 +167,7 @@ def checked_image(encoded: bytes) -> tuple[bytes, str, str]:
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             format, mode = image.format, image.mode
-            plain = (format, mode) in _PLAIN and "transparency" not in image.info
+            plain = (format, mode) in _PLAIN and "transparency" not in image.info and not _is_deep(format, encoded)
     except Exception:  # a JPEG with a header that Pillow refuses and libjpeg does not need; it raises all kinds
         format, mode, plain = "JPEG", "damaged", False
     if plain:

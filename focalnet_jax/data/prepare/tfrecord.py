@@ -19,7 +19,7 @@ from focalnet_jax.data.prepare.preparation import ASKED, check_begun, describe, 
 from focalnet_jax.data.prepare.shards import closing, write_whole
 from focalnet_jax.data.prepare.workers import Progress, run_all
 from focalnet_jax.data.sources import fingerprint_of
-from focalnet_jax.data.tfds_source import CARD
+from focalnet_jax.data.tfds_source import CARD, open_builder
 from focalnet_jax.errors import UserError
 from focalnet_jax.version import __version__
 
@@ -34,10 +34,7 @@ def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
       RunFailedError: a process died.
     """
     source = sources[0]
-    try:
-        builder = tfds.builder_from_directory(source)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise UserError(f"--source {source}: expected a folder with dataset_info.json, {error}") from error
+    builder = open_builder(str(source))
     if len(sources) > 1 or builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UserError(f"--source {source}: expected one data set stored as tfrecord")
     folder = out / builder.name / str(builder.version)

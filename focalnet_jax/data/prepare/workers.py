@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from focalnet_jax.data.processes import without_false_alarms
 from focalnet_jax.errors import RunFailedError
 
 _EVERY_SECONDS = 5.0
@@ -29,6 +30,7 @@ def run_all(
       RunFailedError: a process died.
       Exception: what a call raised, the others given up.
     """
+    without_false_alarms()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
     try:
