@@ -1,5 +1,6 @@
 """Every test process sees 8 virtual CPU devices and shares compiled programs with the others."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -13,27 +14,24 @@ os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_COMPILATION_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 
-# What takes long to make is made by one test process, which runs all that use it.
-_MADE_ONCE = ("finished", "prepared", "from_folders")
-
-
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items):
-    for item in items:
-        for fixture in _MADE_ONCE:
-            if fixture in item.fixturenames:
-                item.add_marker(pytest.mark.xdist_group(fixture))
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """An uninterrupted run of 60 steps, saved every 7 and evaluated every 30: its workdir and what it printed."""
+    """An uninterrupted run of 60 steps, saved every 7 and evaluated every 30: its workdir and what it printed.
+
+    The first test process that needs it makes it for all.
+    """
     from tests.commands import EVERY, SMALL, run  # after the environment is set
 
-    workdir = tmp_path_factory.mktemp("finished")
-    done = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
-    assert done.returncode == 0, done.stderr
-    return workdir, done.stdout
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    workdir = (tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent) / "finished"
+    said = workdir.with_suffix(".txt")
+    with workdir.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            done = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+            assert done.returncode == 0, done.stderr
+            said.write_text(done.stdout)
+    return workdir, said.read_text()
 
 
 @pytest.fixture(scope="session")

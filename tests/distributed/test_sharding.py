@@ -20,8 +20,8 @@ from focalnet_jax.training.setup import model_config, open_train_data
 from focalnet_jax.training.step import Task, TrainState, abstract_state, init_state, make_train_step, model_graph
 
 SMALL = [
-    "--config.model.embed_dim=32",
-    "--config.model.depths=(2,)",
+    "--config.model.embed_dim=64",
+    "--config.model.depths=(1,)",
     "--config.data.image_size=16",
     "--config.data.eval_resize=16",
     "--config.batch_size=16",
