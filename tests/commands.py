@@ -10,8 +10,8 @@ import orbax.checkpoint as ocp
 
 from focalnet_jax.paths import named_leaves
 
-ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}  # one device
-QUICK = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # most of a step or two is compilation
+# One device; most of a small run is compilation, so little is spent on it.
+ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 SMALL = [
     "--config=configs/quickstart.py",
     "--config.model.embed_dim=16",

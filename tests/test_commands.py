@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.commands import EVERY, FOLDER, QUICK, SMALL, assert_one_line_mistake, convert, losses, metrics, run
+from tests.commands import ENVIRONMENT, EVERY, FOLDER, SMALL, assert_one_line_mistake, convert, losses, metrics, run
 
 
 def test_a_run_leaves_what_the_contract_says(finished):
@@ -72,12 +72,12 @@ def test_eval_takes_a_step_too_and_refuses_what_does_not_fit(finished, tmp_path)
 def test_weights_of_another_run_start_a_new_one(finished, tmp_path):
     workdir, _ = finished
     start = [*SMALL, "--config.total_steps=1", f"--config.init_from={workdir}"]
-    kept = run("train.py", *start, "--workdir", tmp_path / "kept", env=QUICK)
+    kept = run("train.py", *start, "--workdir", tmp_path / "kept")
     assert kept.returncode == 0, kept.stderr
     assert losses(tmp_path / "kept")[1] < 2.25  # 60 steps brought it to 2.1; fresh weights give log(10) = 2.30
     eleven = [*start, "--config.model.num_classes=11"]
     assert_one_line_mistake(run("train.py", *eleven, "--workdir", tmp_path / "refused"), "init_head=drop")
-    dropped = run("train.py", *eleven, "--config.init_head=drop", "--workdir", tmp_path / "dropped", env=QUICK)
+    dropped = run("train.py", *eleven, "--config.init_head=drop", "--workdir", tmp_path / "dropped")
     assert dropped.returncode == 0, dropped.stderr
     assert "weights of" in dropped.stdout
 
@@ -94,7 +94,7 @@ def test_weights_travel_to_another_format_and_are_evaluated_and_trained_on_alike
     assert theirs | {"checkpoint": ""} == ours | {"checkpoint": ""}
     start = [*SMALL, "--config.total_steps=1"]
     for name, source in (("theirs", tmp_path / "out.safetensors"), ("ours", workdir)):
-        done = run("train.py", *start, f"--config.init_from={source}", "--workdir", tmp_path / name, env=QUICK)
+        done = run("train.py", *start, f"--config.init_from={source}", "--workdir", tmp_path / name)
         assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "theirs") == losses(tmp_path / "ours")
     again = convert(workdir, tmp_path / "out.safetensors", "--to", "timm")
@@ -104,7 +104,7 @@ def test_weights_travel_to_another_format_and_are_evaluated_and_trained_on_alike
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in Path("configs").glob("*.py")))
 def test_every_recipe_takes_a_smoke_step(recipe, tmp_path):
     arguments = [f"--config=configs/{recipe}.py:smoke", "--config.total_steps=1", "--workdir", tmp_path]
-    done = run("train.py", *arguments, env=QUICK)
+    done = run("train.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert [row["step"] for row in metrics(tmp_path)] == [1, 1]
     assert np.isfinite(losses(tmp_path)[1])
@@ -112,7 +112,7 @@ def test_every_recipe_takes_a_smoke_step(recipe, tmp_path):
 
 
 def test_a_folder_of_photos_trains_and_evaluates(photos, tmp_path):
-    env = QUICK | {"XLA_FLAGS": f"{QUICK['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
+    env = ENVIRONMENT | {"XLA_FLAGS": f"{ENVIRONMENT['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
     done = run("train.py", *FOLDER, f"--config.data.path={photos}", "--workdir", tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert "8 = 1 a device x 8" in done.stdout
@@ -148,7 +148,7 @@ def test_a_folder_of_photos_trains_and_evaluates(photos, tmp_path):
     ],
 )
 def test_a_mistake_gets_one_line_exit_code_2_and_leaves_nothing(photos, tmp_path, overrides, told):
-    env = QUICK | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = ENVIRONMENT | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     arguments = [*FOLDER, f"--config.data.path={photos}", *overrides, "--workdir", tmp_path / "run"]
     assert_one_line_mistake(run("train.py", *arguments, env=env), told)
     assert not (tmp_path / "run").exists()

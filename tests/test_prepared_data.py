@@ -69,7 +69,7 @@ def test_a_killed_run_goes_on_with_two_hosts_and_other_readers_as_if_nothing_had
     process.send_signal(signal.SIGKILL)
     process.wait()
     hosts = ["-m", "focalnet_jax.launch", "--processes", 2, "--devices-per-process", 1, "--", "train.py"]
-    again = run(*hosts, *arguments, "--config.data.workers=1", "--config.data.threads=1")
+    again = run(*hosts, *arguments, "--config.data.threads=1")
     assert again.returncode == 0, again.stderr
     assert "resumed from step" in again.stdout
     assert losses(tmp_path).keys() == losses(undisturbed).keys()

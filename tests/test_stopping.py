@@ -11,7 +11,6 @@ from tests.commands import (
     ENVIRONMENT,
     EVERY,
     FOLDER,
-    QUICK,
     SMALL,
     assert_one_line_mistake,
     command,
@@ -83,14 +82,14 @@ def test_an_unreadable_image_is_named(photos, tmp_path):
     assert_one_line_mistake(run("train.py", *arguments), str(broken))
     steps = ["--config.total_steps=9", "--config.checkpoint_every_steps=4"]
     arguments = [*arguments[:-1], tmp_path / "allowed", *steps, "--config.data.max_unreadable=0.5"]
-    allowed = run("train.py", *arguments, env=QUICK)
+    allowed = run("train.py", *arguments)
     assert allowed.returncode == 0, allowed.stderr
     assert allowed.stderr.count(str(broken)) == 1  # said once, however often it comes
     counted = {row["step"]: row["data/substituted"] for row in metrics(tmp_path / "allowed") if "train/loss" in row}
     assert counted[3] == 1  # an epoch
     assert counted[9] == 3
     shutil.rmtree(tmp_path / "allowed" / "checkpoints" / "9")
-    again = run("train.py", *arguments, env=QUICK)
+    again = run("train.py", *arguments)
     assert "resumed from step 8" in again.stdout
     assert {
         row["step"]: row["data/substituted"] for row in metrics(tmp_path / "allowed") if "train/loss" in row

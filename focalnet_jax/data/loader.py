@@ -10,10 +10,11 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Protocol
 
 import grain
 import numpy as np
@@ -33,9 +34,16 @@ _PATIENCE_SECONDS = 5.0  # for a batch nobody will use
 _SUBSTITUTES = 10  # pictures tried for one that cannot be read
 
 
+class Places(Protocol):
+    """Which part of every global batch this process reads."""
+
+    def slice(self, batch_size: int) -> Sequence[int]:
+        """Places in the global batch, ascending."""
+
+
 @dataclass(frozen=True)
 class Host:
-    """Which part of every global batch this process reads."""
+    """Equal parts, by the number of the host."""
 
     index: int = 0
     count: int = 1
@@ -53,7 +61,7 @@ class Reading:
     threads: int = 16  # that decode and augment, in every process
     workers: int = 0  # processes beside this one; 0: the threads are this one's
     stall_seconds: float = 300.0  # without a batch for so long, the run ends
-    host: Host = Host()
+    host: Places = Host()
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:

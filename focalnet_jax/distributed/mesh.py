@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -38,7 +39,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     count = math.prod(shape)
     if count > len(devices) or (jax.process_count() > 1 and count != len(devices)):
         processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
-        raise UserError(f"{said} needs {count} devices; there are {len(devices)}{processes}: give -1 for one of them")
+        raise UserError(f"{said} is a mesh of {count} on {len(devices)} devices{processes}: give -1 for one of them")
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
 
 
@@ -62,6 +63,29 @@ def check_batch_size(key: str, size: int, mesh: Mesh, micro_batches: int = 1) ->
         over = f"{devices} devices" + (f" x {micro_batches} accumulate_steps" if micro_batches > 1 else "")
         raise UserError(f"{key}={size} does not divide over {over}; the nearest sizes that do: {valid}")
     return size
+
+
+@dataclass(frozen=True)
+class LocalPlaces:
+    """Which part of every global batch this process reads: what its devices of `mesh` hold.
+
+    Hosts that split channels among themselves read the same examples.
+    """
+
+    mesh: Mesh
+
+    def slice(self, batch_size: int) -> tuple[int, ...]:
+        """Places in the global batch, ascending."""
+        held = split_by_example(self.mesh).addressable_devices_indices_map((batch_size,)).values()
+        return tuple(sorted({place for (part,) in held for place in range(*part.indices(batch_size))}))
+
+
+def put_told(values: Sequence[int], mesh: Mesh) -> jax.Array:
+    """What this process tells the others, `[devices, N]`: its sum over the devices is that over the processes."""
+    local = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
+    told = np.zeros((local, len(values)), np.int32)
+    told[0] = values
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXES)), told)
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -14,7 +14,7 @@ from focalnet_jax.checkpoint.manager import BEST_METRIC
 from focalnet_jax.checkpoint.preemption import StopRequest
 from focalnet_jax.config import to_json
 from focalnet_jax.data.loader import Batch
-from focalnet_jax.distributed.mesh import put_batch
+from focalnet_jax.distributed.mesh import put_batch, put_told
 from focalnet_jax.distributed.startup import check_same, from_first, is_first
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
 from focalnet_jax.training.evaluation import evaluate
@@ -87,7 +87,7 @@ class _Loop:
                 run.save()
                 return True
             before = run.metrics
-            run.state, run.metrics = train_step(run.state, put_batch(self._telling(batch), run.task.mesh))
+            run.state, run.metrics = train_step(run.state, self._put(batch))
             run.step, run.substituted = step, self._substituted()
             # One step computes while the next one's batch is fetched and sent; without a bound, so would all of them.
             jax.block_until_ready(before)
@@ -111,13 +111,10 @@ class _Loop:
     def _substituted(self) -> int:
         return self._own()[1] if self.alone else int(self.told[1])
 
-    def _telling(self, batch: Batch) -> Batch:
-        """The batch with what this process tells the others, which no single one may act upon."""
-        if self.alone:
-            return batch
-        told = np.zeros((len(batch["label"]), len(self.told)), np.int32)
-        told[0] = self._own()
-        return batch | {TOLD: told}
+    def _put(self, batch: Batch) -> dict[str, jax.Array]:
+        """The batch on the devices, with what this process tells the others, which no single one may act upon."""
+        mesh = self.run.task.mesh
+        return put_batch(batch, mesh) | ({} if self.alone else {TOLD: put_told(self._own(), mesh)})
 
     def _hear(self, before: Metrics | None) -> None:
         """Takes up what all told with the last batch but one: the same in all processes at the same step."""

@@ -5,20 +5,21 @@ Training and evaluation by itself build the same things the same way, so they do
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import jax
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import duration
 from focalnet_jax.convert.huggingface import Stated
 from focalnet_jax.data import loader, transforms
+from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.data.policies import ColourJitter, parse_policy
 from focalnet_jax.data.sources import Source, check_same_classes, open_source
-from focalnet_jax.distributed.mesh import check_batch_size, make_mesh
+from focalnet_jax.distributed.mesh import LocalPlaces, check_batch_size, make_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig, variant_config
 
@@ -94,15 +95,16 @@ def open_train_data(config: FrozenConfigDict, mesh: Mesh) -> TrainData:
     """The training split; its batch size is checked against the mesh."""
     batch_size = check_batch_size("batch_size", config.batch_size, mesh, config.accumulate_steps)
     source = open_source(config.data.source, config.data.path, config.data.train_split)
-    if source[0][1].ndim:
-        raise UserError(f"{source.name(0)} has several labels: such data are for evaluation (data.eval_split)")
+    with contextlib.suppress(UnreadableImageError):  # which the loader deals with
+        if source[0][1].ndim:
+            raise UserError(f"{source.name(0)} has several labels: such data are for evaluation (data.eval_split)")
     augment = config.augment
     policies = [parse_policy(augment.policy), ColourJitter(augment.color_jitter) if augment.color_jitter else None]
     transform = transforms.train_transform(
         config.data.image_size, augment.crop_scale, augment.crop_ratio, augment.flip, list(filter(None, policies))
     )
     substitutions = loader.Substitutions(source, config.data.max_unreadable)
-    return TrainData(source, transform, batch_size, config.seed, augment.repeats, _reading(config), substitutions)
+    return TrainData(source, transform, batch_size, config.seed, augment.repeats, _reading(config, mesh), substitutions)
 
 
 def open_eval_data(config: FrozenConfigDict, mesh: Mesh) -> EvalData:
@@ -111,7 +113,7 @@ def open_eval_data(config: FrozenConfigDict, mesh: Mesh) -> EvalData:
     batch_size = check_batch_size(key, config[key], mesh)
     source = open_source(config.data.source, config.data.path, config.data.eval_split)
     transform = transforms.eval_transform(config.data.image_size, config.data.eval_resize)
-    return EvalData(source, transform, batch_size, _reading(config))
+    return EvalData(source, transform, batch_size, _reading(config, mesh))
 
 
 def check_classes(config: FrozenConfigDict, trained: tuple[str, ...], name: str, source: Source) -> None:
@@ -157,9 +159,8 @@ def make_mixing(config: FrozenConfigDict) -> Mixing:
     return mixing
 
 
-def _reading(config: FrozenConfigDict) -> loader.Reading:
-    host = loader.Host(jax.process_index(), jax.process_count())
-    return loader.Reading(config.data.threads, config.data.workers, config.data.stall_seconds, host)
+def _reading(config: FrozenConfigDict, mesh: Mesh) -> loader.Reading:
+    return loader.Reading(config.data.threads, config.data.workers, config.data.stall_seconds, LocalPlaces(mesh))
 
 
 def run_mesh(config: FrozenConfigDict) -> Mesh:

@@ -99,7 +99,7 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
 
     The state given is donated. Metrics are scalars: `train/loss`, `train/grad_norm` (before clipping) and
     `train/learning_rate` of this update; and `told` `[N]`, the sum over the processes of the integers each put into
-    the batch's field `told` `[B, N]`.
+    the batch's field `told`, see `put_told`.
     """
 
     def loss_of(params: Params, images: jax.Array, targets: jax.Array, key: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.command_line import load_config
 from focalnet_jax.convert.mapping import abstract_params
 from focalnet_jax.data.mixing import Mixing
-from focalnet_jax.distributed.mesh import make_mesh, put_batch
+from focalnet_jax.distributed.mesh import LocalPlaces, make_mesh, put_batch, put_told
 from focalnet_jax.distributed.sharding import check_rules, describe, partition, shardings
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
@@ -130,7 +130,7 @@ def test_only_the_exchanges_the_rules_mean_are_in_an_mlps_program():
         ((3, 2, -1), "6 does not divide the 8 devices; .* 1, 2, 4, 8"),
         ((-1, -1, 1), "one of which may be -1"),
         ((0, 1, 1), "expected positive numbers"),
-        ((4, 4, 1), "needs 16 devices; there are 8"),
+        ((4, 4, 1), "a mesh of 16 on 8 devices"),
     ],
 )
 def test_impossible_meshes_are_refused_with_what_is_possible(sizes, told):
@@ -151,3 +151,12 @@ def test_small_parameters_stay_whole_and_the_report_says_how_much():
     assert 98 < share < 100
     held = int(describe(params, mesh).split("holds ")[1].split()[0].replace(",", ""))
     assert held == pytest.approx(28.4e6 / 8, rel=0.1)
+
+
+def test_a_host_reads_what_its_devices_hold_wherever_they_stand_in_the_mesh():
+    devices = np.array(jax.devices())
+    mesh = jax.sharding.Mesh(devices.reshape(4, 1, 2), ("data", "fsdp", "tensor"))
+    assert LocalPlaces(mesh).slice(8) == tuple(range(8))
+    told = put_told([3, 5], mesh)
+    assert told.shape == (8, 2)
+    np.testing.assert_array_equal(np.asarray(told).sum(axis=0), [3, 5])
