@@ -155,7 +155,7 @@ def per_wall_second(loader: Callable[..., Iterator[np.ndarray]], folder: Path, w
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--batches", type=int, default=12, help="of 64, a measurement")
     parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()

@@ -68,8 +68,15 @@ def _resample_rows(rows, full, first, count):  # pragma: no cover - compiled
     sums = np.empty(width, np.int32)
     for i in range(count):
         sums[:] = _HALF
-        for t in range(counts[i]):
-            weight, row = weights[i, t], rows[starts[i] + t]
+        start, t = starts[i], 0
+        while t + 4 <= counts[i]:  # four at a time, so that the sums are seldom loaded and stored
+            a, b, c, d = weights[i, t], weights[i, t + 1], weights[i, t + 2], weights[i, t + 3]
+            p, q, r, s = rows[start + t], rows[start + t + 1], rows[start + t + 2], rows[start + t + 3]
+            for x in range(width):
+                sums[x] += a * np.int32(p[x]) + b * np.int32(q[x]) + c * np.int32(r[x]) + d * np.int32(s[x])
+            t += 4
+        for last in range(t, counts[i]):
+            weight, row = weights[i, last], rows[start + last]
             for x in range(width):
                 sums[x] += weight * np.int32(row[x])
         for x in range(width):

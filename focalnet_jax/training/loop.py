@@ -83,7 +83,7 @@ class _Loop:
         train_step, first = make_train_step(run.task), run.step + 1
         batches = self.progress.timed(run.train_data.batches(run.step, plan.total))
         for step, batch in enumerate(batches, first):
-            if self.told[0]:
+            if self._asked_to_stop():
                 run.save()
                 return True
             before = run.metrics
@@ -108,8 +108,11 @@ class _Loop:
     def _own(self) -> tuple[int, int]:
         return int(self.stop.received is not None), self.run.train_data.substitutions.count
 
+    def _asked_to_stop(self) -> bool:
+        return bool(self._own()[0] if self.alone else self.told[0])
+
     def _substituted(self) -> int:
-        return self._own()[1] if self.alone else int(self.told[1])
+        return int(self._own()[1] if self.alone else self.told[1])
 
     def _put(self, batch: Batch) -> dict[str, jax.Array]:
         """The batch on the devices, with what this process tells the others, which no single one may act upon."""
@@ -118,9 +121,7 @@ class _Loop:
 
     def _hear(self, before: Metrics | None) -> None:
         """Takes up what all told with the last batch but one: the same in all processes at the same step."""
-        if self.alone:
-            self.told[:] = self._own()
-        elif before is not None:
+        if before is not None and not self.alone:
             self.told[:] = jax.device_get(before[TOLD])
 
     def _log(self) -> None:
