@@ -1,0 +1,54 @@
+"""Preparing data sets, and what is in one."""
+
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+
+import pytest
+
+from focalnet_jax.data.prepare.__main__ import main
+from focalnet_jax.data.tfds_source import TfdsSource
+from focalnet_jax.errors import UserError
+
+SMALL = ["--processes", "2", "--shard-mb", "1"]
+
+
+def prepare(*arguments):
+    """Runs `python -m focalnet_jax.data.prepare`."""
+    command = [sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def refused(told, *arguments):
+    """Prepares with a mistake, which must be told."""
+    with pytest.raises(UserError) as caught:
+        main(list(map(str, arguments)))
+    assert told in str(caught.value)
+
+
+def share(name):
+    """Where in [0, 1) the image of this class and name lies when some are held out, as its documentation says."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little") / 2**32
+
+
+def contents(folder, split):
+    """The digest of every image by file name, and the classes counted."""
+    source = TfdsSource(str(folder), split)
+    examples = [source._examples[index] for index in range(len(source))]
+    digests = {example["file_name"].decode(): hashlib.sha256(example["image"]).hexdigest() for example in examples}
+    assert len(digests) == len(source)  # no name twice
+    return digests, Counter(source.class_names[label] for _, label in (source[index] for index in range(len(source))))
+
+
+def write_tar(path, files):
+    """A tar of these names and contents."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path

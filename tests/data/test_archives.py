@@ -1,0 +1,112 @@
+"""Tars and folders are indexed to the same members, damaged ones refused, and dealt fairly to shards."""
+
+import tarfile
+
+import numpy as np
+import pytest
+
+from focalnet_jax.data.prepare.containers import SPLITS, Container, Index, index_container, tar
+from focalnet_jax.data.prepare.plan import make_plan
+from focalnet_jax.errors import UserError
+from tests.data.preparing import refused, write_tar
+
+
+def test_slices_of_a_split_hold_all_classes(tmp_path):
+    def plan(count, shard_bytes):
+        names = [f"{number}.jpg".encode() for number in range(count)]
+        indices = [
+            Index.of(names, [(0, 1000, 0)] * count, [str(label)] * count, [0] * count, ["x"] * count)
+            for label in range(4)
+        ]
+        return make_plan(indices, list("0123"), held_out=0.0, shard_bytes=shard_bytes)
+
+    shards = plan(30_000, 10_000_000)
+    assert len(shards) == 12
+    seen = [(piece.container, member) for shard in shards for piece in shard.pieces for member in piece.members]
+    assert len(seen) == len(set(seen)) == 120_000
+    for shard in shards:
+        labels = np.repeat([piece.container for piece in shard.pieces], [len(piece.members) for piece in shard.pieces])
+        for half in np.array_split(labels, 2):
+            # 312 runs of 16 images of 4 classes: 78 +- 7.6 runs of each
+            assert (np.bincount(half, minlength=4) > 16 * 40).all()
+    # a small set is one shard: its images are mixed one by one
+    (shard,) = plan(100, 10_000_000)
+    labels = np.array([piece.container for piece in shard.pieces])
+    assert len(labels) == 400
+    for half in np.array_split(labels, 2):
+        assert (np.bincount(half, minlength=4) > 30).all()  # 50 +- 4.3
+
+
+def test_a_damaged_or_cut_tar_is_refused_wherever_the_damage_lies(tmp_path):
+    whole = write_tar(tmp_path / "n01440764.tar", {f"n01440764_{n}.JPEG": bytes(700) for n in range(10)})
+    content = whole.read_bytes()
+
+    def index(content, offset=0):
+        path = tmp_path / "changed.tar"
+        path.write_bytes(content)
+        container = Container(str(path), offset, path.stat().st_size - offset, class_name="n01440764")
+        return index_container(container)
+
+    assert len(index(content)) == 10
+    assert len(index(bytes(512) + content, 512)) == 10
+    member = 512 + 1024  # a header and what it is of
+    for damaged in (
+        content[: 3 * member] + b"\xff" + content[3 * member + 1 :],
+        content[: 4 * member],
+        content[: 4 * member + 100],
+        content[: 4 * member + 600],
+        b"\xff" * 5000,
+    ):
+        with pytest.raises(UserError, match=r"damaged|cut off"):
+            index(damaged)
+        with pytest.raises(UserError, match=r"damaged|cut off"):
+            index(bytes(512) + damaged, 512)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["cat/1.jpg", "dog/2.jpg"], [("train", "cat"), ("train", "dog")]),
+        (["data/cat/1.jpg", "data/dog/2.jpg"], [("train", "cat"), ("train", "dog")]),
+        (["data/cat/1.jpg", "data/dog/small/2.jpg"], [("train", "cat"), ("train", "dog")]),
+        (["./cat/1.jpg", "./cat/2.jpg"], [("train", "cat"), ("train", "cat")]),
+        (["set/train/cat/siamese/1.jpg", "set/validation/dog/2.jpg"], [("train", "cat"), ("val", "dog")]),
+        (["1.jpg", "cat/1.jpg"], [("train", ""), ("train", "cat")]),
+    ],
+)
+def test_the_path_in_a_tar_tells_split_and_class_as_in_a_folder(names, expected, tmp_path):
+    path = write_tar(tmp_path / "set.tar", dict.fromkeys(names, b"x"))
+    index = index_container(tar(path))
+    assert [(SPLITS[m["split"]], m["class"].decode()) for m in index.members] == expected
+
+
+def test_same_names_in_all_classes_are_held_out_independently():
+    names = [f"{n}.png".encode() for n in range(200)]
+    cat, dog = (
+        Index.of(names, [(0, 1, 0)] * 200, [label] * 200, [0] * 200, [name.decode() for name in names]).members["hash"]
+        for label in ("cat", "dog")
+    )
+    both = ((cat < 2**31) & (dog < 2**31)).sum()
+    assert 30 < both < 70  # a quarter of 200, +- 6
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        dict(name="../evil.jpg"),
+        dict(name="/etc/evil.jpg"),
+        dict(name="link.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        dict(name="hard.jpg", type=tarfile.LNKTYPE, linkname="other.jpg"),
+    ],
+    ids=lambda member: member["name"],
+)
+def test_a_tar_that_leads_out_of_itself_is_refused(tmp_path, member):
+    path = tmp_path / "n01440764.tar"
+    with tarfile.open(path, "w") as archive:
+        info = tarfile.TarInfo()
+        for key, value in member.items():
+            setattr(info, key, value)
+        archive.addfile(info)
+    with pytest.raises(UserError, match="a link or a path out of it"):
+        index_container(tar(path, class_name="n01440764"))
+    refused("refused", "imagefolder", "--source", path, "--out", tmp_path / "out")

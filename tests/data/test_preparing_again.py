@@ -1,0 +1,101 @@
+"""A preparation that was stopped goes on and ends the same; other sources are noticed."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from PIL import Image
+
+from focalnet_jax.data.prepare.__main__ import main
+from tests.data.pictures import READABLE, SYNSETS, encoded
+from tests.data.preparing import SMALL, contents, prepare, refused, write_tar
+
+
+def test_a_preparation_killed_at_any_time_goes_on_and_ends_the_same(pictures, tmp_path):
+    arguments = [
+        "imagefolder", "--source", pictures, "--processes", "1", "--shard-mb", "0.01", "--out", tmp_path / "out"
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments)]
+    folder = tmp_path / "out" / "images" / "1.0.0"
+    # while it indexes, while it writes, while it ends
+    for wanted in (".prepare/*.npy", ".prepare/train-00003.json", ".prepare/val-*.json", "manifest.jsonl"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not list(folder.glob(wanted)):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert (folder / ".prepare").exists()
+    done = prepare(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "going on" in done.stdout or "finished" in done.stdout
+    assert not (folder / ".prepare").exists()
+    fresh = prepare(*arguments[:-1], tmp_path / "fresh")
+    assert fresh.returncode == 0, fresh.stderr
+    other = tmp_path / "fresh" / "images" / "1.0.0"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in other.iterdir())
+    assert len(list(folder.iterdir())) > 10
+    for name in ("card.json", "manifest.jsonl", "dataset_info.json"):
+        assert (folder / name).read_text() == (other / name).read_text()
+    for split in READABLE:
+        assert contents(folder, split) == contents(other, split)
+    assert "holds this data set already" in prepare(*arguments).stdout
+    refused("shard_bytes was 10000 and is 2000000", *arguments, "--shard-mb", "2")
+
+
+def test_other_data_is_not_called_finished_and_a_corrected_command_is_not_held_to_the_wrong_one(pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "set")
+    new = tmp_path / "set" / "train" / "fresh"
+    arguments = ["imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out", *SMALL]
+    new.mkdir()
+    refused("fresh holds no images: fill it", *arguments)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "names.txt").write_text("other\n")
+    refused("no image of a known class", *arguments, "--classes", tmp_path / "names.txt")
+    assert not (tmp_path / "out").exists()
+    picture = next((pictures / "train" / SYNSETS[1]).iterdir())
+    shutil.copy(picture, new / "1.jpg")
+    assert main(list(map(str, arguments))) == 0
+    shutil.copy(picture, new / "2.jpg")
+    refused("images was 44 and is 45", *arguments)
+    (new / "2.jpg").unlink()
+    (tmp_path / "out" / "images" / "1.0.0" / ".prepare").mkdir()  # what a kill at the very end leaves
+    assert main(list(map(str, arguments))) == 0
+    assert not (tmp_path / "out" / "images" / "1.0.0" / ".prepare").exists()
+    shutil.copy(picture, new / "1.jpg")  # of the same size, now
+    refused("sources was", *arguments)
+    (new / "broken.jpg").symlink_to(tmp_path / "nowhere")
+    refused("broken.jpg: No such file", *arguments[:3], "--out", tmp_path / "another")
+
+
+def test_a_tar_changed_at_the_same_size_between_a_kill_and_the_next_start_is_refused(tmp_path):
+    """Its index would give the new bytes the old labels."""
+    colours = {label: [encoded(Image.new("RGB", (8, 8), (n, 9, 9)), "BMP") for n in range(60)] for label in ("a", "b")}
+    one = {f"{label}/{n}.bmp": content for label in "ab" for n, content in enumerate(colours[label])}
+    path = write_tar(tmp_path / "set.tar", one)
+    size = path.stat().st_size
+    arguments = ["imagefolder", "--source", path, "--out", tmp_path / "out", "--processes", "1", "--shard-mb", "0.001"]
+    process = subprocess.Popen([sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments)])
+    work = tmp_path / "out" / "images" / "1.0.0" / ".prepare"
+    deadline = time.monotonic() + 60
+    while not list(work.glob("train-*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    other = write_tar(tmp_path / "other.tar", dict(reversed(one.items())))
+    assert other.stat().st_size == size
+    other.replace(path)
+    refused("is of another preparation: sources was", *arguments)
+
+
+def test_two_preparations_of_the_same_are_the_same_to_the_byte(pictures, from_folders, tmp_path):
+    done = prepare("imagefolder", "--source", pictures, "--out", tmp_path, "--processes", "1", "--shard-mb", "1")
+    assert done.returncode == 0, done.stderr
+    for path in from_folders.iterdir():
+        assert (tmp_path / "images" / "1.0.0" / path.name).read_bytes() == path.read_bytes(), path.name
