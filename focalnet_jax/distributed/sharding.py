@@ -67,16 +67,6 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def check_rules(params: Any) -> None:
-    """Refuses, `AssertionError`, rules that no parameter of a whole model has or that several would share."""
-    names = named_leaves(params)
-    for pattern, _ in TENSOR_RULES:
-        assert any(re.search(pattern, name) for name in names), f"{pattern} matches no parameter"
-    for name in names:
-        found = [pattern for pattern, _ in TENSOR_RULES if re.search(pattern, name)]
-        assert len(found) < 2, f"{name} is matched by {found}"
-
-
 def describe(params: Any, mesh: Mesh) -> str:
     """How much of the parameters is split, and what a device holds of them."""
     whole = split = held = 0
