@@ -40,6 +40,7 @@ from focalnet_jax.data.sources import FolderSource
 SIZE, BATCH = 224, 64
 POLICY = "rand-m9-mstd0.5-inc1"
 CROP, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+_WARM_UP = 10  # batches a reading process
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -144,13 +145,16 @@ def _each(function: Callable[[int], object], count: int) -> float:
 
 
 def per_wall_second(loader: Callable[..., Iterator[np.ndarray]], folder: Path, workers: int, batches: int) -> float:
-    """Images per second of wall time with so many reading processes, the first batches left out."""
-    stream = loader(folder, POLICY, workers, batches + 2 * workers)
-    for _ in range(2 * workers):
+    """Images per second of wall time with so many reading processes, once all of them run and have loaded their code."""
+    stream = loader(folder, POLICY, workers, batches + 2 * _WARM_UP * workers)
+    for _ in range(_WARM_UP * workers):
         next(stream)
     begun = time.perf_counter()
-    count = sum(len(batch) for batch in stream)
-    return count / (time.perf_counter() - begun)
+    count = sum(len(next(stream)) for _ in range(batches))
+    seconds = time.perf_counter() - begun
+    for _ in stream:  # so that what was read ahead at the end is not counted for the beginning
+        pass
+    return count / seconds
 
 
 def main() -> None:
