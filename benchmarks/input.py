@@ -145,7 +145,7 @@ def _each(function: Callable[[int], object], count: int) -> float:
 
 
 def per_wall_second(loader: Callable[..., Iterator[np.ndarray]], folder: Path, workers: int, batches: int) -> float:
-    """Images per second of wall time with so many reading processes, once all of them run and have loaded their code."""
+    """Images per second of wall time with so many reading processes, once all run and have loaded their code."""
     stream = loader(folder, POLICY, workers, batches + 2 * _WARM_UP * workers)
     for _ in range(_WARM_UP * workers):
         next(stream)

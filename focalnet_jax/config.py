@@ -38,12 +38,19 @@ def default_config() -> ConfigDict:
     config.init_from = config_dict.placeholder(str)  # start from these weights: a workdir, a step, .pth, .safetensors
     config.init_head = "keep"  # the classifier of init_from: keep, drop for a fresh one, remap 22K to 1K
 
+    config.ema_decay = 0.0  # of an average of the weights, which is then what is evaluated and exported; 0: none
+
     config.optimizer = ConfigDict()
-    config.optimizer.b1 = 0.9
+    config.optimizer.name = "adamw"  # adamw, lamb, lion or sgd
+    config.optimizer.b1 = 0.9  # of the first moment; sgd's momentum
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
     config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 5.0  # global gradient norm; 0: no clipping
+    config.optimizer.layer_decay = 1.0  # factor of the learning rate from every layer to the one before it
+    # (pattern, factor) of parameters' path names, such as (("^patch_embed/", 0), ("^head/", 10)). Of the learning rate:
+    config.optimizer.learning_rate_scales = ()  # 0 freezes
+    config.optimizer.weight_decay_scales = ()  # in place of the usual 1 of kernels and 0 of all else
 
     config.schedule = ConfigDict()
     config.schedule.learning_rate = 1e-3  # the peak, at this batch size
@@ -87,6 +94,7 @@ def default_config() -> ConfigDict:
     config.mesh.tensor = 1
 
     config.log_every_steps = 50
+    config.log_statistics = False  # with them, the norm of every parameter and of its gradient
     config.eval_every_epochs = config_dict.placeholder(float)  # neither: once, at the end
     config.eval_every_steps = config_dict.placeholder(int)
     config.checkpoint_every_epochs = config_dict.placeholder(float)  # neither: with every evaluation
@@ -101,6 +109,7 @@ REQUIRED = "(required)"  # a config file's value for a path that only the user c
 # Keys that may differ when a run is resumed: they change what is seen or where it runs, not what is computed.
 RESUMABLE = (
     "log_every_steps",
+    "log_statistics",
     "eval_every_epochs",
     "eval_every_steps",
     "checkpoint_every_epochs",
@@ -119,6 +128,17 @@ RESUMABLE = (
 )
 
 
+def _are_scales(rules: tuple[Any, ...]) -> bool:
+    return all(
+        isinstance(rule, tuple | list)
+        and len(rule) == 2
+        and isinstance(rule[0], str)
+        and isinstance(rule[1], int | float)
+        and 0 <= rule[1] < math.inf
+        for rule in rules
+    )
+
+
 def _is_range(value: tuple[Any, ...], lowest: float, highest: float) -> bool:
     return (
         len(value) == 2
@@ -131,6 +151,7 @@ _SHARE = (lambda v: 0 <= v <= 1, "a number in [0, 1]")
 _FRACTION = (lambda v: 0 <= v < 1, "a number in [0, 1)")
 _POSITIVE = (lambda v: 0 < v < math.inf, "a positive number")
 _NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "0 or a positive number")
+_SCALES = (_are_scales, "pairs of a pattern and a factor from 0 on, such as (('^patch_embed/', 0), ('^head/', 10))")
 _CHECKS = {
     "model.num_classes": _POSITIVE,
     "batch_size": _POSITIVE,
@@ -139,6 +160,11 @@ _CHECKS = {
     "accumulate_steps": _POSITIVE,
     "seed": (lambda v: 0 <= v < 2**32, "an integer in [0, 2**32)"),
     "init_head": (lambda v: v in ("keep", "drop", "remap"), "keep, drop or remap"),
+    "ema_decay": _FRACTION,
+    "optimizer.name": (lambda v: v in ("adamw", "lamb", "lion", "sgd"), "adamw, lamb, lion or sgd"),
+    "optimizer.layer_decay": (lambda v: 0 < v <= 1, "a number in (0, 1]"),
+    "optimizer.learning_rate_scales": _SCALES,
+    "optimizer.weight_decay_scales": _SCALES,
     "optimizer.b1": _FRACTION,
     "optimizer.b2": _FRACTION,
     "optimizer.eps": _POSITIVE,

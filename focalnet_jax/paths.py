@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,3 +40,28 @@ def selected(pattern: str) -> Callable[[Any], Any]:
         return flags
 
     return mask
+
+
+def by_pattern(rules: Sequence[tuple[str, Any]], tree: Any, key: str) -> dict[str, Any]:
+    """The value of every leaf, by path name, whose name one of the patterns is found in.
+
+    Raises:
+      UserError: a pattern is none or selects nothing, or two select the same leaf; names them and the config's `key`.
+    """
+    values: dict[str, Any] = {}
+    by: dict[str, str] = {}
+    leaves = named_leaves(tree)
+    for pattern, value in rules:
+        try:
+            names = [name for name in leaves if re.search(pattern, name)]
+        except re.error as error:
+            raise UserError(f"{key}: {pattern!r} is no regular expression: {error}") from error
+        if not names:
+            raise UserError(f"{key}: the pattern {pattern!r} matches no parameter; they are {', '.join(leaves)}")
+        if twice := [name for name in names if name in by]:
+            raise UserError(
+                f"{key}: {twice[0]} is matched by both {by[twice[0]]!r} and {pattern!r}: make them exclude each other"
+            )
+        values |= dict.fromkeys(names, value)
+        by |= dict.fromkeys(names, pattern)
+    return values

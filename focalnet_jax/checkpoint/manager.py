@@ -1,7 +1,8 @@
 """Checkpoints of a run, over Orbax's CheckpointManager.
 
-A step is three items: `params`; `training`, the rest of the train state; `metadata`, JSON with the resolved config. A
-step becomes visible only when it is complete.
+A step is these items: `params`; `ema`, their average, where the run has one; `training`, the rest of the train state;
+`metadata`, JSON with the resolved config. A step becomes visible only when it is complete. Who reads a step for its
+weights gets the average where there is one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from focalnet_jax.paths import named_leaves
 
 BEST_METRIC = "eval/top1"
 FOLDER = "checkpoints"
-ITEMS = ("params", "training", "metadata")
+ITEMS = ("params", "ema", "training", "metadata")
 Tree = Any
 
 
@@ -52,7 +53,7 @@ class Checkpoints:
         self.latest_step: int | None = self._manager.latest_step()
 
     def save(self, step: int, items: dict[str, Tree], metadata: dict[str, Any], metrics: dict[str, Any] | None) -> None:
-        """Starts writing `params` and `training` in the background; returns when the arrays may be changed.
+        """Starts writing `items` in the background; returns when the arrays may be changed.
 
         A step that exists is written again only to add metrics to it.
         """
@@ -73,7 +74,7 @@ class Checkpoints:
           UserError: the step's parameters are not those of this model; names the differing ones.
           RunFailedError: the step is damaged.
         """
-        _check_same(self._folder / str(step), named_leaves(like["params"]))
+        _check_same(self._folder / str(step), "params", named_leaves(like["params"]))
         trees = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in like.items()}
         with _reading(self._folder / str(step)):
             return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)).items())
@@ -119,6 +120,11 @@ def newest_step(folder: Path) -> int | None:
     )
 
 
+def weights_item(checkpoint: Path) -> str:
+    """Which item of a step is its result: the average where there is one."""
+    return "ema" if (checkpoint / "ema").is_dir() else "params"
+
+
 def read_metadata(checkpoint: Path) -> dict[str, Any]:
     """What a step says about itself, see `Checkpoints.save`."""
     with _reading(checkpoint):
@@ -159,12 +165,13 @@ def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
 
 def read_params(checkpoint: Path, like: Tree) -> Tree:
     """The parameters of a step as NumPy arrays, with the structure of `like`; errors as `load_params`."""
-    _check_same(checkpoint, named_leaves(like))
+    item = weights_item(checkpoint)
+    _check_same(checkpoint, item, named_leaves(like))
     arguments = ocp.args.PyTreeRestore(
         item=like, restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
     )
     with _reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(checkpoint / "params", args=arguments)
+        return checkpointer.restore(checkpoint / item, args=arguments)
 
 
 @contextmanager
@@ -216,20 +223,21 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
       UserError: the parameters differ in name or shape; names the differing ones.
     """
     wanted = {name: value for name, value in like.items() if head == "keep" or name != "head"}
-    _check_same(checkpoint, named_leaves(wanted), ignored="head/" if head == "drop" else None)
+    item = weights_item(checkpoint)
+    _check_same(checkpoint, item, named_leaves(wanted), ignored="head/" if head == "drop" else None)
     arguments = ocp.args.PyTreeRestore(
         item=wanted,
         restore_args=ocp.checkpoint_utils.construct_restore_args(_abstract(wanted)),
         partial_restore=head == "drop",
     )
     with _reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(checkpoint / "params", args=arguments)
+        return checkpointer.restore(checkpoint / item, args=arguments)
 
 
-def _check_same(checkpoint: Path, wanted: dict[str, jax.Array], ignored: str | None = None) -> None:
+def _check_same(checkpoint: Path, item: str, wanted: dict[str, jax.Array], ignored: str | None = None) -> None:
     """Compares names, shapes and dtypes of a step's parameters with those of the model."""
     with _reading(checkpoint), ocp.StandardCheckpointer() as checkpointer:
-        stored = named_leaves(checkpointer.metadata(checkpoint / "params").item_metadata.tree)
+        stored = named_leaves(checkpointer.metadata(checkpoint / item).item_metadata.tree)
     theirs = {
         name: f"{tuple(leaf.shape)} {leaf.dtype}"
         for name, leaf in stored.items()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from focalnet_jax.checkpoint.manager import find_checkpoint, load_params, read_metadata
+from focalnet_jax.checkpoint.manager import find_checkpoint, load_params, read_metadata, weights_item
 from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.huggingface import Stated
@@ -88,7 +88,8 @@ def load_into(
         check_adaptable(held, config, surgery=surgery)
         if not needs_surgery(held, config):
             # Straight to the devices, each its part.
-            return Loaded(load_params(checkpoint, like, head=head), str(checkpoint), stated_by(metadata))
+            source = f"{checkpoint}{' (averaged weights)' if weights_item(checkpoint) == 'ema' else ''}"
+            return Loaded(load_params(checkpoint, like, head=head), source, stated_by(metadata))
     assumed = {"use_postln": config.use_postln, "normalize_modulator": config.normalize_modulator}
     weights = read_weights(path, assumed=assumed)
     weights = adapt(weights, config, head=head, surgery=surgery, seed=seed)

@@ -15,11 +15,14 @@ import optax
 
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.errors import UserError
+from focalnet_jax.placement import by_example, everywhere
 
 CUTMIX_BOXES = ("timm", "original")
 _ERASE_AREA = (0.02, 1 / 3)
 _ERASE_RATIO = (0.3, 1 / 0.3)
 _ERASE_ATTEMPTS = 10
+
+_Drawn = tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def prepare_batch(
         images = random_erase(images, mixing.erase, erase_key)
     if mixing.mixes:
         images, targets = mix(images, targets, mixing, mix_key)
-    return images, targets
+    return by_example(images), by_example(targets)
 
 
 def _keys(key: jax.Array, count: int) -> jax.Array:
@@ -139,21 +142,21 @@ def mix(images: jax.Array, targets: jax.Array, mixing: Mixing, key: jax.Array) -
     groups = len(images) // size
     height, width = images.shape[1:3]
 
-    def mix_group(images: jax.Array, targets: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        lam, cut, box = _draw(key, mixing, height, width)
+    def mix_group(images: jax.Array, targets: jax.Array, drawn: _Drawn) -> tuple[jax.Array, jax.Array]:
+        lam, cut, box = drawn
         inside, (top, bottom, left, right) = _box(height, width, *box), box
         kept = jnp.where(cut, 1 - (bottom - top) * (right - left) / (height * width), lam)  # of the labels
         weight = jnp.where(cut, jnp.where(inside, 0.0, 1.0), lam)[..., None]  # of the pixels
         return images * weight + images[::-1] * (1 - weight), targets * kept + targets[::-1] * (1 - kept)
 
     grouped = [array.reshape(groups, size, *array.shape[1:]) for array in (images, targets)]
-    mixed = jax.vmap(mix_group)(*grouped, _keys(key, groups))
+    # Draws are loops of few numbers: split over devices, each turn would wait for all of them.
+    drawn = jax.vmap(lambda key: _draw(key, mixing, height, width))(everywhere(_keys(key, groups)))
+    mixed = jax.vmap(mix_group)(*grouped, jax.tree.map(everywhere, drawn))
     return tuple(array.reshape(-1, *array.shape[2:]) for array in mixed)
 
 
-def _draw(
-    key: jax.Array, mixing: Mixing, height: int, width: int
-) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
+def _draw(key: jax.Array, mixing: Mixing, height: int, width: int) -> _Drawn:
     """A group's lambda, whether it is a cut, and the cut's top, bottom, left and right."""
     applied_key, switch_key, mixup_key, cutmix_key, y_key, x_key = jax.random.split(key, 6)
     applied = jax.random.uniform(applied_key) < mixing.probability

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from focalnet_jax.errors import UserError
@@ -19,8 +20,12 @@ BATCH = PartitionSpec(("data", "fsdp"))  # the leading axis of everything that h
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of the given axis sizes; one of them may be -1 for the devices that remain.
 
+    Where devices lie in several slices, which only the data centre's network connects, `data` alone goes over that:
+    what is exchanged along the other axes stays in a slice.
+
     Raises:
-      UserError: the sizes do not multiply to the number of devices, or to fewer of a single process.
+      UserError: the sizes do not multiply to the number of devices, or to fewer of a single process; or the slices do
+        not divide `data`.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = [sizes[axis] for axis in AXES]
@@ -40,7 +45,15 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if count > len(devices) or (jax.process_count() > 1 and count != len(devices)):
         processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
         raise UserError(f"{said} is a mesh of {count} on {len(devices)} devices{processes}: give -1 for one of them")
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
+    types = (AxisType.Auto,) * 3
+    slices = len({getattr(device, "slice_index", 0) for device in devices[:count]})
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[:count])
+    if shape[0] % slices:
+        valid = ", ".join(str(n) for n in range(slices, len(devices) + 1, slices) if len(devices) % n == 0)
+        raise UserError(f"mesh.data={shape[0]} does not go over {slices} slices: expected one of {valid}")
+    within = (shape[0] // slices, *shape[1:])
+    return Mesh(mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices[:count]), AXES, axis_types=types)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

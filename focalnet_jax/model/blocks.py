@@ -10,6 +10,7 @@ from focalnet_jax.model.layers import conv, drop_path, dropout, layer_norm, line
 from focalnet_jax.model.modulation import FocalModulation
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.variants import FocalNetConfig
+from focalnet_jax.placement import by_example
 
 # What a block keeps for the backward pass; the rest is computed again.
 REMAT_POLICIES = {
@@ -37,7 +38,7 @@ class PatchEmbed(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` to `[B, H', W', C']`."""
-        return self.norm(self.proj(x))
+        return self.norm(by_example(self.proj(x)))
 
 
 class Mlp(nnx.Module):
@@ -51,7 +52,8 @@ class Mlp(nnx.Module):
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`."""
         keys = (None, None) if key is None else jax.random.split(key)
-        x = dropout(jax.nn.gelu(self.fc1(x), approximate=False), self.drop_rate, keys[0])
+        hidden = by_example(self.fc1(x), channels=True)
+        x = dropout(jax.nn.gelu(hidden, approximate=False), self.drop_rate, keys[0])
         return dropout(self.fc2(x), self.drop_rate, keys[1])
 
 
@@ -84,8 +86,8 @@ class FocalBlock(nnx.Module):
     def __call__(self, x: jax.Array, drop_path_rate: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; a key makes stochastic depth and dropout active."""
         keys = (None,) * 4 if key is None else jax.random.split(key, 4)
-        x = x + drop_path(self._modulate(x, keys[0]), drop_path_rate, keys[1])
-        return x + drop_path(self._transform(x, keys[2]), drop_path_rate, keys[3])
+        x = by_example(x + drop_path(self._modulate(x, keys[0]), drop_path_rate, keys[1]))
+        return by_example(x + drop_path(self._transform(x, keys[2]), drop_path_rate, keys[3]))
 
     def _modulate(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
         if self.postln:

@@ -11,6 +11,7 @@ from flax import nnx
 from focalnet_jax.model.layers import dropout, layer_norm, linear, pointwise_conv, torch_uniform
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.ops.aggregation import aggregate_context
+from focalnet_jax.placement import by_channel, by_example
 
 
 class FocalKernel(nnx.Module):
@@ -51,12 +52,13 @@ class FocalModulation(nnx.Module):
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; dropout is active when a PRNG key is given."""
-        query = self.query(x)
-        kernels = [focal.kernel[...].astype(self.dtype) for focal in self.focal_kernels]
+        query = by_example(self.query(x), channels=True)
+        kernels = [by_channel(focal.kernel[...].astype(self.dtype)) for focal in self.focal_kernels]
+        context = by_example(self.context(x), channels=True)
         context = aggregate_context(
-            self.context(x), self.gates(x), kernels, normalize=self.normalize_modulator
+            context, by_example(self.gates(x)), kernels, normalize=self.normalize_modulator
         )  # [B, H, W, C]
-        modulated = query * self.modulator(context)
+        modulated = query * by_example(self.modulator(by_example(context, channels=True)), channels=True)
         if self.norm is not None:
             modulated = self.norm(modulated)
         return dropout(self.proj(modulated), self.drop_rate, key)

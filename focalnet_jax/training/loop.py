@@ -147,7 +147,7 @@ class _Loop:
         jax.block_until_ready(run.state)  # steps still running belong to the time before the pause
         with self.progress.paused():
             wanted = takewhile(lambda _: last or not self.stop.received, run.eval_data.batches())
-            result = evaluate(self.eval_step, run.state.params, wanted, run.task.mesh)
+            result = evaluate(self.eval_step, run.state.result, wanted, run.task.mesh)
             if self.stop.received and not last:
                 run.save()
                 return False

@@ -1,15 +1,24 @@
-"""AdamW with a per-step cosine schedule, as the published recipe has it."""
+"""Optimizers by name, what of them is scaled by parameter, and the per-step cosine schedule of the published recipe."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.paths import selected
+from focalnet_jax.paths import by_pattern, named_leaves, path_name, selected, with_leaves
 
 # Matrices and convolution kernels are named `kernel`; biases, norms and LayerScale are not and do not decay. A name
 # tells what a shape cannot: the stacked blocks of a stage give every parameter a leading axis.
 DECAYED = r"(^|/)kernel$"
+_BLOCKS = re.compile(r"(?:^|/)stages/(\d+)/blocks/")
 
 
 def cosine_schedule(
@@ -44,13 +53,113 @@ def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int)
 
 
 def make_optimizer(config: FrozenConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW; `config` is the run's `optimizer` section."""
-    adamw = optax.adamw(
-        schedule,
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=selected(DECAYED),
-    )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw) if config.clip_norm else adamw
+    """Clip by global norm, then the optimizer of that name; `config` is the run's `optimizer` section.
+
+    Weight decay is decoupled from the gradient in all of them and goes with the learning rate, as in AdamW. What
+    `learning_rate_scales` and `layer_decay` give a parameter multiplies its whole update, decay included. A parameter
+    with a scale of 0 is frozen: it has no state, and its gradient counts for nothing.
+
+    Patterns were checked before, see `check_patterns`.
+    """
+    direction = OPTIMIZERS[config.name](config)
+    if config.clip_norm:
+        direction = optax.chain(optax.clip_by_global_norm(config.clip_norm), direction)
+    if config.learning_rate_scales:
+        direction = optax.partition({False: direction, True: optax.set_to_zero()}, partial(frozen, config))
+    steps = [direction]
+    if config.weight_decay:
+        steps.append(_decayed(config.weight_decay, partial(decay_scales, config)))
+    if config.name == "lamb":
+        steps.append(_TRUST)
+    steps.append(optax.scale_by_learning_rate(schedule))
+    if config.learning_rate_scales or config.layer_decay != 1:
+        steps.append(_scaled(partial(learning_rate_scales, config)))
+    return optax.chain(*steps)
+
+
+# The direction of an update, by the name of the optimizer; optax has what PyTorch's users know by these names.
+OPTIMIZERS: dict[str, Callable[[FrozenConfigDict], optax.GradientTransformation]] = {
+    "adamw": lambda config: optax.scale_by_adam(config.b1, config.b2, config.eps),
+    "lamb": lambda config: optax.scale_by_adam(config.b1, config.b2, config.eps),  # arXiv 1904.00962
+    "lion": lambda config: optax.scale_by_lion(config.b1, config.b2),  # arXiv 2302.06675
+    "sgd": lambda config: optax.trace(config.b1),  # b1 is its momentum
+}
+
+
+def check_patterns(config: FrozenConfigDict, params: Any) -> None:
+    """Refuses patterns of the `optimizer` section that do not fit the parameters: `UserError`."""
+    for key in ("learning_rate_scales", "weight_decay_scales"):
+        by_pattern(config[key], params, f"optimizer.{key}")
+
+
+def frozen(config: FrozenConfigDict, params: Any) -> Any:
+    """Of every parameter, whether its learning rate is 0."""
+    scales = by_pattern(config.learning_rate_scales, params, "optimizer.learning_rate_scales")
+    return with_leaves(params, {name: scales.get(name) == 0 for name in named_leaves(params)})
+
+
+def decay_scales(config: FrozenConfigDict, params: Any) -> Any:
+    """What multiplies the weight decay of every parameter: 1 for kernels, 0 for the rest, or what a pattern says."""
+    scales = by_pattern(config.weight_decay_scales, params, "optimizer.weight_decay_scales")
+    usual = named_leaves(selected(DECAYED)(params))
+    return with_leaves(params, {name: scales.get(name, float(decays)) for name, decays in usual.items()})
+
+
+def learning_rate_scales(config: FrozenConfigDict, params: Any) -> Any:
+    """What multiplies the learning rate of every parameter; one number a block where blocks are stacked.
+
+    Layer-wise decay as timm groups FocalNet: the embedding is layer 0, every block one more, together with the
+    downsample before it; the last norm belongs to the last block, and the classifier comes after it (arXiv 1801.06146,
+    2106.08254). Layer l of n gets `layer_decay ** (n - l)`.
+    """
+    scales = by_pattern(config.learning_rate_scales, params, "optimizer.learning_rate_scales")
+    leaves = named_leaves(params)
+    depths: dict[int, int] = {}
+    for name, leaf in leaves.items():
+        if found := _BLOCKS.search(name):
+            depths[int(found[1])] = leaf.shape[0]
+    firsts = {stage: 1 + sum(depths[i] for i in range(stage)) for stage in range(len(depths) + 1)}
+    last = firsts[len(depths)]
+
+    def scale(name: str, leaf: Any) -> Any:
+        layer: Any = 0
+        if found := _BLOCKS.search(name):
+            layer = firsts[int(found[1])] + np.arange(leaf.shape[0]).reshape(-1, *[1] * (leaf.ndim - 1))
+        elif found := re.search(r"(^|/)stages/(\d+)/downsample/", name):
+            layer = firsts[int(found[2]) + 1]
+        elif re.search(r"(^|/)norm/", name):
+            layer = last - 1
+        elif re.search(r"(^|/)head/", name):
+            layer = last
+        decayed = np.float64(config.layer_decay) ** (last - layer)
+        return np.asarray(decayed * scales.get(name, 1.0), np.float32)
+
+    return with_leaves(params, {name: scale(name, leaf) for name, leaf in leaves.items()})
+
+
+def _decayed(weight_decay: float, scales: Callable[[Any], Any]) -> optax.GradientTransformation:
+    def add(updates: Any, params: Any) -> Any:
+        return jax.tree.map(
+            lambda update, param, scale: update + weight_decay * scale * param if scale else update,
+            updates,
+            params,
+            scales(params),
+        )
+
+    return optax.stateless(add)
+
+
+def _scaled(scales: Callable[[Any], Any]) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, scales(params)))
+
+
+def _trust(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
+    """LAMB's ratio of norms times the update, of every block by itself where blocks are stacked."""
+    stacked = bool(_BLOCKS.search(path_name(path)))
+    axes = tuple(range(stacked, param.ndim))
+    weights, change = (jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True)) for x in (param, update))
+    ratio = jnp.where((weights > 0) & (change > 0), weights / jnp.where(change > 0, change, 1.0), 1.0)
+    return update * ratio
+
+
+_TRUST = optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(_trust, updates, params))

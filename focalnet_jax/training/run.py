@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.checkpoint.manager import FOLDER, Checkpoints, newest_step, read_metadata
@@ -21,14 +22,14 @@ from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import summarize
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.training.banner import print_banner
-from focalnet_jax.training.optimizer import make_optimizer, make_schedule
+from focalnet_jax.training.optimizer import check_patterns
 from focalnet_jax.training.setup import (
     EvalData,
     Plan,
     TrainData,
     check_classes,
-    make_mixing,
     make_plan,
+    make_task,
     means_classes,
     model_config,
     open_eval_data,
@@ -44,7 +45,6 @@ from focalnet_jax.training.step import (
     abstract_params,
     abstract_state,
     init_state,
-    model_graph,
 )
 from focalnet_jax.version import __version__
 
@@ -116,26 +116,15 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     check_classes(config, train_data.source.class_names, "training", eval_data.source)
     check_labels(train_data.source, config.model.num_classes)
     plan = make_plan(config, len(train_data.source))
-    graph, init_params = model_graph(model, config.precision)
-    schedule = make_schedule(config.schedule, plan.warmup, plan.total)
-    optimizer = make_optimizer(config.optimizer, schedule)
-    task = Task(
-        graph,
-        optimizer,
-        schedule,
-        model.num_classes,
-        make_mixing(config),
-        config.seed,
-        mesh,
-        config.accumulate_steps,
-    )
+    task, init_params = make_task(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
+    like = abstract_params(init_params, mesh)
+    check_patterns(config.optimizer, like)
     substituted = 0
     if newest is not None:
         substituted = _check_checkpoint(config, workdir / FOLDER / str(newest), train_data)
         if is_first():
             train_data.substitutions.go_on(substituted, read=newest * config.batch_size)
     initial = None
-    like = abstract_params(init_params, mesh)
     if config.init_from and newest is None:
         names = train_data.source.class_names
         initial = load_into(config.init_from, model, like, head=config.init_head, seed=config.seed)
@@ -216,4 +205,6 @@ def _first_state(
     state = init_state(task, init_params)
     if initial is None:
         return state, "fresh weights"
-    return replace(state, params=state.params | initial.params), f"weights of {initial.source}"
+    params = state.params | initial.params
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return replace(state, params=params, ema=ema), f"weights of {initial.source}"

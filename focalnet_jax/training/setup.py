@@ -6,9 +6,11 @@ Training and evaluation by itself build the same things the same way, so they do
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
@@ -22,6 +24,8 @@ from focalnet_jax.data.sources import Source, check_same_classes, open_source
 from focalnet_jax.distributed.mesh import LocalPlaces, check_batch_size, make_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig, variant_config
+from focalnet_jax.training.optimizer import frozen, make_optimizer, make_schedule
+from focalnet_jax.training.step import Params, Task, model_graph
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,28 @@ def make_mixing(config: FrozenConfigDict) -> Mixing:
     )
     mixing.group_size(config.batch_size)
     return mixing
+
+
+def make_task(
+    config: FrozenConfigDict, mesh: Mesh, *, warmup_steps: int, total_steps: int
+) -> tuple[Task, Callable[[jax.Array], Params]]:
+    """What a run of these durations trains, and a function from a PRNG key to its initial parameters."""
+    graph, init_params = model_graph(model_config(config), config.precision)
+    schedule = make_schedule(config.schedule, warmup_steps, total_steps)
+    task = Task(
+        graph,
+        make_optimizer(config.optimizer, schedule),
+        schedule,
+        config.model.num_classes,
+        make_mixing(config),
+        config.seed,
+        mesh,
+        accumulate_steps=config.accumulate_steps,
+        ema_decay=config.ema_decay,
+        frozen=partial(frozen, config.optimizer) if config.optimizer.learning_rate_scales else None,
+        statistics=config.log_statistics,
+    )
+    return task, init_params
 
 
 def _reading(config: FrozenConfigDict, mesh: Mesh) -> loader.Reading:

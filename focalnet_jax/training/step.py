@@ -18,6 +18,7 @@ from focalnet_jax.distributed.mesh import replicated
 from focalnet_jax.distributed.sharding import shardings
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
+from focalnet_jax.paths import named_leaves
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -27,20 +28,27 @@ TOLD = "told"  # what every process tells all others with a batch
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """What training changes: a plain pytree. `step` counts the updates done."""
+    """What training changes: a plain pytree. `step` counts the updates done; `ema` averages `params`, if asked for."""
 
     step: jax.Array
     params: Params
     opt_state: optax.OptState
+    ema: Params | None = None
+
+    @property
+    def result(self) -> Params:
+        """The weights that are evaluated and exported: the average where there is one."""
+        return self.params if self.ema is None else self.ema
 
     def items(self) -> dict[str, Any]:
-        """The parts a checkpoint stores: `params`, of use to others too, and `training`."""
-        return {"params": self.params, "training": {"step": self.step, "opt_state": self.opt_state}}
+        """The parts a checkpoint stores: `params` and `ema`, of use to others too, and `training`."""
+        averaged = {} if self.ema is None else {"ema": self.ema}
+        return {"params": self.params, "training": {"step": self.step, "opt_state": self.opt_state}} | averaged
 
     @classmethod
     def from_items(cls, items: dict[str, Any]) -> TrainState:
         """The state that `items` came from."""
-        return cls(params=items["params"], **items["training"])
+        return cls(params=items["params"], ema=items.get("ema"), **items["training"])
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,9 @@ class Task:
     seed: int
     mesh: Mesh
     accumulate_steps: int = 1
+    ema_decay: float = 0.0
+    frozen: Callable[[Params], Any] | None = None  # of every parameter, whether it stays as it is
+    statistics: bool = False  # the norm of every parameter and its gradient among the metrics
 
 
 def model_graph(config: FocalNetConfig, precision: str) -> tuple[nnx.GraphDef, Callable[[jax.Array], Params]]:
@@ -85,7 +96,8 @@ def abstract_params(init_params: Callable[[jax.Array], Params], mesh: Mesh) -> P
 
 def _fresh_state(task: Task, init_params: Callable[[jax.Array], Params]) -> TrainState:
     params = init_params(_keys(task.seed)[0])
-    return TrainState(jnp.zeros((), jnp.int32), params, task.optimizer.init(params))
+    ema = jax.tree.map(jnp.copy, params) if task.ema_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), params, task.optimizer.init(params), ema)
 
 
 def _placed(shapes: Any, mesh: Mesh) -> Any:
@@ -97,12 +109,16 @@ def _placed(shapes: Any, mesh: Mesh) -> Any:
 def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """One update from a global batch: `image` `[B, S, S, 3]` uint8 and `label` `[B]`.
 
-    The state given is donated. Metrics are scalars: `train/loss`, `train/grad_norm` (before clipping) and
-    `train/learning_rate` of this update; and `told` `[N]`, the sum over the processes of the integers each put into
-    the batch's field `told`, see `put_told`.
+    The state given is donated. Metrics are scalars: of this update `train/loss`, `train/grad_norm` (before clipping),
+    `train/update_norm`, `train/learning_rate`, and `train/param_norm` after it; with `statistics` the norm of every
+    parameter and its gradient, `params/NAME` and `gradients/NAME`; and `told` `[N]`, the sum over the processes of the
+    integers each put into the batch's field `told`, see `put_told`.
     """
 
     def loss_of(params: Params, images: jax.Array, targets: jax.Array, key: jax.Array) -> jax.Array:
+        if task.frozen:
+            stays = task.frozen(params)
+            params = jax.tree.map(lambda param, stay: jax.lax.stop_gradient(param) if stay else param, params, stays)
         logits = nnx.merge(task.graph, params)(images, key)
         return optax.softmax_cross_entropy(logits, targets).mean()
 
@@ -127,19 +143,29 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
         mix_key = mixing_key(task.seed, state.step)
         images, targets = prepare_batch(batch["image"], batch["label"], task.num_classes, task.mixing, mix_key)
         loss, gradients = loss_and_gradients(state.params, images, targets, key)
+        # A device sums only the part of a gradient whose parameters it updates.
+        gradients = jax.lax.with_sharding_constraint(gradients, shardings(gradients, task.mesh))
         updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
+        params, ema = optax.apply_updates(state.params, updates), state.ema
+        if ema is not None:
+            ema = optax.incremental_update(params, ema, 1 - task.ema_decay)
         metrics = {
             "train/loss": loss,
             "train/grad_norm": optax.tree.norm(gradients),
+            "train/update_norm": optax.tree.norm(updates),
+            "train/param_norm": optax.tree.norm(params),
             "train/learning_rate": jnp.asarray(task.schedule(state.step), jnp.float32),
         }
+        if task.statistics:
+            metrics |= _norms("params", params) | _norms("gradients", gradients)
         if TOLD in batch:
             metrics[TOLD] = batch[TOLD].sum(axis=0)
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     @partial(jax.jit, donate_argnums=0)
     def placed(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        state, metrics = step(state, batch)
+        with jax.sharding.use_abstract_mesh(task.mesh.abstract_mesh):
+            state, metrics = step(state, batch)
         # What comes out lies as what went in, so that the next update finds it where this one did.
         return jax.lax.with_sharding_constraint((state, metrics), (shardings(state, task.mesh), whole(metrics)))
 
@@ -147,6 +173,10 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
         return jax.tree.map(lambda _: replicated(task.mesh), metrics)
 
     return placed
+
+
+def _norms(kind: str, tree: Params) -> Metrics:
+    return {f"{kind}/{name}": jnp.linalg.norm(leaf.ravel()) for name, leaf in named_leaves(tree).items()}
 
 
 def _micro_batches(batch: jax.Array, parts: int) -> jax.Array:
@@ -182,7 +212,11 @@ def make_eval_step(
             "examples": jnp.sum(counted),
         }
 
-    return jax.jit(step, out_shardings=replicated(mesh))
+    def placed(params: Params, batch: dict[str, jax.Array]) -> Metrics:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return step(params, batch)
+
+    return jax.jit(placed, out_shardings=replicated(mesh))
 
 
 def mixing_key(seed: int, step: jax.Array | int) -> jax.Array:

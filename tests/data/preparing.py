@@ -26,7 +26,7 @@ def refused(told, *arguments):
     """Prepares with a mistake, which must be told."""
     with pytest.raises(UserError) as caught:
         main(list(map(str, arguments)))
-    assert told in str(caught.value)
+    assert told in str(caught.value), caught.value
 
 
 def share(name):

@@ -1,5 +1,6 @@
 """Parameters and optimizer state split over a mesh compute what whole ones do."""
 
+import math
 import re
 
 import jax
@@ -8,18 +9,17 @@ import pytest
 from flax import nnx
 
 import focalnet_jax
+from focalnet_jax.aot.program import Program
 from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.command_line import load_config
 from focalnet_jax.convert.mapping import abstract_params
-from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.distributed.mesh import LocalPlaces, make_mesh, put_batch, put_told
 from focalnet_jax.distributed.sharding import TENSOR_RULES, describe, partition, shardings
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.paths import named_leaves
-from focalnet_jax.training.optimizer import make_optimizer, make_schedule
-from focalnet_jax.training.setup import model_config, open_train_data
-from focalnet_jax.training.step import Task, TrainState, abstract_state, init_state, make_train_step, model_graph
+from focalnet_jax.training.setup import make_task, open_train_data
+from focalnet_jax.training.step import TrainState, abstract_state, init_state, make_train_step
 
 SMALL = [
     "--config.model.embed_dim=64",
@@ -34,11 +34,8 @@ MESHES = {"fsdp": (1, 8, 1), "all": (2, 2, 2)}  # data alone: tests/training/tes
 
 def task_on(mesh, overrides=()):
     config = load_config("configs/quickstart.py", [*SMALL, *overrides])
-    graph, init_params = model_graph(model_config(config), config.precision)
-    schedule = make_schedule(config.schedule, 2, 100)
-    optimizer = make_optimizer(config.optimizer, schedule)
     mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
-    task = Task(graph, optimizer, schedule, 10, Mixing(smoothing=0.1), 1, mesh, config.accumulate_steps)
+    task, init_params = make_task(config, mesh, warmup_steps=2, total_steps=100)
     return config, task, init_params
 
 
@@ -73,6 +70,31 @@ def test_every_mesh_gives_the_same_losses_and_keeps_its_placement(mesh, on_one):
         moments = {name.rpartition(f"{moment}/")[2]: leaf for name, leaf in kept if f"{moment}/" in name}
         for name, leaf in named_leaves(state.params).items():
             assert moments[name].sharding == leaf.sharding, name
+
+
+def test_the_average_of_the_weights_lies_as_they_do():
+    _, state = trained((1, 8, 1), steps=1, overrides=["--config.ema_decay=0.9"])
+    for name, leaf in named_leaves(state.params).items():
+        assert named_leaves(state.ema)[name].sharding == leaf.sharding, name
+
+
+def test_weights_travel_and_activations_stay():
+    config, task, init_params = task_on((1, 8, 1), ["--config.batch_size=128", "--config.augment.mixup=0.8"])
+    batch = next(open_train_data(config, task.mesh).batches(0, 1))
+    compiled = make_train_step(task).lower(abstract_state(task, init_params), put_batch(batch, task.mesh)).compile()
+    shapes = {leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(init_params, jax.random.key(0)))}
+    largest = max(np.prod(shape[1:]) for shape in shapes)  # of a block
+    travelling = [
+        instruction
+        for lines in Program(compiled.as_text()).computations.values()
+        for instruction in lines
+        if instruction.operation in ("all-gather", "all-to-all")
+    ]
+    assert travelling
+    examples = [line.type for line in travelling if re.search(r"\[(16|128),", line.type)]  # a device's, or all
+    assert not examples or all(
+        math.prod(map(int, re.findall(r"\d+", t.split("{")[0])[1:])) <= largest for t in examples
+    )
 
 
 def test_micro_batches_on_a_mesh_are_one_batch():

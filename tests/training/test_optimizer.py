@@ -14,7 +14,13 @@ from focalnet_jax.config import default_config
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import variant_config
 from focalnet_jax.paths import named_leaves, selected
-from focalnet_jax.training.optimizer import DECAYED, cosine_schedule, make_optimizer
+from focalnet_jax.training.optimizer import (
+    DECAYED,
+    check_patterns,
+    cosine_schedule,
+    learning_rate_scales,
+    make_optimizer,
+)
 from focalnet_jax.training.setup import make_plan
 
 
@@ -101,3 +107,136 @@ def test_durations_are_steps_or_epochs():
 def test_durations_that_make_no_sense_are_refused(values, told):
     with pytest.raises(UserError, match=told):
         plan_of(**values)
+
+
+SMALL = dict(embed_dim=8, depths=(2, 3), focal_levels=(1, 1), focal_windows=(3, 3))
+
+
+@pytest.fixture(scope="module")
+def params():
+    model = focalnet_jax.create_model("focalnet_tiny_srf", num_classes=5, **SMALL)
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def optimizer_config(**changed):
+    config = default_config().optimizer
+    config.update(changed)
+    return config
+
+
+def updated(params, gradients=None, steps=2, **changed):
+    """Parameters by name after steps of rate 0.1 and the optimizer's state."""
+    optimizer = make_optimizer(optimizer_config(**changed), lambda step: 0.1)
+    gradients = jax.tree.map(jnp.ones_like, params) if gradients is None else gradients
+    state = optimizer.init(params)
+    for _ in range(steps):
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    return named_leaves(params), state
+
+
+def random_like(params, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), params)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("adamw", lambda mask: optax.adamw(0.1, 0.9, 0.999, 1e-8, weight_decay=0.05, mask=mask)),
+        ("lion", lambda mask: optax.lion(0.1, 0.9, 0.999, weight_decay=0.05, mask=mask)),
+        ("sgd", lambda mask: optax.sgd(0.1, 0.9)),
+    ],
+)
+def test_optimizers_by_name_are_optaxs(params, name, reference):
+    gradients = random_like(params)
+    decay = 0.0 if name == "sgd" else 0.05
+    ours, _ = updated(params, gradients, name=name, clip_norm=0.0, weight_decay=decay)
+    theirs, optimizer = params, reference(selected(DECAYED))
+    state = optimizer.init(theirs)
+    for _ in range(2):
+        updates, state = optimizer.update(gradients, state, theirs)
+        theirs = optax.apply_updates(theirs, updates)
+    for path, leaf in named_leaves(theirs).items():
+        np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
+
+
+def test_lambs_ratio_is_each_blocks_own(params):
+    gradients = random_like(params)
+    ours, _ = updated(params, gradients, name="lamb", clip_norm=0.0, steps=1)
+    blocks = {
+        f"{path}/{i}": leaf[i]
+        for path, leaf in named_leaves(params).items()
+        if "/blocks/" in path
+        for i in range(len(leaf))
+    }
+    slopes = {
+        f"{path}/{i}": leaf[i]
+        for path, leaf in named_leaves(gradients).items()
+        if "/blocks/" in path
+        for i in range(len(leaf))
+    }
+    optimizer = optax.lamb(0.1, 0.9, 0.999, 1e-8, weight_decay=0.05, mask={path: "kernel" in path for path in blocks})
+    updates, _ = optimizer.update(slopes, optimizer.init(blocks), blocks)
+    for path, leaf in optax.apply_updates(blocks, updates).items():
+        name, _, index = path.rpartition("/")
+        np.testing.assert_allclose(ours[name][int(index)], leaf, rtol=2e-6, atol=1e-7, err_msg=path)  # float32 sums
+
+
+def test_a_scale_of_0_freezes_and_keeps_no_state(params):
+    rules = (("^patch_embed/", 0), ("^head/", 2.0))
+    before = named_leaves(params)
+    after, state = updated(params, learning_rate_scales=rules)
+    plain, whole = updated(params, clip_norm=0.0)
+    for path, leaf in after.items():
+        assert np.array_equal(leaf, before[path]) == path.startswith("patch_embed/"), path
+    assert not [path for path in named_leaves(state) if "patch_embed" in path]
+    assert [path for path in named_leaves(whole) if "patch_embed" in path]
+    scaled, _ = updated(params, clip_norm=0.0, learning_rate_scales=rules, steps=1)
+    plain, _ = updated(params, clip_norm=0.0, steps=1)
+    for path in ("head/kernel", "norm/bias"):
+        factor = 2 if path.startswith("head/") else 1
+        np.testing.assert_allclose(scaled[path] - before[path], factor * (plain[path] - before[path]), rtol=1e-5)
+
+
+def test_frozen_parameters_do_not_count_in_the_clipped_norm(params):
+    gradients = jax.tree.map(jnp.ones_like, params)
+    gradients["patch_embed"] = jax.tree.map(lambda leaf: 1e6 * jnp.ones_like(leaf), gradients["patch_embed"])
+    rules = (("^patch_embed/", 0),)
+    ours, _ = updated(params, gradients, name="sgd", steps=1, clip_norm=1e9, learning_rate_scales=rules)
+    theirs, _ = updated(params, gradients, name="sgd", steps=1, clip_norm=1e3, learning_rate_scales=rules)
+    np.testing.assert_array_equal(ours["head/kernel"], theirs["head/kernel"])
+
+
+def test_a_pattern_says_what_decays(params):
+    rules = (("^head/bias$", 1.0), ("^head/kernel$", 0.0))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    ones = jax.tree.map(jnp.ones_like, params)
+    after, _ = updated(ones, zeros, steps=1, weight_decay=0.5, weight_decay_scales=rules)
+    shrunk = {path for path, leaf in after.items() if np.all(leaf < 1)}
+    assert "head/bias" in shrunk
+    assert "head/kernel" not in shrunk
+    assert "patch_embed/proj/kernel" in shrunk
+
+
+def test_layers_decay_from_the_classifier_down(params):
+    scales = named_leaves(learning_rate_scales(optimizer_config(layer_decay=0.5), params))
+    assert scales["head/kernel"] == 1
+    assert scales["norm/scale"] == 0.5  # with the last block
+    np.testing.assert_array_equal(np.ravel(scales["stages/1/blocks/mlp/fc1/kernel"]), [0.125, 0.25, 0.5])
+    assert scales["stages/0/downsample/proj/kernel"] == 0.125  # with the block after it
+    np.testing.assert_array_equal(np.ravel(scales["stages/0/blocks/norm1/bias"]), [0.03125, 0.0625])
+    assert scales["patch_embed/proj/bias"] == 0.015625
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ((("^patches/", 0.0),), "'\\^patches/' matches no parameter"),
+        ((("kernel$", 0.5), ("^head/", 1.0)), "head/kernel is matched by both 'kernel\\$' and '\\^head/'"),
+        ((("(", 0.5),), "no regular expression"),
+    ],
+)
+def test_patterns_that_do_not_fit_are_refused(params, rules, told):
+    with pytest.raises(UserError, match=told):
+        check_patterns(optimizer_config(learning_rate_scales=rules), params)

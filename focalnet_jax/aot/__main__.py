@@ -1,0 +1,53 @@
+"""Compile the real train step of a recipe for hardware that is not here.
+
+Says whether it fits, what it computes and sends, and what the compiler thinks it costs: an estimate, not a measurement.
+Needs the compiler for TPUs (`pip install 'focalnet_jax[tpu]'`) or for GPUs (docs/scale.md).
+"""
+
+import json
+import logging
+import os
+import signal
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags, compiles, prints a table and the result as the last line."""
+    from focalnet_jax.aot.compilation import compile_step, search
+    from focalnet_jax.aot.report import summary, table
+    from focalnet_jax.aot.topology import describe_devices
+    from focalnet_jax.command_line import load_config, make_parser, parse_arguments
+    from focalnet_jax.distributed.mesh import make_mesh
+
+    parser = make_parser("aot", __doc__)
+    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe")
+    parser.add_argument(
+        "--topology", required=True, metavar="CHIP:SHAPE", help="such as v5e:4x4, v4:2x2x4, v6e:8x8, h100:8"
+    )
+    parser.add_argument("--slices", type=int, default=1, help="so many of it, over the data centre's network")
+    parser.add_argument("--step", choices=["train", "eval"], default="train", help="which step to compile")
+    parser.add_argument(
+        "--search", action="store_true", help="find the cheapest remat policy that fits, and the largest batch"
+    )
+    flags, overrides = parse_arguments(parser, arguments)
+    config = load_config(flags.config, overrides, optional=["data.path", "init_from"])
+    devices, chip = describe_devices(flags.topology, flags.slices)
+    mesh = make_mesh(config.mesh.to_dict(), devices)
+    if flags.search:
+        attempt, suggestion = search(config, mesh, chip, flags.step)
+    else:
+        attempt, suggestion = compile_step(config, mesh, chip, flags.step), {}
+    topology = f"{flags.slices}x {flags.topology}" if flags.slices > 1 else flags.topology
+    result = summary(config, topology, mesh, chip, attempt) | suggestion
+    print(table(result))
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX looks for devices: none is used
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or the compilers say that there are none
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL)
+    from focalnet_jax.command_line import run_command
+
+    run_command(main)

@@ -1,0 +1,134 @@
+"""Compiling a step for a mesh of devices that are not here, and looking for the largest batch that fits them."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.aot.program import Program
+from focalnet_jax.distributed.chips import Chip
+from focalnet_jax.distributed.mesh import check_batch_size, split_by_example
+from focalnet_jax.model.blocks import REMAT_POLICIES
+from focalnet_jax.training.setup import make_task
+from focalnet_jax.training.step import abstract_params, abstract_state, make_eval_step, make_train_step
+
+_WARM_UP, _STEPS = 100, 1000  # of the schedule, whose length costs nothing
+_MOST_TURNS = 6  # of doubling or halving the batch
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one compilation told."""
+
+    step: str  # train or eval
+    batch: int  # global
+    remat: str
+    fits: bool
+    memory: int | None  # bytes a device needs
+    cycles: int | None  # of a device, by the compiler's estimate
+    sent: Mapping[str, int] | None  # bytes a device sends, by kind of exchange
+    seconds: float  # that compiling took
+
+
+def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> Attempt:
+    """Compiles the `train` or `eval` step a run of `config` has, shardings and donation included.
+
+    Not to fit is an answer, not an error.
+    """
+    batch, remat = config.batch_size, config.remat
+    check_batch_size("batch_size", batch, mesh, config.accumulate_steps if step == "train" else 1)
+    print(f"compiling the {step} step of {config.model.name}, batch {batch}, remat {remat} ...", flush=True)
+    lowered = _lower(config, mesh, step)
+    begun = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _said(Attempt(step, batch, remat, False, _asked(str(error)), None, None, time.perf_counter() - begun))
+    seconds = time.perf_counter() - begun
+    needed = compiled.memory_analysis()
+    memory = (
+        needed.argument_size_in_bytes
+        + needed.output_size_in_bytes
+        - needed.alias_size_in_bytes
+        + needed.temp_size_in_bytes
+        + needed.generated_code_size_in_bytes
+    )
+    program = Program(compiled.as_text())
+    sent = program.collective_bytes()
+    return _said(Attempt(step, batch, remat, memory <= chip.memory, memory, program.cycles(), sent, seconds))
+
+
+def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple[Attempt, dict[str, Any]]:
+    """The config's batch with the cheapest remat policy it fits with, and the largest batch that fits at all.
+
+    Returns:
+      The attempt with that policy (the most saving one where none fits), and `suggested_remat`,
+      `largest_batch` and `largest_batch_remat`, null where there is none.
+    """
+    for remat in REMAT_POLICIES if step == "train" else [config.remat]:
+        cheapest = compile_step(_with(config, remat=remat), mesh, chip, step)
+        if cheapest.fits:
+            break
+    largest, batch = cheapest if cheapest.fits else None, cheapest.batch
+    saving = tuple(REMAT_POLICIES)[-1] if step == "train" else config.remat
+    parts = mesh.shape["data"] * mesh.shape["fsdp"] * (config.accumulate_steps if step == "train" else 1)
+    for _ in range(_MOST_TURNS):
+        # So many times as much memory is so many times the batch, or more: what a device holds in any case stays.
+        room = chip.memory / largest.memory if largest and largest.memory else 1
+        batch = batch * max(2, 2 ** math.floor(math.log2(room))) if cheapest.fits else batch // 2
+        if batch < parts or batch % parts:
+            break
+        attempt = compile_step(_with(config, remat=saving, batch_size=batch), mesh, chip, step)
+        largest = attempt if attempt.fits else largest
+        if attempt.fits != cheapest.fits:  # past the border
+            break
+    return cheapest, {
+        "suggested_remat": cheapest.remat if cheapest.fits else None,
+        "largest_batch": largest.batch if largest else None,
+        "largest_batch_remat": largest.remat if largest else None,
+    }
+
+
+def _with(config: FrozenConfigDict, **changed: Any) -> FrozenConfigDict:
+    return FrozenConfigDict(config.to_dict() | changed)
+
+
+def _lower(config: FrozenConfigDict, mesh: Mesh, step: str) -> Any:
+    size, place = config.data.image_size, split_by_example(mesh)
+
+    def batch_of(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=place)
+
+    batch = {"image": batch_of(jnp.uint8, size, size, 3), "label": batch_of(jnp.int32)}
+    task, init_params = make_task(config, mesh, warmup_steps=_WARM_UP, total_steps=_STEPS)
+    platform = mesh.devices.flat[0].platform
+    if step == "eval":
+        batch["mask"] = batch_of(jnp.float32)
+        traced = make_eval_step(task.graph, mesh, config.eval_classes).trace(abstract_params(init_params, mesh), batch)
+    else:
+        traced = make_train_step(task).trace(abstract_state(task, init_params), batch)
+    return traced.lower(lowering_platforms=(platform,))
+
+
+def _asked(error: str) -> int | None:
+    """The bytes a program asked for in vain, from the compiler's complaint."""
+    found = re.search(r"(?:Used |temporaries \()([\d.]+)([KMG])", error)
+    return round(float(found[1]) * _UNITS[found[2]]) if found else None
+
+
+def _said(attempt: Attempt) -> Attempt:
+    memory = "?" if attempt.memory is None else f"{attempt.memory / 2**30:.2f} GiB"
+    print(f"  {'fits' if attempt.fits else 'does not fit'}: {memory} a device ({attempt.seconds:.0f} s)", flush=True)
+    return attempt

@@ -1,0 +1,167 @@
+"""What a compiled program costs, read from its text: the compiler's cycles and the bytes that travel between devices.
+
+XLA writes its own estimate of cycles beside every operation of a TPU program; loops state neither how often they run
+nor their sum, so both are worked out here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
+_ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\]")
+_CALLED = re.compile(r"(?:calls|to_apply|called_computations|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)")
+_CALLING = ("fusion", "call", "conditional", "async-start", "custom-call")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a program: the type of its result, its operation, and the rest of the line."""
+
+    type: str
+    operation: str
+    rest: str
+
+    def called(self) -> list[str]:
+        """Names of the computations it runs, loops apart."""
+        found = _CALLED.search(self.rest) if self.operation in _CALLING else None
+        return [name.strip(" %") for name in found[1].split(",")] if found else []
+
+    def loop(self) -> tuple[str, str] | None:
+        """The names of a loop's condition and body."""
+        found = re.search(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)", self.rest)
+        return (found[1], found[2]) if self.operation == "while" and found else None
+
+    def cycles(self) -> int | None:
+        """The compiler's estimate."""
+        found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
+        return int(found[1]) if found else None
+
+
+@dataclass
+class Program:
+    """The computations of an optimised HLO module by name."""
+
+    text: str = field(repr=False)
+
+    @cached_property
+    def computations(self) -> dict[str, list[Instruction]]:
+        """The instructions of every computation."""
+        found: dict[str, list[Instruction]] = {}
+        for line in self.text.splitlines():
+            if header := _HEADER.match(line):
+                name = header[2]
+                found[name] = []
+                self.entry = name if header[1] else getattr(self, "entry", name)
+            elif instruction := _INSTRUCTION.match(line):
+                found[name].append(Instruction(*instruction.groups()[2:]))
+        return found
+
+    def cycles(self) -> int | None:
+        """The sum of the compiler's estimates, loops as often as they run; None where it makes none."""
+        # What a fusion holds is part of its own estimate.
+        counted = [
+            times * estimate
+            for instruction, times, fused in self._run()
+            if not fused and (estimate := instruction.cycles()) is not None
+        ]
+        return sum(counted) if counted else None
+
+    def collective_bytes(self) -> dict[str, int]:
+        """Bytes one device sends in a run, by kind of exchange, were each done in a ring."""
+        by_channel: dict[tuple[str, str], int] = {}
+        for place, (instruction, times, _) in enumerate(self._run()):
+            kind = instruction.operation.removesuffix("-start")
+            if kind in COLLECTIVES:
+                # What is spread over several fusions, to compute meanwhile, stands in each of them by its one channel.
+                channel = re.search(r"channel_id=(\d+)", instruction.rest)
+                key = kind, channel[1] if channel else f"at {place}"
+                by_channel[key] = max(by_channel.get(key, 0), times * _sent(instruction, kind))
+        sent: Counter[str] = Counter()
+        for (kind, _), size in by_channel.items():
+            sent[kind] += size
+        return {kind: sent[kind] for kind in COLLECTIVES if sent[kind]}
+
+    def _run(self) -> Iterator[tuple[Instruction, int, bool]]:
+        """Every instruction, how often it runs, and whether it is part of a fusion."""
+        computations = self.computations
+        waiting = [(self.entry, 1, False)]
+        while waiting:
+            name, times, fused = waiting.pop()
+            for instruction in computations.get(name, ()):
+                yield instruction, times, fused
+                if loop := instruction.loop():
+                    turns = self._turns(instruction, loop[0])
+                    waiting += [(loop[1], times * turns, fused)]
+                inside = fused or instruction.operation == "fusion"
+                waiting += [(called, times, inside) for called in instruction.called()]
+
+    def _turns(self, loop: Instruction, condition: str) -> int:
+        """How often a loop runs: what is said of it, or the constant its counter is compared with; 1 for others."""
+        if said := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
+            return int(said[1])
+        lines = self.computations.get(condition, [])
+        constants = [
+            int(found[1])
+            for line in lines
+            if line.operation == "constant"
+            and line.type.startswith("s32[]")
+            and (found := re.match(r"(\d+)", line.rest))
+        ]
+        counts = any("direction=LT" in line.rest for line in lines) or any(line.operation == "fusion" for line in lines)
+        return max(constants, default=1) if counts else 1
+
+
+def _sizes(types: str) -> list[int]:
+    """Bytes of the arrays a type names."""
+    return [
+        math.prod(int(n) for n in shape.split(",") if n) * _width(kind)
+        for kind, shape in _ARRAY.findall(types)
+        if kind != "token"
+    ]
+
+
+def _width(kind: str) -> int:
+    """Bytes of a number."""
+    return 1 if kind == "pred" else max(int(digits[0]) // 8, 1) if (digits := re.findall(r"\d+", kind)) else 0
+
+
+def _sent(instruction: Instruction, kind: str) -> int:
+    sizes, devices = _sizes(instruction.type), _group(instruction.rest)
+    if instruction.operation.endswith("-start"):  # what goes in stands before what comes out
+        if kind == "collective-permute":
+            return sizes[0]
+        if kind == "all-gather":
+            sizes = sizes[len(sizes) // 2 :]
+    size = sum(sizes)
+    if kind == "collective-permute":
+        return size
+    share = (devices - 1) / devices
+    return round(
+        {
+            "all-gather": size * share,
+            "all-to-all": size * share,
+            "all-reduce": 2 * size * share,
+            "reduce-scatter": size * (devices - 1),
+        }[kind]
+    )
+
+
+def _group(rest: str) -> int:
+    """How many devices exchange with each other."""
+    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
+        return int(found[1])
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+        lengths = {axis: int(length) for axis, length in re.findall(r"'([^']*)'=(\d+)", found[1])}
+        axes = re.findall(r"'([^']*)'(?::\(\d+\)(\d+))?", found[2])
+        return math.prod(int(part) if part else lengths[axis] for axis, part in axes)
+    if found := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+        return len(found[1].split(","))
+    return 1

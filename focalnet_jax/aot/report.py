@@ -1,0 +1,84 @@
+"""What a compilation says, as a table and as one JSON object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.aot.compilation import Attempt
+from focalnet_jax.distributed.chips import Chip
+from focalnet_jax.model import summarize
+from focalnet_jax.training.setup import model_config
+
+_PASSES = {"train": 3, "eval": 1}  # a backward pass computes twice what a forward pass does
+SOURCE = "compiler's estimate, not a measurement; time for exchanges between devices is not in it"
+
+
+def summary(config: FrozenConfigDict, topology: str, mesh: Mesh, chip: Chip, attempt: Attempt) -> dict[str, Any]:
+    """Figures by name; None where the compiler does not tell.
+
+    `flops_per_step` are the model's, what is computed again for want of memory not counted; so is the MFU.
+    `estimated_step_seconds` is the TPU compiler's cost model: cycles of every operation, those in loops as often as
+    they run.
+    """
+    devices = mesh.devices.size
+    macs = summarize(model_config(config), config.data.image_size).macs
+    flops = 2 * macs * attempt.batch * _PASSES[attempt.step]
+    seconds = attempt.cycles / chip.clock if attempt.cycles and chip.clock else None
+    return {
+        "topology": topology,
+        "devices": devices,
+        "chip": chip.name,
+        "mesh": dict(mesh.shape),
+        "model": config.model.name,
+        "image_size": config.data.image_size,
+        "num_classes": config.model.num_classes,
+        "precision": config.precision,
+        "step": attempt.step,
+        "global_batch": attempt.batch,
+        "batch_per_device": attempt.batch // (mesh.shape["data"] * mesh.shape["fsdp"]),
+        "accumulate_steps": config.accumulate_steps,
+        "remat": attempt.remat,
+        "fits": attempt.fits,
+        "hbm_bytes_per_device": attempt.memory,
+        "hbm_capacity_bytes": chip.memory,
+        "flops_per_step": flops,
+        "estimated_step_seconds": seconds,
+        "estimated_mfu": flops / (seconds * devices * chip.flops) if seconds else None,
+        "images_per_second_per_device": attempt.batch / seconds / devices if seconds else None,
+        "collective_bytes_per_device": None if attempt.sent is None else dict(attempt.sent),
+        "compile_seconds": round(attempt.seconds, 1),
+        "source": SOURCE,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The same for people."""
+    memory, capacity = result["hbm_bytes_per_device"], result["hbm_capacity_bytes"] / 2**30
+    seconds, sent = result["estimated_step_seconds"], result["collective_bytes_per_device"]
+    axes = " ".join(f"{axis}={length}" for axis, length in result["mesh"].items())
+    rows = {
+        "topology": f"{result['topology']}, {result['devices']} x {result['chip']}, mesh {axes}",
+        "model": f"{result['model']}, {result['image_size']} px, {result['num_classes']} outputs, "
+        f"{result['precision']}, remat {result['remat']}",
+        "step": f"{result['step']}, batch {result['global_batch']}, {result['batch_per_device']} a device",
+        "memory": f"{'fits' if result['fits'] else 'does not fit'}: "
+        f"{'?' if memory is None else f'{memory / 2**30:.2f}'} of {capacity:.0f} GiB a device",
+        "computes": f"{result['flops_per_step'] / 1e12:.2f} TFLOP a step",
+        "sends": "?"
+        if sent is None
+        else f"{sum(sent.values()) / 1e6:.1f} MB a device and step"
+        + "".join(f", {kind} {size / 1e6:.1f}" for kind, size in sent.items()),
+        "time": "not told by this compiler"
+        if seconds is None
+        else f"{seconds:.4f} s a step, {result['images_per_second_per_device']:.0f} images/s a device, "
+        f"MFU {result['estimated_mfu']:.1%}: {SOURCE}",
+    }
+    if "suggested_remat" in result:
+        rows["suggests"] = (
+            f"remat {result['suggested_remat']} at this batch; at most batch {result['largest_batch']} "
+            f"with remat {result['largest_batch_remat']}"
+        )
+    return "\n".join(f"{name:<11}{value}" for name, value in rows.items())

@@ -1,0 +1,96 @@
+"""Devices that are not here: the compilers need only their description."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+
+import jax
+from jax.experimental import topologies
+
+from focalnet_jax.distributed.chips import CHIPS, Chip
+from focalnet_jax.errors import UserError, suggest
+
+_TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # and the dimensions of their networks
+_GPUS = ("a100", "h100")  # described in gpus/NAME.txtpb
+_GPUS_A_HOST = 8
+_CORES = {"v4": 2, "v5p": 2}  # of a chip; JAX may count each as a device
+_EXPECTED = "expected a TPU with its shape such as v5e:4x4, v4:2x2x4, v5p:2x2x2 or v6e:8x8, or a100:8, h100:16"
+# Read when the library is loaded, which looks for a TPU otherwise.
+_TPU_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+def describe_devices(topology: str, slices: int = 1) -> tuple[Sequence[jax.Device], Chip]:
+    """The devices of a topology such as `v5e:4x4` or `h100:8`, to compile for, and what each can do.
+
+    Args:
+      topology: a chip and the shape of its network, or a GPU and how many.
+      slices: so many of them, connected by the data centre's network.
+
+    Raises:
+      UserError: there is no such topology, or the package that knows it is not installed.
+    """
+    name, _, shape = topology.partition(":")
+    if name not in (*_TPUS, *_GPUS):
+        raise UserError(f"--topology {topology}: {_EXPECTED}.{suggest(name, [*_TPUS, *_GPUS])}")
+    if slices < 1:
+        raise UserError(f"--slices {slices}: expected at least 1")
+    if name in _TPUS:
+        return _tpus(topology, name, shape, slices)
+    return _gpus(topology, name, shape, slices)
+
+
+def _tpus(topology: str, name: str, shape: str, slices: int) -> tuple[Sequence[jax.Device], Chip]:
+    lengths = [int(length) for length in shape.split("x")] if re.fullmatch(r"\d+(x\d+)*", shape) else []
+    if len(lengths) != _TPUS[name] or not all(lengths):
+        raise UserError(f"--topology {topology}: {_EXPECTED}")
+    if not importlib.util.find_spec("libtpu"):
+        raise UserError(f"--topology {topology} needs the compiler for TPUs: pip install 'focalnet_jax[tpu]'")
+    for key, value in _TPU_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    # Four chips a host; a smaller shape is one host's.
+    host = [min(length, 2) for length in lengths[:2]] + [1]
+    try:
+        devices = topologies.get_topology_desc(
+            topology, platform="tpu", num_slices=slices, chips_per_host_bounds=host
+        ).devices
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"--topology {topology}: no TPU has this shape ({_first_line(error)}); {_EXPECTED}") from error
+    cores = _CORES.get(name, 1) // getattr(devices[0], "num_cores", 1)
+    chip = CHIPS[name]
+    if cores > 1:
+        chip = replace(chip, name=f"{chip.name} core", flops=chip.flops / cores, memory=chip.memory // cores)
+    return devices, chip
+
+
+def _gpus(topology: str, name: str, shape: str, slices: int) -> tuple[Sequence[jax.Device], Chip]:
+    count = int(shape) if re.fullmatch(r"[1-9]\d*", shape) else 0
+    hosts = max(count // _GPUS_A_HOST, 1)
+    if not count or (count > _GPUS_A_HOST and count % _GPUS_A_HOST):
+        raise UserError(f"--topology {topology}: expected 1 to {_GPUS_A_HOST} GPUs, or a multiple of {_GPUS_A_HOST}")
+    if not importlib.util.find_spec("jax_cuda12_plugin"):
+        raise UserError(
+            f"--topology {topology} needs the compiler for GPUs: pip install --no-deps "
+            f"jax-cuda12-plugin=={jax.__version__} jax-cuda12-pjrt=={jax.__version__}"
+        )
+    described = (files("focalnet_jax.aot") / "gpus" / f"{name}.txtpb").read_text()
+    try:
+        devices = topologies.get_topology_desc(
+            platform="cuda", target_config=described, topology=f"{slices}x{hosts}x{count // hosts}"
+        ).devices
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"--topology {topology}: the compiler refuses it: {_first_line(error)}") from error
+    return devices, CHIPS[name]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
