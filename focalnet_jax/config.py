@@ -94,6 +94,9 @@ def default_config() -> ConfigDict:
     config.mesh.tensor = 1
 
     config.log_every_steps = 50
+    config.writers = ("tensorboard",)  # beside metrics.jsonl: tensorboard, wandb, mlflow
+    config.profile_steps = ()  # (first, last) to trace, into workdir/profile
+    config.compilation_cache = "~/.cache/focalnet_jax"  # programs compiled once serve the next start; "": none
     config.log_statistics = False  # with them, the norm of every parameter and of its gradient
     config.eval_every_epochs = config_dict.placeholder(float)  # neither: once, at the end
     config.eval_every_steps = config_dict.placeholder(int)
@@ -110,6 +113,9 @@ REQUIRED = "(required)"  # a config file's value for a path that only the user c
 RESUMABLE = (
     "log_every_steps",
     "log_statistics",
+    "writers",
+    "profile_steps",
+    "compilation_cache",
     "eval_every_epochs",
     "eval_every_steps",
     "checkpoint_every_epochs",
@@ -137,6 +143,10 @@ def _are_scales(rules: tuple[Any, ...]) -> bool:
         and 0 <= rule[1] < math.inf
         for rule in rules
     )
+
+
+def _are_steps(value: tuple[Any, ...]) -> bool:
+    return len(value) == 2 and all(isinstance(step, int) for step in value) and 1 <= value[0] <= value[1]
 
 
 def _is_range(value: tuple[Any, ...], lowest: float, highest: float) -> bool:
@@ -193,6 +203,7 @@ _CHECKS = {
     "augment.cutmix_box": (lambda v: v in ("timm", "original"), "timm or original"),
     "augment.label_smoothing": _FRACTION,
     "log_every_steps": _POSITIVE,
+    "profile_steps": (lambda v: not v or _are_steps(v), "(first, last), counted from 1"),
     "keep_latest": (lambda v: v >= 1, "at least 1, or nothing could be resumed"),
     "keep_best": _NOT_NEGATIVE,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
@@ -18,9 +19,11 @@ from focalnet_jax.distributed.mesh import put_batch, put_told
 from focalnet_jax.distributed.startup import check_same, from_first, is_first
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
 from focalnet_jax.training.evaluation import evaluate
+from focalnet_jax.training.profiling import Profile
+from focalnet_jax.training.progress import Progress
 from focalnet_jax.training.run import Run, set_up
 from focalnet_jax.training.step import TOLD, Metrics, Params, make_eval_step, make_train_step
-from focalnet_jax.training.writers import MetricsWriter, NoWriter, Progress, was_evaluated
+from focalnet_jax.training.writers import MetricsWriter, NoWriter, was_evaluated
 from focalnet_jax.version import __version__
 
 
@@ -37,9 +40,12 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
         if run.finished and from_first(was_evaluated(workdir, run.step)):
             print(f"finished: {workdir} holds all {run.plan.total} steps already")
             return 0
-        writer = MetricsWriter(workdir, run.step) if is_first() else NoWriter()
+        written = (config.writers, config.to_dict())
+        writer = MetricsWriter(workdir, run.step, *written) if is_first() else NoWriter()
         try:
-            stopped = _Loop(run, writer, stop).run_to_end()
+            loop = _Loop(run, writer, stop)
+            with contextlib.closing(loop.profile):
+                stopped = loop.run_to_end()
             run.checkpoints.wait()
         finally:
             writer.close()
@@ -60,7 +66,8 @@ class _Loop:
         self.alone = jax.process_count() == 1
         # By all processes: how many were asked to stop, pictures substituted.
         self.told = np.array([0, run.substituted])
-        self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.config.batch_size)
+        self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.work)
+        self.profile = Profile(run.config.profile_steps, run.workdir)
         self.eval_step: Callable[[Params, dict[str, jax.Array]], Metrics] = make_eval_step(
             run.task.graph, run.task.mesh, run.config.eval_classes
         )
@@ -87,6 +94,7 @@ class _Loop:
                 run.save()
                 return True
             before = run.metrics
+            self.profile.begin(step, before)
             run.state, run.metrics = train_step(run.state, self._put(batch))
             run.step, run.substituted = step, self._substituted()
             # One step computes while the next one's batch is fetched and sent; without a bound, so would all of them.
@@ -95,6 +103,7 @@ class _Loop:
             if step == first:
                 jax.block_until_ready(run.metrics)
                 self.progress.first_step_done()
+            self.profile.end(step, run.metrics)
             if step % config.log_every_steps == 0 or step == plan.total:
                 self._log()
             if self._evaluation_due():

@@ -23,11 +23,13 @@ from focalnet_jax.model import summarize
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.training.banner import print_banner
 from focalnet_jax.training.optimizer import check_patterns
+from focalnet_jax.training.progress import Work, work_of
 from focalnet_jax.training.setup import (
     EvalData,
     Plan,
     TrainData,
     check_classes,
+    keep_compiled,
     make_plan,
     make_task,
     means_classes,
@@ -46,6 +48,7 @@ from focalnet_jax.training.step import (
     abstract_state,
     init_state,
 )
+from focalnet_jax.training.writers import check_writers
 from focalnet_jax.version import __version__
 
 CONFIG_FILE = "config.json"
@@ -65,6 +68,7 @@ class Run:
     checkpoints: Checkpoints
     best: float  # the highest eval/top1 so far
     step: int
+    work: Work  # of a step
     substituted: int  # pictures that could not be read so far, of all processes
     metrics: Metrics | None = None  # of the newest update
 
@@ -109,6 +113,8 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     newest = None if (step := int(from_first(-1 if newest is None else newest))) < 0 else step
     _refuse_other_run(config, workdir, newest)
     # All that can refuse the config comes before the first thing written.
+    check_writers(config.writers)
+    keep_compiled(config.compilation_cache)
     mesh = run_mesh(config)
     model = model_config(config)
     summary = summarize(model, config.data.image_size)
@@ -141,7 +147,8 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
         raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}; choose another") from error
     print_banner(config, summary, (train_data, eval_data), plan, mesh, like, origin=origin, workdir=workdir)
     best, step = from_first(checkpoints.best_metric()), int(state.step)
-    return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, best, step, substituted)
+    work = work_of(config.batch_size, summary.macs, mesh)
+    return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, best, step, work, substituted)
 
 
 def _refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None) -> None:

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -183,6 +184,12 @@ def make_task(
         statistics=config.log_statistics,
     )
     return task, init_params
+
+
+def keep_compiled(folder: str) -> None:
+    """Has JAX keep what it compiles in a folder of this machine, for the next start; where it is told one, in that."""
+    if folder and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
 
 
 def _reading(config: FrozenConfigDict, mesh: Mesh) -> loader.Reading:

@@ -1,48 +1,128 @@
-"""Where a run's figures go: stdout, metrics.jsonl, TensorBoard."""
+"""Where a run's figures go: metrics.jsonl, TensorBoard, and Weights & Biases or MLflow where asked for."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
 
-from focalnet_jax.data.loader import Batch
+from focalnet_jax.errors import UserError, suggest
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl` and TensorBoard events in a workdir.
+    """Appends to `metrics.jsonl` in a workdir, and to what else is named.
 
     A run that goes on from step n drops the lines after n that a stopped run had written, so that steps in the file
     strictly increase, and tells TensorBoard to do the same.
+
+    Args:
+      workdir: of the run.
+      step: it goes on from.
+      names: of `WRITERS`; see `check_writers`.
+      config: of the run, for those that show it.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path, step: int, names: Sequence[str] = (), config: Mapping[str, Any] | None = None):
         path = workdir / "metrics.jsonl"
         kept = _lines_up_to(path, step) if path.exists() else []
         replacement = path.with_suffix(".tmp")
         replacement.write_text("".join(kept))
         replacement.replace(path)
         self._file = path.open("a")
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._others = [WRITERS[name](workdir, step, dict(config or {})) for name in names]
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line `{"step": step, **values}`, floats in full precision."""
         self._file.write(to_json({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if value is not None and math.isfinite(value):
-                self._tensorboard.add_scalar(name, value, step)
+        finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        for other in self._others:
+            other.write(step, finite)
 
     def close(self) -> None:
         """Writes out what is buffered."""
         self._file.close()
-        self._tensorboard.close()
+        for other in self._others:
+            other.close()
+
+
+class Writer(Protocol):
+    """Where figures go, finite ones."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes the figures of a step."""
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+
+
+class _TensorBoard:
+    def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
+        del config
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._events.close()
+
+
+class _WandB:
+    """Weights & Biases; its environment variables say where, and a run that goes on is the same one there."""
+
+    def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
+        del step
+        wandb = importlib.import_module("wandb")
+        told = workdir / "wandb_id.txt"
+        name = told.read_text().strip() if told.exists() else wandb.util.generate_id()
+        told.write_text(name + "\n")
+        self._run = wandb.init(dir=str(workdir), name=workdir.name, id=name, resume="allow", config=config)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _MLflow:
+    """MLflow; its environment variables say where, and a run that goes on is the same one there."""
+
+    def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
+        del step
+        self._mlflow = importlib.import_module("mlflow")
+        told = workdir / "mlflow_id.txt"
+        known = told.read_text().strip() if told.exists() else None
+        run = self._mlflow.start_run(run_id=known, run_name=None if known else workdir.name)
+        told.write_text(run.info.run_id + "\n")
+        if not known:
+            self._mlflow.log_dict(config, "config.json")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._mlflow.log_metrics(dict(values), step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+WRITERS = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
+
+
+def check_writers(names: Sequence[str]) -> None:
+    """Refuses writers that are not known or not installed: `UserError`."""
+    for name in names:
+        if name not in WRITERS:
+            raise UserError(f"writers: {name!r} is unknown; expected {', '.join(WRITERS)}.{suggest(name, WRITERS)}")
+        if name != "tensorboard" and not importlib.util.find_spec(name):
+            raise UserError(f"writers: {name} is not installed: pip install {name}, or leave it out")
 
 
 class NoWriter:
@@ -79,81 +159,3 @@ def to_json(values: dict[str, Any]) -> str:
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }
     return json.dumps(finite)
-
-
-_WORTH_SAYING = 0.02  # share of the time waited for input
-
-
-class Progress:
-    """What a run prints: step, epoch, loss, learning rate, images/s and the time to go."""
-
-    def __init__(self, start: int, total: int, steps_per_epoch: int, batch_size: int):
-        self._total, self._steps_per_epoch, self._batch_size = total, steps_per_epoch, batch_size
-        self._begun = time.perf_counter()
-        self._first = self._marked_step = start
-        self._marked_time = self._begun  # moves forward over pauses, so that they do not count
-        self._waited = 0.0
-
-    def first_step_done(self) -> None:
-        """Starts the clock after the first step, most of which was compilation."""
-        now = time.perf_counter()
-        print(f"first step, compilation included, took {clock(now - self._begun)}", flush=True)
-        self._marked_step, self._marked_time, self._waited = self._first + 1, now, 0.0
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time that does not count as training."""
-        begun = time.perf_counter()
-        yield
-        self._marked_time += time.perf_counter() - begun
-
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; what is waited for them counts."""
-        while True:
-            begun = time.perf_counter()
-            batch = next(batches, None)
-            self._waited += time.perf_counter() - begun
-            if batch is None:
-                return
-            yield batch
-
-    def rates(self, step: int) -> dict[str, float | None]:
-        """Since the last call, `None` before a second step is done.
-
-        `images_per_second`, and `input_wait`, the share of the time in which there was no batch to compute with.
-        """
-        now = time.perf_counter()
-        steps, seconds = step - self._marked_step, now - self._marked_time
-        if steps < 1:
-            return {"images_per_second": None, "input_wait": None}
-        waited = self._waited
-        self._marked_step, self._marked_time, self._waited = step, now, 0.0
-        return {"images_per_second": steps * self._batch_size / seconds, "input_wait": waited / seconds}
-
-    def print_step(self, step: int, values: dict[str, Any]) -> None:
-        """One line for a logged step."""
-        rate = values["images_per_second"]
-        waited = values["input_wait"] or 0
-        wait = f", {waited:.0%} of the time waiting for input" if waited > _WORTH_SAYING else ""
-        left = clock((self._total - step) * self._batch_size / rate) if rate else "?"
-        print(
-            f"step {step:>{len(str(self._total))}}/{self._total}  epoch {step / self._steps_per_epoch:.2f}  "
-            f"loss {values['train/loss']:.4f}  lr {values['train/learning_rate']:.2e}  "
-            f"grad {values['train/grad_norm']:.2f}  {f'{rate:.0f}' if rate else '?'} images/s{wait}  eta {left}",
-            flush=True,
-        )
-
-    def print_evaluation(self, step: int, values: dict[str, Any]) -> None:
-        """One line for an evaluation."""
-        print(
-            f"evaluation at step {step}: top-1 {values['eval/top1']:.2f} %  top-5 {values['eval/top5']:.2f} %  "
-            f"loss {values['eval/loss']:.4f}  on {values['eval/examples']} examples",
-            flush=True,
-        )
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03` for a number of seconds."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -60,7 +60,7 @@ def test_logits_and_features_equal_the_float64_reference(flags):
 
 def test_unrolled_blocks_give_exactly_the_numbers_of_scanned_ones():
     x, key = images(), jax.random.key(5)
-    options = dict(depths=(2, 1), focal_levels=2, drop_path_rate=0.3, drop_rate=0.1)
+    options = dict(depths=(2,), focal_levels=2, drop_path_rate=0.3, drop_rate=0.1)
     scanned, unrolled = (small_model(**options, scan_blocks=scan) for scan in (True, False))
     assert "scan[" in str(jax.make_jaxpr(lambda x: scanned(x))(x))
     assert "scan[" not in str(jax.make_jaxpr(lambda x: unrolled(x))(x))

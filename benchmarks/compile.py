@@ -1,0 +1,64 @@
+"""Compile time by depth: python -m benchmarks.compile.
+
+The train step of a small FocalNet whose third stage is 18 and 36 blocks deep, compiled in turns without a cache; with
+scanned blocks, and with unrolled ones for comparison. The last line is one JSON object: seconds, and the ratio of the
+deeper over the shallower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+
+from focalnet_jax.command_line import load_config
+from focalnet_jax.distributed.mesh import make_mesh, split_by_example
+from focalnet_jax.training.setup import make_task
+from focalnet_jax.training.step import abstract_state, make_train_step
+
+SMALL = ["--config.model.embed_dim=16", "--config.data.path=none", "--config.batch_size=8"]
+
+
+def compile_seconds(model: str, depth: int, scanned: bool) -> float:
+    """Of tracing, lowering and compiling the step of the ImageNet-1K recipe."""
+    options = [f"--config.model.depths=(2,2,{depth},2)", f"--config.model.scan_blocks={scanned}", *SMALL]
+    config = load_config(f"configs/imagenet1k.py:{model}", options)
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
+    task, init_params = make_task(config, mesh, warmup_steps=1, total_steps=10)
+    batch = {
+        "image": jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.uint8, sharding=split_by_example(mesh)),
+        "label": jax.ShapeDtypeStruct((8,), jnp.int32, sharding=split_by_example(mesh)),
+    }
+    state = abstract_state(task, init_params)
+    begun = time.perf_counter()
+    make_train_step(task).lower(state, batch).compile()
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="base_srf")
+    parser.add_argument("--rounds", type=int, default=3)
+    flags = parser.parse_args()
+    jax.config.update("jax_enable_compilation_cache", False)
+    result = {}
+    for scanned, rounds in ((True, flags.rounds), (False, 1)):
+        seconds = {depth: [] for depth in (18, 36)}
+        for _ in range(rounds):
+            for depth, taken in seconds.items():
+                taken.append(compile_seconds(flags.model, depth, scanned))
+        name = "scanned" if scanned else "unrolled"
+        ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+        result |= {f"{name}_{depth}": round(statistics.median(taken), 2) for depth, taken in seconds.items()}
+        result[f"{name}_ratio"] = round(statistics.median(ratios), 2)
+        told = ", ".join(f"{depth} blocks {result[f'{name}_{depth}']} s" for depth in seconds)
+        print(f"{name:<9} {told}, ratio {min(ratios):.2f} to {max(ratios):.2f}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

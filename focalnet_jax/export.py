@@ -1,0 +1,80 @@
+"""Write a model as one StableHLO file that runs without this package, weights and all, for any batch size.
+
+The file is what `jax.export.serialize` makes; `jax.export.deserialize(open(FILE, "rb").read()).call(images)` runs it:
+normalized images [B, S, S, 3] float32 in, logits [B, K] float32 out.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+MOST_BYTES = 2**31 - 2**24  # a program is one message of at most 2 GiB
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags, exports, compares with the model, says what was written."""
+    from focalnet_jax.command_line import make_parser
+    from focalnet_jax.errors import UserError
+
+    parser = make_parser("export", __doc__)
+    parser.add_argument("checkpoint", metavar="SRC", help="a workdir, a checkpoint, .pth, .safetensors or Hugging Face")
+    parser.add_argument("out", metavar="FILE", help="the file to write, such as focalnet.stablehlo")
+    parser.add_argument("--model", help="the variant it is; recognised by default")
+    parser.add_argument("--image-size", type=int, default=224, metavar="S")
+    parser.add_argument("--precision", default="float32", help="float32 or bfloat16")
+    parser.add_argument("--platforms", default=",".join(PLATFORMS), help="to run on, separated by commas: %(default)s")
+    flags = parser.parse_args(arguments)
+    platforms = flags.platforms.split(",")
+    if set(platforms) - set(PLATFORMS):
+        raise UserError(f"--platforms {flags.platforms}: expected some of {', '.join(PLATFORMS)}")
+    out = Path(flags.out)
+    if out.exists():
+        raise UserError(f"{out} exists; remove it or choose another name")
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: there is no folder {out.parent}")
+
+    from focalnet_jax.convert.load import load_model
+
+    model = load_model(flags.checkpoint, flags.model, dtype=flags.precision)
+    written = export(model, flags.image_size, platforms)
+    part = out.with_name(f".{out.name}.part")
+    try:
+        part.write_bytes(written)
+        os.replace(part, out)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    images, logits = f"[B, {flags.image_size}, {flags.image_size}, 3]", f"[B, {model.config.num_classes}]"
+    print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {images} to {logits}, for {flags.platforms}")
+    return 0
+
+
+def export(model, image_size: int = 224, platforms=PLATFORMS) -> bytes:
+    """A model's call on normalized images `[B, S, S, 3]` float32 as serialized StableHLO, its weights in it.
+
+    Raises:
+      UserError: images of this size are too small for it, or its weights too large for one file.
+    """
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+    from jax import export as jax_export
+
+    from focalnet_jax.errors import UserError
+
+    graph, params = nnx.split(model)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    if size > MOST_BYTES:
+        raise UserError(f"the weights are {size / 1e9:.1f} GB; a StableHLO file holds {MOST_BYTES / 1e9:.1f} at most")
+    shape = jax_export.symbolic_shape(f"b, {image_size}, {image_size}, 3")
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    call = jax.jit(lambda images: nnx.merge(graph, params)(images))
+    return jax_export.export(call, platforms=platforms)(images).serialize()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    from focalnet_jax.command_line import run_command
+
+    run_command(main)

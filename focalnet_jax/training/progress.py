@@ -1,0 +1,152 @@
+"""How a run gets on: rates, what the time goes into, and the lines it prints."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from focalnet_jax.data.loader import Batch
+from focalnet_jax.distributed.chips import find_chip
+
+_WORTH_SAYING = 0.02  # share of the time waited for input
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step is."""
+
+    images: int  # the global batch
+    flops: float  # of the model, forward and backward, without what is computed again for want of memory
+    devices: int
+    peak: float | None  # FLOP/s of all devices together; None for devices that are not listed
+
+
+def work_of(batch_size: int, macs: int, mesh: Mesh) -> Work:
+    """A training step's work; a backward pass takes twice what a forward pass does, and a MAC is two operations."""
+    devices = mesh.devices.size
+    chip = find_chip(mesh.devices.flat[0].device_kind)
+    return Work(batch_size, 6.0 * macs * batch_size, devices, chip.flops * devices if chip else None)
+
+
+class Progress:
+    """What a run tells of itself: step, epoch, loss, learning rate, rates and the time to go."""
+
+    def __init__(self, start: int, total: int, steps_per_epoch: int, work: Work):
+        self._total, self._steps_per_epoch, self._work = total, steps_per_epoch, work
+        self._begun = time.perf_counter()
+        self._first = self._marked_step = start
+        self._marked_time = self._begun  # moves forward over pauses, so that they do not count
+        self._waited = self._paused = self._useful = 0.0
+        self._periods: list[float] = []
+
+    def first_step_done(self) -> None:
+        """Starts the clock after the first step, most of which was compilation."""
+        now = time.perf_counter()
+        print(f"first step, compilation included, took {clock(now - self._begun)}", flush=True)
+        self._marked_step, self._marked_time, self._waited = self._first + 1, now, 0.0
+        self._periods.clear()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count as training."""
+        begun = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - begun
+        self._marked_time += seconds
+        self._paused += seconds
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; what is waited for them counts, and how long each step takes."""
+        last = None
+        while True:
+            begun = time.perf_counter()
+            batch = next(batches, None)
+            now = time.perf_counter()
+            self._waited += now - begun
+            if batch is None:
+                return
+            if last is not None:
+                self._periods.append(now - last - self._paused)
+            last, self._paused = now, 0.0
+            yield batch
+
+    def rates(self, step: int) -> dict[str, float | None]:
+        """Of the time since the last call; None before a second step is done, or where the machine does not tell.
+
+        `images_per_second`, and a device's share of them; `input_wait`, the share of the time in which there was no
+        batch to compute with; `step_seconds_p50`, `_p90` and `_p99`; `mfu`, the model's FLOPs over what the devices
+        could do; `goodput`, the share of all time since the start in which steps were computed, so not compiling,
+        evaluating, saving or waiting; `device_memory_bytes`, the most any of this process's devices held, and
+        `host_memory_bytes`, the most it held itself.
+        """
+        now = time.perf_counter()
+        steps, seconds = step - self._marked_step, now - self._marked_time
+        if steps < 1:
+            return dict.fromkeys((*_RATES, *_SHARES)) | _memory()
+        waited, periods = self._waited, self._periods or [seconds / steps]
+        self._useful += seconds - waited
+        self._marked_step, self._marked_time, self._waited, self._periods = step, now, 0.0, []
+        rate = steps * self._work.images / seconds
+        percentiles = [float(p) for p in np.percentile(periods, (50, 90, 99))]
+        flops, peak = steps * self._work.flops / seconds, self._work.peak
+        shares = (waited / seconds, flops / peak if peak else None, self._useful / (now - self._begun))
+        return (
+            dict(zip(_RATES, (rate, rate / self._work.devices, *percentiles), strict=True))
+            | dict(zip(_SHARES, shares, strict=True))
+            | _memory()
+        )
+
+    def print_step(self, step: int, values: dict[str, Any]) -> None:
+        """One line for a logged step."""
+        rate = values["images_per_second"]
+        waited = values["input_wait"] or 0
+        wait = f", {waited:.0%} of the time waiting for input" if waited > _WORTH_SAYING else ""
+        mfu = "" if values["mfu"] is None else f", MFU {values['mfu']:.1%}"
+        left = clock((self._total - step) * self._work.images / rate) if rate else "?"
+        print(
+            f"step {step:>{len(str(self._total))}}/{self._total}  epoch {step / self._steps_per_epoch:.2f}  "
+            f"loss {values['train/loss']:.4f}  lr {values['train/learning_rate']:.2e}  "
+            f"grad {values['train/grad_norm']:.2f}  {f'{rate:.0f}' if rate else '?'} images/s{mfu}{wait}  eta {left}",
+            flush=True,
+        )
+
+    def print_evaluation(self, step: int, values: dict[str, Any]) -> None:
+        """One line for an evaluation."""
+        print(
+            f"evaluation at step {step}: top-1 {values['eval/top1']:.2f} %  top-5 {values['eval/top5']:.2f} %  "
+            f"loss {values['eval/loss']:.4f}  on {values['eval/examples']} examples",
+            flush=True,
+        )
+
+
+_RATES = (
+    "images_per_second",
+    "images_per_second_per_device",
+    "step_seconds_p50",
+    "step_seconds_p90",
+    "step_seconds_p99",
+)
+_SHARES = ("input_wait", "mfu", "goodput")
+
+
+def _memory() -> dict[str, float | None]:
+    held = [stats["peak_bytes_in_use"] for device in jax.local_devices() if (stats := device.memory_stats())]
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"device_memory_bytes": max(held, default=None), "host_memory_bytes": peak}
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` for a number of seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

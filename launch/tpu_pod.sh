@@ -1,0 +1,36 @@
+#!/bin/bash
+# All hosts of a Cloud TPU VM pod:
+#   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh setup
+#   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh train --config configs/imagenet22k.py:large_fl4 --workdir /mnt/runs/l4 ...
+#   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh stop
+# setup copies this checkout to every host and installs it. Data and workdir lie in a directory that all hosts see, such
+# as a bucket mounted with gcsfuse (docs/data.md). stop asks for a checkpoint and an end, as maintenance does.
+set -eu
+: "${NAME:?the name of the TPU}" "${ZONE:?its zone}"
+FOLDER="${FOLDER:-focalnet_jax}"
+
+everywhere() { gcloud compute tpus tpu-vm ssh "$NAME" --zone "$ZONE" --worker=all --command "$1"; }
+
+case "${1:-}" in
+setup)
+    tar --exclude=.git --exclude='.venv*' --exclude=runs -czf /tmp/focalnet_jax.tgz .
+    gcloud compute tpus tpu-vm scp /tmp/focalnet_jax.tgz "$NAME:" --zone "$ZONE" --worker=all
+    everywhere "mkdir -p $FOLDER && tar -xzf focalnet_jax.tgz -C $FOLDER && cd $FOLDER && python3 -m venv .venv &&
+        .venv/bin/pip install --quiet '.[tpu]'"
+    ;;
+train)
+    shift
+    # A program compiled on one host of a pod serves its next start; the flags below are what TPU training gains from:
+    # gathers and sums of one block run beside the computation of another.
+    everywhere "cd $FOLDER && LIBTPU_INIT_ARGS='--xla_tpu_enable_async_collective_fusion=true \
+--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true --xla_tpu_overlap_compute_collective_tc=true \
+--xla_enable_async_all_gather=true' .venv/bin/python train.py $(printf '%q ' "$@")"
+    ;;
+stop)
+    everywhere "pkill -TERM -f 'train.py --config' || true"
+    ;;
+*)
+    echo "usage: NAME=... ZONE=... $0 {setup,train ...,stop}" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,153 @@
+"""Steps are compiled for described hardware: what can be wrong with the description, and what is printed."""
+
+import importlib.util
+import json
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from focalnet_jax.aot import compilation
+from focalnet_jax.aot.compilation import Attempt, compile_step, search
+from focalnet_jax.aot.report import summary, table
+from focalnet_jax.aot.topology import describe_devices
+from focalnet_jax.command_line import load_config
+from focalnet_jax.distributed.chips import CHIPS, find_chip
+from focalnet_jax.distributed.mesh import make_mesh
+from focalnet_jax.errors import UserError
+from tests.commands import assert_one_line_mistake, run
+
+KEYS = {
+    "topology", "devices", "global_batch", "fits", "hbm_bytes_per_device", "hbm_capacity_bytes", "flops_per_step",
+    "estimated_step_seconds", "estimated_mfu", "images_per_second_per_device", "collective_bytes_per_device",
+    "compile_seconds",
+}  # fmt: skip
+SMOKE = "configs/imagenet22k.py:large_fl4,smoke"
+
+
+@pytest.fixture(scope="module")
+def config():
+    small = ["--config.model.depths=(1,)", "--config.model.num_classes=10", "--config.data.image_size=16"]
+    return load_config(SMOKE, small, optional=["data.path"])
+
+
+@pytest.mark.parametrize(
+    ("topology", "told"),
+    [
+        ("v5:2x2", "Did you mean 'v5p' or 'v5e'"),
+        ("v5e", "expected a TPU with its shape"),
+        ("v5e:0x4", "expected a TPU with its shape"),
+        ("v5e:2x2x2", "expected a TPU with its shape"),
+        ("v4:2x2", "expected a TPU with its shape"),
+        ("h100:12", "a multiple of 8"),
+        ("h100:0", "expected 1 to 8 GPUs"),
+        ("h100:x", "expected 1 to 8 GPUs"),
+        ("", "expected a TPU with its shape"),
+    ],
+)
+def test_a_topology_that_does_not_exist_is_refused_in_one_line(topology, told):
+    with pytest.raises(UserError, match=told) as caught:
+        describe_devices(topology)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="the compiler is installed")
+def test_a_compiler_that_is_not_installed_is_named():
+    done = run("-m", "focalnet_jax.aot", "--config", SMOKE, "--topology", "v5e:4x4")
+    assert_one_line_mistake(done, "pip install 'focalnet_jax[tpu]'")
+    done = run("-m", "focalnet_jax.aot", "--config", SMOKE, "--topology", "h100:8")
+    assert_one_line_mistake(done, "jax-cuda12-plugin==")
+
+
+def test_every_chip_is_found_by_what_jax_calls_it():
+    for chip in CHIPS.values():
+        assert find_chip(chip.kind) is chip
+    assert find_chip("TPU v5p") is CHIPS["v5p"]
+    assert find_chip("NVIDIA H100 80GB HBM3") is CHIPS["h100"]
+    assert find_chip("cpu") is None
+
+
+def test_the_step_of_a_run_is_compiled_and_told_with_all_its_figures(config):
+    mesh = make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
+    for step in ("train", "eval"):
+        attempt = compile_step(config, mesh, CHIPS["v5e"], step)
+        result = json.loads(json.dumps(summary(config, "here", mesh, CHIPS["v5e"], attempt)))
+        assert result.keys() >= KEYS
+        assert result["fits"] is True
+        assert result["devices"] == 8
+        assert result["batch_per_device"] == 2
+        assert result["estimated_step_seconds"] is None  # this compiler tells no cycles
+        assert 0 < result["hbm_bytes_per_device"] < 2**30
+        assert sum(result["collective_bytes_per_device"].values()) > 0
+        assert "estimate" in result["source"]
+        assert "not told" in table(result)
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_is_compiled(config):
+    with pytest.raises(UserError, match="does not divide over 8 devices"):
+        compile_step(compilation._with(config, batch_size=12), make_mesh({"data": 8, "fsdp": 1, "tensor": 1}),
+                     CHIPS["v5e"], "train")  # fmt: skip
+
+
+def fake(memory_an_image, capacity=1000.0):
+    """A compiler for which a policy takes so much memory an image."""
+
+    def compiled(config, mesh, chip, step):
+        needed = memory_an_image[config.remat] * config.batch_size
+        return Attempt(step, config.batch_size, config.remat, needed <= capacity, needed, 7, {}, 1.0)
+
+    return compiled
+
+
+@pytest.mark.parametrize(
+    ("memory_an_image", "cheapest", "largest"),
+    [
+        ({"none": 10, "dots": 5, "full": 2}, "none", 256),
+        ({"none": 100, "dots": 50, "full": 2}, "dots", 256),
+        ({"none": 500, "dots": 400, "full": 100}, None, 8),
+        ({"none": 500, "dots": 400, "full": 300}, None, None),
+    ],
+)
+def test_the_search_finds_the_cheapest_policy_and_the_largest_batch(
+    config, monkeypatch, memory_an_image, cheapest, largest
+):
+    monkeypatch.setattr(compilation, "compile_step", fake(memory_an_image))
+    mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    chip = SimpleNamespace(memory=1000)
+    _, found = search(config, mesh, chip, "train")
+    assert found["suggested_remat"] == cheapest
+    assert found["largest_batch"] == largest
+
+
+def test_an_estimate_is_cycles_over_the_clock_and_the_models_flops_over_that(config):
+    mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    attempt = Attempt("train", 16, "none", True, 2**30, 3_000_000, {"all-reduce": 10}, 1.0)
+    result = summary(config, "v5e:2x4", mesh, CHIPS["v5e"], attempt)
+    assert result["estimated_step_seconds"] == 0.002
+    assert result["images_per_second_per_device"] == 16 / 0.002 / 8
+    assert result["estimated_mfu"] == pytest.approx(result["flops_per_step"] / (0.002 * 8 * 197e12))
+    assert "compiler's estimate, not a measurement" in table(result)
+
+
+class Described:
+    """A device that is not here, as topologies describe it."""
+
+    platform = "tpu"
+    device_kind = "TPU v5 lite"
+    process_index = 0
+
+    def __init__(self, index, slice_index):
+        self.id, self.slice_index = index, slice_index
+        self.coords, self.core_on_chip = (index % 4, index // 4 % 2, 0), 0
+
+
+def test_only_data_goes_over_slices():
+    devices = [Described(index, index // 8) for index in range(16)]
+    mesh = make_mesh({"data": -1, "fsdp": 4, "tensor": 1}, devices)
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)  # [data, fsdp, tensor]
+    assert (slices == slices[:, :1]).all()
+    assert mesh.shape["data"] == 4
+    with pytest.raises(UserError, match=r"mesh.data=1 does not go over 2 slices: expected one of 2, 4, 8, 16"):
+        make_mesh({"data": 1, "fsdp": 16, "tensor": 1}, devices)
+    assert jax.device_count() == 8

@@ -1,0 +1,78 @@
+"""What a compiled program costs is read from its text: loops as often as they run, exchanges once each."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from focalnet_jax.aot.program import Program
+from focalnet_jax.distributed.mesh import make_mesh
+
+# The form of the TPU compiler's text, shortened: a loop of 18 turns whose condition compares with a constant, a fusion
+# in it with an estimate of its own and of what it holds, and one gather spread over two fusions.
+TPU = """
+HloModule jit_step
+
+%gathering (p: bf16[8]) -> bf16[64] {
+  %p = bf16[8]{0} parameter(0)
+  ROOT %g = bf16[64]{0:T(256)} all-gather(%p), channel_id=7, replica_groups=[2,8]<=[16], dimensions={0}
+}
+
+%inner (q: f32[4]) -> f32[4] {
+  %q = f32[4]{0} parameter(0)
+  ROOT %a = f32[4]{0} add(%q, %q), backend_config={"window_config":{"estimated_cycles":"999"}}
+}
+
+%cond (c: (s32[], f32[4])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(18)
+  %c = (s32[]{:T(128)}, f32[4]{0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%c), index=0
+  ROOT %less = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+%body (b: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %b = (s32[], f32[4]{0}) parameter(0)
+  %f = f32[4]{0} fusion(%x), kind=kLoop, calls=%inner, backend_config={"window_config":{"estimated_cycles":"10"}}
+  %r = f32[1000]{0} all-reduce(%f), channel_id=8, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%inner
+  %one = bf16[64]{0} fusion(%x), kind=kCustom, calls=%gathering
+  %two = bf16[64]{0} fusion(%x), kind=kCustom, calls=%gathering
+  ROOT %t = (s32[], f32[4]{0}) tuple(%i, %f)
+}
+
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  %w = (s32[], f32[4]{0}) while(%init), condition=%cond, body=%body
+  %s = (bf16[32]{0}, bf16[32]{0}, u32[], u32[]) collective-permute-start(%x), channel_id=9, source_target_pairs={{0,1}}
+  %m = f32[16]{0} all-gather(%x), channel_id=10, replica_groups=mesh['a'=2,'b'=4,'c'=2] {'b','c'}, dimensions={0}
+  ROOT %y = f32[4]{0} copy(%x), backend_config={"window_config":{"estimated_cycles":"5"}}
+}
+"""
+
+
+def test_loops_count_as_often_as_they_run_and_what_is_fused_once():
+    assert Program(TPU).cycles() == 18 * 10 + 5
+
+
+def test_an_exchange_counts_once_a_turn_by_what_a_ring_sends():
+    assert Program(TPU).collective_bytes() == {
+        "all-gather": 18 * 64 * 2 * 7 // 8 + 16 * 4 * 7 // 8,
+        "all-reduce": 18 * 2 * 1000 * 4 * 3 // 4,
+        "collective-permute": 32 * 2,
+    }
+
+
+def test_a_program_of_this_machine_is_read_too():
+    mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+
+    def summed(x):  # five sums over all devices
+        return jax.lax.scan(lambda total, _: (total + jnp.sum(x * total[0]), None), jnp.ones(3), length=5)[0]
+
+    x = jax.ShapeDtypeStruct((64,), jnp.float32, sharding=split)
+    program = Program(jax.jit(summed, out_shardings=whole).lower(x).compile().as_text())
+    assert program.cycles() is None  # nobody estimates for CPUs
+    assert program.collective_bytes() == {"all-reduce": 5 * 4 * 2 * 7 // 8}
+
+
+def test_a_program_without_exchanges_sends_nothing():
+    program = Program(jax.jit(lambda x: x * 2).lower(jnp.ones(3)).compile().as_text())
+    assert program.collective_bytes() == {}

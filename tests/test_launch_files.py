@@ -1,0 +1,62 @@
+"""The files in launch/ are what their interpreters accept, and name flags and configs that exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from focalnet_jax.command_line import load_config
+
+SCRIPTS = sorted(Path("launch").glob("*.sh"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_bash(script):
+    subprocess.run(["bash", "-n", script], check=True)
+    assert os.access(script, os.X_OK)
+
+
+def test_this_jax_knows_the_flags_for_gpus():
+    flags = re.findall(r"--xla_gpu_\w+=\w+", Path("launch/slurm.sh").read_text())
+    assert len(flags) > 3
+    # XLA ends a process that is given a flag it does not know.
+    program = [sys.executable, "-c", "import jax; print(jax.jit(lambda x: x + 1)(1))"]
+    done = subprocess.run(program, env=os.environ | {"XLA_FLAGS": " ".join(flags)}, capture_output=True, text=True)
+    assert done.stdout.strip() == "2", done.stderr
+    wrong = subprocess.run(program, env=os.environ | {"XLA_FLAGS": "--xla_gpu_no_such_flag=true"}, capture_output=True)
+    assert wrong.returncode != 0
+
+
+def test_slurm_queues_a_stopped_run_again_and_a_failed_one_not(tmp_path):
+    (tmp_path / "srun").write_text('#!/bin/bash\necho "$@" >> srun.txt\nexit "$STATUS"\n')
+    (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$@" >> scontrol.txt\n')
+    for program in ("srun", "scontrol"):
+        (tmp_path / program).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    for status, queued in ((1, False), (0, False), (42, True)):
+        environment = os.environ | {"PATH": path, "STATUS": str(status), "SLURM_JOB_ID": "7"}
+        script = Path("launch/slurm.sh").absolute()
+        done = subprocess.run([script, "--config", "a b.py"], env=environment, cwd=tmp_path)
+        assert done.returncode == status
+        assert (tmp_path / "scontrol.txt").exists() == queued
+    assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
+    assert "train.py --config a b.py" in (tmp_path / "srun.txt").read_text()
+
+
+def test_the_job_for_kubernetes_trains_a_recipe_that_exists():
+    job = yaml.safe_load(Path("launch/gke.yaml").read_text())
+    template = job["spec"]["replicatedJobs"][0]["template"]["spec"]
+    container = template["template"]["spec"]["containers"][0]
+    command = container["command"]
+    overrides = [argument for argument in command if argument.startswith("--config.")]
+    config = load_config(command[2].removeprefix("--config="), overrides)
+    rows, columns = map(
+        int, template["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
+    )
+    chips = rows * columns
+    assert config.mesh.fsdp == chips == template["completions"] * container["resources"]["limits"]["google.com/tpu"]
+    assert config.batch_size % chips == 0
