@@ -2,8 +2,14 @@
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
+from timm.optim import param_groups_layer_decay
 
-from parity import training
+from focalnet_jax.convert.mapping import to_ours
+from focalnet_jax.paths import named_leaves
+from focalnet_jax.training.optimizer import learning_rate_scales
+from parity import pytorch, training
+from parity.measure import reduced
 from parity.training import Apart
 
 # Measured: losses 4e-7, weights 7e-7, rates 1e-10 (docs/parity.md). About ten times that is allowed; a wrong decay
@@ -48,3 +54,18 @@ def test_the_comparison_sees_decay_where_there_should_be_none():
     initial = training.start(config)
     ours = training.ours(training.recipe("tiny_srf,as_released"), initial)
     assert Apart.between(ours, training.theirs(config, initial)).weights > 10 * WEIGHTS
+
+
+@pytest.mark.parametrize("name", ["focalnet_tiny_lrf", "focalnet_large_fl4"])
+def test_layers_decay_as_timm_groups_them(name):
+    config = reduced(name)
+    model = pytorch.build(config, "timm")
+    groups = param_groups_layer_decay(model, weight_decay=0.0, layer_decay=0.7)
+    scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    # Scales in place of weights, carried over as weights are.
+    filled = {key: np.full(p.shape, scales[id(p)], np.float32) for key, p in model.named_parameters()}
+    theirs = named_leaves(to_ours(filled, config, "timm"))
+    section = ConfigDict({"learning_rate_scales": (), "layer_decay": 0.7})
+    ours = named_leaves(learning_rate_scales(section, to_ours(filled, config, "timm")))
+    for path, leaf in theirs.items():
+        np.testing.assert_allclose(leaf, np.broadcast_to(ours[path], leaf.shape), rtol=1e-6, err_msg=path)

@@ -18,7 +18,7 @@ from focalnet_jax.paths import by_pattern, named_leaves, path_name, selected, wi
 # Matrices and convolution kernels are named `kernel`; biases, norms and LayerScale are not and do not decay. A name
 # tells what a shape cannot: the stacked blocks of a stage give every parameter a leading axis.
 DECAYED = r"(^|/)kernel$"
-_BLOCKS = re.compile(r"(?:^|/)stages/(\d+)/blocks/")
+_BLOCKS = re.compile(r"^stages/(\d+)/blocks/")
 
 
 def cosine_schedule(
@@ -125,11 +125,11 @@ def learning_rate_scales(config: FrozenConfigDict, params: Any) -> Any:
         layer: Any = 0
         if found := _BLOCKS.search(name):
             layer = firsts[int(found[1])] + np.arange(leaf.shape[0]).reshape(-1, *[1] * (leaf.ndim - 1))
-        elif found := re.search(r"(^|/)stages/(\d+)/downsample/", name):
-            layer = firsts[int(found[2]) + 1]
-        elif re.search(r"(^|/)norm/", name):
+        elif found := re.search(r"^stages/(\d+)/downsample/", name):
+            layer = firsts[int(found[1]) + 1]
+        elif name.startswith("norm/"):
             layer = last - 1
-        elif re.search(r"(^|/)head/", name):
+        elif name.startswith("head/"):
             layer = last
         decayed = np.float64(config.layer_decay) ** (last - layer)
         return np.asarray(decayed * scales.get(name, 1.0), np.float32)

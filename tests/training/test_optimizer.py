@@ -226,7 +226,7 @@ def test_layers_decay_from_the_classifier_down(params):
     np.testing.assert_array_equal(np.ravel(scales["stages/1/blocks/mlp/fc1/kernel"]), [0.125, 0.25, 0.5])
     assert scales["stages/0/downsample/proj/kernel"] == 0.125  # with the block after it
     np.testing.assert_array_equal(np.ravel(scales["stages/0/blocks/norm1/bias"]), [0.03125, 0.0625])
-    assert scales["patch_embed/proj/bias"] == 0.015625
+    assert scales["patch_embed/proj/bias"] == scales["patch_embed/norm/bias"] == 0.015625
 
 
 @pytest.mark.parametrize(
