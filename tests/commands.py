@@ -54,9 +54,9 @@ FOLDER = [
 ]
 
 
-def saved_params(workdir, step):
+def saved_params(workdir, step, item="params"):
     with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(workdir.absolute() / "checkpoints" / str(step) / "params")
+        tree = checkpointer.restore(workdir.absolute() / "checkpoints" / str(step) / item)
     return {name: np.asarray(leaf).tobytes() for name, leaf in named_leaves(tree).items()}
 
 

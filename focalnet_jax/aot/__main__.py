@@ -12,12 +12,15 @@ import signal
 
 def main(arguments: list[str]) -> int:
     """Parses flags, compiles, prints a table and the result as the last line."""
+    import jax
+
     from focalnet_jax.aot.compilation import compile_step, search
     from focalnet_jax.aot.report import summary, table
     from focalnet_jax.aot.topology import describe_devices
     from focalnet_jax.command_line import load_config, make_parser, parse_arguments
     from focalnet_jax.distributed.mesh import make_mesh
 
+    jax.config.update("jax_platforms", "cpu")  # it looks for no other devices: none is used
     parser = make_parser("aot", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe")
     parser.add_argument(
@@ -45,7 +48,6 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX looks for devices: none is used
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or the compilers say that there are none
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL)
     from focalnet_jax.command_line import run_command

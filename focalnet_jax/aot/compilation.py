@@ -113,7 +113,7 @@ def _lower(config: FrozenConfigDict, mesh: Mesh, step: str) -> Any:
 
     batch = {"image": batch_of(jnp.uint8, size, size, 3), "label": batch_of(jnp.int32)}
     task, init_params = make_task(config, mesh, warmup_steps=_WARM_UP, total_steps=_STEPS)
-    platform = mesh.devices.flat[0].platform
+    platform = "cuda" if mesh.devices.flat[0].platform == "gpu" else mesh.devices.flat[0].platform
     if step == "eval":
         batch["mask"] = batch_of(jnp.float32)
         traced = make_eval_step(task.graph, mesh, config.eval_classes).trace(abstract_params(init_params, mesh), batch)

@@ -1,0 +1,82 @@
+"""The average of the weights is kept, saved, restored and taken for the result."""
+
+import jax
+import numpy as np
+import pytest
+
+from focalnet_jax.checkpoint.manager import Checkpoints
+from focalnet_jax.command_line import load_config
+from focalnet_jax.convert.load import load_into
+from focalnet_jax.distributed.mesh import make_mesh, put_batch
+from focalnet_jax.model.variants import model_metadata
+from focalnet_jax.paths import named_leaves
+from focalnet_jax.training.setup import make_task, model_config, open_train_data
+from focalnet_jax.training.step import TrainState, abstract_params, abstract_state, init_state, make_train_step
+from tests.commands import EVERY, SMALL, losses, metrics, run, saved_params
+
+DECAY = 0.75
+OVERRIDES = [*SMALL[1:], "--config.model.depths=(1,)", f"--config.ema_decay={DECAY}", "--config.batch_size=8"]
+
+
+@pytest.fixture(scope="module")
+def setting():
+    config = load_config("configs/quickstart.py", OVERRIDES)
+    task, init_params = make_task(
+        config, make_mesh({"data": 1, "fsdp": 1, "tensor": 1}), warmup_steps=0, total_steps=10
+    )
+    return config, task, init_params
+
+
+@pytest.fixture(scope="module")
+def states(setting):
+    """The state after 0, 1, 2 and 3 steps, on the host."""
+    config, task, init_params = setting
+    state, step = init_state(task, init_params), make_train_step(task)
+    seen = [jax.device_get(state)]
+    for batch in open_train_data(config, task.mesh).batches(0, 3):
+        state, _ = step(state, put_batch(batch, task.mesh))
+        seen.append(jax.device_get(state))
+    return seen
+
+
+def test_every_step_moves_the_average_by_its_share_towards_the_weights(states):
+    expected = {name: leaf.astype(np.float64) for name, leaf in named_leaves(states[0].params).items()}
+    for state in states:
+        for name, leaf in named_leaves(state.params).items():
+            if state.step:
+                expected[name] = DECAY * expected[name] + (1 - DECAY) * leaf
+            np.testing.assert_allclose(named_leaves(state.ema)[name], expected[name], rtol=1e-5, atol=1e-7)
+    assert not np.array_equal(states[3].ema["head"]["kernel"], states[3].params["head"]["kernel"])
+
+
+def test_a_checkpoint_gives_back_both_and_its_result_is_the_average(setting, states, tmp_path):
+    config, task, init_params = setting
+    metadata = {"model": model_metadata(config.model.name, model_config(config)), "config": {}, "classes": []}
+    checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=0)
+    checkpoints.save(3, states[3].items(), metadata, None)
+    checkpoints.wait()
+    restored = TrainState.from_items(checkpoints.restore(3, abstract_state(task, init_params).items()))
+    checkpoints.close()
+    for name, leaf in named_leaves(restored.items()).items():
+        np.testing.assert_array_equal(leaf, named_leaves(states[3].items())[name], err_msg=name)
+    loaded = load_into(str(tmp_path), model_config(config), abstract_params(init_params, task.mesh))
+    assert loaded.source.endswith("3 (averaged weights)")
+    for name, leaf in named_leaves(loaded.params).items():
+        np.testing.assert_array_equal(leaf, named_leaves(states[3].ema)[name], err_msg=name)
+
+
+def test_a_run_with_an_average_goes_on_bit_for_bit_and_is_evaluated_by_it(tmp_path):
+    averaged = [*SMALL, *EVERY, "--config.total_steps=14", "--config.schedule.warmup_steps=2", "--config.ema_decay=0.9"]
+    whole = run("train.py", *averaged, "--workdir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    (tmp_path / "part" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "whole" / "checkpoints" / "7").rename(tmp_path / "part" / "checkpoints" / "7")
+    again = run("train.py", *averaged, "--workdir", tmp_path / "part")
+    assert "resumed from step 7" in again.stdout, again.stderr
+    assert losses(tmp_path / "part") == {s: loss for s, loss in losses(tmp_path / "whole").items() if s > 7}
+    for item in ("params", "ema"):
+        whole_run, part = (saved_params(tmp_path / name, 14, item) for name in ("whole", "part"))
+        assert whole_run == part
+    done = run("eval.py", *averaged, "--checkpoint", tmp_path / "whole")
+    assert f'"loss": {metrics(tmp_path / "whole")[-1]["eval/loss"]}' in done.stdout
+    assert "averaged weights" in done.stdout
