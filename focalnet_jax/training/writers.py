@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,7 +83,7 @@ class _WandB:
         del step
         wandb = importlib.import_module("wandb")
         told = workdir / "wandb_id.txt"
-        name = told.read_text().strip() if told.exists() else wandb.util.generate_id()
+        name = told.read_text().strip() if told.exists() else uuid.uuid4().hex[:8]
         told.write_text(name + "\n")
         self._run = wandb.init(dir=str(workdir), name=workdir.name, id=name, resume="allow", config=config)
 

@@ -1,0 +1,94 @@
+"""What the compilers say of the recipes on hardware that is not here: python -m benchmarks.aot FILE.jsonl.
+
+Runs `python -m focalnet_jax.aot` for each row below, some minutes each on two CPU cores, and appends what it prints to
+the file; rows that stand there already are not run again. Then writes the table in docs/scale.md between its marks.
+Needs the compiler for TPUs: pip install 'focalnet_jax[tpu]'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCUMENT = Path("docs/scale.md")
+BEGIN, END = "<!-- python -m benchmarks.aot writes from here -->\n", "<!-- to here -->"
+
+
+def row(recipe: str, topology: str, batch: int, fsdp: int = 1, remat: str = "dots") -> list[str]:
+    """The arguments of a compilation."""
+    settings = (("batch_size", batch), ("mesh.fsdp", fsdp), ("remat", remat))
+    overrides = [f"--config.{key}={value}" for key, value in settings]
+    return ["--config", f"configs/{recipe}", "--topology", topology, *overrides]
+
+
+ROWS = [
+    row("imagenet22k.py:large_fl3", "v5e:8x8", 2048, fsdp=16),
+    row("imagenet22k.py:large_fl4", "v5e:4x4", 512, fsdp=16),
+    row("imagenet22k.py:large_fl4", "v5e:8x8", 2048, fsdp=16),
+    row("imagenet22k.py:large_fl4", "v5e:16x16", 8192, fsdp=16),
+    row("imagenet22k.py:xlarge_fl3", "v5e:8x8", 1024, fsdp=64),
+    row("imagenet22k.py:xlarge_fl4", "v5e:8x8", 1024, fsdp=64),
+    row("imagenet22k.py:huge_fl3", "v5e:8x8", 1024, fsdp=64),
+    row("imagenet22k.py:huge_fl4", "v5e:8x8", 1024, fsdp=64),
+    row("finetune_imagenet1k.py:large_fl4,384", "v5e:4x4", 256, fsdp=16),
+    row("imagenet1k.py:base_lrf", "v5e:1x1", 128),
+]
+
+
+def key(result: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells rows apart."""
+    return tuple(result[name] for name in ("model", "num_classes", "image_size", "topology", "global_batch"))
+
+
+def line(result: dict[str, Any]) -> str:
+    """A row of the table."""
+    sent = sum((result["collective_bytes_per_device"] or {}).values()) / 1e6
+    seconds, mfu = result["estimated_step_seconds"], result["estimated_mfu"]
+    memory = result["hbm_bytes_per_device"]
+    fits = "yes" if result["fits"] else "no"
+    cells = [
+        f"{result['model'].removeprefix('focalnet_')}, {result['num_classes']} classes, {result['image_size']} px",
+        result["topology"],
+        f"{result['mesh']['data']} x {result['mesh']['fsdp']}",
+        f"{result['batch_per_device']}, {result['remat']}",
+        f"{fits}, {memory / 2**30:.1f} GiB" if memory else fits,
+        f"{seconds:.3f} s" if seconds else "",
+        f"{mfu:.1%}" if mfu else "",
+        f"{result['images_per_second_per_device']:.0f}" if seconds else "",
+        f"{sent:.0f} MB",
+        f"{result['compile_seconds']:.0f} s",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, metavar="FILE.jsonl")
+    results = parser.parse_args().results
+    done = [json.loads(text) for text in results.read_text().splitlines()] if results.exists() else []
+    for arguments in ROWS:
+        if any(result["arguments"] == arguments for result in done):
+            continue
+        print(" ".join(arguments), flush=True)
+        command = [sys.executable, "-m", "focalnet_jax.aot", *arguments]
+        printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        done.append({"arguments": arguments, **json.loads(printed.splitlines()[-1])})
+        with results.open("a") as file:
+            file.write(json.dumps(done[-1]) + "\n")
+    head = (
+        "| model | topology | data x fsdp | images a chip, remat | fits | step | MFU | images/s a chip | sends a step "
+        "| compiled in |"
+    )
+    table = "\n".join([head, "|" + "---|" * (head.count("|") - 1), *map(line, sorted(done, key=key))])
+    text = DOCUMENT.read_text()
+    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    DOCUMENT.write_text(f"{text[:begin]}\n{table}\n\n{text[end:]}")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
