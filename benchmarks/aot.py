@@ -36,6 +36,7 @@ ROWS = [
     row("imagenet22k.py:huge_fl4", "v5e:8x8", 1024, fsdp=64),
     row("finetune_imagenet1k.py:large_fl4,384", "v5e:4x4", 256, fsdp=16),
     row("imagenet1k.py:base_lrf", "v5e:1x1", 128),
+    row("imagenet22k.py:large_fl4", "h100:8", 512, remat="none"),
 ]
 
 

@@ -96,6 +96,8 @@ class _Loop:
             before = run.metrics
             self.profile.begin(step, before)
             run.state, run.metrics = train_step(run.state, self._put(batch))
+            if not self.alone:
+                run.metrics[TOLD].copy_to_host_async()  # so that to hear it later takes no time
             run.step, run.substituted = step, self._substituted()
             # One step computes while the next one's batch is fetched and sent; without a bound, so would all of them.
             jax.block_until_ready(before)
