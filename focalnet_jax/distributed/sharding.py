@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,12 +69,34 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def describe(params: Any, mesh: Mesh) -> str:
-    """How much of the parameters is split, and what a device holds of them."""
-    whole = split = held = 0
+    """How much of the parameters is split over which axes, and what a device holds of them."""
+    numbers: Counter[str] = Counter()
+    held = 0
     for name, leaf in named_leaves(params).items():
-        parts = math.prod(mesh.shape[axis] for axis in partition(name, leaf.shape, mesh.shape) if axis)
+        axes = [axis for axis in partition(name, leaf.shape, mesh.shape) if axis and mesh.shape[axis] > 1]
         size = math.prod(leaf.shape)
-        whole, split, held = whole + size, split + size * (parts > 1), held + size // parts
-    if not split:
+        numbers[" and ".join(sorted(axes))] += size
+        held += size // math.prod(mesh.shape[axis] for axis in axes)
+    whole, total = numbers.pop("", 0), numbers.total()
+    if not total:
         return "parameters whole on every device"
-    return f"{split / whole:.1%} of the parameters split; a device holds {held:,} of {whole:,}"
+    total += whole
+    over = ", ".join(f"{size / total:.1%} over {axes}" for axes, size in numbers.most_common())
+    return (
+        f"{1 - whole / total:.1%} of the parameters split ({over}), {whole / total:.1%} whole; "
+        f"a device holds {held:,} of {total:,}"
+    )
+
+
+def list_placement(params: Any, mesh: Mesh) -> str:
+    """A line a parameter: its path name, its shape, and the axis of the mesh each of its own is split over."""
+    rows = [
+        (
+            name,
+            "x".join(map(str, leaf.shape)),
+            ", ".join(axis or "-" for axis in partition(name, leaf.shape, mesh.shape)),
+        )
+        for name, leaf in named_leaves(params).items()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "".join(f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {axes}\n" for name, shape, axes in rows)

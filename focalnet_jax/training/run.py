@@ -17,6 +17,7 @@ from focalnet_jax.checkpoint.manager import FOLDER, Checkpoints, newest_step, re
 from focalnet_jax.config import default_config, differences, flatten, to_json
 from focalnet_jax.convert.load import Loaded, load_into
 from focalnet_jax.data.sources import check_labels, check_same_classes
+from focalnet_jax.distributed.sharding import list_placement
 from focalnet_jax.distributed.startup import from_first, is_first
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import summarize
@@ -52,6 +53,7 @@ from focalnet_jax.training.writers import check_writers
 from focalnet_jax.version import __version__
 
 CONFIG_FILE = "config.json"
+PLACEMENT_FILE = "placement.txt"
 
 
 @dataclass
@@ -143,6 +145,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     try:
         if is_first():
             (workdir / CONFIG_FILE).write_text(to_json(config))
+            (workdir / PLACEMENT_FILE).write_text(list_placement(like, mesh))
     except OSError as error:
         raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}; choose another") from error
     print_banner(config, summary, (train_data, eval_data), plan, mesh, like, origin=origin, workdir=workdir)

@@ -14,7 +14,7 @@ from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.command_line import load_config
 from focalnet_jax.convert.mapping import abstract_params
 from focalnet_jax.distributed.mesh import LocalPlaces, make_mesh, put_batch, put_told
-from focalnet_jax.distributed.sharding import TENSOR_RULES, describe, partition, shardings
+from focalnet_jax.distributed.sharding import TENSOR_RULES, describe, list_placement, partition, shardings
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.paths import named_leaves
@@ -175,6 +175,12 @@ def test_small_parameters_stay_whole_and_the_report_says_how_much():
     mesh = make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
     share = float(describe(params, mesh).partition("%")[0])
     assert 98 < share < 100
+    rows = dict(line.split(maxsplit=1) for line in list_placement(params, mesh).splitlines())
+    assert rows.keys() == named_leaves(params).keys()
+    assert rows["stages/2/blocks/mlp/fc1/kernel"].split(maxsplit=1) == ["6x384x1536", "-, -, fsdp"]
+    sizes = {name: math.prod(map(int, row.split()[0].split("x"))) for name, row in rows.items()}
+    split = sum(size for name, size in sizes.items() if "fsdp" in rows[name])
+    assert share == pytest.approx(100 * split / sum(sizes.values()), abs=0.06)  # it is rounded to a tenth
     held = int(describe(params, mesh).split("holds ")[1].split()[0].replace(",", ""))
     assert held == pytest.approx(28.4e6 / 8, rel=0.1)
 
