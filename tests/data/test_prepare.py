@@ -1,12 +1,17 @@
 """Folders and archives become data sets in the order of the class list."""
 
 import json
+import shutil
+import time
 
+import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from focalnet_jax.data.prepare.__main__ import main
+from focalnet_jax.data.prepare.workers import run_all
 from focalnet_jax.data.tfds_source import TfdsSource
+from focalnet_jax.errors import UserError
 from tests.commands import assert_one_line_mistake
 from tests.data.pictures import SYNSETS, encoded, write_imagenet
 from tests.data.preparing import SMALL, contents, prepare, refused, share, write_tar
@@ -82,3 +87,23 @@ def test_sources_that_make_no_sense_are_one_line(pictures, tmp_path):
     (tmp_path / "short.txt").write_text("n01440764\nn01443537\n")
     told = "holds 7 images that the label list does not have, such as ILSVRC2012_val_00000003.JPEG"
     refused(told, "imagenet1k", "--source", tmp_path / "tars", "--val-labels", tmp_path / "short.txt", *out)
+
+
+def _write_for_ever(folder, fails):
+    """Fails as soon as another call writes, or writes on and on."""
+    mark = folder / "written"
+    if fails:
+        while not mark.exists():
+            time.sleep(0.01)
+        raise UserError("enough")
+    while True:
+        folder.mkdir(exist_ok=True)
+        mark.write_text(str(time.monotonic()))
+
+
+def test_when_one_call_fails_no_process_of_the_others_writes_on(tmp_path):
+    with pytest.raises(UserError, match="enough"):
+        run_all(_write_for_ever, [(tmp_path, False), (tmp_path, True)], 2, lambda done, result: None)
+    shutil.rmtree(tmp_path)
+    time.sleep(0.2)
+    assert not tmp_path.exists()

@@ -28,16 +28,22 @@ def run_all(
 
     Raises:
       RunFailedError: a process died.
-      Exception: what a call raised, the others given up.
+      Exception: what a call raised, the others given up: no process of them is left to write anything.
     """
     without_false_alarms()
+    before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
     try:
         pending = [pool.submit(function, *given) for given in arguments]
         for done, future in enumerate(as_completed(pending), 1):
             report(done, future.result())
-    except BrokenProcessPool as error:
+    except BaseException as error:
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+            process.join()
+        if not isinstance(error, BrokenProcessPool):
+            raise
         raise RunFailedError("a process that prepares data died; the same command goes on where it stopped") from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
