@@ -20,8 +20,9 @@ def main(arguments: list[str]) -> int:
     )
     add_flags(parser)
     flags, overrides = parse_arguments(parser, arguments)
+    config = load_config(flags.config, overrides, optional=["init_from"])
     connect(flags)
-    evaluate_checkpoint(load_config(flags.config, overrides, optional=["init_from"]), flags.checkpoint)
+    evaluate_checkpoint(config, flags.checkpoint)
     return 0
 
 

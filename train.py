@@ -15,8 +15,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives; a run there goes on")
     add_flags(parser)
     flags, overrides = parse_arguments(parser, arguments)
-    connect(flags)
-    return train(load_config(flags.config, overrides), parse_workdir(flags.workdir))
+    config, workdir = load_config(flags.config, overrides), parse_workdir(flags.workdir)
+    connect(flags)  # a mistake in one process alone is told before the others wait for it
+    return train(config, workdir)
 
 
 if __name__ == "__main__":

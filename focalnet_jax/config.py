@@ -203,6 +203,10 @@ _CHECKS = {
     "augment.cutmix_box": (lambda v: v in ("timm", "original"), "timm or original"),
     "augment.label_smoothing": _FRACTION,
     "log_every_steps": _POSITIVE,
+    "writers": (
+        lambda v: all(isinstance(name, str) for name in v) and len(set(v)) == len(v),
+        "names such as ('tensorboard',), each once",
+    ),
     "profile_steps": (lambda v: not v or _are_steps(v), "(first, last), counted from 1"),
     "keep_latest": (lambda v: v >= 1, "at least 1, or nothing could be resumed"),
     "keep_best": _NOT_NEGATIVE,

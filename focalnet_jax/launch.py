@@ -32,8 +32,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and a Python program with its arguments")
     flags = parser.parse_args(arguments)
     command = flags.command[1:] if flags.command[:1] == ["--"] else flags.command
-    if flags.processes < 1 or (flags.devices_per_process or 1) < 1:
-        raise UserError(f"--processes {flags.processes} --devices-per-process {flags.devices_per_process}: too few")
+    for flag, number in (("--processes", flags.processes), ("--devices-per-process", flags.devices_per_process)):
+        if number is not None and number < 1:
+            raise UserError(f"{flag} {number}: expected at least 1")
     if not command or not os.path.isfile(command[0]):
         raise UserError(f"{' '.join(command[:1]) or 'nothing'} after --: expected a Python program such as train.py")
     address = f"localhost:{_free_port()}"

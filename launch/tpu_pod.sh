@@ -27,7 +27,7 @@ train)
 --xla_enable_async_all_gather=true' .venv/bin/python train.py $(printf '%q ' "$@")"
     ;;
 stop)
-    everywhere "pkill -TERM -f 'train.py --config' || true"
+    everywhere "pkill -TERM -f '[t]rain.py -' || true" # the brackets keep it from finding itself
     ;;
 *)
     echo "usage: NAME=... ZONE=... $0 {setup,train ...,stop}" >&2

@@ -42,11 +42,15 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
             )
         shape[shape.index(-1)] = len(devices) // known
     count = math.prod(shape)
-    if count > len(devices) or (jax.process_count() > 1 and count != len(devices)):
-        processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    hosts = len({device.process_index for device in devices})
+    if count > len(devices) or (hosts > 1 and count != len(devices)):
+        processes = f" of {hosts} processes" if hosts > 1 else ""
         raise UserError(f"{said} is a mesh of {count} on {len(devices)} devices{processes}: give -1 for one of them")
     types = (AxisType.Auto,) * 3
     slices = len({getattr(device, "slice_index", 0) for device in devices[:count]})
+    if slices == 1 and any(getattr(device, "core_on_chip", 0) for device in devices):
+        # Two devices a chip, as v4 is described where it is not: JAX knows no better order for them than their own.
+        return Mesh(np.array(devices[:count]).reshape(shape), AXES, axis_types=types)
     if slices == 1:
         return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[:count])
     if shape[0] % slices:

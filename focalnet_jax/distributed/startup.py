@@ -42,6 +42,8 @@ def connect(flags: argparse.Namespace) -> None:
       UserError: the flags are incomplete or make no sense.
       RunFailedError: the library cannot start.
     """
+    if flags.coordinator_timeout < 1:
+        raise UserError(f"--coordinator-timeout {flags.coordinator_timeout}: expected a positive number of seconds")
     told = _told(flags)
     if not told and not _in_cluster(os.environ):
         return
@@ -87,7 +89,7 @@ def _told(flags: argparse.Namespace) -> dict[str, str | int]:
     if count == 1 and index in (-1, 0):
         return {}
     host, _, port = (address or "").rpartition(":")
-    if not (host and port.isdigit() and 0 <= index < count):
+    if not (host and port.isdigit() and 0 < int(port) < 2**16 and 0 <= index < count):
         raise UserError(
             f"--coordinator {address} --processes {count} --process {index}: expected HOST:PORT, the number of "
             "processes, and this one's number below it"

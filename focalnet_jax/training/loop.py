@@ -67,7 +67,7 @@ class _Loop:
         # By all processes: how many were asked to stop, pictures substituted.
         self.told = np.array([0, run.substituted])
         self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.work)
-        self.profile = Profile(run.config.profile_steps, run.workdir)
+        self.profile = Profile(run.config.profile_steps, run.workdir, run.plan.total)
         self.eval_step: Callable[[Params, dict[str, jax.Array]], Metrics] = make_eval_step(
             run.task.graph, run.task.mesh, run.config.eval_classes
         )

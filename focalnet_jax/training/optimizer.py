@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from ml_collections import FrozenConfigDict
 
+from focalnet_jax.errors import UserError
 from focalnet_jax.paths import by_pattern, named_leaves, path_name, selected, with_leaves
 
 # Matrices and convolution kernels are named `kernel`; biases, norms and LayerScale are not and do not decay. A name
@@ -90,6 +91,8 @@ def check_patterns(config: FrozenConfigDict, params: Any) -> None:
     """Refuses patterns of the `optimizer` section that do not fit the parameters: `UserError`."""
     for key in ("learning_rate_scales", "weight_decay_scales"):
         by_pattern(config[key], params, f"optimizer.{key}")
+    if all(named_leaves(frozen(config, params)).values()):
+        raise UserError(f"optimizer.learning_rate_scales={config.learning_rate_scales} freezes every parameter")
 
 
 def frozen(config: FrozenConfigDict, params: Any) -> Any:

@@ -8,20 +8,35 @@ from typing import Any
 
 import jax
 
+from focalnet_jax.errors import UserError
+
 FOLDER = "profile"
 
 
 class Profile:
-    """A trace of the steps `first` to `last`, both included, in a run's workdir; of none if no steps are given."""
+    """A trace of the steps `first` to `last`, both included, in a run's workdir; of none if no steps are given.
 
-    def __init__(self, steps: Sequence[int], workdir: Path):
-        self._first, self._last = steps or (0, 0)
+    A run that goes on between the two traces the rest.
+
+    Raises:
+      UserError: the steps come after the last of the run, or the folder cannot be made.
+    """
+
+    def __init__(self, steps: Sequence[int], workdir: Path, total: int):
+        self._first, self._last = steps or (0, -1)
         self._folder = workdir / FOLDER
         self._running = False
+        if self._first > total:
+            raise UserError(f"profile_steps={tuple(steps)}: the run ends with step {total}")
+        if steps:
+            try:
+                self._folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise UserError(f"cannot make {self._folder}: {error.strerror}; remove what is there") from error
 
     def begin(self, step: int, before: Any) -> None:
         """To be called before a step, with something the step before it computed."""
-        if step == self._first:
+        if self._first <= step <= self._last and not self._running:
             jax.block_until_ready(before)
             jax.profiler.start_trace(self._folder)
             self._running = True
@@ -31,10 +46,10 @@ class Profile:
         if self._running and step == self._last:
             jax.block_until_ready(after)
             self.close()
-            print(f"profile of steps {self._first} to {self._last} in {self._folder}", flush=True)
 
     def close(self) -> None:
         """Ends a trace that is being taken."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
+            print(f"profile in {self._folder}", flush=True)

@@ -47,13 +47,14 @@ class Progress:
         self._marked_time = self._begun  # moves forward over pauses, so that they do not count
         self._waited = self._paused = self._useful = 0.0
         self._periods: list[float] = []
+        self._step_begun: float | None = None  # from the end of the first on
 
     def first_step_done(self) -> None:
         """Starts the clock after the first step, most of which was compilation."""
         now = time.perf_counter()
         print(f"first step, compilation included, took {clock(now - self._begun)}", flush=True)
         self._marked_step, self._marked_time, self._waited = self._first + 1, now, 0.0
-        self._periods.clear()
+        self._step_begun, self._paused = now, 0.0
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -66,7 +67,6 @@ class Progress:
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; what is waited for them counts, and how long each step takes."""
-        last = None
         while True:
             begun = time.perf_counter()
             batch = next(batches, None)
@@ -74,10 +74,14 @@ class Progress:
             self._waited += now - begun
             if batch is None:
                 return
-            if last is not None:
-                self._periods.append(now - last - self._paused)
-            last, self._paused = now, 0.0
+            self._step_ends(now)
             yield batch
+
+    def _step_ends(self, now: float) -> None:
+        """Takes the time of a step from one of these calls to the next, in which it was computed."""
+        if self._step_begun is not None:
+            self._periods.append(now - self._step_begun - self._paused)
+            self._step_begun, self._paused = now, 0.0
 
     def rates(self, step: int) -> dict[str, float | None]:
         """Of the time since the last call; None before a second step is done, or where the machine does not tell.

@@ -6,6 +6,8 @@ Training and evaluation by itself build the same things the same way, so they do
 from __future__ import annotations
 
 import contextlib
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -188,8 +190,17 @@ def make_task(
 
 def keep_compiled(folder: str) -> None:
     """Has JAX keep what it compiles in a folder of this machine, for the next start; where it is told one, in that."""
-    if folder and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    if not folder or jax.config.jax_compilation_cache_dir:
+        return
+    path = Path(folder).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        print(f"warning: compilation_cache={folder}: {error.strerror}; programs are not kept", file=sys.stderr)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))
 
 
 def _reading(config: FrozenConfigDict, mesh: Mesh) -> loader.Reading:

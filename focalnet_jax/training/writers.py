@@ -31,12 +31,16 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, step: int, names: Sequence[str] = (), config: Mapping[str, Any] | None = None):
         path = workdir / "metrics.jsonl"
-        kept = _lines_up_to(path, step) if path.exists() else []
-        replacement = path.with_suffix(".tmp")
-        replacement.write_text("".join(kept))
-        replacement.replace(path)
-        self._file = path.open("a")
-        self._others = [WRITERS[name](workdir, step, dict(config or {})) for name in names]
+        try:
+            kept = _lines_up_to(path, step) if path.exists() else []
+            replacement = path.with_suffix(".tmp")
+            replacement.write_text("".join(kept))
+            replacement.replace(path)
+            self._file = path.open("a")
+            self._others = [WRITERS[name](workdir, step, dict(config or {})) for name in names]
+        except OSError as error:
+            place = error.filename or workdir
+            raise UserError(f"cannot write {place}: {error.strerror}; mend it or choose another --workdir") from error
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line `{"step": step, **values}`, floats in full precision."""

@@ -135,11 +135,10 @@ class Described:
 
     platform = "tpu"
     device_kind = "TPU v5 lite"
-    process_index = 0
 
-    def __init__(self, index, slice_index):
-        self.id, self.slice_index = index, slice_index
-        self.coords, self.core_on_chip = (index % 4, index // 4 % 2, 0), 0
+    def __init__(self, index, slice_index=0, cores=1):
+        self.id, self.slice_index, self.process_index = index, slice_index, index // (4 * cores)
+        self.coords, self.core_on_chip = (index // cores % 4, index // cores // 4 % 2, 0), index % cores
 
 
 def test_only_data_goes_over_slices():
@@ -151,3 +150,19 @@ def test_only_data_goes_over_slices():
     with pytest.raises(UserError, match=r"mesh.data=1 does not go over 2 slices: expected one of 2, 4, 8, 16"):
         make_mesh({"data": 1, "fsdp": 16, "tensor": 1}, devices)
     assert jax.device_count() == 8
+
+
+def test_all_devices_of_several_hosts_belong_to_the_mesh_though_they_are_not_here():
+    devices = [Described(index) for index in range(8)]
+    with pytest.raises(UserError, match="is a mesh of 4 on 8 devices of 2 processes"):
+        make_mesh({"data": 4, "fsdp": 1, "tensor": 1}, devices)
+    assert make_mesh({"data": 4, "fsdp": 1, "tensor": 1}, devices[:4]).size == 4
+
+
+def test_two_devices_a_chip_make_a_mesh_too():
+    devices = [Described(index, cores=2) for index in range(16)]
+    for device in devices:
+        device.device_kind = "TPU v4"
+    mesh = make_mesh({"data": 2, "fsdp": -1, "tensor": 1}, devices)
+    assert [device.id for device in mesh.devices.flat] == list(range(16))
+    assert mesh.shape["fsdp"] == 8

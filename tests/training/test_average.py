@@ -49,6 +49,22 @@ def test_every_step_moves_the_average_by_its_share_towards_the_weights(states):
     assert not np.array_equal(states[3].ema["head"]["kernel"], states[3].params["head"]["kernel"])
 
 
+def test_the_average_of_what_is_frozen_stays_as_it_is(setting):
+    config, *_ = setting
+    frozen = "--config.optimizer.learning_rate_scales=(('^stages/', 0),)"
+    task, init_params = make_task(
+        load_config("configs/quickstart.py", [*OVERRIDES, frozen]), setting[1].mesh, warmup_steps=0, total_steps=10
+    )
+    state, step = init_state(task, init_params), make_train_step(task)
+    before = jax.device_get(state.params["stages"])
+    for batch in open_train_data(config, task.mesh).batches(0, 3):
+        state, _ = step(state, put_batch(batch, task.mesh))
+    for tree in (state.params, state.ema):
+        for name, leaf in named_leaves(tree["stages"]).items():
+            np.testing.assert_array_equal(leaf, named_leaves(before)[name], err_msg=name)
+    assert not np.array_equal(state.ema["head"]["kernel"], state.params["head"]["kernel"])
+
+
 def test_a_checkpoint_gives_back_both_and_its_result_is_the_average(setting, states, tmp_path):
     config, task, init_params = setting
     metadata = {"model": model_metadata(config.model.name, model_config(config)), "config": {}, "classes": []}
