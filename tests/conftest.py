@@ -15,6 +15,26 @@ os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_COMPILATION_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 
+# Files that take a minute or more, the longest first: begun last, they would leave the other test process idle.
+_LONG = (
+    "test_commands.py",
+    "test_stopping.py",
+    "test_processes.py",
+    "test_step.py",
+    "test_focalnet.py",
+    "test_prepared_data.py",
+    "test_formats.py",
+    "test_sharding.py",
+    "test_preparing_again.py",
+    "test_average.py",
+    "test_optimizer.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """An uninterrupted run of 60 steps, saved every 7 and evaluated every 30: its workdir and what it printed.

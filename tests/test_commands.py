@@ -12,7 +12,13 @@ from tests.commands import ENVIRONMENT, EVERY, FOLDER, SMALL, assert_one_line_mi
 
 def test_a_run_leaves_what_the_contract_says(finished):
     workdir, stdout = finished
-    assert {entry.name for entry in workdir.iterdir()} == {"metrics.jsonl", "config.json", "checkpoints", "tensorboard"}
+    assert {entry.name for entry in workdir.iterdir()} == {
+        "metrics.jsonl",
+        "config.json",
+        "checkpoints",
+        "tensorboard",
+        "placement.txt",
+    }
     rows = metrics(workdir)
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 61))
     assert {"train/loss", "train/learning_rate", "train/grad_norm", "images_per_second"} <= rows[5].keys()
