@@ -61,7 +61,6 @@ def line(result: dict[str, Any]) -> str:
         f"{mfu:.1%}" if mfu else "",
         f"{result['images_per_second_per_device']:.0f}" if seconds else "",
         f"{sent:.0f} MB",
-        f"{result['compile_seconds']:.0f} s",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -81,8 +80,7 @@ def main() -> None:
         with results.open("a") as file:
             file.write(json.dumps(done[-1]) + "\n")
     head = (
-        "| model | topology | data x fsdp | images a chip, remat | fits | step | MFU | images/s a chip | sends a step "
-        "| compiled in |"
+        "| model | topology | data x fsdp | images a chip, remat | fits | step | MFU | images/s a chip | sends a step |"
     )
     table = "\n".join([head, "|" + "---|" * (head.count("|") - 1), *map(line, sorted(done, key=key))])
     text = DOCUMENT.read_text()
