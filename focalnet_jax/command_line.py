@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from focalnet_jax.config import check_values, default_config, flatten
+from focalnet_jax.config import CHECKS, check_values, default_config, flatten
 from focalnet_jax.errors import (
     EXIT_FAILED,
     EXIT_USER_MISTAKE,
@@ -185,17 +185,20 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
     kind = node.get_type(leaf)
     try:
         value = _literal(text)
-        if kind is str and value is not None:
+        needed = flatten(default_config())[key] is not None  # or `none` means: not set
+        if kind is str and (value is not None or needed):
             value = text
-        not_a_number = isinstance(value, bool) and kind in (int, float)
-        if not_a_number or (value is None and flatten(default_config())[key] is not None):
+        if (isinstance(value, bool) and kind in (int, float)) or (value is None and needed):
             raise TypeError
         node[leaf] = value
     except (TypeError, ValueError) as error:
         names = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple", str: "a text"}
         expected = names.get(kind, "a value")
-        example = f" such as {node[leaf]}" if node[leaf] is not None else ""
-        raise UserError(f"--config.{key}={text}: expected {expected}{example}") from error
+        if node[leaf] not in (None, ()):
+            expected += f" such as {node[leaf]}"
+        elif key in CHECKS:
+            expected = CHECKS[key][1]
+        raise UserError(f"--config.{key}={text}: expected {expected}") from error
     return key
 
 

@@ -162,7 +162,8 @@ _FRACTION = (lambda v: 0 <= v < 1, "a number in [0, 1)")
 _POSITIVE = (lambda v: 0 < v < math.inf, "a positive number")
 _NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "0 or a positive number")
 _SCALES = (_are_scales, "pairs of a pattern and a factor from 0 on, such as (('^patch_embed/', 0), ('^head/', 10))")
-_CHECKS = {
+# By key, what its values are, as a test of them and in words.
+CHECKS = {
     "model.num_classes": _POSITIVE,
     "batch_size": _POSITIVE,
     "eval_batch_size": _POSITIVE,
@@ -224,7 +225,7 @@ def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
             raise UserError(f"this recipe needs {key}: add --config.{key}=...")
     if config.init_head != "keep" and config.init_from is None:
         raise UserError(f"init_head={config.init_head} is for the classifier of init_from, which is not set")
-    for key, (fits, expected) in _CHECKS.items():
+    for key, (fits, expected) in CHECKS.items():
         if values[key] is not None and not fits(values[key]):
             raise UserError(f"{key}={values[key]}: expected {expected}")
 

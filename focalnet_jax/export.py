@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--precision", default="float32", help="float32 or bfloat16")
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="to run on, separated by commas: %(default)s")
     flags = parser.parse_args(arguments)
-    platforms = flags.platforms.split(",")
+    platforms = list(dict.fromkeys(flags.platforms.split(",")))
     if set(platforms) - set(PLATFORMS):
         raise UserError(f"--platforms {flags.platforms}: expected some of {', '.join(PLATFORMS)}")
     out = Path(flags.out)
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         part.unlink(missing_ok=True)
         raise UserError(f"cannot write {out}: {error.strerror}") from error
     images, logits = f"[B, {flags.image_size}, {flags.image_size}, 3]", f"[B, {model.config.num_classes}]"
-    print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {images} to {logits}, for {flags.platforms}")
+    print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {images} to {logits}, for {', '.join(platforms)}")
     return 0
 
 

@@ -49,8 +49,10 @@ def test_overrides_take_the_type_of_their_key():
             "--config.augment.flip=1",
             "--config.model.scan_blocks=false",
             "--config.eval_every_epochs=none",
+            "--config.remat=none",
         ],
     )
+    assert config.remat == "none"
     assert config.model.depths == (1, 2)
     assert config.data.path == "2024"
     assert config.optimizer.b1 == 0.8
@@ -92,7 +94,7 @@ def test_a_duration_named_on_the_command_line_replaces_the_other_unit():
         ("configs/quickstart.py", "--config.init_head=drop", "init_from, which is not set"),
         ("configs/quickstart.py", "--config.augment.label_smoothing=1.0", "[0, 1)"),
         ("configs/quickstart.py", "--config.optimizer.eps=nan", "a number"),
-        ("configs/quickstart.py", "--config.precision=none", "a text such as float32"),
+        ("configs/quickstart.py", "--config.profile_steps=3", "expected (first, last), counted from 1"),
         ("configs/quickstart.py", "--config.model=focalnet_tiny_srf", "model is a section"),
         ("configs/imagenet1k.py:tiny_srf,base_lrf", None, "names 2 models"),
     ],

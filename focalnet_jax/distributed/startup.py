@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import hashlib
 import importlib.util
+import itertools
 import os
+import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -20,6 +24,7 @@ from focalnet_jax.errors import EXIT_FAILED, RunFailedError, UserError
 # What `python -m focalnet_jax.launch` sets; the flags of the programs win.
 COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _HEARTBEAT_SECONDS = 10  # a process that is gone so long ends the others
+_BROKEN_OFF = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable|aborted", re.IGNORECASE)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -67,13 +72,34 @@ def connect(flags: argparse.Namespace) -> None:
 
 
 def _give_up(where: str, seconds: int) -> None:
-    print(
-        f"failed: not all processes met at {where} within {seconds} s: start all of them, with the same address, and "
-        "see that its port is open (--coordinator-timeout)",
-        file=sys.stderr,
-        flush=True,
+    _end(
+        f"not all processes met at {where} within {seconds} s: start all of them, with the same address, and see that "
+        "its port is open (--coordinator-timeout)"
     )
-    os._exit(EXIT_FAILED)
+
+
+def _end(text: str) -> NoReturn:
+    print(f"failed: {text}", file=sys.stderr, flush=True)
+    os._exit(EXIT_FAILED)  # to end in order takes the others, who are not there
+
+
+@contextlib.contextmanager
+def ends_with_the_others() -> Iterator[None]:
+    """Around what processes do together: where one is gone, the others end with one line.
+
+    So it is where the exchange itself breaks off, as over gloo and NCCL. Where it only waits, the library ends the
+    process, with a trace of its own, once a peer has been silent for 10 s, or the coordinator is gone.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or not _BROKEN_OFF.search(str(error)):
+            raise
+        first = str(error).splitlines()[0]
+        _end(
+            f"another process of this run has ended, and its own message says why; here {first[:200]}. "
+            "The same command goes on from the last checkpoint"
+        )
 
 
 def _told(flags: argparse.Namespace) -> dict[str, str | int]:
@@ -122,14 +148,22 @@ def check_same(what: Mapping[str, str]) -> None:
     """Refuses processes that were started with different things; `what` is each by its name.
 
     Raises:
-      UserError: names what differs.
+      UserError: names what differs and what it is here.
     """
     if jax.process_count() == 1:
         return
-    digests = np.stack([np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in what.values()])
-    everywhere = np.asarray(multihost_utils.process_allgather(digests))  # [processes, things, 32]
-    differing = [
-        name for name, column in zip(what, np.moveaxis(everywhere, 1, 0), strict=True) if np.ptp(column, 0).any()
-    ]
-    if differing:
-        raise UserError(f"the processes of this run differ in {', '.join(differing)}: start all with the same")
+    # The names first: what is gathered must be as long everywhere.
+    names = ", ".join(what)
+    if np.ptp(_gathered([names]), 0).any():
+        raise UserError(f"the processes of this run differ in what they compare, here {names}: install the same")
+    differs = np.ptp(_gathered(list(what.values())), 0).any(axis=-1)
+    if differs.any():
+        differing = itertools.compress(what.items(), differs)
+        here = ", ".join(f"{name} (here {value})" for name, value in differing)
+        raise UserError(f"the processes of this run differ in {here}: start all with the same")
+
+
+def _gathered(texts: list[str]) -> np.ndarray:
+    """A digest of each text in each process, `[processes, texts, 32]`."""
+    digests = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts]
+    return np.asarray(multihost_utils.process_allgather(np.stack(digests)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
@@ -13,10 +14,10 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.manager import BEST_METRIC
 from focalnet_jax.checkpoint.preemption import StopRequest
-from focalnet_jax.config import to_json
+from focalnet_jax.config import flatten
 from focalnet_jax.data.loader import Batch
 from focalnet_jax.distributed.mesh import put_batch, put_told
-from focalnet_jax.distributed.startup import check_same, from_first, is_first
+from focalnet_jax.distributed.startup import check_same, ends_with_the_others, from_first, is_first
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.profiling import Profile
@@ -34,8 +35,9 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
       UserError: the config, the data or the workdir do not fit; what was trained before is saved.
       RunFailedError: the loss is no number any more, or a checkpoint is damaged.
     """
-    check_same({"config": to_json(config), "focalnet_jax": __version__, "jax": jax.__version__})
-    with StopRequest() as stop:
+    check_same({"focalnet_jax": __version__, "jax": jax.__version__})
+    check_same({key: json.dumps(value) for key, value in flatten(config).items()})
+    with ends_with_the_others(), StopRequest() as stop:
         run = set_up(config, workdir)
         if run.finished and from_first(was_evaluated(workdir, run.step)):
             print(f"finished: {workdir} holds all {run.plan.total} steps already")
