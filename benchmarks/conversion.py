@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from focalnet_jax.checkpoint.manager import save_params
+from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.files import sha256
 from focalnet_jax.convert.mapping import abstract_params
 from focalnet_jax.model import list_models, variant_config

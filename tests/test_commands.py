@@ -179,20 +179,6 @@ def test_a_lost_config_file_does_not_let_another_config_in(finished, tmp_path):
     assert_one_line_mistake(other, "seed is 0 there and 5 here")
 
 
-def test_a_damaged_or_foreign_checkpoint_is_named_in_one_line(finished, tmp_path):
-    shutil.copytree(finished[0], tmp_path / "run")
-    for data in (tmp_path / "run" / "checkpoints" / "60" / "params").rglob("d/*"):
-        data.write_bytes(data.read_bytes()[:10])
-    for script, flag in (("train.py", "--workdir"), ("eval.py", "--checkpoint")):
-        damaged = run(script, *SMALL, *(EVERY if script == "train.py" else []), flag, tmp_path / "run")
-        assert damaged.returncode == 1
-        assert "60 is damaged" in damaged.stderr
-        assert len(damaged.stderr.splitlines()) == 1
-    (tmp_path / "run" / "checkpoints" / "99").mkdir()
-    foreign = run("train.py", *SMALL, *EVERY, "--workdir", tmp_path / "run")
-    assert_one_line_mistake(foreign, "99 is no complete checkpoint")
-
-
 def test_splits_and_checkpoints_must_mean_the_same_by_a_label(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "data")
     data = f"--config.data.path={tmp_path / 'data'}"

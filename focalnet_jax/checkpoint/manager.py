@@ -1,267 +1,140 @@
 """Checkpoints of a run, over Orbax's CheckpointManager.
 
 A step is these items: `params`; `ema`, their average, where the run has one; `training`, the rest of the train state;
-`metadata`, JSON with the resolved config. A step becomes visible only when it is complete. Who reads a step for its
-weights gets the average where there is one.
+`metadata`, JSON with the resolved config; and the list of its files with their SHA-256, see `integrity`, without which
+it is none.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
+from focalnet_jax.checkpoint.integrity import read_manifest, record_evaluation, seal
+from focalnet_jax.checkpoint.steps import FOLDER, clear, delete, is_complete, kept, list_steps, metric_of, newest_step
+from focalnet_jax.checkpoint.weights import Tree, abstract, check_same, reading, reason
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.paths import named_leaves
 
-BEST_METRIC = "eval/top1"
-FOLDER = "checkpoints"
 ITEMS = ("params", "ema", "training", "metadata")
-Tree = Any
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: the newest `keep_latest` and the `keep_best` with the highest eval/top1."""
+    """The checkpoints of a workdir: the newest `keep_latest` and the `keep_best` with the highest eval/top1.
+
+    One run at a time may write there. All its processes make one of these; process 0 seals and deletes.
+    """
 
     def __init__(self, workdir: Path, *, keep_latest: int, keep_best: int):
         if keep_latest < 1:
             raise UserError(f"keep_latest={keep_latest}; expected at least 1, or nothing could be resumed")
-        keep = [policies.LatestN(keep_latest)]
-        if keep_best > 0:
-            keep.append(policies.BestN(get_metric_fn=_best_metric, n=keep_best, keep_checkpoints_without_metrics=False))
+        self._keep = {"latest": keep_latest, "best": keep_best}
         self._folder = workdir.absolute() / FOLDER
-        _check_folder(self._folder)
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            item_names=ITEMS,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(keep), best_fn=_best_metric
-            ),
-        )
-        self.latest_step: int | None = self._manager.latest_step()
+        self._writes = jax.process_index() == 0
+        _check_writable(self._folder)
+        if self._writes:
+            clear(self._folder)
+        # Which steps are kept is decided here, where what a list of files says is known.
+        self._manager = ocp.CheckpointManager(self._folder, item_names=ITEMS)
+        self._settling: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self.latest_step = newest_step(self._folder)
 
-    def save(self, step: int, items: dict[str, Tree], metadata: dict[str, Any], metrics: dict[str, Any] | None) -> None:
+    def save(
+        self, step: int, items: dict[str, Tree], metadata: dict[str, Any], evaluation: Mapping[str, Any] | None = None
+    ) -> None:
         """Starts writing `items` in the background; returns when the arrays may be changed.
 
-        A step that exists is written again only to add metrics to it.
-        """
-        if step == self.latest_step:
-            if metrics is None or self._manager.metrics(step) is not None:
-                return
-            self._manager.delete(step)
-        trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        self._manager.save(
-            step, args=ocp.args.Composite(**trees, metadata=ocp.args.JsonSave(metadata)), metrics=metrics
-        )
-        self.latest_step = step
-
-    def restore(self, step: int, like: dict[str, Tree]) -> dict[str, Tree]:
-        """The items of a step, with the structure, dtypes and shardings of `like`.
+        To a step that exists nothing is added but what an evaluation said.
 
         Raises:
-          UserError: the step's parameters are not those of this model; names the differing ones.
-          RunFailedError: the step is damaged.
+          RunFailedError: the save before this one failed, or this one cannot begin.
         """
-        _check_same(self._folder / str(step), "params", named_leaves(like["params"]))
-        trees = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in like.items()}
-        with _reading(self._folder / str(step)):
+        self.wait()
+        if step == self.latest_step:
+            if evaluation is not None and self._writes and read_manifest(self._step(step)).evaluation is None:
+                record_evaluation(self._step(step), evaluation)
+            return
+        trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        try:
+            begun = self._manager.save(step, args=ocp.args.Composite(**trees, metadata=ocp.args.JsonSave(metadata)))
+            if not begun:
+                raise RuntimeError("a newer step is there")
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._failed(step, error) from error
+        self.latest_step = step
+        self._settling = threading.Thread(target=self._settle, args=(step, evaluation), name="checkpoint")
+        self._settling.start()
+
+    def restore(self, step: int, like: dict[str, Tree]) -> dict[str, Tree]:
+        """The items of a step, with the structure, dtypes and shardings of `like`; whether it is good was seen before.
+
+        Raises:
+          UserError: what the step holds is not this model's; names what differs.
+          RunFailedError: the step cannot be read.
+        """
+        for name, tree in like.items():
+            check_same(self._step(step), name, tree)
+        trees = {name: ocp.args.StandardRestore(abstract(tree)) for name, tree in like.items()}
+        with reading(self._step(step)):
             return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)).items())
 
     def best_metric(self) -> float:
         """The highest eval/top1 among the checkpoints, or minus infinity."""
-        best = self._manager.best_step()
-        return -math.inf if best is None else _best_metric(self._manager.metrics(best))
+        return max(map(metric_of, map(self._step, list_steps(self._folder))), default=-math.inf)
 
     def wait(self) -> None:
-        """Returns when everything is on disk; raises what went wrong while writing."""
-        self._manager.wait_until_finished()
+        """Returns when everything is on disk.
+
+        Raises:
+          RunFailedError: it could not be written; the checkpoints before it are as they were.
+        """
+        if self._settling is not None:
+            self._settling.join()
+            self._settling = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise self._failed(self.latest_step, failure) from failure
 
     def close(self) -> None:
-        """Waits for what is being written and lets go of the directory."""
+        """Waits for what is being written, whatever becomes of it, and lets go of the directory."""
+        if self._settling is not None:
+            self._settling.join()
         self._manager.close()
 
+    def _settle(self, step: int, evaluation: Mapping[str, Any] | None) -> None:
+        """What is left to do in the background: the end of Orbax's writing, the list of files, old steps."""
+        try:
+            self._manager.wait_until_finished()
+            if self._writes:
+                seal(self._step(step), evaluation)
+                self._delete_old()
+        except Exception as error:  # told to who saves or waits next
+            self._failure = error
 
-def find_checkpoint(path: str) -> Path:
-    """The directory of a step: of the newest one for a workdir, or the step's own.
+    def _delete_old(self) -> None:
+        metrics = {s: metric_of(self._step(s)) for s in list_steps(self._folder) if is_complete(self._step(s))}
+        delete(self._folder, metrics.keys() - kept(metrics, **self._keep))
 
-    Raises:
-      UserError: there is none at `path`.
-    """
-    given = Path(path).absolute()
-    if not path or not given.exists():
-        raise UserError(f"there is no checkpoint at {path!r}; expected a workdir or one of its {FOLDER}/STEP")
-    if _is_complete(given):
-        return given
-    for folder in (given / FOLDER, given):
-        newest = newest_step(folder)
-        if newest is not None:
-            return folder / str(newest)
-    raise UserError(
-        f"{path} holds no checkpoint; expected a workdir, one of its {FOLDER}/STEP, or a Hugging Face directory"
-    )
+    def _failed(self, step: int | None, error: Exception) -> RunFailedError:
+        good = newest_step(self._folder, complete=True)
+        last = f"step {good} is the last good one" if good is not None else "there is none before it"
+        return RunFailedError(f"cannot write checkpoint {self._folder}/{step}: {reason(error)}; {last}")
 
-
-def newest_step(folder: Path) -> int | None:
-    """The newest complete step in a directory of steps."""
-    return max(
-        (int(entry.name) for entry in folder.glob("*/") if _is_step(entry) and _is_complete(entry)), default=None
-    )
+    def _step(self, step: int) -> Path:
+        return self._folder / str(step)
 
 
-def weights_item(checkpoint: Path) -> str:
-    """Which item of a step is its result: the average where there is one."""
-    return "ema" if (checkpoint / "ema").is_dir() else "params"
-
-
-def read_metadata(checkpoint: Path) -> dict[str, Any]:
-    """What a step says about itself, see `Checkpoints.save`."""
-    with _reading(checkpoint):
-        return json.loads((checkpoint / "metadata" / "metadata").read_text())
-
-
-def _is_step(entry: Path) -> bool:
-    return entry.name.isdigit()
-
-
-def _is_complete(step: Path) -> bool:
-    return all((step / item).is_dir() for item in ("params", "metadata"))
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuses a directory of steps that cannot be written or holds something else."""
+def _check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(f"cannot write checkpoints to {folder}: {error.strerror}; choose another --workdir") from error
-    for entry in folder.glob("*/"):
-        if _is_step(entry) and not _is_complete(entry):
-            raise UserError(f"{entry} is no complete checkpoint: remove it")
-
-
-def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
-    """Writes `params` and `metadata` alone to `folder`: a step to load or start from, not to resume."""
-    (folder / "metadata").mkdir(parents=True)
-    (folder / "metadata" / "metadata").write_text(json.dumps(metadata))
-    try:
-        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder.absolute() / "params", params)
-    except (ValueError, RuntimeError) as error:  # how tensorstore reports a full disk
-        raise OSError(_reason(error)) from error
-
-
-def read_params(checkpoint: Path, like: Tree) -> Tree:
-    """The parameters of a step as NumPy arrays, with the structure of `like`; errors as `load_params`."""
-    item = weights_item(checkpoint)
-    _check_same(checkpoint, item, named_leaves(like))
-    arguments = ocp.args.PyTreeRestore(
-        item=like, restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-    )
-    with _reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(checkpoint / item, args=arguments)
-
-
-@contextmanager
-def _reading(checkpoint: Path) -> Iterator[None]:
-    """Reports what goes wrong while reading as a damaged checkpoint, once: `RunFailedError`."""
-    try:
-        with _quiet():
-            yield
-    except PermissionError as error:
-        raise UserError(f"cannot read checkpoint {checkpoint}: {error.strerror}") from error
-    except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
-        advice = ": remove it to go on from the one before" if checkpoint.parent.name == FOLDER else ""
-        raise RunFailedError(f"checkpoint {checkpoint} is damaged ({_reason(error)}){advice}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Orbax's warnings, and after an error the complaints of tensorstore's threads, from stderr.
-
-    Those threads may complain until the process ends: programs keep them quiet throughout, see `run_command`.
-    """
-    hooks = sys.unraisablehook, threading.excepthook
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    sys.unraisablehook = threading.excepthook = lambda *_: None
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        sys.unraisablehook, threading.excepthook = hooks
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
-    """The parameters of a step, with the structure, dtypes and shardings of `like`.
-
-    Args:
-      checkpoint: a step's directory, see `find_checkpoint`.
-      like: parameters of the model to fill.
-      head: "keep" takes the classifier from the checkpoint, "drop" leaves it out.
-
-    Raises:
-      UserError: the parameters differ in name or shape; names the differing ones.
-    """
-    wanted = {name: value for name, value in like.items() if head == "keep" or name != "head"}
-    item = weights_item(checkpoint)
-    _check_same(checkpoint, item, named_leaves(wanted), ignored="head/" if head == "drop" else None)
-    arguments = ocp.args.PyTreeRestore(
-        item=wanted,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(_abstract(wanted)),
-        partial_restore=head == "drop",
-    )
-    with _reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(checkpoint / item, args=arguments)
-
-
-def _check_same(checkpoint: Path, item: str, wanted: dict[str, jax.Array], ignored: str | None = None) -> None:
-    """Compares names, shapes and dtypes of a step's parameters with those of the model."""
-    with _reading(checkpoint), ocp.StandardCheckpointer() as checkpointer:
-        stored = named_leaves(checkpointer.metadata(checkpoint / item).item_metadata.tree)
-    theirs = {
-        name: f"{tuple(leaf.shape)} {leaf.dtype}"
-        for name, leaf in stored.items()
-        if ignored is None or not name.startswith(ignored)
-    }
-    ours = {name: f"{leaf.shape} {leaf.dtype}" for name, leaf in wanted.items()}
-    differing = [
-        f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} in the model"
-        for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name) != ours.get(name)
-    ]
-    if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        advice = ""
-        if all(text.startswith("head/") for text in differing):
-            advice = "; only the classifier differs: match model.num_classes, or train from it with init_head=drop"
-        raise UserError(f"{checkpoint} does not fit the model: {'; '.join(differing[:3])}{more}{advice}")
-
-
-def _abstract(tree: Tree) -> Tree:
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
-
-
-def _best_metric(metrics: dict[str, Any] | None) -> float:
-    """The value steps are ranked by; a missing or undefined one ranks last."""
-    value = (metrics or {}).get(BEST_METRIC, math.nan)
-    return -math.inf if math.isnan(value) else value

@@ -10,7 +10,7 @@ import dataclasses
 import signal
 from pathlib import Path
 
-from focalnet_jax.checkpoint.manager import FOLDER, find_checkpoint
+from focalnet_jax.checkpoint.steps import FOLDER, find_checkpoint
 from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
 from focalnet_jax.convert.files import is_checkpoint, sha256, weight_files

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from focalnet_jax.checkpoint.manager import find_checkpoint, load_params, read_metadata, weights_item
+from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
+from focalnet_jax.checkpoint.weights import load_params, weights_item
 from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.huggingface import Stated

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.checkpoint.manager import find_checkpoint, read_metadata, read_params
+from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
+from focalnet_jax.checkpoint.weights import read_params
 from focalnet_jax.convert.files import is_checkpoint, read_tensors
 from focalnet_jax.convert.huggingface import Stated, preprocessor, stated_beside, told_by_config
 from focalnet_jax.convert.mapping import abstract_params, to_ours

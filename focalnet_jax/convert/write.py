@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from focalnet_jax.checkpoint.manager import save_params
+from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.files import PICKLES, write_tensors, written_whole
 from focalnet_jax.convert.huggingface import write_metadata
 from focalnet_jax.convert.mapping import to_theirs

@@ -144,6 +144,11 @@ def from_first(value: float) -> float:
     return float(multihost_utils.broadcast_one_to_all(np.float64(value))) if jax.process_count() > 1 else value
 
 
+def anywhere(here: bool) -> bool:
+    """Whether it is so in any process."""
+    return bool(multihost_utils.process_allgather(np.int32(here)).any()) if jax.process_count() > 1 else here
+
+
 def check_same(what: Mapping[str, str]) -> None:
     """Refuses processes that were started with different things; `what` is each by its name.
 

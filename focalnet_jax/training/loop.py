@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.checkpoint.manager import BEST_METRIC
 from focalnet_jax.checkpoint.preemption import StopRequest
+from focalnet_jax.checkpoint.steps import BEST_METRIC
 from focalnet_jax.config import flatten
 from focalnet_jax.data.loader import Batch
 from focalnet_jax.distributed.mesh import put_batch, put_told

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import FrozenConfigDict
 
-from focalnet_jax.checkpoint.manager import FOLDER, Checkpoints, newest_step, read_metadata
-from focalnet_jax.config import default_config, differences, flatten, to_json
+from focalnet_jax.checkpoint.manager import Checkpoints
+from focalnet_jax.checkpoint.steps import FOLDER
+from focalnet_jax.config import to_json
 from focalnet_jax.convert.load import Loaded, load_into
 from focalnet_jax.data.sources import check_labels, check_same_classes
 from focalnet_jax.distributed.sharding import list_placement
@@ -25,6 +26,7 @@ from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.training.banner import print_banner
 from focalnet_jax.training.optimizer import check_patterns
 from focalnet_jax.training.progress import Work, work_of
+from focalnet_jax.training.resume import CONFIG_FILE, check_checkpoint, find_newest, identity, refuse_other_run
 from focalnet_jax.training.setup import (
     EvalData,
     Plan,
@@ -52,8 +54,8 @@ from focalnet_jax.training.step import (
 from focalnet_jax.training.writers import check_writers
 from focalnet_jax.version import __version__
 
-CONFIG_FILE = "config.json"
 PLACEMENT_FILE = "placement.txt"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 @dataclass
@@ -99,10 +101,14 @@ class Run:
             "model": model_metadata(self.config.model.name, model_config(self.config)),
             "config": self.config.to_dict(),
             "classes": list(self.train_data.source.class_names),
-            "data": _identity(self.train_data) | {"substituted": self.substituted},
-            "version": __version__,
+            "data": identity(self.train_data) | {"substituted": self.substituted},
+            "versions": {
+                "focalnet_jax": __version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in _PACKAGES},
+            },
         }
-        self.checkpoints.save(self.step, self.state.items(), metadata, metrics=evaluated)
+        self.checkpoints.save(self.step, self.state.items(), metadata, evaluated)
 
 
 def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
@@ -111,9 +117,9 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     Raises:
       UserError: config, data, weights or workdir do not fit; nothing was changed.
     """
-    newest = newest_step(workdir / FOLDER)
-    newest = None if (step := int(from_first(-1 if newest is None else newest))) < 0 else step
-    _refuse_other_run(config, workdir, newest)
+    found = find_newest(workdir / FOLDER)
+    newest = found.step
+    refuse_other_run(config, workdir, newest)
     # All that can refuse the config comes before the first thing written.
     check_writers(config.writers)
     keep_compiled(config.compilation_cache)
@@ -129,7 +135,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     check_patterns(config.optimizer, like)
     substituted = 0
     if newest is not None:
-        substituted = _check_checkpoint(config, workdir / FOLDER / str(newest), train_data)
+        substituted = check_checkpoint(config, workdir / FOLDER / str(newest), train_data)
         if is_first():
             train_data.substitutions.go_on(substituted, read=newest * config.batch_size)
     initial = None
@@ -140,6 +146,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
             hint = "init_head=drop starts a fresh classifier"
             check_same_classes(initial.stated.classes, f"{config.init_from} ({hint})", names, "training")
 
+    found.put_aside()
     checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
     state, origin = _first_state(task, init_params, checkpoints, initial)
     try:
@@ -152,53 +159,6 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     best, step = from_first(checkpoints.best_metric()), int(state.step)
     work = work_of(config.batch_size, summary.macs, mesh)
     return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, best, step, work, substituted)
-
-
-def _refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None) -> None:
-    path = workdir / CONFIG_FILE
-    if not path.exists():
-        return
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text())
-        differing = differences(config, stored)
-        ours = flatten(ConfigDict(stored)).keys() <= flatten(default_config()).keys()
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}): mend or remove it, or choose another --workdir") from error
-    # A run that never saved is nothing to go on from, so another config may begin where it failed.
-    if newest is not None or not ours:
-        _refuse(workdir, differing)
-
-
-def _identity(data: TrainData) -> dict[str, Any]:
-    return {"fingerprint": data.source.fingerprint, "examples": len(data.source)}
-
-
-def _check_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData) -> int:
-    """How many pictures had been substituted by then.
-
-    Refuses to go on from another config's checkpoint, with other data, or with labels that mean something else.
-    """
-    stored = read_metadata(checkpoint)
-    if "config" not in stored:
-        raise UserError(f"{checkpoint} holds converted weights, from which no run goes on: move it out of the workdir")
-    _refuse(checkpoint, differences(config, stored["config"]))
-    check_same_classes(tuple(stored["classes"]), f"checkpoint {checkpoint}", data.source.class_names, "training")
-    ours, theirs = _identity(data), dict(stored["data"])
-    substituted = theirs.pop("substituted")
-    if theirs != ours:
-        raise UserError(
-            f"{checkpoint} was trained on other data: {theirs['examples']} examples, fingerprint "
-            f"{theirs['fingerprint']}; here are {ours['examples']}, {ours['fingerprint']}. The order of "
-            "examples would change: give the same data or another --workdir"
-        )
-    return substituted
-
-
-def _refuse(place: Path, differing: list[str]) -> None:
-    if differing:
-        raise UserError(
-            f"{place} holds a run of another config: {'; '.join(differing)}. Give the same config or another --workdir"
-        )
 
 
 def _first_state(

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import focalnet_jax
-from focalnet_jax.checkpoint.manager import save_params
+from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.adapt import adapt
 from focalnet_jax.convert.huggingface import Stated
 from focalnet_jax.convert.load import load_into

@@ -1,0 +1,136 @@
+"""What makes a checkpoint complete and unchanged: a list of its files with their SHA-256, written last.
+
+Orbax notices neither a flipped bit nor a step half deleted, and on file systems without atomic renames a step may be
+visible before it is whole. A step without this list, or with files that are not as it says, is no checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from focalnet_jax.errors import UserError
+
+MANIFEST = "manifest.json"
+_THREADS = 8  # that read; hashing leaves Python's lock
+
+
+class DamagedError(ValueError):
+    """What is wrong with a step, in words."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of a step, by path below it, and what its evaluation said, if there was one."""
+
+    files: Mapping[str, tuple[int, str]]  # bytes, SHA-256
+    evaluation: Mapping[str, float | None] | None
+
+
+def seal(step: Path, evaluation: Mapping[str, Any] | None = None) -> None:
+    """Writes the list of all files in the directory of a step, after which it counts as a checkpoint."""
+    names = [str(path.relative_to(step)) for path in _files(step)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        digests = list(pool.map(lambda name: _digest(step / name), names))
+    _write(step, {name: [(step / name).stat().st_size, digest] for name, digest in zip(names, digests, strict=True)},
+           evaluation)  # fmt: skip
+
+
+def record_evaluation(step: Path, evaluation: Mapping[str, Any]) -> None:
+    """Adds what an evaluation said to a step that had none."""
+    files = read_manifest(step).files
+    _write(step, {name: list(entry) for name, entry in files.items()}, evaluation)
+
+
+def read_manifest(step: Path) -> Manifest:
+    """The list of a step's files.
+
+    Raises:
+      DamagedError: there is none, or it is not as it was written.
+      UserError: it may not be read.
+    """
+    try:
+        written = (step / MANIFEST).read_text()
+        body = json.loads(written)["of"]
+        if written != _sealed(body):
+            raise ValueError
+        return Manifest({name: (size, digest) for name, (size, digest) in body["files"].items()}, body["evaluation"])
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedError(f"it has no {MANIFEST}") from error
+    except PermissionError as error:
+        raise UserError(f"cannot read {step / MANIFEST}: {error.strerror}") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedError(f"{MANIFEST} is not as it was written") from error
+
+
+def find_missing(step: Path) -> list[str]:
+    """What of a step's files is not there in its size, without reading them."""
+    try:
+        files = read_manifest(step).files
+    except DamagedError as error:
+        return [str(error)]
+    return [damage for name, (size, _) in files.items() if (damage := _misses(step / name, name, size))]
+
+
+def find_damage(step: Path, part: int = 0, parts: int = 1) -> list[str]:
+    """What of a step's files is not as it was written, all of them read; empty for a good one.
+
+    Args:
+      step: its directory.
+      part: the part of the files to read, by size about a `parts`-th, where several processes share the work.
+      parts: how many parts there are.
+    """
+    if missing := find_missing(step):
+        return missing
+    files = read_manifest(step).files
+    share = sorted(files, key=lambda name: (-files[name][0], name))[part::parts]
+
+    def damage(name: str) -> str | None:
+        try:
+            return None if _digest(step / name) == files[name][1] else f"{name} has changed since it was written"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [text for text in pool.map(damage, share) if text]
+
+
+def _files(step: Path) -> list[Path]:
+    return sorted(path for path in step.rglob("*") if path.is_file() and path != step / MANIFEST)
+
+
+def _misses(path: Path, name: str, size: int) -> str | None:
+    try:
+        held = path.stat().st_size
+    except OSError:
+        return f"{name} is missing"
+    return None if held == size else f"{name} has {held} bytes of {size}"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sealed(body: Mapping[str, Any]) -> str:
+    """The text of the list, which holds its own checksum: of this very text, so that no letter of it may change."""
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"sha256": digest, "of": body}, indent=1, sort_keys=True) + "\n"
+
+
+def _write(step: Path, files: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> None:
+    if evaluation is not None:
+        evaluation = {name: value if math.isfinite(value) else None for name, value in evaluation.items()}
+    part = step / f".{MANIFEST}.part"
+    with part.open("w") as file:
+        file.write(_sealed({"files": files, "evaluation": evaluation}))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(step / MANIFEST)

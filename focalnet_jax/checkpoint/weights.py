@@ -1,0 +1,153 @@
+"""Parameters of a step by themselves: written to be shared, read to evaluate, convert or start from.
+
+Who reads a step for its weights gets their average where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from focalnet_jax.checkpoint.integrity import find_damage, seal
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.paths import named_leaves
+
+Tree = Any
+
+
+def weights_item(checkpoint: Path) -> str:
+    """Which item of a step is its result: the average where there is one."""
+    return "ema" if (checkpoint / "ema").is_dir() else "params"
+
+
+def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
+    """Writes `params` and `metadata` alone to `folder`: a step to load or start from, not to resume."""
+    (folder / "metadata").mkdir(parents=True)
+    (folder / "metadata" / "metadata").write_text(json.dumps(metadata))
+    try:
+        with quiet(), ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder.absolute() / "params", params)
+    except (ValueError, RuntimeError) as error:  # how tensorstore reports a full disk
+        raise OSError(reason(error)) from error
+    seal(folder)
+
+
+def read_params(checkpoint: Path, like: Tree) -> Tree:
+    """The parameters of a step as NumPy arrays, with the structure of `like`; errors as `load_params`."""
+    item = weights_item(checkpoint)
+    _check_unchanged(checkpoint)
+    check_same(checkpoint, item, like)
+    arguments = ocp.args.PyTreeRestore(
+        item=like, restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    )
+    with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(checkpoint / item, args=arguments)
+
+
+def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
+    """The parameters of a step, with the structure, dtypes and shardings of `like`.
+
+    Args:
+      checkpoint: a step's directory, see `find_checkpoint`.
+      like: parameters of the model to fill.
+      head: "keep" takes the classifier from the checkpoint, "drop" leaves it out.
+
+    Raises:
+      UserError: the parameters differ in name, shape or dtype; names the differing ones.
+      RunFailedError: the step is damaged.
+    """
+    wanted = {name: value for name, value in like.items() if head == "keep" or name != "head"}
+    item = weights_item(checkpoint)
+    _check_unchanged(checkpoint)
+    check_same(checkpoint, item, wanted, ignored="head/" if head == "drop" else None)
+    arguments = ocp.args.PyTreeRestore(
+        item=wanted,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract(wanted)),
+        partial_restore=head == "drop",
+    )
+    with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(checkpoint / item, args=arguments)
+
+
+def check_same(checkpoint: Path, item: str, wanted: Tree, ignored: str | None = None) -> None:
+    """Compares names, shapes and dtypes of an item of a step with those of the model.
+
+    Raises:
+      UserError: they differ; names what does.
+    """
+    with reading(checkpoint), ocp.StandardCheckpointer() as checkpointer:
+        stored = named_leaves(checkpointer.metadata(checkpoint / item).item_metadata.tree)
+    theirs = {
+        name: f"{tuple(leaf.shape)} {leaf.dtype}"
+        for name, leaf in stored.items()
+        if ignored is None or not name.startswith(ignored)
+    }
+    ours = {name: f"{leaf.shape} {leaf.dtype}" for name, leaf in named_leaves(wanted).items()}
+    differing = [
+        f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} in the model"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        advice = ""
+        if all(text.startswith("head/") for text in differing):
+            advice = "; only the classifier differs: match model.num_classes, or train from it with init_head=drop"
+        raise UserError(f"{checkpoint} does not fit the model: {'; '.join(differing[:3])}{more}{advice}")
+
+
+def _check_unchanged(checkpoint: Path) -> None:
+    if damage := find_damage(checkpoint):
+        raise RunFailedError(f"checkpoint {checkpoint} is damaged ({damage[0]}): name another step")
+
+
+@contextmanager
+def reading(checkpoint: Path) -> Iterator[None]:
+    """Reports what goes wrong while reading as a damaged checkpoint, once: `RunFailedError`."""
+    try:
+        with quiet():
+            yield
+    except PermissionError as error:
+        raise UserError(f"cannot read checkpoint {checkpoint}: {error.strerror}") from error
+    except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
+        raise RunFailedError(f"checkpoint {checkpoint} is damaged ({reason(error)})") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Orbax's warnings, and after an error the complaints of tensorstore's threads, from stderr.
+
+    Those threads may complain until the process ends: programs keep them quiet throughout, see `run_command`.
+    """
+    hooks = sys.unraisablehook, threading.excepthook
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    sys.unraisablehook = threading.excepthook = lambda *_: None
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        sys.unraisablehook, threading.excepthook = hooks
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def abstract(tree: Tree) -> Tree:
+    """Shapes, dtypes and shardings of arrays, as Orbax takes them."""
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

@@ -1,0 +1,117 @@
+"""What of a workdir a run goes on from: the newest good checkpoint, if it is one of this very run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage
+from focalnet_jax.checkpoint.steps import list_steps, read_metadata, set_aside
+from focalnet_jax.config import default_config, differences, flatten
+from focalnet_jax.data.sources import check_same_classes
+from focalnet_jax.distributed.startup import anywhere, from_first, is_first
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.training.setup import TrainData
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest good step of a directory of checkpoints, and the newer ones that are not good."""
+
+    folder: Path
+    step: int | None
+    others: dict[int, tuple[str, str]] = field(default_factory=dict)  # what they are in a word, and why
+
+    def put_aside(self) -> None:
+        """Renames what is not good, so that the run can write these steps anew; nothing of it is lost."""
+        for step, (word, why) in self.others.items() if is_first() else ():
+            aside = set_aside(self.folder / str(step), word)
+            on = "the run begins anew" if self.step is None else f"the run goes on from step {self.step}"
+            print(f"warning: checkpoint {step} is {word} ({why}): it is {aside.name} now, {on}", file=sys.stderr)
+
+
+def find_newest(folder: Path) -> Found:
+    """The newest step that is as it was written, all of its files read; every process reads its part.
+
+    Raises:
+      RunFailedError: there are checkpoints and none of them is good.
+    """
+    others: dict[int, tuple[str, str]] = {}
+    steps = list_steps(folder) if is_first() else []
+    while (step := int(from_first(steps.pop() if steps else -1))) >= 0:
+        damage = find_damage(folder / str(step), part=jax.process_index(), parts=jax.process_count())
+        if not anywhere(bool(damage)):
+            return Found(folder, step, others)
+        others[step] = _word(folder / str(step)), damage[0] if damage else "so another process found"
+    words = [word for word, _ in others.values()]
+    # A run that was killed as it ended its first save leaves one step without a list of its files, never two.
+    if "damaged" in words or words.count("unfinished") > 1:
+        told = "; ".join(f"{step}: {why}" for step, (_, why) in others.items())
+        raise RunFailedError(
+            f"none of the checkpoints in {folder} is good ({told}). Nothing was changed: put back a copy, or move the "
+            "folder away to begin anew"
+        )
+    return Found(folder, None, others)
+
+
+def _word(step: Path) -> str:
+    if (step / MANIFEST).exists():
+        return "damaged"
+    return "unfinished" if (step / "params").is_dir() else "foreign"
+
+
+def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None) -> None:
+    """Refuses a workdir that holds a run of another config: `UserError` with what differs."""
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        return
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())
+        differing = differences(config, stored)
+        ours = flatten(ConfigDict(stored)).keys() <= flatten(default_config()).keys()
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): mend or remove it, or choose another --workdir") from error
+    # A run that never saved is nothing to go on from, so another config may begin where it failed.
+    if newest is not None or not ours:
+        _refuse(workdir, differing)
+
+
+def identity(data: TrainData) -> dict[str, Any]:
+    """What a checkpoint remembers of the data, to see whether they are the same."""
+    return {"fingerprint": data.source.fingerprint, "examples": len(data.source)}
+
+
+def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData) -> int:
+    """How many pictures had been substituted by then.
+
+    Refuses to go on from another config's checkpoint, with other data, or with labels that mean something else.
+    """
+    stored = read_metadata(checkpoint)
+    if "config" not in stored:
+        raise UserError(f"{checkpoint} holds converted weights, from which no run goes on: move it out of the workdir")
+    _refuse(checkpoint, differences(config, stored["config"]))
+    check_same_classes(tuple(stored["classes"]), f"checkpoint {checkpoint}", data.source.class_names, "training")
+    ours, theirs = identity(data), dict(stored["data"])
+    substituted = theirs.pop("substituted")
+    if theirs != ours:
+        raise UserError(
+            f"{checkpoint} was trained on other data: {theirs['examples']} examples, fingerprint "
+            f"{theirs['fingerprint']}; here are {ours['examples']}, {ours['fingerprint']}. The order of "
+            "examples would change: give the same data or another --workdir"
+        )
+    return substituted
+
+
+def _refuse(place: Path, differing: list[str]) -> None:
+    if differing:
+        raise UserError(
+            f"{place} holds a run of another config: {'; '.join(differing)}. Give the same config or another --workdir"
+        )
