@@ -93,6 +93,10 @@ def default_config() -> ConfigDict:
     config.mesh.fsdp = 1
     config.mesh.tensor = 1
 
+    config.health = ConfigDict()
+    config.health.max_skipped = 10  # updates in a row not made, for a loss or gradient that is no number or leaps
+    config.health.spike_factor = 0.0  # a loss so many times its running mean leaps; 0: none does
+
     config.log_every_steps = 50
     config.writers = ("tensorboard",)  # beside metrics.jsonl: tensorboard, wandb, mlflow
     config.profile_steps = ()  # (first, last) to trace, into workdir/profile
@@ -122,6 +126,7 @@ RESUMABLE = (
     "checkpoint_every_steps",
     "keep_latest",
     "keep_best",
+    "health.max_skipped",
     "eval_batch_size",
     "data.path",
     "data.threads",
@@ -203,6 +208,8 @@ CHECKS = {
     "augment.mix_group": (lambda v: v >= 2 and v % 2 == 0, "a positive even number"),
     "augment.cutmix_box": (lambda v: v in ("timm", "original"), "timm or original"),
     "augment.label_smoothing": _FRACTION,
+    "health.max_skipped": _POSITIVE,
+    "health.spike_factor": (lambda v: v == 0 or 1 < v < math.inf, "0, or a number above 1"),
     "log_every_steps": _POSITIVE,
     "writers": (
         lambda v: all(isinstance(name, str) for name in v) and len(set(v)) == len(v),

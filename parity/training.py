@@ -17,6 +17,7 @@ from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.paths import named_leaves
+from focalnet_jax.training.health import fresh_health
 from focalnet_jax.training.optimizer import make_optimizer, make_schedule
 from focalnet_jax.training.setup import model_config, open_train_data
 from focalnet_jax.training.step import Task, TrainState, make_train_step, model_graph
@@ -89,7 +90,7 @@ def ours(config: FrozenConfigDict, initial: torch.nn.Module) -> Trajectory:
     mixing = Mixing(smoothing=config.augment.label_smoothing)
     task = Task(graph, optimizer, schedule, model.num_classes, mixing, 0, mesh, config.accumulate_steps)
     params = nnx.to_pure_dict(nnx.state(load(initial, model), nnx.Param))
-    state = TrainState(jax.numpy.zeros((), jax.numpy.int32), params, optimizer.init(params))
+    state = TrainState(jax.numpy.zeros((), jax.numpy.int32), params, optimizer.init(params), fresh_health())
     step, rows = make_train_step(task), []
     for batch in open_train_data(config, mesh).batches(0, STEPS):
         state, metrics = step(state, put_batch(batch, mesh))

@@ -93,7 +93,7 @@ class _Loop:
         batches = self.progress.timed(run.train_data.batches(run.step, plan.total))
         for step, batch in enumerate(batches, first):
             if self._asked_to_stop():
-                run.save()
+                run.save(last=True)
                 return True
             before = run.metrics
             self.profile.begin(step, before)
@@ -139,7 +139,7 @@ class _Loop:
 
     def _log(self) -> None:
         run = self.run
-        values = run.finite_metrics()
+        values = run.read_metrics()
         values |= self.progress.rates(run.step)
         values["data/substituted"] = run.substituted
         self.writer.write(run.step, values)
@@ -156,13 +156,13 @@ class _Loop:
         not cut: a finished run starts nothing.
         """
         run, last = self.run, self.run.finished or not self.alone  # no process may cut what the others go on with
-        run.finite_metrics()
+        run.read_metrics()
         jax.block_until_ready(run.state)  # steps still running belong to the time before the pause
         with self.progress.paused():
             wanted = takewhile(lambda _: last or not self.stop.received, run.eval_data.batches())
             result = evaluate(self.eval_step, run.state.result, wanted, run.task.mesh)
             if self.stop.received and not last:
-                run.save()
+                run.save(last=True)
                 return False
             evaluated = {f"eval/{name}": value for name, value in result.items()}
             self.writer.write(run.step, evaluated)
@@ -171,5 +171,5 @@ class _Loop:
             run.best = max(run.best, evaluated[BEST_METRIC])
             cadence = run.step % run.plan.save_every == 0 if run.plan.save_every else True
             if cadence or improved or run.finished:
-                run.save(evaluated)
+                run.save(evaluated, last=run.finished)
         return True

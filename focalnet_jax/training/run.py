@@ -54,6 +54,8 @@ from focalnet_jax.training.step import (
 from focalnet_jax.training.writers import check_writers
 from focalnet_jax.version import __version__
 
+IN_A_ROW = "train/skipped_in_a_row"
+_JUDGED = ("train/loss", "train/grad_norm")
 PLACEMENT_FILE = "placement.txt"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -81,22 +83,25 @@ class Run:
         """Whether all steps are done."""
         return self.step >= self.plan.total
 
-    def finite_metrics(self) -> dict[str, float]:
-        """The newest update's metrics; `RunFailedError` if one is no number any more.
-
-        Called before whatever is saved: nobody could go on from such a state.
-        """
+    def read_metrics(self) -> dict[str, float]:
+        """The newest update's metrics; `RunFailedError` if too many updates in a row were skipped."""
         values = {name: float(value) for name, value in jax.device_get(self.metrics or {}).items() if name != TOLD}
-        broken = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-        if broken:
-            saved = self.checkpoints.latest_step
-            last = f"the last checkpoint is step {saved}" if saved else "there is no checkpoint"
-            raise RunFailedError(f"step {self.step}: {', '.join(broken)}; {last}. Try a lower schedule.learning_rate")
+        if values.get(IN_A_ROW, 0) >= self.config.health.max_skipped:
+            raise self._sick(values)
         return values
 
-    def save(self, evaluated: dict[str, float] | None = None) -> None:
-        """Saves the state; with an evaluation, a checkpoint of this step without one is replaced."""
-        self.finite_metrics()
+    def save(self, evaluated: dict[str, float] | None = None, *, last: bool = False) -> None:
+        """Saves the state; to a checkpoint of this very step only the evaluation is added.
+
+        Not in the middle of updates that are skipped: whoever went on from there might be lost. The `last` chance to
+        save is missed with a `RunFailedError` then.
+        """
+        values = self.read_metrics()
+        if values.get(IN_A_ROW, 0):
+            if last:
+                raise self._sick(values)
+            print(f"step {self.step}: not saved, since the newest updates were skipped", flush=True)
+            return
         metadata = {
             "model": model_metadata(self.config.model.name, model_config(self.config)),
             "config": self.config.to_dict(),
@@ -109,6 +114,15 @@ class Run:
             },
         }
         self.checkpoints.save(self.step, self.state.items(), metadata, evaluated)
+
+    def _sick(self, values: dict[str, float]) -> RunFailedError:
+        why = [f"{name} is {values[name]}" for name in _JUDGED if not math.isfinite(values[name])]
+        saved = self.checkpoints.latest_step
+        good = f"the last good checkpoint is step {saved}" if saved else "there is no checkpoint"
+        return RunFailedError(
+            f"step {self.step}: {values[IN_A_ROW]:.0f} updates in a row were skipped ({', '.join(why) or 'leaps'}; "
+            f"loss {values['train/loss']:.4g}); {good}. Try a lower schedule.learning_rate"
+        )
 
 
 def set_up(config: FrozenConfigDict, workdir: Path) -> Run:

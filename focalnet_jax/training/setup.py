@@ -183,6 +183,7 @@ def make_task(
         accumulate_steps=config.accumulate_steps,
         ema_decay=config.ema_decay,
         frozen=partial(frozen, config.optimizer) if config.optimizer.learning_rate_scales else None,
+        spike_factor=config.health.spike_factor,
         statistics=config.log_statistics,
     )
     return task, init_params

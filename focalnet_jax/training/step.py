@@ -19,6 +19,7 @@ from focalnet_jax.distributed.sharding import shardings
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.paths import named_leaves
+from focalnet_jax.training.health import Health, fresh_health, judge, where_good
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -28,11 +29,12 @@ TOLD = "told"  # what every process tells all others with a batch
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """What training changes: a plain pytree. `step` counts the updates done; `ema` averages `params`, if asked for."""
+    """What training changes: a plain pytree. `step` counts batches; `ema` averages `params`, if asked for."""
 
     step: jax.Array
     params: Params
     opt_state: optax.OptState
+    health: Health
     ema: Params | None = None
 
     @property
@@ -43,7 +45,8 @@ class TrainState:
     def items(self) -> dict[str, Any]:
         """The parts a checkpoint stores: `params` and `ema`, of use to others too, and `training`."""
         averaged = {} if self.ema is None else {"ema": self.ema}
-        return {"params": self.params, "training": {"step": self.step, "opt_state": self.opt_state}} | averaged
+        training = {"step": self.step, "opt_state": self.opt_state, "health": self.health}
+        return {"params": self.params, "training": training} | averaged
 
     @classmethod
     def from_items(cls, items: dict[str, Any]) -> TrainState:
@@ -65,6 +68,7 @@ class Task:
     accumulate_steps: int = 1
     ema_decay: float = 0.0
     frozen: Callable[[Params], Any] | None = None  # of every parameter, whether it stays as it is
+    spike_factor: float = 0.0  # times the usual loss is a leap, whose update is not made; 0: none is
     statistics: bool = False  # the norm of every parameter and its gradient among the metrics
 
 
@@ -97,7 +101,7 @@ def abstract_params(init_params: Callable[[jax.Array], Params], mesh: Mesh) -> P
 def _fresh_state(task: Task, init_params: Callable[[jax.Array], Params]) -> TrainState:
     params = init_params(_keys(task.seed)[0])
     ema = jax.tree.map(jnp.copy, params) if task.ema_decay else None
-    return TrainState(jnp.zeros((), jnp.int32), params, task.optimizer.init(params), ema)
+    return TrainState(jnp.zeros((), jnp.int32), params, task.optimizer.init(params), fresh_health(), ema)
 
 
 def _placed(shapes: Any, mesh: Mesh) -> Any:
@@ -109,10 +113,14 @@ def _placed(shapes: Any, mesh: Mesh) -> Any:
 def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """One update from a global batch: `image` `[B, S, S, 3]` uint8 and `label` `[B]`.
 
+    Where the loss or a gradient is no number, or the loss leaps, parameters, what the optimizer keeps of them and their
+    average stay as they are, see `health`; the step counts all the same, and so does the learning rate.
+
     The state given is donated. Metrics are scalars: of this update `train/loss`, `train/grad_norm` (before clipping),
-    `train/update_norm`, `train/learning_rate`, and `train/param_norm` after it; with `statistics` the norm of every
-    parameter and its gradient, `params/NAME` and `gradients/NAME`; and `told` `[N]`, the sum over the processes of the
-    integers each put into the batch's field `told`, see `put_told`.
+    `train/update_norm`, `train/learning_rate`, and `train/param_norm` after it; `train/skipped` updates so far, and
+    `train/skipped_in_a_row`; with `statistics` the norm of every parameter and its gradient, `params/NAME` and
+    `gradients/NAME`; and `told` `[N]`, the sum over the processes of the integers each put into the batch's field
+    `told`, see `put_told`.
     """
 
     def loss_of(params: Params, images: jax.Array, targets: jax.Array, key: jax.Array) -> jax.Array:
@@ -145,17 +153,23 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
         loss, gradients = loss_and_gradients(state.params, images, targets, key)
         # A device sums only the part of a gradient whose parameters it updates.
         gradients = jax.lax.with_sharding_constraint(gradients, shardings(gradients, task.mesh))
+        grad_norm = optax.tree.norm(gradients)
+        good, health = judge(state.health, loss, grad_norm, task.spike_factor)
         updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
         params, ema = optax.apply_updates(state.params, updates), state.ema
         if ema is not None:
             # Written so that what does not change stays as it is, to the bit.
             ema = jax.tree.map(lambda mean, new: mean + (1 - task.ema_decay) * (new - mean), ema, params)
+        kept = (state.params, state.opt_state, state.ema)
+        params, opt_state, ema = where_good(good, (params, opt_state, ema), kept)
         metrics = {
             "train/loss": loss,
-            "train/grad_norm": optax.tree.norm(gradients),
+            "train/grad_norm": grad_norm,
             "train/update_norm": optax.tree.norm(updates),
             "train/param_norm": optax.tree.norm(params),
             "train/learning_rate": jnp.asarray(task.schedule(state.step), jnp.float32),
+            "train/skipped": health["skipped"],
+            "train/skipped_in_a_row": health["in_a_row"],
         }
         if task.statistics:
             metrics |= _norms("params", params) | _norms("gradients", gradients)
@@ -164,7 +178,7 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
             # wait for each other may take each other's messages.
             never = (metrics["train/param_norm"] < 0).astype(jnp.int32)
             metrics[TOLD] = (batch[TOLD] + never).sum(axis=0)
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        return TrainState(state.step + 1, params, opt_state, health, ema), metrics
 
     @partial(jax.jit, donate_argnums=0)
     def placed(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:

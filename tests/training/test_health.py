@@ -1,0 +1,95 @@
+"""An update of a loss that is no number, or that leaps, is not made, is counted, and poisons nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from focalnet_jax.command_line import load_config
+from focalnet_jax.distributed.mesh import make_mesh, put_batch
+from focalnet_jax.paths import named_leaves
+from focalnet_jax.training.health import fresh_health, judge
+from focalnet_jax.training.setup import make_task, open_train_data
+from focalnet_jax.training.step import init_state, make_train_step
+from tests.commands import SMALL
+
+
+@pytest.fixture(scope="module")
+def task():
+    config = load_config("configs/quickstart.py", [*SMALL[1:], "--config.ema_decay=0.9", "--config.batch_size=16"])
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
+    task, init_params = make_task(config, mesh, warmup_steps=2, total_steps=100)
+    return task, init_params, open_train_data(config, mesh)
+
+
+def copied(state):
+    return {name: np.array(leaf) for name, leaf in named_leaves(state.items()).items()}
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 3e38])
+def test_an_update_that_is_no_number_changes_nothing_but_the_counts(task, broken):
+    task, init_params, data = task
+    state, step = init_state(task, init_params), make_train_step(task)
+    batches = [put_batch(batch, task.mesh) for batch in data.batches(0, 3)]
+    state, _ = step(state, batches[0])
+    # One weight of the classifier, as a bit flipped in memory would: the loss, or only its gradient, is no number.
+    good = state.params["head"]["kernel"]
+    state.params["head"]["kernel"] = good.at[0, 0].set(broken)
+    before = copied(state)
+    state, metrics = step(state, batches[1])
+    assert not np.isfinite([metrics["train/loss"], metrics["train/grad_norm"]]).all()
+    after = copied(state)
+    counted = {"training/step": 2, "training/health/skipped": 1, "training/health/in_a_row": 1}
+    for name, leaf in after.items():
+        if name in counted:
+            assert leaf == counted[name]
+        elif not np.array_equal(leaf, before[name], equal_nan=True):  # the schedule's alone
+            assert name.endswith("count"), name
+            assert leaf == before[name] + 1
+    state.params["head"]["kernel"] = good
+    state, metrics = step(state, batches[2])
+    assert np.isfinite(metrics["train/loss"])
+    assert (metrics["train/skipped"], metrics["train/skipped_in_a_row"]) == (1, 0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.items()))
+
+
+def judged(losses, factor):
+    health, made = fresh_health(), []
+    step = jax.jit(lambda health, loss: judge(health, loss, jnp.ones(()), factor))
+    for loss in losses:
+        good, health = step(health, jnp.float32(loss))
+        made.append(bool(good))
+    return made, {name: float(value) for name, value in health.items()}
+
+
+def test_leaps_are_skipped_and_do_not_become_usual():
+    usual = list(2 + 0.1 * np.sin(np.arange(60)))
+    made, health = judged([*usual, 50, np.nan, 50, 1e30, 2.0, 50], 3.0)
+    assert made == [True] * 60 + [False] * 4 + [True, False]
+    assert health["mean_loss"] == pytest.approx(2, abs=0.1)
+    assert (health["skipped"], health["in_a_row"], health["made"]) == (5, 1, 61)
+
+
+def test_nothing_leaps_before_the_usual_is_known_or_where_it_is_not_asked_for():
+    assert all(judged([1.0, 100.0, 1.0], 3.0)[0])
+    assert all(judged([*[2.0] * 60, 500.0], 0.0)[0])
+
+
+def test_the_learning_rate_goes_on_over_skipped_updates(task):
+    task, init_params, data = task
+    step, ends = make_train_step(task), []
+    for broken in (True, False):
+        state = init_state(task, init_params)
+        kernel = state.params["head"]["kernel"]
+        kept = jnp.array(kernel)
+        for index, batch in enumerate(data.batches(0, 4)):
+            if broken and index == 1:
+                state.params["head"]["kernel"] = jnp.full_like(kept, jnp.nan)
+            state, metrics = step(state, put_batch(batch, task.mesh))
+            if broken and index == 1:
+                state.params["head"]["kernel"] = kept
+        counts = {name: leaf for name, leaf in copied(state).items() if name.endswith("count")}
+        ends.append((float(metrics["train/learning_rate"]), sorted(map(int, counts.values()))))
+    assert ends[0][0] == ends[1][0]
+    assert ends[1][1] == [4, 4]  # Adam's and the schedule's
+    assert ends[0][1] == [3, 4]
