@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from focalnet_jax.command_line import load_config
 from focalnet_jax.distributed.mesh import make_mesh, split_by_example
+from focalnet_jax.model import list_models
 from focalnet_jax.training.setup import make_task
 from focalnet_jax.training.step import abstract_state, make_train_step
 
@@ -41,7 +42,8 @@ def compile_seconds(model: str, depth: int, scanned: bool) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="base_srf")
+    names = [name.removeprefix("focalnet_") for name in list_models()]
+    parser.add_argument("--model", default="base_srf", choices=names)
     parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)

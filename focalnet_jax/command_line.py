@@ -22,6 +22,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.config import CHECKS, check_values, default_config, flatten
 from focalnet_jax.errors import (
+    BEFORE_THE_END,
     EXIT_FAILED,
     EXIT_USER_MISTAKE,
     RunFailedError,
@@ -69,6 +70,8 @@ def _end_with(text: str, status: int) -> NoReturn:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)
+    for step in BEFORE_THE_END:
+        step()
     os._exit(status)
 
 

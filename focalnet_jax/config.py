@@ -93,8 +93,10 @@ def default_config() -> ConfigDict:
     config.mesh.fsdp = 1
     config.mesh.tensor = 1
 
+    config.grace_seconds = 25.0  # after SIGTERM or SIGINT, to end a step and save; then the run ends all the same
     config.health = ConfigDict()
     config.health.max_skipped = 10  # updates in a row not made, for a loss or gradient that is no number or leaps
+    config.health.watchdog_seconds = 900.0  # a run in which nothing was done for so long ends
     config.health.spike_factor = 0.0  # a loss so many times its running mean leaps; 0: none does
 
     config.log_every_steps = 50
@@ -126,7 +128,9 @@ RESUMABLE = (
     "checkpoint_every_steps",
     "keep_latest",
     "keep_best",
+    "grace_seconds",
     "health.max_skipped",
+    "health.watchdog_seconds",
     "eval_batch_size",
     "data.path",
     "data.threads",
@@ -208,7 +212,9 @@ CHECKS = {
     "augment.mix_group": (lambda v: v >= 2 and v % 2 == 0, "a positive even number"),
     "augment.cutmix_box": (lambda v: v in ("timm", "original"), "timm or original"),
     "augment.label_smoothing": _FRACTION,
+    "grace_seconds": _POSITIVE,
     "health.max_skipped": _POSITIVE,
+    "health.watchdog_seconds": _POSITIVE,
     "health.spike_factor": (lambda v: v == 0 or 1 < v < math.inf, "0, or a number above 1"),
     "log_every_steps": _POSITIVE,
     "writers": (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+# What a program does between the line about an error and its end.
+BEFORE_THE_END: list[Callable[[], None]] = []
 EXIT_FAILED = 1
 EXIT_USER_MISTAKE = 2
 EXIT_PREEMPTED = 42  # stopped by a signal, with a checkpoint written
@@ -16,6 +18,11 @@ class UserError(ValueError):
 
 class RunFailedError(RuntimeError):
     """A run that cannot go on through nobody's typing: one line, shown without a traceback, exit code 1."""
+
+
+def shell_status(returncode: int) -> int:
+    """A process's exit code as shells give it: 128 and the number for one that a signal ended."""
+    return 128 - returncode if returncode < 0 else returncode
 
 
 def nearest(given: str, valid: Iterable[str]) -> list[str]:

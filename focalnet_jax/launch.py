@@ -18,7 +18,7 @@ import time
 
 from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.distributed.startup import COORDINATOR, PROCESS, PROCESSES
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import UserError, shell_status
 
 _GRACE_SECONDS = 30.0  # for the others to end by themselves after one has failed
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -90,7 +90,7 @@ def _wait(processes: list[subprocess.Popen[str]]) -> int:
             _send(processes, signal.SIGKILL)
         time.sleep(0.05)
     first = first or next((process.returncode for process in processes if process.returncode), 0)
-    return 128 - first if first < 0 else first  # the shell's convention for a signal
+    return shell_status(first)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ export XLA_FLAGS
 # The usual three quarters of a GPU leave too much unused where nothing else runs on it.
 export XLA_PYTHON_CLIENT_MEM_FRACTION=0.92
 
-srun --kill-on-bad-exit=1 "${PYTHON:-.venv/bin/python}" train.py "$@"
+# One that fails ends the others by itself; SLURM would kill them in the middle of a save.
+srun --kill-on-bad-exit=0 "${PYTHON:-.venv/bin/python}" train.py "$@"
 status=$?
 if [ "$status" -eq 42 ] && [ -n "${SLURM_JOB_ID:-}" ]; then
     scontrol requeue "$SLURM_JOB_ID"

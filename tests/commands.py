@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -55,8 +56,11 @@ FOLDER = [
 
 
 def saved_params(workdir, step, item="params"):
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(workdir.absolute() / "checkpoints" / str(step) / item)
+    path = workdir.absolute() / "checkpoints" / str(step) / item
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return {name: np.asarray(leaf).tobytes() for name, leaf in named_leaves(tree).items()}
 
 

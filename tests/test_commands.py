@@ -162,7 +162,7 @@ def test_a_mistake_gets_one_line_exit_code_2_and_leaves_nothing(photos, tmp_path
 
 def test_a_workdir_that_cannot_be_made_or_read_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    assert_one_line_mistake(run("train.py", *SMALL, "--workdir", tmp_path / "file" / "run"), "cannot write checkpoints")
+    assert_one_line_mistake(run("train.py", *SMALL, "--workdir", tmp_path / "file" / "run"), "cannot write to")
     (tmp_path / "config.json").write_text("[1, 2]")
     assert_one_line_mistake(run("train.py", *SMALL, "--workdir", tmp_path), "config.json is damaged")
     (tmp_path / "run").mkdir()

@@ -45,8 +45,9 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
 
     Not to fit is an answer, not an error.
     """
-    batch, remat = config.batch_size, config.remat
-    check_batch_size("batch_size", batch, mesh, config.accumulate_steps if step == "train" else 1)
+    key = _batch_key(config, step)
+    batch, remat = config[key], config.remat
+    check_batch_size(key, batch, mesh, config.accumulate_steps if step == "train" else 1)
     print(f"compiling the {step} step of {config.model.name}, batch {batch}, remat {remat} ...", flush=True)
     lowered = _lower(config, mesh, step)
     begun = time.perf_counter()
@@ -90,7 +91,7 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
         batch = batch * max(2, 2 ** math.floor(math.log2(room))) if cheapest.fits else batch // 2
         if batch < parts or batch % parts:
             break
-        attempt = compile_step(_with(config, remat=saving, batch_size=batch), mesh, chip, step)
+        attempt = compile_step(_with(config, **{"remat": saving, _batch_key(config, step): batch}), mesh, chip, step)
         largest = attempt if attempt.fits else largest
         if attempt.fits != cheapest.fits:  # past the border
             break
@@ -101,6 +102,10 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
     }
 
 
+def _batch_key(config: FrozenConfigDict, step: str) -> str:
+    return "eval_batch_size" if step == "eval" and config.eval_batch_size is not None else "batch_size"
+
+
 def _with(config: FrozenConfigDict, **changed: Any) -> FrozenConfigDict:
     return FrozenConfigDict(config.to_dict() | changed)
 
@@ -109,7 +114,7 @@ def _lower(config: FrozenConfigDict, mesh: Mesh, step: str) -> Any:
     size, place = config.data.image_size, split_by_example(mesh)
 
     def batch_of(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=place)
+        return jax.ShapeDtypeStruct((config[_batch_key(config, step)], *shape), dtype, sharding=place)
 
     batch = {"image": batch_of(jnp.uint8, size, size, 3), "label": batch_of(jnp.int32)}
     task, init_params = make_task(config, mesh, warmup_steps=_WARM_UP, total_steps=_STEPS)

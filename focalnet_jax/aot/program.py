@@ -18,16 +18,29 @@ _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|called_computations|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)")
+_COUNTERS = ("s32[]", "u32[]", "s64[]", "u64[]")
 _CALLING = ("fusion", "call", "conditional", "async-start", "custom-call")
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a program: the type of its result, its operation, and the rest of the line."""
+    """One line of a program: the name and type of its result, its operation, and the rest of the line."""
 
+    root: bool
+    name: str
     type: str
     operation: str
     rest: str
+
+    def operands(self) -> list[str]:
+        """Names of what it is given."""
+        given = re.sub(r"/\*.*?\*/", "", self.rest.partition(")")[0])
+        return [part.split()[-1].lstrip("%") for part in given.split(",") if part.strip()]
+
+    def number(self) -> int | None:
+        """A constant's value, where it is a whole number."""
+        found = re.match(r"(-?\d+)\)", self.rest) if self.operation == "constant" else None
+        return int(found[1]) if found else None
 
     def called(self) -> list[str]:
         """Names of the computations it runs, loops apart."""
@@ -61,7 +74,7 @@ class Program:
                 found[name] = []
                 self.entry = name if header[1] else getattr(self, "entry", name)
             elif instruction := _INSTRUCTION.match(line):
-                found[name].append(Instruction(*instruction.groups()[2:]))
+                found[name].append(Instruction(bool(instruction[1]), *instruction.groups()[1:]))
         return found
 
     def cycles(self) -> int | None:
@@ -98,25 +111,42 @@ class Program:
             for instruction in computations.get(name, ()):
                 yield instruction, times, fused
                 if loop := instruction.loop():
-                    turns = self._turns(instruction, loop[0])
+                    turns = self._turns(instruction, *loop)
                     waiting += [(loop[1], times * turns, fused)]
                 inside = fused or instruction.operation == "fusion"
                 waiting += [(called, times, inside) for called in instruction.called()]
 
-    def _turns(self, loop: Instruction, condition: str) -> int:
-        """How often a loop runs: what is said of it, or the constant its counter is compared with; 1 for others."""
+    def _turns(self, loop: Instruction, condition: str, body: str) -> int:
+        """How often a loop runs; 1 for one that ends by what it computes, such as drawing until a number is accepted.
+
+        It is what is said of it, or follows from its counter, which starts at 0: what that is compared with, and by
+        how much a turn of the loop raises it.
+        """
         if said := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
             return int(said[1])
         lines = self.computations.get(condition, [])
-        constants = [
+        limits = [number for line in lines if line.type[:5] in _COUNTERS and (number := line.number()) is not None]
+        counts = any("direction=LT" in line.rest or line.operation == "fusion" for line in lines)
+        if not limits or not counts:
+            return 1
+        places = {
             int(found[1])
             for line in lines
-            if line.operation == "constant"
-            and line.type.startswith("s32[]")
-            and (found := re.match(r"(\d+)", line.rest))
-        ]
-        counts = any("direction=LT" in line.rest for line in lines) or any(line.operation == "fusion" for line in lines)
-        return max(constants, default=1) if counts else 1
+            if line.operation == "get-tuple-element" and (found := re.search(r"index=(\d+)", line.rest))
+        }
+        return -(-max(limits) // max((self._raised(body, place) for place in places), default=1))
+
+    def _raised(self, body: str, place: int) -> int:
+        """By how much a turn raises the number at a place of what a loop carries: a constant, or 1."""
+        lines = {line.name: line for line in self.computations.get(body, [])}
+        carried = next((line.operands() for line in lines.values() if line.root and line.operation == "tuple"), [])
+        raised = lines.get(carried[place]) if place < len(carried) else None
+        while raised is not None and raised.operation == "copy":
+            raised = lines.get(raised.operands()[0])
+        if raised is None or raised.operation != "add":
+            return 1
+        numbers = [lines[name].number() for name in raised.operands() if name in lines]
+        return max((number for number in numbers if number), default=1)
 
 
 def _sizes(types: str) -> list[int]:

@@ -1,30 +1,81 @@
-"""Stopping a run by a signal without losing what it computed."""
+"""Stopping a run by a signal without losing what it computed, and within the time it is given."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import signal
 import sys
+import threading
 from types import FrameType
+
+from focalnet_jax.errors import EXIT_FAILED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """While entered, the first SIGTERM or SIGINT sets `received`; a second one ends the process as usual."""
+    """While entered, the first SIGTERM or SIGINT sets `received`; a second one, or the deadline, ends the process.
 
-    def __init__(self) -> None:
+    Python runs no handler of its own while it waits for a compiler or a device. So the signal's number is written into
+    a pipe, which needs no Python, and a thread reads it.
+
+    Args:
+      grace_seconds: what the process is given from the first signal on.
+    """
+
+    def __init__(self, grace_seconds: float):
         self.received: signal.Signals | None = None
+        self._grace = grace_seconds
 
     def __enter__(self) -> StopRequest:
-        self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        self._previous = {number: signal.signal(number, _noted) for number in SIGNALS}
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._woken = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        signal.set_wakeup_fd(self._woken)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        os.write(self._write, b"\0")  # no signal's number
+        self._thread.join()
+        for end in (self._read, self._write):
+            os.close(end)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        for known in SIGNALS:
-            signal.signal(known, self._previous[known])
-        print(f"{self.received.name}: finishing this step, then saving; again to stop at once", file=sys.stderr)
+    def _listen(self) -> None:
+        while True:
+            wait = None if self.received is None else self._grace
+            ready, _, _ = select.select([self._read], [], [], wait)
+            if not ready:
+                _end(
+                    f"no step was finished and saved within {self._grace:.0f} s of {self.received.name} "
+                    "(grace_seconds), so the run ends without; the same command goes on from the last checkpoint",
+                    EXIT_FAILED,
+                )
+            for code in os.read(self._read, 64):
+                if code == 0:
+                    return
+                if code in SIGNALS and self.received is not None:
+                    _end(f"{signal.Signals(code).name} again: stopped at once, nothing saved", 128 + code)
+                if code in SIGNALS:
+                    self.received = signal.Signals(code)
+                    _say(f"{self.received.name}: finishing this step, then saving; again to stop at once")
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """What Python has to have for a signal to be written into the pipe."""
+
+
+def _end(text: str, status: int) -> None:
+    _say(f"failed: {text}")
+    os._exit(status)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -30,6 +31,7 @@ from focalnet_jax.errors import RunFailedError, UserError
 Batch = dict[str, np.ndarray]
 READABLE = -1  # in a batch's `unreadable`
 _BATCHES_AHEAD = 2
+_LISTEN_SECONDS = 0.2  # how often who waits for a batch asks whether to stop
 _PATIENCE_SECONDS = 5.0  # for a batch nobody will use
 _SUBSTITUTES = 10  # pictures tried for one that cannot be read
 
@@ -62,6 +64,7 @@ class Reading:
     workers: int = 0  # processes beside this one; 0: the threads are this one's
     stall_seconds: float = 300.0  # without a batch for so long, the run ends
     host: Places = Host()
+    stopped: Callable[[], bool] = bool  # where it is true, a stream that has no batch ready ends before its time
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -249,6 +252,7 @@ def _watched(batches: grain.DatasetIterator, reading: Reading) -> Iterator[Batch
         while (batch := _result(pending, reading)) is not None:
             pending = ahead.submit(take)
             yield batch
+        stalled = not pending.done()
     except RunFailedError:
         stalled = True
         raise
@@ -261,13 +265,17 @@ def _watched(batches: grain.DatasetIterator, reading: Reading) -> Iterator[Batch
 
 
 def _result(pending: Future[Batch | None], reading: Reading) -> Batch | None:
+    deadline = time.monotonic() + reading.stall_seconds
+    while not wait([pending], timeout=min(_LISTEN_SECONDS, reading.stall_seconds)).done:
+        if reading.stopped():
+            return None
+        if time.monotonic() > deadline:
+            raise RunFailedError(
+                f"no batch came for {reading.stall_seconds:.0f} s: a process that reads, or the storage, stands still "
+                "(data.stall_seconds)"
+            )
     try:
-        return pending.result(timeout=reading.stall_seconds)
-    except TimeoutError as error:
-        raise RunFailedError(
-            f"no batch came for {reading.stall_seconds:.0f} s: a process that reads, or the storage, stands still "
-            "(data.stall_seconds)"
-        ) from error
+        return pending.result()
     except RuntimeError as error:
         if not reading.workers:
             raise

@@ -45,7 +45,10 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     hosts = len({device.process_index for device in devices})
     if count > len(devices) or (hosts > 1 and count != len(devices)):
         processes = f" of {hosts} processes" if hosts > 1 else ""
-        raise UserError(f"{said} is a mesh of {count} on {len(devices)} devices{processes}: give -1 for one of them")
+        raise UserError(
+            f"{said} is a mesh of {count} on {len(devices)} devices{processes}: give sizes whose product is "
+            f"{len(devices)}, or -1 for one of them"
+        )
     types = (AxisType.Auto,) * 3
     slices = len({getattr(device, "slice_index", 0) for device in devices[:count]})
     if slices == 1 and any(getattr(device, "core_on_chip", 0) for device in devices):

@@ -10,8 +10,10 @@ import importlib.util
 import itertools
 import os
 import re
+import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
@@ -19,11 +21,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from focalnet_jax.errors import EXIT_FAILED, RunFailedError, UserError
+from focalnet_jax.errors import BEFORE_THE_END, EXIT_FAILED, RunFailedError, UserError
 
 # What `python -m focalnet_jax.launch` sets; the flags of the programs win.
 COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _HEARTBEAT_SECONDS = 10  # a process that is gone so long ends the others
+_LINGER_SECONDS = 1.0
 _BROKEN_OFF = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable|aborted", re.IGNORECASE)
 
 
@@ -52,6 +55,7 @@ def connect(flags: argparse.Namespace) -> None:
     told = _told(flags)
     if not told and not _in_cluster(os.environ):
         return
+    _refuse_port_in_use(told)
     where = told.get("coordinator_address", "the coordinator the cluster names")
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM: see checkpoint/preemption.py
     timer = threading.Timer(flags.coordinator_timeout, _give_up, (where, flags.coordinator_timeout))
@@ -60,6 +64,7 @@ def connect(flags: argparse.Namespace) -> None:
     try:
         jax.distributed.initialize(
             **told,
+            local_device_ids=_gpus_of_this_process(os.environ),
             initialization_timeout=flags.coordinator_timeout + 60,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
@@ -67,7 +72,10 @@ def connect(flags: argparse.Namespace) -> None:
         raise RunFailedError(f"cannot connect by {where}: {' '.join(str(error).split())[:200]}") from error
     finally:
         timer.cancel()
-    if not is_first():
+    if is_first():
+        # All that refuse the same thing at the same time say so: the others are gone as soon as this one is.
+        BEFORE_THE_END.append(lambda: time.sleep(_LINGER_SECONDS))
+    else:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end
 
 
@@ -123,15 +131,58 @@ def _told(flags: argparse.Namespace) -> dict[str, str | int]:
     return {"coordinator_address": address, "num_processes": count, "process_id": index}
 
 
+def _refuse_port_in_use(told: Mapping[str, str | int]) -> None:
+    """Process 0 listens at the address; where somebody else does, the library would crash."""
+    if told.get("process_id") != 0:
+        return
+    address = str(told["coordinator_address"])
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", int(address.rpartition(":")[2])))
+        except OSError as error:
+            raise UserError(
+                f"--coordinator {address}: process 0 cannot listen there ({error.strerror}): another run may still be "
+                "ending; choose another port, for all processes"
+            ) from error
+
+
+def _gpus_of_this_process(environment: Mapping[str, str]) -> list[int] | None:
+    """All GPUs of a node for the only process on it; None leaves the choice to JAX, which gives each process one."""
+    alone = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
+    alone |= environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    count = len(given.split(",")) if given else len(glob.glob("/dev/nvidia[0-9]*"))
+    return list(range(count)) if alone and count and "JAX_LOCAL_DEVICE_IDS" not in environment else None
+
+
 def _in_cluster(environment: Mapping[str, str]) -> bool:
     """Whether JAX finds out by itself about the other processes: SLURM, Open MPI, Kubernetes jobs, TPU machines."""
-    tpu = importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*"))
+    kubernetes = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys()
+    if kubernetes and not importlib.util.find_spec("kubernetes"):
+        print(
+            "warning: this is a pod of a Kubernetes job; to find the others, pip install 'focalnet_jax[k8s]' or give "
+            "--coordinator, --processes and --process. It runs by itself",
+            file=sys.stderr,
+        )
+        kubernetes = False
     return bool(
         ("SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1)
         or int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-        or {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys()
-        or tpu
+        or kubernetes
+        or (importlib.util.find_spec("libtpu") and _tpu_chips())
     )
+
+
+def _tpu_chips() -> list[str]:
+    """Google's accelerators among the devices on the PCI bus, by which JAX looks for TPUs too."""
+    chips = []
+    for vendor in glob.glob("/sys/bus/pci/devices/*/vendor"):
+        kind = os.path.join(os.path.dirname(vendor), "class")
+        with contextlib.suppress(OSError), open(vendor) as maker, open(kind) as what:
+            if maker.read().strip() == "0x1ae0" and what.read().startswith(("0x0880", "0x1200", "0xff")):
+                chips.append(vendor)
+    return chips
 
 
 def is_first() -> bool:

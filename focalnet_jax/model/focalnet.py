@@ -15,6 +15,7 @@ from focalnet_jax.model.blocks import REMAT_POLICIES, PatchEmbed, Stage
 from focalnet_jax.model.layers import dropout, layer_norm, linear
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.variants import FocalNetConfig, variant_config
+from focalnet_jax.placement import by_example
 
 
 class FocalNet(nnx.Module):
@@ -53,8 +54,8 @@ class FocalNet(nnx.Module):
         Without a classifier (`num_classes=0`): the pooled features `[B, C]`, float32.
         """
         *_, x = self._stage_outputs(images, key)
-        pooled = jnp.mean(self.norm(x), axis=(1, 2), dtype=jnp.float32)  # [B, C]
-        return pooled if self.head is None else self.head(pooled)
+        pooled = by_example(jnp.mean(self.norm(x), axis=(1, 2), dtype=jnp.float32))  # [B, C]
+        return pooled if self.head is None else by_example(self.head(pooled))
 
     def features(self, images: jax.Array) -> list[jax.Array]:
         """The output of each stage before its downsample, `[B, h, w, C]`, not normalized."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
@@ -12,20 +11,22 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
+from focalnet_jax.checkpoint import maintenance
+from focalnet_jax.checkpoint.lock import held
 from focalnet_jax.checkpoint.preemption import StopRequest
 from focalnet_jax.checkpoint.steps import BEST_METRIC
-from focalnet_jax.config import flatten
 from focalnet_jax.data.loader import Batch
 from focalnet_jax.distributed.mesh import put_batch, put_told
-from focalnet_jax.distributed.startup import check_same, ends_with_the_others, from_first, is_first
+from focalnet_jax.distributed.startup import ends_with_the_others, from_first, is_first
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.profiling import Profile
 from focalnet_jax.training.progress import Progress
 from focalnet_jax.training.run import Run, set_up
+from focalnet_jax.training.sameness import check_same_run, check_same_workdir
 from focalnet_jax.training.step import TOLD, Metrics, Params, make_eval_step, make_train_step
+from focalnet_jax.training.watchdog import Watchdog
 from focalnet_jax.training.writers import MetricsWriter, NoWriter, was_evaluated
-from focalnet_jax.version import __version__
 
 
 def train(config: FrozenConfigDict, workdir: Path) -> int:
@@ -35,9 +36,11 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
       UserError: the config, the data or the workdir do not fit; what was trained before is saved.
       RunFailedError: the loss is no number any more, or a checkpoint is damaged.
     """
-    check_same({"focalnet_jax": __version__, "jax": jax.__version__})
-    check_same({key: json.dumps(value) for key, value in flatten(config).items()})
-    with ends_with_the_others(), StopRequest() as stop:
+    check_same_run(config)
+    lock = held(workdir) if is_first() else contextlib.nullcontext()
+    on_tpu = jax.devices()[0].platform == "tpu"
+    with ends_with_the_others(), StopRequest(config.grace_seconds) as stop, maintenance.watched(on_tpu), lock:
+        check_same_workdir(workdir)
         run = set_up(config, workdir)
         if run.finished and from_first(was_evaluated(workdir, run.step)):
             print(f"finished: {workdir} holds all {run.plan.total} steps already")
@@ -46,7 +49,7 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
         writer = MetricsWriter(workdir, run.step, *written) if is_first() else NoWriter()
         try:
             loop = _Loop(run, writer, stop)
-            with contextlib.closing(loop.profile):
+            with contextlib.closing(loop.profile), contextlib.closing(loop.watchdog):
                 stopped = loop.run_to_end()
             run.checkpoints.wait()
         finally:
@@ -69,7 +72,8 @@ class _Loop:
         # By all processes: how many were asked to stop, pictures substituted.
         self.told = np.array([0, run.substituted])
         self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.work)
-        self.profile = Profile(run.config.profile_steps, run.workdir, run.plan.total)
+        self.watchdog = Watchdog(run.config.health.watchdog_seconds)
+        self.profile = Profile(run.config.profile_steps, run.workdir)
         self.eval_step: Callable[[Params, dict[str, jax.Array]], Metrics] = make_eval_step(
             run.task.graph, run.task.mesh, run.config.eval_classes
         )
@@ -90,7 +94,9 @@ class _Loop:
         if self._evaluation_due() and not evaluated and not self._evaluate_and_save():
             return True
         train_step, first = make_train_step(run.task), run.step + 1
-        batches = self.progress.timed(run.train_data.batches(run.step, plan.total))
+        # Where nobody else waits for this process it stops even where data stand still.
+        stopped = self._asked_to_stop if self.alone else bool
+        batches = self.progress.timed(run.train_data.batches(run.step, plan.total, stopped))
         for step, batch in enumerate(batches, first):
             if self._asked_to_stop():
                 run.save(last=True)
@@ -108,6 +114,7 @@ class _Loop:
                 jax.block_until_ready(run.metrics)
                 self.progress.first_step_done()
             self.profile.end(step, run.metrics)
+            self.watchdog.did(f"step {step}")
             if step % config.log_every_steps == 0 or step == plan.total:
                 self._log()
             if self._evaluation_due():
@@ -116,7 +123,10 @@ class _Loop:
             elif plan.save_every and step % plan.save_every == 0:
                 with self.progress.paused():
                     run.save()
-        return False
+                self.watchdog.did(f"the save of step {step}")
+        if not run.finished:
+            run.save(last=True)
+        return not run.finished
 
     def _own(self) -> tuple[int, int]:
         return int(self.stop.received is not None), self.run.train_data.substitutions.count
@@ -160,7 +170,8 @@ class _Loop:
         jax.block_until_ready(run.state)  # steps still running belong to the time before the pause
         with self.progress.paused():
             wanted = takewhile(lambda _: last or not self.stop.received, run.eval_data.batches())
-            result = evaluate(self.eval_step, run.state.result, wanted, run.task.mesh)
+            watched = self.watchdog.each(wanted, f"a batch of the evaluation at step {run.step}")
+            result = evaluate(self.eval_step, run.state.result, watched, run.task.mesh)
             if self.stop.received and not last:
                 run.save(last=True)
                 return False

@@ -13,21 +13,25 @@ from focalnet_jax.errors import UserError
 FOLDER = "profile"
 
 
+def check_steps(steps: Sequence[int], total: int) -> None:
+    """Refuses steps that come after the last of the run: `UserError`."""
+    if steps and steps[0] > total:
+        raise UserError(f"profile_steps={tuple(steps)}: the run ends with step {total}")
+
+
 class Profile:
     """A trace of the steps `first` to `last`, both included, in a run's workdir; of none if no steps are given.
 
     A run that goes on between the two traces the rest.
 
     Raises:
-      UserError: the steps come after the last of the run, or the folder cannot be made.
+      UserError: the folder cannot be made.
     """
 
-    def __init__(self, steps: Sequence[int], workdir: Path, total: int):
+    def __init__(self, steps: Sequence[int], workdir: Path):
         self._first, self._last = steps or (0, -1)
         self._folder = workdir / FOLDER
         self._running = False
-        if self._first > total:
-            raise UserError(f"profile_steps={tuple(steps)}: the run ends with step {total}")
         if steps:
             try:
                 self._folder.mkdir(exist_ok=True)

@@ -47,14 +47,15 @@ class Progress:
         self._marked_time = self._begun  # moves forward over pauses, so that they do not count
         self._waited = self._paused = self._useful = 0.0
         self._periods: list[float] = []
-        self._step_begun: float | None = None  # from the end of the first on
+        self._compiled = False  # from the end of the first step on
+        self._step_begun: float | None = None
 
     def first_step_done(self) -> None:
         """Starts the clock after the first step, most of which was compilation."""
         now = time.perf_counter()
         print(f"first step, compilation included, took {clock(now - self._begun)}", flush=True)
         self._marked_step, self._marked_time, self._waited = self._first + 1, now, 0.0
-        self._step_begun, self._paused = now, 0.0
+        self._compiled, self._paused = True, 0.0
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -81,6 +82,7 @@ class Progress:
         """Takes the time of a step from one of these calls to the next, in which it was computed."""
         if self._step_begun is not None:
             self._periods.append(now - self._step_begun - self._paused)
+        if self._compiled:
             self._step_begun, self._paused = now, 0.0
 
     def rates(self, step: int) -> dict[str, float | None]:

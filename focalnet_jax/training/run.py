@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -25,8 +23,10 @@ from focalnet_jax.model import summarize
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.training.banner import print_banner
 from focalnet_jax.training.optimizer import check_patterns
+from focalnet_jax.training.profiling import check_steps
 from focalnet_jax.training.progress import Work, work_of
 from focalnet_jax.training.resume import CONFIG_FILE, check_checkpoint, find_newest, identity, refuse_other_run
+from focalnet_jax.training.sameness import check_same_data, versions
 from focalnet_jax.training.setup import (
     EvalData,
     Plan,
@@ -52,12 +52,10 @@ from focalnet_jax.training.step import (
     init_state,
 )
 from focalnet_jax.training.writers import check_writers
-from focalnet_jax.version import __version__
 
 IN_A_ROW = "train/skipped_in_a_row"
 _JUDGED = ("train/loss", "train/grad_norm")
 PLACEMENT_FILE = "placement.txt"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 @dataclass
@@ -107,11 +105,7 @@ class Run:
             "config": self.config.to_dict(),
             "classes": list(self.train_data.source.class_names),
             "data": identity(self.train_data) | {"substituted": self.substituted},
-            "versions": {
-                "focalnet_jax": __version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in _PACKAGES},
-            },
+            "versions": versions(),
         }
         self.checkpoints.save(self.step, self.state.items(), metadata, evaluated)
 
@@ -141,9 +135,11 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     model = model_config(config)
     summary = summarize(model, config.data.image_size)
     train_data, eval_data = open_train_data(config, mesh), open_eval_data(config, mesh)
+    check_same_data(train_data.source, eval_data.source)
     check_classes(config, train_data.source.class_names, "training", eval_data.source)
     check_labels(train_data.source, config.model.num_classes)
     plan = make_plan(config, len(train_data.source))
+    check_steps(config.profile_steps, plan.total)
     task, init_params = make_task(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
     like = abstract_params(init_params, mesh)
     check_patterns(config.optimizer, like)

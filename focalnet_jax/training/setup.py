@@ -9,7 +9,7 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -57,8 +57,8 @@ class TrainData:
     reading: loader.Reading
     substitutions: loader.Substitutions
 
-    def batches(self, start_step: int, end_step: int) -> Iterator[loader.Batch]:
-        """This host's part of the batches from one step to another."""
+    def batches(self, start_step: int, end_step: int, stopped: Callable[[], bool] = bool) -> Iterator[loader.Batch]:
+        """This host's part of the batches from one step to another; fewer if they do not come and it is `stopped`."""
         batches = loader.train_batches(
             self.source,
             self.transform,
@@ -67,7 +67,7 @@ class TrainData:
             start_step=start_step,
             end_step=end_step,
             repeats=self.repeats,
-            reading=self.reading,
+            reading=replace(self.reading, stopped=stopped),
         )
         return self.substitutions.counted(batches)
 
@@ -209,8 +209,12 @@ def _reading(config: FrozenConfigDict, mesh: Mesh) -> loader.Reading:
 
 
 def run_mesh(config: FrozenConfigDict) -> Mesh:
-    """The mesh over all devices."""
-    return make_mesh(config.mesh.to_dict())
+    """The mesh over all devices; `UserError` for one that leaves some of them idle."""
+    mesh, count = make_mesh(config.mesh.to_dict()), jax.device_count()
+    if mesh.size != count:
+        sizes = " ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
+        raise UserError(f"{sizes} would use {mesh.size} of {count} devices: give sizes whose product is {count}, or -1")
+    return mesh
 
 
 def model_config(config: FrozenConfigDict) -> FocalNetConfig:

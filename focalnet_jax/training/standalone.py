@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 
+import jax
 from ml_collections import FrozenConfigDict
 
+from focalnet_jax.checkpoint.integrity import MANIFEST
+from focalnet_jax.checkpoint.steps import find_checkpoint
+from focalnet_jax.convert.files import is_checkpoint, sha256
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.data.sources import check_labels
+from focalnet_jax.distributed.startup import check_same, ends_with_the_others
 from focalnet_jax.training.evaluation import evaluate
+from focalnet_jax.training.sameness import check_same_data, check_same_run
 from focalnet_jax.training.setup import check_classes, means_classes, model_config, open_eval_data, run_mesh
 from focalnet_jax.training.step import abstract_params, make_eval_step, model_graph
 from focalnet_jax.training.writers import to_json
 
 
+@ends_with_the_others()
 def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float | int | str]:
     """Evaluates the checkpoint at `path` on the config's evaluation split; prints the result as one JSON line.
 
     Raises:
       UserError: no checkpoint there, or it does not fit the config's model; data that does not fit.
     """
+    check_same_run(config)
     mesh = run_mesh(config)
     data = open_eval_data(config, mesh)
     key = "model.num_classes" if config.eval_classes is None else "eval_classes"
     check_labels(data.source, config.eval_classes or config.model.num_classes, key)
+    check_same_data(data.source)
+    check_same({"--checkpoint": f"SHA-256 {_fingerprint(path)}"})
     model = model_config(config)
     graph, init_params = model_graph(model, config.precision)
     loaded = load_into(path, model, abstract_params(init_params, mesh), surgery=False)
@@ -38,3 +49,10 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     result |= {"model": config.model.name, "checkpoint": loaded.source}
     print(to_json(result))
     return result
+
+
+def _fingerprint(path: str) -> str:
+    """What lies at the path of a checkpoint, in the same words in all processes that see the same."""
+    if jax.process_count() == 1:
+        return path
+    return sha256(find_checkpoint(path) / MANIFEST if is_checkpoint(path) else Path(path))

@@ -8,7 +8,8 @@ from focalnet_jax.aot.program import Program
 from focalnet_jax.distributed.mesh import make_mesh
 
 # The form of the TPU compiler's text, shortened: a loop of 18 turns whose condition compares with a constant, a fusion
-# in it with an estimate of its own and of what it holds, and one gather spread over two fusions.
+# in it with an estimate of its own and of what it holds, one gather spread over two fusions, and a loop that computes
+# with one device's part of an operand after the other, whose counter is raised by two.
 TPU = """
 HloModule jit_step
 
@@ -38,9 +39,29 @@ HloModule jit_step
   ROOT %t = (s32[], f32[4]{0}) tuple(%i, %f)
 }
 
+%windowed_cond (v: (f32[4], s32[], u32[])) -> pred[] {
+  %limit2 = u32[]{:T(128)} constant(8)
+  %v = (f32[4]{0}, s32[]{:T(128)}, /*index=2*/u32[]{:T(128)}) parameter(0)
+  %j = u32[]{:T(128)} get-tuple-element(%v), index=2
+  ROOT %below = pred[]{:T(512)} compare(%j, %limit2), direction=LT
+}
+
+%windowed_body (d: (f32[4], s32[], u32[])) -> (f32[4], s32[], u32[]) {
+  %by = u32[]{:T(128)} constant(2)
+  %fifteen = s32[]{:T(128)} constant(15)
+  %d = (f32[4]{0}, s32[]{:T(128)}, /*index=2*/u32[]{:T(128)}) parameter(0)
+  %k = u32[]{:T(128)} get-tuple-element(%d), index=2
+  %h = s32[]{:T(128)} get-tuple-element(%d), index=1
+  %e = s32[]{:T(128)} add(%h, %fifteen)
+  %next = u32[]{:T(128)} add(%k, %by)
+  %n = f32[4]{0} fusion(%x), kind=kLoop, calls=%inner, backend_config={"window_config":{"estimated_cycles":"7"}}
+  ROOT %u = (f32[4]{0}, s32[], /*index=2*/u32[]{:T(128)}) tuple(%n, %e, /*index=2*/%next)
+}
+
 ENTRY %main (x: f32[4]) -> f32[4] {
   %x = f32[4]{0} parameter(0)
   %w = (s32[], f32[4]{0}) while(%init), condition=%cond, body=%body
+  %v2 = (f32[4]{0}, s32[], u32[]) while(%init2), condition=%windowed_cond, body=%windowed_body
   %s = (bf16[32]{0}, bf16[32]{0}, u32[], u32[]) collective-permute-start(%x), channel_id=9, source_target_pairs={{0,1}}
   %m = f32[16]{0} all-gather(%x), channel_id=10, replica_groups=mesh['a'=2,'b'=4,'c'=2] {'b','c'}, dimensions={0}
   ROOT %y = f32[4]{0} copy(%x), backend_config={"window_config":{"estimated_cycles":"5"}}
@@ -49,7 +70,7 @@ ENTRY %main (x: f32[4]) -> f32[4] {
 
 
 def test_loops_count_as_often_as_they_run_and_what_is_fused_once():
-    assert Program(TPU).cycles() == 18 * 10 + 5
+    assert Program(TPU).cycles() == 18 * 10 + 8 // 2 * 7 + 5
 
 
 def test_an_exchange_counts_once_a_turn_by_what_a_ring_sends():

@@ -1,6 +1,7 @@
 """Several real processes are one run: same numbers, one checkpoint, one end."""
 
 import signal
+import socket
 import subprocess
 import time
 
@@ -8,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
+from focalnet_jax.distributed import startup
 from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, losses, run, saved_params
 
 # Sums over the batch are taken in another order, 6e-8 a rounding; twenty AdamW steps let that grow a little.
@@ -37,28 +39,51 @@ def when_running(launcher, workdir, steps):
     return sorted(children, key=lambda child: int(child.environ()["JAX_PROCESS_ID"]))
 
 
-def test_a_signal_to_one_of_two_stops_both_at_a_step_from_which_one_goes_on_with_the_same_numbers(tmp_path):
-    short = [*SMALL, "--config.batch_size=16", "--config.schedule.warmup_steps=2", "--config.total_steps=20"]
-    alone = run("train.py", *short, "--workdir", tmp_path / "alone")
-    assert alone.returncode == 0, alone.stderr
-    # Channels are split, so both read the same examples; tests/test_prepared_data.py splits the batch.
-    launcher = launch(*short, "--config.mesh.data=1", "--config.mesh.tensor=2", "--workdir", tmp_path / "two")
-    _, second = when_running(launcher, tmp_path / "two", 4)
+SHORT = [*SMALL, "--config.batch_size=16", "--config.schedule.warmup_steps=2", "--config.total_steps=20"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run of one process with one device."""
+    workdir = tmp_path_factory.mktemp("alone")
+    done = run("train.py", *SHORT, "--workdir", workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def assert_same_run(workdir, alone):
+    expected, together = losses(alone), losses(workdir)
+    assert together.keys() == expected.keys()
+    np.testing.assert_allclose(list(together.values()), list(expected.values()), ROUNDING)
+    for name, parameter in saved_params(workdir, 20).items():
+        ours, theirs = (np.frombuffer(p, np.float32) for p in (parameter, saved_params(alone, 20)[name]))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_two_processes_of_four_devices_compute_what_one_does(alone, tmp_path):
+    """Every axis of the mesh is split, `data` over the processes: each reads a half of every batch."""
+    mesh = ["--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
+    launcher = launch(*SHORT, *mesh, "--workdir", tmp_path, devices=4)
+    stdout, stderr = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, stderr
+    assert "8 x cpu, 2 process(es), mesh data=2 fsdp=2 tensor=2" in stdout
+    assert stdout.count("2 process(es)") == 1  # one of them prints
+    assert_same_run(tmp_path, alone)
+
+
+def test_a_signal_to_one_of_two_stops_both_at_a_step_from_which_one_goes_on_with_the_same_numbers(alone, tmp_path):
+    # Channels are split, so both read the same examples.
+    launcher = launch(*SHORT, "--config.mesh.data=1", "--config.mesh.tensor=2", "--workdir", tmp_path)
+    _, second = when_running(launcher, tmp_path, 4)
     second.send_signal(signal.SIGTERM)
     stdout, stderr = launcher.communicate(timeout=60)
     assert launcher.returncode == 42, stderr
-    assert stdout.count("2 process(es)") == 1  # one of them prints
     assert "stopped by a signal to another process and saved at step" in stdout
-    reached = max(losses(tmp_path / "two"))
-    again = run("train.py", *short, "--workdir", tmp_path / "two")
-    assert f"resumed from step {reached}" in again.stdout
-    expected, together = losses(tmp_path / "alone"), losses(tmp_path / "two")
+    reached = max(losses(tmp_path))
     assert 4 <= reached < 20
-    assert together.keys() == expected.keys()
-    np.testing.assert_allclose(list(together.values()), list(expected.values()), ROUNDING)
-    for name, parameter in saved_params(tmp_path / "two", 20).items():
-        ours, theirs = (np.frombuffer(p, np.float32) for p in (parameter, saved_params(tmp_path / "alone", 20)[name]))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5, err_msg=name)
+    again = run("train.py", *SHORT, "--workdir", tmp_path)
+    assert f"resumed from step {reached}" in again.stdout
+    assert_same_run(tmp_path, alone)
 
 
 def test_when_one_of_two_is_killed_the_other_ends_soon(tmp_path):
@@ -75,21 +100,55 @@ def test_when_one_of_two_is_killed_the_other_ends_soon(tmp_path):
     assert "Traceback" not in stderr
 
 
-def test_processes_that_were_started_with_different_things_refuse(tmp_path):
-    """By hand, as on two machines."""
-    shared = ["train.py", *SMALL, "--coordinator", "localhost:47113", "--processes", "2"]
-    first, second = (
+def by_hand(script, port, *each):
+    """Two processes started as on two machines, each with its own arguments; their exit codes and what they say."""
+    shared = [script, *SMALL, "--coordinator", f"localhost:{port}", "--processes", "2"]
+    processes = [
         subprocess.Popen(
-            command(*shared, "--process", index, f"--config.seed={index}", "--workdir", tmp_path / str(index)),
+            command(*shared, "--process", index, *arguments),
             env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for index in range(2)
-    )  # fmt: skip
-    for index, process in enumerate((first, second)):
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 2
+        for index, arguments in enumerate(each)
+    ]  # fmt: skip
+    return [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+
+
+def test_processes_of_another_config_refuse_and_name_the_key(tmp_path):
+    each = [[f"--config.seed={index}", "--workdir", tmp_path / str(index)] for index in range(2)]
+    for index, (stderr, code) in enumerate(by_hand("train.py", 47113, *each)):
+        assert code == 2
         assert f"the processes of this run differ in seed (here {index})" in stderr
+        assert len(stderr.strip().splitlines()) == 1 or "Gloo" in stderr
     assert not any(tmp_path.iterdir())
+
+
+def test_processes_that_do_not_share_a_workdir_or_a_checkpoint_refuse(finished, tmp_path):
+    each = [["--workdir", tmp_path / str(index)] for index in range(2)]
+    for stderr, code in by_hand("train.py", 47118, *each):
+        assert code == 2
+        assert "differ in --workdir (here" in stderr
+    workdir, _ = finished
+    each = [["--checkpoint", workdir], ["--checkpoint", workdir / "checkpoints" / "49"]]
+    for stderr, code in by_hand("eval.py", 47119, *each):
+        assert code == 2
+        assert "differ in --checkpoint (here" in stderr
+
+
+def test_a_port_that_somebody_listens_at_is_refused(tmp_path):
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        flags = ["--coordinator", f"localhost:{port}", "--processes", 2, "--process", 0]
+        done = run("train.py", *SMALL, *flags, "--workdir", tmp_path / "run")
+    assert_one_line_mistake(done, f"--coordinator localhost:{port}: process 0 cannot listen there")
+
+
+def test_the_only_process_of_a_node_has_all_its_gpus(monkeypatch):
+    one = {"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
+    assert startup._gpus_of_this_process(one) == list(range(8))
+    assert startup._gpus_of_this_process(one | {"SLURM_STEP_TASKS_PER_NODE": "8(x4)"}) is None
+    assert startup._gpus_of_this_process(one | {"JAX_LOCAL_DEVICE_IDS": "3"}) is None
+    assert startup._gpus_of_this_process({"OMPI_COMM_WORLD_LOCAL_SIZE": "1", "CUDA_VISIBLE_DEVICES": "2,3"}) == [0, 1]
+    assert startup._gpus_of_this_process({}) is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from itertools import repeat
 import pytest
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.training.profiling import Profile
+from focalnet_jax.training.profiling import Profile, check_steps
 from focalnet_jax.training.progress import Progress, Work
 
 STEP = 0.05  # seconds; what a sleep adds on a busy machine is far below the others
@@ -52,9 +52,13 @@ def test_waiting_for_input_is_told_and_is_no_good():
     assert rates["goodput"] < 0.4
 
 
-def test_a_profile_that_could_never_be_taken_is_refused(tmp_path):
+def test_a_profile_that_could_never_be_taken_is_refused():
     with pytest.raises(UserError, match="the run ends with step 10"):
-        Profile((11, 12), tmp_path, 10)
+        check_steps((11, 12), 10)
+    check_steps((10, 12), 10)
+
+
+def test_a_profile_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "profile").touch()
     with pytest.raises(UserError, match="cannot make"):
-        Profile((1, 2), tmp_path, 10)
+        Profile((1, 2), tmp_path)

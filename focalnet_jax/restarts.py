@@ -1,0 +1,52 @@
+"""Starting a run again after it failed, as often as it was allowed: it goes on from its last checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from focalnet_jax.errors import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER_MISTAKE, shell_status
+
+_ENDS = (0, EXIT_USER_MISTAKE, EXIT_PREEMPTED)  # done; it would fail again; somebody wants it stopped
+_LONGEST_PAUSE = 60.0
+
+
+def run_again(command: Sequence[str], most: int) -> int:
+    """Runs a command, again up to `most` times where it fails or is killed; returns its last exit code.
+
+    Signals go to the command: asked to stop, it is not started again.
+    """
+    received: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if process is not None and process.poll() is None:
+            process.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    for attempt in range(most + 1):
+        # In a session of its own a Ctrl-C reaches it once, by way of this process.
+        process = subprocess.Popen(command, start_new_session=True)
+        if received:  # between two attempts
+            process.send_signal(received[-1])
+        status = shell_status(process.wait())
+        if status in _ENDS or received or attempt == most:
+            return status
+        pause = min(2.0**attempt, _LONGEST_PAUSE)
+        print(
+            f"ended with {status}: started again in {pause:.0f} s ({attempt + 1} of {most} times)",
+            file=sys.stderr,
+            flush=True,
+        )
+        deadline = time.monotonic() + pause
+        while time.monotonic() < deadline and not received:
+            time.sleep(0.1)
+        if received:
+            return status
+    return EXIT_FAILED

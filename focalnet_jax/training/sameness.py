@@ -1,0 +1,50 @@
+"""Processes that are to be one run must have been started with the same things: otherwise they wait for each other."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.checkpoint.lock import LOCK
+from focalnet_jax.config import flatten
+from focalnet_jax.data.sources import Source
+from focalnet_jax.distributed.startup import anywhere, check_same
+from focalnet_jax.version import __version__
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_SEEN_SECONDS = 10.0  # after which a network file system shows what another machine has made
+
+
+def versions() -> dict[str, str]:
+    """What computes, by name."""
+    ours = {"focalnet_jax": __version__, "python": platform.python_version()}
+    return ours | {name: version(name) for name in _PACKAGES}
+
+
+def check_same_run(config: FrozenConfigDict) -> None:
+    """Refuses processes with other versions or another config: `UserError`."""
+    check_same(versions())
+    check_same({key: json.dumps(value) for key, value in flatten(config).items()})
+
+
+def check_same_workdir(workdir: Path) -> None:
+    """Refuses processes that do not see the directory process 0 holds by now: `UserError`."""
+    anywhere(False)  # until it does
+    lock, deadline = workdir / LOCK, time.monotonic() + (_SEEN_SECONDS if jax.process_count() > 1 else 0)
+    while not lock.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    told = lock.read_text() if lock.exists() else "another directory"
+    check_same({"--workdir": f"a directory held by {told}"})
+
+
+def check_same_data(*sources: Source) -> None:
+    """Refuses processes that read other data: `UserError`."""
+    for source in sources:
+        of = f"{len(source)} examples, {len(source.class_names)} classes, fingerprint {source.fingerprint}"
+        check_same({"the data": f"{of}, {'/'.join(source.class_names)}"[:200]})
