@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from focalnet_jax.model.layers import conv, drop_path, dropout, layer_norm, linear
+from focalnet_jax.model.layers import conv, drop_path, dropout, layer_norm, linear, split_keys
 from focalnet_jax.model.modulation import FocalModulation
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.variants import FocalNetConfig
@@ -49,12 +49,12 @@ class Mlp(nnx.Module):
         self.fc2 = linear(int(dim * ratio), dim, precision, rngs)
         self.drop_rate = drop_rate
 
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, C]` to `[B, H, W, C]`."""
-        keys = (None, None) if key is None else jax.random.split(key)
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
+        after = (None, None) if keys is None else split_keys(keys, 2)
         hidden = by_example(self.fc1(x), channels=True)
-        x = dropout(jax.nn.gelu(hidden, approximate=False), self.drop_rate, keys[0])
-        return dropout(self.fc2(x), self.drop_rate, keys[1])
+        x = dropout(jax.nn.gelu(hidden, approximate=False), self.drop_rate, after[0])
+        return dropout(self.fc2(x), self.drop_rate, after[1])
 
 
 class FocalBlock(nnx.Module):
@@ -83,21 +83,21 @@ class FocalBlock(nnx.Module):
         self.gamma2 = nnx.Param(scale) if config.use_layerscale else None
         self.postln = config.use_postln
 
-    def __call__(self, x: jax.Array, drop_path_rate: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, C]` to `[B, H, W, C]`; a key makes stochastic depth and dropout active."""
-        keys = (None,) * 4 if key is None else jax.random.split(key, 4)
-        x = by_example(x + drop_path(self._modulate(x, keys[0]), drop_path_rate, keys[1]))
-        return by_example(x + drop_path(self._transform(x, keys[2]), drop_path_rate, keys[3]))
+    def __call__(self, x: jax.Array, drop_path_rate: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make stochastic depth and dropout active."""
+        parts = (None,) * 4 if keys is None else split_keys(keys, 4)
+        x = by_example(x + drop_path(self._modulate(x, parts[0]), drop_path_rate, parts[1]))
+        return by_example(x + drop_path(self._transform(x, parts[2]), drop_path_rate, parts[3]))
 
-    def _modulate(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    def _modulate(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
         if self.postln:
-            return _scaled(self.norm1(self.modulation(x, key)), self.gamma1)
-        return _scaled(self.modulation(self.norm1(x), key), self.gamma1)
+            return _scaled(self.norm1(self.modulation(x, keys)), self.gamma1)
+        return _scaled(self.modulation(self.norm1(x), keys), self.gamma1)
 
-    def _transform(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    def _transform(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
         if self.postln:
-            return _scaled(self.norm2(self.mlp(x, key)), self.gamma2)
-        return _scaled(self.mlp(self.norm2(x), key), self.gamma2)
+            return _scaled(self.norm2(self.mlp(x, keys)), self.gamma2)
+        return _scaled(self.mlp(self.norm2(x), keys), self.gamma2)
 
 
 def _scaled(x: jax.Array, gamma: nnx.Param | None) -> jax.Array:
@@ -136,19 +136,19 @@ class Stage(nnx.Module):
         self.scan = config.scan_blocks and self.depth > 1
         self.remat = config.remat
 
-    def __call__(self, x: jax.Array, drop_path_rates: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, C]` to `[B, H, W, C]`, without the downsample; `drop_path_rates` is `[D]`."""
+    def __call__(self, x: jax.Array, drop_path_rates: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """`[B, H, W, C]` to `[B, H, W, C]`, without the downsample; `drop_path_rates` is `[D]`, keys are `[B]`."""
         graph, params = nnx.split(self.blocks)
-        keys = None if key is None else jax.random.split(key, self.depth)
+        each = None if keys is None else split_keys(keys, self.depth)  # [D, B]
 
         def block(x, inputs):
-            params, rate, key = inputs
-            return nnx.merge(graph, params)(x, rate, key), None
+            params, rate, keys = inputs
+            return nnx.merge(graph, params)(x, rate, keys), None
 
         if self.remat != "none":
             # Inside a scan XLA cannot merge the recomputation with the forward pass, so nothing must prevent it.
             block = jax.checkpoint(block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
-        inputs = (params, drop_path_rates, keys)
+        inputs = (params, drop_path_rates, each)
         if self.scan:
             return jax.lax.scan(block, x, inputs)[0]
         for index in range(self.depth):

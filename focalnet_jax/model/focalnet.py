@@ -12,7 +12,7 @@ from flax import nnx
 
 from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.model.blocks import REMAT_POLICIES, PatchEmbed, Stage
-from focalnet_jax.model.layers import dropout, layer_norm, linear
+from focalnet_jax.model.layers import dropout, example_keys, layer_norm, linear, split_keys
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.variants import FocalNetConfig, variant_config
 from focalnet_jax.placement import by_example
@@ -51,6 +51,9 @@ class FocalNet(nnx.Module):
     def __call__(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Logits `[B, K]`, float32, of normalized images `[B, H, W, 3]`.
 
+        A key makes stochastic depth and dropout active, or a key for every example, `[B]`: what is drawn for one
+        depends on its own alone, whatever batch it stands in.
+
         Without a classifier (`num_classes=0`): the pooled features `[B, C]`, float32.
         """
         *_, x = self._stage_outputs(images, key)
@@ -66,7 +69,8 @@ class FocalNet(nnx.Module):
         self._check_size(images)
         keys = [None] * (len(self.stages) + 1)
         if key is not None:
-            keys = list(jax.random.split(key, len(self.stages) + 1))
+            each = key if key.ndim else example_keys(key, len(images))
+            keys = list(split_keys(each, len(self.stages) + 1))
         x = dropout(self.patch_embed(images.astype(self.dtype)), self.config.drop_rate, keys[-1])
         depths = self.config.depths
         # float64 on the host, so that the scanned rates are the rounded ones of the original's linspace

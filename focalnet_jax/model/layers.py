@@ -76,21 +76,31 @@ def layer_norm(dim: int, precision: Precision, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPSILON, dtype=precision.dtype, use_fast_variance=False, rngs=rngs)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes elements with probability `rate` and scales the rest; the identity without a key."""
-    if key is None or rate == 0.0:
+def example_keys(key: jax.Array, batch: int) -> jax.Array:
+    """A PRNG key for every example of a batch, `[B]`: what is drawn for one depends on no other."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+
+
+def split_keys(keys: jax.Array, count: int) -> jax.Array:
+    """Of every example's key `[B]`, `count` new ones: `[count, B]`."""
+    return jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, count))(keys), 0, 1)
+
+
+def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+    """Zeroes elements of `[B, ...]` with probability `rate` and scales the rest; the identity without keys `[B]`."""
+    if keys is None or rate == 0.0:
         return x
-    return _drop(x, rate, key, x.shape)
+    return _drop(x, rate, keys, x.shape[1:])
 
 
-def drop_path(x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Stochastic depth: zeroes whole examples of a branch `[B, H, W, C]`; the identity without a key."""
-    if key is None:
+def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Array:
+    """Stochastic depth: zeroes whole examples of a branch `[B, H, W, C]`; the identity without keys `[B]`."""
+    if keys is None:
         return x
-    return _drop(x, rate, key, (x.shape[0], 1, 1, 1))
+    return _drop(x, rate, keys, (1, 1, 1))
 
 
-def _drop(x: jax.Array, rate: jax.Array | float, key: jax.Array, shape: Sequence[int]) -> jax.Array:
+def _drop(x: jax.Array, rate: jax.Array | float, keys: jax.Array, shape: Sequence[int]) -> jax.Array:
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
-    scale = jnp.where(jax.random.bernoulli(key, keep, tuple(shape)), 1.0 / keep, 0.0)
-    return x * scale.astype(x.dtype)
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, tuple(shape)))(keys)
+    return x * jnp.where(kept, 1.0 / keep, 0.0).astype(x.dtype)

@@ -50,8 +50,8 @@ class FocalModulation(nnx.Module):
         self.drop_rate = drop_rate
         self.dtype = precision.dtype
 
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, C]` to `[B, H, W, C]`; dropout is active when a PRNG key is given."""
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
         query = by_example(self.query(x), channels=True)
         kernels = [by_channel(focal.kernel[...].astype(self.dtype)) for focal in self.focal_kernels]
         context = by_example(self.context(x), channels=True)
@@ -61,4 +61,4 @@ class FocalModulation(nnx.Module):
         modulated = query * by_example(self.modulator(by_example(context, channels=True)), channels=True)
         if self.norm is not None:
             modulated = self.norm(modulated)
-        return dropout(self.proj(modulated), self.drop_rate, key)
+        return dropout(self.proj(modulated), self.drop_rate, keys)

@@ -14,9 +14,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from focalnet_jax.data.mixing import Mixing, normalize, prepare_batch
-from focalnet_jax.distributed.mesh import replicated
+from focalnet_jax.distributed.mesh import compiler_options, replicated
 from focalnet_jax.distributed.sharding import shardings
 from focalnet_jax.model import FocalNet, FocalNetConfig
+from focalnet_jax.model.layers import example_keys
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.paths import named_leaves
 from focalnet_jax.training.health import Health, fresh_health, judge, where_good
@@ -123,26 +124,24 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
     `told`, see `put_told`.
     """
 
-    def loss_of(params: Params, images: jax.Array, targets: jax.Array, key: jax.Array) -> jax.Array:
+    def loss_of(params: Params, images: jax.Array, targets: jax.Array, keys: jax.Array) -> jax.Array:
         if task.frozen:
             stays = task.frozen(params)
             params = jax.tree.map(lambda param, stay: jax.lax.stop_gradient(param) if stay else param, params, stays)
-        logits = nnx.merge(task.graph, params)(images, key)
+        logits = nnx.merge(task.graph, params)(images, keys)
         return optax.softmax_cross_entropy(logits, targets).mean()
 
-    def loss_and_gradients(params: Params, *batch_and_key: jax.Array) -> tuple[jax.Array, Params]:
-        *batch, key = batch_and_key
+    def loss_and_gradients(params: Params, *batch: jax.Array) -> tuple[jax.Array, Params]:
         if task.accumulate_steps == 1:
-            return jax.value_and_grad(loss_of)(params, *batch, key)
+            return jax.value_and_grad(loss_of)(params, *batch)
         # Parts of equal size, so the mean of their means is the batch's.
         parts = [_micro_batches(array, task.accumulate_steps) for array in batch]
-        keys = jax.random.split(key, task.accumulate_steps)
 
         def add(total: Any, part: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(params, *part)), None
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-        total, _ = jax.lax.scan(add, zero, (*parts, keys))
+        total, _ = jax.lax.scan(add, zero, parts)
         return jax.tree.map(lambda value: value / task.accumulate_steps, total)
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
@@ -150,7 +149,8 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
         key = jax.random.fold_in(_keys(task.seed)[1], state.step)
         mix_key = mixing_key(task.seed, state.step)
         images, targets = prepare_batch(batch["image"], batch["label"], task.num_classes, task.mixing, mix_key)
-        loss, gradients = loss_and_gradients(state.params, images, targets, key)
+        keys = example_keys(key, len(images))  # so that a part of a batch draws what the whole one does
+        loss, gradients = loss_and_gradients(state.params, images, targets, keys)
         # A device sums only the part of a gradient whose parameters it updates.
         gradients = jax.lax.with_sharding_constraint(gradients, shardings(gradients, task.mesh))
         grad_norm = optax.tree.norm(gradients)
@@ -180,7 +180,7 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
             metrics[TOLD] = (batch[TOLD] + never).sum(axis=0)
         return TrainState(state.step + 1, params, opt_state, health, ema), metrics
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options(task.mesh))
     def placed(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         with jax.sharding.use_abstract_mesh(task.mesh.abstract_mesh):
             state, metrics = step(state, batch)
@@ -234,7 +234,7 @@ def make_eval_step(
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return step(params, batch)
 
-    return jax.jit(placed, out_shardings=replicated(mesh))
+    return jax.jit(placed, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh))
 
 
 def mixing_key(seed: int, step: jax.Array | int) -> jax.Array:

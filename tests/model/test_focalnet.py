@@ -8,6 +8,7 @@ from flax import nnx
 
 import focalnet_jax
 from focalnet_jax.errors import UserError
+from focalnet_jax.model.layers import drop_path, example_keys
 from focalnet_jax.paths import named_leaves
 from tests.model import reference
 
@@ -145,14 +146,21 @@ def test_randomness_needs_a_key_and_repeats_with_it():
 
 
 def test_stochastic_depth_drops_a_branch_of_an_example_with_its_rate():
-    from focalnet_jax.model.layers import drop_path
-
-    dropped = drop_path(jnp.ones((4000, 2, 2, 3)), jnp.float32(0.3), jax.random.key(0))
+    keys = example_keys(jax.random.key(0), 4000)
+    dropped = drop_path(jnp.ones((4000, 2, 2, 3)), jnp.float32(0.3), keys)
     per_example = np.asarray(dropped).reshape(4000, -1)
     assert (per_example == per_example[:, :1]).all()
     np.testing.assert_allclose(np.unique(per_example), [0, 1 / 0.7], rtol=1e-6)
     # 4000 draws: the standard deviation of the share is .0072; four of them
     assert abs((per_example[:, 0] == 0).mean() - 0.3) < 0.029
+
+
+def test_what_is_drawn_for_an_example_does_not_depend_on_the_batch_it_stands_in():
+    model = small_model(drop_path_rate=0.5, drop_rate=0.1)
+    x, keys = images(), example_keys(jax.random.key(3), len(images()))
+    np.testing.assert_array_equal(model(x, keys), model(x, jax.random.key(3)))
+    # In another place, among others; sums of other lengths are not taken over the batch.
+    np.testing.assert_allclose(model(x[::-1], keys[::-1])[::-1], model(x, keys), rtol=1e-5, atol=1e-6)
 
 
 def test_initialisation_follows_the_original():
