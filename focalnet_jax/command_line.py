@@ -25,6 +25,7 @@ from focalnet_jax.errors import (
     BEFORE_THE_END,
     EXIT_FAILED,
     EXIT_USER_MISTAKE,
+    LEFT_BEHIND,
     RunFailedError,
     UserError,
     did_you_mean,
@@ -60,6 +61,8 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
         _end_with(f"failed: {error}", EXIT_FAILED)
     except KeyboardInterrupt:
         _end_with("interrupted", 130)  # the shell's convention for SIGINT
+    if LEFT_BEHIND:
+        os._exit(status)
     sys.exit(status)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 # What a program does between the line about an error and its end.
 BEFORE_THE_END: list[Callable[[], None]] = []
+# What still runs and may never end, such as a read from storage that is gone: no program waits for it.
+LEFT_BEHIND: list[str] = []
 EXIT_FAILED = 1
 EXIT_USER_MISTAKE = 2
 EXIT_PREEMPTED = 42  # stopped by a signal, with a checkpoint written

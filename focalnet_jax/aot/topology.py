@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -16,6 +17,11 @@ from focalnet_jax.distributed.chips import CHIPS, Chip
 from focalnet_jax.errors import UserError, suggest
 
 _TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # and the dimensions of their networks
+# The shapes they come in: a v5e or v6e, and what of a v4 or v5p is smaller than a cube of 64 chips. Larger ones of
+# those are made of such cubes. cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")
+_MOST_CUBES = {"v4": 64, "v5p": 140}
 _GPUS = ("a100", "h100")  # described in gpus/NAME.txtpb
 _GPUS_A_HOST = 8
 _CORES = {"v4": 2, "v5p": 2}  # of a chip; JAX may count each as a device
@@ -53,6 +59,11 @@ def _tpus(topology: str, name: str, shape: str, slices: int) -> tuple[Sequence[j
     lengths = [int(length) for length in shape.split("x")] if re.fullmatch(r"\d+(x\d+)*", shape) else []
     if len(lengths) != _TPUS[name] or not all(lengths):
         raise UserError(f"--topology {topology}: {_EXPECTED}")
+    if not _exists(name, shape, lengths):
+        valid = ", ".join(
+            _FLAT if _TPUS[name] == 2 else (*_SMALL, "or multiples of 4 in ascending order: 4x4x8, 4x8x8")
+        )
+        raise UserError(f"--topology {topology}: no {name} has this shape; expected {valid}")
     if not importlib.util.find_spec("libtpu"):
         raise UserError(f"--topology {topology} needs the compiler for TPUs: pip install 'focalnet_jax[tpu]'")
     for key, value in _TPU_ENVIRONMENT.items():
@@ -70,6 +81,14 @@ def _tpus(topology: str, name: str, shape: str, slices: int) -> tuple[Sequence[j
     if cores > 1:
         chip = replace(chip, name=f"{chip.name} core", flops=chip.flops / cores, memory=chip.memory // cores)
     return devices, chip
+
+
+def _exists(name: str, shape: str, lengths: list[int]) -> bool:
+    if _TPUS[name] == 2:
+        return shape in _FLAT
+    cubes = math.prod(lengths) // 64
+    whole = lengths == sorted(lengths) and all(length % 4 == 0 for length in lengths)
+    return shape in _SMALL or (whole and cubes <= _MOST_CUBES[name])
 
 
 def _gpus(topology: str, name: str, shape: str, slices: int) -> tuple[Sequence[jax.Device], Chip]:

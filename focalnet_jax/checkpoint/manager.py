@@ -7,6 +7,7 @@ it is none.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import threading
@@ -19,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from focalnet_jax.checkpoint.integrity import read_manifest, record_evaluation, seal
 from focalnet_jax.checkpoint.steps import FOLDER, clear, delete, is_complete, kept, list_steps, metric_of, newest_step
-from focalnet_jax.checkpoint.weights import Tree, abstract, check_same, reading, reason
+from focalnet_jax.checkpoint.weights import Tree, abstract, check_same, quiet, reading, reason
 from focalnet_jax.errors import RunFailedError, UserError
 
 ITEMS = ("params", "ema", "training", "metadata")
@@ -103,10 +104,11 @@ class Checkpoints:
             raise self._failed(self.latest_step, failure) from failure
 
     def close(self) -> None:
-        """Waits for what is being written, whatever becomes of it, and lets go of the directory."""
+        """Waits for what is being written, whatever becomes of it (`wait` tells), and lets go of the directory."""
         if self._settling is not None:
             self._settling.join()
-        self._manager.close()
+        with quiet(), contextlib.suppress(Exception):
+            self._manager.close()
 
     def _settle(self, step: int, evaluation: Mapping[str, Any] | None) -> None:
         """What is left to do in the background: the end of Orbax's writing, the list of files, old steps."""

@@ -26,7 +26,7 @@ from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.processes import without_false_alarms
 from focalnet_jax.data.sources import Label, Source
 from focalnet_jax.data.transforms import EvalTransform, TrainTransform
-from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
 
 Batch = dict[str, np.ndarray]
 READABLE = -1  # in a batch's `unreadable`
@@ -262,6 +262,8 @@ def _watched(batches: grain.DatasetIterator, reading: Reading) -> Iterator[Batch
         ahead.shutdown(wait=False)
         if idle:
             batches.close()
+        else:
+            LEFT_BEHIND.append("a batch")
 
 
 def _result(pending: Future[Batch | None], reading: Reading) -> Batch | None:

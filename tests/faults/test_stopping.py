@@ -1,11 +1,15 @@
 """A run that is stopped, killed or fails loses nothing it could have kept: real processes, real signals."""
 
+import http.server
+import os
 import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
+import psutil
 import pytest
 
 from tests.commands import (
@@ -40,6 +44,7 @@ def stopped(number, after_lines, *arguments, workdir):
     return process.returncode, stderr
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_goes_on_and_is_bit_identical_to_an_undisturbed_one(finished, tmp_path, number):
     undisturbed, _ = finished
@@ -75,6 +80,7 @@ def test_an_evaluation_cut_short_by_a_signal_is_made_up_for(tmp_path):
     assert f"best eval/top1 {best:.2f} %" in again.stdout
 
 
+@pytest.mark.fault(29)
 def test_an_unreadable_image_is_named(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "data")
     broken = tmp_path / "data" / "train" / "china" / "3.jpg"
@@ -111,6 +117,7 @@ def test_a_picture_that_cannot_be_read_costs_no_step(photos, tmp_path):
     assert "best eval/top1" in again.stdout
 
 
+@pytest.mark.fault(25)
 def test_a_run_whose_loss_is_no_number_fails_and_saves_nothing_of_it(tmp_path):
     arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
     done = run("train.py", *arguments, "--config.optimizer.clip_norm=0", "--workdir", tmp_path)
@@ -123,6 +130,7 @@ def test_a_run_whose_loss_is_no_number_fails_and_saves_nothing_of_it(tmp_path):
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.fault(25)
 def test_a_state_that_is_no_number_is_not_saved_by_a_stop_either(tmp_path):
     arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
     # Nothing looks at the loss before the signal: it is neither logged nor evaluated.
@@ -143,3 +151,148 @@ def test_a_state_that_is_no_number_is_not_saved_by_a_stop_either(tmp_path):
     assert process.returncode == 1
     assert "is nan" in stderr
     assert not [entry for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit()]
+
+
+def first_line(process, beginning):
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return line
+    raise AssertionError(process.communicate()[1])
+
+
+def training(*arguments, env=ENVIRONMENT):
+    return subprocess.Popen(
+        command("train.py", *arguments), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture
+def compiling(tmp_path):
+    """A run whose first step takes much longer to compile than a test: no cache, and all the compiler can do."""
+    sizes = ["embed_dim=64", "depths=(2,2,2,2)"]
+    slow = [
+        *(f"--config.model.{size}" for size in sizes),
+        "--config.data.image_size=32",
+        "--config.data.eval_resize=32",
+    ]
+    env = ENVIRONMENT | {"XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    process = training(*SMALL, *slow, "--config.grace_seconds=2", "--workdir", tmp_path, env=env)
+    first_line(process, "workdir")
+    time.sleep(1)
+    return process
+
+
+@pytest.mark.fault(14)
+def test_a_signal_while_it_compiles_ends_the_run_at_the_deadline(compiling):
+    begun = time.monotonic()
+    compiling.send_signal(signal.SIGTERM)
+    _, stderr = compiling.communicate(timeout=60)
+    assert compiling.returncode == 1
+    assert 1.5 < time.monotonic() - begun < 5
+    assert "no step was finished and saved within 2 s of SIGTERM" in stderr.splitlines()[-1]
+
+
+@pytest.mark.fault(14)
+def test_a_second_signal_ends_the_run_at_once(compiling):
+    compiling.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    begun = time.monotonic()
+    compiling.send_signal(signal.SIGTERM)
+    _, stderr = compiling.communicate(timeout=60)
+    assert compiling.returncode == 128 + signal.SIGTERM
+    assert time.monotonic() - begun < 1.4  # before the deadline
+    assert "SIGTERM again: stopped at once" in stderr
+
+
+@pytest.fixture
+def stalling(photos, tmp_path):
+    """A data set in which a picture turns into a pipe nobody writes to; and the function that does it."""
+    shutil.copytree(photos, tmp_path / "data")
+
+    def stall():
+        for picture in (tmp_path / "data" / "train").rglob("*.jpg"):
+            picture.unlink()
+            os.mkfifo(picture)
+
+    arguments = [*FOLDER, f"--config.data.path={tmp_path / 'data'}", "--workdir", tmp_path / "run"]
+    return [*arguments, "--config.total_steps=1000000", "--config.data.threads=2"], stall
+
+
+@pytest.mark.fault(14)
+def test_a_signal_while_no_data_come_saves_what_there_is(stalling, tmp_path):
+    arguments, stall = stalling
+    process = training(*arguments)
+    first_line(process, "first step")
+    stall()
+    time.sleep(2)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 42, stderr
+    assert time.monotonic() - begun < 15
+    reached = int(stdout.split("saved at step ")[1].split(";")[0])
+    assert (tmp_path / "run" / "checkpoints" / str(reached)).is_dir()
+    assert reached == max(losses(tmp_path / "run"))
+
+
+@pytest.mark.fault(16)
+def test_a_run_without_data_ends_with_the_stacks_of_its_threads(stalling):
+    arguments, stall = stalling
+    process = training(*arguments, "--config.health.watchdog_seconds=3")
+    first_line(process, "first step")
+    stall()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    lines = stderr.splitlines()
+    assert lines[0].startswith("failed: nothing was done for 3 s after step ")
+    assert any("loader.py" in line for line in lines)  # where it stood still
+
+
+@pytest.mark.fault(16)
+def test_a_loader_that_stands_still_ends_the_run_with_a_line(stalling):
+    arguments, stall = stalling
+    process = training(*arguments, "--config.data.stall_seconds=3")
+    first_line(process, "first step")
+    stall()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr.startswith("failed: no batch came for 3 s")
+    assert len(stderr.splitlines()) == 1
+
+
+def test_a_run_that_is_killed_is_started_again_as_often_as_it_may(finished, tmp_path):
+    process = training(*SMALL, *EVERY, "--max-restarts=2", "--workdir", tmp_path / "run")
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "run" / "checkpoints" / "7" / "manifest.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    (child,) = psutil.Process(process.pid).children()
+    child.kill()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert "ended with 137: started again in 1 s (1 of 2 times)" in stderr
+    assert losses(tmp_path / "run") == losses(finished[0])
+    mistake = run("train.py", *SMALL, "--config.seed=-1", "--max-restarts=5", "--workdir", tmp_path / "other")
+    assert_one_line_mistake(mistake, "seed=-1")
+
+
+def test_a_machines_notice_stops_the_run_as_a_signal_does(tmp_path):
+    """A server that answers as Google's does."""
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            told = "TRUE" if self.path.endswith("/instance/preempted") else "NONE"
+            self.send_response(200 if self.headers["Metadata-Flavor"] == "Google" else 403)
+            self.end_headers()
+            self.wfile.write(told.encode())
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = ENVIRONMENT | {"GCE_METADATA_HOST": f"localhost:{server.server_port}"}
+        process = training(*SMALL, "--config.total_steps=1000000", "--workdir", tmp_path, env=env)
+        _, stderr = process.communicate(timeout=120)
+        server.shutdown()
+    assert process.returncode == 42, stderr
+    assert "preempted is TRUE: this machine is about to go" in stderr

@@ -1,0 +1,214 @@
+"""A checkpoint is whole and unchanged, or it is none; and a run goes on from the newest one that is."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage, read_manifest
+from focalnet_jax.checkpoint.manager import Checkpoints
+from focalnet_jax.checkpoint.steps import list_steps, newest_step
+from focalnet_jax.errors import RunFailedError
+from focalnet_jax.training.resume import find_newest
+from tests.commands import EVERY, SMALL, losses, run, saved_params
+from tests.faults.saver import items
+
+
+def copied(workdir, tmp_path):
+    """A run's workdir to do harm to; its steps are 42, 49, 56 and 60."""
+    shutil.copytree(workdir, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def files_of(step):
+    return sorted(path for path in step.rglob("*") if path.is_file())
+
+
+def flip(path, rng):
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+@pytest.mark.fault(1)
+def test_whenever_a_save_is_killed_the_newest_whole_step_is_left(tmp_path):
+    rng, kills, reached = random.Random(0), 20, 0
+    environment = os.environ | {"XLA_FLAGS": ""}
+    for _ in range(kills):
+        program = [sys.executable, "-m", "tests.faults.saver", str(tmp_path)]
+        process = subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0, 0.6))
+        process.kill()
+        process.wait()
+        found = find_newest(tmp_path / "checkpoints")
+        found.put_aside()
+        # What is whole is kept: nothing that had been finished before is lost.
+        assert (found.step or 0) >= reached
+        reached = found.step or 0
+    assert reached >= 5  # on a busy machine; some hundred on an idle one
+    checkpoints = Checkpoints(tmp_path, keep_latest=2, keep_best=1)
+    restored = checkpoints.restore(reached, items(0))
+    checkpoints.close()
+    assert int(restored["training"]["step"]) == reached
+    np.testing.assert_array_equal(restored["params"]["a"], reached)
+    kept = list_steps(tmp_path / "checkpoints")
+    assert 1 in kept  # the best
+    assert all(not find_damage(tmp_path / "checkpoints" / str(step)) for step in kept)
+
+
+@pytest.mark.fault(2)
+def test_a_step_whose_deletion_was_cut_short_is_no_checkpoint(finished, tmp_path):
+    workdir = copied(finished[0], tmp_path)
+    step = workdir / "checkpoints" / "60"
+    for path in files_of(step)[::2]:
+        path.unlink()
+    (workdir / "checkpoints" / ".deleting-35").mkdir()
+    assert find_newest(workdir / "checkpoints").step == 56
+    again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+    assert again.returncode == 0, again.stderr
+    assert "resumed from step 56" in again.stdout
+    assert not (workdir / "checkpoints" / ".deleting-35").exists()
+    assert saved_params(workdir, 60) == saved_params(finished[0], 60)
+
+
+@pytest.mark.fault(3)
+@pytest.mark.fault(4)
+@pytest.mark.parametrize("harm", ["cut", "flipped"])
+def test_a_run_goes_on_from_the_step_before_a_damaged_one_and_says_so(finished, tmp_path, harm):
+    workdir = copied(finished[0], tmp_path)
+    largest = max(files_of(workdir / "checkpoints" / "60"), key=lambda path: path.stat().st_size)
+    if harm == "cut":
+        largest.write_bytes(largest.read_bytes()[:-10])
+    else:
+        flip(largest, random.Random(0))
+    measured = run("eval.py", *SMALL, "--checkpoint", workdir)
+    assert measured.returncode == 1
+    assert measured.stderr.startswith(f"failed: checkpoint {workdir}/checkpoints/60 is damaged (")
+    again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.startswith("warning: checkpoint 60 is damaged (")
+    assert "it is 60.damaged now, the run goes on from step 56" in again.stderr
+    assert len(again.stderr.splitlines()) == 1
+    assert losses(workdir) == losses(finished[0])
+    assert saved_params(workdir, 60) == saved_params(finished[0], 60)
+
+
+@pytest.mark.fault(3)
+@pytest.mark.fault(4)
+def test_every_flipped_bit_and_every_cut_of_a_file_is_found(finished, tmp_path):
+    step = copied(finished[0], tmp_path) / "checkpoints" / "60"
+    assert not find_damage(step)
+    rng, files = random.Random(0), files_of(step)
+    for trial in range(200):
+        path = rng.choice(files)
+        before = path.read_bytes()
+        if trial % 2:
+            flip(path, rng)
+        else:
+            path.write_bytes(before[: rng.randrange(len(before))])
+        assert find_damage(step), (path, trial)
+        path.write_bytes(before)
+    assert not find_damage(step)
+    for path in files:
+        path.rename(path.with_name("moved"))
+        assert find_damage(step), path
+        path.with_name("moved").rename(path)
+
+
+@pytest.mark.fault(5)
+def test_where_no_checkpoint_is_good_the_run_refuses_and_changes_nothing(finished, tmp_path):
+    workdir = copied(finished[0], tmp_path)
+    for step in list_steps(workdir / "checkpoints"):
+        flip(max(files_of(workdir / "checkpoints" / str(step)), key=lambda p: p.stat().st_size), random.Random(step))
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    refused = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"failed: none of the checkpoints in {workdir}/checkpoints is good (60: ")
+    assert len(refused.stderr.splitlines()) == 1
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.fault(5)
+def test_lists_of_files_that_were_removed_do_not_let_a_run_begin_anew(finished, tmp_path):
+    workdir = copied(finished[0], tmp_path)
+    for step in list_steps(workdir / "checkpoints"):
+        (workdir / "checkpoints" / str(step) / MANIFEST).unlink()
+    with pytest.raises(RunFailedError, match="none of the checkpoints"):
+        find_newest(workdir / "checkpoints")
+
+
+@pytest.mark.fault(6)
+def test_an_empty_or_foreign_directory_is_ignored_with_a_warning(finished, tmp_path):
+    workdir = copied(finished[0], tmp_path)
+    (workdir / "checkpoints" / "77").mkdir()
+    (workdir / "checkpoints" / "88").mkdir()
+    (workdir / "checkpoints" / "88" / "notes.txt").write_text("mine")
+    again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+    assert again.returncode == 0, again.stderr
+    assert "resumed from step 60" in again.stdout
+    assert again.stderr.count("is foreign (it has no manifest.json)") == 2
+    assert (workdir / "checkpoints" / "88.foreign" / "notes.txt").read_text() == "mine"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 12 MB of its own, where this machine lets us make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.fault(7)
+@pytest.mark.fault(42)
+def test_on_a_full_disk_a_run_fails_with_a_line_and_what_was_saved_stays(small_disk):
+    wide = ["--config.model.embed_dim=32", "--config.checkpoint_every_steps=2", "--config.keep_latest=50"]
+    full = run("train.py", *SMALL, *wide, "--workdir", small_disk / "run")
+    assert full.returncode == 1
+    assert full.stderr.startswith(("failed: cannot write checkpoint", "failed: [Errno 28]")), full.stderr
+    assert len(full.stderr.splitlines()) == 1
+    found = find_newest(small_disk / "run" / "checkpoints")
+    assert found.step is not None
+
+
+@pytest.mark.fault(42)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of Orbax's own threads
+def test_a_save_that_fails_in_the_background_is_told_by_who_waits(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_latest=2, keep_best=0)
+    checkpoints.save(1, items(1), {})
+    checkpoints.wait()
+    checkpoints.save(2, items(2), {})
+    (tmp_path / "checkpoints").rename(tmp_path / "gone")  # the disk goes while it is written to
+    with pytest.raises(RunFailedError, match="cannot write checkpoint"):
+        checkpoints.wait()
+    checkpoints.close()
+    assert not find_damage(tmp_path / "gone" / "1")
+
+
+@pytest.mark.fault(27)
+def test_an_evaluation_that_is_no_number_is_never_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=1)
+    for step, top1 in ((1, 3.0), (2, float("nan")), (3, 2.0), (4, float("inf") - float("inf")), (5, 1.0)):
+        checkpoints.save(step, items(step), {}, {"eval/top1": top1})
+    checkpoints.wait()
+    assert checkpoints.best_metric() == 3.0
+    assert list_steps(tmp_path / "checkpoints") == [1, 5]
+    assert read_manifest(tmp_path / "checkpoints" / "1").evaluation == {"eval/top1": 3.0}
+    checkpoints.close()
+
+
+@pytest.mark.fault(28)
+def test_steps_are_ordered_by_number_whatever_the_clock_said(finished, tmp_path):
+    workdir = copied(finished[0], tmp_path)
+    for age, step in enumerate(sorted(list_steps(workdir / "checkpoints"), reverse=True)):
+        for path in (workdir / "checkpoints" / str(step), *(workdir / "checkpoints" / str(step)).rglob("*")):
+            os.utime(path, (1e9 + 1e6 * age, 1e9 + 1e6 * age))  # the oldest is the newest by its date
+    assert newest_step(workdir / "checkpoints") == find_newest(workdir / "checkpoints").step == 60

@@ -1,0 +1,113 @@
+"""A workdir belongs to one run at a time, and to one config."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from focalnet_jax.checkpoint import lock
+from focalnet_jax.errors import UserError
+from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, run
+
+LONG = [*SMALL, "--config.total_steps=1000000", "--config.checkpoint_every_steps=20"]
+
+
+def started(*arguments):
+    """train.py as a process, as soon as it has made a step."""
+    process = subprocess.Popen(
+        command("train.py", *arguments), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("first step"):
+            return process
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.fault(10)
+@pytest.mark.fault(11)
+def test_a_second_run_is_refused_and_a_killed_ones_lock_is_no_hindrance(tmp_path):
+    first = started(*LONG, "--workdir", tmp_path)
+    second = run("train.py", *LONG, "--workdir", tmp_path)
+    assert_one_line_mistake(second, f"is held by another run (host {socket.gethostname()}, process {first.pid}, since")
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert (tmp_path / lock.LOCK).exists()
+    third = run("train.py", *SMALL, "--config.total_steps=1", "--config.seed=9", "--workdir", tmp_path)
+    assert "is held by" not in third.stderr
+
+
+@pytest.mark.fault(8)
+def test_a_workdir_that_cannot_be_written_is_refused_before_anything_is_compiled(tmp_path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        done = run("train.py", *SMALL, "--workdir", place / "run")
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert_one_line_mistake(done, "Read-only file system; choose another")
+    assert "first step" not in done.stdout
+
+
+@pytest.mark.fault(9)
+def test_a_workdir_of_another_config_is_refused_with_the_difference(finished):
+    other = run("train.py", *SMALL, "--config.schedule.learning_rate=1e-9", "--workdir", finished[0])
+    assert_one_line_mistake(other, "schedule.learning_rate is 0.002 there and 1e-09 here")
+    assert not (finished[0] / lock.LOCK).exists()
+
+
+@pytest.mark.fault(43)
+def test_a_finished_run_started_again_does_nothing(finished):
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    from tests.commands import EVERY
+
+    again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+    assert again.returncode == 0
+    assert "holds all 60 steps already" in again.stdout
+    after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    assert {path.name for path in before if before[path] != after[path]} <= {"config.json", "placement.txt"}
+
+
+def test_one_at_a_time_holds_it_within_a_machine_too(tmp_path):
+    held = []
+
+    def contend(index):
+        try:
+            with lock.held(tmp_path / "run"):
+                held.append(index)
+                time.sleep(0.3)
+        except UserError:
+            pass
+
+    threads = [threading.Thread(target=contend, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(held) == 1
+    assert not (tmp_path / "run").exists()  # it was made for nothing
+
+
+def test_a_holder_on_another_machine_is_waited_for_as_long_as_it_shows_that_it_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 2.0)
+    elsewhere = tmp_path / lock.LOCK
+    elsewhere.write_text(json.dumps({"host": "elsewhere", "pid": 1, "begun": "1", "since": "then"}))
+    beats = f"import os, time\nwhile True: os.utime({str(elsewhere)!r}); time.sleep(0.3)"
+    living = subprocess.Popen([sys.executable, "-c", beats])
+    time.sleep(0.5)
+    with pytest.raises(UserError, match=r"held by another run \(host elsewhere, process 1"), lock.held(tmp_path):
+        pass
+    living.kill()
+    living.wait()
+    begun = time.monotonic()
+    with lock.held(tmp_path):
+        assert time.monotonic() - begun >= 2
+        assert json.loads(elsewhere.read_text())["pid"] == os.getpid()
