@@ -172,6 +172,7 @@ class _Malicious:
         return os.system, (f"touch {self.target}",)
 
 
+@pytest.mark.fault(40)
 def test_damaged_and_malicious_pickles_are_refused_in_one_line_with_nothing_run_or_written(tmp_path):
     path, model = saved(tmp_path)
     torch.save({"model": model.state_dict(), "extra": _Malicious(tmp_path / "ran")}, tmp_path / "evil.pth")

@@ -5,11 +5,7 @@ import os
 import subprocess
 import sys
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
-
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.checkpoint.weights import read_arrays
 
 # One device; most of a small run is compilation, so little is spent on it.
 ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
@@ -56,12 +52,8 @@ FOLDER = [
 
 
 def saved_params(workdir, step, item="params"):
-    path = workdir.absolute() / "checkpoints" / str(step) / item
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.metadata(path).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    return {name: np.asarray(leaf).tobytes() for name, leaf in named_leaves(tree).items()}
+    arrays = read_arrays(workdir / "checkpoints" / str(step), item)
+    return {name: array.tobytes() for name, array in arrays.items()}
 
 
 def assert_one_line_mistake(done, told):

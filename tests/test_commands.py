@@ -61,6 +61,8 @@ def test_eval_ends_with_json_over_every_example_whatever_the_batch(finished, bat
     assert result["loss"] == pytest.approx(last["eval/loss"], rel=1e-6)
 
 
+@pytest.mark.fault(21)
+@pytest.mark.fault(22)
 def test_eval_takes_a_step_too_and_refuses_what_does_not_fit(finished, tmp_path):
     workdir, _ = finished
     step = run("eval.py", *SMALL, "--checkpoint", workdir / "checkpoints" / "56")

@@ -68,6 +68,7 @@ def test_a_duration_named_on_the_command_line_replaces_the_other_unit():
     assert (config.total_steps, config.total_epochs) == (None, 2.0)
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize(
     ("path", "override", "told"),
     [

@@ -54,6 +54,16 @@ def read_params(checkpoint: Path, like: Tree) -> Tree:
         return checkpointer.restore(checkpoint / item, args=arguments)
 
 
+def read_arrays(checkpoint: Path, item: str) -> dict[str, np.ndarray]:
+    """All arrays of an item of a step, by name, whatever model it is of; errors as `load_params`."""
+    _check_unchanged(checkpoint)
+    with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(checkpoint.absolute() / item).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        arguments = ocp.args.PyTreeRestore(restore_args=as_numpy)
+        return named_leaves(checkpointer.restore(checkpoint.absolute() / item, args=arguments))
+
+
 def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
     """The parameters of a step, with the structure, dtypes and shardings of `like`.
 

@@ -90,6 +90,7 @@ def test_same_names_in_all_classes_are_held_out_independently():
     assert 30 < both < 70  # a quarter of 200, +- 6
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize(
     "member",
     [

@@ -43,6 +43,7 @@ def read(source, steps=3, batch_size=8, **reading):
     return train_batches(source, TRAIN, batch_size=batch_size, seed=0, start_step=0, end_step=steps, reading=options)
 
 
+@pytest.mark.fault(29)
 def test_the_next_example_stands_for_an_unreadable_one_wherever_it_is_read(source):
     whole = list(read(source))
     assert sum((batch["unreadable"] == 5).sum() for batch in whole) == 1  # an epoch
@@ -55,6 +56,7 @@ def test_the_next_example_stands_for_an_unreadable_one_wherever_it_is_read(sourc
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), batch[name])
 
 
+@pytest.mark.fault(29)
 def test_unreadable_examples_are_counted_and_too_many_end_the_run(source, capsys):
     allowed = Substitutions(source, most=0.1)
     batches = list(allowed.counted(read(source, steps=6)))
@@ -104,6 +106,7 @@ def test_damaged_bytes_are_unreadable_whatever_they_were(format):
     assert refused
 
 
+@pytest.mark.fault(30)
 def test_a_folder_of_unreadable_pictures_is_refused(tmp_path):
     for index in range(12):
         path = tmp_path / "train" / "class" / f"{index}.jpg"
@@ -124,6 +127,7 @@ def workers_of_this_process():
     return [child for child in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
 
 
+@pytest.mark.fault(17)
 def test_a_reading_process_that_dies_ends_the_run():
     before = {child.pid for child in workers_of_this_process()}
     stream = read(DigitsSource("train"), steps=50, workers=1, stall_seconds=60)

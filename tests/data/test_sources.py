@@ -46,6 +46,8 @@ def refuse(told, path, split="train"):
     assert told in str(caught.value)
 
 
+@pytest.mark.fault(36)
+@pytest.mark.fault(38)
 def test_folders_that_cannot_be_trained_on_are_refused(folder):
     refuse("needs data.path", None)
     refuse("is not a directory", str(folder / "nowhere"))
@@ -61,6 +63,7 @@ def test_an_unknown_source_is_refused_with_the_known_ones():
         open_source("didgits", None, "train")
 
 
+@pytest.mark.fault(37)
 def test_splits_must_agree_about_classes_and_fit_the_classifier(folder):
     train, held_out = (FolderSource(str(folder), split) for split in ("train", "val"))
     check_same_classes(train.class_names, "training", held_out.class_names, "evaluation")

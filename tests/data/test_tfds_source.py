@@ -119,6 +119,7 @@ def test_labels_without_classes_are_refused(tmp_path):
         TfdsSource(str(folder), "train")
 
 
+@pytest.mark.fault(37)
 def test_an_example_without_a_label_is_refused_where_one_is_needed(tmp_path):
     label = {"label": tfds.features.ClassLabel(names=NAMES)}
     source = TfdsSource(str(make(tmp_path / "flowers" / "1.0.0", label, [0, -1, 2])), "train")

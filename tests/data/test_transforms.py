@@ -18,6 +18,7 @@ def photo():
     return Image.fromarray(load_sample_image("china.jpg"))  # 640x427
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(
     ("mode", "suffix"),
     [("L", "jpg"), ("CMYK", "jpg"), ("RGBA", "png"), ("P", "png"), ("LA", "png"), ("1", "png"), ("RGB", "webp")],
@@ -34,12 +35,14 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path, photo, mode, suffix):
     assert np.abs(difference).mean() < tolerance
 
 
+@pytest.mark.fault(31)
 def test_a_png_named_jpg_is_decoded(tmp_path, photo):
     photo.save(tmp_path / "picture.png")
     (tmp_path / "picture.png").rename(tmp_path / "picture.jpg")
     np.testing.assert_array_equal(decode(tmp_path / "picture.jpg"), photo)
 
 
+@pytest.mark.fault(32)
 def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     ramp = np.linspace(0, 65535, 256 * 4).astype(np.uint16).reshape(4, 256)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
@@ -73,6 +76,7 @@ def test_jpegs_have_pillows_pixels(photo, mode, options):
     np.testing.assert_array_equal(decode(encoded.getvalue()), expected)
 
 
+@pytest.mark.fault(35)
 def test_exif_orientation_is_not_applied(photo):
     encoded, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
@@ -80,6 +84,7 @@ def test_exif_orientation_is_not_applied(photo):
     assert decode(encoded.getvalue()).shape == (photo.height, photo.width, 3)
 
 
+@pytest.mark.fault(33)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [10_001, 14_000])  # Pillow itself warns at the first and refuses the second
 def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch, side):
@@ -89,6 +94,7 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypat
         decode(tmp_path / "bomb.png")
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (333, 77), (90_000, 1)])
 def test_any_shape_of_picture_gives_the_size_asked_for(size):
     rng = np.random.default_rng(0)

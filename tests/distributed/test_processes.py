@@ -71,6 +71,8 @@ def test_two_processes_of_four_devices_compute_what_one_does(alone, tmp_path):
     assert_same_run(tmp_path, alone)
 
 
+@pytest.mark.fault(13)
+@pytest.mark.fault(19)
 def test_a_signal_to_one_of_two_stops_both_at_a_step_from_which_one_goes_on_with_the_same_numbers(alone, tmp_path):
     # Channels are split, so both read the same examples.
     launcher = launch(*SHORT, "--config.mesh.data=1", "--config.mesh.tensor=2", "--workdir", tmp_path)
@@ -86,6 +88,7 @@ def test_a_signal_to_one_of_two_stops_both_at_a_step_from_which_one_goes_on_with
     assert_same_run(tmp_path, alone)
 
 
+@pytest.mark.fault(15)
 def test_when_one_of_two_is_killed_the_other_ends_soon(tmp_path):
     arguments = [*SMALL, "--config.total_steps=1000000", "--config.schedule.warmup_steps=1"]
     launcher = launch(*arguments, "--workdir", tmp_path)

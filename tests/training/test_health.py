@@ -26,6 +26,7 @@ def copied(state):
     return {name: np.array(leaf) for name, leaf in named_leaves(state.items()).items()}
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("broken", [np.nan, np.inf, 3e38])
 def test_an_update_that_is_no_number_changes_nothing_but_the_counts(task, broken):
     task, init_params, data = task
@@ -62,6 +63,7 @@ def judged(losses, factor):
     return made, {name: float(value) for name, value in health.items()}
 
 
+@pytest.mark.fault(26)
 def test_leaps_are_skipped_and_do_not_become_usual():
     usual = list(2 + 0.1 * np.sin(np.arange(60)))
     made, health = judged([*usual, 50, np.nan, 50, 1e30, 2.0, 50], 3.0)

@@ -121,6 +121,7 @@ def test_normalisation_is_imagenets():
     np.testing.assert_allclose(normalize(jnp.asarray(pixels)), expected, rtol=1e-6)
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize(("size", "valid"), [(10, "8 or 16"), (3, "8"), (0, "8"), (-8, "8"), (1001, "1000 or 1008")])
 def test_a_batch_that_does_not_divide_is_refused_with_valid_sizes(size, valid):
     with pytest.raises(UserError, match=f"that do: {valid}$"):

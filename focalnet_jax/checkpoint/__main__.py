@@ -1,0 +1,155 @@
+"""Look at a run's checkpoints, check them, compare two, or remove some.
+
+  list DIR            the steps, their sizes and evaluations, and which is the best
+  verify DIR          reads every file and compares its SHA-256; exit code 1 if any differs
+  diff DIR STEP STEP  what two steps differ in: config, versions, parameters
+  prune DIR           deletes all but the newest and the best
+
+DIR is a workdir, or its checkpoints. A run that is writing there is not disturbed; prune waits for its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from focalnet_jax.checkpoint.integrity import find_damage, find_missing, read_manifest
+from focalnet_jax.checkpoint.lock import held
+from focalnet_jax.checkpoint.steps import BEST_METRIC, FOLDER, delete, kept, list_steps, metric_of, read_metadata
+from focalnet_jax.command_line import make_parser, run_command
+from focalnet_jax.errors import EXIT_FAILED, UserError
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags and does it."""
+    parser = make_parser("checkpoint", __doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,verify,diff,prune}")
+    for name, does in (("list", _list), ("verify", _verify), ("diff", _diff), ("prune", _prune)):
+        command = commands.add_parser(name, allow_abbrev=False)
+        command.error = parser.error
+        command.set_defaults(does=does)
+        command.add_argument("directory", metavar="DIR")
+        if name == "verify":
+            command.add_argument("--step", type=int, metavar="STEP", help="only this one")
+        if name == "diff":
+            command.add_argument("steps", type=int, nargs=2, metavar="STEP")
+        if name == "prune":
+            command.add_argument("--keep-latest", type=int, default=1, metavar="N")
+            command.add_argument("--keep-best", type=int, default=1, metavar="N")
+            command.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+    flags = parser.parse_args(arguments)
+    return flags.does(_folder(flags.directory), flags)
+
+
+def _folder(given: str) -> Path:
+    for folder in (Path(given) / FOLDER, Path(given)):
+        if folder.is_dir() and list_steps(folder):
+            return folder
+    raise UserError(f"{given} holds no checkpoints; expected a workdir or its {FOLDER}")
+
+
+def _step(folder: Path, step: int) -> Path:
+    if not (folder / str(step)).is_dir():
+        raise UserError(f"{folder} holds no step {step}; it holds {', '.join(map(str, list_steps(folder)))}")
+    return folder / str(step)
+
+
+def _list(folder: Path, flags: argparse.Namespace) -> int:
+    best = kept(_metrics(folder), 0, 1)
+    print(f"{'step':>9}  {'written':<19}  {'MB':>9}  {BEST_METRIC:>9}")
+    for number in list_steps(folder):
+        step = folder / str(number)
+        if missing := find_missing(step):
+            print(f"{number:>9}  no checkpoint: {missing[0]}")
+            continue
+        size = sum(size for size, _ in read_manifest(step).files.values())
+        metric = metric_of(step)
+        told = f"{metric:9.3f}" if math.isfinite(metric) else " " * 9
+        written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((step / "metadata").stat().st_mtime))
+        print(f"{number:>9}  {written}  {size / 1e6:9.1f}  {told}{'  best' if number in best else ''}")
+    return 0
+
+
+def _metrics(folder: Path) -> dict[int, float]:
+    return {step: metric_of(folder / str(step)) for step in list_steps(folder) if not find_missing(folder / str(step))}
+
+
+def _verify(folder: Path, flags: argparse.Namespace) -> int:
+    steps = list_steps(folder) if flags.step is None else [flags.step]
+    bad = 0
+    for number in steps:
+        step, begun = _step(folder, number), time.perf_counter()
+        damage = find_damage(step)
+        bad += bool(damage)
+        if damage:
+            more = f" and {len(damage) - 1} more" if len(damage) > 1 else ""
+            print(f"{number:>9}  damaged: {damage[0]}{more}", flush=True)
+            continue
+        seconds = time.perf_counter() - begun
+        files = read_manifest(step).files
+        size = sum(size for size, _ in files.values())
+        print(
+            f"{number:>9}  good: {len(files)} files, {size / 1e6:.1f} MB, {size / seconds / 1e9:.2f} GB/s", flush=True
+        )
+    return EXIT_FAILED if bad else 0
+
+
+def _diff(folder: Path, flags: argparse.Namespace) -> int:
+    import numpy as np
+
+    from focalnet_jax.checkpoint.weights import read_arrays, weights_item
+
+    one, other = (_step(folder, step) for step in flags.steps)
+    for name, (a, b) in _differing(_flat(read_metadata(one)), _flat(read_metadata(other))).items():
+        print(f"{name}: {a} | {b}")
+    a, b = (read_arrays(step, weights_item(step)) for step in (one, other))
+    for name in sorted(a.keys() ^ b.keys()):
+        print(f"{name}: only in {(one if name in a else other).name}")
+    width = max(map(len, a), default=0)
+    print(f"{'parameter':<{width}}  shape, largest difference, norm of the difference over the norm in {one.name}")
+    same = 0
+    for name in sorted(a.keys() & b.keys()):
+        if a[name].shape != b[name].shape:
+            print(f"{name:<{width}}  {a[name].shape} | {b[name].shape}")
+        elif np.array_equal(a[name], b[name], equal_nan=True):
+            same += 1
+        else:
+            change = b[name].astype(np.float64) - a[name]
+            size = np.linalg.norm(a[name].astype(np.float64))
+            relative = f"{np.linalg.norm(change) / size:.3g}" if size else "-"
+            print(f"{name:<{width}}  {a[name].shape}, {np.abs(change).max():.3g}, {relative}")
+    print(f"{same} of {len(a.keys() & b.keys())} parameters are the same to the bit")
+    return 0
+
+
+def _flat(metadata: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in metadata.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        flat |= inner
+    return flat
+
+
+def _differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    names = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+    return {name: (a.get(name, "not set"), b.get(name, "not set")) for name in names}
+
+
+def _prune(folder: Path, flags: argparse.Namespace) -> int:
+    if flags.keep_latest < 1 or flags.keep_best < 0:
+        raise UserError(f"--keep-latest {flags.keep_latest} --keep-best {flags.keep_best}: expected at least 1 and 0")
+    with contextlib.nullcontext() if flags.dry_run else held(folder.parent):
+        metrics = _metrics(folder)
+        gone = sorted(metrics.keys() - kept(metrics, flags.keep_latest, flags.keep_best))
+        if not flags.dry_run:
+            delete(folder, gone)
+    print(f"{'would delete' if flags.dry_run else 'deleted'} {', '.join(map(str, gone)) or 'nothing'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,72 @@
+"""python -m focalnet_jax.checkpoint tells of a run's checkpoints what is so."""
+
+import shutil
+
+import pytest
+
+from focalnet_jax.checkpoint.__main__ import main
+from focalnet_jax.checkpoint.lock import held
+from focalnet_jax.checkpoint.steps import kept, list_steps
+from focalnet_jax.errors import UserError
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    """A finished run's, with the steps 49, 56 and 60, of which 60 was evaluated."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def said(capsys, *arguments):
+    status = main([str(argument) for argument in arguments])
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_steps_are_listed_with_the_best_and_what_is_none(workdir, capsys):
+    (workdir / "checkpoints" / "7").mkdir()
+    status, lines = said(capsys, "list", workdir)
+    assert status == 0
+    assert [line.split()[0] for line in lines] == ["step", "7", *map(str, list_steps(workdir / "checkpoints")[1:])]
+    assert "no checkpoint: it has no manifest.json" in lines[1]
+    assert [line.split()[0] for line in lines if line.endswith("best")] == ["60"]
+
+
+def test_damage_is_found_and_told_by_the_exit_code(workdir, capsys):
+    assert said(capsys, "verify", workdir)[0] == 0
+    metadata = workdir / "checkpoints" / "60" / "metadata" / "metadata"
+    metadata.write_text(metadata.read_text().replace("quickstart", "quickstarT").replace("digits", "digitz"))
+    status, lines = said(capsys, "verify", workdir)
+    assert status == 1
+    assert "60  damaged: metadata/metadata has changed" in lines[-1]
+    assert said(capsys, "verify", workdir, "--step", 56)[0] == 0
+    with pytest.raises(UserError, match="holds no step 8; it holds"):
+        said(capsys, "verify", workdir, "--step", 8)
+
+
+def test_two_steps_are_compared_number_by_number(workdir, capsys):
+    status, lines = said(capsys, "diff", workdir, 56, 60)
+    assert status == 0
+    assert any(line.startswith("head/kernel") for line in lines)
+    assert lines[-1].startswith("0 of ")
+    _, lines = said(capsys, "diff", workdir, 60, 60)
+    count = lines[-1].split()[0]
+    assert lines[-1] == f"{count} of {count} parameters are the same to the bit"
+
+
+def test_pruning_leaves_the_newest_and_the_best_and_no_run_is_disturbed(workdir, capsys):
+    before = list_steps(workdir / "checkpoints")
+    assert said(capsys, "prune", workdir, "--dry-run")[1][0].startswith("would delete 49, 56")
+    assert list_steps(workdir / "checkpoints") == before
+    with held(workdir), pytest.raises(UserError, match="held by another run"):
+        said(capsys, "prune", workdir)
+    assert said(capsys, "prune", workdir) == (0, ["deleted 49, 56"])
+    assert list_steps(workdir / "checkpoints") == [60]
+    with pytest.raises(UserError, match="expected at least 1"):
+        said(capsys, "prune", workdir, "--keep-latest", 0)
+
+
+def test_of_equals_the_older_is_the_best_and_what_was_not_evaluated_is_not():
+    metrics = {1: 5.0, 2: 5.0, 3: float("-inf"), 4: 1.0, 5: float("-inf")}
+    assert kept(metrics, 1, 1) == {5, 1}
+    assert kept(metrics, 2, 2) == {5, 4, 1, 2}
+    assert kept(metrics, 0, 0) == set()
