@@ -1,0 +1,97 @@
+"""What a checkpoint costs a run: how long saving blocks it, against a save it waits for; how fast one is verified.
+
+  python -m benchmarks.checkpoint [--models tiny_srf large_fl4] [--rounds 3] [--folder DIR]
+
+The state is a model's parameters with AdamW's two moments. DIR is on the disk to measure; a temporary one by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from focalnet_jax.checkpoint.integrity import find_damage, read_manifest
+from focalnet_jax.checkpoint.manager import Checkpoints
+from focalnet_jax.checkpoint.steps import FOLDER
+from focalnet_jax.command_line import run_command
+from focalnet_jax.convert.mapping import abstract_params
+from focalnet_jax.model import list_models, variant_config
+
+
+def state_of(model: str) -> dict[str, object]:
+    """Arrays of the shapes of a train state, every number another one."""
+    rng = np.random.default_rng(0)
+    shapes = abstract_params(variant_config(f"focalnet_{model}"))
+    params, mu, nu = (
+        jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape, np.float32)), shapes) for _ in range(3)
+    )
+    return {"params": params, "training": {"mu": mu, "nu": nu, "step": jnp.int32(0)}}
+
+
+def measure(model: str, rounds: int, folder: Path) -> dict[str, object]:
+    """Medians over rounds of both ways in turns."""
+    items = state_of(model)
+    jax.block_until_ready(items)
+    checkpoints = Checkpoints(folder, keep_latest=1, keep_best=0)
+    blocked, whole, verified, step = [], [], [], 0
+    for _ in range(rounds + 1):  # the first one warms up
+        step += 1
+        begun = time.perf_counter()
+        checkpoints.save(step, items, {})
+        blocked.append(time.perf_counter() - begun)
+        checkpoints.wait()
+        step += 1
+        begun = time.perf_counter()
+        checkpoints.save(step, items, {})
+        checkpoints.wait()
+        whole.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        damage = find_damage(folder / FOLDER / str(step))
+        verified.append(time.perf_counter() - begun)
+        assert not damage
+    checkpoints.close()
+    size = sum(size for size, _ in read_manifest(folder / FOLDER / str(step)).files.values())
+    ratios = [a / b for a, b in zip(blocked[1:], whole[1:], strict=True)]
+    return {
+        "model": model,
+        "megabytes": round(size / 1e6, 1),
+        "blocks_seconds": round(statistics.median(blocked[1:]), 3),
+        "waited_for_seconds": round(statistics.median(whole[1:]), 3),
+        "ratio": round(statistics.median(ratios), 4),
+        "verified_gigabytes_per_second": round(size / statistics.median(verified[1:]) / 1e9, 2),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Measures and prints a line a model, and all of it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [name.removeprefix("focalnet_") for name in list_models()]
+    parser.add_argument("--models", nargs="+", choices=names, default=["tiny_srf", "large_fl4"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path)
+    flags = parser.parse_args(arguments)
+    results = []
+    for model in flags.models:
+        with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
+            result = measure(model, flags.rounds, Path(folder))
+        results.append(result)
+        print(
+            f"{model:<11} {result['megabytes']} MB: saving blocks {result['blocks_seconds']} s, waited for it takes "
+            f"{result['waited_for_seconds']} s (ratio {result['ratio']}); verified at "
+            f"{result['verified_gigabytes_per_second']} GB/s",
+            flush=True,
+        )
+    print(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

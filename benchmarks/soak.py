@@ -1,0 +1,203 @@
+"""Trains under random kills, stops and damaged files, with changing numbers of devices, and looks what it cost.
+
+  python -m benchmarks.soak --minutes 30 [--seed 0] [--workdir DIR]
+
+A disturbance is one of: kill -9; SIGTERM; kill -9, after which a bit of a random file of the newest checkpoint is
+flipped or the file is cut. After each the run is started again, on another number of devices. In the end a second run
+makes the same steps on the same devices without any disturbance: every loss and weight must be the same to the bit.
+
+Promised: no step lost by SIGTERM, at most one interval and what is being saved by kill -9, one interval more where the
+newest checkpoint is damaged. Exits with 1 if a promise was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from focalnet_jax.checkpoint.steps import FOLDER, newest_step
+from focalnet_jax.command_line import load_config, run_command
+
+INTERVAL = 20  # steps between checkpoints
+RUN = [
+    "--config.model.embed_dim=16",
+    "--config.model.depths=(1,2)",
+    "--config.data.image_size=16",
+    "--config.data.eval_resize=16",
+    "--config.log_every_steps=1",
+    "--config.total_steps=1000000",
+    "--config.schedule.warmup_steps=100",
+    "--config.ema_decay=0.99",
+    f"--config.checkpoint_every_steps={INTERVAL}",
+    "--config.eval_every_steps=1000000",
+    "--config.keep_latest=5",
+    "--config.writers=()",
+]
+DEVICES = (1, 2, 4, 8)
+KINDS = ("kill", "stop", "flip", "cut")
+
+
+@dataclass
+class Part:
+    """What one process did: from which step, on how many devices, what happened to it."""
+
+    start: int
+    devices: int
+    kind: str
+    reached: int = 0  # the last step it had logged
+
+
+def environment(devices: int) -> dict[str, str]:
+    """For a process with so many virtual devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """Of every logged step, whole lines only."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+
+
+def disturbed(workdir: Path, kind: str, devices: int, rng: random.Random) -> Part:
+    """Starts the run, disturbs it once it has gone on for a while, and does what harm is to be done."""
+    program = [sys.executable, "train.py", "--config", "configs/quickstart.py", "--workdir", str(workdir), *RUN]
+    process = subprocess.Popen(
+        program, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    start = 0
+    for line in process.stdout:
+        if line.startswith("start ") and "resumed from step" in line:
+            start = int(line.split()[-1])
+        if line.startswith("first step"):
+            break
+    else:
+        raise RuntimeError(f"the run did not start: {process.communicate()[1]}")
+    time.sleep(rng.uniform(0, 8))
+    process.send_signal(signal.SIGTERM if kind == "stop" else signal.SIGKILL)
+    _, stderr = process.communicate()
+    if process.returncode != (42 if kind == "stop" else -signal.SIGKILL):
+        raise RuntimeError(f"ended with {process.returncode}: {stderr}")
+    part = Part(start, devices, kind, max(losses(workdir), default=0))
+    if kind in ("flip", "cut") and (newest := newest_step(workdir / FOLDER)):
+        files = [path for path in (workdir / FOLDER / str(newest)).rglob("*") if path.is_file()]
+        harm(rng.choice(files), kind, rng)
+    return part
+
+
+def harm(path: Path, kind: str, rng: random.Random) -> None:
+    """Flips a bit of a file, or cuts it."""
+    content = bytearray(path.read_bytes())
+    if kind == "flip":
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    else:
+        content = content[: rng.randrange(len(content))]
+    path.write_bytes(content)
+
+
+def undisturbed(workdir: Path, until: int) -> None:
+    """Goes on in a workdir up to a step, on the devices of this process, and saves."""
+    from focalnet_jax.distributed.mesh import put_batch
+    from focalnet_jax.training.run import set_up
+    from focalnet_jax.training.step import make_train_step
+    from focalnet_jax.training.writers import MetricsWriter
+
+    run = set_up(load_config("configs/quickstart.py", RUN), workdir)
+    step, writer = make_train_step(run.task), MetricsWriter(workdir, run.step)
+    for batch in run.train_data.batches(run.step, until):
+        run.state, run.metrics = step(run.state, put_batch(batch, run.task.mesh))
+        run.step += 1
+        writer.write(run.step, run.read_metrics())
+    run.save()
+    run.checkpoints.wait()
+    run.checkpoints.close()
+
+
+def repeated(workdir: Path, parts: list[Part], last: int) -> None:
+    """The steps that counted, each on as many devices as the first time."""
+    starts = [part.start for part in parts] + [last]
+    for part, end in zip(parts, starts[1:], strict=True):
+        if end > part.start:
+            program = [sys.executable, "-m", "benchmarks.soak", "--until", str(end), "--workdir", str(workdir)]
+            subprocess.run(program, env=environment(part.devices), check=True, stdout=subprocess.DEVNULL)
+
+
+def broken_promises(parts: list[Part], last: int) -> list[str]:
+    """What was lost beyond what is promised."""
+    starts = [part.start for part in parts] + [last]
+    broken = []
+    for part, resumed in zip(parts, starts[1:], strict=True):
+        # A save may be under way when the kill comes, so that the one before it is the newest.
+        most = {"stop": 0, "kill": 2 * INTERVAL}.get(part.kind, 3 * INTERVAL)
+        if part.reached - resumed > most:
+            broken.append(f"{part.kind} at step {part.reached}: went on from {resumed}")
+    return broken
+
+
+def soak(minutes: float, seed: int, folder: Path) -> int:
+    """Disturbs, repeats, compares; returns the exit code."""
+    from focalnet_jax.checkpoint.weights import read_arrays
+
+    rng, parts = random.Random(seed), []
+    deadline = time.monotonic() + 60 * minutes
+    while time.monotonic() < deadline or parts[-1].kind != "stop":
+        kind = rng.choice(KINDS) if time.monotonic() < deadline else "stop"
+        parts.append(disturbed(folder / "soak", kind, rng.choice(DEVICES), rng))
+        told = f"{parts[-1].kind:<5} {parts[-1].devices} devices, steps {parts[-1].start} to {parts[-1].reached}"
+        print(f"{len(parts):>4}  {told}", flush=True)
+    last = parts[-1].reached
+    repeated(folder / "repeated", parts, last)
+    ours, theirs = losses(folder / "soak"), losses(folder / "repeated")
+    a, b = (
+        {
+            item: {name: array.tobytes() for name, array in read_arrays(where / FOLDER / str(last), item).items()}
+            for item in ("params", "ema", "training")
+        }
+        for where in (folder / "soak", folder / "repeated")
+    )
+    broken = broken_promises(parts, last)
+    result = {
+        "minutes": minutes,
+        "seed": seed,
+        "disturbances": {kind: sum(part.kind == kind for part in parts) for kind in KINDS},
+        "recovered": len(parts),
+        "steps": last,
+        "lost_most": max(
+            part.reached - resumed for part, resumed in zip(parts, [p.start for p in parts[1:]] + [last], strict=True)
+        ),
+        "broken_promises": broken,
+        "losses_equal": ours == theirs and len(ours) == last,
+        "weights_equal": a == b,
+    }
+    print(json.dumps(result))
+    return int(bool(broken) or not result["losses_equal"] or not result["weights_equal"])
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags and does it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workdir", type=Path, help="a temporary one by default")
+    parser.add_argument("--until", type=int, help=argparse.SUPPRESS)  # a part of the second run
+    flags = parser.parse_args(arguments)
+    if flags.until:
+        undisturbed(flags.workdir, flags.until)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        return soak(flags.minutes, flags.seed, flags.workdir or Path(folder))
+
+
+if __name__ == "__main__":
+    run_command(main)
