@@ -11,7 +11,7 @@ quickstart: .venv/.runtime
 	$(BIN)/python eval.py --config configs/quickstart.py --checkpoint runs/quickstart
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
 parity: .venv-parity/.installed
 	$(PARITY)/python -m pytest parity -n 2 --durations=15

@@ -184,7 +184,9 @@ def test_the_launcher_refuses_what_is_no_program(tmp_path):
     flags = ["-m", "focalnet_jax.launch", "--processes", "2", "--"]
     assert_one_line_mistake(run(*flags, "trian.py"), "expected a Python program")
     assert_one_line_mistake(run(*flags), "expected a Python program")
-    (tmp_path / "says.py").write_text("import os, sys; print(os.environ['JAX_PROCESS_ID']); sys.exit(7)")
+    # In one go: what two processes print may otherwise mix.
+    says = "import os, sys; os.write(1, (os.environ['JAX_PROCESS_ID'] + '\\n').encode()); sys.exit(7)"
+    (tmp_path / "says.py").write_text(says)
     done = run(*flags, tmp_path / "says.py")
     assert done.returncode == 7
     assert sorted(done.stdout.split()) == ["0", "1"]

@@ -181,6 +181,7 @@ def test_on_a_full_disk_a_run_fails_with_a_line_and_what_was_saved_stays(small_d
 
 @pytest.mark.fault(42)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of Orbax's own threads
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_save_that_fails_in_the_background_is_told_by_who_waits(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_latest=2, keep_best=0)
     checkpoints.save(1, items(1), {})
