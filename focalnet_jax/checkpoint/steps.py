@@ -87,7 +87,7 @@ def metric_of(checkpoint: Path) -> float:
 def kept(metrics: Mapping[int, float], latest: int, best: int) -> set[int]:
     """Of steps with their metrics, the `latest` newest and the `best` highest; of equals the older."""
     ranked = sorted((step for step in metrics if metrics[step] > -math.inf), key=lambda step: (-metrics[step], step))
-    return set(sorted(metrics)[len(metrics) - latest :]) | set(ranked[:best])
+    return set(sorted(metrics, reverse=True)[:latest]) | set(ranked[:best])
 
 
 def delete(folder: Path, steps: Iterable[int]) -> None:

@@ -70,3 +70,4 @@ def test_of_equals_the_older_is_the_best_and_what_was_not_evaluated_is_not():
     assert kept(metrics, 1, 1) == {5, 1}
     assert kept(metrics, 2, 2) == {5, 4, 1, 2}
     assert kept(metrics, 0, 0) == set()
+    assert kept(metrics, 9, 0) == set(metrics)
