@@ -2,9 +2,10 @@
 
   python -m benchmarks.soak --minutes 30 [--seed 0] [--workdir DIR]
 
-A disturbance is one of: kill -9; SIGTERM; kill -9, after which a bit of a random file of the newest checkpoint is
-flipped or the file is cut. After each the run is started again, on another number of devices. In the end a second run
-makes the same steps on the same devices without any disturbance: every loss and weight must be the same to the bit.
+A disturbance is one of: kill -9; kill -9 while the run starts or soon after; SIGTERM; kill -9, after which a bit of a
+random file of the newest checkpoint is flipped or the file is cut. After each the run is started again, on another
+number of devices. In the end a second run makes the same steps on the same devices without any disturbance: every loss
+and weight must be the same to the bit.
 
 Promised: no step lost by SIGTERM, at most one interval and what is being saved by kill -9, one interval more where the
 newest checkpoint is damaged. Exits with 1 if a promise was broken.
@@ -13,6 +14,7 @@ newest checkpoint is damaged. Exits with 1 if a promise was broken.
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import os
 import random
@@ -24,7 +26,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from focalnet_jax.checkpoint.steps import FOLDER, newest_step
+from focalnet_jax.checkpoint.steps import FOLDER, is_complete, list_steps
 from focalnet_jax.command_line import load_config, run_command
 
 INTERVAL = 20  # steps between checkpoints
@@ -43,14 +45,14 @@ RUN = [
     "--config.writers=()",
 ]
 DEVICES = (1, 2, 4, 8)
-KINDS = ("kill", "stop", "flip", "cut")
+KINDS = ("kill", "early", "stop", "flip", "cut")
 
 
 @dataclass
 class Part:
     """What one process did: from which step, on how many devices, what happened to it."""
 
-    start: int
+    start: int | None  # None if it was killed before
     devices: int
     kind: str
     reached: int = 0  # the last step it had logged
@@ -76,24 +78,35 @@ def disturbed(workdir: Path, kind: str, devices: int, rng: random.Random) -> Par
     process = subprocess.Popen(
         program, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    start = 0
-    for line in process.stdout:
-        if line.startswith("start ") and "resumed from step" in line:
-            start = int(line.split()[-1])
-        if line.startswith("first step"):
-            break
+    lines = []
+    if kind == "early":
+        time.sleep(rng.uniform(0, 8))
     else:
-        raise RuntimeError(f"the run did not start: {process.communicate()[1]}")
-    time.sleep(rng.uniform(0, 8))
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("first step"):
+                break
+        else:
+            raise RuntimeError(f"the run did not start: {process.communicate()[1]}")
+        time.sleep(rng.uniform(0, 8))
     process.send_signal(signal.SIGTERM if kind == "stop" else signal.SIGKILL)
-    _, stderr = process.communicate()
+    rest, stderr = process.communicate()
     if process.returncode != (42 if kind == "stop" else -signal.SIGKILL):
         raise RuntimeError(f"ended with {process.returncode}: {stderr}")
-    part = Part(start, devices, kind, max(losses(workdir), default=0))
-    if kind in ("flip", "cut") and (newest := newest_step(workdir / FOLDER)):
-        files = [path for path in (workdir / FOLDER / str(newest)).rglob("*") if path.is_file()]
+    part = Part(started_at([*lines, *rest.splitlines()]), devices, kind, max(losses(workdir), default=0))
+    whole = [step for step in list_steps(workdir / FOLDER) if is_complete(workdir / FOLDER / str(step))]
+    if kind in ("flip", "cut") and len(whole) > 1:  # with one alone the run would rightly refuse to go on
+        files = [path for path in (workdir / FOLDER / str(whole[-1])).rglob("*") if path.is_file()]
         harm(rng.choice(files), kind, rng)
     return part
+
+
+def started_at(lines: list[str]) -> int | None:
+    """The step a run says that it goes on from; None if it did not come so far."""
+    for line in lines:
+        if line.startswith("start "):
+            return int(line.split()[-1]) if "resumed from step" in line else 0
+    return None
 
 
 def harm(path: Path, kind: str, rng: random.Random) -> None:
@@ -127,7 +140,8 @@ def undisturbed(workdir: Path, until: int) -> None:
 def repeated(workdir: Path, parts: list[Part], last: int) -> None:
     """The steps that counted, each on as many devices as the first time."""
     starts = [part.start for part in parts] + [last]
-    for part, end in zip(parts, starts[1:], strict=True):
+    for i, part in enumerate(parts):
+        end = min(starts[i + 1 :])  # what came after the earliest of the later starts was done again
         if end > part.start:
             program = [sys.executable, "-m", "benchmarks.soak", "--until", str(end), "--workdir", str(workdir)]
             subprocess.run(program, env=environment(part.devices), check=True, stdout=subprocess.DEVNULL)
@@ -151,11 +165,13 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
 
     rng, parts = random.Random(seed), []
     deadline = time.monotonic() + 60 * minutes
-    while time.monotonic() < deadline or parts[-1].kind != "stop":
+    while time.monotonic() < deadline or not parts or parts[-1].kind != "stop":
         kind = rng.choice(KINDS) if time.monotonic() < deadline else "stop"
         parts.append(disturbed(folder / "soak", kind, rng.choice(DEVICES), rng))
         told = f"{parts[-1].kind:<5} {parts[-1].devices} devices, steps {parts[-1].start} to {parts[-1].reached}"
         print(f"{len(parts):>4}  {told}", flush=True)
+    kinds = collections.Counter(part.kind for part in parts)
+    parts = [part for part in parts if part.start is not None]
     last = parts[-1].reached
     repeated(folder / "repeated", parts, last)
     ours, theirs = losses(folder / "soak"), losses(folder / "repeated")
@@ -167,15 +183,14 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
         for where in (folder / "soak", folder / "repeated")
     )
     broken = broken_promises(parts, last)
+    starts = [part.start for part in parts] + [last]
     result = {
         "minutes": minutes,
         "seed": seed,
-        "disturbances": {kind: sum(part.kind == kind for part in parts) for kind in KINDS},
-        "recovered": len(parts),
+        "disturbances": kinds,
+        "recovered": kinds.total(),
         "steps": last,
-        "lost_most": max(
-            part.reached - resumed for part, resumed in zip(parts, [p.start for p in parts[1:]] + [last], strict=True)
-        ),
+        "lost_most": max(part.reached - resumed for part, resumed in zip(parts, starts[1:], strict=True)),
         "broken_promises": broken,
         "losses_equal": ours == theirs and len(ours) == last,
         "weights_equal": a == b,
