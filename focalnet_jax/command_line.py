@@ -58,7 +58,9 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
-        _end_with(f"failed: {error}", EXIT_FAILED)
+        where = f" at {error.filename}" if error.filename else ""
+        todo = "" if error.errno == errno.EIO else "; make room and start it again"
+        _end_with(f"failed: {error.strerror}{where}{todo}", EXIT_FAILED)
     except KeyboardInterrupt:
         _end_with("interrupted", 130)  # the shell's convention for SIGINT
     if LEFT_BEHIND:

@@ -24,6 +24,7 @@ _LONG = (
     "test_step.py",
     "test_focalnet.py",
     "test_prepared_data.py",
+    "test_reading.py",
     "test_formats.py",
     "test_sharding.py",
     "test_preparing_again.py",
@@ -36,24 +37,36 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """An uninterrupted run of 60 steps, saved every 7 and evaluated every 30: its workdir and what it printed.
-
-    The first test process that needs it makes it for all.
-    """
-    from tests.commands import EVERY, SMALL, run  # after the environment is set
+def made_once(tmp_path_factory, name, *flags):
+    """A run's workdir and what it printed. The first test process that needs it makes it for all."""
+    from tests.commands import run  # after the environment is set
 
     alone = "PYTEST_XDIST_WORKER" not in os.environ
-    workdir = (tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent) / "finished"
+    workdir = (tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent) / name
     said = workdir.with_suffix(".txt")
     with workdir.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not said.exists():
-            done = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+            done = run("train.py", *flags, "--workdir", workdir)
             assert done.returncode == 0, done.stderr
             said.write_text(done.stdout)
     return workdir, said.read_text()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """An uninterrupted run of 60 steps, saved every 7 and evaluated every 30: its workdir and what it printed."""
+    from tests.commands import EVERY, SMALL
+
+    return made_once(tmp_path_factory, "finished", *SMALL, *EVERY)
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """The workdir of a run of 20 steps in one process with one device."""
+    from tests.processes import SHORT
+
+    return made_once(tmp_path_factory, "alone", *SHORT)[0]
 
 
 @pytest.fixture(scope="session")

@@ -68,45 +68,6 @@ def test_a_duration_named_on_the_command_line_replaces_the_other_unit():
     assert (config.total_steps, config.total_epochs) == (None, 2.0)
 
 
-@pytest.mark.fault(24)
-@pytest.mark.parametrize(
-    ("path", "override", "told"),
-    [
-        ("configs/quickstart.py", "--config.leraning_rate=3", "schedule.learning_rate"),
-        ("configs/quickstart.py", "--config.schedule.learnig_rate=3", "schedule.learning_rate"),
-        ("configs/quickstart.py", "--config.batch_size=many", "an integer such as 64"),
-        ("configs/quickstart.py", "--config.batch_size=1.5", "an integer such as 64"),
-        ("configs/quickstart.py", "--config.batch_size=true", "an integer such as 64"),
-        ("configs/quickstart.py", "--config.augment.crop_scale=3", "a tuple"),
-        ("configs/quickstart.py", "--config.batch_size", "has no value"),
-        ("configs/quickstart.py", "--config.model=3", "model.name"),
-        ("configs/quickstart.py", "--config.mesh.dta=3", "mesh.data"),
-        ("configs/quickstart.py", "--confg.seed=3", "unknown argument"),
-        ("configs/quickstart.py:smok", None, "'smoke'"),
-        ("configs/imagenet1k.py:bse_lrf", None, "'base_lrf'"),
-        ("configs/imagenet1k.py", None, "--config.data.path"),
-        ("configs/nothing.py", None, "no file configs/nothing.py"),
-        ("configs", None, "no file configs"),
-        ("README.md", None, "not a Python file"),
-        ("eval.py", None, "no function get_config"),
-        ("configs/quickstart.py", "--config.batch_size=none", "an integer such as 64"),
-        ("configs/quickstart.py", "--config.log_every_steps=0", "a positive number"),
-        ("configs/quickstart.py", "--config.keep_latest=0", "at least 1"),
-        ("configs/quickstart.py", "--config.init_head=drop", "init_from, which is not set"),
-        ("configs/quickstart.py", "--config.augment.label_smoothing=1.0", "[0, 1)"),
-        ("configs/quickstart.py", "--config.optimizer.eps=nan", "a number"),
-        ("configs/quickstart.py", "--config.profile_steps=3", "expected (first, last), counted from 1"),
-        ("configs/quickstart.py", "--config.model=focalnet_tiny_srf", "model is a section"),
-        ("configs/imagenet1k.py:tiny_srf,base_lrf", None, "names 2 models"),
-    ],
-)
-def test_a_mistake_is_answered_in_one_line_with_what_would_do(path, override, told):
-    with pytest.raises(UserError) as caught:
-        load_config(path, [override] if override else [])
-    assert told in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 START = "from focalnet_jax.config import default_config\n\ndef get_config(variant):\n    c = default_config()\n"
 
 

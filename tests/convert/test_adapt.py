@@ -14,27 +14,15 @@ from focalnet_jax.convert.adapt import adapt
 from focalnet_jax.convert.huggingface import Stated
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.convert.mapping import abstract_params
-from focalnet_jax.convert.weights import Weights, read_weights
+from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.data.class_lists import UNTRAINED_22K, class_list, class_names
 from focalnet_jax.errors import UserError
-from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.paths import named_leaves
+from tests.convert.random_weights import weights_of, with_classes
 
 GOLDEN = Path(__file__).parent / "golden" / "timm_lrf.safetensors"
 PLAIN = dict(use_postln=False, normalize_modulator=False)
-
-
-def weights_of(**options):
-    """Every parameter random."""
-    config = FocalNetConfig(**({"embed_dim": 8, "depths": (1, 2)} | options))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), abstract_params(config))
-    return Weights(params, config, None, "orbax", "float32", ())
-
-
-def with_classes(weights, count):
-    return dataclasses.replace(weights.config, num_classes=count)
 
 
 def on_one_device(config):
@@ -70,22 +58,6 @@ def test_remap_takes_imagenet_1k_from_22k_with_a_fresh_row_for_the_class_without
     assert new["bias"][850] == 0
     assert abs(new["kernel"][:, 850]).max() < 0.2  # ten deviations of the initialisation; the old row's are 1
     assert "row 850" in remapped.notes[-1]
-
-
-@pytest.mark.fault(22)
-@pytest.mark.parametrize(
-    ("given", "wanted", "head", "told"),
-    [
-        (5, 7, "keep", "have 5 classes, the model 7: match them, .* head policy: drop"),
-        (1000, 1000, "remap", "from 21842 classes to 1000"),
-        (0, 1000, "remap", "these weights have 0"),
-        (5, 5, "fresh", "keep, drop, remap"),
-    ],
-)
-def test_another_number_of_classes_needs_a_policy_that_fits(given, wanted, head, told):
-    weights = weights_of(num_classes=given)
-    with pytest.raises(UserError, match=told):
-        adapt(weights, with_classes(weights, wanted), head=head)
 
 
 def test_larger_windows_compute_the_same():

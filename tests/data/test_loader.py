@@ -5,10 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from focalnet_jax.data.loader import Host, Reading, eval_batches, shuffled_index, steps_per_epoch, train_batches
-from focalnet_jax.data.sources import DigitsSource
-from focalnet_jax.data.transforms import eval_transform, train_transform
+from focalnet_jax.data.loader import Host, Reading, shuffled_index, steps_per_epoch, train_batches
+from focalnet_jax.data.sources import DigitsSource, FolderSource
+from focalnet_jax.data.transforms import train_transform
 from focalnet_jax.errors import UserError
+from tests.data.pictures import write_pictures
 
 TRAIN = train_transform(16, (0.3, 1.0), (3 / 4, 4 / 3), 0.5)
 
@@ -74,28 +75,6 @@ def test_examples_left_out_change_from_epoch_to_epoch():
     assert len(set.intersection(*kept)) < 90
 
 
-@pytest.mark.fault(39)
-@pytest.mark.parametrize(("batch_size", "hosts"), [(450, 1), (449, 1), (7, 1), (64, 4), (1000, 2)])
-def test_evaluation_holds_every_example_exactly_once(batch_size, hosts):
-    source = DigitsSource("val")
-    counted = []
-    lengths = []
-    for index in range(hosts):
-        read = list(
-            eval_batches(
-                source, eval_transform(8, 8), batch_size=batch_size, reading=Reading(threads=2, host=Host(index, hosts))
-            )
-        )
-        lengths.append(len(read))
-        for batch in read:
-            assert batch["image"].shape == (batch_size // hosts, 8, 8, 3)
-            real = batch["mask"] == 1
-            counted += [image.tobytes() for image in batch["image"][real]]
-    assert len(set(lengths)) == 1  # every host takes part in every step
-    expected = sorted(source[index][0].tobytes() for index in range(len(source)))
-    assert sorted(counted) == expected
-
-
 def test_a_batch_larger_than_the_data_is_refused(digits):
     with pytest.raises(UserError, match="1347 training examples"):
         steps_per_epoch(len(digits), 2000)
@@ -106,3 +85,15 @@ def test_flip_and_crop_are_drawn_for_each_example_anew(digits):
     assert len(seen) == 4 * 24
     labels = list(itertools.chain.from_iterable(batch["label"] for batch in batches(digits, 0, 56)))
     assert np.bincount(labels).min() > 100  # all ten classes of 1344 examples
+
+
+def test_repeated_augmentation_shows_an_example_several_times_in_a_row_each_time_otherwise(tmp_path):
+    write_pictures(tmp_path)
+    val = FolderSource(str(tmp_path), "val")
+    steps = dict(batch_size=8, seed=0, start_step=0, end_step=1, repeats=2)
+    stream = train_batches(val, TRAIN, **steps, reading=Reading(threads=0))
+    batch = next(stream)
+    labels = batch["label"].reshape(4, 2)
+    assert (labels[:, 0] == labels[:, 1]).all()
+    images = batch["image"].reshape(4, 2, -1)
+    assert all((first != second).any() for first, second in images)

@@ -1,63 +1,14 @@
 """Several real processes are one run: same numbers, one checkpoint, one end."""
 
-import signal
 import socket
 import subprocess
 import time
 
-import numpy as np
-import psutil
 import pytest
 
 from focalnet_jax.distributed import startup
-from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, losses, run, saved_params
-
-# Sums over the batch are taken in another order, 6e-8 a rounding; twenty AdamW steps let that grow a little.
-ROUNDING = 1e-5
-
-
-def launch(*arguments, devices=1, env=ENVIRONMENT):
-    """The launcher of train.py in two processes, started, in pipes."""
-    flags = ["-m", "focalnet_jax.launch", "--processes", 2, "--devices-per-process", devices, "--", "train.py"]
-    return subprocess.Popen(
-        [command("")[0], *map(str, [*flags, *arguments])],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def when_running(launcher, workdir, steps):
-    """The launcher's processes, as soon as they have done some steps."""
-    deadline = time.monotonic() + 240
-    while not (workdir / "metrics.jsonl").exists() or max(losses(workdir), default=0) < steps:
-        assert launcher.poll() is None, launcher.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    children = psutil.Process(launcher.pid).children()
-    return sorted(children, key=lambda child: int(child.environ()["JAX_PROCESS_ID"]))
-
-
-SHORT = [*SMALL, "--config.batch_size=16", "--config.schedule.warmup_steps=2", "--config.total_steps=20"]
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """A run of one process with one device."""
-    workdir = tmp_path_factory.mktemp("alone")
-    done = run("train.py", *SHORT, "--workdir", workdir)
-    assert done.returncode == 0, done.stderr
-    return workdir
-
-
-def assert_same_run(workdir, alone):
-    expected, together = losses(alone), losses(workdir)
-    assert together.keys() == expected.keys()
-    np.testing.assert_allclose(list(together.values()), list(expected.values()), ROUNDING)
-    for name, parameter in saved_params(workdir, 20).items():
-        ours, theirs = (np.frombuffer(p, np.float32) for p in (parameter, saved_params(alone, 20)[name]))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5, err_msg=name)
+from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, run
+from tests.processes import SHORT, assert_same_run, launch
 
 
 def test_two_processes_of_four_devices_compute_what_one_does(alone, tmp_path):
@@ -69,38 +20,6 @@ def test_two_processes_of_four_devices_compute_what_one_does(alone, tmp_path):
     assert "8 x cpu, 2 process(es), mesh data=2 fsdp=2 tensor=2" in stdout
     assert stdout.count("2 process(es)") == 1  # one of them prints
     assert_same_run(tmp_path, alone)
-
-
-@pytest.mark.fault(13)
-@pytest.mark.fault(19)
-def test_a_signal_to_one_of_two_stops_both_at_a_step_from_which_one_goes_on_with_the_same_numbers(alone, tmp_path):
-    # Channels are split, so both read the same examples.
-    launcher = launch(*SHORT, "--config.mesh.data=1", "--config.mesh.tensor=2", "--workdir", tmp_path)
-    _, second = when_running(launcher, tmp_path, 4)
-    second.send_signal(signal.SIGTERM)
-    stdout, stderr = launcher.communicate(timeout=60)
-    assert launcher.returncode == 42, stderr
-    assert "stopped by a signal to another process and saved at step" in stdout
-    reached = max(losses(tmp_path))
-    assert 4 <= reached < 20
-    again = run("train.py", *SHORT, "--workdir", tmp_path)
-    assert f"resumed from step {reached}" in again.stdout
-    assert_same_run(tmp_path, alone)
-
-
-@pytest.mark.fault(15)
-def test_when_one_of_two_is_killed_the_other_ends_soon(tmp_path):
-    arguments = [*SMALL, "--config.total_steps=1000000", "--config.schedule.warmup_steps=1"]
-    launcher = launch(*arguments, "--workdir", tmp_path)
-    first, second = when_running(launcher, tmp_path, 3)
-    second.kill()
-    begun = time.monotonic()
-    _, stderr = launcher.communicate(timeout=60)
-    assert launcher.returncode not in (0, 42)
-    assert not first.is_running()
-    assert time.monotonic() - begun < 15
-    assert "failed: another process of this run has ended" in stderr
-    assert "Traceback" not in stderr
 
 
 def by_hand(script, port, *each):

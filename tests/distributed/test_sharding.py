@@ -10,46 +10,17 @@ from flax import nnx
 
 import focalnet_jax
 from focalnet_jax.aot.program import Program
-from focalnet_jax.checkpoint.manager import Checkpoints
-from focalnet_jax.command_line import load_config
 from focalnet_jax.convert.mapping import abstract_params
 from focalnet_jax.distributed.mesh import LocalPlaces, make_mesh, put_batch, put_told
 from focalnet_jax.distributed.sharding import TENSOR_RULES, describe, list_placement, partition, shardings
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.paths import named_leaves
-from focalnet_jax.training.setup import make_task, open_train_data
-from focalnet_jax.training.step import TrainState, abstract_state, init_state, make_train_step
+from focalnet_jax.training.setup import open_train_data
+from focalnet_jax.training.step import abstract_state, make_train_step
+from tests.distributed.meshes import task_on, trained
 
-SMALL = [
-    "--config.model.embed_dim=64",
-    "--config.model.depths=(1,)",
-    "--config.data.image_size=16",
-    "--config.data.eval_resize=16",
-    "--config.batch_size=16",
-    "--config.model.drop_path_rate=0.2",
-]
 MESHES = {"fsdp": (1, 8, 1), "all": (2, 2, 2)}  # data alone: tests/training/test_step.py
-
-
-def task_on(mesh, overrides=()):
-    config = load_config("configs/quickstart.py", [*SMALL, *overrides])
-    mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
-    task, init_params = make_task(config, mesh, warmup_steps=2, total_steps=100)
-    return config, task, init_params
-
-
-def trained(mesh, steps=20, overrides=()):
-    config, task, init_params = task_on(mesh, overrides)
-    state, step, losses = init_state(task, init_params), make_train_step(task), []
-    before = {name: leaf.sharding for name, leaf in named_leaves(state.items()).items()}
-    for batch in open_train_data(config, task.mesh).batches(0, steps):
-        state, metrics = step(state, put_batch(batch, task.mesh))
-        losses.append(float(metrics["train/loss"]))
-    after = named_leaves(state.items())
-    for name, sharding in before.items():
-        assert after[name].sharding.is_equivalent_to(sharding, after[name].ndim), name
-    return np.array(losses), state
 
 
 @pytest.fixture(scope="module")
@@ -109,22 +80,6 @@ def test_micro_batches_on_a_mesh_are_one_batch():
     losses, _ = trained((1, 2, 2), steps=5, overrides=["--config.accumulate_steps=4"])
     whole, _ = trained((1, 2, 2), steps=5)
     np.testing.assert_allclose(losses, whole, rtol=1e-5)
-
-
-@pytest.mark.fault(18)
-def test_a_state_saved_on_one_mesh_is_restored_bit_by_bit_on_another(tmp_path):
-    _, state = trained((1, 8, 1), steps=1)
-    checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=0)
-    checkpoints.save(1, state.items(), {}, None)
-    checkpoints.wait()
-    for mesh in ((8, 1, 1), (2, 2, 2)):
-        _, task, init_params = task_on(mesh)
-        like = abstract_state(task, init_params)
-        restored = TrainState.from_items(checkpoints.restore(1, like.items()))
-        for name, leaf in named_leaves(restored.items()).items():
-            assert leaf.sharding == named_leaves(like.items())[name].sharding, name
-            np.testing.assert_array_equal(leaf, named_leaves(state.items())[name])
-    checkpoints.close()
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage, read_manife
 from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import list_steps, newest_step
 from focalnet_jax.errors import RunFailedError
+from focalnet_jax.paths import named_leaves
 from focalnet_jax.training.resume import find_newest
-from tests.commands import EVERY, SMALL, losses, run, saved_params
+from focalnet_jax.training.step import TrainState, abstract_state
+from tests.commands import ENVIRONMENT, EVERY, SMALL, command, losses, run, saved_params
+from tests.distributed.meshes import task_on, trained
 from tests.faults.saver import items
 
 
@@ -156,27 +160,28 @@ def test_an_empty_or_foreign_directory_is_ignored_with_a_warning(finished, tmp_p
     assert (workdir / "checkpoints" / "88.foreign" / "notes.txt").read_text() == "mine"
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 12 MB of its own, where this machine lets us make one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("mounting needs root")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+def on_a_small_disk(folder, *commands):
+    """Runs commands where `folder` is a file system of 12 MB; their exit codes and what they say."""
+    mount = f"mount -t tmpfs -o size=12m tmpfs {folder}"
+    alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]  # seen by nobody else, gone with its processes
+    if subprocess.run([*alone, mount], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a file system")
+    script = "; ".join([mount, *(f"{shlex.join(map(str, given))}; echo ended with $?" for given in commands)])
+    done = subprocess.run([*alone, script], env=ENVIRONMENT, capture_output=True, text=True)
+    return [int(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("ended with")], done
 
 
 @pytest.mark.fault(7)
 @pytest.mark.fault(42)
-def test_on_a_full_disk_a_run_fails_with_a_line_and_what_was_saved_stays(small_disk):
+def test_on_a_full_disk_a_run_fails_with_a_line_and_what_was_saved_stays(tmp_path):
     wide = ["--config.model.embed_dim=32", "--config.checkpoint_every_steps=2", "--config.keep_latest=50"]
-    full = run("train.py", *SMALL, *wide, "--workdir", small_disk / "run")
-    assert full.returncode == 1
-    assert full.stderr.startswith(("failed: cannot write checkpoint", "failed: [Errno 28]")), full.stderr
-    assert len(full.stderr.splitlines()) == 1
-    found = find_newest(small_disk / "run" / "checkpoints")
-    assert found.step is not None
+    train = command("train.py", *SMALL, *wide, "--workdir", tmp_path / "run")
+    verify = command("-m", "focalnet_jax.checkpoint", "verify", tmp_path / "run")
+    (full, _), said = on_a_small_disk(tmp_path, train, verify)
+    assert full == 1
+    assert said.stderr.startswith(("failed: cannot write checkpoint", "failed: No space left on device")), said.stderr
+    assert len(said.stderr.splitlines()) == 1
+    assert " good: " in said.stdout
 
 
 @pytest.mark.fault(42)
@@ -213,3 +218,19 @@ def test_steps_are_ordered_by_number_whatever_the_clock_said(finished, tmp_path)
         for path in (workdir / "checkpoints" / str(step), *(workdir / "checkpoints" / str(step)).rglob("*")):
             os.utime(path, (1e9 + 1e6 * age, 1e9 + 1e6 * age))  # the oldest is the newest by its date
     assert newest_step(workdir / "checkpoints") == find_newest(workdir / "checkpoints").step == 60
+
+
+@pytest.mark.fault(18)
+def test_a_state_saved_on_one_mesh_is_restored_bit_by_bit_on_another(tmp_path):
+    _, state = trained((1, 8, 1), steps=1)
+    checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=0)
+    checkpoints.save(1, state.items(), {}, None)
+    checkpoints.wait()
+    for mesh in ((8, 1, 1), (2, 2, 2)):
+        _, task, init_params = task_on(mesh)
+        like = abstract_state(task, init_params)
+        restored = TrainState.from_items(checkpoints.restore(1, like.items()))
+        for name, leaf in named_leaves(restored.items()).items():
+            assert leaf.sharding == named_leaves(like.items())[name].sharding, name
+            np.testing.assert_array_equal(leaf, named_leaves(state.items())[name])
+    checkpoints.close()

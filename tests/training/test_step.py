@@ -121,13 +121,6 @@ def test_normalisation_is_imagenets():
     np.testing.assert_allclose(normalize(jnp.asarray(pixels)), expected, rtol=1e-6)
 
 
-@pytest.mark.fault(20)
-@pytest.mark.parametrize(("size", "valid"), [(10, "8 or 16"), (3, "8"), (0, "8"), (-8, "8"), (1001, "1000 or 1008")])
-def test_a_batch_that_does_not_divide_is_refused_with_valid_sizes(size, valid):
-    with pytest.raises(UserError, match=f"that do: {valid}$"):
-        check_batch_size("batch_size", size, make_mesh({"data": 8, "fsdp": 1, "tensor": 1}))
-
-
 def test_a_batch_divides_over_devices_and_micro_batches():
     mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
     assert check_batch_size("batch_size", 64, mesh, 4) == 64

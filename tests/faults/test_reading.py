@@ -7,7 +7,6 @@ import signal
 import time
 import warnings
 from collections import deque
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -153,17 +152,6 @@ def test_a_reading_process_that_stands_still_ends_the_run():
     assert time.monotonic() - begun < 18  # not twice as long
 
 
-def test_repeated_augmentation_shows_an_example_several_times_in_a_row_each_time_otherwise(source):
-    val = FolderSource(source.name(0).rpartition("/train/")[0], "val")
-    steps = dict(batch_size=8, seed=0, start_step=0, end_step=1, repeats=2)
-    stream = train_batches(val, TRAIN, **steps, reading=Reading(threads=0))
-    batch = next(stream)
-    labels = batch["label"].reshape(4, 2)
-    assert (labels[:, 0] == labels[:, 1]).all()
-    images = batch["image"].reshape(4, 2, -1)
-    assert all((first != second).any() for first, second in images)
-
-
 def test_memory_does_not_grow_over_many_batches():
     source = DigitsSource("train")
 
@@ -177,10 +165,3 @@ def test_memory_does_not_grow_over_many_batches():
     for _ in stream:
         pass
     assert resident() - begun < 30  # MB; a batch kept is 28 kB, all of them would be 69 MB
-
-
-def test_the_data_is_part_of_the_fingerprint(folder, tmp_path):
-    source = FolderSource(str(folder), "train")
-    assert source.fingerprint == FolderSource(str(folder), "train").fingerprint
-    assert source.fingerprint != FolderSource(str(folder), "val").fingerprint
-    assert Path(source.name(5)).name == "n01440764_5.JPEG"

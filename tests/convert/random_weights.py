@@ -1,0 +1,22 @@
+"""Weights to convert and adapt."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from focalnet_jax.convert.mapping import abstract_params
+from focalnet_jax.convert.weights import Weights
+from focalnet_jax.model import FocalNetConfig
+
+
+def weights_of(**options):
+    """Every parameter random."""
+    config = FocalNetConfig(**({"embed_dim": 8, "depths": (1, 2)} | options))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), abstract_params(config))
+    return Weights(params, config, None, "orbax", "float32", ())
+
+
+def with_classes(weights, count):
+    return dataclasses.replace(weights.config, num_classes=count)

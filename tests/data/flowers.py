@@ -1,0 +1,28 @@
+"""Small data sets of tensorflow-datasets."""
+
+import io
+
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
+
+from focalnet_jax.data.prepare.preparation import describe
+
+NAMES = ["rose", "tulip", "daisy"]
+
+
+def make_data_set(folder, label, labels, **more):
+    """A data set of one grey picture an entry of `labels`."""
+    folder.mkdir(parents=True)
+    form = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(None, None, 3)), **label})
+    (key,) = label
+    serializer = tfds.core.example_serializer.ExampleSerializer(form.get_serialized_info())
+    writer = ArrayRecordWriter(str(folder / "flowers-train.array_record-00000-of-00001"), "group_size:1")
+    for number, value in enumerate(labels):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 6), (number, number, number)).save(buffer, "PNG")
+        example = {"image": buffer.getvalue(), key: value}
+        writer.write(serializer.serialize_example(form.encode_example(example)))
+    writer.close()
+    describe(folder, "flowers", "1.0.0", form, {"train": ([len(labels)], 100)})
+    return folder

@@ -1,0 +1,108 @@
+"""Data sets that cannot be trained on are refused, each with its reason; of those that can nothing is left out."""
+
+import tarfile
+
+import pytest
+import tensorflow_datasets as tfds
+
+from focalnet_jax.data.loader import Host, Reading, eval_batches
+from focalnet_jax.data.prepare.containers import index_container, tar
+from focalnet_jax.data.sources import DigitsSource, FolderSource, check_labels, check_same_classes, open_source
+from focalnet_jax.data.tfds_source import TfdsSource
+from focalnet_jax.data.transforms import eval_transform
+from focalnet_jax.errors import UserError
+from tests.data.flowers import NAMES, make_data_set
+from tests.data.pictures import write_colours
+from tests.data.preparing import refused
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_colours(tmp_path)
+    return tmp_path
+
+
+def refuse(told, path, split="train"):
+    with pytest.raises(UserError) as caught:
+        open_source("folder", path, split)
+    assert told in str(caught.value)
+
+
+@pytest.mark.fault(36)
+@pytest.mark.fault(38)
+def test_folders_that_cannot_be_trained_on_are_refused(folder):
+    refuse("needs data.path", None)
+    refuse("is not a directory", str(folder / "nowhere"))
+    refuse("no split 'test'; it holds train, val", str(folder), "test")
+    (folder / "empty").mkdir()
+    refuse("no class folders", str(folder), "empty")
+    (folder / "train" / "green").mkdir()
+    refuse("green holds no images", str(folder))
+
+
+@pytest.mark.fault(37)
+def test_splits_must_agree_about_classes_and_fit_the_classifier(folder):
+    train, held_out = (FolderSource(str(folder), split) for split in ("train", "val"))
+    check_same_classes(train.class_names, "training", held_out.class_names, "evaluation")
+    check_labels(train, 2)
+    with pytest.raises(UserError, match=r"num_classes=2"):
+        check_labels(train, 1)
+    (folder / "val" / "blue").rename(folder / "val" / "cyan")
+    with pytest.raises(UserError, match="blue, cyan"):
+        check_same_classes(train.class_names, "a", FolderSource(str(folder), "val").class_names, "b")
+    with pytest.raises(UserError, match="their order"):
+        check_same_classes(("x", "y"), "a", ("y", "x"), "b")
+
+
+@pytest.mark.fault(37)
+def test_an_example_without_a_label_is_refused_where_one_is_needed(tmp_path):
+    label = {"label": tfds.features.ClassLabel(names=NAMES)}
+    source = TfdsSource(str(make_data_set(tmp_path / "flowers" / "1.0.0", label, [0, -1, 2])), "train")
+    read = eval_batches(source, eval_transform(8), batch_size=2, reading=Reading(threads=1))
+    with pytest.raises(UserError, match=r"flowers/1.0.0 train, 1\) has label -1; expected 0 to 2"):
+        list(read)
+
+
+@pytest.mark.fault(39)
+@pytest.mark.parametrize(("batch_size", "hosts"), [(450, 1), (449, 1), (7, 1), (64, 4), (1000, 2)])
+def test_evaluation_holds_every_example_exactly_once(batch_size, hosts):
+    source = DigitsSource("val")
+    counted = []
+    lengths = []
+    for index in range(hosts):
+        read = list(
+            eval_batches(
+                source, eval_transform(8, 8), batch_size=batch_size, reading=Reading(threads=2, host=Host(index, hosts))
+            )
+        )
+        lengths.append(len(read))
+        for batch in read:
+            assert batch["image"].shape == (batch_size // hosts, 8, 8, 3)
+            real = batch["mask"] == 1
+            counted += [image.tobytes() for image in batch["image"][real]]
+    assert len(set(lengths)) == 1  # every host takes part in every step
+    expected = sorted(source[index][0].tobytes() for index in range(len(source)))
+    assert sorted(counted) == expected
+
+
+@pytest.mark.fault(41)
+@pytest.mark.parametrize(
+    "member",
+    [
+        dict(name="../evil.jpg"),
+        dict(name="/etc/evil.jpg"),
+        dict(name="link.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        dict(name="hard.jpg", type=tarfile.LNKTYPE, linkname="other.jpg"),
+    ],
+    ids=lambda member: member["name"],
+)
+def test_a_tar_that_leads_out_of_itself_is_refused(tmp_path, member):
+    path = tmp_path / "n01440764.tar"
+    with tarfile.open(path, "w") as archive:
+        info = tarfile.TarInfo()
+        for key, value in member.items():
+            setattr(info, key, value)
+        archive.addfile(info)
+    with pytest.raises(UserError, match="a link or a path out of it"):
+        index_container(tar(path, class_name="n01440764"))
+    refused("refused", "imagefolder", "--source", path, "--out", tmp_path / "out")

@@ -1,0 +1,107 @@
+"""What people get wrong is answered in a line that says what would do."""
+
+import json
+
+import numpy as np
+import pytest
+
+from focalnet_jax.command_line import load_config
+from focalnet_jax.convert.adapt import adapt
+from focalnet_jax.convert.files import sha256
+from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.convert.write import write_weights
+from focalnet_jax.distributed.mesh import check_batch_size, make_mesh
+from focalnet_jax.errors import UserError
+from focalnet_jax.paths import named_leaves
+from tests.commands import SMALL, assert_one_line_mistake, run
+from tests.convert.golden_files import GOLDEN, OPTIONS
+from tests.convert.random_weights import weights_of, with_classes
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize(
+    ("path", "override", "told"),
+    [
+        ("configs/quickstart.py", "--config.leraning_rate=3", "schedule.learning_rate"),
+        ("configs/quickstart.py", "--config.schedule.learnig_rate=3", "schedule.learning_rate"),
+        ("configs/quickstart.py", "--config.batch_size=many", "an integer such as 64"),
+        ("configs/quickstart.py", "--config.batch_size=1.5", "an integer such as 64"),
+        ("configs/quickstart.py", "--config.batch_size=true", "an integer such as 64"),
+        ("configs/quickstart.py", "--config.augment.crop_scale=3", "a tuple"),
+        ("configs/quickstart.py", "--config.batch_size", "has no value"),
+        ("configs/quickstart.py", "--config.model=3", "model.name"),
+        ("configs/quickstart.py", "--config.mesh.dta=3", "mesh.data"),
+        ("configs/quickstart.py", "--confg.seed=3", "unknown argument"),
+        ("configs/quickstart.py:smok", None, "'smoke'"),
+        ("configs/imagenet1k.py:bse_lrf", None, "'base_lrf'"),
+        ("configs/imagenet1k.py", None, "--config.data.path"),
+        ("configs/nothing.py", None, "no file configs/nothing.py"),
+        ("configs", None, "no file configs"),
+        ("README.md", None, "not a Python file"),
+        ("eval.py", None, "no function get_config"),
+        ("configs/quickstart.py", "--config.batch_size=none", "an integer such as 64"),
+        ("configs/quickstart.py", "--config.log_every_steps=0", "a positive number"),
+        ("configs/quickstart.py", "--config.keep_latest=0", "at least 1"),
+        ("configs/quickstart.py", "--config.init_head=drop", "init_from, which is not set"),
+        ("configs/quickstart.py", "--config.augment.label_smoothing=1.0", "[0, 1)"),
+        ("configs/quickstart.py", "--config.optimizer.eps=nan", "a number"),
+        ("configs/quickstart.py", "--config.profile_steps=3", "expected (first, last), counted from 1"),
+        ("configs/quickstart.py", "--config.model=focalnet_tiny_srf", "model is a section"),
+        ("configs/imagenet1k.py:tiny_srf,base_lrf", None, "names 2 models"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line_with_what_would_do(path, override, told):
+    with pytest.raises(UserError) as caught:
+        load_config(path, [override] if override else [])
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.fault(20)
+@pytest.mark.parametrize(("size", "valid"), [(10, "8 or 16"), (3, "8"), (0, "8"), (-8, "8"), (1001, "1000 or 1008")])
+def test_a_batch_that_does_not_divide_is_refused_with_valid_sizes(size, valid):
+    with pytest.raises(UserError, match=f"that do: {valid}$"):
+        check_batch_size("batch_size", size, make_mesh({"data": 8, "fsdp": 1, "tensor": 1}))
+
+
+@pytest.mark.fault(21)
+@pytest.mark.fault(22)
+def test_eval_takes_a_step_too_and_refuses_what_does_not_fit(finished, tmp_path):
+    workdir, _ = finished
+    step = run("eval.py", *SMALL, "--checkpoint", workdir / "checkpoints" / "56")
+    assert json.loads(step.stdout.splitlines()[-1])["checkpoint"].endswith("/56")
+    assert_one_line_mistake(run("eval.py", *SMALL, "--checkpoint", tmp_path), "holds no checkpoint")
+    assert_one_line_mistake(run("eval.py", *SMALL, "--checkpoint", tmp_path / "no"), "no checkpoint or weights file at")
+    other = run("eval.py", *SMALL, "--checkpoint", workdir, "--config.model.embed_dim=8")
+    assert_one_line_mistake(other, "embed_dim is 16 in the weights and 8 in the model")
+    # Options that no shape tells, and windows that could be adapted, would give another model's accuracy.
+    for option in ("use_postln=true", "normalize_modulator=true", "focal_windows=5"):
+        other = run("eval.py", *SMALL, "--checkpoint", workdir, f"--config.model.{option}")
+        assert_one_line_mistake(other, f"{option.split('=')[0]} is")
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize(
+    ("given", "wanted", "head", "told"),
+    [
+        (5, 7, "keep", "have 5 classes, the model 7: match them, .* head policy: drop"),
+        (1000, 1000, "remap", "from 21842 classes to 1000"),
+        (0, 1000, "remap", "these weights have 0"),
+        (5, 5, "fresh", "keep, drop, remap"),
+    ],
+)
+def test_another_number_of_classes_needs_a_policy_that_fits(given, wanted, head, told):
+    weights = weights_of(num_classes=given)
+    with pytest.raises(UserError, match=told):
+        adapt(weights, with_classes(weights, wanted), head=head)
+
+
+@pytest.mark.fault(23)
+def test_half_precision_files_are_kept_or_cast(tmp_path):
+    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
+    write_weights(weights, tmp_path / "half.safetensors", format="timm", dtype="bfloat16")
+    half = read_weights(tmp_path / "half.safetensors", options=OPTIONS["timm_lrf"])
+    assert half.dtype == "bfloat16"
+    assert {leaf.dtype for leaf in named_leaves(half.params).values()} == {np.dtype("float32")}
+    write_weights(half, tmp_path / "again.safetensors", format="timm")
+    assert sha256(tmp_path / "again.safetensors") == sha256(tmp_path / "half.safetensors")

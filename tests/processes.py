@@ -1,0 +1,45 @@
+"""Runs of two processes on this machine, as the launcher starts them."""
+
+import subprocess
+import time
+
+import numpy as np
+import psutil
+
+from tests.commands import ENVIRONMENT, SMALL, command, losses, saved_params
+
+# Sums over the batch are taken in another order, 6e-8 a rounding; twenty AdamW steps let that grow a little.
+ROUNDING = 1e-5
+SHORT = [*SMALL, "--config.batch_size=16", "--config.schedule.warmup_steps=2", "--config.total_steps=20"]
+
+
+def launch(*arguments, devices=1, env=ENVIRONMENT):
+    """The launcher of train.py in two processes, started, in pipes."""
+    flags = ["-m", "focalnet_jax.launch", "--processes", 2, "--devices-per-process", devices, "--", "train.py"]
+    return subprocess.Popen(
+        [command("")[0], *map(str, [*flags, *arguments])],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def when_running(launcher, workdir, steps):
+    """The launcher's processes, as soon as they have done some steps."""
+    deadline = time.monotonic() + 240
+    while not (workdir / "metrics.jsonl").exists() or max(losses(workdir), default=0) < steps:
+        assert launcher.poll() is None, launcher.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    children = psutil.Process(launcher.pid).children()
+    return sorted(children, key=lambda child: int(child.environ()["JAX_PROCESS_ID"]))
+
+
+def assert_same_run(workdir, alone):
+    expected, together = losses(alone), losses(workdir)
+    assert together.keys() == expected.keys()
+    np.testing.assert_allclose(list(together.values()), list(expected.values()), ROUNDING)
+    for name, parameter in saved_params(workdir, 20).items():
+        ours, theirs = (np.frombuffer(p, np.float32) for p in (parameter, saved_params(alone, 20)[name]))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5, err_msg=name)
