@@ -2,19 +2,20 @@
 
   python -m benchmarks.soak --minutes 30 [--seed 0] [--workdir DIR]
 
-A disturbance is one of: kill -9; kill -9 while the run starts or soon after; SIGTERM; kill -9, after which a bit of a
-random file of the newest checkpoint is flipped or the file is cut. After each the run is started again, on another
-number of devices. In the end a second run makes the same steps on the same devices without any disturbance: every loss
-and weight must be the same to the bit.
+A disturbance is one of: kill -9; kill -9 while the run starts or soon after; SIGTERM or SIGINT; kill -9, after which a
+bit of a random file of the newest checkpoint is flipped or the file is cut. After each the run is started again, mostly
+on another number of devices. In the end a second run makes the same steps on the same devices without any disturbance,
+stopped only where their number changes: every loss and weight must be the same to the bit.
 
-Promised: no step lost by SIGTERM, at most one interval and what is being saved by kill -9, one interval more where the
-newest checkpoint is damaged. Exits with 1 if a promise was broken.
+Promised: no step lost by a signal, at most one interval by kill -9; one more where it interrupts a save, and one where
+the newest checkpoint is damaged. Exits with 1 if a promise was broken.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import json
 import os
 import random
@@ -26,6 +27,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from focalnet_jax.checkpoint.integrity import MANIFEST
 from focalnet_jax.checkpoint.steps import FOLDER, is_complete, list_steps
 from focalnet_jax.command_line import load_config, run_command
 
@@ -55,7 +57,8 @@ class Part:
     start: int | None  # None if it was killed before
     devices: int
     kind: str
-    reached: int = 0  # the last step it had logged
+    reached: int  # the last step it had logged
+    may_lose: int  # steps
 
 
 def environment(devices: int) -> dict[str, str]:
@@ -89,16 +92,21 @@ def disturbed(workdir: Path, kind: str, devices: int, rng: random.Random) -> Par
         else:
             raise RuntimeError(f"the run did not start: {process.communicate()[1]}")
         time.sleep(rng.uniform(0, 8))
-    process.send_signal(signal.SIGTERM if kind == "stop" else signal.SIGKILL)
+    process.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]) if kind == "stop" else signal.SIGKILL)
     rest, stderr = process.communicate()
     if process.returncode != (42 if kind == "stop" else -signal.SIGKILL):
         raise RuntimeError(f"ended with {process.returncode}: {stderr}")
-    part = Part(started_at([*lines, *rest.splitlines()]), devices, kind, max(losses(workdir), default=0))
-    whole = [step for step in list_steps(workdir / FOLDER) if is_complete(workdir / FOLDER / str(step))]
-    if kind in ("flip", "cut") and len(whole) > 1:  # with one alone the run would rightly refuse to go on
-        files = [path for path in (workdir / FOLDER / str(whole[-1])).rglob("*") if path.is_file()]
-        harm(rng.choice(files), kind, rng)
-    return part
+    folder = workdir / FOLDER
+    saving = [entry for entry in folder.glob("*/") if entry.name[0].isdigit() and not (entry / MANIFEST).exists()]
+    may_lose = 0 if kind == "stop" else INTERVAL * (1 + bool(saving))
+    whole = [step for step in list_steps(folder) if is_complete(folder / str(step))]
+    if kind in ("flip", "cut"):
+        if len(whole) > 1:  # with one alone the run would rightly refuse to go on
+            harm(rng.choice([path for path in (folder / str(whole[-1])).rglob("*") if path.is_file()]), kind, rng)
+            may_lose += INTERVAL
+        else:
+            kind = "kill"
+    return Part(started_at([*lines, *rest.splitlines()]), devices, kind, max(losses(workdir), default=0), may_lose)
 
 
 def started_at(lines: list[str]) -> int | None:
@@ -140,11 +148,13 @@ def undisturbed(workdir: Path, until: int) -> None:
 def repeated(workdir: Path, parts: list[Part], last: int) -> None:
     """The steps that counted, each on as many devices as the first time."""
     starts = [part.start for part in parts] + [last]
-    for i, part in enumerate(parts):
-        end = min(starts[i + 1 :])  # what came after the earliest of the later starts was done again
-        if end > part.start:
+    # What came after the earliest of the later starts was done again.
+    ends = [min(starts[index + 1 :]) for index in range(len(parts))]
+    counted = [(part.devices, end) for part, end in zip(parts, ends, strict=True) if end > part.start]
+    for (devices, end), (others, _) in itertools.zip_longest(counted, counted[1:], fillvalue=(None, 0)):
+        if devices != others:
             program = [sys.executable, "-m", "benchmarks.soak", "--until", str(end), "--workdir", str(workdir)]
-            subprocess.run(program, env=environment(part.devices), check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(program, env=environment(devices), check=True, stdout=subprocess.DEVNULL)
 
 
 def broken_promises(parts: list[Part], last: int) -> list[str]:
@@ -152,9 +162,7 @@ def broken_promises(parts: list[Part], last: int) -> list[str]:
     starts = [part.start for part in parts] + [last]
     broken = []
     for part, resumed in zip(parts, starts[1:], strict=True):
-        # A save may be under way when the kill comes, so that the one before it is the newest.
-        most = {"stop": 0, "kill": 2 * INTERVAL}.get(part.kind, 3 * INTERVAL)
-        if part.reached - resumed > most:
+        if part.reached - resumed > part.may_lose:
             broken.append(f"{part.kind} at step {part.reached}: went on from {resumed}")
     return broken
 
@@ -167,7 +175,8 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
     deadline = time.monotonic() + 60 * minutes
     while time.monotonic() < deadline or not parts or parts[-1].kind != "stop":
         kind = rng.choice(KINDS) if time.monotonic() < deadline else "stop"
-        parts.append(disturbed(folder / "soak", kind, rng.choice(DEVICES), rng))
+        devices = parts[-1].devices if parts and rng.random() < 0.3 else rng.choice(DEVICES)
+        parts.append(disturbed(folder / "soak", kind, devices, rng))
         told = f"{parts[-1].kind:<5} {parts[-1].devices} devices, steps {parts[-1].start} to {parts[-1].reached}"
         print(f"{len(parts):>4}  {told}", flush=True)
     kinds = collections.Counter(part.kind for part in parts)
@@ -184,13 +193,14 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
     )
     broken = broken_promises(parts, last)
     starts = [part.start for part in parts] + [last]
+    lost = [(part.kind, part.reached - resumed) for part, resumed in zip(parts, starts[1:], strict=True)]
     result = {
         "minutes": minutes,
         "seed": seed,
         "disturbances": kinds,
         "recovered": kinds.total(),
         "steps": last,
-        "lost_most": max(part.reached - resumed for part, resumed in zip(parts, starts[1:], strict=True)),
+        "lost_most": {kind: max((lost for of, lost in lost if of == kind), default=0) for kind in KINDS},
         "broken_promises": broken,
         "losses_equal": ours == theirs and len(ours) == last,
         "weights_equal": a == b,

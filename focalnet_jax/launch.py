@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 
+from focalnet_jax.children import start
 from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.distributed.startup import COORDINATOR, PROCESS, PROCESSES
 from focalnet_jax.errors import UserError, shell_status
@@ -56,13 +57,12 @@ def _start(command: list[str], address: str, flags: argparse.Namespace, index: i
         given = os.environ.get("XLA_FLAGS", "")
         told["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count={flags.devices_per_process}".strip()
         told["JAX_PLATFORMS"] = "cpu"
-    process = subprocess.Popen(
+    process = start(
         [sys.executable, *command],
         env=os.environ | told,
         stderr=None if index == 0 else subprocess.PIPE,
         text=True,
         errors="replace",
-        start_new_session=True,  # a Ctrl-C reaches them through this process alone, once
     )
     if index:
         threading.Thread(target=_pass_on, args=(process, index), daemon=True).start()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from focalnet_jax.children import start
 from focalnet_jax.errors import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER_MISTAKE, shell_status
 
 _ENDS = (0, EXIT_USER_MISTAKE, EXIT_PREEMPTED)  # done; it would fail again; somebody wants it stopped
@@ -31,8 +32,7 @@ def run_again(command: Sequence[str], most: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
     for attempt in range(most + 1):
-        # In a session of its own a Ctrl-C reaches it once, by way of this process.
-        process = subprocess.Popen(command, start_new_session=True)
+        process = start(command)
         if received:  # between two attempts
             process.send_signal(received[-1])
         status = shell_status(process.wait())

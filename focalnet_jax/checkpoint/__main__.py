@@ -3,9 +3,10 @@
   list DIR            the steps, their sizes and evaluations, and which is the best
   verify DIR          reads every file and compares its SHA-256; exit code 1 if any differs
   diff DIR STEP STEP  what two steps differ in: config, versions, parameters
-  prune DIR           deletes all but the newest and the best
+  prune DIR           deletes all but the newest and the best, once these are found to be good
 
-DIR is a workdir, or its checkpoints. A run that is writing there is not disturbed; prune waits for its end.
+DIR is a workdir or its checkpoints; for verify also a single one of them, or exported weights. A run that is writing
+there is not disturbed; prune refuses as long as there is one.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.checkpoint.integrity import find_damage, find_missing, read_manifest
-from focalnet_jax.checkpoint.lock import held
+from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage, find_missing, read_manifest
+from focalnet_jax.checkpoint.lock import held, is_held
 from focalnet_jax.checkpoint.steps import BEST_METRIC, FOLDER, delete, kept, list_steps, metric_of, read_metadata
 from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.errors import EXIT_FAILED, UserError
@@ -42,13 +43,14 @@ def main(arguments: list[str]) -> int:
             command.add_argument("--keep-best", type=int, default=1, metavar="N")
             command.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
     flags = parser.parse_args(arguments)
-    return flags.does(_folder(flags.directory), flags)
+    return flags.does(Path(flags.directory), flags)
 
 
-def _folder(given: str) -> Path:
-    for folder in (Path(given) / FOLDER, Path(given)):
+def _folder(given: Path) -> Path:
+    """The directory of the steps, by its own name: beside it lies its workdir's lock."""
+    for folder in (given / FOLDER, given):
         if folder.is_dir() and list_steps(folder):
-            return folder
+            return folder.resolve()
     raise UserError(f"{given} holds no checkpoints; expected a workdir or its {FOLDER}")
 
 
@@ -58,13 +60,14 @@ def _step(folder: Path, step: int) -> Path:
     return folder / str(step)
 
 
-def _list(folder: Path, flags: argparse.Namespace) -> int:
+def _list(given: Path, flags: argparse.Namespace) -> int:
+    folder = _folder(given)
     best = kept(_metrics(folder), 0, 1)
     print(f"{'step':>9}  {'written':<19}  {'MB':>9}  {BEST_METRIC:>9}")
     for number in list_steps(folder):
         step = folder / str(number)
         if missing := find_missing(step):
-            print(f"{number:>9}  no checkpoint: {missing[0]}")
+            print(f"{number:>9}  {_passing(step) or f'no checkpoint: {missing[0]}'}")
             continue
         size = sum(size for size, _ in read_manifest(step).files.values())
         metric = metric_of(step)
@@ -78,31 +81,46 @@ def _metrics(folder: Path) -> dict[int, float]:
     return {step: metric_of(folder / str(step)) for step in list_steps(folder) if not find_missing(folder / str(step))}
 
 
-def _verify(folder: Path, flags: argparse.Namespace) -> int:
-    steps = list_steps(folder) if flags.step is None else [flags.step]
+def _verify(given: Path, flags: argparse.Namespace) -> int:
+    if flags.step is None and (given / MANIFEST).is_file():
+        folder, names = given.absolute().parent, [given.absolute().name]
+    else:
+        folder = _folder(given)
+        names = list_steps(folder) if flags.step is None else [_step(folder, flags.step).name]
     bad = 0
-    for number in steps:
-        step, begun = _step(folder, number), time.perf_counter()
+    for name in names:
+        step, begun = folder / str(name), time.perf_counter()
         damage = find_damage(step)
-        bad += bool(damage)
-        if damage:
+        if damage and (passing := _passing(step)):
+            print(f"{name:>9}  {passing}", flush=True)
+        elif damage:
+            bad += 1
             more = f" and {len(damage) - 1} more" if len(damage) > 1 else ""
-            print(f"{number:>9}  damaged: {damage[0]}{more}", flush=True)
-            continue
-        seconds = time.perf_counter() - begun
-        files = read_manifest(step).files
-        size = sum(size for size, _ in files.values())
-        print(
-            f"{number:>9}  good: {len(files)} files, {size / 1e6:.1f} MB, {size / seconds / 1e9:.2f} GB/s", flush=True
-        )
+            print(f"{name:>9}  damaged: {damage[0]}{more}", flush=True)
+        else:
+            seconds = time.perf_counter() - begun
+            files = read_manifest(step).files
+            size = sum(size for size, _ in files.values())
+            speed = f"{len(files)} files, {size / 1e6:.1f} MB, {size / seconds / 1e9:.2f} GB/s"
+            print(f"{name:>9}  good: {speed}", flush=True)
     return EXIT_FAILED if bad else 0
 
 
-def _diff(folder: Path, flags: argparse.Namespace) -> int:
+def _passing(step: Path) -> str | None:
+    """What the run that is writing there is about to do with a step that is not whole; None if there is none."""
+    if not step.exists():
+        return "deleted meanwhile"
+    if not (step / MANIFEST).exists() and is_held(step.parent.parent):
+        return "being written"
+    return None
+
+
+def _diff(given: Path, flags: argparse.Namespace) -> int:
     import numpy as np
 
     from focalnet_jax.checkpoint.weights import read_arrays, weights_item
 
+    folder = _folder(given)
     one, other = (_step(folder, step) for step in flags.steps)
     for name, (a, b) in _differing(_flat(read_metadata(one)), _flat(read_metadata(other))).items():
         print(f"{name}: {a} | {b}")
@@ -139,16 +157,24 @@ def _differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any
     return {name: (a.get(name, "not set"), b.get(name, "not set")) for name in names}
 
 
-def _prune(folder: Path, flags: argparse.Namespace) -> int:
+def _prune(given: Path, flags: argparse.Namespace) -> int:
     if flags.keep_latest < 1 or flags.keep_best < 0:
         raise UserError(f"--keep-latest {flags.keep_latest} --keep-best {flags.keep_best}: expected at least 1 and 0")
+    folder = _folder(given)
     with contextlib.nullcontext() if flags.dry_run else held(folder.parent):
-        metrics = _metrics(folder)
+        metrics, damaged = _metrics(folder), []
+        while bad := [
+            step for step in kept(metrics, flags.keep_latest, flags.keep_best) if find_damage(folder / str(step))
+        ]:
+            damaged += bad  # others are kept in their stead; they themselves stay too
+            metrics = {step: metric for step, metric in metrics.items() if step not in damaged}
         gone = sorted(metrics.keys() - kept(metrics, flags.keep_latest, flags.keep_best))
         if not flags.dry_run:
             delete(folder, gone)
     print(f"{'would delete' if flags.dry_run else 'deleted'} {', '.join(map(str, gone)) or 'nothing'}")
-    return 0
+    if damaged:
+        print(f"damaged and left alone: {', '.join(map(str, sorted(damaged)))}")
+    return EXIT_FAILED if damaged else 0
 
 
 if __name__ == "__main__":

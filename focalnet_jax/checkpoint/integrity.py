@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from focalnet_jax.errors import UserError
+from focalnet_jax.files import write_whole
 
 MANIFEST = "manifest.json"
 _THREADS = 8  # that read; hashing leaves Python's lock
@@ -28,10 +28,17 @@ class DamagedError(ValueError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of a step, by path below it, and what its evaluation said, if there was one."""
+    """The files of a step, by path below it; what its evaluation said, if there was one; and which step it is."""
 
     files: Mapping[str, tuple[int, str]]  # bytes, SHA-256
     evaluation: Mapping[str, float | None] | None
+    step: int | None  # None for weights alone
+
+
+def is_step(directory: Path) -> bool:
+    """Whether a directory is named as a step is, by its number."""
+    name = directory.name
+    return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
 def seal(step: Path, evaluation: Mapping[str, Any] | None = None) -> None:
@@ -61,22 +68,25 @@ def read_manifest(step: Path) -> Manifest:
         body = json.loads(written)["of"]
         if written != _sealed(body):
             raise ValueError
-        return Manifest({name: (size, digest) for name, (size, digest) in body["files"].items()}, body["evaluation"])
+        files = {name: (size, digest) for name, (size, digest) in body["files"].items()}
+        return Manifest(files, body["evaluation"], body.get("step"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedError(f"it has no {MANIFEST}") from error
     except PermissionError as error:
         raise UserError(f"cannot read {step / MANIFEST}: {error.strerror}") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} is not as it was written") from error
 
 
 def find_missing(step: Path) -> list[str]:
-    """What of a step's files is not there in its size, without reading them."""
+    """What of a step's files is not there in its size, without reading them; or that it is another step's."""
     try:
-        files = read_manifest(step).files
+        manifest = read_manifest(step)
     except DamagedError as error:
         return [str(error)]
-    return [damage for name, (size, _) in files.items() if (damage := _misses(step / name, name, size))]
+    if is_step(step) and manifest.step not in (None, int(step.name)):
+        return [f"it holds step {manifest.step}"]
+    return [damage for name, (size, _) in manifest.files.items() if (damage := _misses(step / name, name, size))]
 
 
 def find_damage(step: Path, part: int = 0, parts: int = 1) -> list[str]:
@@ -128,9 +138,5 @@ def _sealed(body: Mapping[str, Any]) -> str:
 def _write(step: Path, files: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> None:
     if evaluation is not None:
         evaluation = {name: value if math.isfinite(value) else None for name, value in evaluation.items()}
-    part = step / f".{MANIFEST}.part"
-    with part.open("w") as file:
-        file.write(_sealed({"files": files, "evaluation": evaluation}))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(step / MANIFEST)
+    body = {"files": files, "evaluation": evaluation, "step": int(step.name) if is_step(step) else None}
+    write_whole(step / MANIFEST, _sealed(body))

@@ -54,6 +54,14 @@ def held(workdir: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def is_held(workdir: Path) -> bool:
+    """Whether somebody has shown of late that a workdir is held; takes and changes nothing."""
+    try:
+        return time.time() - (workdir / LOCK).stat().st_mtime < PATIENCE_SECONDS
+    except OSError:
+        return False
+
+
 def _acquire(path: Path) -> IO[str]:
     while True:
         file = path.open("a+")

@@ -8,11 +8,13 @@ import select
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
 from focalnet_jax.errors import EXIT_FAILED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ECHO_SECONDS = 0.5  # programs that pass a signal on often send it to the process and to its group
 
 
 class StopRequest:
@@ -48,8 +50,9 @@ class StopRequest:
             os.close(end)
 
     def _listen(self) -> None:
+        since = 0.0
         while True:
-            wait = None if self.received is None else self._grace
+            wait = None if self.received is None else max(0.0, self._grace - (time.monotonic() - since))
             ready, _, _ = select.select([self._read], [], [], wait)
             if not ready:
                 _end(
@@ -60,11 +63,11 @@ class StopRequest:
             for code in os.read(self._read, 64):
                 if code == 0:
                     return
-                if code in SIGNALS and self.received is not None:
-                    _end(f"{signal.Signals(code).name} again: stopped at once, nothing saved", 128 + code)
-                if code in SIGNALS:
-                    self.received = signal.Signals(code)
+                if code in SIGNALS and self.received is None:
+                    self.received, since = signal.Signals(code), time.monotonic()
                     _say(f"{self.received.name}: finishing this step, then saving; again to stop at once")
+                elif code in SIGNALS and time.monotonic() - since > _ECHO_SECONDS:
+                    _end(f"{signal.Signals(code).name} again: stopped at once, nothing saved", 128 + code)
 
 
 def _noted(number: int, frame: FrameType | None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_missing, read_manifest
+from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_missing, is_step, read_manifest
 from focalnet_jax.errors import RunFailedError, UserError
 
 FOLDER = "checkpoints"
@@ -20,7 +20,7 @@ _UNFINISHED = ".orbax-checkpoint-tmp"  # and that of one being written ends with
 
 def list_steps(folder: Path) -> list[int]:
     """All steps that have a directory, whole or not, the newest last: by number, whatever the clock said."""
-    return sorted(int(entry.name) for entry in folder.glob("*/") if entry.name.isdigit())
+    return sorted(int(entry.name) for entry in folder.glob("*/") if is_step(entry))
 
 
 def is_complete(step: Path) -> bool:

@@ -18,6 +18,7 @@ from focalnet_jax.data.sources import check_same_classes
 from focalnet_jax.distributed.startup import anywhere, from_first, is_first
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.training.setup import TrainData
+from focalnet_jax.training.writers import last_good_step
 
 CONFIG_FILE = "config.json"
 
@@ -66,6 +67,17 @@ def _word(step: Path) -> str:
     if (step / MANIFEST).exists():
         return "damaged"
     return "unfinished" if (step / "params").is_dir() else "foreign"
+
+
+def refuse_lost(workdir: Path, newest: int | None, interval: int) -> None:
+    """Refuses to begin anew where a run had come so far that it must have saved: `RunFailedError`."""
+    reached = last_good_step(workdir)
+    # A save may still be under way when the next one is due, which waits for it.
+    if newest is None and reached >= 2 * interval:
+        raise RunFailedError(
+            f"{workdir} holds a run that reached step {reached}, and none of its checkpoints: put them back, is a disk "
+            "missing? To begin anew choose another --workdir, or remove its metrics.jsonl"
+        )
 
 
 def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None) -> None:

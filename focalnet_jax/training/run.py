@@ -19,13 +19,21 @@ from focalnet_jax.data.sources import check_labels, check_same_classes
 from focalnet_jax.distributed.sharding import list_placement
 from focalnet_jax.distributed.startup import from_first, is_first
 from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.files import write_whole
 from focalnet_jax.model import summarize
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.training.banner import print_banner
 from focalnet_jax.training.optimizer import check_patterns
 from focalnet_jax.training.profiling import check_steps
 from focalnet_jax.training.progress import Work, work_of
-from focalnet_jax.training.resume import CONFIG_FILE, check_checkpoint, find_newest, identity, refuse_other_run
+from focalnet_jax.training.resume import (
+    CONFIG_FILE,
+    check_checkpoint,
+    find_newest,
+    identity,
+    refuse_lost,
+    refuse_other_run,
+)
 from focalnet_jax.training.sameness import check_same_data, versions
 from focalnet_jax.training.setup import (
     EvalData,
@@ -51,10 +59,10 @@ from focalnet_jax.training.step import (
     abstract_state,
     init_state,
 )
-from focalnet_jax.training.writers import check_writers
+from focalnet_jax.training.writers import IN_A_ROW, check_writers
 
-IN_A_ROW = "train/skipped_in_a_row"
-_JUDGED = ("train/loss", "train/grad_norm")
+PARAM_NORM = "train/param_norm"
+_JUDGED = ("train/loss", "train/grad_norm", PARAM_NORM)
 PLACEMENT_FILE = "placement.txt"
 
 
@@ -91,14 +99,14 @@ class Run:
     def save(self, evaluated: dict[str, float] | None = None, *, last: bool = False) -> None:
         """Saves the state; to a checkpoint of this very step only the evaluation is added.
 
-        Not in the middle of updates that are skipped: whoever went on from there might be lost. The `last` chance to
-        save is missed with a `RunFailedError` then.
+        Not in the middle of updates that are skipped, nor parameters that are no numbers: whoever went on from there
+        would be lost. The `last` chance to save is missed with a `RunFailedError` then.
         """
         values = self.read_metrics()
-        if values.get(IN_A_ROW, 0):
+        if values.get(IN_A_ROW, 0) or not math.isfinite(values.get(PARAM_NORM, 0)):
             if last:
                 raise self._sick(values)
-            print(f"step {self.step}: not saved, since the newest updates were skipped", flush=True)
+            print(f"step {self.step}: not saved: {self._ails(values)}", flush=True)
             return
         metadata = {
             "model": model_metadata(self.config.model.name, model_config(self.config)),
@@ -110,13 +118,20 @@ class Run:
         self.checkpoints.save(self.step, self.state.items(), metadata, evaluated)
 
     def _sick(self, values: dict[str, float]) -> RunFailedError:
-        why = [f"{name} is {values[name]}" for name in _JUDGED if not math.isfinite(values[name])]
         saved = self.checkpoints.latest_step
-        good = f"the last good checkpoint is step {saved}" if saved else "there is no checkpoint"
+        good, where = "there is no checkpoint", ""
+        if saved is not None:  # which goes on with its own config alone
+            good, where = f"the last good checkpoint is step {saved}", " in another --workdir"
         return RunFailedError(
-            f"step {self.step}: {values[IN_A_ROW]:.0f} updates in a row were skipped ({', '.join(why) or 'leaps'}; "
-            f"loss {values['train/loss']:.4g}); {good}. Try a lower schedule.learning_rate"
+            f"step {self.step}: {self._ails(values)}; {good}. Try a lower schedule.learning_rate{where}"
         )
+
+    def _ails(self, values: dict[str, float]) -> str:
+        why = [f"{name} is {values[name]}" for name in _JUDGED if not math.isfinite(values[name])]
+        if not values[IN_A_ROW]:
+            return ", ".join(why)
+        told = f"{', '.join(why) or 'leaps'}; loss {values['train/loss']:.4g}"
+        return f"{values[IN_A_ROW]:.0f} updates in a row were skipped ({told})"
 
 
 def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
@@ -139,6 +154,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     check_classes(config, train_data.source.class_names, "training", eval_data.source)
     check_labels(train_data.source, config.model.num_classes)
     plan = make_plan(config, len(train_data.source))
+    refuse_lost(workdir, newest, plan.save_every or plan.evaluate_every)
     check_steps(config.profile_steps, plan.total)
     task, init_params = make_task(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
     like = abstract_params(init_params, mesh)
@@ -161,8 +177,8 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     state, origin = _first_state(task, init_params, checkpoints, initial)
     try:
         if is_first():
-            (workdir / CONFIG_FILE).write_text(to_json(config))
-            (workdir / PLACEMENT_FILE).write_text(list_placement(like, mesh))
+            write_whole(workdir / CONFIG_FILE, to_json(config))
+            write_whole(workdir / PLACEMENT_FILE, list_placement(like, mesh))
     except OSError as error:
         raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}; choose another") from error
     print_banner(config, summary, (train_data, eval_data), plan, mesh, like, origin=origin, workdir=workdir)

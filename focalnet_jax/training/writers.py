@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import math
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +15,17 @@ from typing import Any, Protocol
 from tensorboardX import SummaryWriter
 
 from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.files import write_whole
+
+METRICS = "metrics.jsonl"
+IN_A_ROW = "train/skipped_in_a_row"
 
 
 class MetricsWriter:
     """Appends to `metrics.jsonl` in a workdir, and to what else is named.
 
-    A run that goes on from step n drops the lines after n that a stopped run had written, so that steps in the file
-    strictly increase, and tells TensorBoard to do the same.
+    A run that goes on from step n drops the lines after n that a stopped run had written, so that each step is in the
+    file once, an evaluation in a line after it, and tells TensorBoard to do the same.
 
     Args:
       workdir: of the run.
@@ -30,12 +35,10 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, step: int, names: Sequence[str] = (), config: Mapping[str, Any] | None = None):
-        path = workdir / "metrics.jsonl"
+        path = workdir / METRICS
         try:
             kept = _lines_up_to(path, step) if path.exists() else []
-            replacement = path.with_suffix(".tmp")
-            replacement.write_text("".join(kept))
-            replacement.replace(path)
+            write_whole(path, "".join(kept))
             self._file = path.open("a")
             self._others = [WRITERS[name](workdir, step, dict(config or {})) for name in names]
         except OSError as error:
@@ -142,9 +145,16 @@ class NoWriter:
 
 def was_evaluated(workdir: Path, step: int) -> bool:
     """Whether `metrics.jsonl` has the evaluation of a step; a signal may have cut it short."""
-    path = workdir / "metrics.jsonl"
+    path = workdir / METRICS
     lines = _lines_up_to(path, step) if path.exists() else []
     return any("eval/top1" in row and row["step"] == step for row in map(json.loads, lines))
+
+
+def last_good_step(workdir: Path) -> int:
+    """The last step in `metrics.jsonl` whose update was made; 0 without one."""
+    path = workdir / METRICS
+    rows = map(json.loads, _lines_up_to(path, sys.maxsize) if path.exists() else [])
+    return max((row["step"] for row in rows if row.get(IN_A_ROW) == 0), default=0)
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:

@@ -65,6 +65,40 @@ def test_pruning_leaves_the_newest_and_the_best_and_no_run_is_disturbed(workdir,
         said(capsys, "prune", workdir, "--keep-latest", 0)
 
 
+def test_pruning_keeps_a_good_step_and_deletes_no_damaged_one_that_it_would_have_kept(workdir, capsys):
+    largest = max((workdir / "checkpoints" / "60").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[7] ^= 1
+    largest.write_bytes(content)
+    assert said(capsys, "prune", workdir) == (1, ["deleted 49", "damaged and left alone: 60"])
+    assert list_steps(workdir / "checkpoints") == [56, 60]
+
+
+def test_the_lock_is_found_whatever_the_directory_is_called(workdir, capsys, monkeypatch):
+    (workdir.parent / "link").symlink_to(workdir / "checkpoints")
+    monkeypatch.chdir(workdir / "checkpoints")
+    with held(workdir):
+        for name in (".", workdir.parent / "link"):
+            with pytest.raises(UserError, match="held by another run"):
+                said(capsys, "prune", name)
+
+
+def test_what_a_run_is_writing_or_has_deleted_is_no_damage(workdir, capsys):
+    (workdir / "checkpoints" / "60" / "manifest.json").unlink()
+    with held(workdir):
+        status, lines = said(capsys, "verify", workdir)
+    assert (status, lines[-1].strip()) == (0, "60  being written")
+    status, lines = said(capsys, "verify", workdir)
+    assert (status, lines[-1].strip()) == (1, "60  damaged: it has no manifest.json")
+
+
+def test_a_step_by_itself_is_verified_too(workdir, tmp_path, capsys):
+    (workdir / "checkpoints" / "60").rename(tmp_path / "shared")
+    status, lines = said(capsys, "verify", tmp_path / "shared")
+    assert status == 0
+    assert lines[0].split()[:2] == ["shared", "good:"]
+
+
 def test_of_equals_the_older_is_the_best_and_what_was_not_evaluated_is_not():
     metrics = {1: 5.0, 2: 5.0, 3: float("-inf"), 4: 1.0, 5: float("-inf")}
     assert kept(metrics, 1, 1) == {5, 1}

@@ -39,9 +39,14 @@ def flip(path, rng):
     path.write_bytes(content)
 
 
+def unfinished(folder):
+    """Of a save that was killed: Orbax's directory, or a step without the list of its files."""
+    return [entry for entry in folder.iterdir() if not (entry / MANIFEST).exists()]
+
+
 @pytest.mark.fault(1)
 def test_whenever_a_save_is_killed_the_newest_whole_step_is_left(tmp_path):
-    rng, kills, reached = random.Random(0), 20, 0
+    rng, kills, reached, torn = random.Random(0), 20, 0, 0
     environment = os.environ | {"XLA_FLAGS": ""}
     for _ in range(kills):
         program = [sys.executable, "-m", "tests.faults.saver", str(tmp_path)]
@@ -50,12 +55,14 @@ def test_whenever_a_save_is_killed_the_newest_whole_step_is_left(tmp_path):
         time.sleep(rng.uniform(0, 0.6))
         process.kill()
         process.wait()
+        torn += newest_step(tmp_path / "checkpoints") is None or bool(unfinished(tmp_path / "checkpoints"))
         found = find_newest(tmp_path / "checkpoints")
         found.put_aside()
         # What is whole is kept: nothing that had been finished before is lost.
         assert (found.step or 0) >= reached
         reached = found.step or 0
     assert reached >= 5  # on a busy machine; some hundred on an idle one
+    assert torn >= 5  # kills in the middle of a save
     checkpoints = Checkpoints(tmp_path, keep_latest=2, keep_best=1)
     restored = checkpoints.restore(reached, items(0))
     checkpoints.close()
@@ -125,6 +132,17 @@ def test_every_flipped_bit_and_every_cut_of_a_file_is_found(finished, tmp_path):
         path.with_name("moved").rename(path)
 
 
+@pytest.mark.fault(4)
+def test_a_step_in_the_place_of_another_is_none(finished, tmp_path):
+    workdir = copied(finished[0], tmp_path)
+    shutil.rmtree(workdir / "checkpoints" / "60")
+    shutil.copytree(workdir / "checkpoints" / "49", workdir / "checkpoints" / "60")
+    again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+    assert again.returncode == 0, again.stderr
+    assert "checkpoint 60 is damaged (it holds step 49)" in again.stderr
+    assert "resumed from step 56" in again.stdout
+
+
 @pytest.mark.fault(5)
 def test_where_no_checkpoint_is_good_the_run_refuses_and_changes_nothing(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
@@ -147,17 +165,31 @@ def test_lists_of_files_that_were_removed_do_not_let_a_run_begin_anew(finished, 
         find_newest(workdir / "checkpoints")
 
 
+@pytest.mark.fault(5)
+def test_where_the_checkpoints_are_gone_the_run_refuses_and_keeps_its_figures(finished, tmp_path):
+    workdir = copied(finished[0], tmp_path)
+    (workdir / "checkpoints").rename(tmp_path / "elsewhere")
+    refused = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"failed: {workdir} holds a run that reached step 60, and none of its checkpoints")
+    assert len(refused.stderr.splitlines()) == 1
+    assert losses(workdir) == losses(finished[0])
+
+
 @pytest.mark.fault(6)
 def test_an_empty_or_foreign_directory_is_ignored_with_a_warning(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     (workdir / "checkpoints" / "77").mkdir()
     (workdir / "checkpoints" / "88").mkdir()
     (workdir / "checkpoints" / "88" / "notes.txt").write_text("mine")
+    for name in ("0099", "²", "notes"):  # no step's names
+        (workdir / "checkpoints" / name).mkdir()
     again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
     assert again.returncode == 0, again.stderr
     assert "resumed from step 60" in again.stdout
     assert again.stderr.count("is foreign (it has no manifest.json)") == 2
     assert (workdir / "checkpoints" / "88.foreign" / "notes.txt").read_text() == "mine"
+    assert (workdir / "checkpoints" / "²").is_dir()
 
 
 def on_a_small_disk(folder, *commands):

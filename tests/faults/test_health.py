@@ -1,17 +1,29 @@
 """An update of a loss that is no number, or that leaps, is not made, is counted, and poisons nothing."""
 
+import re
+import signal
+import subprocess
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from focalnet_jax.checkpoint.steps import list_steps
+from focalnet_jax.checkpoint.weights import read_arrays
 from focalnet_jax.command_line import load_config
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.paths import named_leaves
 from focalnet_jax.training.health import fresh_health, judge
 from focalnet_jax.training.setup import make_task, open_train_data
 from focalnet_jax.training.step import init_state, make_train_step
-from tests.commands import SMALL
+from tests.commands import (
+    ENVIRONMENT,
+    SMALL,
+    command,
+    run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +107,54 @@ def test_the_learning_rate_goes_on_over_skipped_updates(task):
     assert ends[0][0] == ends[1][0]
     assert ends[1][1] == [4, 4]  # Adam's and the schedule's
     assert ends[0][1] == [3, 4]
+
+
+@pytest.mark.fault(25)
+def test_a_run_whose_loss_is_no_number_fails_and_saves_nothing_of_it(tmp_path):
+    arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
+    done = run("train.py", *arguments, "--config.optimizer.clip_norm=0", "--workdir", tmp_path)
+    assert done.returncode == 1
+    assert re.search(r"train/\w+ is (nan|inf)", done.stderr)
+    assert len(done.stderr.splitlines()) == 1
+    assert not [entry for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit()]
+    # Nothing was saved, so the advice it gave can be followed in the same place.
+    again = run("train.py", *SMALL, "--config.total_steps=1", "--workdir", tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.fault(25)
+def test_parameters_that_are_no_numbers_are_not_saved_though_the_loss_before_them_was_one(tmp_path):
+    rate = ["--config.schedule.learning_rate=1e39", "--config.schedule.warmup_steps=5"]
+    every = ["--config.optimizer.clip_norm=0", "--config.checkpoint_every_steps=1"]
+    done = run("train.py", *SMALL, *rate, *every, "--workdir", tmp_path)
+    assert done.returncode == 1
+    assert "not saved: train/param_norm is" in done.stdout
+    saved = list_steps(tmp_path / "checkpoints")
+    told = f"the last good checkpoint is step {saved[-1]}" if saved else "there is no checkpoint"
+    assert told in done.stderr
+    for step in saved:
+        arrays = read_arrays(tmp_path / "checkpoints" / str(step), "params").values()
+        assert all(np.isfinite(array).all() for array in arrays)
+
+
+@pytest.mark.fault(25)
+def test_a_state_that_is_no_number_is_not_saved_by_a_stop_either(tmp_path):
+    arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
+    # Nothing looks at the loss before the signal: it is neither logged nor evaluated.
+    rare = ["--config.optimizer.clip_norm=0", "--config.total_steps=10000000", "--config.log_every_steps=10000000"]
+    process = subprocess.Popen(
+        command("train.py", *arguments, *rare, "--workdir", tmp_path),
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("first step"):
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "is nan" in stderr
+    assert not [entry for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit()]

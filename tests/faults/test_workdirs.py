@@ -1,5 +1,6 @@
 """A workdir belongs to one run at a time, and to one config."""
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 from focalnet_jax.checkpoint import lock
 from focalnet_jax.errors import UserError
+from focalnet_jax.files import write_whole
 from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, run
 
 LONG = [*SMALL, "--config.total_steps=1000000", "--config.checkpoint_every_steps=20"]
@@ -38,8 +40,10 @@ def test_a_second_run_is_refused_and_a_killed_ones_lock_is_no_hindrance(tmp_path
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert (tmp_path / lock.LOCK).exists()
-    third = run("train.py", *SMALL, "--config.total_steps=1", "--config.seed=9", "--workdir", tmp_path)
-    assert "is held by" not in third.stderr
+    third = started(*LONG, "--workdir", tmp_path)
+    third.send_signal(signal.SIGTERM)
+    _, stderr = third.communicate()
+    assert third.returncode == 42, stderr
 
 
 @pytest.mark.fault(8)
@@ -58,6 +62,21 @@ def test_a_workdir_that_cannot_be_written_is_refused_before_anything_is_compiled
         place.chmod(0o755)
     assert_one_line_mistake(done, f"{'Read-only file system' if mounted else 'Permission denied'}; choose another")
     assert "first step" not in done.stdout
+
+
+@pytest.mark.fault(7)
+def test_a_file_that_cannot_be_written_to_its_end_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    write_whole(path, "first")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, "second")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+    assert path.read_text() == "first"
 
 
 @pytest.mark.fault(9)
