@@ -19,7 +19,10 @@ ROWS = {
     9: ("a workdir of another config", "refused with the difference"),
     10: ("two runs in one workdir", "the second is refused, with host, process and since when"),
     11: ("the lock of a run that was killed", "taken over"),
-    12: ("SIGTERM, SIGINT or SIGKILL", "a signal costs no step, a kill an interval at most; then bit for bit the same"),
+    12: (
+        "SIGTERM, SIGINT or SIGKILL",
+        "a signal costs no step, a kill those after the newest finished save; then bit for bit the same",
+    ),
     13: ("SIGTERM to one of several processes", "all save the same step and exit with 42"),
     14: ("SIGTERM while it compiles or no data come", "saved if that can be, else ended at the deadline"),
     15: ("one of several processes is killed", "the others end within 15 s, not with 0"),
