@@ -59,6 +59,7 @@ def undisturbed(prepared, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.fault(19)
 def test_a_killed_run_goes_on_with_two_hosts_and_other_readers_as_if_nothing_had_been(prepared, undisturbed, tmp_path):
     arguments = [*RECIPE, f"--config.data.path={prepared}", "--workdir", tmp_path]
     process = subprocess.Popen(command("train.py", *arguments), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
