@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from focalnet_jax.training.setup import make_task
 from focalnet_jax.training.step import abstract_params, abstract_state, make_eval_step, make_train_step
 
 _WARM_UP, _STEPS = 100, 1000  # of the schedule, whose length costs nothing
-_MOST_TURNS = 6  # of doubling or halving the batch
+_MOST_TURNS = 8  # of trying another batch
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -76,30 +75,49 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
 
     Returns:
       The attempt with that policy (the most saving one where none fits), and `suggested_remat`,
-      `largest_batch` and `largest_batch_remat`, null where there is none.
+      `largest_batch` (to an eighth) and `largest_batch_remat`, null where there is none.
     """
     for remat in REMAT_POLICIES if step == "train" else [config.remat]:
         cheapest = compile_step(_with(config, remat=remat), mesh, chip, step)
         if cheapest.fits:
             break
-    largest, batch = cheapest if cheapest.fits else None, cheapest.batch
     saving = tuple(REMAT_POLICIES)[-1] if step == "train" else config.remat
-    parts = mesh.shape["data"] * mesh.shape["fsdp"] * (config.accumulate_steps if step == "train" else 1)
+    largest, above = (cheapest, None) if cheapest.fits else (None, cheapest.batch)
     for _ in range(_MOST_TURNS):
-        # So many times as much memory is so many times the batch, or more: what a device holds in any case stays.
-        room = chip.memory / largest.memory if largest and largest.memory else 1
-        batch = batch * max(2, 2 ** math.floor(math.log2(room))) if cheapest.fits else batch // 2
-        if batch < parts or batch % parts:
+        batch = _next_batch(largest, above, chip.memory, lambda size: _may_be(size, config, mesh, step))
+        if batch is None:
             break
         attempt = compile_step(_with(config, **{"remat": saving, _batch_key(config, step): batch}), mesh, chip, step)
-        largest = attempt if attempt.fits else largest
-        if attempt.fits != cheapest.fits:  # past the border
-            break
+        largest, above = (attempt, above) if attempt.fits else (largest, batch)
     return cheapest, {
         "suggested_remat": cheapest.remat if cheapest.fits else None,
         "largest_batch": largest.batch if largest else None,
         "largest_batch_remat": largest.remat if largest else None,
     }
+
+
+def _may_be(batch: int, config: FrozenConfigDict, mesh: Mesh, step: str) -> bool:
+    """Whether a batch divides over devices, micro-batches and the groups that are mixed."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if step == "eval":
+        return batch % parts == 0
+    mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
+    group = min(config.augment.mix_group, batch)
+    return batch % (parts * config.accumulate_steps) == 0 and not (mixes and (batch % group or group % 2))
+
+
+def _next_batch(largest: Attempt | None, above: int | None, room: int, may_be: Callable[[int], bool]) -> int | None:
+    """Between the largest batch that fits and the smallest that does not; None if that is known to an eighth."""
+    fits = largest.batch if largest else 0
+    if above is None:
+        # So many times as much memory is so many times the batch, or more: what a device holds in any case stays.
+        times = room // largest.memory if largest.memory else 2
+        return fits * max(2, times)  # which divides as that batch does
+    if above - fits <= fits // 8:
+        return None
+    middle = (fits + above) // 2
+    tries = [*range(middle, fits, -1), *range(middle + 1, above)]
+    return next((batch for batch in tries if may_be(batch)), None)
 
 
 def _batch_key(config: FrozenConfigDict, step: str) -> str:

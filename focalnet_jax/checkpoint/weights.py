@@ -112,7 +112,10 @@ def check_same(checkpoint: Path, item: str, wanted: Tree, ignored: str | None = 
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         advice = ""
         if all(text.startswith("head/") for text in differing):
-            advice = "; only the classifier differs: match model.num_classes, or train from it with init_head=drop"
+            advice = (
+                "; only the classifier differs: match model.num_classes, or train from it with init_head=drop, or "
+                "remap from ImageNet-22K's to 1K's"
+            )
         raise UserError(f"{checkpoint} does not fit the model: {'; '.join(differing[:3])}{more}{advice}")
 
 

@@ -54,13 +54,18 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if slices == 1 and any(getattr(device, "core_on_chip", 0) for device in devices):
         # Two devices a chip, as v4 is described where it is not: JAX knows no better order for them than their own.
         return Mesh(np.array(devices[:count]).reshape(shape), AXES, axis_types=types)
+    # An axis may go over a part of a physical one: neighbours stay neighbours, and other shapes there may be none.
     if slices == 1:
-        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[:count])
+        placed = mesh_utils.create_device_mesh(shape, devices[:count], allow_split_physical_axes=True)
+        return Mesh(placed, AXES, axis_types=types)
     if shape[0] % slices:
         valid = ", ".join(str(n) for n in range(slices, len(devices) + 1, slices) if len(devices) % n == 0)
         raise UserError(f"mesh.data={shape[0]} does not go over {slices} slices: expected one of {valid}")
     within = (shape[0] // slices, *shape[1:])
-    return Mesh(mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices[:count]), AXES, axis_types=types)
+    placed = mesh_utils.create_hybrid_device_mesh(
+        within, (slices, 1, 1), devices[:count], allow_split_physical_axes=True
+    )
+    return Mesh(placed, AXES, axis_types=types)
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str]:

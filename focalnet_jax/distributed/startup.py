@@ -14,7 +14,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import jax
@@ -27,6 +28,7 @@ from focalnet_jax.errors import BEFORE_THE_END, EXIT_FAILED, RunFailedError, Use
 COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _HEARTBEAT_SECONDS = 10  # a process that is gone so long ends the others
 _LINGER_SECONDS = 1.0
+_LONGEST_TIMEOUT = 24 * 60 * 60
 _BROKEN_OFF = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable|aborted", re.IGNORECASE)
 
 
@@ -50,8 +52,8 @@ def connect(flags: argparse.Namespace) -> None:
       UserError: the flags are incomplete or make no sense.
       RunFailedError: the library cannot start.
     """
-    if flags.coordinator_timeout < 1:
-        raise UserError(f"--coordinator-timeout {flags.coordinator_timeout}: expected a positive number of seconds")
+    if not 0 < flags.coordinator_timeout <= _LONGEST_TIMEOUT:
+        raise UserError(f"--coordinator-timeout {flags.coordinator_timeout}: expected 1 to {_LONGEST_TIMEOUT} seconds")
     told = _told(flags)
     if not told and not _in_cluster(os.environ):
         return
@@ -69,14 +71,26 @@ def connect(flags: argparse.Namespace) -> None:
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        raise RunFailedError(f"cannot connect by {where}: {' '.join(str(error).split())[:200]}") from error
+        raise RunFailedError(
+            f"cannot connect by {where}: {' '.join(str(error).split())[:200]}; say who is there by --coordinator, "
+            "--processes and --process"
+        ) from error
     finally:
         timer.cancel()
+    refuse_uneven(jax.devices())
     if is_first():
         # All that refuse the same thing at the same time say so: the others are gone as soon as this one is.
         BEFORE_THE_END.append(lambda: time.sleep(_LINGER_SECONDS))
     else:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end
+
+
+def refuse_uneven(devices: Sequence[jax.Device]) -> None:
+    """Refuses processes with different numbers of devices, as where one is broken: they could exchange nothing."""
+    held = Counter(device.process_index for device in devices)
+    if len(set(held.values())) > 1:
+        told = ", ".join(f"process {process} has {number}" for process, number in sorted(held.items())[:8])
+        raise UserError(f"the processes of this run differ in their devices ({told}): give all the same number")
 
 
 def _give_up(where: str, seconds: int) -> None:
@@ -158,7 +172,8 @@ def _gpus_of_this_process(environment: Mapping[str, str]) -> list[int] | None:
 
 def _in_cluster(environment: Mapping[str, str]) -> bool:
     """Whether JAX finds out by itself about the other processes: SLURM, Open MPI, Kubernetes jobs, TPU machines."""
-    kubernetes = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys()
+    on_tpu = bool(importlib.util.find_spec("libtpu") and _tpu_chips())
+    kubernetes = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys() and not on_tpu
     if kubernetes and not importlib.util.find_spec("kubernetes"):
         print(
             "warning: this is a pod of a Kubernetes job; to find the others, pip install 'focalnet_jax[k8s]' or give "
@@ -166,12 +181,16 @@ def _in_cluster(environment: Mapping[str, str]) -> bool:
             file=sys.stderr,
         )
         kubernetes = False
-    return bool(
-        ("SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1)
-        or int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-        or kubernetes
-        or (importlib.util.find_spec("libtpu") and _tpu_chips())
-    )
+    slurm = "SLURM_STEP_NODELIST" in environment and _number(environment, "SLURM_NTASKS") > 1
+    return slurm or _number(environment, "OMPI_COMM_WORLD_SIZE") > 1 or kubernetes or on_tpu
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    """A variable's number, 1 where it is not set."""
+    try:
+        return int(environment.get(name, 1))
+    except ValueError:
+        raise UserError(f"{name}={environment[name]} in the environment: expected a number") from None
 
 
 def _tpu_chips() -> list[str]:

@@ -113,7 +113,10 @@ class _Loop:
             if step == first:
                 jax.block_until_ready(run.metrics)
                 self.progress.first_step_done()
-            self.profile.end(step, run.metrics)
+            if self.profile.ends(step):
+                jax.block_until_ready(run.metrics)
+                with self.progress.paused():  # writing takes its time
+                    self.profile.close()
             self.watchdog.did(f"step {step}")
             if step % config.log_every_steps == 0 or step == plan.total:
                 self._log()

@@ -45,14 +45,12 @@ class Profile:
             jax.profiler.start_trace(self._folder)
             self._running = True
 
-    def end(self, step: int, after: Any) -> None:
-        """To be called after a step, with something it computes."""
-        if self._running and step == self._last:
-            jax.block_until_ready(after)
-            self.close()
+    def ends(self, step: int) -> bool:
+        """Whether a step is the last one of a trace that is being taken."""
+        return self._running and step == self._last
 
     def close(self) -> None:
-        """Ends a trace that is being taken."""
+        """Writes a trace that is being taken."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False

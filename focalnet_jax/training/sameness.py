@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import jax
 from ml_collections import FrozenConfigDict
 
+import focalnet_jax
 from focalnet_jax.checkpoint.lock import LOCK
 from focalnet_jax.config import flatten
 from focalnet_jax.data.sources import Source
@@ -29,8 +31,17 @@ def versions() -> dict[str, str]:
 
 def check_same_run(config: FrozenConfigDict) -> None:
     """Refuses processes with other versions or another config: `UserError`."""
-    check_same(versions())
+    check_same(versions() | {"the source of focalnet_jax": _source()})
     check_same({key: json.dumps(value) for key, value in flatten(config).items()})
+
+
+def _source() -> str:
+    """A digest of the package's own files: checkouts of one version may differ."""
+    digest = hashlib.sha256()
+    package = Path(focalnet_jax.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def check_same_workdir(workdir: Path) -> None:

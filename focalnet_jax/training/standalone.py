@@ -17,7 +17,14 @@ from focalnet_jax.data.sources import check_labels
 from focalnet_jax.distributed.startup import check_same, ends_with_the_others
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.sameness import check_same_data, check_same_run
-from focalnet_jax.training.setup import check_classes, means_classes, model_config, open_eval_data, run_mesh
+from focalnet_jax.training.setup import (
+    check_classes,
+    keep_compiled,
+    means_classes,
+    model_config,
+    open_eval_data,
+    run_mesh,
+)
 from focalnet_jax.training.step import abstract_params, make_eval_step, model_graph
 from focalnet_jax.training.writers import to_json
 
@@ -30,6 +37,7 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
       UserError: no checkpoint there, or it does not fit the config's model; data that does not fit.
     """
     check_same_run(config)
+    keep_compiled(config.compilation_cache)
     mesh = run_mesh(config)
     data = open_eval_data(config, mesh)
     key = "model.num_classes" if config.eval_classes is None else "eval_classes"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tensorboardX import SummaryWriter
+import tensorboardX
 
 from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.files import write_whole
@@ -73,7 +73,7 @@ class Writer(Protocol):
 class _TensorBoard:
     def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
         del config
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -129,7 +129,8 @@ def check_writers(names: Sequence[str]) -> None:
     for name in names:
         if name not in WRITERS:
             raise UserError(f"writers: {name!r} is unknown; expected {', '.join(WRITERS)}.{suggest(name, WRITERS)}")
-        if name != "tensorboard" and not importlib.util.find_spec(name):
+        found = importlib.util.find_spec(name) if name != "tensorboard" else tensorboardX.__spec__
+        if found is None or found.origin is None:  # a folder of that name is no package
             raise UserError(f"writers: {name} is not installed: pip install {name}, or leave it out")
 
 

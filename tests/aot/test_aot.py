@@ -116,8 +116,8 @@ def fake(memory_an_image, capacity=1000.0):
 @pytest.mark.parametrize(
     ("memory_an_image", "cheapest", "largest"),
     [
-        ({"none": 10, "dots": 5, "full": 2}, "none", 256),
-        ({"none": 100, "dots": 50, "full": 2}, "dots", 256),
+        ({"none": 10, "dots": 5, "full": 2}, "none", 480),
+        ({"none": 100, "dots": 50, "full": 2}, "dots", 480),
         ({"none": 500, "dots": 400, "full": 100}, None, 8),
         ({"none": 500, "dots": 400, "full": 300}, None, None),
     ],
@@ -130,7 +130,25 @@ def test_the_search_finds_the_cheapest_policy_and_the_largest_batch(
     chip = SimpleNamespace(memory=1000)
     _, found = search(config, mesh, chip, "train")
     assert found["suggested_remat"] == cheapest
-    assert found["largest_batch"] == largest
+    assert found["largest_batch"] == largest  # or up to an eighth below what fits
+
+
+def test_the_search_tries_only_batches_a_run_could_have(config, monkeypatch):
+    tried = []
+
+    def compiled(config, mesh, chip, step):
+        tried.append(config.batch_size)
+        return fake({"none": 60, "dots": 60, "full": 60})(config, mesh, chip, step)
+
+    monkeypatch.setattr(compilation, "compile_step", compiled)
+    mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    _, found = search(compilation._with(config, batch_size=24), mesh, SimpleNamespace(memory=1000), "train")
+    assert found["largest_batch"] == 16
+    assert all(batch % 8 == 0 for batch in tried)
+    tried.clear()
+    mixed = load_config(SMOKE, ["--config.batch_size=384"], optional=["data.path"])  # mixed in groups of 128
+    search(mixed, mesh, SimpleNamespace(memory=1000), "train")
+    assert all(batch % min(128, batch) == 0 for batch in tried)
 
 
 def test_an_estimate_is_cycles_over_the_clock_and_the_models_flops_over_that(config):
@@ -163,6 +181,14 @@ def test_only_data_goes_over_slices():
     with pytest.raises(UserError, match=r"mesh.data=1 does not go over 2 slices: expected one of 2, 4, 8, 16"):
         make_mesh({"data": 1, "fsdp": 16, "tensor": 1}, devices)
     assert jax.device_count() == 8
+
+
+def test_every_mesh_of_a_topology_is_made():
+    """An axis may go over a part of a physical one: 16 of two rows of 8."""
+    devices = [Described(index, index // 8) for index in range(16)]
+    for sizes in ((2, 2, 4), (2, 4, 2), (2, 8, 1), (4, 2, 2), (16, 1, 1), (2, 1, 8)):
+        mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)), devices)
+        assert tuple(mesh.shape.values()) == sizes
 
 
 def test_all_devices_of_several_hosts_belong_to_the_mesh_though_they_are_not_here():
