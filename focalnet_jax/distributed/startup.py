@@ -77,12 +77,12 @@ def connect(flags: argparse.Namespace) -> None:
         ) from error
     finally:
         timer.cancel()
-    refuse_uneven(jax.devices())
     if is_first():
         # All that refuse the same thing at the same time say so: the others are gone as soon as this one is.
         BEFORE_THE_END.append(lambda: time.sleep(_LINGER_SECONDS))
     else:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end
+    refuse_uneven(jax.devices())
 
 
 def refuse_uneven(devices: Sequence[jax.Device]) -> None:

@@ -24,16 +24,17 @@ def test_two_processes_of_four_devices_compute_what_one_does(alone, tmp_path):
     assert_same_run(tmp_path, alone)
 
 
-def by_hand(script, port, *each):
-    """Two processes started as on two machines, each with its own arguments; their exit codes and what they say."""
+def by_hand(script, port, *each, **options):
+    """Two processes started as on two machines: what they say on stderr, and their exit codes.
+
+    Each has its own arguments, and of `options` of `Popen`, lists of two, its own.
+    """
     shared = [script, *SMALL, "--coordinator", f"localhost:{port}", "--processes", "2"]
-    processes = [
-        subprocess.Popen(
-            command(*shared, "--process", index, *arguments),
-            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for index, arguments in enumerate(each)
-    ]  # fmt: skip
+    processes = []
+    for index, arguments in enumerate(each):
+        own = {"env": ENVIRONMENT} | {name: both[index] for name, both in options.items()}
+        called = command(*shared, "--process", index, *arguments)
+        processes.append(subprocess.Popen(called, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **own))
     return [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
 
 
@@ -47,39 +48,23 @@ def test_processes_of_another_config_refuse_and_name_the_key(tmp_path):
 
 
 def test_processes_with_different_numbers_of_devices_refuse(tmp_path):
-    shared = [*SMALL, "--coordinator", "localhost:47122", "--processes", "2", "--workdir", tmp_path / "run"]
-    processes = [
-        subprocess.Popen(
-            command("train.py", *shared, "--process", index),
-            env=ENVIRONMENT | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"},
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        for index, count in enumerate((4, 2))
-    ]  # fmt: skip
-    for process in processes:
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 2, stderr
+    flags = [{"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"} for count in (4, 2)]
+    each = [["--workdir", tmp_path / "run"]] * 2
+    for stderr, code in by_hand("train.py", 47122, *each, env=[ENVIRONMENT | flag for flag in flags]):
+        assert code == 2
         assert "differ in their devices (process 0 has 4, process 1 has 2)" in stderr
 
 
 def test_processes_with_other_sources_refuse(tmp_path):
-    here = Path(__file__).parents[2]
+    here, other = Path(__file__).parents[2], tmp_path / "other"
     for name in ("focalnet_jax", "configs"):
-        shutil.copytree(here / name, tmp_path / "other" / name)
-    shutil.copy(here / "train.py", tmp_path / "other")
-    with (tmp_path / "other" / "focalnet_jax" / "training" / "step.py").open("a") as file:
+        shutil.copytree(here / name, other / name)
+    shutil.copy(here / "train.py", other)
+    with (other / "focalnet_jax" / "training" / "step.py").open("a") as file:
         file.write("# not the same\n")
-    shared = [*SMALL, "--coordinator", "localhost:47121", "--processes", "2", "--workdir", tmp_path / "run"]
-    processes = [
-        subprocess.Popen(
-            command("train.py", *shared, "--process", index),
-            cwd=where, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        for index, where in enumerate((here, tmp_path / "other"))
-    ]  # fmt: skip
-    for process in processes:
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 2, stderr
+    each = [["--workdir", tmp_path / "run"]] * 2
+    for stderr, code in by_hand("train.py", 47121, *each, cwd=[here, other]):
+        assert code == 2
         assert "differ in the source of focalnet_jax (here" in stderr
 
 
