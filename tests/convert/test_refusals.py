@@ -212,7 +212,7 @@ def test_a_report_nobody_can_read_is_no_traceback(tmp_path):
     command = [sys.executable, "-u", "-m", "focalnet_jax.convert", *map(str, arguments)]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*command, tmp_path / "a.safetensors"], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (1, "failed: [Errno 28] No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "failed: No space left on device; make room and start it again\n")
     process = subprocess.Popen([*command, tmp_path / "b.safetensors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == (b"", 1)
