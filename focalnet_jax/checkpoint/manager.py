@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from focalnet_jax.checkpoint.integrity import read_manifest, record_evaluation, seal
@@ -62,15 +63,19 @@ class Checkpoints:
             if evaluation is not None and self._writes and read_manifest(self._step(step)).evaluation is None:
                 record_evaluation(self._step(step), evaluation)
             return
+        alone = jax.process_count() == 1
+        if alone:
+            items = _on_host(items)
         trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        try:
-            begun = self._manager.save(step, args=ocp.args.Composite(**trees, metadata=ocp.args.JsonSave(metadata)))
-            if not begun:
-                raise RuntimeError("a newer step is there")
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._failed(step, error) from error
+        arguments = ocp.args.Composite(**trees, metadata=ocp.args.JsonSave(metadata))
+        if not alone:
+            try:
+                self._begin(step, arguments)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise self._failed(step, error) from error
         self.latest_step = step
-        self._settling = threading.Thread(target=self._settle, args=(step, evaluation), name="checkpoint")
+        work = (step, arguments if alone else None, evaluation)
+        self._settling = threading.Thread(target=self._settle, args=work, name="checkpoint")
         self._settling.start()
 
     def restore(self, step: int, like: dict[str, Tree]) -> dict[str, Tree]:
@@ -110,9 +115,15 @@ class Checkpoints:
         with quiet(), contextlib.suppress(Exception):
             self._manager.close()
 
-    def _settle(self, step: int, evaluation: Mapping[str, Any] | None) -> None:
-        """What is left to do in the background: the end of Orbax's writing, the list of files, old steps."""
+    def _begin(self, step: int, arguments: ocp.args.Composite) -> None:
+        if not self._manager.save(step, args=arguments):
+            raise RuntimeError("a newer step is there")
+
+    def _settle(self, step: int, arguments: ocp.args.Composite | None, evaluation: Mapping[str, Any] | None) -> None:
+        """What is left to do in the background: Orbax's writing or the end of it, the list of files, old steps."""
         try:
+            if arguments is not None:
+                self._begin(step, arguments)
             self._manager.wait_until_finished()
             if self._writes:
                 seal(self._step(step), evaluation)
@@ -131,6 +142,16 @@ class Checkpoints:
 
     def _step(self, step: int) -> Path:
         return self._folder / str(step)
+
+
+def _on_host(items: dict[str, Tree]) -> dict[str, Tree]:
+    """The arrays as NumPy arrays, so that the next step may have them while Orbax is busy in the background.
+
+    It needs some .1 s for the arrays of a FocalNet before it lets go of them, however small they are. Several processes
+    save together and hold no whole array: they wait for it.
+    """
+    jax.tree.map(lambda leaf: leaf.copy_to_host_async(), items)
+    return jax.tree.map(np.asarray, items)
 
 
 def _check_writable(folder: Path) -> None:

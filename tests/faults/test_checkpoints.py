@@ -223,8 +223,9 @@ def test_a_save_that_fails_in_the_background_is_told_by_who_waits(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_latest=2, keep_best=0)
     checkpoints.save(1, items(1), {})
     checkpoints.wait()
+    (tmp_path / "checkpoints").rename(tmp_path / "gone")  # the disk goes, and nothing can be written in its place
+    (tmp_path / "checkpoints").touch()
     checkpoints.save(2, items(2), {})
-    (tmp_path / "checkpoints").rename(tmp_path / "gone")  # the disk goes while it is written to
     with pytest.raises(RunFailedError, match="cannot write checkpoint"):
         checkpoints.wait()
     checkpoints.close()
