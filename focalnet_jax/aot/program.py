@@ -96,11 +96,16 @@ class Program:
                 # What is spread over several fusions, to compute meanwhile, stands in each of them by its one channel.
                 channel = re.search(r"channel_id=(\d+)", instruction.rest)
                 key = kind, channel[1] if channel else f"at {place}"
-                by_channel[key] = max(by_channel.get(key, 0), times * _sent(instruction, kind))
+                sent_once = _sent(instruction, kind, _group(instruction.rest) or self._devices)
+                by_channel[key] = max(by_channel.get(key, 0), times * sent_once)
         sent: Counter[str] = Counter()
         for (kind, _), size in by_channel.items():
             sent[kind] += size
         return {kind: sent[kind] for kind in COLLECTIVES if sent[kind]}
+
+    @property
+    def _devices(self) -> int:
+        return int(found[1]) if (found := re.search(r"num_partitions=(\d+)", self.text)) else 1
 
     def _run(self) -> Iterator[tuple[Instruction, int, bool]]:
         """Every instruction, how often it runs, and whether it is part of a fusion."""
@@ -163,8 +168,9 @@ def _width(kind: str) -> int:
     return 1 if kind == "pred" else max(int(digits[0]) // 8, 1) if (digits := re.findall(r"\d+", kind)) else 0
 
 
-def _sent(instruction: Instruction, kind: str) -> int:
-    sizes, devices = _sizes(instruction.type), _group(instruction.rest)
+def _sent(instruction: Instruction, kind: str, devices: int) -> int:
+    """Bytes a device sends in an exchange of so many."""
+    sizes = _sizes(instruction.type)
     if instruction.operation.endswith("-start"):  # what goes in stands before what comes out
         if kind == "collective-permute":
             return sizes[0]
@@ -184,14 +190,16 @@ def _sent(instruction: Instruction, kind: str) -> int:
     )
 
 
-def _group(rest: str) -> int:
-    """How many devices exchange with each other."""
+def _group(rest: str) -> int | None:
+    """How many devices exchange with each other; None for all of them."""
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
         return int(found[1])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]* \{([^}]*)\}", rest):
         lengths = {axis: int(length) for axis, length in re.findall(r"'([^']*)'=(\d+)", found[1])}
         axes = re.findall(r"'([^']*)'(?::\(\d+\)(\d+))?", found[2])
         return math.prod(int(part) if part else lengths[axis] for axis, part in axes)
-    if found := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return len(found[1].split(","))
-    return 1
+    if re.search(r"replica_groups=(?!\{\})", rest):
+        raise ValueError(f"which devices exchange is said in a way not known: {rest[:200]}")
+    return None

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from focalnet_jax.aot.program import Program
@@ -11,7 +12,7 @@ from focalnet_jax.distributed.mesh import make_mesh
 # in it with an estimate of its own and of what it holds, one gather spread over two fusions, and a loop that computes
 # with one device's part of an operand after the other, whose counter is raised by two.
 TPU = """
-HloModule jit_step
+HloModule jit_step, num_partitions=16
 
 %gathering (p: bf16[8]) -> bf16[64] {
   %p = bf16[8]{0} parameter(0)
@@ -64,6 +65,8 @@ ENTRY %main (x: f32[4]) -> f32[4] {
   %v2 = (f32[4]{0}, s32[], u32[]) while(%init2), condition=%windowed_cond, body=%windowed_body
   %s = (bf16[32]{0}, bf16[32]{0}, u32[], u32[]) collective-permute-start(%x), channel_id=9, source_target_pairs={{0,1}}
   %m = f32[16]{0} all-gather(%x), channel_id=10, replica_groups=mesh['a'=2,'b'=4,'c'=2] {'b','c'}, dimensions={0}
+  %o = f32[16]{0} all-gather(%x), channel_id=11, replica_groups=mesh['a'=4,'b'=4], device_ids=([4,4]T(1,0)) {'a'}
+  %z = f32[16]{0} all-gather(%x), channel_id=12, replica_groups={}, dimensions={0}
   ROOT %y = f32[4]{0} copy(%x), backend_config={"window_config":{"estimated_cycles":"5"}}
 }
 """
@@ -75,10 +78,15 @@ def test_loops_count_as_often_as_they_run_and_what_is_fused_once():
 
 def test_an_exchange_counts_once_a_turn_by_what_a_ring_sends():
     assert Program(TPU).collective_bytes() == {
-        "all-gather": 18 * 64 * 2 * 7 // 8 + 16 * 4 * 7 // 8,
+        "all-gather": 18 * 64 * 2 * 7 // 8 + 16 * 4 * 7 // 8 + 16 * 4 * 3 // 4 + 16 * 4 * 15 // 16,
         "all-reduce": 18 * 2 * 1000 * 4 * 3 // 4,
         "collective-permute": 32 * 2,
     }
+
+
+def test_an_exchange_that_cannot_be_read_is_not_counted_as_none():
+    with pytest.raises(ValueError, match="in a way not known"):
+        Program(TPU.replace("replica_groups={}", "replica_groups=ring(16)")).collective_bytes()
 
 
 def test_a_program_of_this_machine_is_read_too():
