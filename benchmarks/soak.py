@@ -7,8 +7,8 @@ bit of a random file of the newest checkpoint is flipped or the file is cut. Aft
 on another number of devices. In the end a second run makes the same steps on the same devices without any disturbance,
 stopped only where their number changes: every loss and weight must be the same to the bit.
 
-Promised: no step lost by a signal, at most one interval by kill -9; one more where it interrupts a save, and one where
-the newest checkpoint is damaged. Exits with 1 if a promise was broken.
+Promised: after a signal every step is saved; after kill -9 every save but the one under way is whole; and the run goes
+on from the newest whole save that is not damaged. Exits with 1 if a promise was broken.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from focalnet_jax.checkpoint.integrity import MANIFEST
 from focalnet_jax.checkpoint.steps import FOLDER, is_complete, list_steps
 from focalnet_jax.command_line import load_config, run_command
 
@@ -58,7 +57,8 @@ class Part:
     devices: int
     kind: str
     reached: int  # the last step it had logged
-    may_lose: int  # steps
+    saved: int  # the newest whole save; 0 without one
+    good: int  # the newest one that was not damaged then
 
 
 def environment(devices: int) -> dict[str, str]:
@@ -97,16 +97,16 @@ def disturbed(workdir: Path, kind: str, devices: int, rng: random.Random) -> Par
     if process.returncode != (42 if kind == "stop" else -signal.SIGKILL):
         raise RuntimeError(f"ended with {process.returncode}: {stderr}")
     folder = workdir / FOLDER
-    saving = [entry for entry in folder.glob("*/") if entry.name[0].isdigit() and not (entry / MANIFEST).exists()]
-    may_lose = 0 if kind == "stop" else INTERVAL * (1 + bool(saving))
-    whole = [step for step in list_steps(folder) if is_complete(folder / str(step))]
+    whole = [0] + [step for step in list_steps(folder) if is_complete(folder / str(step))]
+    good = saved = whole[-1]
     if kind in ("flip", "cut"):
-        if len(whole) > 1:  # with one alone the run would rightly refuse to go on
-            harm(rng.choice([path for path in (folder / str(whole[-1])).rglob("*") if path.is_file()]), kind, rng)
-            may_lose += INTERVAL
+        if len(whole) > 2:  # with one alone the run would rightly refuse to go on
+            harm(rng.choice([path for path in (folder / str(saved)).rglob("*") if path.is_file()]), kind, rng)
+            good = whole[-2]
         else:
             kind = "kill"
-    return Part(started_at([*lines, *rest.splitlines()]), devices, kind, max(losses(workdir), default=0), may_lose)
+    start, reached = started_at([*lines, *rest.splitlines()]), max(losses(workdir), default=0)
+    return Part(start, devices, kind, reached, saved, good)
 
 
 def started_at(lines: list[str]) -> int | None:
@@ -158,12 +158,16 @@ def repeated(workdir: Path, parts: list[Part], last: int) -> None:
 
 
 def broken_promises(parts: list[Part], last: int) -> list[str]:
-    """What was lost beyond what is promised."""
+    """Where the run did not do what is promised."""
     starts = [part.start for part in parts] + [last]
     broken = []
     for part, resumed in zip(parts, starts[1:], strict=True):
-        if part.reached - resumed > part.may_lose:
-            broken.append(f"{part.kind} at step {part.reached}: went on from {resumed}")
+        # To begin the next save waits for the one before.
+        least = part.reached if part.kind == "stop" else (part.reached - 1) // INTERVAL * INTERVAL - INTERVAL
+        if part.saved < least:
+            broken.append(f"{part.kind} at step {part.reached}: the newest save is of step {part.saved}")
+        if resumed != part.good:
+            broken.append(f"{part.kind} at step {part.reached}: went on from {resumed} instead of {part.good}")
     return broken
 
 
