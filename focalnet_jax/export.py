@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
     from focalnet_jax.convert.load import load_model
 
-    model = load_model(flags.checkpoint, flags.model, dtype=flags.precision)
+    model = load_model(flags.checkpoint, flags.model, dtype=flags.precision, aggregation="xla")  # for any platform
     written = export(model, flags.image_size, platforms)
     part = out.with_name(f".{out.name}.part")
     try:

@@ -48,7 +48,7 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
     batch, remat = config[key], config.remat
     check_batch_size(key, batch, mesh, config.accumulate_steps if step == "train" else 1)
     print(f"compiling the {step} step of {config.model.name}, batch {batch}, remat {remat} ...", flush=True)
-    lowered = _lower(config, mesh, step)
+    lowered = lower_step(config, mesh, step)
     begun = time.perf_counter()
     try:
         compiled = lowered.compile()
@@ -128,7 +128,8 @@ def _with(config: FrozenConfigDict, **changed: Any) -> FrozenConfigDict:
     return FrozenConfigDict(config.to_dict() | changed)
 
 
-def _lower(config: FrozenConfigDict, mesh: Mesh, step: str) -> Any:
+def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lowered:
+    """The `train` or `eval` step a run of `config` has, to be compiled for the devices of `mesh`."""
     size, place = config.data.image_size, split_by_example(mesh)
 
     def batch_of(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:

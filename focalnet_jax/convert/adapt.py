@@ -24,7 +24,7 @@ HEAD_POLICIES = ("keep", "drop", "remap")
 _HEAD, _HEAD_BIAS = "head/kernel", "head/bias"
 _SURGERY = ("focal_levels", "focal_windows", "focal_factor")
 # Fields that change no parameter's shape or meaning.
-_FREE = ("drop_rate", "drop_path_rate", "scan_blocks", "remat", "layerscale_value")
+_FREE = ("drop_rate", "drop_path_rate", "scan_blocks", "remat", "aggregation", "layerscale_value")
 
 
 def adapt(

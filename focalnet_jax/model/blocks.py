@@ -73,6 +73,7 @@ class FocalBlock(nnx.Module):
             normalize_modulator=config.normalize_modulator,
             postln=config.use_postln_in_modulation,
             drop_rate=config.drop_rate,
+            aggregation=config.aggregation,
             precision=precision,
             rngs=rngs,
         )

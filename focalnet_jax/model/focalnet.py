@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from focalnet_jax.model.blocks import REMAT_POLICIES, PatchEmbed, Stage
 from focalnet_jax.model.layers import dropout, example_keys, layer_norm, linear, split_keys
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.variants import FocalNetConfig, variant_config
+from focalnet_jax.ops.aggregation import choose_form
 from focalnet_jax.placement import by_example
 
 
@@ -22,15 +24,18 @@ class FocalNet(nnx.Module):
     """Focal Modulation Network (arXiv 2203.11926).
 
     Stochastic depth and dropout are active when a call is given a PRNG `key`, otherwise the model is deterministic.
+    It is made for JAX's default platform, or for the one that is named.
     """
 
-    def __init__(self, config: FocalNetConfig, *, precision: Precision, rngs: nnx.Rngs):
+    def __init__(self, config: FocalNetConfig, *, precision: Precision, rngs: nnx.Rngs, platform: str | None = None):
         if config.remat not in REMAT_POLICIES:
             raise UserError(
                 f"unknown remat policy {config.remat!r}; expected one of {', '.join(REMAT_POLICIES)}."
                 f"{suggest(config.remat, REMAT_POLICIES)}"
             )
         self.config = config
+        form = choose_form(config.aggregation, platform or jax.default_backend())
+        config = dataclasses.replace(config, aggregation=form)
         self.dtype = precision.dtype
         self.patch_embed = PatchEmbed(
             config.in_channels,

@@ -36,6 +36,7 @@ class FocalModulation(nnx.Module):
         normalize_modulator: bool,
         postln: bool,
         drop_rate: float,
+        aggregation: str,
         precision: Precision,
         rngs: nnx.Rngs,
     ):
@@ -48,6 +49,7 @@ class FocalModulation(nnx.Module):
         self.proj = linear(dim, dim, precision, rngs)
         self.normalize_modulator = normalize_modulator
         self.drop_rate = drop_rate
+        self.form = aggregation
         self.dtype = precision.dtype
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
@@ -56,7 +58,7 @@ class FocalModulation(nnx.Module):
         kernels = [by_channel(focal.kernel[...].astype(self.dtype)) for focal in self.focal_kernels]
         context = by_example(self.context(x), channels=True)
         context = aggregate_context(
-            context, by_example(self.gates(x)), kernels, normalize=self.normalize_modulator
+            context, by_example(self.gates(x)), kernels, normalize=self.normalize_modulator, form=self.form
         )  # [B, H, W, C]
         modulated = query * by_example(self.modulator(by_example(context, channels=True)), channels=True)
         if self.norm is not None:

@@ -48,6 +48,7 @@ class FocalNetConfig:
     in_channels: int = 3
     scan_blocks: bool = True  # run a stage's stacked blocks as a scan (compile time independent of depth)
     remat: str = "none"  # what a block keeps for the backward pass, see blocks.REMAT_POLICIES
+    aggregation: str = "auto"  # how the context is aggregated, see ops.aggregation.choose_form
 
     def __post_init__(self) -> None:
         for name, valid, what in (
@@ -201,6 +202,7 @@ def model_from_metadata(stored: dict[str, Any]) -> tuple[str | None, FocalNetCon
     """The variant's name, if it is one, and the configuration, from JSON."""
     try:
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["config"].items()}
-        return stored["name"], FocalNetConfig(**fields)
+        # How it was computed where it was trained need not be possible here.
+        return stored["name"], FocalNetConfig(**fields | {"aggregation": "auto"})
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"the checkpoint's description of its model is damaged: {error!r}") from error

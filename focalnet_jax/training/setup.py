@@ -170,7 +170,7 @@ def make_task(
     config: FrozenConfigDict, mesh: Mesh, *, warmup_steps: int, total_steps: int
 ) -> tuple[Task, Callable[[jax.Array], Params]]:
     """What a run of these durations trains, and a function from a PRNG key to its initial parameters."""
-    graph, init_params = model_graph(model_config(config), config.precision)
+    graph, init_params = model_graph(model_config(config), config.precision, mesh)
     schedule = make_schedule(config.schedule, warmup_steps, total_steps)
     task = Task(
         graph,

@@ -45,7 +45,7 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     check_same_data(data.source)
     check_same({"--checkpoint": f"SHA-256 {_fingerprint(path)}"})
     model = model_config(config)
-    graph, init_params = model_graph(model, config.precision)
+    graph, init_params = model_graph(model, config.precision, mesh)
     loaded = load_into(path, model, abstract_params(init_params, mesh), surgery=False)
     if means_classes(loaded.stated, data.source.class_names):
         check_classes(config, loaded.stated.classes, path, data.source)

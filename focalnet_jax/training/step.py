@@ -73,11 +73,14 @@ class Task:
     statistics: bool = False  # the norm of every parameter and its gradient among the metrics
 
 
-def model_graph(config: FocalNetConfig, precision: str) -> tuple[nnx.GraphDef, Callable[[jax.Array], Params]]:
-    """The static part of a model, and a function from a PRNG key to freshly initialised parameters."""
+def model_graph(
+    config: FocalNetConfig, precision: str, mesh: Mesh
+) -> tuple[nnx.GraphDef, Callable[[jax.Array], Params]]:
+    """The static part of a model for a mesh, and a function from a PRNG key to freshly initialised parameters."""
+    platform = mesh.devices.flat[0].platform
 
     def build(key: jax.Array) -> FocalNet:
-        return FocalNet(config, precision=get_precision(precision), rngs=nnx.Rngs(key))
+        return FocalNet(config, precision=get_precision(precision), rngs=nnx.Rngs(key), platform=platform)
 
     graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
     return graph, lambda key: nnx.to_pure_dict(nnx.state(build(key), nnx.Param))

@@ -30,7 +30,7 @@ SMALL = [
 
 def task_on(devices, config):
     mesh = make_mesh({"data": devices, "fsdp": 1, "tensor": 1})
-    graph, init_params = model_graph(model_config(config), config.precision)
+    graph, init_params = model_graph(model_config(config), config.precision, mesh)
     schedule = make_schedule(config.schedule, 10, 200)
     optimizer = make_optimizer(config.optimizer, schedule)
     classes, parts = config.model.num_classes, config.accumulate_steps

@@ -1,0 +1,97 @@
+"""What the compiler for NVIDIA GPUs makes of a train step, on a machine without one.
+
+  python -m benchmarks.gpu_structure [--model base_lrf] [--batch 64] [--topology h100:1] [--config.KEY=VALUE ...]
+
+Prints what the program calls (cuDNN, cuBLAS, Triton), the registers and spilled bytes of its Triton kernels, and its
+memory; the last line is one JSON object. Nothing is tuned on a device, so other kernels may be chosen there, and no time
+is known. Needs jax-cuda12-plugin and jax-cuda12-pjrt of jax's version (pip install --no-deps) and, for registers, ptxas:
+pip install --no-deps 'nvidia-cuda-nvcc-cu12<13'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from focalnet_jax.command_line import load_config, run_command
+
+
+def compiled_step(model: str, batch: int, topology: str, overrides: list[str], dump: Path):
+    """The compiled step of the ImageNet-1K recipe; the compiler leaves its kernels in `dump`."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump}"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # it looks for no other devices: none is used
+    from focalnet_jax.aot.compilation import lower_step
+    from focalnet_jax.aot.topology import describe_devices
+    from focalnet_jax.distributed.mesh import make_mesh
+
+    devices, _ = describe_devices(topology)
+    flags = ["--config.data.path=none", f"--config.batch_size={batch}", *overrides]
+    config = load_config(f"configs/imagenet1k.py:{model}", flags)
+    return lower_step(config, make_mesh(config.mesh, devices), "train").compile()
+
+
+def find_ptxas() -> str | None:
+    """NVIDIA's assembler: the package's, or the machine's."""
+    packaged = [path for folder in sys.path for path in Path(folder).glob("nvidia/cuda_nvcc/bin/ptxas")]
+    return str(packaged[0]) if packaged else shutil.which("ptxas")
+
+
+def kernels(dump: Path, ptxas: str, architecture: str) -> dict[str, dict[str, int]]:
+    """Registers and spilled bytes a thread of the kernels that are ours."""
+    found = {}
+    for path in sorted(dump.glob("*.ptx")):
+        done = subprocess.run(
+            [ptxas, "-v", f"-arch={architecture}", path, "-o", "/dev/null"], capture_output=True, text=True, check=True
+        )
+        for name, rest in re.findall(r"entry function '(\w+)'(.*?registers)", done.stderr, re.DOTALL):
+            if name.startswith("focal_"):
+                spilled = sum(map(int, re.findall(r"(\d+) bytes spill", rest)))
+                found[name] = {"registers": int(re.search(r"Used (\d+)", rest)[1]), "spilled_bytes": spilled}
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Compiles and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="base_lrf")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--topology", default="h100:1")
+    flags, overrides = parser.parse_known_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        step = compiled_step(flags.model, flags.batch, flags.topology, overrides, Path(folder))
+        ptxas = find_ptxas()
+        architecture = {"h100": "sm_90a", "a100": "sm_80"}[flags.topology.partition(":")[0]]
+        ours = kernels(Path(folder), ptxas, architecture) if ptxas else {}
+    targets = collections.Counter(re.findall(r'custom_call_target="([^"]+)"', step.as_text()))
+    memory = step.memory_analysis()
+    result = {
+        "model": flags.model,
+        "batch": flags.batch,
+        "topology": flags.topology,
+        "fusions": len(re.findall(r" fusion\(", step.as_text())),
+        "custom_calls": dict(targets.most_common()),
+        "kernels": ours,
+        "temp_bytes": memory.temp_size_in_bytes,
+    }
+    for name, count in targets.most_common():
+        print(f"{count:>5}  {name}")
+    for name, told in ours.items():
+        print(f"{name:<40} {told['registers']:>3} registers, {told['spilled_bytes']} bytes spilled")
+    print(f"temporaries {memory.temp_size_in_bytes / 1e9:.2f} GB")
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
