@@ -3,9 +3,9 @@
   python -m benchmarks.gpu_structure [--model base_lrf] [--batch 64] [--topology h100:1] [--config.KEY=VALUE ...]
 
 Prints what the program calls (cuDNN, cuBLAS, Triton), the registers and spilled bytes of its Triton kernels, and its
-memory; the last line is one JSON object. Nothing is tuned on a device, so other kernels may be chosen there, and no time
-is known. Needs jax-cuda12-plugin and jax-cuda12-pjrt of jax's version (pip install --no-deps) and, for registers, ptxas:
-pip install --no-deps 'nvidia-cuda-nvcc-cu12<13'.
+memory; the last line is one JSON object. Nothing is tuned on a device, so other kernels may be chosen there, and no
+time is known. Needs jax-cuda12-plugin and jax-cuda12-pjrt of jax's version (pip install --no-deps) and, for registers,
+ptxas: pip install --no-deps 'nvidia-cuda-nvcc-cu12<13'.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def run_again(command: Sequence[str], most: int) -> int:
         status = shell_status(process.wait())
         if status in _ENDS or received or attempt == most:
             return status
-        pause = min(2.0**attempt, _LONGEST_PAUSE)
+        pause = min(2.0 ** min(attempt, 10), _LONGEST_PAUSE)
         print(
             f"ended with {status}: started again in {pause:.0f} s ({attempt + 1} of {most} times)",
             file=sys.stderr,

@@ -16,6 +16,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
         "metrics.jsonl",
         "config.json",
         "checkpoints",
+        "saved.json",
         "tensorboard",
         "placement.txt",
     }

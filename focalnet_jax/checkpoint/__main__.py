@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage, find_missing, read_manifest
-from focalnet_jax.checkpoint.lock import held, is_held
+from focalnet_jax.checkpoint.lock import LOCK, held, is_held
 from focalnet_jax.checkpoint.steps import BEST_METRIC, FOLDER, delete, kept, list_steps, metric_of, read_metadata
 from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.errors import EXIT_FAILED, UserError
@@ -47,11 +47,18 @@ def main(arguments: list[str]) -> int:
 
 
 def _folder(given: Path) -> Path:
-    """The directory of the steps, by its own name: beside it lies its workdir's lock."""
+    """The directory of the steps, by its own name."""
     for folder in (given / FOLDER, given):
         if folder.is_dir() and list_steps(folder):
             return folder.resolve()
     raise UserError(f"{given} holds no checkpoints; expected a workdir or its {FOLDER}")
+
+
+def _workdirs(given: Path) -> list[Path]:
+    """Where the lock of a run that writes there lies: in its workdir, whose checkpoints may be a link to elsewhere."""
+    folder = _folder(given)
+    places = [given.resolve(), folder.parent] if (given / FOLDER).is_dir() else [folder.parent, given.absolute().parent]
+    return [place for place in dict.fromkeys(places) if place == places[0] or (place / LOCK).exists()]
 
 
 def _step(folder: Path, step: int) -> Path:
@@ -67,7 +74,7 @@ def _list(given: Path, flags: argparse.Namespace) -> int:
     for number in list_steps(folder):
         step = folder / str(number)
         if missing := find_missing(step):
-            print(f"{number:>9}  {_passing(step) or f'no checkpoint: {missing[0]}'}")
+            print(f"{number:>9}  {_passing(step, given) or f'no checkpoint: {missing[0]}'}")
             continue
         size = sum(size for size, _ in read_manifest(step).files.values())
         metric = metric_of(step)
@@ -91,7 +98,7 @@ def _verify(given: Path, flags: argparse.Namespace) -> int:
     for name in names:
         step, begun = folder / str(name), time.perf_counter()
         damage = find_damage(step)
-        if damage and (passing := _passing(step)):
+        if damage and (passing := _passing(step, given)):
             print(f"{name:>9}  {passing}", flush=True)
         elif damage:
             bad += 1
@@ -106,11 +113,11 @@ def _verify(given: Path, flags: argparse.Namespace) -> int:
     return EXIT_FAILED if bad else 0
 
 
-def _passing(step: Path) -> str | None:
+def _passing(step: Path, given: Path) -> str | None:
     """What the run that is writing there is about to do with a step that is not whole; None if there is none."""
     if not step.exists():
         return "deleted meanwhile"
-    if not (step / MANIFEST).exists() and is_held(step.parent.parent):
+    if not (step / MANIFEST).exists() and given.absolute() != step and any(map(is_held, _workdirs(given))):
         return "being written"
     return None
 
@@ -161,16 +168,21 @@ def _prune(given: Path, flags: argparse.Namespace) -> int:
     if flags.keep_latest < 1 or flags.keep_best < 0:
         raise UserError(f"--keep-latest {flags.keep_latest} --keep-best {flags.keep_best}: expected at least 1 and 0")
     folder = _folder(given)
-    with contextlib.nullcontext() if flags.dry_run else held(folder.parent):
-        metrics, damaged = _metrics(folder), []
+    with contextlib.ExitStack() as locks:
+        for workdir in _workdirs(given) if not flags.dry_run else ():
+            locks.enter_context(held(workdir))
+        metrics = _metrics(folder)
+        damaged = [s for s in list_steps(folder) if s not in metrics and not _passing(folder / str(s), given)]
         while bad := [
             step for step in kept(metrics, flags.keep_latest, flags.keep_best) if find_damage(folder / str(step))
         ]:
             damaged += bad  # others are kept in their stead; they themselves stay too
             metrics = {step: metric for step, metric in metrics.items() if step not in damaged}
         gone = sorted(metrics.keys() - kept(metrics, flags.keep_latest, flags.keep_best))
-        if not flags.dry_run:
-            delete(folder, gone)
+        try:
+            delete(folder, () if flags.dry_run else gone)
+        except OSError as error:
+            raise UserError(f"cannot delete from {folder}: {error.strerror}; make it writable") from error
     print(f"{'would delete' if flags.dry_run else 'deleted'} {', '.join(map(str, gone)) or 'nothing'}")
     if damaged:
         print(f"damaged and left alone: {', '.join(map(str, sorted(damaged)))}")

@@ -57,14 +57,14 @@ def held(workdir: Path) -> Iterator[None]:
 def is_held(workdir: Path) -> bool:
     """Whether somebody has shown of late that a workdir is held; takes and changes nothing."""
     try:
-        return time.time() - (workdir / LOCK).stat().st_mtime < PATIENCE_SECONDS
+        return abs(time.time() - (workdir / LOCK).stat().st_mtime) < PATIENCE_SECONDS
     except OSError:
         return False
 
 
 def _acquire(path: Path) -> IO[str]:
     while True:
-        file = path.open("a+")
+        file = path.open("a+", errors="replace")
         try:
             _lock(file, path)
             file.seek(0)
@@ -85,7 +85,7 @@ def _lock(file: IO[str], path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _refused(_read(path.read_text()), path) from None
+        raise _refused(_read(path.read_text(errors="replace")), path) from None
     except OSError:  # a file system without locks: what the file says has to do
         return
 

@@ -8,6 +8,7 @@ it is none.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import tempfile
 import threading
@@ -20,9 +21,22 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from focalnet_jax.checkpoint.integrity import read_manifest, record_evaluation, seal
-from focalnet_jax.checkpoint.steps import FOLDER, clear, delete, is_complete, kept, list_steps, metric_of, newest_step
+from focalnet_jax.checkpoint.steps import (
+    FOLDER,
+    SAVED,
+    check_path,
+    check_whole,
+    clear,
+    delete,
+    is_complete,
+    kept,
+    list_steps,
+    metric_of,
+    newest_step,
+)
 from focalnet_jax.checkpoint.weights import Tree, abstract, check_same, quiet, reading, reason
 from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.files import write_whole
 
 ITEMS = ("params", "ema", "training", "metadata")
 
@@ -37,8 +51,9 @@ class Checkpoints:
         if keep_latest < 1:
             raise UserError(f"keep_latest={keep_latest}; expected at least 1, or nothing could be resumed")
         self._keep = {"latest": keep_latest, "best": keep_best}
-        self._folder = workdir.absolute() / FOLDER
+        self._workdir, self._folder = workdir, workdir.absolute() / FOLDER
         self._writes = jax.process_index() == 0
+        check_path(workdir)
         _check_writable(self._folder)
         if self._writes:
             clear(self._folder)
@@ -62,6 +77,7 @@ class Checkpoints:
         if step == self.latest_step:
             if evaluation is not None and self._writes and read_manifest(self._step(step)).evaluation is None:
                 record_evaluation(self._step(step), evaluation)
+                self._delete_old()
             return
         alone = jax.process_count() == 1
         if alone:
@@ -74,7 +90,7 @@ class Checkpoints:
             except (OSError, ValueError, RuntimeError) as error:
                 raise self._failed(step, error) from error
         self.latest_step = step
-        work = (step, arguments if alone else None, evaluation)
+        work = (step, tuple(items), arguments if alone else None, evaluation)
         self._settling = threading.Thread(target=self._settle, args=work, name="checkpoint")
         self._settling.start()
 
@@ -90,6 +106,16 @@ class Checkpoints:
         trees = {name: ocp.args.StandardRestore(abstract(tree)) for name, tree in like.items()}
         with reading(self._step(step)):
             return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)).items())
+
+    def last_good(self) -> int | None:
+        """The newest step that is whole, when what is being written is done."""
+        if self._settling is not None:
+            self._settling.join()
+        return newest_step(self._folder, complete=True)
+
+    def holds(self, step: int) -> bool:
+        """Whether a step is on the disk by now."""
+        return is_complete(self._step(step))
 
     def best_metric(self) -> float:
         """The highest eval/top1 among the checkpoints, or minus infinity."""
@@ -119,14 +145,22 @@ class Checkpoints:
         if not self._manager.save(step, args=arguments):
             raise RuntimeError("a newer step is there")
 
-    def _settle(self, step: int, arguments: ocp.args.Composite | None, evaluation: Mapping[str, Any] | None) -> None:
+    def _settle(
+        self,
+        step: int,
+        items: tuple[str, ...],
+        arguments: ocp.args.Composite | None,
+        evaluation: Mapping[str, Any] | None,
+    ) -> None:
         """What is left to do in the background: Orbax's writing or the end of it, the list of files, old steps."""
         try:
             if arguments is not None:
                 self._begin(step, arguments)
             self._manager.wait_until_finished()
             if self._writes:
+                check_whole(self._step(step), items)
                 seal(self._step(step), evaluation)
+                write_whole(self._workdir / SAVED, json.dumps({"step": step}) + "\n")
                 self._delete_old()
         except Exception as error:  # told to who saves or waits next
             self._failure = error

@@ -9,9 +9,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
-from focalnet_jax.errors import EXIT_FAILED
+from focalnet_jax.errors import EXIT_FAILED, EXIT_PREEMPTED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ECHO_SECONDS = 0.5  # programs that pass a signal on often send it to the process and to its group
@@ -29,6 +30,7 @@ class StopRequest:
 
     def __init__(self, grace_seconds: float):
         self.received: signal.Signals | None = None
+        self.saved: Callable[[], int | None] = lambda: None  # the step, if nothing is lost where the process ends now
         self._grace = grace_seconds
 
     def __enter__(self) -> StopRequest:
@@ -54,6 +56,9 @@ class StopRequest:
         while True:
             wait = None if self.received is None else max(0.0, self._grace - (time.monotonic() - since))
             ready, _, _ = select.select([self._read], [], [], wait)
+            if not ready and (step := self.saved()) is not None:
+                _say(f"stopped by {self.received.name}, step {step} is saved; the same command goes on")
+                os._exit(EXIT_PREEMPTED)
             if not ready:
                 _end(
                     f"no step was finished and saved within {self._grace:.0f} s of {self.received.name} "

@@ -13,6 +13,7 @@ from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_missi
 from focalnet_jax.errors import RunFailedError, UserError
 
 FOLDER = "checkpoints"
+SAVED = "saved.json"  # in the workdir: which step was saved last, whatever becomes of the checkpoints
 BEST_METRIC = "eval/top1"
 _LEAVING = ".deleting-"  # the name of a step that goes begins with it: it goes at once, however long its files take
 _UNFINISHED = ".orbax-checkpoint-tmp"  # and that of one being written ends with this
@@ -36,6 +37,42 @@ def newest_step(folder: Path, *, complete: bool = False) -> int | None:
 
 def _was_written(step: Path) -> bool:
     return (step / MANIFEST).is_file()
+
+
+def last_saved(workdir: Path) -> int | None:
+    """The step that was saved last in a workdir; None if none was. 0 where that cannot be read."""
+    try:
+        return int(json.loads((workdir / SAVED).read_text())["step"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return 0
+
+
+def check_path(path: Path) -> None:
+    """Refuses a directory whose name checkpoints cannot be written below: `UserError`."""
+    name = str(path.absolute())
+    if found := sorted(set("[]*?") & set(name)):
+        raise UserError(
+            f"{name}: checkpoints cannot be written below a name with {' '.join(found)}, which Orbax takes for a "
+            "pattern: choose another"
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = name.encode(errors="replace").decode()
+        raise UserError(f"{shown}: its name is not UTF-8, as checkpoints need it: choose another") from None
+
+
+def check_whole(step: Path, items: Iterable[str]) -> None:
+    """Looks whether Orbax has put the arrays of every item in its place, which it may leave out without a word.
+
+    Raises:
+      OSError: it has not.
+    """
+    missing = [item for item in items if not (step / item / "manifest.ocdbt").is_file()]
+    if missing:
+        raise OSError(f"the arrays of {', '.join(missing)} were not written")
 
 
 def find_checkpoint(path: str) -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from focalnet_jax.checkpoint.integrity import find_damage, seal
+from focalnet_jax.checkpoint.steps import check_path, check_whole
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.paths import named_leaves
 
@@ -32,6 +33,7 @@ def weights_item(checkpoint: Path) -> str:
 
 def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
     """Writes `params` and `metadata` alone to `folder`: a step to load or start from, not to resume."""
+    check_path(folder)
     (folder / "metadata").mkdir(parents=True)
     (folder / "metadata" / "metadata").write_text(json.dumps(metadata))
     try:
@@ -39,6 +41,7 @@ def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
             checkpointer.save(folder.absolute() / "params", params)
     except (ValueError, RuntimeError) as error:  # how tensorstore reports a full disk
         raise OSError(reason(error)) from error
+    check_whole(folder, ["params"])
     seal(folder)
 
 

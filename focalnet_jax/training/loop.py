@@ -47,14 +47,15 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
             return 0
         written = (config.writers, config.to_dict())
         writer = MetricsWriter(workdir, run.step, *written) if is_first() else NoWriter()
-        try:
-            loop = _Loop(run, writer, stop)
-            with contextlib.closing(loop.profile), contextlib.closing(loop.watchdog):
-                stopped = loop.run_to_end()
-            run.checkpoints.wait()
-        finally:
-            writer.close()
-            run.checkpoints.close()
+        loop = _Loop(run, writer, stop)
+        with contextlib.closing(loop.watchdog):  # until all is on the disk
+            try:
+                with contextlib.closing(loop.profile):
+                    stopped = loop.run_to_end()
+                run.checkpoints.wait()
+            finally:
+                writer.close()
+                run.checkpoints.close()
     if stopped:
         by = stop.received.name if stop.received else "a signal to another process"
         print(f"stopped by {by} and saved at step {run.step}; the same command goes on")
@@ -72,6 +73,7 @@ class _Loop:
         # By all processes: how many were asked to stop, pictures substituted.
         self.told = np.array([0, run.substituted])
         self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.work)
+        self.stop.saved = lambda: run.step if run.checkpoints.holds(run.step) else None
         self.watchdog = Watchdog(run.config.health.watchdog_seconds)
         self.profile = Profile(run.config.profile_steps, run.workdir)
         self.eval_step: Callable[[Params, dict[str, jax.Array]], Metrics] = make_eval_step(
@@ -163,27 +165,30 @@ class _Loop:
         return run.step > 0 and (run.step % run.plan.evaluate_every == 0 or run.step == run.plan.total)
 
     def _evaluate_and_save(self) -> bool:
-        """Evaluates, and saves where that or the evaluation asks for it; False if a signal cut it short.
+        """Saves and evaluates, where the evaluation asks for it the other way round; False if a signal cut it short.
 
-        A run cut short saves the step without an evaluation, which the next start makes up for. The last evaluation is
-        not cut: a finished run starts nothing.
+        The next start makes up for an evaluation that was cut short. Several processes cannot agree to cut one, so they
+        save before each.
         """
-        run, last = self.run, self.run.finished or not self.alone  # no process may cut what the others go on with
+        run = self.run
         run.read_metrics()
         jax.block_until_ready(run.state)  # steps still running belong to the time before the pause
+        cadence = run.step % run.plan.save_every == 0 if run.plan.save_every else True
+        due = cadence or run.finished or not self.alone
         with self.progress.paused():
-            wanted = takewhile(lambda _: last or not self.stop.received, run.eval_data.batches())
+            if due:
+                run.save(last=run.finished)
+            wanted = takewhile(lambda _: not (self.alone and self.stop.received), run.eval_data.batches())
             watched = self.watchdog.each(wanted, f"a batch of the evaluation at step {run.step}")
             result = evaluate(self.eval_step, run.state.result, watched, run.task.mesh)
-            if self.stop.received and not last:
+            if self.alone and self.stop.received:
                 run.save(last=True)
                 return False
             evaluated = {f"eval/{name}": value for name, value in result.items()}
-            self.writer.write(run.step, evaluated)
-            self.progress.print_evaluation(run.step, evaluated)
             improved = evaluated[BEST_METRIC] > run.best
             run.best = max(run.best, evaluated[BEST_METRIC])
-            cadence = run.step % run.plan.save_every == 0 if run.plan.save_every else True
-            if cadence or improved or run.finished:
+            if due or improved:
                 run.save(evaluated, last=run.finished)
+            self.writer.write(run.step, evaluated)
+            self.progress.print_evaluation(run.step, evaluated)
         return True

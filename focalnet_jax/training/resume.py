@@ -12,13 +12,12 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage
-from focalnet_jax.checkpoint.steps import list_steps, read_metadata, set_aside
+from focalnet_jax.checkpoint.steps import SAVED, last_saved, list_steps, read_metadata, set_aside
 from focalnet_jax.config import default_config, differences, flatten
 from focalnet_jax.data.sources import check_same_classes
 from focalnet_jax.distributed.startup import anywhere, from_first, is_first
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.training.setup import TrainData
-from focalnet_jax.training.writers import last_good_step
 
 CONFIG_FILE = "config.json"
 
@@ -34,7 +33,13 @@ class Found:
     def put_aside(self) -> None:
         """Renames what is not good, so that the run can write these steps anew; nothing of it is lost."""
         for step, (word, why) in self.others.items() if is_first() else ():
-            aside = set_aside(self.folder / str(step), word)
+            try:
+                aside = set_aside(self.folder / str(step), word)
+            except OSError as error:
+                raise UserError(
+                    f"checkpoint {step} is {word} ({why}), and cannot be set aside: {error.strerror}; make "
+                    f"{self.folder} writable, or choose another --workdir"
+                ) from error
             on = "the run begins anew" if self.step is None else f"the run goes on from step {self.step}"
             print(f"warning: checkpoint {step} is {word} ({why}): it is {aside.name} now, {on}", file=sys.stderr)
 
@@ -69,14 +74,13 @@ def _word(step: Path) -> str:
     return "unfinished" if (step / "params").is_dir() else "foreign"
 
 
-def refuse_lost(workdir: Path, newest: int | None, interval: int) -> None:
-    """Refuses to begin anew where a run had come so far that it must have saved: `RunFailedError`."""
-    reached = last_good_step(workdir)
-    # A save may still be under way when the next one is due, which waits for it.
-    if newest is None and reached >= 2 * interval:
+def refuse_lost(workdir: Path, newest: int | None) -> None:
+    """Refuses to begin anew where a run had saved: `RunFailedError`."""
+    saved = last_saved(workdir)
+    if newest is None and saved is not None:
         raise RunFailedError(
-            f"{workdir} holds a run that reached step {reached}, and none of its checkpoints: put them back, is a disk "
-            "missing? To begin anew choose another --workdir, or remove its metrics.jsonl"
+            f"{workdir} holds a run that had saved step {saved}, and none of its checkpoints: put them back, is a disk "
+            f"missing? To begin anew choose another --workdir, or remove its {SAVED}"
         )
 
 
@@ -89,7 +93,7 @@ def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None
         stored: dict[str, Any] = json.loads(path.read_text())
         differing = differences(config, stored)
         ours = flatten(ConfigDict(stored)).keys() <= flatten(default_config()).keys()
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): mend or remove it, or choose another --workdir") from error
     # A run that never saved is nothing to go on from, so another config may begin where it failed.
     if newest is not None or not ours:

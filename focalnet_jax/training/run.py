@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.manager import Checkpoints
-from focalnet_jax.checkpoint.steps import FOLDER
+from focalnet_jax.checkpoint.steps import FOLDER, check_path
 from focalnet_jax.config import to_json
 from focalnet_jax.convert.load import Loaded, load_into
 from focalnet_jax.data.sources import check_labels, check_same_classes
@@ -118,7 +118,7 @@ class Run:
         self.checkpoints.save(self.step, self.state.items(), metadata, evaluated)
 
     def _sick(self, values: dict[str, float]) -> RunFailedError:
-        saved = self.checkpoints.latest_step
+        saved = self.checkpoints.last_good()
         good, where = "there is no checkpoint", ""
         if saved is not None:  # which goes on with its own config alone
             good, where = f"the last good checkpoint is step {saved}", " in another --workdir"
@@ -143,6 +143,8 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     found = find_newest(workdir / FOLDER)
     newest = found.step
     refuse_other_run(config, workdir, newest)
+    refuse_lost(workdir, newest)
+    check_path(workdir)
     # All that can refuse the config comes before the first thing written.
     check_writers(config.writers)
     keep_compiled(config.compilation_cache)
@@ -154,7 +156,6 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     check_classes(config, train_data.source.class_names, "training", eval_data.source)
     check_labels(train_data.source, config.model.num_classes)
     plan = make_plan(config, len(train_data.source))
-    refuse_lost(workdir, newest, plan.save_every or plan.evaluate_every)
     check_steps(config.profile_steps, plan.total)
     task, init_params = make_task(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
     like = abstract_params(init_params, mesh)

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import json
 import math
-import sys
+import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import tensorboardX
 
-from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.errors import RunFailedError, UserError, suggest
 from focalnet_jax.files import write_whole
 
 METRICS = "metrics.jsonl"
@@ -73,14 +73,24 @@ class Writer(Protocol):
 class _TensorBoard:
     def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
         del config
-        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._folder = workdir / "tensorboard"
+        before = set(threading.enumerate())
+        self._events = tensorboardX.SummaryWriter(str(self._folder), purge_step=step + 1)
+        self._threads = set(threading.enumerate()) - before
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._check_writing()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._events.close()
+        if all(thread.is_alive() for thread in self._threads):  # or it would wait for one for ever
+            self._events.close()
+
+    def _check_writing(self) -> None:
+        # Its thread ends without a word where a disk is full, and then whoever writes more waits for ever.
+        if not all(thread.is_alive() for thread in self._threads):
+            raise RunFailedError(f"TensorBoard's events can no more be written to {self._folder}: is the disk full?")
 
 
 class _WandB:
@@ -147,15 +157,11 @@ class NoWriter:
 def was_evaluated(workdir: Path, step: int) -> bool:
     """Whether `metrics.jsonl` has the evaluation of a step; a signal may have cut it short."""
     path = workdir / METRICS
-    lines = _lines_up_to(path, step) if path.exists() else []
+    try:
+        lines = _lines_up_to(path, step) if path.exists() else []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; mend it or choose another --workdir") from error
     return any("eval/top1" in row and row["step"] == step for row in map(json.loads, lines))
-
-
-def last_good_step(workdir: Path) -> int:
-    """The last step in `metrics.jsonl` whose update was made; 0 without one."""
-    path = workdir / METRICS
-    rows = map(json.loads, _lines_up_to(path, sys.maxsize) if path.exists() else [])
-    return max((row["step"] for row in rows if row.get(IN_A_ROW) == 0), default=0)
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:

@@ -83,6 +83,16 @@ def test_the_lock_is_found_whatever_the_directory_is_called(workdir, capsys, mon
                 said(capsys, "prune", name)
 
 
+def test_checkpoints_on_another_disk_are_not_pruned_beside_a_run(workdir, capsys):
+    (workdir / "checkpoints").rename(workdir.parent / "disk")
+    (workdir / "checkpoints").symlink_to(workdir.parent / "disk")
+    with held(workdir):
+        for name in (workdir, workdir / "checkpoints"):
+            with pytest.raises(UserError, match="held by another run"):
+                said(capsys, "prune", name)
+    assert said(capsys, "prune", workdir) == (0, ["deleted 49, 56"])
+
+
 def test_what_a_run_is_writing_or_has_deleted_is_no_damage(workdir, capsys):
     (workdir / "checkpoints" / "60" / "manifest.json").unlink()
     with held(workdir):

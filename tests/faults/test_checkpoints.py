@@ -13,12 +13,13 @@ import pytest
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage, read_manifest
 from focalnet_jax.checkpoint.manager import Checkpoints
-from focalnet_jax.checkpoint.steps import list_steps, newest_step
-from focalnet_jax.errors import RunFailedError
+from focalnet_jax.checkpoint.steps import check_whole, list_steps, newest_step
+from focalnet_jax.checkpoint.weights import save_params
+from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.paths import named_leaves
-from focalnet_jax.training.resume import find_newest
+from focalnet_jax.training.resume import find_newest, refuse_lost
 from focalnet_jax.training.step import TrainState, abstract_state
-from tests.commands import ENVIRONMENT, EVERY, SMALL, command, losses, run, saved_params
+from tests.commands import ENVIRONMENT, EVERY, SMALL, assert_one_line_mistake, command, losses, run, saved_params
 from tests.distributed.meshes import task_on, trained
 from tests.faults.saver import items
 
@@ -169,11 +170,51 @@ def test_lists_of_files_that_were_removed_do_not_let_a_run_begin_anew(finished, 
 def test_where_the_checkpoints_are_gone_the_run_refuses_and_keeps_its_figures(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     (workdir / "checkpoints").rename(tmp_path / "elsewhere")
-    refused = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+    refused = run("train.py", *SMALL, *EVERY, "--config.checkpoint_every_steps=1000", "--workdir", workdir)
     assert refused.returncode == 1
-    assert refused.stderr.startswith(f"failed: {workdir} holds a run that reached step 60, and none of its checkpoints")
+    assert refused.stderr.startswith(f"failed: {workdir} holds a run that had saved step 60, and none of its")
     assert len(refused.stderr.splitlines()) == 1
     assert losses(workdir) == losses(finished[0])
+
+
+@pytest.mark.fault(5)
+def test_a_run_that_never_saved_begins_anew(tmp_path):
+    refuse_lost(tmp_path, None)
+    (tmp_path / "saved.json").write_text('{"step": 7}')
+    refuse_lost(tmp_path, 7)
+    for text in ('{"step": 7}', "{", "[1]"):
+        (tmp_path / "saved.json").write_text(text)
+        with pytest.raises(RunFailedError, match="none of its checkpoints"):
+            refuse_lost(tmp_path, None)
+
+
+@pytest.mark.fault(42)
+def test_a_directory_whose_name_orbax_takes_for_a_pattern_is_refused_at_once(tmp_path):
+    for name in ("lr[1e-3]", "what?", "all*"):
+        done = run("train.py", *SMALL, "--workdir", tmp_path / name)
+        assert_one_line_mistake(done, "which Orbax takes for a pattern: choose another")
+        assert not (tmp_path / name).exists()
+        with pytest.raises(UserError, match="takes for a pattern"):
+            save_params(tmp_path / name, items(1)["params"], {})
+
+
+@pytest.mark.fault(42)
+def test_a_step_whose_arrays_were_left_out_is_not_sealed(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep_latest=2, keep_best=0)
+    checkpoints.save(1, items(1), {})
+    checkpoints.wait()
+    monkeypatch.setattr("focalnet_jax.checkpoint.manager.check_whole", leave_out)
+    checkpoints.save(2, items(2), {})
+    with pytest.raises(RunFailedError, match="the arrays of params were not written; step 1 is the last good one"):
+        checkpoints.wait()
+    checkpoints.close()
+    assert checkpoints.last_good() == 1
+
+
+def leave_out(step, names):
+    """As Orbax does where it does not find what it has written."""
+    (step / "params" / "manifest.ocdbt").unlink()
+    check_whole(step, names)
 
 
 @pytest.mark.fault(6)

@@ -160,6 +160,8 @@ def test_a_signal_while_it_compiles_ends_the_run_at_the_deadline(compiling):
 @pytest.mark.fault(14)
 def test_a_second_signal_ends_the_run_at_once(compiling):
     compiling.send_signal(signal.SIGTERM)
+    while "SIGTERM: finishing" not in compiling.stderr.readline():
+        assert compiling.poll() is None
     time.sleep(0.7)
     begun = time.monotonic()
     compiling.send_signal(signal.SIGTERM)
@@ -179,6 +181,33 @@ def test_a_signal_that_comes_twice_at_once_is_one(tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 42, stderr
     assert list_steps(tmp_path / "checkpoints") == [max(losses(tmp_path))]
+
+
+@pytest.mark.fault(12)
+def test_a_signal_in_the_last_evaluation_costs_no_step(tmp_path):
+    slow = ["--config.eval_batch_size=1", "--config.checkpoint_every_steps=1000", "--config.data.eval_resize=64"]
+    arguments = [*SMALL, "--config.total_steps=3", *slow, "--config.data.image_size=64", "--workdir", tmp_path]
+    process = training(*arguments)
+    first_line(process, "step 3/3")
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 42, stderr
+    assert "saved at step 3" in stdout
+    assert not any("eval/top1" in row for row in metrics(tmp_path))
+    again = run("train.py", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert [row["step"] for row in metrics(tmp_path) if "eval/top1" in row] == [3]
+
+
+@pytest.mark.fault(16)
+def test_a_save_that_hangs_at_the_end_ends_the_run(tmp_path):
+    os.mkfifo(tmp_path / ".saved.json.part")  # what is written there waits for a reader
+    done = run(
+        "train.py", *SMALL, "--config.total_steps=3", "--config.health.watchdog_seconds=4", "--workdir", tmp_path
+    )
+    assert done.returncode == 1
+    assert "failed: nothing was done for 4 s" in done.stderr
+    assert list_steps(tmp_path / "checkpoints") == [3]
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ import time
 import pytest
 
 from focalnet_jax.checkpoint import lock
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.files import write_whole
+from focalnet_jax.training.writers import MetricsWriter
 from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, run
 
 LONG = [*SMALL, "--config.total_steps=1000000", "--config.checkpoint_every_steps=20"]
@@ -46,6 +47,34 @@ def test_a_second_run_is_refused_and_a_killed_ones_lock_is_no_hindrance(tmp_path
     assert third.returncode == 42, stderr
 
 
+@pytest.mark.fault(11)
+def test_a_damaged_lock_is_no_hindrance(tmp_path):
+    (tmp_path / lock.LOCK).write_bytes(b"\xff\xfe{")
+    with lock.held(tmp_path):
+        assert lock.is_held(tmp_path)
+    (tmp_path / lock.LOCK).touch()
+    os.utime(tmp_path / lock.LOCK, (2e9, 2e9))  # a date to come
+    assert not lock.is_held(tmp_path)
+
+
+@pytest.mark.fault(7)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # tensorboardX's own
+def test_a_disk_too_full_for_tensorboard_is_told(tmp_path, monkeypatch):
+    writer = MetricsWriter(tmp_path, 0, ["tensorboard"])
+    (thread,) = (thread for thread in writer._others[0]._threads if "EventLogger" in type(thread).__name__)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full)
+    writer.write(1, {"train/loss": 1.0})
+    thread.join(timeout=60)
+    with pytest.raises(RunFailedError, match=r"can no more be written to .*tensorboard: is the disk full"):
+        writer.write(2, {"train/loss": 1.0})
+    writer.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
 @pytest.mark.fault(8)
 def test_a_workdir_that_cannot_be_written_is_refused_before_anything_is_compiled(tmp_path):
     place = tmp_path / "disk"
@@ -62,6 +91,12 @@ def test_a_workdir_that_cannot_be_written_is_refused_before_anything_is_compiled
         place.chmod(0o755)
     assert_one_line_mistake(done, f"{'Read-only file system' if mounted else 'Permission denied'}; choose another")
     assert "first step" not in done.stdout
+
+
+@pytest.mark.fault(8)
+def test_a_directory_in_the_place_of_the_figures_is_refused(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    assert_one_line_mistake(run("train.py", *SMALL, "--workdir", tmp_path), "metrics.jsonl: Is a directory")
 
 
 @pytest.mark.fault(7)
