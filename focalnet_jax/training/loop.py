@@ -17,7 +17,7 @@ from focalnet_jax.checkpoint.preemption import StopRequest
 from focalnet_jax.checkpoint.steps import BEST_METRIC
 from focalnet_jax.data.loader import Batch
 from focalnet_jax.distributed.mesh import put_batch, put_told
-from focalnet_jax.distributed.startup import ends_with_the_others, from_first, is_first
+from focalnet_jax.distributed.startup import anywhere, ends_with_the_others, from_first, is_first
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.profiling import Profile
@@ -165,7 +165,7 @@ class _Loop:
         return run.step > 0 and (run.step % run.plan.evaluate_every == 0 or run.step == run.plan.total)
 
     def _evaluate_and_save(self) -> bool:
-        """Saves and evaluates, where the evaluation asks for it the other way round; False if a signal cut it short.
+        """Saves where that is due, evaluates, and saves where that asks for it; False if a signal came and all is saved.
 
         The next start makes up for an evaluation that was cut short. Several processes cannot agree to cut one, so they
         save before each.
@@ -191,4 +191,4 @@ class _Loop:
                 run.save(evaluated, last=run.finished)
             self.writer.write(run.step, evaluated)
             self.progress.print_evaluation(run.step, evaluated)
-        return True
+        return self.alone or not anywhere(self.stop.received is not None)  # rather than some steps later
