@@ -165,7 +165,7 @@ class _Loop:
         return run.step > 0 and (run.step % run.plan.evaluate_every == 0 or run.step == run.plan.total)
 
     def _evaluate_and_save(self) -> bool:
-        """Saves where that is due, evaluates, and saves where that asks for it; False if a signal came and all is saved.
+        """Saves where that is due, evaluates, saves where that asks for it; False if a signal came and all is saved.
 
         The next start makes up for an evaluation that was cut short. Several processes cannot agree to cut one, so they
         save before each.
