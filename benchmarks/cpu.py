@@ -1,0 +1,27 @@
+"""FocalNet on this machine's CPU beside timm's, float32: python -m benchmarks.cpu [--models tiny_lrf base_srf].
+
+Inference and train step, timm eager and compiled, in turns in one run; needs torch and timm (make parity installs both
+into .venv-parity). The last line is one JSON object; a ratio is ours over timm's better mode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from benchmarks.side_by_side import compare, report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["tiny_lrf", "base_srf"])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10, help="of each round")
+    flags = parser.parse_args()
+    os.environ["JAX_PLATFORMS"], os.environ["CUDA_VISIBLE_DEVICES"] = "cpu", ""
+    report([compare(model, flags.batch, "float32", flags.rounds, flags.seconds) for model in flags.models])
+
+
+if __name__ == "__main__":
+    main()

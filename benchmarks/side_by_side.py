@@ -1,0 +1,184 @@
+"""Our train step and inference in turns with timm's, each in a process of its own on the same device.
+
+What benchmarks/cpu.py and benchmarks/gpu.py share. A worker compiles, says so, and then times what it is told to, so
+that nothing else computes meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+SIZE, CLASSES = 224, 1000
+WORKERS = ("ours", "timm eager", "timm compiled")
+
+
+def ours(model: str, batch: int, precision: str) -> dict[str, Callable[[int], float]]:
+    """The train step and the evaluation step of the ImageNet-1K recipe: seconds that so many take."""
+    import jax
+    import jax.numpy as jnp
+
+    from focalnet_jax.command_line import load_config
+    from focalnet_jax.distributed.mesh import make_mesh
+    from focalnet_jax.training.setup import make_task
+    from focalnet_jax.training.step import init_state, make_eval_step, make_train_step
+
+    flags = ["--config.data.path=none", f"--config.batch_size={batch}", f"--config.precision={precision}"]
+    config = load_config(f"configs/imagenet1k.py:{model}", flags)
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
+    task, init_params = make_task(config, mesh, warmup_steps=1, total_steps=10)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8))
+    given = {"image": images, "label": jnp.asarray(rng.integers(0, CLASSES, batch), jnp.int32)}
+    counted = given | {"mask": jnp.ones(batch, jnp.float32)}
+    train_step, eval_step = make_train_step(task), make_eval_step(task.graph, mesh)
+    held = [init_state(task, init_params)]
+
+    def train(steps: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(steps):
+            held[0], metrics = train_step(held[0], given)
+        jax.block_until_ready(metrics)
+        return time.perf_counter() - begun
+
+    def infer(steps: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(steps):
+            sums = eval_step(held[0].params, counted)
+        jax.block_until_ready(sums)
+        return time.perf_counter() - begun
+
+    return {"train": train, "inference": infer}
+
+
+def theirs(model: str, batch: int, precision: str, *, compiled: bool) -> dict[str, Callable[[int], float]]:
+    """The model of timm with AdamW, gradients clipped, channels last, as its training script has them."""
+    import timm
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
+    torch.manual_seed(0)
+    net = timm.create_model(f"focalnet_{model}", drop_path_rate=0.2).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-4, fused=True)
+    call = torch.compile(net) if compiled else net
+    images = torch.randn(batch, 3, SIZE, SIZE, device=device).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, CLASSES, (batch,), device=device)
+    half = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
+
+    def finish() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def train(steps: int) -> float:
+        net.train()
+        begun = time.perf_counter()
+        for _ in range(steps):
+            with half:
+                loss = torch.nn.functional.cross_entropy(call(images), labels, label_smoothing=0.1)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        finish()
+        return time.perf_counter() - begun
+
+    def infer(steps: int) -> float:
+        net.eval()
+        begun = time.perf_counter()
+        with torch.no_grad(), half:
+            for _ in range(steps):
+                call(images)
+        finish()
+        return time.perf_counter() - begun
+
+    return {"train": train, "inference": infer}
+
+
+def work(name: str, model: str, batch: int, precision: str) -> None:
+    """A worker: compiles, then times what it reads from stdin until that ends."""
+    made = ours if name == "ours" else theirs
+    options = {} if name == "ours" else {"compiled": name == "timm compiled"}
+    timed = made(model, batch, precision, **options)
+    for run in timed.values():
+        run(2)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        what, steps = line.split()
+        print(f"took {timed[what](int(steps))}", flush=True)
+
+
+class Worker:
+    """A worker's process."""
+
+    def __init__(self, name: str, model: str, batch: int, precision: str):
+        program = [sys.executable, "-m", "benchmarks.side_by_side", name, model, str(batch), precision]
+        self._name = name
+        self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def wait(self) -> None:
+        """Returns when it has compiled."""
+        self._line("ready")
+
+    def measure(self, what: str, steps: int) -> float:
+        """The seconds that so many steps take."""
+        self._process.stdin.write(f"{what} {steps}\n")
+        self._process.stdin.flush()
+        return float(self._line("took ").split()[1])
+
+    def close(self) -> None:
+        """Has it end."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _line(self, beginning: str) -> str:
+        for line in self._process.stdout:
+            if line.startswith(beginning):
+                return line
+        raise RuntimeError(f"{self._name} ended with {self._process.wait()}")
+
+
+def compare(model: str, batch: int, precision: str, rounds: int, seconds: float) -> dict[str, Any]:
+    """Images a second of each worker, medians over rounds of all in turns, and ours over timm's better mode."""
+    taken: dict[str, dict[str, list[float]]] = {name: {"inference": [], "train": []} for name in WORKERS}
+    with contextlib.ExitStack() as stack:
+        workers = {name: Worker(name, model, batch, precision) for name in WORKERS}
+        for one in workers.values():
+            stack.callback(one.close)
+        for one in workers.values():
+            one.wait()
+        for what in ("inference", "train"):
+            steps = {name: max(1, math.ceil(seconds / one.measure(what, 1))) for name, one in workers.items()}
+            for _ in range(rounds):
+                for name, one in workers.items():
+                    taken[name][what].append(batch * steps[name] / one.measure(what, steps[name]))
+    result: dict[str, Any] = {"model": model, "batch": batch, "precision": precision}
+    for what in ("inference", "train"):
+        speed = {name: statistics.median(taken[name][what]) for name in WORKERS}
+        result[f"{what}_images_per_second"] = {name: round(value, 2) for name, value in speed.items()}
+        result[f"{what}_ratio"] = round(speed["ours"] / max(speed["timm eager"], speed["timm compiled"]), 3)
+        told = ", ".join(f"{name} {value:.1f}" for name, value in speed.items())
+        print(f"{model:<10} {what:<9} images/s: {told}; ratio {result[f'{what}_ratio']:.2f}", flush=True)
+    return result
+
+
+def report(results: list[dict[str, Any]]) -> None:
+    """The last line: geometric means of the ratios over models, and the models' own figures."""
+    means = {
+        f"{what}_ratio": round(statistics.geometric_mean(result[f"{what}_ratio"] for result in results), 3)
+        for what in ("inference", "train")
+    }
+    print(json.dumps(means | {"models": results}))
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
