@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from focalnet_jax.checkpoint.integrity import read_manifest, record_evaluation, seal
@@ -79,9 +78,11 @@ class Checkpoints:
                 record_evaluation(self._step(step), evaluation)
                 self._delete_old()
             return
+        # One process has the arrays on the host before Orbax, which needs some .1 s for them however small they are, gets
+        # them in the background. Several save together and hold no whole array: they wait for it.
         alone = jax.process_count() == 1
         if alone:
-            items = _on_host(items)
+            items = jax.device_get(items)
         trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         arguments = ocp.args.Composite(**trees, metadata=ocp.args.JsonSave(metadata))
         if not alone:
@@ -176,16 +177,6 @@ class Checkpoints:
 
     def _step(self, step: int) -> Path:
         return self._folder / str(step)
-
-
-def _on_host(items: dict[str, Tree]) -> dict[str, Tree]:
-    """The arrays as NumPy arrays, so that the next step may have them while Orbax is busy in the background.
-
-    It needs some .1 s for the arrays of a FocalNet before it lets go of them, however small they are. Several processes
-    save together and hold no whole array: they wait for it.
-    """
-    jax.tree.map(lambda leaf: leaf.copy_to_host_async(), items)
-    return jax.tree.map(np.asarray, items)
 
 
 def _check_writable(folder: Path) -> None:

@@ -1,0 +1,83 @@
+"""The context aggregation's forms side by side on this machine: python -m benchmarks.aggregation [--batch 64].
+
+For each stage of FocalNet-B LRF: milliseconds of every form the platform has, forward alone and with all gradients,
+bfloat16. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from focalnet_jax.errors import UserError
+from focalnet_jax.ops.aggregation import FORMS, aggregate_context, choose_form
+
+STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
+KERNELS = (3, 5, 7)
+
+
+def milliseconds(function: Callable[..., Any], *arguments: Any, rounds: int = 5, calls: int = 20) -> float:
+    """The median over rounds of so many calls in a row, after one that compiles."""
+    jax.block_until_ready(function(*arguments))
+    taken = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        for _ in range(calls):
+            result = function(*arguments)
+        jax.block_until_ready(result)
+        taken.append((time.perf_counter() - begun) / calls)
+    return 1e3 * statistics.median(taken)
+
+
+def with_gradients(function: Callable[..., jax.Array], arguments: Any, cotangent: jax.Array) -> Any:
+    total, back = jax.vjp(function, *arguments)
+    return total, back(cotangent)
+
+
+def forms() -> list[str]:
+    """Those this platform has."""
+    found = []
+    for form in FORMS[1:]:
+        try:
+            found.append(choose_form(form, jax.default_backend()))
+        except UserError:
+            continue
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=64)
+    flags = parser.parse_args()
+    results = []
+    for size, channels in STAGES:
+        keys = jax.random.split(jax.random.key(0), 3 + len(KERNELS))
+        shape = (flags.batch, size, size, channels)
+        context, cotangent = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys[:2])
+        gates = jax.random.normal(keys[2], (*shape[:3], len(KERNELS) + 1), jnp.bfloat16)
+        kernels = tuple(
+            jax.random.normal(key, (k, k, 1, channels), jnp.bfloat16) / k
+            for key, k in zip(keys[3:], KERNELS, strict=True)
+        )
+        for form in forms():
+            function = partial(aggregate_context, form=form)
+            forward = milliseconds(jax.jit(function), context, gates, kernels)
+            both = milliseconds(jax.jit(partial(with_gradients, function)), (context, gates, kernels), cotangent)
+            print(
+                f"{size:>3} x {channels:<4} {form:<7} {forward:8.3f} ms forward, {both:8.3f} ms with gradients",
+                flush=True,
+            )
+            results.append({"size": size, "channels": channels, "form": form, "forward_ms": forward, "train_ms": both})
+    print(json.dumps({"batch": flags.batch, "device": jax.devices()[0].device_kind, "stages": results}))
+
+
+if __name__ == "__main__":
+    main()
