@@ -78,8 +78,8 @@ class Checkpoints:
                 record_evaluation(self._step(step), evaluation)
                 self._delete_old()
             return
-        # One process has the arrays on the host before Orbax, which needs some .1 s for them however small they are, gets
-        # them in the background. Several save together and hold no whole array: they wait for it.
+        # Orbax needs some .1 s for the arrays, however small they are. One process has them on the host and goes on;
+        # several save together and hold no whole array: they wait for it.
         alone = jax.process_count() == 1
         if alone:
             items = jax.device_get(items)
