@@ -84,7 +84,7 @@ def ours(config: FrozenConfigDict, initial: torch.nn.Module) -> Trajectory:
     """The run by this package's train step."""
     model = model_config(config)
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
-    graph, _ = model_graph(model, config.precision)
+    graph, _ = model_graph(model, config.precision, mesh)
     schedule = make_schedule(config.schedule, WARMUP, STEPS)
     optimizer = make_optimizer(config.optimizer, schedule)
     mixing = Mixing(smoothing=config.augment.label_smoothing)
