@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.manager import Checkpoints
-from focalnet_jax.checkpoint.steps import FOLDER, check_path
+from focalnet_jax.checkpoint.steps import FOLDER
 from focalnet_jax.config import to_json
 from focalnet_jax.convert.load import Loaded, load_into
 from focalnet_jax.data.sources import check_labels, check_same_classes
@@ -144,7 +144,6 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     newest = found.step
     refuse_other_run(config, workdir, newest)
     refuse_lost(workdir, newest)
-    check_path(workdir)
     # All that can refuse the config comes before the first thing written.
     check_writers(config.writers)
     keep_compiled(config.compilation_cache)
