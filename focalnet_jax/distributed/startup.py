@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from focalnet_jax.distributed import native_log
 from focalnet_jax.errors import BEFORE_THE_END, EXIT_FAILED, RunFailedError, UserError
 
 # What `python -m focalnet_jax.launch` sets; the flags of the programs win.
@@ -59,6 +60,7 @@ def connect(flags: argparse.Namespace) -> None:
         return
     _refuse_port_in_use(told)
     where = told.get("coordinator_address", "the coordinator the cluster names")
+    native_log.shorten()
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM: see checkpoint/preemption.py
     timer = threading.Timer(flags.coordinator_timeout, _give_up, (where, flags.coordinator_timeout))
     timer.daemon = True
@@ -110,7 +112,7 @@ def ends_with_the_others() -> Iterator[None]:
     """Around what processes do together: where one is gone, the others end with one line.
 
     So it is where the exchange itself breaks off, as over gloo and NCCL. Where it only waits, the library ends the
-    process, with a trace of its own, once a peer has been silent for 10 s, or the coordinator is gone.
+    process once a peer has been silent for 10 s, or process 0 is gone: see `native_log`.
     """
     try:
         yield

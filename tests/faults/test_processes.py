@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from tests.commands import SMALL, losses, run
+from focalnet_jax.checkpoint.steps import list_steps
+from tests.commands import SMALL, losses, metrics, run
 from tests.processes import SHORT, assert_same_run, launch, when_running
 
 
@@ -26,6 +27,19 @@ def test_a_signal_to_one_of_two_stops_both_at_a_step_from_which_one_goes_on_with
     assert_same_run(tmp_path, alone)
 
 
+@pytest.mark.fault(13)
+def test_two_processes_asked_to_stop_in_an_evaluation_end_it_and_stop(tmp_path):
+    slow = ["--config.eval_every_steps=3", "--config.eval_batch_size=2", "--config.checkpoint_every_steps=1000"]
+    launcher = launch(*SHORT, *slow, "--workdir", tmp_path)
+    _, second = when_running(launcher, tmp_path, 3)
+    second.send_signal(signal.SIGTERM)
+    stdout, stderr = launcher.communicate(timeout=60)
+    assert launcher.returncode == 42, stderr
+    assert "saved at step 3" in stdout
+    assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3, 3]
+    assert list_steps(tmp_path / "checkpoints") == [3]
+
+
 @pytest.mark.fault(15)
 def test_when_one_of_two_is_killed_the_other_ends_soon(tmp_path):
     arguments = [*SMALL, "--config.total_steps=1000000", "--config.schedule.warmup_steps=1"]
@@ -39,3 +53,37 @@ def test_when_one_of_two_is_killed_the_other_ends_soon(tmp_path):
     assert time.monotonic() - begun < 15
     assert "failed: another process of this run has ended" in stderr
     assert "Traceback" not in stderr
+
+
+@pytest.mark.fault(15)
+def test_when_process_0_is_killed_the_other_says_so_in_one_line_and_ends(tmp_path):
+    arguments = [*SMALL, "--config.total_steps=1000000", "--config.schedule.warmup_steps=1"]
+    launcher = launch(*arguments, "--workdir", tmp_path)
+    first, second = when_running(launcher, tmp_path, 3)
+    first.kill()
+    begun = time.monotonic()
+    _, stderr = launcher.communicate(timeout=60)
+    assert launcher.returncode not in (0, 42)
+    assert not second.is_running()
+    assert time.monotonic() - begun < 15
+    told = [line for line in stderr.splitlines() if line.startswith("[1]")]
+    assert told
+    assert all("failed: " in line and "of this run" in line for line in told), stderr
+
+
+@pytest.mark.fault(15)
+def test_a_process_that_stands_still_ends_the_others_in_one_line(tmp_path):
+    arguments = [*SMALL, "--config.total_steps=1000000", "--config.schedule.warmup_steps=1"]
+    launcher = launch(*arguments, "--workdir", tmp_path)
+    first, second = when_running(launcher, tmp_path, 3)
+    first.suspend()
+    begun = time.monotonic()
+    while second.is_running() and second.status() != "zombie" and time.monotonic() - begun < 20:
+        time.sleep(0.1)
+    taken = time.monotonic() - begun
+    first.kill()
+    _, stderr = launcher.communicate(timeout=60)
+    assert taken < 15
+    told = [line for line in stderr.splitlines() if line.startswith("[1]")]
+    assert len(told) == 1
+    assert "of this run is gone or silent" in told[0]
