@@ -149,6 +149,7 @@ def _are_scales(rules: tuple[Any, ...]) -> bool:
         and len(rule) == 2
         and isinstance(rule[0], str)
         and isinstance(rule[1], int | float)
+        and not isinstance(rule[1], bool)
         and 0 <= rule[1] < math.inf
         for rule in rules
     )

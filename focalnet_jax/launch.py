@@ -21,7 +21,7 @@ from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.distributed.startup import COORDINATOR, PROCESS, PROCESSES
 from focalnet_jax.errors import UserError, shell_status
 
-_GRACE_SECONDS = 30.0  # for the others to end by themselves after one has failed
+_GRACE_SECONDS = 30.0  # for the others to end by themselves after one has failed, and again after they are told to
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -81,16 +81,22 @@ def _send(processes: list[subprocess.Popen[str]], number: int) -> None:
 
 
 def _wait(processes: list[subprocess.Popen[str]]) -> int:
-    first, deadline = 0, None
-    while any(process.poll() is None for process in processes):
-        failed = [process.returncode for process in processes if process.returncode]
-        if failed and deadline is None:
-            first, deadline = failed[0], time.monotonic() + _GRACE_SECONDS
-        if deadline is not None and time.monotonic() > deadline:
-            _send(processes, signal.SIGKILL)
+    failed: tuple[int, int] | None = None  # the first to fail, and its exit code
+    ends = [signal.SIGTERM, signal.SIGKILL]
+    while True:
+        codes = [process.poll() for process in processes]
+        if failed is None:
+            failed = next(((index, shell_status(code)) for index, code in enumerate(codes) if code), None)
+            deadline = time.monotonic() + _GRACE_SECONDS
+        if None not in codes:
+            return failed[1] if failed else 0
+        if failed and ends and time.monotonic() > deadline:
+            number, deadline = ends.pop(0), time.monotonic() + _GRACE_SECONDS
+            still = ", ".join(str(index) for index, code in enumerate(codes) if code is None)
+            told = f"process {failed[0]} ended with {failed[1]}; process {still} has not: sending {number.name}"
+            print(told, file=sys.stderr, flush=True)
+            _send(processes, number)
         time.sleep(0.05)
-    first = first or next((process.returncode for process in processes if process.returncode), 0)
-    return shell_status(first)
 
 
 if __name__ == "__main__":

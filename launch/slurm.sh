@@ -15,7 +15,7 @@
 set -u
 
 # Exchanges run beside what does not need them; without it each waits for its turn.
-XLA_FLAGS="--xla_gpu_enable_latency_hiding_scheduler=true"
+XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_enable_latency_hiding_scheduler=true"
 # A loop's next weights are gathered while the block before computes, and so for what is summed.
 XLA_FLAGS+=" --xla_gpu_enable_pipelined_all_gather=true"
 XLA_FLAGS+=" --xla_gpu_enable_pipelined_reduce_scatter=true"

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.aot.report import summary, table
     from focalnet_jax.aot.topology import describe_devices
     from focalnet_jax.command_line import load_config, make_parser, parse_arguments
-    from focalnet_jax.distributed.mesh import make_mesh
+    from focalnet_jax.training.setup import run_mesh
 
     jax.config.update("jax_platforms", "cpu")  # it looks for no other devices: none is used
     parser = make_parser("aot", __doc__)
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     flags, overrides = parse_arguments(parser, arguments)
     config = load_config(flags.config, overrides, optional=["data.path", "init_from"])
     devices, chip = describe_devices(flags.topology, flags.slices)
-    mesh = make_mesh(config.mesh.to_dict(), devices)
+    mesh = run_mesh(config, devices)
     if flags.search:
         attempt, suggestion = search(config, mesh, chip, flags.step)
     else:

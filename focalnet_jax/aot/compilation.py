@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
+from focalnet_jax.aot import bundles
 from focalnet_jax.aot.program import Program
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.distributed.mesh import check_batch_size, split_by_example
@@ -22,6 +23,7 @@ from focalnet_jax.training.step import abstract_params, abstract_state, make_eva
 
 _WARM_UP, _STEPS = 100, 1000  # of the schedule, whose length costs nothing
 _MOST_TURNS = 8  # of trying another batch
+_MOST_A_DEVICE = 4096  # examples: a small model would fit with more than anyone trains with
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -49,6 +51,7 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
     check_batch_size(key, batch, mesh, config.accumulate_steps if step == "train" else 1)
     print(f"compiling the {step} step of {config.model.name}, batch {batch}, remat {remat} ...", flush=True)
     lowered = lower_step(config, mesh, step)
+    bundles.forget()
     begun = time.perf_counter()
     try:
         compiled = lowered.compile()
@@ -66,8 +69,8 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
         + needed.generated_code_size_in_bytes
     )
     program = Program(compiled.as_text())
-    sent = program.collective_bytes()
-    return _said(Attempt(step, batch, remat, memory <= chip.memory, memory, program.cycles(), sent, seconds))
+    cycles, sent = program.cycles(bundles.kernel_cycles()), program.collective_bytes()
+    return _said(Attempt(step, batch, remat, memory <= chip.memory, memory, cycles, sent, seconds))
 
 
 def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple[Attempt, dict[str, Any]]:
@@ -75,7 +78,8 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
 
     Returns:
       The attempt with that policy (the most saving one where none fits), and `suggested_remat`,
-      `largest_batch` (to an eighth) and `largest_batch_remat`, null where there is none.
+      `largest_batch` (to an eighth; of those of at most 4096 examples a device) and `largest_batch_remat`, null where
+      there is none.
     """
     for remat in REMAT_POLICIES if step == "train" else [config.remat]:
         cheapest = compile_step(_with(config, remat=remat), mesh, chip, step)
@@ -85,7 +89,7 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
     largest, above = (cheapest, None) if cheapest.fits else (None, cheapest.batch)
     for _ in range(_MOST_TURNS):
         batch = _next_batch(largest, above, chip.memory, lambda size: _may_be(size, config, mesh, step))
-        if batch is None:
+        if batch is None or batch > _MOST_A_DEVICE * mesh.shape["data"] * mesh.shape["fsdp"]:
             break
         attempt = compile_step(_with(config, **{"remat": saving, _batch_key(config, step): batch}), mesh, chip, step)
         largest, above = (attempt, above) if attempt.fits else (largest, batch)
@@ -112,7 +116,7 @@ def _next_batch(largest: Attempt | None, above: int | None, room: int, may_be: C
     if above is None:
         # So many times as much memory is so many times the batch, or more: what a device holds in any case stays.
         times = room // largest.memory if largest.memory else 2
-        return fits * max(2, times)  # which divides as that batch does
+        return fits * min(max(2, times), 16)  # which divides as that batch does
     if above - fits <= fits // 8:
         return None
     middle = (fits + above) // 2

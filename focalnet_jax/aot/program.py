@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -77,20 +77,26 @@ class Program:
                 found[name].append(Instruction(bool(instruction[1]), *instruction.groups()[1:]))
         return found
 
-    def cycles(self) -> int | None:
-        """The sum of the compiler's estimates, loops as often as they run; None where it makes none."""
-        # What a fusion holds is part of its own estimate.
-        counted = [
-            times * estimate
-            for instruction, times, fused in self._run()
-            if not fused and (estimate := instruction.cycles()) is not None
-        ]
+    def cycles(self, kernels: Mapping[str, int]) -> int | None:
+        """The sum of the compiler's estimates, loops as often as they run; None where it makes none.
+
+        `kernels` are the cycles of what it makes none of, by their names: see `bundles`.
+        """
+        counted = [estimate for _, estimate in self.costs(kernels)]
         return sum(counted) if counted else None
+
+    def costs(self, kernels: Mapping[str, int]) -> Iterator[tuple[Instruction, int]]:
+        """Every operation and its cycles, all of its runs together."""
+        for instruction, times, fused in self.run():
+            own = instruction.operation == "custom-call" and '"tpu_custom_call"' in instruction.rest
+            estimate = kernels[instruction.name] if own else instruction.cycles()
+            if estimate is not None and not fused:  # what a fusion holds is part of its own estimate
+                yield instruction, times * estimate
 
     def collective_bytes(self) -> dict[str, int]:
         """Bytes one device sends in a run, by kind of exchange, were each done in a ring."""
         by_channel: dict[tuple[str, str], int] = {}
-        for place, (instruction, times, _) in enumerate(self._run()):
+        for place, (instruction, times, _) in enumerate(self.run()):
             kind = instruction.operation.removesuffix("-start")
             if kind in COLLECTIVES:
                 # What is spread over several fusions, to compute meanwhile, stands in each of them by its one channel.
@@ -107,7 +113,7 @@ class Program:
     def _devices(self) -> int:
         return int(found[1]) if (found := re.search(r"num_partitions=(\d+)", self.text)) else 1
 
-    def _run(self) -> Iterator[tuple[Instruction, int, bool]]:
+    def run(self) -> Iterator[tuple[Instruction, int, bool]]:
         """Every instruction, how often it runs, and whether it is part of a fusion."""
         computations = self.computations
         waiting = [(self.entry, 1, False)]
@@ -154,7 +160,7 @@ class Program:
         return max((number for number in numbers if number), default=1)
 
 
-def _sizes(types: str) -> list[int]:
+def sizes(types: str) -> list[int]:
     """Bytes of the arrays a type names."""
     return [
         math.prod(int(n) for n in shape.split(",") if n) * _width(kind)
@@ -170,13 +176,13 @@ def _width(kind: str) -> int:
 
 def _sent(instruction: Instruction, kind: str, devices: int) -> int:
     """Bytes a device sends in an exchange of so many."""
-    sizes = _sizes(instruction.type)
+    found = sizes(instruction.type)
     if instruction.operation.endswith("-start"):  # what goes in stands before what comes out
         if kind == "collective-permute":
-            return sizes[0]
+            return found[0]
         if kind == "all-gather":
-            sizes = sizes[len(sizes) // 2 :]
-    size = sum(sizes)
+            found = found[len(found) // 2 :]
+    size = sum(found)
     if kind == "collective-permute":
         return size
     share = (devices - 1) / devices

@@ -71,7 +71,7 @@ def table(result: dict[str, Any]) -> str:
         if sent is None
         else f"{sum(sent.values()) / 1e6:.1f} MB a device and step"
         + "".join(f", {kind} {size / 1e6:.1f}" for kind, size in sent.items()),
-        "time": "not told by this compiler"
+        "time": ("not told by this compiler" if result["fits"] else "none: it does not fit")
         if seconds is None
         else f"{seconds:.4f} s a step, {result['images_per_second_per_device']:.0f} images/s a device, "
         f"MFU {result['estimated_mfu']:.1%}: {SOURCE}",

@@ -13,6 +13,7 @@ from importlib.resources import files
 import jax
 from jax.experimental import topologies
 
+from focalnet_jax.aot import bundles
 from focalnet_jax.distributed.chips import CHIPS, Chip
 from focalnet_jax.errors import UserError, suggest
 
@@ -24,6 +25,8 @@ _SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")
 _MOST_CUBES = {"v4": 64, "v5p": 140}
 _GPUS = ("a100", "h100")  # described in gpus/NAME.txtpb
 _GPUS_A_HOST = 8
+_MOST_GPUS, _MOST_SLICES = 16384, 64  # more than anyone has; their mere description takes minutes
+_JAX_TAKES = 0.75  # of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise
 _CORES = {"v4": 2, "v5p": 2}  # of a chip; JAX may count each as a device
 _EXPECTED = "expected a TPU with its shape such as v5e:4x4, v4:2x2x4, v5p:2x2x2 or v6e:8x8, or a100:8, h100:16"
 # Read when the library is loaded, which looks for a TPU otherwise.
@@ -48,8 +51,8 @@ def describe_devices(topology: str, slices: int = 1) -> tuple[Sequence[jax.Devic
     name, _, shape = topology.partition(":")
     if name not in (*_TPUS, *_GPUS):
         raise UserError(f"--topology {topology}: {_EXPECTED}.{suggest(name, [*_TPUS, *_GPUS])}")
-    if slices < 1:
-        raise UserError(f"--slices {slices}: expected at least 1")
+    if not 0 < slices <= _MOST_SLICES:
+        raise UserError(f"--slices {slices}: expected 1 to {_MOST_SLICES}")
     if name in _TPUS:
         return _tpus(topology, name, shape, slices)
     return _gpus(topology, name, shape, slices)
@@ -66,6 +69,7 @@ def _tpus(topology: str, name: str, shape: str, slices: int) -> tuple[Sequence[j
         raise UserError(f"--topology {topology}: no {name} has this shape; expected {valid}")
     if not importlib.util.find_spec("libtpu"):
         raise UserError(f"--topology {topology} needs the compiler for TPUs: pip install 'focalnet_jax[tpu]'")
+    bundles.folder()
     for key, value in _TPU_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     # Four chips a host; a smaller shape is one host's.
@@ -94,8 +98,11 @@ def _exists(name: str, shape: str, lengths: list[int]) -> bool:
 def _gpus(topology: str, name: str, shape: str, slices: int) -> tuple[Sequence[jax.Device], Chip]:
     count = int(shape) if re.fullmatch(r"[1-9]\d*", shape) else 0
     hosts = max(count // _GPUS_A_HOST, 1)
-    if not count or (count > _GPUS_A_HOST and count % _GPUS_A_HOST):
-        raise UserError(f"--topology {topology}: expected 1 to {_GPUS_A_HOST} GPUs, or a multiple of {_GPUS_A_HOST}")
+    if not 0 < count <= _MOST_GPUS or (count > _GPUS_A_HOST and count % _GPUS_A_HOST):
+        raise UserError(
+            f"--topology {topology}: expected 1 to {_GPUS_A_HOST} GPUs, or a multiple of {_GPUS_A_HOST} up to "
+            f"{_MOST_GPUS}"
+        )
     if not importlib.util.find_spec("jax_cuda12_plugin"):
         raise UserError(
             f"--topology {topology} needs the compiler for GPUs: pip install --no-deps "
@@ -108,7 +115,16 @@ def _gpus(topology: str, name: str, shape: str, slices: int) -> tuple[Sequence[j
         ).devices
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--topology {topology}: the compiler refuses it: {_first_line(error)}") from error
-    return devices, CHIPS[name]
+    return devices, replace(CHIPS[name], memory=round(_share_of_memory() * CHIPS[name].memory))
+
+
+def _share_of_memory() -> float:
+    """What JAX will take of a GPU's memory."""
+    said = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _JAX_TAKES)
+    try:
+        return float(said)
+    except ValueError:
+        raise UserError(f"XLA_PYTHON_CLIENT_MEM_FRACTION={said} in the environment: expected a number") from None
 
 
 def _first_line(error: Exception) -> str:

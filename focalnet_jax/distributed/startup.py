@@ -84,6 +84,7 @@ def connect(flags: argparse.Namespace) -> None:
         BEFORE_THE_END.append(lambda: time.sleep(_LINGER_SECONDS))
     else:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end
+        os.dup2(sys.stdout.fileno(), 1)  # native code prints too
     refuse_uneven(jax.devices())
 
 
@@ -140,9 +141,12 @@ def _told(flags: argparse.Namespace) -> dict[str, str | int]:
         return {}
     host, _, port = (address or "").rpartition(":")
     if not (host and port.isdigit() and 0 < int(port) < 2**16 and 0 <= index < count):
+        flags = {"--coordinator": address, "--processes": count or None, "--process": None if index < 0 else index}
+        given = " ".join(f"{name} {value}" for name, value in flags.items() if value is not None)
+        missing = ", ".join(name for name, value in flags.items() if value is None)
         raise UserError(
-            f"--coordinator {address} --processes {count} --process {index}: expected HOST:PORT, the number of "
-            "processes, and this one's number below it"
+            f"{given}: expected HOST:PORT, the number of processes, and this one's number below it"
+            + (f"; {missing} is missing" if missing else "")
         )
     return {"coordinator_address": address, "num_processes": count, "process_id": index}
 

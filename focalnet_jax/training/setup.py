@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -208,9 +208,10 @@ def _reading(config: FrozenConfigDict, mesh: Mesh) -> loader.Reading:
     return loader.Reading(config.data.threads, config.data.workers, config.data.stall_seconds, LocalPlaces(mesh))
 
 
-def run_mesh(config: FrozenConfigDict) -> Mesh:
-    """The mesh over all devices; `UserError` for one that leaves some of them idle."""
-    mesh, count = make_mesh(config.mesh.to_dict()), jax.device_count()
+def run_mesh(config: FrozenConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over all devices, or those given; `UserError` for one that leaves some of them idle."""
+    devices = jax.devices() if devices is None else devices
+    mesh, count = make_mesh(config.mesh.to_dict(), devices), len(devices)
     if mesh.size != count:
         sizes = " ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
         raise UserError(f"{sizes} would use {mesh.size} of {count} devices: give sizes whose product is {count}, or -1")

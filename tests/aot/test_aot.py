@@ -46,6 +46,7 @@ def config():
         ("h100:12", "a multiple of 8"),
         ("h100:0", "expected 1 to 8 GPUs"),
         ("h100:x", "expected 1 to 8 GPUs"),
+        ("h100:1048576", "or a multiple of 8 up to 16384"),
         ("", "expected a TPU with its shape"),
     ],
 )

@@ -3,11 +3,13 @@
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from focalnet_jax import launch as launcher
 from focalnet_jax.distributed import startup
 from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, run
 from tests.processes import SHORT, assert_same_run, launch
@@ -100,7 +102,8 @@ def test_the_only_process_of_a_node_has_all_its_gpus(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--processes", "2"], "expected HOST:PORT"),
+        (["--processes", "2"], "--processes 2: expected HOST:PORT"),
+        (["--processes", "2"], "--coordinator, --process is missing"),
         (["--coordinator", "nowhere", "--processes", "2", "--process", "0"], "expected HOST:PORT"),
         (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "this one's number below it"),
     ],
@@ -121,6 +124,18 @@ def test_processes_that_do_not_meet_end_with_one_line_after_the_timeout(index, t
     assert len(done.stderr.splitlines()) == 1
     assert time.monotonic() - begun < 30
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_when_any_process_fails_the_launcher_ends_the_others(failing, monkeypatch, capfd):
+    monkeypatch.setattr(launcher, "_GRACE_SECONDS", 1.0)
+    programs = ["import time; time.sleep(60)", "import time; time.sleep(60)"]
+    programs[failing] = "import sys; sys.exit(3)"
+    processes = [subprocess.Popen([sys.executable, "-c", program]) for program in programs]
+    begun = time.monotonic()
+    assert launcher._wait(processes) == 3
+    assert time.monotonic() - begun < 30
+    assert f"process {failing} ended with 3; process {1 - failing} has not: sending SIGTERM" in capfd.readouterr().err
 
 
 def test_the_launcher_refuses_what_is_no_program(tmp_path):

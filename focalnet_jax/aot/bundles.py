@@ -1,0 +1,83 @@
+"""Cycles of the kernels of our own in a TPU program, for which the compiler writes no estimate beside the operation.
+
+It can write down the bundles it made of them, the instructions that are issued in one cycle each. They are counted as
+often as the loops around them run. Waiting for memory is not part of it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+_FLAGS = "--xla_jf_dump_to={} --xla_jf_dump_llo_pass_label_regex=.*final_bundles.*"
+_FILE = re.compile(r"\d+-(.+)-\d+-final_bundles\.txt")
+_BUNDLE = re.compile(r"\s*(?:0x[0-9a-f]+|\d+)\s+([A-Z ]*):\s*([ >]*)\{(\})?")
+_CARRIED = re.compile(r"= sphi %\w+, %(\w+)")
+_EXIT = re.compile(r"scmp\.ge\.s32\.totalorder (?:\(\S+\), )?%(\w+), (\d+) /\* loop exit test")
+# A kernel whose turns do not all compute says in its name how many do: see ops/mosaic.py.
+_COMPUTING = re.compile(r"_(\d+)_of_(\d+)")
+
+
+@functools.cache
+def folder() -> Path:
+    """Where the compiler will write the bundles; to be asked for before it is loaded."""
+    made = Path(tempfile.mkdtemp(prefix="bundles"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {_FLAGS.format(made)}".strip()
+    return made
+
+
+def forget() -> None:
+    """What was compiled until now."""
+    for path in folder().iterdir():
+        path.unlink()
+
+
+def kernel_cycles() -> dict[str, int]:
+    """Of what was compiled since, the cycles of each operation of the program by its name."""
+    found = {}
+    for path in sorted(folder().iterdir()):
+        if named := _FILE.fullmatch(path.name):
+            computing = _COMPUTING.search(named[1])
+            share = int(computing[1]) / int(computing[2]) if computing else 1.0
+            found[named[1]] = count(path.read_text(errors="replace"), share)
+    return found
+
+
+def count(text: str, share: float = 1.0) -> int:
+    """Bundles, as often as the loops they are in run.
+
+    The outermost loop is the grid's; those in it are run in a share of its turns.
+    """
+    lines = [(found, line) for line in text.splitlines() if (found := _BUNDLE.match(line))]
+    turns = _turns(lines)
+    loops: list[tuple[int, float]] = []  # the open ones: depth, and how often they run
+    total = 0.0
+    for found, _ in lines:
+        begins, empty = "LB" in found[1], found[3]  # where nothing is issued, no depth is said
+        depth = found[2].count(">")
+        while loops and not empty and (loops[-1][0] > depth or (begins and loops[-1][0] == depth)):
+            loops.pop()
+        if begins:
+            around = loops[-1][1] if loops else 1.0
+            loops.append((depth, around * turns.pop(0) * (share if depth == 2 else 1.0)))
+        total += loops[-1][1] if loops else 1.0
+    return round(total)
+
+
+def _turns(lines: list[tuple[re.Match[str], str]]) -> list[int]:
+    """How often each loop runs, in the order in which they begin.
+
+    A loop ends by comparing what it carries; where that is kept in memory, it belongs to the one loop that is left.
+    """
+    lengths = {found[1]: int(found[2]) for _, line in lines for found in _EXIT.finditer(line)}
+    carried = [set(_CARRIED.findall(line)) & lengths.keys() for found, line in lines if "LB" in found[1]]
+    left = lengths.keys() - {name for names in carried for name in names}
+    if [len(names) for names in carried].count(0) != len(left) or len(left) > 1:
+        raise ValueError(f"of {len(carried)} loops it is not known how often {len(left)} run")
+    return [lengths[next(iter(names or left))] for names in carried]
