@@ -5,7 +5,8 @@ Without a mesh in the context (`jax.sharding.use_abstract_mesh`) nothing is said
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
@@ -15,8 +16,10 @@ CHANNELS = "tensor"  # and the one that splits the channels of wide layers
 _SPLIT = {
     "context": PartitionSpec(EXAMPLES, None, None, CHANNELS),  # [B, H, W, C]
     "gate": PartitionSpec(EXAMPLES),  # [B, H, W]
+    "gates": PartitionSpec(EXAMPLES),  # [B, H, W, L + 1]
     "kernel": PartitionSpec(None, None, None, CHANNELS),  # [k, k, 1, C]
-    "parts": PartitionSpec(EXAMPLES, None, None, None, CHANNELS),  # [B, n, k, k, C]
+    "means": PartitionSpec(EXAMPLES, CHANNELS),  # [B, C]
+    "parts": PartitionSpec(EXAMPLES, None, None, None, CHANNELS),  # [n, ., k, k, C] or [n, k, k, 1, C]
 }
 
 
@@ -35,24 +38,26 @@ def everywhere(x: jax.Array) -> jax.Array:
     return _placed(x, PartitionSpec())
 
 
-def on_each_device(
-    function: Callable[..., jax.Array], arguments: Sequence[str], result: str
-) -> Callable[..., jax.Array]:
+def on_each_device(function: Callable[..., Any], arguments: Any, result: Any) -> Callable[..., Any]:
     """`function` of what a device holds: for kernels, which the compiler cannot split.
 
-    Arguments and result are a "context" `[B, H, W, C]`, "gate" `[B, H, W]`, "kernel" `[k, k, 1, C]`, or "parts" of such
-    kernels, `[B, n, k, k, C]`; they are split as `by_example` and `by_channel` say.
+    Arguments and result are trees of a "context" `[B, H, W, C]`, "gate" `[B, H, W]`, "gates" `[B, H, W, n]`, "kernel"
+    `[k, k, 1, C]`, "means" `[B, C]`, or "parts" of kernels, `[n, ...]` each; they are split as `by_example` and
+    `by_channel` say.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return function
-    specs = tuple(_SPLIT[name] for name in arguments)
-    return jax.shard_map(function, in_specs=specs, out_specs=_SPLIT[result], check_vma=False)
+    specs, out = (jax.tree.map(_SPLIT.__getitem__, names) for names in (tuple(arguments), result))
+    return jax.shard_map(function, in_specs=specs, out_specs=out, check_vma=False)
 
 
-def channels_a_device(x: jax.Array) -> int:
-    """Of `x` `[B, ..., C]`, split as `by_example` says, how many channels a device holds."""
+def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:
+    """The shape of what a device holds of `x` `[B, ..., C]`, split as `by_example` says."""
     mesh = jax.sharding.get_abstract_mesh()
-    return x.shape[-1] if mesh.empty else x.shape[-1] // mesh.shape[CHANNELS]
+    if mesh.empty:
+        return x.shape
+    parts = mesh.shape[EXAMPLES[0]] * mesh.shape[EXAMPLES[1]]
+    return (x.shape[0] // parts, *x.shape[1:-1], x.shape[-1] // mesh.shape[CHANNELS])
 
 
 def _placed(x: jax.Array, spec: PartitionSpec) -> jax.Array:

@@ -10,12 +10,17 @@ from focalnet_jax.model.layers import conv, drop_path, dropout, layer_norm, line
 from focalnet_jax.model.modulation import FocalModulation
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.variants import FocalNetConfig
+from focalnet_jax.ops.aggregation import LEVELS
+from focalnet_jax.ops.gelu import activate
 from focalnet_jax.placement import by_example
 
 # What a block keeps for the backward pass; the rest is computed again.
 REMAT_POLICIES = {
     "none": None,  # keep everything
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the projections' outputs
+    "dots": jax.checkpoint_policies.save_from_both_policies(  # keep the projections' outputs and the focal levels
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(LEVELS),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,  # keep the block's input only
 }
 
@@ -38,7 +43,8 @@ class PatchEmbed(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` to `[B, H', W', C']`."""
-        return self.norm(by_example(self.proj(x)))
+        with jax.named_scope("embedding"):
+            return self.norm(by_example(self.proj(x)))
 
 
 class Mlp(nnx.Module):
@@ -52,9 +58,10 @@ class Mlp(nnx.Module):
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
         after = (None, None) if keys is None else split_keys(keys, 2)
-        hidden = by_example(self.fc1(x), channels=True)
-        x = dropout(jax.nn.gelu(hidden, approximate=False), self.drop_rate, after[0])
-        return dropout(self.fc2(x), self.drop_rate, after[1])
+        with jax.named_scope("mlp"):
+            hidden = by_example(self.fc1(x), channels=True)
+            x = dropout(activate(hidden), self.drop_rate, after[0])
+            return dropout(self.fc2(x), self.drop_rate, after[1])
 
 
 class FocalBlock(nnx.Module):
@@ -92,13 +99,18 @@ class FocalBlock(nnx.Module):
 
     def _modulate(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
         if self.postln:
-            return _scaled(self.norm1(self.modulation(x, keys)), self.gamma1)
-        return _scaled(self.modulation(self.norm1(x), keys), self.gamma1)
+            return _scaled(_normalized(self.norm1, self.modulation(x, keys)), self.gamma1)
+        return _scaled(self.modulation(_normalized(self.norm1, x), keys), self.gamma1)
 
     def _transform(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
         if self.postln:
-            return _scaled(self.norm2(self.mlp(x, keys)), self.gamma2)
-        return _scaled(self.mlp(self.norm2(x), keys), self.gamma2)
+            return _scaled(_normalized(self.norm2, self.mlp(x, keys)), self.gamma2)
+        return _scaled(self.mlp(_normalized(self.norm2, x), keys), self.gamma2)
+
+
+def _normalized(norm: nnx.LayerNorm, x: jax.Array) -> jax.Array:
+    with jax.named_scope("norm"):
+        return norm(x)
 
 
 def _scaled(x: jax.Array, gamma: nnx.Param | None) -> jax.Array:

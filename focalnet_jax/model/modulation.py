@@ -54,13 +54,17 @@ class FocalModulation(nnx.Module):
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
-        query = by_example(self.query(x), channels=True)
-        kernels = [by_channel(focal.kernel[...].astype(self.dtype)) for focal in self.focal_kernels]
-        context = by_example(self.context(x), channels=True)
-        context = aggregate_context(
-            context, by_example(self.gates(x)), kernels, normalize=self.normalize_modulator, form=self.form
-        )  # [B, H, W, C]
-        modulated = query * by_example(self.modulator(by_example(context, channels=True)), channels=True)
-        if self.norm is not None:
-            modulated = self.norm(modulated)
-        return dropout(self.proj(modulated), self.drop_rate, keys)
+        with jax.named_scope("projections"):
+            query = by_example(self.query(x), channels=True)
+            context = by_example(self.context(x), channels=True)
+            gates = by_example(self.gates(x))
+        with jax.named_scope("aggregation"):
+            kernels = [by_channel(focal.kernel[...].astype(self.dtype)) for focal in self.focal_kernels]
+            context = aggregate_context(
+                context, gates, kernels, normalize=self.normalize_modulator, form=self.form
+            )  # [B, H, W, C]
+        with jax.named_scope("projections"):
+            modulated = query * by_example(self.modulator(by_example(context, channels=True)), channels=True)
+            if self.norm is not None:
+                modulated = self.norm(modulated)
+            return dropout(self.proj(modulated), self.drop_rate, keys)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from focalnet_jax.errors import UserError, suggest
-from focalnet_jax.ops import triton
+from focalnet_jax.ops import mosaic, triton
 from focalnet_jax.ops.depthwise import depthwise_conv
-from focalnet_jax.placement import channels_a_device, on_each_device
+from focalnet_jax.ops.gelu import quick_gelu
+from focalnet_jax.placement import on_each_device, shape_on_each_device
 
-FORMS = ("auto", "xla", "triton")
+LEVELS = "focal levels"  # the name, for a policy of what to keep, of what kernels of our own compute
+# And the platforms with kernels of our own, as JAX calls them.
+FORMS = ("auto", "xla", "triton", "mosaic")
+_KERNELS = {"triton": ("gpu", "cuda"), "mosaic": ("tpu",)}
+_CHIPS = {"triton": "NVIDIA GPUs", "mosaic": "TPUs"}
 
 
 def choose_form(form: str, platform: str) -> str:
@@ -24,10 +31,10 @@ def choose_form(form: str, platform: str) -> str:
     """
     if form not in FORMS:
         raise UserError(f"model.aggregation is {form!r}; expected one of {', '.join(FORMS)}.{suggest(form, FORMS)}")
-    on_gpu = platform in ("gpu", "cuda")
-    if form == "triton" and not on_gpu:
-        raise UserError(f"model.aggregation=triton needs NVIDIA GPUs, the devices are {platform}: leave it at auto")
-    return ("triton" if on_gpu else "xla") if form == "auto" else form
+    if form in _KERNELS and platform not in _KERNELS[form]:
+        raise UserError(f"model.aggregation={form} needs {_CHIPS[form]}, the devices are {platform}: leave it at auto")
+    own = next((kernels for kernels, platforms in _KERNELS.items() if platform in platforms), "xla")
+    return own if form == "auto" else form
 
 
 def aggregate_context(
@@ -48,15 +55,18 @@ def aggregate_context(
       gates: `[B, H, W, L + 1]`, the last one is the global level's.
       kernels: L depthwise kernels, `[k_l, k_l, 1, C]`.
       normalize: divide the sum by L + 1.
-      form: "xla", what XLA makes of it; "triton", kernels for NVIDIA GPUs where they support the shapes, see
-        `choose_form`.
+      form: "xla", what XLA makes of it; "triton" or "mosaic", kernels for NVIDIA GPUs or TPUs where they support the
+        shapes, see `choose_form`.
 
     Returns:
       `[B, H, W, C]` in the dtype of `context`.
     """
     sizes = [len(kernel) for kernel in kernels]
-    if form == "triton" and triton.supports(channels_a_device(context), sizes):
+    shape = shape_on_each_device(context)
+    if form == "triton" and triton.supports(shape[-1], sizes):
         total = _aggregate_in_kernels(context, gates, tuple(kernels), False)
+    elif form == "mosaic" and mosaic.supports(shape, sizes, context.dtype.itemsize, mosaic.fast_memory()):
+        total = _aggregate_in_passes(context, gates, tuple(kernels), mosaic.fast_memory(), False)
     else:
         total = _aggregate(context, gates, kernels)
     return total / (len(kernels) + 1) if normalize else total
@@ -125,3 +135,55 @@ def _backward(
 
 
 _aggregate_in_kernels.defvjp(_forward, _backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _aggregate_in_passes(
+    context: jax.Array, gates: jax.Array, kernels: tuple[jax.Array, ...], vmem: int, interpret: bool
+) -> jax.Array:
+    return _pass_forward(context, gates, kernels, vmem, interpret, keep=False)[0]
+
+
+def _pass_forward(
+    context: jax.Array, gates: jax.Array, kernels: tuple[jax.Array, ...], vmem: int, interpret: bool, keep: bool = True
+) -> tuple[jax.Array, Any]:
+    names = tuple("kernel" for _ in kernels)
+    levels_of = on_each_device(
+        partial(mosaic.focal_levels, keep=keep, vmem=vmem, interpret=interpret),
+        ("context", "gates", names),
+        ("context", "means", tuple("context" for _ in kernels if keep)),
+    )
+    total, last, kept = jax.tree.map(lambda x: checkpoint_name(x, LEVELS), levels_of(context, gates, kernels))
+    total += _global_of_sum(last, context)[:, None, None] * gates[..., -1, None]
+    return total, (context, gates, kernels, last, kept)
+
+
+def _global_of_sum(last: jax.Array, context: jax.Array) -> jax.Array:
+    """`[B, C]` in the dtype of `context`, from the last level's sum over H and W in float32."""
+    mean = (last / (context.shape[1] * context.shape[2])).astype(context.dtype)
+    return jax.nn.gelu(mean, approximate=False)
+
+
+def _pass_backward(
+    vmem: int, interpret: bool, saved: Any, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
+    context, gates, kernels, last, kept = saved
+    names = tuple("kernel" for _ in kernels)
+    gradients_of = on_each_device(
+        partial(mosaic.focal_level_gradients, vmem=vmem, interpret=interpret),
+        ("context", "gates", names, tuple("context" for _ in kept), "context", "means"),
+        ("context", tuple("parts" for _ in kernels)),
+    )
+    global_context, to_sum = jax.vjp(lambda last: _global_of_sum(last, context), last)
+    wide = cotangent.astype(jnp.float32)
+    to_global = jnp.einsum("bhwc,bhw->bc", wide, gates[..., -1].astype(jnp.float32))
+    (above,) = to_sum(to_global.astype(context.dtype))
+    context_gradient, parts = gradients_of(context, gates, kernels, kept, cotangent, above)
+    activate = quick_gelu if context.dtype == jnp.bfloat16 else partial(jax.nn.gelu, approximate=False)
+    levels = [*(activate(each.astype(jnp.float32)) for each in kept), global_context[:, None, None]]
+    gate_gradients = jnp.stack([(wide * each).sum(axis=-1) for each in levels], axis=-1)
+    kernel_gradients = tuple(part.sum(axis=0).astype(kernel.dtype) for part, kernel in zip(parts, kernels, strict=True))
+    return context_gradient, gate_gradients.astype(gates.dtype), kernel_gradients
+
+
+_aggregate_in_passes.defvjp(_pass_forward, _pass_backward)

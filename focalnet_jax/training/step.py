@@ -158,8 +158,9 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
         gradients = jax.lax.with_sharding_constraint(gradients, shardings(gradients, task.mesh))
         grad_norm = optax.tree.norm(gradients)
         good, health = judge(state.health, loss, grad_norm, task.spike_factor)
-        updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
-        params, ema = optax.apply_updates(state.params, updates), state.ema
+        with jax.named_scope("optimizer"):
+            updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
+            params, ema = optax.apply_updates(state.params, updates), state.ema
         if ema is not None:
             # Written so that what does not change stays as it is, to the bit.
             ema = jax.tree.map(lambda mean, new: mean + (1 - task.ema_decay) * (new - mean), ema, params)

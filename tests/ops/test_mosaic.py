@@ -1,0 +1,48 @@
+"""The passes for TPUs compute what XLA's form does; here step by step on the CPU."""
+
+import pytest
+
+from focalnet_jax.ops import mosaic
+from focalnet_jax.ops.aggregation import _aggregate_in_passes
+from tests.ops.aggregating import assert_as_xla, assert_no_further_from_the_truth_than_xla, assert_same_on_a_mesh
+
+WHOLE, V4 = 64 * 2**20, 15 * 2**20
+
+
+def in_passes(vmem):
+    return lambda context, gates, kernels: _aggregate_in_passes(context, gates, kernels, vmem, True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "vmem", "registers", "rows"),
+    [
+        ((3, 7, 7, 40), (3, 5), WHOLE, 14, 7),  # examples and channels that fill no register
+        ((1, 6, 4, 16), (3, 5, 7), WHOLE, 2, 6),
+        ((1, 2, 3, 8), (3, 9), WHOLE, 1, 2),  # kernels wider than the map
+        ((1, 12, 4, 16), (3, 5), 2**21, 4, 3),  # the map in blocks of rows
+        ((9, 13, 5, 16), (3, 5), 2**22, 2, 5),  # the last of which goes on below it
+        ((1, 10, 4, 16), (3, 3, 3, 3), 2**22, 4, 2),
+    ],
+)
+def test_sum_and_gradients_are_those_of_xla(shape, sizes, vmem, registers, rows, monkeypatch):
+    monkeypatch.setattr(mosaic, "_REGISTERS", registers)  # small tiles compile soon
+    assert mosaic._backward_plan(*shape[1:3], sizes, 4, vmem).rows == rows
+    assert_as_xla(in_passes(vmem), shape, sizes)
+
+
+def test_bfloat16_is_no_further_from_the_truth_than_xlas(monkeypatch):
+    monkeypatch.setattr(mosaic, "_REGISTERS", 4)
+    assert_no_further_from_the_truth_than_xla(in_passes(WHOLE), (8, 8, 8, 16), (3, 5))
+
+
+def test_devices_that_split_batch_and_channels_compute_the_same(monkeypatch):
+    monkeypatch.setattr(mosaic, "_REGISTERS", 2)
+    assert_same_on_a_mesh(in_passes(WHOLE), (4, 5, 4, 16), (3, 3))
+
+
+def test_shapes_it_cannot_compute_are_left_to_xla():
+    assert mosaic.supports((64, 56, 56, 128), (3, 5, 7), 2, WHOLE)
+    assert mosaic.supports((64, 96, 96, 352), (3, 5, 7, 9), 2, WHOLE)
+    assert not mosaic.supports((64, 56, 56, 128), (3, 5, 11), 2, WHOLE)
+    assert mosaic.supports((64, 28, 28, 256), (3, 5, 7), 2, V4)
+    assert not mosaic.supports((64, 1000, 1000, 128), (3, 5, 7), 2, V4)
