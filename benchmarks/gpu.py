@@ -1,4 +1,6 @@
-"""FocalNet on this machine's GPU beside timm's, bfloat16: python -m benchmarks.gpu [--models base_lrf] [--batch 64].
+"""FocalNet on this machine's GPU beside timm's, bfloat16.
+
+  python -m benchmarks.gpu [--models base_lrf] [--batch 64] [--config.KEY=VALUE ...]
 
 Inference and train step, timm eager and compiled, in turns in one run; needs torch and timm. Minutes pass until all are
 compiled. The last line is one JSON object; a ratio is ours over timm's better mode.
@@ -18,9 +20,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2, help="of each round")
-    flags = parser.parse_args()
+    flags, overrides = parser.parse_known_args()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # torch needs some of the memory
-    report([compare(model, flags.batch, "bfloat16", flags.rounds, flags.seconds) for model in flags.models])
+    run = (flags.batch, "bfloat16", flags.rounds, flags.seconds, overrides)
+    report([compare(model, *run) for model in flags.models])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ SIZE, CLASSES = 224, 1000
 WORKERS = ("ours", "timm eager", "timm compiled")
 
 
-def ours(model: str, batch: int, precision: str) -> dict[str, Callable[[int], float]]:
+def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> dict[str, Callable[[int], float]]:
     """The train step and the evaluation step of the ImageNet-1K recipe: seconds that so many take."""
     import jax
     import jax.numpy as jnp
@@ -32,7 +32,7 @@ def ours(model: str, batch: int, precision: str) -> dict[str, Callable[[int], fl
     from focalnet_jax.training.setup import make_task
     from focalnet_jax.training.step import init_state, make_eval_step, make_train_step
 
-    flags = ["--config.data.path=none", f"--config.batch_size={batch}", f"--config.precision={precision}"]
+    flags = ["--config.data.path=none", f"--config.batch_size={batch}", f"--config.precision={precision}", *overrides]
     config = load_config(f"configs/imagenet1k.py:{model}", flags)
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
     task, init_params = make_task(config, mesh, warmup_steps=1, total_steps=10)
@@ -104,10 +104,10 @@ def theirs(model: str, batch: int, precision: str, *, compiled: bool) -> dict[st
     return {"train": train, "inference": infer}
 
 
-def work(name: str, model: str, batch: int, precision: str) -> None:
+def work(name: str, model: str, batch: int, precision: str, overrides: Sequence[str]) -> None:
     """A worker: compiles, then times what it reads from stdin until that ends."""
     made = ours if name == "ours" else theirs
-    options = {} if name == "ours" else {"compiled": name == "timm compiled"}
+    options = {"overrides": overrides} if name == "ours" else {"compiled": name == "timm compiled"}
     timed = made(model, batch, precision, **options)
     for run in timed.values():
         run(2)
@@ -120,8 +120,8 @@ def work(name: str, model: str, batch: int, precision: str) -> None:
 class Worker:
     """A worker's process."""
 
-    def __init__(self, name: str, model: str, batch: int, precision: str):
-        program = [sys.executable, "-m", "benchmarks.side_by_side", name, model, str(batch), precision]
+    def __init__(self, name: str, model: str, batch: int, precision: str, overrides: Sequence[str]):
+        program = [sys.executable, "-m", "benchmarks.side_by_side", name, model, str(batch), precision, *overrides]
         self._name = name
         self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -147,11 +147,16 @@ class Worker:
         raise RuntimeError(f"{self._name} ended with {self._process.wait()}")
 
 
-def compare(model: str, batch: int, precision: str, rounds: int, seconds: float) -> dict[str, Any]:
-    """Images a second of each worker, medians over rounds of all in turns, and ours over timm's better mode."""
+def compare(
+    model: str, batch: int, precision: str, rounds: int, seconds: float, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Images a second of each worker, medians over rounds of all in turns, and ours over timm's better mode.
+
+    `overrides` change our recipe, as `--config.KEY=VALUE`.
+    """
     taken: dict[str, dict[str, list[float]]] = {name: {"inference": [], "train": []} for name in WORKERS}
     with contextlib.ExitStack() as stack:
-        workers = {name: Worker(name, model, batch, precision) for name in WORKERS}
+        workers = {name: Worker(name, model, batch, precision, overrides) for name in WORKERS}
         for one in workers.values():
             stack.callback(one.close)
         for one in workers.values():
@@ -181,4 +186,4 @@ def report(results: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    work(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5:])
