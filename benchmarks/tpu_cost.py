@@ -44,7 +44,6 @@ def cost(compiled: Any, chip: Any) -> dict[str, Any]:
     from focalnet_jax.aot.program import Program, sizes
 
     program = Program(compiled.as_text())
-    ours = bundles.kernel_cycles()
     types = {line.name: line.type for lines in program.computations.values() for line in lines}
     by_category: collections.Counter[str] = collections.Counter()
     kernels = moved = 0
@@ -53,9 +52,9 @@ def cost(compiled: Any, chip: Any) -> dict[str, Any]:
             continue
         touched = sum(sizes(instruction.type)) + sum(sum(sizes(types.get(name, ""))) for name in instruction.operands())
         moved += times * touched
-        if instruction.operation == "custom-call" and instruction.name in ours:
+        if instruction.own:
             waiting = touched / _BANDWIDTH[chip.name] * chip.clock
-            cycles = round(max(ours[instruction.name], waiting))
+            cycles = round(max(bundles.kernel_cycles(instruction.name), waiting))
             kernels += times * cycles
         else:
             cycles = instruction.cycles() or 0

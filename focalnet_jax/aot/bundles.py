@@ -38,15 +38,11 @@ def forget() -> None:
         path.unlink()
 
 
-def kernel_cycles() -> dict[str, int]:
-    """Of what was compiled since, the cycles of each operation of the program by its name."""
-    found = {}
-    for path in sorted(folder().iterdir()):
-        if named := _FILE.fullmatch(path.name):
-            computing = _COMPUTING.search(named[1])
-            share = int(computing[1]) / int(computing[2]) if computing else 1.0
-            found[named[1]] = count(path.read_text(errors="replace"), share)
-    return found
+def kernel_cycles(name: str) -> int:
+    """Cycles of an operation of what was compiled since."""
+    (path,) = (path for path in folder().iterdir() if (named := _FILE.fullmatch(path.name)) and named[1] == name)
+    computing = _COMPUTING.search(name)
+    return count(path.read_text(errors="replace"), int(computing[1]) / int(computing[2]) if computing else 1.0)
 
 
 def count(text: str, share: float = 1.0) -> int:

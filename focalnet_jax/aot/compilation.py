@@ -69,7 +69,7 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
         + needed.generated_code_size_in_bytes
     )
     program = Program(compiled.as_text())
-    cycles, sent = program.cycles(bundles.kernel_cycles()), program.collective_bytes()
+    cycles, sent = program.cycles(bundles.kernel_cycles), program.collective_bytes()
     return _said(Attempt(step, batch, remat, memory <= chip.memory, memory, cycles, sent, seconds))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -52,6 +52,11 @@ class Instruction:
         found = re.search(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)", self.rest)
         return (found[1], found[2]) if self.operation == "while" and found else None
 
+    @property
+    def own(self) -> bool:
+        """Whether it is a kernel of our own."""
+        return self.operation == "custom-call" and 'custom_call_target="tpu_custom_call"' in self.rest
+
     def cycles(self) -> int | None:
         """The compiler's estimate."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
@@ -77,21 +82,19 @@ class Program:
                 found[name].append(Instruction(bool(instruction[1]), *instruction.groups()[1:]))
         return found
 
-    def cycles(self, kernels: Mapping[str, int]) -> int | None:
+    def cycles(self, of_kernel: Callable[[str], int]) -> int | None:
         """The sum of the compiler's estimates, loops as often as they run; None where it makes none.
 
-        `kernels` are the cycles of what it makes none of, by their names: see `bundles`.
+        Of our own kernels it makes none: `of_kernel` tells them by their names, see `bundles`.
         """
-        counted = [estimate for _, estimate in self.costs(kernels)]
+        counted = [
+            times * estimate
+            for instruction, times, fused in self.run()
+            # What a fusion holds is part of its own estimate.
+            if not fused
+            and (estimate := of_kernel(instruction.name) if instruction.own else instruction.cycles()) is not None
+        ]
         return sum(counted) if counted else None
-
-    def costs(self, kernels: Mapping[str, int]) -> Iterator[tuple[Instruction, int]]:
-        """Every operation and its cycles, all of its runs together."""
-        for instruction, times, fused in self.run():
-            own = instruction.operation == "custom-call" and '"tpu_custom_call"' in instruction.rest
-            estimate = kernels[instruction.name] if own else instruction.cycles()
-            if estimate is not None and not fused:  # what a fusion holds is part of its own estimate
-                yield instruction, times * estimate
 
     def collective_bytes(self) -> dict[str, int]:
         """Bytes one device sends in a run, by kind of exchange, were each done in a ring."""
