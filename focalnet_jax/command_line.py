@@ -38,12 +38,13 @@ _LONGEST_LINE = 4000  # letters of an error: the longest of ours lists all keys 
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Run `main(arguments)` as a command line program and exit with its status."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs turn it off while libraries load
     # Orbax reports every step of a save as a warning; after an error, which is reported below, the threads of its
     # libraries complain until the process ends.
     for logger in ("absl", "asyncio"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
-    sys.unraisablehook = threading.excepthook = lambda *_: None
+    sys.unraisablehook = _unraisable
+    threading.excepthook = lambda *_: None
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs turn it off while libraries load
     warnings.filterwarnings("ignore", module="PIL")  # pictures are judged in data/decode.py
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
@@ -66,6 +67,12 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
     if LEFT_BEHIND:
         os._exit(status)
     sys.exit(status)
+
+
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    """A Ctrl-C that arrives where nothing can be raised, as in a library's callback, ends the program all the same."""
+    if what.exc_type is KeyboardInterrupt:
+        _end_with("interrupted", 130)
 
 
 def _end_with(text: str, status: int) -> NoReturn:

@@ -18,11 +18,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage, find_missing, read_manifest
+from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_damage, find_missing, read_manifest
 from focalnet_jax.checkpoint.lock import LOCK, held, is_held
 from focalnet_jax.checkpoint.steps import BEST_METRIC, FOLDER, delete, kept, list_steps, metric_of, read_metadata
 from focalnet_jax.command_line import make_parser, run_command
-from focalnet_jax.errors import EXIT_FAILED, UserError
+from focalnet_jax.errors import EXIT_FAILED, RunFailedError, UserError
+
+_DELETED = "deleted meanwhile"
 
 
 def main(arguments: list[str]) -> int:
@@ -76,10 +78,14 @@ def _list(given: Path, flags: argparse.Namespace) -> int:
         if missing := find_missing(step):
             print(f"{number:>9}  {_passing(step, given) or f'no checkpoint: {missing[0]}'}")
             continue
-        size = sum(size for size, _ in read_manifest(step).files.values())
-        metric = metric_of(step)
+        try:
+            size = sum(size for size, _ in read_manifest(step).files.values())
+            metric, changed = metric_of(step), (step / "metadata").stat().st_mtime
+        except (DamagedError, OSError):
+            print(f"{number:>9}  {_DELETED}")
+            continue
         told = f"{metric:9.3f}" if math.isfinite(metric) else " " * 9
-        written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((step / "metadata").stat().st_mtime))
+        written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(changed))
         print(f"{number:>9}  {written}  {size / 1e6:9.1f}  {told}{'  best' if number in best else ''}")
     return 0
 
@@ -89,7 +95,7 @@ def _metrics(folder: Path) -> dict[int, float]:
 
 
 def _verify(given: Path, flags: argparse.Namespace) -> int:
-    if flags.step is None and (given / MANIFEST).is_file():
+    if flags.step is None and ((given / MANIFEST).is_file() or (given / "params").is_dir()):
         folder, names = given.absolute().parent, [given.absolute().name]
     else:
         folder = _folder(given)
@@ -106,7 +112,11 @@ def _verify(given: Path, flags: argparse.Namespace) -> int:
             print(f"{name:>9}  damaged: {damage[0]}{more}", flush=True)
         else:
             seconds = time.perf_counter() - begun
-            files = read_manifest(step).files
+            try:
+                files = read_manifest(step).files
+            except DamagedError:
+                print(f"{name:>9}  {_DELETED}", flush=True)
+                continue
             size = sum(size for size, _ in files.values())
             speed = f"{len(files)} files, {size / 1e6:.1f} MB, {size / seconds / 1e9:.2f} GB/s"
             print(f"{name:>9}  good: {speed}", flush=True)
@@ -116,7 +126,7 @@ def _verify(given: Path, flags: argparse.Namespace) -> int:
 def _passing(step: Path, given: Path) -> str | None:
     """What the run that is writing there is about to do with a step that is not whole; None if there is none."""
     if not step.exists():
-        return "deleted meanwhile"
+        return _DELETED
     if not (step / MANIFEST).exists() and given.absolute() != step and any(map(is_held, _workdirs(given))):
         return "being written"
     return None
@@ -129,6 +139,9 @@ def _diff(given: Path, flags: argparse.Namespace) -> int:
 
     folder = _folder(given)
     one, other = (_step(folder, step) for step in flags.steps)
+    for step in (one, other):
+        if damage := find_damage(step):
+            raise RunFailedError(f"{step} is damaged: {damage[0]}")
     for name, (a, b) in _differing(_flat(read_metadata(one)), _flat(read_metadata(other))).items():
         print(f"{name}: {a} | {b}")
     a, b = (read_arrays(step, weights_item(step)) for step in (one, other))
@@ -172,7 +185,9 @@ def _prune(given: Path, flags: argparse.Namespace) -> int:
         for workdir in _workdirs(given) if not flags.dry_run else ():
             locks.enter_context(held(workdir))
         metrics = _metrics(folder)
-        damaged = [s for s in list_steps(folder) if s not in metrics and not _passing(folder / str(s), given)]
+        # Nobody else writes there now, but for a dry run.
+        passing = [step for step in list_steps(folder) if flags.dry_run and _passing(folder / str(step), given)]
+        damaged = [step for step in list_steps(folder) if step not in metrics and step not in passing]
         while bad := [
             step for step in kept(metrics, flags.keep_latest, flags.keep_best) if find_damage(folder / str(step))
         ]:

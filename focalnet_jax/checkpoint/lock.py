@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import RunFailedError, UserError
 
 LOCK = "lock"
 BEAT_SECONDS = 3.0  # how often a holder shows that it lives, for those on other machines
@@ -31,13 +32,15 @@ def held(workdir: Path) -> Iterator[None]:
 
     Raises:
       UserError: another run holds it, or it cannot be written.
+      RunFailedError: the disk is full.
     """
     made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = _acquire(workdir / LOCK)
     except OSError as error:
-        raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}; choose another") from error
+        _remove_empty(made)
+        raise cannot_write(workdir, error) from error
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(workdir / LOCK, ended), name="lock", daemon=True)
     beating.start()
@@ -49,9 +52,21 @@ def held(workdir: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             (workdir / LOCK).unlink()
         file.close()
-        with contextlib.suppress(OSError):  # what is not empty stays
-            for folder in made:
-                folder.rmdir()
+        _remove_empty(made)
+
+
+def cannot_write(workdir: Path, error: OSError) -> UserError | RunFailedError:
+    """What is said of a workdir that cannot be written: a full disk is nobody's mistake."""
+    told = f"cannot write to --workdir {workdir}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunFailedError(f"{told}; make room and start it again")
+    return UserError(f"{told}; choose another")
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with contextlib.suppress(OSError):  # what is not empty stays
+        for folder in folders:
+            folder.rmdir()
 
 
 def is_held(workdir: Path) -> bool:
@@ -76,6 +91,12 @@ def _acquire(path: Path) -> IO[str]:
             file.write(json.dumps(_me()))
             file.flush()
             return file
+        except OSError:
+            with contextlib.suppress(OSError):  # a lock that says nothing, of a disk that is full
+                if not path.stat().st_size:
+                    path.unlink()
+            file.close()
+            raise
         except BaseException:
             file.close()
             raise

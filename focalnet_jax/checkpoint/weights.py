@@ -160,8 +160,9 @@ def quiet() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """The first line of what an error says: of a long one both ends, for the cause may stand in either."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 200 else f"{line[:100]} ... {line[-100:]}"
 
 
 def abstract(tree: Tree) -> Tree:

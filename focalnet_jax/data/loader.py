@@ -23,7 +23,7 @@ from absl import flags
 from grain.experimental import index_shuffle
 
 from focalnet_jax.data.decode import UnreadableImageError, decode
-from focalnet_jax.data.processes import without_false_alarms
+from focalnet_jax.data.processes import end_all, end_with_parent, without_false_alarms
 from focalnet_jax.data.sources import Label, Source
 from focalnet_jax.data.transforms import EvalTransform, TrainTransform
 from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
@@ -226,7 +226,8 @@ def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading:
         if not flags.FLAGS.is_parsed():  # Grain's processes take its options from there
             flags.FLAGS.mark_as_parsed()
         without_false_alarms()
-        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=_BATCHES_AHEAD))
+        options = grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=_BATCHES_AHEAD)
+        ahead = ahead.mp_prefetch(options, worker_init_fn=end_with_parent)
     return _watched(iter(ahead), reading)
 
 
@@ -264,6 +265,7 @@ def _watched(batches: grain.DatasetIterator, reading: Reading) -> Iterator[Batch
             batches.close()
         else:
             LEFT_BEHIND.append("a batch")
+            end_all()
 
 
 def _result(pending: Future[Batch | None], reading: Reading) -> Batch | None:

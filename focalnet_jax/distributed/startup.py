@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -65,6 +66,7 @@ def connect(flags: argparse.Namespace) -> None:
     timer = threading.Timer(flags.coordinator_timeout, _give_up, (where, flags.coordinator_timeout))
     timer.daemon = True
     timer.start()
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would wait until all are there
     try:
         jax.distributed.initialize(
             **told,
@@ -79,6 +81,7 @@ def connect(flags: argparse.Namespace) -> None:
         ) from error
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, handler)
     if is_first():
         # All that refuse the same thing at the same time say so: the others are gone as soon as this one is.
         BEFORE_THE_END.append(lambda: time.sleep(_LINGER_SECONDS))

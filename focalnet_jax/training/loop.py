@@ -87,7 +87,7 @@ class _Loop:
             return self._steps()
         except UserError:
             if run.step > start and self.alone:  # a picture that cannot be read costs no step
-                run.save()
+                run.save(last=True)
             raise
 
     def _steps(self) -> bool:
@@ -125,7 +125,7 @@ class _Loop:
             if self._evaluation_due():
                 if not self._evaluate_and_save():
                     return True
-            elif plan.save_every and step % plan.save_every == 0:
+            elif run.owes_save or (plan.save_every and step % plan.save_every == 0):
                 with self.progress.paused():
                     run.save()
                 self.watchdog.did(f"the save of step {step}")

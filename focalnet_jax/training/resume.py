@@ -74,10 +74,14 @@ def _word(step: Path) -> str:
     return "unfinished" if (step / "params").is_dir() else "foreign"
 
 
-def refuse_lost(workdir: Path, newest: int | None) -> None:
-    """Refuses to begin anew where a run had saved: `RunFailedError`."""
+def check_saved(workdir: Path, found: Found) -> None:
+    """Refuses to begin anew where a run had saved: `RunFailedError`. Warns where the newest step is gone."""
     saved = last_saved(workdir)
-    if newest is None and saved is not None:
+    if found.step is not None and saved is not None and found.step < saved and saved not in found.others and is_first():
+        print(
+            f"warning: step {saved} had been saved and is gone: the run goes on from step {found.step}", file=sys.stderr
+        )
+    if found.step is None and saved is not None:
         raise RunFailedError(
             f"{workdir} holds a run that had saved step {saved}, and none of its checkpoints: put them back, is a disk "
             f"missing? To begin anew choose another --workdir, or remove its {SAVED}"

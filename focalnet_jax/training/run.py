@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
+from focalnet_jax.checkpoint.lock import cannot_write
 from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import FOLDER
 from focalnet_jax.config import to_json
@@ -18,7 +19,7 @@ from focalnet_jax.convert.load import Loaded, load_into
 from focalnet_jax.data.sources import check_labels, check_same_classes
 from focalnet_jax.distributed.sharding import list_placement
 from focalnet_jax.distributed.startup import from_first, is_first
-from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.errors import RunFailedError
 from focalnet_jax.files import write_whole
 from focalnet_jax.model import summarize
 from focalnet_jax.model.variants import model_metadata
@@ -29,9 +30,9 @@ from focalnet_jax.training.progress import Work, work_of
 from focalnet_jax.training.resume import (
     CONFIG_FILE,
     check_checkpoint,
+    check_saved,
     find_newest,
     identity,
-    refuse_lost,
     refuse_other_run,
 )
 from focalnet_jax.training.sameness import check_same_data, versions
@@ -83,6 +84,7 @@ class Run:
     work: Work  # of a step
     substituted: int  # pictures that could not be read so far, of all processes
     metrics: Metrics | None = None  # of the newest update
+    owes_save: bool = False  # one that was due was put off
 
     @property
     def finished(self) -> bool:
@@ -99,14 +101,20 @@ class Run:
     def save(self, evaluated: dict[str, float] | None = None, *, last: bool = False) -> None:
         """Saves the state; to a checkpoint of this very step only the evaluation is added.
 
-        Not in the middle of updates that are skipped, nor parameters that are no numbers: whoever went on from there
-        would be lost. The `last` chance to save is missed with a `RunFailedError` then.
+        Parameters that are no numbers are not saved: whoever went on from there would be lost. Nor is what follows a
+        loss or gradient that is no number, until one is again, when the save is made up for; but the `last` chance is
+        taken, for such an update is not made, and what is there is as good as before it.
+
+        Raises:
+          RunFailedError: the last chance, and parameters that are no numbers; or too many updates in a row skipped.
         """
         values = self.read_metrics()
-        if values.get(IN_A_ROW, 0) or not math.isfinite(values.get(PARAM_NORM, 0)):
-            if last:
-                raise self._sick(values)
-            print(f"step {self.step}: not saved: {self._ails(values)}", flush=True)
+        broken = not math.isfinite(values.get(PARAM_NORM, 0))
+        if broken and last:
+            raise self._sick(values)
+        self.owes_save = not last and not all(math.isfinite(values.get(name, 0)) for name in _JUDGED)
+        if self.owes_save:
+            print(f"step {self.step}: not saved{'' if broken else ' yet'}: {self._ails(values)}", flush=True)
             return
         metadata = {
             "model": model_metadata(self.config.model.name, model_config(self.config)),
@@ -143,7 +151,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     found = find_newest(workdir / FOLDER)
     newest = found.step
     refuse_other_run(config, workdir, newest)
-    refuse_lost(workdir, newest)
+    check_saved(workdir, found)
     # All that can refuse the config comes before the first thing written.
     check_writers(config.writers)
     keep_compiled(config.compilation_cache)
@@ -180,7 +188,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
             write_whole(workdir / CONFIG_FILE, to_json(config))
             write_whole(workdir / PLACEMENT_FILE, list_placement(like, mesh))
     except OSError as error:
-        raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}; choose another") from error
+        raise cannot_write(workdir, error) from error
     print_banner(config, summary, (train_data, eval_data), plan, mesh, like, origin=origin, workdir=workdir)
     best, step = from_first(checkpoints.best_metric()), int(state.step)
     work = work_of(config.batch_size, summary.macs, mesh)

@@ -7,7 +7,7 @@ import pytest
 from focalnet_jax.checkpoint.__main__ import main
 from focalnet_jax.checkpoint.lock import held
 from focalnet_jax.checkpoint.steps import kept, list_steps
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import RunFailedError, UserError
 
 
 @pytest.fixture
@@ -115,3 +115,12 @@ def test_of_equals_the_older_is_the_best_and_what_was_not_evaluated_is_not():
     assert kept(metrics, 2, 2) == {5, 4, 1, 2}
     assert kept(metrics, 0, 0) == set()
     assert kept(metrics, 9, 0) == set(metrics)
+
+
+def test_a_step_that_lost_its_manifest_is_named_by_all(workdir, capsys):
+    (workdir / "checkpoints" / "56" / "manifest.json").unlink()
+    assert "56  damaged: it has no manifest.json" in said(capsys, "verify", workdir)[1][1]
+    assert said(capsys, "prune", workdir) == (1, ["deleted 49", "damaged and left alone: 56"])
+    with pytest.raises(RunFailedError, match="56 is damaged: it has no manifest"):
+        said(capsys, "diff", workdir, 56, 60)
+    assert said(capsys, "verify", workdir / "checkpoints" / "56")[0] == 1

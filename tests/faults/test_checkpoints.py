@@ -17,7 +17,7 @@ from focalnet_jax.checkpoint.steps import check_whole, list_steps, newest_step
 from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.paths import named_leaves
-from focalnet_jax.training.resume import find_newest, refuse_lost
+from focalnet_jax.training.resume import Found, check_saved, find_newest
 from focalnet_jax.training.step import TrainState, abstract_state
 from tests.commands import ENVIRONMENT, EVERY, SMALL, assert_one_line_mistake, command, losses, run, saved_params
 from tests.distributed.meshes import task_on, trained
@@ -178,14 +178,23 @@ def test_where_the_checkpoints_are_gone_the_run_refuses_and_keeps_its_figures(fi
 
 
 @pytest.mark.fault(5)
+def test_where_the_newest_checkpoint_is_gone_the_run_says_so(finished, tmp_path):
+    workdir = copied(finished[0], tmp_path)
+    shutil.rmtree(workdir / "checkpoints" / "60")
+    again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
+    assert again.returncode == 0
+    assert again.stderr == "warning: step 60 had been saved and is gone: the run goes on from step 56\n"
+
+
+@pytest.mark.fault(5)
 def test_a_run_that_never_saved_begins_anew(tmp_path):
-    refuse_lost(tmp_path, None)
+    check_saved(tmp_path, Found(tmp_path, None))
     (tmp_path / "saved.json").write_text('{"step": 7}')
-    refuse_lost(tmp_path, 7)
+    check_saved(tmp_path, Found(tmp_path, 7))
     for text in ('{"step": 7}', "{", "[1]"):
         (tmp_path / "saved.json").write_text(text)
         with pytest.raises(RunFailedError, match="none of its checkpoints"):
-            refuse_lost(tmp_path, None)
+            check_saved(tmp_path, Found(tmp_path, None))
 
 
 @pytest.mark.fault(42)

@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +15,14 @@ from focalnet_jax.checkpoint.steps import list_steps
 from focalnet_jax.checkpoint.weights import read_arrays
 from focalnet_jax.command_line import load_config
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
+from focalnet_jax.errors import RunFailedError
 from focalnet_jax.paths import named_leaves
 from focalnet_jax.training.health import fresh_health, judge
+from focalnet_jax.training.run import PARAM_NORM, Run
 from focalnet_jax.training.setup import make_task, open_train_data
 from focalnet_jax.training.step import init_state, make_train_step
-from tests.commands import (
-    ENVIRONMENT,
-    SMALL,
-    command,
-    run,
-)
+from focalnet_jax.training.writers import IN_A_ROW
+from tests.commands import ENVIRONMENT, SMALL, command, metrics, run
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +157,48 @@ def test_a_state_that_is_no_number_is_not_saved_by_a_stop_either(tmp_path):
     assert process.returncode == 1
     assert "is nan" in stderr
     assert not [entry for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit()]
+
+
+@pytest.mark.fault(26)
+def test_a_run_that_ends_on_a_leap_is_saved_and_so_is_every_due_step(tmp_path):
+    """A learning rate that stays the same, so that the length of a run changes nothing before its end."""
+    rate = ["--config.schedule.learning_rate=1e-5", "--config.schedule.min_learning_rate=1e-5"]
+    leaps = ["--config.health.spike_factor=1.0001", "--config.health.max_skipped=1000"]
+    often = ["--config.schedule.warmup_steps=0", "--config.checkpoint_every_steps=1", "--config.keep_latest=100"]
+    arguments = [*SMALL, *rate, *leaps, *often]
+    long = run("train.py", *arguments, "--config.total_steps=70", "--workdir", tmp_path / "long")
+    assert long.returncode == 0, long.stderr
+    assert list_steps(tmp_path / "long" / "checkpoints") == list(range(1, 71))
+    ends = [row["step"] for row in metrics(tmp_path / "long") if row.get("train/skipped_in_a_row")]
+    assert ends
+    short = run("train.py", *arguments, f"--config.total_steps={ends[-1]}", "--workdir", tmp_path / "short")
+    assert short.returncode == 0, short.stderr
+    assert metrics(tmp_path / "short")[-2]["train/skipped_in_a_row"] > 0
+    assert list_steps(tmp_path / "short" / "checkpoints")[-1] == ends[-1]
+
+
+@pytest.mark.fault(25)
+def test_a_save_due_where_the_loss_is_no_number_is_put_off_but_not_where_it_is_the_last(monkeypatch):
+    monkeypatch.setattr("focalnet_jax.training.run.identity", lambda data: {})
+    config, saved = load_config("configs/quickstart.py", SMALL[1:]), []
+    one = Run(
+        config=config, workdir=None, eval_data=None, plan=None, task=None, best=0.0, step=5, work=None, substituted=0,
+        train_data=SimpleNamespace(source=SimpleNamespace(class_names=())),
+        state=SimpleNamespace(items=dict),
+        checkpoints=SimpleNamespace(save=lambda step, *_: saved.append(step), last_good=lambda: None),
+    )  # fmt: skip
+    usual = {"train/loss": 1.0, "train/grad_norm": 1.0, PARAM_NORM: 1.0, IN_A_ROW: 0.0}
+    one.metrics = usual | {"train/loss": np.nan, IN_A_ROW: 1.0}
+    one.save()
+    assert (saved, one.owes_save) == ([], True)
+    one.metrics = usual
+    one.step = 6
+    one.save()
+    assert (saved, one.owes_save) == ([6], False)
+    one.metrics = usual | {"train/loss": np.nan, IN_A_ROW: 2.0}
+    one.step = 8
+    one.save(last=True)  # as a signal asks for: nothing is lost
+    assert (saved, one.owes_save) == ([6, 8], False)
+    one.metrics = usual | {PARAM_NORM: np.inf}
+    with pytest.raises(RunFailedError, match="train/param_norm is inf"):
+        one.save(last=True)

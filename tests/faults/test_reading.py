@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import signal
+import subprocess
 import time
 import warnings
 from collections import deque
@@ -18,6 +19,7 @@ from focalnet_jax.data.loader import READABLE, Host, Reading, Substitutions, eva
 from focalnet_jax.data.sources import DigitsSource, FolderSource
 from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import RunFailedError, UserError
+from tests.commands import ENVIRONMENT, SMALL, command
 from tests.data.pictures import write_pictures
 
 TRAIN = train_transform(24, (0.3, 1.0), (3 / 4, 4 / 3), 0.5)
@@ -165,3 +167,18 @@ def test_memory_does_not_grow_over_many_batches():
     for _ in stream:
         pass
     assert resident() - begun < 30  # MB; a batch kept is 28 kB, all of them would be 69 MB
+
+
+@pytest.mark.fault(17)
+def test_reading_processes_end_with_a_run_that_is_killed(tmp_path):
+    arguments = [*SMALL, "--config.total_steps=1000000", "--config.data.workers=2", "--workdir", tmp_path]
+    process = subprocess.Popen(
+        command("train.py", *arguments), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert any(line.startswith("first step") for line in process.stdout)
+    readers = psutil.Process(process.pid).children(recursive=True)
+    assert len(readers) >= 2
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(readers, timeout=20)[1]
+    process.stdout.close()
