@@ -1,12 +1,13 @@
 """What a train step, a stage or a block costs on a TPU that is not here, by its compiler's own estimate.
 
-  python -m benchmarks.tpu_cost --model focalnet_base_lrf --batch 64 --topology v5e:2x2 [--stage N | --block N]
-      [--plain] [--config.KEY=VALUE ...]
+  python -m benchmarks.tpu_cost --model focalnet_base_lrf --batch 64 --topology v5e:2x2
+      [--stage N | --block N | --aggregation N] [--plain] [--config.KEY=VALUE ...]
 
-One chip's part: --batch is the images of a chip. With --plain the same of a plain Flax FocalNet and of a ConvNeXt of
-equal size, compiled in the same run. Kernels of our own count by the bundles the compiler made of them, or by what they
-read and write where that takes longer; all else by the cycles it writes beside every operation, loops as often as they
-run. The last line is one JSON object. Needs libtpu: pip install 'focalnet_jax[tpu]'. Whole steps take minutes.
+One chip's part: --batch is the images of a chip. --aggregation is that of a block alone, in its own form and in XLA's.
+With --plain the same of a plain Flax FocalNet and of a ConvNeXt of equal size, compiled in the same run. Kernels of our
+own count by the bundles the compiler made of them, or by what they read and write where that takes longer; all else by
+the cycles it writes beside every operation, loops as often as they run. The last line is one JSON object. Needs libtpu:
+pip install 'focalnet_jax[tpu]'. Whole steps take minutes.
 """
 
 from __future__ import annotations
@@ -132,6 +133,34 @@ def part(config: Any, mesh: Any, number: int, whole_stage: bool) -> tuple[Callab
     return function, params, (size, size, model.dims[number])
 
 
+def aggregation(config: Any, mesh: Any, number: int, batch: int, form: str, backward: bool) -> tuple[Any, Any]:
+    """A block's context aggregation, forward or with all gradients: function and its arguments' shapes."""
+    import jax
+    import jax.numpy as jnp
+
+    from focalnet_jax.ops.aggregation import aggregate_context
+    from focalnet_jax.training.setup import model_config
+
+    model = model_config(config)
+    size, dim = config.data.image_size // model.patch_size // 2**number, model.dims[number]
+    sizes = model.kernel_sizes(number)
+
+    def shape(*lengths: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(lengths, jnp.bfloat16)
+
+    def forward(context: jax.Array, gates: jax.Array, kernels: Any) -> jax.Array:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return aggregate_context(context, gates, kernels, form=form)
+
+    def both(context: jax.Array, gates: jax.Array, kernels: Any, cotangent: jax.Array) -> Any:
+        out, back = jax.vjp(forward, context, gates, kernels)
+        return out, back(cotangent)
+
+    context, gates = shape(batch, size, size, dim), shape(batch, size, size, len(sizes) + 1)
+    given = (context, gates, [shape(k, k, 1, dim) for k in sizes])
+    return (both, (*given, context)) if backward else (forward, given)
+
+
 def plain_part(name: str, config: Any, number: int, whole_stage: bool) -> tuple[Callable[..., Any], Any]:
     """The same of a plain FocalNet or ConvNeXt."""
     from flax import nnx
@@ -222,6 +251,18 @@ def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         for of, cycles in figures["by_category"].items():
             print(f"{'':<16} {cycles / 1e6:8.2f} {of}", flush=True)
 
+    if flags.aggregation:
+        for form in ("mosaic", "xla"):
+            for name, backward in ((f"{form} forward", False), (f"{form} gradients", True)):
+                asked = aggregation(config, mesh, flags.aggregation - 1, flags.batch, form, backward)
+                told(name, lambda asked=asked: compile_for(*asked, devices[0]))
+        return {
+            "model": flags.model,
+            "batch": flags.batch,
+            "chip": chip.name,
+            **results.pop("mosaic gradients"),
+            **results,
+        }
     if number:
         function, params, shape = part(config, mesh, number - 1, flags.stage is not None)
         x = jax.ShapeDtypeStruct((flags.batch, *shape), jnp.bfloat16)
@@ -247,6 +288,7 @@ def main(arguments: list[str]) -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--stage", type=int, choices=range(1, 5), help="forward and backward of a whole stage")
     which.add_argument("--block", type=int, choices=range(1, 5), help="of one block of that stage")
+    which.add_argument("--aggregation", type=int, choices=range(1, 5), help="of a block of that stage, alone")
     parser.add_argument("--plain", action="store_true", help="a plain Flax FocalNet and ConvNeXt beside it")
     flags, overrides = parser.parse_known_args(arguments)
     if not flags.topology.startswith("v"):
