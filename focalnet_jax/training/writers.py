@@ -170,7 +170,7 @@ def _lines_up_to(path: Path, step: int) -> list[str]:
         try:
             if json.loads(line)["step"] <= step and line.endswith("\n"):
                 kept.append(line)
-        except (ValueError, TypeError, KeyError):  # cut off by a kill, or not ours
+        except (ValueError, TypeError, KeyError, RecursionError):  # cut off by a kill, or not ours
             continue
     return kept
 

@@ -14,9 +14,8 @@ def in_kernels(context, gates, kernels):
 @pytest.mark.parametrize(
     ("shape", "sizes"),
     [
-        ((2, 7, 7, 64), (3, 5, 7)),  # an odd map, half a block of channels
-        ((1, 9, 10, 96), (3, 5)),  # channels that only 32 divides, rows and columns that no tile does
-        ((1, 6, 12, 32), (5, 7, 9)),
+        ((1, 7, 7, 64), (3, 5, 7)),  # an odd map, half a block of channels
+        ((1, 5, 6, 96), (3, 5)),  # channels that only 32 divides, rows and columns that no tile does
         ((1, 2, 3, 32), (3, 5, 7, 9)),  # kernels wider than the map
         ((1, 8, 8, 128), (3,)),
     ],
@@ -26,11 +25,11 @@ def test_sum_and_gradients_are_those_of_xla(shape, sizes):
 
 
 def test_bfloat16_is_no_further_from_the_truth_than_xlas():
-    assert_no_further_from_the_truth_than_xla(in_kernels, (2, 14, 14, 32), (3, 5, 7))
+    assert_no_further_from_the_truth_than_xla(in_kernels, (2, 8, 8, 32), (3, 5))
 
 
 def test_devices_that_split_batch_and_channels_compute_the_same():
-    assert_same_on_a_mesh(in_kernels, (4, 5, 6, 64), (3, 5))
+    assert_same_on_a_mesh(in_kernels, (4, 5, 4, 64), (3,))
 
 
 def test_shapes_it_cannot_compute_are_left_to_xla():
