@@ -102,8 +102,9 @@ def compare(
 
     def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, list[jax.Array]]]:
         model = nnx.merge(graph, params)
-        logits = model(images)
-        return optax.softmax_cross_entropy(logits, targets).mean(), (logits, model.features(images))
+        features = model.features(images)
+        logits = model.classify(features[-1])
+        return optax.softmax_cross_entropy(logits, targets).mean(), (logits, features)
 
     computed = jax.grad(loss, has_aux=True) if gradients else lambda params: (None, loss(params)[1])
     found, (logits, features) = jax.jit(computed, compiler_options=quick)(

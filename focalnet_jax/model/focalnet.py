@@ -62,12 +62,16 @@ class FocalNet(nnx.Module):
         Without a classifier (`num_classes=0`): the pooled features `[B, C]`, float32.
         """
         *_, x = self._stage_outputs(images, key)
-        pooled = by_example(jnp.mean(self.norm(x), axis=(1, 2), dtype=jnp.float32))  # [B, C]
-        return pooled if self.head is None else by_example(self.head(pooled))
+        return self.classify(x)
 
     def features(self, images: jax.Array) -> list[jax.Array]:
         """The output of each stage before its downsample, `[B, h, w, C]`, not normalized."""
         return list(self._stage_outputs(images, None))
+
+    def classify(self, x: jax.Array) -> jax.Array:
+        """What a call returns, of the last of `features`, `[B, h, w, C]`."""
+        pooled = by_example(jnp.mean(self.norm(x), axis=(1, 2), dtype=jnp.float32))  # [B, C]
+        return pooled if self.head is None else by_example(self.head(pooled))
 
     def _stage_outputs(self, images: jax.Array, key: jax.Array | None) -> Iterator[jax.Array]:
         images = jnp.asarray(images)

@@ -40,42 +40,47 @@ def test_two_processes_asked_to_stop_in_an_evaluation_end_it_and_stop(tmp_path):
     assert list_steps(tmp_path / "checkpoints") == [3]
 
 
-@pytest.mark.fault(15)
-def test_when_one_of_two_is_killed_the_other_ends_soon(tmp_path):
-    arguments = [*SMALL, "--config.total_steps=1000000", "--config.schedule.warmup_steps=1"]
-    launcher = launch(*arguments, "--workdir", tmp_path)
-    first, second = when_running(launcher, tmp_path, 3)
-    second.kill()
+def endless(workdir):
+    """A run of two processes that does not end by itself: its launcher and the two, in their third step or later."""
+    launcher = launch(*SMALL, "--config.total_steps=1000000", "--config.schedule.warmup_steps=1", "--workdir", workdir)
+    return launcher, *when_running(launcher, workdir, 3)
+
+
+def ended_soon_without(killed, other, launcher):
+    """Kills one of two; what was written to stderr when the other had ended within 15 s."""
+    killed.kill()
     begun = time.monotonic()
     _, stderr = launcher.communicate(timeout=60)
     assert launcher.returncode not in (0, 42)
-    assert not first.is_running()
+    assert not other.is_running()
     assert time.monotonic() - begun < 15
+    return stderr
+
+
+def lines_of_second(stderr):
+    return [line for line in stderr.splitlines() if line.startswith("[1]")]
+
+
+@pytest.mark.fault(15)
+def test_when_one_of_two_is_killed_the_other_ends_soon(tmp_path):
+    launcher, first, second = endless(tmp_path)
+    stderr = ended_soon_without(second, first, launcher)
     assert "failed: another process of this run has ended" in stderr
     assert "Traceback" not in stderr
 
 
 @pytest.mark.fault(15)
 def test_when_process_0_is_killed_the_other_says_so_in_one_line_and_ends(tmp_path):
-    arguments = [*SMALL, "--config.total_steps=1000000", "--config.schedule.warmup_steps=1"]
-    launcher = launch(*arguments, "--workdir", tmp_path)
-    first, second = when_running(launcher, tmp_path, 3)
-    first.kill()
-    begun = time.monotonic()
-    _, stderr = launcher.communicate(timeout=60)
-    assert launcher.returncode not in (0, 42)
-    assert not second.is_running()
-    assert time.monotonic() - begun < 15
-    told = [line for line in stderr.splitlines() if line.startswith("[1]")]
+    launcher, first, second = endless(tmp_path)
+    stderr = ended_soon_without(first, second, launcher)
+    told = lines_of_second(stderr)
     assert told
     assert all("failed: " in line and "of this run" in line for line in told), stderr
 
 
 @pytest.mark.fault(15)
 def test_a_process_that_stands_still_ends_the_others_in_one_line(tmp_path):
-    arguments = [*SMALL, "--config.total_steps=1000000", "--config.schedule.warmup_steps=1"]
-    launcher = launch(*arguments, "--workdir", tmp_path)
-    first, second = when_running(launcher, tmp_path, 3)
+    launcher, first, second = endless(tmp_path)
     first.suspend()
     begun = time.monotonic()
     while second.is_running() and second.status() != "zombie" and time.monotonic() - begun < 20:
@@ -84,6 +89,6 @@ def test_a_process_that_stands_still_ends_the_others_in_one_line(tmp_path):
     first.kill()
     _, stderr = launcher.communicate(timeout=60)
     assert taken < 15
-    told = [line for line in stderr.splitlines() if line.startswith("[1]")]
+    told = lines_of_second(stderr)
     assert len(told) == 1
     assert "of this run is gone or silent" in told[0]

@@ -4,6 +4,7 @@ import pytest
 
 from focalnet_jax.ops import mosaic
 from focalnet_jax.ops.aggregation import _aggregate_in_passes
+from focalnet_jax.ops.mosaic import plan
 from tests.ops.aggregating import assert_as_xla, assert_no_further_from_the_truth_than_xla, assert_same_on_a_mesh
 
 WHOLE, V4 = 64 * 2**20, 15 * 2**20
@@ -23,18 +24,18 @@ def in_passes(vmem):
     ],
 )
 def test_sum_and_gradients_are_those_of_xla(shape, sizes, vmem, registers, rows, monkeypatch):
-    monkeypatch.setattr(mosaic, "_REGISTERS", registers)  # small tiles compile soon
-    assert mosaic._backward_plan(*shape[1:3], sizes, 4, vmem).rows == rows
+    monkeypatch.setattr(plan, "_REGISTERS", registers)  # small tiles compile soon
+    assert plan.backward_plan(*shape[1:3], sizes, 4, vmem).rows == rows
     assert_as_xla(in_passes(vmem), shape, sizes)
 
 
 def test_bfloat16_is_no_further_from_the_truth_than_xlas(monkeypatch):
-    monkeypatch.setattr(mosaic, "_REGISTERS", 4)
+    monkeypatch.setattr(plan, "_REGISTERS", 4)
     assert_no_further_from_the_truth_than_xla(in_passes(WHOLE), (8, 8, 8, 16), (3, 5))
 
 
 def test_devices_that_split_batch_and_channels_compute_the_same(monkeypatch):
-    monkeypatch.setattr(mosaic, "_REGISTERS", 2)
+    monkeypatch.setattr(plan, "_REGISTERS", 2)
     assert_same_on_a_mesh(in_passes(WHOLE), (4, 5, 4, 16), (3, 3))
 
 

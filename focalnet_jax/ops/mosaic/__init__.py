@@ -1,0 +1,13 @@
+"""The context aggregation for TPUs in two Pallas kernels: all focal levels in one pass, and their gradients in another.
+
+A program takes 8 examples and 128 channels, the sublanes and lanes of a vector register, so that a shift along H or W
+is another address and moves nothing. It goes down the rows in blocks. Each level is one block behind the one before it,
+whose last rows lie in fast memory; a map that fits there whole is one block. Going back, level follows after level in
+the same way from the last to the first. What GELU was applied to is kept for that; all else is computed again.
+"""
+
+from focalnet_jax.ops.mosaic.backward import focal_level_gradients
+from focalnet_jax.ops.mosaic.forward import focal_levels
+from focalnet_jax.ops.mosaic.plan import fast_memory, supports
+
+__all__ = ["fast_memory", "focal_level_gradients", "focal_levels", "supports"]

@@ -1,0 +1,172 @@
+"""The gradients of all focal levels in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from focalnet_jax.ops.gelu import gelu_and_slope, quick_gelu_and_slope
+from focalnet_jax.ops.mosaic.passes import (
+    Rows,
+    Values,
+    add_taps,
+    call,
+    examples_first,
+    means_spec,
+    packed,
+    rows_first,
+    run_stages,
+    spread_taps,
+    taps_spec,
+    zeros,
+)
+from focalnet_jax.ops.mosaic.plan import CHANNELS, EXAMPLES, Plan, backward_plan
+
+
+def focal_level_gradients(
+    x: jax.Array,
+    gates: jax.Array,
+    kernels: Sequence[jax.Array],
+    kept: Sequence[jax.Array],
+    cotangent: jax.Array,
+    above: jax.Array,
+    *,
+    vmem: int,
+    interpret: bool = False,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Gradients of `focal_levels`' input, `[B, H, W, C]`, and of the kernels in parts to be added up.
+
+    The parts are `[parts, k, k, 1, C]` float32.
+
+    Args:
+      x: as it was given.
+      gates: as they were given.
+      kernels: as they were given.
+      kept: what `focal_levels` kept, `[B, H, W, C]` for each level.
+      cotangent: of the sum, `[B, H, W, C]`.
+      above: of the last level's sum over H and W, `[B, C]` float32.
+      vmem: bytes of fast memory.
+      interpret: run it step by step wherever it is.
+    """
+    given = len(x)
+    x, gates, cotangent = rows_first(x), rows_first(gates), rows_first(cotangent)
+    height, width, examples, channels = x.shape
+    above = jnp.pad(above, ((0, examples - given), (0, 0)))
+    plan = backward_plan(height, width, [len(kernel) for kernel in kernels], x.dtype.itemsize, vmem)
+    levels, taps = len(kernels), plan.starts[-1]
+    parts = jax.ShapeDtypeStruct((pl.cdiv(examples, EXAMPLES), taps, channels), jnp.float32)
+    gradient, gathered = call(
+        lambda *refs: _Program(plan, *refs).run(),
+        plan,
+        [
+            (x, plan.spec(levels)),
+            (packed(kernels), taps_spec(plan)),
+            (above, means_spec()),
+            *(
+                pair
+                for lag, one in enumerate(reversed(kept))
+                for pair in (
+                    (rows_first(one), plan.spec(lag)),
+                    (cotangent, plan.spec(lag)),
+                    (gates, plan.spec(lag, gates.shape[-1])),
+                )
+            ),
+        ],
+        [
+            (jax.ShapeDtypeStruct(x.shape, x.dtype), plan.spec(levels)),
+            (parts, pl.BlockSpec((1, taps, CHANNELS), lambda example, channel, step: (example, 0, channel))),
+        ],
+        name="focal_level_gradients",
+        taps=2,
+        vmem=vmem,
+        interpret=interpret,
+    )
+    each = jnp.split(gathered, plan.starts[1:-1], axis=1)
+    return examples_first(gradient, given), tuple(
+        part.reshape(-1, *kernel.shape) for part, kernel in zip(each, kernels, strict=True)
+    )
+
+
+class _Program:
+    """What runs for 8 examples and 128 channels: stage 0 makes the last level's gradient, each other that below it."""
+
+    def __init__(self, plan: Plan, x: Any, taps: Any, above: Any, *others: Any):
+        levels = len(plan.sizes)
+        self.plan, self.x, self.taps, self.above = plan, x, taps, above
+        # Of each level, counted from 0: what GELU was applied to, and the cotangent and gates there.
+        self.kept, self.cotangents, self.gates = (others[i : 3 * levels : 3][::-1] for i in range(3))
+        self.out, self.taps_out, self.spread, self.gathered, *rings = others[3 * levels :]
+        # Of what GELU was applied to.
+        self.gradients = [Rows(ring, plan, size) for ring, size in zip(rings, plan.sizes, strict=True)]
+        self.both = gelu_and_slope if x.dtype == jnp.float32 else quick_gelu_and_slope
+
+    def run(self) -> None:
+        """A step."""
+
+        @pl.when(pl.program_id(2) == 0)
+        def _() -> None:
+            spread_taps(self.taps, self.spread)
+            self.gathered[...] = jnp.zeros_like(self.gathered)
+            for rows in self.gradients:
+                rows.clear()
+
+        levels = [partial(self.below, number) for number in reversed(range(1, len(self.gradients)))]
+        computing = [partial(self.plan.tiles, compute) for compute in (self.last, *levels, self.to_input)]
+        run_stages(self.plan, list(zip(computing, [*reversed(self.gradients), None], strict=True)))
+
+        @pl.when(pl.program_id(2) == self.plan.steps - 1)
+        def _() -> None:
+            self.taps_out[0] = jnp.sum(self.gathered[...], axis=1)
+
+    def arriving(self, level: int, at: Any) -> jax.Array:
+        """At a level's context from the sum, counted from 0: cotangent times gate."""
+        gate = self.gates[level][at].astype(jnp.float32)[:, level : level + 1]
+        return self.cotangents[level][at].astype(jnp.float32) * gate
+
+    def last(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
+        """A tile of the last level's gradient."""
+        level = len(self.plan.sizes) - 1
+        for _, _, (row, column) in self.plan.tile(top, left):
+            at = row, column
+            _, slope = self.both(self.kept[level][at].astype(jnp.float32))
+            gradient = (self.arriving(level, at) + self.above[...]) * slope
+            self.gradients[level].put(first + row, column, gradient)
+
+    def below(self, number: int, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
+        """A tile of the gradient of the level below one, and that one's kernel's."""
+        contexts, slopes = zeros(self.plan), zeros(self.plan)
+        for i, j, at in self.plan.tile(top, left):
+            context, slopes[i][j] = self.both(self.kept[number - 1][at].astype(jnp.float32))
+            contexts[i][j] = self.plan.inside(first + at[0], context)
+        sums = self.through(number, contexts, first + top, left)
+        for i, j, at in self.plan.tile(top, left):
+            arrived = sums[i][j] + self.arriving(number - 1, at)
+            self.gradients[number - 1].put(first + at[0], at[1], arrived * slopes[i][j])
+
+    def to_input(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
+        """A tile of the input's gradient, and the first kernel's."""
+        contexts = zeros(self.plan)
+        for i, j, at in self.plan.tile(top, left):
+            contexts[i][j] = self.plan.inside(first + at[0], self.x[at].astype(jnp.float32))
+        sums = self.through(0, contexts, first + top, left)
+        for i, j, at in self.plan.tile(top, left):
+            self.out[at] = sums[i][j].astype(self.out.dtype)
+
+    def through(self, number: int, contexts: Values, row: jax.Array, column: jax.Array) -> Values:
+        """A tile of the gradient of a level's convolution's input; gathers the kernel's."""
+        sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
+
+        def add(row: int, i: int, numbers: list[jax.Array]) -> None:
+            mirrored = [start + (k - 1 - i) * k + (k - 1 - j) for j in range(k)]
+            add_taps(sums[row], numbers, [self.spread[index] for index in mirrored])
+            for j, index in enumerate(mirrored):
+                products = [numbers[column + j] * context for column, context in enumerate(contexts[row])]
+                self.gathered[index] += sum(products[1:], products[0])
+
+        self.gradients[number].sweep(row, column, add)
+        return sums

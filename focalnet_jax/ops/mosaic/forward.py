@@ -1,0 +1,138 @@
+"""All focal levels in one pass over the context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from focalnet_jax.ops.gelu import gelu, quick_gelu
+from focalnet_jax.ops.mosaic.passes import (
+    Rows,
+    add_taps,
+    call,
+    examples_first,
+    means_spec,
+    packed,
+    rows_first,
+    run_stages,
+    spread_taps,
+    taps_spec,
+    zeros,
+)
+from focalnet_jax.ops.mosaic.plan import CHANNELS, EXAMPLES, Plan, forward_plan
+
+
+def focal_levels(
+    x: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array], *, keep: bool, vmem: int, interpret: bool = False
+) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
+    """All levels but the global one.
+
+    Args:
+      x: `[B, H, W, C]`, level 0's input.
+      gates: `[B, H, W, n]`, level l's at l - 1.
+      kernels: `[k, k, 1, C]` of each level.
+      keep: whether the gradients will be asked for.
+      vmem: bytes of fast memory.
+      interpret: run it step by step wherever it is.
+
+    Returns:
+      The sum of the levels' contexts, each times its gate, `[B, H, W, C]`; the last level's sum over H and W,
+      `[B, C]` float32; and with `keep` what GELU is applied to in each level, `[B, H, W, C]`.
+    """
+    count = len(x)
+    x, gates = rows_first(x), rows_first(gates)
+    height, width, examples, channels = x.shape
+    plan = forward_plan(height, width, [len(kernel) for kernel in kernels], x.dtype.itemsize, vmem)
+    levels = len(kernels)
+    like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    kept_levels = range(1, levels + 1) if keep else ()
+    total, last_sum, *kept = call(
+        lambda *refs: _Program(plan, keep, *refs).run(),
+        plan,
+        [(x, plan.spec(0)), (gates, plan.spec(levels, gates.shape[-1])), (packed(kernels), taps_spec(plan))],
+        [
+            (like, plan.spec(levels)),
+            (jax.ShapeDtypeStruct((examples, channels), jnp.float32), means_spec()),
+            *((like, plan.spec(level)) for level in kept_levels),
+        ],
+        name="focal_levels",
+        taps=1,
+        vmem=vmem,
+        interpret=interpret,
+    )
+    return examples_first(total, count), last_sum[:count], tuple(examples_first(each, count) for each in kept)
+
+
+class _Program:
+    """What runs for 8 examples and 128 channels: stage 0 reads the context, stage l computes level l."""
+
+    def __init__(self, plan: Plan, keep: bool, x: Any, gates: Any, taps: Any, total: Any, last_sum: Any, *others: Any):
+        levels = len(plan.sizes)
+        self.plan, self.x, self.gates, self.taps, self.total, self.last_sum = plan, x, gates, taps, total, last_sum
+        self.kept = others[:levels] if keep else (None,) * levels
+        self.spread, *rings = others[levels * keep :]
+        self.inputs = [Rows(ring, plan, size) for ring, size in zip(rings, plan.sizes, strict=True)]
+        self.activate = gelu if x.dtype == jnp.float32 else quick_gelu
+
+    def run(self) -> None:
+        """A step."""
+
+        @pl.when(pl.program_id(2) == 0)
+        def _() -> None:
+            spread_taps(self.taps, self.spread)
+            for rows in self.inputs:
+                rows.clear()
+            self.last_sum[...] = jnp.zeros_like(self.last_sum)
+
+        levels = [partial(self.level, number) for number in range(len(self.inputs) - 1)]
+        computing = [partial(self.plan.tiles, compute) for compute in (*levels, self.last_level)]
+        run_stages(self.plan, list(zip([self.read, *computing], [*self.inputs, None], strict=True)))
+
+    def read(self, first: jax.Array) -> None:
+        """The block whose first row is given."""
+
+        def copy(row: jax.Array, _: None) -> None:
+            for column in range(self.plan.width):
+                self.inputs[0].put(first + row, column, self.x[row, column].astype(jnp.float32))
+
+        lax.fori_loop(0, self.plan.rows, copy, None)
+
+    def level(self, number: int, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
+        """A tile of a level, which is the next one's input."""
+        for (row, column), context in self.contexts(number, first, top, left):
+            self.inputs[number + 1].put(first + row, column, context)
+
+    def last_level(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
+        """A tile of the last level, and with it the sum over all."""
+        levels = len(self.plan.sizes)
+        last_sum = jnp.zeros((EXAMPLES, CHANNELS), jnp.float32)
+        for at, context in self.contexts(levels - 1, first, top, left):
+            row, column = first + at[0], at[1]
+            last_sum += self.plan.inside(row, context)
+            gate = self.gates[at].astype(jnp.float32)
+            total = context * gate[:, levels - 1 : levels]
+            for below in range(1, levels):
+                total += self.inputs[below].get(row, column) * gate[:, below - 1 : below]
+            self.total[at] = total.astype(self.total.dtype)
+        self.last_sum[...] += last_sum
+
+    def contexts(
+        self, number: int, first: jax.Array, top: jax.Array, left: jax.Array
+    ) -> Iterator[tuple[tuple[jax.Array, jax.Array], jax.Array]]:
+        """Of a tile: each place in the block, and the level's context there."""
+        sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
+
+        def add(row: int, i: int, numbers: list[jax.Array]) -> None:
+            add_taps(sums[row], numbers, [self.spread[start + i * k + j] for j in range(k)])
+
+        self.inputs[number].sweep(first + top, left, add)
+        for i, j, at in self.plan.tile(top, left):
+            if self.kept[number] is not None:
+                self.kept[number][at] = sums[i][j].astype(self.x.dtype)
+            yield at, self.activate(sums[i][j])

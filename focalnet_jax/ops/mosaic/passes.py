@@ -1,0 +1,152 @@
+"""What the pass forward and the pass back share: rows in fast memory, sums over windows, and how a kernel is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from focalnet_jax.ops.mosaic.plan import CHANNELS, EXAMPLES, Plan
+
+Values = list[list[jax.Array]]  # of a tile: rows, columns, each [8, 128]
+
+
+class Rows:
+    """Rows of a level in fast memory, `[rows, W + 2 pad, 8, 128]` float32, with zeros around the map."""
+
+    def __init__(self, ref: Any, plan: Plan, size: int):
+        self._ref, self._plan, self._pad = ref, plan, size // 2
+
+    def _at(self, row: jax.Array) -> jax.Array:
+        if self._plan.whole:
+            return row + self._pad
+        length = self._ref.shape[0]
+        return lax.rem(row + length, jnp.int32(length))
+
+    def clear(self) -> None:
+        """Zeros everywhere."""
+
+        def clear_row(row: jax.Array, _: None) -> None:
+            self._ref[row] = jnp.zeros(self._ref.shape[1:], jnp.float32)
+
+        lax.fori_loop(0, self._ref.shape[0], clear_row, None)
+
+    def clear_below(self) -> None:
+        """Zeros under the last block."""
+        for row in range(self._pad):
+            self._ref[self._at(jnp.int32(self._plan.blocks * self._plan.rows + row))] = jnp.zeros(
+                self._ref.shape[1:], jnp.float32
+            )
+
+    def put(self, row: jax.Array, column: jax.Array | int, value: jax.Array) -> None:
+        """Of the map, `[8, 128]`."""
+        self._ref[self._at(row), column + self._pad] = self._plan.inside(row, value)
+
+    def get(self, row: jax.Array, column: jax.Array) -> jax.Array:
+        """Of the map, `[8, 128]`."""
+        return self._ref[self._at(row), column + self._pad]
+
+    def sweep(self, top: jax.Array, left: jax.Array, each: Callable[[int, int, list[jax.Array]], None]) -> None:
+        """Calls, for every row that a tile's rows need, with the row of the tile, that of the kernel, and the numbers.
+
+        These are one for each column of the tile and each of the kernel but one.
+        """
+        lines, k = self._plan.lines, 2 * self._pad + 1
+        for line in range(lines + k - 1):
+            at = self._at(top + (line - self._pad))
+            numbers = [self._ref[at, left + offset] for offset in range(self._plan.columns + k - 1)]
+            for row in range(max(0, line - k + 1), min(lines, line + 1)):
+                each(row, line - row, numbers)
+
+
+def zeros(plan: Plan) -> Values:
+    """Of a tile."""
+    return [[jnp.zeros((EXAMPLES, CHANNELS), jnp.float32) for _ in range(plan.columns)] for _ in range(plan.lines)]
+
+
+def add_taps(sums: list[jax.Array], numbers: list[jax.Array], taps: list[jax.Array]) -> None:
+    """To a row's sums, a row of its windows times a row of the kernel."""
+    for offset, tap in enumerate(taps):
+        for column in range(len(sums)):
+            sums[column] += numbers[column + offset] * tap
+
+
+def spread_taps(taps_ref: Any, spread_ref: Any) -> None:
+    """A number for each channel becomes a register, the same for all examples."""
+    for index in range(taps_ref.shape[0]):
+        spread_ref[index] = jnp.broadcast_to(taps_ref[pl.ds(index, 1), :].astype(jnp.float32), spread_ref.shape[1:])
+
+
+def run_stages(plan: Plan, stages: Sequence[tuple[Callable[[jax.Array], None], Rows | None]]) -> None:
+    """At a step, each stage with the first row of its block, one block behind the stage before; and what it writes."""
+    step = pl.program_id(2)
+    for lag, (compute, written) in enumerate(stages):
+        block = plan.block(step, lag)
+        pl.when((block >= 0) & (block < plan.blocks))(
+            lambda compute=compute, block=block: compute(block * jnp.int32(plan.rows))
+        )
+        if written is not None and not plan.whole:
+            pl.when(block == plan.blocks)(written.clear_below)
+
+
+def rows_first(x: jax.Array) -> jax.Array:
+    """`[H, W, B, n]` of `[B, H, W, n]`, B filled up to a multiple of 8; the compiler may lay it out so at once."""
+    x = jnp.pad(x, ((0, -len(x) % EXAMPLES), *((0, 0),) * 3))
+    return x.transpose(1, 2, 0, 3)
+
+
+def examples_first(x: jax.Array, examples: int) -> jax.Array:
+    """`[B, H, W, n]` again."""
+    return x.transpose(2, 0, 1, 3)[:examples]
+
+
+def packed(kernels: Sequence[jax.Array]) -> jax.Array:
+    """`[taps, C]`, level after level."""
+    return jnp.concatenate([kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels])
+
+
+def taps_spec(plan: Plan) -> pl.BlockSpec:
+    """Of all kernels' taps, `[taps, C]`."""
+    return pl.BlockSpec((plan.starts[-1], CHANNELS), lambda example, channel, step: (0, channel))
+
+
+def means_spec() -> pl.BlockSpec:
+    """Of a number for each example and channel, `[B, C]`."""
+    return pl.BlockSpec((EXAMPLES, CHANNELS), lambda example, channel, step: (example, channel))
+
+
+def call(
+    program: Callable[..., None],
+    plan: Plan,
+    inputs: Sequence[tuple[jax.Array, pl.BlockSpec]],
+    outputs: Sequence[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]],
+    *,
+    name: str,
+    taps: int,
+    vmem: int,
+    interpret: bool,
+) -> list[jax.Array]:
+    """Runs a program for all examples and channels of the first input, `[H, W, B, C]`, block after block.
+
+    After inputs and outputs it is given registers for all kernels' taps, so many times, and the levels' rows.
+    """
+    examples, channels = inputs[0][0].shape[2:]
+    registers = pltpu.VMEM((plan.starts[-1], EXAMPLES, CHANNELS), jnp.float32)
+    return pl.pallas_call(
+        program,
+        name=f"{name}_{1 if plan.whole else plan.blocks}_of_{plan.steps}",  # for those who count its cycles
+        grid=(pl.cdiv(examples, EXAMPLES), pl.cdiv(channels, CHANNELS), plan.steps),
+        in_specs=[spec for _, spec in inputs],
+        out_specs=[spec for _, spec in outputs],
+        out_shape=[shape for shape, _ in outputs],
+        scratch_shapes=[registers] * taps + [pltpu.VMEM(plan.ring(size // 2), jnp.float32) for size in plan.sizes],
+        interpret=interpret,
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=vmem
+        ),
+    )(*(array for array, _ in inputs))

@@ -1,0 +1,142 @@
+"""How a map is gone through: in blocks of rows that fit fast memory, and in them in tiles whose sums fit registers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+EXAMPLES, CHANNELS = 8, 128
+_REGISTERS = 16  # of sums a tile holds; as many again hold what is added to them
+_LARGEST_KERNEL = 9
+_MOST_ROWS = 16  # of a block that is not the whole map
+_MIB = 2**20
+# Fast memory a program may take, by how JAX calls the chip: half of what it has, so that others' data may lie there.
+_VMEM = {"TPU v5 lite": 64 * _MIB, "TPU v5": 32 * _MIB, "TPU v6 lite": 64 * _MIB}
+_LEAST_VMEM = 15 * _MIB  # of a v4's 16
+
+
+def fast_memory() -> int:
+    """Bytes a program may take of the fast memory of the chips in use, or of those it is compiled for."""
+    mesh = jax.sharding.get_abstract_mesh()
+    named = None if mesh.empty or mesh.abstract_device is None else mesh.abstract_device.device_kind
+    return _VMEM.get(named or jax.devices()[0].device_kind, _LEAST_VMEM)
+
+
+def supports(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int, vmem: int) -> bool:
+    """Whether this form computes contexts `[B, H, W, C]` of numbers so large, with kernels of these sizes."""
+    known = all(size % 2 == 1 and size <= _LARGEST_KERNEL for size in kernel_sizes)
+    plans = (forward_plan, backward_plan)
+    return known and all(plan(*shape[1:3], kernel_sizes, itemsize, vmem) is not None for plan in plans)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The blocks of a map, what of them lies in fast memory, and their tiles."""
+
+    height: int
+    width: int
+    sizes: tuple[int, ...]  # of the levels' kernels
+    rows: int  # of a block
+    held: int  # blocks of a level that lie in fast memory
+
+    @property
+    def whole(self) -> bool:
+        """Whether the map is one block."""
+        return self.rows == self.height
+
+    @property
+    def blocks(self) -> int:
+        """The last may go on below the map."""
+        return pl.cdiv(self.height, self.rows)
+
+    @property
+    def steps(self) -> int:
+        """Until the last level is through with the last block."""
+        return 1 if self.whole else self.blocks + len(self.sizes)
+
+    @property
+    def starts(self) -> list[int]:
+        """Where each kernel's taps start among all of them; at last how many there are."""
+        return [sum(size * size for size in self.sizes[:level]) for level in range(len(self.sizes) + 1)]
+
+    def block(self, step: jax.Array, lag: int) -> jax.Array:
+        """Which block is computed at a step by who is so many blocks behind; there may be none of that number."""
+        return jnp.zeros_like(step) if self.whole else step - lag
+
+    def spec(self, lag: int, channels: int = CHANNELS) -> pl.BlockSpec:
+        """Of `[H, W, B, C]` or, with other channels, `[H, W, B, n]`: the block that is read or written at a step."""
+
+        def place(example: jax.Array, channel: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
+            block = jnp.clip(self.block(step, lag), 0, self.blocks - 1)
+            return block, 0, example, channel if channels == CHANNELS else 0
+
+        return pl.BlockSpec((self.rows, self.width, EXAMPLES, channels), place)
+
+    def ring(self, pad: int) -> tuple[int, ...]:
+        """The shape of what lies in fast memory of a level, with zeros around the map."""
+        rows = self.height + 2 * pad if self.whole else self.held * self.rows
+        return rows, self.width + 2 * pad, EXAMPLES, CHANNELS
+
+    @property
+    def columns(self) -> int:
+        """Of a tile."""
+        return max(size for size in range(1, min(_REGISTERS, 8) + 1) if self.width % size == 0)
+
+    @property
+    def lines(self) -> int:
+        """Rows of a tile."""
+        most = max(_REGISTERS // self.columns, 1)
+        return max(size for size in range(1, most + 1) if self.rows % size == 0)
+
+    def tiles(self, visit: Callable[[jax.Array, jax.Array, jax.Array], None], first: jax.Array) -> None:
+        """Calls with a block's first row and, of each tile, the first row, counted in the block, and column."""
+        across = self.width // self.columns
+
+        def visit_row(i: jax.Array, _: None) -> None:
+            lax.fori_loop(0, across, lambda j, _: visit(first, i * self.lines, j * self.columns), None)
+
+        lax.fori_loop(0, self.rows // self.lines, visit_row, None)
+
+    def tile(self, top: jax.Array, left: jax.Array) -> list[tuple[int, int, tuple[jax.Array, jax.Array]]]:
+        """Row and column of each place in a tile, and where that is in its block."""
+        return [(i, j, (top + i, left + j)) for i in range(self.lines) for j in range(self.columns)]
+
+    def inside(self, row: jax.Array, value: jax.Array) -> jax.Array:
+        """The value, zero where a block goes on below the map's last row."""
+        return value if self.height % self.rows == 0 else jnp.where(row < self.height, value, 0.0)
+
+
+def forward_plan(height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int) -> Plan | None:
+    """None where no blocks fit."""
+    # A level's rows are read again when the last one's are computed. Context, gates, sum, and what is kept.
+    return _plan(height, width, sizes, max(3, len(sizes) + 1), 3 + len(sizes), itemsize, vmem)
+
+
+def backward_plan(height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int) -> Plan | None:
+    """None where no blocks fit."""
+    # Context and its gradient; of each level what was kept, cotangent and gates.
+    return _plan(height, width, sizes, 3, 2 + 3 * len(sizes), itemsize, vmem)
+
+
+def _plan(height: int, width: int, sizes: Sequence[int], held: int, maps: int, itemsize: int, vmem: int) -> Plan | None:
+    """The blocks with which the least is computed below the last row, of those that fit fast memory the largest.
+
+    So many of them are `held` there of each level at a time, and `maps` read or written.
+    """
+    whole, blocks = height, range(max(sizes) // 2 + 1, min(height - 1, _MOST_ROWS) + 1)
+    plans = [Plan(height, width, tuple(sizes), rows, held) for rows in (whole, *blocks)]
+    numbers = EXAMPLES * CHANNELS
+
+    def needed(plan: Plan) -> int:
+        kept = sum(math.prod(plan.ring(size // 2)[:2]) for size in sizes)
+        taps = 2 * plan.starts[-1]
+        return numbers * (4 * (kept + taps) + 2 * itemsize * maps * plan.rows * width)
+
+    fitting = [plan for plan in plans if needed(plan) <= 0.9 * vmem]
+    return min(fitting, key=lambda plan: (plan.blocks * plan.rows, -plan.rows), default=None)
