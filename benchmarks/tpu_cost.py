@@ -148,17 +148,17 @@ def aggregation(config: Any, mesh: Any, number: int, batch: int, form: str, back
     def shape(*lengths: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(lengths, jnp.bfloat16)
 
-    def forward(context: jax.Array, gates: jax.Array, kernels: Any) -> jax.Array:
+    def forward(*given: Any) -> jax.Array:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return aggregate_context(context, gates, kernels, form=form)
+            return aggregate_context(*given, form=form)
 
-    def both(context: jax.Array, gates: jax.Array, kernels: Any, cotangent: jax.Array) -> Any:
-        out, back = jax.vjp(forward, context, gates, kernels)
+    def both(cotangent: jax.Array, *given: Any) -> Any:
+        out, back = jax.vjp(forward, *given)
         return out, back(cotangent)
 
     context, gates = shape(batch, size, size, dim), shape(batch, size, size, len(sizes) + 1)
-    given = (context, gates, [shape(k, k, 1, dim) for k in sizes])
-    return (both, (*given, context)) if backward else (forward, given)
+    given = (context, gates, [shape(k, k, 1, dim) for k in sizes], shape(dim))
+    return (both, (context, *given)) if backward else (forward, given)
 
 
 def plain_part(name: str, config: Any, number: int, whole_stage: bool) -> tuple[Callable[..., Any], Any]:

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from focalnet_jax.model.precision import Precision
+from focalnet_jax.ops.normalization import normalize
 
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default; Flax's is 1e-6
 
@@ -35,6 +36,12 @@ def linear(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs) -> n
     """A fully connected layer, initialised as the original's `nn.Linear`."""
     normal = nnx.initializers.normal(0.02)
     return nnx.Linear(inputs, outputs, dtype=precision.dtype, precision=precision.matmul, kernel_init=normal, rngs=rngs)
+
+
+def without_bias(layer: nnx.Linear, x: jax.Array) -> jax.Array:
+    """What the layer makes of `[..., C]` before it adds its bias."""
+    x, kernel = x.astype(layer.dtype), layer.kernel[...].astype(layer.dtype)
+    return jnp.matmul(x, kernel, precision=layer.precision)
 
 
 def pointwise_conv(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs) -> nnx.Linear:
@@ -70,10 +77,20 @@ def conv(
     )
 
 
-def layer_norm(dim: int, precision: Precision, rngs: nnx.Rngs) -> nnx.LayerNorm:
+class LayerNorm(nnx.LayerNorm):
+    """Flax's, but for bfloat16, of which it keeps less for the gradient."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., C]` to `[..., C]`."""
+        if self.dtype != jnp.bfloat16:
+            return super().__call__(x)
+        return normalize(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
+
+
+def layer_norm(dim: int, precision: Precision, rngs: nnx.Rngs) -> LayerNorm:
     """LayerNorm over C; mean and variance are float32 in every precision."""
     # The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large.
-    return nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPSILON, dtype=precision.dtype, use_fast_variance=False, rngs=rngs)
+    return LayerNorm(dim, epsilon=LAYER_NORM_EPSILON, dtype=precision.dtype, use_fast_variance=False, rngs=rngs)
 
 
 def example_keys(key: jax.Array, batch: int) -> jax.Array:

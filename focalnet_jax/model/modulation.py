@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from focalnet_jax.model.layers import dropout, layer_norm, linear, pointwise_conv, torch_uniform
+from focalnet_jax.model.layers import dropout, layer_norm, linear, pointwise_conv, torch_uniform, without_bias
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.ops.aggregation import aggregate_context
 from focalnet_jax.placement import by_channel, by_example
@@ -56,12 +56,13 @@ class FocalModulation(nnx.Module):
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
         with jax.named_scope("projections"):
             query = by_example(self.query(x), channels=True)
-            context = by_example(self.context(x), channels=True)
+            context = by_example(without_bias(self.context, x), channels=True)
             gates = by_example(self.gates(x))
         with jax.named_scope("aggregation"):
             kernels = [by_channel(focal.kernel[...].astype(self.dtype)) for focal in self.focal_kernels]
+            bias = self.context.bias[...].astype(self.dtype)
             context = aggregate_context(
-                context, gates, kernels, normalize=self.normalize_modulator, form=self.form
+                context, gates, kernels, bias, normalize=self.normalize_modulator, form=self.form
             )  # [B, H, W, C]
         with jax.named_scope("projections"):
             modulated = query * by_example(self.modulator(by_example(context, channels=True)), channels=True)

@@ -41,6 +41,7 @@ def aggregate_context(
     context: jax.Array,
     gates: jax.Array,
     kernels: Sequence[jax.Array],
+    bias: jax.Array | None = None,
     *,
     normalize: bool = False,
     form: str = "xla",
@@ -51,9 +52,10 @@ def aggregate_context(
     over H and W. GELU is the exact (erf) form, gates have no activation.
 
     Args:
-      context: `[B, H, W, C]`, level 0's input.
+      context: `[B, H, W, C]`, which with the bias is level 0.
       gates: `[B, H, W, L + 1]`, the last one is the global level's.
       kernels: L depthwise kernels, `[k_l, k_l, 1, C]`.
+      bias: `[C]` or none: a form that goes over all numbers anyway adds it, and its gradient, for next to nothing.
       normalize: divide the sum by L + 1.
       form: "xla", what XLA makes of it; "triton" or "mosaic", kernels for NVIDIA GPUs or TPUs where they support the
         shapes, see `choose_form`.
@@ -63,12 +65,14 @@ def aggregate_context(
     """
     sizes = [len(kernel) for kernel in kernels]
     shape = shape_on_each_device(context)
-    if form == "triton" and triton.supports(shape[-1], sizes):
-        total = _aggregate_in_kernels(context, gates, tuple(kernels), False)
-    elif form == "mosaic" and mosaic.supports(shape, sizes, context.dtype.itemsize, mosaic.fast_memory()):
-        total = _aggregate_in_passes(context, gates, tuple(kernels), mosaic.fast_memory(), False)
+    bias = jnp.zeros(context.shape[-1:], context.dtype) if bias is None else bias
+    if form == "mosaic" and mosaic.supports(shape, sizes, context.dtype.itemsize, mosaic.fast_memory()):
+        vmem = mosaic.fast_memory()
+        total = _aggregate_in_passes(context, gates, tuple(kernels), bias[None, None, None], vmem, False)
+    elif form == "triton" and triton.supports(shape[-1], sizes):
+        total = _aggregate_in_kernels(context + bias, gates, tuple(kernels), False)
     else:
-        total = _aggregate(context, gates, kernels)
+        total = _aggregate(context + bias, gates, kernels)
     return total / (len(kernels) + 1) if normalize else total
 
 
@@ -137,25 +141,36 @@ def _backward(
 _aggregate_in_kernels.defvjp(_forward, _backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _aggregate_in_passes(
-    context: jax.Array, gates: jax.Array, kernels: tuple[jax.Array, ...], vmem: int, interpret: bool
+    context: jax.Array,
+    gates: jax.Array,
+    kernels: tuple[jax.Array, ...],
+    bias: jax.Array,  # [1, 1, 1, C]
+    vmem: int,
+    interpret: bool,
 ) -> jax.Array:
-    return _pass_forward(context, gates, kernels, vmem, interpret, keep=False)[0]
+    return _pass_forward(context, gates, kernels, bias, vmem, interpret, keep=False)[0]
 
 
 def _pass_forward(
-    context: jax.Array, gates: jax.Array, kernels: tuple[jax.Array, ...], vmem: int, interpret: bool, keep: bool = True
+    context: jax.Array,
+    gates: jax.Array,
+    kernels: tuple[jax.Array, ...],
+    bias: jax.Array,
+    vmem: int,
+    interpret: bool,
+    keep: bool = True,
 ) -> tuple[jax.Array, Any]:
     names = tuple("kernel" for _ in kernels)
     levels_of = on_each_device(
         partial(mosaic.focal_levels, keep=keep, vmem=vmem, interpret=interpret),
-        ("context", "gates", names),
+        ("context", "gates", names, "kernel"),
         ("context", "means", tuple("context" for _ in kernels if keep)),
     )
-    total, last, kept = jax.tree.map(lambda x: checkpoint_name(x, LEVELS), levels_of(context, gates, kernels))
+    total, last, kept = jax.tree.map(lambda x: checkpoint_name(x, LEVELS), levels_of(context, gates, kernels, bias))
     total += _global_of_sum(last, context)[:, None, None] * gates[..., -1, None]
-    return total, (context, gates, kernels, last, kept)
+    return total, (context, gates, kernels, bias, last, kept)
 
 
 def _global_of_sum(last: jax.Array, context: jax.Array) -> jax.Array:
@@ -164,26 +179,26 @@ def _global_of_sum(last: jax.Array, context: jax.Array) -> jax.Array:
     return jax.nn.gelu(mean, approximate=False)
 
 
-def _pass_backward(
-    vmem: int, interpret: bool, saved: Any, cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    context, gates, kernels, last, kept = saved
+def _pass_backward(vmem: int, interpret: bool, saved: Any, cotangent: jax.Array) -> tuple[Any, ...]:
+    context, gates, kernels, bias, last, kept = saved
     names = tuple("kernel" for _ in kernels)
     gradients_of = on_each_device(
         partial(mosaic.focal_level_gradients, vmem=vmem, interpret=interpret),
-        ("context", "gates", names, tuple("context" for _ in kept), "context", "means"),
-        ("context", tuple("parts" for _ in kernels)),
+        ("context", "gates", names, "kernel", tuple("context" for _ in kept), "context", "means"),
+        ("context", tuple("parts" for _ in (*kernels, bias))),
     )
     global_context, to_sum = jax.vjp(lambda last: _global_of_sum(last, context), last)
     wide = cotangent.astype(jnp.float32)
     to_global = jnp.einsum("bhwc,bhw->bc", wide, gates[..., -1].astype(jnp.float32))
     (above,) = to_sum(to_global.astype(context.dtype))
-    context_gradient, parts = gradients_of(context, gates, kernels, kept, cotangent, above)
+    context_gradient, parts = gradients_of(context, gates, kernels, bias, kept, cotangent, above)
     activate = quick_gelu if context.dtype == jnp.bfloat16 else partial(jax.nn.gelu, approximate=False)
     levels = [*(activate(each.astype(jnp.float32)) for each in kept), global_context[:, None, None]]
     gate_gradients = jnp.stack([(wide * each).sum(axis=-1) for each in levels], axis=-1)
-    kernel_gradients = tuple(part.sum(axis=0).astype(kernel.dtype) for part, kernel in zip(parts, kernels, strict=True))
-    return context_gradient, gate_gradients.astype(gates.dtype), kernel_gradients
+    *kernel_gradients, bias_gradient = (
+        part.sum(axis=0).astype(of.dtype) for part, of in zip(parts, (*kernels, bias), strict=True)
+    )
+    return context_gradient, gate_gradients.astype(gates.dtype), tuple(kernel_gradients), bias_gradient
 
 
 _aggregate_in_passes.defvjp(_pass_forward, _pass_backward)

@@ -6,21 +6,22 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from focalnet_jax.distributed.mesh import make_mesh
-from focalnet_jax.ops.aggregation import _aggregate
+from focalnet_jax.ops.aggregation import aggregate_context
 
 
 def inputs(shape, sizes, dtype=jnp.float32):
-    """Context, gates, kernels and the sum's cotangent."""
-    keys = iter(jax.random.split(jax.random.key(0), 3 + len(sizes)))
+    """Context, gates, kernels and bias, and the sum's cotangent."""
+    keys = iter(jax.random.split(jax.random.key(0), 4 + len(sizes)))
     context = jax.random.normal(next(keys), shape, dtype)
     gates = jax.random.normal(next(keys), (*shape[:3], len(sizes) + 1), dtype)
     cotangent = jax.random.normal(next(keys), shape, dtype)
     kernels = tuple(jax.random.normal(next(keys), (k, k, 1, shape[-1]), dtype) / k for k in sizes)
-    return (context, gates, kernels), cotangent
+    bias = jax.random.normal(next(keys), shape[-1:], dtype)
+    return (context, gates, kernels, bias), cotangent
 
 
 def with_gradients(function, arguments, cotangent):
-    """The result, and the gradients of context, gates and kernels."""
+    """The result, and the gradients of context, gates, kernels and bias."""
 
     def run(arguments, cotangent):
         total, back = jax.vjp(function, *arguments)
@@ -36,7 +37,7 @@ def error(ours, truth):
 
 def assert_as_xla(function, shape, sizes):
     arguments, cotangent = inputs(shape, sizes)
-    ours, theirs = (with_gradients(form, arguments, cotangent) for form in (function, _aggregate))
+    ours, theirs = (with_gradients(form, arguments, cotangent) for form in (function, aggregate_context))
     assert error(ours[0], theirs[0]) < 1e-6  # sums of up to 81 products in another order, 6e-8 a rounding
     for mine, other in zip(ours[1:], theirs[1:], strict=True):
         assert error(mine, other) < 1e-5
@@ -47,9 +48,9 @@ def assert_no_further_from_the_truth_than_xla(function, shape, sizes):
     arguments, cotangent = inputs(shape, sizes, jnp.bfloat16)
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (arguments, cotangent))
-        truth = with_gradients(_aggregate, *exact)
+        truth = with_gradients(aggregate_context, *exact)
     for mine, other, true in zip(
-        with_gradients(function, arguments, cotangent), with_gradients(_aggregate, arguments, cotangent), truth,
+        with_gradients(function, arguments, cotangent), with_gradients(aggregate_context, arguments, cotangent), truth,
         strict=True,
     ):  # fmt: skip
         mine, other = (np.float64(x) - np.float64(true) for x in (mine, other))

@@ -11,7 +11,9 @@ WHOLE, V4 = 64 * 2**20, 15 * 2**20
 
 
 def in_passes(vmem):
-    return lambda context, gates, kernels: _aggregate_in_passes(context, gates, kernels, vmem, True)
+    return lambda context, gates, kernels, bias: _aggregate_in_passes(
+        context, gates, kernels, bias[None, None, None], vmem, True
+    )
 
 
 @pytest.mark.parametrize(

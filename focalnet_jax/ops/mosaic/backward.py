@@ -32,6 +32,7 @@ def focal_level_gradients(
     x: jax.Array,
     gates: jax.Array,
     kernels: Sequence[jax.Array],
+    bias: jax.Array,
     kept: Sequence[jax.Array],
     cotangent: jax.Array,
     above: jax.Array,
@@ -39,14 +40,15 @@ def focal_level_gradients(
     vmem: int,
     interpret: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Gradients of `focal_levels`' input, `[B, H, W, C]`, and of the kernels in parts to be added up.
+    """Gradients of `focal_levels`' input, `[B, H, W, C]`, and of the kernels and then the bias in parts to be added up.
 
-    The parts are `[parts, k, k, 1, C]` float32.
+    The parts are `[parts, k, k, 1, C]` float32, of the bias `[parts, 1, 1, 1, C]`.
 
     Args:
       x: as it was given.
       gates: as they were given.
       kernels: as they were given.
+      bias: as it was given.
       kept: what `focal_levels` kept, `[B, H, W, C]` for each level.
       cotangent: of the sum, `[B, H, W, C]`.
       above: of the last level's sum over H and W, `[B, C]` float32.
@@ -58,14 +60,14 @@ def focal_level_gradients(
     height, width, examples, channels = x.shape
     above = jnp.pad(above, ((0, examples - given), (0, 0)))
     plan = backward_plan(height, width, [len(kernel) for kernel in kernels], x.dtype.itemsize, vmem)
-    levels, taps = len(kernels), plan.starts[-1]
+    levels, taps = len(kernels), plan.taps
     parts = jax.ShapeDtypeStruct((pl.cdiv(examples, EXAMPLES), taps, channels), jnp.float32)
     gradient, gathered = call(
         lambda *refs: _Program(plan, *refs).run(),
         plan,
         [
             (x, plan.spec(levels)),
-            (packed(kernels), taps_spec(plan)),
+            (packed(kernels, bias), taps_spec(plan)),
             (above, means_spec()),
             *(
                 pair
@@ -86,9 +88,9 @@ def focal_level_gradients(
         vmem=vmem,
         interpret=interpret,
     )
-    each = jnp.split(gathered, plan.starts[1:-1], axis=1)
+    each = jnp.split(gathered, plan.starts[1:], axis=1)
     return examples_first(gradient, given), tuple(
-        part.reshape(-1, *kernel.shape) for part, kernel in zip(each, kernels, strict=True)
+        part.reshape(-1, *kernel.shape) for part, kernel in zip(each, (*kernels, bias), strict=True)
     )
 
 
@@ -149,13 +151,15 @@ class _Program:
             self.gradients[number - 1].put(first + at[0], at[1], arrived * slopes[i][j])
 
     def to_input(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """A tile of the input's gradient, and the first kernel's."""
-        contexts = zeros(self.plan)
+        """A tile of the input's gradient, and the first kernel's and the bias's."""
+        contexts, bias = zeros(self.plan), self.plan.starts[-1]
         for i, j, at in self.plan.tile(top, left):
-            contexts[i][j] = self.plan.inside(first + at[0], self.x[at].astype(jnp.float32))
+            contexts[i][j] = self.plan.inside(first + at[0], self.x[at].astype(jnp.float32) + self.spread[bias])
         sums = self.through(0, contexts, first + top, left)
         for i, j, at in self.plan.tile(top, left):
             self.out[at] = sums[i][j].astype(self.out.dtype)
+        inside = [self.plan.inside(first + at[0], sums[i][j]) for i, j, at in self.plan.tile(top, left)]
+        self.gathered[bias] += sum(inside[1:], inside[0])
 
     def through(self, number: int, contexts: Values, row: jax.Array, column: jax.Array) -> Values:
         """A tile of the gradient of a level's convolution's input; gathers the kernel's."""

@@ -29,14 +29,22 @@ from focalnet_jax.ops.mosaic.plan import CHANNELS, EXAMPLES, Plan, forward_plan
 
 
 def focal_levels(
-    x: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array], *, keep: bool, vmem: int, interpret: bool = False
+    x: jax.Array,
+    gates: jax.Array,
+    kernels: Sequence[jax.Array],
+    bias: jax.Array,
+    *,
+    keep: bool,
+    vmem: int,
+    interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
     """All levels but the global one.
 
     Args:
-      x: `[B, H, W, C]`, level 0's input.
+      x: `[B, H, W, C]`, which with the bias is level 0.
       gates: `[B, H, W, n]`, level l's at l - 1.
       kernels: `[k, k, 1, C]` of each level.
+      bias: `[1, 1, 1, C]`.
       keep: whether the gradients will be asked for.
       vmem: bytes of fast memory.
       interpret: run it step by step wherever it is.
@@ -55,7 +63,7 @@ def focal_levels(
     total, last_sum, *kept = call(
         lambda *refs: _Program(plan, keep, *refs).run(),
         plan,
-        [(x, plan.spec(0)), (gates, plan.spec(levels, gates.shape[-1])), (packed(kernels), taps_spec(plan))],
+        [(x, plan.spec(0)), (gates, plan.spec(levels, gates.shape[-1])), (packed(kernels, bias), taps_spec(plan))],
         [
             (like, plan.spec(levels)),
             (jax.ShapeDtypeStruct((examples, channels), jnp.float32), means_spec()),
@@ -96,10 +104,11 @@ class _Program:
 
     def read(self, first: jax.Array) -> None:
         """The block whose first row is given."""
+        bias = self.spread[self.plan.starts[-1]]
 
         def copy(row: jax.Array, _: None) -> None:
             for column in range(self.plan.width):
-                self.inputs[0].put(first + row, column, self.x[row, column].astype(jnp.float32))
+                self.inputs[0].put(first + row, column, self.x[row, column].astype(jnp.float32) + bias)
 
         lax.fori_loop(0, self.plan.rows, copy, None)
 

@@ -105,14 +105,14 @@ def examples_first(x: jax.Array, examples: int) -> jax.Array:
     return x.transpose(2, 0, 1, 3)[:examples]
 
 
-def packed(kernels: Sequence[jax.Array]) -> jax.Array:
-    """`[taps, C]`, level after level."""
-    return jnp.concatenate([kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels])
+def packed(kernels: Sequence[jax.Array], bias: jax.Array) -> jax.Array:
+    """`[taps, C]`, level after level, then the bias."""
+    return jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in (*kernels, bias)])
 
 
 def taps_spec(plan: Plan) -> pl.BlockSpec:
-    """Of all kernels' taps, `[taps, C]`."""
-    return pl.BlockSpec((plan.starts[-1], CHANNELS), lambda example, channel, step: (0, channel))
+    """Of all kernels' taps and the bias, `[taps, C]`."""
+    return pl.BlockSpec((plan.taps, CHANNELS), lambda example, channel, step: (0, channel))
 
 
 def means_spec() -> pl.BlockSpec:
@@ -135,11 +135,14 @@ def call(
 
     After inputs and outputs it is given registers for all kernels' taps, so many times, and the levels' rows.
     """
-    examples, channels = inputs[0][0].shape[2:]
-    registers = pltpu.VMEM((plan.starts[-1], EXAMPLES, CHANNELS), jnp.float32)
+    shape = inputs[0][0].shape
+    *_, examples, channels = shape
+    # For those who count its cycles: kernels of one name are one.
+    described = f"{'x'.join(map(str, (*shape, *plan.sizes)))}_{1 if plan.whole else plan.blocks}_of_{plan.steps}"
+    registers = pltpu.VMEM((plan.taps, EXAMPLES, CHANNELS), jnp.float32)
     return pl.pallas_call(
         program,
-        name=f"{name}_{1 if plan.whole else plan.blocks}_of_{plan.steps}",  # for those who count its cycles
+        name=f"{name}_{described}",
         grid=(pl.cdiv(examples, EXAMPLES), pl.cdiv(channels, CHANNELS), plan.steps),
         in_specs=[spec for _, spec in inputs],
         out_specs=[spec for _, spec in outputs],

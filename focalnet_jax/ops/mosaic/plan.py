@@ -62,8 +62,13 @@ class Plan:
 
     @property
     def starts(self) -> list[int]:
-        """Where each kernel's taps start among all of them; at last how many there are."""
+        """Where each kernel's taps start among all of them, and after them the bias."""
         return [sum(size * size for size in self.sizes[:level]) for level in range(len(self.sizes) + 1)]
+
+    @property
+    def taps(self) -> int:
+        """Of all kernels, and the bias."""
+        return self.starts[-1] + 1
 
     def block(self, step: jax.Array, lag: int) -> jax.Array:
         """Which block is computed at a step by who is so many blocks behind; there may be none of that number."""
@@ -135,7 +140,7 @@ def _plan(height: int, width: int, sizes: Sequence[int], held: int, maps: int, i
 
     def needed(plan: Plan) -> int:
         kept = sum(math.prod(plan.ring(size // 2)[:2]) for size in sizes)
-        taps = 2 * plan.starts[-1]
+        taps = 2 * plan.taps
         return numbers * (4 * (kept + taps) + 2 * itemsize * maps * plan.rows * width)
 
     fitting = [plan for plan in plans if needed(plan) <= 0.9 * vmem]

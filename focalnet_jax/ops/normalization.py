@@ -1,0 +1,61 @@
+"""LayerNorm of bfloat16: what it keeps for its gradient, and how it sums over channels."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """LayerNorm over C of `[..., C]`, computed in float32 from and to the dtype of `x`.
+
+    Autodiff would keep float32 arrays of the size of `x`; this keeps `x`, and two numbers for each place.
+    """
+    return _forward(x, scale, bias, epsilon)[0]
+
+
+def _forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array, jax.Array]]:
+    wide = x.astype(jnp.float32)
+    mean = _mean(wide)
+    centred = wide - mean
+    inverse = jax.lax.rsqrt(_mean(centred * centred) + epsilon)
+    return (centred * inverse * scale + bias).astype(x.dtype), (x, mean, inverse, scale)
+
+
+def _backward(
+    epsilon: float, kept: tuple[jax.Array, jax.Array, jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    del epsilon
+    x, mean, inverse, scale = kept
+    wide = cotangent.astype(jnp.float32)
+    normal = (x.astype(jnp.float32) - mean) * inverse
+    scaled = wide * scale
+    gradient = (scaled - _mean(scaled) - normal * _mean(scaled * normal)) * inverse
+    places = tuple(range(x.ndim - 1))
+    return gradient.astype(x.dtype), (wide * normal).sum(places), wide.sum(places)
+
+
+normalize.defvjp(_forward, _backward)
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    return channel_sums(x) / x.shape[-1]
+
+
+def channel_sums(x: jax.Array) -> jax.Array:
+    """`[..., 1]` of `[..., C]` float32, of numbers that were bfloat16 or become it."""
+    return jax.lax.platform_dependent(x, tpu=sums_by_product, default=partial(jnp.sum, axis=-1, keepdims=True))
+
+
+def sums_by_product(x: jax.Array) -> jax.Array:
+    """The same by the matrix unit, which rounds every addend to bfloat16 but not their sum.
+
+    The vector unit of a TPU adds lanes up slowly, and waits for nothing else here.
+    """
+    ones = jnp.ones((x.shape[-1], 8), jnp.bfloat16)  # a single column would be multiplied and added up in lanes
+    return jnp.matmul(x.astype(jnp.bfloat16), ones, preferred_element_type=jnp.float32)[..., :1]
