@@ -20,6 +20,8 @@ _NUMBER = re.compile(r"\.\d+$")
 _BUNDLE = re.compile(r"\s*(?:0x[0-9a-f]+|\d+)\s+([A-Z ]*):\s*([ >]*)\{(\})?")
 _CARRIED = re.compile(r"= sphi %\w+, %(\w+)")
 _EXIT = re.compile(r"scmp\.ge\.s32\.totalorder (?:\(\S+\), )?%(\w+), (\d+) /\* loop exit test")
+# Of loops that copy the last part of what no block divides: how often is known where they run, and it is not often.
+_OPEN_EXIT = re.compile(r"scmp\.ge\.s32\.totalorder (?:\(\S+\), )?%(\w+), %\w+")
 # A kernel whose turns do not all compute says in its name how many do: see ops/mosaic/passes.py.
 _COMPUTING = re.compile(r"_(\d+)_of_(\d+)")
 
@@ -75,7 +77,10 @@ def _turns(lines: list[tuple[re.Match[str], str]]) -> list[int]:
     A loop ends by comparing what it carries; where that is kept in memory, it belongs to the one loop that is left.
     """
     lengths = {found[1]: int(found[2]) for _, line in lines for found in _EXIT.finditer(line)}
-    carried = [set(_CARRIED.findall(line)) & lengths.keys() for found, line in lines if "LB" in found[1]]
+    beginnings = [set(_CARRIED.findall(line)) for found, line in lines if "LB" in found[1]]
+    begun = {name for names in beginnings for name in names}
+    lengths |= {found[1]: 1 for _, line in lines for found in _OPEN_EXIT.finditer(line) if found[1] in begun}
+    carried = [names & lengths.keys() for names in beginnings]
     left = lengths.keys() - {name for names in carried for name in names}
     if [len(names) for names in carried].count(0) != len(left) or len(left) > 1:
         raise ValueError(f"of {len(carried)} loops it is not known how often {len(left)} run")

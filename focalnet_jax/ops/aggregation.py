@@ -24,7 +24,7 @@ _CHIPS = {"triton": "NVIDIA GPUs", "mosaic": "TPUs"}
 
 
 def choose_form(form: str, platform: str) -> str:
-    """The form to compute with on a platform, as JAX calls it: "auto" is the fastest that has run there.
+    """The form to compute with on a platform, as JAX calls it: "auto" is the fastest there (docs/performance.md).
 
     Raises:
       UserError: there is no such form, or not on that platform.
@@ -33,8 +33,9 @@ def choose_form(form: str, platform: str) -> str:
         raise UserError(f"model.aggregation is {form!r}; expected one of {', '.join(FORMS)}.{suggest(form, FORMS)}")
     if form in _KERNELS and platform not in _KERNELS[form]:
         raise UserError(f"model.aggregation={form} needs {_CHIPS[form]}, the devices are {platform}: leave it at auto")
-    fastest = "triton" if platform in _KERNELS["triton"] else "xla"  # of those that have run on the platform
-    return fastest if form == "auto" else form
+    if form != "auto":
+        return form
+    return next((ours for ours, platforms in _KERNELS.items() if platform in platforms), "xla")
 
 
 def aggregate_context(

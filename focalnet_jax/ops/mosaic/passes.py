@@ -147,7 +147,7 @@ def call(
         in_specs=[spec for _, spec in inputs],
         out_specs=[spec for _, spec in outputs],
         out_shape=[shape for shape, _ in outputs],
-        scratch_shapes=[registers] * taps + [pltpu.VMEM(plan.ring(size // 2), jnp.float32) for size in plan.sizes],
+        scratch_shapes=[registers] * taps + [pltpu.VMEM(ring, jnp.float32) for ring in plan.rings],
         interpret=interpret,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=vmem

@@ -43,7 +43,7 @@ class Plan:
     width: int
     sizes: tuple[int, ...]  # of the levels' kernels
     rows: int  # of a block
-    held: int  # blocks of a level that lie in fast memory
+    held: tuple[int, ...]  # blocks that lie in fast memory, of what each level convolves
 
     @property
     def whole(self) -> bool:
@@ -83,10 +83,13 @@ class Plan:
 
         return pl.BlockSpec((self.rows, self.width, EXAMPLES, channels), place)
 
-    def ring(self, pad: int) -> tuple[int, ...]:
-        """The shape of what lies in fast memory of a level, with zeros around the map."""
-        rows = self.height + 2 * pad if self.whole else self.held * self.rows
-        return rows, self.width + 2 * pad, EXAMPLES, CHANNELS
+    @property
+    def rings(self) -> list[tuple[int, ...]]:
+        """The shape of what lies in fast memory, of what each level convolves, with zeros around the map."""
+        return [
+            (self.height + size - 1 if self.whole else held * self.rows, self.width + size - 1, EXAMPLES, CHANNELS)
+            for size, held in zip(self.sizes, self.held, strict=True)
+        ]
 
     @property
     def columns(self) -> int:
@@ -119,27 +122,31 @@ class Plan:
 
 def forward_plan(height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int) -> Plan | None:
     """None where no blocks fit."""
-    # A level's rows are read again when the last one's are computed. Context, gates, sum, and what is kept.
-    return _plan(height, width, sizes, max(3, len(sizes) + 1), 3 + len(sizes), itemsize, vmem)
+    # A convolution reads three blocks; what level 2 and those above it convolve is read again for the sum.
+    held = [3, *(max(3, 1 + later) for later in reversed(range(1, len(sizes))))]
+    # Context, gates, sum, and what is kept.
+    return _plan(height, width, sizes, held, 3 + len(sizes), itemsize, vmem)
 
 
 def backward_plan(height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int) -> Plan | None:
     """None where no blocks fit."""
     # Context and its gradient; of each level what was kept, cotangent and gates.
-    return _plan(height, width, sizes, 3, 2 + 3 * len(sizes), itemsize, vmem)
+    return _plan(height, width, sizes, [3] * len(sizes), 2 + 3 * len(sizes), itemsize, vmem)
 
 
-def _plan(height: int, width: int, sizes: Sequence[int], held: int, maps: int, itemsize: int, vmem: int) -> Plan | None:
+def _plan(
+    height: int, width: int, sizes: Sequence[int], held: Sequence[int], maps: int, itemsize: int, vmem: int
+) -> Plan | None:
     """The blocks with which the least is computed below the last row, of those that fit fast memory the largest.
 
-    So many of them are `held` there of each level at a time, and `maps` read or written.
+    So many of them are `held` there at a time for each level, and `maps` read or written.
     """
     whole, blocks = height, range(max(sizes) // 2 + 1, min(height - 1, _MOST_ROWS) + 1)
-    plans = [Plan(height, width, tuple(sizes), rows, held) for rows in (whole, *blocks)]
+    plans = [Plan(height, width, tuple(sizes), rows, tuple(held)) for rows in (whole, *blocks)]
     numbers = EXAMPLES * CHANNELS
 
     def needed(plan: Plan) -> int:
-        kept = sum(math.prod(plan.ring(size // 2)[:2]) for size in sizes)
+        kept = sum(math.prod(ring[:2]) for ring in plan.rings)
         taps = 2 * plan.taps
         return numbers * (4 * (kept + taps) + 2 * itemsize * maps * plan.rows * width)
 
