@@ -73,7 +73,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str]:
 
     TPUs: to gather a split weight before it multiplies by it. Left to itself the compiler multiplies by one device's
     part after the other, which hides the gathering; but a 16th of FocalNet's narrow weights leaves most of a matrix
-    unit idle. By its own estimate FocalNet-L at fsdp=16 takes 2.4 times as long (docs/scale.md).
+    unit idle. By its own estimate FocalNet-L at fsdp=16 takes 3.3 times as long (docs/scale.md).
     """
     on_tpu = mesh.devices.flat[0].platform == "tpu"
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"} if on_tpu else {}
