@@ -9,15 +9,15 @@ from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.ops.aggregation import aggregate_context
 
 
-def inputs(shape, sizes, dtype=jnp.float32):
-    """Context, gates, kernels and bias, and the sum's cotangent."""
+def inputs(shape, sizes, with_bias, dtype=jnp.float32):
+    """Context, gates, kernels and, for forms that add it themselves, the bias; and the sum's cotangent."""
     keys = iter(jax.random.split(jax.random.key(0), 4 + len(sizes)))
     context = jax.random.normal(next(keys), shape, dtype)
     gates = jax.random.normal(next(keys), (*shape[:3], len(sizes) + 1), dtype)
     cotangent = jax.random.normal(next(keys), shape, dtype)
     kernels = tuple(jax.random.normal(next(keys), (k, k, 1, shape[-1]), dtype) / k for k in sizes)
-    bias = jax.random.normal(next(keys), shape[-1:], dtype)
-    return (context, gates, kernels, bias), cotangent
+    bias = (jax.random.normal(next(keys), shape[-1:], dtype),) if with_bias else ()
+    return (context, gates, kernels, *bias), cotangent
 
 
 def with_gradients(function, arguments, cotangent):
@@ -35,17 +35,17 @@ def error(ours, truth):
     return np.abs(np.float64(ours) - np.float64(truth)).max() / np.abs(np.float64(truth)).max()
 
 
-def assert_as_xla(function, shape, sizes):
-    arguments, cotangent = inputs(shape, sizes)
+def assert_as_xla(function, shape, sizes, with_bias=False):
+    arguments, cotangent = inputs(shape, sizes, with_bias)
     ours, theirs = (with_gradients(form, arguments, cotangent) for form in (function, aggregate_context))
     assert error(ours[0], theirs[0]) < 1e-6  # sums of up to 81 products in another order, 6e-8 a rounding
     for mine, other in zip(ours[1:], theirs[1:], strict=True):
         assert error(mine, other) < 1e-5
 
 
-def assert_no_further_from_the_truth_than_xla(function, shape, sizes):
+def assert_no_further_from_the_truth_than_xla(function, shape, sizes, with_bias=False):
     """In bfloat16, the form's sum and gradients."""
-    arguments, cotangent = inputs(shape, sizes, jnp.bfloat16)
+    arguments, cotangent = inputs(shape, sizes, with_bias, jnp.bfloat16)
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (arguments, cotangent))
         truth = with_gradients(aggregate_context, *exact)
@@ -57,9 +57,9 @@ def assert_no_further_from_the_truth_than_xla(function, shape, sizes):
         assert np.sqrt((mine**2).mean()) <= 1.05 * np.sqrt((other**2).mean())
 
 
-def assert_same_on_a_mesh(function, shape, sizes):
+def assert_same_on_a_mesh(function, shape, sizes, with_bias=False):
     """Devices that split batch and channels, against one."""
-    arguments, cotangent = inputs(shape, sizes)
+    arguments, cotangent = inputs(shape, sizes, with_bias)
     alone = with_gradients(function, arguments, cotangent)
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     arguments, cotangent = jax.device_put((arguments, cotangent), NamedSharding(mesh, PartitionSpec()))

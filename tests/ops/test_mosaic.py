@@ -28,17 +28,17 @@ def in_passes(vmem):
 def test_sum_and_gradients_are_those_of_xla(shape, sizes, vmem, registers, rows, monkeypatch):
     monkeypatch.setattr(plan, "_REGISTERS", registers)  # small tiles compile soon
     assert plan.backward_plan(*shape[1:3], sizes, 4, vmem).rows == rows
-    assert_as_xla(in_passes(vmem), shape, sizes)
+    assert_as_xla(in_passes(vmem), shape, sizes, with_bias=True)
 
 
 def test_bfloat16_is_no_further_from_the_truth_than_xlas(monkeypatch):
     monkeypatch.setattr(plan, "_REGISTERS", 4)
-    assert_no_further_from_the_truth_than_xla(in_passes(WHOLE), (8, 8, 8, 16), (3, 5))
+    assert_no_further_from_the_truth_than_xla(in_passes(WHOLE), (8, 8, 8, 16), (3, 5), with_bias=True)
 
 
 def test_devices_that_split_batch_and_channels_compute_the_same(monkeypatch):
     monkeypatch.setattr(plan, "_REGISTERS", 2)
-    assert_same_on_a_mesh(in_passes(WHOLE), (4, 5, 4, 16), (3, 3))
+    assert_same_on_a_mesh(in_passes(WHOLE), (4, 5, 4, 16), (3, 3), with_bias=True)
 
 
 def test_shapes_it_cannot_compute_are_left_to_xla():

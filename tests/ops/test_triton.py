@@ -7,8 +7,8 @@ from focalnet_jax.ops.aggregation import _aggregate_in_kernels
 from tests.ops.aggregating import assert_as_xla, assert_no_further_from_the_truth_than_xla, assert_same_on_a_mesh
 
 
-def in_kernels(context, gates, kernels, bias):
-    return _aggregate_in_kernels(context + bias, gates, kernels, True)
+def in_kernels(context, gates, kernels):
+    return _aggregate_in_kernels(context, gates, kernels, True)
 
 
 @pytest.mark.parametrize(
