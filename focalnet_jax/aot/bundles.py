@@ -42,10 +42,11 @@ def forget() -> None:
 
 
 def kernel_cycles(name: str) -> int:
-    """Cycles of an operation of what was compiled since; of those that differ in their number alone one is written."""
-    written = {named[1]: path for path in folder().iterdir() if (named := _FILE.fullmatch(path.name))}
-    alike = [path for other, path in written.items() if _NUMBER.sub("", other) == _NUMBER.sub("", name)]
-    path = written.get(name) or alike[0]
+    """Cycles of an operation of what was compiled since."""
+    # Equal kernels are compiled, and written, once: their names differ in the number alone.
+    files = ((path, _FILE.fullmatch(path.name)) for path in folder().iterdir())
+    written = {_NUMBER.sub("", named[1]): path for path, named in files if named}
+    path = written[_NUMBER.sub("", name)]
     computing = _COMPUTING.search(name)
     return count(path.read_text(errors="replace"), int(computing[1]) / int(computing[2]) if computing else 1.0)
 

@@ -67,11 +67,10 @@ def aggregate_context(
     sizes = [len(kernel) for kernel in kernels]
     shape = shape_on_each_device(context)
     bias = jnp.zeros(context.shape[-1:], context.dtype) if bias is None else bias
-    if form == "mosaic" and mosaic.supports(shape, sizes, context.dtype.itemsize, mosaic.fast_memory()):
-        vmem = mosaic.fast_memory()
-        total = _aggregate_in_passes(context, gates, tuple(kernels), bias[None, None, None], vmem, False)
-    elif form == "triton" and triton.supports(shape[-1], sizes):
+    if form == "triton" and triton.supports(shape[-1], sizes):
         total = _aggregate_in_kernels(context + bias, gates, tuple(kernels), False)
+    elif form == "mosaic" and mosaic.supports(shape, sizes, context.dtype.itemsize, vmem := mosaic.fast_memory()):
+        total = _aggregate_in_passes(context, gates, tuple(kernels), bias[None, None, None], vmem, False)
     else:
         total = _aggregate(context + bias, gates, kernels)
     return total / (len(kernels) + 1) if normalize else total

@@ -10,9 +10,15 @@ import jax.numpy as jnp
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """LayerNorm over C of `[..., C]`, computed in float32 from and to the dtype of `x`.
+    """LayerNorm (arXiv 1607.06450) over C of `[..., C]`, computed in float32, in the dtype of `x`.
 
     Autodiff would keep float32 arrays of the size of `x`; this keeps `x`, and two numbers for each place.
+
+    Args:
+      x: `[..., C]`.
+      scale: `[C]` float32.
+      bias: `[C]` float32.
+      epsilon: added to the variance.
     """
     return _forward(x, scale, bias, epsilon)[0]
 
@@ -44,18 +50,14 @@ normalize.defvjp(_forward, _backward)
 
 
 def _mean(x: jax.Array) -> jax.Array:
-    return channel_sums(x) / x.shape[-1]
+    """`[..., 1]` of `[..., C]` float32."""
+    return jax.lax.platform_dependent(x, tpu=mean_by_product, default=partial(jnp.mean, axis=-1, keepdims=True))
 
 
-def channel_sums(x: jax.Array) -> jax.Array:
-    """`[..., 1]` of `[..., C]` float32, of numbers that were bfloat16 or become it."""
-    return jax.lax.platform_dependent(x, tpu=sums_by_product, default=partial(jnp.sum, axis=-1, keepdims=True))
+def mean_by_product(x: jax.Array) -> jax.Array:
+    """The same by a TPU's matrix unit: its vector unit is slow to add up lanes.
 
-
-def sums_by_product(x: jax.Array) -> jax.Array:
-    """The same by the matrix unit, which rounds every addend to bfloat16 but not their sum.
-
-    The vector unit of a TPU adds lanes up slowly, and waits for nothing else here.
+    Every addend is rounded to bfloat16, their sum is not.
     """
-    ones = jnp.ones((x.shape[-1], 8), jnp.bfloat16)  # a single column would be multiplied and added up in lanes
-    return jnp.matmul(x.astype(jnp.bfloat16), ones, preferred_element_type=jnp.float32)[..., :1]
+    ones = jnp.ones((x.shape[-1], 8), jnp.bfloat16)  # a single column would be left to the vector unit
+    return jnp.matmul(x.astype(jnp.bfloat16), ones, preferred_element_type=jnp.float32)[..., :1] / x.shape[-1]

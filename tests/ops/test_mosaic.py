@@ -19,15 +19,16 @@ def in_passes(vmem):
 @pytest.mark.parametrize(
     ("shape", "sizes", "vmem", "registers", "rows"),
     [
-        ((3, 7, 7, 40), (3, 5), WHOLE, 14, 7),  # examples and channels that fill no register
-        ((1, 6, 4, 16), (3, 5, 7), WHOLE, 2, 6),
-        ((1, 2, 3, 8), (3, 9), WHOLE, 1, 2),  # kernels wider than the map
-        ((9, 13, 5, 16), (3, 5), 2**22, 2, 5),  # the map in blocks of rows, the last of which goes on below it
+        ((3, 7, 7, 40), (3, 5), WHOLE, 14, (7, 7)),  # examples and channels that fill no register
+        ((1, 6, 4, 16), (3, 5, 7), WHOLE, 2, (6, 6)),
+        ((1, 2, 3, 8), (3, 9), WHOLE, 1, (2, 2)),  # kernels wider than the map
+        ((9, 13, 5, 16), (3, 5), 2**22, 2, (7, 5)),  # the map in blocks of rows, the last of which goes on below it
+        ((1, 14, 2, 8), (3, 3, 5, 3), 2**21, 2, (3, 3)),  # more blocks than lie in fast memory, of four levels
     ],
 )
 def test_sum_and_gradients_are_those_of_xla(shape, sizes, vmem, registers, rows, monkeypatch):
     monkeypatch.setattr(plan, "_REGISTERS", registers)  # small tiles compile soon
-    assert plan.backward_plan(*shape[1:3], sizes, 4, vmem).rows == rows
+    assert tuple(each(*shape[1:3], sizes, 4, vmem).rows for each in (plan.forward_plan, plan.backward_plan)) == rows
     assert_as_xla(in_passes(vmem), shape, sizes, with_bias=True)
 
 

@@ -137,7 +137,7 @@ def call(
     """
     shape = inputs[0][0].shape
     *_, examples, channels = shape
-    # For those who count its cycles: kernels of one name are one.
+    # For those who count its cycles: of one name there is one kernel in a program.
     described = f"{'x'.join(map(str, (*shape, *plan.sizes)))}_{1 if plan.whole else plan.blocks}_of_{plan.steps}"
     registers = pltpu.VMEM((plan.taps, EXAMPLES, CHANNELS), jnp.float32)
     return pl.pallas_call(
