@@ -62,13 +62,16 @@ def test_a_damaged_lock_is_no_hindrance(tmp_path):
 def test_a_disk_too_full_for_tensorboard_is_told(tmp_path, monkeypatch):
     writer = MetricsWriter(tmp_path, 0, ["tensorboard"])
     (thread,) = (thread for thread in writer._others[0]._threads if "EventLogger" in type(thread).__name__)
-    writer._others[0]._events.flush()  # what it says at its start is written before the disk is full
+
+    handed_over = threading.Event()
 
     def full(*_):
+        handed_over.wait(60)  # or a first line is told already, where its thread is the faster
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full)
     writer.write(1, {"train/loss": 1.0})
+    handed_over.set()
     thread.join(timeout=60)
     with pytest.raises(RunFailedError, match=r"can no more be written to .*tensorboard: is the disk full"):
         writer.write(2, {"train/loss": 1.0})
