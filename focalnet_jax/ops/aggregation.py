@@ -12,8 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.ops import mosaic, triton
-from focalnet_jax.ops.depthwise import depthwise_conv
-from focalnet_jax.ops.gelu import quick_gelu
+from focalnet_jax.ops.gelu import activate, quick_gelu
+from focalnet_jax.ops.level import focal_level
 from focalnet_jax.placement import on_each_device, shape_on_each_device
 
 LEVELS = "focal levels"  # the name, for a policy of what to keep, of what kernels of our own compute
@@ -79,14 +79,14 @@ def aggregate_context(
 def _aggregate(context: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array]) -> jax.Array:
     total = jnp.zeros_like(context)
     for level, kernel in enumerate(kernels):
-        context = jax.nn.gelu(depthwise_conv(context, kernel), approximate=False)
+        context = focal_level(context, kernel)
         total += context * gates[..., level, None]
     return total + _global_context(context) * gates[..., -1, None]
 
 
 def _global_context(context: jax.Array) -> jax.Array:
     mean = jnp.mean(context, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(context.dtype)  # [B, 1, 1, C]
-    return jax.nn.gelu(mean, approximate=False)
+    return activate(mean)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
