@@ -58,10 +58,14 @@ class Mlp(nnx.Module):
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
         after = (None, None) if keys is None else split_keys(keys, 2)
+
+        def second(hidden: jax.Array, keys: jax.Array | None) -> jax.Array:
+            return self.fc2(dropout(activate(hidden), self.drop_rate, keys))
+
         with jax.named_scope("mlp"):
             hidden = by_example(self.fc1(x), channels=True)
-            x = dropout(activate(hidden), self.drop_rate, after[0])
-            return dropout(self.fc2(x), self.drop_rate, after[1])
+            # What fc2 is given, the widest of all maps, is sooner computed again than written and read.
+            return dropout(jax.checkpoint(second, prevent_cse=False)(hidden, after[0]), self.drop_rate, after[1])
 
 
 class FocalBlock(nnx.Module):

@@ -78,12 +78,10 @@ def conv(
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Flax's, but for bfloat16, of which it keeps less for the gradient."""
+    """Flax's, keeping less for the gradient."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., C]` to `[..., C]`."""
-        if self.dtype != jnp.bfloat16:
-            return super().__call__(x)
         return normalize(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,15 +12,16 @@ from jax.ad_checkpoint import checkpoint_name
 
 from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.ops import mosaic, triton
+from focalnet_jax.ops.depthwise import depthwise_conv
 from focalnet_jax.ops.gelu import activate, quick_gelu
-from focalnet_jax.ops.level import focal_level
+from focalnet_jax.ops.shifted import focal_level
 from focalnet_jax.placement import on_each_device, shape_on_each_device
 
-LEVELS = "focal levels"  # the name, for a policy of what to keep, of what kernels of our own compute
+LEVELS = "focal levels"  # the name of what each level computes, for a policy of what to keep
 # And the platforms with kernels of our own, as JAX calls them.
-FORMS = ("auto", "xla", "triton", "mosaic")
-_KERNELS = {"triton": ("gpu", "cuda"), "mosaic": ("tpu",)}
-_CHIPS = {"triton": "NVIDIA GPUs", "mosaic": "TPUs"}
+FORMS = ("auto", "xla", "shifted", "triton", "mosaic")
+_OURS = {"shifted": ("cpu",), "triton": ("gpu", "cuda"), "mosaic": ("tpu",)}
+_CHIPS = {"shifted": "CPUs", "triton": "NVIDIA GPUs", "mosaic": "TPUs"}
 
 
 def choose_form(form: str, platform: str) -> str:
@@ -31,11 +32,11 @@ def choose_form(form: str, platform: str) -> str:
     """
     if form not in FORMS:
         raise UserError(f"model.aggregation is {form!r}; expected one of {', '.join(FORMS)}.{suggest(form, FORMS)}")
-    if form in _KERNELS and platform not in _KERNELS[form]:
+    if form in _OURS and platform not in _OURS[form]:
         raise UserError(f"model.aggregation={form} needs {_CHIPS[form]}, the devices are {platform}: leave it at auto")
     if form != "auto":
         return form
-    return next((ours for ours, platforms in _KERNELS.items() if platform in platforms), "xla")
+    return next((ours for ours, platforms in _OURS.items() if platform in platforms), "xla")
 
 
 def aggregate_context(
@@ -58,8 +59,8 @@ def aggregate_context(
       kernels: L depthwise kernels, `[k_l, k_l, 1, C]`.
       bias: `[C]` or none: a form that goes over all numbers anyway adds it, and its gradient, for next to nothing.
       normalize: divide the sum by L + 1.
-      form: "xla", what XLA makes of it; "triton" or "mosaic", kernels for NVIDIA GPUs or TPUs where they support the
-        shapes, see `choose_form`.
+      form: "xla", what XLA makes of it; "shifted", the same as a CPU is fastest with; "triton" or "mosaic", kernels
+        for NVIDIA GPUs or TPUs where they support the shapes; see `choose_form`.
 
     Returns:
       `[B, H, W, C]` in the dtype of `context`.
@@ -72,14 +73,23 @@ def aggregate_context(
     elif form == "mosaic" and mosaic.supports(shape, sizes, context.dtype.itemsize, vmem := mosaic.fast_memory()):
         total = _aggregate_in_passes(context, gates, tuple(kernels), bias[None, None, None], vmem, False)
     else:
-        total = _aggregate(context + bias, gates, kernels)
+        total = _aggregate(context + bias, gates, kernels, focal_level if form == "shifted" else _level)
     return total / (len(kernels) + 1) if normalize else total
 
 
-def _aggregate(context: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array]) -> jax.Array:
+def _level(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return activate(depthwise_conv(x, kernel))
+
+
+def _aggregate(
+    context: jax.Array,
+    gates: jax.Array,
+    kernels: Sequence[jax.Array],
+    level_of: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
     total = jnp.zeros_like(context)
     for level, kernel in enumerate(kernels):
-        context = focal_level(context, kernel)
+        context = checkpoint_name(level_of(context, kernel), LEVELS)
         total += context * gates[..., level, None]
     return total + _global_context(context) * gates[..., -1, None]
 

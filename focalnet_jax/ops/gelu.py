@@ -24,7 +24,8 @@ _COEFFICIENTS = (
 # Φ(z) = (1 + tanh(z (c0 + c1 z^2 + ...))) / 2: a fit of the same kind, to 1.5e-6 with four powers. What tanh is given
 # grows with z, so that it needs no bounds.
 _TANH_COEFFICIENTS = (7.97869713e-01, 3.63922849e-02, -8.78256507e-05, -3.66936397e-05, 1.42501795e-06)
-# Φ(z) = 1/2 + z (n0 + n1 z^2 + ...) / (d0 + d1 z^2 + ...) for |z| <= 5.5, to 2e-8; where it is 0 or 1 to float32 beyond.
+# Φ(z) = 1/2 + z (n0 + n1 z^2 + ...) / (d0 + d1 z^2 + ...) to 2e-8 for |z| <= 5.5, beyond which it is 0 or 1 to float32:
+# a least-squares fit too, reweighted until the largest error was as small as these powers allow.
 _LARGEST = 5.5
 _NUMERATOR = (
     0.3989421545957111,
@@ -78,7 +79,7 @@ activate.defvjp(lambda x: (activate(x), x), lambda x, cotangent: (times_slope(x,
 def _normal_as_quotient(z: jax.Array) -> tuple[jax.Array, jax.Array | float]:
     """Φ(z)'s numerator and denominator; z times the one over the other is GELU, in float32 to 3e-7 |z|.
 
-    A division ends what is made of them: all else XLA computes on CPUs again for each who reads it, with what is before.
+    A division comes last: all else XLA computes on CPUs again for each who reads it, with what comes before.
     """
     if z.dtype != jnp.float32:
         return 0.5 * jax.lax.erfc(-z * math.sqrt(0.5)), 1.0

@@ -1,7 +1,8 @@
-"""LayerNorm of bfloat16: what it keeps for its gradient, and how it sums over channels."""
+"""LayerNorm: what it keeps for its gradient, and how it sums over channels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -27,9 +28,10 @@ def _forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array, jax.Array]]:
     wide = x.astype(jnp.float32)
-    mean = _mean(wide)
+    mean_of = _mean_of(x.dtype)
+    mean = mean_of(wide)
     centred = wide - mean
-    inverse = jax.lax.rsqrt(_mean(centred * centred) + epsilon)
+    inverse = jax.lax.rsqrt(mean_of(centred * centred) + epsilon)
     return (centred * inverse * scale + bias).astype(x.dtype), (x, mean, inverse, scale)
 
 
@@ -38,10 +40,11 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     del epsilon
     x, mean, inverse, scale = kept
+    mean_of = _mean_of(x.dtype)
     wide = cotangent.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse
     scaled = wide * scale
-    gradient = (scaled - _mean(scaled) - normal * _mean(scaled * normal)) * inverse
+    gradient = (scaled - mean_of(scaled) - normal * mean_of(scaled * normal)) * inverse
     places = tuple(range(x.ndim - 1))
     return gradient.astype(x.dtype), (wide * normal).sum(places), wide.sum(places)
 
@@ -49,13 +52,17 @@ def _backward(
 normalize.defvjp(_forward, _backward)
 
 
-def _mean(x: jax.Array) -> jax.Array:
-    """`[..., 1]` of `[..., C]` float32."""
+def _mean_of(dtype: jnp.dtype) -> Callable[[jax.Array], jax.Array]:
+    """`[..., 1]` from `[..., C]` float32, of numbers as exact as the dtype."""
+    return _mean_half if dtype == jnp.bfloat16 else partial(jnp.mean, axis=-1, keepdims=True)
+
+
+def _mean_half(x: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(x, tpu=mean_by_product, default=partial(jnp.mean, axis=-1, keepdims=True))
 
 
 def mean_by_product(x: jax.Array) -> jax.Array:
-    """The same by a TPU's matrix unit: its vector unit is slow to add up lanes.
+    """A mean by a TPU's matrix unit: its vector unit is slow to add up lanes.
 
     Every addend is rounded to bfloat16, their sum is not.
     """

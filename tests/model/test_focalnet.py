@@ -88,8 +88,8 @@ def assert_close_in_norm(tree, other, tolerance):
         assert np.linalg.norm(leaf - expected) <= tolerance * np.linalg.norm(expected), name
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_remat_changes_what_is_kept_but_not_the_numbers(remat):
+@pytest.mark.parametrize(("remat", "share"), [("dots", 0.85), ("full", 0.4)])
+def test_remat_changes_what_is_kept_but_not_the_numbers(remat, share):
     x, key = images(), jax.random.key(5)
     options = dict(depths=(2,), drop_path_rate=0.3)
     plain, rematted = (small_model(**options, remat=policy) for policy in ("none", remat))
@@ -105,7 +105,7 @@ def test_remat_changes_what_is_kept_but_not_the_numbers(remat):
         _, residuals = jax.eval_shape(lambda p: jax.vjp(lambda p: nnx.merge(graph, p)(x), p), params)
         return sum(leaf.size for leaf in jax.tree.leaves(residuals))
 
-    assert kept(rematted) < 0.5 * kept(plain)
+    assert kept(rematted) < share * kept(plain)
 
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_logits():

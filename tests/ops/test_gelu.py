@@ -26,6 +26,20 @@ def test_the_quick_form_is_as_near_as_it_says():
     np.testing.assert_array_equal(quick_gelu(far), np.float32([0, 0, 1e4, 1e30]))
 
 
+def test_in_float32_a_models_gelu_and_its_gradient_are_as_exact_as_they_say():
+    ours, back = jax.vjp(activate, jnp.asarray(Z))
+    assert (np.abs(ours - Z * BELOW) <= 3e-7 * np.abs(Z)).all()  # five roundings
+    assert np.abs(back(jnp.ones_like(ours))[0] - SLOPE).max() < 5e-7  # of numbers up to 1.13
+    far = jnp.asarray([-1e30, 1e30, np.nan], jnp.float32)
+    np.testing.assert_allclose(activate(far), [0, 1e30, np.nan], rtol=3e-7, atol=3e23)
+
+
+def test_in_float64_a_models_gelu_is_exact():
+    with jax.enable_x64(True):
+        z = jnp.asarray(Z, jnp.float64)
+        np.testing.assert_allclose(activate(z), Z * BELOW, rtol=1e-13, atol=1e-300)
+
+
 def test_in_bfloat16_value_and_slope_are_the_exact_ones_rounded():
     x = jnp.asarray(np.linspace(-4, 4, 4001), jnp.bfloat16)
     exact, back = jax.vjp(lambda x: jax.nn.gelu(x, approximate=False), x.astype(jnp.float32))

@@ -26,7 +26,7 @@ def with_gradients(function, x, scale, bias, cotangent):
 @pytest.mark.parametrize("by_product", [False, True])
 def test_bfloat16_rounds_no_more_than_what_is_given_and_returned(by_product, monkeypatch):
     if by_product:  # what a TPU computes
-        monkeypatch.setattr(normalization, "_mean", mean_by_product)
+        monkeypatch.setattr(normalization, "_mean_half", mean_by_product)
     keys = jax.random.split(jax.random.key(0), 4)
     x = (3 + 2 * jax.random.normal(keys[0], (4, 6, 6, 192))).astype(jnp.bfloat16)
     scale, bias = (1 + 0.1 * jax.random.normal(key, (192,)) for key in keys[1:3])
