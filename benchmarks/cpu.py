@@ -1,7 +1,8 @@
 """FocalNet on this machine's CPU beside timm's, float32: python -m benchmarks.cpu [--models tiny_lrf base_srf].
 
 Inference and train step, timm eager and compiled, in turns in one run; needs torch and timm (make parity installs both
-into .venv-parity). The last line is one JSON object; a ratio is ours over timm's better mode.
+into .venv-parity). The last line is one JSON object; a ratio is ours over timm's better mode. On Linux all of them keep
+and reuse their memory, in large pages (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import argparse
 import os
 
 from benchmarks.side_by_side import compare, report
+
+MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
 
 
 def main() -> None:
@@ -20,6 +23,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each round")
     flags = parser.parse_args()
     os.environ["JAX_PLATFORMS"], os.environ["CUDA_VISIBLE_DEVICES"] = "cpu", ""
+    os.environ.setdefault("GLIBC_TUNABLES", MEMORY)  # for the workers
     report([compare(model, flags.batch, "float32", flags.rounds, flags.seconds) for model in flags.models])
 
 

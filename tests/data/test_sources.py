@@ -13,12 +13,26 @@ from tests.data.pictures import write_colours, write_pictures
 def test_digits_are_split_into_disjoint_stratified_parts():
     train, held_out = DigitsSource("train"), DigitsSource("val")
     assert (len(train), len(held_out)) == (1347, 450)
-    labels = [[source[index][1] for index in range(len(source))] for source in (train, held_out)]
-    shares = [np.bincount(part) / len(part) for part in labels]
-    np.testing.assert_allclose(shares[0], shares[1], atol=0.002)
+    counts = [np.bincount([source[index][1] for index in range(len(source))]) for source in (train, held_out)]
+    assert (np.abs(counts[1] - (counts[0] + counts[1]) / 4) < 1).all()  # a quarter of each class
     image, _ = train[0]
     assert image.shape == (8, 8, 3)
     assert image.max() == 255
+
+
+def test_the_digits_are_those_that_scikit_learn_reads():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for label in range(10):
+        of_class = [
+            [image[..., 0] for image, label_of in (source[i] for i in range(len(source))) if label_of == label]
+            for source in (DigitsSource("val"), DigitsSource("train"))
+        ]
+        expected = np.round(digits.images[digits.target == label] * (255 / 16)).astype(np.uint8)
+        np.testing.assert_array_equal(
+            sorted(image.tobytes() for part in of_class for image in part), sorted(each.tobytes() for each in expected)
+        )
 
 
 def test_a_folder_is_read_in_sorted_order_whatever_lies_around(tmp_path):
