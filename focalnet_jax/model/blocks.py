@@ -16,7 +16,7 @@ from focalnet_jax.placement import by_example
 
 # What a block keeps for the backward pass; the rest is computed again.
 REMAT_POLICIES = {
-    "none": None,  # keep everything
+    "none": None,  # keep everything, but what the MLP's second layer is given
     "dots": jax.checkpoint_policies.save_from_both_policies(  # keep the projections' outputs and the focal levels
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(LEVELS),

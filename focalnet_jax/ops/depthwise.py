@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-_POSITIONS, _ACCUMULATORS = 56, 768  # in a step of the kernel's gradient: of benchmarks/depthwise.py's, the fastest
+_POSITIONS = 56  # in a step of the kernel's gradient: enough to pay for going through the accumulator
 
 
 def depthwise_conv_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -51,28 +51,24 @@ def depthwise_conv_shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def kernel_gradient_shifted(x: jax.Array, cotangent: jax.Array, k: int) -> jax.Array:
     """Gradient of the kernel, `[k, k, 1, C]` float32, from `x` and the output's cotangent, both `[B, H, W, C]`.
 
-    k * k separate reductions over B, H and W do not vectorise on CPU. A loop over some rows of some examples with an
-    accumulator `[b, k, k, C]`, to which each position adds its window times its cotangent, does.
+    k * k separate reductions over B, H and W do not vectorise on CPU. A loop over some rows with an accumulator
+    `[B, k, k, C]`, to which each of their positions adds its window times its cotangent, does.
     """
     batch, height, width, channels = x.shape
     padded = _pad(x, k // 2)
-    # Enough positions in a step to pay for going through the accumulator, which stays in a core's second cache.
     rows = _divisor(height, _POSITIONS // width)
-    examples = _divisor(batch, _ACCUMULATORS // channels)
-    blocks = height // rows
 
     def add_rows(step: jax.Array, total: jax.Array) -> jax.Array:
-        at = (step // blocks * examples, step % blocks * rows, 0, 0)
-        shape = (examples, rows + k - 1, width + k - 1, channels)
-        window = lax.dynamic_slice(padded, at, shape).astype(jnp.float32)
-        weight = lax.dynamic_slice(cotangent, at, (examples, rows, width, channels)).astype(jnp.float32)
+        first = step * rows
+        window = lax.dynamic_slice_in_dim(padded, first, rows + k - 1, axis=1).astype(jnp.float32)
+        weight = lax.dynamic_slice_in_dim(cotangent, first, rows, axis=1).astype(jnp.float32)  # [B, rows, W, C]
         for row in range(rows):
             for column in range(width):
                 total += window[:, row : row + k, column : column + k] * weight[:, row, column, None, None]
         return total
 
-    start = jnp.zeros((examples, k, k, channels), jnp.float32)
-    return lax.fori_loop(0, batch // examples * blocks, add_rows, start).sum(axis=0)[:, :, None]
+    start = jnp.zeros((batch, k, k, channels), jnp.float32)
+    return lax.fori_loop(0, height // rows, add_rows, start).sum(axis=0)[:, :, None]
 
 
 def _divisor(of: int, most: int) -> int:
