@@ -163,7 +163,7 @@ def test_a_lost_config_file_does_not_let_another_config_in(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     (tmp_path / "run" / "config.json").unlink()
     other = run("train.py", *SMALL, *EVERY, "--workdir", tmp_path / "run", "--config.seed=5")
-    assert_one_line_mistake(other, "seed is 0 there and 5 here")
+    assert_one_line_mistake(other, "seed is 1 there and 5 here")
 
 
 def test_splits_and_checkpoints_must_mean_the_same_by_a_label(photos, tmp_path):
