@@ -64,7 +64,8 @@ class Mlp(nnx.Module):
 
         with jax.named_scope("mlp"):
             hidden = by_example(self.fc1(x), channels=True)
-            # What fc2 is given, the widest of all maps, is sooner computed again than written and read.
+            # What fc2 is given, the widest of all maps, is sooner computed again than written and read. The keys are an
+            # argument: closed over, in a scan, XLA without its fusion pass drops other numbers on the way back.
             return dropout(jax.checkpoint(second, prevent_cse=False)(hidden, after[0]), self.drop_rate, after[1])
 
 
