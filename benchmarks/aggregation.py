@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.ops.aggregation import FORMS, aggregate_context, choose_form
+from focalnet_jax.ops.aggregation import aggregate_context
+from focalnet_jax.ops.forms import choose_form, names
 
 STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
 KERNELS = (3, 5, 7)
@@ -45,9 +46,9 @@ def with_gradients(function: Callable[..., jax.Array], arguments: Any, cotangent
 def forms() -> list[str]:
     """Those this platform has."""
     found = []
-    for form in FORMS[1:]:
+    for form in names("aggregation")[1:]:
         try:
-            found.append(choose_form(form, jax.default_backend()))
+            found.append(choose_form("aggregation", form, jax.default_backend()))
         except UserError:
             continue
     return found

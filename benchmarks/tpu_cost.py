@@ -108,13 +108,13 @@ def part(config: Any, mesh: Any, number: int, whole_stage: bool) -> tuple[Callab
 
     from focalnet_jax.model.blocks import Stage
     from focalnet_jax.model.precision import get_precision
-    from focalnet_jax.ops.aggregation import choose_form
+    from focalnet_jax.ops.forms import FORMS, choose_form
     from focalnet_jax.training.setup import model_config
 
     model = model_config(config)
-    form = choose_form(model.aggregation, "tpu")
+    forms = {option: choose_form(option, getattr(model, option), "tpu") for option in FORMS}
     depths = model.depths if whole_stage else (1,) * len(model.depths)
-    model = dataclasses.replace(model, aggregation=form, depths=depths)
+    model = dataclasses.replace(model, **forms, depths=depths)
     precision = get_precision(config.precision)
 
     def make() -> Stage:

@@ -35,8 +35,11 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{out}: there is no folder {out.parent}")
 
     from focalnet_jax.convert.load import load_model
+    from focalnet_jax.ops.forms import FORMS
 
-    model = load_model(flags.checkpoint, flags.model, dtype=flags.precision, aggregation="xla")  # for any platform
+    model = load_model(
+        flags.checkpoint, flags.model, dtype=flags.precision, aggregation="xla", pointwise="xla"
+    )  # for any platform
     written = export(model, flags.image_size, platforms)
     part = out.with_name(f".{out.name}.part")
     try:

@@ -19,6 +19,8 @@ _SPLIT = {
     "gates": PartitionSpec(EXAMPLES),  # [B, H, W, L + 1]
     "kernel": PartitionSpec(None, None, None, CHANNELS),  # [k, k, 1, C]
     "means": PartitionSpec(EXAMPLES, CHANNELS),  # [B, C]
+    "examples": PartitionSpec(EXAMPLES),  # [B, ...]
+    "whole": PartitionSpec(),
     "parts": PartitionSpec(EXAMPLES, None, None, None, CHANNELS),  # [n, ., k, k, C] or [n, k, k, 1, C]
 }
 
@@ -43,7 +45,7 @@ def on_each_device(function: Callable[..., Any], arguments: Any, result: Any) ->
 
     Arguments and result are trees of a "context" `[B, H, W, C]`, "gate" `[B, H, W]`, "gates" `[B, H, W, n]`, "kernel"
     `[k, k, 1, C]`, "means" `[B, C]`, or "parts" of kernels, `[n, ...]` each; they are split as `by_example` and
-    `by_channel` say.
+    `by_channel` say. What is split by "examples" alone, `[B, ...]`, or "whole" on every device may be a tree itself.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return function
@@ -58,6 +60,12 @@ def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:
         return x.shape
     parts = mesh.shape[EXAMPLES[0]] * mesh.shape[EXAMPLES[1]]
     return (x.shape[0] // parts, *x.shape[1:-1], x.shape[-1] // mesh.shape[CHANNELS])
+
+
+def splits_channels() -> bool:
+    """Whether the channels of wide layers lie on several devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.shape[CHANNELS] > 1
 
 
 def _placed(x: jax.Array, spec: PartitionSpec) -> jax.Array:

@@ -6,20 +6,23 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from focalnet_jax.model.layers import conv, drop_path, dropout, layer_norm, linear, split_keys
+from focalnet_jax.model import fused
+from focalnet_jax.model.layers import conv, drop_path, drop_path_factors, dropout, layer_norm, linear, split_keys
 from focalnet_jax.model.modulation import FocalModulation
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.variants import FocalNetConfig
 from focalnet_jax.ops.aggregation import LEVELS
 from focalnet_jax.ops.gelu import activate
-from focalnet_jax.placement import by_example
+from focalnet_jax.ops.mosaic import fast_memory
+from focalnet_jax.placement import by_example, splits_channels
 
+_SHARE = 0.8  # of fast memory, for the kernels of a block
 # What a block keeps for the backward pass; the rest is computed again.
 REMAT_POLICIES = {
     "none": None,  # keep everything, but what the MLP's second layer is given
     "dots": jax.checkpoint_policies.save_from_both_policies(  # keep the projections' outputs and the focal levels
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(LEVELS),
+        jax.checkpoint_policies.save_only_these_names(LEVELS, fused.PROJECTIONS),
     ),
     "full": jax.checkpoint_policies.nothing_saveable,  # keep the block's input only
 }
@@ -95,12 +98,22 @@ class FocalBlock(nnx.Module):
         self.gamma1 = nnx.Param(scale) if config.use_layerscale else None
         self.gamma2 = nnx.Param(scale) if config.use_layerscale else None
         self.postln = config.use_postln
+        self.pointwise = config.pointwise
 
     def __call__(self, x: jax.Array, drop_path_rate: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make stochastic depth and dropout active."""
         parts = (None,) * 4 if keys is None else split_keys(keys, 4)
+        if self._in_kernels(keys):
+            drawn = [drop_path_factors(drop_path_rate, parts[branch]) for branch in (1, 3)] if keys is not None else []
+            factors = jnp.stack(drawn, axis=1) if drawn else jnp.ones((len(x), 2), jnp.float32)
+            return by_example(fused.run_block(self, x, by_example(factors), vmem=fast_memory(_SHARE)))
         x = by_example(x + drop_path(self._modulate(x, parts[0]), drop_path_rate, parts[1]))
         return by_example(x + drop_path(self._transform(x, parts[2]), drop_path_rate, parts[3]))
+
+    def _in_kernels(self, keys: jax.Array | None) -> bool:
+        dropout = keys is not None and self.mlp.drop_rate > 0
+        whole = not splits_channels()
+        return self.pointwise == "mosaic" and whole and not dropout and fused.fits(self, fast_memory(_SHARE))
 
     def _modulate(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
         if self.postln:

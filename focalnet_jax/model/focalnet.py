@@ -16,7 +16,7 @@ from focalnet_jax.model.blocks import REMAT_POLICIES, PatchEmbed, Stage
 from focalnet_jax.model.layers import dropout, example_keys, layer_norm, linear, split_keys
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.variants import FocalNetConfig, variant_config
-from focalnet_jax.ops.aggregation import choose_form
+from focalnet_jax.ops.forms import FORMS, choose_form
 from focalnet_jax.placement import by_example
 
 
@@ -34,8 +34,9 @@ class FocalNet(nnx.Module):
                 f"{suggest(config.remat, REMAT_POLICIES)}"
             )
         self.config = config
-        form = choose_form(config.aggregation, platform or jax.default_backend())
-        config = dataclasses.replace(config, aggregation=form)
+        platform = platform or jax.default_backend()
+        forms = {option: choose_form(option, getattr(config, option), platform) for option in FORMS}
+        config = dataclasses.replace(config, **forms)
         self.dtype = precision.dtype
         self.patch_embed = PatchEmbed(
             config.in_channels,

@@ -115,6 +115,11 @@ def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Arra
     return _drop(x, rate, keys, (1, 1, 1))
 
 
+def drop_path_factors(rate: jax.Array, keys: jax.Array) -> jax.Array:
+    """What `drop_path` multiplies each example with, `[B]` float32."""
+    return drop_path(jnp.ones((len(keys), 1, 1, 1), jnp.float32), rate, keys)[:, 0, 0, 0]
+
+
 def _drop(x: jax.Array, rate: jax.Array | float, keys: jax.Array, shape: Sequence[int]) -> jax.Array:
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, tuple(shape)))(keys)

@@ -58,14 +58,16 @@ class FocalModulation(nnx.Module):
             query = by_example(self.query(x), channels=True)
             context = by_example(without_bias(self.context, x), channels=True)
             gates = by_example(self.gates(x))
-        with jax.named_scope("aggregation"):
-            kernels = [by_channel(focal.kernel[...].astype(self.dtype)) for focal in self.focal_kernels]
-            bias = self.context.bias[...].astype(self.dtype)
-            context = aggregate_context(
-                context, gates, kernels, bias, normalize=self.normalize_modulator, form=self.form
-            )  # [B, H, W, C]
+        context = self.aggregate(context, gates)
         with jax.named_scope("projections"):
             modulated = query * by_example(self.modulator(by_example(context, channels=True)), channels=True)
             if self.norm is not None:
                 modulated = self.norm(modulated)
             return dropout(self.proj(modulated), self.drop_rate, keys)
+
+    def aggregate(self, context: jax.Array, gates: jax.Array) -> jax.Array:
+        """`[B, H, W, C]`, the sum of the focal levels of a context that has no bias yet; gates `[B, H, W, L + 1]`."""
+        with jax.named_scope("aggregation"):
+            kernels = [by_channel(focal.kernel[...].astype(self.dtype)) for focal in self.focal_kernels]
+            bias = self.context.bias[...].astype(self.dtype)
+            return aggregate_context(context, gates, kernels, bias, normalize=self.normalize_modulator, form=self.form)

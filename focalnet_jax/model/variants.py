@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.ops.forms import FORMS
 
 Stagewise = int | tuple[int, ...]
 """One value for all stages, or one a stage."""
@@ -48,7 +49,8 @@ class FocalNetConfig:
     in_channels: int = 3
     scan_blocks: bool = True  # run a stage's stacked blocks as a scan (compile time independent of depth)
     remat: str = "none"  # what a block keeps for the backward pass, see blocks.REMAT_POLICIES
-    aggregation: str = "auto"  # how the context is aggregated, see ops.aggregation.choose_form
+    aggregation: str = "auto"  # how the context is aggregated, see ops.forms
+    pointwise: str = "auto"  # and the layers before and after it: projections, norms, MLP
 
     def __post_init__(self) -> None:
         for name, valid, what in (
@@ -203,6 +205,6 @@ def model_from_metadata(stored: dict[str, Any]) -> tuple[str | None, FocalNetCon
     try:
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["config"].items()}
         # How it was computed where it was trained need not be possible here.
-        return stored["name"], FocalNetConfig(**fields | {"aggregation": "auto"})
+        return stored["name"], FocalNetConfig(**fields | dict.fromkeys(FORMS, "auto"))
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"the checkpoint's description of its model is damaged: {error!r}") from error

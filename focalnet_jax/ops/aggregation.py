@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.ops import mosaic, triton
 from focalnet_jax.ops.depthwise import depthwise_conv
 from focalnet_jax.ops.gelu import activate, quick_gelu
@@ -18,25 +17,6 @@ from focalnet_jax.ops.shifted import focal_level
 from focalnet_jax.placement import on_each_device, shape_on_each_device
 
 LEVELS = "focal levels"  # the name of what each level computes, for a policy of what to keep
-# And the platforms with kernels of our own, as JAX calls them.
-FORMS = ("auto", "xla", "shifted", "triton", "mosaic")
-_OURS = {"shifted": ("cpu",), "triton": ("gpu", "cuda"), "mosaic": ("tpu",)}
-_CHIPS = {"shifted": "CPUs", "triton": "NVIDIA GPUs", "mosaic": "TPUs"}
-
-
-def choose_form(form: str, platform: str) -> str:
-    """The form to compute with on a platform, as JAX calls it: "auto" is the fastest there (docs/performance.md).
-
-    Raises:
-      UserError: there is no such form, or not on that platform.
-    """
-    if form not in FORMS:
-        raise UserError(f"model.aggregation is {form!r}; expected one of {', '.join(FORMS)}.{suggest(form, FORMS)}")
-    if form in _OURS and platform not in _OURS[form]:
-        raise UserError(f"model.aggregation={form} needs {_CHIPS[form]}, the devices are {platform}: leave it at auto")
-    if form != "auto":
-        return form
-    return next((ours for ours, platforms in _OURS.items() if platform in platforms), "xla")
 
 
 def aggregate_context(
@@ -60,7 +40,7 @@ def aggregate_context(
       bias: `[C]` or none: a form that goes over all numbers anyway adds it, and its gradient, for next to nothing.
       normalize: divide the sum by L + 1.
       form: "xla", what XLA makes of it; "shifted", the same as a CPU is fastest with; "triton" or "mosaic", kernels
-        for NVIDIA GPUs or TPUs where they support the shapes; see `choose_form`.
+        for NVIDIA GPUs or TPUs where they support the shapes; see `ops.forms`.
 
     Returns:
       `[B, H, W, C]` in the dtype of `context`.

@@ -16,16 +16,19 @@ _REGISTERS = 16  # of sums a tile holds; as many again hold what is added to the
 _LARGEST_KERNEL = 9
 _MOST_ROWS = 16  # of a block that is not the whole map
 _MIB = 2**20
-# Fast memory a program may take, by how JAX calls the chip: half of what it has, so that others' data may lie there.
-_VMEM = {"TPU v5 lite": 64 * _MIB, "TPU v5": 32 * _MIB, "TPU v6 lite": 64 * _MIB}
+# Fast memory, by how JAX calls the chip.
+_VMEM = {"TPU v5 lite": 128 * _MIB, "TPU v5": 64 * _MIB, "TPU v6 lite": 128 * _MIB}
 _LEAST_VMEM = 15 * _MIB  # of a v4's 16
 
 
-def fast_memory() -> int:
-    """Bytes a program may take of the fast memory of the chips in use, or of those it is compiled for."""
+def fast_memory(share: float = 0.5) -> int:
+    """Bytes a program may take of the fast memory of the chips in use, or of those it is compiled for.
+
+    It is a share, so that others' data may lie there; where there is little, nearly all.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     named = None if mesh.empty or mesh.abstract_device is None else mesh.abstract_device.device_kind
-    return _VMEM.get(named or jax.devices()[0].device_kind, _LEAST_VMEM)
+    return max(int(share * _VMEM.get(named or jax.devices()[0].device_kind, 0)), _LEAST_VMEM)
 
 
 def supports(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int, vmem: int) -> bool:

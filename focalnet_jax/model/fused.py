@@ -1,0 +1,98 @@
+"""A focal block whose layers before and after the aggregation are one kernel each, for TPUs (ops/pointwise.py)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from focalnet_jax.model.layers import LAYER_NORM_EPSILON
+from focalnet_jax.ops.pointwise import Layers, Weights, activate, layer_norm, linear, run_layers, supports
+
+PROJECTIONS = "projections"  # the name of query, context and gates, for a policy of what to keep
+
+
+def fits(block: Any, vmem: int) -> bool:
+    """Whether the weights and their gradients fit fast memory. In float32, which is not for speed, none do."""
+    dtype = jnp.dtype(block.modulation.dtype)
+    return dtype == jnp.bfloat16 and all(supports(weights, dtype.itemsize, vmem) for weights in _weights(block))
+
+
+def run_block(block: Any, x: jax.Array, factors: jax.Array, *, vmem: int, interpret: bool = False) -> jax.Array:
+    """What a `FocalBlock` makes of `[B, H, W, C]` without dropout.
+
+    Args:
+      block: the block.
+      x: its input.
+      factors: `[B, 2]` float32, of each example what stochastic depth multiplies the two branches with.
+      vmem: bytes of fast memory.
+      interpret: run the kernels step by step wherever it is.
+    """
+    before, after = _weights(block)
+    dim, gates = block.modulation.query.out_features, block.modulation.gates.out_features
+    how = partial(Layers, vmem=vmem, interpret=interpret)
+    with jax.named_scope("projections"):
+        project = how(_project, (dim, dim, gates), "projections", first_too=True)
+        *projections, x = run_layers(project, before, factors, [x])
+        query, context, gates = (checkpoint_name(each, PROJECTIONS) for each in projections)
+    context = block.modulation.aggregate(context, gates)
+    with jax.named_scope("mlp"):
+        transform = how(partial(_modulate_and_transform, block.postln), (dim,), "modulation_and_mlp")
+        return run_layers(transform, after, factors, [x, query, context])[0]
+
+
+def _project(weights: Weights, factors: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+    """Query, context and gates."""
+    del factors
+    if "norm1" in weights:
+        x = _norm(weights["norm1"], x)
+    return tuple(linear(weights[name], x) for name in ("query", "context", "gates"))
+
+
+def _modulate_and_transform(
+    postln: bool, weights: Weights, factors: jax.Array, x: jax.Array, query: jax.Array, context: jax.Array
+) -> tuple[jax.Array]:
+    """The modulated query and the MLP, each on its residual connection."""
+
+    def add(number: int, x: jax.Array, branch: jax.Array) -> jax.Array:
+        if postln:
+            branch = _norm(weights[f"norm{number}"], branch)
+        if f"gamma{number}" in weights:
+            branch = branch * weights[f"gamma{number}"]["scale"]
+        return x + branch * factors[:, number - 1 : number]
+
+    modulated = query * linear(weights["modulator"], context)
+    if "norm" in weights:
+        modulated = _norm(weights["norm"], modulated)
+    x = add(1, x, linear(weights["proj"], modulated))
+    hidden = linear(weights["fc1"], x if postln else _norm(weights["norm2"], x))
+    return (add(2, x, linear(weights["fc2"], activate(hidden, weights["fc1"]["kernel"].dtype))),)
+
+
+_norm = partial(layer_norm, epsilon=LAYER_NORM_EPSILON)
+
+
+def _weights(block: Any) -> tuple[Weights, Weights]:
+    """Of the layers before and after the aggregation."""
+    modulation, mlp = block.modulation, block.mlp
+    before = {"query": modulation.query, "context": modulation.context, "gates": modulation.gates}
+    after = {"modulator": modulation.modulator, "proj": modulation.proj, "fc1": mlp.fc1, "fc2": mlp.fc2}
+    after |= {"norm": modulation.norm} if modulation.norm is not None else {}
+    if block.postln:
+        after |= {"norm1": block.norm1, "norm2": block.norm2}
+    else:
+        before["norm1"], after["norm2"] = block.norm1, block.norm2
+    before, after = ({name: _arrays(layer) for name, layer in part.items()} for part in (before, after))
+    del before["context"]["bias"]  # the aggregation adds it
+    for name, gamma in (("gamma1", block.gamma1), ("gamma2", block.gamma2)):
+        if gamma is not None:
+            after[name] = {"scale": gamma[...]}
+    return before, after
+
+
+def _arrays(layer: nnx.Module) -> dict[str, jax.Array]:
+    return {name: leaf.get_value() for name, leaf in nnx.state(layer, nnx.Param).items()}

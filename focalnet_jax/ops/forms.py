@@ -1,0 +1,33 @@
+"""In which forms parts of the model are computed, and where each is the fastest (docs/performance.md)."""
+
+from __future__ import annotations
+
+from focalnet_jax.errors import UserError, suggest
+
+# By option of the model. Of forms of our own, the platforms they are for, as JAX calls them.
+FORMS = {
+    "aggregation": {"shifted": ("cpu",), "triton": ("gpu", "cuda"), "mosaic": ("tpu",)},
+    "pointwise": {"mosaic": ("tpu",)},
+}
+_CHIPS = {"shifted": "CPUs", "triton": "NVIDIA GPUs", "mosaic": "TPUs"}
+
+
+def names(option: str) -> tuple[str, ...]:
+    """What an option may be."""
+    return ("auto", "xla", *FORMS[option])
+
+
+def choose_form(option: str, form: str, platform: str) -> str:
+    """The form to compute with on a platform, as JAX calls it: "auto" is the fastest there.
+
+    Raises:
+      UserError: there is no such form, or not on that platform.
+    """
+    ours, known = FORMS[option], names(option)
+    if form not in known:
+        raise UserError(f"model.{option} is {form!r}; expected one of {', '.join(known)}.{suggest(form, known)}")
+    if form in ours and platform not in ours[form]:
+        raise UserError(f"model.{option}={form} needs {_CHIPS[form]}, the devices are {platform}: leave it at auto")
+    if form != "auto":
+        return form
+    return next((name for name, platforms in ours.items() if platform in platforms), "xla")

@@ -1,0 +1,282 @@
+"""Layers that work on every place of a map by itself, all in one kernel each way, for TPUs.
+
+A program takes some places of some examples, the rows of its matrices. What lies between the layers stays in fast
+memory, and nothing is kept but what was given: on the way back the layers are computed again and followed back by
+`jax.vjp` in the kernel, where the gradients of weights are added up from program to program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from focalnet_jax.ops.gelu import gelu, gelu_and_slope, quick_gelu, quick_gelu_and_slope
+from focalnet_jax.ops.mosaic.passes import examples_first, rows_first
+from focalnet_jax.ops.mosaic.plan import EXAMPLES
+from focalnet_jax.placement import on_each_device
+
+Weights = dict[str, dict[str, jax.Array]]  # layer by layer: matrices `[C, D]`, vectors `[C]`
+# Numbers of the widest layer's output in a program, and the bytes of fast memory for each, with all else that lies
+# there: found by compiling FocalNet's layers with less and less, and a tenth added.
+_NUMBERS = (2**19, 2**18, 2**17)
+_BYTES = 28
+_FEWEST, _MOST = 64, 1024  # rows
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What is computed, and how: `function(weights, factors, *maps)` of float32 rows `[R, C]` returns such rows.
+
+    It is given matrices in the dtype of the maps, vectors as `[1, C]` float32, and the factors of each row's example.
+    """
+
+    function: Callable[..., tuple[jax.Array, ...]]
+    channels: tuple[int, ...]  # of what it returns
+    name: str
+    vmem: int  # bytes of fast memory
+    first_too: bool = False  # the first map is returned last, and its gradient from there added in the kernel
+    interpret: bool = False  # run it step by step wherever it is
+
+
+def run_layers(
+    layers: Layers, weights: Weights, factors: jax.Array, maps: Sequence[jax.Array]
+) -> tuple[jax.Array, ...]:
+    """What the layers make of maps `[B, H, W, C]`, in the maps' dtype.
+
+    Args:
+      layers: what is computed.
+      weights: float32, as their gradients.
+      factors: `[B, n]` float32, n numbers for each example; they get no gradient.
+      maps: one or more, of the same B, H and W.
+    """
+    return _run(layers, weights, factors, tuple(maps))
+
+
+def supports(weights: Weights, itemsize: int, vmem: int) -> bool:
+    """Whether layers with these weights, and the gradients of them, fit fast memory."""
+    return _numbers(weights, itemsize, vmem) > 0
+
+
+def _numbers(weights: Weights, itemsize: int, vmem: int) -> int:
+    """Of the widest layer's output for a program; 0 where none fit."""
+    kept = sum(leaf.size for leaf in jax.tree.leaves(weights)) * (itemsize + 4)
+    return next((numbers for numbers in _NUMBERS if kept + numbers * _BYTES * itemsize // 2 <= vmem), 0)
+
+
+def linear(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    """Rows `[R, C]` times the layer's kernel, and its bias if it has one: `[R, D]`, float32 both."""
+    y = _product(x, layer["kernel"])
+    return y + layer["bias"] if "bias" in layer else y
+
+
+def layer_norm(layer: dict[str, jax.Array], x: jax.Array, epsilon: float) -> jax.Array:
+    """LayerNorm of rows `[R, C]`, float32."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    return centred * lax.rsqrt(variance + epsilon) * layer["scale"] + layer["bias"]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def activate(x: jax.Array, dtype: Any) -> jax.Array:
+    """Exact GELU of float32 numbers, as exact as the dtype."""
+    return quick_gelu(x) if dtype == jnp.bfloat16 else gelu(x)
+
+
+def _slope(dtype: Any, x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    both = quick_gelu_and_slope if dtype == jnp.bfloat16 else gelu_and_slope
+    return (cotangent * both(x)[1],)
+
+
+activate.defvjp(lambda x, dtype: (activate(x, dtype), x), _slope)
+
+
+@jax.custom_vjp
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`[R, C]` float32 times `[C, D]`, multiplied in the kernel's dtype, added up in float32; its gradients too."""
+    return _dot(x.astype(kernel.dtype), kernel, 1, 0)
+
+
+def _product_back(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    cotangent = cotangent.astype(kernel.dtype)
+    return _dot(cotangent, kernel, 1, 1), _dot(x, cotangent, 0, 0)
+
+
+_product.defvjp(
+    lambda x, kernel: (_product(x, kernel), (x.astype(kernel.dtype), kernel)),
+    _product_back,
+)
+
+
+def _dot(x: jax.Array, y: jax.Array, over: int, and_over: int) -> jax.Array:
+    exact = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    dimensions = (((over,), (and_over,)), ((), ()))
+    return lax.dot_general(x, y, dimensions, precision=exact, preferred_element_type=jnp.float32)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run(layers: Layers, weights: Weights, factors: jax.Array, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    out = on_each_device(partial(_forward, layers), ("whole", "examples", "examples"), "examples")
+    return (*out(weights, factors, maps), *maps[: layers.first_too])
+
+
+def _run_back(layers: Layers, kept: Any, cotangents: tuple[jax.Array, ...]) -> Any:
+    _, factors, _ = kept
+    back = on_each_device(
+        partial(_backward, layers), ("whole", "examples", "examples", "examples"), ("examples", "examples")
+    )
+    gradients, parts = back(*kept, cotangents)
+    return jax.tree.map(lambda part: part.sum(axis=0), parts), jnp.zeros_like(factors), gradients
+
+
+_run.defvjp(lambda layers, *given: (_run(layers, *given), given), _run_back)
+
+
+def _forward(
+    layers: Layers, weights: Weights, factors: jax.Array, maps: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
+    call = _Call(layers, weights, factors, maps)
+
+    def program(factors: Any, weights: Any, *refs: Any) -> None:
+        given, results = refs[: len(maps)], refs[len(maps) :]
+        made = layers.function(call.weights_of(weights), call.factors_of(factors), *map(call.rows_of, given))
+        for ref, rows in zip(results, made, strict=True):
+            ref[...] = rows.reshape(ref.shape).astype(ref.dtype)
+
+    outputs = [(call.like(channels), call.spec(channels)) for channels in layers.channels]
+    return call.run(program, maps, outputs, "")
+
+
+def _backward(
+    layers: Layers,
+    weights: Weights,
+    factors: jax.Array,
+    maps: tuple[jax.Array, ...],
+    cotangents: tuple[jax.Array, ...],
+) -> tuple[tuple[jax.Array, ...], Weights]:
+    """Gradients of the maps, and of the weights `[1, ...]`."""
+    call = _Call(layers, weights, factors, maps)
+
+    def program(factors: Any, weights: Any, *refs: Any) -> None:
+        given, refs = refs[: len(maps)], refs[len(maps) :]
+        arriving, refs = refs[: len(cotangents)], refs[len(cotangents) :]
+        gradients, sums = refs[: len(maps)], refs[len(maps) :]
+
+        @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
+        def _() -> None:
+            for ref in sums:
+                ref[...] = jnp.zeros_like(ref)
+
+        rows = [call.rows_of(ref, inside=True) for ref in given]
+        each_factor = call.factors_of(factors)
+        _, back = jax.vjp(
+            lambda weights, *rows: layers.function(weights, each_factor, *rows), call.weights_of(weights), *rows
+        )
+        coming = [call.rows_of(ref, inside=True) for ref in arriving]
+        to_weights, *to_rows = back(tuple(coming[: len(layers.channels)]))
+        if layers.first_too:
+            to_rows[0] += coming[-1]
+        for ref, each in zip(gradients, to_rows, strict=True):
+            ref[...] = each.reshape(ref.shape).astype(ref.dtype)
+        for ref, each in zip(sums, jax.tree.leaves(to_weights), strict=True):
+            ref[...] += each
+
+    sums = [jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in jax.tree.leaves(call.weights)]
+    outputs = [*((call.like(x.shape[-1]), call.spec(x.shape[-1])) for x in maps), *((s, _whole(s)) for s in sums)]
+    results = call.run(program, (*maps, *cotangents), outputs, "_gradients")
+    leaves, tree = jax.tree.flatten(weights)
+    parts = [part.reshape(1, *leaf.shape) for part, leaf in zip(results[len(maps) :], leaves, strict=True)]
+    return results[: len(maps)], jax.tree.unflatten(tree, parts)
+
+
+class _Call:
+    """A kernel for maps `[B, H, W, C]`, of which a program takes some places of some examples."""
+
+    def __init__(self, layers: Layers, weights: Weights, factors: jax.Array, maps: Sequence[jax.Array]):
+        self.layers, self.dtype = layers, maps[0].dtype
+        self.given, self.height, self.width, _ = maps[0].shape
+        self.weights = jax.tree.map(lambda leaf: leaf.astype(self.dtype) if leaf.ndim == 2 else leaf[None], weights)
+        self.factors = jnp.pad(factors, ((0, -self.given % EXAMPLES), (0, 0)))
+        widest = max(leaf.shape[-1] for leaf in jax.tree.leaves(weights))
+        numbers = _numbers(weights, self.dtype.itemsize, layers.vmem)
+        rows = min(max(numbers // widest, _FEWEST), _MOST)
+        self.all, self.places = len(self.factors), self.height * self.width
+        # Of a program: examples, a whole number of registers, and places.
+        self.examples = max(e for e in range(EXAMPLES, min(self.all, rows) + 1, EXAMPLES) if self.all % e == 0)
+        most = max(rows // self.examples, 1)
+        steps = pl.cdiv(self.places, most)
+        dividing = [each for each in range(most // 2 + 1, most + 1) if self.places % each == 0]
+        self.some = max(dividing, default=pl.cdiv(self.places, steps))
+
+    def like(self, channels: int) -> jax.ShapeDtypeStruct:
+        """A map, as a kernel has it."""
+        return jax.ShapeDtypeStruct((self.places, self.all, channels), self.dtype)
+
+    def spec(self, channels: int) -> pl.BlockSpec:
+        """Of such a map, a program's."""
+        return pl.BlockSpec((self.some, self.examples, channels), lambda example, place: (place, example, 0))
+
+    def rows_of(self, ref: Any, *, inside: bool = False) -> jax.Array:
+        """`[R, C]` float32; with `inside` zeros where a program goes on after the last place."""
+        x = ref[...].astype(jnp.float32)
+        if inside and self.places % self.some:
+            place = pl.program_id(1) * self.some + lax.broadcasted_iota(jnp.int32, x.shape, 0)
+            x = jnp.where(place < self.places, x, 0.0)
+        return x.reshape(-1, x.shape[-1])
+
+    def factors_of(self, ref: Any) -> jax.Array:
+        """`[R, n]`, each row's."""
+        factors = ref[...]
+        return jnp.broadcast_to(factors, (self.some, *factors.shape)).reshape(-1, factors.shape[-1])
+
+    def weights_of(self, refs: Sequence[Any]) -> Weights:
+        """As the layers' function is given them."""
+        return jax.tree.unflatten(jax.tree.structure(self.weights), [ref[...] for ref in refs])
+
+    def run(
+        self,
+        program: Callable[..., None],
+        maps: Sequence[jax.Array],
+        outputs: Sequence[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]],
+        suffix: str,
+    ) -> tuple[jax.Array, ...]:
+        """Calls with references: factors, weights, and those of maps and outputs; returns maps as `[B, H, W, C]`."""
+        leaves = jax.tree.leaves(self.weights)
+        # For those who count its cycles: of one name there is one kernel in a program.
+        described = "x".join(map(str, (self.given, self.height, self.width, *(x.shape[-1] for x in maps))))
+        results = pl.pallas_call(
+            lambda factors, *refs: program(factors, refs[: len(leaves)], *refs[len(leaves) :]),
+            name=f"{self.layers.name}{suffix}_{described}",
+            grid=(self.all // self.examples, pl.cdiv(self.places, self.some)),
+            in_specs=[
+                pl.BlockSpec((self.examples, self.factors.shape[-1]), lambda example, place: (example, 0)),
+                *map(_whole, leaves),
+                *(self.spec(x.shape[-1]) for x in maps),
+            ],
+            out_specs=[spec for _, spec in outputs],
+            out_shape=[shape for shape, _ in outputs],
+            interpret=self.layers.interpret,
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=self.layers.vmem
+            ),
+        )(self.factors, *leaves, *(self._by_place(x) for x in maps))
+        return tuple(self._by_example(x) if x.ndim == 3 else x for x in results)
+
+    def _by_place(self, x: jax.Array) -> jax.Array:
+        return rows_first(x).reshape(self.places, self.all, x.shape[-1])
+
+    def _by_example(self, x: jax.Array) -> jax.Array:
+        return examples_first(x.reshape(self.height, self.width, self.all, x.shape[-1]), self.given)
+
+
+def _whole(leaf: jax.Array | jax.ShapeDtypeStruct) -> pl.BlockSpec:
+    """Of weights, all of them in every program."""
+    return pl.BlockSpec(leaf.shape, lambda example, place: (0, 0))

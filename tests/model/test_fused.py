@@ -1,0 +1,110 @@
+"""A block's kernels for TPUs compute what its layers do one by one; here step by step on the CPU."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from focalnet_jax.distributed.mesh import make_mesh
+from focalnet_jax.model import FocalNetConfig, fused
+from focalnet_jax.model.blocks import FocalBlock
+from focalnet_jax.model.precision import get_precision
+from focalnet_jax.ops import pointwise
+from tests.ops.aggregating import error
+
+CONFIG = FocalNetConfig(embed_dim=16, depths=(1,), focal_levels=2, aggregation="xla", pointwise="xla")
+WHOLE = 64 * 2**20
+VARIANTS = {
+    "plain": {},
+    "postln": {"use_postln": True, "use_layerscale": True, "layerscale_value": 0.3},
+    "postln in modulation": {"use_postln_in_modulation": True, "normalize_modulator": True, "mlp_ratio": 2.5},
+}
+
+
+def made(config, shape, precision="float32"):
+    """A block with no weight at its beginning's zero, its input, factors and the output's cotangent."""
+    block = FocalBlock(config, 0, precision=get_precision(precision), rngs=nnx.Rngs(0))
+    leaves, tree = jax.tree.flatten(nnx.state(block, nnx.Param))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    nnx.update(block, jax.tree.unflatten(tree, noisy))
+    dtype = get_precision(precision).dtype
+    x, cotangent = jax.random.normal(jax.random.key(2), (2, *shape, config.dims[0]), dtype)
+    factors = jnp.where(jnp.arange(2 * shape[0]).reshape(-1, 2) % 3 == 0, 0.0, 1.25)
+    return block, x, factors, cotangent
+
+
+def in_kernels(block, x, factors):
+    return fused.run_block(block, x, factors, vmem=WHOLE, interpret=True)
+
+
+def layer_by_layer(block, x, factors):
+    first, second = factors.astype(x.dtype).T[..., None, None, None]
+    x = x + block._modulate(x, None) * first
+    return x + block._transform(x, None) * second
+
+
+def with_gradients(run, block, x, factors, cotangent):
+    """The output, and the gradients of the input and of all parameters."""
+    graph, params = nnx.split(block)
+
+    @jax.jit
+    def both(params, x, factors, cotangent):
+        out, back = jax.vjp(lambda params, x: run(nnx.merge(graph, params), x, factors), params, x)
+        return out, back(cotangent)
+
+    out, (of_params, of_x) = both(params, x, factors, cotangent)
+    return [out, of_x, *jax.tree.leaves(of_params)]
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("rows", [16, 64])  # of a program: the last of three goes on below the map, or two are whole
+def test_output_and_gradients_are_those_of_the_layers(options, rows, monkeypatch):
+    monkeypatch.setattr(pointwise, "_FEWEST", rows)
+    monkeypatch.setattr(pointwise, "_MOST", rows)
+    given = made(dataclasses.replace(CONFIG, **options), (3, 5, 3))
+    ours, theirs = (with_gradients(run, *given) for run in (in_kernels, layer_by_layer))
+    assert error(ours[0], theirs[0]) < 1e-6
+    for mine, other in zip(ours[1:], theirs[1:], strict=True):
+        assert error(mine, other) < 1e-5
+
+
+def test_bfloat16_is_no_further_from_the_truth_than_the_layers():
+    block, x, factors, cotangent = made(CONFIG, (8, 4, 4), "bfloat16")
+    exact, *_ = made(CONFIG, (8, 4, 4), "float32")
+    wide = x.astype(jnp.float32), factors, cotangent.astype(jnp.float32)
+    truth = with_gradients(layer_by_layer, exact, *wide)  # a thousand times as exact
+    ours, theirs = (with_gradients(run, block, x, factors, cotangent) for run in (in_kernels, layer_by_layer))
+    for mine, other, true in zip(ours, theirs, truth, strict=True):
+        mine, other = (np.sqrt(((np.float64(each) - np.float64(true)) ** 2).mean()) for each in (mine, other))
+        assert mine <= 1.05 * other
+
+
+def test_devices_that_split_the_batch_compute_the_same():
+    block, x, factors, cotangent = made(CONFIG, (8, 3, 3))
+    alone = with_gradients(in_kernels, block, x, factors, cotangent)
+    mesh = make_mesh({"data": 4, "fsdp": 2, "tensor": 1})
+    placed = jax.device_put((x, factors, cotangent), NamedSharding(mesh, PartitionSpec()))
+
+    def split(block, x, factors):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return in_kernels(block, x, factors)
+
+    nnx.update(block, jax.device_put(nnx.state(block), NamedSharding(mesh, PartitionSpec())))
+    for one, many in zip(alone, with_gradients(split, block, *placed), strict=True):
+        assert error(many, one) < 1e-6  # what devices add up is added in another order
+
+
+def test_blocks_whose_weights_do_not_fit_are_left_to_xla():
+    def block(dim):
+        config = dataclasses.replace(CONFIG, embed_dim=dim)
+        return nnx.eval_shape(lambda: FocalBlock(config, 0, precision=get_precision("bfloat16"), rngs=nnx.Rngs(0)))
+
+    assert fused.fits(block(1024), 100 * 2**20)
+    assert not fused.fits(block(2816), 100 * 2**20)
+    assert fused.fits(block(256), 15 * 2**20)
+    assert not fused.fits(block(512), 15 * 2**20)
