@@ -37,9 +37,8 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.convert.load import load_model
     from focalnet_jax.ops.forms import FORMS
 
-    model = load_model(
-        flags.checkpoint, flags.model, dtype=flags.precision, aggregation="xla", pointwise="xla"
-    )  # for any platform
+    any_platform = dict.fromkeys(FORMS, "xla")
+    model = load_model(flags.checkpoint, flags.model, dtype=flags.precision, **any_platform)
     written = export(model, flags.image_size, platforms)
     part = out.with_name(f".{out.name}.part")
     try:
