@@ -19,6 +19,7 @@ _SPLIT = {
     "gates": PartitionSpec(EXAMPLES),  # [B, H, W, L + 1]
     "kernel": PartitionSpec(None, None, None, CHANNELS),  # [k, k, 1, C]
     "means": PartitionSpec(EXAMPLES, CHANNELS),  # [B, C]
+    "gate parts": PartitionSpec(CHANNELS, EXAMPLES),  # [n, B, H, W]
     "examples": PartitionSpec(EXAMPLES),  # [B, ...]
     "whole": PartitionSpec(),
     "parts": PartitionSpec(EXAMPLES, None, None, None, CHANNELS),  # [n, ., k, k, C] or [n, k, k, 1, C]
@@ -44,8 +45,8 @@ def on_each_device(function: Callable[..., Any], arguments: Any, result: Any) ->
     """`function` of what a device holds: for kernels, which the compiler cannot split.
 
     Arguments and result are trees of a "context" `[B, H, W, C]`, "gate" `[B, H, W]`, "gates" `[B, H, W, n]`, "kernel"
-    `[k, k, 1, C]`, "means" `[B, C]`, or "parts" of kernels, `[n, ...]` each; they are split as `by_example` and
-    `by_channel` say. What is split by "examples" alone, `[B, ...]`, or "whole" on every device may be a tree itself.
+    `[k, k, 1, C]`, "means" `[B, C]`, or "parts" of kernels or gates, `[n, ...]` each; they are split as `by_example`
+    and `by_channel` say. What is split by "examples" alone, `[B, ...]`, or "whole" on every device may be a tree.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return function

@@ -33,30 +33,38 @@ def run_block(block: Any, x: jax.Array, factors: jax.Array, *, vmem: int, interp
       interpret: run the kernels step by step wherever it is.
     """
     before, after = _weights(block)
-    dim, gates = block.modulation.query.out_features, block.modulation.gates.out_features
+    dim, count = block.modulation.query.out_features, block.modulation.gates.out_features
     how = partial(Layers, vmem=vmem, interpret=interpret)
     with jax.named_scope("projections"):
-        project = how(_project, (dim, dim, gates), "projections", first_too=True)
-        *projections, x = run_layers(project, before, factors, [x])
+        project = how(_project, (dim, dim, count), "projections", first_too=True)
+        *projections, x = run_layers(project, before, (x,))
         query, context, gates = (checkpoint_name(each, PROJECTIONS) for each in projections)
-    context = block.modulation.aggregate(context, gates)
+    total, last = block.modulation.aggregate_levels(context, gates)
+    scale = 1 / count if block.modulation.normalize_modulator else 1.0
     with jax.named_scope("mlp"):
-        transform = how(partial(_modulate_and_transform, block.postln), (dim,), "modulation_and_mlp")
-        return run_layers(transform, after, factors, [x, query, context])[0]
+        transform = how(partial(_modulate_and_transform, block.postln, scale), (dim,), "modulation_and_mlp")
+        return run_layers(transform, after, (x, query, total, gates), (last.astype(jnp.float32),), (factors,))[0]
 
 
-def _project(weights: Weights, factors: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+def _project(weights: Weights, x: jax.Array) -> tuple[jax.Array, ...]:
     """Query, context and gates."""
-    del factors
     if "norm1" in weights:
         x = _norm(weights["norm1"], x)
     return tuple(linear(weights[name], x) for name in ("query", "context", "gates"))
 
 
 def _modulate_and_transform(
-    postln: bool, weights: Weights, factors: jax.Array, x: jax.Array, query: jax.Array, context: jax.Array
+    postln: bool,
+    scale: float,
+    weights: Weights,
+    x: jax.Array,
+    query: jax.Array,
+    total: jax.Array,
+    gates: jax.Array,
+    last: jax.Array,
+    factors: jax.Array,
 ) -> tuple[jax.Array]:
-    """The modulated query and the MLP, each on its residual connection."""
+    """The global level, the modulated query and the MLP, the last two on their residual connections."""
 
     def add(number: int, x: jax.Array, branch: jax.Array) -> jax.Array:
         if postln:
@@ -65,6 +73,7 @@ def _modulate_and_transform(
             branch = branch * weights[f"gamma{number}"]["scale"]
         return x + branch * factors[:, number - 1 : number]
 
+    context = (total + last * gates[:, -1:]) * scale
     modulated = query * linear(weights["modulator"], context)
     if "norm" in weights:
         modulated = _norm(weights["norm"], modulated)

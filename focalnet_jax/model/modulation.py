@@ -10,7 +10,7 @@ from flax import nnx
 
 from focalnet_jax.model.layers import dropout, layer_norm, linear, pointwise_conv, torch_uniform, without_bias
 from focalnet_jax.model.precision import Precision
-from focalnet_jax.ops.aggregation import aggregate_context
+from focalnet_jax.ops.aggregation import aggregate_context, aggregate_levels
 from focalnet_jax.placement import by_channel, by_example
 
 
@@ -66,8 +66,17 @@ class FocalModulation(nnx.Module):
             return dropout(self.proj(modulated), self.drop_rate, keys)
 
     def aggregate(self, context: jax.Array, gates: jax.Array) -> jax.Array:
-        """`[B, H, W, C]`, the sum of the focal levels of a context that has no bias yet; gates `[B, H, W, L + 1]`."""
+        """`[B, H, W, C]`, the sum of all levels of a context that has no bias yet; gates `[B, H, W, L + 1]`."""
         with jax.named_scope("aggregation"):
-            kernels = [by_channel(focal.kernel[...].astype(self.dtype)) for focal in self.focal_kernels]
-            bias = self.context.bias[...].astype(self.dtype)
-            return aggregate_context(context, gates, kernels, bias, normalize=self.normalize_modulator, form=self.form)
+            return aggregate_context(
+                context, gates, *self._kernels(), normalize=self.normalize_modulator, form=self.form
+            )
+
+    def aggregate_levels(self, context: jax.Array, gates: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """That sum without the global level, which is `[B, C]`, and not normalized."""
+        with jax.named_scope("aggregation"):
+            return aggregate_levels(context, gates, *self._kernels(), form=self.form)
+
+    def _kernels(self) -> tuple[list[jax.Array], jax.Array]:
+        kernels = [by_channel(focal.kernel[...].astype(self.dtype)) for focal in self.focal_kernels]
+        return kernels, self.context.bias[...].astype(self.dtype)

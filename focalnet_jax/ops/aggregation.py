@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from focalnet_jax.ops import mosaic, triton
 from focalnet_jax.ops.depthwise import depthwise_conv
-from focalnet_jax.ops.gelu import activate, quick_gelu
+from focalnet_jax.ops.gelu import activate
 from focalnet_jax.ops.shifted import focal_level
 from focalnet_jax.placement import on_each_device, shape_on_each_device
 
@@ -45,64 +45,75 @@ def aggregate_context(
     Returns:
       `[B, H, W, C]` in the dtype of `context`.
     """
+    total, global_context = aggregate_levels(context, gates, kernels, bias, form=form)
+    total += global_context[:, None, None] * gates[..., -1, None]
+    return total / (len(kernels) + 1) if normalize else total
+
+
+def aggregate_levels(
+    context: jax.Array,
+    gates: jax.Array,
+    kernels: Sequence[jax.Array],
+    bias: jax.Array | None = None,
+    *,
+    form: str = "xla",
+) -> tuple[jax.Array, jax.Array]:
+    """The sum without the global level, `[B, H, W, C]`, and the global level, `[B, C]`; see `aggregate_context`."""
     sizes = [len(kernel) for kernel in kernels]
     shape = shape_on_each_device(context)
     bias = jnp.zeros(context.shape[-1:], context.dtype) if bias is None else bias
+    if form == "mosaic" and mosaic.supports(shape, sizes, context.dtype.itemsize, vmem := mosaic.fast_memory()):
+        total, last_sum = _levels_in_passes(context, gates, tuple(kernels), bias[None, None, None], vmem, False)
+        return total, activate((last_sum / (context.shape[1] * context.shape[2])).astype(context.dtype))
     if form == "triton" and triton.supports(shape[-1], sizes):
-        total = _aggregate_in_kernels(context + bias, gates, tuple(kernels), False)
-    elif form == "mosaic" and mosaic.supports(shape, sizes, context.dtype.itemsize, vmem := mosaic.fast_memory()):
-        total = _aggregate_in_passes(context, gates, tuple(kernels), bias[None, None, None], vmem, False)
+        total, last = _levels_in_kernels(context + bias, gates, tuple(kernels), False)
     else:
-        total = _aggregate(context + bias, gates, kernels, focal_level if form == "shifted" else _level)
-    return total / (len(kernels) + 1) if normalize else total
+        total, last = _levels(context + bias, gates, kernels, focal_level if form == "shifted" else _level)
+    return total, activate(jnp.mean(last, axis=(1, 2), dtype=jnp.float32).astype(context.dtype))
 
 
 def _level(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return activate(depthwise_conv(x, kernel))
 
 
-def _aggregate(
+def _levels(
     context: jax.Array,
     gates: jax.Array,
     kernels: Sequence[jax.Array],
     level_of: Callable[[jax.Array, jax.Array], jax.Array],
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
+    """The gated sum, and the last level's context."""
     total = jnp.zeros_like(context)
     for level, kernel in enumerate(kernels):
         context = checkpoint_name(level_of(context, kernel), LEVELS)
         total += context * gates[..., level, None]
-    return total + _global_context(context) * gates[..., -1, None]
-
-
-def _global_context(context: jax.Array) -> jax.Array:
-    mean = jnp.mean(context, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(context.dtype)  # [B, 1, 1, C]
-    return activate(mean)
+    return total, context
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _aggregate_in_kernels(
+def _levels_in_kernels(
     context: jax.Array, gates: jax.Array, kernels: tuple[jax.Array, ...], interpret: bool
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     return _forward(context, gates, kernels, interpret)[0]
 
 
 def _forward(
     context: jax.Array, gates: jax.Array, kernels: tuple[jax.Array, ...], interpret: bool
-) -> tuple[jax.Array, tuple[list[jax.Array], jax.Array, tuple[jax.Array, ...]]]:
+) -> tuple[tuple[jax.Array, jax.Array], tuple[list[jax.Array], jax.Array, tuple[jax.Array, ...]]]:
     level_of = on_each_device(partial(triton.focal_level, interpret=interpret), ("context", "kernel"), "context")
     contexts = [context]
     for kernel in kernels:
         contexts.append(level_of(contexts[-1], kernel))
-    total = _global_context(contexts[-1]) * gates[..., -1, None]
+    total = jnp.zeros_like(context)
     for level, each in enumerate(contexts[1:]):
         total += each * gates[..., level, None]
-    return total, (contexts, gates, kernels)
+    return (total, contexts[-1]), (contexts, gates, kernels)
 
 
 def _backward(
     interpret: bool,
     saved: tuple[list[jax.Array], jax.Array, tuple[jax.Array, ...]],
-    cotangent: jax.Array,
+    cotangents: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
     contexts, gates, kernels = saved
     slope_of = on_each_device(
@@ -111,11 +122,9 @@ def _backward(
         "context",
     )
     back_of = on_each_device(partial(triton.input_gradient, interpret=interpret), ("context", "kernel"), "context")
-    global_context, to_last = jax.vjp(_global_context, contexts[-1])
+    cotangent, above = cotangents
     wide = cotangent.astype(jnp.float32)
-    gate_gradients = [(wide * each).sum(axis=-1) for each in (*contexts[1:], global_context)]  # [B, H, W] each
-    to_global = (wide * gates[..., -1, None]).sum(axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
-    (above,) = to_last(to_global.astype(global_context.dtype))
+    gate_gradients = [(wide * each).sum(axis=-1) for each in contexts[1:]]  # [B, H, W] each
     kernel_gradients = []
     for level in reversed(range(len(kernels))):
         kernel, below = kernels[level], contexts[level]
@@ -125,21 +134,26 @@ def _backward(
         )
         kernel_gradients.append(parts_of(below, gradient).sum(axis=(0, 1))[:, :, None].astype(kernel.dtype))
         above = back_of(gradient, kernel)
-    return above, jnp.stack(gate_gradients, axis=-1).astype(gates.dtype), tuple(reversed(kernel_gradients))
+    return above, _with_global(gate_gradients, gates), tuple(reversed(kernel_gradients))
 
 
-_aggregate_in_kernels.defvjp(_forward, _backward)
+_levels_in_kernels.defvjp(_forward, _backward)
+
+
+def _with_global(gradients: Sequence[jax.Array], gates: jax.Array) -> jax.Array:
+    """Gates' gradients `[B, H, W, L + 1]` of those of the levels, `[B, H, W]` each; the global level's is not here."""
+    return jnp.stack([*gradients, jnp.zeros_like(gradients[0])], axis=-1).astype(gates.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _aggregate_in_passes(
+def _levels_in_passes(
     context: jax.Array,
     gates: jax.Array,
     kernels: tuple[jax.Array, ...],
     bias: jax.Array,  # [1, 1, 1, C]
     vmem: int,
     interpret: bool,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     return _pass_forward(context, gates, kernels, bias, vmem, interpret, keep=False)[0]
 
 
@@ -151,7 +165,8 @@ def _pass_forward(
     vmem: int,
     interpret: bool,
     keep: bool = True,
-) -> tuple[jax.Array, Any]:
+) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    """The gated sum, and the last level's sum over H and W, `[B, C]` float32."""
     names = tuple("kernel" for _ in kernels)
     levels_of = on_each_device(
         partial(mosaic.focal_levels, keep=keep, vmem=vmem, interpret=interpret),
@@ -159,36 +174,21 @@ def _pass_forward(
         ("context", "means", tuple("context" for _ in kernels if keep)),
     )
     total, last, kept = jax.tree.map(lambda x: checkpoint_name(x, LEVELS), levels_of(context, gates, kernels, bias))
-    total += _global_of_sum(last, context)[:, None, None] * gates[..., -1, None]
-    return total, (context, gates, kernels, bias, last, kept)
+    return (total, last), (context, gates, kernels, bias, kept)
 
 
-def _global_of_sum(last: jax.Array, context: jax.Array) -> jax.Array:
-    """`[B, C]` in the dtype of `context`, from the last level's sum over H and W in float32."""
-    mean = (last / (context.shape[1] * context.shape[2])).astype(context.dtype)
-    return jax.nn.gelu(mean, approximate=False)
-
-
-def _pass_backward(vmem: int, interpret: bool, saved: Any, cotangent: jax.Array) -> tuple[Any, ...]:
-    context, gates, kernels, bias, last, kept = saved
+def _pass_backward(vmem: int, interpret: bool, saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
+    context, gates, kernels, bias, kept = saved
     names = tuple("kernel" for _ in kernels)
     gradients_of = on_each_device(
         partial(mosaic.focal_level_gradients, vmem=vmem, interpret=interpret),
         ("context", "gates", names, "kernel", tuple("context" for _ in kept), "context", "means"),
-        ("context", tuple("parts" for _ in (*kernels, bias))),
+        ("context", tuple("parts" for _ in (*kernels, bias)), tuple("gate parts" for _ in kernels)),
     )
-    global_context, to_sum = jax.vjp(lambda last: _global_of_sum(last, context), last)
-    wide = cotangent.astype(jnp.float32)
-    to_global = jnp.einsum("bhwc,bhw->bc", wide, gates[..., -1].astype(jnp.float32))
-    (above,) = to_sum(to_global.astype(context.dtype))
-    context_gradient, parts = gradients_of(context, gates, kernels, bias, kept, cotangent, above)
-    activate = quick_gelu if context.dtype == jnp.bfloat16 else partial(jax.nn.gelu, approximate=False)
-    levels = [*(activate(each.astype(jnp.float32)) for each in kept), global_context[:, None, None]]
-    gate_gradients = jnp.stack([(wide * each).sum(axis=-1) for each in levels], axis=-1)
-    *kernel_gradients, bias_gradient = (
-        part.sum(axis=0).astype(of.dtype) for part, of in zip(parts, (*kernels, bias), strict=True)
-    )
-    return context_gradient, gate_gradients.astype(gates.dtype), tuple(kernel_gradients), bias_gradient
+    to_context, parts, gate_parts = gradients_of(context, gates, kernels, bias, kept, *cotangents)
+    *to_kernels, to_bias = (part.sum(axis=0).astype(of.dtype) for part, of in zip(parts, (*kernels, bias), strict=True))
+    to_gates = _with_global([part.sum(axis=0) for part in gate_parts], gates)
+    return to_context, to_gates, tuple(to_kernels), to_bias
 
 
-_aggregate_in_passes.defvjp(_pass_forward, _pass_backward)
+_levels_in_passes.defvjp(_pass_forward, _pass_backward)

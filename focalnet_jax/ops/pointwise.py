@@ -7,6 +7,7 @@ memory, and nothing is kept but what was given: on the way back the layers are c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,8 @@ from focalnet_jax.ops.mosaic.plan import EXAMPLES
 from focalnet_jax.placement import on_each_device
 
 Weights = dict[str, dict[str, jax.Array]]  # layer by layer: matrices `[C, D]`, vectors `[C]`
+Maps = Sequence[jax.Array]
+Refs = Sequence[Any]
 # Numbers of the widest layer's output in a program, and the bytes of fast memory for each, with all else that lies
 # there: found by compiling FocalNet's layers with less and less, and a tenth added.
 _NUMBERS = (2**19, 2**18, 2**17)
@@ -33,9 +36,10 @@ _FEWEST, _MOST = 64, 1024  # rows
 
 @dataclass(frozen=True)
 class Layers:
-    """What is computed, and how: `function(weights, factors, *maps)` of float32 rows `[R, C]` returns such rows.
+    """What is computed, and how: `function(weights, *maps, *shared, *constants)` of float32 rows `[R, C]` returns such.
 
-    It is given matrices in the dtype of the maps, vectors as `[1, C]` float32, and the factors of each row's example.
+    It is given matrices in the dtype of the maps, vectors as `[1, C]` float32, and of what an example has but once
+    each row's.
     """
 
     function: Callable[..., tuple[jax.Array, ...]]
@@ -46,18 +50,37 @@ class Layers:
     interpret: bool = False  # run it step by step wherever it is
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def run_layers(
-    layers: Layers, weights: Weights, factors: jax.Array, maps: Sequence[jax.Array]
+    layers: Layers, weights: Weights, maps: Maps, shared: Maps = (), constants: Maps = ()
 ) -> tuple[jax.Array, ...]:
     """What the layers make of maps `[B, H, W, C]`, in the maps' dtype.
 
     Args:
       layers: what is computed.
       weights: float32, as their gradients.
-      factors: `[B, n]` float32, n numbers for each example; they get no gradient.
       maps: one or more, of the same B, H and W.
+      shared: `[B, n]` float32 each, the same at all places of an example.
+      constants: such too, that get no gradient.
     """
-    return _run(layers, weights, factors, tuple(maps))
+    on_each = on_each_device(partial(_forward, layers), ("whole", "examples", "examples", "examples"), "examples")
+    return (*on_each(weights, maps, shared, constants), *maps[: layers.first_too])
+
+
+def _run_back(layers: Layers, kept: Any, cotangents: Maps) -> Any:
+    back = on_each_device(
+        partial(_backward, layers), ("whole", *("examples",) * 4), ("examples", "examples", "examples")
+    )
+    parts, to_maps, to_shared = back(*kept, cotangents)
+    return (
+        jax.tree.map(lambda part: part.sum(axis=0), parts),
+        to_maps,
+        to_shared,
+        jax.tree.map(jnp.zeros_like, kept[-1]),
+    )
+
+
+run_layers.defvjp(lambda layers, *given: (run_layers(layers, *given), given), _run_back)
 
 
 def supports(weights: Weights, itemsize: int, vmem: int) -> bool:
@@ -122,93 +145,73 @@ def _dot(x: jax.Array, y: jax.Array, over: int, and_over: int) -> jax.Array:
     return lax.dot_general(x, y, dimensions, precision=exact, preferred_element_type=jnp.float32)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run(layers: Layers, weights: Weights, factors: jax.Array, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    out = on_each_device(partial(_forward, layers), ("whole", "examples", "examples"), "examples")
-    return (*out(weights, factors, maps), *maps[: layers.first_too])
+def _forward(layers: Layers, weights: Weights, maps: Maps, shared: Maps, constants: Maps) -> Maps:
+    call = _Call(layers, weights, maps)
 
-
-def _run_back(layers: Layers, kept: Any, cotangents: tuple[jax.Array, ...]) -> Any:
-    _, factors, _ = kept
-    back = on_each_device(
-        partial(_backward, layers), ("whole", "examples", "examples", "examples"), ("examples", "examples")
-    )
-    gradients, parts = back(*kept, cotangents)
-    return jax.tree.map(lambda part: part.sum(axis=0), parts), jnp.zeros_like(factors), gradients
-
-
-_run.defvjp(lambda layers, *given: (_run(layers, *given), given), _run_back)
-
-
-def _forward(
-    layers: Layers, weights: Weights, factors: jax.Array, maps: tuple[jax.Array, ...]
-) -> tuple[jax.Array, ...]:
-    call = _Call(layers, weights, factors, maps)
-
-    def program(factors: Any, weights: Any, *refs: Any) -> None:
-        given, results = refs[: len(maps)], refs[len(maps) :]
-        made = layers.function(call.weights_of(weights), call.factors_of(factors), *map(call.rows_of, given))
+    def program(weights: Refs, maps: Refs, shared: Refs, constants: Refs, results: Refs) -> None:
+        each = [call.each_row(ref[...]) for ref in (*shared, *constants)]
+        made = layers.function(call.weights_of(weights), *map(call.rows_of, maps), *each)
         for ref, rows in zip(results, made, strict=True):
             ref[...] = rows.reshape(ref.shape).astype(ref.dtype)
 
-    outputs = [(call.like(channels), call.spec(channels)) for channels in layers.channels]
-    return call.run(program, maps, outputs, "")
+    return call.run(program, [maps, shared, constants], [[call.map(channels) for channels in layers.channels]])[0]
 
 
 def _backward(
-    layers: Layers,
-    weights: Weights,
-    factors: jax.Array,
-    maps: tuple[jax.Array, ...],
-    cotangents: tuple[jax.Array, ...],
-) -> tuple[tuple[jax.Array, ...], Weights]:
-    """Gradients of the maps, and of the weights `[1, ...]`."""
-    call = _Call(layers, weights, factors, maps)
+    layers: Layers, weights: Weights, maps: Maps, shared: Maps, constants: Maps, cotangents: Maps
+) -> tuple[Weights, Maps, Maps]:
+    """Gradients of the weights, `[1, ...]`, of the maps, and of what is shared."""
+    call = _Call(layers, weights, maps)
 
-    def program(factors: Any, weights: Any, *refs: Any) -> None:
-        given, refs = refs[: len(maps)], refs[len(maps) :]
-        arriving, refs = refs[: len(cotangents)], refs[len(cotangents) :]
-        gradients, sums = refs[: len(maps)], refs[len(maps) :]
+    def program(
+        weights: Refs, maps: Refs, shared: Refs, constants: Refs, arriving: Refs, sums: Refs, out: Refs, to_shared: Refs
+    ) -> None:
+        first, next_example = pl.program_id(0) == 0, pl.program_id(1) == 0
+        for begins, refs in ((first & next_example, sums), (next_example, to_shared)):
+            pl.when(begins)(partial(_clear, refs))
+        fixed = [call.each_row(ref[...]) for ref in constants]
 
-        @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
-        def _() -> None:
-            for ref in sums:
-                ref[...] = jnp.zeros_like(ref)
+        def function(weights: Weights, maps: list[jax.Array], shared: list[jax.Array]) -> tuple[jax.Array, ...]:
+            return layers.function(weights, *maps, *map(call.each_row, shared), *fixed)
 
-        rows = [call.rows_of(ref, inside=True) for ref in given]
-        each_factor = call.factors_of(factors)
-        _, back = jax.vjp(
-            lambda weights, *rows: layers.function(weights, each_factor, *rows), call.weights_of(weights), *rows
-        )
+        rows = [call.rows_of(ref, inside=True) for ref in maps]
+        _, back = jax.vjp(function, call.weights_of(weights), rows, [ref[...] for ref in shared])
         coming = [call.rows_of(ref, inside=True) for ref in arriving]
-        to_weights, *to_rows = back(tuple(coming[: len(layers.channels)]))
+        of_weights, of_rows, of_shared = back(tuple(coming[: len(layers.channels)]))
         if layers.first_too:
-            to_rows[0] += coming[-1]
-        for ref, each in zip(gradients, to_rows, strict=True):
+            of_rows[0] += coming[-1]
+        for ref, each in zip(out, of_rows, strict=True):
             ref[...] = each.reshape(ref.shape).astype(ref.dtype)
-        for ref, each in zip(sums, jax.tree.leaves(to_weights), strict=True):
+        for ref, each in zip((*sums, *to_shared), (*jax.tree.leaves(of_weights), *of_shared), strict=True):
             ref[...] += each
 
-    sums = [jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in jax.tree.leaves(call.weights)]
-    outputs = [*((call.like(x.shape[-1]), call.spec(x.shape[-1])) for x in maps), *((s, _whole(s)) for s in sums)]
-    results = call.run(program, (*maps, *cotangents), outputs, "_gradients")
+    outputs = [
+        [(jax.ShapeDtypeStruct(leaf.shape, jnp.float32), _whole(leaf)) for leaf in jax.tree.leaves(call.weights)],
+        [call.map(x.shape[-1]) for x in maps],
+        [call.per_example(x.shape[-1]) for x in shared],
+    ]
+    sums, to_maps, to_shared = call.run(program, [maps, shared, constants, cotangents], outputs, "_gradients")
     leaves, tree = jax.tree.flatten(weights)
-    parts = [part.reshape(1, *leaf.shape) for part, leaf in zip(results[len(maps) :], leaves, strict=True)]
-    return results[: len(maps)], jax.tree.unflatten(tree, parts)
+    parts = [part.reshape(1, *leaf.shape) for part, leaf in zip(sums, leaves, strict=True)]
+    return jax.tree.unflatten(tree, parts), to_maps, tuple(x[: call.given] for x in to_shared)
+
+
+def _clear(refs: Refs) -> None:
+    for ref in refs:
+        ref[...] = jnp.zeros_like(ref)
 
 
 class _Call:
     """A kernel for maps `[B, H, W, C]`, of which a program takes some places of some examples."""
 
-    def __init__(self, layers: Layers, weights: Weights, factors: jax.Array, maps: Sequence[jax.Array]):
+    def __init__(self, layers: Layers, weights: Weights, maps: Maps):
         self.layers, self.dtype = layers, maps[0].dtype
         self.given, self.height, self.width, _ = maps[0].shape
         self.weights = jax.tree.map(lambda leaf: leaf.astype(self.dtype) if leaf.ndim == 2 else leaf[None], weights)
-        self.factors = jnp.pad(factors, ((0, -self.given % EXAMPLES), (0, 0)))
         widest = max(leaf.shape[-1] for leaf in jax.tree.leaves(weights))
         numbers = _numbers(weights, self.dtype.itemsize, layers.vmem)
         rows = min(max(numbers // widest, _FEWEST), _MOST)
-        self.all, self.places = len(self.factors), self.height * self.width
+        self.all, self.places = pl.cdiv(self.given, EXAMPLES) * EXAMPLES, self.height * self.width
         # Of a program: examples, a whole number of registers, and places.
         self.examples = max(e for e in range(EXAMPLES, min(self.all, rows) + 1, EXAMPLES) if self.all % e == 0)
         most = max(rows // self.examples, 1)
@@ -216,13 +219,15 @@ class _Call:
         dividing = [each for each in range(most // 2 + 1, most + 1) if self.places % each == 0]
         self.some = max(dividing, default=pl.cdiv(self.places, steps))
 
-    def like(self, channels: int) -> jax.ShapeDtypeStruct:
-        """A map, as a kernel has it."""
-        return jax.ShapeDtypeStruct((self.places, self.all, channels), self.dtype)
+    def map(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
+        """As a kernel has it, and a program's part."""
+        spec = pl.BlockSpec((self.some, self.examples, channels), lambda example, place: (place, example, 0))
+        return jax.ShapeDtypeStruct((self.places, self.all, channels), self.dtype), spec
 
-    def spec(self, channels: int) -> pl.BlockSpec:
-        """Of such a map, a program's."""
-        return pl.BlockSpec((self.some, self.examples, channels), lambda example, place: (place, example, 0))
+    def per_example(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
+        """What is the same at all places, and a program's part."""
+        spec = pl.BlockSpec((self.examples, channels), lambda example, place: (example, 0))
+        return jax.ShapeDtypeStruct((self.all, channels), jnp.float32), spec
 
     def rows_of(self, ref: Any, *, inside: bool = False) -> jax.Array:
         """`[R, C]` float32; with `inside` zeros where a program goes on after the last place."""
@@ -232,51 +237,61 @@ class _Call:
             x = jnp.where(place < self.places, x, 0.0)
         return x.reshape(-1, x.shape[-1])
 
-    def factors_of(self, ref: Any) -> jax.Array:
-        """`[R, n]`, each row's."""
-        factors = ref[...]
-        return jnp.broadcast_to(factors, (self.some, *factors.shape)).reshape(-1, factors.shape[-1])
+    def each_row(self, x: jax.Array) -> jax.Array:
+        """`[R, n]` of what a program's examples have."""
+        return jnp.broadcast_to(x, (self.some, *x.shape)).reshape(-1, x.shape[-1])
 
-    def weights_of(self, refs: Sequence[Any]) -> Weights:
+    def weights_of(self, refs: Refs) -> Weights:
         """As the layers' function is given them."""
         return jax.tree.unflatten(jax.tree.structure(self.weights), [ref[...] for ref in refs])
 
     def run(
         self,
         program: Callable[..., None],
-        maps: Sequence[jax.Array],
-        outputs: Sequence[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]],
-        suffix: str,
-    ) -> tuple[jax.Array, ...]:
-        """Calls with references: factors, weights, and those of maps and outputs; returns maps as `[B, H, W, C]`."""
-        leaves = jax.tree.leaves(self.weights)
+        inputs: Sequence[Maps],
+        outputs: Sequence[Sequence[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]]],
+        suffix: str = "",
+    ) -> list[tuple[jax.Array, ...]]:
+        """Calls with references to the weights, then as inputs and outputs are grouped; maps `[B, H, W, C]`."""
+        weights = jax.tree.leaves(self.weights)
+        given = [x for group in inputs for x in group]
+        shapes, specs = zip(*(each for group in outputs for each in group), strict=True)
+        lengths = list(map(len, (weights, *inputs, *outputs)))
         # For those who count its cycles: of one name there is one kernel in a program.
-        described = "x".join(map(str, (self.given, self.height, self.width, *(x.shape[-1] for x in maps))))
+        described = "x".join(map(str, (self.given, self.height, self.width, *(x.shape[-1] for x in given))))
         results = pl.pallas_call(
-            lambda factors, *refs: program(factors, refs[: len(leaves)], *refs[len(leaves) :]),
+            lambda *refs: program(*_grouped(refs, lengths)),
             name=f"{self.layers.name}{suffix}_{described}",
             grid=(self.all // self.examples, pl.cdiv(self.places, self.some)),
             in_specs=[
-                pl.BlockSpec((self.examples, self.factors.shape[-1]), lambda example, place: (example, 0)),
-                *map(_whole, leaves),
-                *(self.spec(x.shape[-1]) for x in maps),
+                *map(_whole, weights),
+                *((self.map if x.ndim == 4 else self.per_example)(x.shape[-1])[1] for x in given),
             ],
-            out_specs=[spec for _, spec in outputs],
-            out_shape=[shape for shape, _ in outputs],
+            out_specs=specs,
+            out_shape=shapes,
             interpret=self.layers.interpret,
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=self.layers.vmem
             ),
-        )(self.factors, *leaves, *(self._by_place(x) for x in maps))
-        return tuple(self._by_example(x) if x.ndim == 3 else x for x in results)
+        )(*weights, *map(self._by_place, given))
+        placed = [self._by_example(x) if x.ndim == 3 else x for x in results]
+        return _grouped(placed, lengths[-len(outputs) :])
 
     def _by_place(self, x: jax.Array) -> jax.Array:
+        if x.ndim == 2:
+            return jnp.pad(x, ((0, self.all - self.given), (0, 0)))
         return rows_first(x).reshape(self.places, self.all, x.shape[-1])
 
     def _by_example(self, x: jax.Array) -> jax.Array:
         return examples_first(x.reshape(self.height, self.width, self.all, x.shape[-1]), self.given)
 
 
-def _whole(leaf: jax.Array | jax.ShapeDtypeStruct) -> pl.BlockSpec:
+def _grouped(each: Sequence[Any], lengths: Sequence[int]) -> list[tuple[Any, ...]]:
+    """So many of them one after the other."""
+    rest = iter(each)
+    return [tuple(itertools.islice(rest, length)) for length in lengths]
+
+
+def _whole(leaf: jax.Array) -> pl.BlockSpec:
     """Of weights, all of them in every program."""
     return pl.BlockSpec(leaf.shape, lambda example, place: (0, 0))

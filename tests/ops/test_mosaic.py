@@ -3,7 +3,7 @@
 import pytest
 
 from focalnet_jax.ops import mosaic
-from focalnet_jax.ops.aggregation import _aggregate_in_passes
+from focalnet_jax.ops.aggregation import _levels_in_passes
 from focalnet_jax.ops.mosaic import plan
 from tests.ops.aggregating import assert_as_xla, assert_no_further_from_the_truth_than_xla, assert_same_on_a_mesh
 
@@ -11,7 +11,7 @@ WHOLE, V4 = 64 * 2**20, 15 * 2**20
 
 
 def in_passes(vmem):
-    return lambda context, gates, kernels, bias: _aggregate_in_passes(
+    return lambda context, gates, kernels, bias: _levels_in_passes(
         context, gates, kernels, bias[None, None, None], vmem, True
     )
 
@@ -22,6 +22,7 @@ def in_passes(vmem):
         ((3, 7, 7, 40), (3, 5), WHOLE, 14, (7, 7)),  # examples and channels that fill no register
         ((1, 6, 4, 16), (3, 5, 7), WHOLE, 2, (6, 6)),
         ((1, 2, 3, 8), (3, 9), WHOLE, 1, (2, 2)),  # kernels wider than the map
+        ((1, 2, 130, 8), (3,), WHOLE, 14, (2, 2)),  # a row longer than a register
         ((9, 13, 5, 16), (3, 5), 2**22, 2, (7, 5)),  # the map in blocks of rows, the last of which goes on below it
         ((1, 14, 2, 8), (3, 3, 5, 3), 2**21, 2, (3, 3)),  # more blocks than lie in fast memory, of four levels
     ],

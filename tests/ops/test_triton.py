@@ -3,12 +3,17 @@
 import pytest
 
 from focalnet_jax.ops import triton
-from focalnet_jax.ops.aggregation import _aggregate_in_kernels
-from tests.ops.aggregating import assert_as_xla, assert_no_further_from_the_truth_than_xla, assert_same_on_a_mesh
+from focalnet_jax.ops.aggregation import _levels_in_kernels
+from tests.ops.aggregating import (
+    assert_as_xla,
+    assert_no_further_from_the_truth_than_xla,
+    assert_same_on_a_mesh,
+    with_sum,
+)
 
 
 def in_kernels(context, gates, kernels):
-    return _aggregate_in_kernels(context, gates, kernels, True)
+    return with_sum(*_levels_in_kernels(context, gates, kernels, True))
 
 
 @pytest.mark.parametrize(

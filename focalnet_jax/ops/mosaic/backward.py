@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 
 from focalnet_jax.ops.gelu import gelu_and_slope, quick_gelu_and_slope
@@ -39,10 +40,11 @@ def focal_level_gradients(
     *,
     vmem: int,
     interpret: bool = False,
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Gradients of `focal_levels`' input, `[B, H, W, C]`, and of the kernels and then the bias in parts to be added up.
+) -> tuple[jax.Array, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    """Gradients of `focal_levels`' input, `[B, H, W, C]`, and in parts to be added up of all else, float32.
 
-    The parts are `[parts, k, k, 1, C]` float32, of the bias `[parts, 1, 1, 1, C]`.
+    The parts are of the kernels `[parts, k, k, 1, C]`, then of the bias `[parts, 1, 1, 1, C]`; and of each level's
+    gate `[parts, B, H, W]`.
 
     Args:
       x: as it was given.
@@ -62,8 +64,9 @@ def focal_level_gradients(
     plan = backward_plan(height, width, [len(kernel) for kernel in kernels], x.dtype.itemsize, vmem)
     levels, taps = len(kernels), plan.taps
     parts = jax.ShapeDtypeStruct((pl.cdiv(examples, EXAMPLES), taps, channels), jnp.float32)
-    gradient, gathered = call(
-        lambda *refs: _Program(plan, *refs).run(),
+    gate_parts = (pl.cdiv(channels, CHANNELS), height, examples, plan.lanes)
+    gradient, gathered, *of_gates = call(
+        lambda *refs: _Program(plan, channels, *refs).run(),
         plan,
         [
             (x, plan.spec(levels)),
@@ -82,6 +85,7 @@ def focal_level_gradients(
         [
             (jax.ShapeDtypeStruct(x.shape, x.dtype), plan.spec(levels)),
             (parts, pl.BlockSpec((1, taps, CHANNELS), lambda example, channel, step: (example, 0, channel))),
+            *((jax.ShapeDtypeStruct(gate_parts, jnp.float32), plan.gate_spec(lag)) for lag in range(levels)),
         ],
         name="focal_level_gradients",
         taps=2,
@@ -89,20 +93,26 @@ def focal_level_gradients(
         interpret=interpret,
     )
     each = jnp.split(gathered, plan.starts[1:], axis=1)
-    return examples_first(gradient, given), tuple(
-        part.reshape(-1, *kernel.shape) for part, kernel in zip(each, (*kernels, bias), strict=True)
+    return (
+        examples_first(gradient, given),
+        tuple(part.reshape(-1, *kernel.shape) for part, kernel in zip(each, (*kernels, bias), strict=True)),
+        tuple(part.transpose(0, 2, 1, 3)[:, :given, :, :width] for part in reversed(of_gates)),
     )
 
 
 class _Program:
     """What runs for 8 examples and 128 channels: stage 0 makes the last level's gradient, each other that below it."""
 
-    def __init__(self, plan: Plan, x: Any, taps: Any, above: Any, *others: Any):
+    def __init__(self, plan: Plan, channels: int, x: Any, taps: Any, above: Any, *others: Any):
         levels = len(plan.sizes)
+        # A loop that is run step by step may not ask for it.
+        self.left_channels = channels - pl.program_id(1) * CHANNELS if channels % CHANNELS else None
         self.plan, self.x, self.taps, self.above = plan, x, taps, above
         # Of each level, counted from 0: what GELU was applied to, and the cotangent and gates there.
         self.kept, self.cotangents, self.gates = (others[i : 3 * levels : 3][::-1] for i in range(3))
-        self.out, self.taps_out, self.spread, self.gathered, *rings = others[3 * levels :]
+        self.out, self.taps_out, *others = others[3 * levels :]
+        self.to_gates = others[:levels][::-1]
+        self.spread, self.gathered, *rings = others[levels:]
         # Of what GELU was applied to.
         self.gradients = [Rows(ring, plan, size) for ring, size in zip(rings, plan.sizes, strict=True)]
         self.both = gelu_and_slope if x.dtype == jnp.float32 else quick_gelu_and_slope
@@ -133,11 +143,12 @@ class _Program:
     def last(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
         """A tile of the last level's gradient."""
         level = len(self.plan.sizes) - 1
-        for _, _, (row, column) in self.plan.tile(top, left):
-            at = row, column
-            _, slope = self.both(self.kept[level][at].astype(jnp.float32))
+        contexts = zeros(self.plan)
+        for i, j, at in self.plan.tile(top, left):
+            contexts[i][j], slope = self.both(self.kept[level][at].astype(jnp.float32))
             gradient = (self.arriving(level, at) + self.above[...]) * slope
-            self.gradients[level].put(first + row, column, gradient)
+            self.gradients[level].put(first + at[0], at[1], gradient)
+        self.put_gates(level, contexts, top, left)
 
     def below(self, number: int, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
         """A tile of the gradient of the level below one, and that one's kernel's."""
@@ -149,6 +160,21 @@ class _Program:
         for i, j, at in self.plan.tile(top, left):
             arrived = sums[i][j] + self.arriving(number - 1, at)
             self.gradients[number - 1].put(first + at[0], at[1], arrived * slopes[i][j])
+        self.put_gates(number - 1, contexts, top, left)
+
+    def put_gates(self, level: int, contexts: Values, top: jax.Array, left: jax.Array) -> None:
+        """A tile of the gradient of a level's gate: at each place, the sum over channels of cotangent times context."""
+        lane = lax.broadcasted_iota(jnp.int32, (EXAMPLES, CHANNELS), 1)
+        begin = pl.multiple_of(left // CHANNELS * CHANNELS, CHANNELS)
+        for i, row in enumerate(contexts):
+            at = 0, top + i, slice(None), pl.ds(begin, CHANNELS)
+            sums = self.to_gates[level][at]
+            for j, context in enumerate(row):
+                products = self.cotangents[level][top + i, left + j].astype(jnp.float32) * context
+                if self.left_channels is not None:
+                    products = jnp.where(lane < self.left_channels, products, 0.0)
+                sums = jnp.where(lane == left + j - begin, jnp.sum(products, axis=1, keepdims=True), sums)
+            self.to_gates[level][at] = sums
 
     def to_input(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
         """A tile of the input's gradient, and the first kernel's and the bias's."""

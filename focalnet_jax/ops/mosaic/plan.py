@@ -87,6 +87,19 @@ class Plan:
         return pl.BlockSpec((self.rows, self.width, EXAMPLES, channels), place)
 
     @property
+    def lanes(self) -> int:
+        """Of a row of the map in registers."""
+        return pl.cdiv(self.width, CHANNELS) * CHANNELS
+
+    def gate_spec(self, lag: int) -> pl.BlockSpec:
+        """Of `[C / 128, H, B, lanes]`, a number for each place: the block that is written at a step."""
+
+        def place(example: jax.Array, channel: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
+            return channel, jnp.clip(self.block(step, lag), 0, self.blocks - 1), example, 0
+
+        return pl.BlockSpec((1, self.rows, EXAMPLES, self.lanes), place)
+
+    @property
     def rings(self) -> list[tuple[int, ...]]:
         """The shape of what lies in fast memory, of what each level convolves, with zeros around the map."""
         return [
@@ -97,7 +110,9 @@ class Plan:
     @property
     def columns(self) -> int:
         """Of a tile."""
-        return max(size for size in range(1, min(_REGISTERS, 8) + 1) if self.width % size == 0)
+        sizes = range(1, min(_REGISTERS, 8) + 1)
+        inside = [size for size in sizes if self.width <= CHANNELS or CHANNELS % size == 0]  # of `lanes`, one register
+        return max(size for size in inside if self.width % size == 0)
 
     @property
     def lines(self) -> int:
@@ -133,16 +148,23 @@ def forward_plan(height: int, width: int, sizes: Sequence[int], itemsize: int, v
 
 def backward_plan(height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int) -> Plan | None:
     """None where no blocks fit."""
-    # Context and its gradient; of each level what was kept, cotangent and gates.
-    return _plan(height, width, sizes, [3] * len(sizes), 2 + 3 * len(sizes), itemsize, vmem)
+    # Context and its gradient; of each level what was kept, cotangent and gates; and the gates' gradients.
+    return _plan(height, width, sizes, [3] * len(sizes), 2 + 3 * len(sizes), itemsize, vmem, len(sizes))
 
 
 def _plan(
-    height: int, width: int, sizes: Sequence[int], held: Sequence[int], maps: int, itemsize: int, vmem: int
+    height: int,
+    width: int,
+    sizes: Sequence[int],
+    held: Sequence[int],
+    maps: int,
+    itemsize: int,
+    vmem: int,
+    gates: int = 0,
 ) -> Plan | None:
     """The blocks with which the least is computed below the last row, of those that fit fast memory the largest.
 
-    So many of them are `held` there at a time for each level, and `maps` read or written.
+    So many of them are `held` there at a time for each level, and of `maps` and `gates` read or written.
     """
     whole, blocks = height, range(max(sizes) // 2 + 1, min(height - 1, _MOST_ROWS) + 1)
     plans = [Plan(height, width, tuple(sizes), rows, tuple(held)) for rows in (whole, *blocks)]
@@ -151,7 +173,8 @@ def _plan(
     def needed(plan: Plan) -> int:
         kept = sum(math.prod(ring[:2]) for ring in plan.rings)
         taps = 2 * plan.taps
-        return numbers * (4 * (kept + taps) + 2 * itemsize * maps * plan.rows * width)
+        gradients = 4 * EXAMPLES * plan.lanes * gates
+        return numbers * 4 * (kept + taps) + 2 * plan.rows * (numbers * itemsize * maps * width + gradients)
 
     fitting = [plan for plan in plans if needed(plan) <= 0.9 * vmem]
     return min(fitting, key=lambda plan: (plan.blocks * plan.rows, -plan.rows), default=None)
