@@ -1,12 +1,14 @@
 """Cycles of the kernels of our own in a TPU program, for which the compiler writes no estimate beside the operation.
 
 It can write down the bundles it made of them, the instructions that are issued in one cycle each. They are counted as
-often as the loops around them run. Waiting for memory is not part of it.
+often as the loops around them run, or as long as the matrix units take for what they are given, if that is longer.
+Waiting for memory is not part of it.
 """
 
 from __future__ import annotations
 
 import atexit
+import collections
 import functools
 import os
 import re
@@ -22,6 +24,9 @@ _CARRIED = re.compile(r"= sphi %\w+, %(\w+)")
 _EXIT = re.compile(r"scmp\.ge\.s32\.totalorder (?:\(\S+\), )?%(\w+), (\d+) /\* loop exit test")
 # Of loops that copy the last part of what no block divides: how often is known where they run, and it is not often.
 _OPEN_EXIT = re.compile(r"scmp\.ge\.s32\.totalorder (?:\(\S+\), )?%(\w+), %\w+")
+# 16 rows given to a matrix unit, which takes one a cycle; a v6e's, by its peak and its schedules, two.
+_GIVEN = re.compile(r"vmatmul\.[\w.]*bf16[\w.]*\.mxu(\d)")
+_ROWS, _WIDE_ROWS = 16, 8
 # A kernel whose turns do not all compute says in its name how many do: see ops/mosaic/passes.py.
 _COMPUTING = re.compile(r"_(\d+)_of_(\d+)")
 
@@ -59,8 +64,8 @@ def count(text: str, share: float = 1.0) -> int:
     lines = [(found, line) for line in text.splitlines() if (found := _BUNDLE.match(line))]
     turns = _turns(lines)
     loops: list[tuple[int, float]] = []  # the open ones: depth, and how often they run
-    total = 0.0
-    for found, _ in lines:
+    total, given = 0.0, collections.Counter()
+    for found, line in lines:
         begins, empty = "LB" in found[1], found[3]  # where nothing is issued, no depth is said
         depth = found[2].count(">")
         while loops and not empty and (loops[-1][0] > depth or (begins and loops[-1][0] == depth)):
@@ -68,8 +73,11 @@ def count(text: str, share: float = 1.0) -> int:
         if begins:
             around = loops[-1][1] if loops else 1.0
             loops.append((depth, around * turns.pop(0) * (share if depth == 2 else 1.0)))
-        total += loops[-1][1] if loops else 1.0
-    return round(total)
+        times = loops[-1][1] if loops else 1.0
+        total += times
+        for unit in _GIVEN.findall(line):
+            given[unit] += times * (_WIDE_ROWS if "mubr" in line else _ROWS)
+    return round(max(total, *given.values(), 0))
 
 
 def _turns(lines: list[tuple[re.Match[str], str]]) -> list[int]:

@@ -13,10 +13,8 @@ from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.variants import FocalNetConfig
 from focalnet_jax.ops.aggregation import LEVELS
 from focalnet_jax.ops.gelu import activate
-from focalnet_jax.ops.mosaic import fast_memory
-from focalnet_jax.placement import by_example, splits_channels
+from focalnet_jax.placement import by_example
 
-_SHARE = 0.8  # of fast memory, for the kernels of a block
 # What a block keeps for the backward pass; the rest is computed again.
 REMAT_POLICIES = {
     "none": None,  # keep everything, but what the MLP's second layer is given
@@ -36,17 +34,29 @@ class PatchEmbed(nnx.Module):
     """
 
     def __init__(
-        self, inputs: int, dim: int, stride: int, *, overlapped: bool, stem: bool, precision: Precision, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        dim: int,
+        stride: int,
+        *,
+        overlapped: bool,
+        stem: bool,
+        pointwise: str,
+        precision: Precision,
+        rngs: nnx.Rngs,
     ):
         kernel, stride, padding = stride, stride, 0
         if overlapped:
             kernel, stride, padding = (7, 4, 2) if stem else (3, 2, 1)
         self.proj = conv(inputs, dim, kernel, stride, padding, precision, rngs)
         self.norm = layer_norm(dim, precision, rngs)
+        self.pointwise, self.precision = pointwise, precision
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` to `[B, H', W', C']`."""
         with jax.named_scope("embedding"):
+            if fused.suits(self.pointwise, self.precision):
+                return by_example(fused.run_embedding(self, x))
             return self.norm(by_example(self.proj(x)))
 
 
@@ -98,7 +108,7 @@ class FocalBlock(nnx.Module):
         self.gamma1 = nnx.Param(scale) if config.use_layerscale else None
         self.gamma2 = nnx.Param(scale) if config.use_layerscale else None
         self.postln = config.use_postln
-        self.pointwise = config.pointwise
+        self.pointwise, self.precision = config.pointwise, precision
 
     def __call__(self, x: jax.Array, drop_path_rate: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make stochastic depth and dropout active."""
@@ -106,14 +116,13 @@ class FocalBlock(nnx.Module):
         if self._in_kernels(keys):
             drawn = [drop_path_factors(drop_path_rate, parts[branch]) for branch in (1, 3)] if keys is not None else []
             factors = jnp.stack(drawn, axis=1) if drawn else jnp.ones((len(x), 2), jnp.float32)
-            return by_example(fused.run_block(self, x, by_example(factors), vmem=fast_memory(_SHARE)))
+            return by_example(fused.run_block(self, x, by_example(factors)))
         x = by_example(x + drop_path(self._modulate(x, parts[0]), drop_path_rate, parts[1]))
         return by_example(x + drop_path(self._transform(x, parts[2]), drop_path_rate, parts[3]))
 
     def _in_kernels(self, keys: jax.Array | None) -> bool:
         dropout = keys is not None and self.mlp.drop_rate > 0
-        whole = not splits_channels()
-        return self.pointwise == "mosaic" and whole and not dropout and fused.fits(self, fast_memory(_SHARE))
+        return not dropout and fused.suits(self.pointwise, self.precision) and fused.fits(self)
 
     def _modulate(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
         if self.postln:
@@ -158,6 +167,7 @@ class Stage(nnx.Module):
                 2,
                 overlapped=config.use_conv_embed,
                 stem=False,
+                pointwise=config.pointwise,
                 precision=precision,
                 rngs=rngs,
             )

@@ -44,6 +44,7 @@ class FocalNet(nnx.Module):
             config.patch_size,
             overlapped=config.use_conv_embed,
             stem=True,
+            pointwise=config.pointwise,
             precision=precision,
             rngs=rngs,
         )

@@ -1,4 +1,7 @@
-"""A focal block whose layers before and after the aggregation are one kernel each, for TPUs (ops/pointwise.py)."""
+"""Focal blocks and embeddings whose layers are kernels of several, for TPUs (ops/pointwise.py).
+
+Of a block one kernel is all that comes before the aggregation, and another all that comes after it.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,53 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from focalnet_jax.model.layers import LAYER_NORM_EPSILON
+from focalnet_jax.model.layers import LAYER_NORM_EPSILON, conv_without_bias
+from focalnet_jax.model.precision import Precision
+from focalnet_jax.ops.mosaic import fast_memory
 from focalnet_jax.ops.pointwise import Layers, Weights, activate, layer_norm, linear, run_layers, supports
+from focalnet_jax.placement import splits_channels
 
 PROJECTIONS = "projections"  # the name of query, context and gates, for a policy of what to keep
+_SHARE = 0.8  # of fast memory, for a kernel
+_norm = partial(layer_norm, epsilon=LAYER_NORM_EPSILON)
 
 
-def fits(block: Any, vmem: int) -> bool:
-    """Whether the weights and their gradients fit fast memory. In float32, which is not for speed, none do."""
-    dtype = jnp.dtype(block.modulation.dtype)
-    return dtype == jnp.bfloat16 and all(supports(weights, dtype.itemsize, vmem) for weights in _weights(block))
+def suits(form: str, precision: Precision) -> bool:
+    """Whether kernels are asked for and possible: in bfloat16, as float32 is not for speed, and with channels whole."""
+    return form == "mosaic" and precision.dtype == jnp.bfloat16 and not splits_channels()
 
 
-def run_block(block: Any, x: jax.Array, factors: jax.Array, *, vmem: int, interpret: bool = False) -> jax.Array:
+def fits(block: Any) -> bool:
+    """Whether fast memory holds a block's weights and their gradients."""
+    itemsize = jnp.dtype(block.modulation.dtype).itemsize
+    return all(supports(weights, itemsize, fast_memory(_SHARE)) for weights in _weights(block))
+
+
+def run_embedding(embedding: Any, x: jax.Array, *, interpret: bool = False) -> jax.Array:
+    """What a `PatchEmbed` makes of `[B, H, W, C]`: its convolution by XLA, bias and norm in a kernel."""
+    weights = {"proj": {"bias": embedding.proj.bias[...]}, "norm": _arrays(embedding.norm)}
+    layers = Layers(
+        _add_and_normalize, embedding.proj.bias.shape, "embedding", fast_memory(_SHARE), interpret=interpret
+    )
+    return run_layers(layers, weights, (conv_without_bias(embedding.proj, x),))[0]
+
+
+def _add_and_normalize(weights: Weights, x: jax.Array) -> tuple[jax.Array]:
+    return (_norm(weights["norm"], x + weights["proj"]["bias"]),)
+
+
+def run_block(block: Any, x: jax.Array, factors: jax.Array, *, interpret: bool = False) -> jax.Array:
     """What a `FocalBlock` makes of `[B, H, W, C]` without dropout.
 
     Args:
       block: the block.
       x: its input.
       factors: `[B, 2]` float32, of each example what stochastic depth multiplies the two branches with.
-      vmem: bytes of fast memory.
       interpret: run the kernels step by step wherever it is.
     """
     before, after = _weights(block)
     dim, count = block.modulation.query.out_features, block.modulation.gates.out_features
-    how = partial(Layers, vmem=vmem, interpret=interpret)
+    how = partial(Layers, vmem=fast_memory(_SHARE), interpret=interpret)
     with jax.named_scope("projections"):
         project = how(_project, (dim, dim, count), "projections", first_too=True)
         *projections, x = run_layers(project, before, (x,))
@@ -80,9 +105,6 @@ def _modulate_and_transform(
     x = add(1, x, linear(weights["proj"], modulated))
     hidden = linear(weights["fc1"], x if postln else _norm(weights["norm2"], x))
     return (add(2, x, linear(weights["fc2"], activate(hidden, weights["fc1"]["kernel"].dtype))),)
-
-
-_norm = partial(layer_norm, epsilon=LAYER_NORM_EPSILON)
 
 
 def _weights(block: Any) -> tuple[Weights, Weights]:

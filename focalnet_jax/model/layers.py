@@ -44,6 +44,15 @@ def without_bias(layer: nnx.Linear, x: jax.Array) -> jax.Array:
     return jnp.matmul(x, kernel, precision=layer.precision)
 
 
+def conv_without_bias(layer: nnx.Conv, x: jax.Array) -> jax.Array:
+    """The same of a convolution, `[B, H, W, C]`."""
+    x, kernel = x.astype(layer.dtype), layer.kernel[...].astype(layer.dtype)
+    order = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, layer.strides, layer.padding, dimension_numbers=order, precision=layer.precision
+    )
+
+
 def pointwise_conv(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs) -> nnx.Linear:
     """A 1x1 convolution: computed as a linear layer, initialised as a convolution."""
     init = torch_uniform(inputs)

@@ -38,3 +38,10 @@ def test_a_counter_kept_in_memory_is_found_and_two_are_refused():
     assert count(spilled) == count(KERNEL)
     with pytest.raises(ValueError, match="of 3 loops it is not known how often 2 run"):
         count(spilled.replace("%s3 = sphi %s1, %s4", "%s3 = sld [smem:[#allocation6]]"))
+
+
+def test_what_matrix_units_are_given_takes_them_a_cycle_a_row():
+    given = "%v1 = vmatmul.bf16.vlgmr.msra.gmra.mxu0 %v2 ;;  %v3 = vmatmul.bf16.gmra.mxu1 %v4"
+    inner = KERNEL.replace("%s6 = sadd.s32 1, %s5", f"{given} ;; %s6 = sadd.s32 1, %s5")
+    assert count(inner) == 10 * 5 * 3 * 16
+    assert count(inner.replace("vmatmul.", "vmatmul.mubr.")) == 10 * 5 * 3 * 8  # a v6e's

@@ -1,6 +1,7 @@
 """A block's kernels for TPUs compute what its layers do one by one; here step by step on the CPU."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.model import FocalNetConfig, fused
-from focalnet_jax.model.blocks import FocalBlock
+from focalnet_jax.model.blocks import FocalBlock, PatchEmbed
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.ops import pointwise
 from tests.ops.aggregating import error
 
 CONFIG = FocalNetConfig(embed_dim=16, depths=(1,), focal_levels=2, aggregation="xla", pointwise="xla")
-WHOLE = 64 * 2**20
 VARIANTS = {
     "plain": {},
     "postln": {"use_postln": True, "use_layerscale": True, "layerscale_value": 0.3},
@@ -39,7 +39,7 @@ def made(config, shape, precision="float32"):
 
 
 def in_kernels(block, x, factors):
-    return fused.run_block(block, x, factors, vmem=WHOLE, interpret=True)
+    return fused.run_block(block, x, factors, interpret=True)
 
 
 def layer_by_layer(block, x, factors):
@@ -99,12 +99,42 @@ def test_devices_that_split_the_batch_compute_the_same():
         assert error(many, one) < 1e-6  # what devices add up is added in another order
 
 
-def test_blocks_whose_weights_do_not_fit_are_left_to_xla():
+def test_embeddings_bias_and_norm_in_a_kernel_are_those_of_the_layers():
+    embedding = PatchEmbed(
+        16, 24, 2, overlapped=True, stem=False, pointwise="xla", precision=get_precision("float32"), rngs=nnx.Rngs(0)
+    )
+    x, cotangent = (
+        jax.random.normal(jax.random.key(0), (3, 6, 10, 16)),
+        jax.random.normal(jax.random.key(1), (3, 3, 5, 24)),
+    )
+    embedding.norm.scale[...] = jax.random.normal(jax.random.key(2), (24,))
+
+    def in_kernel(embedding, x, _):
+        return fused.run_embedding(embedding, x, interpret=True)
+
+    ours, theirs = (
+        with_gradients(run, embedding, x, None, cotangent) for run in (in_kernel, lambda embedding, x, _: embedding(x))
+    )
+    for mine, other in zip(ours, theirs, strict=True):
+        assert error(mine, other) < 1e-5
+
+
+@pytest.mark.parametrize(("chip", "largest"), [("TPU v5 lite", 1024), ("TPU v5", 768), ("TPU v4", 384)])
+def test_blocks_whose_weights_do_not_fit_are_left_to_xla(chip, largest, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=chip)])
+    widths = (96, 192, 256, 384, 512, 768, 1024, 1536, 2816)
+
     def block(dim):
         config = dataclasses.replace(CONFIG, embed_dim=dim)
         return nnx.eval_shape(lambda: FocalBlock(config, 0, precision=get_precision("bfloat16"), rngs=nnx.Rngs(0)))
 
-    assert fused.fits(block(1024), 100 * 2**20)
-    assert not fused.fits(block(2816), 100 * 2**20)
-    assert fused.fits(block(256), 15 * 2**20)
-    assert not fused.fits(block(512), 15 * 2**20)
+    assert [dim for dim in widths if fused.fits(block(dim))] == [dim for dim in widths if dim <= largest]
+
+
+def test_kernels_are_for_bfloat16_where_they_are_asked_for():
+    float32, bfloat16 = map(get_precision, ("float32", "bfloat16"))
+    assert fused.suits("mosaic", bfloat16)
+    assert not fused.suits("xla", bfloat16)
+    assert not fused.suits("mosaic", float32)
+    with jax.sharding.use_abstract_mesh(make_mesh({"data": 4, "fsdp": 1, "tensor": 2}).abstract_mesh):
+        assert not fused.suits("mosaic", bfloat16)
