@@ -13,6 +13,7 @@ from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.variants import FocalNetConfig
 from focalnet_jax.ops.aggregation import LEVELS
 from focalnet_jax.ops.gelu import activate
+from focalnet_jax.ops.pointwise import suits
 from focalnet_jax.placement import by_example
 
 # What a block keeps for the backward pass; the rest is computed again.
@@ -50,12 +51,12 @@ class PatchEmbed(nnx.Module):
             kernel, stride, padding = (7, 4, 2) if stem else (3, 2, 1)
         self.proj = conv(inputs, dim, kernel, stride, padding, precision, rngs)
         self.norm = layer_norm(dim, precision, rngs)
-        self.pointwise, self.precision = pointwise, precision
+        self.pointwise, self.dtype = pointwise, precision.dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` to `[B, H', W', C']`."""
         with jax.named_scope("embedding"):
-            if fused.suits(self.pointwise, self.precision):
+            if suits(self.pointwise, self.dtype):
                 return by_example(fused.run_embedding(self, x))
             return self.norm(by_example(self.proj(x)))
 
@@ -108,7 +109,7 @@ class FocalBlock(nnx.Module):
         self.gamma1 = nnx.Param(scale) if config.use_layerscale else None
         self.gamma2 = nnx.Param(scale) if config.use_layerscale else None
         self.postln = config.use_postln
-        self.pointwise, self.precision = config.pointwise, precision
+        self.pointwise, self.dtype = config.pointwise, precision.dtype
 
     def __call__(self, x: jax.Array, drop_path_rate: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make stochastic depth and dropout active."""
@@ -122,7 +123,7 @@ class FocalBlock(nnx.Module):
 
     def _in_kernels(self, keys: jax.Array | None) -> bool:
         dropout = keys is not None and self.mlp.drop_rate > 0
-        return not dropout and fused.suits(self.pointwise, self.precision) and fused.fits(self)
+        return not dropout and suits(self.pointwise, self.dtype) and fused.fits(self)
 
     def _modulate(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
         if self.postln:

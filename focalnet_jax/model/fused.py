@@ -14,19 +14,12 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from focalnet_jax.model.layers import LAYER_NORM_EPSILON, conv_without_bias
-from focalnet_jax.model.precision import Precision
 from focalnet_jax.ops.mosaic import fast_memory
 from focalnet_jax.ops.pointwise import Layers, Weights, activate, layer_norm, linear, run_layers, supports
-from focalnet_jax.placement import splits_channels
 
 PROJECTIONS = "projections"  # the name of query, context and gates, for a policy of what to keep
 _SHARE = 0.8  # of fast memory, for a kernel
 _norm = partial(layer_norm, epsilon=LAYER_NORM_EPSILON)
-
-
-def suits(form: str, precision: Precision) -> bool:
-    """Whether kernels are asked for and possible: in bfloat16, as float32 is not for speed, and with channels whole."""
-    return form == "mosaic" and precision.dtype == jnp.bfloat16 and not splits_channels()
 
 
 def fits(block: Any) -> bool:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from focalnet_jax.ops import mosaic, triton
+from focalnet_jax.ops import mosaic, pointwise, triton
 from focalnet_jax.ops.depthwise import depthwise_conv
 from focalnet_jax.ops.gelu import activate
 from focalnet_jax.ops.shifted import focal_level
@@ -46,8 +46,19 @@ def aggregate_context(
       `[B, H, W, C]` in the dtype of `context`.
     """
     total, global_context = aggregate_levels(context, gates, kernels, bias, form=form)
-    total += global_context[:, None, None] * gates[..., -1, None]
+    if pointwise.suits(form, context.dtype):
+        layers = pointwise.Layers(_add_global, context.shape[-1:], "global_level", mosaic.fast_memory())
+        (total,) = pointwise.run_layers(layers, {}, (total, gates), (global_context.astype(jnp.float32),))
+    else:
+        total += global_context[:, None, None] * gates[..., -1, None]
     return total / (len(kernels) + 1) if normalize else total
+
+
+def _add_global(
+    weights: pointwise.Weights, total: jax.Array, gates: jax.Array, global_context: jax.Array
+) -> tuple[jax.Array]:
+    del weights
+    return (total + global_context * gates[:, -1:],)
 
 
 def aggregate_levels(

@@ -22,7 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from focalnet_jax.ops.gelu import gelu, gelu_and_slope, quick_gelu, quick_gelu_and_slope
 from focalnet_jax.ops.mosaic.passes import examples_first, rows_first
 from focalnet_jax.ops.mosaic.plan import EXAMPLES
-from focalnet_jax.placement import on_each_device
+from focalnet_jax.placement import on_each_device, splits_channels
 
 Weights = dict[str, dict[str, jax.Array]]  # layer by layer: matrices `[C, D]`, vectors `[C]`
 Maps = Sequence[jax.Array]
@@ -81,6 +81,11 @@ def _run_back(layers: Layers, kept: Any, cotangents: Maps) -> Any:
 
 
 run_layers.defvjp(lambda layers, *given: (run_layers(layers, *given), given), _run_back)
+
+
+def suits(form: str, dtype: Any) -> bool:
+    """Whether kernels are asked for and possible: in bfloat16, as float32 is not for speed, and with channels whole."""
+    return form == "mosaic" and dtype == jnp.bfloat16 and not splits_channels()
 
 
 def supports(weights: Weights, itemsize: int, vmem: int) -> bool:
@@ -208,7 +213,7 @@ class _Call:
         self.layers, self.dtype = layers, maps[0].dtype
         self.given, self.height, self.width, _ = maps[0].shape
         self.weights = jax.tree.map(lambda leaf: leaf.astype(self.dtype) if leaf.ndim == 2 else leaf[None], weights)
-        widest = max(leaf.shape[-1] for leaf in jax.tree.leaves(weights))
+        widest = max([*layers.channels, *(leaf.shape[-1] for leaf in jax.tree.leaves(weights))])
         numbers = _numbers(weights, self.dtype.itemsize, layers.vmem)
         rows = min(max(numbers // widest, _FEWEST), _MOST)
         self.all, self.places = pl.cdiv(self.given, EXAMPLES) * EXAMPLES, self.height * self.width

@@ -132,9 +132,8 @@ def test_blocks_whose_weights_do_not_fit_are_left_to_xla(chip, largest, monkeypa
 
 
 def test_kernels_are_for_bfloat16_where_they_are_asked_for():
-    float32, bfloat16 = map(get_precision, ("float32", "bfloat16"))
-    assert fused.suits("mosaic", bfloat16)
-    assert not fused.suits("xla", bfloat16)
-    assert not fused.suits("mosaic", float32)
+    assert pointwise.suits("mosaic", jnp.bfloat16)
+    assert not pointwise.suits("xla", jnp.bfloat16)
+    assert not pointwise.suits("mosaic", jnp.float32)
     with jax.sharding.use_abstract_mesh(make_mesh({"data": 4, "fsdp": 1, "tensor": 2}).abstract_mesh):
-        assert not fused.suits("mosaic", bfloat16)
+        assert not pointwise.suits("mosaic", jnp.bfloat16)
