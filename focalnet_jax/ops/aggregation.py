@@ -47,18 +47,35 @@ def aggregate_context(
     """
     total, global_context = aggregate_levels(context, gates, kernels, bias, form=form)
     if pointwise.suits(form, context.dtype):
-        layers = pointwise.Layers(_add_global, context.shape[-1:], "global_level", mosaic.fast_memory())
-        (total,) = pointwise.run_layers(layers, {}, (total, gates), (global_context.astype(jnp.float32),))
+        total = _add_in_kernel(total, gates, global_context.astype(jnp.float32))
     else:
         total += global_context[:, None, None] * gates[..., -1, None]
     return total / (len(kernels) + 1) if normalize else total
 
 
-def _add_global(
-    weights: pointwise.Weights, total: jax.Array, gates: jax.Array, global_context: jax.Array
-) -> tuple[jax.Array]:
+@jax.custom_vjp
+def _add_in_kernel(total: jax.Array, gates: jax.Array, global_context: jax.Array) -> jax.Array:
+    """The global level, `[B, C]`, times its gate added to the other levels."""
+    return _global_level((total, gates), global_context)
+
+
+def _global_level(maps: tuple[jax.Array, ...], global_context: jax.Array) -> jax.Array:
+    layers = pointwise.Layers(_gated, global_context.shape[-1:], "global_level", mosaic.fast_memory())
+    return pointwise.run_layers(layers, {}, maps, (global_context,))[0]
+
+
+def _gated(weights: pointwise.Weights, *rows: jax.Array) -> tuple[jax.Array]:
     del weights
-    return (total + global_context * gates[:, -1:],)
+    *total, gates, global_context = rows
+    return (sum(total, global_context * gates[:, -1:]),)
+
+
+def _add_back(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, ...]:
+    _, back = jax.vjp(lambda gates, of: _global_level((gates,), of), *kept)
+    return cotangent, *back(cotangent)  # the sum's own gradient is nothing to read and write
+
+
+_add_in_kernel.defvjp(lambda total, *given: (_add_in_kernel(total, *given), given), _add_back)
 
 
 def aggregate_levels(

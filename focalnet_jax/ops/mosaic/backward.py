@@ -64,7 +64,7 @@ def focal_level_gradients(
     plan = backward_plan(height, width, [len(kernel) for kernel in kernels], x.dtype.itemsize, vmem)
     levels, taps = len(kernels), plan.taps
     parts = jax.ShapeDtypeStruct((pl.cdiv(examples, EXAMPLES), taps, channels), jnp.float32)
-    gate_parts = (pl.cdiv(channels, CHANNELS), height, examples, plan.lanes)
+    gate_parts = (1 if plan.whole else pl.cdiv(channels, CHANNELS), height, examples, plan.lanes)
     gradient, gathered, *of_gates = call(
         lambda *refs: _Program(plan, channels, *refs).run(),
         plan,
@@ -127,6 +127,11 @@ class _Program:
             for rows in self.gradients:
                 rows.clear()
 
+        @pl.when(self.plan.whole & (pl.program_id(1) == 0))
+        def _() -> None:
+            for ref in self.to_gates:
+                ref[...] = jnp.zeros_like(ref)
+
         levels = [partial(self.below, number) for number in reversed(range(1, len(self.gradients)))]
         computing = [partial(self.plan.tiles, compute) for compute in (self.last, *levels, self.to_input)]
         run_stages(self.plan, list(zip(computing, [*reversed(self.gradients), None], strict=True)))
@@ -165,7 +170,7 @@ class _Program:
     def put_gates(self, level: int, contexts: Values, top: jax.Array, left: jax.Array) -> None:
         """A tile of the gradient of a level's gate: at each place, the sum over channels of cotangent times context."""
         lane = lax.broadcasted_iota(jnp.int32, (EXAMPLES, CHANNELS), 1)
-        begin = pl.multiple_of(left // CHANNELS * CHANNELS, CHANNELS)
+        begin = pl.multiple_of(lax.div(left, jnp.int32(CHANNELS)) * CHANNELS, CHANNELS)
         for i, row in enumerate(contexts):
             at = 0, top + i, slice(None), pl.ds(begin, CHANNELS)
             sums = self.to_gates[level][at]
@@ -173,7 +178,9 @@ class _Program:
                 products = self.cotangents[level][top + i, left + j].astype(jnp.float32) * context
                 if self.left_channels is not None:
                     products = jnp.where(lane < self.left_channels, products, 0.0)
-                sums = jnp.where(lane == left + j - begin, jnp.sum(products, axis=1, keepdims=True), sums)
+                total = jnp.sum(products, axis=1, keepdims=True)
+                # Of a map that is one block the channels' parts are added up here, one after the other.
+                sums = jnp.where(lane == left + j - begin, total + sums if self.plan.whole else total, sums)
             self.to_gates[level][at] = sums
 
     def to_input(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:

@@ -150,6 +150,6 @@ def call(
         scratch_shapes=[registers] * taps + [pltpu.VMEM(ring, jnp.float32) for ring in plan.rings],
         interpret=interpret,
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=vmem
+            dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=vmem
         ),
     )(*(array for array, _ in inputs))

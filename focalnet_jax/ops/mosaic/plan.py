@@ -92,10 +92,14 @@ class Plan:
         return pl.cdiv(self.width, CHANNELS) * CHANNELS
 
     def gate_spec(self, lag: int) -> pl.BlockSpec:
-        """Of `[C / 128, H, B, lanes]`, a number for each place: the block that is written at a step."""
+        """Of `[parts, H, B, lanes]`, a number for each place: the block that is written at a step.
+
+        A part is of 128 channels, or of all where the map is one block, which then stays where it is.
+        """
 
         def place(example: jax.Array, channel: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
-            return channel, jnp.clip(self.block(step, lag), 0, self.blocks - 1), example, 0
+            part = 0 if self.whole else channel
+            return part, jnp.clip(self.block(step, lag), 0, self.blocks - 1), example, 0
 
         return pl.BlockSpec((1, self.rows, EXAMPLES, self.lanes), place)
 
