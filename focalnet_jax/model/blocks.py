@@ -21,7 +21,7 @@ REMAT_POLICIES = {
     "none": None,  # keep everything, but what the MLP's second layer is given
     "dots": jax.checkpoint_policies.save_from_both_policies(  # keep the projections' outputs and the focal levels
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(LEVELS, fused.PROJECTIONS),
+        jax.checkpoint_policies.save_only_these_names(LEVELS),
     ),
     "full": jax.checkpoint_policies.nothing_saveable,  # keep the block's input only
 }

@@ -11,13 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from focalnet_jax.model.layers import LAYER_NORM_EPSILON, conv_without_bias
 from focalnet_jax.ops.mosaic import fast_memory
-from focalnet_jax.ops.pointwise import Layers, Weights, activate, layer_norm, linear, run_layers, supports
+from focalnet_jax.ops.pointwise import Layers, Weights, run_layers, supports
+from focalnet_jax.ops.rows import activate, layer_norm, linear
 
-PROJECTIONS = "projections"  # the name of query, context and gates, for a policy of what to keep
 _SHARE = 0.8  # of fast memory, for a kernel
 _norm = partial(layer_norm, epsilon=LAYER_NORM_EPSILON)
 
@@ -55,8 +54,7 @@ def run_block(block: Any, x: jax.Array, factors: jax.Array, *, interpret: bool =
     how = partial(Layers, vmem=fast_memory(_SHARE), interpret=interpret)
     with jax.named_scope("projections"):
         project = how(_project, (dim, dim, count), "projections", first_too=True)
-        *projections, x = run_layers(project, before, (x,))
-        query, context, gates = (checkpoint_name(each, PROJECTIONS) for each in projections)
+        query, context, gates, x = run_layers(project, before, (x,))
     total, last = block.modulation.aggregate_levels(context, gates)
     scale = 1 / count if block.modulation.normalize_modulator else 1.0
     with jax.named_scope("mlp"):

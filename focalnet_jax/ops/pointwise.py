@@ -19,9 +19,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from focalnet_jax.ops.gelu import gelu, gelu_and_slope, quick_gelu, quick_gelu_and_slope
 from focalnet_jax.ops.mosaic.passes import examples_first, rows_first
-from focalnet_jax.ops.mosaic.plan import EXAMPLES
+from focalnet_jax.ops.mosaic.plan import EXAMPLES, cores
 from focalnet_jax.placement import on_each_device, splits_channels
 
 Weights = dict[str, dict[str, jax.Array]]  # layer by layer: matrices `[C, D]`, vectors `[C]`
@@ -99,57 +98,6 @@ def _numbers(weights: Weights, itemsize: int, vmem: int) -> int:
     return next((numbers for numbers in _NUMBERS if kept + numbers * _BYTES * itemsize // 2 <= vmem), 0)
 
 
-def linear(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Rows `[R, C]` times the layer's kernel, and its bias if it has one: `[R, D]`, float32 both."""
-    y = _product(x, layer["kernel"])
-    return y + layer["bias"] if "bias" in layer else y
-
-
-def layer_norm(layer: dict[str, jax.Array], x: jax.Array, epsilon: float) -> jax.Array:
-    """LayerNorm of rows `[R, C]`, float32."""
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
-    return centred * lax.rsqrt(variance + epsilon) * layer["scale"] + layer["bias"]
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def activate(x: jax.Array, dtype: Any) -> jax.Array:
-    """Exact GELU of float32 numbers, as exact as the dtype."""
-    return quick_gelu(x) if dtype == jnp.bfloat16 else gelu(x)
-
-
-def _slope(dtype: Any, x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
-    both = quick_gelu_and_slope if dtype == jnp.bfloat16 else gelu_and_slope
-    return (cotangent * both(x)[1],)
-
-
-activate.defvjp(lambda x, dtype: (activate(x, dtype), x), _slope)
-
-
-@jax.custom_vjp
-def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`[R, C]` float32 times `[C, D]`, multiplied in the kernel's dtype, added up in float32; its gradients too."""
-    return _dot(x.astype(kernel.dtype), kernel, 1, 0)
-
-
-def _product_back(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = kept
-    cotangent = cotangent.astype(kernel.dtype)
-    return _dot(cotangent, kernel, 1, 1), _dot(x, cotangent, 0, 0)
-
-
-_product.defvjp(
-    lambda x, kernel: (_product(x, kernel), (x.astype(kernel.dtype), kernel)),
-    _product_back,
-)
-
-
-def _dot(x: jax.Array, y: jax.Array, over: int, and_over: int) -> jax.Array:
-    exact = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    dimensions = (((over,), (and_over,)), ((), ()))
-    return lax.dot_general(x, y, dimensions, precision=exact, preferred_element_type=jnp.float32)
-
-
 def _forward(layers: Layers, weights: Weights, maps: Maps, shared: Maps, constants: Maps) -> Maps:
     call = _Call(layers, weights, maps)
 
@@ -159,19 +107,20 @@ def _forward(layers: Layers, weights: Weights, maps: Maps, shared: Maps, constan
         for ref, rows in zip(results, made, strict=True):
             ref[...] = rows.reshape(ref.shape).astype(ref.dtype)
 
-    return call.run(program, [maps, shared, constants], [[call.map(channels) for channels in layers.channels]])[0]
+    (results,) = call.run(program, [maps, shared, constants], [[call.map(channels) for channels in layers.channels]])
+    return tuple(map(call.by_example, results))
 
 
 def _backward(
     layers: Layers, weights: Weights, maps: Maps, shared: Maps, constants: Maps, cotangents: Maps
 ) -> tuple[Weights, Maps, Maps]:
-    """Gradients of the weights, `[1, ...]`, of the maps, and of what is shared."""
+    """Gradients of the weights in parts, `[n, ...]`, of the maps, and of what is shared."""
     call = _Call(layers, weights, maps)
 
     def program(
         weights: Refs, maps: Refs, shared: Refs, constants: Refs, arriving: Refs, sums: Refs, out: Refs, to_shared: Refs
     ) -> None:
-        first, next_example = pl.program_id(0) == 0, pl.program_id(1) == 0
+        first, next_example = pl.program_id(1) == 0, pl.program_id(2) == 0
         for begins, refs in ((first & next_example, sums), (next_example, to_shared)):
             pl.when(begins)(partial(_clear, refs))
         fixed = [call.each_row(ref[...]) for ref in constants]
@@ -188,17 +137,18 @@ def _backward(
         for ref, each in zip(out, of_rows, strict=True):
             ref[...] = each.reshape(ref.shape).astype(ref.dtype)
         for ref, each in zip((*sums, *to_shared), (*jax.tree.leaves(of_weights), *of_shared), strict=True):
-            ref[...] += each
+            ref[0] += each
 
     outputs = [
-        [(jax.ShapeDtypeStruct(leaf.shape, jnp.float32), _whole(leaf)) for leaf in jax.tree.leaves(call.weights)],
+        [call.sum_of(leaf) for leaf in jax.tree.leaves(call.weights)],
         [call.map(x.shape[-1]) for x in maps],
-        [call.per_example(x.shape[-1]) for x in shared],
+        [call.sum_per_example(x.shape[-1]) for x in shared],
     ]
     sums, to_maps, to_shared = call.run(program, [maps, shared, constants, cotangents], outputs, "_gradients")
     leaves, tree = jax.tree.flatten(weights)
-    parts = [part.reshape(1, *leaf.shape) for part, leaf in zip(sums, leaves, strict=True)]
-    return jax.tree.unflatten(tree, parts), to_maps, tuple(x[: call.given] for x in to_shared)
+    parts = [part.reshape(-1, *leaf.shape) for part, leaf in zip(sums, leaves, strict=True)]
+    to_shared = tuple(x.sum(axis=0)[: call.given] for x in to_shared)
+    return jax.tree.unflatten(tree, parts), tuple(map(call.by_example, to_maps)), to_shared
 
 
 def _clear(refs: Refs) -> None:
@@ -223,22 +173,38 @@ class _Call:
         steps = pl.cdiv(self.places, most)
         dividing = [each for each in range(most // 2 + 1, most + 1) if self.places % each == 0]
         self.some = max(dividing, default=pl.cdiv(self.places, steps))
+        steps = pl.cdiv(self.places, self.some)
+        # Each core has a part of the places, and a sum of its own of what is added up.
+        self.parts = cores() if steps % cores() == 0 else 1
+        self.steps = steps // self.parts
+
+    def place(self, part: jax.Array, step: jax.Array) -> jax.Array:
+        """Which of the blocks of places a program has."""
+        return part * self.steps + step
 
     def map(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
         """As a kernel has it, and a program's part."""
-        spec = pl.BlockSpec((self.some, self.examples, channels), lambda example, place: (place, example, 0))
+        spec = pl.BlockSpec(
+            (self.some, self.examples, channels), lambda part, example, step: (self.place(part, step), example, 0)
+        )
         return jax.ShapeDtypeStruct((self.places, self.all, channels), self.dtype), spec
 
-    def per_example(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """What is the same at all places, and a program's part."""
-        spec = pl.BlockSpec((self.examples, channels), lambda example, place: (example, 0))
-        return jax.ShapeDtypeStruct((self.all, channels), jnp.float32), spec
+    def sum_of(self, leaf: jax.Array) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
+        """The gradient of weights, of each part."""
+        spec = pl.BlockSpec((1, *leaf.shape), lambda part, example, step: (part, 0, 0))
+        return jax.ShapeDtypeStruct((self.parts, *leaf.shape), jnp.float32), spec
+
+    def sum_per_example(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
+        """The gradient of what is the same at all places, of each part, and a program's."""
+        spec = pl.BlockSpec((1, self.examples, channels), lambda part, example, step: (part, example, 0))
+        return jax.ShapeDtypeStruct((self.parts, self.all, channels), jnp.float32), spec
 
     def rows_of(self, ref: Any, *, inside: bool = False) -> jax.Array:
         """`[R, C]` float32; with `inside` zeros where a program goes on after the last place."""
         x = ref[...].astype(jnp.float32)
         if inside and self.places % self.some:
-            place = pl.program_id(1) * self.some + lax.broadcasted_iota(jnp.int32, x.shape, 0)
+            first = self.place(pl.program_id(0), pl.program_id(2)) * self.some
+            place = first + lax.broadcasted_iota(jnp.int32, x.shape, 0)
             x = jnp.where(place < self.places, x, 0.0)
         return x.reshape(-1, x.shape[-1])
 
@@ -257,7 +223,7 @@ class _Call:
         outputs: Sequence[Sequence[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]]],
         suffix: str = "",
     ) -> list[tuple[jax.Array, ...]]:
-        """Calls with references to the weights, then as inputs and outputs are grouped; maps `[B, H, W, C]`."""
+        """Calls with references to the weights, then as inputs and outputs are grouped."""
         weights = jax.tree.leaves(self.weights)
         given = [x for group in inputs for x in group]
         shapes, specs = zip(*(each for group in outputs for each in group), strict=True)
@@ -267,27 +233,29 @@ class _Call:
         results = pl.pallas_call(
             lambda *refs: program(*_grouped(refs, lengths)),
             name=f"{self.layers.name}{suffix}_{described}",
-            grid=(self.all // self.examples, pl.cdiv(self.places, self.some)),
-            in_specs=[
-                *map(_whole, weights),
-                *((self.map if x.ndim == 4 else self.per_example)(x.shape[-1])[1] for x in given),
-            ],
+            grid=(self.parts, self.all // self.examples, self.steps),
+            in_specs=[*map(_whole, weights), *map(self._spec, given)],
             out_specs=specs,
             out_shape=shapes,
             interpret=self.layers.interpret,
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=self.layers.vmem
+                dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=self.layers.vmem
             ),
         )(*weights, *map(self._by_place, given))
-        placed = [self._by_example(x) if x.ndim == 3 else x for x in results]
-        return _grouped(placed, lengths[-len(outputs) :])
+        return _grouped(results, lengths[-len(outputs) :])
+
+    def _spec(self, x: jax.Array) -> pl.BlockSpec:
+        if x.ndim == 4:
+            return self.map(x.shape[-1])[1]
+        return pl.BlockSpec((self.examples, x.shape[-1]), lambda part, example, step: (example, 0))
 
     def _by_place(self, x: jax.Array) -> jax.Array:
         if x.ndim == 2:
             return jnp.pad(x, ((0, self.all - self.given), (0, 0)))
         return rows_first(x).reshape(self.places, self.all, x.shape[-1])
 
-    def _by_example(self, x: jax.Array) -> jax.Array:
+    def by_example(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` of a map as a kernel has it."""
         return examples_first(x.reshape(self.height, self.width, self.all, x.shape[-1]), self.given)
 
 
@@ -299,4 +267,4 @@ def _grouped(each: Sequence[Any], lengths: Sequence[int]) -> list[tuple[Any, ...
 
 def _whole(leaf: jax.Array) -> pl.BlockSpec:
     """Of weights, all of them in every program."""
-    return pl.BlockSpec(leaf.shape, lambda example, place: (0, 0))
+    return pl.BlockSpec(leaf.shape, lambda part, example, step: (0, 0))

@@ -62,8 +62,10 @@ def with_gradients(run, block, x, factors, cotangent):
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-@pytest.mark.parametrize("rows", [16, 64])  # of a program: the last of three goes on below the map, or two are whole
-def test_output_and_gradients_are_those_of_the_layers(options, rows, monkeypatch):
+# Of a program: the last of eight goes on below the map, of one and of two cores, or one has it whole.
+@pytest.mark.parametrize(("rows", "cores"), [(16, 1), (16, 2), (128, 1)])
+def test_output_and_gradients_are_those_of_the_layers(options, rows, cores, monkeypatch):
+    monkeypatch.setattr(pointwise, "cores", lambda: cores)
     monkeypatch.setattr(pointwise, "_FEWEST", rows)
     monkeypatch.setattr(pointwise, "_MOST", rows)
     given = made(dataclasses.replace(CONFIG, **options), (3, 5, 3))

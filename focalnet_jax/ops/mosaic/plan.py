@@ -19,6 +19,7 @@ _MIB = 2**20
 # Fast memory, by how JAX calls the chip.
 _VMEM = {"TPU v5 lite": 128 * _MIB, "TPU v5": 64 * _MIB, "TPU v6 lite": 128 * _MIB}
 _LEAST_VMEM = 15 * _MIB  # of a v4's 16
+_CORES = {"TPU v4": 2, "TPU v5": 2}  # of what JAX calls a device there
 
 
 def fast_memory(share: float = 0.5) -> int:
@@ -26,9 +27,18 @@ def fast_memory(share: float = 0.5) -> int:
 
     It is a share, so that others' data may lie there; where there is little, nearly all.
     """
+    return max(int(share * _VMEM.get(_chip(), 0)), _LEAST_VMEM)
+
+
+def cores() -> int:
+    """Of a device, which share out what a kernel's program does in parallel."""
+    return _CORES.get(_chip(), 1)
+
+
+def _chip() -> str:
     mesh = jax.sharding.get_abstract_mesh()
     named = None if mesh.empty or mesh.abstract_device is None else mesh.abstract_device.device_kind
-    return max(int(share * _VMEM.get(named or jax.devices()[0].device_kind, 0)), _LEAST_VMEM)
+    return named or jax.devices()[0].device_kind
 
 
 def supports(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int, vmem: int) -> bool:

@@ -1,0 +1,63 @@
+"""Layers as kernels of our own compute them: of rows `[R, C]` in float32, multiplied in the dtype of the weights."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from focalnet_jax.ops.gelu import gelu, gelu_and_slope, quick_gelu, quick_gelu_and_slope
+
+
+def linear(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    """Rows `[R, C]` times the layer's kernel, and its bias if it has one: `[R, D]`, float32 both."""
+    y = _product(x, layer["kernel"])
+    return y + layer["bias"] if "bias" in layer else y
+
+
+def layer_norm(layer: dict[str, jax.Array], x: jax.Array, epsilon: float) -> jax.Array:
+    """LayerNorm of rows `[R, C]`, float32."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    return centred * lax.rsqrt(variance + epsilon) * layer["scale"] + layer["bias"]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def activate(x: jax.Array, dtype: Any) -> jax.Array:
+    """Exact GELU of float32 numbers, as exact as the dtype."""
+    return quick_gelu(x) if dtype == jnp.bfloat16 else gelu(x)
+
+
+def _slope(dtype: Any, x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    both = quick_gelu_and_slope if dtype == jnp.bfloat16 else gelu_and_slope
+    return (cotangent * both(x)[1],)
+
+
+activate.defvjp(lambda x, dtype: (activate(x, dtype), x), _slope)
+
+
+@jax.custom_vjp
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`[R, C]` float32 times `[C, D]`, multiplied in the kernel's dtype, added up in float32; its gradients too."""
+    return _dot(x.astype(kernel.dtype), kernel, 1, 0)
+
+
+def _product_back(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    cotangent = cotangent.astype(kernel.dtype)
+    return _dot(cotangent, kernel, 1, 1), _dot(x, cotangent, 0, 0)
+
+
+_product.defvjp(
+    lambda x, kernel: (_product(x, kernel), (x.astype(kernel.dtype), kernel)),
+    _product_back,
+)
+
+
+def _dot(x: jax.Array, y: jax.Array, over: int, and_over: int) -> jax.Array:
+    exact = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    dimensions = (((over,), (and_over,)), ((), ()))
+    return lax.dot_general(x, y, dimensions, precision=exact, preferred_element_type=jnp.float32)
