@@ -30,6 +30,12 @@ _BANDWIDTH = {"TPU v4": 1228e9, "TPU v5e": 819e9, "TPU v5p": 2765e9, "TPU v6e": 
 _MOVES = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call")
 
 
+def bandwidth(chip: Any) -> float:
+    """Bytes/s of the memory of a chip, or of a core's half of it."""
+    name, core, _ = chip.name.partition(" core")
+    return _BANDWIDTH[name] / (2 if core else 1)
+
+
 def category(instruction: Any) -> str:
     """By the scope the model gave it; a fusion goes by its own, which is its root's."""
     if instruction.operation.removesuffix("-start").removesuffix("-done").startswith(("all-", "reduce-sc", "coll")):
@@ -54,7 +60,7 @@ def cost(compiled: Any, chip: Any) -> dict[str, Any]:
         touched = sum(sizes(instruction.type)) + sum(sum(sizes(types.get(name, ""))) for name in instruction.operands())
         moved += times * touched
         if instruction.own:
-            waiting = touched / _BANDWIDTH[chip.name] * chip.clock
+            waiting = touched / bandwidth(chip) * chip.clock
             cycles = round(max(bundles.kernel_cycles(instruction.name), waiting))
             kernels += times * cycles
         else:

@@ -24,7 +24,7 @@ def default_config() -> ConfigDict:
     for name in FocalNetConfig.__dataclass_fields__:
         if name not in ("num_classes", "in_channels", "remat"):
             config.model[name] = config_dict.placeholder(object)
-    config.remat = "none"  # what a block keeps for the backward pass: none (nearly all), dots, full (its input)
+    config.remat = "auto"  # what blocks recompute in the backward pass: auto (what is fastest), none, dots, full
     config.precision = "float32"  # what is computed in: float32 or bfloat16; parameters are float32
 
     config.batch_size = 1024  # global: all devices of all hosts together

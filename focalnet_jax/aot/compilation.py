@@ -17,7 +17,6 @@ from focalnet_jax.aot import bundles
 from focalnet_jax.aot.program import Program
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.distributed.mesh import check_batch_size, split_by_example
-from focalnet_jax.model.blocks import REMAT_POLICIES
 from focalnet_jax.training.setup import make_task
 from focalnet_jax.training.step import abstract_params, abstract_state, make_eval_step, make_train_step
 
@@ -81,11 +80,12 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
       `largest_batch` (to an eighth; of those of at most 4096 examples a device) and `largest_batch_remat`, null where
       there is none.
     """
-    for remat in REMAT_POLICIES if step == "train" else [config.remat]:
+    # Where "auto" is "none" and does not fit, the others keep less; where it is "full", they keep no less.
+    for remat in ("auto", "dots", "full") if step == "train" else [config.remat]:
         cheapest = compile_step(_with(config, remat=remat), mesh, chip, step)
         if cheapest.fits:
             break
-    saving = tuple(REMAT_POLICIES)[-1] if step == "train" else config.remat
+    saving = "full" if step == "train" else config.remat
     largest, above = (cheapest, None) if cheapest.fits else (None, cheapest.batch)
     for _ in range(_MOST_TURNS):
         batch = _next_batch(largest, above, chip.memory, lambda size: _may_be(size, config, mesh, step))

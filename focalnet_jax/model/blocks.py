@@ -16,7 +16,7 @@ from focalnet_jax.ops.gelu import activate
 from focalnet_jax.ops.pointwise import suits
 from focalnet_jax.placement import by_example
 
-# What a block keeps for the backward pass; the rest is computed again.
+# What a block keeps for the backward pass; the rest is computed again. "auto" is the fastest of them where it runs.
 REMAT_POLICIES = {
     "none": None,  # keep everything, but what the MLP's second layer is given
     "dots": jax.checkpoint_policies.save_from_both_policies(  # keep the projections' outputs and the focal levels
@@ -114,14 +114,15 @@ class FocalBlock(nnx.Module):
     def __call__(self, x: jax.Array, drop_path_rate: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make stochastic depth and dropout active."""
         parts = (None,) * 4 if keys is None else split_keys(keys, 4)
-        if self._in_kernels(keys):
+        if self.in_kernels(keys):
             drawn = [drop_path_factors(drop_path_rate, parts[branch]) for branch in (1, 3)] if keys is not None else []
             factors = jnp.stack(drawn, axis=1) if drawn else jnp.ones((len(x), 2), jnp.float32)
             return by_example(fused.run_block(self, x, by_example(factors)))
         x = by_example(x + drop_path(self._modulate(x, parts[0]), drop_path_rate, parts[1]))
         return by_example(x + drop_path(self._transform(x, parts[2]), drop_path_rate, parts[3]))
 
-    def _in_kernels(self, keys: jax.Array | None) -> bool:
+    def in_kernels(self, keys: jax.Array | None) -> bool:
+        """Whether its layers are computed in kernels of our own, see `model.fused`."""
         dropout = keys is not None and self.mlp.drop_rate > 0
         return not dropout and suits(self.pointwise, self.dtype) and fused.fits(self)
 
@@ -187,12 +188,24 @@ class Stage(nnx.Module):
             params, rate, keys = inputs
             return nnx.merge(graph, params)(x, rate, keys), None
 
-        if self.remat != "none":
+        if (remat := self.choose_remat(keys)) != "none":
             # Inside a scan XLA cannot merge the recomputation with the forward pass, so nothing must prevent it.
-            block = jax.checkpoint(block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
+            block = jax.checkpoint(block, policy=REMAT_POLICIES[remat], prevent_cse=not self.scan)
         inputs = (params, drop_path_rates, each)
         if self.scan:
             return jax.lax.scan(block, x, inputs)[0]
         for index in range(self.depth):
             x, _ = block(x, jax.tree.map(lambda leaf, index=index: leaf[index], inputs))
         return x
+
+    def choose_remat(self, keys: jax.Array | None = None) -> str:
+        """The policy to compute with.
+
+        With "auto" that is "full" where kernels are computed in a loop: they take less time to do it all again than
+        to write what they kept into the loop's arrays and read it there (docs/performance.md).
+        """
+        if self.remat != "auto":
+            return self.remat
+        graph, params = nnx.split(self.blocks)
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
+        return "full" if self.scan and nnx.merge(graph, one).in_kernels(keys) else "none"

@@ -28,10 +28,10 @@ class FocalNet(nnx.Module):
     """
 
     def __init__(self, config: FocalNetConfig, *, precision: Precision, rngs: nnx.Rngs, platform: str | None = None):
-        if config.remat not in REMAT_POLICIES:
+        if config.remat not in (policies := ("auto", *REMAT_POLICIES)):
             raise UserError(
-                f"unknown remat policy {config.remat!r}; expected one of {', '.join(REMAT_POLICIES)}."
-                f"{suggest(config.remat, REMAT_POLICIES)}"
+                f"unknown remat policy {config.remat!r}; expected one of {', '.join(policies)}."
+                f"{suggest(config.remat, policies)}"
             )
         self.config = config
         platform = platform or jax.default_backend()

@@ -112,7 +112,7 @@ def _weights(block: Any) -> tuple[Weights, Weights]:
     del before["context"]["bias"]  # the aggregation adds it
     for name, gamma in (("gamma1", block.gamma1), ("gamma2", block.gamma2)):
         if gamma is not None:
-            after[name] = {"scale": gamma[...]}
+            after[name] = {"scale": gamma.get_value()}
     return before, after
 
 

@@ -48,7 +48,7 @@ class FocalNetConfig:
     num_classes: int = 1000  # 0: no classifier, the model returns pooled features
     in_channels: int = 3
     scan_blocks: bool = True  # run a stage's stacked blocks as a scan (compile time independent of depth)
-    remat: str = "none"  # what a block keeps for the backward pass, see blocks.REMAT_POLICIES
+    remat: str = "auto"  # what a block keeps for the backward pass, see blocks.REMAT_POLICIES
     aggregation: str = "auto"  # how the context is aggregated, see ops.forms
     pointwise: str = "auto"  # and the layers before and after it: projections, norms, MLP
 

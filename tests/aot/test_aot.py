@@ -117,10 +117,10 @@ def fake(memory_an_image, capacity=1000.0):
 @pytest.mark.parametrize(
     ("memory_an_image", "cheapest", "largest"),
     [
-        ({"none": 10, "dots": 5, "full": 2}, "none", 480),
-        ({"none": 100, "dots": 50, "full": 2}, "dots", 480),
-        ({"none": 500, "dots": 400, "full": 100}, None, 8),
-        ({"none": 500, "dots": 400, "full": 300}, None, None),
+        ({"auto": 10, "dots": 5, "full": 2}, "auto", 480),
+        ({"auto": 100, "dots": 50, "full": 2}, "dots", 480),
+        ({"auto": 500, "dots": 400, "full": 100}, None, 8),
+        ({"auto": 500, "dots": 400, "full": 300}, None, None),
     ],
 )
 def test_the_search_finds_the_cheapest_policy_and_the_largest_batch(
@@ -139,7 +139,7 @@ def test_the_search_tries_only_batches_a_run_could_have(config, monkeypatch):
 
     def compiled(config, mesh, chip, step):
         tried.append(config.batch_size)
-        return fake({"none": 60, "dots": 60, "full": 60})(config, mesh, chip, step)
+        return fake({"auto": 60, "dots": 60, "full": 60})(config, mesh, chip, step)
 
     monkeypatch.setattr(compilation, "compile_step", compiled)
     mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})

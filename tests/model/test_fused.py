@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.model import FocalNetConfig, fused
-from focalnet_jax.model.blocks import FocalBlock, PatchEmbed
+from focalnet_jax.model.blocks import FocalBlock, PatchEmbed, Stage
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.ops import pointwise
 from tests.ops.aggregating import error
@@ -139,3 +139,15 @@ def test_kernels_are_for_bfloat16_where_they_are_asked_for():
     assert not pointwise.suits("mosaic", jnp.float32)
     with jax.sharding.use_abstract_mesh(make_mesh({"data": 4, "fsdp": 1, "tensor": 2}).abstract_mesh):
         assert not pointwise.suits("mosaic", jnp.bfloat16)
+
+
+def test_blocks_are_computed_again_where_kernels_run_in_a_loop():
+    def chosen(remat="auto", precision="bfloat16", **options):
+        config = dataclasses.replace(CONFIG, depths=(2,), pointwise="mosaic", remat=remat, **options)
+        return nnx.eval_shape(
+            lambda: Stage(config, 0, precision=get_precision(precision), rngs=nnx.Rngs(0))
+        ).choose_remat()
+
+    assert chosen() == chosen(use_layerscale=True) == "full"
+    assert chosen(scan_blocks=False) == chosen(precision="float32") == chosen(embed_dim=2816) == "none"
+    assert chosen("dots") == "dots"
