@@ -63,14 +63,15 @@ def run_layers(
       constants: such too, that get no gradient.
     """
     on_each = on_each_device(partial(_forward, layers), ("whole", "examples", "examples", "examples"), "examples")
-    return (*on_each(weights, maps, shared, constants), *maps[: layers.first_too])
+    return (*on_each(_rounded(weights, maps[0].dtype), maps, shared, constants), *maps[: layers.first_too])
 
 
 def _run_back(layers: Layers, kept: Any, cotangents: Maps) -> Any:
     back = on_each_device(
         partial(_backward, layers), ("whole", *("examples",) * 4), ("examples", "examples", "examples")
     )
-    parts, to_maps, to_shared = back(*kept, cotangents)
+    weights, maps, *others = kept
+    parts, to_maps, to_shared = back(_rounded(weights, maps[0].dtype), maps, *others, cotangents)
     return (
         jax.tree.map(lambda part: part.sum(axis=0), parts),
         to_maps,
@@ -80,6 +81,11 @@ def _run_back(layers: Layers, kept: Any, cotangents: Maps) -> Any:
 
 
 run_layers.defvjp(lambda layers, *given: (run_layers(layers, *given), given), _run_back)
+
+
+def _rounded(weights: Weights, dtype: Any) -> Weights:
+    """Matrices in the dtype they are multiplied in: where they lie on many devices, that is what travels."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim == 2 else leaf, weights)
 
 
 def suits(form: str, dtype: Any) -> bool:
@@ -162,7 +168,7 @@ class _Call:
     def __init__(self, layers: Layers, weights: Weights, maps: Maps):
         self.layers, self.dtype = layers, maps[0].dtype
         self.given, self.height, self.width, _ = maps[0].shape
-        self.weights = jax.tree.map(lambda leaf: leaf.astype(self.dtype) if leaf.ndim == 2 else leaf[None], weights)
+        self.weights = jax.tree.map(lambda leaf: leaf if leaf.ndim == 2 else leaf[None], weights)
         widest = max([*layers.channels, *(leaf.shape[-1] for leaf in jax.tree.leaves(weights))])
         numbers = _numbers(weights, self.dtype.itemsize, layers.vmem)
         rows = min(max(numbers // widest, _FEWEST), _MOST)
