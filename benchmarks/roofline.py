@@ -6,7 +6,7 @@ Milliseconds of three bounds, each as if the other two cost nothing: the product
 must travel to and from its memory, had it room for all that lies between (a block's input twice, its output, their
 gradients and the weights); and what its vector units do (taps of the depthwise kernels and their two gradients, GELUs,
 gates). --compile adds the compiler's estimate of ours for TPUs, as benchmarks/tpu_cost.py makes it, and the share of
-the largest bound in it. A chip is what JAX calls a device; of a v4, a core. The last line is one JSON object.
+the largest bound in it. A chip is what JAX calls a device; of a v4, a core. The last line is a JSON list.
 """
 
 from __future__ import annotations
@@ -88,7 +88,11 @@ def main(arguments: list[str]) -> int:
     config = load_config(f"configs/imagenet1k.py:{flags.model.removeprefix('focalnet_')}", given)
     model = model_config(config)
     results = []
-    print(f"{'chip':<6}{'map':>12}" + "".join(f"{name:>10}" for name in (*_BOUNDS, "ours", "share")), flush=True)
+    print(
+        f"{'chip':<6}{'map':>12}"
+        + "".join(f"{name:>10}" for name in (*_BOUNDS, *(("ours", "share") if flags.compile else ()))),
+        flush=True,
+    )
     for name in chips:
         limits = rates(name)
         for stage, dim in enumerate(model.dims):

@@ -77,6 +77,16 @@ def cost(compiled: Any, chip: Any) -> dict[str, Any]:
     }
 
 
+def map_size(config: Any, model: Any, number: int) -> int:
+    """Rows of a stage's map, which counts from 0; `UserError` where there is no such stage or map."""
+    size = config.data.image_size // model.patch_size // 2**number
+    if number >= len(model.depths):
+        raise UserError(f"stage {number + 1}: {config.model.name} has {len(model.depths)}")
+    if size < 1:
+        raise UserError(f"stage {number + 1} of {config.data.image_size} px has no map; expected larger images")
+    return size
+
+
 def compile_for(function: Callable[..., Any], arguments: Any, device: Any) -> Any:
     """Compiles for one chip; arguments are shapes."""
     import jax
@@ -118,6 +128,7 @@ def part(config: Any, mesh: Any, number: int, whole_stage: bool) -> tuple[Callab
     from focalnet_jax.training.setup import model_config
 
     model = model_config(config)
+    size = map_size(config, model, number)
     forms = {option: choose_form(option, getattr(model, option), "tpu") for option in FORMS}
     depths = model.depths if whole_stage else (1,) * len(model.depths)
     model = dataclasses.replace(model, **forms, depths=depths)
@@ -135,7 +146,6 @@ def part(config: Any, mesh: Any, number: int, whole_stage: bool) -> tuple[Callab
             return stage(x, rates)
 
     function, params = gradients_of(nnx.eval_shape(make), call)
-    size = config.data.image_size // model.patch_size // 2**number
     return function, params, (size, size, model.dims[number])
 
 
@@ -148,7 +158,7 @@ def aggregation(config: Any, mesh: Any, number: int, batch: int, form: str, back
     from focalnet_jax.training.setup import model_config
 
     model = model_config(config)
-    size, dim = config.data.image_size // model.patch_size // 2**number, model.dims[number]
+    size, dim = map_size(config, model, number), model.dims[number]
     sizes = model.kernel_sizes(number)
 
     def shape(*lengths: int) -> jax.ShapeDtypeStruct:
@@ -239,6 +249,12 @@ def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     devices, chip = describe_devices(flags.topology)
     given = ["--config.data.path=none", f"--config.batch_size={flags.batch}", *overrides]
     config = load_config(f"configs/imagenet1k.py:{flags.model.removeprefix('focalnet_')}", given)
+    if any(size > 1 for size in config.mesh.values()):
+        raise UserError(
+            f"mesh {dict(config.mesh)}: this is one chip's part; python -m focalnet_jax.aot compiles for many"
+        )
+    if config.precision != "bfloat16":
+        raise UserError(f"precision is {config.precision}; expected bfloat16, which TPUs train in")
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices[:1])
     number = flags.stage or flags.block
     others = ("focalnet", "convnext") if flags.plain else ()

@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from focalnet_jax.ops.mosaic.passes import examples_first, rows_first
-from focalnet_jax.ops.mosaic.plan import EXAMPLES, cores
+from focalnet_jax.ops.mosaic.plan import CHANNELS, EXAMPLES, cores
 from focalnet_jax.placement import on_each_device, splits_channels
 
 Weights = dict[str, dict[str, jax.Array]]  # layer by layer: matrices `[C, D]`, vectors `[C]`
@@ -100,8 +100,16 @@ def supports(weights: Weights, itemsize: int, vmem: int) -> bool:
 
 def _numbers(weights: Weights, itemsize: int, vmem: int) -> int:
     """Of the widest layer's output for a program; 0 where none fit."""
-    kept = sum(leaf.size for leaf in jax.tree.leaves(weights)) * (itemsize + 4)
+    # Where each core has a sum of its own, there is room for two: one is written while the next is begun.
+    sums = 4 * (2 if cores() > 1 else 1)
+    kept = sum(map(_in_registers, jax.tree.leaves(weights))) * (itemsize + sums)
     return next((numbers for numbers in _NUMBERS if kept + numbers * _BYTES * itemsize // 2 <= vmem), 0)
+
+
+def _in_registers(leaf: jax.Array) -> int:
+    """Numbers that whole registers hold, where a matrix or vector lies in them."""
+    *rows, columns = leaf.shape
+    return pl.cdiv(columns, CHANNELS) * CHANNELS * pl.cdiv(rows[0] if rows else 1, 2 * EXAMPLES) * 2 * EXAMPLES
 
 
 def _forward(layers: Layers, weights: Weights, maps: Maps, shared: Maps, constants: Maps) -> Maps:

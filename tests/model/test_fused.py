@@ -121,10 +121,10 @@ def test_embeddings_bias_and_norm_in_a_kernel_are_those_of_the_layers():
         assert error(mine, other) < 1e-5
 
 
-@pytest.mark.parametrize(("chip", "largest"), [("TPU v5 lite", 1024), ("TPU v5", 768), ("TPU v4", 384)])
+@pytest.mark.parametrize(("chip", "largest"), [("TPU v5 lite", 1024), ("TPU v5", 512), ("TPU v4", 256)])
 def test_blocks_whose_weights_do_not_fit_are_left_to_xla(chip, largest, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=chip)])
-    widths = (96, 192, 256, 384, 512, 768, 1024, 1536, 2816)
+    widths = (96, 192, 256, 352, 384, 512, 704, 768, 1024, 1408, 1536, 2816)
 
     def block(dim):
         config = dataclasses.replace(CONFIG, embed_dim=dim)
