@@ -81,6 +81,7 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
+    from benchmarks.tpu_cost import map_size
     from focalnet_jax.training.setup import model_config
 
     jax.config.update("jax_platforms", "cpu")
@@ -96,7 +97,7 @@ def main(arguments: list[str]) -> int:
     for name in chips:
         limits = rates(name)
         for stage, dim in enumerate(model.dims):
-            size = config.data.image_size // model.patch_size // 2**stage
+            size = map_size(config, model, stage)
             much = work(model, stage, size, flags.batch)
             bounds = {bound: 1e3 * each / fast for bound, each, fast in zip(_BOUNDS, much, limits, strict=True)}
             figures = list(bounds.values())

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from focalnet_jax.model import fused
-from focalnet_jax.model.layers import conv, drop_path, drop_path_factors, dropout, layer_norm, linear, split_keys
+from focalnet_jax.model.layers import conv, drop_path, dropout, layer_norm, linear, split_keys
 from focalnet_jax.model.modulation import FocalModulation
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.variants import FocalNetConfig
@@ -115,9 +115,9 @@ class FocalBlock(nnx.Module):
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make stochastic depth and dropout active."""
         parts = (None,) * 4 if keys is None else split_keys(keys, 4)
         if self.in_kernels(keys):
-            drawn = [drop_path_factors(drop_path_rate, parts[branch]) for branch in (1, 3)] if keys is not None else []
-            factors = jnp.stack(drawn, axis=1) if drawn else jnp.ones((len(x), 2), jnp.float32)
-            return by_example(fused.run_block(self, x, by_example(factors)))
+            ones = jnp.ones((len(x), 1, 1, 1), jnp.float32)
+            factors = [drop_path(ones, drop_path_rate, parts[branch])[..., 0, 0] for branch in (1, 3)]  # [B, 1] each
+            return by_example(fused.run_block(self, x, by_example(jnp.concatenate(factors, axis=1))))
         x = by_example(x + drop_path(self._modulate(x, parts[0]), drop_path_rate, parts[1]))
         return by_example(x + drop_path(self._transform(x, parts[2]), drop_path_rate, parts[3]))
 

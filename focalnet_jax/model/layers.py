@@ -45,7 +45,7 @@ def without_bias(layer: nnx.Linear, x: jax.Array) -> jax.Array:
 
 
 def conv_without_bias(layer: nnx.Conv, x: jax.Array) -> jax.Array:
-    """The same of a convolution, `[B, H, W, C]`."""
+    """What a convolution makes of `[B, H, W, C]`, `[B, H', W', C']`, before it adds its bias."""
     x, kernel = x.astype(layer.dtype), layer.kernel[...].astype(layer.dtype)
     order = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
@@ -122,11 +122,6 @@ def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Arra
     if keys is None:
         return x
     return _drop(x, rate, keys, (1, 1, 1))
-
-
-def drop_path_factors(rate: jax.Array, keys: jax.Array) -> jax.Array:
-    """What `drop_path` multiplies each example with, `[B]` float32."""
-    return drop_path(jnp.ones((len(keys), 1, 1, 1), jnp.float32), rate, keys)[:, 0, 0, 0]
 
 
 def _drop(x: jax.Array, rate: jax.Array | float, keys: jax.Array, shape: Sequence[int]) -> jax.Array:

@@ -47,20 +47,21 @@ def aggregate_context(
     """
     total, global_context = aggregate_levels(context, gates, kernels, bias, form=form)
     if pointwise.suits(form, context.dtype):
-        total = _add_in_kernel(total, gates, global_context.astype(jnp.float32))
+        total = _add_in_kernel(total, gates, global_context.astype(jnp.float32), False)
     else:
         total += global_context[:, None, None] * gates[..., -1, None]
     return total / (len(kernels) + 1) if normalize else total
 
 
-@jax.custom_vjp
-def _add_in_kernel(total: jax.Array, gates: jax.Array, global_context: jax.Array) -> jax.Array:
-    """The global level, `[B, C]`, times its gate added to the other levels."""
-    return _global_level((total, gates), global_context)
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _add_in_kernel(total: jax.Array, gates: jax.Array, global_context: jax.Array, interpret: bool) -> jax.Array:
+    """The global level, `[B, C]` float32, times its gate, added to the other levels' sum, `[B, H, W, C]`."""
+    return _global_level((total, gates), global_context, interpret)
 
 
-def _global_level(maps: tuple[jax.Array, ...], global_context: jax.Array) -> jax.Array:
-    layers = pointwise.Layers(_gated, global_context.shape[-1:], "global_level", mosaic.fast_memory())
+def _global_level(maps: tuple[jax.Array, ...], global_context: jax.Array, interpret: bool) -> jax.Array:
+    channels, vmem = global_context.shape[-1:], mosaic.fast_memory()
+    layers = pointwise.Layers(_gated, channels, "global_level", vmem, interpret=interpret)
     return pointwise.run_layers(layers, {}, maps, (global_context,))[0]
 
 
@@ -70,12 +71,14 @@ def _gated(weights: pointwise.Weights, *rows: jax.Array) -> tuple[jax.Array]:
     return (sum(total, global_context * gates[:, -1:]),)
 
 
-def _add_back(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, ...]:
-    _, back = jax.vjp(lambda gates, of: _global_level((gates,), of), *kept)
+def _add_back(interpret: bool, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, ...]:
+    _, back = jax.vjp(lambda gates, of: _global_level((gates,), of, interpret), *kept)
     return cotangent, *back(cotangent)  # the sum's own gradient is nothing to read and write
 
 
-_add_in_kernel.defvjp(lambda total, *given: (_add_in_kernel(total, *given), given), _add_back)
+_add_in_kernel.defvjp(
+    lambda total, gates, of, interpret: (_add_in_kernel(total, gates, of, interpret), (gates, of)), _add_back
+)
 
 
 def aggregate_levels(
