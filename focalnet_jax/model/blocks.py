@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -191,11 +194,10 @@ class Stage(nnx.Module):
         if (remat := self.choose_remat(keys)) != "none":
             # Inside a scan XLA cannot merge the recomputation with the forward pass, so nothing must prevent it.
             block = jax.checkpoint(block, policy=REMAT_POLICIES[remat], prevent_cse=not self.scan)
-        inputs = (params, drop_path_rates, each)
         if self.scan:
-            return jax.lax.scan(block, x, inputs)[0]
-        for index in range(self.depth):
-            x, _ = block(x, jax.tree.map(lambda leaf, index=index: leaf[index], inputs))
+            return jax.lax.scan(block, x, (params, drop_path_rates, each))[0]
+        for index, one in enumerate(_unstacked(params, self.depth)):
+            x, _ = block(x, (one, drop_path_rates[index], None if each is None else each[index]))
         return x
 
     def choose_remat(self, keys: jax.Array | None = None) -> str:
@@ -209,3 +211,19 @@ class Stage(nnx.Module):
         graph, params = nnx.split(self.blocks)
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
         return "full" if self.scan and nnx.merge(graph, one).in_kernels(keys) else "none"
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _unstacked(tree: Any, depth: int) -> list[Any]:
+    """Of each block its own, of arrays `[D, ...]`.
+
+    The gradients are stacked once. By autodiff each would be added to zeros for all blocks.
+    """
+    return [jax.tree.map(lambda leaf, index=index: leaf[index], tree) for index in range(depth)]
+
+
+def _stacked(depth: int, _: None, gradients: list[Any]) -> tuple[Any]:
+    return (jax.tree.map(lambda *each: jnp.stack(each), *gradients),)
+
+
+_unstacked.defvjp(lambda tree, depth: (_unstacked(tree, depth), None), _stacked)
