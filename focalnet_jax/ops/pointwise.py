@@ -180,24 +180,32 @@ class _Call:
         rows = min(max(numbers // widest, _FEWEST), _MOST)
         self.all, self.places = pl.cdiv(self.given, EXAMPLES) * EXAMPLES, self.height * self.width
         # Of a program: examples, a whole number of registers, and places.
-        self.examples = max(e for e in range(EXAMPLES, min(self.all, rows) + 1, EXAMPLES) if self.all % e == 0)
+        possible = [e for e in range(EXAMPLES, min(self.all, rows) + 1, EXAMPLES) if self.all % e == 0]
+        self.examples = max((e for e in possible if self.all // e % cores() == 0), default=possible[-1])
         most = max(rows // self.examples, 1)
         steps = pl.cdiv(self.places, most)
         dividing = [each for each in range(most // 2 + 1, most + 1) if self.places % each == 0]
         self.some = max(dividing, default=pl.cdiv(self.places, steps))
-        steps = pl.cdiv(self.places, self.some)
-        # Each core has a part of the places, and a sum of its own of what is added up.
-        self.parts = cores() if steps % cores() == 0 else 1
-        self.steps = steps // self.parts
+        steps, groups = pl.cdiv(self.places, self.some), self.all // self.examples
+        # Each core has a part of the examples, or else of the places, and a sum of its own of what is added up.
+        self.of_examples = cores() if groups % cores() == 0 else 1
+        self.of_places = cores() if steps % cores() == 0 and self.of_examples == 1 else 1
+        self.parts = self.of_examples * self.of_places
+        self.groups, self.steps = groups // self.of_examples, steps // self.of_places
 
     def place(self, part: jax.Array, step: jax.Array) -> jax.Array:
         """Which of the blocks of places a program has."""
-        return part * self.steps + step
+        return part * self.steps + step if self.of_places > 1 else step
+
+    def group(self, part: jax.Array, example: jax.Array) -> jax.Array:
+        """Which of the groups of examples a program has."""
+        return part * self.groups + example if self.of_examples > 1 else example
 
     def map(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
         """As a kernel has it, and a program's part."""
         spec = pl.BlockSpec(
-            (self.some, self.examples, channels), lambda part, example, step: (self.place(part, step), example, 0)
+            (self.some, self.examples, channels),
+            lambda part, example, step: (self.place(part, step), self.group(part, example), 0),
         )
         return jax.ShapeDtypeStruct((self.places, self.all, channels), self.dtype), spec
 
@@ -207,9 +215,12 @@ class _Call:
         return jax.ShapeDtypeStruct((self.parts, *leaf.shape), jnp.float32), spec
 
     def sum_per_example(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """The gradient of what is the same at all places, of each part, and a program's."""
-        spec = pl.BlockSpec((1, self.examples, channels), lambda part, example, step: (part, example, 0))
-        return jax.ShapeDtypeStruct((self.parts, self.all, channels), jnp.float32), spec
+        """The gradient of what is the same at all places, of each part of them, and a program's."""
+        spec = pl.BlockSpec(
+            (1, self.examples, channels),
+            lambda part, example, step: (part if self.of_places > 1 else 0, self.group(part, example), 0),
+        )
+        return jax.ShapeDtypeStruct((self.of_places, self.all, channels), jnp.float32), spec
 
     def rows_of(self, ref: Any, *, inside: bool = False) -> jax.Array:
         """`[R, C]` float32; with `inside` zeros where a program goes on after the last place."""
@@ -245,7 +256,7 @@ class _Call:
         results = pl.pallas_call(
             lambda *refs: program(*_grouped(refs, lengths)),
             name=f"{self.layers.name}{suffix}_{described}",
-            grid=(self.parts, self.all // self.examples, self.steps),
+            grid=(self.parts, self.groups, self.steps),
             in_specs=[*map(_whole, weights), *map(self._spec, given)],
             out_specs=specs,
             out_shape=shapes,
@@ -259,7 +270,7 @@ class _Call:
     def _spec(self, x: jax.Array) -> pl.BlockSpec:
         if x.ndim == 4:
             return self.map(x.shape[-1])[1]
-        return pl.BlockSpec((self.examples, x.shape[-1]), lambda part, example, step: (example, 0))
+        return pl.BlockSpec((self.examples, x.shape[-1]), lambda part, example, step: (self.group(part, example), 0))
 
     def _by_place(self, x: jax.Array) -> jax.Array:
         if x.ndim == 2:

@@ -62,13 +62,14 @@ def with_gradients(run, block, x, factors, cotangent):
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-# Of a program: the last of eight goes on below the map, of one and of two cores, or one has it whole.
-@pytest.mark.parametrize(("rows", "cores"), [(16, 1), (16, 2), (128, 1)])
-def test_output_and_gradients_are_those_of_the_layers(options, rows, cores, monkeypatch):
+# Of a program: the last of eight goes on below the map, of one and of two cores that share places or examples, or one
+# has it whole.
+@pytest.mark.parametrize(("rows", "cores", "batch"), [(16, 1, 3), (16, 2, 3), (16, 2, 11), (128, 1, 3)])
+def test_output_and_gradients_are_those_of_the_layers(options, rows, cores, batch, monkeypatch):
     monkeypatch.setattr(pointwise, "cores", lambda: cores)
     monkeypatch.setattr(pointwise, "_FEWEST", rows)
     monkeypatch.setattr(pointwise, "_MOST", rows)
-    given = made(dataclasses.replace(CONFIG, **options), (3, 5, 3))
+    given = made(dataclasses.replace(CONFIG, **options), (batch, 5, 3))
     ours, theirs = (with_gradients(run, *given) for run in (in_kernels, layer_by_layer))
     assert error(ours[0], theirs[0]) < 1e-6
     for mine, other in zip(ours[1:], theirs[1:], strict=True):
