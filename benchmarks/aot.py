@@ -18,9 +18,9 @@ DOCUMENT = Path("docs/scale.md")
 BEGIN, END = "<!-- python -m benchmarks.aot writes from here -->\n", "<!-- to here -->"
 
 
-def row(recipe: str, topology: str, batch: int, fsdp: int = 1, remat: str = "none") -> list[str]:
+def row(recipe: str, topology: str, batch: int, fsdp: int = 1) -> list[str]:
     """The arguments of a compilation."""
-    settings = (("batch_size", batch), ("mesh.fsdp", fsdp), ("remat", remat))
+    settings = (("batch_size", batch), ("mesh.fsdp", fsdp))
     overrides = [f"--config.{key}={value}" for key, value in settings]
     return ["--config", f"configs/{recipe}", "--topology", topology, *overrides]
 
@@ -35,7 +35,7 @@ ROWS = [
     row("imagenet22k.py:huge_fl3", "v5e:8x8", 1024, fsdp=64),
     row("imagenet22k.py:huge_fl4", "v5e:8x8", 1024, fsdp=64),
     row("finetune_imagenet1k.py:large_fl4,384", "v5e:4x4", 256, fsdp=16),
-    row("imagenet1k.py:base_lrf", "v5e:1x1", 128, remat="dots"),
+    row("imagenet1k.py:base_lrf", "v5e:1x1", 128),
     row("imagenet22k.py:large_fl4", "h100:8", 512),
 ]
 

@@ -41,7 +41,7 @@ def shrink_to_smoke(config: ConfigDict) -> None:
     """Makes any recipe a run of a few steps on digits: the same code and flags, small in every dimension."""
     config.model.embed_dim = 16
     config.model.depths = (1, 2) if len(variant_config(config.model.name).depths) > 1 else (2,)
-    config.model.focal_windows = 3
+    config.model.focal_levels, config.model.focal_windows = 2, 3
     config.batch_size = 16
     config.total_epochs = config.schedule.warmup_epochs = None
     config.eval_every_epochs = config.checkpoint_every_epochs = None

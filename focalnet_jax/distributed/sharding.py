@@ -18,7 +18,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.paths import named_leaves, path_name
-from focalnet_jax.placement import LEAST, longest_axis
 
 # The last axes of a parameter; the first rule that is found in its path name holds.
 TENSOR_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -30,6 +29,7 @@ TENSOR_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"/modulation/focal_kernels/\d+/kernel$", (None, "tensor")),
     (r"/modulation/(modulator|proj)/kernel$", ("tensor", None)),
 )
+_LEAST = 4096  # numbers; to gather less than that costs more than it saves
 _STACKED = "/blocks/"  # parameters of blocks have the depth as their first axis, which the scan goes through
 
 
@@ -55,10 +55,9 @@ def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> Pa
                 f"{length}"
             )
     first = 1 if _STACKED in name else 0
-    free = [place for place in range(first, len(shape)) if axes[place] is None]
-    longest = longest_axis(tuple(shape[place] for place in free), sizes["fsdp"])
-    if sizes["fsdp"] > 1 and longest is not None and math.prod(shape) >= LEAST:
-        axes[free[longest]] = "fsdp"
+    free = [place for place in range(first, len(shape)) if axes[place] is None and not shape[place] % sizes["fsdp"]]
+    if sizes["fsdp"] > 1 and free and math.prod(shape) >= _LEAST:
+        axes[max(free, key=lambda place: shape[place])] = "fsdp"
     return PartitionSpec(*axes)
 
 

@@ -21,7 +21,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from focalnet_jax.ops.mosaic.passes import examples_first, rows_first
 from focalnet_jax.ops.mosaic.plan import CHANNELS, EXAMPLES, cores
-from focalnet_jax.placement import lies, on_each_device, splits_channels, sum_of_devices
+from focalnet_jax.placement import on_each_device, splits_channels
 
 Weights = dict[str, dict[str, jax.Array]]  # layer by layer: matrices `[C, D]`, vectors `[C]`
 Maps = Sequence[jax.Array]
@@ -67,15 +67,17 @@ def run_layers(
 
 
 def _run_back(layers: Layers, kept: Any, cotangents: Maps) -> Any:
-    def back(*given: Any) -> tuple[Weights, Maps, Maps]:
-        parts, to_maps, to_shared = _backward(layers, *given)
-        return jax.tree.map(lambda part: sum_of_devices(part.sum(axis=0)), parts), to_maps, to_shared
-
+    back = on_each_device(
+        partial(_backward, layers), ("whole", *("examples",) * 4), ("examples", "examples", "examples")
+    )
     weights, maps, *others = kept
-    placed = (jax.tree.map(lies, weights), "examples", "examples")
-    on_each = on_each_device(back, ("whole", *("examples",) * 4), placed)
-    given = on_each(_rounded(weights, maps[0].dtype), maps, *others, cotangents)
-    return (*given, jax.tree.map(jnp.zeros_like, kept[-1]))
+    parts, to_maps, to_shared = back(_rounded(weights, maps[0].dtype), maps, *others, cotangents)
+    return (
+        jax.tree.map(lambda part: part.sum(axis=0), parts),
+        to_maps,
+        to_shared,
+        jax.tree.map(jnp.zeros_like, kept[-1]),
+    )
 
 
 run_layers.defvjp(lambda layers, *given: (run_layers(layers, *given), given), _run_back)
