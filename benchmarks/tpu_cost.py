@@ -143,7 +143,7 @@ def part(config: Any, mesh: Any, number: int, whole_stage: bool) -> tuple[Callab
 
     def call(stage: Stage, x: jax.Array) -> jax.Array:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return stage(x, rates)
+            return stage(x, rates)[0]
 
     function, params = gradients_of(nnx.eval_shape(make), call)
     return function, params, (size, size, model.dims[number])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from focalnet_jax.convert.files import read_json
-from focalnet_jax.data.class_lists import class_list, class_names
+from focalnet_jax.data.class_lists import labels
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
@@ -54,7 +54,7 @@ def model_config(config: FocalNetConfig, image_size: int, classes: Sequence[str]
         raise UserError(f"transformers doubles the channels at every stage; this model has {config.dims}")
     if any(k[1] - k[0] != 2 for k in map(config.kernel_sizes, range(len(config.depths))) if len(k) > 1):
         raise UserError(f"transformers has a focal factor of 2; this model has {config.focal_factor}")
-    names = _labels(config.num_classes, classes)
+    names = labels(config.num_classes, classes)
     return {
         "architectures": ["FocalNetForImageClassification"],
         "model_type": "focalnet",
@@ -79,16 +79,6 @@ def model_config(config: FocalNetConfig, image_size: int, classes: Sequence[str]
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
     }
-
-
-def _labels(count: int, classes: Sequence[str] | None) -> list[str]:
-    """A name a class: what is known, ImageNet's where their number or their synset ids say so, else LABEL_0 ..."""
-    imagenet = class_list(count)
-    if imagenet and (classes is None or list(classes) == [synset for synset, _ in imagenet]):
-        return class_names(count)
-    classes = classes or ()
-    # A classifier may have more outputs than the data has classes.
-    return [*classes[:count], *(f"LABEL_{index}" for index in range(len(classes), count))]
 
 
 # Keys of theirs that say what a model of ours is, with the type they must have.

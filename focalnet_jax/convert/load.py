@@ -17,7 +17,7 @@ from focalnet_jax.checkpoint.weights import load_params, weights_item
 from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.huggingface import Stated
-from focalnet_jax.convert.weights import read_weights, stated_by
+from focalnet_jax.convert.weights import Weights, read_weights, stated_by
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import checked_fields, model_from_metadata
@@ -50,7 +50,12 @@ def load_model(
     config = dataclasses.replace(weights.config, **options)
     if config != weights.config or head != "keep":
         weights = adapt(weights, config, head=head)
-    abstract = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision(dtype), rngs=nnx.Rngs(0)))
+    return model_of(weights, dtype)
+
+
+def model_of(weights: Weights, dtype: str | Any = "float32") -> FocalNet:
+    """The model with these weights."""
+    abstract = nnx.eval_shape(lambda: FocalNet(weights.config, precision=get_precision(dtype), rngs=nnx.Rngs(0)))
     graph, _ = nnx.split(abstract)
     return nnx.merge(graph, jax.tree.map(jnp.asarray, weights.params))
 

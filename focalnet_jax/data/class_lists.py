@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
@@ -33,3 +34,17 @@ def class_names(num_classes: int) -> list[str] | None:
     for _, lemmas in classes:
         count[lemmas] = count.get(lemmas, 0) + 1
     return [lemmas if count[lemmas] == 1 else f"{lemmas} ({synset})" for synset, lemmas in classes]
+
+
+def labels(count: int, classes: Sequence[str] | None = None) -> list[str]:
+    """A name for people of each output: what is known, ImageNet's where their number or synset ids say so, or LABEL_0.
+
+    Args:
+      count: outputs, which may be more than the data has classes.
+      classes: their names, as far as they are known.
+    """
+    imagenet = class_list(count)
+    if imagenet and (classes is None or list(classes) == [synset for synset, _ in imagenet]):
+        return class_names(count)
+    classes = classes or ()
+    return [*classes[:count], *(f"LABEL_{index}" for index in range(len(classes), count))]

@@ -108,7 +108,7 @@ class FolderSource:
         self._files: list[str] = []  # below the folder; millions of paths would take the host's memory
         labels: list[int] = []
         for label, entry in enumerate(classes):
-            files = _images_below(entry)
+            files = images_below(entry)
             if not files:
                 kinds = ", ".join(IMAGE_SUFFIXES)
                 raise UserError(f"class folder {entry} holds no images ({kinds}): fill it or remove it")
@@ -128,7 +128,8 @@ class FolderSource:
         return os.path.join(self._folder, self._files[index])
 
 
-def _images_below(folder: Path) -> list[str]:
+def images_below(folder: Path) -> list[str]:
+    """The images in a folder and its folders, sorted, without hidden ones."""
     return sorted(
         os.path.join(parent, name)
         for parent, _, names in os.walk(folder)

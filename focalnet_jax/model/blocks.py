@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -129,10 +130,13 @@ class FocalBlock(nnx.Module):
         dropout = keys is not None and self.mlp.drop_rate > 0
         return not dropout and suits(self.pointwise, self.dtype) and fused.fits(self)
 
+    def modulated(self, x: jax.Array) -> jax.Array:
+        """What its modulation is given, of its input."""
+        return x if self.postln else _normalized(self.norm1, x)
+
     def _modulate(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        if self.postln:
-            return _scaled(_normalized(self.norm1, self.modulation(x, keys)), self.gamma1)
-        return _scaled(self.modulation(_normalized(self.norm1, x), keys), self.gamma1)
+        branch = self.modulation(self.modulated(x), keys)
+        return _scaled(_normalized(self.norm1, branch) if self.postln else branch, self.gamma1)
 
     def _transform(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
         if self.postln:
@@ -147,6 +151,9 @@ def _normalized(norm: nnx.LayerNorm, x: jax.Array) -> jax.Array:
 
 def _scaled(x: jax.Array, gamma: nnx.Param | None) -> jax.Array:
     return x if gamma is None else x * gamma[...].astype(x.dtype)
+
+
+Look = Callable[[FocalBlock, jax.Array], Any]
 
 
 class Stage(nnx.Module):
@@ -182,23 +189,31 @@ class Stage(nnx.Module):
         self.scan = config.scan_blocks and self.depth > 1
         self.remat = config.remat
 
-    def __call__(self, x: jax.Array, drop_path_rates: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, C]` to `[B, H, W, C]`, without the downsample; `drop_path_rates` is `[D]`, keys are `[B]`."""
+    def __call__(
+        self, x: jax.Array, drop_path_rates: jax.Array, keys: jax.Array | None = None, look: Look | None = None
+    ) -> tuple[jax.Array, Any]:
+        """`[B, H, W, C]` to `[B, H, W, C]`, without the downsample; `drop_path_rates` is `[D]`, keys are `[B]`.
+
+        And what `look` returns of each block and its input, a tree of arrays `[D, ...]`.
+        """
         graph, params = nnx.split(self.blocks)
         each = None if keys is None else split_keys(keys, self.depth)  # [D, B]
 
         def block(x, inputs):
             params, rate, keys = inputs
-            return nnx.merge(graph, params)(x, rate, keys), None
+            one = nnx.merge(graph, params)
+            return one(x, rate, keys), None if look is None else look(one, x)
 
         if (remat := self.choose_remat(keys)) != "none":
             # Inside a scan XLA cannot merge the recomputation with the forward pass, so nothing must prevent it.
             block = jax.checkpoint(block, policy=REMAT_POLICIES[remat], prevent_cse=not self.scan)
         if self.scan:
-            return jax.lax.scan(block, x, (params, drop_path_rates, each))[0]
+            return jax.lax.scan(block, x, (params, drop_path_rates, each))
+        seen = []
         for index, one in enumerate(_unstacked(params, self.depth)):
-            x, _ = block(x, (one, drop_path_rates[index], None if each is None else each[index]))
-        return x
+            x, looked = block(x, (one, drop_path_rates[index], None if each is None else each[index]))
+            seen.append(looked)
+        return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *seen)
 
     def choose_remat(self, keys: jax.Array | None = None) -> str:
         """The policy to compute with.

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from focalnet_jax.errors import UserError, suggest
-from focalnet_jax.model.blocks import REMAT_POLICIES, PatchEmbed, Stage
+from focalnet_jax.model.blocks import REMAT_POLICIES, Look, PatchEmbed, Stage
 from focalnet_jax.model.layers import dropout, example_keys, layer_norm, linear, split_keys
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.variants import FocalNetConfig, variant_config
@@ -63,19 +63,29 @@ class FocalNet(nnx.Module):
 
         Without a classifier (`num_classes=0`): the pooled features `[B, C]`, float32.
         """
-        *_, x = self._stage_outputs(images, key)
+        *_, (x, _) = self._stage_outputs(images, key)
         return self.classify(x)
 
     def features(self, images: jax.Array) -> list[jax.Array]:
         """The output of each stage before its downsample, `[B, h, w, C]`, not normalized."""
-        return list(self._stage_outputs(images, None))
+        return [x for x, _ in self._stage_outputs(images)]
+
+    def look(self, images: jax.Array, look: Look) -> tuple[list[Any], list[jax.Array]]:
+        """What `look(block, x)` returns of each block and its input `[B, h, w, C]`, and `features`.
+
+        The first is a tree of arrays `[D, ...]` for each stage of D blocks.
+        """
+        outputs, seen = zip(*self._stage_outputs(images, look=look), strict=True)
+        return list(seen), list(outputs)
 
     def classify(self, x: jax.Array) -> jax.Array:
         """What a call returns, of the last of `features`, `[B, h, w, C]`."""
         pooled = by_example(jnp.mean(self.norm(x), axis=(1, 2), dtype=jnp.float32))  # [B, C]
         return pooled if self.head is None else by_example(self.head(pooled))
 
-    def _stage_outputs(self, images: jax.Array, key: jax.Array | None) -> Iterator[jax.Array]:
+    def _stage_outputs(
+        self, images: jax.Array, key: jax.Array | None = None, look: Look | None = None
+    ) -> Iterator[tuple[jax.Array, Any]]:
         images = jnp.asarray(images)
         self._check_size(images)
         keys = [None] * (len(self.stages) + 1)
@@ -87,8 +97,8 @@ class FocalNet(nnx.Module):
         # float64 on the host, so that the scanned rates are the rounded ones of the original's linspace
         rates = np.split(np.linspace(0, self.config.drop_path_rate, sum(depths)), np.cumsum(depths)[:-1])
         for stage, stage_rates, stage_key in zip(self.stages, rates, keys, strict=False):
-            x = stage(x, jnp.asarray(stage_rates, jnp.float32), stage_key)
-            yield x
+            x, seen = stage(x, jnp.asarray(stage_rates, jnp.float32), stage_key, look)
+            yield x, seen
             if stage.downsample is not None:
                 x = stage.downsample(x)
 

@@ -54,16 +54,23 @@ class FocalModulation(nnx.Module):
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
+        query, _, modulator = self.parts(x)
+        with jax.named_scope("projections"):
+            modulated = query * modulator
+            if self.norm is not None:
+                modulated = self.norm(modulated)
+            return dropout(self.proj(modulated), self.drop_rate, keys)
+
+    def parts(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Query `[B, H, W, C]`, gates `[B, H, W, L + 1]`, the global level's last, and modulator `[B, H, W, C]`."""
         with jax.named_scope("projections"):
             query = by_example(self.query(x), channels=True)
             context = by_example(without_bias(self.context, x), channels=True)
             gates = by_example(self.gates(x))
         context = self.aggregate(context, gates)
         with jax.named_scope("projections"):
-            modulated = query * by_example(self.modulator(by_example(context, channels=True)), channels=True)
-            if self.norm is not None:
-                modulated = self.norm(modulated)
-            return dropout(self.proj(modulated), self.drop_rate, keys)
+            modulator = by_example(self.modulator(by_example(context, channels=True)), channels=True)
+        return query, gates, modulator
 
     def aggregate(self, context: jax.Array, gates: jax.Array) -> jax.Array:
         """`[B, H, W, C]`, the sum of all levels of a context that has no bias yet; gates `[B, H, W, L + 1]`."""

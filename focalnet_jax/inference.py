@@ -1,0 +1,115 @@
+"""A classifier as people use it: pictures from files in, names of classes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from focalnet_jax.convert.load import model_of
+from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.data.class_lists import labels
+from focalnet_jax.data.decode import UnreadableImageError, decode
+from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.sources import IMAGE_SUFFIXES, images_below
+from focalnet_jax.data.transforms import EvalTransform, eval_transform
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNet
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model, and what its weights say of pictures and classes.
+
+    Attributes:
+      model: with or without a classifier.
+      labels: a name of each output.
+      image_size: pixels of the pictures it was trained or evaluated with.
+      resized: of the shorter side before the crop.
+    """
+
+    model: FocalNet
+    labels: tuple[str, ...]
+    image_size: int
+    resized: int | None
+
+    @cached_property
+    def transform(self) -> EvalTransform:
+        """`[H, W, 3]` uint8 to `[S, S, 3]` uint8, as an evaluation does."""
+        return eval_transform(self.image_size, self.resized)
+
+    def logits(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """`[B, K]` float32 of pictures `[H, W, 3]` uint8 of any sizes."""
+        images = np.stack([self.transform(picture) for picture in pictures])
+        return np.asarray(_logits(self.model, images))
+
+    def predict(self, pictures: Sequence[np.ndarray], topk: int = 5) -> list[list[tuple[str, float]]]:
+        """Of each picture `[H, W, 3]` uint8 the most probable labels and their probabilities, the largest first."""
+        probabilities = np.asarray(jax.nn.softmax(self.logits(pictures)))
+        best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :topk]
+        return [
+            [(self.labels[place], float(each[place])) for place in places]
+            for places, each in zip(best, probabilities, strict=True)
+        ]
+
+
+@nnx.jit
+def _logits(model: FocalNet, images: jax.Array) -> jax.Array:
+    return model(normalize(images))
+
+
+def load_classifier(
+    path: str | Path, name: str | None = None, *, image_size: int | None = None, dtype: str = "float32"
+) -> Classifier:
+    """The model whose weights lie at `path`, in any format, and its labels and picture size where they are told.
+
+    Args:
+      path: as for `load_model`.
+      name: the variant it is; recognised by default.
+      image_size: another picture size than the weights say; 224 where they say none.
+      dtype: precision policy.
+
+    Raises:
+      UserError: nothing readable there, or it is not what `name` says.
+    """
+    weights = read_weights(path, name)
+    stated = weights.stated
+    resized = None
+    if image_size is None and stated.preprocessor is not None:
+        resized = stated.preprocessor.get("size", {}).get("shortest_edge")
+    names = labels(weights.config.num_classes, stated.classes)
+    size = image_size or stated.image_size or 224
+    return Classifier(model_of(weights, dtype), tuple(names), size, resized)
+
+
+def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
+    """Files as they are named, and those in folders, sorted.
+
+    Raises:
+      UserError: nothing there, or a folder without pictures.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = images_below(path)
+            if not inside:
+                raise UserError(f"{path} holds no pictures ({', '.join(IMAGE_SUFFIXES)})")
+            found += map(Path, inside)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"{path}: there is no such file or folder")
+    return found
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """`[H, W, 3]` uint8; `UserError` that names a file that is none."""
+    try:
+        return decode(path)
+    except UnreadableImageError as error:
+        raise UserError(f"{path} is no picture that can be read: {error}") from error

@@ -1,0 +1,57 @@
+"""Say what pictures show: python -m focalnet_jax.predict PICTURE... --checkpoint PATH [--topk 5].
+
+Pictures are resized and cropped as in an evaluation. With one picture or many, a line each of the most probable classes
+and their probabilities; with --json, one JSON object a picture.
+"""
+
+import json
+import signal
+
+_TOGETHER = 16  # pictures a call
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags, prints a prediction for each picture."""
+    from focalnet_jax.command_line import make_parser
+    from focalnet_jax.errors import UserError
+
+    parser = make_parser("predict", __doc__)
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, or folders of them")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="a workdir, a step, .pth, .safetensors or Hugging Face",
+    )
+    parser.add_argument("--model", help="the variant it is; recognised by default")
+    parser.add_argument("--image-size", type=int, metavar="S", help="by default what the weights say, or 224")
+    parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes to name: %(default)s")
+    parser.add_argument("--json", action="store_true", help="one JSON object a picture")
+    flags = parser.parse_args(arguments)
+    if flags.topk < 1:
+        raise UserError(f"--topk {flags.topk}: expected 1 or more")
+
+    from focalnet_jax.inference import find_pictures, load_classifier, read_picture
+
+    paths = find_pictures(flags.pictures)
+    classifier = load_classifier(flags.checkpoint, flags.model, image_size=flags.image_size)
+    if not classifier.labels:
+        raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
+    for first in range(0, len(paths), _TOGETHER):
+        some = paths[first : first + _TOGETHER]
+        for path, best in zip(some, classifier.predict(list(map(read_picture, some)), flags.topk), strict=True):
+            if flags.json:
+                classes = [{"label": label, "probability": probability} for label, probability in best]
+                print(json.dumps({"picture": str(path), "classes": classes}))
+            else:
+                print(
+                    f"{path}: " + ", ".join(f"{label.split(',')[0]} {probability:.1%}" for label, probability in best)
+                )
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    from focalnet_jax.command_line import run_command
+
+    run_command(main)

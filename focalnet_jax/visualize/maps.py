@@ -1,0 +1,118 @@
+"""What a model does with a picture, in numbers: modulators, gates, focal kernels, receptive field, class activation.
+
+Modulator and gates are what the authors' notebook draws: of a block the norm of its modulator over channels, and its
+gates as they are, which no activation bounds (https://github.com/microsoft/FocalNet, visualization).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNet
+from focalnet_jax.model.blocks import FocalBlock
+
+
+@dataclass(frozen=True)
+class StageMaps:
+    """Of the D blocks of a stage, for B pictures; L is the number of focal levels.
+
+    Attributes:
+      modulator: `[D, B, h, w]`, the norm over channels of the modulator (paper section 3.2, figure 4).
+      gates: `[D, B, h, w, L + 1]`, of each focal level and, last, of the global one (paper equation 6, figure 3).
+    """
+
+    modulator: np.ndarray
+    gates: np.ndarray
+
+
+def modulation_maps(model: FocalNet, images: jax.Array) -> list[StageMaps]:
+    """Modulators and gates of every block, stage by stage.
+
+    Args:
+      model: any FocalNet; as it is called, deterministic.
+      images: `[B, H, W, 3]`, normalized.
+    """
+    return [StageMaps(**jax.tree.map(np.asarray, seen)) for seen in _modulation_maps(model, jnp.asarray(images))]
+
+
+@nnx.jit
+def _modulation_maps(model: FocalNet, images: jax.Array) -> list[dict[str, jax.Array]]:
+    def look(block: FocalBlock, x: jax.Array) -> dict[str, jax.Array]:
+        _, gates, modulator = block.modulation.parts(block.modulated(x))
+        norm = jnp.linalg.norm(modulator.astype(jnp.float32), axis=-1)
+        return {"modulator": norm, "gates": gates.astype(jnp.float32)}
+
+    return model.look(images, look)[0]
+
+
+def focal_kernels(model: FocalNet) -> list[list[np.ndarray]]:
+    """The learned depthwise kernels' means over channels: of each stage and focal level `[D, k, k]`."""
+    return [
+        [np.asarray(focal.kernel[...]).mean(axis=(-2, -1)) for focal in stage.blocks.modulation.focal_kernels]
+        for stage in model.stages
+    ]
+
+
+def class_activation(model: FocalNet, images: jax.Array, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What each place adds to the logit of a class (arXiv 1512.04150, equation 2), and all logits.
+
+    FocalNet's logits are of the mean over places, so that this is no approximation: the mean of a map, and the
+    classifier's bias, are the logit.
+
+    Args:
+      model: with a classifier.
+      images: `[B, H, W, 3]`, normalized.
+      classes: `[B, K']`, of each picture.
+
+    Returns:
+      `[B, K', h, w]` and `[B, K]`.
+
+    Raises:
+      UserError: the model has no classifier.
+    """
+    if model.head is None:
+        raise UserError("the model has no classifier, and so no class activation: load one with num_classes > 0")
+    maps, logits = _class_activation(model, jnp.asarray(images), jnp.asarray(classes))
+    return np.asarray(maps), np.asarray(logits)
+
+
+@nnx.jit
+def _class_activation(model: FocalNet, images: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    last = model.features(images)[-1]
+    weights = model.head.kernel[...].T[classes]  # [B, K', C]
+    places = model.norm(last).astype(jnp.float32)
+    return jnp.einsum("bhwc,bkc->bkhw", places, weights, precision="highest"), model.classify(last)
+
+
+def receptive_field(model: FocalNet, images: jax.Array, stage: int = -1) -> np.ndarray:
+    """The effective receptive field (arXiv 1701.04128): what the centre of a stage's output depends on.
+
+    It is the absolute gradient of the centre, summed over channels, with respect to each pixel, summed over colours and
+    averaged over the pictures.
+
+    Args:
+      model: any FocalNet.
+      images: `[B, H, W, 3]`, normalized.
+      stage: whose output; the last by default.
+
+    Returns:
+      `[H, W]`.
+    """
+    return np.asarray(_receptive_field(model, jnp.asarray(images), stage % len(model.stages)))
+
+
+@nnx.jit(static_argnums=2)
+def _receptive_field(model: FocalNet, images: jax.Array, stage: int) -> jax.Array:
+    graph, params = nnx.split(model)
+
+    def centre(images: jax.Array) -> jax.Array:
+        output = nnx.merge(graph, params).features(images)[stage].astype(jnp.float32)
+        return output[:, output.shape[1] // 2, output.shape[2] // 2].sum()
+
+    return jnp.abs(jax.grad(centre)(images)).sum(axis=-1).mean(axis=0)
