@@ -87,8 +87,8 @@ def load_classifier(
     return Classifier(model_of(weights, dtype), tuple(names), size, resized)
 
 
-def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
-    """Files as they are named, and those in folders, sorted.
+def find_pictures(paths: Sequence[str | Path], others: Sequence[str] = ()) -> list[Path]:
+    """Files as they are named, and those in folders, sorted; there with suffixes of pictures, or `others`.
 
     Raises:
       UserError: nothing there, or a folder without pictures.
@@ -96,9 +96,10 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = images_below(path)
+            suffixes = (*IMAGE_SUFFIXES, *others)
+            inside = images_below(path, suffixes)
             if not inside:
-                raise UserError(f"{path} holds no pictures ({', '.join(IMAGE_SUFFIXES)})")
+                raise UserError(f"{path} holds no pictures ({', '.join(suffixes)})")
             found += map(Path, inside)
         elif path.exists():
             found.append(path)

@@ -128,13 +128,13 @@ class FolderSource:
         return os.path.join(self._folder, self._files[index])
 
 
-def images_below(folder: Path) -> list[str]:
+def images_below(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
     """The images in a folder and its folders, sorted, without hidden ones."""
     return sorted(
         os.path.join(parent, name)
         for parent, _, names in os.walk(folder)
         for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        if name.lower().endswith(suffixes) and not name.startswith(".")
     )
 
 

@@ -1,0 +1,87 @@
+"""Draw what a model looks at: python -m focalnet_jax.visualize --checkpoint PATH --images FILE|FOLDER... --out DIR.
+
+Of each picture NAME.png, a figure of the modulator and the gates of each stage's last block and of the places that
+speak for the likeliest class, and NAME.npz, the same of all blocks in numbers. Of a video, an animated GIF or
+--frames FOLDER NAME.gif, of the last stage. Of the model kernels.png, its depthwise kernels, and receptive_field.png,
+what the centre of each stage's map depends on.
+"""
+
+import signal
+from pathlib import Path
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags, draws."""
+    from focalnet_jax.command_line import make_parser
+    from focalnet_jax.errors import UserError
+
+    parser = make_parser("visualize", __doc__)
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="PATH", help="a workdir, a step, .pth, .safetensors or Hugging Face"
+    )
+    parser.add_argument("--images", nargs="+", default=[], metavar="PATH", help="pictures, videos, or folders of them")
+    parser.add_argument("--frames", nargs="+", default=[], metavar="FOLDER", help="each a video's frames")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--model", help="the variant it is; recognised by default")
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="S",
+        help="pixels of the shorter side; by default what the weights say, or 224",
+    )
+    parser.add_argument("--stage", type=int, metavar="N", help="draw the blocks of this stage alone, counted from 1")
+    parser.add_argument("--block", type=int, metavar="N", help="and of each stage this block, not the last")
+    parser.add_argument("--topk", type=int, default=1, metavar="K", help="classes to draw: %(default)s")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take each Nth frame")
+    parser.add_argument("--most", type=int, default=100, metavar="N", help="frames at most: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="write over files of the same names")
+    flags = parser.parse_args(arguments)
+    if not flags.images and not flags.frames:
+        raise UserError("neither --images nor --frames: name a picture, a video or a folder")
+    for flag in ("size", "stage", "block", "every", "most"):
+        if getattr(flags, flag) is not None and getattr(flags, flag) < 1:
+            raise UserError(f"--{flag} {getattr(flags, flag)}: expected 1 or more")
+    if flags.topk < 0:
+        raise UserError(f"--topk {flags.topk}: expected 0 or more")
+    try:
+        import matplotlib  # noqa: F401 - what draws the figures
+    except ImportError as error:
+        raise UserError("figures need matplotlib: pip install 'focalnet_jax[viz]'") from error
+
+    from focalnet_jax.inference import find_pictures, load_classifier
+    from focalnet_jax.visualize.drawing import Options, draw
+    from focalnet_jax.visualize.frames import VIDEOS, moves
+
+    found = find_pictures(flags.images, (*VIDEOS, ".gif"))
+    for folder in flags.frames:
+        if not Path(folder).is_dir():
+            raise UserError(f"--frames {folder}: expected a folder of pictures")
+    videos = [path for path in found if moves(path)]
+    classifier = load_classifier(flags.checkpoint, flags.model)
+    count = len(classifier.model.stages)
+    if flags.stage is not None and flags.stage > count:
+        raise UserError(f"--stage {flags.stage}: the model has {count}")
+    deepest = max(
+        classifier.model.config.depths if flags.stage is None else [classifier.model.config.depths[flags.stage - 1]]
+    )
+    if flags.block is not None and flags.block > deepest:
+        raise UserError(f"--block {flags.block}: there are at most {deepest} in a stage")
+    stages = range(count) if flags.stage is None else [flags.stage - 1]
+    options = Options(
+        size=flags.size or classifier.image_size,
+        stages=tuple(stages),
+        block=-1 if flags.block is None else flags.block - 1,
+        topk=flags.topk,
+        every=flags.every,
+        most=flags.most,
+    )
+    pictures = [path for path in found if path not in videos]
+    draw(classifier, pictures, [*videos, *map(Path, flags.frames)], flags.out, options, overwrite=flags.overwrite)
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    from focalnet_jax.command_line import run_command
+
+    run_command(main)

@@ -1,0 +1,143 @@
+"""Maps as figures: a picture beside what a model makes of it, each map with its name and colour bar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_INCHES = 2.6  # of a map's side
+_MODULATOR, _GATES, _ACTIVATION = "viridis", "coolwarm", "inferno"
+
+
+@dataclass(frozen=True)
+class BlockMaps:
+    """Of one block and one picture: its name, and maps as `StageMaps` has them, `[h, w]` and `[h, w, L + 1]`."""
+
+    name: str
+    modulator: np.ndarray
+    gates: np.ndarray
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A class's name and probability, and what each place adds to its logit, `[h, w]`."""
+
+    label: str
+    probability: float
+    places: np.ndarray
+
+
+def picture_figure(picture: np.ndarray, blocks: Sequence[BlockMaps], activations: Sequence[Activation] = ()) -> Figure:
+    """A row a block: modulator, gates of each focal level and the global one; beside them the picture and its classes.
+
+    Args:
+      picture: `[H, W, 3]` uint8, as the model is given it.
+      blocks: at least one.
+      activations: of some classes, drawn over the picture below it.
+    """
+    columns = 1 + 1 + max(block.gates.shape[-1] for block in blocks)
+    rows = max(len(blocks), 1 + len(activations))
+    figure, axes = _grid(rows, columns, picture.shape[0] / picture.shape[1])
+    _show(axes[0][0], picture, "picture")
+    for row, activation in enumerate(activations, 1):
+        _overlay(axes[row][0], picture, activation)
+    for row, block in enumerate(blocks):
+        _map(axes[row][1], block.modulator, picture, f"{block.name}: modulator", _MODULATOR)
+        for level, (column, name) in enumerate(zip(range(2, columns), gate_names(block.gates.shape[-1]), strict=False)):
+            _map(axes[row][column], block.gates[..., level], picture, f"gate, {name}", _GATES, centred=True)
+    return figure
+
+
+def gate_names(count: int) -> list[str]:
+    """`level 1` to `level L`, and `global`."""
+    return [*(f"level {level}" for level in range(1, count)), "global"]
+
+
+def kernels_figure(kernels: Sequence[Sequence[np.ndarray]]) -> Figure:
+    """Kernels' means over channels, `[D, k, k]` of each stage and level: a row a stage, its blocks' mean a level."""
+    levels = max(map(len, kernels))
+    figure, axes = _grid(len(kernels), levels, 1.0)
+    for stage, (row, of_levels) in enumerate(zip(axes, kernels, strict=True), 1):
+        for level, (axis, each) in enumerate(zip(row, of_levels, strict=False), 1):
+            mean = each.mean(axis=0)
+            size = "x".join(map(str, mean.shape))
+            _map(axis, mean, mean, f"stage {stage}, level {level}: {size}", _GATES, centred=True, smooth=False)
+    return figure
+
+
+def receptive_figure(fields: Sequence[np.ndarray]) -> Figure:
+    """Effective receptive fields `[H, W]` of the stages, by their share of the largest, on a logarithmic scale."""
+    figure, axes = _grid(1, len(fields), fields[0].shape[0] / fields[0].shape[1])
+    for stage, (axis, field) in enumerate(zip(axes[0], fields, strict=True), 1):
+        share = np.log10(np.maximum(field / max(field.max(), np.finfo(np.float32).tiny), 1e-4))
+        _map(axis, share, field, f"stage {stage}: log10 of gradient", _ACTIVATION, smooth=False)
+    return figure
+
+
+def coloured(places: np.ndarray, size: tuple[int, int], *, gate: bool, limits: tuple[float, float]) -> np.ndarray:
+    """A map `[h, w]` as a picture `[H, W, 3]` uint8 of size `(H, W)`, its colours going from one limit to the other."""
+    low, high = limits
+    scaled = np.clip((enlarged(places, size) - low) / max(high - low, 1e-12), 0, 1)
+    return np.uint8(255 * matplotlib.colormaps[_GATES if gate else _MODULATOR](scaled)[..., :3])
+
+
+def enlarged(places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`[h, w]` to `(H, W)`, linear between the centres of places, as the authors' notebook does it."""
+    rows, columns = (_between(small, large) for small, large in zip(places.shape, size, strict=True))
+    return rows @ places @ columns.T
+
+
+def _between(small: int, large: int) -> np.ndarray:
+    """`[large, small]`: shares of the two nearest places, and of the last one beyond it."""
+    at = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
+    below = np.minimum(at.astype(int), max(small - 2, 0))
+    shares = np.zeros((large, small), np.float32)
+    shares[np.arange(large), below] = 1 - (at - below)
+    if small > 1:
+        shares[np.arange(large), below + 1] = at - below
+    return shares
+
+
+def _grid(rows: int, columns: int, aspect: float) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(columns * _INCHES * 1.25, rows * (_INCHES * aspect + 0.4)), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
+    axis.imshow(picture)
+    axis.set_title(title, fontsize=9)
+
+
+def _overlay(axis: Axes, picture: np.ndarray, activation: Activation) -> None:
+    _show(axis, picture.mean(axis=-1, dtype=np.float32), f"{activation.label} {activation.probability:.1%}")
+    axis.images[0].set_cmap("gray")
+    places = enlarged(activation.places, picture.shape[:2])
+    shown = axis.imshow(places, cmap=_ACTIVATION, alpha=0.55)
+    axis.figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.02).ax.tick_params(labelsize=6)
+
+
+def _map(
+    axis: Axes,
+    places: np.ndarray,
+    picture: np.ndarray,
+    title: str,
+    colours: str,
+    *,
+    centred: bool = False,
+    smooth: bool = True,
+) -> None:
+    if smooth:
+        places = enlarged(places, picture.shape[:2])
+    most = max(float(np.abs(places).max()), 1e-12)
+    limits = {"vmin": -most, "vmax": most} if centred else {}
+    shown = axis.imshow(places, cmap=colours, interpolation="nearest", **limits)
+    axis.set_title(title, fontsize=9)
+    axis.figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.02).ax.tick_params(labelsize=6)

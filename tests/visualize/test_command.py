@@ -1,0 +1,117 @@
+"""python -m focalnet_jax.visualize and predict as a user types them."""
+
+import json
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from tests.commands import assert_one_line_mistake, run
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """Two photos in a folder, an animation and a video of a window that goes over one of them."""
+    folder = tmp_path_factory.mktemp("shown")
+    china, flower = load_sample_images().images
+    (folder / "photos" / "more").mkdir(parents=True)
+    Image.fromarray(china).save(folder / "photos" / "china.jpg")
+    Image.fromarray(flower).save(folder / "photos" / "more" / "flower.png")
+    frames = [Image.fromarray(china[:200, 40 * place : 40 * place + 300]) for place in range(5)]
+    frames[0].save(folder / "going.gif", save_all=True, append_images=frames[1:], duration=70, loop=0)
+    (folder / "frames").mkdir()
+    for place, frame in enumerate(frames):
+        frame.save(folder / "frames" / f"{place}.png")
+    return folder
+
+
+def visualize(*arguments):
+    return run("-m", "focalnet_jax.visualize", *arguments)
+
+
+def test_pictures_become_figures_and_numbers_and_animations_stay_such(finished, shown, tmp_path):
+    workdir, _ = finished
+    arguments = ["--checkpoint", workdir, "--images", shown / "photos", shown / "going.gif", "--out", tmp_path / "out"]
+    done = visualize(*arguments, "--frames", shown / "frames", "--size", "32", "--topk", "2")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("china.png", "china.npz", "flower.png", "flower.npz", "going.gif", "frames.gif"),
+        *("kernels.png", "receptive_field.png"),
+    }
+    held = np.load(tmp_path / "out" / "china.npz")
+    assert held["picture"].shape == (32, 48, 3)  # 427x640, in multiples of 8
+    assert (held["stage1/modulator"].shape, held["stage2/gates"].shape) == ((1, 8, 12), (2, 4, 6, 3))
+    assert len([name for name in held if name.startswith("activation/")]) == 2
+    figure = np.asarray(Image.open(tmp_path / "out" / "china.png"))
+    assert figure.shape[0] > 400
+    assert len(np.unique(figure.reshape(-1, figure.shape[-1]), axis=0)) > 1000  # colours
+    with Image.open(tmp_path / "out" / "going.gif") as animation:
+        assert (animation.n_frames, animation.info["duration"]) == (5, 70)
+        assert animation.size == (48 * 5, 32 + 14)  # picture, modulator, two levels' gates and the global one
+    again = visualize(*arguments)
+    assert_one_line_mistake(again, "exists already; choose another --out or give --overwrite")
+
+
+def test_a_video_is_read_frame_by_frame(finished, shown, tmp_path):
+    frames = np.stack([np.asarray(Image.open(shown / "frames" / f"{place}.png"))[:192, :288] for place in range(5)])
+    imageio.imwrite(tmp_path / "clip.mp4", frames, plugin="FFMPEG", fps=5)
+    workdir, _ = finished
+    done = visualize(
+        "--checkpoint",
+        workdir,
+        "--images",
+        tmp_path / "clip.mp4",
+        "--out",
+        tmp_path / "out",
+        "--every",
+        "2",
+        "--stage",
+        "1",
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "out" / "clip.gif") as animation:
+        assert (animation.n_frames, animation.info["duration"]) == (3, 400)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "neither --images nor --frames"),
+        (["--images", "nothing.png"], "nothing.png: there is no such file or folder"),
+        (["--images", "README.md"], "README.md is no picture that can be read"),
+        (["--images", "README.md", "--stage", "3"], "--stage 3: the model has 2"),
+        (["--images", "README.md", "--stage", "1", "--block", "2"], "--block 2: there are at most 1"),
+        (["--images", "README.md", "--size", "0"], "--size 0: expected 1 or more"),
+        (["--frames", "README.md"], "--frames README.md: expected a folder"),
+        (["--imags", "README.md"], "--imags"),
+    ],
+)
+def test_a_mistake_gets_one_line(finished, tmp_path, arguments, told):
+    workdir, _ = finished
+    refused = visualize("--checkpoint", workdir, "--out", tmp_path / "out", *arguments)
+    assert_one_line_mistake(refused, told)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_predictions_name_all_classes_with_their_probabilities_and_the_likeliest_in_words(finished, tmp_path):
+    from sklearn.datasets import load_digits
+
+    workdir, _ = finished
+    digits = load_digits()
+    for place in range(3):
+        picture = Image.fromarray(np.uint8(digits.images[place] * 255 / 16))
+        picture.save(tmp_path / f"{place}.png")
+    flags = ["--checkpoint", workdir, "--json", "--topk", "10"]
+    done = run("-m", "focalnet_jax.predict", tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["picture"].rsplit("/", 1)[1] for row in rows] == ["0.png", "1.png", "2.png"]
+    for row in rows:
+        assert {each["label"] for each in row["classes"]} == set("0123456789")
+        assert sum(each["probability"] for each in row["classes"]) == pytest.approx(1, rel=1e-5)
+    words = run("-m", "focalnet_jax.predict", tmp_path / "0.png", "--checkpoint", workdir, "--topk", "1")
+    best = rows[0]["classes"][0]
+    assert words.stdout.strip() == f"{tmp_path / '0.png'}: {best['label']} {best['probability']:.1%}"
+    assert_one_line_mistake(run("-m", "focalnet_jax.predict", tmp_path / "x.png", *flags), "no such file or folder")
