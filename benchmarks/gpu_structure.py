@@ -21,7 +21,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from focalnet_jax.command_line import load_config, run_command
+from focalnet_jax.command_line import load_config, one_line_errors, run_command
+from focalnet_jax.errors import UserError
+
+_ARCHITECTURES = {"h100": "sm_90a", "a100": "sm_80"}  # as ptxas calls them
 
 
 def compiled_step(model: str, batch: int, topology: str, overrides: list[str], dump: Path):
@@ -67,12 +70,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model", default="base_lrf")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--topology", default="h100:1")
+    one_line_errors(parser)
     flags, overrides = parser.parse_known_args(arguments)
+    gpu = flags.topology.partition(":")[0]
+    if gpu not in _ARCHITECTURES:
+        raise UserError(f"--topology {flags.topology}: expected {' or '.join(f'{name}:1' for name in _ARCHITECTURES)}")
     with tempfile.TemporaryDirectory() as folder:
         step = compiled_step(flags.model, flags.batch, flags.topology, overrides, Path(folder))
         ptxas = find_ptxas()
-        architecture = {"h100": "sm_90a", "a100": "sm_80"}[flags.topology.partition(":")[0]]
-        ours = kernels(Path(folder), ptxas, architecture) if ptxas else {}
+        ours = kernels(Path(folder), ptxas, _ARCHITECTURES[gpu]) if ptxas else {}
     targets = collections.Counter(re.findall(r'custom_call_target="([^"]+)"', step.as_text()))
     memory = step.memory_analysis()
     result = {

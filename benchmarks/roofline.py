@@ -16,7 +16,7 @@ import json
 import os
 from typing import Any
 
-from focalnet_jax.command_line import load_config, run_command
+from focalnet_jax.command_line import load_config, one_line_errors, run_command
 from focalnet_jax.errors import UserError
 
 # Operations of `ops/gelu.py`, forward and computed again with its derivative.
@@ -74,6 +74,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--batch", type=int, default=64, help="images of a device")
     parser.add_argument("--chips", default=",".join((*_TOPOLOGIES, "h100")), help="separated by commas: %(default)s")
     parser.add_argument("--compile", action="store_true", help="ours beside it, for TPUs: takes minutes")
+    one_line_errors(parser)
     flags, overrides = parser.parse_known_args(arguments)
     chips = flags.chips.split(",")
     if unknown := set(chips) - {*_TOPOLOGIES, "h100"}:

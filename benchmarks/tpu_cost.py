@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from focalnet_jax.command_line import load_config, run_command
+from focalnet_jax.command_line import load_config, one_line_errors, run_command
 from focalnet_jax.errors import UserError
 
 CATEGORIES = ("aggregation", "projections", "mlp", "norm", "embedding", "optimizer")
@@ -312,6 +312,7 @@ def main(arguments: list[str]) -> int:
     which.add_argument("--block", type=int, choices=range(1, 5), help="of one block of that stage")
     which.add_argument("--aggregation", type=int, choices=range(1, 5), help="of a block of that stage, alone")
     parser.add_argument("--plain", action="store_true", help="a plain Flax FocalNet and ConvNeXt beside it")
+    one_line_errors(parser)
     flags, overrides = parser.parse_known_args(arguments)
     if not flags.topology.startswith("v"):
         raise UserError(f"--topology {flags.topology}: expected a TPU such as v5e:2x2")
