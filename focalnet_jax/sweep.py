@@ -1,0 +1,154 @@
+"""Train with all combinations of settings: python -m focalnet_jax.sweep --config FILE.py --workdir DIR --config.KEY=A,B.
+
+A key with several values, separated by commas, is gone through; of several such keys every combination is a run, in
+DIR/KEY=VALUE,KEY=VALUE. Runs follow each other; the same command goes on with the one it was stopped in and leaves
+finished ones alone. In the end a table, also in DIR/sweep.json, and DIR/report.html where matplotlib is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+TRAIN = "train.py"
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags, trains one after the other, prints the table; 1 if a run failed."""
+    from focalnet_jax.command_line import load_config, make_parser, parse_arguments, parse_workdir
+    from focalnet_jax.errors import EXIT_FAILED, UserError
+    from focalnet_jax.files import write_whole
+
+    parser = make_parser("sweep", __doc__)
+    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="where the runs lie")
+    flags, overrides = parse_arguments(parser, arguments)
+    if not Path(TRAIN).is_file():
+        raise UserError(f"there is no {TRAIN} here; start it from the folder that holds it")
+    folder, runs = parse_workdir(flags.workdir), combinations(overrides)
+    for _, settings in runs:
+        load_config(flags.config, settings)  # every mistake before the first run
+    results = []
+    for number, (name, settings) in enumerate(runs, 1):
+        print(f"run {number}/{len(runs)}: {name}", flush=True)
+        command = [sys.executable, TRAIN, "--config", flags.config, "--workdir", str(folder / name), *settings]
+        status = _run(command)
+        if status not in (0, EXIT_FAILED):  # stopped, or a mistake that is all runs'
+            return status
+        results.append({"run": name, "status": status, **_outcome(folder / name)})
+    write_whole(folder / "sweep.json", json.dumps(results, indent=1) + "\n")
+    print(table(results))
+    if importlib.util.find_spec("matplotlib"):
+        from focalnet_jax.report import main as report
+
+        drawn = [str(folder / result["run"]) for result in results if "step" in result]
+        if drawn:
+            report([*drawn, "--out", str(folder / "report.html")])
+    return max(result["status"] for result in results)
+
+
+def combinations(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Of `--config.KEY=A,B` the name and the arguments of every run, the last key changing fastest.
+
+    Raises:
+      UserError: no key has several values, or a value is given twice.
+    """
+    from focalnet_jax.errors import UserError
+
+    choices: list[list[tuple[str, str | None]]] = []
+    for argument in overrides:
+        key, equals, text = argument.partition("=")
+        values = split_values(text)
+        if not key.startswith("--config.") or not equals or len(values) == 1:
+            choices.append([(argument, None)])
+            continue
+        if len(set(values)) < len(values):
+            raise UserError(f"{argument}: a value stands there twice")
+        named = key.removeprefix("--config.")
+        choices.append([(f"{key}={value}", f"{named}={value}") for value in values])
+    if not any(len(values) > 1 for values in choices):
+        raise UserError("no key has several values: give one such as --config.schedule.learning_rate=1e-3,2e-3")
+    runs = []
+    for chosen in itertools.product(*choices):
+        name = ",".join(named for _, named in chosen if named)
+        runs.append((name.replace("/", "_"), [argument for argument, _ in chosen]))
+    return runs
+
+
+def split_values(text: str) -> list[str]:
+    """The values between commas that stand in no brackets."""
+    values, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            values.append("")
+        else:
+            values[-1] += letter
+    return [value.strip() for value in values]
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """For people: the best first."""
+    width = max(len(result["run"]) for result in results)
+    lines = [f"{'run':<{width}}  {'step':>8}  {'loss':>8}  {'eval loss':>9}  {'top-1':>7}  {'best':>7}"]
+    for result in sorted(results, key=lambda result: -result.get("best_top1", -1)):
+        if "step" not in result:
+            lines.append(f"{result['run']:<{width}}  failed before it logged anything")
+            continue
+        cells = (
+            f"{result['step']:>8}",
+            *(f"{result[name]:>{wide}.4f}" if name in result else " " * wide for name, wide in _LOSSES),
+            *(f"{result[name]:>5.2f} %" if name in result else " " * 7 for name in ("top1", "best_top1")),
+        )
+        lines.append(f"{result['run']:<{width}}  {'  '.join(cells)}{'  failed' if result['status'] else ''}")
+    return "\n".join(lines)
+
+
+_LOSSES = (("loss", 8), ("eval_loss", 9))
+
+
+def _outcome(workdir: Path) -> dict[str, Any]:
+    """What a run came to; empty where it logged nothing."""
+    from focalnet_jax.errors import UserError
+    from focalnet_jax.report import read_run
+
+    try:
+        curves = read_run(workdir).curves
+    except UserError:
+        return {}
+    names = {"loss": "train/loss", "eval_loss": "eval/loss", "top1": "eval/top1"}
+    last = {name: curves[metric][1][-1] for name, metric in names.items() if metric in curves}
+    best = {"best_top1": max(curves["eval/top1"][1])} if "eval/top1" in curves else {}
+    return {"step": max(steps[-1] for steps, _ in curves.values()), **last, **best}
+
+
+def _run(command: list[str]) -> int:
+    """The exit status; a signal to this process goes to the run, which saves and stops."""
+    from focalnet_jax.children import start
+    from focalnet_jax.errors import shell_status
+
+    process = start(command)
+
+    def pass_on(number: int, _: Any) -> None:
+        if process.poll() is None:
+            process.send_signal(number)
+
+    before = [(number, signal.signal(number, pass_on)) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        return shell_status(process.wait())
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    from focalnet_jax.command_line import run_command
+
+    run_command(main)
