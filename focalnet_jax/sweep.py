@@ -1,4 +1,4 @@
-"""Train with all combinations of settings: python -m focalnet_jax.sweep --config FILE.py --workdir DIR --config.KEY=A,B.
+"""Train with combinations of settings: python -m focalnet_jax.sweep --config FILE.py --workdir DIR --config.KEY=A,B.
 
 A key with several values, separated by commas, is gone through; of several such keys every combination is a run, in
 DIR/KEY=VALUE,KEY=VALUE. Runs follow each other; the same command goes on with the one it was stopped in and leaves

@@ -80,8 +80,15 @@ class FocalNet(nnx.Module):
 
     def classify(self, x: jax.Array) -> jax.Array:
         """What a call returns, of the last of `features`, `[B, h, w, C]`."""
-        pooled = by_example(jnp.mean(self.norm(x), axis=(1, 2), dtype=jnp.float32))  # [B, C]
+        pooled = self._pooled(x)
         return pooled if self.head is None else by_example(self.head(pooled))
+
+    def pool(self, images: jax.Array) -> jax.Array:
+        """What the classifier is given, `[B, C]`, float32: the normalized last map's mean over places."""
+        return self._pooled(self.features(images)[-1])
+
+    def _pooled(self, x: jax.Array) -> jax.Array:
+        return by_example(jnp.mean(self.norm(x), axis=(1, 2), dtype=jnp.float32))
 
     def _stage_outputs(
         self, images: jax.Array, key: jax.Array | None = None, look: Look | None = None

@@ -114,11 +114,11 @@ def open_train_data(config: FrozenConfigDict, mesh: Mesh) -> TrainData:
     return TrainData(source, transform, batch_size, config.seed, augment.repeats, _reading(config, mesh), substitutions)
 
 
-def open_eval_data(config: FrozenConfigDict, mesh: Mesh) -> EvalData:
-    """The evaluation split; its batch size is checked against the mesh."""
+def open_eval_data(config: FrozenConfigDict, mesh: Mesh, split: str | None = None) -> EvalData:
+    """The evaluation split, or another read as one; its batch size is checked against the mesh."""
     key = "batch_size" if config.eval_batch_size is None else "eval_batch_size"
     batch_size = check_batch_size(key, config[key], mesh)
-    source = open_source(config.data.source, config.data.path, config.data.eval_split)
+    source = open_source(config.data.source, config.data.path, split or config.data.eval_split)
     transform = transforms.eval_transform(config.data.image_size, config.data.eval_resize)
     return EvalData(source, transform, batch_size, _reading(config, mesh))
 

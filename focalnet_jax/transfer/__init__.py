@@ -1,0 +1,5 @@
+"""How good a frozen backbone's features are for other data."""
+
+from focalnet_jax.transfer.probes import few_shot, linear_probe, nearest_neighbours
+
+__all__ = ["few_shot", "linear_probe", "nearest_neighbours"]

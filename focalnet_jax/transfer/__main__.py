@@ -1,0 +1,81 @@
+"""Measure a frozen backbone: python -m focalnet_jax.transfer knn linear few_shot --config FILE.py --checkpoint PATH.
+
+Features are the mean over places of the last stage's normalized map, of pictures resized and cropped as in an
+evaluation. Classifiers learn from those of data.train_split and are measured on data.eval_split: nearest neighbours,
+logistic regression, and least squares from few examples of each class. `features` writes them, with --out FILE.npz. The
+last line is one JSON object.
+"""
+
+import signal
+from pathlib import Path
+
+KINDS = ("features", "knn", "linear", "few_shot")
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags, extracts features, measures."""
+    from focalnet_jax.command_line import load_config, make_parser, parse_arguments
+    from focalnet_jax.errors import UserError
+
+    parser = make_parser("transfer", __doc__)
+    parser.add_argument("kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"some of {', '.join(KINDS)}")
+    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="whose data.* say which pictures")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="PATH", help="a workdir, a step, .pth, .safetensors or Hugging Face"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.npz", help="write the features there")
+    parser.add_argument("--shots", default="1,5,10,25", metavar="N,N", help="of few_shot: %(default)s")
+    parser.add_argument("--neighbours", default="10,20", metavar="K,K", help="of knn: %(default)s")
+    flags, overrides = parse_arguments(parser, arguments)
+    shots, neighbours = (_numbers(flag, getattr(flags, flag)) for flag in ("shots", "neighbours"))
+    if "features" in flags.kinds and flags.out is None:
+        raise UserError("features without --out FILE.npz: say where to write them")
+    if flags.out is not None and flags.out.suffix != ".npz":
+        raise UserError(f"--out {flags.out}: expected a name that ends in .npz")
+    if flags.out is not None and flags.out.exists():
+        raise UserError(f"{flags.out} exists already; remove it or choose another name")
+    config = load_config(flags.config, overrides, optional=["init_from"])
+
+    import numpy as np
+
+    from focalnet_jax.training.writers import to_json
+    from focalnet_jax.transfer.extract import extract_features
+    from focalnet_jax.transfer.probes import few_shot, linear_probe, nearest_neighbours
+
+    train, test = extract_features(config, flags.checkpoint)
+    if flags.out is not None:
+        arrays = {
+            f"{name}_{field}": getattr(split, field)
+            for name, split in (("train", train), ("eval", test))
+            for field in ("values", "labels")
+        }
+        try:
+            np.savez(flags.out, **arrays)
+        except OSError as error:
+            raise UserError(f"cannot write --out {flags.out}: {error.strerror}") from error
+        print(f"{flags.out}: {len(train.labels)} and {len(test.labels)} examples, {train.values.shape[1]} features")
+    result = {"train_examples": len(train.labels), "examples": len(test.labels), "checkpoint": flags.checkpoint}
+    if "knn" in flags.kinds:
+        result |= nearest_neighbours(train, test, neighbours=neighbours)
+    if "linear" in flags.kinds:
+        result |= linear_probe(train, test)
+    if "few_shot" in flags.kinds:
+        result |= few_shot(train, test, shots=shots)
+    print(to_json(result))
+    return 0
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    from focalnet_jax.errors import UserError
+
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--{flag} {text}: expected numbers above 0, separated by commas")
+    return sorted({int(part) for part in parts})
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    from focalnet_jax.command_line import run_command
+
+    run_command(main)

@@ -1,0 +1,60 @@
+"""Features of a config's data by the weights of a checkpoint."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.convert.load import load_model
+from focalnet_jax.data.mixing import normalize
+from focalnet_jax.distributed.mesh import put_batch, replicated
+from focalnet_jax.errors import UserError
+from focalnet_jax.training.setup import EvalData, keep_compiled, open_eval_data, run_mesh
+from focalnet_jax.transfer.probes import Features
+
+_SECONDS = 5.0  # between two lines of progress
+
+
+def extract_features(config: FrozenConfigDict, path: str) -> tuple[Features, Features]:
+    """Of the training and of the evaluation split, each picture once, by the model at `path`, whatever its classifier.
+
+    Raises:
+      UserError: no weights there; data that cannot be read; several labels a picture; more than one process.
+    """
+    if jax.process_count() > 1:
+        raise UserError("features are extracted by one process, with all devices of its machine")
+    keep_compiled(config.compilation_cache)
+    mesh = run_mesh(config)
+    splits = [open_eval_data(config, mesh, split) for split in (config.data.train_split, config.data.eval_split)]
+    model = load_model(path, dtype=config.precision)
+    graph, params = nnx.split(model)
+    params = jax.device_put(params, replicated(mesh))
+
+    @jax.jit
+    def features(params: nnx.State, images: jax.Array) -> jax.Array:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return nnx.merge(graph, params).pool(normalize(images))
+
+    def of(data: EvalData) -> Features:
+        values, labels, begun, told = [], [], time.monotonic(), time.monotonic()
+        for batch in data.batches():
+            placed = put_batch(batch, mesh)
+            kept = np.asarray(batch["mask"]) > 0
+            label = np.asarray(batch["label"])
+            if label.ndim > 1:
+                raise UserError(f"{data.source.name(0)} has several labels; transfer needs one a picture")
+            values.append(np.asarray(features(params, placed["image"]))[kept])
+            labels.append(label[kept])
+            now, done = time.monotonic(), sum(map(len, labels))
+            if now - told > _SECONDS:
+                rate = done / (now - begun)
+                print(f"{done}/{len(data.source)}  {rate:.0f} images/s  eta {(len(data.source) - done) / rate:.0f} s")
+                told = now
+        return Features(np.concatenate(values), np.concatenate(labels).astype(np.int64))
+
+    train, test = map(of, splits)
+    return train, test

@@ -1,0 +1,68 @@
+"""A sweep is its runs, one after the other, and a table of them."""
+
+import json
+
+import pytest
+
+from focalnet_jax.errors import UserError
+from focalnet_jax.sweep import combinations, split_values, table
+from tests.commands import SMALL, assert_one_line_mistake, losses, run
+
+TWO = [*SMALL, "--config.total_steps=2", "--config.schedule.learning_rate=1e-3,nothing", "--config.seed=0,1"]
+
+
+def sweep(*arguments):
+    return run("-m", "focalnet_jax.sweep", *arguments)
+
+
+def test_values_are_split_where_commas_stand_in_no_brackets():
+    assert split_values("1e-3,2e-3") == ["1e-3", "2e-3"]
+    assert split_values("(1,2),(2,2)") == ["(1,2)", "(2,2)"]
+    assert split_values("(0.5,1.0)") == ["(0.5,1.0)"]
+    assert split_values("") == [""]
+
+
+def test_every_combination_is_a_run_with_a_name_of_what_differs():
+    runs = combinations(["--config.seed=0,1", "--config.batch_size=8", "--config.model.depths=(1,),(1,2)"])
+    assert [name for name, _ in runs] == [
+        "seed=0,model.depths=(1,)",
+        "seed=0,model.depths=(1,2)",
+        "seed=1,model.depths=(1,)",
+        "seed=1,model.depths=(1,2)",
+    ]
+    assert runs[2][1] == ["--config.seed=1", "--config.batch_size=8", "--config.model.depths=(1,)"]
+    for wrong in (["--config.seed=1"], ["--config.seed=1,1"], []):
+        with pytest.raises(UserError):
+            combinations(wrong)
+
+
+def test_runs_follow_each_other_and_a_finished_sweep_is_left_alone(tmp_path):
+    arguments = [*TWO[:-2], "--config.seed=0,1", "--workdir", tmp_path]
+    done = sweep(*arguments)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "sweep.json").read_text())
+    assert [(result["run"], result["step"]) for result in results] == [("seed=0", 2), ("seed=1", 2)]
+    assert losses(tmp_path / "seed=0") != losses(tmp_path / "seed=1")
+    assert results[0]["loss"] == losses(tmp_path / "seed=0")[2]
+    assert "run 2/2: seed=1" in done.stdout
+    assert (tmp_path / "report.html").read_text().count("<h2>Settings that differ</h2>") == 1
+    again = sweep(*arguments)
+    assert (again.returncode, again.stdout.count("already")) == (0, 2)
+
+
+def test_a_mistake_in_any_combination_is_told_before_the_first_run(tmp_path):
+    refused = sweep(*TWO, "--workdir", tmp_path / "sweep")
+    assert_one_line_mistake(refused, "--config.schedule.learning_rate=nothing: expected a number")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_the_table_has_the_best_first_and_names_failures():
+    rows = table(
+        [
+            {"run": "a", "status": 0, "step": 5, "loss": 1.0, "top1": 50.0, "best_top1": 60.0},
+            {"run": "bc", "status": 1},
+            {"run": "d", "status": 0, "step": 5, "loss": 2.0, "top1": 70.0, "best_top1": 70.0},
+        ]
+    ).splitlines()
+    assert [row.split()[0] for row in rows] == ["run", "d", "a", "bc"]
+    assert "failed before it logged anything" in rows[3]

@@ -1,0 +1,43 @@
+"""python -m focalnet_jax.transfer as a user types it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.commands import SMALL, assert_one_line_mistake, run
+
+
+def transfer(*arguments):
+    return run("-m", "focalnet_jax.transfer", *arguments)
+
+
+def test_features_of_a_run_are_written_and_measured(finished, tmp_path):
+    workdir, _ = finished
+    out = tmp_path / "features.npz"
+    arguments = [*SMALL, "--checkpoint", workdir, "--config.eval_batch_size=64"]
+    done = transfer("features", "knn", "linear", "few_shot", *arguments, "--out", out, "--shots", "1,10")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["train_examples"], result["examples"]) == (1347, 450)
+    assert set(result) >= {"knn/10", "knn/20", "linear", "few_shot/1", "few_shot/10"}
+    # After 60 steps its own classifier tells 60 %, guessing 10 %.
+    assert result["linear"] > 60
+    assert result["knn/10"] > 60
+    assert result["few_shot/10"] > result["few_shot/1"] > 15
+    held = np.load(out)
+    assert (held["train_values"].shape, held["eval_values"].shape) == ((1347, 32), (450, 32))
+    assert np.bincount(held["eval_labels"]).sum() == 450
+    assert_one_line_mistake(transfer("knn", *arguments, "--out", out), "exists already")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["features"], "features without --out FILE.npz"),
+        (["knn", "--neighbours", "0,3"], "--neighbours 0,3: expected numbers above 0"),
+        (["guess"], "invalid choice"),
+    ],
+)
+def test_a_mistake_gets_one_line(arguments, told):
+    assert_one_line_mistake(transfer(*arguments, *SMALL, "--checkpoint", "nowhere"), told)
