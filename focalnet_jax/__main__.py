@@ -1,0 +1,49 @@
+"""What is installed here: python -m focalnet_jax."""
+
+import importlib.metadata
+import platform
+import signal
+
+_NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+_EXTRAS = (  # what for, the distributions, and how to get them
+    ("TPUs", ("libtpu",), "pip install 'focalnet_jax[tpu]'"),
+    ("NVIDIA GPUs", ("jax-cuda12-plugin",), "pip install 'focalnet_jax[cuda]'"),
+    ("figures and videos", ("matplotlib", "imageio", "imageio-ffmpeg"), "pip install 'focalnet_jax[viz]'"),
+    ("reading .pth", ("torch",), "pip install torch"),
+    ("Kubernetes", ("kubernetes",), "pip install 'focalnet_jax[k8s]'"),
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Prints versions, devices, and what is and is not there beside them."""
+    from focalnet_jax.command_line import make_parser
+    from focalnet_jax.version import __version__
+
+    make_parser("", __doc__).parse_args(arguments)
+    print(f"focalnet_jax {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    print("  ".join(f"{name} {_version(name)}" for name in _NEEDED))
+    for use, names, command in _EXTRAS:
+        found = {name: _version(name) for name in names}
+        there = None not in found.values()
+        said = ", ".join(f"{name} {version}" for name, version in found.items()) if there else f"no; {command}"
+        print(f"{use:<20}{said}")
+
+    import jax
+
+    devices = jax.devices()
+    print(f"{'devices':<20}{len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
+    return 0
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    from focalnet_jax.command_line import run_command
+
+    run_command(main)
