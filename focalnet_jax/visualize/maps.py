@@ -23,8 +23,8 @@ class StageMaps:
     """Of the D blocks of a stage, for B pictures; L is the number of focal levels.
 
     Attributes:
-      modulator: `[D, B, h, w]`, the norm over channels of the modulator (paper section 3.2, figure 4).
-      gates: `[D, B, h, w, L + 1]`, of each focal level and, last, of the global one (paper equation 6, figure 3).
+      modulator: `[D, B, h, w]`, the norm over channels of the modulator (paper section 3.2).
+      gates: `[D, B, h, w, L + 1]`, of each focal level and, last, of the global one (paper equation 6).
     """
 
     modulator: np.ndarray
