@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -155,8 +156,7 @@ def _activations(classifier: Classifier, images: Any, topk: int) -> list[Activat
     logits = np.asarray(classifier.model(images))
     best = np.argsort(-logits, axis=-1, kind="stable")[:, :topk]
     places, logits = class_activation(classifier.model, images, best)
-    probabilities = np.exp(logits[0] - logits[0].max())
-    probabilities /= probabilities.sum()
+    probabilities = np.asarray(jax.nn.softmax(logits[0]))
     return [
         Activation(classifier.labels[label].split(",")[0], float(probabilities[label]), each)
         for label, each in zip(best[0], places[0], strict=True)
