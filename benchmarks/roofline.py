@@ -24,7 +24,7 @@ _GELU = 13 + 20
 _VECTOR = 4 * 1024  # of a TPU core in a cycle: four units, a register of 1024 numbers each
 _H100 = (3.35e12, 33.5e12)  # bytes/s; multiply-adds/s outside its matrix units (NVIDIA's data sheet, SXM)
 _BOUNDS = ("products", "memory", "vector")
-_TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 
 
 def work(model: Any, stage: int, size: int, batch: int) -> tuple[float, float, float]:
@@ -47,7 +47,7 @@ def rates(name: str) -> tuple[float, float, float]:
 
     if name == "h100":
         return CHIPS[name].flops, *_H100
-    devices, chip = describe_devices(_TOPOLOGIES[name])
+    devices, chip = describe_devices(TOPOLOGIES[name])
     return chip.flops, bandwidth(chip), _VECTOR * chip.clock * getattr(devices[0], "num_cores", 1)
 
 
@@ -60,7 +60,7 @@ def estimate(config: Any, name: str, stage: int, batch: int) -> float:
     from focalnet_jax.aot.topology import describe_devices
     from focalnet_jax.distributed.mesh import make_mesh
 
-    devices, chip = describe_devices(_TOPOLOGIES[name])
+    devices, chip = describe_devices(TOPOLOGIES[name])
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices[:1])
     function, params, shape = part(config, mesh, stage, False)
     x = jax.ShapeDtypeStruct((batch, *shape), jnp.bfloat16)
@@ -72,13 +72,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="focalnet_base_lrf")
     parser.add_argument("--batch", type=int, default=64, help="images of a device")
-    parser.add_argument("--chips", default=",".join((*_TOPOLOGIES, "h100")), help="separated by commas: %(default)s")
+    parser.add_argument("--chips", default=",".join((*TOPOLOGIES, "h100")), help="separated by commas: %(default)s")
     parser.add_argument("--compile", action="store_true", help="ours beside it, for TPUs: takes minutes")
     one_line_errors(parser)
     flags, overrides = parser.parse_known_args(arguments)
     chips = flags.chips.split(",")
-    if unknown := set(chips) - {*_TOPOLOGIES, "h100"}:
-        raise UserError(f"--chips {','.join(sorted(unknown))}: expected some of {','.join((*_TOPOLOGIES, 'h100'))}")
+    if unknown := set(chips) - {*TOPOLOGIES, "h100"}:
+        raise UserError(f"--chips {','.join(sorted(unknown))}: expected some of {','.join((*TOPOLOGIES, 'h100'))}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
@@ -102,7 +102,7 @@ def main(arguments: list[str]) -> int:
             much = work(model, stage, size, flags.batch)
             bounds = {bound: 1e3 * each / fast for bound, each, fast in zip(_BOUNDS, much, limits, strict=True)}
             figures = list(bounds.values())
-            if flags.compile and name in _TOPOLOGIES:
+            if flags.compile and name in TOPOLOGIES:
                 ours = 1e3 * estimate(config, name, stage, flags.batch)
                 figures += [ours, max(figures) / ours]
                 bounds["ours"] = ours

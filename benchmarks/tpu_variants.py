@@ -1,0 +1,112 @@
+"""Every block of the released variants, compiled with its gradients for TPUs: python -m benchmarks.tpu_variants.
+
+  python -m benchmarks.tpu_variants --chips v5e,v6e,v5p,v4 --models large_fl4,huge_fl4 --batch 8
+
+Blocks that variants share are compiled once. Of each, at its map of a picture of 224 px: the cycles the compiler
+estimates, the share of kernels of our own in them, and how many kernels they are; none where a block is left to XLA.
+Ends with 1 if a block did not compile. The last line is a JSON list. Needs libtpu: pip install 'focalnet_jax[tpu]'. A
+block takes half a minute to two, all of them an hour a chip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.roofline import TOPOLOGIES
+from benchmarks.tpu_cost import compile_for, cost, map_size, part
+from focalnet_jax.command_line import load_config, one_line_errors, run_command
+from focalnet_jax.errors import UserError
+
+# All that makes two blocks of equal width, kernels and map differ.
+_FLAGS = ("mlp_ratio", "use_postln", "use_layerscale", "use_postln_in_modulation", "normalize_modulator")
+
+
+def blocks(models: list[str], batch: int) -> Iterator[tuple[str, int, int, Any]]:
+    """Variant, stage from 0, rows of its map and config of the blocks that differ."""
+    from focalnet_jax.training.setup import model_config
+
+    seen = set()
+    for name in models:
+        given = ["--config.data.path=none", f"--config.batch_size={batch}"]
+        config = load_config(f"configs/imagenet1k.py:{name.removeprefix('focalnet_')}", given)
+        model = model_config(config)
+        for stage, dim in enumerate(model.dims):
+            size = map_size(config, model, stage)
+            block = (dim, size, model.kernel_sizes(stage), *(getattr(model, flag) for flag in _FLAGS))
+            if block not in seen:
+                seen.add(block)
+                yield name, stage, size, config
+
+
+def compiled(config: Any, stage: int, batch: int, topology: str) -> dict[str, Any]:
+    """The figures of a block; the compiler's first words where it refuses."""
+    import jax
+    import jax.numpy as jnp
+
+    from focalnet_jax.aot.topology import describe_devices
+    from focalnet_jax.distributed.mesh import make_mesh
+
+    devices, chip = describe_devices(topology)
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices[:1])
+    function, params, shape = part(config, mesh, stage, False)
+    x = jax.ShapeDtypeStruct((batch, *shape), jnp.bfloat16)
+    begun = time.perf_counter()
+    try:
+        program = compile_for(function, (params, x, x), devices[0])
+    except Exception as error:  # whatever the compiler raises is the answer
+        return {"dim": shape[-1], "error": " ".join(str(error).split())[:300]}
+    figures = cost(program, chip)
+    return {
+        "dim": shape[-1],
+        "estimated_cycles": figures["estimated_cycles"],
+        "kernel_cycles": figures["kernel_cycles"],
+        "kernels": program.as_text().count('custom_call_target="tpu_custom_call"'),
+        "compile_seconds": round(time.perf_counter() - begun, 1),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags, compiles and prints."""
+    from focalnet_jax import list_models
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chips", default=",".join(TOPOLOGIES), help="separated by commas: %(default)s")
+    parser.add_argument("--models", help="separated by commas; all released ones unless told")
+    parser.add_argument("--batch", type=int, default=8, help="images of a chip")
+    one_line_errors(parser)
+    flags = parser.parse_args(arguments)
+    chips = flags.chips.split(",")
+    if unknown := set(chips) - set(TOPOLOGIES):
+        raise UserError(f"--chips {','.join(sorted(unknown))}: expected some of {','.join(TOPOLOGIES)}")
+    models = flags.models.split(",") if flags.models else list_models()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    results: list[dict[str, Any]] = []
+    for chip in chips:
+        for name, stage, size, config in blocks(models, flags.batch):
+            figures = compiled(config, stage, flags.batch, TOPOLOGIES[chip])
+            results.append({"chip": chip, "model": name, "stage": stage + 1, "size": size} | figures)
+            if "error" in figures:
+                told = f"did not compile: {figures['error']}"
+            else:
+                share = figures["kernel_cycles"] / figures["estimated_cycles"]
+                told = (
+                    f"{figures['estimated_cycles'] / 1e6:8.3f} M cycles, {share:4.0%} in {figures['kernels']} kernels "
+                    f"of our own; {figures['compile_seconds']:.0f} s"
+                )
+            place = f"{size} x {figures['dim']}"
+            print(f"{chip:<4} {name:<20} {stage + 1} {place:>10} {told}", flush=True)
+    print("compiler's estimates, not measurements")
+    print(json.dumps(results))
+    return int(any("error" in figures for figures in results))
+
+
+if __name__ == "__main__":
+    run_command(main)
