@@ -5,8 +5,13 @@ Source: FocalNet paper (arXiv 2203.11926), section 4.1 and the original code's d
     0.25, mixup 0.8, cutmix 1.0, label smoothing 0.1; drop path by variant.
     Weight decay is the paper's 0.05. The original's code asks for that and silently applies none to any parameter:
     as_released does the same.
-Variants: any model, tiny_srf (default) to huge_fl4; as_released; smoke.
+Variants: any model, tiny_srf (default) to huge_fl4; as_released; smoke. And what the paper varies, to compare with:
+    of its table of components, of tiny_lrf: additive (the modulator is added to the query), no_gates, no_global_level;
+    of its table of other ways to gather context, of tiny_lrf: pooling (a level is the mean of its window);
+    of its table of embeddings and depths, of srf: overlapped (patches overlap), and with it deeper, which is thinner:
+    tiny 64 channels and 3-3-16-3 blocks, small 64 and 4-4-28-4, base 96 and 4-4-28-4.
 Command: python train.py --config configs/imagenet1k.py:base_lrf --workdir DIR --config.data.path=IMAGENET
+    or configs/imagenet1k.py:tiny_lrf,no_gates or configs/imagenet1k.py:base_srf,overlapped,deeper, and so on;
     where IMAGENET holds train/n01440764/*.JPEG ... and val/n01440764/*.JPEG ...: a folder a synset id;
     add --config.data.source=tfds for what python -m focalnet_jax.data.prepare imagenet1k made of the archives
 Hardware: any; the batch divides over all devices. Cost: not measured.
@@ -16,11 +21,11 @@ Obtained: not run yet.
 """
 
 from focalnet_jax.config import REQUIRED, default_config
-from focalnet_jax.recipes import parse_variant, shrink_to_smoke
+from focalnet_jax.recipes import VARIATIONS, parse_variant, shrink_to_smoke, vary
 
 
 def get_config(variant: str = ""):
-    model, options = parse_variant(variant, ["as_released", "smoke"], model="focalnet_tiny_srf")
+    model, options = parse_variant(variant, ["as_released", "smoke", *VARIATIONS], model="focalnet_tiny_srf")
     config = default_config()
     config.model.name = model
     config.model.num_classes = 1000
@@ -40,6 +45,7 @@ def get_config(variant: str = ""):
     config.augment.cutmix = 1.0
     config.augment.label_smoothing = 0.1
     config.eval_every_epochs = 1.0
+    vary(config, options & VARIATIONS.keys())
     if "as_released" in options:
         config.optimizer.weight_decay = 0.0
     if "smoke" in options:

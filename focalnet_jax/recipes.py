@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -35,6 +36,34 @@ def parse_variant(text: str, options: Sequence[str] = (), *, model: str | None =
     if len(named) > 1:
         raise UserError(f"config variant {text!r} names {len(named)} models; expected one")
     return named[0] if named else model, chosen
+
+
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "additive": {"use_modulation": False},
+    "no_gates": {"use_gates": False},
+    "no_global_level": {"use_global_level": False},
+    "pooling": {"use_depthwise_conv": False},
+    "overlapped": {"use_conv_embed": True},
+    "deeper": {},
+}
+"""What the paper's tables vary, by names for command lines, and what each sets; `deeper` depends on the model."""
+
+_DEEPER = {"tiny": (64, (3, 3, 16, 3)), "small": (64, (4, 4, 28, 4)), "base": (96, (4, 4, 28, 4))}
+
+
+def vary(config: ConfigDict, names: Collection[str]) -> None:
+    """Makes the config's model one of `VARIATIONS`, or several of them at once.
+
+    Raises:
+      UserError: `deeper` of a model of which the paper has none.
+    """
+    for name in sorted(names):
+        config.model.update(VARIATIONS[name])
+    if "deeper" in names:
+        _, size, kind = config.model.name.split("_")
+        if size not in _DEEPER or kind == "iso":
+            raise UserError(f"config variant deeper of {config.model.name}; expected tiny, small or base, srf or lrf")
+        config.model.embed_dim, config.model.depths = _DEEPER[size]
 
 
 def shrink_to_smoke(config: ConfigDict) -> None:

@@ -1,5 +1,6 @@
 """Every recipe builds, overrides are typed, and mistakes are answered."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -36,6 +37,24 @@ def test_every_recipe_builds_for_every_model(recipe, name):
 def test_options_of_a_variant_combine():
     config = load_config("configs/finetune_imagenet1k.py:large_fl3,384", PATHS)
     assert (config.model.name, config.data.image_size) == ("focalnet_large_fl3", 384)
+
+
+@pytest.mark.parametrize(
+    ("variant", "millions"),  # of parameters, as the paper's table of deeper models has them
+    [("tiny_srf,overlapped,deeper", 25.1), ("small_srf,overlapped,deeper", 38.2), ("base_srf,overlapped,deeper", 85.1)],
+)
+def test_deeper_models_are_the_papers(variant, millions):
+    config = load_config(f"configs/imagenet1k.py:{variant}", PATHS)
+    assert round(sum(row.params for row in summarize(model_config(config), 224).rows) / 1e6, 1) == millions
+
+
+def test_what_the_paper_varies_goes_by_name_and_combines():
+    plain = model_config(load_config("configs/imagenet1k.py:tiny_lrf", PATHS))
+    for name, field in (("additive", "use_modulation"), ("pooling", "use_depthwise_conv")):
+        config = load_config(f"configs/imagenet1k.py:tiny_lrf,no_gates,{name}", PATHS)
+        assert model_config(config) == dataclasses.replace(plain, use_gates=False, **{field: False})
+    with pytest.raises(UserError, match="expected tiny, small or base"):
+        load_config("configs/imagenet1k.py:large_fl3,deeper", PATHS)
 
 
 def test_overrides_take_the_type_of_their_key():

@@ -56,7 +56,10 @@ def adapt(
     missing = [name for name in shapes if name not in known]
     # Of a classifier to remap, one row is fresh.
     fresh = _fresh_leaves(config, seed, [*missing, *([_HEAD, _HEAD_BIAS] if head == "remap" else [])])
-    leaves = {name: _fitted(name, known.get(name, fresh.get(name)), shapes[name].shape) for name in shapes}
+    leaves = {
+        name: _fitted(name, known.get(name, fresh.get(name)), shapes[name].shape, config.use_global_level)
+        for name in shapes
+    }
     notes = list(weights.notes)
     if head == "drop":
         notes.append(f"a fresh classifier of {config.num_classes} classes" if config.num_classes else "no classifier")
@@ -166,12 +169,12 @@ def _fresh_leaves(config: FocalNetConfig, seed: int, names: Sequence[str]) -> di
     return jax.tree.map(np.asarray, jax.jit(draw)())
 
 
-def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...], global_level: bool) -> np.ndarray:
     """A parameter of the shape it has in the model to fill."""
     if "/focal_kernels/" in name:
         return resize_kernel(value, shape[1])
     if "/gates/" in name:
-        return _insert_gates(value, shape[-1] - value.shape[-1])
+        return _insert_gates(value, shape[-1] - value.shape[-1], global_level)
     return value
 
 
@@ -181,9 +184,10 @@ def resize_kernel(kernel: np.ndarray, size: int) -> np.ndarray:
     return np.pad(kernel, ((0, 0), (margin, margin), (margin, margin), (0, 0), (0, 0)))
 
 
-def _insert_gates(value: np.ndarray, added: int) -> np.ndarray:
-    """Zero gates before the last one, which is the global level's; the gates are the last axis."""
+def _insert_gates(value: np.ndarray, added: int, global_level: bool) -> np.ndarray:
+    """Zero gates before the last one, where that is the global level's; the gates are the last axis."""
     if not added:
         return value
     zeros = np.zeros((*value.shape[:-1], added), value.dtype)
-    return np.concatenate([value[..., :-1], zeros, value[..., -1:]], axis=-1)
+    levels = value.shape[-1] - global_level
+    return np.concatenate([value[..., :levels], zeros, value[..., levels:]], axis=-1)

@@ -15,7 +15,7 @@ from focalnet_jax.convert.pickles import import_torch
 from focalnet_jax.convert.tensors import DTYPES
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.errors import UserError
-from focalnet_jax.model.variants import model_metadata, variant_config
+from focalnet_jax.model.variants import ABLATIONS, model_metadata, variant_config
 from focalnet_jax.paths import named_leaves
 
 
@@ -108,6 +108,8 @@ def _write_checkpoint(weights: Weights, destination: Path, dtype: str | None) ->
 
 def _check_expressible(weights: Weights, format: str) -> None:
     config = weights.config
+    if ablated := [name for name in ABLATIONS if not getattr(config, name)]:
+        raise UserError(f"{format} has no FocalNet with {ablated[0]}=False: such a model stays here, --to orbax")
     if format == "huggingface" and not config.num_classes:
         raise UserError("transformers' classifier needs classes; these weights have none")
     if format == "microsoft" and len(config.depths) == 1 and config.patch_size == 7 and not config.use_conv_embed:

@@ -97,16 +97,7 @@ class FocalBlock(nnx.Module):
     def __init__(self, config: FocalNetConfig, stage: int, *, precision: Precision, rngs: nnx.Rngs):
         dim = config.dims[stage]
         self.norm1 = layer_norm(dim, precision, rngs)
-        self.modulation = FocalModulation(
-            dim,
-            config.kernel_sizes(stage),
-            normalize_modulator=config.normalize_modulator,
-            postln=config.use_postln_in_modulation,
-            drop_rate=config.drop_rate,
-            aggregation=config.aggregation,
-            precision=precision,
-            rngs=rngs,
-        )
+        self.modulation = FocalModulation(config, stage, precision=precision, rngs=rngs)
         self.norm2 = layer_norm(dim, precision, rngs)
         self.mlp = Mlp(dim, config.mlp_ratio, config.drop_rate, precision=precision, rngs=rngs)
         scale = jnp.full((dim,), config.layerscale_value, jnp.float32)

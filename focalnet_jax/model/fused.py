@@ -22,8 +22,11 @@ _norm = partial(layer_norm, epsilon=LAYER_NORM_EPSILON)
 
 
 def fits(block: Any) -> bool:
-    """Whether fast memory holds a block's weights and their gradients."""
-    itemsize = jnp.dtype(block.modulation.dtype).itemsize
+    """Whether it is a block as the paper's and fast memory holds its weights and their gradients."""
+    modulation = block.modulation
+    if modulation.gates is None or not (modulation.global_level and modulation.multiplies):
+        return False
+    itemsize = jnp.dtype(modulation.dtype).itemsize
     return all(supports(weights, itemsize, fast_memory(_SHARE)) for weights in _weights(block))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from focalnet_jax.model.layers import dropout, layer_norm, linear, pointwise_conv, torch_uniform, without_bias
 from focalnet_jax.model.precision import Precision
+from focalnet_jax.model.variants import FocalNetConfig
 from focalnet_jax.ops.aggregation import aggregate_context, aggregate_levels
 from focalnet_jax.placement import by_channel, by_example
 
@@ -25,38 +24,33 @@ class FocalModulation(nnx.Module):
     """y = proj(query(x) * modulator(sum over levels of gate_l * context_l)) (paper equation 4).
 
     The original computes query, context and gates by one projection of width 2C + L + 1; they are three here, because
-    that width is a multiple of no vector unit's lanes.
+    that width is a multiple of no vector unit's lanes. The ablations of the paper's table of components, and pooling
+    in place of depthwise convolutions, are `config.use_gates` and the three after it.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        kernel_sizes: Sequence[int],
-        *,
-        normalize_modulator: bool,
-        postln: bool,
-        drop_rate: float,
-        aggregation: str,
-        precision: Precision,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: FocalNetConfig, stage: int, *, precision: Precision, rngs: nnx.Rngs):
+        dim, sizes = config.dims[stage], config.kernel_sizes(stage)
         self.query = linear(dim, dim, precision, rngs)
         self.context = linear(dim, dim, precision, rngs)
-        self.gates = linear(dim, len(kernel_sizes) + 1, precision, rngs)
-        self.focal_kernels = nnx.List([FocalKernel(size, dim, rngs=rngs) for size in kernel_sizes])
+        levels = len(sizes) + config.use_global_level
+        self.gates = linear(dim, levels, precision, rngs) if config.use_gates else None
+        learned = sizes if config.use_depthwise_conv else ()
+        self.focal_kernels = nnx.List([FocalKernel(size, dim, rngs=rngs) for size in learned])
         self.modulator = pointwise_conv(dim, dim, precision, rngs)
-        self.norm = layer_norm(dim, precision, rngs) if postln else None
+        self.norm = layer_norm(dim, precision, rngs) if config.use_postln_in_modulation else None
         self.proj = linear(dim, dim, precision, rngs)
-        self.normalize_modulator = normalize_modulator
-        self.drop_rate = drop_rate
-        self.form = aggregation
+        self.kernel_sizes = sizes
+        self.global_level, self.multiplies = config.use_global_level, config.use_modulation
+        self.normalize_modulator = config.normalize_modulator
+        self.drop_rate = config.drop_rate
+        self.form = config.aggregation
         self.dtype = precision.dtype
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
         query, _, modulator = self.parts(x)
         with jax.named_scope("projections"):
-            modulated = query * modulator
+            modulated = query * modulator if self.multiplies else query + modulator
             if self.norm is not None:
                 modulated = self.norm(modulated)
             return dropout(self.proj(modulated), self.drop_rate, keys)
@@ -66,11 +60,17 @@ class FocalModulation(nnx.Module):
         with jax.named_scope("projections"):
             query = by_example(self.query(x), channels=True)
             context = by_example(without_bias(self.context, x), channels=True)
-            gates = by_example(self.gates(x))
+            gates = by_example(self._gates(x))
         context = self.aggregate(context, gates)
         with jax.named_scope("projections"):
             modulator = by_example(self.modulator(by_example(context, channels=True)), channels=True)
         return query, gates, modulator
+
+    def _gates(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, L + 1]`: ones where there are none, and 0 of a global level that is not there."""
+        levels = len(self.kernel_sizes) + self.global_level
+        gates = jnp.ones((*x.shape[:-1], levels), self.dtype) if self.gates is None else self.gates(x)
+        return gates if self.global_level else jnp.pad(gates, ((0, 0),) * 3 + ((0, 1),))
 
     def aggregate(self, context: jax.Array, gates: jax.Array) -> jax.Array:
         """`[B, H, W, C]`, the sum of all levels of a context that has no bias yet; gates `[B, H, W, L + 1]`."""
@@ -85,5 +85,8 @@ class FocalModulation(nnx.Module):
             return aggregate_levels(context, gates, *self._kernels(), form=self.form)
 
     def _kernels(self) -> tuple[list[jax.Array], jax.Array]:
-        kernels = [by_channel(focal.kernel[...].astype(self.dtype)) for focal in self.focal_kernels]
-        return kernels, self.context.bias[...].astype(self.dtype)
+        kernels = [focal.kernel[...].astype(self.dtype) for focal in self.focal_kernels]
+        if not kernels:  # of the means of windows
+            dim = self.query.out_features
+            kernels = [jnp.full((size, size, 1, dim), 1 / size**2, self.dtype) for size in self.kernel_sizes]
+        return [by_channel(kernel) for kernel in kernels], self.context.bias[...].astype(self.dtype)

@@ -93,8 +93,9 @@ def _embed_macs(embed: nnx.Module, shape: tuple[int, ...]) -> int:
 
 def _block_macs(config: FocalNetConfig, stage: int, tokens: int) -> int:
     dim, kernels = config.dims[stage], config.kernel_sizes(stage)
-    projections = dim * (2 * dim + len(kernels) + 1) + 2 * dim * dim  # query, context, gates; modulator, proj
-    levels = sum(dim * (size * size + 1) for size in kernels)  # depthwise and its gate
-    rest = 3 * dim  # mean, global gate, query times modulator
+    gates = (len(kernels) + config.use_global_level) * config.use_gates
+    projections = dim * (2 * dim + gates) + 2 * dim * dim  # query, context, gates; modulator, proj
+    levels = sum(dim * size * size for size in kernels) + dim * gates  # depthwise, and each level times its gate
+    rest = dim * (1 + config.use_global_level)  # query times modulator, mean
     mlp = 2 * dim * int(dim * config.mlp_ratio)
     return tokens * (projections + levels + rest + mlp)

@@ -18,6 +18,9 @@ import numpy as np
 from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.ops.forms import FORMS
 
+ABLATIONS = ("use_gates", "use_global_level", "use_depthwise_conv", "use_modulation")
+"""Fields that every released variant has True: the components the paper takes away one by one."""
+
 Stagewise = int | tuple[int, ...]
 """One value for all stages, or one a stage."""
 
@@ -43,6 +46,10 @@ class FocalNetConfig:
     layerscale_value: float = 1e-4
     use_postln_in_modulation: bool = False  # LayerNorm on query * modulator
     normalize_modulator: bool = False  # divide the aggregated context by L + 1
+    use_gates: bool = True  # the first of `ABLATIONS`; without: the levels are summed as they are
+    use_global_level: bool = True  # without: the depthwise levels alone
+    use_depthwise_conv: bool = True  # without: a level is the mean of its window, zeros beyond the border
+    use_modulation: bool = True  # without: the modulator is added to the query, not multiplied
     drop_rate: float = 0.0  # dropout after the embedding, the projections and in the MLP
     drop_path_rate: float = 0.0  # stochastic depth of the last block; the first has 0
     num_classes: int = 1000  # 0: no classifier, the model returns pooled features

@@ -81,7 +81,8 @@ def draw(
     for path in videos:
         count = draw_video(classifier, path, out / f"{named[path]}.gif", options)
         print(f"{out / named[path]}.gif  {count} frames", flush=True)
-    _save(kernels_figure(focal_kernels(model)), out / "kernels.png")
+    if model.config.use_depthwise_conv:
+        _save(kernels_figure(focal_kernels(model)), out / "kernels.png")
 
 
 def draw_picture(classifier: Classifier, picture: np.ndarray, target: Path, options: Options) -> None:

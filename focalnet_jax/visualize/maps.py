@@ -52,7 +52,10 @@ def _modulation_maps(model: FocalNet, images: jax.Array) -> list[dict[str, jax.A
 
 
 def focal_kernels(model: FocalNet) -> list[list[np.ndarray]]:
-    """The learned depthwise kernels' means over channels: of each stage and focal level `[D, k, k]`."""
+    """The learned depthwise kernels' means over channels: of each stage and focal level `[D, k, k]`.
+
+    A model that pools in their place (`use_depthwise_conv=False`) has none.
+    """
     return [
         [np.asarray(focal.kernel[...]).mean(axis=(-2, -1)) for focal in stage.blocks.modulation.focal_kernels]
         for stage in model.stages

@@ -91,9 +91,18 @@ def test_added_levels_have_zero_gates_before_the_global_one():
     assert "focal_levels (2, 2) made (2, 4)" in more.notes
 
 
+def test_without_a_global_level_added_gates_come_last():
+    weights = weights_of(focal_levels=2, use_global_level=False)
+    more = adapt(weights, dataclasses.replace(weights.config, focal_levels=3))
+    old, new = (named_leaves(w.params)["stages/0/blocks/modulation/gates/kernel"] for w in (weights, more))
+    np.testing.assert_array_equal(new[..., :2], old)
+    assert not new[..., 2:].any()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        (dict(use_modulation=False), "use_modulation is True in the weights and False"),
         (dict(focal_levels=1), "2 focal levels in the weights and 1"),
         (dict(depths=(1, 1)), "depths is"),
         (dict(use_layerscale=True), "use_layerscale is False in the weights and True"),

@@ -14,7 +14,10 @@ from focalnet_jax.convert.files import sha256
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.errors import UserError
+from focalnet_jax.model.variants import ABLATIONS
+from focalnet_jax.paths import named_leaves
 from tests.convert.golden_files import GOLDEN, INDEX, OPTIONS, in_a_directory
+from tests.convert.random_weights import weights_of
 
 
 def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tmp_path):
@@ -175,6 +178,20 @@ def test_a_type_in_which_most_of_a_tensor_would_vanish_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"head\.fc\.weight is too small for float16"):
         write_weights(weights, tmp_path / "half.safetensors", format="timm", dtype="float16")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("field", ABLATIONS)
+def test_a_model_without_a_component_is_written_as_a_checkpoint_only(field, tmp_path):
+    weights = weights_of(**{field: False})
+    for format, name in (("microsoft", "a.safetensors"), ("timm", "b.safetensors"), ("huggingface", "c")):
+        with pytest.raises(UserError, match=f"{format} has no FocalNet with {field}=False"):
+            write_weights(weights, tmp_path / name, format=format)
+    assert not list(tmp_path.iterdir())
+    write_weights(weights, tmp_path / "step", format="orbax")
+    again = read_weights(tmp_path / "step")
+    assert again.config == weights.config
+    for name, value in named_leaves(weights.params).items():
+        np.testing.assert_array_equal(named_leaves(again.params)[name], value)
 
 
 def converted(*arguments):

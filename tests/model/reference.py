@@ -41,16 +41,23 @@ def convolution(x, params, stride, padding):
 
 
 def modulation(x, params, config):
-    query, context, gates = (linear(x, params[name]) for name in ("query", "context", "gates"))
-    levels = len(params["focal_kernels"])
+    query, context = linear(x, params["query"]), linear(x, params["context"])
+    learned = params.get("focal_kernels", {})
+    kernels = [learned[level]["kernel"] for level in range(len(learned))]
+    if not config.use_depthwise_conv:
+        kernels = [np.full((k, k, 1, x.shape[-1]), 1 / k**2) for k in config.kernel_sizes(0)]
+    levels = len(kernels)
+    gates = linear(x, params["gates"]) if config.use_gates else np.ones((*x.shape[:-1], levels + 1))
     total = 0
     for level in range(levels):
-        context = gelu(depthwise(context, params["focal_kernels"][level]["kernel"]))
+        context = gelu(depthwise(context, kernels[level]))
         total = total + context * gates[..., level : level + 1]
-    total = total + gelu(context.mean((1, 2), keepdims=True)) * gates[..., levels:]
+    if config.use_global_level:
+        total = total + gelu(context.mean((1, 2), keepdims=True)) * gates[..., levels:]
     if config.normalize_modulator:
         total = total / (levels + 1)
-    out = query * linear(total, params["modulator"])
+    modulator = linear(total, params["modulator"])
+    out = query * modulator if config.use_modulation else query + modulator
     if config.use_postln_in_modulation:
         out = layer_norm(out, params["norm"])
     return linear(out, params["proj"])

@@ -9,6 +9,7 @@ from flax import nnx
 import focalnet_jax
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.layers import drop_path, example_keys
+from focalnet_jax.model.variants import ABLATIONS
 from focalnet_jax.paths import named_leaves
 from tests.model import reference
 
@@ -20,6 +21,8 @@ FLAGS = {
     "base_iso": ("focalnet_base_iso", dict(depths=(2,), embed_dim=8)),
     "large_fl4": ("focalnet_large_fl4", {}),
     "huge_fl3": ("focalnet_huge_fl3", {}),
+    **{field: ("focalnet_tiny_lrf", {field: False}) for field in ABLATIONS},
+    "all ablations": ("focalnet_large_fl4", dict.fromkeys(ABLATIONS, False)),
 }
 
 
