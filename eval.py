@@ -1,33 +1,8 @@
 """Measure a checkpoint on every validation image: python eval.py --config configs/X.py --checkpoint WORKDIR."""
 
-import argparse
+import runpy
 import signal
-
-
-def main(arguments: list[str]) -> int:
-    """Parses flags, evaluates, prints the result as the last line."""
-    from focalnet_jax.command_line import load_config, parse_arguments
-    from focalnet_jax.distributed.startup import add_flags, connect
-    from focalnet_jax.training.standalone import evaluate_checkpoint
-
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe trained with")
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="a workdir (its newest step), a step, or a .pth, .safetensors or Hugging Face directory",
-    )
-    add_flags(parser)
-    flags, overrides = parse_arguments(parser, arguments)
-    config = load_config(flags.config, overrides, optional=["init_from"])
-    connect(flags)
-    evaluate_checkpoint(config, flags.checkpoint)
-    return 0
-
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax.command_line import run_command
-
-    run_command(main)
+    runpy.run_module("focalnet_jax.eval", run_name="__main__")

@@ -1,37 +1,8 @@
 """Train a FocalNet, or go on with a run: python train.py --config configs/quickstart.py --workdir runs/quickstart."""
 
-import argparse
+import runpy
 import signal
-import sys
-
-
-def main(arguments: list[str]) -> int:
-    """Parses flags and trains."""
-    from focalnet_jax.command_line import load_config, parse_arguments, parse_workdir
-    from focalnet_jax.distributed.startup import add_flags, connect
-    from focalnet_jax.errors import UserError
-    from focalnet_jax.restarts import run_again
-    from focalnet_jax.training.loop import train
-
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives; a run there goes on")
-    parser.add_argument(
-        "--max-restarts", type=int, default=0, metavar="N", help="start it again up to N times when it fails"
-    )
-    add_flags(parser)
-    flags, overrides = parse_arguments(parser, arguments)
-    config, workdir = load_config(flags.config, overrides), parse_workdir(flags.workdir)
-    if flags.max_restarts < 0:
-        raise UserError(f"--max-restarts {flags.max_restarts}: expected 0 or more")
-    if flags.max_restarts:
-        return run_again([sys.executable, __file__, *arguments, "--max-restarts=0"], flags.max_restarts)
-    connect(flags)  # a mistake in one process alone is told before the others wait for it
-    return train(config, workdir)
-
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax.command_line import run_command
-
-    run_command(main)
+    runpy.run_module("focalnet_jax.train", run_name="__main__")

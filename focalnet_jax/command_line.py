@@ -132,11 +132,17 @@ def load_config(path: str, overrides: Sequence[str] = (), *, optional: Sequence[
       UserError: no such file or variant, unknown key (with the nearest ones), value of a wrong type.
     """
     file, variant = (path, "") if path.endswith(".py") else path.rsplit(":", 1) if ":" in path else (path, "")
-    config = _read_config(Path(file), variant)
+    config = _read_config(_found(Path(file)), variant)
     named = [_override(config, key, text) for key, text in _split(overrides)]
     _prefer_named_durations(config, named)
     check_values(config, optional)
     return FrozenConfigDict(config)
+
+
+def _found(file: Path) -> Path:
+    """The file; a recipe configs/NAME.py that is not here is the one installed with the package."""
+    installed = Path(__file__).parent / file
+    return installed if file.parent == Path("configs") and not file.is_file() and installed.is_file() else file
 
 
 def _read_config(file: Path, variant: str) -> ConfigDict:

@@ -104,6 +104,7 @@ def default_config() -> ConfigDict:
     config.profile_steps = ()  # (first, last) to trace, into workdir/profile
     config.compilation_cache = "~/.cache/focalnet_jax"  # programs compiled once serve the next start; "": none
     config.log_statistics = False  # with them, the norm of every parameter and of its gradient
+    config.log_maps = 0  # validation pictures whose modulators and gates TensorBoard shows at every evaluation
     config.eval_every_epochs = config_dict.placeholder(float)  # neither: once, at the end
     config.eval_every_steps = config_dict.placeholder(int)
     config.checkpoint_every_epochs = config_dict.placeholder(float)  # neither: with every evaluation
@@ -119,6 +120,7 @@ REQUIRED = "(required)"  # a config file's value for a path that only the user c
 RESUMABLE = (
     "log_every_steps",
     "log_statistics",
+    "log_maps",
     "writers",
     "profile_steps",
     "compilation_cache",
@@ -218,6 +220,7 @@ CHECKS = {
     "health.watchdog_seconds": _POSITIVE,
     "health.spike_factor": (lambda v: v == 0 or 1 < v < math.inf, "0, or a number above 1"),
     "log_every_steps": _POSITIVE,
+    "log_maps": _NOT_NEGATIVE,
     "writers": (
         lambda v: all(isinstance(name, str) for name in v) and len(set(v)) == len(v),
         "names such as ('tensorboard',), each once",

@@ -16,29 +16,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TRAIN = "train.py"
-
 
 def main(arguments: list[str]) -> int:
     """Parses flags, trains one after the other, prints the table; 1 if a run failed."""
     from focalnet_jax.command_line import load_config, make_parser, parse_arguments, parse_workdir
-    from focalnet_jax.errors import EXIT_FAILED, UserError
+    from focalnet_jax.errors import EXIT_FAILED
     from focalnet_jax.files import write_whole
 
     parser = make_parser("sweep", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the runs lie")
     flags, overrides = parse_arguments(parser, arguments)
-    if not Path(TRAIN).is_file():
-        raise UserError(f"there is no {TRAIN} here; start it from the folder that holds it")
     folder, runs = parse_workdir(flags.workdir), combinations(overrides)
     for _, settings in runs:
         load_config(flags.config, settings)  # every mistake before the first run
     results = []
     for number, (name, settings) in enumerate(runs, 1):
         print(f"run {number}/{len(runs)}: {name}", flush=True)
-        command = [sys.executable, TRAIN, "--config", flags.config, "--workdir", str(folder / name), *settings]
-        status = _run(command)
+        train = [sys.executable, "-m", "focalnet_jax.train"]
+        status = _run([*train, "--config", flags.config, "--workdir", str(folder / name), *settings])
         if status not in (0, EXIT_FAILED):  # stopped, or a mistake that is all runs'
             return status
         results.append({"run": name, "status": status, **_outcome(folder / name)})

@@ -1,7 +1,22 @@
-"""python -m focalnet_jax tells what is installed."""
+"""What pip installs is whole, and says what it is."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
 
 from focalnet_jax import __version__
+from focalnet_jax.command_line import load_config
+from focalnet_jax.commands import COMMANDS
 from tests.commands import assert_one_line_mistake, run
+
+FOCALNET = "from focalnet_jax.commands import run; run()"
 
 
 def test_versions_devices_and_what_is_missing_are_told():
@@ -12,3 +27,49 @@ def test_versions_devices_and_what_is_missing_are_told():
     assert "figures and videos  matplotlib " in done.stdout
     assert "None" not in done.stdout
     assert_one_line_mistake(run("-m", "focalnet_jax", "--versin"), "--versin")
+
+
+def test_one_program_has_all_commands():
+    for name in COMMANDS:
+        spec = importlib.util.find_spec(f"focalnet_jax.{name}")
+        assert spec, name
+        runnable = f"focalnet_jax.{name}.__main__" if spec.submodule_search_locations else f"focalnet_jax.{name}"
+        assert "run_command(main)" in Path(importlib.util.find_spec(runnable).origin).read_text(), name
+    told = run("-c", FOCALNET)
+    assert told.returncode == 0
+    assert re.findall(r"^  ([a-z.]+) ", told.stdout, re.MULTILINE) == list(COMMANDS)
+    assert run("-c", FOCALNET, "--version").stdout == f"focalnet_jax {__version__}\n"
+    assert_one_line_mistake(run("-c", FOCALNET, "trian"), "Did you mean train")
+    helped = run("-c", FOCALNET, "convert", "--help")
+    assert helped.returncode == 0
+    assert helped.stdout == run("-m", "focalnet_jax.convert", "--help").stdout
+
+
+def test_a_wheel_holds_every_module_the_recipes_and_what_they_read(tmp_path):
+    tree, ignored = tmp_path / "tree", shutil.ignore_patterns("__pycache__")
+    for name in ("focalnet_jax", "configs"):
+        shutil.copytree(name, tree / name, ignore=ignored)
+    for name in ("pyproject.toml", "setup.py", "requirements.txt", "README.md", "LICENSE"):
+        shutil.copy(name, tree / name)
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, tree]
+    subprocess.run(wheel, check=True, timeout=120)
+    (file,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (entries,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        assert "focalnet = focalnet_jax.commands:run" in archive.read(entries).decode()
+        archive.extractall(tmp_path / "installed")
+    there = {str(path.relative_to(tree)) for path in (tree / "focalnet_jax").rglob("*") if path.is_file()}
+    recipes = {f"focalnet_jax/{path}" for path in Path("configs").glob("*.py")}
+    assert held == there | recipes
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = "from focalnet_jax.command_line import load_config; print(load_config('configs/quickstart.py').model.name)"
+    env = {"PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == load_config("configs/quickstart.py").model.name, done.stderr
+
+
+@pytest.mark.parametrize("extra", ["tpu", "cuda", "convert", "viz", "demo", "docs"])
+def test_what_is_optional_has_a_name(extra):
+    assert tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"][extra]

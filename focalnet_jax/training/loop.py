@@ -20,6 +20,7 @@ from focalnet_jax.distributed.mesh import put_batch, put_told
 from focalnet_jax.distributed.startup import anywhere, ends_with_the_others, from_first, is_first
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
 from focalnet_jax.training.evaluation import evaluate
+from focalnet_jax.training.maps import MapsLog
 from focalnet_jax.training.profiling import Profile
 from focalnet_jax.training.progress import Progress
 from focalnet_jax.training.run import Run, set_up
@@ -79,6 +80,7 @@ class _Loop:
         self.eval_step: Callable[[Params, dict[str, jax.Array]], Metrics] = make_eval_step(
             run.task.graph, run.task.mesh, run.config.eval_classes
         )
+        self.maps = MapsLog(run.task.graph, run.task.mesh, run.config.log_maps)
 
     def run_to_end(self) -> bool:
         """Runs all steps that are left; returns whether a signal stopped it before."""
@@ -179,7 +181,7 @@ class _Loop:
             if due:
                 run.save(last=run.finished)
             wanted = takewhile(lambda _: not (self.alone and self.stop.received), run.eval_data.batches())
-            watched = self.watchdog.each(wanted, f"a batch of the evaluation at step {run.step}")
+            watched = self.watchdog.each(self.maps.watch(wanted), f"a batch of the evaluation at step {run.step}")
             result = evaluate(self.eval_step, run.state.result, watched, run.task.mesh)
             if self.alone and self.stop.received:
                 run.save(last=True)
@@ -190,5 +192,6 @@ class _Loop:
             if due or improved:
                 run.save(evaluated, last=run.finished)
             self.writer.write(run.step, evaluated)
+            self.writer.draw(run.step, self.maps.draw(run.state.result))
             self.progress.print_evaluation(run.step, evaluated)
         return self.alone or not anywhere(self.stop.received is not None)  # rather than some steps later

@@ -24,6 +24,7 @@ from focalnet_jax.files import write_whole
 from focalnet_jax.model import summarize
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.training.banner import print_banner
+from focalnet_jax.training.maps import check_maps
 from focalnet_jax.training.optimizer import check_patterns
 from focalnet_jax.training.profiling import check_steps
 from focalnet_jax.training.progress import Work, work_of
@@ -154,6 +155,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     check_saved(workdir, found)
     # All that can refuse the config comes before the first thing written.
     check_writers(config.writers)
+    check_maps(config.log_maps, config.writers)
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config)
     model = model_config(config)

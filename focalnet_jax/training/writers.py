@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import tensorboardX
 
 from focalnet_jax.errors import RunFailedError, UserError, suggest
@@ -53,6 +54,12 @@ class MetricsWriter:
         for other in self._others:
             other.write(step, finite)
 
+    def draw(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Shows pictures `[H, W, 3]` uint8 by name, where there is something that shows them."""
+        for other in self._others:
+            if isinstance(other, _TensorBoard):
+                other.draw(step, pictures)
+
     def close(self) -> None:
         """Writes out what is buffered."""
         self._file.close()
@@ -82,6 +89,11 @@ class _TensorBoard:
         self._check_writing()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+
+    def draw(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        self._check_writing()
+        for name, picture in pictures.items():
+            self._events.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         if all(thread.is_alive() for thread in self._threads):  # or it would wait for one for ever
@@ -148,6 +160,9 @@ class NoWriter:
     """What processes that do not write have in its place."""
 
     def write(self, step: int, values: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def draw(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Nothing."""
 
     def close(self) -> None:

@@ -20,14 +20,13 @@ from focalnet_jax.model import FocalNet
 from focalnet_jax.visualize.figures import (
     Activation,
     BlockMaps,
-    coloured,
-    gate_names,
     kernels_figure,
     picture_figure,
     receptive_figure,
 )
-from focalnet_jax.visualize.frames import read_frames, side_by_side, write_gif
+from focalnet_jax.visualize.frames import read_frames, write_gif
 from focalnet_jax.visualize.maps import StageMaps, class_activation, focal_kernels, modulation_maps, receptive_field
+from focalnet_jax.visualize.sheets import map_sheets
 
 _DOTS = 110  # an inch
 _AVERAGED = 8  # pictures of a receptive field
@@ -110,22 +109,7 @@ def draw_video(classifier: Classifier, path: Path, target: Path, options: Option
         _block_maps(modulation_maps(classifier.model, normalize(jnp.asarray(frame[None]))), stage, options.block)
         for frame in frames
     ]
-    size = frames[0].shape[:2]
-    norms = [each.modulator for each in maps]
-    most = max(float(np.abs(each.gates).max()) for each in maps)
-    limits = float(np.min(norms)), float(np.max(norms))
-    names = ["picture", "modulator", *(f"gate, {name}" for name in gate_names(maps[0].gates.shape[-1]))]
-    sheets = [
-        side_by_side(
-            [
-                frame,
-                coloured(each.modulator, size, gate=False, limits=limits),
-                *(coloured(gate, size, gate=True, limits=(-most, most)) for gate in np.moveaxis(each.gates, -1, 0)),
-            ],
-            names,
-        )
-        for frame, each in zip(frames, maps, strict=True)
-    ]
+    sheets = map_sheets(frames, maps)
     write_gif(sheets, target, seconds)
     return len(sheets)
 

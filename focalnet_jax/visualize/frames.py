@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageSequence
+from PIL import Image, ImageSequence
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import find_pictures, read_picture
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 _SECONDS = 0.1  # a frame, where nothing tells
-_CAPTION = 14  # pixels
 
 
 def moves(path: Path) -> bool:
@@ -70,17 +69,6 @@ def _video_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path} cannot be read as a video: {str(error).splitlines()[0]}") from error
     return imageio.imiter(path, plugin="FFMPEG"), 1 / rate
-
-
-def side_by_side(pictures: Sequence[np.ndarray], names: Sequence[str]) -> Image.Image:
-    """Pictures `[H, W, 3]` in a row, each below its name."""
-    height, width, _ = pictures[0].shape
-    sheet = Image.new("RGB", (width * len(pictures), height + _CAPTION), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
-    for place, (picture, name) in enumerate(zip(pictures, names, strict=True)):
-        sheet.paste(Image.fromarray(picture), (place * width, _CAPTION))
-        draw.text((place * width + 2, 1), name, fill="black", font=font)
-    return sheet
 
 
 def write_gif(sheets: Sequence[Image.Image], path: Path, seconds: float) -> None:

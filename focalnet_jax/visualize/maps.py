@@ -41,14 +41,18 @@ def modulation_maps(model: FocalNet, images: jax.Array) -> list[StageMaps]:
     return [StageMaps(**jax.tree.map(np.asarray, seen)) for seen in _modulation_maps(model, jnp.asarray(images))]
 
 
-@nnx.jit
-def _modulation_maps(model: FocalNet, images: jax.Array) -> list[dict[str, jax.Array]]:
+def look_at_modulation(model: FocalNet, images: jax.Array) -> list[dict[str, jax.Array]]:
+    """What `modulation_maps` returns, to be called in a function that is compiled: a dictionary a stage."""
+
     def look(block: FocalBlock, x: jax.Array) -> dict[str, jax.Array]:
         _, gates, modulator = block.modulation.parts(block.modulated(x))
         norm = jnp.linalg.norm(modulator.astype(jnp.float32), axis=-1)
         return {"modulator": norm, "gates": gates.astype(jnp.float32)}
 
     return model.look(images, look)[0]
+
+
+_modulation_maps = nnx.jit(look_at_modulation)
 
 
 def focal_kernels(model: FocalNet) -> list[list[np.ndarray]]:

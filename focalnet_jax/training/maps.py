@@ -1,0 +1,83 @@
+"""Modulators and gates of some validation pictures, at every evaluation of a run, for TensorBoard."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from PIL import Image
+
+from focalnet_jax.data.loader import Batch
+from focalnet_jax.data.mixing import normalize
+from focalnet_jax.distributed.mesh import compiler_options, put_batch, replicated
+from focalnet_jax.errors import UserError
+from focalnet_jax.training.step import Params
+from focalnet_jax.visualize.maps import look_at_modulation
+
+_SIDE = 112  # pixels of a map
+
+
+class MapsLog:
+    """Draws the first pictures of the validation data as the model sees them, one sheet a picture, a row a stage.
+
+    Args:
+      graph: of the model.
+      mesh: of the run.
+      count: how many pictures, or as many as a batch has; 0 draws none.
+    """
+
+    def __init__(self, graph: nnx.GraphDef, mesh: Mesh, count: int):
+        self.mesh, self.count = mesh, count
+        self._batch: Batch | None = None
+
+        def look(params: Params, batch: dict[str, jax.Array]) -> list[dict[str, jax.Array]]:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                stages = look_at_modulation(nnx.merge(graph, params), normalize(batch["image"]))
+            # The whole batch goes through the model, which may be split over devices; of the last block, [n, h, w].
+            shown = {name: batch[name][:count] for name in ("image", "mask")}
+            return [shown, *(jax.tree.map(lambda maps: maps[-1, :count], stage) for stage in stages)]
+
+        self._look = jax.jit(look, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh))
+
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches of an evaluation, of which it keeps the first."""
+        for number, batch in enumerate(batches):
+            if number == 0 and self.count:
+                self._batch = batch
+            yield batch
+
+    def draw(self, params: Params) -> dict[str, np.ndarray]:
+        """Sheets `[H, W, 3]` uint8 by name, of the pictures watched last. All processes must call it."""
+        if self._batch is None:
+            return {}
+        shown, *stages = jax.device_get(self._look(params, put_batch(self._batch, self.mesh)))
+        self._batch = None  # a whole batch of pictures
+        real = shown["mask"] > 0
+        pictures = [_small(picture) for picture in shown["image"][real]]
+        rows = [_row(pictures, stage["modulator"][real], stage["gates"][real]) for stage in stages]
+        sheets = [np.concatenate(sheet) for sheet in zip(*rows, strict=True)]
+        return {f"maps/picture_{number}": sheet for number, sheet in enumerate(sheets, 1)}
+
+
+def check_maps(count: int, writers: Sequence[str]) -> None:
+    """Refuses to draw where nothing shows it or it cannot be drawn: `UserError`."""
+    if count and "tensorboard" not in writers:
+        raise UserError(f"log_maps={count}: expected tensorboard among writers, which shows them; writers={writers}")
+    if count and not importlib.util.find_spec("matplotlib"):
+        raise UserError(f"log_maps={count} needs matplotlib: pip install 'focalnet_jax[viz]', or leave it out")
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
+
+
+def _row(pictures: Sequence[np.ndarray], modulators: np.ndarray, gates: np.ndarray) -> list[np.ndarray]:
+    from focalnet_jax.visualize.figures import BlockMaps  # matplotlib is optional
+    from focalnet_jax.visualize.sheets import map_sheets
+
+    maps = [BlockMaps("", *each) for each in zip(modulators, gates, strict=True)]
+    return [np.asarray(sheet) for sheet in map_sheets(pictures, maps)]

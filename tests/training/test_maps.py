@@ -1,0 +1,86 @@
+"""What TensorBoard shows of the maps is what the model computes for the validation pictures, on any mesh."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from focalnet_jax.command_line import load_config
+from focalnet_jax.data.mixing import normalize
+from focalnet_jax.errors import UserError
+from focalnet_jax.training.maps import MapsLog, check_maps
+from focalnet_jax.training.setup import open_eval_data
+from focalnet_jax.training.step import init_state
+from focalnet_jax.visualize import modulation_maps
+from focalnet_jax.visualize.figures import BlockMaps
+from focalnet_jax.visualize.sheets import map_sheets
+from tests.commands import SMALL, run
+from tests.distributed.meshes import task_on
+
+
+def records(content):
+    """Of a file of events: length, checksum, event, checksum."""
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        yield content[12 : 12 + length]
+        content = content[16 + length :]
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)], ids=["one device", "eight devices"])
+def test_a_sheet_shows_the_maps_of_the_last_block_of_every_stage(mesh):
+    config, task, init_params = task_on(mesh)
+    params = init_state(task, init_params).result
+    maps = MapsLog(task.graph, task.mesh, 3)
+    assert maps.draw(params) == {}
+    batches = list(maps.watch(open_eval_data(config, task.mesh).batches()))
+    drawn = maps.draw(params)
+    assert list(drawn) == ["maps/picture_1", "maps/picture_2", "maps/picture_3"]
+    pictures = batches[0]["image"][:3]
+    (stage,) = modulation_maps(nnx.merge(task.graph, params), normalize(pictures))
+    enlarged = [np.asarray(Image.fromarray(picture).resize((112, 112), Image.BICUBIC)) for picture in pictures]
+    blocks = [BlockMaps("", stage.modulator[-1, n], stage.gates[-1, n]) for n in range(3)]
+    for sheet, expected in zip(drawn.values(), map_sheets(enlarged, blocks), strict=True):
+        # Of 256 colours, one may round to its neighbour.
+        np.testing.assert_allclose(sheet.astype(int), np.asarray(expected).astype(int), atol=3)
+    assert maps.draw(params) == {}  # and the pictures are given up
+
+
+def test_the_fill_of_a_last_batch_is_not_shown():
+    config, task, init_params = task_on((1, 1, 1), ["--config.eval_batch_size=512"])  # of 450 pictures
+    maps = MapsLog(task.graph, task.mesh, 500)
+    list(maps.watch(open_eval_data(config, task.mesh).batches()))
+    assert len(maps.draw(init_state(task, init_params).result)) == 450
+
+
+def test_a_run_shows_them_at_every_evaluation(tmp_path):
+    done = run("train.py", *SMALL, "--config.eval_every_steps=30", "--config.log_maps=2", "--workdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    shown = {
+        (event.step, value.tag): value.image
+        for event in map(Event.FromString, records(file.read_bytes()))
+        for value in event.summary.value
+        if value.HasField("image")
+    }
+    assert sorted(shown) == [(step, f"maps/picture_{number}") for step in (30, 60) for number in (1, 2)]
+    first, last = (Image.open(io.BytesIO(shown[step, "maps/picture_1"].encoded_image_string)) for step in (30, 60))
+    assert first.size == last.size == (5 * 112, 2 * (112 + 14))  # picture, modulator, two levels, global; two stages
+    assert np.ptp(np.asarray(last)[14:126, 112:224]) > 50  # the modulator is no even colour
+    assert np.any(np.asarray(first) != np.asarray(last))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["--config.log_maps=-1"], "log_maps=-1"),
+        (["--config.log_maps=1", "--config.writers=()"], "expected tensorboard among writers"),
+    ],
+)
+def test_maps_that_nothing_can_show_are_refused(settings, told):
+    with pytest.raises(UserError, match=told):
+        config = load_config("configs/quickstart.py", settings)
+        check_maps(config.log_maps, config.writers)
