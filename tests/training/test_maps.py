@@ -81,6 +81,10 @@ def test_a_run_shows_them_at_every_evaluation(tmp_path):
     ],
 )
 def test_maps_that_nothing_can_show_are_refused(settings, told):
-    with pytest.raises(UserError, match=told):
+
+    def started():
         config = load_config("configs/quickstart.py", settings)
         check_maps(config.log_maps, config.writers)
+
+    with pytest.raises(UserError, match=told):
+        started()
