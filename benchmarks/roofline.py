@@ -1,12 +1,14 @@
 """What bounds a block with its gradients, stage by stage and chip by chip: python -m benchmarks.roofline [--compile].
 
   python -m benchmarks.roofline --model focalnet_base_lrf --batch 64 --chips v4,v5e,v5p,v6e,h100
+  python -m benchmarks.roofline --model focalnet_tiny_lrf --batch 8 --chips cpu --compile
 
 Milliseconds of three bounds, each as if the other two cost nothing: the products at the chip's peak; the least that
 must travel to and from its memory, had it room for all that lies between (a block's input twice, its output, their
 gradients and the weights); and what its vector units do (taps of the depthwise kernels and their two gradients, GELUs,
 gates). --compile adds the compiler's estimate of ours for TPUs, as benchmarks/tpu_cost.py makes it, and the share of
-the largest bound in it. A chip is what JAX calls a device; of a v4, a core. The last line is a JSON list.
+the largest bound in it. A chip is what JAX calls a device; of a v4, a core. A cpu is the one this runs on, in float32:
+its rates are measured, and with --compile our block. The last line is a JSON list.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
+from collections.abc import Callable
 from typing import Any
 
 from focalnet_jax.command_line import load_config, one_line_errors, run_command
@@ -27,7 +31,7 @@ _BOUNDS = ("products", "memory", "vector")
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 
 
-def work(model: Any, stage: int, size: int, batch: int) -> tuple[float, float, float]:
+def work(model: Any, stage: int, size: int, batch: int, itemsize: int = 2) -> tuple[float, float, float]:
     """Of a block with its gradients: FLOPs of its products, least bytes moved, operations of vector units."""
     dim, sizes = model.dims[stage], model.kernel_sizes(stage)
     places, levels, hidden = batch * size * size, len(sizes), int(dim * model.mlp_ratio)
@@ -35,8 +39,9 @@ def work(model: Any, stage: int, size: int, batch: int) -> tuple[float, float, f
     taps = sum(k * k for k in sizes)
     # Forward, the input's gradient and the kernel's; and gates, which multiply and add once forward and twice back.
     vector = places * (dim * (3 * 2 * taps + levels * _GELU + 3 * 2 * (levels + 1)) + hidden * _GELU)
-    # Weights are read twice in bfloat16, their gradients written in float32.
-    return 3 * 2.0 * places * weights, 2.0 * 5 * places * dim + weights * (2 + 2 + 4), float(vector)
+    # Weights are read twice as they are computed with, their gradients written in float32.
+    moved = itemsize * 5.0 * places * dim + weights * (2 * itemsize + 4)
+    return 3 * 2.0 * places * weights, moved, float(vector)
 
 
 def rates(name: str) -> tuple[float, float, float]:
@@ -47,8 +52,59 @@ def rates(name: str) -> tuple[float, float, float]:
 
     if name == "h100":
         return CHIPS[name].flops, *_H100
+    if name == "cpu":
+        return _cpu_rates()
     devices, chip = describe_devices(TOPOLOGIES[name])
     return chip.flops, bandwidth(chip), _VECTOR * chip.clock * getattr(devices[0], "num_cores", 1)
+
+
+def _cpu_rates() -> tuple[float, float, float]:
+    """Of this machine, by a large product, a large copy, and a chain of multiply-adds on numbers in registers."""
+    import jax
+    import jax.numpy as jnp
+
+    side, length, chain = 2048, 2**26, 512
+    matrix, numbers = jnp.ones((side, side)), jnp.ones(length)
+
+    def multiply_and_add(x: jax.Array) -> jax.Array:
+        for _ in range(chain):
+            x = x * 0.999 + 0.001
+        return x
+
+    product = _seconds(jax.jit(jnp.matmul), matrix, matrix)
+    copied = _seconds(jax.jit(lambda x: x + 1), numbers)
+    chained = _seconds(jax.jit(multiply_and_add), numbers[: 2**20])
+    return 2 * side**3 / product, 2 * 4 * length / copied, chain * 2**20 / chained
+
+
+def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
+    """Of a call, the best of many."""
+    import jax
+
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(12):
+        begun = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def _timed(config: Any, name: str, stage: int, batch: int) -> float:
+    """Seconds of our block on this machine's CPU."""
+    del name
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks.tpu_cost import part
+    from focalnet_jax.distributed.mesh import compiler_options, make_mesh
+
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    function, params, shape = part(config, mesh, stage, False, "cpu")
+    keys = iter(jax.random.split(jax.random.key(0), 100))
+    params = jax.tree.map(lambda leaf: 0.02 * jax.random.normal(next(keys), leaf.shape), params)
+    x = jax.random.normal(next(keys), (batch, *shape), jnp.float32)
+    return _seconds(jax.jit(function, compiler_options=compiler_options(mesh)), params, x, x)
 
 
 def estimate(config: Any, name: str, stage: int, batch: int) -> float:
@@ -77,8 +133,8 @@ def main(arguments: list[str]) -> int:
     one_line_errors(parser)
     flags, overrides = parser.parse_known_args(arguments)
     chips = flags.chips.split(",")
-    if unknown := set(chips) - {*TOPOLOGIES, "h100"}:
-        raise UserError(f"--chips {','.join(sorted(unknown))}: expected some of {','.join((*TOPOLOGIES, 'h100'))}")
+    if unknown := set(chips) - {*TOPOLOGIES, "h100", "cpu"}:
+        raise UserError(f"--chips {','.join(sorted(unknown))}: expected some of {','.join(TOPOLOGIES)},h100,cpu")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
@@ -87,7 +143,8 @@ def main(arguments: list[str]) -> int:
 
     jax.config.update("jax_platforms", "cpu")
     given = ["--config.data.path=none", f"--config.batch_size={flags.batch}", *overrides]
-    config = load_config(f"configs/imagenet1k.py:{flags.model.removeprefix('focalnet_')}", given)
+    recipe = f"configs/imagenet1k.py:{flags.model.removeprefix('focalnet_')}"
+    config = load_config(recipe, given)
     model = model_config(config)
     results = []
     print(
@@ -97,18 +154,20 @@ def main(arguments: list[str]) -> int:
     )
     for name in chips:
         limits = rates(name)
+        precision = ["--config.precision=float32"] if name == "cpu" else []
+        of_chip = load_config(recipe, [*given, *precision])
         for stage, dim in enumerate(model.dims):
             size = map_size(config, model, stage)
-            much = work(model, stage, size, flags.batch)
+            much = work(model, stage, size, flags.batch, 4 if name == "cpu" else 2)
             bounds = {bound: 1e3 * each / fast for bound, each, fast in zip(_BOUNDS, much, limits, strict=True)}
             figures = list(bounds.values())
-            if flags.compile and name in TOPOLOGIES:
-                ours = 1e3 * estimate(config, name, stage, flags.batch)
+            if flags.compile and name != "h100":
+                ours = 1e3 * (_timed if name == "cpu" else estimate)(of_chip, name, stage, flags.batch)
                 figures += [ours, max(figures) / ours]
                 bounds["ours"] = ours
             results.append({"chip": name, "size": size, "dim": dim} | bounds)
             print(f"{name:<6}{f'{size} x {dim}':>12}" + "".join(f"{figure:>10.2f}" for figure in figures), flush=True)
-    print("milliseconds; ours is the compiler's estimate, not a measurement")
+    print("milliseconds; ours is the compiler's estimate, not a measurement, but on a cpu")
     print(json.dumps(results))
     return 0
 

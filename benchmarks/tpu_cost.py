@@ -114,8 +114,10 @@ def gradients_of(module: Any, call: Callable[..., Any]) -> tuple[Callable[..., A
     return function, params
 
 
-def part(config: Any, mesh: Any, number: int, whole_stage: bool) -> tuple[Callable[..., Any], Any, tuple[int, ...]]:
-    """Our stage or block: function, parameters, and the shape of its input without B."""
+def part(
+    config: Any, mesh: Any, number: int, whole_stage: bool, platform: str = "tpu"
+) -> tuple[Callable[..., Any], Any, tuple[int, ...]]:
+    """Our stage or block in a platform's forms: function, parameters, and the shape of its input without B."""
     import dataclasses
 
     import jax
@@ -129,7 +131,7 @@ def part(config: Any, mesh: Any, number: int, whole_stage: bool) -> tuple[Callab
 
     model = model_config(config)
     size = map_size(config, model, number)
-    forms = {option: choose_form(option, getattr(model, option), "tpu") for option in FORMS}
+    forms = {option: choose_form(option, getattr(model, option), platform) for option in FORMS}
     depths = model.depths if whole_stage else (1,) * len(model.depths)
     model = dataclasses.replace(model, **forms, depths=depths)
     precision = get_precision(config.precision)
