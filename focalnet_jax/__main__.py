@@ -9,6 +9,7 @@ _EXTRAS = (  # what for, the distributions, and how to get them
     ("TPUs", ("libtpu",), "pip install 'focalnet_jax[tpu]'"),
     ("NVIDIA GPUs", ("jax-cuda12-plugin",), "pip install 'focalnet_jax[cuda]'"),
     ("figures and videos", ("matplotlib", "imageio", "imageio-ffmpeg"), "pip install 'focalnet_jax[viz]'"),
+    ("a page for people", ("gradio", "matplotlib"), "pip install 'focalnet_jax[demo]'"),
     ("reading .pth", ("torch",), "pip install torch"),
     ("Kubernetes", ("kubernetes",), "pip install 'focalnet_jax[k8s]'"),
 )

@@ -18,6 +18,8 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.inference import Classifier, read_picture
 from focalnet_jax.model import FocalNet
 from focalnet_jax.visualize.figures import (
+    GATES,
+    MODULATOR,
     Activation,
     BlockMaps,
     coloured,
@@ -88,7 +90,7 @@ def draw_picture(classifier: Classifier, picture: np.ndarray, target: Path, opti
     """`target`.png and `target`.npz of a picture `[H, W, 3]` uint8."""
     images = normalize(jnp.asarray(picture[None]))
     stages = modulation_maps(classifier.model, images)
-    blocks = [_block_maps(stages, stage, options.block) for stage in options.stages]
+    blocks = [block_maps(stages, stage, options.block) for stage in options.stages]
     arrays: dict[str, np.ndarray] = {"picture": picture}
     for number, stage in enumerate(stages, 1):
         arrays[f"stage{number}/modulator"] = stage.modulator[:, 0]  # [D, h, w]
@@ -106,7 +108,7 @@ def draw_video(classifier: Classifier, path: Path, target: Path, options: Option
     frames = [fit(frame, options.size, multiple_of(classifier.model)) for frame in frames]
     stage = options.stages[-1]
     maps = [
-        _block_maps(modulation_maps(classifier.model, normalize(jnp.asarray(frame[None]))), stage, options.block)
+        block_maps(modulation_maps(classifier.model, normalize(jnp.asarray(frame[None]))), stage, options.block)
         for frame in frames
     ]
     size = frames[0].shape[:2]
@@ -118,8 +120,8 @@ def draw_video(classifier: Classifier, path: Path, target: Path, options: Option
         side_by_side(
             [
                 frame,
-                coloured(each.modulator, size, gate=False, limits=limits),
-                *(coloured(gate, size, gate=True, limits=(-most, most)) for gate in np.moveaxis(each.gates, -1, 0)),
+                coloured(each.modulator, size, MODULATOR, limits),
+                *(coloured(gate, size, GATES, (-most, most)) for gate in np.moveaxis(each.gates, -1, 0)),
             ],
             names,
         )
@@ -142,7 +144,8 @@ def multiple_of(model: FocalNet) -> int:
     return model.config.patch_size * 2 ** (len(model.stages) - 1)
 
 
-def _block_maps(stages: Sequence[StageMaps], stage: int, block: int) -> BlockMaps:
+def block_maps(stages: Sequence[StageMaps], stage: int, block: int) -> BlockMaps:
+    """Those of one block and the first picture, both counted from 0; of a stage with fewer blocks, its last."""
     of_stage = stages[stage]
     depth = len(of_stage.modulator)
     place = min(block, depth - 1) % depth  # a shorter stage's last
