@@ -28,12 +28,13 @@ STYLE = """
 .panels figcaption {font-size: 13px; line-height: 1.35; margin-top: 5px}
 .panels .scale {display: flex; gap: 6px; align-items: center; font-variant-numeric: tabular-nums; margin-top: 3px}
 .panels .scale img {flex: 1; min-width: 0; height: 8px}
+#said:not(:has(p)) {display: none}
 .problem {border-left: 4px solid #c0392b; padding: 8px 12px; overflow-wrap: anywhere}
 .nothing {padding: 60px 12px; text-align: center; opacity: 0.7}
 """
 _NOTHING = "<p class=nothing>Drop a picture on the left. Here you will see what the model takes it for and why.</p>"
 _CLASSES = """### What speaks for the classes
-Bright places add most to a class's score: the mean over all places and a constant are the score."""
+Bright places add most to a class's score, which is the mean over all places plus a constant."""
 _MODULATION = """### What happens inside
 A block multiplies what stands at each place, its query, with a **modulator** that it gathers from the surroundings,
 the context, at several focal levels. The **gates** say how much of a level's context goes in: red adds it, blue
