@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 PARITY := .venv-parity/bin
 
-.PHONY: quickstart test parity parity-table lint format clean
+.PHONY: quickstart test parity parity-table browser site lint format clean
 
 quickstart: .venv/.runtime
 	$(BIN)/python train.py --config configs/quickstart.py --workdir runs/quickstart
@@ -14,10 +14,19 @@ test: .venv/.dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
 parity: .venv-parity/.installed
-	$(PARITY)/python -m pytest parity -n 2 --durations=15
+	$(PARITY)/python -m pytest parity tests/demo/test_page.py -n 2 --durations=15
+
+# The page in a real browser: needs Chromium (on Debian apt-get install chromium). SCREENSHOTS=DIR keeps its picture.
+browser: .venv-parity/.installed
+	$(PARITY)/python -m pip install --quiet --disable-pip-version-check playwright
+	$(PARITY)/python -m pytest tests/demo/test_page.py -k browser -rs
 
 parity-table: .venv-parity/.installed
 	$(PARITY)/python -m parity.report docs/parity.md
+
+# The documentation as pages, in site/.
+site: .venv/.dev
+	$(BIN)/python -m mkdocs build --strict
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

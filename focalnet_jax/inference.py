@@ -50,12 +50,16 @@ class Classifier:
 
     def predict(self, pictures: Sequence[np.ndarray], topk: int = 5) -> list[list[tuple[str, float]]]:
         """Of each picture `[H, W, 3]` uint8 the most probable labels and their probabilities, the largest first."""
-        probabilities = np.asarray(jax.nn.softmax(self.logits(pictures)))
-        best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :topk]
         return [
-            [(self.labels[place], float(each[place])) for place in places]
-            for places, each in zip(best, probabilities, strict=True)
+            [(self.labels[place], float(probability)) for place, probability in zip(*each, strict=True)]
+            for each in zip(*self.best(pictures, topk), strict=True)
         ]
+
+    def best(self, pictures: Sequence[np.ndarray], topk: int = 5) -> tuple[np.ndarray, np.ndarray]:
+        """As `predict`, by their numbers: classes and probabilities `[B, min(topk, K)]`."""
+        probabilities = np.asarray(jax.nn.softmax(self.logits(pictures)))
+        classes = np.argsort(-probabilities, axis=-1, kind="stable")[:, :topk]
+        return classes, np.take_along_axis(probabilities, classes, axis=-1)
 
 
 @nnx.jit
@@ -108,9 +112,9 @@ def find_pictures(paths: Sequence[str | Path], others: Sequence[str] = ()) -> li
     return found
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """`[H, W, 3]` uint8; `UserError` that names a file that is none."""
+def read_picture(path: Path, name: str | None = None) -> np.ndarray:
+    """`[H, W, 3]` uint8; `UserError` that names a file that is none, by its path or the `name` people know it by."""
     try:
         return decode(path)
     except UnreadableImageError as error:
-        raise UserError(f"{path} is no picture that can be read: {error}") from error
+        raise UserError(f"{name or path} is no picture that can be read: {error}") from error

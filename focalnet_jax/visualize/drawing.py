@@ -88,7 +88,7 @@ def draw_picture(classifier: Classifier, picture: np.ndarray, target: Path, opti
     """`target`.png and `target`.npz of a picture `[H, W, 3]` uint8."""
     images = normalize(jnp.asarray(picture[None]))
     stages = modulation_maps(classifier.model, images)
-    blocks = [_block_maps(stages, stage, options.block) for stage in options.stages]
+    blocks = [block_maps(stages, stage, options.block) for stage in options.stages]
     arrays: dict[str, np.ndarray] = {"picture": picture}
     for number, stage in enumerate(stages, 1):
         arrays[f"stage{number}/modulator"] = stage.modulator[:, 0]  # [D, h, w]
@@ -106,7 +106,7 @@ def draw_video(classifier: Classifier, path: Path, target: Path, options: Option
     frames = [fit(frame, options.size, multiple_of(classifier.model)) for frame in frames]
     stage = options.stages[-1]
     maps = [
-        _block_maps(modulation_maps(classifier.model, normalize(jnp.asarray(frame[None]))), stage, options.block)
+        block_maps(modulation_maps(classifier.model, normalize(jnp.asarray(frame[None]))), stage, options.block)
         for frame in frames
     ]
     sheets = map_sheets(frames, maps)
@@ -127,7 +127,8 @@ def multiple_of(model: FocalNet) -> int:
     return model.config.patch_size * 2 ** (len(model.stages) - 1)
 
 
-def _block_maps(stages: Sequence[StageMaps], stage: int, block: int) -> BlockMaps:
+def block_maps(stages: Sequence[StageMaps], stage: int, block: int) -> BlockMaps:
+    """Those of one block and the first picture, both counted from 0; of a stage with fewer blocks, its last."""
     of_stage = stages[stage]
     depth = len(of_stage.modulator)
     place = min(block, depth - 1) % depth  # a shorter stage's last

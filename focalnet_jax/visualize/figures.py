@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _INCHES = 2.6  # of a map's side
-_MODULATOR, _GATES, _ACTIVATION = "viridis", "coolwarm", "inferno"
+MODULATOR, GATES, ACTIVATION = "viridis", "coolwarm", "inferno"  # colours of what is drawn
+_OVER = 0.55  # of a class's map over the picture
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ def picture_figure(picture: np.ndarray, blocks: Sequence[BlockMaps], activations
     for row, activation in enumerate(activations, 1):
         _overlay(axes[row][0], picture, activation)
     for row, block in enumerate(blocks):
-        _map(axes[row][1], block.modulator, picture, f"{block.name}: modulator", _MODULATOR)
+        _map(axes[row][1], block.modulator, picture, f"{block.name}: modulator", MODULATOR)
         for level, (column, name) in enumerate(zip(range(2, columns), gate_names(block.gates.shape[-1]), strict=False)):
-            _map(axes[row][column], block.gates[..., level], picture, f"gate, {name}", _GATES, centred=True)
+            _map(axes[row][column], block.gates[..., level], picture, f"gate, {name}", GATES, centred=True)
     return figure
 
 
@@ -66,7 +67,7 @@ def kernels_figure(kernels: Sequence[Sequence[np.ndarray]]) -> Figure:
         for level, (axis, each) in enumerate(zip(row, of_levels, strict=False), 1):
             mean = each.mean(axis=0)
             size = "x".join(map(str, mean.shape))
-            _map(axis, mean, mean, f"stage {stage}, level {level}: {size}", _GATES, centred=True, smooth=False)
+            _map(axis, mean, mean, f"stage {stage}, level {level}: {size}", GATES, centred=True, smooth=False)
     return figure
 
 
@@ -75,15 +76,21 @@ def receptive_figure(fields: Sequence[np.ndarray]) -> Figure:
     figure, axes = _grid(1, len(fields), fields[0].shape[0] / fields[0].shape[1])
     for stage, (axis, field) in enumerate(zip(axes[0], fields, strict=True), 1):
         share = np.log10(np.maximum(field / max(field.max(), np.finfo(np.float32).tiny), 1e-4))
-        _map(axis, share, field, f"stage {stage}: log10 of gradient", _ACTIVATION, smooth=False)
+        _map(axis, share, field, f"stage {stage}: log10 of gradient", ACTIVATION, smooth=False)
     return figure
 
 
-def coloured(places: np.ndarray, size: tuple[int, int], *, gate: bool, limits: tuple[float, float]) -> np.ndarray:
+def coloured(places: np.ndarray, size: tuple[int, int], colours: str, limits: tuple[float, float]) -> np.ndarray:
     """A map `[h, w]` as a picture `[H, W, 3]` uint8 of size `(H, W)`, its colours going from one limit to the other."""
     low, high = limits
     scaled = np.clip((enlarged(places, size) - low) / max(high - low, 1e-12), 0, 1)
-    return np.uint8(255 * matplotlib.colormaps[_GATES if gate else _MODULATOR](scaled)[..., :3])
+    return np.uint8(255 * matplotlib.colormaps[colours](scaled)[..., :3])
+
+
+def laid_over(picture: np.ndarray, places: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """A class's map `[h, w]` over a picture `[H, W, 3]` uint8 without its colours, as `coloured` gives them."""
+    grey = picture.mean(axis=-1, dtype=np.float32, keepdims=True)
+    return np.uint8(_OVER * coloured(places, picture.shape[:2], ACTIVATION, limits) + (1 - _OVER) * grey)
 
 
 def enlarged(places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -120,7 +127,7 @@ def _overlay(axis: Axes, picture: np.ndarray, activation: Activation) -> None:
     _show(axis, picture.mean(axis=-1, dtype=np.float32), f"{activation.label} {activation.probability:.1%}")
     axis.images[0].set_cmap("gray")
     places = enlarged(activation.places, picture.shape[:2])
-    shown = axis.imshow(places, cmap=_ACTIVATION, alpha=0.55)
+    shown = axis.imshow(places, cmap=ACTIVATION, alpha=_OVER)
     axis.figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.02).ax.tick_params(labelsize=6)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from focalnet_jax.visualize.figures import BlockMaps, coloured, gate_names
+from focalnet_jax.visualize.figures import GATES, MODULATOR, BlockMaps, coloured, gate_names
 
 _CAPTION = 14  # pixels
 
@@ -21,8 +21,8 @@ def map_sheets(pictures: Sequence[np.ndarray], maps: Sequence[BlockMaps]) -> lis
     sheets = []
     for picture, each in zip(pictures, maps, strict=True):
         size = picture.shape[:2]
-        gates = [coloured(gate, size, gate=True, limits=(-most, most)) for gate in np.moveaxis(each.gates, -1, 0)]
-        modulator = coloured(each.modulator, size, gate=False, limits=limits)
+        gates = [coloured(gate, size, GATES, (-most, most)) for gate in np.moveaxis(each.gates, -1, 0)]
+        modulator = coloured(each.modulator, size, MODULATOR, limits)
         sheets.append(side_by_side([picture, modulator, *gates], names))
     return sheets
 

@@ -1,0 +1,1 @@
+"""A page in the browser that says what a picture shows and where a FocalNet looks."""

@@ -1,0 +1,121 @@
+"""A page in the browser for a model: python -m focalnet_jax.demo --checkpoint PATH [--port 7860].
+
+Whoever drops a picture on it sees the most probable classes, where they come from, and the modulator and the gates of
+any block. Pictures are resized and cropped as in an evaluation. The page is served on this machine alone unless --host
+says otherwise, asks nothing of other machines and forgets pictures when it ends, with Ctrl-C.
+"""
+
+import os
+import signal
+import socket
+import tempfile
+import threading
+
+_LARGEST = "100mb"  # of a file that is taken
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags, serves the page until it is interrupted."""
+    from focalnet_jax.command_line import make_parser
+    from focalnet_jax.errors import UserError
+
+    parser = make_parser("demo", __doc__)
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="PATH", help="a workdir, a step, .pth, .safetensors or Hugging Face"
+    )
+    parser.add_argument("--model", help="the variant it is; recognised by default")
+    parser.add_argument("--image-size", type=int, metavar="S", help="by default what the weights say, or 224")
+    parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes to name: %(default)s")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in: %(default)s")
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="0 takes a free one: %(default)s")
+    flags = parser.parse_args(arguments)
+    if flags.topk < 1:
+        raise UserError(f"--topk {flags.topk}: expected 1 or more")
+    port = _free_port(flags.host, flags.port)
+    with tempfile.TemporaryDirectory() as uploads:
+        _import_gradio(uploads)
+        from focalnet_jax.inference import load_classifier
+
+        classifier = load_classifier(flags.checkpoint, flags.model, image_size=flags.image_size)
+        if not classifier.labels:
+            raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
+        _serve(classifier, flags.checkpoint, flags.topk, flags.host, port)
+    return 0
+
+
+def _import_gradio(uploads: str) -> None:
+    """Imports gradio so that it tells nobody of its use, asks itself without a proxy, and keeps pictures in a folder.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    from focalnet_jax.errors import UserError
+
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "*"}
+    os.environ["GRADIO_TEMP_DIR"] = uploads
+    try:
+        import gradio  # noqa: F401 - what serves the page
+        import matplotlib  # noqa: F401 - whose colours maps have
+    except ImportError as error:
+        raise UserError("the page needs gradio and matplotlib: pip install 'focalnet_jax[demo]'") from error
+
+
+def _free_port(host: str, port: int) -> int:
+    """The port, or with 0 one that is free.
+
+    Raises:
+      UserError: nothing can be served there.
+    """
+    from focalnet_jax.errors import UserError
+
+    try:
+        with socket.create_server((host, port)) as listener:
+            return listener.getsockname()[1]
+    except OverflowError as error:
+        raise UserError(f"--port {port}: expected 0 to 65535") from error
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise UserError(f"cannot serve at --host {host} --port {port}: {reason}; choose another") from error
+
+
+def _serve(classifier, source: str, topk: int, host: str, port: int) -> None:
+    import gradio
+    import numpy as np
+
+    from focalnet_jax.demo.page import STYLE, build
+    from focalnet_jax.demo.panels import look
+
+    look(classifier, np.zeros((8, 8, 3), np.uint8), topk)  # compiles, so that no visitor waits for it
+    page = build(classifier, source, topk)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends it as Ctrl-C does
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            inbrowser=False,
+            max_file_size=_LARGEST,
+            enable_monitoring=False,
+            mcp_server=False,
+            run_history=False,
+            ssr_mode=False,
+            pwa=False,
+            footer_links=[],
+            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            css=STYLE,
+        )
+        print(f"{address} shows {source}; Ctrl-C ends it", flush=True)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("ended", flush=True)
+    finally:
+        page.close(verbose=False)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    from focalnet_jax.command_line import run_command
+
+    run_command(main)

@@ -1,0 +1,100 @@
+"""From a picture to what the page shows of it: classes, and maps in colours, each with its name and scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from focalnet_jax.data.mixing import normalize
+from focalnet_jax.inference import Classifier
+from focalnet_jax.model import FocalNetConfig
+from focalnet_jax.visualize.drawing import block_maps
+from focalnet_jax.visualize.figures import ACTIVATION, GATES, MODULATOR, Activation, coloured, gate_names, laid_over
+from focalnet_jax.visualize.maps import StageMaps, class_activation, modulation_maps
+
+_SHOWN = 224  # pixels at least of a panel's side
+_OVERLAYS = 3  # classes drawn over the picture
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model makes of one picture.
+
+    Attributes:
+      picture: `[S, S, 3]` uint8, as the model is given it: resized and cropped as in an evaluation.
+      classes: the most probable ones, the likeliest first.
+      stages: maps of every block, of this one picture.
+    """
+
+    picture: np.ndarray
+    classes: tuple[Activation, ...]
+    stages: Sequence[StageMaps]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture `[H, W, 3]` uint8, its name, what it means in a few words, and from where to where its colours go."""
+
+    name: str
+    meaning: str
+    pixels: np.ndarray
+    colours: str = ""
+    limits: tuple[float, float] = (0.0, 0.0)
+
+
+def look(classifier: Classifier, picture: np.ndarray, topk: int) -> Seen:
+    """Classes as `Classifier.predict` gives them, and the maps, of a picture `[H, W, 3]` uint8 of any size."""
+    classes, probabilities = (each[0] for each in classifier.best([picture], topk))
+    cropped = classifier.transform(picture)
+    images = normalize(jnp.asarray(cropped[None]))
+    places, _ = class_activation(classifier.model, images, classes[None])
+    names = short_names([classifier.labels[each] for each in classes])
+    activations = map(Activation, names, map(float, probabilities), places[0])
+    return Seen(cropped, tuple(activations), modulation_maps(classifier.model, images))
+
+
+def short_names(labels: Sequence[str]) -> list[str]:
+    """Of each label its first lemma, as `predict` prints it; the whole label where two would be alike."""
+    first = [label.split(",")[0] for label in labels]
+    return [label if first.count(name) > 1 else name for label, name in zip(labels, first, strict=True)]
+
+
+def class_panels(seen: Seen) -> list[Panel]:
+    """The picture, and over it where the likeliest classes come from, in one scale."""
+    picture = _large(seen.picture)
+    drawn = seen.classes[:_OVERLAYS]
+    limits = _limits([each.places for each in drawn])
+    panels = [Panel("the picture", "as the model is given it, resized and cropped", picture)]
+    for each in drawn:
+        pixels = laid_over(picture, each.places, limits)
+        panels.append(Panel(each.label, f"{each.probability:.1%}", pixels, ACTIVATION, limits))
+    return panels
+
+
+def block_panels(seen: Seen, config: FocalNetConfig, stage: int, block: int) -> list[Panel]:
+    """The modulator and the gates of a block, both counted from 0; the gates in one scale."""
+    size = _large(seen.picture).shape[:2]
+    maps = block_maps(seen.stages, stage, block)
+    limits = _limits([maps.modulator])
+    places = "x".join(map(str, maps.modulator.shape))
+    modulator = coloured(maps.modulator, size, MODULATOR, limits)
+    panels = [Panel("modulator", f"how much it changes each of {places} places", modulator, MODULATOR, limits)]
+    most = float(np.abs(maps.gates).max())
+    windows = 1 + np.cumsum(np.array(config.kernel_sizes(stage)) - 1)  # paper section 3.2: of the levels together
+    meanings = [*(f"context of {window}x{window} places" for window in windows), "context of the whole picture"]
+    for gate, name, meaning in zip(np.moveaxis(maps.gates, -1, 0), gate_names(len(meanings)), meanings, strict=True):
+        panels.append(Panel(f"gate, {name}", meaning, coloured(gate, size, GATES, (-most, most)), GATES, (-most, most)))
+    return panels
+
+
+def _large(picture: np.ndarray) -> np.ndarray:
+    """A small picture with its pixels repeated, so that they can be seen."""
+    times = -(-_SHOWN // picture.shape[0])
+    return picture.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _limits(maps: Sequence[np.ndarray]) -> tuple[float, float]:
+    return float(min(each.min() for each in maps)), float(max(each.max() for each in maps))
