@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 PARITY := .venv-parity/bin
 
-.PHONY: quickstart test parity parity-table browser site lint format clean
+.PHONY: quickstart test parity parity-table browser docs lint format clean
 
 quickstart: .venv/.runtime
 	$(BIN)/python train.py --config configs/quickstart.py --workdir runs/quickstart
@@ -25,8 +25,8 @@ parity-table: .venv-parity/.installed
 	$(PARITY)/python -m parity.report docs/parity.md
 
 # The documentation as pages, in site/.
-site: .venv/.dev
-	$(BIN)/python -m mkdocs build --strict
+docs: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -96,9 +96,9 @@ def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> tu
 
 
 def make_parser(module: str, description: str) -> argparse.ArgumentParser:
-    """The parser of `python -m focalnet_jax.MODULE`; its complaints are one line."""
+    """The parser of `python -m focalnet_jax.MODULE`, or of the package's own for ""; its complaints are one line."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m focalnet_jax.{module}",
+        prog=f"python -m focalnet_jax.{module}".removesuffix("."),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -35,11 +35,13 @@ def test_one_program_has_all_commands():
         assert spec, name
         runnable = f"focalnet_jax.{name}.__main__" if spec.submodule_search_locations else f"focalnet_jax.{name}"
         assert "run_command(main)" in Path(importlib.util.find_spec(runnable).origin).read_text(), name
+    modules = [path for path in Path("focalnet_jax").rglob("*.py") if "\ndef main(arguments" in path.read_text()]
+    assert len(modules) == len(COMMANDS) + 1  # and python -m focalnet_jax
     told = run("-c", FOCALNET)
     assert told.returncode == 0
     assert re.findall(r"^  ([a-z.]+) ", told.stdout, re.MULTILINE) == list(COMMANDS)
     assert run("-c", FOCALNET, "--version").stdout == f"focalnet_jax {__version__}\n"
-    assert_one_line_mistake(run("-c", FOCALNET, "trian"), "Did you mean train")
+    assert_one_line_mistake(run("-c", FOCALNET, "trian"), "Did you mean 'train'")
     helped = run("-c", FOCALNET, "convert", "--help")
     assert helped.returncode == 0
     assert helped.stdout == run("-m", "focalnet_jax.convert", "--help").stdout

@@ -1,0 +1,56 @@
+"""A hook of mkdocs: docs/commands.md gets what every program's --help prints."""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+from mkdocs.structure.pages import Page
+
+from focalnet_jax.commands import COMMANDS
+
+MARK = "*On the site (`make docs`) every command is here, with what its `--help` prints.*"
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """The page with the commands in it."""
+    return markdown.replace(MARK, "\n".join(_sections())) if page.file.src_uri == "commands.md" else markdown
+
+
+def _sections() -> Iterator[str]:
+    for command, main in commands():
+        text = told(command, main)
+        yield f"## {command}\n\n```text\n{text}```\n"
+        words = re.search(r"\{([\w,]+)\}", text)
+        for word in words[1].split(",") if words else ():
+            more = told(command, main, word)
+            if more != text:  # a command of its own, not a value
+                yield f"### {command} {word}\n\n```text\n{more}```\n"
+
+
+def commands() -> Iterator[tuple[str, Callable[[list[str]], int]]]:
+    """Every program as it is typed, and its `main`."""
+    for name in COMMANDS:
+        found = f"focalnet_jax.{name}"
+        inside = importlib.util.find_spec(found).submodule_search_locations
+        module = importlib.import_module(f"{found}.__main__" if inside else found)
+        yield f"python {name}.py" if name in ("train", "eval") else f"python -m {found}", module.main
+    yield "python -m focalnet_jax", importlib.import_module("focalnet_jax.__main__").main
+
+
+def told(command: str, main: Callable[[list[str]], int], *arguments: str) -> str:
+    """What a program prints when it is given `arguments` and --help."""
+    printed = io.StringIO()
+    with (
+        mock.patch.dict(os.environ, COLUMNS="100"),
+        mock.patch.object(sys, "argv", [command]),
+        contextlib.redirect_stdout(printed),
+        contextlib.suppress(SystemExit),
+    ):
+        main([*arguments, "--help"])
+    return printed.getvalue()

@@ -1,0 +1,73 @@
+"""A hook of mkdocs: docs/recipes.md gets what the docstrings of configs/ say and what the recipes set."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import wrap
+
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parent.parent.parent
+MARK = "*On the site (`make docs`) every recipe is here, as its docstring describes it and with what it sets.*"
+_FIELD = re.compile(r"^(Source|Variants|Command|Hardware|Target|Obtained)( \([^)]*\))?: ", re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """The page with the recipes in it."""
+    return markdown.replace(MARK, "\n".join(_recipes())) if page.file.src_uri == "recipes.md" else markdown
+
+
+def _recipes() -> Iterator[str]:
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        title, fields = described(path)
+        yield f"## configs/{path.name}\n\n{_plain(title)}\n"
+        commands, _, rest = fields.pop("Command").partition(" where ")
+        lines = (wrap(command, 100, break_on_hyphens=False) for command in commands.split(", or "))
+        yield "```\n" + "\n".join(" \\\n    ".join(parts) for parts in lines) + "\n```\n"
+        if rest:
+            yield f"where {_plain(rest)}\n"
+        yield "| | |\n|---|---|"
+        for name, text in fields.items():
+            yield f"| {name} | {_plain(text)} |"
+        yield "\nWhat it sets, beside the [defaults](settings.md):\n\n| key | value | default |\n|---|---|---|"
+        for key, value, default in _set_by(path):
+            yield f"| `{key}` | {value} | `{default!r}` |"
+        yield ""
+
+
+def described(path: Path) -> tuple[str, dict[str, str]]:
+    """The first line of a recipe's docstring, and its fields by name, each on one line.
+
+    Raises `ValueError` where a field is missing.
+    """
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    title, *parts = _FIELD.split(text)
+    names, extras, values = parts[0::3], parts[1::3], parts[2::3]
+    fields = {
+        name + (extra or ""): " ".join(value.split()) for name, extra, value in zip(names, extras, values, strict=True)
+    }
+    hardware, cost, expense = fields.get("Hardware", "").partition(" Cost: ")
+    missing = {"Source", "Variants", "Command", "Hardware", "Target", "Obtained"} - set(names)
+    if missing or not cost:
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing)) or 'Cost'} in its docstring")
+    ordered = {}
+    for name, value in fields.items():
+        ordered |= {"Hardware": hardware, "Cost": expense} if name == "Hardware" else {name: value}
+    return " ".join(title.split()), ordered
+
+
+def _set_by(path: Path) -> Iterator[tuple[str, str, object]]:
+    """Keys, the recipe's values in words, and the defaults, where they differ."""
+    from focalnet_jax.command_line import load_config
+    from focalnet_jax.config import REQUIRED, default_config, flatten
+
+    defaults = flatten(default_config())
+    for key, value in flatten(load_config(str(path), optional=list(defaults))).items():
+        if value != defaults[key]:
+            yield key, "yours" if value == REQUIRED else f"`{value!r}`", defaults[key]
+
+
+def _plain(text: str) -> str:
+    """Text in which Markdown finds no marks."""
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
