@@ -1,0 +1,136 @@
+"""The notebooks run from top to bottom as a reader runs them, and what they say of their results is so."""
+
+import base64
+import io
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+from focalnet_jax.command_line import load_config
+from focalnet_jax.model import summarize
+from focalnet_jax.training.setup import model_config
+
+# What the compiler spends on a program: where little is computed, little; level 1 trains as fast as the highest.
+LITTLE, SOME = 0, 1
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NAMES = ("aot", "convert", "finetune", "modulation")
+
+
+def read(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+@pytest.fixture
+def executed(tmp_path):
+    """Executes a notebook in an empty folder; what it writes, it writes elsewhere and takes away again."""
+
+    def execute(name, effort):
+        here, there = tmp_path / "here", tmp_path / "there"
+        here.mkdir()
+        there.mkdir()
+        flags = f"--xla_backend_optimization_level={effort}"  # and one device
+        kept = {"XLA_FLAGS": flags, "TMPDIR": str(there), "IPYTHONDIR": str(tmp_path)}
+        client = NotebookClient(read(name), timeout=300, resources={"metadata": {"path": str(here)}})
+        done = client.execute(env=os.environ | kept)
+        assert not list(here.iterdir())
+        assert not list(there.glob("tmp*"))
+        return done
+
+    return execute
+
+
+def printed(notebook, cell):
+    """What the cell of this id wrote."""
+    outputs = next(each.outputs for each in notebook.cells if each.id == cell)
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def colours(notebook, cell):
+    """How many colours the one figure under the cell of this id has."""
+    outputs = next(each.outputs for each in notebook.cells if each.id == cell)
+    (drawn,) = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn))).convert("RGB"))
+    return len(np.unique(picture.reshape(-1, 3), axis=0))
+
+
+def test_every_notebook_is_executed_here():
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_kept_valid_and_without_outputs(name):
+    notebook = read(name)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert (cell.outputs, cell.execution_count) == ([], None)
+
+
+def test_a_model_that_knows_digits_learns_another_question_from_few_pictures(executed):
+    done = executed("finetune", SOME)
+    assert float(re.search(r"best eval/top1 ([\d.]+) %", printed(done, "train-digits"))[1]) > 90
+    result = json.loads(printed(done, "evaluate").splitlines()[-1])
+    scratch = float(re.search(r"best eval/top1 ([\d.]+) %", printed(done, "scratch"))[1])
+    assert result["examples"] == 450
+    assert result["top1"] > 80  # 60 by chance
+    assert result["top1"] > scratch + 5
+    for cell in ("curves", "write-images", "compare", "predict"):
+        assert colours(done, cell) > 20
+
+
+def test_modulators_are_larger_where_the_digit_is(executed):
+    done = executed("modulation", SOME)
+    assert float(re.search(r"([\d.]+)% of 90", printed(done, "activation"))[1]) > 85
+    counted = re.findall(r"modulator +([\d.]+) +([\d.]+)", printed(done, "inside"))
+    assert len(counted) == 2
+    for digit, around in counted:
+        assert float(digit) > 1.2 * float(around)
+    assert float(printed(done, "exact").split()[-1]) < 1e-4
+    for cell in ("pictures", "picture-figure", "kernels", "field"):
+        assert colours(done, cell) > 100
+
+
+def test_weights_come_through_all_formats_to_the_last_bit(executed):
+    done = executed("convert", LITTLE)
+    assert re.findall(r"equal: (\w+)", printed(done, "equal")) == ["True"] * 4
+    assert "error: the weights have 1000 classes, the model 5" in printed(done, "classes")
+    assert "(768, 5)\nthe rest is as it was: True" in printed(done, "classes")
+    larger, deeper = (float(number) for number in re.findall(r"differ by (\S+)", printed(done, "surgery")))
+    assert larger < 1e-5 < deeper
+    assert "2 focal levels in the weights and 1 in the model" in printed(done, "surgery")
+
+
+def test_parts_need_less_memory_than_copies_and_the_kept_reports_are_read(executed):
+    done = executed("aot", LITTLE)
+    copies, parts = (int(size) for size in re.findall(r"(\d+) MB a device, sends", printed(done, "compare-here")))
+    assert parts < copies / 2
+    assert printed(done, "read").count("topology") == len(kept_reports())
+    assert "without sending" in printed(done, "times")
+
+
+def kept_reports():
+    return [json.loads(line) for line in (FOLDER / "aot_reports.jsonl").read_text().splitlines()]
+
+
+def test_the_kept_reports_are_of_the_commands_that_are_shown_and_of_these_models():
+    text = next(cell.source for cell in read("aot").cells if cell.id == "read-here")
+    commands = re.findall(r"^    python -m focalnet_jax.aot (.*)$", text.replace("\\\n", ""), re.MULTILINE)
+    assert len(commands) == len(kept_reports())
+    for command, report in zip(commands, kept_reports(), strict=True):
+        given, recipe, wanted, topology, *overrides = shlex.split(command)
+        assert (given, wanted, topology) == ("--config", "--topology", report["topology"])
+        config = load_config(recipe, overrides, optional=["data.path"])
+        assert (config.model.name, config.batch_size) == (report["model"], report["global_batch"])
+        assert config.mesh.fsdp == report["mesh"]["fsdp"]
+        macs = summarize(model_config(config), config.data.image_size).macs
+        assert report["flops_per_step"] == 6 * macs * config.batch_size
