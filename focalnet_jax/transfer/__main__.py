@@ -60,7 +60,12 @@ def main(arguments: list[str]) -> int:
     if "linear" in flags.kinds:
         result |= linear_probe(train, test)
     if "few_shot" in flags.kinds:
-        result |= few_shot(train, test, shots=shots)
+        fewest = int(np.unique(train.labels, return_counts=True)[1].min())
+        possible = [count for count in shots if count <= fewest]
+        if 0 < len(possible) < len(shots):
+            left_out = ", ".join(str(count) for count in shots if count > fewest)
+            print(f"few_shot from {left_out} left out: a class has {fewest} training examples", flush=True)
+        result |= few_shot(train, test, shots=possible or shots)
     print(to_json(result))
     return 0
 

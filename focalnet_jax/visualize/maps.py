@@ -81,10 +81,15 @@ def class_activation(model: FocalNet, images: jax.Array, classes: np.ndarray) ->
       `[B, K', h, w]` and `[B, K]`.
 
     Raises:
-      UserError: the model has no classifier.
+      UserError: the model has no classifier, or not these classes.
     """
     if model.head is None:
         raise UserError("the model has no classifier, and so no class activation: load one with num_classes > 0")
+    known, classes = model.config.num_classes, np.asarray(classes)
+    if classes.ndim != 2 or len(classes) != len(images):
+        raise UserError(f"classes of shape {classes.shape} for {len(images)} pictures; expected a row of each")
+    if classes.size and not 0 <= classes.min() <= classes.max() < known:
+        raise UserError(f"classes {classes.min()} to {classes.max()}; expected 0 to {known - 1}")
     maps, logits = _class_activation(model, jnp.asarray(images), jnp.asarray(classes))
     return np.asarray(maps), np.asarray(logits)
 
@@ -106,11 +111,17 @@ def receptive_field(model: FocalNet, images: jax.Array, stage: int = -1) -> np.n
     Args:
       model: any FocalNet.
       images: `[B, H, W, 3]`, normalized.
-      stage: whose output; the last by default.
+      stage: whose output, counted from 0; the last by default.
 
     Returns:
       `[H, W]`.
+
+    Raises:
+      UserError: the model has no such stage.
     """
+    count = len(model.stages)
+    if not -count <= stage < count:
+        raise UserError(f"stage {stage}: the model has {count}; expected 0 to {count - 1}, or -1 for the last")
     return np.asarray(_receptive_field(model, jnp.asarray(images), stage % len(model.stages)))
 
 

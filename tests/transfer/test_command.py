@@ -16,7 +16,7 @@ def test_features_of_a_run_are_written_and_measured(finished, tmp_path):
     workdir, _ = finished
     out = tmp_path / "features.npz"
     arguments = [*SMALL, "--checkpoint", workdir, "--config.eval_batch_size=64"]
-    done = transfer("features", "knn", "linear", "few_shot", *arguments, "--out", out, "--shots", "1,10")
+    done = transfer("features", "knn", "linear", "few_shot", *arguments, "--out", out, "--shots", "1,10,1000")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["train_examples"], result["examples"]) == (1347, 450)

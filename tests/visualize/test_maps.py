@@ -101,3 +101,13 @@ def test_maps_are_enlarged_as_a_bilinear_resize_does(small, large):
     places = np.random.default_rng(0).normal(size=small).astype(np.float32)
     expected = jax.image.resize(places, large, "bilinear")
     np.testing.assert_allclose(enlarged(places, large), expected, atol=1e-5)
+
+
+def test_classes_and_stages_that_are_not_there_are_refused(images):
+    model = create_model("focalnet_tiny_srf", **SMALL)
+    for classes, told in (([[0, 5], [0, 1]], "expected 0 to 4"), ([[-1], [0]], "expected 0 to 4"), ([0, 1], "a row")):
+        with pytest.raises(UserError, match=told):
+            visualize.class_activation(model, images, np.array(classes))
+    for stage in (2, -3):
+        with pytest.raises(UserError, match="the model has 2"):
+            visualize.receptive_field(model, images, stage)
