@@ -27,7 +27,8 @@ def fits(block: Any) -> bool:
     if modulation.gates is None or not (modulation.global_level and modulation.multiplies):
         return False
     itemsize = jnp.dtype(modulation.dtype).itemsize
-    # With norms behind the branches more lies there than is counted: at 256 channels more than a v4 has, though a v5e takes 1024.
+    # With norms behind the branches more lies there than is counted: of 256 channels more than a v4 has, while a v5e
+    # takes 1024.
     room = int(fast_memory(_SHARE) * (0.64 if block.postln else 1))
     return all(supports(weights, itemsize, room) for weights in _weights(block))
 
