@@ -1,10 +1,12 @@
 """The passes for TPUs compute what XLA's form does; here step by step on the CPU."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 
 from focalnet_jax.ops import mosaic
-from focalnet_jax.ops.aggregation import _add_in_kernel, _levels_in_passes
+from focalnet_jax.ops.aggregation import _add_in_kernel, _levels_in_passes, room_for_passes
 from focalnet_jax.ops.mosaic import plan
 from tests.ops.aggregating import (
     assert_as_xla,
@@ -65,6 +67,23 @@ def test_the_global_level_is_added_with_its_gradients(shape):
     ours, theirs = (with_gradients(form, arguments, cotangent) for form in (in_kernel, by_xla))
     for mine, other in zip(ours, theirs, strict=True):
         assert error(mine, other) < 1e-6  # sums over at most 130 channels or 63 places in another order
+
+
+@pytest.mark.parametrize(
+    ("chip", "side", "sizes", "share"),
+    [
+        ("TPU v5 lite", 56, (3, 5, 7, 9), 0.5),
+        ("TPU v5", 56, (3, 5, 7), 0.5),
+        ("TPU v5", 56, (3, 5, 7, 9), 0.6),  # half of its fast memory is too little for the way back
+        ("TPU v5", 96, (5, 7, 9), 0.8),
+        ("TPU v5", 96, (3, 5, 7, 9), 0.9),
+        ("TPU v5", 1000, (3, 5, 7, 9), 0),
+    ],
+)
+def test_passes_take_as_little_fast_memory_as_serves(chip, side, sizes, share, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=chip)])
+    room = room_for_passes((8, side, side, 192), sizes, 2)
+    assert room == int(share * {"TPU v5 lite": 128, "TPU v5": 64}[chip] * 2**20)
 
 
 def test_shapes_it_cannot_compute_are_left_to_xla():
