@@ -94,7 +94,8 @@ def test_weights_travel_to_another_format_and_are_evaluated_and_trained_on_alike
     assert_one_line_mistake(again, "exists already")
 
 
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in Path("configs").glob("*.py")))
+# Nearly all other runs here are of quickstart.
+@pytest.mark.parametrize("recipe", sorted({path.stem for path in Path("configs").glob("*.py")} - {"quickstart"}))
 def test_every_recipe_takes_a_smoke_step(recipe, tmp_path):
     arguments = [f"--config=configs/{recipe}.py:smoke", "--config.total_steps=1", "--workdir", tmp_path]
     done = run("train.py", *arguments)
