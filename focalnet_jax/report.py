@@ -83,18 +83,19 @@ def read_run(workdir: Path) -> Run:
     """The run in a workdir.
 
     Raises:
-      UserError: there is none, or nothing is logged yet.
+      UserError: there is none, nothing is logged yet, or its config.json is damaged.
     """
     from ml_collections import ConfigDict
 
     from focalnet_jax.config import flatten
+    from focalnet_jax.convert.files import read_json
     from focalnet_jax.errors import UserError
 
     metrics = workdir / "metrics.jsonl"
     try:
-        lines = metrics.read_text().splitlines()
+        lines = metrics.read_text(errors="replace").splitlines()
         config = workdir / "config.json"
-        settings = flatten(ConfigDict(json.loads(config.read_text()))) if config.exists() else {}
+        settings = flatten(ConfigDict(read_json(config))) if config.exists() else {}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{workdir} holds no run: there is no {metrics.name} in it") from error
     except OSError as error:
@@ -103,12 +104,13 @@ def read_run(workdir: Path) -> Run:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:  # the last line of a run that is being written
+            step = int(row["step"])
+        except (ValueError, TypeError, KeyError, RecursionError):  # of a run that is being written, or not a run's
             continue
         for name, value in row.items():
             if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
                 steps, values = curves.setdefault(name, ([], []))
-                steps.append(row["step"])
+                steps.append(step)
                 values.append(float(value))
     if not curves:
         raise UserError(f"{workdir} has logged nothing yet")

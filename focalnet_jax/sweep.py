@@ -20,7 +20,7 @@ from typing import Any
 def main(arguments: list[str]) -> int:
     """Parses flags, trains one after the other, prints the table; 1 if a run failed."""
     from focalnet_jax.command_line import load_config, make_parser, parse_arguments, parse_workdir
-    from focalnet_jax.errors import EXIT_FAILED
+    from focalnet_jax.errors import EXIT_FAILED, UserError
     from focalnet_jax.files import write_whole
 
     parser = make_parser("sweep", __doc__)
@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the runs lie")
     flags, overrides = parse_arguments(parser, arguments)
     folder, runs = parse_workdir(flags.workdir), combinations(overrides)
+    if (folder / "metrics.jsonl").exists():
+        raise UserError(f"--workdir {folder} is a run's own; expected a folder for runs")
     for _, settings in runs:
         load_config(flags.config, settings)  # every mistake before the first run
     results = []

@@ -85,3 +85,12 @@ def test_a_run_that_logged_nothing_is_said_so(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match="has logged nothing yet"):
         main([str(tmp_path)])
+
+
+def test_lines_that_are_no_metrics_are_passed_over_and_a_damaged_config_is_one_line(other):
+    logged, expected = other / "metrics.jsonl", read_run(other).curves
+    logged.write_bytes(b'[1, 2]\n{"loss": 1}\n{"step": "x"}\n\xff\xfe\n' + logged.read_bytes())
+    assert read_run(other).curves == expected
+    (other / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        read_run(other)

@@ -56,6 +56,13 @@ def test_a_mistake_in_any_combination_is_told_before_the_first_run(tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_runs_own_folder_is_no_place_for_others(tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    refused = run("-m", "focalnet_jax.sweep", *SMALL, "--config.seed=0,1", "--workdir", tmp_path)
+    assert_one_line_mistake(refused, "is a run's own")
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
 def test_the_table_has_the_best_first_and_names_failures():
     rows = table(
         [
