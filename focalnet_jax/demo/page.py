@@ -17,6 +17,7 @@ from focalnet_jax.convert.recognise import released_name
 from focalnet_jax.demo.panels import Panel, Seen, block_panels, class_panels, look
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.inference import Classifier, read_picture
+from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.summary import summarize
 from focalnet_jax.visualize.figures import coloured
 
@@ -37,8 +38,11 @@ _CLASSES = """### What speaks for the classes
 Bright places add most to a class's score, which is the mean over all places plus a constant."""
 _MODULATION = """### What happens inside
 A block multiplies what stands at each place, its query, with a **modulator** that it gathers from the surroundings,
-the context, at several focal levels. The **gates** say how much of a level's context goes in: red adds it, blue
-subtracts it, grey leaves it out."""
+the context, at several focal levels."""
+_ADDITION = """### What happens inside
+A block adds to what stands at each place, its query, the **context** that it gathers from the surroundings at several
+focal levels."""
+_GATES = "The **gates** say how much of a level's context goes in: red adds it, blue subtracts it, grey leaves it out."
 
 
 def build(classifier: Classifier, source: str, topk: int) -> gr.Blocks:
@@ -79,7 +83,7 @@ def build(classifier: Classifier, source: str, topk: int) -> gr.Blocks:
                 with gr.Column(visible=False) as shown:
                     gr.Markdown(_CLASSES)
                     classes = gr.HTML(elem_id="classes")
-                    gr.Markdown(_MODULATION)
+                    gr.Markdown(_explained(config))
                     with gr.Row():
                         numbers = range(1, len(depths) + 1)
                         stage = gr.Radio(numbers, value=numbers[-1], label="Stage", info="later: fewer, larger places")
@@ -91,6 +95,11 @@ def build(classifier: Classifier, source: str, topk: int) -> gr.Blocks:
         stage.input(choose_stage, [seen, stage], [block, modulation], api_name="stage")
         block.input(maps, [seen, stage, block], modulation, api_name="block")
     return page
+
+
+def _explained(config: FocalNetConfig) -> str:
+    """What the maps of a block are, of an ablated model too."""
+    return " ".join([_MODULATION if config.use_modulation else _ADDITION, *([_GATES] if config.use_gates else [])])
 
 
 def panels_html(panels: Sequence[Panel]) -> str:

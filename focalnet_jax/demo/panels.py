@@ -12,8 +12,9 @@ from focalnet_jax.data.mixing import normalize
 from focalnet_jax.inference import Classifier
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.visualize.drawing import block_maps
-from focalnet_jax.visualize.figures import ACTIVATION, GATES, MODULATOR, Activation, coloured, gate_names, laid_over
+from focalnet_jax.visualize.figures import ACTIVATION, GATES, MODULATOR, Activation, coloured, laid_over
 from focalnet_jax.visualize.maps import StageMaps, class_activation, modulation_maps
+from focalnet_jax.visualize.sheets import at_least
 
 _SHOWN = 224  # pixels at least of a panel's side
 _OVERLAYS = 3  # classes drawn over the picture
@@ -64,7 +65,7 @@ def short_names(labels: Sequence[str]) -> list[str]:
 
 def class_panels(seen: Seen) -> list[Panel]:
     """The picture, and over it where the likeliest classes come from, in one scale."""
-    picture = _large(seen.picture)
+    picture = at_least(_SHOWN, seen.picture)
     drawn = seen.classes[:_OVERLAYS]
     limits = _limits([each.places for each in drawn])
     panels = [Panel("the picture", "as the model is given it, resized and cropped", picture)]
@@ -76,24 +77,19 @@ def class_panels(seen: Seen) -> list[Panel]:
 
 def block_panels(seen: Seen, config: FocalNetConfig, stage: int, block: int) -> list[Panel]:
     """The modulator and the gates of a block, both counted from 0; the gates in one scale."""
-    size = _large(seen.picture).shape[:2]
+    size = at_least(_SHOWN, seen.picture).shape[:2]
     maps = block_maps(seen.stages, stage, block)
     limits = _limits([maps.modulator])
     places = "x".join(map(str, maps.modulator.shape))
+    name, *gate_names = maps.names
     modulator = coloured(maps.modulator, size, MODULATOR, limits)
-    panels = [Panel("modulator", f"how much it changes each of {places} places", modulator, MODULATOR, limits)]
-    most = float(np.abs(maps.gates).max())
+    panels = [Panel(name, f"how much it changes each of {places} places", modulator, MODULATOR, limits)]
+    most = float(np.abs(maps.gates).max(initial=0))
     windows = 1 + np.cumsum(np.array(config.kernel_sizes(stage)) - 1)  # paper section 3.2: of the levels together
     meanings = [*(f"context of {window}x{window} places" for window in windows), "context of the whole picture"]
-    for gate, name, meaning in zip(np.moveaxis(maps.gates, -1, 0), gate_names(len(meanings)), meanings, strict=True):
-        panels.append(Panel(f"gate, {name}", meaning, coloured(gate, size, GATES, (-most, most)), GATES, (-most, most)))
+    for gate, name, meaning in zip(np.moveaxis(maps.gates, -1, 0), gate_names, meanings, strict=False):
+        panels.append(Panel(name, meaning, coloured(gate, size, GATES, (-most, most)), GATES, (-most, most)))
     return panels
-
-
-def _large(picture: np.ndarray) -> np.ndarray:
-    """A small picture with its pixels repeated, so that they can be seen."""
-    times = -(-_SHOWN // picture.shape[0])
-    return picture.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def _limits(maps: Sequence[np.ndarray]) -> tuple[float, float]:

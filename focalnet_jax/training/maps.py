@@ -16,7 +16,7 @@ from focalnet_jax.data.mixing import normalize
 from focalnet_jax.distributed.mesh import compiler_options, put_batch, replicated
 from focalnet_jax.errors import UserError
 from focalnet_jax.training.step import Params
-from focalnet_jax.visualize.maps import look_at_modulation
+from focalnet_jax.visualize.maps import look_at_modulation, map_names
 
 _SIDE = 112  # pixels of a map
 
@@ -31,7 +31,7 @@ class MapsLog:
     """
 
     def __init__(self, graph: nnx.GraphDef, mesh: Mesh, count: int):
-        self.mesh, self.count = mesh, count
+        self.graph, self.mesh, self.count = graph, mesh, count
         self._batch: Batch | None = None
 
         def look(params: Params, batch: dict[str, jax.Array]) -> list[dict[str, jax.Array]]:
@@ -58,7 +58,11 @@ class MapsLog:
         self._batch = None  # a whole batch of pictures
         real = shown["mask"] > 0
         pictures = [_small(picture) for picture in shown["image"][real]]
-        rows = [_row(pictures, stage["modulator"][real], stage["gates"][real]) for stage in stages]
+        config = nnx.merge(self.graph, params).config
+        rows = [
+            _row(pictures, stage["modulator"][real], stage["gates"][real], number, map_names(config, number))
+            for number, stage in enumerate(stages)
+        ]
         sheets = [np.concatenate(sheet) for sheet in zip(*rows, strict=True)]
         return {f"maps/picture_{number}": sheet for number, sheet in enumerate(sheets, 1)}
 
@@ -75,9 +79,11 @@ def _small(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
 
 
-def _row(pictures: Sequence[np.ndarray], modulators: np.ndarray, gates: np.ndarray) -> list[np.ndarray]:
+def _row(
+    pictures: Sequence[np.ndarray], modulators: np.ndarray, gates: np.ndarray, stage: int, names: tuple[str, ...]
+) -> list[np.ndarray]:
     from focalnet_jax.visualize.figures import BlockMaps  # matplotlib is optional
     from focalnet_jax.visualize.sheets import map_sheets
 
-    maps = [BlockMaps("", *each) for each in zip(modulators, gates, strict=True)]
+    maps = [BlockMaps(f"stage {stage + 1}, last block", *each, names) for each in zip(modulators, gates, strict=True)]
     return [np.asarray(sheet) for sheet in map_sheets(pictures, maps)]

@@ -133,7 +133,7 @@ def block_maps(stages: Sequence[StageMaps], stage: int, block: int) -> BlockMaps
     depth = len(of_stage.modulator)
     place = min(block, depth - 1) % depth  # a shorter stage's last
     maps = of_stage.modulator[place, 0], of_stage.gates[place, 0]
-    return BlockMaps(f"stage {stage + 1}, block {place + 1} of {depth}", *maps)
+    return BlockMaps(f"stage {stage + 1}, block {place + 1} of {depth}", *maps, of_stage.names)
 
 
 def _activations(classifier: Classifier, images: Any, topk: int) -> list[Activation]:

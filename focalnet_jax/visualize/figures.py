@@ -22,6 +22,13 @@ class BlockMaps:
     name: str
     modulator: np.ndarray
     gates: np.ndarray
+    given_names: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the modulator and of each gate, as given or as in a released variant."""
+        levels = range(1, self.gates.shape[-1])
+        return self.given_names or ("modulator", *(f"gate, level {level}" for level in levels), "gate, global")
 
 
 @dataclass(frozen=True)
@@ -48,15 +55,11 @@ def picture_figure(picture: np.ndarray, blocks: Sequence[BlockMaps], activations
     for row, activation in enumerate(activations, 1):
         _overlay(axes[row][0], picture, activation)
     for row, block in enumerate(blocks):
-        _map(axes[row][1], block.modulator, picture, f"{block.name}: modulator", MODULATOR)
-        for level, (column, name) in enumerate(zip(range(2, columns), gate_names(block.gates.shape[-1]), strict=False)):
-            _map(axes[row][column], block.gates[..., level], picture, f"gate, {name}", GATES, centred=True)
+        modulator, *gates = block.names
+        _map(axes[row][1], block.modulator, picture, f"{block.name}: {modulator}", MODULATOR)
+        for level, name in enumerate(gates):
+            _map(axes[row][2 + level], block.gates[..., level], picture, name, GATES, centred=True)
     return figure
-
-
-def gate_names(count: int) -> list[str]:
-    """`level 1` to `level L`, and `global`."""
-    return [*(f"level {level}" for level in range(1, count)), "global"]
 
 
 def kernels_figure(kernels: Sequence[Sequence[np.ndarray]]) -> Figure:

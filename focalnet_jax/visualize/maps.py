@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.model import FocalNet
+from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.blocks import FocalBlock
 
 
@@ -24,11 +24,21 @@ class StageMaps:
 
     Attributes:
       modulator: `[D, B, h, w]`, the norm over channels of the modulator (paper section 3.2).
-      gates: `[D, B, h, w, L + 1]`, of each focal level and, last, of the global one (paper equation 6).
+      gates: `[D, B, h, w, L + 1]`, of each focal level and, last, of the global one (paper equation 6); of a model
+        without gates `[D, B, h, w, 0]`, and without a global level only those of the others.
+      names: of the modulator and of each gate; empty for those of a released variant.
     """
 
     modulator: np.ndarray
     gates: np.ndarray
+    names: tuple[str, ...] = ()
+
+
+def map_names(config: FocalNetConfig, stage: int) -> tuple[str, ...]:
+    """Of the modulator of a model's stage, counted from 0, and of each gate that it has."""
+    gates = [f"gate, level {level}" for level in range(1, config.levels[stage] + 1)]
+    gates += ["gate, global"] if config.use_global_level else []
+    return ("modulator" if config.use_modulation else "added context", *(gates if config.use_gates else ()))
 
 
 def modulation_maps(model: FocalNet, images: jax.Array) -> list[StageMaps]:
@@ -38,7 +48,10 @@ def modulation_maps(model: FocalNet, images: jax.Array) -> list[StageMaps]:
       model: any FocalNet; as it is called, deterministic.
       images: `[B, H, W, 3]`, normalized.
     """
-    return [StageMaps(**jax.tree.map(np.asarray, seen)) for seen in _modulation_maps(model, jnp.asarray(images))]
+    return [
+        StageMaps(**jax.tree.map(np.asarray, seen), names=map_names(model.config, stage))
+        for stage, seen in enumerate(_modulation_maps(model, jnp.asarray(images)))
+    ]
 
 
 def look_at_modulation(model: FocalNet, images: jax.Array) -> list[dict[str, jax.Array]]:
@@ -46,6 +59,8 @@ def look_at_modulation(model: FocalNet, images: jax.Array) -> list[dict[str, jax
 
     def look(block: FocalBlock, x: jax.Array) -> dict[str, jax.Array]:
         _, gates, modulator = block.modulation.parts(block.modulated(x))
+        own = block.modulation.gates  # `parts` fills up those that an ablated model does not have
+        gates = gates[..., : own.out_features if own is not None else 0]
         norm = jnp.linalg.norm(modulator.astype(jnp.float32), axis=-1)
         return {"modulator": norm, "gates": gates.astype(jnp.float32)}
 

@@ -42,7 +42,7 @@ def test_a_sheet_shows_the_maps_of_the_last_block_of_every_stage(mesh):
     pictures = batches[0]["image"][:3]
     (stage,) = modulation_maps(nnx.merge(task.graph, params), normalize(pictures))
     enlarged = [np.asarray(Image.fromarray(picture).resize((112, 112), Image.BICUBIC)) for picture in pictures]
-    blocks = [BlockMaps("", stage.modulator[-1, n], stage.gates[-1, n]) for n in range(3)]
+    blocks = [BlockMaps("stage 1, last block", stage.modulator[-1, n], stage.gates[-1, n]) for n in range(3)]
     for sheet, expected in zip(drawn.values(), map_sheets(enlarged, blocks), strict=True):
         # Of 256 colours, one may round to its neighbour.
         np.testing.assert_allclose(sheet.astype(int), np.asarray(expected).astype(int), atol=3)

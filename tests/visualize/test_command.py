@@ -49,7 +49,8 @@ def test_pictures_become_figures_and_numbers_and_animations_stay_such(finished, 
     assert len(np.unique(figure.reshape(-1, figure.shape[-1]), axis=0)) > 1000  # colours
     with Image.open(tmp_path / "out" / "going.gif") as animation:
         assert (animation.n_frames, animation.info["duration"]) == (5, 70)
-        assert animation.size == (48 * 5, 32 + 14)  # picture, modulator, two levels' gates and the global one
+        # Picture, modulator, two levels' gates and the global one, four times as large, so that names have room.
+        assert animation.size == (4 * 48 * 5, 4 * 32 + 14)
     again = visualize(*arguments)
     assert_one_line_mistake(again, "exists already; choose another --out or give --overwrite")
 

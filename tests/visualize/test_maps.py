@@ -8,7 +8,8 @@ import pytest
 from focalnet_jax import create_model, visualize
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.layers import without_bias
-from focalnet_jax.visualize.figures import enlarged
+from focalnet_jax.visualize.figures import BlockMaps, enlarged
+from focalnet_jax.visualize.sheets import map_sheets
 
 SMALL = {"embed_dim": 8, "depths": (1, 2), "num_classes": 5}
 
@@ -111,3 +112,24 @@ def test_classes_and_stages_that_are_not_there_are_refused(images):
     for stage in (2, -3):
         with pytest.raises(UserError, match="the model has 2"):
             visualize.receptive_field(model, images, stage)
+
+
+@pytest.mark.parametrize(
+    ("ablation", "names"),
+    [
+        ({}, ("modulator", "gate, level 1", "gate, level 2", "gate, global")),
+        ({"use_gates": False}, ("modulator",)),
+        ({"use_global_level": False}, ("modulator", "gate, level 1", "gate, level 2")),
+        ({"use_modulation": False}, ("added context", "gate, level 1", "gate, level 2", "gate, global")),
+    ],
+)
+def test_only_what_a_model_has_is_shown_and_by_its_name(images, ablation, names):
+    maps = visualize.modulation_maps(create_model("focalnet_tiny_srf", **SMALL, **ablation), images)
+    for stage in maps:
+        assert stage.names == names
+        assert stage.gates.shape[-1] == len(names) - 1
+        (sheet,) = map_sheets(
+            [np.zeros((32, 48, 3), np.uint8)],
+            [BlockMaps("", *(each[0, 0] for each in (stage.modulator, stage.gates)), stage.names)],
+        )
+        assert sheet.size == (4 * 48 * (1 + len(names)), 4 * 32 + 14)
