@@ -37,9 +37,16 @@ def main(arguments: list[str]) -> int:
     classifier = load_classifier(flags.checkpoint, flags.model, image_size=flags.image_size)
     if not classifier.labels:
         raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
+    broken = []
     for first in range(0, len(paths), _TOGETHER):
-        some = paths[first : first + _TOGETHER]
-        for path, best in zip(some, classifier.predict(list(map(read_picture, some)), flags.topk), strict=True):
+        pictures = {}
+        for path in paths[first : first + _TOGETHER]:
+            try:
+                pictures[path] = read_picture(path)
+            except UserError as error:
+                broken.append(str(error))
+        predicted = classifier.predict(list(pictures.values()), flags.topk) if pictures else []
+        for path, best in zip(pictures, predicted, strict=True):
             if flags.json:
                 classes = [{"label": label, "probability": probability} for label, probability in best]
                 print(json.dumps({"picture": str(path), "classes": classes}))
@@ -47,6 +54,8 @@ def main(arguments: list[str]) -> int:
                 print(
                     f"{path}: " + ", ".join(f"{label.split(',')[0]} {probability:.1%}" for label, probability in best)
                 )
+    if broken:
+        raise UserError("; ".join(broken))
     return 0
 
 

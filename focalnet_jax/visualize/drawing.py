@@ -56,11 +56,12 @@ def draw(
     """Writes the figures of pictures and videos, and those of the model, into a folder.
 
     Raises:
-      UserError: a file cannot be read, or stands in the folder already.
+      UserError: a file stands in the folder already, or, after all others are drawn, pictures cannot be read.
     """
     named = _named([*pictures, *videos])
     files = [out / f"{name}{suffix}" for path, name in named.items() for suffix in _suffixes(path in videos)]
-    files += [out / name for name in ("kernels.png", "receptive_field.png")][: 2 if pictures else 1]
+    files += [out / "kernels.png"] if classifier.model.config.use_depthwise_conv else []
+    files += [out / "receptive_field.png"] if pictures else []
     if (there := [file for file in files if file.exists()]) and not overwrite:
         raise UserError(f"{there[0]} exists already; choose another --out or give --overwrite")
     try:
@@ -68,13 +69,19 @@ def draw(
     except OSError as error:
         raise UserError(f"cannot make --out {out}: {error.strerror}") from error
     model = classifier.model
-    begun, fitted = time.monotonic(), []
+    begun, fitted, broken = time.monotonic(), [], []
     for done, path in enumerate(pictures, 1):
-        picture = fit(read_picture(path), options.size, multiple_of(model))
+        try:
+            picture = fit(read_picture(path), options.size, multiple_of(model))
+        except UserError as error:
+            broken.append(str(error))
+            continue
         draw_picture(classifier, picture, out / named[path], options)
         fitted = [*fitted, picture][:_AVERAGED]
         left = (time.monotonic() - begun) / done * (len(pictures) - done)
         print(f"{done}/{len(pictures)}  {out / named[path]}.png  eta {left:.0f} s", flush=True)
+    if broken and not fitted and not videos:
+        raise UserError("; ".join(broken))
     if fitted:
         _save(receptive_figure(_receptive_fields(model, fitted, options.size)), out / "receptive_field.png")
     for path in videos:
@@ -82,6 +89,8 @@ def draw(
         print(f"{out / named[path]}.gif  {count} frames", flush=True)
     if model.config.use_depthwise_conv:
         _save(kernels_figure(focal_kernels(model)), out / "kernels.png")
+    if broken:
+        raise UserError("; ".join(broken))
 
 
 def draw_picture(classifier: Classifier, picture: np.ndarray, target: Path, options: Options) -> None:

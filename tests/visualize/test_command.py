@@ -1,6 +1,7 @@
 """python -m focalnet_jax.visualize and predict as a user types them."""
 
 import json
+from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
@@ -116,3 +117,25 @@ def test_predictions_name_all_classes_with_their_probabilities_and_the_likeliest
     best = rows[0]["classes"][0]
     assert words.stdout.strip() == f"{tmp_path / '0.png'}: {best['label']} {best['probability']:.1%}"
     assert_one_line_mistake(run("-m", "focalnet_jax.predict", tmp_path / "x.png", *flags), "no such file or folder")
+
+
+def test_a_picture_that_cannot_be_read_does_not_keep_the_others_from_it(finished, tmp_path):
+    workdir, _ = finished
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("a.png", "c.png"):
+        Image.new("RGB", (16, 16), "red").save(pictures / name)
+    for name in ("b.png", "d.png"):
+        (pictures / name).write_text("no picture")
+    named = run("-m", "focalnet_jax.predict", pictures, "--checkpoint", workdir)
+    assert [Path(line.split(":")[0]).name for line in named.stdout.splitlines()] == ["a.png", "c.png"]
+    drawn = visualize("--checkpoint", workdir, "--images", pictures, "--out", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
+        "a.png",
+        "c.png",
+        "kernels.png",
+        "receptive_field.png",
+    }
+    for done in (named, drawn):
+        assert_one_line_mistake(done, "b.png is no picture that can be read")
+        assert "d.png is no picture" in done.stderr
