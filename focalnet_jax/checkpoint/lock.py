@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 20.0  # a holder on another machine that has shown nothing fo
 
 @contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Holds a workdir, which is made if it is not there; one that is left empty is removed again.
+    """Holds a workdir, which is made if it is not there; one that was made here and is left empty is removed again.
 
     On one machine the operating system's lock decides, which ends with its process. Of a holder on another machine,
     whose lock a file system may not know of, the file's date is watched: it is gone if that stands still. So neither
@@ -36,8 +36,7 @@ def held(workdir: Path) -> Iterator[None]:
     """
     made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = _acquire(workdir / LOCK)
+        file = _make_and_acquire(workdir)
     except OSError as error:
         _remove_empty(made)
         raise cannot_write(workdir, error) from error
@@ -75,6 +74,15 @@ def is_held(workdir: Path) -> bool:
         return abs(time.time() - (workdir / LOCK).stat().st_mtime) < PATIENCE_SECONDS
     except OSError:
         return False
+
+
+def _make_and_acquire(workdir: Path) -> IO[str]:
+    """Tries again where a file or folder has gone: another holder has just ended and removed what it had made."""
+    for _ in range(9):
+        with contextlib.suppress(FileNotFoundError):
+            workdir.mkdir(parents=True, exist_ok=True)
+            return _acquire(workdir / LOCK)
+    return _acquire(workdir / LOCK)
 
 
 def _acquire(path: Path) -> IO[str]:

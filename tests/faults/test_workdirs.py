@@ -139,15 +139,17 @@ def test_a_finished_run_started_again_does_nothing(finished):
 
 
 def test_one_at_a_time_holds_it_within_a_machine_too(tmp_path):
-    held = []
+    together, refused, held = threading.Barrier(8), threading.Semaphore(0), []
 
     def contend(index):
+        together.wait(60)
         try:
             with lock.held(tmp_path / "run"):
                 held.append(index)
-                time.sleep(0.3)
+                for _ in range(7):  # until each of the others has been refused
+                    assert refused.acquire(timeout=60)
         except UserError:
-            pass
+            refused.release()
 
     threads = [threading.Thread(target=contend, args=(index,)) for index in range(8)]
     for thread in threads:
@@ -155,7 +157,28 @@ def test_one_at_a_time_holds_it_within_a_machine_too(tmp_path):
     for thread in threads:
         thread.join()
     assert len(held) == 1
-    assert not (tmp_path / "run").exists()  # it was made for nothing
+    assert not list(tmp_path.glob("run/*"))
+
+
+def test_a_workdir_made_for_nothing_is_removed_and_one_that_was_there_stays(tmp_path):
+    (tmp_path / "given").mkdir()
+    for workdir in (tmp_path / "made/for/it", tmp_path / "given"):
+        with lock.held(workdir):
+            assert (workdir / lock.LOCK).exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["given"]
+
+
+def test_a_workdir_that_its_holder_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    acquire = lock._acquire
+
+    def after_its_removal(path):
+        monkeypatch.setattr(lock, "_acquire", acquire)
+        path.parent.rmdir()
+        return acquire(path)
+
+    monkeypatch.setattr(lock, "_acquire", after_its_removal)
+    with lock.held(tmp_path / "run"):
+        assert (tmp_path / "run" / lock.LOCK).exists()
 
 
 def test_a_holder_on_another_machine_is_waited_for_as_long_as_it_shows_that_it_lives(tmp_path, monkeypatch):
