@@ -1,8 +1,8 @@
 """Draw runs: python -m focalnet_jax.report WORKDIR... [--out report.html].
 
 One page that needs no other file: loss, accuracy, learning rate, gradient's norm, images a second and waiting for
-input of all runs in the same axes, a table of what they came to, and the settings they differ in. A name that ends in
-.png gets the curves alone. Runs may still go on.
+input of all runs in the same axes, a table of what they came to (of images a second and of waiting the median), and the
+settings they differ in. A name that ends in .png gets the curves alone. Runs may still go on.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("training loss", ("train/loss",), False),
     ("evaluation loss", ("eval/loss",), False),
-    ("top-1 (solid) and top-5, %", ("eval/top1", "eval/top5"), False),
+    ("top-1 (solid, dot) and top-5 (dotted, cross), %", ("eval/top1", "eval/top5"), False),
     ("learning rate", ("train/learning_rate",), False),
     ("gradient's norm", ("train/grad_norm",), True),
     ("images/s", ("images_per_second",), False),
-    ("share of time waiting for input", ("input_wait",), False),
+    ("time waiting for input", ("input_wait",), False),
     ("updates skipped", ("train/skipped",), False),
 )
 _MOST = 1500  # points of a curve: of more, each is the mean of several
@@ -120,6 +120,7 @@ def read_run(workdir: Path) -> Run:
 def draw(runs: Sequence[Run]) -> Figure:
     """All panels that any of the runs has something for, a colour a run."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
 
     panels = [panel for panel in PANELS if any(name in run.curves for run in runs for name in panel[1])]
     rows = -(-len(panels) // _COLUMNS)
@@ -127,18 +128,20 @@ def draw(runs: Sequence[Run]) -> Figure:
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
     for axis, (title, names, logarithmic) in zip(axes, panels, strict=False):
         for place, run in enumerate(runs):
-            for name, style in zip(names, ("-", ":"), strict=False):
+            for name, style, point in zip(names, ("-", ":"), (".", "x"), strict=False):
                 if name in run.curves:
                     steps, values = thinned(*run.curves[name])
                     label = run.name if name == names[0] else None
-                    mark = "." if len(steps) < 2 else None
+                    mark = point if len(steps) < 2 else None
                     axis.plot(steps, values, style, color=f"C{place % 10}", marker=mark, linewidth=1.2, label=label)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=8)
+        axis.tick_params(labelsize=8, which="both")
         axis.grid(alpha=0.25)
         if logarithmic:
             axis.set_yscale("log")
+        if names == ("input_wait",):
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     if len(runs) > 1:
@@ -172,7 +175,7 @@ def page(runs: Sequence[Run]) -> str:
     return "\n".join(parts) + "\n"
 
 
-_SUMMARY = ("model", "steps", "loss", "best top-1", "at step", "last top-1", "images/s", "waiting for input")
+_SUMMARY = ("model", "steps", "loss", "best top-1", "at step", "last top-1", "images/s, median", "waiting, median")
 
 
 def _summary(run: Run) -> dict[str, str]:

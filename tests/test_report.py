@@ -50,7 +50,7 @@ def test_every_panel_has_a_curve_of_every_run_that_has_the_metric(finished, othe
     runs = [read_run(finished[0]), read_run(other)]
     axes = {axis.get_title(): axis for axis in draw(runs).axes}
     assert len(axes["training loss"].lines) == 2
-    assert len(axes["top-1 (solid) and top-5, %"].lines) == 3  # the second has no top-5
+    assert len(axes["top-1 (solid, dot) and top-5 (dotted, cross), %"].lines) == 3  # the second has no top-5
     assert len(axes["learning rate"].lines) == 1
     np.testing.assert_array_equal(axes["training loss"].lines[1].get_xydata(), [[1, 2], [2, 1]])
 
