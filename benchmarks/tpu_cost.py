@@ -6,7 +6,8 @@
 One chip's part: --batch is the images of a chip. --aggregation is that of a block alone, in its own form and in XLA's.
 With --plain the same of a plain Flax FocalNet and of a ConvNeXt of equal size, compiled in the same run. Kernels of our
 own count by the bundles the compiler made of them, or by what they read and write where that takes longer; all else by
-the cycles it writes beside every operation, loops as often as they run. The last line is one JSON object. Needs libtpu:
+the cycles it writes beside every operation, loops as often as they run. How maps lie in memory on the way into a part
+and out of it is the compiler's choice, as within a model, ours or plain. The last line is one JSON object. Needs libtpu:
 pip install 'focalnet_jax[tpu]'. Whole steps take minutes.
 """
 
@@ -87,17 +88,23 @@ def map_size(config: Any, model: Any, number: int) -> int:
     return size
 
 
-def compile_for(function: Callable[..., Any], arguments: Any, device: Any) -> Any:
-    """Compiles for one chip; arguments are shapes."""
+def compile_for(function: Callable[..., Any], arguments: Any, device: Any, part: bool = True) -> Any:
+    """Compiles for one chip; arguments are shapes.
+
+    How maps lie in memory is the compiler's choice, as within a model; a whole step is given what lies as in a run.
+    """
     import jax
+    from jax.experimental.layout import Format, Layout
     from jax.sharding import SingleDeviceSharding
 
     from focalnet_jax.aot import bundles
 
     bundles.forget()
     place = SingleDeviceSharding(device)
-    placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), arguments)
-    return jax.jit(function).trace(*placed).lower(lowering_platforms=("tpu",)).compile()
+    layout = Format(Layout.AUTO, place) if part else place
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
+    compiling = jax.jit(function, in_shardings=layout, out_shardings=layout)
+    return compiling.trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
 
 
 def gradients_of(module: Any, call: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
@@ -299,7 +306,7 @@ def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         told("ours", lambda: lower_step(config, mesh, "train").compile())
         for name in others:
             step, arguments = plain_step(name, config, flags.batch)
-            told(f"plain {name}", lambda step=step, arguments=arguments: compile_for(step, arguments, devices[0]))
+            told(f"plain {name}", lambda given=(step, arguments): compile_for(*given, devices[0], part=False))
     return {"model": flags.model, "batch": flags.batch, "chip": chip.name, **results.pop("ours"), **results}
 
 

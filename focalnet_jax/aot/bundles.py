@@ -24,6 +24,10 @@ _CARRIED = re.compile(r"= sphi %\w+, %(\w+)")
 _EXIT = re.compile(r"scmp\.ge\.s32\.totalorder (?:\(\S+\), )?%(\w+), (\d+) /\* loop exit test")
 # Of loops that copy the last part of what no block divides: how often is known where they run, and it is not often.
 _OPEN_EXIT = re.compile(r"scmp\.ge\.s32\.totalorder (?:\(\S+\), )?%(\w+), %\w+")
+# What the grid's loop computes, which it skips in its first and its last turn: they only bring and take blocks.
+_SKIP = re.compile(r"sbr\.rel \(!?%\w+\) target = \$region(\d+)")
+_REGION = re.compile(r"\bregion (\d+)\b")
+_WITHIN = re.compile(r"scmp\.lt\.s32\.totalorder %\w+, (\d+)")
 # 16 rows given to a matrix unit, which takes one a cycle; a v6e's, by its peak and its schedules, two.
 _GIVEN = re.compile(r"vmatmul\.[\w.]*bf16[\w.]*\.mxu(\d)")
 _ROWS, _WIDE_ROWS = 16, 8
@@ -59,13 +63,15 @@ def kernel_cycles(name: str) -> int:
 def count(text: str, share: float = 1.0) -> int:
     """Bundles, as often as the loops they are in run.
 
-    The outermost loop is the grid's; those in it are run in a share of its turns.
+    The outermost loop is the grid's: it computes in all but two of its turns, and the loops in it run in a share of
+    them.
     """
     lines = [(found, line) for line in text.splitlines() if (found := _BUNDLE.match(line))]
     turns = _turns(lines)
+    computing, computed = _computing(lines, turns), (turns[0] - 2) / turns[0] if turns else 1.0
     loops: list[tuple[int, float]] = []  # the open ones: depth, and how often they run
     total, given = 0.0, collections.Counter()
-    for found, line in lines:
+    for place, (found, line) in enumerate(lines):
         begins, empty = "LB" in found[1], found[3]  # where nothing is issued, no depth is said
         depth = found[2].count(">")
         while loops and not empty and (loops[-1][0] > depth or (begins and loops[-1][0] == depth)):
@@ -73,11 +79,22 @@ def count(text: str, share: float = 1.0) -> int:
         if begins:
             around = loops[-1][1] if loops else 1.0
             loops.append((depth, around * turns.pop(0) * (share if depth == 2 else 1.0)))
-        times = loops[-1][1] if loops else 1.0
+        times = (loops[-1][1] if loops else 1.0) * (computed if place in computing else 1.0)
         total += times
         for unit in _GIVEN.findall(line):
             given[unit] += times * (_WIDE_ROWS if "mubr" in line else _ROWS)
     return round(max(total, *given.values(), 0))
+
+
+def _computing(lines: list[tuple[re.Match[str], str]], turns: list[int]) -> range:
+    """The places of what the grid's loop skips in two of its turns: the longest that it can skip at all."""
+    if not any(int(number) == turns[0] - 1 for _, line in lines for number in _WITHIN.findall(line)):
+        return range(0)
+    ends = {region: place for place, (_, line) in reversed([*enumerate(lines)]) for region in _REGION.findall(line)}
+    skipped = [
+        range(place + 1, ends.get(region, 0)) for place, (_, line) in enumerate(lines) for region in _SKIP.findall(line)
+    ]
+    return max(skipped, key=len, default=range(0))
 
 
 def _turns(lines: list[tuple[re.Match[str], str]]) -> list[int]:

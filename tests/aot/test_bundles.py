@@ -45,3 +45,12 @@ def test_what_matrix_units_are_given_takes_them_a_cycle_a_row():
     inner = KERNEL.replace("%s6 = sadd.s32 1, %s5", f"{given} ;; %s6 = sadd.s32 1, %s5")
     assert count(inner) == 10 * 5 * 3 * 16
     assert count(inner.replace("vmatmul.", "vmatmul.mubr.")) == 10 * 5 * 3 * 8  # a v6e's
+
+
+def test_a_grid_computes_in_all_of_its_turns_but_the_first_and_the_last():
+    begins = "   0x3   : > { %p7 = scmp.lt.s32.totalorder %s8, 9  ;;  %7 = sbr.rel (%p7) target = $region2 }"
+    skipping = KERNEL.replace("   0x3   :  {}", begins).replace("   0x9   : > {", "   0x9   : > { /* End region 2 */")
+    assert count(skipping) == 1 + 10 * 4 + 8 * INNER
+    assert count(skipping, 0.5) == 1 + 10 * 4 + 8 * INNER / 2
+    other = skipping.replace("%s8, 9 ", "%s8, 8 ")  # what is skipped there is skipped for something else
+    assert count(other) == count(KERNEL)
