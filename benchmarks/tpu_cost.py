@@ -7,8 +7,8 @@ One chip's part: --batch is the images of a chip. --aggregation is that of a blo
 With --plain the same of a plain Flax FocalNet and of a ConvNeXt of equal size, compiled in the same run. Kernels of our
 own count by the bundles the compiler made of them, or by what they read and write where that takes longer; all else by
 the cycles it writes beside every operation, loops as often as they run. How maps lie in memory on the way into a part
-and out of it is the compiler's choice, as within a model, ours or plain. The last line is one JSON object. Needs libtpu:
-pip install 'focalnet_jax[tpu]'. Whole steps take minutes.
+and out of it is the compiler's choice, as within a model, ours or plain. The last line is one JSON object. Needs
+libtpu: pip install 'focalnet_jax[tpu]'. Whole steps take minutes.
 """
 
 from __future__ import annotations
