@@ -40,10 +40,18 @@ def test_options_of_a_variant_combine():
 
 
 @pytest.mark.parametrize(
-    ("variant", "millions"),  # of parameters, as the paper's table of deeper models has them
-    [("tiny_srf,overlapped,deeper", 25.1), ("small_srf,overlapped,deeper", 38.2), ("base_srf,overlapped,deeper", 85.1)],
+    ("variant", "millions"),  # of parameters, as the paper's tables 3, 2 and 12 have them
+    [
+        ("tiny_srf,overlapped,deeper", 25.1),
+        ("small_srf,overlapped,deeper", 38.2),
+        ("base_srf,overlapped,deeper", 85.1),
+        ("tiny_srf,overlapped", 30.4),
+        ("small_srf,overlapped", 51.8),
+        ("base_srf,overlapped", 91.6),
+        ("tiny_lrf,pooling", 28.3),
+    ],
 )
-def test_deeper_models_are_the_papers(variant, millions):
+def test_what_the_paper_varies_has_its_size(variant, millions):
     config = load_config(f"configs/imagenet1k.py:{variant}", PATHS)
     assert round(sum(row.params for row in summarize(model_config(config), 224).rows) / 1e6, 1) == millions
 

@@ -24,7 +24,7 @@ class FocalModulation(nnx.Module):
     """y = proj(query(x) * modulator(sum over levels of gate_l * context_l)) (paper equation 4).
 
     The original computes query, context and gates by one projection of width 2C + L + 1; they are three here, because
-    that width is a multiple of no vector unit's lanes. The ablations of the paper's table of components, and pooling
+    that width is a multiple of no vector unit's lanes. The ablations of the paper's table 13, and pooling (table 12)
     in place of depthwise convolutions, are `config.use_gates` and the three after it.
     """
 
