@@ -33,6 +33,7 @@ from focalnet_jax.errors import (
     suggest,
 )
 
+CALLED_AS = "python -m focalnet_jax."  # what stands before a command's name in its help
 _LONGEST_LINE = 4000  # letters of an error: the longest of ours lists all keys of a model by their patterns
 
 
@@ -98,7 +99,7 @@ def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> tu
 def make_parser(module: str, description: str) -> argparse.ArgumentParser:
     """The parser of `python -m focalnet_jax.MODULE`, or of the package's own for ""; its complaints are one line."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m focalnet_jax.{module}".removesuffix("."),
+        prog=f"{CALLED_AS}{module}".removesuffix("."),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -31,12 +31,13 @@ COMMANDS = {
 def run() -> None:
     """Runs the command that the command line names first; 2 if there is none of that name."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax.command_line import run_command
+    from focalnet_jax import command_line
 
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
-        run_command(_tell)
+        command_line.run_command(_tell)
     del sys.argv[1]
+    command_line.CALLED_AS = "focalnet "
     runpy.run_module(f"focalnet_jax.{name}", run_name="__main__", alter_sys=True)
 
 

@@ -4,6 +4,7 @@ The file is what `jax.export.serialize` makes; `jax.export.deserialize(open(FILE
 normalized images [B, S, S, 3] float32 in, logits [B, K] float32 out.
 """
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("checkpoint", metavar="SRC", help="a workdir, a checkpoint, .pth, .safetensors or Hugging Face")
     parser.add_argument("out", metavar="FILE", help="the file to write, such as focalnet.stablehlo")
     parser.add_argument("--model", help="the variant it is; recognised by default")
-    parser.add_argument("--image-size", type=int, default=224, metavar="S")
+    parser.add_argument("--image-size", type=int, metavar="S", help="pixels; by default what the weights say, or 224")
     parser.add_argument("--precision", default="float32", help="float32 or bfloat16")
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="to run on, separated by commas: %(default)s")
     flags = parser.parse_args(arguments)
@@ -34,12 +35,15 @@ def main(arguments: list[str]) -> int:
     if not out.parent.is_dir():
         raise UserError(f"{out}: there is no folder {out.parent}")
 
-    from focalnet_jax.convert.load import load_model
+    from focalnet_jax.convert.load import model_of
+    from focalnet_jax.convert.weights import read_weights
     from focalnet_jax.ops.forms import FORMS
 
-    any_platform = dict.fromkeys(FORMS, "xla")
-    model = load_model(flags.checkpoint, flags.model, dtype=flags.precision, **any_platform)
-    written = export(model, flags.image_size, platforms)
+    weights = read_weights(flags.checkpoint, flags.model)
+    config = dataclasses.replace(weights.config, **dict.fromkeys(FORMS, "xla"))  # for any platform
+    model = model_of(dataclasses.replace(weights, config=config), flags.precision)
+    size = weights.stated.image_size or 224 if flags.image_size is None else flags.image_size
+    written = export(model, size, platforms)
     part = out.with_name(f".{out.name}.part")
     try:
         part.write_bytes(written)
@@ -47,7 +51,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise UserError(f"cannot write {out}: {error.strerror}") from error
-    images, logits = f"[B, {flags.image_size}, {flags.image_size}, 3]", f"[B, {model.config.num_classes}]"
+    images, logits = f"[B, {size}, {size}, 3]", f"[B, {model.config.num_classes}]"
     print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {images} to {logits}, for {', '.join(platforms)}")
     return 0
 

@@ -20,6 +20,7 @@ from typing import Any
 def main(arguments: list[str]) -> int:
     """Parses flags, trains one after the other, prints the table; 1 if a run failed."""
     from focalnet_jax.command_line import load_config, make_parser, parse_arguments, parse_workdir
+    from focalnet_jax.config import flatten
     from focalnet_jax.errors import EXIT_FAILED, UserError
     from focalnet_jax.files import write_whole
 
@@ -30,16 +31,18 @@ def main(arguments: list[str]) -> int:
     folder, runs = parse_workdir(flags.workdir), combinations(overrides)
     if (folder / "metrics.jsonl").exists():
         raise UserError(f"--workdir {folder} is a run's own; expected a folder for runs")
-    for _, settings in runs:
-        load_config(flags.config, settings)  # every mistake before the first run
+    # Every mistake before the first run.
+    configs = [flatten(load_config(flags.config, settings)) for _, settings in runs]
+    differing = [key for key in configs[0] if len({repr(config[key]) for config in configs}) > 1]
     results = []
-    for number, (name, settings) in enumerate(runs, 1):
+    for number, ((name, settings), config) in enumerate(zip(runs, configs, strict=True), 1):
         print(f"run {number}/{len(runs)}: {name}", flush=True)
         train = [sys.executable, "-m", "focalnet_jax.train"]
         status = _run([*train, "--config", flags.config, "--workdir", str(folder / name), *settings])
         if status not in (0, EXIT_FAILED):  # stopped, or a mistake that is all runs'
             return status
-        results.append({"run": name, "status": status, **_outcome(folder / name)})
+        chosen = {key: config[key] for key in differing}
+        results.append({"run": name, "settings": chosen, "status": status, **_outcome(folder / name)})
     write_whole(folder / "sweep.json", json.dumps(results, indent=1) + "\n")
     print(table(results))
     if importlib.util.find_spec("matplotlib"):

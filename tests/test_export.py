@@ -35,12 +35,15 @@ def test_the_file_runs_without_the_package_for_any_batch_and_gives_the_models_lo
 def test_a_runs_weights_are_exported_by_the_command(finished, tmp_path, capsys):
     workdir, _ = finished
     out = tmp_path / "run.stablehlo"
-    assert main([str(workdir), str(out), "--image-size", "16", "--platforms", "cpu"]) == 0
-    assert "[B, 16, 16, 3] to [B, 10], for cpu" in capsys.readouterr().out
+    assert main([str(workdir), str(out), "--image-size", "24", "--platforms", "cpu"]) == 0
+    assert "[B, 24, 24, 3] to [B, 10], for cpu" in capsys.readouterr().out
     exported = jax.export.deserialize(out.read_bytes())
     assert exported.platforms == ("cpu",)
-    images = np.zeros((3, 16, 16, 3), np.float32)
+    images = np.zeros((3, 24, 24, 3), np.float32)
     np.testing.assert_allclose(exported.call(images), focalnet_jax.load_model(workdir)(images), rtol=1e-5, atol=1e-6)
+    assert main([str(workdir), str(tmp_path / "own"), "--platforms", "cpu"]) == 0
+    assert "[B, 16, 16, 3] to [B, 10], for cpu" in capsys.readouterr().out  # what it was trained at
+    (tmp_path / "own").unlink()
     with pytest.raises(UserError, match="exists"):
         main([str(workdir), str(out)])
     with pytest.raises(UserError, match="expected some of cpu, cuda, tpu"):

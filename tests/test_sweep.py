@@ -42,6 +42,7 @@ def test_runs_follow_each_other_and_a_finished_sweep_is_left_alone(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "sweep.json").read_text())
     assert [(result["run"], result["step"]) for result in results] == [("seed=0", 2), ("seed=1", 2)]
+    assert [result["settings"] for result in results] == [{"seed": 0}, {"seed": 1}]
     assert losses(tmp_path / "seed=0") != losses(tmp_path / "seed=1")
     assert results[0]["loss"] == losses(tmp_path / "seed=0")[2]
     assert "run 2/2: seed=1" in done.stdout
