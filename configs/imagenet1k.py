@@ -17,8 +17,7 @@ Command: python train.py --config configs/imagenet1k.py:base_lrf --workdir DIR -
     add --config.data.source=tfds for what python -m focalnet_jax.data.prepare imagenet1k made of the archives
 Hardware: any; the batch divides over all devices. Cost: not measured.
 Target (published top-1, %): tiny 82.1 srf / 82.3 lrf, small 83.4 / 83.5, base 83.7 / 83.9; iso tiny 74.1, small 80.9,
-    base 82.4; tiny_lrf additive 81.5, no_gates 81.9, no_global_level 82.0, pooling 80.5; overlapped tiny_srf 82.4,
-    small 83.4, base 84.0, and deeper 82.7, 83.5, 84.1.
+    base 82.4; of what the paper varies see docs/model.md.
 Obtained: not run yet.
 """
 
