@@ -30,6 +30,7 @@ def in_passes(vmem):
     [
         ((3, 7, 7, 40), (3, 5), WHOLE, 14, (7, 7)),  # examples and channels that fill no register
         ((1, 6, 4, 16), (3, 5, 7), WHOLE, 2, (6, 6)),
+        ((9, 4, 3, 130), (3, 5), WHOLE, 3, (4, 4)),  # two registers of both: what lies around a map stays zero
         ((1, 2, 3, 8), (3, 9), WHOLE, 1, (2, 2)),  # kernels wider than the map
         ((1, 2, 130, 8), (3,), WHOLE, 14, (2, 2)),  # a row longer than a register
         ((9, 13, 5, 16), (3, 5), 2**22, 2, (7, 5)),  # the map in blocks of rows, the last of which goes on below it

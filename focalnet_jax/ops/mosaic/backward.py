@@ -17,6 +17,7 @@ from focalnet_jax.ops.mosaic.passes import (
     Values,
     add_taps,
     call,
+    clear,
     examples_first,
     means_spec,
     packed,
@@ -124,8 +125,8 @@ class _Program:
         def _() -> None:
             spread_taps(self.taps, self.spread)
             self.gathered[...] = jnp.zeros_like(self.gathered)
-            for rows in self.gradients:
-                rows.clear()
+
+        clear(self.plan, self.gradients)
 
         @pl.when(self.plan.whole & (pl.program_id(1) == 0))
         def _() -> None:

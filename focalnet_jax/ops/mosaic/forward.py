@@ -16,6 +16,7 @@ from focalnet_jax.ops.mosaic.passes import (
     Rows,
     add_taps,
     call,
+    clear,
     examples_first,
     means_spec,
     packed,
@@ -94,9 +95,9 @@ class _Program:
         @pl.when(pl.program_id(2) == 0)
         def _() -> None:
             spread_taps(self.taps, self.spread)
-            for rows in self.inputs:
-                rows.clear()
             self.last_sum[...] = jnp.zeros_like(self.last_sum)
+
+        clear(self.plan, self.inputs)
 
         levels = [partial(self.level, number) for number in range(len(self.inputs) - 1)]
         computing = [partial(self.plan.tiles, compute) for compute in (*levels, self.last_level)]

@@ -82,6 +82,19 @@ def spread_taps(taps_ref: Any, spread_ref: Any) -> None:
         spread_ref[index] = jnp.broadcast_to(taps_ref[pl.ds(index, 1), :].astype(jnp.float32), spread_ref.shape[1:])
 
 
+def clear(plan: Plan, levels: Sequence[Rows]) -> None:
+    """Zeros around the maps and in them, before the first step.
+
+    Of a map that is one block only its own places are written, so that those around it stay zero for all channels.
+    """
+    begins = pl.program_id(2) == 0
+
+    @pl.when(begins & (pl.program_id(1) == 0) if plan.whole else begins)
+    def _() -> None:
+        for rows in levels:
+            rows.clear()
+
+
 def run_stages(plan: Plan, stages: Sequence[tuple[Callable[[jax.Array], None], Rows | None]]) -> None:
     """At a step, each stage with the first row of its block, one block behind the stage before; and what it writes."""
     step = pl.program_id(2)
