@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/gpu.py
 
 from benchmarks.side_by_side import compare, report
 

@@ -16,12 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from focalnet_jax.command_line import load_config, one_line_errors, run_command
 from focalnet_jax.errors import UserError
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/roofline.py
 
 # Operations of `ops/gelu.py`, forward and computed again with its derivative.
 _GELU = 13 + 20

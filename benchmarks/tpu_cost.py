@@ -18,13 +18,17 @@ import collections
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from focalnet_jax.command_line import load_config, one_line_errors, run_command
 from focalnet_jax.errors import UserError
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_cost.py
 
 CATEGORIES = ("aggregation", "projections", "mlp", "norm", "embedding", "optimizer")
 _BANDWIDTH = {"TPU v4": 1228e9, "TPU v5e": 819e9, "TPU v5p": 2765e9, "TPU v6e": 1640e9}  # bytes/s, Google's pages

@@ -13,9 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_variants.py
 
 from benchmarks.roofline import TOPOLOGIES
 from benchmarks.tpu_cost import compile_for, cost, map_size, part

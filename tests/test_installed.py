@@ -50,6 +50,13 @@ def test_one_program_has_all_commands():
     assert helped.stdout.partition("\n\n")[2] == as_module.partition("\n\n")[2]  # all but how it is called
 
 
+def test_benchmarks_run_by_their_path_too():
+    for path in Path("benchmarks").glob("*.py"):
+        before, uses_another, _ = path.read_text().partition("from benchmarks")
+        assert not uses_another or "sys.path.insert(0," in before, path
+    assert run("benchmarks/cpu.py", "--help").returncode == 0
+
+
 def test_a_wheel_holds_every_module_the_recipes_and_what_they_read(tmp_path):
     tree, ignored = tmp_path / "tree", shutil.ignore_patterns("__pycache__")
     for name in ("focalnet_jax", "configs"):
