@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from focalnet_jax.ops import mosaic, pointwise, triton
+from focalnet_jax.ops import mosaic, native, pointwise, triton
 from focalnet_jax.ops.depthwise import depthwise_conv
 from focalnet_jax.ops.gelu import activate
 from focalnet_jax.ops.shifted import focal_level
@@ -40,12 +40,15 @@ def aggregate_context(
       kernels: L depthwise kernels, `[k_l, k_l, 1, C]`.
       bias: `[C]` or none: a form that goes over all numbers anyway adds it, and its gradient, for next to nothing.
       normalize: divide the sum by L + 1.
-      form: "xla", what XLA makes of it; "shifted", the same as a CPU is fastest with; "triton" or "mosaic", kernels
-        for NVIDIA GPUs or TPUs where they support the shapes; see `ops.forms`.
+      form: "xla", what XLA makes of it; "shifted", the same as a CPU is fastest with; "native", "triton" or "mosaic",
+        kernels for CPUs, NVIDIA GPUs or TPUs where they support shapes and dtype; see `ops.forms`.
 
     Returns:
       `[B, H, W, C]` in the dtype of `context`.
     """
+    if form == "native" and native.supports(context.dtype, [len(kernel) for kernel in kernels]):
+        scale = 1 / (len(kernels) + 1) if normalize else 1.0
+        return _sum_at_once(context, gates, tuple(kernels), _bias_of(context, bias), scale)
     total, global_context = aggregate_levels(context, gates, kernels, bias, form=form)
     if pointwise.suits(form, context.dtype):
         total = _add_in_kernel(total, gates, global_context.astype(jnp.float32), False)
@@ -93,15 +96,20 @@ def aggregate_levels(
     """The sum without the global level, `[B, H, W, C]`, and the global level, `[B, C]`; see `aggregate_context`."""
     sizes = [len(kernel) for kernel in kernels]
     shape = shape_on_each_device(context)
-    bias = jnp.zeros(context.shape[-1:], context.dtype) if bias is None else bias
+    bias = _bias_of(context, bias)
     if form == "mosaic" and (vmem := room_for_passes(shape, sizes, context.dtype.itemsize)):
-        total, last_sum = _levels_in_passes(context, gates, tuple(kernels), bias[None, None, None], vmem, False)
+        total, last_sum = _levels_in_passes(context, gates, tuple(kernels), bias, vmem, False)
         return total, activate((last_sum / (context.shape[1] * context.shape[2])).astype(context.dtype))
     if form == "triton" and triton.supports(shape[-1], sizes):
         total, last = _levels_in_kernels(context + bias, gates, tuple(kernels), False)
     else:
-        total, last = _levels(context + bias, gates, kernels, focal_level if form == "shifted" else _level)
+        total, last = _levels(context + bias, gates, kernels, focal_level if form in ("shifted", "native") else _level)
     return total, activate(jnp.mean(last, axis=(1, 2), dtype=jnp.float32).astype(context.dtype))
+
+
+def _bias_of(context: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """`[1, 1, 1, C]`."""
+    return jnp.zeros((1, 1, 1, context.shape[-1]), context.dtype) if bias is None else bias[None, None, None]
 
 
 def room_for_passes(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int) -> int:
@@ -130,6 +138,36 @@ def _levels(
         context = checkpoint_name(level_of(context, kernel), LEVELS)
         total += context * gates[..., level, None]
     return total, context
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _sum_at_once(
+    context: jax.Array, gates: jax.Array, kernels: tuple[jax.Array, ...], bias: jax.Array, scale: float
+) -> jax.Array:
+    """The sum of all levels, the global one too, times `scale`: a CPU keeps the channels it works on in its cache."""
+    sum_of = on_each_device(
+        partial(native.focal_levels, scale=scale), ("context", "gates", _kinds(kernels), "kernel"), "context"
+    )
+    return checkpoint_name(sum_of(context, gates, kernels, bias), LEVELS)
+
+
+def _gradients_at_once(scale: float, kept: Any, cotangent: jax.Array) -> tuple[Any, ...]:
+    context, gates, kernels, bias = kept
+    gradients_of = on_each_device(
+        partial(native.focal_level_gradients, scale=scale),
+        ("context", "gates", _kinds(kernels), "kernel", "context"),
+        ("context", "gate parts", tuple("parts" for _ in (*kernels, bias))),
+    )
+    to_context, gate_parts, parts = gradients_of(context, gates, kernels, bias, cotangent)
+    *to_kernels, to_bias = (part.sum(axis=0) for part in parts)
+    return to_context, gate_parts.sum(axis=0), tuple(to_kernels), to_bias
+
+
+_sum_at_once.defvjp(lambda *given: (_sum_at_once(*given), given[:-1]), _gradients_at_once)
+
+
+def _kinds(kernels: Sequence[jax.Array]) -> tuple[str, ...]:
+    return tuple("kernel" for _ in kernels)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -209,10 +247,9 @@ def _pass_forward(
     keep: bool = True,
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
     """The gated sum, and the last level's sum over H and W, `[B, C]` float32."""
-    names = tuple("kernel" for _ in kernels)
     levels_of = on_each_device(
         partial(mosaic.focal_levels, keep=keep, vmem=vmem, interpret=interpret),
-        ("context", "gates", names, "kernel"),
+        ("context", "gates", _kinds(kernels), "kernel"),
         ("context", "means", tuple("context" for _ in kernels if keep)),
     )
     total, last, kept = jax.tree.map(lambda x: checkpoint_name(x, LEVELS), levels_of(context, gates, kernels, bias))
@@ -221,10 +258,9 @@ def _pass_forward(
 
 def _pass_backward(vmem: int, interpret: bool, saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
     context, gates, kernels, bias, kept = saved
-    names = tuple("kernel" for _ in kernels)
     gradients_of = on_each_device(
         partial(mosaic.focal_level_gradients, vmem=vmem, interpret=interpret),
-        ("context", "gates", names, "kernel", tuple("context" for _ in kept), "context", "means"),
+        ("context", "gates", _kinds(kernels), "kernel", tuple("context" for _ in kept), "context", "means"),
         ("context", tuple("parts" for _ in (*kernels, bias)), tuple("gate parts" for _ in kernels)),
     )
     to_context, parts, gate_parts = gradients_of(context, gates, kernels, bias, kept, *cotangents)

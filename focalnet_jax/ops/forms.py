@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.ops import native
 
-# By option of the model. Of forms of our own, the platforms they are for, as JAX calls them.
+# By option of the model. Of forms of our own, the fastest first, the platforms they are for, as JAX calls them.
 FORMS = {
-    "aggregation": {"shifted": ("cpu",), "triton": ("gpu", "cuda"), "mosaic": ("tpu",)},
+    "aggregation": {"native": ("cpu",), "shifted": ("cpu",), "triton": ("gpu", "cuda"), "mosaic": ("tpu",)},
     "pointwise": {"mosaic": ("tpu",)},
 }
-_CHIPS = {"shifted": "CPUs", "triton": "NVIDIA GPUs", "mosaic": "TPUs"}
+_CHIPS = {"native": "CPUs", "shifted": "CPUs", "triton": "NVIDIA GPUs", "mosaic": "TPUs"}
 
 
 def names(option: str) -> tuple[str, ...]:
@@ -21,13 +22,16 @@ def choose_form(option: str, form: str, platform: str) -> str:
     """The form to compute with on a platform, as JAX calls it: "auto" is the fastest there.
 
     Raises:
-      UserError: there is no such form, or not on that platform.
+      UserError: there is no such form, or not on that platform, or it cannot be compiled here.
     """
     ours, known = FORMS[option], names(option)
     if form not in known:
         raise UserError(f"model.{option} is {form!r}; expected one of {', '.join(known)}.{suggest(form, known)}")
     if form in ours and platform not in ours[form]:
         raise UserError(f"model.{option}={form} needs {_CHIPS[form]}, the devices are {platform}: leave it at auto")
+    if form == "native" and native.register() is None:
+        raise UserError(f"model.{option}=native is compiled where it runs, but {native.why_not()}: leave it at auto")
     if form != "auto":
         return form
-    return next((name for name, platforms in ours.items() if platform in platforms), "xla")
+    there = (name for name, platforms in ours.items() if platform in platforms)
+    return next((name for name in there if name != "native" or native.register() is not None), "xla")

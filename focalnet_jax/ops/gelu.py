@@ -26,8 +26,8 @@ _COEFFICIENTS = (
 _TANH_COEFFICIENTS = (7.97869713e-01, 3.63922849e-02, -8.78256507e-05, -3.66936397e-05, 1.42501795e-06)
 # Φ(z) = 1/2 + z (n0 + n1 z^2 + ...) / (d0 + d1 z^2 + ...) to 2e-8 for |z| <= 5.5, beyond which it is 0 or 1 to float32:
 # a least-squares fit too, reweighted until the largest error was as small as these powers allow.
-_LARGEST = 5.5
-_NUMERATOR = (
+LARGEST = 5.5
+NUMERATOR = (
     0.3989421545957111,
     0.03592238488886576,
     0.004509175071769959,
@@ -36,7 +36,7 @@ _NUMERATOR = (
     -2.2082338976115134e-08,
     1.1175720559515599e-10,
 )
-_DENOMINATOR = (1.0, 0.256708636696253, 0.02909159332055822, 0.0018306530231000497, 6.232702775362065e-05)
+DENOMINATOR = (1.0, 0.256708636696253, 0.02909159332055822, 0.0018306530231000497, 6.232702775362065e-05)
 
 
 def gelu(z: jax.Array) -> jax.Array:
@@ -83,9 +83,9 @@ def _normal_as_quotient(z: jax.Array) -> tuple[jax.Array, jax.Array | float]:
     """
     if z.dtype != jnp.float32:
         return 0.5 * jax.lax.erfc(-z * math.sqrt(0.5)), 1.0
-    t = jnp.clip(z, -_LARGEST, _LARGEST)
-    below = _polynomial(t * t, _DENOMINATOR)
-    return 0.5 * below + t * _polynomial(t * t, _NUMERATOR), below
+    t = jnp.clip(z, -LARGEST, LARGEST)
+    below = _polynomial(t * t, DENOMINATOR)
+    return 0.5 * below + t * _polynomial(t * t, NUMERATOR), below
 
 
 def quick_gelu(z: jax.Array) -> jax.Array:

@@ -1,0 +1,99 @@
+"""The kernels for CPUs, compiled on the machine they run on the first time it needs them, and kept."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+import jax
+
+from focalnet_jax.ops import gelu
+
+HANDLERS = ("focal_levels", "focal_level_gradients")
+_OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+
+
+@functools.cache
+def register() -> str | None:
+    """What the custom calls' names begin with, once XLA knows them; None where they cannot be compiled, see `why_not`.
+
+    The name holds a hash of all that the code hangs on, as the library's file does: a program from JAX's compilation
+    cache never calls other code than it was compiled for.
+    """
+    library = _library()
+    if library is None:
+        return None
+    handlers = ctypes.CDLL(str(library))
+    for name in HANDLERS:
+        jax.ffi.register_ffi_target(f"{library.stem}_{name}", jax.ffi.pycapsule(handlers[name]), platform="cpu")
+    return library.stem
+
+
+def why_not() -> str:
+    """Why `register` returned None, in a few words."""
+    return "there is no C++ compiler (CXX, or c++)" if _compiler() is None else _compile_error
+
+
+_compile_error = ""
+
+
+def _library() -> Path | None:
+    """The compiled library, made if it is not there."""
+    compiler = _compiler()
+    if compiler is None:
+        return None
+    with resources.as_file(resources.files(__package__)) as folder:
+        sources = sorted(path for path in folder.iterdir() if path.suffix in (".cc", ".h"))
+        command = [compiler, *_OPTIONS, *_definitions(), f"-I{jax.ffi.include_dir()}", str(folder / "handlers.cc")]
+        told = [path.read_bytes() for path in sources]
+        told += [" ".join([*command[:-2], jax.__version__, platform.machine(), _processor()]).encode()]
+        name = "focalnet_" + hashlib.sha256(b"\0".join(told)).hexdigest()[:16]
+        library = _folder() / f"{name}.so"
+        return library if library.exists() or _compile(command, library) else None
+
+
+def _compile(command: list[str], library: Path) -> bool:
+    global _compile_error
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            part = Path(folder) / library.name
+            done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True, timeout=300)
+            if done.returncode == 0:
+                os.replace(part, library)  # processes that compile at once each make a whole one
+                return True
+        _compile_error = f"{command[0]} failed: " + next((x for x in done.stderr.splitlines() if "error" in x), "")
+    except (OSError, subprocess.SubprocessError) as error:
+        _compile_error = str(error)
+    return False
+
+
+def _compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX") or "c++")
+
+
+def _definitions() -> list[str]:
+    """GELU's coefficients."""
+    lists = {"GELU_NUMERATOR": gelu.NUMERATOR, "GELU_DENOMINATOR": gelu.DENOMINATOR, "GELU_LARGEST": (gelu.LARGEST,)}
+    return [f"-D{name}=" + ",".join(f"{float(value)!r}f" for value in values) for name, values in lists.items()]
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "focalnet_jax"
+
+
+def _processor() -> str:
+    """What this processor computes with: a home folder may be that of many machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,0 +1,55 @@
+// A register's worth of channels, and GELU of it. gelu.py's coefficients come in as macros, so that they stand once.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __AVX512F__
+constexpr int kLanes = 16;
+#else
+constexpr int kLanes = 8;
+#endif
+
+typedef float V __attribute__((vector_size(4 * kLanes)));
+typedef int32_t I __attribute__((vector_size(4 * kLanes)));
+
+inline V all(float x) { return x - V{}; }
+
+// The sum of all lanes, by halves.
+inline float sum(V x) {
+  I lane;
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+  for (int half = kLanes / 2; half > 0; half /= 2) x += __builtin_shuffle(x, lane ^ half);
+  return x[0];
+}
+
+// exp of what is not positive: 2^n times the Taylor series of the rest, at most ln(2) / 2, to 6e-9.
+inline V exp_below_0(V x) {
+  x = x < -87.f ? all(-87.f) : x;  // the smallest that is not denormal
+  const I n = __builtin_convertvector(x * 1.44269504f - 0.5f, I);
+  const V whole = __builtin_convertvector(n, V);
+  const V r = x - whole * 0.693359375f + whole * 2.12194440e-4f;  // ln(2) in two parts, the first exact times n
+  V series = 1 + r * (1.f / 7);
+  for (int i = 6; i > 0; --i) series = 1 + r * series * (1.f / i);
+  return (V)((n + 127) << 23) * series;
+}
+
+// The normal distribution's Phi, as a quotient of polynomials (gelu.py's _normal_as_quotient).
+inline V normal(V z) {
+  constexpr float numerator[] = {GELU_NUMERATOR}, denominator[] = {GELU_DENOMINATOR};
+  constexpr int powers = sizeof(numerator) / 4 - 1, powers_below = sizeof(denominator) / 4 - 1;
+  const V largest = all(GELU_LARGEST);
+  const V t = z > largest ? largest : (z < -largest ? -largest : z), square = t * t;
+  V above = all(numerator[powers]), below = all(denominator[powers_below]);
+  for (int i = powers - 1; i >= 0; --i) above = above * square + numerator[i];
+  for (int i = powers_below - 1; i >= 0; --i) below = below * square + denominator[i];
+  return 0.5f + t * above / below;
+}
+
+inline V gelu(V z) { return z * normal(z); }
+
+// And its derivative, Phi(z) + z phi(z).
+inline V gelu_and_slope(V z, V* slope) {
+  const V phi = normal(z);
+  *slope = phi + z * exp_below_0(-0.5f * z * z) * 0.398942280f;
+  return z * phi;
+}

@@ -1,0 +1,115 @@
+"""A CPU's kernels compute what XLA's form does; without a compiler the model does without them."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from focalnet_jax.ops import native
+from focalnet_jax.ops.aggregation import aggregate_context
+from tests.ops.aggregating import assert_same_on_a_mesh, error, inputs, levels_by_convolutions, with_gradients, with_sum
+
+
+def form(name, normalize=False):
+    def run(context, gates, kernels, bias):
+        return aggregate_context(context, gates, kernels, bias, normalize=normalize, form=name)
+
+    return run
+
+
+def by_convolutions(context, gates, kernels, bias):
+    total, last_sum = levels_by_convolutions(context, gates, kernels, bias)
+    mean = last_sum / (context.shape[1] * context.shape[2])
+    return total + jax.nn.gelu(mean, approximate=False)[:, None, None] * gates[..., -1:]
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        ((2, 14, 14, 20), (3, 5, 7)),  # channels that fill neither a register nor a task's group
+        ((1, 56, 56, 16), (3, 5)),
+        ((3, 5, 11, 40), (3, 5, 7, 9)),  # rows that are no whole number of strips
+        ((2, 2, 3, 5), (3, 9)),  # kernels wider than the map
+        ((1, 1, 30, 2), (3,)),
+        ((1, 9, 13, 17), (11, 13)),  # as detection has them
+        ((2, 7, 7, 768), (3, 5, 7)),
+    ],
+)
+def test_sum_and_gradients_are_those_of_xla(shape, sizes):
+    arguments, (cotangent, _) = inputs(shape, sizes, with_bias=True)
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (arguments, cotangent))
+        total, *gradients = with_gradients(by_convolutions, *exact)
+    ours = with_gradients(form("native"), arguments, cotangent)
+    assert error(ours[0], total) < 1e-6  # roundings of sums of up to 169 products
+    for mine, true in zip(ours[1:], gradients, strict=True):
+        assert error(mine, true) < 1e-5
+
+
+def test_normalizing_divides_sum_and_gradients_by_the_levels():
+    arguments, (cotangent, _) = inputs((1, 5, 4, 8), (3, 5), with_bias=True)
+    plain, normalized = (with_gradients(form("native", each), arguments, cotangent) for each in (False, True))
+    for one, third in zip(plain, normalized, strict=True):
+        assert error(3 * third, one) < 1e-6  # a division in another place
+
+
+def test_devices_that_split_batch_and_channels_compute_the_same():
+    def split(*given):
+        return with_sum(*[form("native")(*given)] * 2)
+
+    assert_same_on_a_mesh(split, (4, 5, 4, 64), (3, 5), True)
+
+
+def digest():
+    arguments, (cotangent, _) = inputs((3, 9, 9, 50), (3, 5), with_bias=True)
+    results = with_gradients(form("native"), arguments, cotangent)
+    return hashlib.sha256(b"".join(each.tobytes() for each in results)).hexdigest()
+
+
+def test_numbers_do_not_depend_on_how_many_threads_there_are():
+    program = f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}}); from {__name__} import digest"
+    done = subprocess.run([sys.executable, "-c", f"{program}; print(digest())"], capture_output=True, text=True)
+    assert done.stdout.strip() == digest(), done.stderr
+
+
+def test_a_batch_of_maps_is_computed_one_by_one():
+    (context, gates, kernels, bias), _ = inputs((4, 5, 5, 8), (3,), with_bias=True)
+    pairs = jax.vmap(lambda *maps: form("native")(*maps, kernels, bias))(
+        context.reshape(2, 2, 5, 5, 8), gates.reshape(2, 2, 5, 5, 2)
+    )
+    assert error(pairs.reshape(4, 5, 5, 8), form("native")(context, gates, kernels, bias)) == 0
+
+
+def test_what_it_does_not_compute_is_left_to_the_other_form():
+    assert native.supports(jnp.float32, (3, 5))
+    assert not native.supports(jnp.bfloat16, (3, 5))
+    assert not native.supports(jnp.float32, (4,))
+
+
+def test_without_a_compiler_the_model_is_computed_all_the_same(tmp_path):
+    program = (
+        "import focalnet_jax, jax.numpy as jnp;"
+        "model = focalnet_jax.create_model('focalnet_tiny_srf', embed_dim=8, depths=(1,), num_classes=2);"
+        "print(model(jnp.zeros((1, 8, 8, 3))).shape);"
+        "focalnet_jax.create_model('focalnet_tiny_srf', aggregation='native')"
+    )
+    environment = os.environ | {"CXX": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout == "(1, 2)\n"
+    assert "model.aggregation=native is compiled where it runs, but there is no C++ compiler" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_compiler_that_fails_is_named_and_leaves_nothing(tmp_path):
+    (tmp_path / "c++").write_text("#!/bin/sh\necho 'error: this machine is odd' >&2\nexit 1\n")
+    (tmp_path / "c++").chmod(0o755)
+    program = "from focalnet_jax.ops import native; print(native.register(), native.why_not())"
+    environment = os.environ | {"CXX": str(tmp_path / "c++"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("None ")
+    assert "this machine is odd" in done.stdout
+    assert not list((tmp_path / "cache" / "focalnet_jax").iterdir())
