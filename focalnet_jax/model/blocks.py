@@ -150,8 +150,8 @@ Look = Callable[[FocalBlock, jax.Array], Any]
 class Stage(nnx.Module):
     """D focal blocks at one resolution, and the downsample after them (none in the last stage).
 
-    The blocks' parameters are stacked with a leading axis D. `scan_blocks` runs them as one compiled block in a scan,
-    otherwise they are unrolled; both give the same numbers.
+    The blocks' parameters are stacked with a leading axis D. They run as one compiled block in a scan or unrolled, see
+    `choose_scan`; both give the same numbers.
     """
 
     def __init__(self, config: FocalNetConfig, stage: int, *, precision: Precision, rngs: nnx.Rngs):
@@ -177,8 +177,7 @@ class Stage(nnx.Module):
             if stage + 1 < len(config.depths)
             else None
         )
-        self.scan = config.scan_blocks and self.depth > 1
-        self.remat = config.remat
+        self.scan, self.remat, self.aggregation = config.scan_blocks, config.remat, config.aggregation
 
     def __call__(
         self, x: jax.Array, drop_path_rates: jax.Array, keys: jax.Array | None = None, look: Look | None = None
@@ -195,16 +194,27 @@ class Stage(nnx.Module):
             one = nnx.merge(graph, params)
             return one(x, rate, keys), None if look is None else look(one, x)
 
+        scan = self.choose_scan(keys)
         if (remat := self.choose_remat(keys)) != "none":
             # Inside a scan XLA cannot merge the recomputation with the forward pass, so nothing must prevent it.
-            block = jax.checkpoint(block, policy=REMAT_POLICIES[remat], prevent_cse=not self.scan)
-        if self.scan:
+            block = jax.checkpoint(block, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+        if scan:
             return jax.lax.scan(block, x, (params, drop_path_rates, each))
         seen = []
         for index, one in enumerate(_unstacked(params, self.depth)):
             x, looked = block(x, (one, drop_path_rates[index], None if each is None else each[index]))
             seen.append(looked)
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *seen)
+
+    def choose_scan(self, keys: jax.Array | None = None) -> bool:
+        """Whether the blocks run in a scan.
+
+        By default those that XLA computes alone do, for they take long to compile. Unrolled, our own kernels write no
+        arrays of a loop and read none: a step is faster by a seventh to a third (docs/performance.md).
+        """
+        if self.depth == 1 or self.scan is not None:
+            return self.depth > 1 and bool(self.scan)
+        return self.aggregation not in ("native", "triton") and not self._in_kernels(keys)
 
     def choose_remat(self, keys: jax.Array | None = None) -> str:
         """The policy to compute with.
@@ -214,9 +224,12 @@ class Stage(nnx.Module):
         """
         if self.remat != "auto":
             return self.remat
+        return "full" if self.choose_scan(keys) and self._in_kernels(keys) else "none"
+
+    def _in_kernels(self, keys: jax.Array | None) -> bool:
         graph, params = nnx.split(self.blocks)
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
-        return "full" if self.scan and nnx.merge(graph, one).in_kernels(keys) else "none"
+        return nnx.merge(graph, one).in_kernels(keys)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

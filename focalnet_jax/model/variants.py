@@ -54,7 +54,7 @@ class FocalNetConfig:
     drop_path_rate: float = 0.0  # stochastic depth of the last block; the first has 0
     num_classes: int = 1000  # 0: no classifier, the model returns pooled features
     in_channels: int = 3
-    scan_blocks: bool = True  # run a stage's stacked blocks as a scan (compile time independent of depth)
+    scan_blocks: bool | None = None  # a stage's blocks as a scan (compile time independent of depth) or unrolled
     remat: str = "auto"  # what a block keeps for the backward pass, see blocks.REMAT_POLICIES
     aggregation: str = "auto"  # how the context is aggregated, see ops.forms
     pointwise: str = "auto"  # and the layers before and after it: projections, norms, MLP
@@ -186,6 +186,7 @@ def _as(field: dataclasses.Field, value: Any) -> Any:
         "int": (_is_int, "an integer"),
         "float": (lambda v: _is_int(v) or isinstance(v, float), "a number"),
         "bool": (lambda v: isinstance(v, bool), "True or False"),
+        "bool | None": (lambda v: isinstance(v, bool), "True, False, or None for the faster"),
         "str": (lambda v: isinstance(v, str), "a string"),
     }
     fits, what = kinds[field.type]

@@ -149,13 +149,25 @@ def test_kernels_are_for_bfloat16_where_they_are_asked_for():
         assert not pointwise.suits("mosaic", jnp.bfloat16)
 
 
+def stage(precision="bfloat16", **options):
+    config = dataclasses.replace(CONFIG, **{"depths": (2,), "pointwise": "mosaic"} | options)
+    return nnx.eval_shape(lambda: Stage(config, 0, precision=get_precision(precision), rngs=nnx.Rngs(0)))
+
+
 def test_blocks_are_computed_again_where_kernels_run_in_a_loop():
-    def chosen(remat="auto", precision="bfloat16", **options):
-        config = dataclasses.replace(CONFIG, depths=(2,), pointwise="mosaic", remat=remat, **options)
-        return nnx.eval_shape(
-            lambda: Stage(config, 0, precision=get_precision(precision), rngs=nnx.Rngs(0))
-        ).choose_remat()
+    def chosen(remat="auto", **options):
+        return stage(remat=remat, scan_blocks=True, **options).choose_remat()
 
     assert chosen() == chosen(use_layerscale=True) == "full"
-    assert chosen(scan_blocks=False) == chosen(precision="float32") == chosen(embed_dim=2816) == "none"
+    assert chosen(precision="float32") == chosen(embed_dim=2816) == stage().choose_remat() == "none"
     assert chosen("dots") == "dots"
+
+
+def test_blocks_of_kernels_of_our_own_are_unrolled_and_those_of_xla_run_in_a_loop():
+    assert not stage().choose_scan()
+    assert stage(scan_blocks=True).choose_scan()
+    assert stage(embed_dim=2816).choose_scan()
+    assert stage(precision="float32").choose_scan()
+    assert not stage(precision="float32", scan_blocks=False).choose_scan()
+    assert not stage(precision="float32", aggregation="native").choose_scan()
+    assert not stage(depths=(1,), embed_dim=2816, scan_blocks=True).choose_scan()
