@@ -13,7 +13,7 @@ from flax import nnx
 
 from focalnet_jax.convert.load import model_of
 from focalnet_jax.convert.weights import read_weights
-from focalnet_jax.data.class_lists import labels
+from focalnet_jax.data.class_lists import labels, short_names
 from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.mixing import normalize
 from focalnet_jax.data.sources import IMAGE_SUFFIXES, images_below
@@ -42,6 +42,11 @@ class Classifier:
     def transform(self) -> EvalTransform:
         """`[H, W, 3]` uint8 to `[S, S, 3]` uint8, as an evaluation does."""
         return eval_transform(self.image_size, self.resized)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of each output, short and unlike all others: what figures and lines call it."""
+        return tuple(short_names(self.labels))
 
     def logits(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """`[B, K]` float32 of pictures `[H, W, 3]` uint8 of any sizes."""

@@ -45,15 +45,14 @@ def main(arguments: list[str]) -> int:
                 pictures[path] = read_picture(path)
             except UserError as error:
                 broken.append(str(error))
-        predicted = classifier.predict(list(pictures.values()), flags.topk) if pictures else []
-        for path, best in zip(pictures, predicted, strict=True):
+        best = classifier.best(list(pictures.values()), flags.topk) if pictures else ((), ())
+        for path, classes, probabilities in zip(pictures, *best, strict=True):
+            told = list(zip(classes, map(float, probabilities), strict=True))
             if flags.json:
-                classes = [{"label": label, "probability": probability} for label, probability in best]
-                print(json.dumps({"picture": str(path), "classes": classes}))
+                rows = [{"label": classifier.labels[each], "probability": probability} for each, probability in told]
+                print(json.dumps({"picture": str(path), "classes": rows}))
             else:
-                print(
-                    f"{path}: " + ", ".join(f"{label.split(',')[0]} {probability:.1%}" for label, probability in best)
-                )
+                print(f"{path}: " + ", ".join(f"{classifier.names[each]} {share:.1%}" for each, share in told))
     if broken:
         raise UserError("; ".join(broken))
     return 0
