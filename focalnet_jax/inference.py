@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,7 +73,12 @@ def _logits(model: FocalNet, images: jax.Array) -> jax.Array:
 
 
 def load_classifier(
-    path: str | Path, name: str | None = None, *, image_size: int | None = None, dtype: str = "float32"
+    path: str | Path,
+    name: str | None = None,
+    *,
+    image_size: int | None = None,
+    dtype: str = "float32",
+    options: Mapping[str, bool] | None = None,
 ) -> Classifier:
     """The model whose weights lie at `path`, in any format, and its labels and picture size where they are told.
 
@@ -82,17 +87,18 @@ def load_classifier(
       name: the variant it is; recognised by default.
       image_size: another picture size than the weights say; 224 where they say none.
       dtype: precision policy.
+      options: `use_postln` and `normalize_modulator`, where nothing in or beside the weights tells.
 
     Raises:
       UserError: nothing readable there, or it is not what `name` says.
     """
-    weights = read_weights(path, name)
+    weights = read_weights(path, name, options)
     stated = weights.stated
     resized = None
     if image_size is None and stated.preprocessor is not None:
         resized = stated.preprocessor.get("size", {}).get("shortest_edge")
     names = labels(weights.config.num_classes, stated.classes)
-    size = image_size or stated.image_size or 224
+    size = stated.image_size or 224 if image_size is None else image_size
     return Classifier(model_of(weights, dtype), tuple(names), size, resized)
 
 
