@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
         drawn = [str(folder / result["run"]) for result in results if "step" in result]
         if drawn:
-            report([*drawn, "--out", str(folder / "report.html")])
+            report([*drawn, "--out", str(folder / "report.html"), "--overwrite"])
     return max(result["status"] for result in results)
 
 
