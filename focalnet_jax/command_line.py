@@ -108,6 +108,24 @@ def make_parser(module: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_weights_flags(parser: argparse.ArgumentParser) -> None:
+    """`--model` and `--option`, by which a user says what weights do not tell of themselves."""
+    parser.add_argument("--model", metavar="NAME", help="the variant the weights are of; recognised by default")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=true|false",
+        help="use_postln or normalize_modulator, which shapes do not tell",
+    )
+
+
+def check_number(flag: str, value: int | None, least: int, most: int | None = None) -> None:
+    """Refuses what is not from `least` to `most`: `UserError`. None is a flag that was not given."""
+    if value is not None and (value < least or (most is not None and value > most)):
+        raise UserError(f"{flag} {value}: expected {least} {'or more' if most is None else f'to {most}'}")
+
+
 def one_line_errors(parser: argparse.ArgumentParser) -> None:
     """Makes a parser's complaint one line."""
     parser.error = _refuse

@@ -5,7 +5,6 @@ normalized images [B, S, S, 3] float32 in, logits [B, K] float32 out.
 """
 
 import dataclasses
-import os
 import signal
 from pathlib import Path
 
@@ -15,42 +14,36 @@ MOST_BYTES = 2**31 - 2**24  # a program is one message of at most 2 GiB
 
 def main(arguments: list[str]) -> int:
     """Parses flags, exports, compares with the model, says what was written."""
-    from focalnet_jax.command_line import make_parser
+    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser
     from focalnet_jax.errors import UserError
+    from focalnet_jax.files import check_result, write_result
 
     parser = make_parser("export", __doc__)
     parser.add_argument("checkpoint", metavar="SRC", help="a workdir, a checkpoint, .pth, .safetensors or Hugging Face")
     parser.add_argument("out", metavar="FILE", help="the file to write, such as focalnet.stablehlo")
-    parser.add_argument("--model", help="the variant it is; recognised by default")
+    add_weights_flags(parser)
     parser.add_argument("--image-size", type=int, metavar="S", help="pixels; by default what the weights say, or 224")
     parser.add_argument("--precision", default="float32", help="float32 or bfloat16")
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="to run on, separated by commas: %(default)s")
     flags = parser.parse_args(arguments)
+    check_number("--image-size", flags.image_size, 1)
     platforms = list(dict.fromkeys(flags.platforms.split(",")))
     if set(platforms) - set(PLATFORMS):
         raise UserError(f"--platforms {flags.platforms}: expected some of {', '.join(PLATFORMS)}")
     out = Path(flags.out)
-    if out.exists():
-        raise UserError(f"{out} exists; remove it or choose another name")
-    if not out.parent.is_dir():
-        raise UserError(f"{out}: there is no folder {out.parent}")
+    check_result(out)
 
     from focalnet_jax.convert.load import model_of
+    from focalnet_jax.convert.recognise import check_options
     from focalnet_jax.convert.weights import read_weights
     from focalnet_jax.ops.forms import FORMS
 
-    weights = read_weights(flags.checkpoint, flags.model)
+    weights = read_weights(flags.checkpoint, flags.model, check_options(flags.option))
     config = dataclasses.replace(weights.config, **dict.fromkeys(FORMS, "xla"))  # for any platform
     model = model_of(dataclasses.replace(weights, config=config), flags.precision)
     size = weights.stated.image_size or 224 if flags.image_size is None else flags.image_size
     written = export(model, size, platforms)
-    part = out.with_name(f".{out.name}.part")
-    try:
-        part.write_bytes(written)
-        os.replace(part, out)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    write_result(out, written)
     images, logits = f"[B, {size}, {size}, 3]", f"[B, {model.config.num_classes}]"
     print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {images} to {logits}, for {', '.join(platforms)}")
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from flax import nnx
 
 from focalnet_jax.convert.load import model_of
 from focalnet_jax.convert.weights import read_weights
-from focalnet_jax.data.class_lists import labels
+from focalnet_jax.data.class_lists import labels, short_names
 from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.mixing import normalize
 from focalnet_jax.data.sources import IMAGE_SUFFIXES, images_below
@@ -43,6 +43,11 @@ class Classifier:
         """`[H, W, 3]` uint8 to `[S, S, 3]` uint8, as an evaluation does."""
         return eval_transform(self.image_size, self.resized)
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of each output, short and unlike all others: what figures and lines call it."""
+        return tuple(short_names(self.labels))
+
     def logits(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """`[B, K]` float32 of pictures `[H, W, 3]` uint8 of any sizes."""
         images = np.stack([self.transform(picture) for picture in pictures])
@@ -68,7 +73,12 @@ def _logits(model: FocalNet, images: jax.Array) -> jax.Array:
 
 
 def load_classifier(
-    path: str | Path, name: str | None = None, *, image_size: int | None = None, dtype: str = "float32"
+    path: str | Path,
+    name: str | None = None,
+    *,
+    image_size: int | None = None,
+    dtype: str = "float32",
+    options: Mapping[str, bool] | None = None,
 ) -> Classifier:
     """The model whose weights lie at `path`, in any format, and its labels and picture size where they are told.
 
@@ -77,17 +87,18 @@ def load_classifier(
       name: the variant it is; recognised by default.
       image_size: another picture size than the weights say; 224 where they say none.
       dtype: precision policy.
+      options: `use_postln` and `normalize_modulator`, where nothing in or beside the weights tells.
 
     Raises:
       UserError: nothing readable there, or it is not what `name` says.
     """
-    weights = read_weights(path, name)
+    weights = read_weights(path, name, options)
     stated = weights.stated
     resized = None
     if image_size is None and stated.preprocessor is not None:
         resized = stated.preprocessor.get("size", {}).get("shortest_edge")
     names = labels(weights.config.num_classes, stated.classes)
-    size = image_size or stated.image_size or 224
+    size = stated.image_size or 224 if image_size is None else image_size
     return Classifier(model_of(weights, dtype), tuple(names), size, resized)
 
 

@@ -12,7 +12,8 @@ _TOGETHER = 16  # pictures a call
 
 def main(arguments: list[str]) -> int:
     """Parses flags, prints a prediction for each picture."""
-    from focalnet_jax.command_line import make_parser
+    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser
+    from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
 
     parser = make_parser("predict", __doc__)
@@ -23,18 +24,20 @@ def main(arguments: list[str]) -> int:
         metavar="PATH",
         help="a workdir, a step, .pth, .safetensors or Hugging Face",
     )
-    parser.add_argument("--model", help="the variant it is; recognised by default")
+    add_weights_flags(parser)
     parser.add_argument("--image-size", type=int, metavar="S", help="by default what the weights say, or 224")
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes to name: %(default)s")
     parser.add_argument("--json", action="store_true", help="one JSON object a picture")
     flags = parser.parse_args(arguments)
-    if flags.topk < 1:
-        raise UserError(f"--topk {flags.topk}: expected 1 or more")
+    check_number("--topk", flags.topk, 1)
+    check_number("--image-size", flags.image_size, 1, LARGEST_SIDE)
 
+    from focalnet_jax.convert.recognise import check_options
     from focalnet_jax.inference import find_pictures, load_classifier, read_picture
 
     paths = find_pictures(flags.pictures)
-    classifier = load_classifier(flags.checkpoint, flags.model, image_size=flags.image_size)
+    told = check_options(flags.option)
+    classifier = load_classifier(flags.checkpoint, flags.model, image_size=flags.image_size, options=told)
     if not classifier.labels:
         raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
     broken = []
@@ -45,15 +48,14 @@ def main(arguments: list[str]) -> int:
                 pictures[path] = read_picture(path)
             except UserError as error:
                 broken.append(str(error))
-        predicted = classifier.predict(list(pictures.values()), flags.topk) if pictures else []
-        for path, best in zip(pictures, predicted, strict=True):
+        best = classifier.best(list(pictures.values()), flags.topk) if pictures else ((), ())
+        for path, classes, probabilities in zip(pictures, *best, strict=True):
+            likely = zip(classes, map(float, probabilities), strict=True)
             if flags.json:
-                classes = [{"label": label, "probability": probability} for label, probability in best]
-                print(json.dumps({"picture": str(path), "classes": classes}))
+                rows = [{"label": classifier.labels[each], "probability": share} for each, share in likely]
+                print(json.dumps({"picture": str(path), "classes": rows}))
             else:
-                print(
-                    f"{path}: " + ", ".join(f"{label.split(',')[0]} {probability:.1%}" for label, probability in best)
-                )
+                print(f"{path}: " + ", ".join(f"{classifier.names[each]} {share:.1%}" for each, share in likely))
     if broken:
         raise UserError("; ".join(broken))
     return 0

@@ -2,14 +2,14 @@
 
 One page that needs no other file: loss, accuracy, learning rate, gradient's norm, images a second and waiting for
 input of all runs in the same axes, a table of what they came to (of images a second and of waiting the median), and the
-settings they differ in. A name that ends in .png gets the curves alone. Runs may still go on.
+settings they differ in. Of a sweep's folder all runs. A name that ends in .png gets the curves alone. Runs may still
+go on.
 """
 
 from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import os
 import signal
@@ -25,15 +25,20 @@ if TYPE_CHECKING:
 PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("training loss", ("train/loss",), False),
     ("evaluation loss", ("eval/loss",), False),
-    ("top-1 (solid, dot) and top-5 (dotted, cross), %", ("eval/top1", "eval/top5"), False),
+    ("top-1 (solid, dots) and top-5 (dotted, crosses), %", ("eval/top1", "eval/top5"), False),
     ("learning rate", ("train/learning_rate",), False),
     ("gradient's norm", ("train/grad_norm",), True),
     ("images/s", ("images_per_second",), False),
     ("time waiting for input", ("input_wait",), False),
     ("updates skipped", ("train/skipped",), False),
 )
+_METRICS = "metrics.jsonl"
+_DOTS = 120  # an inch
 _MOST = 1500  # points of a curve: of more, each is the mean of several
 _COLUMNS = 2
+_COLOURS = 10  # of matplotlib's own; of more runs each has a shade of a rainbow
+_NAMED = 3  # runs that a page is called by
+_WIDTH = 190  # letters of a line of the legend
 
 
 @dataclass(frozen=True)
@@ -49,41 +54,46 @@ def main(arguments: list[str]) -> int:
     """Parses flags, writes the report."""
     from focalnet_jax.command_line import make_parser
     from focalnet_jax.errors import UserError
-    from focalnet_jax.files import write_whole
+    from focalnet_jax.files import check_result, write_result
 
     parser = make_parser("report", __doc__)
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR")
+    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="runs, or folders of runs")
     parser.add_argument(
         "--out", type=Path, default=Path("report.html"), metavar="FILE", help=".html or .png: %(default)s"
     )
+    parser.add_argument("--overwrite", action="store_true", help="write over a file of that name")
     flags = parser.parse_args(arguments)
     if flags.out.suffix.lower() not in (".html", ".png"):
         raise UserError(f"--out {flags.out}: expected a name that ends in .html or .png")
+    check_result(flags.out, overwrite=flags.overwrite)
     try:
         import matplotlib  # noqa: F401 - what draws the curves
     except ImportError as error:
         raise UserError("a report needs matplotlib: pip install 'focalnet_jax[viz]'") from error
-    runs = [read_run(workdir) for workdir in flags.workdirs]
+    from focalnet_jax.visualize.figures import as_png
+
+    workdirs = [workdir for named in flags.workdirs for workdir in _workdirs(named)]
+    runs = [read_run(workdir) for workdir in workdirs]
     if len({run.name for run in runs}) < len(runs):  # their paths, as far as they differ
-        whole = [workdir.resolve() for workdir in flags.workdirs]
+        whole = [workdir.resolve() for workdir in workdirs]
         shared = os.path.commonpath(whole)
         runs = [replace(run, name=os.path.relpath(path, shared)) for path, run in zip(whole, runs, strict=True)]
-    try:
-        if flags.out.suffix.lower() == ".png":
-            flags.out.write_bytes(_png(draw(runs)))
-        else:
-            write_whole(flags.out, page(runs))
-    except OSError as error:
-        raise UserError(f"cannot write --out {flags.out}: {error.strerror}") from error
+    write_result(flags.out, as_png(draw(runs), _DOTS) if flags.out.suffix.lower() == ".png" else page(runs))
     print(f"{flags.out}: {len(runs)} runs" if len(runs) > 1 else f"{flags.out}: {runs[0].name}")
     return 0
+
+
+def _workdirs(path: Path) -> list[Path]:
+    """A run's workdir itself, or those in a folder of runs, as a sweep leaves them."""
+    inside = [] if os.path.exists(path / _METRICS) else sorted(each.parent for each in path.glob(f"*/{_METRICS}"))
+    return inside or [path]
 
 
 def read_run(workdir: Path) -> Run:
     """The run in a workdir.
 
     Raises:
-      UserError: there is none, nothing is logged yet, or its config.json is damaged.
+      UserError: there is none, nothing is logged yet, or its metrics.jsonl or config.json is damaged.
     """
     from ml_collections import ConfigDict
 
@@ -91,13 +101,13 @@ def read_run(workdir: Path) -> Run:
     from focalnet_jax.convert.files import read_json
     from focalnet_jax.errors import UserError
 
-    metrics = workdir / "metrics.jsonl"
+    metrics = workdir / _METRICS
     try:
         lines = metrics.read_text(errors="replace").splitlines()
         config = workdir / "config.json"
         settings = flatten(ConfigDict(read_json(config))) if config.exists() else {}
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{workdir} holds no run: there is no {metrics.name} in it") from error
+        raise UserError(f"{workdir} holds no run: there is no {_METRICS} in it or in its folders") from error
     except OSError as error:
         raise UserError(f"cannot read {error.filename or workdir}: {error.strerror}") from error
     curves: dict[str, tuple[list[int], list[float]]] = {}
@@ -112,6 +122,8 @@ def read_run(workdir: Path) -> Run:
                 steps, values = curves.setdefault(name, ([], []))
                 steps.append(step)
                 values.append(float(value))
+    if not curves and any(map(str.strip, lines)):
+        raise UserError(f"{metrics} is damaged or no run's: no line is a JSON object with a step and a number")
     if not curves:
         raise UserError(f"{workdir} has logged nothing yet")
     return Run(workdir.resolve().name, dict(settings), curves)
@@ -120,20 +132,23 @@ def read_run(workdir: Path) -> Run:
 def draw(runs: Sequence[Run]) -> Figure:
     """All panels that any of the runs has something for, a colour a run."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import PercentFormatter
 
     panels = [panel for panel in PANELS if any(name in run.curves for run in runs for name in panel[1])]
     rows = -(-len(panels) // _COLUMNS)
-    figure = Figure(figsize=(6.4 * _COLUMNS, 2.9 * rows), layout="constrained")
+    colours = _colours(len(runs))
+    in_line = max(1, _WIDTH // (max(len(run.name) for run in runs) + 8))  # names in a line of the legend
+    lines = -(-len(runs) // in_line) if len(runs) > 1 else 0
+    figure = Figure(figsize=(6.4 * _COLUMNS, 2.9 * rows + 0.2 * lines), layout="constrained")
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
     for axis, (title, names, logarithmic) in zip(axes, panels, strict=False):
-        for place, run in enumerate(runs):
+        for run, colour in zip(runs, colours, strict=True):
             for name, style, point in zip(names, ("-", ":"), (".", "x"), strict=False):
                 if name in run.curves:
                     steps, values = thinned(*run.curves[name])
-                    label = run.name if name == names[0] else None
-                    mark = point if len(steps) < 2 else None
-                    axis.plot(steps, values, style, color=f"C{place % 10}", marker=mark, linewidth=1.2, label=label)
+                    mark = point if len(names) > 1 or len(steps) < 2 else None
+                    axis.plot(steps, values, style, color=colour, marker=mark, markersize=5, linewidth=1.2)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8, which="both")
@@ -145,8 +160,18 @@ def draw(runs: Sequence[Run]) -> Figure:
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     if len(runs) > 1:
-        axes[0].legend(fontsize=8)
+        handles = [Line2D([], [], color=colour, label=run.name) for run, colour in zip(runs, colours, strict=True)]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(in_line, len(runs)), fontsize=8)
     return figure
+
+
+def _colours(count: int) -> list[Any]:
+    """As many that differ."""
+    from matplotlib import colormaps
+
+    if count <= _COLOURS:
+        return [f"C{place}" for place in range(count)]
+    return [colormaps["turbo"](0.05 + 0.9 * place / (count - 1)) for place in range(count)]
 
 
 def thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -158,8 +183,10 @@ def thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float],
 
 def page(runs: Sequence[Run]) -> str:
     """The report as HTML."""
-    image = base64.b64encode(_png(draw(runs))).decode()
-    title = html.escape(", ".join(run.name for run in runs))
+    from focalnet_jax.visualize.figures import as_png
+
+    image = base64.b64encode(as_png(draw(runs), _DOTS)).decode()
+    title = html.escape(", ".join(run.name for run in runs) if len(runs) <= _NAMED else f"{len(runs)} runs")
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>",
         "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}"
@@ -175,7 +202,10 @@ def page(runs: Sequence[Run]) -> str:
     return "\n".join(parts) + "\n"
 
 
-_SUMMARY = ("model", "steps", "loss", "best top-1", "at step", "last top-1", "images/s, median", "waiting, median")
+_SUMMARY = ("model", "step", "of", "loss", "best top-1", "at step", "last top-1", "images/s, median", "waiting, median")
+
+
+_TOTALS = (("total_steps", "steps"), ("total_epochs", "epochs"))  # how long a run is to be, in either
 
 
 def _summary(run: Run) -> dict[str, str]:
@@ -191,7 +221,8 @@ def _summary(run: Run) -> dict[str, str]:
     steps = max(steps[-1] for steps, _ in run.curves.values())
     values = (
         str(run.settings.get("model.name", "")),
-        f"{steps} of {run.settings['total_steps']}" if run.settings.get("total_steps") else str(steps),
+        str(steps),
+        next((f"{run.settings[key]:.10g} {unit}" for key, unit in _TOTALS if run.settings.get(key)), ""),
         last("train/loss", ".4f"),
         f"{best[1]:.2f} %" if best else "",
         str(best[0]) if best else "",
@@ -211,12 +242,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
     lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-def _png(figure: Figure) -> bytes:
-    written = io.BytesIO()
-    figure.savefig(written, format="png", dpi=120)
-    return written.getvalue()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.command_line import load_config, make_parser, parse_arguments, parse_workdir
     from focalnet_jax.config import flatten
     from focalnet_jax.errors import EXIT_FAILED, UserError
-    from focalnet_jax.files import write_whole
+    from focalnet_jax.files import check_folder, write_result
 
     parser = make_parser("sweep", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> int:
     folder, runs = parse_workdir(flags.workdir), combinations(overrides)
     if (folder / "metrics.jsonl").exists():
         raise UserError(f"--workdir {folder} is a run's own; expected a folder for runs")
+    check_folder(folder, "--workdir")
     # Every mistake before the first run.
     configs = [flatten(load_config(flags.config, settings)) for _, settings in runs]
     differing = [key for key in configs[0] if len({repr(config[key]) for config in configs}) > 1]
@@ -43,14 +44,14 @@ def main(arguments: list[str]) -> int:
             return status
         chosen = {key: config[key] for key in differing}
         results.append({"run": name, "settings": chosen, "status": status, **_outcome(folder / name)})
-    write_whole(folder / "sweep.json", json.dumps(results, indent=1) + "\n")
+    write_result(folder / "sweep.json", json.dumps(results, indent=1) + "\n")
     print(table(results))
     if importlib.util.find_spec("matplotlib"):
         from focalnet_jax.report import main as report
 
         drawn = [str(folder / result["run"]) for result in results if "step" in result]
         if drawn:
-            report([*drawn, "--out", str(folder / "report.html")])
+            report([*drawn, "--out", str(folder / "report.html"), "--overwrite"])
     return max(result["status"] for result in results)
 
 

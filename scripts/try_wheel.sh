@@ -24,7 +24,7 @@ for python in "${@:-python3}"; do
     said "focalnet, and what is installed"
     "$bin/focalnet" --help
     "$bin/python" -m focalnet_jax
-    said "a recipe of the wheel: trained, evaluated, converted, compiled ahead, and its picture named"
+    said "a recipe of the wheel: trained, evaluated, converted, exported, and its picture named"
     small=(--config.model.embed_dim=16 "--config.model.depths=(1,2)" --config.total_steps=40)
     "$bin/focalnet" train --config configs/quickstart.py --workdir run "${small[@]}" | tail -2
     "$bin/focalnet" eval --config configs/quickstart.py --checkpoint run "${small[@]}" | tail -1
@@ -33,7 +33,7 @@ for python in "${@:-python3}"; do
 Image.fromarray((load_digits().images[3] * 15).astype("uint8")).resize((96, 96)).save("three.png")'
     "$bin/focalnet" predict three.png --checkpoint run
     "$bin/focalnet" export run model.stablehlo | tail -1
-    said "typed: a checker reads its types"
+    said "py.typed lies in it, by which a checker of types takes its annotations"
     "$bin/python" -c 'import focalnet_jax, pathlib
 assert (pathlib.Path(focalnet_jax.__file__).parent / "py.typed").is_file()
 print(focalnet_jax.__file__)'

@@ -48,6 +48,8 @@ def test_a_runs_weights_are_exported_by_the_command(finished, tmp_path, capsys):
         main([str(workdir), str(out)])
     with pytest.raises(UserError, match="expected some of cpu, cuda, tpu"):
         main([str(workdir), str(tmp_path / "x"), "--platforms", "gpu"])
+    with pytest.raises(UserError, match="--image-size 0: expected 1 or more"):
+        main([str(workdir), str(tmp_path / "x"), "--image-size", "0"])
     with pytest.raises(UserError, match="at least"):
         main([str(workdir), str(tmp_path / "x"), "--image-size", "2"])
     assert [path.name for path in tmp_path.iterdir()] == ["run.stablehlo"]

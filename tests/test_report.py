@@ -37,7 +37,9 @@ def test_a_page_holds_curves_figures_and_differing_settings_and_needs_no_other_f
     best = max(row["eval/top1"] for row in metrics(workdir) if "eval/top1" in row)
     assert f"{best:.2f} %" in page
     assert "by &amp; hand" in page
-    assert "<td>focalnet_x</td><td>2 of 9</td><td>1.0000</td><td>20.00 %</td><td>1</td><td>10.00 %</td>" in page
+    assert (
+        "<td>focalnet_x</td><td>2</td><td>9 steps</td><td>1.0000</td><td>20.00 %</td><td>1</td><td>10.00 %</td>" in page
+    )
     assert "<td>seed</td><td>1</td><td>5</td>" in page
 
 
@@ -46,11 +48,52 @@ def test_a_picture_of_the_curves_alone(other, tmp_path):
     assert Image.open(tmp_path / "curves.png").size[0] > 1000
 
 
+def test_a_file_that_is_there_is_written_over_only_where_asked(other, tmp_path):
+    holiday = tmp_path / "holiday.png"
+    holiday.write_text("a picture")
+    with pytest.raises(UserError, match=r"holiday\.png exists already; choose another --out or give --overwrite"):
+        main([str(other), "--out", str(holiday)])
+    assert holiday.read_text() == "a picture"
+    assert main([str(other), "--out", str(holiday), "--overwrite"]) == 0
+    assert Image.open(holiday).size[0] > 1000
+
+
+@pytest.fixture
+def many(other, tmp_path):
+    """A folder of twelve runs, as a sweep leaves it."""
+    for seed in range(12):
+        workdir = tmp_path / "sweep" / f"seed={seed}"
+        workdir.mkdir(parents=True)
+        (workdir / "metrics.jsonl").write_bytes((other / "metrics.jsonl").read_bytes())
+        (workdir / "config.json").write_text(json.dumps({"seed": seed, "total_epochs": 4.0}))
+    (tmp_path / "sweep" / "sweep.json").write_text("[]")
+    return tmp_path / "sweep"
+
+
+def test_a_folder_of_runs_is_all_of_them_under_their_number(many, tmp_path):
+    assert main([str(many), "--out", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "<h1>12 runs</h1>" in page
+    assert all(f"<td>seed={seed}</td>" in page for seed in range(12))
+    assert "<td>2</td><td>4 epochs</td>" in page
+
+
+def test_every_run_has_a_colour_of_its_own_and_a_name_in_the_legend(many):
+    figure = draw([read_run(path) for path in sorted(many.glob("*/"))])
+    colours = [line.get_color() for line in figure.axes[0].lines]
+    assert len(set(colours)) == len(colours) == 12
+    (legend,) = figure.legends
+    assert [line.get_color() for line in legend.get_lines()] == colours
+    assert {text.get_text() for text in legend.get_texts()} == {f"seed={seed}" for seed in range(12)}
+
+
 def test_every_panel_has_a_curve_of_every_run_that_has_the_metric(finished, other):
     runs = [read_run(finished[0]), read_run(other)]
+    accuracies = "top-1 (solid, dots) and top-5 (dotted, crosses), %"
     axes = {axis.get_title(): axis for axis in draw(runs).axes}
     assert len(axes["training loss"].lines) == 2
-    assert len(axes["top-1 (solid, dot) and top-5 (dotted, cross), %"].lines) == 3  # the second has no top-5
+    assert len(axes[accuracies].lines) == 3  # the second has no top-5
+    assert {line.get_marker() for line in axes[accuracies].lines} == {".", "x"}  # as the title says, of many too
     assert len(axes["learning rate"].lines) == 1
     np.testing.assert_array_equal(axes["training loss"].lines[1].get_xydata(), [[1, 2], [2, 1]])
 
@@ -71,7 +114,8 @@ def test_many_points_are_thinned_to_their_means():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["nowhere"], "nowhere holds no run: there is no metrics.jsonl in it"),
+        (["nowhere"], "nowhere holds no run: there is no metrics.jsonl in it or in its folders"),
+        (["nowhere", "--out", "nodir/report.html"], "there is no folder nodir; make it"),
         (["nowhere", "--out", "report.pdf"], "expected a name that ends in .html or .png"),
         ([], "required: WORKDIR"),
     ],
@@ -81,10 +125,11 @@ def test_a_mistake_is_one_line(arguments, told):
         main(arguments)
 
 
-def test_a_run_that_logged_nothing_is_said_so(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match="has logged nothing yet"):
-        main([str(tmp_path)])
+def test_a_run_that_logged_nothing_and_a_file_that_is_no_runs_are_said_so(tmp_path):
+    for content, told in (("", "has logged nothing yet"), ("hello\n[1]\n", r"metrics\.jsonl is damaged or no run's")):
+        (tmp_path / "metrics.jsonl").write_text(content)
+        with pytest.raises(UserError, match=told):
+            main([str(tmp_path)])
 
 
 def test_lines_that_are_no_metrics_are_passed_over_and_a_damaged_config_is_one_line(other):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.sweep import combinations, split_values, table
+from focalnet_jax.sweep import combinations, main, split_values, table
 from tests.commands import SMALL, assert_one_line_mistake, losses, run
 
 TWO = [*SMALL, "--config.total_steps=2", "--config.schedule.learning_rate=1e-3,nothing", "--config.seed=0,1"]
@@ -62,6 +62,14 @@ def test_a_runs_own_folder_is_no_place_for_others(tmp_path):
     refused = run("-m", "focalnet_jax.sweep", *SMALL, "--config.seed=0,1", "--workdir", tmp_path)
     assert_one_line_mistake(refused, "is a run's own")
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_folder_that_cannot_be_one_is_refused_before_the_first_run(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for workdir in (tmp_path / "file", tmp_path / "file" / "sweep"):
+        with pytest.raises(UserError, match="file is a file; expected a folder: choose another"):
+            main([*SMALL, "--config.seed=0,1", "--workdir", str(workdir)])
+    assert capsys.readouterr().out == ""
 
 
 def test_the_table_has_the_best_first_and_names_failures():

@@ -11,11 +11,11 @@ import signal
 from pathlib import Path
 
 from focalnet_jax.checkpoint.steps import FOLDER, find_checkpoint
-from focalnet_jax.command_line import make_parser, run_command
+from focalnet_jax.command_line import add_weights_flags, make_parser, run_command
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
 from focalnet_jax.convert.files import is_checkpoint, sha256, weight_files
 from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR
-from focalnet_jax.convert.recognise import check_option
+from focalnet_jax.convert.recognise import check_options
 from focalnet_jax.convert.tables import TABLES
 from focalnet_jax.convert.tensors import DTYPES
 from focalnet_jax.convert.weights import Weights, read_weights
@@ -30,14 +30,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("source", type=Path, metavar="SRC")
     parser.add_argument("destination", type=Path, metavar="DST")
     parser.add_argument("--to", required=True, choices=[*TABLES, "orbax"], help="the format to write")
-    parser.add_argument("--model", metavar="NAME", help="the variant SRC holds; by default it is recognised")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="KEY=true|false",
-        help="use_postln or normalize_modulator, which shapes do not tell",
-    )
+    add_weights_flags(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="what to write; by default what SRC holds")
     parser.add_argument("--head", choices=HEAD_POLICIES, default="keep", help="the classifier; remap is 22K to 1K")
     parser.add_argument("--num-classes", type=int, metavar="K", help="classes of the model written, with --head")
@@ -47,10 +40,7 @@ def main(arguments: list[str]) -> int:
     if flags.image_size is not None and (flags.image_size < 1 or flags.to != "huggingface"):
         raise UserError(f"--image-size {flags.image_size}: expected a number of pixels, with --to huggingface")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written goes away
-    options = dict(map(check_option, flags.option))
-    if len(options) < len(flags.option):
-        raise UserError(f"--option {' --option '.join(flags.option)}: expected every key once")
-    weights = read_weights(flags.source, flags.model, options)
+    weights = read_weights(flags.source, flags.model, check_options(flags.option))
     sources = _files(flags.source)
     _refuse_inside(flags.source, flags.destination)
     weights = _with_head(weights, flags.head, flags.num_classes)

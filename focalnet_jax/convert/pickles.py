@@ -60,11 +60,14 @@ def import_torch(path: Path) -> Any:
 
 def read_pickle(path: Path) -> Tensors:
     """The tensors of a torch file; errors as `read_tensors`."""
+    begins = _first_bytes(path)
+    if not begins.startswith((b"PK", b"\x80")):  # a zip, or what torch wrote before, a pickle
+        raise UserError(f"{path} is damaged or no torch file: it begins neither as a zip nor as a pickle")
     torch = import_torch(path)
     try:
         # Classes of what lies beside the weights are not loaded: inert ones take their place.
         with torch.serialization.safe_globals(_BESIDE_WEIGHTS), warnings.catch_warnings(action="ignore"):
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=begins == b"PK")
     except pickle.UnpicklingError as error:
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it wants to load {blocked[1]}" if blocked else "it is damaged or no torch file"
@@ -89,10 +92,13 @@ def read_pickle(path: Path) -> Tensors:
     )
 
 
-def _is_zip(path: Path) -> bool:
-    """Whether the file is in the format that can be mapped into memory."""
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
+def _first_bytes(path: Path) -> bytes:
+    """Two, by which torch's formats are told; one of them, zip, can be mapped into memory."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _state_dict(loaded: Any, torch: Any, within: str = "") -> tuple[str, Mapping[str, Any]] | None:

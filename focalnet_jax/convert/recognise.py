@@ -112,7 +112,7 @@ def recognise(
             if name is None:
                 raise UserError(
                     f"no released variant has these shapes, and nothing in them tells {key}: give {key}=true or false "
-                    "(the converter's --option, a keyword of load_model)"
+                    "(with --option, or as a keyword of load_model)"
                 )
             options[key], sources[key] = getattr(variant_config(name), key), f"variant {name}"
     base = variant_config(name) if name else FocalNetConfig()
@@ -241,8 +241,15 @@ def _postln_by_names(shapes: Shapes, format: str) -> dict[str, bool]:
     return {"use_postln": any("norm1_post" in key for key in shapes)}
 
 
-def check_option(text: str) -> tuple[str, bool]:
-    """`KEY=true|false` of an option that shapes cannot tell."""
+def check_options(texts: Sequence[str]) -> dict[str, bool]:
+    """What `--option KEY=true|false` says of what shapes cannot tell; `UserError` for anything else."""
+    options = dict(map(_check_option, texts))
+    if len(options) < len(texts):
+        raise UserError(f"--option {' --option '.join(texts)}: expected every key once")
+    return options
+
+
+def _check_option(text: str) -> tuple[str, bool]:
     key, _, value = text.partition("=")
     if key not in _NOT_FROM_SHAPES or value not in ("true", "false"):
         raise UserError(

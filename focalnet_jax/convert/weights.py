@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from focalnet_jax.convert.mapping import abstract_params, to_ours
 from focalnet_jax.convert.recognise import recognise, recognise_format, released_name
 from focalnet_jax.convert.tensors import DTYPES, Tensors
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.model import FocalNetConfig
+from focalnet_jax.model import FocalNetConfig, variant_config
 from focalnet_jax.model.variants import model_from_metadata
 from focalnet_jax.paths import named_leaves
 
@@ -57,6 +58,8 @@ def read_weights(
       UserError: nothing readable there, or it is not what `name` says.
     """
     path = Path(path)
+    if name is not None:
+        variant_config(name)  # an unknown one is told before anything is read
     if is_checkpoint(path):
         return _from_checkpoint(find_checkpoint(str(path)), name, options or {})
     tensors = read_tensors(path)
@@ -102,22 +105,30 @@ def _dtypes(dtypes: Mapping[str, str]) -> str:
 
 
 def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool]) -> Weights:
-    try:
+    with _reading(step):
         metadata = read_metadata(step)
         stored = metadata.get("model")
         if stored is None:
             raise UserError(f"{step} does not say which model it holds; it was not written by this package")
         _, config = model_from_metadata(stored)
-        params = read_params(step, abstract_params(config))
-    except (RunFailedError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{step} cannot be read: {error}") from error
     held = released_name(config)
     if name not in (None, held):
-        raise UserError(f"{step} holds {held or 'no released variant'}, not {name}")
+        raise UserError(f"{step} holds {held or 'no released variant'}, not {name}: leave the name out")
     for key, value in options.items():
         if getattr(config, key) != value:
             raise UserError(f"{key}={value} was given, and the checkpoint says {getattr(config, key)}")
+    with _reading(step):
+        params = read_params(step, abstract_params(config))
     return Weights(params, config, held, "orbax", "float32", (f"read from {step}",), stated_by(metadata))
+
+
+@contextmanager
+def _reading(step: Path) -> Iterator[None]:
+    """Names the step in what goes wrong."""
+    try:
+        yield
+    except (RunFailedError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{step} cannot be read: {error}") from error
 
 
 def stated_by(metadata: Mapping[str, Any]) -> Stated:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -48,3 +49,13 @@ def labels(count: int, classes: Sequence[str] | None = None) -> list[str]:
         return class_names(count)
     classes = classes or ()
     return [*classes[:count], *(f"LABEL_{index}" for index in range(len(classes), count))]
+
+
+def short_names(labels: Sequence[str]) -> list[str]:
+    """Of each of a model's labels its first lemma; where several have it, the whole label; its number if need be."""
+    first = [label.split(",")[0] for label in labels]
+    lemmas, wholes = Counter(first), Counter(labels)
+    return [
+        name if lemmas[name] == 1 else label if wholes[label] == 1 else f"{label} ({number})"
+        for number, (label, name) in enumerate(zip(labels, first, strict=True))
+    ]

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from focalnet_jax.errors import RunFailedError, UserError
 
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded: it would take the host's memory
+LARGEST_SIDE = 4096  # of a picture that a model is to look at: what it computes of a larger one would, too
 
 # What Pillow may take the bytes for. Some of its other formats start programs, such as Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is opened as JPEG

@@ -52,15 +52,9 @@ def look(classifier: Classifier, picture: np.ndarray, topk: int) -> Seen:
     cropped = classifier.transform(picture)
     images = normalize(jnp.asarray(cropped[None]))
     places, _ = class_activation(classifier.model, images, classes[None])
-    names = short_names([classifier.labels[each] for each in classes])
+    names = [classifier.names[each] for each in classes]
     activations = map(Activation, names, map(float, probabilities), places[0])
     return Seen(cropped, tuple(activations), modulation_maps(classifier.model, images))
-
-
-def short_names(labels: Sequence[str]) -> list[str]:
-    """Of each label its first lemma, as `predict` prints it; the whole label where two would be alike."""
-    first = [label.split(",")[0] for label in labels]
-    return [label if first.count(name) > 1 else name for label, name in zip(labels, first, strict=True)]
 
 
 def class_panels(seen: Seen) -> list[Panel]:

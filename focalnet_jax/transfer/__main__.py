@@ -14,8 +14,9 @@ KINDS = ("features", "knn", "linear", "few_shot")
 
 def main(arguments: list[str]) -> int:
     """Parses flags, extracts features, measures."""
-    from focalnet_jax.command_line import load_config, make_parser, parse_arguments
+    from focalnet_jax.command_line import add_weights_flags, load_config, make_parser, parse_arguments
     from focalnet_jax.errors import UserError
+    from focalnet_jax.files import check_result
 
     parser = make_parser("transfer", __doc__)
     parser.add_argument("kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"some of {', '.join(KINDS)}")
@@ -23,6 +24,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--checkpoint", required=True, metavar="PATH", help="a workdir, a step, .pth, .safetensors or Hugging Face"
     )
+    add_weights_flags(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.npz", help="write the features there")
     parser.add_argument("--shots", default="1,5,10,25", metavar="N,N", help="of few_shot: %(default)s")
     parser.add_argument("--neighbours", default="10,20", metavar="K,K", help="of knn: %(default)s")
@@ -30,19 +32,20 @@ def main(arguments: list[str]) -> int:
     shots, neighbours = (_numbers(flag, getattr(flags, flag)) for flag in ("shots", "neighbours"))
     if "features" in flags.kinds and flags.out is None:
         raise UserError("features without --out FILE.npz: say where to write them")
-    if flags.out is not None and flags.out.suffix != ".npz":
-        raise UserError(f"--out {flags.out}: expected a name that ends in .npz")
-    if flags.out is not None and flags.out.exists():
-        raise UserError(f"{flags.out} exists already; remove it or choose another name")
+    if flags.out is not None:
+        if flags.out.suffix != ".npz":
+            raise UserError(f"--out {flags.out}: expected a name that ends in .npz")
+        check_result(flags.out)
     config = load_config(flags.config, overrides, optional=["init_from"])
 
     import numpy as np
 
+    from focalnet_jax.convert.recognise import check_options
     from focalnet_jax.training.writers import to_json
     from focalnet_jax.transfer.extract import extract_features
     from focalnet_jax.transfer.probes import few_shot, linear_probe, nearest_neighbours
 
-    train, test = extract_features(config, flags.checkpoint)
+    train, test = extract_features(config, flags.checkpoint, flags.model, check_options(flags.option))
     if flags.out is not None:
         arrays = {
             f"{name}_{field}": getattr(split, field)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -19,8 +20,12 @@ from focalnet_jax.transfer.probes import Features
 _SECONDS = 5.0  # between two lines of progress
 
 
-def extract_features(config: FrozenConfigDict, path: str) -> tuple[Features, Features]:
+def extract_features(
+    config: FrozenConfigDict, path: str, name: str | None = None, options: Mapping[str, bool] | None = None
+) -> tuple[Features, Features]:
     """Of the training and of the evaluation split, each picture once, by the model at `path`, whatever its classifier.
+
+    `name` and `options` are what is known of its weights, as for `load_model`.
 
     Raises:
       UserError: no weights there; data that cannot be read; several labels a picture; more than one process.
@@ -30,7 +35,7 @@ def extract_features(config: FrozenConfigDict, path: str) -> tuple[Features, Fea
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config)
     splits = [open_eval_data(config, mesh, split) for split in (config.data.train_split, config.data.eval_split)]
-    model = load_model(path, dtype=config.precision)
+    model = load_model(path, name, dtype=config.precision, **(options or {}))
     graph, params = nnx.split(model)
     params = jax.device_put(params, replicated(mesh))
 

@@ -2,8 +2,8 @@
 
 Of each picture NAME.png, a figure of the modulator and the gates of each stage's last block and of the places that
 speak for the likeliest class, and NAME.npz, the same of all blocks in numbers. Of a video, an animated GIF or
---frames FOLDER NAME.gif, of the last stage. Of the model kernels.png, its depthwise kernels, and receptive_field.png,
-what the centre of each stage's map depends on.
+--frames FOLDER NAME.gif, of the last stage, and NAME.npz. Of the model kernels.png, its depthwise kernels, and
+receptive_field.png, what the centre of each stage's map depends on, both with an .npz.
 """
 
 import signal
@@ -12,8 +12,10 @@ from pathlib import Path
 
 def main(arguments: list[str]) -> int:
     """Parses flags, draws."""
-    from focalnet_jax.command_line import make_parser
+    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser
+    from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
+    from focalnet_jax.files import check_folder
 
     parser = make_parser("visualize", __doc__)
     parser.add_argument(
@@ -22,7 +24,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--images", nargs="+", default=[], metavar="PATH", help="pictures, videos, or folders of them")
     parser.add_argument("--frames", nargs="+", default=[], metavar="FOLDER", help="each a video's frames")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--model", help="the variant it is; recognised by default")
+    add_weights_flags(parser)
     parser.add_argument(
         "--size",
         type=int,
@@ -38,16 +40,17 @@ def main(arguments: list[str]) -> int:
     flags = parser.parse_args(arguments)
     if not flags.images and not flags.frames:
         raise UserError("neither --images nor --frames: name a picture, a video or a folder")
-    for flag in ("size", "stage", "block", "every", "most"):
-        if getattr(flags, flag) is not None and getattr(flags, flag) < 1:
-            raise UserError(f"--{flag} {getattr(flags, flag)}: expected 1 or more")
-    if flags.topk < 0:
-        raise UserError(f"--topk {flags.topk}: expected 0 or more")
+    for flag in ("stage", "block", "every", "most"):
+        check_number(f"--{flag}", getattr(flags, flag), 1)
+    check_number("--size", flags.size, 1, LARGEST_SIDE)
+    check_number("--topk", flags.topk, 0)
+    check_folder(flags.out, "--out")
     try:
         import matplotlib  # noqa: F401 - what draws the figures
     except ImportError as error:
         raise UserError("figures need matplotlib: pip install 'focalnet_jax[viz]'") from error
 
+    from focalnet_jax.convert.recognise import check_options
     from focalnet_jax.inference import find_pictures, load_classifier
     from focalnet_jax.visualize.drawing import Options, draw
     from focalnet_jax.visualize.frames import VIDEOS, moves
@@ -57,7 +60,8 @@ def main(arguments: list[str]) -> int:
         if not Path(folder).is_dir():
             raise UserError(f"--frames {folder}: expected a folder of pictures")
     videos = [path for path in found if moves(path)]
-    classifier = load_classifier(flags.checkpoint, flags.model)
+    told = check_options(flags.option)
+    classifier = load_classifier(flags.checkpoint, flags.model, image_size=flags.size, options=told)
     count = len(classifier.model.stages)
     if flags.stage is not None and flags.stage > count:
         raise UserError(f"--stage {flags.stage}: the model has {count}")
@@ -68,7 +72,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--block {flags.block}: there are at most {deepest} in a stage")
     stages = range(count) if flags.stage is None else [flags.stage - 1]
     options = Options(
-        size=flags.size or classifier.image_size,
+        size=classifier.image_size,
         stages=tuple(stages),
         block=-1 if flags.block is None else flags.block - 1,
         topk=flags.topk,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +13,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from matplotlib.figure import Figure
 from PIL import Image
 
+from focalnet_jax.data.decode import LARGEST_SIDE
 from focalnet_jax.data.mixing import normalize
 from focalnet_jax.errors import UserError
+from focalnet_jax.files import check_result, write_result
 from focalnet_jax.inference import Classifier, read_picture
 from focalnet_jax.model import FocalNet
 from focalnet_jax.visualize.figures import (
     Activation,
     BlockMaps,
+    as_png,
     kernels_figure,
     picture_figure,
     receptive_figure,
 )
-from focalnet_jax.visualize.frames import read_frames, write_gif
+from focalnet_jax.visualize.frames import as_gif, read_frames
 from focalnet_jax.visualize.maps import StageMaps, class_activation, focal_kernels, modulation_maps, receptive_field
 from focalnet_jax.visualize.sheets import map_sheets
 
-_DOTS = 110  # an inch
+_KERNELS, _FIELD = "kernels", "receptive_field"  # what figures of the model are called
 _AVERAGED = 8  # pictures of a receptive field
 
 
@@ -56,23 +63,16 @@ def draw(
     """Writes the figures of pictures and videos, and those of the model, into a folder.
 
     Raises:
-      UserError: a file stands in the folder already, or, after all others are drawn, pictures cannot be read.
+      UserError: a file stands in the folder already or cannot be written, or, after all others are drawn, some of
+        what to draw cannot be read.
     """
-    named = _named([*pictures, *videos])
-    files = [out / f"{name}{suffix}" for path, name in named.items() for suffix in _suffixes(path in videos)]
-    files += [out / "kernels.png"] if classifier.model.config.use_depthwise_conv else []
-    files += [out / "receptive_field.png"] if pictures else []
-    if (there := [file for file in files if file.exists()]) and not overwrite:
-        raise UserError(f"{there[0]} exists already; choose another --out or give --overwrite")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make --out {out}: {error.strerror}") from error
-    model = classifier.model
-    begun, fitted, broken = time.monotonic(), [], []
+    named, model = _named([*pictures, *videos]), classifier.model
+    stems = {name: ".gif" if path in videos else ".png" for path, name in named.items()}
+    _make_way(out, stems | dict.fromkeys(_of_model(model, pictures), ".png"), overwrite=overwrite)
+    begun, fitted, broken, moving = time.monotonic(), [], [], 0
     for done, path in enumerate(pictures, 1):
         try:
-            picture = fit(read_picture(path), options.size, multiple_of(model))
+            picture = fit(read_picture(path), options.size, multiple_of(model), path)
         except UserError as error:
             broken.append(str(error))
             continue
@@ -80,17 +80,31 @@ def draw(
         fitted = [*fitted, picture][:_AVERAGED]
         left = (time.monotonic() - begun) / done * (len(pictures) - done)
         print(f"{done}/{len(pictures)}  {out / named[path]}.png  eta {left:.0f} s", flush=True)
-    if broken and not fitted and not videos:
-        raise UserError("; ".join(broken))
-    if fitted:
-        _save(receptive_figure(_receptive_fields(model, fitted, options.size)), out / "receptive_field.png")
     for path in videos:
-        count = draw_video(classifier, path, out / f"{named[path]}.gif", options)
-        print(f"{out / named[path]}.gif  {count} frames", flush=True)
-    if model.config.use_depthwise_conv:
-        _save(kernels_figure(focal_kernels(model)), out / "kernels.png")
+        try:
+            frames, seconds = read_frames(path, options.every, options.most)
+            frames = [fit(frame, options.size, multiple_of(model), path) for frame in frames]
+        except UserError as error:
+            broken.append(str(error))
+            continue
+        draw_video(classifier, frames, seconds, out / named[path], options)
+        moving += 1
+        print(f"{out / named[path]}.gif  {len(frames)} frames", flush=True)
+    if fitted or moving:
+        _draw_model(model, fitted, out, options)
     if broken:
         raise UserError("; ".join(broken))
+
+
+def _make_way(out: Path, stems: Mapping[str, str], *, overwrite: bool) -> None:
+    """Makes the folder; refuses files of these names, each with the suffix of its picture, that stand there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make --out {out}: {error.strerror}; choose another") from error
+    for name, suffix in stems.items():
+        for kind in (suffix, ".npz"):
+            check_result(_file(out / name, kind), overwrite=overwrite)
 
 
 def draw_picture(classifier: Classifier, picture: np.ndarray, target: Path, options: Options) -> None:
@@ -105,29 +119,80 @@ def draw_picture(classifier: Classifier, picture: np.ndarray, target: Path, opti
     activations = _activations(classifier, images, options.topk)
     for activation in activations:
         arrays[f"activation/{activation.label}"] = activation.places
-    _save(picture_figure(picture, blocks, activations), target.with_name(f"{target.name}.png"))
-    np.savez_compressed(target.with_name(f"{target.name}.npz"), **arrays)
+    _save(picture_figure(picture, blocks, activations), arrays, target)
 
 
-def draw_video(classifier: Classifier, path: Path, target: Path, options: Options) -> int:
-    """An animation of a video's frames beside the modulator and the gates of the last of the stages; how many."""
-    frames, seconds = read_frames(path, options.every, options.most)
-    frames = [fit(frame, options.size, multiple_of(classifier.model)) for frame in frames]
+def draw_video(
+    classifier: Classifier, frames: Sequence[np.ndarray], seconds: float, target: Path, options: Options
+) -> None:
+    """`target`.gif, frames beside the modulator and the gates of the last of the stages, and `target`.npz.
+
+    Args:
+      classifier: the model.
+      frames: each `[H, W, 3]` uint8, fitted to it.
+      seconds: one is shown.
+      target: what is written, without suffix.
+      options: what to draw.
+    """
     stage = options.stages[-1]
     maps = [
         block_maps(modulation_maps(classifier.model, normalize(jnp.asarray(frame[None]))), stage, options.block)
         for frame in frames
     ]
-    sheets = map_sheets(frames, maps)
-    write_gif(sheets, target, seconds)
-    return len(sheets)
+    place, _ = _block(stage, options.block, classifier.model.config.depths[stage])
+    key = f"stage{stage + 1}/block{place + 1}"
+    arrays = {
+        "frames": np.stack(frames),
+        f"{key}/modulator": np.stack([each.modulator for each in maps]),  # [N, h, w]
+        f"{key}/gates": np.stack([each.gates for each in maps]),  # [N, h, w, L + 1]
+    }
+    write_result(_file(target, ".gif"), as_gif(map_sheets(frames, maps), seconds))
+    _save_arrays(arrays, target)
 
 
-def fit(picture: np.ndarray, size: int, multiple: int) -> np.ndarray:
-    """A picture `[H, W, 3]` with its shorter side about `size` and both multiples of `multiple`, nothing cut off."""
+def _of_model(model: FocalNet, pictures: Sequence[Any]) -> list[str]:
+    """What is drawn of the model itself: its kernels where it has any; what depends on pictures where there are any."""
+    return [*([_KERNELS] if model.config.use_depthwise_conv else []), *([_FIELD] if pictures else [])]
+
+
+def _draw_model(model: FocalNet, pictures: Sequence[np.ndarray], out: Path, options: Options) -> None:
+    if _FIELD in _of_model(model, pictures):
+        fields = _receptive_fields(model, pictures, options)
+        arrays = {f"stage{stage + 1}": field for stage, field in fields.items()}  # [H, W]
+        names = [f"stage {stage + 1}" for stage in fields]
+        _save(receptive_figure(list(fields.values()), names), arrays, out / _FIELD)
+    if _KERNELS in _of_model(model, pictures):
+        kernels = focal_kernels(model)
+        arrays = {
+            f"stage{stage}/level{level}": each  # [D, k, k]
+            for stage, levels in enumerate(kernels, 1)
+            for level, each in enumerate(levels, 1)
+        }
+        shown = [_shown_kernels(kernels[stage], stage, options.block) for stage in options.stages]
+        names, chosen = zip(*shown, strict=True)
+        _save(kernels_figure(chosen, names), arrays, out / _KERNELS)
+
+
+def _shown_kernels(levels: Sequence[np.ndarray], stage: int, block: int) -> tuple[str, list[np.ndarray]]:
+    """A stage's name and its kernels, those of one block where one is named."""
+    if block < 0:
+        return f"stage {stage + 1}", list(levels)
+    place, name = _block(stage, block, len(levels[0]))
+    return name, [each[place : place + 1] for each in levels]
+
+
+def fit(picture: np.ndarray, size: int, multiple: int, path: Path) -> np.ndarray:
+    """A picture `[H, W, 3]` with its shorter side about `size` and both multiples of `multiple`, nothing cut off.
+
+    Raises:
+      UserError: names it by its path; it would be too large.
+    """
     height, width, _ = picture.shape
     scale = size / min(height, width)
     sides = [max(multiple, round(side * scale / multiple) * multiple) for side in (width, height)]
+    if math.prod(sides) > LARGEST_SIDE**2:
+        becomes = f"{width}x{height} pixels, {sides[0]}x{sides[1]} with a shorter side of {size}"
+        raise UserError(f"{path} has {becomes}; at most {LARGEST_SIDE**2:,} are looked at: give a smaller --size")
     return np.asarray(Image.fromarray(picture).resize(sides, Image.Resampling.BICUBIC))
 
 
@@ -139,30 +204,39 @@ def multiple_of(model: FocalNet) -> int:
 def block_maps(stages: Sequence[StageMaps], stage: int, block: int) -> BlockMaps:
     """Those of one block and the first picture, both counted from 0; of a stage with fewer blocks, its last."""
     of_stage = stages[stage]
-    depth = len(of_stage.modulator)
-    place = min(block, depth - 1) % depth  # a shorter stage's last
-    maps = of_stage.modulator[place, 0], of_stage.gates[place, 0]
-    return BlockMaps(f"stage {stage + 1}, block {place + 1} of {depth}", *maps, of_stage.names)
+    place, name = _block(stage, block, len(of_stage.modulator))
+    return BlockMaps(name, of_stage.modulator[place, 0], of_stage.gates[place, 0], of_stage.names)
+
+
+def _block(stage: int, block: int, depth: int) -> tuple[int, str]:
+    """Which of a stage's blocks it is, of a shorter stage its last, and what figures call it."""
+    place = min(block, depth - 1) % depth
+    return place, f"stage {stage + 1}, block {place + 1} of {depth}"
 
 
 def _activations(classifier: Classifier, images: Any, topk: int) -> list[Activation]:
     if classifier.model.head is None or topk == 0:
         return []
-    logits = np.asarray(classifier.model(images))
+    logits = np.asarray(_logits(classifier.model, images))
     best = np.argsort(-logits, axis=-1, kind="stable")[:, :topk]
     places, logits = class_activation(classifier.model, images, best)
     probabilities = np.asarray(jax.nn.softmax(logits[0]))
     return [
-        Activation(classifier.labels[label].split(",")[0], float(probabilities[label]), each)
+        Activation(classifier.names[label], float(probabilities[label]), each)
         for label, each in zip(best[0], places[0], strict=True)
     ]
 
 
-def _receptive_fields(model: FocalNet, pictures: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
-    """Of each stage, averaged over the pictures' centres."""
-    side = max(size // multiple_of(model), 1) * multiple_of(model)
+@nnx.jit
+def _logits(model: FocalNet, images: jax.Array) -> jax.Array:
+    return model(images)
+
+
+def _receptive_fields(model: FocalNet, pictures: Sequence[np.ndarray], options: Options) -> dict[int, np.ndarray]:
+    """Of each of the stages, averaged over the pictures' centres."""
+    side = max(options.size // multiple_of(model), 1) * multiple_of(model)
     images = normalize(jnp.asarray(np.stack([_centre(picture, side) for picture in pictures])))
-    return [receptive_field(model, images, stage) for stage in range(len(model.stages))]
+    return {stage: receptive_field(model, images, stage) for stage in options.stages}
 
 
 def _centre(picture: np.ndarray, side: int) -> np.ndarray:
@@ -170,12 +244,19 @@ def _centre(picture: np.ndarray, side: int) -> np.ndarray:
     return picture[top : top + side, left : left + side]
 
 
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=_DOTS)
+def _save(figure: Figure, arrays: Mapping[str, np.ndarray], target: Path) -> None:
+    write_result(_file(target, ".png"), as_png(figure))
+    _save_arrays(arrays, target)
 
 
-def _suffixes(video: bool) -> tuple[str, ...]:
-    return (".gif",) if video else (".png", ".npz")
+def _save_arrays(arrays: Mapping[str, np.ndarray], target: Path) -> None:
+    written = io.BytesIO()
+    np.savez_compressed(written, **arrays)
+    write_result(_file(target, ".npz"), written.getvalue())
+
+
+def _file(target: Path, suffix: str) -> Path:
+    return target.with_name(f"{target.name}{suffix}")  # a name may hold dots
 
 
 def _named(paths: Sequence[Path]) -> dict[Path, str]:
@@ -186,7 +267,7 @@ def _named(paths: Sequence[Path]) -> dict[Path, str]:
         lambda path: f"{path.resolve().parent.name}_{path.name}",
     ):
         named = {path: name_of(path) for path in paths}
-        if len(set(named.values())) == len(named):
+        if len({*named.values(), _KERNELS, _FIELD}) == len(named) + 2:
             return named
     twice = next(path for path in paths if list(named.values()).count(named[path]) > 1)
     raise UserError(

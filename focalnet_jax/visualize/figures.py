@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,25 +63,38 @@ def picture_figure(picture: np.ndarray, blocks: Sequence[BlockMaps], activations
     return figure
 
 
-def kernels_figure(kernels: Sequence[Sequence[np.ndarray]]) -> Figure:
-    """Kernels' means over channels, `[D, k, k]` of each stage and level: a row a stage, its blocks' mean a level."""
+def kernels_figure(kernels: Sequence[Sequence[np.ndarray]], names: Sequence[str] = ()) -> Figure:
+    """Kernels' means over channels, `[D, k, k]` of each stage and level: a row a stage, its blocks' mean a level.
+
+    `names` are those of the stages; by default they are counted from 1.
+    """
     levels = max(map(len, kernels))
     figure, axes = _grid(len(kernels), levels, 1.0)
-    for stage, (row, of_levels) in enumerate(zip(axes, kernels, strict=True), 1):
+    for row, of_levels, name in zip(axes, kernels, names or _stages(len(kernels)), strict=True):
         for level, (axis, each) in enumerate(zip(row, of_levels, strict=False), 1):
             mean = each.mean(axis=0)
             size = "x".join(map(str, mean.shape))
-            _map(axis, mean, mean, f"stage {stage}, level {level}: {size}", GATES, centred=True, smooth=False)
+            _map(axis, mean, mean, f"{name}, level {level}: {size}", GATES, centred=True, smooth=False)
     return figure
 
 
-def receptive_figure(fields: Sequence[np.ndarray]) -> Figure:
-    """Effective receptive fields `[H, W]` of the stages, by their share of the largest, on a logarithmic scale."""
+def receptive_figure(fields: Sequence[np.ndarray], names: Sequence[str] = ()) -> Figure:
+    """Effective receptive fields `[H, W]` of the stages, by their share of the largest, on a logarithmic scale.
+
+    `names` are those of the stages; by default they are counted from 1.
+    """
     figure, axes = _grid(1, len(fields), fields[0].shape[0] / fields[0].shape[1])
-    for stage, (axis, field) in enumerate(zip(axes[0], fields, strict=True), 1):
+    for axis, field, name in zip(axes[0], fields, names or _stages(len(fields)), strict=True):
         share = np.log10(np.maximum(field / max(field.max(), np.finfo(np.float32).tiny), 1e-4))
-        _map(axis, share, field, f"stage {stage}: log10 of gradient", ACTIVATION, smooth=False)
+        _map(axis, share, field, f"{name}: log10 of gradient", ACTIVATION, smooth=False)
     return figure
+
+
+def as_png(figure: Figure, dots: int = 110) -> bytes:
+    """A figure as a file, with so many dots an inch."""
+    written = io.BytesIO()
+    figure.savefig(written, format="png", dpi=dots)
+    return written.getvalue()
 
 
 def coloured(places: np.ndarray, size: tuple[int, int], colours: str, limits: tuple[float, float]) -> np.ndarray:
@@ -111,6 +125,10 @@ def _between(small: int, large: int) -> np.ndarray:
     if small > 1:
         shares[np.arange(large), below + 1] = at - below
     return shares
+
+
+def _stages(count: int) -> list[str]:
+    return [f"stage {number}" for number in range(1, count + 1)]
 
 
 def _grid(rows: int, columns: int, aspect: float) -> tuple[Figure, np.ndarray]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageSequence
 
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.inference import find_pictures, read_picture
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -17,14 +20,14 @@ _SECONDS = 0.1  # a frame, where nothing tells
 
 
 def moves(path: Path) -> bool:
-    """Whether a file holds frames, by its name or, of a GIF, their number."""
+    """Whether a file holds frames, by its name or, of a GIF that can be read, their number."""
     if path.suffix.lower() != ".gif":
         return path.suffix.lower() in VIDEOS
     try:
         with Image.open(path) as image:
             return getattr(image, "n_frames", 1) > 1
-    except OSError as error:
-        raise UserError(f"{path} is no picture that can be read: {error}") from error
+    except Exception:  # Pillow raises all kinds over damaged bytes; who reads it as a picture says which
+        return False
 
 
 def read_frames(path: Path, every: int, most: int) -> tuple[list[np.ndarray], float]:
@@ -33,23 +36,32 @@ def read_frames(path: Path, every: int, most: int) -> tuple[list[np.ndarray], fl
     Raises:
       UserError: no frames can be read; a video without imageio and its ffmpeg.
     """
-    if path.is_dir():
-        frames, seconds = map(read_picture, find_pictures([path])), _SECONDS
-    elif path.suffix.lower() == ".gif":
-        frames, seconds = _gif_frames(path)
-    else:
-        frames, seconds = _video_frames(path)
+    reader = _folder_frames if path.is_dir() else _gif_frames if path.suffix.lower() == ".gif" else _video_frames
     try:
+        frames, seconds = reader(path)
         chosen = list(itertools.islice(frames, 0, every * most, every))
-    except (OSError, RuntimeError, SyntaxError) as error:
-        raise UserError(f"{path} cannot be read as frames: {error}") from error
+    except (UserError, RunFailedError, MemoryError):
+        raise
+    except Exception as error:  # what decodes raises all kinds over damaged bytes
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"{path} cannot be read as frames: {reason}") from error
     if not chosen:
         raise UserError(f"{path} holds no frames")
     sizes = {frame.shape for frame in chosen}
     if len(sizes) > 1:
         shapes = ", ".join(f"{width}x{height}" for height, width, _ in sorted(sizes))
-        raise UserError(f"{path} holds frames of different sizes ({shapes}); expected one")
+        raise UserError(f"{path} holds frames of different sizes ({shapes}); expected one: crop or resize them")
     return chosen, seconds * every
+
+
+def _folder_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
+    return map(read_picture, sorted(find_pictures([path]), key=by_number)), _SECONDS
+
+
+def by_number(path: Path) -> tuple[list[str | int], str]:
+    """What to sort names of frames by: their numbers as such, so that 2 comes before 10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], str(path)
 
 
 def _gif_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
@@ -64,14 +76,14 @@ def _video_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
         import imageio_ffmpeg  # noqa: F401 - what reads them
     except ImportError as error:
         raise UserError(f"{path}: videos need imageio and ffmpeg: pip install 'focalnet_jax[viz]'") from error
-    try:
-        rate = imageio.immeta(path, plugin="FFMPEG").get("fps") or 1 / _SECONDS
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read as a video: {str(error).splitlines()[0]}") from error
+    # Else ffmpeg is started by a fork that runs Python, against which JAX's threads warn.
+    os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
+    rate = imageio.immeta(path, plugin="FFMPEG").get("fps") or 1 / _SECONDS
     return imageio.imiter(path, plugin="FFMPEG"), 1 / rate
 
 
-def write_gif(sheets: Sequence[Image.Image], path: Path, seconds: float) -> None:
+def as_gif(sheets: Sequence[Image.Image], seconds: float) -> bytes:
     """An animated GIF that goes round, each frame with colours of its own."""
-    milliseconds = max(20, round(1000 * seconds))
-    sheets[0].save(path, "GIF", save_all=True, append_images=sheets[1:], duration=milliseconds, loop=0)
+    written, milliseconds = io.BytesIO(), max(20, round(1000 * seconds))
+    sheets[0].save(written, "GIF", save_all=True, append_images=sheets[1:], duration=milliseconds, loop=0)
+    return written.getvalue()

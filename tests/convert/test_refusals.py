@@ -129,6 +129,11 @@ def test_options_and_keys_that_disagree_are_refused(tmp_path):
             read_weights(tmp_path / f"{name}.safetensors", options=OPTIONS["timm_lrf"])
 
 
+def test_a_variant_there_is_not_is_told_before_anything_is_read():
+    with pytest.raises(UserError, match=r"unknown model 'focalnet_tiny_lrx'\. Did you mean 'focalnet_tiny_lrf'"):
+        read_weights("nowhere", name="focalnet_tiny_lrx")
+
+
 def test_nothing_stays_behind_where_writing_fails(tmp_path):
     weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
     weights.params["norm"]["bias"][0] = 1e6
@@ -169,6 +174,14 @@ def test_a_torch_file_without_torch_is_one_line(tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match="pip install torch"):
             use()
+
+
+def test_what_is_no_torch_file_is_told_so_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for content in (b"<html>", b""):
+        (tmp_path / "weights.pth").write_bytes(content)
+        with pytest.raises(UserError, match=r"weights\.pth is damaged or no torch file"):
+            read_weights(tmp_path / "weights.pth")
     assert [entry.name for entry in tmp_path.iterdir()] == ["weights.pth"]
 
 

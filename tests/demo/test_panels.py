@@ -8,7 +8,7 @@ from sklearn.datasets import load_sample_image
 
 from focalnet_jax import create_model, visualize
 from focalnet_jax.data.mixing import normalize
-from focalnet_jax.demo.panels import Seen, block_panels, class_panels, look, short_names
+from focalnet_jax.demo.panels import Seen, block_panels, class_panels, look
 from focalnet_jax.inference import Classifier
 from focalnet_jax.visualize.figures import Activation
 from focalnet_jax.visualize.maps import StageMaps
@@ -63,8 +63,3 @@ def test_gates_of_a_block_and_maps_of_the_classes_have_one_scale(classifier):
     assert (picture.pixels == 0).all()
     assert first.limits == second.limits == (1.0, 3.0)
     assert first.pixels.mean() > 2 * second.pixels.mean()
-
-
-def test_classes_whose_first_lemmas_are_alike_are_told_apart():
-    names = short_names(["crane", "crane, a bird", "tench, Tinca tinca"])
-    assert names == ["crane", "crane, a bird", "tench"]

@@ -68,7 +68,7 @@ def test_a_run_shows_them_at_every_evaluation(tmp_path):
     }
     assert sorted(shown) == [(step, f"maps/picture_{number}") for step in (30, 60) for number in (1, 2)]
     first, last = (Image.open(io.BytesIO(shown[step, "maps/picture_1"].encoded_image_string)) for step in (30, 60))
-    assert first.size == last.size == (5 * 112, 2 * (112 + 14))  # picture, modulator, two levels, global; two stages
+    assert first.size == last.size == (5 * 112, 2 * (14 + 112 + 14))  # picture, modulator, three gates; two stages
     assert np.ptp(np.asarray(last)[14:126, 112:224]) > 50  # the modulator is no even colour
     assert np.any(np.asarray(first) != np.asarray(last))
 

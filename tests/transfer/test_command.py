@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from focalnet_jax.errors import UserError
+from focalnet_jax.transfer.__main__ import main
 from tests.commands import SMALL, assert_one_line_mistake, run
 
 
@@ -41,3 +43,10 @@ def test_features_of_a_run_are_written_and_measured(finished, tmp_path):
 )
 def test_a_mistake_gets_one_line(arguments, told):
     assert_one_line_mistake(transfer(*arguments, *SMALL, "--checkpoint", "nowhere"), told)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
+    for out, told in ((tmp_path / "no" / "f.npz", "there is no folder"), (tmp_path / "f.npz", "is a folder")):
+        (tmp_path / "f.npz").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=told):
+            main(["features", *SMALL, "--checkpoint", "nowhere", "--out", str(out)])

@@ -8,8 +8,8 @@ import pytest
 from focalnet_jax import create_model, visualize
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.layers import without_bias
-from focalnet_jax.visualize.figures import BlockMaps, enlarged
-from focalnet_jax.visualize.sheets import map_sheets
+from focalnet_jax.visualize.figures import BlockMaps, coloured, enlarged
+from focalnet_jax.visualize.sheets import map_sheets, scale
 
 SMALL = {"embed_dim": 8, "depths": (1, 2), "num_classes": 5}
 
@@ -104,6 +104,19 @@ def test_maps_are_enlarged_as_a_bilinear_resize_does(small, large):
     np.testing.assert_allclose(enlarged(places, large), expected, atol=1e-5)
 
 
+def test_below_each_map_stands_what_its_colours_mean():
+    norms, gates = np.float32([[2, 27], [3, 4]]), np.float32([-1, 11]).repeat(4).reshape(2, 2, 2)
+    (sheet,) = map_sheets([np.zeros((112, 112, 3), np.uint8)], [BlockMaps("", norms, gates)])
+    pixels = np.asarray(sheet)
+    assert (pixels[-14:, :112] == 255).all()  # nothing below the picture
+    for place, (colours, limits) in enumerate((("viridis", (2, 27)), *[("coolwarm", (-11, 11))] * 2), 1):
+        strip = np.asarray(scale(112, colours, limits))
+        np.testing.assert_array_equal(pixels[-14:, 112 * place : 112 * (place + 1)], strip)
+        ramp = strip[7, (strip[7] < 255).all(axis=-1) & (np.ptp(strip[7], axis=-1) > 0)]
+        ends = coloured(np.float32([limits]), (1, 2), colours, limits)[0]
+        np.testing.assert_allclose(ramp[[0, -1]].astype(int), ends.astype(int), atol=8)
+
+
 def test_classes_and_stages_that_are_not_there_are_refused(images):
     model = create_model("focalnet_tiny_srf", **SMALL)
     for classes, told in (([[0, 5], [0, 1]], "expected 0 to 4"), ([[-1], [0]], "expected 0 to 4"), ([0, 1], "a row")):
@@ -132,4 +145,4 @@ def test_only_what_a_model_has_is_shown_and_by_its_name(images, ablation, names)
             [np.zeros((32, 48, 3), np.uint8)],
             [BlockMaps("", *(each[0, 0] for each in (stage.modulator, stage.gates)), stage.names)],
         )
-        assert sheet.size == (4 * 48 * (1 + len(names)), 4 * 32 + 14)
+        assert sheet.size == (4 * 48 * (1 + len(names)), 14 + 4 * 32 + 14)

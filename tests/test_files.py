@@ -1,0 +1,36 @@
+"""What a command is to write is refused before its work, or written whole."""
+
+import os
+
+import pytest
+
+from focalnet_jax.errors import UserError
+from focalnet_jax.files import check_folder, check_result, write_result
+
+
+def test_what_cannot_be_written_is_refused_before_with_what_to_do(tmp_path, monkeypatch):
+    there = tmp_path / "there.npz"
+    there.touch()
+    for path, overwrite, told in (
+        (there, None, "exists already; remove it or choose another name"),
+        (there, False, "exists already; choose another --out or give --overwrite"),
+        (tmp_path, True, "is a folder; expected the name of a file"),
+        (there / "x.npz", True, "there is no folder"),
+    ):
+        with pytest.raises(UserError, match=told):
+            check_result(path, overwrite=overwrite)
+    check_result(there, overwrite=True)
+    check_result(tmp_path / "new.npz")
+    check_folder(tmp_path / "a" / "b", "--out")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(UserError, match="cannot be written to; choose another name"):
+        check_result(tmp_path / "new.npz")
+    with pytest.raises(UserError, match=r"--out .*b: .* cannot be written to; choose another"):
+        check_folder(tmp_path / "a" / "b", "--out")
+
+
+def test_what_cannot_be_written_after_all_is_named_and_nothing_is_left(tmp_path):
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*x\.png: Is a directory"):
+        write_result(tmp_path / "x.png", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]

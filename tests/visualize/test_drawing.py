@@ -1,0 +1,86 @@
+"""What is written of pictures, videos and the model: figures, and the numbers in them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from focalnet_jax import create_model, visualize
+from focalnet_jax.data.mixing import normalize
+from focalnet_jax.errors import UserError
+from focalnet_jax.inference import Classifier
+from focalnet_jax.visualize.drawing import Options, draw, fit
+
+CHOSEN = Options(size=32, stages=(1,), block=0, topk=4)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 2), num_classes=4)
+    return Classifier(model, ("maillot", "maillot, tank suit", "c", "d"), 32, None)
+
+
+@pytest.fixture(scope="module")
+def drawn(classifier, tmp_path_factory):
+    """Where a picture, frames, and two files that are broken were drawn from and to, and what was told."""
+    folder = tmp_path_factory.mktemp("drawn")
+    china = load_sample_image("china.jpg")
+    Image.fromarray(china).save(folder / "kernels.jpg")  # as a figure of the model is called
+    (folder / "frames").mkdir()
+    for place in range(2):
+        Image.fromarray(china[:200, 40 * place : 40 * place + 300]).save(folder / "frames" / f"{place}.png")
+    for name in ("broken.gif", "broken.mp4"):
+        (folder / name).write_text("nothing")
+    pictures, videos = [folder / "broken.gif", folder / "kernels.jpg"], [folder / "broken.mp4", folder / "frames"]
+    with pytest.raises(UserError) as told:
+        draw(classifier, pictures, videos, folder / "out", CHOSEN)
+    return folder / "out", str(told.value)
+
+
+def test_what_cannot_be_read_is_named_when_all_others_are_drawn(drawn):
+    out, told = drawn
+    assert {path.name for path in out.iterdir()} == {
+        *("kernels.jpg.png", "kernels.jpg.npz", "frames.gif", "frames.npz"),
+        *("kernels.png", "kernels.npz", "receptive_field.png", "receptive_field.npz"),
+    }
+    assert "broken.gif is no picture that can be read" in told
+    assert "broken.mp4 cannot be read as frames" in told
+
+
+def test_numbers_are_those_of_the_model(classifier, drawn):
+    out, _ = drawn
+    picture = np.load(out / "kernels.jpg.npz")
+    names = {"maillot", "maillot, tank suit", "c", "d"}
+    assert {name for name in picture if name.startswith("activation/")} == {f"activation/{name}" for name in names}
+    frames = np.load(out / "frames.npz")
+    assert set(frames) == {"frames", "stage2/block1/modulator", "stage2/block1/gates"}
+    second = visualize.modulation_maps(classifier.model, normalize(jnp.asarray(frames["frames"][1:])))[1]
+    np.testing.assert_array_equal(frames["stage2/block1/modulator"][1], second.modulator[0, 0])
+    np.testing.assert_array_equal(frames["stage2/block1/gates"][1], second.gates[0, 0])
+    kernels = np.load(out / "kernels.npz")
+    assert sorted(kernels) == ["stage1/level1", "stage1/level2", "stage2/level1", "stage2/level2"]
+    np.testing.assert_array_equal(kernels["stage2/level2"], visualize.focal_kernels(classifier.model)[1][1])
+    fields = np.load(out / "receptive_field.npz")
+    images = normalize(jnp.asarray(picture["picture"][None, :, 8:40]))  # the centre of 32x48
+    np.testing.assert_array_equal(fields["stage2"], visualize.receptive_field(classifier.model, images, 1))
+
+
+def test_figures_of_the_model_are_of_the_stage_and_block_chosen(drawn):
+    out, _ = drawn
+    assert list(np.load(out / "receptive_field.npz")) == ["stage2"]
+    with Image.open(out / "kernels.png") as figure:
+        assert figure.width > 1.5 * figure.height  # one row of two levels
+
+
+def test_a_file_that_cannot_be_written_is_named_before_any_is(classifier, drawn, tmp_path):
+    (tmp_path / "0.npz").mkdir()
+    picture = drawn[0].parent / "frames" / "0.png"
+    with pytest.raises(UserError, match=r"0\.npz is a folder; expected the name of a file"):
+        draw(classifier, [picture], [], tmp_path, CHOSEN, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["0.npz"]
+
+
+def test_a_picture_that_would_be_too_large_is_refused_by_its_name():
+    with pytest.raises(UserError, match=r"line\.png has 5000x1 pixels, 1120000x224 .* give a smaller --size"):
+        fit(np.zeros((1, 5000, 3), np.uint8), 224, 8, "line.png")
