@@ -36,11 +36,9 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.convert.load import model_of
     from focalnet_jax.convert.recognise import check_options
     from focalnet_jax.convert.weights import read_weights
-    from focalnet_jax.ops.forms import FORMS
 
     weights = read_weights(flags.checkpoint, flags.model, check_options(flags.option))
-    config = dataclasses.replace(weights.config, **dict.fromkeys(FORMS, "xla"))  # for any platform
-    model = model_of(dataclasses.replace(weights, config=config), flags.precision)
+    model = model_of(weights, flags.precision)
     size = weights.stated.image_size or 224 if flags.image_size is None else flags.image_size
     written = export(model, size, platforms)
     write_result(out, written)
@@ -61,8 +59,13 @@ def export(model, image_size: int = 224, platforms=PLATFORMS) -> bytes:
     from jax import export as jax_export
 
     from focalnet_jax.errors import UserError
+    from focalnet_jax.model import FocalNet
+    from focalnet_jax.model.precision import get_precision
+    from focalnet_jax.ops.forms import FORMS
 
-    graph, params = nnx.split(model)
+    config = dataclasses.replace(model.config, **dict.fromkeys(FORMS, "xla"))  # for any platform
+    precision, params = get_precision(model.dtype), nnx.state(model)
+    graph = nnx.graphdef(nnx.eval_shape(lambda: FocalNet(config, precision=precision, rngs=nnx.Rngs(0))))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if size > MOST_BYTES:
         raise UserError(f"the weights are {size / 1e9:.1f} GB; a StableHLO file holds {MOST_BYTES / 1e9:.1f} at most")
