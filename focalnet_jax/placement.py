@@ -69,5 +69,11 @@ def splits_channels() -> bool:
     return not mesh.empty and mesh.shape[CHANNELS] > 1
 
 
+def splits_weights() -> bool:
+    """Whether parameters lie on several devices, which gather them where they compute with them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.shape[EXAMPLES[1]] > 1
+
+
 def _placed(x: jax.Array, spec: PartitionSpec) -> jax.Array:
     return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)

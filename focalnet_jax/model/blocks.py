@@ -18,7 +18,7 @@ from focalnet_jax.model.variants import FocalNetConfig
 from focalnet_jax.ops.aggregation import LEVELS
 from focalnet_jax.ops.gelu import activate
 from focalnet_jax.ops.pointwise import suits
-from focalnet_jax.placement import by_example
+from focalnet_jax.placement import by_example, splits_weights
 
 # What a block keeps for the backward pass; the rest is computed again. "auto" is the fastest of them where it runs.
 REMAT_POLICIES = {
@@ -209,12 +209,14 @@ class Stage(nnx.Module):
     def choose_scan(self, keys: jax.Array | None = None) -> bool:
         """Whether the blocks run in a scan.
 
-        By default those that XLA computes alone do, for they take long to compile. Unrolled, our own kernels write no
-        arrays of a loop and read none: a step is faster by a seventh to a third (docs/performance.md).
+        By default those that XLA computes alone do, for they take long to compile, and those whose weights are gathered
+        from other devices, for a loop holds few of them at a time. Unrolled, our own kernels write no arrays of a loop
+        and read none: a step is faster by a seventh to a third (docs/performance.md).
         """
         if self.depth == 1 or self.scan is not None:
             return self.depth > 1 and bool(self.scan)
-        return self.aggregation not in ("native", "triton") and not self._in_kernels(keys)
+        ours = self.aggregation in ("native", "triton") or self._in_kernels(keys)
+        return splits_weights() or not ours
 
     def choose_remat(self, keys: jax.Array | None = None) -> str:
         """The policy to compute with.

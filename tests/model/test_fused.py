@@ -170,4 +170,6 @@ def test_blocks_of_kernels_of_our_own_are_unrolled_and_those_of_xla_run_in_a_loo
     assert stage(precision="float32").choose_scan()
     assert not stage(precision="float32", scan_blocks=False).choose_scan()
     assert not stage(precision="float32", aggregation="native").choose_scan()
+    with jax.sharding.use_abstract_mesh(make_mesh({"data": 1, "fsdp": 8, "tensor": 1}).abstract_mesh):
+        assert stage().choose_scan()  # where weights are gathered, a loop holds few of them
     assert not stage(depths=(1,), embed_dim=2816, scan_blocks=True).choose_scan()
