@@ -1,7 +1,7 @@
-"""The context aggregation's forms side by side on this machine: python -m benchmarks.aggregation [--batch 64].
+"""The context aggregation's forms side by side on this machine: python -m benchmarks.aggregation [--precision float32].
 
-For each stage of FocalNet-B LRF: milliseconds of every form the platform has, forward alone and with all gradients,
-bfloat16. The last line is one JSON object.
+For each stage of FocalNet-B LRF: milliseconds of every form the platform has, forward alone and with all gradients. The
+last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops.aggregation import aggregate_context
@@ -57,15 +56,16 @@ def forms() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     flags = parser.parse_args()
     results = []
     for size, channels in STAGES:
         keys = jax.random.split(jax.random.key(0), 3 + len(KERNELS))
         shape = (flags.batch, size, size, channels)
-        context, cotangent = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys[:2])
-        gates = jax.random.normal(keys[2], (*shape[:3], len(KERNELS) + 1), jnp.bfloat16)
+        context, cotangent = (jax.random.normal(key, shape, flags.precision) for key in keys[:2])
+        gates = jax.random.normal(keys[2], (*shape[:3], len(KERNELS) + 1), flags.precision)
         kernels = tuple(
-            jax.random.normal(key, (k, k, 1, channels), jnp.bfloat16) / k
+            jax.random.normal(key, (k, k, 1, channels), flags.precision) / k
             for key, k in zip(keys[3:], KERNELS, strict=True)
         )
         for form in forms():
@@ -77,7 +77,7 @@ def main() -> None:
                 flush=True,
             )
             results.append({"size": size, "channels": channels, "form": form, "forward_ms": forward, "train_ms": both})
-    print(json.dumps({"batch": flags.batch, "device": jax.devices()[0].device_kind, "stages": results}))
+    print(json.dumps(vars(flags) | {"device": jax.devices()[0].device_kind, "stages": results}))
 
 
 if __name__ == "__main__":
