@@ -16,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/cpu.
 
 from benchmarks.side_by_side import compare, report
 
-MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
+MEMORY = ":".join(
+    f"glibc.malloc.{tunable}" for tunable in ("hugetlb=1", "mmap_max=0", "trim_threshold=100000000000", "arena_max=1")
+)
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from focalnet_jax.model.layers import conv, drop_path, dropout, layer_norm, line
 from focalnet_jax.model.modulation import FocalModulation
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.variants import FocalNetConfig
+from focalnet_jax.ops.activation import activate
 from focalnet_jax.ops.aggregation import LEVELS
-from focalnet_jax.ops.gelu import activate
 from focalnet_jax.ops.pointwise import suits
 from focalnet_jax.placement import by_example, splits_weights
 
@@ -68,17 +68,17 @@ class PatchEmbed(nnx.Module):
 class Mlp(nnx.Module):
     """Linear, exact GELU, Linear, with dropout after both."""
 
-    def __init__(self, dim: int, ratio: float, drop_rate: float, *, precision: Precision, rngs: nnx.Rngs):
+    def __init__(self, dim: int, ratio: float, drop_rate: float, form: str, *, precision: Precision, rngs: nnx.Rngs):
         self.fc1 = linear(dim, int(dim * ratio), precision, rngs)
         self.fc2 = linear(int(dim * ratio), dim, precision, rngs)
-        self.drop_rate = drop_rate
+        self.drop_rate, self.form = drop_rate, form
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
         after = (None, None) if keys is None else split_keys(keys, 2)
 
         def second(hidden: jax.Array, keys: jax.Array | None) -> jax.Array:
-            return self.fc2(dropout(activate(hidden), self.drop_rate, keys))
+            return self.fc2(dropout(activate(hidden, self.form), self.drop_rate, keys))
 
         with jax.named_scope("mlp"):
             hidden = by_example(self.fc1(x), channels=True)
@@ -99,7 +99,8 @@ class FocalBlock(nnx.Module):
         self.norm1 = layer_norm(dim, precision, rngs)
         self.modulation = FocalModulation(config, stage, precision=precision, rngs=rngs)
         self.norm2 = layer_norm(dim, precision, rngs)
-        self.mlp = Mlp(dim, config.mlp_ratio, config.drop_rate, precision=precision, rngs=rngs)
+        form = config.aggregation
+        self.mlp = Mlp(dim, config.mlp_ratio, config.drop_rate, form, precision=precision, rngs=rngs)
         scale = jnp.full((dim,), config.layerscale_value, jnp.float32)
         self.gamma1 = nnx.Param(scale) if config.use_layerscale else None
         self.gamma2 = nnx.Param(scale) if config.use_layerscale else None

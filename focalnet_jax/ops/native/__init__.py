@@ -1,9 +1,9 @@
-"""The context aggregation for CPUs: all levels of a few channels at a time, in C++ (levels.h), float32."""
+"""For CPUs, float32, in C++: the context aggregation, all levels of a few channels at a time (levels.h), and GELU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 
 from focalnet_jax.ops.native.build import register, why_not
 
-__all__ = ["focal_level_gradients", "focal_levels", "register", "supports", "why_not"]
+__all__ = ["focal_level_gradients", "focal_levels", "gelu", "gelu_gradient", "register", "supports", "why_not"]
 
 
 def supports(dtype: jnp.dtype, kernel_sizes: Sequence[int]) -> bool:
@@ -66,11 +66,23 @@ def focal_level_gradients(
     return to_context, to_gates, tuple(shaped)
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU of float32 numbers of any shape, to 3e-7 |x|."""
+    return _call("gelu_of_each", jax.ShapeDtypeStruct(x.shape, x.dtype))(x)
+
+
+def gelu_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """The gradient of `gelu` at `x` from what it returned's, `cotangent`, which it is written over where it may be."""
+    return _call("gelu_gradient", jax.ShapeDtypeStruct(x.shape, x.dtype), input_output_aliases={1: 0})(x, cotangent)
+
+
 _GROUP = 16  # kGroup of handlers.cc
 
 
-def _call(name: str, results: jax.ShapeDtypeStruct | tuple[jax.ShapeDtypeStruct, ...]) -> partial[jax.Array]:
-    return jax.ffi.ffi_call(f"{register()}_{name}", results, vmap_method="sequential")
+def _call(
+    name: str, results: jax.ShapeDtypeStruct | tuple[jax.ShapeDtypeStruct, ...], **options: Any
+) -> Callable[..., Any]:
+    return jax.ffi.ffi_call(f"{register()}_{name}", results, vmap_method="sequential", **options)
 
 
 def _rows(kernels: Sequence[jax.Array]) -> jax.Array:

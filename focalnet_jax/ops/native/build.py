@@ -17,7 +17,7 @@ import jax
 
 from focalnet_jax.ops import gelu
 
-HANDLERS = ("focal_levels", "focal_level_gradients")
+HANDLERS = ("focal_levels", "focal_level_gradients", "gelu_of_each", "gelu_gradient")
 _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 
 

@@ -16,6 +16,7 @@ using Sizes = ffi::Span<const int64_t>;
 namespace {
 
 constexpr int64_t kGroup = 16;  // channels of a task: a line of the cache, whatever a register holds
+constexpr int64_t kNumbers = 1 << 14;  // of a task that takes each number by itself
 
 // Calls task(0) ... task(count - 1), here and on the threads of the pool that come to it before they are done.
 void run_tasks(ffi::ThreadPool& pool, int64_t count, std::function<void(int64_t)> task) {
@@ -83,7 +84,45 @@ ffi::Error gradients(ffi::ThreadPool pool, Array context, Array gates, Array tap
   return ffi::Error::Success();
 }
 
+// Calls run(at, lanes) of each register's worth of so many numbers, four that do not wait for one another at a time.
+template <typename F>
+void run_numbers(ffi::ThreadPool& pool, int64_t count, F run) {
+  run_tasks(pool, (count + kNumbers - 1) / kNumbers, [count, run](int64_t task) {
+    const int64_t end = std::min(count, (task + 1) * kNumbers);
+    int64_t at = task * kNumbers;
+    for (; at + 4 * kLanes <= end; at += 4 * kLanes) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) run(at + i * kLanes, kLanes);
+    }
+    for (; at < end; at += kLanes) run(at, static_cast<int>(std::min<int64_t>(kLanes, end - at)));
+  });
+}
+
+ffi::Error activate(ffi::ThreadPool pool, Array x, Result y) {
+  const float* from = x.typed_data();
+  float* to = y->typed_data();
+  run_numbers(pool, x.element_count(),
+              [=](int64_t at, int lanes) { store_some(to + at, gelu(load_some(from + at, lanes)), lanes); });
+  return ffi::Error::Success();
+}
+
+ffi::Error activate_back(ffi::ThreadPool pool, Array x, Array rising, Result to_x) {
+  const float *from = x.typed_data(), *above = rising.typed_data();
+  float* to = to_x->typed_data();
+  run_numbers(pool, x.element_count(), [=](int64_t at, int lanes) {
+    V slope;
+    gelu_and_slope(load_some(from + at, lanes), &slope);
+    store_some(to + at, load_some(above + at, lanes) * slope, lanes);
+  });
+  return ffi::Error::Success();
+}
+
 }  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_of_each, activate, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Ret<Array>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_gradient, activate_back,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_levels, levels,
                               ffi::Ffi::Bind()
