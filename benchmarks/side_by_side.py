@@ -7,6 +7,7 @@ that nothing else computes meanwhile.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import statistics
@@ -154,6 +155,9 @@ def compare(
 
     `overrides` change our recipe, as `--config.KEY=VALUE`.
     """
+    missing = [name for name in ("torch", "timm") if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(f"error: {' and '.join(missing)} missing; make parity installs them: .venv-parity/bin/python -m ...")
     taken: dict[str, dict[str, list[float]]] = {name: {"inference": [], "train": []} for name in WORKERS}
     with contextlib.ExitStack() as stack:
         workers = {name: Worker(name, model, batch, precision, overrides) for name in WORKERS}

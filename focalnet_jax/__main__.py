@@ -32,6 +32,10 @@ def main(arguments: list[str]) -> int:
 
     import jax
 
+    from focalnet_jax.ops.native.build import compiler
+
+    said = compiler() or "no C++ compiler (CXX, or c++); training on a CPU is slower without"
+    print(f"{'kernels for CPUs':<20}{said}")
     devices = jax.devices()
     print(f"{'devices':<20}{len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
     return 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.ops import native
 
@@ -35,3 +38,14 @@ def choose_form(option: str, form: str, platform: str) -> str:
         return form
     there = (name for name, platforms in ours.items() if platform in platforms)
     return next((name for name in there if name != "native" or native.register() is not None), "xla")
+
+
+def describe_forms(model: Mapping[str, Any], precision: str, platform: str) -> str:
+    """The forms that a model with these options, None where not set, is computed in on a platform: for people."""
+    asked = {option: model[option] or "auto" for option in FORMS}
+    chosen = {option: choose_form(option, form, platform) for option, form in asked.items()}
+    said = ", ".join(f"{option} {form}" for option, form in chosen.items())
+    if precision != "float32":
+        return said.replace("native", "shifted")  # see `ops.native.supports`
+    without = platform == "cpu" and asked["aggregation"] == "auto" and native.register() is None
+    return said + (f" (not native: {native.why_not()})" if without else "")

@@ -11,6 +11,7 @@ import pytest
 
 from focalnet_jax.ops import native
 from focalnet_jax.ops.aggregation import aggregate_context
+from focalnet_jax.ops.forms import describe_forms
 from tests.ops.aggregating import assert_same_on_a_mesh, error, inputs, levels_by_convolutions, with_gradients, with_sum
 
 
@@ -90,16 +91,26 @@ def test_what_it_does_not_compute_is_left_to_the_other_form():
     assert not native.supports(jnp.float32, (4,))
 
 
+def test_people_are_told_the_form_that_computes():
+    auto = {"aggregation": None, "pointwise": "auto"}
+    assert describe_forms(auto, "float32", "cpu") == "aggregation native, pointwise xla"
+    assert describe_forms(auto, "bfloat16", "cpu") == "aggregation shifted, pointwise xla"
+    assert describe_forms(auto | {"aggregation": "xla"}, "float32", "cpu") == "aggregation xla, pointwise xla"
+
+
 def test_without_a_compiler_the_model_is_computed_all_the_same(tmp_path):
     program = (
         "import focalnet_jax, jax.numpy as jnp;"
         "model = focalnet_jax.create_model('focalnet_tiny_srf', embed_dim=8, depths=(1,), num_classes=2);"
         "print(model(jnp.zeros((1, 8, 8, 3))).shape);"
+        "from focalnet_jax.ops.forms import describe_forms;"
+        "print(describe_forms({'aggregation': None, 'pointwise': None}, 'float32', 'cpu'));"
         "focalnet_jax.create_model('focalnet_tiny_srf', aggregation='native')"
     )
     environment = os.environ | {"CXX": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert done.stdout == "(1, 2)\n"
+    told = "aggregation shifted, pointwise xla (not native: there is no C++ compiler (CXX, or c++))"
+    assert done.stdout.splitlines() == ["(1, 2)", told]
     assert "model.aggregation=native is compiled where it runs, but there is no C++ compiler" in done.stderr
     assert not list(tmp_path.iterdir())
 

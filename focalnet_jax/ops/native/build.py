@@ -39,7 +39,7 @@ def register() -> str | None:
 
 def why_not() -> str:
     """Why `register` returned None, in a few words."""
-    return "there is no C++ compiler (CXX, or c++)" if _compiler() is None else _compile_error
+    return "there is no C++ compiler (CXX, or c++)" if compiler() is None else _compile_error
 
 
 _compile_error = ""
@@ -47,12 +47,12 @@ _compile_error = ""
 
 def _library() -> Path | None:
     """The compiled library, made if it is not there."""
-    compiler = _compiler()
-    if compiler is None:
+    found = compiler()
+    if found is None:
         return None
     with resources.as_file(resources.files(__package__)) as folder:
         sources = sorted(path for path in folder.iterdir() if path.suffix in (".cc", ".h"))
-        command = [compiler, *_OPTIONS, *_definitions(), f"-I{jax.ffi.include_dir()}", str(folder / "handlers.cc")]
+        command = [found, *_OPTIONS, *_definitions(), f"-I{jax.ffi.include_dir()}", str(folder / "handlers.cc")]
         told = [path.read_bytes() for path in sources]
         told += [" ".join([*command[:-2], jax.__version__, platform.machine(), _processor()]).encode()]
         name = "focalnet_" + hashlib.sha256(b"\0".join(told)).hexdigest()[:16]
@@ -76,7 +76,8 @@ def _compile(command: list[str], library: Path) -> bool:
     return False
 
 
-def _compiler() -> str | None:
+def compiler() -> str | None:
+    """The path of the C++ compiler it is made with: `CXX`, or c++."""
     return shutil.which(os.environ.get("CXX") or "c++")
 
 

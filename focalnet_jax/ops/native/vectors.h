@@ -28,8 +28,9 @@ inline V exp_below_0(V x) {
   const I n = __builtin_convertvector(x * 1.44269504f - 0.5f, I);
   const V whole = __builtin_convertvector(n, V);
   const V r = x - whole * 0.693359375f + whole * 2.12194440e-4f;  // ln(2) in two parts, the first exact times n
-  V series = 1 + r * (1.f / 7);
-  for (int i = 6; i > 0; --i) series = 1 + r * series * (1.f / i);
+  constexpr float taylor[] = {1.f / 5040, 1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 1.f / 2, 1, 1};
+  V series = all(taylor[0]);
+  for (int i = 1; i < 8; ++i) series = series * r + taylor[i];
   return (V)((n + 127) << 23) * series;
 }
 

@@ -1,0 +1,72 @@
+"""A CPU's products of an MLP, float32, as XLA and as PyTorch compute them: python -m benchmarks.products [--batch 8].
+
+Of each stage of FocalNet-B: the MLP's two layers, their inputs' gradients and their weights'. 10^9 operations a second,
+the best of ten. Needs torch (make parity installs it into .venv-parity). The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/products.py
+
+from benchmarks.cpu import MEMORY
+
+STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
+PRODUCTS = ("outputs", "inputs' gradients", "weights' gradients")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=8)
+    batch = parser.parse_args().batch
+    if "GLIBC_TUNABLES" not in os.environ:  # read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": MEMORY})
+    ratios: dict[str, list[float]] = {name: [] for name in PRODUCTS}
+    for size, dim in STAGES:
+        for inputs, outputs in ((dim, 4 * dim), (4 * dim, dim)):
+            shape = (batch * size * size, inputs, outputs)
+            rates = dict(zip(("XLA", "PyTorch"), zip(*_rates(*shape), strict=True), strict=True))
+            told = "; ".join(f"{who} " + " ".join(f"{rate:4.0f}" for rate in each) for who, each in rates.items())
+            print(f"{size:>3} x {inputs:<5}to {outputs:<5}{told}", flush=True)
+            for name, xla, torch in zip(PRODUCTS, *rates.values(), strict=True):
+                ratios[name].append(xla / torch)
+    print(json.dumps({name: round(statistics.geometric_mean(each), 3) for name, each in ratios.items()}))
+
+
+def _rates(rows: int, inputs: int, outputs: int) -> Iterator[tuple[float, float]]:
+    """XLA's and PyTorch's, of each of the products."""
+    import jax
+    import jax.numpy as jnp
+    import torch
+
+    x, weights, rising = (rows, inputs), (inputs, outputs), (rows, outputs)
+    operations = 2e-9 * rows * inputs * outputs
+    for form, one, other in (("ij,jk", x, weights), ("ik,jk", rising, weights), ("ij,ik", x, rising)):
+        program = jax.jit(lambda a, b, form=form: jnp.einsum(form, a, b))
+        ours = _best(lambda a, b, f=program: f(a, b).block_until_ready(), jnp.ones(one), jnp.ones(other))
+        left, right = (torch.ones(shape) for shape in (one, other))
+        turned = {"ij,jk": (left, right), "ik,jk": (left, right.T), "ij,ik": (left.T, right)}[form]
+        yield operations / ours, operations / _best(torch.matmul, *turned)
+
+
+def _best(function: Callable[..., Any], *arguments: Any) -> float:
+    function(*arguments)
+    taken = []
+    for _ in range(10):
+        begun = time.perf_counter()
+        function(*arguments)
+        taken.append(time.perf_counter() - begun)
+    return min(taken)
+
+
+if __name__ == "__main__":
+    main()
