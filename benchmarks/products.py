@@ -1,7 +1,8 @@
 """A CPU's products of an MLP, float32, as XLA and as PyTorch compute them: python -m benchmarks.products [--batch 8].
 
-Of each stage of FocalNet-B: the MLP's two layers, their inputs' gradients and their weights'. 10^9 operations a second,
-the best of ten. Needs torch (make parity installs it into .venv-parity). The last line is one JSON object.
+Of each stage of FocalNet-B: the MLP's two layers, their inputs' gradients and their weights', and these as the model
+computes them (ops/product.py). 10^9 operations a second, the best of ten. Needs torch (make parity installs it into
+.venv-parity). The last line is one JSON object: geometric means of XLA's over PyTorch's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/prod
 from benchmarks.cpu import MEMORY
 
 STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
-PRODUCTS = ("outputs", "inputs' gradients", "weights' gradients")
+PRODUCTS = ("outputs", "inputs' gradients", "weights' gradients", "weights' gradients, ours")
 
 
 def main() -> None:
@@ -50,12 +52,20 @@ def _rates(rows: int, inputs: int, outputs: int) -> Iterator[tuple[float, float]
 
     x, weights, rising = (rows, inputs), (inputs, outputs), (rows, outputs)
     operations = 2e-9 * rows * inputs * outputs
-    for form, one, other in (("ij,jk", x, weights), ("ik,jk", rising, weights), ("ij,ik", x, rising)):
-        program = jax.jit(lambda a, b, form=form: jnp.einsum(form, a, b))
+    for form, one, other in (("ij,jk", x, weights), ("ik,jk", rising, weights), ("ij,ik", x, rising), ("", x, rising)):
+        program = jax.jit(partial(jnp.einsum, form) if form else _weights_gradient)
         ours = _best(lambda a, b, f=program: f(a, b).block_until_ready(), jnp.ones(one), jnp.ones(other))
         left, right = (torch.ones(shape) for shape in (one, other))
-        turned = {"ij,jk": (left, right), "ik,jk": (left, right.T), "ij,ik": (left.T, right)}[form]
+        turned = {"ij,jk": (left, right), "ik,jk": (left, right.T)}.get(form, (left.T, right))
         yield operations / ours, operations / _best(torch.matmul, *turned)
+
+
+def _weights_gradient(x: Any, rising: Any) -> Any:
+    import jax.numpy as jnp
+
+    from focalnet_jax.ops.product import gradients
+
+    return gradients(None, (x, jnp.zeros((x.shape[-1], rising.shape[-1]))), rising)[1]
 
 
 def _best(function: Callable[..., Any], *arguments: Any) -> float:

@@ -69,8 +69,8 @@ class Mlp(nnx.Module):
     """Linear, exact GELU, Linear, with dropout after both."""
 
     def __init__(self, dim: int, ratio: float, drop_rate: float, form: str, *, precision: Precision, rngs: nnx.Rngs):
-        self.fc1 = linear(dim, int(dim * ratio), precision, rngs)
-        self.fc2 = linear(int(dim * ratio), dim, precision, rngs)
+        self.fc1 = linear(dim, int(dim * ratio), precision, rngs, form)
+        self.fc2 = linear(int(dim * ratio), dim, precision, rngs, form)
         self.drop_rate, self.form = drop_rate, form
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:

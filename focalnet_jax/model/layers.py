@@ -8,7 +8,7 @@ an absolute ±2, a hundred deviations out) with zero bias; convolutions keep PyT
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax.nn.initializers import Initializer
 
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.ops.normalization import normalize
+from focalnet_jax.ops.product import product
 
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default; Flax's is 1e-6
 
@@ -32,16 +33,23 @@ def torch_uniform(fan_in: int) -> Initializer:
     return init
 
 
-def linear(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs) -> nnx.Linear:
-    """A fully connected layer, initialised as the original's `nn.Linear`."""
-    normal = nnx.initializers.normal(0.02)
-    return nnx.Linear(inputs, outputs, dtype=precision.dtype, precision=precision.matmul, kernel_init=normal, rngs=rngs)
+def linear(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs, form: str = "xla") -> nnx.Linear:
+    """A fully connected layer, initialised as the original's `nn.Linear`; `form` is the aggregation's (`ops.forms`)."""
+    return nnx.Linear(
+        inputs,
+        outputs,
+        dtype=precision.dtype,
+        precision=precision.matmul,
+        kernel_init=nnx.initializers.normal(0.02),
+        dot_general=_product_in(form),
+        rngs=rngs,
+    )
 
 
 def without_bias(layer: nnx.Linear, x: jax.Array) -> jax.Array:
     """What the layer makes of `[..., C]` before it adds its bias."""
     x, kernel = x.astype(layer.dtype), layer.kernel[...].astype(layer.dtype)
-    return jnp.matmul(x, kernel, precision=layer.precision)
+    return layer.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=layer.precision)
 
 
 def conv_without_bias(layer: nnx.Conv, x: jax.Array) -> jax.Array:
@@ -53,7 +61,7 @@ def conv_without_bias(layer: nnx.Conv, x: jax.Array) -> jax.Array:
     )
 
 
-def pointwise_conv(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs) -> nnx.Linear:
+def pointwise_conv(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs, form: str = "xla") -> nnx.Linear:
     """A 1x1 convolution: computed as a linear layer, initialised as a convolution."""
     init = torch_uniform(inputs)
     return nnx.Linear(
@@ -63,8 +71,13 @@ def pointwise_conv(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rn
         precision=precision.matmul,
         kernel_init=init,
         bias_init=init,
+        dot_general=_product_in(form),
         rngs=rngs,
     )
+
+
+def _product_in(form: str) -> Callable[..., jax.Array]:
+    return product if form == "native" else jax.lax.dot_general
 
 
 def conv(

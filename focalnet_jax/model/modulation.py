@@ -29,21 +29,21 @@ class FocalModulation(nnx.Module):
     """
 
     def __init__(self, config: FocalNetConfig, stage: int, *, precision: Precision, rngs: nnx.Rngs):
-        dim, sizes = config.dims[stage], config.kernel_sizes(stage)
-        self.query = linear(dim, dim, precision, rngs)
-        self.context = linear(dim, dim, precision, rngs)
+        dim, sizes, form = config.dims[stage], config.kernel_sizes(stage), config.aggregation
+        self.query = linear(dim, dim, precision, rngs, form)
+        self.context = linear(dim, dim, precision, rngs, form)
         levels = len(sizes) + config.use_global_level
-        self.gates = linear(dim, levels, precision, rngs) if config.use_gates else None
+        self.gates = linear(dim, levels, precision, rngs, form) if config.use_gates else None
         learned = sizes if config.use_depthwise_conv else ()
         self.focal_kernels = nnx.List([FocalKernel(size, dim, rngs=rngs) for size in learned])
-        self.modulator = pointwise_conv(dim, dim, precision, rngs)
+        self.modulator = pointwise_conv(dim, dim, precision, rngs, form)
         self.norm = layer_norm(dim, precision, rngs) if config.use_postln_in_modulation else None
-        self.proj = linear(dim, dim, precision, rngs)
+        self.proj = linear(dim, dim, precision, rngs, form)
         self.kernel_sizes = sizes
         self.global_level, self.multiplies = config.use_global_level, config.use_modulation
         self.normalize_modulator = config.normalize_modulator
         self.drop_rate = config.drop_rate
-        self.form = config.aggregation
+        self.form = form
         self.dtype = precision.dtype
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
