@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/products.py
 
 from benchmarks.cpu import MEMORY
+from benchmarks.side_by_side import need
 
 STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
 PRODUCTS = ("outputs", "inputs' gradients", "weights' gradients", "weights' gradients, ours")
@@ -30,6 +31,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8)
     batch = parser.parse_args().batch
+    need("torch")
+    os.environ["JAX_PLATFORMS"] = "cpu"
     if "GLIBC_TUNABLES" not in os.environ:  # read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": MEMORY})
     ratios: dict[str, list[float]] = {name: [] for name in PRODUCTS}

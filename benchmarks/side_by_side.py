@@ -148,6 +148,15 @@ class Worker:
         raise RuntimeError(f"{self._name} ended with {self._process.wait()}")
 
 
+def need(*packages: str) -> None:
+    """Ends the program with a line where one of them is missing."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        where = "make parity makes .venv-parity, whose python has torch and timm"
+        print(f"error: {' and '.join(missing)} missing here; {where}", file=sys.stderr)
+        sys.exit(2)
+
+
 def compare(
     model: str, batch: int, precision: str, rounds: int, seconds: float, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -155,9 +164,7 @@ def compare(
 
     `overrides` change our recipe, as `--config.KEY=VALUE`.
     """
-    missing = [name for name in ("torch", "timm") if importlib.util.find_spec(name) is None]
-    if missing:
-        sys.exit(f"error: {' and '.join(missing)} missing; make parity installs them: .venv-parity/bin/python -m ...")
+    need("torch", "timm")
     taken: dict[str, dict[str, list[float]]] = {name: {"inference": [], "train": []} for name in WORKERS}
     with contextlib.ExitStack() as stack:
         workers = {name: Worker(name, model, batch, precision, overrides) for name in WORKERS}

@@ -12,8 +12,8 @@ from focalnet_jax.placement import on_each_device
 def activate(x: jax.Array, form: str = "xla") -> jax.Array:
     """Exact GELU of `[B, H, W, C]` of any dtype; it keeps `x` alone for the gradient.
 
-    With `form` "native", float32 is computed by a CPU's own kernel, see `ops.forms`. What XLA makes of it there is no
-    slower by itself, but in two blocks of one shape it may write each coefficient out as an array of that shape.
+    With `form` "native", float32 is computed by a CPU's own kernel, see `ops.forms`: XLA for CPUs may write each of
+    GELU's coefficients out as an array of this shape, where two blocks have it.
     """
     if form == "native" and x.dtype == jnp.float32 and native.register() is not None:
         return _activate_natively(x)

@@ -44,8 +44,8 @@ def describe_forms(model: Mapping[str, Any], precision: str, platform: str) -> s
     """The forms that a model with these options, None where not set, is computed in on a platform: for people."""
     asked = {option: model[option] or "auto" for option in FORMS}
     chosen = {option: choose_form(option, form, platform) for option, form in asked.items()}
+    if precision != "float32" and chosen["aggregation"] == "native":
+        chosen["aggregation"] = "shifted"  # see `ops.native.supports`
     said = ", ".join(f"{option} {form}" for option, form in chosen.items())
-    if precision != "float32":
-        return said.replace("native", "shifted")  # see `ops.native.supports`
-    without = platform == "cpu" and asked["aggregation"] == "auto" and native.register() is None
-    return said + (f" (not native: {native.why_not()})" if without else "")
+    missed = (platform, precision, asked["aggregation"]) == ("cpu", "float32", "auto") and native.register() is None
+    return said + (f" (not native: {native.why_not()})" if missed else "")

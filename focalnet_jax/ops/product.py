@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 
 def product(
-    x: jax.Array, kernel: jax.Array, dimension_numbers: Any, precision: jax.lax.PrecisionLike = None, **options: Any
+    x: jax.Array,
+    kernel: jax.Array,
+    dimension_numbers: jax.lax.DotDimensionNumbers,
+    precision: jax.lax.PrecisionLike = None,
+    out_sharding: None = None,
 ) -> jax.Array:
-    """`[..., I]` times `[I, O]`, with the signature of `jax.lax.dot_general`, whose place it takes in `nnx.Linear`.
+    """`[..., I]` times `[I, O]`, called as `nnx.Linear` calls `jax.lax.dot_general`, whose place it takes there.
 
-    For the kernel's gradient XLA's product for CPUs reads the turned input number by number. It takes a seventh less
-    time when that is written out first (`python -m benchmarks.products`).
+    The kernel's gradient takes XLA for CPUs a seventh less time when the turned input is written out first
+    (`python -m benchmarks.products`).
     """
-    del dimension_numbers, options
+    assert (dimension_numbers, out_sharding) == ((((x.ndim - 1,), (0,)), ((), ())), None)  # a linear layer's
     return _product(x, kernel, precision)
 
 
@@ -29,7 +32,7 @@ def _product(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike) 
 def gradients(
     precision: jax.lax.PrecisionLike, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Of input and kernel, `kept`, from the product's, `cotangent`."""
+    """Those of input `[..., I]` and kernel `[I, O]`, `kept`, from the product's, `[..., O]`."""
     x, kernel = kept
     turned = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
     to_kernel = jnp.matmul(turned, cotangent.reshape(-1, cotangent.shape[-1]), precision=precision)
