@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 from focalnet_jax.checkpoint.weights import read_arrays
+from tests.quick import QUICK
 
-# One device; most of a small run is compilation, so little is spent on it.
-ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+ENVIRONMENT = os.environ | {"XLA_FLAGS": QUICK}  # one device
 SMALL = [
     "--config=configs/quickstart.py",
     "--config.model.embed_dim=16",

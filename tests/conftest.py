@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.quick import QUICK
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of a small test is compilation, so little is spent on it.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 # A program compiled once serves all tests and the processes they start; its key is the program and the flags.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

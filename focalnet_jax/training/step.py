@@ -83,7 +83,8 @@ def model_graph(
         return FocalNet(config, precision=get_precision(precision), rngs=nnx.Rngs(key), platform=platform)
 
     graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
-    return graph, lambda key: nnx.to_pure_dict(nnx.state(build(key), nnx.Param))
+    # Under jit so that it is traced once for all who ask for shapes or values: that takes longest of what a start does.
+    return graph, jax.jit(lambda key: nnx.to_pure_dict(nnx.state(build(key), nnx.Param)))
 
 
 def init_state(task: Task, init_params: Callable[[jax.Array], Params]) -> TrainState:
