@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from focalnet_jax.checkpoint.weights import read_arrays
+from tests.forked import forked
 from tests.quick import QUICK
 
 ENVIRONMENT = os.environ | {"XLA_FLAGS": QUICK}  # one device
@@ -25,7 +26,11 @@ def command(script, *arguments):
 
 
 def run(script, *arguments, env=ENVIRONMENT):
-    return subprocess.run(command(script, *arguments), env=env, capture_output=True, text=True, timeout=300)
+    """What a command said and how it ended, in a process of its own: see `forked`, where its libraries can be shared."""
+    at_import = {key for key in env.keys() | os.environ.keys() if key.startswith(("JAX_", "PYTHON"))}
+    if any(env.get(key) != os.environ.get(key) for key in at_import):
+        return subprocess.run(command(script, *arguments), env=env, capture_output=True, text=True, timeout=300)
+    return forked(command(script, *arguments), env)
 
 
 def convert(*arguments):
