@@ -26,7 +26,7 @@ def command(script, *arguments):
 
 
 def run(script, *arguments, env=ENVIRONMENT):
-    """What a command said and how it ended, in a process of its own: `forked`, unless libraries are to load otherwise."""
+    """What a command said and how it ended, in a process of its own: `forked`, unless libraries load otherwise."""
     at_import = {key for key in env.keys() | os.environ.keys() if key.startswith(("JAX_", "PYTHON"))}
     if any(env.get(key) != os.environ.get(key) for key in at_import):
         return subprocess.run(command(script, *arguments), env=env, capture_output=True, text=True, timeout=300)
