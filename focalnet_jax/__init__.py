@@ -1,9 +1,27 @@
 """FocalNet (Focal Modulation Networks, arXiv 2203.11926) in JAX and Flax NNX."""
 
-from focalnet_jax import visualize
-from focalnet_jax.convert import load_model
-from focalnet_jax.model import FocalNet, FocalNetConfig, create_model, list_models, summarize
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
 from focalnet_jax.version import __version__
+
+if TYPE_CHECKING:
+    from focalnet_jax import visualize
+    from focalnet_jax.convert import load_model
+    from focalnet_jax.model import FocalNet, FocalNetConfig, create_model, list_models, summarize
+
+# Loaded when first asked for: commands and processes that only read data need no JAX, which takes seconds to load.
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submodules=["visualize"],
+    submod_attrs={
+        "convert": ["load_model"],
+        "model": ["FocalNet", "FocalNetConfig", "create_model", "list_models", "summarize"],
+    },
+)
 
 __all__ = [
     "FocalNet",

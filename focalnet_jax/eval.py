@@ -8,7 +8,6 @@ def main(arguments: list[str]) -> int:
     """Parses flags, evaluates, prints the result as the last line."""
     from focalnet_jax.command_line import load_config, parse_arguments
     from focalnet_jax.distributed.startup import add_flags, connect
-    from focalnet_jax.training.standalone import evaluate_checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe trained with")
@@ -21,6 +20,10 @@ def main(arguments: list[str]) -> int:
     add_flags(parser)
     flags, overrides = parse_arguments(parser, arguments)
     config = load_config(flags.config, overrides, optional=["init_from"])
+    from focalnet_jax.training.standalone import (
+        evaluate_checkpoint,  # loads for seconds: after what is answered at once
+    )
+
     connect(flags)
     evaluate_checkpoint(config, flags.checkpoint)
     return 0

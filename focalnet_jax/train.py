@@ -11,7 +11,6 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.distributed.startup import add_flags, connect
     from focalnet_jax.errors import UserError
     from focalnet_jax.restarts import run_again
-    from focalnet_jax.training.loop import train
 
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
@@ -26,6 +25,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--max-restarts {flags.max_restarts}: expected 0 or more")
     if flags.max_restarts:
         return run_again([sys.executable, *sys.orig_argv[1:], "--max-restarts=0"], flags.max_restarts)
+    from focalnet_jax.training.loop import train  # loads for seconds: after what is answered at once
+
     connect(flags)  # a mistake in one process alone is told before the others wait for it
     return train(config, workdir)
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from focalnet_jax.checkpoint.weights import read_arrays
-from tests.forked import forked
+from tests.forked import Forked
 from tests.quick import QUICK
 
 ENVIRONMENT = os.environ | {"XLA_FLAGS": QUICK}  # one device
@@ -25,12 +25,20 @@ def command(script, *arguments):
     return [sys.executable, script, *map(str, arguments)]
 
 
-def run(script, *arguments, env=ENVIRONMENT):
-    """What a command said and how it ended, in a process of its own: `forked`, unless libraries load otherwise."""
+def start(script, *arguments, env=ENVIRONMENT):
+    """A command, started in pipes: forked where libraries are loaded, unless they would load otherwise."""
+    called = command(script, *arguments)
     at_import = {key for key in env.keys() | os.environ.keys() if key.startswith(("JAX_", "PYTHON"))}
-    if any(env.get(key) != os.environ.get(key) for key in at_import):
-        return subprocess.run(command(script, *arguments), env=env, capture_output=True, text=True, timeout=300)
-    return forked(command(script, *arguments), env)
+    if script == "-c" or any(env.get(key) != os.environ.get(key) for key in at_import):
+        return subprocess.Popen(called, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Forked(called, env)
+
+
+def run(script, *arguments, env=ENVIRONMENT):
+    """What a command said and how it ended."""
+    process = start(script, *arguments, env=env)
+    stdout, stderr = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(script, process.returncode, stdout, stderr)
 
 
 def convert(*arguments):

@@ -10,6 +10,8 @@ from tests.quick import QUICK
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
+# What starts many processes keeps what Python compiles: half a second of each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A program compiled once serves all tests and the processes they start; its key is the program and the flags.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -17,9 +17,10 @@ from PIL import Image
 from focalnet_jax.command_line import load_config
 from focalnet_jax.model import summarize
 from focalnet_jax.training.setup import model_config
+from tests.quick import QUICK
 
 # What the compiler spends on a program: where little is computed, little; level 1 trains as fast as the highest.
-LITTLE, SOME = 0, 1
+LITTLE, SOME = QUICK, QUICK.replace("level=0", "level=1")
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NAMES = ("aot", "convert", "finetune", "modulation")
 
@@ -32,11 +33,10 @@ def read(name):
 def executed(tmp_path):
     """Executes a notebook in an empty folder; what it writes, it writes elsewhere and takes away again."""
 
-    def execute(name, effort):
+    def execute(name, flags):
         here, there = tmp_path / "here", tmp_path / "there"
         here.mkdir()
         there.mkdir()
-        flags = f"--xla_backend_optimization_level={effort}"  # and one device
         kept = {"XLA_FLAGS": flags, "TMPDIR": str(there), "IPYTHONDIR": str(tmp_path)}
         client = NotebookClient(read(name), timeout=300, resources={"metadata": {"path": str(here)}})
         done = client.execute(env=os.environ | kept)

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import time
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from focalnet_jax.data.show import _captions as captions
 from focalnet_jax.data.show import main as show
 from focalnet_jax.errors import UserError
-from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, losses, run
+from tests.commands import SMALL, assert_one_line_mistake, losses, run, start
 from tests.data.pictures import SYNSETS, write_imagenet, write_pictures, write_planted
 
 STEPS = 12
@@ -62,13 +61,13 @@ def undisturbed(prepared, tmp_path_factory):
 @pytest.mark.fault(19)
 def test_a_killed_run_goes_on_with_two_hosts_and_other_readers_as_if_nothing_had_been(prepared, undisturbed, tmp_path):
     arguments = [*RECIPE, f"--config.data.path={prepared}", "--workdir", tmp_path]
-    process = subprocess.Popen(command("train.py", *arguments), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    process = start("train.py", *arguments)
     deadline = time.monotonic() + 240
     while not list((tmp_path / "checkpoints").glob("4/commit_success.txt")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate(timeout=60)
     hosts = ["-m", "focalnet_jax.launch", "--processes", 2, "--devices-per-process", 1, "--", "train.py"]
     again = run(*hosts, *arguments, "--config.data.threads=1")
     assert again.returncode == 0, again.stderr

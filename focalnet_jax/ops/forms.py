@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from focalnet_jax.errors import UserError, suggest
-from focalnet_jax.ops import native
 
 # By option of the model. Of forms of our own, the fastest first, the platforms they are for, as JAX calls them.
 FORMS = {
@@ -27,6 +26,8 @@ def choose_form(option: str, form: str, platform: str) -> str:
     Raises:
       UserError: there is no such form, or not on that platform, or it cannot be compiled here.
     """
+    from focalnet_jax.ops import native  # not above, as it loads JAX: names of forms need none
+
     ours, known = FORMS[option], names(option)
     if form not in known:
         raise UserError(f"model.{option} is {form!r}; expected one of {', '.join(known)}.{suggest(form, known)}")
@@ -42,6 +43,8 @@ def choose_form(option: str, form: str, platform: str) -> str:
 
 def describe_forms(model: Mapping[str, Any], precision: str, platform: str) -> str:
     """The forms that a model with these options, None where not set, is computed in on a platform: for people."""
+    from focalnet_jax.ops import native
+
     asked = {option: model[option] or "auto" for option in FORMS}
     chosen = {option: choose_form(option, form, platform) for option, form in asked.items()}
     if precision != "float32" and chosen["aggregation"] == "native":

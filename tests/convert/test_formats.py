@@ -75,19 +75,10 @@ def test_a_round_trip_through_any_format_keeps_every_bit(name, format, tmp_path)
 
 @pytest.mark.parametrize("name", list_models())
 @pytest.mark.parametrize("format", ["microsoft", "timm", "huggingface"])
-def test_every_table_covers_every_variant_exactly_once(name, format):
+def test_every_table_covers_every_variant_exactly_once_and_its_shapes_tell_which_it_is(name, format):
     covered = entries(variant_config(name), format)
-    assert len({entry.theirs for entry in covered}) == len(covered)
-
-
-def shapes_of(name, format):
-    return {entry.theirs: entry.shape for entry in entries(variant_config(name), format)}
-
-
-@pytest.mark.parametrize("name", list_models())
-@pytest.mark.parametrize("format", ["microsoft", "timm", "huggingface"])
-def test_every_variant_is_recognised_by_its_shapes(name, format):
-    shapes = shapes_of(name, format)
+    shapes = {entry.theirs: entry.shape for entry in covered}
+    assert len(shapes) == len(covered)
     assert recognise_format({f"module.{key}": shape for key, shape in shapes.items()}) == (format, "module.")
     found = recognise(shapes, format=format)
     assert found.name == name

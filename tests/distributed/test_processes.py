@@ -11,7 +11,7 @@ import pytest
 
 from focalnet_jax import launch as launcher
 from focalnet_jax.distributed import startup
-from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, run
+from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, run, start
 from tests.processes import SHORT, assert_same_run, launch
 
 
@@ -29,14 +29,16 @@ def test_two_processes_of_four_devices_compute_what_one_does(alone, tmp_path):
 def by_hand(script, port, *each, **options):
     """Two processes started as on two machines: what they say on stderr, and their exit codes.
 
-    Each has its own arguments, and of `options` of `Popen`, lists of two, its own.
+    Each has its own arguments, and of `options`, lists of two, its own: `env`, or `cwd` for other sources.
     """
     shared = [script, *SMALL, "--coordinator", f"localhost:{port}", "--processes", "2"]
     processes = []
     for index, arguments in enumerate(each):
-        own = {"env": ENVIRONMENT} | {name: both[index] for name, both in options.items()}
-        called = command(*shared, "--process", index, *arguments)
-        processes.append(subprocess.Popen(called, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **own))
+        own = {name: both[index] for name, both in options.items()}
+        called = [*shared, "--process", index, *arguments]
+        if "cwd" in own:
+            own |= {"env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command(*called), **own) if "cwd" in own else start(*called, **own))
     return [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
 
 

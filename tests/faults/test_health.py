@@ -2,7 +2,6 @@
 
 import re
 import signal
-import subprocess
 import time
 from types import SimpleNamespace
 
@@ -22,7 +21,7 @@ from focalnet_jax.training.run import PARAM_NORM, Run
 from focalnet_jax.training.setup import make_task, open_train_data
 from focalnet_jax.training.step import init_state, make_train_step
 from focalnet_jax.training.writers import IN_A_ROW
-from tests.commands import ENVIRONMENT, SMALL, command, run
+from tests.commands import SMALL, run, start
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +140,7 @@ def test_a_state_that_is_no_number_is_not_saved_by_a_stop_either(tmp_path):
     arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
     # Nothing looks at the loss before the signal: it is neither logged nor evaluated.
     rare = ["--config.optimizer.clip_norm=0", "--config.total_steps=10000000", "--config.log_every_steps=10000000"]
-    process = subprocess.Popen(
-        command("train.py", *arguments, *rare, "--workdir", tmp_path),
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("train.py", *arguments, *rare, "--workdir", tmp_path)
     for line in process.stdout:
         if line.startswith("first step"):
             break

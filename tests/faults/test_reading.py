@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import signal
-import subprocess
 import time
 import warnings
 from collections import deque
@@ -19,7 +18,7 @@ from focalnet_jax.data.loader import READABLE, Host, Reading, Substitutions, eva
 from focalnet_jax.data.sources import DigitsSource, FolderSource
 from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import RunFailedError, UserError
-from tests.commands import ENVIRONMENT, SMALL, command
+from tests.commands import SMALL, start
 from tests.data.pictures import write_pictures
 
 TRAIN = train_transform(24, (0.3, 1.0), (3 / 4, 4 / 3), 0.5)
@@ -172,13 +171,10 @@ def test_memory_does_not_grow_over_many_batches():
 @pytest.mark.fault(17)
 def test_reading_processes_end_with_a_run_that_is_killed(tmp_path):
     arguments = [*SMALL, "--config.total_steps=1000000", "--config.data.workers=2", "--workdir", tmp_path]
-    process = subprocess.Popen(
-        command("train.py", *arguments), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    process = start("train.py", *arguments)
     assert any(line.startswith("first step") for line in process.stdout)
     readers = psutil.Process(process.pid).children(recursive=True)
     assert len(readers) >= 2
     process.kill()
-    process.wait()
+    process.communicate(timeout=60)
     assert not psutil.wait_procs(readers, timeout=20)[1]
-    process.stdout.close()

@@ -4,7 +4,6 @@ import http.server
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 
@@ -18,23 +17,17 @@ from tests.commands import (
     FOLDER,
     SMALL,
     assert_one_line_mistake,
-    command,
     losses,
     metrics,
     run,
     saved_params,
+    start,
 )
 
 
 def stopped(number, after_lines, *arguments, workdir):
     """Starts train.py, sends a signal when metrics.jsonl has more than some lines, and waits for the end."""
-    process = subprocess.Popen(
-        command("train.py", *arguments, "--workdir", workdir),
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("train.py", *arguments, "--workdir", workdir)
     path = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while not (path.exists() and path.read_text().count("\n") > after_lines) and time.monotonic() < deadline:
@@ -124,23 +117,17 @@ def first_line(process, beginning):
     raise AssertionError(process.communicate()[1])
 
 
-def training(*arguments, env=ENVIRONMENT):
-    return subprocess.Popen(
-        command("train.py", *arguments), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
 @pytest.fixture
 def compiling(tmp_path):
-    """A run whose first step takes much longer to compile than a test: no cache, and all the compiler can do."""
-    sizes = ["embed_dim=64", "depths=(1,8)", "focal_levels=4", "scan_blocks=false"]
+    """A run whose first step takes much longer to compile than a test, which never ends and so is kept nowhere."""
+    sizes = ["embed_dim=16", "depths=(1,16)", "focal_levels=4", "scan_blocks=false"]
     slow = [
         *(f"--config.model.{size}" for size in sizes),
         "--config.data.image_size=32",
         "--config.data.eval_resize=32",
     ]
-    env = ENVIRONMENT | {"XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_LOG_COMPILES": "1"}
-    process = training(*SMALL, *slow, "--config.grace_seconds=2", "--workdir", tmp_path, env=env)
+    env = ENVIRONMENT | {"JAX_LOG_COMPILES": "1"}
+    process = start("train.py", *SMALL, *slow, "--config.grace_seconds=2", "--workdir", tmp_path, env=env)
     while "Compiling jit(placed)" not in process.stderr.readline():
         assert process.poll() is None
     time.sleep(0.5)
@@ -173,7 +160,7 @@ def test_a_second_signal_ends_the_run_at_once(compiling):
 
 @pytest.mark.fault(12)
 def test_a_signal_that_comes_twice_at_once_is_one(tmp_path):
-    process = training(*SMALL, "--config.total_steps=1000000", "--workdir", tmp_path)
+    process = start("train.py", *SMALL, "--config.total_steps=1000000", "--workdir", tmp_path)
     first_line(process, "first step")
     process.send_signal(signal.SIGTERM)
     time.sleep(0.05)  # as from a program that signals a process and then its group
@@ -187,7 +174,7 @@ def test_a_signal_that_comes_twice_at_once_is_one(tmp_path):
 def test_a_signal_in_the_last_evaluation_costs_no_step(tmp_path):
     slow = ["--config.eval_batch_size=1", "--config.checkpoint_every_steps=1000", "--config.data.eval_resize=64"]
     arguments = [*SMALL, "--config.total_steps=3", *slow, "--config.data.image_size=64", "--workdir", tmp_path]
-    process = training(*arguments)
+    process = start("train.py", *arguments)
     first_line(process, "step 3/3")
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=60)
@@ -227,7 +214,7 @@ def stalling(photos, tmp_path):
 @pytest.mark.fault(14)
 def test_a_signal_while_no_data_come_saves_what_there_is(stalling, tmp_path):
     arguments, stall = stalling
-    process = training(*arguments)
+    process = start("train.py", *arguments)
     first_line(process, "first step")
     stall()
     time.sleep(2)
@@ -244,7 +231,7 @@ def test_a_signal_while_no_data_come_saves_what_there_is(stalling, tmp_path):
 def told_without_data(stalling, setting):
     """What a run says on stderr that gets no more data."""
     arguments, stall = stalling
-    process = training(*arguments, setting)
+    process = start("train.py", *arguments, setting)
     first_line(process, "first step")
     stall()
     _, stderr = process.communicate(timeout=60)
@@ -266,7 +253,7 @@ def test_a_loader_that_stands_still_ends_the_run_with_a_line(stalling):
 
 
 def test_a_run_that_is_killed_is_started_again_as_often_as_it_may(finished, tmp_path):
-    process = training(*SMALL, *EVERY, "--max-restarts=2", "--workdir", tmp_path / "run")
+    process = start("train.py", *SMALL, *EVERY, "--max-restarts=2", "--workdir", tmp_path / "run")
     deadline = time.monotonic() + 100
     while not (tmp_path / "run" / "checkpoints" / "7" / "manifest.json").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -281,7 +268,7 @@ def test_a_run_that_is_killed_is_started_again_as_often_as_it_may(finished, tmp_
 
 
 def test_a_run_does_not_outlive_who_would_start_it_again(tmp_path):
-    process = training(*SMALL, "--config.total_steps=1000000", "--max-restarts=2", "--workdir", tmp_path)
+    process = start("train.py", *SMALL, "--config.total_steps=1000000", "--max-restarts=2", "--workdir", tmp_path)
     first_line(process, "first step")
     (child,) = psutil.Process(process.pid).children()
     process.kill()
@@ -306,7 +293,7 @@ def test_a_machines_notice_stops_the_run_as_a_signal_does(tmp_path):
     with http.server.ThreadingHTTPServer(("localhost", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         env = ENVIRONMENT | {"GCE_METADATA_HOST": f"localhost:{server.server_port}"}
-        process = training(*SMALL, "--config.total_steps=1000000", "--workdir", tmp_path, env=env)
+        process = start("train.py", *SMALL, "--config.total_steps=1000000", "--workdir", tmp_path, env=env)
         _, stderr = process.communicate(timeout=120)
         server.shutdown()
     assert process.returncode == 42, stderr

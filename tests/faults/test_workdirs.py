@@ -16,16 +16,14 @@ from focalnet_jax.checkpoint import lock
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.files import write_whole
 from focalnet_jax.training.writers import MetricsWriter
-from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, run
+from tests.commands import SMALL, assert_one_line_mistake, run, start
 
 LONG = [*SMALL, "--config.total_steps=1000000", "--config.checkpoint_every_steps=20"]
 
 
 def started(*arguments):
     """train.py as a process, as soon as it has made a step."""
-    process = subprocess.Popen(
-        command("train.py", *arguments), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start("train.py", *arguments)
     for line in process.stdout:
         if line.startswith("first step"):
             return process
