@@ -82,9 +82,17 @@ def model_graph(
     def build(key: jax.Array) -> FocalNet:
         return FocalNet(config, precision=get_precision(precision), rngs=nnx.Rngs(key), platform=platform)
 
-    graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
-    # Under jit so that it is traced once for all who ask for shapes or values: that takes longest of what a start does.
-    return graph, jax.jit(lambda key: nnx.to_pure_dict(nnx.state(build(key), nnx.Param)))
+    graphs = []
+
+    # Traced once for the graph and all who ask for shapes or values: that takes longest of what a start does.
+    @jax.jit
+    def init_params(key: jax.Array) -> Params:
+        graph, state = nnx.split(build(key))
+        graphs.append(graph)
+        return nnx.to_pure_dict(state)
+
+    jax.eval_shape(init_params, jax.random.key(0))
+    return graphs[0], init_params
 
 
 def init_state(task: Task, init_params: Callable[[jax.Array], Params]) -> TrainState:
