@@ -5,7 +5,6 @@ import random
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -19,7 +18,17 @@ from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.paths import named_leaves
 from focalnet_jax.training.resume import Found, check_saved, find_newest
 from focalnet_jax.training.step import TrainState, abstract_state
-from tests.commands import ENVIRONMENT, EVERY, SMALL, assert_one_line_mistake, command, losses, run, saved_params
+from tests.commands import (
+    ENVIRONMENT,
+    EVERY,
+    SMALL,
+    assert_one_line_mistake,
+    command,
+    losses,
+    run,
+    saved_params,
+    start,
+)
 from tests.distributed.meshes import task_on, trained
 from tests.faults.saver import items
 
@@ -48,14 +57,12 @@ def unfinished(folder):
 @pytest.mark.fault(1)
 def test_whenever_a_save_is_killed_the_newest_whole_step_is_left(tmp_path):
     rng, kills, reached, torn = random.Random(0), 20, 0, 0
-    environment = os.environ | {"XLA_FLAGS": ""}
     for _ in range(kills):
-        program = [sys.executable, "-m", "tests.faults.saver", str(tmp_path)]
-        process = subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True)
+        process = start("-m", "tests.faults.saver", tmp_path)
         assert process.stdout.readline() == "ready\n"
         time.sleep(rng.uniform(0, 0.6))
         process.kill()
-        process.wait()
+        process.communicate(timeout=60)
         torn += newest_step(tmp_path / "checkpoints") is None or bool(unfinished(tmp_path / "checkpoints"))
         found = find_newest(tmp_path / "checkpoints")
         found.put_aside()

@@ -128,9 +128,9 @@ def updated(params, gradients=None, steps=2, **changed):
     """Parameters by name after steps of rate 0.1 and the optimizer's state."""
     optimizer = make_optimizer(optimizer_config(**changed), lambda step: 0.1)
     gradients = jax.tree.map(jnp.ones_like, params) if gradients is None else gradients
-    state = optimizer.init(params)
+    state, update = jax.jit(optimizer.init)(params), jax.jit(optimizer.update)
     for _ in range(steps):
-        updates, state = optimizer.update(gradients, state, params)
+        updates, state = update(gradients, state, params)
         params = optax.apply_updates(params, updates)
     return named_leaves(params), state
 
@@ -153,9 +153,9 @@ def test_optimizers_by_name_are_optaxs(params, name, reference):
     decay = 0.0 if name == "sgd" else 0.05
     ours, _ = updated(params, gradients, name=name, clip_norm=0.0, weight_decay=decay)
     theirs, optimizer = params, reference(selected(DECAYED))
-    state = optimizer.init(theirs)
+    state, update = jax.jit(optimizer.init)(theirs), jax.jit(optimizer.update)
     for _ in range(2):
-        updates, state = optimizer.update(gradients, state, theirs)
+        updates, state = update(gradients, state, theirs)
         theirs = optax.apply_updates(theirs, updates)
     for path, leaf in named_leaves(theirs).items():
         np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
@@ -177,7 +177,7 @@ def test_lambs_ratio_is_each_blocks_own(params):
         for i in range(len(leaf))
     }
     optimizer = optax.lamb(0.1, 0.9, 0.999, 1e-8, weight_decay=0.05, mask={path: "kernel" in path for path in blocks})
-    updates, _ = optimizer.update(slopes, optimizer.init(blocks), blocks)
+    updates, _ = jax.jit(optimizer.update)(slopes, jax.jit(optimizer.init)(blocks), blocks)
     for path, leaf in optax.apply_updates(blocks, updates).items():
         name, _, index = path.rpartition("/")
         np.testing.assert_allclose(ours[name][int(index)], leaf, rtol=2e-6, atol=1e-7, err_msg=path)  # float32 sums
