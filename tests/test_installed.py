@@ -58,6 +58,19 @@ def test_one_program_has_all_commands():
     assert helped.stdout.partition("\n\n")[2] == as_module.partition("\n\n")[2]  # all but how it is called
 
 
+@pytest.mark.parametrize("module", ["focalnet_jax.command_line", "focalnet_jax.data.prepare.__main__"])
+def test_what_answers_at_once_or_reads_data_loads_no_jax(module):
+    program = f"import sys, {module}; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_the_package_gives_its_names_when_asked():
+    program = "import focalnet_jax as f; print(*(getattr(f, name) for name in f.__all__)); f.no_such_name"
+    done = run("-c", program)
+    assert "function create_model" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("AttributeError")
+
+
 def test_benchmarks_run_by_their_path_too():
     for path in Path("benchmarks").glob("*.py"):
         before, uses_another, _ = path.read_text().partition("from benchmarks")
