@@ -78,7 +78,7 @@ def _unraisable(what: sys.UnraisableHookArgs) -> None:
 
 def _end_with(text: str, status: int) -> NoReturn:
     """Prints one line and ends at once: libraries torn down after an error would bury it, or crash."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))  # names in files
+    line = printable(" ".join(text.split()))
     line = line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + " ..."
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -86,6 +86,11 @@ def _end_with(text: str, status: int) -> NoReturn:
     for step in BEFORE_THE_END:
         step()
     os._exit(status)
+
+
+def printable(text: str) -> str:
+    """A text on one line, whatever stands in it: names of files and classes need not be fit to print."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -18,7 +18,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError:
+    except Exception:
         with contextlib.suppress(OSError):
             part.unlink()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,13 +111,13 @@ def find_pictures(paths: Sequence[str | Path], others: Sequence[str] = ()) -> li
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
+        if os.path.isdir(path):  # which says no to a name that cannot be one, where Path raises
             suffixes = (*IMAGE_SUFFIXES, *others)
             inside = images_below(path, suffixes)
             if not inside:
                 raise UserError(f"{path} holds no pictures ({', '.join(suffixes)})")
             found += map(Path, inside)
-        elif path.exists():
+        elif os.path.exists(path):
             found.append(path)
         else:
             raise UserError(f"{path}: there is no such file or folder")

@@ -12,7 +12,7 @@ _TOGETHER = 16  # pictures a call
 
 def main(arguments: list[str]) -> int:
     """Parses flags, prints a prediction for each picture."""
-    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser
+    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser, printable
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
 
@@ -55,7 +55,8 @@ def main(arguments: list[str]) -> int:
                 rows = [{"label": classifier.labels[each], "probability": share} for each, share in likely]
                 print(json.dumps({"picture": str(path), "classes": rows}))
             else:
-                print(f"{path}: " + ", ".join(f"{classifier.names[each]} {share:.1%}" for each, share in likely))
+                said = ", ".join(f"{classifier.names[each]} {share:.1%}" for each, share in likely)
+                print(printable(f"{path}: {said}"))
     if broken:
         raise UserError("; ".join(broken))
     return 0

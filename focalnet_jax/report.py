@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import os
 import signal
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ _METRICS = "metrics.jsonl"
 _DOTS = 120  # an inch
 _MOST = 1500  # points of a curve: of more, each is the mean of several
 _COLUMNS = 2
+_ALPHA = 0.75  # so that a curve shows below another
 _COLOURS = 10  # of matplotlib's own; of more runs each has a shade of a rainbow
 _NAMED = 3  # runs that a page is called by
 _WIDTH = 190  # letters of a line of the legend
@@ -106,6 +108,8 @@ def read_run(workdir: Path) -> Run:
         lines = metrics.read_text(errors="replace").splitlines()
         config = workdir / "config.json"
         settings = flatten(ConfigDict(read_json(config))) if config.exists() else {}
+    except (ValueError, AttributeError) as error:  # a dot in a key, which no config of ours has
+        raise UserError(f"{config} is damaged or no run's: {error}") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{workdir} holds no run: there is no {_METRICS} in it or in its folders") from error
     except OSError as error:
@@ -115,18 +119,24 @@ def read_run(workdir: Path) -> Run:
         try:
             row = json.loads(line)
             step = int(row["step"])
-        except (ValueError, TypeError, KeyError, RecursionError):  # of a run that is being written, or not a run's
+            numbers = {name: float(value) for name, value in row.items() if _is_number(value)}
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # being written, or not a run's
             continue
-        for name, value in row.items():
-            if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        for name, value in numbers.items():
+            if name != "step":
                 steps, values = curves.setdefault(name, ([], []))
                 steps.append(step)
-                values.append(float(value))
+                values.append(value)
     if not curves and any(map(str.strip, lines)):
         raise UserError(f"{metrics} is damaged or no run's: no line is a JSON object with a step and a number")
     if not curves:
         raise UserError(f"{workdir} has logged nothing yet")
-    return Run(workdir.resolve().name, dict(settings), curves)
+    name = os.fsencode(workdir.resolve().name).decode(errors="replace")  # names of files need not be text
+    return Run(name, dict(settings), curves)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def draw(runs: Sequence[Run]) -> Figure:
@@ -148,7 +158,9 @@ def draw(runs: Sequence[Run]) -> Figure:
                 if name in run.curves:
                     steps, values = thinned(*run.curves[name])
                     mark = point if len(names) > 1 or len(steps) < 2 else None
-                    axis.plot(steps, values, style, color=colour, marker=mark, markersize=5, linewidth=1.2)
+                    axis.plot(
+                        steps, values, style, color=colour, alpha=_ALPHA, marker=mark, markersize=5, linewidth=1.2
+                    )
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8, which="both")
@@ -161,7 +173,9 @@ def draw(runs: Sequence[Run]) -> Figure:
         axis.set_axis_off()
     if len(runs) > 1:
         handles = [Line2D([], [], color=colour, label=run.name) for run, colour in zip(runs, colours, strict=True)]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(in_line, len(runs)), fontsize=8)
+        legend = figure.legend(handles=handles, loc="outside upper center", ncols=min(in_line, len(runs)), fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a name with dollars is no formula
     return figure
 
 
@@ -213,16 +227,16 @@ def _summary(run: Run) -> dict[str, str]:
         return format(run.curves[name][1][-1], form) if name in run.curves else ""
 
     def middle(name: str, form: str) -> str:
-        values = sorted(run.curves[name][1]) if name in run.curves else []
+        values = sorted(filter(math.isfinite, run.curves[name][1])) if name in run.curves else []
         return format(values[len(values) // 2], form) if values else ""
 
     tops = list(zip(*run.curves.get("eval/top1", ((), ())), strict=True))
-    best = max(tops, key=lambda each: each[1], default=None)
+    best = max((each for each in tops if math.isfinite(each[1])), key=lambda each: each[1], default=None)
     steps = max(steps[-1] for steps, _ in run.curves.values())
     values = (
         str(run.settings.get("model.name", "")),
         str(steps),
-        next((f"{run.settings[key]:.10g} {unit}" for key, unit in _TOTALS if run.settings.get(key)), ""),
+        next((f"{run.settings[key]:.10g} {unit}" for key, unit in _TOTALS if _is_number(run.settings.get(key))), ""),
         last("train/loss", ".4f"),
         f"{best[1]:.2f} %" if best else "",
         str(best[0]) if best else "",

@@ -2,14 +2,19 @@
 
 A key with several values, separated by commas, is gone through; of several such keys every combination is a run, in
 DIR/KEY=VALUE,KEY=VALUE. Runs follow each other; the same command goes on with the one it was stopped in and leaves
-finished ones alone. In the end a table, also in DIR/sweep.json, and DIR/report.html where matplotlib is installed.
+finished ones alone. In the end a table, also in DIR/sweep.json, and DIR/report.html where matplotlib is installed. All
+settings are checked before the first run; what only the data tell, such as too large a batch, is refused by its run,
+and the others are made.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import itertools
 import json
+import math
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,10 +23,10 @@ from typing import Any
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, trains one after the other, prints the table; 1 if a run failed."""
+    """Parses flags, trains one after the other, prints the table; 1 if a run failed, 2 if one was refused."""
     from focalnet_jax.command_line import load_config, make_parser, parse_arguments, parse_workdir
     from focalnet_jax.config import flatten
-    from focalnet_jax.errors import EXIT_FAILED, UserError
+    from focalnet_jax.errors import EXIT_FAILED, EXIT_USER_MISTAKE, UserError
     from focalnet_jax.files import check_folder, write_result
 
     parser = make_parser("sweep", __doc__)
@@ -33,14 +38,19 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--workdir {folder} is a run's own; expected a folder for runs")
     check_folder(folder, "--workdir")
     # Every mistake before the first run.
-    configs = [flatten(load_config(flags.config, settings)) for _, settings in runs]
+    from focalnet_jax.training.setup import model_config
+
+    loaded = [load_config(flags.config, settings) for _, settings in runs]
+    for config in loaded:
+        model_config(config)
+    configs = list(map(flatten, loaded))
     differing = [key for key in configs[0] if len({repr(config[key]) for config in configs}) > 1]
     results = []
     for number, ((name, settings), config) in enumerate(zip(runs, configs, strict=True), 1):
         print(f"run {number}/{len(runs)}: {name}", flush=True)
         train = [sys.executable, "-m", "focalnet_jax.train"]
         status = _run([*train, "--config", flags.config, "--workdir", str(folder / name), *settings])
-        if status not in (0, EXIT_FAILED):  # stopped, or a mistake that is all runs'
+        if status not in (0, EXIT_FAILED, EXIT_USER_MISTAKE):  # stopped
             return status
         chosen = {key: config[key] for key in differing}
         results.append({"run": name, "settings": chosen, "status": status, **_outcome(folder / name)})
@@ -59,7 +69,7 @@ def combinations(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Of `--config.KEY=A,B` the name and the arguments of every run, the last key changing fastest.
 
     Raises:
-      UserError: no key has several values, or a value is given twice.
+      UserError: no key has several values, a value is given twice, or two runs would have the same name.
     """
     from focalnet_jax.errors import UserError
 
@@ -79,8 +89,19 @@ def combinations(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
     runs = []
     for chosen in itertools.product(*choices):
         name = ",".join(named for _, named in chosen if named)
-        runs.append((name.replace("/", "_"), [argument for argument, _ in chosen]))
+        runs.append((_file_name(name), [argument for argument, _ in chosen]))
+    names = [name for name, _ in runs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"two of the runs would lie in {min(twice)}: give one of the paths another name")
     return runs
+
+
+def _file_name(name: str) -> str:
+    """As a file system takes it: 255 bytes at most, and no slash."""
+    name = name.replace("/", "_")
+    if len(os.fsencode(name)) <= _LONGEST_NAME:
+        return name
+    return f"{name[: _LONGEST_NAME // 4]}...{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
 
 
 def split_values(text: str) -> list[str]:
@@ -97,11 +118,14 @@ def split_values(text: str) -> list[str]:
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """For people: the best first."""
+    from focalnet_jax.errors import EXIT_USER_MISTAKE
+
     width = max(len(result["run"]) for result in results)
     lines = [f"{'run':<{width}}  {'step':>8}  {'loss':>8}  {'eval loss':>9}  {'top-1':>7}  {'best':>7}"]
     for result in sorted(results, key=lambda result: -result.get("best_top1", -1)):
         if "step" not in result:
-            lines.append(f"{result['run']:<{width}}  failed before it logged anything")
+            how = "refused" if result["status"] == EXIT_USER_MISTAKE else "failed before it logged anything"
+            lines.append(f"{result['run']:<{width}}  {how}")
             continue
         cells = (
             f"{result['step']:>8}",
@@ -112,6 +136,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+_LONGEST_NAME = 240  # bytes: what is written whole needs some more
 _LOSSES = (("loss", 8), ("eval_loss", 9))
 
 
@@ -126,7 +151,8 @@ def _outcome(workdir: Path) -> dict[str, Any]:
         return {}
     names = {"loss": "train/loss", "eval_loss": "eval/loss", "top1": "eval/top1"}
     last = {name: curves[metric][1][-1] for name, metric in names.items() if metric in curves}
-    best = {"best_top1": max(curves["eval/top1"][1])} if "eval/top1" in curves else {}
+    tops = list(filter(math.isfinite, curves.get("eval/top1", ((), ()))[1]))
+    best = {"best_top1": max(tops)} if tops else {}
     return {"step": max(steps[-1] for steps, _ in curves.values()), **last, **best}
 
 

@@ -3,14 +3,17 @@
 import base64
 import io
 import json
+import os
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.report import draw, main, read_run, thinned
+from focalnet_jax.files import write_whole
+from focalnet_jax.report import draw, main, page, read_run, thinned
 from tests.commands import metrics
 
 
@@ -139,3 +142,19 @@ def test_lines_that_are_no_metrics_are_passed_over_and_a_damaged_config_is_one_l
     (other / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         read_run(other)
+
+
+def test_numbers_that_are_none_are_passed_over_and_names_are_text(tmp_path):
+    folder = tmp_path / os.fsdecode(b"a\xff$\\frac$")
+    folder.mkdir()
+    rows = ['{"step": Infinity, "train/loss": 1}', '{"step": 1, "train/loss": 1' + "0" * 400 + "}"]
+    rows += ['{"step": 1, "eval/top1": NaN, "images_per_second": 5}', '{"step": 2, "eval/top1": 50.0}']
+    (folder / "metrics.jsonl").write_text("\n".join(rows))
+    (folder / "config.json").write_text('{"total_epochs": "ten", "model": {"name": "x"}}')
+    one = read_run(folder)
+    assert one.curves.keys() == {"eval/top1", "images_per_second"}
+    write_whole(tmp_path / "report.html", page([one, replace(one, name="other")]))
+    assert "<td>50.00 %</td><td>2</td>" in (tmp_path / "report.html").read_text()
+    (folder / "config.json").write_text('{"a.b": 1}')
+    with pytest.raises(UserError, match=r"config\.json is damaged or no run's"):
+        read_run(folder)

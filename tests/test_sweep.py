@@ -82,3 +82,33 @@ def test_the_table_has_the_best_first_and_names_failures():
     ).splitlines()
     assert [row.split()[0] for row in rows] == ["run", "d", "a", "bc"]
     assert "failed before it logged anything" in rows[3]
+
+
+def test_names_of_runs_are_files_names_and_unlike_each_other():
+    with pytest.raises(UserError, match=r"two of the runs would lie in data\.path=p_q"):
+        combinations(["--config.data.path=p/q,p_q"])
+    long = combinations([f"--config.data.path={'a' * 300},{'a' * 299}b"])
+    assert len({name for name, _ in long}) == 2
+    assert all(len(name) < 255 for name, _ in long)
+
+
+def test_a_run_that_its_data_refuse_keeps_no_other_from_the_table(tmp_path):
+    done = sweep(*SMALL, "--config.total_steps=1", "--config.batch_size=99999,32", "--workdir", tmp_path)
+    assert done.returncode == 2
+    assert "batch_size=99999 is larger than the 1347 training examples" in done.stderr
+    results = json.loads((tmp_path / "sweep.json").read_text())
+    assert [(result["run"], result["status"]) for result in results] == [("batch_size=99999", 2), ("batch_size=32", 0)]
+    assert "batch_size=99999  refused" in done.stdout
+
+
+def test_a_model_that_cannot_be_is_refused_before_the_first_run(tmp_path, capsys):
+    with pytest.raises(UserError, match="depths"):
+        main(
+            [
+                *SMALL,
+                "--config.model.depths=(1,),(1,2,3,4,5,6)",
+                "--config.model.focal_levels=(2,2)",
+                f"--workdir={tmp_path}",
+            ]
+        )
+    assert capsys.readouterr().out == ""

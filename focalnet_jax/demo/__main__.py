@@ -2,7 +2,7 @@
 
 Whoever drops a picture on it sees the most probable classes, where they come from, and the modulator and the gates of
 any block. Pictures are resized and cropped as in an evaluation. The page is served on this machine alone unless --host
-says otherwise, asks nothing of other machines and forgets pictures when it ends, with Ctrl-C.
+says otherwise, fetches nothing from elsewhere of itself and forgets pictures when it ends, with Ctrl-C.
 """
 
 import os

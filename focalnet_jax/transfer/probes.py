@@ -53,6 +53,9 @@ def linear_probe(
     """`linear`: multinomial logistic regression by L-BFGS (arXiv 2103.00020, A.3).
 
     The inverse strength of its penalty is the one of `strengths` that does best on a fifth of the training examples.
+
+    Raises:
+      UserError: they are of one class, or too few to hold out a fifth of them.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
@@ -62,10 +65,17 @@ def linear_probe(
     def fitted(rows: np.ndarray, labels: np.ndarray, strength: float) -> LogisticRegression:
         return LogisticRegression(C=strength, max_iter=1000).fit(rows, labels)
 
-    few = min(np.unique(train.labels, return_counts=True)[1]) < 2  # a class of one cannot be shared out
+    classes, counts = np.unique(train.labels, return_counts=True)
+    if len(classes) < 2:
+        raise UserError("linear: all training examples are of one class; expected two or more")
+    # A class of one cannot be shared out, nor a fifth that has not one of each.
+    shared = counts.min() > 1 and 0.2 * len(train.labels) >= len(classes)
     rows, held, labels, held_labels = train_test_split(
-        known, train.labels, test_size=0.2, random_state=seed, stratify=None if few else train.labels
+        known, train.labels, test_size=0.2, random_state=seed, stratify=train.labels if shared else None
     )
+    if len(np.unique(labels)) < 2:
+        told = f"{len(train.labels)} training examples of {len(classes)} classes"
+        raise UserError(f"linear: {told} are too few to hold out a fifth of them; add some")
     scores = {strength: fitted(rows, labels, strength).score(held, held_labels) for strength in strengths}
     best = max(scores, key=scores.__getitem__)
     right = fitted(known, train.labels, best).score(asked, test.labels)

@@ -6,8 +6,11 @@ speak for the likeliest class, and NAME.npz, the same of all blocks in numbers. 
 receptive_field.png, what the centre of each stage's map depends on, both with an .npz.
 """
 
+import os
 import signal
 from pathlib import Path
+
+_MOST_CLASSES = 20  # a row of the figure each
 
 
 def main(arguments: list[str]) -> int:
@@ -43,7 +46,7 @@ def main(arguments: list[str]) -> int:
     for flag in ("stage", "block", "every", "most"):
         check_number(f"--{flag}", getattr(flags, flag), 1)
     check_number("--size", flags.size, 1, LARGEST_SIDE)
-    check_number("--topk", flags.topk, 0)
+    check_number("--topk", flags.topk, 0, _MOST_CLASSES)
     check_folder(flags.out, "--out")
     try:
         import matplotlib  # noqa: F401 - what draws the figures
@@ -56,6 +59,9 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.visualize.frames import VIDEOS, moves
 
     found = find_pictures(flags.images, (*VIDEOS, ".gif"))
+    for folder in flags.images:
+        if os.path.isdir(folder) and flags.out.resolve().is_relative_to(Path(folder).resolve()):
+            raise UserError(f"--out {flags.out} is in {folder}, whose pictures the next run would draw: choose another")
     for folder in flags.frames:
         if not Path(folder).is_dir():
             raise UserError(f"--frames {folder}: expected a folder of pictures")
@@ -64,12 +70,12 @@ def main(arguments: list[str]) -> int:
     classifier = load_classifier(flags.checkpoint, flags.model, image_size=flags.size, options=told)
     count = len(classifier.model.stages)
     if flags.stage is not None and flags.stage > count:
-        raise UserError(f"--stage {flags.stage}: the model has {count}")
+        raise UserError(f"--stage {flags.stage}: the model has {count} stages; expected 1 to {count}")
     deepest = max(
         classifier.model.config.depths if flags.stage is None else [classifier.model.config.depths[flags.stage - 1]]
     )
     if flags.block is not None and flags.block > deepest:
-        raise UserError(f"--block {flags.block}: there are at most {deepest} in a stage")
+        raise UserError(f"--block {flags.block}: there are at most {deepest} in a stage; expected 1 to {deepest}")
     stages = range(count) if flags.stage is None else [flags.stage - 1]
     options = Options(
         size=classifier.image_size,

@@ -68,7 +68,9 @@ def draw(
     """
     named, model = _named([*pictures, *videos]), classifier.model
     stems = {name: ".gif" if path in videos else ".png" for path, name in named.items()}
-    _make_way(out, stems | dict.fromkeys(_of_model(model, pictures), ".png"), overwrite=overwrite)
+    stems |= dict.fromkeys(_of_model(model, pictures), ".png")
+    _spare(out, stems, [*pictures, *videos])
+    _make_way(out, stems, overwrite=overwrite)
     begun, fitted, broken, moving = time.monotonic(), [], [], 0
     for done, path in enumerate(pictures, 1):
         try:
@@ -87,13 +89,28 @@ def draw(
         except UserError as error:
             broken.append(str(error))
             continue
-        draw_video(classifier, frames, seconds, out / named[path], options)
+        try:
+            draw_video(classifier, frames, seconds, out / named[path], options)
+        except UserError as error:
+            broken.append(f"{path}: {error}")
+            continue
         moving += 1
         print(f"{out / named[path]}.gif  {len(frames)} frames", flush=True)
     if fitted or moving:
         _draw_model(model, fitted, out, options)
     if broken:
         raise UserError("; ".join(broken))
+
+
+def _spare(out: Path, stems: Mapping[str, str], sources: Sequence[Path]) -> None:
+    """Refuses to write over what is drawn, or among a video's frames, where the next run would take it for one."""
+    read = {path.resolve() for path in sources}
+    for name, suffix in stems.items():
+        target = _file(out / name, suffix)
+        if target.resolve() in read:
+            raise UserError(f"{target} is itself to be drawn and would be written over: choose another --out")
+    if out.resolve() in read:
+        raise UserError(f"--out {out} is a folder of frames that are to be drawn: choose another")
 
 
 def _make_way(out: Path, stems: Mapping[str, str], *, overwrite: bool) -> None:

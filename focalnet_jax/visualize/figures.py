@@ -11,7 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_INCHES = 2.6  # of a map's side
+_INCHES = 2.6  # of a map's width
+_TALLEST, _FLATTEST = 3.0, 0.5  # heights a width that a map has room for: it is shown whole, smaller, beyond them
+_LETTERS = 60  # of a title
 MODULATOR, GATES, ACTIVATION = "viridis", "coolwarm", "inferno"  # colours of what is drawn
 _OVER = 0.55  # of a class's map over the picture
 
@@ -132,6 +134,7 @@ def _stages(count: int) -> list[str]:
 
 
 def _grid(rows: int, columns: int, aspect: float) -> tuple[Figure, np.ndarray]:
+    aspect = min(max(aspect, _FLATTEST), _TALLEST)
     figure = Figure(figsize=(columns * _INCHES * 1.25, rows * (_INCHES * aspect + 0.4)), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -139,9 +142,16 @@ def _grid(rows: int, columns: int, aspect: float) -> tuple[Figure, np.ndarray]:
     return figure, axes
 
 
+def _entitle(axis: Axes, title: str) -> None:
+    """As it is, not as mathematics: names of classes may hold dollars; the middle of a long one is left out."""
+    half = _LETTERS // 2 - 1
+    title = title if len(title) <= _LETTERS else f"{title[:half]} … {title[-half:]}"
+    axis.set_title(title, fontsize=9, parse_math=False)
+
+
 def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
     axis.imshow(picture)
-    axis.set_title(title, fontsize=9)
+    _entitle(axis, title)
 
 
 def _overlay(axis: Axes, picture: np.ndarray, activation: Activation) -> None:
@@ -167,5 +177,5 @@ def _map(
     most = max(float(np.abs(places).max()), 1e-12)
     limits = {"vmin": -most, "vmax": most} if centred else {}
     shown = axis.imshow(places, cmap=colours, interpolation="nearest", **limits)
-    axis.set_title(title, fontsize=9)
+    _entitle(axis, title)
     axis.figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.02).ax.tick_params(labelsize=6)

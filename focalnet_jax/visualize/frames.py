@@ -16,6 +16,7 @@ from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.inference import find_pictures, read_picture
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+_LARGEST = 2**16 - 1  # pixels of a GIF's side
 _SECONDS = 0.1  # a frame, where nothing tells
 
 
@@ -83,7 +84,10 @@ def _video_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
 
 
 def as_gif(sheets: Sequence[Image.Image], seconds: float) -> bytes:
-    """An animated GIF that goes round, each frame with colours of its own."""
+    """An animated GIF that goes round, each frame with colours of its own; `UserError` for more than it can hold."""
+    if max(sheets[0].size) > _LARGEST:
+        size = "x".join(map(str, sheets[0].size))
+        raise UserError(f"its maps are {size} pixels, and a GIF has at most {_LARGEST} a side: give a smaller --size")
     written, milliseconds = io.BytesIO(), max(20, round(1000 * seconds))
     sheets[0].save(written, "GIF", save_all=True, append_images=sheets[1:], duration=milliseconds, loop=0)
     return written.getvalue()

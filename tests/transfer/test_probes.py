@@ -54,3 +54,13 @@ def test_more_than_there_is_is_refused():
         nearest_neighbours(made(12, 0), made(6, 1))
     with pytest.raises(UserError, match="class 0 has 4 training examples, and 25 shots"):
         few_shot(made(12, 0), made(6, 1))
+
+
+def test_a_linear_probe_takes_few_examples_a_class_and_says_of_how_many_it_cannot():
+    few = made(12, 0)  # of three classes, four each: a fifth has not one of each
+    assert 0 <= linear_probe(few, made(6, 1))["linear"] <= 100
+    one = Features(few.values, np.zeros_like(few.labels))
+    with pytest.raises(UserError, match="all training examples are of one class"):
+        linear_probe(one, few)
+    with pytest.raises(UserError, match="2 training examples of 2 classes are too few"):
+        linear_probe(Features(few.values[:2], np.arange(2)), few)

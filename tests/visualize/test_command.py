@@ -87,11 +87,13 @@ def test_a_video_is_read_frame_by_frame(finished, shown, tmp_path):
         ([], "neither --images nor --frames"),
         (["--images", "nothing.png"], "nothing.png: there is no such file or folder"),
         (["--images", "README.md"], "README.md is no picture that can be read"),
-        (["--images", "README.md", "--stage", "3"], "--stage 3: the model has 2"),
+        (["--images", "README.md", "--stage", "3"], "--stage 3: the model has 2 stages; expected 1 to 2"),
         (["--images", "README.md", "--stage", "1", "--block", "2"], "--block 2: there are at most 1"),
         (["--images", "README.md", "--out", "README.md"], "README.md is a file; expected a folder"),
         (["--frames", "README.md"], "--frames README.md: expected a folder"),
         (["--imags", "README.md"], "--imags"),
+        (["--images", "README.md", "--topk", "250"], "--topk 250: expected 0 to 20"),
+        (["--images", "x" * 300], "there is no such file or folder"),
     ],
 )
 def test_a_mistake_gets_one_line(finished, tmp_path, arguments, told):
@@ -136,3 +138,11 @@ def test_a_picture_that_cannot_be_read_does_not_keep_the_others_from_it(finished
     assert [Path(line.split(":")[0]).name for line in named.stdout.splitlines()] == ["a.png", "c.png"]
     assert_one_line_mistake(named, "b.png is no picture that can be read")
     assert "d.png is no picture" in named.stderr
+
+
+def test_figures_do_not_come_among_the_pictures_of_a_folder(finished, tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.jpg")
+    for out in (tmp_path, tmp_path / "maps"):
+        with pytest.raises(UserError, match="whose pictures the next run would draw"):
+            main(["--checkpoint", str(finished[0]), "--images", str(tmp_path), "--out", str(out)])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]

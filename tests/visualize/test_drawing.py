@@ -1,5 +1,7 @@
 """What is written of pictures, videos and the model: figures, and the numbers in them."""
 
+import io
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from focalnet_jax.data.mixing import normalize
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import Classifier
 from focalnet_jax.visualize.drawing import Options, draw, fit
+from focalnet_jax.visualize.figures import Activation, BlockMaps, as_png, picture_figure
 
 CHOSEN = Options(size=32, stages=(1,), block=0, topk=4)
 
@@ -84,3 +87,43 @@ def test_a_file_that_cannot_be_written_is_named_before_any_is(classifier, drawn,
 def test_a_picture_that_would_be_too_large_is_refused_by_its_name():
     with pytest.raises(UserError, match=r"line\.png has 5000x1 pixels, 1120000x224 .* give a smaller --size"):
         fit(np.zeros((1, 5000, 3), np.uint8), 224, 8, "line.png")
+
+
+def test_what_is_drawn_is_never_written_over(classifier, tmp_path):
+    picture = tmp_path / "digit.png"
+    Image.new("RGB", (32, 32), "red").save(picture)
+    (tmp_path / "frames").mkdir()
+    picture_before = picture.read_bytes()
+    for sources, out, told in (
+        (([picture], []), tmp_path, r"digit\.png is itself to be drawn"),
+        (([], [tmp_path / "frames"]), tmp_path / "frames", "a folder of frames that are to be drawn"),
+    ):
+        with pytest.raises(UserError, match=told):
+            draw(classifier, *sources, out, CHOSEN, overwrite=True)
+    assert picture.read_bytes() == picture_before
+
+
+def test_an_animation_larger_than_a_gif_may_be_is_refused_and_the_others_are_drawn(classifier, tmp_path):
+    (tmp_path / "wide").mkdir()
+    Image.new("RGB", (14000, 32)).save(tmp_path / "wide" / "0.png")
+    with pytest.raises(UserError, match=r"wide: its maps are \d+x\d+ pixels, and a GIF has at most 65535 a side"):
+        draw(classifier, [], [tmp_path / "wide"], tmp_path / "out", CHOSEN)
+
+
+@pytest.mark.parametrize("shape", [(32, 3200), (3200, 32)])
+def test_figures_of_lines_stay_figures_one_can_look_at(shape):
+    maps = BlockMaps("stage 1, block 1 of 1", np.ones((8, 8)), np.ones((8, 8, 3)))
+    with Image.open(io.BytesIO(as_png(picture_figure(np.zeros((*shape, 3), np.uint8), [maps])))) as figure:
+        assert max(figure.size) < 12 * min(figure.size)
+
+
+def test_names_of_classes_are_drawn_as_they_are_and_long_ones_shortened():
+    picture, places = np.zeros((8, 8, 3), np.uint8), np.ones((4, 4))
+    maps = BlockMaps("stage 1", places, np.ones((4, 4, 2)))
+    shown = [Activation(name, 0.5, places) for name in (r"a$\frac$", "US$_and_A$", "n" * 300)]
+    figure = picture_figure(picture, [maps], shown)
+    titles = [axis.title for axis in figure.axes if "50.0%" in axis.get_title()]
+    assert [title.get_text() for title in titles][:2] == [r"a$\frac$ 50.0%", "US$_and_A$ 50.0%"]
+    assert not any(title.get_parse_math() for title in titles)
+    assert len(titles[2].get_text()) < 70
+    as_png(figure)
