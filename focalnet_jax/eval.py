@@ -20,9 +20,8 @@ def main(arguments: list[str]) -> int:
     add_flags(parser)
     flags, overrides = parse_arguments(parser, arguments)
     config = load_config(flags.config, overrides, optional=["init_from"])
-    from focalnet_jax.training.standalone import (
-        evaluate_checkpoint,  # loads for seconds: after what is answered at once
-    )
+    # Loads for seconds: after what is answered at once.
+    from focalnet_jax.training.standalone import evaluate_checkpoint
 
     connect(flags)
     evaluate_checkpoint(config, flags.checkpoint)

@@ -25,7 +25,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--max-restarts {flags.max_restarts}: expected 0 or more")
     if flags.max_restarts:
         return run_again([sys.executable, *sys.orig_argv[1:], "--max-restarts=0"], flags.max_restarts)
-    from focalnet_jax.training.loop import train  # loads for seconds: after what is answered at once
+    # Loads for seconds: after what is answered at once.
+    from focalnet_jax.training.loop import train
 
     connect(flags)  # a mistake in one process alone is told before the others wait for it
     return train(config, workdir)
