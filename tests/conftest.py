@@ -1,6 +1,7 @@
 """Every test process sees 8 virtual CPU devices and shares compiled programs with the others."""
 
 import fcntl
+import gc
 import os
 from pathlib import Path
 
@@ -39,6 +40,10 @@ _LONG = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what is loaded stays: not to look through it for garbage again and again
 
 
 def made_once(tmp_path_factory, name, *flags):
