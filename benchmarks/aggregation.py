@@ -6,16 +6,20 @@ last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/aggregation.py
+
+from benchmarks.flags import Parser, positive
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops.aggregation import aggregate_context
 from focalnet_jax.ops.forms import choose_form, names
@@ -54,8 +58,8 @@ def forms() -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=64)
+    parser = Parser(__doc__)
+    parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     flags = parser.parse_args()
     results = []

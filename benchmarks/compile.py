@@ -7,14 +7,18 @@ deeper over the shallower.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/compile.py
+
+from benchmarks.flags import Parser, positive
 from focalnet_jax.command_line import load_config
 from focalnet_jax.distributed.mesh import make_mesh, split_by_example
 from focalnet_jax.model import list_models
@@ -41,10 +45,10 @@ def compile_seconds(model: str, depth: int, scanned: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     names = [name.removeprefix("focalnet_") for name in list_models()]
     parser.add_argument("--model", default="base_srf", choices=names)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive, default=3)
     flags = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     result = {}

@@ -17,6 +17,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/conversion.py
+
+from benchmarks.flags import Parser
 from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.files import sha256
 from focalnet_jax.convert.mapping import abstract_params
@@ -24,9 +27,11 @@ from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.model.variants import model_metadata
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *list_models()])
     measured = {}
-    for name in names or list_models():
+    for name in parser.parse_args().names or list_models():
         with tempfile.TemporaryDirectory() as folder:
             measured[name] = through_every_format(name, Path(folder))
         row = "  ".join(f"{step} {seconds:.0f} s {memory:.1f} GB" for step, (seconds, memory) in measured[name].items())
@@ -72,4 +77,4 @@ def through_every_format(name: str, folder: Path) -> dict[str, tuple[float, floa
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -7,13 +7,13 @@ and reuse their memory, in large pages (docs/performance.md).
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/cpu.py
 
+from benchmarks.flags import Parser, positive, seconds
 from benchmarks.side_by_side import compare, report
 
 MEMORY = ":".join(
@@ -22,11 +22,11 @@ MEMORY = ":".join(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--models", nargs="+", default=["tiny_lrf", "base_srf"])
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10, help="of each round")
+    parser.add_argument("--batch", type=positive, default=8)
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--seconds", type=seconds, default=10, help="of each round")
     flags = parser.parse_args()
     os.environ["JAX_PLATFORMS"], os.environ["CUDA_VISIBLE_DEVICES"] = "cpu", ""
     os.environ.setdefault("GLIBC_TUNABLES", MEMORY)  # for the workers

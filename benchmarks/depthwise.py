@@ -6,10 +6,15 @@ with both gradients, and their ratio. The last line is one JSON object with the 
 
 import json
 import math
+import sys
 import time
+from pathlib import Path
 
 import jax
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/depthwise.py
+
+from benchmarks.flags import Parser
 from focalnet_jax.ops.depthwise import depthwise_conv, depthwise_conv_reference
 
 BATCH = 8
@@ -37,6 +42,7 @@ def with_gradients(conv):
 
 
 def main():
+    Parser(__doc__).parse_args()
     print(f"{jax.default_backend()}, batch {BATCH}, float32; grouped ms, ours ms, ratio")
     print(f"{'map':>10}{'kernel':>8}{'forward':>26}{'forward and gradients':>28}")
     ratios = {"forward_ratio": [], "train_ratio": []}

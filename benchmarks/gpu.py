@@ -8,22 +8,22 @@ compiled. The last line is one JSON object; a ratio is ours over timm's better m
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/gpu.py
 
+from benchmarks.flags import Parser, positive, seconds
 from benchmarks.side_by_side import compare, report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--models", nargs="+", default=["base_lrf"])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2, help="of each round")
+    parser.add_argument("--batch", type=positive, default=64)
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--seconds", type=seconds, default=2, help="of each round")
     flags, overrides = parser.parse_known_args()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # torch needs some of the memory
     run = (flags.batch, "bfloat16", flags.rounds, flags.seconds, overrides)

@@ -10,11 +10,11 @@ ours over timm's images per second and core.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +30,9 @@ from timm.data import create_transform
 from timm.data.loader import fast_collate
 from torchvision.datasets import ImageFolder
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/input.py
+
+from benchmarks.flags import Parser, positive
 from focalnet_jax.data import transforms
 from focalnet_jax.data.decode import decode
 from focalnet_jax.data.loader import Reading, train_batches
@@ -158,10 +161,10 @@ def per_wall_second(loader: Callable[..., Iterator[np.ndarray]], folder: Path, w
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2048)
-    parser.add_argument("--batches", type=int, default=12, help="of 64, a measurement")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = Parser(__doc__)
+    parser.add_argument("--images", type=positive, default=2048)
+    parser.add_argument("--batches", type=positive, default=12, help="of 64, a measurement")
+    parser.add_argument("--rounds", type=positive, default=3)
     flags = parser.parse_args()
     torch.set_num_threads(1)
     result = {}

@@ -6,11 +6,15 @@ megabytes after a tenth of the batches, at the end, and the largest in between.
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
+from pathlib import Path
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/input_memory.py
+
+from benchmarks.flags import Parser, positive
 from focalnet_jax.data.loader import Reading, train_batches
 from focalnet_jax.data.policies import ColourJitter, parse_policy
 from focalnet_jax.data.sources import DigitsSource
@@ -18,8 +22,8 @@ from focalnet_jax.data.transforms import train_transform
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, default=100_000)
+    parser = Parser(__doc__)
+    parser.add_argument("--batches", type=positive, default=100_000)
     parser.add_argument("--workers", type=int, default=0)
     flags = parser.parse_args()
     policies = [parse_policy("rand-m9-mstd0.5-inc1"), ColourJitter(0.4)]

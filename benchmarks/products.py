@@ -7,7 +7,6 @@ computes them (ops/product.py). 10^9 operations a second, the best of ten. Needs
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -21,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/products.py
 
 from benchmarks.cpu import MEMORY
+from benchmarks.flags import Parser, positive
 from benchmarks.side_by_side import need
 
 STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
@@ -28,8 +28,8 @@ PRODUCTS = ("outputs", "inputs' gradients", "weights' gradients", "weights' grad
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=8)
+    parser = Parser(__doc__)
+    parser.add_argument("--batch", type=positive, default=8)
     batch = parser.parse_args().batch
     need("torch")
     os.environ["JAX_PLATFORMS"] = "cpu"

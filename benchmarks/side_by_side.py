@@ -157,6 +157,18 @@ def need(*packages: str) -> None:
         sys.exit(2)
 
 
+def _refuse_unknown(model: str, overrides: Sequence[str]) -> None:
+    """Ends the program with a line where the recipe has no such model or setting."""
+    from focalnet_jax.command_line import load_config
+    from focalnet_jax.errors import UserError
+
+    try:
+        load_config(f"configs/imagenet1k.py:{model}", ["--config.data.path=none", *overrides], optional=["data.path"])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 def compare(
     model: str, batch: int, precision: str, rounds: int, seconds: float, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -165,6 +177,7 @@ def compare(
     `overrides` change our recipe, as `--config.KEY=VALUE`.
     """
     need("torch", "timm")
+    _refuse_unknown(model, overrides)
     taken: dict[str, dict[str, list[float]]] = {name: {"inference": [], "train": []} for name in WORKERS}
     with contextlib.ExitStack() as stack:
         workers = {name: Worker(name, model, batch, precision, overrides) for name in WORKERS}
@@ -197,4 +210,6 @@ def report(results: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 5:
+        sys.exit(__doc__)
     work(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5:])

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
 
     from focalnet_jax.ops.native.build import compiler
 
-    said = compiler() or "no C++ compiler (CXX, or c++); training on a CPU is slower without"
+    said = " ".join(compiler() or []) or "no C++ compiler (CXX, or c++); training on a CPU is slower without"
     print(f"{'kernels for CPUs':<20}{said}")
     devices = jax.devices()
     print(f"{'devices':<20}{len(devices)} x {devices[0].device_kind} ({devices[0].platform})")

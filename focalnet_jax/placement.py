@@ -1,6 +1,7 @@
 """Where the numbers of a computation lie, said to the compiler, which otherwise may choose to send activations around.
 
-Without a mesh in the context (`jax.sharding.use_abstract_mesh`) nothing is said: a model by itself knows of none.
+Without a mesh in the context (`jax.sharding.use_abstract_mesh`) nothing is said: a model by itself knows of none. Nor
+is it in a mesh without the three axes below, or inside `jax.shard_map` or `jax.pmap`, where a device has its part.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 
 EXAMPLES = ("data", "fsdp")  # the axes of the mesh that split a batch
 CHANNELS = "tensor"  # and the one that splits the channels of wide layers
@@ -48,7 +49,7 @@ def on_each_device(function: Callable[..., Any], arguments: Any, result: Any) ->
     `[k, k, 1, C]`, "means" `[B, C]`, or "parts" of kernels or gates, `[n, ...]` each; they are split as `by_example`
     and `by_channel` say. What is split by "examples" alone, `[B, ...]`, or "whole" on every device may be a tree.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    if _mesh() is None:
         return function
     specs, out = (jax.tree.map(_SPLIT.__getitem__, names) for names in (tuple(arguments), result))
     return jax.shard_map(function, in_specs=specs, out_specs=out, check_vma=False)
@@ -56,8 +57,8 @@ def on_each_device(function: Callable[..., Any], arguments: Any, result: Any) ->
 
 def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:
     """The shape of what a device holds of `x` `[B, ..., C]`, split as `by_example` says."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    mesh = _mesh()
+    if mesh is None:
         return x.shape
     parts = mesh.shape[EXAMPLES[0]] * mesh.shape[EXAMPLES[1]]
     return (x.shape[0] // parts, *x.shape[1:-1], x.shape[-1] // mesh.shape[CHANNELS])
@@ -65,15 +66,22 @@ def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:
 
 def splits_channels() -> bool:
     """Whether the channels of wide layers lie on several devices."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and mesh.shape[CHANNELS] > 1
+    mesh = _mesh()
+    return mesh is not None and mesh.shape[CHANNELS] > 1
 
 
 def splits_weights() -> bool:
     """Whether parameters lie on several devices, which gather them where they compute with them."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and mesh.shape[EXAMPLES[1]] > 1
+    mesh = _mesh()
+    return mesh is not None and mesh.shape[EXAMPLES[1]] > 1
 
 
 def _placed(x: jax.Array, spec: PartitionSpec) -> jax.Array:
-    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
+    return x if _mesh() is None else jax.lax.with_sharding_constraint(x, spec)
+
+
+def _mesh() -> AbstractMesh | None:
+    """The context's, if it is one whose axes are ours and the compiler's to split along."""
+    mesh = jax.sharding.get_abstract_mesh()
+    ours = {*EXAMPLES, CHANNELS} <= set(mesh.axis_names) and not (mesh.manual_axes or mesh.explicit_axes)
+    return mesh if ours else None

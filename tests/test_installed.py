@@ -71,6 +71,23 @@ def test_the_package_gives_its_names_when_asked():
     assert done.stderr.splitlines()[-1].startswith("AttributeError")
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("aggregation", ["--batch", "0"]),
+        ("products", ["--batch", "0"]),
+        ("cpu", ["--rounds", "0"]),
+        ("cpu", ["--seconds", "nan"]),
+        ("compile", ["--model", "nonsense"]),
+        ("conversion", ["nonsense"]),
+        ("depthwise", ["--batch"]),
+    ],
+)
+def test_a_mistake_in_a_benchmarks_command_is_one_line(name, arguments):
+    done = run("-m", f"benchmarks.{name}", *arguments)
+    assert_one_line_mistake(done, "--help explains")
+
+
 def test_benchmarks_run_by_their_path_too():
     for path in Path("benchmarks").glob("*.py"):
         before, uses_another, _ = path.read_text().partition("from benchmarks")

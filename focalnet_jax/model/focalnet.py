@@ -36,6 +36,9 @@ class FocalNet(nnx.Module):
         self.config = config
         platform = platform or jax.default_backend()
         forms = {option: choose_form(option, getattr(config, option), platform) for option in FORMS}
+        dtype = jnp.dtype(precision.dtype).name
+        if config.aggregation == "native" and dtype != "float32":
+            raise UserError(f"model.aggregation=native computes in float32, the model in {dtype}: leave it at auto")
         config = dataclasses.replace(config, **forms)
         self.dtype = precision.dtype
         self.patch_embed = PatchEmbed(

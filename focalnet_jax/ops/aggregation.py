@@ -46,7 +46,8 @@ def aggregate_context(
     Returns:
       `[B, H, W, C]` in the dtype of `context`.
     """
-    if form == "native" and native.supports(context.dtype, [len(kernel) for kernel in kernels]):
+    dtype = jnp.result_type(context) if all(x.dtype == context.dtype for x in (gates, *kernels)) else None
+    if form == "native" and native.supports(dtype, [len(kernel) for kernel in kernels]):
         scale = 1 / (len(kernels) + 1) if normalize else 1.0
         return _sum_at_once(context, gates, tuple(kernels), _bias_of(context, bias), scale)
     total, global_context = aggregate_levels(context, gates, kernels, bias, form=form)

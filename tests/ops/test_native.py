@@ -7,8 +7,13 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
+from focalnet_jax import create_model
+from focalnet_jax.errors import UserError
 from focalnet_jax.ops import native
 from focalnet_jax.ops.aggregation import aggregate_context
 from focalnet_jax.ops.forms import describe_forms
@@ -109,9 +114,11 @@ def test_without_a_compiler_the_model_is_computed_all_the_same(tmp_path):
     )
     environment = os.environ | {"CXX": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    told = "aggregation shifted, pointwise xla (not native: there is no C++ compiler (CXX, or c++))"
+    told = "aggregation shifted, pointwise xla (not native: CXX=no-such-compiler names no program)"
     assert done.stdout.splitlines() == ["(1, 2)", told]
-    assert "model.aggregation=native is compiled where it runs, but there is no C++ compiler" in done.stderr
+    assert (
+        "model.aggregation=native is compiled where it runs, but CXX=no-such-compiler names no program" in done.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -123,4 +130,60 @@ def test_a_compiler_that_fails_is_named_and_leaves_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stdout.startswith("None ")
     assert "this machine is odd" in done.stdout
+    silent = environment | {"CXX": "false"}
+    done = subprocess.run([sys.executable, "-c", program], env=silent, capture_output=True, text=True)
+    assert done.stdout.endswith("false failed: exit code 1\n")
     assert not list((tmp_path / "cache" / "focalnet_jax").iterdir())
+
+
+@pytest.mark.parametrize("kept", [0, 7, 20000])
+def test_a_library_that_is_not_whole_is_made_again(tmp_path, kept):
+    """Loading a part of one ends a process by a signal."""
+    program = "from focalnet_jax.ops import native; print(native.register(), native.why_not())"
+    environment = os.environ | {"CXX": f"{native.build.compiler()[0]} -g0", "XDG_CACHE_HOME": str(tmp_path)}
+
+    def registered():
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = registered()
+    (library,) = (tmp_path / "focalnet_jax").iterdir()
+    whole = library.read_bytes()
+    library.write_bytes(whole[:kept])
+    assert registered() == first
+    assert len(library.read_bytes()) == len(whole)
+
+
+def test_second_derivatives_are_refused_by_the_name_of_the_option():
+    (context, *rest), _ = inputs((1, 4, 4, 8), (3,), True)
+
+    def slope(context):
+        return jax.grad(lambda context: (form("native")(context, *rest) ** 2).sum())(context).sum()
+
+    with pytest.raises(UserError, match=r"for second ones make the model with model\.aggregation=xla"):
+        jax.grad(slope)(context)
+
+
+def test_numbers_of_several_kinds_and_half_precision_are_left_to_others():
+    (context, gates, *rest), _ = inputs((1, 4, 4, 8), (3,), True)
+    mixed = form("native")(context, gates.astype(jnp.bfloat16), *rest)
+    np.testing.assert_allclose(mixed, form("native")(context, gates, *rest), rtol=0.02, atol=0.02)  # of bfloat16
+    with pytest.raises(UserError, match="native computes in float32, the model in bfloat16: leave it at auto"):
+        create_model("focalnet_tiny_srf", embed_dim=8, depths=(1,), aggregation="native", dtype="bfloat16")
+
+
+@pytest.mark.parametrize("name", ["native", "shifted", "xla"])
+def test_parts_by_hand_and_meshes_of_others_compute_the_same(name):
+    (context, gates, kernels, bias), _ = inputs((8, 4, 4, 8), (3, 5), True)
+    expected = form("xla")(context, gates, kernels, bias)
+    mesh = jax.make_mesh((4, 2), ("examples", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    whole, wide = P("examples"), P("examples", None, None, "tensor")
+    parts = (wide, whole, (P(None, None, None, "tensor"),) * 2, P("tensor"))
+    for run in (
+        jax.shard_map(form(name), mesh=mesh, in_specs=parts, out_specs=wide, check_vma=False),
+        lambda *given: jax.pmap(lambda c, g: form(name)(c, g, *given[2:]))(given[0][:, None], given[1][:, None])[:, 0],
+    ):
+        assert error(run(context, gates, kernels, bias), expected) < 1e-6
+    with jax.set_mesh(mesh):
+        assert error(jax.jit(form(name))(context, gates, kernels, bias), expected) < 1e-6

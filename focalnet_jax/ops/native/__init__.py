@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from focalnet_jax.errors import UserError
 from focalnet_jax.ops.native.build import register, why_not
 
 __all__ = ["focal_level_gradients", "focal_levels", "gelu", "gelu_gradient", "register", "supports", "why_not"]
 
 
-def supports(dtype: jnp.dtype, kernel_sizes: Sequence[int]) -> bool:
-    """Whether this form computes in so a dtype with kernels of these sizes, here."""
+def supports(dtype: jnp.dtype | None, kernel_sizes: Sequence[int]) -> bool:
+    """Whether this form computes in so a dtype, None for several, with kernels of these sizes, here."""
     return (
         dtype == jnp.float32 and all(k % 2 for k in kernel_sizes) and len(kernel_sizes) > 0 and register() is not None
     )
@@ -59,7 +61,8 @@ def focal_level_gradients(
         (batch, len(rows) + 1, channels),
     )
     call = _call("focal_level_gradients", tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
-    to_context, to_gates, to_rows = call(context, gates, rows, bias, cotangent, **_attributes(kernels, scale))
+    call = _undifferentiated(partial(call, **_attributes(kernels, scale)))
+    to_context, to_gates, to_rows = call(context, gates, rows, bias, cotangent)
     sizes = [*(len(kernel) for kernel in kernels), 1]
     parts = jnp.split(to_rows, np.cumsum([k * k for k in sizes])[:-1], axis=1)
     shaped = (part.reshape(batch, k, k, 1, channels) for part, k in zip(parts, sizes, strict=True))
@@ -73,7 +76,8 @@ def gelu(x: jax.Array) -> jax.Array:
 
 def gelu_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
     """The gradient of `gelu` at `x` from what it returned's, `cotangent`, which it is written over where it may be."""
-    return _call("gelu_gradient", jax.ShapeDtypeStruct(x.shape, x.dtype), input_output_aliases={1: 0})(x, cotangent)
+    call = _call("gelu_gradient", jax.ShapeDtypeStruct(x.shape, x.dtype), input_output_aliases={1: 0})
+    return _undifferentiated(call)(x, cotangent)
 
 
 _GROUP = 16  # kGroup of handlers.cc
@@ -83,6 +87,19 @@ def _call(
     name: str, results: jax.ShapeDtypeStruct | tuple[jax.ShapeDtypeStruct, ...], **options: Any
 ) -> Callable[..., Any]:
     return jax.ffi.ffi_call(f"{register()}_{name}", results, vmap_method="sequential", **options)
+
+
+def _undifferentiated(gradients: Callable[..., Any]) -> Callable[..., Any]:
+    """Gradients that say plainly that they have none of their own."""
+    given = jax.custom_vjp(lambda *arrays: gradients(*arrays))
+
+    def refuse(*_: Any) -> NoReturn:
+        raise UserError(
+            "the native form has first derivatives alone: for second ones make the model with model.aggregation=xla"
+        )
+
+    given.defvjp(refuse, refuse)
+    return given
 
 
 def _rows(kernels: Sequence[jax.Array]) -> jax.Array:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,7 @@ import jax
 
 from focalnet_jax.ops import gelu
 
+_DIGEST = 32  # bytes of a SHA-256 at a library's end
 HANDLERS = ("focal_levels", "focal_level_gradients", "gelu_of_each", "gelu_gradient")
 _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 
@@ -28,10 +30,15 @@ def register() -> str | None:
     The name holds a hash of all that the code hangs on, as the library's file does: a program from JAX's compilation
     cache never calls other code than it was compiled for.
     """
+    global _compile_error
     library = _library()
     if library is None:
         return None
-    handlers = ctypes.CDLL(str(library))
+    try:
+        handlers = ctypes.CDLL(str(library))
+    except OSError as error:  # a file system from which nothing is run
+        _compile_error = str(error)
+        return None
     for name in HANDLERS:
         jax.ffi.register_ffi_target(f"{library.stem}_{name}", jax.ffi.pycapsule(handlers[name]), platform="cpu")
     return library.stem
@@ -39,7 +46,10 @@ def register() -> str | None:
 
 def why_not() -> str:
     """Why `register` returned None, in a few words."""
-    return "there is no C++ compiler (CXX, or c++)" if compiler() is None else _compile_error
+    if compiler() is not None:
+        return _compile_error
+    named = os.environ.get("CXX")
+    return f"CXX={named} names no program" if named else "there is no C++ compiler (CXX, or c++)"
 
 
 _compile_error = ""
@@ -52,12 +62,21 @@ def _library() -> Path | None:
         return None
     with resources.as_file(resources.files(__package__)) as folder:
         sources = sorted(path for path in folder.iterdir() if path.suffix in (".cc", ".h"))
-        command = [found, *_OPTIONS, *_definitions(), f"-I{jax.ffi.include_dir()}", str(folder / "handlers.cc")]
+        command = [*found, *_OPTIONS, *_definitions(), f"-I{jax.ffi.include_dir()}", str(folder / "handlers.cc")]
         told = [path.read_bytes() for path in sources]
         told += [" ".join([*command[:-2], jax.__version__, platform.machine(), _processor()]).encode()]
         name = "focalnet_" + hashlib.sha256(b"\0".join(told)).hexdigest()[:16]
         library = _folder() / f"{name}.so"
-        return library if library.exists() or _compile(command, library) else None
+        return library if _is_whole(library) or _compile(command, library) else None
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether it is as it was written: loading a part of one ends the process."""
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    return content[-_DIGEST:] == hashlib.sha256(content[:-_DIGEST]).digest()
 
 
 def _compile(command: list[str], library: Path) -> bool:
@@ -68,17 +87,25 @@ def _compile(command: list[str], library: Path) -> bool:
             part = Path(folder) / library.name
             done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True, timeout=300)
             if done.returncode == 0:
+                with part.open("rb+") as file:  # what follows a library's end is nothing to who loads it
+                    digest = hashlib.sha256(file.read()).digest()
+                    file.write(digest)
+                    file.flush()
+                    os.fsync(file.fileno())
                 os.replace(part, library)  # processes that compile at once each make a whole one
                 return True
-        _compile_error = f"{command[0]} failed: " + next((x for x in done.stderr.splitlines() if "error" in x), "")
+        said = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
+        _compile_error = f"{command[0]} failed: {said}"
     except (OSError, subprocess.SubprocessError) as error:
         _compile_error = str(error)
     return False
 
 
-def compiler() -> str | None:
-    """The path of the C++ compiler it is made with: `CXX`, or c++."""
-    return shutil.which(os.environ.get("CXX") or "c++")
+def compiler() -> list[str] | None:
+    """The command of the C++ compiler it is made with: `CXX`, such as "ccache g++", or c++."""
+    program, *options = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    found = shutil.which(program)
+    return [found, *options] if found else None
 
 
 def _definitions() -> list[str]:
