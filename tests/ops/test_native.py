@@ -181,7 +181,7 @@ def test_parts_by_hand_and_meshes_of_others_compute_the_same(name):
     whole, wide = P("examples"), P("examples", None, None, "tensor")
     parts = (wide, whole, (P(None, None, None, "tensor"),) * 2, P("tensor"))
     for run in (
-        jax.shard_map(form(name), mesh=mesh, in_specs=parts, out_specs=wide, check_vma=False),
+        jax.jit(jax.shard_map(form(name), mesh=mesh, in_specs=parts, out_specs=wide, check_vma=False)),
         lambda *given: jax.pmap(lambda c, g: form(name)(c, g, *given[2:]))(given[0][:, None], given[1][:, None])[:, 0],
     ):
         assert error(run(context, gates, kernels, bias), expected) < 1e-6
