@@ -18,7 +18,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except Exception:
+    except (OSError, UnicodeError):  # a text that is none, such as half a character of a file name
         with contextlib.suppress(OSError):
             part.unlink()
         raise

@@ -37,7 +37,11 @@ def start(script, *arguments, env=ENVIRONMENT):
 def run(script, *arguments, env=ENVIRONMENT):
     """What a command said and how it ended."""
     process = start(script, *arguments, env=env)
-    stdout, stderr = process.communicate(timeout=300)
+    try:
+        stdout, stderr = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     return subprocess.CompletedProcess(script, process.returncode, stdout, stderr)
 
 

@@ -46,8 +46,9 @@ def aggregate_context(
     Returns:
       `[B, H, W, C]` in the dtype of `context`.
     """
-    dtype = jnp.result_type(context) if all(x.dtype == context.dtype for x in (gates, *kernels)) else None
-    if form == "native" and native.supports(dtype, [len(kernel) for kernel in kernels]):
+    given = (context, gates, *kernels, *([] if bias is None else [bias]))
+    alike = all(x.dtype == context.dtype for x in given)
+    if form == "native" and alike and native.supports(context.dtype, [len(kernel) for kernel in kernels]):
         scale = 1 / (len(kernels) + 1) if normalize else 1.0
         return _sum_at_once(context, gates, tuple(kernels), _bias_of(context, bias), scale)
     total, global_context = aggregate_levels(context, gates, kernels, bias, form=form)
