@@ -19,7 +19,9 @@ _SPLIT = {
     "gate": PartitionSpec(EXAMPLES),  # [B, H, W]
     "gates": PartitionSpec(EXAMPLES),  # [B, H, W, L + 1]
     "kernel": PartitionSpec(None, None, None, CHANNELS),  # [k, k, 1, C]
-    "means": PartitionSpec(EXAMPLES, CHANNELS),  # [B, C]
+    "means": PartitionSpec(EXAMPLES, CHANNELS),  # [B, C], or parts of a bias [n, C]
+    "bias": PartitionSpec(CHANNELS),  # [C]
+    "turned": PartitionSpec(CHANNELS, EXAMPLES),  # [C, B * ...]
     "gate parts": PartitionSpec(CHANNELS, EXAMPLES),  # [n, B, H, W]
     "examples": PartitionSpec(EXAMPLES),  # [B, ...]
     "whole": PartitionSpec(),

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from focalnet_jax.model import fused
-from focalnet_jax.model.layers import conv, drop_path, dropout, layer_norm, linear, split_keys
+from focalnet_jax.model.layers import conv, drop_path, dropout, layer_norm, linear, split_keys, without_bias
 from focalnet_jax.model.modulation import FocalModulation
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.variants import FocalNetConfig
-from focalnet_jax.ops.activation import activate
+from focalnet_jax.ops import native
+from focalnet_jax.ops.activation import activated_product
 from focalnet_jax.ops.aggregation import LEVELS
+from focalnet_jax.ops.gelu import activate
 from focalnet_jax.ops.pointwise import suits
 from focalnet_jax.placement import by_example, splits_weights
 
@@ -47,14 +49,15 @@ class PatchEmbed(nnx.Module):
         overlapped: bool,
         stem: bool,
         pointwise: str,
+        form: str,
         precision: Precision,
         rngs: nnx.Rngs,
     ):
         kernel, stride, padding = stride, stride, 0
         if overlapped:
             kernel, stride, padding = (7, 4, 2) if stem else (3, 2, 1)
-        self.proj = conv(inputs, dim, kernel, stride, padding, precision, rngs)
-        self.norm = layer_norm(dim, precision, rngs)
+        self.proj = conv(inputs, dim, kernel, stride, padding, precision, rngs, form)
+        self.norm = layer_norm(dim, precision, rngs, form)
         self.pointwise, self.dtype = pointwise, precision.dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -78,13 +81,21 @@ class Mlp(nnx.Module):
         after = (None, None) if keys is None else split_keys(keys, 2)
 
         def second(hidden: jax.Array, keys: jax.Array | None) -> jax.Array:
-            return self.fc2(dropout(activate(hidden, self.form), self.drop_rate, keys))
+            return self.fc2(dropout(activate(hidden), self.drop_rate, keys))
 
         with jax.named_scope("mlp"):
+            if self._is_native(keys):
+                hidden = by_example(without_bias(self.fc1, x), channels=True)
+                kernel, bias = self.fc2.kernel[...], self.fc2.bias[...]
+                return activated_product(hidden, self.fc1.bias[...], kernel, self.fc2.precision) + bias
             hidden = by_example(self.fc1(x), channels=True)
             # What fc2 is given, the widest of all maps, is sooner computed again than written and read. The keys are an
             # argument: closed over, in a scan, XLA without its fusion pass drops other numbers on the way back.
             return dropout(jax.checkpoint(second, prevent_cse=False)(hidden, after[0]), self.drop_rate, after[1])
+
+    def _is_native(self, keys: jax.Array | None) -> bool:
+        drops = keys is not None and self.drop_rate > 0
+        return self.form == "native" and not drops and native.computes(self.fc1.dtype)
 
 
 class FocalBlock(nnx.Module):
@@ -96,10 +107,10 @@ class FocalBlock(nnx.Module):
 
     def __init__(self, config: FocalNetConfig, stage: int, *, precision: Precision, rngs: nnx.Rngs):
         dim = config.dims[stage]
-        self.norm1 = layer_norm(dim, precision, rngs)
-        self.modulation = FocalModulation(config, stage, precision=precision, rngs=rngs)
-        self.norm2 = layer_norm(dim, precision, rngs)
         form = config.aggregation
+        self.norm1 = layer_norm(dim, precision, rngs, form)
+        self.modulation = FocalModulation(config, stage, precision=precision, rngs=rngs)
+        self.norm2 = layer_norm(dim, precision, rngs, form)
         self.mlp = Mlp(dim, config.mlp_ratio, config.drop_rate, form, precision=precision, rngs=rngs)
         scale = jnp.full((dim,), config.layerscale_value, jnp.float32)
         self.gamma1 = nnx.Param(scale) if config.use_layerscale else None
@@ -172,6 +183,7 @@ class Stage(nnx.Module):
                 overlapped=config.use_conv_embed,
                 stem=False,
                 pointwise=config.pointwise,
+                form=config.aggregation,
                 precision=precision,
                 rngs=rngs,
             )

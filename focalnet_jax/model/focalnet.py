@@ -48,13 +48,14 @@ class FocalNet(nnx.Module):
             overlapped=config.use_conv_embed,
             stem=True,
             pointwise=config.pointwise,
+            form=config.aggregation,
             precision=precision,
             rngs=rngs,
         )
         self.stages = nnx.List(
             [Stage(config, stage, precision=precision, rngs=rngs) for stage in range(len(config.depths))]
         )
-        self.norm = layer_norm(config.dims[-1], precision, rngs)
+        self.norm = layer_norm(config.dims[-1], precision, rngs, config.aggregation)
         exact = get_precision("float32")  # the classifier's sums decide ties between classes and cost next to nothing
         self.head = linear(config.dims[-1], config.num_classes, exact, rngs) if config.num_classes else None
 

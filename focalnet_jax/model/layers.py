@@ -16,7 +16,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from focalnet_jax.model.precision import Precision
-from focalnet_jax.ops.normalization import normalize
+from focalnet_jax.ops import normalization
 from focalnet_jax.ops.product import product
 
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default; Flax's is 1e-6
@@ -80,12 +80,34 @@ def _product_in(form: str) -> Callable[..., jax.Array]:
     return product if form == "native" else jax.lax.dot_general
 
 
+class PatchConv(nnx.Conv):
+    """A convolution whose windows do not overlap, as a product of patches: a CPU computes its gradients sooner."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` to `[B, H / k, W / k, D]`, floored."""
+        k, (batch, height, width, channels) = self.kernel_size[0], x.shape
+        rows, columns = height // k, width // k
+        x = x[:, : rows * k, : columns * k].astype(self.dtype).reshape(batch, rows, k, columns, k, channels)
+        patches = x.swapaxes(2, 3).reshape(batch, rows, columns, k * k * channels)
+        kernel = self.kernel[...].astype(self.dtype).reshape(patches.shape[-1], -1)
+        y = product(patches, kernel, (((3,), (0,)), ((), ())), precision=self.precision)
+        return y + self.bias[...].astype(self.dtype)
+
+
 def conv(
-    inputs: int, outputs: int, kernel: int, stride: int, padding: int, precision: Precision, rngs: nnx.Rngs
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    precision: Precision,
+    rngs: nnx.Rngs,
+    form: str = "xla",
 ) -> nnx.Conv:
     """A strided convolution with explicit padding on all sides (JAX's "SAME" pads another way)."""
     init = torch_uniform(inputs * kernel * kernel)
-    return nnx.Conv(
+    kind = PatchConv if form == "native" and (kernel, padding) == (stride, 0) else nnx.Conv
+    return kind(
         inputs,
         outputs,
         kernel_size=(kernel, kernel),
@@ -102,15 +124,19 @@ def conv(
 class LayerNorm(nnx.LayerNorm):
     """Flax's, keeping less for the gradient."""
 
+    form: str = "xla"
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., C]` to `[..., C]`."""
-        return normalize(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
+        return normalization.layer_norm(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon, self.form)
 
 
-def layer_norm(dim: int, precision: Precision, rngs: nnx.Rngs) -> LayerNorm:
-    """LayerNorm over C; mean and variance are float32 in every precision."""
+def layer_norm(dim: int, precision: Precision, rngs: nnx.Rngs, form: str = "xla") -> LayerNorm:
+    """LayerNorm over C; mean and variance are float32 in every precision. `form` is the aggregation's (`ops.forms`)."""
     # The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large.
-    return LayerNorm(dim, epsilon=LAYER_NORM_EPSILON, dtype=precision.dtype, use_fast_variance=False, rngs=rngs)
+    norm = LayerNorm(dim, epsilon=LAYER_NORM_EPSILON, dtype=precision.dtype, use_fast_variance=False, rngs=rngs)
+    norm.form = form
+    return norm
 
 
 def example_keys(key: jax.Array, batch: int) -> jax.Array:

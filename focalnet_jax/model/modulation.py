@@ -37,7 +37,7 @@ class FocalModulation(nnx.Module):
         learned = sizes if config.use_depthwise_conv else ()
         self.focal_kernels = nnx.List([FocalKernel(size, dim, rngs=rngs) for size in learned])
         self.modulator = pointwise_conv(dim, dim, precision, rngs, form)
-        self.norm = layer_norm(dim, precision, rngs) if config.use_postln_in_modulation else None
+        self.norm = layer_norm(dim, precision, rngs, form) if config.use_postln_in_modulation else None
         self.proj = linear(dim, dim, precision, rngs, form)
         self.kernel_sizes = sizes
         self.global_level, self.multiplies = config.use_global_level, config.use_modulation

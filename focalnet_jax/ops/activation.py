@@ -1,32 +1,38 @@
-"""The MLP's GELU in the form that a platform is fastest with."""
+"""The MLP's GELU and what it is multiplied by after it, on CPUs."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from focalnet_jax.ops import gelu, native
+from focalnet_jax.ops import native
 from focalnet_jax.placement import on_each_device
 
 
-def activate(x: jax.Array, form: str = "xla") -> jax.Array:
-    """Exact GELU of `[B, H, W, C]` of any dtype; it keeps `x` alone for the gradient.
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def activated_product(
+    hidden: jax.Array, bias: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike
+) -> jax.Array:
+    """Exact GELU of `hidden` `[B, H, W, I]` and its bias `[I]`, float32, times `[I, O]`; it keeps these alone.
 
-    With `form` "native", float32 is computed by a CPU's own kernel, see `ops.forms`: XLA for CPUs may write each of
-    GELU's coefficients out as an array of this shape, where two blocks have it.
+    For where `native.computes`. XLA for CPUs may write each of GELU's coefficients out as an array of this shape, where
+    two blocks have it; and of the result, computed again, the kernel's gradient needs but what is turned.
     """
-    if form == "native" and x.dtype == jnp.float32 and native.register() is not None:
-        return _activate_natively(x)
-    return gelu.activate(x)
+    active = on_each_device(native.gelu, ("context", "bias"), "context")(hidden, bias)
+    return jnp.matmul(active, kernel, precision=precision)
 
 
-@jax.custom_vjp
-def _activate_natively(x: jax.Array) -> jax.Array:
-    return on_each_device(native.gelu, ("context",), "context")(x)
+def _gradients(
+    precision: jax.lax.PrecisionLike, kept: tuple[jax.Array, jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    hidden, bias, kernel = kept
+    gradients_of = on_each_device(native.gelu_gradients, ("context", "bias", "context"), ("context", "means", "turned"))
+    to_active = jnp.matmul(cotangent, kernel.T, precision=precision)
+    to_hidden, parts, turned = gradients_of(hidden, bias, to_active)
+    to_kernel = jnp.matmul(turned, cotangent.reshape(-1, cotangent.shape[-1]), precision=precision)
+    return to_hidden, parts.sum(axis=0), to_kernel
 
 
-def _back(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
-    return (on_each_device(native.gelu_gradient, ("context", "context"), "context")(x, cotangent),)
-
-
-_activate_natively.defvjp(lambda x: (_activate_natively(x), x), _back)
+activated_product.defvjp(lambda *given: (activated_product(*given), given[:-1]), _gradients)

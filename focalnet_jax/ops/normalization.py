@@ -8,6 +8,37 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from focalnet_jax.ops import native
+from focalnet_jax.placement import on_each_device
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, form: str = "xla") -> jax.Array:
+    """`normalize`; with `form` "native", float32 by a CPU's own kernel, see `ops.forms`."""
+    if form == "native" and native.computes(x.dtype):
+        return _normalize_natively(x, scale, bias, epsilon)
+    return normalize(x, scale, bias, epsilon)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalize_natively(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    norm = partial(native.layer_norm, epsilon=epsilon)
+    return on_each_device(norm, ("examples", "whole", "whole"), "examples")(x, scale, bias)
+
+
+def _native_gradients(
+    epsilon: float, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    gradients = partial(native.layer_norm_gradients, epsilon=epsilon)
+    given = ("examples", "whole", "examples")
+    to_x, parts = on_each_device(gradients, given, ("examples", "examples"))(*kept, cotangent)
+    to_scale, to_bias = parts.sum(axis=0)
+    return to_x, to_scale, to_bias
+
+
+_normalize_natively.defvjp(
+    lambda x, scale, bias, epsilon: (_normalize_natively(x, scale, bias, epsilon), (x, scale)), _native_gradients
+)
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:

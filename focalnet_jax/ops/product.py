@@ -7,6 +7,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from focalnet_jax.ops import native
+from focalnet_jax.placement import on_each_device
+
 
 def product(
     x: jax.Array,
@@ -34,7 +37,10 @@ def gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """Those of input `[..., I]` and kernel `[I, O]`, `kept`, from the product's, `[..., O]`."""
     x, kernel = kept
-    turned = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
+    if x.ndim == 4 and native.computes(x.dtype):
+        turned = on_each_device(native.turned, ("context",), "turned")(x)
+    else:
+        turned = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
     to_kernel = jnp.matmul(turned, cotangent.reshape(-1, cotangent.shape[-1]), precision=precision)
     return jnp.matmul(cotangent, kernel.T, precision=precision), to_kernel
 

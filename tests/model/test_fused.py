@@ -103,9 +103,9 @@ def test_devices_that_split_the_batch_compute_the_same():
 
 
 def test_embeddings_bias_and_norm_in_a_kernel_are_those_of_the_layers():
-    embedding = PatchEmbed(
-        16, 24, 2, overlapped=True, stem=False, pointwise="xla", precision=get_precision("float32"), rngs=nnx.Rngs(0)
-    )
+    forms = {"pointwise": "xla", "form": "xla"}
+    precision = get_precision("float32")
+    embedding = PatchEmbed(16, 24, 2, overlapped=True, stem=False, **forms, precision=precision, rngs=nnx.Rngs(0))
     x, cotangent = (
         jax.random.normal(jax.random.key(0), (3, 6, 10, 16)),
         jax.random.normal(jax.random.key(1), (3, 3, 5, 24)),

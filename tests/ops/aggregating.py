@@ -79,14 +79,14 @@ def assert_no_further_from_the_truth_than_xla(function, shape, sizes, with_bias=
 def assert_same_on_a_mesh(function, shape, sizes, with_bias=False):
     """Devices that split batch and channels, against one."""
     arguments, cotangents = inputs(shape, sizes, with_bias)
-    alone = with_gradients(function, arguments, cotangents)
+    assert_on_a_mesh_as_alone(lambda *given: with_gradients(function, *given), arguments, cotangents)
+
+
+def assert_on_a_mesh_as_alone(function, *given):
+    """What it makes of arrays, on devices that split batch and channels, against one."""
+    alone = function(*given)
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
-    arguments, cotangents = jax.device_put((arguments, cotangents), NamedSharding(mesh, PartitionSpec()))
-
-    def split(*arguments):
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return function(*arguments)
-
-    together = with_gradients(split, arguments, cotangents)
-    for one, many in zip(alone, together, strict=True):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        together = function(*jax.device_put(given, NamedSharding(mesh, PartitionSpec())))
+    for one, many in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
         assert error(many, one) < 1e-6  # what devices add up is added in another order

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from focalnet_jax.ops.activation import activate as activate_in
+from focalnet_jax.ops import native
 from focalnet_jax.ops.gelu import activate, gelu, gelu_slope, quick_gelu, quick_gelu_and_slope
 
 Z = np.linspace(-12, 12, 200_001).astype(np.float32)
@@ -53,16 +53,10 @@ def test_in_bfloat16_value_and_slope_are_the_exact_ones_rounded():
 
 
 def test_a_cpus_own_form_and_its_gradient_are_as_exact():
-    ours, back = jax.vjp(lambda x: activate_in(x, "native"), jnp.asarray(Z[None, None, None]))
-    assert (np.abs(ours.ravel() - Z * BELOW) <= 3e-7 * np.abs(Z)).all()  # five roundings
-    assert np.abs(back(jnp.ones_like(ours))[0].ravel() - SLOPE).max() < 5e-7
-    far = jnp.asarray([-1e30, 1e30, np.nan], jnp.float32).reshape(1, 1, 1, 3)
-    np.testing.assert_allclose(activate_in(far, "native").ravel(), [0, 1e30, np.nan], rtol=3e-7, atol=3e23)
-
-
-def test_every_number_of_a_cpus_own_form_is_computed_once_by_one_of_its_tasks():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 17, 33, 31)), jnp.float32)  # no multiple of a task
-    assert (abs(activate_in(x, "native") - activate(x)) <= 6e-7 * abs(x)).all()  # each to 3e-7
-    cotangent = x[::-1]
-    mine, xlas = (jax.vjp(of, x)[1](cotangent)[0] for of in (lambda x: activate_in(x, "native"), activate))
-    assert (abs(mine - xlas) <= 1e-6 * abs(cotangent)).all()  # each to 5e-7
+    x, bias = jnp.asarray(Z[None]), jnp.zeros(len(Z))
+    assert (np.abs(native.gelu(x, bias)[0] - Z * BELOW) <= 3e-7 * np.abs(Z)).all()  # five roundings
+    slope, _, turned = native.gelu_gradients(x, bias, jnp.ones_like(x))
+    assert np.abs(slope[0] - SLOPE).max() < 5e-7
+    np.testing.assert_array_equal(turned[:, 0], native.gelu(x, bias)[0])
+    far = jnp.asarray([[-1e30, 1e30, np.nan]], jnp.float32)
+    np.testing.assert_allclose(native.gelu(far, jnp.zeros(3))[0], [0, 1e30, np.nan], rtol=3e-7, atol=3e23)

@@ -1,7 +1,8 @@
-"""For CPUs, float32, in C++: the context aggregation, all levels of a few channels at a time (levels.h), and GELU."""
+"""For CPUs, float32, in C++: the context aggregation (levels.h), and what works on every place by itself (rows.h)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -13,14 +14,29 @@ import numpy as np
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops.native.build import register, why_not
 
-__all__ = ["focal_level_gradients", "focal_levels", "gelu", "gelu_gradient", "register", "supports", "why_not"]
+__all__ = [
+    "computes",
+    "focal_level_gradients",
+    "focal_levels",
+    "gelu",
+    "gelu_gradients",
+    "layer_norm",
+    "layer_norm_gradients",
+    "register",
+    "supports",
+    "turned",
+    "why_not",
+]
+
+
+def computes(dtype: jnp.dtype | None) -> bool:
+    """Whether this form computes in so a dtype, None for several, here."""
+    return dtype == jnp.float32 and register() is not None
 
 
 def supports(dtype: jnp.dtype | None, kernel_sizes: Sequence[int]) -> bool:
-    """Whether this form computes in so a dtype, None for several, with kernels of these sizes, here."""
-    return (
-        dtype == jnp.float32 and all(k % 2 for k in kernel_sizes) and len(kernel_sizes) > 0 and register() is not None
-    )
+    """Whether it computes the context aggregation in so a dtype with kernels of these sizes, here."""
+    return len(kernel_sizes) > 0 and all(k % 2 for k in kernel_sizes) and computes(dtype)
 
 
 def focal_levels(
@@ -69,18 +85,54 @@ def focal_level_gradients(
     return to_context, to_gates, tuple(shaped)
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """Exact GELU of float32 numbers of any shape, to 3e-7 |x|."""
-    return _call("gelu_of_each", jax.ShapeDtypeStruct(x.shape, x.dtype))(x)
+def gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Exact GELU of float32 numbers `[..., C]` with a bias `[C]`, to 3e-7 of its argument."""
+    return _call("gelu_with_bias", _like(x))(x, bias)
 
 
-def gelu_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """The gradient of `gelu` at `x` from what it returned's, `cotangent`, which it is written over where it may be."""
-    call = _call("gelu_gradient", jax.ShapeDtypeStruct(x.shape, x.dtype), input_output_aliases={1: 0})
-    return _undifferentiated(call)(x, cotangent)
+def gelu_gradients(x: jax.Array, bias: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradient of `x`, parts of the bias's, `[n, C]`, to be added up, and what `gelu` returned, turned `[C, R]`."""
+    rows, channels = _rows_of(x)
+    parts, result = (_tasks(rows, channels), channels), (channels, rows)
+    call = _call("gelu_gradients", (_like(x), *(jax.ShapeDtypeStruct(shape, x.dtype) for shape in (parts, result))))
+    return _undifferentiated(call)(x, bias, cotangent)
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float) -> jax.Array:
+    """LayerNorm over C of `[..., C]`, scale and bias `[C]`."""
+    return _call("layer_norm", _like(x))(x, scale, bias, epsilon=np.float32(epsilon))
+
+
+def layer_norm_gradients(
+    x: jax.Array, scale: jax.Array, cotangent: jax.Array, *, epsilon: float
+) -> tuple[jax.Array, jax.Array]:
+    """The gradient of `x`, and parts of those of scale and bias, `[n, 2, C]`, to be added up."""
+    rows, channels = _rows_of(x)
+    parts = jax.ShapeDtypeStruct((_tasks(rows, channels), 2, channels), x.dtype)
+    call = partial(_call("layer_norm_gradients", (_like(x), parts)), epsilon=np.float32(epsilon))
+    return _undifferentiated(call)(x, scale, cotangent)
+
+
+def turned(x: jax.Array) -> jax.Array:
+    """`[C, R]` of `[..., C]`, R places."""
+    return _call("turned", jax.ShapeDtypeStruct(_rows_of(x)[::-1], x.dtype))(x)
 
 
 _GROUP = 16  # kGroup of handlers.cc
+_NUMBERS = 1 << 14  # kNumbers of tasks.h
+
+
+def _rows_of(x: jax.Array) -> tuple[int, int]:
+    return math.prod(x.shape[:-1]), x.shape[-1]
+
+
+def _tasks(rows: int, channels: int) -> int:
+    """Among how many tasks rows.h shares them out: it hangs on shapes alone, as above."""
+    return -(-rows // (max(1, _NUMBERS // channels // 16) * 16))
+
+
+def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _call(

@@ -19,7 +19,15 @@ import jax
 from focalnet_jax.ops import gelu
 
 _DIGEST = 32  # bytes of a SHA-256 at a library's end
-HANDLERS = ("focal_levels", "focal_level_gradients", "gelu_of_each", "gelu_gradient")
+HANDLERS = (
+    "focal_levels",
+    "focal_level_gradients",
+    "gelu_with_bias",
+    "gelu_gradients",
+    "layer_norm",
+    "layer_norm_gradients",
+    "turned",
+)
 _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 
 

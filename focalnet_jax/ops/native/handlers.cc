@@ -1,14 +1,8 @@
 // The XLA custom calls: an example's channels by groups are tasks for XLA's own threads.
-#include <atomic>
-#include <condition_variable>
-#include <functional>
-#include <memory>
-#include <mutex>
-
 #include "levels.h"
-#include "xla/ffi/api/ffi.h"
+#include "rows.h"
+#include "tasks.h"
 
-namespace ffi = xla::ffi;
 using Array = ffi::Buffer<ffi::F32>;
 using Result = ffi::Result<Array>;
 using Sizes = ffi::Span<const int64_t>;
@@ -16,36 +10,6 @@ using Sizes = ffi::Span<const int64_t>;
 namespace {
 
 constexpr int64_t kGroup = 16;  // channels of a task: a line of the cache, whatever a register holds
-constexpr int64_t kNumbers = 1 << 14;  // of a task that takes each number by itself
-
-// Calls task(0) ... task(count - 1), here and on the threads of the pool that come to it before they are done.
-void run_tasks(ffi::ThreadPool& pool, int64_t count, std::function<void(int64_t)> task) {
-  struct Shared {
-    std::function<void(int64_t)> task;
-    int64_t count;
-    std::atomic<int64_t> next{0}, done{0};
-    std::mutex mutex;
-    std::condition_variable finished;
-
-    void work() {
-      for (int64_t i; (i = next++) < count;) {
-        task(i);
-        if (++done == count) {
-          std::lock_guard<std::mutex> lock(mutex);
-          finished.notify_all();
-        }
-      }
-    }
-  };
-  auto shared = std::make_shared<Shared>();  // a thread may come when all is done and the caller gone
-  shared->task = std::move(task);
-  shared->count = count;
-  const int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule([shared] { shared->work(); });
-  shared->work();
-  std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->finished.wait(lock, [&] { return shared->done == shared->count; });
-}
 
 Levels levels_of(const Array& context, const Array& gates, const Array& taps, const Array& bias, Sizes sizes, float scale) {
   const auto shape = context.dimensions();
@@ -84,45 +48,99 @@ ffi::Error gradients(ffi::ThreadPool pool, Array context, Array gates, Array tap
   return ffi::Error::Success();
 }
 
-// Calls run(at, lanes) of each register's worth of so many numbers, four that do not wait for one another at a time.
-template <typename F>
-void run_numbers(ffi::ThreadPool& pool, int64_t count, F run) {
-  run_tasks(pool, (count + kNumbers - 1) / kNumbers, [count, run](int64_t task) {
-    const int64_t end = std::min(count, (task + 1) * kNumbers);
-    int64_t at = task * kNumbers;
-    for (; at + 4 * kLanes <= end; at += 4 * kLanes) {
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) run(at + i * kLanes, kLanes);
-    }
-    for (; at < end; at += kLanes) run(at, static_cast<int>(std::min<int64_t>(kLanes, end - at)));
-  });
-}
+int64_t rows_of(const Array& x) { return x.element_count() / x.dimensions().back(); }
 
-ffi::Error activate(ffi::ThreadPool pool, Array x, Result y) {
-  const float* from = x.typed_data();
+ffi::Error normalize(ffi::ThreadPool pool, Array x, Array scale, Array bias, Result y, float epsilon) {
+  const LayerNorm norm{x.dimensions().back(), x.typed_data(), scale.typed_data(), bias.typed_data(), epsilon};
   float* to = y->typed_data();
-  run_numbers(pool, x.element_count(),
-              [=](int64_t at, int lanes) { store_some(to + at, gelu(load_some(from + at, lanes)), lanes); });
+  run_rows(pool, rows_of(x), norm.channels, [=](int64_t, int64_t first, int64_t end) { norm.forward(first, end, to); });
   return ffi::Error::Success();
 }
 
-ffi::Error activate_back(ffi::ThreadPool pool, Array x, Array rising, Result to_x) {
-  const float *from = x.typed_data(), *above = rising.typed_data();
-  float* to = to_x->typed_data();
-  run_numbers(pool, x.element_count(), [=](int64_t at, int lanes) {
-    V slope;
-    gelu_and_slope(load_some(from + at, lanes), &slope);
-    store_some(to + at, load_some(above + at, lanes) * slope, lanes);
+ffi::Error normalize_back(ffi::ThreadPool pool, Array x, Array scale, Array rising, Result to_x, Result parts,
+                          float epsilon) {
+  const LayerNorm norm{x.dimensions().back(), x.typed_data(), scale.typed_data(), nullptr, epsilon};
+  const float* above = rising.typed_data();
+  float *to = to_x->typed_data(), *to_both = parts->typed_data();
+  run_rows(pool, rows_of(x), norm.channels, [=](int64_t task, int64_t first, int64_t end) {
+    norm.backward(first, end, above, to, to_both + task * 2 * norm.channels);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error activate(ffi::ThreadPool pool, Array x, Array bias, Result y) {
+  const Activation of{rows_of(x), x.dimensions().back(), x.typed_data(), bias.typed_data()};
+  float* to = y->typed_data();
+  run_rows(pool, of.rows, of.channels, [=](int64_t, int64_t first, int64_t end) { of.forward(first, end, to); });
+  return ffi::Error::Success();
+}
+
+ffi::Error activate_back(ffi::ThreadPool pool, Array x, Array bias, Array rising, Result to_x, Result parts,
+                         Result turned) {
+  const Activation of{rows_of(x), x.dimensions().back(), x.typed_data(), bias.typed_data()};
+  const float* above = rising.typed_data();
+  float *to = to_x->typed_data(), *to_bias = parts->typed_data(), *y = turned->typed_data();
+  run_rows(pool, of.rows, of.channels, [=](int64_t task, int64_t first, int64_t end) {
+    of.backward(first, end, above, to, to_bias + task * of.channels, y);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error turn(ffi::ThreadPool pool, Array x, Result y) {
+  const int64_t rows = rows_of(x), channels = x.dimensions().back();
+  const float* from = x.typed_data();
+  float* to = y->typed_data();
+  run_rows(pool, rows, channels, [=](int64_t, int64_t first, int64_t end) {
+    turn_rows(rows, channels, first, end, to, [=](int64_t row, int64_t at, int lanes) {
+      return load_some(from + row * channels + at, lanes);
+    });
   });
   return ffi::Error::Success();
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_of_each, activate, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm, normalize,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<float>("epsilon"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_gradient, activate_back,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm_gradients, normalize_back,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Attr<float>("epsilon"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_with_bias, activate,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_gradients, activate_back,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(turned, turn,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Ret<Array>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_levels, levels,
                               ffi::Ffi::Bind()

@@ -62,17 +62,6 @@ class Scratch {
   V* next_ = nullptr;
 };
 
-// The first `lanes` channels, the others 0; all of them are one instruction.
-inline V load_some(const float* from, int lanes) {
-  V x{};
-  std::memcpy(&x, from, lanes == kLanes ? sizeof(V) : lanes * sizeof(float));
-  return x;
-}
-inline void store_some(float* to, V x, int lanes) {
-  if (lanes == kLanes) std::memcpy(to, &x, sizeof(V));
-  else std::memcpy(to, &x, lanes * sizeof(float));
-}
-
 // The convolution of P places of a row; `in` is k / 2 rows and columns before the first of them.
 template <int P>
 inline void convolve(const V* in, int64_t row, const V* taps, int64_t k, V* sums) {

@@ -2,6 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 constexpr int kLanes = 16;
@@ -13,6 +17,37 @@ typedef float V __attribute__((vector_size(4 * kLanes)));
 typedef int32_t I __attribute__((vector_size(4 * kLanes)));
 
 inline V all(float x) { return x - V{}; }
+
+// The first `lanes` channels, the others 0; all of them are one instruction.
+inline V load_some(const float* from, int lanes) {
+  V x{};
+  std::memcpy(&x, from, lanes == kLanes ? sizeof(V) : lanes * sizeof(float));
+  return x;
+}
+inline void store_some(float* to, V x, int lanes) {
+  if (lanes == kLanes) std::memcpy(to, &x, sizeof(V));
+  else std::memcpy(to, &x, lanes * sizeof(float));
+}
+
+// Past the caches, for what is read when they have held much else; seen by other threads after `finish_streams`.
+inline void stream_some(float* to, V x, int lanes) {
+#ifdef __AVX__
+  if (lanes == kLanes && reinterpret_cast<uintptr_t>(to) % sizeof(V) == 0) {
+#ifdef __AVX512F__
+    _mm512_stream_ps(to, reinterpret_cast<__m512>(x));
+#else
+    _mm256_stream_ps(to, reinterpret_cast<__m256>(x));
+#endif
+    return;
+  }
+#endif
+  store_some(to, x, lanes);
+}
+inline void finish_streams() {
+#ifdef __AVX__
+  _mm_sfence();
+#endif
+}
 
 // The sum of all lanes, by halves.
 inline float sum(V x) {

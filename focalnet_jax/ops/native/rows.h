@@ -1,0 +1,152 @@
+// What works on every row [C] of a map by itself: LayerNorm, a bias with GELU, and their gradients; and rows turned.
+//
+// Rows come in tasks. What they add to a gradient of all rows, of a bias or a scale, is written once for each task.
+#pragma once
+
+#include <cmath>
+
+#include "tasks.h"
+
+// Rows of a task: whole tiles of them, of some kNumbers numbers. ops/native/__init__.py counts tasks the same way.
+inline int64_t rows_of_task(int64_t channels) { return std::max<int64_t>(1, kNumbers / channels / 16) * 16; }
+
+// Calls run(task, first, end) of the rows of each task.
+template <typename F>
+void run_rows(ffi::ThreadPool& pool, int64_t rows, int64_t channels, F run) {
+  const int64_t each = rows_of_task(channels);
+  run_tasks(pool, (rows + each - 1) / each,
+            [=](int64_t task) { run(task, task * each, std::min(rows, (task + 1) * each)); });
+}
+
+// Calls run(at, lanes) of each register's worth of a row.
+template <typename F>
+inline void each_vector(int64_t channels, F run) {
+  int64_t at = 0;
+  for (; at + kLanes <= channels; at += kLanes) run(at, kLanes);
+  if (at < channels) run(at, static_cast<int>(channels - at));
+}
+
+inline V only(V x, int lanes) { return lanes == kLanes ? x : load_some(reinterpret_cast<const float*>(&x), lanes); }
+inline void add_some(float* to, V x, int lanes) { store_some(to, load_some(to, lanes) + x, lanes); }
+
+struct LayerNorm {
+  int64_t channels;
+  const float *x, *scale, *bias;
+  float epsilon;
+
+  struct Moments {
+    float mean, inverse;  // of the standard deviation
+  };
+
+  Moments moments(const float* row) const {
+    V total{}, squares{};
+    each_vector(channels, [&](int64_t at, int lanes) { total += load_some(row + at, lanes); });
+    const float mean = sum(total) / channels;
+    each_vector(channels, [&](int64_t at, int lanes) {
+      const V centred = only(load_some(row + at, lanes) - mean, lanes);
+      squares += centred * centred;
+    });
+    return {mean, 1.f / std::sqrt(sum(squares) / channels + epsilon)};
+  }
+
+  void forward(int64_t first, int64_t end, float* y) const {
+    for (int64_t i = first * channels; i < end * channels; i += channels) {
+      const Moments of = moments(x + i);
+      each_vector(channels, [&](int64_t at, int lanes) {
+        const V normal = (load_some(x + i + at, lanes) - of.mean) * of.inverse;
+        store_some(y + i + at, normal * load_some(scale + at, lanes) + load_some(bias + at, lanes), lanes);
+      });
+    }
+  }
+
+  // `to_both` [2, C] is the part these rows have of the gradients of scale and bias.
+  void backward(int64_t first, int64_t end, const float* rising, float* to_x, float* to_both) const {
+    std::fill(to_both, to_both + 2 * channels, 0.f);
+    for (int64_t i = first * channels; i < end * channels; i += channels) {
+      const Moments of = moments(x + i);
+      V total{}, along{};
+      each_vector(channels, [&](int64_t at, int lanes) {
+        const V normal = (load_some(x + i + at, lanes) - of.mean) * of.inverse;
+        const V above = load_some(rising + i + at, lanes), scaled = above * load_some(scale + at, lanes);
+        total += scaled;
+        along += scaled * normal;
+        add_some(to_both + at, above * normal, lanes);
+        add_some(to_both + channels + at, above, lanes);
+      });
+      const float mean = sum(total) / channels, slope = sum(along) / channels;
+      each_vector(channels, [&](int64_t at, int lanes) {
+        const V normal = (load_some(x + i + at, lanes) - of.mean) * of.inverse;
+        const V scaled = load_some(rising + i + at, lanes) * load_some(scale + at, lanes);
+        store_some(to_x + i + at, (scaled - mean - normal * slope) * of.inverse, lanes);
+      });
+    }
+  }
+};
+
+// A square of numbers turned in the registers: at each step pairs of rows change halves, then quarters, and so on.
+inline void turn_tile(V* tile) {
+#pragma GCC unroll 4
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    I low, high;
+    for (int j = 0; j < kLanes; ++j) {
+      low[j] = j & half ? kLanes + j - half : j;
+      high[j] = j & half ? kLanes + j : j + half;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i)
+      if (!(i & half)) {
+        const V a = tile[i], b = tile[i + half];
+        tile[i] = __builtin_shuffle(a, b, low);
+        tile[i + half] = __builtin_shuffle(a, b, high);
+      }
+  }
+}
+
+// Writes rows of [R, C] into [C, R]: number(row, at, lanes) is a register's worth of a row.
+template <typename F>
+inline void turn_rows(int64_t rows, int64_t channels, int64_t first, int64_t end, float* to, F number) {
+  for (int64_t row = first; row < end; row += kLanes) {
+    const int count = std::min<int64_t>(kLanes, end - row);
+    each_vector(channels, [&](int64_t at, int lanes) {
+      V tile[kLanes] = {};
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i)
+        if (i < count) tile[i] = number(row + i, at, lanes);
+      turn_tile(tile);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i)
+        if (i < lanes) stream_some(to + (at + i) * rows + row, tile[i], count);
+    });
+  }
+  finish_streams();
+}
+
+// A bias, then GELU.
+struct Activation {
+  int64_t rows, channels;
+  const float *x, *bias;
+
+  V input(int64_t row, int64_t at, int lanes) const {
+    return load_some(x + row * channels + at, lanes) + load_some(bias + at, lanes);
+  }
+
+  void forward(int64_t first, int64_t end, float* y) const {
+    for (int64_t row = first; row < end; ++row)
+      each_vector(channels, [&](int64_t at, int lanes) {
+        store_some(y + row * channels + at, gelu(input(row, at, lanes)), lanes);
+      });
+  }
+
+  // And what forward wrote, turned [C, R], for the gradient of the weights it is multiplied by.
+  void backward(int64_t first, int64_t end, const float* rising, float* to_x, float* to_bias, float* turned) const {
+    std::fill(to_bias, to_bias + channels, 0.f);
+    turn_rows(rows, channels, first, end, turned, [&](int64_t row, int64_t at, int lanes) {
+      V slope;
+      const V y = gelu_and_slope(input(row, at, lanes), &slope);
+      const V gradient = load_some(rising + row * channels + at, lanes) * slope;
+      store_some(to_x + row * channels + at, gradient, lanes);
+      add_some(to_bias + at, gradient, lanes);
+      return y;
+    });
+  }
+};

@@ -1,0 +1,45 @@
+// Work shared out to XLA's own threads. What a task is hangs on shapes alone, so that no number does on the threads.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#include "vectors.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+constexpr int64_t kNumbers = 1 << 14;  // of a task that takes numbers, or rows of them, by themselves
+
+// Calls task(0) ... task(count - 1), here and on the threads of the pool that come to it before they are done.
+inline void run_tasks(ffi::ThreadPool& pool, int64_t count, std::function<void(int64_t)> task) {
+  struct Shared {
+    std::function<void(int64_t)> task;
+    int64_t count;
+    std::atomic<int64_t> next{0}, done{0};
+    std::mutex mutex;
+    std::condition_variable finished;
+
+    void work() {
+      for (int64_t i; (i = next++) < count;) {
+        task(i);
+        if (++done == count) {
+          std::lock_guard<std::mutex> lock(mutex);
+          finished.notify_all();
+        }
+      }
+    }
+  };
+  auto shared = std::make_shared<Shared>();  // a thread may come when all is done and the caller gone
+  shared->task = std::move(task);
+  shared->count = count;
+  const int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
+  for (int64_t i = 0; i < helpers; ++i) pool.Schedule([shared] { shared->work(); });
+  shared->work();
+  std::unique_lock<std::mutex> lock(shared->mutex);
+  shared->finished.wait(lock, [&] { return shared->done == shared->count; });
+}

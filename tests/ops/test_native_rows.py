@@ -1,0 +1,151 @@
+"""A CPU's kernels for what works on every place by itself compute what XLA's layers do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from focalnet_jax import create_model
+from focalnet_jax.errors import UserError
+from focalnet_jax.model.blocks import Mlp
+from focalnet_jax.model.layers import PatchConv, conv
+from focalnet_jax.model.precision import get_precision
+from focalnet_jax.ops import native
+from focalnet_jax.ops.activation import activated_product
+from focalnet_jax.ops.normalization import layer_norm
+from tests.ops.aggregating import assert_on_a_mesh_as_alone, error
+
+# Rows and channels that fill no register, no square of registers and no task; more channels than a task has numbers.
+SHAPES = [(2, 5, 3, 20), (1, 7, 7, 96), (3, 5), (4, 9, 11, 17), (2, 100, 128), (1, 1, 17, 20000)]
+
+
+def normals(*shapes):
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def with_gradients(function, arguments, cotangent):
+    def run(arguments, cotangent):
+        result, back = jax.vjp(function, *arguments)
+        return result, *back(cotangent)
+
+    return jax.jit(run)(arguments, cotangent)
+
+
+def exactly(function, arguments, cotangent):
+    with jax.enable_x64(True):
+        return with_gradients(function, *jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (arguments, cotangent)))
+
+
+def plain_norm(x, scale, bias):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * scale + bias
+
+
+def norm(x, scale, bias):
+    return layer_norm(x, scale, bias, 1e-5, "native")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_norm_and_its_gradients_are_exact_to_rounding(shape):
+    *arguments, cotangent = normals(shape, shape[-1:], shape[-1:], shape)
+    arguments[0] = 2 * arguments[0] + 3
+    ours = with_gradients(norm, arguments, cotangent)
+    for mine, true in zip(ours, exactly(plain_norm, arguments, cotangent), strict=True):
+        assert np.abs(np.float64(mine) - np.float64(true)).max() < 2e-6 * max(1, np.abs(np.float64(true)).max())
+
+
+def test_a_norm_of_numbers_far_from_0_keeps_its_digits():
+    x, scale, bias = normals((2, 4, 4, 96), (96,), (96,))
+    x += 1000  # float32 says that to 6e-5
+    assert error(norm(x, scale, bias), exactly(plain_norm, (x, scale, bias), x)[0]) < 1e-4
+
+
+def plain_product(hidden, bias, kernel):
+    return jax.nn.gelu(hidden + bias, approximate=False) @ kernel
+
+
+def product(hidden, bias, kernel):
+    return activated_product(hidden, bias, kernel, jax.lax.Precision.HIGHEST)
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 4])
+def test_a_product_of_gelus_and_its_gradients_are_exact_to_rounding(shape):
+    *arguments, cotangent = normals(shape, shape[-1:], (shape[-1], 24), (*shape[:-1], 24))
+    ours = with_gradients(product, arguments, cotangent)
+    for mine, true in zip(ours, exactly(plain_product, arguments, cotangent), strict=True):
+        assert error(mine, true) < 2e-6  # GELU is to 3e-7
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_turned_maps_are_the_same_numbers(shape):
+    (x,) = normals(shape)
+    np.testing.assert_array_equal(native.turned(x), x.reshape(-1, shape[-1]).T)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 15)])
+@pytest.mark.parametrize("stride", [2, 4])
+def test_patches_are_embedded_as_by_a_convolution(size, stride):
+    x, cotangent = normals((2, *size, 6), (2, size[0] // stride, size[1] // stride, 10))
+    layers = [conv(6, 10, stride, stride, 0, get_precision("float32"), nnx.Rngs(0), form) for form in ("native", "xla")]
+    assert [type(layer) for layer in layers] == [PatchConv, nnx.Conv]
+
+    def run(layer):
+        graph, params = nnx.split(layer)
+        return with_gradients(lambda params, x: nnx.merge(graph, params)(x), (params, x), cotangent)
+
+    for mine, other in zip(*(jax.tree.leaves(run(layer)) for layer in layers), strict=True):
+        assert error(mine, other) < 1e-6
+
+
+def test_devices_that_split_batch_and_channels_compute_the_same():
+    hidden, bias, kernel, cotangent = normals((4, 5, 4, 64), (64,), (64, 16), (4, 5, 4, 16))
+    assert_on_a_mesh_as_alone(
+        lambda *given: with_gradients(product, given[:-1], given[-1]), hidden, bias, kernel, cotangent
+    )
+    assert_on_a_mesh_as_alone(
+        lambda *given: with_gradients(norm, given[:-1], given[-1]), hidden, bias, bias + 1, hidden
+    )
+
+
+def test_a_batch_of_maps_is_computed_one_by_one():
+    x, scale, bias = normals((6, 5, 5, 20), (20,), (20,))
+    pairs = jax.vmap(lambda x: norm(x, scale, bias))(x.reshape(3, 2, 5, 5, 20))
+    assert error(pairs.reshape(x.shape), norm(x, scale, bias)) == 0
+
+
+def test_second_derivatives_are_refused_by_the_name_of_the_option():
+    for function, arguments in ((norm, normals((2, 3, 8), (8,), (8,))), (product, normals((1, 2, 3, 8), (8,), (8, 4)))):
+
+        def slope(x, function=function, rest=arguments[1:]):
+            return jax.grad(lambda x: (function(x, *rest) ** 2).sum())(x).sum()
+
+        with pytest.raises(UserError, match=r"make the model with model\.aggregation=xla"):
+            jax.grad(slope)(arguments[0])
+
+
+def test_with_dropout_an_mlp_drops_as_in_other_forms():
+    native_one, other = (
+        Mlp(8, 4, 0.5, form, precision=get_precision("float32"), rngs=nnx.Rngs(0)) for form in ("native", "xla")
+    )
+    (x,) = normals((3, 4, 4, 8))
+    for keys in (None, jax.random.split(jax.random.key(1), 3)):
+        assert error(native_one(x, keys), other(x, keys)) < 1e-6
+    assert (native_one(x, keys) == 0).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_models_gradients_are_those_of_xla(dtype):
+    (images,) = normals((2, 32, 32, 3))
+
+    def run(form):
+        model = create_model(
+            "focalnet_tiny_lrf", embed_dim=16, depths=(1, 2), num_classes=3, aggregation=form, dtype=dtype
+        )
+        graph, params = nnx.split(model)
+        return jax.jit(jax.value_and_grad(lambda params: (nnx.merge(graph, params)(images) ** 2).sum()))(params)
+
+    ours, theirs = (jax.tree.leaves(run(form)) for form in ("auto", "xla"))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert error(mine, other) < (1e-5 if dtype == "float32" else 0.1)
