@@ -19,7 +19,8 @@ import jax
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/aggregation.py
 
-from benchmarks.flags import Parser, positive
+from benchmarks.flags import make_parser, positive
+from focalnet_jax.command_line import run_command
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops.aggregation import aggregate_context
 from focalnet_jax.ops.forms import choose_form, names
@@ -57,11 +58,11 @@ def forms() -> list[str]:
     return found
 
 
-def main() -> None:
-    parser = Parser(__doc__)
+def main(arguments: list[str]) -> None:
+    parser = make_parser(__doc__)
     parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
-    flags = parser.parse_args()
+    flags = parser.parse_args(arguments)
     results = []
     for size, channels in STAGES:
         keys = jax.random.split(jax.random.key(0), 3 + len(KERNELS))
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -7,12 +7,16 @@ Needs the compiler for TPUs: pip install 'focalnet_jax[tpu]'.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/aot.py
+
+from benchmarks.flags import make_parser
+from focalnet_jax.command_line import run_command
 
 DOCUMENT = Path("docs/scale.md")
 BEGIN, END = "<!-- python -m benchmarks.aot writes from here -->\n", "<!-- to here -->"
@@ -65,10 +69,10 @@ def line(result: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> None:
+    parser = make_parser(__doc__)
     parser.add_argument("results", type=Path, metavar="FILE.jsonl")
-    results = parser.parse_args().results
+    results = parser.parse_args(arguments).results
     done = [json.loads(text) for text in results.read_text().splitlines()] if results.exists() else []
     for arguments in ROWS:
         if any(result["arguments"] == arguments for result in done):
@@ -90,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -9,10 +9,10 @@ temporary one by default.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/checkpoint.py
+
+from benchmarks.flags import make_parser, positive
 from focalnet_jax.checkpoint.integrity import find_damage, read_manifest
 from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import FOLDER
@@ -85,10 +88,10 @@ def measure(model: str, rounds: int, folder: Path) -> dict[str, object]:
 
 def main(arguments: list[str]) -> int:
     """Measures and prints a line a model, and all of it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     names = [name.removeprefix("focalnet_") for name in list_models()]
     parser.add_argument("--models", nargs="+", choices=names, default=["tiny_srf", "large_fl4"])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--folder", type=Path)
     flags = parser.parse_args(arguments)
     results = []

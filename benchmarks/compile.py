@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/compile.py
 
-from benchmarks.flags import Parser, positive
-from focalnet_jax.command_line import load_config
+from benchmarks.flags import make_parser, positive
+from focalnet_jax.command_line import load_config, run_command
 from focalnet_jax.distributed.mesh import make_mesh, split_by_example
 from focalnet_jax.model import list_models
 from focalnet_jax.training.setup import make_task
@@ -44,12 +44,12 @@ def compile_seconds(model: str, depth: int, scanned: bool) -> float:
     return time.perf_counter() - begun
 
 
-def main() -> None:
-    parser = Parser(__doc__)
+def main(arguments: list[str]) -> None:
+    parser = make_parser(__doc__)
     names = [name.removeprefix("focalnet_") for name in list_models()]
     parser.add_argument("--model", default="base_srf", choices=names)
     parser.add_argument("--rounds", type=positive, default=3)
-    flags = parser.parse_args()
+    flags = parser.parse_args(arguments)
     jax.config.update("jax_enable_compilation_cache", False)
     result = {}
     for scanned, rounds in ((True, flags.rounds), (False, 1)):
@@ -67,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

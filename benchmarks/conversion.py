@@ -19,19 +19,20 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/conversion.py
 
-from benchmarks.flags import Parser
+from benchmarks.flags import make_parser
 from focalnet_jax.checkpoint.weights import save_params
+from focalnet_jax.command_line import run_command
 from focalnet_jax.convert.files import sha256
 from focalnet_jax.convert.mapping import abstract_params
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.model.variants import model_metadata
 
 
-def main() -> None:
-    parser = Parser(__doc__)
+def main(arguments: list[str]) -> None:
+    parser = make_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *list_models()])
     measured = {}
-    for name in parser.parse_args().names or list_models():
+    for name in parser.parse_args(arguments).names or list_models():
         with tempfile.TemporaryDirectory() as folder:
             measured[name] = through_every_format(name, Path(folder))
         row = "  ".join(f"{step} {seconds:.0f} s {memory:.1f} GB" for step, (seconds, memory) in measured[name].items())
@@ -77,4 +78,4 @@ def through_every_format(name: str, folder: Path) -> dict[str, tuple[float, floa
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

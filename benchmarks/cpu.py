@@ -13,25 +13,26 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/cpu.py
 
-from benchmarks.flags import Parser, positive, seconds
+from benchmarks.flags import make_parser, positive, seconds
 from benchmarks.side_by_side import compare, report
+from focalnet_jax.command_line import run_command
 
 MEMORY = ":".join(
     f"glibc.malloc.{tunable}" for tunable in ("hugetlb=1", "mmap_max=0", "trim_threshold=100000000000", "arena_max=1")
 )
 
 
-def main() -> None:
-    parser = Parser(__doc__)
+def main(arguments: list[str]) -> None:
+    parser = make_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=["tiny_lrf", "base_srf"])
     parser.add_argument("--batch", type=positive, default=8)
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--seconds", type=seconds, default=10, help="of each round")
-    flags = parser.parse_args()
+    flags = parser.parse_args(arguments)
     os.environ["JAX_PLATFORMS"], os.environ["CUDA_VISIBLE_DEVICES"] = "cpu", ""
     os.environ.setdefault("GLIBC_TUNABLES", MEMORY)  # for the workers
     report([compare(model, flags.batch, "float32", flags.rounds, flags.seconds) for model in flags.models])
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -14,7 +14,8 @@ import jax
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/depthwise.py
 
-from benchmarks.flags import Parser
+from benchmarks.flags import make_parser
+from focalnet_jax.command_line import run_command
 from focalnet_jax.ops.depthwise import depthwise_conv, depthwise_conv_reference
 
 BATCH = 8
@@ -41,8 +42,8 @@ def with_gradients(conv):
     return jax.jit(run)
 
 
-def main():
-    Parser(__doc__).parse_args()
+def main(arguments: list[str]) -> None:
+    make_parser(__doc__).parse_args(arguments)
     print(f"{jax.default_backend()}, batch {BATCH}, float32; grouped ms, ours ms, ratio")
     print(f"{'map':>10}{'kernel':>8}{'forward':>26}{'forward and gradients':>28}")
     ratios = {"forward_ratio": [], "train_ratio": []}
@@ -64,4 +65,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

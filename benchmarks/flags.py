@@ -1,24 +1,19 @@
-"""Command lines of benchmarks: a mistake is one line and exit code 2."""
+"""Command lines of benchmarks, whose `main`s `focalnet_jax.command_line.run_command` runs: a mistake is one line."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from typing import NoReturn
+
+from focalnet_jax.command_line import one_line_errors
 
 
-class Parser(argparse.ArgumentParser):
+def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser with a module's docstring as its help."""
-
-    def __init__(self, description: str) -> None:
-        super().__init__(
-            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-        )
-
-    def error(self, message: str) -> NoReturn:
-        """One line."""
-        print(f"error: {message}; --help explains", file=sys.stderr)
-        sys.exit(2)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    one_line_errors(parser)
+    return parser
 
 
 def positive(text: str) -> int:

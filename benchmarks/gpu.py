@@ -14,21 +14,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/gpu.py
 
-from benchmarks.flags import Parser, positive, seconds
+from benchmarks.flags import make_parser, positive, seconds
 from benchmarks.side_by_side import compare, report
+from focalnet_jax.command_line import run_command
 
 
-def main() -> None:
-    parser = Parser(__doc__)
+def main(arguments: list[str]) -> None:
+    parser = make_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=["base_lrf"])
     parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--seconds", type=seconds, default=2, help="of each round")
-    flags, overrides = parser.parse_known_args()
+    flags, overrides = parser.parse_known_args(arguments)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # torch needs some of the memory
     run = (flags.batch, "bfloat16", flags.rounds, flags.seconds, overrides)
     report([compare(model, *run) for model in flags.models])
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

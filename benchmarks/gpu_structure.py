@@ -10,7 +10,6 @@ ptxas: pip install --no-deps 'nvidia-cuda-nvcc-cu12<13'.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import json
 import os
@@ -21,7 +20,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from focalnet_jax.command_line import load_config, one_line_errors, run_command
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/gpu_structure.py
+
+from benchmarks.flags import make_parser, positive
+from focalnet_jax.command_line import load_config, run_command
 from focalnet_jax.errors import UserError
 
 _ARCHITECTURES = {"h100": "sm_90a", "a100": "sm_80"}  # as ptxas calls them
@@ -66,11 +68,10 @@ def kernels(dump: Path, ptxas: str, architecture: str) -> dict[str, dict[str, in
 
 def main(arguments: list[str]) -> int:
     """Compiles and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="base_lrf")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--topology", default="h100:1")
-    one_line_errors(parser)
     flags, overrides = parser.parse_known_args(arguments)
     gpu = flags.topology.partition(":")[0]
     if gpu not in _ARCHITECTURES:

@@ -22,17 +22,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import torch
 from PIL import Image
-from skimage import data as photos
-from sklearn.datasets import load_sample_images
-from timm.data import create_transform
-from timm.data.loader import fast_collate
-from torchvision.datasets import ImageFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/input.py
 
-from benchmarks.flags import Parser, positive
+from benchmarks.flags import make_parser, positive
+from benchmarks.side_by_side import need
+from focalnet_jax.command_line import run_command
 from focalnet_jax.data import transforms
 from focalnet_jax.data.decode import decode
 from focalnet_jax.data.loader import Reading, train_batches
@@ -48,6 +44,9 @@ _WARM_UP = 10  # batches a reading process
 
 def write_images(folder: Path, count: int) -> None:
     """`count` JPEGs in two classes, 500x375 or 375x500: crops of photos of scikit-learn and scikit-image."""
+    from skimage import data as photos
+    from sklearn.datasets import load_sample_images
+
     pictures = [*load_sample_images().images, photos.astronaut(), photos.coffee(), photos.chelsea(), photos.rocket()]
     draw = np.random.default_rng(0)
     for index in range(count):
@@ -75,6 +74,12 @@ def ours(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.n
 
 def timms(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.ndarray]:
     """Batches of timm's transform and collate function in a torch DataLoader."""
+    import torch
+    from timm.data import create_transform
+    from timm.data.loader import fast_collate
+    from torchvision.datasets import ImageFolder
+
+    torch.set_num_threads(1)
     transform = create_transform(
         SIZE,
         is_training=True,
@@ -160,13 +165,13 @@ def per_wall_second(loader: Callable[..., Iterator[np.ndarray]], folder: Path, w
     return count / seconds
 
 
-def main() -> None:
-    parser = Parser(__doc__)
+def main(arguments: list[str]) -> None:
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=positive, default=2048)
     parser.add_argument("--batches", type=positive, default=12, help="of 64, a measurement")
     parser.add_argument("--rounds", type=positive, default=3)
-    flags = parser.parse_args()
-    torch.set_num_threads(1)
+    flags = parser.parse_args(arguments)
+    need("torch", "timm", "torchvision", "skimage")
     result = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -198,4 +203,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

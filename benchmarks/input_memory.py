@@ -14,18 +14,19 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/input_memory.py
 
-from benchmarks.flags import Parser, positive
+from benchmarks.flags import make_parser, positive
+from focalnet_jax.command_line import run_command
 from focalnet_jax.data.loader import Reading, train_batches
 from focalnet_jax.data.policies import ColourJitter, parse_policy
 from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import train_transform
 
 
-def main() -> None:
-    parser = Parser(__doc__)
+def main(arguments: list[str]) -> None:
+    parser = make_parser(__doc__)
     parser.add_argument("--batches", type=positive, default=100_000)
     parser.add_argument("--workers", type=int, default=0)
-    flags = parser.parse_args()
+    flags = parser.parse_args(arguments)
     policies = [parse_policy("rand-m9-mstd0.5-inc1"), ColourJitter(0.4)]
     transform = train_transform(32, (0.08, 1.0), (3 / 4, 4 / 3), 0.5, policies)
     reading = Reading(threads=2, workers=flags.workers)
@@ -44,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -20,17 +20,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/products.py
 
 from benchmarks.cpu import MEMORY
-from benchmarks.flags import Parser, positive
+from benchmarks.flags import make_parser, positive
 from benchmarks.side_by_side import need
+from focalnet_jax.command_line import run_command
 
 STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
 PRODUCTS = ("outputs", "inputs' gradients", "weights' gradients", "weights' gradients, ours")
 
 
-def main() -> None:
-    parser = Parser(__doc__)
+def main(arguments: list[str]) -> None:
+    parser = make_parser(__doc__)
     parser.add_argument("--batch", type=positive, default=8)
-    batch = parser.parse_args().batch
+    batch = parser.parse_args(arguments).batch
     need("torch")
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "GLIBC_TUNABLES" not in os.environ:  # read when a process starts
@@ -82,4 +83,4 @@ def _best(function: Callable[..., Any], *arguments: Any) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -13,7 +13,6 @@ its rates are measured, and with --compile our block. The last line is a JSON li
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -22,10 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.command_line import load_config, one_line_errors, run_command
-from focalnet_jax.errors import UserError
-
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/roofline.py
+
+from benchmarks.flags import make_parser, positive
+from focalnet_jax.command_line import load_config, run_command
+from focalnet_jax.errors import UserError
 
 # Operations of `ops/gelu.py`, forward and computed again with its derivative.
 _GELU = 13 + 20
@@ -129,12 +129,11 @@ def estimate(config: Any, name: str, stage: int, batch: int) -> float:
 
 def main(arguments: list[str]) -> int:
     """Parses flags, prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="focalnet_base_lrf")
-    parser.add_argument("--batch", type=int, default=64, help="images of a device")
+    parser.add_argument("--batch", type=positive, default=64, help="images of a device")
     parser.add_argument("--chips", default=",".join((*TOPOLOGIES, "h100")), help="separated by commas: %(default)s")
     parser.add_argument("--compile", action="store_true", help="ours beside it, for TPUs: takes minutes")
-    one_line_errors(parser)
     flags, overrides = parser.parse_known_args(arguments)
     chips = flags.chips.split(",")
     if unknown := set(chips) - {*TOPOLOGIES, "h100", "cpu"}:

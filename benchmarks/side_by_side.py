@@ -18,9 +18,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.command_line import load_config
+from focalnet_jax.errors import UserError
 
 SIZE, CLASSES = 224, 1000
 WORKERS = ("ours", "timm eager", "timm compiled")
+
+
+def recipe(model: str, overrides: Sequence[str]) -> FrozenConfigDict:
+    """The ImageNet-1K recipe without its data; `UserError` for a model or a setting it does not have."""
+    return load_config(f"configs/imagenet1k.py:{model}", ["--config.data.path=none", *overrides])
 
 
 def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> dict[str, Callable[[int], float]]:
@@ -28,13 +37,11 @@ def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> di
     import jax
     import jax.numpy as jnp
 
-    from focalnet_jax.command_line import load_config
     from focalnet_jax.distributed.mesh import make_mesh
     from focalnet_jax.training.setup import make_task
     from focalnet_jax.training.step import init_state, make_eval_step, make_train_step
 
-    flags = ["--config.data.path=none", f"--config.batch_size={batch}", f"--config.precision={precision}", *overrides]
-    config = load_config(f"configs/imagenet1k.py:{model}", flags)
+    config = recipe(model, [f"--config.batch_size={batch}", f"--config.precision={precision}", *overrides])
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
     task, init_params = make_task(config, mesh, warmup_steps=1, total_steps=10)
     rng = np.random.default_rng(0)
@@ -149,24 +156,11 @@ class Worker:
 
 
 def need(*packages: str) -> None:
-    """Ends the program with a line where one of them is missing."""
+    """`UserError` where one of them is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         where = "make parity makes .venv-parity, whose python has torch and timm"
-        print(f"error: {' and '.join(missing)} missing here; {where}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _refuse_unknown(model: str, overrides: Sequence[str]) -> None:
-    """Ends the program with a line where the recipe has no such model or setting."""
-    from focalnet_jax.command_line import load_config
-    from focalnet_jax.errors import UserError
-
-    try:
-        load_config(f"configs/imagenet1k.py:{model}", ["--config.data.path=none", *overrides], optional=["data.path"])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        raise UserError(f"{' and '.join(missing)} missing here; {where}")
 
 
 def compare(
@@ -177,7 +171,7 @@ def compare(
     `overrides` change our recipe, as `--config.KEY=VALUE`.
     """
     need("torch", "timm")
-    _refuse_unknown(model, overrides)
+    recipe(model, overrides)
     taken: dict[str, dict[str, list[float]]] = {name: {"inference": [], "train": []} for name in WORKERS}
     with contextlib.ExitStack() as stack:
         workers = {name: Worker(name, model, batch, precision, overrides) for name in WORKERS}

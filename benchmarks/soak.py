@@ -27,6 +27,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/soak.py
+
+from benchmarks.flags import make_parser
 from focalnet_jax.checkpoint.steps import FOLDER, is_complete, list_steps
 from focalnet_jax.command_line import load_config, run_command
 
@@ -215,7 +218,7 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
 
 def main(arguments: list[str]) -> int:
     """Parses flags and does it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workdir", type=Path, help="a temporary one by default")

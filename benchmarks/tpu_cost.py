@@ -25,10 +25,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.command_line import load_config, one_line_errors, run_command
-from focalnet_jax.errors import UserError
-
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_cost.py
+
+from benchmarks.flags import make_parser, positive
+from focalnet_jax.command_line import load_config, run_command
+from focalnet_jax.errors import UserError
 
 CATEGORIES = ("aggregation", "projections", "mlp", "norm", "embedding", "optimizer")
 _BANDWIDTH = {"TPU v4": 1228e9, "TPU v5e": 819e9, "TPU v5p": 2765e9, "TPU v6e": 1640e9}  # bytes/s, Google's pages
@@ -316,16 +317,15 @@ def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Parses flags, compiles and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="focalnet_base_lrf")
-    parser.add_argument("--batch", type=int, default=64, help="images of a chip")
+    parser.add_argument("--batch", type=positive, default=64, help="images of a chip")
     parser.add_argument("--topology", default="v5e:2x2")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--stage", type=int, choices=range(1, 5), help="forward and backward of a whole stage")
     which.add_argument("--block", type=int, choices=range(1, 5), help="of one block of that stage")
     which.add_argument("--aggregation", type=int, choices=range(1, 5), help="of a block of that stage, alone")
     parser.add_argument("--plain", action="store_true", help="a plain Flax FocalNet and ConvNeXt beside it")
-    one_line_errors(parser)
     flags, overrides = parser.parse_known_args(arguments)
     if not flags.topology.startswith("v"):
         raise UserError(f"--topology {flags.topology}: expected a TPU such as v5e:2x2")

@@ -10,7 +10,6 @@ block takes half a minute to two, all of them an hour a chip.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -21,9 +20,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_variants.py
 
+from benchmarks.flags import make_parser, positive
 from benchmarks.roofline import TOPOLOGIES
 from benchmarks.tpu_cost import compile_for, cost, map_size, part
-from focalnet_jax.command_line import load_config, one_line_errors, run_command
+from focalnet_jax.command_line import load_config, run_command
 from focalnet_jax.errors import UserError
 
 # All that makes two blocks of equal width, kernels and map differ.
@@ -78,11 +78,10 @@ def main(arguments: list[str]) -> int:
     """Parses flags, compiles and prints."""
     from focalnet_jax import list_models
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--chips", default=",".join(TOPOLOGIES), help="separated by commas: %(default)s")
     parser.add_argument("--models", help="separated by commas; all released ones unless told")
-    parser.add_argument("--batch", type=int, default=8, help="images of a chip")
-    one_line_errors(parser)
+    parser.add_argument("--batch", type=positive, default=8, help="images of a chip")
     flags = parser.parse_args(arguments)
     chips = flags.chips.split(",")
     if unknown := set(chips) - set(TOPOLOGIES):

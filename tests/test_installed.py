@@ -81,6 +81,8 @@ def test_the_package_gives_its_names_when_asked():
         ("compile", ["--model", "nonsense"]),
         ("conversion", ["nonsense"]),
         ("depthwise", ["--batch"]),
+        ("input", ["--images", "0"]),
+        ("tpu_cost", ["--batch", "0"]),
     ],
 )
 def test_a_mistake_in_a_benchmarks_command_is_one_line(name, arguments):
@@ -90,8 +92,9 @@ def test_a_mistake_in_a_benchmarks_command_is_one_line(name, arguments):
 
 def test_benchmarks_run_by_their_path_too():
     for path in Path("benchmarks").glob("*.py"):
-        before, uses_another, _ = path.read_text().partition("from benchmarks")
+        before, uses_another, after = path.read_text().partition("from benchmarks")
         assert not uses_another or "sys.path.insert(0," in before, path
+        assert "def main(" not in before + after or "run_command(main)" in after, path  # mistakes are one line
     assert run("benchmarks/cpu.py", "--help").returncode == 0
 
 
