@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from focalnet_jax.ops import native
+from focalnet_jax.ops.product import kernel_gradient
 from focalnet_jax.placement import on_each_device
 
 
@@ -18,7 +19,7 @@ def activated_product(
     """Exact GELU of `hidden` `[B, H, W, I]` and its bias `[I]`, float32, times `[I, O]`; it keeps these alone.
 
     For where `native.computes`. XLA for CPUs may write each of GELU's coefficients out as an array of this shape, where
-    two blocks have it; and of the result, computed again, the kernel's gradient needs but what is turned.
+    two blocks have it.
     """
     active = on_each_device(native.gelu, ("context", "bias"), "context")(hidden, bias)
     return jnp.matmul(active, kernel, precision=precision)
@@ -28,11 +29,12 @@ def _gradients(
     precision: jax.lax.PrecisionLike, kept: tuple[jax.Array, jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     hidden, bias, kernel = kept
-    gradients_of = on_each_device(native.gelu_gradients, ("context", "bias", "context"), ("context", "means", "turned"))
+    gradients_of = on_each_device(
+        native.gelu_gradients, ("context", "bias", "context"), ("context", "means", "context")
+    )
     to_active = jnp.matmul(cotangent, kernel.T, precision=precision)
-    to_hidden, parts, turned = gradients_of(hidden, bias, to_active)
-    to_kernel = jnp.matmul(turned, cotangent.reshape(-1, cotangent.shape[-1]), precision=precision)
-    return to_hidden, parts.sum(axis=0), to_kernel
+    to_hidden, parts, active = gradients_of(hidden, bias, to_active)
+    return to_hidden, parts.sum(axis=0), kernel_gradient(active, cotangent, precision)
 
 
 activated_product.defvjp(lambda *given: (activated_product(*given), given[:-1]), _gradients)

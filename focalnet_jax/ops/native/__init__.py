@@ -91,10 +91,9 @@ def gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def gelu_gradients(x: jax.Array, bias: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The gradient of `x`, parts of the bias's, `[n, C]`, to be added up, and what `gelu` returned, turned `[C, R]`."""
-    rows, channels = _rows_of(x)
-    parts, result = (_tasks(rows, channels), channels), (channels, rows)
-    call = _call("gelu_gradients", (_like(x), *(jax.ShapeDtypeStruct(shape, x.dtype) for shape in (parts, result))))
+    """The gradient of `x`, parts of the bias's, `[n, C]`, to be added up, and what `gelu` returned once more."""
+    parts = jax.ShapeDtypeStruct((_tasks(*_rows_of(x)), x.shape[-1]), x.dtype)
+    call = _call("gelu_gradients", (_like(x), parts, _like(x)))
     return _undifferentiated(call)(x, bias, cotangent)
 
 

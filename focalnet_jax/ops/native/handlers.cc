@@ -76,12 +76,12 @@ ffi::Error activate(ffi::ThreadPool pool, Array x, Array bias, Result y) {
 }
 
 ffi::Error activate_back(ffi::ThreadPool pool, Array x, Array bias, Array rising, Result to_x, Result parts,
-                         Result turned) {
+                         Result y) {
   const Activation of{rows_of(x), x.dimensions().back(), x.typed_data(), bias.typed_data()};
   const float* above = rising.typed_data();
-  float *to = to_x->typed_data(), *to_bias = parts->typed_data(), *y = turned->typed_data();
+  float *to = to_x->typed_data(), *to_bias = parts->typed_data(), *again = y->typed_data();
   run_rows(pool, of.rows, of.channels, [=](int64_t task, int64_t first, int64_t end) {
-    of.backward(first, end, above, to, to_bias + task * of.channels, y);
+    of.backward(first, end, above, to, to_bias + task * of.channels, again);
   });
   return ffi::Error::Success();
 }
@@ -90,11 +90,8 @@ ffi::Error turn(ffi::ThreadPool pool, Array x, Result y) {
   const int64_t rows = rows_of(x), channels = x.dimensions().back();
   const float* from = x.typed_data();
   float* to = y->typed_data();
-  run_rows(pool, rows, channels, [=](int64_t, int64_t first, int64_t end) {
-    turn_rows(rows, channels, first, end, to, [=](int64_t row, int64_t at, int lanes) {
-      return load_some(from + row * channels + at, lanes);
-    });
-  });
+  run_rows(pool, rows, channels,
+           [=](int64_t, int64_t first, int64_t end) { turn_rows(from, rows, channels, first, end, to); });
   return ffi::Error::Success();
 }
 

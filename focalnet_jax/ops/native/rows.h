@@ -102,16 +102,15 @@ inline void turn_tile(V* tile) {
   }
 }
 
-// Writes rows of [R, C] into [C, R]: number(row, at, lanes) is a register's worth of a row.
-template <typename F>
-inline void turn_rows(int64_t rows, int64_t channels, int64_t first, int64_t end, float* to, F number) {
+// Rows of [R, C] written into [C, R].
+inline void turn_rows(const float* from, int64_t rows, int64_t channels, int64_t first, int64_t end, float* to) {
   for (int64_t row = first; row < end; row += kLanes) {
     const int count = std::min<int64_t>(kLanes, end - row);
     each_vector(channels, [&](int64_t at, int lanes) {
       V tile[kLanes] = {};
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i)
-        if (i < count) tile[i] = number(row + i, at, lanes);
+        if (i < count) tile[i] = load_some(from + (row + i) * channels + at, lanes);
       turn_tile(tile);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i)
@@ -137,16 +136,16 @@ struct Activation {
       });
   }
 
-  // And what forward wrote, turned [C, R], for the gradient of the weights it is multiplied by.
-  void backward(int64_t first, int64_t end, const float* rising, float* to_x, float* to_bias, float* turned) const {
+  // And `y` once more, for the gradient of the weights it is multiplied by.
+  void backward(int64_t first, int64_t end, const float* rising, float* to_x, float* to_bias, float* y) const {
     std::fill(to_bias, to_bias + channels, 0.f);
-    turn_rows(rows, channels, first, end, turned, [&](int64_t row, int64_t at, int lanes) {
-      V slope;
-      const V y = gelu_and_slope(input(row, at, lanes), &slope);
-      const V gradient = load_some(rising + row * channels + at, lanes) * slope;
-      store_some(to_x + row * channels + at, gradient, lanes);
-      add_some(to_bias + at, gradient, lanes);
-      return y;
-    });
+    for (int64_t row = first; row < end; ++row)
+      each_vector(channels, [&](int64_t at, int lanes) {
+        V slope;
+        store_some(y + row * channels + at, gelu_and_slope(input(row, at, lanes), &slope), lanes);
+        const V gradient = load_some(rising + row * channels + at, lanes) * slope;
+        store_some(to_x + row * channels + at, gradient, lanes);
+        add_some(to_bias + at, gradient, lanes);
+      });
   }
 };
