@@ -22,6 +22,12 @@ MEMORY = ":".join(
 )
 
 
+def keep_memory() -> None:
+    """Begins this program anew if need be, for what says how it keeps memory is read when a process starts."""
+    if "GLIBC_TUNABLES" not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": MEMORY})
+
+
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=["tiny_lrf", "base_srf"])

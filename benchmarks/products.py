@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/products.py
 
-from benchmarks.cpu import MEMORY
+from benchmarks.cpu import keep_memory
 from benchmarks.flags import make_parser, positive
 from benchmarks.side_by_side import need
 from focalnet_jax.command_line import run_command
@@ -34,8 +34,7 @@ def main(arguments: list[str]) -> None:
     batch = parser.parse_args(arguments).batch
     need("torch")
     os.environ["JAX_PLATFORMS"] = "cpu"
-    if "GLIBC_TUNABLES" not in os.environ:  # read when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": MEMORY})
+    keep_memory()
     ratios: dict[str, list[float]] = {name: [] for name in PRODUCTS}
     for size, dim in STAGES:
         for inputs, outputs in ((dim, 4 * dim), (4 * dim, dim)):

@@ -15,13 +15,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.command_line import load_config
 from focalnet_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from focalnet_jax.training.step import Task
 
 SIZE, CLASSES = 224, 1000
 WORKERS = ("ours", "timm eager", "timm compiled")
@@ -32,24 +35,33 @@ def recipe(model: str, overrides: Sequence[str]) -> FrozenConfigDict:
     return load_config(f"configs/imagenet1k.py:{model}", ["--config.data.path=none", *overrides])
 
 
+def our_step(config: FrozenConfigDict) -> tuple[Any, Any, dict[str, Any], Task]:
+    """A recipe's train step, a fresh state, a batch of noise, and the task, on one device."""
+    import jax.numpy as jnp
+
+    from focalnet_jax.distributed.mesh import make_mesh
+    from focalnet_jax.training.setup import make_task
+    from focalnet_jax.training.step import init_state, make_train_step
+
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
+    task, init_params = make_task(config, mesh, warmup_steps=1, total_steps=10)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.integers(0, 256, (config.batch_size, SIZE, SIZE, 3), np.uint8))
+    given = {"image": images, "label": jnp.asarray(rng.integers(0, CLASSES, config.batch_size), jnp.int32)}
+    return make_train_step(task), init_state(task, init_params), given, task
+
+
 def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> dict[str, Callable[[int], float]]:
     """The train step and the evaluation step of the ImageNet-1K recipe: seconds that so many take."""
     import jax
     import jax.numpy as jnp
 
-    from focalnet_jax.distributed.mesh import make_mesh
-    from focalnet_jax.training.setup import make_task
-    from focalnet_jax.training.step import init_state, make_eval_step, make_train_step
+    from focalnet_jax.training.step import make_eval_step
 
     config = recipe(model, [f"--config.batch_size={batch}", f"--config.precision={precision}", *overrides])
-    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
-    task, init_params = make_task(config, mesh, warmup_steps=1, total_steps=10)
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8))
-    given = {"image": images, "label": jnp.asarray(rng.integers(0, CLASSES, batch), jnp.int32)}
-    counted = given | {"mask": jnp.ones(batch, jnp.float32)}
-    train_step, eval_step = make_train_step(task), make_eval_step(task.graph, mesh)
-    held = [init_state(task, init_params)]
+    train_step, state, given, task = our_step(config)
+    held, counted = [state], given | {"mask": jnp.ones(batch, jnp.float32)}
+    eval_step = make_eval_step(task.graph, task.mesh)
 
     def train(steps: int) -> float:
         begun = time.perf_counter()
