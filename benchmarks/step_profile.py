@@ -72,10 +72,11 @@ def profile(model: str, batch: int, steps: int, overrides: list[str]) -> dict[st
     compiled = train_step.lower(state, given).compile()
     known = {line.name: line for lines in Program(compiled.as_text()).computations.values() for line in lines}
     with tempfile.TemporaryDirectory() as folder:
-        for step in range(2 * steps):  # the first half finds its memory
-            if step == steps:
+        for watched in (False, False, True):  # until it has found its memory it waits for pages
+            if watched:
                 jax.profiler.start_trace(folder)
-            state, metrics = compiled(state, given)
+            for _ in range(steps):
+                state, metrics = compiled(state, given)
             jax.block_until_ready(metrics)
         jax.profiler.stop_trace()
         events = traced(Path(folder), known.keys() - {"while", "call"})

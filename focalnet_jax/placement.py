@@ -6,7 +6,9 @@ is it in a mesh without the three axes below, or inside `jax.shard_map` or `jax.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +23,7 @@ _SPLIT = {
     "kernel": PartitionSpec(None, None, None, CHANNELS),  # [k, k, 1, C]
     "means": PartitionSpec(EXAMPLES, CHANNELS),  # [B, C], or parts of a bias [n, C]
     "bias": PartitionSpec(CHANNELS),  # [C]
-    "turned": PartitionSpec(CHANNELS, EXAMPLES),  # [C, B * ...]
+    "turned": PartitionSpec(None, EXAMPLES),  # [C, B * ...]
     "gate parts": PartitionSpec(CHANNELS, EXAMPLES),  # [n, B, H, W]
     "examples": PartitionSpec(EXAMPLES),  # [B, ...]
     "whole": PartitionSpec(),
@@ -50,11 +52,28 @@ def on_each_device(function: Callable[..., Any], arguments: Any, result: Any) ->
     Arguments and result are trees of a "context" `[B, H, W, C]`, "gate" `[B, H, W]`, "gates" `[B, H, W, n]`, "kernel"
     `[k, k, 1, C]`, "means" `[B, C]`, or "parts" of kernels or gates, `[n, ...]` each; they are split as `by_example`
     and `by_channel` say. What is split by "examples" alone, `[B, ...]`, or "whole" on every device may be a tree.
+
+    Where an axis has no equal parts for all devices, each of them computes the whole.
     """
-    if _mesh() is None:
+    mesh = _mesh()
+    if mesh is None:
         return function
-    specs, out = (jax.tree.map(_SPLIT.__getitem__, names) for names in (tuple(arguments), result))
-    return jax.shard_map(function, in_specs=specs, out_specs=out, check_vma=False)
+
+    def call(*given: Any) -> Any:
+        names = jax.tree.broadcast(tuple(arguments), given)
+        equal = all(jax.tree.leaves(jax.tree.map(partial(_has_equal_parts, mesh), names, given)))
+        specs, out = (
+            jax.tree.map(lambda name: _SPLIT[name if equal else "whole"], kind) for kind in (tuple(arguments), result)
+        )
+        return jax.shard_map(function, in_specs=specs, out_specs=out, check_vma=False)(*given)
+
+    return call
+
+
+def _has_equal_parts(mesh: AbstractMesh, name: str, x: jax.Array) -> bool:
+    axes = ((axis,) if isinstance(axis, str) else axis or () for axis in _SPLIT[name])
+    parts = (math.prod(mesh.shape[name] for name in names) for names in axes)
+    return all(length % count == 0 for length, count in zip(x.shape, parts, strict=False))
 
 
 def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:

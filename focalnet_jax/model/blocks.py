@@ -86,8 +86,9 @@ class Mlp(nnx.Module):
         with jax.named_scope("mlp"):
             if self._is_native(keys):
                 hidden = by_example(without_bias(self.fc1, x), channels=True)
-                kernel, bias = self.fc2.kernel[...], self.fc2.bias[...]
-                return activated_product(hidden, self.fc1.bias[...], kernel, self.fc2.precision) + bias
+                layers = (self.fc1.bias, self.fc2.kernel, self.fc2.bias)
+                before, kernel, bias = (param[...].astype(hidden.dtype) for param in layers)
+                return activated_product(hidden, before, kernel, self.fc2.precision) + bias
             hidden = by_example(self.fc1(x), channels=True)
             # What fc2 is given, the widest of all maps, is sooner computed again than written and read. The keys are an
             # argument: closed over, in a scan, XLA without its fusion pass drops other numbers on the way back.

@@ -8,7 +8,7 @@ an absolute ±2, a hundred deviations out) with zero bias; convolutions keep PyT
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def linear(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs, form
         dtype=precision.dtype,
         precision=precision.matmul,
         kernel_init=nnx.initializers.normal(0.02),
-        dot_general=_product_in(form),
+        dot_general=product if _natively(form, precision) else jax.lax.dot_general,
         rngs=rngs,
     )
 
@@ -71,13 +71,13 @@ def pointwise_conv(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rn
         precision=precision.matmul,
         kernel_init=init,
         bias_init=init,
-        dot_general=_product_in(form),
+        dot_general=product if _natively(form, precision) else jax.lax.dot_general,
         rngs=rngs,
     )
 
 
-def _product_in(form: str) -> Callable[..., jax.Array]:
-    return product if form == "native" else jax.lax.dot_general
+def _natively(form: str, precision: Precision) -> bool:
+    return form == "native" and precision.dtype == jnp.float32
 
 
 class PatchConv(nnx.Conv):
@@ -106,7 +106,7 @@ def conv(
 ) -> nnx.Conv:
     """A strided convolution with explicit padding on all sides (JAX's "SAME" pads another way)."""
     init = torch_uniform(inputs * kernel * kernel)
-    kind = PatchConv if form == "native" and (kernel, padding) == (stride, 0) else nnx.Conv
+    kind = PatchConv if _natively(form, precision) and (kernel, padding) == (stride, 0) else nnx.Conv
     return kind(
         inputs,
         outputs,

@@ -45,7 +45,7 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array, precision: jax.lax.Preci
     if x.shape[-1] > cotangent.shape[-1]:
         return jax.lax.optimization_barrier(kernel_gradient(cotangent, x, precision)).T  # or XLA turns the input again
     if x.ndim == 4 and native.computes(x.dtype):
-        turned = on_each_device(native.turned, ("context",), "turned")(x)
+        turned = on_each_device(native.turned, ("examples",), "turned")(x)
     else:
         turned = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
     return jnp.matmul(turned, cotangent.reshape(-1, cotangent.shape[-1]), precision=precision)

@@ -149,3 +149,31 @@ def test_a_models_gradients_are_those_of_xla(dtype):
     ours, theirs = (jax.tree.leaves(run(form)) for form in ("auto", "xla"))
     for mine, other in zip(ours, theirs, strict=True):
         assert error(mine, other) < (1e-5 if dtype == "float32" else 0.1)
+
+
+@pytest.mark.parametrize(("batch", "levels"), [(4, 2), (3, 3)])
+def test_what_a_mesh_cannot_split_evenly_is_computed_all_the_same(batch, levels):
+    """Gates of L + 1 levels on two devices for channels; pictures on four."""
+    options = {"embed_dim": 8, "depths": (1, 1), "num_classes": 3, "focal_levels": (levels, levels)}
+    graph, params = nnx.split(create_model("focalnet_tiny_lrf", **options, focal_windows=(3, 3)))
+    (images,) = normals((batch, 16, 16, 3))
+    gradients = jax.grad(lambda params, images: (nnx.merge(graph, params)(images) ** 2).sum())
+    assert_on_a_mesh_as_alone(lambda *given: jax.jit(gradients)(*given), params, images)
+
+
+def test_parameters_of_another_dtype_are_computed_with_in_float32():
+    (x,) = normals((2, 8, 8, 3))
+    graph, params = nnx.split(create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=3))
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+
+    def run(params):
+        return jax.value_and_grad(lambda params: (nnx.merge(graph, params)(x) ** 2).sum())(params)
+
+    (ours, gradients), (expected, _) = run(rounded), run(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rounded))
+    assert abs(ours - expected) <= 1e-5 * abs(expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_a_place_alone_in_a_mesh_is_normalized_whole():
+    x, scale, bias = normals((8,), (8,), (8,))
+    assert_on_a_mesh_as_alone(norm, x, scale, bias)

@@ -114,7 +114,7 @@ def layer_norm_gradients(
 
 def turned(x: jax.Array) -> jax.Array:
     """`[C, R]` of `[..., C]`, R places."""
-    return _call("turned", jax.ShapeDtypeStruct(_rows_of(x)[::-1], x.dtype))(x)
+    return _undifferentiated(_call("turned", jax.ShapeDtypeStruct(_rows_of(x)[::-1], x.dtype)))(x)
 
 
 _GROUP = 16  # kGroup of handlers.cc
