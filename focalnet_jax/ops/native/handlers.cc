@@ -95,71 +95,28 @@ ffi::Error turn(ffi::ThreadPool pool, Array x, Result y) {
   return ffi::Error::Success();
 }
 
+// A handler's arrays: so many it is given, and so many it writes. XLA's bindings cannot be moved, what makes them can.
+template <int kGiven, int kWritten, typename Make>
+auto arrays_after(Make make) {
+  if constexpr (kGiven > 0)
+    return arrays_after<kGiven - 1, kWritten>([make] { return make().template Arg<Array>(); });
+  else if constexpr (kWritten > 0)
+    return arrays_after<0, kWritten - 1>([make] { return make().template Ret<Array>(); });
+  else
+    return make();
+}
+template <int kGiven, int kWritten>
+auto arrays() {
+  return arrays_after<kGiven, kWritten>([] { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); });
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm, normalize,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<float>("epsilon"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm_gradients, normalize_back,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
-                                  .Attr<float>("epsilon"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_with_bias, activate,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_gradients, activate_back,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(turned, turn,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Ret<Array>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_levels, levels,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<Sizes>("sizes")
-                                  .Attr<float>("scale"));
-
+XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm, normalize, (arrays<3, 1>().Attr<float>("epsilon")));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm_gradients, normalize_back, (arrays<3, 2>().Attr<float>("epsilon")));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_with_bias, activate, (arrays<2, 1>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_gradients, activate_back, (arrays<3, 3>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(turned, turn, (arrays<1, 1>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_levels, levels, (arrays<4, 1>().Attr<Sizes>("sizes").Attr<float>("scale")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_level_gradients, gradients,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
-                                  .Attr<Sizes>("sizes")
-                                  .Attr<float>("scale"));
+                              (arrays<5, 3>().Attr<Sizes>("sizes").Attr<float>("scale")));
