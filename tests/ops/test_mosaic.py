@@ -48,6 +48,44 @@ def test_bfloat16_is_no_further_from_the_truth_than_xlas(monkeypatch):
     assert_no_further_from_the_truth_than_xla(in_passes(WHOLE), (8, 8, 8, 16), (3, 5), with_bias=True)
 
 
+@pytest.mark.parametrize(
+    ("shape", "sizes", "vmem", "rows"),
+    [
+        ((12, 8, 8, 16), (3, 5), WHOLE, (8, 8)),  # examples that fill one register and a half
+        ((17, 6, 6, 130), (7,), WHOLE, (6, 6)),  # two registers of both; a kernel whose products are rounded both ways
+        ((16, 13, 5, 128), (3, 7), 2**22, (7, 5)),  # the map in blocks of rows, the last of which goes on below it
+    ],
+)
+def test_pairs_of_bfloat16_are_no_further_from_the_truth_than_xlas(shape, sizes, vmem, rows, monkeypatch):
+    monkeypatch.setattr(plan, "_REGISTERS", 4)
+    monkeypatch.setattr(plan, "_chip", lambda: "TPU v6 lite")
+    plans = [each(*shape[1:3], sizes, 2, vmem, pairs=True) for each in (plan.forward_plan, plan.backward_plan)]
+    assert tuple((each.rows, each.pairs) for each in plans) == tuple((number, True) for number in rows)
+    assert_no_further_from_the_truth_than_xla(in_passes(vmem), shape, sizes, with_bias=True, sum_rounded=True)
+
+
+@pytest.mark.parametrize(
+    ("chip", "examples", "dtype", "expected"),
+    [
+        ("TPU v6 lite", 9, "bfloat16", True),
+        ("TPU v6 lite", 8, "bfloat16", False),  # half of the pairs would be empty
+        ("TPU v6 lite", 64, "float32", False),
+        ("TPU v6 lite", 64, "float16", False),
+        ("TPU v5 lite", 64, "bfloat16", False),  # its units have float32 alone
+    ],
+)
+def test_pairs_are_taken_where_a_chip_computes_with_them(chip, examples, dtype, expected, monkeypatch):
+    monkeypatch.setattr(plan, "_chip", lambda: chip)
+    assert plan.computes_in_pairs(examples, jax.numpy.dtype(dtype)) is expected
+
+
+def test_where_pairs_do_not_fit_fast_memory_single_numbers_do():
+    given = (56, 56, (3, 5, 7), 2)
+    tight = next(vmem for vmem in range(2**20, WHOLE, 2**18) if plan.backward_plan(*given, vmem))
+    assert not plan.backward_plan(*given, tight, pairs=True).pairs
+    assert plan.backward_plan(*given, WHOLE, pairs=True).pairs
+
+
 def test_devices_that_split_batch_and_channels_compute_the_same(monkeypatch):
     monkeypatch.setattr(plan, "_REGISTERS", 2)
     assert_same_on_a_mesh(in_passes(WHOLE), (4, 5, 4, 16), (3, 3), with_bias=True)

@@ -12,7 +12,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from focalnet_jax.ops.gelu import gelu_and_slope, quick_gelu_and_slope
+from focalnet_jax.ops.mosaic.numbers import CHANNELS
 from focalnet_jax.ops.mosaic.passes import (
+    Numbers,
     Rows,
     Values,
     add_taps,
@@ -27,7 +29,11 @@ from focalnet_jax.ops.mosaic.passes import (
     taps_spec,
     zeros,
 )
-from focalnet_jax.ops.mosaic.plan import CHANNELS, EXAMPLES, Plan, backward_plan
+from focalnet_jax.ops.mosaic.plan import Plan, backward_plan, computes_in_pairs
+
+# From this size on products of the way back are rounded to what they are of: of all, the input's gradient would be
+# further from the truth than XLA's.
+_ROUNDED_KERNEL = 7
 
 
 def focal_level_gradients(
@@ -58,26 +64,26 @@ def focal_level_gradients(
       vmem: bytes of fast memory.
       interpret: run it step by step wherever it is.
     """
-    given = len(x)
-    x, gates, cotangent = rows_first(x), rows_first(gates), rows_first(cotangent)
+    given, sizes = len(x), [len(kernel) for kernel in kernels]
+    plan = backward_plan(*x.shape[1:3], sizes, x.dtype.itemsize, vmem, computes_in_pairs(given, x.dtype))
+    x, gates, cotangent, *kept = (rows_first(each, plan.examples) for each in (x, gates, cotangent, *kept))
     height, width, examples, channels = x.shape
     above = jnp.pad(above, ((0, examples - given), (0, 0)))
-    plan = backward_plan(height, width, [len(kernel) for kernel in kernels], x.dtype.itemsize, vmem)
     levels, taps = len(kernels), plan.taps
-    parts = jax.ShapeDtypeStruct((pl.cdiv(examples, EXAMPLES), taps, channels), jnp.float32)
+    parts = jax.ShapeDtypeStruct((pl.cdiv(examples, plan.examples), taps, channels), jnp.float32)
     gate_parts = (1 if plan.whole else pl.cdiv(channels, CHANNELS), height, examples, plan.lanes)
     gradient, gathered, *of_gates = call(
-        lambda *refs: _Program(plan, channels, *refs).run(),
+        lambda *refs: _Program(plan, plan.numbers(interpret), channels, *refs).run(),
         plan,
         [
             (x, plan.spec(levels)),
             (packed(kernels, bias), taps_spec(plan)),
-            (above, means_spec()),
+            (above, means_spec(plan)),
             *(
                 pair
                 for lag, one in enumerate(reversed(kept))
                 for pair in (
-                    (rows_first(one), plan.spec(lag)),
+                    (one, plan.spec(lag)),
                     (cotangent, plan.spec(lag)),
                     (gates, plan.spec(lag, gates.shape[-1])),
                 )
@@ -89,7 +95,7 @@ def focal_level_gradients(
             *((jax.ShapeDtypeStruct(gate_parts, jnp.float32), plan.gate_spec(lag)) for lag in range(levels)),
         ],
         name="focal_level_gradients",
-        taps=2,
+        gathers=True,
         vmem=vmem,
         interpret=interpret,
     )
@@ -102,20 +108,20 @@ def focal_level_gradients(
 
 
 class _Program:
-    """What runs for 8 examples and 128 channels: stage 0 makes the last level's gradient, each other that below it."""
+    """What runs for some examples and 128 channels: stage 0 makes the last level's gradient, each next that below."""
 
-    def __init__(self, plan: Plan, channels: int, x: Any, taps: Any, above: Any, *others: Any):
+    def __init__(self, plan: Plan, numbers: Numbers, channels: int, x: Any, taps: Any, above: Any, *others: Any):
         levels = len(plan.sizes)
         # A loop that is run step by step may not ask for it.
         self.left_channels = channels - pl.program_id(1) * CHANNELS if channels % CHANNELS else None
-        self.plan, self.x, self.taps, self.above = plan, x, taps, above
+        self.plan, self.numbers, self.x, self.taps, self.above = plan, numbers, x, taps, above
         # Of each level, counted from 0: what GELU was applied to, and the cotangent and gates there.
         self.kept, self.cotangents, self.gates = (others[i : 3 * levels : 3][::-1] for i in range(3))
         self.out, self.taps_out, *others = others[3 * levels :]
         self.to_gates = others[:levels][::-1]
         self.spread, self.gathered, *rings = others[levels:]
         # Of what GELU was applied to.
-        self.gradients = [Rows(ring, plan, size) for ring, size in zip(rings, plan.sizes, strict=True)]
+        self.gradients = [Rows(ring, plan, numbers, size) for ring, size in zip(rings, plan.sizes, strict=True)]
         self.both = gelu_and_slope if x.dtype == jnp.float32 else quick_gelu_and_slope
 
     def run(self) -> None:
@@ -123,7 +129,7 @@ class _Program:
 
         @pl.when(pl.program_id(2) == 0)
         def _() -> None:
-            spread_taps(self.taps, self.spread)
+            spread_taps(self.numbers, self.taps, self.spread)
             self.gathered[...] = jnp.zeros_like(self.gathered)
 
         clear(self.plan, self.gradients)
@@ -170,7 +176,7 @@ class _Program:
 
     def put_gates(self, level: int, contexts: Values, top: jax.Array, left: jax.Array) -> None:
         """A tile of the gradient of a level's gate: at each place, the sum over channels of cotangent times context."""
-        lane = lax.broadcasted_iota(jnp.int32, (EXAMPLES, CHANNELS), 1)
+        lane = lax.broadcasted_iota(jnp.int32, (self.plan.examples, CHANNELS), 1)
         begin = pl.multiple_of(lax.div(left, jnp.int32(CHANNELS)) * CHANNELS, CHANNELS)
         for i, row in enumerate(contexts):
             at = 0, top + i, slice(None), pl.ds(begin, CHANNELS)
@@ -186,25 +192,28 @@ class _Program:
 
     def to_input(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
         """A tile of the input's gradient, and the first kernel's and the bias's."""
-        contexts, bias = zeros(self.plan), self.plan.starts[-1]
+        contexts, index = zeros(self.plan), self.plan.starts[-1]
+        bias = self.numbers.unpack(self.spread[index])
         for i, j, at in self.plan.tile(top, left):
-            contexts[i][j] = self.plan.inside(first + at[0], self.x[at].astype(jnp.float32) + self.spread[bias])
+            contexts[i][j] = self.plan.inside(first + at[0], self.x[at].astype(jnp.float32) + bias)
         sums = self.through(0, contexts, first + top, left)
         for i, j, at in self.plan.tile(top, left):
             self.out[at] = sums[i][j].astype(self.out.dtype)
         inside = [self.plan.inside(first + at[0], sums[i][j]) for i, j, at in self.plan.tile(top, left)]
-        self.gathered[bias] += sum(inside[1:], inside[0])
+        self.gathered[index] += sum(inside[1:], inside[0])
 
     def through(self, number: int, contexts: Values, row: jax.Array, column: jax.Array) -> Values:
         """A tile of the gradient of a level's convolution's input; gathers the kernel's."""
         sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
+        packed = [[self.numbers.pack(context) for context in row] for row in contexts]
+        add_to_input = self.numbers.add_products if k >= _ROUNDED_KERNEL else self.numbers.add_exactly
 
-        def add(row: int, i: int, numbers: list[jax.Array]) -> None:
+        def add(row: int, i: int, registers: list[jax.Array]) -> None:
             mirrored = [start + (k - 1 - i) * k + (k - 1 - j) for j in range(k)]
-            add_taps(sums[row], numbers, [self.spread[index] for index in mirrored])
+            add_taps(add_to_input, sums[row], registers, [self.spread[index] for index in mirrored])
             for j, index in enumerate(mirrored):
-                products = [numbers[column + j] * context for column, context in enumerate(contexts[row])]
-                self.gathered[index] += sum(products[1:], products[0])
+                factors = list(zip(registers[j:], packed[row], strict=False))
+                self.gathered[index] = self.numbers.add_sum(self.gathered[index], factors)
 
         self.gradients[number].sweep(row, column, add)
         return sums

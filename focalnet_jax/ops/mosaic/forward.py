@@ -12,7 +12,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from focalnet_jax.ops.gelu import gelu, quick_gelu
+from focalnet_jax.ops.mosaic.numbers import CHANNELS
 from focalnet_jax.ops.mosaic.passes import (
+    Numbers,
     Rows,
     add_taps,
     call,
@@ -26,7 +28,7 @@ from focalnet_jax.ops.mosaic.passes import (
     taps_spec,
     zeros,
 )
-from focalnet_jax.ops.mosaic.plan import CHANNELS, EXAMPLES, Plan, forward_plan
+from focalnet_jax.ops.mosaic.plan import Plan, computes_in_pairs, forward_plan
 
 
 def focal_levels(
@@ -54,24 +56,24 @@ def focal_levels(
       The sum of the levels' contexts, each times its gate, `[B, H, W, C]`; the last level's sum over H and W,
       `[B, C]` float32; and with `keep` what GELU is applied to in each level, `[B, H, W, C]`.
     """
-    count = len(x)
-    x, gates = rows_first(x), rows_first(gates)
-    height, width, examples, channels = x.shape
-    plan = forward_plan(height, width, [len(kernel) for kernel in kernels], x.dtype.itemsize, vmem)
+    count, sizes = len(x), [len(kernel) for kernel in kernels]
+    plan = forward_plan(*x.shape[1:3], sizes, x.dtype.itemsize, vmem, computes_in_pairs(count, x.dtype))
+    x, gates = (rows_first(each, plan.examples) for each in (x, gates))
+    *_, examples, channels = x.shape
     levels = len(kernels)
     like = jax.ShapeDtypeStruct(x.shape, x.dtype)
     kept_levels = range(1, levels + 1) if keep else ()
     total, last_sum, *kept = call(
-        lambda *refs: _Program(plan, keep, *refs).run(),
+        lambda *refs: _Program(plan, plan.numbers(interpret), keep, *refs).run(),
         plan,
         [(x, plan.spec(0)), (gates, plan.spec(levels, gates.shape[-1])), (packed(kernels, bias), taps_spec(plan))],
         [
             (like, plan.spec(levels)),
-            (jax.ShapeDtypeStruct((examples, channels), jnp.float32), means_spec()),
+            (jax.ShapeDtypeStruct((examples, channels), jnp.float32), means_spec(plan)),
             *((like, plan.spec(level)) for level in kept_levels),
         ],
         name="focal_levels",
-        taps=1,
+        gathers=False,
         vmem=vmem,
         interpret=interpret,
     )
@@ -79,14 +81,17 @@ def focal_levels(
 
 
 class _Program:
-    """What runs for 8 examples and 128 channels: stage 0 reads the context, stage l computes level l."""
+    """What runs for some examples and 128 channels: stage 0 reads the context, stage l computes level l."""
 
-    def __init__(self, plan: Plan, keep: bool, x: Any, gates: Any, taps: Any, total: Any, last_sum: Any, *others: Any):
+    def __init__(
+        self, plan: Plan, numbers: Numbers, keep: bool, x: Any, gates: Any, taps: Any, total: Any, *others: Any
+    ):
         levels = len(plan.sizes)
-        self.plan, self.x, self.gates, self.taps, self.total, self.last_sum = plan, x, gates, taps, total, last_sum
+        self.plan, self.numbers, self.x, self.gates, self.taps, self.total = plan, numbers, x, gates, taps, total
+        self.last_sum, *others = others
         self.kept = others[:levels] if keep else (None,) * levels
         self.spread, *rings = others[levels * keep :]
-        self.inputs = [Rows(ring, plan, size) for ring, size in zip(rings, plan.sizes, strict=True)]
+        self.inputs = [Rows(ring, plan, numbers, size) for ring, size in zip(rings, plan.sizes, strict=True)]
         self.activate = gelu if x.dtype == jnp.float32 else quick_gelu
 
     def run(self) -> None:
@@ -94,7 +99,7 @@ class _Program:
 
         @pl.when(pl.program_id(2) == 0)
         def _() -> None:
-            spread_taps(self.taps, self.spread)
+            spread_taps(self.numbers, self.taps, self.spread)
             self.last_sum[...] = jnp.zeros_like(self.last_sum)
 
         clear(self.plan, self.inputs)
@@ -105,7 +110,7 @@ class _Program:
 
     def read(self, first: jax.Array) -> None:
         """The block whose first row is given."""
-        bias = self.spread[self.plan.starts[-1]]
+        bias = self.numbers.unpack(self.spread[self.plan.starts[-1]])
 
         def copy(row: jax.Array, _: None) -> None:
             for column in range(self.plan.width):
@@ -121,7 +126,7 @@ class _Program:
     def last_level(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
         """A tile of the last level, and with it the sum over all."""
         levels = len(self.plan.sizes)
-        last_sum = jnp.zeros((EXAMPLES, CHANNELS), jnp.float32)
+        last_sum = jnp.zeros((self.plan.examples, CHANNELS), jnp.float32)
         for at, context in self.contexts(levels - 1, first, top, left):
             row, column = first + at[0], at[1]
             last_sum += self.plan.inside(row, context)
@@ -138,8 +143,10 @@ class _Program:
         """Of a tile: each place in the block, and the level's context there."""
         sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
 
-        def add(row: int, i: int, numbers: list[jax.Array]) -> None:
-            add_taps(sums[row], numbers, [self.spread[start + i * k + j] for j in range(k)])
+        def add(row: int, i: int, registers: list[jax.Array]) -> None:
+            add_taps(
+                self.numbers.add_products, sums[row], registers, [self.spread[start + i * k + j] for j in range(k)]
+            )
 
         self.inputs[number].sweep(first + top, left, add)
         for i, j, at in self.plan.tile(top, left):

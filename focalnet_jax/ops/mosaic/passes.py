@@ -11,16 +11,18 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from focalnet_jax.ops.mosaic.plan import CHANNELS, EXAMPLES, Plan
+from focalnet_jax.ops.mosaic.numbers import CHANNELS, EXAMPLES, Factors, Floats, Pairs
+from focalnet_jax.ops.mosaic.plan import Plan
 
-Values = list[list[jax.Array]]  # of a tile: rows, columns, each [8, 128]
+Numbers = Floats | Pairs
+Values = list[list[jax.Array]]  # of a tile: rows, columns, each [examples of a program, 128] float32
 
 
 class Rows:
-    """Rows of a level in fast memory, `[rows, W + 2 pad, 8, 128]` float32, with zeros around the map."""
+    """Rows of a level in fast memory, `[rows, W + 2 pad]` registers, with zeros around the map."""
 
-    def __init__(self, ref: Any, plan: Plan, size: int):
-        self._ref, self._plan, self._pad = ref, plan, size // 2
+    def __init__(self, ref: Any, plan: Plan, numbers: Numbers, size: int):
+        self._ref, self._plan, self._numbers, self._pad = ref, plan, numbers, size // 2
 
     def _at(self, row: jax.Array) -> jax.Array:
         if self._plan.whole:
@@ -32,54 +34,58 @@ class Rows:
         """Zeros everywhere."""
 
         def clear_row(row: jax.Array, _: None) -> None:
-            self._ref[row] = jnp.zeros(self._ref.shape[1:], jnp.float32)
+            self._ref[row] = jnp.zeros_like(self._ref[row])
 
         lax.fori_loop(0, self._ref.shape[0], clear_row, None)
 
     def clear_below(self) -> None:
         """Zeros under the last block."""
         for row in range(self._pad):
-            self._ref[self._at(jnp.int32(self._plan.blocks * self._plan.rows + row))] = jnp.zeros(
-                self._ref.shape[1:], jnp.float32
-            )
+            at = self._at(jnp.int32(self._plan.blocks * self._plan.rows + row))
+            self._ref[at] = jnp.zeros_like(self._ref[at])
 
     def put(self, row: jax.Array, column: jax.Array | int, value: jax.Array) -> None:
-        """Of the map, `[8, 128]`."""
-        self._ref[self._at(row), column + self._pad] = self._plan.inside(row, value)
+        """Of the map, `[examples of a program, 128]` float32."""
+        self._ref[self._at(row), column + self._pad] = self._numbers.pack(self._plan.inside(row, value))
 
     def get(self, row: jax.Array, column: jax.Array) -> jax.Array:
-        """Of the map, `[8, 128]`."""
-        return self._ref[self._at(row), column + self._pad]
+        """What was `put`."""
+        return self._numbers.unpack(self._ref[self._at(row), column + self._pad])
 
     def sweep(self, top: jax.Array, left: jax.Array, each: Callable[[int, int, list[jax.Array]], None]) -> None:
-        """Calls, for every row that a tile's rows need, with the row of the tile, that of the kernel, and the numbers.
+        """Calls, for every row that a tile's rows need, with the row of the tile, that of the kernel, and registers.
 
         These are one for each column of the tile and each of the kernel but one.
         """
         lines, k = self._plan.lines, 2 * self._pad + 1
         for line in range(lines + k - 1):
             at = self._at(top + (line - self._pad))
-            numbers = [self._ref[at, left + offset] for offset in range(self._plan.columns + k - 1)]
+            registers = [self._ref[at, left + offset] for offset in range(self._plan.columns + k - 1)]
             for row in range(max(0, line - k + 1), min(lines, line + 1)):
-                each(row, line - row, numbers)
+                each(row, line - row, registers)
 
 
 def zeros(plan: Plan) -> Values:
     """Of a tile."""
-    return [[jnp.zeros((EXAMPLES, CHANNELS), jnp.float32) for _ in range(plan.columns)] for _ in range(plan.lines)]
+    return [[jnp.zeros((plan.examples, CHANNELS), jnp.float32) for _ in range(plan.columns)] for _ in range(plan.lines)]
 
 
-def add_taps(sums: list[jax.Array], numbers: list[jax.Array], taps: list[jax.Array]) -> None:
+def add_taps(
+    add: Callable[[jax.Array, Factors], jax.Array],
+    sums: list[jax.Array],
+    registers: list[jax.Array],
+    taps: list[jax.Array],
+) -> None:
     """To a row's sums, a row of its windows times a row of the kernel."""
-    for offset, tap in enumerate(taps):
-        for column in range(len(sums)):
-            sums[column] += numbers[column + offset] * tap
+    for column, total in enumerate(sums):
+        sums[column] = add(total, list(zip(registers[column:], taps, strict=False)))
 
 
-def spread_taps(taps_ref: Any, spread_ref: Any) -> None:
+def spread_taps(numbers: Numbers, taps_ref: Any, spread_ref: Any) -> None:
     """A number for each channel becomes a register, the same for all examples."""
     for index in range(taps_ref.shape[0]):
-        spread_ref[index] = jnp.broadcast_to(taps_ref[pl.ds(index, 1), :].astype(jnp.float32), spread_ref.shape[1:])
+        tap = taps_ref[pl.ds(index, 1), :].astype(jnp.float32)
+        spread_ref[index] = numbers.pack(jnp.broadcast_to(tap, (numbers.examples, CHANNELS)))
 
 
 def clear(plan: Plan, levels: Sequence[Rows]) -> None:
@@ -107,9 +113,9 @@ def run_stages(plan: Plan, stages: Sequence[tuple[Callable[[jax.Array], None], R
             pl.when(block == plan.blocks)(written.clear_below)
 
 
-def rows_first(x: jax.Array) -> jax.Array:
-    """`[H, W, B, n]` of `[B, H, W, n]`, B filled up to a multiple of 8; the compiler may lay it out so at once."""
-    x = jnp.pad(x, ((0, -len(x) % EXAMPLES), *((0, 0),) * 3))
+def rows_first(x: jax.Array, examples: int = EXAMPLES) -> jax.Array:
+    """`[H, W, B, n]` of `[B, H, W, n]`, B filled up to a multiple; the compiler may lay it out so at once."""
+    x = jnp.pad(x, ((0, -len(x) % examples), *((0, 0),) * 3))
     return x.transpose(1, 2, 0, 3)
 
 
@@ -128,9 +134,9 @@ def taps_spec(plan: Plan) -> pl.BlockSpec:
     return pl.BlockSpec((plan.taps, CHANNELS), lambda example, channel, step: (0, channel))
 
 
-def means_spec() -> pl.BlockSpec:
+def means_spec(plan: Plan) -> pl.BlockSpec:
     """Of a number for each example and channel, `[B, C]`."""
-    return pl.BlockSpec((EXAMPLES, CHANNELS), lambda example, channel, step: (example, channel))
+    return pl.BlockSpec((plan.examples, CHANNELS), lambda example, channel, step: (example, channel))
 
 
 def call(
@@ -140,27 +146,30 @@ def call(
     outputs: Sequence[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]],
     *,
     name: str,
-    taps: int,
+    gathers: bool,
     vmem: int,
     interpret: bool,
 ) -> list[jax.Array]:
     """Runs a program for all examples and channels of the first input, `[H, W, B, C]`, block after block.
 
-    After inputs and outputs it is given registers for all kernels' taps, so many times, and the levels' rows.
+    After inputs and outputs it is given registers for all kernels' taps, where it `gathers` a float32 sum for each of
+    them, and the levels' rows.
     """
     shape = inputs[0][0].shape
     *_, examples, channels = shape
     # For those who count its cycles: of one name there is one kernel in a program.
     described = f"{'x'.join(map(str, (*shape, *plan.sizes)))}_{1 if plan.whole else plan.blocks}_of_{plan.steps}"
-    registers = pltpu.VMEM((plan.taps, EXAMPLES, CHANNELS), jnp.float32)
+    register = plan.numbers(interpret).register
+    fast = [pltpu.VMEM((*shape, *register.shape), register.dtype) for shape in ((plan.taps,), *plan.rings)]
+    fast[1:1] = [pltpu.VMEM((plan.taps, plan.examples, CHANNELS), jnp.float32)] * gathers
     return pl.pallas_call(
         program,
         name=f"{name}_{described}",
-        grid=(pl.cdiv(examples, EXAMPLES), pl.cdiv(channels, CHANNELS), plan.steps),
+        grid=(pl.cdiv(examples, plan.examples), pl.cdiv(channels, CHANNELS), plan.steps),
         in_specs=[spec for _, spec in inputs],
         out_specs=[spec for _, spec in outputs],
         out_shape=[shape for shape, _ in outputs],
-        scratch_shapes=[registers] * taps + [pltpu.VMEM(ring, jnp.float32) for ring in plan.rings],
+        scratch_shapes=fast,
         interpret=interpret,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=vmem

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-EXAMPLES, CHANNELS = 8, 128
+from focalnet_jax.ops.mosaic.numbers import CHANNELS, Floats, Pairs
+
 _REGISTERS = 16  # of sums a tile holds; as many again hold what is added to them
+_REGISTER = 4096  # bytes
 _LARGEST_KERNEL = 9
 _MOST_ROWS = 16  # of a block that is not the whole map
 _MIB = 2**20
@@ -20,6 +22,7 @@ _MIB = 2**20
 _VMEM = {"TPU v5 lite": 128 * _MIB, "TPU v5": 64 * _MIB, "TPU v6 lite": 128 * _MIB}
 _LEAST_VMEM = 15 * _MIB  # of a v4's 16
 _CORES = {"TPU v4": 2, "TPU v5": 2}  # of what JAX calls a device there
+_COMPUTE_IN_PAIRS = ("TPU v6 lite",)
 
 
 def fast_memory(share: float = 0.5) -> int:
@@ -33,6 +36,11 @@ def fast_memory(share: float = 0.5) -> int:
 def cores() -> int:
     """Of a device, which share out what a kernel's program does in parallel."""
     return _CORES.get(_chip(), 1)
+
+
+def computes_in_pairs(examples: int, dtype: jnp.dtype) -> bool:
+    """Whether the chip does bfloat16 sooner, 16 examples at a time, than float32: not where most would be filled up."""
+    return dtype == jnp.bfloat16 and examples > Floats.examples and _chip() in _COMPUTE_IN_PAIRS
 
 
 def _chip() -> str:
@@ -57,6 +65,16 @@ class Plan:
     sizes: tuple[int, ...]  # of the levels' kernels
     rows: int  # of a block
     held: tuple[int, ...]  # blocks that lie in fast memory, of what each level convolves
+    pairs: bool = False
+
+    def numbers(self, interpret: bool) -> Floats | Pairs:
+        """How they lie in registers."""
+        return Pairs(interpret) if self.pairs else Floats()
+
+    @property
+    def examples(self) -> int:
+        """Of a program."""
+        return (Pairs if self.pairs else Floats).examples
 
     @property
     def whole(self) -> bool:
@@ -94,7 +112,7 @@ class Plan:
             block = jnp.clip(self.block(step, lag), 0, self.blocks - 1)
             return block, 0, example, channel if channels == CHANNELS else 0
 
-        return pl.BlockSpec((self.rows, self.width, EXAMPLES, channels), place)
+        return pl.BlockSpec((self.rows, self.width, self.examples, channels), place)
 
     @property
     def lanes(self) -> int:
@@ -111,13 +129,13 @@ class Plan:
             part = 0 if self.whole else channel
             return part, jnp.clip(self.block(step, lag), 0, self.blocks - 1), example, 0
 
-        return pl.BlockSpec((1, self.rows, EXAMPLES, self.lanes), place)
+        return pl.BlockSpec((1, self.rows, self.examples, self.lanes), place)
 
     @property
-    def rings(self) -> list[tuple[int, ...]]:
-        """The shape of what lies in fast memory, of what each level convolves, with zeros around the map."""
+    def rings(self) -> list[tuple[int, int]]:
+        """Rows and columns of what lies in fast memory, of what each level convolves, with zeros around the map."""
         return [
-            (self.height + size - 1 if self.whole else held * self.rows, self.width + size - 1, EXAMPLES, CHANNELS)
+            (self.height + size - 1 if self.whole else held * self.rows, self.width + size - 1)
             for size, held in zip(self.sizes, self.held, strict=True)
         ]
 
@@ -152,43 +170,43 @@ class Plan:
         return value if self.height % self.rows == 0 else jnp.where(row < self.height, value, 0.0)
 
 
-def forward_plan(height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int) -> Plan | None:
-    """None where no blocks fit."""
+def forward_plan(
+    height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int, pairs: bool = False
+) -> Plan | None:
+    """None where no blocks fit; `pairs` are taken where they do."""
     # A convolution reads three blocks; what level 2 and those above it convolve is read again for the sum.
     held = [3, *(max(3, 1 + later) for later in reversed(range(1, len(sizes))))]
     # Context, gates, sum, and what is kept.
-    return _plan(height, width, sizes, held, 3 + len(sizes), itemsize, vmem)
+    return _plan(Plan(height, width, tuple(sizes), height, tuple(held), pairs), 3 + len(sizes), itemsize, vmem)
 
 
-def backward_plan(height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int) -> Plan | None:
-    """None where no blocks fit."""
-    # Context and its gradient; of each level what was kept, cotangent and gates; and the gates' gradients.
-    return _plan(height, width, sizes, [3] * len(sizes), 2 + 3 * len(sizes), itemsize, vmem, len(sizes))
-
-
-def _plan(
-    height: int,
-    width: int,
-    sizes: Sequence[int],
-    held: Sequence[int],
-    maps: int,
-    itemsize: int,
-    vmem: int,
-    gates: int = 0,
+def backward_plan(
+    height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int, pairs: bool = False
 ) -> Plan | None:
+    """None where no blocks fit; `pairs` are taken where they do."""
+    whole = Plan(height, width, tuple(sizes), height, (3,) * len(sizes), pairs)
+    # Context and its gradient; of each level what was kept, cotangent and gates; and the gates' gradients.
+    return _plan(whole, 2 + 3 * len(sizes), itemsize, vmem, len(sizes))
+
+
+def _plan(whole: Plan, maps: int, itemsize: int, vmem: int, gates: int = 0) -> Plan | None:
     """The blocks with which the least is computed below the last row, of those that fit fast memory the largest.
 
     So many of them are `held` there at a time for each level, and of `maps` and `gates` read or written.
     """
-    whole, blocks = height, range(max(sizes) // 2 + 1, min(height - 1, _MOST_ROWS) + 1)
-    plans = [Plan(height, width, tuple(sizes), rows, tuple(held)) for rows in (whole, *blocks)]
-    numbers = EXAMPLES * CHANNELS
+    height = whole.height
+    blocks = range(max(whole.sizes) // 2 + 1, min(height - 1, _MOST_ROWS) + 1)
 
     def needed(plan: Plan) -> int:
-        kept = sum(math.prod(ring[:2]) for ring in plan.rings)
-        taps = 2 * plan.taps
-        gradients = 4 * EXAMPLES * plan.lanes * gates
-        return numbers * 4 * (kept + taps) + 2 * plan.rows * (numbers * itemsize * maps * width + gradients)
+        registers = sum(math.prod(ring) for ring in plan.rings) + 2 * plan.taps
+        numbers = plan.examples * CHANNELS * itemsize * maps * plan.width
+        gradients = 4 * plan.examples * plan.lanes * gates
+        return _REGISTER * registers + 2 * plan.rows * (numbers + gradients)
 
-    fitting = [plan for plan in plans if needed(plan) <= 0.9 * vmem]
-    return min(fitting, key=lambda plan: (plan.blocks * plan.rows, -plan.rows), default=None)
+    kinds = [whole, replace(whole, pairs=False)] if whole.pairs else [whole]
+    for kind in kinds:
+        plans = (replace(kind, rows=rows) for rows in (height, *blocks))
+        fitting = [plan for plan in plans if needed(plan) <= 0.9 * vmem]
+        if fitting:
+            return min(fitting, key=lambda plan: (plan.blocks * plan.rows, -plan.rows))
+    return None

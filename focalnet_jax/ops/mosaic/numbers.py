@@ -1,0 +1,94 @@
+"""How numbers of 128 channels lie in a register, and sums of their products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
+
+EXAMPLES, CHANNELS = 8, 128  # of a register of float32
+Factors = Sequence[tuple[jax.Array, jax.Array]]  # registers
+_rounded = partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)  # to bfloat16
+
+
+class Floats:
+    """8 examples, float32."""
+
+    examples = EXAMPLES
+    register = jax.ShapeDtypeStruct((EXAMPLES, CHANNELS), jnp.float32)
+
+    def pack(self, x: jax.Array) -> jax.Array:
+        """A register of `[8, 128]` float32."""
+        return x
+
+    def unpack(self, register: jax.Array) -> jax.Array:
+        """`[8, 128]` float32 again."""
+        return register
+
+    def add_exactly(self, total: jax.Array, factors: Factors) -> jax.Array:
+        """`[8, 128]` float32, to which products are added one after the other."""
+        for one, other in factors:
+            total += one * other
+        return total
+
+    add_products = add_exactly
+
+    def add_sum(self, total: jax.Array, factors: Factors) -> jax.Array:
+        """The same for a large total: their sum is added to it."""
+        products = [one * other for one, other in factors]
+        return total + sum(products[1:], products[0])
+
+
+class Pairs:
+    """16 examples, bfloat16, the first 8 beside the others.
+
+    A v6e multiplies so many at once, and adds them to float32 sums as fast as float32 ones. More than products in
+    bfloat16, sums of two of them, would be further from the truth than XLA's. `interpret` is for where they cannot be
+    put beside each other; the numbers are the same.
+    """
+
+    examples = 2 * EXAMPLES
+
+    def __init__(self, interpret: bool):
+        self._interpret = interpret
+        rounded = jax.ShapeDtypeStruct((self.examples, CHANNELS), jnp.float32)
+        self.register = rounded if interpret else jax.ShapeDtypeStruct((EXAMPLES, CHANNELS), jnp.uint32)
+
+    def pack(self, x: jax.Array) -> jax.Array:
+        """A register of `[16, 128]` float32."""
+        if self._interpret:
+            return _rounded(x)
+        return pltpu.pack_elementwise([x[:EXAMPLES], x[EXAMPLES:]], packed_dtype=jnp.bfloat16)
+
+    def unpack(self, register: jax.Array) -> jax.Array:
+        """`[16, 128]` float32 again."""
+        if self._interpret:
+            return register
+        half = partial(pltpu.unpack_elementwise, packed_dtype=jnp.bfloat16, unpacked_dtype=jnp.float32)
+        return jnp.concatenate([half(register, index=0), half(register, index=1)])
+
+    def add_exactly(self, total: jax.Array, factors: Factors) -> jax.Array:
+        """`[16, 128]` float32, to which products are added that are not rounded."""
+        for one, other in factors:
+            total += self.unpack(one) * self.unpack(other)
+        return total
+
+    def add_products(self, total: jax.Array, factors: Factors) -> jax.Array:
+        """`[16, 128]` float32, to which products in bfloat16 are added."""
+        for one, other in factors:
+            total += self._product(one, other)
+        return total
+
+    add_sum = add_products
+
+    def _product(self, one: jax.Array, other: jax.Array) -> jax.Array:
+        if self._interpret:
+            return _rounded(one * other)
+        return self.unpack(pltpu.bitcast(_bfloat16(one) * _bfloat16(other), jnp.uint32))
+
+
+def _bfloat16(register: jax.Array) -> jax.Array:
+    return pltpu.bitcast(register, jnp.bfloat16)
