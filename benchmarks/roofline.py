@@ -96,7 +96,7 @@ def _timed(config: Any, name: str, stage: int, batch: int) -> float:
     import jax
     import jax.numpy as jnp
 
-    from benchmarks.tpu_cost import part
+    from benchmarks.tpu_parts import part
     from focalnet_jax.distributed.mesh import compiler_options, make_mesh
 
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
@@ -112,7 +112,8 @@ def estimate(config: Any, name: str, stage: int, batch: int) -> float:
     import jax
     import jax.numpy as jnp
 
-    from benchmarks.tpu_cost import compile_for, cost, part
+    from benchmarks.tpu_cost import compile_for, cost
+    from benchmarks.tpu_parts import part
     from focalnet_jax.aot.topology import describe_devices
     from focalnet_jax.distributed.mesh import make_mesh
 
@@ -137,7 +138,7 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
-    from benchmarks.tpu_cost import map_size
+    from benchmarks.tpu_parts import map_size
     from focalnet_jax.training.setup import model_config
 
     jax.config.update("jax_platforms", "cpu")

@@ -28,6 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_cost.py
 
 from benchmarks.flags import make_parser, positive
+from benchmarks.tpu_parts import aggregation, check_plain, part, plain_part, plain_step
 from focalnet_jax.command_line import load_config, run_command
 from focalnet_jax.errors import UserError
 
@@ -83,16 +84,6 @@ def cost(compiled: Any, chip: Any) -> dict[str, Any]:
     }
 
 
-def map_size(config: Any, model: Any, number: int) -> int:
-    """Rows of a stage's map, which counts from 0; `UserError` where there is no such stage or map."""
-    size = config.data.image_size // model.patch_size // 2**number
-    if number >= len(model.depths):
-        raise UserError(f"stage {number + 1}: {config.model.name} has {len(model.depths)}")
-    if size < 1:
-        raise UserError(f"stage {number + 1} of {config.data.image_size} px has no map; expected larger images")
-    return size
-
-
 def compile_for(function: Callable[..., Any], arguments: Any, device: Any, part: bool = True) -> Any:
     """Compiles for one chip; arguments are shapes.
 
@@ -112,155 +103,32 @@ def compile_for(function: Callable[..., Any], arguments: Any, device: Any, part:
     return compiling.trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
 
 
-def gradients_of(module: Any, call: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
-    """A function that computes output and gradients, of parameters and input, and the parameters' shapes."""
-    import jax
-    from flax import nnx
-
-    graph, params = nnx.split(module)
-
-    def function(params: Any, x: Any, cotangent: Any) -> Any:
-        out, back = jax.vjp(lambda params, x: call(nnx.merge(graph, params), x), params, x)
-        return out, back(cotangent)
-
-    return function, params
-
-
-def part(
-    config: Any, mesh: Any, number: int, whole_stage: bool, platform: str = "tpu"
-) -> tuple[Callable[..., Any], Any, tuple[int, ...]]:
-    """Our stage or block in a platform's forms: function, parameters, and the shape of its input without B."""
-    import dataclasses
-
-    import jax
-    import jax.numpy as jnp
-    from flax import nnx
-
-    from focalnet_jax.model.blocks import Stage
-    from focalnet_jax.model.precision import get_precision
-    from focalnet_jax.ops.forms import FORMS, choose_form
-    from focalnet_jax.training.setup import model_config
-
-    model = model_config(config)
-    size = map_size(config, model, number)
-    forms = {option: choose_form(option, getattr(model, option), platform) for option in FORMS}
-    depths = model.depths if whole_stage else (1,) * len(model.depths)
-    model = dataclasses.replace(model, **forms, depths=depths)
-    precision = get_precision(config.precision)
-
-    def make() -> Stage:
-        stage = Stage(model, number, precision=precision, rngs=nnx.Rngs(0))
-        stage.downsample = None
-        return stage
-
-    rates = jnp.zeros(depths[number], jnp.float32)
-
-    def call(stage: Stage, x: jax.Array) -> jax.Array:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return stage(x, rates)[0]
-
-    function, params = gradients_of(nnx.eval_shape(make), call)
-    return function, params, (size, size, model.dims[number])
-
-
-def aggregation(config: Any, mesh: Any, number: int, batch: int, form: str, backward: bool) -> tuple[Any, Any]:
-    """A block's context aggregation, forward or with all gradients: function and its arguments' shapes."""
-    import jax
-    import jax.numpy as jnp
-
-    from focalnet_jax.ops.aggregation import aggregate_context
-    from focalnet_jax.training.setup import model_config
-
-    model = model_config(config)
-    size, dim = map_size(config, model, number), model.dims[number]
-    sizes = model.kernel_sizes(number)
-
-    def shape(*lengths: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(lengths, jnp.bfloat16)
-
-    def forward(*given: Any) -> jax.Array:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return aggregate_context(*given, form=form)
-
-    def both(cotangent: jax.Array, *given: Any) -> Any:
-        out, back = jax.vjp(forward, *given)
-        return out, back(cotangent)
-
-    context, gates = shape(batch, size, size, dim), shape(batch, size, size, len(sizes) + 1)
-    given = (context, gates, [shape(k, k, 1, dim) for k in sizes], shape(dim))
-    return (both, (context, *given)) if backward else (forward, given)
-
-
-def plain_part(name: str, config: Any, number: int, whole_stage: bool) -> tuple[Callable[..., Any], Any]:
-    """The same of a plain FocalNet or ConvNeXt."""
-    from flax import nnx
-
-    from benchmarks import plain_models
-    from focalnet_jax.training.setup import model_config
-
-    model = model_config(config)
-    dim, depth = model.dims[number], model.depths[number] if whole_stage else 1
-    if name == "convnext":
-        make = partial(plain_models.ConvNextBlock, dim)
-        depth = {2: 27}.get(number, 3) if whole_stage else 1
-    else:
-        make = partial(plain_models.FocalBlock, dim, model.kernel_sizes(number))
-    blocks = nnx.eval_shape(lambda: nnx.List([make(rngs=nnx.Rngs(0)) for _ in range(depth)]))
-
-    def call(blocks: Any, x: Any) -> Any:
-        for block in blocks:
-            x = block(x)
-        return x
-
-    return gradients_of(blocks, call)
-
-
-def plain_step(name: str, config: Any, batch: int) -> tuple[Callable[..., Any], Any]:
-    """A plain train step with AdamW, and its arguments' shapes."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-    from flax import nnx
-
-    from benchmarks import plain_models
-    from focalnet_jax.training.setup import model_config
-
-    model = model_config(config)
-    block, depths = plain_models.ConvNextBlock, (3, 3, 27, 3)
-    if name == "focalnet":
-        sizes = model.kernel_sizes(0)
-        block, depths = (lambda dim, rngs: plain_models.FocalBlock(dim, sizes, rngs)), model.depths
-    net = nnx.eval_shape(lambda: plain_models.Net(block, model.dims, depths, model.num_classes, nnx.Rngs(0)))
-    graph, params = nnx.split(net)
-    optimizer = optax.adamw(1e-3, weight_decay=0.05)
-
-    def step(params: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
-        def loss_of(params: Any) -> jax.Array:
-            logits = nnx.merge(graph, params)(images)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-        loss, gradients = jax.value_and_grad(loss_of)(params)
-        with jax.named_scope("optimizer"):
-            updates, state = optimizer.update(gradients, state, params)
-            return loss, optax.apply_updates(params, updates), state
-
-    size = config.data.image_size
-    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
-    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    return step, (params, jax.eval_shape(optimizer.init, params), images, labels)
-
-
 def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    """All that is asked for, by name."""
-    import jax
-    import jax.numpy as jnp
-
+    """All that is asked for, by name: of an aggregation all forms, else ours and with --plain the plain models'."""
     from focalnet_jax.aot import bundles
-    from focalnet_jax.aot.compilation import lower_step
     from focalnet_jax.aot.topology import describe_devices
     from focalnet_jax.distributed.mesh import make_mesh
+    from focalnet_jax.training.setup import model_config
 
     devices, chip = describe_devices(flags.topology)
+    config = recipe(flags, overrides)
+    if flags.plain:
+        check_plain(model_config(config))
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices[:1])
+    results: dict[str, Any] = {}
+    bundles.forget()
+    for name, compile_it in programs(flags, config, mesh, devices[0]).items():
+        begun = time.perf_counter()
+        results[name] = cost(compile_it(), chip) | {"compile_seconds": round(time.perf_counter() - begun, 1)}
+        tell(name, results[name])
+    first = results.pop("mosaic gradients" if flags.aggregation else "ours")
+    return {"model": flags.model, "batch": flags.batch, "chip": chip.name, **first, **results}
+
+
+def recipe(flags: argparse.Namespace, overrides: list[str]) -> Any:
+    """One chip's part of the ImageNet-1K recipe; `UserError` for what is not."""
+    if any(override.startswith("--config.batch_size") for override in overrides):
+        raise UserError("--config.batch_size: the images of a chip are --batch")
     given = ["--config.data.path=none", f"--config.batch_size={flags.batch}", *overrides]
     config = load_config(f"configs/imagenet1k.py:{flags.model.removeprefix('focalnet_')}", given)
     if any(size > 1 for size in config.mesh.values()):
@@ -269,50 +137,55 @@ def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         )
     if config.precision != "bfloat16":
         raise UserError(f"precision is {config.precision}; expected bfloat16, which TPUs train in")
-    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices[:1])
-    number = flags.stage or flags.block
-    others = ("focalnet", "convnext") if flags.plain else ()
-    results: dict[str, Any] = {}
+    return config
 
-    def told(name: str, compile_it: Callable[[], Any]) -> None:
-        begun = time.perf_counter()
-        results[name] = cost(compile_it(), chip) | {"compile_seconds": round(time.perf_counter() - begun, 1)}
-        figures = results[name]
-        print(
-            f"{name:<16} {figures['estimated_cycles'] / 1e6:8.2f} M cycles, of which kernels of our own "
-            f"{figures['kernel_cycles'] / 1e6:.2f}; temporaries {figures['temp_bytes'] / 1e9:.2f} GB, moved "
-            f"{figures['hbm_bytes'] / 1e9:.1f} GB; compiled in {figures['compile_seconds']:.0f} s",
-            flush=True,
-        )
-        for of, cycles in figures["by_category"].items():
-            print(f"{'':<16} {cycles / 1e6:8.2f} {of}", flush=True)
+
+def programs(flags: argparse.Namespace, config: Any, mesh: Any, device: Any) -> dict[str, Callable[[], Any]]:
+    """What compiles each program, by name."""
+    import jax
+    import jax.numpy as jnp
+
+    from focalnet_jax.aot.compilation import lower_step
 
     if flags.aggregation:
-        for form in ("mosaic", "xla"):
-            for name, backward in ((f"{form} forward", False), (f"{form} gradients", True)):
-                asked = aggregation(config, mesh, flags.aggregation - 1, flags.batch, form, backward)
-                told(name, lambda asked=asked: compile_for(*asked, devices[0]))
+        asked = partial(aggregation, config, mesh, flags.aggregation - 1, flags.batch)
+        ways = {"forward": False, "gradients": True}
         return {
-            "model": flags.model,
-            "batch": flags.batch,
-            "chip": chip.name,
-            **results.pop("mosaic gradients"),
-            **results,
+            f"{form} {way}": lambda form=form, backward=backward: compile_for(*asked(form, backward), device)
+            for form in ("mosaic", "xla")
+            for way, backward in ways.items()
         }
-    if number:
-        function, params, shape = part(config, mesh, number - 1, flags.stage is not None)
-        x = jax.ShapeDtypeStruct((flags.batch, *shape), jnp.bfloat16)
-        told("ours", lambda: compile_for(function, (params, x, x), devices[0]))
-        for name in others:
-            plain = plain_part(name, config, number - 1, flags.stage is not None)
-            told(f"plain {name}", lambda plain=plain: compile_for(plain[0], (plain[1], x, x), devices[0]))
-    else:
-        bundles.forget()
-        told("ours", lambda: lower_step(config, mesh, "train").compile())
-        for name in others:
-            step, arguments = plain_step(name, config, flags.batch)
-            told(f"plain {name}", lambda given=(step, arguments): compile_for(*given, devices[0], part=False))
-    return {"model": flags.model, "batch": flags.batch, "chip": chip.name, **results.pop("ours"), **results}
+    others = ("focalnet", "convnext") if flags.plain else ()
+    if not (number := flags.stage or flags.block):
+        steps = {
+            f"plain {name}": lambda name=name: compile_for(*plain_step(name, config, flags.batch), device, part=False)
+            for name in others
+        }
+        return {"ours": lambda: lower_step(config, mesh, "train").compile(), **steps}
+    which = number - 1, flags.stage is not None
+    function, params, shape = part(config, mesh, *which)
+    x = jax.ShapeDtypeStruct((flags.batch, *shape), jnp.bfloat16)
+
+    def plain(name: str) -> Any:
+        function, params = plain_part(name, config, *which)
+        return compile_for(function, (params, x, x), device)
+
+    return {
+        "ours": lambda: compile_for(function, (params, x, x), device),
+        **{f"plain {name}": partial(plain, name) for name in others},
+    }
+
+
+def tell(name: str, figures: dict[str, Any]) -> None:
+    """A program's lines."""
+    print(
+        f"{name:<16} {figures['estimated_cycles'] / 1e6:8.2f} M cycles, of which kernels of our own "
+        f"{figures['kernel_cycles'] / 1e6:.2f}; temporaries {figures['temp_bytes'] / 1e9:.2f} GB, moved "
+        f"{figures['hbm_bytes'] / 1e9:.1f} GB; compiled in {figures['compile_seconds']:.0f} s",
+        flush=True,
+    )
+    for of, cycles in figures["by_category"].items():
+        print(f"{'':<16} {cycles / 1e6:8.2f} {of}", flush=True)
 
 
 def main(arguments: list[str]) -> int:

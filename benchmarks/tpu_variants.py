@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_
 
 from benchmarks.flags import make_parser, positive
 from benchmarks.roofline import TOPOLOGIES
-from benchmarks.tpu_cost import compile_for, cost, map_size, part
+from benchmarks.tpu_cost import compile_for, cost
+from benchmarks.tpu_parts import map_size, part
 from focalnet_jax.command_line import load_config, run_command
 from focalnet_jax.errors import UserError
 

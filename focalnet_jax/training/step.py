@@ -165,33 +165,14 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
         loss, gradients = loss_and_gradients(state.params, images, targets, keys)
         # A device sums only the part of a gradient whose parameters it updates.
         gradients = jax.lax.with_sharding_constraint(gradients, shardings(gradients, task.mesh))
-        grad_norm = optax.tree.norm(gradients)
-        good, health = judge(state.health, loss, grad_norm, task.spike_factor)
         with jax.named_scope("optimizer"):
-            updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
-            params, ema = optax.apply_updates(state.params, updates), state.ema
-        if ema is not None:
-            # Written so that what does not change stays as it is, to the bit.
-            ema = jax.tree.map(lambda mean, new: mean + (1 - task.ema_decay) * (new - mean), ema, params)
-        kept = (state.params, state.opt_state, state.ema)
-        params, opt_state, ema = where_good(good, (params, opt_state, ema), kept)
-        metrics = {
-            "train/loss": loss,
-            "train/grad_norm": grad_norm,
-            "train/update_norm": optax.tree.norm(updates),
-            "train/param_norm": optax.tree.norm(params),
-            "train/learning_rate": jnp.asarray(task.schedule(state.step), jnp.float32),
-            "train/skipped": health["skipped"],
-            "train/skipped_in_a_row": health["in_a_row"],
-        }
-        if task.statistics:
-            metrics |= _norms("params", params) | _norms("gradients", gradients)
+            state, metrics = _update(task, state, loss, gradients)
         if TOLD in batch:
             # After all else that travels, by way of a number that is never below 0: on CPUs two exchanges that do not
             # wait for each other may take each other's messages.
             never = (metrics["train/param_norm"] < 0).astype(jnp.int32)
             metrics[TOLD] = (batch[TOLD] + never).sum(axis=0)
-        return TrainState(state.step + 1, params, opt_state, health, ema), metrics
+        return state, metrics
 
     @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options(task.mesh))
     def placed(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
@@ -204,6 +185,31 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
         return jax.tree.map(lambda _: replicated(task.mesh), metrics)
 
     return placed
+
+
+def _update(task: Task, state: TrainState, loss: jax.Array, gradients: Params) -> tuple[TrainState, Metrics]:
+    """All that goes over every parameter: the update, what keeps it from what is not finite, and norms."""
+    grad_norm = optax.tree.norm(gradients)
+    good, health = judge(state.health, loss, grad_norm, task.spike_factor)
+    updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
+    params, ema = optax.apply_updates(state.params, updates), state.ema
+    if ema is not None:
+        # Written so that what does not change stays as it is, to the bit.
+        ema = jax.tree.map(lambda mean, new: mean + (1 - task.ema_decay) * (new - mean), ema, params)
+    kept = (state.params, state.opt_state, state.ema)
+    params, opt_state, ema = where_good(good, (params, opt_state, ema), kept)
+    metrics = {
+        "train/loss": loss,
+        "train/grad_norm": grad_norm,
+        "train/update_norm": optax.tree.norm(updates),
+        "train/param_norm": optax.tree.norm(params),
+        "train/learning_rate": jnp.asarray(task.schedule(state.step), jnp.float32),
+        "train/skipped": health["skipped"],
+        "train/skipped_in_a_row": health["in_a_row"],
+    }
+    if task.statistics:
+        metrics |= _norms("params", params) | _norms("gradients", gradients)
+    return TrainState(state.step + 1, params, opt_state, health, ema), metrics
 
 
 def _norms(kind: str, tree: Params) -> Metrics:
