@@ -130,11 +130,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model", default="focalnet_base_lrf")
     parser.add_argument("--batch", type=positive, default=64, help="images of a device")
     parser.add_argument("--chips", default=",".join((*TOPOLOGIES, "h100")), help="separated by commas: %(default)s")
-    parser.add_argument("--compile", action="store_true", help="ours beside it, for TPUs: takes minutes")
+    parser.add_argument("--compile", action="store_true", help="ours beside it, for TPUs and cpu: takes minutes")
     flags, overrides = parser.parse_known_args(arguments)
     chips = flags.chips.split(",")
     if unknown := set(chips) - {*TOPOLOGIES, "h100", "cpu"}:
         raise UserError(f"--chips {','.join(sorted(unknown))}: expected some of {','.join(TOPOLOGIES)},h100,cpu")
+    if flags.compile and chips == ["h100"]:
+        raise UserError("--compile: of an H100 no compiler estimates the time; leave it out")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 

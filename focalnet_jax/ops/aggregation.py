@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from focalnet_jax.ops import mosaic, native, pointwise, triton
 from focalnet_jax.ops.depthwise import depthwise_conv
+from focalnet_jax.ops.forms import FORMS
 from focalnet_jax.ops.gelu import activate
 from focalnet_jax.ops.shifted import focal_level
 from focalnet_jax.placement import on_each_device, shape_on_each_device
@@ -45,7 +46,11 @@ def aggregate_context(
 
     Returns:
       `[B, H, W, C]` in the dtype of `context`.
+
+    Raises:
+      ValueError: an array has another shape, or there is no such form.
     """
+    _check(context, gates, kernels, bias, form)
     given = (context, gates, *kernels, *([] if bias is None else [bias]))
     alike = all(x.dtype == context.dtype for x in given)
     if form == "native" and alike and native.supports(context.dtype, [len(kernel) for kernel in kernels]):
@@ -96,6 +101,7 @@ def aggregate_levels(
     form: str = "xla",
 ) -> tuple[jax.Array, jax.Array]:
     """The sum without the global level, `[B, H, W, C]`, and the global level, `[B, C]`; see `aggregate_context`."""
+    _check(context, gates, kernels, bias, form)
     sizes = [len(kernel) for kernel in kernels]
     shape = shape_on_each_device(context)
     bias = _bias_of(context, bias)
@@ -107,6 +113,27 @@ def aggregate_levels(
     else:
         total, last = _levels(context + bias, gates, kernels, focal_level if form in ("shifted", "native") else _level)
     return total, activate(jnp.mean(last, axis=(1, 2), dtype=jnp.float32).astype(context.dtype))
+
+
+def _check(
+    context: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array], bias: jax.Array | None, form: str
+) -> None:
+    """`ValueError` for what `aggregate_context` does not take: C++ would read past the end of it."""
+    forms = ("xla", *FORMS["aggregation"])
+    if form not in forms:
+        raise ValueError(f"form is {form!r}; expected one of {', '.join(forms)}")
+    if context.ndim != 4:
+        raise ValueError(f"context has shape {context.shape}; expected [B, H, W, C]")
+    channels = context.shape[-1]
+    if gates.shape != (expected := (*context.shape[:3], len(kernels) + 1)):
+        raise ValueError(
+            f"gates have shape {gates.shape}; expected {expected}, for {len(kernels)} levels and the global"
+        )
+    for kernel in kernels:
+        if kernel.shape != (len(kernel), len(kernel), 1, channels) or len(kernel) % 2 == 0:
+            raise ValueError(f"a kernel has shape {kernel.shape}; expected [k, k, 1, {channels}], k odd")
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f"bias has shape {bias.shape}; expected {(channels,)}")
 
 
 def _bias_of(context: jax.Array, bias: jax.Array | None) -> jax.Array:

@@ -89,12 +89,12 @@ def _normal_as_quotient(z: jax.Array) -> tuple[jax.Array, jax.Array | float]:
 
 
 def quick_gelu(z: jax.Array) -> jax.Array:
-    """The product z Φ(z) for what is rounded to bfloat16 afterwards: to 1.5e-6 |z|."""
+    """The product z Φ(z) for what is rounded to bfloat16 afterwards: to 1.7e-6 |z|, in float32."""
     return z * _quick_normal(z)
 
 
 def quick_gelu_and_slope(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`quick_gelu` and z Φ(z)'s derivative, to 1.5e-6."""
+    """`quick_gelu` and z Φ(z)'s derivative, to 1.7e-6, in float32."""
     below = _quick_normal(z)
     return z * below, below + z * jnp.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
 

@@ -1,9 +1,11 @@
-"""Which form is chosen where."""
+"""Which form is chosen where, and what none of them takes."""
 
+import jax.numpy as jnp
 import pytest
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops import native
+from focalnet_jax.ops.aggregation import aggregate_context
 from focalnet_jax.ops.forms import choose_form
 
 
@@ -27,3 +29,25 @@ def test_a_form_that_a_platform_has_not_is_refused():
         UserError, match="expected one of auto, xla, native, shifted, triton, mosaic\\. Did you mean 'triton'"
     ):
         choose_form("aggregation", "trito", "gpu")
+
+
+@pytest.mark.parametrize("form", ["xla", "shifted", "native"])
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"gates": (1, 5, 6, 3)}, r"gates have shape \(1, 5, 6, 3\); expected \(2, 5, 6, 3\)"),
+        ({"gates": (2, 5, 6, 2)}, ": 2 levels and the global"),
+        ({"context": (5, 6, 8)}, r"context has shape \(5, 6, 8\); expected \[B, H, W, C\]"),
+        ({"kernel": (3, 5, 1, 8)}, r"a kernel has shape \(3, 5, 1, 8\); expected \[k, k, 1, 8\], k odd"),
+        ({"kernel": (4, 4, 1, 8)}, "k odd"),
+        ({"kernel": (3, 3, 1, 1)}, "a kernel has shape"),
+        ({"bias": (1,)}, r"bias has shape \(1,\); expected \(8,\)"),
+        ({"form": "nope"}, "form is 'nope'; expected one of xla, native, shifted, triton, mosaic"),
+    ],
+)
+def test_shapes_that_do_not_fit_together_are_refused_in_every_form(form, changed, complaint):
+    shapes = {"context": (2, 5, 6, 8), "gates": (2, 5, 6, 3), "kernel": (3, 3, 1, 8), "bias": (8,)} | changed
+    form = shapes.pop("form", form)
+    context, gates, kernel, bias = map(jnp.zeros, shapes.values())
+    with pytest.raises(ValueError, match=complaint):
+        aggregate_context(context, gates, [jnp.zeros((5, 5, 1, 8)), kernel], bias, form=form)

@@ -13,6 +13,7 @@ from tests.ops.aggregating import (
     assert_no_further_from_the_truth_than_xla,
     assert_same_on_a_mesh,
     error,
+    inputs,
     with_gradients,
 )
 
@@ -35,6 +36,9 @@ def in_passes(vmem):
         ((1, 2, 130, 8), (3,), WHOLE, 14, (2, 2)),  # a row longer than a register
         ((9, 13, 5, 16), (3, 5), 2**22, 2, (7, 5)),  # the map in blocks of rows, the last of which goes on below it
         ((1, 14, 2, 8), (3, 3, 5, 3), 2**21, 2, (3, 3)),  # more blocks than lie in fast memory, of four levels
+        ((1, 9, 7, 16), (3, 5, 7, 9), WHOLE, 1, (9, 9)),  # the levels of large and huge
+        ((1, 7, 7, 2816), (3, 5), WHOLE, 1, (7, 7)),  # the widest maps
+        ((1, 96, 96, 8), (3, 5), WHOLE, 2, (8, 6)),  # the largest
     ],
 )
 def test_sum_and_gradients_are_those_of_xla(shape, sizes, vmem, registers, rows, monkeypatch):
@@ -89,6 +93,27 @@ def test_where_pairs_do_not_fit_fast_memory_single_numbers_do():
 def test_devices_that_split_batch_and_channels_compute_the_same(monkeypatch):
     monkeypatch.setattr(plan, "_REGISTERS", 2)
     assert_same_on_a_mesh(in_passes(WHOLE), (4, 5, 4, 16), (3, 3), with_bias=True)
+
+
+def test_in_a_loop_that_computes_them_again_the_gradients_are_the_same(monkeypatch):
+    monkeypatch.setattr(plan, "_REGISTERS", 2)
+    (context, gates, kernels, bias), (cotangent, _) = inputs((2, 4, 3, 16), (3, 5), True)
+    blocks = jax.tree.map(lambda leaf: jax.numpy.stack([leaf, -leaf / 2]), (gates, kernels, bias))
+
+    def block(context, weights):
+        return context + in_passes(WHOLE)(context, *weights)[0]
+
+    def looped(context, blocks):
+        return jax.lax.scan(lambda x, weights: (jax.checkpoint(block)(x, weights), None), context, blocks)[0]
+
+    def unrolled(context, blocks):
+        for number in range(2):
+            context = block(context, jax.tree.map(lambda leaf, number=number: leaf[number], blocks))
+        return context
+
+    results = (with_gradients(form, (context, blocks), cotangent) for form in (looped, unrolled))
+    for one, other in zip(*results, strict=True):
+        assert error(one, other) < 1e-6
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 3, 24), (1, 1, 1, 8), (17, 7, 9, 130)])

@@ -95,7 +95,7 @@ def focal_level_gradients(
             *((jax.ShapeDtypeStruct(gate_parts, jnp.float32), plan.gate_spec(lag)) for lag in range(levels)),
         ],
         name="focal_level_gradients",
-        gathers=True,
+        sums=(taps,),
         vmem=vmem,
         interpret=interpret,
     )

@@ -73,7 +73,7 @@ def focal_levels(
             *((like, plan.spec(level)) for level in kept_levels),
         ],
         name="focal_levels",
-        gathers=False,
+        sums=(),
         vmem=vmem,
         interpret=interpret,
     )
@@ -90,7 +90,7 @@ class _Program:
         self.plan, self.numbers, self.x, self.gates, self.taps, self.total = plan, numbers, x, gates, taps, total
         self.last_sum, *others = others
         self.kept = others[:levels] if keep else (None,) * levels
-        self.spread, *rings = others[levels * keep :]
+        self.spread, self.lost, *rings = others[levels * keep :]
         self.inputs = [Rows(ring, plan, numbers, size) for ring, size in zip(rings, plan.sizes, strict=True)]
         self.activate = gelu if x.dtype == jnp.float32 else quick_gelu
 
@@ -100,7 +100,7 @@ class _Program:
         @pl.when(pl.program_id(2) == 0)
         def _() -> None:
             spread_taps(self.numbers, self.taps, self.spread)
-            self.last_sum[...] = jnp.zeros_like(self.last_sum)
+            self.last_sum[...] = self.lost[...] = jnp.zeros_like(self.last_sum)
 
         clear(self.plan, self.inputs)
 
@@ -135,7 +135,13 @@ class _Program:
             for below in range(1, levels):
                 total += self.inputs[below].get(row, column) * gate[:, below - 1 : below]
             self.total[at] = total.astype(self.total.dtype)
-        self.last_sum[...] += last_sum
+        self.add_to_last_sum(last_sum)
+
+    def add_to_last_sum(self, tile: jax.Array) -> None:
+        """Of thousands of tiles; what an addition lost is made up for by the next (Kahan's sum)."""
+        before, missing = self.last_sum[...], tile - self.lost[...]
+        self.last_sum[...] = before + missing
+        self.lost[...] = (self.last_sum[...] - before) - missing
 
     def contexts(
         self, number: int, first: jax.Array, top: jax.Array, left: jax.Array

@@ -146,14 +146,13 @@ def call(
     outputs: Sequence[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]],
     *,
     name: str,
-    gathers: bool,
+    sums: tuple[int, ...],
     vmem: int,
     interpret: bool,
 ) -> list[jax.Array]:
     """Runs a program for all examples and channels of the first input, `[H, W, B, C]`, block after block.
 
-    After inputs and outputs it is given registers for all kernels' taps, where it `gathers` a float32 sum for each of
-    them, and the levels' rows.
+    After inputs and outputs it is given registers for all kernels' taps, so many float32 `sums`, and the levels' rows.
     """
     shape = inputs[0][0].shape
     *_, examples, channels = shape
@@ -161,7 +160,7 @@ def call(
     described = f"{'x'.join(map(str, (*shape, *plan.sizes)))}_{1 if plan.whole else plan.blocks}_of_{plan.steps}"
     register = plan.numbers(interpret).register
     fast = [pltpu.VMEM((*shape, *register.shape), register.dtype) for shape in ((plan.taps,), *plan.rings)]
-    fast[1:1] = [pltpu.VMEM((plan.taps, plan.examples, CHANNELS), jnp.float32)] * gathers
+    fast.insert(1, pltpu.VMEM((*sums, plan.examples, CHANNELS), jnp.float32))
     return pl.pallas_call(
         program,
         name=f"{name}_{described}",

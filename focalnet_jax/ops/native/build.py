@@ -111,7 +111,10 @@ def _compile(command: list[str], library: Path) -> bool:
 
 def compiler() -> list[str] | None:
     """The command of the C++ compiler it is made with: `CXX`, such as "ccache g++", or c++."""
-    program, *options = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    try:
+        program, *options = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    except ValueError:  # a quote that nothing closes
+        return None
     found = shutil.which(program)
     return [found, *options] if found else None
 
