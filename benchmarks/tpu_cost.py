@@ -110,10 +110,10 @@ def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     from focalnet_jax.distributed.mesh import make_mesh
     from focalnet_jax.training.setup import model_config
 
-    devices, chip = describe_devices(flags.topology)
     config = recipe(flags, overrides)
     if flags.plain:
         check_plain(model_config(config))
+    devices, chip = describe_devices(flags.topology)
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices[:1])
     results: dict[str, Any] = {}
     bundles.forget()

@@ -90,10 +90,23 @@ def test_a_mistake_in_a_benchmarks_command_is_one_line(name, arguments):
     assert_one_line_mistake(done, "--help explains")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--config.batch_size=3"], "the images of a chip are --batch"),
+        (["--plain", "--config.model.use_gates=False"], "no plain model has use_gates=False"),
+        (["--config.precision=float32"], "expected bfloat16"),
+        (["--topology", "h100:1"], "expected a TPU such as v5e:2x2"),
+    ],
+)
+def test_what_has_no_cost_on_a_tpu_is_refused_before_anything_is_compiled(arguments, complaint):
+    assert_one_line_mistake(run("-m", "benchmarks.tpu_cost", *arguments), complaint)
+
+
 def test_benchmarks_run_by_their_path_too():
     for path in Path("benchmarks").glob("*.py"):
         before, uses_another, after = path.read_text().partition("from benchmarks")
-        assert not uses_another or "sys.path.insert(0," in before, path
+        assert not uses_another or "__main__" not in after or "sys.path.insert(0," in before, path
         assert "def main(" not in before + after or "run_command(main)" in after, path  # mistakes are one line
     assert run("benchmarks/cpu.py", "--help").returncode == 0
 

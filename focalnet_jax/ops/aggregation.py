@@ -126,9 +126,8 @@ def _check(
         raise ValueError(f"context has shape {context.shape}; expected [B, H, W, C]")
     channels = context.shape[-1]
     if gates.shape != (expected := (*context.shape[:3], len(kernels) + 1)):
-        raise ValueError(
-            f"gates have shape {gates.shape}; expected {expected}, for {len(kernels)} levels and the global"
-        )
+        levels = f"{len(kernels)} levels and the global"
+        raise ValueError(f"gates have shape {gates.shape}; expected {expected}: {levels}")
     for kernel in kernels:
         if kernel.shape != (len(kernel), len(kernel), 1, channels) or len(kernel) % 2 == 0:
             raise ValueError(f"a kernel has shape {kernel.shape}; expected [k, k, 1, {channels}], k odd")
