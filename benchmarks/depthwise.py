@@ -7,39 +7,20 @@ with both gradients, and their ratio. The last line is one JSON object with the 
 import json
 import math
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import jax
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/depthwise.py
 
+from benchmarks.aggregation import milliseconds, with_gradients
 from benchmarks.flags import make_parser
 from focalnet_jax.command_line import run_command
 from focalnet_jax.ops.depthwise import depthwise_conv, depthwise_conv_reference
 
 BATCH = 8
 SHAPES = [(size, channels, k) for size, channels in ((56, 96), (28, 192), (14, 384), (7, 768)) for k in (3, 5, 7)]
-REPEATS = 5
-
-
-def milliseconds(function, *arguments):
-    """The fastest of some runs after a first one that compiles."""
-    jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(REPEATS):
-        begun = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - begun)
-    return 1e3 * min(times)
-
-
-def with_gradients(conv):
-    def run(x, kernel, cotangent):
-        out, pullback = jax.vjp(conv, x, kernel)
-        return out, pullback(cotangent)
-
-    return jax.jit(run)
 
 
 def main(arguments: list[str]) -> None:
@@ -54,10 +35,11 @@ def main(arguments: list[str]) -> None:
         cotangent = jax.random.normal(keys[2], x.shape)
         row = f"{size}x{channels:<4}".rjust(10) + f"{k}x{k}".rjust(8)
         for name, wrap, arguments in (
-            ("forward_ratio", jax.jit, (x, kernel)),
-            ("train_ratio", with_gradients, (x, kernel, cotangent)),
+            ("forward_ratio", lambda conv: conv, (x, kernel)),
+            ("train_ratio", lambda conv: partial(with_gradients, conv), ((x, kernel), cotangent)),
         ):
-            grouped, ours = (milliseconds(wrap(f), *arguments) for f in (depthwise_conv_reference, depthwise_conv))
+            forms = map(jax.jit, map(wrap, (depthwise_conv_reference, depthwise_conv)))
+            grouped, ours = (milliseconds(form, *arguments, calls=1) for form in forms)
             ratios[name].append(grouped / ours)
             row += f"{grouped:>12.1f}{ours:>7.1f}{grouped / ours:>7.1f}"
         print(row, flush=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.ops.native.build import register, why_not
+from focalnet_jax.ops.native.build import CHANNELS_OF_TASK, NUMBERS_OF_TASK, register, why_not
 
 __all__ = [
     "computes",
@@ -73,7 +73,7 @@ def focal_level_gradients(
     rows = _rows(kernels)
     shapes = (
         context.shape,
-        (-(-channels // _GROUP), batch, height, width, len(kernels) + 1),
+        (-(-channels // CHANNELS_OF_TASK), batch, height, width, len(kernels) + 1),
         (batch, len(rows) + 1, channels),
     )
     call = _call("focal_level_gradients", tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
@@ -117,17 +117,13 @@ def turned(x: jax.Array) -> jax.Array:
     return _undifferentiated(_call("turned", jax.ShapeDtypeStruct(_rows_of(x)[::-1], x.dtype)))(x)
 
 
-_GROUP = 16  # kGroup of handlers.cc
-_NUMBERS = 1 << 14  # kNumbers of tasks.h
-
-
 def _rows_of(x: jax.Array) -> tuple[int, int]:
     return math.prod(x.shape[:-1]), x.shape[-1]
 
 
 def _tasks(rows: int, channels: int) -> int:
     """Among how many tasks rows.h shares them out: it hangs on shapes alone, as above."""
-    return -(-rows // (max(1, _NUMBERS // channels // 16) * 16))
+    return -(-rows // (max(1, NUMBERS_OF_TASK // channels // 16) * 16))
 
 
 def _like(x: jax.Array) -> jax.ShapeDtypeStruct:

@@ -18,6 +18,8 @@ import jax
 
 from focalnet_jax.ops import gelu
 
+CHANNELS_OF_TASK = 16  # of a map: a line of the cache, whatever a register holds
+NUMBERS_OF_TASK = 1 << 14  # where they, or rows of them, are taken by themselves
 _DIGEST = 32  # bytes of a SHA-256 at a library's end
 HANDLERS = (
     "focal_levels",
@@ -120,9 +122,10 @@ def compiler() -> list[str] | None:
 
 
 def _definitions() -> list[str]:
-    """GELU's coefficients."""
+    """GELU's coefficients, and how much is a task."""
     lists = {"GELU_NUMERATOR": gelu.NUMERATOR, "GELU_DENOMINATOR": gelu.DENOMINATOR, "GELU_LARGEST": (gelu.LARGEST,)}
-    return [f"-D{name}=" + ",".join(f"{float(value)!r}f" for value in values) for name, values in lists.items()]
+    coefficients = [f"-D{name}=" + ",".join(f"{float(value)!r}f" for value in lists[name]) for name in lists]
+    return [*coefficients, f"-DCHANNELS_OF_TASK={CHANNELS_OF_TASK}", f"-DNUMBERS_OF_TASK={NUMBERS_OF_TASK}"]
 
 
 def _folder() -> Path:

@@ -9,7 +9,7 @@ using Sizes = ffi::Span<const int64_t>;
 
 namespace {
 
-constexpr int64_t kGroup = 16;  // channels of a task: a line of the cache, whatever a register holds
+constexpr int64_t kGroup = CHANNELS_OF_TASK;
 
 Levels levels_of(const Array& context, const Array& gates, const Array& taps, const Array& bias, Sizes sizes, float scale) {
   const auto shape = context.dimensions();

@@ -13,7 +13,7 @@
 
 namespace ffi = xla::ffi;
 
-constexpr int64_t kNumbers = 1 << 14;  // of a task that takes numbers, or rows of them, by themselves
+constexpr int64_t kNumbers = NUMBERS_OF_TASK;
 
 // Calls task(0) ... task(count - 1), here and on the threads of the pool that come to it before they are done.
 inline void run_tasks(ffi::ThreadPool& pool, int64_t count, std::function<void(int64_t)> task) {
