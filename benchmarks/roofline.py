@@ -31,19 +31,22 @@ from focalnet_jax.errors import UserError
 # Operations of `ops/gelu.py`, forward and computed again with its derivative.
 _GELU = 13 + 20
 _VECTOR = 4 * 1024  # of a TPU core in a cycle: four units, a register of 1024 numbers each
+_TAP = {"v6e": 1.5}  # operations of a tap, which are 2 elsewhere: it multiplies twice as many of bfloat16
 _H100 = (3.35e12, 33.5e12)  # bytes/s; multiply-adds/s outside its matrix units (NVIDIA's data sheet, SXM)
 _BOUNDS = ("products", "memory", "vector")
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 
 
-def work(model: Any, stage: int, size: int, batch: int, itemsize: int = 2) -> tuple[float, float, float]:
+def work(
+    model: Any, stage: int, size: int, batch: int, itemsize: int = 2, tap: float = 2.0
+) -> tuple[float, float, float]:
     """Of a block with its gradients: FLOPs of its products, least bytes moved, operations of vector units."""
     dim, sizes = model.dims[stage], model.kernel_sizes(stage)
     places, levels, hidden = batch * size * size, len(sizes), int(dim * model.mlp_ratio)
     weights = dim * (4 * dim + levels + 1) + 2 * dim * hidden
     taps = sum(k * k for k in sizes)
     # Forward, the input's gradient and the kernel's; and gates, which multiply and add once forward and twice back.
-    vector = places * (dim * (3 * 2 * taps + levels * _GELU + 3 * 2 * (levels + 1)) + hidden * _GELU)
+    vector = places * (dim * (3 * tap * taps + levels * _GELU + 3 * 2 * (levels + 1)) + hidden * _GELU)
     # Weights are read twice as they are computed with, their gradients written in float32.
     moved = itemsize * 5.0 * places * dim + weights * (2 * itemsize + 4)
     return 3 * 2.0 * places * weights, moved, float(vector)
@@ -160,7 +163,7 @@ def main(arguments: list[str]) -> int:
         of_chip = load_config(recipe, [*given, *precision])
         for stage, dim in enumerate(model.dims):
             size = map_size(config, model, stage)
-            much = work(model, stage, size, flags.batch, 4 if name == "cpu" else 2)
+            much = work(model, stage, size, flags.batch, 4 if name == "cpu" else 2, _TAP.get(name, 2.0))
             bounds = {bound: 1e3 * each / fast for bound, each, fast in zip(_BOUNDS, much, limits, strict=True)}
             figures = list(bounds.values())
             if flags.compile and name != "h100":
