@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from focalnet_jax.ops.mosaic.numbers import CHANNELS, Floats, Pairs
 
 _REGISTERS = 16  # of sums a tile holds; as many again hold what is added to them
-_REGISTER = 4096  # bytes
+_REGISTER_BYTES = 4096
 _LARGEST_KERNEL = 9
 _MOST_ROWS = 16  # of a block that is not the whole map
 _MIB = 2**20
@@ -201,7 +201,7 @@ def _plan(whole: Plan, maps: int, itemsize: int, vmem: int, gates: int = 0) -> P
         registers = sum(math.prod(ring) for ring in plan.rings) + 2 * plan.taps
         numbers = plan.examples * CHANNELS * itemsize * maps * plan.width
         gradients = 4 * plan.examples * plan.lanes * gates
-        return _REGISTER * registers + 2 * plan.rows * (numbers + gradients)
+        return _REGISTER_BYTES * registers + 2 * plan.rows * (numbers + gradients)
 
     kinds = [whole, replace(whole, pairs=False)] if whole.pairs else [whole]
     for kind in kinds:
