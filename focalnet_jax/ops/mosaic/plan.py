@@ -192,7 +192,7 @@ def backward_plan(
 def _plan(whole: Plan, maps: int, itemsize: int, vmem: int, gates: int = 0) -> Plan | None:
     """The blocks with which the least is computed below the last row, of those that fit fast memory the largest.
 
-    So many of them are `held` there at a time for each level, and of `maps` and `gates` read or written.
+    It is given what they are blocks of as one, and how many `maps`, and maps of `gates`, are read or written at a time.
     """
     height = whole.height
     blocks = range(max(whole.sizes) // 2 + 1, min(height - 1, _MOST_ROWS) + 1)
