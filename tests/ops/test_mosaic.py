@@ -1,13 +1,16 @@
 """The passes for TPUs compute what XLA's form does; here step by step on the CPU."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from focalnet_jax.ops import mosaic
 from focalnet_jax.ops.aggregation import _add_in_kernel, _levels_in_passes, room_for_passes
 from focalnet_jax.ops.mosaic import plan
+from focalnet_jax.ops.mosaic.numbers import Pairs
 from tests.ops.aggregating import (
     assert_as_xla,
     assert_no_further_from_the_truth_than_xla,
@@ -56,23 +59,41 @@ def test_bfloat16_is_no_further_from_the_truth_than_xlas(monkeypatch):
     ("shape", "sizes", "vmem", "rows"),
     [
         ((12, 8, 8, 16), (3, 5), WHOLE, (8, 8)),  # examples that fill one register and a half
-        ((17, 6, 6, 130), (7,), WHOLE, (6, 6)),  # two registers of both; a kernel whose products are rounded both ways
+        ((25, 6, 6, 130), (7,), WHOLE, (6, 6)),  # two registers of both; a kernel whose products are rounded
         ((16, 13, 5, 128), (3, 7), 2**22, (7, 5)),  # the map in blocks of rows, the last of which goes on below it
     ],
 )
 def test_pairs_of_bfloat16_are_no_further_from_the_truth_than_xlas(shape, sizes, vmem, rows, monkeypatch):
     monkeypatch.setattr(plan, "_REGISTERS", 4)
     monkeypatch.setattr(plan, "_chip", lambda: "TPU v6 lite")
+    packed, pack = [], Pairs.pack
+    monkeypatch.setattr(Pairs, "pack", lambda self, x: packed.append(x.shape) or pack(self, x))
     plans = [each(*shape[1:3], sizes, 2, vmem, pairs=True) for each in (plan.forward_plan, plan.backward_plan)]
     assert tuple((each.rows, each.pairs) for each in plans) == tuple((number, True) for number in rows)
     assert_no_further_from_the_truth_than_xla(in_passes(vmem), shape, sizes, with_bias=True, sum_rounded=True)
+    assert set(packed) == {(16, 128)}
+
+
+def test_pairs_are_lowered_for_a_tpu(monkeypatch):
+    monkeypatch.setattr(plan, "_REGISTERS", 2)
+    monkeypatch.setattr(plan, "_chip", lambda: "TPU v6 lite")
+    (context, gates, kernels, bias), cotangents = inputs((12, 7, 7, 64), (3, 7), True, jnp.bfloat16)
+
+    def run(context, gates, kernels, bias, cotangents):
+        results, back = jax.vjp(partial(_levels_in_passes, vmem=WHOLE, interpret=False), context, gates, kernels, bias)
+        return results, back(cotangents)
+
+    traced = jax.jit(run).trace(context, gates, kernels, bias[None, None, None], cotangents)
+    assert traced.lower(lowering_platforms=("tpu",)).as_text().count("tpu_custom_call") == 2
 
 
 @pytest.mark.parametrize(
     ("chip", "examples", "dtype", "expected"),
     [
         ("TPU v6 lite", 9, "bfloat16", True),
+        ("TPU v6 lite", 64, "bfloat16", True),
         ("TPU v6 lite", 8, "bfloat16", False),  # half of the pairs would be empty
+        ("TPU v6 lite", 24, "bfloat16", False),
         ("TPU v6 lite", 64, "float32", False),
         ("TPU v6 lite", 64, "float16", False),
         ("TPU v5 lite", 64, "bfloat16", False),  # its units have float32 alone
@@ -80,7 +101,7 @@ def test_pairs_of_bfloat16_are_no_further_from_the_truth_than_xlas(shape, sizes,
 )
 def test_pairs_are_taken_where_a_chip_computes_with_them(chip, examples, dtype, expected, monkeypatch):
     monkeypatch.setattr(plan, "_chip", lambda: chip)
-    assert plan.computes_in_pairs(examples, jax.numpy.dtype(dtype)) is expected
+    assert plan.computes_in_pairs(examples, jnp.dtype(dtype)) is expected
 
 
 def test_where_pairs_do_not_fit_fast_memory_single_numbers_do():
@@ -98,7 +119,7 @@ def test_devices_that_split_batch_and_channels_compute_the_same(monkeypatch):
 def test_in_a_loop_that_computes_them_again_the_gradients_are_the_same(monkeypatch):
     monkeypatch.setattr(plan, "_REGISTERS", 2)
     (context, gates, kernels, bias), (cotangent, _) = inputs((2, 4, 3, 16), (3, 5), True)
-    blocks = jax.tree.map(lambda leaf: jax.numpy.stack([leaf, -leaf / 2]), (gates, kernels, bias))
+    blocks = jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf / 2]), (gates, kernels, bias))
 
     def block(context, weights):
         return context + in_passes(WHOLE)(context, *weights)[0]

@@ -31,10 +31,6 @@ from focalnet_jax.ops.mosaic.passes import (
 )
 from focalnet_jax.ops.mosaic.plan import Plan, backward_plan, computes_in_pairs
 
-# From this size on products of the way back are rounded to what they are of: of all, the input's gradient would be
-# further from the truth than XLA's.
-_ROUNDED_KERNEL = 7
-
 
 def focal_level_gradients(
     x: jax.Array,
@@ -206,14 +202,13 @@ class _Program:
         """A tile of the gradient of a level's convolution's input; gathers the kernel's."""
         sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
         packed = [[self.numbers.pack(context) for context in row] for row in contexts]
-        add_to_input = self.numbers.add_products if k >= _ROUNDED_KERNEL else self.numbers.add_exactly
 
         def add(row: int, i: int, registers: list[jax.Array]) -> None:
             mirrored = [start + (k - 1 - i) * k + (k - 1 - j) for j in range(k)]
-            add_taps(add_to_input, sums[row], registers, [self.spread[index] for index in mirrored])
+            add_taps(self.numbers, sums[row], registers, [self.spread[index] for index in mirrored])
             for j, index in enumerate(mirrored):
                 factors = list(zip(registers[j:], packed[row], strict=False))
-                self.gathered[index] = self.numbers.add_sum(self.gathered[index], factors)
+                self.gathered[index] = self.numbers.add_sum(self.gathered[index], factors, k)
 
         self.gradients[number].sweep(row, column, add)
         return sums

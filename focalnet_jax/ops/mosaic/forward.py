@@ -150,9 +150,7 @@ class _Program:
         sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
 
         def add(row: int, i: int, registers: list[jax.Array]) -> None:
-            add_taps(
-                self.numbers.add_products, sums[row], registers, [self.spread[start + i * k + j] for j in range(k)]
-            )
+            add_taps(self.numbers, sums[row], registers, [self.spread[start + i * k + j] for j in range(k)])
 
         self.inputs[number].sweep(first + top, left, add)
         for i, j, at in self.plan.tile(top, left):

@@ -11,6 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 EXAMPLES, CHANNELS = 8, 128  # of a register of float32
 Factors = Sequence[tuple[jax.Array, jax.Array]]  # registers
+_ROUNDED_KERNEL = 7
 _rounded = partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)  # to bfloat16
 
 
@@ -28,16 +29,16 @@ class Floats:
         """`[8, 128]` float32 again."""
         return register
 
-    def add_exactly(self, total: jax.Array, factors: Factors) -> jax.Array:
-        """`[8, 128]` float32, to which products are added one after the other."""
+    def add_products(self, total: jax.Array, factors: Factors, k: int) -> jax.Array:
+        """`[8, 128]` float32, to which products of a kernel of this size are added one after the other."""
+        del k  # all of them are exact
         for one, other in factors:
             total += one * other
         return total
 
-    add_products = add_exactly
-
-    def add_sum(self, total: jax.Array, factors: Factors) -> jax.Array:
+    def add_sum(self, total: jax.Array, factors: Factors, k: int) -> jax.Array:
         """The same for a large total: their sum is added to it."""
+        del k
         products = [one * other for one, other in factors]
         return total + sum(products[1:], products[0])
 
@@ -45,9 +46,9 @@ class Floats:
 class Pairs:
     """16 examples, bfloat16, the first 8 beside the others.
 
-    A v6e multiplies so many at once, and adds them to float32 sums as fast as float32 ones. More than products in
-    bfloat16, sums of two of them, would be further from the truth than XLA's. `interpret` is for where they cannot be
-    put beside each other; the numbers are the same.
+    A v6e multiplies so many at once, and adds them to float32 sums as fast as float32 ones. Products of the largest
+    kernels are so rounded to bfloat16; of all, results would be further from the truth than XLA's. `interpret` is for
+    where pairs cannot be put beside each other; the numbers are the same.
     """
 
     examples = 2 * EXAMPLES
@@ -70,16 +71,10 @@ class Pairs:
         half = partial(pltpu.unpack_elementwise, packed_dtype=jnp.bfloat16, unpacked_dtype=jnp.float32)
         return jnp.concatenate([half(register, index=0), half(register, index=1)])
 
-    def add_exactly(self, total: jax.Array, factors: Factors) -> jax.Array:
-        """`[16, 128]` float32, to which products are added that are not rounded."""
+    def add_products(self, total: jax.Array, factors: Factors, k: int) -> jax.Array:
+        """`[16, 128]` float32, to which products of a kernel of this size are added one after the other."""
         for one, other in factors:
-            total += self.unpack(one) * self.unpack(other)
-        return total
-
-    def add_products(self, total: jax.Array, factors: Factors) -> jax.Array:
-        """`[16, 128]` float32, to which products in bfloat16 are added."""
-        for one, other in factors:
-            total += self._product(one, other)
+            total += self._product(one, other) if k >= _ROUNDED_KERNEL else self.unpack(one) * self.unpack(other)
         return total
 
     add_sum = add_products

@@ -11,7 +11,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from focalnet_jax.ops.mosaic.numbers import CHANNELS, EXAMPLES, Factors, Floats, Pairs
+from focalnet_jax.ops.mosaic.numbers import CHANNELS, EXAMPLES, Floats, Pairs
 from focalnet_jax.ops.mosaic.plan import Plan
 
 Numbers = Floats | Pairs
@@ -70,15 +70,10 @@ def zeros(plan: Plan) -> Values:
     return [[jnp.zeros((plan.examples, CHANNELS), jnp.float32) for _ in range(plan.columns)] for _ in range(plan.lines)]
 
 
-def add_taps(
-    add: Callable[[jax.Array, Factors], jax.Array],
-    sums: list[jax.Array],
-    registers: list[jax.Array],
-    taps: list[jax.Array],
-) -> None:
+def add_taps(numbers: Numbers, sums: list[jax.Array], registers: list[jax.Array], taps: list[jax.Array]) -> None:
     """To a row's sums, a row of its windows times a row of the kernel."""
     for column, total in enumerate(sums):
-        sums[column] = add(total, list(zip(registers[column:], taps, strict=False)))
+        sums[column] = numbers.add_products(total, list(zip(registers[column:], taps, strict=False)), len(taps))
 
 
 def spread_taps(numbers: Numbers, taps_ref: Any, spread_ref: Any) -> None:

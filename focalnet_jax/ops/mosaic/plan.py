@@ -39,8 +39,9 @@ def cores() -> int:
 
 
 def computes_in_pairs(examples: int, dtype: jnp.dtype) -> bool:
-    """Whether the chip does bfloat16 sooner, 16 examples at a time, than float32: not where most would be filled up."""
-    return dtype == jnp.bfloat16 and examples > Floats.examples and _chip() in _COMPUTE_IN_PAIRS
+    """Whether the chip does bfloat16 sooner, 16 examples at a time, than float32: not where that fills more up."""
+    fills_more_up = -examples % Pairs.examples >= Floats.examples
+    return dtype == jnp.bfloat16 and not fills_more_up and _chip() in _COMPUTE_IN_PAIRS
 
 
 def _chip() -> str:
@@ -198,7 +199,7 @@ def _plan(whole: Plan, maps: int, itemsize: int, vmem: int, gates: int = 0) -> P
     blocks = range(max(whole.sizes) // 2 + 1, min(height - 1, _MOST_ROWS) + 1)
 
     def needed(plan: Plan) -> int:
-        registers = sum(math.prod(ring) for ring in plan.rings) + 2 * plan.taps
+        registers = sum(math.prod(ring) for ring in plan.rings) + (3 if plan.pairs else 2) * plan.taps
         numbers = plan.examples * CHANNELS * itemsize * maps * plan.width
         gradients = 4 * plan.examples * plan.lanes * gates
         return _REGISTER_BYTES * registers + 2 * plan.rows * (numbers + gradients)
