@@ -47,8 +47,9 @@ class Pairs:
     """16 examples, bfloat16, the first 8 beside the others.
 
     A v6e multiplies so many at once, and adds them to float32 sums as fast as float32 ones. Products of the largest
-    kernels are so rounded to bfloat16; of all, results would be further from the truth than XLA's (docs/performance.md).
-    `interpret` is for where pairs cannot be put beside each other: it rounds what they would, to the nearest.
+    kernels are so rounded to bfloat16; of all, results would be further from the truth than XLA's, see
+    docs/performance.md. `interpret` is for where pairs cannot be put beside each other: it rounds what they would, to
+    the nearest.
     """
 
     examples = 2 * EXAMPLES
