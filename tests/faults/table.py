@@ -1,9 +1,10 @@
 """The table in docs/reliability.md, from the tests that prove it: python -m tests.faults.table."""
 
-import ast
+import re
 from pathlib import Path
 
 DOCUMENT = Path("docs/reliability.md")
+MARK_OR_TEST = re.compile(r"^(?:@pytest\.mark\.fault\((\d+)\)|def test_(\w+))", re.MULTILINE)
 BEGIN, END = "<!-- python -m tests.faults.table writes from here -->\n", "<!-- to here -->"
 
 # What goes wrong, and what happens then. A test is marked with the number of the row it proves.
@@ -61,10 +62,14 @@ def proofs() -> dict[int, list[str]]:
     """The tests of every row, as `file: name`."""
     found: dict[int, list[str]] = {row: [] for row in ROWS}
     for path in sorted([*Path("tests").rglob("test_*.py"), *Path("parity").glob("test_*.py")]):
-        for node in ast.parse(path.read_text()).body:
-            for mark in getattr(node, "decorator_list", ()):
-                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.fault":
-                    found[mark.args[0].value].append(f"`{path}`: {node.name.removeprefix('test_').replace('_', ' ')}")
+        marks: list[int] = []
+        for row, name in MARK_OR_TEST.findall(path.read_text()):
+            if row:
+                marks.append(int(row))
+                continue
+            for mark in marks:
+                found[mark].append(f"`{path}`: {name.replace('_', ' ')}")
+            marks = []
     return found
 
 

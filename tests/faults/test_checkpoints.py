@@ -1,10 +1,12 @@
 """A checkpoint is whole and unchanged, or it is none; and a run goes on from the newest one that is."""
 
+import contextlib
 import os
 import random
 import shlex
 import shutil
 import subprocess
+import threading
 import time
 
 import numpy as np
@@ -276,16 +278,23 @@ def test_on_a_full_disk_a_run_fails_with_a_line_and_what_was_saved_stays(tmp_pat
 @pytest.mark.fault(42)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of Orbax's own threads
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_save_that_fails_in_the_background_is_told_by_who_waits(tmp_path):
+def test_a_save_that_fails_in_the_background_is_told_by_who_waits(tmp_path, monkeypatch):
+    before = set(threading.enumerate())
     checkpoints = Checkpoints(tmp_path, keep_latest=2, keep_best=0)
     checkpoints.save(1, items(1), {})
     checkpoints.wait()
+    # Orbax's threads wait so long for the directory that is never made; in five minutes they would end in another test.
+    monkeypatch.setattr("orbax.checkpoint._src.multihost.multihost.coordination_timeout", lambda: 1)
     (tmp_path / "checkpoints").rename(tmp_path / "gone")  # the disk goes, and nothing can be written in its place
     (tmp_path / "checkpoints").touch()
     checkpoints.save(2, items(2), {})
     with pytest.raises(RunFailedError, match="cannot write checkpoint"):
         checkpoints.wait()
     checkpoints.close()
+    for thread in set(threading.enumerate()) - before:
+        if type(thread) is not threading.Thread:  # Orbax's own kind; the others wait for work, and hold nobody up
+            with contextlib.suppress(TimeoutError):  # which the thread itself has ended with
+                thread.join(timeout=30)
     assert not find_damage(tmp_path / "gone" / "1")
 
 
