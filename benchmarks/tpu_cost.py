@@ -49,6 +49,8 @@ def category(instruction: Any) -> str:
         return "collectives"
     named = re.search(r'op_name="([^"]*)"', instruction.rest)
     found = re.findall("|".join(CATEGORIES), named[1]) if named else []
+    if "optimizer" in found:  # which takes norms too
+        return "optimizer"
     return found[-1] if found else "other"
 
 

@@ -74,6 +74,19 @@ def test_pairs_of_bfloat16_are_no_further_from_the_truth_than_xlas(shape, sizes,
     assert set(packed) == {(16, 128)}
 
 
+def test_kernels_of_float32_are_not_rounded_to_pairs(monkeypatch):
+    monkeypatch.setattr(plan, "_REGISTERS", 2)
+    (context, gates, kernels, bias), cotangents = inputs((16, 2, 2, 8), (3,), True, jnp.bfloat16)
+    given = context, gates, tuple(kernel.astype(jnp.float32) * 1.001 for kernel in kernels), bias
+
+    def on(chip):
+        monkeypatch.setattr(plan, "_chip", lambda: chip)
+        return jax.tree.leaves(with_gradients(in_passes(WHOLE), given, cotangents))
+
+    for one, other in zip(on("TPU v6 lite"), on("TPU v5 lite"), strict=True):
+        assert (one == other).all()
+
+
 def test_pairs_are_lowered_for_a_tpu(monkeypatch):
     monkeypatch.setattr(plan, "_REGISTERS", 2)
     monkeypatch.setattr(plan, "_chip", lambda: "TPU v6 lite")

@@ -61,7 +61,8 @@ def focal_level_gradients(
       interpret: run it step by step wherever it is.
     """
     given, sizes = len(x), [len(kernel) for kernel in kernels]
-    plan = backward_plan(*x.shape[1:3], sizes, x.dtype.itemsize, vmem, computes_in_pairs(given, x.dtype))
+    pairs = computes_in_pairs(given, jnp.result_type(x, gates, *kernels, bias))
+    plan = backward_plan(*x.shape[1:3], sizes, x.dtype.itemsize, vmem, pairs)
     x, gates, cotangent, *kept = (rows_first(each, plan.examples) for each in (x, gates, cotangent, *kept))
     height, width, examples, channels = x.shape
     above = jnp.pad(above, ((0, examples - given), (0, 0)))

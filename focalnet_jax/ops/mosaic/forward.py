@@ -57,7 +57,8 @@ def focal_levels(
       `[B, C]` float32; and with `keep` what GELU is applied to in each level, `[B, H, W, C]`.
     """
     count, sizes = len(x), [len(kernel) for kernel in kernels]
-    plan = forward_plan(*x.shape[1:3], sizes, x.dtype.itemsize, vmem, computes_in_pairs(count, x.dtype))
+    pairs = computes_in_pairs(count, jnp.result_type(x, gates, *kernels, bias))
+    plan = forward_plan(*x.shape[1:3], sizes, x.dtype.itemsize, vmem, pairs)
     x, gates = (rows_first(each, plan.examples) for each in (x, gates))
     *_, examples, channels = x.shape
     levels = len(kernels)
