@@ -1,8 +1,8 @@
-"""A CPU's products of an MLP, float32, as XLA and as PyTorch compute them: python -m benchmarks.products [--batch 8].
+"""A CPU's products of an MLP, float32, as XLA, we and PyTorch compute them: python -m benchmarks.products [--batch 8].
 
-Of each stage of FocalNet-B: the MLP's two layers, their inputs' gradients and their weights', and these as the model
-computes them (ops/product.py). 10^9 operations a second, the best of ten. Needs torch (make parity installs it into
-.venv-parity). The last line is one JSON object: geometric means of XLA's over PyTorch's.
+Of each stage of FocalNet-B: the MLP's two layers, their inputs' gradients and their weights'. 10^9 operations a second,
+the best of ten, in turns. Needs torch (make parity installs it into .venv-parity). The last line is one JSON object:
+geometric means of XLA's and ours (ops/product.py) over PyTorch's.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from benchmarks.side_by_side import need
 from focalnet_jax.command_line import run_command
 
 STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
-PRODUCTS = ("outputs", "inputs' gradients", "weights' gradients", "weights' gradients, ours")
+PRODUCTS = ("outputs", "inputs' gradients", "weights' gradients")
 
 
 def main(arguments: list[str]) -> None:
@@ -35,40 +34,52 @@ def main(arguments: list[str]) -> None:
     need("torch")
     os.environ["JAX_PLATFORMS"] = "cpu"
     keep_memory()
-    ratios: dict[str, list[float]] = {name: [] for name in PRODUCTS}
+    ratios: dict[str, dict[str, list[float]]] = {who: {name: [] for name in PRODUCTS} for who in ("XLA", "ours")}
     for size, dim in STAGES:
         for inputs, outputs in ((dim, 4 * dim), (4 * dim, dim)):
-            shape = (batch * size * size, inputs, outputs)
-            rates = dict(zip(("XLA", "PyTorch"), zip(*_rates(*shape), strict=True), strict=True))
+            rates = _rates(batch, size, inputs, outputs)
             told = "; ".join(f"{who} " + " ".join(f"{rate:4.0f}" for rate in each) for who, each in rates.items())
             print(f"{size:>3} x {inputs:<5}to {outputs:<5}{told}", flush=True)
-            for name, xla, torch in zip(PRODUCTS, *rates.values(), strict=True):
-                ratios[name].append(xla / torch)
-    print(json.dumps({name: round(statistics.geometric_mean(each), 3) for name, each in ratios.items()}))
+            for who, of in ratios.items():
+                for name, rate, torch in zip(PRODUCTS, rates[who], rates["PyTorch"], strict=True):
+                    of[name].append(rate / torch)
+    means = {
+        who: {name: round(statistics.geometric_mean(each), 3) for name, each in of.items()}
+        for who, of in ratios.items()
+    }
+    print(json.dumps(means))
 
 
-def _rates(rows: int, inputs: int, outputs: int) -> Iterator[tuple[float, float]]:
-    """XLA's and PyTorch's, of each of the products."""
+def _rates(batch: int, size: int, inputs: int, outputs: int) -> dict[str, list[float]]:
+    """By whom: of each of the products."""
     import jax
     import jax.numpy as jnp
     import torch
 
-    x, weights, rising = (rows, inputs), (inputs, outputs), (rows, outputs)
-    operations = 2e-9 * rows * inputs * outputs
-    for form, one, other in (("ij,jk", x, weights), ("ik,jk", rising, weights), ("ij,ik", x, rising), ("", x, rising)):
-        program = jax.jit(partial(jnp.einsum, form) if form else _weights_gradient)
-        ours = _best(lambda a, b, f=program: f(a, b).block_until_ready(), jnp.ones(one), jnp.ones(other))
-        left, right = (torch.ones(shape) for shape in (one, other))
-        turned = {"ij,jk": (left, right), "ik,jk": (left, right.T)}.get(form, (left.T, right))
-        yield operations / ours, operations / _best(torch.matmul, *turned)
+    from focalnet_jax.ops.product import kernel_gradient, multiply
+
+    pairs = (((inputs,), (inputs, outputs)), ((outputs,), (inputs, outputs)), ((inputs,), (outputs,)))
+    rows, maps = (batch * size * size,), (batch, size, size)
+    plain = (lambda x, kernel: x @ kernel, lambda rising, kernel: rising @ kernel.T, lambda x, rising: x.T @ rising)
+    ours = (
+        lambda x, kernel: multiply(x, kernel, None),
+        lambda rising, kernel: multiply(rising, kernel, None, turned=True),
+        lambda x, rising: kernel_gradient(x, rising, None),
+    )
+    rates: dict[str, list[float]] = {"XLA": [], "ours": [], "PyTorch": []}
+    for pair, of_rows, of_maps in zip(pairs, plain, ours, strict=True):
+        for who, function, places, ones in (
+            ("XLA", _waiting(jax.jit(of_rows)), rows, jnp.ones),
+            ("ours", _waiting(jax.jit(of_maps)), maps, jnp.ones),
+            ("PyTorch", of_rows, rows, torch.ones),
+        ):
+            given = (ones(shape if len(shape) == 2 else places + shape) for shape in pair)
+            rates[who].append(2e-9 * rows[0] * inputs * outputs / _best(function, *given))
+    return rates
 
 
-def _weights_gradient(x: Any, rising: Any) -> Any:
-    import jax.numpy as jnp
-
-    from focalnet_jax.ops.product import gradients
-
-    return gradients(None, (x, jnp.zeros((x.shape[-1], rising.shape[-1]))), rising)[1]
+def _waiting(program: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *given: program(*given).block_until_ready()
 
 
 def _best(function: Callable[..., Any], *arguments: Any) -> float:

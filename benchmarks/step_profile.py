@@ -1,8 +1,8 @@
 """Where a train step's time goes on this machine's CPU, float32: python -m benchmarks.step_profile [--model tiny_lrf].
 
-Milliseconds of a step of the ImageNet-1K recipe by the part of the model, and of each what its products take, kernels
-of our own in C++, and all else XLA made of it. Where several compute at a time they share that time. Settings of the
-recipe, as --config.KEY=VALUE, may follow. The last line is one JSON object.
+Milliseconds of a step of the ImageNet-1K recipe by the part of the model, and of each what its products take, other
+kernels of our own in C++, and all else XLA made of it. Where several compute at a time they share that time. Settings
+of the recipe, as --config.KEY=VALUE, may follow. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import collections
 import itertools
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -30,8 +31,8 @@ _PRODUCTS = ("dot", "convolution", "__ynn_fusion", "__onednn")  # as XLA's opera
 
 def kind_of(instruction: Any) -> str:
     """Of an operation; sums are computed by the library that computes products too."""
-    if 'custom_call_target="focalnet_' in instruction.rest:
-        return "ours"
+    if own := re.search(r'custom_call_target="focalnet_[0-9a-f]+_(\w+)"', instruction.rest):
+        return "products" if "product" in own[1] else "ours"
     product = any(name in instruction.operation + instruction.rest for name in _PRODUCTS)
     return "products" if product and "reduce" not in instruction.rest else "other"
 

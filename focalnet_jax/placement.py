@@ -23,7 +23,6 @@ _SPLIT = {
     "kernel": PartitionSpec(None, None, None, CHANNELS),  # [k, k, 1, C]
     "means": PartitionSpec(EXAMPLES, CHANNELS),  # [B, C], or parts of a bias [n, C]
     "bias": PartitionSpec(CHANNELS),  # [C]
-    "turned": PartitionSpec(None, EXAMPLES),  # [C, B * ...]
     "gate parts": PartitionSpec(CHANNELS, EXAMPLES),  # [n, B, H, W]
     "examples": PartitionSpec(EXAMPLES),  # [B, ...]
     "whole": PartitionSpec(),

@@ -82,6 +82,8 @@ def test_the_package_gives_its_names_when_asked():
         ("conversion", ["nonsense"]),
         ("depthwise", ["--batch"]),
         ("input", ["--images", "0"]),
+        ("rounding", ["--shape", "8x8"]),
+        ("rounding", ["--kernels", "4"]),
         ("tpu_cost", ["--batch", "0"]),
     ],
 )

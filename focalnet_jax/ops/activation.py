@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 
 from focalnet_jax.ops import native
-from focalnet_jax.ops.product import kernel_gradient
+from focalnet_jax.ops.product import kernel_gradient, multiply
 from focalnet_jax.placement import on_each_device
 
 
@@ -22,7 +21,7 @@ def activated_product(
     two blocks have it.
     """
     active = on_each_device(native.gelu, ("context", "bias"), "context")(hidden, bias)
-    return jnp.matmul(active, kernel, precision=precision)
+    return multiply(active, kernel, precision)
 
 
 def _gradients(
@@ -32,7 +31,7 @@ def _gradients(
     gradients_of = on_each_device(
         native.gelu_gradients, ("context", "bias", "context"), ("context", "means", "context")
     )
-    to_active = jnp.matmul(cotangent, kernel.T, precision=precision)
+    to_active = multiply(cotangent, kernel, precision, turned=True)
     to_hidden, parts, active = gradients_of(hidden, bias, to_active)
     return to_hidden, parts.sum(axis=0), kernel_gradient(active, cotangent, precision)
 

@@ -11,7 +11,6 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.model.blocks import Mlp
 from focalnet_jax.model.layers import PatchConv, conv
 from focalnet_jax.model.precision import get_precision
-from focalnet_jax.ops import native
 from focalnet_jax.ops.activation import activated_product
 from focalnet_jax.ops.normalization import layer_norm
 from tests.ops.aggregating import assert_on_a_mesh_as_alone, error
@@ -76,12 +75,6 @@ def test_a_product_of_gelus_and_its_gradients_are_exact_to_rounding(shape):
     ours = with_gradients(product, arguments, cotangent)
     for mine, true in zip(ours, exactly(plain_product, arguments, cotangent), strict=True):
         assert error(mine, true) < 2e-6  # GELU is to 3e-7
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_turned_maps_are_the_same_numbers(shape):
-    (x,) = normals(shape)
-    np.testing.assert_array_equal(native.turned(x), x.reshape(-1, shape[-1]).T)
 
 
 @pytest.mark.parametrize("size", [(8, 12), (9, 15)])
@@ -158,7 +151,8 @@ def test_what_a_mesh_cannot_split_evenly_is_computed_all_the_same(batch, levels)
     graph, params = nnx.split(create_model("focalnet_tiny_lrf", **options, focal_windows=(3, 3)))
     (images,) = normals((batch, 16, 16, 3))
     gradients = jax.grad(lambda params, images: (nnx.merge(graph, params)(images) ** 2).sum())
-    assert_on_a_mesh_as_alone(lambda *given: jax.jit(gradients)(*given), params, images)
+    # Where channels are split products are XLA's: the bound of models' gradients in two forms, as above.
+    assert_on_a_mesh_as_alone(lambda *given: jax.jit(gradients)(*given), params, images, within=1e-5)
 
 
 def test_parameters_of_another_dtype_are_computed_with_in_float32():

@@ -1,4 +1,4 @@
-"""For CPUs, float32, in C++: the context aggregation (levels.h), and what works on every place by itself (rows.h)."""
+"""For CPUs, float32, in C++: the context aggregation (levels.h), what works on every place (rows.h), products."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.ops.native.build import CHANNELS_OF_TASK, NUMBERS_OF_TASK, register, why_not
+from focalnet_jax.ops.native.build import (
+    CHANNELS_OF_TASK,
+    COLUMNS_OF_SUM,
+    DEPTH_OF_PRODUCT,
+    NUMBERS_OF_TASK,
+    ROWS_OF_SUM,
+    register,
+    why_not,
+)
 
 __all__ = [
     "computes",
@@ -22,11 +30,14 @@ __all__ = [
     "gelu_gradients",
     "layer_norm",
     "layer_norm_gradients",
+    "product",
     "register",
     "supports",
-    "turned",
+    "turned_product",
     "why_not",
 ]
+_WIDEST = 32  # columns that products.h may take together
+_TASKS = 32  # of a product at the least, where it has so many parts
 
 
 def computes(dtype: jnp.dtype | None) -> bool:
@@ -112,9 +123,22 @@ def layer_norm_gradients(
     return _undifferentiated(call)(x, scale, cotangent)
 
 
-def turned(x: jax.Array) -> jax.Array:
-    """`[C, R]` of `[..., C]`, R places."""
-    return _undifferentiated(_call("turned", jax.ShapeDtypeStruct(_rows_of(x)[::-1], x.dtype)))(x)
+def product(x: jax.Array, kernel: jax.Array, *, turned: bool = False) -> jax.Array:
+    """`[..., I]` times a kernel `[I, O]`, or `[..., O]` times one that is turned: a layer's gradient of its input."""
+    depth, columns = kernel.shape[::-1] if turned else kernel.shape
+    shapes = (*x.shape[:-1], columns), (depth * -(-columns // _WIDEST) * _WIDEST,)
+    results = tuple(jax.ShapeDtypeStruct(shape, x.dtype) for shape in shapes)
+    return _undifferentiated(_call("product_of_turned" if turned else "product", results))(x, kernel)[0]
+
+
+def turned_product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`[I, O]`: `[..., I]` turned times `[..., O]`, a layer's gradient of its kernel."""
+    (rows, inputs), outputs = _rows_of(x), y.shape[-1]
+    blocks = -(-inputs // ROWS_OF_SUM) * -(-outputs // COLUMNS_OF_SUM)
+    parts = max(1, min(-(-_TASKS // blocks), rows // DEPTH_OF_PRODUCT))
+    shapes = (inputs, outputs), (parts, *((inputs, outputs) if parts > 1 else (0, 0)))
+    results = tuple(jax.ShapeDtypeStruct(shape, x.dtype) for shape in shapes)
+    return _undifferentiated(_call("turned_product", results))(x, y)[0]
 
 
 def _rows_of(x: jax.Array) -> tuple[int, int]:

@@ -20,6 +20,8 @@ from focalnet_jax.ops import gelu
 
 CHANNELS_OF_TASK = 16  # of a map: a line of the cache, whatever a register holds
 NUMBERS_OF_TASK = 1 << 14  # where they, or rows of them, are taken by themselves
+DEPTH_OF_PRODUCT = 384  # numbers that are added up at a time
+ROWS_OF_SUM, COLUMNS_OF_SUM = 256, 512  # of a kernel's gradient, a block's
 _DIGEST = 32  # bytes of a SHA-256 at a library's end
 HANDLERS = (
     "focal_levels",
@@ -28,7 +30,9 @@ HANDLERS = (
     "gelu_gradients",
     "layer_norm",
     "layer_norm_gradients",
-    "turned",
+    "product",
+    "product_of_turned",
+    "turned_product",
 )
 _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 
@@ -125,7 +129,8 @@ def _definitions() -> list[str]:
     """GELU's coefficients, and how much is a task."""
     lists = {"GELU_NUMERATOR": gelu.NUMERATOR, "GELU_DENOMINATOR": gelu.DENOMINATOR, "GELU_LARGEST": (gelu.LARGEST,)}
     coefficients = [f"-D{name}=" + ",".join(f"{float(value)!r}f" for value in lists[name]) for name in lists]
-    return [*coefficients, f"-DCHANNELS_OF_TASK={CHANNELS_OF_TASK}", f"-DNUMBERS_OF_TASK={NUMBERS_OF_TASK}"]
+    sizes = ("CHANNELS_OF_TASK", "NUMBERS_OF_TASK", "DEPTH_OF_PRODUCT", "ROWS_OF_SUM", "COLUMNS_OF_SUM")
+    return [*coefficients, *(f"-D{name}={globals()[name]}" for name in sizes)]
 
 
 def _folder() -> Path:

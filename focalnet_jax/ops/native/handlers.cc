@@ -1,5 +1,6 @@
 // The XLA custom calls: an example's channels by groups are tasks for XLA's own threads.
 #include "levels.h"
+#include "products.h"
 #include "rows.h"
 #include "tasks.h"
 
@@ -86,12 +87,21 @@ ffi::Error activate_back(ffi::ThreadPool pool, Array x, Array bias, Array rising
   return ffi::Error::Success();
 }
 
-ffi::Error turn(ffi::ThreadPool pool, Array x, Result y) {
-  const int64_t rows = rows_of(x), channels = x.dimensions().back();
-  const float* from = x.typed_data();
-  float* to = y->typed_data();
-  run_rows(pool, rows, channels,
-           [=](int64_t, int64_t first, int64_t end) { turn_rows(from, rows, channels, first, end, to); });
+// `[..., I]` times a kernel `[I, O]`, or `[..., O]` times one that is turned.
+template <bool kTurned>
+ffi::Error multiply(ffi::ThreadPool pool, Array x, Array kernel, Result y, Result packed) {
+  const int64_t depth = x.dimensions().back();
+  const Matrix rows{x.typed_data(), rows_of(x), depth, false};
+  const Matrix of{kernel.typed_data(), depth, kernel.dimensions()[!kTurned], kTurned};
+  rows_times_kernel(pool, rows, of, packed->typed_data(), y->typed_data());
+  return ffi::Error::Success();
+}
+
+// `[..., I]` turned times `[..., O]`.
+ffi::Error multiply_turned(ffi::ThreadPool pool, Array x, Array y, Result total, Result parts) {
+  const Matrix turned{x.typed_data(), x.dimensions().back(), rows_of(x), true};
+  const Matrix rows{y.typed_data(), rows_of(y), y.dimensions().back(), false};
+  sum_over_rows(pool, turned, rows, parts->dimensions()[0], parts->typed_data(), total->typed_data());
   return ffi::Error::Success();
 }
 
@@ -116,7 +126,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm, normalize, (arrays<3, 1>().Attr<float>
 XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm_gradients, normalize_back, (arrays<3, 2>().Attr<float>("epsilon")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_with_bias, activate, (arrays<2, 1>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_gradients, activate_back, (arrays<3, 3>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(turned, turn, (arrays<1, 1>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(product, multiply<false>, (arrays<2, 2>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(product_of_turned, multiply<true>, (arrays<2, 2>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(turned_product, multiply_turned, (arrays<2, 2>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_levels, levels, (arrays<4, 1>().Attr<Sizes>("sizes").Attr<float>("scale")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_level_gradients, gradients,
                               (arrays<5, 3>().Attr<Sizes>("sizes").Attr<float>("scale")));

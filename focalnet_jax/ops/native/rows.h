@@ -1,4 +1,4 @@
-// What works on every row [C] of a map by itself: LayerNorm, a bias with GELU, and their gradients; and rows turned.
+// What works on every row [C] of a map by itself: LayerNorm, a bias with GELU, and their gradients.
 //
 // Rows come in tasks. What they add to a gradient of all rows, of a bias or a scale, is written once for each task.
 #pragma once
@@ -100,24 +100,6 @@ inline void turn_tile(V* tile) {
         tile[i + half] = __builtin_shuffle(a, b, high);
       }
   }
-}
-
-// Rows of [R, C] written into [C, R].
-inline void turn_rows(const float* from, int64_t rows, int64_t channels, int64_t first, int64_t end, float* to) {
-  for (int64_t row = first; row < end; row += kLanes) {
-    const int count = std::min<int64_t>(kLanes, end - row);
-    each_vector(channels, [&](int64_t at, int lanes) {
-      V tile[kLanes] = {};
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i)
-        if (i < count) tile[i] = load_some(from + (row + i) * channels + at, lanes);
-      turn_tile(tile);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i)
-        if (i < lanes) stream_some(to + (at + i) * rows + row, tile[i], count);
-    });
-  }
-  finish_streams();
 }
 
 // A bias, then GELU.

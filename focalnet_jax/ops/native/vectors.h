@@ -3,9 +3,6 @@
 
 #include <cstdint>
 #include <cstring>
-#ifdef __AVX__
-#include <immintrin.h>
-#endif
 
 #ifdef __AVX512F__
 constexpr int kLanes = 16;
@@ -27,26 +24,6 @@ inline V load_some(const float* from, int lanes) {
 inline void store_some(float* to, V x, int lanes) {
   if (lanes == kLanes) std::memcpy(to, &x, sizeof(V));
   else std::memcpy(to, &x, lanes * sizeof(float));
-}
-
-// Past the caches, for what is read when they have held much else; seen by other threads after `finish_streams`.
-inline void stream_some(float* to, V x, int lanes) {
-#ifdef __AVX__
-  if (lanes == kLanes && reinterpret_cast<uintptr_t>(to) % sizeof(V) == 0) {
-#ifdef __AVX512F__
-    _mm512_stream_ps(to, reinterpret_cast<__m512>(x));
-#else
-    _mm256_stream_ps(to, reinterpret_cast<__m256>(x));
-#endif
-    return;
-  }
-#endif
-  store_some(to, x, lanes);
-}
-inline void finish_streams() {
-#ifdef __AVX__
-  _mm_sfence();
-#endif
 }
 
 // The sum of all lanes, by halves.
