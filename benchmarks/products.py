@@ -1,7 +1,7 @@
 """A CPU's products of an MLP, float32, as XLA, we and PyTorch compute them: python -m benchmarks.products [--batch 8].
 
 Of each stage of FocalNet-B: the MLP's two layers, their inputs' gradients and their weights'. 10^9 operations a second,
-the best of ten, in turns. Needs torch (make parity installs it into .venv-parity). The last line is one JSON object:
+the best of ten. Needs torch (make parity installs it into .venv-parity). The last line is one JSON object:
 geometric means of XLA's and ours (ops/product.py) over PyTorch's.
 """
 
@@ -22,6 +22,7 @@ from benchmarks.cpu import keep_memory
 from benchmarks.flags import make_parser, positive
 from benchmarks.side_by_side import need
 from focalnet_jax.command_line import run_command
+from focalnet_jax.errors import UserError
 
 STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
 PRODUCTS = ("outputs", "inputs' gradients", "weights' gradients")
@@ -34,6 +35,10 @@ def main(arguments: list[str]) -> None:
     need("torch")
     os.environ["JAX_PLATFORMS"] = "cpu"
     keep_memory()
+    from focalnet_jax.ops import native  # it imports jax, which reads the environment
+
+    if native.register() is None:
+        raise UserError(f"there are no products of ours here: {native.why_not()}")
     ratios: dict[str, dict[str, list[float]]] = {who: {name: [] for name in PRODUCTS} for who in ("XLA", "ours")}
     for size, dim in STAGES:
         for inputs, outputs in ((dim, 4 * dim), (4 * dim, dim)):

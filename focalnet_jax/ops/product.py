@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 
 from focalnet_jax.ops import native
 from focalnet_jax.placement import on_each_device, splits_channels
+
+_FEWEST_ROWS, _FEWEST_COLUMNS = 128, 16  # or putting a kernel's numbers beside each other takes longer than it saves
 
 
 def product(
@@ -18,7 +21,11 @@ def product(
     precision: jax.lax.PrecisionLike = None,
     out_sharding: None = None,
 ) -> jax.Array:
-    """`[..., I]` times `[I, O]`, called as `nnx.Linear` calls `jax.lax.dot_general`, whose place it takes there."""
+    """`[..., I]` times `[I, O]`, called as `nnx.Linear` calls `jax.lax.dot_general`, whose place it takes there.
+
+    Of float32 maps `[B, H, W, C]` C++ computes it and its gradients, in full precision, unless channels are split or
+    there are few rows or columns. All else is XLA's, with `precision`.
+    """
     assert (dimension_numbers, out_sharding) == ((((x.ndim - 1,), (0,)), ((), ())), None)  # a linear layer's
     return _product(x, kernel, precision)
 
@@ -41,22 +48,24 @@ _product.defvjp(lambda x, kernel, precision: (_product(x, kernel, precision), (x
 
 def multiply(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike, *, turned: bool = False) -> jax.Array:
     """`[..., I]` times a kernel `[I, O]`, or `[..., O]` times one that is turned."""
-    if _natively(x):
+    rows, columns = math.prod(x.shape[:-1]), kernel.shape[0 if turned else 1]
+    if rows >= _FEWEST_ROWS and columns >= _FEWEST_COLUMNS and _in_cpp(x, kernel):
         return on_each_device(partial(native.product, turned=turned), ("examples", "whole"), "examples")(x, kernel)
     return jnp.matmul(x, kernel.T if turned else kernel, precision=precision)
 
 
 def kernel_gradient(x: jax.Array, cotangent: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
     """The kernel's, `[I, O]`, from the input `[..., I]` and the product's gradient `[..., O]`."""
-    if _natively(x):
-        parts_of = on_each_device(
+    if _in_cpp(x, cotangent):
+        sums_of = on_each_device(
             lambda *given: native.turned_product(*given)[None], ("examples", "examples"), "examples"
         )
-        return parts_of(x, cotangent).sum(axis=0)
-    rows, rising = (each.reshape(-1, each.shape[-1]) for each in (x, cotangent))
-    return jnp.matmul(rows.T, rising, precision=precision)
+        return sums_of(x, cotangent).sum(axis=0)
+    places = tuple(range(x.ndim - 1))
+    return jnp.tensordot(x, cotangent, (places, places), precision=precision)
 
 
-def _natively(x: jax.Array) -> bool:
-    """Whether C++ computes it: of maps, whose channels a device has all of."""
-    return x.ndim == 4 and native.computes(x.dtype) and not splits_channels()
+def _in_cpp(x: jax.Array, other: jax.Array) -> bool:
+    """Whether C++ computes it: of maps that are not empty, whose channels a device has all of."""
+    alike = x.ndim == 4 and x.dtype == other.dtype and x.size > 0 and other.size > 0
+    return alike and not splits_channels() and native.computes(x.dtype)

@@ -1,53 +1,125 @@
 """The product for CPUs and its gradients are a product's."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import create_model
 from focalnet_jax.ops import native
 from focalnet_jax.ops.product import product
-from tests.ops.aggregating import assert_on_a_mesh_as_alone, with_gradients
+from tests.ops.aggregating import assert_on_a_mesh_as_alone, error, with_gradients
 
 
 def times(x, kernel):
     return product(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision="highest")
 
 
+def normals(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=shape) for shape in shapes]
+
+
+def assert_exact(results, x, kernel, cotangent):
+    """The product and the gradients of input and kernel, against float64."""
+    rows, rising = (each.reshape(-1, each.shape[-1]) for each in (x, cotangent))
+    for mine, true in zip(results, (x @ kernel, cotangent @ kernel.T, rows.T @ rising), strict=True):
+        assert mine.shape == true.shape
+        # Of the largest: 6e-8 that inputs are rounded by, and a sum's roundings, of at most 384 numbers at a time.
+        assert error(mine, true) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("shape", "inputs", "outputs"),
     [
-        ((3, 5, 7), 24, 40),
-        ((105,), 40, 24),  # no map: XLA's
         ((1, 1, 1), 1, 1),
+        ((3, 5, 7), 24, 40),
         ((1, 3, 5), 16, 32),  # a register and a tile, filled
         ((1, 2, 7), 17, 33),  # and one number more
         ((2, 16, 17), 400, 520),  # more than one block of everything
         ((4, 30, 31), 260, 30),  # a gradient of parts that are added up
     ],
 )
-def test_product_and_gradients_are_the_exact_ones_to_rounding(shape, inputs, outputs):
-    rng = np.random.default_rng(0)
-    x, kernel, cotangent = (rng.normal(size=s) for s in ((*shape, inputs), (inputs, outputs), (*shape, outputs)))
-    ours, to_x, to_kernel = with_gradients(times, (jnp.float32(x), jnp.float32(kernel)), jnp.float32(cotangent))
-    exact = x.reshape(-1, inputs).T @ cotangent.reshape(-1, outputs)
-    for mine, true in ((ours, x @ kernel), (to_x, cotangent @ kernel.T), (to_kernel, exact)):
-        assert mine.shape == true.shape
-        # inputs are rounded, 6e-8 each, and a sum of n products n times, or root of n as roundings go
-        np.testing.assert_allclose(mine, true, atol=1e-6 * np.abs(true).max())
+def test_products_in_cpp_are_the_exact_ones_to_rounding(shape, inputs, outputs):
+    x, kernel, cotangent = normals((*shape, inputs), (inputs, outputs), (*shape, outputs))
+    given = [jnp.float32(each) for each in (x, kernel, cotangent)]
+    to_x, to_kernel = native.product(given[2], given[1], turned=True), native.turned_product(given[0], given[2])
+    assert_exact((native.product(*given[:2]), to_x, to_kernel), x, kernel, cotangent)
+
+
+def test_they_are_where_registers_hold_half_as_much(tmp_path):
+    flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    narrow = "-mno-avx512f" if " avx512f " in flags else "-g0"
+    environment = {"CXX": f"{native.build.compiler()[0]} {narrow}", "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", f"{__file__}::{NARROW}"]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert list((tmp_path / "focalnet_jax").iterdir())
+
+
+NARROW = test_products_in_cpp_are_the_exact_ones_to_rounding.__name__
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (3, 7, 7), (150,)])  # few rows, enough of them, and no map
+@pytest.mark.parametrize("outputs", [4, 40])
+def test_a_layers_gradients_are_the_exact_ones_whoever_computes_them(shape, outputs):
+    x, kernel, cotangent = normals((*shape, 24), (24, outputs), (*shape, outputs))
+    given = [jnp.float32(each) for each in (x, kernel, cotangent)]
+    assert_exact(with_gradients(times, given[:2], given[2]), x, kernel, cotangent)
+
+
+@pytest.mark.parametrize(("batch", "inputs", "outputs"), [(0, 24, 40), (2, 0, 40), (2, 24, 0)])
+def test_what_is_empty_is_computed_too(batch, inputs, outputs):
+    x, kernel, cotangent = normals((batch, 9, 9, inputs), (inputs, outputs), (batch, 9, 9, outputs))
+    results = with_gradients(times, (jnp.float32(x), jnp.float32(kernel)), jnp.float32(cotangent))
+    for mine, shape in zip(results, (cotangent.shape, x.shape, kernel.shape), strict=True):
+        assert mine.shape == shape
+        assert not mine.any()
+
+
+def test_a_model_takes_no_pictures():
+    model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=3)
+    assert model(jnp.ones((0, 32, 32, 3))).shape == (0, 3)
+
+
+def test_a_kernel_of_another_dtype_is_left_to_xla():
+    x, kernel = normals((3, 9, 9, 24), (24, 40))
+    given = jnp.float32(x), jnp.bfloat16(kernel)
+    np.testing.assert_array_equal(times(*given), jnp.matmul(*given, precision="highest"))
+
+
+def test_second_derivatives_are_refused_by_the_name_of_the_option():
+    x, kernel = (jnp.float32(each) for each in normals((3, 9, 9, 24), (24, 40)))
+
+    def slope(kernel):
+        return jax.grad(lambda kernel: (times(x, kernel) ** 2).sum())(kernel).sum()
+
+    with pytest.raises(UserError, match=r"for second ones make the model with model\.aggregation=xla"):
+        jax.grad(slope)(kernel)
 
 
 @pytest.mark.parametrize("axes", [("data", "fsdp"), ("data", "tensor")])
 @pytest.mark.parametrize("batch", [4, 3])
 def test_devices_compute_their_examples_in_cpp_where_they_have_all_channels(axes, batch, monkeypatch):
-    called, product_of = [], native.product
-    monkeypatch.setattr(
-        native, "product", lambda x, *rest, **options: called.append(x.shape) or product_of(x, *rest, **options)
-    )
-    rng = np.random.default_rng(0)
-    shapes = (batch, 5, 7, 24), (24, 40), (batch, 5, 7, 40)
-    x, kernel, cotangent = (jnp.float32(rng.normal(size=shape)) for shape in shapes)
-    assert_on_a_mesh_as_alone(
-        lambda *given: with_gradients(times, given[:2], given[2]), x, kernel, cotangent, axes=axes
-    )
-    of_a_device = (1 if batch == 4 else batch, 5, 7, 24)  # what has no equal parts each computes whole
-    assert (of_a_device in called[2:]) == ("tensor" not in axes)
+    called = {"product": [], "turned_product": []}
+
+    def watched(name, function):
+        def call(x, *rest, **options):
+            called[name].append(x.shape[:3])
+            return function(x, *rest, **options)
+
+        return call
+
+    for name in called:
+        monkeypatch.setattr(native, name, watched(name, getattr(native, name)))
+    given = [jnp.float32(each) for each in normals((batch, 9, 9, 24), (24, 40), (batch, 9, 9, 40))]
+    assert_on_a_mesh_as_alone(lambda *given: with_gradients(times, given[:2], given[2]), *given, axes=axes)
+    alone, of_a_device = (batch, 9, 9), (1 if batch == 4 else batch, 9, 9)  # without equal parts each computes all
+    on_the_mesh = [of_a_device] * ("tensor" not in axes)
+    assert called == {"product": [alone] * 2 + on_the_mesh * 2, "turned_product": [alone, *on_the_mesh]}

@@ -15,9 +15,11 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.ops.native.build import (
     CHANNELS_OF_TASK,
     COLUMNS_OF_SUM,
+    COLUMNS_OF_TILES,
     DEPTH_OF_PRODUCT,
     NUMBERS_OF_TASK,
     ROWS_OF_SUM,
+    TASKS_OF_PRODUCT,
     register,
     why_not,
 )
@@ -36,8 +38,6 @@ __all__ = [
     "turned_product",
     "why_not",
 ]
-_WIDEST = 32  # columns that products.h may take together
-_TASKS = 32  # of a product at the least, where it has so many parts
 
 
 def computes(dtype: jnp.dtype | None) -> bool:
@@ -126,7 +126,7 @@ def layer_norm_gradients(
 def product(x: jax.Array, kernel: jax.Array, *, turned: bool = False) -> jax.Array:
     """`[..., I]` times a kernel `[I, O]`, or `[..., O]` times one that is turned: a layer's gradient of its input."""
     depth, columns = kernel.shape[::-1] if turned else kernel.shape
-    shapes = (*x.shape[:-1], columns), (depth * -(-columns // _WIDEST) * _WIDEST,)
+    shapes = (*x.shape[:-1], columns), (depth * -(-columns // COLUMNS_OF_TILES) * COLUMNS_OF_TILES,)
     results = tuple(jax.ShapeDtypeStruct(shape, x.dtype) for shape in shapes)
     return _undifferentiated(_call("product_of_turned" if turned else "product", results))(x, kernel)[0]
 
@@ -135,7 +135,7 @@ def turned_product(x: jax.Array, y: jax.Array) -> jax.Array:
     """`[I, O]`: `[..., I]` turned times `[..., O]`, a layer's gradient of its kernel."""
     (rows, inputs), outputs = _rows_of(x), y.shape[-1]
     blocks = -(-inputs // ROWS_OF_SUM) * -(-outputs // COLUMNS_OF_SUM)
-    parts = max(1, min(-(-_TASKS // blocks), rows // DEPTH_OF_PRODUCT))
+    parts = max(1, min(-(-TASKS_OF_PRODUCT // blocks), rows // DEPTH_OF_PRODUCT))
     shapes = (inputs, outputs), (parts, *((inputs, outputs) if parts > 1 else (0, 0)))
     results = tuple(jax.ShapeDtypeStruct(shape, x.dtype) for shape in shapes)
     return _undifferentiated(_call("turned_product", results))(x, y)[0]

@@ -22,6 +22,17 @@ CHANNELS_OF_TASK = 16  # of a map: a line of the cache, whatever a register hold
 NUMBERS_OF_TASK = 1 << 14  # where they, or rows of them, are taken by themselves
 DEPTH_OF_PRODUCT = 384  # numbers that are added up at a time
 ROWS_OF_SUM, COLUMNS_OF_SUM = 256, 512  # of a kernel's gradient, a block's
+COLUMNS_OF_TILES = 32  # whole tiles of any processor's registers have so many columns
+TASKS_OF_PRODUCT = 32  # at the least, where it has so many parts
+_SIZES = (
+    "CHANNELS_OF_TASK",
+    "NUMBERS_OF_TASK",
+    "DEPTH_OF_PRODUCT",
+    "ROWS_OF_SUM",
+    "COLUMNS_OF_SUM",
+    "COLUMNS_OF_TILES",
+    "TASKS_OF_PRODUCT",
+)
 _DIGEST = 32  # bytes of a SHA-256 at a library's end
 HANDLERS = (
     "focal_levels",
@@ -129,8 +140,7 @@ def _definitions() -> list[str]:
     """GELU's coefficients, and how much is a task."""
     lists = {"GELU_NUMERATOR": gelu.NUMERATOR, "GELU_DENOMINATOR": gelu.DENOMINATOR, "GELU_LARGEST": (gelu.LARGEST,)}
     coefficients = [f"-D{name}=" + ",".join(f"{float(value)!r}f" for value in lists[name]) for name in lists]
-    sizes = ("CHANNELS_OF_TASK", "NUMBERS_OF_TASK", "DEPTH_OF_PRODUCT", "ROWS_OF_SUM", "COLUMNS_OF_SUM")
-    return [*coefficients, *(f"-D{name}={globals()[name]}" for name in sizes)]
+    return [*coefficients, *(f"-D{name}={globals()[name]}" for name in _SIZES)]
 
 
 def _folder() -> Path:

@@ -1,4 +1,4 @@
-// The XLA custom calls: an example's channels by groups are tasks for XLA's own threads.
+// The XLA custom calls: groups of an example's channels, rows, or blocks of a product are tasks for XLA's own threads.
 #include "levels.h"
 #include "products.h"
 #include "rows.h"

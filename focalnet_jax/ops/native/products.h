@@ -1,4 +1,4 @@
-// Products of matrices, float32: those of a linear layer, of its gradients, and so on.
+// Products of matrices, float32: a linear layer's, and those of its gradients.
 //
 // A product is shared out in blocks of its rows and columns, and a block goes through what is added up a few hundred
 // numbers at a time, which are put beside each other first. A tile is as many of its sums as fill the registers.
@@ -13,7 +13,8 @@ constexpr int kTileRows = kLanes == 16 ? 14 : 6;
 constexpr int kTileColumns = 2 * kLanes;
 constexpr int64_t kDepth = DEPTH_OF_PRODUCT;
 constexpr int64_t kRowStride = kDepth + kLanes;  // or rows would fall on one another in the cache
-constexpr int64_t kRowsOfBlock = 224, kColumnsOfBlock = 256, kBlocks = 32;
+constexpr int64_t kRowsOfBlock = 224, kColumnsOfBlock = 256;
+static_assert(COLUMNS_OF_TILES % kTileColumns == 0, "what kernels are packed into has room for whole tiles");
 
 // [rows, columns] of numbers; turned, it lies in memory as [columns, rows].
 struct Matrix {
@@ -56,6 +57,25 @@ inline void pack_left(const Matrix& a, Span rows, Span depth, float* to) {
     for (int64_t k = 0; k < depth.count; ++k, in += a.rows, out += of.count)
       if (room) store_some(out, load_some(in, kLanes), kLanes);
       else std::memcpy(out, in, of.count * sizeof(float));
+  }
+}
+
+// A square of numbers turned in the registers: at each step pairs of rows change halves, then quarters, and so on.
+inline void turn_tile(V* tile) {
+#pragma GCC unroll 4
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    I low, high;
+    for (int j = 0; j < kLanes; ++j) {
+      low[j] = j & half ? kLanes + j - half : j;
+      high[j] = j & half ? kLanes + j : j + half;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i)
+      if (!(i & half)) {
+        const V a = tile[i], b = tile[i + half];
+        tile[i] = __builtin_shuffle(a, b, low);
+        tile[i + half] = __builtin_shuffle(a, b, high);
+      }
   }
 }
 
@@ -186,7 +206,7 @@ struct Product {
   }
 };
 
-// Rows times a layer's kernel, which is packed once for all blocks, into `packed` [columns up to whole tiles, depth].
+// Rows times a layer's kernel, which is packed once for all blocks: for each depth its tiles [depth, kTileColumns].
 inline void rows_times_kernel(ffi::ThreadPool& pool, const Matrix& a, const Matrix& b, float* packed, float* out) {
   const int64_t groups = parts_of(b.columns, kColumnsOfBlock), depths = parts_of(b.rows, kDepth);
   run_tasks(pool, groups * depths, [=](int64_t task) {
@@ -196,7 +216,7 @@ inline void rows_times_kernel(ffi::ThreadPool& pool, const Matrix& a, const Matr
     pack_right(b, columns, depth, packed + wide(b.columns) * first + columns.first * depth.count);
   });
   const Product product{a, b, packed};
-  const int64_t across = parts_of(a.rows, kRowsOfBlock), along = std::min(groups, parts_of(kBlocks, across));
+  const int64_t across = parts_of(a.rows, kRowsOfBlock), along = std::min(groups, parts_of(TASKS_OF_PRODUCT, across));
   run_tasks(pool, across * along, [=](int64_t task) {
     product.compute(share(a.rows, across, task / along), share(b.columns, along, task % along, kTileColumns),
                     {0, b.rows}, out);

@@ -83,25 +83,6 @@ struct LayerNorm {
   }
 };
 
-// A square of numbers turned in the registers: at each step pairs of rows change halves, then quarters, and so on.
-inline void turn_tile(V* tile) {
-#pragma GCC unroll 4
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    I low, high;
-    for (int j = 0; j < kLanes; ++j) {
-      low[j] = j & half ? kLanes + j - half : j;
-      high[j] = j & half ? kLanes + j : j + half;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i)
-      if (!(i & half)) {
-        const V a = tile[i], b = tile[i + half];
-        tile[i] = __builtin_shuffle(a, b, low);
-        tile[i + half] = __builtin_shuffle(a, b, high);
-      }
-  }
-}
-
 // A bias, then GELU.
 struct Activation {
   int64_t rows, channels;
