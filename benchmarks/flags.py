@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from focalnet_jax.command_line import one_line_errors
+from focalnet_jax.errors import UserError
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -14,6 +16,14 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     one_line_errors(parser)
     return parser
+
+
+def check_overrides(overrides: Sequence[str], **settings: str) -> None:
+    """`UserError` for a setting of the recipe that flags say already: its name with `__` for `.`, and what says it."""
+    for name, flag in settings.items():
+        setting = f"--config.{name.replace('__', '.')}"
+        if any(override.partition("=")[0] == setting for override in overrides):
+            raise UserError(f"{setting}: {flag}")
 
 
 def positive(text: str) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/gpu_structure.py
 
-from benchmarks.flags import make_parser, positive
+from benchmarks.flags import check_overrides, make_parser, positive
 from focalnet_jax.command_line import load_config, run_command
 from focalnet_jax.errors import UserError
 
@@ -73,6 +73,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--topology", default="h100:1")
     flags, overrides = parser.parse_known_args(arguments)
+    check_overrides(overrides, batch_size="the images of a step are --batch")
     gpu = flags.topology.partition(":")[0]
     if gpu not in _ARCHITECTURES:
         raise UserError(f"--topology {flags.topology}: expected {' or '.join(f'{name}:1' for name in _ARCHITECTURES)}")

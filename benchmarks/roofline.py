@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/roofline.py
 
-from benchmarks.flags import make_parser, positive
+from benchmarks.flags import check_overrides, make_parser, positive
 from focalnet_jax.command_line import load_config, run_command
 from focalnet_jax.errors import UserError
 
@@ -135,6 +135,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--chips", default=",".join((*TOPOLOGIES, "h100")), help="separated by commas: %(default)s")
     parser.add_argument("--compile", action="store_true", help="ours beside it, for TPUs and cpu: takes minutes")
     flags, overrides = parser.parse_known_args(arguments)
+    check_overrides(overrides, batch_size="the images of a device are --batch")
     chips = flags.chips.split(",")
     if unknown := set(chips) - {*TOPOLOGIES, "h100", "cpu"}:
         raise UserError(f"--chips {','.join(sorted(unknown))}: expected some of {','.join(TOPOLOGIES)},h100,cpu")

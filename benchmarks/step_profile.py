@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/step_profile.py
 
 from benchmarks.cpu import keep_memory
-from benchmarks.flags import make_parser, positive
+from benchmarks.flags import check_overrides, make_parser, positive
 from benchmarks.side_by_side import our_step, recipe
 from focalnet_jax.command_line import run_command
 
@@ -93,6 +93,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch", type=positive, default=8)
     parser.add_argument("--steps", type=positive, default=4)
     flags, overrides = parser.parse_known_args(arguments)
+    check_overrides(overrides, batch_size="the images of a step are --batch")
     overrides = ["--config.precision=float32", *overrides]
     recipe(flags.model, overrides)  # before it begins anew
     os.environ["JAX_PLATFORMS"] = "cpu"

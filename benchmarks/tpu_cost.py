@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_cost.py
 
-from benchmarks.flags import make_parser, positive
+from benchmarks.flags import check_overrides, make_parser, positive
 from benchmarks.tpu_parts import aggregation, check_plain, part, plain_part, plain_step
 from focalnet_jax.command_line import load_config, run_command
 from focalnet_jax.errors import UserError
@@ -129,8 +129,9 @@ def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 def recipe(flags: argparse.Namespace, overrides: list[str]) -> Any:
     """One chip's part of the ImageNet-1K recipe; `UserError` for what is not."""
-    if any(override.startswith("--config.batch_size") for override in overrides):
-        raise UserError("--config.batch_size: the images of a chip are --batch")
+    check_overrides(overrides, batch_size="the images of a chip are --batch")
+    if flags.aggregation:
+        check_overrides(overrides, model__aggregation="--aggregation compiles both of a TPU's forms; leave it out")
     given = ["--config.data.path=none", f"--config.batch_size={flags.batch}", *overrides]
     config = load_config(f"configs/imagenet1k.py:{flags.model.removeprefix('focalnet_')}", given)
     if any(size > 1 for size in config.mesh.values()):

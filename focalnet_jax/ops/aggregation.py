@@ -52,7 +52,7 @@ def aggregate_context(
     """
     _check(context, gates, kernels, bias, form)
     given = (context, gates, *kernels, *([] if bias is None else [bias]))
-    alike = all(x.dtype == context.dtype for x in given)
+    alike = context.shape[-1] > 0 and all(x.dtype == context.dtype for x in given)
     if form == "native" and alike and native.supports(context.dtype, [len(kernel) for kernel in kernels]):
         scale = 1 / (len(kernels) + 1) if normalize else 1.0
         return _sum_at_once(context, gates, tuple(kernels), _bias_of(context, bias), scale)

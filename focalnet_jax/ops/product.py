@@ -47,15 +47,22 @@ _product.defvjp(lambda x, kernel, precision: (_product(x, kernel, precision), (x
 
 
 def multiply(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike, *, turned: bool = False) -> jax.Array:
-    """`[..., I]` times a kernel `[I, O]`, or `[..., O]` times one that is turned."""
-    rows, columns = math.prod(x.shape[:-1]), kernel.shape[0 if turned else 1]
+    """`[..., I]` times a kernel `[I, O]`, or `[..., O]` times one that is turned; `ValueError` for other shapes."""
+    if kernel.ndim != 2 or x.shape[-1] != kernel.shape[turned]:
+        raise ValueError(f"a kernel{' turned' * turned} has shape {kernel.shape}, what it multiplies {x.shape}")
+    rows, columns = math.prod(x.shape[:-1]), kernel.shape[not turned]
     if rows >= _FEWEST_ROWS and columns >= _FEWEST_COLUMNS and _in_cpp(x, kernel):
         return on_each_device(partial(native.product, turned=turned), ("examples", "whole"), "examples")(x, kernel)
     return jnp.matmul(x, kernel.T if turned else kernel, precision=precision)
 
 
 def kernel_gradient(x: jax.Array, cotangent: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
-    """The kernel's, `[I, O]`, from the input `[..., I]` and the product's gradient `[..., O]`."""
+    """The kernel's, `[I, O]`, from the input `[..., I]` and the product's gradient `[..., O]`.
+
+    `ValueError` for other shapes: C++ would read past the end.
+    """
+    if x.shape[:-1] != cotangent.shape[:-1]:
+        raise ValueError(f"the input has shape {x.shape}, the product's gradient {cotangent.shape}: other places")
     if _in_cpp(x, cotangent):
         sums_of = on_each_device(
             lambda *given: native.turned_product(*given)[None], ("examples", "examples"), "examples"

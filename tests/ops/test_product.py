@@ -13,7 +13,7 @@ import pytest
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import create_model
 from focalnet_jax.ops import native
-from focalnet_jax.ops.product import product
+from focalnet_jax.ops.product import kernel_gradient, multiply, product
 from tests.ops.aggregating import assert_on_a_mesh_as_alone, error, with_gradients
 
 
@@ -81,6 +81,16 @@ def test_what_is_empty_is_computed_too(batch, inputs, outputs):
     for mine, shape in zip(results, (cotangent.shape, x.shape, kernel.shape), strict=True):
         assert mine.shape == shape
         assert not mine.any()
+
+
+def test_other_shapes_are_refused():
+    x, kernel, rising = (jnp.ones(shape) for shape in ((3, 9, 9, 24), (24, 40), (3, 9, 9, 40)))
+    with pytest.raises(ValueError, match=r"a kernel has shape \(24, 40\), what it multiplies \(3, 9, 9, 40\)"):
+        multiply(rising, kernel, None)
+    with pytest.raises(ValueError, match=r"a kernel turned has shape \(24, 40\), what it multiplies \(3, 9, 9, 24\)"):
+        multiply(x, kernel, None, turned=True)
+    with pytest.raises(ValueError, match="other places"):
+        kernel_gradient(x[:2], rising, None)
 
 
 def test_a_model_takes_no_pictures():
