@@ -84,6 +84,11 @@ def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:
     return (x.shape[0] // parts, *x.shape[1:-1], x.shape[-1] // mesh.shape[CHANNELS])
 
 
+def knows_devices() -> bool:
+    """Whether it is known here what each device holds: there is one alone, or the context has a mesh of ours."""
+    return _mesh() is not None or jax.device_count() == 1
+
+
 def splits_channels() -> bool:
     """Whether the channels of wide layers lie on several devices."""
     mesh = _mesh()

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from focalnet_jax.ops import native
-from focalnet_jax.placement import on_each_device, splits_channels
+from focalnet_jax.placement import knows_devices, on_each_device, splits_channels
 
 _FEWEST_ROWS, _FEWEST_COLUMNS = 128, 16  # or putting a kernel's numbers beside each other takes longer than it saves
 
@@ -23,8 +23,8 @@ def product(
 ) -> jax.Array:
     """`[..., I]` times `[I, O]`, called as `nnx.Linear` calls `jax.lax.dot_general`, whose place it takes there.
 
-    Of float32 maps `[B, H, W, C]` C++ computes it and its gradients, in full precision, unless channels are split or
-    there are few rows or columns. All else is XLA's, with `precision`.
+    Of float32 maps `[B, H, W, C]` C++ computes it and its gradients, in full precision, unless channels are split,
+    there are few rows or columns, or several devices and no mesh. All else is XLA's, with `precision`.
     """
     assert (dimension_numbers, out_sharding) == ((((x.ndim - 1,), (0,)), ((), ())), None)  # a linear layer's
     return _product(x, kernel, precision)
@@ -73,6 +73,9 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array, precision: jax.lax.Preci
 
 
 def _in_cpp(x: jax.Array, other: jax.Array) -> bool:
-    """Whether C++ computes it: of maps that are not empty, whose channels a device has all of."""
+    """Whether C++ computes it: of maps that are not empty, whose channels a device is known to have all of.
+
+    Without a mesh the compiler would bring all that several devices hold to each of them.
+    """
     alike = x.ndim == 4 and x.dtype == other.dtype and x.size > 0 and other.size > 0
-    return alike and not splits_channels() and native.computes(x.dtype)
+    return alike and knows_devices() and not splits_channels() and native.computes(x.dtype)

@@ -82,11 +82,11 @@ def assert_same_on_a_mesh(function, shape, sizes, with_bias=False):
     assert_on_a_mesh_as_alone(lambda *given: with_gradients(function, *given), arguments, cotangents)
 
 
-def assert_on_a_mesh_as_alone(function, *given, axes=("data", "fsdp", "tensor"), within=1e-6):
+def assert_on_a_mesh_as_alone(function, *given, axes=("data", "fsdp", "tensor")):
     """What it makes of arrays, on two devices along each of the mesh's axes, against one."""
     alone = function(*given)
     mesh = make_mesh({axis: 2 if axis in axes else 1 for axis in ("data", "fsdp", "tensor")})
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         together = function(*jax.device_put(given, NamedSharding(mesh, PartitionSpec())))
     for one, many in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
-        assert error(many, one) < within  # what devices add up is added in another order
+        assert error(many, one) < 1e-6  # what devices add up is added in another order

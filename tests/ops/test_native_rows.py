@@ -129,7 +129,8 @@ def test_with_dropout_an_mlp_drops_as_in_other_forms():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_models_gradients_are_those_of_xla(dtype):
+def test_a_models_gradients_are_those_of_xla(dtype, monkeypatch):
+    monkeypatch.setattr("focalnet_jax.ops.product.knows_devices", lambda: True)  # products in C++ too
     (images,) = normals((2, 32, 32, 3))
 
     def run(form):
@@ -151,8 +152,7 @@ def test_what_a_mesh_cannot_split_evenly_is_computed_all_the_same(batch, levels)
     graph, params = nnx.split(create_model("focalnet_tiny_lrf", **options, focal_windows=(3, 3)))
     (images,) = normals((batch, 16, 16, 3))
     gradients = jax.grad(lambda params, images: (nnx.merge(graph, params)(images) ** 2).sum())
-    # Where channels are split products are XLA's: the bound of models' gradients in two forms, as above.
-    assert_on_a_mesh_as_alone(lambda *given: jax.jit(gradients)(*given), params, images, within=1e-5)
+    assert_on_a_mesh_as_alone(lambda *given: jax.jit(gradients)(*given), params, images)
 
 
 def test_parameters_of_another_dtype_are_computed_with_in_float32():
