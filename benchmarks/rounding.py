@@ -28,20 +28,27 @@ from focalnet_jax.command_line import run_command
 from focalnet_jax.ops import aggregation, triton
 from focalnet_jax.ops.mosaic import plan
 
-VMEM = 64 * 2**20
+# A form: context `[B, H, W, C]`, gates `[B, H, W, L + 1]`, L kernels `[k, k, 1, C]` and bias `[C]` to the levels' sum,
+# `[B, H, W, C]`, and the last level's mean over H and W, `[B, C]`.
 Function = Callable[..., tuple[jax.Array, jax.Array]]
 
 
+_VMEM = 64 * 2**20  # bytes, as much as a v5p has
+
+
 def by_xla(context: jax.Array, gates: jax.Array, kernels: Any, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """XLA's form; in float64 the truth."""
     return _with_mean(*aggregation._levels(context + bias, gates, kernels, aggregation._level))
 
 
 def in_passes(context: jax.Array, gates: jax.Array, kernels: Any, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-    total, last_sum = aggregation._levels_in_passes(context, gates, kernels, bias[None, None, None], VMEM, True)
+    """The Mosaic form."""
+    total, last_sum = aggregation._levels_in_passes(context, gates, kernels, bias[None, None, None], _VMEM, True)
     return total, (last_sum / (context.shape[1] * context.shape[2])).astype(context.dtype)
 
 
 def in_kernels(context: jax.Array, gates: jax.Array, kernels: Any, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The Triton form."""
     return _with_mean(*aggregation._levels_in_kernels(context + bias, gates, kernels, True))
 
 
@@ -140,12 +147,12 @@ def main(arguments: list[str]) -> None:
     ours = names[1:]
     print(" " * 12 + "".join(f"{name:<18}" for name in ours))
     ratios: dict[str, dict[str, float]] = {name: {} for name in ours}
-    for number, result in enumerate(
-        ["sum", "last mean", "context", "gates", *(f"kernel {level}" for level in range(1, len(sizes) + 1)), "bias"]
-    ):
+    kernels = (f"kernel {level}" for level in range(1, len(sizes) + 1))
+    for number, result in enumerate(["sum", "last mean", "context", "gates", *kernels, "bias"]):
         of = {name: np.array([each[name][number] for each in of_inputs]) for name in names}
-        ratios |= {name: ratios[name] | {result: float(np.sqrt(of[name].sum() / of["xla"].sum()))} for name in ours}
         most = {name: np.sqrt((of[name] / of["xla"]).max()) for name in ours}
+        for name in ours:
+            ratios[name][result] = float(np.sqrt(of[name].sum() / of["xla"].sum()))
         print(f"{result:<12}" + "".join(f"{ratios[name][result]:.2f}, most {most[name]:.2f}   " for name in ours))
     print(json.dumps({"shape": shape, "kernels": sizes, "inputs": flags.inputs, "over_xla": ratios}))
 

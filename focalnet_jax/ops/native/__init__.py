@@ -160,9 +160,9 @@ def _call(
     return jax.ffi.ffi_call(f"{register()}_{name}", results, vmap_method="sequential", **options)
 
 
-def _undifferentiated(gradients: Callable[..., Any]) -> Callable[..., Any]:
-    """Gradients that say plainly that they have none of their own."""
-    given = jax.custom_vjp(lambda *arrays: gradients(*arrays))
+def _undifferentiated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What has no gradients of its own, and says so plainly: its caller gives them, the first alone."""
+    given = jax.custom_vjp(lambda *arrays: function(*arrays))
 
     def refuse(*_: Any) -> NoReturn:
         raise UserError(

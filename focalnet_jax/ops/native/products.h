@@ -38,8 +38,10 @@ inline Span share(int64_t all, int64_t parts, int64_t i, int64_t unit = 1) {
   const int64_t first = std::min(all, i * units / parts * unit), end = std::min(all, (i + 1) * units / parts * unit);
   return {first, end - first};
 }
+
+// How many parts of at most so many, and columns with those that fill the last tile.
 inline int64_t parts_of(int64_t all, int64_t most) { return (all + most - 1) / most; }
-inline int64_t wide(int64_t columns) { return parts_of(columns, kTileColumns) * kTileColumns; }
+inline int64_t in_whole_tiles(int64_t columns) { return parts_of(columns, kTileColumns) * kTileColumns; }
 
 // Rows of `a` side by side; or, of a turned one, the columns of each tile.
 inline void pack_left(const Matrix& a, Span rows, Span depth, float* to) {
@@ -182,7 +184,7 @@ struct Product {
   void compute(Span rows, Span columns, Span depth, float* out) const {
     static thread_local std::vector<V> memory;
     const int64_t left = (rows.count + 2) * kRowStride / kLanes + 1;  // and what is written beyond the last tile
-    const int64_t needed = left + (packed ? 0 : wide(columns.count) * kDepth / kLanes);
+    const int64_t needed = left + (packed ? 0 : in_whole_tiles(columns.count) * kDepth / kLanes);
     if (static_cast<int64_t>(memory.size()) < needed) memory.resize(needed);
     float *packed_a = reinterpret_cast<float*>(memory.data()), *packed_b = packed_a + left * kLanes;
     const auto run = a.turned ? tile_of<kTileRows, true> : tile_of<kTileRows, false>;
@@ -190,7 +192,7 @@ struct Product {
     for (int64_t k = 0; k < depth.count; k += kDepth) {
       const Span some{depth.first + k, std::min(kDepth, depth.count - k)};
       const float* right = packed_b;
-      if (packed) right = packed + wide(b.columns) * some.first + columns.first * some.count;
+      if (packed) right = packed + in_whole_tiles(b.columns) * some.first + columns.first * some.count;
       else pack_right(b, columns, some, packed_b);
       pack_left(a, rows, some, packed_a);
       for (int64_t t = 0; t < tiles; ++t) {
@@ -213,7 +215,7 @@ inline void rows_times_kernel(ffi::ThreadPool& pool, const Matrix& a, const Matr
     const Span columns = share(b.columns, groups, task % groups, kTileColumns);
     const int64_t first = task / groups * kDepth;
     const Span depth{first, std::min(kDepth, b.rows - first)};
-    pack_right(b, columns, depth, packed + wide(b.columns) * first + columns.first * depth.count);
+    pack_right(b, columns, depth, packed + in_whole_tiles(b.columns) * first + columns.first * depth.count);
   });
   const Product product{a, b, packed};
   const int64_t across = parts_of(a.rows, kRowsOfBlock), along = std::min(groups, parts_of(TASKS_OF_PRODUCT, across));
