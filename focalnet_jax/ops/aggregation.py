@@ -18,7 +18,6 @@ from focalnet_jax.ops.shifted import focal_level
 from focalnet_jax.placement import on_each_device, shape_on_each_device
 
 LEVELS = "focal levels"  # the name of what each level computes, for a policy of what to keep
-_SHARES = (0.5, 0.6, 0.8, 0.9)  # of fast memory
 
 
 def aggregate_context(
@@ -105,7 +104,7 @@ def aggregate_levels(
     sizes = [len(kernel) for kernel in kernels]
     shape = shape_on_each_device(context)
     bias = _bias_of(context, bias)
-    if form == "mosaic" and (vmem := room_for_passes(shape, sizes, context.dtype.itemsize)):
+    if form == "mosaic" and mosaic.supports(shape, sizes, context.dtype.itemsize, vmem := mosaic.fast_memory()):
         total, last_sum = _levels_in_passes(context, gates, tuple(kernels), bias, vmem, False)
         return total, activate((last_sum / (context.shape[1] * context.shape[2])).astype(context.dtype))
     if form == "triton" and triton.supports(shape[-1], sizes):
@@ -138,16 +137,6 @@ def _check(
 def _bias_of(context: jax.Array, bias: jax.Array | None) -> jax.Array:
     """`[1, 1, 1, C]`."""
     return jnp.zeros((1, 1, 1, context.shape[-1]), context.dtype) if bias is None else bias[None, None, None]
-
-
-def room_for_passes(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int) -> int:
-    """Bytes of fast memory for the Mosaic form's passes over contexts `[B, H, W, C]`; 0 where none would do.
-
-    More than the usual share only where that is too little, as on a v5p for four levels at 56 x 56: with larger blocks
-    its passes are estimated to take a twentieth longer.
-    """
-    rooms = map(mosaic.fast_memory, _SHARES)
-    return next((room for room in rooms if mosaic.supports(shape, kernel_sizes, itemsize, room)), 0)
 
 
 def _level(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -1,14 +1,13 @@
 """The passes for TPUs compute what XLA's form does; here step by step on the CPU."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from focalnet_jax.ops import mosaic
-from focalnet_jax.ops.aggregation import _add_in_kernel, _levels_in_passes, room_for_passes
+from focalnet_jax.ops.aggregation import _add_in_kernel, _levels_in_passes
 from focalnet_jax.ops.mosaic import plan
 from focalnet_jax.ops.mosaic.numbers import Pairs
 from tests.ops.aggregating import (
@@ -39,6 +38,8 @@ def in_passes(vmem):
         ((1, 2, 130, 8), (3,), WHOLE, 14, (2, 2)),  # a row longer than a register
         ((9, 13, 5, 16), (3, 5), 2**22, 2, (7, 5)),  # the map in blocks of rows, the last of which goes on below it
         ((1, 14, 2, 8), (3, 3, 5, 3), 2**21, 2, (3, 3)),  # more blocks than lie in fast memory, of four levels
+        ((3, 14, 3, 8), (3, 7), 2**21, 2, (4, 2)),  # blocks of fewer rows than a kernel reaches into
+        ((1, 11, 2, 8), (3, 9, 3), 2**21, 2, (1, 1)),  # of one row, four of which are above a window's middle
         ((1, 9, 7, 16), (3, 5, 7, 9), WHOLE, 1, (9, 9)),  # the levels of large and huge
         ((1, 7, 7, 2816), (3, 5), WHOLE, 1, (7, 7)),  # the widest maps
         ((1, 96, 96, 8), (3, 5), WHOLE, 2, (8, 6)),  # the largest
@@ -168,25 +169,25 @@ def test_the_global_level_is_added_with_its_gradients(shape):
 
 
 @pytest.mark.parametrize(
-    ("chip", "side", "sizes", "share"),
+    ("chip", "side", "sizes", "rows"),
     [
-        ("TPU v5 lite", 56, (3, 5, 7, 9), 0.5),
-        ("TPU v5", 56, (3, 5, 7), 0.5),
-        ("TPU v5", 56, (3, 5, 7, 9), 0.6),  # half of its fast memory is too little for the way back
-        ("TPU v5", 96, (5, 7, 9), 0.8),
-        ("TPU v5", 96, (3, 5, 7, 9), 0.9),
-        ("TPU v5", 1000, (3, 5, 7, 9), 0),
+        ("TPU v5 lite", 56, (3, 5, 7, 9), (8, 8)),
+        ("TPU v5", 56, (3, 5, 7, 9), (5, 4)),
+        ("TPU v5", 96, (3, 5, 7, 9), (2, 2)),
+        ("TPU v4", 56, (3, 5, 7), (2, 2)),
+        ("TPU v4", 56, (3, 5, 7, 9), (2, 1)),
+        ("TPU v4", 28, (3, 5, 7), (7, 4)),
     ],
 )
-def test_passes_take_as_little_fast_memory_as_serves(chip, side, sizes, share, monkeypatch):
-    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=chip)])
-    room = room_for_passes((8, side, side, 192), sizes, 2)
-    assert room == int(share * {"TPU v5 lite": 128, "TPU v5": 64}[chip] * 2**20)
+def test_blocks_have_the_rows_that_fit_a_chips_fast_memory(chip, side, sizes, rows, monkeypatch):
+    monkeypatch.setattr(plan, "_chip", lambda: chip)
+    given = side, side, sizes, 2, mosaic.fast_memory()
+    assert tuple(each(*given).rows for each in (plan.forward_plan, plan.backward_plan)) == rows
 
 
 def test_shapes_it_cannot_compute_are_left_to_xla():
     assert mosaic.supports((64, 56, 56, 128), (3, 5, 7), 2, WHOLE)
     assert mosaic.supports((64, 96, 96, 352), (3, 5, 7, 9), 2, WHOLE)
     assert not mosaic.supports((64, 56, 56, 128), (3, 5, 11), 2, WHOLE)
-    assert mosaic.supports((64, 28, 28, 256), (3, 5, 7), 2, V4)
+    assert mosaic.supports((64, 56, 56, 128), (3, 5, 7), 2, V4)
     assert not mosaic.supports((64, 1000, 1000, 128), (3, 5, 7), 2, V4)

@@ -2,9 +2,9 @@
 
 A program takes 8 examples and 128 channels, the sublanes and lanes of a vector register, or 16 examples in pairs where
 a chip computes in bfloat16: a shift along H or W is another address and moves nothing. It goes down the rows in blocks.
-Each level is one block behind the one before it, whose last rows lie in fast memory; a map that fits there whole is one
-block. Going back, level follows after level in the same way from the last to the first. What GELU was applied to is
-kept for that; all else is computed again.
+Each level is behind the one before it by the blocks that its windows reach into, one where blocks of enough rows fit
+fast memory. The last rows of each lie there; a map that fits there whole is one block. Going back, level follows after
+level in the same way from the last to the first. What GELU was applied to is kept for that; all else is computed again.
 """
 
 from focalnet_jax.ops.mosaic.backward import focal_level_gradients

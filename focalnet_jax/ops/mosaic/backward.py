@@ -66,19 +66,19 @@ def focal_level_gradients(
     x, gates, cotangent, *kept = (rows_first(each, plan.examples) for each in (x, gates, cotangent, *kept))
     height, width, examples, channels = x.shape
     above = jnp.pad(above, ((0, examples - given), (0, 0)))
-    levels, taps = len(kernels), plan.taps
+    taps = plan.taps
     parts = jax.ShapeDtypeStruct((pl.cdiv(examples, plan.examples), taps, channels), jnp.float32)
     gate_parts = (1 if plan.whole else pl.cdiv(channels, CHANNELS), height, examples, plan.lanes)
     gradient, gathered, *of_gates = call(
         lambda *refs: _Program(plan, plan.numbers(interpret), channels, *refs).run(),
         plan,
         [
-            (x, plan.spec(levels)),
+            (x, plan.spec(plan.lags[-1])),
             (packed(kernels, bias), taps_spec(plan)),
             (above, means_spec(plan)),
             *(
                 pair
-                for lag, one in enumerate(reversed(kept))
+                for lag, one in zip(plan.lags[:-1], reversed(kept), strict=True)
                 for pair in (
                     (one, plan.spec(lag)),
                     (cotangent, plan.spec(lag)),
@@ -87,9 +87,9 @@ def focal_level_gradients(
             ),
         ],
         [
-            (jax.ShapeDtypeStruct(x.shape, x.dtype), plan.spec(levels)),
+            (jax.ShapeDtypeStruct(x.shape, x.dtype), plan.spec(plan.lags[-1])),
             (parts, pl.BlockSpec((1, taps, CHANNELS), lambda example, channel, step: (example, 0, channel))),
-            *((jax.ShapeDtypeStruct(gate_parts, jnp.float32), plan.gate_spec(lag)) for lag in range(levels)),
+            *((jax.ShapeDtypeStruct(gate_parts, jnp.float32), plan.gate_spec(lag)) for lag in plan.lags[:-1]),
         ],
         name="focal_level_gradients",
         sums=(taps,),

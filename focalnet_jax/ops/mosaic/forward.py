@@ -61,17 +61,19 @@ def focal_levels(
     plan = forward_plan(*x.shape[1:3], sizes, x.dtype.itemsize, vmem, pairs)
     x, gates = (rows_first(each, plan.examples) for each in (x, gates))
     *_, examples, channels = x.shape
-    levels = len(kernels)
     like = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    kept_levels = range(1, levels + 1) if keep else ()
     total, last_sum, *kept = call(
         lambda *refs: _Program(plan, plan.numbers(interpret), keep, *refs).run(),
         plan,
-        [(x, plan.spec(0)), (gates, plan.spec(levels, gates.shape[-1])), (packed(kernels, bias), taps_spec(plan))],
         [
-            (like, plan.spec(levels)),
+            (x, plan.spec(0)),
+            (gates, plan.spec(plan.lags[-1], gates.shape[-1])),
+            (packed(kernels, bias), taps_spec(plan)),
+        ],
+        [
+            (like, plan.spec(plan.lags[-1])),
             (jax.ShapeDtypeStruct((examples, channels), jnp.float32), means_spec(plan)),
-            *((like, plan.spec(level)) for level in kept_levels),
+            *((like, plan.spec(lag)) for lag in plan.lags[1:] if keep),
         ],
         name="focal_levels",
         sums=(),

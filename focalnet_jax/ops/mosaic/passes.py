@@ -38,11 +38,16 @@ class Rows:
 
         lax.fori_loop(0, self._ref.shape[0], clear_row, None)
 
-    def clear_below(self) -> None:
-        """Zeros under the last block."""
-        for row in range(self._pad):
-            at = self._at(jnp.int32(self._plan.blocks * self._plan.rows + row))
-            self._ref[at] = jnp.zeros_like(self._ref[at])
+    def clear_below(self, block: jax.Array) -> None:
+        """Zeros in a block under the last one, as far as windows reach."""
+        plan = self._plan
+        for first in range(0, self._pad, plan.rows):
+
+            @pl.when(block == plan.blocks + first // plan.rows)
+            def _(first: int = first) -> None:
+                for row in range(first, min(first + plan.rows, self._pad)):
+                    at = self._at(jnp.int32(plan.blocks * plan.rows + row))
+                    self._ref[at] = jnp.zeros_like(self._ref[at])
 
     def put(self, row: jax.Array, column: jax.Array | int, value: jax.Array) -> None:
         """Of the map, `[examples of a program, 128]` float32."""
@@ -97,15 +102,15 @@ def clear(plan: Plan, levels: Sequence[Rows]) -> None:
 
 
 def run_stages(plan: Plan, stages: Sequence[tuple[Callable[[jax.Array], None], Rows | None]]) -> None:
-    """At a step, each stage with the first row of its block, one block behind the stage before; and what it writes."""
+    """At a step, each stage with the first row of its block, behind that of the stage before; and what it writes."""
     step = pl.program_id(2)
-    for lag, (compute, written) in enumerate(stages):
+    for lag, (compute, written) in zip(plan.lags, stages, strict=True):
         block = plan.block(step, lag)
         pl.when((block >= 0) & (block < plan.blocks))(
             lambda compute=compute, block=block: compute(block * jnp.int32(plan.rows))
         )
         if written is not None and not plan.whole:
-            pl.when(block == plan.blocks)(written.clear_below)
+            written.clear_below(block)
 
 
 def rows_first(x: jax.Array, examples: int = EXAMPLES) -> jax.Array:

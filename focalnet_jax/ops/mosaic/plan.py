@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +66,7 @@ class Plan:
     width: int
     sizes: tuple[int, ...]  # of the levels' kernels
     rows: int  # of a block
-    held: tuple[int, ...]  # blocks that lie in fast memory, of what each level convolves
+    back: bool  # from the last level to the first
     pairs: bool = False
 
     def numbers(self, interpret: bool) -> Floats | Pairs:
@@ -87,10 +88,20 @@ class Plan:
         """The last may go on below the map."""
         return pl.cdiv(self.height, self.rows)
 
+    def reach(self, size: int) -> int:
+        """Blocks below a block that a kernel of this size reaches into."""
+        return max(pl.cdiv(size // 2, self.rows), 1)
+
+    @property
+    def lags(self) -> list[int]:
+        """Blocks by which each stage is behind the first."""
+        sizes = reversed(self.sizes) if self.back else self.sizes
+        return list(itertools.accumulate(map(self.reach, sizes), initial=0))
+
     @property
     def steps(self) -> int:
-        """Until the last level is through with the last block."""
-        return 1 if self.whole else self.blocks + len(self.sizes)
+        """Until the last stage is through with the last block."""
+        return 1 if self.whole else self.blocks + self.lags[-1]
 
     @property
     def starts(self) -> list[int]:
@@ -136,9 +147,15 @@ class Plan:
     def rings(self) -> list[tuple[int, int]]:
         """Rows and columns of what lies in fast memory, of what each level convolves, with zeros around the map."""
         return [
-            (self.height + size - 1 if self.whole else held * self.rows, self.width + size - 1)
-            for size, held in zip(self.sizes, self.held, strict=True)
+            (self.height + size - 1 if self.whole else self._held(level) * self.rows, self.width + size - 1)
+            for level, size in enumerate(self.sizes)
         ]
+
+    def _held(self, level: int) -> int:
+        """Blocks that lie in fast memory of what a level, counted from 0, convolves."""
+        convolved = 2 * self.reach(self.sizes[level]) + 1
+        # What all but the first convolve is a level's context, which going forward is read again for the sum.
+        return convolved if self.back or level == 0 else max(convolved, self.lags[-1] - self.lags[level] + 1)
 
     @property
     def columns(self) -> int:
@@ -175,17 +192,15 @@ def forward_plan(
     height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int, pairs: bool = False
 ) -> Plan | None:
     """None where no blocks fit; `pairs` are taken where they do."""
-    # A convolution reads three blocks; what level 2 and those above it convolve is read again for the sum.
-    held = [3, *(max(3, 1 + later) for later in reversed(range(1, len(sizes))))]
     # Context, gates, sum, and what is kept.
-    return _plan(Plan(height, width, tuple(sizes), height, tuple(held), pairs), 3 + len(sizes), itemsize, vmem)
+    return _plan(Plan(height, width, tuple(sizes), height, False, pairs), 3 + len(sizes), itemsize, vmem)
 
 
 def backward_plan(
     height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int, pairs: bool = False
 ) -> Plan | None:
     """None where no blocks fit; `pairs` are taken where they do."""
-    whole = Plan(height, width, tuple(sizes), height, (3,) * len(sizes), pairs)
+    whole = Plan(height, width, tuple(sizes), height, True, pairs)
     # Context and its gradient; of each level what was kept, cotangent and gates; and the gates' gradients.
     return _plan(whole, 2 + 3 * len(sizes), itemsize, vmem, len(sizes))
 
@@ -195,8 +210,10 @@ def _plan(whole: Plan, maps: int, itemsize: int, vmem: int, gates: int = 0) -> P
 
     It is given what they are blocks of as one, and how many `maps`, and maps of `gates`, are read or written at a time.
     """
-    height = whole.height
-    blocks = range(max(whole.sizes) // 2 + 1, min(height - 1, _MOST_ROWS) + 1)
+    height, reached = whole.height, max(whole.sizes) // 2
+    most = min(height - 1, _MOST_ROWS)
+    # Blocks of fewer rows than a kernel reaches into take more steps.
+    choices = (height, *range(reached + 1, most + 1)), range(1, min(reached, most) + 1)
 
     def needed(plan: Plan) -> int:
         registers = sum(math.prod(ring) for ring in plan.rings) + (3 if plan.pairs else 2) * plan.taps
@@ -205,8 +222,8 @@ def _plan(whole: Plan, maps: int, itemsize: int, vmem: int, gates: int = 0) -> P
         return _REGISTER_BYTES * registers + 2 * plan.rows * (numbers + gradients)
 
     kinds = [whole, replace(whole, pairs=False)] if whole.pairs else [whole]
-    for kind in kinds:
-        plans = (replace(kind, rows=rows) for rows in (height, *blocks))
+    for rows, kind in itertools.product(choices, kinds):
+        plans = (replace(kind, rows=number) for number in rows)
         fitting = [plan for plan in plans if needed(plan) <= 0.9 * vmem]
         if fitting:
             return min(fitting, key=lambda plan: (plan.blocks * plan.rows, -plan.rows))
