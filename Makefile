@@ -52,10 +52,11 @@ format: .venv/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@
 
-# PyTorch and what is compared with live in an environment of their own: neither is needed to train or evaluate.
+# PyTorch and what is compared with live in an environment of their own: neither is needed to train or evaluate. Python
+# compiles what of it is used then, which takes less time than all of it.
 .venv-parity/.installed: requirements-parity.txt requirements-dev.txt requirements.txt pyproject.toml | .venv/.made
 	@$(BIN)/python -m venv .venv-parity
-	$(PARITY)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-parity.txt --editable .
+	$(PARITY)/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements-parity.txt --editable .
 	@touch $@
 
 clean:

@@ -3,6 +3,7 @@
 import fcntl
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from tests.quick import QUICK
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
-# What starts many processes keeps what Python compiles: half a second of each.
+# What Python compiles is kept for all processes: half a second of each.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # A program compiled once serves all tests and the processes they start; its key is the program and the flags.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -21,20 +23,26 @@ os.environ["JAX_PERSISTENT_COMPILATION_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 # Files that take a minute or more, the longest first: begun last, they would leave the other test process idle.
 _LONG = (
-    "test_notebooks.py",
     "test_stopping.py",
+    "test_notebooks.py",
+    "test_mosaic.py",
     "test_commands.py",
-    "test_checkpoints.py",
     "test_processes.py",
-    "test_step.py",
-    "test_focalnet.py",
-    "test_prepared_data.py",
-    "test_reading.py",
+    "test_native.py",
+    "test_refusals.py",
+    "test_checkpoints.py",
+    "test_triton.py",
+    "test_native_rows.py",
     "test_formats.py",
-    "test_sharding.py",
-    "test_preparing_again.py",
-    "test_average.py",
-    "test_optimizer.py",
+    "test_config.py",
+    "test_focalnet.py",
+    "test_fused.py",
+    "test_step.py",
+    "test_health.py",
+    "test_prepared_data.py",
+    "test_product.py",
+    "test_reading.py",
+    "test_prepare.py",
 )
 
 
