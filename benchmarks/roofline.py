@@ -30,7 +30,9 @@ from focalnet_jax.errors import UserError
 
 # Operations of `ops/gelu.py`, forward and computed again with its derivative.
 _GELU = 13 + 20
-_VECTOR = 4 * 1024  # of a TPU core in a cycle: four units, a register of 1024 numbers each
+_REGISTER = 1024  # numbers, which a vector unit takes in a cycle
+# Vector units of a core: its compiler never issues more of their operations in a bundle.
+_UNITS = {"v4": 2, "v5e": 4, "v5p": 4, "v6e": 4}
 _TAP = {"v6e": 1.5}  # operations of a tap, which are 2 elsewhere: it multiplies twice as many of bfloat16
 _H100 = (3.35e12, 33.5e12)  # bytes/s; multiply-adds/s outside its matrix units (NVIDIA's data sheet, SXM)
 _BOUNDS = ("products", "memory", "vector")
@@ -63,7 +65,7 @@ def rates(name: str) -> tuple[float, float, float]:
     if name == "cpu":
         return _cpu_rates()
     devices, chip = describe_devices(TOPOLOGIES[name])
-    return chip.flops, bandwidth(chip), _VECTOR * chip.clock * getattr(devices[0], "num_cores", 1)
+    return chip.flops, bandwidth(chip), _UNITS[name] * _REGISTER * chip.clock * getattr(devices[0], "num_cores", 1)
 
 
 def _cpu_rates() -> tuple[float, float, float]:
