@@ -73,6 +73,9 @@ def _run_back(layers: Layers, kept: Any, cotangents: Maps) -> Any:
     )
     weights, maps, *others = kept
     parts, to_maps, to_shared = back(_rounded(weights, maps[0].dtype), maps, *others, cotangents)
+    # In a loop over blocks the compiler would write them to their place from within the kernel, and forgets then how
+    # much fast memory that may take.
+    parts = jax.lax.optimization_barrier(parts)
     return (
         jax.tree.map(lambda part: part.sum(axis=0), parts),
         to_maps,

@@ -154,6 +154,18 @@ def stage(precision="bfloat16", **options):
     return nnx.eval_shape(lambda: Stage(config, 0, precision=get_precision(precision), rngs=nnx.Rngs(0)))
 
 
+def test_gradients_of_weights_are_written_outside_of_kernels():
+    """From within, a TPU's compiler writes them into a loop's arrays with less fast memory than a kernel may take."""
+    how = {"overlapped": False, "stem": True, "pointwise": "xla", "form": "xla", "precision": get_precision("float32")}
+    graph, params = nnx.split(PatchEmbed(3, 16, 2, **how, rngs=nnx.Rngs(0)))
+    x = jnp.ones((1, 4, 4, 3))
+
+    def loss(params):
+        return fused.run_embedding(nnx.merge(graph, params), x, interpret=True).sum()
+
+    assert jax.jit(jax.grad(loss)).lower(params).as_text().count("optimization_barrier") == 1
+
+
 def test_blocks_are_computed_again_where_kernels_run_in_a_loop():
     def chosen(remat="auto", **options):
         return stage(remat=remat, scan_blocks=True, **options).choose_remat()
