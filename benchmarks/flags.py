@@ -19,11 +19,14 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def check_overrides(overrides: Sequence[str], **settings: str) -> None:
-    """`UserError` for a setting of the recipe that flags say already: its name with `__` for `.`, and what says it."""
-    for name, flag in settings.items():
+    """`UserError` for a setting that a benchmark does not take: its name with `__` for `.`, and why it does not.
+
+    Of a group of settings none is taken. The model is always told by --model.
+    """
+    for name, why in {"model__name": "the model is --model", **settings}.items():
         setting = f"--config.{name.replace('__', '.')}"
-        if any(override.partition("=")[0] == setting for override in overrides):
-            raise UserError(f"{setting}: {flag}")
+        if any(f"{override.partition('=')[0]}.".startswith(f"{setting}.") for override in overrides):
+            raise UserError(f"{setting}: {why}")
 
 
 def positive(text: str) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/gpu.py
 
 from benchmarks.flags import check_overrides, make_parser, positive, seconds
-from benchmarks.side_by_side import compare, report
+from benchmarks.side_by_side import SETTINGS, compare, report
 from focalnet_jax.command_line import run_command
 
 
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--seconds", type=seconds, default=2, help="of each round")
     flags, overrides = parser.parse_known_args(arguments)
-    check_overrides(overrides, batch_size="the images of a step are --batch")
+    check_overrides(overrides, precision="a GPU's step is bfloat16", **SETTINGS)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # torch needs some of the memory
     run = (flags.batch, "bfloat16", flags.rounds, flags.seconds, overrides)
     report([compare(model, *run) for model in flags.models])

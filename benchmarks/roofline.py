@@ -9,7 +9,7 @@ gradients and the weights); and what its vector units do (taps of the depthwise 
 gates). --compile adds the compiler's estimate of ours for TPUs, as benchmarks/tpu_cost.py makes it, and the share of
 the largest bound in it. A chip is what JAX calls a device; of a v4, a core. A cpu is the one this runs on, in float32:
 its rates are measured, and with --compile our block; it does products and all else with the same units, so that the
-sum of the two is one bound. The last line is a JSON list.
+sum of the two is one bound. The last line is a JSON list. TPUs need libtpu: pip install 'focalnet_jax[tpu]'.
 """
 
 from __future__ import annotations
@@ -137,7 +137,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--chips", default=",".join((*TOPOLOGIES, "h100")), help="separated by commas: %(default)s")
     parser.add_argument("--compile", action="store_true", help="ours beside it, for TPUs and cpu: takes minutes")
     flags, overrides = parser.parse_known_args(arguments)
-    check_overrides(overrides, batch_size="the images of a device are --batch")
+    check_overrides(
+        overrides,
+        batch_size="the images of a device are --batch",
+        precision="a chip's is bfloat16, a cpu's float32",
+        mesh="bounds are of one device",
+    )
     chips = flags.chips.split(",")
     if unknown := set(chips) - {*TOPOLOGIES, "h100", "cpu"}:
         raise UserError(f"--chips {','.join(sorted(unknown))}: expected some of {','.join(TOPOLOGIES)},h100,cpu")

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 SIZE, CLASSES = 224, 1000
 WORKERS = ("ours", "timm eager", "timm compiled")
+# Of the recipe, what is not taken, and why.
+SETTINGS = {
+    "batch_size": "the images of a step are --batch",
+    "data__image_size": f"pictures are of {SIZE} px",
+    "mesh": "the step is one device's",
+}
 
 
 def recipe(model: str, overrides: Sequence[str]) -> FrozenConfigDict:

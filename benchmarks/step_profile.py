@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/step
 
 from benchmarks.cpu import keep_memory
 from benchmarks.flags import check_overrides, make_parser, positive
-from benchmarks.side_by_side import our_step, recipe
+from benchmarks.side_by_side import SETTINGS, our_step, recipe
 from focalnet_jax.command_line import run_command
 
 KINDS = ("products", "ours", "other")
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch", type=positive, default=8)
     parser.add_argument("--steps", type=positive, default=4)
     flags, overrides = parser.parse_known_args(arguments)
-    check_overrides(overrides, batch_size="the images of a step are --batch")
+    check_overrides(overrides, precision="a CPU's step is float32", **SETTINGS)
     overrides = ["--config.precision=float32", *overrides]
     recipe(flags.model, overrides)  # before it begins anew
     os.environ["JAX_PLATFORMS"] = "cpu"

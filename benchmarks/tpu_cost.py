@@ -131,6 +131,10 @@ def recipe(flags: argparse.Namespace, overrides: list[str]) -> Any:
     """One chip's part of the ImageNet-1K recipe; `UserError` for what is not."""
     check_overrides(overrides, batch_size="the images of a chip are --batch")
     if flags.aggregation:
+        if flags.plain:
+            raise UserError(
+                "--plain with --aggregation: XLA's form, which is there anyway, is the plain one; leave --plain out"
+            )
         check_overrides(overrides, model__aggregation="--aggregation compiles both of a TPU's forms; leave it out")
     given = ["--config.data.path=none", f"--config.batch_size={flags.batch}", *overrides]
     config = load_config(f"configs/imagenet1k.py:{flags.model.removeprefix('focalnet_')}", given)

@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> int:
     chips = flags.chips.split(",")
     if unknown := set(chips) - set(TOPOLOGIES):
         raise UserError(f"--chips {','.join(sorted(unknown))}: expected some of {','.join(TOPOLOGIES)}")
-    models = flags.models.split(",") if flags.models else list_models()
+    models = list_models() if flags.models is None else flags.models.split(",")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 

@@ -15,7 +15,7 @@ from focalnet_jax.placement import on_each_device
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, form: str = "xla") -> jax.Array:
     """`normalize`; with `form` "native", float32 by a CPU's own kernel, see `ops.forms`."""
     scale, bias = scale.astype(jnp.float32), bias.astype(jnp.float32)
-    if form == "native" and x.ndim > 1 and native.computes(x.dtype):
+    if form == "native" and x.ndim > 1 and x.size > 0 and native.computes(x.dtype):
         return _normalize_natively(x, scale, bias, epsilon)
     return normalize(x, scale, bias, epsilon)
 

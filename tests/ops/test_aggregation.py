@@ -1,12 +1,15 @@
 """Which form is chosen where, and what none of them takes."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops import native
 from focalnet_jax.ops.aggregation import aggregate_context
 from focalnet_jax.ops.forms import choose_form
+from tests.ops.aggregating import inputs, with_gradients
 
 
 def test_each_platform_has_its_fastest_form(monkeypatch):
@@ -51,3 +54,17 @@ def test_shapes_that_do_not_fit_together_are_refused_in_every_form(form, changed
     context, gates, kernel, bias = map(jnp.zeros, shapes.values())
     with pytest.raises(ValueError, match=complaint):
         aggregate_context(context, gates, [jnp.zeros((5, 5, 1, 8)), kernel], bias, form=form)
+
+
+@pytest.mark.parametrize("form", ["xla", "shifted", "native", "triton", "mosaic"])
+@pytest.mark.parametrize("shape", [(0, 4, 4, 8), (2, 0, 4, 8), (2, 4, 0, 8), (2, 4, 4, 0), (0, 0, 0, 8)])
+def test_maps_without_numbers_have_sums_without_and_gradients_of_zero(form, shape):
+    arguments, (cotangent, _) = inputs(shape, (3, 5), True)
+
+    def run(*given):
+        return aggregate_context(*given, form=form)
+
+    total, *gradients = with_gradients(run, arguments, cotangent)
+    assert total.shape == shape
+    assert [each.shape for each in gradients] == [each.shape for each in jax.tree.leaves(arguments)]
+    assert not any(np.any(each) for each in gradients)

@@ -176,11 +176,6 @@ def test_second_derivatives_are_refused_by_the_name_of_the_option():
         jax.grad(slope)(context)
 
 
-def test_no_channels_are_left_to_others():
-    arguments, _ = inputs((2, 4, 4, 0), (3,), True)
-    assert form("native")(*arguments).shape == (2, 4, 4, 0)
-
-
 def test_numbers_of_several_kinds_and_half_precision_are_left_to_others():
     (context, gates, *rest), _ = inputs((1, 4, 4, 8), (3,), True)
     mixed = form("native")(context, gates.astype(jnp.bfloat16), *rest)

@@ -53,7 +53,7 @@ def _chip() -> str:
 
 def supports(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int, vmem: int) -> bool:
     """Whether this form computes contexts `[B, H, W, C]` of numbers so large, with kernels of these sizes."""
-    known = all(size % 2 == 1 and size <= _LARGEST_KERNEL for size in kernel_sizes)
+    known = bool(kernel_sizes) and all(size % 2 == 1 and size <= _LARGEST_KERNEL for size in kernel_sizes)
     plans = (forward_plan, backward_plan)
     return known and all(plan(*shape[1:3], kernel_sizes, itemsize, vmem) is not None for plan in plans)
 
