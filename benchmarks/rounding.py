@@ -32,7 +32,6 @@ from focalnet_jax.ops.mosaic import plan
 # `[B, H, W, C]`, and the last level's mean over H and W, `[B, C]`.
 Function = Callable[..., tuple[jax.Array, jax.Array]]
 
-
 _VMEM = 64 * 2**20  # bytes, as much as a v5p has
 
 

@@ -190,4 +190,6 @@ def test_shapes_it_cannot_compute_are_left_to_xla():
     assert mosaic.supports((64, 96, 96, 352), (3, 5, 7, 9), 2, WHOLE)
     assert not mosaic.supports((64, 56, 56, 128), (3, 5, 11), 2, WHOLE)
     assert mosaic.supports((64, 56, 56, 128), (3, 5, 7), 2, V4)
+    assert mosaic.supports((64, 28, 28, 256), (3, 5, 7), 2, V4)
+    assert not mosaic.supports((8, 1000, 1000, 192), (3, 5, 7, 9), 2, WHOLE // 2)
     assert not mosaic.supports((64, 1000, 1000, 128), (3, 5, 7), 2, V4)
