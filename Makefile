@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 PARITY := .venv-parity/bin
+# Python compiles what is used of a package when it is, which takes less time than all of it now.
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: quickstart test parity parity-table browser docs lint format clean
 
@@ -18,7 +20,7 @@ parity: .venv-parity/.installed
 
 # The page in a real browser: needs Chromium (on Debian apt-get install chromium). SCREENSHOTS=DIR keeps its picture.
 browser: .venv-parity/.installed
-	$(PARITY)/python -m pip install --quiet --disable-pip-version-check playwright
+	$(PARITY)/python $(INSTALL) playwright
 	$(PARITY)/python -m pytest tests/demo/test_page.py -k browser -rs
 
 parity-table: .venv-parity/.installed
@@ -45,18 +47,17 @@ format: .venv/.dev
 	@touch $@
 
 .venv/.runtime: requirements.txt pyproject.toml | .venv/.made
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python $(INSTALL) --editable .
 	@touch $@
 
 .venv/.dev: requirements-dev.txt .venv/.runtime
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	$(BIN)/python $(INSTALL) --requirement requirements-dev.txt
 	@touch $@
 
-# PyTorch and what is compared with live in an environment of their own: neither is needed to train or evaluate. Python
-# compiles what of it is used then, which takes less time than all of it.
+# PyTorch and what is compared with live in an environment of their own: neither is needed to train or evaluate.
 .venv-parity/.installed: requirements-parity.txt requirements-dev.txt requirements.txt pyproject.toml | .venv/.made
 	@$(BIN)/python -m venv .venv-parity
-	$(PARITY)/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements-parity.txt --editable .
+	$(PARITY)/python $(INSTALL) --requirement requirements-parity.txt --editable .
 	@touch $@
 
 clean:

@@ -19,7 +19,7 @@ import jax
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/aggregation.py
 
-from benchmarks.flags import make_parser, positive
+from benchmarks.flags import images, make_parser
 from focalnet_jax.command_line import run_command
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops.aggregation import aggregate_context
@@ -60,7 +60,7 @@ def forms() -> list[str]:
 
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--batch", type=positive, default=64)
+    parser.add_argument("--batch", type=images, default=64)
     parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     flags = parser.parse_args(arguments)
     results = []

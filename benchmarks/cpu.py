@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/cpu.py
 
-from benchmarks.flags import make_parser, positive, seconds
+from benchmarks.flags import images, make_parser, positive, seconds
 from benchmarks.side_by_side import compare, report
 from focalnet_jax.command_line import run_command
 
@@ -31,7 +31,7 @@ def keep_memory() -> None:
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=["tiny_lrf", "base_srf"])
-    parser.add_argument("--batch", type=positive, default=8)
+    parser.add_argument("--batch", type=images, default=8)
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--seconds", type=seconds, default=10, help="of each round")
     flags = parser.parse_args(arguments)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from focalnet_jax.command_line import one_line_errors
 from focalnet_jax.errors import UserError
 
+_MOST = 4096  # images of a device, as many as focalnet_jax.aot looks for
+
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser with a module's docstring as its help."""
@@ -34,6 +36,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected a whole number above 0")
     return int(text)
+
+
+def images(text: str) -> int:
+    """Those of a batch, on one device."""
+    count = positive(text)
+    if count > _MOST:
+        raise argparse.ArgumentTypeError(f"{text}: expected at most {_MOST} images")
+    return count
 
 
 def seconds(text: str) -> float:

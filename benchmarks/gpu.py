@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/gpu.py
 
-from benchmarks.flags import check_overrides, make_parser, positive, seconds
+from benchmarks.flags import check_overrides, images, make_parser, positive, seconds
 from benchmarks.side_by_side import SETTINGS, compare, report
 from focalnet_jax.command_line import run_command
 
@@ -22,7 +22,7 @@ from focalnet_jax.command_line import run_command
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=["base_lrf"])
-    parser.add_argument("--batch", type=positive, default=64)
+    parser.add_argument("--batch", type=images, default=64)
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--seconds", type=seconds, default=2, help="of each round")
     flags, overrides = parser.parse_known_args(arguments)

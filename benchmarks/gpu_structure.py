@@ -19,18 +19,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/gpu_structure.py
 
-from benchmarks.flags import check_overrides, make_parser, positive
+from benchmarks.flags import check_overrides, images, make_parser
 from focalnet_jax.command_line import load_config, run_command
 from focalnet_jax.errors import UserError
 
 _ARCHITECTURES = {"h100": "sm_90a", "a100": "sm_80"}  # as ptxas calls them
 
 
-def compiled_step(model: str, batch: int, topology: str, overrides: list[str], dump: Path):
-    """The compiled step of the ImageNet-1K recipe; the compiler leaves its kernels in `dump`."""
+def compiled_step(config: Any, topology: str, dump: Path) -> Any:
+    """The compiled train step; the compiler leaves its kernels in `dump`."""
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump}"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
@@ -41,8 +42,6 @@ def compiled_step(model: str, batch: int, topology: str, overrides: list[str], d
     from focalnet_jax.distributed.mesh import make_mesh
 
     devices, _ = describe_devices(topology)
-    flags = ["--config.data.path=none", f"--config.batch_size={batch}", *overrides]
-    config = load_config(f"configs/imagenet1k.py:{model}", flags)
     return lower_step(config, make_mesh(config.mesh, devices), "train").compile()
 
 
@@ -70,15 +69,17 @@ def main(arguments: list[str]) -> int:
     """Compiles and prints."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", default="base_lrf")
-    parser.add_argument("--batch", type=positive, default=64)
+    parser.add_argument("--batch", type=images, default=64)
     parser.add_argument("--topology", default="h100:1")
     flags, overrides = parser.parse_known_args(arguments)
     check_overrides(overrides, batch_size="the images of a step are --batch")
     gpu = flags.topology.partition(":")[0]
     if gpu not in _ARCHITECTURES:
         raise UserError(f"--topology {flags.topology}: expected {' or '.join(f'{name}:1' for name in _ARCHITECTURES)}")
+    given = ["--config.data.path=none", f"--config.batch_size={flags.batch}", *overrides]
+    config = load_config(f"configs/imagenet1k.py:{flags.model}", given)
     with tempfile.TemporaryDirectory() as folder:
-        step = compiled_step(flags.model, flags.batch, flags.topology, overrides, Path(folder))
+        step = compiled_step(config, flags.topology, Path(folder))
         ptxas = find_ptxas()
         ours = kernels(Path(folder), ptxas, _ARCHITECTURES[gpu]) if ptxas else {}
     targets = collections.Counter(re.findall(r'custom_call_target="([^"]+)"', step.as_text()))

@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/products.py
 
 from benchmarks.cpu import keep_memory
-from benchmarks.flags import make_parser, positive
+from benchmarks.flags import images, make_parser
 from benchmarks.side_by_side import need
 from focalnet_jax.command_line import run_command
 from focalnet_jax.errors import UserError
@@ -30,7 +30,7 @@ PRODUCTS = ("outputs", "inputs' gradients", "weights' gradients")
 
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--batch", type=positive, default=8)
+    parser.add_argument("--batch", type=images, default=8)
     batch = parser.parse_args(arguments).batch
     need("torch")
     os.environ["JAX_PLATFORMS"] = "cpu"

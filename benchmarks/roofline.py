@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/roofline.py
 
-from benchmarks.flags import check_overrides, make_parser, positive
+from benchmarks.flags import check_overrides, images, make_parser
 from focalnet_jax.command_line import load_config, run_command
 from focalnet_jax.errors import UserError
 
@@ -133,7 +133,7 @@ def main(arguments: list[str]) -> int:
     """Parses flags, prints the table."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", default="focalnet_base_lrf")
-    parser.add_argument("--batch", type=positive, default=64, help="images of a device")
+    parser.add_argument("--batch", type=images, default=64, help="images of a device")
     parser.add_argument("--chips", default=",".join((*TOPOLOGIES, "h100")), help="separated by commas: %(default)s")
     parser.add_argument("--compile", action="store_true", help="ours beside it, for TPUs and cpu: takes minutes")
     flags, overrides = parser.parse_known_args(arguments)

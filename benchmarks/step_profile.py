@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/step_profile.py
 
 from benchmarks.cpu import keep_memory
-from benchmarks.flags import check_overrides, make_parser, positive
+from benchmarks.flags import check_overrides, images, make_parser, positive
 from benchmarks.side_by_side import SETTINGS, our_step, recipe
 from focalnet_jax.command_line import run_command
 
@@ -90,7 +90,7 @@ def profile(model: str, batch: int, steps: int, overrides: list[str]) -> dict[st
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--model", default="tiny_lrf")
-    parser.add_argument("--batch", type=positive, default=8)
+    parser.add_argument("--batch", type=images, default=8)
     parser.add_argument("--steps", type=positive, default=4)
     flags, overrides = parser.parse_known_args(arguments)
     check_overrides(overrides, precision="a CPU's step is float32", **SETTINGS)

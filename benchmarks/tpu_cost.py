@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_cost.py
 
-from benchmarks.flags import check_overrides, make_parser, positive
+from benchmarks.flags import check_overrides, images, make_parser
 from benchmarks.tpu_parts import aggregation, check_plain, part, plain_part, plain_step
 from focalnet_jax.command_line import load_config, run_command
 from focalnet_jax.errors import UserError
@@ -90,6 +90,9 @@ def compile_for(function: Callable[..., Any], arguments: Any, device: Any, part:
     """Compiles for one chip; arguments are shapes.
 
     How maps lie in memory is the compiler's choice, as within a model; a whole step is given what lies as in a run.
+
+    Raises:
+      UserError: it does not fit the chip's memory.
     """
     import jax
     from jax.experimental.layout import Format, Layout
@@ -102,7 +105,18 @@ def compile_for(function: Callable[..., Any], arguments: Any, device: Any, part:
     layout = Format(Layout.AUTO, place) if part else place
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
     compiling = jax.jit(function, in_shardings=layout, out_shardings=layout)
-    return compiling.trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
+    return compile_fitting(compiling.trace(*shapes).lower(lowering_platforms=("tpu",)))
+
+
+def compile_fitting(lowered: Any) -> Any:
+    """The compiled program; `UserError` where it does not fit the chip's memory."""
+    from focalnet_jax.aot.compilation import try_compile
+
+    compiled, asked = try_compile(lowered)
+    if compiled is None:
+        told = f": it asks for {asked / 1e9:.1f} GB" if asked else ""
+        raise UserError(f"so many images do not fit the chip's memory{told}; give a smaller --batch")
+    return compiled
 
 
 def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
@@ -168,7 +182,7 @@ def programs(flags: argparse.Namespace, config: Any, mesh: Any, device: Any) -> 
             f"plain {name}": lambda name=name: compile_for(*plain_step(name, config, flags.batch), device, part=False)
             for name in others
         }
-        return {"ours": lambda: lower_step(config, mesh, "train").compile(), **steps}
+        return {"ours": lambda: compile_fitting(lower_step(config, mesh, "train")), **steps}
     which = number - 1, flags.stage is not None
     function, params, shape = part(config, mesh, *which)
     x = jax.ShapeDtypeStruct((flags.batch, *shape), jnp.bfloat16)
@@ -199,7 +213,7 @@ def main(arguments: list[str]) -> int:
     """Parses flags, compiles and prints."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", default="focalnet_base_lrf")
-    parser.add_argument("--batch", type=positive, default=64, help="images of a chip")
+    parser.add_argument("--batch", type=images, default=64, help="images of a chip")
     parser.add_argument("--topology", default="v5e:2x2")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--stage", type=int, choices=range(1, 5), help="forward and backward of a whole stage")

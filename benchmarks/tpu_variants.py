@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_variants.py
 
-from benchmarks.flags import make_parser, positive
+from benchmarks.flags import images, make_parser
 from benchmarks.roofline import TOPOLOGIES
 from benchmarks.tpu_cost import compile_for, cost
 from benchmarks.tpu_parts import map_size, part
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--chips", default=",".join(TOPOLOGIES), help="separated by commas: %(default)s")
     parser.add_argument("--models", help="separated by commas; all released ones unless told")
-    parser.add_argument("--batch", type=positive, default=8, help="images of a chip")
+    parser.add_argument("--batch", type=images, default=8, help="images of a chip")
     flags = parser.parse_args(arguments)
     chips = flags.chips.split(",")
     if unknown := set(chips) - set(TOPOLOGIES):

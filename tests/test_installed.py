@@ -85,6 +85,7 @@ def test_the_package_gives_its_names_when_asked():
         ("rounding", ["--shape", "8x8"]),
         ("rounding", ["--kernels", "4"]),
         ("tpu_cost", ["--batch", "0"]),
+        ("gpu_structure", ["--batch", "999999999999"]),
     ],
 )
 def test_a_mistake_in_a_benchmarks_command_is_one_line(name, arguments):

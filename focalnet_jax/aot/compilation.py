@@ -52,12 +52,9 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
     lowered = lower_step(config, mesh, step)
     bundles.forget()
     begun = time.perf_counter()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return _said(Attempt(step, batch, remat, False, _asked(str(error)), None, None, time.perf_counter() - begun))
+    compiled, asked = try_compile(lowered)
+    if compiled is None:
+        return _said(Attempt(step, batch, remat, False, asked, None, None, time.perf_counter() - begun))
     seconds = time.perf_counter() - begun
     needed = compiled.memory_analysis()
     memory = (
@@ -148,6 +145,17 @@ def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lo
     else:
         traced = make_train_step(task).trace(abstract_state(task, init_params), batch)
     return traced.lower(lowering_platforms=(platform,))
+
+
+def try_compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled | None, int | None]:
+    """The program; or None, where it does not fit the device's memory, and the bytes it asked for, if that is told."""
+    try:
+        return lowered.compile(), None
+    except jax.errors.JaxRuntimeError as error:
+        # A kernel that does not fit fast memory is a fault of ours, which a smaller batch would not mend.
+        if "RESOURCE_EXHAUSTED" not in str(error) or "memory space vmem" in str(error):
+            raise
+        return None, _asked(str(error))
 
 
 def _asked(error: str) -> int | None:

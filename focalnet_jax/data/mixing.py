@@ -51,9 +51,10 @@ class Mixing:
         """
         size = min(self.group, batch_size)
         if self.mixes and (batch_size % size or size % 2):
+            divisor = _even_divisor(batch_size, self.group)
+            todo = f"set it to a divisor such as {divisor}" if divisor else "make it an even batch"
             raise UserError(
-                f"augment.mix_group={self.group} does not divide a batch of {batch_size} into even groups: "
-                f"set it to a divisor such as {_even_divisor(batch_size, self.group) or 'of an even batch'}"
+                f"augment.mix_group={self.group} does not divide a batch of {batch_size} into even groups: {todo}"
             )
         return size
 

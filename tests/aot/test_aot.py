@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.tpu_cost import compile_fitting
 from focalnet_jax.aot import compilation
-from focalnet_jax.aot.compilation import Attempt, compile_step, search
+from focalnet_jax.aot.compilation import Attempt, compile_step, search, try_compile
 from focalnet_jax.aot.report import summary, table
 from focalnet_jax.aot.topology import describe_devices
 from focalnet_jax.command_line import load_config
@@ -102,6 +103,26 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_compiled(con
     with pytest.raises(UserError, match="does not divide over 8 devices"):
         compile_step(compilation._with(config, batch_size=12), make_mesh({"data": 8, "fsdp": 1, "tensor": 1}),
                      CHIPS["v5e"], "train")  # fmt: skip
+
+
+def refused(complaint):
+    """A program that the compiler refuses."""
+
+    def compiled():
+        raise jax.errors.JaxRuntimeError(complaint)
+
+    return SimpleNamespace(compile=compiled)
+
+
+def test_a_program_too_large_for_the_device_is_told_from_one_that_is_wrong():
+    of_memory = "RESOURCE_EXHAUSTED: Ran out of memory in memory space"
+    assert try_compile(refused(f"{of_memory} hbm. Used 30.25G of 15.75G hbm.")) == (None, 30.25 * 2**30)
+    assert try_compile(refused("RESOURCE_EXHAUSTED: no number is told")) == (None, None)
+    with pytest.raises(UserError, match=r"it asks for 32\.5 GB; give a smaller --batch"):
+        compile_fitting(refused(f"{of_memory} hbm. Used 30.25G of 15.75G hbm."))
+    for complaint in (f"{of_memory} vmem. Used 17.1M of 16M vmem.", "INTERNAL: Mosaic failed"):
+        with pytest.raises(jax.errors.JaxRuntimeError):
+            try_compile(refused(complaint))
 
 
 def fake(memory_an_image, capacity=1000.0):
