@@ -6,6 +6,8 @@ PARITY := .venv-parity/bin
 # Python compiles what is used of a package when it is, which takes less time than all of it now.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test parity parity-table browser docs lint format clean
 
 quickstart: .venv/.runtime

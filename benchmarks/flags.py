@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from focalnet_jax.command_line import one_line_errors
-from focalnet_jax.errors import UserError
+from ml_collections import FrozenConfigDict
 
-_MOST = 4096  # images of a device, as many as focalnet_jax.aot looks for
+from focalnet_jax.aot import MOST_A_DEVICE
+from focalnet_jax.command_line import load_config, one_line_errors
+from focalnet_jax.errors import UserError
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -31,18 +32,25 @@ def check_overrides(overrides: Sequence[str], **settings: str) -> None:
             raise UserError(f"{setting}: {why}")
 
 
+def load_recipe(model: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
+    """The ImageNet-1K recipe of a variant, without data; `UserError` where no variant is named."""
+    if not model:
+        raise UserError("--model is empty: expected a variant such as base_lrf")
+    return load_config(f"configs/imagenet1k.py:{model}", ["--config.data.path=none", *overrides])
+
+
 def positive(text: str) -> int:
     """A number that counts something."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number above 0")
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:20]}: expected a whole number above 0 and below 10**18")
     return int(text)
 
 
 def images(text: str) -> int:
     """Those of a batch, on one device."""
     count = positive(text)
-    if count > _MOST:
-        raise argparse.ArgumentTypeError(f"{text}: expected at most {_MOST} images")
+    if count > MOST_A_DEVICE:
+        raise argparse.ArgumentTypeError(f"{text}: expected at most {MOST_A_DEVICE} images")
     return count
 
 

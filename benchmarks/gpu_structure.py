@@ -23,8 +23,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/gpu_structure.py
 
-from benchmarks.flags import check_overrides, images, make_parser
-from focalnet_jax.command_line import load_config, run_command
+from benchmarks.flags import check_overrides, images, load_recipe, make_parser
+from focalnet_jax.command_line import run_command
 from focalnet_jax.errors import UserError
 
 _ARCHITECTURES = {"h100": "sm_90a", "a100": "sm_80"}  # as ptxas calls them
@@ -37,12 +37,12 @@ def compiled_step(config: Any, topology: str, dump: Path) -> Any:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # it looks for no other devices: none is used
-    from focalnet_jax.aot.compilation import lower_step
+    from focalnet_jax.aot.compilation import compile_fitting, lower_step
     from focalnet_jax.aot.topology import describe_devices
     from focalnet_jax.distributed.mesh import make_mesh
 
     devices, _ = describe_devices(topology)
-    return lower_step(config, make_mesh(config.mesh, devices), "train").compile()
+    return compile_fitting(lower_step(config, make_mesh(config.mesh, devices), "train"))
 
 
 def find_ptxas() -> str | None:
@@ -75,9 +75,8 @@ def main(arguments: list[str]) -> int:
     check_overrides(overrides, batch_size="the images of a step are --batch")
     gpu = flags.topology.partition(":")[0]
     if gpu not in _ARCHITECTURES:
-        raise UserError(f"--topology {flags.topology}: expected {' or '.join(f'{name}:1' for name in _ARCHITECTURES)}")
-    given = ["--config.data.path=none", f"--config.batch_size={flags.batch}", *overrides]
-    config = load_config(f"configs/imagenet1k.py:{flags.model}", given)
+        raise UserError(f"--topology {flags.topology}: expected {' or '.join(_ARCHITECTURES)} and how many, as h100:1")
+    config = load_recipe(flags.model, [f"--config.batch_size={flags.batch}", *overrides])
     with tempfile.TemporaryDirectory() as folder:
         step = compiled_step(config, flags.topology, Path(folder))
         ptxas = find_ptxas()

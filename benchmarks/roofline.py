@@ -24,8 +24,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/roofline.py
 
-from benchmarks.flags import check_overrides, images, make_parser
-from focalnet_jax.command_line import load_config, run_command
+from benchmarks.flags import check_overrides, images, load_recipe, make_parser
+from focalnet_jax.command_line import run_command
 from focalnet_jax.errors import UserError
 
 # Operations of `ops/gelu.py`, forward and computed again with its derivative.
@@ -155,9 +155,8 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.training.setup import model_config
 
     jax.config.update("jax_platforms", "cpu")
-    given = ["--config.data.path=none", f"--config.batch_size={flags.batch}", *overrides]
-    recipe = f"configs/imagenet1k.py:{flags.model.removeprefix('focalnet_')}"
-    config = load_config(recipe, given)
+    given = [f"--config.batch_size={flags.batch}", *overrides]
+    config = load_recipe(flags.model, given)
     model = model_config(config)
     results = []
     print(
@@ -168,7 +167,7 @@ def main(arguments: list[str]) -> int:
     for name in chips:
         limits = rates(name)
         precision = ["--config.precision=float32"] if name == "cpu" else []
-        of_chip = load_config(recipe, [*given, *precision])
+        of_chip = load_recipe(flags.model, [*given, *precision])
         for stage, dim in enumerate(model.dims):
             size = map_size(config, model, stage)
             much = work(model, stage, size, flags.batch, 4 if name == "cpu" else 2, _TAP.get(name, 2.0))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/roun
 
 from benchmarks.flags import make_parser, positive
 from focalnet_jax.command_line import run_command
+from focalnet_jax.errors import UserError
 from focalnet_jax.ops import aggregation, triton
 from focalnet_jax.ops.mosaic import plan
 
@@ -33,6 +35,7 @@ from focalnet_jax.ops.mosaic import plan
 Function = Callable[..., tuple[jax.Array, jax.Array]]
 
 _VMEM = 64 * 2**20  # bytes, as much as a v5p has
+_MOST = 2**24  # numbers of a context, whose results in float64 fit memory
 
 
 def by_xla(context: jax.Array, gates: jax.Array, kernels: Any, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -122,7 +125,10 @@ def lengths(text: str) -> tuple[int, ...]:
     parts = text.split("x")
     if len(parts) != 4:
         raise argparse.ArgumentTypeError(f"{text}: expected examples x rows x columns x channels, as 12x8x8x32")
-    return tuple(map(positive, parts))
+    shape = tuple(map(positive, parts))
+    if math.prod(shape) > _MOST:
+        raise argparse.ArgumentTypeError(f"{text}: expected at most {_MOST} numbers")
+    return shape
 
 
 def odd(text: str) -> tuple[int, ...]:
@@ -141,6 +147,8 @@ def main(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
     shape, sizes = flags.shape, flags.kernels
+    if not plan.supports(shape, sizes, jnp.bfloat16.dtype.itemsize, _VMEM):
+        raise UserError(f"--shape {'x'.join(map(str, shape))}: rows so wide do not fit fast memory; give fewer columns")
     names = [name for name in FORMS if name != "triton" or triton.supports(shape[-1], list(sizes))]
     of_inputs = list(squares(compiled(names, shape, sizes), flags.inputs, shape, sizes))
     ours = names[1:]

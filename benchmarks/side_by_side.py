@@ -15,12 +15,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.command_line import load_config
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/side_by_side.py
+
+from benchmarks.flags import load_recipe
 from focalnet_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,11 +37,6 @@ SETTINGS = {
     "data__image_size": f"pictures are of {SIZE} px",
     "mesh": "the step is one device's",
 }
-
-
-def recipe(model: str, overrides: Sequence[str]) -> FrozenConfigDict:
-    """The ImageNet-1K recipe without its data; `UserError` for a model or a setting it does not have."""
-    return load_config(f"configs/imagenet1k.py:{model}", ["--config.data.path=none", *overrides])
 
 
 def our_step(config: FrozenConfigDict) -> tuple[Any, Any, dict[str, Any], Task]:
@@ -64,7 +62,7 @@ def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> di
 
     from focalnet_jax.training.step import make_eval_step
 
-    config = recipe(model, [f"--config.batch_size={batch}", f"--config.precision={precision}", *overrides])
+    config = load_recipe(model, [f"--config.batch_size={batch}", f"--config.precision={precision}", *overrides])
     train_step, state, given, task = our_step(config)
     held, counted = [state], given | {"mask": jnp.ones(batch, jnp.float32)}
     eval_step = make_eval_step(task.graph, task.mesh)
@@ -189,7 +187,7 @@ def compare(
     `overrides` change our recipe, as `--config.KEY=VALUE`.
     """
     need("torch", "timm")
-    recipe(model, overrides)
+    load_recipe(model, overrides)
     taken: dict[str, dict[str, list[float]]] = {name: {"inference": [], "train": []} for name in WORKERS}
     with contextlib.ExitStack() as stack:
         workers = {name: Worker(name, model, batch, precision, overrides) for name in WORKERS}

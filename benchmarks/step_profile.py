@@ -21,8 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/step_profile.py
 
 from benchmarks.cpu import keep_memory
-from benchmarks.flags import check_overrides, images, make_parser, positive
-from benchmarks.side_by_side import SETTINGS, our_step, recipe
+from benchmarks.flags import check_overrides, images, load_recipe, make_parser, positive
+from benchmarks.side_by_side import SETTINGS, our_step
 from focalnet_jax.command_line import run_command
 
 KINDS = ("products", "ours", "other")
@@ -69,7 +69,7 @@ def profile(model: str, batch: int, steps: int, overrides: list[str]) -> dict[st
     from benchmarks.tpu_cost import category
     from focalnet_jax.aot.program import Program
 
-    train_step, state, given, _ = our_step(recipe(model, [f"--config.batch_size={batch}", *overrides]))
+    train_step, state, given, _ = our_step(load_recipe(model, [f"--config.batch_size={batch}", *overrides]))
     compiled = train_step.lower(state, given).compile()
     known = {line.name: line for lines in Program(compiled.as_text()).computations.values() for line in lines}
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> None:
     flags, overrides = parser.parse_known_args(arguments)
     check_overrides(overrides, precision="a CPU's step is float32", **SETTINGS)
     overrides = ["--config.precision=float32", *overrides]
-    recipe(flags.model, overrides)  # before it begins anew
+    load_recipe(flags.model, overrides)  # before it begins anew
     os.environ["JAX_PLATFORMS"] = "cpu"
     keep_memory()
     parts = profile(flags.model, flags.batch, flags.steps, overrides)

@@ -100,12 +100,12 @@ def aggregation(config: Any, mesh: Any, number: int, batch: int, form: str, back
     return (both, (context, *given)) if backward else (forward, given)
 
 
-def check_plain(model: Any) -> None:
-    """`UserError` for what plain models are not written for."""
+def check_whole(flag: str, model: Any) -> None:
+    """`UserError` for a model that lacks what every released one has: --plain and --aggregation are of those."""
     from focalnet_jax.model.variants import ABLATIONS
 
-    if ablated := [f"{flag}=False" for flag in ABLATIONS if not getattr(model, flag)]:
-        raise UserError(f"--plain: no plain model has {', '.join(ablated)}; leave --plain out")
+    if ablated := [f"{option}=False" for option in ABLATIONS if not getattr(model, option)]:
+        raise UserError(f"{flag} is of models as released, which have no {', '.join(ablated)}; leave {flag} out")
 
 
 def _convnext_depth(depth: int) -> int:

@@ -20,11 +20,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_variants.py
 
-from benchmarks.flags import images, make_parser
+from benchmarks.flags import images, load_recipe, make_parser
 from benchmarks.roofline import TOPOLOGIES
 from benchmarks.tpu_cost import compile_for, cost
 from benchmarks.tpu_parts import map_size, part
-from focalnet_jax.command_line import load_config, run_command
+from focalnet_jax.command_line import run_command
 from focalnet_jax.errors import UserError
 
 # All that makes two blocks of equal width, kernels and map differ.
@@ -37,8 +37,7 @@ def blocks(models: list[str], batch: int) -> Iterator[tuple[str, int, int, Any]]
 
     seen = set()
     for name in models:
-        given = ["--config.data.path=none", f"--config.batch_size={batch}"]
-        config = load_config(f"configs/imagenet1k.py:{name.removeprefix('focalnet_')}", given)
+        config = load_recipe(name, [f"--config.batch_size={batch}"])
         model = model_config(config)
         for stage, dim in enumerate(model.dims):
             size = map_size(config, model, stage)

@@ -172,6 +172,7 @@ def _is_range(value: tuple[Any, ...], lowest: float, highest: float) -> bool:
 _SHARE = (lambda v: 0 <= v <= 1, "a number in [0, 1]")
 _FRACTION = (lambda v: 0 <= v < 1, "a number in [0, 1)")
 _POSITIVE = (lambda v: 0 < v < math.inf, "a positive number")
+_PIXELS = (lambda v: 0 < v <= 2**14, "1 to 16384 pixels")
 _NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "0 or a positive number")
 _SCALES = (_are_scales, "pairs of a pattern and a factor from 0 on, such as (('^patch_embed/', 0), ('^head/', 10))")
 # By key, what its values are, as a test of them and in words.
@@ -196,8 +197,8 @@ CHECKS = {
     "schedule.learning_rate": _NOT_NEGATIVE,
     "schedule.min_learning_rate": _NOT_NEGATIVE,
     "schedule.warmup_learning_rate": _NOT_NEGATIVE,
-    "data.image_size": _POSITIVE,
-    "data.eval_resize": _POSITIVE,
+    "data.image_size": _PIXELS,
+    "data.eval_resize": _PIXELS,
     "data.threads": _NOT_NEGATIVE,
     "data.workers": _NOT_NEGATIVE,
     "data.stall_seconds": _POSITIVE,

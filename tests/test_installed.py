@@ -84,6 +84,7 @@ def test_the_package_gives_its_names_when_asked():
         ("input", ["--images", "0"]),
         ("rounding", ["--shape", "8x8"]),
         ("rounding", ["--kernels", "4"]),
+        ("rounding", ["--shape", "100000x1000x1000x1000"]),
         ("tpu_cost", ["--batch", "0"]),
         ("gpu_structure", ["--batch", "999999999999"]),
     ],
@@ -98,13 +99,24 @@ def test_a_mistake_in_a_benchmarks_command_is_one_line(name, arguments):
     [
         (["--config.batch_size=3"], "the images of a chip are --batch"),
         (["--aggregation", "4", "--config.model.aggregation=xla"], "compiles both of a TPU's forms"),
-        (["--plain", "--config.model.use_gates=False"], "no plain model has use_gates=False"),
+        (["--plain", "--config.model.use_gates=False"], "which have no use_gates=False"),
         (["--config.precision=float32"], "expected bfloat16"),
         (["--topology", "h100:1"], "expected a TPU such as v5e:2x2"),
+        (["--block", "1", "--config.remat=foo"], "unknown remat policy 'foo'"),
+        (["--model", ""], "expected a variant such as base_lrf"),
+        (["--model", "focalnet_focalnet_base_lrf"], "unknown config variant 'focalnet_focalnet_base_lrf'"),
+        (["--config.mesh.fsdp=0"], "this is one chip's part"),
+        (["--model", "pooling", "--aggregation", "1"], "which have no use_depthwise_conv=False"),
+        (["--config.data.image_size=100000000"], "expected 1 to 16384 pixels"),
     ],
 )
 def test_what_has_no_cost_on_a_tpu_is_refused_before_anything_is_compiled(arguments, complaint):
     assert_one_line_mistake(run("-m", "benchmarks.tpu_cost", *arguments), complaint)
+
+
+def test_a_map_too_wide_for_fast_memory_has_no_rounding():
+    done = run("-m", "benchmarks.rounding", "--shape", "1x1200x1200x1", "--kernels", "9")
+    assert_one_line_mistake(done, "give fewer columns")
 
 
 def test_benchmarks_run_by_their_path_too():

@@ -13,17 +13,26 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.aot import bundles
+from focalnet_jax.aot import MOST_A_DEVICE, bundles
 from focalnet_jax.aot.program import Program
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.distributed.mesh import check_batch_size, split_by_example
+from focalnet_jax.errors import UserError
 from focalnet_jax.training.setup import make_task
 from focalnet_jax.training.step import abstract_params, abstract_state, make_eval_step, make_train_step
 
 _WARM_UP, _STEPS = 100, 1000  # of the schedule, whose length costs nothing
 _MOST_TURNS = 8  # of trying another batch
-_MOST_A_DEVICE = 4096  # examples: a small model would fit with more than anyone trains with
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class DoesNotFitError(UserError):
+    """A program needs more memory than the device has: `asked` bytes, None where that is not told."""
+
+    def __init__(self, asked: int | None):
+        told = f": it asks for {asked / 1e9:.1f} GB" if asked else ""
+        super().__init__(f"the program does not fit the device's memory{told}; give fewer or smaller images")
+        self.asked = asked
 
 
 @dataclass(frozen=True)
@@ -52,9 +61,10 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
     lowered = lower_step(config, mesh, step)
     bundles.forget()
     begun = time.perf_counter()
-    compiled, asked = try_compile(lowered)
-    if compiled is None:
-        return _said(Attempt(step, batch, remat, False, asked, None, None, time.perf_counter() - begun))
+    try:
+        compiled = compile_fitting(lowered)
+    except DoesNotFitError as error:
+        return _said(Attempt(step, batch, remat, False, error.asked, None, None, time.perf_counter() - begun))
     seconds = time.perf_counter() - begun
     needed = compiled.memory_analysis()
     memory = (
@@ -86,7 +96,7 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
     largest, above = (cheapest, None) if cheapest.fits else (None, cheapest.batch)
     for _ in range(_MOST_TURNS):
         batch = _next_batch(largest, above, chip.memory, lambda size: _may_be(size, config, mesh, step))
-        if batch is None or batch > _MOST_A_DEVICE * mesh.shape["data"] * mesh.shape["fsdp"]:
+        if batch is None or batch > MOST_A_DEVICE * mesh.shape["data"] * mesh.shape["fsdp"]:
             break
         attempt = compile_step(_with(config, **{"remat": saving, _batch_key(config, step): batch}), mesh, chip, step)
         largest, above = (attempt, above) if attempt.fits else (largest, batch)
@@ -147,15 +157,15 @@ def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lo
     return traced.lower(lowering_platforms=(platform,))
 
 
-def try_compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled | None, int | None]:
-    """The program; or None, where it does not fit the device's memory, and the bytes it asked for, if that is told."""
+def compile_fitting(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """The compiled program; `DoesNotFitError` where it does not fit the device's memory."""
     try:
-        return lowered.compile(), None
+        return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         # A kernel that does not fit fast memory is a fault of ours, which a smaller batch would not mend.
-        if "RESOURCE_EXHAUSTED" not in str(error) or "memory space vmem" in str(error):
+        if "RESOURCE_EXHAUSTED" not in str(error) or re.search("memory space (?!hbm)", str(error)):
             raise
-        return None, _asked(str(error))
+        raise DoesNotFitError(_asked(str(error))) from error
 
 
 def _asked(error: str) -> int | None:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from focalnet_jax.errors import UserError, suggest
-from focalnet_jax.model.blocks import REMAT_POLICIES, Look, PatchEmbed, Stage
+from focalnet_jax.errors import UserError
+from focalnet_jax.model.blocks import Look, PatchEmbed, Stage
 from focalnet_jax.model.layers import dropout, example_keys, layer_norm, linear, split_keys
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.variants import FocalNetConfig, variant_config
@@ -28,11 +28,6 @@ class FocalNet(nnx.Module):
     """
 
     def __init__(self, config: FocalNetConfig, *, precision: Precision, rngs: nnx.Rngs, platform: str | None = None):
-        if config.remat not in (policies := ("auto", *REMAT_POLICIES)):
-            raise UserError(
-                f"unknown remat policy {config.remat!r}; expected one of {', '.join(policies)}."
-                f"{suggest(config.remat, policies)}"
-            )
         self.config = config
         platform = platform or jax.default_backend()
         forms = {option: choose_form(option, getattr(config, option), platform) for option in FORMS}

@@ -21,6 +21,9 @@ from focalnet_jax.ops.forms import FORMS
 ABLATIONS = ("use_gates", "use_global_level", "use_depthwise_conv", "use_modulation")
 """Fields that every released variant has True: the components the paper takes away one by one."""
 
+REMATS = ("auto", "none", "dots", "full")
+"""What `remat` may be; what each keeps is told by blocks.REMAT_POLICIES, "auto" is the fastest where it runs."""
+
 Stagewise = int | tuple[int, ...]
 """One value for all stages, or one a stage."""
 
@@ -55,7 +58,7 @@ class FocalNetConfig:
     num_classes: int = 1000  # 0: no classifier, the model returns pooled features
     in_channels: int = 3
     scan_blocks: bool | None = None  # a stage's blocks as a scan (compile time independent of depth) or unrolled
-    remat: str = "auto"  # what a block keeps for the backward pass, see blocks.REMAT_POLICIES
+    remat: str = "auto"  # what a block keeps for the backward pass, one of REMATS
     aggregation: str = "auto"  # how the context is aggregated, see ops.forms
     pointwise: str = "auto"  # and the layers before and after it: projections, norms, MLP
 
@@ -73,6 +76,11 @@ class FocalNetConfig:
         ):
             if not valid:
                 raise UserError(f"model.{name} is {getattr(self, name)}; expected {what}")
+        if self.remat not in REMATS:
+            raise UserError(
+                f"unknown remat policy {self.remat!r}; expected one of {', '.join(REMATS)}."
+                f"{suggest(self.remat, REMATS)}"
+            )
         for name in ("embed_dim", "focal_levels", "focal_windows", "focal_factor"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != len(self.depths):

@@ -7,9 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.tpu_cost import compile_fitting
 from focalnet_jax.aot import compilation
-from focalnet_jax.aot.compilation import Attempt, compile_step, search, try_compile
+from focalnet_jax.aot.compilation import Attempt, DoesNotFitError, compile_fitting, compile_step, search
 from focalnet_jax.aot.report import summary, table
 from focalnet_jax.aot.topology import describe_devices
 from focalnet_jax.command_line import load_config
@@ -116,13 +115,16 @@ def refused(complaint):
 
 def test_a_program_too_large_for_the_device_is_told_from_one_that_is_wrong():
     of_memory = "RESOURCE_EXHAUSTED: Ran out of memory in memory space"
-    assert try_compile(refused(f"{of_memory} hbm. Used 30.25G of 15.75G hbm.")) == (None, 30.25 * 2**30)
-    assert try_compile(refused("RESOURCE_EXHAUSTED: no number is told")) == (None, None)
-    with pytest.raises(UserError, match=r"it asks for 32\.5 GB; give a smaller --batch"):
+    with pytest.raises(DoesNotFitError, match=r"it asks for 32\.5 GB; give fewer or smaller images") as caught:
         compile_fitting(refused(f"{of_memory} hbm. Used 30.25G of 15.75G hbm."))
-    for complaint in (f"{of_memory} vmem. Used 17.1M of 16M vmem.", "INTERNAL: Mosaic failed"):
+    assert caught.value.asked == 30.25 * 2**30
+    with pytest.raises(DoesNotFitError) as caught:
+        compile_fitting(refused("RESOURCE_EXHAUSTED: no number is told"))
+    assert caught.value.asked is None
+    kernels = [f"{of_memory} {space}. Used 17.1M of 16M {space}." for space in ("vmem", "smem")]
+    for complaint in (*kernels, "INTERNAL: Mosaic failed"):
         with pytest.raises(jax.errors.JaxRuntimeError):
-            try_compile(refused(complaint))
+            compile_fitting(refused(complaint))
 
 
 def fake(memory_an_image, capacity=1000.0):

@@ -5,6 +5,8 @@ import pytest
 import focalnet_jax
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import summarize, variant_config
+from focalnet_jax.model.blocks import REMAT_POLICIES
+from focalnet_jax.model.variants import REMATS
 
 # name: parameters with 1000 and with 21842 classes, GMACs at 224 px; from the original's README and timm.
 PUBLISHED = {
@@ -94,3 +96,9 @@ def test_a_mistaken_option_is_refused_with_what_was_expected(name, overrides, to
         focalnet_jax.create_model(name, **overrides)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_remat_may_be_is_what_blocks_know():
+    assert set(REMATS) == {"auto", *REMAT_POLICIES}
+    with pytest.raises(UserError, match=r"unknown remat policy 'ful'; .* Did you mean 'full'"):
+        variant_config("focalnet_tiny_srf", remat="ful")
