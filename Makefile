@@ -6,6 +6,7 @@ PARITY := .venv-parity/bin
 # Python compiles what is used of a package when it is, which takes less time than all of it now.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
+# Or it would compile them in every process.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test parity parity-table browser docs lint format clean

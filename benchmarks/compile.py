@@ -18,20 +18,20 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/compile.py
 
-from benchmarks.flags import make_parser, positive
-from focalnet_jax.command_line import load_config, run_command
+from benchmarks.flags import load_recipe, make_parser, positive
+from focalnet_jax.command_line import run_command
 from focalnet_jax.distributed.mesh import make_mesh, split_by_example
 from focalnet_jax.model import list_models
 from focalnet_jax.training.setup import make_task
 from focalnet_jax.training.step import abstract_state, make_train_step
 
-SMALL = ["--config.model.embed_dim=16", "--config.data.path=none", "--config.batch_size=8"]
+SMALL = ["--config.model.embed_dim=16", "--config.batch_size=8"]
 
 
 def compile_seconds(model: str, depth: int, scanned: bool) -> float:
     """Of tracing, lowering and compiling the step of the ImageNet-1K recipe."""
     options = [f"--config.model.depths=(2,2,{depth},2)", f"--config.model.scan_blocks={scanned}", *SMALL]
-    config = load_config(f"configs/imagenet1k.py:{model}", options)
+    config = load_recipe(model, options)
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
     task, init_params = make_task(config, mesh, warmup_steps=1, total_steps=10)
     batch = {

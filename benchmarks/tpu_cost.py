@@ -28,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_cost.py
 
 from benchmarks.flags import check_overrides, images, load_recipe, make_parser
-from benchmarks.tpu_parts import aggregation, check_whole, part, plain_part, plain_step
+from benchmarks.tpu_parts import aggregation, check_released, part, plain_part, plain_step
 from focalnet_jax.command_line import run_command
 from focalnet_jax.errors import UserError
 
@@ -123,9 +123,9 @@ def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     config = recipe(flags, overrides)
     model = model_config(config)
     for flag in ("--plain",) * flags.plain + ("--aggregation",) * bool(flags.aggregation):
-        check_whole(flag, model)
+        check_released(flag, model)
     devices, chip = describe_devices(flags.topology)
-    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, devices[:1])
+    mesh = make_mesh(config.mesh, devices[:1])
     results: dict[str, Any] = {}
     bundles.forget()
     for name, compile_it in programs(flags, config, mesh, devices[0]).items():

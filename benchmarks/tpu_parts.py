@@ -100,7 +100,7 @@ def aggregation(config: Any, mesh: Any, number: int, batch: int, form: str, back
     return (both, (context, *given)) if backward else (forward, given)
 
 
-def check_whole(flag: str, model: Any) -> None:
+def check_released(flag: str, model: Any) -> None:
     """`UserError` for a model that lacks what every released one has: --plain and --aggregation are of those."""
     from focalnet_jax.model.variants import ABLATIONS
 

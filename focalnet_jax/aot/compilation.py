@@ -31,7 +31,9 @@ class DoesNotFitError(UserError):
 
     def __init__(self, asked: int | None):
         told = f": it asks for {asked / 1e9:.1f} GB" if asked else ""
-        super().__init__(f"the program does not fit the device's memory{told}; give fewer or smaller images")
+        super().__init__(
+            f"the program does not fit the device's memory{told}; give fewer or smaller images, or a smaller model"
+        )
         self.asked = asked
 
 
@@ -163,7 +165,7 @@ def compile_fitting(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         # A kernel that does not fit fast memory is a fault of ours, which a smaller batch would not mend.
-        if "RESOURCE_EXHAUSTED" not in str(error) or re.search("memory space (?!hbm)", str(error)):
+        if "RESOURCE_EXHAUSTED" not in str(error) or re.search("memory space [vs]mem", str(error)):
             raise
         raise DoesNotFitError(_asked(str(error))) from error
 

@@ -51,8 +51,9 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         )
     types = (AxisType.Auto,) * 3
     slices = len({getattr(device, "slice_index", 0) for device in devices[:count]})
-    if slices == 1 and any(getattr(device, "core_on_chip", 0) for device in devices):
-        # Two devices a chip, as v4 is described where it is not: JAX knows no better order for them than their own.
+    if slices == 1 and (count < len(devices) or any(getattr(device, "core_on_chip", 0) for device in devices)):
+        # Some of a host's devices, or two a chip, as v4 is described where it is not: JAX may know no other order for
+        # them than their own.
         return Mesh(np.array(devices[:count]).reshape(shape), AXES, axis_types=types)
     # An axis may go over a part of a physical one: neighbours stay neighbours, and other shapes there may be none.
     if slices == 1:

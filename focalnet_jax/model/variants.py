@@ -24,6 +24,8 @@ ABLATIONS = ("use_gates", "use_global_level", "use_depthwise_conv", "use_modulat
 REMATS = ("auto", "none", "dots", "full")
 """What `remat` may be; what each keeps is told by blocks.REMAT_POLICIES, "auto" is the fastest where it runs."""
 
+_MOST_CHANNELS = 2**20  # of which a matrix's bytes can still be counted in 64 bits
+
 Stagewise = int | tuple[int, ...]
 """One value for all stages, or one a stage."""
 
@@ -90,6 +92,11 @@ class FocalNetConfig:
                 )
         if min(self.dims) <= 0 or min(self.levels) <= 0:
             raise UserError(f"model.embed_dim {self.embed_dim} and focal_levels {self.focal_levels} must be positive")
+        if max(self.dims) * max(self.mlp_ratio, 1) > _MOST_CHANNELS:
+            raise UserError(
+                f"model.embed_dim {self.embed_dim} and mlp_ratio {self.mlp_ratio} give {max(self.dims)} channels and "
+                f"{max(self.dims) * self.mlp_ratio:.0f} in the MLP; expected at most {_MOST_CHANNELS}"
+            )
         if int(min(self.dims) * self.mlp_ratio) < 1:
             raise UserError(
                 f"model.mlp_ratio {self.mlp_ratio} of {min(self.dims)} channels leaves none in the MLP; expected at "

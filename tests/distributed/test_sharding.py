@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental import mesh_utils
 
 import focalnet_jax
 from focalnet_jax.aot.program import Program
@@ -157,3 +158,12 @@ def test_a_host_reads_what_its_devices_hold_wherever_they_stand_in_the_mesh():
     told = put_told([3, 5], mesh)
     assert told.shape == (8, 2)
     np.testing.assert_array_equal(np.asarray(told).sum(axis=0), [3, 5])
+
+
+def test_some_of_a_hosts_devices_need_no_shape_of_their_own(monkeypatch):
+    def no_such_shape(*_, **__):
+        raise AssertionError("three chips of a square")
+
+    monkeypatch.setattr(mesh_utils, "create_device_mesh", no_such_shape)
+    devices = jax.devices()
+    assert list(make_mesh({"data": 3, "fsdp": 1, "tensor": 1}, devices[:4]).devices.flat) == devices[:3]

@@ -88,6 +88,8 @@ def test_every_option_of_a_stage_can_be_given_by_stage():
         ("focalnet_tiny_lrf", {"dtype": None}, "bfloat16"),
         ("focalnet_large_fl4", {"patch_size": 16}, "stride of use_conv_embed"),
         ("focalnet_tiny_lrf", {"mlp_ratio": float("inf")}, "positive ratio"),
+        ("focalnet_tiny_lrf", {"mlp_ratio": 1e9}, "expected at most 1048576"),
+        ("focalnet_tiny_lrf", {"embed_dim": 10**7}, "80000000 channels"),
         (5, {}, "unknown model 5"),
     ],
 )
