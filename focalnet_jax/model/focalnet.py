@@ -30,8 +30,8 @@ class FocalNet(nnx.Module):
     def __init__(self, config: FocalNetConfig, *, precision: Precision, rngs: nnx.Rngs, platform: str | None = None):
         self.config = config
         platform = platform or jax.default_backend()
-        forms = {option: choose_form(option, getattr(config, option), platform) for option in FORMS}
         dtype = jnp.dtype(precision.dtype).name
+        forms = {option: choose_form(option, getattr(config, option), platform, dtype) for option in FORMS}
         if config.aggregation == "native" and dtype != "float32":
             raise UserError(f"model.aggregation=native computes in float32, the model in {dtype}: leave it at auto")
         config = dataclasses.replace(config, **forms)

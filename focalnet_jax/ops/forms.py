@@ -20,8 +20,8 @@ def names(option: str) -> tuple[str, ...]:
     return ("auto", "xla", *FORMS[option])
 
 
-def choose_form(option: str, form: str, platform: str) -> str:
-    """The form to compute with on a platform, as JAX calls it: "auto" is the fastest there.
+def choose_form(option: str, form: str, platform: str, dtype: str = "float32") -> str:
+    """The form to compute a dtype with on a platform, as JAX calls them: "auto" is the fastest there.
 
     Raises:
       UserError: there is no such form, or not on that platform, or it cannot be compiled here.
@@ -38,7 +38,8 @@ def choose_form(option: str, form: str, platform: str) -> str:
     if form != "auto":
         return form
     there = (name for name, platforms in ours.items() if platform in platforms)
-    return next((name for name in there if name != "native" or native.register() is not None), "xla")
+    compiled = dtype == "float32" and native.register() is not None  # see `ops.native.supports`
+    return next((name for name in there if name != "native" or compiled), "xla")
 
 
 def describe_forms(model: Mapping[str, Any], precision: str, platform: str) -> str:
@@ -46,9 +47,7 @@ def describe_forms(model: Mapping[str, Any], precision: str, platform: str) -> s
     from focalnet_jax.ops import native
 
     asked = {option: model[option] or "auto" for option in FORMS}
-    chosen = {option: choose_form(option, form, platform) for option, form in asked.items()}
-    if precision != "float32" and chosen["aggregation"] == "native":
-        chosen["aggregation"] = "shifted"  # see `ops.native.supports`
+    chosen = {option: choose_form(option, form, platform, precision) for option, form in asked.items()}
     said = ", ".join(f"{option} {form}" for option, form in chosen.items())
     missed = (platform, precision, asked["aggregation"]) == ("cpu", "float32", "auto") and native.register() is None
     return said + (f" (not native: {native.why_not()})" if missed else "")

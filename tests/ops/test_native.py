@@ -56,6 +56,18 @@ def test_sum_and_gradients_are_those_of_xla(shape, sizes):
         assert error(mine, true) < 1e-5
 
 
+def test_large_maps_of_one_sign_lose_no_digit():
+    (context, gates, kernels, bias), (cotangent, _) = inputs((1, 160, 160, 16), (3, 5), with_bias=True)
+    arguments = (jnp.abs(context) + 1, gates, tuple(map(jnp.abs, kernels)), bias)
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (arguments, cotangent))
+        total, *gradients = with_gradients(by_convolutions, *exact)
+    ours = with_gradients(form("native"), arguments, cotangent)
+    assert error(ours[0], total) < 1e-6  # its 25600 places added up one after the other lose twice as much as that
+    for mine, true in zip(ours[1:], gradients, strict=True):
+        assert error(mine, true) < 1e-5
+
+
 def test_normalizing_divides_sum_and_gradients_by_the_levels():
     arguments, (cotangent, _) = inputs((1, 5, 4, 8), (3, 5), with_bias=True)
     plain, normalized = (with_gradients(form("native", each), arguments, cotangent) for each in (False, True))
@@ -100,6 +112,8 @@ def test_people_are_told_the_form_that_computes():
     auto = {"aggregation": None, "pointwise": "auto"}
     assert describe_forms(auto, "float32", "cpu") == "aggregation native, pointwise xla"
     assert describe_forms(auto, "bfloat16", "cpu") == "aggregation shifted, pointwise xla"
+    stages = create_model("focalnet_tiny_lrf", embed_dim=16, dtype="bfloat16").stages
+    assert {stage.aggregation for stage in stages} == {"shifted"}
     assert describe_forms(auto | {"aggregation": "xla"}, "float32", "cpu") == "aggregation xla, pointwise xla"
 
 

@@ -156,6 +156,23 @@ struct Block {
   }
 };
 
+// A sum over a map, of a part of its places at a time: one number after another, those of one sign lose digits.
+class Sum {
+ public:
+  void add(V each) {
+    part_ += each;
+    if (++count_ < 64) return;
+    all_ += part_;
+    part_ = V{};
+    count_ = 0;
+  }
+  V value() const { return all_ + part_; }
+
+ private:
+  V all_{}, part_{};
+  int count_ = 0;
+};
+
 inline void forward(const Block& block, float* out) {
   const Levels& of = block.of;
   Scratch scratch(of);
@@ -165,7 +182,7 @@ inline void forward(const Block& block, float* out) {
   block.load_context(scratch, below);
   block.load_taps(taps);
   std::fill(total, total + of.places(), V{});
-  V mean{};
+  Sum all;
   for (int64_t level = 0; level < of.count(); ++level) {
     const int64_t k = of.sizes[level];
     const bool last = level + 1 == of.count();
@@ -174,12 +191,12 @@ inline void forward(const Block& block, float* out) {
       const int64_t place = y * of.width + x;
       above[scratch.at(y, x)] = each;
       total[place] += each * block.gates(place)[level];
-      if (last) mean += each;
+      if (last) all.add(each);
     });
     taps += k * k;
     std::swap(below, above);
   }
-  const V global = gelu(mean / static_cast<float>(of.places()));
+  const V global = gelu(all.value() / static_cast<float>(of.places()));
   for (int64_t place = 0; place < of.places(); ++place) {
     const V sum = (total[place] + global * block.gates(place)[of.count()]) * of.scale;
     store_some(out + block.at(place), sum, block.lanes);
@@ -202,7 +219,7 @@ inline void backward(const Block& block, const float* rising, float* to_context,
   block.load_taps(taps);
   std::fill(sums, sums + all_taps, V{});
 
-  V mean{};
+  Sum all;
   std::vector<int64_t> first(count, 0);  // row of taps, of each level
   for (int64_t level = 0; level < count; ++level) {
     const int64_t k = of.sizes[level];
@@ -211,17 +228,18 @@ inline void backward(const Block& block, const float* rising, float* to_context,
     each_convolution(of, scratch, contexts[level], taps + first[level], k, [&](int64_t y, int64_t x, V z) {
       const V each = gelu_and_slope(z, &slopes[level][y * of.width + x]);
       contexts[level + 1][scratch.at(y, x)] = each;
-      if (level + 1 == count) mean += each;
+      if (level + 1 == count) all.add(each);
     });
   }
-  V slope, to_global{};
-  const V global = gelu_and_slope(mean / static_cast<float>(of.places()), &slope);
+  V slope;
+  Sum to_global;
+  const V global = gelu_and_slope(all.value() / static_cast<float>(of.places()), &slope);
   for (int64_t place = 0; place < of.places(); ++place) {
     cotangent[place] = load_some(rising + block.at(place), block.lanes) * of.scale;
-    to_global += cotangent[place] * block.gates(place)[count];
+    to_global.add(cotangent[place] * block.gates(place)[count]);
     to_gates[place * (count + 1) + count] += sum(cotangent[place] * global);
   }
-  std::fill(above, above + of.places(), to_global * slope / static_cast<float>(of.places()));
+  std::fill(above, above + of.places(), to_global.value() * slope / static_cast<float>(of.places()));
 
   for (int64_t level = count - 1; level >= 0; --level) {
     const int64_t k = of.sizes[level];
@@ -236,11 +254,11 @@ inline void backward(const Block& block, const float* rising, float* to_context,
     each_convolution(of, scratch, gradient, turned + first[level], k,
                      [&](int64_t y, int64_t x, V z) { above[y * of.width + x] = z; });
   }
-  V to_bias{};
+  Sum to_bias;
   for (int64_t place = 0; place < of.places(); ++place) {
     store_some(to_context + block.at(place), above[place], block.lanes);
-    to_bias += above[place];
+    to_bias.add(above[place]);
   }
   for (int64_t i = 0; i < all_taps; ++i) store_some(to_taps + i * of.channels, sums[i], block.lanes);
-  store_some(to_taps + all_taps * of.channels, to_bias, block.lanes);
+  store_some(to_taps + all_taps * of.channels, to_bias.value(), block.lanes);
 }
