@@ -33,6 +33,17 @@ def by_convolutions(context, gates, kernels, bias):
     return total + jax.nn.gelu(mean, approximate=False)[:, None, None] * gates[..., -1:]
 
 
+def assert_true(arguments, cotangent):
+    """That the sum is float64's within 1e-6, its gradients within 1e-5."""
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (arguments, cotangent))
+        total, *gradients = with_gradients(by_convolutions, *exact)
+    ours = with_gradients(form("native"), arguments, cotangent)
+    assert error(ours[0], total) < 1e-6
+    for mine, true in zip(ours[1:], gradients, strict=True):
+        assert error(mine, true) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("shape", "sizes"),
     [
@@ -47,25 +58,13 @@ def by_convolutions(context, gates, kernels, bias):
 )
 def test_sum_and_gradients_are_those_of_xla(shape, sizes):
     arguments, (cotangent, _) = inputs(shape, sizes, with_bias=True)
-    with jax.enable_x64(True):
-        exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (arguments, cotangent))
-        total, *gradients = with_gradients(by_convolutions, *exact)
-    ours = with_gradients(form("native"), arguments, cotangent)
-    assert error(ours[0], total) < 1e-6  # roundings of sums of up to 169 products
-    for mine, true in zip(ours[1:], gradients, strict=True):
-        assert error(mine, true) < 1e-5
+    assert_true(arguments, cotangent)  # roundings of sums of up to 169 products
 
 
 def test_large_maps_of_one_sign_lose_no_digit():
     (context, gates, kernels, bias), (cotangent, _) = inputs((1, 160, 160, 16), (3, 5), with_bias=True)
     arguments = (jnp.abs(context) + 1, gates, tuple(map(jnp.abs, kernels)), bias)
-    with jax.enable_x64(True):
-        exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (arguments, cotangent))
-        total, *gradients = with_gradients(by_convolutions, *exact)
-    ours = with_gradients(form("native"), arguments, cotangent)
-    assert error(ours[0], total) < 1e-6  # its 25600 places added up one after the other lose twice as much as that
-    for mine, true in zip(ours[1:], gradients, strict=True):
-        assert error(mine, true) < 1e-5
+    assert_true(arguments, cotangent)  # its 25600 places added up one after the other lose twice as much as that
 
 
 def test_normalizing_divides_sum_and_gradients_by_the_levels():
