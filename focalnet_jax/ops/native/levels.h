@@ -156,22 +156,17 @@ struct Block {
   }
 };
 
-// A sum over a map, of a part of its places at a time: one number after another, those of one sign lose digits.
-class Sum {
- public:
-  void add(V each) {
-    part_ += each;
-    if (++count_ < 64) return;
-    all_ += part_;
-    part_ = V{};
-    count_ = 0;
+// The sum of `of(place)` over a map, a row's by itself: one number after another, those of one sign lose digits.
+template <typename F>
+inline V sum_over(const Levels& levels, F of) {
+  V total{};
+  for (int64_t y = 0; y < levels.height; ++y) {
+    V row{};
+    for (int64_t x = 0; x < levels.width; ++x) row += of(y, x);
+    total += row;
   }
-  V value() const { return all_ + part_; }
-
- private:
-  V all_{}, part_{};
-  int count_ = 0;
-};
+  return total;
+}
 
 inline void forward(const Block& block, float* out) {
   const Levels& of = block.of;
@@ -182,21 +177,19 @@ inline void forward(const Block& block, float* out) {
   block.load_context(scratch, below);
   block.load_taps(taps);
   std::fill(total, total + of.places(), V{});
-  Sum all;
   for (int64_t level = 0; level < of.count(); ++level) {
     const int64_t k = of.sizes[level];
-    const bool last = level + 1 == of.count();
     each_convolution(of, scratch, below, taps, k, [&](int64_t y, int64_t x, V z) {
       const V each = gelu(z);
       const int64_t place = y * of.width + x;
       above[scratch.at(y, x)] = each;
       total[place] += each * block.gates(place)[level];
-      if (last) all.add(each);
     });
     taps += k * k;
     std::swap(below, above);
   }
-  const V global = gelu(all.value() / static_cast<float>(of.places()));
+  const V all = sum_over(of, [&](int64_t y, int64_t x) { return below[scratch.at(y, x)]; });
+  const V global = gelu(all / static_cast<float>(of.places()));
   for (int64_t place = 0; place < of.places(); ++place) {
     const V sum = (total[place] + global * block.gates(place)[of.count()]) * of.scale;
     store_some(out + block.at(place), sum, block.lanes);
@@ -219,7 +212,6 @@ inline void backward(const Block& block, const float* rising, float* to_context,
   block.load_taps(taps);
   std::fill(sums, sums + all_taps, V{});
 
-  Sum all;
   std::vector<int64_t> first(count, 0);  // row of taps, of each level
   for (int64_t level = 0; level < count; ++level) {
     const int64_t k = of.sizes[level];
@@ -228,18 +220,20 @@ inline void backward(const Block& block, const float* rising, float* to_context,
     each_convolution(of, scratch, contexts[level], taps + first[level], k, [&](int64_t y, int64_t x, V z) {
       const V each = gelu_and_slope(z, &slopes[level][y * of.width + x]);
       contexts[level + 1][scratch.at(y, x)] = each;
-      if (level + 1 == count) all.add(each);
     });
   }
+  const V all = sum_over(of, [&](int64_t y, int64_t x) { return contexts[count][scratch.at(y, x)]; });
   V slope;
-  Sum to_global;
-  const V global = gelu_and_slope(all.value() / static_cast<float>(of.places()), &slope);
+  const V global = gelu_and_slope(all / static_cast<float>(of.places()), &slope);
   for (int64_t place = 0; place < of.places(); ++place) {
     cotangent[place] = load_some(rising + block.at(place), block.lanes) * of.scale;
-    to_global.add(cotangent[place] * block.gates(place)[count]);
     to_gates[place * (count + 1) + count] += sum(cotangent[place] * global);
   }
-  std::fill(above, above + of.places(), to_global.value() * slope / static_cast<float>(of.places()));
+  const V to_global = sum_over(of, [&](int64_t y, int64_t x) {
+    const int64_t place = y * of.width + x;
+    return cotangent[place] * block.gates(place)[count];
+  });
+  std::fill(above, above + of.places(), to_global * slope / static_cast<float>(of.places()));
 
   for (int64_t level = count - 1; level >= 0; --level) {
     const int64_t k = of.sizes[level];
@@ -254,11 +248,9 @@ inline void backward(const Block& block, const float* rising, float* to_context,
     each_convolution(of, scratch, gradient, turned + first[level], k,
                      [&](int64_t y, int64_t x, V z) { above[y * of.width + x] = z; });
   }
-  Sum to_bias;
-  for (int64_t place = 0; place < of.places(); ++place) {
+  for (int64_t place = 0; place < of.places(); ++place)
     store_some(to_context + block.at(place), above[place], block.lanes);
-    to_bias.add(above[place]);
-  }
+  const V to_bias = sum_over(of, [&](int64_t y, int64_t x) { return above[y * of.width + x]; });
   for (int64_t i = 0; i < all_taps; ++i) store_some(to_taps + i * of.channels, sums[i], block.lanes);
-  store_some(to_taps + all_taps * of.channels, to_bias.value(), block.lanes);
+  store_some(to_taps + all_taps * of.channels, to_bias, block.lanes);
 }
