@@ -17,6 +17,7 @@ _LOADED = [
     "focalnet_jax.convert.write",
     "focalnet_jax.distributed.startup",
     "focalnet_jax.restarts",
+    "tests.loaded",
 ]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(_LOADED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,8 +38,14 @@ class Entry:
 
 def abstract_params(config: FocalNetConfig) -> Any:
     """Shapes and dtypes of a model's parameters, as `{...: ShapeDtypeStruct}`."""
+    return nnx.to_pure_dict(_traced(config))
+
+
+@functools.lru_cache(maxsize=8)
+def _traced(config: FocalNetConfig) -> nnx.State:
+    # Asked for several times by one conversion, of which it takes longest.
     model = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision("float32"), rngs=nnx.Rngs(0)))
-    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    return nnx.state(model, nnx.Param)
 
 
 def entries(config: FocalNetConfig, format: str) -> list[Entry]:

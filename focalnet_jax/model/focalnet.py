@@ -93,7 +93,7 @@ class FocalNet(nnx.Module):
         self, images: jax.Array, key: jax.Array | None = None, look: Look | None = None
     ) -> Iterator[tuple[jax.Array, Any]]:
         images = jnp.asarray(images)
-        self._check_size(images)
+        self.check_size(images)
         keys = [None] * (len(self.stages) + 1)
         if key is not None:
             each = key if key.ndim else example_keys(key, len(images))
@@ -108,7 +108,8 @@ class FocalNet(nnx.Module):
             if stage.downsample is not None:
                 x = stage.downsample(x)
 
-    def _check_size(self, images: jax.Array) -> None:
+    def check_size(self, images: jax.Array) -> None:
+        """Refuses images of another shape than `[B, H, W, 3]`, and too small ones: `UserError`."""
         stages = len(self.config.depths)
         # Overlapped embeddings pad: a map of one pixel stays one.
         smallest = 3 if self.config.use_conv_embed else self.config.patch_size * 2 ** (stages - 1)

@@ -66,8 +66,8 @@ def summarize(model: FocalNet | FocalNetConfig | str, image_size: int | tuple[in
         height, width = (operator.index(side) for side in np.broadcast_to(np.asarray(image_size), 2))
     except (TypeError, ValueError) as error:
         raise UserError(f"image_size is {image_size!r}; expected pixels as an integer, or (height, width)") from error
-    images = jax.ShapeDtypeStruct((1, height, width, config.in_channels), "float32")
-    shapes = [out.shape[1:] for out in nnx.eval_shape(lambda m, x: m.features(x), model, images)]
+    images = jax.ShapeDtypeStruct((1, height, width, config.in_channels), model.dtype)
+    shapes = [out.shape[1:] for out in nnx.eval_shape(_embedded, model, images)]
 
     rows = [Row("patch_embed", shapes[0], _count(model.patch_embed), _embed_macs(model.patch_embed, shapes[0]))]
     for index, (stage, shape) in enumerate(zip(model.stages, shapes, strict=True)):
@@ -81,6 +81,16 @@ def summarize(model: FocalNet | FocalNetConfig | str, image_size: int | tuple[in
     output = (config.num_classes or dim,)
     rows.append(Row("norm, head", output, _count(model.norm) + head, dim * config.num_classes))
     return Summary(tuple(rows), (height, width))
+
+
+def _embedded(model: FocalNet, images: jax.Array) -> list[jax.Array]:
+    """Maps of the shapes of `features`, by embeddings alone, for blocks take long to trace and keep a map's shape."""
+    model.check_size(images)
+    maps = [model.patch_embed(images)]
+    for stage in model.stages:
+        if stage.downsample is not None:
+            maps.append(stage.downsample(maps[-1]))
+    return maps
 
 
 def _count(module: nnx.Module) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.lock import cannot_write
@@ -159,7 +160,6 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config)
     model = model_config(config)
-    summary = summarize(model, config.data.image_size)
     train_data, eval_data = open_train_data(config, mesh), open_eval_data(config, mesh)
     check_same_data(train_data.source, eval_data.source)
     check_classes(config, train_data.source.class_names, "training", eval_data.source)
@@ -168,6 +168,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     check_steps(config.profile_steps, plan.total)
     task, init_params = make_task(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
     like = abstract_params(init_params, mesh)
+    summary = summarize(nnx.merge(task.graph, like), config.data.image_size)
     check_patterns(config.optimizer, like)
     substituted = 0
     if newest is not None:

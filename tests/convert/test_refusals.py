@@ -16,6 +16,7 @@ from focalnet_jax.convert.write import write_weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import ABLATIONS
 from focalnet_jax.paths import named_leaves
+from tests.commands import convert
 from tests.convert.golden_files import GOLDEN, INDEX, OPTIONS, in_a_directory
 from tests.convert.random_weights import weights_of
 
@@ -207,11 +208,6 @@ def test_a_model_without_a_component_is_written_as_a_checkpoint_only(field, tmp_
         np.testing.assert_array_equal(named_leaves(again.params)[name], value)
 
 
-def converted(*arguments):
-    command = [sys.executable, "-m", "focalnet_jax.convert", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
 def test_command_lines_that_make_no_sense_are_one_line_and_inputs_stay_as_they_are(tmp_path):
     weights = read_weights(GOLDEN / "huggingface_srf.safetensors", options=OPTIONS["huggingface_srf"])
     step = tmp_path / "step"
@@ -230,7 +226,7 @@ def test_command_lines_that_make_no_sense_are_one_line_and_inputs_stay_as_they_a
         ([step, tmp_path / "link.safetensors", "--to", "microsoft"], "exists already"),
         ([step, tmp_path / "out", "--to", "orbax", "--option", "use_postln=true"], "the checkpoint says False"),
     ):
-        done = converted(*arguments)
+        done = convert(*arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert told in done.stderr
     assert sha256(step) == before

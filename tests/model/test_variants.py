@@ -1,11 +1,14 @@
 """The released variants are the published ones."""
 
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 import focalnet_jax
 from focalnet_jax.errors import UserError
-from focalnet_jax.model import summarize, variant_config
+from focalnet_jax.model import FocalNet, FocalNetConfig, list_models, summarize, variant_config
 from focalnet_jax.model.blocks import REMAT_POLICIES
+from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import REMATS
 
 # name: parameters with 1000 and with 21842 classes, GMACs at 224 px; from the original's README and timm.
@@ -53,6 +56,20 @@ def test_summary_has_a_row_for_every_stage_and_adds_up():
     stages = [row for row in summary.rows if row.name.startswith("stage")]
     assert [row.shape for row in stages] == [(56, 56, 96), (28, 28, 192), (14, 14, 384), (7, 7, 768)]
     assert f"{sum(row.params for row in summary.rows):,}" in str(summary)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_the_shapes_of_a_summary_are_those_of_the_features(name):
+    config = variant_config(name, scan_blocks=True)
+    model = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision("float32"), rngs=nnx.Rngs(0)))
+    maps = nnx.eval_shape(lambda model, x: model.features(x), model, jnp.zeros((1, 101, 75, 3)))
+    stages = [row.shape for row in summarize(model, (101, 75)).rows if row.name.startswith("stage")]
+    assert stages == [each.shape[1:] for each in maps]
+
+
+def test_a_config_of_lists_is_that_of_tuples():
+    config = FocalNetConfig(depths=[1, 2])
+    assert (config, hash(config)) == (FocalNetConfig(depths=(1, 2)), hash(FocalNetConfig(depths=(1, 2))))
 
 
 def test_every_option_of_a_stage_can_be_given_by_stage():

@@ -49,9 +49,9 @@ def test_pictures_become_figures_and_numbers_and_animations_stay_such(finished, 
     assert held["picture"].shape == (32, 48, 3)  # 427x640, in multiples of 8
     assert (held["stage1/modulator"].shape, held["stage2/gates"].shape) == ((1, 8, 12), (2, 4, 6, 3))
     assert len([name for name in held if name.startswith("activation/")]) == 2
-    figure = np.asarray(Image.open(tmp_path / "out" / "china.png"))
-    assert figure.shape[0] > 400
-    assert len(np.unique(figure.reshape(-1, figure.shape[-1]), axis=0)) > 1000  # colours
+    figure = Image.open(tmp_path / "out" / "china.png")
+    assert figure.height > 400
+    assert len(figure.getcolors(2**24)) > 1000
     with Image.open(tmp_path / "out" / "going.gif") as animation:
         assert (animation.n_frames, animation.info["duration"]) == (5, 70)
         # Picture, modulator, two levels' gates and the global one, four times as large, so that names have room.
