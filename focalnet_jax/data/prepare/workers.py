@@ -42,11 +42,11 @@ def run_all(
         for process in set(multiprocessing.active_children()) - before:
             process.terminate()
             process.join()
+        pool.shutdown(wait=False, cancel_futures=True)
         if not isinstance(error, BrokenProcessPool):
             raise
         raise RunFailedError("a process that prepares data died; the same command goes on where it stopped") from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    pool.shutdown()  # a process of multiprocessing that ended meanwhile would wait for those it never told to
 
 
 def _begin(parent: int) -> None:
