@@ -38,12 +38,12 @@ class Entry:
 
 def abstract_params(config: FocalNetConfig) -> Any:
     """Shapes and dtypes of a model's parameters, as `{...: ShapeDtypeStruct}`."""
-    return nnx.to_pure_dict(_traced(config))
+    return nnx.to_pure_dict(_abstract_state(config))
 
 
 @functools.lru_cache(maxsize=8)
-def _traced(config: FocalNetConfig) -> nnx.State:
-    # Asked for several times by one conversion, of which it takes longest.
+def _abstract_state(config: FocalNetConfig) -> nnx.State:
+    # Kept, because one conversion asks several times, and tracing the model takes longer than all else it does.
     model = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision("float32"), rngs=nnx.Rngs(0)))
     return nnx.state(model, nnx.Param)
 

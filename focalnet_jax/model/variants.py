@@ -65,7 +65,7 @@ class FocalNetConfig:
     pointwise: str = "auto"  # and the layers before and after it: projections, norms, MLP
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depths", tuple(self.depths))  # of a list too, which has no hash
+        object.__setattr__(self, "depths", tuple(self.depths))  # a list has no hash
         for name, valid, what in (
             ("depths", len(self.depths) > 0 and min(self.depths, default=0) > 0, "a positive depth for every stage"),
             ("num_classes", 0 <= self.num_classes < 10**8, "0 (no classifier) or a positive number below 10**8"),

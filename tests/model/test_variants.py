@@ -67,7 +67,7 @@ def test_the_shapes_of_a_summary_are_those_of_the_features(name):
     assert stages == [each.shape[1:] for each in maps]
 
 
-def test_a_config_of_lists_is_that_of_tuples():
+def test_depths_given_as_a_list_are_those_of_a_tuple():
     config = FocalNetConfig(depths=[1, 2])
     assert (config, hash(config)) == (FocalNetConfig(depths=(1, 2)), hash(FocalNetConfig(depths=(1, 2))))
 
