@@ -287,8 +287,12 @@ def to_json(config: ConfigDict | FrozenConfigDict) -> str:
 
 
 def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> list[str]:
-    """What of `config` differs from a `stored` one (read from JSON) in a way that forbids resuming; a text a key."""
-    ours, theirs = (flatten(ConfigDict(values)) for values in (json.loads(to_json(config)), stored))
+    """Returns one text for each key that differs from a `stored` config (read from JSON) and forbids resuming.
+
+    A key that the stored config lacks means its default: it was stored before the key existed.
+    """
+    ours = flatten(ConfigDict(json.loads(to_json(config))))
+    theirs = flatten(ConfigDict(json.loads(to_json(default_config())))) | flatten(ConfigDict(stored))
     return [
         f"{key} is {theirs.get(key, 'not set')} there and {ours.get(key, 'not set')} here"
         for key in sorted(ours.keys() | theirs.keys())

@@ -130,6 +130,15 @@ def test_a_stored_config_is_compared_in_what_matters():
     ]
 
 
+def test_a_key_that_a_stored_config_lacks_means_its_default():
+    config = load_config("configs/quickstart.py")
+    older = json.loads(to_json(config))
+    del older["ema_decay"], older["health"]["spike_factor"]
+    assert differences(config, older) == []
+    other = load_config("configs/quickstart.py", ["--config.ema_decay=0.5"])
+    assert differences(other, older) == ["ema_decay is 0.0 there and 0.5 here"]
+
+
 def test_computation_is_on_the_platform_tests_are_for():
     assert jax.default_backend() == "cpu"
     assert jax.device_count() == 8
