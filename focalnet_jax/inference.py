@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +17,9 @@ from focalnet_jax.convert.load import model_of
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.data.class_lists import labels, short_names
 from focalnet_jax.data.decode import UnreadableImageError, decode
+from focalnet_jax.data.formats import IMAGE_SUFFIXES
+from focalnet_jax.data.listing import list_pictures
 from focalnet_jax.data.mixing import normalize
-from focalnet_jax.data.sources import IMAGE_SUFFIXES, images_below
 from focalnet_jax.data.transforms import EvalTransform, eval_transform
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet
@@ -104,21 +106,26 @@ def load_classifier(
 
 
 def find_pictures(paths: Sequence[str | Path], others: Sequence[str] = ()) -> list[Path]:
-    """Files as they are named, and those in folders, sorted; there with suffixes of pictures, or `others`.
+    """Returns the named files, and the pictures in named folders, sorted: files with a picture's suffix or `others`.
+
+    What is left out of a folder is printed on stderr, by kind and number.
 
     Raises:
       UserError: nothing there, or a folder without pictures.
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if os.path.isdir(path):  # which says no to a name that cannot be one, where Path raises
-            suffixes = (*IMAGE_SUFFIXES, *others)
-            inside = images_below(path, suffixes)
-            if not inside:
-                raise UserError(f"{path} holds no pictures ({', '.join(suffixes)})")
-            found += map(Path, inside)
+        if os.path.isdir(path):  # False for a name that cannot be one, where Path raises
+            inside = list_pictures(path, (*IMAGE_SUFFIXES, *others))
+            if not inside.pictures:
+                raise UserError(f"{path} holds no pictures; {inside.held}")
+            if inside.left_out:
+                print(f"{path}: left out {inside.told}", file=sys.stderr)
+            found += map(Path, inside.pictures)
         elif os.path.exists(path):
             found.append(path)
+        elif os.path.islink(path):
+            raise UserError(f"{path} is a link to {os.readlink(path)}, which is not there")
         else:
             raise UserError(f"{path}: there is no such file or folder")
     return found

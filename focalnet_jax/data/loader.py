@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ READABLE = -1  # in a batch's `unreadable`
 _BATCHES_AHEAD = 2
 _LISTEN_SECONDS = 0.2  # how often who waits for a batch asks whether to stop
 _PATIENCE_SECONDS = 5.0  # for a batch nobody will use
+_REASONS_READ, _REASONS_NAMED = 100, 3  # unreadable images that are looked at again to say why, and reasons said
 _SUBSTITUTES = 10  # pictures tried for one that cannot be read
 
 
@@ -195,7 +196,10 @@ def _next_readable(source: Source, first: int) -> tuple[int, np.ndarray, Label]:
             return index, decode(picture), label
         except UnreadableImageError:
             continue
-    raise UserError(f"cannot read image {source.name(first)}, nor the {_SUBSTITUTES - 1} after it: check the data")
+    raise UserError(
+        f"cannot read image {source.name(first)} ({_reason(source, first)}), nor the {_SUBSTITUTES - 1} after it: "
+        "check the data"
+    )
 
 
 def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading: Reading) -> Iterator[Batch]:
@@ -321,12 +325,24 @@ class Substitutions:
             if self.count > self._most * max(self._read, len(self._source)):
                 raise UserError(
                     f"{self.count} of {self._read} images could not be read, such as "
-                    f"{self._source.name(min(self._named))}: repair or remove them, or raise data.max_unreadable="
-                    f"{self._most}"
+                    f"{self._source.name(min(self._named))} ({self._reasons()}): repair or remove them, or raise "
+                    f"data.max_unreadable={self._most}"
                 )
             for index in new:
-                print(
-                    f"warning: cannot read image {self._source.name(index)}; the next one stands for it",
-                    file=sys.stderr,
-                )
+                name, reason = self._source.name(index), _reason(self._source, index)
+                print(f"warning: cannot read image {name} ({reason}); the next one is read instead", file=sys.stderr)
             yield batch
+
+    def _reasons(self) -> str:
+        """Why images could not be read, the most frequent reasons first."""
+        some = sorted(self._named)[:_REASONS_READ]
+        reasons = Counter(_reason(self._source, index) for index in some).most_common(_REASONS_NAMED)
+        return reasons[0][0] if len(some) == 1 else "; ".join(f"{count} because {reason}" for reason, count in reasons)
+
+
+def _reason(source: Source, index: int) -> str:
+    try:
+        decode(source[index][0])
+    except UnreadableImageError as error:
+        return str(error)
+    return "it can be read now"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Protocol
@@ -12,11 +14,14 @@ from typing import Protocol
 import numpy as np
 
 from focalnet_jax.data.decode import Picture
+from focalnet_jax.data.listing import Listing, list_folders, list_pictures
 from focalnet_jax.errors import UserError, suggest
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 DIGITS_SPLITS = ("train", "val")
 _DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"  # 64 numbers from 0 to 16 and a label a row
+# What the folders of splits are called.
+_SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_NAMED = 10  # folders, in a message
 
 
 Label = np.ndarray | np.int32
@@ -42,7 +47,7 @@ def fingerprint_of(parts: Iterable[str]) -> str:
     """Twelve hexadecimal digits of a SHA-256."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.encode() + b"\0")
+        digest.update(part.encode(errors="surrogateescape") + b"\0")  # names of files may be of any bytes
     return digest.hexdigest()[:12]
 
 
@@ -79,43 +84,38 @@ class DigitsSource:
 
 
 class FolderSource:
-    """A tree of class folders, `PATH/SPLIT/CLASS/**/*.jpg` (or jpeg, png, webp); labels are the sorted folders' order.
+    """A tree of class folders, `PATH/SPLIT/CLASS/**/*.jpg` (or any of `IMAGE_SUFFIXES`), labelled by their order.
+
+    Attributes:
+      note: what is left out of the split, by kind and number, or an empty string.
 
     Raises:
-      UserError: the path, the split or its class folders are missing or hold no images.
+      UserError: the path, the split or its class folders are missing or hold no images, or are not what they should be.
     """
 
     def __init__(self, path: str | None, split: str):
         if path is None:
             raise UserError("data.source=folder needs data.path, a directory with one folder a split: set data.path")
-        root = Path(path)
         if not path or not split:
             raise UserError(f"data.path={path!r} and split {split!r}: neither may be empty")
-        if not root.is_dir():
-            raise UserError(f"data.path={path} is not a directory; expected one that holds {split}/CLASS/*.jpg")
-        folder = root / split
-        if not folder.is_dir():
-            found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-            raise UserError(
-                f"{root} has no split {split!r}; it holds {', '.join(found) or 'no folders'}: make {folder} or name "
-                f"another with data.train_split and data.eval_split.{suggest(split, found)}"
-            )
-        classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        if not classes:
-            raise UserError(f"{folder} holds no class folders; expected {folder}/CLASS/*.jpg")
+        folder = _split_folder(Path(path), split)
+        classes, outside = list_folders(folder)
+        _check_class_folders(folder, classes, outside)
         self.class_names = tuple(entry.name for entry in classes)
         self._folder = folder
         self._files: list[str] = []  # below the folder; millions of paths would take the host's memory
         labels: list[int] = []
+        left_out = outside.elsewhere("outside the class folders")
         for label, entry in enumerate(classes):
-            files = images_below(entry)
-            if not files:
-                kinds = ", ".join(IMAGE_SUFFIXES)
-                raise UserError(f"class folder {entry} holds no images ({kinds}): fill it or remove it")
-            self._files += [os.path.relpath(file, folder) for file in files]
-            labels += [label] * len(files)
+            found = list_pictures(entry)
+            if not found.pictures:
+                raise UserError(f"class folder {entry} holds no images; {found.held}: fill it, convert or remove it")
+            self._files += [os.path.relpath(file, folder) for file in found.pictures]
+            labels += [label] * len(found.pictures)
+            left_out += replace(found, pictures=[])
         self._labels = np.array(labels, np.int32)
         self.fingerprint = fingerprint_of(self._files)
+        self.note = f"{folder}: left out {left_out.told}" if left_out.left_out else ""
 
     def __len__(self) -> int:
         return len(self._files)
@@ -128,14 +128,49 @@ class FolderSource:
         return os.path.join(self._folder, self._files[index])
 
 
-def images_below(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
-    """The images in a folder and its folders, sorted, without hidden ones."""
-    return sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(suffixes) and not name.startswith(".")
-    )
+def _split_folder(root: Path, split: str) -> Path:
+    """The folder of a split; `UserError` that says where it is, if near, or what is there instead."""
+    if not root.is_dir():
+        what = "is a file, and is not a directory" if root.exists() else "is not a directory"
+        raise UserError(f"data.path={root} {what}; expected one that holds {split}/CLASS/*.jpg")
+    folder = root / split
+    if folder.is_dir():
+        return folder
+    folders, files = list_folders(root)
+    near = [entry for entry in folders if (entry / split).is_dir()]
+    near += [parent for parent in root.absolute().parents[:2] if (parent / split).is_dir()]
+    names = [entry.name for entry in folders]
+    held = f"it holds {_first(names)}" if names else files.held
+    if near:
+        todo = f"{near[0]} has it: set data.path={near[0]}"
+    else:
+        todo = f"make {folder} or name another with data.train_split and data.eval_split.{suggest(split, names)}"
+    raise UserError(f"{root} has no split {split!r}; {held}: {todo}")
+
+
+def _check_class_folders(folder: Path, classes: Sequence[Path], outside: Listing) -> None:
+    """Raises `UserError` where class folders are missing, or hold splits or classes themselves."""
+    if outside.broken:  # it may be a class, and its labels those of the others
+        raise UserError(f"{outside.broken[0]} is a link to something that is not there: repair or remove it")
+    names = [entry.name for entry in classes]
+    if not names:
+        raise UserError(f"{folder} holds no class folders; expected {folder}/CLASS/*.jpg; {outside.held}")
+    if _SPLIT_WORDS.issuperset(map(str.lower, names)):
+        raise UserError(f"{folder} holds {_first(names)}, which are splits, not classes: set data.path={folder}")
+    odd = [name for name in names if not name.isprintable()]
+    if odd:
+        raise UserError(f"class folder {odd[0]!r} in {folder} has a name that is not printable UTF-8: rename it")
+    inside, files = list_folders(classes[0]) if len(classes) == 1 else ([], outside)
+    if len(inside) > 1 and not files.pictures:
+        raise UserError(
+            f"{folder} holds one folder, {names[0]}, which holds folders alone: "
+            f"{_first([entry.name for entry in inside])}; if these are the classes, move them to {folder}"
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 SOURCES = ("digits", "folder", "tfds")
@@ -150,7 +185,10 @@ def open_source(name: str, path: str | None, split: str) -> Source:
             )
         return DigitsSource(split)
     if name == "folder":
-        return FolderSource(path, split)
+        source = FolderSource(path, split)
+        if source.note:
+            print(source.note, file=sys.stderr)
+        return source
     if name == "tfds":
         from focalnet_jax.data.tfds_source import TfdsSource  # only this source needs the library
 

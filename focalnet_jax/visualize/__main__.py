@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.visualize.drawing import Options, draw
     from focalnet_jax.visualize.frames import VIDEOS, moves
 
-    found = find_pictures(flags.images, (*VIDEOS, ".gif"))
+    found = find_pictures(flags.images, VIDEOS)
     for folder in flags.images:
         if os.path.isdir(folder) and flags.out.resolve().is_relative_to(Path(folder).resolve()):
             raise UserError(f"--out {flags.out} is in {folder}, whose pictures the next run would draw: choose another")

@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from focalnet_jax.data import decode
+from focalnet_jax.data.formats import FORMATS
 from focalnet_jax.data.loader import READABLE, Host, Reading, Substitutions, eval_batches, train_batches
 from focalnet_jax.data.sources import DigitsSource, FolderSource
 from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import RunFailedError, UserError
 from tests.commands import SMALL, start
-from tests.data.pictures import write_pictures
+from tests.data.pictures import write_colours, write_pictures
 
 TRAIN = train_transform(24, (0.3, 1.0), (3 / 4, 4 / 3), 0.5)
 
@@ -62,7 +63,9 @@ def test_unreadable_examples_are_counted_and_too_many_end_the_run(source, capsys
     batches = list(allowed.counted(read(source, steps=6)))
     assert allowed.count == 2  # once an epoch
     assert not any("unreadable" in batch for batch in batches)
-    assert capsys.readouterr().err.count("cannot read image") == 1  # said once
+    told = capsys.readouterr().err
+    assert told.count("cannot read image") == 1  # said once
+    assert "(it is a JPEG image that cannot be decoded: " in told
     with pytest.raises(UserError, match=r"n01440764_5.JPEG.*data.max_unreadable=0.01"):
         list(Substitutions(source, most=0.01).counted(read(source)))
 
@@ -84,11 +87,11 @@ def test_a_fault_of_the_machine_is_not_taken_for_one_of_the_picture(source, monk
 
 def test_no_program_is_started_for_a_picture(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.eps")  # Pillow would start Ghostscript
-    with pytest.raises(UserError, match="it is no image"):
+    with pytest.raises(UserError, match="a PostScript file"):
         decode.decode((tmp_path / "picture.eps").read_bytes())
 
 
-@pytest.mark.parametrize("format", decode.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_damaged_bytes_are_unreadable_whatever_they_were(format):
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)).save(buffer, format)
@@ -112,8 +115,17 @@ def test_a_folder_of_unreadable_pictures_is_refused(tmp_path):
         path = tmp_path / "train" / "class" / f"{index}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="nor the 9 after it"):
+    with pytest.raises(UserError, match=r"a text file, not an image.*nor the 9 after it"):
         list(read(FolderSource(str(tmp_path), "train"), batch_size=4))
+
+
+def test_too_many_unreadable_pictures_are_refused_with_what_they_are(tmp_path):
+    write_colours(tmp_path)
+    for name, content in (("0.png", b"<!DOCTYPE html>"), ("more/1.png", b""), ("more/2.png", b"<html>")):
+        (tmp_path / "train" / "red" / name).write_bytes(content)
+    source = FolderSource(str(tmp_path), "train")
+    with pytest.raises(UserError, match="2 because it is an HTML page, not an image; 1 because it is an empty file"):
+        list(Substitutions(source, most=0.1).counted(read(source, steps=1, batch_size=6)))
 
 
 @pytest.mark.parametrize("workers", [1, 3])

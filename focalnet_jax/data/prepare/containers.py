@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from focalnet_jax.data.sources import IMAGE_SUFFIXES
+from focalnet_jax.data.formats import IMAGE_SUFFIXES
 from focalnet_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -22,7 +22,6 @@ _SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"
 }  # fmt: skip
 _PREFIXES = ("imagenet", "ilsvrc")  # bullet_train is a class
-_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".bmp", ".tif", ".tiff")
 _NOBODYS = "__MACOSX"
 _SYNSET = re.compile(r"n\d{8}")
 _GZIP = b"\x1f\x8b"
@@ -182,7 +181,7 @@ def _from_class_on(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
             loose.append(parts)
     if not loose:
         return below
-    folders = [parts[:-1] for parts in loose if parts[-1].lower().endswith(_SUFFIXES)]  # a README says nothing
+    folders = [parts[:-1] for parts in loose if parts[-1].lower().endswith(IMAGE_SUFFIXES)]  # a README says nothing
     folders = folders or [parts[:-1] for parts in loose]
     shared = sum(itertools.takewhile(bool, (a == b for a, b in zip(min(folders), max(folders), strict=False))))
     # Files that lie right in the folder all share are of the class it is named for.
@@ -194,7 +193,7 @@ def _from_class_on(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 def may_be_image(name: str) -> bool:
     """Whether a file of this name is worth decoding: of an image's suffix, or of none."""
-    return name.lower().endswith(_SUFFIXES) or not PurePosixPath(name).suffix
+    return name.lower().endswith(IMAGE_SUFFIXES) or not PurePosixPath(name).suffix
 
 
 def _counts(name: str) -> bool:

@@ -17,7 +17,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from focalnet_jax.data.decode import FORMATS, UnreadableImageError, decode
+from focalnet_jax.data.decode import UnreadableImageError, decode
+from focalnet_jax.data.formats import FORMATS, recognise
 from focalnet_jax.data.prepare.containers import Container, Index
 from focalnet_jax.data.prepare.plan import Shard
 from focalnet_jax.errors import UserError
@@ -168,8 +169,9 @@ def checked_image(encoded: bytes) -> tuple[bytes, str, str]:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             format, mode = image.format, image.mode
             plain = (format, mode) in _PLAIN and "transparency" not in image.info and not _is_deep(format, encoded)
-    except Exception:  # a JPEG with a header that Pillow refuses and libjpeg does not need; it raises all kinds
-        format, mode, plain = "JPEG", "damaged", False
+    except Exception:  # its pixels can be decoded, but Pillow refuses what surrounds them; it raises all kinds
+        kind, _ = recognise(encoded)
+        format, mode, plain = kind.format, "damaged", False
     if plain:
         return encoded, _SUFFIX[format], ""
     into = "JPEG" if format in ("JPEG", "MPO") else "PNG"

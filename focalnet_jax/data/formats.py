@@ -1,0 +1,203 @@
+"""The picture formats that are read, their suffixes, and what any file is by its first bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The formats that Pillow may decode, by its names, and their suffixes: the one list of both. Formats that start
+# programs (EPS: Ghostscript) or that need the system (WMF), and those that a few stray bytes may be taken for, are not
+# in it.
+SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TGA": (".tga",),
+    "PCX": (".pcx",),
+    "SGI": (".sgi",),
+    "QOI": (".qoi",),
+}
+FORMATS = tuple(SUFFIXES)
+IMAGE_SUFFIXES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+
+_CONVERT = "which is not read: convert it to JPEG or PNG"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What bytes are.
+
+    Attributes:
+      format: Pillow's name of a format in `FORMATS`, or None for bytes that are not decoded.
+      title: what to call it, such as "an HTML page".
+      advice: what follows the title in the message about bytes that are not decoded.
+    """
+
+    format: str | None
+    title: str
+    advice: str = "not an image"
+
+    def __str__(self) -> str:
+        return f"{self.title}, {self.advice}"
+
+
+_READ = {name: Kind(name, f"{'an' if name[0] in 'AS' else 'a'} {name} image") for name in FORMATS}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"}
+
+
+def _unread(title: str) -> Kind:
+    return Kind(None, title, _CONVERT)
+
+
+def _other(title: str, advice: str = "not an image") -> Kind:
+    return Kind(None, title, advice)
+
+
+_HEIC = _unread("a HEIC image (HEIF)")
+RAW = _unread("a camera's raw file (DNG, NEF, ARW or the like)")
+_LFS = _other("a Git LFS pointer", "not the image itself: run git lfs pull")
+
+# Offset, bytes there, and what they mean; the first match counts.
+_SIGNATURES: tuple[tuple[int, bytes, Kind], ...] = (
+    (0, b"\xff\xd8\xff", _READ["JPEG"]),
+    (0, b"\x89PNG\r\n\x1a\n", _READ["PNG"]),
+    (0, b"GIF87a", _READ["GIF"]),
+    (0, b"GIF89a", _READ["GIF"]),
+    (8, b"WEBP", _READ["WEBP"]),
+    (0, b"BM", _READ["BMP"]),
+    (0, b"II\x1aXEROX", _unread("a Canon raw file")),
+    (6, b"HEAPCCDR", _unread("a Canon raw file (CRW)")),
+    (8, b"CR\x02", _unread("a Canon raw file (CR2)")),
+    (0, b"IIRO", _unread("an Olympus raw file (ORF)")),
+    (0, b"IIRS", _unread("an Olympus raw file (ORF)")),
+    (0, b"MMOR", _unread("an Olympus raw file (ORF)")),
+    (0, b"IIU\0", _unread("a Panasonic raw file (RW2)")),
+    (0, b"FUJIFILMCCD-RAW", _unread("a Fujifilm raw file (RAF)")),
+    (0, b"FOVb", _unread("a Sigma raw file (X3F)")),
+    *((0, magic, _READ["TIFF"]) for magic in (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0")),
+    (0, b"\xff\x4f\xff\x51", _READ["JPEG2000"]),
+    (0, b"\0\0\0\x0cjP  \r\n\x87\n", _READ["JPEG2000"]),
+    (0, b"qoif", _READ["QOI"]),
+    (0, b"\x01\xda", _READ["SGI"]),
+    (0, b"\xff\x0a", _unread("a JPEG XL image")),
+    (0, b"\0\0\0\x0cJXL \r\n\x87\n", _unread("a JPEG XL image")),
+    (0, b"II\xbc", _unread("a JPEG XR image")),
+    (0, b"8BPS", _unread("a Photoshop file (PSD)")),
+    (0, b"gimp xcf", _unread("a GIMP file (XCF)")),
+    (0, b"%!PS", _unread("a PostScript file (EPS)")),
+    (0, b"\xc5\xd0\xd3\xc6", _unread("a PostScript file (EPS)")),
+    (0, b"\xd7\xcd\xc6\x9a", _unread("a Windows metafile (WMF)")),
+    (40, b" EMF", _unread("a Windows metafile (EMF)")),
+    (0, b"SIMPLE  =", _unread("a FITS file")),
+    (128, b"DICM", _unread("a DICOM file")),
+    (0, b"v/1\x01", _unread("an OpenEXR image")),
+    (0, b"#?R", _unread("a Radiance HDR image")),
+    (0, b"DDS ", _unread("a DirectDraw surface (DDS)")),
+    (0, b"\0\0\x01\0", _unread("a Windows icon (ICO)")),
+    (0, b"\0\0\x02\0\x01\0", _unread("a Windows cursor (CUR)")),
+    (0, b"icns", _unread("a macOS icon (ICNS)")),
+    (0, b"AT&TFORM", _unread("a DjVu file")),
+    (0, b"%PDF-", _other("a PDF file")),
+    (0, b"\x1aE\xdf\xa3", _other("a video (Matroska or WebM)")),
+    (8, b"AVI ", _other("a video (AVI)")),
+    (0, b"\0\0\x01\xba", _other("a video (MPEG)")),
+    (0, b"\0\0\x01\xb3", _other("a video (MPEG)")),
+    (0, b"PK\x03\x04", _other("a zip archive")),
+    (0, b"PK\x05\x06", _other("a zip archive")),
+    (0, b"\x1f\x8b", _other("a gzip file")),
+    (0, b"BZh", _other("a bzip2 file")),
+    (0, b"\xfd7zXZ\0", _other("an xz file")),
+    (0, b"\x28\xb5\x2f\xfd", _other("a Zstandard file")),
+    (0, b"7z\xbc\xaf\x27\x1c", _other("a 7-Zip archive")),
+    (0, b"Rar!\x1a\x07", _other("a RAR archive")),
+    (257, b"ustar", _other("a tar archive")),
+    (0, b"\x89HDF\r\n\x1a\n", _other("an HDF5 file")),
+    (0, b"\x93NUMPY", _other("a NumPy array")),
+    (0, b"PAR1", _other("a Parquet file")),
+    (0, b"\0\x05\x16\x07", _other("what macOS keeps beside a file (AppleDouble)")),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _other("a Microsoft OLE file, such as Thumbs.db")),
+    (0, b"version https://git-lfs", _LFS),
+    (0, b"/annex/objects/", _other("a git-annex pointer", "not the image itself: run git annex get")),
+)
+# What text is, by a word near its beginning.
+_TEXTS = (
+    ("<svg", _unread("an SVG drawing")),
+    ("<!doctype html", _other("an HTML page")),
+    ("<html", _other("an HTML page")),
+    ("<?xml", _other("an XML file")),
+)
+_NETPBM = {b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"Pf"}
+_AFTER_NETPBM = {b" ", b"\t", b"\n", b"\r", b"#"}
+_PCX = {b"\n\0", b"\n\x02", b"\n\x03", b"\n\x05"}
+_PCX_ENCODINGS = {b"\x01\x01", b"\x01\x02", b"\x01\x04", b"\x01\x08"}  # run lengths, and bits of a pixel
+_TGA_FOOTER = b"TRUEVISION-XFILE.\0"  # older files have none, and no signature either
+_DIB_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # bytes
+_EMPTY = _other("an empty file")
+_ZEROS = _other("a file of zero bytes only", "left by a copy or a disk that failed: get it again")
+# What servers and scripts may have put before an image: no format begins with it once the signatures were tried.
+_LEADING = b" \t\r\n\0"
+_BOM = b"\xef\xbb\xbf"
+
+
+def recognise(encoded: bytes) -> tuple[Kind | None, bytes]:
+    """Returns what the bytes are, None if unknown, and the bytes without white space before an image."""
+    if not encoded:
+        return _EMPTY, encoded
+    kind = _by_signature(encoded)
+    if kind is None and encoded[0] in _LEADING + _BOM:
+        if not encoded.strip(b"\0"):
+            return _ZEROS, encoded
+        stripped = encoded.lstrip(_LEADING).removeprefix(_BOM).lstrip(_LEADING)
+        later = next((kind for place, magic, kind in _SIGNATURES[:5] if stripped.startswith(magic, place)), None)
+        if later:
+            return later, stripped
+    return kind or _text(encoded), encoded
+
+
+def _by_signature(encoded: bytes) -> Kind | None:
+    for place, magic, kind in _SIGNATURES:
+        if encoded.startswith(magic, place):
+            return kind
+    if encoded[4:8] == b"ftyp":
+        return _by_brands(encoded)
+    if encoded[:2] in _NETPBM and encoded[2:3] in _AFTER_NETPBM:
+        return _READ["PPM"]
+    if encoded[:2] in _PCX and encoded[2:4] in _PCX_ENCODINGS:
+        return _READ["PCX"]
+    if encoded.endswith(_TGA_FOOTER):
+        return _READ["TGA"]
+    if int.from_bytes(encoded[:4], "little") in _DIB_HEADERS and encoded[12:14] == b"\x01\0":
+        return _READ["DIB"]
+    return None
+
+
+def _by_brands(encoded: bytes) -> Kind:
+    """What an ISO base media file holds, by the brands in its first box."""
+    box = encoded[8 : min(max(int.from_bytes(encoded[:4]), 16), 256)]
+    brands = {box[:4], *(box[place : place + 4] for place in range(8, len(box), 4))}
+    if brands & _AVIF_BRANDS:
+        return _READ["AVIF"]
+    if box[:4] == b"crx ":
+        return _unread("a Canon raw file (CR3)")
+    return _HEIC if brands & _HEIC_BRANDS else _other("a video (MP4 or QuickTime)")
+
+
+def _text(encoded: bytes) -> Kind | None:
+    head = encoded[:1024]
+    try:
+        text = head.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4 or len(head) < 1024:  # not a letter cut in two
+            return None
+        text = head[: error.start].decode("utf-8-sig")
+    if not all(letter.isprintable() or letter.isspace() for letter in text):
+        return None
+    lower = text.lower()
+    return next((kind for word, kind in _TEXTS if word in lower), _other("a text file"))

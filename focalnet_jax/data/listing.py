@@ -1,0 +1,158 @@
+"""The pictures in a folder and its folders, and what is left out of them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from focalnet_jax.data.formats import IMAGE_SUFFIXES
+from focalnet_jax.errors import RunFailedError, UserError
+
+# What systems, network drives and editors leave behind, beside everything hidden; lower case.
+_LEFT_BEHIND = {"__macosx", "__pycache__", "@eadir", "@synoresource", "#recycle", "#snapshot", "$recycle.bin"} | {
+    "lost+found", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"
+}  # fmt: skip
+_KINDS_NAMED = 8
+_HIDDEN, _BROKEN, _NO_SUFFIX, _SPECIAL = "hidden", "linked to nothing", "without a suffix", "not a regular file"
+
+
+@dataclass
+class Listing:
+    """What a folder holds.
+
+    Attributes:
+      pictures: paths, sorted.
+      left_out: number of files that are not among them, by kind: a suffix, or words such as "hidden".
+      broken: the links whose target is not there.
+    """
+
+    pictures: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+
+    def __add__(self, other: Listing) -> Listing:
+        return Listing(self.pictures + other.pictures, self.left_out + other.left_out, self.broken + other.broken)
+
+    @property
+    def told(self) -> str:
+        """The number of files left out and their kinds, such as "18 files: 9 .heic, 9 .txt"; "" for none."""
+        return _count(self.left_out, self.broken)
+
+    @property
+    def held(self) -> str:
+        """As `told`, of all files: "it holds 3 files: 3 .jpg" or "it is empty"."""
+        all_kinds = self.left_out + Counter(map(_suffix, self.pictures))
+        return f"it holds {_count(all_kinds, self.broken)}" if all_kinds else "it is empty"
+
+    def elsewhere(self, where: str) -> Listing:
+        """Returns a listing that leaves out every file, each kind followed by `where`."""
+        all_kinds = self.left_out + Counter(map(_suffix, self.pictures))
+        return Listing(left_out=Counter({f"{kind} {where}": number for kind, number in all_kinds.items()}))
+
+
+def _count(kinds: Counter[str], broken: Sequence[str]) -> str:
+    if not kinds:
+        return ""
+    count = kinds.total()
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    example = f" (such as {broken[0]})" if broken else ""
+    named = [f"{number} {kind}{example if kind == _BROKEN else ''}" for kind, number in ordered[:_KINDS_NAMED]]
+    if len(ordered) > _KINDS_NAMED:
+        rest = sum(number for _, number in ordered[_KINDS_NAMED:])
+        named.append(f"{rest} of other kinds")
+    return f"{count} file{'s' if count > 1 else ''}: {', '.join(named)}"
+
+
+def _suffix(name: str) -> str:
+    return PurePath(name).suffix.lower() or _NO_SUFFIX
+
+
+def left_behind(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or one that a system or a tool made."""
+    return name.startswith(".") or name.lower() in _LEFT_BEHIND
+
+
+def list_pictures(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> Listing:
+    """Returns the pictures in a folder and its folders, by their suffixes.
+
+    What `left_behind` names is skipped. Links are followed, except to folders that are read already or that hold this
+    one.
+
+    Raises:
+      UserError: a folder may not be read.
+      RunFailedError: the storage fails.
+    """
+    listing, suffixes = Listing(), tuple(suffixes)
+    above = {parent for path in (Path(folder).absolute(), Path(folder).resolve()) for parent in path.parents}
+    seen = {_identity(path) for path in above}
+    folders, links = [os.fspath(folder)], []
+    while folders or links:
+        # Links come last: a folder that is also read by its own name keeps that name.
+        parent = folders.pop() if folders else links.pop(0)
+        if (identity := _identity(parent)) not in seen:
+            seen.add(identity)
+            for entry in _add_files(listing, parent, suffixes):
+                (links if entry.is_symlink() else folders).append(entry.path)
+            links.sort()
+    listing.pictures.sort()
+    listing.broken.sort()
+    return listing
+
+
+def list_folders(folder: str | Path) -> tuple[list[Path], Listing]:
+    """Returns the folders right in a folder, sorted, without those that `left_behind` names, and its own files.
+
+    Raises:
+      UserError, RunFailedError: as for `list_pictures`.
+    """
+    listing = Listing()
+    folders = sorted(Path(entry.path) for entry in _add_files(listing, os.fspath(folder), IMAGE_SUFFIXES))
+    return folders, listing
+
+
+def _add_files(listing: Listing, folder: str, suffixes: tuple[str, ...]) -> list[os.DirEntry[str]]:
+    """Adds the files right in a folder to a listing; returns its folders."""
+    folders = []
+    for entry in _entries(folder):
+        kind, is_picture = _type(entry), entry.name.lower().endswith(suffixes)
+        if left_behind(entry.name):
+            if kind == "file" and is_picture and not entry.name.startswith("._"):  # which macOS writes
+                listing.left_out[_HIDDEN] += 1
+        elif kind == "folder":
+            folders.append(entry)
+        elif kind == "file" and is_picture:
+            listing.pictures.append(entry.path)
+        else:
+            listing.left_out[_suffix(entry.name) if kind == "file" else kind] += 1
+            if kind == _BROKEN:
+                listing.broken.append(entry.path)
+    return folders
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except PermissionError as error:
+        raise UserError(f"cannot list {folder}: {error.strerror}; make it readable or remove it") from error
+    except OSError as error:
+        raise RunFailedError(f"cannot list {folder}: {error.strerror}; the same command resumes the run") from error
+
+
+def _type(entry: os.DirEntry[str]) -> str:
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except OSError:  # a link to itself, or into a folder that may not be read
+        return _BROKEN
+    return _BROKEN if entry.is_symlink() else _SPECIAL

@@ -1,0 +1,125 @@
+"""What surrounds the pixels of a file: left out where it is damaged, refused where it would take too much memory."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+
+from focalnet_jax.data.formats import RAW
+
+_PNG_SIGNATURE = 8  # bytes
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what ends the data of a scan
+# APP1 to APP13, APP15 and comments: EXIF, profiles, previews. APP0 (JFIF) and APP14 (Adobe) say what colours are.
+_JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
+_WEBP_METADATA, _WEBP_METADATA_FLAGS = (b"EXIF", b"XMP ", b"ICCP"), 0x2C
+_TIFF_UNITS = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes of each type
+_MOST_TAG_BYTES = 2**26  # of all values of a TIFF's tags together, beyond the size of the file
+_SUBFILE_TYPE, _TILE_WIDTH, _TILE_LENGTH, _SUB_IFDS, _DNG_VERSION = 254, 322, 323, 330, 50706
+
+
+def png_pixels_only(encoded: bytes) -> bytes:
+    """Returns a PNG without its ancillary chunks, except the one that Pillow needs for the pixels (tRNS)."""
+    parts, place = [encoded[:_PNG_SIGNATURE]], _PNG_SIGNATURE
+    while place + 8 <= len(encoded):
+        length, name = int.from_bytes(encoded[place : place + 4]), encoded[place + 4 : place + 8]
+        end = place + 12 + length
+        if name[:1].isupper() or name == b"tRNS":
+            parts.append(encoded[place:end])
+        place = end
+        if name == b"IEND":
+            break
+    return b"".join(parts)
+
+
+def webp_pixels_only(encoded: bytes) -> bytes:
+    """Returns a WebP without EXIF, XMP and colour profile, and without a chunk that is cut off behind the pixels."""
+    parts, place = [], 12
+    while place + 8 <= len(encoded):
+        name, length = encoded[place : place + 4], int.from_bytes(encoded[place + 4 : place + 8], "little")
+        end = place + 8 + length + length % 2
+        if name == b"VP8X":  # its first byte says which of the others there are
+            flags = encoded[place + 8] & ~_WEBP_METADATA_FLAGS
+            parts.append(encoded[place : place + 8] + bytes([flags]) + encoded[place + 9 : end])
+        elif name not in _WEBP_METADATA:
+            parts.append(encoded[place:end])
+        place = end
+    body = b"WEBP" + b"".join(parts)
+    return b"RIFF" + len(body).to_bytes(4, "little") + body
+
+
+def jpeg_pixels_only(encoded: bytes) -> bytes:
+    """Returns a JPEG without EXIF, colour profile, previews and comments; unchanged where its segments are damaged."""
+    parts, place = [encoded[:2]], 2
+    while place + 4 <= len(encoded) and encoded[place] == 0xFF:
+        marker = encoded[place + 1]
+        if marker == _START_OF_SCAN:
+            return b"".join([*parts, encoded[place:]])
+        if marker == 0xFF:  # filling
+            place += 1
+            continue
+        end = place + 2 + int.from_bytes(encoded[place + 2 : place + 4])
+        if marker not in _JPEG_METADATA:
+            parts.append(encoded[place:end])
+        place = end
+    return encoded
+
+
+def is_one_scan(jpeg: bytes) -> bool:
+    """Whether a JPEG without metadata is baseline and keeps all its pixels in one scan."""
+    return scans(jpeg) == 1 and (b"\xff\xc0" in jpeg or b"\xff\xc1" in jpeg)
+
+
+def scans(jpeg: bytes) -> int:
+    """Returns the number of scans of a JPEG; bytes after its end do not count."""
+    found, place = 0, 2
+    while place + 4 <= len(jpeg) and jpeg[place] == 0xFF and jpeg[place + 1] != _END_OF_IMAGE:
+        is_scan = jpeg[place + 1] == _START_OF_SCAN
+        found += is_scan
+        place += 1 if jpeg[place + 1] == 0xFF else 2 + int.from_bytes(jpeg[place + 2 : place + 4])
+        if is_scan:
+            marker = _MARKER.search(jpeg, place)
+            place = marker.start() if marker else len(jpeg)
+    return found
+
+
+def check_tiff(encoded: bytes, most_pixels: int) -> str:
+    """Returns why a TIFF is not decoded, or an empty string; reads the tags of its first page alone.
+
+    Pillow keeps a copy of every tag's value, which all may be the whole file, and reserves a tile of any size; of a
+    camera's raw file it would read the preview.
+    """
+    tags, size = {}, 0
+    for tag, bytes_, value in _tags(encoded):
+        tags[tag] = value
+        size += bytes_
+    if size > len(encoded) + _MOST_TAG_BYTES:
+        return f"its tags hold {size:,} bytes, more than the file has"
+    if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0) > most_pixels:
+        return f"it has tiles of {tags[_TILE_WIDTH]}x{tags[_TILE_LENGTH]} pixels; at most {most_pixels:,} are decoded"
+    if _DNG_VERSION in tags or (tags.get(_SUBFILE_TYPE, 0) & 1 and _SUB_IFDS in tags):
+        return f"it is {RAW}"
+    return ""
+
+
+def _tags(encoded: bytes) -> Iterator[tuple[int, int, int]]:
+    """Tag, bytes of its value, and the value if it is one whole number in the tag itself."""
+    order = "<" if encoded[:2] == b"II" else ">"
+    big = encoded[2:4] in (b"\0+", b"+\0")
+    try:
+        if big:
+            (place,) = struct.unpack_from(f"{order}Q", encoded, 8)
+            (count,), place, layout = struct.unpack_from(f"{order}Q", encoded, place), place + 8, f"{order}HHQ8s"
+        else:
+            (place,) = struct.unpack_from(f"{order}L", encoded, 4)
+            (count,), place, layout = struct.unpack_from(f"{order}H", encoded, place), place + 2, f"{order}HHL4s"
+        for number in range(min(count, 2**16)):
+            tag, kind, values, inside = struct.unpack_from(layout, encoded, place + number * struct.calcsize(layout))
+            unit = _TIFF_UNITS[kind] if kind < len(_TIFF_UNITS) else 0
+            letter = {1: "B", 2: "H", 4: "L", 8: "Q"}.get(unit, "B")
+            whole = values == 1 and unit <= len(inside)
+            size = unit * values if unit * values <= len(encoded) else 0  # Pillow reads none that is cut off
+            yield tag, size, struct.unpack_from(order + letter, inside)[0] if whole else 0
+    except (struct.error, OverflowError):  # Pillow says what is wrong with it
+        return
