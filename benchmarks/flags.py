@@ -8,17 +8,13 @@ from collections.abc import Sequence
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.aot import MOST_A_DEVICE
-from focalnet_jax.command_line import load_config, one_line_errors
+from focalnet_jax.command_line import Parser, load_config
 from focalnet_jax.errors import UserError
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
+def make_parser(description: str) -> Parser:
     """A parser with a module's docstring as its help."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    one_line_errors(parser)
-    return parser
+    return Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
 
 def check_overrides(overrides: Sequence[str], **settings: str) -> None:
@@ -33,10 +29,11 @@ def check_overrides(overrides: Sequence[str], **settings: str) -> None:
 
 
 def load_recipe(model: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
-    """The ImageNet-1K recipe of a variant, without data; `UserError` where no variant is named."""
+    """The ImageNet-1K recipe of a variant in bfloat16, without data; `UserError` where no variant is named."""
     if not model:
         raise UserError("--model is empty: expected a variant such as base_lrf")
-    return load_config(f"configs/imagenet1k.py:{model}", ["--config.data.path=none", *overrides])
+    settings = ["--config.data.path=none", "--config.precision=bfloat16", *overrides]
+    return load_config(f"configs/imagenet1k.py:{model}", settings)
 
 
 def positive(text: str) -> int:

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from focalnet_jax.config import CHECKS, check_values, default_config, flatten
+from focalnet_jax.config import AUTO, BY_MACHINE, CHECKS, REQUIRED, check_values, default_config, expand_paths, flatten
 from focalnet_jax.errors import (
     BEFORE_THE_END,
     EXIT_FAILED,
@@ -93,24 +93,43 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+class Parser(argparse.ArgumentParser):
+    """Parses the arguments of every command: a mistake is a `UserError`, and `~` is the home directory.
+
+    A shell expands `~` at the beginning of a word only, so `--workdir=~/runs` and `--config.data.path=~/images` arrive
+    with it. No argument that is not a path begins with `~`.
+    """
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parses with `~` replaced; `parse_args` comes here too."""
+        return super().parse_known_args(list(map(with_home, sys.argv[1:] if args is None else args)), namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises `UserError`."""
+        raise UserError(f"{message}; --help explains")
+
+
+def with_home(argument: str) -> str:
+    """An argument, or the value in `--KEY=VALUE`, with a leading `~` or `~user` replaced by the home directory."""
+    flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{flag}{equals}{os.path.expanduser(value)}"
+
+
+def parse_arguments(parser: Parser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The parser's flags, and the `--config.KEY=VALUE` arguments it leaves over."""
-    one_line_errors(parser)
     parser.epilog = "--config.KEY=VALUE sets any key of the config; the keys stand in focalnet_jax/config.py"
     parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [--config.KEY=VALUE ...]"
     return parser.parse_known_args(arguments)
 
 
-def make_parser(module: str, description: str) -> argparse.ArgumentParser:
-    """The parser of `python -m focalnet_jax.MODULE`, or of the package's own for ""; its complaints are one line."""
-    parser = argparse.ArgumentParser(
+def make_parser(module: str, description: str) -> Parser:
+    """Returns the parser of `python -m focalnet_jax.MODULE`, or of the package itself for ""."""
+    return Parser(
         prog=f"{CALLED_AS}{module}".removesuffix("."),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    one_line_errors(parser)
-    return parser
 
 
 def add_weights_flags(parser: argparse.ArgumentParser) -> None:
@@ -129,15 +148,6 @@ def check_number(flag: str, value: int | None, least: int, most: int | None = No
     """Refuses what is not from `least` to `most`: `UserError`. None is a flag that was not given."""
     if value is not None and (value < least or (most is not None and value > most)):
         raise UserError(f"{flag} {value}: expected {least} {'or more' if most is None else f'to {most}'}")
-
-
-def one_line_errors(parser: argparse.ArgumentParser) -> None:
-    """Makes a parser's complaint one line."""
-    parser.error = _refuse
-
-
-def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message}; --help explains")
 
 
 def parse_workdir(text: str) -> Path:
@@ -159,6 +169,9 @@ def load_config(path: str, overrides: Sequence[str] = (), *, optional: Sequence[
     config = _read_config(_found(Path(file)), variant)
     named = [_override(config, key, text) for key, text in _split(overrides)]
     _prefer_named_durations(config, named)
+    expand_paths(config)
+    if config.continue_from is not None and config.init_from == REQUIRED:  # the run it continues had them
+        config.init_from, config.init_head = None, "keep"
     check_values(config, optional)
     return FrozenConfigDict(config)
 
@@ -230,6 +243,10 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
     kind = node.get_type(leaf)
     try:
         value = _literal(text)
+        if text == "auto" and key in (*AUTO, *BY_MACHINE):
+            value = "auto" if kind is str else None
+            node[leaf] = value
+            return key
         needed = flatten(default_config())[key] is not None  # or `none` means: not set
         if kind is str and (value is not None or needed):
             value = text
@@ -239,7 +256,9 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
     except (TypeError, ValueError) as error:
         names = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple", str: "a text"}
         expected = names.get(kind, "a value")
-        if node[leaf] not in (None, ()):
+        if key in AUTO:
+            expected += " or auto"
+        elif node[leaf] not in (None, ()):
             expected += f" such as {node[leaf]}"
         elif key in CHECKS:
             expected = CHECKS[key][1]

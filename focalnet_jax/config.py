@@ -4,39 +4,59 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict, FrozenConfigDict, config_dict
+from ml_collections import ConfigDict, FieldReference, FrozenConfigDict, config_dict
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import FocalNetConfig
 
 
+def _number(value: float) -> FieldReference:
+    """A number that may be None as well."""
+    return FieldReference(value, field_type=type(value))
+
+
 def default_config() -> ConfigDict:
-    """Every key a run understands. `None` means: not set, the meaning stands beside the key."""
+    """Every key a run understands. `None` means: not set, the meaning stands beside the key.
+
+    The keys of `AUTO` may be "auto" (numbers: None): see `focalnet_jax.training.resolve`.
+    """
     config = ConfigDict()
 
     config.model = ConfigDict()
+    # A variant, or auto: that of the weights of init_from, or what the hardware trains from scratch in reasonable time.
     config.model.name = "focalnet_tiny_srf"
-    config.model.num_classes = 1000
+    config.model.num_classes = _number(1000)  # auto: as many as the training data have
     # Any option of the variant (model/variants.py) can be replaced; None keeps the variant's value.
     for name in FocalNetConfig.__dataclass_fields__:
         if name not in ("num_classes", "in_channels", "remat"):
             config.model[name] = config_dict.placeholder(object)
     config.remat = "auto"  # what blocks recompute in the backward pass: auto (what is fastest), none, dots, full
-    config.precision = "float32"  # what is computed in: float32 or bfloat16; parameters are float32
+    # What is computed in: float32, bfloat16, or auto for bfloat16 where the hardware has it; parameters are float32.
+    config.precision = "float32"
 
-    config.batch_size = 1024  # global: all devices of all hosts together
-    config.eval_batch_size = config_dict.placeholder(int)  # None: batch_size
+    config.batch_size = _number(1024)  # global: all devices of all hosts together; auto: by the data and the devices
+    config.eval_batch_size = config_dict.placeholder(int)  # None: batch_size, on CPUs at most 64
     config.eval_classes = config_dict.placeholder(int)  # only the first so many outputs compete: 1000 for 22K on 1K
     config.accumulate_steps = 1  # an update's batch is computed in this many parts, one after the other, to save memory
     # Durations: `*_epochs` or `*_steps`, one of the two; what the command line names replaces the other.
+    # Of these two neither: by the number of training images.
     config.total_epochs = config_dict.placeholder(float)
     config.total_steps = config_dict.placeholder(int)
     config.seed = 0
     config.init_from = config_dict.placeholder(str)  # start from these weights: a workdir, a step, .pth, .safetensors
-    config.init_head = "keep"  # the classifier of init_from: keep, drop for a fresh one, remap 22K to 1K
+    # Continue the run in a workdir (its newest step) or a step: weights, optimizer state, average and step count; the
+    # durations are those of what follows, with a schedule of its own.
+    config.continue_from = config_dict.placeholder(str)
+    # The classifier of init_from: keep, drop for a fresh one, remap 22K to 1K; auto: keep if it has the data's classes.
+    config.init_head = "keep"
+
+    # Of each class in the loss: numbers, one for each, or balanced for the inverse of its share; None: all alike.
+    config.class_weights = config_dict.placeholder(object)
 
     config.ema_decay = 0.0  # of an average of the weights, which is then what is evaluated and exported; 0: none
 
@@ -53,7 +73,8 @@ def default_config() -> ConfigDict:
     config.optimizer.weight_decay_scales = ()  # in place of the usual 1 of kernels and 0 of all else
 
     config.schedule = ConfigDict()
-    config.schedule.learning_rate = 1e-3  # the peak, at this batch size
+    # The peak, at this batch size; auto: by batch size and init_from, with a warm-up where none is set.
+    config.schedule.learning_rate = _number(1e-3)
     config.schedule.min_learning_rate = 1e-5
     config.schedule.warmup_learning_rate = 1e-6
     config.schedule.warmup_epochs = config_dict.placeholder(float)
@@ -65,9 +86,14 @@ def default_config() -> ConfigDict:
     config.data.path = config_dict.placeholder(str)
     config.data.train_split = "train"
     config.data.eval_split = "val"
-    config.data.image_size = 224
+    # folder: the share of the training images that becomes eval_split where there is no folder of that name; 0: none.
+    config.data.held_out = 0.0
+    # How much more often rare classes are drawn: a class of n images in proportion to n ** (1 - class_balance).
+    config.data.class_balance = 0.0
+    config.data.image_size = _number(224)  # pixels; auto: that of init_from's weights, or 224, on CPUs 64
     config.data.eval_resize = config_dict.placeholder(int)  # shorter side before the crop; None: 256/224 * image_size
-    config.data.threads = 16  # host threads that decode and augment, in every process
+    # Host threads that decode and augment, in every process; None: one for each CPU core, at most 16.
+    config.data.threads = config_dict.placeholder(int)
     config.data.workers = 0  # processes that read beside this one; 0: its own threads do
     config.data.stall_seconds = 300.0  # a run without a batch for so long ends
     config.data.max_unreadable = 1e-4  # share of training images that may be unreadable and stood in for
@@ -96,7 +122,8 @@ def default_config() -> ConfigDict:
     config.grace_seconds = 25.0  # after SIGTERM or SIGINT, to end a step and save; then the run ends all the same
     config.health = ConfigDict()
     config.health.max_skipped = 10  # updates in a row not made, for a loss or gradient that is no number or leaps
-    config.health.watchdog_seconds = 900.0  # a run in which nothing was done for so long ends
+    # A run in which nothing was done for so long ends; None: 900, or 14400 on CPUs, where a step may take long.
+    config.health.watchdog_seconds = config_dict.placeholder(float)
     config.health.spike_factor = 0.0  # a loss so many times its running mean leaps; 0: none does
 
     config.log_every_steps = 50
@@ -113,6 +140,20 @@ def default_config() -> ConfigDict:
     config.keep_best = 1  # and the ones with the best eval/top1
     return config.lock()  # so that a config file cannot set a key that does not exist
 
+
+# Keys whose value may be left to the data, the weights and the machine: "auto", or None for numbers. What is chosen is
+# stored with the run, which keeps it wherever it is resumed.
+AUTO = (
+    "model.name",
+    "model.num_classes",
+    "precision",
+    "batch_size",
+    "init_head",
+    "schedule.learning_rate",
+    "data.image_size",
+)
+# Keys for which None is a choice of each machine, made anew at every start: no result depends on it.
+BY_MACHINE = ("data.threads", "eval_batch_size", "health.watchdog_seconds")
 
 REQUIRED = "(required)"  # a config file's value for a path that only the user can name
 
@@ -157,6 +198,14 @@ def _are_scales(rules: tuple[Any, ...]) -> bool:
     )
 
 
+def _are_weights(value: Any) -> bool:
+    return (
+        isinstance(value, tuple | list)
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < math.inf for v in value)
+        and sum(value) > 0
+    )
+
+
 def _are_steps(value: tuple[Any, ...]) -> bool:
     return len(value) == 2 and all(isinstance(step, int) for step in value) and 1 <= value[0] <= value[1]
 
@@ -183,7 +232,7 @@ CHECKS = {
     "eval_classes": _POSITIVE,
     "accumulate_steps": _POSITIVE,
     "seed": (lambda v: 0 <= v < 2**32, "an integer in [0, 2**32)"),
-    "init_head": (lambda v: v in ("keep", "drop", "remap"), "keep, drop or remap"),
+    "init_head": (lambda v: v in ("keep", "drop", "remap", "auto"), "keep, drop, remap or auto"),
     "ema_decay": _FRACTION,
     "optimizer.name": (lambda v: v in ("adamw", "lamb", "lion", "sgd"), "adamw, lamb, lion or sgd"),
     "optimizer.layer_decay": (lambda v: 0 < v <= 1, "a number in (0, 1]"),
@@ -199,6 +248,12 @@ CHECKS = {
     "schedule.warmup_learning_rate": _NOT_NEGATIVE,
     "data.image_size": _PIXELS,
     "data.eval_resize": _PIXELS,
+    "data.held_out": _FRACTION,
+    "data.class_balance": _SHARE,
+    "class_weights": (
+        lambda v: v == "balanced" or _are_weights(v),
+        "balanced, or a number from 0 on for each class, such as (1, 2.5)",
+    ),
     "data.threads": _NOT_NEGATIVE,
     "data.workers": _NOT_NEGATIVE,
     "data.stall_seconds": _POSITIVE,
@@ -241,11 +296,23 @@ def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
     for key, value in values.items():
         if value == REQUIRED and key not in optional:
             raise UserError(f"this recipe needs {key}: add --config.{key}=...")
-    if config.init_head != "keep" and config.init_from is None:
+    if config.init_head not in ("keep", "auto") and config.init_from is None:
         raise UserError(f"init_head={config.init_head} is for the classifier of init_from, which is not set")
+    if config.continue_from is not None and config.init_from is not None:
+        raise UserError("continue_from and init_from are both set; give one of them")
     for key, (fits, expected) in CHECKS.items():
         if values[key] is not None and not fits(values[key]):
             raise UserError(f"{key}={values[key]}: expected {expected}")
+
+
+def expand_paths(config: ConfigDict) -> None:
+    """Replaces a leading `~` by the home directory in the keys that hold a path, as config files write them.
+
+    `compilation_cache` keeps its `~`: hosts whose home directories differ must agree on the config.
+    """
+    for section, key in ((config.data, "path"), (config, "init_from"), (config, "continue_from")):
+        if section[key] is not None:
+            section[key] = os.path.expanduser(section[key])
 
 
 def duration(config: ConfigDict, key: str, steps_per_epoch: int, default: int | None = None) -> int | None:
@@ -286,12 +353,50 @@ def to_json(config: ConfigDict | FrozenConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
+def is_auto(config: ConfigDict | FrozenConfigDict, key: str) -> bool:
+    """Whether the value of one of the keys of `AUTO` is still to be chosen."""
+    return flatten(config)[key] in (None, "auto")
+
+
+def replaced(config: ConfigDict | FrozenConfigDict, values: Mapping[str, Any]) -> FrozenConfigDict:
+    """The config with other values of some keys, dotted."""
+    nested = config.to_dict()
+    for key, value in values.items():
+        *parents, leaf = key.split(".")
+        section = nested
+        for parent in parents:
+            section = section[parent]
+        section[leaf] = value
+    return FrozenConfigDict(nested)
+
+
+def with_stored(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> FrozenConfigDict:
+    """The config in which everything left to be chosen has the value of a `stored` config (read from JSON)."""
+    ours, theirs = flatten(config), flatten(ConfigDict(stored))
+    keys = [key for key in AUTO if is_auto(config, key)]
+    if "model.name" in keys:  # with the options that make it another model than its variant
+        keys += [key for key in ours if key.startswith("model.") and ours[key] is None]
+    if "schedule.learning_rate" in keys and ours["schedule.warmup_steps"] is ours["schedule.warmup_epochs"] is None:
+        keys += ["schedule.warmup_steps", "schedule.warmup_epochs"]
+    if ours["total_steps"] is ours["total_epochs"] is None:
+        keys += ["total_steps", "total_epochs"]
+    if config.continue_from and _is_step_of(config.continue_from, theirs.get("continue_from")):
+        keys.append("continue_from")
+    return replaced(config, {key: theirs[key] for key in keys if key in theirs})
+
+
+def _is_step_of(given: str, step: str | None) -> bool:
+    """Whether `given` names `step`, `WORKDIR/checkpoints/STEP`, or the workdir it is in."""
+    return step is not None and Path(os.path.abspath(given)) in (Path(step), *list(Path(step).parents)[:2])
+
+
 def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> list[str]:
     """Returns one text for each key that differs from a `stored` config (read from JSON) and forbids resuming.
 
-    A key that the stored config lacks means its default: it was stored before the key existed.
+    A key that the stored config lacks means its default: it was stored before the key existed. A key that is left to be
+    chosen does not differ from what was chosen.
     """
-    ours = flatten(ConfigDict(json.loads(to_json(config))))
+    ours = flatten(ConfigDict(json.loads(to_json(with_stored(config, stored)))))
     theirs = flatten(ConfigDict(json.loads(to_json(default_config())))) | flatten(ConfigDict(stored))
     return [
         f"{key} is {theirs.get(key, 'not set')} there and {ours.get(key, 'not set')} here"

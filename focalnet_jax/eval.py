@@ -1,16 +1,15 @@
 """Measure a checkpoint on every validation image: python eval.py --config configs/X.py --checkpoint WORKDIR."""
 
-import argparse
 import gc
 import signal
 
 
 def main(arguments: list[str]) -> int:
     """Parses flags, evaluates, prints the result as the last line."""
-    from focalnet_jax.command_line import load_config, parse_arguments
+    from focalnet_jax.command_line import Parser, load_config, parse_arguments
     from focalnet_jax.distributed.startup import add_flags, connect
 
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe trained with")
     parser.add_argument(
         "--checkpoint",

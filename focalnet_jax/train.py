@@ -1,6 +1,5 @@
 """Train a FocalNet, or go on with a run: python train.py --config configs/quickstart.py --workdir runs/quickstart."""
 
-import argparse
 import gc
 import signal
 import sys
@@ -8,12 +7,12 @@ import sys
 
 def main(arguments: list[str]) -> int:
     """Parses flags and trains."""
-    from focalnet_jax.command_line import load_config, parse_arguments, parse_workdir
+    from focalnet_jax.command_line import Parser, load_config, parse_arguments, parse_workdir
     from focalnet_jax.distributed.startup import add_flags, connect
     from focalnet_jax.errors import UserError
     from focalnet_jax.restarts import run_again
 
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives; a run there goes on")
     parser.add_argument(

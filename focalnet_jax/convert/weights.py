@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ def read_weights(
     Raises:
       UserError: nothing readable there, or it is not what `name` says.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if name is not None:
         variant_config(name)  # an unknown one is told before anything is read
     if is_checkpoint(path):
