@@ -25,7 +25,7 @@ from typing import Any
 def main(arguments: list[str]) -> int:
     """Parses flags, trains one after the other, prints the table; 1 if a run failed, 2 if one was refused."""
     from focalnet_jax.command_line import load_config, make_parser, parse_arguments, parse_workdir
-    from focalnet_jax.config import flatten
+    from focalnet_jax.config import flatten, is_auto
     from focalnet_jax.errors import EXIT_FAILED, EXIT_USER_MISTAKE, UserError
     from focalnet_jax.files import check_folder, write_result
 
@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> int:
 
     loaded = [load_config(flags.config, settings) for _, settings in runs]
     for config in loaded:
-        model_config(config)
+        if not is_auto(config, "model.name"):
+            model_config(config)
     configs = list(map(flatten, loaded))
     differing = [key for key in configs[0] if len({repr(config[key]) for config in configs}) > 1]
     results = []

@@ -18,7 +18,9 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.aot.report import summary, table
     from focalnet_jax.aot.topology import describe_devices
     from focalnet_jax.command_line import load_config, make_parser, parse_arguments
-    from focalnet_jax.training.setup import run_mesh
+    from focalnet_jax.config import REQUIRED, is_auto
+    from focalnet_jax.training.resolve import resolve
+    from focalnet_jax.training.setup import open_train_source, run_mesh
 
     jax.config.update("jax_platforms", "cpu")  # it looks for no other devices: none is used
     parser = make_parser("aot", __doc__)
@@ -35,6 +37,9 @@ def main(arguments: list[str]) -> int:
     config = load_config(flags.config, overrides, optional=["data.path", "init_from"])
     devices, chip = describe_devices(flags.topology, flags.slices)
     mesh = run_mesh(config, devices)
+    left_open = is_auto(config, "model.num_classes") or is_auto(config, "batch_size")
+    source = open_train_source(config) if left_open and config.data.path not in (None, REQUIRED) else None
+    config = resolve(config, mesh, source)
     if flags.search:
         attempt, suggestion = search(config, mesh, chip, flags.step)
     else:

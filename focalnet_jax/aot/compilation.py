@@ -18,7 +18,7 @@ from focalnet_jax.aot.program import Program
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.distributed.mesh import check_batch_size, split_by_example
 from focalnet_jax.errors import UserError
-from focalnet_jax.training.setup import make_task
+from focalnet_jax.training.setup import class_weights, make_task
 from focalnet_jax.training.step import abstract_params, abstract_state, make_eval_step, make_train_step
 
 _WARM_UP, _STEPS = 100, 1000  # of the schedule, whose length costs nothing
@@ -149,7 +149,8 @@ def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lo
         return jax.ShapeDtypeStruct((config[_batch_key(config, step)], *shape), dtype, sharding=place)
 
     batch = {"image": batch_of(jnp.uint8, size, size, 3), "label": batch_of(jnp.int32)}
-    task, init_params = make_task(config, mesh, warmup_steps=_WARM_UP, total_steps=_STEPS)
+    weights = class_weights(config, None)
+    task, init_params = make_task(config, mesh, warmup_steps=_WARM_UP, total_steps=_STEPS, class_weights=weights)
     platform = "cuda" if mesh.devices.flat[0].platform == "gpu" else mesh.devices.flat[0].platform
     if step == "eval":
         batch["mask"] = batch_of(jnp.float32)

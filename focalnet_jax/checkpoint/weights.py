@@ -92,6 +92,15 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
         return checkpointer.restore(checkpoint / item, args=arguments)
 
 
+def load_items(checkpoint: Path, like: dict[str, Tree]) -> dict[str, Tree]:
+    """The items of a step, with the structure, dtypes and shardings of `like`; errors as `load_params`."""
+    _check_unchanged(checkpoint)
+    for name, tree in like.items():
+        check_same(checkpoint, name, tree)
+    with reading(checkpoint), ocp.StandardCheckpointer() as checkpointer:
+        return {name: checkpointer.restore(checkpoint / name, abstract(tree)) for name, tree in like.items()}
+
+
 def check_same(checkpoint: Path, item: str, wanted: Tree, ignored: str | None = None) -> None:
     """Compares names, shapes and dtypes of an item of a step with those of the model.
 

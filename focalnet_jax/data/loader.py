@@ -22,6 +22,7 @@ import numpy as np
 from absl import flags
 from grain.experimental import index_shuffle
 
+from focalnet_jax.data.balance import Balance
 from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.processes import end_all, end_with_parent, without_false_alarms
 from focalnet_jax.data.sources import Label, Source
@@ -78,14 +79,17 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return examples // batch_size
 
 
-def shuffled_index(position: int, examples: int, batch_size: int, seed: int, repeats: int = 1) -> int:
-    """The example at `position` of the training stream: a new permutation every epoch.
+def shuffled_index(
+    position: int, examples: int, batch_size: int, seed: int, repeats: int = 1, balance: Balance | None = None
+) -> int:
+    """The example at `position` of the training stream: a new permutation every epoch, with `balance` of its places.
 
     With `repeats` every example stands there so many times in a row and an epoch sees a part of them, as in repeated
     augmentation (arXiv 1901.09335).
     """
     epoch, place = divmod(position, steps_per_epoch(examples, batch_size) * batch_size)
-    return index_shuffle(place // repeats, max_index=examples - 1, seed=_epoch_seed(seed, epoch), rounds=4)
+    index = index_shuffle(place // repeats, max_index=examples - 1, seed=_epoch_seed(seed, epoch), rounds=4)
+    return index if balance is None else balance.example(index, epoch, seed)
 
 
 class _Generators(threading.local):
@@ -123,6 +127,7 @@ def train_batches(
     start_step: int,
     end_step: int,
     repeats: int = 1,
+    balance: Balance | None = None,
     reading: Reading = Reading(),
 ) -> Iterator[Batch]:
     """This host's slices of the global batches of steps `start_step` to `end_step`.
@@ -142,7 +147,7 @@ def train_batches(
     def example(flat: int) -> Batch:
         step, place = divmod(flat, len(local))
         position = (start_step + step) * batch_size + local[place]
-        first = shuffled_index(position, len(source), batch_size, seed, repeats)
+        first = shuffled_index(position, len(source), batch_size, seed, repeats, balance)
         index, image, label = _next_readable(source, first)
         rng = _generator(seed, position)
         unreadable = np.int64(READABLE if index == first else first)

@@ -19,7 +19,8 @@ from focalnet_jax.data.class_lists import class_list
 from focalnet_jax.data.mixing import prepare_batch
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.errors import UserError
-from focalnet_jax.training.setup import make_mixing, make_plan, open_train_data, run_mesh
+from focalnet_jax.training.resolve import resolve
+from focalnet_jax.training.setup import make_mixing, make_plan, open_train_data, open_train_source, run_mesh
 from focalnet_jax.training.step import mixing_key
 
 _MARGIN, _LINE, _SIDE = 6, 13, 160  # pixels: between pictures, of a line of text, and a picture's least
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> int:
     # The batch is the same on any number of devices.
     one_device = ["--config.mesh.data=-1", "--config.mesh.fsdp=1", "--config.mesh.tensor=1"]
     config = load_config(flags.config, [*overrides, *one_device], optional=["init_from"])
+    config = resolve(config, run_mesh(config), open_train_source(config))
     images, targets, classes = seen_batch(config, flags.step)
     floor = config.augment.label_smoothing / config.model.num_classes
     sheet = draw_sheet(images[: flags.images], targets[: flags.images], classes, floor)

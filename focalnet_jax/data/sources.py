@@ -42,6 +42,8 @@ class Source(Protocol):
     def name(self, index: int) -> str:
         """What to call the example in a message."""
 
+    # Where all labels are known without reading examples: `labels`, `[N]` int32.
+
 
 def fingerprint_of(parts: Iterable[str]) -> str:
     """Twelve hexadecimal digits of a SHA-256."""
@@ -69,14 +71,14 @@ class DigitsSource:
         rows = rows[held_out if split == "val" else ~held_out]
         grey = np.round(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         self._images = np.repeat(grey[..., None], 3, axis=-1)  # [N, 8, 8, 3]
-        self._labels = rows[:, -1]
+        self.labels = rows[:, -1]
         self.fingerprint = fingerprint_of(["digits", split, "every fourth"])
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Picture, Label]:
-        return self._images[index], self._labels[index]
+        return self._images[index], self.labels[index]
 
     def name(self, index: int) -> str:
         """Which digit of the split."""
@@ -113,7 +115,7 @@ class FolderSource:
             self._files += [os.path.relpath(file, folder) for file in found.pictures]
             labels += [label] * len(found.pictures)
             left_out += replace(found, pictures=[])
-        self._labels = np.array(labels, np.int32)
+        self.labels = np.array(labels, np.int32)
         self.fingerprint = fingerprint_of(self._files)
         self.note = f"{folder}: left out {left_out.told}" if left_out.left_out else ""
 
@@ -121,7 +123,7 @@ class FolderSource:
         return len(self._files)
 
     def __getitem__(self, index: int) -> tuple[Picture, Label]:
-        return self.name(index), self._labels[index]
+        return self.name(index), self.labels[index]
 
     def name(self, index: int) -> str:
         """The file."""

@@ -36,6 +36,7 @@ def print_banner(
     micro_batches = f" x {config.accumulate_steps} micro-batches" if config.accumulate_steps > 1 else ""
     axes = " ".join(f"{axis}={length}" for axis, length in mesh.shape.items())
     classes, outputs = len(train.class_names), config.model.num_classes
+    steps = plan.total - plan.first
     unused = f", of which the data uses {classes}" if classes < outputs else ""
     rows = {
         "versions": f"focalnet_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}",
@@ -46,7 +47,7 @@ def print_banner(
         "placement": describe(params, mesh),
         "data": f"{config.data.source}: {len(train)} to train on, {len(evaluation)} to evaluate, {classes} classes",
         "batch": f"{config.batch_size} = {per_device} a device x {parts}{micro_batches}; "
-        f"{plan.steps_per_epoch} steps an epoch; {plan.total} steps = {plan.total / plan.steps_per_epoch:.2f} epochs, "
+        f"{plan.steps_per_epoch} steps an epoch; {steps} steps = {steps / plan.steps_per_epoch:.2f} epochs, "
         f"{plan.warmup} of warm-up",
         "start": origin,
         "workdir": str(workdir),

@@ -23,6 +23,7 @@ from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.maps import MapsLog
 from focalnet_jax.training.profiling import Profile
 from focalnet_jax.training.progress import Progress
+from focalnet_jax.training.resolve import watchdog_seconds
 from focalnet_jax.training.run import Run, set_up
 from focalnet_jax.training.sameness import check_same_run, check_same_workdir
 from focalnet_jax.training.step import TOLD, Metrics, Params, make_eval_step, make_train_step
@@ -46,7 +47,7 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
         if run.finished and from_first(was_evaluated(workdir, run.step)):
             print(f"finished: {workdir} holds all {run.plan.total} steps already")
             return 0
-        written = (config.writers, config.to_dict())
+        written = (config.writers, run.config.to_dict())
         writer = MetricsWriter(workdir, run.step, *written) if is_first() else NoWriter()
         loop = _Loop(run, writer, stop)
         with contextlib.closing(loop.watchdog):  # until all is on the disk
@@ -75,7 +76,7 @@ class _Loop:
         self.told = np.array([0, run.substituted])
         self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.work)
         self.stop.saved = lambda: run.step if run.checkpoints.holds(run.step) else None
-        self.watchdog = Watchdog(run.config.health.watchdog_seconds)
+        self.watchdog = Watchdog(watchdog_seconds(run.config, run.task.mesh))
         self.profile = Profile(run.config.profile_steps, run.workdir)
         self.eval_step: Callable[[Params, dict[str, jax.Array]], Metrics] = make_eval_step(
             run.task.graph, run.task.mesh, run.config.eval_classes

@@ -42,15 +42,16 @@ def cosine_schedule(
     )
 
 
-def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """The learning rate by step; `config` is the run's `schedule` section."""
-    return cosine_schedule(
+def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int, first: int = 0) -> optax.Schedule:
+    """The learning rate by step; `config` is the run's `schedule` section, and the schedule begins at step `first`."""
+    schedule = cosine_schedule(
         peak=config.learning_rate,
         minimum=config.min_learning_rate,
         warmup_start=config.warmup_learning_rate,
         warmup_steps=warmup_steps,
         total_steps=total_steps,
     )
+    return (lambda step: schedule(step - first)) if first else schedule
 
 
 def make_optimizer(config: FrozenConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage
-from focalnet_jax.checkpoint.steps import SAVED, last_saved, list_steps, read_metadata, set_aside
+from focalnet_jax.checkpoint.steps import SAVED, find_checkpoint, last_saved, list_steps, read_metadata, set_aside
+from focalnet_jax.checkpoint.weights import load_items
 from focalnet_jax.config import default_config, differences, flatten
 from focalnet_jax.data.sources import check_same_classes
 from focalnet_jax.distributed.startup import anywhere, from_first, is_first
@@ -101,7 +103,7 @@ def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None
         raise UserError(f"{path} is damaged ({error}): mend or remove it, or choose another --workdir") from error
     # A run that never saved is nothing to go on from, so another config may begin where it failed.
     if newest is not None or not ours:
-        _refuse(workdir, differing)
+        _refuse(workdir, workdir, differing)
 
 
 def identity(data: TrainData) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData
     stored = read_metadata(checkpoint)
     if "config" not in stored:
         raise UserError(f"{checkpoint} holds converted weights, from which no run goes on: move it out of the workdir")
-    _refuse(checkpoint, differences(config, stored["config"]))
+    _refuse(checkpoint, checkpoint.parent.parent, differences(config, stored["config"]))
     check_same_classes(tuple(stored["classes"]), f"checkpoint {checkpoint}", data.source.class_names, "training")
     ours, theirs = identity(data), dict(stored["data"])
     substituted = theirs.pop("substituted")
@@ -130,8 +132,65 @@ def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData
     return substituted
 
 
-def _refuse(place: Path, differing: list[str]) -> None:
-    if differing:
-        raise UserError(
-            f"{place} holds a run of another config: {'; '.join(differing)}. Give the same config or another --workdir"
+@dataclass(frozen=True)
+class Origin:
+    """The step of another run that a run continues."""
+
+    checkpoint: Path
+    config: dict[str, Any]
+    classes: tuple[str, ...]
+    data: dict[str, Any]
+
+    def load(self, like: dict[str, Any]) -> dict[str, Any]:
+        """Its items, on the devices; a run that averages and continues one that did not begins with its weights.
+
+        Raises:
+          UserError: they are not those of this model and optimizer.
+        """
+        fresh = "ema" in like and not (self.checkpoint / "ema").is_dir()
+        try:
+            items = load_items(
+                self.checkpoint, {name: tree for name, tree in like.items() if name != "ema" or not fresh}
+            )
+        except UserError as error:
+            raise UserError(
+                f"continue_from: {error}. A run is continued with its own model and optimizer; init_from takes weights "
+                "alone"
+            ) from error
+        return items | ({"ema": jax.tree.map(jnp.copy, items["params"])} if fresh else {})
+
+    def describe(self, config: FrozenConfigDict, data: TrainData) -> list[str]:
+        """What differs from the run that is continued, one text each."""
+        keys = ("total_", "schedule.warmup_", "continue_from ", "init_from ", "init_head ")
+        texts = [text for text in differences(config, self.config) if not text.startswith(keys)]
+        theirs = {key: self.data.get(key) for key in ("fingerprint", "examples")}
+        if theirs != identity(data):
+            texts.append(f"the data are {theirs['examples']} other examples there")
+        return texts
+
+
+def find_origin(path: str) -> Origin:
+    """The run to continue at `path`, a workdir or a step of it.
+
+    Raises:
+      UserError: there is none, or it holds weights alone.
+    """
+    checkpoint = find_checkpoint(path)
+    stored = read_metadata(checkpoint)
+    if "config" not in stored or not checkpoint.name.isdecimal() or not (checkpoint / "training").is_dir():
+        raise UserError(f"continue_from={path} holds weights and no run that could be continued: give init_from={path}")
+    return Origin(checkpoint, stored["config"], tuple(stored["classes"]), dict(stored["data"]))
+
+
+def _refuse(place: Path, workdir: Path, differing: list[str]) -> None:
+    if not differing:
+        return
+    told = f"{place} holds a run of another config: {'; '.join(differing)}. Give the same config or another --workdir"
+    if any(text.startswith("total_") for text in differing):
+        told += (
+            ". A learning rate that has followed its schedule is not stretched: to train on, continue the run in "
+            f"another --workdir. --config.continue_from={workdir} takes its weights, optimizer state and average; "
+            "total_epochs or total_steps is then what is added, with a schedule of its own that begins with "
+            f"schedule.warmup_*. --config.init_from={workdir} starts anew from its weights alone"
         )
+    raise UserError(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.lock import cannot_write
 from focalnet_jax.checkpoint.manager import Checkpoints
-from focalnet_jax.checkpoint.steps import FOLDER
-from focalnet_jax.config import to_json
+from focalnet_jax.checkpoint.steps import FOLDER, read_metadata
+from focalnet_jax.config import replaced, to_json, with_stored
 from focalnet_jax.convert.load import Loaded, load_into
 from focalnet_jax.data.sources import check_labels, check_same_classes
 from focalnet_jax.distributed.sharding import list_placement
@@ -29,11 +30,14 @@ from focalnet_jax.training.maps import check_maps
 from focalnet_jax.training.optimizer import check_patterns
 from focalnet_jax.training.profiling import check_steps
 from focalnet_jax.training.progress import Work, work_of
+from focalnet_jax.training.resolve import model_config, resolve, slow_here
 from focalnet_jax.training.resume import (
     CONFIG_FILE,
+    Origin,
     check_checkpoint,
     check_saved,
     find_newest,
+    find_origin,
     identity,
     refuse_other_run,
 )
@@ -43,13 +47,14 @@ from focalnet_jax.training.setup import (
     Plan,
     TrainData,
     check_classes,
+    class_weights,
     keep_compiled,
     make_plan,
     make_task,
     means_classes,
-    model_config,
     open_eval_data,
     open_train_data,
+    open_train_source,
     run_mesh,
 )
 from focalnet_jax.training.step import (
@@ -154,19 +159,24 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     newest = found.step
     refuse_other_run(config, workdir, newest)
     check_saved(workdir, found)
+    config, origin = _as_before(config, workdir / FOLDER, newest)
     # All that can refuse the config comes before the first thing written.
     check_writers(config.writers)
     check_maps(config.log_maps, config.writers)
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config)
+    source = open_train_source(config)
+    config = resolve(config, mesh, source)
     model = model_config(config)
-    train_data, eval_data = open_train_data(config, mesh), open_eval_data(config, mesh)
+    train_data, eval_data = open_train_data(config, mesh, source), open_eval_data(config, mesh)
     check_same_data(train_data.source, eval_data.source)
     check_classes(config, train_data.source.class_names, "training", eval_data.source)
     check_labels(train_data.source, config.model.num_classes)
     plan = make_plan(config, len(train_data.source))
     check_steps(config.profile_steps, plan.total)
-    task, init_params = make_task(config, mesh, warmup_steps=plan.warmup, total_steps=plan.total)
+    steps, weights = plan.total - plan.first, class_weights(config, source)
+    durations = dict(warmup_steps=plan.warmup, total_steps=steps, first_step=plan.first)
+    task, init_params = make_task(config, mesh, **durations, class_weights=weights)
     like = abstract_params(init_params, mesh)
     summary = summarize(nnx.merge(task.graph, like), config.data.image_size)
     check_patterns(config.optimizer, like)
@@ -175,7 +185,12 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
         substituted = check_checkpoint(config, workdir / FOLDER / str(newest), train_data)
         if is_first():
             train_data.substitutions.go_on(substituted, read=newest * config.batch_size)
-    initial = None
+    initial, continued = None, None
+    if origin is not None:
+        check_same_classes(origin.classes, str(origin.checkpoint), train_data.source.class_names, "training")
+        continued = origin.load(abstract_state(task, init_params).items())
+        for text in origin.describe(config, train_data):
+            print(f"warning: not as in the run that is continued: {text}", file=sys.stderr)
     if config.init_from and newest is None:
         names = train_data.source.class_names
         initial = load_into(config.init_from, model, like, head=config.init_head, seed=config.seed)
@@ -185,17 +200,57 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
 
     found.put_aside()
     checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
-    state, origin = _first_state(task, init_params, checkpoints, initial)
+    state, start = _first_state(task, init_params, checkpoints, initial)
+    if continued is not None:
+        state = TrainState.from_items(continued)
+        start = f"continues {origin.checkpoint}: weights, optimizer state, {plan.first} steps"
     try:
         if is_first():
             write_whole(workdir / CONFIG_FILE, to_json(config))
             write_whole(workdir / PLACEMENT_FILE, list_placement(like, mesh))
     except OSError as error:
         raise cannot_write(workdir, error) from error
-    print_banner(config, summary, (train_data, eval_data), plan, mesh, like, origin=origin, workdir=workdir)
+    for text in slow_here(config, mesh):
+        print(f"warning: {text}", file=sys.stderr)
+    print_banner(config, summary, (train_data, eval_data), plan, mesh, like, origin=start, workdir=workdir)
+    _print_choices(task, plan, train_data, eval_data)
     best, step = from_first(checkpoints.best_metric()), int(state.step)
     work = work_of(config.batch_size, summary.macs, mesh)
     return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, best, step, work, substituted)
+
+
+def _as_before(config: FrozenConfigDict, folder: Path, newest: int | None) -> tuple[FrozenConfigDict, Origin | None]:
+    """The config with what its run, or the one it continues, has chosen; and that one, where it begins there."""
+    if newest is not None:
+        return with_stored(config, read_metadata(folder / str(newest)).get("config", {})), None
+    if not config.continue_from:
+        return config, None
+    origin = find_origin(config.continue_from)
+    return replaced(with_stored(config, origin.config), {"continue_from": str(origin.checkpoint)}), origin
+
+
+def _print_choices(task: Task, plan: Plan, train_data: TrainData, eval_data: EvalData) -> None:
+    """Prints what few runs have: a split that was made, balanced or weighed classes, a schedule that follows."""
+    if description := getattr(eval_data.source, "description", ""):
+        print(f"held out   {description}")
+    if train_data.balance is not None:
+        print(f"balance    {train_data.balance.describe()}")
+    if task.class_weights is not None:
+        print(f"weights    of classes in the loss: {min(task.class_weights):.3g} to {max(task.class_weights):.3g}")
+    if plan.first:
+        print(_describe_schedule(task, plan), flush=True)
+
+
+def _describe_schedule(task: Task, plan: Plan) -> str:
+    """The learning rate of a run that continues another, in one line."""
+    first, peak, last = (
+        float(task.schedule(step)) for step in (plan.first, plan.first + plan.warmup, max(plan.total - 1, plan.first))
+    )
+    warmup = f"rises to {peak:.3g} in {plan.warmup} steps" if plan.warmup else "has no warm-up"
+    return (
+        f"schedule   a new one: the learning rate begins at {first:.3g} in step {plan.first + 1}, {warmup} and ends at "
+        f"{last:.3g} in step {plan.total}"
+    )
 
 
 def _first_state(

@@ -14,20 +14,23 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import duration
 from focalnet_jax.convert.huggingface import Stated
 from focalnet_jax.data import loader, transforms
+from focalnet_jax.data.balance import Balance, balanced_weights, labels_of
 from focalnet_jax.data.decode import UnreadableImageError
+from focalnet_jax.data.held_out import open_split
 from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.data.policies import ColourJitter, parse_policy
-from focalnet_jax.data.sources import Source, check_same_classes, open_source
+from focalnet_jax.data.sources import Source, check_same_classes
 from focalnet_jax.distributed.mesh import LocalPlaces, check_batch_size, make_mesh
 from focalnet_jax.errors import UserError
-from focalnet_jax.model import FocalNetConfig, variant_config
 from focalnet_jax.training.optimizer import frozen, make_optimizer, make_schedule
+from focalnet_jax.training.resolve import eval_batch_size, model_config, reader_threads
 from focalnet_jax.training.step import Params, Task, model_graph
 
 
@@ -54,6 +57,7 @@ class TrainData:
     batch_size: int
     seed: int
     repeats: int
+    balance: Balance | None
     reading: loader.Reading
     substitutions: loader.Substitutions
 
@@ -67,6 +71,7 @@ class TrainData:
             start_step=start_step,
             end_step=end_step,
             repeats=self.repeats,
+            balance=self.balance,
             reading=replace(self.reading, stopped=stopped),
         )
         return self.substitutions.counted(batches)
@@ -74,13 +79,14 @@ class TrainData:
 
 @dataclass(frozen=True)
 class Plan:
-    """Durations of a run in steps."""
+    """Durations of a run in steps; `first` is the step it begins at, and `total` the one it ends at."""
 
     steps_per_epoch: int
     total: int
     warmup: int
     evaluate_every: int
     save_every: int | None  # None: with every evaluation
+    first: int = 0  # the step that continue_from had come to
 
 
 def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
@@ -89,19 +95,33 @@ def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
     total = duration(config, "total", epoch)
     if total is None:
         raise UserError("neither total_epochs nor total_steps is set; set one of them")
+    first = first_step(config)
+    if first + total >= 2**31:
+        raise UserError(f"{total} steps after the {first} of continue_from: expected fewer than 2**31 together")
     return Plan(
         epoch,
-        total,
+        first + total,
         duration(config, "schedule.warmup", epoch, default=0),
-        duration(config, "eval_every", epoch, default=total),
+        duration(config, "eval_every", epoch, default=first + total),
         duration(config, "checkpoint_every", epoch),
+        first,
     )
 
 
-def open_train_data(config: FrozenConfigDict, mesh: Mesh) -> TrainData:
-    """The training split; its batch size is checked against the mesh."""
+def first_step(config: FrozenConfigDict) -> int:
+    """The step that the run of `continue_from` had come to, by the name of its checkpoint; 0 for a run of its own."""
+    return int(Path(config.continue_from).name) if config.continue_from else 0
+
+
+def open_train_source(config: FrozenConfigDict) -> Source:
+    """The examples to train on."""
+    return open_split(config.data, config.data.train_split)
+
+
+def open_train_data(config: FrozenConfigDict, mesh: Mesh, source: Source | None = None) -> TrainData:
+    """The training split, of the `source` if it is open already; its batch size is checked against the mesh."""
     batch_size = check_batch_size("batch_size", config.batch_size, mesh, config.accumulate_steps)
-    source = open_source(config.data.source, config.data.path, config.data.train_split)
+    source = open_train_source(config) if source is None else source
     with contextlib.suppress(UnreadableImageError):  # which the loader deals with
         if source[0][1].ndim:
             raise UserError(f"{source.name(0)} has several labels: such data are for evaluation (data.eval_split)")
@@ -111,14 +131,24 @@ def open_train_data(config: FrozenConfigDict, mesh: Mesh) -> TrainData:
         config.data.image_size, augment.crop_scale, augment.crop_ratio, augment.flip, list(filter(None, policies))
     )
     substitutions = loader.Substitutions(source, config.data.max_unreadable)
-    return TrainData(source, transform, batch_size, config.seed, augment.repeats, _reading(config, mesh), substitutions)
+    power = config.data.class_balance
+    return TrainData(
+        source,
+        transform,
+        batch_size,
+        config.seed,
+        augment.repeats,
+        Balance(labels_of(source), power) if power else None,
+        _reading(config, mesh),
+        substitutions,
+    )
 
 
 def open_eval_data(config: FrozenConfigDict, mesh: Mesh, split: str | None = None) -> EvalData:
     """The evaluation split, or another read as one; its batch size is checked against the mesh."""
     key = "batch_size" if config.eval_batch_size is None else "eval_batch_size"
-    batch_size = check_batch_size(key, config[key], mesh)
-    source = open_source(config.data.source, config.data.path, split or config.data.eval_split)
+    batch_size = check_batch_size(key, eval_batch_size(config, mesh), mesh)
+    source = open_split(config.data, split or config.data.eval_split)
     transform = transforms.eval_transform(config.data.image_size, config.data.eval_resize)
     return EvalData(source, transform, batch_size, _reading(config, mesh))
 
@@ -167,11 +197,20 @@ def make_mixing(config: FrozenConfigDict) -> Mixing:
 
 
 def make_task(
-    config: FrozenConfigDict, mesh: Mesh, *, warmup_steps: int, total_steps: int
+    config: FrozenConfigDict,
+    mesh: Mesh,
+    *,
+    warmup_steps: int,
+    total_steps: int,
+    first_step: int = 0,
+    class_weights: tuple[float, ...] | None = None,
 ) -> tuple[Task, Callable[[jax.Array], Params]]:
-    """What a run of these durations trains, and a function from a PRNG key to its initial parameters."""
+    """What a run of these durations trains, and a function from a PRNG key to its initial parameters.
+
+    The schedule of `total_steps` begins at `first_step`. `class_weights` are those of the config, see there.
+    """
     graph, init_params = model_graph(model_config(config), config.precision, mesh)
-    schedule = make_schedule(config.schedule, warmup_steps, total_steps)
+    schedule = make_schedule(config.schedule, warmup_steps, total_steps, first_step)
     task = Task(
         graph,
         make_optimizer(config.optimizer, schedule),
@@ -185,8 +224,26 @@ def make_task(
         frozen=partial(frozen, config.optimizer) if config.optimizer.learning_rate_scales else None,
         spike_factor=config.health.spike_factor,
         statistics=config.log_statistics,
+        class_weights=class_weights,
     )
     return task, init_params
+
+
+def class_weights(config: FrozenConfigDict, source: Source | None) -> tuple[float, ...] | None:
+    """The weight of each of the K outputs in the loss, or None; without a source, "balanced" are all 1.
+
+    Raises:
+      UserError: they are not as many as the outputs.
+    """
+    outputs, given = config.model.num_classes, config.class_weights
+    if given is None:
+        return None
+    if given == "balanced":
+        counts = np.ones(outputs) if source is None else np.bincount(labels_of(source), minlength=outputs)
+        return tuple(balanced_weights(counts).tolist())
+    if len(given) != outputs:
+        raise UserError(f"class_weights has {len(given)} numbers; expected one for each of the {outputs} classes")
+    return tuple(map(float, given))
 
 
 def keep_compiled(folder: str) -> None:
@@ -205,7 +262,8 @@ def keep_compiled(folder: str) -> None:
 
 
 def _reading(config: FrozenConfigDict, mesh: Mesh) -> loader.Reading:
-    return loader.Reading(config.data.threads, config.data.workers, config.data.stall_seconds, LocalPlaces(mesh))
+    threads = reader_threads(config)
+    return loader.Reading(threads, config.data.workers, config.data.stall_seconds, LocalPlaces(mesh))
 
 
 def run_mesh(config: FrozenConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -216,9 +274,3 @@ def run_mesh(config: FrozenConfigDict, devices: Sequence[jax.Device] | None = No
         sizes = " ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
         raise UserError(f"{sizes} would use {mesh.size} of {count} devices: give sizes whose product is {count}, or -1")
     return mesh
-
-
-def model_config(config: FrozenConfigDict) -> FocalNetConfig:
-    """The variant with the config's overrides."""
-    options = config.model.to_dict()
-    return variant_config(options.pop("name"), remat=config.remat, **options)

@@ -10,18 +10,19 @@ import jax
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.integrity import MANIFEST
-from focalnet_jax.checkpoint.steps import find_checkpoint
+from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
+from focalnet_jax.config import with_stored
 from focalnet_jax.convert.files import is_checkpoint, sha256
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.data.sources import check_labels
 from focalnet_jax.distributed.startup import check_same, ends_with_the_others
 from focalnet_jax.training.evaluation import evaluate
+from focalnet_jax.training.resolve import model_config, resolve
 from focalnet_jax.training.sameness import check_same_data, check_same_run
 from focalnet_jax.training.setup import (
     check_classes,
     keep_compiled,
     means_classes,
-    model_config,
     open_eval_data,
     run_mesh,
 )
@@ -39,6 +40,9 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     check_same_run(config)
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config)
+    if is_checkpoint(path):  # of a run: as it was trained
+        config = with_stored(config, read_metadata(find_checkpoint(path)).get("config", {}))
+    config = resolve(config, mesh, evaluated=path)
     data = open_eval_data(config, mesh)
     key = "model.num_classes" if config.eval_classes is None else "eval_classes"
     check_labels(data.source, config.eval_classes or config.model.num_classes, key)
@@ -50,6 +54,8 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     if means_classes(loaded.stated, data.source.class_names):
         check_classes(config, loaded.stated.classes, path, data.source)
     examples = f"{len(data.source)} examples of {config.data.source}, {config.data.eval_split}"
+    if description := getattr(data.source, "description", ""):
+        print(f"held out   {description}")
     print(f"evaluating {loaded.source} on {examples}")
     result = evaluate(make_eval_step(graph, mesh, config.eval_classes), loaded.params, data.batches(), mesh)
     if not math.isfinite(result["loss"]):

@@ -71,6 +71,7 @@ class Task:
     frozen: Callable[[Params], Any] | None = None  # of every parameter, whether it stays as it is
     spike_factor: float = 0.0  # times the usual loss is a leap, whose update is not made; 0: none is
     statistics: bool = False  # the norm of every parameter and its gradient among the metrics
+    class_weights: tuple[float, ...] | None = None  # in the loss, see `weigh`
 
 
 def model_graph(
@@ -161,6 +162,8 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
         key = jax.random.fold_in(_keys(task.seed)[1], state.step)
         mix_key = mixing_key(task.seed, state.step)
         images, targets = prepare_batch(batch["image"], batch["label"], task.num_classes, task.mixing, mix_key)
+        if task.class_weights is not None:
+            targets = weigh(targets, jnp.asarray(task.class_weights, jnp.float32), task.mixing.smoothing)
         keys = example_keys(key, len(images))  # so that a part of a batch draws what the whole one does
         loss, gradients = loss_and_gradients(state.params, images, targets, keys)
         # A device sums only the part of a gradient whose parameters it updates.
@@ -185,6 +188,18 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
         return jax.tree.map(lambda _: replicated(task.mesh), metrics)
 
     return placed
+
+
+def weigh(targets: jax.Array, weights: jax.Array, smoothing: float) -> jax.Array:
+    """Targets `[B, K]` with which the mean cross-entropy over a batch is the mean weighted by class.
+
+    The sum over examples and classes of weight x target x -log p, over the sum of the examples' weights, as
+    `torch.nn.CrossEntropyLoss(weight, label_smoothing)` has it for class indices. The weight of a mixed example is the
+    mean of its classes' weights, by their shares before smoothing. The sum is that of the global batch, so that devices
+    and micro-batches change nothing.
+    """
+    total = jnp.sum(targets @ weights - smoothing * weights.mean()) / (1 - smoothing)
+    return targets * weights * jnp.where(total > 0, len(targets) / jnp.where(total > 0, total, 1), 0)
 
 
 def _update(task: Task, state: TrainState, loss: jax.Array, gradients: Params) -> tuple[TrainState, Metrics]:

@@ -14,6 +14,7 @@ from focalnet_jax.convert.load import load_model
 from focalnet_jax.data.mixing import normalize
 from focalnet_jax.distributed.mesh import put_batch, replicated
 from focalnet_jax.errors import UserError
+from focalnet_jax.training.resolve import resolve
 from focalnet_jax.training.setup import EvalData, keep_compiled, open_eval_data, run_mesh
 from focalnet_jax.transfer.probes import Features
 
@@ -34,6 +35,7 @@ def extract_features(
         raise UserError("features are extracted by one process, with all devices of its machine")
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config)
+    config = resolve(config, mesh, evaluated=path)
     splits = [open_eval_data(config, mesh, split) for split in (config.data.train_split, config.data.eval_split)]
     model = load_model(path, name, dtype=config.precision, **(options or {}))
     graph, params = nnx.split(model)

@@ -142,7 +142,6 @@ def _figures(name: str, config: Any, published: dict[str, Any]) -> Iterator[tupl
 def _use(name: str, published: dict[str, Any]) -> Iterator[str]:
     short = name.removeprefix("focalnet_")
     recipe, data = ("imagenet1k", "IMAGENET") if "top1" in published else ("imagenet22k", "PREPARED")
-    size = ",384" if published["pixels"] == 384 else ""
     yield f"""## Use it
 
 ```python
@@ -157,9 +156,9 @@ In the commands WEIGHTS is any of these files: its format and model are recognis
     if published["outputs"]:
         yield _command("Measure the released weights on ImageNet-1K", *_eval(short, published))
     yield _command(
-        "Start a classifier of your own N classes from them ([getting started](../getting-started.md#from-weights))",
-        f"python train.py --config configs/finetune_imagenet1k.py:{short}{size} --workdir runs/own",
-        "--config.init_from=WEIGHTS --config.init_head=drop --config.model.num_classes=N --config.data.path=images",
+        "Start a classifier of your own classes from them ([getting started](../getting-started.md#from-weights))",
+        "python train.py --config configs/own_folder.py --workdir runs/own --config.init_from=WEIGHTS",
+        "--config.data.path=images",
     )
     yield _command(
         f"Train from scratch, by the [recipe](../recipes.md#configs{recipe}py)",

@@ -1,0 +1,230 @@
+"""Chooses what a config leaves to the machine, the data and the weights.
+
+A run chooses once and stores the values with its config and its checkpoints; a resumed run and an evaluation take them
+from there (`config.with_stored`), on whatever machine they run.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
+from focalnet_jax.config import duration, is_auto, replaced
+from focalnet_jax.convert.files import is_checkpoint
+from focalnet_jax.convert.weights import read_weights, stated_by
+from focalnet_jax.data.sources import Source
+from focalnet_jax.distributed.chips import find_chip
+from focalnet_jax.distributed.startup import from_first
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNetConfig, summarize, variant_config
+from focalnet_jax.model.variants import model_from_metadata
+
+_FIRST_WITH_BFLOAT16 = 8.0  # NVIDIA's compute capability: Ampere
+_MOST_THREADS = 16
+_EVAL_BATCH_ON_CPUS = 64
+_LARGE_ON_CPUS = 256
+_WATCHDOG_SECONDS, _WATCHDOG_SECONDS_ON_CPUS = 900.0, 14400.0
+_SMALL = {"embed_dim": 32, "depths": (2, 2, 4, 2)}  # 2.7 M parameters; 35 MMACs at 64 px
+_SMALL_MACS = 35e6
+# Training images that are looked at, all epochs together: on accelerators, and on two CPU cores by the small model.
+_LOOKS, _LOOKS_ON_CPUS = 1_000_000, 60_000
+_EPOCHS, _EPOCHS_FROM_WEIGHTS = (20, 200), (5, 40)  # least and most
+_WARMUP_SHARE = 0.05
+_STEPS_PER_EPOCH = 10  # at least, where the batch is chosen
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known of the weights a run starts from, or that are evaluated."""
+
+    name: str | None  # the released variant, if it is one
+    model: FocalNetConfig
+    image_size: int
+    classes: tuple[str, ...] | None
+
+
+def read_start(path: str) -> Start:
+    """Reads which model the weights at `path` are of; errors as `load_model`."""
+    if is_checkpoint(path):
+        metadata = read_metadata(find_checkpoint(path))
+        if metadata.get("model"):
+            name, model = model_from_metadata(metadata["model"])
+            stated = stated_by(metadata)
+            return Start(name, model, stated.image_size or 224, stated.classes)
+    weights = read_weights(path)
+    return Start(weights.name, weights.config, weights.stated.image_size or 224, weights.stated.classes)
+
+
+def resolve(
+    config: FrozenConfigDict, mesh: Mesh, source: Source | None = None, evaluated: str | None = None
+) -> FrozenConfigDict:
+    """Returns the config with a value for everything that it leaves open; prints what was chosen, in one line.
+
+    Args:
+      config: of a run, or of an evaluation.
+      mesh: of the devices it is for.
+      source: the training split; where there is none, what depends on it cannot be chosen.
+      evaluated: the checkpoint that is evaluated, whose classes and picture size count then.
+
+    Raises:
+      UserError: something depends on training images that are not there; weights that cannot be read.
+    """
+    path = evaluated or config.init_from
+    asks = [key for key in ("model.name", "data.image_size", "init_head", "model.num_classes") if is_auto(config, key)]
+    start = read_start(path) if path and asks else None
+    chosen: dict[str, Any] = {}
+
+    def choose(key: str, value: Any) -> None:
+        if is_auto(config, key):
+            chosen[key] = value
+
+    on_cpus = mesh.devices.flat[0].platform == "cpu"
+    if is_auto(config, "model.name"):
+        chosen |= _model(config, start, on_cpus)
+    choose("data.image_size", start.image_size if start else 64 if on_cpus else 224)
+    choose("precision", "bfloat16" if has_bfloat16(mesh.devices.flat[0]) else "float32")
+    if evaluated:
+        choose("batch_size", _EVAL_BATCH_ON_CPUS * mesh.shape["data"] * mesh.shape["fsdp"])
+        if start:
+            choose("model.num_classes", start.model.num_classes)
+    if source is not None:
+        classes = source.class_names
+        choose("model.num_classes", len(classes))
+        kept = start is not None and start.classes == classes
+        choose("init_head", "drop" if start and not kept else "keep")
+        choose("batch_size", _batch_size(config, mesh, len(source), on_cpus))
+        chosen |= _schedule(replaced(config, chosen), len(source), on_cpus)
+    missing = [key for key in _BY_DATA if is_auto(config, key) and key not in chosen]
+    if missing and not evaluated:
+        raise UserError(
+            f"{missing[0]}=auto is chosen by the training images: give --config.data.path=... or --config."
+            f"{missing[0]}=..."
+        )
+    if source is not None and is_auto(config, "init_head") and not config.init_from:
+        print(
+            "hint       training starts from fresh weights; from trained ones few pictures teach much more, in fewer "
+            "epochs: --config.init_from=WEIGHTS (docs/getting-started.md, From weights)"
+        )
+    if chosen:
+        print(f"chosen     {', '.join(f'{key}={value}' for key, value in chosen.items())}", flush=True)
+    return replaced(config, chosen)
+
+
+_BY_DATA = ("model.num_classes", "batch_size")
+
+
+def _model(config: FrozenConfigDict, start: Start | None, on_cpus: bool) -> dict[str, Any]:
+    """The model of the weights; without, the small one on CPUs, and FocalNet-T elsewhere."""
+    name = "focalnet_tiny_srf"
+    if start is None:
+        options: dict[str, Any] = dict(_SMALL) if on_cpus else {}
+    else:
+        name = start.name or name
+        plain = variant_config(name)
+        options = {
+            field: getattr(start.model, field)
+            for field in config.model
+            if hasattr(plain, field) and getattr(start.model, field) != getattr(plain, field)
+        }
+        options.pop("num_classes", None)
+        options.pop("drop_path_rate", None)  # of its training
+    free = {f"model.{field}": value for field, value in options.items() if config.model[field] is None}
+    return {"model.name": name} | free
+
+
+def _batch_size(config: FrozenConfigDict, mesh: Mesh, examples: int, on_cpus: bool) -> int:
+    """A power of two, if devices allow: at most 32 on CPUs and 64 a device elsewhere, and ten steps an epoch."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    unit = parts * config.accumulate_steps
+    most = 32 if on_cpus else 64 * parts
+    wanted = 2 ** int(math.log2(max(examples / _STEPS_PER_EPOCH, 1)))
+    return max(min(max(wanted, 8), most, examples) // unit, 1) * unit
+
+
+def _schedule(config: FrozenConfigDict, examples: int, on_cpus: bool) -> dict[str, Any]:
+    """Duration, learning rate and warm-up, as far as they are left open."""
+    chosen: dict[str, Any] = {}
+    if config.total_steps is None and config.total_epochs is None:
+        looks = _LOOKS
+        if on_cpus:
+            macs = summarize(model_config(config), config.data.image_size).macs
+            looks = _LOOKS_ON_CPUS * from_first(cpus()) / 2 * _SMALL_MACS / macs
+        least, most = _EPOCHS_FROM_WEIGHTS if config.init_from else _EPOCHS
+        chosen["total_epochs"] = float(round(min(max(looks / examples, least), most)))
+    if is_auto(config, "schedule.learning_rate"):
+        peak, batch = (2e-4, 64) if config.init_from else (1e-3, 64)
+        chosen["schedule.learning_rate"] = float(f"{peak * min(math.sqrt(config.batch_size / batch), 1):.1e}")
+        if config.schedule.warmup_steps is None and config.schedule.warmup_epochs is None:
+            total = replaced(config, chosen)
+            steps = duration(total, "total", examples // config.batch_size or 1) or 1
+            chosen["schedule.warmup_steps"] = round(_WARMUP_SHARE * steps)
+    return chosen
+
+
+def slow_here(config: FrozenConfigDict, mesh: Mesh) -> list[str]:
+    """What a resolved config asks for that only accelerators do well, one text each."""
+    if mesh.devices.flat[0].platform != "cpu":
+        return []
+    texts = []
+    if config.precision == "bfloat16":
+        texts.append(
+            "precision=bfloat16 on a CPU takes about twice the time of float32 (measured: 165 and 318 images/s on two "
+            "cores); a new run with --config.precision=auto or float32 is faster"
+        )
+    at_once = config.batch_size // config.accumulate_steps
+    if at_once > _LARGE_ON_CPUS:
+        texts.append(
+            f"{at_once} images at once need much memory on a CPU: --config.accumulate_steps="
+            f"{config.batch_size // 32} computes the same update in parts of 32"
+        )
+    return texts
+
+
+def has_bfloat16(device: jax.Device) -> bool:
+    """Whether a device multiplies bfloat16 faster than float32: TPUs, and NVIDIA GPUs since Ampere."""
+    if device.platform == "tpu":
+        return True
+    if device.platform not in ("gpu", "cuda"):
+        return False
+    try:
+        return float(device.compute_capability) >= _FIRST_WITH_BFLOAT16
+    except (AttributeError, TypeError, ValueError):  # a device that is only described, or not NVIDIA's
+        return find_chip(device.device_kind) is not None
+
+
+def cpus() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def reader_threads(config: FrozenConfigDict) -> int:
+    """`data.threads`, or one for each CPU core of this machine, at most 16."""
+    return min(cpus(), _MOST_THREADS) if config.data.threads is None else config.data.threads
+
+
+def eval_batch_size(config: FrozenConfigDict, mesh: Mesh) -> int:
+    """`eval_batch_size`, or the batch size, on CPUs at most 64: more of them need memory and are no faster."""
+    if config.eval_batch_size is not None:
+        return config.eval_batch_size
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    most = max(_EVAL_BATCH_ON_CPUS // parts, 1) * parts
+    return min(config.batch_size, most) if mesh.devices.flat[0].platform == "cpu" else config.batch_size
+
+
+def watchdog_seconds(config: FrozenConfigDict, mesh: Mesh) -> float:
+    """`health.watchdog_seconds`, or 900, on CPUs 14400."""
+    on_cpus = mesh.devices.flat[0].platform == "cpu"
+    return config.health.watchdog_seconds or (_WATCHDOG_SECONDS_ON_CPUS if on_cpus else _WATCHDOG_SECONDS)
+
+
+def model_config(config: FrozenConfigDict) -> FocalNetConfig:
+    """The variant with the config's overrides."""
+    options = config.model.to_dict()
+    return variant_config(options.pop("name"), remat=config.remat, **options)

@@ -1,0 +1,100 @@
+"""Class weights in the loss: the weighted mean over the global batch, whatever its parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from focalnet_jax.command_line import load_config
+from focalnet_jax.data.mixing import Mixing, mix
+from focalnet_jax.distributed.mesh import make_mesh, put_batch
+from focalnet_jax.errors import UserError
+from focalnet_jax.training.setup import class_weights, make_task, open_train_data
+from focalnet_jax.training.step import init_state, make_train_step, weigh
+from tests.commands import SMALL
+
+WEIGHTS = np.array([0.2, 3.0, 1.0, 0.0, 5.0])
+RNG = np.random.default_rng(0)
+LOG_P = np.array(jax.nn.log_softmax(RNG.normal(size=(8, 5))), np.float64)
+LABELS = np.array([0, 0, 1, 2, 3, 4, 4, 0])
+
+
+def loss_of(targets, smoothing=0.0):
+    weighed = weigh(jnp.asarray(targets, jnp.float32), jnp.asarray(WEIGHTS, jnp.float32), smoothing)
+    return float(optax.softmax_cross_entropy(jnp.asarray(LOG_P, jnp.float32), weighed).mean())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_it_is_the_weighted_mean_that_torch_has_for_class_indices(smoothing):
+    one_hot = np.eye(5)[LABELS]
+    hard = -(WEIGHTS[LABELS] * LOG_P[range(8), LABELS]).sum() / WEIGHTS[LABELS].sum()
+    smooth = -(WEIGHTS * LOG_P).sum() / WEIGHTS[LABELS].sum() / 5
+    expected = (1 - smoothing) * hard + smoothing * smooth
+    assert loss_of(one_hot * (1 - smoothing) + smoothing / 5, smoothing) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("mixing", [dict(mixup=0.8), dict(cutmix=1.0), dict(mixup=0.8, cutmix=1.0)])
+def test_a_mixed_example_weighs_what_its_classes_weigh_by_their_shares(mixing):
+    images, key = jnp.zeros((8, 8, 8, 3)), jax.random.key(3)
+    _, hard = mix(images, jnp.eye(5)[LABELS], Mixing(**mixing, group=4), key)
+    _, smooth = mix(images, jnp.eye(5)[LABELS] * 0.9 + 0.02, Mixing(**mixing, group=4), key)
+    expected = -(np.asarray(smooth) * WEIGHTS * LOG_P).sum() / (np.asarray(hard) @ WEIGHTS).sum()
+    assert loss_of(smooth, 0.1) == pytest.approx(expected, rel=1e-5)
+
+
+def test_equal_weights_are_none_and_only_their_ratios_count():
+    targets = jnp.asarray(np.eye(5)[LABELS] * 0.9 + 0.02, jnp.float32)
+    np.testing.assert_allclose(weigh(targets, jnp.ones(5), 0.1), targets, rtol=1e-6)
+    once, thrice = (weigh(targets, factor * jnp.asarray(WEIGHTS, jnp.float32), 0.1) for factor in (1, 3))
+    np.testing.assert_allclose(once, thrice, rtol=1e-5)
+
+
+def test_a_batch_of_classes_without_weight_has_no_loss():
+    assert float(jnp.abs(weigh(jnp.eye(5)[jnp.array([3, 3])], jnp.asarray(WEIGHTS, jnp.float32), 0.0)).max()) == 0
+
+
+def losses(devices, *overrides):
+    config = load_config("configs/quickstart.py", [*SMALL[1:], "--config.model.depths=(1,)", *overrides])
+    mesh = make_mesh({"data": devices, "fsdp": 1, "tensor": 1}, jax.devices()[:devices])
+    data = open_train_data(config, mesh)
+    weights = class_weights(config, data.source)
+    task, init_params = make_task(config, mesh, warmup_steps=2, total_steps=20, class_weights=weights)
+    state, step, measured = init_state(task, init_params), make_train_step(task), []
+    for batch in data.batches(0, 6):
+        state, metrics = step(state, put_batch(batch, mesh))
+        measured.append(float(metrics["train/loss"]))
+    return measured
+
+
+def test_devices_and_micro_batches_change_nothing():
+    tail = "--config.class_weights=(9,1,1,1,1,1,1,1,1,0.1)"  # so that parts of a batch weigh unlike
+    mixed = [tail, "--config.augment.mixup=0.8", "--config.augment.mix_group=8"]
+    whole = losses(1, *mixed)
+    # Sums over the batch in another order, 6e-8 a rounding; six AdamW steps let that grow a little.
+    np.testing.assert_allclose(losses(4, *mixed, "--config.accumulate_steps=4"), whole, rtol=1e-5)
+    assert abs(whole[0] - losses(1, *mixed[1:])[0]) > 1e-4
+
+
+def test_balanced_weights_are_of_the_training_images():
+    config = load_config("configs/quickstart.py", ["--config.class_weights=balanced"])
+    source = open_train_data(config, make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])).source
+    counts = np.bincount(source.labels)
+    np.testing.assert_allclose(class_weights(config, source), counts.sum() / (10 * counts))
+    assert class_weights(load_config("configs/quickstart.py"), source) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("(1,2)", "class_weights has 2 numbers; expected one for each of the 10 classes"),
+        ("ballanced", "expected balanced, or a number from 0 on for each class"),
+        ("(1,-1)", "expected balanced"),
+        ("(0,0)", "expected balanced"),
+        ("3", "expected balanced"),
+    ],
+)
+def test_weights_that_are_none_are_refused(value, told):
+    with pytest.raises(UserError, match="class_weights") as caught:
+        class_weights(load_config("configs/quickstart.py", [f"--config.class_weights={value}"]), None)
+    assert told in str(caught.value)

@@ -1,0 +1,113 @@
+"""What a config leaves open is chosen once, by the machine and the data, and stays as it was chosen."""
+
+import json
+import os
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from focalnet_jax.command_line import load_config
+from focalnet_jax.config import differences, flatten, to_json, with_stored
+from focalnet_jax.distributed.mesh import make_mesh
+from focalnet_jax.errors import UserError
+from focalnet_jax.training import resolve as choices
+from focalnet_jax.training.resolve import has_bfloat16, resolve
+from focalnet_jax.training.run import set_up
+from focalnet_jax.training.setup import open_eval_data
+from tests.commands import SMALL, metrics, run
+
+AUTO = "--config.precision=auto"
+MESH = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        (dict(platform="tpu", device_kind="TPU v5 lite"), True),
+        (dict(platform="gpu", device_kind="NVIDIA A100-SXM4-40GB", compute_capability="8.0"), True),
+        (dict(platform="gpu", device_kind="NVIDIA GeForce RTX 4090", compute_capability="8.9"), True),
+        (dict(platform="gpu", device_kind="NVIDIA B200", compute_capability="10.0"), True),
+        (dict(platform="gpu", device_kind="Tesla T4", compute_capability="7.5"), False),
+        (dict(platform="gpu", device_kind="Tesla V100-SXM2-16GB", compute_capability="7.0"), False),
+        (dict(platform="gpu", device_kind="NVIDIA H100 80GB HBM3"), True),  # as aot describes it
+        (dict(platform="gpu", device_kind="something", compute_capability="gfx"), False),
+        (dict(platform="cpu", device_kind="cpu"), False),
+    ],
+)
+def test_bfloat16_is_for_devices_that_have_it(device, expected):
+    assert has_bfloat16(SimpleNamespace(**device)) is expected
+
+
+def test_recipes_compute_in_float32_on_cpus_and_in_bfloat16_on_tpus(capsys):
+    config = load_config("configs/imagenet1k.py", ["--config.data.path=none"])
+    assert config.precision == "auto"
+    assert resolve(config, MESH).precision == "float32"
+    assert capsys.readouterr().out == "chosen     precision=float32\n"
+    tpu = SimpleNamespace(devices=SimpleNamespace(flat=[SimpleNamespace(platform="tpu")]))
+    assert resolve(config, tpu).precision == "bfloat16"
+
+
+def test_what_a_user_states_is_not_chosen(capsys):
+    config = load_config("configs/imagenet1k.py", ["--config.data.path=none", "--config.precision=bfloat16"])
+    assert flatten(resolve(config, MESH)) == flatten(config)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_what_is_stored_is_no_difference_to_what_is_left_open(stored):
+    before = json.loads(to_json(load_config("configs/quickstart.py", [f"--config.precision={stored}"])))
+    config = load_config("configs/quickstart.py", [AUTO])
+    assert differences(config, before) == []
+    assert with_stored(config, before).precision == stored
+    stated = load_config("configs/quickstart.py", ["--config.precision=float32"])
+    assert bool(differences(stated, before)) == (stored == "bfloat16")
+
+
+def test_a_run_keeps_the_precision_it_began_with(tmp_path):
+    begun = [*SMALL, "--config.total_steps=2", "--config.model.depths=(1,)"]
+    done = run("train.py", *begun, "--config.precision=bfloat16", "--workdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning: precision=bfloat16 on a CPU takes about twice the time" in done.stderr
+    again = run("train.py", *begun, AUTO, "--workdir", tmp_path)
+    assert (again.returncode, "already" in again.stdout) == (0, True)
+    assert json.loads((tmp_path / "config.json").read_text())["precision"] == "bfloat16"
+    measured = run("eval.py", *begun, AUTO, "--checkpoint", tmp_path)
+    assert json.loads(measured.stdout.splitlines()[-1])["loss"] == pytest.approx(metrics(tmp_path)[-1]["eval/loss"])
+
+
+def test_what_is_chosen_is_stored(tmp_path):
+    chosen = set_up(load_config("configs/quickstart.py", [*SMALL[1:], AUTO]), tmp_path).config
+    assert chosen.precision == json.loads((tmp_path / "config.json").read_text())["precision"] == "float32"
+
+
+def test_an_unknown_precision_is_still_refused():
+    with pytest.raises(UserError, match="expected an integer or auto"):
+        load_config("configs/quickstart.py", ["--config.batch_size=many"])
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(2, 2), (1, 1), (224, 16)])
+def test_as_many_threads_read_as_there_are_cores(monkeypatch, cores, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    config = load_config("configs/imagenet1k.py", ["--config.data.path=none"])
+    assert choices.reader_threads(config) == threads
+    stated = load_config("configs/imagenet1k.py", ["--config.data.path=none", "--config.data.threads=3"])
+    assert choices.reader_threads(stated) == 3
+
+
+def test_evaluation_on_a_cpu_takes_fewer_images_at_once_than_a_recipe_trains_with():
+    big = [*SMALL[1:], "--config.batch_size=1024"]
+    assert open_eval_data(load_config("configs/quickstart.py", big), MESH).batch_size == 64
+    three = make_mesh({"data": 3, "fsdp": 1, "tensor": 1}, jax.devices()[:3])
+    assert (
+        open_eval_data(load_config("configs/quickstart.py", [*big, "--config.batch_size=1023"]), three).batch_size == 63
+    )
+    stated = load_config("configs/quickstart.py", [*big, "--config.eval_batch_size=512"])
+    assert open_eval_data(stated, MESH).batch_size == 512
+
+
+def test_a_slow_step_of_a_cpu_does_not_end_its_run():
+    config = load_config("configs/quickstart.py")
+    assert choices.watchdog_seconds(config, MESH) == 14400
+    stated = load_config("configs/quickstart.py", ["--config.health.watchdog_seconds=60"])
+    assert choices.watchdog_seconds(stated, MESH) == 60
