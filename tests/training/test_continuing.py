@@ -1,0 +1,120 @@
+"""A run is continued in another workdir: the same state and order of examples, and a schedule of its own."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from focalnet_jax.command_line import load_config
+from focalnet_jax.config import differences, to_json
+from tests.commands import SMALL, assert_one_line_mistake, losses, metrics, run, saved_params
+from tests.conftest import made_once
+
+TINY = [
+    *SMALL,
+    "--config.model.depths=(1,)",
+    "--config.model.drop_path_rate=0.2",
+    "--config.ema_decay=0.9",
+    "--config.checkpoint_every_steps=1",
+    "--config.schedule.warmup_epochs=none",
+]
+WARM = "--config.schedule.warmup_steps=8"  # within which the learning rate does not depend on the run's length
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """The workdir of a finished run of 4 steps."""
+    return made_once(tmp_path_factory, "short", *TINY, WARM, "--config.total_steps=4")[0]
+
+
+@pytest.fixture(scope="module")
+def longer(short, tmp_path_factory):
+    """The workdir of 4 more steps, and what the run printed."""
+    return made_once(tmp_path_factory, "longer", *TINY, *continuing(short))
+
+
+def continuing(workdir):
+    return [f"--config.continue_from={workdir}", "--config.total_steps=4", "--config.schedule.warmup_steps=2"]
+
+
+def test_more_steps_in_the_same_workdir_are_refused_with_the_ways_there_are(short):
+    before = {path: path.stat().st_mtime_ns for path in short.rglob("*")}
+    for longer in ("--config.total_steps=8", "--config.total_epochs=1"):
+        refused = run("train.py", *TINY, WARM, longer, "--workdir", short)
+        assert_one_line_mistake(
+            refused, f"--config.continue_from={short} takes its weights, optimizer state and average"
+        )
+        assert f"--config.init_from={short} starts anew from its weights alone" in refused.stderr
+    assert {path: path.stat().st_mtime_ns for path in short.rglob("*")} == before
+
+
+def test_a_continued_run_begins_with_the_state_and_the_examples_that_come_next(short, longer, tmp_path):
+    whole = run("train.py", *TINY, WARM, "--config.total_steps=8", "--workdir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert losses(short) == {step: loss for step, loss in losses(tmp_path / "whole").items() if step <= 4}
+    assert list(losses(longer[0])) == [5, 6, 7, 8]
+    assert losses(longer[0])[5] == losses(tmp_path / "whole")[5]
+
+
+def test_its_schedule_is_its_own_and_is_told(longer):
+    workdir, said = longer
+    rates = [row["train/learning_rate"] for row in metrics(workdir) if "train/learning_rate" in row]
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[1] == pytest.approx(1e-3, rel=1e-2)  # half of 2e-3
+    assert rates[2] > rates[3] > 1e-5
+    assert "checkpoints/4: weights, optimizer state, 4 steps" in said
+    assert "schedule   a new one: the learning rate begins at 1e-06 in step 5, rises to" in said
+
+
+def test_a_continued_run_resumes_to_the_same_bits_without_the_first_one(short, longer, tmp_path):
+    first, again = tmp_path / "first", tmp_path / "again"
+    shutil.copytree(short, first)
+    done = run("train.py", *TINY, *continuing(first), "--config.keep_latest=9", "--workdir", again)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(first)
+    for step in (7, 8):
+        shutil.rmtree(again / "checkpoints" / str(step))
+    done = run("train.py", *TINY, *continuing(first), "--config.keep_latest=9", "--workdir", again)
+    assert done.returncode == 0, done.stderr
+    assert "resumed from step 6" in done.stdout
+    for item in ("params", "ema", "training"):
+        assert saved_params(again, 8, item) == saved_params(longer[0], 8, item)
+
+
+def test_what_differs_from_the_run_before_is_told(short, tmp_path):
+    changed = [*TINY, *continuing(short), "--config.total_steps=1", "--config.optimizer.weight_decay=0.1"]
+    done = run("train.py", *changed, "--workdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        "warning: not as in the run that is continued: optimizer.weight_decay is 0.05 there and 0.1 here\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["--config.optimizer.name=sgd"], "continued with its own model and optimizer"),
+        (["--config.model.embed_dim=8"], "continued with its own model and optimizer"),
+        (["--config.init_from=elsewhere"], "continue_from and init_from are both set"),
+        (["--config.continue_from=elsewhere"], "there is no checkpoint at 'elsewhere'"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused_and_leaves_nothing(short, tmp_path, overrides, told):
+    refused = run("train.py", *TINY, *continuing(short), *overrides, "--workdir", tmp_path / "run")
+    assert_one_line_mistake(refused, told)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_that_needs_weights_needs_none_to_be_continued():
+    config = load_config("configs/finetune_imagenet1k.py", ["--config.data.path=d", "--config.continue_from=runs/a"])
+    assert (config.init_from, config.init_head) == (None, "keep")
+
+
+@pytest.mark.parametrize("given", ["runs/a", "runs/a/checkpoints", "runs/a/checkpoints/4", "./runs/a"])
+def test_a_workdir_and_its_step_are_the_same_run_to_continue(given):
+    step = str(Path("runs/a/checkpoints/4").absolute())
+    stored = json.loads(to_json(load_config("configs/quickstart.py", [f"--config.continue_from={step}"])))
+    assert differences(load_config("configs/quickstart.py", [f"--config.continue_from={given}"]), stored) == []
+    other = load_config("configs/quickstart.py", ["--config.continue_from=runs/b"])
+    assert differences(other, stored) == [f"continue_from is {step} there and runs/b here"]
