@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence
 
+from focalnet_jax.data.decode import MAX_PIXELS
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.inference import find_pictures, read_picture
 
@@ -25,7 +26,7 @@ def moves(path: Path) -> bool:
     if path.suffix.lower() != ".gif":
         return path.suffix.lower() in VIDEOS
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("GIF",)) as image:
             return getattr(image, "n_frames", 1) > 1
     except Exception:  # Pillow raises all kinds over damaged bytes; who reads it as a picture says which
         return False
@@ -66,7 +67,9 @@ def by_number(path: Path) -> tuple[list[str | int], str]:
 
 
 def _gif_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
-    image = Image.open(path)
+    image = Image.open(path, formats=("GIF",))  # by its name alone it might be one of those that start programs
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(f"{path} has frames of {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
     seconds = image.info.get("duration", 0) / 1000 or _SECONDS
     return (np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)), seconds
 

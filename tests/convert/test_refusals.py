@@ -1,6 +1,7 @@
 """What cannot be read or written is refused in one line, and nothing is left behind."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -158,7 +159,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         arguments = [sys.executable, "-m", "focalnet_jax.convert", tmp_path / "whole", tmp_path / name, "--to", format]
         # files of at most 8 KB stand for a full disk
         limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *arguments]
-        done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
+        kept = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}  # or Python leaves cut .pyc files in the environment
+        done = subprocess.run(limited, capture_output=True, text=True, timeout=120, env=kept)
         assert done.returncode == 2
         assert done.stderr.startswith("error: cannot write")
         assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -41,3 +41,10 @@ def test_an_animation_gives_all_its_frames_and_their_time(tmp_path):
     read, seconds = read_frames(tmp_path / "a.gif", 2, 100)
     assert (seconds, [tuple(frame[0, 0]) for frame in read]) == (pytest.approx(0.14), [(0, 0, 0), (255, 0, 0)])
     assert all(frame.dtype == np.uint8 for frame in read)
+
+
+def test_a_file_that_is_a_gif_by_name_alone_starts_no_program(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.gif", "EPS")  # for which Pillow would start Ghostscript
+    assert not moves(tmp_path / "a.gif")
+    with pytest.raises(UserError, match="cannot be read as frames"):
+        read_frames(tmp_path / "a.gif", 1, 10)
