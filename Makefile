@@ -9,7 +9,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 # Or it would compile them in every process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test parity parity-table browser docs lint format clean
+.PHONY: quickstart test parity fuzz parity-table browser docs lint format clean
 
 quickstart: .venv/.runtime
 	$(BIN)/python train.py --config configs/quickstart.py --workdir runs/quickstart
@@ -20,6 +20,11 @@ test: .venv/.dev
 
 parity: .venv-parity/.installed
 	$(PARITY)/python -m pytest parity tests/demo/test_page.py -n 2 --durations=15
+
+# Mutated inputs of every kind: none may end in a traceback, a crash, a hang or a wrong answer. What fails is kept in
+# runs/fuzz.
+fuzz: .venv-parity/.installed
+	$(PARITY)/python -m fuzz
 
 # The page in a real browser: needs Chromium (on Debian apt-get install chromium). SCREENSHOTS=DIR keeps its picture.
 browser: .venv-parity/.installed

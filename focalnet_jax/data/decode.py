@@ -16,6 +16,7 @@ from focalnet_jax.data.formats import recognise
 from focalnet_jax.data.metadata import (
     check_tiff,
     is_one_scan,
+    jpeg2000_pixels_only,
     jpeg_pixels_only,
     png_pixels_only,
     scans,
@@ -29,7 +30,7 @@ MAX_SCANS = 1000  # of a progressive JPEG, which has ten or so: each takes the t
 LARGEST_SIDE = 4096  # of a picture that a model is to look at: what it computes of a larger one would, too
 
 _START_OF_SCAN, _END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
-_PIXELS_ONLY = {"PNG": png_pixels_only, "WEBP": webp_pixels_only}
+_PIXELS_ONLY = {"PNG": png_pixels_only, "WEBP": webp_pixels_only, "JPEG2000": jpeg2000_pixels_only}
 
 Picture = np.ndarray | bytes | str | Path  # decoded, encoded, or the file it lies in
 

@@ -33,6 +33,12 @@ def png_pixels_only(encoded: bytes) -> bytes:
     return b"".join(parts)
 
 
+def jpeg2000_pixels_only(encoded: bytes) -> bytes:
+    """Returns a JPEG 2000 without what follows the end of its data, which is a marker that they do not contain."""
+    end = encoded.find(b"\xff\xd9", encoded.find(b"\xff\x93"))
+    return encoded if end < 0 else encoded[: end + 2]
+
+
 def webp_pixels_only(encoded: bytes) -> bytes:
     """Returns a WebP without EXIF, XMP and colour profile, and without a chunk that is cut off behind the pixels."""
     parts, place = [], 12

@@ -1,0 +1,182 @@
+"""Runs cases in forked processes, so that a crash, a hang and memory are seen, and keeps the inputs that failed."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from focalnet_jax.errors import RunFailedError, UserError
+
+_BATCH = 400  # cases per process
+_MOST_BYTES = 2 * 10**9  # that a case may add to a process
+_LONGEST_LINE = 4000  # characters, as a command prints
+_TOO_MANY = 25  # failures of one family, after which it ends
+
+
+class WrongAnswerError(AssertionError):
+    """A value that is not what the input holds."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of input.
+
+    Attributes:
+      name: what the command line calls it.
+      count: number of cases of a whole run.
+      prepare: makes what the cases start from, in a folder that outlives them; called once in every process.
+      case: makes the input of one case in an empty folder, reads it and checks the value. Raises `UserError` where the
+        package refuses it and `WrongAnswerError` for a wrong value.
+      seconds: the longest that a case may take.
+    """
+
+    name: str
+    count: int
+    prepare: Callable[[Path], Any]
+    case: Callable[[Any, np.random.Generator, Path], None]
+    seconds: float = 30
+
+
+@dataclass
+class Tally:
+    """What came of the cases of a family: numbers of values and of refusals, and what failed by its case."""
+
+    values: int = 0
+    refusals: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+def run_case(family: Family, base: Any, seed: int, number: int, folder: Path) -> bool:
+    """Runs one case; whether it ended in a value. Raises what must not happen."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng([seed, number])
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            family.case(base, rng, folder)
+    except (UserError, RunFailedError) as error:
+        text = str(error)
+        if not text.strip() or len(text) > _LONGEST_LINE or len(text.splitlines()) > 1:
+            raise WrongAnswerError(f"not one line: {text[:500]!r}") from error
+        return False
+    return True
+
+
+def run_family(family: Family, seed: int, count: int, keep: Path) -> Tally:
+    """Runs the cases 0 to `count`; inputs that fail are kept in `keep`/FAMILY-SEED-NUMBER."""
+    tally = Tally()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
+        work, first = Path(temporary), 0
+        while first < count and len(tally.failures) < _TOO_MANY:
+            first = _run_batch(family, seed, range(first, min(first + _BATCH, count)), work, tally)
+        for number, text in tally.failures.items():
+            kept = keep / f"{family.name}-{seed}-{number}"
+            shutil.rmtree(kept, ignore_errors=True)
+            if (work / str(number)).exists():
+                shutil.copytree(work / str(number), kept, symlinks=True, ignore=_special)
+            kept.mkdir(parents=True, exist_ok=True)
+            (kept / "failure.txt").write_text(text + "\n")
+    return tally
+
+
+def _special(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if not (Path(folder) / name).is_file() and not (Path(folder) / name).is_dir()]
+
+
+def _run_batch(family: Family, seed: int, numbers: range, work: Path, tally: Tally) -> int:
+    """Runs cases in one process until one of them ends it; returns the number to go on with."""
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(reading)
+        _run_in_child(family, seed, numbers, work, writing)
+    os.close(writing)
+    number, waiting, text, ended = numbers.start, b"", "", False
+    deadline = time.monotonic() + 120  # until it is prepared
+    while True:
+        ready, _, _ = select.select([reading], [], [], max(0, deadline - time.monotonic()))
+        if not ready:
+            os.kill(process, signal.SIGKILL)
+            text = f"hangs: no end after {family.seconds:.0f} s"
+            break
+        received = os.read(reading, 2**16)
+        if not received:
+            break
+        waiting += received
+        *lines, waiting = waiting.split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode().partition(" ")
+            number, ended = int(rest.partition(" ")[0]), word != "begin"
+            tally.values += word == "value"
+            tally.refusals += word == "refused"
+            if word == "failed":
+                tally.failures[number] = rest.partition(" ")[2].encode().decode("unicode_escape")
+        deadline = time.monotonic() + family.seconds
+    os.close(reading)
+    _, status = os.waitpid(process, 0)
+    if not ended and (text or status):
+        log = (work / "log").read_text(errors="replace")[-3000:]
+        tally.failures[number] = f"{text or f'crash: ended with status {os.waitstatus_to_exitcode(status)}'}\n{log}"
+        return number + 1
+    return number + 1 if status else numbers.stop
+
+
+def _run_in_child(family: Family, seed: int, numbers: range, work: Path, writing: int) -> None:
+    log = os.open(work / "log", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    for output in (1, 2):
+        os.dup2(log, output)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def tell(word: str, number: int, text: str = "") -> None:
+        os.write(writing, f"{word} {number} {text.encode('unicode_escape').decode()}".strip().encode() + b"\n")
+
+    status = 0
+    try:
+        base = family.prepare(work)
+        allowed = _address_space() + 4 * _MOST_BYTES  # so that no case takes the machine with it
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        before = _most_memory()
+        for number in numbers:
+            tell("begin", number)
+            folder = work / str(number)
+            try:
+                word, text = "value" if run_case(family, base, seed, number, folder) else "refused", ""
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                word, text = "failed", traceback.format_exc()[-4000:]
+            if _most_memory() - before > _MOST_BYTES:
+                word, text = "failed", f"takes {(_most_memory() - before) / 1e9:.1f} GB"
+                status = 1  # what is used once counts as long as the process lives
+            tell(word, number, text)
+            if word != "failed":
+                shutil.rmtree(folder, ignore_errors=True)
+            if status:
+                break
+    except BaseException:
+        traceback.print_exc()
+        status = 3
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _most_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
