@@ -3,33 +3,36 @@
 import numpy as np
 import pytest
 
-from focalnet_jax.data.prepare.containers import SPLITS, Container, Index, index_container, tar
+from focalnet_jax.data.prepare.containers import Container, tar
+from focalnet_jax.data.prepare.index import Index, Member
+from focalnet_jax.data.prepare.indexing import index_container
+from focalnet_jax.data.prepare.naming import SPLITS
 from focalnet_jax.data.prepare.plan import make_plan
 from focalnet_jax.errors import UserError
 from tests.data.preparing import write_tar
 
 
+def index_of(label, names, size):
+    return Index.of(Member(name, 0, size, 0, label, 0, f"{label}/{name}") for name in names)
+
+
 def test_slices_of_a_split_hold_all_classes(tmp_path):
     def plan(count, shard_bytes):
-        names = [f"{number}.jpg".encode() for number in range(count)]
-        indices = [
-            Index.of(names, [(0, 1000, 0)] * count, [str(label)] * count, [0] * count, ["x"] * count)
-            for label in range(4)
-        ]
+        indices = [index_of(str(label), [f"{number}.jpg" for number in range(count)], 1000) for label in range(4)]
         return make_plan(indices, list("0123"), held_out=0.0, shard_bytes=shard_bytes)
 
     shards = plan(30_000, 10_000_000)
     assert len(shards) == 12
-    seen = [(piece.container, member) for shard in shards for piece in shard.pieces for member in piece.members]
+    seen = [tuple(place) for shard in shards for place in shard.members.tolist()]
     assert len(seen) == len(set(seen)) == 120_000
     for shard in shards:
-        labels = np.repeat([piece.container for piece in shard.pieces], [len(piece.members) for piece in shard.pieces])
+        labels = shard.members[:, 0]
         for half in np.array_split(labels, 2):
             # 312 runs of 16 images of 4 classes: 78 +- 7.6 runs of each
             assert (np.bincount(half, minlength=4) > 16 * 40).all()
     # a small set is one shard: its images are mixed one by one
     (shard,) = plan(100, 10_000_000)
-    labels = np.array([piece.container for piece in shard.pieces])
+    labels = shard.members[:, 0]
     assert len(labels) == 400
     for half in np.array_split(labels, 2):
         assert (np.bincount(half, minlength=4) > 30).all()  # 50 +- 4.3
@@ -75,14 +78,11 @@ def test_a_damaged_or_cut_tar_is_refused_wherever_the_damage_lies(tmp_path):
 def test_the_path_in_a_tar_tells_split_and_class_as_in_a_folder(names, expected, tmp_path):
     path = write_tar(tmp_path / "set.tar", dict.fromkeys(names, b"x"))
     index = index_container(tar(path))
-    assert [(SPLITS[m["split"]], m["class"].decode()) for m in index.members] == expected
+    assert [(SPLITS[m["split"]], m["class_name"].decode()) for m in index.members] == expected
 
 
 def test_same_names_in_all_classes_are_held_out_independently():
-    names = [f"{n}.png".encode() for n in range(200)]
-    cat, dog = (
-        Index.of(names, [(0, 1, 0)] * 200, [label] * 200, [0] * 200, [name.decode() for name in names]).members["hash"]
-        for label in ("cat", "dog")
-    )
+    names = [f"{n}.png" for n in range(200)]
+    cat, dog = (index_of(label, names, 1).members["hash"] for label in ("cat", "dog"))
     both = ((cat < 2**31) & (dog < 2**31)).sum()
     assert 30 < both < 70  # a quarter of 200, +- 6

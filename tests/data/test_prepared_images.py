@@ -40,8 +40,10 @@ def test_nothing_that_lies_in_a_class_is_left_out_without_a_word(tmp_path):
     assert main(list(map(str, ["imagefolder", "--source", path, *out]))) == 0
     folder = tmp_path / "out" / "images" / "1.0.0"
     rows = {row["file"]: row for row in map(json.loads, (folder / "manifest.jsonl").read_text().splitlines())}
-    assert {name for name, row in rows.items() if row["status"] == "rejected"} == {"cat/notes.txt", "README.md"}
+    assert {name for name, row in rows.items() if row["status"] == "left out"} == {"cat/notes.txt", "README.md"}
     assert all("by its name" in rows[name]["reason"] for name in ("cat/notes.txt", "README.md"))
+    card = json.loads((folder / "card.json").read_text())
+    assert (card["files"], card["left_out"]) == (9, {"hidden": 2, ".txt": 1, ".md": 1})
     assert {name for name, row in rows.items() if row["status"] == "normalized"} == {
         "cat/1.bmp", "cat/2.TIF", "cat/3", "cat/4.gif", "cat/5.png"
     }  # fmt: skip

@@ -6,7 +6,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from focalnet_jax.data.loader import Host, Reading, eval_batches
-from focalnet_jax.data.prepare.containers import index_container, tar
+from focalnet_jax.data.prepare.containers import tar
+from focalnet_jax.data.prepare.indexing import index_container
 from focalnet_jax.data.sources import DigitsSource, FolderSource, check_labels, check_same_classes, open_source
 from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.data.transforms import eval_transform

@@ -5,9 +5,12 @@ train from with --config.data.source=tfds --config.data.path=DIR. Archives are r
 preparation goes on with the same command.
 
 imagefolder   SRC is a folder SPLIT/CLASS/*.jpg or CLASS/*.jpg, or a tar of one, or a tar or folder of CLASS.tar
-imagenet1k    SRC is a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar
+imagenet1k    SRC is a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, the folder that Kaggle gives
+              (ILSVRC/Data/CLS-LOC beside LOC_val_solution.csv), or the Hugging Face hub's tars, shards or Parquet
 imagenet22k   SRC is the tar of a release (fall 2011, winter 2021, 21K-P; gunzipped), or a folder of synsets' tars or
               folders
+webdataset    SRC is shards of WebDataset, images with .cls, .json or .txt, or a folder of them
+parquet       SRC is Parquet files with a column of encoded images and one of labels, or a folder of them
 tfrecord      SRC is a prepared data set of tensorflow-datasets stored as TFRecord
 """
 
@@ -24,7 +27,9 @@ from focalnet_jax.errors import UserError
 
 # What flags are for; the others are for all.
 _KINDS_OF = {
-    "classes": ("imagefolder",),
+    "classes": ("imagefolder", "webdataset", "parquet"),
+    "image_column": ("parquet", "imagenet1k"),
+    "label_column": ("parquet", "imagenet1k"),
     "val_labels": ("imagenet1k",),
     **dict.fromkeys(("name", "held_out", "shard_mb"), tuple(KINDS)),
 }
@@ -37,8 +42,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--source", required=True, nargs="+", metavar="SRC", type=Path)
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="gets DIR/NAME/1.0.0")
     parser.add_argument("--name", help="of the data set; by default images, imagenet2012 or imagenet22k")
-    parser.add_argument("--classes", type=Path, metavar="FILE", help="imagefolder: the classes in order, a line each")
-    parser.add_argument("--val-labels", type=Path, metavar="FILE", help="imagenet1k: the synset of each val image")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="names of the classes in order, one per line",
+    )
+    parser.add_argument(
+        "--val-labels",
+        type=Path,
+        metavar="FILE",
+        help="imagenet1k: synsets of the val images, from Kaggle, the devkit or a list; found beside SRC",
+    )
+    parser.add_argument("--image-column", metavar="NAME", help="of Parquet files; by default found by type and name")
+    parser.add_argument("--label-column", metavar="NAME", help="of Parquet files; by default found by type and name")
     parser.add_argument(
         "--held-out",
         type=float,
@@ -58,7 +75,14 @@ def main(arguments: list[str]) -> int:
     if flags.kind == "tfrecord":
         convert(flags.source, flags.out, flags.processes)
         return 0
-    sources = find_sources(flags.kind, flags.source, classes=flags.classes, val_labels=flags.val_labels)
+    sources = find_sources(
+        flags.kind,
+        flags.source,
+        classes=flags.classes,
+        val_labels=flags.val_labels,
+        image_column=flags.image_column,
+        label_column=flags.label_column,
+    )
     kind = KINDS[flags.kind]
     options = Options(flags.name or kind.name, flags.held_out, round(flags.shard_mb * 1_000_000))
     prepare(kind, sources, flags.out, options, flags.processes)

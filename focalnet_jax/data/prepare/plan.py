@@ -1,4 +1,4 @@
-"""Which images go to which shard: decided by the index alone, so that a stopped preparation goes on as it began."""
+"""Which images go to which shard: decided by the images alone, whatever holds them, and the same after a stop."""
 
 from __future__ import annotations
 
@@ -7,19 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalnet_jax.data.prepare.containers import SPLITS, Index
+from focalnet_jax.data.prepare.index import GOOD, Index
+from focalnet_jax.data.prepare.naming import SPLITS
 
 _PIECE = 16  # images read in one go: about as many as a disk reads in the time it takes to seek
 _LARGE = 100_000  # images from which on that matters; smaller splits are dealt one by one
 _SEED = 0
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some consecutive members of a container."""
-
-    container: int
-    members: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -29,14 +22,14 @@ class Shard:
     split: str
     number: int
     count: int  # of the split's shards
-    pieces: tuple[Piece, ...]
+    members: np.ndarray  # [N, 2] int32: a container, and a member of it
 
 
 def make_plan(indices: Sequence[Index], classes: Sequence[str], *, held_out: float, shard_bytes: int) -> list[Shard]:
-    """The shards of every split.
+    """Returns the shards of every split.
 
-    Runs of images go to the shards in an order drawn once, so that any slice of a split is a fair sample of its
-    classes, while archives are still read in runs.
+    The images of a split are sorted by class and name. Runs of them go to the shards in an order drawn once, so that
+    any slice of a split is a fair sample of its classes, while archives are still read in runs.
 
     Args:
       indices: of all containers.
@@ -44,42 +37,61 @@ def make_plan(indices: Sequence[Index], classes: Sequence[str], *, held_out: flo
       held_out: share of the training images that become the split `val`, by a hash of their classes and names.
       shard_bytes: about how large a shard is.
     """
-    shards, listed = [], {name.encode() for name in classes}
+    shards, listed = [], {name.encode(): label for label, name in enumerate(classes)}
     for split in range(len(SPLITS)):
-        wanted = [_members(index, split, listed, held_out) for index in indices]
-        piece = _PIECE if sum(map(len, wanted)) > _LARGE else 1
-        pieces, sizes = [], []
-        for number, (index, members) in enumerate(zip(indices, wanted, strict=True)):
-            for start in range(0, len(members), piece):
-                part = members[start : start + piece]
-                pieces.append(Piece(number, part))
-                sizes.append(int(index.members["size"][part].sum()))
-        order = np.random.default_rng(_SEED).permutation(len(pieces))
-        groups = list(_by_size([pieces[place] for place in order], [sizes[place] for place in order], shard_bytes))
-        shards += [Shard(SPLITS[split], number, len(groups), tuple(group)) for number, group in enumerate(groups)]
+        members, sizes = _sorted_members(indices, split, listed, held_out)
+        piece = _PIECE if len(members) > _LARGE else 1
+        starts = np.arange(0, len(members), piece)
+        order = np.random.default_rng(_SEED).permutation(len(starts))
+        totals = np.add.reduceat(sizes, starts) if len(starts) else sizes
+        groups = list(_by_size(order, totals, shard_bytes))
+        for number, group in enumerate(groups):
+            runs = [members[starts[place] : starts[place] + piece] for place in group]
+            shards.append(Shard(SPLITS[split], number, len(groups), np.concatenate(runs)))
     return shards
+
+
+def _sorted_members(
+    indices: Sequence[Index], split: int, listed: dict[bytes, int], held_out: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Container and place of the images of a split, [N, 2], and their sizes, [N], sorted by label and name."""
+    places, labels, files, sizes = [], [], [], []
+    for number, index in enumerate(indices):
+        members = _members(index, split, listed.keys(), held_out)
+        if not len(members):
+            continue
+        found, inverse = np.unique(index.members["class_name"][members], return_inverse=True)
+        labels.append(np.array([listed[name] for name in found.tolist()], np.int32)[inverse])
+        places.append(np.stack([np.full(len(members), number), members], axis=1).astype(np.int32))
+        files.append(index.members["file"][members])
+        sizes.append(index.members["size"][members])
+    if not places:
+        return np.zeros((0, 2), np.int32), np.zeros(0, np.int64)
+    order = np.lexsort((np.concatenate(files), np.concatenate(labels)))  # stable: equal names stay in their order
+    return np.concatenate(places)[order], np.concatenate(sizes)[order]
 
 
 def _members(index: Index, split: int, listed: Set[bytes], held_out: float) -> np.ndarray:
     train, val = SPLITS.index("train"), SPLITS.index("val")
     held = (index.members["split"] == train) & (index.members["hash"] < held_out * 2**32)
     splits = np.where(held, val, index.members["split"])
-    return np.flatnonzero((splits == split) & is_listed(index, listed))
+    return np.flatnonzero((splits == split) & is_example(index, listed))
 
 
-def is_listed(index: Index, listed: Set[bytes]) -> np.ndarray:
-    """Of every member whether its class is one of `listed`; a container has few classes, the list has many."""
-    found, places = np.unique(index.members["class"], return_inverse=True)
-    return np.array([name in listed for name in found.tolist()], bool)[places]
+def is_example(index: Index, listed: Set[bytes]) -> np.ndarray:
+    """Returns of every member whether it has a class of `listed`; a container has few classes, the list many."""
+    found, places = np.unique(index.members["class_name"], return_inverse=True)
+    return np.array([name in listed for name in found.tolist()], bool)[places] & (index.members["why_not"] == GOOD)
 
 
-def _by_size(pieces: Sequence[Piece], sizes: Sequence[int], shard_bytes: int) -> Iterator[list[Piece]]:
-    group, total = [], 0
-    for piece, size in zip(pieces, sizes, strict=True):
-        group.append(piece)
-        total += size
-        if total >= shard_bytes:
+def _by_size(order: np.ndarray, totals: np.ndarray, shard_bytes: int) -> Iterator[list[int]]:
+    """Groups of pieces in this order, each of about that size."""
+    group, size = [], 0
+    for place in order.tolist():
+        group.append(place)
+        size += int(totals[place])
+        if size >= shard_bytes:
             yield group
-            group, total = [], 0
+            group, size = [], 0
     if group:
         yield group

@@ -13,13 +13,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-from focalnet_jax.data.prepare.containers import SPLITS, Container, Index, index_container, may_be_image
+from focalnet_jax.data.prepare import accounting
+from focalnet_jax.data.prepare.containers import Container
+from focalnet_jax.data.prepare.index import Index
+from focalnet_jax.data.prepare.indexing import index_container
 from focalnet_jax.data.prepare.kinds import Kind, Sources
-from focalnet_jax.data.prepare.plan import Shard, is_listed, make_plan
-from focalnet_jax.data.prepare.shards import Job, features, report_file, write_shard, write_whole
+from focalnet_jax.data.prepare.labels import Labels
+from focalnet_jax.data.prepare.naming import SPLITS
+from focalnet_jax.data.prepare.plan import Shard, make_plan
+from focalnet_jax.data.prepare.shards import Job, features, report_file, spool_of, write_shard, write_whole
 from focalnet_jax.data.prepare.workers import Progress, run_all
 from focalnet_jax.data.sources import fingerprint_of
 from focalnet_jax.data.tfds_source import CARD
@@ -30,7 +34,6 @@ VERSION = "1.0.0"
 MANIFEST = "manifest.jsonl"
 _WORK = ".prepare"
 ASKED = "asked.json"
-_UNCLEAR = "no class: its name says another than its folder, or the label file does not have it"
 Reports = Sequence[tuple[Shard, dict[str, Any]]]  # what was written to each shard
 
 
@@ -54,22 +57,24 @@ def prepare(kind: Kind, sources: Sources, out: Path, options: Options, processes
         raise UserError(f"--name {options.name}: expected lower case letters, digits and _, a letter first")
     folder = out / options.name / VERSION
     with working_folder(folder) as work:
+        for line in (*accounting.describe(sources.containers), *sources.notes):
+            print(line, flush=True)
         indices = _index_all(sources, work, processes)
         asked = _asked(sources, indices, options)
         if is_finished(folder, asked):
             return folder
         check_begun(work / ASKED, asked)
-        _check_labelled(sources, indices)
-        classes = sources.classes or _names_found(sources, indices)
+        accounting.check_labels(sources, indices)
+        classes = sources.classes or accounting.names_found(sources, indices)
         held_out = _held_out(kind, options, indices)
         shards = make_plan(indices, classes, held_out=held_out, shard_bytes=options.shard_bytes)
         if not any(shard.split == "train" for shard in shards):
-            raise UserError(f"no image of a known class was found in {sources.containers[0].path}")
+            accounting.refuse_no_examples(sources, indices, classes)
         write_whole(work / ASKED, json.dumps(asked))
         paths = tuple(_index_file(work, *numbered) for numbered in enumerate(sources.containers))
         job = Job(options.name, classes, sources.containers, paths, folder)
         reports = _write_all(job, shards, work, processes)
-        _finish(job, reports, _unknown(sources.containers, indices, classes), asked)
+        _finish(job, reports, indices, asked)
     return folder
 
 
@@ -120,7 +125,7 @@ def check_begun(path: Path, asked: Mapping[str, Any]) -> None:
 
 def _asked(sources: Sources, indices: Sequence[Index], options: Options) -> dict[str, Any]:
     """What was asked for, to be compared with what was begun; where the sources lie may change, what they hold not."""
-    digest = hashlib.sha256(json.dumps([sources.classes, sources.labels]).encode())
+    digest = hashlib.sha256(json.dumps([sources.classes, asdict(sources.labels)]).encode())
     for container, index in zip(sources.containers, indices, strict=True):
         place = f"{container.class_name} {container.split} {container.size} {container.time}"
         digest.update(f"{place} {index.digest()}".encode())
@@ -148,16 +153,6 @@ def _held_out(kind: Kind, options: Options, indices: Sequence[Index]) -> float:
     return options.held_out or 0.0 if official or options.held_out is not None else kind.held_out
 
 
-def _check_labelled(sources: Sources, indices: Sequence[Index]) -> None:
-    for container, index in zip(sources.containers, indices, strict=True):
-        without = index.members["name"][index.members["class"] == b""] if container.labelled else ()
-        if len(without):
-            raise UserError(
-                f"{container.path} holds {len(without)} images that the label list does not have, such as "
-                f"{without[0].decode(errors='replace')}: give the list of all"
-            )
-
-
 def _index_file(work: Path, number: int, container: Container) -> Path:
     return work / f"{number}-{container.offset}-{container.size}-{container.time}.npy"
 
@@ -166,7 +161,7 @@ def _index_all(sources: Sources, work: Path, processes: int) -> list[Index]:
     """The index of every container: of tars from disk where it was made before, of folders always what is there now."""
     paths = [_index_file(work, *numbered) for numbered in enumerate(sources.containers)]
     missing = [
-        (container, path, sources.labels)
+        (container, path, sources.labels if container.holds != "images" or container.split == "val" else Labels())
         for container, path in zip(sources.containers, paths, strict=True)
         if container.size is None or not path.is_file()
     ]
@@ -176,18 +171,8 @@ def _index_all(sources: Sources, work: Path, processes: int) -> list[Index]:
     return [Index.load(path) for path in paths]
 
 
-def _index_one(container: Container, path: Path, labels: dict[str, str] | None) -> None:
-    index_container(container, labels).save(path)
-
-
-def _names_found(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
-    """The classes of the training images, sorted: the order every reader of a folder gives them."""
-    train = SPLITS.index("train")
-    for container, index in zip(sources.containers, indices, strict=True):
-        if container.class_name and container.split == "train" and not any(index.members["class"]):
-            raise UserError(f"class {container.title} holds no images: fill it, remove it, or give --classes FILE")
-    found = {name for index in indices for name in np.unique(index.members["class"][index.members["split"] == train])}
-    return tuple(sorted(name.decode() for name in found if name))
+def _index_one(container: Container, path: Path, labels: Labels) -> None:
+    index_container(container, labels, spool_of(path)).save(path)
 
 
 def _write_all(job: Job, shards: Sequence[Shard], work: Path, processes: int) -> Reports:
@@ -200,29 +185,7 @@ def _write_all(job: Job, shards: Sequence[Shard], work: Path, processes: int) ->
     return [(shard, json.loads((work / report_file(shard)).read_text())) for shard in shards]
 
 
-def _unknown(
-    containers: Sequence[Container], indices: Sequence[Index], classes: Sequence[str]
-) -> list[tuple[str, str, str]]:
-    """Split and name of what was left out by its name, and why."""
-    listed = {name.encode() for name in classes}
-    return [
-        (
-            SPLITS[member["split"]],
-            f"{container.class_name or ''}/{member['name'].decode(errors='replace')}".lstrip("/"),
-            _why_not(member["name"].decode(errors="replace"), member["class"].decode()),
-        )
-        for container, index in zip(containers, indices, strict=True)
-        for member in index.members[~is_listed(index, listed)]
-    ]
-
-
-def _why_not(name: str, named: str) -> str:
-    if not may_be_image(name):
-        return "no image, by its name"
-    return f"class {named} is not in the list" if named else _UNCLEAR
-
-
-def _finish(job: Job, reports: Reports, unknown: Sequence[tuple[str, str, str]], asked: Mapping[str, Any]) -> None:
+def _finish(job: Job, reports: Reports, indices: Sequence[Index], asked: Mapping[str, Any]) -> None:
     """Writes the manifest, TFDS's description and, last, the card."""
     rows = [
         {"split": shard.split, "file": name, "status": status, "reason": reason}
@@ -230,13 +193,14 @@ def _finish(job: Job, reports: Reports, unknown: Sequence[tuple[str, str, str]],
         for status in ("rejected", "normalized")
         for name, reason in report[status]
     ]
-    for split, name, reason in unknown:
-        rows.append({"split": split, "file": name, "status": "rejected", "reason": reason})
+    for split, name, status, reason in accounting.left_out(job.containers, indices, job.classes):
+        rows.append({"split": split, "file": name, "status": status, "reason": reason})
     write_whole(job.out / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
     describe(job.out, job.name, VERSION, features(job.classes), _lengths(reports))
-    card = _card(job, reports, rows) | {"asked": dict(asked)}
+    counts = {"files": accounting.count_files(indices), "left_out": dict(accounting.count_left_out(indices))}
+    card = _card(job, reports, rows) | counts | {"asked": dict(asked)}
     write_whole(job.out / CARD, json.dumps(card, indent=1) + "\n")
-    _print_card(job.out, card)
+    _print_card(job.out, card, rows)
 
 
 def describe(
@@ -301,11 +265,21 @@ def _card(job: Job, reports: Reports, rows: Sequence[Mapping[str, str]]) -> dict
     }
 
 
-def _print_card(out: Path, card: Mapping[str, Any]) -> None:
+def _print_card(out: Path, card: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> None:
     for split, of in card["splits"].items():
         print(f"{split:<6}{of['examples']:,} images, {of['bytes'] / 1e6:,.1f} MB, {of['shards']} shards")
     empty = [name for name, counts in card["classes"].items() if not counts.get("train")]
     print(f"{len(card['classes'])} classes, {len(empty)} without training images{_some(empty)}")
+    left = card["left_out"]
+    examples = sum(of["examples"] for of in card["splits"].values())
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(left.items(), key=lambda item: -item[1]))
+    print(
+        f"{card['files']:,} files seen: {examples:,} images, {card['rejected']:,} rejected, "
+        f"{sum(left.values()):,} left out{f' ({kinds})' if kinds else ''}"
+    )
+    reasons = Counter(row["reason"] for row in rows if row["status"] == "rejected")
+    for reason, count in reasons.most_common(5):
+        print(f"  rejected {count:,}: {reason}")
     print(f"{card['rejected']} images rejected, {card['normalized']} normalized: {out / MANIFEST}")
     print(f"fingerprint {card['fingerprint']}; train with --config.data.source=tfds --config.data.path={out}")
 

@@ -19,7 +19,8 @@ from PIL import Image
 
 from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.formats import FORMATS, recognise
-from focalnet_jax.data.prepare.containers import Container, Index
+from focalnet_jax.data.prepare.containers import Container
+from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.plan import Shard
 from focalnet_jax.errors import UserError
 
@@ -128,24 +129,27 @@ def write_whole(path: Path, text: str) -> None:
 def _members(job: Job, shard: Shard) -> Iterator[tuple[str, int, bytes]]:
     """Name, label and bytes of every image of a shard."""
     labels = {name.encode(): label for label, name in enumerate(job.classes)}
-    for piece in shard.pieces:
-        container, index = job.containers[piece.container], _index(job.indices[piece.container])
-        below = f"{container.class_name}/" if container.class_name else ""
-        for member in index.members[piece.members]:
-            path = container.path
-            if container.size is None:
-                path = os.path.join(path, os.fsdecode(member["name"]))
-            name = str(PurePosixPath(below + member["name"].decode(errors="replace")))
-            try:
-                with open(path, "rb") as file:
-                    file.seek(int(member["offset"]))
-                    encoded = file.read(int(member["size"]))
-            except OSError as error:
-                raise UserError(f"cannot read {name} of {container.title}: {error.strerror}") from error
-            yield name, labels[bytes(member["class"])], encoded
+    for place, number in shard.members.tolist():
+        container, member = job.containers[place], _index(job.indices[place]).members[number]
+        path = spool_of(job.indices[place]) if container.spooled else container.path
+        if container.size is None:
+            path = os.path.join(path, os.fsdecode(member["name"]))
+        name = member["file"].decode(errors="replace")
+        try:
+            with open(path, "rb") as file:
+                file.seek(int(member["offset"]))
+                encoded = file.read(int(member["size"]))
+        except OSError as error:
+            raise UserError(f"cannot read {name} of {container.title}: {error.strerror}") from error
+        yield name, labels[bytes(member["class_name"])], encoded
 
 
-@lru_cache(maxsize=8)
+def spool_of(index: Path) -> Path:
+    """Returns where the images of a container lie that cannot be read in place, beside its index."""
+    return index.with_suffix(".spool")
+
+
+@lru_cache(maxsize=64)
 def _index(path: Path) -> Index:
     return Index.load(path)
 

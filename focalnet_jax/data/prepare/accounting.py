@@ -1,0 +1,135 @@
+"""What became of every file: an example, rejected, or left out, by kind and count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from focalnet_jax.data.prepare.containers import Container
+from focalnet_jax.data.prepare.index import GOOD, LEFT_OUT, NO_IMAGE, NOT_LISTED, TEST, WHY_NOT, Index
+from focalnet_jax.data.prepare.kinds import Sources
+from focalnet_jax.data.prepare.naming import SPLITS, in_order, some
+from focalnet_jax.data.prepare.plan import is_example
+from focalnet_jax.data.prepare.samples import TEXT_LABELS
+from focalnet_jax.errors import UserError
+
+_MOST_NUMBERS = 100_000  # classes that are numbers; what is larger is an id of something else
+
+
+def names_found(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
+    """Returns the classes of the training images, sorted: the order every reader of a folder gives them.
+
+    Labels of samples and rows that are numbers without names stay numbers: class 7 has label 7.
+
+    Raises:
+      UserError: a class folder is empty, or labels cannot be classes.
+    """
+    train = SPLITS.index("train")
+    for container, index in zip(sources.containers, indices, strict=True):
+        if container.class_name and container.split == "train" and not any(index.members["why_not"] == GOOD):
+            raise UserError(
+                f"class {container.title} holds no images{_of_kinds(index)}: fill it, remove it, or give --classes FILE"
+            )
+    _refuse_captions(indices)
+    found = set()
+    for index in indices:
+        wanted = (index.members["split"] == train) & (index.members["why_not"] == GOOD)
+        found |= {name.decode() for name in np.unique(index.members["class_name"][wanted]).tolist()}
+    numbers = {name for name in found if name.isascii() and name.isdigit()}
+    if numbers and all(container.holds != "images" for container in sources.containers):
+        if numbers != found:
+            raise UserError(
+                f"labels are partly numbers, such as {min(numbers)}, and partly names, such as {min(found - numbers)}: "
+                "give --classes FILE, the names in the order of the numbers"
+            )
+        largest = max(map(int, numbers))
+        if largest >= _MOST_NUMBERS:
+            raise UserError(f"label {largest} is no number of a class: give --classes FILE, or other labels")
+        return tuple(map(str, range(largest + 1)))
+    return in_order(found)
+
+
+def _of_kinds(index: Index) -> str:
+    kinds = Counter(PurePosixPath(name.decode(errors="replace")).suffix for name in index.members["name"].tolist())
+    return f" but {some([f'{count} {kind}' for kind, count in kinds.most_common()])}" if kinds else ""
+
+
+def _refuse_captions(indices: Sequence[Index]) -> None:
+    """Labels from .txt of which most are different are captions."""
+    texts = sum(index.skipped.get(TEXT_LABELS, 0) for index in indices)
+    different = len({name for index in indices for name in np.unique(index.members["class_name"]).tolist()})
+    if texts > 3 and different > texts / 2:
+        raise UserError(
+            f"the .txt beside the images hold {different} different texts for {texts} images: captions, not classes; "
+            "expected .cls, or a label in .json"
+        )
+
+
+def check_labels(sources: Sources, indices: Sequence[Index]) -> None:
+    """Raises `UserError` if validation images lack a label that their list should have, or nothing has one."""
+    for container, index in zip(sources.containers, indices, strict=True):
+        if container.imagenet and container.holds == "images" and container.split == "val":
+            without = index.members["name"][index.members["why_not"] == NOT_LISTED]
+            if len(without):
+                raise UserError(
+                    f"{container.title} holds {len(without)} images that the label list does not have, such as "
+                    f"{without[0].decode(errors='replace')}: give the list of all with --val-labels"
+                )
+
+
+def refuse_no_examples(sources: Sources, indices: Sequence[Index], classes: Sequence[str]) -> None:
+    """Raises `UserError` for sources without a training image."""
+    reasons = Counter(reason for *_, reason in left_out(sources.containers, indices, classes))
+    told = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common(3))
+    raise UserError(
+        f"no image of a known class was found in {sources.containers[0].path}{f' ({told})' if told else ''}"
+    )
+
+
+def left_out(
+    containers: Sequence[Container], indices: Sequence[Index], classes: Sequence[str]
+) -> list[tuple[str, str, str, str]]:
+    """Returns split, name, status and reason of members that are not decoded; status is rejected or left out."""
+    listed = {name.encode() for name in classes}
+    rows = []
+    for container, index in zip(containers, indices, strict=True):
+        for member in index.members[~is_example(index, listed)]:
+            why_not, name = int(member["why_not"]), member["file"].decode(errors="replace")
+            if not name.strip("/"):
+                name = container.title
+            reason = WHY_NOT[why_not] or f"class {member['class_name'].decode(errors='replace')} is not in the list"
+            rows.append((SPLITS[member["split"]], name, "left out" if why_not in LEFT_OUT else "rejected", reason))
+    return rows
+
+
+def count_left_out(indices: Sequence[Index]) -> Counter[str]:
+    """Returns how many files were left out because they are no examples, by kind: suffixes, hidden and the like."""
+    kinds: Counter[str] = Counter()
+    for index in indices:
+        kinds.update({kind: count for kind, count in index.skipped.items() if kind != TEXT_LABELS})
+        kinds[WHY_NOT[TEST]] += int((index.members["why_not"] == TEST).sum())
+        names = index.members["name"][index.members["why_not"] == NO_IMAGE].tolist()
+        kinds.update(PurePosixPath(name.decode(errors="replace")).suffix.lower() or "no suffix" for name in names)
+    return +kinds
+
+
+def count_files(indices: Sequence[Index]) -> int:
+    """Returns how many files, rows and links there are in all."""
+    skipped = sum(count for index in indices for kind, count in index.skipped.items() if kind != TEXT_LABELS)
+    return sum(map(len, indices)) + skipped
+
+
+def describe(containers: Sequence[Container]) -> list[str]:
+    """Returns a line per split: what it is read from."""
+    what = {"images": "folders or tars", "samples": "shards of WebDataset", "rows": "Parquet files"}
+    lines = []
+    for split in (*SPLITS, None):
+        of = [container for container in containers if container.split == split and not container.direct]
+        of = of or [container for container in containers if container.split == split]
+        if of:
+            places = sorted({container.path for container in of})
+            lines.append(f"{split or 'splits by folder'}: {len(of)} {what[of[0].holds]}, {some(places, 2)}")
+    return lines

@@ -1,0 +1,164 @@
+"""ImageNet-1K wherever it came from: its own tars, Kaggle's folders, the Hugging Face hub, WebDataset.
+
+All give the same data set. Classes come from the folder or tar of a synset, from the file's name, from the label of a
+sample or row, and for validation images from the list of labels; where two of them differ the image is rejected.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from focalnet_jax.data.prepare.containers import Container, parquet, tar
+from focalnet_jax.data.prepare.folders import entries_of, tar_at
+from focalnet_jax.data.prepare.looking import look_into
+from focalnet_jax.data.prepare.naming import (
+    has_image_suffix,
+    imagenet_file,
+    is_synset,
+    is_tar,
+    split_named,
+    splits_in,
+    tar_stem,
+)  # fmt: skip
+from focalnet_jax.data.prepare.rows import is_parquet
+from focalnet_jax.data.prepare.val_labels import FORMS, find_val_labels, read_val_labels
+from focalnet_jax.errors import UserError
+
+EXPECTED = (
+    "expected a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, Kaggle's folder with "
+    "ILSVRC/Data/CLS-LOC, train and val folders, or the tars, shards or Parquet files of both splits"
+)
+_KAGGLE = ("CLS-LOC", "Data", "ILSVRC")  # folders below the one in which Kaggle's lists lie
+_NO_IMAGES = ("devkit", "bbox", "patch")  # words of tars of ImageNet without images
+
+
+def find_imagenet1k(
+    paths: Sequence[Path], val_labels: Path | None
+) -> tuple[list[Container], dict[str, str] | None, list[str]]:
+    """Returns the containers of all splits, the synset by the stem of a validation image, and what to tell the user.
+
+    Raises:
+      UserError: a split is missing or there twice, or nothing says what the validation images are.
+    """
+    found: dict[str, list[tuple[str, Container]]] = defaultdict(list)  # by split: the layout, and a container
+    loose, visited = [], []
+    for path in paths:
+        root, above = _root(path.resolve() if path.is_dir() else path)
+        visited += above
+        if root.is_file():
+            _add_file(found, root, None)
+            continue
+        folders, tars, others = entries_of(root)
+        for folder in folders:
+            if split_named(folder.name):
+                _add_folder(found, folder, split_named(folder.name))
+            elif is_synset(folder.name):
+                found["train"].append(("folders", _synset_folder(folder, "train")))
+        for entry in [*tars, *(entry for entry in others if is_parquet(entry))]:
+            if not any(word in entry.name for word in _NO_IMAGES):
+                _add_file(found, entry, None)
+        if any(not is_parquet(entry) for entry in others):
+            loose.append(Container(str(root), split="train", imagenet=True, direct=True))
+    source = " ".join(map(str, paths))
+    absent = [split for split in ("train", "val") if not found[split]]
+    if absent:
+        raise UserError(f"--source {source} holds no images of {' and '.join(absent)}: {EXPECTED}")
+    notes = []
+    for split, containers in sorted(found.items()):
+        layouts = sorted({layout for layout, _ in containers})
+        if len(layouts) > 1:
+            raise UserError(f"--source {source} holds {split} more than once, as {' and as '.join(layouts)}: give one")
+    stems = None
+    if val_labels is None and _needs_labels([container for _, container in found["val"]]):
+        val_labels = find_val_labels(visited)
+        if val_labels is None:
+            raise UserError(
+                f"{found['val'][0][1].path} does not say what its images are: give --val-labels FILE, {FORMS}"
+            )
+    if val_labels is not None:
+        stems = read_val_labels(val_labels)
+        notes.append(f"labels of val: {val_labels}")
+    if any(layout == "shards of WebDataset" for split in found.values() for layout, _ in split):
+        notes.append("labels that are numbers are taken in ImageNet's order, that of the sorted synsets, from 0")
+    return [container for split in found.values() for _, container in split] + loose, stems, notes
+
+
+def _root(path: Path) -> tuple[Path, list[Path]]:
+    """The folder that holds the splits, and the folders in which the list of labels may lie."""
+    if path.is_file():
+        return path, [path.resolve().parent]
+    visited = [path]
+    for _ in range(4):
+        folders, tars, others = entries_of(path)
+        names = [entry.name for entry in folders]
+        if any(split_named(name) or is_synset(name) for name in names) or tars or any(map(is_parquet, others)):
+            break
+        inner = [name for name in names if name in (*_KAGGLE, "data", "default")] or names
+        if len(inner) != 1:
+            break
+        path = path / inner[0]
+        visited.insert(0, path)
+    above = visited[-1]
+    while above.name in _KAGGLE:
+        above = above.parent
+        visited.append(above)
+    return path, visited
+
+
+def _synset_folder(folder: Path, split: str) -> Container:
+    return Container(
+        str(folder), split=split, class_name=folder.name if is_synset(folder.name) else None, imagenet=True
+    )
+
+
+def _add_folder(found: dict[str, list[tuple[str, Container]]], folder: Path, split: str) -> None:
+    """The folder of a split: folders or tars of synsets, images, or shards."""
+    folders, tars, others = entries_of(folder)
+    found[split] += [("folders", _synset_folder(entry, split)) for entry in folders]
+    for entry in [*tars, *(entry for entry in others if is_parquet(entry))]:
+        _add_file(found, entry, split)
+    if any(not is_parquet(entry) for entry in others):
+        layout = "folders" if any(has_image_suffix(entry.name) for entry in others) or not found[split] else ""
+        direct = Container(str(folder), split=split, imagenet=True, direct=True)
+        found[split].append((layout or found[split][-1][0], direct))
+
+
+def _add_file(found: dict[str, list[tuple[str, Container]]], path: Path, split: str | None) -> None:
+    """A tar of tars, of images or of samples, or a Parquet file."""
+    stem = tar_stem(path.name) if is_tar(path.name) else path.stem
+    if is_synset(stem):
+        found[split or "train"].append(
+            ("tars of synsets", tar(path, split=split or "train", class_name=stem, imagenet=True))
+        )
+        return
+    named = {split} if split else splits_in(stem) or set(filter(None, map(split_named, path.parts[-3:-1])))
+    if len(named) != 1:
+        raise UserError(
+            f"{path}: its name says {' and '.join(sorted(named)) or 'no split'}; expected train or val in it"
+        )
+    split = named.pop()
+    if is_parquet(path):
+        found[split].append(("Parquet files", parquet(path, split=split, imagenet=True)))
+        return
+    look = look_into(tar(path))
+    if look.is_shard and not look.tars:
+        found[split].append(("shards of WebDataset", tar(path, split=split, imagenet=True, holds="samples")))
+    else:
+        layout = "tars of synsets" if look.tars else "tars of images"
+        found[split] += [(layout, container) for container in tar_at(path, split, imagenet=True)]
+
+
+def _needs_labels(containers: Sequence[Container]) -> bool:
+    """Whether some validation images say their class neither by a folder nor by their name."""
+    for container in containers:
+        if container.class_name or container.holds != "images":
+            continue
+        if container.size is None:
+            names = [entry.name for entry in Path(container.path).iterdir() if has_image_suffix(entry.name)]
+        else:
+            names = [name for name in look_into(container).images if not any(map(is_synset, name.split("/")))]
+        if any(imagenet_file(name)[1] is None for name in names):
+            return True
+    return False

@@ -1,0 +1,249 @@
+"""The index of a folder or tar of images: the path of each says its split and class."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+from focalnet_jax.data.prepare.containers import OVERWRITTEN, Container, File, files
+from focalnet_jax.data.prepare.index import (
+    GOOD,
+    NO_FOLDER,
+    NO_IMAGE,
+    NOT_LISTED,
+    OTHER_CLASS,
+    TEST,
+    Index,
+    Member,
+)  # fmt: skip
+from focalnet_jax.data.prepare.labels import Labels
+from focalnet_jax.data.prepare.naming import (
+    SPLITS,
+    has_image_suffix,
+    imagenet_file,
+    is_evaluation_file,
+    is_imagenet_file,
+    is_synset,
+    leading_synset,
+    may_be_image,
+    some,
+    split_named,
+)  # fmt: skip
+from focalnet_jax.errors import UserError
+
+Parts = tuple[str, ...]
+
+
+def index_images(container: Container, labels: Labels, spool: BinaryIO | None = None) -> Index:
+    """Returns the index of a folder or tar of images.
+
+    Raises:
+      UserError: a tar is damaged, unsafe or a shard of WebDataset; a file cannot be read; splits and classes are mixed.
+    """
+    skipped: Counter[str] = Counter()
+    found: dict[str, File] = {}  # of a member that a tar holds twice the last counts, as for tar itself
+    for file in files(container, skipped, spool):
+        skipped[OVERWRITTEN] += file.name in found
+        found[file.name] = file._replace(read=bytes)
+    _refuse_shard(container, found)
+    paths = [PurePosixPath(name).parts for name in found]
+    placed = _imagenet(container, labels, paths) if container.imagenet else _by_path(container, paths)
+    members = [
+        Member(file.name, file.offset, file.size, file.time, name, split, below, why_not)
+        for file, (split, name, below, why_not) in zip(found.values(), placed, strict=True)
+    ]
+    for name in {member.class_name for member in members}:
+        check_utf8(container, name)
+    return Index.of(members, +skipped)
+
+
+def check_utf8(container: Container, name: str) -> None:
+    """Raises `UserError` if the name of a class cannot be written."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{container.title}: the class folder {name!r} is not named in UTF-8; rename it") from error
+
+
+def sample_key(name: str) -> str:
+    """Returns what the files of one sample of a shard share: the path up to the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _refuse_shard(container: Container, names: Iterable[str]) -> None:
+    if container.size is None:
+        return
+    labelled = {sample_key(name) for name in names if name.lower().endswith(".cls")}
+    if labelled and any(has_image_suffix(name) and sample_key(name) in labelled for name in names):
+        raise UserError(
+            f"{container.title} is a shard of WebDataset, with a .cls for each image, not a tar of classes: prepare it "
+            "with the kind webdataset"
+        )
+
+
+def _imagenet(container: Container, labels: Labels, paths: Sequence[Parts]) -> list[tuple[int, str, str, int]]:
+    stems = labels.stems or {}
+    split = SPLITS.index(container.split or "train")
+    placed = []
+    for parts in paths:
+        stem, _, _ = imagenet_file(parts[-1])
+        folder = container.class_name or next((part for part in reversed(parts[:-1]) if is_synset(part)), None)
+        listed = stems.get(stem) if container.split == "val" else None
+        placed.append((split, *place_imagenet(parts, [folder, listed], test=container.split == "test")))
+    return placed
+
+
+def place_imagenet(parts: Parts, said: Sequence[str | None], *, test: bool = False) -> tuple[str, str, int]:
+    """Returns class, name in the data set and why there is none, of an image of ImageNet.
+
+    Args:
+      parts: the path of the image.
+      said: what else says its class: its folder, a list, a label.
+      test: images without a class are of the split that has no labels.
+    """
+    file = parts[-1]
+    stem, synset, fits = imagenet_file(file)
+    classes = {name for name in (*said, synset) if name}
+    if not may_be_image(file):
+        return "", "/".join(parts), NO_IMAGE
+    if len(classes) != 1 or not fits:
+        return "", "/".join(parts), OTHER_CLASS if classes else TEST if test else NOT_LISTED
+    (name,) = classes
+    suffix = PurePosixPath(file).suffix
+    if is_imagenet_file(file):
+        suffix = ".JPEG" if suffix.lower() in (".jpg", ".jpeg") else suffix
+        return name, stem + suffix if is_evaluation_file(file) else f"{name}/{stem}{suffix}", GOOD
+    return name, below_class(name, parts), GOOD
+
+
+def below_class(name: str, parts: Parts) -> str:
+    """Returns what an image of a class is called: CLASS/ and its path from the folder of the class on."""
+    folder = name.replace("/", "_")
+    folders = parts[:-1]
+    start = folders.index(folder) + 1 if folder in folders else 0
+    return "/".join((folder, *parts[start:]))
+
+
+def _by_path(container: Container, paths: Sequence[Parts]) -> list[tuple[int, str, str, int]]:
+    split = SPLITS.index(container.split or "train")
+    if container.class_name:
+        name = container.class_name
+        return [(split, *_agreed(name, parts, parts[1:] if parts[0] == name else parts)) for parts in paths]
+    if container.direct:
+        return [(split, "", "/".join(parts), NO_FOLDER if may_be_image(parts[-1]) else NO_IMAGE) for parts in paths]
+    return _splits_and_classes(container, paths)
+
+
+def _agreed(named: str, parts: Parts, below: Parts) -> tuple[str, str, int]:
+    """Class, name and why there is none, of a file in a folder of that name: ImageNet's files name it too."""
+    file = parts[-1]
+    if not may_be_image(file):
+        return "", "/".join((named, *below)), NO_IMAGE
+    synset = leading_synset(file)
+    if synset and is_synset(named) and synset != named:
+        return "", "/".join((named, *below)), OTHER_CLASS
+    return named, "/".join((named, *below)), GOOD
+
+
+def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tuple[int, str, str, int]]:
+    """Split and class of each path, [SHARED/][SPLIT/][SHARED/]CLASS/**/FILE."""
+    images = [parts for parts in paths if has_image_suffix(parts[-1])]  # a README says nothing
+    images = images or [parts for parts in paths if may_be_image(parts[-1])]
+    split_at = _split_depth(container, images)
+    start = 0 if split_at is None else split_at + 1
+    start += _shared_folders([parts[start:] for parts in images if len(parts) > start])
+    placed = []
+    for parts in paths:
+        named = split_named(parts[split_at]) if split_at is not None and len(parts) > split_at + 1 else None
+        if named and container.split not in (None, named):
+            raise UserError(f"{container.title} is named for {container.split} but holds {named}: rename it")
+        split = SPLITS.index(container.split or named or "train")
+        if len(parts) > start + 1:
+            placed.append((split, *_agreed(parts[start], parts, parts[start + 1 :])))
+        else:
+            placed.append((split, "", "/".join(parts), NO_FOLDER if may_be_image(parts[-1]) else NO_IMAGE))
+    for split in {row[0] for row in placed}:
+        _check_classes(container, [row for row in placed if row[0] == split], SPLITS[split])
+    return placed
+
+
+def _check_classes(container: Container, placed: Sequence[tuple[int, str, str, int]], split: str) -> None:
+    without = [file for _, name, file, why_not in placed if why_not == NO_FOLDER]
+    if without and not any(name for _, name, _, _ in placed):
+        raise UserError(no_class_folders(container.title, split, without))
+
+
+def no_class_folders(title: str, split: str, names: Sequence[str]) -> str:
+    """Returns the message for images of a split none of which has a class."""
+    advice = "expected CLASS/*.jpg, a folder for each class"
+    if any(is_imagenet_file(name) for name in names):
+        advice = "for ImageNet use the kind imagenet1k, which takes their labels from --val-labels or their names"
+    return f"{title}: the {len(names)} images of {split} lie in no class folders, such as {names[0]}; {advice}"
+
+
+def _common(paths: Sequence[Parts]) -> Parts:
+    """The folders that all paths share."""
+    folders = [parts[:-1] for parts in paths]
+    if not folders:
+        return ()
+    pairs = zip(min(folders), max(folders), strict=False)
+    return tuple(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _shared_folders(images: Sequence[Parts]) -> int:
+    """How many folders lie above the class folders."""
+    shared = len(_common(images))
+    # Files that lie right in the folder all share are of the class it is named for.
+    return max(shared - any(len(parts) == shared + 1 for parts in images), 0)
+
+
+def _split_depth(container: Container, images: Sequence[Parts]) -> int | None:
+    """The place of the split in the paths, None where they have none.
+
+    Raises:
+      UserError: some paths have one and others have none, or it lies below the classes.
+    """
+    common = _common(images)
+    place = next((place for place, part in enumerate(common) if split_named(part)), None)
+    if place is not None:
+        return place
+    place = len(common)
+    having = [parts for parts in images if len(parts) > place + 1 and split_named(parts[place])]
+    others = [parts for parts in images if len(parts) <= place + 1 or not split_named(parts[place])]
+    if having and not others:
+        return place
+    if having and any(len(parts) > place + 1 for parts in others):
+        other = next(parts for parts in others if len(parts) > place + 1)
+        raise UserError(mixed_splits(container.title, having[0][place], other[place]))
+    if having:  # loose images beside the splits: they have no class
+        return place
+    below = [parts for parts in images if any(map(split_named, parts[place + 1 : place + 2][: len(parts) - place - 2]))]
+    if len(below) == len(images) and below:
+        raise UserError(split_below(container.title, below[0][place], below[0][place + 1]))
+    return None
+
+
+def mixed_splits(title: str, split: str, other: str) -> str:
+    """Returns the message for folders of which some are splits and others are not."""
+    return (
+        f"{title} holds {split}, a split, and {other}, which is none: give the folders of the splits a folder of their "
+        "own, or rename what is a class"
+    )
+
+
+def split_below(title: str, above: str, split: str) -> str:
+    """Returns the message for splits that lie where classes were expected."""
+    return (
+        f"{title}: {above} holds {split}, a split; expected SPLIT/CLASS/*.jpg, not CLASS/SPLIT/*.jpg: move the "
+        f"folders, or give {above} alone if it is a data set"
+    )
+
+
+def describe_left(names: Sequence[str]) -> str:
+    """Returns the suffixes of files and their number, for a message."""
+    kinds = Counter(PurePosixPath(name).suffix or "no suffix" for name in names)
+    return some([f"{count} {kind}" for kind, count in kinds.most_common()], 5)

@@ -1,0 +1,35 @@
+"""The index of any container."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from focalnet_jax.data.prepare.containers import Container
+from focalnet_jax.data.prepare.images import index_images
+from focalnet_jax.data.prepare.index import Index
+from focalnet_jax.data.prepare.labels import Labels
+from focalnet_jax.data.prepare.rows import index_rows
+from focalnet_jax.data.prepare.samples import index_samples
+
+_READERS = {"images": index_images, "samples": index_samples, "rows": index_rows}
+
+
+def index_container(container: Container, labels: Labels | None = None, spool: Path | None = None) -> Index:
+    """Returns the index of a container.
+
+    Args:
+      container: a folder, a tar or a Parquet file.
+      labels: what its labels mean, where they are not names of folders.
+      spool: gets the images of a container that cannot be read in place, whole or not at all.
+
+    Raises:
+      UserError: it is damaged, unsafe, or of another kind; a file cannot be read.
+    """
+    read = _READERS[container.holds]
+    if not container.spooled or spool is None:
+        return read(container, labels or Labels(), None)
+    partial = spool.with_suffix(".spooling")
+    with partial.open("wb") as file:
+        index = read(container, labels or Labels(), file)
+    partial.replace(spool)
+    return index

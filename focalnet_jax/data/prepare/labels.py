@@ -1,0 +1,66 @@
+"""What the labels in a source mean: numbers, synsets and names to the names of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from focalnet_jax.data.class_lists import NUM_1K, class_list
+from focalnet_jax.data.prepare.index import GOOD, NO_LABEL, OUTSIDE
+from focalnet_jax.data.prepare.naming import is_synset
+
+_LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How labels are read."""
+
+    names: tuple[str, ...] | None = None  # of the classes that numbers mean; None: a number is its own name
+    stems: Mapping[str, str] | None = None  # class by the stem of a file
+    image_column: str | None = None  # of Parquet; None: found by type and name
+    label_column: str | None = None
+
+    def class_of(self, label: int | str | None) -> tuple[str, int]:
+        """Returns the class that a label means, and why there is none (a place in `WHY_NOT`)."""
+        if isinstance(label, str):
+            label = " ".join(label.split())
+            if label.lstrip("-").isascii() and label.lstrip("-").isdigit() and len(label) < 10:
+                label = int(label)
+        if label is None or label == "" or label == -1:
+            return "", NO_LABEL
+        if isinstance(label, str):
+            return (label, GOOD) if len(label) <= _LONGEST_NAME else ("", OUTSIDE)
+        if label < 0 or (self.names and label >= len(self.names)):
+            return "", OUTSIDE
+        return (self.names[label] if self.names else str(label)), GOOD
+
+
+@cache
+def _synsets_by_lemmas() -> dict[str, str]:
+    """Synsets of ImageNet-1K by their lemmas, and by the first lemma; without what two of them share."""
+    found: dict[str, set[str]] = {}
+    for synset, lemmas in class_list(NUM_1K):
+        for name in {lemmas.lower(), lemmas.split(",")[0].lower()}:
+            found.setdefault(name, set()).add(synset)
+    return {name: next(iter(synsets)) for name, synsets in found.items() if len(synsets) == 1}
+
+
+def synset_named(label: str) -> str:
+    """Returns the synset of ImageNet-1K that a label names by itself or by its lemmas; another label stays as it is."""
+    if is_synset(label):
+        return label
+    name = label.replace("_", " ").lower()
+    return _synsets_by_lemmas().get(name) or label
+
+
+def says_imagenet(names: tuple[str, ...]) -> bool:
+    """Returns whether 1000 names of classes are ImageNet-1K's in its order: synsets or lemmas, nearly all known."""
+    known = [synset for synset, _ in class_list(NUM_1K)]
+    if len(names) != NUM_1K:
+        return False
+    meant = [synset_named(name) for name in names]
+    wrong = sum(found in set(known) and found != synset for found, synset in zip(meant, known, strict=True))
+    same = sum(found == synset for found, synset in zip(meant, known, strict=True))
+    return wrong == 0 and same > 0.9 * NUM_1K

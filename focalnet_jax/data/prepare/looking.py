@@ -1,0 +1,53 @@
+"""A look at the beginning of a tar: whether it holds classes, images, tars or the samples of WebDataset."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from focalnet_jax.data.prepare.containers import Container, files
+from focalnet_jax.data.prepare.images import sample_key
+from focalnet_jax.data.prepare.naming import has_image_suffix, is_tar
+
+_MOST = 512  # files looked at
+_LABELS = (".cls", ".json", ".txt", ".cls.txt", ".label")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen."""
+
+    tars: tuple[str, ...]
+    images: tuple[str, ...]
+    labels: frozenset[str]  # suffixes of files beside an image, of the same key
+    folders: frozenset[str]  # right below the top, with images
+    flat: bool  # images lie in no folder, or all in one
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether it is a shard of WebDataset: a label beside each image; a .json may lie in a class folder, too."""
+        return ".cls" in self.labels or (bool(self.labels) and self.flat)
+
+
+def look_into(container: Container, most: int = _MOST) -> Look:
+    """Looks at the first files of a tar.
+
+    Raises:
+      UserError: it is damaged or unsafe.
+    """
+    names = [file.name for file in itertools.islice(files(container, Counter()), most)]
+    images = [name for name in names if has_image_suffix(name)]
+    keys = {sample_key(name) for name in images}
+    labels = {
+        suffix for name in names for suffix in _LABELS if name.lower().endswith(suffix) and sample_key(name) in keys
+    }
+    parents = {str(PurePosixPath(name).parent) for name in images}
+    return Look(
+        tuple(name for name in names if is_tar(name)),
+        tuple(images),
+        frozenset(labels),
+        frozenset(name.partition("/")[0] for name in images if "/" in name),
+        len(parents) <= 1,
+    )

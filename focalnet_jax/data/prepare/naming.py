@@ -1,0 +1,109 @@
+"""What the names of files and folders say: split, class, and whether a file is worth decoding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+from focalnet_jax.data.formats import IMAGE_SUFFIXES
+from focalnet_jax.data.listing import left_behind
+
+SPLITS = ("train", "val", "test")
+# What folders of a split are called, such as imagenet21k_val in 21K-P.
+_SPLIT_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"
+}  # fmt: skip
+_PREFIXES = ("imagenet", "ilsvrc")  # bullet_train is a class
+_PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+TAR_SUFFIXES = (".tar", *_PACKED_SUFFIXES)
+_SYNSET = re.compile(r"n\d{8}")
+# Names of ImageNet's files; those on the Hugging Face hub end with the synset.
+_TRAIN_FILE = re.compile(r"((n\d{8})_\d+)(?:_(n\d{8}))?")
+_EVAL_FILE = re.compile(r"(ILSVRC2012_(?:val|test)_\d{8})(?:_(n\d{8}))?")
+
+
+def split_named(folder: str) -> str | None:
+    """Returns the split that a folder of this name holds, if any."""
+    folder = folder.lower()
+    return _SPLIT_NAMES.get(re.split(r"[_-]", folder)[-1] if folder.startswith(_PREFIXES) else folder)
+
+
+def splits_in(name: str) -> set[str]:
+    """Returns the splits that words of a file's name stand for, such as train in imagenet1k-train-0001.tar."""
+    return {_SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLIT_NAMES}
+
+
+def may_be_image(name: str) -> bool:
+    """Returns whether a file of this name is worth decoding: it has the suffix of an image, or none."""
+    return has_image_suffix(name) or not PurePosixPath(name).suffix
+
+
+def has_image_suffix(name: str) -> bool:
+    """Returns whether a file has the suffix of an image."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_hidden(path: str) -> bool:
+    """Returns whether a file is hidden, or left behind by a system or a tool."""
+    return any(map(left_behind, PurePosixPath(path).parts))
+
+
+def is_tar(name: str) -> bool:
+    """Returns whether a file is named as a tar, also a compressed one."""
+    return name.lower().endswith(TAR_SUFFIXES)
+
+
+def tar_stem(name: str) -> str:
+    """Returns the name of a tar without its suffixes."""
+    suffix = next((suffix for suffix in TAR_SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def is_synset(name: str) -> bool:
+    """Returns whether a name is a synset's, such as n01440764."""
+    return bool(_SYNSET.fullmatch(name))
+
+
+def leading_synset(file: str) -> str | None:
+    """Returns the synset that the name of a file begins with, if any."""
+    found = _SYNSET.match(file)
+    return found and found[0]
+
+
+def imagenet_file(file: str) -> tuple[str, str | None, bool]:
+    """Returns the original stem of a file of ImageNet, the synset that its name says, if any, and whether it fits.
+
+    `n01440764_10026_n01440764.JPEG` gives `("n01440764_10026", "n01440764", True)`. Two synsets in one name that differ
+    do not fit. The stem of any other file stays as it is.
+    """
+    stem = PurePosixPath(file).stem
+    if found := _TRAIN_FILE.fullmatch(stem):
+        return found[1], found[2], found[3] in (None, found[2])
+    if found := _EVAL_FILE.fullmatch(stem):
+        return found[1], found[2], True
+    return stem, None, True
+
+
+def is_imagenet_file(file: str) -> bool:
+    """Returns whether a file is named as ImageNet's are."""
+    stem = PurePosixPath(file).stem
+    return bool(_TRAIN_FILE.fullmatch(stem) or _EVAL_FILE.fullmatch(stem))
+
+
+def is_evaluation_file(file: str) -> bool:
+    """Returns whether a file is named as those of ImageNet's validation and test images are."""
+    return bool(_EVAL_FILE.fullmatch(PurePosixPath(file).stem))
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns names sorted; numbers as numbers, so that 10 follows 9."""
+    names = list(names)
+    if names and all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Returns the first of some names for a message."""
+    return f"{', '.join(names[:most])}{', ...' if len(names) > most else ''}"

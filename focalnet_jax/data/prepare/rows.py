@@ -1,0 +1,187 @@
+"""The index of a Parquet file: a column of images and one of labels, as the Hugging Face hub has them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from focalnet_jax.data.prepare.containers import GROWTH, GROWTH_BYTES, Container
+from focalnet_jax.data.prepare.images import below_class, place_imagenet
+from focalnet_jax.data.prepare.index import GOOD, NO_IMAGE, NO_LABEL, Index, Member
+from focalnet_jax.data.prepare.labels import Labels, says_imagenet, synset_named
+from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix, is_synset
+from focalnet_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyarrow import parquet
+
+_ROWS = 64  # read at a time
+_IMAGE_NAMES = ("image", "img", "jpg", "png", "picture", "image_bytes", "bytes")
+_LABEL_NAMES = ("label", "labels", "cls", "class", "target", "category", "synset", "wnid", "class_name", "class_id")
+_MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
+
+
+def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
+    """Returns the index of a Parquet file, whose images it writes to `spool`.
+
+    Raises:
+      UserError: the file is damaged, or has no column of images or labels.
+    """
+    with _opened(container) as file:
+        image, label, names = find_columns(container, file.schema_arrow, labels)
+        if container.imagenet and names and not says_imagenet(names):
+            raise UserError(
+                f"{container.path}: the names of column {label} are not those of ImageNet-1K in its order; prepare it "
+                "with the kind parquet, which keeps its own"
+            )
+        labels = labels if container.imagenet or labels.names else Labels(names or None)
+        rows, seen = [], Counter()
+        for path, content, raw in _rows(container, file, image, label):
+            rows.append((path, spool.tell() if content else -1, len(content), _suffix(content), raw))
+            seen[path] += 1
+            spool.write(content)
+    members = []
+    for number, (path, offset, size, suffix, raw) in enumerate(rows):
+        if not path or seen[path] > 1:  # no name, or no name of its own
+            path = f"{PurePosixPath(container.path).stem}/{number:08d}{suffix}"
+        elif not has_image_suffix(path):
+            path += suffix
+        name, why_not = labels.class_of(raw)
+        parts = tuple(part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".."))
+        split = container.split or "train"
+        if container.imagenet and why_not in (GOOD, NO_LABEL):
+            folder = parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None
+            name, file, why_not = place_imagenet(parts, [synset_named(name) or None, folder], test=split == "test")
+        else:
+            file = below_class(name, parts) if name else "/".join(parts)
+        members.append(
+            Member(str(number), offset, size, 0, name, SPLITS.index(split), file, why_not if offset >= 0 else NO_IMAGE)
+        )
+    return Index.of(members)
+
+
+def _suffix(content: bytes) -> str:
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return ".webp"
+    return next((suffix for magic, suffix in _MAGIC.items() if content.startswith(magic)), "")
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError("Parquet files need pyarrow: pip install 'focalnet_jax[parquet]'") from error
+    return pyarrow, parquet
+
+
+def _opened(container: Container) -> parquet.ParquetFile:
+    pyarrow, parquet = _arrow()
+    try:
+        file = parquet.ParquetFile(container.path)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise UserError(
+            f"{container.path} is damaged or no Parquet file: {' '.join(str(error).split())[:200]}"
+        ) from error
+    groups = range(file.metadata.num_row_groups)
+    unpacked = sum(file.metadata.row_group(number).total_byte_size for number in groups)
+    if unpacked > GROWTH * container.size + GROWTH_BYTES:
+        raise UserError(f"{container.path} unpacks to {unpacked:,} bytes, {GROWTH} times its size: refused")
+    return file
+
+
+def _rows(
+    container: Container, file: parquet.ParquetFile, image: str, label: str
+) -> Iterator[tuple[str, bytes, int | str | None]]:
+    """Path, bytes and label of every row."""
+    pyarrow, _ = _arrow()
+    try:
+        for batch in file.iter_batches(batch_size=_ROWS, columns=[image, label], use_threads=False):
+            for held, raw in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
+                if isinstance(held, dict):
+                    yield held.get("path") or "", held.get("bytes") or b"", raw
+                else:
+                    yield "", held or b"", raw
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pyarrow.ArrowException):
+            raise
+        raise UserError(f"{container.path} is damaged: {' '.join(str(error).split())[:200]}; get it again") from error
+
+
+def class_names_in(container: Container, labels: Labels) -> tuple[str, ...] | None:
+    """Returns the names of the classes that a Parquet file states, if any."""
+    with _opened(container) as file:
+        return find_columns(container, file.schema_arrow, labels)[2]
+
+
+def find_columns(
+    container: Container, schema: pyarrow.Schema, labels: Labels
+) -> tuple[str, str, tuple[str, ...] | None]:
+    """Returns the names of the columns of images and of labels, and the names of the classes if the file states them.
+
+    Raises:
+      UserError: there is none, or several that may be meant.
+    """
+    pyarrow, _ = _arrow()
+    described = _described(schema)
+    kinds = {name: feature.get("_type") for name, feature in described.items() if isinstance(feature, dict)}
+    images = [field.name for field in schema if _holds_images(pyarrow, field.type)]
+    typed = [name for name in images if kinds.get(name) == "Image"]
+    image = _choose(container, "image", labels.image_column, typed or images, _IMAGE_NAMES, schema)
+    plain = [
+        field.name
+        for field in schema
+        if pyarrow.types.is_integer(field.type)
+        or pyarrow.types.is_string(field.type)
+        or pyarrow.types.is_large_string(field.type)
+        or pyarrow.types.is_dictionary(field.type)
+    ]
+    typed = [name for name in plain if kinds.get(name) == "ClassLabel"]
+    named = [name for name in plain if name.lower() in _LABEL_NAMES]
+    label = _choose(container, "label", labels.label_column, typed or named, _LABEL_NAMES, schema)
+    names = described.get(label, {}).get("names") if isinstance(described.get(label), dict) else None
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        names = None
+    return image, label, tuple(names) if names else None
+
+
+def _holds_images(pyarrow: Any, kind: pyarrow.DataType) -> bool:
+    if pyarrow.types.is_struct(kind):
+        return any(field.name == "bytes" for field in kind)
+    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+
+
+def _described(schema: pyarrow.Schema) -> dict[str, Any]:
+    """What the `datasets` library wrote about the columns."""
+    try:
+        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _choose(
+    container: Container, what: str, asked: str | None, found: list[str], usual: tuple[str, ...], schema: pyarrow.Schema
+) -> str:
+    if asked:
+        if asked not in schema.names:
+            raise UserError(f"{container.path} has no column {asked}; it has {', '.join(schema.names)}")
+        return asked
+    best = [name for name in found if name.lower() in usual] or found
+    if len(best) > 1 and what == "image":
+        best = [name for name in best if name.lower() == "image"] or best
+    if len(best) != 1:
+        raise UserError(
+            f"{container.path}: {'several columns' if best else 'no column'} may hold {what}s"
+            f"{f' ({chr(44).join(best)})' if best else ''}; it has {', '.join(schema.names)}: give --{what}-column NAME"
+        )
+    return best[0]
+
+
+def is_parquet(path: Path) -> bool:
+    """Returns whether a file is named as Parquet."""
+    return path.suffix.lower() in (".parquet", ".pq")

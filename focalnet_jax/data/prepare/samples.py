@@ -1,0 +1,126 @@
+"""The index of a shard of WebDataset: files that share a key are one sample, an image and its label."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+from focalnet_jax.data.prepare.containers import OVERWRITTEN, Container, File, files
+from focalnet_jax.data.prepare.images import below_class, place_imagenet, sample_key
+from focalnet_jax.data.prepare.index import CONTRADICTION, GOOD, NO_LABEL, Index, Member
+from focalnet_jax.data.prepare.labels import Labels, synset_named
+from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix
+
+_LONGEST_LABEL = 1 << 20  # bytes of a file that says a label
+_LABEL_FILES = ("cls", "label", "cls.txt", "json", "txt")
+# Names are better than numbers; the first that is there counts.
+_NAME_KEYS = ("synset", "wnid", "class_name", "label_name", "classname")
+_LABEL_KEYS = ("label", "cls", "class", "class_id", "label_id", "class_index", "target", "category")
+_FILE_KEYS = ("filename", "file_name", "path")
+TEXT_LABELS = "labels from .txt"  # these may be captions
+
+
+def index_samples(container: Container, labels: Labels, spool: BinaryIO | None = None) -> Index:
+    """Returns the index of a shard.
+
+    The label is the content of `.cls`, else `label` or the like in `.json`, else the content of `.txt`.
+
+    Raises:
+      UserError: the tar is damaged or unsafe.
+    """
+    skipped: Counter[str] = Counter()
+    images: dict[str, list[File]] = {}
+    said: dict[str, dict[str, bytes]] = {}
+    for file in files(container, skipped, spool):
+        kind = file.name.rpartition("/")[2].partition(".")[2].lower()
+        key = sample_key(file.name)
+        if has_image_suffix(file.name):
+            same = images.setdefault(key, [])
+            skipped[OVERWRITTEN] += sum(other.name == file.name for other in same)
+            images[key] = [*(other for other in same if other.name != file.name), file._replace(read=bytes)]
+            continue
+        skipped[f".{kind}" if kind else "no suffix"] += 1
+        if kind in _LABEL_FILES and file.size <= _LONGEST_LABEL:
+            said.setdefault(key, {})[kind] = file.read()
+    members = []
+    for key, found in images.items():
+        image = _the_image(found)
+        for other in found:
+            if other is not image:
+                skipped[f".{other.name.rpartition('/')[2].partition('.')[2].lower()} beside the image"] += 1
+        members.append(_member(container, labels, image, said.get(key, {}), skipped))
+    return Index.of(members, +skipped)
+
+
+def _the_image(found: list[File]) -> File:
+    """The image of a sample: jpg before seg.png, and the first of several."""
+    return min(found, key=lambda file: file.name.rpartition("/")[2].count("."))
+
+
+def _member(container: Container, labels: Labels, image: File, said: dict[str, bytes], skipped: Counter[str]) -> Member:
+    described = _described(said.get("json"))
+    raw, why_not = _raw_label(said, described)
+    skipped[TEXT_LABELS] += (
+        raw is not None and not said.keys() & {"cls", "label", "cls.txt"} and not _in_json(described)
+    )
+    name, wrong = labels.class_of(raw) if why_not == GOOD else ("", why_not)
+    parts = _path(image.name, described)
+    split = container.split or "train"
+    if container.imagenet and wrong in (GOOD, NO_LABEL):
+        folder = parts[-2] if len(parts) > 1 else None
+        folder = folder if folder and synset_named(folder) == folder and folder.startswith("n") else None
+        said_so = [synset_named(name) or None, folder]
+        name, file, wrong = place_imagenet(parts, said_so, test=split == "test")
+    else:
+        file = below_class(name, parts) if name else "/".join(parts)
+    return Member(image.name, image.offset, image.size, image.time, name, SPLITS.index(split), file, wrong)
+
+
+def _path(name: str, described: dict[str, Any]) -> tuple[str, ...]:
+    """The parts of the file that a sample was, with the suffix of the image."""
+    stated = next((described[key] for key in _FILE_KEYS if isinstance(described.get(key), str)), None)
+    key = PurePosixPath(sample_key(name))
+    suffix = "." + name.rpartition(".")[2]
+    if stated:
+        path = PurePosixPath(stated.replace("\\", "/"))
+        if path.name and not path.is_absolute() and ".." not in path.parts:
+            return path.parts
+    return PurePosixPath(f"{key}{suffix}").parts
+
+
+def _described(content: bytes | None) -> dict[str, Any]:
+    try:
+        found = json.loads(content) if content else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _in_json(described: dict[str, Any]) -> int | str | None:
+    for key in (*_NAME_KEYS, *_LABEL_KEYS):
+        value = described.get(key)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int | str) and not isinstance(value, bool) and value != "":
+            return value
+    return None
+
+
+def _raw_label(said: dict[str, bytes], described: dict[str, Any]) -> tuple[int | str | None, int]:
+    """What the files of a sample say its label is, and why that cannot be used."""
+    try:
+        texts = {kind: content.decode().strip() for kind, content in said.items() if kind != "json"}
+    except UnicodeDecodeError:
+        return None, NO_LABEL
+    text = next((texts[kind] for kind in ("cls", "label", "cls.txt") if texts.get(kind)), None)
+    in_json = _in_json(described)
+    numbers = [str(value) for value in (text, described.get("label")) if value is not None and str(value).isdigit()]
+    if len({int(number) for number in numbers}) > 1:
+        return None, CONTRADICTION
+    if text is not None and not (text.isdigit() and isinstance(in_json, str)):
+        return text, GOOD
+    if in_json is not None:
+        return in_json, GOOD
+    return texts.get("txt") or None, GOOD

@@ -1,0 +1,117 @@
+"""Sets of many files that hold images with their labels: shards of WebDataset, and Parquet files."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from focalnet_jax.data.class_lists import NUM_1K, class_list
+from focalnet_jax.data.prepare.containers import Container, parquet, tar
+from focalnet_jax.data.prepare.labels import Labels
+from focalnet_jax.data.prepare.looking import look_into
+from focalnet_jax.data.prepare.naming import is_hidden, is_tar, some, split_named, splits_in, tar_stem
+from focalnet_jax.data.prepare.rows import class_names_in, is_parquet
+from focalnet_jax.errors import UserError
+
+_IMAGENET1K = re.compile(r"imagenet[-_]?(1k|2012)(?![0-9a-z])", re.IGNORECASE)
+
+
+def find_samples(
+    paths: Sequence[Path], classes: tuple[str, ...] | None
+) -> tuple[list[Container], tuple[str, ...] | None, list[str]]:
+    """Returns the shards at `paths`, the names of the classes where they are known, and what to tell the user.
+
+    Shards that are named for ImageNet-1K have its classes, of which numbers are places.
+
+    Raises:
+      UserError: there are no shards, or some of their names say a split and others do not.
+    """
+    files, notes = _files(paths, lambda path: is_tar(path.name), "tar", "shards of WebDataset")
+    containers, labelled = [], 0
+    for number, (path, split) in enumerate(files):
+        container = tar(path, split=split, holds="samples")
+        if number < 16:
+            look = look_into(container)
+            if look.tars and not look.images:
+                raise UserError(
+                    f"{path} holds tars itself, such as {look.tars[0]}: unpack it, or use the kind imagefolder"
+                )
+            labelled += bool(look.labels)
+        containers.append(container)
+    if not labelled:
+        raise UserError(
+            f"{files[0][0]} holds no .cls, .json or .txt beside its images: it is no shard of WebDataset; for a tar "
+            "per class use the kind imagefolder, for ImageNet imagenet1k"
+        )
+    if classes is None and all(_IMAGENET1K.search(path.name) for path, _ in files):
+        classes = tuple(synset for synset, _ in class_list(NUM_1K))
+        notes.append("the shards are named for ImageNet-1K: numbers are places among its 1000 classes, from 0")
+    imagenet = classes == tuple(synset for synset, _ in class_list(NUM_1K))
+    return [_with(container, imagenet) for container in containers], classes, notes
+
+
+def _with(container: Container, imagenet: bool) -> Container:
+    return Container(**{**container.__dict__, "imagenet": imagenet})
+
+
+def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], tuple[str, ...] | None, list[str]]:
+    """Returns the Parquet files at `paths`, the names of the classes if they state them, and what to tell the user.
+
+    Raises:
+      UserError: there are no such files, they state different classes, or some of their names say a split and others do
+        not.
+    """
+    files, notes = _files(paths, is_parquet, "Parquet file", "Parquet files")
+    containers = [parquet(path, split=split) for path, split in files]
+    if labels.names:
+        return containers, labels.names, notes
+    stated = {class_names_in(container, labels): container.path for container in containers}
+    if len(stated) > 1:
+        raise UserError(f"{' and '.join(list(stated.values())[:2])} state different classes: give --classes FILE")
+    return containers, next(iter(stated)), notes
+
+
+def _files(
+    paths: Sequence[Path], wanted: Callable[[Path], bool], one: str, many: str
+) -> tuple[list[tuple[Path, str]], list[str]]:
+    """The files of a kind at and below `paths`, each with its split, and what to tell the user."""
+    found, others = [], Counter()
+    for path in paths:
+        if path.is_file():
+            if not wanted(path):
+                raise UserError(f"--source {path}: expected {many}, or a folder of them")
+            found.append((path, _split_of(path, path.parent)))
+            continue
+        below = sorted(entry for entry in path.rglob("*") if entry.is_file())
+        for entry in below:
+            if is_hidden(str(entry.relative_to(path))):
+                others["hidden"] += 1
+            elif wanted(entry):
+                found.append((entry, _split_of(entry, path)))
+            else:
+                others[entry.suffix or "no suffix"] += 1
+    held = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
+    if not found:
+        raise UserError(f"--source {some([str(path) for path in paths])}: expected {many}, found {held or 'nothing'}")
+    by_split = defaultdict(list)
+    for path, split in found:
+        by_split[split].append(path)
+    if None in by_split and len(by_split) > 1:
+        named = next(path for path, split in found if split)
+        raise UserError(f"{by_split[None][0]} is named for no split, and {named.name} is: rename it, or give it alone")
+    notes = [f"left out beside the {many}: {held}"] if held else []
+    if None in by_split:
+        notes.append("no name says a split: all are train; --held-out SHARE makes a split val")
+    return [(path, split or "train") for path, split in found], notes
+
+
+def _split_of(path: Path, root: Path) -> str | None:
+    """The split that the name of a file says, or the nearest of its folders."""
+    stem = tar_stem(path.name) if is_tar(path.name) else path.stem
+    named = splits_in(stem)
+    if len(named) > 1:
+        raise UserError(f"{path}: its name says {' and '.join(sorted(named))}; expected one split: rename it")
+    folders = [root.name, *path.relative_to(root).parts[:-1]]
+    return next(iter(named), None) or next(filter(None, map(split_named, reversed(folders))), None)

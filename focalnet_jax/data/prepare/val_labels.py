@@ -1,0 +1,174 @@
+"""Which file says the classes of ImageNet-1K's validation images, and what it says, in any of the forms there are."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from focalnet_jax.data.class_lists import NUM_1K, class_list
+from focalnet_jax.data.prepare.containers import files, first_bytes, tar
+from focalnet_jax.errors import UserError
+
+FORMS = (
+    "LOC_val_solution.csv of Kaggle, ILSVRC2012_devkit_t12.tar.gz, or a text file with one synset per line in the "
+    "order of the images or one line 'FILE SYNSET' per image"
+)
+_GROUND_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+# What is found beside the images without --val-labels, the first that is there.
+_KNOWN = (
+    "LOC_val_solution.csv",
+    _GROUND_TRUTH,
+    f"data/{_GROUND_TRUTH}",
+    f"ILSVRC2012_devkit_t12/data/{_GROUND_TRUTH}",
+    "ILSVRC2012_devkit_t12.tar.gz",
+    "ILSVRC2012_devkit_t12.tar",
+    "imagenet_2012_validation_synset_labels.txt",
+)
+_LARGEST = 1 << 26  # bytes of a list of labels, and of what a matrix of meta.mat unpacks to
+# The numbers of the first validation image, a sea snake, in ImageNet's order from 0.
+_FIRST_IMAGE, _FIRST_NUMBER = "ILSVRC2012_val_00000001", 65
+_NUM_VAL = 50_000
+
+
+def find_val_labels(folders: Sequence[Path]) -> Path | None:
+    """Returns the first file of labels that lies in one of the folders, if any."""
+    return next((folder / name for folder in folders for name in _KNOWN if (folder / name).is_file()), None)
+
+
+def read_val_labels(path: Path) -> dict[str, str]:
+    """Returns the synset by the stem of a validation image's file.
+
+    Args:
+      path: one of `FORMS`, or the devkit's folder or ground truth, which numbers classes as its meta.mat says.
+
+    Raises:
+      UserError: the file cannot be read, is none of these, or numbers classes in a way that is not known.
+    """
+    if path.is_dir():
+        found = find_val_labels([path])
+        if found is None:
+            raise UserError(f"--val-labels {path} is a folder without a list of labels; expected {FORMS}")
+        path = found
+    meta = None
+    if first_bytes(path)[:2] == b"\x1f\x8b" or path.suffix == ".tar":
+        text, meta = _devkit(path)
+    else:
+        text = _text(path, _read(path))
+    rows = [re.split(r"[,\s]+", line.strip()) for line in text.splitlines() if line.strip()]
+    if rows and rows[0][0] == "ImageId":  # the header of LOC_val_solution.csv
+        rows = rows[1:]
+    if not rows:
+        raise UserError(f"{path} is empty; expected {FORMS}")
+    if all(len(row) == 1 and row[0].isdigit() for row in rows):
+        synsets = _devkit_synsets(path, _meta_beside(path) if meta is None else meta)
+        labels = {_nth(number): synsets.get(int(row[0]), row[0]) for number, row in enumerate(rows, 1)}
+    elif len(rows[0]) > 1 and all(row[1:2] and row[1].isdigit() for row in rows):
+        labels = _numbered(path, rows)
+    elif len(rows[0]) > 1:
+        labels = {Path(row[0]).stem: row[1] if len(row) > 1 else "" for row in rows}
+    else:
+        labels = {_nth(number): row[0] for number, row in enumerate(rows, 1)}
+    known = {synset for synset, _ in class_list(NUM_1K)}
+    wrong = [f"{stem} {synset}" for stem, synset in labels.items() if synset not in known]
+    if wrong:
+        raise UserError(
+            f"{path}: expected a synset of ImageNet-1K for every image, such as n01440764; {wrong[0]} is none: "
+            f"give {FORMS}"
+        )
+    return labels
+
+
+def _nth(number: int) -> str:
+    return f"ILSVRC2012_val_{number:08d}"
+
+
+def _numbered(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Lines FILE NUMBER, numbers from 0 in the order of the sorted synsets, as Caffe has them."""
+    numbers = {Path(row[0]).stem: int(row[1]) for row in rows}
+    synsets = [synset for synset, _ in class_list(NUM_1K)]
+    first = numbers.get(_FIRST_IMAGE) if len(numbers) == _NUM_VAL else None
+    if max(numbers.values()) >= NUM_1K or first not in (None, _FIRST_NUMBER):
+        raise UserError(
+            f"{path}: expected numbers from 0 to {NUM_1K - 1} in the order of the sorted synsets, in which the first "
+            f"image has {_FIRST_NUMBER}; it has others, which may mean another order. Give {FORMS}"
+        )
+    return {stem: synsets[number] for stem, number in numbers.items()}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > _LARGEST:
+        raise UserError(f"{path} has more than {_LARGEST:,} bytes, which no list of labels has")
+    return content
+
+
+def _text(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path}: {error}; expected {FORMS}") from error
+
+
+def _devkit(path: Path) -> tuple[str, bytes]:
+    """The ground truth and meta.mat in the tar of the devkit."""
+    wanted: dict[str, bytes] = {}
+    for file in files(tar(path), Counter()):
+        name = file.name.rpartition("/")[2]
+        if name in (_GROUND_TRUTH, _META) and file.size <= _LARGEST:
+            wanted[name] = file.read()
+    if len(wanted) < 2:
+        raise UserError(f"{path}: expected the devkit of ILSVRC2012 with {_GROUND_TRUTH} and {_META}; it has others")
+    return _text(path, wanted[_GROUND_TRUTH]), wanted[_META]
+
+
+def _meta_beside(path: Path) -> bytes:
+    kit = [path.parent / name for name in ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar")]
+    for found in filter(Path.is_file, kit):
+        return _devkit(found)[1]
+    for found in (
+        path.parent / _META,
+        path.parent / "data" / _META,
+        path.parent / "ILSVRC2012_devkit_t12/data" / _META,
+    ):
+        if found.is_file():
+            return _read(found)
+    raise UserError(
+        f"{path} holds numbers, which are the devkit's own (ILSVRC2012_ID), not the order of the synsets: put its "
+        f"data/{_META} beside it, or give --val-labels ILSVRC2012_devkit_t12.tar.gz"
+    )
+
+
+def _devkit_synsets(path: Path, meta: bytes) -> dict[int, str]:
+    """The synset by the devkit's number of a class."""
+    from scipy.io import loadmat  # comes with scikit-learn
+
+    try:
+        _check_growth(meta)
+        rows = loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"]
+        found = {int(number): str(synset) for number, synset in zip(rows["ILSVRC2012_ID"], rows["WNID"], strict=True)}
+    except Exception as error:  # the library raises all kinds over damaged bytes
+        raise UserError(f"{_META} of {path} is damaged or not the devkit's: {error}") from error
+    known = {synset for synset, _ in class_list(NUM_1K)}
+    return {number: synset for number, synset in found.items() if synset in known}
+
+
+def _check_growth(meta: bytes) -> None:
+    """Raises `ValueError` if a compressed matrix unpacks to more than any devkit has."""
+    place = 128  # after the header of a MATLAB 5 file
+    while place + 8 <= len(meta):
+        kind, size = struct.unpack_from("<II", meta, place)
+        if kind == 15:  # compressed
+            unpacking = zlib.decompressobj()
+            unpacking.decompress(meta[place + 8 : place + 8 + size], _LARGEST)
+            if unpacking.unconsumed_tail:
+                raise ValueError(f"it unpacks to more than {_LARGEST:,} bytes")
+        place += 8 + size
