@@ -46,6 +46,7 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
     sys.unraisablehook = _unraisable
     threading.excepthook = lambda *_: None
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs turn it off while libraries load
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     warnings.filterwarnings("ignore", module="PIL")  # pictures are judged in data/decode.py
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
@@ -133,7 +134,7 @@ def make_parser(module: str, description: str) -> Parser:
 
 
 def add_weights_flags(parser: argparse.ArgumentParser) -> None:
-    """`--model` and `--option`, by which a user says what weights do not tell of themselves."""
+    """Adds `--model`, `--option` and `--weights`, with which a user states what a file of weights does not."""
     parser.add_argument("--model", metavar="NAME", help="the variant the weights are of; recognised by default")
     parser.add_argument(
         "--option",
@@ -141,6 +142,14 @@ def add_weights_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=true|false",
         help="use_postln or normalize_modulator, which shapes do not tell",
+    )
+    add_which_flag(parser)
+
+
+def add_which_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds `--weights`, the choice among several models in one file."""
+    parser.add_argument(
+        "--weights", metavar="NAME", help="of a file with several models: ema, or a key or prefix such as teacher"
     )
 
 

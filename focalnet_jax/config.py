@@ -49,6 +49,7 @@ def default_config() -> ConfigDict:
     config.total_steps = config_dict.placeholder(int)
     config.seed = 0
     config.init_from = config_dict.placeholder(str)  # start from these weights: a workdir, a step, .pth, .safetensors
+    config.init_weights = config_dict.placeholder(str)  # of several in init_from's file: ema, or a key or prefix
     # Continue the run in a workdir (its newest step) or a step: weights, optimizer state, average and step count; the
     # durations are those of what follows, with a schedule of its own.
     config.continue_from = config_dict.placeholder(str)
@@ -298,6 +299,8 @@ def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
             raise UserError(f"this recipe needs {key}: add --config.{key}=...")
     if config.init_head not in ("keep", "auto") and config.init_from is None:
         raise UserError(f"init_head={config.init_head} is for the classifier of init_from, which is not set")
+    if config.init_weights is not None and config.init_from is None:
+        raise UserError(f"init_weights={config.init_weights} is for the file of init_from, which is not set")
     if config.continue_from is not None and config.init_from is not None:
         raise UserError("continue_from and init_from are both set; give one of them")
     for key, (fits, expected) in CHECKS.items():

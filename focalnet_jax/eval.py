@@ -6,7 +6,7 @@ import signal
 
 def main(arguments: list[str]) -> int:
     """Parses flags, evaluates, prints the result as the last line."""
-    from focalnet_jax.command_line import Parser, load_config, parse_arguments
+    from focalnet_jax.command_line import Parser, add_which_flag, load_config, parse_arguments
     from focalnet_jax.distributed.startup import add_flags, connect
 
     parser = Parser(description=__doc__, allow_abbrev=False)
@@ -17,6 +17,7 @@ def main(arguments: list[str]) -> int:
         metavar="PATH",
         help="a workdir (its newest step), a step, or a .pth, .safetensors or Hugging Face directory",
     )
+    add_which_flag(parser)
     add_flags(parser)
     flags, overrides = parse_arguments(parser, arguments)
     config = load_config(flags.config, overrides, optional=["init_from"])
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
 
     gc.freeze()  # libraries stay: not to look through them for garbage again and again makes tracing a quarter faster
     connect(flags)
-    evaluate_checkpoint(config, flags.checkpoint)
+    evaluate_checkpoint(config, flags.checkpoint, flags.weights)
     return 0
 
 

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.convert.recognise import check_options
     from focalnet_jax.convert.weights import read_weights
 
-    weights = read_weights(flags.checkpoint, flags.model, check_options(flags.option))
+    weights = read_weights(flags.checkpoint, flags.model, check_options(flags.option), which=flags.weights)
     model = model_of(weights, flags.precision)
     size = weights.stated.image_size or 224 if flags.image_size is None else flags.image_size
     written = export(model, size, platforms)

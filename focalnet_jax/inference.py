@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,6 +83,7 @@ def load_classifier(
     image_size: int | None = None,
     dtype: str = "float32",
     options: Mapping[str, bool] | None = None,
+    which: str | None = None,
 ) -> Classifier:
     """The model whose weights lie at `path`, in any format, and its labels and picture size where they are told.
 
@@ -91,11 +93,17 @@ def load_classifier(
       image_size: another picture size than the weights say; 224 where they say none.
       dtype: precision policy.
       options: `use_postln` and `normalize_modulator`, where nothing in or beside the weights tells.
+      which: which weights of a file with several, as for `read_weights`.
 
     Raises:
       UserError: nothing readable there, or it is not what `name` says.
+
+    Warns:
+      UserWarning: one of several models in the file was taken.
     """
-    weights = read_weights(path, name, options)
+    weights = read_weights(path, name, options, which=which)
+    for decision in weights.decisions:
+        warnings.warn(f"{path}: {decision}", stacklevel=2)
     stated = weights.stated
     resized = None
     if image_size is None and stated.preprocessor is not None:

@@ -37,7 +37,9 @@ def main(arguments: list[str]) -> int:
 
     paths = find_pictures(flags.pictures)
     told = check_options(flags.option)
-    classifier = load_classifier(flags.checkpoint, flags.model, image_size=flags.image_size, options=told)
+    classifier = load_classifier(
+        flags.checkpoint, flags.model, image_size=flags.image_size, options=told, which=flags.weights
+    )
     if not classifier.labels:
         raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
     broken = []

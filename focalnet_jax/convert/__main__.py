@@ -1,7 +1,8 @@
 """Convert FocalNet weights: python -m focalnet_jax.convert SRC DST --to {microsoft,timm,huggingface,orbax}.
 
-SRC is a .pth, a .safetensors (also an index of shards), a Hugging Face directory, or a checkpoint of this package; its
-format and model are recognised. DST is a .pth or .safetensors, or a directory for huggingface and orbax.
+SRC is a file of torch.save or a safetensors file (also an index of shards) under any name, a directory of Hugging Face
+or DeepSpeed, or a checkpoint of this package; its format and model are recognised, under any key or prefix. DST is a
+.pth or .safetensors, or a directory for huggingface and orbax.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
     if flags.image_size is not None and (flags.image_size < 1 or flags.to != "huggingface"):
         raise UserError(f"--image-size {flags.image_size}: expected a number of pixels, with --to huggingface")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written goes away
-    weights = read_weights(flags.source, flags.model, check_options(flags.option))
+    weights = read_weights(flags.source, flags.model, check_options(flags.option), which=flags.weights, head=flags.head)
     sources = _files(flags.source)
     _refuse_inside(flags.source, flags.destination)
     weights = _with_head(weights, flags.head, flags.num_classes)

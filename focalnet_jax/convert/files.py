@@ -1,7 +1,7 @@
-"""Reading and writing weight files: torch pickles and safetensors, also sharded.
+"""Reading and writing weight files: torch files and safetensors, also sharded.
 
-Nothing in a file is executed: pickles are read with `weights_only=True`, never without. Inputs are not modified, and
-an output has its name only when it is complete.
+What a file is decides its content, not its name. Nothing in a file is executed, see `pickles.py`. Inputs are not
+modified, and an output has its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -18,40 +18,41 @@ from typing import Any
 
 import numpy as np
 
-from focalnet_jax.convert.pickles import import_torch, read_pickle, to_torch
+from focalnet_jax.convert.directories import HUGGINGFACE_FILES, weights_in
+from focalnet_jax.convert.signatures import SAFETENSORS, kind_of
 from focalnet_jax.convert.tensors import Tensors
+from focalnet_jax.convert.torch_files import import_torch, read_torch_file, to_torch
 from focalnet_jax.errors import UserError
 
-PICKLES = (".pth", ".pt", ".bin", ".tar")  # .pth.tar
-_SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_HUGGINGFACE_FILES = (
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-)
+PICKLES = (".pth", ".pt", ".bin", ".tar")  # what is written as a torch file; reading looks at the content
+_SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether `path` is a directory to look for a checkpoint of ours in, rather than one of weight files."""
+    """Whether `path` is a directory to look for a checkpoint of this package in, rather than one of weight files.
+
+    Raises:
+      UserError: the directory cannot be read, or holds weights in a form that is not read.
+    """
     path = Path(path)
     try:
-        return path.is_dir() and not any((path / name).is_file() for name in _HUGGINGFACE_FILES)
+        is_directory = path.is_dir()
     except OSError as error:
         raise UserError(f"cannot read {str(path)[:100]}: {error.strerror}") from error
+    return is_directory and weights_in(path) is None
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that hold the weights at `path`: itself, its shards, or what a Hugging Face directory holds.
+    """The files that hold the weights at `path`: itself, its shards, or what a directory holds.
 
     Raises:
-      UserError: there is nothing there that this module reads.
+      UserError: nothing is there that this module reads.
     """
     if path.is_dir():
-        for name in _HUGGINGFACE_FILES:
-            if (path / name).is_file():
-                return weight_files(path / name)
-        raise UserError(f"{path} holds no weights; expected a checkpoint or one of {', '.join(_HUGGINGFACE_FILES)}")
+        found = weights_in(path)
+        if found is None:
+            raise UserError(f"{path} holds no weights; expected a checkpoint or one of {', '.join(HUGGINGFACE_FILES)}")
+        return weight_files(found)
     if not path.is_file():
         raise UserError(f"there is no checkpoint or weights file at {path}")
     if path.name.endswith(".index.json"):
@@ -61,8 +62,6 @@ def weight_files(path: Path) -> list[Path]:
         if absent:
             raise UserError(f"{path} names the shard {absent[0][:100]}, which is not beside it")
         return [path.parent / name for name in shards]
-    if path.suffix not in (*PICKLES, ".safetensors"):
-        raise UserError(f"{path.name}: expected .safetensors, .pth, an index of shards, or a directory")
     return [path]
 
 
@@ -70,17 +69,15 @@ def read_tensors(path: Path) -> Tensors:
     """All tensors at `path`.
 
     Raises:
-      UserError: the file is missing, damaged, holds something else than tensors, or torch is needed and not installed.
+      UserError: the file is missing, damaged, or holds something else than tensors.
     """
     files = weight_files(path)
-    parts = [read_pickle(file) if file.suffix in PICKLES else _read_safetensors(file) for file in files]
+    parts = [_read_safetensors(file) if kind_of(file) == SAFETENSORS else read_torch_file(file) for file in files]
     if len(parts) == 1:
         return parts[0]
     owner = {name: part for part in parts for name in part}
     holders = {name: file.name for file, part in zip(files, parts, strict=True) for name in part}
-    index = path
-    if path.is_dir():
-        index = next(path / name for name in _HUGGINGFACE_FILES if (path / name).is_file())
+    index = weights_in(path) if path.is_dir() else path
     differing = sorted({name for name, _ in holders.items() ^ _weight_map(index).items()})
     if differing or len(owner) != sum(map(len, parts)):
         raise UserError(f"{index} and its shards disagree on {', '.join(differing[:5]) or 'tensors held twice'}")
@@ -88,6 +85,8 @@ def read_tensors(path: Path) -> Tensors:
         {name: part.shapes[name] for name, part in owner.items()},
         {name: part.dtypes[name] for name, part in owner.items()},
         lambda name: owner[name][name],
+        problems={name: problem for part in parts for name, problem in part.problems.items()},
+        others={name: what for part in parts for name, what in part.others.items()},
     )
 
 
@@ -103,14 +102,10 @@ def _read_safetensors(path: Path) -> Tensors:
     import safetensors
 
     try:
-        path.open("rb").close()  # the library takes a file it may not read for one that is not there
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    try:
         file = safetensors.safe_open(path, framework="numpy")
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise UserError(f"{path} is damaged, cut off or no safetensors file: {error}") from error
     dtypes = {name: _SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()) for name, part in slices.items()}
     shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
     return Tensors(shapes, dtypes, file.get_tensor)

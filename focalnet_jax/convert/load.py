@@ -17,40 +17,51 @@ from focalnet_jax.checkpoint.weights import load_params, weights_item
 from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.huggingface import Stated
-from focalnet_jax.convert.weights import Weights, read_weights, stated_by
+from focalnet_jax.convert.weights import Weights, check_which, read_weights, stated_by
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import checked_fields, model_from_metadata
 
 
 def load_model(
-    path: str | Path, name: str | None = None, *, head: str = "keep", dtype: str | Any = "float32", **options: Any
+    path: str | Path,
+    name: str | None = None,
+    *,
+    head: str = "keep",
+    dtype: str | Any = "float32",
+    weights: str | None = None,
+    **options: Any,
 ) -> FocalNet:
     """The model whose weights lie at `path`, whatever their format.
 
     Args:
-      path: a `.pth`, a `.safetensors` (or its index), a Hugging Face directory, a workdir or a checkpoint.
+      path: a torch or safetensors file (or the index of its shards) under any name, a directory of Hugging Face or
+        DeepSpeed, a workdir or a checkpoint.
       name: the variant it is; by default it is recognised.
       head: with another `num_classes`: "drop" for a fresh classifier, "remap" from ImageNet-22K to ImageNet-1K.
       dtype: precision policy, "float32" or "bfloat16"; parameters are float32 in both.
+      weights: which weights of a file with several: "ema" for averaged ones, or a key or prefix such as "teacher".
       **options: fields of `FocalNetConfig` to replace. Larger `focal_windows` and more `focal_levels` adapt the
         weights: kernels are padded with zeros, added levels start with zero gates.
 
     Raises:
-      UserError: nothing readable at `path`, or it is another model than asked for.
+      UserError: nothing readable at `path`, it is another model than asked for, or holds several to choose from.
 
     Warns:
-      UserWarning: the file holds less precise numbers than float32.
+      UserWarning: the file holds numbers of another type than float32, or one of several models was taken, or the
+        final norm does not come from a classifier.
     """
     options = checked_fields(options)
     untold = {key: options[key] for key in ("use_postln", "normalize_modulator") if key in options}
-    weights = read_weights(path, name, untold)
-    if weights.dtype != "float32":
-        warnings.warn(f"{path} holds {weights.dtype}; parameters are float32", stacklevel=2)
-    config = dataclasses.replace(weights.config, **options)
-    if config != weights.config or head != "keep":
-        weights = adapt(weights, config, head=head)
-    return model_of(weights, dtype)
+    read = read_weights(path, name, untold, which=weights, head=head)
+    if read.dtype != "float32":
+        warnings.warn(f"{path} holds {read.dtype}; parameters are float32", stacklevel=2)
+    for decision in read.decisions:
+        warnings.warn(f"{path}: {decision}", stacklevel=2)
+    config = dataclasses.replace(read.config, **options)
+    if config != read.config or head != "keep":
+        read = adapt(read, config, head=head)
+    return model_of(read, dtype)
 
 
 def model_of(weights: Weights, dtype: str | Any = "float32") -> FocalNet:
@@ -70,7 +81,14 @@ class Loaded:
 
 
 def load_into(
-    path: str, config: FocalNetConfig, like: Any, *, head: str = "keep", surgery: bool = True, seed: int = 0
+    path: str,
+    config: FocalNetConfig,
+    like: Any,
+    *,
+    head: str = "keep",
+    surgery: bool = True,
+    seed: int = 0,
+    which: str | None = None,
 ) -> Loaded:
     """The weights at `path` as parameters of a model of `config`.
 
@@ -83,12 +101,14 @@ def load_into(
       head: "keep", "drop" or "remap", see `adapt`.
       surgery: whether windows and levels may differ; what is only measured must not be changed.
       seed: of what is fresh.
+      which: which weights of a file with several, as for `read_weights`.
 
     Raises:
       UserError: nothing readable at `path`, or it does not fit.
     """
     if is_checkpoint(path) and head != "remap":
         checkpoint = find_checkpoint(path)
+        check_which(checkpoint, which)
         metadata = read_metadata(checkpoint)
         held = model_from_metadata(metadata["model"])[1] if metadata.get("model") else config
         check_adaptable(held, config, surgery=surgery)
@@ -97,7 +117,7 @@ def load_into(
             source = f"{checkpoint}{' (averaged weights)' if weights_item(checkpoint) == 'ema' else ''}"
             return Loaded(load_params(checkpoint, like, head=head), source, stated_by(metadata))
     assumed = {"use_postln": config.use_postln, "normalize_modulator": config.normalize_modulator}
-    weights = read_weights(path, assumed=assumed)
+    weights = read_weights(path, assumed=assumed, which=which, head=head)
     weights = adapt(weights, config, head=head, surgery=surgery, seed=seed)
     params = jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), weights.params, like)
     return Loaded(params, f"{path} ({'; '.join((weights.format, weights.dtype, *weights.notes))})", weights.stated)

@@ -95,11 +95,20 @@ def to_ours(tensors: Mapping[str, np.ndarray], config: FocalNetConfig, format: s
     abstract = abstract_params(config)
     filled = {name: np.empty(leaf.shape, np.float32) for name, leaf in named_leaves(abstract).items()}
     for entry in wanted:
-        joined = entry.layout.to_ours(np.asarray(tensors[entry.theirs]))
+        joined = entry.layout.to_ours(_as_float32(entry.theirs, np.asarray(tensors[entry.theirs])))
         edges = np.cumsum([shape[-1] for shape in entry.shapes])[:-1]
         for name, part in zip(entry.ours, np.split(joined, edges, axis=-1), strict=True):
             filled[name][... if entry.block is None else entry.block] = part
     return with_leaves(abstract, filled)
+
+
+def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
+    """The array in float32, to which every float16 and bfloat16 is exact; `UserError` if a float64 does not fit."""
+    with np.errstate(over="ignore"):  # reported below
+        cast = array.astype(np.float32)
+    if array.dtype == np.float64 and np.isfinite(cast).sum() != np.isfinite(array).sum():
+        raise UserError(f"{name} reaches {np.abs(array).max():.3g}, which float32, the type of parameters, cannot hold")
+    return cast
 
 
 def check_keys(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> None:

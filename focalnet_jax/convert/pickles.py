@@ -1,142 +1,242 @@
-"""Torch pickles: only tensors are read from them, and nothing in them is executed."""
+"""Reading pickles without running anything in them.
+
+A pickle is a program: its opcodes name functions and classes, and call them. Here a name stays a name. `read_pickle`
+follows the opcodes and builds plain Python values; whatever would be imported, called or restored becomes an `Inert`
+record of it. No object of a pickle is ever a function, a class or an instance of one, so that nothing can run.
+"""
 
 from __future__ import annotations
 
-import pickle
-import re
-import warnings
-from collections import OrderedDict
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import pickletools
+from dataclasses import dataclass, field
+from typing import IO, Any
 
-import numpy as np
-from ml_dtypes import bfloat16
-
-from focalnet_jax.convert.tensors import Tensors
-from focalnet_jax.errors import UserError
-
-_AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict")
-_NESTED = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
-
-
-class _Inert:
-    """Stands for an object that lies beside the weights in a training checkpoint; it does nothing."""
-
-    def __init__(self, *ignored: Any):
-        pass
-
-    def __setstate__(self, ignored: Any) -> None:
-        pass
+_VALUES = frozenset(opcode.name for opcode in pickletools.opcodes if opcode.arg is not None) - {
+    *("PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET", "PROTO", "FRAME"),
+    *("GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "PERSID"),
+}
+_EMPTY = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+# What a call of these gives is plain data.
+_DICTS = ("collections.OrderedDict",)
+_ENCODE = "_codecs.encode"  # how protocol 2 spells bytes
+PERSISTENT = "persistent id"
+# Nothing here could call them; a file that tries is no checkpoint to trust, and its reader should know.
+_ATTACKS = frozenset(
+    {"os", "posix", "nt", "sys", "subprocess", "importlib", "runpy", "pty", "shutil", "socket", "ctypes", "webbrowser"}
+    | {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("eval", "exec", "compile", "open")}
+    | {"builtins.__import__", "__builtin__.__import__", "io.open", "pickle.loads", "_pickle.loads", "marshal.loads"}
+)
 
 
-# What trainers save beside the weights: the original a configuration, timm its arguments, others figures and dates.
-_BESIDE_WEIGHTS = [
-    (OrderedDict, "yacs.config.CfgNode"),
-    *(
-        (_Inert, name)
-        for name in (
-            "argparse.Namespace",
-            "numpy.dtype",
-            "numpy.ndarray",
-            *(f"numpy.{core}.multiarray.{name}" for core in ("_core", "core") for name in ("scalar", "_reconstruct")),
-            *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")),
-            *(f"datetime.{name}" for name in ("datetime", "date", "timedelta")),
-        )
-    ),
-]
+class AttackError(Exception):
+    """A pickle that calls a function which runs programs or code; the message is its name."""
 
 
-def import_torch(path: Path) -> Any:
-    """The torch module; `UserError` where it is not installed."""
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path.name} is a torch file and torch is not installed: pip install torch, or use .safetensors"
-        ) from error
-    return torch
+@dataclass(frozen=True)
+class Name:
+    """A function or class that a pickle names; never imported."""
+
+    text: str  # such as "torch._utils._rebuild_tensor_v2"
 
 
-def read_pickle(path: Path) -> Tensors:
-    """The tensors of a torch file; errors as `read_tensors`."""
-    begins = _first_bytes(path)
-    if not begins.startswith((b"PK", b"\x80")):  # a zip, or what torch wrote before, a pickle
-        raise UserError(f"{path} is damaged or no torch file: it begins neither as a zip nor as a pickle")
-    torch = import_torch(path)
-    try:
-        # Classes of what lies beside the weights are not loaded: inert ones take their place.
-        with torch.serialization.safe_globals(_BESIDE_WEIGHTS), warnings.catch_warnings(action="ignore"):
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=begins == b"PK")
-    except pickle.UnpicklingError as error:
-        blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it wants to load {blocked[1]}" if blocked else "it is damaged or no torch file"
-        raise UserError(f"{path} is refused: {what}; only tensors are read from it") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # damaged bytes make the unpickler fail in any way, with messages of no use
-        raise UserError(f"{path} is damaged, cut off or no torch file") from error
-    tensors, notes = _weights_in(loaded, path, torch)
+@dataclass(eq=False)
+class Inert:
+    """An object that a pickle would have made: what would have been called, with what."""
 
-    def read(name: str) -> np.ndarray:
-        tensor = tensors[name].detach()
-        if tensor.dtype == torch.bfloat16:
-            return tensor.contiguous().view(torch.int16).numpy().view(bfloat16)
-        return tensor.numpy()
-
-    return Tensors(
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()},
-        read,
-        notes,
-    )
+    name: str  # of the function or class
+    args: tuple[Any, ...] = ()
+    entries: dict[str, Any] = field(default_factory=dict)  # set with obj[key] = value
+    items: list[Any] = field(default_factory=list)  # appended
+    state: Any = None
 
 
-def _first_bytes(path: Path) -> bytes:
-    """Two, by which torch's formats are told; one of them, zip, can be mapped into memory."""
-    try:
-        with path.open("rb") as file:
-            return file.read(2)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+def read_pickle(file: IO[bytes]) -> Any:
+    """The value of the pickle at the file's position, which is left behind its end.
+
+    Dictionaries have text as keys: numbers become text, entries under anything else are left out. Sets are lists.
+
+    Raises:
+      AttackError: the pickle would run a program or code.
+      Exception: of any other kind, where the bytes are no pickle.
+    """
+    machine = _Machine()
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "STOP":
+            return machine.stack.pop()
+        machine.step(opcode.name, argument)
+    raise ValueError("a pickle without an end")
 
 
-def _state_dict(loaded: Any, torch: Any, within: str = "") -> tuple[str, Mapping[str, Any]] | None:
-    """Where in what a trainer saved the state dict lies, and the state dict."""
-    if not isinstance(loaded, Mapping):
-        return None
-    inner = (_state_dict(loaded.get(key), torch, f"{within}{key}.") for key in (*_NESTED, *_AVERAGED))
-    found = next(filter(None, inner), None)
-    if found is None and any(isinstance(value, torch.Tensor) for value in loaded.values()):
-        found = within, loaded
-    return found
+class _Machine:
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self._below: list[list[Any]] = []  # the stacks under each mark
+        self._memo: dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> None:
+        """Follows one opcode."""
+        if name in _VALUES:
+            self.stack.append(argument)
+        elif name in _EMPTY:
+            self.stack.append(_EMPTY[name])
+        elif name in _TUPLES:
+            count = _TUPLES[name]
+            self.stack[-count:] = [tuple(self._pop_last(count))]
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            self.stack.append(self._memo[argument])
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            self._memo[argument] = self.stack[-1]
+        elif name not in ("PROTO", "FRAME", "READONLY_BUFFER"):
+            getattr(self, f"_{name.lower()}")(argument)
+
+    def _pop_last(self, count: int) -> list[Any]:
+        if len(self.stack) < count:
+            raise ValueError("a pickle that takes more than it has")
+        return self.stack[-count:]
+
+    def _since_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self._below.pop()
+        return items
+
+    def _mark(self, _: Any) -> None:
+        self._below.append(self.stack)
+        self.stack = []
+
+    def _pop(self, _: Any) -> None:
+        if self.stack:
+            self.stack.pop()
+        else:
+            self._since_mark()
+
+    def _pop_mark(self, _: Any) -> None:
+        self._since_mark()
+
+    def _dup(self, _: Any) -> None:
+        self.stack.append(self.stack[-1])
+
+    def _memoize(self, _: Any) -> None:
+        self._memo[len(self._memo)] = self.stack[-1]
+
+    # Containers
+
+    def _empty_list(self, _: Any) -> None:
+        self.stack.append([])
+
+    _empty_set = _empty_list
+
+    def _empty_dict(self, _: Any) -> None:
+        self.stack.append({})
+
+    def _list(self, _: Any) -> None:
+        items = self._since_mark()
+        self.stack.append(items)
+
+    def _tuple(self, _: Any) -> None:
+        items = self._since_mark()
+        self.stack.append(tuple(items))
+
+    _frozenset = _tuple
+
+    def _dict(self, _: Any) -> None:
+        items = self._since_mark()
+        self.stack.append({})
+        self._set(items)
+
+    def _append(self, _: Any) -> None:
+        item = self.stack.pop()
+        self._extend([item])
+
+    def _appends(self, _: Any) -> None:
+        self._extend(self._since_mark())
+
+    _additems = _appends
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, Inert):
+            target.items.extend(items)
+        elif isinstance(target, list):
+            target.extend(items)
+        else:
+            raise ValueError("a pickle that appends to what is no list")
+
+    def _setitem(self, _: Any) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
+
+    def _setitems(self, _: Any) -> None:
+        self._set(self._since_mark())
+
+    def _set(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        entries = target.entries if isinstance(target, Inert) else target
+        if not isinstance(entries, dict):
+            raise ValueError("a pickle that sets an entry of what is no dictionary")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if isinstance(key, str):
+                entries[key] = value
+            elif isinstance(key, int) and abs(key) < 2**63:
+                entries[str(key)] = value
+
+    # What would import, call or restore
+
+    def _global(self, argument: str) -> None:
+        self.stack.append(Name(argument.replace(" ", ".", 1)))
+
+    def _stack_global(self, _: Any) -> None:
+        module, name = self._pop_last(2)
+        self.stack[-2:] = [Name(f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "?")]
+
+    def _ext1(self, argument: int) -> None:
+        self.stack.append(Name(f"extension {argument}"))
+
+    _ext2 = _ext4 = _ext1
+
+    def _reduce(self, _: Any) -> None:
+        function, args = self._pop_last(2)
+        self.stack[-2:] = [_call(function, args)]
+
+    _newobj = _reduce
+
+    def _newobj_ex(self, _: Any) -> None:
+        function, args, _keywords = self._pop_last(3)
+        self.stack[-3:] = [_call(function, args)]
+
+    def _inst(self, argument: str) -> None:
+        args = tuple(self._since_mark())
+        self.stack.append(_call(Name(argument.replace(" ", ".", 1)), args))
+
+    def _obj(self, _: Any) -> None:
+        function, *args = self._since_mark()
+        self.stack.append(_call(function, tuple(args)))
+
+    def _build(self, _: Any) -> None:
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Inert):
+            self.stack[-1].state = state
+
+    def _persid(self, argument: str) -> None:
+        self.stack.append(Inert(PERSISTENT, (argument,)))
+
+    def _binpersid(self, _: Any) -> None:
+        identity = self.stack.pop()
+        self.stack.append(Inert(PERSISTENT, identity if isinstance(identity, tuple) else (identity,)))
+
+    def _next_buffer(self, _: Any) -> None:
+        self.stack.append(Inert("out-of-band buffer"))
 
 
-def _weights_in(loaded: Any, path: Path, torch: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The tensors of a checkpoint by name, and notes."""
-    where, found = _state_dict(loaded, torch) or ("", None)
-    if found is None:
-        raise UserError(f"{path} holds no state dict; expected tensors by name, or nested in {' or '.join(_NESTED)}")
-    notes = []
-    if where:
-        taken = where.partition(".")[0]
-        others = [key for key in (*_NESTED, *_AVERAGED) if key != taken and isinstance(loaded.get(key), Mapping)]
-        notes += [f"{key} lies beside {taken} and was left" for key in others]
-        notes += [f"these are the averaged weights, {taken}"] * (taken in _AVERAGED)
-    tensors = {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
-    others = [str(name) for name in found if str(name) not in tensors]
-    if others:
-        notes.append(f"{len(others)} entries that are no tensors were left, such as {others[0][:100]}")
-    for name, tensor in tensors.items():
-        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            raise UserError(f"{path}: {name} is a {tensor.device.type} {tensor.layout} tensor; expected plain data")
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise UserError(f"{path}: {name} is {tuple(tensor.shape)} and the file holds less; expected plain data")
-    return tensors, tuple(notes)
-
-
-def to_torch(torch: Any, array: np.ndarray) -> Any:
-    """The tensor that shares the array's memory."""
-    if array.dtype == bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+def _call(function: Any, args: Any) -> Any:
+    """The record of a call; plain data for the few that make nothing else."""
+    name = function.text if isinstance(function, Name) else getattr(function, "name", "?")
+    args = args if isinstance(args, tuple) else (args,)
+    if name in _ATTACKS or name.partition(".")[0] in _ATTACKS:
+        raise AttackError(name)
+    if name in _DICTS:
+        pairs = args[0] if args and isinstance(args[0], list) else []
+        pairs = [pair for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2]
+        return {key: value for key, value in pairs if isinstance(key, str)}
+    if name == _ENCODE and len(args) == 2 and isinstance(args[0], str) and args[1] in ("latin1", "latin-1"):
+        return args[0].encode("latin-1")
+    return Inert(name, args)

@@ -1,4 +1,4 @@
-"""Which format a set of tensors is in and which model it holds, from names and shapes alone."""
+"""Which model tensors are of, from their names and shapes alone."""
 
 from __future__ import annotations
 
@@ -14,12 +14,6 @@ from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.model import FocalNetConfig, list_models, variant_config
 
 Shapes = Mapping[str, tuple[int, ...]]
-# One key by format that no other format has.
-_SIGNS = {
-    "microsoft": "patch_embed.proj.weight",
-    "timm": "stem.proj.weight",
-    "huggingface": "focalnet.embeddings.patch_embeddings.projection.weight",
-}
 # Of a model, what its tensors' names and shapes tell; use_postln only timm's names do.
 _FROM_SHAPES = (
     "embed_dim",
@@ -44,23 +38,6 @@ class Recognised:
     name: str | None  # the released variant with these shapes
     config: FocalNetConfig
     sources: dict[str, str] = field(default_factory=dict)  # option: where its value is from
-
-
-def recognise_format(shapes: Shapes) -> tuple[str, str]:
-    """The format and the prefix before every name, such as `module.`.
-
-    Raises:
-      UserError: no format has these names.
-    """
-    for name in shapes:
-        for format, sign in _SIGNS.items():
-            if name == sign or name.endswith(f".{sign}"):
-                return format, name.removesuffix(sign)
-    # A headless Hugging Face backbone lacks the prefix its classifier gives it.
-    if "embeddings.patch_embeddings.projection.weight" in shapes:
-        return "huggingface", "-focalnet."
-    some = ", ".join(list(shapes)[:3])
-    raise UserError(f"these are no FocalNet weights: {len(shapes)} tensors such as {some or 'none'}")
 
 
 def recognise(

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from ml_dtypes import bfloat16
 
+# What is written, and what is read besides.
 DTYPES = {"float32": np.dtype("float32"), "float16": np.dtype("float16"), "bfloat16": np.dtype(bfloat16)}
+READ_DTYPES = (*DTYPES, "float64")
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """Tensors of a file by name, each read when it is asked for; `notes` is what a reader should know of the file."""
+    """Tensors of a file by name, each read when it is asked for.
+
+    Args:
+      shapes: shapes by name.
+      dtypes: names of dtypes by name.
+      read: reads one tensor.
+      notes: what a reader should know of the file.
+      problems: tensors that cannot be read, and why.
+      others: entries that are no tensors, and what they are.
+      places: values that are equal for tensors that share their memory; by default each has its own.
+    """
 
     def __init__(
         self,
@@ -19,8 +32,13 @@ class Tensors(Mapping[str, np.ndarray]):
         dtypes: dict[str, str],
         read: Callable[[str], np.ndarray],
         notes: tuple[str, ...] = (),
+        *,
+        problems: Mapping[str, str] | None = None,
+        others: Mapping[str, str] | None = None,
+        places: Mapping[str, Hashable] | None = None,
     ):
         self.shapes, self.dtypes, self._read, self.notes = shapes, dtypes, read, notes
+        self.problems, self.others, self.places = problems or {}, others or {}, places or {}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._read(name)
@@ -31,11 +49,12 @@ class Tensors(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def renamed(self, names: Mapping[str, str]) -> Tensors:
-        """The tensors named by the keys of `names`, under its values' names in this file."""
+    def renamed(self, names: Mapping[str, str], added: Mapping[str, Any] | None = None) -> Tensors:
+        """The tensors named by the values of `names`, under its keys, and arrays that are `added`."""
+        added = added or {}
         return Tensors(
-            {new: self.shapes[old] for new, old in names.items()},
-            {new: self.dtypes[old] for new, old in names.items()},
-            lambda new: self._read(names[new]),
+            {new: self.shapes[old] for new, old in names.items()} | {name: a.shape for name, a in added.items()},
+            {new: self.dtypes[old] for new, old in names.items()} | {name: str(a.dtype) for name, a in added.items()},
+            lambda new: added[new] if new in added else self._read(names[new]),
             self.notes,
         )

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.checkpoint.weights import read_params
+from focalnet_jax.checkpoint.weights import read_params, weights_item
 from focalnet_jax.convert.files import is_checkpoint, read_tensors
 from focalnet_jax.convert.huggingface import Stated, preprocessor, stated_beside, told_by_config
 from focalnet_jax.convert.mapping import abstract_params, to_ours
-from focalnet_jax.convert.recognise import recognise, recognise_format, released_name
-from focalnet_jax.convert.tensors import DTYPES, Tensors
+from focalnet_jax.convert.recognise import recognise, released_name
+from focalnet_jax.convert.select import select
+from focalnet_jax.convert.tensors import READ_DTYPES
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNetConfig, variant_config
 from focalnet_jax.model.variants import model_from_metadata
@@ -34,6 +35,7 @@ class Weights:
     dtype: str  # of the file, such as "float16", or "float16 and float32"
     notes: tuple[str, ...]  # what a reader should know, a line each
     stated: Stated = field(default_factory=Stated)  # about pictures and classes
+    decisions: tuple[str, ...] = ()  # notes on which of a file's tensors were taken, where that was a choice
 
     @property
     def count(self) -> int:
@@ -46,66 +48,59 @@ def read_weights(
     name: str | None = None,
     options: Mapping[str, bool] | None = None,
     assumed: Mapping[str, bool] | None = None,
+    *,
+    which: str | None = None,
+    head: str = "keep",
 ) -> Weights:
-    """Weights at `path`: a `.pth`, a `.safetensors`, a Hugging Face directory, or a checkpoint of ours.
+    """Weights at `path`: a torch or safetensors file, a directory of them, or a checkpoint of this package.
+
+    A FocalNet is found under any key or prefix of a file; what lies beside it is left, and the notes count it. A
+    backbone without a classifier has 0 classes, and one without a final norm gets a fresh one, as a note says.
 
     Args:
       path: a file or directory.
       name: the variant it is; recognised by default.
       options: `use_postln` and `normalize_modulator`, which shapes cannot tell, as the user knows them.
       assumed: the same where nothing in or beside the file tells, as the model to fill has them.
+      which: which weights of a file with several: "ema" for averaged ones, or a key or prefix such as "teacher".
+      head: "drop" leaves a classifier of a form that FocalNet does not have.
 
     Raises:
-      UserError: nothing readable there, or it is not what `name` says.
+      UserError: nothing readable there, it is not what `name` says, or the file holds several models to choose from.
     """
     path = Path(os.path.expanduser(path))
     if name is not None:
         variant_config(name)  # an unknown one is told before anything is read
     if is_checkpoint(path):
-        return _from_checkpoint(find_checkpoint(str(path)), name, options or {})
+        return _from_checkpoint(find_checkpoint(str(path)), name, options or {}, which)
     tensors = read_tensors(path)
-    format, prefix = recognise_format(tensors.shapes)
-    tensors, notes = _without_prefix(tensors, prefix)
+    selected = select(tensors, str(path), which, head)
+    tensors, format = selected.tensors, selected.format
     folder = path if path.is_dir() else path.parent
     told = told_by_config(folder) if format == "huggingface" else {}
     found = recognise(tensors.shapes, format=format, name=name, told=told, overrides=options, assumed=assumed)
     dtype = _dtypes(tensors.dtypes)
     params = to_ours(tensors, found.config, format)
+    notes = [*tensors.notes, *selected.notes]
     for key in ("use_postln", "normalize_modulator"):
         notes.append(f"{key}={getattr(found.config, key)} by {found.sources[key]}")
     trained_with = {key: told[key] for key in ("drop_path_rate", "drop_rate", "layerscale_value") if key in told}
     config = dataclasses.replace(found.config, **trained_with)
     stated = stated_beside(folder, config.num_classes) if format == "huggingface" else Stated()
-    return Weights(params, config, found.name, format, dtype, (*tensors.notes, *notes), stated)
-
-
-def _without_prefix(tensors: Tensors, prefix: str) -> tuple[Tensors, list[str]]:
-    """The tensors by the format's names, and notes."""
-    if not prefix:
-        return tensors, []
-    if prefix.startswith("-"):  # the file lacks a prefix the format has
-        return tensors.renamed({prefix[1:] + name: name for name in tensors}), [f"{prefix[1:]!r} put before the names"]
-    others = [name for name in tensors if not name.startswith(prefix)]
-    if others:
-        raise UserError(
-            f"{len(tensors) - len(others)} tensors begin with {prefix!r} and {len(others)} do not, such as "
-            f"{', '.join(others[:3])}; expected one or the other"
-        )
-    return tensors.renamed({name.removeprefix(prefix): name for name in tensors}), [
-        f"prefix {prefix!r} taken off the names"
-    ]
+    return Weights(params, config, found.name, format, dtype, tuple(notes), stated, selected.decisions)
 
 
 def _dtypes(dtypes: Mapping[str, str]) -> str:
     found = sorted(set(dtypes.values()))
-    foreign = [dtype for dtype in found if dtype not in DTYPES]
+    foreign = [dtype for dtype in found if dtype not in READ_DTYPES]
     if foreign:
         where = next(name for name, dtype in dtypes.items() if dtype == foreign[0])
-        raise UserError(f"{where} is {foreign[0]}; expected {', '.join(DTYPES)}")
+        raise UserError(f"{where} is {foreign[0]}; expected {', '.join(READ_DTYPES)}")
     return " and ".join(found)
 
 
-def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool]) -> Weights:
+def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool], which: str | None) -> Weights:
+    check_which(step, which)
     with _reading(step):
         metadata = read_metadata(step)
         stored = metadata.get("model")
@@ -121,6 +116,12 @@ def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool]) 
     with _reading(step):
         params = read_params(step, abstract_params(config))
     return Weights(params, config, held, "orbax", "float32", (f"read from {step}",), stated_by(metadata))
+
+
+def check_which(step: Path, which: str | None) -> None:
+    """Refuses a choice of weights that a checkpoint of this package does not make: `UserError`."""
+    if which not in (None, weights_item(step)):
+        raise UserError(f"--weights {which}: {step} gives its {weights_item(step)}; the choice is for PyTorch's files")
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.files import PICKLES, write_tensors, written_whole
 from focalnet_jax.convert.huggingface import write_metadata
 from focalnet_jax.convert.mapping import to_theirs
-from focalnet_jax.convert.pickles import import_torch
 from focalnet_jax.convert.tensors import DTYPES
+from focalnet_jax.convert.torch_files import import_torch
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import ABLATIONS, model_metadata, variant_config
@@ -46,7 +46,7 @@ def write_weights(
     """
     if format == "orbax":
         return _write_checkpoint(weights, destination, dtype)
-    dtype = dtype or weights.dtype
+    dtype = dtype or ("float32" if weights.dtype == "float64" else weights.dtype)  # what parameters are
     if dtype not in DTYPES:
         raise UserError(f"the weights are {dtype}: say by --dtype which of {', '.join(DTYPES)} to write")
     as_directory = format == "huggingface"

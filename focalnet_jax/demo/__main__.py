@@ -39,7 +39,9 @@ def main(arguments: list[str]) -> int:
         from focalnet_jax.inference import load_classifier
 
         told = check_options(flags.option)
-        classifier = load_classifier(flags.checkpoint, flags.model, image_size=flags.image_size, options=told)
+        classifier = load_classifier(
+            flags.checkpoint, flags.model, image_size=flags.image_size, options=told, which=flags.weights
+        )
         if not classifier.labels:
             raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
         _serve(classifier, flags.checkpoint, flags.topk, flags.host, port)

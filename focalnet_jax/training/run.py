@@ -193,7 +193,9 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
             print(f"warning: not as in the run that is continued: {text}", file=sys.stderr)
     if config.init_from and newest is None:
         names = train_data.source.class_names
-        initial = load_into(config.init_from, model, like, head=config.init_head, seed=config.seed)
+        initial = load_into(
+            config.init_from, model, like, head=config.init_head, seed=config.seed, which=config.init_weights
+        )
         if config.init_head == "keep" and means_classes(initial.stated, names):
             hint = "init_head=drop starts a fresh classifier"
             check_same_classes(initial.stated.classes, f"{config.init_from} ({hint})", names, "training")

@@ -31,8 +31,10 @@ from focalnet_jax.training.writers import to_json
 
 
 @ends_with_the_others()
-def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float | int | str]:
+def evaluate_checkpoint(config: FrozenConfigDict, path: str, which: str | None = None) -> dict[str, float | int | str]:
     """Evaluates the checkpoint at `path` on the config's evaluation split; prints the result as one JSON line.
+
+    `which` chooses among several models in one file, as for `read_weights`.
 
     Raises:
       UserError: no checkpoint there, or it does not fit the config's model; data that does not fit.
@@ -50,7 +52,7 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str) -> dict[str, float 
     check_same({"--checkpoint": f"SHA-256 {_fingerprint(path)}"})
     model = model_config(config)
     graph, init_params = model_graph(model, config.precision, mesh)
-    loaded = load_into(path, model, abstract_params(init_params, mesh), surgery=False)
+    loaded = load_into(path, model, abstract_params(init_params, mesh), surgery=False, which=which)
     if means_classes(loaded.stated, data.source.class_names):
         check_classes(config, loaded.stated.classes, path, data.source)
     examples = f"{len(data.source)} examples of {config.data.source}, {config.data.eval_split}"

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.transfer.extract import extract_features
     from focalnet_jax.transfer.probes import few_shot, linear_probe, nearest_neighbours
 
-    train, test = extract_features(config, flags.checkpoint, flags.model, check_options(flags.option))
+    train, test = extract_features(config, flags.checkpoint, flags.model, check_options(flags.option), flags.weights)
     if flags.out is not None:
         arrays = {
             f"{name}_{field}": getattr(split, field)

@@ -22,11 +22,15 @@ _SECONDS = 5.0  # between two lines of progress
 
 
 def extract_features(
-    config: FrozenConfigDict, path: str, name: str | None = None, options: Mapping[str, bool] | None = None
+    config: FrozenConfigDict,
+    path: str,
+    name: str | None = None,
+    options: Mapping[str, bool] | None = None,
+    which: str | None = None,
 ) -> tuple[Features, Features]:
     """Of the training and of the evaluation split, each picture once, by the model at `path`, whatever its classifier.
 
-    `name` and `options` are what is known of its weights, as for `load_model`.
+    `name`, `options` and `which` are what is known of its weights, as for `read_weights`.
 
     Raises:
       UserError: no weights there; data that cannot be read; several labels a picture; more than one process.
@@ -37,7 +41,7 @@ def extract_features(
     mesh = run_mesh(config)
     config = resolve(config, mesh, evaluated=path)
     splits = [open_eval_data(config, mesh, split) for split in (config.data.train_split, config.data.eval_split)]
-    model = load_model(path, name, dtype=config.precision, **(options or {}))
+    model = load_model(path, name, dtype=config.precision, weights=which, **(options or {}))
     graph, params = nnx.split(model)
     params = jax.device_put(params, replicated(mesh))
 

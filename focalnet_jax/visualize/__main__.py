@@ -67,7 +67,9 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"--frames {folder}: expected a folder of pictures")
     videos = [path for path in found if moves(path)]
     told = check_options(flags.option)
-    classifier = load_classifier(flags.checkpoint, flags.model, image_size=flags.size, options=told)
+    classifier = load_classifier(
+        flags.checkpoint, flags.model, image_size=flags.size, options=told, which=flags.weights
+    )
     count = len(classifier.model.stages)
     if flags.stage is not None and flags.stage > count:
         raise UserError(f"--stage {flags.stage}: the model has {count} stages; expected 1 to {count}")

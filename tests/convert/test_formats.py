@@ -16,7 +16,8 @@ from focalnet_jax.convert.adapt import adapt
 from focalnet_jax.convert.files import read_tensors
 from focalnet_jax.convert.huggingface import model_config
 from focalnet_jax.convert.mapping import entries, to_ours
-from focalnet_jax.convert.recognise import recognise, recognise_format
+from focalnet_jax.convert.recognise import recognise
+from focalnet_jax.convert.select import Candidate, find_candidates
 from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.class_lists import class_list
@@ -79,7 +80,7 @@ def test_every_table_covers_every_variant_exactly_once_and_its_shapes_tell_which
     covered = entries(variant_config(name), format)
     shapes = {entry.theirs: entry.shape for entry in covered}
     assert len(shapes) == len(covered)
-    assert recognise_format({f"module.{key}": shape for key, shape in shapes.items()}) == (format, "module.")
+    assert find_candidates([f"module.{key}" for key in shapes]) == [Candidate(format, "module.")]
     found = recognise(shapes, format=format)
     assert found.name == name
     # what a file does not hold is the variant's

@@ -1,0 +1,62 @@
+"""Directories that hold weights of PyTorch: of Hugging Face, of DeepSpeed, or with a single file of weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from focalnet_jax.errors import UserError
+
+HUGGINGFACE_FILES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_DEEPSPEED = "mp_rank_*_model_states.pt"
+_PARTITIONED = "zero_pp_rank_*_model_states.pt"  # ZeRO stage 3
+
+
+def weights_in(folder: Path) -> Path | None:
+    """The file of weights, or the index of its shards, that a directory stands for; None where it holds none.
+
+    Raises:
+      UserError: the directory cannot be read, or holds weights in a form that is not read.
+    """
+    try:
+        for name in HUGGINGFACE_FILES:
+            if (folder / name).is_file():
+                return folder / name
+        if found := _deepspeed(folder):
+            return found
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    except OSError as error:
+        raise UserError(f"cannot read {str(folder)[:100]}: {error.strerror}") from error
+    if ".metadata" in names and any(name.endswith(".distcp") for name in names):
+        raise UserError(
+            f"{folder} is a sharded checkpoint of torch.distributed; make one file of it: "
+            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE.pth"
+        )
+    if {"saved_model.pb", "tf_model.h5", "flax_model.msgpack"} & set(names):
+        raise UserError(f"{folder} holds a model of TensorFlow or Flax; expected weights of a PyTorch FocalNet")
+    weights = [name for name in names if name.endswith(_SUFFIXES)]
+    return folder / weights[0] if len(weights) == 1 else None
+
+
+def _deepspeed(folder: Path) -> Path | None:
+    """The file of a DeepSpeed checkpoint that has the model; Lightning puts one into a folder `checkpoint`."""
+    latest = folder / "latest"
+    tag = latest.read_text(errors="replace").strip() if latest.is_file() and latest.stat().st_size < 1000 else ""
+    named = [folder / tag] if tag and "/" not in tag and tag not in (".", "..") else []
+    for place in (*named, folder / "checkpoint", folder):
+        ranks = sorted(place.glob(_DEEPSPEED))
+        if any(place.glob(_PARTITIONED)):
+            raise UserError(
+                f"{place} is a DeepSpeed checkpoint of ZeRO stage 3, in parts; make one file of it with the "
+                "zero_to_fp32.py beside it: python zero_to_fp32.py . OUT"
+            )
+        if len(ranks) > 1:
+            raise UserError(f"{place} holds the model in {len(ranks)} parts of tensor parallelism; save it whole")
+        if ranks:
+            return ranks[0]
+    return None

@@ -1,0 +1,363 @@
+"""Torch files: every tensor by its place in what was saved. Reading needs no torch and runs nothing.
+
+A file of `torch.save` is a zip of a pickle and one record per storage, or, before torch 1.6 and with
+`_use_new_zipfile_serialization=False`, a row of pickles with the storages behind them (torch/serialization.py). Plain
+pickles of NumPy arrays, as detectron2 publishes weights, are read too.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from focalnet_jax.convert.pickles import PERSISTENT, AttackError, Inert, Name, read_pickle
+from focalnet_jax.convert.tensors import Tensors
+from focalnet_jax.errors import UserError
+
+_LEGACY = 0x1950A86A20F9469CFC6C  # the first pickle of a file that is no zip
+_DEEPEST = 16  # nesting in which tensors are looked for
+_STORAGES = {
+    **{"Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64"},
+    **{"Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool"},
+    **{"ComplexFloat": "complex64", "ComplexDouble": "complex128", "Untyped": "uint8"},
+}
+_DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_PLAIN = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3")
+_WRAPPED = (
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
+    "torch._utils._rebuild_device_tensor_from_numpy",
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor",
+    "torch.nn.parameter.Parameter",
+)
+_FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
+_TENSOR_TYPES = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter")
+_ARRAYS = tuple(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core"))
+_DAMAGED = (zipfile.BadZipFile, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError)
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor of a file: what it is and how to read it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+    place: tuple[Any, ...]  # equal for tensors that share their memory
+    problem: str | None = None  # why it cannot be read
+
+
+@dataclass
+class _Found:
+    """What a walk through a loaded value comes across."""
+
+    tensors: dict[str, _Tensor] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)  # entries that are no tensors: what they are
+    modules: list[str] = field(default_factory=list)  # classes of whole models
+
+
+def read_torch_file(path: Path) -> Tensors:
+    """The tensors of a file that begins as a zip or a pickle, by their dotted place in what was saved.
+
+    Raises:
+      UserError: the file is damaged, or holds a whole pickled model and no state dict.
+    """
+    try:
+        mapped = np.memmap(path, np.uint8, "r")
+        storages = _ZipStorages(path, mapped) if mapped[:2].tobytes() == b"PK" else _LegacyStorages(path, mapped)
+        found = _Found()
+        _walk(Inert("", (storages.value,)), (), found, set(), storages)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except UserError:
+        raise
+    except AttackError as error:
+        raise UserError(
+            f"{path} is refused: it wants to run {str(error)[:100]}, as no checkpoint does; nothing was run"
+        ) from error
+    except (*_DAMAGED, MemoryError, RecursionError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged, cut off or no torch file") from error
+    if not found.tensors and found.modules:
+        raise UserError(
+            f"{path} holds a whole pickled model, {found.modules[0][:100]}, whose classes are not imported here; save "
+            "its weights alone: torch.save(model.state_dict(), FILE)"
+        )
+    return Tensors(
+        {name: tensor.shape for name, tensor in found.tensors.items()},
+        {name: tensor.dtype for name, tensor in found.tensors.items()},
+        lambda name: found.tensors[name].read(),
+        problems={name: tensor.problem for name, tensor in found.tensors.items() if tensor.problem},
+        others=found.others,
+        places={name: tensor.place for name, tensor in found.tensors.items()},
+    )
+
+
+class _ZipStorages:
+    """The records of a torch zip."""
+
+    def __init__(self, path: Path, mapped: np.ndarray):
+        self._path, self._mapped, self._whole = path, mapped, set[str]()
+        self._archive = zipfile.ZipFile(path)
+        (pickle,) = [name for name in self._archive.namelist() if name.split("/", 1)[-1] == "data.pkl"]
+        self._root = pickle.removesuffix("data.pkl")
+        if self._root + "byteorder" in self._archive.namelist() and self._record("byteorder").tobytes() != b"little":
+            raise UserError(f"{path} was written by a big-endian machine; expected little-endian numbers")
+        self.value = read_pickle(_Bytes(self._record("data.pkl")))
+
+    def size(self, key: str) -> int:
+        """Number of bytes of a storage; 0 where there is none."""
+        name = f"{self._root}data/{key}"
+        return self._archive.getinfo(name).file_size if name in self._archive.NameToInfo else 0
+
+    def bytes(self, key: str) -> np.ndarray:
+        """The bytes of a storage, whose checksum is right."""
+        return self._record(f"data/{key}")
+
+    def _record(self, name: str) -> np.ndarray:
+        info = self._archive.getinfo(self._root + name)
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise UserError(f"{self._path}: its records are compressed, as torch writes none; unpack and save it again")
+        header = self._mapped[info.header_offset : info.header_offset + 30].tobytes()
+        start = (
+            info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:], "little")
+        )
+        content = self._mapped[start : start + info.file_size]
+        # torch.serialization.set_crc32_options(False) leaves 0
+        if info.CRC and name not in self._whole and zlib.crc32(content) != info.CRC:
+            raise UserError(f"{self._path} is damaged: the checksum of its record {name[:100]} is wrong")
+        if header[:4] != b"PK\3\4" or len(content) != info.file_size:
+            raise UserError(f"{self._path} is damaged or cut off: it lacks its record {name[:100]}")
+        self._whole.add(name)
+        return content
+
+
+class _LegacyStorages:
+    """The storages behind the pickles of a file that is no zip; or a plain pickle, which has none."""
+
+    def __init__(self, path: Path, mapped: np.ndarray):
+        self._mapped, self._places = mapped, dict[str, tuple[int, int]]()
+        file = _Bytes(mapped)
+        self.value = read_pickle(file)
+        if self.value != _LEGACY:
+            return
+        read_pickle(file)  # the protocol, 1001
+        system = read_pickle(file)
+        if isinstance(system, dict) and system.get("little_endian") is False:
+            raise UserError(f"{path} was written by a big-endian machine; expected little-endian numbers")
+        self.value = read_pickle(file)
+        keys = read_pickle(file)
+        sizes = _element_sizes(self.value)
+        for key in keys:
+            count = int.from_bytes(file.read(8), "little")
+            start, size = file.tell(), count * sizes[str(key)]
+            if start + size > len(mapped):
+                raise UserError(f"{path} is damaged or cut off: it ends before its storage {str(key)[:100]}")
+            self._places[str(key)] = start, size
+            file.seek(start + size)
+
+    def size(self, key: str) -> int:
+        """Number of bytes of a storage; 0 where there is none."""
+        return self._places.get(key, (0, 0))[1]
+
+    def bytes(self, key: str) -> np.ndarray:
+        """The bytes of a storage."""
+        start, size = self._places[key]
+        return self._mapped[start : start + size]
+
+
+class _Bytes:
+    """Bytes mapped into memory as a file to read a pickle from."""
+
+    def __init__(self, content: np.ndarray):
+        self._content, self._position = content, 0
+
+    def read(self, count: int) -> bytes:
+        """Up to `count` bytes."""
+        piece = self._content[self._position : self._position + count].tobytes()
+        self._position += len(piece)
+        return piece
+
+    def readline(self) -> bytes:
+        """The bytes up to the end of a line, which no name in a pickle has further away."""
+        piece = self._content[self._position : self._position + 100_000].tobytes()
+        line = piece[: piece.index(b"\n") + 1]
+        self._position += len(line)
+        return line
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def seek(self, position: int) -> None:
+        """Goes to a position."""
+        self._position = position
+
+
+def _children(value: Any) -> Iterator[tuple[str | None, Any]]:
+    """What lies in a container, by its key; None for what has no name of its own."""
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list | tuple):
+        yield from ((str(index), item) for index, item in enumerate(value))
+    elif isinstance(value, Inert):
+        yield from value.entries.items()
+        for part in (*value.args, *(value.state if isinstance(value.state, tuple) else (value.state,))):
+            if isinstance(part, dict | list | tuple | Inert):
+                yield None, part
+        yield from ((str(index), item) for index, item in enumerate(value.items))
+
+
+def _walk(value: Any, path: tuple[str, ...], found: _Found, seen: set[int], storages: Any) -> None:
+    """Notes the tensors in a value by their path, each container once."""
+    for key, child in _children(value):
+        inside = path if key is None else (*path, key)
+        tensor = _as_tensor(child, storages)
+        if tensor is not None:
+            found.tensors.setdefault(".".join(inside), tensor)
+        elif not isinstance(child, dict | list | tuple | Inert) or _makes_a_tensor(child):
+            if isinstance(value, dict | Inert):
+                found.others[".".join(inside)] = child.name if isinstance(child, Inert) else type(child).__name__
+        elif isinstance(child, Inert) and isinstance(child.state, dict) and "_modules" in child.state:
+            found.modules.append(child.name)
+        elif id(child) not in seen and len(inside) < _DEEPEST:
+            seen.add(id(child))
+            _walk(child, inside, found, seen, storages)
+
+
+def _makes_a_tensor(value: Any) -> bool:
+    """Whether this is a tensor of a kind that is not read: quantized, sparse, on a device without data."""
+    return isinstance(value, Inert) and value.name.startswith(("torch._utils._rebuild", "torch._tensor._rebuild"))
+
+
+def _as_tensor(value: Any, storages: Any) -> _Tensor | None:
+    """The tensor or array that a pickle describes; None for anything else."""
+    for _ in range(4):
+        if not isinstance(value, Inert):
+            return None
+        if value.name in _WRAPPED and value.args:
+            value = value.args[0]
+        elif value.name == _FROM_TYPE and len(value.args) > 2:
+            function, kind, args = value.args[:3]
+            if not isinstance(kind, Name) or kind.text not in _TENSOR_TYPES or not isinstance(function, Name):
+                return None
+            value = Inert(function.text, args if isinstance(args, tuple) else ())
+    if not isinstance(value, Inert):
+        return None
+    if value.name in _PLAIN and len(value.args) >= 4:
+        dtype = value.args[6] if value.name.endswith("_v3") and len(value.args) > 6 else None
+        return _tensor(*value.args[:4], dtype, storages)
+    if value.name.startswith("torch.") and value.name.endswith("Tensor"):  # before torch 0.4
+        return _tensor(*value.state, None, storages) if _length(value.state) == 4 else None
+    if value.name in _ARRAYS and _length(value.state) == 5:
+        return _array(*value.state[1:])
+    return None
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, tuple) else 0
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any, storages: Any) -> _Tensor | None:
+    if not isinstance(storage, Inert) or storage.name != PERSISTENT or len(storage.args) < 5:
+        return None
+    _, kind, key, _, _, *view = storage.args
+    typed = _storage_dtype(kind)
+    name = dtype.text.removeprefix("torch.") if isinstance(dtype, Name) else typed
+    shape, strides = (value.args[0] if isinstance(value, Inert) and value.args else value for value in (shape, strides))
+    if name is None or not _whole_numbers([offset]) or not _whole_numbers(shape) or not _whole_numbers(strides):
+        return None
+    if view and view[0]:  # a storage that is part of another one: (its key, offset, size)
+        offset += view[0][1]
+    element = _DTYPES.get(name) or _numpy_dtype(name)
+    key, numel = str(key), int(np.prod([int(size) for size in shape], dtype=object))
+    end = offset + 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if numel else 0
+    problem = None
+    if element is None:
+        problem = f"is {name}; expected plain data"
+    elif max(end, numel) * element.itemsize > storages.size(key):
+        problem = f"is {tuple(shape)} and the file holds less; expected plain data"
+
+    def read() -> np.ndarray:
+        steps = [stride * element.itemsize for stride in strides]
+        return np.ndarray(shape, element, storages.bytes(key), offset * element.itemsize, steps)
+
+    return _Tensor(name, tuple(shape), read, (key, offset, tuple(shape), tuple(strides)), problem)
+
+
+def _whole_numbers(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(type(value) is int and 0 <= value < 2**62 for value in values)
+
+
+def _storage_dtype(kind: Any) -> str | None:
+    """The dtype of `torch.FloatStorage` and its like."""
+    text = kind.text.rsplit(".", 1)[-1] if isinstance(kind, Name) else ""
+    return _STORAGES.get(text.removesuffix("Storage"))
+
+
+def _numpy_dtype(name: str) -> np.dtype | None:
+    try:
+        return np.dtype(getattr(ml_dtypes, name, name)) if name.isidentifier() else None
+    except TypeError:
+        return None
+
+
+def _array(shape: Any, dtype: Any, fortran: Any, content: Any) -> _Tensor | None:
+    """A pickled NumPy array."""
+    code = dtype.args[0] if isinstance(dtype, Inert) and dtype.name == "numpy.dtype" and dtype.args else None
+    order = dtype.state[1] if code and _length(dtype.state) > 1 else "<"
+    if not isinstance(code, str) or not isinstance(content, bytes) or not _whole_numbers(shape) or order not in "<|=":
+        return None
+    element = np.dtype(code) if code[:1] in "fiub" and code[1:].isdigit() else None
+    if element is None or int(np.prod(shape, dtype=object)) * element.itemsize != len(content):
+        return None
+
+    def read() -> np.ndarray:
+        return np.frombuffer(content, element).reshape(shape, order="F" if fortran else "C")
+
+    return _Tensor(str(element), tuple(shape), read, (id(content),))
+
+
+def _element_sizes(value: Any) -> dict[str, int]:
+    """Bytes per element of every storage that a value refers to."""
+    sizes: dict[str, int] = {}
+    waiting, seen = [value], set()
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Inert) and item.name == PERSISTENT:
+            if len(item.args) >= 5 and (dtype := _storage_dtype(item.args[1])):
+                sizes[str(item.args[2])] = (_DTYPES.get(dtype) or np.dtype(dtype)).itemsize
+        elif isinstance(item, Inert):
+            waiting += [*item.args, *item.items, *item.entries.values(), item.state]
+        elif isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, list | tuple):
+            waiting += item
+    return sizes
+
+
+def import_torch(path: Path) -> Any:
+    """The torch module, which only writing needs; `UserError` where it is not installed."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path.name} is to be a torch file and torch is not installed: pip install torch, or write .safetensors"
+        ) from error
+    return torch
+
+
+def to_torch(torch: Any, array: np.ndarray) -> Any:
+    """The tensor that shares the array's memory."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
