@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -52,3 +53,29 @@ def write_tar(path, files):
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return path
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Prepares without processes of its own: these take seconds to start, and are tested elsewhere."""
+
+    def run_all(function, arguments, processes, report):
+        for done, given in enumerate(arguments, 1):
+            report(done, function(*given))
+
+    monkeypatch.setattr("focalnet_jax.data.prepare.preparation.run_all", run_all)
+
+
+def prepared(out, kind, *arguments):
+    """Prepares in this process; returns the card, and the classes counted by split, those with images."""
+    assert main([kind, *map(str, arguments), "--out", str(out), "--processes", "1"]) == 0
+    (path,) = out.glob("*/1.0.0/card.json")
+    card = json.loads(path.read_text())
+    examples = sum(split["examples"] for split in card["splits"].values())
+    assert examples + card["rejected"] + sum(card["left_out"].values()) == card["files"]
+    found = {split: {} for split in card["splits"]}
+    for name, counts in card["classes"].items():
+        for split, count in counts.items():
+            if count:
+                found[split][name] = count
+    return card, found

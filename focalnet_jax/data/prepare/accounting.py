@@ -30,9 +30,10 @@ def names_found(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
     train = SPLITS.index("train")
     for container, index in zip(sources.containers, indices, strict=True):
         if container.class_name and container.split == "train" and not any(index.members["why_not"] == GOOD):
-            raise UserError(
-                f"class {container.title} holds no images{_of_kinds(index)}: fill it, remove it, or give --classes FILE"
-            )
+            advice = "fill it, remove it, or give --classes FILE"
+            if any(name.endswith(b".parquet") for name in index.members["name"].tolist()):
+                advice = "prepare Parquet files with the kind parquet"
+            raise UserError(f"class {container.title} holds no images{_of_kinds(index)}: {advice}")
     _refuse_captions(indices)
     found = set()
     for index in indices:

@@ -210,6 +210,11 @@ class _Watched:
     def tell(self) -> int:
         return self._file.tell()
 
+    def check_rest(self) -> None:
+        """Reads on to the checksum at the end of a compressed file."""
+        while self._file.read(_CHUNK):
+            self.seek(self.tell())
+
 
 @contextmanager
 def _opened(container: Container) -> Iterator[_Watched]:
@@ -249,6 +254,8 @@ def tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, _Watche
                 # The library ends as quietly at a damaged header as at the block of zeros that ends a tar.
                 if len(file.block) < _BLOCK or file.block.strip(b"\0") or (end is not None and archive.offset >= end):
                     raise UserError(f"{title} is damaged or cut off at byte {archive.offset}; get it again")
+                if container.packed:
+                    file.check_rest()
         except (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
             if isinstance(error, UserError):
                 raise

@@ -86,18 +86,15 @@ def _loose(path: Path, loose: Sequence[Path], split: str | None) -> list[Contain
 
 def _below_single_folders(path: Path) -> Path:
     """The folder that holds the splits or classes: below folders that hold nothing but one folder."""
-    for _ in range(4):
-        folders, tars, loose = entries_of(path)
-        if len(folders) != 1 or tars or split_named(folders[0].name):
+    below = path
+    while True:
+        folders, tars, _ = entries_of(below)
+        if len(folders) != 1 or tars or split_named(folders[0].name) or _has_images(below):
             break
-        if any(has_image_suffix(entry.name) for entry in loose):
-            break
-        inner, inner_tars, _ = entries_of(folders[0])
-        images = _has_images(folders[0])
-        if images or not (len(inner) > 1 or inner_tars or any(split_named(entry.name) for entry in inner)):
-            break
-        path = folders[0]
-    return path
+        below = folders[0]
+    if below != path and _has_images(below):
+        return below.parent  # a class
+    return below if folders or tars else path
 
 
 def _has_images(folder: Path) -> bool:
@@ -182,7 +179,7 @@ def tar_at(path: Path, split: str | None = None, *, imagenet: bool = False) -> l
         raise UserError(f"{path} is a Parquet file: prepare it with the kind parquet")
     whole = tar(path, split=split, imagenet=imagenet)
     look = look_into(whole)
-    if look.tars:
+    if look.tars and not any("/" in name for name in look.images):
         if whole.packed:
             raise UserError(f"{path} is compressed and holds tars, which are read in place: gunzip it first")
         return inner_tars(whole)

@@ -1,0 +1,183 @@
+"""Folders and tars of images are read alike: rightly, or refused; what is left out is counted."""
+
+import pytest
+from PIL import Image
+
+from tests.data.layouts import pack, write_folder
+from tests.data.pictures import encoded
+from tests.data.preparing import in_process, prepared, refused, write_tar  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("in_process")
+PICTURE = encoded(Image.new("RGB", (8, 8), (9, 99, 200)))
+
+
+def pictures(*names):
+    """A picture by each of these names; other files where the suffix says so."""
+    return {name: PICTURE if name.endswith((".jpg", ".JPEG")) else b"x" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "left_out"),
+    [
+        (["train/cat/1.jpg", "train/dog/2.jpg", "val/cat/3.jpg"],
+         {"train": {"cat": 1, "dog": 1}, "val": {"cat": 1}}, {}),
+        (["imgs/train/cat/1.jpg", "imgs/train/dog/2.jpg", "imgs/valid/dog/3.jpg"],
+         {"train": {"cat": 1, "dog": 1}, "val": {"dog": 1}}, {}),
+        (["train/images/cat/1.jpg", "train/images/dog/2.jpg", "val/images/cat/3.jpg", "val/images/dog/4.jpg"],
+         {"train": {"cat": 1, "dog": 1}, "val": {"cat": 1, "dog": 1}}, {}),
+        (["data/set/cat/1.jpg", "data/set/dog/more/2.jpg"], {"train": {"cat": 1, "dog": 1}}, {}),
+        (["cat/1.jpg", "cat/train/2.jpg", "dog/3.jpg"], {"train": {"cat": 2, "dog": 1}}, {}),
+        (["10/1.jpg", "9/2.jpg", "cat/1.jpg"], {"train": {"10": 1, "9": 1, "cat": 1}}, {}),
+        (["cat/1.jpg", "dog/2.jpg", "dog/.DS_Store", "cat/@eaDir/1.jpg", "dog/.trash/1.jpg", "cat/Thumbs.db"],
+         {"train": {"cat": 1, "dog": 1}}, {"hidden": 4}),
+        (["cat/1.jpg", "dog/2.jpg", "labels.csv", "LICENSE.md", "dog/2.xml", "cat/3.heic", "cat/more.tar"],
+         {"train": {"cat": 1, "dog": 1}}, {".csv": 1, ".md": 1, ".xml": 1, ".heic": 1, ".tar": 1}),
+        (["cat/1.jpg", "cat/1.json", "dog/2.jpg", "dog/2.txt"],
+         {"train": {"cat": 1, "dog": 1}}, {".json": 1, ".txt": 1}),
+    ],
+)  # fmt: skip
+def test_a_folder_and_a_tar_of_it_are_the_same_data_set(names, expected, left_out, tmp_path):
+    write_folder(tmp_path / "set", pictures(*names))
+    write_tar(tmp_path / "set.tar", pictures(*reversed(names)))
+    (tmp_path / "set.tgz").write_bytes(pack(pictures(*names), "w:gz"))
+    (tmp_path / "set.tar.xz").write_bytes(pack(pictures(*names), "w:xz"))
+    cards = []
+    for number, source in enumerate(("set", "set.tar", "set.tgz", "set.tar.xz")):
+        card, found = prepared(tmp_path / f"out{number}", "imagefolder", "--source", tmp_path / source)
+        assert found == expected, source
+        assert card["left_out"] == left_out
+        assert card["rejected"] == 0
+        cards.append(card["fingerprint"])
+    assert len(set(cards)) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["train/cat/1.jpg", "train/dog/1.jpg", "val/1.jpg", "val/2.jpg"], "2 images of val lie in no class folders"),
+        (["train/1.jpg", "val/2.jpg"], "lie in no class folders"),
+        (["train/1.jpg", "train/2.jpg"], "lie in no class folders"),
+        (["cat/1.jpg", "train/2.jpg", "dog/3.jpg"], "train, a split, and cat, which is none"),
+        (["train/cat/1.jpg", "cat/2.jpg"], "train, a split, and cat, which is none"),
+        (["cat/train/1.jpg", "cat/val/2.jpg", "dog/train/3.jpg", "dog/val/4.jpg"], "not CLASS/SPLIT"),
+        (["cat/test/1.jpg", "dog/test/2.jpg"], "not CLASS/SPLIT"),
+        (["a/train/cat/1.jpg", "b/train/dog/2.jpg"], "not CLASS/SPLIT"),
+        (["1.jpg", "2.jpg", "3.jpg"], "lie in no class folders"),
+    ],
+)
+def test_splits_where_classes_should_be_are_refused_in_a_folder_and_in_a_tar(names, told, tmp_path):
+    write_folder(tmp_path / "set", pictures(*names))
+    refused(told, "imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out")
+    write_tar(tmp_path / "set.tar", pictures(*names))
+    refused(told, "imagefolder", "--source", tmp_path / "set.tar", "--out", tmp_path / "out")
+    (tmp_path / "set.tar.gz").write_bytes(pack(pictures(*names), "w:gz"))
+    refused(told, "imagefolder", "--source", tmp_path / "set.tar.gz", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_beside_class_folders_are_rejected_by_name(tmp_path):
+    names = ["cat/1.jpg", "dog/2.jpg", "3.jpg", "4.jpg", "notes"]
+    write_folder(tmp_path / "set", pictures(*names))
+    write_tar(tmp_path / "set.tar", pictures(*names))
+    for source in ("set", "set.tar"):
+        card, found = prepared(tmp_path / f"{source}-out", "imagefolder", "--source", tmp_path / source)
+        assert found == {"train": {"cat": 1, "dog": 1}}
+        assert card["rejected"] == 3
+        manifest = (tmp_path / f"{source}-out" / "images" / "1.0.0" / "manifest.jsonl").read_text()
+        assert manifest.count("it lies in no class folder") == 3
+
+
+def classes(*names):
+    return {f"{name}.tar": pack(pictures("1.jpg", "2.jpg")) for name in names}
+
+
+def in_folders(*names):
+    return pack(pictures(*(f"{name}/{number}.jpg" for name in names for number in "12")))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (classes("cat", "dog"), {"train": {"cat": 2, "dog": 2}}),
+        (classes("cat", "bullet_train"), {"train": {"bullet_train": 2, "cat": 2}}),
+        (classes("1", "2", "10"), {"train": {"1": 2, "2": 2, "10": 2}}),
+        ({"train.tar": in_folders("cat", "dog"), "val.tar": in_folders("cat")},
+         {"train": {"cat": 2, "dog": 2}, "val": {"cat": 2}}),
+        ({"train.tar": in_folders("train/cat", "train/dog"), "val.tar": in_folders("val/cat", "val/dog")},
+         {"train": {"cat": 2, "dog": 2}, "val": {"cat": 2, "dog": 2}}),
+        ({"train.tar": pack(classes("cat", "dog")), "val.tar": pack(classes("cat"))},
+         {"train": {"cat": 2, "dog": 2}, "val": {"cat": 2}}),
+        ({"set-train-0.tar": in_folders("cat", "dog"), "set-train-1.tar": in_folders("cat", "emu")},
+         {"train": {"cat": 4, "dog": 2, "emu": 2}}),
+        ({"train/cat.tar": pack(pictures("1.jpg")), "val/cat.tar": pack(pictures("cat/2.jpg"))},
+         {"train": {"cat": 1}, "val": {"cat": 1}}),
+    ],
+)  # fmt: skip
+def test_tars_of_classes_and_of_splits_are_told_apart(files, expected, tmp_path):
+    write_folder(tmp_path / "set", files)
+    assert prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set")[1] == expected
+    if not any("-" in name for name in files):  # parts of a set are not packed once more
+        write_tar(tmp_path / "set.tar", files | {"README": b"x"})
+        assert prepared(tmp_path / "again", "imagefolder", "--source", tmp_path / "set.tar")[1] == expected
+
+
+def shard(*suffixes):
+    return pack({f"{key}{suffix}": PICTURE if suffix == ".jpg" else b"0" for key in "ab" for suffix in suffixes})
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"train-0000.tar": shard(".jpg", ".cls"), "train-0001.tar": shard(".jpg", ".cls")}, "the kind webdataset"),
+        ({"00000.tar": shard(".jpg", ".json", ".txt"), "00001.tar": shard(".jpg", ".json")}, "the kind webdataset"),
+        ({"cat.tar": shard(".jpg", ".cls")}, "the kind webdataset"),
+        ({"train.tar": shard(".cls", ".jpg"), "val.tar": shard(".jpg", ".cls")}, "the kind webdataset"),
+        ({"train-0.tar": shard(".jpg"), "train-1.tar": shard(".jpg")}, "it is no class"),
+        ({"train.tar": shard(".jpg"), "cat.tar": shard(".jpg")}, "a split, and cat.tar, which is none"),
+        ({"cat.tar": pack(classes("a", "b"))}, "holds tars itself"),
+        ({"part_1.tar": in_folders("cat", "dog"), "part_2.tar": in_folders("cat", "emu")}, "several folders"),
+        ({"cat.tar": shard(".jpg"), "more.zip": b"PK\3\4" + bytes(30)}, "a zip archive: unzip it"),
+        ({"cat.tar": b"PK\3\4" + bytes(3000), "dog.tar": shard(".jpg")}, "a zip archive: unzip it"),
+        ({"cat/1.jpg": PICTURE, "train-0.parquet": b"PAR1"}, "the kind parquet"),
+    ],
+)  # fmt: skip
+def test_what_is_no_tar_of_a_class_never_becomes_one(files, told, tmp_path):
+    write_folder(tmp_path / "set", files)
+    refused(told, "imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out")
+
+
+def test_an_archive_is_refused_where_it_is_of_another_kind_or_holds_two_kinds(tmp_path):
+    out = ["--out", tmp_path / "out"]
+    for number, (content, told) in enumerate(
+        [
+            (b"PK\3\4" + bytes(3000), "a zip archive: unzip it"),
+            (b"7z\xbc\xaf" + bytes(3000), "a 7z archive"),
+            (b"\x28\xb5\x2f\xfd" + bytes(3000), "unpack it with zstd -d"),
+            (shard(".jpg", ".cls"), "the kind webdataset"),
+            (shard(".jpg", ".json"), "the kind webdataset"),
+            (pack(classes("cat") | pictures("1.jpg")), "holds both images, such as 1.jpg, and tars"),
+            (pack({"cat.tar.gz": b"x", "dog.tar": b"x"}), "a compressed tar in a tar"),
+            (pack({"train.tar": shard(".jpg", ".cls")}), "is a shard of WebDataset"),
+            (pack(pictures("1.txt")), "no image of a known class"),
+        ]
+    ):
+        (tmp_path / f"{number}.tar").write_bytes(content)
+        refused(told, "imagefolder", "--source", tmp_path / f"{number}.tar", *out)
+    (tmp_path / "classes.tgz").write_bytes(pack(classes("cat", "dog"), "w:gz"))
+    refused("gunzip it first", "imagefolder", "--source", tmp_path / "classes.tgz", *out)
+
+
+def test_a_compressed_tar_is_refused_where_it_is_damaged_unsafe_or_unpacks_without_end(tmp_path, monkeypatch):
+    whole = pack(pictures(*(f"{name}/{number}.jpg" for name in ("cat", "dog") for number in range(20))), "w:gz")
+    out = ["--out", tmp_path / "out"]
+    path = tmp_path / "set.tar.gz"
+    for content in (whole[: len(whole) // 2], whole[:-5], whole[:200] + b"\xff" * 9 + whole[209:], whole[:20]):
+        path.write_bytes(content)
+        refused("damaged", "imagefolder", "--source", path, *out)
+    path.write_bytes(pack(pictures("cat/1.jpg", "../dog/1.jpg"), "w:gz"))
+    refused("a path out of it", "imagefolder", "--source", path, *out)
+    path.write_bytes(whole)
+    monkeypatch.setattr("focalnet_jax.data.prepare.containers.GROWTH_BYTES", 0)
+    monkeypatch.setattr("focalnet_jax.data.prepare.containers.GROWTH", 1)
+    refused("unpacks to more than", "imagefolder", "--source", path, *out)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,165 @@
+"""ImageNet-1K becomes the same data set whoever gave it, and nothing says a class by accident."""
+
+import shutil
+import struct
+import zlib
+
+import pytest
+
+from tests.data import layouts
+from tests.data.layouts import IDS, meta_mat, pack, samples, solution, write_folder, write_train, write_val
+from tests.data.pictures import SYNSETS
+from tests.data.preparing import contents, in_process, prepared, refused, write_tar  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("in_process")
+THREE = dict.fromkeys(SYNSETS, 2)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The card of the data set from its own tars."""
+    folder = tmp_path_factory.mktemp("expected")
+    card, _ = prepared(folder / "out", "imagenet1k", "--source", layouts.kaggle_tars(folder / "tars"))
+    train, val = (contents(folder / "out" / "imagenet2012" / "1.0.0", split) for split in ("train", "val"))
+    assert train[1] == {SYNSETS[0]: 6, SYNSETS[1]: 4, SYNSETS[2]: 4}
+    assert val[1] == THREE
+    return card
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        layouts.kaggle, layouts.devkit, layouts.class_folders, layouts.hub_tars, layouts.webdataset, layouts.hub_parquet
+    ],
+)  # fmt: skip
+def test_every_layout_is_the_same_data_set(layout, expected, tmp_path):
+    card, _ = prepared(tmp_path / "out", "imagenet1k", "--source", layout(tmp_path / "set"))
+    assert card["fingerprint"] == expected["fingerprint"]
+    assert card["splits"] == expected["splits"]
+    assert card["classes"] == expected["classes"]
+    assert card["rejected"] == 1  # the damaged one
+    has_tests = layout in (layouts.kaggle, layouts.hub_tars, layouts.hub_parquet)
+    assert card["left_out"].get("test images have no labels", 0) == 2 * has_tests
+
+
+@pytest.mark.parametrize("below", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
+def test_kaggles_folder_is_found_from_any_of_its_folders(below, expected, tmp_path):
+    source = layouts.kaggle(tmp_path / "set") / below
+    card, _ = prepared(tmp_path / "out", "imagenet1k", "--source", source)
+    assert card["fingerprint"] == expected["fingerprint"]
+
+
+def write_labels(folder):
+    """The labels of the validation images in every form."""
+    _, synsets = write_val()
+    names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, len(synsets) + 1)]
+    solution(folder, synsets)
+    forms = {
+        "synsets.txt": "\n".join(synsets),
+        "caffe_val.txt": "\n".join(f"{name} {SYNSETS.index(s)}" for name, s in zip(names, synsets, strict=True)),
+        "named.csv": "\n".join(f"{name},{s}" for name, s in zip(names, synsets, strict=True)),
+        "windows.txt": "\ufeff" + "\r\n".join(synsets) + "\r\n",
+        "kit/data/ILSVRC2012_validation_ground_truth.txt": "\n".join(str(IDS[synset]) for synset in synsets),
+    }
+    write_folder(folder, {name: text.encode() for name, text in forms.items()})
+    write_folder(folder / "kit", {"data/meta.mat": meta_mat()})
+    return [folder / "LOC_val_solution.csv", *(folder / name for name in forms), folder / "kit"]
+
+
+def test_the_list_of_labels_may_have_any_of_its_forms(expected, tmp_path):
+    source = layouts.kaggle(tmp_path / "set")
+    (source / "LOC_val_solution.csv").unlink()
+    refused("give --val-labels FILE", "imagenet1k", "--source", source, "--out", tmp_path / "none")
+    for number, path in enumerate(write_labels(tmp_path / "labels")):
+        arguments = ["imagenet1k", "--source", source, "--val-labels", path]
+        assert prepared(tmp_path / str(number), *arguments)[0]["fingerprint"] == expected["fingerprint"], path
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("449\n445\n442\n", "meta.mat"),  # the devkit's numbers without its table
+        ("n01440764\n" * 3, "3 images that the label list does not have"),
+        ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {1000}\n" for n in range(1, 7)), "may mean another order"),
+        ("tench\n" * 6, "tench is none"),
+        ("", "is empty"),
+    ],
+)
+def test_labels_that_may_mean_something_else_are_refused(text, told, tmp_path):
+    source = layouts.kaggle(tmp_path / "set")
+    (tmp_path / "labels.txt").write_text(text)
+    arguments = ["--source", source, "--val-labels", tmp_path / "labels.txt", "--out", tmp_path / "out"]
+    refused(told, "imagenet1k", *arguments)
+
+
+def test_a_devkit_that_unpacks_without_end_or_holds_none_is_refused(tmp_path):
+    source = layouts.devkit(tmp_path / "set")
+    out = ["--out", tmp_path / "out"]
+    kit = source / "ILSVRC2012_devkit_t12.tar.gz"
+    truth = {"data/ILSVRC2012_validation_ground_truth.txt": b"449\n" * 6}
+    header = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
+    packed = zlib.compress(bytes(1 << 27))
+    bomb = header + struct.pack("<II", 15, len(packed)) + packed
+    for content, told in (
+        (pack(truth | {"data/meta.mat": bomb}, "w:gz"), "unpacks to more than"),
+        (pack(truth | {"data/meta.mat": b"damaged" * 99}, "w:gz"), "is damaged"),
+        (pack({"../data/meta.mat": b"x"}, "w:gz"), "a path out of it"),
+        (pack({"readme": b"x"}, "w:gz"), "expected the devkit"),
+        (pack(truth, "w:gz")[:-30], "damaged"),
+    ):
+        kit.write_bytes(content)
+        refused(told, "imagenet1k", "--source", source, *out)
+
+
+def test_names_labels_and_folders_that_contradict_each_other_are_rejected_by_name(tmp_path):
+    train, (val, synsets) = write_train(tmp_path), write_val()
+    labelled = {name: (content, SYNSETS.index(name[:9])) for name, content in train.items()}
+    wrong = next(name for name in labelled if name.startswith(SYNSETS[1]))
+    labelled[wrong] = (labelled[wrong][0], 2)
+    write_tar(tmp_path / "set" / "imagenet1k-train-0000.tar", samples(labelled))
+    names = [name.replace(".JPEG", f"_{synset}.JPEG") for name, synset in zip(val, synsets, strict=True)]
+    write_tar(tmp_path / "set" / "val_images.tar", dict(zip(names, val.values(), strict=True)))
+    solution(tmp_path, [SYNSETS[0]] * 6)
+    arguments = ["--source", tmp_path / "set"]
+    card, found = prepared(tmp_path / "out", "imagenet1k", *arguments)
+    assert found == {"train": {SYNSETS[0]: 6, SYNSETS[1]: 3, SYNSETS[2]: 4}, "val": THREE}
+    assert card["rejected"] == 2
+    card, found = prepared(
+        tmp_path / "listed", "imagenet1k", *arguments, "--val-labels", tmp_path / "LOC_val_solution.csv"
+    )
+    assert found["val"] == {SYNSETS[0]: 2}
+    assert card["rejected"] == 6
+
+
+def test_a_split_that_is_there_twice_or_not_at_all_is_refused(tmp_path):
+    out = ["--out", tmp_path / "out"]
+    source = layouts.kaggle_tars(tmp_path / "twice")
+    write_folder(source / "train", write_train(source))
+    refused("holds train more than once, as folders and as tars of synsets", "imagenet1k", "--source", source, *out)
+    (source / "ILSVRC2012_img_val.tar").unlink()
+    refused("holds no images of val", "imagenet1k", "--source", source, *out)
+    (tmp_path / "empty").mkdir()
+    refused("holds no images of train and val", "imagenet1k", "--source", tmp_path / "empty", *out)
+
+
+def test_given_as_the_kind_imagefolder_it_is_refused_or_read_rightly(tmp_path):
+    out = ["--out", tmp_path / "out"]
+    source = layouts.kaggle(tmp_path / "kaggle") / "ILSVRC" / "Data" / "CLS-LOC"
+    refused("the 2 images of test lie in no class folders", "imagefolder", "--source", source, *out)
+    shutil.rmtree(source / "test")
+    refused("the 6 images of val lie in no class folders", "imagefolder", "--source", source, *out)
+    refused("use the kind imagenet1k", "imagefolder", "--source", source / "val", *out)
+    source = layouts.hub_tars(tmp_path / "tars") / "data"
+    refused("is no class; try the kind imagenet1k", "imagefolder", "--source", source, *out)
+    refused("lie in no class folders", "imagefolder", "--source", source / "val_images.tar.gz", *out)
+    source = layouts.hub_parquet(tmp_path / "parquet")
+    refused("Parquet files with the kind parquet", "imagefolder", "--source", source, *out)
+    refused("with the kind parquet", "imagefolder", "--source", next(source.rglob("*.parquet")), *out)
+    source = layouts.webdataset(tmp_path / "shards")
+    refused("with the kind webdataset", "imagefolder", "--source", source, *out)
+    refused("with the kind webdataset", "imagenet22k", "--source", source, *out)
+    refused("with the kind webdataset", "imagefolder", "--source", next(source.iterdir()), *out)
+    source = layouts.kaggle_tars(tmp_path / "own")
+    refused("the 6 images of val lie in no class folders", "imagefolder", "--source", source, *out)
+    _, found = prepared(tmp_path / "train", "imagefolder", "--source", source / "ILSVRC2012_img_train.tar")
+    assert found == {"train": {SYNSETS[0]: 6, SYNSETS[1]: 4, SYNSETS[2]: 4}}
