@@ -41,7 +41,9 @@ def default_config() -> ConfigDict:
 
     config.batch_size = _number(1024)  # global: all devices of all hosts together; auto: by the data and the devices
     config.eval_batch_size = config_dict.placeholder(int)  # None: batch_size, on CPUs at most 64
-    config.eval_classes = config_dict.placeholder(int)  # only the first so many outputs compete: 1000 for 22K on 1K
+    # Which outputs compete: a number for the first ones alone (1000 for 22K on 1K); or, for figures of a subset beside
+    # those of all, present for the classes that the evaluation data has, or a file or a tuple of classes.
+    config.eval_classes = config_dict.placeholder(object)
     config.accumulate_steps = 1  # an update's batch is computed in this many parts, one after the other, to save memory
     # Durations: `*_epochs` or `*_steps`, one of the two; what the command line names replaces the other.
     # Of these two neither: by the number of training images.
@@ -85,6 +87,8 @@ def default_config() -> ConfigDict:
     config.data.source = "digits"  # digits, folder or tfds
     # folder: the directory that holds the splits; tfds: a prepared directory, or a data set's name
     config.data.path = config_dict.placeholder(str)
+    # A file with what the classifier's outputs are called, one class per line in their order, where nothing else tells
+    config.data.classes = config_dict.placeholder(str)
     config.data.train_split = "train"
     config.data.eval_split = "val"
     # folder: the share of the training images that becomes eval_split where there is no folder of that name; 0: none.
@@ -177,6 +181,7 @@ RESUMABLE = (
     "health.watchdog_seconds",
     "eval_batch_size",
     "data.path",
+    "data.classes",
     "data.threads",
     "data.workers",
     "data.stall_seconds",
@@ -211,6 +216,12 @@ def _are_steps(value: tuple[Any, ...]) -> bool:
     return len(value) == 2 and all(isinstance(step, int) for step in value) and 1 <= value[0] <= value[1]
 
 
+def _are_competing(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return bool(value) and all(isinstance(name, str | int) and not isinstance(name, bool) for name in value)
+    return bool(value) if isinstance(value, str) else type(value) is int and value > 0
+
+
 def _is_range(value: tuple[Any, ...], lowest: float, highest: float) -> bool:
     return (
         len(value) == 2
@@ -230,7 +241,7 @@ CHECKS = {
     "model.num_classes": _POSITIVE,
     "batch_size": _POSITIVE,
     "eval_batch_size": _POSITIVE,
-    "eval_classes": _POSITIVE,
+    "eval_classes": (_are_competing, "a positive number, present, a file of classes or a tuple of them"),
     "accumulate_steps": _POSITIVE,
     "seed": (lambda v: 0 <= v < 2**32, "an integer in [0, 2**32)"),
     "init_head": (lambda v: v in ("keep", "drop", "remap", "auto"), "keep, drop, remap or auto"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
@@ -154,7 +155,10 @@ def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lo
     platform = "cuda" if mesh.devices.flat[0].platform == "gpu" else mesh.devices.flat[0].platform
     if step == "eval":
         batch["mask"] = batch_of(jnp.float32)
-        traced = make_eval_step(task.graph, mesh, config.eval_classes).trace(abstract_params(init_params, mesh), batch)
+        # Which outputs compete, where the data or a file says so, changes no shape.
+        every = np.ones(config.model.num_classes, bool)
+        competing = config.eval_classes if isinstance(config.eval_classes, int | None) else every
+        traced = make_eval_step(task.graph, mesh, competing).trace(abstract_params(init_params, mesh), batch)
     else:
         traced = make_train_step(task).trace(abstract_state(task, init_params), batch)
     return traced.lower(lowering_platforms=(platform,))

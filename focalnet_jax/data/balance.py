@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from grain.experimental import index_shuffle
 
+from focalnet_jax.data.labels import Relabelled
 from focalnet_jax.data.sources import Source
 from focalnet_jax.files import write_whole
 
@@ -84,6 +85,8 @@ def labels_of(source: Source) -> np.ndarray:
 
     A source that does not list them is read through once; they are then kept in ~/.cache/focalnet_jax/labels.
     """
+    if isinstance(source, Relabelled):  # what is kept is of its source
+        return source.outputs[labels_of(source.source)]
     listed = getattr(source, "labels", None)
     if listed is not None:
         return listed

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -15,6 +16,14 @@ NUM_1K = 1000
 NUM_22K = 21842
 UNTRAINED_22K = 850
 _LISTS = {NUM_1K: "imagenet1k", NUM_22K: "imagenet22k"}
+# A synset id, alone or before its words (n02085620-Chihuahua), or behind them as `class_names` has it.
+_SYNSET = re.compile(r"(n\d{8})(?![0-9a-z]).*|.*\((n\d{8})\)", re.IGNORECASE | re.DOTALL)
+
+
+def synset_of(name: str) -> str | None:
+    """The synset id that a class name begins with, or has in parentheses at its end; None without one."""
+    found = _SYNSET.fullmatch(name.strip())
+    return (found[1] or found[2]).lower() if found else None
 
 
 @cache
@@ -38,7 +47,9 @@ def class_names(num_classes: int) -> list[str] | None:
 
 
 def labels(count: int, classes: Sequence[str] | None = None) -> list[str]:
-    """A name for people of each output: what is known, ImageNet's where their number or synset ids say so, or LABEL_0.
+    """A name for people of each output.
+
+    That is what is known, in words where it is a synset id; ImageNet's where the number of outputs says so; or LABEL_0.
 
     Args:
       count: outputs, which may be more than the data has classes.
@@ -47,8 +58,22 @@ def labels(count: int, classes: Sequence[str] | None = None) -> list[str]:
     imagenet = class_list(count)
     if imagenet and (classes is None or list(classes) == [synset for synset, _ in imagenet]):
         return class_names(count)
-    classes = classes or ()
+    classes = _in_words(classes or ())
     return [*classes[:count], *(f"LABEL_{index}" for index in range(len(classes), count))]
+
+
+def _in_words(classes: Sequence[str]) -> Sequence[str]:
+    """Class names with ImageNet's words in place of synset ids, and beside them where the words alone do not tell."""
+    if not classes or any(synset_of(name) != name for name in classes):
+        return classes
+    known = dict(class_list(NUM_1K))
+    words = dict(class_list(NUM_22K)) | known
+    # A word that is another class's too, such as maillot, does not tell which it is.
+    count = Counter(lemma for text in known.values() for lemma in {text, *text.split(", ")})
+    return [
+        name if name not in words else text if name in known and count[text] == 1 else f"{text} ({name})"
+        for name, text in ((name, words.get(name, "")) for name in classes)
+    ]
 
 
 def short_names(labels: Sequence[str]) -> list[str]:

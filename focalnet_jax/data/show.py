@@ -19,6 +19,7 @@ from focalnet_jax.data.class_lists import class_list
 from focalnet_jax.data.mixing import prepare_batch
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.errors import UserError
+from focalnet_jax.training.classes import label_training
 from focalnet_jax.training.resolve import resolve
 from focalnet_jax.training.setup import make_mixing, make_plan, open_train_data, open_train_source, run_mesh
 from focalnet_jax.training.step import mixing_key
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
 def seen_batch(config: FrozenConfigDict, step: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """The images `[B, S, S, 3]` in [0, 1] (noise beyond it cut), targets `[B, K]` and class names of a step."""
-    data = open_train_data(config, run_mesh(config))
+    data = label_training(config, open_train_data(config, run_mesh(config)), None)
     make_plan(config, len(data.source))  # refuses what training refuses
     batch = next(data.batches(step, step + 1))
     key = mixing_key(config.seed, step)

@@ -86,9 +86,13 @@ class DigitsSource:
 
 
 class FolderSource:
-    """A tree of class folders, `PATH/SPLIT/CLASS/**/*.jpg` (or any of `IMAGE_SUFFIXES`), labelled by their order.
+    """A tree of class folders, `PATH/SPLIT/CLASS/**/*.jpg` (or any of `IMAGE_SUFFIXES`).
+
+    Labels are the places of the folders in sorted order: of numbers, where all of their names are numbers. A folder
+    without images is a class without examples.
 
     Attributes:
+      empty: what the class folders without images hold instead, in words.
       note: what is left out of the split, by kind and number, or an empty string.
 
     Raises:
@@ -103,18 +107,24 @@ class FolderSource:
         folder = _split_folder(Path(path), split)
         classes, outside = list_folders(folder)
         _check_class_folders(folder, classes, outside)
-        self.class_names = tuple(entry.name for entry in classes)
+        names = [entry.name for entry in classes]
+        # Files stay in the order of texts, by which data are recognised.
+        self.class_names = tuple(sorted(names, key=lambda name: (int(name), name)) if are_numbers(names) else names)
         self._folder = folder
         self._files: list[str] = []  # below the folder; millions of paths would take the host's memory
         labels: list[int] = []
         left_out = outside.elsewhere("outside the class folders")
-        for label, entry in enumerate(classes):
+        outputs = {name: label for label, name in enumerate(self.class_names)}
+        self.empty: dict[Path, str] = {}
+        for entry in classes:
             found = list_pictures(entry)
             if not found.pictures:
-                raise UserError(f"class folder {entry} holds no images; {found.held}: fill it, convert or remove it")
+                self.empty[entry] = found.held
             self._files += [os.path.relpath(file, folder) for file in found.pictures]
-            labels += [label] * len(found.pictures)
+            labels += [outputs[entry.name]] * len(found.pictures)
             left_out += replace(found, pictures=[])
+        if not self._files:
+            raise UserError(f"class folder {classes[0]} holds no images; {self.empty[classes[0]]}: fill it")
         self.labels = np.array(labels, np.int32)
         self.fingerprint = fingerprint_of(self._files)
         self.note = f"{folder}: left out {left_out.told}" if left_out.left_out else ""
@@ -175,6 +185,11 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
+def are_numbers(names: Iterable[str]) -> bool:
+    """Whether all class names are numbers."""
+    return all(name.isascii() and name.isdecimal() for name in names)
+
+
 SOURCES = ("digits", "folder", "tfds")
 
 
@@ -198,6 +213,14 @@ def open_source(name: str, path: str | None, split: str) -> Source:
     raise UserError(f"unknown data.source {name!r}; expected {' or '.join(SOURCES)}.{suggest(name, SOURCES)}")
 
 
+def check_examples(source: Source) -> None:
+    """Refuses a split to train on that has class folders without images: `UserError`."""
+    for folder, held in getattr(source, "empty", {}).items():
+        raise UserError(
+            f"class folder {folder} holds no images; {held}: fill it, convert them, or remove it from all splits"
+        )
+
+
 def check_labels(source: Source, outputs: int, key: str = "model.num_classes") -> None:
     """Refuses a source of more classes than the classifier has `outputs`, as the config's `key` says."""
     classes = len(source.class_names)
@@ -205,14 +228,4 @@ def check_labels(source: Source, outputs: int, key: str = "model.num_classes") -
         raise UserError(
             f"the data has {classes} classes, labels 0 to {classes - 1}, but {key} is {outputs}: "
             f"set --config.{key}={classes}"
-        )
-
-
-def check_same_classes(left: tuple[str, ...], left_name: str, right: tuple[str, ...], right_name: str) -> None:
-    """Refuses class names between which labels would not mean the same."""
-    if left != right:
-        differing = sorted(set(left) ^ set(right)) or ["their order"]
-        raise UserError(
-            f"the classes of {left_name} and {right_name} differ in {', '.join(differing[:5])}"
-            f"{' and more' if len(differing) > 5 else ''}; labels would not mean the same"
         )

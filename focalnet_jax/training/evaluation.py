@@ -20,13 +20,13 @@ _BATCHES_IN_FLIGHT = 2  # dispatch runs ahead of the device; without a bound, so
 def evaluate(
     eval_step: Callable[[Params, dict[str, jax.Array]], Metrics], params: Params, batches: Iterable[Batch], mesh: Mesh
 ) -> dict[str, float | int]:
-    """`top1` and `top5` in percent, mean cross-entropy `loss`, and the number of `examples` counted."""
-    totals = {"top1": 0.0, "top5": 0.0, "loss": 0.0, "examples": 0.0}
+    """Returns means of what `eval_step` sums over examples, accuracies in percent, and the number of `examples`."""
+    totals: dict[str, float] = {}
     pending: deque[Metrics] = deque()
 
     def add_oldest() -> None:
         for name, value in jax.device_get(pending.popleft()).items():
-            totals[name] += float(np.float64(value))
+            totals[name] = totals.get(name, 0.0) + float(np.float64(value))
 
     for batch in batches:
         pending.append(eval_step(params, put_batch(batch, mesh)))
@@ -34,12 +34,7 @@ def evaluate(
             add_oldest()
     while pending:
         add_oldest()
-    examples = round(totals["examples"])
-    if not examples:
-        return {"top1": math.nan, "top5": math.nan, "loss": math.nan, "examples": 0}
-    return {
-        "top1": 100 * totals["top1"] / examples,
-        "top5": 100 * totals["top5"] / examples,
-        "loss": totals["loss"] / examples,
-        "examples": examples,
-    }
+    examples = round(totals.pop("examples"))
+    accuracies = sorted(name for name in totals if name.startswith("top"))
+    means = {name: 100 * totals.pop(name) for name in accuracies} | totals
+    return {name: total / examples if examples else math.nan for name, total in means.items()} | {"examples": examples}

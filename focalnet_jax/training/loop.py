@@ -79,7 +79,7 @@ class _Loop:
         self.watchdog = Watchdog(watchdog_seconds(run.config, run.task.mesh))
         self.profile = Profile(run.config.profile_steps, run.workdir)
         self.eval_step: Callable[[Params, dict[str, jax.Array]], Metrics] = make_eval_step(
-            run.task.graph, run.task.mesh, run.config.eval_classes
+            run.task.graph, run.task.mesh, run.eval_data.competing
         )
         self.maps = MapsLog(run.task.graph, run.task.mesh, run.config.log_maps)
 

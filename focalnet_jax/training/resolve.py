@@ -19,6 +19,7 @@ from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.config import duration, is_auto, replaced
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.weights import read_weights, stated_by
+from focalnet_jax.data.class_files import read_classes
 from focalnet_jax.data.sources import Source
 from focalnet_jax.distributed.chips import find_chip
 from focalnet_jax.distributed.startup import from_first
@@ -95,9 +96,9 @@ def resolve(
         if start:
             choose("model.num_classes", start.model.num_classes)
     if source is not None:
-        classes = source.class_names
+        classes = source.class_names if config.data.classes is None else read_classes(config.data.classes)
         choose("model.num_classes", len(classes))
-        kept = start is not None and start.classes == classes
+        kept = start is not None and start.classes is not None and set(start.classes) == set(classes)
         choose("init_head", "drop" if start and not kept else "keep")
         choose("batch_size", _batch_size(config, mesh, len(source), on_cpus))
         chosen |= _schedule(replaced(config, chosen), len(source), on_cpus)

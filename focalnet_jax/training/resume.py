@@ -16,7 +16,6 @@ from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage
 from focalnet_jax.checkpoint.steps import SAVED, find_checkpoint, last_saved, list_steps, read_metadata, set_aside
 from focalnet_jax.checkpoint.weights import load_items
 from focalnet_jax.config import default_config, differences, flatten
-from focalnet_jax.data.sources import check_same_classes
 from focalnet_jax.distributed.startup import anywhere, from_first, is_first
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.training.setup import TrainData
@@ -111,16 +110,16 @@ def identity(data: TrainData) -> dict[str, Any]:
     return {"fingerprint": data.source.fingerprint, "examples": len(data.source)}
 
 
-def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData) -> int:
-    """How many pictures had been substituted by then.
+def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData) -> tuple[int, list[str]]:
+    """Returns the number of pictures substituted by then, and the classes of the run in the order of its outputs.
 
-    Refuses to go on from another config's checkpoint, with other data, or with labels that mean something else.
+    Raises:
+      UserError: it is another config's checkpoint, or was trained on other data.
     """
     stored = read_metadata(checkpoint)
     if "config" not in stored:
         raise UserError(f"{checkpoint} holds converted weights, from which no run goes on: move it out of the workdir")
     _refuse(checkpoint, checkpoint.parent.parent, differences(config, stored["config"]))
-    check_same_classes(tuple(stored["classes"]), f"checkpoint {checkpoint}", data.source.class_names, "training")
     ours, theirs = identity(data), dict(stored["data"])
     substituted = theirs.pop("substituted")
     if theirs != ours:
@@ -129,7 +128,7 @@ def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData
             f"{theirs['fingerprint']}; here are {ours['examples']}, {ours['fingerprint']}. The order of "
             "examples would change: give the same data or another --workdir"
         )
-    return substituted
+    return substituted, stored["classes"]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import FOLDER, read_metadata
 from focalnet_jax.config import replaced, to_json, with_stored
 from focalnet_jax.convert.load import Loaded, load_into
-from focalnet_jax.data.sources import check_labels, check_same_classes
+from focalnet_jax.data.labels import HOW_TO_SAY
 from focalnet_jax.distributed.sharding import list_placement
 from focalnet_jax.distributed.startup import from_first, is_first
 from focalnet_jax.errors import RunFailedError
@@ -26,6 +26,7 @@ from focalnet_jax.files import write_whole
 from focalnet_jax.model import summarize
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.training.banner import print_banner
+from focalnet_jax.training.classes import label_evaluation, label_training, loaded_classifier, stored_classifier
 from focalnet_jax.training.maps import check_maps
 from focalnet_jax.training.optimizer import check_patterns
 from focalnet_jax.training.profiling import check_steps
@@ -46,12 +47,10 @@ from focalnet_jax.training.setup import (
     EvalData,
     Plan,
     TrainData,
-    check_classes,
     class_weights,
     keep_compiled,
     make_plan,
     make_task,
-    means_classes,
     open_eval_data,
     open_train_data,
     open_train_source,
@@ -170,35 +169,35 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     model = model_config(config)
     train_data, eval_data = open_train_data(config, mesh, source), open_eval_data(config, mesh)
     check_same_data(train_data.source, eval_data.source)
-    check_classes(config, train_data.source.class_names, "training", eval_data.source)
-    check_labels(train_data.source, config.model.num_classes)
     plan = make_plan(config, len(train_data.source))
     check_steps(config.profile_steps, plan.total)
-    steps, weights = plan.total - plan.first, class_weights(config, source)
-    durations = dict(warmup_steps=plan.warmup, total_steps=steps, first_step=plan.first)
-    task, init_params = make_task(config, mesh, **durations, class_weights=weights)
+    durations = dict(warmup_steps=plan.warmup, total_steps=plan.total - plan.first, first_step=plan.first)
+    task, init_params = make_task(config, mesh, **durations)
     like = abstract_params(init_params, mesh)
     summary = summarize(nnx.merge(task.graph, like), config.data.image_size)
     check_patterns(config.optimizer, like)
-    substituted = 0
+    substituted, classifier = 0, None
     if newest is not None:
-        substituted = check_checkpoint(config, workdir / FOLDER / str(newest), train_data)
+        substituted, names = check_checkpoint(config, workdir / FOLDER / str(newest), train_data)
+        classifier = stored_classifier(config, names, "this run")
         if is_first():
             train_data.substitutions.go_on(substituted, read=newest * config.batch_size)
     initial, continued = None, None
     if origin is not None:
-        check_same_classes(origin.classes, str(origin.checkpoint), train_data.source.class_names, "training")
+        classifier = stored_classifier(config, origin.classes, str(origin.checkpoint))
         continued = origin.load(abstract_state(task, init_params).items())
         for text in origin.describe(config, train_data):
             print(f"warning: not as in the run that is continued: {text}", file=sys.stderr)
     if config.init_from and newest is None:
-        names = train_data.source.class_names
         initial = load_into(
             config.init_from, model, like, head=config.init_head, seed=config.seed, which=config.init_weights
         )
-        if config.init_head == "keep" and means_classes(initial.stated, names):
-            hint = "init_head=drop starts a fresh classifier"
-            check_same_classes(initial.stated.classes, f"{config.init_from} ({hint})", names, "training")
+        if config.init_head != "drop":
+            hint = f"{HOW_TO_SAY}; --config.init_head=drop starts a fresh classifier"
+            classifier = loaded_classifier(config, initial, config.init_from, hint)
+    train_data = label_training(config, train_data, classifier)
+    eval_data = label_evaluation(config, eval_data, train_data.source)
+    task = replace(task, class_weights=class_weights(config, train_data.source))
 
     found.put_aside()
     checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)

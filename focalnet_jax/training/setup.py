@@ -19,14 +19,13 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import duration
-from focalnet_jax.convert.huggingface import Stated
 from focalnet_jax.data import loader, transforms
 from focalnet_jax.data.balance import Balance, balanced_weights, labels_of
 from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.held_out import open_split
 from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.data.policies import ColourJitter, parse_policy
-from focalnet_jax.data.sources import Source, check_same_classes
+from focalnet_jax.data.sources import Source, check_examples
 from focalnet_jax.distributed.mesh import LocalPlaces, check_batch_size, make_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.training.optimizer import frozen, make_optimizer, make_schedule
@@ -36,12 +35,13 @@ from focalnet_jax.training.step import Params, Task, model_graph
 
 @dataclass(frozen=True)
 class EvalData:
-    """A split to evaluate on."""
+    """A split to evaluate on, and which outputs compete, see `make_eval_step`."""
 
     source: Source
     transform: transforms.EvalTransform
     batch_size: int
     reading: loader.Reading
+    competing: int | np.ndarray | None = None
 
     def batches(self) -> Iterator[loader.Batch]:
         """This host's part of batches with every example once."""
@@ -114,8 +114,10 @@ def first_step(config: FrozenConfigDict) -> int:
 
 
 def open_train_source(config: FrozenConfigDict) -> Source:
-    """The examples to train on."""
-    return open_split(config.data, config.data.train_split)
+    """The examples to train on; `UserError` where a class has none."""
+    source = open_split(config.data, config.data.train_split)
+    check_examples(source)
+    return source
 
 
 def open_train_data(config: FrozenConfigDict, mesh: Mesh, source: Source | None = None) -> TrainData:
@@ -151,32 +153,6 @@ def open_eval_data(config: FrozenConfigDict, mesh: Mesh, split: str | None = Non
     source = open_split(config.data, split or config.data.eval_split)
     transform = transforms.eval_transform(config.data.image_size, config.data.eval_resize)
     return EvalData(source, transform, batch_size, _reading(config, mesh))
-
-
-def check_classes(config: FrozenConfigDict, trained: tuple[str, ...], name: str, source: Source) -> None:
-    """Refuses an evaluation split whose labels do not mean what the classifier's outputs do.
-
-    Args:
-      config: of the run; its `eval_classes` is how many outputs compete.
-      trained: what the outputs are called.
-      name: where that is known from.
-      source: the evaluation split.
-    """
-    if config.eval_classes is not None and config.eval_classes > config.model.num_classes:
-        raise UserError(f"eval_classes={config.eval_classes}: model.num_classes is only {config.model.num_classes}")
-    if config.eval_classes is None and len(source.class_names) < len(trained):
-        count = len(source.class_names)
-        if trained[:count] == source.class_names:
-            name = f"{name} (--config.eval_classes={count} takes its first {count})"
-    check_same_classes(trained[: config.eval_classes], name, source.class_names, f"split {config.data.eval_split}")
-
-
-def means_classes(stated: Stated, names: tuple[str, ...]) -> bool:
-    """Whether what weights call their outputs must be `names`, in their order.
-
-    Words of a configuration are for people: they may be others, but the same words in another order are a mistake.
-    """
-    return bool(stated.classes) and (stated.exact or sorted(stated.classes) == sorted(names))
 
 
 def make_mixing(config: FrozenConfigDict) -> Mixing:

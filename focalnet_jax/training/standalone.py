@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.integrity import MANIFEST
@@ -14,18 +15,12 @@ from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.config import with_stored
 from focalnet_jax.convert.files import is_checkpoint, sha256
 from focalnet_jax.convert.load import load_into
-from focalnet_jax.data.sources import check_labels
 from focalnet_jax.distributed.startup import check_same, ends_with_the_others
+from focalnet_jax.training.classes import label_for, loaded_classifier
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.resolve import model_config, resolve
 from focalnet_jax.training.sameness import check_same_data, check_same_run
-from focalnet_jax.training.setup import (
-    check_classes,
-    keep_compiled,
-    means_classes,
-    open_eval_data,
-    run_mesh,
-)
+from focalnet_jax.training.setup import keep_compiled, open_eval_data, run_mesh
 from focalnet_jax.training.step import abstract_params, make_eval_step, model_graph
 from focalnet_jax.training.writers import to_json
 
@@ -46,22 +41,21 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str, which: str | None =
         config = with_stored(config, read_metadata(find_checkpoint(path)).get("config", {}))
     config = resolve(config, mesh, evaluated=path)
     data = open_eval_data(config, mesh)
-    key = "model.num_classes" if config.eval_classes is None else "eval_classes"
-    check_labels(data.source, config.eval_classes or config.model.num_classes, key)
     check_same_data(data.source)
     check_same({"--checkpoint": f"SHA-256 {_fingerprint(path)}"})
     model = model_config(config)
     graph, init_params = model_graph(model, config.precision, mesh)
     loaded = load_into(path, model, abstract_params(init_params, mesh), surgery=False, which=which)
-    if means_classes(loaded.stated, data.source.class_names):
-        check_classes(config, loaded.stated.classes, path, data.source)
+    data = label_for(config, data, loaded_classifier(config, loaded, path))
     examples = f"{len(data.source)} examples of {config.data.source}, {config.data.eval_split}"
     if description := getattr(data.source, "description", ""):
         print(f"held out   {description}")
     print(f"evaluating {loaded.source} on {examples}")
-    result = evaluate(make_eval_step(graph, mesh, config.eval_classes), loaded.params, data.batches(), mesh)
+    result = evaluate(make_eval_step(graph, mesh, data.competing), loaded.params, data.batches(), mesh)
     if not math.isfinite(result["loss"]):
         print(f"warning: the loss is {result['loss']}: the weights, or what they give, are no numbers", file=sys.stderr)
+    if isinstance(data.competing, np.ndarray):
+        result["subset_classes"] = int(data.competing.sum())
     result |= {"model": config.model.name, "checkpoint": loaded.source}
     print(to_json(result))
     return result

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -237,32 +238,43 @@ def _micro_batches(batch: jax.Array, parts: int) -> jax.Array:
 
 
 def make_eval_step(
-    graph: nnx.GraphDef, mesh: Mesh, classes: int | None = None
+    graph: nnx.GraphDef, mesh: Mesh, competing: int | np.ndarray | None = None
 ) -> Callable[[Params, dict[str, jax.Array]], Metrics]:
     """Sums over the examples of a batch whose `mask` `[B]` is 1: `top1`, `top5`, `loss`, `examples`.
 
     Of an example with several labels `[B, M]`, filled up with -1, any of them is right, its loss is their mean, and
-    without any it is not counted: ImageNet-ReaL (arXiv 2006.07159). With `classes` only the first so many outputs
-    compete: ImageNet-1K's are the first 1000 of ImageNet-22K's.
+    without any it is not counted: ImageNet-ReaL (arXiv 2006.07159).
+
+    With a number `competing` only the first outputs compete: ImageNet-1K's are the first 1000 of ImageNet-22K's. With a
+    mask `[K]` bool all compete, and `top1_subset` and `top5_subset` are sums where only those of the mask do.
     """
+    first, subset = (competing, None) if competing is None or isinstance(competing, int) else (None, competing)
 
     def step(params: Params, batch: dict[str, jax.Array]) -> Metrics:
-        logits = nnx.merge(graph, params)(normalize(batch["image"]))[:, :classes]  # [B, K]
+        logits = nnx.merge(graph, params)(normalize(batch["image"]))[:, :first]  # [B, K]
         labels = batch["label"].reshape(len(logits), -1)  # [B, M]
         known = labels >= 0
-        best = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]  # [B, 5], the best first
-        hits = (best[:, :, None] == labels[:, None, :]).any(axis=-1)
+
+        def hits_of(logits: jax.Array) -> jax.Array:  # [B, 5], the best first
+            best = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
+            return (best[:, :, None] == labels[:, None, :]).any(axis=-1)
+
+        hits = hits_of(logits)
         losses = optax.softmax_cross_entropy_with_integer_labels(
             jnp.broadcast_to(logits[:, None], (*labels.shape, logits.shape[-1])), jnp.maximum(labels, 0)
         )
         losses = jnp.sum(losses * known, axis=-1) / jnp.maximum(jnp.sum(known, axis=-1), 1)
         counted = batch["mask"] * known.any(axis=-1)
-        return {
+        sums = {
             "top1": jnp.sum(hits[:, 0] * counted),
             "top5": jnp.sum(hits.any(axis=-1) * counted),
             "loss": jnp.sum(losses * counted),
             "examples": jnp.sum(counted),
         }
+        if subset is not None:
+            hits = hits_of(jnp.where(subset, logits, -jnp.inf))
+            sums |= {"top1_subset": jnp.sum(hits[:, 0] * counted), "top5_subset": jnp.sum(hits.any(axis=-1) * counted)}
+        return sums
 
     def placed(params: Params, batch: dict[str, jax.Array]) -> Metrics:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -14,6 +14,7 @@ from focalnet_jax.convert.load import load_model
 from focalnet_jax.data.mixing import normalize
 from focalnet_jax.distributed.mesh import put_batch, replicated
 from focalnet_jax.errors import UserError
+from focalnet_jax.training.classes import label_evaluation
 from focalnet_jax.training.resolve import resolve
 from focalnet_jax.training.setup import EvalData, keep_compiled, open_eval_data, run_mesh
 from focalnet_jax.transfer.probes import Features
@@ -33,14 +34,16 @@ def extract_features(
     `name`, `options` and `which` are what is known of its weights, as for `read_weights`.
 
     Raises:
-      UserError: no weights there; data that cannot be read; several labels a picture; more than one process.
+      UserError: no weights there; data that cannot be read; several labels a picture; classes that the training split
+        lacks; more than one process.
     """
     if jax.process_count() > 1:
         raise UserError("features are extracted by one process, with all devices of its machine")
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config)
     config = resolve(config, mesh, evaluated=path)
-    splits = [open_eval_data(config, mesh, split) for split in (config.data.train_split, config.data.eval_split)]
+    known, asked = (open_eval_data(config, mesh, split) for split in (config.data.train_split, config.data.eval_split))
+    splits = known, label_evaluation(config, asked, known.source)
     model = load_model(path, name, dtype=config.precision, weights=which, **(options or {}))
     graph, params = nnx.split(model)
     params = jax.device_put(params, replicated(mesh))

@@ -1,0 +1,92 @@
+"""Lists of classes that a user gives, as text or JSON."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from focalnet_jax.data.class_lists import synset_of
+from focalnet_jax.errors import UserError
+
+EXPECTED = "one class per line, a JSON list, or an id2label object in JSON"
+_MOST_BYTES = 2**24
+_SYNSET_LINE = re.compile(r"n\d{8}[ \t,]+\S")
+
+
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """The names of classes in a file, in their order.
+
+    A file holds one class per line (also `synset<TAB>words`), a JSON list, or an object: from numbers to names (also
+    below the key `id2label`, as in a `config.json`), or from names to numbers (`label2id`, `class_to_idx`). The object
+    may be written as Python writes it. Of a class with a synset id, the id is its name.
+
+    Raises:
+      UserError: the file cannot be read or holds something else.
+    """
+    path = Path(path).expanduser()
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} has more than {_MOST_BYTES >> 20} MB; expected a list of classes: {EXPECTED}")
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        why = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise UserError(f"cannot read the classes in {path}: {why}; expected {EXPECTED}") from error
+    names = _listed(_parsed(path, text), path) if text.lstrip()[:1] in ("{", "[") else _lines(path, text)
+    if not names:
+        raise UserError(f"{path} holds no classes; expected {EXPECTED}")
+    return tuple(names)
+
+
+def _lines(path: Path, text: str) -> list[str]:
+    lines = [line.strip() for line in text.rstrip().split("\n")]
+    if "" in lines and lines != [""]:
+        raise UserError(f"{path}: line {lines.index('') + 1} is empty, so the classes after it are out of place")
+    return [_short(line) if _SYNSET_LINE.match(line) else line for line in lines if line]
+
+
+def _short(line: str) -> str:
+    return synset_of(line[:9]) or line
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text.strip())  # as Python prints a dict
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON that can be read; expected {EXPECTED}") from error
+
+
+def _listed(value: Any, path: Path) -> list[str]:
+    if isinstance(value, dict):
+        inner = next((value[key] for key in ("id2label", "label2id", "class_to_idx") if key in value), value)
+        value = _ordered(inner, path)
+    names = [_name(each) for each in value]
+    if None in names:
+        raise UserError(f"{path}: {str(value[names.index(None)])[:60]!r} is no name of a class; expected {EXPECTED}")
+    return names
+
+
+def _ordered(value: Any, path: Path) -> list[Any]:
+    """The names of an object by their numbers, which must be 0 to their count."""
+    pairs = list(value.items()) if isinstance(value, dict) else []
+    if pairs and all(type(number) is int for _, number in pairs):
+        pairs = [(number, name) for name, number in pairs]
+    numbered = {int(key): name for key, name in pairs if str(key).isdecimal()}
+    if not numbered or len(numbered) != len(pairs) or sorted(numbered) != list(range(len(pairs))):
+        raise UserError(f"{path}: expected a name for each of the numbers 0, 1, ... without a gap")
+    return [numbered[number] for number in range(len(pairs))]
+
+
+def _name(value: Any) -> str | None:
+    """A class's name, which may be a pair of a synset id and words."""
+    if isinstance(value, list | tuple) and value and isinstance(value[0], str) and synset_of(value[0]) == value[0]:
+        return value[0]
+    return value.strip() or None if isinstance(value, str) else None

@@ -1,0 +1,233 @@
+"""The labels of a run's and an evaluation's data: the outputs of the classifier that they meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.convert.load import Loaded
+from focalnet_jax.data.class_files import read_classes
+from focalnet_jax.data.class_lists import class_list
+from focalnet_jax.data.decode import UnreadableImageError
+from focalnet_jax.data.labels import (
+    HOW_TO_SAY,
+    Classes,
+    Matching,
+    Relabelled,
+    classes_of,
+    labels_present,
+    match_classes,
+)
+from focalnet_jax.data.sources import Source, check_labels
+from focalnet_jax.distributed.startup import is_first
+from focalnet_jax.errors import UserError
+from focalnet_jax.training.setup import EvalData, TrainData
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier that data meet.
+
+    Attributes:
+      classes: what its outputs are called, `None` where nothing tells.
+      outputs: how many there are.
+      name: what messages call it.
+      hint: what to do about data with other classes, as a sentence.
+      numbers: whether classes of the data that are numbers mean outputs by their number.
+    """
+
+    classes: Classes | None
+    outputs: int
+    name: str
+    hint: str = HOW_TO_SAY
+    numbers: bool = True
+
+
+def loaded_classifier(config: FrozenConfigDict, loaded: Loaded, path: str, hint: str = HOW_TO_SAY) -> Classifier:
+    """The classifier of the weights at `path`: its outputs are called what `data.classes` or the weights say.
+
+    Raises:
+      UserError: `data.classes` cannot be read or does not fit the classifier.
+    """
+    outputs, stated, file = config.model.num_classes, loaded.stated, config.data.classes
+    known = classes_of(outputs, stated.classes, path, exact=stated.exact)
+    if file is not None:
+        given = Classes(read_classes(file), file)
+        trained = known.names if known is not None and known.exact else None
+        counts = (outputs, _first(config)) if trained is None else (len(trained),)
+        if len(given) not in counts:
+            raise UserError(
+                f"data.classes={file} has {len(given)} classes; expected {counts[0]}, one for each output of {path} in "
+                "their order"
+            )
+        if trained and given.names != trained and set(given.names) == set(trained):
+            raise UserError(
+                f"data.classes={file} has the classes of {path} in another order than it was trained with: leave "
+                "data.classes out, the checkpoint says its order"
+            )
+        known = given
+    return Classifier(known, outputs, path, hint)
+
+
+def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) -> Classifier:
+    """The classifier of a run to resume or to continue, whose checkpoint has these classes.
+
+    Raises:
+      UserError: `data.classes` has others.
+    """
+    classes = Classes(tuple(names), "its checkpoint", exact=True)
+    if config.data.classes is not None and read_classes(config.data.classes) != classes.names:
+        raise UserError(f"data.classes={config.data.classes} has other classes than the checkpoint of {run}")
+    return Classifier(classes, config.model.num_classes, run, "Give the data it was trained on, or start another run")
+
+
+def label_training(config: FrozenConfigDict, data: TrainData, classifier: Classifier | None) -> TrainData:
+    """The training data with the labels of the classifier that is trained on.
+
+    A fresh one, `None`, has the classes of `data.classes` or of the data.
+
+    Raises:
+      UserError: the data has classes that the classifier lacks, or which these are is not known.
+    """
+    if classifier is None and config.data.classes is not None:
+        classes = Classes(read_classes(config.data.classes), config.data.classes)
+        hint = f"Add them to {config.data.classes}"
+        classifier = Classifier(classes, config.model.num_classes, config.data.classes, hint)
+    if classifier is not None:
+        source, matching = _relabelled(data.source, classifier, config.data.train_split)
+        _tell(config.data.train_split, source, matching, classifier.name)
+        data = replace(data, source=source)
+    check_labels(data.source, config.model.num_classes)
+    return data
+
+
+def label_evaluation(config: FrozenConfigDict, data: EvalData, train: Source) -> EvalData:
+    """The evaluation data with the labels of the training data `train`; prints which of its classes they lack.
+
+    Raises:
+      UserError: it has classes that the training data lacks; `eval_classes` does not fit.
+    """
+    split, trained = config.data.eval_split, config.data.train_split
+    classes = Classes(train.class_names, f"split {trained}", exact=True)
+    # Numbers are places in a list that is known, not in an order that names were sorted into.
+    listed = tuple(synset for synset, _ in class_list(len(classes)) or ())
+    hint = f"Take them out of split {split}, or add examples of them to split {trained}"
+    classifier = Classifier(classes, config.model.num_classes, f"split {trained}", hint, listed == classes.names)
+    return label_for(config, data, classifier, _present(train))
+
+
+def label_for(
+    config: FrozenConfigDict, data: EvalData, classifier: Classifier, expected: set[int] | None = None
+) -> EvalData:
+    """The evaluation data with the labels of a classifier; prints how they were found.
+
+    Args:
+      config: its `eval_classes` says which outputs compete.
+      data: the evaluation split.
+      classifier: what it is evaluated on.
+      expected: outputs that the data should have; by default all.
+
+    Raises:
+      UserError: it has classes that the classifier lacks, or which these are is not known; `eval_classes` does not fit.
+    """
+    first, split = _first(config), config.data.eval_split
+    if first is not None:
+        if first > classifier.outputs:
+            raise UserError(f"eval_classes={first}: model.num_classes is only {classifier.outputs}")
+        name = f"the first {first} outputs of {classifier.name}"
+        classes = classifier.classes and classifier.classes.first(first)
+        classifier = replace(classifier, classes=classes, outputs=first, name=name)
+        expected = expected and {output for output in expected if output < first}
+    source, matching = _relabelled(data.source, classifier, split)
+    _tell(split, source, matching, classifier.name, expected)
+    competing = first if first is not None else _competing(config, classifier, source)
+    return replace(data, source=source, competing=competing)
+
+
+def _first(config: FrozenConfigDict) -> int | None:
+    return config.eval_classes if isinstance(config.eval_classes, int) else None
+
+
+def _relabelled(source: Source, classifier: Classifier, split: str) -> tuple[Source, Matching]:
+    names, present = source.class_names, None
+    try:
+        matching = _match(names, classifier, f"split {split}")
+    except UserError as error:
+        # A data set may list classes that it has no examples of.
+        try:
+            present = labels_present(source)
+        except UnreadableImageError:
+            raise error from None
+        if len(present) == len(names):
+            raise
+        matching = _match(names, classifier, f"split {split}", present)
+    if not matching.how:
+        return source, matching
+    classes = classifier.classes
+    called = tuple(map(str, range(classifier.outputs))) if classes is None else classes.names
+    return Relabelled(source, called, matching.outputs), matching
+
+
+def _match(
+    names: Sequence[str], classifier: Classifier, data: str, present: Sequence[int] | np.ndarray | None = None
+) -> Matching:
+    return match_classes(
+        names,
+        classifier.classes,
+        outputs=classifier.outputs,
+        data=data,
+        classifier=classifier.name,
+        numbers=classifier.numbers,
+        present=present,
+        hint=classifier.hint,
+    )
+
+
+def _present(source: Source) -> set[int]:
+    """Outputs that the data has; those with examples, where these are known without reading them."""
+    if hasattr(source, "labels"):
+        return set(labels_present(source).tolist())
+    if isinstance(source, Relabelled):
+        return set(source.outputs.tolist()) - {-1}
+    return set(range(len(source.class_names)))
+
+
+def _tell(split: str, source: Source, matching: Matching, classifier: str, expected: set[int] | None = None) -> None:
+    """Prints how classes were matched and which are missing; nothing where all is the same."""
+    expected = set(range(len(source.class_names))) if expected is None else expected
+    found = _present(source)
+    missing = [source.class_names[output] for output in sorted(expected - found)]
+    if not is_first() or not (matching.how or missing):
+        return
+    how = f", matched by {matching.how}" if matching.how else ""
+    if matching.how == "number" and sorted(names := source.source.class_names) != sorted(names, key=int):
+        how += " (torchvision sorts such folders as text: its classifiers need data.classes)"
+    without = f"; without {', '.join(missing)}" if 0 < len(missing) <= _SHOWN else ""
+    count = f"{len(expected & found)} of the {len(expected)} classes of {classifier}"
+    print(f"split {split}: {count}{how}{without}", flush=True)
+
+
+def _competing(config: FrozenConfigDict, classifier: Classifier, source: Source) -> np.ndarray | None:
+    """`[K]` bool, which outputs compete for the figures of a subset; `None` where there is none."""
+    asked = config.eval_classes
+    if asked is None:
+        return None
+    present, mask = labels_present(source), np.zeros(classifier.outputs, bool)
+    if asked == "present":
+        mask[present] = True
+        return mask
+    names = read_classes(asked) if isinstance(asked, str) else tuple(map(str, asked))
+    given = f"eval_classes={asked if isinstance(asked, str) else ','.join(names[:3])}"
+    mask[_match(names, classifier, given).outputs] = True
+    lacking = [source.class_names[label] for label in present if not mask[label]]
+    if lacking:
+        raise UserError(
+            f"split {config.data.eval_split} has examples of classes that {given} lacks, such as "
+            f"{', '.join(lacking[:_SHOWN])}: add them to it, or take them out of the data"
+        )
+    return mask

@@ -1,0 +1,260 @@
+"""Classes of data sets are found among a classifier's by their names, never by their positions."""
+
+import json
+
+import numpy as np
+import pytest
+
+from focalnet_jax.data.class_files import read_classes
+from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list, class_names, labels
+from focalnet_jax.data.labels import Classes, Relabelled, classes_of, labels_present, match_classes
+from focalnet_jax.data.sources import FolderSource
+from focalnet_jax.errors import UserError
+from tests.data.pictures import write_colours
+
+SYNSETS = [synset for synset, _ in class_list(NUM_1K)]
+WORDS = [words for _, words in class_list(NUM_1K)]
+FIRST = [words.split(",")[0] for words in WORDS]
+IMAGENETTE = {
+    "n01440764": 0, "n02102040": 217, "n02979186": 482, "n03000684": 491, "n03028079": 497,
+    "n03394916": 566, "n03417042": 569, "n03425413": 571, "n03445777": 574, "n03888257": 701,
+}  # fmt: skip
+IMAGENETTE_WORDS = (
+    "tench", "English springer", "cassette player", "chain saw", "church",
+    "French horn", "garbage truck", "gas pump", "golf ball", "parachute",
+)  # fmt: skip
+IN_1K, IN_22K = (classes_of(count, None, "") for count in (NUM_1K, NUM_22K))
+
+
+def called(names, exact=False):
+    return Classes(tuple(names), "id2label", exact)
+
+
+def match(names, classes, outputs=1000, **options):
+    return match_classes(names, classes, outputs=outputs, data="split val", classifier="w", **options)
+
+
+def refused(told, names, classes, outputs=1000, **options):
+    with pytest.raises(UserError, match=told):
+        match(names, classes, outputs, **options)
+
+
+@pytest.mark.parametrize("classes", [IN_1K, IN_22K, called(WORDS), called(FIRST), called(class_names(NUM_1K))])
+@pytest.mark.parametrize("order", [1, -1])
+def test_synset_folders_are_found_in_imagenets_lists_whoever_names_them(classes, order):
+    names = list(IMAGENETTE)[::order]
+    found = match(names, classes)
+    assert found.outputs.tolist() == [IMAGENETTE[name] for name in names]
+    assert found.how == "synset id"
+
+
+def test_a_synset_may_have_words_beside_it():
+    assert match(["n02085620-Chihuahua", "n02085936_Maltese_dog"], IN_1K).outputs.tolist() == [151, 153]
+    assert match(["crane (n03126707)"], IN_1K).outputs.tolist() == [517]
+
+
+def test_the_order_of_the_outputs_is_theirs():
+    reversed_list = called(class_names(NUM_1K)[::-1])
+    assert match(list(IMAGENETTE), reversed_list).outputs.tolist() == [999 - label for label in IMAGENETTE.values()]
+    assert match(SYNSETS, reversed_list).outputs.tolist() == list(range(1000))[::-1]
+    assert match(list(IMAGENETTE), called(IMAGENETTE_WORDS)).outputs.tolist() == list(range(10))
+    assert match(["d", "a"], called("abcd", exact=True)).outputs.tolist() == [3, 0]
+
+
+def test_all_classes_of_imagenet_are_found_by_their_words():
+    assert match(class_names(NUM_1K), IN_1K).outputs.tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [
+        ("tench", 0),
+        ("Tench", 0),
+        ("tench, Tinca tinca", 0),
+        ("Tinca_tinca", 0),
+        ("english-springer", 217),
+        ("English_springer", 217),
+        ("chainsaw", 491),
+        ("hot dog", 934),
+        ("tank suit, maillot", 639),
+        ("maillot, tank suit", 639),
+        ("St. Bernard", 247),
+        ("jack-o'-lantern", 607),
+    ],
+)
+@pytest.mark.parametrize("classes", [IN_1K, called(WORDS)])
+def test_words_are_compared_without_case_and_separators(name, output, classes):
+    assert match([name], classes).outputs.tolist() == [output]
+
+
+@pytest.mark.parametrize("classes", [IN_1K, IN_22K, called(WORDS)])
+def test_an_ambiguous_name_is_refused_with_what_it_may_be(classes):
+    refused(r"crane of split val may be n02012849 .* or n03126707", ["tench", "crane"], classes)
+    refused(r"maillot of split val may be n03710637 \(maillot\) or n03710721", ["maillot"], classes)
+
+
+def test_what_another_class_of_the_data_is_a_name_cannot_be():
+    assert match(["maillot", "maillot, tank suit"], IN_1K).outputs.tolist() == [638, 639]
+    assert match(["crane", "n02012849"], IN_1K).outputs.tolist() == [517, 134]
+    refused("crane, which it lacks", ["crane"], called(["n02012849"], exact=True))
+
+
+def test_two_classes_of_the_data_may_not_be_one_of_the_classifier():
+    refused("tench and n01440764 of split val are one class", ["tench", "n01440764"], IN_1K)
+    refused("001 and 1 of split val are one class", ["001", "1"], None)
+
+
+def test_numbers_are_numbers_of_outputs():
+    assert match(["0", "2", "10"], None, 11).outputs.tolist() == [0, 2, 10]
+    assert match(["000", "010", "999"], IN_1K).outputs.tolist() == [0, 10, 999]
+    assert match(["1", "0"], called(["cat", "dog"], exact=True)).outputs.tolist() == [1, 0]
+    refused("w has 0 to 9, and not 10", [str(number) for number in range(1, 11)], None, 10)
+    refused("nothing says", ["0", "1", "cat"], None, 10)
+    refused("lacks: 0, 1", ["0", "1"], called(["cat", "dog"]), numbers=False)
+
+
+def test_numbers_that_are_names_of_the_classifier_are_these_names():
+    as_text = called(["0", "1", "10", "2"], exact=True)  # as runs before stored them
+    assert match(["0", "1", "2", "10"], as_text).outputs.tolist() == [0, 1, 3, 2]
+    assert match(["00", "02"], as_text).outputs.tolist() == [0, 3]
+    refused("lacks: 3", ["0", "3"], as_text)
+    assert match(["5", "7"], called(["7", "cat", "5"])).outputs.tolist() == [2, 0]
+
+
+def test_names_of_one_run_are_compared_to_the_letter_first():
+    assert match(["b", "B"], called(["B", "b"], exact=True)).outputs.tolist() == [1, 0]
+    assert match(["Paris, Texas"], called(["Paris, France", "Paris, Texas"], exact=True)).outputs.tolist() == [1]
+    assert match(["Cat"], called(["dog", "cat"], exact=True)).outputs.tolist() == [1]
+    found = match(["b", "a"], called(["b", "a"], exact=True))
+    assert (found.outputs.tolist(), found.how) == ([0, 1], "")
+
+
+def test_nothing_is_matched_by_position():
+    refused(
+        r"nothing says what the 2 outputs of w are called, .*\(cat, dog\).*data.classes=FILE", ["cat", "dog"], None, 2
+    )
+    refused("2 classes that w lacks: cat, dog", ["cat", "dog"], IN_1K)
+    refused(r"1 class that w lacks: cat \(1 others match\)", ["cat", "tench"], IN_1K)
+    refused("lacks: n99999999", ["n99999999"], IN_22K)
+    refused("lacks: lion, tiger", ["lion", "tiger"], called(["cat", "dog"]), 2)
+    assert classes_of(10, None, "w") is None
+    assert classes_of(1000, (), "w") is None  # a classifier that was never trained
+
+
+def test_a_class_without_examples_need_not_be_found():
+    found = match(["n01440764", "n99999999"], IN_1K, present=[0])
+    assert found.outputs.tolist() == [0, -1]
+    refused("lacks: n99999999", ["n01440764", "n99999999"], IN_1K, present=[0, 1])
+
+
+def test_only_the_first_outputs_may_compete():
+    first = IN_22K.first(1000)
+    assert match(list(IMAGENETTE), first).outputs.tolist() == list(IMAGENETTE.values())
+    refused("lacks: n00004475", ["n00004475"], first)
+
+
+def test_a_relabelled_source_differs_in_labels_alone(tmp_path):
+    write_colours(tmp_path)
+    source = FolderSource(str(tmp_path), "train")
+    relabelled = Relabelled(source, ("red", "green", "blue"), np.array([2, 0], np.int32))
+    assert [relabelled[index][1] for index in range(6)] == [2, 2, 2, 0, 0, 0]
+    assert relabelled[0][1].dtype == np.int32
+    assert relabelled[0][1].ndim == 0
+    assert [relabelled[index][0] for index in range(6)] == [source[index][0] for index in range(6)]
+    assert (len(relabelled), relabelled.name(5)) == (len(source), source.name(5))
+    assert relabelled.fingerprint == source.fingerprint
+    assert labels_present(source).tolist() == [0, 1]
+    assert labels_present(relabelled).tolist() == [0, 2]
+
+
+def test_all_labels_of_an_example_are_relabelled():
+    class Real:
+        class_names = ("a", "b", "c")
+        fingerprint = ""
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return b"", np.array([[0, 2, -1], [-1, -1, -1]], np.int32)[index]
+
+        def name(self, index):
+            return str(index)
+
+    relabelled = Relabelled(Real(), ("c", "b", "a"), np.array([2, 1, 0], np.int32))
+    assert [relabelled[index][1].tolist() for index in range(2)] == [[2, 0, -1], [-1, -1, -1]]
+    assert labels_present(relabelled).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "cat\ndog\n",
+        "cat\r\ndog\r\n\r\n",
+        '["cat", "dog"]',
+        '{"0": "cat", "1": "dog"}',
+        '{"1": "dog", "0": "cat"}',
+        '{"model_type": "focalnet", "id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0, "dog": 1}}',
+        '{"dog": 1, "cat": 0}',
+        "{0: 'cat',\n 1: 'dog'}",
+        "\ufeffcat\ndog",
+    ],
+)
+def test_lists_of_classes_are_read_as_people_have_them(tmp_path, content):
+    (tmp_path / "classes").write_text(content)
+    assert read_classes(tmp_path / "classes") == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "n01440764\ttench, Tinca tinca\nn01443537\tgoldfish\n",
+        "n01440764 tench, Tinca tinca\nn01443537 goldfish\n",
+        "n01440764\nn01443537\n",
+        '{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}',
+    ],
+)
+def test_classes_with_a_synset_id_are_called_by_it(tmp_path, content):
+    (tmp_path / "classes").write_text(content)
+    assert read_classes(tmp_path / "classes") == ("n01440764", "n01443537")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "holds no classes"),
+        ("cat\n\ndog\n", "line 2 is empty"),
+        ('["cat", 3]', "'3' is no name"),
+        ('{"0": "cat", "2": "dog"}', "without a gap"),
+        ('{"0": "cat", "zero": "dog"}', "without a gap"),
+        ("{", "no JSON that can be read"),
+        ("[" * 100_000, "no JSON that can be read"),
+        ("[__import__('os').system('true')]", "no JSON that can be read"),
+        (b"\xff\xfe", "not text in UTF-8"),
+    ],
+)
+def test_files_that_are_no_lists_of_classes_are_refused(tmp_path, content, told):
+    path = tmp_path / "classes"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=told):
+        read_classes(path)
+
+
+def test_a_list_that_is_not_there_or_too_large_is_refused(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        read_classes(tmp_path / "none")
+    with pytest.raises(UserError, match="Is a directory"):
+        read_classes(tmp_path)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**25)
+    with pytest.raises(UserError, match="more than 16 MB"):
+        read_classes(tmp_path / "large")
+
+
+def test_synset_ids_are_shown_in_words_and_found_again_by_them():
+    names = ["n02102040", "n03126707", "n03710637", "n00004475"]
+    words = labels(4, names)
+    assert words[0] == "English springer, English springer spaniel"
+    assert match(names, called(words), 4).outputs.tolist() == [0, 1, 2, 3]
+    assert labels(3, ["cat", "n02102040"]) == ["cat", "n02102040", "LABEL_2"]
+    assert json.loads(json.dumps(words)) == words
