@@ -143,7 +143,7 @@ def test_any_of_several_labels_is_right_and_an_example_without_any_is_not_counte
     expected = (singles[0, other[0]] + singles[0, best[0]]) / 2 + singles[1, best[1]] + singles[2, other[2]]
     assert float(sums["loss"]) == pytest.approx(float(expected), rel=1e-5)
     # With two classes competing, the others are never an answer.
-    few = make_eval_step(task.graph, task.mesh, classes=2)(params, batch(images, singles[:, :2].argmin(axis=1)))
+    few = make_eval_step(task.graph, task.mesh, 2)(params, batch(images, singles[:, :2].argmin(axis=1)))
     assert few["top1"] == 4
 
 
