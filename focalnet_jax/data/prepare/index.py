@@ -22,8 +22,9 @@ WHY_NOT = (
     "its labels contradict each other",
     "its label is outside the list of classes",
     "test images have no labels",
+    "its row holds no image",
 )
-GOOD, NO_IMAGE, NO_FOLDER, OTHER_CLASS, NOT_LISTED, NO_LABEL, CONTRADICTION, OUTSIDE, TEST = range(len(WHY_NOT))
+GOOD, NO_IMAGE, NO_FOLDER, OTHER_CLASS, NOT_LISTED, NO_LABEL, CONTRADICTION, OUTSIDE, TEST, EMPTY = range(len(WHY_NOT))
 LEFT_OUT = (NO_IMAGE, TEST)  # nothing is wrong with these; the others are images that were rejected
 
 

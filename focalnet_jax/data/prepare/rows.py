@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from focalnet_jax.data.prepare.containers import GROWTH, GROWTH_BYTES, Container
 from focalnet_jax.data.prepare.images import below_class, place_imagenet
-from focalnet_jax.data.prepare.index import GOOD, NO_IMAGE, NO_LABEL, Index, Member
+from focalnet_jax.data.prepare.index import EMPTY, GOOD, NO_LABEL, Index, Member
 from focalnet_jax.data.prepare.labels import Labels, says_imagenet, synset_named
 from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix, is_synset
 from focalnet_jax.errors import UserError
@@ -59,7 +59,7 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
         else:
             file = below_class(name, parts) if name else "/".join(parts)
         members.append(
-            Member(str(number), offset, size, 0, name, SPLITS.index(split), file, why_not if offset >= 0 else NO_IMAGE)
+            Member(str(number), offset, size, 0, name, SPLITS.index(split), file, why_not if offset >= 0 else EMPTY)
         )
     return Index.of(members)
 

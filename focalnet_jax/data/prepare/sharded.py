@@ -35,9 +35,7 @@ def find_samples(
         if number < 16:
             look = look_into(container)
             if look.tars and not look.images:
-                raise UserError(
-                    f"{path} holds tars itself, such as {look.tars[0]}: unpack it, or use the kind imagefolder"
-                )
+                raise UserError(f"{path} holds tars, such as {look.tars[0]}: unpack it, or use the kind imagefolder")
             labelled += bool(look.labels)
         containers.append(container)
     if not labelled:

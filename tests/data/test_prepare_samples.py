@@ -1,0 +1,293 @@
+"""Shards of WebDataset and Parquet files are the data set that their folders would be; labels mean what they say."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focalnet_jax.data.tfds_source import TfdsSource
+from tests.data.layouts import pack, write_folder, write_parquet
+from tests.data.pictures import encoded
+from tests.data.preparing import contents, in_process, prepare, prepared, refused, write_tar  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("in_process")
+
+
+def picture(number, format="JPEG"):
+    return encoded(Image.fromarray(np.full((9, 8 + number % 5, 3), number * 4, np.uint8)), format)
+
+
+PICTURES = {
+    f"{name}/{number}.jpg": picture(number * 3 + place) for place, name in enumerate("abc") for number in range(4)
+}
+
+
+def write_all(root):
+    """The same pictures as folders, shards and Parquet files; returns kinds and sources."""
+    splits = {"train": list(PICTURES)[:9], "val": list(PICTURES)[9:]}
+    splits["val"] += splits["train"][:3]
+    for split, names in splits.items():
+        write_folder(root / "folders" / split, {name: PICTURES[name] for name in names})
+        for number in range(2):
+            shard, rows = {}, []
+            for name in names[number::2]:
+                key = name.replace("/", "_").removesuffix(".jpg")
+                shard |= {f"{key}.jpg": PICTURES[name], f"{key}.json": json.dumps({"filename": name}).encode()}
+                shard[f"{key}.cls"] = name[0].encode()
+                rows.append((name, PICTURES[name], name[0]))
+            write_tar(root / "shards" / f"set-{split}-{number:06d}.tar", shard)
+            (root / "packed").mkdir(exist_ok=True)
+            (root / "packed" / f"{split}-{number}.tar.gz").write_bytes(pack(shard, "w:gz"))
+            write_tar(root / "by_folder" / split / f"{number:05d}.tar", shard)
+            write_parquet(root / "texts" / f"{split}-{number}.parquet", rows)
+            labelled = [(name, content, "abc".index(label)) for name, content, label in rows]
+            write_parquet(root / "typed" / "default" / split / f"{number:04d}.parquet", labelled, list("abc"))
+    return [
+        ("webdataset", root / "shards"), ("webdataset", root / "packed"), ("webdataset", root / "by_folder"),
+        ("parquet", root / "texts"), ("parquet", root / "typed"),
+    ]  # fmt: skip
+
+
+def test_shards_and_parquet_are_the_same_data_set_as_folders(tmp_path):
+    sources = write_all(tmp_path)
+    expected, found = prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "folders")
+    assert found == {"train": {"a": 4, "b": 4, "c": 1}, "val": {"a": 3, "c": 3}}
+    for number, (kind, source) in enumerate(sources):
+        card, _ = prepared(tmp_path / f"out{number}", kind, "--source", source)
+        assert card["fingerprint"] == expected["fingerprint"], source
+        assert card["classes"] == expected["classes"]
+
+
+def write_shard(path, samples):
+    """A shard of samples, each a label by suffix; returns its path."""
+    files = {}
+    for number, said in enumerate(samples):
+        files[f"{number:04d}.jpg"] = picture(number)
+        files |= {f"{number:04d}{suffix}": content.encode() for suffix, content in said.items()}
+    return write_tar(path, files)
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected", "classes"),
+    [
+        ([{".cls": "10"}, {".cls": "9\n"}, {".cls": "2"}], {"10": 1, "9": 1, "2": 1}, [str(n) for n in range(11)]),
+        ([{".cls": "dog"}, {".cls": " cat \n"}], {"cat": 1, "dog": 1}, ["cat", "dog"]),
+        ([{".json": '{"label": 1}'}, {".json": '{"label": 0}'}], {"0": 1, "1": 1}, ["0", "1"]),
+        ([{".json": '{"label": 1, "class_name": "cat"}'}, {".json": '{"label": 0, "class_name": "dog"}'}],
+         {"cat": 1, "dog": 1}, ["cat", "dog"]),
+        ([{".json": '{"cls": "cat"}'}, {".json": '{"cls": "dog"}'}], {"cat": 1, "dog": 1}, ["cat", "dog"]),
+        ([{".txt": "cat"}, {".txt": "cat"}, {".txt": "dog"}, {".txt": "cat"}, {".txt": "dog"}],
+         {"cat": 3, "dog": 2}, ["cat", "dog"]),
+        ([{".cls": "0", ".txt": "a cat on a mat"}, {".cls": "1", ".json": '{"width": 3}'}],
+         {"0": 1, "1": 1}, ["0", "1"]),
+    ],
+)  # fmt: skip
+def test_a_label_is_what_the_files_beside_an_image_say(samples, expected, classes, tmp_path):
+    source = write_shard(tmp_path / "train-0.tar", samples)
+    card, found = prepared(tmp_path / "out", "webdataset", "--source", source)
+    assert found == {"train": expected}
+    assert list(card["classes"]) == classes
+
+
+def test_numbers_get_the_names_of_a_list_and_its_order(tmp_path):
+    (tmp_path / "names.txt").write_text("zebra\napple\nmango\n")
+    samples = [{".cls": "0"}, {".cls": "2"}, {".cls": "apple"}, {".cls": "3"}, {".cls": "-1"}, {".cls": "plum"}]
+    source = write_shard(tmp_path / "train-0.tar", samples)
+    arguments = ["--source", source, "--classes", tmp_path / "names.txt"]
+    card, found = prepared(tmp_path / "out", "webdataset", *arguments)
+    assert list(card["classes"]) == ["zebra", "apple", "mango"]
+    assert found == {"train": {"zebra": 1, "apple": 1, "mango": 1}}
+    assert card["rejected"] == 3
+    data = TfdsSource(str(tmp_path / "out"), "train")
+    named = {data.name(index).split(" ")[0]: data[index][1] for index in range(3)}
+    assert named == {"zebra/0000.jpg": 0, "mango/0001.jpg": 2, "apple/0002.jpg": 1}
+    write_parquet(tmp_path / "train.parquet", [(None, picture(n), label) for n, label in enumerate((2, 0, 7))])
+    arguments = ["--source", tmp_path / "train.parquet", "--classes", tmp_path / "names.txt"]
+    card, found = prepared(tmp_path / "rows", "parquet", *arguments)
+    assert found == {"train": {"zebra": 1, "mango": 1}}
+    assert card["rejected"] == 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "told"),
+    [
+        ([{".cls": "1"}, {".cls": "cat"}], "partly numbers, such as 1, and partly names, such as cat"),
+        ([{".json": '{"width": 3}'}, {".json": "[1]"}], "it has no label"),
+        ([{".json": '{"label": 1', ".cls": ""}], "it has no label"),
+        ([{".txt": f"a picture of {n} cats"} for n in range(6)], "captions, not classes"),
+        ([{".cls": "1", ".json": '{"label": 2}'}], "contradict each other"),
+        ([{".cls": "20260101"}], "is no number of a class"),
+        ([{}, {}], "no .cls, .json or .txt beside its images"),
+    ],
+)
+def test_labels_that_cannot_be_classes_are_refused(samples, told, tmp_path):
+    source = write_shard(tmp_path / "train-0.tar", samples)
+    refused(told, "webdataset", "--source", source, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_a_sample_with_several_files_the_image_is_taken_and_the_rest_counted(tmp_path):
+    files = {
+        "x.seg.png": picture(1, "PNG"), "x.jpg": picture(2), "x.cls": b"0", "x.npy": b"z", "y.png": picture(3, "PNG"),
+        "y.cls": b"1", "alone.cls": b"1", ".hidden.jpg": b"x", "readme": b"x", "z.image.jpg": picture(4), "z.cls": b"0",
+    }  # fmt: skip
+    source = write_tar(tmp_path / "train-0.tar", files)
+    card, found = prepared(tmp_path / "out", "webdataset", "--source", source)
+    assert found == {"train": {"0": 2, "1": 1}}
+    assert card["left_out"] == {".seg.png beside the image": 1, ".cls": 4, ".npy": 1, "hidden": 1, "no suffix": 1}
+    assert set(contents(tmp_path / "out" / "images" / "1.0.0", "train")[0]) == {"0/x.jpg", "1/y.png", "0/z.jpg"}
+
+
+def test_shards_named_for_imagenet_have_its_classes_and_names_and_numbers_must_agree(tmp_path):
+    files = {}
+    for key, label in (("n01440764_1", 0), ("n01484850_7", 2), ("n01443537_3", 2)):
+        files |= {f"{key}.jpg": picture(label), f"{key}.cls": str(label).encode()}
+    source = write_tar(tmp_path / "imagenet1k-train-0000.tar", files).parent
+    card, found = prepared(tmp_path / "out", "webdataset", "--source", source)
+    assert found == {"train": {"n01440764": 1, "n01484850": 1}}
+    assert (len(card["classes"]), card["rejected"]) == (1000, 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["train-0.tar", "val-0.tar"], {"train": 1, "val": 1}),
+        (["imagenet1k_training_0000.tar", "imagenet1k_validation_0000.tar"], {"train": 1, "val": 1}),
+        (["train/0.tar", "valid/0.tar", "test/0.tar"], {"train": 1, "val": 1, "test": 1}),
+        (["0.tar", "1.tar"], {"train": 2}),
+        (["train-0.tar", "0.tar"], "is named for no split"),
+        (["train-val-0.tar"], "says train and val"),
+    ],
+)
+def test_the_split_is_said_by_files_or_folders(names, expected, tmp_path):
+    for number, name in enumerate(names):
+        write_shard(tmp_path / "set" / name, [{".cls": str(number)}, {".cls": "0"}])
+    arguments = ["webdataset", "--source", tmp_path / "set"]
+    if isinstance(expected, str):
+        refused(expected, *arguments, "--out", tmp_path / "out")
+        return
+    card, _ = prepared(tmp_path / "out", *arguments)
+    assert {split: of["shards"] for split, of in card["splits"].items()} == dict.fromkeys(expected, 1)
+
+
+def test_a_source_of_another_kind_is_refused(tmp_path):
+    out = ["--out", tmp_path / "out"]
+    write_folder(tmp_path / "folders", PICTURES)
+    refused("found 12 .jpg", "webdataset", "--source", tmp_path / "folders", *out)
+    refused("found 12 .jpg", "parquet", "--source", tmp_path / "folders", *out)
+    inner = pack({"1.jpg": picture(1)})
+    write_folder(tmp_path / "tars", {"cat.tar": inner, "dog.tar": inner})
+    refused("for a tar per class use the kind imagefolder", "webdataset", "--source", tmp_path / "tars", *out)
+    write_tar(tmp_path / "outer" / "train.tar", {"cat.tar": inner})
+    refused("holds tars, such as cat.tar", "webdataset", "--source", tmp_path / "outer", *out)
+    (tmp_path / "zip.tar").write_bytes(b"PK\3\4" + bytes(3000))
+    refused("a zip archive: unzip it", "webdataset", "--source", tmp_path / "zip.tar", *out)
+    (tmp_path / "x.parquet").write_bytes(b"PAR1" + bytes(3000))
+    refused("damaged or no Parquet file", "parquet", "--source", tmp_path / "x.parquet", *out)
+    refused("expected Parquet files", "parquet", "--source", tmp_path / "zip.tar", *out)
+    refused("--classes is for", "tfrecord", "--source", tmp_path, "--classes", tmp_path, *out)
+
+
+def table(path, **columns):
+    import pyarrow
+    from pyarrow import parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def test_columns_are_found_by_what_they_hold_or_named(tmp_path):
+    images, out = [picture(n) for n in range(3)], ["--out", tmp_path / "out"]
+    path = table(tmp_path / "train.parquet", id=[7, 8, 9], jpg=images, cls=["a", "b", "a"], caption=["x", "y", "z"])
+    _, found = prepared(tmp_path / "one", "parquet", "--source", path)
+    assert found == {"train": {"a": 2, "b": 1}}
+    names = set(contents(tmp_path / "one" / "images" / "1.0.0", "train")[0])
+    assert names == {"a/train/00000000.jpg", "b/train/00000001.jpg", "a/train/00000002.jpg"}
+    path = table(tmp_path / "cifar.parquet", img=images, fine_label=[0, 1, 2], coarse_label=[0, 0, 1])
+    refused("give --label-column NAME", "parquet", "--source", path, *out)
+    refused("has no column colour", "parquet", "--source", path, "--label-column", "colour", *out)
+    _, found = prepared(tmp_path / "two", "parquet", "--source", path, "--label-column", "coarse_label")
+    assert found == {"train": {"0": 2, "1": 1}}
+    path = table(tmp_path / "two_images.parquet", left=images, right=images, label=[0, 1, 0])
+    refused("several columns may hold images", "parquet", "--source", path, *out)
+    _, found = prepared(tmp_path / "three", "parquet", "--source", path, "--image-column", "right")
+    assert found == {"train": {"0": 2, "1": 1}}
+    path = table(tmp_path / "paths.parquet", image=["a.jpg", "b.jpg", "c.jpg"], label=[0, 1, 0])
+    refused("no column may hold images", "parquet", "--source", path, *out)
+    path = table(tmp_path / "empty.parquet", image=[{"bytes": None, "path": "a.jpg"}] * 3, label=[0, 1, 0])
+    refused("no image of a known class", "parquet", "--source", path, *out)
+
+
+def test_rows_without_a_label_an_image_or_a_name_of_their_own_are_named(tmp_path):
+    rows = [("same.jpg", picture(0), 0), ("same.jpg", picture(1), 1), (None, picture(2), None), ("x", b"", 1)]
+    rows += [("../../y.png", picture(3, "PNG"), -1), ("/etc/z.png", picture(4, "PNG"), 1)]
+    path = write_parquet(tmp_path / "train.parquet", rows)
+    card, found = prepared(tmp_path / "out", "parquet", "--source", path)
+    assert found == {"train": {"0": 1, "1": 2}}
+    assert (card["files"], card["rejected"]) == (6, 3)
+    names = set(contents(tmp_path / "out" / "images" / "1.0.0", "train")[0])
+    assert names == {"0/train/00000000.jpg", "1/train/00000001.jpg", "1/etc/z.png"}
+
+
+def test_without_pyarrow_one_line_says_what_to_install(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "train.parquet", [("a.jpg", picture(0), 0)])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    refused("pip install 'focalnet_jax[parquet]'", "parquet", "--source", path, "--out", tmp_path / "out")
+
+
+def test_damaged_and_bloated_parquet_is_refused(tmp_path, monkeypatch):
+    rows = [(f"{n}.jpg", picture(n), n % 2) for n in range(40)]
+    path, out = write_parquet(tmp_path / "train.parquet", rows), ["--out", tmp_path / "out"]
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole[: len(whole) // 2], whole[:300] + bytes(500) + whole[800:]):
+        path.write_bytes(content)
+        refused("damaged", "parquet", "--source", path, *out)
+    path.write_bytes(whole)
+    monkeypatch.setattr("focalnet_jax.data.prepare.rows.GROWTH_BYTES", 0)
+    monkeypatch.setattr("focalnet_jax.data.prepare.rows.GROWTH", 0)
+    refused("unpacks to", "parquet", "--source", path, *out)
+
+
+def test_a_preparation_of_what_is_spooled_is_killed_and_ends_the_same(tmp_path):
+    rows = [(f"{n}.jpg", picture(n), n % 2) for n in range(60)]
+    for number in range(3):
+        write_parquet(tmp_path / "set" / f"train-{number}.parquet", rows[number::3])
+    arguments = [
+        "parquet",
+        "--source",
+        tmp_path / "set",
+        "--held-out",
+        "0.2",
+        "--shard-mb",
+        "0.002",
+        "--processes",
+        "1",
+    ]
+    command = [sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments), "--out", str(tmp_path / "out")]
+    folder = tmp_path / "out" / "images" / "1.0.0"
+    for wanted in (".prepare/*.spool", ".prepare/train-00003.json"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not list(folder.glob(wanted)):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    done = prepare(*arguments, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert not (folder / ".prepare").exists()
+    prepared(tmp_path / "fresh", *arguments)
+    other = tmp_path / "fresh" / "images" / "1.0.0"
+    assert (folder / "card.json").read_text() == (other / "card.json").read_text()
+    for split in ("train", "val"):
+        assert contents(folder, split) == contents(other, split)
+    assert "holds this data set already" in prepare(*arguments, "--out", tmp_path / "out").stdout
+    shutil.rmtree(tmp_path / "fresh")
