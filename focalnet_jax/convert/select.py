@@ -93,7 +93,7 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
     """
     if not tensors:
         raise UserError(f"{source} holds no state dict; expected tensors by name, under any key")
-    candidates = find_candidates(list(tensors))
+    candidates = find_candidates([*tensors, *tensors.others])
     if not candidates:
         some = ", ".join(name[:100] for name in list(tensors)[:3])
         raise UserError(f"{source}: these are no FocalNet weights: {len(tensors)} tensors such as {some or 'none'}")
