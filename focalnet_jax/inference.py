@@ -12,7 +12,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
 
 from focalnet_jax.convert.load import model_of
 from focalnet_jax.convert.weights import read_weights
@@ -24,11 +23,14 @@ from focalnet_jax.data.mixing import normalize
 from focalnet_jax.data.transforms import EvalTransform, eval_transform
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet
+from focalnet_jax.model.compiled import compiled
 
 
 @dataclass(frozen=True)
 class Classifier:
     """A model, and what its weights say of pictures and classes.
+
+    Any number of threads may call its methods at once. Results follow the parameters that the model has at the call.
 
     Attributes:
       model: with or without a classifier.
@@ -71,7 +73,7 @@ class Classifier:
         return classes, np.take_along_axis(probabilities, classes, axis=-1)
 
 
-@nnx.jit
+@compiled
 def _logits(model: FocalNet, images: jax.Array) -> jax.Array:
     return model(normalize(images))
 

@@ -1,14 +1,19 @@
 """Classifiers are what a user says they are, and name each class by a name of its own."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from focalnet_jax import predict
+from focalnet_jax import create_model, predict
+from focalnet_jax.data.mixing import normalize
 from focalnet_jax.demo import __main__ as demo
+from focalnet_jax.demo.panels import look
 from focalnet_jax.errors import UserError
-from focalnet_jax.inference import load_classifier
+from focalnet_jax.inference import Classifier, load_classifier
 from focalnet_jax.visualize import __main__ as visualize
+from focalnet_jax.visualize.maps import receptive_field
 from tests.convert.golden_files import GOLDEN, OPTIONS
 
 UNTOLD = GOLDEN / "timm_lrf.safetensors"  # nothing in it tells normalize_modulator
@@ -39,3 +44,49 @@ def test_what_weights_do_not_tell_is_asked_for_and_taken(tmp_path, capsys):
         [np.uint8([[[255, 0, 0]]]).repeat(64, 0).repeat(64, 1)]
     )[0]
     assert capsys.readouterr().out.startswith(f"{arguments[0]}: {best[0][0]} {best[0][1]:.1%}, ")
+
+
+def in_threads(call, times=48):
+    """What a call returns from 8 threads at once."""
+    with ThreadPoolExecutor(8) as threads:
+        return [each.result() for each in [threads.submit(call) for _ in range(times)]]
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=5)
+    return Classifier(model, tuple("abcde"), 32, None)
+
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda classifier: classifier.logits([PICTURE]),
+        lambda classifier: look(classifier, PICTURE, 2).stages[1].gates,
+        lambda classifier: receptive_field(classifier.model, normalize(PICTURE[None])),
+    ],
+    ids=["logits", "the page's maps", "receptive field"],
+)
+def test_many_threads_get_what_one_gets(classifier, call):
+    expected = call(classifier)
+    for each in in_threads(lambda: call(classifier)):
+        np.testing.assert_array_equal(each, expected)
+
+
+def test_classifiers_that_many_threads_load_are_alike():
+    def load():
+        return load_classifier(UNTOLD, image_size=64, options=OPTIONS["timm_lrf"]).logits([PICTURE])
+
+    first, *others = in_threads(load, 8)
+    for each in others:
+        np.testing.assert_array_equal(each, first)
+
+
+def test_predictions_follow_parameters_that_were_changed(classifier):
+    before = classifier.logits([PICTURE])
+    bias = classifier.model.head.bias
+    bias[...] += 1
+    np.testing.assert_allclose(classifier.logits([PICTURE]), before + 1, rtol=1e-6)

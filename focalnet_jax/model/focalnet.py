@@ -13,7 +13,7 @@ from flax import nnx
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.blocks import Look, PatchEmbed, Stage
-from focalnet_jax.model.layers import dropout, example_keys, layer_norm, linear, split_keys
+from focalnet_jax.model.layers import dropout, keys_of_examples, layer_norm, linear, split_keys
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.variants import FocalNetConfig, variant_config
 from focalnet_jax.ops.forms import FORMS, choose_form
@@ -54,11 +54,11 @@ class FocalNet(nnx.Module):
         exact = get_precision("float32")  # the classifier's sums decide ties between classes and cost next to nothing
         self.head = linear(config.dims[-1], config.num_classes, exact, rngs) if config.num_classes else None
 
-    def __call__(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array, key: jax.Array | nnx.Rngs | None = None) -> jax.Array:
         """Logits `[B, K]`, float32, of normalized images `[B, H, W, 3]`.
 
-        A key makes stochastic depth and dropout active, or a key for every example, `[B]`: what is drawn for one
-        depends on its own alone, whatever batch it stands in.
+        A `key`, of `jax.random.key` or `jax.random.PRNGKey`, or `nnx.Rngs` makes stochastic depth and dropout active,
+        or a key for every example, `[B]`: what is drawn for one depends on its own alone, whatever batch it stands in.
 
         Without a classifier (`num_classes=0`): the pooled features `[B, C]`, float32.
         """
@@ -96,8 +96,7 @@ class FocalNet(nnx.Module):
         self.check_size(images)
         keys = [None] * (len(self.stages) + 1)
         if key is not None:
-            each = key if key.ndim else example_keys(key, len(images))
-            keys = list(split_keys(each, len(self.stages) + 1))
+            keys = list(split_keys(keys_of_examples(key, len(images)), len(self.stages) + 1))
         x = dropout(self.patch_embed(images.astype(self.dtype)), self.config.drop_rate, keys[-1])
         depths = self.config.depths
         # float64 on the host, so that the scanned rates are the rounded ones of the original's linspace

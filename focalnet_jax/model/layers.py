@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
+from focalnet_jax.errors import UserError
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.ops import normalization
 from focalnet_jax.ops.product import product
@@ -137,6 +139,42 @@ def layer_norm(dim: int, precision: Precision, rngs: nnx.Rngs, form: str = "xla"
     norm = LayerNorm(dim, epsilon=LAYER_NORM_EPSILON, dtype=precision.dtype, use_fast_variance=False, rngs=rngs)
     norm.form = form
     return norm
+
+
+def keys_of_examples(key: Any, batch: int) -> jax.Array:
+    """What a caller gives for randomness as a PRNG key for every example of a batch, `[B]`.
+
+    Args:
+      key: `jax.random.key(seed)` or an array `[B]` of such keys; `jax.random.PRNGKey(seed)`, which draws the same, or
+        `[B, n]` of its kind; `nnx.Rngs` with a stream "dropout" or "default", or one such stream.
+      batch: B.
+
+    Raises:
+      UserError: it is something else, or not of this batch.
+    """
+    if isinstance(key, nnx.Rngs):
+        stream = getattr(key, "dropout", None)  # flax gives the default one where there is none of this name
+        key = "nnx.Rngs without a stream 'dropout' or 'default'" if stream is None else stream()
+    elif isinstance(key, nnx.RngStream):
+        key = key()
+    elif isinstance(key, nnx.Variable):
+        key = key.get_value()
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    if dtype == jnp.uint32 and shape[-1:] == _shape_of_key_data():
+        key = jax.random.wrap_key_data(jnp.asarray(key))
+        dtype, shape = key.dtype, key.shape
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or shape not in ((), (batch,)):
+        given = " ".join(str(key).split())[:100] if shape is None else f"{dtype} of shape {shape}"
+        raise UserError(
+            f"key is {given}; expected jax.random.key(seed), an array of {batch} such keys, one "
+            "for each image, jax.random.PRNGKey(seed), or nnx.Rngs(seed)"
+        )
+    return key if shape else example_keys(key, batch)
+
+
+def _shape_of_key_data() -> tuple[int, ...]:
+    """The shape of `jax.random.PRNGKey(seed)`: it depends on the implementation that JAX is configured for."""
+    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
 
 
 def example_keys(key: jax.Array, batch: int) -> jax.Array:

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -23,6 +22,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.files import check_result, write_result
 from focalnet_jax.inference import Classifier, read_picture
 from focalnet_jax.model import FocalNet
+from focalnet_jax.model.compiled import compiled
 from focalnet_jax.visualize.figures import (
     Activation,
     BlockMaps,
@@ -244,7 +244,7 @@ def _activations(classifier: Classifier, images: Any, topk: int) -> list[Activat
     ]
 
 
-@nnx.jit
+@compiled
 def _logits(model: FocalNet, images: jax.Array) -> jax.Array:
     return model(images)
 

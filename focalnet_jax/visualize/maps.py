@@ -7,6 +7,7 @@ gates as they are, which no activation bounds (https://github.com/microsoft/Foca
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from flax import nnx
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.blocks import FocalBlock
+from focalnet_jax.model.compiled import compiled
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def look_at_modulation(model: FocalNet, images: jax.Array) -> list[dict[str, jax
     return model.look(images, look)[0]
 
 
-_modulation_maps = nnx.jit(look_at_modulation)
+_modulation_maps = compiled(look_at_modulation)
 
 
 def focal_kernels(model: FocalNet) -> list[list[np.ndarray]]:
@@ -109,7 +111,7 @@ def class_activation(model: FocalNet, images: jax.Array, classes: np.ndarray) ->
     return np.asarray(maps), np.asarray(logits)
 
 
-@nnx.jit
+@compiled
 def _class_activation(model: FocalNet, images: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
     last = model.features(images)[-1]
     weights = model.head.kernel[...].T[classes]  # [B, K', C]
@@ -140,7 +142,7 @@ def receptive_field(model: FocalNet, images: jax.Array, stage: int = -1) -> np.n
     return np.asarray(_receptive_field(model, jnp.asarray(images), stage % len(model.stages)))
 
 
-@nnx.jit(static_argnums=2)
+@partial(compiled, static_argnums=(2,))
 def _receptive_field(model: FocalNet, images: jax.Array, stage: int) -> jax.Array:
     graph, params = nnx.split(model)
 

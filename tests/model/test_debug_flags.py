@@ -1,0 +1,59 @@
+"""JAX's switches for finding mistakes find none where there is none."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from focalnet_jax import create_model
+from focalnet_jax.ops import native
+
+FLAGS = ("jax_debug_nans", "jax_debug_infs", "jax_enable_checks")
+
+
+@pytest.fixture(autouse=True)
+def _searching():
+    before = {name: getattr(jax.config, name) for name in FLAGS}
+    for name in FLAGS:
+        jax.config.update(name, True)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def leave_nan_in_memory(*sizes):
+    """Memory of so many numbers, given back with NaN in it."""
+    arrays = [np.full(size, np.nan, np.float32) for size in sizes for _ in range(64)]
+    del arrays
+
+
+@pytest.mark.skipif(native.register() is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize("turned", [False, True])
+def test_memory_that_a_product_works_in_is_none_of_its_results(turned):
+    x, kernel = jnp.ones((2, 16, 16, 32)), jnp.ones((32, 32))
+    for _ in range(8):
+        leave_nan_in_memory(32 * 32)
+        np.testing.assert_array_equal(native.product(x, kernel, turned=turned), np.full(x.shape, 32))
+        leave_nan_in_memory(32 * 32, 16 * 32 * 32, 32 * 32 * 32)
+        np.testing.assert_array_equal(native.turned_product(x, x), np.full((32, 32), 512))
+
+
+@pytest.mark.parametrize("form", ["auto", "shifted", "xla"])
+def test_a_call_and_its_gradients_raise_nothing(form):
+    model = create_model("focalnet_tiny_srf", embed_dim=16, depths=(1, 2), num_classes=3, aggregation=form)
+    graph, params = nnx.split(model)
+    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    leave_nan_in_memory(16 * 32, 16 * 64, 32 * 128, 48 * 32)
+
+    def loss(params, x):
+        return nnx.merge(graph, params)(x, jax.random.key(1)).sum()
+
+    gradients = jax.grad(loss, argnums=(0, 1))(params, x)  # each operation by itself, whose results are all looked at
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_what_is_wrong_is_still_found():
+    model = create_model("focalnet_tiny_srf", embed_dim=16, depths=(1, 1), num_classes=3)
+    with pytest.raises(FloatingPointError):
+        model(jnp.full((1, 32, 32, 3), np.nan))
