@@ -11,7 +11,7 @@ import numpy as np
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import GOOD, LEFT_OUT, NO_IMAGE, NOT_LISTED, TEST, WHY_NOT, Index
 from focalnet_jax.data.prepare.kinds import Sources
-from focalnet_jax.data.prepare.naming import SPLITS, in_order, some
+from focalnet_jax.data.prepare.naming import SPLITS, in_order, is_imagenet_file, some
 from focalnet_jax.data.prepare.plan import is_example
 from focalnet_jax.data.prepare.samples import TEXT_LABELS
 from focalnet_jax.errors import UserError
@@ -73,13 +73,35 @@ def _refuse_captions(indices: Sequence[Index]) -> None:
 def check_labels(sources: Sources, indices: Sequence[Index]) -> None:
     """Raises `UserError` if validation images lack a label that their list should have, or nothing has one."""
     for container, index in zip(sources.containers, indices, strict=True):
-        if container.imagenet and container.holds == "images" and container.split == "val":
-            without = index.members["name"][index.members["why_not"] == NOT_LISTED]
+        if container.imagenet and container.holds == "images":
+            is_val = index.members["split"] == SPLITS.index("val")
+            without = index.members["name"][is_val & (index.members["why_not"] == NOT_LISTED)]
             if len(without):
                 raise UserError(
                     f"{container.title} holds {len(without)} images that the label list does not have, such as "
                     f"{without[0].decode(errors='replace')}: give the list of all with --val-labels"
                 )
+
+
+def refuse_repeated(sources: Sources, indices: Sequence[Index]) -> None:
+    """Raises `UserError` if an image of ImageNet-1K is there twice, as where an archive lies beside a copy of it."""
+    titles, files = [], []
+    for container, index in zip(sources.containers, indices, strict=True):
+        if container.imagenet:
+            found = index.members["file"][index.members["why_not"] == GOOD]
+            titles += [container.title] * bool(len(found))
+            files.append(found)
+    if not files:
+        return
+    names, counts = np.unique(np.concatenate(files), return_counts=True)
+    repeated = [name for name in names[counts > 1].tolist() if is_imagenet_file(name.decode(errors="replace"))]
+    if repeated:
+        name = repeated[0]
+        holding = [title for title, found in zip(titles, filter(len, files), strict=True) if (found == name).any()]
+        raise UserError(
+            f"{len(repeated)} images are there more than once, such as {name.decode(errors='replace')} in "
+            f"{' and in '.join(holding[:2])}: give one of these"
+        )
 
 
 def refuse_no_examples(sources: Sources, indices: Sequence[Index], classes: Sequence[str]) -> None:

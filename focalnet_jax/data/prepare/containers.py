@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, NamedTuple
 
-from focalnet_jax.data.prepare.naming import is_hidden, may_be_image
+from focalnet_jax.data.prepare.naming import is_hidden, is_tar, may_be_image
 from focalnet_jax.errors import UserError
 
 _BLOCK = 512  # bytes of a tar
@@ -56,7 +56,7 @@ class Container:
     holds: Literal["images", "samples", "rows"] = "images"  # samples of WebDataset, rows of Parquet
     imagenet: bool = False  # files are named as ImageNet's; their names and the label list say their classes
     packed: bool = False  # a compressed tar
-    direct: bool = False  # of a folder only the files right in it
+    direct: bool = False  # only the files right in a folder, or beside the tars in a tar
     time: int = 0  # when the file was changed last, nanoseconds
 
     @property
@@ -127,6 +127,8 @@ def files(container: Container, skipped: Counter, spool: BinaryIO | None = None)
     """
     found = _folder(container, skipped) if container.size is None else _tar_files(container, spool)
     for file in found:
+        if container.direct and is_tar(file.name):
+            continue  # a container itself
         if is_hidden(file.name):
             skipped["hidden"] += 1
         else:

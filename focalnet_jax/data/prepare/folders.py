@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from focalnet_jax.data.prepare.containers import Container, opener_of, tar, tar_members
@@ -18,7 +19,7 @@ from focalnet_jax.data.prepare.naming import (
     split_named,
     splits_in,
     tar_stem,
-)  # fmt: skip
+)
 from focalnet_jax.data.prepare.rows import is_parquet
 from focalnet_jax.errors import UserError
 
@@ -36,6 +37,8 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
         return tar_at(path, split)
     path = path if split else _below_single_folders(path)
     folders, tars, loose = entries_of(path)
+    refuse_archives(loose)
+    refuse_twice(folders + tars)
     named = {entry: split_named(entry.name if entry in folders else tar_stem(entry.name)) for entry in folders + tars}
     splits = [] if split else [entry for entry in sorted(named) if named[entry]]
     if splits:
@@ -61,19 +64,28 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
 
 
 def entries_of(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Returns the folders, tars and other files right in a folder, sorted, without hidden ones.
+    """Returns the folders, tars and other files right in a folder, sorted, without hidden ones."""
+    folders, tars, loose = [], [], []
+    for entry in sorted(entry for entry in path.iterdir() if not is_hidden(entry.name)):
+        (folders if entry.is_dir() else tars if is_tar(entry.name) else loose).append(entry)
+    return folders, tars, loose
 
-    Raises:
-      UserError: an archive among them is of a kind that is not read.
-    """
-    entries = sorted(entry for entry in path.iterdir() if not is_hidden(entry.name))
-    folders = [entry for entry in entries if entry.is_dir()]
-    tars = [entry for entry in entries if entry not in folders and is_tar(entry.name)]
-    loose = [entry for entry in entries if entry not in folders and entry not in tars]
+
+def refuse_archives(loose: Sequence[Path]) -> None:
+    """Raises `UserError` if an archive of a kind that is not read is among some files."""
     for entry in loose:
         if entry.name.lower().endswith(_ARCHIVES):
             opener_of(entry)  # says what it is
-    return folders, tars, loose
+
+
+def refuse_twice(entries: Sequence[Path]) -> None:
+    """Raises `UserError` if something lies both unpacked and packed, or packed twice."""
+    seen: dict[Path, Path] = {}
+    for entry in entries:
+        stem = entry.parent / (entry.name if entry.is_dir() else tar_stem(entry.name))
+        if stem in seen:
+            raise UserError(f"{entry.parent} holds {seen[stem].name} and {entry.name}, the same twice: move one away")
+        seen[stem] = entry
 
 
 def _loose(path: Path, loose: Sequence[Path], split: str | None) -> list[Container]:
@@ -140,7 +152,7 @@ def _class_tars(path: Path, tars: Sequence[Path], split: str | None) -> list[Con
         look = look_into(container) if number < _LOOKED_INTO or parts else None
         if look and look.tars and not look.images:
             raise UserError(f"{entry} holds tars itself, such as {look.tars[0]}: give it alone, or unpack it")
-        if look and (".cls" in look.labels or (look.is_shard and tar_stem(entry.name)[-3:].isdigit())):
+        if look and (look.says_labels or (look.is_shard and tar_stem(entry.name)[-3:].isdigit())):
             raise UserError(
                 f"{entry} is a shard of WebDataset, with {some(sorted(look.labels))} beside each image, not a tar "
                 "of a class: prepare it with the kind webdataset"
@@ -193,12 +205,13 @@ def tar_at(path: Path, split: str | None = None, *, imagenet: bool = False) -> l
 
 def inner_tars(whole: Container) -> list[Container]:
     """Returns the tars inside a tar: one per class, or one per split of classes or of tars of classes."""
-    inner, images, split = [], "", whole.split
+    inner, images, others, split = [], "", 0, whole.split
     for member, _ in tar_members(whole):
         if is_hidden(member.name):
             continue
         if not is_tar(member.name):
             images = images or (member.name if has_image_suffix(member.name) else "")
+            others += 1
             continue
         if not member.name.lower().endswith(".tar"):
             raise UserError(f"{whole.title} holds {member.name}, a compressed tar in a tar: unpack it first")
@@ -214,20 +227,19 @@ def inner_tars(whole: Container) -> list[Container]:
             f"{whole.title} holds both images, such as {images}, and tars, such as {inner[0].class_name}.tar: unpack "
             "it, or give them apart"
         )
+    loose = [replace(whole, split=split or "train", direct=True)] if others else []  # to be counted
     splits = [] if split else [place for place in inner if split_named(place.class_name)]
     if splits and len(splits) < len(inner):
         other = next(place for place in inner if place not in splits)
         raise UserError(mixed_splits(whole.title, f"{splits[0].class_name}.tar", f"{other.class_name}.tar"))
     if splits:
-        return [found for place in splits for found in _of_split(place)]
-    return sorted(inner, key=lambda container: container.class_name or "")
+        return [found for place in splits for found in _of_split(place)] + loose
+    return sorted(inner, key=lambda container: container.class_name or "") + loose
 
 
 def _of_split(place: Container) -> list[Container]:
     """The tar of a split inside a tar: it holds class folders or a tar per class."""
-    whole = Container(
-        place.path, place.offset, place.size, split_named(place.class_name), imagenet=place.imagenet, time=place.time
-    )
+    whole = replace(place, split=split_named(place.class_name), class_name=None)
     look = look_into(whole)
     if look.is_shard and not place.imagenet:
         raise UserError(

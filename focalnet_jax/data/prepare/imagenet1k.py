@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from focalnet_jax.data.prepare.containers import Container, parquet, tar
-from focalnet_jax.data.prepare.folders import entries_of, tar_at
+from focalnet_jax.data.prepare.folders import entries_of, refuse_archives, tar_at
 from focalnet_jax.data.prepare.looking import look_into
 from focalnet_jax.data.prepare.naming import (
+    SPLITS,
     has_image_suffix,
     imagenet_file,
+    is_evaluation_file,
     is_synset,
     is_tar,
     split_named,
     splits_in,
     tar_stem,
-)  # fmt: skip
+)
 from focalnet_jax.data.prepare.rows import is_parquet
 from focalnet_jax.data.prepare.val_labels import FORMS, find_val_labels, read_val_labels
 from focalnet_jax.errors import UserError
@@ -31,7 +33,9 @@ EXPECTED = (
     "ILSVRC/Data/CLS-LOC, train and val folders, or the tars, shards or Parquet files of both splits"
 )
 _KAGGLE = ("CLS-LOC", "Data", "ILSVRC")  # folders below the one in which Kaggle's lists lie
-_NO_IMAGES = ("devkit", "bbox", "patch")  # words of tars of ImageNet without images
+_NO_IMAGES = ("devkit", "bbox", "patch", "_t3")  # words of tars without images, and of the dogs of train once more
+
+Found = dict[str | None, list[tuple[str, Container]]]  # by split, None for a tar of several: layout and container
 
 
 def find_imagenet1k(
@@ -42,8 +46,8 @@ def find_imagenet1k(
     Raises:
       UserError: a split is missing or there twice, or nothing says what the validation images are.
     """
-    found: dict[str, list[tuple[str, Container]]] = defaultdict(list)  # by split: the layout, and a container
-    loose, visited = [], []
+    found: Found = defaultdict(list)
+    loose, visited, archives, notes = [], [], [], []
     for path in paths:
         root, above = _root(path.resolve() if path.is_dir() else path)
         visited += above
@@ -51,32 +55,39 @@ def find_imagenet1k(
             _add_file(found, root, None)
             continue
         folders, tars, others = entries_of(root)
+        archives += others
+        if split_named(root.name) and not any(split_named(folder.name) for folder in folders):
+            _add_folder(found, root, split_named(root.name))
+            continue
         for folder in folders:
             if split_named(folder.name):
                 _add_folder(found, folder, split_named(folder.name))
             elif is_synset(folder.name):
                 found["train"].append(("folders", _synset_folder(folder, "train")))
         for entry in [*tars, *(entry for entry in others if is_parquet(entry))]:
-            if not any(word in entry.name for word in _NO_IMAGES):
+            if any(word in entry.name for word in _NO_IMAGES):
+                notes.append(f"not read: {entry}")
+            else:
                 _add_file(found, entry, None)
         if any(not is_parquet(entry) for entry in others):
             loose.append(Container(str(root), split="train", imagenet=True, direct=True))
     source = " ".join(map(str, paths))
-    absent = [split for split in ("train", "val") if not found[split]]
+    absent = [split for split in ("train", "val") if not found[split] and not found[None]]
     if absent:
+        refuse_archives(archives)
         raise UserError(f"--source {source} holds no images of {' and '.join(absent)}: {EXPECTED}")
-    notes = []
-    for split, containers in sorted(found.items()):
+    for split in SPLITS:
+        containers = found[split] + found[None]
         layouts = sorted({layout for layout, _ in containers})
         if len(layouts) > 1:
             raise UserError(f"--source {source} holds {split} more than once, as {' and as '.join(layouts)}: give one")
     stems = None
-    if val_labels is None and _needs_labels([container for _, container in found["val"]]):
+    val = [container for _, container in found["val"] + found[None]]
+    needed = _needs_labels(val)
+    if val_labels is None and (needed or found[None]):
         val_labels = find_val_labels(visited)
-        if val_labels is None:
-            raise UserError(
-                f"{found['val'][0][1].path} does not say what its images are: give --val-labels FILE, {FORMS}"
-            )
+        if val_labels is None and needed:
+            raise UserError(f"{val[0].path} does not say what its images are: give --val-labels FILE, {FORMS}")
     if val_labels is not None:
         stems = read_val_labels(val_labels)
         notes.append(f"labels of val: {val_labels}")
@@ -113,7 +124,7 @@ def _synset_folder(folder: Path, split: str) -> Container:
     )
 
 
-def _add_folder(found: dict[str, list[tuple[str, Container]]], folder: Path, split: str) -> None:
+def _add_folder(found: Found, folder: Path, split: str) -> None:
     """The folder of a split: folders or tars of synsets, images, or shards."""
     folders, tars, others = entries_of(folder)
     found[split] += [("folders", _synset_folder(entry, split)) for entry in folders]
@@ -125,7 +136,7 @@ def _add_folder(found: dict[str, list[tuple[str, Container]]], folder: Path, spl
         found[split].append((layout or found[split][-1][0], direct))
 
 
-def _add_file(found: dict[str, list[tuple[str, Container]]], path: Path, split: str | None) -> None:
+def _add_file(found: Found, path: Path, split: str | None) -> None:
     """A tar of tars, of images or of samples, or a Parquet file."""
     stem = tar_stem(path.name) if is_tar(path.name) else path.stem
     if is_synset(stem):
@@ -134,6 +145,11 @@ def _add_file(found: dict[str, list[tuple[str, Container]]], path: Path, split: 
         )
         return
     named = {split} if split else splits_in(stem) or set(filter(None, map(split_named, path.parts[-3:-1])))
+    if not named and not is_parquet(path):
+        look = look_into(tar(path))
+        if any(split_named(part) for name in look.images for part in name.split("/")[:-1]):
+            found[None].append(("a tar of all", tar(path, imagenet=True)))
+            return
     if len(named) != 1:
         raise UserError(
             f"{path}: its name says {' and '.join(sorted(named)) or 'no split'}; expected train or val in it"
@@ -155,10 +171,11 @@ def _needs_labels(containers: Sequence[Container]) -> bool:
     for container in containers:
         if container.class_name or container.holds != "images":
             continue
-        if container.size is None:
+        if container.direct and container.size is None:
             names = [entry.name for entry in Path(container.path).iterdir() if has_image_suffix(entry.name)]
         else:
             names = [name for name in look_into(container).images if not any(map(is_synset, name.split("/")))]
+            names = [name for name in names if is_evaluation_file(name)] if container.split is None else names
         if any(imagenet_file(name)[1] is None for name in names):
             return True
     return False

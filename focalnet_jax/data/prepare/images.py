@@ -18,7 +18,7 @@ from focalnet_jax.data.prepare.index import (
     TEST,
     Index,
     Member,
-)  # fmt: skip
+)
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.naming import (
     SPLITS,
@@ -31,7 +31,7 @@ from focalnet_jax.data.prepare.naming import (
     may_be_image,
     some,
     split_named,
-)  # fmt: skip
+)
 from focalnet_jax.errors import UserError
 
 Parts = tuple[str, ...]
@@ -87,13 +87,13 @@ def _refuse_shard(container: Container, names: Iterable[str]) -> None:
 
 def _imagenet(container: Container, labels: Labels, paths: Sequence[Parts]) -> list[tuple[int, str, str, int]]:
     stems = labels.stems or {}
-    split = SPLITS.index(container.split or "train")
     placed = []
     for parts in paths:
+        split = container.split or next(filter(None, map(split_named, parts[:-1])), "train")
         stem, _, _ = imagenet_file(parts[-1])
         folder = container.class_name or next((part for part in reversed(parts[:-1]) if is_synset(part)), None)
-        listed = stems.get(stem) if container.split == "val" else None
-        placed.append((split, *place_imagenet(parts, [folder, listed], test=container.split == "test")))
+        listed = stems.get(stem) if split == "val" else None
+        placed.append((SPLITS.index(split), *place_imagenet(parts, [folder, listed], test=split == "test")))
     return placed
 
 

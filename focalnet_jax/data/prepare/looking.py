@@ -10,8 +10,10 @@ from pathlib import PurePosixPath
 from focalnet_jax.data.prepare.containers import Container, files
 from focalnet_jax.data.prepare.images import sample_key
 from focalnet_jax.data.prepare.naming import has_image_suffix, is_tar
+from focalnet_jax.data.prepare.samples import says_label
 
 _MOST = 512  # files looked at
+_MOST_READ = 32  # of these, whose .json are read
 _LABELS = (".cls", ".json", ".txt", ".cls.txt", ".label")
 
 
@@ -22,13 +24,14 @@ class Look:
     tars: tuple[str, ...]
     images: tuple[str, ...]
     labels: frozenset[str]  # suffixes of files beside an image, of the same key
+    says_labels: bool  # one of these is a .cls, or a .json with a label
     folders: frozenset[str]  # right below the top, with images
     flat: bool  # images lie in no folder, or all in one
 
     @property
     def is_shard(self) -> bool:
         """Whether it is a shard of WebDataset: a label beside each image; a .json may lie in a class folder, too."""
-        return ".cls" in self.labels or (bool(self.labels) and self.flat)
+        return self.says_labels or (bool(self.labels) and self.flat)
 
 
 def look_into(container: Container, most: int = _MOST) -> Look:
@@ -37,7 +40,11 @@ def look_into(container: Container, most: int = _MOST) -> Look:
     Raises:
       UserError: it is damaged or unsafe.
     """
-    names = [file.name for file in itertools.islice(files(container, Counter()), most)]
+    names, in_json = [], set()
+    for file in itertools.islice(files(container, Counter()), most):
+        names.append(file.name)
+        if file.name.lower().endswith(".json") and len(names) <= _MOST_READ and says_label(file):
+            in_json.add(sample_key(file.name))
     images = [name for name in names if has_image_suffix(name)]
     keys = {sample_key(name) for name in images}
     labels = {
@@ -48,6 +55,7 @@ def look_into(container: Container, most: int = _MOST) -> Look:
         tuple(name for name in names if is_tar(name)),
         tuple(images),
         frozenset(labels),
+        ".cls" in labels or bool(in_json & keys),
         frozenset(name.partition("/")[0] for name in images if "/" in name),
         len(parents) <= 1,
     )

@@ -65,6 +65,7 @@ def prepare(kind: Kind, sources: Sources, out: Path, options: Options, processes
             return folder
         check_begun(work / ASKED, asked)
         accounting.check_labels(sources, indices)
+        accounting.refuse_repeated(sources, indices)
         classes = sources.classes or accounting.names_found(sources, indices)
         held_out = _held_out(kind, options, indices)
         shards = make_plan(indices, classes, held_out=held_out, shard_bytes=options.shard_bytes)
@@ -161,7 +162,7 @@ def _index_all(sources: Sources, work: Path, processes: int) -> list[Index]:
     """The index of every container: of tars from disk where it was made before, of folders always what is there now."""
     paths = [_index_file(work, *numbered) for numbered in enumerate(sources.containers)]
     missing = [
-        (container, path, sources.labels if container.holds != "images" or container.split == "val" else Labels())
+        (container, path, sources.labels if container.holds != "images" or container.split != "train" else Labels())
         for container, path in zip(sources.containers, paths, strict=True)
         if container.size is None or not path.is_file()
     ]

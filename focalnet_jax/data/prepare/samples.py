@@ -54,6 +54,11 @@ def index_samples(container: Container, labels: Labels, spool: BinaryIO | None =
     return Index.of(members, +skipped)
 
 
+def says_label(file: File) -> bool:
+    """Returns whether a .json states a label."""
+    return file.size <= _LONGEST_LABEL and _in_json(_described(file.read())) is not None
+
+
 def _the_image(found: list[File]) -> File:
     """The image of a sample: jpg before seg.png, and the first of several."""
     return min(found, key=lambda file: file.name.rpartition("/")[2].count("."))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from focalnet_jax.data.class_lists import NUM_1K, class_list
 from focalnet_jax.data.prepare.containers import Container, parquet, tar
+from focalnet_jax.data.prepare.folders import refuse_twice
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.looking import look_into
 from focalnet_jax.data.prepare.naming import is_hidden, is_tar, some, split_named, splits_in, tar_stem
@@ -47,11 +49,7 @@ def find_samples(
         classes = tuple(synset for synset, _ in class_list(NUM_1K))
         notes.append("the shards are named for ImageNet-1K: numbers are places among its 1000 classes, from 0")
     imagenet = classes == tuple(synset for synset, _ in class_list(NUM_1K))
-    return [_with(container, imagenet) for container in containers], classes, notes
-
-
-def _with(container: Container, imagenet: bool) -> Container:
-    return Container(**{**container.__dict__, "imagenet": imagenet})
+    return [replace(container, imagenet=imagenet) for container in containers], classes, notes
 
 
 def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], tuple[str, ...] | None, list[str]]:
@@ -90,6 +88,7 @@ def _files(
                 found.append((entry, _split_of(entry, path)))
             else:
                 others[entry.suffix or "no suffix"] += 1
+    refuse_twice([path for path, _ in found if is_tar(path.name)])
     held = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
     if not found:
         raise UserError(f"--source {some([str(path) for path in paths])}: expected {many}, found {held or 'nothing'}")
