@@ -259,7 +259,7 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
         needed = flatten(default_config())[key] is not None  # or `none` means: not set
         if kind is str and (value is not None or needed):
             value = text
-        if (isinstance(value, bool) and kind in (int, float)) or (value is None and needed):
+        if (isinstance(value, bool) and kind in (int, float)) or (value is None and needed) or not _is_plain(value):
             raise TypeError
         node[leaf] = value
     except (TypeError, ValueError) as error:
@@ -280,6 +280,13 @@ def _literal(text: str) -> Any:
         return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text, text))
     except (SyntaxError, ValueError):
         return text
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a config can hold a value: no mapping, set, complex number or bytes, nor one of them in a tuple."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _prefer_named_durations(config: ConfigDict, named: Sequence[str]) -> None:

@@ -314,6 +314,9 @@ def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
         raise UserError(f"init_weights={config.init_weights} is for the file of init_from, which is not set")
     if config.continue_from is not None and config.init_from is not None:
         raise UserError("continue_from and init_from are both set; give one of them")
+    for key, default in flatten(default_config()).items():
+        if default is not None and values[key] is None:
+            raise UserError(f"{key}=None: expected a value, such as the default {default!r}")
     for key, (fits, expected) in CHECKS.items():
         if values[key] is not None and not fits(values[key]):
             raise UserError(f"{key}={values[key]}: expected {expected}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from fuzz.runner import run_case, run_family
 
 # The longest first.
-FAMILIES = ("pictures",)
+FAMILIES = ("safetensors", "pth", "commands", "pictures", "archives", "records", "beside", "configs")
 _TOGETHER = 2  # families at once
 _LINES = 6  # of a failure, printed
 

@@ -118,6 +118,10 @@ def mutate_json(value: Any, rng: Rng) -> Any:
     return value
 
 
+def _any_value(rng: Rng) -> Any:
+    return copy.deepcopy(pick(rng, _VALUES))
+
+
 def _mutate_node(value: Any, rng: Rng) -> Any:
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key = pick(rng, value)
@@ -125,9 +129,9 @@ def _mutate_node(value: Any, rng: Rng) -> Any:
             case 0:
                 del value[key]
             case 1:
-                value[pick(rng, ("", "a", "model_type", key + " ", key.upper(), "\0", "x" * 300))] = pick(rng, _VALUES)
+                value[pick(rng, ("", "a", "model_type", key + " ", key.upper(), "\0", "x" * 300))] = _any_value(rng)
             case 2:
-                value[pick(rng, value)] = value[key]
+                value[pick(rng, value)] = copy.deepcopy(value[key])
             case _:
                 value[key] = _mutate_node(value[key], rng)
         return value
@@ -137,15 +141,17 @@ def _mutate_node(value: Any, rng: Rng) -> Any:
             case 0:
                 del value[place]
             case 1:
-                value.insert(place, pick(rng, _VALUES))
+                value.insert(place, _any_value(rng))
             case 2:
                 value *= 2
             case _:
                 value[place] = _mutate_node(value[place], rng)
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and rng.random() < 0.5:
-        return pick(rng, (-value, value + 1, value * 2, float(value), str(value), [value], value * 10**9))
-    return pick(rng, _VALUES)
+        return pick(
+            rng, (-value, value + 1, value * 2, value / 2 if abs(value) < 10**300 else 0.5, str(value)[:400], [value])
+        )
+    return _any_value(rng)
 
 
 def dump_json(value: Any, rng: Rng) -> bytes:

@@ -23,7 +23,6 @@ from focalnet_jax.errors import RunFailedError, UserError
 
 _BATCH = 400  # cases per process
 _MOST_BYTES = 2 * 10**9  # that a case may add to a process
-_LONGEST_LINE = 4000  # characters, as a command prints
 _TOO_MANY = 25  # failures of one family, after which it ends
 
 
@@ -68,9 +67,8 @@ def run_case(family: Family, base: Any, seed: int, number: int, folder: Path) ->
         with warnings.catch_warnings(action="ignore"):
             family.case(base, rng, folder)
     except (UserError, RunFailedError) as error:
-        text = str(error)
-        if not text.strip() or len(text) > _LONGEST_LINE or len(text.splitlines()) > 1:
-            raise WrongAnswerError(f"not one line: {text[:500]!r}") from error
+        if not str(error).strip():  # a command makes one line of whatever a message quotes
+            raise WrongAnswerError(f"{type(error).__name__} says nothing") from error
         return False
     return True
 

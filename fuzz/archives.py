@@ -1,0 +1,212 @@
+"""Tar archives of pictures through `data.prepare`, and what is read from the data set that it writes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from focalnet_jax.data.prepare import preparation
+from focalnet_jax.data.prepare.__main__ import main
+from focalnet_jax.data.tfds_source import TfdsSource
+from focalnet_jax.errors import RunFailedError, UserError
+from fuzz.mutations import Rng, mutate_bytes, pick
+from fuzz.runner import Family, WrongAnswerError
+
+_CLASSES = ("cat", "dog", "n01440764")
+Contents = set[tuple[str, str]]  # class and digest of every picture
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A tar as the files in it, and what a data set made of it holds."""
+
+    files: dict[str, bytes]
+    held: Contents
+
+
+def prepare(_: Path) -> list[Archive]:
+    """Returns the files of archives of several layouts."""
+    preparation.run_all = _run_here  # processes would take a second each
+    rng = np.random.default_rng(0)
+    pictures = {}
+    for label in _CLASSES:
+        for number in range(3):
+            buffer = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (9, 8, 3)).astype(np.uint8)).save(buffer, "PNG")
+            pictures[f"{label}/{number}.png"] = buffer.getvalue()
+    held = {(name.split("/")[0], _digest(content)) for name, content in pictures.items()}
+    split = {f"{'val' if '2.png' in name else 'train'}/{name}": content for name, content in pictures.items()}
+    deep = {f"images/{name}": content for name, content in pictures.items()}
+    inner = {}
+    for label in _CLASSES:
+        mine = {name.partition("/")[2]: content for name, content in pictures.items() if name.startswith(label)}
+        inner[f"{label}.tar"] = write_tar(mine)
+    return [Archive(files, held) for files in (pictures, split, deep, inner)]
+
+
+def _run_here(function: Any, arguments: Any, processes: int, report: Any) -> None:
+    for done, given in enumerate(arguments, 1):
+        report(done, function(*given))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_tar(files: Mapping[str, bytes], format: int = tarfile.USTAR_FORMAT, **fields: Any) -> bytes:
+    """Returns a tar of files, every member with the same other fields."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            for key, value in fields.items():
+                setattr(member, key, value)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def case(archives: list[Archive], rng: Rng, folder: Path) -> None:
+    """Prepares a changed archive and reads the data set."""
+    archive = pick(rng, archives)
+    whole = False
+    match int(rng.integers(6)):
+        case 0:
+            content, whole = _written_otherwise(archive.files, rng), True
+        case 1:
+            content = mutate_bytes(write_tar(archive.files), rng)
+        case 2:
+            content = _with_member(archive.files, rng)
+        case 3:
+            content = write_tar({name: mutate_bytes(each, rng) for name, each in archive.files.items()})
+        case _:
+            content = _header_changed(write_tar(archive.files), rng)
+    path = folder / f"images{'.tar' if whole else pick(rng, ('.tar', '.tar', '.tar', '.TAR', '.zip', ''))}"
+    path.write_bytes(content)
+    outside = _outside(folder)
+    arguments = ["imagefolder", "--source", str(path), "--out", str(folder / "out"), "--processes=1", "--shard-mb=1"]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            main(arguments)
+    except (UserError, RunFailedError) as error:
+        if whole:
+            raise WrongAnswerError(f"a whole archive is refused: {error}") from error
+        raise
+    finally:
+        if outside != _outside(folder):
+            raise WrongAnswerError("something was written outside of --out")
+    held = _held(folder / "out")
+    if whole and held != archive.held:
+        raise WrongAnswerError(f"the data set holds {len(held)} pictures, {len(held & archive.held)} of them rightly")
+    labels = {label for label, _ in archive.held} | _labels(content)
+    for label, _ in held:
+        if label not in {each.strip() for each in labels}:  # TFDS keeps names without white space around them
+            raise WrongAnswerError(f"there is no folder {label}")
+
+
+def _outside(folder: Path) -> set[str]:
+    around = {str(each) for each in folder.parent.iterdir()}
+    return around | {str(each) for each in folder.iterdir() if each.name != "out"}
+
+
+def _labels(content: bytes) -> set[str]:
+    """The folders that an independent reader finds in a tar."""
+    found = set()
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:", errorlevel=0) as archive:
+            for member in archive:
+                path = PurePosixPath(member.name)
+                found |= {*path.parts, path.stem}
+    except (tarfile.TarError, EOFError, ValueError, OSError):
+        pass
+    return found | {"images"}
+
+
+def _held(out: Path) -> Contents:
+    held: Contents = set()
+    (folder,) = out.glob("*/*")
+    for split in ("train", "val", "test"):
+        try:
+            source = TfdsSource(str(folder), split)
+        except UserError:
+            continue
+        for index in range(len(source)):
+            picture, label = source[index]
+            held.add((source.class_names[int(label)], _digest(picture)))
+    return held
+
+
+def _written_otherwise(files: Mapping[str, bytes], rng: Rng) -> bytes:
+    """The same files in another order, by another program, with folders and files that are no pictures."""
+    names = [str(name) for name in rng.permutation(sorted(files))]
+    format = pick(rng, (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))
+    before = pick(rng, ("", "./"))
+    ordered = {before + name: files[name] for name in names}
+    if rng.random() < 0.5:
+        ordered[f"{names[0].rpartition('/')[0] or '.'}/.DS_Store"] = b"\0\0\0\1Bud1"
+    return write_tar(ordered, format, mtime=int(rng.integers(2**31)), mode=0o600, uname=pick(rng, ("", "someone")))
+
+
+_NAMES = (
+    *("../outside.png", "/tmp/outside.png", "cat/../../outside.png", "cat/./x.png", "cat//x.png", "x" * 300 + ".png"),
+    *("cat/\udcff.png", "cat/a\nb.png", "", ".", "..", "cat/" * 60 + "x.png", "train/val/x.png", "cat/.hidden.png"),
+)  # fmt: skip
+_TYPES = (
+    *(tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.CONTTYPE),
+    *(tarfile.GNUTYPE_SPARSE, b"Z", b"\0"),
+)  # fmt: skip
+
+
+def _with_member(files: Mapping[str, bytes], rng: Rng) -> bytes:
+    """The files and a member that no archive of pictures should have."""
+    buffer = io.BytesIO(write_tar(files))
+    with tarfile.open(fileobj=buffer, mode="a", format=pick(rng, (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))) as archive:
+        member = tarfile.TarInfo(pick(rng, (*_NAMES, *files)))
+        member.type = pick(rng, (tarfile.REGTYPE, *_TYPES))
+        member.linkname = pick(rng, ("", "../../outside", "/etc/passwd", "cat/0.png"))
+        content = pick(rng, (b"", b"x" * 700, *files.values()))
+        member.size = len(content) if member.isreg() else 0
+        with contextlib.suppress(ValueError, UnicodeError):  # a name that this format cannot hold
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+_FIELDS = ((0, 100), (100, 8), (124, 12), (136, 12), (148, 8), (156, 1), (157, 100), (257, 8), (345, 155))
+
+
+def _header_changed(content: bytes, rng: Rng) -> bytes:
+    """A field of a header changed; its checksum fits, mostly."""
+    archive = bytearray(content)
+    with tarfile.open(fileobj=io.BytesIO(content)) as members:
+        place = pick(rng, [member.offset for member in members])
+    begin, size = pick(rng, _FIELDS)
+    new = pick(
+        rng,
+        (
+            b"\0" * size,
+            b"7" * (size - 1) + b"\0",
+            b"\x80" + b"\0" * (size - 1),
+            b"\xff" * size,
+            b"%011o\0" % int(rng.integers(2**33)),
+            rng.bytes(size),
+            b"cat/../../x",
+            b" 1",
+        ),
+    )[:size]
+    archive[place + begin : place + begin + len(new)] = new
+    if rng.random() < 0.8:
+        block = bytes(archive[place : place + 148]) + b" " * 8 + bytes(archive[place + 156 : place + 512])
+        archive[place + 148 : place + 156] = b"%06o\0 " % sum(block)
+    return bytes(archive)
+
+
+FAMILY = Family("archives", 1500, prepare, case, seconds=60)

@@ -1,0 +1,233 @@
+"""Command lines of every command, through its `main` and by the rules of `run_command`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from focalnet_jax.config import default_config, to_json
+from focalnet_jax.convert.write import write_weights
+from focalnet_jax.data.prepare import preparation
+from fuzz.mutations import Rng, dump_json, mutate_bytes, mutate_json, pick
+from fuzz.runner import Family, WrongAnswerError
+from fuzz.weights import random_weights
+
+_NUMBERS = ("0", "1", "2", "-1", "1.5", "x", "", "1e9", "999999999999", "nan", "١", "0x1")
+_WORDS = (
+    "",
+    "a",
+    "timm",
+    "orbax",
+    "focalnet_tiny_srf",
+    "focalnet_tiny",
+    "use_postln=true",
+    "use_postln=maybe",
+    "=",
+    "\0",
+)
+# By command: its module and what its flags take. PATH is any of the files of a case, NUMBER and WORD what people type.
+_GRAMMAR: dict[str, tuple[str, tuple[str, ...]]] = {
+    "train": ("train", ("--config CONFIG", "--workdir PATH", "--max-restarts NUMBER", "OVERRIDE", "OVERRIDE")),
+    "eval": ("eval", ("--config CONFIG", "--checkpoint PATH", "OVERRIDE", "OVERRIDE")),
+    "predict": (
+        "predict",
+        ("PATH", "--checkpoint PATH", "--topk NUMBER", "--image-size NUMBER", "--json", "--model WORD"),
+    ),
+    "visualize": (
+        "visualize.__main__",
+        (
+            "--checkpoint PATH",
+            "--images PATH",
+            "--frames PATH",
+            "--out NEW",
+            "--size NUMBER",
+            "--stage NUMBER",
+            "--most NUMBER",
+        ),
+    ),
+    "convert": (
+        "convert.__main__",
+        (
+            "PATH",
+            "NEW",
+            "--to WORD",
+            "--model WORD",
+            "--option WORD",
+            "--dtype WORD",
+            "--head WORD",
+            "--num-classes NUMBER",
+        ),
+    ),
+    "export": ("export", ("PATH", "--model WORD", "--image-size NUMBER", "--precision WORD", "--platforms WORD")),
+    "transfer": ("transfer.__main__", ("WORD", "--config CONFIG", "--checkpoint PATH", "--shots WORD", "OVERRIDE")),
+    "sweep": ("sweep", ("--config CONFIG", "--workdir PATH", "OVERRIDE")),
+    "report": ("report", ("PATH", "PATH", "--out NEW", "--overwrite")),
+    "data.prepare": (
+        "data.prepare.__main__",
+        (
+            "KIND",
+            "--source PATH",
+            "--out NEW",
+            "--name WORD",
+            "--classes PATH",
+            "--held-out NUMBER",
+            "--shard-mb NUMBER",
+        ),
+    ),
+    "data.show": ("data.show", ("--config CONFIG", "--out NEW", "--step NUMBER", "--images NUMBER", "OVERRIDE")),
+    "checkpoint": ("checkpoint.__main__", ("ACTION", "PATH", "NUMBER", "NUMBER")),
+    "aot": ("aot.__main__", ("--config CONFIG", "--topology WORD", "--slices NUMBER", "--step WORD", "OVERRIDE")),
+    "demo": ("demo.__main__", ("--checkpoint MISSING", "--port NUMBER", "--topk NUMBER", "--host WORD")),
+    "launch": ("launch", ("--processes WORD", "--devices-per-process NUMBER")),
+}
+# What would compute for long, or for ever, gets one thing more that cannot be right.
+_LONG = dict.fromkeys(("train", "sweep", "eval", "aot", "transfer"), "--config.batch_size=0") | {
+    "data.show": "--config.data.image_size=0"
+}
+_RECIPE = """from focalnet_jax.config import default_config
+
+def get_config(variant):
+    config = default_config()
+    config.total_steps = 1
+    config.model.embed_dim = 8
+    config.model.depths = (1, 1)
+    return config
+"""
+_STRAY = ("--help", "--unknown", "--", "-x", "é", "-", "--config.")
+_KINDS = ("imagefolder", "imagenet1k", "imagenet22k", "tfrecord", "parquet", "")
+_ACTIONS = ("list", "verify", "diff", "prune", "", "--help")
+
+
+@dataclass(frozen=True)
+class Mains:
+    """The function of every command, and the folder of files that command lines name."""
+
+    functions: dict[str, Callable[[list[str]], int | None]]
+    files: Path
+
+
+def prepare(folder: Path) -> Mains:
+    """Returns the commands, with small files of every kind to name."""
+    preparation.run_all = _run_here
+    files = folder / "files"
+    if not files.exists():
+        files.mkdir()
+        write_weights(random_weights(), files / "weights.safetensors", format="timm")
+        for split in ("train", "val"):
+            for label in ("a", "b"):
+                (files / "images" / split / label).mkdir(parents=True)
+                Image.new("RGB", (20, 20)).save(files / "images" / split / label / "0.png")
+        (files / "garbage.pth").write_bytes(b"PK\3\4garbage")
+        (files / "text.txt").write_text("a\nb\n")
+        (files / "empty").mkdir()
+        run = files / "run"
+        (run / "checkpoints" / "7").mkdir(parents=True)
+        (run / "config.json").write_text(to_json(default_config()))
+        rows = [{"step": step, "train/loss": 1 / step, "eval/top1": 10.0 * step} for step in range(1, 9)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (files / "recipe.py").write_text(_RECIPE)
+    modules = {name: importlib.import_module(f"focalnet_jax.{module}") for name, (module, _) in _GRAMMAR.items()}
+    return Mains({name: module.main for name, module in modules.items()}, files)
+
+
+def _run_here(function: Any, arguments: Any, processes: int, report: Any) -> None:
+    for done, given in enumerate(arguments, 1):
+        report(done, function(*given))
+
+
+def case(mains: Mains, rng: Rng, folder: Path) -> None:
+    """Calls one command."""
+    name = pick(rng, mains.functions)
+    run = _changed_run(mains.files / "run", rng, folder / "run")
+    arguments = _arguments(name, mains.files, rng, folder, run)
+    (folder / "command.txt").write_text(f"{name} {arguments!r}".encode(errors="backslashreplace").decode())
+    before = {path.name for path in mains.files.iterdir()}
+    os.chdir(folder)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            mains.functions[name](arguments)
+    except SystemExit as ended:
+        if ended.code not in (0, None) or not {"--help", "-h"} & set(arguments):
+            raise WrongAnswerError(f"it ends itself with {ended.code}") from ended
+    finally:
+        os.chdir("/")
+    if before != {path.name for path in mains.files.iterdir()}:
+        raise WrongAnswerError("it wrote or removed what it was to read")
+
+
+def _arguments(name: str, files: Path, rng: Rng, folder: Path, run: Path) -> list[str]:
+    """A command line by its grammar, with pieces left out, repeated and in another order."""
+    given: list[str] = []
+    pieces = list(_GRAMMAR[name][1])
+    if rng.random() < 0.3:
+        pieces = [str(piece) for piece in rng.permutation(pieces)]
+    for piece in pieces:
+        for _ in range(pick(rng, (0, 1, 1, 1, 1, 1, 1, 2))):
+            *flag, kind = piece.split(" ")
+            given += [*flag, _value(kind, files, rng, folder, run)]
+    if rng.random() < 0.1:
+        given.insert(
+            int(rng.integers(len(given) + 1)), pick(rng, ("--help", "--unknown", "--", "-x", "é", "-", "--config."))
+        )
+    return given + ([_LONG[name]] if name in _LONG else [])
+
+
+def _value(kind: str, files: Path, rng: Rng, folder: Path, run: Path) -> str:
+    match kind:
+        case "PATH":
+            known = [
+                str(files / each) for each in ("weights.safetensors", "images", "garbage.pth", "text.txt", "empty")
+            ]
+            return pick(rng, (*known, str(run), str(run / "checkpoints"), str(folder / "missing"), "", "x" * 300))
+        case "MISSING":
+            return pick(rng, (str(folder / "missing"), str(files / "garbage.pth"), "", str(run)))
+        case "NEW":
+            return str(folder / pick(rng, ("new", "new.png", "new.safetensors", "new.html", "a/b/new", "x" * 300)))
+        case "CONFIG":
+            known = [
+                str(files / "recipe.py"),
+                str(files / "recipe.py") + ":variant",
+                str(files / "text.txt"),
+                "missing.py",
+            ]
+            return pick(rng, (*known, "configs/quickstart.py", "", ":", str(files)))
+        case "OVERRIDE":
+            key = pick(rng, ("data.source", "data.path", "data.eval_split", "batch_size", "model.name", "seed", "nope"))
+            return f"--config.{key}={pick(rng, (*_NUMBERS, *_WORDS, str(files / 'images'), 'folder', 'tfds'))}"
+        case "NUMBER":
+            return pick(rng, _NUMBERS)
+        case "WORD":
+            return pick(rng, (*_WORDS, "float16", "knn", "1,2", "0,0", "v5e:2x2", "cpu", "keep"))
+        case "KIND":
+            return pick(rng, _KINDS)
+        case "ACTION":
+            return pick(rng, _ACTIONS)
+    return kind
+
+
+def _changed_run(run: Path, rng: Rng, path: Path) -> Path:
+    """A run's folder in which metrics, config or a checkpoint's files are changed."""
+    (path / "checkpoints" / "7").mkdir(parents=True)
+    config = json.loads((run / "config.json").read_text())
+    (path / "config.json").write_bytes(dump_json(mutate_json(config, rng) if rng.random() < 0.5 else config, rng))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [dump_json(mutate_json(row, rng) if rng.random() < 0.2 else row, rng) for row in rows]
+    (path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    if rng.random() < 0.5:
+        for name in ("metadata", "_CHECKPOINT_METADATA", "integrity.json", "manifest.ocdbt"):
+            (path / "checkpoints" / "7" / name).write_bytes(
+                pick(rng, (b"", b"{}", b"[]", mutate_bytes(b'{"a": 1}', rng)))
+            )
+    return path
+
+
+FAMILY = Family("commands", 1500, prepare, case, seconds=60)
