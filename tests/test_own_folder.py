@@ -140,3 +140,15 @@ def test_without_data_what_depends_on_them_is_refused():
     config = load_config("configs/own_folder.py", optional=["data.path"])
     with pytest.raises(UserError, match=r"model.num_classes=auto is chosen by the training images"):
         resolve(config, MESH)
+
+
+def test_what_a_run_has_chosen_is_what_is_shown(images, trained, tmp_path, capsys):
+    from focalnet_jax.data.show import main
+
+    given = [RECIPE, f"--config.data.path={images}", f"--out={tmp_path / 'grid.png'}"]
+    assert main([*given, f"--workdir={trained[0]}"]) == 0
+    assert "chosen" not in capsys.readouterr().out
+    assert main([*given, "--config.batch_size=10"]) == 0
+    told = capsys.readouterr().out
+    assert "chosen     model.name=focalnet_tiny_srf" in told
+    assert "10 of 10 images" in told

@@ -19,6 +19,7 @@ from focalnet_jax.aot.program import Program
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.distributed.mesh import check_batch_size, split_by_example
 from focalnet_jax.errors import UserError
+from focalnet_jax.training.resolve import resolve
 from focalnet_jax.training.setup import class_weights, make_task
 from focalnet_jax.training.step import abstract_params, abstract_state, make_eval_step, make_train_step
 
@@ -57,6 +58,7 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
 
     Not to fit is an answer, not an error.
     """
+    config = resolve(config, mesh)
     key = _batch_key(config, step)
     batch, remat = config[key], config.remat
     check_batch_size(key, batch, mesh, config.accumulate_steps if step == "train" else 1)

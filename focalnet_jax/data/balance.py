@@ -6,18 +6,21 @@ import io
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 from grain.experimental import index_shuffle
 
+from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.labels import Relabelled
 from focalnet_jax.data.sources import Source
+from focalnet_jax.errors import UserError
 from focalnet_jax.files import write_whole
 
 _CACHE = "~/.cache/focalnet_jax/labels"
 _THREADS = 16
+_ATTEMPTS = 10  # as the loader's, for a record that cannot be read
 
 
 class Balance:
@@ -99,13 +102,23 @@ def labels_of(source: Source) -> np.ndarray:
         pass
     print(f"labels     of {len(source)} examples are read once, to balance their classes", flush=True)
     with ThreadPoolExecutor(_THREADS) as pool:
-        labels = np.fromiter(pool.map(lambda index: source[index][1], range(len(source))), np.int32, len(source))
+        labels = np.fromiter(pool.map(partial(_label, source), range(len(source))), np.int32, len(source))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, _npy(labels))
     except OSError as error:
         print(f"warning: {path.parent}: {error.strerror}; labels are read again at the next start", file=sys.stderr)
     return labels
+
+
+def _label(source: Source, index: int) -> int:
+    """The label of an example; of a damaged record that of the next one, which is trained on in its place."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return int(source[(index + attempt) % len(source)][1])
+        except UnreadableImageError:
+            continue
+    raise UserError(f"cannot read {source.name(index)}, nor the {_ATTEMPTS - 1} after it: check the data")
 
 
 def _npy(array: np.ndarray) -> bytes:

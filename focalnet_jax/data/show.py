@@ -15,12 +15,15 @@ from ml_collections import FrozenConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from focalnet_jax.command_line import load_config, make_parser, parse_arguments, run_command
+from focalnet_jax.config import with_stored
+from focalnet_jax.convert.files import read_json
 from focalnet_jax.data.class_lists import class_list
 from focalnet_jax.data.mixing import prepare_batch
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.errors import UserError
 from focalnet_jax.training.classes import label_training
 from focalnet_jax.training.resolve import resolve
+from focalnet_jax.training.resume import CONFIG_FILE
 from focalnet_jax.training.setup import make_mixing, make_plan, open_train_data, open_train_source, run_mesh
 from focalnet_jax.training.step import mixing_key
 
@@ -33,6 +36,9 @@ def main(arguments: list[str]) -> int:
     parser = make_parser("data.show", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
     parser.add_argument("--out", required=True, type=Path, metavar="PNG")
+    parser.add_argument(
+        "--workdir", type=Path, metavar="DIR", help="of a run of this recipe: what it has chosen counts"
+    )
     parser.add_argument("--step", type=int, default=0, help="updates done before the batch")
     parser.add_argument("--images", type=int, default=24, metavar="N", help="how many of the batch")
     flags, overrides = parse_arguments(parser, arguments)
@@ -41,6 +47,8 @@ def main(arguments: list[str]) -> int:
     # The batch is the same on any number of devices.
     one_device = ["--config.mesh.data=-1", "--config.mesh.fsdp=1", "--config.mesh.tensor=1"]
     config = load_config(flags.config, [*overrides, *one_device], optional=["init_from"])
+    if flags.workdir is not None:
+        config = with_stored(config, read_json(flags.workdir / CONFIG_FILE))
     config = resolve(config, run_mesh(config), open_train_source(config))
     images, targets, classes = seen_batch(config, flags.step)
     floor = config.augment.label_smoothing / config.model.num_classes

@@ -45,7 +45,8 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
         check_same_workdir(workdir)
         run = set_up(config, workdir)
         if run.finished and from_first(was_evaluated(workdir, run.step)):
-            print(f"finished: {workdir} holds all {run.plan.total} steps already")
+            more = f"to train on, give another --workdir and --config.continue_from={workdir}"
+            print(f"finished: {workdir} holds all {run.plan.total} steps already; {more}")
             return 0
         written = (config.writers, run.config.to_dict())
         writer = MetricsWriter(workdir, run.step, *written) if is_first() else NoWriter()

@@ -206,8 +206,10 @@ def cpus() -> int:
 
 
 def reader_threads(config: FrozenConfigDict) -> int:
-    """`data.threads`, or one for each CPU core of this machine, at most 16."""
-    return min(cpus(), _MOST_THREADS) if config.data.threads is None else config.data.threads
+    """`data.threads`, or one for each CPU core of this machine, at most 16; of `data.workers` each has its share."""
+    if config.data.threads is not None:
+        return config.data.threads
+    return min(max(cpus() // max(config.data.workers, 1), 1), _MOST_THREADS)
 
 
 def eval_batch_size(config: FrozenConfigDict, mesh: Mesh) -> int:

@@ -5,9 +5,11 @@ import pytest
 
 from focalnet_jax.data import balance
 from focalnet_jax.data.balance import Balance, balanced_weights, labels_of
+from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.loader import Host, Reading, shuffled_index, steps_per_epoch, train_batches
 from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import train_transform
+from focalnet_jax.errors import UserError
 from tests.data.flowers import make_data_set
 
 LONG_TAILED = np.repeat(np.arange(5), [600, 250, 100, 40, 10])  # 1000 labels
@@ -124,3 +126,26 @@ def test_labels_that_a_source_does_not_list_are_read_once(tmp_path, monkeypatch)
     assert labels_of(source).tolist() == labels
     monkeypatch.setattr(TfdsSource, "__getitem__", None)
     assert labels_of(source).tolist() == labels
+
+
+def test_a_damaged_record_has_the_label_of_the_one_that_stands_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(balance, "_CACHE", str(tmp_path))
+
+    class Damaged:
+        fingerprint, broken = "0", {1, 2, 4}
+
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            if index in self.broken:
+                raise UnreadableImageError("damaged")
+            return None, np.int32(index)
+
+        def name(self, index):
+            return f"example {index}"
+
+    assert labels_of(Damaged()).tolist() == [0, 3, 3, 3, 0]
+    Damaged.fingerprint, Damaged.broken = "1", set(range(5))
+    with pytest.raises(UserError, match="cannot read example 0"):
+        labels_of(Damaged())

@@ -91,6 +91,8 @@ def test_as_many_threads_read_as_there_are_cores(monkeypatch, cores, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
     config = load_config("configs/imagenet1k.py", ["--config.data.path=none"])
     assert choices.reader_threads(config) == threads
+    among = load_config("configs/imagenet1k.py", ["--config.data.path=none", "--config.data.workers=8"])
+    assert choices.reader_threads(among) == max(min(cores // 8, 16), 1)
     stated = load_config("configs/imagenet1k.py", ["--config.data.path=none", "--config.data.threads=3"])
     assert choices.reader_threads(stated) == 3
 
