@@ -172,11 +172,14 @@ def test_splits_and_checkpoints_must_mean_the_same_by_a_label(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "data")
     data = f"--config.data.path={tmp_path / 'data'}"
     shutil.copytree(tmp_path / "data" / "val" / "china", tmp_path / "data" / "val" / "more")
-    assert_one_line_mistake(run("train.py", *FOLDER, data, "--workdir", tmp_path / "run"), "differ in more")
+    refused = run("train.py", *FOLDER, data, "--workdir", tmp_path / "run")
+    assert_one_line_mistake(refused, "split val has 1 class that split train lacks: more")
     shutil.rmtree(tmp_path / "data" / "val" / "more")
     assert run("train.py", *FOLDER, data, "--workdir", tmp_path / "run").returncode == 0
     shutil.rmtree(tmp_path / "data" / "val" / "china")
-    assert_one_line_mistake(run("eval.py", *FOLDER, data, "--checkpoint", tmp_path / "run"), "differ in china")
+    fewer = run("eval.py", *FOLDER, data, "--checkpoint", tmp_path / "run")
+    assert f"split val: 1 of the 2 classes of {tmp_path / 'run'}, matched by name; without china" in fewer.stdout
+    assert json.loads(fewer.stdout.splitlines()[-1])["examples"] == 5
 
 
 @pytest.mark.parametrize("script", ["train.py", "eval.py"])

@@ -21,6 +21,7 @@ from focalnet_jax.convert.select import Candidate, find_candidates
 from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.class_lists import class_list
+from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.model.precision import get_precision
@@ -192,13 +193,14 @@ def test_a_runs_directory_states_its_own_input_size(finished, tmp_path):
     assert (stated["size"]["shortest_edge"], stated["crop_size"]["width"]) == (16, 16)
 
 
-def test_weights_with_the_same_classes_in_another_order_are_neither_evaluated_nor_trained_on(finished, tmp_path):
+def test_weights_with_the_same_classes_in_another_order_are_evaluated_and_trained_on_by_their_names(finished, tmp_path):
     workdir, _ = finished
     write_weights(read_weights(workdir), tmp_path / "model", format="huggingface")
     file = tmp_path / "model" / "config.json"
     stated = json.loads(file.read_text())
     names = [stated["id2label"][str(index)] for index in range(10)]
     config = load_config("configs/quickstart.py", SMALL[1:])
+    expected = evaluate_checkpoint(config, str(workdir))
 
     def name(names):
         stated["id2label"] = {str(index): name for index, name in enumerate(names)}
@@ -206,16 +208,21 @@ def test_weights_with_the_same_classes_in_another_order_are_neither_evaluated_no
         file.write_text(json.dumps(stated))
 
     name(names[::-1])
-    write_weights(read_weights(tmp_path / "model"), tmp_path / "checkpoint", format="orbax")
-    for path in (tmp_path / "model", tmp_path / "model" / "model.safetensors", tmp_path / "checkpoint"):
-        with pytest.raises(UserError, match=r"the classes of .* differ in their order"):
-            evaluate_checkpoint(config, str(path))
+    weights = read_weights(tmp_path / "model")
+    for leaf in ("kernel", "bias"):
+        weights.params["head"][leaf] = weights.params["head"][leaf][..., ::-1]
+    write_weights(weights, tmp_path / "checkpoint", format="orbax")
+    write_weights(weights, tmp_path / "reversed", format="huggingface")
+    for path in ("reversed", "reversed/model.safetensors", "checkpoint"):
+        result = evaluate_checkpoint(config, str(tmp_path / path))
+        assert (result["top1"], result["top5"]) == (expected["top1"], expected["top5"])
+        assert result["loss"] == pytest.approx(expected["loss"], rel=1e-5)  # summed in another order
     from_there = load_config("configs/quickstart.py", [*SMALL[1:], f"--config.init_from={tmp_path / 'checkpoint'}"])
-    with pytest.raises(UserError, match=r"init_head=drop .* differ in their order"):
-        set_up(from_there, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-    name([f"digit {name}" for name in names])  # other words: nothing to compare
-    assert evaluate_checkpoint(config, str(tmp_path / "model"))["examples"] == 450
+    source = set_up(from_there, tmp_path / "run").train_data.source
+    assert source.class_names == tuple(names[::-1])
+    assert source[0][1] == 9 - DigitsSource("train")[0][1]
+    name([f"digit {name}" for name in names])  # other words: the digits are numbers of outputs
+    assert evaluate_checkpoint(config, str(tmp_path / "model"))["top1"] == expected["top1"]
 
 
 def test_no_run_goes_on_from_converted_weights(finished, tmp_path):
