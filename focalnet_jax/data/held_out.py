@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.data.balance import labels_of
 from focalnet_jax.data.decode import Picture
-from focalnet_jax.data.prepare.containers import split_named
+from focalnet_jax.data.prepare.naming import split_named
 from focalnet_jax.data.sources import Label, Source, fingerprint_of, open_source
 from focalnet_jax.errors import UserError
 
