@@ -194,13 +194,13 @@ def _found(file: Path) -> Path:
 def _read_config(file: Path, variant: str) -> ConfigDict:
     if not file.is_file():
         raise UserError(f"--config: there is no file {file}; expected FILE.py or FILE.py:VARIANT")
-    folder = str(file.resolve().parent)
-    if folder not in sys.path:  # a config may import its neighbours
-        sys.path.insert(0, folder)
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise UserError(f"--config: {file} is not a Python file; expected FILE.py or FILE.py:VARIANT")
     module = importlib.util.module_from_spec(spec)
+    folder, before = str(file.resolve().parent), list(sys.path)
+    if folder not in sys.path:  # a config may import its neighbours
+        sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
         get_config = getattr(module, "get_config", None)
@@ -211,6 +211,8 @@ def _read_config(file: Path, variant: str) -> ConfigDict:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
         line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else "?"
         raise UserError(f"--config: {file}:{line} fails: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path[:] = before
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config: {file} has no function get_config(variant) that returns a config")
     missing = flatten(default_config()).keys() - flatten(config).keys()

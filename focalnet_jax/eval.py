@@ -22,9 +22,11 @@ def main(arguments: list[str]) -> int:
     flags, overrides = parse_arguments(parser, arguments)
     config = load_config(flags.config, overrides, optional=["init_from"])
     # Loads for seconds: after what is answered at once.
+    from focalnet_jax.signals import in_main_thread
     from focalnet_jax.training.standalone import evaluate_checkpoint
 
-    gc.freeze()  # libraries stay: not to look through them for garbage again and again makes tracing a quarter faster
+    if in_main_thread():  # and so, it may be supposed, nobody else's program
+        gc.freeze()  # libraries stay: not to look through them for garbage again and again: a quarter off tracing
     connect(flags)
     evaluate_checkpoint(config, flags.checkpoint, flags.weights)
     return 0

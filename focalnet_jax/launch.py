@@ -20,6 +20,7 @@ from focalnet_jax.children import start
 from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.distributed.startup import COORDINATOR, PROCESS, PROCESSES
 from focalnet_jax.errors import UserError, shell_status
+from focalnet_jax.signals import handled
 
 _GRACE_SECONDS = 30.0  # for the others to end by themselves after one has failed, and again after they are told to
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -40,9 +41,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{' '.join(command[:1]) or 'nothing'} after --: expected a Python program such as train.py")
     address = f"localhost:{_free_port()}"
     processes = [_start(command, address, flags, index) for index in range(flags.processes)]
-    for number in _SIGNALS:
-        signal.signal(number, lambda number, _: _send(processes, number))
-    return _wait(processes)
+    with handled(_SIGNALS, lambda number, _: _send(processes, number)):
+        return _wait(processes)
 
 
 def _free_port() -> int:

@@ -11,6 +11,7 @@ from types import FrameType
 
 from focalnet_jax.children import start
 from focalnet_jax.errors import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER_MISTAKE, shell_status
+from focalnet_jax.signals import handled
 
 _ENDS = (0, EXIT_USER_MISTAKE, EXIT_PREEMPTED)  # done; it would fail again; somebody wants it stopped
 _LONGEST_PAUSE = 60.0
@@ -29,24 +30,23 @@ def run_again(command: Sequence[str], most: int) -> int:
         if process is not None and process.poll() is None:
             process.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
-    for attempt in range(most + 1):
-        process = start(command)
-        if received:  # between two attempts
-            process.send_signal(received[-1])
-        status = shell_status(process.wait())
-        if status in _ENDS or received or attempt == most:
-            return status
-        pause = min(2.0 ** min(attempt, 10), _LONGEST_PAUSE)
-        print(
-            f"ended with {status}: started again in {pause:.0f} s ({attempt + 1} of {most} times)",
-            file=sys.stderr,
-            flush=True,
-        )
-        deadline = time.monotonic() + pause
-        while time.monotonic() < deadline and not received:
-            time.sleep(0.1)
-        if received:
-            return status
+    with handled((signal.SIGTERM, signal.SIGINT), pass_on):
+        for attempt in range(most + 1):
+            process = start(command)
+            if received:  # between two attempts
+                process.send_signal(received[-1])
+            status = shell_status(process.wait())
+            if status in _ENDS or received or attempt == most:
+                return status
+            pause = min(2.0 ** min(attempt, 10), _LONGEST_PAUSE)
+            print(
+                f"ended with {status}: started again in {pause:.0f} s ({attempt + 1} of {most} times)",
+                file=sys.stderr,
+                flush=True,
+            )
+            deadline = time.monotonic() + pause
+            while time.monotonic() < deadline and not received:
+                time.sleep(0.1)
+            if received:
+                return status
     return EXIT_FAILED

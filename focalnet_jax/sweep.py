@@ -161,6 +161,7 @@ def _run(command: list[str]) -> int:
     """The exit status; a signal to this process goes to the run, which saves and stops."""
     from focalnet_jax.children import start
     from focalnet_jax.errors import shell_status
+    from focalnet_jax.signals import handled
 
     process = start(command)
 
@@ -168,12 +169,8 @@ def _run(command: list[str]) -> int:
         if process.poll() is None:
             process.send_signal(number)
 
-    before = [(number, signal.signal(number, pass_on)) for number in (signal.SIGTERM, signal.SIGINT)]
-    try:
+    with handled((signal.SIGTERM, signal.SIGINT), pass_on):
         return shell_status(process.wait())
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,11 @@ def main(arguments: list[str]) -> int:
     if flags.max_restarts:
         return run_again([sys.executable, *sys.orig_argv[1:], "--max-restarts=0"], flags.max_restarts)
     # Loads for seconds: after what is answered at once.
+    from focalnet_jax.signals import in_main_thread
     from focalnet_jax.training.loop import train
 
-    gc.freeze()  # libraries stay: not to look through them for garbage again and again makes tracing a quarter faster
+    if in_main_thread():  # and so, it may be supposed, nobody else's program
+        gc.freeze()  # libraries stay: not to look through them for garbage again and again: a quarter off tracing
     connect(flags)  # a mistake in one process alone is told before the others wait for it
     return train(config, workdir)
 

@@ -11,6 +11,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from focalnet_jax.signals import in_main_thread
+
 HOST = "GCE_METADATA_HOST"  # the variable Google's own libraries read
 _NOTICES = {"maintenance-event": "NONE", "preempted": "FALSE"}  # with what they say when there is none
 _POLL_SECONDS = 5.0
@@ -20,9 +22,10 @@ _POLL_SECONDS = 5.0
 def watched(on_tpu: bool) -> Iterator[None]:
     """Sends this process a SIGTERM when its machine is about to be maintained or preempted.
 
-    Asks the metadata server of the machine; only on TPU machines, or where `GCE_METADATA_HOST` names a server.
+    Asks the metadata server of the machine; only on TPU machines, or where `GCE_METADATA_HOST` names a server. Not
+    outside the main thread, where no handler of ours waits for the signal.
     """
-    if not on_tpu and HOST not in os.environ:
+    if (not on_tpu and HOST not in os.environ) or not in_main_thread():
         yield
         return
     ended = threading.Event()

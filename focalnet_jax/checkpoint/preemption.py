@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from focalnet_jax.errors import EXIT_FAILED, EXIT_PREEMPTED
+from focalnet_jax.signals import in_main_thread
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ECHO_SECONDS = 0.5  # programs that pass a signal on often send it to the process and to its group
@@ -24,6 +25,8 @@ class StopRequest:
     Python runs no handler of its own while it waits for a compiler or a device. So the signal's number is written into
     a pipe, which needs no Python, and a thread reads it.
 
+    Entered in another thread than the main one, it handles no signal and says so: they are the caller's.
+
     Args:
       grace_seconds: what the process is given from the first signal on.
     """
@@ -34,6 +37,10 @@ class StopRequest:
         self._grace = grace_seconds
 
     def __enter__(self) -> StopRequest:
+        self._handles = in_main_thread()
+        if not self._handles:
+            _say("not in the main thread: signals are left to the program that started it, and none stops this run")
+            return self
         self._previous = {number: signal.signal(number, _noted) for number in SIGNALS}
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
@@ -43,6 +50,8 @@ class StopRequest:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if not self._handles:
+            return
         signal.set_wakeup_fd(self._woken)
         for number, handler in self._previous.items():
             signal.signal(number, handler)

@@ -7,6 +7,7 @@ or DeepSpeed, or a checkpoint of this package; its format and model are recognis
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import signal
 from pathlib import Path
@@ -23,6 +24,7 @@ from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.class_lists import NUM_1K
 from focalnet_jax.errors import UserError
+from focalnet_jax.signals import handled
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +42,12 @@ def main(arguments: list[str]) -> int:
 
     if flags.image_size is not None and (flags.image_size < 1 or flags.to != "huggingface"):
         raise UserError(f"--image-size {flags.image_size}: expected a number of pixels, with --to huggingface")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written goes away
+    with handled([signal.SIGTERM], signal.default_int_handler):  # so that what is half written goes away
+        _convert(flags)
+    return 0
+
+
+def _convert(flags: argparse.Namespace) -> None:
     weights = read_weights(flags.source, flags.model, check_options(flags.option), which=flags.weights, head=flags.head)
     sources = _files(flags.source)
     _refuse_inside(flags.source, flags.destination)
@@ -53,7 +60,6 @@ def main(arguments: list[str]) -> int:
     print(f"wrote     {flags.destination}: {flags.to}, {report.tensors} tensors, {report.dtype}; every key was used")
     for path in (*sources, *report.files):
         print(f"sha256    {sha256(path)}  {path}")
-    return 0
 
 
 def _with_head(weights: Weights, head: str, num_classes: int | None) -> Weights:

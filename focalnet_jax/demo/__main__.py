@@ -84,15 +84,23 @@ def _free_port(host: str, port: int) -> int:
 
 
 def _serve(classifier, source: str, topk: int, host: str, port: int) -> None:
-    import gradio
     import numpy as np
 
-    from focalnet_jax.demo.page import STYLE, build
+    from focalnet_jax.demo.page import build
     from focalnet_jax.demo.panels import look
+    from focalnet_jax.signals import handled
 
     look(classifier, np.zeros((8, 8, 3), np.uint8), topk)  # compiles, so that no visitor waits for it
     page = build(classifier, source, topk)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends it as Ctrl-C does
+    with handled([signal.SIGTERM], signal.default_int_handler):  # a kill ends it as Ctrl-C does
+        _wait_for_visitors(page, source, host, port)
+
+
+def _wait_for_visitors(page, source: str, host: str, port: int) -> None:
+    import gradio
+
+    from focalnet_jax.demo.page import STYLE
+
     try:
         _, address, _ = page.launch(
             server_name=host,

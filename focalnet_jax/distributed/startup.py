@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 
 from focalnet_jax.distributed import native_log
 from focalnet_jax.errors import BEFORE_THE_END, EXIT_FAILED, RunFailedError, UserError
+from focalnet_jax.signals import handled
 
 # What `python -m focalnet_jax.launch` sets; the flags of the programs win.
 COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -66,14 +67,14 @@ def connect(flags: argparse.Namespace) -> None:
     timer = threading.Timer(flags.coordinator_timeout, _give_up, (where, flags.coordinator_timeout))
     timer.daemon = True
     timer.start()
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would wait until all are there
     try:
-        jax.distributed.initialize(
-            **told,
-            local_device_ids=_gpus_of_this_process(os.environ),
-            initialization_timeout=flags.coordinator_timeout + 60,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-        )
+        with handled([signal.SIGINT], signal.SIG_DFL):  # Python's own would wait until all are there
+            jax.distributed.initialize(
+                **told,
+                local_device_ids=_gpus_of_this_process(os.environ),
+                initialization_timeout=flags.coordinator_timeout + 60,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            )
     except (RuntimeError, ValueError) as error:
         raise RunFailedError(
             f"cannot connect by {where}: {' '.join(str(error).split())[:200]}; say who is there by --coordinator, "
@@ -81,7 +82,6 @@ def connect(flags: argparse.Namespace) -> None:
         ) from error
     finally:
         timer.cancel()
-        signal.signal(signal.SIGINT, handler)
     if is_first():
         # All that refuse the same thing at the same time say so: the others are gone as soon as this one is.
         BEFORE_THE_END.append(lambda: time.sleep(_LINGER_SECONDS))
