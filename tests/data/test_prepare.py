@@ -78,7 +78,7 @@ def test_sources_that_make_no_sense_are_one_line(pictures, tmp_path):
     refused("--held-out 2.0", "imagefolder", "--source", pictures, "--held-out", "2", *out)
     refused("--name My", "imagefolder", "--source", pictures, "--name", "My Set", *out)
     (tmp_path / "twice.txt").write_text("a\nb\na\n")
-    refused("each once; a", "imagefolder", "--source", pictures, "--classes", tmp_path / "twice.txt", *out)
+    refused("every class once; a", "imagefolder", "--source", pictures, "--classes", tmp_path / "twice.txt", *out)
     refused("found none", "tfrecord", "--source", pictures, *out)
     write_imagenet(pictures, tmp_path / "tars")
     refused("give --val-labels", "imagenet1k", "--source", tmp_path / "tars", *out)

@@ -121,6 +121,27 @@ def test_tars_of_classes_and_of_splits_are_told_apart(files, expected, tmp_path)
         assert prepared(tmp_path / "again", "imagefolder", "--source", tmp_path / "set.tar")[1] == expected
 
 
+def test_links_to_folders_are_followed_once(tmp_path):
+    write_folder(tmp_path / "set", pictures("cat/1.jpg", "dog/2.jpg"))
+    write_folder(tmp_path / "else", pictures("3.jpg", "4.jpg"))
+    (tmp_path / "set" / "emu").symlink_to(tmp_path / "else")
+    (tmp_path / "set" / "dog" / "more").symlink_to(tmp_path / "else")
+    (tmp_path / "set" / "cat" / "all").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "cat" / "self").symlink_to(tmp_path / "set" / "cat")
+    card, found = prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set")
+    assert found == {"train": {"cat": 1, "dog": 3, "emu": 2}}
+    assert card["left_out"] == {"links to folders read already": 2}
+
+
+def test_what_lies_both_packed_and_unpacked_is_refused(tmp_path):
+    write_folder(tmp_path / "set", pictures("cat/1.jpg", "dog/2.jpg") | classes("dog"))
+    refused("dog and dog.tar, the same twice", "imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out")
+    write_folder(tmp_path / "splits", pictures("train/cat/1.jpg") | {"train.tar": in_folders("cat", "dog")})
+    refused("the same twice", "imagefolder", "--source", tmp_path / "splits", "--out", tmp_path / "out")
+    write_folder(tmp_path / "both", {"cat.tar": classes("x")["x.tar"], "cat.tar.gz": pack(pictures("1.jpg"), "w:gz")})
+    refused("the same twice", "imagefolder", "--source", tmp_path / "both", "--out", tmp_path / "out")
+
+
 def shard(*suffixes):
     return pack({f"{key}{suffix}": PICTURE if suffix == ".jpg" else b"0" for key in "ab" for suffix in suffixes})
 

@@ -118,7 +118,7 @@ def _file(path: Path, **said) -> Container:
 
 
 def files(container: Container, skipped: Counter, spool: BinaryIO | None = None) -> Iterator[File]:
-    """Yields the files of a folder or tar in its order; counts hidden ones and links to folders in `skipped`.
+    """Yields the files of a folder or tar in its order; counts hidden ones and repeated links in `skipped`.
 
     Args:
       container: holds images or samples.
@@ -136,12 +136,19 @@ def files(container: Container, skipped: Counter, spool: BinaryIO | None = None)
 
 
 def _folder(container: Container, skipped: Counter) -> Iterator[File]:
-    for parent, folders, names in os.walk(container.path):
+    above = {
+        path for given in (Path(container.path).absolute(), Path(container.path).resolve()) for path in given.parents
+    }
+    seen = {_identity(path) for path in above}
+    for parent, folders, names in os.walk(container.path, followlinks=True):
+        if (identity := _identity(parent)) in seen:
+            skipped["links to folders read already"] += 1
+            folders.clear()
+            continue
+        seen.add(identity)
         if container.direct:
             folders.clear()
-        linked = {name for name in folders if os.path.islink(os.path.join(parent, name))}
-        skipped["links to folders"] += len(linked)
-        folders[:] = sorted(set(folders) - linked)
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
         for name in sorted(names):
             path = os.path.join(parent, name)
             relative = os.path.relpath(path, container.path).replace(os.sep, "/")
@@ -152,6 +159,11 @@ def _folder(container: Container, skipped: Counter) -> Iterator[File]:
                     continue
                 raise UserError(f"cannot read {path}: {error.strerror}; repair or remove it") from error
             yield File(relative, 0, stat.st_size, stat.st_mtime_ns, Path(path).read_bytes)
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _tar_files(container: Container, spool: BinaryIO | None) -> Iterator[File]:

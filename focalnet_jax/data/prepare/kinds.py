@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from focalnet_jax.data.class_files import read_classes
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.folders import containers_at
@@ -81,11 +83,8 @@ def find_sources(
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    try:
-        names = tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    if not names or repeated:
-        raise UserError(f"{path}: expected one class per line, each once; {some(sorted(repeated)) or 'it is empty'}")
+    names = read_classes(path)
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"{path}: expected every class once; {some(repeated)} is there again")
     return names

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
 from focalnet_jax.data.listing import left_behind
+from focalnet_jax.data.sources import are_numbers
 
 SPLITS = ("train", "val", "test")
 # What folders of a split are called, such as imagenet21k_val in 21K-P.
@@ -99,7 +100,7 @@ def is_evaluation_file(file: str) -> bool:
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Returns names sorted; numbers as numbers, so that 10 follows 9."""
     names = list(names)
-    if names and all(name.isascii() and name.isdigit() for name in names):
+    if names and are_numbers(names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
