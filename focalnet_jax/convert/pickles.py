@@ -51,16 +51,20 @@ class Inert:
     state: Any = None
 
 
-def read_pickle(file: IO[bytes]) -> Any:
+def read_pickle(file: IO[bytes], referred: list[tuple[Any, ...]] | None = None) -> Any:
     """The value of the pickle at the file's position, which is left behind its end.
 
     Dictionaries have text as keys: numbers become text, entries under anything else are left out. Sets are lists.
+
+    Args:
+      file: where to read.
+      referred: receives every persistent id, also of what is left out.
 
     Raises:
       AttackError: the pickle would run a program or code.
       Exception: of any other kind, where the bytes are no pickle.
     """
-    machine = _Machine()
+    machine = _Machine([] if referred is None else referred)
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "STOP":
             return machine.stack.pop()
@@ -69,8 +73,9 @@ def read_pickle(file: IO[bytes]) -> Any:
 
 
 class _Machine:
-    def __init__(self) -> None:
+    def __init__(self, referred: list[tuple[Any, ...]]) -> None:
         self.stack: list[Any] = []
+        self._referred = referred
         self._below: list[list[Any]] = []  # the stacks under each mark
         self._memo: dict[int, Any] = {}
 
@@ -221,7 +226,11 @@ class _Machine:
 
     def _binpersid(self, _: Any) -> None:
         identity = self.stack.pop()
-        self.stack.append(Inert(PERSISTENT, identity if isinstance(identity, tuple) else (identity,)))
+        identity = identity if isinstance(identity, tuple) else (identity,)
+        self._referred.append(identity)
+        # torch wrote classes of modules so, with their source code
+        is_class = identity[:1] == ("module",) and len(identity) > 1 and isinstance(identity[1], Name)
+        self.stack.append(identity[1] if is_class else Inert(PERSISTENT, identity))
 
     def _next_buffer(self, _: Any) -> None:
         self.stack.append(Inert("out-of-band buffer"))

@@ -33,6 +33,7 @@ _WRAPPED = (
 _FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
 _TENSOR_TYPES = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter")
 _ARRAYS = tuple(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core"))
+_BUFFERS = tuple(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core"))
 _DAMAGED = (zipfile.BadZipFile, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError)
 
 
@@ -149,6 +150,9 @@ def _as_tensor(value: Any, storages: Any) -> _Tensor | None:
         return _tensor(*value.state, None, storages) if _length(value.state) == 4 else None
     if value.name in _ARRAYS and _length(value.state) == 5:
         return _array(*value.state[1:])
+    if value.name in _BUFFERS and _length(value.args) == 4:
+        content, dtype, shape, order = value.args
+        return _array(shape, dtype, order == "F", content)
     return None
 
 
@@ -196,7 +200,12 @@ def _array(shape: Any, dtype: Any, fortran: Any, content: Any) -> _Tensor | None
     """A pickled NumPy array."""
     code = dtype.args[0] if isinstance(dtype, Inert) and dtype.name == "numpy.dtype" and dtype.args else None
     order = dtype.state[1] if code and _length(dtype.state) > 1 else "<"
-    if not isinstance(code, str) or not isinstance(content, bytes) or not _whole_numbers(shape) or order not in "<|=":
+    if (
+        not isinstance(code, str)
+        or not isinstance(content, bytes | bytearray)
+        or not _whole_numbers(shape)
+        or order not in "<|="
+    ):
         return None
     element = np.dtype(code) if code[:1] in "fiub" and code[1:].isdigit() else None
     if element is None or int(np.prod(shape, dtype=object)) * element.itemsize != len(content):

@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from focalnet_jax.convert.pickles import PERSISTENT, Inert, Name, read_pickle
+from focalnet_jax.convert.pickles import Name, read_pickle
 from focalnet_jax.errors import UserError
 
 _LEGACY = 0x1950A86A20F9469CFC6C  # the first pickle of a file that is no zip
@@ -18,6 +18,8 @@ _STORAGES = {
     **{"Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64"},
     **{"Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool"},
     **{"ComplexFloat": "complex64", "ComplexDouble": "complex128", "Untyped": "uint8"},
+    # of quantized tensors, whose bytes are stepped over
+    **{"QInt8": "int8", "QUInt8": "uint8", "QInt32": "int32", "QUInt4x2": "uint8", "QUInt2x4": "uint8"},
 }
 
 
@@ -87,12 +89,12 @@ class LegacyStorages:
         system = read_pickle(file)
         if isinstance(system, dict) and system.get("little_endian") is False:
             raise UserError(f"{path} was written by a big-endian machine; expected little-endian numbers")
-        self.value = read_pickle(file)
-        keys = read_pickle(file)
-        sizes = _element_sizes(self.value)
-        for key in keys:
+        referred: list[tuple[Any, ...]] = []
+        self.value = read_pickle(file, referred)
+        kinds = {str(identity[2]): storage_dtype(identity[1]) for identity in referred if len(identity) > 2}
+        for key in read_pickle(file):
             count = int.from_bytes(file.read(8), "little")
-            start, size = file.tell(), count * sizes[str(key)]
+            start, size = file.tell(), count * kinds[str(key)].itemsize
             if start + size > len(mapped):
                 raise UserError(f"{path} is damaged or cut off: it ends before its storage {str(key)[:100]}")
             self._places[str(key)] = start, size
@@ -134,24 +136,3 @@ class _Bytes:
     def seek(self, position: int) -> None:
         """Goes to a position."""
         self._position = position
-
-
-def _element_sizes(value: Any) -> dict[str, int]:
-    """Bytes per element of every storage that a value refers to."""
-    sizes: dict[str, int] = {}
-    waiting, seen = [value], set()
-    while waiting:
-        item = waiting.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, Inert) and item.name == PERSISTENT:
-            if len(item.args) >= 5 and (dtype := storage_dtype(item.args[1])):
-                sizes[str(item.args[2])] = dtype.itemsize
-        elif isinstance(item, Inert):
-            waiting += [*item.args, *item.items, *item.entries.values(), item.state]
-        elif isinstance(item, dict):
-            waiting += item.values()
-        elif isinstance(item, list | tuple):
-            waiting += item
-    return sizes
