@@ -8,12 +8,15 @@ import pytest
 import safetensors.numpy
 
 import focalnet_jax
+from focalnet_jax.convert.load import load_into
 from focalnet_jax.convert.mapping import to_theirs
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.errors import UserError
+from focalnet_jax.inference import load_classifier
 from tests.commands import convert
 from tests.convert.golden_files import GOLDEN, OPTIONS
+from tests.convert.test_adapt import on_one_device
 from tests.convert.torch_writer import Call, Global, save, save_legacy
 
 TENSORS = safetensors.numpy.load_file(GOLDEN / "timm_lrf.safetensors")
@@ -231,6 +234,20 @@ def test_directories_of_deepspeed_and_of_a_single_file_are_read(tmp_path):
     for folder, told in {"zero3": "zero_to_fp32", "fsdp": "dcp_to_torch", "tensorflow": "TensorFlow"}.items():
         with pytest.raises(UserError, match=told):
             read(tmp_path / folder)
+
+
+def test_training_evaluation_and_prediction_take_the_choice_of_weights(tmp_path):
+    path = save({"state_dict": under("model."), "state_dict_ema": OTHER}, tmp_path / "last.ckpt")
+    config = read(path).config
+    like = on_one_device(config)
+    for which, tensors in ((None, TENSORS), ("ema", OTHER), ("state_dict.model", TENSORS)):
+        loaded = load_into(str(path), config, like, which=which)
+        np.testing.assert_array_equal(loaded.params["norm"]["bias"], tensors["norm.bias"])
+        assert ("--weights ema takes them" in loaded.source) == (which is None)
+    with pytest.warns(UserWarning, match="left the averaged weights"):
+        load_classifier(path, options=PLAIN)
+    averaged = load_classifier(path, options=PLAIN, which="ema")
+    np.testing.assert_array_equal(averaged.model.norm.bias[...], OTHER["norm.bias"])
 
 
 def test_commands_take_the_choice_of_weights(tmp_path):

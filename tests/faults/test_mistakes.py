@@ -43,6 +43,7 @@ from tests.convert.random_weights import weights_of, with_classes
         ("configs/quickstart.py", "--config.log_every_steps=0", "a positive number"),
         ("configs/quickstart.py", "--config.keep_latest=0", "at least 1"),
         ("configs/quickstart.py", "--config.init_head=drop", "init_from, which is not set"),
+        ("configs/quickstart.py", "--config.init_weights=ema", "init_from, which is not set"),
         ("configs/quickstart.py", "--config.augment.label_smoothing=1.0", "[0, 1)"),
         ("configs/quickstart.py", "--config.optimizer.eps=nan", "a number"),
         ("configs/quickstart.py", "--config.profile_steps=3", "expected (first, last), counted from 1"),
