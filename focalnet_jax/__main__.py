@@ -9,7 +9,7 @@ _EXTRAS = (  # what for, the distributions, and how to get them
     ("TPUs", ("libtpu",), "pip install 'focalnet_jax[tpu]'"),
     ("NVIDIA GPUs", ("jax-cuda12-plugin",), "pip install 'focalnet_jax[cuda]'"),
     ("figures and videos", ("matplotlib", "imageio", "imageio-ffmpeg"), "pip install 'focalnet_jax[viz]'"),
-    ("reading .pth", ("torch",), "pip install 'focalnet_jax[convert]'"),
+    ("writing .pth", ("torch",), "pip install 'focalnet_jax[convert]'"),
     ("a page for people", ("gradio", "matplotlib"), "pip install 'focalnet_jax[demo]'"),
     ("documentation", ("mkdocs-material", "mkdocstrings"), "pip install 'focalnet_jax[docs]'"),
     ("Kubernetes", ("kubernetes",), "pip install 'focalnet_jax[k8s]'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,8 +98,10 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
     if not candidates:
         some = ", ".join(name[:100] for name in list(tensors)[:3])
         raise UserError(f"{source}: these are no FocalNet weights: {len(tensors)} tensors such as {some or 'none'}")
-    chosen, note = _choose(candidates, tensors, source, which)
-    return _take(chosen, [other for other in candidates if other != chosen], tensors, source, head, note)
+    chosen, choice = _choose(candidates, tensors, source, which)
+    others = [other for other in candidates if other != chosen]
+    taken = _take(chosen, others, tensors, source, head, choice)
+    return taken if which is None else dataclasses.replace(taken, decisions=taken.decisions[len(choice) :])
 
 
 def _choose(

@@ -178,7 +178,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any, sto
     if element is None:
         problem = f"is {name}; expected plain data"
     elif max(end, numel) * element.itemsize > storages.size(key) or not _fits(claimed, stored, storages.size(key)):
-        problem = f"is {tuple(shape)} and the file holds less; expected plain data"
+        problem = f"is {tuple(shape)} and the file holds less, or more; expected plain data"
 
     def read() -> np.ndarray:
         steps = [stride * element.itemsize for stride in strides]
@@ -188,8 +188,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any, sto
 
 
 def _fits(count: Any, dtype: np.dtype, size: int) -> bool:
-    """Whether a storage of `size` bytes has the count of numbers that a pickle says."""
-    return type(count) is int and count * dtype.itemsize <= size
+    """Whether a storage of `size` bytes has just the count of numbers that a pickle says."""
+    return type(count) is int and count * dtype.itemsize == size
 
 
 def _whole_numbers(values: Any) -> bool:

@@ -39,7 +39,7 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str, which: str | None =
     mesh = run_mesh(config)
     if is_checkpoint(path):  # of a run: as it was trained
         config = with_stored(config, read_metadata(find_checkpoint(path)).get("config", {}))
-    config = resolve(config, mesh, evaluated=path)
+    config = resolve(config, mesh, evaluated=path, which=which)
     data = open_eval_data(config, mesh)
     check_same_data(data.source)
     check_same({"--checkpoint": f"SHA-256 {_fingerprint(path)}"})
