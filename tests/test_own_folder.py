@@ -64,6 +64,8 @@ def test_the_same_flags_resume_it_and_evaluate_it(images, trained):
     assert result["loss"] == pytest.approx(last["eval/loss"], rel=1e-6)
     named = run("-m", "focalnet_jax.predict", images / "ant" / "0.png", "--checkpoint", workdir)
     assert "ant" in named.stdout
+    drawn = run("-m", "focalnet_jax.report", workdir, "--out", workdir.parent / "report.png")
+    assert drawn.returncode == 0, drawn.stderr
 
 
 def test_a_run_from_weights_takes_their_model_and_picture_size(images, trained, tmp_path, capsys):

@@ -51,15 +51,15 @@ class Start:
     classes: tuple[str, ...] | None
 
 
-def read_start(path: str, which: str | None = None) -> Start:
-    """Reads which model the weights at `path` are of; `which` and errors as for `read_weights`."""
+def read_start(path: str, which: str | None, head: str) -> Start:
+    """Reads which model the weights at `path` are of; arguments and errors as for `read_weights`."""
     if is_checkpoint(path):
         metadata = read_metadata(find_checkpoint(path))
         if metadata.get("model"):
             name, model = model_from_metadata(metadata["model"])
             stated = stated_by(metadata)
             return Start(name, model, stated.image_size or 224, stated.classes)
-    weights = read_weights(path, which=which, head="drop")
+    weights = read_weights(path, which=which, head=head)
     return Start(weights.name, weights.config, weights.stated.image_size or 224, weights.stated.classes)
 
 
@@ -77,14 +77,17 @@ def resolve(
       mesh: of the devices it is for.
       source: the training split; where there is none, what depends on it cannot be chosen.
       evaluated: the checkpoint that is evaluated, whose classes and picture size count then.
-      which: of several models in its file, as for `read_weights`.
+      which: which weights of its file, as for `read_weights`.
 
     Raises:
       UserError: something depends on training images that are not there; weights that cannot be read.
     """
     path = evaluated or config.init_from
     asks = [key for key in ("model.name", "data.image_size", "init_head", "model.num_classes") if is_auto(config, key)]
-    start = read_start(path, which if evaluated else config.init_weights) if path and asks else None
+    start = None
+    if path and asks:
+        which, head = (which, "keep") if evaluated else (config.init_weights, "drop")
+        start = read_start(path, which, head)
     chosen: dict[str, Any] = {}
 
     def choose(key: str, value: Any) -> None:

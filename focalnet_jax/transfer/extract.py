@@ -41,7 +41,7 @@ def extract_features(
         raise UserError("features are extracted by one process, with all devices of its machine")
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config)
-    config = resolve(config, mesh, evaluated=path)
+    config = resolve(config, mesh, evaluated=path, which=which)
     known, asked = (open_eval_data(config, mesh, split) for split in (config.data.train_split, config.data.eval_split))
     splits = known, label_evaluation(config, asked, known.source)
     model = load_model(path, name, dtype=config.precision, weights=which, **(options or {}))
