@@ -315,7 +315,7 @@ def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
     if config.continue_from is not None and config.init_from is not None:
         raise UserError("continue_from and init_from are both set; give one of them")
     for key, default in flatten(default_config()).items():
-        if default is not None and values[key] is None:
+        if default is not None and values[key] is None and key not in AUTO:
             raise UserError(f"{key}=None: expected a value, such as the default {default!r}")
     for key, (fits, expected) in CHECKS.items():
         if values[key] is not None and not fits(values[key]):
