@@ -159,6 +159,19 @@ def check_number(flag: str, value: int | None, least: int, most: int | None = No
         raise UserError(f"{flag} {value}: expected {least} {'or more' if most is None else f'to {most}'}")
 
 
+def parse_size(flag: str, text: str | None, most: int | None = None) -> tuple[int, int] | None:
+    """Returns height and width from `S` or `HEIGHTxWIDTH`, `UserError` for anything else; None for no text."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    sides = [int(part) for part in parts if part.isdecimal() and len(part) < 10]
+    if len(sides) != len(parts) or len(sides) > 2:
+        raise UserError(f"{flag} {text}: expected pixels of a side, or HEIGHTxWIDTH")
+    for side in sides:
+        check_number(flag, side, 1, most)
+    return sides[0], sides[-1]
+
+
 def parse_workdir(text: str) -> Path:
     """A local directory; `UserError` for an empty name or an address."""
     if not text or "://" in text:
@@ -183,6 +196,11 @@ def load_config(path: str, overrides: Sequence[str] = (), *, optional: Sequence[
         config.init_from, config.init_head = None, "keep"
     check_values(config, optional)
     return FrozenConfigDict(config)
+
+
+def named_keys(overrides: Sequence[str]) -> frozenset[str]:
+    """Returns the keys that `--config.KEY=VALUE` arguments name."""
+    return frozenset(key for key, _ in _split(overrides))
 
 
 def _found(file: Path) -> Path:

@@ -95,8 +95,15 @@ def default_config() -> ConfigDict:
     config.data.held_out = 0.0
     # How much more often rare classes are drawn: a class of n images in proportion to n ** (1 - class_balance).
     config.data.class_balance = 0.0
-    config.data.image_size = _number(224)  # pixels; auto: that of init_from's weights, or 224, on CPUs 64
-    config.data.eval_resize = config_dict.placeholder(int)  # shorter side before the crop; None: 256/224 * image_size
+    # Pixels of a side, or (height, width); auto: that of init_from's weights, or 224, on CPUs 64
+    config.data.image_size = FieldReference(224, field_type=object)
+    # How pictures are prepared for an evaluation.
+    # Size before the centre crop, or (height, width); None: image_size, by the mode shorter 256/224 of it
+    config.data.eval_resize = config_dict.placeholder(object)
+    config.data.eval_resize_mode = "shorter"  # shorter side; stretch; longest, padded with the mean colour; none
+    config.data.interpolation = "bicubic"  # also of training crops: bicubic, bilinear, lanczos, box, hamming, nearest
+    config.data.mean = config_dict.placeholder(tuple)  # of red, green and blue in [0, 1]; None: ImageNet's
+    config.data.std = config_dict.placeholder(tuple)
     # Host threads that decode and augment, in every process; None: one for each CPU core, at most 16.
     config.data.threads = config_dict.placeholder(int)
     config.data.workers = 0  # processes that read beside this one; 0: its own threads do
@@ -159,6 +166,9 @@ AUTO = (
 )
 # Keys for which None is a choice of each machine, made anew at every start: no result depends on it.
 BY_MACHINE = ("data.threads", "eval_batch_size", "health.watchdog_seconds")
+# Values of data.eval_resize_mode and data.interpolation, see data/preprocessing.py.
+RESIZE_MODES = ("shorter", "stretch", "longest", "none")
+INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest")
 
 REQUIRED = "(required)"  # a config file's value for a path that only the user can name
 
@@ -222,6 +232,16 @@ def _are_competing(value: Any) -> bool:
     return bool(value) if isinstance(value, str) else type(value) is int and value > 0
 
 
+def _are_pixels(value: Any) -> bool:
+    sides = value if isinstance(value, tuple | list) else (value, value)
+    return len(sides) == 2 and all(type(side) is int and 0 < side <= 2**14 for side in sides)
+
+
+def _are_channels(value: tuple[Any, ...], above: float) -> bool:
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in value)
+    return len(value) == 3 and numbers and all(above < each < math.inf for each in value)
+
+
 def _is_range(value: tuple[Any, ...], lowest: float, highest: float) -> bool:
     return (
         len(value) == 2
@@ -233,7 +253,7 @@ def _is_range(value: tuple[Any, ...], lowest: float, highest: float) -> bool:
 _SHARE = (lambda v: 0 <= v <= 1, "a number in [0, 1]")
 _FRACTION = (lambda v: 0 <= v < 1, "a number in [0, 1)")
 _POSITIVE = (lambda v: 0 < v < math.inf, "a positive number")
-_PIXELS = (lambda v: 0 < v <= 2**14, "1 to 16384 pixels")
+_PIXELS = (_are_pixels, "1 to 16384 pixels, or (height, width)")
 _NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "0 or a positive number")
 _SCALES = (_are_scales, "pairs of a pattern and a factor from 0 on, such as (('^patch_embed/', 0), ('^head/', 10))")
 # By key, what its values are, as a test of them and in words.
@@ -266,6 +286,10 @@ CHECKS = {
         lambda v: v == "balanced" or _are_weights(v),
         "balanced, or a number from 0 on for each class, such as (1, 2.5)",
     ),
+    "data.eval_resize_mode": (lambda v: v in RESIZE_MODES, ", ".join(RESIZE_MODES)),
+    "data.interpolation": (lambda v: v in INTERPOLATIONS, ", ".join(INTERPOLATIONS)),
+    "data.mean": (lambda v: _are_channels(v, -math.inf), "three numbers such as (0.5, 0.5, 0.5)"),
+    "data.std": (lambda v: _are_channels(v, 0), "three positive numbers such as (0.5, 0.5, 0.5)"),
     "data.threads": _NOT_NEGATIVE,
     "data.workers": _NOT_NEGATIVE,
     "data.stall_seconds": _POSITIVE,

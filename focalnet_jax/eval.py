@@ -6,7 +6,7 @@ import signal
 
 def main(arguments: list[str]) -> int:
     """Parses flags, evaluates, prints the result as the last line."""
-    from focalnet_jax.command_line import Parser, add_which_flag, load_config, parse_arguments
+    from focalnet_jax.command_line import Parser, add_which_flag, load_config, named_keys, parse_arguments
     from focalnet_jax.distributed.startup import add_flags, connect
 
     parser = Parser(description=__doc__, allow_abbrev=False)
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     if in_main_thread():  # and so, it may be supposed, nobody else's program
         gc.freeze()  # libraries stay: not to look through them for garbage again and again: a quarter off tracing
     connect(flags)
-    evaluate_checkpoint(config, flags.checkpoint, flags.weights)
+    evaluate_checkpoint(config, flags.checkpoint, flags.weights, named=named_keys(overrides))
     return 0
 
 

@@ -1,7 +1,7 @@
 """Write a model as one StableHLO file that runs without this package, weights and all, for any batch size.
 
 The file is what `jax.export.serialize` makes; `jax.export.deserialize(open(FILE, "rb").read()).call(images)` runs it:
-normalized images [B, S, S, 3] float32 in, logits [B, K] float32 out.
+normalized images [B, H, W, 3] float32 in, logits [B, K] float32 out.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ MOST_BYTES = 2**31 - 2**24  # a program is one message of at most 2 GiB
 
 def main(arguments: list[str]) -> int:
     """Parses flags, exports, compares with the model, says what was written."""
-    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser
+    from focalnet_jax.command_line import add_weights_flags, make_parser, parse_size
     from focalnet_jax.errors import UserError
     from focalnet_jax.files import check_result, write_result
 
@@ -22,11 +22,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("checkpoint", metavar="SRC", help="a workdir, a checkpoint, .pth, .safetensors or Hugging Face")
     parser.add_argument("out", metavar="FILE", help="the file to write, such as focalnet.stablehlo")
     add_weights_flags(parser)
-    parser.add_argument("--image-size", type=int, metavar="S", help="pixels; by default what the weights say, or 224")
+    parser.add_argument("--image-size", metavar="S|HxW", help="pixels; by default what the weights state, or 224")
     parser.add_argument("--precision", default="float32", help="float32 or bfloat16")
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="to run on, separated by commas: %(default)s")
     flags = parser.parse_args(arguments)
-    check_number("--image-size", flags.image_size, 1)
+    size = parse_size("--image-size", flags.image_size)
     platforms = list(dict.fromkeys(flags.platforms.split(",")))
     if set(platforms) - set(PLATFORMS):
         raise UserError(f"--platforms {flags.platforms}: expected some of {', '.join(PLATFORMS)}")
@@ -36,19 +36,26 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.convert.load import model_of
     from focalnet_jax.convert.recognise import check_options
     from focalnet_jax.convert.weights import read_weights
+    from focalnet_jax.data.preprocessing import USUAL
 
     weights = read_weights(flags.checkpoint, flags.model, check_options(flags.option), which=flags.weights)
     model = model_of(weights, flags.precision)
-    size = weights.stated.image_size or 224 if flags.image_size is None else flags.image_size
-    written = export(model, size, platforms)
+    stated = weights.stated.follow()
+    how = stated or USUAL
+    how = how if size is None else how.at(size)
+    written = export(model, how.size, platforms)
     write_result(out, written)
-    images, logits = f"[B, {size}, {size}, 3]", f"[B, {model.config.num_classes}]"
+    images, logits = f"[B, {how.size[0]}, {how.size[1]}, 3]", f"[B, {model.config.num_classes}]"
     print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {images} to {logits}, for {', '.join(platforms)}")
+    source = "the weights state" if stated else "the weights state none; usual is"
+    print(f"preprocessing, which the file does not hold ({source}): {how.describe()}")
     return 0
 
 
-def export(model, image_size: int = 224, platforms=PLATFORMS) -> bytes:
-    """A model's call on normalized images `[B, S, S, 3]` float32 as serialized StableHLO, its weights in it.
+def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) -> bytes:
+    """Returns a model's call on normalized images as serialized StableHLO, its weights in it.
+
+    Images are `[B, H, W, 3]` float32, square if `image_size` is one number.
 
     Raises:
       UserError: images of this size are too small for it, or its weights too large for one file.
@@ -58,6 +65,7 @@ def export(model, image_size: int = 224, platforms=PLATFORMS) -> bytes:
     from flax import nnx
     from jax import export as jax_export
 
+    from focalnet_jax.data.preprocessing import sides
     from focalnet_jax.errors import UserError
     from focalnet_jax.model import FocalNet
     from focalnet_jax.model.precision import get_precision
@@ -69,7 +77,8 @@ def export(model, image_size: int = 224, platforms=PLATFORMS) -> bytes:
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if size > MOST_BYTES:
         raise UserError(f"the weights are {size / 1e9:.1f} GB; a StableHLO file holds {MOST_BYTES / 1e9:.1f} at most")
-    shape = jax_export.symbolic_shape(f"b, {image_size}, {image_size}, 3")
+    height, width = sides(image_size)
+    shape = jax_export.symbolic_shape(f"b, {height}, {width}, 3")
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     call = jax.jit(lambda images: nnx.merge(graph, params)(images))
     return jax_export.export(call, platforms=platforms)(images).serialize()

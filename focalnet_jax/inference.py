@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import jax
@@ -20,6 +20,7 @@ from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
 from focalnet_jax.data.listing import list_pictures
 from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.preprocessing import USUAL, Normalization, Preprocessing, sides
 from focalnet_jax.data.transforms import EvalTransform, eval_transform
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet
@@ -35,19 +36,23 @@ class Classifier:
     Attributes:
       model: with or without a classifier.
       labels: a name of each output.
-      image_size: pixels of the pictures it was trained or evaluated with.
-      resized: of the shorter side before the crop.
+      preprocessing: how pictures become the model's input.
+      assumed: whether the preprocessing is ImageNet's usual one because the weights do not state any.
     """
 
     model: FocalNet
     labels: tuple[str, ...]
-    image_size: int
-    resized: int | None
+    preprocessing: Preprocessing = USUAL
+    assumed: bool = False
 
     @cached_property
     def transform(self) -> EvalTransform:
-        """`[H, W, 3]` uint8 to `[S, S, 3]` uint8, as an evaluation does."""
-        return eval_transform(self.image_size, self.resized)
+        """`[H, W, 3]` uint8 to `[h, w, 3]` uint8, as an evaluation does."""
+        return eval_transform(self.preprocessing)
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Returns the model's input `[B, h, w, 3]` float32 of pictures uint8 that are resized and cropped."""
+        return normalize(images, self.preprocessing.normalization)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -57,7 +62,7 @@ class Classifier:
     def logits(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """`[B, K]` float32 of pictures `[H, W, 3]` uint8 of any sizes."""
         images = np.stack([self.transform(picture) for picture in pictures])
-        return np.asarray(_logits(self.model, images))
+        return np.asarray(_logits(self.model, images, self.preprocessing.normalization))
 
     def predict(self, pictures: Sequence[np.ndarray], topk: int = 5) -> list[list[tuple[str, float]]]:
         """Of each picture `[H, W, 3]` uint8 the most probable labels and their probabilities, the largest first."""
@@ -73,16 +78,16 @@ class Classifier:
         return classes, np.take_along_axis(probabilities, classes, axis=-1)
 
 
-@compiled
-def _logits(model: FocalNet, images: jax.Array) -> jax.Array:
-    return model(normalize(images))
+@partial(compiled, static_argnums=(2,))
+def _logits(model: FocalNet, images: jax.Array, normalization: Normalization) -> jax.Array:
+    return model(normalize(images, normalization))
 
 
 def load_classifier(
     path: str | Path,
     name: str | None = None,
     *,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     dtype: str = "float32",
     options: Mapping[str, bool] | None = None,
     which: str | None = None,
@@ -92,13 +97,13 @@ def load_classifier(
     Args:
       path: as for `load_model`.
       name: the variant it is; recognised by default.
-      image_size: another picture size than the weights say; 224 where they say none.
+      image_size: another picture size, or height and width, than the weights state; 224 where they state none.
       dtype: precision policy.
       options: `use_postln` and `normalize_modulator`, where nothing in or beside the weights tells.
       which: which weights of a file with several, as for `read_weights`.
 
     Raises:
-      UserError: nothing readable there, or it is not what `name` says.
+      UserError: nothing readable there, it is not what `name` says, or it states preprocessing that cannot be followed.
 
     Warns:
       UserWarning: one of several models in the file was taken.
@@ -107,12 +112,11 @@ def load_classifier(
     for decision in weights.decisions:
         warnings.warn(f"{path}: {decision}", stacklevel=2)
     stated = weights.stated
-    resized = None
-    if image_size is None and stated.preprocessor is not None:
-        resized = stated.preprocessor.get("size", {}).get("shortest_edge")
-    names = labels(weights.config.num_classes, stated.classes)
-    size = stated.image_size or 224 if image_size is None else image_size
-    return Classifier(model_of(weights, dtype), tuple(names), size, resized)
+    how = stated.follow()
+    names = labels(weights.config.num_classes, stated.words or stated.classes)
+    assumed, how = how is None, USUAL if how is None else how
+    how = how if image_size is None else how.at(sides(image_size))
+    return Classifier(model_of(weights, dtype), tuple(names), how, assumed)
 
 
 def find_pictures(paths: Sequence[str | Path], others: Sequence[str] = ()) -> list[Path]:

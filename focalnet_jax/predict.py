@@ -6,13 +6,14 @@ and their probabilities; with --json, one JSON object a picture.
 
 import json
 import signal
+import sys
 
 _TOGETHER = 16  # pictures a call
 
 
 def main(arguments: list[str]) -> int:
     """Parses flags, prints a prediction for each picture."""
-    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser, printable
+    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser, parse_size, printable
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
 
@@ -25,23 +26,26 @@ def main(arguments: list[str]) -> int:
         help="a workdir, a step, .pth, .safetensors or Hugging Face",
     )
     add_weights_flags(parser)
-    parser.add_argument("--image-size", type=int, metavar="S", help="by default what the weights say, or 224")
+    parser.add_argument("--image-size", metavar="S|HxW", help="by default what the weights state, or 224")
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes to name: %(default)s")
     parser.add_argument("--json", action="store_true", help="one JSON object a picture")
     flags = parser.parse_args(arguments)
     check_number("--topk", flags.topk, 1)
-    check_number("--image-size", flags.image_size, 1, LARGEST_SIDE)
+    size = parse_size("--image-size", flags.image_size, LARGEST_SIDE)
 
     from focalnet_jax.convert.recognise import check_options
     from focalnet_jax.inference import find_pictures, load_classifier, read_picture
 
     paths = find_pictures(flags.pictures)
     told = check_options(flags.option)
-    classifier = load_classifier(
-        flags.checkpoint, flags.model, image_size=flags.image_size, options=told, which=flags.weights
-    )
+    classifier = load_classifier(flags.checkpoint, flags.model, image_size=size, options=told, which=flags.weights)
     if not classifier.labels:
         raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
+    if classifier.assumed:
+        how = classifier.preprocessing.describe()
+        print(
+            f"note: {flags.checkpoint} states no preprocessing; pictures are prepared as usual: {how}", file=sys.stderr
+        )
     broken = []
     for first in range(0, len(paths), _TOGETHER):
         pictures = {}

@@ -4,4 +4,4 @@ import numpy as np
 
 from focalnet_jax.data.pixels import resize
 
-resize(np.zeros((2, 2, 3), np.uint8), (0, 0, 2, 2), (2, 2), (0, 0, 2))
+resize(np.zeros((2, 2, 3), np.uint8), (0, 0, 2, 2), (2, 2), (0, 0, 2, 2))

@@ -16,6 +16,7 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.aot import MOST_A_DEVICE, bundles
 from focalnet_jax.aot.program import Program
+from focalnet_jax.data.preprocessing import sides
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.distributed.mesh import check_batch_size, split_by_example
 from focalnet_jax.errors import UserError
@@ -146,12 +147,12 @@ def _with(config: FrozenConfigDict, **changed: Any) -> FrozenConfigDict:
 
 def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lowered:
     """The `train` or `eval` step a run of `config` has, to be compiled for the devices of `mesh`."""
-    size, place = config.data.image_size, split_by_example(mesh)
+    (height, width), place = sides(config.data.image_size), split_by_example(mesh)
 
     def batch_of(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config[_batch_key(config, step)], *shape), dtype, sharding=place)
 
-    batch = {"image": batch_of(jnp.uint8, size, size, 3), "label": batch_of(jnp.int32)}
+    batch = {"image": batch_of(jnp.uint8, height, width, 3), "label": batch_of(jnp.int32)}
     weights = class_weights(config, None)
     task, init_params = make_task(config, mesh, warmup_steps=_WARM_UP, total_steps=_STEPS, class_weights=weights)
     platform = "cuda" if mesh.devices.flat[0].platform == "gpu" else mesh.devices.flat[0].platform
@@ -160,7 +161,8 @@ def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lo
         # Which outputs compete, where the data or a file says so, changes no shape.
         every = np.ones(config.model.num_classes, bool)
         competing = config.eval_classes if isinstance(config.eval_classes, int | None) else every
-        traced = make_eval_step(task.graph, mesh, competing).trace(abstract_params(init_params, mesh), batch)
+        eval_step = make_eval_step(task.graph, mesh, competing, task.mixing.normalization)
+        traced = eval_step.trace(abstract_params(init_params, mesh), batch)
     else:
         traced = make_train_step(task).trace(abstract_state(task, init_params), batch)
     return traced.lower(lowering_platforms=(platform,))

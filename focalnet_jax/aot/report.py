@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.aot.compilation import Attempt
+from focalnet_jax.data.preprocessing import in_words
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.model import summarize
 from focalnet_jax.training.setup import model_config
@@ -61,7 +62,7 @@ def table(result: dict[str, Any]) -> str:
     axes = " ".join(f"{axis}={length}" for axis, length in result["mesh"].items())
     rows = {
         "topology": f"{result['topology']}, {result['devices']} x {result['chip']}, mesh {axes}",
-        "model": f"{result['model']}, {result['image_size']} px, {result['num_classes']} outputs, "
+        "model": f"{result['model']}, {in_words(result['image_size'])} px, {result['num_classes']} outputs, "
         f"{result['precision']}, remat {result['remat']}",
         "step": f"{result['step']}, batch {result['global_batch']}, {result['batch_per_device']} a device",
         "memory": f"{'fits' if result['fits'] else 'does not fit'}: "

@@ -13,7 +13,7 @@ import signal
 from pathlib import Path
 
 from focalnet_jax.checkpoint.steps import FOLDER, find_checkpoint
-from focalnet_jax.command_line import add_weights_flags, make_parser, run_command
+from focalnet_jax.command_line import add_weights_flags, make_parser, parse_size, run_command
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
 from focalnet_jax.convert.files import is_checkpoint, sha256, weight_files
 from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR
@@ -37,22 +37,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dtype", choices=DTYPES, help="what to write; by default what SRC holds")
     parser.add_argument("--head", choices=HEAD_POLICIES, default="keep", help="the classifier; remap is 22K to 1K")
     parser.add_argument("--num-classes", type=int, metavar="K", help="classes of the model written, with --head")
-    parser.add_argument("--image-size", type=int, metavar="PX", help="what a huggingface config states")
+    parser.add_argument("--image-size", metavar="S|HxW", help="what a huggingface config states")
     flags = parser.parse_args(arguments)
 
-    if flags.image_size is not None and (flags.image_size < 1 or flags.to != "huggingface"):
-        raise UserError(f"--image-size {flags.image_size}: expected a number of pixels, with --to huggingface")
+    size = parse_size("--image-size", flags.image_size)
+    if size is not None and flags.to != "huggingface":
+        raise UserError(f"--image-size {flags.image_size}: only with --to huggingface, whose config states it")
     with handled([signal.SIGTERM], signal.default_int_handler):  # so that what is half written goes away
-        _convert(flags)
+        _convert(flags, size)
     return 0
 
 
-def _convert(flags: argparse.Namespace) -> None:
+def _convert(flags: argparse.Namespace, size: tuple[int, int] | None) -> None:
     weights = read_weights(flags.source, flags.model, check_options(flags.option), which=flags.weights, head=flags.head)
     sources = _files(flags.source)
     _refuse_inside(flags.source, flags.destination)
     weights = _with_head(weights, flags.head, flags.num_classes)
-    report = write_weights(weights, flags.destination, format=flags.to, dtype=flags.dtype, image_size=flags.image_size)
+    report = write_weights(weights, flags.destination, format=flags.to, dtype=flags.dtype, image_size=size)
     print(f"read      {flags.source}: {weights.format}, {weights.name or 'no released variant'}, {weights.dtype}")
     print(f"model     {weights.count:,} parameters, {weights.config.num_classes} classes")
     for note in (*weights.notes, *report.notes):

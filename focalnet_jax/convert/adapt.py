@@ -74,7 +74,8 @@ def adapt(
     params = with_leaves(target, leaves)
     # Of a remapped classifier the number of classes says what they are called.
     classes = {"keep": weights.stated.classes, "drop": (), "remap": None}[head]
-    stated = dataclasses.replace(weights.stated, classes=classes)
+    words = weights.stated.words if head == "keep" else None
+    stated = dataclasses.replace(weights.stated, classes=classes, words=words)
     return dataclasses.replace(weights, params=params, config=config, notes=tuple(notes), stated=stated)
 
 

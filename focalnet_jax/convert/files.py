@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.convert.torch_files import import_torch, read_torch_file, to_torch
 from focalnet_jax.errors import UserError
 
+METADATA = "focalnet_jax"  # where in a .safetensors file this package keeps preprocessing and class names
 PICKLES = (".pth", ".pt", ".bin", ".tar")  # what is written as a torch file; reading looks at the content
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -111,6 +112,17 @@ def _read_safetensors(path: Path) -> Tensors:
     return Tensors(shapes, dtypes, file.get_tensor)
 
 
+def read_metadata_of(path: Path) -> dict[str, str]:
+    """Returns the texts that the one safetensors file at `path` holds beside its tensors; empty for anything else."""
+    import safetensors
+
+    files = weight_files(path)
+    if len(files) != 1 or kind_of(files[0]) != SAFETENSORS:
+        return {}
+    with safetensors.safe_open(files[0], framework="numpy") as file:
+        return file.metadata() or {}
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; `UserError` for anything else."""
     try:
@@ -122,15 +134,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_tensors(path: Path, tensors: dict[str, np.ndarray], *, nested: bool) -> None:
-    """Writes `.safetensors`, or a torch pickle with the tensors under "model" if `nested`."""
+def write_tensors(
+    path: Path, tensors: dict[str, np.ndarray], *, nested: bool, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes `.safetensors`, with texts as metadata, or a torch pickle with the tensors under "model" if `nested`."""
     import safetensors.numpy
 
     try:
         if path.suffix == ".safetensors":
             path.touch()
             mode = path.stat().st_mode
-            safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+            safetensors.numpy.save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
             path.chmod(mode)  # the library leaves a file for its owner alone
             return
         torch = import_torch(path)

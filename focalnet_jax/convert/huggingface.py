@@ -4,46 +4,93 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from focalnet_jax.convert.files import read_json
+from focalnet_jax.convert.preprocessors import from_transformers, to_transformers
 from focalnet_jax.data.class_lists import labels
-from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from focalnet_jax.data.preprocessing import USUAL, Preprocessing, from_dict, is_side, sides
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
 
-BICUBIC = 3  # Pillow's number for it, which Hugging Face uses
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
 class Stated:
-    """What a directory, or a run, says about pictures and classes beside its weights; `None` where it does not."""
+    """What files beside weights, or a run, say about pictures and classes; `None` where they do not."""
 
     classes: tuple[str, ...] | None = None  # their names in order; () for a fresh classifier
     exact: bool = False  # whether these are the names of the data trained on, not words for people
-    image_size: int | None = None  # pixels
-    preprocessor: Mapping[str, Any] | None = None  # a preprocessor_config.json
+    words: tuple[str, ...] | None = None  # what people call the classes, where that is stated beside their names
+    preprocessing: Preprocessing | None = None
+    refused: str = ""  # why the preprocessing that is stated cannot be followed
+    preprocessor: Mapping[str, Any] | None = None  # the preprocessor_config.json that states it
+    image_size: tuple[int, int] | None = None  # of a config.json; pictures have the size of the preprocessing
+
+    def follow(self) -> Preprocessing | None:
+        """Returns the preprocessing, None where none is stated; raises `UserError` for one that cannot be followed."""
+        if self.refused:
+            raise UserError(self.refused)
+        return self.preprocessing
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the same as JSON holds it, see `stated_from`."""
+        return asdict(self)
 
 
-def write_metadata(folder: Path, config: FocalNetConfig, stated: Stated, image_size: int | None = None) -> None:
-    """`config.json` and `preprocessor_config.json` that `FocalNetForImageClassification.from_pretrained` reads.
+def stated_from(values: Mapping[str, Any], place: str) -> Stated:
+    """Returns what `Stated.to_dict` wrote, also before preprocessing had a form of its own."""
+    names = {key: tuple(values[key]) for key in ("classes", "words") if values.get(key) is not None}
+    size, raw, own = values.get("image_size"), values.get("preprocessor"), values.get("preprocessing")
+    size = None if size is None else sides(size)
+    stated = Stated(**names, exact=bool(values.get("exact")), image_size=size)
+    if raw is not None:
+        return _with_preprocessor(stated, raw, place)
+    if own is not None:
+        return replace(stated, preprocessing=from_dict(own))
+    return stated if size is None else replace(stated, preprocessing=USUAL.at(size))
+
+
+def _with_preprocessor(stated: Stated, raw: Mapping[str, Any], place: str) -> Stated:
+    try:
+        return replace(stated, preprocessor=raw, preprocessing=from_transformers(raw, place))
+    except UserError as error:  # raised where pictures are prepared: the weights are good without
+        return replace(stated, preprocessor=raw, refused=str(error))
+
+
+def write_metadata(
+    folder: Path, config: FocalNetConfig, stated: Stated, image_size: int | tuple[int, int] | None = None
+) -> tuple[str, ...]:
+    """Writes `config.json` and `preprocessor_config.json` for `FocalNetForImageClassification.from_pretrained`.
 
     Args:
       folder: where to.
       config: the model's.
-      stated: what goes on from the source: class names, input size, preprocessing.
-      image_size: another input size, with the recipes' preprocessing.
+      stated: what goes on from the source: class names, preprocessing.
+      image_size: another input size, at which the same share of a picture is cropped.
+
+    Returns:
+      What a reader should know, one line each.
     """
-    size = image_size or stated.image_size or 224
-    preprocessing = preprocessor(size) if image_size or stated.preprocessor is None else stated.preprocessor
+    how, raw = stated.preprocessing or USUAL, stated.preprocessor
+    if image_size is not None:
+        how, raw = (stated.follow() or how).at(sides(image_size)), None
+    raw = to_transformers(how) if raw is None else raw
+    size = stated.image_size if image_size is None and stated.image_size else how.size
+    size = size[0] if size[0] == size[1] else list(size)
     (folder / CONFIG).write_text(json.dumps(model_config(config, size, stated.classes), indent=2) + "\n")
-    (folder / PREPROCESSOR).write_text(json.dumps(dict(preprocessing), indent=2) + "\n")
+    if raw is None:
+        return (f"no {PREPROCESSOR}: transformers has no processor that does {how.describe()}",)
+    (folder / PREPROCESSOR).write_text(json.dumps(dict(raw), indent=2) + "\n")
+    return ()
 
 
-def model_config(config: FocalNetConfig, image_size: int, classes: Sequence[str] | None = None) -> dict[str, Any]:
+def model_config(
+    config: FocalNetConfig, image_size: int | list[int], classes: Sequence[str] | None = None
+) -> dict[str, Any]:
     """The config of transformers' FocalNet; `classes` are their names where known.
 
     Raises:
@@ -137,18 +184,23 @@ def _config_of_a_focalnet(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def stated_beside(folder: Path, num_classes: int) -> Stated:
-    """What a directory says about pictures and its `num_classes` classes.
+    """Returns what a directory's files of transformers say about pictures and its `num_classes` classes.
 
     Raises:
       UserError: class names or input size make no sense or are not those of the classifier.
     """
     path, config = _config_of_a_focalnet(folder)
-    beside = folder / PREPROCESSOR
-    return Stated(
-        classes=_classes(path, config.get("id2label"), num_classes) if num_classes else None,
-        image_size=_size(path, config.get("image_size")),
-        preprocessor=read_json(beside) if config and beside.is_file() else None,
-    )
+    classes = _classes(path, config.get("id2label"), num_classes) if num_classes else None
+    size = _size(path, config.get("image_size"))
+    stated = Stated(classes, preprocessing=None if size is None else USUAL.at(size), image_size=size)
+    if not config and path.is_file():  # what is in this directory belongs to something else
+        return stated
+    for name in (PREPROCESSOR, "processor_config.json"):
+        if (folder / name).is_file():
+            raw = read_json(folder / name)
+            if name == PREPROCESSOR or isinstance(raw.get("image_processor"), dict):
+                return _with_preprocessor(stated, raw, str(folder / name))
+    return stated
 
 
 def _classes(path: Path, labels: Any, count: int) -> tuple[str, ...] | None:
@@ -162,28 +214,10 @@ def _classes(path: Path, labels: Any, count: int) -> tuple[str, ...] | None:
     return None if names == tuple(f"LABEL_{index}" for index in range(count)) else names
 
 
-def _size(path: Path, size: Any) -> int | None:
-    sides = size if isinstance(size, list) else [size, size]
+def _size(path: Path, size: Any) -> tuple[int, int] | None:
+    both = size if isinstance(size, list) else [size, size]
     if size is None:
         return None
-    if len(sides) != 2 or sides[0] != sides[1] or type(sides[0]) is not int or sides[0] < 1:
-        raise UserError(f"{path}: image_size is {size!r}; expected a number of pixels")
-    return sides[0]
-
-
-def preprocessor(image_size: int, resized: int | None = None) -> dict[str, Any]:
-    """The recipes' evaluation: shorter side to `resized` (256/224 of the size), centre crop, ImageNet's colours."""
-    return {
-        "image_processor_type": "BitImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": resized or int(256 / 224 * image_size)},
-        "resample": BICUBIC,
-        "do_center_crop": True,
-        "crop_size": {"height": image_size, "width": image_size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(IMAGENET_MEAN),
-        "image_std": list(IMAGENET_STD),
-        "do_convert_rgb": True,
-    }
+    if len(both) != 2 or not all(map(is_side, both)):
+        raise UserError(f"{path}: image_size is {size!r}; expected pixels as a number, or height and width")
+    return tuple(both)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,12 +13,14 @@ from typing import Any
 
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.checkpoint.weights import read_params, weights_item
-from focalnet_jax.convert.files import is_checkpoint, read_tensors
-from focalnet_jax.convert.huggingface import Stated, preprocessor, stated_beside, told_by_config
+from focalnet_jax.convert.files import METADATA, is_checkpoint, read_json, read_metadata_of, read_tensors
+from focalnet_jax.convert.huggingface import CONFIG, Stated, stated_beside, stated_from, told_by_config
 from focalnet_jax.convert.mapping import abstract_params, to_ours
 from focalnet_jax.convert.recognise import recognise, released_name
 from focalnet_jax.convert.select import select
 from focalnet_jax.convert.tensors import READ_DTYPES
+from focalnet_jax.convert.timm import is_timms, stated_by_timm
+from focalnet_jax.data.preprocessing import from_config
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNetConfig, variant_config
 from focalnet_jax.model.variants import model_from_metadata
@@ -86,8 +89,26 @@ def read_weights(
         notes.append(f"{key}={getattr(found.config, key)} by {found.sources[key]}")
     trained_with = {key: told[key] for key in ("drop_path_rate", "drop_rate", "layerscale_value") if key in told}
     config = dataclasses.replace(found.config, **trained_with)
-    stated = stated_beside(folder, config.num_classes) if format == "huggingface" else Stated()
+    stated = _stated(path, folder, format, config.num_classes)
     return Weights(params, config, found.name, format, dtype, tuple(notes), stated, selected.decisions)
+
+
+def _stated(path: Path, folder: Path, format: str, num_classes: int) -> Stated:
+    """What files beside weights say about pictures and classes, or else the metadata of the file itself."""
+    if format == "huggingface" or not (folder / CONFIG).is_file():
+        stated = stated_beside(folder, num_classes)
+    else:
+        config = read_json(folder / CONFIG) if format == "timm" else {}
+        if not is_timms(config) or config.get("num_classes", num_classes) != num_classes:
+            config = {}  # of something else, such as the run whose folder this is
+        stated = stated_by_timm(config, num_classes, str(folder / CONFIG)) if config else Stated()
+    held = read_metadata_of(path)
+    if stated != Stated() or METADATA not in held:
+        return stated
+    try:
+        return stated_from(json.loads(held[METADATA]), str(path))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: its metadata {METADATA} is damaged: {error}") from error
 
 
 def _dtypes(dtypes: Mapping[str, str]) -> str:
@@ -136,12 +157,7 @@ def _reading(step: Path) -> Iterator[None]:
 def stated_by(metadata: Mapping[str, Any]) -> Stated:
     """What a checkpoint says of pictures and classes: a run's by its config, another's by what it was made from."""
     if "stated" in metadata:
-        stated = dict(metadata["stated"])
-        classes = stated.pop("classes")
-        return Stated(**stated, classes=None if classes is None else tuple(classes))
+        return stated_from(metadata["stated"], "the checkpoint's preprocessor")
     data = metadata.get("config", {}).get("data", {})
-    size = data.get("image_size")
     classes = tuple(metadata["classes"]) if "classes" in metadata else None
-    return Stated(
-        classes, exact=True, image_size=size, preprocessor=size and preprocessor(size, data.get("eval_resize"))
-    )
+    return Stated(classes, exact=True, preprocessing=from_config(data) if "image_size" in data else None)

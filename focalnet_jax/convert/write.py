@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from focalnet_jax.checkpoint.weights import save_params
-from focalnet_jax.convert.files import PICKLES, write_tensors, written_whole
-from focalnet_jax.convert.huggingface import write_metadata
+from focalnet_jax.convert.files import METADATA, PICKLES, write_tensors, written_whole
+from focalnet_jax.convert.huggingface import Stated, write_metadata
 from focalnet_jax.convert.mapping import to_theirs
 from focalnet_jax.convert.tensors import DTYPES
 from focalnet_jax.convert.torch_files import import_torch
@@ -30,7 +31,12 @@ class Report:
 
 
 def write_weights(
-    weights: Weights, destination: Path, *, format: str, dtype: str | None = None, image_size: int | None = None
+    weights: Weights,
+    destination: Path,
+    *,
+    format: str,
+    dtype: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> Report:
     """Writes `weights` to `destination`, which must not exist and appears only when it is complete.
 
@@ -56,21 +62,23 @@ def write_weights(
     if destination.suffix in PICKLES:
         import_torch(destination)  # before an hour of work
     _check_expressible(weights, format)
+    notes = (*_dtype_notes(weights.dtype, dtype), *_finite_notes(weights), *_notes(weights, format))
     with written_whole(destination) as partial:
         file = partial
         if as_directory:
             partial.mkdir()
-            write_metadata(partial, weights.config, weights.stated, image_size)
+            notes += write_metadata(partial, weights.config, weights.stated, image_size)
             file = partial / "model.safetensors"
         tensors = {name: _cast(name, array, dtype) for name, array in to_theirs(weights.params, weights.config, format)}
-        write_tensors(file, tensors, nested=format == "microsoft")
+        metadata = None
+        if not as_directory and weights.stated != Stated():
+            if destination.suffix == ".safetensors":
+                metadata = {METADATA: json.dumps(weights.stated.to_dict())}
+            else:
+                notes += ("a torch file holds neither preprocessing nor class names: a .safetensors file does",)
+        write_tensors(file, tensors, nested=format == "microsoft", metadata=metadata)
     files = sorted(destination.iterdir()) if as_directory else [destination]
-    return Report(
-        len(tensors),
-        dtype,
-        tuple(files),
-        (*_dtype_notes(weights.dtype, dtype), *_finite_notes(weights), *_notes(weights, format)),
-    )
+    return Report(len(tensors), dtype, tuple(files), notes)
 
 
 def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
@@ -100,7 +108,7 @@ def _write_checkpoint(weights: Weights, destination: Path, dtype: str | None) ->
     if destination.suffix in (*PICKLES, ".safetensors"):
         raise UserError(f"{destination.name}: --to orbax writes a directory")
     with written_whole(destination) as partial:
-        metadata = {"model": model_metadata(weights.name, weights.config), "stated": asdict(weights.stated)}
+        metadata = {"model": model_metadata(weights.name, weights.config), "stated": weights.stated.to_dict()}
         save_params(partial, weights.params, metadata)
     notes = _dtype_notes(weights.dtype, "float32")
     return Report(len(named_leaves(weights.params)), "float32", (destination,), (*notes, *_finite_notes(weights)))

@@ -135,7 +135,7 @@ def train_batches(
     For a picture that cannot be read stands the next one that can, by index.
 
     Yields:
-      `image` `[B / hosts, S, S, 3]` uint8, `label` `[B / hosts]` int32, and `unreadable` `[B / hosts]` int64: the index
+      `image` `[B / hosts, H, W, 3]` uint8, `label` `[B / hosts]` int32, and `unreadable` `[B / hosts]` int64: the index
       of the example that could not be read, or `READABLE`.
 
     Raises:
@@ -164,7 +164,7 @@ def eval_batches(
     The last batch is filled up; `mask` is 1 for an example and 0 for filling, which must not be counted.
 
     Yields:
-      `image` `[B / hosts, S, S, 3]` uint8, `label` `[B / hosts]` or `[B / hosts, M]` int32 (see `Source`), `mask`
+      `image` `[B / hosts, H, W, 3]` uint8, `label` `[B / hosts]` or `[B / hosts, M]` int32 (see `Source`), `mask`
       `[B / hosts]` float32.
 
     Raises:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from focalnet_jax.data.preprocessing import IMAGENET, Normalization
 from focalnet_jax.errors import UserError
 from focalnet_jax.placement import by_example, everywhere
 
@@ -37,6 +37,7 @@ class Mixing:
     switch: float = 0.5  # that it is cutmix, where both are on
     group: int = 128  # examples that share a lambda and mix with each other
     box: str = "timm"  # the cut reaches (n + 1) // 2 past its centre (timm 1.x), or n // 2 ("original": timm 0.4.12)
+    normalization: Normalization = IMAGENET  # of pictures, before all else
 
     @property
     def mixes(self) -> bool:
@@ -63,9 +64,9 @@ def _even_divisor(batch_size: int, most: int) -> int | None:
     return max((n for n in range(2, min(batch_size, most) + 1, 2) if batch_size % n == 0), default=None)
 
 
-def normalize(images: jax.Array) -> jax.Array:
-    """`[B, H, W, 3]` uint8 to float32 with ImageNet's mean and standard deviation."""
-    return (images.astype(jnp.float32) / 255 - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+def normalize(images: jax.Array, by: Normalization = IMAGENET) -> jax.Array:
+    """Returns `[B, H, W, 3]` float32 of uint8, normalized by ImageNet's mean and standard deviation or others."""
+    return (images.astype(jnp.float32) / 255 - jnp.array(by.mean)) / jnp.array(by.std)
 
 
 def prepare_batch(
@@ -84,7 +85,7 @@ def prepare_batch(
       Images `[B, H, W, 3]` float32, normalized, and targets `[B, K]` float32 that sum to 1.
     """
     erase_key, mix_key = jax.random.split(key)
-    images = normalize(images)
+    images = normalize(images, mixing.normalization)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), mixing.smoothing)
     if mixing.erase > 0:
         images = random_erase(images, mixing.erase, erase_key)

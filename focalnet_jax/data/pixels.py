@@ -13,6 +13,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from focalnet_jax.data.preprocessing import FILTERS
+
 _BITS = 22  # of the fixed-point weights: Pillow's 32 - 8 - 2
 _HALF = 1 << (_BITS - 1)
 
@@ -25,15 +27,43 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(nogil=True)(function)
 
 
+_HAMMING = float(np.float32(0.54)), float(np.float32(0.46))  # which Pillow writes in single precision
+
+
 @compiled
-def _weights(size, full, first, count):  # pragma: no cover - compiled
-    """Bicubic weights (a = -0.5), widened where the picture shrinks, of outputs `first` to `first + count` of `full`.
+def _sinc(x):  # pragma: no cover - compiled
+    return 1.0 if x == 0.0 else math.sin(x * math.pi) / (x * math.pi)
+
+
+@compiled
+def _filter(kind, x):  # pragma: no cover - compiled
+    """The height of a filter at `x`: Pillow's Resample.c."""
+    if kind == 4:
+        return 1.0 if -0.5 < x <= 0.5 else 0.0
+    x = abs(x)
+    if kind == 3:  # bicubic with a = -0.5
+        if x < 1.0:
+            return (1.5 * x - 2.5) * x * x + 1.0
+        return (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5 if x < 2.0 else 0.0
+    if kind == 2:
+        return 1.0 - x if x < 1.0 else 0.0
+    if kind == 1:
+        return _sinc(x) * _sinc(x / 3.0) if x < 3.0 else 0.0
+    if x == 0.0:
+        return 1.0
+    return _sinc(x) * (_HAMMING[0] + _HAMMING[1] * math.cos(x * math.pi)) if x < 1.0 else 0.0
+
+
+@compiled
+def _weights(size, full, first, count, kind):  # pragma: no cover - compiled
+    """Weights of a filter, widened where the picture shrinks, of outputs `first` to `first + count` of `full`.
 
     Returns the first input of every output, how many it has, and their weights `[count, taps]` in fixed point.
     """
     scale = size / full
     widening = max(scale, 1.0)
-    support = 2.0 * widening
+    radius = 3.0 if kind == 1 else 2.0 if kind == 3 else 0.5 if kind == 4 else 1.0
+    support = radius * widening
     taps = math.ceil(support) * 2 + 1
     starts, counts = np.empty(count, np.int32), np.empty(count, np.int32)
     weights = np.zeros((count, taps), np.int32)
@@ -44,13 +74,7 @@ def _weights(size, full, first, count):  # pragma: no cover - compiled
         high = int(min(centre + support + 0.5, size))
         total = 0.0
         for j in range(high - low):
-            x = abs((j + low - centre + 0.5) * (1.0 / widening))
-            if x < 1.0:
-                row[j] = (1.5 * x - 2.5) * x * x + 1.0
-            elif x < 2.0:
-                row[j] = (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
-            else:
-                row[j] = 0.0
+            row[j] = _filter(kind, (j + low - centre + 0.5) * (1.0 / widening))
             total += row[j]
         for j in range(high - low):
             value = row[j] / total * (1 << _BITS)
@@ -60,9 +84,9 @@ def _weights(size, full, first, count):  # pragma: no cover - compiled
 
 
 @compiled
-def _resample_rows(rows, full, first, count):  # pragma: no cover - compiled
+def _resample_rows(rows, full, first, count, kind):  # pragma: no cover - compiled
     """Rows `first` to `first + count` of `rows` `[h, n]` resampled to `full` of them: `[count, n]`."""
-    starts, counts, weights = _weights(rows.shape[0], full, first, count)
+    starts, counts, weights = _weights(rows.shape[0], full, first, count, kind)
     width = rows.shape[1]
     out = np.empty((count, width), np.uint8)
     sums = np.empty(width, np.int32)
@@ -100,21 +124,24 @@ def _transposed(image, left, top, width, height, mirrored):  # pragma: no cover 
 
 
 @compiled
-def _resize(image, left, top, width, height, out_width, out_height, x, y, size, mirrored):  # pragma: no cover
-    columns = _resample_rows(_transposed(image, left, top, width, height, False), out_width, x, size)
-    rows = _transposed(columns.reshape(size, height, 3), 0, 0, height, size, mirrored)
-    return _resample_rows(rows, out_height, y, size).reshape(size, size, 3)
+def _resize(image, box, full, part, mirrored, kind):  # pragma: no cover - compiled
+    left, top, right, bottom = box
+    x, y, width, height = part
+    columns = _resample_rows(_transposed(image, left, top, right - left, bottom - top, False), full[0], x, width, kind)
+    rows = _transposed(columns.reshape(width, bottom - top, 3), 0, 0, bottom - top, width, mirrored)
+    return _resample_rows(rows, full[1], y, height, kind).reshape(height, width, 3)
 
 
 def resize(
     image: np.ndarray,
     box: tuple[int, int, int, int],
     full: tuple[int, int],
-    part: tuple[int, int, int],
+    part: tuple[int, int, int, int],
     *,
     mirrored: bool = False,
+    interpolation: str = "bicubic",
 ) -> np.ndarray:
-    """A square part of what Pillow's `image.crop(box).resize(full, BICUBIC)` gives, to the bit; only it is computed.
+    """Returns a part of Pillow's `image.crop(box).resize(full, interpolation)`, to the bit; only that part is computed.
 
     Rows are resampled before columns, as Pillow did up to version 12; 13 sometimes begins with the columns, and differs
     by a few levels then.
@@ -123,14 +150,24 @@ def resize(
       image: `[H, W, 3]` uint8.
       box: left, top, right, bottom within the picture.
       full: width and height of the whole result.
-      part: left, top and size of the part of it that is wanted.
+      part: left, top, width and height of the part of it that is wanted.
       mirrored: whether the part is mirrored left to right.
+      interpolation: one of `FILTERS`.
 
     Returns:
-      `[size, size, 3]` uint8.
+      `[height, width, 3]` uint8.
     """
-    left, top, right, bottom = box
-    return _resize(image, left, top, right - left, bottom - top, *full, *part, mirrored)
+    if interpolation != "nearest":
+        return _resize(image, box, full, part, mirrored, FILTERS[interpolation])
+    columns = _nearest(box[0], box[2], full[0])[part[0] : part[0] + part[2]]
+    rows = _nearest(box[1], box[3], full[1])[part[1] : part[1] + part[3]]
+    return image[rows[:, None], columns[::-1] if mirrored else columns]
+
+
+def _nearest(start: int, end: int, full: int) -> np.ndarray:
+    """Which input each of `full` outputs is; summed step by step, so that rounding errors are Pillow's."""
+    step = (end - start) / full
+    return start + np.cumsum([step * 0.5, *[step] * (full - 1)]).astype(int)
 
 
 @compiled

@@ -15,13 +15,15 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from focalnet_jax.data import colours, pixels
-from focalnet_jax.data.statistics import IMAGENET_MEAN
+from focalnet_jax.data.preprocessing import IMAGENET
 from focalnet_jax.errors import UserError, suggest
 
 Rng = np.random.Generator
 Augment = Callable[[np.ndarray, Rng], np.ndarray]
 
-FILL = tuple(round(255 * mean) for mean in IMAGENET_MEAN)  # what comes in from outside the picture
+Levels = tuple[int, int, int]
+
+FILL: Levels = IMAGENET.grey  # what comes in from outside the picture
 _TOP = 10.0  # the magnitude at which an operation has its full strength
 
 
@@ -38,26 +40,26 @@ def _centres(size: int) -> np.ndarray:
     return np.arange(size) + 0.5
 
 
-def _shear_x(image: np.ndarray, magnitude: float, rng: Rng) -> np.ndarray:
-    return pixels.shift_rows(image, _signed(0.3 * magnitude / _TOP, rng) * _centres(image.shape[0]), FILL)
+def _shear_x(image: np.ndarray, magnitude: float, rng: Rng, fill: Levels = FILL) -> np.ndarray:
+    return pixels.shift_rows(image, _signed(0.3 * magnitude / _TOP, rng) * _centres(image.shape[0]), fill)
 
 
-def _shear_y(image: np.ndarray, magnitude: float, rng: Rng) -> np.ndarray:
-    return pixels.shift_columns(image, _signed(0.3 * magnitude / _TOP, rng) * _centres(image.shape[1]), FILL)
+def _shear_y(image: np.ndarray, magnitude: float, rng: Rng, fill: Levels = FILL) -> np.ndarray:
+    return pixels.shift_columns(image, _signed(0.3 * magnitude / _TOP, rng) * _centres(image.shape[1]), fill)
 
 
-def _translate_x(image: np.ndarray, magnitude: float, rng: Rng) -> np.ndarray:
+def _translate_x(image: np.ndarray, magnitude: float, rng: Rng, fill: Levels = FILL) -> np.ndarray:
     height, width = image.shape[:2]
-    return pixels.shift_rows(image, np.full(height, width * _signed(0.45 * magnitude / _TOP, rng)), FILL)
+    return pixels.shift_rows(image, np.full(height, width * _signed(0.45 * magnitude / _TOP, rng)), fill)
 
 
-def _translate_y(image: np.ndarray, magnitude: float, rng: Rng) -> np.ndarray:
+def _translate_y(image: np.ndarray, magnitude: float, rng: Rng, fill: Levels = FILL) -> np.ndarray:
     height, width = image.shape[:2]
-    return pixels.shift_columns(image, np.full(width, height * _signed(0.45 * magnitude / _TOP, rng)), FILL)
+    return pixels.shift_columns(image, np.full(width, height * _signed(0.45 * magnitude / _TOP, rng)), fill)
 
 
-def _rotate(image: np.ndarray, magnitude: float, rng: Rng) -> np.ndarray:
-    return pixels.rotate(image, _signed(30 * magnitude / _TOP, rng), FILL)
+def _rotate(image: np.ndarray, magnitude: float, rng: Rng, fill: Levels = FILL) -> np.ndarray:
+    return pixels.rotate(image, _signed(30 * magnitude / _TOP, rng), fill)
 
 
 def _blur(image: np.ndarray, radius: float) -> np.ndarray:
@@ -68,8 +70,8 @@ def _share(magnitude: float, low: float, high: float) -> float:
     return min(max(low + (high - low) * magnitude / _TOP, low), high)
 
 
-# An operation of a magnitude in [0, 10] and a generator; timm's names.
-OPERATIONS: dict[str, Callable[[np.ndarray, float, Rng], np.ndarray]] = {
+# An operation of a magnitude in [0, 10] and a generator, the geometric ones also of a fill; timm's names.
+OPERATIONS: dict[str, Callable[..., np.ndarray]] = {
     "AutoContrast": lambda image, m, rng: colours.autocontrast(image),
     "Equalize": lambda image, m, rng: colours.equalize(image),
     "Invert": lambda image, m, rng: colours.invert(image),
@@ -108,7 +110,7 @@ class RandAugment:
     """`layers` operations drawn evenly with replacement, each applied with `probability`.
 
     The magnitude of each is normal about `magnitude` with standard deviation `std` (infinite: even in [0, magnitude]),
-    within [0, `highest`].
+    within [0, `highest`]. What geometric operations bring in from outside the picture has the levels `fill`.
     """
 
     magnitude: float = 10.0
@@ -117,12 +119,15 @@ class RandAugment:
     std: float = 0.0
     highest: float = _TOP
     operations: tuple[str, ...] = _PLAIN
+    fill: Levels = FILL
 
     def __call__(self, image: np.ndarray, rng: Rng) -> np.ndarray:
         """`[H, W, 3]` uint8, augmented."""
         for index in rng.integers(len(self.operations), size=self.layers):
             if rng.random() < self.probability:
-                image = OPERATIONS[self.operations[index]](image, self._draw(rng), rng)
+                name = self.operations[index]
+                fill = (self.fill,) if name in _GEOMETRIC else ()
+                image = OPERATIONS[name](image, self._draw(rng), rng, *fill)
         return image
 
     def _draw(self, rng: Rng) -> float:
@@ -153,7 +158,7 @@ class ColourJitter:
 _SETTINGS = {"m": "magnitude", "n": "layers", "p": "probability", "mstd": "std", "mmax": "highest", "inc": "inc"}
 
 
-def parse_policy(text: str) -> Augment | None:
+def parse_policy(text: str, fill: Levels = FILL) -> Augment | None:
     """The policy timm calls `text`: `rand-m9-mstd0.5-inc1` and its like, `3a`, or nothing for the empty text.
 
     Raises:
@@ -186,7 +191,7 @@ def parse_policy(text: str) -> Augment | None:
     layers = given.pop("layers", 2)
     if not (layers >= 1 and layers == round(layers)):
         raise UserError(f"augment.policy={text}: expected a whole number of operations such as n2")
-    policy = RandAugment(**given, layers=round(layers), operations=operations)
+    policy = RandAugment(**given, layers=round(layers), operations=operations, fill=fill)
     if not 0 <= policy.probability <= 1 or policy.highest <= 0:
         raise UserError(f"augment.policy={text}: the probability lies in [0, 1] and the highest magnitude above 0")
     return policy

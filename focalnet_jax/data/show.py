@@ -19,7 +19,6 @@ from focalnet_jax.config import with_stored
 from focalnet_jax.convert.files import read_json
 from focalnet_jax.data.class_lists import class_list
 from focalnet_jax.data.mixing import prepare_batch
-from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.errors import UserError
 from focalnet_jax.training.classes import label_training
 from focalnet_jax.training.resolve import resolve
@@ -62,36 +61,36 @@ def main(arguments: list[str]) -> int:
 
 
 def seen_batch(config: FrozenConfigDict, step: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """The images `[B, S, S, 3]` in [0, 1] (noise beyond it cut), targets `[B, K]` and class names of a step."""
+    """The images `[B, H, W, 3]` in [0, 1] (noise beyond it cut), targets `[B, K]` and class names of a step."""
     data = label_training(config, open_train_data(config, run_mesh(config)), None)
     make_plan(config, len(data.source))  # refuses what training refuses
     batch = next(data.batches(step, step + 1))
     key = mixing_key(config.seed, step)
-    prepare = jax.jit(prepare_batch, static_argnames=("num_classes", "mixing"))
-    images, targets = prepare(batch["image"], batch["label"], config.model.num_classes, make_mixing(config), key)
-    pixels = np.asarray(images) * IMAGENET_STD + IMAGENET_MEAN
+    prepare, mixing = jax.jit(prepare_batch, static_argnames=("num_classes", "mixing")), make_mixing(config)
+    images, targets = prepare(batch["image"], batch["label"], config.model.num_classes, mixing, key)
+    pixels = np.asarray(images) * mixing.normalization.std + mixing.normalization.mean
     return np.clip(pixels, 0, 1), np.asarray(targets), data.source.class_names
 
 
 def draw_sheet(images: np.ndarray, targets: np.ndarray, classes: tuple[str, ...], floor: float) -> Image.Image:
     """Pictures in rows, each with its largest labels and their shares below it; `floor` is what smoothing gives all."""
-    zoom = max(1, math.ceil(_SIDE / images.shape[1]))
-    side = zoom * images.shape[1]
+    zoom = max(1, math.ceil(_SIDE / min(images.shape[1:3])))
+    tall, wide = zoom * images.shape[1], zoom * images.shape[2]
     columns = min(len(images), max(1, round(math.sqrt(1.6 * len(images)))))
     rows = math.ceil(len(images) / columns)
-    width, height = side + _MARGIN, side + _LABELS * _LINE + 2 * _MARGIN
+    width, height = wide + _MARGIN, tall + _LABELS * _LINE + 2 * _MARGIN
     sheet = Image.new("RGB", (columns * width + _MARGIN, rows * height + _MARGIN), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
     words = dict(class_list(1000) + class_list(21842))
     for place, (image, target) in enumerate(zip(images, targets, strict=True)):
         row, column = divmod(place, columns)
         left, top = _MARGIN + column * width, _MARGIN + row * height
-        picture = Image.fromarray(np.round(255 * image).astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
+        picture = Image.fromarray(np.round(255 * image).astype(np.uint8)).resize((wide, tall), Image.Resampling.NEAREST)
         sheet.paste(picture, (left, top))
         for line, text in enumerate(_captions(target, classes, words, floor)):
-            while font.getlength(text) > side and len(text) > 1:
+            while font.getlength(text) > wide and len(text) > 1:
                 text = text[:-1]
-            draw.text((left, top + side + 2 + line * _LINE), text, fill="black", font=font)
+            draw.text((left, top + tall + 2 + line * _LINE), text, fill="black", font=font)
     return sheet
 
 

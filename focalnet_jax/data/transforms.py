@@ -1,18 +1,19 @@
-"""Crop, flip and augmentation of one picture on the host: `[H, W, 3]` uint8 in, `[S, S, 3]` uint8 out.
+"""Resize, crop, flip and augmentation of one picture on the host, `[H, W, 3]` uint8.
 
-Resampling is Pillow's, bicubic with antialiasing, which the published recipes used.
+Resampling is Pillow's, with antialiasing; the published recipes used bicubic.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from focalnet_jax.data.pixels import resize
 from focalnet_jax.data.policies import Augment
-from focalnet_jax.errors import UserError
+from focalnet_jax.data.preprocessing import Preprocessing, from_config, sides
 
 _CROP_ATTEMPTS = 10
 
@@ -43,18 +44,30 @@ def random_resized_crop_box(
 
 
 def train_transform(
-    size: int,
+    size: int | tuple[int, int],
     crop_scale: tuple[float, float],
     crop_ratio: tuple[float, float],
     flip: float,
     augments: Sequence[Augment] = (),
+    interpolation: str = "bicubic",
 ) -> TrainTransform:
-    """Random-resized-crop to `size`, a horizontal flip with probability `flip`, then `augments` in their order."""
+    """Returns random-resized-crop, a horizontal flip with probability `flip`, then `augments` in their order.
+
+    Args:
+      size: of the result, or its height and width.
+      crop_scale: smallest and largest share of the area.
+      crop_ratio: smallest and largest width / height of the crop.
+      flip: probability.
+      augments: of the cropped picture.
+      interpolation: Pillow's name of the filter.
+    """
+    tall, wide = sides(size)
 
     def transform(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         height, width, _ = image.shape
         box = random_resized_crop_box(width, height, crop_scale, crop_ratio, rng)
-        image = resize(image, box, (size, size), (0, 0, size), mirrored=rng.random() < flip)
+        flipped = rng.random() < flip
+        image = resize(image, box, (wide, tall), (0, 0, wide, tall), mirrored=flipped, interpolation=interpolation)
         for augment in augments:
             image = augment(image, rng)
         return image
@@ -62,20 +75,55 @@ def train_transform(
     return transform
 
 
-def eval_transform(size: int, resized: int | None = None) -> EvalTransform:
-    """Shorter side to `resized` (256/224 of `size` by default), then the centre crop."""
-    shorter = int(256 / 224 * size) if resized is None else resized
-    if shorter < size:
-        raise UserError(f"data.eval_resize={shorter} is smaller than data.image_size={size}; nothing to crop from")
+def eval_transform(how: Preprocessing | int, resized: int | None = None) -> EvalTransform:
+    """Returns what prepares a picture for an evaluation, but for its normalization: `[H, W, 3]` to `[*size, 3]` uint8.
 
-    def transform(image: np.ndarray) -> np.ndarray:
-        height, width, _ = image.shape
-        box = (0, 0, width, height)
-        if width <= height:
-            width, height = shorter, int(shorter * height / width)
-        else:
-            width, height = int(shorter * width / height), shorter
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        return resize(image, box, (width, height), (left, top, size))
+    Args:
+      how: resize and crop; or the size of the recipes': shorter side to `resized`, then a centre crop.
+      resized: 256/224 of the size by default.
+    """
+    if not isinstance(how, Preprocessing):
+        how = from_config({"image_size": how, "eval_resize": resized})
+    return partial(_resize_and_crop, how)
 
-    return transform
+
+def _resize_and_crop(how: Preprocessing, image: np.ndarray) -> np.ndarray:
+    height, width, _ = image.shape
+    full = _full_size(how, height, width)
+    starts = [_crop_start(how, large, small) for large, small in zip(full, how.size, strict=True)]
+    (top, bottom), (left, right) = [
+        (max(start, 0), min(start + side, large)) for start, side, large in zip(starts, how.size, full, strict=True)
+    ]
+    if full == (height, width):
+        inside = image[top:bottom, left:right]
+    else:
+        part = (left, top, right - left, bottom - top)
+        inside = resize(image, (0, 0, width, height), full[::-1], part, interpolation=how.interpolation)
+    if inside.shape[:2] == how.size:
+        return inside
+    padded = np.empty((*how.size, 3), np.uint8)
+    padded[:] = how.fill
+    above, before = (max(-start, 0) for start in starts)
+    padded[above : above + bottom - top, before : before + right - left] = inside
+    return padded
+
+
+def _full_size(how: Preprocessing, height: int, width: int) -> tuple[int, int]:
+    """Height and width of a resized picture before the crop."""
+    tall, wide = how.target
+    if how.mode == "none":
+        return height, width
+    if how.mode == "stretch":
+        return tall, wide
+    if how.mode == "shorter" and tall == wide:  # torchvision's Resize
+        return (int(tall * height / width), tall) if width <= height else (tall, int(tall * width / height))
+    choose = min if how.mode == "shorter" else max  # timm's ResizeKeepRatio
+    ratio = choose(height / tall, width / wide)
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+def _crop_start(how: Preprocessing, large: int, small: int) -> int:
+    """Where a centred crop begins; negative where the picture is the smaller one."""
+    if how.rounding == "down":
+        return (large - small) // 2
+    return round((large - small) / 2) if large >= small else -((small - large) // 2)

@@ -16,7 +16,7 @@ _LARGEST = "100mb"  # of a file that is taken
 
 def main(arguments: list[str]) -> int:
     """Parses flags, serves the page until it is interrupted."""
-    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser
+    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser, parse_size
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
 
@@ -25,13 +25,13 @@ def main(arguments: list[str]) -> int:
         "--checkpoint", required=True, metavar="PATH", help="a workdir, a step, .pth, .safetensors or Hugging Face"
     )
     add_weights_flags(parser)
-    parser.add_argument("--image-size", type=int, metavar="S", help="by default what the weights say, or 224")
+    parser.add_argument("--image-size", metavar="S|HxW", help="by default what the weights state, or 224")
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes to name: %(default)s")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in: %(default)s")
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="0 takes a free one: %(default)s")
     flags = parser.parse_args(arguments)
     check_number("--topk", flags.topk, 1)
-    check_number("--image-size", flags.image_size, 1, LARGEST_SIDE)
+    size = parse_size("--image-size", flags.image_size, LARGEST_SIDE)
     port = _free_port(flags.host, flags.port)
     with tempfile.TemporaryDirectory() as uploads:
         _import_gradio(uploads)
@@ -39,9 +39,7 @@ def main(arguments: list[str]) -> int:
         from focalnet_jax.inference import load_classifier
 
         told = check_options(flags.option)
-        classifier = load_classifier(
-            flags.checkpoint, flags.model, image_size=flags.image_size, options=told, which=flags.weights
-        )
+        classifier = load_classifier(flags.checkpoint, flags.model, image_size=size, options=told, which=flags.weights)
         if not classifier.labels:
             raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
         _serve(classifier, flags.checkpoint, flags.topk, flags.host, port)

@@ -129,7 +129,9 @@ def _blocks(depth: int) -> list[tuple[str, int]]:
 
 
 def _told(classifier: Classifier, source: str) -> str:
-    config, size = classifier.model.config, classifier.image_size
+    config, how = classifier.model.config, classifier.preprocessing
     name = released_name(config) or "a FocalNet of its own shape"
-    parameters = f"{summarize(config, size).params / 1e6:.3g} M parameters"
-    return f"`{source}`: {name}, {parameters}, {config.num_classes} classes, pictures of {size}x{size} pixels"
+    parameters = f"{summarize(config, how.size).params / 1e6:.3g} M parameters"
+    size = "x".join(map(str, how.size[::-1]))
+    told = f"; the weights state no preprocessing: {how.describe()}" if classifier.assumed else ""
+    return f"`{source}`: {name}, {parameters}, {config.num_classes} classes, pictures of {size} pixels{told}"

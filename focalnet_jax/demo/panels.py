@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from focalnet_jax.data.mixing import normalize
 from focalnet_jax.inference import Classifier
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.visualize.drawing import block_maps
@@ -25,7 +24,7 @@ class Seen:
     """What a model makes of one picture.
 
     Attributes:
-      picture: `[S, S, 3]` uint8, as the model is given it: resized and cropped as in an evaluation.
+      picture: `[h, w, 3]` uint8, as the model is given it: resized and cropped as in an evaluation.
       classes: the most probable ones, the likeliest first.
       stages: maps of every block, of this one picture.
     """
@@ -50,7 +49,7 @@ def look(classifier: Classifier, picture: np.ndarray, topk: int) -> Seen:
     """Classes as `Classifier.predict` gives them, and the maps, of a picture `[H, W, 3]` uint8 of any size."""
     classes, probabilities = (each[0] for each in classifier.best([picture], topk))
     cropped = classifier.transform(picture)
-    images = normalize(jnp.asarray(cropped[None]))
+    images = classifier.normalize(jnp.asarray(cropped[None]))
     places, _ = class_activation(classifier.model, images, classes[None])
     names = [classifier.names[each] for each in classes]
     activations = map(Activation, names, map(float, probabilities), places[0])

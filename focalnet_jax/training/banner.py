@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
+from focalnet_jax.data.preprocessing import in_words
 from focalnet_jax.distributed.sharding import describe
 from focalnet_jax.model.summary import Summary
 from focalnet_jax.ops.forms import describe_forms
@@ -42,7 +43,7 @@ def print_banner(
         "versions": f"focalnet_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}",
         "devices": f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es), mesh {axes}",
         "model": f"{config.model.name}, {model.params:,} parameters, {_macs(model.macs)} at "
-        f"{config.data.image_size} px, {config.precision}, {outputs} outputs{unused}",
+        f"{in_words(config.data.image_size)} px, {config.precision}, {outputs} outputs{unused}",
         "forms": describe_forms(config.model, config.precision, devices[0].platform),
         "placement": describe(params, mesh),
         "data": f"{config.data.source}: {len(train)} to train on, {len(evaluation)} to evaluate, {classes} classes",

@@ -80,9 +80,9 @@ class _Loop:
         self.watchdog = Watchdog(watchdog_seconds(run.config, run.task.mesh))
         self.profile = Profile(run.config.profile_steps, run.workdir)
         self.eval_step: Callable[[Params, dict[str, jax.Array]], Metrics] = make_eval_step(
-            run.task.graph, run.task.mesh, run.eval_data.competing
+            run.task.graph, run.task.mesh, run.eval_data.competing, run.task.mixing.normalization
         )
-        self.maps = MapsLog(run.task.graph, run.task.mesh, run.config.log_maps)
+        self.maps = MapsLog(run.task.graph, run.task.mesh, run.config.log_maps, run.task.mixing.normalization)
 
     def run_to_end(self) -> bool:
         """Runs all steps that are left; returns whether a signal stopped it before."""

@@ -13,12 +13,13 @@ from PIL import Image
 
 from focalnet_jax.data.loader import Batch
 from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.preprocessing import IMAGENET, Normalization
 from focalnet_jax.distributed.mesh import compiler_options, put_batch, replicated
 from focalnet_jax.errors import UserError
 from focalnet_jax.training.step import Params
 from focalnet_jax.visualize.maps import look_at_modulation, map_names
 
-_SIDE = 112  # pixels of a map
+_SIDE = 112  # pixels of a map's height
 
 
 class MapsLog:
@@ -28,15 +29,16 @@ class MapsLog:
       graph: of the model.
       mesh: of the run.
       count: how many pictures, or as many as a batch has; 0 draws none.
+      normalization: of pictures.
     """
 
-    def __init__(self, graph: nnx.GraphDef, mesh: Mesh, count: int):
+    def __init__(self, graph: nnx.GraphDef, mesh: Mesh, count: int, normalization: Normalization = IMAGENET):
         self.graph, self.mesh, self.count = graph, mesh, count
         self._batch: Batch | None = None
 
         def look(params: Params, batch: dict[str, jax.Array]) -> list[dict[str, jax.Array]]:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                stages = look_at_modulation(nnx.merge(graph, params), normalize(batch["image"]))
+                stages = look_at_modulation(nnx.merge(graph, params), normalize(batch["image"], normalization))
             # The whole batch goes through the model, which may be split over devices; of the last block, [n, h, w].
             shown = {name: batch[name][:count] for name in ("image", "mask")}
             return [shown, *(jax.tree.map(lambda maps: maps[-1, :count], stage) for stage in stages)]
@@ -76,7 +78,8 @@ def check_maps(count: int, writers: Sequence[str]) -> None:
 
 
 def _small(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
+    size = round(_SIDE * picture.shape[1] / picture.shape[0]), _SIDE
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
 
 
 def _row(

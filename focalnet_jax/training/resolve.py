@@ -18,8 +18,10 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.config import duration, is_auto, replaced
 from focalnet_jax.convert.files import is_checkpoint
+from focalnet_jax.convert.huggingface import Stated
 from focalnet_jax.convert.weights import read_weights, stated_by
 from focalnet_jax.data.class_files import read_classes
+from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.data.sources import Source
 from focalnet_jax.distributed.chips import find_chip
 from focalnet_jax.distributed.startup import from_first
@@ -47,7 +49,7 @@ class Start:
 
     name: str | None  # the released variant, if it is one
     model: FocalNetConfig
-    image_size: int
+    image_size: int | tuple[int, int]
     classes: tuple[str, ...] | None
 
 
@@ -58,9 +60,14 @@ def read_start(path: str, which: str | None, head: str) -> Start:
         if metadata.get("model"):
             name, model = model_from_metadata(metadata["model"])
             stated = stated_by(metadata)
-            return Start(name, model, stated.image_size or 224, stated.classes)
+            return Start(name, model, _size(stated), stated.classes)
     weights = read_weights(path, which=which, head=head)
-    return Start(weights.name, weights.config, weights.stated.image_size or 224, weights.stated.classes)
+    return Start(weights.name, weights.config, _size(weights.stated), weights.stated.classes)
+
+
+def _size(stated: Stated) -> int | tuple[int, int]:
+    height, width = (stated.preprocessing or USUAL).size
+    return height if height == width else (height, width)
 
 
 def resolve(

@@ -29,6 +29,7 @@ from focalnet_jax.training.banner import print_banner
 from focalnet_jax.training.classes import label_evaluation, label_training, loaded_classifier, stored_classifier
 from focalnet_jax.training.maps import check_maps
 from focalnet_jax.training.optimizer import check_patterns
+from focalnet_jax.training.preprocessing import note_difference
 from focalnet_jax.training.profiling import check_steps
 from focalnet_jax.training.progress import Work, work_of
 from focalnet_jax.training.resolve import model_config, resolve, slow_here
@@ -192,6 +193,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
         initial = load_into(
             config.init_from, model, like, head=config.init_head, seed=config.seed, which=config.init_weights
         )
+        note_difference(config, initial.stated, config.init_from)
         if config.init_head != "drop":
             hint = f"{HOW_TO_SAY}; --config.init_head=drop starts a fresh classifier"
             classifier = loaded_classifier(config, initial, config.init_from, hint)

@@ -25,6 +25,7 @@ from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.held_out import open_split
 from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.data.policies import ColourJitter, parse_policy
+from focalnet_jax.data.preprocessing import Preprocessing, from_config
 from focalnet_jax.data.sources import Source, check_examples
 from focalnet_jax.distributed.mesh import LocalPlaces, check_batch_size, make_mesh
 from focalnet_jax.errors import UserError
@@ -38,14 +39,15 @@ class EvalData:
     """A split to evaluate on, and which outputs compete, see `make_eval_step`."""
 
     source: Source
-    transform: transforms.EvalTransform
+    preprocessing: Preprocessing
     batch_size: int
     reading: loader.Reading
     competing: int | np.ndarray | None = None
 
     def batches(self) -> Iterator[loader.Batch]:
         """This host's part of batches with every example once."""
-        return loader.eval_batches(self.source, self.transform, batch_size=self.batch_size, reading=self.reading)
+        transform = transforms.eval_transform(self.preprocessing)
+        return loader.eval_batches(self.source, transform, batch_size=self.batch_size, reading=self.reading)
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,11 @@ def open_train_data(config: FrozenConfigDict, mesh: Mesh, source: Source | None 
         if source[0][1].ndim:
             raise UserError(f"{source.name(0)} has several labels: such data are for evaluation (data.eval_split)")
     augment = config.augment
-    policies = [parse_policy(augment.policy), ColourJitter(augment.color_jitter) if augment.color_jitter else None]
+    how = from_config(config.data)
+    jitter = ColourJitter(augment.color_jitter) if augment.color_jitter else None
+    policies = list(filter(None, [parse_policy(augment.policy, how.normalization.grey), jitter]))
     transform = transforms.train_transform(
-        config.data.image_size, augment.crop_scale, augment.crop_ratio, augment.flip, list(filter(None, policies))
+        how.size, augment.crop_scale, augment.crop_ratio, augment.flip, policies, how.interpolation
     )
     substitutions = loader.Substitutions(source, config.data.max_unreadable)
     power = config.data.class_balance
@@ -146,13 +150,18 @@ def open_train_data(config: FrozenConfigDict, mesh: Mesh, source: Source | None 
     )
 
 
-def open_eval_data(config: FrozenConfigDict, mesh: Mesh, split: str | None = None) -> EvalData:
-    """The evaluation split, or another read as one; its batch size is checked against the mesh."""
+def open_eval_data(
+    config: FrozenConfigDict, mesh: Mesh, split: str | None = None, preprocessing: Preprocessing | None = None
+) -> EvalData:
+    """Opens the evaluation split, or another as one; its batch size is checked against the mesh.
+
+    Pictures are prepared by `preprocessing`, by default the config's.
+    """
     key = "batch_size" if config.eval_batch_size is None else "eval_batch_size"
     batch_size = check_batch_size(key, eval_batch_size(config, mesh), mesh)
     source = open_split(config.data, split or config.data.eval_split)
-    transform = transforms.eval_transform(config.data.image_size, config.data.eval_resize)
-    return EvalData(source, transform, batch_size, _reading(config, mesh))
+    how = from_config(config.data) if preprocessing is None else preprocessing
+    return EvalData(source, how, batch_size, _reading(config, mesh))
 
 
 def make_mixing(config: FrozenConfigDict) -> Mixing:
@@ -167,6 +176,7 @@ def make_mixing(config: FrozenConfigDict) -> Mixing:
         switch=augment.mix_switch,
         group=augment.mix_group,
         box=augment.cutmix_box,
+        normalization=from_config(config.data).normalization,
     )
     mixing.group_size(config.batch_size)
     return mixing

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,6 +20,7 @@ from focalnet_jax.convert.load import load_into
 from focalnet_jax.distributed.startup import check_same, ends_with_the_others
 from focalnet_jax.training.classes import label_for, loaded_classifier
 from focalnet_jax.training.evaluation import evaluate
+from focalnet_jax.training.preprocessing import weights_preprocessing
 from focalnet_jax.training.resolve import model_config, resolve
 from focalnet_jax.training.sameness import check_same_data, check_same_run
 from focalnet_jax.training.setup import keep_compiled, open_eval_data, run_mesh
@@ -26,10 +29,13 @@ from focalnet_jax.training.writers import to_json
 
 
 @ends_with_the_others()
-def evaluate_checkpoint(config: FrozenConfigDict, path: str, which: str | None = None) -> dict[str, float | int | str]:
+def evaluate_checkpoint(
+    config: FrozenConfigDict, path: str, which: str | None = None, *, named: Collection[str] = ()
+) -> dict[str, float | int | str]:
     """Evaluates the checkpoint at `path` on the config's evaluation split; prints the result as one JSON line.
 
-    `which` chooses among several models in one file, as for `read_weights`.
+    `which` chooses among several models in one file, as for `read_weights`. Pictures are prepared as the weights state
+    it, but for the keys of the config that are `named`.
 
     Raises:
       UserError: no checkpoint there, or it does not fit the config's model; data that does not fit.
@@ -51,7 +57,9 @@ def evaluate_checkpoint(config: FrozenConfigDict, path: str, which: str | None =
     if description := getattr(data.source, "description", ""):
         print(f"held out   {description}")
     print(f"evaluating {loaded.source} on {examples}")
-    result = evaluate(make_eval_step(graph, mesh, data.competing), loaded.params, data.batches(), mesh)
+    how = weights_preprocessing(config, loaded.stated, named)
+    step = make_eval_step(graph, mesh, data.competing, how.normalization)
+    result = evaluate(step, loaded.params, replace(data, preprocessing=how).batches(), mesh)
     if not math.isfinite(result["loss"]):
         print(f"warning: the loss is {result['loss']}: the weights, or what they give, are no numbers", file=sys.stderr)
     if isinstance(data.competing, np.ndarray):

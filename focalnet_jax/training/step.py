@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from focalnet_jax.data.mixing import Mixing, normalize, prepare_batch
+from focalnet_jax.data.preprocessing import IMAGENET, Normalization
 from focalnet_jax.distributed.mesh import compiler_options, replicated
 from focalnet_jax.distributed.sharding import shardings
 from focalnet_jax.model import FocalNet, FocalNetConfig
@@ -126,7 +127,7 @@ def _placed(shapes: Any, mesh: Mesh) -> Any:
 
 
 def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
-    """One update from a global batch: `image` `[B, S, S, 3]` uint8 and `label` `[B]`.
+    """One update from a global batch: `image` `[B, H, W, 3]` uint8 and `label` `[B]`.
 
     Where the loss or a gradient is no number, or the loss leaps, parameters, what the optimizer keeps of them and their
     average stay as they are, see `health`; the step counts all the same, and so does the learning rate.
@@ -238,7 +239,10 @@ def _micro_batches(batch: jax.Array, parts: int) -> jax.Array:
 
 
 def make_eval_step(
-    graph: nnx.GraphDef, mesh: Mesh, competing: int | np.ndarray | None = None
+    graph: nnx.GraphDef,
+    mesh: Mesh,
+    competing: int | np.ndarray | None = None,
+    normalization: Normalization = IMAGENET,
 ) -> Callable[[Params, dict[str, jax.Array]], Metrics]:
     """Sums over the examples of a batch whose `mask` `[B]` is 1: `top1`, `top5`, `loss`, `examples`.
 
@@ -251,7 +255,7 @@ def make_eval_step(
     first, subset = (competing, None) if competing is None or isinstance(competing, int) else (None, competing)
 
     def step(params: Params, batch: dict[str, jax.Array]) -> Metrics:
-        logits = nnx.merge(graph, params)(normalize(batch["image"]))[:, :first]  # [B, K]
+        logits = nnx.merge(graph, params)(normalize(batch["image"], normalization))[:, :first]  # [B, K]
         labels = batch["label"].reshape(len(logits), -1)  # [B, M]
         known = labels >= 0
 

@@ -14,7 +14,7 @@ KINDS = ("features", "knn", "linear", "few_shot")
 
 def main(arguments: list[str]) -> int:
     """Parses flags, extracts features, measures."""
-    from focalnet_jax.command_line import add_weights_flags, load_config, make_parser, parse_arguments
+    from focalnet_jax.command_line import add_weights_flags, load_config, make_parser, named_keys, parse_arguments
     from focalnet_jax.errors import UserError
     from focalnet_jax.files import check_result
 
@@ -45,7 +45,14 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.transfer.extract import extract_features
     from focalnet_jax.transfer.probes import few_shot, linear_probe, nearest_neighbours
 
-    train, test = extract_features(config, flags.checkpoint, flags.model, check_options(flags.option), flags.weights)
+    train, test = extract_features(
+        config,
+        flags.checkpoint,
+        flags.model,
+        check_options(flags.option),
+        flags.weights,
+        named=named_keys(overrides),
+    )
     if flags.out is not None:
         arrays = {
             f"{name}_{field}": getattr(split, field)

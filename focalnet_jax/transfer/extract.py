@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 
 import jax
 import numpy as np
 from flax import nnx
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.convert.load import load_model
+from focalnet_jax.convert.load import model_of
+from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.data.mixing import normalize
 from focalnet_jax.distributed.mesh import put_batch, replicated
 from focalnet_jax.errors import UserError
 from focalnet_jax.training.classes import label_evaluation
+from focalnet_jax.training.preprocessing import weights_preprocessing
 from focalnet_jax.training.resolve import resolve
 from focalnet_jax.training.setup import EvalData, keep_compiled, open_eval_data, run_mesh
 from focalnet_jax.transfer.probes import Features
@@ -28,10 +31,13 @@ def extract_features(
     name: str | None = None,
     options: Mapping[str, bool] | None = None,
     which: str | None = None,
+    *,
+    named: Collection[str] = (),
 ) -> tuple[Features, Features]:
     """Of the training and of the evaluation split, each picture once, by the model at `path`, whatever its classifier.
 
-    `name`, `options` and `which` are what is known of its weights, as for `read_weights`.
+    `name`, `options` and `which` are what is known of its weights, as for `read_weights`. Pictures are prepared as the
+    weights state it, but for the keys of the config that are `named`.
 
     Raises:
       UserError: no weights there; data that cannot be read; several labels a picture; classes that the training split
@@ -42,16 +48,20 @@ def extract_features(
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config)
     config = resolve(config, mesh, evaluated=path, which=which)
-    known, asked = (open_eval_data(config, mesh, split) for split in (config.data.train_split, config.data.eval_split))
+    weights = read_weights(path, name, options, which=which)
+    for decision in weights.decisions:
+        warnings.warn(f"{path}: {decision}", stacklevel=2)
+    how = weights_preprocessing(config, weights.stated, named)
+    names = config.data.train_split, config.data.eval_split
+    known, asked = (open_eval_data(config, mesh, split, how) for split in names)
     splits = known, label_evaluation(config, asked, known.source)
-    model = load_model(path, name, dtype=config.precision, weights=which, **(options or {}))
-    graph, params = nnx.split(model)
+    graph, params = nnx.split(model_of(weights, config.precision))
     params = jax.device_put(params, replicated(mesh))
 
     @jax.jit
     def features(params: nnx.State, images: jax.Array) -> jax.Array:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return nnx.merge(graph, params).pool(normalize(images))
+            return nnx.merge(graph, params).pool(normalize(images, how.normalization))
 
     def of(data: EvalData) -> Features:
         values, labels, begun, told = [], [], time.monotonic(), time.monotonic()

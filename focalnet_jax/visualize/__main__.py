@@ -15,7 +15,7 @@ _MOST_CLASSES = 20  # a row of the figure each
 
 def main(arguments: list[str]) -> int:
     """Parses flags, draws."""
-    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser
+    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser, parse_size
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
     from focalnet_jax.files import check_folder
@@ -30,9 +30,8 @@ def main(arguments: list[str]) -> int:
     add_weights_flags(parser)
     parser.add_argument(
         "--size",
-        type=int,
-        metavar="S",
-        help="pixels of the shorter side; by default what the weights say, or 224",
+        metavar="S|HxW",
+        help="pixels of the shorter side, or what is covered; by default what the weights state, or 224",
     )
     parser.add_argument("--stage", type=int, metavar="N", help="draw the blocks of this stage alone, counted from 1")
     parser.add_argument("--block", type=int, metavar="N", help="and of each stage this block, not the last")
@@ -45,7 +44,7 @@ def main(arguments: list[str]) -> int:
         raise UserError("neither --images nor --frames: name a picture, a video or a folder")
     for flag in ("stage", "block", "every", "most"):
         check_number(f"--{flag}", getattr(flags, flag), 1)
-    check_number("--size", flags.size, 1, LARGEST_SIDE)
+    size = parse_size("--size", flags.size, LARGEST_SIDE)
     check_number("--topk", flags.topk, 0, _MOST_CLASSES)
     check_folder(flags.out, "--out")
     try:
@@ -67,9 +66,7 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"--frames {folder}: expected a folder of pictures")
     videos = [path for path in found if moves(path)]
     told = check_options(flags.option)
-    classifier = load_classifier(
-        flags.checkpoint, flags.model, image_size=flags.size, options=told, which=flags.weights
-    )
+    classifier = load_classifier(flags.checkpoint, flags.model, image_size=size, options=told, which=flags.weights)
     count = len(classifier.model.stages)
     if flags.stage is not None and flags.stage > count:
         raise UserError(f"--stage {flags.stage}: the model has {count} stages; expected 1 to {count}")
@@ -80,7 +77,6 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--block {flags.block}: there are at most {deepest} in a stage; expected 1 to {deepest}")
     stages = range(count) if flags.stage is None else [flags.stage - 1]
     options = Options(
-        size=classifier.image_size,
         stages=tuple(stages),
         block=-1 if flags.block is None else flags.block - 1,
         topk=flags.topk,

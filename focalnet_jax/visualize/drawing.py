@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from focalnet_jax.data.decode import LARGEST_SIDE
-from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.preprocessing import FILTERS, Preprocessing
 from focalnet_jax.errors import UserError
 from focalnet_jax.files import check_result, write_result
 from focalnet_jax.inference import Classifier, read_picture
@@ -43,7 +43,6 @@ _AVERAGED = 8  # pictures of a receptive field
 class Options:
     """What to draw: stages and blocks counted from 0, the block from the end where it is negative."""
 
-    size: int
     stages: tuple[int, ...]
     block: int = -1
     topk: int = 1
@@ -74,7 +73,7 @@ def draw(
     begun, fitted, broken, moving = time.monotonic(), [], [], 0
     for done, path in enumerate(pictures, 1):
         try:
-            picture = fit(read_picture(path), options.size, multiple_of(model), path)
+            picture = fit(read_picture(path), classifier.preprocessing, multiple_of(model), path)
         except UserError as error:
             broken.append(str(error))
             continue
@@ -85,7 +84,7 @@ def draw(
     for path in videos:
         try:
             frames, seconds = read_frames(path, options.every, options.most)
-            frames = [fit(frame, options.size, multiple_of(model), path) for frame in frames]
+            frames = [fit(frame, classifier.preprocessing, multiple_of(model), path) for frame in frames]
         except UserError as error:
             broken.append(str(error))
             continue
@@ -97,7 +96,7 @@ def draw(
         moving += 1
         print(f"{out / named[path]}.gif  {len(frames)} frames", flush=True)
     if fitted or moving:
-        _draw_model(model, fitted, out, options)
+        _draw_model(classifier, fitted, out, options)
     if broken:
         raise UserError("; ".join(broken))
 
@@ -126,7 +125,7 @@ def _make_way(out: Path, stems: Mapping[str, str], *, overwrite: bool) -> None:
 
 def draw_picture(classifier: Classifier, picture: np.ndarray, target: Path, options: Options) -> None:
     """`target`.png and `target`.npz of a picture `[H, W, 3]` uint8."""
-    images = normalize(jnp.asarray(picture[None]))
+    images = classifier.normalize(jnp.asarray(picture[None]))
     stages = modulation_maps(classifier.model, images)
     blocks = [block_maps(stages, stage, options.block) for stage in options.stages]
     arrays: dict[str, np.ndarray] = {"picture": picture}
@@ -153,8 +152,8 @@ def draw_video(
     """
     stage = options.stages[-1]
     maps = [
-        block_maps(modulation_maps(classifier.model, normalize(jnp.asarray(frame[None]))), stage, options.block)
-        for frame in frames
+        block_maps(modulation_maps(classifier.model, images), stage, options.block)
+        for images in (classifier.normalize(jnp.asarray(frame[None])) for frame in frames)
     ]
     place, _ = _block(stage, options.block, classifier.model.config.depths[stage])
     key = f"stage{stage + 1}/block{place + 1}"
@@ -172,9 +171,10 @@ def _of_model(model: FocalNet, pictures: Sequence[Any]) -> list[str]:
     return [*([_KERNELS] if model.config.use_depthwise_conv else []), *([_FIELD] if pictures else [])]
 
 
-def _draw_model(model: FocalNet, pictures: Sequence[np.ndarray], out: Path, options: Options) -> None:
+def _draw_model(classifier: Classifier, pictures: Sequence[np.ndarray], out: Path, options: Options) -> None:
+    model = classifier.model
     if _FIELD in _of_model(model, pictures):
-        fields = _receptive_fields(model, pictures, options)
+        fields = _receptive_fields(classifier, pictures, options)
         arrays = {f"stage{stage + 1}": field for stage, field in fields.items()}  # [H, W]
         names = [f"stage {stage + 1}" for stage in fields]
         _save(receptive_figure(list(fields.values()), names), arrays, out / _FIELD)
@@ -198,19 +198,24 @@ def _shown_kernels(levels: Sequence[np.ndarray], stage: int, block: int) -> tupl
     return name, [each[place : place + 1] for each in levels]
 
 
-def fit(picture: np.ndarray, size: int, multiple: int, path: Path) -> np.ndarray:
-    """A picture `[H, W, 3]` with its shorter side about `size` and both multiples of `multiple`, nothing cut off.
+def fit(picture: np.ndarray, how: Preprocessing, multiple: int, path: Path) -> np.ndarray:
+    """Returns a picture `[H, W, 3]` resized for a model, both sides multiples of `multiple`, nothing cut off.
+
+    Its proportions are kept and it about covers the size of `how`; it is stretched to that size if `how` stretches.
 
     Raises:
       UserError: names it by its path; it would be too large.
     """
     height, width, _ = picture.shape
-    scale = size / min(height, width)
-    sides = [max(multiple, round(side * scale / multiple) * multiple) for side in (width, height)]
+    tall, wide = how.size
+    if how.mode != "stretch":
+        scale = max(tall / height, wide / width)
+        tall, wide = height * scale, width * scale
+    sides = [max(multiple, round(side / multiple) * multiple) for side in (wide, tall)]
     if math.prod(sides) > LARGEST_SIDE**2:
-        becomes = f"{width}x{height} pixels, {sides[0]}x{sides[1]} with a shorter side of {size}"
+        becomes = f"{width}x{height} pixels, {sides[0]}x{sides[1]} to cover {how.size[1]}x{how.size[0]}"
         raise UserError(f"{path} has {becomes}; at most {LARGEST_SIDE**2:,} are looked at: give a smaller --size")
-    return np.asarray(Image.fromarray(picture).resize(sides, Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(picture).resize(sides, FILTERS[how.interpolation]))
 
 
 def multiple_of(model: FocalNet) -> int:
@@ -249,16 +254,19 @@ def _logits(model: FocalNet, images: jax.Array) -> jax.Array:
     return model(images)
 
 
-def _receptive_fields(model: FocalNet, pictures: Sequence[np.ndarray], options: Options) -> dict[int, np.ndarray]:
+def _receptive_fields(
+    classifier: Classifier, pictures: Sequence[np.ndarray], options: Options
+) -> dict[int, np.ndarray]:
     """Of each of the stages, averaged over the pictures' centres."""
-    side = max(options.size // multiple_of(model), 1) * multiple_of(model)
-    images = normalize(jnp.asarray(np.stack([_centre(picture, side) for picture in pictures])))
-    return {stage: receptive_field(model, images, stage) for stage in options.stages}
+    multiple = multiple_of(classifier.model)
+    size = [max(side // multiple, 1) * multiple for side in classifier.preprocessing.size]
+    images = classifier.normalize(jnp.asarray(np.stack([_centre(picture, size) for picture in pictures])))
+    return {stage: receptive_field(classifier.model, images, stage) for stage in options.stages}
 
 
-def _centre(picture: np.ndarray, side: int) -> np.ndarray:
-    top, left = ((length - side) // 2 for length in picture.shape[:2])
-    return picture[top : top + side, left : left + side]
+def _centre(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    (height, width), (top, left) = size, ((side - part) // 2 for side, part in zip(picture.shape, size, strict=False))
+    return picture[top : top + height, left : left + width]
 
 
 def _save(figure: Figure, arrays: Mapping[str, np.ndarray], target: Path) -> None:

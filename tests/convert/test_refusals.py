@@ -76,7 +76,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
         ({"id2label": ["a", "b", "c", "d", "e"]}, "expected a text for every class"),
         ({"image_size": "384"}, "image_size is '384'"),
         ({"image_size": -5}, "image_size is -5"),
-        ({"image_size": [384, 224]}, "image_size is [384, 224]"),
+        ({"image_size": [384]}, "image_size is [384]"),
         ({"embed_dim": 16}, "embed_dim is 16, the tensors beside it have 8"),
         ({"patch_size": 16}, "patch_size is 16"),
         ({"num_channels": 1}, "in_channels is 1"),

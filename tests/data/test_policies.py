@@ -84,7 +84,7 @@ def recorded(monkeypatch):
     calls = []
 
     def recorder(name):
-        return lambda image, magnitude, rng: calls.append((name, magnitude)) or image
+        return lambda image, magnitude, rng, *fill: calls.append((name, magnitude)) or image
 
     monkeypatch.setattr(policies, "OPERATIONS", {name: recorder(name) for name in policies.OPERATIONS})
     return calls

@@ -52,8 +52,8 @@ def test_crops_have_pillows_pixels_mirrored_or_not(photo, size):
         top, bottom = np.sort(rng.choice(photo.height + 1, 2, replace=False))
         box = (int(left), int(top), int(right), int(bottom))
         expected = np.asarray(resized(photo.crop(box), (size, size)))
-        np.testing.assert_array_equal(resize(pixels, box, (size, size), (0, 0, size)), expected)
-        mirrored = resize(pixels, box, (size, size), (0, 0, size), mirrored=True)
+        np.testing.assert_array_equal(resize(pixels, box, (size, size), (0, 0, size, size)), expected)
+        mirrored = resize(pixels, box, (size, size), (0, 0, size, size), mirrored=True)
         np.testing.assert_array_equal(mirrored, expected[:, ::-1])
 
 

@@ -8,6 +8,7 @@ from sklearn.datasets import load_sample_image
 
 from focalnet_jax import create_model, visualize
 from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.preprocessing import Preprocessing
 from focalnet_jax.demo.panels import Seen, block_panels, class_panels, look
 from focalnet_jax.inference import Classifier
 from focalnet_jax.visualize.figures import Activation
@@ -17,7 +18,7 @@ from focalnet_jax.visualize.maps import StageMaps
 @pytest.fixture(scope="module")
 def classifier():
     model = create_model("focalnet_tiny_lrf", embed_dim=8, depths=(1, 2), num_classes=4)
-    return Classifier(model, ("a, first", "b", "c", "d"), 32, None)
+    return Classifier(model, ("a, first", "b", "c", "d"), Preprocessing().at((32, 32)))
 
 
 def test_classes_and_maps_are_those_of_predict_and_of_the_picture_it_is_given(classifier):

@@ -10,18 +10,19 @@ from sklearn.datasets import load_sample_image
 
 from focalnet_jax import create_model, visualize
 from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.preprocessing import Preprocessing
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import Classifier
 from focalnet_jax.visualize.drawing import Options, draw, fit
 from focalnet_jax.visualize.figures import Activation, BlockMaps, as_png, picture_figure
 
-CHOSEN = Options(size=32, stages=(1,), block=0, topk=4)
+CHOSEN = Options(stages=(1,), block=0, topk=4)
 
 
 @pytest.fixture(scope="module")
 def classifier():
     model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 2), num_classes=4)
-    return Classifier(model, ("maillot", "maillot, tank suit", "c", "d"), 32, None)
+    return Classifier(model, ("maillot", "maillot, tank suit", "c", "d"), Preprocessing().at((32, 32)))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_a_file_that_cannot_be_written_is_named_before_any_is(classifier, drawn,
 
 def test_a_picture_that_would_be_too_large_is_refused_by_its_name():
     with pytest.raises(UserError, match=r"line\.png has 5000x1 pixels, 1120000x224 .* give a smaller --size"):
-        fit(np.zeros((1, 5000, 3), np.uint8), 224, 8, "line.png")
+        fit(np.zeros((1, 5000, 3), np.uint8), Preprocessing(), 8, "line.png")
 
 
 def test_what_is_drawn_is_never_written_over(classifier, tmp_path):

@@ -1,0 +1,230 @@
+"""Preprocessing as transformers' and timm's files state it, read and written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from focalnet_jax.data.preprocessing import (
+    CROP_PCT,
+    FILTERS,
+    Preprocessing,
+    checked,
+    is_number,
+    is_side,
+    normalization,
+)
+from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from focalnet_jax.errors import UserError
+
+_CLIP = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "size": {"shortest_edge": 224},
+    "crop_size": {"height": 224, "width": 224},
+    "do_center_crop": True,
+    "default_to_square": False,
+}
+_HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 224, "width": 224}}
+# What transformers' processors take for keys that are not there, beside _COMMON.
+_PROCESSORS: dict[str, dict[str, Any]] = {
+    "Bit": _CLIP,
+    "CLIP": _CLIP,
+    "ViT": _HALF | {"resample": 2},
+    "DeiT": _HALF
+    | {"size": {"height": 256, "width": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
+    "Beit": _HALF | {"crop_size": {"height": 224, "width": 224}},
+    "Siglip": _HALF | {"default_to_square": False},
+    "Pvt": _HALF | {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)},
+    "ConvNext": _HALF | {"size": {"shortest_edge": 384}, "default_to_square": False, "crop_pct": 224 / 256},
+}
+_COMMON = {
+    "do_resize": True,
+    "do_center_crop": False,
+    "do_rescale": True,
+    "do_normalize": True,
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+    "default_to_square": True,
+}
+_FOLLOWED = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
+# Switches that change what a segmentation or nothing at all is given.
+_NO_MATTER = ("do_reduce_labels", "do_convert_annotations")
+_NAMES = {number: name for name, number in FILTERS.items()}
+
+
+def from_transformers(stated: Mapping[str, Any], place: str) -> Preprocessing:
+    """Returns what a `preprocessor_config.json` says, as transformers' processors of these names do it.
+
+    Args:
+      stated: the file, or its part `image_processor`.
+      place: what errors call it.
+
+    Raises:
+      UserError: it says what this package does not do; names the key.
+    """
+    stated = stated["image_processor"] if isinstance(stated.get("image_processor"), Mapping) else stated
+    kind = stated.get("image_processor_type") or stated.get("feature_extractor_type") or "BitImageProcessor"
+    name = str(kind)
+    for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
+        name = name.removesuffix(ending)
+    if name not in _PROCESSORS or name == kind:
+        known = ", ".join(f"{each}ImageProcessor" for each in _PROCESSORS)
+        raise UserError(f"{place}: image_processor_type is {str(kind)[:60]!r}; expected one of {known}")
+    given = {key: value for key, value in stated.items() if value is not None}
+    values = _COMMON | _PROCESSORS[name] | given
+    _refuse_unknown_steps(values, place)
+    how = _geometry(values, place, crop_pct=name == "ConvNext")
+    if type(values["resample"]) is not int or values["resample"] not in _NAMES:
+        raise UserError(f"{place}: resample is {values['resample']!r}; expected 0 to 5, Pillow's number of a filter")
+    factor = values["rescale_factor"] if values["do_rescale"] else 1.0
+    if not is_number(factor) or factor <= 0:
+        raise UserError(f"{place}: rescale_factor is {factor!r}; expected a positive number such as 1/255")
+    mean, std = (values["image_mean"], values["image_std"]) if values["do_normalize"] else (0.0, 1.0)
+    colours = normalization(mean, std, f"{place}: image_", 255 * factor)
+    how = dataclasses.replace(how, interpolation=_NAMES[values["resample"]], normalization=colours, rounding="down")
+    return checked(how, f"{place}: ")
+
+
+def _refuse_unknown_steps(values: Mapping[str, Any], place: str) -> None:
+    for key in _FOLLOWED:
+        if type(values.get(key, True)) is not bool:
+            raise UserError(f"{place}: {key} is {str(values[key])[:60]!r}; expected true or false")
+    for key, value in values.items():
+        step = key.startswith("do_") and key not in (*_FOLLOWED, *_NO_MATTER)
+        if value and (step or key in ("rescale_offset", "offset", "size_divisor", "use_square_size")):
+            raise UserError(f"{place}: {key} is {str(value)[:60]}, which this package does not do")
+
+
+def _geometry(values: Mapping[str, Any], place: str, *, crop_pct: bool) -> Preprocessing:
+    """Size, mode and crop; the rest as it comes."""
+    crop = _sides(values.get("crop_size"), "crop_size", place) if values["do_center_crop"] else None
+    if not values["do_resize"]:
+        if crop is None:
+            raise UserError(f"{place}: do_resize and do_center_crop are false: pictures of any size cannot be batched")
+        return Preprocessing(crop, "none", crop, None)
+    size = values["size"]
+    if type(size) is int:
+        size = {"height": size, "width": size} if values["default_to_square"] else {"shortest_edge": size}
+    elif isinstance(size, list) and len(size) == 2:
+        size = dict(zip(("height", "width"), size, strict=True))
+    size = {key: side for key, side in size.items() if side is not None} if isinstance(size, Mapping) else size
+    if isinstance(size, Mapping) and set(size) == {"shortest_edge"} and is_side(size["shortest_edge"]):
+        short = size["shortest_edge"]
+        if crop_pct:
+            return _of_convnext(short, values["crop_pct"], crop, place)
+        if crop is None:
+            raise UserError(
+                f"{place}: do_center_crop is false and size is {dict(size)}: pictures would have sizes of their own"
+            )
+        return Preprocessing(crop, "shorter", (short, short), None)
+    if isinstance(size, Mapping) and set(size) == {"height", "width"} and not crop_pct:
+        sides = _sides(size, "size", place)
+        return Preprocessing(crop or sides, "stretch", sides, None)
+    expected = "shortest_edge" if crop_pct else "height and width, or shortest_edge"
+    raise UserError(f"{place}: size is {str(size)[:60]}; expected {expected}, in pixels")
+
+
+def _of_convnext(short: int, crop_pct: Any, crop: tuple[int, int] | None, place: str) -> Preprocessing:
+    """As ConvNextImageProcessor: below 384 pixels resized and cropped by `crop_pct`, from there on stretched."""
+    if crop is not None:
+        raise UserError(f"{place}: do_center_crop is true, which crops what crop_pct has cropped: make it false")
+    if short >= 384:
+        return Preprocessing((short, short), "stretch", (short, short), None)
+    if not is_number(crop_pct) or not 0.01 <= crop_pct <= 1:
+        raise UserError(f"{place}: crop_pct is {crop_pct!r}; expected a number in (0, 1]")
+    resized = int(short / crop_pct)
+    return Preprocessing((short, short), "shorter", (resized, resized), crop_pct)
+
+
+def _sides(sides: Any, key: str, place: str) -> tuple[int, int]:
+    """Height and width, as a number, a pair or a dictionary."""
+    if type(sides) is int:
+        sides = [sides, sides]
+    if isinstance(sides, Mapping):
+        stated = {name: side for name, side in sides.items() if side is not None}
+        sides = [stated["height"], stated["width"]] if stated.keys() == {"height", "width"} else sides
+    if not isinstance(sides, list) or len(sides) != 2 or not all(map(is_side, sides)):
+        raise UserError(f"{place}: {key} is {str(sides)[:60]}; expected height and width, in pixels")
+    return tuple(sides)
+
+
+def to_transformers(how: Preprocessing) -> dict[str, Any] | None:
+    """Returns a `preprocessor_config.json`; None where transformers' processors cannot do it.
+
+    They place a crop a pixel further up or left where the rest is odd, see `Preprocessing.rounding`.
+    """
+    tall, wide = how.target
+    shorter = how.mode == "shorter" and tall == wide
+    padded = how.mode == "none" or tall < how.size[0] or wide < how.size[1]
+    if not (shorter or how.mode in ("stretch", "none")) or (padded and how.fill != (0, 0, 0)):
+        return None
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_resize": how.mode != "none",
+        "size": {"shortest_edge": tall} if shorter else {"height": tall, "width": wide},
+        "resample": FILTERS[how.interpolation],
+        "do_center_crop": True,
+        "crop_size": {"height": how.size[0], "width": how.size[1]},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(how.normalization.mean),
+        "image_std": list(how.normalization.std),
+        "do_convert_rgb": True,
+    }
+
+
+_TIMM_MODES = {"center": "shorter", "squash": "stretch", "border": "longest"}
+
+
+def from_timm(stated: Mapping[str, Any], place: str) -> Preprocessing:
+    """Returns what timm's `pretrained_cfg` says, as `timm.data.create_transform` does it for an evaluation.
+
+    Raises:
+      UserError: it says what this package does not do; names the key.
+    """
+    size = stated.get("input_size") or [3, 224, 224]
+    if not isinstance(size, list | tuple) or len(size) != 3 or not all(map(is_side, size)):
+        raise UserError(f"{place}: input_size is {str(size)[:60]}; expected channels, height and width")
+    if size[0] != 3:
+        raise UserError(f"{place}: input_size has {size[0]} channels; expected 3, red, green and blue")
+    crop_mode, crop_pct = stated.get("crop_mode") or "center", stated.get("crop_pct") or CROP_PCT
+    if not isinstance(crop_mode, str) or crop_mode not in _TIMM_MODES:
+        raise UserError(f"{place}: crop_mode is {str(crop_mode)[:60]!r}; expected {', '.join(_TIMM_MODES)}")
+    interpolation = stated.get("interpolation") or "bicubic"
+    if interpolation == "random":  # of training; evaluated bilinear, as timm's create_transform without augmentation
+        interpolation = "bilinear"
+    colours = normalization(stated.get("mean") or IMAGENET_MEAN, stated.get("std") or IMAGENET_STD, f"{place}: ")
+    mode = _TIMM_MODES[crop_mode]
+    how = Preprocessing(
+        size=tuple(size[1:]),
+        mode=mode,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        normalization=colours,
+        fill=colours.grey if mode == "longest" else (0, 0, 0),
+    )
+    return checked(how, f"{place}: ")
+
+
+def to_timm(how: Preprocessing) -> dict[str, Any] | None:
+    """Returns these keys of timm's `pretrained_cfg`; None where timm cannot do it."""
+    stated = {
+        "input_size": [3, *how.size],
+        "crop_pct": None,
+        "crop_mode": next((name for name, mode in _TIMM_MODES.items() if mode == how.mode), None),
+        "interpolation": how.interpolation,
+        "mean": list(how.normalization.mean),
+        "std": list(how.normalization.std),
+    }
+    if stated["crop_mode"] is None:
+        return None
+    exact = how.size[0] / how.target[0]
+    between = how.size[0] / (how.target[0] + 0.5)  # where rounding errors would take a pixel off
+    for stated["crop_pct"] in (how.crop_pct or exact, between):
+        same = from_timm(stated, "timm")
+        if (same.target, same.fill) == (how.target, how.fill):
+            return stated
+    return None

@@ -1,0 +1,234 @@
+"""How a picture becomes a model's input: resize, centre crop, normalization, as values.
+
+It belongs to the weights: a model gives other answers for pictures that are prepared otherwise. It is done in
+`transforms.eval_transform`, on the host, and `mixing.normalize`, on the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from focalnet_jax.errors import UserError
+
+# Pillow's numbers of its filters, by the names that timm and this package use.
+FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+# How a picture is resized before the crop.
+RESIZE_MODES = ("shorter", "stretch", "longest", "none")
+CROP_PCT = 224 / 256  # of the resized picture that the recipes keep
+_MOST_PIXELS = 2**14  # of a side
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of each channel, of levels in [0, 1]; hashable, so that a program can be made for it.
+
+    Values of a picture are `(level / 255 - mean) / std`.
+    """
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @property
+    def grey(self) -> tuple[int, int, int]:
+        """The levels that become about 0, in [0, 255]."""
+        return tuple(min(max(round(255 * mean), 0), 255) for mean in self.mean)
+
+
+IMAGENET = Normalization()
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a picture `[H, W, 3]` uint8 of any size to a model's input.
+
+    Attributes:
+      size: height and width of the result.
+      mode: "shorter" resizes so that the picture covers `resized` with its proportions kept, "longest" so that it fits
+        into it, "stretch" to exactly it, "none" not at all.
+      resized: height and width to resize to; None is `size / crop_pct`, rounded down.
+      crop_pct: share of the resized picture that the crop keeps, where that is known.
+      interpolation: Pillow's name of the filter.
+      normalization: of the result.
+      fill: levels of what lies outside a resized picture that is smaller than the crop.
+      rounding: "nearest" places the crop as timm does, "down" as transformers does: they differ by a pixel.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    mode: str = "shorter"
+    resized: tuple[int, int] | None = None
+    crop_pct: float | None = CROP_PCT
+    interpolation: str = "bicubic"
+    normalization: Normalization = IMAGENET
+    fill: tuple[int, int, int] = (0, 0, 0)
+    rounding: str = "nearest"
+
+    @property
+    def target(self) -> tuple[int, int]:
+        """Height and width to resize to."""
+        if self.resized is not None:
+            return self.resized
+        return tuple(math.floor(side / (self.crop_pct or 1)) for side in self.size)
+
+    def at(self, size: tuple[int, int]) -> Preprocessing:
+        """Returns the same at another size, with the same share cropped."""
+        if size == self.size:
+            return self
+        if self.crop_pct is not None:
+            return dataclasses.replace(self, size=size, resized=None)
+        share = zip(size, self.target, self.size, strict=True)
+        return dataclasses.replace(self, size=size, resized=tuple(new * large // old for new, large, old in share))
+
+    def describe(self) -> str:
+        """Returns one line for people."""
+        (tall, wide), crop = self.target, "x".join(map(str, self.size))
+        how = {
+            "shorter": f"shorter side to {tall}" if tall == wide else f"resized to cover {tall}x{wide}",
+            "longest": f"resized to fit into {tall}x{wide}",
+            "stretch": f"stretched to {tall}x{wide}",
+            "none": "not resized",
+        }[self.mode]
+        cut = "" if self.mode == "stretch" and self.size == self.target else f", centre crop {crop}"
+        colours = self.normalization
+        named = "ImageNet's mean and std"
+        if colours != IMAGENET:
+            named = f"mean {_numbers(colours.mean)}, std {_numbers(colours.std)}"
+        return f"{how}{cut}, {self.interpolation}, {named}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the same as JSON holds it."""
+        return dataclasses.asdict(self)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return f"{values[0]:.4g}" if len(set(values)) == 1 else "/".join(f"{value:.4g}" for value in values)
+
+
+USUAL = Preprocessing()  # of the published recipes on ImageNet
+
+
+def from_config(data: Mapping[str, Any]) -> Preprocessing:
+    """Returns what the keys `data` of a run's config say, of one that was stored before some of them existed too.
+
+    Raises:
+      UserError: they contradict each other.
+    """
+    size, resized = sides(data["image_size"]), data.get("eval_resize")
+    mode = data.get("eval_resize_mode") or "shorter"
+    mean, std = data.get("mean") or IMAGENET_MEAN, data.get("std") or IMAGENET_STD
+    colours = Normalization(tuple(map(float, mean)), tuple(map(float, std)))
+    if resized is not None and mode == "none":
+        raise UserError(
+            f"data.eval_resize={resized}: data.eval_resize_mode=none resizes nothing; leave one of them out"
+        )
+    if resized is not None and mode != "longest" and any(map(int.__lt__, sides(resized), size)):
+        shown = data["image_size"]
+        raise UserError(f"data.eval_resize={resized} is smaller than data.image_size={shown}; nothing to crop from")
+    return Preprocessing(
+        size=size,
+        mode=mode,
+        resized=None if resized is None else sides(resized),
+        crop_pct=None if resized is not None else CROP_PCT if mode == "shorter" else 1.0,
+        interpolation=data.get("interpolation") or "bicubic",
+        normalization=colours,
+        fill=colours.grey if mode == "longest" else (0, 0, 0),
+    )
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns height and width of a square's side, or of both."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def in_words(size: int | Sequence[int]) -> str:
+    """Returns `224`, or `192x256` of a height and width that differ."""
+    height, width = sides(size)
+    return str(height) if height == width else f"{height}x{width}"
+
+
+def from_dict(values: Mapping[str, Any]) -> Preprocessing:
+    """Returns what `Preprocessing.to_dict` wrote.
+
+    Raises:
+      UserError: it was changed to something that cannot be followed.
+    """
+    known = {field.name for field in dataclasses.fields(Preprocessing)}
+    values = dict(values)
+    if values.keys() - known:
+        raise UserError(f"preprocessing: unknown key {sorted(values.keys() - known)[0]!r}")
+    stated = dict(values)
+    for key in ("size", "resized", "fill"):
+        if isinstance(values.get(key), list | tuple):
+            stated[key] = tuple(values[key])
+    colours = values.get("normalization")
+    if colours is not None:
+        if not isinstance(colours, Mapping) or set(colours) != {"mean", "std"}:
+            raise UserError(f"preprocessing: normalization is {str(colours)[:60]}; expected mean and std")
+        stated["normalization"] = normalization(colours["mean"], colours["std"], "preprocessing: ")
+    return checked(Preprocessing(**stated))
+
+
+def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing:
+    """Returns it unchanged.
+
+    Raises:
+      UserError: it makes no sense; `place` is where it is stated.
+    """
+    if not isinstance(how.mode, str) or how.mode not in RESIZE_MODES:
+        raise UserError(f"{place}mode is {how.mode!r}; expected {', '.join(RESIZE_MODES)}")
+    if not isinstance(how.interpolation, str) or how.interpolation not in FILTERS:
+        raise UserError(f"{place}interpolation is {how.interpolation!r}; expected {', '.join(FILTERS)}")
+    if not isinstance(how.rounding, str) or how.rounding not in ("nearest", "down"):
+        raise UserError(f"{place}rounding is {how.rounding!r}; expected nearest or down")
+    if how.crop_pct is not None and not (is_number(how.crop_pct) and 0.01 <= how.crop_pct <= 100):
+        raise UserError(f"{place}crop_pct is {how.crop_pct!r}; expected a positive number such as 0.875")
+    for name in ("size", "target"):  # in this order: one is made of the other
+        sides = getattr(how, name)
+        if not (isinstance(sides, tuple) and len(sides) == 2 and all(map(is_side, sides))):
+            raise UserError(f"{place}{name} is {sides!r}; expected 1 to {_MOST_PIXELS} pixels, height and width")
+    if not (
+        isinstance(how.fill, tuple)
+        and len(how.fill) == 3
+        and all(type(level) is int and 0 <= level <= 255 for level in how.fill)
+    ):
+        raise UserError(f"{place}fill is {how.fill!r}; expected three levels in [0, 255]")
+    return how
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_side(value: Any) -> bool:
+    """Whether it is a number of pixels that a side can have."""
+    return type(value) is int and 1 <= value <= _MOST_PIXELS
+
+
+def normalization(mean: Any, std: Any, place: str, scale: float = 1.0) -> Normalization:
+    """Returns the normalization of levels in [0, 1] that a file states.
+
+    Args:
+      mean: a number for all channels, or one for each of three.
+      std: the same.
+      place: put before the key's name in errors.
+      scale: what one level is multiplied by before mean and std count, times 255.
+
+    Raises:
+      UserError: NaN, infinite, not positive, or not three channels.
+    """
+    parts = []
+    for name, value in (("mean", mean), ("std", std)):
+        values = [value] * 3 if is_number(value) else value
+        if not isinstance(values, list | tuple) or not all(map(is_number, values)):
+            raise UserError(f"{place}{name} is {str(value)[:60]}; expected finite numbers, one per channel")
+        if len(values) != 3:
+            raise UserError(f"{place}{name} has {len(values)} channels; expected 3, red, green and blue")
+        if name == "std" and min(values) <= 0:
+            raise UserError(f"{place}{name} is {list(values)}; expected positive numbers")
+        parts.append(tuple(float(each) / scale for each in values))
+    return Normalization(*parts)

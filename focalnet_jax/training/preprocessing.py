@@ -1,0 +1,81 @@
+"""Which preprocessing counts where weights state one and a config another."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.convert.huggingface import Stated
+from focalnet_jax.data.preprocessing import Preprocessing, from_config
+from focalnet_jax.distributed.startup import is_first
+from focalnet_jax.errors import UserError
+
+_KEYS = ("image_size", "eval_resize", "eval_resize_mode", "interpolation", "mean", "std")
+
+
+def weights_preprocessing(config: FrozenConfigDict, stated: Stated, named: Collection[str]) -> Preprocessing:
+    """Returns how pictures are prepared for weights that are measured; prints where that is not the config's way.
+
+    What the weights state counts, but for the keys of the config that are `named`; where they state nothing, the
+    config.
+
+    Raises:
+      UserError: the weights state what cannot be followed; the keys contradict each other.
+    """
+    of_config, keys = from_config(config.data), [f"data.{key}" for key in _KEYS]
+    named = [key for key in keys if key in named]
+    if named == keys:
+        return of_config
+    others = ", ".join(key for key in keys if key not in named)
+    try:
+        of_weights = stated.follow()
+    except UserError as error:
+        raise UserError(f"{error}; to go by the config, name {others} on the command line") from error
+    if of_weights is None:
+        return of_config
+    followed = _combined(config, of_config, of_weights, named)
+    if is_first() and followed != of_config:
+        but = f" but for {', '.join(named)}" if named else ""
+        print(
+            f"pictures are prepared as the weights state it{but}: {followed.describe()}; the config's: "
+            f"{of_config.describe()} (to take the config's, name {others} on the command line)"
+        )
+    return followed
+
+
+def _combined(
+    config: FrozenConfigDict, ours: Preprocessing, theirs: Preprocessing, named: Collection[str]
+) -> Preprocessing:
+    """The weights' preprocessing with the named keys of the config."""
+    if "data.image_size" in named:
+        theirs = theirs.at(ours.size)
+    if "data.eval_resize_mode" in named:
+        theirs = replace(theirs, mode=ours.mode, fill=ours.fill)
+    if {"data.eval_resize", "data.eval_resize_mode"} & set(named):
+        resized = config.data.eval_resize
+        data = config.data.to_dict() | {"image_size": theirs.size, "eval_resize_mode": theirs.mode}
+        fitted = from_config(data | {"eval_resize": resized if "data.eval_resize" in named else None})
+        theirs = replace(theirs, resized=fitted.resized, crop_pct=fitted.crop_pct)
+    if "data.interpolation" in named:
+        theirs = replace(theirs, interpolation=ours.interpolation)
+    colours = theirs.normalization
+    for key in ("mean", "std"):
+        if f"data.{key}" in named:
+            colours = replace(colours, **{key: getattr(ours.normalization, key)})
+    return replace(theirs, normalization=colours)
+
+
+def note_difference(config: FrozenConfigDict, stated: Stated, path: str) -> None:
+    """Prints one line where a run prepares pictures otherwise than the weights that it starts from state."""
+    ours, theirs = from_config(config.data), stated.preprocessing
+    if not is_first() or (theirs == ours and not stated.refused):
+        return
+    if stated.refused:
+        print(f"note: {stated.refused}; the run prepares pictures by the config: {ours.describe()}")
+    elif theirs is not None:
+        print(
+            f"note: {path} states another preprocessing, {theirs.describe()}; the run goes by the config: "
+            f"{ours.describe()}"
+        )

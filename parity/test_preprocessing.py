@@ -1,0 +1,90 @@
+"""Pictures are prepared as transformers' processors and timm's transforms prepare them."""
+
+import json
+
+import numpy as np
+import pytest
+import timm.data
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from transformers import AutoImageProcessor
+
+from focalnet_jax.convert.huggingface import stated_beside
+from focalnet_jax.convert.preprocessors import from_timm
+from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.transforms import eval_transform
+
+CROP = {"height": 56, "width": 40}
+PROCESSORS = [
+    {},  # what is not stated is the processor's default
+    {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 64}, "crop_size": CROP, "resample": 3},
+    {"image_processor_type": "BitImageProcessorFast", "size": 64, "crop_size": 57, "image_mean": [0.485, 0.456, 0.406]},
+    {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 40}, "crop_size": 57},
+    {"image_processor_type": "BitImageProcessor", "size": CROP, "crop_size": 57, "resample": 5},
+    {"image_processor_type": "ViTImageProcessor", "size": CROP},
+    {"image_processor_type": "ViTImageProcessor", "size": CROP, "resample": 1, "do_normalize": False},
+    {"image_processor_type": "ViTImageProcessor", "size": [56, 40], "resample": 4, "rescale_factor": 1 / 127.5},
+    {"image_processor_type": "ViTImageProcessor", "size": 48, "resample": 0, "do_rescale": False},
+    {"image_processor_type": "ViTImageProcessor", "image_std": [0.1, 0.2, 0.3], "image_mean": 0.4},
+    {"feature_extractor_type": "ViTFeatureExtractor", "size": 48, "resample": 2},
+    {"image_processor_type": "ViTImageProcessor", "do_resize": False, "do_center_crop": True, "crop_size": 301},
+    {"image_processor_type": "DeiTImageProcessor"},
+    {"image_processor_type": "DeiTImageProcessor", "size": 70, "crop_size": 57},
+    {"image_processor_type": "CLIPImageProcessor", "size": 64, "crop_size": 57},
+    {"feature_extractor_type": "CLIPFeatureExtractor", "size": 64, "crop_size": 57},
+    {"image_processor_type": "SiglipImageProcessor", "size": CROP},
+    {"image_processor_type": "BeitImageProcessor", "size": 48, "do_center_crop": True, "crop_size": 33},
+    {"image_processor_type": "PvtImageProcessor", "size": CROP},
+    {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}},
+    {"image_processor_type": "ConvNextImageProcessor", "size": 96, "crop_pct": 0.7},
+    {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 384, "resample": 2},
+]
+TIMM = [
+    {"num_classes": 3},
+    {"crop_pct": 0.9, "interpolation": "bicubic"},  # timm's FocalNets
+    {"crop_pct": 1.0, "input_size": [3, 384, 384], "interpolation": "bilinear"},
+    {"crop_pct": 0.95, "input_size": [3, 64, 64], "crop_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3},
+    {"crop_pct": 1.0, "input_size": [3, 64, 96], "crop_mode": "squash", "interpolation": "lanczos"},
+    {"crop_pct": 0.9, "input_size": [3, 64, 64], "crop_mode": "border", "interpolation": "box"},
+    {"crop_pct": 1.0, "input_size": [3, 64, 96], "crop_mode": "border", "mean": [0.2, 0.4, 0.6]},
+    {"crop_pct": 0.875, "input_size": [3, 64, 96], "interpolation": "hamming"},
+    {"crop_pct": 0.9, "input_size": [3, 97, 65], "interpolation": "nearest"},
+    {"crop_pct": 1.5, "input_size": [3, 65, 65]},  # padded with black
+]
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    china, flower = (Image.fromarray(image) for image in load_sample_images().images)
+    return [china, flower.crop((100, 0, 400, 427)), flower.resize((33, 50))]
+
+
+def assert_same(how, picture, theirs):
+    """Every pixel, and so to rounding every number: what differs by a level differs by 1/255 of a deviation."""
+    ours = np.asarray(normalize(eval_transform(how)(np.asarray(picture))[None], how.normalization))[0]
+    assert ours.shape == theirs.shape
+    # float32 on both sides, computed in another order: a few units in the last place of the largest
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * max(1, np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("stated", PROCESSORS, ids=lambda each: json.dumps(each)[:100])
+def test_transformers(stated, pictures, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "focalnet"}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
+    processor = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    how = stated_beside(tmp_path, 0).follow()
+    for picture in pictures:
+        theirs = processor(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        assert_same(how, picture, theirs)
+
+
+@pytest.mark.parametrize("stated", TIMM, ids=lambda each: json.dumps(each)[:100])
+def test_timm(stated, pictures):
+    resolved = timm.data.resolve_data_config(pretrained_cfg=stated)
+    transform = timm.data.create_transform(**resolved, is_training=False)
+    how = from_timm(stated, "here")
+    for picture in pictures:
+        theirs = transform(picture)
+        assert theirs.dtype == torch.float32
+        assert_same(how, picture, theirs.permute(1, 2, 0).numpy())
