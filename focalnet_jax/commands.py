@@ -20,7 +20,7 @@ COMMANDS = {
     "transfer": "features and probes of a frozen backbone",
     "sweep": "train with combinations of settings",
     "report": "draw runs as one page",
-    "data.prepare": "a data set of folders or of ImageNet's archives",
+    "data.prepare": "a data set from folders, archives, shards or Parquet",
     "data.show": "draw what a run is trained on",
     "checkpoint": "what a run keeps, and whether it is whole",
     "aot": "compile a run for devices that are not here",

@@ -51,7 +51,7 @@ def test_every_layout_is_the_same_data_set(layout, expected, tmp_path):
     assert card["classes"] == expected["classes"]
     assert card["rejected"] == 1  # the damaged one
     has_tests = layout in (layouts.kaggle, layouts.hub_tars, layouts.hub_parquet)
-    assert card["left_out"].get("test images have no labels", 0) == 2 * has_tests
+    assert card["left_out"].get("test images without labels", 0) == 2 * has_tests
 
 
 @pytest.mark.parametrize("below", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -16,6 +17,7 @@ from focalnet_jax.data.prepare.plan import is_example
 from focalnet_jax.data.prepare.samples import TEXT_LABELS
 from focalnet_jax.errors import UserError
 
+_TEST_KIND = "test images without labels"
 _MOST_NUMBERS = 100_000  # classes that are numbers; what is larger is an id of something else
 
 
@@ -134,7 +136,7 @@ def count_left_out(indices: Sequence[Index]) -> Counter[str]:
     kinds: Counter[str] = Counter()
     for index in indices:
         kinds.update({kind: count for kind, count in index.skipped.items() if kind != TEXT_LABELS})
-        kinds[WHY_NOT[TEST]] += int((index.members["why_not"] == TEST).sum())
+        kinds[_TEST_KIND] += int((index.members["why_not"] == TEST).sum())
         names = index.members["name"][index.members["why_not"] == NO_IMAGE].tolist()
         kinds.update(PurePosixPath(name.decode(errors="replace")).suffix.lower() or "no suffix" for name in names)
     return +kinds
@@ -148,12 +150,19 @@ def count_files(indices: Sequence[Index]) -> int:
 
 def describe(containers: Sequence[Container]) -> list[str]:
     """Returns a line per split: what it is read from."""
-    what = {"images": "folders or tars", "samples": "shards of WebDataset", "rows": "Parquet files"}
     lines = []
     for split in (*SPLITS, None):
-        of = [container for container in containers if container.split == split and not container.direct]
-        of = of or [container for container in containers if container.split == split]
+        of = [container for container in containers if container.split == split]
+        of = [container for container in of if not container.direct] or of
+        kinds = Counter(map(_kind, of))
+        told = " and ".join(f"{count:,} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
         if of:
-            places = sorted({container.path for container in of})
-            lines.append(f"{split or 'splits by folder'}: {len(of)} {what[of[0].holds]}, {some(places, 2)}")
+            place = os.path.commonpath([container.path for container in of])
+            lines.append(f"{split or 'splits by folder'}: {told} of {place}")
     return lines
+
+
+def _kind(container: Container) -> str:
+    if container.size is None:
+        return "folder"
+    return {"images": "tar", "samples": "shard", "rows": "Parquet file"}[container.holds]
