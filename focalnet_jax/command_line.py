@@ -59,16 +59,25 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
     except BrokenPipeError:  # who read the output has gone
         os._exit(EXIT_FAILED)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        line = explain_os_error(error)
+        if line is None:
             raise
-        where = f" at {error.filename}" if error.filename else ""
-        todo = "" if error.errno == errno.EIO else "; make room and start it again"
-        _end_with(f"failed: {error.strerror}{where}{todo}", EXIT_FAILED)
+        _end_with(line, EXIT_USER_MISTAKE if line.startswith("error") else EXIT_FAILED)
     except KeyboardInterrupt:
         _end_with("interrupted", 130)  # the shell's convention for SIGINT
     if LEFT_BEHIND:
         os._exit(status)
     sys.exit(status)
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """Returns the line about a full or failing disk, or a path that the user has to change; None for other errors."""
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS) and where:
+        return f"error: {error.strerror}{where}; name another path or make it accessible"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"failed: {error.strerror}{where}; make room and start it again"
+    return f"failed: {error.strerror}{where}" if error.errno == errno.EIO else None
 
 
 def _unraisable(what: sys.UnraisableHookArgs) -> None:

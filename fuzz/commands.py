@@ -14,9 +14,11 @@ from typing import Any
 
 from PIL import Image
 
+from focalnet_jax.command_line import explain_os_error
 from focalnet_jax.config import default_config, to_json
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.prepare import preparation
+from focalnet_jax.errors import UserError
 from fuzz.mutations import Rng, dump_json, mutate_bytes, mutate_json, pick
 from fuzz.runner import Family, WrongAnswerError
 from fuzz.weights import random_weights
@@ -32,62 +34,46 @@ _WORDS = (
     "use_postln=true",
     "use_postln=maybe",
     "=",
-    "\0",
 )
-# By command: its module and what its flags take. PATH is any of the files of a case, NUMBER and WORD what people type.
+# By command: its module, and for each argument its flag if it has one, what it takes (see `_value`), and a value that
+# fits.
+_WEIGHTS = (
+    "--checkpoint PATH {files}/weights.safetensors",
+    "--option WORD use_postln=false",
+    "--option WORD normalize_modulator=false",
+)
+_CONFIG = ("--config CONFIG {files}/recipe.py", "OVERRIDE --config.seed=1", "OVERRIDE --config.data.eval_split=val")
 _GRAMMAR: dict[str, tuple[str, tuple[str, ...]]] = {
-    "train": ("train", ("--config CONFIG", "--workdir PATH", "--max-restarts NUMBER", "OVERRIDE", "OVERRIDE")),
-    "eval": ("eval", ("--config CONFIG", "--checkpoint PATH", "OVERRIDE", "OVERRIDE")),
-    "predict": (
-        "predict",
-        ("PATH", "--checkpoint PATH", "--topk NUMBER", "--image-size NUMBER", "--json", "--model WORD"),
-    ),
+    "train": ("train", (*_CONFIG, "--workdir PATH {new}/run", "--max-restarts NUMBER 0")),
+    "eval": ("eval", (*_CONFIG, "--checkpoint PATH {run}")),
+    "predict": ("predict", ("PATH {files}/images", *_WEIGHTS, "--topk NUMBER 2", "--image-size NUMBER 32", "--json ")),
     "visualize": (
         "visualize.__main__",
-        (
-            "--checkpoint PATH",
-            "--images PATH",
-            "--frames PATH",
-            "--out NEW",
-            "--size NUMBER",
-            "--stage NUMBER",
-            "--most NUMBER",
-        ),
+        (*_WEIGHTS, "--images PATH {files}/images", "--out NEW {new}/drawn", "--size NUMBER 32", "--stage NUMBER 1"),
     ),
     "convert": (
         "convert.__main__",
         (
-            "PATH",
-            "NEW",
-            "--to WORD",
-            "--model WORD",
-            "--option WORD",
-            "--dtype WORD",
-            "--head WORD",
-            "--num-classes NUMBER",
+            *("PATH {files}/weights.safetensors", "NEW {new}/new.safetensors", "--to WORD microsoft", *_WEIGHTS[1:]),
+            *("--dtype WORD float32", "--head WORD keep"),
         ),
     ),
-    "export": ("export", ("PATH", "--model WORD", "--image-size NUMBER", "--precision WORD", "--platforms WORD")),
-    "transfer": ("transfer.__main__", ("WORD", "--config CONFIG", "--checkpoint PATH", "--shots WORD", "OVERRIDE")),
-    "sweep": ("sweep", ("--config CONFIG", "--workdir PATH", "OVERRIDE")),
-    "report": ("report", ("PATH", "PATH", "--out NEW", "--overwrite")),
+    "export": (
+        "export",
+        ("PATH {files}/weights.safetensors", "NEW {new}/new.stablehlo", *_WEIGHTS[1:], "--image-size NUMBER 32"),
+    ),
+    "transfer": ("transfer.__main__", ("WORD knn", *_CONFIG, *_WEIGHTS, "--shots WORD 1,2")),
+    "sweep": ("sweep", (*_CONFIG, "--workdir PATH {new}/runs")),
+    "report": ("report", ("PATH {run}", "PATH {run}", "--out NEW {new}/report.html", "--overwrite ")),
     "data.prepare": (
         "data.prepare.__main__",
-        (
-            "KIND",
-            "--source PATH",
-            "--out NEW",
-            "--name WORD",
-            "--classes PATH",
-            "--held-out NUMBER",
-            "--shard-mb NUMBER",
-        ),
+        ("KIND imagefolder", "--source PATH {files}/images", "--out NEW {new}/data", "--held-out NUMBER 0.5"),
     ),
-    "data.show": ("data.show", ("--config CONFIG", "--out NEW", "--step NUMBER", "--images NUMBER", "OVERRIDE")),
-    "checkpoint": ("checkpoint.__main__", ("ACTION", "PATH", "NUMBER", "NUMBER")),
-    "aot": ("aot.__main__", ("--config CONFIG", "--topology WORD", "--slices NUMBER", "--step WORD", "OVERRIDE")),
-    "demo": ("demo.__main__", ("--checkpoint MISSING", "--port NUMBER", "--topk NUMBER", "--host WORD")),
-    "launch": ("launch", ("--processes WORD", "--devices-per-process NUMBER")),
+    "data.show": ("data.show", (*_CONFIG, "--out NEW {new}/shown.png", "--step NUMBER 1", "--images NUMBER 2")),
+    "checkpoint": ("checkpoint.__main__", ("ACTION list", "PATH {run}", "NUMBER 7")),
+    "aot": ("aot.__main__", (*_CONFIG, "--topology WORD v5e:2x2", "--slices NUMBER 1", "--step WORD eval")),
+    "demo": ("demo.__main__", ("--checkpoint MISSING {run}", "--port NUMBER 0", "--topk NUMBER 2", "--host WORD a")),
+    "launch": ("launch", ("--processes WORD 0", "--devices-per-process NUMBER 1")),
 }
 # What would compute for long, or for ever, gets one thing more that cannot be right.
 _LONG = dict.fromkeys(("train", "sweep", "eval", "aot", "transfer"), "--config.batch_size=0") | {
@@ -155,6 +141,11 @@ def case(mains: Mains, rng: Rng, folder: Path) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             mains.functions[name](arguments)
+    except OSError as error:
+        line = explain_os_error(error)
+        if line is None:
+            raise
+        raise UserError(line) from error
     except SystemExit as ended:
         if ended.code not in (0, None) or not {"--help", "-h"} & set(arguments):
             raise WrongAnswerError(f"it ends itself with {ended.code}") from ended
@@ -165,53 +156,46 @@ def case(mains: Mains, rng: Rng, folder: Path) -> None:
 
 
 def _arguments(name: str, files: Path, rng: Rng, folder: Path, run: Path) -> list[str]:
-    """A command line by its grammar, with pieces left out, repeated and in another order."""
+    """A command line by its grammar, with pieces left out, repeated, wrong or in another order."""
     given: list[str] = []
     pieces = list(_GRAMMAR[name][1])
     if rng.random() < 0.3:
         pieces = [str(piece) for piece in rng.permutation(pieces)]
+    wrong = rng.random() * 0.4
     for piece in pieces:
-        for _ in range(pick(rng, (0, 1, 1, 1, 1, 1, 1, 2))):
-            *flag, kind = piece.split(" ")
-            given += [*flag, _value(kind, files, rng, folder, run)]
-    if rng.random() < 0.1:
-        given.insert(
-            int(rng.integers(len(given) + 1)), pick(rng, ("--help", "--unknown", "--", "-x", "é", "-", "--config."))
-        )
+        *flag, kind, fits = [""] * (piece.count(" ") == 0) + piece.split(" ")
+        for _ in range(pick(rng, (0, 2)) if rng.random() < wrong / 2 else 1):
+            value = fits.format(files=files, new=folder, run=run)
+            if rng.random() < wrong:
+                value = _value(kind, files, rng, folder, run)
+            given += [*flag, *([value] if kind.isupper() else [kind])]
+    if rng.random() < wrong / 2:
+        given.insert(int(rng.integers(len(given) + 1)), pick(rng, _STRAY))
     return given + ([_LONG[name]] if name in _LONG else [])
 
 
 def _value(kind: str, files: Path, rng: Rng, folder: Path, run: Path) -> str:
     match kind:
         case "PATH":
-            known = [
-                str(files / each) for each in ("weights.safetensors", "images", "garbage.pth", "text.txt", "empty")
-            ]
-            return pick(rng, (*known, str(run), str(run / "checkpoints"), str(folder / "missing"), "", "x" * 300))
+            known = sorted(str(each) for each in files.iterdir())
+            return pick(rng, (*known, str(run), str(run / "checkpoints"), str(folder / "no"), "", "x" * 300))
         case "MISSING":
             return pick(rng, (str(folder / "missing"), str(files / "garbage.pth"), "", str(run)))
         case "NEW":
             return str(folder / pick(rng, ("new", "new.png", "new.safetensors", "new.html", "a/b/new", "x" * 300)))
         case "CONFIG":
-            known = [
-                str(files / "recipe.py"),
-                str(files / "recipe.py") + ":variant",
-                str(files / "text.txt"),
-                "missing.py",
-            ]
-            return pick(rng, (*known, "configs/quickstart.py", "", ":", str(files)))
+            recipe = str(files / "recipe.py")
+            return pick(rng, (recipe, f"{recipe}:x", str(files / "text.txt"), "no.py", "configs/quickstart.py", ""))
         case "OVERRIDE":
             key = pick(rng, ("data.source", "data.path", "data.eval_split", "batch_size", "model.name", "seed", "nope"))
             return f"--config.{key}={pick(rng, (*_NUMBERS, *_WORDS, str(files / 'images'), 'folder', 'tfds'))}"
         case "NUMBER":
             return pick(rng, _NUMBERS)
-        case "WORD":
-            return pick(rng, (*_WORDS, "float16", "knn", "1,2", "0,0", "v5e:2x2", "cpu", "keep"))
         case "KIND":
             return pick(rng, _KINDS)
         case "ACTION":
             return pick(rng, _ACTIONS)
-    return kind
+    return pick(rng, (*_WORDS, "float16", "knn", "1,2", "0,0", "v5e:2x2", "cpu", "keep"))
 
 
 def _changed_run(run: Path, rng: Rng, path: Path) -> Path:
@@ -230,4 +214,4 @@ def _changed_run(run: Path, rng: Rng, path: Path) -> Path:
     return path
 
 
-FAMILY = Family("commands", 1500, prepare, case, seconds=60)
+FAMILY = Family("commands", 800, prepare, case, seconds=60)

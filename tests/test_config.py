@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -142,3 +143,20 @@ def test_a_key_that_a_stored_config_lacks_means_its_default():
 def test_computation_is_on_the_platform_tests_are_for():
     assert jax.default_backend() == "cpu"
     assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize("text", ["{1: 2}", "{}", "({1: 2},)", "{1}", "1j", "b'a'"])
+@pytest.mark.parametrize("key", ["model.mlp_ratio", "augment.crop_scale", "seed", "model.depths"])
+def test_what_a_config_cannot_hold_is_refused(key, text):
+    with pytest.raises(UserError, match=re.escape(f"--config.{key}={text}: expected")):
+        load_config("configs/quickstart.py", [f"--config.{key}={text}"])
+
+
+@pytest.mark.parametrize("key", ["augment.mixup", "seed", "optimizer.b1", "keep_latest"])
+def test_a_config_file_that_takes_away_a_value_that_is_needed_is_refused(tmp_path, key):
+    (tmp_path / "recipe.py").write_text(
+        "from focalnet_jax.config import default_config\n\n\ndef get_config(variant):\n    config = default_config()\n"
+        f"    config.{key} = None\n    return config\n"
+    )
+    with pytest.raises(UserError, match=f"{key}=None: expected a value, such as the default"):
+        load_config(str(tmp_path / "recipe.py"))

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from focalnet_jax.command_line import load_config
 from focalnet_jax.convert.adapt import adapt
@@ -106,3 +107,11 @@ def test_half_precision_files_are_kept_or_cast(tmp_path):
     assert {leaf.dtype for leaf in named_leaves(half.params).values()} == {np.dtype("float32")}
     write_weights(half, tmp_path / "again.safetensors", format="timm")
     assert sha256(tmp_path / "again.safetensors") == sha256(tmp_path / "half.safetensors")
+
+
+def test_a_name_that_no_file_can_have_is_one_line(tmp_path):
+    arguments = ["imagefolder", "--source", tmp_path, "--out", tmp_path / ("x" * 300)]
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat" / "0.png")
+    done = run("-m", "focalnet_jax.data.prepare", *arguments)
+    assert_one_line_mistake(done, "File name too long at ")
