@@ -1,10 +1,12 @@
 """Classes of data sets are found among a classifier's by their names, never by their positions."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 
+from focalnet_jax.data.balance import labels_of
 from focalnet_jax.data.class_files import read_classes
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list, class_names, labels
 from focalnet_jax.data.labels import Classes, Relabelled, classes_of, labels_present, match_classes
@@ -165,6 +167,8 @@ def test_a_relabelled_source_differs_in_labels_alone(tmp_path):
     assert relabelled.fingerprint == source.fingerprint
     assert labels_present(source).tolist() == [0, 1]
     assert labels_present(relabelled).tolist() == [0, 2]
+    again = pickle.loads(pickle.dumps(relabelled))  # as processes that read are given it
+    assert [again[index][1] for index in range(6)] == again.labels.tolist() == labels_of(relabelled).tolist()
 
 
 def test_all_labels_of_an_example_are_relabelled():

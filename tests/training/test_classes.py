@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from focalnet_jax.command_line import load_config
@@ -17,6 +18,7 @@ from focalnet_jax.training.run import set_up
 from focalnet_jax.training.standalone import evaluate_checkpoint
 from focalnet_jax.transfer.extract import extract_features
 from tests.convert.random_weights import weights_of
+from tests.data.flowers import NAMES, make_data_set
 from tests.data.test_labels import IMAGENETTE, IMAGENETTE_WORDS
 
 SPRINGER = 217
@@ -128,6 +130,18 @@ def test_figures_of_a_subset_stand_beside_those_of_all_outputs(tmp_path):
     assert named["top1_subset"] == 10
     with pytest.raises(UserError, match=r"examples of classes that eval_classes=tench,church lacks, such as n02102040"):
         evaluated(weights, folder, tmp_path, "--config.eval_classes=('tench','church')")
+
+
+def test_a_prepared_data_set_goes_by_its_names_and_may_list_classes_that_it_has_no_examples_of(tmp_path, capsys):
+    label = {"label": tfds.features.ClassLabel(names=NAMES)}  # rose, tulip, daisy
+    data = make_data_set(tmp_path / "flowers" / "1.0.0", label, [0, 2, 2, 0, 2])
+    options = ["--config.data.source=tfds", "--config.data.eval_split=train", "--config.eval_classes=present"]
+    result = evaluated(always(3, 2, 1, 0), data, tmp_path, *options, names=["daisy", "oak", "Rose"])
+    assert (result["top1"], result["top1_subset"], result["subset_classes"]) == (40, 40, 2)
+    assert "split train: 2 of the 3 classes of" in capsys.readouterr().out
+    data = make_data_set(tmp_path / "other" / "1.0.0", label, [0, 1])
+    with pytest.raises(UserError, match="lacks: tulip"):
+        evaluated(always(3, 2), data, tmp_path, *options, names=["daisy", "oak", "rose"])
 
 
 def test_the_first_outputs_alone_may_compete(tmp_path):
