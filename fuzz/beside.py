@@ -13,6 +13,7 @@ import numpy as np
 from focalnet_jax import inference
 from focalnet_jax.convert.huggingface import Stated
 from focalnet_jax.convert.write import write_weights
+from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import Classifier, load_classifier
 from fuzz.mutations import Rng, dump_json, mutate_json, pick
@@ -56,7 +57,7 @@ def prepare(folder: Path) -> list[Directory]:
     inference.model_of = lambda *_: None  # which takes most of the time, and looks at no file
     theirs = folder / "transformers"
     if not theirs.exists():
-        stated = Stated(classes=_NAMES, image_size=32)
+        stated = Stated(classes=_NAMES, preprocessing=USUAL.at((32, 32)))
         write_weights(dataclasses.replace(random_weights(), stated=stated), theirs, format="huggingface")
         timm = folder / "timm"
         timm.mkdir()
@@ -78,7 +79,7 @@ def _seen(classifier: Classifier) -> tuple[Any, ...]:
     pixels = np.asarray(classifier.transform(_PICTURE))
     if pixels.ndim != 3 or pixels.shape[2] != 3:
         raise WrongAnswerError(f"a picture becomes {pixels.shape}")
-    return classifier.labels, classifier.image_size, pixels.tobytes()
+    return classifier.labels, classifier.preprocessing, pixels.tobytes()
 
 
 def case(directories: list[Directory], rng: Rng, folder: Path) -> None:

@@ -167,7 +167,7 @@ def test_weights_that_are_measured_or_trained_from_keep_their_preprocessing_or_s
     out = capsys.readouterr().out
     assert "pictures are prepared as the weights state it: shorter side to 16, centre crop 16x16" in out
     assert "the config's: shorter side to 24, centre crop 24x24, bicubic, mean 0.5" in out
-    changed = evaluate_checkpoint(elsewhere, str(workdir), named_keys(others[1:2]))
+    changed = evaluate_checkpoint(elsewhere, str(workdir), named=named_keys(others[1:2]))
     assert changed["loss"] != own["loss"]
     assert "as the weights state it but for data.mean: shorter side to 16" in capsys.readouterr().out
     train, _ = extract_features(elsewhere, str(workdir))

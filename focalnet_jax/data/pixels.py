@@ -124,6 +124,19 @@ def _transposed(image, left, top, width, height, mirrored):  # pragma: no cover 
 
 
 @compiled
+def _nearest(size, full, first, count):  # pragma: no cover - compiled
+    """Which inputs the outputs `first` to `first + count` of `full` are: added up, for Pillow's rounding errors."""
+    step = size / full
+    at = step * 0.5
+    inputs = np.empty(count, np.int64)
+    for i in range(first + count):
+        if i >= first:
+            inputs[i - first] = int(at)
+        at += step
+    return inputs
+
+
+@compiled
 def _resize(image, box, full, part, mirrored, kind):  # pragma: no cover - compiled
     left, top, right, bottom = box
     x, y, width, height = part
@@ -159,15 +172,10 @@ def resize(
     """
     if interpolation != "nearest":
         return _resize(image, box, full, part, mirrored, FILTERS[interpolation])
-    columns = _nearest(box[0], box[2], full[0])[part[0] : part[0] + part[2]]
-    rows = _nearest(box[1], box[3], full[1])[part[1] : part[1] + part[3]]
+    left, top, right, bottom = box
+    x, y, width, height = part
+    columns, rows = left + _nearest(right - left, full[0], x, width), top + _nearest(bottom - top, full[1], y, height)
     return image[rows[:, None], columns[::-1] if mirrored else columns]
-
-
-def _nearest(start: int, end: int, full: int) -> np.ndarray:
-    """Which input each of `full` outputs is; summed step by step, so that rounding errors are Pillow's."""
-    step = (end - start) / full
-    return start + np.cumsum([step * 0.5, *[step] * (full - 1)]).astype(int)
 
 
 @compiled

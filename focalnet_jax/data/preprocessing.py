@@ -20,7 +20,7 @@ FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "h
 # How a picture is resized before the crop.
 RESIZE_MODES = ("shorter", "stretch", "longest", "none")
 CROP_PCT = 224 / 256  # of the resized picture that the recipes keep
-_MOST_PIXELS = 2**14  # of a side
+_MOST_PIXELS = 2**12  # of a side that a file may state: `decode.LARGEST_SIDE`, which a picture to be looked at has
 
 
 @dataclass(frozen=True)
