@@ -20,6 +20,11 @@ def _number(value: float) -> FieldReference:
     return FieldReference(value, field_type=type(value))
 
 
+def _size(value: int) -> FieldReference:
+    """Pixels of a side, or (height, width), or None."""
+    return FieldReference(value, field_type=object)
+
+
 def default_config() -> ConfigDict:
     """Every key a run understands. `None` means: not set, the meaning stands beside the key.
 
@@ -96,8 +101,7 @@ def default_config() -> ConfigDict:
     # How much more often rare classes are drawn: a class of n images in proportion to n ** (1 - class_balance).
     config.data.class_balance = 0.0
     # Pixels of a side, or (height, width); auto: that of init_from's weights, or 224, on CPUs 64
-    config.data.image_size = FieldReference(224, field_type=object)
-    # How pictures are prepared for an evaluation.
+    config.data.image_size = _size(224)
     # Size before the centre crop, or (height, width); None: image_size, by the mode shorter 256/224 of it
     config.data.eval_resize = config_dict.placeholder(object)
     config.data.eval_resize_mode = "shorter"  # shorter side; stretch; longest, padded with the mean colour; none

@@ -22,7 +22,7 @@ def _sections() -> Iterator[str]:
 
     body = inspect.cleandoc("\n" + inspect.getsource(default_config).partition('"""\n')[2].partition("    return")[0])
     body = re.sub(r"config_dict\.placeholder\(\w+\)", "None", _SECTION.sub("", _LOOP.sub("", body.lstrip() + "\n")))
-    body = re.sub(r"_number\((\S+)\)", r"\1", body)
+    body = re.sub(r"_(?:number|size)\((\S+)\)", r"\1", body)
     yield f"## Keys of a run\n\n```python\n{body.removeprefix('config = ConfigDict()').strip()}\n```\n"
     fields = inspect.getsource(FocalNetConfig).partition('"""\n\n')[2].partition("\n\n    def")[0]
     yield f"## Options of a model\n\n```python\n{inspect.cleandoc(fields)}\n```\n"
