@@ -8,6 +8,7 @@ import zlib
 
 import pytest
 
+from focalnet_jax.data.class_lists import class_names
 from tests.data import layouts
 from tests.data.layouts import (
     IDS,
@@ -93,7 +94,7 @@ def test_the_list_of_labels_may_have_any_of_its_forms(expected, tmp_path):
         ("449\n445\n442\n", "meta.mat"),  # the devkit's numbers without its table
         ("n01440764\n" * 3, "3 images that the label list does not have"),
         ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {1000}\n" for n in range(1, 7)), "may mean another order"),
-        ("tench\n" * 6, "tench is none"),
+        ("tench\n" * 6, "tench' is none"),
         ("", "is empty"),
     ],
 )
@@ -270,3 +271,13 @@ def test_the_splits_may_be_given_one_by_one(expected, tmp_path):
     source = layouts.hub_tars(tmp_path / "tars") / "data"
     card, _ = prepared(tmp_path / "again", "imagenet1k", "--source", *sorted(source.iterdir()))
     assert card["fingerprint"] == expected["fingerprint"]
+
+
+def test_the_hubs_parquet_as_the_kind_parquet_has_imagenets_words_each_once(tmp_path):
+    source = layouts.hub_parquet(tmp_path / "set")
+    card, found = prepared(tmp_path / "out", "parquet", "--source", source)
+    assert list(card["classes"]) == class_names(1000)
+    assert found["val"] == {class_names(1000)[SYNSETS.index(synset)]: 2 for synset in SYNSETS}
+    write_parquet(tmp_path / "train.parquet", [("1.jpg", next(iter(write_val()[0].values())), 0)], ["cat", "cat"])
+    out = ["--out", tmp_path / "none"]
+    refused("several classes cat", "parquet", "--source", tmp_path / "train.parquet", *out)

@@ -38,7 +38,7 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
                 f"{container.path}: the names of column {label} are not those of ImageNet-1K in its order; prepare it "
                 "with the kind parquet, which keeps its own"
             )
-        labels = labels if container.imagenet or labels.names else Labels(names or None)
+        labels = labels if labels.names else Labels(names or None)
         rows, seen = [], Counter()
         for path, content, raw in _rows(container, file, image, label):
             rows.append((path, spool.tell() if content else -1, len(content), _suffix(content), raw))

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from focalnet_jax.data.class_lists import NUM_1K, class_list
+from focalnet_jax.data.class_lists import NUM_1K, class_list, class_names
 from focalnet_jax.data.prepare.containers import Container, parquet, tar
 from focalnet_jax.data.prepare.folders import refuse_twice
-from focalnet_jax.data.prepare.labels import Labels
+from focalnet_jax.data.prepare.labels import Labels, says_imagenet
 from focalnet_jax.data.prepare.looking import look_into
 from focalnet_jax.data.prepare.naming import is_hidden, is_tar, some, split_named, splits_in, tar_stem
 from focalnet_jax.data.prepare.rows import class_names_in, is_parquet
@@ -66,7 +66,13 @@ def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], t
     stated = {class_names_in(container, labels): container.path for container in containers}
     if len(stated) > 1:
         raise UserError(f"{' and '.join(list(stated.values())[:2])} state different classes: give --classes FILE")
-    return containers, next(iter(stated)), notes
+    names = next(iter(stated))
+    if names and len(set(names)) < len(names):
+        if not says_imagenet(names):
+            repeated = [name for name, count in Counter(names).items() if count > 1]
+            raise UserError(f"{files[0][0]} calls several classes {some(repeated)}: give --classes FILE")
+        names = tuple(class_names(NUM_1K))  # the cranes get their synsets
+    return containers, names, notes
 
 
 def _files(

@@ -77,7 +77,7 @@ def read_val_labels(path: Path) -> dict[str, str]:
     wrong = [f"{stem} {synset}" for stem, synset in labels.items() if synset not in known]
     if wrong:
         raise UserError(
-            f"{path}: expected a synset of ImageNet-1K for every image, such as n01440764; {wrong[0]} is none: "
+            f"{path}: expected a synset of ImageNet-1K for every image, such as n01440764; {wrong[0][:60]!r} is none: "
             f"give {FORMS}"
         )
     return labels
