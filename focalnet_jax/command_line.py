@@ -155,6 +155,13 @@ def add_weights_flags(parser: argparse.ArgumentParser) -> None:
     add_which_flag(parser)
 
 
+def add_classes_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds `--classes`, a file with what the outputs are called."""
+    parser.add_argument(
+        "--classes", metavar="FILE", help="what the outputs are called, one class per line in their order"
+    )
+
+
 def add_which_flag(parser: argparse.ArgumentParser) -> None:
     """Adds `--weights`, the choice among several models in one file."""
     parser.add_argument(

@@ -15,6 +15,7 @@ import numpy as np
 
 from focalnet_jax.convert.load import model_of
 from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.data.class_files import read_classes
 from focalnet_jax.data.class_lists import labels, short_names
 from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
@@ -91,6 +92,7 @@ def load_classifier(
     dtype: str = "float32",
     options: Mapping[str, bool] | None = None,
     which: str | None = None,
+    classes: str | Path | None = None,
 ) -> Classifier:
     """The model whose weights lie at `path`, in any format, and its labels and picture size where they are told.
 
@@ -101,9 +103,11 @@ def load_classifier(
       dtype: precision policy.
       options: `use_postln` and `normalize_modulator`, where nothing in or beside the weights tells.
       which: which weights of a file with several, as for `read_weights`.
+      classes: a file with what the outputs are called, see `read_classes`; by default what the weights state.
 
     Raises:
-      UserError: nothing readable there, it is not what `name` says, or it states preprocessing that cannot be followed.
+      UserError: nothing readable there, it is not what `name` says, or it states preprocessing that cannot be followed;
+        `classes` are not as many as the outputs.
 
     Warns:
       UserWarning: one of several models in the file was taken.
@@ -113,7 +117,11 @@ def load_classifier(
         warnings.warn(f"{path}: {decision}", stacklevel=2)
     stated = weights.stated
     how = stated.follow()
-    names = labels(weights.config.num_classes, stated.words or stated.classes)
+    outputs = weights.config.num_classes
+    given = None if classes is None else read_classes(classes)
+    if given is not None and len(given) != outputs:
+        raise UserError(f"{classes} has {len(given)} classes; expected {outputs}, one for each output of {path}")
+    names = labels(outputs, given or stated.words or stated.classes)
     assumed, how = how is None, USUAL if how is None else how
     how = how if image_size is None else how.at(sides(image_size))
     return Classifier(model_of(weights, dtype), tuple(names), how, assumed)

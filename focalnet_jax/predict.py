@@ -13,7 +13,14 @@ _TOGETHER = 16  # pictures a call
 
 def main(arguments: list[str]) -> int:
     """Parses flags, prints a prediction for each picture."""
-    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser, parse_size, printable
+    from focalnet_jax.command_line import (
+        add_classes_flag,
+        add_weights_flags,
+        check_number,
+        make_parser,
+        parse_size,
+        printable,
+    )
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
 
@@ -26,6 +33,7 @@ def main(arguments: list[str]) -> int:
         help="a workdir, a step, .pth, .safetensors or Hugging Face",
     )
     add_weights_flags(parser)
+    add_classes_flag(parser)
     parser.add_argument("--image-size", metavar="S|HxW", help="by default what the weights state, or 224")
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes to name: %(default)s")
     parser.add_argument("--json", action="store_true", help="one JSON object a picture")
@@ -38,7 +46,8 @@ def main(arguments: list[str]) -> int:
 
     paths = find_pictures(flags.pictures)
     told = check_options(flags.option)
-    classifier = load_classifier(flags.checkpoint, flags.model, image_size=size, options=told, which=flags.weights)
+    stated = dict(image_size=size, options=told, which=flags.weights, classes=flags.classes)
+    classifier = load_classifier(flags.checkpoint, flags.model, **stated)
     if not classifier.labels:
         raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
     if classifier.assumed:

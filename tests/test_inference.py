@@ -46,6 +46,22 @@ def test_what_weights_do_not_tell_is_asked_for_and_taken(tmp_path, capsys):
     assert capsys.readouterr().out.startswith(f"{arguments[0]}: {best[0][0]} {best[0][1]:.1%}, ")
 
 
+def test_a_file_says_what_outputs_are_called(tmp_path, capsys):
+    names = ["ant", "bee", "cat", "dog", "emu"]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    arguments = [str(tmp_path / "red.png"), "--checkpoint", str(UNTOLD), "--image-size", "64", "--topk", "1"]
+    arguments += ["--option", "normalize_modulator=false", "--classes", str(tmp_path / "classes.txt")]
+    assert predict.main(arguments) == 0
+    options = OPTIONS["timm_lrf"]
+    picture = np.uint8([[[255, 0, 0]]]).repeat(64, 0).repeat(64, 1)
+    best = load_classifier(UNTOLD, image_size=64, options=options).best([picture], 1)[0][0, 0]
+    assert capsys.readouterr().out.startswith(f"{arguments[0]}: {names[best]} ")
+    (tmp_path / "classes.txt").write_text("ant\nbee\n")
+    with pytest.raises(UserError, match="has 2 classes; expected 5, one for each output"):
+        load_classifier(UNTOLD, options=options, classes=tmp_path / "classes.txt")
+
+
 def in_threads(call, times=48):
     """What a call returns from 8 threads at once."""
     with ThreadPoolExecutor(8) as threads:

@@ -16,7 +16,7 @@ _LARGEST = "100mb"  # of a file that is taken
 
 def main(arguments: list[str]) -> int:
     """Parses flags, serves the page until it is interrupted."""
-    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser, parse_size
+    from focalnet_jax.command_line import add_classes_flag, add_weights_flags, check_number, make_parser, parse_size
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
 
@@ -25,6 +25,7 @@ def main(arguments: list[str]) -> int:
         "--checkpoint", required=True, metavar="PATH", help="a workdir, a step, .pth, .safetensors or Hugging Face"
     )
     add_weights_flags(parser)
+    add_classes_flag(parser)
     parser.add_argument("--image-size", metavar="S|HxW", help="by default what the weights state, or 224")
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes to name: %(default)s")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in: %(default)s")
@@ -39,7 +40,8 @@ def main(arguments: list[str]) -> int:
         from focalnet_jax.inference import load_classifier
 
         told = check_options(flags.option)
-        classifier = load_classifier(flags.checkpoint, flags.model, image_size=size, options=told, which=flags.weights)
+        stated = dict(image_size=size, options=told, which=flags.weights, classes=flags.classes)
+        classifier = load_classifier(flags.checkpoint, flags.model, **stated)
         if not classifier.labels:
             raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
         _serve(classifier, flags.checkpoint, flags.topk, flags.host, port)

@@ -127,8 +127,11 @@ class Progress:
 
     def print_evaluation(self, step: int, values: dict[str, Any]) -> None:
         """One line for an evaluation."""
+        subset = ""
+        if "eval/top1_subset" in values:
+            subset = f"(subset: {values['eval/top1_subset']:.2f} %  {values['eval/top5_subset']:.2f} %)  "
         print(
-            f"evaluation at step {step}: top-1 {values['eval/top1']:.2f} %  top-5 {values['eval/top5']:.2f} %  "
+            f"evaluation at step {step}: top-1 {values['eval/top1']:.2f} %  top-5 {values['eval/top5']:.2f} %  {subset}"
             f"loss {values['eval/loss']:.4f}  on {values['eval/examples']} examples",
             flush=True,
         )

@@ -15,7 +15,7 @@ _MOST_CLASSES = 20  # a row of the figure each
 
 def main(arguments: list[str]) -> int:
     """Parses flags, draws."""
-    from focalnet_jax.command_line import add_weights_flags, check_number, make_parser, parse_size
+    from focalnet_jax.command_line import add_classes_flag, add_weights_flags, check_number, make_parser, parse_size
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
     from focalnet_jax.files import check_folder
@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--frames", nargs="+", default=[], metavar="FOLDER", help="each a video's frames")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     add_weights_flags(parser)
+    add_classes_flag(parser)
     parser.add_argument(
         "--size",
         metavar="S|HxW",
@@ -66,7 +67,8 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"--frames {folder}: expected a folder of pictures")
     videos = [path for path in found if moves(path)]
     told = check_options(flags.option)
-    classifier = load_classifier(flags.checkpoint, flags.model, image_size=size, options=told, which=flags.weights)
+    stated = dict(image_size=size, options=told, which=flags.weights, classes=flags.classes)
+    classifier = load_classifier(flags.checkpoint, flags.model, **stated)
     count = len(classifier.model.stages)
     if flags.stage is not None and flags.stage > count:
         raise UserError(f"--stage {flags.stage}: the model has {count} stages; expected 1 to {count}")
