@@ -60,12 +60,13 @@ def described(path: Path) -> tuple[str, dict[str, str]]:
 def _set_by(path: Path) -> Iterator[tuple[str, str, object]]:
     """Keys, the recipe's values in words, and the defaults, where they differ."""
     from focalnet_jax.command_line import load_config
-    from focalnet_jax.config import REQUIRED, default_config, flatten
+    from focalnet_jax.config import AUTO, REQUIRED, default_config, flatten
 
     defaults = flatten(default_config())
     for key, value in flatten(load_config(str(path), optional=list(defaults))).items():
         if value != defaults[key]:
-            yield key, "yours" if value == REQUIRED else f"`{value!r}`", defaults[key]
+            chosen = {REQUIRED: "yours", None: "`auto`" if key in AUTO else "`None`"}
+            yield key, chosen[value] if value in (REQUIRED, None) else f"`{value!r}`", defaults[key]
 
 
 def _plain(text: str) -> str:
