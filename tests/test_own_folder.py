@@ -150,7 +150,7 @@ def test_what_a_run_has_chosen_is_what_is_shown(images, trained, tmp_path, capsy
     given = [RECIPE, f"--config.data.path={images}", f"--out={tmp_path / 'grid.png'}"]
     assert main([*given, f"--workdir={trained[0]}"]) == 0
     assert "chosen     " not in capsys.readouterr().out
-    assert main([*given, "--config.batch_size=10"]) == 0
+    assert main([*given, "--config.batch_size=16"]) == 0
     told = capsys.readouterr().out
     assert "chosen     model.name=focalnet_tiny_srf" in told
-    assert "10 of 10 images" in told
+    assert "16 of 16 images" in told
