@@ -114,6 +114,15 @@ def test_numbers_get_the_names_of_a_list_and_its_order(tmp_path):
     assert card["rejected"] == 1
 
 
+def test_numbers_that_begin_with_1_are_refused_where_a_list_says_so(tmp_path):
+    (tmp_path / "names.txt").write_text("zebra\napple\nmango\n")
+    source = write_shard(tmp_path / "train-0.tar", [{".cls": str(number)} for number in (1, 2, 3)])
+    arguments = ["--source", source, "--out", tmp_path / "out"]
+    refused("they seem to begin with 1", "webdataset", *arguments, "--classes", tmp_path / "names.txt")
+    source = write_shard(tmp_path / "imagenet1k-train-0.tar", [{".cls": str(number)} for number in (1, 500, 1000)])
+    refused("they seem to begin with 1", "webdataset", *arguments[:1], source, *arguments[2:])
+
+
 @pytest.mark.parametrize(
     ("samples", "told"),
     [
@@ -123,6 +132,7 @@ def test_numbers_get_the_names_of_a_list_and_its_order(tmp_path):
         ([{".txt": f"a picture of {n} cats"} for n in range(6)], "captions, not classes"),
         ([{".cls": "1", ".json": '{"label": 2}'}], "contradict each other"),
         ([{".cls": "20260101"}], "is no number of a class"),
+        ([{".cls": "long " * 90}], "no image of a known class"),
         ([{}, {}], "no .cls, .json or .txt beside its images"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from focalnet_jax.data.prepare.containers import Container
-from focalnet_jax.data.prepare.index import GOOD, LEFT_OUT, NO_IMAGE, NOT_LISTED, TEST, WHY_NOT, Index
+from focalnet_jax.data.prepare.index import GOOD, LEFT_OUT, NO_IMAGE, NOT_LISTED, OUTSIDE, TEST, WHY_NOT, Index
 from focalnet_jax.data.prepare.kinds import Sources
 from focalnet_jax.data.prepare.naming import SPLITS, in_order, is_imagenet_file, some
 from focalnet_jax.data.prepare.plan import is_example
@@ -83,6 +83,16 @@ def check_labels(sources: Sources, indices: Sequence[Index]) -> None:
                     f"{container.title} holds {len(without)} images that the label list does not have, such as "
                     f"{without[0].decode(errors='replace')}: give the list of all with --val-labels"
                 )
+
+
+def refuse_shifted(indices: Sequence[Index], classes: Sequence[str]) -> None:
+    """Raises `UserError` if numbers seem to begin with 1: some lie beyond the classes, and none is the first."""
+    beyond = sum(int((index.members["why_not"] == OUTSIDE).sum()) for index in indices)
+    if beyond and classes and not any((index.members["class_name"] == classes[0].encode()).any() for index in indices):
+        raise UserError(
+            f"{beyond} labels are outside of the {len(classes)} classes, and none is 0 ({classes[0]}): they seem "
+            "to begin with 1; give --classes FILE with a first line for 0, or labels from 0"
+        )
 
 
 def refuse_repeated(sources: Sources, indices: Sequence[Index]) -> None:

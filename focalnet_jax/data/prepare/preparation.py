@@ -67,6 +67,7 @@ def prepare(kind: Kind, sources: Sources, out: Path, options: Options, processes
         accounting.check_labels(sources, indices)
         accounting.refuse_repeated(sources, indices)
         classes = sources.classes or accounting.names_found(sources, indices)
+        accounting.refuse_shifted(indices, classes)
         held_out = _held_out(kind, options, indices)
         shards = make_plan(indices, classes, held_out=held_out, shard_bytes=options.shard_bytes)
         if not any(shard.split == "train" for shard in shards):
