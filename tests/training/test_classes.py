@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,7 +259,7 @@ def test_features_of_both_splits_have_the_training_splits_labels(tmp_path):
     folder = write(tmp_path / "data/train", ["cat", "cow", "dog"])
     write(folder / "val", ["dog"])
     weights = f"{tmp_path}/weights.safetensors"
-    write_weights(weights_of(num_classes=1000), weights, format="timm")
+    write_weights(weights_of(num_classes=1000), Path(weights), format="timm")
     options = dict(use_postln=False, normalize_modulator=False)
     known, asked = extract_features(config_of(folder, 1000), weights, options=options)
     assert (known.labels.tolist(), asked.labels.tolist()) == ([0, 0, 1, 1, 2, 2], [2, 2])
