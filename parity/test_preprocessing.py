@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import timm.data
 import torch
+from flax import nnx
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from transformers import AutoImageProcessor
 
-from focalnet_jax.convert.huggingface import stated_beside
+import focalnet_jax
+from focalnet_jax.convert.huggingface import Stated, stated_beside
 from focalnet_jax.convert.preprocessors import from_timm
+from focalnet_jax.convert.weights import Weights
+from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.mixing import normalize
 from focalnet_jax.data.transforms import eval_transform
 
@@ -88,3 +92,25 @@ def test_timm(stated, pictures):
         theirs = transform(picture)
         assert theirs.dtype == torch.float32
         assert_same(how, picture, theirs.permute(1, 2, 0).numpy())
+
+
+def test_timm_loads_a_directory_written_for_it_with_its_preprocessing(tmp_path):
+    options = {
+        "use_postln": True,
+        "normalize_modulator": True,
+        "use_layerscale": True,
+        "embed_dim": 16,
+        "depths": (1, 2),
+    }
+    model = focalnet_jax.create_model("focalnet_tiny_lrf", num_classes=3, use_conv_embed=True, **options)
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    stated = Stated(("a", "b", "c"), preprocessing=from_timm(TIMM[3], "here"))
+    write_weights(Weights(params, model.config, None, "orbax", "float32", (), stated), tmp_path / "timm", format="timm")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    data = timm.data.resolve_model_data_config(theirs)
+    assert (data["input_size"], data["crop_mode"], data["mean"]) == ((3, 64, 64), "squash", (0.5, 0.5, 0.5))
+    assert theirs.pretrained_cfg["label_names"] == ["a", "b", "c"]
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(model(images), expected, rtol=0, atol=1e-5 * np.abs(expected).max())

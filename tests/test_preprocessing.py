@@ -1,6 +1,7 @@
 """What weights state about pictures is followed wherever pictures are prepared, and goes along when weights do."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,12 @@ def test_conversions_carry_preprocessing_and_class_names_from_format_to_format(t
     write_weights(read_weights(folder), tmp_path / "timm.safetensors", format="timm")
     write_weights(read_weights(tmp_path / "timm.safetensors", options=SRF), tmp_path / "back", format="huggingface")
     assert read_weights(tmp_path / "back").stated.follow() == STRETCHED
+    write_weights(read_weights(folder), tmp_path / "local", format="timm")
+    local = read_weights(tmp_path / "local")  # with all that shapes do not tell
+    assert (local.config, local.stated.follow()) == (
+        read_weights(folder).config,
+        replace(STRETCHED, crop_pct=1.0, resized=None, rounding="nearest"),
+    )
     report = write_weights(read_weights(folder), tmp_path / "wide", format="huggingface", image_size=(64, 32))
     assert read_weights(tmp_path / "wide").stated.follow() == STRETCHED.at((64, 32))
     assert not any("preprocessor" in note for note in report.notes)

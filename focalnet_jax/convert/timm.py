@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from focalnet_jax.convert.huggingface import Stated
-from focalnet_jax.convert.preprocessors import from_timm
+from focalnet_jax.convert.huggingface import CONFIG, Stated
+from focalnet_jax.convert.preprocessors import from_timm, to_timm
+from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNetConfig
 
 
 def is_timms(config: Mapping[str, Any]) -> bool:
@@ -54,3 +58,61 @@ def _words(classes: tuple[str, ...] | None, descriptions: Any, place: str) -> tu
     if not isinstance(descriptions, Mapping) or not all(isinstance(text, str) for text in descriptions.values()):
         raise UserError(f"{place}: label_descriptions is {str(descriptions)[:60]!r}; expected a text for every name")
     return tuple(descriptions.get(name, name) for name in classes)
+
+
+# Options of ours that timm's model takes by another name, beside those of the same name.
+_ARGUMENTS = {
+    "use_conv_embed": "use_overlap_down",
+    "use_postln": "use_post_norm",
+    "use_postln_in_modulation": "use_post_norm_in_modulation",
+    "normalize_modulator": "normalize_modulator",
+}
+
+
+def told_by_timm(config: Mapping[str, Any]) -> dict[str, bool]:
+    """Returns the options of ours that shapes do not tell and `model_args` state."""
+    arguments = config.get("model_args")
+    arguments = arguments if is_timms(config) and isinstance(arguments, Mapping) else {}
+    told = {ours: arguments.get(_ARGUMENTS[ours]) for ours in ("use_postln", "normalize_modulator")}
+    return {ours: value for ours, value in told.items() if isinstance(value, bool)}
+
+
+def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, stated: Stated) -> tuple[str, ...]:
+    """Writes the `config.json` that `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
+
+    Args:
+      folder: where to.
+      config: the model's, which timm's FocalNet can express.
+      name: the released variant, if it is one.
+      stated: class names and preprocessing.
+
+    Returns:
+      What a reader should know, one line each.
+    """
+    how = stated.preprocessing or USUAL
+    prepared = to_timm(how)
+    windows = [config.kernel_sizes(stage)[0] for stage in range(len(config.depths))]
+    model_args = {
+        "embed_dim": config.dims[0],
+        "depths": list(config.depths),
+        "mlp_ratio": config.mlp_ratio,
+        "focal_levels": list(config.levels),
+        "focal_windows": windows,
+        "layerscale_value": config.layerscale_value if config.use_layerscale else None,
+        **{theirs: getattr(config, ours) for ours, theirs in _ARGUMENTS.items()},
+    }
+    written: dict[str, Any] = {
+        "architecture": name or "focalnet_tiny_srf",
+        "num_classes": config.num_classes,
+        "num_features": config.dims[-1],
+        "global_pool": "avg",
+        "model_args": model_args,
+        "pretrained_cfg": (prepared or {})
+        | {"num_classes": config.num_classes, "first_conv": "stem.proj", "classifier": "head.fc"},
+    }
+    if stated.classes:
+        written["label_names"] = list(stated.classes)
+        if stated.words:
+            written["label_descriptions"] = dict(zip(stated.classes, stated.words, strict=True))
+    (folder / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
+    return () if prepared else (f"no preprocessing in {CONFIG}: timm has no transform that does {how.describe()}",)

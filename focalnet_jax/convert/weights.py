@@ -19,7 +19,7 @@ from focalnet_jax.convert.mapping import abstract_params, to_ours
 from focalnet_jax.convert.recognise import recognise, released_name
 from focalnet_jax.convert.select import select
 from focalnet_jax.convert.tensors import READ_DTYPES
-from focalnet_jax.convert.timm import is_timms, stated_by_timm
+from focalnet_jax.convert.timm import is_timms, stated_by_timm, told_by_timm
 from focalnet_jax.data.preprocessing import from_config
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNetConfig, variant_config
@@ -80,7 +80,7 @@ def read_weights(
     selected = select(tensors, str(path), which, head)
     tensors, format = selected.tensors, selected.format
     folder = path if path.is_dir() else path.parent
-    told = told_by_config(folder) if format == "huggingface" else {}
+    told = told_by_config(folder) if format == "huggingface" else _told_by_timm(folder) if format == "timm" else {}
     found = recognise(tensors.shapes, format=format, name=name, told=told, overrides=options, assumed=assumed)
     dtype = _dtypes(tensors.dtypes)
     params = to_ours(tensors, found.config, format)
@@ -91,6 +91,10 @@ def read_weights(
     config = dataclasses.replace(found.config, **trained_with)
     stated = _stated(path, folder, format, config.num_classes)
     return Weights(params, config, found.name, format, dtype, tuple(notes), stated, selected.decisions)
+
+
+def _told_by_timm(folder: Path) -> dict[str, bool]:
+    return told_by_timm(read_json(folder / CONFIG)) if (folder / CONFIG).is_file() else {}
 
 
 def _stated(path: Path, folder: Path, format: str, num_classes: int) -> Stated:

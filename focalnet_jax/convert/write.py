@@ -13,6 +13,7 @@ from focalnet_jax.convert.files import METADATA, PICKLES, write_tensors, written
 from focalnet_jax.convert.huggingface import Stated, write_metadata
 from focalnet_jax.convert.mapping import to_theirs
 from focalnet_jax.convert.tensors import DTYPES
+from focalnet_jax.convert.timm import write_timm_config
 from focalnet_jax.convert.torch_files import import_torch
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.errors import UserError
@@ -42,7 +43,8 @@ def write_weights(
 
     Args:
       weights: what to write.
-      destination: a `.pth` or `.safetensors`; a directory for "huggingface" and "orbax".
+      destination: a `.pth` or `.safetensors`; a directory for "huggingface" and "orbax", and for "timm" if it has no
+        such suffix.
       format: "microsoft", "timm", "huggingface" or "orbax".
       dtype: of the tensors, by default that of the file the weights come from. Checkpoints of ours are float32.
       image_size: what a Hugging Face configuration states; by default what the source states, or 224.
@@ -55,8 +57,9 @@ def write_weights(
     dtype = dtype or ("float32" if weights.dtype == "float64" else weights.dtype)  # what parameters are
     if dtype not in DTYPES:
         raise UserError(f"the weights are {dtype}: say by --dtype which of {', '.join(DTYPES)} to write")
-    as_directory = format == "huggingface"
-    if as_directory == (destination.suffix in (*PICKLES, ".safetensors")):
+    as_file = destination.suffix in (*PICKLES, ".safetensors")
+    as_directory = format == "huggingface" or (format == "timm" and not as_file)
+    if as_directory == as_file:
         expected = "a directory" if as_directory else "a .pth or .safetensors file"
         raise UserError(f"{destination.name}: --to {format} writes {expected}")
     if destination.suffix in PICKLES:
@@ -67,7 +70,10 @@ def write_weights(
         file = partial
         if as_directory:
             partial.mkdir()
-            notes += write_metadata(partial, weights.config, weights.stated, image_size)
+            if format == "timm":
+                notes += write_timm_config(partial, weights.config, weights.name, weights.stated)
+            else:
+                notes += write_metadata(partial, weights.config, weights.stated, image_size)
             file = partial / "model.safetensors"
         tensors = {name: _cast(name, array, dtype) for name, array in to_theirs(weights.params, weights.config, format)}
         metadata = None
