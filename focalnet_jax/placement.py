@@ -89,6 +89,18 @@ def knows_devices() -> bool:
     return _mesh() is not None or jax.device_count() == 1
 
 
+def holds_whole(x: jax.Array) -> bool:
+    """Whether what a kernel is given of `x` here is all that there is, or a part that this module knows.
+
+    Not where `x` may be split by a mesh that is not ours: the compiler would gather all of it for a kernel on every
+    device, and explicit axes would need the kernel's sharding rules. XLA's own operations it splits.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if _mesh() is not None or (mesh.axis_names and set(mesh.manual_axes) == set(mesh.axis_names)):
+        return True
+    return not jax.typeof(x).sharding.mesh.explicit_axes and jax.device_count() == 1
+
+
 def splits_channels() -> bool:
     """Whether the channels of wide layers lie on several devices."""
     mesh = _mesh()

@@ -20,7 +20,7 @@ from focalnet_jax.ops.activation import activated_product
 from focalnet_jax.ops.aggregation import LEVELS
 from focalnet_jax.ops.gelu import activate
 from focalnet_jax.ops.pointwise import suits
-from focalnet_jax.placement import by_example, splits_weights
+from focalnet_jax.placement import by_example, holds_whole, splits_weights
 
 # What a block keeps for the backward pass; the rest is computed again. "auto" is the fastest of them where it runs.
 REMAT_POLICIES = {
@@ -84,7 +84,7 @@ class Mlp(nnx.Module):
             return self.fc2(dropout(activate(hidden), self.drop_rate, keys))
 
         with jax.named_scope("mlp"):
-            if self._is_native(keys):
+            if self._is_native(keys) and holds_whole(x):
                 hidden = by_example(without_bias(self.fc1, x), channels=True)
                 layers = (self.fc1.bias, self.fc2.kernel, self.fc2.bias)
                 before, kernel, bias = (param[...].astype(hidden.dtype) for param in layers)

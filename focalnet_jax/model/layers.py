@@ -20,8 +20,14 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.ops import normalization
 from focalnet_jax.ops.product import product
+from focalnet_jax.placement import holds_whole
 
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default; Flax's is 1e-6
+
+
+def form_for(form: str, x: jax.Array) -> str:
+    """The aggregation's form where `x` is computed: XLA's in place of the native one where a kernel would gather it."""
+    return "xla" if form == "native" and not holds_whole(x) else form
 
 
 def torch_uniform(fan_in: int) -> Initializer:
@@ -87,6 +93,8 @@ class PatchConv(nnx.Conv):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` to `[B, H / k, W / k, D]`, floored."""
+        if not holds_whole(x):
+            return super().__call__(x)
         k, (batch, height, width, channels) = self.kernel_size[0], x.shape
         rows, columns = height // k, width // k
         x = x[:, : rows * k, : columns * k].astype(self.dtype).reshape(batch, rows, k, columns, k, channels)
@@ -130,7 +138,8 @@ class LayerNorm(nnx.LayerNorm):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., C]` to `[..., C]`."""
-        return normalization.layer_norm(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon, self.form)
+        form = form_for(self.form, x)
+        return normalization.layer_norm(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon, form)
 
 
 def layer_norm(dim: int, precision: Precision, rngs: nnx.Rngs, form: str = "xla") -> LayerNorm:

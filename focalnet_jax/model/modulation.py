@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from focalnet_jax.model.layers import dropout, layer_norm, linear, pointwise_conv, torch_uniform, without_bias
+from focalnet_jax.model.layers import dropout, form_for, layer_norm, linear, pointwise_conv, torch_uniform, without_bias
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.variants import FocalNetConfig
 from focalnet_jax.ops.aggregation import aggregate_context, aggregate_levels
@@ -76,7 +76,7 @@ class FocalModulation(nnx.Module):
         """`[B, H, W, C]`, the sum of all levels of a context that has no bias yet; gates `[B, H, W, L + 1]`."""
         with jax.named_scope("aggregation"):
             return aggregate_context(
-                context, gates, *self._kernels(), normalize=self.normalize_modulator, form=self.form
+                context, gates, *self._kernels(), normalize=self.normalize_modulator, form=form_for(self.form, context)
             )
 
     def aggregate_levels(self, context: jax.Array, gates: jax.Array) -> tuple[jax.Array, jax.Array]:

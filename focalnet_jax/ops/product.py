@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from focalnet_jax.ops import native
-from focalnet_jax.placement import knows_devices, on_each_device, splits_channels
+from focalnet_jax.placement import holds_whole, knows_devices, on_each_device, splits_channels
 
 _FEWEST_ROWS, _FEWEST_COLUMNS = 128, 16  # or putting a kernel's numbers beside each other takes longer than it saves
 
@@ -27,6 +27,8 @@ def product(
     there are few rows or columns, or several devices and no mesh. All else is XLA's, with `precision`.
     """
     assert (dimension_numbers, out_sharding) == ((((x.ndim - 1,), (0,)), ((), ())), None)  # a linear layer's
+    if not holds_whole(x):  # JAX's own rules know how products and gradients are split over any mesh
+        return jax.lax.dot_general(x, kernel, dimension_numbers, precision)
     return _product(x, kernel, precision)
 
 
@@ -43,7 +45,7 @@ def gradients(
     return multiply(cotangent, kernel, precision, turned=True), kernel_gradient(x, cotangent, precision)
 
 
-_product.defvjp(lambda x, kernel, precision: (_product(x, kernel, precision), (x, kernel)), gradients)
+_product.defvjp(lambda x, kernel, precision: (multiply(x, kernel, precision), (x, kernel)), gradients)
 
 
 def multiply(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike, *, turned: bool = False) -> jax.Array:

@@ -21,6 +21,10 @@ def focal_level(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       `[B, H, W, C]` in the dtype of `x`.
     """
+    return _level(x, kernel)
+
+
+def _level(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return activate(depthwise_conv_shifted(x, kernel))
 
 
@@ -31,4 +35,4 @@ def _backward(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[
     return depthwise_conv_shifted(gradient, kernel[::-1, ::-1]), kernel_gradient
 
 
-focal_level.defvjp(lambda x, kernel: (focal_level(x, kernel), (x, kernel)), _backward)
+focal_level.defvjp(lambda x, kernel: (_level(x, kernel), (x, kernel)), _backward)

@@ -70,6 +70,7 @@ NARROW = test_products_in_cpp_are_the_exact_ones_to_rounding.__name__
 def one_device(monkeypatch):
     """Of which the rest of the tests has several."""
     monkeypatch.setattr("focalnet_jax.ops.product.knows_devices", lambda: True)
+    monkeypatch.setattr("focalnet_jax.ops.product.holds_whole", lambda x: True)
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (3, 7, 7), (150,)])  # few rows, enough of them, and no map

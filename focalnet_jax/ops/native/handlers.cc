@@ -7,7 +7,7 @@
 using Array = ffi::Buffer<ffi::F32>;
 using Result = ffi::Result<Array>;
 // Integers to XLA, though floats are written: nobody who looks for NaN in results looks at these, which stay unwritten.
-using Scratch = ffi::Buffer<ffi::S32>;
+using Workspace = ffi::Buffer<ffi::S32>;
 using Sizes = ffi::Span<const int64_t>;
 
 namespace {
@@ -89,11 +89,11 @@ ffi::Error activate_back(ffi::ThreadPool pool, Array x, Array bias, Array rising
   return ffi::Error::Success();
 }
 
-float* floats(ffi::Result<Scratch>& scratch) { return reinterpret_cast<float*>(scratch->typed_data()); }
+float* floats(ffi::Result<Workspace>& scratch) { return reinterpret_cast<float*>(scratch->typed_data()); }
 
 // `[..., I]` times a kernel `[I, O]`, or `[..., O]` times one that is turned.
 template <bool kTurned>
-ffi::Error multiply(ffi::ThreadPool pool, Array x, Array kernel, Result y, ffi::Result<Scratch> packed) {
+ffi::Error multiply(ffi::ThreadPool pool, Array x, Array kernel, Result y, ffi::Result<Workspace> packed) {
   const int64_t depth = x.dimensions().back();
   const Matrix rows{x.typed_data(), rows_of(x), depth, false};
   const Matrix of{kernel.typed_data(), depth, kernel.dimensions()[!kTurned], kTurned};
@@ -102,7 +102,7 @@ ffi::Error multiply(ffi::ThreadPool pool, Array x, Array kernel, Result y, ffi::
 }
 
 // `[..., I]` turned times `[..., O]`.
-ffi::Error multiply_turned(ffi::ThreadPool pool, Array x, Array y, Result total, ffi::Result<Scratch> parts) {
+ffi::Error multiply_turned(ffi::ThreadPool pool, Array x, Array y, Result total, ffi::Result<Workspace> parts) {
   const Matrix turned{x.typed_data(), x.dimensions().back(), rows_of(x), true};
   const Matrix rows{y.typed_data(), rows_of(y), y.dimensions().back(), false};
   sum_over_rows(pool, turned, rows, parts->dimensions()[0], floats(parts), total->typed_data());
@@ -130,9 +130,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm, normalize, (arrays<3, 1>().Attr<float>
 XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm_gradients, normalize_back, (arrays<3, 2>().Attr<float>("epsilon")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_with_bias, activate, (arrays<2, 1>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_gradients, activate_back, (arrays<3, 3>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(product, multiply<false>, (arrays<2, 1>().Ret<Scratch>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(product_of_turned, multiply<true>, (arrays<2, 1>().Ret<Scratch>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(turned_product, multiply_turned, (arrays<2, 1>().Ret<Scratch>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(product, multiply<false>, (arrays<2, 1>().Ret<Workspace>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(product_of_turned, multiply<true>, (arrays<2, 1>().Ret<Workspace>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(turned_product, multiply_turned, (arrays<2, 1>().Ret<Workspace>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_levels, levels, (arrays<4, 1>().Attr<Sizes>("sizes").Attr<float>("scale")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_level_gradients, gradients,
                               (arrays<5, 3>().Attr<Sizes>("sizes").Attr<float>("scale")));
