@@ -11,8 +11,8 @@ Command: python train.py --config configs/own_folder.py --workdir runs/pets --co
 Hardware: any. Cost: minutes on two CPU cores for up to some thousand pictures; with the weights of FocalNet-T some
     twenty for a thousand.
 Target: none; it depends on the pictures.
-Obtained: scikit-learn's 1797 digits as class folders, with augment.flip=0 and total_epochs=12 (42 are chosen): 99.1 %
-    top-1 of the 349 held out after 9 epochs (seed 0).
+Obtained: scikit-learn's 1797 digits as class folders, with augment.flip=0 and total_epochs=12 (42 are chosen): 99.43 %
+    top-1 of the 349 held out (seed 0, three starts).
 """
 
 from focalnet_jax.config import REQUIRED, default_config
