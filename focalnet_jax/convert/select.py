@@ -181,7 +181,7 @@ def _take(
         notes.append(f"prefix {chosen.prefix!r} taken off the names")
     entries = [name for name in tensors.others if _is_in(name, chosen) and "." not in name[len(chosen.prefix) :]]
     if entries:
-        notes.append(f"{len(entries)} entries that are no tensors were left, such as {entries[0][:100]}")
+        notes.append(f"{len(entries)} entries that are no tensors left, such as {entries[0][:100]}")
     if left:
         notes.append(_count_left(left, chosen))
     return Selected(tensors.renamed(kept, added), chosen.format, (*notes, *norm_notes), (*decisions, *norm_notes))
@@ -252,8 +252,8 @@ def _count_left(left: Sequence[str], chosen: Candidate) -> str:
     for name in left:
         parts = name.split(".")
         common = next((i for i, (a, b) in enumerate(zip(parts, taken, strict=False)) if a != b), len(taken))
-        group = parts[min(common, len(parts) - 1)][:50]
+        group = "mask_token" if parts[-1] == "mask_token" else parts[min(common, len(parts) - 1)][:50]
         counts[group] = counts.get(group, 0) + 1
     listed = [f"{group} ({count})" for group, count in list(counts.items())[:_MOST_LISTED]]
     more = f" and {len(counts) - _MOST_LISTED} more" if len(counts) > _MOST_LISTED else ""
-    return f"{len(left)} tensors were left: {', '.join(listed)}{more}"
+    return f"{len(left)} tensor{'s' * (len(left) > 1)} left: {', '.join(listed)}{more}"

@@ -100,9 +100,10 @@ def _check_zip(path: Path) -> None:
     inside = {name.split("/", 1)[-1] for name in names}
     if inside & {"constants.pkl"} or any(name.startswith("code/") for name in inside):
         what = "a TorchScript program (torch.jit.save)"
-        todo = f"{_STATE_DICT}: model = torch.jit.load(...)"
+        todo = "in torch: torch.save(torch.jit.load(FILE).state_dict(), OUT)"
     elif "archive_format" in inside or {"serialized_exported_program.json", "models/model.json"} & inside:
-        what, todo = "an exported program (torch.export.save)", f"{_STATE_DICT}: model = torch.export.load(...)"
+        what = "an exported program (torch.export.save)"
+        todo = "in torch: torch.save(torch.export.load(FILE).state_dict, OUT)"
     elif ".data/extern_modules" in inside:
         what, todo = "a torch.package", _STATE_DICT
     elif "data.pkl" in inside:
