@@ -44,7 +44,8 @@ def prepare(_: Path) -> list[Picture]:
     smooth = np.kron(rng.integers(0, 256, (5, 7, 3)), np.ones((4, 4, 1))).astype(np.uint8)  # [20, 28, 3]
     photo = Image.fromarray(np.clip(smooth + rng.integers(0, 9, smooth.shape), 0, 255).astype(np.uint8))
     files = [(format, photo, mode, {}) for format in FORMATS for mode in _MODES]
-    files += [("TIFF", photo, mode, {"compression": each}) for each in _COMPRESSIONS for mode in ("RGB", "L", "1")]
+    files += [("TIFF", photo, mode, {"compression": each}) for each in _COMPRESSIONS for mode in ("RGB", "L")]
+    files += [("TIFF", photo, "1", {"compression": "group4"})]
     files += [("JPEG", photo, mode, {"progressive": True}) for mode in ("RGB", "L", "CMYK")]
     files += [("JPEG", photo, "RGB", {"subsampling": each, "optimize": True}) for each in (0, 1)]
     several = {"save_all": True, "append_images": [photo.rotate(180), photo.rotate(90)]}
@@ -54,7 +55,7 @@ def prepare(_: Path) -> list[Picture]:
     return [picture for each in files if (picture := _picture(*each))]
 
 
-_COMPRESSIONS = ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4", "zstd", "lzma")
+_COMPRESSIONS = ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "zstd", "lzma")
 
 
 def _picture(format: str, photo: Image.Image, mode: str, options: dict) -> Picture | None:

@@ -248,7 +248,11 @@ def case_pth(files: list[File], rng: Rng, folder: Path) -> None:
     finally:
         if marker.exists() or os.path.exists("ran"):
             raise WrongAnswerError("a program of the file ran")
-    compare(found, file.format, file.arrays if whole else _loaded(path) or file.arrays)
+    held = file.arrays if whole else _loaded(path)
+    if not held and change == 0:  # torch refuses it, and nobody else knows what the changed bytes mean
+        return
+    # What torch refuses for the sake of something beside the weights has those that were written.
+    compare(found, file.format, held or file.arrays)
 
 
 def _loaded(path: Path) -> dict[str, np.ndarray]:
