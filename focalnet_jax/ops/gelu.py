@@ -58,10 +58,11 @@ def gelu_and_slope(z: jax.Array) -> tuple[jax.Array, jax.Array]:
 @jax.custom_vjp
 def activate(x: jax.Array) -> jax.Array:
     """Exact GELU of an array of any dtype, of bfloat16 in the quick form; it keeps `x` alone for the gradient."""
-    return _activated(x)
+    return activated(x)
 
 
-def _activated(x: jax.Array) -> jax.Array:
+def activated(x: jax.Array) -> jax.Array:
+    """The numbers of `activate` without its rule for the gradient: for rules of others, which differentiate twice."""
     if x.dtype == jnp.bfloat16:
         return quick_gelu(x.astype(jnp.float32)).astype(x.dtype)
     above, below = _normal_as_quotient(x)
@@ -77,7 +78,7 @@ def times_slope(x: jax.Array, cotangent: jax.Array) -> jax.Array:
     return cotangent * (above + below * x * bell) / below
 
 
-activate.defvjp(lambda x: (_activated(x), x), lambda x, cotangent: (times_slope(x, cotangent),))
+activate.defvjp(lambda x: (activated(x), x), lambda x, cotangent: (times_slope(x, cotangent),))
 
 
 def _normal_as_quotient(z: jax.Array) -> tuple[jax.Array, jax.Array | float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from focalnet_jax.ops.depthwise import depthwise_conv_shifted, kernel_gradient_shifted
-from focalnet_jax.ops.gelu import activate, times_slope
+from focalnet_jax.ops.gelu import activated, times_slope
 
 
 @jax.custom_vjp
@@ -25,7 +25,7 @@ def focal_level(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _level(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return activate(depthwise_conv_shifted(x, kernel))
+    return activated(depthwise_conv_shifted(x, kernel))
 
 
 def _backward(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:

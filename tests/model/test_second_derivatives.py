@@ -11,9 +11,11 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.ops import native
 
 
-def penalty_gradients(form, scan):
+def penalty_gradients(form, scan, remat="none"):
     """Those of parameters and images of the squared gradient that images have."""
-    options = dict(embed_dim=8, depths=(2,), focal_levels=1, num_classes=2, aggregation=form, scan_blocks=scan)
+    options = dict(
+        embed_dim=8, depths=(2,), focal_levels=1, num_classes=2, aggregation=form, scan_blocks=scan, remat=remat
+    )
     graph, params = nnx.split(create_model("focalnet_tiny_srf", **options))
     params = jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
     images = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
@@ -29,9 +31,9 @@ def unrolled():
     return penalty_gradients("xla", scan=False)
 
 
-@pytest.mark.parametrize("form", ["xla", "shifted"])
-def test_blocks_in_a_loop_have_the_second_derivatives_of_unrolled_ones(form, unrolled):
-    for ours, theirs in zip(penalty_gradients(form, scan=True), unrolled, strict=True):
+@pytest.mark.parametrize(("form", "remat"), [("xla", "none"), ("shifted", "none"), ("xla", "full")])
+def test_blocks_in_a_loop_have_the_second_derivatives_of_unrolled_ones(form, remat, unrolled):
+    for ours, theirs in zip(penalty_gradients(form, scan=True, remat=remat), unrolled, strict=True):
         # Two passes back over two blocks of float32; a rule given another block's arrays is wrong in the first digit.
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
 
