@@ -44,7 +44,7 @@ TOLERANCE = {"plain": ROUNDING, "processes": ROUNDING, "average": 2**-8}
 
 @pytest.fixture(params=FLAGS)
 def old(request, tmp_path):
-    with tarfile.open(Path(__file__).parent / "runs" / f"{request.param}.tar.xz") as archive:
+    with tarfile.open(Path(__file__).parent / "old_runs" / f"{request.param}.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     return tmp_path / request.param
 
