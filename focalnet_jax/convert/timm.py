@@ -80,6 +80,8 @@ def told_by_timm(config: Mapping[str, Any]) -> dict[str, bool]:
 def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, stated: Stated) -> tuple[str, ...]:
     """Writes the `config.json` that `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
 
+    timm builds released variants alone by name; of another model, `model_args` are the arguments of its `FocalNet`.
+
     Args:
       folder: where to.
       config: the model's, which timm's FocalNet can express.
@@ -92,15 +94,21 @@ def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, st
     how = stated.preprocessing or USUAL
     prepared = to_timm(how)
     windows = [config.kernel_sizes(stage)[0] for stage in range(len(config.depths))]
-    model_args = {
-        "embed_dim": config.dims[0],
-        "depths": list(config.depths),
-        "mlp_ratio": config.mlp_ratio,
-        "focal_levels": list(config.levels),
-        "focal_windows": windows,
-        "layerscale_value": config.layerscale_value if config.use_layerscale else None,
-        **{theirs: getattr(config, ours) for ours, theirs in _ARGUMENTS.items()},
-    }
+    # A variant's function in timm refuses arguments that it sets itself; this one none of them sets.
+    changed = {"normalize_modulator": True} if config.normalize_modulator else {}
+    model_args = (
+        changed
+        if name
+        else {
+            "embed_dim": config.dims[0],
+            "depths": list(config.depths),
+            "mlp_ratio": config.mlp_ratio,
+            "focal_levels": list(config.levels),
+            "focal_windows": windows,
+            "layerscale_value": config.layerscale_value if config.use_layerscale else None,
+            **{theirs: getattr(config, ours) for ours, theirs in _ARGUMENTS.items()},
+        }
+    )
     written: dict[str, Any] = {
         "architecture": name or "focalnet_tiny_srf",
         "num_classes": config.num_classes,
@@ -115,4 +123,11 @@ def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, st
         if stated.words:
             written["label_descriptions"] = dict(zip(stated.classes, stated.words, strict=True))
     (folder / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
-    return () if prepared else (f"no preprocessing in {CONFIG}: timm has no transform that does {how.describe()}",)
+    notes = []
+    if not name:
+        notes.append(
+            f"timm has no name for this model: timm.models.focalnet.FocalNet(**model_args of {CONFIG}) builds it"
+        )
+    if not prepared:
+        notes.append(f"no preprocessing in {CONFIG}: timm has no transform that does {how.describe()}")
+    return tuple(notes)
