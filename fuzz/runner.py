@@ -102,7 +102,7 @@ def _run_batch(family: Family, seed: int, numbers: range, work: Path, tally: Tal
         os.close(reading)
         _run_in_child(family, seed, numbers, work, writing)
     os.close(writing)
-    number, waiting, text, ended = numbers.start, b"", "", False
+    number, waiting, text, ended, begun = numbers.start, b"", "", False, False
     deadline = time.monotonic() + 120  # until it is prepared
     while True:
         ready, _, _ = select.select([reading], [], [], max(0, deadline - time.monotonic()))
@@ -115,6 +115,7 @@ def _run_batch(family: Family, seed: int, numbers: range, work: Path, tally: Tal
             break
         waiting += received
         *lines, waiting = waiting.split(b"\n")
+        begun |= bool(lines)
         for line in lines:
             word, _, rest = line.decode().partition(" ")
             number, ended = int(rest.partition(" ")[0]), word != "begin"
@@ -125,8 +126,10 @@ def _run_batch(family: Family, seed: int, numbers: range, work: Path, tally: Tal
         deadline = time.monotonic() + family.seconds
     os.close(reading)
     _, status = os.waitpid(process, 0)
+    log = (work / "log").read_text(errors="replace")[-3000:]
+    if not begun:
+        raise RuntimeError(f"{family.name} cannot be prepared: {text or status}\n{log}")
     if not ended and (text or status):
-        log = (work / "log").read_text(errors="replace")[-3000:]
         tally.failures[number] = f"{text or f'crash: ended with status {os.waitstatus_to_exitcode(status)}'}\n{log}"
         return number + 1
     return number + 1 if status else numbers.stop

@@ -70,7 +70,6 @@ _SIGNATURES: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"\x89PNG\r\n\x1a\n", _READ["PNG"]),
     (0, b"GIF87a", _READ["GIF"]),
     (0, b"GIF89a", _READ["GIF"]),
-    (8, b"WEBP", _READ["WEBP"]),
     (0, b"BM", _READ["BMP"]),
     (0, b"II\x1aXEROX", _unread("a Canon raw file")),
     (6, b"HEAPCCDR", _unread("a Canon raw file (CRW)")),
@@ -106,7 +105,6 @@ _SIGNATURES: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"AT&TFORM", _unread("a DjVu file")),
     (0, b"%PDF-", _other("a PDF file")),
     (0, b"\x1aE\xdf\xa3", _other("a video (Matroska or WebM)")),
-    (8, b"AVI ", _other("a video (AVI)")),
     (0, b"\0\0\x01\xba", _other("a video (MPEG)")),
     (0, b"\0\0\x01\xb3", _other("a video (MPEG)")),
     (0, b"PK\x03\x04", _other("a zip archive")),
@@ -139,10 +137,12 @@ _PCX = {b"\n\0", b"\n\x02", b"\n\x03", b"\n\x05"}
 _PCX_ENCODINGS = {b"\x01\x01", b"\x01\x02", b"\x01\x04", b"\x01\x08"}  # run lengths, and bits of a pixel
 _TGA_FOOTER = b"TRUEVISION-XFILE.\0"  # older files have none, and no signature either
 _DIB_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # bytes
+_RIFF = {b"WEBP": _READ["WEBP"], b"AVI ": _other("a video (AVI)"), b"WAVE": _other("a sound (WAV)")}
 _EMPTY = _other("an empty file")
 _ZEROS = _other("a file of zero bytes only", "left by a copy or a disk that failed: get it again")
 # What servers and scripts may have put before an image: no format begins with it once the signatures were tried.
 _LEADING = b" \t\r\n\0"
+_AFTER_WHITE_SPACE = ("JPEG", "PNG", "GIF", "WEBP")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -155,8 +155,8 @@ def recognise(encoded: bytes) -> tuple[Kind | None, bytes]:
         if not encoded.strip(b"\0"):
             return _ZEROS, encoded
         stripped = encoded.lstrip(_LEADING).removeprefix(_BOM).lstrip(_LEADING)
-        later = next((kind for place, magic, kind in _SIGNATURES[:5] if stripped.startswith(magic, place)), None)
-        if later:
+        later = _by_signature(stripped)
+        if later and later.format in _AFTER_WHITE_SPACE:
             return later, stripped
     return kind or _text(encoded), encoded
 
@@ -165,6 +165,8 @@ def _by_signature(encoded: bytes) -> Kind | None:
     for place, magic, kind in _SIGNATURES:
         if encoded.startswith(magic, place):
             return kind
+    if encoded.startswith(b"RIFF"):
+        return _RIFF.get(encoded[8:12])
     if encoded[4:8] == b"ftyp":
         return _by_brands(encoded)
     if encoded[:2] in _NETPBM and encoded[2:3] in _AFTER_NETPBM:
