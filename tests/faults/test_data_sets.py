@@ -89,6 +89,8 @@ def test_evaluation_holds_every_example_exactly_once(batch_size, hosts):
     [
         dict(name="../evil.jpg"),
         dict(name="/etc/evil.jpg"),
+        dict(name="."),
+        dict(name="./"),
         dict(name="link.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
         dict(name="hard.jpg", type=tarfile.LNKTYPE, linkname="other.jpg"),
     ],

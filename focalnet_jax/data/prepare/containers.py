@@ -259,10 +259,10 @@ def tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, _Watche
                     if member.isdir():
                         continue
                     path = PurePosixPath(member.name)
-                    if path.is_absolute() or ".." in path.parts or not member.isreg():
+                    if not path.name or path.is_absolute() or ".." in path.parts or not member.isreg():
                         raise UserError(
-                            f"{title} holds {member.name!r}, a link or a path out of it: refused, no archive of images "
-                            "has such"
+                            f"{title} holds {member.name!r}, a link or a path out of it or no name: refused, no "
+                            "archive of images has such"
                         )
                     yield member, file
                 # The library ends as quietly at a damaged header as at the block of zeros that ends a tar.
