@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.command_line import load_config
-from focalnet_jax.config import default_config, flatten
+from focalnet_jax.config import AUTO, BY_MACHINE, default_config, flatten, is_auto
 from focalnet_jax.errors import UserError
 from focalnet_jax.training.setup import make_mixing, make_plan
 from fuzz.mutations import Rng, mutate_bytes, pick
@@ -85,7 +86,8 @@ def _text(value: Any, rng: Rng) -> str:
 def _check(defaults: dict[str, Any], given: dict[str, str], in_file: dict[str, Any], config: FrozenConfigDict) -> None:
     for key, value in flatten(config).items():
         if key in given:
-            if not _means(given[key], value):
+            left_open = value is None and given[key] in ("auto", "'auto'") and key in (*AUTO, *BY_MACHINE)
+            if not left_open and not _means(given[key], value):
                 raise WrongAnswerError(f"{key}={given[key]!r} became {value!r}")
         elif key in in_file:
             if not _same(in_file[key], value) and not _twin_given(key, given):
@@ -114,11 +116,13 @@ def _means(text: str, value: Any) -> bool:
         literal = text
     if isinstance(literal, list | tuple) and isinstance(value, list | tuple):
         return list(literal) == list(value)
-    return value == text or _same(literal, value)
+    return value in (text, os.path.expanduser(text)) or _same(literal, value)
 
 
 def _start(config: FrozenConfigDict) -> None:
-    """What is decided from a config alone; a refusal there is as good as one before."""
+    """What is decided from a config alone, if nothing is left open; a refusal there is as good as one before."""
+    if any(is_auto(config, key) for key in AUTO):
+        return
     for decide in (lambda: make_plan(config, 1000), lambda: make_mixing(config)):
         try:
             decide()

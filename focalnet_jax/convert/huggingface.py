@@ -165,7 +165,7 @@ def told_by_config(folder: Path) -> dict[str, Any]:
     told = {}
     for key, (name, kind) in _OPTIONS.items():
         value = stated.get(key, _DEFAULTS.get(key) if stated else None)
-        if isinstance(value, int) and kind is float:
+        if type(value) is int and kind is float and abs(value) < 2**53:
             value = float(value)
         if value is not None and type(value) is not kind:
             raise UserError(f"{path}: {key} is {value!r}; expected {kind.__name__}")

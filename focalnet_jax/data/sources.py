@@ -125,7 +125,7 @@ class FolderSource:
             left_out += replace(found, pictures=[])
         if not self._files:
             raise UserError(f"class folder {classes[0]} holds no images; {self.empty[classes[0]]}: fill it")
-        self.labels = np.array(labels, np.int32)
+        self._labels = np.array(labels, np.int32)
         self.fingerprint = fingerprint_of(self._files)
         self.note = f"{folder}: left out {left_out.told}" if left_out.left_out else ""
 
@@ -133,7 +133,12 @@ class FolderSource:
         return len(self._files)
 
     def __getitem__(self, index: int) -> tuple[Picture, Label]:
-        return self.name(index), self.labels[index]
+        return self.name(index), self._labels[index]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Of every example, `[N]` int32."""
+        return self._labels
 
     def name(self, index: int) -> str:
         """The file."""

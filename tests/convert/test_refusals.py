@@ -1,6 +1,7 @@
 """What cannot be read or written is refused in one line, and nothing is left behind."""
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -227,3 +228,12 @@ def test_a_report_nobody_can_read_is_no_traceback(tmp_path):
     process = subprocess.Popen([*command, tmp_path / "b.safetensors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == (b"", 1)
+
+
+@pytest.mark.parametrize("value", [10**400, True, "0.5", [0.5]])
+def test_a_configuration_whose_number_is_none_is_refused(tmp_path, value):
+    write_weights(weights_of(), tmp_path / "hf", format="huggingface")
+    config = tmp_path / "hf" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"mlp_ratio": value}))
+    with pytest.raises(UserError, match=r"mlp_ratio is .*expected float"):
+        read_weights(tmp_path / "hf")
