@@ -298,7 +298,7 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
         if (isinstance(value, bool) and kind in (int, float)) or (value is None and needed) or not _is_plain(value):
             raise TypeError
         node[leaf] = value
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         names = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple", str: "a text"}
         expected = names.get(kind, "a value")
         if key in AUTO:

@@ -376,7 +376,7 @@ def duration(config: ConfigDict, key: str, steps_per_epoch: int, default: int | 
     exact = steps if steps is not None else epochs * steps_per_epoch
     least = 0 if key.endswith("warmup") else 1
     # Steps are counted in 32 bits.
-    if not (math.isfinite(exact) and least <= round(exact) < 2**31):
+    if not (-math.inf < exact < math.inf and least <= round(exact) < 2**31):
         unit = f" ({steps_per_epoch} steps an epoch)" if steps is None else ""
         raise UserError(f"{given}{unit}: expected {least} to 2**31 - 1 steps")
     return round(exact)

@@ -160,3 +160,9 @@ def test_a_config_file_that_takes_away_a_value_that_is_needed_is_refused(tmp_pat
     )
     with pytest.raises(UserError, match=f"{key}=None: expected a value, such as the default"):
         load_config(str(tmp_path / "recipe.py"))
+
+
+@pytest.mark.parametrize("key", ["seed", "augment.mixup", "schedule.learning_rate", "data.image_size", "total_epochs"])
+def test_a_number_that_no_float_can_hold_is_refused(key):
+    with pytest.raises(UserError, match=re.escape(f"{key}={'9' * 400}: expected")):
+        load_config("configs/quickstart.py", [f"--config.{key}={'9' * 400}"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -201,7 +202,7 @@ def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_side(value: Any) -> bool:

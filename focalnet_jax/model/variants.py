@@ -73,7 +73,7 @@ class FocalNetConfig:
             ("drop_rate", 0 <= self.drop_rate < 1, "a rate in [0, 1)"),
             ("patch_size", self.patch_size > 0, "a positive size in pixels"),
             ("in_channels", self.in_channels > 0, "a positive number"),
-            ("layerscale_value", math.isfinite(self.layerscale_value), "a finite number"),
+            ("layerscale_value", -math.inf < self.layerscale_value < math.inf, "a finite number"),
             ("mlp_ratio", 0 < self.mlp_ratio < math.inf, "a positive ratio"),
             ("patch_size", not self.use_conv_embed or self.patch_size == 4, "4, the stride of use_conv_embed"),
         ):
