@@ -301,12 +301,12 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
     except (TypeError, ValueError, OverflowError) as error:
         names = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple", str: "a text"}
         expected = names.get(kind, "a value")
-        if key in AUTO:
-            expected += " or auto"
-        elif node[leaf] not in (None, ()):
+        if node[leaf] not in (None, (), "auto"):
             expected += f" such as {node[leaf]}"
         elif key in CHECKS:
             expected = CHECKS[key][1]
+        if key in AUTO and "auto" not in expected:
+            expected += " or auto"
         raise UserError(f"--config.{key}={text}: expected {expected}") from error
     return key
 
