@@ -75,6 +75,23 @@ def test_splits_where_classes_should_be_are_refused_in_a_folder_and_in_a_tar(nam
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("top", ["", "set/", "other/"])
+def test_a_folder_with_one_tar_is_the_data_set_in_the_tar(top, mode, tmp_path):
+    names = ["train/cat/1.jpg", "train/dog/2.jpg", "val/cat/3.jpg"]
+    for number, (inside, expected) in enumerate(
+        [
+            (names, {"train": {"cat": 1, "dog": 1}, "val": {"cat": 1}}),
+            (["cat/1.jpg", "dog/2.jpg"], {"train": {"cat": 1, "dog": 1}}),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        suffix = ".tar.gz" if mode == "w:gz" else ".tar"
+        write_folder(folder, {f"set{suffix}": pack(pictures(*(f"{top}{name}" for name in inside)), mode)})
+        _, found = prepared(tmp_path / f"out{number}", "imagefolder", "--source", folder)
+        assert found == expected
+
+
 def test_images_beside_class_folders_are_rejected_by_name(tmp_path):
     names = ["cat/1.jpg", "dog/2.jpg", "3.jpg", "4.jpg", "notes"]
     write_folder(tmp_path / "set", pictures(*names))
@@ -156,6 +173,8 @@ def shard(*suffixes):
         ({"train-0.tar": shard(".jpg"), "train-1.tar": shard(".jpg")}, "it is no class"),
         ({"train.tar": shard(".jpg"), "cat.tar": shard(".jpg")}, "a split, and cat.tar, which is none"),
         ({"cat.tar": pack(classes("a", "b"))}, "holds tars itself"),
+        ({"cat.tar": in_folders("train", "val"), "dog.tar": in_folders("train", "val")}, "not CLASS/SPLIT"),
+        ({"a.tar": in_folders("pets/cat", "pets/dog"), "b.tar": in_folders("pets/cat", "pets/emu")}, "several folders"),
         ({"part_1.tar": in_folders("cat", "dog"), "part_2.tar": in_folders("cat", "emu")}, "several folders"),
         ({"cat.tar": shard(".jpg"), "more.zip": b"PK\3\4" + bytes(30)}, "a zip archive: unzip it"),
         ({"cat.tar": b"PK\3\4" + bytes(3000), "dog.tar": shard(".jpg")}, "a zip archive: unzip it"),

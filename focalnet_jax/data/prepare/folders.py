@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from focalnet_jax.data.prepare.containers import Container, opener_of, tar, tar_members
 from focalnet_jax.data.prepare.images import mixed_splits, no_class_folders, split_below
-from focalnet_jax.data.prepare.looking import look_into
+from focalnet_jax.data.prepare.looking import Look, look_into
 from focalnet_jax.data.prepare.naming import (
     has_image_suffix,
     is_hidden,
@@ -57,6 +57,8 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
         return []
     if not split:
         _refuse_splits_below(path, folders)
+        if len(tars) == 1 and not folders and not look_into(tar(tars[0], split="train")).flat:
+            return tar_at(tars[0]) + _loose(path, loose, None)  # it holds the classes or splits
     classes = [Container(str(entry), split=split or "train", class_name=entry.name) for entry in folders]
     return sorted(
         classes + _class_tars(path, tars, split), key=lambda container: container.class_name or container.path
@@ -160,7 +162,8 @@ def _class_tars(path: Path, tars: Sequence[Path], split: str | None) -> list[Con
         if parts:
             found += _part(entry, look)
             continue
-        folders = look.folders - {tar_stem(entry.name)} if look else ()
+        _refuse_splits_in(entry, look)
+        folders = _folders_in(entry, look)
         if len(folders) > 1 and not any("/" not in name for name in look.images):
             raise UserError(
                 f"{entry} holds several folders, such as {some(sorted(folders))}, where one class was expected: if "
@@ -168,6 +171,25 @@ def _class_tars(path: Path, tars: Sequence[Path], split: str | None) -> list[Con
             )
         found.append(container)
     return found
+
+
+def _refuse_splits_in(entry: Path, look: Look | None) -> None:
+    """Refuses the tar of a class whose images all lie in folders of splits."""
+    found = [next(filter(split_named, PurePosixPath(name).parts[:-1]), None) for name in look.images] if look else []
+    if found and all(found):
+        raise UserError(split_below(str(entry.parent), entry.name, found[0]))
+
+
+def _folders_in(entry: Path, look: Look | None) -> frozenset[str]:
+    """The folders in the tar of a class, also where one that is not named for the class holds them."""
+    if not look or not look.images:
+        return frozenset()
+    parents = {PurePosixPath(name).parent for name in look.images}
+    common = PurePosixPath(os.path.commonpath(map(str, parents))).parts
+    if tar_stem(entry.name) in common:
+        return frozenset()
+    below = (parent.parts[len(common) :] for parent in parents)
+    return frozenset(parts[0] for parts in below if parts) - {tar_stem(entry.name)}
 
 
 def _part(entry: Path, look) -> list[Container]:

@@ -25,7 +25,6 @@ class Look:
     images: tuple[str, ...]
     labels: frozenset[str]  # suffixes of files beside an image, of the same key
     says_labels: bool  # one of these is a .cls, or a .json with a label
-    folders: frozenset[str]  # right below the top, with images
     flat: bool  # images lie in no folder, or all in one
 
     @property
@@ -56,6 +55,5 @@ def look_into(container: Container, most: int = _MOST) -> Look:
         tuple(images),
         frozenset(labels),
         ".cls" in labels or bool(in_json & keys),
-        frozenset(name.partition("/")[0] for name in images if "/" in name),
         len(parents) <= 1,
     )
