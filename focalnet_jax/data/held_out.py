@@ -48,7 +48,7 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
     on. It may hold class folders itself (`PATH/CLASS/*.jpg`) in place of `PATH/train/CLASS/*.jpg`.
 
     Raises:
-      UserError: as `open_source`; or the folder holds splits of other names.
+      UserError: as `open_source`; or the folder holds a split to evaluate on under another name.
     """
     asked = split in (data.train_split, data.eval_split) and data.source == "folder" and data.path
     if not (asked and data.held_out) or (Path(data.path) / data.eval_split).is_dir():
@@ -62,6 +62,13 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
                 f"{root} holds {', '.join(others)}, neither {data.train_split} nor {data.eval_split}: name them with "
                 "--config.data.train_split and --config.data.eval_split, or give the folder that holds the classes"
             )
+    beside = [] if within == _WITHOUT_SPLITS else _splits_beside(root, data.train_split)
+    evaluated = [name for name in beside if split_named(name) == "val" or data.eval_split != "val"]
+    if evaluated:
+        raise UserError(
+            f"{root} holds {', '.join(beside)} beside {data.train_split}, and no {data.eval_split}: evaluate on it "
+            f"with --config.data.eval_split={evaluated[0]}, or move it away to hold out a part of {data.train_split}"
+        )
     whole = open_source(data.source, data.path, within)
     prefix = len(os.path.join(root / within, ""))
     names = [whole.name(index)[prefix:] for index in range(len(whole))]
@@ -75,7 +82,15 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
         f"{held.sum()} of {len(whole)} images are held out for evaluation, chosen by their file names "
         f"(data.held_out={data.held_out}): there is no {root / data.eval_split}"
     )
+    if beside:
+        description += f"; {', '.join(beside)} is not used (--config.data.eval_split={beside[0]})"
     return Part(whole, names, np.flatnonzero(held if split == data.eval_split else ~held), description)
+
+
+def _splits_beside(root: Path, split: str) -> list[str]:
+    """The folders of other splits than `split`, by their names."""
+    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name != split)
+    return [name for name in names if split_named(name)]
 
 
 def choose(names: Sequence[str], labels: np.ndarray, share: float) -> np.ndarray:

@@ -116,15 +116,23 @@ class FolderSource:
         left_out = outside.elsewhere("outside the class folders")
         outputs = {name: label for label, name in enumerate(self.class_names)}
         self.empty: dict[Path, str] = {}
+        below: set[str] = set()  # folders right below the classes, "" for a class with pictures of its own
         for entry in classes:
             found = list_pictures(entry)
             if not found.pictures:
                 self.empty[entry] = found.held
+            start = len(os.path.join(entry, ""))
+            below.update(file[start:].rpartition(os.sep)[0].partition(os.sep)[0] for file in found.pictures)
             self._files += [os.path.relpath(file, folder) for file in found.pictures]
             labels += [outputs[entry.name]] * len(found.pictures)
             left_out += replace(found, pictures=[])
         if not self._files:
             raise UserError(f"class folder {classes[0]} holds no images; {self.empty[classes[0]]}: fill it")
+        if len(below) > 1 and _SPLIT_WORDS.issuperset(map(str.lower, below)):
+            raise UserError(
+                f"the classes in {folder} hold {_first(sorted(below))}, which are splits; expected SPLIT/CLASS/*.jpg, "
+                "not CLASS/SPLIT/*.jpg: move the folders"
+            )
         self._labels = np.array(labels, np.int32)
         self.fingerprint = fingerprint_of(self._files)
         self.note = f"{folder}: left out {left_out.told}" if left_out.left_out else ""

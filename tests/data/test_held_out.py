@@ -100,6 +100,9 @@ def test_a_val_folder_is_taken_as_it_is(tmp_path):
     [
         (["Training", "Validation"], "neither train nor val"),
         (["train_images", "test"], "train_split"),
+        (["train", "validation"], "data.eval_split=validation"),
+        (["train", "Val"], "data.eval_split=Val"),
+        (["train", "test", "valid"], "data.eval_split=valid,"),
         (["train/cat"], "one image in each class"),
         (["cat"], "one image in each class"),
     ],
@@ -114,6 +117,14 @@ def test_splits_do_not_become_classes_and_nothing_is_no_split(tmp_path, folders,
     with pytest.raises(UserError) as caught:
         open_split(data(tmp_path), "val")
     assert told in str(caught.value)
+
+
+def test_a_mistyped_split_is_no_split_of_the_training_images(tmp_path):
+    for name in ("train", "test"):
+        write(tmp_path / name, cat=3, dog=3)
+    with pytest.raises(UserError, match=r"data\.eval_split=test"):
+        open_split(data(tmp_path, eval_split="tset"), "tset")
+    assert "test is not used" in open_split(data(tmp_path), "val").description
 
 
 def test_without_a_share_nothing_is_divided(tmp_path):

@@ -125,6 +125,7 @@ def test_links_are_followed_once(tmp_path):
         (["train/0.tar", "train/1.tar"], ".", "it holds 2 files: 2 .tar"),
         (["train/train/cat/0.jpg", "train/val/cat/0.jpg"], ".", "splits, not classes: set data.path={root}/train"),
         (["train/images/cat/0.jpg", "train/images/dog/0.jpg"], ".", "one folder, images, which .*: cat, dog"),
+        (["train/cat/train/0.jpg", "train/cat/val/1.jpg", "train/dog/train/0.jpg"], ".", "train, val, .* CLASS/SPLIT"),
         (["train/cat/0.heic", "train/cat/1.HEIC"], ".", "class folder .* holds no images; it holds 2 files: 2 .heic"),
         (["train/cat/a/0.svg"], ".", "class folder .* holds no images; it holds 1 file: 1 .svg"),
         (["0.jpg"], "0.jpg", "is a file"),
