@@ -176,6 +176,8 @@ def _find(
     if missing:
         others = len(needed) - len(missing)
         also = f" ({others} others match)" if others else ""
+        if others and hint == HOW_TO_SAY:
+            hint = f"Take their examples out of {data} to measure the others; if it is a matter of names, {hint}"
         raise UserError(
             f"{data} has {len(missing)} {'class' if len(missing) == 1 else 'classes'} that {classifier} lacks: "
             f"{_some(missing)}{also}. Its {len(classes)} classes are {_some(classes.names, 2)} by {classes.origin}. "

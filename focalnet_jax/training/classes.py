@@ -93,7 +93,7 @@ def label_training(config: FrozenConfigDict, data: TrainData, classifier: Classi
     A fresh one, `None`, has the classes of `data.classes` or of the data.
 
     Raises:
-      UserError: the data has classes that the classifier lacks, or which these are is not known.
+      UserError: the data has classes that the classifier lacks, or which these are is not known; one class alone.
     """
     if classifier is None and config.data.classes is not None:
         classes = Classes(read_classes(config.data.classes), config.data.classes)
@@ -104,6 +104,11 @@ def label_training(config: FrozenConfigDict, data: TrainData, classifier: Classi
         _tell(config.data.train_split, source, matching, classifier.name)
         data = replace(data, source=source)
     check_labels(data.source, config.model.num_classes)
+    if config.model.num_classes == 1:
+        raise UserError(
+            f"the data has one class, {data.source.class_names[0]}, so there is nothing to tell apart: expected a "
+            "folder for each of two or more classes, such as one for pictures of anything else"
+        )
     return data
 
 
@@ -210,6 +215,11 @@ def _tell(split: str, source: Source, matching: Matching, classifier: str, expec
     how = f", matched by {matching.how}" if matching.how else ""
     if matching.how == "number" and sorted(names := source.source.class_names) != sorted(names, key=int):
         how += " (torchvision sorts such folders as text: its classifiers need data.classes)"
+    if matching.how == "number":
+        pairs = zip(source.source.class_names, matching.outputs, strict=True)
+        called = [(name, source.class_names[output]) for name, output in pairs if output >= 0]
+        means = [f"{name} is {meant}" for name, meant in called if name != meant][:2]
+        how += f": {', '.join(means)}, ..." if means else ""
     without = f"; without {', '.join(missing)}" if 0 < len(missing) <= _SHOWN else ""
     count = f"{len(expected & found)} of the {len(expected)} classes of {classifier}"
     print(f"split {split}: {count}{how}{without}", flush=True)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.integrity import MANIFEST
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.config import with_stored
+from focalnet_jax.config import replaced, with_stored
 from focalnet_jax.convert.files import is_checkpoint, sha256
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.distributed.startup import check_same, ends_with_the_others
@@ -44,7 +45,8 @@ def evaluate_checkpoint(
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config)
     if is_checkpoint(path):  # of a run: as it was trained
-        config = with_stored(config, read_metadata(find_checkpoint(path)).get("config", {}))
+        stored = read_metadata(find_checkpoint(path)).get("config", {})
+        config = _held_out_as_stored(with_stored(config, stored), stored, named)
     config = resolve(config, mesh, evaluated=path, which=which)
     data = open_eval_data(config, mesh)
     check_same_data(data.source)
@@ -67,6 +69,22 @@ def evaluate_checkpoint(
     result |= {"model": config.model.name, "checkpoint": loaded.source}
     print(to_json(result))
     return result
+
+
+def _held_out_as_stored(config: FrozenConfigDict, stored: dict[str, Any], named: Collection[str]) -> FrozenConfigDict:
+    """The config with the share that the run held out: of a larger one, a part was trained on."""
+    share, asked = stored.get("data", {}).get("held_out", 0.0), config.data.held_out
+    if not share or not asked or share == asked:
+        return config
+    if "data.held_out" not in named:
+        return replaced(config, {"data.held_out": share})
+    if asked > share:
+        print(
+            f"warning: data.held_out={asked}, but the run held out {share}: it was trained on the rest of these "
+            "images, if they are its own",
+            file=sys.stderr,
+        )
+    return config
 
 
 def _fingerprint(path: str) -> str:

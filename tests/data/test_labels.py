@@ -137,6 +137,7 @@ def test_nothing_is_matched_by_position():
     )
     refused("2 classes that w lacks: cat, dog", ["cat", "dog"], IN_1K)
     refused(r"1 class that w lacks: cat \(1 others match\)", ["cat", "tench"], IN_1K)
+    refused(r"Take their examples out of split val to measure the others; .*data.classes=FILE", ["cat", "tench"], IN_1K)
     refused("lacks: n99999999", ["n99999999"], IN_22K)
     refused("lacks: lion, tiger", ["lion", "tiger"], called(["cat", "dog"]), 2)
     assert classes_of(10, None, "w") is None

@@ -95,7 +95,9 @@ def test_folders_with_words_are_these_outputs(tmp_path):
 def test_numbered_folders_are_outputs_by_their_numbers(tmp_path, capsys):
     numbers = ["0", "1", "10", "217", "9"]
     assert evaluated(always(1000, SPRINGER), write(tmp_path / "data/val", numbers), tmp_path)["top1"] == 20
-    assert "matched by number (torchvision sorts such folders as text" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "matched by number (torchvision sorts such folders as text" in told
+    assert ": 0 is n01440764, 1 is n01443537, ..." in told
     shutil.rmtree(tmp_path / "data/val/217")
     for answer, right in ((10, 25), (2, 0)):  # the third folder by text is 10
         assert evaluated(always(11, answer), tmp_path / "data", tmp_path)["top1"] == right
@@ -188,6 +190,13 @@ def test_a_class_without_training_pictures_is_refused_with_advice_that_works(tmp
     set_up(config, tmp_path / "run")
 
 
+def test_one_class_alone_is_refused(tmp_path):
+    folder = write(tmp_path / "data/train", ["cat"], 8)
+    write(folder / "val", ["cat"])
+    with pytest.raises(UserError, match="one class, cat, so there is nothing to tell apart"):
+        set_up(config_of(folder, 1), tmp_path / "run")
+
+
 def test_training_from_weights_keeps_the_meaning_of_their_outputs(tmp_path, capsys):
     folder = write(tmp_path / "data/train", IMAGENETTE)
     write(folder / "val", list(IMAGENETTE)[3:5])
@@ -253,6 +262,18 @@ def test_the_classes_of_a_run_may_not_be_put_in_another_order(tmp_path):
     assert evaluate_checkpoint(renamed, str(tmp_path / "run"))["examples"] == 4
     with pytest.raises(UserError, match="has other classes than the checkpoint of this run"):
         set_up(config_of(folder, 2, "--config.data.eval_split=test", f"--config.data.classes={file}"), tmp_path / "run")
+
+
+def test_an_evaluation_holds_out_what_the_run_held_out(tmp_path, capsys):
+    write(tmp_path / "data", ["cat", "dog"], 40)
+    run, more = tmp_path / "run", "--config.data.held_out=0.5"
+    assert train(config_of(tmp_path / "data", 2, "--config.data.held_out=0.1"), run) == 0
+    trained = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["eval/examples"]
+    config = config_of(tmp_path / "data", 2, more)
+    assert evaluate_checkpoint(config, str(run))["examples"] == trained
+    assert "warning" not in capsys.readouterr().err
+    assert evaluate_checkpoint(config, str(run), named=["data.held_out"])["examples"] > trained
+    assert "it was trained on the rest" in capsys.readouterr().err
 
 
 def test_features_of_both_splits_have_the_training_splits_labels(tmp_path):
