@@ -237,3 +237,20 @@ def test_pickled_arrays_are_read(tmp_path):
     for protocol in range(2, 6):
         (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
         assert_same(read_weights(tmp_path / "model.pkl", options=UNTOLD), STATE, "timm")
+
+
+def test_negative_views_are_read_with_their_sign(tmp_path):
+    negative = {name: torch.complex(torch.zeros_like(value), -value).conj().imag for name, value in STATE.items()}
+    assert all(value.is_neg() for value in negative.values())
+    torch.save(negative, tmp_path / "file.pth")
+    assert_same(read_weights(tmp_path / "file.pth", options=UNTOLD), STATE, "timm")
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module._orig_mod"])
+def test_wrappers_of_parts_are_taken_off_their_names(wrapper, tmp_path):
+    parts = ("layers.0", "layers.1", "blocks.0", "mlp", "stem", "head", "modulation")
+    for part in parts:
+        wrapped = {f".{name}".replace(f".{part}.", f".{part}.{wrapper}.")[1:]: value for name, value in STATE.items()}
+        assert wrapped.keys() != STATE.keys()
+        torch.save({"model": {f"module.{name}": value for name, value in wrapped.items()}}, tmp_path / "file.pth")
+        assert_same(read_weights(tmp_path / "file.pth", options=UNTOLD), STATE, "timm")

@@ -31,6 +31,10 @@ _AVERAGED = re.compile(r"(^|_)(ema|swa|avg|averaged?|polyak|shadow)(_|$)", re.IG
 _SWAPPED = {"ema_state_dict": ("message_hub", "meta"), "current_model_state": ("averaging_state",)}
 _STAGE = re.compile(r"(?:layers|encoder\.stages)\.(\d{1,4})\.(?:blocks|layers)\.0\.norm2(?:_post)?\.weight$")
 _MOST_LISTED = 6
+# Of parts that were compiled, checkpointed or sharded by themselves: what torch puts between their names.
+_WRAPPERS = "_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|_fpw_module"
+_PARTS = r"layers[._]\d+|(?:blocks|stages)\.\d+|stem|patch_embed|embeddings|downsample|modulation|mlp|head|classifier|norm"
+_WRAPPED = re.compile(rf"(?<![^.])({_PARTS})(?:\.(?:{_WRAPPERS}))+(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
     """
     if not tensors:
         raise UserError(f"{source} holds no state dict; expected tensors by name, under any key")
+    tensors = _unwrapped(tensors)
     candidates = find_candidates([*tensors, *tensors.others])
     if not candidates:
         some = ", ".join(name[:100] for name in list(tensors)[:3])
@@ -102,6 +107,22 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
     others = [other for other in candidates if other != chosen]
     taken = _take(chosen, others, tensors, source, head, choice)
     return taken if which is None else dataclasses.replace(taken, decisions=taken.decisions[len(choice) :])
+
+
+def _unwrapped(tensors: Tensors) -> Tensors:
+    """Takes wrappers of FocalNet's parts off the names, unless two tensors would then have the same name."""
+    names = {_WRAPPED.sub(r"\1", name): name for name in tensors}
+    if len(names) < len(tensors) or list(names) == list(tensors):
+        return tensors
+    return Tensors(
+        {new: tensors.shapes[old] for new, old in names.items()},
+        {new: tensors.dtypes[old] for new, old in names.items()},
+        lambda new: tensors[names[new]],
+        tensors.notes,
+        problems={new: tensors.problems[old] for new, old in names.items() if old in tensors.problems},
+        others={_WRAPPED.sub(r"\1", name): what for name, what in tensors.others.items()},
+        places={new: tensors.places.get(old, old) for new, old in names.items()},
+    )
 
 
 def _choose(

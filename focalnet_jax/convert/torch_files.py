@@ -144,8 +144,9 @@ def _as_tensor(value: Any, storages: Any) -> _Tensor | None:
     if not isinstance(value, Inert):
         return None
     if value.name in _PLAIN and len(value.args) >= 4:
-        dtype = value.args[6] if value.name.endswith("_v3") and len(value.args) > 6 else None
-        return _tensor(*value.args[:4], dtype, storages)
+        dtype, *rest = value.args[6:] if value.name.endswith("_v3") and len(value.args) > 6 else (None, *value.args[6:])
+        negative = bool(rest) and isinstance(rest[0], dict) and rest[0].get("neg") is True
+        return _tensor(*value.args[:4], dtype, storages, negative)
     if value.name.startswith("torch.") and value.name.endswith("Tensor"):  # before torch 0.4
         return _tensor(*value.state, None, storages) if _length(value.state) == 4 else None
     if value.name in _ARRAYS and _length(value.state) == 5:
@@ -160,7 +161,9 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, tuple) else 0
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any, storages: Any) -> _Tensor | None:
+def _tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any, storages: Any, negative: bool = False
+) -> _Tensor | None:
     if not isinstance(storage, Inert) or storage.name != PERSISTENT or len(storage.args) < 5:
         return None
     _, kind, key, _, claimed, *view = storage.args
@@ -182,9 +185,10 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any, sto
 
     def read() -> np.ndarray:
         steps = [stride * element.itemsize for stride in strides]
-        return np.ndarray(shape, element, storages.bytes(key), offset * element.itemsize, steps)
+        stored = np.ndarray(shape, element, storages.bytes(key), offset * element.itemsize, steps)
+        return -stored if negative else stored  # a view such as x.conj().imag, which torch stores by its base
 
-    return _Tensor(name, tuple(shape), read, (key, offset, tuple(shape), tuple(strides)), problem)
+    return _Tensor(name, tuple(shape), read, (key, offset, tuple(shape), tuple(strides), negative), problem)
 
 
 def _fits(count: Any, dtype: np.dtype, size: int) -> bool:
