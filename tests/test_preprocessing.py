@@ -233,3 +233,19 @@ def test_a_key_that_makes_no_sense_is_one_line(key, value, told):
     with pytest.raises(UserError, match=f"data.{key}=") as error:
         load_config("configs/quickstart.py", [f"--config.data.{key}={value}"])
     assert told in str(error.value)
+
+
+def test_a_switch_that_is_null_is_off(tmp_path):
+    folder = with_processor(tmp_path / "model", do_normalize=None, do_center_crop=None, crop_size=None)
+    how = read_weights(folder).stated.follow()
+    assert (how.size, how.mode, how.normalization.mean) == ((32, 64), "stretch", (0.0, 0.0, 0.0))
+    with pytest.raises(UserError, match="do_resize and do_center_crop are false"):
+        load_classifier(with_processor(tmp_path / "sizes", do_resize=None))
+
+
+def test_a_timm_directory_states_what_its_model_computes(tmp_path):
+    folder = of_timm(tmp_path / "model", model_args={"focal_levels": [3, 3]})
+    assert not read_weights(folder).config.normalize_modulator  # without a word: timm's default
+    for pool in ("max", "catavgmax", ""):
+        with pytest.raises(UserError, match=f"global_pool={pool}; this package computes avg only"):
+            read_weights(of_timm(tmp_path / f"pool{pool}", model_args={"global_pool": pool}))

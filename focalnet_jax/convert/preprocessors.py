@@ -72,7 +72,8 @@ def from_transformers(stated: Mapping[str, Any], place: str) -> Preprocessing:
     if name not in _PROCESSORS or name == kind:
         known = ", ".join(f"{each}ImageProcessor" for each in _PROCESSORS)
         raise UserError(f"{place}: image_processor_type is {str(kind)[:60]!r}; expected one of {known}")
-    given = {key: value for key, value in stated.items() if value is not None}
+    # A switch that is null is off, as transformers takes it; other keys that are null do not state anything.
+    given = {key: False if value is None else value for key, value in stated.items() if _is_stated(key, value)}
     values = _COMMON | _PROCESSORS[name] | given
     _refuse_unknown_steps(values, place)
     how = _geometry(values, place, crop_pct=name == "ConvNext")
@@ -85,6 +86,10 @@ def from_transformers(stated: Mapping[str, Any], place: str) -> Preprocessing:
     colours = normalization(mean, std, f"{place}: image_", 255 * factor)
     how = dataclasses.replace(how, interpolation=_NAMES[values["resample"]], normalization=colours, rounding="down")
     return checked(how, f"{place}: ")
+
+
+def _is_stated(key: str, value: Any) -> bool:
+    return value is not None or key in _FOLLOWED
 
 
 def _refuse_unknown_steps(values: Mapping[str, Any], place: str) -> None:

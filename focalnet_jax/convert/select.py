@@ -33,7 +33,9 @@ _STAGE = re.compile(r"(?:layers|encoder\.stages)\.(\d{1,4})\.(?:blocks|layers)\.
 _MOST_LISTED = 6
 # Of parts that were compiled, checkpointed or sharded by themselves: what torch puts between their names.
 _WRAPPERS = "_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|_fpw_module"
-_PARTS = r"layers[._]\d+|(?:blocks|stages)\.\d+|stem|patch_embed|embeddings|downsample|modulation|mlp|head|classifier|norm"
+_PARTS = (
+    r"layers[._]\d+|(?:blocks|stages)\.\d+|stem|patch_embed|embeddings|downsample|modulation|mlp|head|classifier|norm"
+)
 _WRAPPED = re.compile(rf"(?<![^.])({_PARTS})(?:\.(?:{_WRAPPERS}))+(?=\.)")
 
 

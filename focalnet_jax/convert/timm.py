@@ -10,9 +10,10 @@ from typing import Any
 
 from focalnet_jax.convert.huggingface import CONFIG, Stated
 from focalnet_jax.convert.preprocessors import from_timm, to_timm
+from focalnet_jax.convert.recognise import released_name
 from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.errors import UserError
-from focalnet_jax.model import FocalNetConfig
+from focalnet_jax.model import FocalNetConfig, variant_config
 
 
 def is_timms(config: Mapping[str, Any]) -> bool:
@@ -70,17 +71,29 @@ _ARGUMENTS = {
 
 
 def told_by_timm(config: Mapping[str, Any]) -> dict[str, bool]:
-    """Returns the options of ours that shapes do not tell and `model_args` state."""
+    """Returns the options of ours that shapes do not tell and `model_args` state.
+
+    Raises:
+      UserError: they state what this package does not compute.
+    """
     arguments = config.get("model_args")
-    arguments = arguments if is_timms(config) and isinstance(arguments, Mapping) else {}
+    if not is_timms(config) or not isinstance(arguments, Mapping):
+        return {}
+    if arguments.get("global_pool", "avg") != "avg":
+        pool = str(arguments["global_pool"])[:60]
+        raise UserError(f"{CONFIG} states global_pool={pool}; this package computes avg only")
+    arguments = {"normalize_modulator": False} | dict(arguments)  # timm's default, of all its variants
     told = {ours: arguments.get(_ARGUMENTS[ours]) for ours in ("use_postln", "normalize_modulator")}
     return {ours: value for ours, value in told.items() if isinstance(value, bool)}
 
 
+def _is_released(config: FocalNetConfig, name: str) -> bool:
+    """Whether timm's function `name` makes this model, given `normalize_modulator`."""
+    return released_name(replace(config, normalize_modulator=variant_config(name).normalize_modulator)) == name
+
+
 def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, stated: Stated) -> tuple[str, ...]:
     """Writes the `config.json` that `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
-
-    timm builds released variants alone by name; of another model, `model_args` are the arguments of its `FocalNet`.
 
     Args:
       folder: where to.
@@ -94,21 +107,23 @@ def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, st
     how = stated.preprocessing or USUAL
     prepared = to_timm(how)
     windows = [config.kernel_sizes(stage)[0] for stage in range(len(config.depths))]
-    # A variant's function in timm refuses arguments that it sets itself; this one none of them sets.
-    changed = {"normalize_modulator": True} if config.normalize_modulator else {}
-    model_args = (
-        changed
-        if name
-        else {
-            "embed_dim": config.dims[0],
-            "depths": list(config.depths),
-            "mlp_ratio": config.mlp_ratio,
-            "focal_levels": list(config.levels),
-            "focal_windows": windows,
-            "layerscale_value": config.layerscale_value if config.use_layerscale else None,
-            **{theirs: getattr(config, ours) for ours, theirs in _ARGUMENTS.items()},
-        }
-    )
+    model_args = {
+        "embed_dim": config.dims[0],
+        "depths": list(config.depths),
+        "mlp_ratio": config.mlp_ratio,
+        "focal_levels": list(config.levels),
+        "focal_windows": windows,
+        "layerscale_value": config.layerscale_value if config.use_layerscale else None,
+        **{theirs: getattr(config, ours) for ours, theirs in _ARGUMENTS.items()},
+    }
+    notes = []
+    if name and _is_released(config, name):  # timm's function gives all others itself, and takes none twice
+        model_args = {"normalize_modulator": config.normalize_modulator}
+    else:
+        notes.append(
+            f"timm.create_model makes released variants only: make timm.models.focalnet.FocalNet of model_args in "
+            f"{CONFIG} and num_classes={config.num_classes}, and load model.safetensors into it"
+        )
     written: dict[str, Any] = {
         "architecture": name or "focalnet_tiny_srf",
         "num_classes": config.num_classes,
@@ -123,11 +138,6 @@ def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, st
         if stated.words:
             written["label_descriptions"] = dict(zip(stated.classes, stated.words, strict=True))
     (folder / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
-    notes = []
-    if not name:
-        notes.append(
-            f"timm has no name for this model: timm.models.focalnet.FocalNet(**model_args of {CONFIG}) builds it"
-        )
     if not prepared:
         notes.append(f"no preprocessing in {CONFIG}: timm has no transform that does {how.describe()}")
     return tuple(notes)

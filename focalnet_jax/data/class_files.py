@@ -14,12 +14,14 @@ from focalnet_jax.errors import UserError
 EXPECTED = "one class per line, a JSON list, or an id2label object in JSON"
 _MOST_BYTES = 2**24
 _SYNSET_LINE = re.compile(r"n\d{8}[ \t,]+\S")
+_NUMBERED_LINE = re.compile(r"(\d{1,9})[ \t]*[:,;= \t][ \t]*(\S.*)")
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
     """The names of classes in a file, in their order.
 
-    A file holds one class per line (also `synset<TAB>words`), a JSON list, or an object: from numbers to names (also
+    A file holds one class per line (also `synset<TAB>words`; lines numbered in another order than theirs, such as
+    `3: cat`, go by their numbers), a JSON list, or an object: from numbers to names (also
     below the key `id2label`, as in a `config.json`), or from names to numbers (`label2id`, `class_to_idx`). The object
     may be written as Python writes it. Of a class with a synset id, the id is its name.
 
@@ -46,7 +48,19 @@ def _lines(path: Path, text: str) -> list[str]:
     lines = [line.strip() for line in text.rstrip().split("\n")]
     if "" in lines and lines != [""]:
         raise UserError(f"{path}: line {lines.index('') + 1} is empty, so the classes after it are out of place")
-    return [_short(line) if _SYNSET_LINE.match(line) else line for line in lines if line]
+    return [_short(line) if _SYNSET_LINE.match(line) else line for line in _by_number(path, lines) if line]
+
+
+def _by_number(path: Path, lines: list[str]) -> list[str]:
+    """Lines that are all numbered otherwise than in their order, by their numbers and without them."""
+    numbered = [match for match in map(_NUMBERED_LINE.fullmatch, lines) if match]
+    numbers = [int(match[1]) for match in numbered]
+    if len(numbers) < len(lines) or numbers == sorted(numbers):
+        return lines
+    names = dict(zip(numbers, (match[2] for match in numbered), strict=True))
+    if sorted(numbers) != list(range(len(lines))):
+        raise UserError(f"{path}: its lines are numbered, but not 0, 1, ... without a gap; expected {EXPECTED}")
+    return [names[number] for number in range(len(lines))]
 
 
 def _short(line: str) -> str:

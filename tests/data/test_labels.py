@@ -263,3 +263,16 @@ def test_synset_ids_are_shown_in_words_and_found_again_by_them():
     assert match(names, called(words), 4).outputs.tolist() == [0, 1, 2, 3]
     assert labels(3, ["cat", "n02102040"]) == ["cat", "n02102040", "LABEL_2"]
     assert json.loads(json.dumps(words)) == words
+
+
+def test_lines_that_are_numbered_in_another_order_go_by_their_numbers(tmp_path):
+    path = tmp_path / "classes.txt"
+    for text in ("2: cow\n0: cat\n1: dog\n", "2 cow\n0 cat\n1 dog", "2,cow\n0,cat\n1,dog\n"):
+        path.write_text(text)
+        assert read_classes(path) == ("cat", "dog", "cow")
+    path.write_text("0 cat\n1 dog\n")
+    assert read_classes(path) == ("0 cat", "1 dog")
+    for text in ("3 cow\n1 dog\n2 cat\n", "1 cow\n0 dog\n1 cat\n"):
+        path.write_text(text)
+        with pytest.raises(UserError, match="its lines are numbered, but not 0, 1"):
+            read_classes(path)
