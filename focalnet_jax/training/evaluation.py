@@ -34,7 +34,7 @@ def evaluate(
             add_oldest()
     while pending:
         add_oldest()
-    examples = round(totals.pop("examples"))
+    examples = round(totals.pop("examples", 0))  # of a run that is stopped before the first batch
     accuracies = sorted(name for name in totals if name.startswith("top"))
     means = {name: 100 * totals.pop(name) for name in accuracies} | totals
     return {name: total / examples if examples else math.nan for name, total in means.items()} | {"examples": examples}
