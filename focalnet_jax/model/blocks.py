@@ -20,7 +20,7 @@ from focalnet_jax.ops.activation import activated_product
 from focalnet_jax.ops.aggregation import LEVELS
 from focalnet_jax.ops.gelu import activate
 from focalnet_jax.ops.pointwise import suits
-from focalnet_jax.placement import by_example, holds_whole, splits_weights
+from focalnet_jax.placement import allows_kernels, by_example, splits_weights
 
 # What a block keeps for the backward pass; the rest is computed again. "auto" is the fastest of them where it runs.
 REMAT_POLICIES = {
@@ -63,7 +63,7 @@ class PatchEmbed(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` to `[B, H', W', C']`."""
         with jax.named_scope("embedding"):
-            if suits(self.pointwise, self.dtype):
+            if suits(self.pointwise, self.dtype) and allows_kernels(x):
                 return by_example(fused.run_embedding(self, x))
             return self.norm(by_example(self.proj(x)))
 
@@ -84,7 +84,7 @@ class Mlp(nnx.Module):
             return self.fc2(dropout(activate(hidden), self.drop_rate, keys))
 
         with jax.named_scope("mlp"):
-            if self._is_native(keys) and holds_whole(x):
+            if self._is_native(keys) and allows_kernels(x):
                 hidden = by_example(without_bias(self.fc1, x), channels=True)
                 layers = (self.fc1.bias, self.fc2.kernel, self.fc2.bias)
                 before, kernel, bias = (param[...].astype(hidden.dtype) for param in layers)
@@ -122,7 +122,7 @@ class FocalBlock(nnx.Module):
     def __call__(self, x: jax.Array, drop_path_rate: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make stochastic depth and dropout active."""
         parts = (None,) * 4 if keys is None else split_keys(keys, 4)
-        if self.in_kernels(keys):
+        if self.in_kernels(keys) and allows_kernels(x):
             ones = jnp.ones((len(x), 1, 1, 1), jnp.float32)
             factors = [drop_path(ones, drop_path_rate, parts[branch])[..., 0, 0] for branch in (1, 3)]  # [B, 1] each
             return by_example(fused.run_block(self, x, by_example(jnp.concatenate(factors, axis=1))))

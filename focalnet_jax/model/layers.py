@@ -20,14 +20,14 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.ops import normalization
 from focalnet_jax.ops.product import product
-from focalnet_jax.placement import holds_whole
+from focalnet_jax.placement import allows_kernels
 
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default; Flax's is 1e-6
 
 
 def form_for(form: str, x: jax.Array) -> str:
-    """The aggregation's form where `x` is computed: XLA's in place of the native one where a kernel would gather it."""
-    return "xla" if form == "native" and not holds_whole(x) else form
+    """Returns the aggregation's form for `x`: XLA's where it may not be given to kernels."""
+    return form if allows_kernels(x) else "xla"
 
 
 def torch_uniform(fan_in: int) -> Initializer:
@@ -93,7 +93,7 @@ class PatchConv(nnx.Conv):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` to `[B, H / k, W / k, D]`, floored."""
-        if not holds_whole(x):
+        if not allows_kernels(x, self.kernel[...]):
             return super().__call__(x)
         k, (batch, height, width, channels) = self.kernel_size[0], x.shape
         rows, columns = height // k, width // k

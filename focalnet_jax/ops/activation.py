@@ -29,7 +29,7 @@ def _gradients(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     hidden, bias, kernel = kept
     gradients_of = on_each_device(
-        native.gelu_gradients, ("context", "bias", "context"), ("context", "means", "context")
+        native.gelu_gradients, ("context", "bias", "context"), ("context", "bias parts", "context")
     )
     to_active = multiply(cotangent, kernel, precision, turned=True)
     to_hidden, parts, active = gradients_of(hidden, bias, to_active)

@@ -31,7 +31,7 @@ def _native_gradients(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     gradients = partial(native.layer_norm_gradients, epsilon=epsilon)
     given = ("examples", "whole", "examples")
-    to_x, parts = on_each_device(gradients, given, ("examples", "examples"))(*kept, cotangent)
+    to_x, parts = on_each_device(gradients, given, ("examples", "sums"))(*kept, cotangent)
     to_scale, to_bias = parts.sum(axis=0)
     return to_x, to_scale, to_bias
 

@@ -68,9 +68,7 @@ def run_layers(
 
 
 def _run_back(layers: Layers, kept: Any, cotangents: Maps) -> Any:
-    back = on_each_device(
-        partial(_backward, layers), ("whole", *("examples",) * 4), ("examples", "examples", "examples")
-    )
+    back = on_each_device(partial(_backward, layers), ("whole", *("examples",) * 4), ("sums", "examples", "examples"))
     weights, maps, *others = kept
     parts, to_maps, to_shared = back(_rounded(weights, maps[0].dtype), maps, *others, cotangents)
     # In a loop over blocks the compiler would write them to their place from within the kernel, and forgets then how

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from focalnet_jax.ops import native
-from focalnet_jax.placement import holds_whole, knows_devices, on_each_device, splits_channels
+from focalnet_jax.placement import allows_kernels, on_each_device, splits_channels
 
 _FEWEST_ROWS, _FEWEST_COLUMNS = 128, 16  # or putting a kernel's numbers beside each other takes longer than it saves
 
@@ -23,11 +23,11 @@ def product(
 ) -> jax.Array:
     """`[..., I]` times `[I, O]`, called as `nnx.Linear` calls `jax.lax.dot_general`, whose place it takes there.
 
-    Of float32 maps `[B, H, W, C]` C++ computes it and its gradients, in full precision, unless channels are split,
-    there are few rows or columns, or several devices and no mesh. All else is XLA's, with `precision`.
+    Of float32 maps `[B, H, W, C]` C++ computes it and its gradients, in full precision, unless channels are split or
+    there are few rows or columns. All else is XLA's, with `precision`.
     """
     assert (dimension_numbers, out_sharding) == ((((x.ndim - 1,), (0,)), ((), ())), None)  # a linear layer's
-    if not holds_whole(x):  # JAX's own rules know how products and gradients are split over any mesh
+    if not allows_kernels(x, kernel):  # JAX's own rules know how products and gradients are split over any mesh
         return jax.lax.dot_general(x, kernel, dimension_numbers, precision)
     return _product(x, kernel, precision)
 
@@ -66,18 +66,13 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array, precision: jax.lax.Preci
     if x.shape[:-1] != cotangent.shape[:-1]:
         raise ValueError(f"the input has shape {x.shape}, the product's gradient {cotangent.shape}: other places")
     if _in_cpp(x, cotangent):
-        sums_of = on_each_device(
-            lambda *given: native.turned_product(*given)[None], ("examples", "examples"), "examples"
-        )
+        sums_of = on_each_device(lambda *given: native.turned_product(*given)[None], ("examples", "examples"), "sums")
         return sums_of(x, cotangent).sum(axis=0)
     places = tuple(range(x.ndim - 1))
     return jnp.tensordot(x, cotangent, (places, places), precision=precision)
 
 
 def _in_cpp(x: jax.Array, other: jax.Array) -> bool:
-    """Whether C++ computes it: of maps that are not empty, whose channels a device is known to have all of.
-
-    Without a mesh the compiler would bring all that several devices hold to each of them.
-    """
+    """Returns whether C++ computes it: of maps that are not empty, where our mesh splits no channels."""
     alike = x.ndim == 4 and x.dtype == other.dtype and x.size > 0 and other.size > 0
-    return alike and knows_devices() and not splits_channels() and native.computes(x.dtype)
+    return alike and not splits_channels() and native.computes(x.dtype)

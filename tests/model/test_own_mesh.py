@@ -1,14 +1,19 @@
 """A model in a program with a mesh of its own: what its owner splits stays split."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from focalnet_jax import create_model
+from focalnet_jax.ops import native
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +44,60 @@ def test_logits_and_gradients_of_a_split_batch_gather_nothing(model, shape, axes
     given = jax.device_put(params, everywhere), jax.device_put(images, split)
     compiled = jax.jit(with_gradients).lower(*given).compile()
     assert compiled.as_text().count(" all-gather(") == 0
+    in_cpp = kind == AxisType.Auto and native.register() is not None
+    assert (f"{native.register()}_focal_levels" in compiled.as_text()) == in_cpp
     logits, split_gradients = compiled(*given)
     assert logits.sharding.is_equivalent_to(NamedSharding(mesh, P(axes, None)), 2)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(jax.tree.leaves(split_gradients), jax.tree.leaves(gradients), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_the_page_splits_a_batch_and_averages_gradients(model):
+    """The snippets of docs/embedding.md as they are written, against one device."""
+    page = (Path(__file__).parents[2] / "docs" / "embedding.md").read_text()
+    section = page.partition("## A mesh of your own")[2].partition("\n## ")[0]
+    graph, params = nnx.split(model)
+    names = {"jax": jax, "nnx": nnx, "optax": optax, "graph": graph}
+    names |= {"AxisType": AxisType, "NamedSharding": NamedSharding, "P": P}
+    given = {
+        "params": params,
+        "images": jax.random.normal(jax.random.key(0), (8, 8, 8, 3)),
+        "labels": jnp.arange(8) % 2,
+    }
+    names |= given | {"predict": jax.jit(lambda params, images: nnx.merge(graph, params)(images))}
+    alone = names["predict"](params, given["images"])
+    for snippet in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
+        exec(snippet, names)
+    np.testing.assert_allclose(names["logits"], alone, rtol=1e-5, atol=1e-6)
+    assert not names["logits"].sharding.is_fully_replicated
+    expected = jax.jit(jax.grad(lambda params: mean_loss(graph, params, given["images"], given["labels"])))(params)
+    ours = names["gradients"](*(names[name] for name in given))
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+
+
+def mean_loss(graph, params, images, labels):
+    logits = nnx.merge(graph, params)(images)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def test_set_mesh_around_a_model_changes_nothing(model):
+    graph, params = nnx.split(model)
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    expected = jax.jit(lambda params, images: nnx.merge(graph, params)(images))(params, images)
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        with jax.set_mesh(jax.make_mesh((4,), ("data",), axis_types=(kind,))):
+            placed = jax.device_put(params, P()), jax.device_put(images, P("data"))
+            logits = jax.jit(lambda params, images: nnx.merge(graph, params)(images))(*placed)
+            np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_images_of_the_host_go_with_parameters_on_explicit_axes(model):
+    graph, params = nnx.split(model)
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    run = jax.jit(lambda params, images: nnx.merge(graph, params)(images))
+    everywhere = NamedSharding(jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,)), P())
+    np.testing.assert_allclose(
+        run(jax.device_put(params, everywhere), images), run(params, images), rtol=1e-5, atol=1e-6
+    )

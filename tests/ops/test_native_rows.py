@@ -129,8 +129,7 @@ def test_with_dropout_an_mlp_drops_as_in_other_forms():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_models_gradients_are_those_of_xla(dtype, monkeypatch):
-    monkeypatch.setattr("focalnet_jax.ops.product.knows_devices", lambda: True)  # products in C++ too
+def test_a_models_gradients_are_those_of_xla(dtype):
     (images,) = normals((2, 32, 32, 3))
 
     def run(form):

@@ -66,23 +66,16 @@ def test_they_are_where_registers_hold_half_as_much(tmp_path):
 NARROW = test_products_in_cpp_are_the_exact_ones_to_rounding.__name__
 
 
-@pytest.fixture
-def one_device(monkeypatch):
-    """Of which the rest of the tests has several."""
-    monkeypatch.setattr("focalnet_jax.ops.product.knows_devices", lambda: True)
-    monkeypatch.setattr("focalnet_jax.ops.product.holds_whole", lambda x: True)
-
-
 @pytest.mark.parametrize("shape", [(3, 5, 7), (3, 7, 7), (150,)])  # few rows, enough of them, and no map
 @pytest.mark.parametrize("outputs", [4, 40])
-def test_a_layers_gradients_are_the_exact_ones_whoever_computes_them(shape, outputs, one_device):
+def test_a_layers_gradients_are_the_exact_ones_whoever_computes_them(shape, outputs):
     x, kernel, cotangent = normals((*shape, 24), (24, outputs), (*shape, outputs))
     given = [jnp.float32(each) for each in (x, kernel, cotangent)]
     assert_exact(with_gradients(times, given[:2], given[2]), x, kernel, cotangent)
 
 
 @pytest.mark.parametrize(("batch", "inputs", "outputs"), [(0, 24, 40), (2, 0, 40), (2, 24, 0)])
-def test_what_is_empty_is_computed_too(batch, inputs, outputs, one_device):
+def test_what_is_empty_is_computed_too(batch, inputs, outputs):
     x, kernel, cotangent = normals((batch, 9, 9, inputs), (inputs, outputs), (batch, 9, 9, outputs))
     results = with_gradients(times, (jnp.float32(x), jnp.float32(kernel)), jnp.float32(cotangent))
     for mine, shape in zip(results, (cotangent.shape, x.shape, kernel.shape), strict=True):
@@ -100,18 +93,18 @@ def test_other_shapes_are_refused():
         kernel_gradient(x[:2], rising, None)
 
 
-def test_a_model_takes_no_pictures(one_device):
+def test_a_model_takes_no_pictures():
     model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=3)
     assert model(jnp.ones((0, 32, 32, 3))).shape == (0, 3)
 
 
-def test_a_kernel_of_another_dtype_is_left_to_xla(one_device):
+def test_a_kernel_of_another_dtype_is_left_to_xla():
     x, kernel = normals((3, 9, 9, 24), (24, 40))
     given = jnp.float32(x), jnp.bfloat16(kernel)
     np.testing.assert_array_equal(times(*given), jnp.matmul(*given, precision="highest"))
 
 
-def test_second_derivatives_are_refused_by_the_name_of_the_option(one_device):
+def test_second_derivatives_are_refused_by_the_name_of_the_option():
     x, kernel = (jnp.float32(each) for each in normals((3, 9, 9, 24), (24, 40)))
 
     def slope(kernel):
@@ -137,6 +130,7 @@ def test_devices_compute_their_examples_in_cpp_where_they_have_all_channels(axes
         monkeypatch.setattr(native, name, watched(name, getattr(native, name)))
     given = [jnp.float32(each) for each in normals((batch, 9, 9, 24), (24, 40), (batch, 9, 9, 40))]
     assert_on_a_mesh_as_alone(lambda *given: with_gradients(times, given[:2], given[2]), *given, axes=axes)
-    # Of a device; without equal parts each computes all. Without a mesh, among several devices, XLA does.
-    on_the_mesh = [(1 if batch == 4 else batch, 9, 9)] * ("tensor" not in axes)
-    assert called == {"product": on_the_mesh * 2, "turned_product": on_the_mesh}
+    # Alone all examples. On the mesh a device's, or all where there are no equal parts; XLA where channels are split.
+    whole, part = (batch, 9, 9), (1 if batch == 4 else batch, 9, 9)
+    on_the_mesh = [part] * ("tensor" not in axes)
+    assert called == {"product": [whole] * 2 + on_the_mesh * 2, "turned_product": [whole, *on_the_mesh]}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from focalnet_jax.errors import UserError
 from focalnet_jax.ops.native.build import (
     CHANNELS_OF_TASK,
     COLUMNS_OF_SUM,
@@ -88,8 +87,7 @@ def focal_level_gradients(
         (batch, len(rows) + 1, channels),
     )
     call = _call("focal_level_gradients", tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
-    call = _undifferentiated(partial(call, **_attributes(kernels, scale)))
-    to_context, to_gates, to_rows = call(context, gates, rows, bias, cotangent)
+    to_context, to_gates, to_rows = call(context, gates, rows, bias, cotangent, **_attributes(kernels, scale))
     sizes = [*(len(kernel) for kernel in kernels), 1]
     parts = jnp.split(to_rows, np.cumsum([k * k for k in sizes])[:-1], axis=1)
     shaped = (part.reshape(batch, k, k, 1, channels) for part, k in zip(parts, sizes, strict=True))
@@ -105,7 +103,7 @@ def gelu_gradients(x: jax.Array, bias: jax.Array, cotangent: jax.Array) -> tuple
     """The gradient of `x`, parts of the bias's, `[n, C]`, to be added up, and what `gelu` returned once more."""
     parts = jax.ShapeDtypeStruct((_tasks(*_rows_of(x)), x.shape[-1]), x.dtype)
     call = _call("gelu_gradients", (_like(x), parts, _like(x)))
-    return _undifferentiated(call)(x, bias, cotangent)
+    return call(x, bias, cotangent)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float) -> jax.Array:
@@ -120,7 +118,7 @@ def layer_norm_gradients(
     rows, channels = _rows_of(x)
     parts = jax.ShapeDtypeStruct((_tasks(rows, channels), 2, channels), x.dtype)
     call = partial(_call("layer_norm_gradients", (_like(x), parts)), epsilon=np.float32(epsilon))
-    return _undifferentiated(call)(x, scale, cotangent)
+    return call(x, scale, cotangent)
 
 
 def product(x: jax.Array, kernel: jax.Array, *, turned: bool = False) -> jax.Array:
@@ -159,26 +157,13 @@ def _with_scratch(name: str, result: tuple[int, ...], scratch: tuple[int, ...]) 
     whatever the memory held before.
     """
     call = _call(name, (jax.ShapeDtypeStruct(result, jnp.float32), jax.ShapeDtypeStruct(scratch, jnp.int32)))
-    return _undifferentiated(lambda *arrays: call(*arrays)[0])
+    return lambda *arrays: call(*arrays)[0]
 
 
 def _call(
     name: str, results: jax.ShapeDtypeStruct | tuple[jax.ShapeDtypeStruct, ...], **options: Any
 ) -> Callable[..., Any]:
     return jax.ffi.ffi_call(f"{register()}_{name}", results, vmap_method="sequential", **options)
-
-
-def _undifferentiated(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What has no gradients of its own, and says so plainly: its caller gives them, the first alone."""
-    given = jax.custom_vjp(lambda *arrays: function(*arrays))
-
-    def refuse(*_: Any) -> NoReturn:
-        raise UserError(
-            "the native form has first derivatives alone: for second ones make the model with model.aggregation=xla"
-        )
-
-    given.defvjp(refuse, refuse)
-    return given
 
 
 def _rows(kernels: Sequence[jax.Array]) -> jax.Array:
