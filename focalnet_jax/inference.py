@@ -37,7 +37,8 @@ class Classifier:
     Attributes:
       model: with or without a classifier.
       labels: a name of each output.
-      preprocessing: how pictures become the model's input.
+      preprocessing: how pictures become the model's input; a size in pixels, or height and width, means the usual one
+        of ImageNet for that size.
       assumed: whether the preprocessing is ImageNet's usual one because the weights do not state any.
     """
 
@@ -45,6 +46,10 @@ class Classifier:
     labels: tuple[str, ...]
     preprocessing: Preprocessing = USUAL
     assumed: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.preprocessing, Preprocessing):
+            object.__setattr__(self, "preprocessing", USUAL.at(sides(self.preprocessing)))
 
     @cached_property
     def transform(self) -> EvalTransform:
