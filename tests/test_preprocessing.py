@@ -13,6 +13,8 @@ import focalnet_jax
 from focalnet_jax import predict
 from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.command_line import load_config, named_keys
+from focalnet_jax.convert.huggingface import Stated
+from focalnet_jax.convert.timm import told_by_timm, write_timm_config
 from focalnet_jax.convert.weights import read_weights, stated_by
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.mixing import normalize
@@ -21,7 +23,7 @@ from focalnet_jax.data.show import draw_sheet, seen_batch
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import load_classifier
-from focalnet_jax.model.variants import model_metadata
+from focalnet_jax.model.variants import model_metadata, variant_config
 from focalnet_jax.training.run import set_up
 from focalnet_jax.training.standalone import evaluate_checkpoint
 from focalnet_jax.transfer.extract import extract_features
@@ -249,3 +251,10 @@ def test_a_timm_directory_states_what_its_model_computes(tmp_path):
     for pool in ("max", "catavgmax", ""):
         with pytest.raises(UserError, match=f"global_pool={pool}; this package computes avg only"):
             read_weights(of_timm(tmp_path / f"pool{pool}", model_args={"global_pool": pool}))
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_a_timm_directory_of_a_variant_keeps_its_normalization_of_modulators(normalized, tmp_path):
+    config = replace(variant_config("focalnet_large_fl4"), normalize_modulator=normalized)
+    write_timm_config(tmp_path, config, "focalnet_large_fl4", Stated())
+    assert told_by_timm(json.loads((tmp_path / "config.json").read_text()))["normalize_modulator"] is normalized

@@ -40,6 +40,8 @@ def weights_in(folder: Path) -> Path | None:
     if {"saved_model.pb", "tf_model.h5", "flax_model.msgpack"} & set(names):
         raise UserError(f"{folder} holds a model of TensorFlow or Flax; expected weights of a PyTorch FocalNet")
     weights = [name for name in names if name.endswith(_SUFFIXES)]
+    if len(weights) > 1 and set(weights) == set(names):
+        raise UserError(f"{folder} holds {len(weights)} files of weights, such as {weights[0]}: name one of them")
     return folder / weights[0] if len(weights) == 1 else None
 
 

@@ -95,6 +95,8 @@ def _is_released(config: FocalNetConfig, name: str) -> bool:
 def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, stated: Stated) -> tuple[str, ...]:
     """Writes the `config.json` that `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
 
+    timm builds released variants alone by name; of another model, `model_args` are the arguments of its `FocalNet`.
+
     Args:
       folder: where to.
       config: the model's, which timm's FocalNet can express.
@@ -106,24 +108,23 @@ def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, st
     """
     how = stated.preprocessing or USUAL
     prepared = to_timm(how)
+    name = name if name and _is_released(config, name) else None
     windows = [config.kernel_sizes(stage)[0] for stage in range(len(config.depths))]
-    model_args = {
-        "embed_dim": config.dims[0],
-        "depths": list(config.depths),
-        "mlp_ratio": config.mlp_ratio,
-        "focal_levels": list(config.levels),
-        "focal_windows": windows,
-        "layerscale_value": config.layerscale_value if config.use_layerscale else None,
-        **{theirs: getattr(config, ours) for ours, theirs in _ARGUMENTS.items()},
-    }
-    notes = []
-    if name and _is_released(config, name):  # timm's function gives all others itself, and takes none twice
-        model_args = {"normalize_modulator": config.normalize_modulator}
-    else:
-        notes.append(
-            f"timm.create_model makes released variants only: make timm.models.focalnet.FocalNet of model_args in "
-            f"{CONFIG} and num_classes={config.num_classes}, and load model.safetensors into it"
-        )
+    # A variant's function in timm refuses arguments that it sets itself; this one none of them sets.
+    changed = {"normalize_modulator": True} if config.normalize_modulator else {}
+    model_args = (
+        changed
+        if name
+        else {
+            "embed_dim": config.dims[0],
+            "depths": list(config.depths),
+            "mlp_ratio": config.mlp_ratio,
+            "focal_levels": list(config.levels),
+            "focal_windows": windows,
+            "layerscale_value": config.layerscale_value if config.use_layerscale else None,
+            **{theirs: getattr(config, ours) for ours, theirs in _ARGUMENTS.items()},
+        }
+    )
     written: dict[str, Any] = {
         "architecture": name or "focalnet_tiny_srf",
         "num_classes": config.num_classes,
@@ -138,6 +139,11 @@ def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, st
         if stated.words:
             written["label_descriptions"] = dict(zip(stated.classes, stated.words, strict=True))
     (folder / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
+    notes = []
+    if not name:
+        notes.append(
+            f"timm has no name for this model: timm.models.focalnet.FocalNet(**model_args of {CONFIG}) builds it"
+        )
     if not prepared:
         notes.append(f"no preprocessing in {CONFIG}: timm has no transform that does {how.describe()}")
     return tuple(notes)

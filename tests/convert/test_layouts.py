@@ -265,3 +265,10 @@ def test_commands_take_the_choice_of_weights(tmp_path):
     write_weights(read(path), checkpoint, format="orbax")
     with pytest.raises(UserError, match="gives its params; the choice is for PyTorch's files"):
         read_weights(checkpoint, which="ema")
+
+
+def test_a_directory_of_several_files_of_weights_asks_for_one(tmp_path):
+    for name in ("epoch=3.ckpt", "last.ckpt"):
+        (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"holds 2 files of weights, such as epoch=3\.ckpt: name one of them"):
+        read_weights(tmp_path)
