@@ -23,7 +23,7 @@ from focalnet_jax.data.listing import list_pictures
 from focalnet_jax.data.mixing import normalize
 from focalnet_jax.data.preprocessing import USUAL, Normalization, Preprocessing, sides
 from focalnet_jax.data.transforms import EvalTransform, eval_transform
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNet
 from focalnet_jax.model.compiled import compiled
 
@@ -66,7 +66,9 @@ class Classifier:
         return tuple(short_names(self.labels))
 
     def logits(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """`[B, K]` float32 of pictures `[H, W, 3]` uint8 of any sizes."""
+        """Returns `[B, K]` float32 of pictures `[H, W, 3]` uint8 of any sizes; of none, `[0, K]`."""
+        if not len(pictures):
+            return np.zeros((0, len(self.labels)), np.float32)
         images = np.stack([self.transform(picture) for picture in pictures])
         return np.asarray(_logits(self.model, images, self.preprocessing.normalization))
 
@@ -78,8 +80,15 @@ class Classifier:
         ]
 
     def best(self, pictures: Sequence[np.ndarray], topk: int = 5) -> tuple[np.ndarray, np.ndarray]:
-        """As `predict`, by their numbers: classes and probabilities `[B, min(topk, K)]`."""
-        probabilities = np.asarray(jax.nn.softmax(self.logits(pictures)))
+        """As `predict`, by their numbers: classes and probabilities `[B, min(topk, K)]`.
+
+        Raises:
+          RunFailedError: a logit is NaN or infinite, so that there is no most probable class.
+        """
+        logits = self.logits(pictures)
+        if not np.isfinite(logits).all():
+            raise RunFailedError("the logits are NaN or infinite, as those of a run that diverged: use other weights")
+        probabilities = np.asarray(jax.nn.softmax(logits))
         classes = np.argsort(-probabilities, axis=-1, kind="stable")[:, :topk]
         return classes, np.take_along_axis(probabilities, classes, axis=-1)
 

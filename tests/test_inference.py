@@ -10,7 +10,7 @@ from focalnet_jax import create_model, predict
 from focalnet_jax.data.mixing import normalize
 from focalnet_jax.demo import __main__ as demo
 from focalnet_jax.demo.panels import look
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.inference import Classifier, load_classifier
 from focalnet_jax.visualize import __main__ as visualize
 from focalnet_jax.visualize.maps import receptive_field
@@ -106,3 +106,17 @@ def test_predictions_follow_parameters_that_were_changed(classifier):
     bias = classifier.model.head.bias
     bias[...] += 1
     np.testing.assert_allclose(classifier.logits([PICTURE]), before + 1, rtol=1e-6)
+
+
+def test_weights_that_are_nan_predict_nothing(classifier):
+    bias = classifier.model.head.bias
+    before = bias[...]
+    bias[...] = before * np.nan
+    with pytest.raises(RunFailedError, match="the logits are NaN or infinite"):
+        classifier.predict([PICTURE])
+    bias[...] = before
+
+
+def test_no_pictures_have_no_logits(classifier):
+    assert classifier.logits([]).shape == (0, 5)
+    assert classifier.predict([]) == []

@@ -20,6 +20,8 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import ABLATIONS, model_metadata, variant_config
 from focalnet_jax.paths import named_leaves
 
+_NEVER_WRITTEN = (".ckpt", ".pkl", ".model")  # suffixes of weight files that are read alone: no name of a directory
+
 
 @dataclass(frozen=True)
 class Report:
@@ -59,8 +61,10 @@ def write_weights(
         raise UserError(f"the weights are {dtype}: say by --dtype which of {', '.join(DTYPES)} to write")
     as_file = destination.suffix in (*PICKLES, ".safetensors")
     as_directory = format == "huggingface" or (format == "timm" and not as_file)
-    if as_directory == as_file:
+    if as_directory == as_file or destination.suffix in _NEVER_WRITTEN:
         expected = "a directory" if as_directory else "a .pth or .safetensors file"
+        if format == "timm":
+            expected = "a .pth or .safetensors file, or a directory"
         raise UserError(f"{destination.name}: --to {format} writes {expected}")
     if destination.suffix in PICKLES:
         import_torch(destination)  # before an hour of work

@@ -53,7 +53,12 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
     refused("weights file at", path=tmp_path / "nowhere.safetensors")
     before = sha256(source)
     weights = read_weights(source, options=OPTIONS["timm_lrf"])
-    for destination, format in (("out", "microsoft"), ("out.safetensors", "huggingface")):
+    for destination, format in (
+        ("out", "microsoft"),
+        ("out.safetensors", "huggingface"),
+        ("out.ckpt", "timm"),
+        ("out.pkl", "huggingface"),
+    ):
         with pytest.raises(UserError, match="writes a"):
             write_weights(weights, tmp_path / destination, format=format)
     write_weights(weights, tmp_path / "out.safetensors", format="timm")
