@@ -95,7 +95,8 @@ def label_training(config: FrozenConfigDict, data: TrainData, classifier: Classi
     Raises:
       UserError: the data has classes that the classifier lacks, or which these are is not known; one class alone.
     """
-    if classifier is None and config.data.classes is not None:
+    fresh = classifier is None
+    if fresh and config.data.classes is not None:
         classes = Classes(read_classes(config.data.classes), config.data.classes)
         hint = f"Add them to {config.data.classes}"
         classifier = Classifier(classes, config.model.num_classes, config.data.classes, hint)
@@ -104,7 +105,7 @@ def label_training(config: FrozenConfigDict, data: TrainData, classifier: Classi
         _tell(config.data.train_split, source, matching, classifier.name)
         data = replace(data, source=source)
     check_labels(data.source, config.model.num_classes)
-    if config.model.num_classes == 1:
+    if fresh and config.model.num_classes == 1:  # a run that has begun so is resumed
         raise UserError(
             f"the data has one class, {data.source.class_names[0]}, so there is nothing to tell apart: expected a "
             "folder for each of two or more classes, such as one for pictures of anything else"
