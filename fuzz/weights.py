@@ -345,7 +345,7 @@ def _pickle_changed(content: bytes, rng: Rng) -> bytes:
     """Opcodes removed, repeated, moved or with another argument."""
     try:
         places = [place for _, _, place in pickletools.genops(content)]
-    except Exception:  # a stream that goes on after the pickle, or one that is damaged
+    except Exception:  # bytes that follow the pickle, or that are damaged
         return mutate_bytes(content, rng, 1)
     parts = [content[begin:end] for begin, end in zip(places, [*places[1:], None], strict=True)]
     for _ in range(int(rng.integers(1, 4))):

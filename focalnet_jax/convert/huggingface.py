@@ -69,7 +69,7 @@ def write_metadata(
     Args:
       folder: where to.
       config: the model's.
-      stated: what goes on from the source: class names, preprocessing.
+      stated: class names and preprocessing of the source, which are written too.
       image_size: another input size, at which the same share of a picture is cropped.
 
     Returns:

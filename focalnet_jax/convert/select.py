@@ -259,7 +259,7 @@ def _final_norm(
 
 
 def _check_readable(chosen: Candidate, tensors: Tensors, source: str, inside: Mapping[str, str]) -> None:
-    """Refuses a FocalNet with tensors that cannot be read."""
+    """Raises `UserError` if a tensor of the FocalNet cannot be read."""
     for rest, name in inside.items():
         if name in tensors.problems and _known(rest, chosen.format):
             raise UserError(f"{source}: {name} {tensors.problems[name]}")

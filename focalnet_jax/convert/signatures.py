@@ -91,7 +91,7 @@ def _other(begin: bytes, path: Path) -> tuple[str, str]:
 
 
 def _check_zip(path: Path) -> None:
-    """Refuses a zip that `torch.save` did not write."""
+    """Raises `UserError` if `torch.save` did not write the zip."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

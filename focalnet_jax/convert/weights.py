@@ -144,7 +144,7 @@ def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool], 
 
 
 def check_which(step: Path, which: str | None) -> None:
-    """Refuses a choice of weights that a checkpoint of this package does not make: `UserError`."""
+    """Raises `UserError` if a checkpoint of this package does not hold the weights that were chosen."""
     if which not in (None, weights_item(step)):
         raise UserError(f"--weights {which}: {step} gives its {weights_item(step)}; the choice is for PyTorch's files")
 

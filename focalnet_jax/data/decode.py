@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import stat
+import struct
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +31,9 @@ MAX_BYTES = 2**30  # of a file
 MAX_SCANS = 1000  # of a progressive JPEG, which has ten or so: each takes the time of a whole picture
 LARGEST_SIDE = 4096  # of a picture that a model is to look at: what it computes of a larger one would, too
 
+# What Pillow's decoders raise over damaged bytes.
+_PILLOWS_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError)
+_PILLOWS_ERRORS += (AttributeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError)
 _START_OF_SCAN, _END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
 _PIXELS_ONLY = {"PNG": png_pixels_only, "WEBP": webp_pixels_only, "JPEG2000": jpeg2000_pixels_only}
 
@@ -117,8 +122,8 @@ def _decode_damaged(encoded: bytes, format: str) -> np.ndarray | None:
             return _decode_jpeg(encoded + _END_OF_JPEG)
     except (UnreadableImageError, MemoryError):
         raise
-    except Exception:
-        pass
+    except _PILLOWS_ERRORS:  # of the second attempt: the caller gives the reason of the first
+        return None
     return None
 
 

@@ -145,7 +145,7 @@ class FolderSource:
 
     @property
     def labels(self) -> np.ndarray:
-        """Of every example, `[N]` int32."""
+        """The label of every example, `[N]` int32."""
         return self._labels
 
     def name(self, index: int) -> str:
@@ -227,7 +227,7 @@ def open_source(name: str, path: str | None, split: str) -> Source:
 
 
 def check_examples(source: Source) -> None:
-    """Refuses a split to train on that has class folders without images: `UserError`."""
+    """Raises `UserError` if a split to train on has class folders without images."""
     for folder, held in getattr(source, "empty", {}).items():
         raise UserError(
             f"class folder {folder} holds no images; {held}: fill it, convert them, or remove it from all splits"

@@ -131,7 +131,7 @@ def test_numbers_that_begin_with_1_are_refused_where_a_list_says_so(tmp_path):
         ([{".json": '{"label": 1', ".cls": ""}], "it has no label"),
         ([{".txt": f"a picture of {n} cats"} for n in range(6)], "captions, not classes"),
         ([{".cls": "1", ".json": '{"label": 2}'}], "contradict each other"),
-        ([{".cls": "20260101"}], "is no number of a class"),
+        ([{".cls": "20260101"}], "is not the number of a class"),
         ([{".cls": "long " * 90}], "no image of a known class"),
         ([{}, {}], "no .cls, .json or .txt beside its images"),
     ],

@@ -50,7 +50,7 @@ def names_found(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
             )
         largest = max(map(int, numbers))
         if largest >= _MOST_NUMBERS:
-            raise UserError(f"label {largest} is no number of a class: give --classes FILE, or other labels")
+            raise UserError(f"label {largest} is not the number of a class: give --classes FILE, or other labels")
         print(f"labels are numbers without names: the classes are called 0 to {largest}; --classes FILE names them")
         return tuple(map(str, range(largest + 1)))
     return in_order(found)

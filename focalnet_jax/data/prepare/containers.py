@@ -255,7 +255,7 @@ def tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, _Watche
                 for member in archive:
                     archive.members = []  # or millions of headers stay in memory
                     if end is not None and member.offset_data + member.size > end:
-                        raise UserError(f"{title} is cut off: {member.name} goes on after its end")
+                        raise UserError(f"{title} is cut off: it ends within {member.name}")
                     if member.isdir():
                         continue
                     path = PurePosixPath(member.name)

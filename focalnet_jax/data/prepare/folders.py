@@ -134,7 +134,7 @@ def _shared_below(splits: Sequence[Path]) -> str:
 
 
 def _refuse_splits_below(path: Path, folders: Sequence[Path]) -> None:
-    """Refuses CLASS/SPLIT and folders of several data sets: every folder holds splits and no images of its own."""
+    """Raises `UserError` for CLASS/SPLIT or several data sets: every folder holds splits and no images of its own."""
     found = None
     for folder in folders[:_LOOKED_INTO]:
         with os.scandir(folder) as entries:
@@ -174,7 +174,7 @@ def _class_tars(path: Path, tars: Sequence[Path], split: str | None) -> list[Con
 
 
 def _refuse_splits_in(entry: Path, look: Look | None) -> None:
-    """Refuses the tar of a class whose images all lie in folders of splits."""
+    """Raises `UserError` if all images in the tar of a class lie in folders of splits."""
     found = [next(filter(split_named, PurePosixPath(name).parts[:-1]), None) for name in look.images] if look else []
     if found and all(found):
         raise UserError(split_below(str(entry.parent), entry.name, found[0]))
