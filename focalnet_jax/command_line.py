@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from focalnet_jax.config import AUTO, BY_MACHINE, CHECKS, REQUIRED, check_values, default_config, expand_paths, flatten
+from focalnet_jax.config import AUTO, BY_MACHINE, REQUIRED, check_values, default_config, expand_paths, flatten
 from focalnet_jax.errors import (
     BEFORE_THE_END,
     EXIT_FAILED,
@@ -32,6 +32,7 @@ from focalnet_jax.errors import (
     nearest,
     suggest,
 )
+from focalnet_jax.settings.checks import CHECKS
 
 CALLED_AS = "python -m focalnet_jax."  # what stands before a command's name in its help
 _LONGEST_LINE = 4000  # letters of an error: the longest of ours lists all keys of a model by their patterns

@@ -7,10 +7,9 @@ global batch, so the stream does not depend on where or in how many parts it is 
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -26,15 +25,13 @@ from focalnet_jax.data.balance import Balance
 from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.processes import end_all, end_with_parent, without_false_alarms
 from focalnet_jax.data.sources import Label, Source
+from focalnet_jax.data.substitutions import READABLE, Batch, why_unreadable
 from focalnet_jax.data.transforms import EvalTransform, TrainTransform
 from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
 
-Batch = dict[str, np.ndarray]
-READABLE = -1  # in a batch's `unreadable`
 _BATCHES_AHEAD = 2
 _LISTEN_SECONDS = 0.2  # how often who waits for a batch asks whether to stop
 _PATIENCE_SECONDS = 5.0  # for a batch nobody will use
-_REASONS_READ, _REASONS_NAMED = 100, 3  # unreadable images that are looked at again to say why, and reasons said
 _SUBSTITUTES = 10  # pictures tried for one that cannot be read
 
 
@@ -202,8 +199,8 @@ def _next_readable(source: Source, first: int) -> tuple[int, np.ndarray, Label]:
         except UnreadableImageError:
             continue
     raise UserError(
-        f"cannot read image {source.name(first)} ({_reason(source, first)}), nor the {_SUBSTITUTES - 1} after it: "
-        "check the data"
+        f"cannot read image {source.name(first)} ({why_unreadable(source, first)}), nor the {_SUBSTITUTES - 1} after "
+        "it: check the data"
     )
 
 
@@ -294,60 +291,3 @@ def _result(pending: Future[Batch | None], reading: Reading) -> Batch | None:
             raise
         # Grain's word for it.
         raise RunFailedError(f"a process that reads the data died: {error}") from error
-
-
-class Substitutions:
-    """Counts the examples that stand for unreadable ones, and ends a run with too many.
-
-    Args:
-      source: what is read, for the names.
-      most: the largest share of the examples read, or of one epoch while less is read.
-    """
-
-    def __init__(self, source: Source, most: float):
-        self.count = 0
-        self._source, self._most = source, most
-        self._read = 0
-        self._named: set[int] = set()
-
-    def go_on(self, count: int, read: int) -> None:
-        """Counts on from what a run before it had counted and read."""
-        self.count, self._read = count, read
-
-    def counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches without their field `unreadable`; names on stderr what could not be read, once each.
-
-        Raises:
-          UserError: there were too many.
-        """
-        for batch in batches:
-            unreadable = batch.pop("unreadable")
-            found = unreadable[unreadable != READABLE]
-            self._read += len(unreadable)
-            self.count += len(found)
-            new = sorted(set(found.tolist()) - self._named)
-            self._named.update(new)
-            if self.count > self._most * max(self._read, len(self._source)):
-                raise UserError(
-                    f"{self.count} of {self._read} images could not be read, such as "
-                    f"{self._source.name(min(self._named))} ({self._reasons()}): repair or remove them, or raise "
-                    f"data.max_unreadable={self._most}"
-                )
-            for index in new:
-                name, reason = self._source.name(index), _reason(self._source, index)
-                print(f"warning: cannot read image {name} ({reason}); the next one is read instead", file=sys.stderr)
-            yield batch
-
-    def _reasons(self) -> str:
-        """Why images could not be read, the most frequent reasons first."""
-        some = sorted(self._named)[:_REASONS_READ]
-        reasons = Counter(_reason(self._source, index) for index in some).most_common(_REASONS_NAMED)
-        return reasons[0][0] if len(some) == 1 else "; ".join(f"{count} because {reason}" for reason, count in reasons)
-
-
-def _reason(source: Source, index: int) -> str:
-    try:
-        decode(source[index][0])
-    except UnreadableImageError as error:
-        return str(error)
-    return "it can be read now"

@@ -15,11 +15,10 @@ from typing import Any
 
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.errors import UserError
+from focalnet_jax.settings.checks import RESIZE_MODES
 
 # Pillow's numbers of its filters, by the names that timm and this package use.
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-# How a picture is resized before the crop.
-RESIZE_MODES = ("shorter", "stretch", "longest", "none")
 CROP_PCT = 224 / 256  # of the resized picture that the recipes keep
 _MOST_PIXELS = 2**12  # of a side that a file may state: `decode.LARGEST_SIDE`, which a picture to be looked at has
 

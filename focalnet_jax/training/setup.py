@@ -27,6 +27,7 @@ from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.data.policies import ColourJitter, parse_policy
 from focalnet_jax.data.preprocessing import Preprocessing, from_config
 from focalnet_jax.data.sources import Source, check_examples
+from focalnet_jax.data.substitutions import Substitutions
 from focalnet_jax.distributed.mesh import LocalPlaces, check_batch_size, make_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.training.optimizer import frozen, make_optimizer, make_schedule
@@ -61,7 +62,7 @@ class TrainData:
     repeats: int
     balance: Balance | None
     reading: loader.Reading
-    substitutions: loader.Substitutions
+    substitutions: Substitutions
 
     def batches(self, start_step: int, end_step: int, stopped: Callable[[], bool] = bool) -> Iterator[loader.Batch]:
         """This host's part of the batches from one step to another; fewer if they do not come and it is `stopped`."""
@@ -136,7 +137,7 @@ def open_train_data(config: FrozenConfigDict, mesh: Mesh, source: Source | None 
     transform = transforms.train_transform(
         how.size, augment.crop_scale, augment.crop_ratio, augment.flip, policies, how.interpolation
     )
-    substitutions = loader.Substitutions(source, config.data.max_unreadable)
+    substitutions = Substitutions(source, config.data.max_unreadable)
     power = config.data.class_balance
     return TrainData(
         source,

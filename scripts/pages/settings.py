@@ -17,8 +17,9 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def _sections() -> Iterator[str]:
-    from focalnet_jax.config import CHECKS, default_config
+    from focalnet_jax.config import default_config
     from focalnet_jax.model.variants import FocalNetConfig
+    from focalnet_jax.settings.checks import CHECKS
 
     body = inspect.cleandoc("\n" + inspect.getsource(default_config).partition('"""\n')[2].partition("    return")[0])
     body = re.sub(r"config_dict\.placeholder\(\w+\)", "None", _SECTION.sub("", _LOOP.sub("", body.lstrip() + "\n")))

@@ -8,13 +8,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from focalnet_jax import config as settings
 from focalnet_jax.convert.preprocessors import from_timm, from_transformers, to_timm, to_transformers
 from focalnet_jax.data.pixels import resize
 from focalnet_jax.data.preprocessing import (
     FILTERS,
     IMAGENET,
-    RESIZE_MODES,
     Normalization,
     Preprocessing,
     from_config,
@@ -22,6 +20,7 @@ from focalnet_jax.data.preprocessing import (
 )
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.errors import UserError
+from focalnet_jax.settings.checks import INTERPOLATIONS, RESIZE_MODES
 
 HALF = Normalization((0.5,) * 3, (0.5,) * 3)
 VIT = {"image_processor_type": "ViTImageProcessor", "size": {"height": 48, "width": 64}}
@@ -184,8 +183,8 @@ def test_another_size_crops_the_same_share():
 
 
 def test_the_configs_choices_are_those_there_are():
-    assert set(settings.RESIZE_MODES) == set(RESIZE_MODES)
-    assert set(settings.INTERPOLATIONS) == set(FILTERS)
+    assert set(INTERPOLATIONS) == set(FILTERS)
+    assert len({Preprocessing(mode=mode).describe() for mode in RESIZE_MODES}) == len(RESIZE_MODES)
     assert from_config({"image_size": 224}) == Preprocessing()  # of a run stored before the other keys existed
     with pytest.raises(UserError, match="eval_resize_mode=none resizes nothing"):
         from_config({"image_size": 224, "eval_resize": 256, "eval_resize_mode": "none"})

@@ -15,8 +15,9 @@ from PIL import Image
 
 from focalnet_jax.data import decode
 from focalnet_jax.data.formats import FORMATS
-from focalnet_jax.data.loader import READABLE, Host, Reading, Substitutions, eval_batches, train_batches
+from focalnet_jax.data.loader import Host, Reading, eval_batches, train_batches
 from focalnet_jax.data.sources import DigitsSource, FolderSource
+from focalnet_jax.data.substitutions import READABLE, Substitutions
 from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import RunFailedError, UserError
 from tests.commands import SMALL, start

@@ -1,0 +1,1 @@
+"""What values the keys of a config may have. Loads no JAX."""
