@@ -64,7 +64,7 @@ def default_config() -> ConfigDict:
     # The classifier of init_from: keep, drop for a fresh one, remap 22K to 1K; auto: keep if it has the data's classes.
     config.init_head = "keep"
 
-    # Of each class in the loss: numbers, one for each, or balanced for the inverse of its share; None: all alike.
+    # Weights of classes in the loss: one number for each, or balanced: the inverse of how often each is drawn; None: 1.
     config.class_weights = config_dict.placeholder(object)
 
     config.ema_decay = 0.0  # of an average of the weights, which is then what is evaluated and exported; 0: none

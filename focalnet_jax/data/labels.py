@@ -253,7 +253,17 @@ def _common(find, name: str) -> list:
 
 
 def _plain(text: str) -> str:
-    return _SEPARATORS.sub("", unicodedata.normalize("NFKC", text).casefold())
+    return _SEPARATORS.sub(_without_separator, unicodedata.normalize("NFKC", text).casefold())
+
+
+def _without_separator(found: re.Match[str]) -> str:
+    """Nothing in place of a separator, unless it makes a number another one: 1.5 is not 15, and -5 is not 5."""
+    before, after = found.string[: found.start()][-1:], found.string[found.end() :][:1]
+    if not after.isdecimal() or (before and not before.isdecimal()):
+        return ""
+    if "." in found[0]:
+        return "."
+    return " " if before else "-" if "-" in found[0] else ""
 
 
 def _keys(name: str) -> set[str]:

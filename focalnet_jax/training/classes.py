@@ -72,7 +72,14 @@ def loaded_classifier(config: FrozenConfigDict, loaded: Loaded, path: str, hint:
                 "data.classes out, the checkpoint says its order"
             )
         known = given
-    return Classifier(known, outputs, path, hint)
+    return Classifier(known, outputs, path, hint, _are_places(known))
+
+
+def _are_places(classes: Classes | None) -> bool:
+    """Returns whether numbers are places among these classes: not where a run sorted the names of its folders."""
+    if classes is None or not classes.exact:
+        return True
+    return classes.names == tuple(synset for synset, _ in class_list(len(classes)) or ())
 
 
 def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) -> Classifier:
@@ -121,10 +128,8 @@ def label_evaluation(config: FrozenConfigDict, data: EvalData, train: Source) ->
     """
     split, trained = config.data.eval_split, config.data.train_split
     classes = Classes(train.class_names, f"split {trained}", exact=True)
-    # Numbers are places in a list that is known, not in an order that names were sorted into.
-    listed = tuple(synset for synset, _ in class_list(len(classes)) or ())
     hint = f"Take them out of split {split}, or add examples of them to split {trained}"
-    classifier = Classifier(classes, config.model.num_classes, f"split {trained}", hint, listed == classes.names)
+    classifier = Classifier(classes, config.model.num_classes, f"split {trained}", hint, _are_places(classes))
     return label_for(config, data, classifier, _present(train))
 
 

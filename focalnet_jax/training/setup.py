@@ -217,7 +217,9 @@ def make_task(
 
 
 def class_weights(config: FrozenConfigDict, source: Source | None) -> tuple[float, ...] | None:
-    """The weight of each of the K outputs in the loss, or None; without a source, "balanced" are all 1.
+    """Returns the weight of each of the K outputs in the loss, or None; without a source, "balanced" are all 1.
+
+    Balanced weights are those of how often classes are drawn: `data.class_balance` leaves less to correct.
 
     Raises:
       UserError: they are not as many as the outputs.
@@ -226,8 +228,10 @@ def class_weights(config: FrozenConfigDict, source: Source | None) -> tuple[floa
     if given is None:
         return None
     if given == "balanced":
-        counts = np.ones(outputs) if source is None else np.bincount(labels_of(source), minlength=outputs)
-        return tuple(balanced_weights(counts).tolist())
+        if source is None:
+            return (1.0,) * outputs
+        drawn = Balance(labels_of(source), config.data.class_balance).places
+        return tuple(balanced_weights(np.pad(drawn, (0, outputs - len(drawn)))).tolist())
     if len(given) != outputs:
         raise UserError(f"class_weights has {len(given)} numbers; expected one for each of the {outputs} classes")
     return tuple(map(float, given))

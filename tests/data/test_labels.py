@@ -55,6 +55,12 @@ def test_a_synset_may_have_words_beside_it():
     assert match(["crane (n03126707)"], IN_1K).outputs.tolist() == [517]
 
 
+def test_separators_count_where_they_make_another_number():
+    sizes = called(["15", "1.5", "-5", "5", "type_2"])
+    assert match(["type 2", "1.5 ", "-5"], sizes, 5).outputs.tolist() == [4, 1, 2]
+    refused("lacks: 2.5, 1_5", ["2.5", "1_5", "type-2"], called(["25", "15", "type 2"]), 3)
+
+
 def test_the_order_of_the_outputs_is_theirs():
     reversed_list = called(class_names(NUM_1K)[::-1])
     assert match(list(IMAGENETTE), reversed_list).outputs.tolist() == [999 - label for label in IMAGENETTE.values()]

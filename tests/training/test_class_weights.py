@@ -82,6 +82,9 @@ def test_balanced_weights_are_of_the_training_images():
     counts = np.bincount(source.labels)
     np.testing.assert_allclose(class_weights(config, source), counts.sum() / (10 * counts))
     assert class_weights(load_config("configs/quickstart.py"), source) is None
+    evenly = load_config("configs/quickstart.py", ["--config.class_weights=balanced", "--config.data.class_balance=1"])
+    # An epoch of 1347 is not ten times the same number: some classes come once more.
+    np.testing.assert_allclose(class_weights(evenly, source), 1, atol=0.01)
 
 
 @pytest.mark.parametrize(

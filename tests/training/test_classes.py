@@ -264,6 +264,15 @@ def test_the_classes_of_a_run_may_not_be_put_in_another_order(tmp_path):
         set_up(config_of(folder, 2, "--config.data.eval_split=test", f"--config.data.classes={file}"), tmp_path / "run")
 
 
+def test_numbers_are_no_places_among_the_names_of_a_run(tmp_path):
+    write(tmp_path / "named" / "train", ["dog", "cat"], 4)
+    write(tmp_path / "named" / "val", ["dog", "cat"])
+    assert train(config_of(tmp_path / "named", 2), tmp_path / "run") == 0
+    numbered = write(tmp_path / "numbered" / "val", ["0", "1"])
+    with pytest.raises(UserError, match=r"2 classes that .* lacks: 0, 1"):
+        evaluate_checkpoint(config_of(numbered, 2), str(tmp_path / "run"))
+
+
 def test_an_evaluation_holds_out_what_the_run_held_out(tmp_path, capsys):
     write(tmp_path / "data", ["cat", "dog"], 40)
     run, more = tmp_path / "run", "--config.data.held_out=0.5"
