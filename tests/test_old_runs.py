@@ -1,4 +1,4 @@
-"""Runs that version 0.1.0 left, in tests/runs/: every later version resumes, evaluates, converts and reports them."""
+"""Runs that version 0.1.0 left, in tests/old_runs: every later version resumes, evaluates, converts and reports them."""
 
 import json
 import shutil
