@@ -1,4 +1,4 @@
-"""Runs that version 0.1.0 left, in tests/old_runs: every later version resumes, evaluates, converts and reports them."""
+"""Runs that version 0.1.0 left, in tests/old_runs: later versions resume, evaluate, convert and report them."""
 
 import json
 import shutil
