@@ -25,6 +25,7 @@ class Part:
     def __init__(self, whole: Source, names: Sequence[str], indices: np.ndarray, description: str):
         self._whole, self._indices = whole, indices
         self.class_names = whole.class_names
+        self.empty = getattr(whole, "empty", {})  # class folders without images, see `check_examples`
         self.labels = labels_of(whole)[indices]
         self.description = description
         # By its own file names: an image that is added to the other part changes nothing here.

@@ -9,6 +9,7 @@ from PIL import Image
 
 from focalnet_jax.config import default_config
 from focalnet_jax.data.held_out import open_split
+from focalnet_jax.data.sources import check_examples
 from focalnet_jax.errors import UserError
 
 
@@ -117,6 +118,12 @@ def test_splits_do_not_become_classes_and_nothing_is_no_split(tmp_path, folders,
     with pytest.raises(UserError) as caught:
         open_split(data(tmp_path), "val")
     assert told in str(caught.value)
+
+
+def test_a_class_folder_without_images_is_no_class_to_train(tmp_path):
+    write(tmp_path, cat=5, dog=0, horse=5)
+    with pytest.raises(UserError, match=r"class folder .*dog holds no images; it is empty"):
+        check_examples(open_split(data(tmp_path), "train"))
 
 
 def test_a_mistyped_split_is_no_split_of_the_training_images(tmp_path):

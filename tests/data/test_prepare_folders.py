@@ -3,6 +3,8 @@
 import pytest
 from PIL import Image
 
+from focalnet_jax.data.tfds_source import TfdsSource
+from focalnet_jax.errors import UserError
 from tests.data.layouts import pack, write_folder
 from tests.data.pictures import encoded
 from tests.data.preparing import in_process, prepared, refused, write_tar  # noqa: F401
@@ -221,3 +223,12 @@ def test_a_compressed_tar_is_refused_where_it_is_damaged_unsafe_or_unpacks_witho
     monkeypatch.setattr("focalnet_jax.data.prepare.containers.GROWTH", 1)
     refused("unpacks to more than", "imagefolder", "--source", path, *out)
     assert not (tmp_path / "out").exists()
+
+
+def test_sources_without_training_images_are_a_data_set_to_evaluate_on(tmp_path):
+    write_folder(tmp_path / "set" / "val", pictures("n02/a.jpg", "n01/b.jpg", "n02/c.jpg"))
+    card, found = prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set")
+    assert found == {"val": {"n01": 1, "n02": 2}}
+    assert list(card["classes"]) == ["n01", "n02"]
+    with pytest.raises(UserError, match="train"):
+        TfdsSource(str(tmp_path / "out"), "train")

@@ -1,5 +1,6 @@
 """Shards of WebDataset and Parquet files are the data set that their folders would be; labels mean what they say."""
 
+import datetime
 import json
 import shutil
 import signal
@@ -81,6 +82,8 @@ def write_shard(path, samples):
         ([{".json": '{"label": 1}'}, {".json": '{"label": 0}'}], {"0": 1, "1": 1}, ["0", "1"]),
         ([{".json": '{"label": 1, "class_name": "cat"}'}, {".json": '{"label": 0, "class_name": "dog"}'}],
          {"cat": 1, "dog": 1}, ["cat", "dog"]),
+        ([{".json": f'{{"label": {n % 5}}}', ".txt": f"picture {n}"} for n in range(10)],
+         {str(n): 2 for n in range(5)}, [str(n) for n in range(5)]),
         ([{".json": '{"cls": "cat"}'}, {".json": '{"cls": "dog"}'}], {"cat": 1, "dog": 1}, ["cat", "dog"]),
         ([{".txt": "cat"}, {".txt": "cat"}, {".txt": "dog"}, {".txt": "cat"}, {".txt": "dog"}],
          {"cat": 3, "dog": 2}, ["cat", "dog"]),
@@ -146,12 +149,15 @@ def test_of_a_sample_with_several_files_the_image_is_taken_and_the_rest_counted(
     files = {
         "x.seg.png": picture(1, "PNG"), "x.jpg": picture(2), "x.cls": b"0", "x.npy": b"z", "y.png": picture(3, "PNG"),
         "y.cls": b"1", "alone.cls": b"1", ".hidden.jpg": b"x", "readme": b"x", "z.image.jpg": picture(4), "z.cls": b"0",
+        "w.depth.png": picture(5, "PNG"), "w.rgb.jpg": picture(6), "w.cls": b"1",
     }  # fmt: skip
     source = write_tar(tmp_path / "train-0.tar", files)
     card, found = prepared(tmp_path / "out", "webdataset", "--source", source)
-    assert found == {"train": {"0": 2, "1": 1}}
-    assert card["left_out"] == {".seg.png beside the image": 1, ".cls": 4, ".npy": 1, "hidden": 1, "no suffix": 1}
-    assert set(contents(tmp_path / "out" / "images" / "1.0.0", "train")[0]) == {"0/x.jpg", "1/y.png", "0/z.jpg"}
+    assert found == {"train": {"0": 2, "1": 2}}
+    beside = {".seg.png beside the image": 1, ".depth.png beside the image": 1}
+    assert card["left_out"] == beside | {".cls": 5, ".npy": 1, "hidden": 1, "no suffix": 1}
+    names = {"0/x.jpg", "1/y.png", "0/z.jpg", "1/w.jpg"}
+    assert set(contents(tmp_path / "out" / "images" / "1.0.0", "train")[0]) == names
 
 
 def test_shards_named_for_imagenet_have_its_classes_and_names_and_numbers_must_agree(tmp_path):
@@ -233,6 +239,33 @@ def test_columns_are_found_by_what_they_hold_or_named(tmp_path):
     refused("no column may hold images", "parquet", "--source", path, *out)
     path = table(tmp_path / "empty.parquet", image=[{"bytes": None, "path": "a.jpg"}] * 3, label=[0, 1, 0])
     refused("no image of a known class", "parquet", "--source", path, *out)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0.0, 2.0, float("nan")], {"0": 1, "2": 1}),
+        ([0.0, 2.0, 1.5], {"0": 1, "2": 1}),
+        ([True, False, True], {"false": 1, "true": 2}),
+        ([[0], [1], [0, 1]], "holds list<"),
+        ([b"cat", b"dog", b"cat"], "column kind holds binary; expected one label per row, a number or a text"),
+        ([datetime.date(2020, 1, 1 + day) for day in range(3)], "holds date32"),
+        ([{"id": 1}, {"id": 2}, {"id": 1}], "holds struct<"),
+    ],
+)
+def test_a_named_column_holds_a_label_for_each_row(labels, expected, tmp_path):
+    path = table(tmp_path / "train.parquet", image=[picture(n) for n in range(3)], kind=labels)
+    arguments = ["--source", path, "--label-column", "kind"]
+    if isinstance(expected, str):
+        refused(expected, "parquet", *arguments, "--out", tmp_path / "out")
+    else:
+        assert prepared(tmp_path / "out", "parquet", *arguments)[1] == {"train": expected}
+
+
+def test_a_named_column_holds_images(tmp_path):
+    path = table(tmp_path / "train.parquet", image=[picture(0)], where=["a.jpg"], label=[0])
+    arguments = ["--source", path, "--image-column", "where", "--out", tmp_path / "out"]
+    refused("column where holds string; expected the bytes of images", "parquet", *arguments)
 
 
 def test_rows_without_a_label_an_image_or_a_name_of_their_own_are_named(tmp_path):

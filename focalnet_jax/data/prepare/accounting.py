@@ -24,6 +24,8 @@ _MOST_NUMBERS = 100_000  # classes that are numbers; what is larger is an id of 
 def names_found(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
     """Returns the classes of the training images, sorted: the order every reader of a folder gives them.
 
+    Sources without training images are a data set to evaluate on, with the classes of its images.
+
     Labels of samples and rows that are numbers without names stay numbers: class 7 has label 7.
 
     Raises:
@@ -37,9 +39,10 @@ def names_found(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
                 advice = "prepare Parquet files with the kind parquet"
             raise UserError(f"class {container.title} holds no images{_of_kinds(index)}: {advice}")
     _refuse_captions(indices)
+    trains = any(((index.members["split"] == train) & (index.members["why_not"] == GOOD)).any() for index in indices)
     found = set()
     for index in indices:
-        wanted = (index.members["split"] == train) & (index.members["why_not"] == GOOD)
+        wanted = ((index.members["split"] == train) | (not trains)) & (index.members["why_not"] == GOOD)
         found |= {name.decode() for name in np.unique(index.members["class_name"][wanted]).tolist()}
     numbers = {name for name in found if name.isascii() and name.isdigit()}
     if numbers and all(container.holds != "images" for container in sources.containers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,14 +23,20 @@ class Labels:
     image_column: str | None = None  # of Parquet; None: found by type and name
     label_column: str | None = None
 
-    def class_of(self, label: int | str | None) -> tuple[str, int]:
+    def class_of(self, label: int | float | str | bool | None) -> tuple[str, int]:
         """Returns the class that a label means, and why there is none (a place in `WHY_NOT`)."""
         if isinstance(label, str):
             label = " ".join(label.split())
             if label.lstrip("-").isascii() and label.lstrip("-").isdigit() and len(label) < 10:
                 label = int(label)
+        if isinstance(label, float):  # a column of numbers of which some are missing is one of floats
+            label = None if math.isnan(label) else int(label) if label.is_integer() else label
         if label is None or label == "" or label == -1:
             return "", NO_LABEL
+        if isinstance(label, bool):
+            return str(label).lower(), GOOD
+        if isinstance(label, float):
+            return "", OUTSIDE
         if isinstance(label, str):
             return (label, GOOD) if len(label) <= _LONGEST_NAME else ("", OUTSIDE)
         if label < 0 or (self.names and label >= len(self.names)):

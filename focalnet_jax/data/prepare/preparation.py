@@ -70,7 +70,7 @@ def prepare(kind: Kind, sources: Sources, out: Path, options: Options, processes
         accounting.refuse_shifted(indices, classes)
         held_out = _held_out(kind, options, indices)
         shards = make_plan(indices, classes, held_out=held_out, shard_bytes=options.shard_bytes)
-        if not any(shard.split == "train" for shard in shards):
+        if not shards:
             accounting.refuse_no_examples(sources, indices, classes)
         write_whole(work / ASKED, json.dumps(asked))
         paths = tuple(_index_file(work, *numbered) for numbered in enumerate(sources.containers))

@@ -94,9 +94,7 @@ def _opened(container: Container) -> parquet.ParquetFile:
     return file
 
 
-def _rows(
-    container: Container, file: parquet.ParquetFile, image: str, label: str
-) -> Iterator[tuple[str, bytes, int | str | None]]:
+def _rows(container: Container, file: parquet.ParquetFile, image: str, label: str) -> Iterator[tuple[str, bytes, Any]]:
     """Path, bytes and label of every row."""
     pyarrow, _ = _arrow()
     try:
@@ -143,10 +141,28 @@ def find_columns(
     typed = [name for name in plain if kinds.get(name) == "ClassLabel"]
     named = [name for name in plain if name.lower() in _LABEL_NAMES]
     label = _choose(container, "label", labels.label_column, typed or named, _LABEL_NAMES, schema)
+    _check_types(pyarrow, container, image, schema.field(image).type, label, schema.field(label).type)
     names = described.get(label, {}).get("names") if isinstance(described.get(label), dict) else None
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         names = None
     return image, label, tuple(names) if names else None
+
+
+def _check_types(
+    pyarrow: Any, container: Container, image: str, image_type: pyarrow.DataType, label: str, label_type: Any
+) -> None:
+    """Raises `UserError` if columns that the user names hold something else than images and one label per row."""
+    if not _holds_images(pyarrow, image_type):
+        raise UserError(
+            f"{container.path}: column {image} holds {image_type}; expected the bytes of images, or a struct with them"
+        )
+    types = pyarrow.types
+    kind = label_type.value_type if types.is_dictionary(label_type) else label_type
+    accepted = (types.is_integer, types.is_string, types.is_large_string, types.is_floating, types.is_boolean)
+    if not any(is_kind(kind) for is_kind in accepted):
+        raise UserError(
+            f"{container.path}: column {label} holds {label_type}; expected one label per row, a number or a text"
+        )
 
 
 def _holds_images(pyarrow: Any, kind: pyarrow.DataType) -> bool:

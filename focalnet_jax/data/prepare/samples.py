@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -19,6 +20,11 @@ _LABEL_FILES = ("cls", "label", "cls.txt", "json", "txt")
 _NAME_KEYS = ("synset", "wnid", "class_name", "label_name", "classname")
 _LABEL_KEYS = ("label", "cls", "class", "class_id", "label_id", "class_index", "target", "category")
 _FILE_KEYS = ("filename", "file_name", "path")
+# What images beside the image of a sample are called, such as depth.png.
+_MAPS = frozenset(
+    {"alpha", "depth", "disparity", "edge", "edges", "flow", "label", "labels", "mask", "masks", "normal", "normals"}
+    | {"seg", "segm", "segmentation", "semantic", "thumb", "thumbnail"}
+)
 TEXT_LABELS = "labels from .txt"  # these may be captions
 
 
@@ -60,16 +66,20 @@ def says_label(file: File) -> bool:
 
 
 def _the_image(found: list[File]) -> File:
-    """The image of a sample: jpg before seg.png, and the first of several."""
-    return min(found, key=lambda file: file.name.rpartition("/")[2].count("."))
+    """The image of a sample: jpg before seg.png, rgb.jpg before depth.png, and the first of several."""
+
+    def rank(file: File) -> tuple[int, bool]:
+        kinds = file.name.rpartition("/")[2].lower().split(".")[1:]
+        return len(kinds), any(word in _MAPS for kind in kinds[:-1] for word in re.split(r"[^a-z]+", kind))
+
+    return min(found, key=rank)
 
 
 def _member(container: Container, labels: Labels, image: File, said: dict[str, bytes], skipped: Counter[str]) -> Member:
     described = _described(said.get("json"))
     raw, why_not = _raw_label(said, described)
-    skipped[TEXT_LABELS] += (
-        raw is not None and not said.keys() & {"cls", "label", "cls.txt"} and not _in_json(described)
-    )
+    elsewhere = said.keys() & {"cls", "label", "cls.txt"} or _in_json(described) is not None
+    skipped[TEXT_LABELS] += raw is not None and not elsewhere
     name, wrong = labels.class_of(raw) if why_not == GOOD else ("", why_not)
     parts = _path(image.name, described)
     split = container.split or "train"
