@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from focalnet_jax.ops.rules import with_rule
+
 _POSITIONS = 56  # in a step of the kernel's gradient: enough to pay for going through the accumulator
 
 
@@ -89,28 +91,33 @@ def _shifted_gradients(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) ->
     return x_gradient, kernel_gradient_shifted(x, cotangent, kernel.shape[0]).astype(kernel.dtype)
 
 
-@jax.custom_vjp
+@with_rule
 def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Depthwise convolution in the form that is fastest on the platform the program is lowered for.
 
     Stride 1, zero padding k // 2, no bias; arguments and result as `depthwise_conv_reference`.
     """
-    return _convolved(x, kernel)
-
-
-def _convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.platform_dependent(x, kernel, cpu=depthwise_conv_shifted, default=depthwise_conv_reference)
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    # Not `depthwise_conv`: JAX 0.10 takes other values for what a rule kept where it differentiates a loop twice and
-    # the rule called its own function.
-    return _convolved(x, kernel), (x, kernel)
-
-
-def _backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+@with_rule
+def depthwise_gradients(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gradients of `depthwise_conv` at `x` and `kernel`, from its result's, in the form that is fastest."""
     # Differentiating through platform_dependent would keep the residuals of every platform's form.
-    return lax.platform_dependent(*saved, cotangent, cpu=_shifted_gradients, default=_reference_gradients)
+    return lax.platform_dependent(x, kernel, cotangent, cpu=_shifted_gradients, default=_reference_gradients)
 
 
-depthwise_conv.defvjp(_forward, _backward)
+def _second_gradients(
+    saved: tuple[jax.Array, jax.Array, jax.Array], cotangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of `depthwise_gradients`: sums of x * kernel * cotangent, in whose places each can stand again."""
+    x, kernel, cotangent = saved
+    to_x, to_kernel = depthwise_gradients(*cotangents, cotangent)
+    return to_x, to_kernel, depthwise_conv(cotangents[0], kernel) + depthwise_conv(x, cotangents[1])
+
+
+depthwise_conv.defvjp(
+    lambda x, kernel: (depthwise_conv(x, kernel), (x, kernel)),
+    lambda saved, cotangent: depthwise_gradients(*saved, cotangent),
+)
+depthwise_gradients.defvjp(lambda *given: (depthwise_gradients(*given), given), _second_gradients)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from focalnet_jax.ops.rules import with_rule
+
 # erfc(x) = exp(-x^2) t (c0 + c1 t + ...) with t = 1 / (1 + 0.32 x): a least-squares fit, reweighted until the largest
 # relative error over 0 <= x <= 5 was as small as seven powers allow: 1.5e-8, a quarter of float32's rounding.
 _SCALE = 0.32
@@ -55,20 +57,16 @@ def gelu_and_slope(z: jax.Array) -> tuple[jax.Array, jax.Array]:
     return z * below, below + z * bell * (1 / math.sqrt(2 * math.pi))
 
 
-@jax.custom_vjp
+@with_rule
 def activate(x: jax.Array) -> jax.Array:
     """Exact GELU of an array of any dtype, of bfloat16 in the quick form; it keeps `x` alone for the gradient."""
-    return activated(x)
-
-
-def activated(x: jax.Array) -> jax.Array:
-    """The numbers of `activate` without its rule for the gradient: for rules of others, which differentiate twice."""
     if x.dtype == jnp.bfloat16:
         return quick_gelu(x.astype(jnp.float32)).astype(x.dtype)
     above, below = _normal_as_quotient(x)
     return x * above / below
 
 
+@with_rule
 def times_slope(x: jax.Array, cotangent: jax.Array) -> jax.Array:
     """The gradient of `activate` at `x` from what it returned's, `cotangent`."""
     if x.dtype == jnp.bfloat16:
@@ -78,7 +76,16 @@ def times_slope(x: jax.Array, cotangent: jax.Array) -> jax.Array:
     return cotangent * (above + below * x * bell) / below
 
 
-activate.defvjp(lambda x: (activated(x), x), lambda x, cotangent: (times_slope(x, cotangent),))
+def _second_gradients(kept: tuple[jax.Array, jax.Array], given: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gradients of `times_slope`, from GELU's second derivative (2 - x^2) φ(x): autodiff would keep all powers of x."""
+    x, cotangent = kept
+    wide, *factors = (each.astype(jnp.promote_types(each.dtype, jnp.float32)) for each in (x, cotangent, given))
+    bell = jnp.exp(-0.5 * wide * wide) * (1 / math.sqrt(2 * math.pi))
+    return (math.prod(factors) * (2 - wide * wide) * bell).astype(x.dtype), times_slope(x, given)
+
+
+activate.defvjp(lambda x: (activate(x), x), lambda x, cotangent: (times_slope(x, cotangent),))
+times_slope.defvjp(lambda *given: (times_slope(*given), given), _second_gradients)
 
 
 def _normal_as_quotient(z: jax.Array) -> tuple[jax.Array, jax.Array | float]:

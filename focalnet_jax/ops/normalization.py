@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from focalnet_jax.ops import native
+from focalnet_jax.ops.rules import with_rule
 from focalnet_jax.placement import on_each_device
 
 
@@ -41,7 +42,7 @@ _normalize_natively.defvjp(
 )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(with_rule, nondiff_argnums=(3,))
 def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """LayerNorm (arXiv 1607.06450) over C of `[..., C]`, computed in float32, in the dtype of `x`.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import jax
 
-from focalnet_jax.ops.depthwise import depthwise_conv_shifted, kernel_gradient_shifted
-from focalnet_jax.ops.gelu import activated, times_slope
+from focalnet_jax.ops.depthwise import depthwise_conv, depthwise_gradients
+from focalnet_jax.ops.gelu import activate, times_slope
+from focalnet_jax.ops.rules import with_rule
 
 
-@jax.custom_vjp
+@with_rule
 def focal_level(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """GELU(depthwise convolution) (paper equation 5), which keeps nothing but what it is given.
 
@@ -21,18 +22,11 @@ def focal_level(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       `[B, H, W, C]` in the dtype of `x`.
     """
-    return _level(x, kernel)
-
-
-def _level(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return activated(depthwise_conv_shifted(x, kernel))
+    return activate(depthwise_conv(x, kernel))
 
 
 def _backward(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = kept
-    gradient = times_slope(depthwise_conv_shifted(x, kernel), cotangent)
-    kernel_gradient = kernel_gradient_shifted(x, gradient, kernel.shape[0]).astype(kernel.dtype)
-    return depthwise_conv_shifted(gradient, kernel[::-1, ::-1]), kernel_gradient
+    return depthwise_gradients(*kept, times_slope(depthwise_conv(*kept), cotangent))
 
 
-focal_level.defvjp(lambda x, kernel: (_level(x, kernel), (x, kernel)), _backward)
+focal_level.defvjp(lambda x, kernel: (focal_level(x, kernel), (x, kernel)), _backward)
