@@ -14,6 +14,7 @@ from focalnet_jax.ops import mosaic, native, pointwise, triton
 from focalnet_jax.ops.depthwise import depthwise_conv
 from focalnet_jax.ops.forms import FORMS
 from focalnet_jax.ops.gelu import activate
+from focalnet_jax.ops.rules import with_rule
 from focalnet_jax.ops.shifted import focal_level
 from focalnet_jax.placement import on_each_device, shape_on_each_device
 
@@ -65,7 +66,7 @@ def aggregate_context(
     return total / (len(kernels) + 1) if normalize else total
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(with_rule, nondiff_argnums=(3,))
 def _add_in_kernel(total: jax.Array, gates: jax.Array, global_context: jax.Array, interpret: bool) -> jax.Array:
     """The global level, `[B, C]` float32, times its gate, added to the other levels' sum, `[B, H, W, C]`."""
     return _global_level((total, gates), global_context, interpret)
@@ -189,7 +190,7 @@ def _kinds(kernels: Sequence[jax.Array]) -> tuple[str, ...]:
     return tuple("kernel" for _ in kernels)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(with_rule, nondiff_argnums=(3,))
 def _levels_in_kernels(
     context: jax.Array, gates: jax.Array, kernels: tuple[jax.Array, ...], interpret: bool
 ) -> tuple[jax.Array, jax.Array]:
@@ -244,7 +245,7 @@ def _with_global(gradients: Sequence[jax.Array], gates: jax.Array) -> jax.Array:
     return jnp.stack([*gradients, jnp.zeros_like(gradients[0])], axis=-1).astype(gates.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@partial(with_rule, nondiff_argnums=(4, 5))
 def _levels_in_passes(
     context: jax.Array,
     gates: jax.Array,

@@ -22,6 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from focalnet_jax.ops.mosaic.numbers import CHANNELS, EXAMPLES
 from focalnet_jax.ops.mosaic.passes import examples_first, rows_first
 from focalnet_jax.ops.mosaic.plan import cores
+from focalnet_jax.ops.rules import with_rule
 from focalnet_jax.placement import on_each_device, splits_channels
 
 Weights = dict[str, dict[str, jax.Array]]  # layer by layer: matrices `[C, D]`, vectors `[C]`
@@ -50,7 +51,7 @@ class Layers:
     interpret: bool = False  # run it step by step wherever it is
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(with_rule, nondiff_argnums=(0,))
 def run_layers(
     layers: Layers, weights: Weights, maps: Maps, shared: Maps = (), constants: Maps = ()
 ) -> tuple[jax.Array, ...]:
