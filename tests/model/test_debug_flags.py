@@ -39,8 +39,18 @@ def test_memory_that_a_product_works_in_is_none_of_its_results(turned):
         np.testing.assert_array_equal(native.turned_product(x, x), np.full((32, 32), 512))
 
 
+@pytest.fixture
+def kernels(monkeypatch):
+    """Names of the C++ kernels that were called."""
+    called, call = set(), native._call
+    monkeypatch.setattr(
+        native, "_call", lambda name, *given, **options: called.add(name) or call(name, *given, **options)
+    )
+    return called
+
+
 @pytest.mark.parametrize("form", ["auto", "shifted", "xla"])
-def test_a_call_and_its_gradients_raise_nothing(form):
+def test_a_call_and_its_gradients_raise_nothing(form, kernels):
     model = create_model("focalnet_tiny_srf", embed_dim=16, depths=(1, 2), num_classes=3, aggregation=form)
     graph, params = nnx.split(model)
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
@@ -51,6 +61,9 @@ def test_a_call_and_its_gradients_raise_nothing(form):
 
     gradients = jax.grad(loss, argnums=(0, 1))(params, x)  # each operation by itself, whose results are all looked at
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    in_cpp = {"focal_levels", "layer_norm", "gelu_with_bias", "product"}
+    back = {"focal_level_gradients", "layer_norm_gradients", "gelu_gradients", "product_of_turned", "turned_product"}
+    assert kernels == (in_cpp | back if form == "auto" and native.register() is not None else set())
 
 
 def test_what_is_wrong_is_still_found():

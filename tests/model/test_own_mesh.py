@@ -13,6 +13,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from focalnet_jax import create_model
+from focalnet_jax.model import FocalNet, variant_config
+from focalnet_jax.model.precision import get_precision
 from focalnet_jax.ops import native
 
 
@@ -80,6 +82,47 @@ def test_the_page_splits_a_batch_and_averages_gradients(model):
 def mean_loss(graph, params, images, labels):
     logits = nnx.merge(graph, params)(images)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+@pytest.mark.parametrize(("form", "platform"), [("triton", "cuda"), ("mosaic", "tpu")])
+def test_explicit_axes_are_for_xla_where_kernels_are_for_gpus_and_tpus_too(form, platform):
+    """In the program that JAX traces for their platform."""
+    config = variant_config("focalnet_tiny_srf", embed_dim=32, depths=(1,), num_classes=2, aggregation=form)
+    precision = get_precision("bfloat16")
+    model = nnx.eval_shape(lambda: FocalNet(config, precision=precision, rngs=nnx.Rngs(0), platform=platform))
+    graph, params = nnx.split(model)
+
+    def program(kind):
+        mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
+        placed = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, P())), params
+        )
+        images = jax.ShapeDtypeStruct((8, 8, 8, 3), jnp.float32, sharding=NamedSharding(mesh, P("data")))
+        gradients = jax.grad(lambda params, images: jnp.sum(nnx.merge(graph, params)(images) ** 2))
+        return str(jax.make_jaxpr(gradients)(placed, images))
+
+    assert "pallas_call" in program(AxisType.Auto)
+    assert "pallas_call" not in program(AxisType.Explicit)
+
+
+@pytest.mark.skipif(native.register() is None, reason="there is no C++ compiler")
+def test_weights_that_are_split_along_channels_give_kernels_the_same_numbers(model):
+    mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    graph, params = nnx.split(model)
+    images, labels = jax.random.normal(jax.random.key(0), (8, 8, 8, 3)), jnp.arange(8) % 2
+
+    def split(leaf):
+        axes = [None] * (leaf.ndim - 1) + ["tensor"] if leaf.shape[-1] % 2 == 0 else []
+        return jax.device_put(leaf, NamedSharding(mesh, P(*axes)))
+
+    run = jax.jit(jax.value_and_grad(lambda *given: mean_loss(graph, *given)))
+    placed = jax.tree.map(split, params), *jax.device_put((images, labels), NamedSharding(mesh, P("data")))
+    compiled = run.lower(*placed).compile()
+    assert f"{native.register()}_focal_levels" in compiled.as_text()
+    (loss, gradients), (expected, alone) = compiled(*placed), run(params, images, labels)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(gradients), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_set_mesh_around_a_model_changes_nothing(model):

@@ -99,7 +99,7 @@ def test_with_dropout_and_stochastic_depth_they_are_differences_of_gradients():
     along = direction(given, 1)
     gradients = jax.jit(jax.grad(lambda given: loss(graph, given, key)))
     ahead, behind = (
-        jax.tree.leaves(gradients(jax.tree.map(lambda x, step: x + h * step, given, along))) for h in (0.01, -0.01)
+        jax.tree.leaves(gradients(jax.tree.map(lambda x, step, h=h: x + h * step, given, along))) for h in (0.01, -0.01)
     )
     for product, *around in zip(product_with_hessian(graph, given, along, key), ahead, behind, strict=True):
         expected = (around[0] - around[1]) / 0.02  # to h^2, 1e-4, and roundings of 1e-6 over h, in norm
