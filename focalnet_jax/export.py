@@ -6,6 +6,7 @@ normalized images [B, H, W, 3] float32 in, logits [B, K] float32 out.
 
 import dataclasses
 import signal
+import warnings
 from pathlib import Path
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -39,6 +40,8 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.data.preprocessing import USUAL
 
     weights = read_weights(flags.checkpoint, flags.model, check_options(flags.option), which=flags.weights)
+    for decision in weights.decisions:
+        warnings.warn(f"{flags.checkpoint}: {decision}", stacklevel=2)
     model = model_of(weights, flags.precision)
     stated = weights.stated.follow()
     how = stated or USUAL
@@ -48,6 +51,8 @@ def main(arguments: list[str]) -> int:
     images, logits = f"[B, {how.size[0]}, {how.size[1]}, 3]", f"[B, {model.config.num_classes}]"
     print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {images} to {logits}, for {', '.join(platforms)}")
     source = "the weights state" if stated else "the weights state none; usual is"
+    if weights.stated.normalization_only:
+        source = "the weights state the normalization; the rest is usual"
     print(f"preprocessing, which the file does not hold ({source}): {how.describe()}")
     return 0
 

@@ -39,13 +39,13 @@ class Classifier:
       labels: a name of each output.
       preprocessing: how pictures become the model's input; a size in pixels, or height and width, means the usual one
         of ImageNet for that size.
-      assumed: whether the preprocessing is ImageNet's usual one because the weights do not state any.
+      assumed: what of it is ImageNet's usual one because the weights do not state it, in words; empty for nothing.
     """
 
     model: FocalNet
     labels: tuple[str, ...]
     preprocessing: Preprocessing = USUAL
-    assumed: bool = False
+    assumed: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.preprocessing, Preprocessing):
@@ -136,7 +136,8 @@ def load_classifier(
     if given is not None and len(given) != outputs:
         raise UserError(f"{classes} has {len(given)} classes; expected {outputs}, one for each output of {path}")
     names = labels(outputs, given or stated.words or stated.classes)
-    assumed, how = how is None, USUAL if how is None else how
+    assumed = "preprocessing" if how is None else "size, resize and crop" if stated.normalization_only else ""
+    how = USUAL if how is None else how
     how = how if image_size is None else how.at(sides(image_size))
     return Classifier(model_of(weights, dtype), tuple(names), how, assumed)
 

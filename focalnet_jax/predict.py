@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> int:
     if classifier.assumed:
         how = classifier.preprocessing.describe()
         print(
-            f"note: {flags.checkpoint} states no preprocessing; pictures are prepared as usual: {how}", file=sys.stderr
+            f"note: {flags.checkpoint} states no {classifier.assumed}; pictures are prepared as usual: {how}",
+            file=sys.stderr,
         )
     broken = []
     for first in range(0, len(paths), _TOGETHER):

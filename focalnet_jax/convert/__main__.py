@@ -15,6 +15,7 @@ from pathlib import Path
 from focalnet_jax.checkpoint.steps import FOLDER, find_checkpoint
 from focalnet_jax.command_line import add_weights_flags, make_parser, parse_size, run_command
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
+from focalnet_jax.convert.directories import choose_file
 from focalnet_jax.convert.files import is_checkpoint, sha256, weight_files
 from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR
 from focalnet_jax.convert.recognise import check_options
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 def _convert(flags: argparse.Namespace, size: tuple[int, int] | None) -> None:
     weights = read_weights(flags.source, flags.model, check_options(flags.option), which=flags.weights, head=flags.head)
-    sources = _files(flags.source)
+    sources = _files(flags.source, flags.weights)
     _refuse_inside(flags.source, flags.destination)
     weights = _with_head(weights, flags.head, flags.num_classes)
     report = write_weights(weights, flags.destination, format=flags.to, dtype=flags.dtype, image_size=size)
@@ -79,12 +80,12 @@ def _refuse_inside(source: Path, destination: Path) -> None:
         raise UserError(f"{destination} lies inside {read}, from which is read: write elsewhere")
 
 
-def _files(source: Path) -> list[Path]:
+def _files(source: Path, which: str | None) -> list[Path]:
     """What was read: a checkpoint as one directory, shards with their index, weights with their configuration."""
     if is_checkpoint(source):
         return [find_checkpoint(str(source))]
     beside = [source / CONFIG, source / PREPROCESSOR] if source.is_dir() else [source]
-    return sorted({*weight_files(source), *(path for path in beside if path.is_file())})
+    return sorted({*weight_files(choose_file(source, which)[0]), *(path for path in beside if path.is_file())})
 
 
 if __name__ == "__main__":

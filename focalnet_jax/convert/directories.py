@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from focalnet_jax.errors import UserError
@@ -13,6 +14,8 @@ HUGGINGFACE_FILES = (
     "pytorch_model.bin",
 )
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+# accelerate's save_state writes a second model as model_1.safetensors or pytorch_model_1.bin
+_OF_SEVERAL = re.compile(r"(?P<stem>(pytorch_)?model([._-](?!\d{5}-of-)\w+)?)\.(safetensors|bin)(\.index\.json)?")
 _DEEPSPEED = "mp_rank_*_model_states.pt"
 _PARTITIONED = "zero_pp_rank_*_model_states.pt"  # ZeRO stage 3
 
@@ -43,6 +46,37 @@ def weights_in(folder: Path) -> Path | None:
     if len(weights) > 1 and set(weights) == set(names):
         raise UserError(f"{folder} holds {len(weights)} files of weights, such as {weights[0]}: name one of them")
     return folder / weights[0] if len(weights) == 1 else None
+
+
+def choose_file(path: Path, which: str | None) -> tuple[Path, str | None, tuple[str, ...]]:
+    """The file of a directory that `which` names among those of several models, as accelerate saves them.
+
+    Args:
+      path: a directory, or anything else, which is returned as it is.
+      which: the stem of a file, such as "model_1"; anything else is a choice among models within a file.
+
+    Returns:
+      Where to read, what is left to choose, and what the reader should know of the choice.
+    """
+    found = weights_in(path) if path.is_dir() else None
+    if found is None or not _OF_SEVERAL.fullmatch(found.name):
+        return path, which, ()
+    names = sorted(entry.name for entry in path.iterdir() if _OF_SEVERAL.fullmatch(entry.name))
+    stems = {name: _OF_SEVERAL.fullmatch(name)["stem"] for name in names}
+    chosen = [name for name in names if which in (name, stems[name])]
+    if chosen:
+        best = min(chosen, key=lambda name: (name.partition(".")[2] != found.name.partition(".")[2], name))
+        return path / best, None, ()
+    others = sorted({stem for name, stem in stems.items() if _model(stem) != _model(stems[found.name])})
+    if not others:
+        return path, which, ()
+    left, more = others[0], f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return path, which, (f"took {found.name} and left the model {left}{more} beside it: --weights {left} takes it",)
+
+
+def _model(stem: str) -> str:
+    """What tells models apart: `model_1` and `pytorch_model_1` may be one in two formats."""
+    return stem.removeprefix("pytorch_")
 
 
 def _deepspeed(folder: Path) -> Path | None:

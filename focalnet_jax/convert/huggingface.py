@@ -26,6 +26,7 @@ class Stated:
     exact: bool = False  # whether these are the names of the data trained on, not words for people
     words: tuple[str, ...] | None = None  # what people call the classes, where that is stated beside their names
     preprocessing: Preprocessing | None = None
+    normalization_only: bool = False  # whether only its normalization is stated, and the rest is the usual
     refused: str = ""  # why the preprocessing that is stated cannot be followed
     preprocessor: Mapping[str, Any] | None = None  # the preprocessor_config.json that states it
     image_size: tuple[int, int] | None = None  # of a config.json; pictures have the size of the preprocessing
@@ -50,8 +51,15 @@ def stated_from(values: Mapping[str, Any], place: str) -> Stated:
     if raw is not None:
         return _with_preprocessor(stated, raw, place)
     if own is not None:
-        return replace(stated, preprocessing=from_dict(own))
+        only = bool(values.get("normalization_only"))
+        return replace(stated, preprocessing=from_dict(own), normalization_only=only, refused=_text(values, "refused"))
+    if _text(values, "refused"):
+        return replace(stated, refused=_text(values, "refused"))
     return stated if size is None else replace(stated, preprocessing=USUAL.at(size))
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    return value if isinstance(value := values.get(key), str) else ""
 
 
 def _with_preprocessor(stated: Stated, raw: Mapping[str, Any], place: str) -> Stated:
@@ -63,7 +71,7 @@ def _with_preprocessor(stated: Stated, raw: Mapping[str, Any], place: str) -> St
 
 def write_metadata(
     folder: Path, config: FocalNetConfig, stated: Stated, image_size: int | tuple[int, int] | None = None
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], Stated | None]:
     """Writes `config.json` and `preprocessor_config.json` for `FocalNetForImageClassification.from_pretrained`.
 
     Args:
@@ -73,19 +81,22 @@ def write_metadata(
       image_size: another input size, at which the same share of a picture is cropped.
 
     Returns:
-      What a reader should know, one line each.
+      What a reader should know, one line each; and what the files do not hold because transformers cannot do it, or
+      None.
     """
     how, raw = stated.preprocessing or USUAL, stated.preprocessor
     if image_size is not None:
         how, raw = (stated.follow() or how).at(sides(image_size)), None
-    raw = to_transformers(how) if raw is None else raw
+    if raw is None and not stated.refused:
+        raw = to_transformers(how)
     size = stated.image_size if image_size is None and stated.image_size else how.size
     size = size[0] if size[0] == size[1] else list(size)
     (folder / CONFIG).write_text(json.dumps(model_config(config, size, stated.classes), indent=2) + "\n")
     if raw is None:
-        return (f"no {PREPROCESSOR}: transformers has no processor that does {how.describe()}",)
+        why = stated.refused or f"transformers has no processor that does {how.describe()}"
+        return (f"no {PREPROCESSOR}: {why}",), replace(stated, preprocessing=how, preprocessor=None)
     (folder / PREPROCESSOR).write_text(json.dumps(dict(raw), indent=2) + "\n")
-    return ()
+    return (), None
 
 
 def model_config(

@@ -181,6 +181,9 @@ def to_transformers(how: Preprocessing) -> dict[str, Any] | None:
     }
 
 
+PREPROCESSING_KEYS = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+"""What of timm's `pretrained_cfg` says how pictures are prepared."""
+
 _TIMM_MODES = {"center": "shorter", "squash": "stretch", "border": "longest"}
 
 

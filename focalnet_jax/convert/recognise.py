@@ -218,6 +218,11 @@ def _postln_by_names(shapes: Shapes, format: str) -> dict[str, bool]:
     return {"use_postln": any("norm1_post" in key for key in shapes)}
 
 
+def untagged(name: str) -> str:
+    """Returns `focalnet_tiny_srf` of what timm and the hub call it, such as `hf-hub:timm/focalnet_tiny_srf.ms_in1k`."""
+    return name.rpartition("/")[2].rpartition(":")[2].partition(".")[0] if isinstance(name, str) else name
+
+
 def check_options(texts: Sequence[str]) -> dict[str, bool]:
     """What `--option KEY=true|false` says of what shapes cannot tell; `UserError` for anything else."""
     options = dict(map(_check_option, texts))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from focalnet_jax.convert.huggingface import CONFIG, Stated
-from focalnet_jax.convert.preprocessors import from_timm, to_timm
+from focalnet_jax.convert.preprocessors import PREPROCESSING_KEYS, from_timm, to_timm
 from focalnet_jax.convert.recognise import released_name
 from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.errors import UserError
@@ -33,6 +33,8 @@ def stated_by_timm(config: Mapping[str, Any], num_classes: int, place: str) -> S
     names = config.get("labels", inner.get("labels")) if names is None else names  # its former name
     classes = _class_names(names, num_classes, place) if num_classes else None
     stated = Stated(classes, words=_words(classes, descriptions, place))
+    if not any(inner.get(key) is not None for key in PREPROCESSING_KEYS):
+        return stated
     try:
         return replace(stated, preprocessing=from_timm(inner, place))
     except UserError as error:  # raised where pictures are prepared: the weights are good without
@@ -71,14 +73,15 @@ _ARGUMENTS = {
 
 
 def told_by_timm(config: Mapping[str, Any]) -> dict[str, bool]:
-    """Returns the options of ours that shapes do not tell and `model_args` state.
+    """Returns the options of ours that shapes do not tell, as `model_args` state them or timm's variants have them.
 
     Raises:
       UserError: they state what this package does not compute.
     """
-    arguments = config.get("model_args")
-    if not is_timms(config) or not isinstance(arguments, Mapping):
+    if not is_timms(config):
         return {}
+    arguments = config.get("model_args")
+    arguments = arguments if isinstance(arguments, Mapping) else {}
     if arguments.get("global_pool", "avg") != "avg":
         pool = str(arguments["global_pool"])[:60]
         raise UserError(f"{CONFIG} states global_pool={pool}; this package computes avg only")
@@ -92,7 +95,9 @@ def _is_released(config: FocalNetConfig, name: str) -> bool:
     return released_name(replace(config, normalize_modulator=variant_config(name).normalize_modulator)) == name
 
 
-def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, stated: Stated) -> tuple[str, ...]:
+def write_timm_config(
+    folder: Path, config: FocalNetConfig, name: str | None, stated: Stated
+) -> tuple[tuple[str, ...], Stated | None]:
     """Writes the `config.json` that `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
 
     timm builds released variants alone by name; of another model, `model_args` are the arguments of its `FocalNet`.
@@ -104,10 +109,10 @@ def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, st
       stated: class names and preprocessing.
 
     Returns:
-      What a reader should know, one line each.
+      What a reader should know, one line each; and what the file does not hold because timm cannot do it, or None.
     """
     how = stated.preprocessing or USUAL
-    prepared = to_timm(how)
+    prepared = None if stated.refused else to_timm(how)
     name = name if name and _is_released(config, name) else None
     windows = [config.kernel_sizes(stage)[0] for stage in range(len(config.depths))]
     # A variant's function in timm refuses arguments that it sets itself; this one none of them sets.
@@ -145,5 +150,6 @@ def write_timm_config(folder: Path, config: FocalNetConfig, name: str | None, st
             f"timm has no name for this model: timm.models.focalnet.FocalNet(**model_args of {CONFIG}) builds it"
         )
     if not prepared:
-        notes.append(f"no preprocessing in {CONFIG}: timm has no transform that does {how.describe()}")
-    return tuple(notes)
+        why = stated.refused or f"timm has no transform that does {how.describe()}"
+        notes.append(f"no preprocessing in {CONFIG}: {why}")
+    return tuple(notes), None if prepared else stated

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +12,16 @@ from typing import Any
 
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.checkpoint.weights import read_params, weights_item
-from focalnet_jax.convert.files import METADATA, is_checkpoint, read_json, read_metadata_of, read_tensors
-from focalnet_jax.convert.huggingface import CONFIG, Stated, stated_beside, stated_from, told_by_config
+from focalnet_jax.convert.beside import stated_of, with_layer
+from focalnet_jax.convert.directories import choose_file
+from focalnet_jax.convert.files import is_checkpoint, read_json, read_tensors
+from focalnet_jax.convert.huggingface import CONFIG, Stated, stated_from, told_by_config
 from focalnet_jax.convert.mapping import abstract_params, to_ours
-from focalnet_jax.convert.recognise import recognise, released_name
+from focalnet_jax.convert.parts import is_quantized
+from focalnet_jax.convert.recognise import recognise, released_name, untagged
 from focalnet_jax.convert.select import select
 from focalnet_jax.convert.tensors import READ_DTYPES
-from focalnet_jax.convert.timm import is_timms, stated_by_timm, told_by_timm
+from focalnet_jax.convert.timm import told_by_timm
 from focalnet_jax.data.preprocessing import from_config
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNetConfig, variant_config
@@ -73,46 +75,30 @@ def read_weights(
     """
     path = Path(os.path.expanduser(path))
     if name is not None:
+        name = untagged(name)
         variant_config(name)  # an unknown one is told before anything is read
     if is_checkpoint(path):
         return _from_checkpoint(find_checkpoint(str(path)), name, options or {}, which)
-    tensors = read_tensors(path)
-    selected = select(tensors, str(path), which, head)
-    tensors, format = selected.tensors, selected.format
     folder = path if path.is_dir() else path.parent
+    path, which, decisions = choose_file(path, which)
+    selected = select(read_tensors(path), str(path), which, head)
+    tensors, format = selected.tensors, selected.format
     told = told_by_config(folder) if format == "huggingface" else _told_by_timm(folder) if format == "timm" else {}
     found = recognise(tensors.shapes, format=format, name=name, told=told, overrides=options, assumed=assumed)
     dtype = _dtypes(tensors.dtypes)
     params = to_ours(tensors, found.config, format)
-    notes = [*tensors.notes, *selected.notes]
+    notes = [*decisions, *tensors.notes, *selected.notes]
     for key in ("use_postln", "normalize_modulator"):
         notes.append(f"{key}={getattr(found.config, key)} by {found.sources[key]}")
     trained_with = {key: told[key] for key in ("drop_path_rate", "drop_rate", "layerscale_value") if key in told}
     config = dataclasses.replace(found.config, **trained_with)
-    stated = _stated(path, folder, format, config.num_classes)
-    return Weights(params, config, found.name, format, dtype, tuple(notes), stated, selected.decisions)
+    stated, layers = with_layer(stated_of(path, folder, format, config.num_classes), selected.normalization)
+    decisions = (*decisions, *selected.decisions, *layers)
+    return Weights(params, config, found.name, format, dtype, (*notes, *layers), stated, decisions)
 
 
 def _told_by_timm(folder: Path) -> dict[str, bool]:
     return told_by_timm(read_json(folder / CONFIG)) if (folder / CONFIG).is_file() else {}
-
-
-def _stated(path: Path, folder: Path, format: str, num_classes: int) -> Stated:
-    """What files beside weights say about pictures and classes, or else the metadata of the file itself."""
-    if format == "huggingface" or not (folder / CONFIG).is_file():
-        stated = stated_beside(folder, num_classes)
-    else:
-        config = read_json(folder / CONFIG) if format == "timm" else {}
-        if not is_timms(config) or config.get("num_classes", num_classes) != num_classes:
-            config = {}  # of something else, such as the run whose folder this is
-        stated = stated_by_timm(config, num_classes, str(folder / CONFIG)) if config else Stated()
-    held = read_metadata_of(path)
-    if stated != Stated() or METADATA not in held:
-        return stated
-    try:
-        return stated_from(json.loads(held[METADATA]), str(path))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: its metadata {METADATA} is damaged: {error}") from error
 
 
 def _dtypes(dtypes: Mapping[str, str]) -> str:
@@ -120,6 +106,8 @@ def _dtypes(dtypes: Mapping[str, str]) -> str:
     foreign = [dtype for dtype in found if dtype not in READ_DTYPES]
     if foreign:
         where = next(name for name, dtype in dtypes.items() if dtype == foreign[0])
+        if is_quantized(foreign[0]):
+            raise UserError(f"{where} is {foreign[0]}, quantized; save the model as it was before it was quantized")
         raise UserError(f"{where} is {foreign[0]}; expected {', '.join(READ_DTYPES)}")
     return " and ".join(found)
 

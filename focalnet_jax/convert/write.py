@@ -71,19 +71,20 @@ def write_weights(
     _check_expressible(weights, format)
     notes = (*_dtype_notes(weights.dtype, dtype), *_finite_notes(weights), *_notes(weights, format))
     with written_whole(destination) as partial:
-        file = partial
+        file, held = partial, weights.stated
         if as_directory:
             partial.mkdir()
             if format == "timm":
-                notes += write_timm_config(partial, weights.config, weights.name, weights.stated)
+                said, held = write_timm_config(partial, weights.config, weights.name, weights.stated)
             else:
-                notes += write_metadata(partial, weights.config, weights.stated, image_size)
+                said, held = write_metadata(partial, weights.config, weights.stated, image_size)
+            notes += said
             file = partial / "model.safetensors"
         tensors = {name: _cast(name, array, dtype) for name, array in to_theirs(weights.params, weights.config, format)}
         metadata = None
-        if not as_directory and weights.stated != Stated():
-            if destination.suffix == ".safetensors":
-                metadata = {METADATA: json.dumps(weights.stated.to_dict())}
+        if held not in (None, Stated()):
+            if file.suffix == ".safetensors":
+                metadata = {METADATA: json.dumps(held.to_dict())}
             else:
                 notes += ("a torch file holds neither preprocessing nor class names: a .safetensors file does",)
         write_tensors(file, tensors, nested=format == "microsoft", metadata=metadata)

@@ -93,15 +93,18 @@ class Preprocessing:
             "none": "not resized",
         }[self.mode]
         cut = "" if self.mode == "stretch" and self.size == self.target else f", centre crop {crop}"
-        colours = self.normalization
-        named = "ImageNet's mean and std"
-        if colours != IMAGENET:
-            named = f"mean {_numbers(colours.mean)}, std {_numbers(colours.std)}"
-        return f"{how}{cut}, {self.interpolation}, {named}"
+        return f"{how}{cut}, {self.interpolation}, {normalization_in_words(self.normalization)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the same as JSON holds it."""
         return dataclasses.asdict(self)
+
+
+def normalization_in_words(by: Normalization) -> str:
+    """Returns `mean 0.5, std 0.5`, or that it is ImageNet's."""
+    if by == IMAGENET:
+        return "ImageNet's mean and std"
+    return f"mean {_numbers(by.mean)}, std {_numbers(by.std)}"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -133,5 +133,5 @@ def _told(classifier: Classifier, source: str) -> str:
     name = released_name(config) or "a FocalNet of its own shape"
     parameters = f"{summarize(config, how.size).params / 1e6:.3g} M parameters"
     size = "x".join(map(str, how.size[::-1]))
-    told = f"; the weights state no preprocessing: {how.describe()}" if classifier.assumed else ""
+    told = f"; the weights state no {classifier.assumed}: {how.describe()}" if classifier.assumed else ""
     return f"`{source}`: {name}, {parameters}, {config.num_classes} classes, pictures of {size} pixels{told}"

@@ -35,6 +35,8 @@ def weights_preprocessing(config: FrozenConfigDict, stated: Stated, named: Colle
         raise UserError(f"{error}; to go by the config, name {others} on the command line") from error
     if of_weights is None:
         return of_config
+    if stated.normalization_only:
+        of_weights = replace(of_config, normalization=of_weights.normalization)
     followed = _combined(config, of_config, of_weights, named)
     if is_first() and followed != of_config:
         but = f" but for {', '.join(named)}" if named else ""
@@ -70,6 +72,8 @@ def _combined(
 def note_difference(config: FrozenConfigDict, stated: Stated, path: str) -> None:
     """Prints one line where a run prepares pictures otherwise than the weights that it starts from state."""
     ours, theirs = from_config(config.data), stated.preprocessing
+    if theirs is not None and stated.normalization_only:
+        theirs = replace(ours, normalization=theirs.normalization)
     if not is_first() or (theirs == ours and not stated.refused):
         return
     if stated.refused:

@@ -1,0 +1,141 @@
+"""The tensors of one FocalNet among others; what is left is counted and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from focalnet_jax.convert.candidates import Candidate, is_known, last_stage
+from focalnet_jax.convert.classifiers import HEADS, beside
+from focalnet_jax.convert.normalizers import FoundNormalization, find_normalization
+from focalnet_jax.convert.parts import is_quantized, refuse_parts
+from focalnet_jax.convert.tables import TABLES
+from focalnet_jax.convert.tensors import Tensors
+from focalnet_jax.errors import UserError
+
+_NORMS = {"microsoft": "norm", "timm": "norm", "huggingface": "focalnet.layernorm"}
+_MOST_LISTED = 6
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A FocalNet's tensors by its format's names."""
+
+    tensors: Tensors
+    format: str
+    notes: tuple[str, ...]  # what a reader should know
+    decisions: tuple[str, ...]  # those that change what is computed
+    normalization: FoundNormalization | None  # by a layer before the FocalNet
+
+
+def take(chosen: Candidate, others: Sequence[Candidate], tensors: Tensors, source: str, head: str) -> Selected:
+    """Returns the tensors of `chosen`, its classifier and its normalization of pictures; arguments as for `select`.
+
+    Raises:
+      UserError: one of its tensors cannot be read, or the file holds two classifiers for it.
+    """
+    format = chosen.format
+    longer = tuple(other.prefix for other in others if len(other.prefix) > len(chosen.prefix))
+    own = [name for name in tensors if chosen.holds(name) and not name.startswith(longer)]
+    inside = {chosen.plain_name(name): name for name in own}
+    _check_readable(chosen, tensors, source, inside, head)
+    around = [name for name in tensors if not any(_belongs(name, other, chosen) for other in others)]
+    normalization = find_normalization(chosen, around, tensors)
+    normalized_by = set(normalization.names if normalization else ())
+    kept = {
+        rest: name
+        for rest, name in inside.items()
+        if name not in normalized_by and not _foreign(rest, format, tensors.shapes[name], head)
+    }
+    added, decisions = _final_norm(format, inside, kept, tensors)
+    outside = [name for name in around if name not in own and name not in normalized_by]
+    if head != "drop":
+        shapes = {rest: tensors.shapes[name] for rest, name in kept.items()}
+        found = beside(chosen, outside, shapes, tensors, source, whole=not added)
+        kept |= found.names
+        added |= found.added
+        decisions += found.decisions
+    used = {*kept.values(), *normalized_by}
+    left = [name for name in tensors if name not in used]
+    notes = []
+    if chosen.prefix:
+        notes.append(f"prefix {chosen.prefix!r} taken off the names")
+    entries = [name for name in tensors.others if chosen.holds(name) and "." not in name[len(chosen.prefix) :]]
+    if entries:
+        notes.append(f"{len(entries)} entries that are no tensors left, such as {entries[0][:100]}")
+    if left:
+        notes.append(_count_left(left, chosen))
+    return Selected(tensors.renamed(kept, added), format, (*notes, *decisions), tuple(decisions), normalization)
+
+
+def _belongs(name: str, other: Candidate, chosen: Candidate) -> bool:
+    """Whether a tensor is another FocalNet's; of one around the chosen one, only what its format has."""
+    if not other.holds(name):
+        return False
+    return not chosen.holds(other.prefix) and (
+        not chosen.prefix.startswith(other.prefix) or is_known(other.plain_name(name), other.format)
+    )
+
+
+def _foreign(name: str, format: str, shape: tuple[int, ...], head: str) -> bool:
+    """Whether a tensor beside a FocalNet's is certainly none that its classification computes with.
+
+    Modules of other names, counters, what masked image modelling and detectors add. A parameter by itself, such as a
+    position embedding, and whatever lies in FocalNet's own modules stays, and is refused where no table has it.
+    """
+    if is_known(name, format):
+        return False
+    if head == "drop" and name.startswith(f"{HEADS[format].partition('.')[0]}."):
+        return True
+    own = {row.theirs.partition(".")[0] for row in TABLES[format]}
+    first, dot, _ = name.partition(".")
+    module = bool(dot) and first not in own
+    return module or (not dot and int(np.prod(shape, dtype=object)) == 1) or name.endswith("embeddings.mask_token")
+
+
+def _final_norm(
+    format: str, inside: Mapping[str, str], kept: dict[str, str], tensors: Tensors
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Supplies the final norm that a backbone lacks: the norm of its last output, or a fresh one."""
+    names = [f"{_NORMS[format]}.{part}" for part in ("weight", "bias")]
+    head = f"{HEADS[format].partition('.')[0]}."
+    if any(name in inside for name in names) or any(name.startswith(head) for name in kept):
+        return {}, []
+    last, width = last_stage({new: tensors.shapes[old] for new, old in kept.items()})
+    for name, part in zip(names, ("weight", "bias"), strict=True):
+        if f"norm{last}.{part}" in inside:
+            kept[name] = inside[f"norm{last}.{part}"]
+    if all(name in kept for name in names):
+        return {}, [f"norm{last}, which the backbone has on its last output, taken as the final norm"]
+    if len(width) != 1:
+        return {}, []
+    fresh = {names[0]: np.ones(width, np.float32), names[1]: np.zeros(width, np.float32)}
+    return fresh, ["no final norm in the file: a fresh one (scale 1, bias 0)"]
+
+
+def _check_readable(chosen: Candidate, tensors: Tensors, source: str, inside: Mapping[str, str], head: str) -> None:
+    """Raises `UserError` if a tensor of the FocalNet cannot be read."""
+    refuse_parts([rest for rest in inside if not _foreign(rest, chosen.format, (0,), head)], source)
+    for rest, name in inside.items():
+        if name in tensors.problems and is_known(rest, chosen.format):
+            raise UserError(f"{source}: {name} {tensors.problems[name]}")
+    for name, what in tensors.others.items():
+        if chosen.holds(name) and is_known(chosen.plain_name(name), chosen.format):
+            kind = ", quantized" if is_quantized(what) else ""
+            raise UserError(f"{source}: {name} is made by {what[:100]}{kind}; expected a tensor of plain data")
+
+
+def _count_left(left: Sequence[str], chosen: Candidate) -> str:
+    """How many tensors of which modules are not used."""
+    counts: dict[str, int] = {}
+    taken = chosen.key.split(".")
+    for name in left:
+        parts = name.split(".")
+        common = next((i for i, (a, b) in enumerate(zip(parts, taken, strict=False)) if a != b), len(taken))
+        group = "mask_token" if parts[-1] == "mask_token" else parts[min(common, len(parts) - 1)][:50]
+        counts[group] = counts.get(group, 0) + 1
+    listed = [f"{group} ({count})" for group, count in list(counts.items())[:_MOST_LISTED]]
+    more = f" and {len(counts) - _MOST_LISTED} more" if len(counts) > _MOST_LISTED else ""
+    return f"{len(left)} tensor{'s' * (len(left) > 1)} left: {', '.join(listed)}{more}"
