@@ -18,12 +18,13 @@ from focalnet_jax.convert.timm import told_by_timm, write_timm_config
 from focalnet_jax.convert.weights import read_weights, stated_by
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.mixing import normalize
-from focalnet_jax.data.preprocessing import IMAGENET, USUAL, Normalization, Preprocessing
+from focalnet_jax.data.preprocessing import IMAGENET, USUAL, Normalization, Preprocessing, from_config
 from focalnet_jax.data.show import draw_sheet, seen_batch
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import load_classifier
 from focalnet_jax.model.variants import model_metadata, variant_config
+from focalnet_jax.training.preprocessing import note_difference, weights_preprocessing
 from focalnet_jax.training.run import set_up
 from focalnet_jax.training.standalone import evaluate_checkpoint
 from focalnet_jax.transfer.extract import extract_features
@@ -258,3 +259,48 @@ def test_a_timm_directory_of_a_variant_keeps_its_normalization_of_modulators(nor
     config = replace(variant_config("focalnet_large_fl4"), normalize_modulator=normalized)
     write_timm_config(tmp_path, config, "focalnet_large_fl4", Stated())
     assert told_by_timm(json.loads((tmp_path / "config.json").read_text()))["normalize_modulator"] is normalized
+
+
+def test_of_weights_that_state_a_normalization_alone_the_rest_is_the_configs(capsys):
+    stated = Stated(preprocessing=replace(USUAL, normalization=HALF), normalization_only=True)
+    config = load_config("configs/quickstart.py", SMALL[1:])
+    own = from_config(config.data)
+    assert weights_preprocessing(config, stated, ()) == replace(own, normalization=HALF)
+    assert (
+        "as the weights state it: shorter side to 16, centre crop 16x16, bicubic, mean 0.5" in capsys.readouterr().out
+    )
+    assert weights_preprocessing(config, stated, ["data.mean", "data.std"]) == own
+    note_difference(config, stated, "model.pth")
+    assert "model.pth states another preprocessing, shorter side to 16, centre crop 16x16" in capsys.readouterr().out
+    half = load_config(
+        "configs/quickstart.py", [*SMALL[1:], "--config.data.mean=(0.5,0.5,0.5)", "--config.data.std=(0.5,0.5,0.5)"]
+    )
+    note_difference(half, stated, "model.pth")
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("format", ["huggingface", "timm"])
+def test_what_a_librarys_files_cannot_say_goes_along_in_the_weights(format, tmp_path):
+    wide = Preprocessing((32, 48), resized=(36, 54), crop_pct=None, interpolation="lanczos", normalization=HALF)
+    how = replace(wide, size=(32, 32), resized=(40, 40), mode="longest") if format == "timm" else wide
+    weights = read_weights(GOLDEN / "huggingface_srf.safetensors", options=SRF)
+    held = replace(weights, stated=replace(weights.stated, preprocessing=replace(how, fill=(9, 9, 9))))
+    report = write_weights(held, tmp_path / "there", format=format)
+    assert any(note.startswith("no preprocess") for note in report.notes)
+    back = read_weights(tmp_path / "there", options=SRF)
+    assert back.stated.follow() == replace(how, fill=(9, 9, 9))
+    if format == "huggingface":  # another size in the config counts, as it does without
+        config = tmp_path / "there" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"image_size": [64, 96]}))
+        assert read_weights(tmp_path / "there").stated.follow().size == (64, 96)
+        assert read_weights(tmp_path / "there").stated.follow().normalization == HALF
+
+
+def test_a_refusal_survives_conversions(tmp_path):
+    folder = of_timm(tmp_path / "timm", pretrained_cfg={"crop_mode": "corner"})
+    weights = read_weights(folder, options=OPTIONS["timm_lrf"])
+    names = {"timm": "a", "huggingface": "b", "orbax": "c", "microsoft": "d.safetensors"}
+    for format, name in names.items():
+        write_weights(weights, tmp_path / name, format=format)
+        with pytest.raises(UserError, match="crop_mode is 'corner'"):
+            load_classifier(tmp_path / name, options=OPTIONS["timm_lrf"])

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from focalnet_jax.convert.addresses import refuse_address
 from focalnet_jax.convert.directories import HUGGINGFACE_FILES, weights_in
 from focalnet_jax.convert.signatures import SAFETENSORS, kind_of
 from focalnet_jax.convert.tensors import Tensors
@@ -33,11 +34,13 @@ def is_checkpoint(path: str | Path) -> bool:
     """Whether `path` is a directory to look for a checkpoint of this package in, rather than one of weight files.
 
     Raises:
-      UserError: the directory cannot be read, or holds weights in a form that is not read.
+      UserError: the directory cannot be read, or holds weights in a form that is not read; an address.
     """
     path = Path(path)
     try:
         is_directory = path.is_dir()
+        if not path.exists():
+            refuse_address(str(path))
     except OSError as error:
         raise UserError(f"cannot read {str(path)[:100]}: {error.strerror}") from error
     return is_directory and weights_in(path) is None

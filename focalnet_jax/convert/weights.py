@@ -18,7 +18,7 @@ from focalnet_jax.convert.files import is_checkpoint, read_json, read_tensors
 from focalnet_jax.convert.huggingface import CONFIG, Stated, stated_from, told_by_config
 from focalnet_jax.convert.mapping import abstract_params, to_ours
 from focalnet_jax.convert.parts import is_quantized
-from focalnet_jax.convert.recognise import recognise, released_name, untagged
+from focalnet_jax.convert.recognise import Recognised, recognise, released_name, untagged
 from focalnet_jax.convert.select import select
 from focalnet_jax.convert.tensors import READ_DTYPES
 from focalnet_jax.convert.timm import told_by_timm
@@ -93,12 +93,24 @@ def read_weights(
     trained_with = {key: told[key] for key in ("drop_path_rate", "drop_rate", "layerscale_value") if key in told}
     config = dataclasses.replace(found.config, **trained_with)
     stated, layers = with_layer(stated_of(path, folder, format, config.num_classes), selected.normalization)
-    decisions = (*decisions, *selected.decisions, *layers)
-    return Weights(params, config, found.name, format, dtype, (*notes, *layers), stated, decisions)
+    said = [*layers, *_otherwise_in_timm(found, format)]
+    decisions = (*decisions, *selected.decisions, *said)
+    return Weights(params, config, found.name, format, dtype, (*notes, *said), stated, decisions)
 
 
 def _told_by_timm(folder: Path) -> dict[str, bool]:
     return told_by_timm(read_json(folder / CONFIG)) if (folder / CONFIG).is_file() else {}
+
+
+def _otherwise_in_timm(found: Recognised, format: str) -> list[str]:
+    """What a reader should know where timm's model of these shapes computes otherwise than the original's variant."""
+    by_variant = found.sources["normalize_modulator"].startswith("variant")
+    if format != "timm" or not (by_variant and found.config.normalize_modulator):
+        return []
+    return [
+        f"normalize_modulator=True as the original's {found.name} has it; timm's has it off: for weights trained there "
+        "state --option normalize_modulator=false (normalize_modulator=False in Python)"
+    ]
 
 
 def _dtypes(dtypes: Mapping[str, str]) -> str:

@@ -1,0 +1,222 @@
+"""Weights that are stored in parts or changed are put together where that is exact, and named where it is not."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import focalnet_jax
+from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.convert.write import write_weights
+from focalnet_jax.errors import UserError
+from focalnet_jax.model.variants import VARIANTS
+from tests.commands import convert
+from tests.convert.golden_files import GOLDEN, OPTIONS
+from tests.convert.test_layouts import OTHER, PLAIN, TENSORS, holds, read, under
+from tests.convert.torch_writer import Call, save
+
+LAYER = "layers.1.blocks.0.modulation.f"
+WEIGHT = TENSORS[f"{LAYER}.weight"]
+ONES = np.ones((2, 2), np.float32)
+LORA = {f"{LAYER}.lora_A.default.weight": ONES, f"{LAYER}.lora_B.default.weight": ONES}
+
+
+def without(name, tensors=TENSORS):
+    return {key: value for key, value in tensors.items() if key != name}
+
+
+def replaced(name, **parts):
+    """The tensors with one in parts: `weight` in `name.weight_g` and so on."""
+    return without(f"{name}.weight") | {f"{name}.{part}": value for part, value in parts.items()}
+
+
+@pytest.mark.parametrize("kind", [np.float32, bool])
+def test_pruned_weights_are_values_times_masks(kind, tmp_path):
+    draw = np.random.default_rng(0)
+    masks = {name: draw.integers(0, 2, value.shape) for name, value in TENSORS.items() if name.endswith(".weight")}
+    pruned = {name: value for name, value in TENSORS.items() if name not in masks}
+    for name, mask in masks.items():
+        pruned |= {f"{name}_orig": TENSORS[name], f"{name}_mask": mask.astype(kind)}
+    safetensors.numpy.save_file(under("model.", pruned), tmp_path / "pruned.safetensors")
+    weights = read(tmp_path / "pruned.safetensors")
+    assert holds(weights, TENSORS | {name: TENSORS[name] * np.float32(mask) for name, mask in masks.items()})
+    assert f"{len(masks)} pruned tensors multiplied by their masks" in weights.notes
+
+
+ADAPTERS = r"holds adapters such as PEFT's LoRA.*merge_and_unload"
+QUANTIZED = "holds quantized weights.*before it was quantized"
+WEIGHT_NORM = "in the two parts of weight_norm.*remove_weight_norm"
+NAMED = {
+    "adapter": (under("base_model.model.", LORA), ADAPTERS),
+    "beside": (
+        under("base_model.model.", replaced(LAYER, **{"base_layer.weight": WEIGHT}) | LORA),
+        rf"{ADAPTERS}",
+    ),
+    "loralib": (TENSORS | {f"{LAYER}.lora_A": ONES, f"{LAYER}.lora_B": ONES}, ADAPTERS),
+    "weight_norm": (replaced(LAYER, weight_g=ONES, weight_v=WEIGHT), WEIGHT_NORM),
+    "parametrized": (
+        replaced(LAYER, **{"parametrizations.weight.original0": ONES, "parametrizations.weight.original1": WEIGHT}),
+        WEIGHT_NORM,
+    ),
+    "stem": (replaced("stem.proj", weight_g=ONES, weight_v=WEIGHT), WEIGHT_NORM),
+    "spectral_norm": (replaced(LAYER, weight_orig=WEIGHT, weight_u=ONES[0], weight_v=ONES[0]), "spectral_norm"),
+    "orthogonal": (replaced(LAYER, **{"parametrizations.weight.original": WEIGHT}), "remove_parametrizations"),
+    "no_mask": (replaced(LAYER, weight_orig=WEIGHT), r"pruned weights whose mask.*prune\.remove"),
+    "bitsandbytes": (TENSORS | {f"{LAYER}.SCB": ONES[0], f"{LAYER}.weight": np.int8(WEIGHT)}, QUANTIZED),
+    "four_bits": (TENSORS | {f"{LAYER}.weight.absmax": ONES[0], f"{LAYER}.weight.quant_map": ONES[0]}, QUANTIZED),
+    "scales": (TENSORS | {f"{LAYER}.weight": np.int8(WEIGHT)}, r"f\.weight is I8, quantized; save the model"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_weights_that_are_not_whole_are_called_what_they_are(name, tmp_path):
+    content, told = NAMED[name]
+    safetensors.numpy.save_file(content, tmp_path / name)
+    with pytest.raises(UserError, match=told) as error:
+        read(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_dynamically_quantized_layers_are_called_quantized(tmp_path):
+    quantized = Call("torch._utils _rebuild_qtensor", (1, 2))
+    packed = {f"{LAYER}._packed_params._packed_params": (quantized, TENSORS[f"{LAYER}.bias"])}
+    layers = without(f"{LAYER}.weight", without(f"{LAYER}.bias")) | packed | {f"{LAYER}.scale": ONES[0]}
+    with pytest.raises(UserError, match=QUANTIZED):
+        read(save(layers, tmp_path / "dynamic.pth"))
+    with pytest.raises(UserError, match=r"stem\.proj\.weight is made by torch\._utils\._rebuild_qtensor, quantized"):
+        read(save(TENSORS | {"stem.proj.weight": quantized}, tmp_path / "static.pth"))
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_state_of_an_optimizer_is_no_weights(nested, tmp_path):
+    for name, state in (("adam", {0: {"exp_avg": ONES, "step": np.array(3)}}), ("sgd", {})):
+        optimizer = {"state": state, "param_groups": [{"lr": 0.1, "params": [0]}]}
+        path = save({"optimizer": optimizer} if nested else optimizer, tmp_path / name)
+        with pytest.raises(UserError, match="holds the state of an optimizer and no weights; expected the file beside"):
+            read(path)
+
+
+def test_other_models_are_not_called_something_else(tmp_path):
+    swin = {"layers.0.blocks.0.attn.qkv.weight": ONES, "layers.0.blocks.1.attn_mask": ONES}
+    path = save({"model": swin, "optimizer": {"state": {0: {"exp_avg": ONES}}}}, tmp_path / "swin")
+    with pytest.raises(UserError, match="these are no FocalNet weights: 3 tensors"):
+        read(path)
+
+
+def test_parts_of_what_is_left_are_no_reason_to_refuse(tmp_path):
+    head = {"head.last_layer.weight_g": ONES, "head.last_layer.weight_v": ONES, "head.mlp.0.weight": ONES}
+    backbone = {name: value for name, value in TENSORS.items() if not name.startswith("head.")}
+    path = save({"teacher": under("backbone.", backbone) | head}, tmp_path / "dino")
+    weights = read(path)
+    assert weights.config.num_classes == 0
+    assert weights.decisions == (
+        "teacher.head (3 tensors) was left: it is no linear layer on the backbone's pooled output",
+    )
+
+
+@pytest.mark.parametrize("names", [("model", ".safetensors"), ("pytorch_model", ".bin")], ids=str)
+def test_of_the_models_that_accelerate_saves_the_first_is_taken_aloud_and_any_can_be_chosen(names, tmp_path):
+    stem, suffix = names
+    write = safetensors.numpy.save_file if suffix == ".safetensors" else save
+    write(TENSORS, tmp_path / f"{stem}{suffix}")
+    write(OTHER, tmp_path / f"{stem}_1{suffix}")
+    save({"state": {}}, tmp_path / "optimizer.bin")
+    (tmp_path / "random_states_0.pkl").write_bytes(b"x")
+    weights = read(tmp_path)
+    assert holds(weights)
+    told = f"took {stem}{suffix} and left the model {stem}_1 beside it: --weights {stem}_1 takes it"
+    assert weights.decisions == (told,)
+    with pytest.warns(UserWarning, match=told):
+        focalnet_jax.load_model(tmp_path, **PLAIN)
+    for which, tensors in ((stem, TENSORS), (f"{stem}_1", OTHER), (f"{stem}_1{suffix}", OTHER)):
+        chosen = read(tmp_path, which=which)
+        assert holds(chosen, tensors)
+        assert not chosen.decisions
+    with pytest.raises(UserError, match="--weights other: expected one FocalNet of that key or prefix, found 0"):
+        read(tmp_path, which="other")
+    out = tmp_path.parent / f"{stem}.safetensors"
+    done = convert(tmp_path, out, "--to", "timm", "--weights", f"{stem}_1", "--option", "normalize_modulator=false")
+    assert f"{stem}_1{suffix}" in done.stdout.partition("sha256")[2]
+    assert holds(read(out), OTHER)
+
+
+def test_one_model_in_two_formats_is_no_choice(tmp_path):
+    safetensors.numpy.save_file(TENSORS, tmp_path / "model.safetensors")
+    save(TENSORS, tmp_path / "pytorch_model.bin")
+    assert not read(tmp_path).decisions
+
+
+def test_averages_are_chosen_in_capitals_too(tmp_path):
+    path = save({"state_dict": under("model."), "state_dict_ema": OTHER, "Teacher": TENSORS}, tmp_path / "file")
+    assert holds(read(path, which="EMA"), OTHER)
+    assert holds(read(path, which="Ema"), OTHER)
+    assert holds(read(path, which="teacher"))
+
+
+@pytest.mark.parametrize(
+    "name", ["focalnet_tiny_srf.ms_in1k", "hf-hub:timm/focalnet_tiny_srf.ms_in1k", "timm/focalnet_tiny_srf"]
+)
+def test_a_variant_is_known_by_what_timm_and_the_hub_call_it(name):
+    path = GOLDEN / "huggingface_srf.safetensors"
+    with pytest.raises(UserError, match="these are not the weights of focalnet_tiny_srf: embed_dim"):
+        read_weights(path, name=name, options=OPTIONS["huggingface_srf"])
+
+
+ADDRESSES = {
+    "hf-hub:timm/focalnet_tiny_srf.ms_in1k": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
+    "hf_hub:timm/focalnet_tiny_srf.ms_in1k@main": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
+    "hf://timm/focalnet_tiny_srf.ms_in1k": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
+    "https://huggingface.co/microsoft/focalnet-tiny": "hf download microsoft/focalnet-tiny --local-dir DIR",
+    "https://huggingface.co/microsoft/focalnet-tiny/blob/main/model.safetensors": "hf download microsoft/focalnet-tiny",
+    "https://hf.co/microsoft/focalnet-tiny/tree/main": "hf download microsoft/focalnet-tiny --local-dir DIR",
+    "https://example.com/a/focalnet_tiny_srf.pth?download=true": "download it, and name the file",
+    "timm/focalnet_tiny_srf.ms_in1k": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
+    "s3://bucket/model.pth": "download it, and name the file",
+    "file:///tmp/x.pth": "name the file as a path, /tmp/x.pth",
+}
+
+
+@pytest.mark.parametrize("path", ADDRESSES)
+def test_an_address_is_refused_with_the_command_that_fetches_it(path, tmp_path):
+    with pytest.raises(UserError) as error:
+        focalnet_jax.load_model(path)
+    assert ADDRESSES[path] in str(error.value)
+    done = convert(path, tmp_path / "out", "--to", "orbax")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert ADDRESSES[path] in done.stderr
+
+
+def test_weights_of_timm_that_may_compute_otherwise_say_so(tmp_path, monkeypatch):
+    small = dict(embed_dim=8, depths=(1, 2), use_conv_embed=True, use_postln=True, use_layerscale=True)
+    golden = read_weights(GOLDEN / "timm_fl4.safetensors", options=OPTIONS["timm_fl4"])
+    small |= dict(focal_levels=golden.config.focal_levels, use_postln_in_modulation=False, normalize_modulator=True)
+    monkeypatch.setitem(VARIANTS, "focalnet_large_fl4", small)
+    for format, told in (("timm", True), ("microsoft", False)):
+        write_weights(golden, tmp_path / f"{format}.safetensors", format=format)
+        weights = read_weights(tmp_path / f"{format}.safetensors")
+        assert weights.name == "focalnet_large_fl4"
+        assert any("normalize_modulator=True as the original's" in each for each in weights.decisions) is told
+    for value in (False, True):
+        told = read_weights(tmp_path / "timm.safetensors", options={"normalize_modulator": value})
+        assert (told.config.normalize_modulator, told.decisions) == (value, ())
+
+
+@pytest.mark.parametrize("name", ["focalnet_large_fl4", "focalnet_huge_fl4"])
+def test_a_timm_directory_without_arguments_is_what_timm_makes_of_it(name, tmp_path):
+    write_weights(
+        read_weights(GOLDEN / "timm_fl4.safetensors", options=OPTIONS["timm_fl4"]),
+        tmp_path / "a.safetensors",
+        format="timm",
+    )
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "a.safetensors").rename(folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"architecture": name}))
+    weights = read_weights(folder)
+    assert (weights.config.normalize_modulator, weights.config.use_postln) == (False, True)
+    assert "normalize_modulator=False by config.json" in weights.notes
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        focalnet_jax.load_model(folder)
