@@ -79,7 +79,7 @@ MODELS = {
 def test_what_stands_around_a_backbone_is_computed_as_torch_does(name, tmp_path):
     model = MODELS[name]().eval()
     torch.save({"state_dict": model.state_dict(), "meta": {"epoch": 1}}, tmp_path / "file.pth")
-    with pytest.warns(UserWarning, match="taken as the classifier|pictures are normalized as"):
+    with pytest.warns(UserWarning, match="taken as the classifier|the file normalizes pictures by"):
         ours = load_classifier(tmp_path / "file.pth", options=UNTOLD, image_size=64)
     pixels = torch.from_numpy(np.array(ours.transform(PHOTO))).permute(2, 0, 1)[None].float() / 255
     if name == "mmpretrain":  # normalized before the model, as its weights do not state

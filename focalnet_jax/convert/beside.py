@@ -71,7 +71,7 @@ def with_layer(stated: Stated, layer: FoundNormalization | None) -> tuple[Stated
     if layer.normalization is None:
         return replace(stated, preprocessing=None, preprocessor=None, refused=layer.refused), [layer.refused]
     inner, outer = layer.normalization, stated.preprocessing
-    told = f"pictures are normalized as {names} in the file say: {normalization_in_words(inner)}"
+    told = f"the file normalizes pictures by {names}: {normalization_in_words(inner)}"
     if stated.refused:
         return stated, [told]
     if outer is None or (stated.preprocessor is None and stated.image_size is not None):  # a size at most
@@ -80,9 +80,9 @@ def with_layer(stated: Stated, layer: FoundNormalization | None) -> tuple[Stated
     if outer.normalization == _IDENTITY:
         return replace(stated, preprocessing=replace(outer, normalization=inner), preprocessor=None), [told]
     if outer.normalization == inner:
-        return stated, [f"{told}, and once, although files beside the weights say the same"]
+        return stated, [f"{told}; files beside it say the same, and it is done once"]
     refused = (
-        f"{names} in the file normalize by {normalization_in_words(inner)}, files beside it by "
+        f"the file normalizes pictures by {names}: {normalization_in_words(inner)}, files beside it by "
         f"{normalization_in_words(outer.normalization)}: it is not clear which pictures the model is given"
     )
     return replace(stated, preprocessing=None, preprocessor=None, refused=refused), [refused]

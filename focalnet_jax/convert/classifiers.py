@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 
@@ -30,44 +31,56 @@ class Found:
 
     names: dict[str, str] = field(default_factory=dict)  # theirs by what the format calls them
     added: dict[str, np.ndarray] = field(default_factory=dict)  # a bias of zeros where it has none
-    decisions: list[str] = field(default_factory=list)
+    decisions: tuple[str, ...] = ()
 
 
-def beside(
-    chosen: Candidate,
-    outside: Sequence[str],
-    shapes: Mapping[str, tuple[int, ...]],
-    tensors: Tensors,
-    source: str,
-    *,
-    whole: bool,
+def find_classifier(
+    chosen: Candidate, outside: Sequence[str], kept: Mapping[str, str], tensors: Tensors, source: str, *, whole: bool
 ) -> Found:
-    """Returns the one linear layer beside a backbone that classifies by its pooled output.
+    """Returns the one linear layer that classifies by a backbone's pooled output, where its format does not name it.
 
     Args:
       chosen: the backbone.
       outside: names of tensors that are not a FocalNet's.
-      shapes: of the backbone's tensors, by its format's names.
+      kept: the backbone's tensors, by its format's names.
       tensors: all of the file's.
       source: the file, for messages.
       whole: whether the backbone has its final norm; a classifier was not trained behind a fresh one.
 
     Raises:
-      UserError: there are two to choose from.
+      UserError: there are two to choose from, or it cannot be read.
     """
+    width = last_stage({name: tensors.shapes[theirs] for name, theirs in kept.items()})[1][:1]
+    root = f"{HEADS[chosen.format].partition('.')[0]}."
+    own = [name for rest, name in kept.items() if rest.startswith(root)]
+    if own and f"{HEADS[chosen.format]}.weight" not in kept:  # put into an nn.Sequential, such as behind a dropout
+        linear = _linear(own, tensors)
+        return _taken(linear, chosen, tensors, source) if _fits(linear, width, tensors) else Found()
     for scope in chosen.enclosing():
         modules = _modules(outside, scope, tensors)
         behind = _behind(chosen, scope, modules)
         if behind:
-            return _classifier(chosen, scope, behind, modules, shapes, tensors, source, whole=whole)
+            linear = {scope + name: _linear(modules[name], tensors) for name in behind}
+            fitting = {name: layer for name, layer in linear.items() if _fits(layer, width, tensors)}
+            if not fitting or own:
+                return _left(linear, fitting, own, tensors, chosen, source)
+            if len(fitting) > 1:
+                _refuse_several(fitting, tensors, source)
+            (name,) = fitting
+            between = [each for each in modules if scope + each != name and not _ASIDE.fullmatch(each)]
+            if between or not whole:
+                why = f"{scope}{between[0]} may stand before it" if between else "the backbone has no final norm"
+                return Found(decisions=(f"the classifier {name} was left: {why}",))
+            return _taken(fitting[name], chosen, tensors, source)
     return Found()
 
 
 def _modules(names: Sequence[str], scope: str, tensors: Tensors) -> dict[str, list[str]]:
-    """Tensors of more than one number, by the module of `scope` that holds them."""
+    """Tensors by the module of `scope` that holds them, without counters."""
     modules: dict[str, list[str]] = {}
     for name in names:
-        if name.startswith(scope) and np.prod(tensors.shapes[name], dtype=object) > 1:
+        counts = name.endswith("bias") or np.prod(tensors.shapes[name], dtype=object) > 1
+        if name.startswith(scope) and counts:
             modules.setdefault(name[len(scope) :].partition(".")[0], []).append(name)
     return modules
 
@@ -79,60 +92,56 @@ def _behind(chosen: Candidate, scope: str, modules: Mapping[str, list[str]]) -> 
     return [name for name in modules if name in later or _CLASSIFIERS.fullmatch(name)]
 
 
-def _classifier(
-    chosen: Candidate,
-    scope: str,
-    behind: Sequence[str],
-    modules: Mapping[str, list[str]],
-    shapes: Mapping[str, tuple[int, ...]],
+def _left(
+    linear: Mapping[str, Sequence[str]],
+    fitting: Mapping[str, Sequence[str]],
+    own: Sequence[str],
     tensors: Tensors,
+    chosen: Candidate,
     source: str,
-    *,
-    whole: bool,
 ) -> Found:
-    width = last_stage(dict(shapes))[1][:1]
-    linear = {name: _linear(modules[name], tensors) for name in behind}
-    own = shapes.get(f"{HEADS[chosen.format]}.weight")
-    fitting = [name for name in behind if linear[name] and tensors.shapes[linear[name][0]][1:] == width]
-    if len(fitting) + (own is not None) > 1 and fitting:
-        sizes = [f"{scope}{name} ({tensors.shapes[linear[name][0]][0]} classes)" for name in fitting]
-        sizes += [f"{chosen.prefix}{HEADS[chosen.format]} ({own[0]} classes)"] if own else []
-        raise UserError(
-            f"{source} holds {len(sizes)} classifiers for one FocalNet: {', '.join(sizes)}; --head drop takes it "
-            "without them, or save it with the right one alone"
-        )
-    if not fitting:
-        after = [name for name in behind if own and linear[name] and tensors.shapes[linear[name][0]][1] == own[0]]
-        if own and not after:
-            return Found()
-        kinds = [f"{scope}{name} ({len(modules[name])} tensor{'s' * (len(modules[name]) > 1)})" for name in behind]
-        what = "takes the classifier's outputs" if own else "is no linear layer on the backbone's pooled output"
+    """Says why no module was taken; raises `UserError` where one would do as well as the backbone's own classifier."""
+    if not own:
         return Found(
-            decisions=[f"{(after or behind)[0]} was left: it {what}" if own else f"{kinds[0]} was left: it {what}"]
+            decisions=(f"{next(iter(linear))} was left: it is no linear layer on the backbone's pooled output",)
         )
-    (name,) = fitting
-    between = [other for other in modules if other != name and not _ASIDE.fullmatch(other)]
-    if between or not whole:
-        why = f"{scope}{between[0]} may stand before it" if between else "the backbone has no final norm"
-        return Found(decisions=[f"the classifier {scope}{name} was left: {why}"])
-    weight, *bias = linear[name]
-    theirs = HEADS[chosen.format]
-    outputs = tensors.shapes[weight][0]
-    return Found(
-        {f"{theirs}.weight": weight} | {f"{theirs}.bias": each for each in bias},
-        {} if bias else {f"{theirs}.bias": np.zeros(outputs, np.float32)},
-        [f"{weight.rpartition('.')[0]} taken as the classifier, {outputs} classes"],
+    if fitting:
+        _refuse_several(fitting | {f"{chosen.prefix}{HEADS[chosen.format]}": own}, tensors, source)
+    outputs = tensors.shapes[own[0]][:1]
+    after = [name for name, layer in linear.items() if _fits(layer, outputs, tensors)]
+    return Found(decisions=tuple(f"{name} was left: it takes the classifier's outputs" for name in after[:1]))
+
+
+def _refuse_several(found: Mapping[str, Sequence[str]], tensors: Tensors, source: str) -> NoReturn:
+    sizes = ", ".join(f"{name} ({tensors.shapes[layer[0]][0]} classes)" for name, layer in found.items())
+    raise UserError(
+        f"{source} holds {len(found)} classifiers for one FocalNet: {sizes}; --head drop takes none, or save it with "
+        "the right one alone"
     )
+
+
+def _taken(linear: Sequence[str], chosen: Candidate, tensors: Tensors, source: str) -> Found:
+    for name in linear:
+        if name in tensors.problems:
+            raise UserError(f"{source}: {name} {tensors.problems[name]}")
+    theirs = HEADS[chosen.format]
+    names = dict(zip((f"{theirs}.weight", f"{theirs}.bias"), linear, strict=False))
+    outputs = tensors.shapes[linear[0]][0]
+    added = {} if len(linear) > 1 else {f"{theirs}.bias": np.zeros(outputs, np.float32)}
+    return Found(names, added, (f"{linear[0].rpartition('.')[0]} taken as the classifier, {outputs} classes",))
+
+
+def _fits(linear: Sequence[str], width: tuple[int, ...], tensors: Tensors) -> bool:
+    return bool(linear) and tensors.shapes[linear[0]][1:] == width
 
 
 def _linear(names: Sequence[str], tensors: Tensors) -> list[str]:
     """Weight and bias of a module that holds one linear layer and nothing else; the weight alone, or nothing."""
     by_part = {name.rpartition(".")[2]: name for name in names}
-    weight = by_part.get("weight")
+    weight, bias = by_part.get("weight"), by_part.get("bias")
     if weight is None or len(tensors.shapes[weight]) != 2 or len(names) > 2:
         return []
     if len(names) == 1:
         return [weight]
-    bias = by_part.get("bias")
     same = bias is not None and bias.rpartition(".")[0] == weight.rpartition(".")[0]
     return [weight, bias] if same and tensors.shapes[bias] == tensors.shapes[weight][:1] else []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from focalnet_jax.convert.candidates import Candidate, is_known, last_stage
-from focalnet_jax.convert.classifiers import HEADS, beside
+from focalnet_jax.convert.classifiers import HEADS, find_classifier
 from focalnet_jax.convert.normalizers import FoundNormalization, find_normalization
 from focalnet_jax.convert.parts import is_quantized, refuse_parts
 from focalnet_jax.convert.tables import TABLES
@@ -52,9 +52,9 @@ def take(chosen: Candidate, others: Sequence[Candidate], tensors: Tensors, sourc
     added, decisions = _final_norm(format, inside, kept, tensors)
     outside = [name for name in around if name not in own and name not in normalized_by]
     if head != "drop":
-        shapes = {rest: tensors.shapes[name] for rest, name in kept.items()}
-        found = beside(chosen, outside, shapes, tensors, source, whole=not added)
-        kept |= found.names
+        found = find_classifier(chosen, outside, kept, tensors, source, whole=not added)
+        moved = set(found.names.values())
+        kept = {rest: name for rest, name in kept.items() if name not in moved} | found.names
         added |= found.added
         decisions += found.decisions
     used = {*kept.values(), *normalized_by}

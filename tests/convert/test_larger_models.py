@@ -45,6 +45,7 @@ PLACES = {
         "classifier": {"weight": WEIGHT, "bias": BIAS},
         "optimizer": {"x": WEIGHT},
     },
+    "inside": under("model.", BACKBONE) | {"model.head.fc.1.weight": WEIGHT, "model.head.fc.1.bias": BIAS},
     "counters": classified("head") | {"steps": np.array(3), "criterion.weight": np.ones(5, np.float32)},
 }
 
@@ -81,6 +82,12 @@ def test_a_classifier_without_a_bias_has_zeros(tmp_path):
     assert holds(weights, TENSORS | {"head.fc.bias": np.zeros(5, np.float32)})
 
 
+def test_a_classifier_of_one_output_keeps_its_bias(tmp_path):
+    held = under("backbone.", BACKBONE) | {"head.weight": WEIGHT[:1], "head.bias": BIAS[:1]}
+    weights = read(save(held, tmp_path / "file"))
+    assert holds(weights, TENSORS | {"head.fc.weight": WEIGHT[:1], "head.fc.bias": BIAS[:1]})
+
+
 def test_the_last_outputs_norm_stands_before_the_classifier(tmp_path):
     renamed = {name.replace("norm.", "norm1.") if name.startswith("norm.") else name: v for name, v in BACKBONE.items()}
     held = under("backbone.", renamed) | {"head.fc.weight": WEIGHT, "head.fc.bias": BIAS}
@@ -98,7 +105,7 @@ def test_classifiers_that_cannot_be_followed_are_left_aloud(tmp_path):
         ),
         "mlp": (
             under("net.", BACKBONE) | {"head.0.weight": WEIGHT, "head.2.weight": WEIGHT},
-            r"head \(2 tensors\) was left: it is no linear layer",
+            "head was left: it is no linear layer",
         ),
         "before": (
             {f"1.{n}": v for n, v in BACKBONE.items()} | {"0.weight": WEIGHT, "2.weight": WEIGHT},
@@ -191,9 +198,9 @@ def test_a_layer_that_normalizes_is_the_preprocessing_of_the_weights(name, tmp_p
     found = weights.stated.follow().normalization
     np.testing.assert_allclose([found.mean, found.std], [expected.mean, expected.std], rtol=1e-7)  # float32 in the file
     assert (expected == IMAGENET) == (found == IMAGENET)
-    (told,) = [each for each in weights.decisions if "pictures are normalized as" in each]
-    assert "in the file say: " in told
-    with pytest.warns(UserWarning, match="pictures are normalized as"):
+    (told,) = [each for each in weights.decisions if "the file normalizes pictures by" in each]
+    assert ": mean " in told or ": ImageNet" in told
+    with pytest.warns(UserWarning, match="the file normalizes pictures by"):
         classifier = load_classifier(path, options=PLAIN)
     assert (classifier.preprocessing, classifier.assumed) == (
         dataclasses.replace(USUAL, normalization=found),
@@ -280,7 +287,7 @@ def test_files_beside_weights_and_a_layer_in_them_must_agree(tmp_path):
         else:
             assert weights.stated.follow().normalization == HALF
             assert weights.stated.follow().size == (32, 32)
-            assert any("pictures are normalized as 0.mean and 0.std in the file" in note for note in weights.notes)
+            assert any("the file normalizes pictures by 0.mean and 0.std" in note for note in weights.notes)
     (tmp_path / "none" / "preprocessor_config.json").unlink()  # a size alone
     stated = read_weights(tmp_path / "none").stated
     assert (stated.follow().normalization, stated.follow().size, stated.normalization_only) == (HALF, (224, 224), False)
@@ -294,9 +301,7 @@ def test_predict_says_in_lines_of_their_own_what_a_layer_states_and_what_nothing
     done = run("-m", "focalnet_jax.predict", picture, "--checkpoint", path, "--image-size", 32, *OPTION)
     assert done.returncode == 0, done.stderr
     layers, rest = done.stderr.splitlines()
-    assert layers == (
-        f"warning: {path}: pictures are normalized as 0.mean and 0.std in the file say: mean 0.5, std 0.25"
-    )
+    assert layers == (f"warning: {path}: the file normalizes pictures by 0.mean and 0.std: mean 0.5, std 0.25")
     assert rest.startswith(
         f"note: {path} states no size, resize and crop; pictures are prepared as usual: shorter side"
     )
