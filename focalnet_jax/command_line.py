@@ -166,7 +166,9 @@ def add_classes_flag(parser: argparse.ArgumentParser) -> None:
 def add_which_flag(parser: argparse.ArgumentParser) -> None:
     """Adds `--weights`, the choice among several models in one file."""
     parser.add_argument(
-        "--weights", metavar="NAME", help="of a file with several models: ema, or a key or prefix such as teacher"
+        "--weights",
+        metavar="NAME",
+        help="of several models: ema, a key or prefix such as teacher, or a file of a directory such as model_1",
     )
 
 

@@ -124,7 +124,7 @@ def load_classifier(
         `classes` are not as many as the outputs.
 
     Warns:
-      UserWarning: one of several models in the file was taken.
+      UserWarning: one of several models was taken, or what is around a model decides what it computes.
     """
     weights = read_weights(path, name, options, which=which)
     for decision in weights.decisions:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 
 from focalnet_jax.errors import UserError
+from focalnet_jax.model import list_models
 
 _NAME = r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)"
 # As text, and as a path, in which two slashes are one.
 _ON_THE_HUB = re.compile(
     rf"(?:(?:hf[-_]hub|hf|huggingface):/*|https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/){_NAME}(?:[@/?#].*)?"
 )
+_OF_TIMM = re.compile(r"focalnet_\w+\.ms_\w+")  # a variant and the tag of its weights
 _BARE_NAME = re.compile(rf"{_NAME}(?:@[\w.-]+)?(?<!\.pth)(?<!\.pt)(?<!\.tar)(?<!\.bin)(?<!\.ckpt)(?<!\.safetensors)")
 _ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]{1,20}):/+(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 
@@ -18,12 +20,15 @@ _ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]{1,20}):/+(?P<rest>.*)", re.I
 def refuse_address(path: str) -> None:
     """Raises `UserError` if a path that is not there is an address or a name on a hub: says how to fetch it."""
     if match := _ON_THE_HUB.fullmatch(path):
-        raise UserError(f"{path[:200]} is on the Hugging Face hub; {_fetch(match['name'])}")
+        shown = re.sub(r"^(https?|hf):/(?=\w)", r"\1://", path)  # of a path
+        raise UserError(f"{shown[:200]} is on the Hugging Face hub; {_fetch(match['name'])}")
     if match := _ADDRESS.fullmatch(path):
         shown = f"{match['scheme']}://{match['rest'][:200]}"
         if match["scheme"].lower() == "file":
             raise UserError(f"{shown} is an address; name the file as a path, /{match['rest'][:200]}")
         raise UserError(f"{shown} is an address, from which nothing is read; download it, and name the file")
+    if _OF_TIMM.fullmatch(path) and path.partition(".")[0] in list_models():
+        raise UserError(f"{path} is the name of weights, and there is no such file here; {_fetch(f'timm/{path}')}")
     if (match := _BARE_NAME.fullmatch(path)) and "focalnet" in path.lower():
         raise UserError(f"there is nothing at {path[:200]}; if it is on the Hugging Face hub, {_fetch(match['name'])}")
 

@@ -40,7 +40,8 @@ def load_model(
       name: the variant it is; by default it is recognised.
       head: with another `num_classes`: "drop" for a fresh classifier, "remap" from ImageNet-22K to ImageNet-1K.
       dtype: precision policy, "float32" or "bfloat16"; parameters are float32 in both.
-      weights: which weights of a file with several: "ema" for averaged ones, or a key or prefix such as "teacher".
+      weights: which weights of several: "ema" for averaged ones, a key or prefix such as "teacher", or a file of a
+        directory such as "model_1".
       **options: fields of `FocalNetConfig` to replace. Larger `focal_windows` and more `focal_levels` adapt the
         weights: kernels are padded with zeros, added levels start with zero gates.
 
@@ -48,8 +49,9 @@ def load_model(
       UserError: nothing readable at `path`, it is another model than asked for, or holds several to choose from.
 
     Warns:
-      UserWarning: the file holds numbers of another type than float32, or one of several models was taken, or the
-        final norm does not come from a classifier.
+      UserWarning: the file holds numbers of another type than float32; one of several models was taken; the final norm
+        or the classifier come from around the model, or were left; a layer before it normalizes pictures, which the
+        caller then does.
     """
     options = checked_fields(options)
     untold = {key: options[key] for key in ("use_postln", "normalize_modulator") if key in options}

@@ -40,7 +40,7 @@ class Weights:
     dtype: str  # of the file, such as "float16", or "float16 and float32"
     notes: tuple[str, ...]  # what a reader should know, a line each
     stated: Stated = field(default_factory=Stated)  # about pictures and classes
-    decisions: tuple[str, ...] = ()  # notes on which of a file's tensors were taken, where that was a choice
+    decisions: tuple[str, ...] = ()  # notes on what was chosen and changes what is computed
 
     @property
     def count(self) -> int:
@@ -60,14 +60,16 @@ def read_weights(
     """Weights at `path`: a torch or safetensors file, a directory of them, or a checkpoint of this package.
 
     A FocalNet is found under any key or prefix of a file; what lies beside it is left, and the notes count it. A
-    backbone without a classifier has 0 classes, and one without a final norm gets a fresh one, as a note says.
+    backbone without a classifier has 0 classes, and one without a final norm gets a fresh one, as a note says. A linear
+    layer behind a backbone is its classifier, and a layer before it that normalizes pictures their preprocessing.
 
     Args:
       path: a file or directory.
       name: the variant it is; recognised by default.
       options: `use_postln` and `normalize_modulator`, which shapes cannot tell, as the user knows them.
       assumed: the same where nothing in or beside the file tells, as the model to fill has them.
-      which: which weights of a file with several: "ema" for averaged ones, or a key or prefix such as "teacher".
+      which: which weights of several: "ema" for averaged ones, a key or prefix such as "teacher", or a file of a
+        directory such as "model_1".
       head: "drop" leaves a classifier of a form that FocalNet does not have.
 
     Raises:

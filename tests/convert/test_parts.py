@@ -171,6 +171,7 @@ ADDRESSES = {
     "https://hf.co/microsoft/focalnet-tiny/tree/main": "hf download microsoft/focalnet-tiny --local-dir DIR",
     "https://example.com/a/focalnet_tiny_srf.pth?download=true": "download it, and name the file",
     "timm/focalnet_tiny_srf.ms_in1k": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
+    "focalnet_tiny_srf.ms_in1k": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
     "s3://bucket/model.pth": "download it, and name the file",
     "file:///tmp/x.pth": "name the file as a path, /tmp/x.pth",
 }
@@ -184,6 +185,7 @@ def test_an_address_is_refused_with_the_command_that_fetches_it(path, tmp_path):
     done = convert(path, tmp_path / "out", "--to", "orbax")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert ADDRESSES[path] in done.stderr
+    assert path.partition("?")[0].removeprefix("file://") in done.stderr
 
 
 def test_weights_of_timm_that_may_compute_otherwise_say_so(tmp_path, monkeypatch):
