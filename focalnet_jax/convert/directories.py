@@ -63,12 +63,12 @@ def choose_file(path: Path, which: str | None) -> tuple[Path, str | None, tuple[
         return path, which, ()
     names = sorted(entry.name for entry in path.iterdir() if _OF_SEVERAL.fullmatch(entry.name))
     stems = {name: _OF_SEVERAL.fullmatch(name)["stem"] for name in names}
+    others = sorted({stem for name, stem in stems.items() if _model(stem) != _model(stems[found.name])})
     chosen = [name for name in names if which in (name, stems[name])]
-    if chosen:
+    if chosen and (others or found.name not in chosen):
         best = min(chosen, key=lambda name: (name.partition(".")[2] != found.name.partition(".")[2], name))
         return path / best, None, ()
-    others = sorted({stem for name, stem in stems.items() if _model(stem) != _model(stems[found.name])})
-    if not others:
+    if not others:  # what is to be chosen is in the file
         return path, which, ()
     left, more = others[0], f" and {len(others) - 1} more" if len(others) > 1 else ""
     return path, which, (f"took {found.name} and left the model {left}{more} beside it: --weights {left} takes it",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,12 @@ _ARGUMENTS = {
 }
 
 
-def told_by_timm(config: Mapping[str, Any]) -> dict[str, bool]:
+def told_by_timm(config: Mapping[str, Any], said: Collection[str] = ()) -> dict[str, bool]:
     """Returns the options of ours that shapes do not tell, as `model_args` state them or timm's variants have them.
+
+    Args:
+      config: the content of `config.json`.
+      said: options that the user states, for which no default is taken.
 
     Raises:
       UserError: they state what this package does not compute.
@@ -85,7 +89,8 @@ def told_by_timm(config: Mapping[str, Any]) -> dict[str, bool]:
     if arguments.get("global_pool", "avg") != "avg":
         pool = str(arguments["global_pool"])[:60]
         raise UserError(f"{CONFIG} states global_pool={pool}; this package computes avg only")
-    arguments = {"normalize_modulator": False} | dict(arguments)  # timm's default, of all its variants
+    if "normalize_modulator" not in said:
+        arguments = {"normalize_modulator": False} | dict(arguments)  # timm's default, of all its variants
     told = {ours: arguments.get(_ARGUMENTS[ours]) for ours in ("use_postln", "normalize_modulator")}
     return {ours: value for ours, value in told.items() if isinstance(value, bool)}
 

@@ -85,7 +85,9 @@ def read_weights(
     path, which, decisions = choose_file(path, which)
     selected = select(read_tensors(path), str(path), which, head)
     tensors, format = selected.tensors, selected.format
-    told = told_by_config(folder) if format == "huggingface" else _told_by_timm(folder) if format == "timm" else {}
+    told: Mapping[str, Any] = told_by_config(folder) if format == "huggingface" else {}
+    if format == "timm" and (folder / CONFIG).is_file():
+        told = told_by_timm(read_json(folder / CONFIG), options or ())
     found = recognise(tensors.shapes, format=format, name=name, told=told, overrides=options, assumed=assumed)
     dtype = _dtypes(tensors.dtypes)
     params = to_ours(tensors, found.config, format)
@@ -98,10 +100,6 @@ def read_weights(
     said = [*layers, *_otherwise_in_timm(found, format)]
     decisions = (*decisions, *selected.decisions, *said)
     return Weights(params, config, found.name, format, dtype, (*notes, *said), stated, decisions)
-
-
-def _told_by_timm(folder: Path) -> dict[str, bool]:
-    return told_by_timm(read_json(folder / CONFIG)) if (folder / CONFIG).is_file() else {}
 
 
 def _otherwise_in_timm(found: Recognised, format: str) -> list[str]:

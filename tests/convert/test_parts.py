@@ -141,9 +141,12 @@ def test_of_the_models_that_accelerate_saves_the_first_is_taken_aloud_and_any_ca
 
 
 def test_one_model_in_two_formats_is_no_choice(tmp_path):
-    safetensors.numpy.save_file(TENSORS, tmp_path / "model.safetensors")
-    save(TENSORS, tmp_path / "pytorch_model.bin")
-    assert not read(tmp_path).decisions
+    safetensors.numpy.save_file(under("model.") | under("ema.", OTHER), tmp_path / "model.safetensors")
+    save(OTHER, tmp_path / "pytorch_model.bin")
+    assert read(tmp_path).decisions == ("took model and left the averaged weights, ema: --weights ema takes them",)
+    assert holds(read(tmp_path, which="model"))  # the one in the file that is read
+    assert holds(read(tmp_path, which="ema"), OTHER)
+    assert holds(read(tmp_path, which="pytorch_model"), OTHER)
 
 
 def test_averages_are_chosen_in_capitals_too(tmp_path):
@@ -220,3 +223,9 @@ def test_a_timm_directory_without_arguments_is_what_timm_makes_of_it(name, tmp_p
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         focalnet_jax.load_model(folder)
+    assert read_weights(folder, options={"normalize_modulator": True}).config.normalize_modulator
+    (folder / "config.json").write_text(
+        json.dumps({"architecture": name, "model_args": {"normalize_modulator": False}})
+    )
+    with pytest.raises(UserError, match="normalize_modulator=True was given, and config"):
+        read_weights(folder, options={"normalize_modulator": True})
