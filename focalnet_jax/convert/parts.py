@@ -54,7 +54,7 @@ def refuse_parts(names: Iterable[str], source: str) -> None:
     names = list(names)
     for pattern, what, todo in _KINDS:
         if found := next((name for name in names if re.search(pattern, f".{name}")), None):
-            raise UserError(f"{source} holds {what} ({found[:100]}), which is not read; {todo}")
+            raise UserError(f"{source} holds {what} ({found[:100]}); {todo}")
 
 
 def refuse_foreign(tensors: Tensors, source: str) -> None:
