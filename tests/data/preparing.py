@@ -3,9 +3,11 @@
 import hashlib
 import io
 import json
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections import Counter
 
 import pytest
@@ -17,10 +19,26 @@ from focalnet_jax.errors import UserError
 SMALL = ["--processes", "2", "--shard-mb", "1"]
 
 
+def command(*arguments):
+    """`python -m focalnet_jax.data.prepare` with arguments."""
+    return [sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments)]
+
+
 def prepare(*arguments):
     """Runs `python -m focalnet_jax.data.prepare`."""
-    command = [sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)
+
+
+def killed(folder, pattern, *arguments):
+    """Starts a preparation and kills it as soon as a file of this pattern is in the folder."""
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not any(folder.glob(pattern)):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
 
 
 def refused(told, *arguments):

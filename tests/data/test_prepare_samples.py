@@ -3,10 +3,7 @@
 import datetime
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,7 +12,7 @@ from PIL import Image
 from focalnet_jax.data.tfds_source import TfdsSource
 from tests.data.layouts import pack, write_folder, write_parquet
 from tests.data.pictures import encoded
-from tests.data.preparing import contents, in_process, prepare, prepared, refused, write_tar  # noqa: F401
+from tests.data.preparing import contents, in_process, killed, prepare, prepared, refused, write_tar  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -302,28 +299,11 @@ def test_a_preparation_of_what_is_spooled_is_killed_and_ends_the_same(tmp_path):
     rows = [(f"{n}.jpg", picture(n), n % 2) for n in range(60)]
     for number in range(3):
         write_parquet(tmp_path / "set" / f"train-{number}.parquet", rows[number::3])
-    arguments = [
-        "parquet",
-        "--source",
-        tmp_path / "set",
-        "--held-out",
-        "0.2",
-        "--shard-mb",
-        "0.002",
-        "--processes",
-        "1",
-    ]
-    command = [sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments), "--out", str(tmp_path / "out")]
+    few = ["--held-out", "0.2", "--shard-mb", "0.002", "--processes", "1"]
+    arguments = ["parquet", "--source", tmp_path / "set", *few]
     folder = tmp_path / "out" / "images" / "1.0.0"
     for wanted in (".prepare/*.spool", ".prepare/train-00003.json"):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while not list(folder.glob(wanted)):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.001)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        killed(folder, wanted, *arguments, "--out", tmp_path / "out")
     done = prepare(*arguments, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert not (folder / ".prepare").exists()

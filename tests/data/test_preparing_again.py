@@ -1,34 +1,22 @@
 """A preparation that was stopped goes on and ends the same; other sources are noticed."""
 
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 from PIL import Image
 
 from focalnet_jax.data.prepare.__main__ import main
 from tests.data.pictures import READABLE, SYNSETS, encoded
-from tests.data.preparing import SMALL, contents, prepare, refused, write_tar
+from tests.data.preparing import SMALL, contents, killed, prepare, refused, write_tar
 
 
 def test_a_preparation_killed_at_any_time_goes_on_and_ends_the_same(pictures, tmp_path):
     arguments = [
         "imagefolder", "--source", pictures, "--processes", "1", "--shard-mb", "0.01", "--out", tmp_path / "out"
     ]  # fmt: skip
-    command = [sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments)]
     folder = tmp_path / "out" / "images" / "1.0.0"
     # while it indexes, while it writes, while it ends
     for wanted in (".prepare/*.npy", ".prepare/train-00003.json", ".prepare/val-*.json", "manifest.jsonl"):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while not list(folder.glob(wanted)):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.001)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        killed(folder, wanted, *arguments)
         assert (folder / ".prepare").exists()
     done = prepare(*arguments)
     assert done.returncode == 0, done.stderr
@@ -79,15 +67,7 @@ def test_a_tar_changed_at_the_same_size_between_a_kill_and_the_next_start_is_ref
     path = write_tar(tmp_path / "set.tar", one)
     size = path.stat().st_size
     arguments = ["imagefolder", "--source", path, "--out", tmp_path / "out", "--processes", "1", "--shard-mb", "0.001"]
-    process = subprocess.Popen([sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments)])
-    work = tmp_path / "out" / "images" / "1.0.0" / ".prepare"
-    deadline = time.monotonic() + 60
-    while not list(work.glob("train-*.json")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    process.kill()
-    process.wait()
+    killed(tmp_path / "out" / "images" / "1.0.0" / ".prepare", "train-*.json", *arguments)
     other = write_tar(tmp_path / "other.tar", dict(reversed(one.items())))
     assert other.stat().st_size == size
     other.replace(path)
