@@ -10,6 +10,8 @@ import pytest
 
 from tests.quick import QUICK
 
+# Libraries and traced programs are large and stay: looking through them for garbage takes a sixth of their loading.
+gc.set_threshold(20_000, 20, 50)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 # What Python compiles is kept for all processes: half a second of each.

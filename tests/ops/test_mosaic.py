@@ -42,7 +42,7 @@ def in_passes(vmem):
         ((1, 11, 2, 8), (3, 9, 3), 2**21, 2, (1, 1)),  # of one row, four of which are above a window's middle
         ((1, 9, 7, 16), (3, 5, 7, 9), WHOLE, 1, (9, 9)),  # the levels of large and huge
         ((1, 7, 7, 2816), (3, 5), WHOLE, 1, (7, 7)),  # the widest maps
-        ((1, 96, 96, 8), (3, 5), WHOLE, 2, (8, 6)),  # the largest
+        ((1, 96, 8, 8), (3, 5), 6 * 2**20, 2, (8, 6)),  # the highest: the blocks that a v5e has of 96 x 96
     ],
 )
 def test_sum_and_gradients_are_those_of_xla(shape, sizes, vmem, registers, rows, monkeypatch):

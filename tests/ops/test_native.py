@@ -111,7 +111,7 @@ def test_people_are_told_the_form_that_computes():
     auto = {"aggregation": None, "pointwise": "auto"}
     assert describe_forms(auto, "float32", "cpu") == "aggregation native, pointwise xla"
     assert describe_forms(auto, "bfloat16", "cpu") == "aggregation shifted, pointwise xla"
-    stages = create_model("focalnet_tiny_lrf", embed_dim=16, dtype="bfloat16").stages
+    stages = create_model("focalnet_tiny_lrf", embed_dim=8, depths=(1, 1), dtype="bfloat16").stages
     assert {stage.aggregation for stage in stages} == {"shifted"}
     assert describe_forms(auto | {"aggregation": "xla"}, "float32", "cpu") == "aggregation xla, pointwise xla"
 

@@ -160,7 +160,7 @@ def test_parameters_of_another_dtype_are_computed_with_in_float32():
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
 
     def run(params):
-        return jax.value_and_grad(lambda params: (nnx.merge(graph, params)(x) ** 2).sum())(params)
+        return jax.jit(jax.value_and_grad(lambda params: (nnx.merge(graph, params)(x) ** 2).sum()))(params)
 
     (ours, gradients), (expected, _) = run(rounded), run(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rounded))
     assert abs(ours - expected) <= 1e-5 * abs(expected)
