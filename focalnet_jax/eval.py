@@ -1,13 +1,12 @@
 """Measure a checkpoint on every validation image: python eval.py --config configs/X.py --checkpoint WORKDIR."""
 
-import gc
 import signal
 
 
 def main(arguments: list[str]) -> int:
     """Parses flags, evaluates, prints the result as the last line."""
     from focalnet_jax.command_line import Parser, add_which_flag, load_config, named_keys, parse_arguments
-    from focalnet_jax.distributed.startup import add_flags, connect
+    from focalnet_jax.distributed.flags import add_flags
 
     parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe trained with")
@@ -22,11 +21,11 @@ def main(arguments: list[str]) -> int:
     flags, overrides = parse_arguments(parser, arguments)
     config = load_config(flags.config, overrides, optional=["init_from"])
     # Loads for seconds: after what is answered at once.
-    from focalnet_jax.signals import in_main_thread
-    from focalnet_jax.training.standalone import evaluate_checkpoint
+    from focalnet_jax.loading import loading
 
-    if in_main_thread():  # and so, it may be supposed, nobody else's program
-        gc.freeze()  # libraries stay: not to look through them for garbage again and again: a quarter off tracing
+    with loading():
+        from focalnet_jax.distributed.startup import connect
+        from focalnet_jax.training.standalone import evaluate_checkpoint
     connect(flags)
     evaluate_checkpoint(config, flags.checkpoint, flags.weights, named=named_keys(overrides))
     return 0

@@ -18,7 +18,7 @@ import time
 
 from focalnet_jax.children import start
 from focalnet_jax.command_line import make_parser, run_command
-from focalnet_jax.distributed.startup import COORDINATOR, PROCESS, PROCESSES
+from focalnet_jax.distributed.flags import COORDINATOR, PROCESS, PROCESSES
 from focalnet_jax.errors import UserError, shell_status
 from focalnet_jax.signals import handled
 

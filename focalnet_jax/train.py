@@ -1,6 +1,5 @@
 """Train a FocalNet, or go on with a run: python train.py --config configs/quickstart.py --workdir runs/quickstart."""
 
-import gc
 import signal
 import sys
 
@@ -8,7 +7,7 @@ import sys
 def main(arguments: list[str]) -> int:
     """Parses flags and trains."""
     from focalnet_jax.command_line import Parser, load_config, parse_arguments, parse_workdir
-    from focalnet_jax.distributed.startup import add_flags, connect
+    from focalnet_jax.distributed.flags import add_flags
     from focalnet_jax.errors import UserError
     from focalnet_jax.restarts import run_again
 
@@ -26,11 +25,11 @@ def main(arguments: list[str]) -> int:
     if flags.max_restarts:
         return run_again([sys.executable, *sys.orig_argv[1:], "--max-restarts=0"], flags.max_restarts)
     # Loads for seconds: after what is answered at once.
-    from focalnet_jax.signals import in_main_thread
-    from focalnet_jax.training.loop import train
+    from focalnet_jax.loading import loading
 
-    if in_main_thread():  # and so, it may be supposed, nobody else's program
-        gc.freeze()  # libraries stay: not to look through them for garbage again and again: a quarter off tracing
+    with loading():
+        from focalnet_jax.distributed.startup import connect
+        from focalnet_jax.training.loop import train
     connect(flags)  # a mistake in one process alone is told before the others wait for it
     return train(config, workdir)
 

@@ -58,7 +58,9 @@ def test_one_program_has_all_commands():
     assert helped.stdout.partition("\n\n")[2] == as_module.partition("\n\n")[2]  # all but how it is called
 
 
-@pytest.mark.parametrize("module", ["focalnet_jax.command_line", "focalnet_jax.data.prepare.__main__"])
+@pytest.mark.parametrize(
+    "module", ["focalnet_jax.command_line", "focalnet_jax.launch", "focalnet_jax.data.prepare.__main__"]
+)
 def test_what_answers_at_once_or_reads_data_loads_no_jax(module):
     program = f"import sys, {module}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

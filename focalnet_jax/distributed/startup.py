@@ -24,24 +24,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from focalnet_jax.distributed import native_log
+from focalnet_jax.distributed.flags import COORDINATOR, PROCESS, PROCESSES
 from focalnet_jax.errors import BEFORE_THE_END, EXIT_FAILED, RunFailedError, UserError
 from focalnet_jax.signals import handled
 
-# What `python -m focalnet_jax.launch` sets; the flags of the programs win.
-COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _HEARTBEAT_SECONDS = 10  # a process that is gone so long ends the others
 _LINGER_SECONDS = 1.0
 _LONGEST_TIMEOUT = 24 * 60 * 60
 _BROKEN_OFF = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable|aborted", re.IGNORECASE)
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags for what is not detected."""
-    group = parser.add_argument_group("several processes", "needed where TPU, SLURM or Kubernetes do not tell")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    group.add_argument("--processes", type=int, metavar="N")
-    group.add_argument("--process", type=int, metavar="I", help="this one's number, from 0")
-    group.add_argument("--coordinator-timeout", type=int, default=300, metavar="SECONDS")
 
 
 def connect(flags: argparse.Namespace) -> None:
