@@ -12,10 +12,13 @@ import focalnet_jax
 from focalnet_jax.command_line import load_config, with_home
 from tests.commands import ENVIRONMENT, FOLDER, run
 
+CACHE = ENVIRONMENT.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))  # what is compiled once lies there
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 
@@ -43,7 +46,7 @@ def test_only_a_tilde_at_the_beginning_of_a_path_is_the_home_directory(home, arg
 
 def test_train_eval_and_what_reads_their_workdir_take_it(home, photos):
     shutil.copytree(photos, home / "images")
-    env = ENVIRONMENT | {"HOME": str(home)}
+    env = ENVIRONMENT | {"HOME": str(home), "XDG_CACHE_HOME": CACHE}
     small = [*FOLDER, "--config.total_steps=1", "--config.schedule.warmup_steps=0", "--config.data.path=~/images"]
     done = run("train.py", *small, "--workdir=~/run", env=env)
     assert done.returncode == 0, done.stderr

@@ -76,7 +76,7 @@ def test_a_notebook_is_kept_valid_and_without_outputs(name):
 
 
 def test_a_model_that_knows_digits_learns_another_question_from_few_pictures(executed):
-    done = executed("finetune", SOME)
+    done = executed("finetune", LITTLE)
     assert float(re.search(r"best eval/top1 ([\d.]+) %", printed(done, "train-digits"))[1]) > 90
     result = json.loads(printed(done, "evaluate").splitlines()[-1])
     scratch = float(re.search(r"best eval/top1 ([\d.]+) %", printed(done, "scratch"))[1])

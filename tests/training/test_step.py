@@ -21,7 +21,7 @@ from focalnet_jax.training.step import Task, init_state, make_eval_step, make_tr
 
 SMALL = [
     "--config.model.embed_dim=16",
-    "--config.model.depths=(1,2)",
+    "--config.model.depths=(1,1)",
     "--config.data.image_size=16",
     "--config.data.eval_resize=16",
     "--config.model.drop_path_rate=0.2",
