@@ -25,7 +25,7 @@ from tests.data.test_labels import IMAGENETTE, IMAGENETTE_WORDS
 SPRINGER = 217
 SMALL = [
     "--config.model.embed_dim=8",
-    "--config.model.depths=(1,2)",
+    "--config.model.depths=(1,)",
     "--config.data.source=folder",
     "--config.data.image_size=16",
     "--config.data.eval_resize=16",
@@ -44,7 +44,7 @@ def config_of(folder, outputs, *more):
 
 def always(outputs, *best):
     """Weights whose answers are always the same, the best first."""
-    weights = weights_of(num_classes=outputs)
+    weights = weights_of(depths=(1,), num_classes=outputs)
     weights.params["head"]["kernel"][:] = 0
     weights.params["head"]["bias"][:] = -np.arange(outputs) / outputs
     for place, output in enumerate(best):
@@ -200,7 +200,7 @@ def test_one_class_alone_is_refused(tmp_path):
 def test_training_from_weights_keeps_the_meaning_of_their_outputs(tmp_path, capsys):
     folder = write(tmp_path / "data/train", IMAGENETTE)
     write(folder / "val", list(IMAGENETTE)[3:5])
-    write_weights(weights_of(num_classes=1000), tmp_path / "weights.safetensors", format="timm")
+    write_weights(weights_of(depths=(1,), num_classes=1000), tmp_path / "weights.safetensors", format="timm")
     run = set_up(config_of(folder, 1000, f"--config.init_from={tmp_path}/weights.safetensors"), tmp_path / "run")
     assert {run.train_data.source[index][1] for index in range(20)} == set(IMAGENETTE.values())
     assert [run.eval_data.source[index][1] for index in range(4)] == [491, 491, 497, 497]
@@ -210,7 +210,7 @@ def test_training_from_weights_keeps_the_meaning_of_their_outputs(tmp_path, caps
     assert {fresh.train_data.source[index][1] for index in range(20)} == set(range(10))
     named = write(tmp_path / "pets/train", ["cat", "dog"], 4)
     write(named / "val", ["cat", "dog"])
-    write_weights(weights_of(num_classes=2), tmp_path / "two.safetensors", format="timm")
+    write_weights(weights_of(depths=(1,), num_classes=2), tmp_path / "two.safetensors", format="timm")
     start = [f"--config.init_from={tmp_path}/two.safetensors"]
     with pytest.raises(UserError, match=r"nothing says .*data.classes=FILE .*init_head=drop"):
         set_up(config_of(named, 2, *start), tmp_path / "run")
@@ -289,7 +289,7 @@ def test_features_of_both_splits_have_the_training_splits_labels(tmp_path):
     folder = write(tmp_path / "data/train", ["cat", "cow", "dog"])
     write(folder / "val", ["dog"])
     weights = f"{tmp_path}/weights.safetensors"
-    write_weights(weights_of(num_classes=1000), Path(weights), format="timm")
+    write_weights(weights_of(depths=(1,), num_classes=1000), Path(weights), format="timm")
     options = dict(use_postln=False, normalize_modulator=False)
     known, asked = extract_features(config_of(folder, 1000), weights, options=options)
     assert (known.labels.tolist(), asked.labels.tolist()) == ([0, 0, 1, 1, 2, 2], [2, 2])
