@@ -23,28 +23,32 @@ os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_COMPILATION_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 
-# Files that take a minute or more, the longest first: begun last, they would leave the other test process idle.
+# Files that take half a minute or more, the longest first: begun last, they would leave the other test process idle.
 _LONG = (
-    "test_stopping.py",
     "test_notebooks.py",
     "test_mosaic.py",
-    "test_commands.py",
+    "test_stopping.py",
     "test_processes.py",
+    "test_commands.py",
     "test_native.py",
-    "test_refusals.py",
-    "test_checkpoints.py",
-    "test_triton.py",
-    "test_native_rows.py",
-    "test_formats.py",
-    "test_config.py",
-    "test_focalnet.py",
+    "test_sharding.py",
     "test_fused.py",
-    "test_step.py",
-    "test_health.py",
     "test_prepared_data.py",
-    "test_product.py",
+    "test_focalnet.py",
+    "test_step.py",
+    "test_formats.py",
+    "test_checkpoints.py",
+    "test_classes.py",
+    "test_triton.py",
+    "test_sweep.py",
+    "test_native_rows.py",
+    "test_preparing_again.py",
+    "test_old_runs.py",
+    "test_health.py",
     "test_reading.py",
-    "test_prepare.py",
+    "test_continuing.py",
+    "test_preprocessing.py",
+    "test_config.py",
 )
 
 

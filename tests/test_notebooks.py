@@ -88,7 +88,7 @@ def test_a_model_that_knows_digits_learns_another_question_from_few_pictures(exe
 
 
 def test_modulators_are_larger_where_the_digit_is(executed):
-    done = executed("modulation", SOME)
+    done = executed("modulation", LITTLE)
     assert float(re.search(r"([\d.]+)% of 90", printed(done, "activation"))[1]) > 85
     counted = re.findall(r"modulator +([\d.]+) +([\d.]+)", printed(done, "inside"))
     assert len(counted) == 2
