@@ -119,7 +119,7 @@ def test_a_file_that_cannot_be_written_to_its_end_stays_as_it_was(tmp_path, monk
 @pytest.mark.fault(9)
 def test_a_workdir_of_another_config_is_refused_with_the_difference(finished):
     other = run("train.py", *SMALL, "--config.schedule.learning_rate=1e-9", "--workdir", finished[0])
-    assert_one_line_mistake(other, "schedule.learning_rate is 0.002 there and 1e-09 here")
+    assert_one_line_mistake(other, "schedule.learning_rate is 0.02 there and 1e-09 here")
     assert not (finished[0] / lock.LOCK).exists()
 
 

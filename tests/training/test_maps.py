@@ -57,7 +57,8 @@ def test_the_fill_of_a_last_batch_is_not_shown():
 
 
 def test_a_run_shows_them_at_every_evaluation(tmp_path):
-    done = run("train.py", *SMALL, "--config.eval_every_steps=30", "--config.log_maps=2", "--workdir", tmp_path)
+    stages = ["--config.model.depths=(1,1)", "--config.eval_every_steps=30", "--config.log_maps=2"]
+    done = run("train.py", *SMALL, *stages, "--workdir", tmp_path)
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "tensorboard").iterdir()
     shown = {
