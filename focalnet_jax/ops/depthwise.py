@@ -100,24 +100,13 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.platform_dependent(x, kernel, cpu=depthwise_conv_shifted, default=depthwise_conv_reference)
 
 
-@with_rule
 def depthwise_gradients(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Gradients of `depthwise_conv` at `x` and `kernel`, from its result's, in the form that is fastest."""
     # Differentiating through platform_dependent would keep the residuals of every platform's form.
     return lax.platform_dependent(x, kernel, cotangent, cpu=_shifted_gradients, default=_reference_gradients)
 
 
-def _second_gradients(
-    saved: tuple[jax.Array, jax.Array, jax.Array], cotangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of `depthwise_gradients`: sums of x * kernel * cotangent, in whose places each can stand again."""
-    x, kernel, cotangent = saved
-    to_x, to_kernel = depthwise_gradients(*cotangents, cotangent)
-    return to_x, to_kernel, depthwise_conv(cotangents[0], kernel) + depthwise_conv(x, cotangents[1])
-
-
 depthwise_conv.defvjp(
-    lambda x, kernel: (depthwise_conv(x, kernel), (x, kernel)),
+    lambda x, kernel: (depthwise_conv.fun(x, kernel), (x, kernel)),
     lambda saved, cotangent: depthwise_gradients(*saved, cotangent),
 )
-depthwise_gradients.defvjp(lambda *given: (depthwise_gradients(*given), given), _second_gradients)

@@ -66,7 +66,7 @@ def activate(x: jax.Array) -> jax.Array:
     return x * above / below
 
 
-@with_rule
+@jax.custom_jvp
 def times_slope(x: jax.Array, cotangent: jax.Array) -> jax.Array:
     """The gradient of `activate` at `x` from what it returned's, `cotangent`."""
     if x.dtype == jnp.bfloat16:
@@ -76,16 +76,20 @@ def times_slope(x: jax.Array, cotangent: jax.Array) -> jax.Array:
     return cotangent * (above + below * x * bell) / below
 
 
-def _second_gradients(kept: tuple[jax.Array, jax.Array], given: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Gradients of `times_slope`, from GELU's second derivative (2 - x^2) φ(x): autodiff would keep all powers of x."""
-    x, cotangent = kept
-    wide, *factors = (each.astype(jnp.promote_types(each.dtype, jnp.float32)) for each in (x, cotangent, given))
+@times_slope.defjvp
+def _second_derivative(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """GELU's second derivative is (2 - x^2) φ(x); autodiff would keep all powers of x."""
+    x, cotangent = primals
+    wide, factor = (each.astype(jnp.promote_types(each.dtype, jnp.float32)) for each in primals)
     bell = jnp.exp(-0.5 * wide * wide) * (1 / math.sqrt(2 * math.pi))
-    return (math.prod(factors) * (2 - wide * wide) * bell).astype(x.dtype), times_slope(x, given)
+    second = (factor * (2 - wide * wide) * bell).astype(x.dtype)
+    return times_slope(x, cotangent), times_slope(x, tangents[1]) + second * tangents[0]
 
 
-activate.defvjp(lambda x: (activate(x), x), lambda x, cotangent: (times_slope(x, cotangent),))
-times_slope.defvjp(lambda *given: (times_slope(*given), given), _second_gradients)
+# Not `activate` itself, which has no forward mode: gradients are differentiated in both.
+activate.defvjp(lambda x: (activate.fun(x), x), lambda x, cotangent: (times_slope(x, cotangent),))
 
 
 def _normal_as_quotient(z: jax.Array) -> tuple[jax.Array, jax.Array | float]:

@@ -22,11 +22,11 @@ def focal_level(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       `[B, H, W, C]` in the dtype of `x`.
     """
-    return activate(depthwise_conv(x, kernel))
+    return activate.fun(depthwise_conv.fun(x, kernel))
 
 
 def _backward(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return depthwise_gradients(*kept, times_slope(depthwise_conv(*kept), cotangent))
+    return depthwise_gradients(*kept, times_slope(depthwise_conv.fun(*kept), cotangent))
 
 
-focal_level.defvjp(lambda x, kernel: (focal_level(x, kernel), (x, kernel)), _backward)
+focal_level.defvjp(lambda x, kernel: (focal_level.fun(x, kernel), (x, kernel)), _backward)
