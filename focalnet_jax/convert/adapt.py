@@ -85,7 +85,8 @@ def needs_surgery(old: FocalNetConfig, new: FocalNetConfig) -> bool:
 
 
 def _stages_differ(key: str, old: FocalNetConfig, new: FocalNetConfig) -> bool:
-    return _per_stage(old, key) != _per_stage(new, key)
+    """Whether an option differs in any of the stages that both have."""
+    return any(a != b for a, b in zip(_per_stage(old, key), _per_stage(new, key), strict=False))
 
 
 def _differing(key: str, old: FocalNetConfig, new: FocalNetConfig) -> str:
@@ -140,8 +141,10 @@ def check_adaptable(old: FocalNetConfig, new: FocalNetConfig, *, surgery: bool =
     for field in dataclasses.fields(FocalNetConfig):
         if field.name in (*_FREE, *_SURGERY, "num_classes"):
             continue
-        key = "dims" if field.name == "embed_dim" else field.name  # 16 and (16, 32) may mean the same
-        if getattr(old, key) != getattr(new, key):
+        differs = getattr(old, field.name) != getattr(new, field.name)
+        if field.name == "embed_dim":  # 16 and (16, 32) may mean the same
+            differs = any(a != b for a, b in zip(old.dims, new.dims, strict=False))
+        if differs:
             differing.append(_differing(field.name, old, new))
     if len(old.depths) == len(new.depths):
         for stage, (levels, wanted) in enumerate(zip(old.levels, new.levels, strict=True)):

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.convert.files import METADATA, read_json, read_metadata_of
+from focalnet_jax.convert.files import METADATA, OPTIONS, read_json, read_metadata_of
 from focalnet_jax.convert.huggingface import CONFIG, Stated, stated_beside, stated_from
 from focalnet_jax.convert.normalizers import FoundNormalization
+from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
 from focalnet_jax.convert.timm import is_timms, stated_by_timm
 from focalnet_jax.data.preprocessing import USUAL, Normalization, normalization_in_words
 from focalnet_jax.errors import UserError
@@ -33,6 +34,23 @@ def stated_of(path: Path, folder: Path, format: str, num_classes: int) -> Stated
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its metadata {METADATA} is damaged: {error}") from error
     return own if stated == Stated() else _completed(stated, own)
+
+
+def options_in(path: Path) -> dict[str, bool]:
+    """Returns the options of the model that the metadata of a `.safetensors` of this package states.
+
+    Raises:
+      UserError: they are damaged.
+    """
+    held = read_metadata_of(path).get(OPTIONS)
+    try:
+        options = {} if held is None else dict(json.loads(held))
+    except (ValueError, TypeError, RecursionError):
+        options = {"": None}
+    if any(key not in NOT_FROM_SHAPES or type(value) is not bool for key, value in options.items()):
+        expected = "true or false for " + " and ".join(NOT_FROM_SHAPES)
+        raise UserError(f"{path}: its metadata {OPTIONS} is damaged; expected {expected}")
+    return options
 
 
 def _beside(folder: Path, format: str, num_classes: int) -> Stated:

@@ -35,6 +35,10 @@ def weights_in(folder: Path) -> Path | None:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     except OSError as error:
         raise UserError(f"cannot read {str(folder)[:100]}: {error.strerror}") from error
+    if snapshots := sorted(entry.name for entry in folder.glob("snapshots/*") if entry.is_dir()):
+        raise UserError(
+            f"{folder} is a repository in the hub's cache: name a snapshot in it, {folder}/snapshots/{snapshots[-1]}"
+        )
     if ".metadata" in names and any(name.endswith(".distcp") for name in names):
         raise UserError(
             f"{folder} is a sharded checkpoint of torch.distributed; make one file of it: "

@@ -26,6 +26,7 @@ from focalnet_jax.convert.torch_files import import_torch, read_torch_file, to_t
 from focalnet_jax.errors import UserError
 
 METADATA = "focalnet_jax"  # where in a .safetensors file this package keeps preprocessing and class names
+OPTIONS = "focalnet_jax.options"  # and, in JSON, options of the model that neither shapes nor a variant tell
 PICKLES = (".pth", ".pt", ".bin", ".tar")  # what is written as a torch file; reading looks at the content
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 

@@ -28,7 +28,7 @@ _FROM_SHAPES = (
     "use_postln_in_modulation",
     "in_channels",
 )
-_NOT_FROM_SHAPES = ("use_postln", "normalize_modulator")
+NOT_FROM_SHAPES = ("use_postln", "normalize_modulator")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def recognise(
     format: str,
     name: str | None = None,
     told: Mapping[str, Any] | None = None,
+    told_by: str = "config.json",
     overrides: Mapping[str, Any] | None = None,
     assumed: Mapping[str, Any] | None = None,
 ) -> Recognised:
@@ -56,6 +57,7 @@ def recognise(
       format: one of the tables.
       name: the variant the user says it is.
       told: options a configuration beside the weights states.
+      told_by: what to call that configuration.
       overrides: options the user states; they win.
       assumed: options of the model to fill, for what nothing else tells.
 
@@ -76,8 +78,8 @@ def recognise(
     elif matching:
         name = matching[0]
     options = dict(seen)
-    for key in _NOT_FROM_SHAPES:
-        known = {"config.json": told or {}, "the names": _postln_by_names(shapes, format)}
+    for key in NOT_FROM_SHAPES:
+        known = {told_by: told or {}, "the names": _postln_by_names(shapes, format)}
         for source, values in known.items():
             if key in (overrides or {}) and values.get(key, overrides[key]) != overrides[key]:
                 raise UserError(f"{key}={overrides[key]} was given, and {source} of the weights say {values[key]}")
@@ -108,7 +110,7 @@ def _check_told(seen: Mapping[str, Any], told: Mapping[str, Any]) -> None:
 
 def released_name(config: FocalNetConfig) -> str | None:
     """The variant whose parameters and arithmetic `config` has, its classes aside."""
-    keys = (*_FROM_SHAPES, *_NOT_FROM_SHAPES)
+    keys = (*_FROM_SHAPES, *NOT_FROM_SHAPES)
     same = (name for name in list_models() if all(_value(variant_config(name), k) == _value(config, k) for k in keys))
     return next(same, None)
 
@@ -233,9 +235,9 @@ def check_options(texts: Sequence[str]) -> dict[str, bool]:
 
 def _check_option(text: str) -> tuple[str, bool]:
     key, _, value = text.partition("=")
-    if key not in _NOT_FROM_SHAPES or value not in ("true", "false"):
+    if key not in NOT_FROM_SHAPES or value not in ("true", "false"):
         raise UserError(
-            f"unknown option {text!r}; expected one of {', '.join(_NOT_FROM_SHAPES)} =true or =false."
-            f"{suggest(key, _NOT_FROM_SHAPES)}"
+            f"unknown option {text!r}; expected one of {', '.join(NOT_FROM_SHAPES)} =true or =false."
+            f"{suggest(key, NOT_FROM_SHAPES)}"
         )
     return key, value == "true"

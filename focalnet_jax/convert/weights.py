@@ -12,10 +12,10 @@ from typing import Any
 
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.checkpoint.weights import read_params, weights_item
-from focalnet_jax.convert.beside import stated_of, with_layer
+from focalnet_jax.convert.beside import options_in, stated_of, with_layer
 from focalnet_jax.convert.directories import choose_file
 from focalnet_jax.convert.files import is_checkpoint, read_json, read_tensors
-from focalnet_jax.convert.huggingface import CONFIG, Stated, stated_from, told_by_config
+from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, Stated, stated_from, told_by_config
 from focalnet_jax.convert.mapping import abstract_params, to_ours
 from focalnet_jax.convert.parts import is_quantized
 from focalnet_jax.convert.recognise import Recognised, recognise, released_name, untagged
@@ -81,14 +81,23 @@ def read_weights(
         variant_config(name)  # an unknown one is told before anything is read
     if is_checkpoint(path):
         return _from_checkpoint(find_checkpoint(str(path)), name, options or {}, which)
-    folder = path if path.is_dir() else path.parent
+    folder = path if path.is_dir() else _folder_of(path)
     path, which, decisions = choose_file(path, which)
     selected = select(read_tensors(path), str(path), which, head)
     tensors, format = selected.tensors, selected.format
     told: Mapping[str, Any] = told_by_config(folder) if format == "huggingface" else {}
     if format == "timm" and (folder / CONFIG).is_file():
         told = told_by_timm(read_json(folder / CONFIG), options or ())
-    found = recognise(tensors.shapes, format=format, name=name, told=told, overrides=options, assumed=assumed)
+    own = {} if told else options_in(path)
+    found = recognise(
+        tensors.shapes,
+        format=format,
+        name=name,
+        told=told or own,
+        told_by="its metadata" if own else CONFIG,
+        overrides=options,
+        assumed=assumed,
+    )
     dtype = _dtypes(tensors.dtypes)
     params = to_ours(tensors, found.config, format)
     notes = [*decisions, *tensors.notes, *selected.notes]
@@ -97,9 +106,16 @@ def read_weights(
     trained_with = {key: told[key] for key in ("drop_path_rate", "drop_rate", "layerscale_value") if key in told}
     config = dataclasses.replace(found.config, **trained_with)
     stated, layers = with_layer(stated_of(path, folder, format, config.num_classes), selected.normalization)
-    said = [*layers, *_otherwise_in_timm(found, format)]
+    said = [*layers, *_otherwise_in_timm(found, format), *_otherwise_in_transformers(found.config, format, stated)]
     decisions = (*decisions, *selected.decisions, *said)
     return Weights(params, config, found.name, format, dtype, (*notes, *said), stated, decisions)
+
+
+def _folder_of(file: Path) -> Path:
+    """The folder whose files describe a file of weights: its own, or that of the file which it links to."""
+    own = file.parent
+    described = (own / CONFIG).is_file() or (own / PREPROCESSOR).is_file()
+    return file.resolve().parent if file.is_symlink() and not described else own
 
 
 def _otherwise_in_timm(found: Recognised, format: str) -> list[str]:
@@ -110,6 +126,20 @@ def _otherwise_in_timm(found: Recognised, format: str) -> list[str]:
     return [
         f"normalize_modulator=True as the original's {found.name} has it; timm's has it off: for weights trained there "
         "state --option normalize_modulator=false (normalize_modulator=False in Python)"
+    ]
+
+
+def _otherwise_in_transformers(config: FocalNetConfig, format: str, stated: Stated) -> list[str]:
+    """What a reader should know where transformers computes other logits for pictures of the size that is stated."""
+    stride = config.patch_size * 2 ** (len(config.depths) - 1)
+    if format != "huggingface" or stated.preprocessing is None:
+        return []
+    height, width = stated.preprocessing.size
+    if height % stride == width % stride == 0:
+        return []
+    return [
+        f"pictures of {height}x{width} are no multiple of {stride}: transformers pads their maps where strides do not "
+        "divide them, the original and this package leave the rest out, so that logits differ"
     ]
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from focalnet_jax.checkpoint.weights import save_params
-from focalnet_jax.convert.files import METADATA, PICKLES, write_tensors, written_whole
+from focalnet_jax.convert.files import METADATA, OPTIONS, PICKLES, write_tensors, written_whole
 from focalnet_jax.convert.huggingface import Stated, write_metadata
 from focalnet_jax.convert.mapping import to_theirs
+from focalnet_jax.convert.recognise import NOT_FROM_SHAPES, released_name
 from focalnet_jax.convert.tensors import DTYPES
 from focalnet_jax.convert.timm import write_timm_config
 from focalnet_jax.convert.torch_files import import_torch
@@ -81,13 +82,15 @@ def write_weights(
             notes += said
             file = partial / "model.safetensors"
         tensors = {name: _cast(name, array, dtype) for name, array in to_theirs(weights.params, weights.config, format)}
-        metadata = None
+        metadata = {}
+        if not as_directory and file.suffix == ".safetensors" and released_name(weights.config) is None:
+            metadata[OPTIONS] = json.dumps({key: getattr(weights.config, key) for key in NOT_FROM_SHAPES})
         if held not in (None, Stated()):
             if file.suffix == ".safetensors":
-                metadata = {METADATA: json.dumps(held.to_dict())}
+                metadata[METADATA] = json.dumps(held.to_dict())
             else:
                 notes += ("a torch file holds neither preprocessing nor class names: a .safetensors file does",)
-        write_tensors(file, tensors, nested=format == "microsoft", metadata=metadata)
+        write_tensors(file, tensors, nested=format == "microsoft", metadata=metadata or None)
     files = sorted(destination.iterdir()) if as_directory else [destination]
     return Report(len(tensors), dtype, tuple(files), notes)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.huggingface import Stated
 from focalnet_jax.convert.weights import read_weights, stated_by
 from focalnet_jax.data.class_files import read_classes
+from focalnet_jax.data.labels import Classes, match_classes
 from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.data.sources import Source
 from focalnet_jax.distributed.chips import find_chip
@@ -113,8 +115,7 @@ def resolve(
     if source is not None:
         classes = source.class_names if config.data.classes is None else read_classes(config.data.classes)
         choose("model.num_classes", len(classes))
-        kept = start is not None and start.classes is not None and set(start.classes) == set(classes)
-        choose("init_head", "drop" if start and not kept else "keep")
+        choose("init_head", "drop" if start and not _has_classes(start, classes) else "keep")
         choose("batch_size", _batch_size(config, mesh, len(source), on_cpus))
         chosen |= _schedule(replaced(config, chosen), len(source), on_cpus)
     missing = [key for key in _BY_DATA if is_auto(config, key) and key not in chosen]
@@ -131,6 +132,20 @@ def resolve(
     if chosen:
         print(f"chosen     {', '.join(f'{key}={value}' for key, value in chosen.items())}", flush=True)
     return replaced(config, chosen)
+
+
+def _has_classes(start: Start, names: Sequence[str]) -> bool:
+    """Whether the classes of the weights are those of the data, by their names as `data.labels` compares them."""
+    if start.classes is None or len(start.classes) != len(names):
+        return False
+    theirs = Classes(start.classes, "the weights")
+    try:
+        matching = match_classes(
+            names, theirs, outputs=len(names), data="the data", classifier="the weights", numbers=False
+        )
+    except UserError:
+        return False
+    return len(set(matching.outputs.tolist()) - {-1}) == len(names)
 
 
 _BY_DATA = ("model.num_classes", "batch_size")

@@ -169,3 +169,9 @@ def test_a_model_reads_any_input_size():
     graph, params = nnx.split(model)
     for height, width in ((32, 32), (50, 70)):
         assert nnx.merge(graph, params)(np.zeros((1, height, width, 3), np.float32)).shape == (1, 5)
+
+
+def test_models_of_other_depths_differ_in_what_they_say_and_in_nothing_else():
+    weights = weights_of(depths=(1, 2))
+    with pytest.raises(UserError, match=r"do not fit the model: depths is \(1, 2\) in the weights and \(2,\)"):
+        adapt(weights, dataclasses.replace(weights.config, depths=(2,)), surgery=False)

@@ -30,6 +30,7 @@ from focalnet_jax.training.run import set_up
 from focalnet_jax.training.standalone import evaluate_checkpoint
 from tests.commands import SMALL, assert_one_line_mistake, convert
 from tests.convert.golden_files import GOLDEN, OPTIONS, in_a_directory
+from tests.convert.random_weights import weights_of
 
 
 def relative(ours, theirs):
@@ -299,3 +300,29 @@ def test_microsofts_keys_are_the_originals():
         expected |= {f"{layer}.weight", f"{layer}.bias"}
     expected |= {"norm.weight", "norm.bias", "head.weight", "head.bias"}
     assert {entry.theirs for entry in entries(config, "microsoft")} == expected
+
+
+@pytest.mark.parametrize("format", ["microsoft", "timm"])
+def test_a_file_of_a_model_that_no_name_stands_for_says_its_options(format, tmp_path):
+    for options in (dict(normalize_modulator=True), dict(use_postln=True)):
+        weights = weights_of(**options)
+        path = tmp_path / f"{'-'.join(options)}.safetensors"
+        write_weights(weights, path, format=format)
+        assert read_weights(path).config == weights.config
+        with pytest.raises(UserError, match=r"=False was given, and (its metadata|the names) of"):
+            read_weights(path, options=dict.fromkeys(options, False))
+    path = tmp_path / "damaged.safetensors"
+    tensors = safetensors.numpy.load_file(tmp_path / "normalize_modulator.safetensors")
+    safetensors.numpy.save_file(tensors, path, {"focalnet_jax.options": '{"use_postln": 1}'})
+    with pytest.raises(UserError, match=r"metadata focalnet_jax\.options is damaged; expected true or false"):
+        read_weights(path)
+
+
+def test_sizes_where_transformers_pads_are_told(tmp_path):
+    weights = weights_of(num_classes=2)
+    for size, told in ((48, 0), (36, 1)):
+        write_weights(weights, tmp_path / str(size), format="huggingface", image_size=size)
+        found = read_weights(tmp_path / str(size)).decisions
+        assert (
+            sum(f"pictures of {size}x{size} are no multiple of 8: transformers pads" in text for text in found) == told
+        )

@@ -13,7 +13,7 @@ from focalnet_jax.convert.write import write_weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import VARIANTS
 from tests.commands import convert
-from tests.convert.golden_files import GOLDEN, OPTIONS
+from tests.convert.golden_files import GOLDEN, OPTIONS, in_a_directory
 from tests.convert.test_layouts import OTHER, PLAIN, TENSORS, holds, read, under
 from tests.convert.torch_writer import Call, save
 
@@ -229,3 +229,19 @@ def test_a_timm_directory_without_arguments_is_what_timm_makes_of_it(name, tmp_p
     )
     with pytest.raises(UserError, match="normalize_modulator=True was given, and config"):
         read_weights(folder, options={"normalize_modulator": True})
+
+
+def test_a_link_to_weights_is_read_with_the_files_that_describe_these(tmp_path):
+    folder = in_a_directory(tmp_path / "model", use_post_layernorm=True)
+    (tmp_path / "best.safetensors").symlink_to(folder / "model.safetensors")
+    expected = read_weights(folder)
+    for path in (folder / "model.safetensors", tmp_path / "best.safetensors"):
+        found = read_weights(path)
+        assert (found.config, found.stated) == (expected.config, expected.stated)
+
+
+def test_a_repository_in_the_hubs_cache_names_its_snapshot(tmp_path):
+    snapshot = tmp_path / "models--timm--focalnet" / "snapshots" / "0a1b2c"
+    snapshot.mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"name a snapshot in it, {snapshot}"):
+        read_weights(tmp_path / "models--timm--focalnet")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +10,8 @@ import pytest
 
 from focalnet_jax.command_line import load_config
 from focalnet_jax.config import differences, flatten, to_json, with_stored
+from focalnet_jax.convert.huggingface import Stated
+from focalnet_jax.convert.write import write_weights
 from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.training import resolve as choices
@@ -16,6 +19,7 @@ from focalnet_jax.training.resolve import has_bfloat16, resolve
 from focalnet_jax.training.run import set_up
 from focalnet_jax.training.setup import open_eval_data
 from tests.commands import SMALL, metrics, run
+from tests.convert.random_weights import weights_of
 
 AUTO = "--config.precision=auto"
 MESH = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
@@ -113,3 +117,30 @@ def test_a_slow_step_of_a_cpu_does_not_end_its_run():
     assert choices.watchdog_seconds(config, MESH) == 14400
     stated = load_config("configs/quickstart.py", ["--config.health.watchdog_seconds=60"])
     assert choices.watchdog_seconds(stated, MESH) == 60
+
+
+class Folders(list):
+    """A source of these classes; of its examples only the number counts."""
+
+    def __init__(self, *class_names):
+        super().__init__(range(40))
+        self.class_names = class_names
+
+
+@pytest.mark.parametrize(
+    ("names", "head"),
+    [
+        (("Siamese_cat", "APPLE"), "keep"),
+        (("apple", "Siamese cat"), "keep"),
+        (("apple", "dog"), "drop"),
+        (("apple", "Siamese cat", "dog"), "drop"),
+        (("0", "1"), "drop"),
+    ],
+)
+def test_a_classifier_is_kept_where_its_classes_are_those_of_the_data_by_name(names, head, tmp_path):
+    weights = replace(weights_of(num_classes=2), stated=Stated(("Siamese cat", "apple")))
+    write_weights(weights, tmp_path / "weights", format="huggingface")
+    config = load_config(
+        "configs/own_folder.py", ["--config.data.path=none", f"--config.init_from={tmp_path / 'weights'}"]
+    )
+    assert resolve(config, MESH, Folders(*names)).init_head == head
