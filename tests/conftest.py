@@ -85,6 +85,15 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def staged(tmp_path_factory):
+    """A run like `finished`, of a model of two stages, the second of two blocks, that learns more slowly."""
+    from tests.commands import EVERY, SMALL
+
+    slower = ["--config.model.depths=(1,2)", "--config.schedule.learning_rate=2e-3"]
+    return made_once(tmp_path_factory, "staged", *SMALL, *EVERY, *slower)
+
+
+@pytest.fixture(scope="session")
 def alone(tmp_path_factory):
     """The workdir of a run of 20 steps in one process with one device."""
     from tests.processes import SHORT

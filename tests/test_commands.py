@@ -47,7 +47,7 @@ def test_another_config_does_not_touch_the_run(finished):
     workdir, _ = finished
     before = sorted(str(path) for path in workdir.rglob("*"))
     refused = run("train.py", *SMALL, *EVERY, "--workdir", workdir, "--config.schedule.learning_rate=0.5")
-    assert_one_line_mistake(refused, "schedule.learning_rate is 0.002 there and 0.5 here")
+    assert_one_line_mistake(refused, "schedule.learning_rate is 0.02 there and 0.5 here")
     assert sorted(str(path) for path in workdir.rglob("*")) == before
 
 

@@ -14,8 +14,8 @@ def transfer(*arguments):
     return run("-m", "focalnet_jax.transfer", *arguments)
 
 
-def test_features_of_a_run_are_written_and_measured(finished, tmp_path):
-    workdir, _ = finished
+def test_features_of_a_run_are_written_and_measured(staged, tmp_path):
+    workdir, _ = staged
     out = tmp_path / "features.npz"
     arguments = [*SMALL, "--checkpoint", workdir, "--config.eval_batch_size=64"]
     done = transfer("features", "knn", "linear", "few_shot", *arguments, "--out", out, "--shots", "1,10,1000")

@@ -35,8 +35,8 @@ def visualize(*arguments):
     return run("-m", "focalnet_jax.visualize", *arguments)
 
 
-def test_pictures_become_figures_and_numbers_and_animations_stay_such(finished, shown, tmp_path):
-    workdir, _ = finished
+def test_pictures_become_figures_and_numbers_and_animations_stay_such(staged, shown, tmp_path):
+    workdir, _ = staged
     arguments = ["--checkpoint", workdir, "--images", shown / "photos", shown / "going.gif", "--out", tmp_path / "out"]
     done = visualize(*arguments, "--frames", shown / "frames", "--size", "32", "--topk", "2")
     assert done.returncode == 0, done.stderr
@@ -60,10 +60,10 @@ def test_pictures_become_figures_and_numbers_and_animations_stay_such(finished, 
     assert_one_line_mistake(again, "exists already; choose another --out or give --overwrite")
 
 
-def test_a_video_is_read_frame_by_frame(finished, shown, tmp_path):
+def test_a_video_is_read_frame_by_frame(staged, shown, tmp_path):
     frames = np.stack([np.asarray(Image.open(shown / "frames" / f"{place}.png"))[:192, :288] for place in range(5)])
     imageio.imwrite(tmp_path / "clip.mp4", frames, plugin="FFMPEG", fps=5)
-    workdir, _ = finished
+    workdir, _ = staged
     done = visualize(
         "--checkpoint",
         workdir,
@@ -96,18 +96,18 @@ def test_a_video_is_read_frame_by_frame(finished, shown, tmp_path):
         (["--images", "x" * 300], "there is no such file or folder"),
     ],
 )
-def test_a_mistake_gets_one_line(finished, tmp_path, arguments, told):
-    workdir, _ = finished
+def test_a_mistake_gets_one_line(staged, tmp_path, arguments, told):
+    workdir, _ = staged
     with pytest.raises(UserError, match=re.escape(told)) as refused:
         main(["--checkpoint", str(workdir), "--out", str(tmp_path / "out"), *arguments])
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.rglob("*.png"))
 
 
-def test_predictions_name_all_classes_with_their_probabilities_and_the_likeliest_in_words(finished, tmp_path):
+def test_predictions_name_all_classes_with_their_probabilities_and_the_likeliest_in_words(staged, tmp_path):
     from sklearn.datasets import load_digits
 
-    workdir, _ = finished
+    workdir, _ = staged
     digits = load_digits()
     for place in range(3):
         picture = Image.fromarray(np.uint8(digits.images[place] * 255 / 16))
@@ -126,8 +126,8 @@ def test_predictions_name_all_classes_with_their_probabilities_and_the_likeliest
     assert_one_line_mistake(run("-m", "focalnet_jax.predict", tmp_path / "x.png", *flags), "no such file or folder")
 
 
-def test_a_picture_that_cannot_be_read_does_not_keep_the_others_from_it(finished, tmp_path):
-    workdir, _ = finished
+def test_a_picture_that_cannot_be_read_does_not_keep_the_others_from_it(staged, tmp_path):
+    workdir, _ = staged
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for name in ("a.png", "c.png"):
@@ -140,9 +140,9 @@ def test_a_picture_that_cannot_be_read_does_not_keep_the_others_from_it(finished
     assert "d.png is no picture" in named.stderr
 
 
-def test_figures_do_not_come_among_the_pictures_of_a_folder(finished, tmp_path):
+def test_figures_do_not_come_among_the_pictures_of_a_folder(staged, tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.jpg")
     for out in (tmp_path, tmp_path / "maps"):
         with pytest.raises(UserError, match="whose pictures the next run would draw"):
-            main(["--checkpoint", str(finished[0]), "--images", str(tmp_path), "--out", str(out)])
+            main(["--checkpoint", str(staged[0]), "--images", str(tmp_path), "--out", str(out)])
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
