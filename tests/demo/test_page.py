@@ -27,9 +27,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 @pytest.fixture(scope="module")
-def served(finished, tmp_path_factory):
+def served(staged, tmp_path_factory):
     """The page of a small model in a process of its own: its address, and where it may leave files."""
-    workdir, _ = finished
+    workdir, _ = staged
     folder = tmp_path_factory.mktemp("served")
     (folder / "tmp").mkdir()
     flags = ["-m", "focalnet_jax.demo", "--checkpoint", workdir, "--port", 0, "--topk", 3]
@@ -87,8 +87,8 @@ def decoded(encoded):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
 
 
-def test_pictures_of_every_kind_are_predicted_as_predict_does(served, pictures, finished):
-    classifier = load_classifier(finished[0])
+def test_pictures_of_every_kind_are_predicted_as_predict_does(served, pictures, staged):
+    classifier = load_classifier(staged[0])
     client = visitor(served)
     for path in pictures.values():
         named, said, classes, maps = shown(client, path)
@@ -137,9 +137,9 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_page_lives_on(served, pi
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
-def test_a_browser_shows_what_a_dropped_picture_is_and_asks_only_this_machine(served, pictures, finished, tmp_path):
+def test_a_browser_shows_what_a_dropped_picture_is_and_asks_only_this_machine(served, pictures, staged, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    best = load_classifier(finished[0]).predict([read_picture(pictures["plain.jpg"])], 3)[0]
+    best = load_classifier(staged[0]).predict([read_picture(pictures["plain.jpg"])], 3)[0]
     with playwright.sync_playwright() as driver:
         # Chromium's sandbox refuses to start as root, as whom containers run.
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.getuid() == 0 else [])
