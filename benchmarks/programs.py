@@ -1,0 +1,62 @@
+"""Hashes of what runs compute: python -m benchmarks.programs > before.txt; change the code; again; compare the files.
+
+Lowers the train and the eval step of recipes for one device and for 8 virtual ones (data, fsdp and tensor 2 each), as
+they are, with an average of the weights, with frozen parameters and with statistics. Prints one line per program: a
+SHA-256 of its StableHLO without the module's name. Equal lines are equal programs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+
+FLAG = "--xla_force_host_platform_device_count=8"
+RECIPES = (
+    "configs/quickstart.py",
+    "configs/imagenet1k.py:tiny_srf",
+    "configs/imagenet22k.py:large_fl4",
+    "configs/finetune_imagenet1k.py:large_fl3,384",
+)
+MESHES = {1: [], 8: ["--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2"]}
+OPTIONS = {
+    "plain": [],
+    "average": ["--config.ema_decay=0.99"],
+    "frozen": ["--config.optimizer.learning_rate_scales=(('^patch_embed/',0),)"],
+    "statistics": ["--config.log_statistics=True"],
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags, prints the lines."""
+    from focalnet_jax.command_line import load_config, make_parser
+
+    parser = make_parser("programs", __doc__)
+    parser.add_argument("--recipe", action="append", metavar="FILE.py[:VARIANT]", help="by default four")
+    flags = parser.parse_args(arguments)
+
+    import jax
+
+    from focalnet_jax.aot.compilation import lower_step
+    from focalnet_jax.training.resolve import resolve
+    from focalnet_jax.training.setup import run_mesh
+
+    for recipe in flags.recipe or RECIPES:
+        for devices, sizes in MESHES.items():
+            for name, changes in OPTIONS.items():
+                config = load_config(recipe, [*sizes, *changes], optional=["data.path", "init_from"])
+                mesh = run_mesh(config, jax.devices()[:devices])
+                config = resolve(config, mesh)
+                for step in ("train", "eval"):
+                    text = re.sub(r"module @\S+", "module", lower_step(config, mesh, step).as_text())
+                    digest = hashlib.sha256(text.encode()).hexdigest()
+                    print(f"{digest} {recipe} devices={devices} {name} {step}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}"
+    from focalnet_jax.command_line import run_command
+
+    run_command(main)
