@@ -1,6 +1,7 @@
 """ImageNet-1K becomes the same data set whoever gave it, and nothing says a class by accident."""
 
 import gzip
+import re
 import shutil
 import struct
 import tarfile
@@ -9,6 +10,7 @@ import zlib
 import pytest
 
 from focalnet_jax.data.class_lists import class_names
+from focalnet_jax.data.prepare.__main__ import main
 from tests.data import layouts
 from tests.data.layouts import (
     IDS,
@@ -95,6 +97,10 @@ def test_the_list_of_labels_may_have_any_of_its_forms(expected, tmp_path):
         ("n01440764\n" * 3, "3 images that the label list does not have"),
         ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {1000}\n" for n in range(1, 7)), "may mean another order"),
         ("tench\n" * 6, "tench' is none"),
+        ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {n}\n" for n in range(1, 7)), "its numbers count the images"),
+        ("ILSVRC2012_val_00000001.JPEG 66\nILSVRC2012_val_00000002.JPEG 971\n", "may mean another order"),
+        ("a.JPEG n01440764\na.JPEG n02102040\n", "two classes of a, n01440764 and n02102040"),
+        ("a.JPEG 0\na.JPEG 217\n", "two classes of a, 0 and 217"),
         ("", "is empty"),
     ],
 )
@@ -144,6 +150,52 @@ def test_names_labels_and_folders_that_contradict_each_other_are_rejected_by_nam
     assert card["rejected"] == 6
 
 
+def test_a_list_beside_validation_images_that_lie_in_folders_is_asked_too(expected, tmp_path):
+    source = layouts.class_folders(tmp_path / "set")
+    solution(source, write_val()[1])
+    card, _ = prepared(tmp_path / "out", "imagenet1k", "--source", source)
+    assert card["fingerprint"] == expected["fingerprint"]
+    moved = next((source / "val" / SYNSETS[0]).iterdir())
+    moved.rename(source / "val" / SYNSETS[1] / moved.name)
+    card, found = prepared(tmp_path / "moved", "imagenet1k", "--source", source)
+    assert found["val"] == THREE | {SYNSETS[0]: 1}
+    assert card["rejected"] == 2
+    (source / "LOC_val_solution.csv").write_text("this is no list")
+    _, found = prepared(tmp_path / "damaged", "imagenet1k", "--source", source)
+    assert found["val"] == {SYNSETS[0]: 1, SYNSETS[1]: 3, SYNSETS[2]: 2}
+
+
+def test_a_folder_beside_the_tars_that_is_not_read_is_told(expected, tmp_path, capsys):
+    source = layouts.kaggle_tars(tmp_path / "set")
+    write_folder(source / "ILSVRC", {"readme.txt": b"x"})
+    card, _ = prepared(tmp_path / "out", "imagenet1k", "--source", source)
+    assert card["fingerprint"] == expected["fingerprint"]
+    assert f"not read: {source / 'ILSVRC'}\n" in capsys.readouterr().out
+
+
+def test_without_a_validation_image_that_can_be_used_nothing_is_prepared(tmp_path):
+    source = layouts.class_folders(tmp_path / "set")
+    solution(source, [SYNSETS[(SYNSETS.index(synset) + 1) % 3] for synset in write_val()[1]])
+    out = ["--out", tmp_path / "out"]
+    refused("no image of val of a known class was found", "imagenet1k", "--source", source, *out)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("layout", [layouts.hub_parquet, layouts.webdataset])
+def test_numbered_files_that_are_missing_are_told(layout, tmp_path, capsys):
+    source = layout(tmp_path / "set")
+    prepared(tmp_path / "whole", "imagenet1k", "--source", source)
+    assert "are there; without" not in capsys.readouterr().out
+    first, second = sorted(source.rglob("*train*"))
+    if layout is layouts.hub_parquet:
+        first.unlink()
+    else:
+        second.rename(second.with_name(second.name.replace("1.tar", "3.tar")))
+    assert main(["imagenet1k", "--source", str(source), "--out", str(tmp_path / "out"), "--processes", "1"]) == 0
+    told = {layouts.hub_parquet: "1 of 2 files of .*; without number 0", layouts.webdataset: "2 of 4 .*number 1, 2"}
+    assert re.search(told[layout], capsys.readouterr().out)
+
+
 def test_a_split_that_is_there_twice_or_not_at_all_is_refused(tmp_path):
     out = ["--out", tmp_path / "out"]
     source = layouts.kaggle_tars(tmp_path / "twice")
@@ -185,6 +237,11 @@ def test_an_image_that_is_there_twice_is_refused(tmp_path):
     refused("are there more than once", "imagenet1k", "--source", source, "--out", tmp_path / "out")
     (source / "train_images_2.tar").rename(source / "train_images_1.tar")
     refused("are there more than once", "imagenet1k", "--source", source, "--out", tmp_path / "out")
+    source = layouts.hub_parquet(tmp_path / "rows")
+    name, content = next(iter(write_val()[0].items()))
+    rows = [(name, content, label) for label in (0, 2)]
+    write_parquet(source / "data" / "validation-00000-of-00001.parquet", rows)
+    refused(f"1 images are there more than once, such as {name}", "imagenet1k", "--source", source, "--out", tmp_path)
 
 
 def write_split_folders(root):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -119,12 +119,22 @@ def refuse_repeated(sources: Sources, indices: Sequence[Index]) -> None:
         )
 
 
-def refuse_no_examples(sources: Sources, indices: Sequence[Index], classes: Sequence[str]) -> None:
-    """Raises `UserError` for sources without a training image."""
-    reasons = Counter(reason for *_, reason in left_out(sources.containers, indices, classes))
-    told = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common(3))
+def refuse_no_examples(
+    sources: Sources, indices: Sequence[Index], classes: Sequence[str], splits: Collection[str]
+) -> None:
+    """Raises `UserError` for sources without an image, or of whose training or validation images none is left.
+
+    `splits` are those that have examples.
+    """
+    rows = left_out(sources.containers, indices, classes)
+    lost = [split for split in ("train", "val") if split not in splits]
+    rows = [row for row in rows if not splits or (row[0] in lost and row[2] == "rejected")]
+    if splits and not rows:
+        return
+    told = "; ".join(f"{count}: {reason}" for reason, count in Counter(reason for *_, reason in rows).most_common(3))
+    of = f" of {rows[0][0]}" if splits else ""
     raise UserError(
-        f"no image of a known class was found in {sources.containers[0].path}{f' ({told})' if told else ''}"
+        f"no image{of} of a known class was found in {sources.containers[0].path}{f' ({told})' if told else ''}"
     )
 
 

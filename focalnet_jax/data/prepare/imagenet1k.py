@@ -12,6 +12,7 @@ from pathlib import Path
 
 from focalnet_jax.data.prepare.containers import Container, parquet, tar
 from focalnet_jax.data.prepare.folders import entries_of, refuse_archives, tar_at
+from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.looking import look_into
 from focalnet_jax.data.prepare.naming import (
     SPLITS,
@@ -20,11 +21,12 @@ from focalnet_jax.data.prepare.naming import (
     is_evaluation_file,
     is_synset,
     is_tar,
+    missing_parts,
     split_named,
     splits_in,
     tar_stem,
 )
-from focalnet_jax.data.prepare.rows import is_parquet
+from focalnet_jax.data.prepare.rows import class_names_in, is_parquet
 from focalnet_jax.data.prepare.val_labels import FORMS, find_val_labels, read_val_labels
 from focalnet_jax.errors import UserError
 
@@ -39,9 +41,11 @@ Found = dict[str | None, list[tuple[str, Container]]]  # by split, None for a ta
 
 
 def find_imagenet1k(
-    paths: Sequence[Path], val_labels: Path | None
+    paths: Sequence[Path], val_labels: Path | None, columns: tuple[str | None, str | None] = (None, None)
 ) -> tuple[list[Container], dict[str, str] | None, list[str]]:
     """Returns the containers of all splits, the synset by the stem of a validation image, and what to tell the user.
+
+    `columns` are those of images and labels in Parquet files, where the user names them.
 
     Raises:
       UserError: a split is missing or there twice, or nothing says what the validation images are.
@@ -64,6 +68,8 @@ def find_imagenet1k(
                 _add_folder(found, folder, split_named(folder.name))
             elif is_synset(folder.name):
                 found["train"].append(("folders", _synset_folder(folder, "train")))
+            else:
+                notes.append(f"not read: {folder}")
         for entry in [*tars, *(entry for entry in others if is_parquet(entry))]:
             if any(word in entry.name for word in _NO_IMAGES):
                 notes.append(f"not read: {entry}")
@@ -84,14 +90,26 @@ def find_imagenet1k(
     stems = None
     val = [container for _, container in found["val"] + found[None]]
     needed = _needs_labels(val)
-    if val_labels is None and (needed or found[None]):
-        val_labels = find_val_labels(visited)
-        if val_labels is None and needed:
-            raise UserError(f"{val[0].path} does not say what its images are: give --val-labels FILE, {FORMS}")
+    asked = val_labels is not None
+    val_labels = val_labels or find_val_labels(visited)
+    if val_labels is None and needed:
+        raise UserError(f"{val[0].path} does not say what its images are: give --val-labels FILE, {FORMS}")
     if val_labels is not None:
-        stems = read_val_labels(val_labels)
-        notes.append(f"labels of val: {val_labels}")
-    if any(layout == "shards of WebDataset" for split in found.values() for layout, _ in split):
+        try:
+            stems = read_val_labels(val_labels)
+            read = {f"not read: {path}" for path in (val_labels, *val_labels.parents)}
+            notes = [*(note for note in notes if note not in read), f"labels of val: {val_labels}"]
+        except UserError as error:
+            if asked or needed:
+                raise
+            notes.append(f"not used: {error}")
+    every = [(layout, container) for split in found.values() for layout, container in split]
+    notes += missing_parts([Path(container.path) for _, container in every if container.holds != "images"])
+    if any(
+        layout == "shards of WebDataset"
+        or (container.holds == "rows" and class_names_in(container, Labels(None, None, *columns)) is None)
+        for layout, container in every
+    ):
         notes.append("labels that are numbers are taken in ImageNet's order, that of the sorted synsets, from 0")
     return [container for split in found.values() for _, container in split] + loose, stems, notes
 

@@ -67,7 +67,7 @@ def find_sources(
     if KINDS[kind].num_classes:
         names = tuple(synset for synset, _ in class_list(KINDS[kind].num_classes))
     if kind == "imagenet1k":
-        found, stems, notes = find_imagenet1k(paths, val_labels)
+        found, stems, notes = find_imagenet1k(paths, val_labels, (image_column, label_column))
         return Sources(tuple(found), names, Labels(names, stems, image_column, label_column), tuple(notes))
     if kind == "webdataset":
         found, names, notes = find_samples(paths, names)

@@ -18,6 +18,7 @@ _SPLIT_NAMES = {
 _PREFIXES = ("imagenet", "ilsvrc")  # bullet_train is a class
 _PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 TAR_SUFFIXES = (".tar", *_PACKED_SUFFIXES)
+_PART = re.compile(r"(.*?\D)?(\d{4,})(?:-of-(\d+))?\D*")  # train-00003-of-00008.parquet, set-000123.tar
 _SYNSET = re.compile(r"n\d{8}")
 # Names of ImageNet's files; those on the Hugging Face hub end with the synset.
 _TRAIN_FILE = re.compile(r"((n\d{8})_\d+)(?:_(n\d{8}))?")
@@ -59,6 +60,25 @@ def tar_stem(name: str) -> str:
     """Returns the name of a tar without its suffixes."""
     suffix = next((suffix for suffix in TAR_SUFFIXES if name.lower().endswith(suffix)), "")
     return name[: len(name) - len(suffix)]
+
+
+def missing_parts(paths: Iterable[PurePosixPath]) -> list[str]:
+    """Returns a line for each set of numbered files that lacks some: of -00003-of-00008, or between two numbers."""
+    sets: dict[tuple[str, str], set[int]] = {}
+    for path in paths:
+        if found := _PART.fullmatch(path.name):
+            sets.setdefault((str(path.parent / (found[1] or "")), found[3] or ""), set()).add(int(found[2]))
+    lines = []
+    for (name, of), numbers in sets.items():
+        count = int(of) if of else max(numbers) - min(numbers) + 1
+        first = 1 if count in numbers else 0  # some count from 1
+        absent = sorted(set(range(first, first + count) if of else range(min(numbers), max(numbers))) - numbers)
+        if absent:
+            lines.append(
+                f"note: {len(numbers)} of {count} files of {name}* are there; without number "
+                f"{some([str(number) for number in absent])}"
+            )
+    return lines
 
 
 def is_synset(name: str) -> bool:

@@ -70,8 +70,7 @@ def prepare(kind: Kind, sources: Sources, out: Path, options: Options, processes
         accounting.refuse_shifted(indices, classes)
         held_out = _held_out(kind, options, indices)
         shards = make_plan(indices, classes, held_out=held_out, shard_bytes=options.shard_bytes)
-        if not shards:
-            accounting.refuse_no_examples(sources, indices, classes)
+        accounting.refuse_no_examples(sources, indices, classes, {shard.split for shard in shards})
         write_whole(work / ASKED, json.dumps(asked))
         paths = tuple(_index_file(work, *numbered) for numbered in enumerate(sources.containers))
         job = Job(options.name, classes, sources.containers, paths, folder)
@@ -105,6 +104,8 @@ def working_folder(folder: Path) -> Iterator[Path]:
                         above.rmdir()
                 raise
             shutil.rmtree(work)
+    except BrokenPipeError:  # of the program that reads what is printed
+        raise
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out or make room") from error
 

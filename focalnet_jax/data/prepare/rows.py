@@ -46,7 +46,7 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
             spool.write(content)
     members = []
     for number, (path, offset, size, suffix, raw) in enumerate(rows):
-        if not path or seen[path] > 1:  # no name, or no name of its own
+        if not path or (seen[path] > 1 and not container.imagenet):  # no name, or no name of its own
             path = f"{PurePosixPath(container.path).stem}/{number:08d}{suffix}"
         elif not has_image_suffix(path):
             path += suffix

@@ -13,7 +13,7 @@ from focalnet_jax.data.prepare.containers import Container, parquet, tar
 from focalnet_jax.data.prepare.folders import refuse_twice
 from focalnet_jax.data.prepare.labels import Labels, says_imagenet
 from focalnet_jax.data.prepare.looking import look_into
-from focalnet_jax.data.prepare.naming import is_hidden, is_tar, some, split_named, splits_in, tar_stem
+from focalnet_jax.data.prepare.naming import is_hidden, is_tar, missing_parts, some, split_named, splits_in, tar_stem
 from focalnet_jax.data.prepare.rows import class_names_in, is_parquet
 from focalnet_jax.errors import UserError
 
@@ -105,6 +105,7 @@ def _files(
         named = next(path for path, split in found if split)
         raise UserError(f"{by_split[None][0]} is named for no split, and {named.name} is: rename it, or give it alone")
     notes = [f"left out beside the {many}: {held}"] if held else []
+    notes += missing_parts([path for path, _ in found])
     if None in by_split:
         notes.append("no name says a split: all are train; --held-out SHARE makes a split val")
     return [(path, split or "train") for path, split in found], notes

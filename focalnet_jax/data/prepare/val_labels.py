@@ -70,7 +70,7 @@ def read_val_labels(path: Path) -> dict[str, str]:
     elif len(rows[0]) > 1 and all(row[1:2] and row[1].isdigit() for row in rows):
         labels = _numbered(path, rows)
     elif len(rows[0]) > 1:
-        labels = {Path(row[0]).stem: row[1] if len(row) > 1 else "" for row in rows}
+        labels = _by_stem(path, [(row[0], row[1] if len(row) > 1 else "") for row in rows])
     else:
         labels = {_nth(number): row[0] for number, row in enumerate(rows, 1)}
     known = {synset for synset, _ in class_list(NUM_1K)}
@@ -83,16 +83,29 @@ def read_val_labels(path: Path) -> dict[str, str]:
     return labels
 
 
+def _by_stem(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, str]:
+    """What the rows FILE LABEL say by the stem of the file; `UserError` where two of one file differ."""
+    labels: dict[str, str] = {}
+    for file, label in rows:
+        stem = Path(file).stem
+        if labels.setdefault(stem, label) != label:
+            raise UserError(f"{path} says two classes of {stem}, {labels[stem]} and {label}: correct it")
+    return labels
+
+
 def _nth(number: int) -> str:
     return f"ILSVRC2012_val_{number:08d}"
 
 
 def _numbered(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, str]:
     """Lines FILE NUMBER, numbers from 0 in the order of the sorted synsets, as Caffe has them."""
-    numbers = {Path(row[0]).stem: int(row[1]) for row in rows}
+    numbers = {stem: int(number) for stem, number in _by_stem(path, [row[:2] for row in rows]).items()}
     synsets = [synset for synset, _ in class_list(NUM_1K)]
-    first = numbers.get(_FIRST_IMAGE) if len(numbers) == _NUM_VAL else None
-    if max(numbers.values()) >= NUM_1K or first not in (None, _FIRST_NUMBER):
+    if len(numbers) > 2 and list(numbers.values()) == list(range(1, len(numbers) + 1)):
+        raise UserError(f"{path}: its numbers count the images, as in Kaggle's ImageSets: no classes. Give {FORMS}")
+    first = numbers.get(_FIRST_IMAGE, _FIRST_NUMBER)
+    other = first != _FIRST_NUMBER if len(numbers) == _NUM_VAL else first == _FIRST_NUMBER + 1  # counted from 1
+    if max(numbers.values()) >= NUM_1K or other:
         raise UserError(
             f"{path}: expected numbers from 0 to {NUM_1K - 1} in the order of the sorted synsets, in which the first "
             f"image has {_FIRST_NUMBER}; it has others, which may mean another order. Give {FORMS}"
