@@ -12,7 +12,7 @@ import focalnet_jax
 from focalnet_jax.command_line import load_config, with_home
 from tests.commands import ENVIRONMENT, FOLDER, run
 
-CACHE = ENVIRONMENT.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))  # what is compiled once lies there
+CACHE = ENVIRONMENT.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))  # holds the compiled C++ library
 
 
 @pytest.fixture

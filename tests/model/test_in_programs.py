@@ -116,7 +116,7 @@ def test_steps_in_a_loop_are_steps_one_by_one(form):
 
 
 def test_gradients_through_steps_in_a_loop_are_those_through_steps_one_by_one():
-    """Of what steps began with, as where a beginning or a rate is learned."""
+    """Differentiates a loop of training steps by the initial parameters, as learned initialisation does."""
     graph, params = parts("xla", depths=(1,))
 
     def after(rate, params, loop):

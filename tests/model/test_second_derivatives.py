@@ -46,7 +46,7 @@ def product_with_hessian(graph, given, along, key=None):
 
 
 def exact_slopes(config, given, along, across):
-    """Of the float64 reference, the mixed second derivative along one direction and each leaf's across, by differences.
+    """Returns mixed second derivatives of the float64 reference by differences, along one direction and each leaf's.
 
     Four values h = 1e-4 apart: off by h^2, 1e-8, and by float64's roundings over h^2, 1e-8 too.
     """
