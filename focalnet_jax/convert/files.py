@@ -150,12 +150,25 @@ def write_tensors(
             mode = path.stat().st_mode
             safetensors.numpy.save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
             path.chmod(mode)  # the library leaves a file for its owner alone
+            _sort_metadata(path)
             return
         torch = import_torch(path)
         state = {name: to_torch(torch, array) for name, array in tensors.items()}
         torch.save({"model": state} if nested else state, path)
     except (safetensors.SafetensorError, RuntimeError) as error:  # how these libraries report a full disk
         raise OSError(str(error).splitlines()[0]) from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sorts the metadata: the library writes them in a random order, so that equal weights would make other bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+        if len(text) == length:
+            file.seek(8)
+            file.write(text)
 
 
 @contextmanager

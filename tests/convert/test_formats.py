@@ -14,7 +14,7 @@ import focalnet_jax
 from focalnet_jax.command_line import load_config
 from focalnet_jax.convert.adapt import adapt
 from focalnet_jax.convert.files import read_tensors
-from focalnet_jax.convert.huggingface import model_config
+from focalnet_jax.convert.huggingface import Stated, model_config
 from focalnet_jax.convert.mapping import entries, to_ours
 from focalnet_jax.convert.recognise import recognise
 from focalnet_jax.convert.select import Candidate, find_candidates
@@ -316,6 +316,18 @@ def test_a_file_of_a_model_that_no_name_stands_for_says_its_options(format, tmp_
     safetensors.numpy.save_file(tensors, path, {"focalnet_jax.options": '{"use_postln": 1}'})
     with pytest.raises(UserError, match=r"metadata focalnet_jax\.options is damaged; expected true or false"):
         read_weights(path)
+
+
+def test_equal_weights_make_equal_bytes_whatever_the_file_says_about_them(tmp_path):
+    names = ("caf\u00e9", "\N{DOG}", 'a "quoted" \\ name', "\x01\t\x7f", "\u2028")
+    weights = dataclasses.replace(weights_of(num_classes=5, use_postln=True), stated=Stated(classes=names))
+    paths = [tmp_path / f"{number}.safetensors" for number in range(8)]  # 6 orders of 3 metadata: one in 280,000
+    for path in paths:
+        write_weights(weights, path, format="timm")
+    assert len({path.read_bytes() for path in paths}) == 1
+    with safetensors.safe_open(paths[0], framework="numpy") as file:
+        assert file.metadata()["format"] == "pt"
+    assert read_weights(paths[0]).stated.classes == names
 
 
 def test_sizes_where_transformers_pads_are_told(tmp_path):
