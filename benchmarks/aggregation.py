@@ -20,10 +20,10 @@ import jax
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/aggregation.py
 
 from benchmarks.flags import images, make_parser
-from focalnet_jax.command_line import run_command
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops.aggregation import aggregate_context
-from focalnet_jax.ops.forms import choose_form, names
+from focalnet_jax.ops.implementations import choose_form, names
+from focalnet_jax.programs.command_line import run_command
 
 STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
 KERNELS = (3, 5, 7)

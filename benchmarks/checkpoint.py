@@ -27,9 +27,9 @@ from benchmarks.flags import make_parser, positive
 from focalnet_jax.checkpoint.integrity import find_damage, read_manifest
 from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import FOLDER
-from focalnet_jax.command_line import run_command
 from focalnet_jax.convert.mapping import abstract_params
 from focalnet_jax.model import list_models, variant_config
+from focalnet_jax.programs.command_line import run_command
 
 
 def state_of(model: str) -> dict[str, object]:

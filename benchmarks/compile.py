@@ -19,9 +19,9 @@ import jax.numpy as jnp
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/compile.py
 
 from benchmarks.flags import load_recipe, make_parser, positive
-from focalnet_jax.command_line import run_command
 from focalnet_jax.distributed.mesh import make_mesh, split_by_example
 from focalnet_jax.model import list_models
+from focalnet_jax.programs.command_line import run_command
 from focalnet_jax.training.setup import make_task
 from focalnet_jax.training.step import abstract_state, make_train_step
 

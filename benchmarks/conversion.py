@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/conv
 
 from benchmarks.flags import make_parser
 from focalnet_jax.checkpoint.weights import save_params
-from focalnet_jax.command_line import run_command
 from focalnet_jax.convert.files import sha256
 from focalnet_jax.convert.mapping import abstract_params
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.model.variants import model_metadata
+from focalnet_jax.programs.command_line import run_command
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Command lines of benchmarks, whose `main`s `focalnet_jax.command_line.run_command` runs: a mistake is one line."""
+"""Command lines of benchmarks: `focalnet_jax.programs.command_line.run_command` runs them, a mistake is one line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.aot import MOST_A_DEVICE
-from focalnet_jax.command_line import Parser, load_config
 from focalnet_jax.errors import UserError
+from focalnet_jax.programs.command_line import Parser, load_config
 
 
 def make_parser(description: str) -> Parser:

@@ -28,13 +28,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/inpu
 
 from benchmarks.flags import make_parser, positive
 from benchmarks.side_by_side import need
-from focalnet_jax.command_line import run_command
 from focalnet_jax.data import transforms
 from focalnet_jax.data.decode import decode
-from focalnet_jax.data.loader import Reading, train_batches
+from focalnet_jax.data.loader import ReadOptions, train_batches
 from focalnet_jax.data.pixels import resize
 from focalnet_jax.data.policies import parse_policy
 from focalnet_jax.data.sources import FolderSource
+from focalnet_jax.programs.command_line import run_command
 
 SIZE, BATCH = 224, 64
 POLICY = "rand-m9-mstd0.5-inc1"
@@ -64,7 +64,7 @@ def ours(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.n
     """Batches of this package; with no workers, one thread reads."""
     augments = list(filter(None, [parse_policy(policy)]))
     transform = transforms.train_transform(SIZE, CROP, RATIO, 0.5, augments)
-    reading = Reading(threads=1, workers=workers)
+    reading = ReadOptions(threads=1, workers=workers)
     source = FolderSource(str(folder), "train")
     for batch in train_batches(
         source, transform, batch_size=BATCH, seed=0, start_step=0, end_step=batches, reading=reading

@@ -15,11 +15,11 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/input_memory.py
 
 from benchmarks.flags import make_parser, positive
-from focalnet_jax.command_line import run_command
-from focalnet_jax.data.loader import Reading, train_batches
+from focalnet_jax.data.loader import ReadOptions, train_batches
 from focalnet_jax.data.policies import ColourJitter, parse_policy
 from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import train_transform
+from focalnet_jax.programs.command_line import run_command
 
 
 def main(arguments: list[str]) -> None:
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     policies = [parse_policy("rand-m9-mstd0.5-inc1"), ColourJitter(0.4)]
     transform = train_transform(32, (0.08, 1.0), (3 / 4, 4 / 3), 0.5, policies)
-    reading = Reading(threads=2, workers=flags.workers)
+    reading = ReadOptions(threads=2, workers=flags.workers)
     stream = train_batches(
         DigitsSource("train"), transform, batch_size=8, seed=0, start_step=0, end_step=flags.batches, reading=reading
     )

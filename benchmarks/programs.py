@@ -29,7 +29,7 @@ OPTIONS = {
 
 def main(arguments: list[str]) -> int:
     """Parses flags, prints the lines."""
-    from focalnet_jax.command_line import load_config, make_parser
+    from focalnet_jax.programs.command_line import load_config, make_parser
 
     parser = make_parser("programs", __doc__)
     parser.add_argument("--recipe", action="append", metavar="FILE.py[:VARIANT]", help="by default four")
@@ -57,6 +57,6 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}"
-    from focalnet_jax.command_line import run_command
+    from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

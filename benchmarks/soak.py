@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/soak
 
 from benchmarks.flags import make_parser
 from focalnet_jax.checkpoint.steps import FOLDER, is_complete, list_steps
-from focalnet_jax.command_line import load_config, run_command
+from focalnet_jax.programs.command_line import load_config, run_command
 
 INTERVAL = 20  # steps between checkpoints
 RUN = [

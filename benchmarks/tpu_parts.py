@@ -47,7 +47,7 @@ def part(
 
     from focalnet_jax.model.blocks import Stage
     from focalnet_jax.model.precision import get_precision
-    from focalnet_jax.ops.forms import FORMS, choose_form
+    from focalnet_jax.ops.implementations import FORMS, choose_form
     from focalnet_jax.training.setup import model_config
 
     model = model_config(config)

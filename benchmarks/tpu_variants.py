@@ -24,8 +24,8 @@ from benchmarks.flags import images, load_recipe, make_parser
 from benchmarks.roofline import TOPOLOGIES
 from benchmarks.tpu_cost import compile_for, cost
 from benchmarks.tpu_parts import map_size, part
-from focalnet_jax.command_line import run_command
 from focalnet_jax.errors import UserError
+from focalnet_jax.programs.command_line import run_command
 
 # All that makes two blocks of equal width, kernels and map differ.
 _FLAGS = ("mlp_ratio", "use_postln", "use_layerscale", "use_postln_in_modulation", "normalize_modulator")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import lazy_loader
 
-from focalnet_jax.version import __version__
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from focalnet_jax import visualize

@@ -5,8 +5,8 @@ import signal
 
 def main(arguments: list[str]) -> int:
     """Parses flags, evaluates, prints the result as the last line."""
-    from focalnet_jax.command_line import Parser, add_which_flag, load_config, named_keys, parse_arguments
     from focalnet_jax.distributed.flags import add_flags
+    from focalnet_jax.programs.command_line import Parser, add_which_flag, load_config, named_keys, parse_arguments
 
     parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe trained with")
@@ -21,11 +21,11 @@ def main(arguments: list[str]) -> int:
     flags, overrides = parse_arguments(parser, arguments)
     config = load_config(flags.config, overrides, optional=["init_from"])
     # Loads for seconds: after what is answered at once.
-    from focalnet_jax.loading import loading
+    from focalnet_jax.system.loading import loading
 
     with loading():
         from focalnet_jax.distributed.startup import connect
-        from focalnet_jax.training.standalone import evaluate_checkpoint
+        from focalnet_jax.training.evaluate_checkpoint import evaluate_checkpoint
     connect(flags)
     evaluate_checkpoint(config, flags.checkpoint, flags.weights, named=named_keys(overrides))
     return 0
@@ -33,6 +33,6 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax.command_line import run_command
+    from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

@@ -15,9 +15,9 @@ MOST_BYTES = 2**31 - 2**24  # a program is one message of at most 2 GiB
 
 def main(arguments: list[str]) -> int:
     """Parses flags, exports, compares with the model, says what was written."""
-    from focalnet_jax.command_line import add_weights_flags, make_parser, parse_size
     from focalnet_jax.errors import UserError
-    from focalnet_jax.files import check_result, write_result
+    from focalnet_jax.programs.command_line import add_weights_flags, make_parser, parse_size
+    from focalnet_jax.system.files import check_result, write_result
 
     parser = make_parser("export", __doc__)
     parser.add_argument("checkpoint", metavar="SRC", help="a workdir, a checkpoint, .pth, .safetensors or Hugging Face")
@@ -74,7 +74,7 @@ def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) 
     from focalnet_jax.errors import UserError
     from focalnet_jax.model import FocalNet
     from focalnet_jax.model.precision import get_precision
-    from focalnet_jax.ops.forms import FORMS
+    from focalnet_jax.ops.implementations import FORMS
 
     config = dataclasses.replace(model.config, **dict.fromkeys(FORMS, "xla"))  # for any platform
     precision, params = get_precision(model.dtype), nnx.state(model)
@@ -91,6 +91,6 @@ def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax.command_line import run_command
+    from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

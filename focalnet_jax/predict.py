@@ -13,7 +13,9 @@ _TOGETHER = 16  # pictures a call
 
 def main(arguments: list[str]) -> int:
     """Parses flags, prints a prediction for each picture."""
-    from focalnet_jax.command_line import (
+    from focalnet_jax.data.decode import LARGEST_SIDE
+    from focalnet_jax.errors import UserError
+    from focalnet_jax.programs.command_line import (
         add_classes_flag,
         add_weights_flags,
         check_number,
@@ -21,8 +23,6 @@ def main(arguments: list[str]) -> int:
         parse_size,
         printable,
     )
-    from focalnet_jax.data.decode import LARGEST_SIDE
-    from focalnet_jax.errors import UserError
 
     parser = make_parser("predict", __doc__)
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, or folders of them")
@@ -80,6 +80,6 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax.command_line import run_command
+    from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

@@ -6,10 +6,10 @@ import sys
 
 def main(arguments: list[str]) -> int:
     """Parses flags and trains."""
-    from focalnet_jax.command_line import Parser, load_config, parse_arguments, parse_workdir
     from focalnet_jax.distributed.flags import add_flags
     from focalnet_jax.errors import UserError
-    from focalnet_jax.restarts import run_again
+    from focalnet_jax.programs.command_line import Parser, load_config, parse_arguments, parse_workdir
+    from focalnet_jax.programs.restarts import run_again
 
     parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     if flags.max_restarts:
         return run_again([sys.executable, *sys.orig_argv[1:], "--max-restarts=0"], flags.max_restarts)
     # Loads for seconds: after what is answered at once.
-    from focalnet_jax.loading import loading
+    from focalnet_jax.system.loading import loading
 
     with loading():
         from focalnet_jax.distributed.startup import connect
@@ -36,6 +36,6 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax.command_line import run_command
+    from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from focalnet_jax import inference
-from focalnet_jax.convert.huggingface import Stated
+from focalnet_jax.convert.huggingface import WeightsInfo
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.errors import UserError
@@ -57,7 +57,7 @@ def prepare(folder: Path) -> list[Directory]:
     inference.model_of = lambda *_: None  # which takes most of the time, and looks at no file
     theirs = folder / "transformers"
     if not theirs.exists():
-        stated = Stated(classes=_NAMES, preprocessing=USUAL.at((32, 32)))
+        stated = WeightsInfo(classes=_NAMES, preprocessing=USUAL.at((32, 32)))
         write_weights(dataclasses.replace(random_weights(), stated=stated), theirs, format="huggingface")
         timm = folder / "timm"
         timm.mkdir()

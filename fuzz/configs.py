@@ -10,9 +10,9 @@ from typing import Any
 
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.command_line import load_config
 from focalnet_jax.config import AUTO, BY_MACHINE, default_config, flatten, is_auto
 from focalnet_jax.errors import UserError
+from focalnet_jax.programs.command_line import load_config
 from focalnet_jax.training.setup import make_mixing, make_plan
 from fuzz.mutations import Rng, mutate_bytes, pick
 from fuzz.runner import Family, WrongAnswerError

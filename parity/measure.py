@@ -22,7 +22,7 @@ import focalnet_jax
 from focalnet_jax.convert.mapping import to_ours
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.model import FocalNetConfig, list_models, variant_config
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
 from parity import pytorch
 
 SIZES = ((224, 224), (192, 192), (225, 240), (256, 320))

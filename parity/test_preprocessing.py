@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 from transformers import AutoImageProcessor
 
 import focalnet_jax
-from focalnet_jax.convert.huggingface import Stated, stated_beside
+from focalnet_jax.convert.huggingface import WeightsInfo, stated_beside
 from focalnet_jax.convert.preprocessors import from_timm
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.convert.write import write_weights
@@ -104,7 +104,7 @@ def test_timm_loads_a_directory_written_for_it_with_its_preprocessing(released, 
     model = focalnet_jax.create_model("focalnet_tiny_srf", num_classes=3, **({} if released else own))
     name = "focalnet_tiny_srf" if released else None
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    stated = Stated(("a", "b", "c"), preprocessing=from_timm(TIMM[3], "here"))
+    stated = WeightsInfo(("a", "b", "c"), preprocessing=from_timm(TIMM[3], "here"))
     folder = tmp_path / "timm"
     write_weights(Weights(params, model.config, name, "orbax", "float32", (), stated), folder, format="timm")
     config = json.loads((folder / "config.json").read_text())

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from timm.optim import param_groups_layer_decay
 
 from focalnet_jax.convert.mapping import to_ours
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
 from focalnet_jax.training.optimizer import learning_rate_scales
 from parity import pytorch, training
 from parity.measure import reduced

@@ -13,10 +13,10 @@ from pathlib import Path
 # What commands import, but not the modules that are run: those would warn of being there already.
 _LOADED = [
     "focalnet_jax.training.loop",
-    "focalnet_jax.training.standalone",
+    "focalnet_jax.training.evaluate_checkpoint",
     "focalnet_jax.convert.write",
     "focalnet_jax.distributed.startup",
-    "focalnet_jax.restarts",
+    "focalnet_jax.programs.restarts",
     "tests.loaded",
 ]
 _CONTEXT = multiprocessing.get_context("forkserver")

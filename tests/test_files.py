@@ -5,7 +5,7 @@ import os
 import pytest
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.files import check_folder, check_result, write_result
+from focalnet_jax.system.files import check_folder, check_result, write_result
 
 
 def test_what_cannot_be_written_is_refused_before_with_what_to_do(tmp_path, monkeypatch):

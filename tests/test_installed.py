@@ -13,11 +13,11 @@ import pytest
 
 from focalnet_jax import __version__
 from focalnet_jax.__main__ import main
-from focalnet_jax.command_line import load_config
-from focalnet_jax.commands import COMMANDS
+from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.commands import COMMANDS
 from tests.commands import assert_one_line_mistake, run
 
-FOCALNET = "from focalnet_jax.commands import run; run()"
+FOCALNET = "from focalnet_jax.programs.commands import run; run()"
 
 
 def test_versions_devices_and_what_is_missing_are_told():
@@ -59,7 +59,7 @@ def test_one_program_has_all_commands():
 
 
 @pytest.mark.parametrize(
-    "module", ["focalnet_jax.command_line", "focalnet_jax.launch", "focalnet_jax.data.prepare.__main__"]
+    "module", ["focalnet_jax.programs.command_line", "focalnet_jax.launch", "focalnet_jax.data.prepare.__main__"]
 )
 def test_what_answers_at_once_or_reads_data_loads_no_jax(module):
     program = f"import sys, {module}; sys.exit('jax' in sys.modules)"
@@ -141,14 +141,15 @@ def test_a_wheel_holds_every_module_the_recipes_and_what_they_read(tmp_path):
     with zipfile.ZipFile(file) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         (entries,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "focalnet = focalnet_jax.commands:run" in archive.read(entries).decode()
+        assert "focalnet = focalnet_jax.programs.commands:run" in archive.read(entries).decode()
         archive.extractall(tmp_path / "installed")
     there = {str(path.relative_to(tree)) for path in (tree / "focalnet_jax").rglob("*") if path.is_file()}
     recipes = {f"focalnet_jax/{path}" for path in Path("configs").glob("*.py")}
     assert held == there | recipes
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    code = "from focalnet_jax.command_line import load_config; print(load_config('configs/quickstart.py').model.name)"
+    load = "from focalnet_jax.programs.command_line import load_config"
+    code = f"{load}; print(load_config('configs/quickstart.py').model.name)"
     env = {"PYTHONPATH": str(tmp_path / "installed")}
     done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=env, capture_output=True, text=True)
     assert done.stdout.strip() == load_config("configs/quickstart.py").model.name, done.stderr

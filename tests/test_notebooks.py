@@ -13,8 +13,8 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-from focalnet_jax.command_line import load_config
 from focalnet_jax.model import summarize
+from focalnet_jax.programs.command_line import load_config
 from focalnet_jax.training.setup import model_config
 from tests.quick import QUICK
 

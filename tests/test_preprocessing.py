@@ -12,8 +12,7 @@ from sklearn.datasets import load_sample_image
 import focalnet_jax
 from focalnet_jax import predict
 from focalnet_jax.checkpoint.weights import save_params
-from focalnet_jax.command_line import load_config, named_keys
-from focalnet_jax.convert.huggingface import Stated
+from focalnet_jax.convert.huggingface import WeightsInfo
 from focalnet_jax.convert.timm import told_by_timm, write_timm_config
 from focalnet_jax.convert.weights import read_weights, stated_by
 from focalnet_jax.convert.write import write_weights
@@ -24,9 +23,10 @@ from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import load_classifier
 from focalnet_jax.model.variants import model_metadata, variant_config
+from focalnet_jax.programs.command_line import load_config, named_keys
+from focalnet_jax.training.evaluate_checkpoint import evaluate_checkpoint
 from focalnet_jax.training.preprocessing import note_difference, weights_preprocessing
 from focalnet_jax.training.run import set_up
-from focalnet_jax.training.standalone import evaluate_checkpoint
 from focalnet_jax.transfer.extract import extract_features
 from focalnet_jax.visualize.drawing import fit
 from tests.commands import SMALL, run
@@ -257,12 +257,12 @@ def test_a_timm_directory_states_what_its_model_computes(tmp_path):
 @pytest.mark.parametrize("normalized", [True, False])
 def test_a_timm_directory_of_a_variant_keeps_its_normalization_of_modulators(normalized, tmp_path):
     config = replace(variant_config("focalnet_large_fl4"), normalize_modulator=normalized)
-    write_timm_config(tmp_path, config, "focalnet_large_fl4", Stated())
+    write_timm_config(tmp_path, config, "focalnet_large_fl4", WeightsInfo())
     assert told_by_timm(json.loads((tmp_path / "config.json").read_text()))["normalize_modulator"] is normalized
 
 
 def test_of_weights_that_state_a_normalization_alone_the_rest_is_the_configs(capsys):
-    stated = Stated(preprocessing=replace(USUAL, normalization=HALF), normalization_only=True)
+    stated = WeightsInfo(preprocessing=replace(USUAL, normalization=HALF), normalization_only=True)
     config = load_config("configs/quickstart.py", SMALL[1:])
     own = from_config(config.data)
     assert weights_preprocessing(config, stated, ()) == replace(own, normalization=HALF)

@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.files import write_whole
-from focalnet_jax.report import draw, main, page, read_run, thinned
+from focalnet_jax.report.__main__ import main
+from focalnet_jax.report.page import draw, page, thinned
+from focalnet_jax.report.runs import read_run
+from focalnet_jax.system.files import write_whole
 from tests.commands import metrics
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.sweep import combinations, main, split_values, table
+from focalnet_jax.sweep.__main__ import combinations, main, split_values, table
 from tests.commands import SMALL, assert_one_line_mistake, losses, run
 
 TWO = [*SMALL, "--config.total_steps=2", "--config.schedule.learning_rate=1e-3,nothing", "--config.seed=0,1"]

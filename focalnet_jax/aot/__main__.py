@@ -17,8 +17,8 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.aot.compilation import compile_step, search
     from focalnet_jax.aot.report import summary, table
     from focalnet_jax.aot.topology import describe_devices
-    from focalnet_jax.command_line import load_config, make_parser, parse_arguments
     from focalnet_jax.config import REQUIRED, is_auto
+    from focalnet_jax.programs.command_line import load_config, make_parser, parse_arguments
     from focalnet_jax.training.resolve import resolve
     from focalnet_jax.training.setup import open_train_source, run_mesh
 
@@ -55,6 +55,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or the compilers say that there are none
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL)
-    from focalnet_jax.command_line import run_command
+    from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

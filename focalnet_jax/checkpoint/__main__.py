@@ -1,4 +1,4 @@
-"""Look at a run's checkpoints, check them, compare two, or remove some.
+"""BlockProbe at a run's checkpoints, check them, compare two, or remove some.
 
   list DIR            the steps, their sizes and evaluations, and which is the best
   verify DIR          reads every file and compares its SHA-256; exit code 1 if any differs
@@ -21,8 +21,8 @@ from typing import Any
 from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_damage, find_missing, read_manifest
 from focalnet_jax.checkpoint.lock import LOCK, held, is_held
 from focalnet_jax.checkpoint.steps import BEST_METRIC, FOLDER, delete, kept, list_steps, metric_of, read_metadata
-from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.errors import EXIT_FAILED, RunFailedError, UserError
+from focalnet_jax.programs.command_line import make_parser, run_command
 
 _DELETED = "deleted meanwhile"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.files import write_whole
+from focalnet_jax.system.files import write_whole
 
 MANIFEST = "manifest.json"
 _THREADS = 8  # that read; hashing leaves Python's lock

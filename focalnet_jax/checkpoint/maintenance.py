@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from focalnet_jax.signals import in_main_thread
+from focalnet_jax.system.signals import in_main_thread
 
 HOST = "GCE_METADATA_HOST"  # the variable Google's own libraries read
 _NOTICES = {"maintenance-event": "NONE", "preempted": "FALSE"}  # with what they say when there is none

@@ -35,7 +35,7 @@ from focalnet_jax.checkpoint.steps import (
 )
 from focalnet_jax.checkpoint.weights import Tree, abstract, check_same, quiet, reading, reason
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.files import write_whole
+from focalnet_jax.system.files import write_whole
 
 ITEMS = ("params", "ema", "training", "metadata")
 

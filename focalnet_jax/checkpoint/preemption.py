@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from focalnet_jax.errors import EXIT_FAILED, EXIT_PREEMPTED
-from focalnet_jax.signals import in_main_thread
+from focalnet_jax.system.signals import in_main_thread
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ECHO_SECONDS = 0.5  # programs that pass a signal on often send it to the process and to its group

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from focalnet_jax.checkpoint.integrity import find_damage, seal
 from focalnet_jax.checkpoint.steps import check_path, check_whole
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
 
 Tree = Any
 

@@ -13,7 +13,6 @@ import signal
 from pathlib import Path
 
 from focalnet_jax.checkpoint.steps import FOLDER, find_checkpoint
-from focalnet_jax.command_line import add_weights_flags, make_parser, parse_size, run_command
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
 from focalnet_jax.convert.directories import choose_file
 from focalnet_jax.convert.files import is_checkpoint, sha256, weight_files
@@ -25,7 +24,8 @@ from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.class_lists import NUM_1K
 from focalnet_jax.errors import UserError
-from focalnet_jax.signals import handled
+from focalnet_jax.programs.command_line import add_weights_flags, make_parser, parse_size, run_command
+from focalnet_jax.system.signals import handled
 
 
 def main(arguments: list[str]) -> int:

@@ -18,8 +18,8 @@ from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, UNTRAINED_22K, class_
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
-from focalnet_jax.ops.forms import FORMS
-from focalnet_jax.paths import named_leaves, with_leaves
+from focalnet_jax.ops.implementations import FORMS
+from focalnet_jax.parameters import named_leaves, with_leaves
 
 HEAD_POLICIES = ("keep", "drop", "remap")
 _HEAD, _HEAD_BIAS = "head/kernel", "head/bias"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from focalnet_jax.convert.files import METADATA, OPTIONS, read_json, read_metadata_of
-from focalnet_jax.convert.huggingface import CONFIG, Stated, stated_beside, stated_from
+from focalnet_jax.convert.huggingface import CONFIG, WeightsInfo, stated_beside, stated_from
 from focalnet_jax.convert.normalizers import FoundNormalization
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
 from focalnet_jax.convert.timm import is_timms, stated_by_timm
@@ -19,7 +19,7 @@ from focalnet_jax.errors import UserError
 _IDENTITY = Normalization((0.0,) * 3, (1.0,) * 3)
 
 
-def stated_of(path: Path, folder: Path, format: str, num_classes: int) -> Stated:
+def stated_of(path: Path, folder: Path, format: str, num_classes: int) -> WeightsInfo:
     """Returns what files in `folder` say about weights at `path`; what they do not say, the metadata of the file.
 
     Raises:
@@ -33,7 +33,7 @@ def stated_of(path: Path, folder: Path, format: str, num_classes: int) -> Stated
         own = stated_from(json.loads(held[METADATA]), str(path))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its metadata {METADATA} is damaged: {error}") from error
-    return own if stated == Stated() else _completed(stated, own)
+    return own if stated == WeightsInfo() else _completed(stated, own)
 
 
 def options_in(path: Path) -> dict[str, bool]:
@@ -53,16 +53,16 @@ def options_in(path: Path) -> dict[str, bool]:
     return options
 
 
-def _beside(folder: Path, format: str, num_classes: int) -> Stated:
+def _beside(folder: Path, format: str, num_classes: int) -> WeightsInfo:
     if format == "huggingface" or not (folder / CONFIG).is_file():
         return stated_beside(folder, num_classes)
     config: Mapping[str, Any] = read_json(folder / CONFIG) if format == "timm" else {}
     if not is_timms(config) or config.get("num_classes", num_classes) != num_classes:
-        return Stated()  # of something else, such as the run whose folder this is
+        return WeightsInfo()  # of something else, such as the run whose folder this is
     return stated_by_timm(config, num_classes, str(folder / CONFIG))
 
 
-def _completed(stated: Stated, own: Stated) -> Stated:
+def _completed(stated: WeightsInfo, own: WeightsInfo) -> WeightsInfo:
     """What files beside the weights say, with the preprocessing of the metadata where they state a size at most."""
     if stated.preprocessor is not None or stated.refused or (stated.preprocessing and not stated.image_size):
         return stated
@@ -78,7 +78,7 @@ def _completed(stated: Stated, own: Stated) -> Stated:
     )
 
 
-def with_layer(stated: Stated, layer: FoundNormalization | None) -> tuple[Stated, list[str]]:
+def with_layer(stated: WeightsInfo, layer: FoundNormalization | None) -> tuple[WeightsInfo, list[str]]:
     """Returns what is stated, with a normalization that a layer in the file does, and what a reader should know.
 
     Where files beside the weights normalize too, otherwise than the layer, it is not clear what the model was given.

@@ -19,7 +19,7 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
-class Stated:
+class WeightsInfo:
     """What files beside weights, or a run, say about pictures and classes; `None` where they do not."""
 
     classes: tuple[str, ...] | None = None  # their names in order; () for a fresh classifier
@@ -42,12 +42,12 @@ class Stated:
         return asdict(self)
 
 
-def stated_from(values: Mapping[str, Any], place: str) -> Stated:
-    """Returns what `Stated.to_dict` wrote, also before preprocessing had a form of its own."""
+def stated_from(values: Mapping[str, Any], place: str) -> WeightsInfo:
+    """Returns what `WeightsInfo.to_dict` wrote, also before preprocessing had a form of its own."""
     names = {key: tuple(values[key]) for key in ("classes", "words") if values.get(key) is not None}
     size, raw, own = values.get("image_size"), values.get("preprocessor"), values.get("preprocessing")
     size = None if size is None else sides(size)
-    stated = Stated(**names, exact=bool(values.get("exact")), image_size=size)
+    stated = WeightsInfo(**names, exact=bool(values.get("exact")), image_size=size)
     if raw is not None:
         return _with_preprocessor(stated, raw, place)
     if own is not None:
@@ -62,7 +62,7 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value := values.get(key), str) else ""
 
 
-def _with_preprocessor(stated: Stated, raw: Mapping[str, Any], place: str) -> Stated:
+def _with_preprocessor(stated: WeightsInfo, raw: Mapping[str, Any], place: str) -> WeightsInfo:
     try:
         return replace(stated, preprocessor=raw, preprocessing=from_transformers(raw, place))
     except UserError as error:  # raised where pictures are prepared: the weights are good without
@@ -70,8 +70,8 @@ def _with_preprocessor(stated: Stated, raw: Mapping[str, Any], place: str) -> St
 
 
 def write_metadata(
-    folder: Path, config: FocalNetConfig, stated: Stated, image_size: int | tuple[int, int] | None = None
-) -> tuple[tuple[str, ...], Stated | None]:
+    folder: Path, config: FocalNetConfig, stated: WeightsInfo, image_size: int | tuple[int, int] | None = None
+) -> tuple[tuple[str, ...], WeightsInfo | None]:
     """Writes `config.json` and `preprocessor_config.json` for `FocalNetForImageClassification.from_pretrained`.
 
     Args:
@@ -194,7 +194,7 @@ def _config_of_a_focalnet(folder: Path) -> tuple[Path, dict[str, Any]]:
     return path, stated if stated.get("model_type") == "focalnet" else {}
 
 
-def stated_beside(folder: Path, num_classes: int) -> Stated:
+def stated_beside(folder: Path, num_classes: int) -> WeightsInfo:
     """Returns what a directory's files of transformers say about pictures and its `num_classes` classes.
 
     Raises:
@@ -203,7 +203,7 @@ def stated_beside(folder: Path, num_classes: int) -> Stated:
     path, config = _config_of_a_focalnet(folder)
     classes = _classes(path, config.get("id2label"), num_classes) if num_classes else None
     size = _size(path, config.get("image_size"))
-    stated = Stated(classes, preprocessing=None if size is None else USUAL.at(size), image_size=size)
+    stated = WeightsInfo(classes, preprocessing=None if size is None else USUAL.at(size), image_size=size)
     if not config and path.is_file():  # what is in this directory belongs to something else
         return stated
     for name in (PREPROCESSOR, "processor_config.json"):

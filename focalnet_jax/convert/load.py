@@ -16,7 +16,7 @@ from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.checkpoint.weights import load_params, weights_item
 from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
-from focalnet_jax.convert.huggingface import Stated
+from focalnet_jax.convert.huggingface import WeightsInfo
 from focalnet_jax.convert.weights import Weights, check_which, read_weights, stated_by
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
@@ -79,7 +79,7 @@ class Loaded:
 
     params: Any
     source: str  # in words
-    stated: Stated
+    stated: WeightsInfo
 
 
 def load_into(

@@ -16,7 +16,7 @@ from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
-from focalnet_jax.paths import named_leaves, with_leaves
+from focalnet_jax.parameters import named_leaves, with_leaves
 
 
 @dataclass(frozen=True)

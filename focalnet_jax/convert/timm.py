@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.convert.huggingface import CONFIG, Stated
+from focalnet_jax.convert.huggingface import CONFIG, WeightsInfo
 from focalnet_jax.convert.preprocessors import PREPROCESSING_KEYS, from_timm, to_timm
 from focalnet_jax.convert.recognise import released_name
 from focalnet_jax.data.preprocessing import USUAL
@@ -21,7 +21,7 @@ def is_timms(config: Mapping[str, Any]) -> bool:
     return str(config.get("architecture", "")).startswith("focalnet")
 
 
-def stated_by_timm(config: Mapping[str, Any], num_classes: int, place: str) -> Stated:
+def stated_by_timm(config: Mapping[str, Any], num_classes: int, place: str) -> WeightsInfo:
     """Returns what timm's `config.json` says about pictures and `num_classes` classes.
 
     Raises:
@@ -32,7 +32,7 @@ def stated_by_timm(config: Mapping[str, Any], num_classes: int, place: str) -> S
     names, descriptions = (config.get(key, inner.get(key)) for key in ("label_names", "label_descriptions"))
     names = config.get("labels", inner.get("labels")) if names is None else names  # its former name
     classes = _class_names(names, num_classes, place) if num_classes else None
-    stated = Stated(classes, words=_words(classes, descriptions, place))
+    stated = WeightsInfo(classes, words=_words(classes, descriptions, place))
     if not any(inner.get(key) is not None for key in PREPROCESSING_KEYS):
         return stated
     try:
@@ -101,8 +101,8 @@ def _is_released(config: FocalNetConfig, name: str) -> bool:
 
 
 def write_timm_config(
-    folder: Path, config: FocalNetConfig, name: str | None, stated: Stated
-) -> tuple[tuple[str, ...], Stated | None]:
+    folder: Path, config: FocalNetConfig, name: str | None, stated: WeightsInfo
+) -> tuple[tuple[str, ...], WeightsInfo | None]:
     """Writes the `config.json` that `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
 
     timm builds released variants alone by name; of another model, `model_args` are the arguments of its `FocalNet`.

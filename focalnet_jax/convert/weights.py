@@ -15,7 +15,7 @@ from focalnet_jax.checkpoint.weights import read_params, weights_item
 from focalnet_jax.convert.beside import options_in, stated_of, with_layer
 from focalnet_jax.convert.directories import choose_file
 from focalnet_jax.convert.files import is_checkpoint, read_json, read_tensors
-from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, Stated, stated_from, told_by_config
+from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, WeightsInfo, stated_from, told_by_config
 from focalnet_jax.convert.mapping import abstract_params, to_ours
 from focalnet_jax.convert.parts import is_quantized
 from focalnet_jax.convert.recognise import Recognised, recognise, released_name, untagged
@@ -26,7 +26,7 @@ from focalnet_jax.data.preprocessing import from_config
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNetConfig, variant_config
 from focalnet_jax.model.variants import model_from_metadata
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Weights:
     format: str  # microsoft, timm, huggingface or orbax
     dtype: str  # of the file, such as "float16", or "float16 and float32"
     notes: tuple[str, ...]  # what a reader should know, a line each
-    stated: Stated = field(default_factory=Stated)  # about pictures and classes
+    stated: WeightsInfo = field(default_factory=WeightsInfo)  # about pictures and classes
     decisions: tuple[str, ...] = ()  # notes on what was chosen and changes what is computed
 
     @property
@@ -129,7 +129,7 @@ def _otherwise_in_timm(found: Recognised, format: str) -> list[str]:
     ]
 
 
-def _otherwise_in_transformers(config: FocalNetConfig, format: str, stated: Stated) -> list[str]:
+def _otherwise_in_transformers(config: FocalNetConfig, format: str, stated: WeightsInfo) -> list[str]:
     """What a reader should know where transformers computes other logits for pictures of the size that is stated."""
     stride = config.patch_size * 2 ** (len(config.depths) - 1)
     if format != "huggingface" or stated.preprocessing is None:
@@ -188,10 +188,10 @@ def _reading(step: Path) -> Iterator[None]:
         raise UserError(f"{step} cannot be read: {error}") from error
 
 
-def stated_by(metadata: Mapping[str, Any]) -> Stated:
+def stated_by(metadata: Mapping[str, Any]) -> WeightsInfo:
     """What a checkpoint says of pictures and classes: a run's by its config, another's by what it was made from."""
     if "stated" in metadata:
         return stated_from(metadata["stated"], "the checkpoint's preprocessor")
     data = metadata.get("config", {}).get("data", {})
     classes = tuple(metadata["classes"]) if "classes" in metadata else None
-    return Stated(classes, exact=True, preprocessing=from_config(data) if "image_size" in data else None)
+    return WeightsInfo(classes, exact=True, preprocessing=from_config(data) if "image_size" in data else None)

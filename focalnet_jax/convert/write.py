@@ -10,7 +10,7 @@ import numpy as np
 
 from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.files import METADATA, OPTIONS, PICKLES, write_tensors, written_whole
-from focalnet_jax.convert.huggingface import Stated, write_metadata
+from focalnet_jax.convert.huggingface import WeightsInfo, write_metadata
 from focalnet_jax.convert.mapping import to_theirs
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES, released_name
 from focalnet_jax.convert.tensors import DTYPES
@@ -19,7 +19,7 @@ from focalnet_jax.convert.torch_files import import_torch
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import ABLATIONS, model_metadata, variant_config
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
 
 _NEVER_WRITTEN = (".ckpt", ".pkl", ".model")  # suffixes of weight files that are read alone: no name of a directory
 
@@ -85,7 +85,7 @@ def write_weights(
         metadata = {}
         if not as_directory and file.suffix == ".safetensors" and released_name(weights.config) is None:
             metadata[OPTIONS] = json.dumps({key: getattr(weights.config, key) for key in NOT_FROM_SHAPES})
-        if held not in (None, Stated()):
+        if held not in (None, WeightsInfo()):
             if file.suffix == ".safetensors":
                 metadata[METADATA] = json.dumps(held.to_dict())
             else:

@@ -16,7 +16,7 @@ from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.labels import Relabelled
 from focalnet_jax.data.sources import Source
 from focalnet_jax.errors import UserError
-from focalnet_jax.files import write_whole
+from focalnet_jax.system.files import write_whole
 
 _CACHE = "~/.cache/focalnet_jax/labels"
 _THREADS = 16

@@ -56,7 +56,7 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How a stream is read; what is in it does not depend on it."""
 
     threads: int = 16  # that decode and augment, in every process
@@ -125,7 +125,7 @@ def train_batches(
     end_step: int,
     repeats: int = 1,
     balance: Balance | None = None,
-    reading: Reading = Reading(),
+    reading: ReadOptions = ReadOptions(),
 ) -> Iterator[Batch]:
     """This host's slices of the global batches of steps `start_step` to `end_step`.
 
@@ -154,7 +154,7 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source, transform: EvalTransform, *, batch_size: int, reading: Reading = Reading()
+    source: Source, transform: EvalTransform, *, batch_size: int, reading: ReadOptions = ReadOptions()
 ) -> Iterator[Batch]:
     """This host's slices of batches that hold every example exactly once.
 
@@ -204,7 +204,7 @@ def _next_readable(source: Source, first: int) -> tuple[int, np.ndarray, Label]:
     )
 
 
-def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading: Reading) -> Iterator[Batch]:
+def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading: ReadOptions) -> Iterator[Batch]:
     threads = reading.threads
 
     def batch(index: int) -> Batch:
@@ -243,7 +243,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="image")
 
 
-def _watched(batches: grain.DatasetIterator, reading: Reading) -> Iterator[Batch]:
+def _watched(batches: grain.DatasetIterator, reading: ReadOptions) -> Iterator[Batch]:
     """The batches, the next one prepared while one is used; ends the run where none comes."""
 
     def take() -> Batch | None:
@@ -274,7 +274,7 @@ def _watched(batches: grain.DatasetIterator, reading: Reading) -> Iterator[Batch
             end_all()
 
 
-def _result(pending: Future[Batch | None], reading: Reading) -> Batch | None:
+def _result(pending: Future[Batch | None], reading: ReadOptions) -> Batch | None:
     deadline = time.monotonic() + reading.stall_seconds
     while not wait([pending], timeout=min(_LISTEN_SECONDS, reading.stall_seconds)).done:
         if reading.stopped():

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from focalnet_jax.data.preprocessing import IMAGENET, Normalization
+from focalnet_jax.distributed.activations import by_example, everywhere
 from focalnet_jax.errors import UserError
-from focalnet_jax.placement import by_example, everywhere
 
 CUTMIX_BOXES = ("timm", "original")
 _ERASE_AREA = (0.02, 1 / 3)

@@ -14,12 +14,12 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
-from focalnet_jax.command_line import load_config, make_parser, parse_arguments, run_command
 from focalnet_jax.config import with_stored
 from focalnet_jax.convert.files import read_json
 from focalnet_jax.data.class_lists import class_list
 from focalnet_jax.data.mixing import prepare_batch
 from focalnet_jax.errors import UserError
+from focalnet_jax.programs.command_line import load_config, make_parser, parse_arguments, run_command
 from focalnet_jax.training.classes import label_training
 from focalnet_jax.training.resolve import resolve
 from focalnet_jax.training.resume import CONFIG_FILE

@@ -16,9 +16,15 @@ _LARGEST = "100mb"  # of a file that is taken
 
 def main(arguments: list[str]) -> int:
     """Parses flags, serves the page until it is interrupted."""
-    from focalnet_jax.command_line import add_classes_flag, add_weights_flags, check_number, make_parser, parse_size
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
+    from focalnet_jax.programs.command_line import (
+        add_classes_flag,
+        add_weights_flags,
+        check_number,
+        make_parser,
+        parse_size,
+    )
 
     parser = make_parser("demo", __doc__)
     parser.add_argument(
@@ -88,7 +94,7 @@ def _serve(classifier, source: str, topk: int, host: str, port: int) -> None:
 
     from focalnet_jax.demo.page import build
     from focalnet_jax.demo.panels import look
-    from focalnet_jax.signals import handled
+    from focalnet_jax.system.signals import handled
 
     look(classifier, np.zeros((8, 8, 3), np.uint8), topk)  # compiles, so that no visitor waits for it
     page = build(classifier, source, topk)
@@ -129,6 +135,6 @@ def _wait_for_visitors(page, source: str, host: str, port: int) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax.command_line import run_command
+    from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

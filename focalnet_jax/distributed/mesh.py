@@ -124,7 +124,7 @@ class LocalPlaces:
         return tuple(sorted({place for (part,) in held for place in range(*part.indices(batch_size))}))
 
 
-def put_told(values: Sequence[int], mesh: Mesh) -> jax.Array:
+def put_exchanged(values: Sequence[int], mesh: Mesh) -> jax.Array:
     """What this process tells the others, `[devices, N]`: its sum over the devices is that over the processes."""
     local = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
     told = np.zeros((local, len(values)), np.int32)

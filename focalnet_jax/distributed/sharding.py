@@ -17,7 +17,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.paths import named_leaves, path_name
+from focalnet_jax.parameters import named_leaves, path_name
 
 # The last axes of a parameter; the first rule that is found in its path name holds.
 TENSOR_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (

@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from focalnet_jax.distributed import native_log
 from focalnet_jax.distributed.flags import COORDINATOR, PROCESS, PROCESSES
 from focalnet_jax.errors import BEFORE_THE_END, EXIT_FAILED, RunFailedError, UserError
-from focalnet_jax.signals import handled
+from focalnet_jax.system.signals import handled
 
 _HEARTBEAT_SECONDS = 10  # a process that is gone so long ends the others
 _LINGER_SECONDS = 1.0

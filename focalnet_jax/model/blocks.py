@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from focalnet_jax.distributed.activations import allows_kernels, by_example, splits_weights
 from focalnet_jax.model import fused
 from focalnet_jax.model.layers import conv, drop_path, dropout, layer_norm, linear, split_keys, without_bias
 from focalnet_jax.model.modulation import FocalModulation
@@ -20,7 +21,6 @@ from focalnet_jax.ops.activation import activated_product
 from focalnet_jax.ops.aggregation import LEVELS
 from focalnet_jax.ops.gelu import activate
 from focalnet_jax.ops.pointwise import suits
-from focalnet_jax.placement import allows_kernels, by_example, splits_weights
 
 # What a block keeps for the backward pass; the rest is computed again. "auto" is the fastest of them where it runs.
 REMAT_POLICIES = {
@@ -157,7 +157,7 @@ def _scaled(x: jax.Array, gamma: nnx.Param | None) -> jax.Array:
     return x if gamma is None else x * gamma[...].astype(x.dtype)
 
 
-Look = Callable[[FocalBlock, jax.Array], Any]
+BlockProbe = Callable[[FocalBlock, jax.Array], Any]
 
 
 class Stage(nnx.Module):
@@ -194,7 +194,7 @@ class Stage(nnx.Module):
         self.scan, self.remat, self.aggregation = config.scan_blocks, config.remat, config.aggregation
 
     def __call__(
-        self, x: jax.Array, drop_path_rates: jax.Array, keys: jax.Array | None = None, look: Look | None = None
+        self, x: jax.Array, drop_path_rates: jax.Array, keys: jax.Array | None = None, look: BlockProbe | None = None
     ) -> tuple[jax.Array, Any]:
         """`[B, H, W, C]` to `[B, H, W, C]`, without the downsample; `drop_path_rates` is `[D]`, keys are `[B]`.
 

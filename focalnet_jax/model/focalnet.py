@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from focalnet_jax.distributed.activations import by_example
 from focalnet_jax.errors import UserError
-from focalnet_jax.model.blocks import Look, PatchEmbed, Stage
+from focalnet_jax.model.blocks import BlockProbe, PatchEmbed, Stage
 from focalnet_jax.model.layers import dropout, keys_of_examples, layer_norm, linear, split_keys
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.variants import FocalNetConfig, variant_config
-from focalnet_jax.ops.forms import FORMS, choose_form
-from focalnet_jax.placement import by_example
+from focalnet_jax.ops.implementations import FORMS, choose_form
 
 
 class FocalNet(nnx.Module):
@@ -69,7 +69,7 @@ class FocalNet(nnx.Module):
         """The output of each stage before its downsample, `[B, h, w, C]`, not normalized."""
         return [x for x, _ in self._stage_outputs(images)]
 
-    def look(self, images: jax.Array, look: Look) -> tuple[list[Any], list[jax.Array]]:
+    def look(self, images: jax.Array, look: BlockProbe) -> tuple[list[Any], list[jax.Array]]:
         """What `look(block, x)` returns of each block and its input `[B, h, w, C]`, and `features`.
 
         The first is a tree of arrays `[D, ...]` for each stage of D blocks.
@@ -90,7 +90,7 @@ class FocalNet(nnx.Module):
         return by_example(jnp.mean(self.norm(x), axis=(1, 2), dtype=jnp.float32))
 
     def _stage_outputs(
-        self, images: jax.Array, key: jax.Array | None = None, look: Look | None = None
+        self, images: jax.Array, key: jax.Array | None = None, look: BlockProbe | None = None
     ) -> Iterator[tuple[jax.Array, Any]]:
         images = jnp.asarray(images)
         self.check_size(images)

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
+from focalnet_jax.distributed.activations import allows_kernels
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.ops import normalization
 from focalnet_jax.ops.product import product
-from focalnet_jax.placement import allows_kernels
 
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default; Flax's is 1e-6
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from focalnet_jax.distributed.activations import by_channel, by_example
 from focalnet_jax.model.layers import dropout, form_for, layer_norm, linear, pointwise_conv, torch_uniform, without_bias
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.variants import FocalNetConfig
 from focalnet_jax.ops.aggregation import aggregate_context, aggregate_levels
-from focalnet_jax.placement import by_channel, by_example
 
 
 class FocalKernel(nnx.Module):

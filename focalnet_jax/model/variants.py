@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from focalnet_jax.errors import UserError, suggest
-from focalnet_jax.ops.forms import FORMS
+from focalnet_jax.ops.implementations import FORMS
 
 ABLATIONS = ("use_gates", "use_global_level", "use_depthwise_conv", "use_modulation")
 """Fields that every released variant has True: the components the paper takes away one by one."""

@@ -6,9 +6,9 @@ from functools import partial
 
 import jax
 
+from focalnet_jax.distributed.activations import on_each_device
 from focalnet_jax.ops import native
 from focalnet_jax.ops.product import kernel_gradient, multiply
-from focalnet_jax.placement import on_each_device
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

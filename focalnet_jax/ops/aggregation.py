@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from focalnet_jax.distributed.activations import on_each_device, shape_on_each_device
 from focalnet_jax.ops import mosaic, native, pointwise, triton
 from focalnet_jax.ops.depthwise import depthwise_conv
-from focalnet_jax.ops.forms import FORMS
 from focalnet_jax.ops.gelu import activate
+from focalnet_jax.ops.implementations import FORMS
 from focalnet_jax.ops.rules import with_rule
 from focalnet_jax.ops.shifted import focal_level
-from focalnet_jax.placement import on_each_device, shape_on_each_device
 
 LEVELS = "focal levels"  # the name of what each level computes, for a policy of what to keep
 

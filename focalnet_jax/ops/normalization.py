@@ -8,9 +8,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from focalnet_jax.distributed.activations import on_each_device
 from focalnet_jax.ops import native
 from focalnet_jax.ops.rules import with_rule
-from focalnet_jax.placement import on_each_device
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, form: str = "xla") -> jax.Array:

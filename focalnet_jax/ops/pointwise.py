@@ -19,11 +19,11 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from focalnet_jax.distributed.activations import on_each_device, splits_channels
 from focalnet_jax.ops.mosaic.numbers import CHANNELS, EXAMPLES
 from focalnet_jax.ops.mosaic.passes import examples_first, rows_first
 from focalnet_jax.ops.mosaic.plan import cores
 from focalnet_jax.ops.rules import with_rule
-from focalnet_jax.placement import on_each_device, splits_channels
 
 Weights = dict[str, dict[str, jax.Array]]  # layer by layer: matrices `[C, D]`, vectors `[C]`
 Maps = Sequence[jax.Array]

@@ -8,8 +8,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from focalnet_jax.distributed.activations import allows_kernels, on_each_device, splits_channels
 from focalnet_jax.ops import native
-from focalnet_jax.placement import allows_kernels, on_each_device, splits_channels
 
 _FEWEST_ROWS, _FEWEST_COLUMNS = 128, 16  # or putting a kernel's numbers beside each other takes longer than it saves
 

@@ -9,13 +9,13 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
+from focalnet_jax import __version__
 from focalnet_jax.data.preprocessing import in_words
 from focalnet_jax.distributed.sharding import describe
 from focalnet_jax.model.summary import Summary
-from focalnet_jax.ops.forms import describe_forms
+from focalnet_jax.ops.implementations import describe_implementations
 from focalnet_jax.training.setup import EvalData, Plan, TrainData
 from focalnet_jax.training.step import Params
-from focalnet_jax.version import __version__
 
 
 def print_banner(
@@ -44,7 +44,7 @@ def print_banner(
         "devices": f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es), mesh {axes}",
         "model": f"{config.model.name}, {model.params:,} parameters, {_macs(model.macs)} at "
         f"{in_words(config.data.image_size)} px, {config.precision}, {outputs} outputs{unused}",
-        "forms": describe_forms(config.model, config.precision, devices[0].platform),
+        "forms": describe_implementations(config.model, config.precision, devices[0].platform),
         "placement": describe(params, mesh),
         "data": f"{config.data.source}: {len(train)} to train on, {len(evaluation)} to evaluate, {classes} classes",
         "batch": f"{config.batch_size} = {per_device} a device x {parts}{micro_batches}; "

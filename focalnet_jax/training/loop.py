@@ -16,17 +16,17 @@ from focalnet_jax.checkpoint.lock import held
 from focalnet_jax.checkpoint.preemption import StopRequest
 from focalnet_jax.checkpoint.steps import BEST_METRIC
 from focalnet_jax.data.loader import Batch
-from focalnet_jax.distributed.mesh import put_batch, put_told
+from focalnet_jax.distributed.mesh import put_batch, put_exchanged
 from focalnet_jax.distributed.startup import anywhere, ends_with_the_others, from_first, is_first
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
+from focalnet_jax.training.agreement import check_same_run, check_same_workdir
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.maps import MapsLog
 from focalnet_jax.training.profiling import Profile
 from focalnet_jax.training.progress import Progress
 from focalnet_jax.training.resolve import watchdog_seconds
 from focalnet_jax.training.run import Run, set_up
-from focalnet_jax.training.sameness import check_same_run, check_same_workdir
-from focalnet_jax.training.step import TOLD, Metrics, Params, make_eval_step, make_train_step
+from focalnet_jax.training.step import EXCHANGED, Metrics, Params, make_eval_step, make_train_step
 from focalnet_jax.training.watchdog import Watchdog
 from focalnet_jax.training.writers import MetricsWriter, NoWriter, was_evaluated
 
@@ -111,11 +111,11 @@ class _Loop:
             self.profile.begin(step, before)
             run.state, run.metrics = train_step(run.state, self._put(batch))
             if not self.alone:
-                run.metrics[TOLD].copy_to_host_async()  # so that to hear it later takes no time
+                run.metrics[EXCHANGED].copy_to_host_async()  # so that to hear it later takes no time
             run.step, run.substituted = step, self._substituted()
             # One step computes while the next one's batch is fetched and sent; without a bound, so would all of them.
             jax.block_until_ready(before)
-            self._hear(before)
+            self._receive(before)
             if step == first:
                 jax.block_until_ready(run.metrics)
                 self.progress.first_step_done()
@@ -149,12 +149,12 @@ class _Loop:
     def _put(self, batch: Batch) -> dict[str, jax.Array]:
         """The batch on the devices, with what this process tells the others, which no single one may act upon."""
         mesh = self.run.task.mesh
-        return put_batch(batch, mesh) | ({} if self.alone else {TOLD: put_told(self._own(), mesh)})
+        return put_batch(batch, mesh) | ({} if self.alone else {EXCHANGED: put_exchanged(self._own(), mesh)})
 
-    def _hear(self, before: Metrics | None) -> None:
+    def _receive(self, before: Metrics | None) -> None:
         """Takes up what all told with the last batch but one: the same in all processes at the same step."""
         if before is not None and not self.alone:
-            self.told[:] = jax.device_get(before[TOLD])
+            self.told[:] = jax.device_get(before[EXCHANGED])
 
     def _log(self) -> None:
         run = self.run

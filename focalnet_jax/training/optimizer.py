@@ -14,7 +14,7 @@ import optax
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.paths import by_pattern, named_leaves, path_name, selected, with_leaves
+from focalnet_jax.parameters import by_pattern, named_leaves, path_name, selected, with_leaves
 
 # Matrices and convolution kernels are named `kernel`; biases, norms and LayerScale are not and do not decay. A name
 # tells what a shape cannot: the stacked blocks of a stage give every parameter a leading axis.

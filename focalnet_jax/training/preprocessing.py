@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.convert.huggingface import Stated
+from focalnet_jax.convert.huggingface import WeightsInfo
 from focalnet_jax.data.preprocessing import Preprocessing, from_config
 from focalnet_jax.distributed.startup import is_first
 from focalnet_jax.errors import UserError
@@ -15,7 +15,7 @@ from focalnet_jax.errors import UserError
 _KEYS = ("image_size", "eval_resize", "eval_resize_mode", "interpolation", "mean", "std")
 
 
-def weights_preprocessing(config: FrozenConfigDict, stated: Stated, named: Collection[str]) -> Preprocessing:
+def weights_preprocessing(config: FrozenConfigDict, stated: WeightsInfo, named: Collection[str]) -> Preprocessing:
     """Returns how pictures are prepared for weights that are measured; prints where that is not the config's way.
 
     What the weights state counts, but for the keys of the config that are `named`; where they state nothing, the
@@ -69,7 +69,7 @@ def _combined(
     return replace(theirs, normalization=colours)
 
 
-def note_difference(config: FrozenConfigDict, stated: Stated, path: str) -> None:
+def note_difference(config: FrozenConfigDict, stated: WeightsInfo, path: str) -> None:
     """Prints one line where a run prepares pictures otherwise than the weights that it starts from state."""
     ours, theirs = from_config(config.data), stated.preprocessing
     if theirs is not None and stated.normalization_only:

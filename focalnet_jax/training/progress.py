@@ -21,7 +21,7 @@ _WORTH_SAYING = 0.02  # share of the time waited for input
 
 
 @dataclass(frozen=True)
-class Work:
+class StepCost:
     """What a step is."""
 
     images: int  # the global batch
@@ -30,17 +30,17 @@ class Work:
     peak: float | None  # FLOP/s of all devices together; None for devices that are not listed
 
 
-def work_of(batch_size: int, macs: int, mesh: Mesh) -> Work:
+def step_cost(batch_size: int, macs: int, mesh: Mesh) -> StepCost:
     """A training step's work; a backward pass takes twice what a forward pass does, and a MAC is two operations."""
     devices = mesh.devices.size
     chip = find_chip(mesh.devices.flat[0].device_kind)
-    return Work(batch_size, 6.0 * macs * batch_size, devices, chip.flops * devices if chip else None)
+    return StepCost(batch_size, 6.0 * macs * batch_size, devices, chip.flops * devices if chip else None)
 
 
 class Progress:
     """What a run tells of itself: step, epoch, loss, learning rate, rates and the time to go."""
 
-    def __init__(self, start: int, total: int, steps_per_epoch: int, work: Work):
+    def __init__(self, start: int, total: int, steps_per_epoch: int, work: StepCost):
         self._total, self._steps_per_epoch, self._work = total, steps_per_epoch, work
         self._begun = time.perf_counter()
         self._first = self._marked_step = start

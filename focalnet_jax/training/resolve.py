@@ -19,7 +19,7 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.config import duration, is_auto, replaced
 from focalnet_jax.convert.files import is_checkpoint
-from focalnet_jax.convert.huggingface import Stated
+from focalnet_jax.convert.huggingface import WeightsInfo
 from focalnet_jax.convert.weights import read_weights, stated_by
 from focalnet_jax.data.class_files import read_classes
 from focalnet_jax.data.labels import Classes, match_classes
@@ -67,7 +67,7 @@ def read_start(path: str, which: str | None, head: str) -> Start:
     return Start(weights.name, weights.config, _size(weights.stated), weights.stated.classes)
 
 
-def _size(stated: Stated) -> int | tuple[int, int]:
+def _size(stated: WeightsInfo) -> int | tuple[int, int]:
     height, width = (stated.preprocessing or USUAL).size
     return height if height == width else (height, width)
 

@@ -22,16 +22,17 @@ from focalnet_jax.data.labels import HOW_TO_SAY
 from focalnet_jax.distributed.sharding import list_placement
 from focalnet_jax.distributed.startup import from_first, is_first
 from focalnet_jax.errors import RunFailedError
-from focalnet_jax.files import write_whole
 from focalnet_jax.model import summarize
 from focalnet_jax.model.variants import model_metadata
+from focalnet_jax.system.files import write_whole
+from focalnet_jax.training.agreement import check_same_data, versions
 from focalnet_jax.training.banner import print_banner
 from focalnet_jax.training.classes import label_evaluation, label_training, loaded_classifier, stored_classifier
 from focalnet_jax.training.maps import check_maps
 from focalnet_jax.training.optimizer import check_patterns
 from focalnet_jax.training.preprocessing import note_difference
 from focalnet_jax.training.profiling import check_steps
-from focalnet_jax.training.progress import Work, work_of
+from focalnet_jax.training.progress import StepCost, step_cost
 from focalnet_jax.training.resolve import model_config, resolve, slow_here
 from focalnet_jax.training.resume import (
     CONFIG_FILE,
@@ -43,7 +44,6 @@ from focalnet_jax.training.resume import (
     identity,
     refuse_other_run,
 )
-from focalnet_jax.training.sameness import check_same_data, versions
 from focalnet_jax.training.setup import (
     EvalData,
     Plan,
@@ -58,7 +58,7 @@ from focalnet_jax.training.setup import (
     run_mesh,
 )
 from focalnet_jax.training.step import (
-    TOLD,
+    EXCHANGED,
     Metrics,
     Params,
     Task,
@@ -88,7 +88,7 @@ class Run:
     checkpoints: Checkpoints
     best: float  # the highest eval/top1 so far
     step: int
-    work: Work  # of a step
+    work: StepCost  # of a step
     substituted: int  # pictures that could not be read so far, of all processes
     metrics: Metrics | None = None  # of the newest update
     owes_save: bool = False  # one that was due was put off
@@ -100,7 +100,7 @@ class Run:
 
     def read_metrics(self) -> dict[str, float]:
         """The newest update's metrics; `RunFailedError` if too many updates in a row were skipped."""
-        values = {name: float(value) for name, value in jax.device_get(self.metrics or {}).items() if name != TOLD}
+        values = {name: float(value) for name, value in jax.device_get(self.metrics or {}).items() if name != EXCHANGED}
         if values.get(IN_A_ROW, 0) >= self.config.health.max_skipped:
             raise self._sick(values)
         return values
@@ -218,7 +218,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     print_banner(config, summary, (train_data, eval_data), plan, mesh, like, origin=start, workdir=workdir)
     _print_choices(task, plan, train_data, eval_data)
     best, step = from_first(checkpoints.best_metric()), int(state.step)
-    work = work_of(config.batch_size, summary.macs, mesh)
+    work = step_cost(config.batch_size, summary.macs, mesh)
     return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, best, step, work, substituted)
 
 

@@ -42,7 +42,7 @@ class EvalData:
     source: Source
     preprocessing: Preprocessing
     batch_size: int
-    reading: loader.Reading
+    reading: loader.ReadOptions
     competing: int | np.ndarray | None = None
 
     def batches(self) -> Iterator[loader.Batch]:
@@ -61,7 +61,7 @@ class TrainData:
     seed: int
     repeats: int
     balance: Balance | None
-    reading: loader.Reading
+    reading: loader.ReadOptions
     substitutions: Substitutions
 
     def batches(self, start_step: int, end_step: int, stopped: Callable[[], bool] = bool) -> Iterator[loader.Batch]:
@@ -252,9 +252,9 @@ def keep_compiled(folder: str) -> None:
     jax.config.update("jax_compilation_cache_dir", str(path))
 
 
-def _reading(config: FrozenConfigDict, mesh: Mesh) -> loader.Reading:
+def _reading(config: FrozenConfigDict, mesh: Mesh) -> loader.ReadOptions:
     threads = reader_threads(config)
-    return loader.Reading(threads, config.data.workers, config.data.stall_seconds, LocalPlaces(mesh))
+    return loader.ReadOptions(threads, config.data.workers, config.data.stall_seconds, LocalPlaces(mesh))
 
 
 def run_mesh(config: FrozenConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:

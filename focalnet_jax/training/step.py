@@ -21,12 +21,12 @@ from focalnet_jax.distributed.sharding import shardings
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.layers import example_keys
 from focalnet_jax.model.precision import get_precision
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
 from focalnet_jax.training.health import Health, fresh_health, judge, where_good
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
-TOLD = "told"  # what every process tells all others with a batch
+EXCHANGED = "told"  # what every process tells all others with a batch
 
 
 @jax.tree_util.register_dataclass
@@ -136,7 +136,7 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
     `train/update_norm`, `train/learning_rate`, and `train/param_norm` after it; `train/skipped` updates so far, and
     `train/skipped_in_a_row`; with `statistics` the norm of every parameter and its gradient, `params/NAME` and
     `gradients/NAME`; and `told` `[N]`, the sum over the processes of the integers each put into the batch's field
-    `told`, see `put_told`.
+    `told`, see `put_exchanged`.
     """
 
     def loss_of(params: Params, images: jax.Array, targets: jax.Array, keys: jax.Array) -> jax.Array:
@@ -172,11 +172,11 @@ def make_train_step(task: Task) -> Callable[[TrainState, dict[str, jax.Array]], 
         gradients = jax.lax.with_sharding_constraint(gradients, shardings(gradients, task.mesh))
         with jax.named_scope("optimizer"):
             state, metrics = _update(task, state, loss, gradients)
-        if TOLD in batch:
+        if EXCHANGED in batch:
             # After all else that travels, by way of a number that is never below 0: on CPUs two exchanges that do not
             # wait for each other may take each other's messages.
             never = (metrics["train/param_norm"] < 0).astype(jnp.int32)
-            metrics[TOLD] = (batch[TOLD] + never).sum(axis=0)
+            metrics[EXCHANGED] = (batch[EXCHANGED] + never).sum(axis=0)
         return state, metrics
 
     @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options(task.mesh))

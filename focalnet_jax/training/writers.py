@@ -16,7 +16,7 @@ import numpy as np
 import tensorboardX
 
 from focalnet_jax.errors import RunFailedError, UserError, suggest
-from focalnet_jax.files import write_whole
+from focalnet_jax.system.files import write_whole
 
 METRICS = "metrics.jsonl"
 IN_A_ROW = "train/skipped_in_a_row"

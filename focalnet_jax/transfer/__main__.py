@@ -14,9 +14,15 @@ KINDS = ("features", "knn", "linear", "few_shot")
 
 def main(arguments: list[str]) -> int:
     """Parses flags, extracts features, measures."""
-    from focalnet_jax.command_line import add_weights_flags, load_config, make_parser, named_keys, parse_arguments
     from focalnet_jax.errors import UserError
-    from focalnet_jax.files import check_result
+    from focalnet_jax.programs.command_line import (
+        add_weights_flags,
+        load_config,
+        make_parser,
+        named_keys,
+        parse_arguments,
+    )
+    from focalnet_jax.system.files import check_result
 
     parser = make_parser("transfer", __doc__)
     parser.add_argument("kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"some of {', '.join(KINDS)}")
@@ -91,6 +97,6 @@ def _numbers(flag: str, text: str) -> list[int]:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax.command_line import run_command
+    from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

@@ -15,10 +15,16 @@ _MOST_CLASSES = 20  # a row of the figure each
 
 def main(arguments: list[str]) -> int:
     """Parses flags, draws."""
-    from focalnet_jax.command_line import add_classes_flag, add_weights_flags, check_number, make_parser, parse_size
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
-    from focalnet_jax.files import check_folder
+    from focalnet_jax.programs.command_line import (
+        add_classes_flag,
+        add_weights_flags,
+        check_number,
+        make_parser,
+        parse_size,
+    )
+    from focalnet_jax.system.files import check_folder
 
     parser = make_parser("visualize", __doc__)
     parser.add_argument(
@@ -92,6 +98,6 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax.command_line import run_command
+    from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

@@ -19,10 +19,10 @@ from PIL import Image
 from focalnet_jax.data.decode import LARGEST_SIDE
 from focalnet_jax.data.preprocessing import FILTERS, Preprocessing
 from focalnet_jax.errors import UserError
-from focalnet_jax.files import check_result, write_result
 from focalnet_jax.inference import Classifier, read_picture
 from focalnet_jax.model import FocalNet
 from focalnet_jax.model.compiled import compiled
+from focalnet_jax.system.files import check_result, write_result
 from focalnet_jax.visualize.figures import (
     Activation,
     BlockMaps,

@@ -12,7 +12,7 @@ from unittest import mock
 
 from mkdocs.structure.pages import Page
 
-from focalnet_jax.commands import COMMANDS
+from focalnet_jax.programs.commands import COMMANDS
 
 MARK = "*On the site (`make docs`) every command is here, with what its `--help` prints.*"
 

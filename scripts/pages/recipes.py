@@ -59,8 +59,8 @@ def described(path: Path) -> tuple[str, dict[str, str]]:
 
 def _set_by(path: Path) -> Iterator[tuple[str, str, object]]:
     """Keys, the recipe's values in words, and the defaults, where they differ."""
-    from focalnet_jax.command_line import load_config
     from focalnet_jax.config import AUTO, REQUIRED, default_config, flatten
+    from focalnet_jax.programs.command_line import load_config
 
     defaults = flatten(default_config())
     for key, value in flatten(load_config(str(path), optional=list(defaults))).items():

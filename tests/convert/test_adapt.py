@@ -11,14 +11,14 @@ from flax import nnx
 import focalnet_jax
 from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.adapt import adapt
-from focalnet_jax.convert.huggingface import Stated
+from focalnet_jax.convert.huggingface import WeightsInfo
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.convert.mapping import abstract_params
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.data.class_lists import UNTRAINED_22K, class_list, class_names
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import model_metadata
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
 from tests.convert.random_weights import weights_of, with_classes
 
 GOLDEN = Path(__file__).parent / "golden" / "timm_lrf.safetensors"
@@ -148,11 +148,13 @@ def test_a_checkpoint_is_remapped_only_from_the_class_lists_order_and_its_fresh_
     with pytest.raises(UserError, match="not ImageNet-22K's in the order of its class list"):
         remapped("by_name", sorted(synsets))
     words = class_names(21842)
-    of_words = dataclasses.replace(weights, stated=Stated(tuple(words)))
+    of_words = dataclasses.replace(weights, stated=WeightsInfo(tuple(words)))
     assert adapt(of_words, wanted, head="remap").config.num_classes == 1000
     with pytest.raises(UserError, match="such as 'thing 0' first"):
         adapt(
-            dataclasses.replace(weights, stated=Stated(tuple(f"thing {n}" for n in range(21842)))), wanted, head="remap"
+            dataclasses.replace(weights, stated=WeightsInfo(tuple(f"thing {n}" for n in range(21842)))),
+            wanted,
+            head="remap",
         )
 
 

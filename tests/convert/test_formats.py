@@ -11,10 +11,9 @@ import safetensors.numpy
 from flax import nnx
 
 import focalnet_jax
-from focalnet_jax.command_line import load_config
 from focalnet_jax.convert.adapt import adapt
 from focalnet_jax.convert.files import read_tensors
-from focalnet_jax.convert.huggingface import Stated, model_config
+from focalnet_jax.convert.huggingface import WeightsInfo, model_config
 from focalnet_jax.convert.mapping import entries, to_ours
 from focalnet_jax.convert.recognise import recognise
 from focalnet_jax.convert.select import Candidate, find_candidates
@@ -25,9 +24,10 @@ from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.model.precision import get_precision
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
+from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.training.evaluate_checkpoint import evaluate_checkpoint
 from focalnet_jax.training.run import set_up
-from focalnet_jax.training.standalone import evaluate_checkpoint
 from tests.commands import SMALL, assert_one_line_mistake, convert
 from tests.convert.golden_files import GOLDEN, OPTIONS, in_a_directory
 from tests.convert.random_weights import weights_of
@@ -320,7 +320,7 @@ def test_a_file_of_a_model_that_no_name_stands_for_says_its_options(format, tmp_
 
 def test_equal_weights_make_equal_bytes_whatever_the_file_says_about_them(tmp_path):
     names = ("caf\u00e9", "\N{DOG}", 'a "quoted" \\ name', "\x01\t\x7f", "\u2028")
-    weights = dataclasses.replace(weights_of(num_classes=5, use_postln=True), stated=Stated(classes=names))
+    weights = dataclasses.replace(weights_of(num_classes=5, use_postln=True), stated=WeightsInfo(classes=names))
     paths = [tmp_path / f"{number}.safetensors" for number in range(8)]  # 6 orders of 3 metadata: one in 280,000
     for path in paths:
         write_weights(weights, path, format="timm")

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import focalnet_jax
-from focalnet_jax.convert.huggingface import Stated
+from focalnet_jax.convert.huggingface import WeightsInfo
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.convert.write import write_weights
@@ -291,7 +291,7 @@ def test_files_beside_weights_and_a_layer_in_them_must_agree(tmp_path):
     (tmp_path / "none" / "preprocessor_config.json").unlink()  # a size alone
     stated = read_weights(tmp_path / "none").stated
     assert (stated.follow().normalization, stated.follow().size, stated.normalization_only) == (HALF, (224, 224), False)
-    assert stated != Stated()
+    assert stated != WeightsInfo()
 
 
 def test_predict_says_in_lines_of_their_own_what_a_layer_states_and_what_nothing_does(tmp_path):

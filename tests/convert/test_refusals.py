@@ -17,7 +17,7 @@ from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import ABLATIONS
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
 from tests.commands import convert
 from tests.convert.golden_files import GOLDEN, INDEX, OPTIONS, in_a_directory
 from tests.convert.random_weights import weights_of

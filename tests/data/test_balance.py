@@ -6,7 +6,7 @@ import pytest
 from focalnet_jax.data import balance
 from focalnet_jax.data.balance import Balance, balanced_weights, labels_of
 from focalnet_jax.data.decode import UnreadableImageError
-from focalnet_jax.data.loader import Host, Reading, shuffled_index, steps_per_epoch, train_batches
+from focalnet_jax.data.loader import Host, ReadOptions, shuffled_index, steps_per_epoch, train_batches
 from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import train_transform
 from focalnet_jax.errors import UserError
@@ -87,7 +87,7 @@ def test_hosts_resumption_and_threads_change_nothing():
 
     def batches(start, end, **reading):
         steps = dict(batch_size=24, seed=3, start_step=start, end_step=end, balance=Balance(labels_of(source), 1.0))
-        return list(train_batches(source, transform, **steps, reading=Reading(**{"threads": 0, **reading})))
+        return list(train_batches(source, transform, **steps, reading=ReadOptions(**{"threads": 0, **reading})))
 
     whole = batches(0, 40)
     for threads, start in ((3, 33), (0, 20)):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from focalnet_jax.data.loader import Host, Reading, shuffled_index, steps_per_epoch, train_batches
+from focalnet_jax.data.loader import Host, ReadOptions, shuffled_index, steps_per_epoch, train_batches
 from focalnet_jax.data.sources import DigitsSource, FolderSource
 from focalnet_jax.data.transforms import train_transform
 from focalnet_jax.errors import UserError
@@ -20,7 +20,7 @@ def digits():
 
 
 def batches(source, start, end, *, seed=0, repeats=1, **reading):
-    options = Reading(**{"threads": 2, **reading})
+    options = ReadOptions(**{"threads": 2, **reading})
     steps = dict(batch_size=24, seed=seed, start_step=start, end_step=end, repeats=repeats)
     return list(train_batches(source, TRAIN, **steps, reading=options))
 
@@ -91,7 +91,7 @@ def test_repeated_augmentation_shows_an_example_several_times_in_a_row_each_time
     write_pictures(tmp_path)
     val = FolderSource(str(tmp_path), "val")
     steps = dict(batch_size=8, seed=0, start_step=0, end_step=1, repeats=2)
-    stream = train_batches(val, TRAIN, **steps, reading=Reading(threads=0))
+    stream = train_batches(val, TRAIN, **steps, reading=ReadOptions(threads=0))
     batch = next(stream)
     labels = batch["label"].reshape(4, 2)
     assert (labels[:, 0] == labels[:, 1]).all()

@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from focalnet_jax.data.decode import decode
-from focalnet_jax.data.loader import Reading, eval_batches, train_batches
+from focalnet_jax.data.loader import ReadOptions, eval_batches, train_batches
 from focalnet_jax.data.sources import open_source
 from focalnet_jax.data.substitutions import READABLE
 from focalnet_jax.data.tfds_source import TfdsSource
@@ -108,9 +108,9 @@ def test_a_damaged_record_is_an_image_that_cannot_be_read_and_a_missing_file_is_
     with pytest.raises(
         UserError, match=r"cannot read image example \(flowers/1.0.0 train, 0\) \(its record is damaged"
     ):
-        list(eval_batches(source, eval_transform(8), batch_size=2, reading=Reading(threads=0)))
+        list(eval_batches(source, eval_transform(8), batch_size=2, reading=ReadOptions(threads=0)))
     crop = train_transform(8, (1.0, 1.0), (1.0, 1.0), 0.0)
-    options = dict(batch_size=20, seed=0, start_step=0, end_step=1, reading=Reading(threads=0))
+    options = dict(batch_size=20, seed=0, start_step=0, end_step=1, reading=ReadOptions(threads=0))
     (batch,) = train_batches(source, crop, **options)
     assert sorted(set(batch["unreadable"])) == [READABLE, 0]
     assert sorted(batch["image"][:, 0, 0, 0]) == sorted([1, *range(1, 20)])  # the next one stands for it

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from focalnet_jax.command_line import load_config
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
+from focalnet_jax.programs.command_line import load_config
 from focalnet_jax.training.setup import make_task, open_train_data
 from focalnet_jax.training.step import init_state, make_train_step
 

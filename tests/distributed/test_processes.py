@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from focalnet_jax import launch as launcher
 from focalnet_jax.distributed import startup
+from focalnet_jax.launch import __main__ as launcher
 from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, run, start
 from tests.processes import SHORT, assert_same_run, launch
 

@@ -13,11 +13,11 @@ from jax.experimental import mesh_utils
 import focalnet_jax
 from focalnet_jax.aot.program import Program
 from focalnet_jax.convert.mapping import abstract_params
-from focalnet_jax.distributed.mesh import LocalPlaces, make_mesh, put_batch, put_told
+from focalnet_jax.distributed.mesh import LocalPlaces, make_mesh, put_batch, put_exchanged
 from focalnet_jax.distributed.sharding import TENSOR_RULES, describe, list_placement, partition, shardings
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
 from focalnet_jax.training.setup import open_train_data
 from focalnet_jax.training.step import abstract_state, make_train_step
 from tests.distributed.meshes import task_on, trained
@@ -159,7 +159,7 @@ def test_a_host_reads_what_its_devices_hold_wherever_they_stand_in_the_mesh():
     devices = np.array(jax.devices())
     mesh = jax.sharding.Mesh(devices.reshape(4, 1, 2), ("data", "fsdp", "tensor"))
     assert LocalPlaces(mesh).slice(8) == tuple(range(8))
-    told = put_told([3, 5], mesh)
+    told = put_exchanged([3, 5], mesh)
     assert told.shape == (8, 2)
     np.testing.assert_array_equal(np.asarray(told).sum(axis=0), [3, 5])
 

@@ -17,7 +17,7 @@ from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import check_whole, list_steps, newest_step
 from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
 from focalnet_jax.training.resume import Found, check_saved, find_newest
 from focalnet_jax.training.step import TrainState, abstract_state
 from tests.commands import (

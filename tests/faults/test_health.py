@@ -12,10 +12,10 @@ import pytest
 
 from focalnet_jax.checkpoint.steps import list_steps
 from focalnet_jax.checkpoint.weights import read_arrays
-from focalnet_jax.command_line import load_config
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.errors import RunFailedError
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
+from focalnet_jax.programs.command_line import load_config
 from focalnet_jax.training.health import fresh_health, judge
 from focalnet_jax.training.run import PARAM_NORM, Run
 from focalnet_jax.training.setup import make_task, open_train_data

@@ -15,7 +15,7 @@ from PIL import Image
 
 from focalnet_jax.data import decode
 from focalnet_jax.data.formats import FORMATS
-from focalnet_jax.data.loader import Host, Reading, eval_batches, train_batches
+from focalnet_jax.data.loader import Host, ReadOptions, eval_batches, train_batches
 from focalnet_jax.data.sources import DigitsSource, FolderSource
 from focalnet_jax.data.substitutions import READABLE, Substitutions
 from focalnet_jax.data.transforms import eval_transform, train_transform
@@ -41,7 +41,7 @@ def source(folder):
 
 
 def read(source, steps=3, batch_size=8, **reading):
-    options = Reading(**{"threads": 2, **reading})
+    options = ReadOptions(**{"threads": 2, **reading})
     return train_batches(source, TRAIN, batch_size=batch_size, seed=0, start_step=0, end_step=steps, reading=options)
 
 
@@ -72,7 +72,7 @@ def test_unreadable_examples_are_counted_and_too_many_end_the_run(source, capsys
 
 
 def test_evaluation_ends_at_an_unreadable_picture(source):
-    batches = eval_batches(source, eval_transform(24), batch_size=8, reading=Reading(threads=2))
+    batches = eval_batches(source, eval_transform(24), batch_size=8, reading=ReadOptions(threads=2))
     with pytest.raises(UserError, match=r"cannot read image .*n01440764_5.JPEG"):
         list(batches)
 

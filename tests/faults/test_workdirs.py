@@ -14,7 +14,7 @@ import pytest
 
 from focalnet_jax.checkpoint import lock
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.files import write_whole
+from focalnet_jax.system.files import write_whole
 from focalnet_jax.training.writers import MetricsWriter
 from tests.commands import SMALL, assert_one_line_mistake, run, start
 

@@ -10,7 +10,7 @@ import focalnet_jax
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.layers import drop_path, example_keys
 from focalnet_jax.model.variants import ABLATIONS
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
 from tests.model import reference
 
 SMALL = dict(embed_dim=8, depths=(2, 3), num_classes=7)

@@ -8,7 +8,7 @@ import pytest
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops import native
 from focalnet_jax.ops.aggregation import aggregate_context
-from focalnet_jax.ops.forms import choose_form
+from focalnet_jax.ops.implementations import choose_form
 from tests.ops.aggregating import inputs, with_gradients
 
 

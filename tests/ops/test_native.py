@@ -16,7 +16,7 @@ from focalnet_jax import create_model
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops import native
 from focalnet_jax.ops.aggregation import aggregate_context
-from focalnet_jax.ops.forms import describe_forms
+from focalnet_jax.ops.implementations import describe_implementations
 from tests.ops.aggregating import assert_same_on_a_mesh, error, inputs, levels_by_convolutions, with_gradients, with_sum
 
 
@@ -109,11 +109,11 @@ def test_what_it_does_not_compute_is_left_to_the_other_form():
 
 def test_people_are_told_the_form_that_computes():
     auto = {"aggregation": None, "pointwise": "auto"}
-    assert describe_forms(auto, "float32", "cpu") == "aggregation native, pointwise xla"
-    assert describe_forms(auto, "bfloat16", "cpu") == "aggregation shifted, pointwise xla"
+    assert describe_implementations(auto, "float32", "cpu") == "aggregation native, pointwise xla"
+    assert describe_implementations(auto, "bfloat16", "cpu") == "aggregation shifted, pointwise xla"
     stages = create_model("focalnet_tiny_lrf", embed_dim=8, depths=(1, 1), dtype="bfloat16").stages
     assert {stage.aggregation for stage in stages} == {"shifted"}
-    assert describe_forms(auto | {"aggregation": "xla"}, "float32", "cpu") == "aggregation xla, pointwise xla"
+    assert describe_implementations(auto | {"aggregation": "xla"}, "float32", "cpu") == "aggregation xla, pointwise xla"
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "'g++"])
@@ -122,8 +122,8 @@ def test_without_a_compiler_the_model_is_computed_all_the_same(compiler, tmp_pat
         "import focalnet_jax, jax.numpy as jnp;"
         "model = focalnet_jax.create_model('focalnet_tiny_srf', embed_dim=8, depths=(1,), num_classes=2);"
         "print(model(jnp.zeros((1, 8, 8, 3))).shape);"
-        "from focalnet_jax.ops.forms import describe_forms;"
-        "print(describe_forms({'aggregation': None, 'pointwise': None}, 'float32', 'cpu'));"
+        "from focalnet_jax.ops.implementations import describe_implementations;"
+        "print(describe_implementations({'aggregation': None, 'pointwise': None}, 'float32', 'cpu'));"
         "focalnet_jax.create_model('focalnet_tiny_srf', aggregation='native')"
     )
     environment = os.environ | {"CXX": compiler, "XDG_CACHE_HOME": str(tmp_path)}

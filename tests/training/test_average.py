@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from focalnet_jax.checkpoint.manager import Checkpoints
-from focalnet_jax.command_line import load_config
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.model.variants import model_metadata
-from focalnet_jax.paths import named_leaves
+from focalnet_jax.parameters import named_leaves
+from focalnet_jax.programs.command_line import load_config
 from focalnet_jax.training.setup import make_task, model_config, open_train_data
 from focalnet_jax.training.step import TrainState, abstract_params, abstract_state, init_state, make_train_step
 from tests.commands import EVERY, SMALL, losses, metrics, run, saved_params

@@ -10,13 +10,13 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from focalnet_jax.command_line import load_config
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data import sources
 from focalnet_jax.errors import UserError
+from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.training.evaluate_checkpoint import evaluate_checkpoint
 from focalnet_jax.training.loop import train
 from focalnet_jax.training.run import set_up
-from focalnet_jax.training.standalone import evaluate_checkpoint
 from focalnet_jax.transfer.extract import extract_features
 from tests.convert.random_weights import weights_of
 from tests.data.flowers import NAMES, make_data_set

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from focalnet_jax.command_line import load_config
 from focalnet_jax.config import differences, to_json
+from focalnet_jax.programs.command_line import load_config
 from tests.commands import SMALL, assert_one_line_mistake, losses, metrics, run, saved_params
 from tests.conftest import made_once
 

@@ -9,9 +9,9 @@ from flax import nnx
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from focalnet_jax.command_line import load_config
 from focalnet_jax.data.mixing import normalize
 from focalnet_jax.errors import UserError
+from focalnet_jax.programs.command_line import load_config
 from focalnet_jax.training.maps import MapsLog, check_maps
 from focalnet_jax.training.setup import open_eval_data
 from focalnet_jax.training.step import init_state

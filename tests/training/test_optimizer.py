@@ -13,7 +13,7 @@ import focalnet_jax
 from focalnet_jax.config import default_config
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import variant_config
-from focalnet_jax.paths import named_leaves, selected
+from focalnet_jax.parameters import named_leaves, selected
 from focalnet_jax.training.optimizer import (
     DECAYED,
     check_patterns,

@@ -7,7 +7,7 @@ import pytest
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.training.profiling import Profile, check_steps
-from focalnet_jax.training.progress import Progress, Work
+from focalnet_jax.training.progress import Progress, StepCost
 
 STEP = 0.05  # seconds; what a sleep adds on a busy machine is far below the others
 
@@ -25,7 +25,7 @@ def run_steps(progress, steps, first=0.0, pause=0.0):
 
 
 def test_neither_the_first_step_nor_a_pause_counts_as_a_step():
-    progress = Progress(0, 100, 10, Work(images=4, flops=1e6, devices=2, peak=1e9))
+    progress = Progress(0, 100, 10, StepCost(images=4, flops=1e6, devices=2, peak=1e9))
     rates = run_steps(progress, 6, first=1.0, pause=1.0)
     for percentile in ("p50", "p90", "p99"):
         assert STEP <= rates[f"step_seconds_{percentile}"] < STEP + 0.2
@@ -41,7 +41,7 @@ def test_waiting_for_input_is_told_and_is_no_good():
             time.sleep(0.2)
             yield batch
 
-    progress = Progress(0, 100, 10, Work(images=4, flops=1e6, devices=1, peak=None))
+    progress = Progress(0, 100, 10, StepCost(images=4, flops=1e6, devices=1, peak=None))
     progress.first_step_done()
     progress._marked_step = 0
     for _ in progress.timed(slow()):

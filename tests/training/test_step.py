@@ -7,13 +7,13 @@ import optax
 import pytest
 from flax import nnx
 
-from focalnet_jax.command_line import load_config
-from focalnet_jax.data.loader import Reading, eval_batches
+from focalnet_jax.data.loader import ReadOptions, eval_batches
 from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.distributed.mesh import check_batch_size, make_mesh, put_batch, replicated
 from focalnet_jax.errors import UserError
+from focalnet_jax.programs.command_line import load_config
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.optimizer import make_optimizer, make_schedule
 from focalnet_jax.training.setup import model_config, open_train_data
@@ -101,7 +101,7 @@ def test_evaluation_does_not_depend_on_batch_size_or_devices(config, on_one_devi
     task, _ = task_on(devices, config)
     params = jax.device_put(jax.device_get(on_one_device[1].params), replicated(task.mesh))
     source = DigitsSource("val")
-    read = eval_batches(source, eval_transform(16, 16), batch_size=batch_size, reading=Reading(threads=0))
+    read = eval_batches(source, eval_transform(16, 16), batch_size=batch_size, reading=ReadOptions(threads=0))
     result = evaluate(make_eval_step(task.graph, task.mesh), params, read, task.mesh)
 
     images = np.stack([eval_transform(16, 16)(source[i][0]) for i in range(len(source))])

@@ -16,7 +16,7 @@ from focalnet_jax import eval as evaluating
 from focalnet_jax import train as training
 from focalnet_jax.convert import __main__ as converting
 from focalnet_jax.errors import UserError
-from focalnet_jax.restarts import run_again
+from focalnet_jax.programs.restarts import run_again
 from tests.commands import SMALL
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
@@ -86,6 +86,6 @@ def test_a_mistake_in_a_thread_is_raised_there_and_leaves_nothing(tmp_path):
 
 
 def test_a_thread_restarts_a_program_that_failed(monkeypatch, capsys):
-    monkeypatch.setattr("focalnet_jax.restarts._LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("focalnet_jax.programs.restarts._LONGEST_PAUSE", 0.0)
     assert in_a_thread(run_again, [sys.executable, "-c", "raise SystemExit(3)"], 1) == 3
     assert "started again" in capsys.readouterr().err

@@ -19,11 +19,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.data.prepare.kinds import KINDS, find_sources
 from focalnet_jax.data.prepare.preparation import Options, prepare
 from focalnet_jax.data.prepare.tfrecord import convert
 from focalnet_jax.errors import UserError
+from focalnet_jax.programs.command_line import make_parser, run_command
 
 # What flags are for; the others are for all.
 _KINDS_OF = {

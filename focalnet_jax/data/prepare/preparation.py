@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from focalnet_jax import __version__
 from focalnet_jax.data.prepare import accounting
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import Index
@@ -28,7 +29,6 @@ from focalnet_jax.data.prepare.workers import Progress, run_all
 from focalnet_jax.data.sources import fingerprint_of
 from focalnet_jax.data.tfds_source import CARD
 from focalnet_jax.errors import UserError
-from focalnet_jax.version import __version__
 
 VERSION = "1.0.0"
 MANIFEST = "manifest.jsonl"

@@ -15,13 +15,13 @@ import google_crc32c
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from focalnet_jax import __version__
 from focalnet_jax.data.prepare.preparation import ASKED, check_begun, describe, is_finished, working_folder
 from focalnet_jax.data.prepare.shards import closing, write_whole
 from focalnet_jax.data.prepare.workers import Progress, run_all
 from focalnet_jax.data.sources import fingerprint_of
 from focalnet_jax.data.tfds_source import CARD, open_builder
 from focalnet_jax.errors import UserError
-from focalnet_jax.version import __version__
 
 _LONGEST = 1 << 30  # bytes of a record; a length above it is damage
 

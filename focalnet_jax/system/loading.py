@@ -6,7 +6,7 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
-from focalnet_jax.signals import in_main_thread
+from focalnet_jax.system.signals import in_main_thread
 
 
 @contextlib.contextmanager

@@ -13,11 +13,11 @@ import jax
 from ml_collections import FrozenConfigDict
 
 import focalnet_jax
+from focalnet_jax import __version__
 from focalnet_jax.checkpoint.lock import LOCK
 from focalnet_jax.config import flatten
 from focalnet_jax.data.sources import Source
 from focalnet_jax.distributed.startup import anywhere, check_same
-from focalnet_jax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _SEEN_SECONDS = 10.0  # after which a network file system shows what another machine has made

@@ -31,7 +31,7 @@ COMMANDS = {
 def run() -> None:
     """Runs the command that the command line names first; 2 if there is none of that name."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax import command_line
+    from focalnet_jax.programs import command_line
 
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
@@ -42,8 +42,8 @@ def run() -> None:
 
 
 def _tell(arguments: list[str]) -> int:
+    from focalnet_jax import __version__
     from focalnet_jax.errors import UserError, suggest
-    from focalnet_jax.version import __version__
 
     name = arguments[0] if arguments else "--help"
     if name == "--version":

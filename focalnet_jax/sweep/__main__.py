@@ -24,10 +24,10 @@ from typing import Any
 
 def main(arguments: list[str]) -> int:
     """Parses flags, trains one after the other, prints the table; 1 if a run failed, 2 if one was refused."""
-    from focalnet_jax.command_line import load_config, make_parser, parse_arguments, parse_workdir
     from focalnet_jax.config import flatten, is_auto
     from focalnet_jax.errors import EXIT_FAILED, EXIT_USER_MISTAKE, UserError
-    from focalnet_jax.files import check_folder, write_result
+    from focalnet_jax.programs.command_line import load_config, make_parser, parse_arguments, parse_workdir
+    from focalnet_jax.system.files import check_folder, write_result
 
     parser = make_parser("sweep", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     write_result(folder / "sweep.json", json.dumps(results, indent=1) + "\n")
     print(table(results))
     if importlib.util.find_spec("matplotlib"):
-        from focalnet_jax.report import main as report
+        from focalnet_jax.report.__main__ import main as report
 
         drawn = [str(folder / result["run"]) for result in results if "step" in result]
         if drawn:
@@ -144,7 +144,7 @@ _LOSSES = (("loss", 8), ("eval_loss", 9))
 def _outcome(workdir: Path) -> dict[str, Any]:
     """What a run came to; empty where it logged nothing."""
     from focalnet_jax.errors import UserError
-    from focalnet_jax.report import read_run
+    from focalnet_jax.report.runs import read_run
 
     try:
         curves = read_run(workdir).curves
@@ -159,9 +159,9 @@ def _outcome(workdir: Path) -> dict[str, Any]:
 
 def _run(command: list[str]) -> int:
     """The exit status; a signal to this process goes to the run, which saves and stops."""
-    from focalnet_jax.children import start
     from focalnet_jax.errors import shell_status
-    from focalnet_jax.signals import handled
+    from focalnet_jax.system.children import start
+    from focalnet_jax.system.signals import handled
 
     process = start(command)
 
@@ -175,6 +175,6 @@ def _run(command: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax.command_line import run_command
+    from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

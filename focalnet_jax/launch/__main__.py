@@ -16,11 +16,11 @@ import sys
 import threading
 import time
 
-from focalnet_jax.children import start
-from focalnet_jax.command_line import make_parser, run_command
 from focalnet_jax.distributed.flags import COORDINATOR, PROCESS, PROCESSES
 from focalnet_jax.errors import UserError, shell_status
-from focalnet_jax.signals import handled
+from focalnet_jax.programs.command_line import make_parser, run_command
+from focalnet_jax.system.children import start
+from focalnet_jax.system.signals import handled
 
 _GRACE_SECONDS = 30.0  # for the others to end by themselves after one has failed, and again after they are told to
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

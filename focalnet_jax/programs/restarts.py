@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from focalnet_jax.children import start
 from focalnet_jax.errors import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER_MISTAKE, shell_status
-from focalnet_jax.signals import handled
+from focalnet_jax.system.children import start
+from focalnet_jax.system.signals import handled
 
 _ENDS = (0, EXIT_USER_MISTAKE, EXIT_PREEMPTED)  # done; it would fail again; somebody wants it stopped
 _LONGEST_PAUSE = 60.0

@@ -42,7 +42,7 @@ def choose_form(option: str, form: str, platform: str, dtype: str = "float32") -
     return next((name for name in there if name != "native" or compiled), "xla")
 
 
-def describe_forms(model: Mapping[str, Any], precision: str, platform: str) -> str:
+def describe_implementations(model: Mapping[str, Any], precision: str, platform: str) -> str:
     """The forms that a model with these options, None where not set, is computed in on a platform: for people."""
     from focalnet_jax.ops import native
 

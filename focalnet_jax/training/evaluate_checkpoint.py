@@ -19,11 +19,11 @@ from focalnet_jax.config import replaced, with_stored
 from focalnet_jax.convert.files import is_checkpoint, sha256
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.distributed.startup import check_same, ends_with_the_others
+from focalnet_jax.training.agreement import check_same_data, check_same_run
 from focalnet_jax.training.classes import label_for, loaded_classifier
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.preprocessing import weights_preprocessing
 from focalnet_jax.training.resolve import model_config, resolve
-from focalnet_jax.training.sameness import check_same_data, check_same_run
 from focalnet_jax.training.setup import keep_compiled, open_eval_data, run_mesh
 from focalnet_jax.training.step import abstract_params, make_eval_step, model_graph
 from focalnet_jax.training.writers import to_json

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+import focalnet_jax
 from focalnet_jax.config import AUTO, BY_MACHINE, REQUIRED, check_values, default_config, expand_paths, flatten
 from focalnet_jax.errors import (
     BEFORE_THE_END,
@@ -224,7 +225,7 @@ def named_keys(overrides: Sequence[str]) -> frozenset[str]:
 
 def _found(file: Path) -> Path:
     """The file; a recipe configs/NAME.py that is not here is the one installed with the package."""
-    installed = Path(__file__).parent / file
+    installed = Path(focalnet_jax.__file__).parent / file
     return installed if file.parent == Path("configs") and not file.is_file() and installed.is_file() else file
 
 

@@ -1,23 +1,14 @@
-"""Draw runs: python -m focalnet_jax.report WORKDIR... [--out report.html].
-
-One page that needs no other file: loss, accuracy, learning rate, gradient's norm, images a second and waiting for
-input of all runs in the same axes, a table of what they came to (of images a second and of waiting the median), and the
-settings they differ in. Of a sweep's folder all runs. A name that ends in .png gets the curves alone. Runs may still
-go on.
-"""
+"""Runs drawn in the same axes, and a page with tables of what they came to."""
 
 from __future__ import annotations
 
 import base64
 import html
-import json
 import math
-import os
-import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from focalnet_jax.report.runs import Run, is_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,110 +24,13 @@ PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("time waiting for input", ("input_wait",), False),
     ("updates skipped", ("train/skipped",), False),
 )
-_METRICS = "metrics.jsonl"
-_DOTS = 120  # an inch
+DOTS = 120  # an inch
 _MOST = 1500  # points of a curve: of more, each is the mean of several
 _COLUMNS = 2
 _ALPHA = 0.75  # so that a curve shows below another
 _COLOURS = 10  # of matplotlib's own; of more runs each has a shade of a rainbow
 _NAMED = 3  # runs that a page is called by
 _WIDTH = 190  # letters of a line of the legend
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a workdir tells: its name, settings by dotted key, and of each metric steps and values."""
-
-    name: str
-    settings: dict[str, Any]
-    curves: dict[str, tuple[list[int], list[float]]]
-
-
-def main(arguments: list[str]) -> int:
-    """Parses flags, writes the report."""
-    from focalnet_jax.command_line import make_parser
-    from focalnet_jax.errors import UserError
-    from focalnet_jax.files import check_result, write_result
-
-    parser = make_parser("report", __doc__)
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="runs, or folders of runs")
-    parser.add_argument(
-        "--out", type=Path, default=Path("report.html"), metavar="FILE", help=".html or .png: %(default)s"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="write over a file of that name")
-    flags = parser.parse_args(arguments)
-    if flags.out.suffix.lower() not in (".html", ".png"):
-        raise UserError(f"--out {flags.out}: expected a name that ends in .html or .png")
-    check_result(flags.out, overwrite=flags.overwrite)
-    try:
-        import matplotlib  # noqa: F401 - what draws the curves
-    except ImportError as error:
-        raise UserError("a report needs matplotlib: pip install 'focalnet_jax[viz]'") from error
-    from focalnet_jax.visualize.figures import as_png
-
-    workdirs = [workdir for named in flags.workdirs for workdir in _workdirs(named)]
-    runs = [read_run(workdir) for workdir in workdirs]
-    if len({run.name for run in runs}) < len(runs):  # their paths, as far as they differ
-        whole = [workdir.resolve() for workdir in workdirs]
-        shared = os.path.commonpath(whole)
-        runs = [replace(run, name=os.path.relpath(path, shared)) for path, run in zip(whole, runs, strict=True)]
-    write_result(flags.out, as_png(draw(runs), _DOTS) if flags.out.suffix.lower() == ".png" else page(runs))
-    print(f"{flags.out}: {len(runs)} runs" if len(runs) > 1 else f"{flags.out}: {runs[0].name}")
-    return 0
-
-
-def _workdirs(path: Path) -> list[Path]:
-    """A run's workdir itself, or those in a folder of runs, as a sweep leaves them."""
-    inside = [] if os.path.exists(path / _METRICS) else sorted(each.parent for each in path.glob(f"*/{_METRICS}"))
-    return inside or [path]
-
-
-def read_run(workdir: Path) -> Run:
-    """The run in a workdir.
-
-    Raises:
-      UserError: there is none, nothing is logged yet, or its metrics.jsonl or config.json is damaged.
-    """
-    from ml_collections import ConfigDict
-
-    from focalnet_jax.config import flatten
-    from focalnet_jax.convert.files import read_json
-    from focalnet_jax.errors import UserError
-
-    metrics = workdir / _METRICS
-    try:
-        lines = metrics.read_text(errors="replace").splitlines()
-        config = workdir / "config.json"
-        settings = flatten(ConfigDict(read_json(config))) if config.exists() else {}
-    except (ValueError, AttributeError) as error:  # a dot in a key, which no config of ours has
-        raise UserError(f"{config} is damaged or no run's: {error}") from error
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{workdir} holds no run: there is no {_METRICS} in it or in its folders") from error
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename or workdir}: {error.strerror}") from error
-    curves: dict[str, tuple[list[int], list[float]]] = {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-            step = int(row["step"])
-            numbers = {name: float(value) for name, value in row.items() if _is_number(value)}
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # being written, or not a run's
-            continue
-        for name, value in numbers.items():
-            if name != "step":
-                steps, values = curves.setdefault(name, ([], []))
-                steps.append(step)
-                values.append(value)
-    if not curves and any(map(str.strip, lines)):
-        raise UserError(f"{metrics} is damaged or no run's: no line is a JSON object with a step and a number")
-    if not curves:
-        raise UserError(f"{workdir} has logged nothing yet")
-    name = os.fsencode(workdir.resolve().name).decode(errors="replace")  # names of files need not be text
-    return Run(name, dict(settings), curves)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def draw(runs: Sequence[Run]) -> Figure:
@@ -199,7 +93,7 @@ def page(runs: Sequence[Run]) -> str:
     """The report as HTML."""
     from focalnet_jax.visualize.figures import as_png
 
-    image = base64.b64encode(as_png(draw(runs), _DOTS)).decode()
+    image = base64.b64encode(as_png(draw(runs), DOTS)).decode()
     title = html.escape(", ".join(run.name for run in runs) if len(runs) <= _NAMED else f"{len(runs)} runs")
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>",
@@ -236,7 +130,7 @@ def _summary(run: Run) -> dict[str, str]:
     values = (
         str(run.settings.get("model.name", "")),
         str(steps),
-        next((f"{run.settings[key]:.10g} {unit}" for key, unit in _TOTALS if _is_number(run.settings.get(key))), ""),
+        next((f"{run.settings[key]:.10g} {unit}" for key, unit in _TOTALS if is_number(run.settings.get(key))), ""),
         last("train/loss", ".4f"),
         f"{best[1]:.2f} %" if best else "",
         str(best[0]) if best else "",
@@ -256,10 +150,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
     lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    from focalnet_jax.command_line import run_command
-
-    run_command(main)

@@ -1,0 +1,1 @@
+"""Starts a run in several processes."""

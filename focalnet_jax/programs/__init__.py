@@ -1,0 +1,1 @@
+"""What commands share: command lines, the list of commands, restarts."""

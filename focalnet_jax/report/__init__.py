@@ -1,0 +1,1 @@
+"""Draws runs as one page."""
