@@ -38,15 +38,16 @@ def main(arguments: list[str]) -> int:
     import jax
 
     from focalnet_jax.aot.compilation import lower_step
+    from focalnet_jax.distributed.mesh import run_mesh
+    from focalnet_jax.tasks import task_kind
     from focalnet_jax.training.resolve import resolve
-    from focalnet_jax.training.setup import run_mesh
 
     for recipe in flags.recipe or RECIPES:
         for devices, sizes in MESHES.items():
             for name, changes in OPTIONS.items():
                 config = load_config(recipe, [*sizes, *changes], optional=["data.path", "init_from"])
-                mesh = run_mesh(config, jax.devices()[:devices])
-                config = resolve(config, mesh)
+                mesh = run_mesh(config.mesh.to_dict(), jax.devices()[:devices])
+                config = resolve(config, mesh, task_kind(config.task))
                 for step in ("train", "eval"):
                     text = re.sub(r"module @\S+", "module", lower_step(config, mesh, step).as_text())
                     digest = hashlib.sha256(text.encode()).hexdigest()

@@ -152,7 +152,7 @@ def main(arguments: list[str]) -> int:
     import jax
 
     from benchmarks.tpu_parts import map_size
-    from focalnet_jax.training.setup import model_config
+    from focalnet_jax.config import model_config
 
     jax.config.update("jax_platforms", "cpu")
     given = [f"--config.batch_size={flags.batch}", *overrides]

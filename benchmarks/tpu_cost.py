@@ -117,8 +117,8 @@ def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     from focalnet_jax.aot import bundles
     from focalnet_jax.aot.compilation import DoesNotFitError
     from focalnet_jax.aot.topology import describe_devices
+    from focalnet_jax.config import model_config
     from focalnet_jax.distributed.mesh import make_mesh
-    from focalnet_jax.training.setup import model_config
 
     config = recipe(flags, overrides)
     model = model_config(config)

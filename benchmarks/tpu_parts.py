@@ -45,10 +45,10 @@ def part(
     import jax.numpy as jnp
     from flax import nnx
 
+    from focalnet_jax.config import model_config
     from focalnet_jax.model.blocks import Stage
     from focalnet_jax.model.precision import get_precision
     from focalnet_jax.ops.implementations import FORMS, choose_form
-    from focalnet_jax.training.setup import model_config
 
     model = model_config(config)
     size = map_size(config, model, number)
@@ -77,8 +77,8 @@ def aggregation(config: Any, mesh: Any, number: int, batch: int, form: str, back
     import jax
     import jax.numpy as jnp
 
+    from focalnet_jax.config import model_config
     from focalnet_jax.ops.aggregation import aggregate_context
-    from focalnet_jax.training.setup import model_config
 
     model = model_config(config)
     size, dim = map_size(config, model, number), model.dims[number]
@@ -117,7 +117,7 @@ def plain_part(name: str, config: Any, number: int, whole_stage: bool) -> tuple[
     """Stage or block of a plain FocalNet or ConvNeXt: function and parameters."""
     from flax import nnx
 
-    from focalnet_jax.training.setup import model_config
+    from focalnet_jax.config import model_config
 
     model = model_config(config)
     block, depths = _plain(name, model)
@@ -149,7 +149,7 @@ def plain_step(name: str, config: Any, batch: int) -> tuple[Callable[..., Any], 
     from flax import nnx
 
     from benchmarks import plain_models
-    from focalnet_jax.training.setup import model_config
+    from focalnet_jax.config import model_config
 
     model = model_config(config)
     block, depths = _plain(name, model)

@@ -33,7 +33,7 @@ _FLAGS = ("mlp_ratio", "use_postln", "use_layerscale", "use_postln_in_modulation
 
 def blocks(models: list[str], batch: int) -> Iterator[tuple[str, int, int, Any]]:
     """Variant, stage from 0, rows of its map and config of the blocks that differ."""
-    from focalnet_jax.training.setup import model_config
+    from focalnet_jax.config import model_config
 
     seen = set()
     for name in models:

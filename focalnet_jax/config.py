@@ -9,34 +9,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict, FieldReference, FrozenConfigDict, config_dict
+from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.model.variants import FocalNetConfig
-from focalnet_jax.settings.checks import CHECKS
+from focalnet_jax.model.variants import FocalNetConfig, variant_config
+from focalnet_jax.settings import checks_of, settings_of
+from focalnet_jax.settings.keys import anything, number
 
 
-def _number(value: float) -> FieldReference:
-    """A number that may be None as well."""
-    return FieldReference(value, field_type=type(value))
-
-
-def _size(value: int) -> FieldReference:
-    """Pixels of a side, or (height, width), or None."""
-    return FieldReference(value, field_type=object)
-
-
-def default_config() -> ConfigDict:
-    """Every key a run understands. `None` means: not set, the meaning stands beside the key.
+def default_config(task: str = "classification") -> ConfigDict:
+    """Returns every key that a run of a task understands; `None` means not set, see the comment beside the key.
 
     The keys of `AUTO` may be "auto" (numbers: None): see `focalnet_jax.training.resolve`.
     """
     config = ConfigDict()
+    config.task = task  # one of settings.TASKS, which sets its own keys
 
     config.model = ConfigDict()
     # A variant, or auto: that of the weights of init_from, or what the hardware trains from scratch in reasonable time.
     config.model.name = "focalnet_tiny_srf"
-    config.model.num_classes = _number(1000)  # auto: as many as the training data have
     # Any option of the variant (model/variants.py) can be replaced; None keeps the variant's value.
     for name in FocalNetConfig.__dataclass_fields__:
         if name not in ("num_classes", "in_channels", "remat"):
@@ -45,11 +36,8 @@ def default_config() -> ConfigDict:
     # What is computed in: float32, bfloat16, or auto for bfloat16 where the hardware has it; parameters are float32.
     config.precision = "float32"
 
-    config.batch_size = _number(1024)  # global: all devices of all hosts together; auto: by the data and the devices
+    config.batch_size = number(1024)  # global: all devices of all hosts together; auto: by the data and the devices
     config.eval_batch_size = config_dict.placeholder(int)  # None: batch_size, on CPUs at most 64
-    # Which outputs compete: a number for the first ones alone (1000 for 22K on 1K); or, for figures of a subset beside
-    # those of all, present for the classes that the evaluation data has, or a file or a tuple of classes.
-    config.eval_classes = config_dict.placeholder(object)
     config.accumulate_steps = 1  # an update's batch is computed in this many parts, one after the other, to save memory
     # Durations: `*_epochs` or `*_steps`, one of the two; what the command line names replaces the other.
     # Of these two neither: by the number of training images.
@@ -61,13 +49,12 @@ def default_config() -> ConfigDict:
     # Continue the run in a workdir (its newest step) or a step: weights, optimizer state, average and step count; the
     # durations are those of what follows, with a schedule of its own.
     config.continue_from = config_dict.placeholder(str)
-    # The classifier of init_from: keep, drop for a fresh one, remap 22K to 1K; auto: keep if it has the data's classes.
+    # The task's head in init_from: keep, drop for a fresh one, remap for ImageNet-22K's classes to 1K's; auto: keep if
+    # it predicts what the data has.
     config.init_head = "keep"
 
-    # Weights of classes in the loss: one number for each, or balanced: the inverse of how often each is drawn; None: 1.
-    config.class_weights = config_dict.placeholder(object)
-
-    config.ema_decay = 0.0  # of an average of the weights, which is then what is evaluated and exported; 0: none
+    # Decay of an average of the weights, which is then evaluated and exported in their place; 0: no average.
+    config.ema_decay = 0.0
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # adamw, lamb, lion or sgd
@@ -83,7 +70,7 @@ def default_config() -> ConfigDict:
 
     config.schedule = ConfigDict()
     # The peak, at this batch size; auto: by batch size and init_from, with a warm-up where none is set.
-    config.schedule.learning_rate = _number(1e-3)
+    config.schedule.learning_rate = number(1e-3)
     config.schedule.min_learning_rate = 1e-5
     config.schedule.warmup_learning_rate = 1e-6
     config.schedule.warmup_epochs = config_dict.placeholder(float)
@@ -93,19 +80,10 @@ def default_config() -> ConfigDict:
     config.data.source = "digits"  # digits, folder or tfds
     # folder: the directory that holds the splits; tfds: a prepared directory, or a data set's name
     config.data.path = config_dict.placeholder(str)
-    # A file with what the classifier's outputs are called, one class per line in their order, where nothing else tells
-    config.data.classes = config_dict.placeholder(str)
     config.data.train_split = "train"
     config.data.eval_split = "val"
-    # folder: the share of the training images that becomes eval_split where there is no folder of that name; 0: none.
-    config.data.held_out = 0.0
-    # How much more often rare classes are drawn: a class of n images in proportion to n ** (1 - class_balance).
-    config.data.class_balance = 0.0
-    # Pixels of a side, or (height, width); auto: that of init_from's weights, or 224, on CPUs 64
-    config.data.image_size = _size(224)
-    # Size before the centre crop, or (height, width); None: image_size, by the mode shorter 256/224 of it
-    config.data.eval_resize = config_dict.placeholder(object)
-    config.data.eval_resize_mode = "shorter"  # shorter side; stretch; longest, padded with the mean colour; none
+    # Pixels per side, or (height, width); auto: those of init_from's weights, or 224, on CPUs 64
+    config.data.image_size = anything(224)
     config.data.interpolation = "bicubic"  # also of training crops: bicubic, bilinear, lanczos, box, hamming, nearest
     config.data.mean = config_dict.placeholder(tuple)  # of red, green and blue in [0, 1]; None: ImageNet's
     config.data.std = config_dict.placeholder(tuple)
@@ -114,22 +92,6 @@ def default_config() -> ConfigDict:
     config.data.workers = 0  # processes that read beside this one; 0: its own threads do
     config.data.stall_seconds = 300.0  # a run without a batch for so long ends
     config.data.max_unreadable = 1e-4  # share of training images that may be unreadable and stood in for
-
-    config.augment = ConfigDict()
-    config.augment.crop_scale = (0.08, 1.0)  # random-resized-crop: share of the area
-    config.augment.crop_ratio = (3 / 4, 4 / 3)  # and its aspect ratio, log-uniform
-    config.augment.flip = 0.5  # probability of a horizontal flip
-    config.augment.policy = ""  # timm's name of it: rand-m9-mstd0.5-inc1 and its like, or 3a; empty: none
-    config.augment.color_jitter = 0.0  # strength of brightness, contrast and saturation jitter
-    config.augment.repeats = 1  # times an example stands in a batch, augmented anew: repeated augmentation
-    config.augment.label_smoothing = 0.1
-    config.augment.erase = 0.0  # probability of random erasing
-    config.augment.mixup = 0.0  # alpha of mixup, and of cutmix; 0: none
-    config.augment.cutmix = 0.0
-    config.augment.mix_probability = 1.0  # that a group is mixed
-    config.augment.mix_switch = 0.5  # that it is cutmix, where both are on
-    config.augment.mix_group = 128  # examples that share a lambda and mix with each other
-    config.augment.cutmix_box = "timm"  # its size: timm (rounded up, timm 1.x) or original (down, timm 0.4.12)
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices along each axis; -1: the rest
@@ -155,14 +117,14 @@ def default_config() -> ConfigDict:
     config.checkpoint_every_steps = config_dict.placeholder(int)
     config.keep_latest = 3  # checkpoints kept: the newest ones
     config.keep_best = 1  # and the ones with the best eval/top1
+    settings_of(task).add_keys(config)
     return config.lock()  # so that a config file cannot set a key that does not exist
 
 
-# Keys whose value may be left to the data, the weights and the machine: "auto", or None for numbers. What is chosen is
-# stored with the run, which keeps it wherever it is resumed.
+# Keys whose value may be left to the data, the weights and the machine: "auto", or None for numbers. The choice is
+# stored with the run, which keeps it wherever it is resumed. A task has more, see `auto_keys`.
 AUTO = (
     "model.name",
-    "model.num_classes",
     "precision",
     "batch_size",
     "init_head",
@@ -193,7 +155,6 @@ RESUMABLE = (
     "health.watchdog_seconds",
     "eval_batch_size",
     "data.path",
-    "data.classes",
     "data.threads",
     "data.workers",
     "data.stall_seconds",
@@ -219,10 +180,10 @@ def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
         raise UserError(f"init_weights={config.init_weights} is for the file of init_from, which is not set")
     if config.continue_from is not None and config.init_from is not None:
         raise UserError("continue_from and init_from are both set; give one of them")
-    for key, default in flatten(default_config()).items():
-        if default is not None and values[key] is None and key not in AUTO:
+    for key, default in flatten(default_config(config.task)).items():
+        if default is not None and values[key] is None and key not in auto_keys(config):
             raise UserError(f"{key}=None: expected a value, such as the default {default!r}")
-    for key, (fits, expected) in CHECKS.items():
+    for key, (fits, expected) in checks_of(config.task).items():
         if values[key] is not None and not fits(values[key]):
             raise UserError(f"{key}={values[key]}: expected {expected}")
 
@@ -259,6 +220,17 @@ def duration(config: ConfigDict, key: str, steps_per_epoch: int, default: int | 
     return round(exact)
 
 
+def auto_keys(config: ConfigDict | FrozenConfigDict) -> tuple[str, ...]:
+    """Returns the keys of a config that may be left open: `AUTO` and those of its task."""
+    return AUTO + settings_of(config.task).AUTO
+
+
+def model_config(config: ConfigDict | FrozenConfigDict) -> FocalNetConfig:
+    """Returns the variant with the config's overrides."""
+    options = config.model.to_dict()
+    return variant_config(options.pop("name"), remat=config.remat, **options)
+
+
 def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
     """Values by dotted key."""
     flat: dict[str, Any] = {}
@@ -276,7 +248,7 @@ def to_json(config: ConfigDict | FrozenConfigDict) -> str:
 
 
 def is_auto(config: ConfigDict | FrozenConfigDict, key: str) -> bool:
-    """Whether the value of one of the keys of `AUTO` is still to be chosen."""
+    """Returns whether the value of one of `auto_keys` is still to be chosen."""
     return flatten(config)[key] in (None, "auto")
 
 
@@ -295,7 +267,7 @@ def replaced(config: ConfigDict | FrozenConfigDict, values: Mapping[str, Any]) -
 def with_stored(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> FrozenConfigDict:
     """The config in which everything left to be chosen has the value of a `stored` config (read from JSON)."""
     ours, theirs = flatten(config), flatten(ConfigDict(stored))
-    keys = [key for key in AUTO if is_auto(config, key)]
+    keys = [key for key in auto_keys(config) if is_auto(config, key)]
     if "model.name" in keys:  # with the options that make it another model than its variant
         keys += [key for key in ours if key.startswith("model.") and ours[key] is None]
     if "schedule.learning_rate" in keys and ours["schedule.warmup_steps"] is ours["schedule.warmup_epochs"] is None:
@@ -319,9 +291,10 @@ def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -
     chosen does not differ from what was chosen.
     """
     ours = flatten(ConfigDict(json.loads(to_json(with_stored(config, stored)))))
-    theirs = flatten(ConfigDict(json.loads(to_json(default_config())))) | flatten(ConfigDict(stored))
+    theirs = flatten(ConfigDict(json.loads(to_json(default_config(config.task))))) | flatten(ConfigDict(stored))
+    resumable = RESUMABLE + settings_of(config.task).RESUMABLE
     return [
         f"{key} is {theirs.get(key, 'not set')} there and {ours.get(key, 'not set')} here"
         for key in sorted(ours.keys() | theirs.keys())
-        if key not in RESUMABLE and ours.get(key) != theirs.get(key)
+        if key not in resumable and ours.get(key) != theirs.get(key)
     ]

@@ -20,7 +20,7 @@ from focalnet_jax.data.class_lists import labels, short_names
 from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
 from focalnet_jax.data.listing import list_pictures
-from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import USUAL, Normalization, Preprocessing, sides
 from focalnet_jax.data.transforms import EvalTransform, eval_transform
 from focalnet_jax.errors import RunFailedError, UserError

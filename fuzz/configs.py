@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from focalnet_jax.training.setup import make_mixing, make_plan
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.config import AUTO, BY_MACHINE, default_config, flatten, is_auto
+from focalnet_jax.config import BY_MACHINE, auto_keys, default_config, flatten, is_auto
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.command_line import load_config
-from focalnet_jax.training.setup import make_mixing, make_plan
 from fuzz.mutations import Rng, mutate_bytes, pick
 from fuzz.runner import Family, WrongAnswerError
 
@@ -85,7 +85,7 @@ def _text(value: Any, rng: Rng) -> str:
 def _check(defaults: dict[str, Any], given: dict[str, str], in_file: dict[str, Any], config: FrozenConfigDict) -> None:
     for key, value in flatten(config).items():
         if key in given:
-            left_open = value is None and given[key] in ("auto", "'auto'") and key in (*AUTO, *BY_MACHINE)
+            left_open = value is None and given[key] in ("auto", "'auto'") and key in (*auto_keys(config), *BY_MACHINE)
             if not left_open and not _means(given[key], value):
                 raise WrongAnswerError(f"{key}={given[key]!r} became {value!r}")
         elif key in in_file:
@@ -120,7 +120,7 @@ def _means(text: str, value: Any) -> bool:
 
 def _start(config: FrozenConfigDict) -> None:
     """What is decided from a config alone, if nothing is left open; a refusal there is as good as one before."""
-    if any(is_auto(config, key) for key in AUTO):
+    if any(is_auto(config, key) for key in auto_keys(config)):
         return
     for decide in (lambda: make_plan(config, 1000), lambda: make_mixing(config)):
         try:

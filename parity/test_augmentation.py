@@ -13,9 +13,9 @@ from timm.data import auto_augment, create_transform
 from timm.data.mixup import Mixup, cutmix_bbox_and_lam
 
 from focalnet_jax.data.decode import decode
-from focalnet_jax.data.mixing import Mixing, mix
 from focalnet_jax.data.policies import FILL, OPERATIONS, RandAugment, parse_policy
 from focalnet_jax.data.transforms import eval_transform, random_resized_crop_box, train_transform
+from focalnet_jax.tasks.classification.mixing import Mixing, mix
 
 HPARAMS = {"img_mean": FILL, "interpolation": Image.Resampling.BICUBIC}
 PICTURES = [

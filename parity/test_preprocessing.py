@@ -17,7 +17,7 @@ from focalnet_jax.convert.huggingface import WeightsInfo, stated_beside
 from focalnet_jax.convert.preprocessors import from_timm
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.convert.write import write_weights
-from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.transforms import eval_transform
 
 CROP = {"height": 56, "width": 40}

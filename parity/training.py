@@ -8,18 +8,18 @@ import jax
 import numpy as np
 import torch
 from flax import nnx
+from focalnet_jax.training.setup import model_config, open_train_data
 from ml_collections import FrozenConfigDict
 from timm.scheduler import CosineLRScheduler
 
 from focalnet_jax.convert.mapping import to_ours
-from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.tasks.classification.mixing import Mixing
 from focalnet_jax.training.health import fresh_health
 from focalnet_jax.training.optimizer import make_optimizer, make_schedule
-from focalnet_jax.training.setup import model_config, open_train_data
 from focalnet_jax.training.step import Task, TrainState, make_train_step, model_graph
 from parity import pytorch
 from parity.measure import load, relative

@@ -8,11 +8,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from focalnet_jax.config import differences, replaced, to_json
+from focalnet_jax.config import differences, model_config, replaced, to_json
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, summarize
 from focalnet_jax.programs.command_line import load_config
-from focalnet_jax.training.setup import model_config
 
 RECIPES = sorted(Path("configs").glob("*.py"))
 SHORT = [name.removeprefix("focalnet_") for name in list_models()]

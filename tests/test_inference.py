@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from focalnet_jax import create_model, predict
-from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.normalization import normalize
 from focalnet_jax.demo import __main__ as demo
 from focalnet_jax.demo.panels import look
 from focalnet_jax.errors import RunFailedError, UserError

@@ -13,9 +13,9 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+from focalnet_jax.config import model_config
 from focalnet_jax.model import summarize
 from focalnet_jax.programs.command_line import load_config
-from focalnet_jax.training.setup import model_config
 from tests.quick import QUICK
 
 # What the compiler spends on a program: where little is computed, little; level 1 trains as fast as the highest.

@@ -16,7 +16,7 @@ from focalnet_jax.convert.huggingface import WeightsInfo
 from focalnet_jax.convert.timm import told_by_timm, write_timm_config
 from focalnet_jax.convert.weights import read_weights, stated_by
 from focalnet_jax.convert.write import write_weights
-from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import IMAGENET, USUAL, Normalization, Preprocessing, from_config
 from focalnet_jax.data.show import draw_sheet, seen_batch
 from focalnet_jax.data.transforms import eval_transform
@@ -24,8 +24,8 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.inference import load_classifier
 from focalnet_jax.model.variants import model_metadata, variant_config
 from focalnet_jax.programs.command_line import load_config, named_keys
+from focalnet_jax.tasks.classification.preprocessing import note_difference, weights_preprocessing
 from focalnet_jax.training.evaluate_checkpoint import evaluate_checkpoint
-from focalnet_jax.training.preprocessing import note_difference, weights_preprocessing
 from focalnet_jax.training.run import set_up
 from focalnet_jax.transfer.extract import extract_features
 from focalnet_jax.visualize.drawing import fit

@@ -18,9 +18,11 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.aot.report import summary, table
     from focalnet_jax.aot.topology import describe_devices
     from focalnet_jax.config import REQUIRED, is_auto
+    from focalnet_jax.distributed.mesh import run_mesh
     from focalnet_jax.programs.command_line import load_config, make_parser, parse_arguments
+    from focalnet_jax.settings import settings_of
+    from focalnet_jax.tasks import task_kind
     from focalnet_jax.training.resolve import resolve
-    from focalnet_jax.training.setup import open_train_source, run_mesh
 
     jax.config.update("jax_platforms", "cpu")  # it looks for no other devices: none is used
     parser = make_parser("aot", __doc__)
@@ -36,17 +38,18 @@ def main(arguments: list[str]) -> int:
     flags, overrides = parse_arguments(parser, arguments)
     config = load_config(flags.config, overrides, optional=["data.path", "init_from"])
     devices, chip = describe_devices(flags.topology, flags.slices)
-    mesh = run_mesh(config, devices)
-    left_open = is_auto(config, "model.num_classes") or is_auto(config, "batch_size")
-    source = open_train_source(config) if left_open and config.data.path not in (None, REQUIRED) else None
-    config = resolve(config, mesh, source)
+    mesh, kind = run_mesh(config.mesh.to_dict(), devices), task_kind(config.task)
+    by_data = (*settings_of(config.task).AUTO, "batch_size")
+    left_open = any(is_auto(config, key) for key in by_data)
+    source = kind.open_examples(config) if left_open and config.data.path not in (None, REQUIRED) else None
+    config = resolve(config, mesh, kind, source)
     if flags.search:
         attempt, suggestion = search(config, mesh, chip, flags.step)
     else:
         attempt, suggestion = compile_step(config, mesh, chip, flags.step), {}
     topology = f"{flags.slices}x {flags.topology}" if flags.slices > 1 else flags.topology
     result = summary(config, topology, mesh, chip, attempt) | suggestion
-    print(table(result))
+    print(table(result, config))
     print(json.dumps(result))
     return 0
 

@@ -10,19 +10,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.aot import MOST_A_DEVICE, bundles
 from focalnet_jax.aot.program import Program
-from focalnet_jax.data.preprocessing import sides
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.distributed.mesh import check_batch_size, split_by_example
 from focalnet_jax.errors import UserError
+from focalnet_jax.tasks import task_kind
+from focalnet_jax.tasks.task import MAIN
 from focalnet_jax.training.resolve import resolve
-from focalnet_jax.training.setup import class_weights, make_task
-from focalnet_jax.training.step import abstract_params, abstract_state, make_eval_step, make_train_step
+from focalnet_jax.training.spec import make_spec
+from focalnet_jax.training.state import abstract_state, abstract_variables
+from focalnet_jax.training.step import make_eval_step, make_train_step
 
 _WARM_UP, _STEPS = 100, 1000  # of the schedule, whose length costs nothing
 _MOST_TURNS = 8  # of trying another batch
@@ -59,7 +60,7 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
 
     Not to fit is an answer, not an error.
     """
-    config = resolve(config, mesh)
+    config = resolve(config, mesh, task_kind(config.task))
     key = _batch_key(config, step)
     batch, remat = config[key], config.remat
     check_batch_size(key, batch, mesh, config.accumulate_steps if step == "train" else 1)
@@ -114,13 +115,17 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
 
 
 def _may_be(batch: int, config: FrozenConfigDict, mesh: Mesh, step: str) -> bool:
-    """Whether a batch divides over devices, micro-batches and the groups that are mixed."""
+    """Returns whether a batch divides over devices and micro-batches, and the task can split it as it needs."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if step == "eval":
         return batch % parts == 0
-    mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
-    group = min(config.augment.mix_group, batch)
-    return batch % (parts * config.accumulate_steps) == 0 and not (mixes and (batch % group or group % 2))
+    if batch % (parts * config.accumulate_steps):
+        return False
+    try:
+        task_kind(config.task).make_task(_with(config, batch_size=batch), evaluated=False)
+    except UserError:
+        return False
+    return True
 
 
 def _next_batch(largest: Attempt | None, above: int | None, room: int, may_be: Callable[[int], bool]) -> int | None:
@@ -146,25 +151,22 @@ def _with(config: FrozenConfigDict, **changed: Any) -> FrozenConfigDict:
 
 
 def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lowered:
-    """The `train` or `eval` step a run of `config` has, to be compiled for the devices of `mesh`."""
-    (height, width), place = sides(config.data.image_size), split_by_example(mesh)
-
-    def batch_of(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((config[_batch_key(config, step)], *shape), dtype, sharding=place)
-
-    batch = {"image": batch_of(jnp.uint8, height, width, 3), "label": batch_of(jnp.int32)}
-    weights = class_weights(config, None)
-    task, init_params = make_task(config, mesh, warmup_steps=_WARM_UP, total_steps=_STEPS, class_weights=weights)
+    """Returns the `train` or `eval` step of a run of `config`, lowered for the devices of `mesh`."""
+    task = task_kind(config.task).make_task(config, evaluated=False)
+    sharding = split_by_example(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
+        for name, spec in task.batch_spec(config[_batch_key(config, step)]).items()
+    }
+    spec, init = make_spec(config, mesh, task, warmup_steps=_WARM_UP, total_steps=_STEPS)
     platform = "cuda" if mesh.devices.flat[0].platform == "gpu" else mesh.devices.flat[0].platform
     if step == "eval":
-        batch["mask"] = batch_of(jnp.float32)
-        # Which outputs compete, where the data or a file says so, changes no shape.
-        every = np.ones(config.model.num_classes, bool)
-        competing = config.eval_classes if isinstance(config.eval_classes, int | None) else every
-        eval_step = make_eval_step(task.graph, mesh, competing, task.mixing.normalization)
-        traced = eval_step.trace(abstract_params(init_params, mesh), batch)
+        size = len(next(iter(batch.values())))
+        batch["mask"] = jax.ShapeDtypeStruct((size,), jnp.float32, sharding=sharding)
+        eval_step = make_eval_step(spec.graph, mesh, task.evaluations()[MAIN])
+        traced = eval_step.trace(abstract_variables(init, mesh), batch)
     else:
-        traced = make_train_step(task).trace(abstract_state(task, init_params), batch)
+        traced = make_train_step(spec).trace(abstract_state(spec, init), batch)
     return traced.lower(lowering_platforms=(platform,))
 
 

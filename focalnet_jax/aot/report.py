@@ -10,8 +10,7 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.aot.compilation import Attempt
 from focalnet_jax.data.preprocessing import in_words
 from focalnet_jax.distributed.chips import Chip
-from focalnet_jax.model import summarize
-from focalnet_jax.training.setup import model_config
+from focalnet_jax.tasks import task_kind
 
 _PASSES = {"train": 3, "eval": 1}  # a backward pass computes twice what a forward pass does
 SOURCE = "compiler's estimate, not a measurement; time for exchanges between devices is not in it"
@@ -25,7 +24,8 @@ def summary(config: FrozenConfigDict, topology: str, mesh: Mesh, chip: Chip, att
     they run.
     """
     devices = mesh.devices.size
-    macs = summarize(model_config(config), config.data.image_size).macs
+    task = task_kind(config.task).make_task(config, evaluated=False)
+    macs = task.summarize().macs
     flops = 2 * macs * attempt.batch * _PASSES[attempt.step]
     seconds = attempt.cycles / chip.clock if attempt.cycles and chip.clock else None
     return {
@@ -35,7 +35,7 @@ def summary(config: FrozenConfigDict, topology: str, mesh: Mesh, chip: Chip, att
         "mesh": dict(mesh.shape),
         "model": config.model.name,
         "image_size": config.data.image_size,
-        "num_classes": config.model.num_classes,
+        **task.facts(),
         "precision": config.precision,
         "step": attempt.step,
         "global_batch": attempt.batch,
@@ -55,14 +55,15 @@ def summary(config: FrozenConfigDict, topology: str, mesh: Mesh, chip: Chip, att
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """The same for people."""
+def table(result: dict[str, Any], config: FrozenConfigDict) -> str:
+    """Returns the figures of a config's compilation as lines for people."""
+    outputs = task_kind(config.task).make_task(config, evaluated=False).banner()["model"]
     memory, capacity = result["hbm_bytes_per_device"], result["hbm_capacity_bytes"] / 2**30
     seconds, sent = result["estimated_step_seconds"], result["collective_bytes_per_device"]
     axes = " ".join(f"{axis}={length}" for axis, length in result["mesh"].items())
     rows = {
         "topology": f"{result['topology']}, {result['devices']} x {result['chip']}, mesh {axes}",
-        "model": f"{result['model']}, {in_words(result['image_size'])} px, {result['num_classes']} outputs, "
+        "model": f"{result['model']}, {in_words(result['image_size'])} px, {outputs}, "
         f"{result['precision']}, remat {result['remat']}",
         "step": f"{result['step']}, batch {result['global_batch']}, {result['batch_per_device']} a device",
         "memory": f"{'fits' if result['fits'] else 'does not fit'}: "

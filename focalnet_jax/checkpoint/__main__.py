@@ -20,7 +20,7 @@ from typing import Any
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_damage, find_missing, read_manifest
 from focalnet_jax.checkpoint.lock import LOCK, held, is_held
-from focalnet_jax.checkpoint.steps import BEST_METRIC, FOLDER, delete, kept, list_steps, metric_of, read_metadata
+from focalnet_jax.checkpoint.steps import FOLDER, best_metric, delete, kept, list_steps, metric_of, read_metadata
 from focalnet_jax.errors import EXIT_FAILED, RunFailedError, UserError
 from focalnet_jax.programs.command_line import make_parser, run_command
 
@@ -71,8 +71,9 @@ def _step(folder: Path, step: int) -> Path:
 
 def _list(given: Path, flags: argparse.Namespace) -> int:
     folder = _folder(given)
-    best = kept(_metrics(folder), 0, 1)
-    print(f"{'step':>9}  {'written':<19}  {'MB':>9}  {BEST_METRIC:>9}")
+    best, name = kept(_metrics(folder), 0, 1), _metric(folder)
+    width = max(len(name), 9)
+    print(f"{'step':>9}  {'written':<19}  {'MB':>9}  {name:>{width}}")
     for number in list_steps(folder):
         step = folder / str(number)
         if missing := find_missing(step):
@@ -80,18 +81,26 @@ def _list(given: Path, flags: argparse.Namespace) -> int:
             continue
         try:
             size = sum(size for size, _ in read_manifest(step).files.values())
-            metric, changed = metric_of(step), (step / "metadata").stat().st_mtime
+            metric, changed = metric_of(step, name), (step / "metadata").stat().st_mtime
         except (DamagedError, OSError):
             print(f"{number:>9}  {_DELETED}")
             continue
-        told = f"{metric:9.3f}" if math.isfinite(metric) else " " * 9
+        figure = f"{metric:{width}.3f}" if math.isfinite(metric) else " " * width
         written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(changed))
-        print(f"{number:>9}  {written}  {size / 1e6:9.1f}  {told}{'  best' if number in best else ''}")
+        print(f"{number:>9}  {written}  {size / 1e6:9.1f}  {figure}{'  best' if number in best else ''}")
     return 0
 
 
 def _metrics(folder: Path) -> dict[int, float]:
-    return {step: metric_of(folder / str(step)) for step in list_steps(folder) if not find_missing(folder / str(step))}
+    name = _metric(folder)
+    whole = [step for step in list_steps(folder) if not find_missing(folder / str(step))]
+    return {step: metric_of(folder / str(step), name) for step in whole}
+
+
+def _metric(folder: Path) -> str:
+    """The name of the figure that ranks the steps of a folder."""
+    whole = [folder / str(step) for step in list_steps(folder) if not find_missing(folder / str(step))]
+    return best_metric(whole[-1] if whole else folder)
 
 
 def _verify(given: Path, flags: argparse.Namespace) -> int:

@@ -37,19 +37,20 @@ from focalnet_jax.checkpoint.weights import Tree, abstract, check_same, quiet, r
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.system.files import write_whole
 
-ITEMS = ("params", "ema", "training", "metadata")
+ITEMS = ("params", "ema", "statistics", "ema_statistics", "training", "metadata")
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: the newest `keep_latest` and the `keep_best` with the highest eval/top1.
+    """The checkpoints of a workdir: the newest `keep_latest` and the `keep_best` with the highest figure `metric`.
 
     One run at a time may write there. All its processes make one of these; process 0 seals and deletes.
     """
 
-    def __init__(self, workdir: Path, *, keep_latest: int, keep_best: int):
+    def __init__(self, workdir: Path, metric: str, *, keep_latest: int, keep_best: int):
         if keep_latest < 1:
             raise UserError(f"keep_latest={keep_latest}; expected at least 1, or nothing could be resumed")
         self._keep = {"latest": keep_latest, "best": keep_best}
+        self._metric = metric
         self._workdir, self._folder = workdir, workdir.absolute() / FOLDER
         self._writes = jax.process_index() == 0
         check_path(workdir)
@@ -119,8 +120,9 @@ class Checkpoints:
         return is_complete(self._step(step))
 
     def best_metric(self) -> float:
-        """The highest eval/top1 among the checkpoints, or minus infinity."""
-        return max(map(metric_of, map(self._step, list_steps(self._folder))), default=-math.inf)
+        """Returns the highest `metric` among the checkpoints, or minus infinity."""
+        steps = map(self._step, list_steps(self._folder))
+        return max((metric_of(step, self._metric) for step in steps), default=-math.inf)
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -167,7 +169,8 @@ class Checkpoints:
             self._failure = error
 
     def _delete_old(self) -> None:
-        metrics = {s: metric_of(self._step(s)) for s in list_steps(self._folder) if is_complete(self._step(s))}
+        steps = [step for step in list_steps(self._folder) if is_complete(self._step(step))]
+        metrics = {step: metric_of(self._step(step), self._metric) for step in steps}
         delete(self._folder, metrics.keys() - kept(metrics, **self._keep))
 
     def _failed(self, step: int | None, error: Exception) -> RunFailedError:

@@ -11,10 +11,11 @@ from typing import Any
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_missing, is_step, read_manifest
 from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.settings import settings_of
+from focalnet_jax.settings.tasks import TASKS
 
 FOLDER = "checkpoints"
 SAVED = "saved.json"  # in the workdir: which step was saved last, whatever becomes of the checkpoints
-BEST_METRIC = "eval/top1"
 _LEAVING = ".deleting-"  # the name of a step that goes begins with it: it goes at once, however long its files take
 _UNFINISHED = ".orbax-checkpoint-tmp"  # and that of one being written ends with this
 
@@ -112,10 +113,19 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
         raise RunFailedError(f"checkpoint {checkpoint} is damaged (its metadata: {error})") from error
 
 
-def metric_of(checkpoint: Path) -> float:
-    """What steps are ranked by; minus infinity where it is missing or no number."""
+def best_metric(checkpoint: Path) -> str:
+    """Returns the name of the figure that ranks a step among those of its run, by the task that its config names."""
     try:
-        value = (read_manifest(checkpoint).evaluation or {}).get(BEST_METRIC)
+        task = (read_metadata(checkpoint).get("config") or {}).get("task", TASKS[0])
+    except RunFailedError:
+        task = TASKS[0]
+    return f"eval/{settings_of(task).BEST_METRIC}"
+
+
+def metric_of(checkpoint: Path, metric: str) -> float:
+    """Returns the figure of a step that ranks it; minus infinity if it is missing or NaN."""
+    try:
+        value = (read_manifest(checkpoint).evaluation or {}).get(metric)
     except DamagedError:
         value = None
     return -math.inf if value is None or math.isnan(value) else value

@@ -26,6 +26,10 @@ from focalnet_jax.parameters import named_leaves
 Tree = Any
 
 
+# Averages by the item of a checkpoint that holds them, and the item they are averages of.
+AVERAGES = {"ema": "params", "ema_statistics": "statistics"}
+
+
 def weights_item(checkpoint: Path) -> str:
     """Which item of a step is its result: the average where there is one."""
     return "ema" if (checkpoint / "ema").is_dir() else "params"
@@ -90,6 +94,12 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
     )
     with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(checkpoint / item, args=arguments)
+
+
+def load_statistics(checkpoint: Path, like: Tree) -> Tree:
+    """Returns the variables of a step that are no parameters, averaged where the parameters are; as `load_params`."""
+    item = "ema_statistics" if weights_item(checkpoint) == "ema" else "statistics"
+    return load_items(checkpoint, {item: like})[item]
 
 
 def load_items(checkpoint: Path, like: dict[str, Tree]) -> dict[str, Tree]:

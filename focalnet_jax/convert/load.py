@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.checkpoint.weights import load_params, weights_item
+from focalnet_jax.checkpoint.weights import load_params, load_statistics, weights_item
 from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.huggingface import WeightsInfo
@@ -80,6 +80,7 @@ class Loaded:
     params: Any
     source: str  # in words
     stated: WeightsInfo
+    statistics: Any = field(default_factory=dict)  # variables that are no parameters; {} where none were asked for
 
 
 def load_into(
@@ -87,6 +88,7 @@ def load_into(
     config: FocalNetConfig,
     like: Any,
     *,
+    statistics: Any = None,
     head: str = "keep",
     surgery: bool = True,
     seed: int = 0,
@@ -100,6 +102,7 @@ def load_into(
       path: as for `load_model`.
       config: the model's.
       like: its parameters, arrays or shapes, whose shardings the result has.
+      statistics: its variables that are no parameters, as `like`; read from a checkpoint of this package alone.
       head: "keep", "drop" or "remap", see `adapt`.
       surgery: whether windows and levels may differ; what is only measured must not be changed.
       seed: of what is fresh.
@@ -117,7 +120,8 @@ def load_into(
         if not needs_surgery(held, config):
             # Straight to the devices, each its part.
             source = f"{checkpoint}{' (averaged weights)' if weights_item(checkpoint) == 'ema' else ''}"
-            return Loaded(load_params(checkpoint, like, head=head), source, stated_by(metadata))
+            held = load_statistics(checkpoint, statistics) if statistics else {}
+            return Loaded(load_params(checkpoint, like, head=head), source, stated_by(metadata), held)
     assumed = {"use_postln": config.use_postln, "normalize_modulator": config.normalize_modulator}
     weights = read_weights(path, assumed=assumed, which=which, head=head)
     weights = adapt(weights, config, head=head, surgery=surgery, seed=seed)

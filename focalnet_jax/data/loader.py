@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -22,17 +22,23 @@ from absl import flags
 from grain.experimental import index_shuffle
 
 from focalnet_jax.data.balance import Balance
-from focalnet_jax.data.decode import UnreadableImageError, decode
+from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.processes import end_all, end_with_parent, without_false_alarms
-from focalnet_jax.data.sources import Label, Source
-from focalnet_jax.data.substitutions import READABLE, Batch, why_unreadable
-from focalnet_jax.data.transforms import EvalTransform, TrainTransform
+from focalnet_jax.data.sources import Source
+from focalnet_jax.data.substitutions import READABLE, Batch, EvalHost, why_unreadable
 from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
 
 _BATCHES_AHEAD = 2
 _LISTEN_SECONDS = 0.2  # how often who waits for a batch asks whether to stop
 _PATIENCE_SECONDS = 5.0  # for a batch nobody will use
 _SUBSTITUTES = 10  # pictures tried for one that cannot be read
+
+
+class Host(EvalHost, Protocol):
+    """Makes arrays of examples, see `tasks.task.Host`."""
+
+    def train_example(self, example: Any, rng: np.random.Generator) -> Batch:
+        """Returns arrays of fixed shapes by name; raises `UnreadableImageError`."""
 
 
 class Places(Protocol):
@@ -43,7 +49,7 @@ class Places(Protocol):
 
 
 @dataclass(frozen=True)
-class Host:
+class HostPlaces:
     """Equal parts, by the number of the host."""
 
     index: int = 0
@@ -62,7 +68,7 @@ class ReadOptions:
     threads: int = 16  # that decode and augment, in every process
     workers: int = 0  # processes beside this one; 0: the threads are this one's
     stall_seconds: float = 300.0  # without a batch for so long, the run ends
-    host: Places = Host()
+    host: Places = HostPlaces()
     stopped: Callable[[], bool] = bool  # where it is true, a stream that has no batch ready ends before its time
 
 
@@ -117,7 +123,7 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 
 def train_batches(
     source: Source,
-    transform: TrainTransform,
+    host: Host,
     *,
     batch_size: int,
     seed: int,
@@ -129,11 +135,11 @@ def train_batches(
 ) -> Iterator[Batch]:
     """This host's slices of the global batches of steps `start_step` to `end_step`.
 
-    For a picture that cannot be read stands the next one that can, by index.
+    An example that cannot be read is replaced by the next one that can, by index.
 
     Yields:
-      `image` `[B / hosts, H, W, 3]` uint8, `label` `[B / hosts]` int32, and `unreadable` `[B / hosts]` int64: the index
-      of the example that could not be read, or `READABLE`.
+      The arrays of `host.train_example`, `[B / hosts, ...]`, and `unreadable` `[B / hosts]` int64: the index of the
+      example that could not be read, or `READABLE`.
 
     Raises:
       UserError: too many examples in a row cannot be read.
@@ -145,24 +151,21 @@ def train_batches(
         step, place = divmod(flat, len(local))
         position = (start_step + step) * batch_size + local[place]
         first = shuffled_index(position, len(source), batch_size, seed, repeats, balance)
-        index, image, label = _next_readable(source, first)
-        rng = _generator(seed, position)
-        unreadable = np.int64(READABLE if index == first else first)
-        return {"image": transform(image, rng), "label": label, "unreadable": unreadable}
+        index, arrays = _next_readable(source, host, first, seed, position)
+        return arrays | {"unreadable": np.int64(READABLE if index == first else first)}
 
     return _read((end_step - start_step) * len(local), example, len(local), reading)
 
 
 def eval_batches(
-    source: Source, transform: EvalTransform, *, batch_size: int, reading: ReadOptions = ReadOptions()
+    source: Source, host: EvalHost, *, batch_size: int, reading: ReadOptions = ReadOptions()
 ) -> Iterator[Batch]:
     """This host's slices of batches that hold every example exactly once.
 
-    The last batch is filled up; `mask` is 1 for an example and 0 for filling, which must not be counted.
+    The last batch is padded; `mask` is 1 for an example and 0 for padding, which must not be counted.
 
     Yields:
-      `image` `[B / hosts, H, W, 3]` uint8, `label` `[B / hosts]` or `[B / hosts, M]` int32 (see `Source`), `mask`
-      `[B / hosts]` float32.
+      The arrays of `host.eval_example`, `[B / hosts, ...]`, and `mask` `[B / hosts]` float32.
 
     Raises:
       UserError: a picture cannot be read; names it.
@@ -170,37 +173,37 @@ def eval_batches(
     """
     local = reading.host.slice(batch_size)
     batches = -(-len(source) // batch_size)
+    padding: list[Batch] = []
+
+    def read(index: int) -> Batch:
+        try:
+            return host.eval_example(source[index])
+        except UnreadableImageError as error:
+            raise UserError(f"cannot read image {source.name(index)} ({error}): repair or remove it") from error
 
     def example(flat: int) -> Batch:
         batch, place = divmod(flat, len(local))
         index = batch * batch_size + local[place]
-        filling = index >= len(source)
-        index = 0 if filling else index
-        try:
-            picture, label = source[index]
-            if filling:  # of the same shapes
-                black = np.zeros((1, 1, 3), np.uint8)
-                return {"image": transform(black), "label": np.zeros_like(label), "mask": np.float32(0)}
-            image = decode(picture)
-        except UnreadableImageError as error:
-            raise UserError(f"cannot read image {source.name(index)} ({error}): repair or remove it") from error
-        return {"image": transform(image), "label": label, "mask": np.float32(1)}
+        if index < len(source):
+            return read(index) | {"mask": np.float32(1)}
+        if not padding:
+            padding.append({name: np.zeros_like(value) for name, value in read(0).items()})
+        return padding[0] | {"mask": np.float32(0)}
 
     return _read(batches * len(local), example, len(local), reading)
 
 
-def _next_readable(source: Source, first: int) -> tuple[int, np.ndarray, Label]:
-    """The example at `first`, or at the next index whose picture can be read."""
+def _next_readable(source: Source, host: Host, first: int, seed: int, position: int) -> tuple[int, Batch]:
+    """The index and the arrays of the example at `first`, or of the next one by index that can be read."""
     for attempt in range(_SUBSTITUTES):
         index = (first + attempt) % len(source)
         try:
-            picture, label = source[index]
-            return index, decode(picture), label
+            return index, host.train_example(source[index], _generator(seed, position))
         except UnreadableImageError:
             continue
     raise UserError(
-        f"cannot read image {source.name(first)} ({why_unreadable(source, first)}), nor the {_SUBSTITUTES - 1} after "
-        "it: check the data"
+        f"cannot read image {source.name(first)} ({why_unreadable(source, host, first)}), nor the {_SUBSTITUTES - 1} "
+        "after it: check the data"
     )
 
 

@@ -45,6 +45,12 @@ class Source(Protocol):
     # Where all labels are known without reading examples: `labels`, `[N]` int32.
 
 
+def describe(source: Source) -> str:
+    """Returns the number of examples and classes, the fingerprint and the first names, to compare processes by."""
+    numbers = f"{len(source)} examples, {len(source.class_names)} classes, fingerprint {source.fingerprint}"
+    return f"{numbers}, {'/'.join(source.class_names)}"[:200]
+
+
 def fingerprint_of(parts: Iterable[str]) -> str:
     """Twelve hexadecimal digits of a SHA-256."""
     digest = hashlib.sha256()

@@ -69,6 +69,16 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     return Mesh(placed, AXES, axis_types=types)
 
 
+def run_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of a run over all devices, or those given; raises `UserError` if some would be idle."""
+    devices = jax.devices() if devices is None else devices
+    mesh, count = make_mesh(sizes, devices), len(devices)
+    if mesh.size != count:
+        sizes = " ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
+        raise UserError(f"{sizes} would use {mesh.size} of {count} devices: give sizes whose product is {count}, or -1")
+    return mesh
+
+
 _COMPILER_OPTIONS = {
     "tpu": {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"},
     "cpu": {"xla_cpu_prefer_vector_width": "512"},

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import focalnet_jax
-from focalnet_jax.config import AUTO, BY_MACHINE, REQUIRED, check_values, default_config, expand_paths, flatten
+from focalnet_jax.config import BY_MACHINE, REQUIRED, auto_keys, check_values, default_config, expand_paths, flatten
 from focalnet_jax.errors import (
     BEFORE_THE_END,
     EXIT_FAILED,
@@ -33,7 +33,7 @@ from focalnet_jax.errors import (
     nearest,
     suggest,
 )
-from focalnet_jax.settings.checks import CHECKS
+from focalnet_jax.settings import checks_of
 
 CALLED_AS = "python -m focalnet_jax."  # what stands before a command's name in its help
 _LONGEST_LINE = 4000  # letters of an error: the longest of ours lists all keys of a model by their patterns
@@ -253,7 +253,7 @@ def _read_config(file: Path, variant: str) -> ConfigDict:
         sys.path[:] = before
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config: {file} has no function get_config(variant) that returns a config")
-    missing = flatten(default_config()).keys() - flatten(config).keys()
+    missing = flatten(default_config(config.get("task", "classification"))).keys() - flatten(config).keys()
     if missing:
         raise UserError(f"--config: {file} lacks {', '.join(sorted(missing))}; start from default_config()")
     return config
@@ -292,11 +292,11 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
     kind = node.get_type(leaf)
     try:
         value = _literal(text)
-        if text == "auto" and key in (*AUTO, *BY_MACHINE):
+        if text == "auto" and key in (*auto_keys(config), *BY_MACHINE):
             value = "auto" if kind is str else None
             node[leaf] = value
             return key
-        needed = flatten(default_config())[key] is not None  # or `none` means: not set
+        needed = flatten(default_config(config.task))[key] is not None  # or `none` means: not set
         if kind is str and (value is not None or needed):
             value = text
         if (isinstance(value, bool) and kind in (int, float)) or (value is None and needed) or not _is_plain(value):
@@ -307,9 +307,9 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
         expected = names.get(kind, "a value")
         if node[leaf] not in (None, (), "auto"):
             expected += f" such as {node[leaf]}"
-        elif key in CHECKS:
-            expected = CHECKS[key][1]
-        if key in AUTO and "auto" not in expected:
+        elif key in (checks := checks_of(config.task)):
+            expected = checks[key][1]
+        if key in auto_keys(config) and "auto" not in expected:
             expected += " or auto"
         raise UserError(f"--config.{key}={text}: expected {expected}") from error
     return key

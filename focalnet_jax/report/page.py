@@ -9,21 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from focalnet_jax.report.runs import Run, is_number
+from focalnet_jax.settings import settings_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What is drawn: of a panel the metrics, by the names of metrics.jsonl, and whether its scale is logarithmic.
-PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
-    ("training loss", ("train/loss",), False),
-    ("evaluation loss", ("eval/loss",), False),
-    ("top-1 (solid, dots) and top-5 (dotted, crosses), %", ("eval/top1", "eval/top5"), False),
-    ("learning rate", ("train/learning_rate",), False),
-    ("gradient's norm", ("train/grad_norm",), True),
-    ("images/s", ("images_per_second",), False),
-    ("time waiting for input", ("input_wait",), False),
-    ("updates skipped", ("train/skipped",), False),
-)
 DOTS = 120  # an inch
 _MOST = 1500  # points of a curve: of more, each is the mean of several
 _COLUMNS = 2
@@ -33,20 +23,50 @@ _NAMED = 3  # runs that a page is called by
 _WIDTH = 190  # letters of a line of the legend
 
 
+Panel = tuple[str, tuple[str, ...], bool]  # title, names in metrics.jsonl, whether the scale is logarithmic
+_MARKS = ("solid, dots", "dotted, crosses")
+
+
+def panels(runs: Sequence[Run]) -> list[Panel]:
+    """Returns the panels that any of the runs has something for: losses, figures of the evaluations, rates."""
+    tasks = [settings_of(task) for task in dict.fromkeys(run.task for run in runs)]
+    headlines = dict.fromkeys(settings.HEADLINE for settings in tasks)
+    found: list[Panel] = [("training loss", ("train/loss",), False)]
+    names = {name for run in runs for name in run.curves}
+    prefixes = sorted({name.rpartition("/")[0] for name in names if name.endswith("/loss")} - {"train", "eval"})
+    for prefix in ("eval", *prefixes):
+        of = "evaluation" if prefix == "eval" else prefix
+        found.append((f"{of} loss", (f"{prefix}/loss",), False))
+        for headline in headlines:
+            titles = [f"{title} ({mark})" for (_, title), mark in zip(headline, _MARKS, strict=False)]
+            title = " and ".join(titles if len(titles) > 1 else [headline[0][1]])
+            beside = "" if prefix == "eval" else f"{prefix}: "
+            shown = tuple(f"{prefix}/{figure}" for figure, _ in headline[:2])
+            found.append((f"{beside}{title}, %", shown, False))
+    found += [
+        ("learning rate", ("train/learning_rate",), False),
+        ("gradient's norm", ("train/grad_norm",), True),
+        ("images/s", ("images_per_second",), False),
+        ("time waiting for input", ("input_wait",), False),
+        ("updates skipped", ("train/skipped",), False),
+    ]
+    return [panel for panel in found if names.intersection(panel[1])]
+
+
 def draw(runs: Sequence[Run]) -> Figure:
     """All panels that any of the runs has something for, a colour a run."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import PercentFormatter
 
-    panels = [panel for panel in PANELS if any(name in run.curves for run in runs for name in panel[1])]
-    rows = -(-len(panels) // _COLUMNS)
+    shown = panels(runs)
+    rows = -(-len(shown) // _COLUMNS)
     colours = _colours(len(runs))
     in_line = max(1, _WIDTH // (max(len(run.name) for run in runs) + 8))  # names in a line of the legend
     lines = -(-len(runs) // in_line) if len(runs) > 1 else 0
     figure = Figure(figsize=(6.4 * _COLUMNS, 2.9 * rows + 0.2 * lines), layout="constrained")
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
-    for axis, (title, names, logarithmic) in zip(axes, panels, strict=False):
+    for axis, (title, names, logarithmic) in zip(axes, shown, strict=False):
         for run, colour in zip(runs, colours, strict=True):
             for name, style, point in zip(names, ("-", ":"), (".", "x"), strict=False):
                 if name in run.curves:
@@ -63,7 +83,7 @@ def draw(runs: Sequence[Run]) -> Figure:
             axis.set_yscale("log")
         if names == ("input_wait",):
             axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    for axis in axes[len(panels) :]:
+    for axis in axes[len(shown) :]:
         axis.set_axis_off()
     if len(runs) > 1:
         handles = [Line2D([], [], color=colour, label=run.name) for run, colour in zip(runs, colours, strict=True)]
@@ -93,6 +113,7 @@ def page(runs: Sequence[Run]) -> str:
     """The report as HTML."""
     from focalnet_jax.visualize.figures import as_png
 
+    tasks = dict.fromkeys(run.task for run in runs)
     image = base64.b64encode(as_png(draw(runs), DOTS)).decode()
     title = html.escape(", ".join(run.name for run in runs) if len(runs) <= _NAMED else f"{len(runs)} runs")
     parts = [
@@ -101,7 +122,10 @@ def page(runs: Sequence[Run]) -> str:
         "table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .8em;border-bottom:1px solid #ddd;"
         "text-align:left}td{font-variant-numeric:tabular-nums}img{max-width:100%}</style>",
         f"<h1>{title}</h1>",
-        _table(["run", *_SUMMARY], [[run.name, *_summary(run).values()] for run in runs]),
+        *(
+            _summary_table([run for run in runs if run.task == task])
+            for task in dict.fromkeys(run.task for run in runs)
+        ),
         f'<img alt="curves of the runs" src="data:image/png;base64,{image}">',
     ]
     if differing := _differing(runs):
@@ -110,10 +134,13 @@ def page(runs: Sequence[Run]) -> str:
     return "\n".join(parts) + "\n"
 
 
-_SUMMARY = ("model", "step", "of", "loss", "best top-1", "at step", "last top-1", "images/s, median", "waiting, median")
-
-
 _TOTALS = (("total_steps", "steps"), ("total_epochs", "epochs"))  # how long a run is to be, in either
+
+
+def _summary_table(runs: Sequence[Run]) -> str:
+    """What the runs of one task came to, one row per run."""
+    rows = [_summary(run) for run in runs]
+    return _table(["run", *rows[0]], [[run.name, *row.values()] for run, row in zip(runs, rows, strict=True)])
 
 
 def _summary(run: Run) -> dict[str, str]:
@@ -124,21 +151,23 @@ def _summary(run: Run) -> dict[str, str]:
         values = sorted(filter(math.isfinite, run.curves[name][1])) if name in run.curves else []
         return format(values[len(values) // 2], form) if values else ""
 
-    tops = list(zip(*run.curves.get("eval/top1", ((), ())), strict=True))
-    best = max((each for each in tops if math.isfinite(each[1])), key=lambda each: each[1], default=None)
-    steps = max(steps[-1] for steps, _ in run.curves.values())
-    values = (
-        str(run.settings.get("model.name", "")),
-        str(steps),
-        next((f"{run.settings[key]:.10g} {unit}" for key, unit in _TOTALS if is_number(run.settings.get(key))), ""),
-        last("train/loss", ".4f"),
-        f"{best[1]:.2f} %" if best else "",
-        str(best[0]) if best else "",
-        f"{tops[-1][1]:.2f} %" if tops else "",
-        middle("images_per_second", ".0f"),
-        middle("input_wait", ".1%"),
-    )
-    return dict(zip(_SUMMARY, values, strict=True))
+    settings = settings_of(run.task)
+    title = dict(settings.HEADLINE)[settings.BEST_METRIC]
+    figures = list(zip(*run.curves.get(f"eval/{settings.BEST_METRIC}", ((), ())), strict=True))
+    best = max((each for each in figures if math.isfinite(each[1])), key=lambda each: each[1], default=None)
+    return {
+        "model": str(run.settings.get("model.name", "")),
+        "step": str(max(steps[-1] for steps, _ in run.curves.values())),
+        "of": next(
+            (f"{run.settings[key]:.10g} {unit}" for key, unit in _TOTALS if is_number(run.settings.get(key))), ""
+        ),
+        "loss": last("train/loss", ".4f"),
+        f"best {title}": f"{best[1]:.2f} %" if best else "",
+        "at step": str(best[0]) if best else "",
+        f"last {title}": f"{figures[-1][1]:.2f} %" if figures else "",
+        "images/s, median": middle("images_per_second", ".0f"),
+        "waiting, median": middle("input_wait", ".1%"),
+    }
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:

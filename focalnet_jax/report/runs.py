@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from focalnet_jax.settings.tasks import TASKS
+
 METRICS = "metrics.jsonl"
 
 
@@ -18,6 +20,11 @@ class Run:
     name: str
     settings: dict[str, Any]
     curves: dict[str, tuple[list[int], list[float]]]
+
+    @property
+    def task(self) -> str:
+        """The name of its task; classification where its config is from before there were others."""
+        return str(self.settings.get("task", TASKS[0]))
 
 
 def find_workdirs(path: Path) -> list[Path]:

@@ -1,1 +1,44 @@
-"""What values the keys of a config may have. Loads no JAX."""
+"""The keys of a config by task: defaults, meanings and checks. Nothing here loads JAX."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ml_collections import ConfigDict
+
+from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.settings.checks import CHECKS
+from focalnet_jax.settings.tasks import TASKS
+
+Checks = Mapping[str, tuple[Callable[[Any], bool], str]]
+
+
+class Settings(Protocol):
+    """The contents of `settings/TASK.py`."""
+
+    BEST_METRIC: str  # ranks checkpoints, the higher the better; a name among the figures of the task's evaluation
+    HEADLINE: tuple[tuple[str, str], ...]  # figures that reports and sweeps show, in percent, with their names
+    AUTO: tuple[str, ...]  # keys that may be left open, beside `config.AUTO`
+    RESUMABLE: tuple[str, ...]  # keys that may differ when a run is resumed, beside `config.RESUMABLE`
+    CHECKS: Checks  # whether a value fits a key, and what is expected in words
+
+    def add_keys(self, config: ConfigDict) -> None:
+        """Adds the keys of the task to those of the trainer."""
+
+
+def settings_of(task: str) -> Settings:
+    """Returns the settings of a task.
+
+    Raises:
+      UserError: no such task.
+    """
+    if task not in TASKS:
+        raise UserError(f"unknown task {task!r}; expected {' or '.join(TASKS)}.{suggest(task, TASKS)}")
+    return importlib.import_module(f"focalnet_jax.settings.{task}")
+
+
+def checks_of(task: str) -> Checks:
+    """Returns the checks of all keys of a task."""
+    return CHECKS | settings_of(task).CHECKS

@@ -24,7 +24,7 @@ from typing import Any
 
 def main(arguments: list[str]) -> int:
     """Parses flags, trains one after the other, prints the table; 1 if a run failed, 2 if one was refused."""
-    from focalnet_jax.config import flatten, is_auto
+    from focalnet_jax.config import flatten, is_auto, model_config
     from focalnet_jax.errors import EXIT_FAILED, EXIT_USER_MISTAKE, UserError
     from focalnet_jax.programs.command_line import load_config, make_parser, parse_arguments, parse_workdir
     from focalnet_jax.system.files import check_folder, write_result
@@ -38,12 +38,11 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--workdir {folder} is a run's own; expected a folder for runs")
     check_folder(folder, "--workdir")
     # Every mistake before the first run.
-    from focalnet_jax.training.setup import model_config
-
     loaded = [load_config(flags.config, settings) for _, settings in runs]
     for config in loaded:
         if not is_auto(config, "model.name"):
             model_config(config)
+    task = loaded[0].task
     configs = list(map(flatten, loaded))
     differing = [key for key in configs[0] if len({repr(config[key]) for config in configs}) > 1]
     results = []
@@ -54,9 +53,9 @@ def main(arguments: list[str]) -> int:
         if status not in (0, EXIT_FAILED, EXIT_USER_MISTAKE):  # stopped
             return status
         chosen = {key: config[key] for key in differing}
-        results.append({"run": name, "settings": chosen, "status": status, **_outcome(folder / name)})
+        results.append({"run": name, "settings": chosen, "status": status, **_outcome(folder / name, task)})
     write_result(folder / "sweep.json", json.dumps(results, indent=1) + "\n")
-    print(table(results))
+    print(table(results, task))
     if importlib.util.find_spec("matplotlib"):
         from focalnet_jax.report.__main__ import main as report
 
@@ -117,13 +116,16 @@ def split_values(text: str) -> list[str]:
     return [value.strip() for value in values]
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """For people: the best first."""
+def table(results: Sequence[dict[str, Any]], task: str = "classification") -> str:
+    """Returns the runs of a task as a table for people, the best first."""
     from focalnet_jax.errors import EXIT_USER_MISTAKE
+    from focalnet_jax.settings import settings_of
 
+    metric = settings_of(task).BEST_METRIC
+    title = dict(settings_of(task).HEADLINE)[metric]
     width = max(len(result["run"]) for result in results)
-    lines = [f"{'run':<{width}}  {'step':>8}  {'loss':>8}  {'eval loss':>9}  {'top-1':>7}  {'best':>7}"]
-    for result in sorted(results, key=lambda result: -result.get("best_top1", -1)):
+    lines = [f"{'run':<{width}}  {'step':>8}  {'loss':>8}  {'eval loss':>9}  {title:>7}  {'best':>7}"]
+    for result in sorted(results, key=lambda result: -result.get(f"best_{metric}", -1)):
         if "step" not in result:
             how = "refused" if result["status"] == EXIT_USER_MISTAKE else "failed before it logged anything"
             lines.append(f"{result['run']:<{width}}  {how}")
@@ -131,7 +133,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         cells = (
             f"{result['step']:>8}",
             *(f"{result[name]:>{wide}.4f}" if name in result else " " * wide for name, wide in _LOSSES),
-            *(f"{result[name]:>5.2f} %" if name in result else " " * 7 for name in ("top1", "best_top1")),
+            *(f"{result[name]:>5.2f} %" if name in result else " " * 7 for name in (metric, f"best_{metric}")),
         )
         lines.append(f"{result['run']:<{width}}  {'  '.join(cells)}{'  failed' if result['status'] else ''}")
     return "\n".join(lines)
@@ -141,19 +143,21 @@ _LONGEST_NAME = 240  # bytes: what is written whole needs some more
 _LOSSES = (("loss", 8), ("eval_loss", 9))
 
 
-def _outcome(workdir: Path) -> dict[str, Any]:
-    """What a run came to; empty where it logged nothing."""
+def _outcome(workdir: Path, task: str) -> dict[str, Any]:
+    """The last and best figures of a run; empty if it logged nothing."""
     from focalnet_jax.errors import UserError
     from focalnet_jax.report.runs import read_run
+    from focalnet_jax.settings import settings_of
 
     try:
         curves = read_run(workdir).curves
     except UserError:
         return {}
-    names = {"loss": "train/loss", "eval_loss": "eval/loss", "top1": "eval/top1"}
+    metric = settings_of(task).BEST_METRIC
+    names = {"loss": "train/loss", "eval_loss": "eval/loss", metric: f"eval/{metric}"}
     last = {name: curves[metric][1][-1] for name, metric in names.items() if metric in curves}
-    tops = list(filter(math.isfinite, curves.get("eval/top1", ((), ()))[1]))
-    best = {"best_top1": max(tops)} if tops else {}
+    figures = list(filter(math.isfinite, curves.get(f"eval/{metric}", ((), ()))[1]))
+    best = {f"best_{metric}": max(figures)} if figures else {}
     return {"step": max(steps[-1] for steps, _ in curves.values()), **last, **best}
 
 

@@ -16,7 +16,7 @@ import focalnet_jax
 from focalnet_jax import __version__
 from focalnet_jax.checkpoint.lock import LOCK
 from focalnet_jax.config import flatten
-from focalnet_jax.data.sources import Source
+from focalnet_jax.data.sources import Source, describe
 from focalnet_jax.distributed.startup import anywhere, check_same
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -57,5 +57,4 @@ def check_same_workdir(workdir: Path) -> None:
 def check_same_data(*sources: Source) -> None:
     """Refuses processes that read other data: `UserError`."""
     for source in sources:
-        of = f"{len(source)} examples, {len(source.class_names)} classes, fingerprint {source.fingerprint}"
-        check_same({"the data": f"{of}, {'/'.join(source.class_names)}"[:200]})
+        check_same({"the data": describe(source)})

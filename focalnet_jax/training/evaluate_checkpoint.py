@@ -5,27 +5,28 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.integrity import MANIFEST
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.config import replaced, with_stored
+from focalnet_jax.config import model_config, replaced, with_stored
 from focalnet_jax.convert.files import is_checkpoint, sha256
 from focalnet_jax.convert.load import load_into
+from focalnet_jax.distributed.compilation_cache import keep_compiled
+from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.distributed.startup import check_same, ends_with_the_others
+from focalnet_jax.tasks import task_kind
+from focalnet_jax.tasks.task import MAIN
 from focalnet_jax.training.agreement import check_same_data, check_same_run
-from focalnet_jax.training.classes import label_for, loaded_classifier
+from focalnet_jax.training.data import open_eval_data
 from focalnet_jax.training.evaluation import evaluate
-from focalnet_jax.training.preprocessing import weights_preprocessing
-from focalnet_jax.training.resolve import model_config, resolve
-from focalnet_jax.training.setup import keep_compiled, open_eval_data, run_mesh
-from focalnet_jax.training.step import abstract_params, make_eval_step, model_graph
+from focalnet_jax.training.resolve import resolve
+from focalnet_jax.training.state import Variables, abstract_variables, model_graph
+from focalnet_jax.training.step import make_eval_step
 from focalnet_jax.training.writers import to_json
 
 
@@ -43,30 +44,29 @@ def evaluate_checkpoint(
     """
     check_same_run(config)
     keep_compiled(config.compilation_cache)
-    mesh = run_mesh(config)
+    mesh, kind = run_mesh(config.mesh.to_dict()), task_kind(config.task)
     if is_checkpoint(path):  # of a run: as it was trained
         stored = read_metadata(find_checkpoint(path)).get("config", {})
         config = _held_out_as_stored(with_stored(config, stored), stored, named)
-    config = resolve(config, mesh, evaluated=path, which=which)
-    data = open_eval_data(config, mesh)
-    check_same_data(data.source)
+    config = resolve(config, mesh, kind, evaluated=path, which=which)
+    task = kind.make_task(config)
+    check_same_data(*(evaluation.source for evaluation in task.evaluations().values()))
     check_same({"--checkpoint": f"SHA-256 {_fingerprint(path)}"})
-    model = model_config(config)
-    graph, init_params = model_graph(model, config.precision, mesh)
-    loaded = load_into(path, model, abstract_params(init_params, mesh), surgery=False, which=which)
-    data = label_for(config, data, loaded_classifier(config, loaded, path))
-    examples = f"{len(data.source)} examples of {config.data.source}, {config.data.eval_split}"
-    if description := getattr(data.source, "description", ""):
+    graph, init = model_graph(task, config.precision, mesh)
+    like = abstract_variables(init, mesh)
+    loaded = load_into(path, model_config(config), like.params, statistics=like.statistics, surgery=False, which=which)
+    task = task.evaluate(loaded, path, named)
+    data = open_eval_data(config, mesh, task)[MAIN]
+    source = data.evaluation.source
+    if description := getattr(source, "description", ""):
         print(f"held out   {description}")
-    print(f"evaluating {loaded.source} on {examples}")
-    how = weights_preprocessing(config, loaded.stated, named)
-    step = make_eval_step(graph, mesh, data.competing, how.normalization)
-    result = evaluate(step, loaded.params, replace(data, preprocessing=how).batches(), mesh)
+    print(f"evaluating {loaded.source} on {len(source)} examples of {config.data.source}, {config.data.eval_split}")
+    step = make_eval_step(graph, mesh, data.evaluation)
+    variables = Variables(loaded.params, loaded.statistics)
+    result = evaluate(step, variables, data.batches(), mesh, data.evaluation)
     if not math.isfinite(result["loss"]):
-        print(f"warning: the loss is {result['loss']}: the weights, or what they give, are no numbers", file=sys.stderr)
-    if isinstance(data.competing, np.ndarray):
-        result["subset_classes"] = int(data.competing.sum())
-    result |= {"model": config.model.name, "checkpoint": loaded.source}
+        print(f"warning: the loss is {result['loss']}: the weights or the logits are NaN or infinite", file=sys.stderr)
+    result |= data.evaluation.details() | {"model": config.model.name, "checkpoint": loaded.source}
     print(to_json(result))
     return result
 

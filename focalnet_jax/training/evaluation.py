@@ -1,40 +1,66 @@
-"""Accuracy and loss over a whole split, every example exactly once."""
+"""Evaluations: every example of a source exactly once."""
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
+from focalnet_jax.data import loader
 from focalnet_jax.data.loader import Batch
 from focalnet_jax.distributed.mesh import put_batch
-from focalnet_jax.training.step import Metrics, Params
+from focalnet_jax.tasks.task import Evaluation, Host
+from focalnet_jax.training.state import Variables
 
 _BATCHES_IN_FLIGHT = 2  # dispatch runs ahead of the device; without a bound, so does memory
 
 
+@dataclass(frozen=True)
+class EvalData:
+    """The examples of an evaluation, and how they are read."""
+
+    evaluation: Evaluation
+    host: Host
+    batch_size: int
+    reading: loader.ReadOptions
+
+    def batches(self) -> Iterator[Batch]:
+        """Yields this host's part of the batches, with every example once."""
+        source = self.evaluation.source
+        return loader.eval_batches(source, self.host, batch_size=self.batch_size, reading=self.reading)
+
+
 def evaluate(
-    eval_step: Callable[[Params, dict[str, jax.Array]], Metrics], params: Params, batches: Iterable[Batch], mesh: Mesh
+    eval_step: Callable[[Variables, dict[str, jax.Array]], Any],
+    variables: Variables,
+    batches: Iterable[Batch],
+    mesh: Mesh,
+    evaluation: Evaluation,
 ) -> dict[str, float | int]:
-    """Returns means of what `eval_step` sums over examples, accuracies in percent, and the number of `examples`."""
-    totals: dict[str, float] = {}
-    pending: deque[Metrics] = deque()
+    """Returns the figures of an evaluation over the batches.
+
+    Args:
+      eval_step: of `make_eval_step`.
+      variables: of the model.
+      batches: this host's part.
+      mesh: of the devices.
+      evaluation: adds up the measured arrays.
+    """
+    pending: deque[tuple[Any, Batch]] = deque()
+    evaluation.reset()
 
     def add_oldest() -> None:
-        for name, value in jax.device_get(pending.popleft()).items():
-            totals[name] = totals.get(name, 0.0) + float(np.float64(value))
+        measured, batch = pending.popleft()
+        evaluation.add(jax.device_get(measured), batch)
 
     for batch in batches:
-        pending.append(eval_step(params, put_batch(batch, mesh)))
+        pending.append((eval_step(variables, put_batch(batch, mesh)), batch))
         if len(pending) > _BATCHES_IN_FLIGHT:
             add_oldest()
     while pending:
         add_oldest()
-    examples = round(totals.pop("examples", 0))  # of a run that is stopped before the first batch
-    accuracies = sorted(name for name in totals if name.startswith("top"))
-    means = {name: 100 * totals.pop(name) for name in accuracies} | totals
-    return {name: total / examples if examples else math.nan for name, total in means.items()} | {"examples": examples}
+    return evaluation.result()

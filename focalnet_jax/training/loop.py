@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
 import jax
-import numpy as np
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint import maintenance
 from focalnet_jax.checkpoint.lock import held
 from focalnet_jax.checkpoint.preemption import StopRequest
-from focalnet_jax.checkpoint.steps import BEST_METRIC
-from focalnet_jax.data.loader import Batch
-from focalnet_jax.distributed.mesh import put_batch, put_exchanged
+from focalnet_jax.distributed.exchange import Exchange
+from focalnet_jax.distributed.mesh import put_batch
 from focalnet_jax.distributed.startup import anywhere, ends_with_the_others, from_first, is_first
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
+from focalnet_jax.tasks.task import MAIN
 from focalnet_jax.training.agreement import check_same_run, check_same_workdir
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.maps import MapsLog
@@ -26,7 +24,7 @@ from focalnet_jax.training.profiling import Profile
 from focalnet_jax.training.progress import Progress
 from focalnet_jax.training.resolve import watchdog_seconds
 from focalnet_jax.training.run import Run, set_up
-from focalnet_jax.training.step import EXCHANGED, Metrics, Params, make_eval_step, make_train_step
+from focalnet_jax.training.step import make_eval_step, make_train_step
 from focalnet_jax.training.watchdog import Watchdog
 from focalnet_jax.training.writers import MetricsWriter, NoWriter, was_evaluated
 
@@ -44,7 +42,7 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
     with ends_with_the_others(), StopRequest(config.grace_seconds) as stop, maintenance.watched(on_tpu), lock:
         check_same_workdir(workdir)
         run = set_up(config, workdir)
-        if run.finished and from_first(was_evaluated(workdir, run.step)):
+        if run.finished and from_first(was_evaluated(workdir, run.step, MAIN)):
             more = f"to train on, give another --workdir and --config.continue_from={workdir}"
             print(f"finished: {workdir} holds all {run.plan.total} steps already; {more}")
             return 0
@@ -63,7 +61,7 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
         by = stop.received.name if stop.received else "a signal to another process"
         print(f"stopped by {by} and saved at step {run.step}; the same command goes on")
         return EXIT_PREEMPTED
-    print(f"finished: {run.plan.total} steps; best eval/top1 {run.best:.2f} %; everything lies in {workdir}")
+    print(f"finished: {run.plan.total} steps; best {run.best_metric} {run.best:.2f} %; everything lies in {workdir}")
     return 0
 
 
@@ -73,16 +71,17 @@ class _Loop:
     def __init__(self, run: Run, writer: MetricsWriter | NoWriter, stop: StopRequest):
         self.run, self.writer, self.stop = run, writer, stop
         self.alone = jax.process_count() == 1
-        # By all processes: how many were asked to stop, pictures substituted.
-        self.told = np.array([0, run.substituted])
-        self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.work)
+        # Sums over all processes: those that were asked to stop, and images substituted.
+        self.exchange = Exchange(run.spec.mesh, (0, run.substituted))
+        self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.cost)
         self.stop.saved = lambda: run.step if run.checkpoints.holds(run.step) else None
-        self.watchdog = Watchdog(watchdog_seconds(run.config, run.task.mesh))
+        self.watchdog = Watchdog(watchdog_seconds(run.config, run.spec.mesh))
         self.profile = Profile(run.config.profile_steps, run.workdir)
-        self.eval_step: Callable[[Params, dict[str, jax.Array]], Metrics] = make_eval_step(
-            run.task.graph, run.task.mesh, run.eval_data.competing, run.task.mixing.normalization
-        )
-        self.maps = MapsLog(run.task.graph, run.task.mesh, run.config.log_maps, run.task.mixing.normalization)
+        spec = run.spec
+        self.eval_steps = {
+            name: make_eval_step(spec.graph, spec.mesh, data.evaluation) for name, data in run.evaluations.items()
+        }
+        self.maps = MapsLog(spec, run.config.log_maps)
 
     def run_to_end(self) -> bool:
         """Runs all steps that are left; returns whether a signal stopped it before."""
@@ -96,11 +95,11 @@ class _Loop:
 
     def _steps(self) -> bool:
         run, config, plan = self.run, self.run.config, self.run.plan
-        evaluated = from_first(was_evaluated(run.workdir, run.step))
-        if self._evaluation_due() and not evaluated and not self._evaluate_and_save():
+        due = [name for name in self._due() if not from_first(was_evaluated(run.workdir, run.step, name))]
+        if due and not self._evaluate_and_save(due):
             return True
-        train_step, first = make_train_step(run.task), run.step + 1
-        # Where nobody else waits for this process it stops even where data stand still.
+        train_step, first = make_train_step(run.spec), run.step + 1
+        # Where no other process waits for this one it stops even if no data come.
         stopped = self._asked_to_stop if self.alone else bool
         batches = self.progress.timed(run.train_data.batches(run.step, plan.total, stopped))
         for step, batch in enumerate(batches, first):
@@ -109,13 +108,13 @@ class _Loop:
                 return True
             before = run.metrics
             self.profile.begin(step, before)
-            run.state, run.metrics = train_step(run.state, self._put(batch))
-            if not self.alone:
-                run.metrics[EXCHANGED].copy_to_host_async()  # so that to hear it later takes no time
+            arrays = self.exchange.give(put_batch(batch, run.spec.mesh), self._own())
+            run.state, run.metrics = train_step(run.state, arrays)
+            self.exchange.send(run.metrics)
             run.step, run.substituted = step, self._substituted()
             # One step computes while the next one's batch is fetched and sent; without a bound, so would all of them.
             jax.block_until_ready(before)
-            self._receive(before)
+            self.exchange.receive(before)
             if step == first:
                 jax.block_until_ready(run.metrics)
                 self.progress.first_step_done()
@@ -126,10 +125,9 @@ class _Loop:
             self.watchdog.did(f"step {step}")
             if step % config.log_every_steps == 0 or step == plan.total:
                 self._log()
-            if self._evaluation_due():
-                if not self._evaluate_and_save():
-                    return True
-            elif run.owes_save or (plan.save_every and step % plan.save_every == 0):
+            if (due := self._due()) and not self._evaluate_and_save(due):
+                return True
+            if MAIN not in due and (run.owes_save or (plan.save_every and step % plan.save_every == 0)):
                 with self.progress.paused():
                     run.save()
                 self.watchdog.did(f"the save of step {step}")
@@ -138,23 +136,14 @@ class _Loop:
         return not run.finished
 
     def _own(self) -> tuple[int, int]:
+        """This process's part of the exchanged sums."""
         return int(self.stop.received is not None), self.run.train_data.substitutions.count
 
     def _asked_to_stop(self) -> bool:
-        return bool(self._own()[0] if self.alone else self.told[0])
+        return bool(self._own()[0] if self.alone else self.exchange.sums[0])
 
     def _substituted(self) -> int:
-        return int(self._own()[1] if self.alone else self.told[1])
-
-    def _put(self, batch: Batch) -> dict[str, jax.Array]:
-        """The batch on the devices, with what this process tells the others, which no single one may act upon."""
-        mesh = self.run.task.mesh
-        return put_batch(batch, mesh) | ({} if self.alone else {EXCHANGED: put_exchanged(self._own(), mesh)})
-
-    def _receive(self, before: Metrics | None) -> None:
-        """Takes up what all told with the last batch but one: the same in all processes at the same step."""
-        if before is not None and not self.alone:
-            self.told[:] = jax.device_get(before[EXCHANGED])
+        return int(self._own()[1] if self.alone else self.exchange.sums[1])
 
     def _log(self) -> None:
         run = self.run
@@ -164,36 +153,49 @@ class _Loop:
         self.writer.write(run.step, values)
         self.progress.print_step(run.step, values)
 
-    def _evaluation_due(self) -> bool:
+    def _due(self) -> list[str]:
+        """Names of the evaluations of this step, the main one first."""
         run = self.run
-        return run.step > 0 and (run.step % run.plan.evaluate_every == 0 or run.step == run.plan.total)
+        every = {name: run.plan.evaluate_every if name == MAIN else run.plan.every[name] for name in run.evaluations}
+        return [name for name in every if run.step > 0 and (run.step % every[name] == 0 or run.finished)]
 
-    def _evaluate_and_save(self) -> bool:
-        """Saves where that is due, evaluates, saves where that asks for it; False if a signal came and all is saved.
+    def _evaluate_and_save(self, due: list[str]) -> bool:
+        """Runs the evaluations that are due; False if a signal came and all is saved.
 
-        The next start makes up for an evaluation that was cut short. Several processes cannot agree to cut one, so they
-        save before each.
+        Around the main evaluation it saves where that is due and where its result asks for it. The next start makes up
+        for an evaluation that was cut short. Several processes cannot agree to cut one, so they save before each.
         """
         run = self.run
         run.read_metrics()
         jax.block_until_ready(run.state)  # steps still running belong to the time before the pause
         cadence = run.step % run.plan.save_every == 0 if run.plan.save_every else True
-        due = cadence or run.finished or not self.alone
+        saves = (MAIN in due and (cadence or run.finished)) or not self.alone
         with self.progress.paused():
-            if due:
+            if saves:
                 run.save(last=run.finished)
-            wanted = takewhile(lambda _: not (self.alone and self.stop.received), run.eval_data.batches())
-            watched = self.watchdog.each(self.maps.watch(wanted), f"a batch of the evaluation at step {run.step}")
-            result = evaluate(self.eval_step, run.state.result, watched, run.task.mesh)
-            if self.alone and self.stop.received:
-                run.save(last=True)
-                return False
-            evaluated = {f"eval/{name}": value for name, value in result.items()}
-            improved = evaluated[BEST_METRIC] > run.best
-            run.best = max(run.best, evaluated[BEST_METRIC])
-            if due or improved:
-                run.save(evaluated, last=run.finished)
-            self.writer.write(run.step, evaluated)
-            self.writer.draw(run.step, self.maps.draw(run.state.result))
-            self.progress.print_evaluation(run.step, evaluated)
+            for name in due:
+                result = self._measure(name)
+                if result is None:
+                    run.save(last=True)
+                    return False
+                evaluated = {f"{name}/{figure}": value for figure, value in result.items()}
+                if name == MAIN:
+                    improved = evaluated[run.best_metric] > run.best
+                    run.best = max(run.best, evaluated[run.best_metric])
+                    if saves or improved:
+                        run.save(evaluated, last=run.finished)
+                self.writer.write(run.step, evaluated)
+                if name == MAIN:
+                    self.writer.draw(run.step, self.maps.draw(run.state.result))
+                self.progress.print_evaluation(name, run.step, run.evaluations[name].evaluation.describe(result))
         return self.alone or not anywhere(self.stop.received is not None)  # rather than some steps later
+
+    def _measure(self, name: str) -> dict[str, float | int] | None:
+        """The figures of an evaluation; None if a signal cut it short."""
+        run, data = self.run, self.run.evaluations[name]
+        batches = takewhile(lambda _: not (self.alone and self.stop.received), data.batches())
+        if name == MAIN:
+            batches = self.maps.watch(batches)
+        watched = self.watchdog.each(batches, f"a batch of the evaluation at step {run.step}")
+        result = evaluate(self.eval_steps[name], run.state.result, watched, run.spec.mesh, data.evaluation)
+        return None if self.alone and self.stop.received else result

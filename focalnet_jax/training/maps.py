@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh
 from PIL import Image
 
 from focalnet_jax.data.loader import Batch
-from focalnet_jax.data.mixing import normalize
-from focalnet_jax.data.preprocessing import IMAGENET, Normalization
 from focalnet_jax.distributed.mesh import compiler_options, put_batch, replicated
 from focalnet_jax.errors import UserError
-from focalnet_jax.training.step import Params
+from focalnet_jax.training.state import TrainSpec, Variables, merge_model
 from focalnet_jax.visualize.maps import look_at_modulation, map_names
 
 _SIDE = 112  # pixels of a map's height
@@ -26,19 +23,19 @@ class MapsLog:
     """Draws the first pictures of the validation data as the model sees them, one sheet a picture, a row a stage.
 
     Args:
-      graph: of the model.
-      mesh: of the run.
-      count: how many pictures, or as many as a batch has; 0 draws none.
-      normalization: of pictures.
+      spec: of the run.
+      count: number of images, at most those of a batch; 0 draws none.
     """
 
-    def __init__(self, graph: nnx.GraphDef, mesh: Mesh, count: int, normalization: Normalization = IMAGENET):
-        self.graph, self.mesh, self.count = graph, mesh, count
+    def __init__(self, spec: TrainSpec, count: int):
+        self.spec, self.count = spec, count
         self._batch: Batch | None = None
+        mesh = spec.mesh
 
-        def look(params: Params, batch: dict[str, jax.Array]) -> list[dict[str, jax.Array]]:
+        def look(variables: Variables, batch: dict[str, jax.Array]) -> list[dict[str, jax.Array]]:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                stages = look_at_modulation(nnx.merge(graph, params), normalize(batch["image"], normalization))
+                backbone = self._backbone(variables)
+                stages = look_at_modulation(backbone, spec.task.inputs(batch))
             # The whole batch goes through the model, which may be split over devices; of the last block, [n, h, w].
             shown = {name: batch[name][:count] for name in ("image", "mask")}
             return [shown, *(jax.tree.map(lambda maps: maps[-1, :count], stage) for stage in stages)]
@@ -52,15 +49,22 @@ class MapsLog:
                 self._batch = batch
             yield batch
 
-    def draw(self, params: Params) -> dict[str, np.ndarray]:
+    def _backbone(self, variables: Variables) -> Any:
+        """The FocalNet inside the model."""
+        model = merge_model(self.spec.graph, variables)
+        for name in filter(None, self.spec.task.backbone.split("/")):
+            model = getattr(model, name)
+        return model
+
+    def draw(self, variables: Variables) -> dict[str, np.ndarray]:
         """Sheets `[H, W, 3]` uint8 by name, of the pictures watched last. All processes must call it."""
         if self._batch is None:
             return {}
-        shown, *stages = jax.device_get(self._look(params, put_batch(self._batch, self.mesh)))
+        shown, *stages = jax.device_get(self._look(variables, put_batch(self._batch, self.spec.mesh)))
         self._batch = None  # a whole batch of pictures
         real = shown["mask"] > 0
         pictures = [_small(picture) for picture in shown["image"][real]]
-        config = nnx.merge(self.graph, params).config
+        config = self._backbone(variables).config
         rows = [
             _row(pictures, stage["modulator"][real], stage["gates"][real], number, map_names(config, number))
             for number, stage in enumerate(stages)

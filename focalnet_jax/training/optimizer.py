@@ -14,12 +14,13 @@ import optax
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.parameters import by_pattern, named_leaves, path_name, selected, with_leaves
+from focalnet_jax.parameters import by_pattern, named_leaves, path_name, with_leaves
 
 # Matrices and convolution kernels are named `kernel`; biases, norms and LayerScale are not and do not decay. A name
 # tells what a shape cannot: the stacked blocks of a stage give every parameter a leading axis.
 DECAYED = r"(^|/)kernel$"
-_BLOCKS = re.compile(r"^stages/(\d+)/blocks/")
+NOT_DECAYED = r"(^|/)(bias|scale|gamma\d+)$"
+_BLOCKS = re.compile(r"(^|/)stages/(\d+)/blocks/")
 
 
 def cosine_schedule(
@@ -54,8 +55,12 @@ def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int,
     return (lambda step: schedule(step - first)) if first else schedule
 
 
-def make_optimizer(config: FrozenConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+def make_optimizer(
+    config: FrozenConfigDict, schedule: optax.Schedule, backbone: str = ""
+) -> optax.GradientTransformation:
     """Clip by global norm, then the optimizer of that name; `config` is the run's `optimizer` section.
+
+    `backbone` is the prefix of FocalNet's parameters, such as "backbone/".
 
     Weight decay is decoupled from the gradient in all of them and goes with the learning rate, as in AdamW. What
     `learning_rate_scales` and `layer_decay` give a parameter multiplies its whole update, decay included. A parameter
@@ -75,7 +80,7 @@ def make_optimizer(config: FrozenConfigDict, schedule: optax.Schedule) -> optax.
         steps.append(_TRUST)
     steps.append(optax.scale_by_learning_rate(schedule))
     if config.learning_rate_scales or config.layer_decay != 1:
-        steps.append(_scaled(partial(learning_rate_scales, config)))
+        steps.append(_scaled(partial(learning_rate_scales, config, backbone=backbone)))
     return optax.chain(*steps)
 
 
@@ -88,54 +93,87 @@ OPTIMIZERS: dict[str, Callable[[FrozenConfigDict], optax.GradientTransformation]
 }
 
 
-def check_patterns(config: FrozenConfigDict, params: Any) -> None:
-    """Refuses patterns of the `optimizer` section that do not fit the parameters: `UserError`."""
-    for key in ("learning_rate_scales", "weight_decay_scales"):
-        by_pattern(config[key], params, f"optimizer.{key}")
+def check_patterns(config: FrozenConfigDict, params: Any, backbone: str = "") -> None:
+    """Checks the `optimizer` section against the parameters.
+
+    Raises:
+      UserError: a pattern fits no parameter, a parameter is covered by no rule, or all of them are frozen.
+    """
+    decay_scales(config, params)
+    learning_rate_scales(config, params, backbone)
     if all(named_leaves(frozen(config, params)).values()):
         raise UserError(f"optimizer.learning_rate_scales={config.learning_rate_scales} freezes every parameter")
 
 
 def frozen(config: FrozenConfigDict, params: Any) -> Any:
-    """Of every parameter, whether its learning rate is 0."""
+    """Returns for every parameter whether its learning rate is 0."""
     scales = by_pattern(config.learning_rate_scales, params, "optimizer.learning_rate_scales")
     return with_leaves(params, {name: scales.get(name) == 0 for name in named_leaves(params)})
 
 
 def decay_scales(config: FrozenConfigDict, params: Any) -> Any:
-    """What multiplies the weight decay of every parameter: 1 for kernels, 0 for the rest, or what a pattern says."""
+    """Returns the factor of every parameter's weight decay: 1 for kernels, 0 for biases and scales, or a pattern's.
+
+    Raises:
+      UserError: a parameter has another name and no pattern covers it.
+    """
     scales = by_pattern(config.weight_decay_scales, params, "optimizer.weight_decay_scales")
-    usual = named_leaves(selected(DECAYED)(params))
-    return with_leaves(params, {name: scales.get(name, float(decays)) for name, decays in usual.items()})
+
+    def scale(name: str) -> float:
+        if name in scales:
+            return scales[name]
+        if not re.search(f"{DECAYED}|{NOT_DECAYED}", name):
+            raise UserError(
+                f"no rule says whether weight decay applies to the parameter {name}: add a pair such as ('^{name}$', 0)"
+                " to optimizer.weight_decay_scales"
+            )
+        return float(bool(re.search(DECAYED, name)))
+
+    return with_leaves(params, {name: scale(name) for name in named_leaves(params)})
 
 
-def learning_rate_scales(config: FrozenConfigDict, params: Any) -> Any:
-    """What multiplies the learning rate of every parameter; one number a block where blocks are stacked.
+def learning_rate_scales(config: FrozenConfigDict, params: Any, backbone: str = "") -> Any:
+    """Returns the factor of every parameter's learning rate; one number per block where blocks are stacked.
 
     Layer-wise decay as timm groups FocalNet: the embedding is layer 0, every block one more, together with the
-    downsample before it; the last norm belongs to the last block, and the classifier comes after it (arXiv 1801.06146,
+    downsample before it; the norms of outputs belong to the last block, and the head comes after it (arXiv 1801.06146,
     2106.08254). Layer l of n gets `layer_decay ** (n - l)`.
+
+    Args:
+      config: the `optimizer` section.
+      params: parameters, arrays or shapes.
+      backbone: prefix of FocalNet's parameters; all others are the head's.
+
+    Raises:
+      UserError: a parameter of the backbone belongs to no layer.
     """
     scales = by_pattern(config.learning_rate_scales, params, "optimizer.learning_rate_scales")
     leaves = named_leaves(params)
+    inside = {name: name.removeprefix(backbone) for name in leaves if name.startswith(backbone)}
     depths: dict[int, int] = {}
-    for name, leaf in leaves.items():
-        if found := _BLOCKS.search(name):
-            depths[int(found[1])] = leaf.shape[0]
+    for name, rest in inside.items():
+        if found := _BLOCKS.match(rest):
+            depths[int(found[2])] = leaves[name].shape[0]
     firsts = {stage: 1 + sum(depths[i] for i in range(stage)) for stage in range(len(depths) + 1)}
     last = firsts[len(depths)]
 
+    def layer_of(name: str, leaf: Any) -> Any:
+        rest = inside.get(name, "head/")
+        if found := _BLOCKS.match(rest):
+            return firsts[int(found[2])] + np.arange(leaf.shape[0]).reshape(-1, *[1] * (leaf.ndim - 1))
+        if found := re.match(r"stages/(\d+)/downsample/", rest):
+            return firsts[int(found[1]) + 1]
+        first = rest.partition("/")[0]
+        if first == "patch_embed":
+            return 0
+        if first.startswith("norm"):
+            return last - 1
+        if first == "head":
+            return last
+        raise UserError(f"no rule of optimizer.layer_decay covers the parameter {name}: it is of no layer of FocalNet")
+
     def scale(name: str, leaf: Any) -> Any:
-        layer: Any = 0
-        if found := _BLOCKS.search(name):
-            layer = firsts[int(found[1])] + np.arange(leaf.shape[0]).reshape(-1, *[1] * (leaf.ndim - 1))
-        elif found := re.search(r"^stages/(\d+)/downsample/", name):
-            layer = firsts[int(found[1]) + 1]
-        elif name.startswith("norm/"):
-            layer = last - 1
-        elif name.startswith("head/"):
-            layer = last
-        decayed = np.float64(config.layer_decay) ** (last - layer)
+        decayed = np.float64(config.layer_decay) ** (last - layer_of(name, leaf))
         return np.asarray(decayed * scales.get(name, 1.0), np.float32)
 
     return with_leaves(params, {name: scale(name, leaf) for name, leaf in leaves.items()})

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from focalnet_jax.data.loader import Batch
 from focalnet_jax.distributed.chips import find_chip
+from focalnet_jax.tasks.task import MAIN
 
 _WORTH_SAYING = 0.02  # share of the time waited for input
 
@@ -40,8 +41,8 @@ def step_cost(batch_size: int, macs: int, mesh: Mesh) -> StepCost:
 class Progress:
     """What a run tells of itself: step, epoch, loss, learning rate, rates and the time to go."""
 
-    def __init__(self, start: int, total: int, steps_per_epoch: int, work: StepCost):
-        self._total, self._steps_per_epoch, self._work = total, steps_per_epoch, work
+    def __init__(self, start: int, total: int, steps_per_epoch: int, cost: StepCost):
+        self._total, self._steps_per_epoch, self._cost = total, steps_per_epoch, cost
         self._begun = time.perf_counter()
         self._first = self._marked_step = start
         self._marked_time = self._begun  # moves forward over pauses, so that they do not count
@@ -101,12 +102,12 @@ class Progress:
         waited, periods = self._waited, self._periods or [seconds / steps]
         self._useful += seconds - waited
         self._marked_step, self._marked_time, self._waited, self._periods = step, now, 0.0, []
-        rate = steps * self._work.images / seconds
+        rate = steps * self._cost.images / seconds
         percentiles = [float(p) for p in np.percentile(periods, (50, 90, 99))]
-        flops, peak = steps * self._work.flops / seconds, self._work.peak
+        flops, peak = steps * self._cost.flops / seconds, self._cost.peak
         shares = (waited / seconds, flops / peak if peak else None, self._useful / (now - self._begun))
         return (
-            dict(zip(_RATES, (rate, rate / self._work.devices, *percentiles), strict=True))
+            dict(zip(_RATES, (rate, rate / self._cost.devices, *percentiles), strict=True))
             | dict(zip(_SHARES, shares, strict=True))
             | _memory()
         )
@@ -117,7 +118,7 @@ class Progress:
         waited = values["input_wait"] or 0
         wait = f", {waited:.0%} of the time waiting for input" if waited > _WORTH_SAYING else ""
         mfu = "" if values["mfu"] is None else f", MFU {values['mfu']:.1%}"
-        left = clock((self._total - step) * self._work.images / rate) if rate else "?"
+        left = clock((self._total - step) * self._cost.images / rate) if rate else "?"
         print(
             f"step {step:>{len(str(self._total))}}/{self._total}  epoch {step / self._steps_per_epoch:.2f}  "
             f"loss {values['train/loss']:.4f}  lr {values['train/learning_rate']:.2e}  "
@@ -125,16 +126,10 @@ class Progress:
             flush=True,
         )
 
-    def print_evaluation(self, step: int, values: dict[str, Any]) -> None:
-        """One line for an evaluation."""
-        subset = ""
-        if "eval/top1_subset" in values:
-            subset = f"(subset: {values['eval/top1_subset']:.2f} %  {values['eval/top5_subset']:.2f} %)  "
-        print(
-            f"evaluation at step {step}: top-1 {values['eval/top1']:.2f} %  top-5 {values['eval/top5']:.2f} %  {subset}"
-            f"loss {values['eval/loss']:.4f}  on {values['eval/examples']} examples",
-            flush=True,
-        )
+    def print_evaluation(self, name: str, step: int, figures: str) -> None:
+        """Prints one line for an evaluation; `figures` are its own words."""
+        which = "" if name == MAIN else f" {name}"
+        print(f"evaluation{which} at step {step}: {figures}", flush=True)
 
 
 _RATES = (

@@ -8,28 +8,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.config import duration, is_auto, replaced
-from focalnet_jax.convert.files import is_checkpoint
-from focalnet_jax.convert.huggingface import WeightsInfo
-from focalnet_jax.convert.weights import read_weights, stated_by
-from focalnet_jax.data.class_files import read_classes
-from focalnet_jax.data.labels import Classes, match_classes
-from focalnet_jax.data.preprocessing import USUAL
+from focalnet_jax.config import duration, is_auto, model_config, replaced
+from focalnet_jax.convert.start import Start, read_start
 from focalnet_jax.data.sources import Source
 from focalnet_jax.distributed.chips import find_chip
 from focalnet_jax.distributed.startup import from_first
 from focalnet_jax.errors import UserError
-from focalnet_jax.model import FocalNetConfig, summarize, variant_config
-from focalnet_jax.model.variants import model_from_metadata
+from focalnet_jax.model import summarize, variant_config
+from focalnet_jax.settings import settings_of
+from focalnet_jax.tasks.task import Kind
 
 _FIRST_WITH_BFLOAT16 = 8.0  # NVIDIA's compute capability: Ampere
 _MOST_THREADS = 16
@@ -45,36 +38,10 @@ _WARMUP_SHARE = 0.05
 _STEPS_PER_EPOCH = 10  # at least, where the batch is chosen
 
 
-@dataclass(frozen=True)
-class Start:
-    """What is known of the weights a run starts from, or that are evaluated."""
-
-    name: str | None  # the released variant, if it is one
-    model: FocalNetConfig
-    image_size: int | tuple[int, int]
-    classes: tuple[str, ...] | None
-
-
-def read_start(path: str, which: str | None, head: str) -> Start:
-    """Reads which model the weights at `path` are of; arguments and errors as for `read_weights`."""
-    if is_checkpoint(path):
-        metadata = read_metadata(find_checkpoint(path))
-        if metadata.get("model"):
-            name, model = model_from_metadata(metadata["model"])
-            stated = stated_by(metadata)
-            return Start(name, model, _size(stated), stated.classes)
-    weights = read_weights(path, which=which, head=head)
-    return Start(weights.name, weights.config, _size(weights.stated), weights.stated.classes)
-
-
-def _size(stated: WeightsInfo) -> int | tuple[int, int]:
-    height, width = (stated.preprocessing or USUAL).size
-    return height if height == width else (height, width)
-
-
 def resolve(
     config: FrozenConfigDict,
     mesh: Mesh,
+    kind: Kind,
     source: Source | None = None,
     evaluated: str | None = None,
     which: str | None = None,
@@ -84,17 +51,18 @@ def resolve(
     Args:
       config: of a run, or of an evaluation.
       mesh: of the devices it is for.
-      source: the training split; where there is none, what depends on it cannot be chosen.
-      evaluated: the checkpoint that is evaluated, whose classes and picture size count then.
+      kind: of the task, which chooses its own keys.
+      source: the training examples; where there are none, what depends on them cannot be chosen.
+      evaluated: the checkpoint that is evaluated, whose model and image size count then.
       which: which weights of its file, as for `read_weights`.
 
     Raises:
       UserError: something depends on training images that are not there; weights that cannot be read.
     """
     path = evaluated or config.init_from
-    asks = [key for key in ("model.name", "data.image_size", "init_head", "model.num_classes") if is_auto(config, key)]
+    by_weights = ("model.name", "data.image_size", "init_head", *settings_of(config.task).AUTO)
     start = None
-    if path and asks:
+    if path and any(is_auto(config, key) for key in by_weights):
         which, head = (which, "keep") if evaluated else (config.init_weights, "drop")
         start = read_start(path, which, head)
     chosen: dict[str, Any] = {}
@@ -110,15 +78,13 @@ def resolve(
     choose("precision", "bfloat16" if has_bfloat16(mesh.devices.flat[0]) else "float32")
     if evaluated:
         choose("batch_size", _EVAL_BATCH_ON_CPUS * mesh.shape["data"] * mesh.shape["fsdp"])
-        if start:
-            choose("model.num_classes", start.model.num_classes)
+    if evaluated or source is not None:
+        chosen |= kind.choose(config, start, source)
     if source is not None:
-        classes = source.class_names if config.data.classes is None else read_classes(config.data.classes)
-        choose("model.num_classes", len(classes))
-        choose("init_head", "drop" if start and not _has_classes(start, classes) else "keep")
         choose("batch_size", _batch_size(config, mesh, len(source), on_cpus))
         chosen |= _schedule(replaced(config, chosen), len(source), on_cpus)
-    missing = [key for key in _BY_DATA if is_auto(config, key) and key not in chosen]
+    by_data = (*settings_of(config.task).AUTO, "batch_size")
+    missing = [key for key in by_data if is_auto(config, key) and key not in chosen]
     if missing and not evaluated:
         raise UserError(
             f"{missing[0]}=auto is chosen by the training images: give --config.data.path=... or --config."
@@ -134,26 +100,10 @@ def resolve(
     return replaced(config, chosen)
 
 
-def _has_classes(start: Start, names: Sequence[str]) -> bool:
-    """Whether the classes of the weights are those of the data, by their names as `data.labels` compares them."""
-    if start.classes is None or len(start.classes) != len(names):
-        return False
-    theirs = Classes(start.classes, "the weights")
-    try:
-        matching = match_classes(
-            names, theirs, outputs=len(names), data="the data", classifier="the weights", numbers=False
-        )
-    except UserError:
-        return False
-    return len(set(matching.outputs.tolist()) - {-1}) == len(names)
-
-
-_BY_DATA = ("model.num_classes", "batch_size")
-
-
 def _model(config: FrozenConfigDict, start: Start | None, on_cpus: bool) -> dict[str, Any]:
     """The model of the weights; without, the small one on CPUs, and FocalNet-T elsewhere."""
     name = "focalnet_tiny_srf"
+    own = settings_of(config.task).AUTO
     if start is None:
         options: dict[str, Any] = dict(_SMALL) if on_cpus else {}
     else:
@@ -164,7 +114,7 @@ def _model(config: FrozenConfigDict, start: Start | None, on_cpus: bool) -> dict
             for field in config.model
             if hasattr(plain, field) and getattr(start.model, field) != getattr(plain, field)
         }
-        options.pop("num_classes", None)
+        options = {field: value for field, value in options.items() if f"model.{field}" not in own}
         options.pop("drop_path_rate", None)  # of its training
     free = {f"model.{field}": value for field, value in options.items() if config.model[field] is None}
     return {"model.name": name} | free
@@ -255,9 +205,3 @@ def watchdog_seconds(config: FrozenConfigDict, mesh: Mesh) -> float:
     """`health.watchdog_seconds`, or 900, on CPUs 14400."""
     on_cpus = mesh.devices.flat[0].platform == "cpu"
     return config.health.watchdog_seconds or (_WATCHDOG_SECONDS_ON_CPUS if on_cpus else _WATCHDOG_SECONDS)
-
-
-def model_config(config: FrozenConfigDict) -> FocalNetConfig:
-    """The variant with the config's overrides."""
-    options = config.model.to_dict()
-    return variant_config(options.pop("name"), remat=config.remat, **options)

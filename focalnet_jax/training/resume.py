@@ -14,11 +14,11 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage
 from focalnet_jax.checkpoint.steps import SAVED, find_checkpoint, last_saved, list_steps, read_metadata, set_aside
-from focalnet_jax.checkpoint.weights import load_items
+from focalnet_jax.checkpoint.weights import AVERAGES, load_items
 from focalnet_jax.config import default_config, differences, flatten
+from focalnet_jax.data.sources import Source
 from focalnet_jax.distributed.startup import anywhere, from_first, is_first
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.training.setup import TrainData
 
 CONFIG_FILE = "config.json"
 
@@ -97,7 +97,7 @@ def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None
     try:
         stored: dict[str, Any] = json.loads(path.read_text())
         differing = differences(config, stored)
-        ours = flatten(ConfigDict(stored)).keys() <= flatten(default_config()).keys()
+        ours = flatten(ConfigDict(stored)).keys() <= flatten(default_config(config.task)).keys()
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): mend or remove it, or choose another --workdir") from error
     # A run that never saved is nothing to go on from, so another config may begin where it failed.
@@ -105,13 +105,13 @@ def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None
         _refuse(workdir, workdir, differing)
 
 
-def identity(data: TrainData) -> dict[str, Any]:
+def identity(source: Source) -> dict[str, Any]:
     """What a checkpoint remembers of the data, to see whether they are the same."""
-    return {"fingerprint": data.source.fingerprint, "examples": len(data.source)}
+    return {"fingerprint": source.fingerprint, "examples": len(source)}
 
 
-def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData) -> tuple[int, list[str]]:
-    """Returns the number of pictures substituted by then, and the classes of the run in the order of its outputs.
+def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, source: Source) -> dict[str, Any]:
+    """Returns the metadata of a run's checkpoint.
 
     Raises:
       UserError: it is another config's checkpoint, or was trained on other data.
@@ -120,15 +120,15 @@ def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, data: TrainData
     if "config" not in stored:
         raise UserError(f"{checkpoint} holds converted weights, from which no run goes on: move it out of the workdir")
     _refuse(checkpoint, checkpoint.parent.parent, differences(config, stored["config"]))
-    ours, theirs = identity(data), dict(stored["data"])
-    substituted = theirs.pop("substituted")
+    ours, theirs = identity(source), dict(stored["data"])
+    del theirs["substituted"]
     if theirs != ours:
         raise UserError(
             f"{checkpoint} was trained on other data: {theirs['examples']} examples, fingerprint "
             f"{theirs['fingerprint']}; here are {ours['examples']}, {ours['fingerprint']}. The order of "
             "examples would change: give the same data or another --workdir"
         )
-    return substituted, stored["classes"]
+    return stored
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,7 @@ class Origin:
     """The step of another run that a run continues."""
 
     checkpoint: Path
-    config: dict[str, Any]
-    classes: tuple[str, ...]
-    data: dict[str, Any]
+    metadata: dict[str, Any]
 
     def load(self, like: dict[str, Any]) -> dict[str, Any]:
         """Its items, on the devices; a run that averages and continues one that did not begins with its weights.
@@ -146,24 +144,23 @@ class Origin:
         Raises:
           UserError: they are not those of this model and optimizer.
         """
-        fresh = "ema" in like and not (self.checkpoint / "ema").is_dir()
+        averages = {name: own for name, own in AVERAGES.items() if name in like}
+        fresh = {name: own for name, own in averages.items() if not (self.checkpoint / name).is_dir()}
         try:
-            items = load_items(
-                self.checkpoint, {name: tree for name, tree in like.items() if name != "ema" or not fresh}
-            )
+            items = load_items(self.checkpoint, {name: tree for name, tree in like.items() if name not in fresh})
         except UserError as error:
             raise UserError(
                 f"continue_from: {error}. A run is continued with its own model and optimizer; init_from takes weights "
                 "alone"
             ) from error
-        return items | ({"ema": jax.tree.map(jnp.copy, items["params"])} if fresh else {})
+        return items | {name: jax.tree.map(jnp.copy, items[own]) for name, own in fresh.items()}
 
-    def describe(self, config: FrozenConfigDict, data: TrainData) -> list[str]:
+    def describe(self, config: FrozenConfigDict, source: Source) -> list[str]:
         """What differs from the run that is continued, one text each."""
         keys = ("total_", "schedule.warmup_", "continue_from ", "init_from ", "init_head ")
-        texts = [text for text in differences(config, self.config) if not text.startswith(keys)]
-        theirs = {key: self.data.get(key) for key in ("fingerprint", "examples")}
-        if theirs != identity(data):
+        texts = [text for text in differences(config, self.metadata["config"]) if not text.startswith(keys)]
+        theirs = {key: self.metadata["data"].get(key) for key in ("fingerprint", "examples")}
+        if theirs != identity(source):
             texts.append(f"the data are {theirs['examples']} other examples there")
         return texts
 
@@ -178,7 +175,7 @@ def find_origin(path: str) -> Origin:
     stored = read_metadata(checkpoint)
     if "config" not in stored or not checkpoint.name.isdecimal() or not (checkpoint / "training").is_dir():
         raise UserError(f"continue_from={path} holds weights and no run that could be continued: give init_from={path}")
-    return Origin(checkpoint, stored["config"], tuple(stored["classes"]), dict(stored["data"]))
+    return Origin(checkpoint, stored)
 
 
 def _refuse(place: Path, workdir: Path, differing: list[str]) -> None:

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.lock import cannot_write
 from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import FOLDER, read_metadata
-from focalnet_jax.config import replaced, to_json, with_stored
+from focalnet_jax.config import model_config, replaced, to_json, with_stored
 from focalnet_jax.convert.load import Loaded, load_into
-from focalnet_jax.data.labels import HOW_TO_SAY
+from focalnet_jax.distributed.compilation_cache import keep_compiled
+from focalnet_jax.distributed.exchange import scalars
+from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.distributed.sharding import list_placement
 from focalnet_jax.distributed.startup import from_first, is_first
 from focalnet_jax.errors import RunFailedError
-from focalnet_jax.model import summarize
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.system.files import write_whole
+from focalnet_jax.tasks import task_kind
+from focalnet_jax.tasks.task import MAIN, Task
 from focalnet_jax.training.agreement import check_same_data, versions
 from focalnet_jax.training.banner import print_banner
-from focalnet_jax.training.classes import label_evaluation, label_training, loaded_classifier, stored_classifier
+from focalnet_jax.training.data import TrainData, open_eval_data, open_train_data
+from focalnet_jax.training.evaluation import EvalData
 from focalnet_jax.training.maps import check_maps
 from focalnet_jax.training.optimizer import check_patterns
-from focalnet_jax.training.preprocessing import note_difference
+from focalnet_jax.training.plan import Plan, make_plan
 from focalnet_jax.training.profiling import check_steps
 from focalnet_jax.training.progress import StepCost, step_cost
-from focalnet_jax.training.resolve import model_config, resolve, slow_here
+from focalnet_jax.training.resolve import resolve, slow_here
 from focalnet_jax.training.resume import (
     CONFIG_FILE,
     Origin,
@@ -44,28 +46,16 @@ from focalnet_jax.training.resume import (
     identity,
     refuse_other_run,
 )
-from focalnet_jax.training.setup import (
-    EvalData,
-    Plan,
-    TrainData,
-    class_weights,
-    keep_compiled,
-    make_plan,
-    make_task,
-    open_eval_data,
-    open_train_data,
-    open_train_source,
-    run_mesh,
-)
-from focalnet_jax.training.step import (
-    EXCHANGED,
-    Metrics,
-    Params,
-    Task,
+from focalnet_jax.training.spec import make_spec
+from focalnet_jax.training.state import (
+    Init,
+    TrainSpec,
     TrainState,
-    abstract_params,
+    Variables,
     abstract_state,
+    abstract_variables,
     init_state,
+    merge_model,
 )
 from focalnet_jax.training.writers import IN_A_ROW, check_writers
 
@@ -76,22 +66,27 @@ PLACEMENT_FILE = "placement.txt"
 
 @dataclass
 class Run:
-    """What a run is made of. `step` counts finished updates."""
+    """The parts of a run. `step` counts finished updates."""
 
     config: FrozenConfigDict
     workdir: Path
     train_data: TrainData
-    eval_data: EvalData
+    evaluations: dict[str, EvalData]
     plan: Plan
-    task: Task
+    spec: TrainSpec
     state: TrainState
     checkpoints: Checkpoints
-    best: float  # the highest eval/top1 so far
+    best: float  # the best figure so far, by `best_metric`
     step: int
-    work: StepCost  # of a step
-    substituted: int  # pictures that could not be read so far, of all processes
-    metrics: Metrics | None = None  # of the newest update
-    owes_save: bool = False  # one that was due was put off
+    cost: StepCost
+    substituted: int  # images that could not be read so far, of all processes
+    metrics: dict[str, jax.Array] | None = None  # of the newest update
+    owes_save: bool = False  # whether a save that was due was put off
+
+    @property
+    def best_metric(self) -> str:
+        """The name in metrics.jsonl of the figure that ranks checkpoints."""
+        return best_metric(self.spec.task)
 
     @property
     def finished(self) -> bool:
@@ -100,7 +95,7 @@ class Run:
 
     def read_metrics(self) -> dict[str, float]:
         """The newest update's metrics; `RunFailedError` if too many updates in a row were skipped."""
-        values = {name: float(value) for name, value in jax.device_get(self.metrics or {}).items() if name != EXCHANGED}
+        values = scalars(self.metrics or {})
         if values.get(IN_A_ROW, 0) >= self.config.health.max_skipped:
             raise self._sick(values)
         return values
@@ -126,8 +121,8 @@ class Run:
         metadata = {
             "model": model_metadata(self.config.model.name, model_config(self.config)),
             "config": self.config.to_dict(),
-            "classes": list(self.train_data.source.class_names),
-            "data": identity(self.train_data) | {"substituted": self.substituted},
+            **self.spec.task.metadata(),
+            "data": identity(self.train_data.source) | {"substituted": self.substituted},
             "versions": versions(),
         }
         self.checkpoints.save(self.step, self.state.items(), metadata, evaluated)
@@ -149,8 +144,13 @@ class Run:
         return f"{values[IN_A_ROW]:.0f} updates in a row were skipped ({told})"
 
 
+def best_metric(task: Task) -> str:
+    """Returns the name in metrics.jsonl of the figure that ranks the checkpoints of a task."""
+    return f"{MAIN}/{task.best_metric}"
+
+
 def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
-    """The run of `config` in `workdir`, from its newest checkpoint if it has one; prints the banner.
+    """Returns the run of `config` in `workdir`, from its newest checkpoint if it has one; prints the banner.
 
     Raises:
       UserError: config, data, weights or workdir do not fit; nothing was changed.
@@ -164,62 +164,73 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     check_writers(config.writers)
     check_maps(config.log_maps, config.writers)
     keep_compiled(config.compilation_cache)
-    mesh = run_mesh(config)
-    source = open_train_source(config)
-    config = resolve(config, mesh, source)
-    model = model_config(config)
-    train_data, eval_data = open_train_data(config, mesh, source), open_eval_data(config, mesh)
-    check_same_data(train_data.source, eval_data.source)
-    plan = make_plan(config, len(train_data.source))
+    mesh, kind = run_mesh(config.mesh.to_dict()), task_kind(config.task)
+    source = kind.open_examples(config)
+    config = resolve(config, mesh, kind, source)
+    task = kind.make_task(config, source)
+    open_train_data(config, mesh, task), open_eval_data(config, mesh, task)
+    check_same_data(source, *(evaluation.source for evaluation in task.evaluations().values()))
+    plan = make_plan(config, len(source))
     check_steps(config.profile_steps, plan.total)
     durations = dict(warmup_steps=plan.warmup, total_steps=plan.total - plan.first, first_step=plan.first)
-    task, init_params = make_task(config, mesh, **durations)
-    like = abstract_params(init_params, mesh)
-    summary = summarize(nnx.merge(task.graph, like), config.data.image_size)
-    check_patterns(config.optimizer, like)
-    substituted, classifier = 0, None
-    if newest is not None:
-        substituted, names = check_checkpoint(config, workdir / FOLDER / str(newest), train_data)
-        classifier = stored_classifier(config, names, "this run")
-        if is_first():
-            train_data.substitutions.go_on(substituted, read=newest * config.batch_size)
-    initial, continued = None, None
+    spec, init = make_spec(config, mesh, task, **durations)
+    like = abstract_variables(init, mesh)
+    summary = task.summarize(merge_model(spec.graph, like))
+    check_patterns(config.optimizer, like.params, task.backbone)
+    checkpoint = workdir / FOLDER / str(newest) if newest is not None else None
+    task, initial, substituted = _started(config, task, checkpoint, origin, like)
+    spec = replace(spec, task=task)
+    train_data, evaluations = open_train_data(config, mesh, task), open_eval_data(config, mesh, task)
+    if newest is not None and is_first():
+        train_data.substitutions.go_on(substituted, read=newest * config.batch_size)
+    continued = None
     if origin is not None:
-        classifier = stored_classifier(config, origin.classes, str(origin.checkpoint))
-        continued = origin.load(abstract_state(task, init_params).items())
-        for text in origin.describe(config, train_data):
+        continued = origin.load(abstract_state(spec, init).items())
+        for text in origin.describe(config, source):
             print(f"warning: not as in the run that is continued: {text}", file=sys.stderr)
-    if config.init_from and newest is None:
-        initial = load_into(
-            config.init_from, model, like, head=config.init_head, seed=config.seed, which=config.init_weights
-        )
-        note_difference(config, initial.stated, config.init_from)
-        if config.init_head != "drop":
-            hint = f"{HOW_TO_SAY}; --config.init_head=drop starts a fresh classifier"
-            classifier = loaded_classifier(config, initial, config.init_from, hint)
-    train_data = label_training(config, train_data, classifier)
-    eval_data = label_evaluation(config, eval_data, train_data.source)
-    task = replace(task, class_weights=class_weights(config, train_data.source))
 
     found.put_aside()
-    checkpoints = Checkpoints(workdir, keep_latest=config.keep_latest, keep_best=config.keep_best)
-    state, start = _first_state(task, init_params, checkpoints, initial)
+    checkpoints = Checkpoints(workdir, best_metric(task), keep_latest=config.keep_latest, keep_best=config.keep_best)
+    state, start = _first_state(spec, init, checkpoints, initial)
     if continued is not None:
         state = TrainState.from_items(continued)
         start = f"continues {origin.checkpoint}: weights, optimizer state, {plan.first} steps"
     try:
         if is_first():
             write_whole(workdir / CONFIG_FILE, to_json(config))
-            write_whole(workdir / PLACEMENT_FILE, list_placement(like, mesh))
+            write_whole(workdir / PLACEMENT_FILE, list_placement(like.params, mesh))
     except OSError as error:
         raise cannot_write(workdir, error) from error
     for text in slow_here(config, mesh):
         print(f"warning: {text}", file=sys.stderr)
-    print_banner(config, summary, (train_data, eval_data), plan, mesh, like, origin=start, workdir=workdir)
-    _print_choices(task, plan, train_data, eval_data)
+    print_banner(config, summary, train_data, evaluations, plan, mesh, like.params, origin=start, workdir=workdir)
+    if plan.first:
+        print(_describe_schedule(spec, plan), flush=True)
     best, step = from_first(checkpoints.best_metric()), int(state.step)
-    work = step_cost(config.batch_size, summary.macs, mesh)
-    return Run(config, workdir, train_data, eval_data, plan, task, state, checkpoints, best, step, work, substituted)
+    cost = step_cost(config.batch_size, summary.macs, mesh)
+    return Run(config, workdir, train_data, evaluations, plan, spec, state, checkpoints, best, step, cost, substituted)
+
+
+def _started(
+    config: FrozenConfigDict, task: Task, checkpoint: Path | None, origin: Origin | None, like: Variables
+) -> tuple[Task, Loaded | None, int]:
+    """The task with its data matched to the head it starts with, the weights of init_from, and images substituted."""
+    if checkpoint is not None:
+        stored = check_checkpoint(config, checkpoint, task.source)
+        return task.continue_run(stored, "this run"), None, stored["data"]["substituted"]
+    if origin is not None:
+        return task.continue_run(origin.metadata, str(origin.checkpoint)), None, 0
+    if not config.init_from:
+        return task.start_fresh(), None, 0
+    initial = load_into(
+        config.init_from,
+        model_config(config),
+        like.params,
+        head=config.init_head,
+        seed=config.seed,
+        which=config.init_weights,
+    )
+    return task.start_from(initial, config.init_from), initial, 0
 
 
 def _as_before(config: FrozenConfigDict, folder: Path, newest: int | None) -> tuple[FrozenConfigDict, Origin | None]:
@@ -229,25 +240,13 @@ def _as_before(config: FrozenConfigDict, folder: Path, newest: int | None) -> tu
     if not config.continue_from:
         return config, None
     origin = find_origin(config.continue_from)
-    return replaced(with_stored(config, origin.config), {"continue_from": str(origin.checkpoint)}), origin
+    return replaced(with_stored(config, origin.metadata["config"]), {"continue_from": str(origin.checkpoint)}), origin
 
 
-def _print_choices(task: Task, plan: Plan, train_data: TrainData, eval_data: EvalData) -> None:
-    """Prints what few runs have: a split that was made, balanced or weighed classes, a schedule that follows."""
-    if description := getattr(eval_data.source, "description", ""):
-        print(f"held out   {description}")
-    if train_data.balance is not None:
-        print(f"balance    {train_data.balance.describe()}")
-    if task.class_weights is not None:
-        print(f"weights    of classes in the loss: {min(task.class_weights):.3g} to {max(task.class_weights):.3g}")
-    if plan.first:
-        print(_describe_schedule(task, plan), flush=True)
-
-
-def _describe_schedule(task: Task, plan: Plan) -> str:
+def _describe_schedule(spec: TrainSpec, plan: Plan) -> str:
     """The learning rate of a run that continues another, in one line."""
     first, peak, last = (
-        float(task.schedule(step)) for step in (plan.first, plan.first + plan.warmup, max(plan.total - 1, plan.first))
+        float(spec.schedule(step)) for step in (plan.first, plan.first + plan.warmup, max(plan.total - 1, plan.first))
     )
     warmup = f"rises to {peak:.3g} in {plan.warmup} steps" if plan.warmup else "has no warm-up"
     return (
@@ -257,17 +256,14 @@ def _describe_schedule(task: Task, plan: Plan) -> str:
 
 
 def _first_state(
-    task: Task,
-    init_params: Callable[[jax.Array], Params],
-    checkpoints: Checkpoints,
-    initial: Loaded | None,
+    spec: TrainSpec, init: Init, checkpoints: Checkpoints, initial: Loaded | None
 ) -> tuple[TrainState, str]:
-    """The state to start from, and where it came from in words: the newest checkpoint, `initial`, or fresh."""
+    """The state to start from, and its origin in words: the newest checkpoint, `initial`, or fresh weights."""
     latest = checkpoints.latest_step
     if latest is not None:
-        like = abstract_state(task, init_params)
+        like = abstract_state(spec, init)
         return TrainState.from_items(checkpoints.restore(latest, like.items())), f"resumed from step {latest}"
-    state = init_state(task, init_params)
+    state = init_state(spec, init)
     if initial is None:
         return state, "fresh weights"
     params = state.params | initial.params

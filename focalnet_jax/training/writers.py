@@ -169,14 +169,15 @@ class NoWriter:
         """Nothing."""
 
 
-def was_evaluated(workdir: Path, step: int) -> bool:
-    """Whether `metrics.jsonl` has the evaluation of a step; a signal may have cut it short."""
+def was_evaluated(workdir: Path, step: int, name: str) -> bool:
+    """Returns whether `metrics.jsonl` has an evaluation of a step by its name; a signal may have cut it short."""
     path = workdir / METRICS
     try:
         lines = _lines_up_to(path, step) if path.exists() else []
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; mend it or choose another --workdir") from error
-    return any("eval/top1" in row and row["step"] == step for row in map(json.loads, lines))
+    rows = (row for row in map(json.loads, lines) if row["step"] == step)
+    return any(key.startswith(f"{name}/") for row in rows for key in row)
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:

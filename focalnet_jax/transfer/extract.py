@@ -13,13 +13,19 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.convert.load import model_of
 from focalnet_jax.convert.weights import read_weights
-from focalnet_jax.data.mixing import normalize
-from focalnet_jax.distributed.mesh import put_batch, replicated
+from focalnet_jax.data.held_out import open_split
+from focalnet_jax.data.normalization import normalize
+from focalnet_jax.distributed.compilation_cache import keep_compiled
+from focalnet_jax.distributed.mesh import check_batch_size, put_batch, replicated, run_mesh
 from focalnet_jax.errors import UserError
-from focalnet_jax.training.classes import label_evaluation
-from focalnet_jax.training.preprocessing import weights_preprocessing
-from focalnet_jax.training.resolve import resolve
-from focalnet_jax.training.setup import EvalData, keep_compiled, open_eval_data, run_mesh
+from focalnet_jax.tasks import task_kind
+from focalnet_jax.tasks.classification.accuracy import Accuracy
+from focalnet_jax.tasks.classification.classes import label_evaluation
+from focalnet_jax.tasks.classification.host import make_host
+from focalnet_jax.tasks.classification.preprocessing import weights_preprocessing
+from focalnet_jax.training.data import read_options
+from focalnet_jax.training.evaluation import EvalData
+from focalnet_jax.training.resolve import eval_batch_size, resolve
 from focalnet_jax.transfer.probes import Features
 
 _SECONDS = 5.0  # between two lines of progress
@@ -46,15 +52,18 @@ def extract_features(
     if jax.process_count() > 1:
         raise UserError("features are extracted by one process, with all devices of its machine")
     keep_compiled(config.compilation_cache)
-    mesh = run_mesh(config)
-    config = resolve(config, mesh, evaluated=path, which=which)
+    mesh = run_mesh(config.mesh.to_dict())
+    config = resolve(config, mesh, task_kind(config.task), evaluated=path, which=which)
     weights = read_weights(path, name, options, which=which)
     for decision in weights.decisions:
         warnings.warn(f"{path}: {decision}", stacklevel=2)
     how = weights_preprocessing(config, weights.stated, named)
-    names = config.data.train_split, config.data.eval_split
-    known, asked = (open_eval_data(config, mesh, split, how) for split in names)
-    splits = known, label_evaluation(config, asked, known.source)
+    known, asked = (open_split(config.data, split) for split in (config.data.train_split, config.data.eval_split))
+    asked, _ = label_evaluation(config, asked, known)
+    key = "batch_size" if config.eval_batch_size is None else "eval_batch_size"
+    batch_size = check_batch_size(key, eval_batch_size(config, mesh), mesh)
+    host, reading = make_host(config, how), read_options(config, mesh)
+    splits = [EvalData(Accuracy(source), host, batch_size, reading) for source in (known, asked)]
     graph, params = nnx.split(model_of(weights, config.precision))
     params = jax.device_put(params, replicated(mesh))
 
@@ -65,18 +74,20 @@ def extract_features(
 
     def of(data: EvalData) -> Features:
         values, labels, begun, told = [], [], time.monotonic(), time.monotonic()
+        total = len(data.evaluation.source)
         for batch in data.batches():
             placed = put_batch(batch, mesh)
             kept = np.asarray(batch["mask"]) > 0
             label = np.asarray(batch["label"])
             if label.ndim > 1:
-                raise UserError(f"{data.source.name(0)} has several labels; transfer needs one a picture")
+                raise UserError(f"{data.evaluation.source.name(0)} has several labels; transfer needs one a picture")
             values.append(np.asarray(features(params, placed["image"]))[kept])
             labels.append(label[kept])
             now, done = time.monotonic(), sum(map(len, labels))
             if now - told > _SECONDS:
                 rate = done / (now - begun)
-                print(f"{done}/{len(data.source)}  {rate:.0f} images/s  eta {(len(data.source) - done) / rate:.0f} s")
+                eta = (total - done) / rate
+                print(f"{done}/{total}  {rate:.0f} images/s  eta {eta:.0f} s")
                 told = now
         return Features(np.concatenate(values), np.concatenate(labels).astype(np.int64))
 

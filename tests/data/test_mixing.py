@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from focalnet_jax.data.mixing import Mixing, mix, normalize, prepare_batch, random_erase
+from focalnet_jax.data.normalization import normalize
 from focalnet_jax.errors import UserError
+from focalnet_jax.tasks.classification.mixing import Mixing, mix, prepare_batch, random_erase
 
 KEY = jax.random.key(0)
 CONFIDENCE = 4  # standard deviations

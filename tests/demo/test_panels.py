@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_sample_image
 
 from focalnet_jax import create_model, visualize
-from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import Preprocessing
 from focalnet_jax.demo.panels import Seen, block_panels, class_panels, look
 from focalnet_jax.inference import Classifier

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from focalnet_jax.training.setup import class_weights, make_task, open_train_data
 
-from focalnet_jax.data.mixing import Mixing, mix
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.command_line import load_config
-from focalnet_jax.training.setup import class_weights, make_task, open_train_data
+from focalnet_jax.tasks.classification.mixing import Mixing, mix
 from focalnet_jax.training.step import init_state, make_train_step, weigh
 from tests.commands import SMALL
 

@@ -6,14 +6,14 @@ import struct
 import numpy as np
 import pytest
 from flax import nnx
+from focalnet_jax.training.setup import open_eval_data
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.normalization import normalize
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.command_line import load_config
 from focalnet_jax.training.maps import MapsLog, check_maps
-from focalnet_jax.training.setup import open_eval_data
 from focalnet_jax.training.step import init_state
 from focalnet_jax.visualize import modulation_maps
 from focalnet_jax.visualize.figures import BlockMaps

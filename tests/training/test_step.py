@@ -6,17 +6,17 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from focalnet_jax.training.setup import model_config, open_train_data
 
 from focalnet_jax.data.loader import ReadOptions, eval_batches
-from focalnet_jax.data.mixing import Mixing
 from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.distributed.mesh import check_batch_size, make_mesh, put_batch, replicated
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.tasks.classification.mixing import Mixing
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.optimizer import make_optimizer, make_schedule
-from focalnet_jax.training.setup import model_config, open_train_data
 from focalnet_jax.training.step import Task, init_state, make_eval_step, make_train_step, model_graph, normalize
 
 SMALL = [

@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from focalnet_jax import create_model, visualize
-from focalnet_jax.data.mixing import normalize
+from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import Preprocessing
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import Classifier

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import FrozenConfigDict
 
-from focalnet_jax.data.preprocessing import IMAGENET, Normalization
+from focalnet_jax.data.normalization import normalize
+from focalnet_jax.data.preprocessing import IMAGENET, Normalization, from_config
 from focalnet_jax.distributed.activations import by_example, everywhere
 from focalnet_jax.errors import UserError
 
@@ -60,13 +62,30 @@ class Mixing:
         return size
 
 
+def make_mixing(config: FrozenConfigDict) -> Mixing:
+    """Returns what a config does to batches on the device.
+
+    Raises:
+      UserError: groups do not divide the batch.
+    """
+    augment = config.augment
+    mixing = Mixing(
+        smoothing=augment.label_smoothing,
+        erase=augment.erase,
+        mixup=augment.mixup,
+        cutmix=augment.cutmix,
+        probability=augment.mix_probability,
+        switch=augment.mix_switch,
+        group=augment.mix_group,
+        box=augment.cutmix_box,
+        normalization=from_config(config.data).normalization,
+    )
+    mixing.group_size(config.batch_size)
+    return mixing
+
+
 def _even_divisor(batch_size: int, most: int) -> int | None:
     return max((n for n in range(2, min(batch_size, most) + 1, 2) if batch_size % n == 0), default=None)
-
-
-def normalize(images: jax.Array, by: Normalization = IMAGENET) -> jax.Array:
-    """Returns `[B, H, W, 3]` float32 of uint8, normalized by ImageNet's mean and standard deviation or others."""
-    return (images.astype(jnp.float32) / 255 - jnp.array(by.mean)) / jnp.array(by.std)
 
 
 def prepare_batch(

@@ -24,8 +24,8 @@ from focalnet_jax.data.labels import (
 from focalnet_jax.data.sources import Source, check_labels
 from focalnet_jax.distributed.startup import is_first
 from focalnet_jax.errors import UserError
-from focalnet_jax.training.setup import EvalData, TrainData
 
+Competing = int | np.ndarray | None
 _SHOWN = 5
 _MOST_READ = 200_000  # examples that are read to know which classes they have; more take hours
 
@@ -94,10 +94,10 @@ def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) 
     return Classifier(classes, config.model.num_classes, run, "Give the data it was trained on, or start another run")
 
 
-def label_training(config: FrozenConfigDict, data: TrainData, classifier: Classifier | None) -> TrainData:
-    """The training data with the labels of the classifier that is trained on.
+def label_training(config: FrozenConfigDict, source: Source, classifier: Classifier | None) -> Source:
+    """Returns the training examples with the labels of the classifier that is trained.
 
-    A fresh one, `None`, has the classes of `data.classes` or of the data.
+    A fresh one, None, has the classes of `data.classes` or of the data.
 
     Raises:
       UserError: the data has classes that the classifier lacks, or which these are is not known; one class alone.
@@ -108,20 +108,21 @@ def label_training(config: FrozenConfigDict, data: TrainData, classifier: Classi
         hint = f"Add them to {config.data.classes}"
         classifier = Classifier(classes, config.model.num_classes, config.data.classes, hint)
     if classifier is not None:
-        source, matching = _relabelled(data.source, classifier, config.data.train_split)
+        source, matching = _relabelled(source, classifier, config.data.train_split)
         _tell(config.data.train_split, source, matching, classifier.name)
-        data = replace(data, source=source)
-    check_labels(data.source, config.model.num_classes)
+    check_labels(source, config.model.num_classes)
     if fresh and config.model.num_classes == 1:  # a run that has begun so is resumed
         raise UserError(
-            f"the data has one class, {data.source.class_names[0]}, so there is nothing to tell apart: expected a "
+            f"the data has one class, {source.class_names[0]}, so there is nothing to tell apart: expected a "
             "folder for each of two or more classes, such as one for pictures of anything else"
         )
-    return data
+    return source
 
 
-def label_evaluation(config: FrozenConfigDict, data: EvalData, train: Source) -> EvalData:
-    """The evaluation data with the labels of the training data `train`; prints which of its classes they lack.
+def label_evaluation(config: FrozenConfigDict, source: Source, train: Source) -> tuple[Source, Competing]:
+    """Returns examples to evaluate on with the labels of the training data `train`, and which outputs compete.
+
+    Prints which of the classes of `train` they lack.
 
     Raises:
       UserError: it has classes that the training data lacks; `eval_classes` does not fit.
@@ -130,17 +131,19 @@ def label_evaluation(config: FrozenConfigDict, data: EvalData, train: Source) ->
     classes = Classes(train.class_names, f"split {trained}", exact=True)
     hint = f"Take them out of split {split}, or add examples of them to split {trained}"
     classifier = Classifier(classes, config.model.num_classes, f"split {trained}", hint, _are_places(classes))
-    return label_for(config, data, classifier, _present(train))
+    return label_for(config, source, classifier, _present(train))
 
 
 def label_for(
-    config: FrozenConfigDict, data: EvalData, classifier: Classifier, expected: set[int] | None = None
-) -> EvalData:
-    """The evaluation data with the labels of a classifier; prints how they were found.
+    config: FrozenConfigDict, source: Source, classifier: Classifier, expected: set[int] | None = None
+) -> tuple[Source, Competing]:
+    """Returns examples to evaluate on with the labels of a classifier, and which outputs compete, see `Accuracy`.
+
+    Prints how the labels were matched.
 
     Args:
       config: its `eval_classes` says which outputs compete.
-      data: the evaluation split.
+      source: the evaluation split.
       classifier: what it is evaluated on.
       expected: outputs that the data should have; by default all.
 
@@ -155,10 +158,10 @@ def label_for(
         classes = classifier.classes and classifier.classes.first(first)
         classifier = replace(classifier, classes=classes, outputs=first, name=name)
         expected = expected and {output for output in expected if output < first}
-    source, matching = _relabelled(data.source, classifier, split)
+    source, matching = _relabelled(source, classifier, split)
     _tell(split, source, matching, classifier.name, expected)
     competing = first if first is not None else _competing(config, classifier, source)
-    return replace(data, source=source, competing=competing)
+    return source, competing
 
 
 def _first(config: FrozenConfigDict) -> int | None:

@@ -1,0 +1,40 @@
+"""The model of the weights that a run starts from, or that are evaluated, before anything is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
+from focalnet_jax.convert.files import is_checkpoint
+from focalnet_jax.convert.huggingface import WeightsInfo
+from focalnet_jax.convert.weights import read_weights, stated_by
+from focalnet_jax.data.preprocessing import USUAL
+from focalnet_jax.model import FocalNetConfig
+from focalnet_jax.model.variants import model_from_metadata
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model of weights and what they state."""
+
+    name: str | None  # the released variant, if it is one
+    model: FocalNetConfig
+    image_size: int | tuple[int, int]
+    classes: tuple[str, ...] | None
+
+
+def read_start(path: str, which: str | None, head: str) -> Start:
+    """Returns the model of the weights at `path`; arguments and errors as for `read_weights`."""
+    if is_checkpoint(path):
+        metadata = read_metadata(find_checkpoint(path))
+        if metadata.get("model"):
+            name, model = model_from_metadata(metadata["model"])
+            stated = stated_by(metadata)
+            return Start(name, model, _size(stated), stated.classes)
+    weights = read_weights(path, which=which, head=head)
+    return Start(weights.name, weights.config, _size(weights.stated), weights.stated.classes)
+
+
+def _size(stated: WeightsInfo) -> int | tuple[int, int]:
+    height, width = (stated.preprocessing or USUAL).size
+    return height if height == width else (height, width)

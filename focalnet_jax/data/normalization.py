@@ -1,0 +1,13 @@
+"""Normalization of images on the device."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from focalnet_jax.data.preprocessing import IMAGENET, Normalization
+
+
+def normalize(images: jax.Array, by: Normalization = IMAGENET) -> jax.Array:
+    """Returns `[B, H, W, 3]` float32 of uint8, normalized by ImageNet's mean and standard deviation or others."""
+    return (images.astype(jnp.float32) / 255 - jnp.array(by.mean)) / jnp.array(by.std)

@@ -1,0 +1,100 @@
+"""Show what a model is trained on: python -m focalnet_jax.data.show --config FILE.py[:VARIANT] --out grid.png.
+
+A sheet of the images of one training batch after all augmentation, erasing and mixing, with their labels: the same
+pixels that step of the run sees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import FrozenConfigDict
+from PIL import Image, ImageDraw, ImageFont
+
+from focalnet_jax.config import with_stored
+from focalnet_jax.convert.files import read_json
+from focalnet_jax.distributed.mesh import run_mesh
+from focalnet_jax.errors import UserError
+from focalnet_jax.programs.command_line import load_config, make_parser, parse_arguments, run_command
+from focalnet_jax.tasks import task_kind
+from focalnet_jax.training.data import open_train_data
+from focalnet_jax.training.plan import make_plan
+from focalnet_jax.training.resolve import resolve
+from focalnet_jax.training.resume import CONFIG_FILE
+from focalnet_jax.training.state import augmentation_key
+
+_MARGIN, _LINE, _SIDE = 6, 13, 160  # pixels: between pictures, of a line of text, and a picture's least
+_LINES = 2  # of captions below an image
+
+
+def main(arguments: list[str]) -> int:
+    """Parses flags, draws the sheet."""
+    parser = make_parser("data.show", __doc__)
+    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
+    parser.add_argument("--out", required=True, type=Path, metavar="PNG")
+    parser.add_argument(
+        "--workdir", type=Path, metavar="DIR", help="of a run of this recipe: what it has chosen counts"
+    )
+    parser.add_argument("--step", type=int, default=0, help="updates done before the batch")
+    parser.add_argument("--images", type=int, default=24, metavar="N", help="how many of the batch")
+    flags, overrides = parse_arguments(parser, arguments)
+    if flags.images < 1 or flags.step < 0:
+        raise UserError(f"--images {flags.images} --step {flags.step}: expected a positive number and a step")
+    # The batch is the same on any number of devices.
+    one_device = ["--config.mesh.data=-1", "--config.mesh.fsdp=1", "--config.mesh.tensor=1"]
+    config = load_config(flags.config, [*overrides, *one_device], optional=["init_from"])
+    if flags.workdir is not None:
+        config = with_stored(config, read_json(flags.workdir / CONFIG_FILE))
+    shown, size = shown_batch(config, flags.step, flags.images)
+    sheet = draw_sheet(shown)
+    try:
+        sheet.save(flags.out, "PNG")
+    except OSError as error:
+        raise UserError(f"cannot write --out {flags.out}: {error.strerror}") from error
+    print(f"{flags.out}: {len(shown)} of {size} images of step {flags.step}")
+    return 0
+
+
+def shown_batch(config: FrozenConfigDict, step: int, most: int) -> tuple[list[tuple[np.ndarray, list[str]]], int]:
+    """Returns images `[H, W, 3]` uint8 of a step's batch with their captions, at most so many, and the batch size."""
+    mesh, kind = run_mesh(config.mesh.to_dict()), task_kind(config.task)
+    source = kind.open_examples(config)
+    config = resolve(config, mesh, kind, source)
+    task = kind.make_task(config, source, evaluated=False).start_fresh()
+    data = open_train_data(config, mesh, task)
+    make_plan(config, len(source))  # refuses what training refuses
+    batch = jax.jit(task.prepare)(next(data.batches(step, step + 1)), augmentation_key(config.seed, step))
+    batch = jax.device_get(batch)
+    size = len(jax.tree.leaves(batch)[0])
+    return [task.show(batch, place) for place in range(min(most, size))], size
+
+
+def draw_sheet(shown: Sequence[tuple[np.ndarray, list[str]]]) -> Image.Image:
+    """Returns images in rows, each with its captions below it."""
+    shape = shown[0][0].shape
+    zoom = max(1, math.ceil(_SIDE / min(shape[:2])))
+    tall, wide = zoom * shape[0], zoom * shape[1]
+    columns = min(len(shown), max(1, round(math.sqrt(1.6 * len(shown)))))
+    rows = math.ceil(len(shown) / columns)
+    width, height = wide + _MARGIN, tall + _LINES * _LINE + 2 * _MARGIN
+    sheet = Image.new("RGB", (columns * width + _MARGIN, rows * height + _MARGIN), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for place, (image, captions) in enumerate(shown):
+        row, column = divmod(place, columns)
+        left, top = _MARGIN + column * width, _MARGIN + row * height
+        picture = Image.fromarray(image).resize((wide, tall), Image.Resampling.NEAREST)
+        sheet.paste(picture, (left, top))
+        for line, text in enumerate(captions[:_LINES]):
+            while font.getlength(text) > wide and len(text) > 1:
+                text = text[:-1]
+            draw.text((left, top + tall + 2 + line * _LINE), text, fill="black", font=font)
+    return sheet
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")  # a picture takes no accelerator from a run
+    run_command(main)

@@ -1,0 +1,102 @@
+"""The keys of classification: their defaults, their meaning and the values they may have."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from focalnet_jax.settings.checks import FRACTION, NOT_NEGATIVE, PIXELS, POSITIVE, RESIZE_MODES, SHARE
+from focalnet_jax.settings.keys import number
+
+BEST_METRIC = "top1"  # ranks checkpoints; the prefix of the evaluation, "eval/", comes before it
+HEADLINE = (("top1", "top-1"), ("top5", "top-5"))  # figures of reports and sweeps, in percent, and their names
+AUTO = ("model.num_classes",)
+RESUMABLE = ("data.classes",)
+
+
+def add_keys(config: ConfigDict) -> None:
+    """Adds the keys of this task to those of the trainer."""
+    config.model.num_classes = number(1000)  # auto: the number of classes in the training data
+    # Outputs that compete: a number for the first ones alone (1000 for 22K on 1K); or, for figures of a subset beside
+    # those of all, present for the classes in the evaluation data, or a file or a tuple of classes.
+    config.eval_classes = config_dict.placeholder(object)
+    # Weights of classes in the loss: one number each, or balanced: the inverse of how often each is drawn; None: 1.
+    config.class_weights = config_dict.placeholder(object)
+
+    # A file with the names of the classifier's outputs, one class per line in their order, where nothing else has them
+    config.data.classes = config_dict.placeholder(str)
+    # folder: the share of the training images that becomes eval_split where there is no folder of that name; 0: none.
+    config.data.held_out = 0.0
+    # How much more often rare classes are drawn: a class of n images in proportion to n ** (1 - class_balance).
+    config.data.class_balance = 0.0
+    # Size before the centre crop, or (height, width); None: image_size, by the mode shorter 256/224 of it
+    config.data.eval_resize = config_dict.placeholder(object)
+    config.data.eval_resize_mode = "shorter"  # shorter side; stretch; longest, padded with the mean colour; none
+
+    config.augment = ConfigDict()
+    config.augment.crop_scale = (0.08, 1.0)  # random-resized-crop: share of the area
+    config.augment.crop_ratio = (3 / 4, 4 / 3)  # and its aspect ratio, log-uniform
+    config.augment.flip = 0.5  # probability of a horizontal flip
+    config.augment.policy = ""  # timm's name of it: rand-m9-mstd0.5-inc1 and its like, or 3a; empty: none
+    config.augment.color_jitter = 0.0  # strength of brightness, contrast and saturation jitter
+    config.augment.repeats = 1  # copies of an example in a batch, each augmented anew: repeated augmentation
+    config.augment.label_smoothing = 0.1
+    config.augment.erase = 0.0  # probability of random erasing
+    config.augment.mixup = 0.0  # alpha of mixup, and of cutmix; 0: none
+    config.augment.cutmix = 0.0
+    config.augment.mix_probability = 1.0  # that a group is mixed
+    config.augment.mix_switch = 0.5  # that it is cutmix, where both are on
+    config.augment.mix_group = 128  # examples that share a lambda and mix with each other
+    config.augment.cutmix_box = "timm"  # its size: timm (rounded up, timm 1.x) or original (down, timm 0.4.12)
+
+
+def _are_weights(value: Any) -> bool:
+    return (
+        isinstance(value, tuple | list)
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < math.inf for v in value)
+        and sum(value) > 0
+    )
+
+
+def _are_competing(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return bool(value) and all(isinstance(name, str | int) and not isinstance(name, bool) for name in value)
+    return bool(value) if isinstance(value, str) else type(value) is int and value > 0
+
+
+def _is_range(value: tuple[Any, ...], lowest: float, highest: float) -> bool:
+    return (
+        len(value) == 2
+        and all(isinstance(end, int | float) for end in value)
+        and lowest < value[0] <= value[1] <= highest
+    )
+
+
+# For each key, whether a value fits, and what is expected in words.
+CHECKS = {
+    "model.num_classes": POSITIVE,
+    "eval_classes": (_are_competing, "a positive number, present, a file of classes or a tuple of them"),
+    "data.eval_resize": PIXELS,
+    "data.held_out": FRACTION,
+    "data.class_balance": SHARE,
+    "class_weights": (
+        lambda v: v == "balanced" or _are_weights(v),
+        "balanced, or a number from 0 on for each class, such as (1, 2.5)",
+    ),
+    "data.eval_resize_mode": (lambda v: v in RESIZE_MODES, ", ".join(RESIZE_MODES)),
+    "augment.crop_scale": (lambda v: _is_range(v, 0, 1), "(smallest, largest) share of the area, within (0, 1]"),
+    "augment.crop_ratio": (lambda v: _is_range(v, 0, math.inf), "(smallest, largest) width / height, positive"),
+    "augment.flip": SHARE,
+    "augment.color_jitter": NOT_NEGATIVE,
+    "augment.repeats": POSITIVE,
+    "augment.erase": SHARE,
+    "augment.mixup": NOT_NEGATIVE,
+    "augment.cutmix": NOT_NEGATIVE,
+    "augment.mix_probability": SHARE,
+    "augment.mix_switch": SHARE,
+    "augment.mix_group": (lambda v: v >= 2 and v % 2 == 0, "a positive even number"),
+    "augment.cutmix_box": (lambda v: v in ("timm", "original"), "timm or original"),
+    "augment.label_smoothing": FRACTION,
+}

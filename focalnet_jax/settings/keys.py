@@ -1,0 +1,15 @@
+"""Types of config keys that a plain default does not express."""
+
+from __future__ import annotations
+
+from ml_collections import FieldReference
+
+
+def number(value: float) -> FieldReference:
+    """Returns a number that may also be None."""
+    return FieldReference(value, field_type=type(value))
+
+
+def anything(value: object) -> FieldReference:
+    """Returns a value of any type, such as pixels per side or (height, width)."""
+    return FieldReference(value, field_type=object)

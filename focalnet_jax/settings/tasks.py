@@ -1,0 +1,3 @@
+"""The names of the tasks."""
+
+TASKS = ("classification",)

@@ -1,0 +1,99 @@
+"""Top-1 and top-5 accuracy and the loss over a whole split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from focalnet_jax.data.normalization import normalize
+from focalnet_jax.data.preprocessing import IMAGENET, Normalization
+from focalnet_jax.data.sources import Source
+from focalnet_jax.tasks.task import Batch, Metrics
+
+
+class Accuracy:
+    """Accuracy and loss, an `Evaluation`.
+
+    An example with several labels `[B, M]`, padded with -1, counts as right if its prediction is any of them; its loss
+    is the mean over them, and without any it is not counted: ImageNet-ReaL (arXiv 2006.07159).
+
+    Args:
+      source: the examples.
+      competing: None if all outputs compete; with a number, the first ones alone (ImageNet-1K's are the first 1000 of
+        ImageNet-22K's); with a mask `[K]` bool all compete, and `top1_subset` and `top5_subset` are measured among the
+        outputs of the mask.
+      normalization: of the images.
+    """
+
+    def __init__(
+        self, source: Source, competing: int | np.ndarray | None = None, normalization: Normalization = IMAGENET
+    ):
+        self.source, self.competing, self.normalization = source, competing, normalization
+        self.reset()
+
+    def measure(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Metrics:
+        """Returns sums over the examples of a batch whose `mask` `[B]` is 1: `top1`, `top5`, `loss`, `examples`."""
+        competing = self.competing
+        first, subset = (competing, None) if competing is None or isinstance(competing, int) else (None, competing)
+        logits = model(normalize(batch["image"], self.normalization))[:, :first]  # [B, K]
+        labels = batch["label"].reshape(len(logits), -1)  # [B, M]
+        known = labels >= 0
+
+        def hits_of(logits: jax.Array) -> jax.Array:  # [B, 5], the best first
+            best = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
+            return (best[:, :, None] == labels[:, None, :]).any(axis=-1)
+
+        hits = hits_of(logits)
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            jnp.broadcast_to(logits[:, None], (*labels.shape, logits.shape[-1])), jnp.maximum(labels, 0)
+        )
+        losses = jnp.sum(losses * known, axis=-1) / jnp.maximum(jnp.sum(known, axis=-1), 1)
+        counted = batch["mask"] * known.any(axis=-1)
+        sums = {
+            "top1": jnp.sum(hits[:, 0] * counted),
+            "top5": jnp.sum(hits.any(axis=-1) * counted),
+            "loss": jnp.sum(losses * counted),
+            "examples": jnp.sum(counted),
+        }
+        if subset is not None:
+            hits = hits_of(jnp.where(subset, logits, -jnp.inf))
+            sums |= {"top1_subset": jnp.sum(hits[:, 0] * counted), "top5_subset": jnp.sum(hits.any(axis=-1) * counted)}
+        return sums
+
+    def reset(self) -> None:
+        """Sets all sums to 0."""
+        self._totals: dict[str, float] = {}
+
+    def add(self, measured: Mapping[str, np.ndarray], batch: Batch | None = None) -> None:
+        """Adds the sums of a batch."""
+        for name, value in measured.items():
+            self._totals[name] = self._totals.get(name, 0.0) + float(np.float64(value))
+
+    def result(self) -> dict[str, float | int]:
+        """Returns means over examples, accuracies in percent; NaN without examples."""
+        totals = dict(self._totals)
+        examples = round(totals.pop("examples", 0))  # of a run that is stopped before the first batch
+        accuracies = sorted(name for name in totals if name.startswith("top"))
+        sums = {name: 100 * totals.pop(name) for name in accuracies} | totals
+        means = {name: total / examples if examples else math.nan for name, total in sums.items()}
+        return means | {"examples": examples}
+
+    def details(self) -> dict[str, int]:
+        """Returns `subset_classes`, the number of outputs that compete for the figures of a subset."""
+        return {"subset_classes": int(self.competing.sum())} if isinstance(self.competing, np.ndarray) else {}
+
+    def describe(self, result: Mapping[str, float]) -> str:
+        """Returns accuracies, loss and the number of examples in words."""
+        subset = ""
+        if "top1_subset" in result:
+            subset = f"(subset: {result['top1_subset']:.2f} %  {result['top5_subset']:.2f} %)  "
+        return (
+            f"top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  {subset}loss {result['loss']:.4f}  on "
+            f"{result['examples']} examples"
+        )

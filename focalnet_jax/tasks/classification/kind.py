@@ -1,0 +1,70 @@
+"""From a config to the task: which examples, and values for the keys that it leaves open."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.config import is_auto
+from focalnet_jax.convert.start import Start
+from focalnet_jax.data.class_files import read_classes
+from focalnet_jax.data.decode import UnreadableImageError
+from focalnet_jax.data.held_out import open_split
+from focalnet_jax.data.labels import Classes, match_classes
+from focalnet_jax.data.sources import Source, check_examples
+from focalnet_jax.errors import UserError
+from focalnet_jax.tasks.classification.task import Classification
+
+
+def open_examples(config: FrozenConfigDict) -> Source:
+    """Returns the examples to train on.
+
+    Raises:
+      UserError: a class has none, or an example has several labels.
+    """
+    source = open_split(config.data, config.data.train_split)
+    check_examples(source)
+    with contextlib.suppress(UnreadableImageError):  # which the loader deals with
+        if source[0][1].ndim:
+            raise UserError(f"{source.name(0)} has several labels: such data are for evaluation (data.eval_split)")
+    return source
+
+
+def choose(config: FrozenConfigDict, start: Start | None, source: Source | None) -> dict[str, Any]:
+    """Returns the number of classes, and whether the classifier of the weights is kept, where these are left open.
+
+    Args:
+      config: of a run, or of an evaluation.
+      start: the model of the weights that a run starts from or that are evaluated, if it was read.
+      source: the training examples; None for an evaluation, which has the classes of its weights.
+    """
+    chosen: dict[str, Any] = {}
+    if source is not None:
+        names = source.class_names if config.data.classes is None else read_classes(config.data.classes)
+        chosen = {
+            "model.num_classes": len(names),
+            "init_head": "drop" if start and not _has_classes(start, names) else "keep",
+        }
+    elif start is not None:
+        chosen = {"model.num_classes": start.model.num_classes}
+    return {key: value for key, value in chosen.items() if is_auto(config, key)}
+
+
+def _has_classes(start: Start, names: Sequence[str]) -> bool:
+    """Returns whether the classes of the weights are those of the data, as `data.labels` compares their names."""
+    if start.classes is None or len(start.classes) != len(names):
+        return False
+    theirs = Classes(start.classes, "the weights")
+    try:
+        matching = match_classes(
+            names, theirs, outputs=len(names), data="the data", classifier="the weights", numbers=False
+        )
+    except UserError:
+        return False
+    return len(set(matching.outputs.tolist()) - {-1}) == len(names)
+
+
+make_task = Classification.of

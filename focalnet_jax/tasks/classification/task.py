@@ -1,0 +1,209 @@
+"""Classification as a `Task`: images and labels in, the cross-entropy of mixed and smoothed targets out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.config import model_config
+from focalnet_jax.convert.load import Loaded
+from focalnet_jax.data.balance import Balance, labels_of
+from focalnet_jax.data.held_out import open_split
+from focalnet_jax.data.labels import HOW_TO_SAY
+from focalnet_jax.data.normalization import normalize
+from focalnet_jax.data.preprocessing import sides
+from focalnet_jax.data.sources import Source
+from focalnet_jax.model import FocalNet, summarize
+from focalnet_jax.model.precision import Precision
+from focalnet_jax.model.summary import Summary
+from focalnet_jax.settings import classification as settings
+from focalnet_jax.tasks.classification.accuracy import Accuracy
+from focalnet_jax.tasks.classification.captions import captions
+from focalnet_jax.tasks.classification.classes import (
+    Classifier,
+    label_evaluation,
+    label_for,
+    label_training,
+    loaded_classifier,
+    stored_classifier,
+)
+from focalnet_jax.tasks.classification.host import ClassificationHost, make_host
+from focalnet_jax.tasks.classification.mixing import Mixing, make_mixing, prepare_batch
+from focalnet_jax.tasks.classification.preprocessing import note_difference, weights_preprocessing
+from focalnet_jax.tasks.classification.weights import class_weights, weigh
+from focalnet_jax.tasks.task import MAIN, Metrics
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Classification on a config's data, a `Task`.
+
+    Attributes:
+      config: resolved.
+      host: transforms of images.
+      mixing: of training batches.
+      source: the training examples, with labels that are outputs; None where a model is evaluated or compiled.
+      evaluated: the evaluations by prefix.
+      weights: of classes in the loss, see `class_weights`.
+    """
+
+    config: FrozenConfigDict
+    host: ClassificationHost
+    mixing: Mixing
+    source: Source | None
+    evaluated: Mapping[str, Accuracy]
+    weights: tuple[float, ...] | None
+
+    name = "classification"
+    best_metric = settings.BEST_METRIC
+    backbone = ""
+    splits_batches = True
+
+    @classmethod
+    def of(cls, config: FrozenConfigDict, source: Source | None = None, *, evaluated: bool = True) -> Classification:
+        """Returns the task of a resolved config, before its labels meet a classifier; arguments as for `Kind`.
+
+        Raises:
+          UserError: values of the config do not fit each other; examples to evaluate on that cannot be opened.
+        """
+        host, mixing = make_host(config), make_mixing(config)
+        opened = open_split(config.data, config.data.eval_split) if evaluated else None
+        competing = config.eval_classes
+        if not isinstance(competing, int | None):  # which outputs of a subset compete changes no shape
+            competing = np.ones(config.model.num_classes, bool)
+        accuracy = Accuracy(opened, competing, mixing.normalization)
+        return cls(config, host, mixing, source, {MAIN: accuracy}, class_weights(config, None))
+
+    @property
+    def repeats(self) -> int:
+        """Number of times each example stands in a batch, augmented anew."""
+        return self.config.augment.repeats
+
+    @property
+    def balance(self) -> Balance | None:
+        """An order in which rare classes come more often, if the config asks for one."""
+        power = self.config.data.class_balance
+        return Balance(labels_of(self.source), power) if power else None
+
+    def start_fresh(self) -> Classification:
+        """Returns the task with the labels of a fresh classifier: those of `data.classes` or of the data."""
+        return self._labelled(None)
+
+    def start_from(self, loaded: Loaded, path: str) -> Classification:
+        """Returns the task with the labels of the classifier of weights; prints where their preprocessing differs.
+
+        Raises:
+          UserError: the data has classes that the classifier lacks, or nothing says what its outputs are.
+        """
+        note_difference(self.config, loaded.stated, path)
+        if self.config.init_head == "drop":
+            return self._labelled(None)
+        hint = f"{HOW_TO_SAY}; --config.init_head=drop starts a fresh classifier"
+        return self._labelled(loaded_classifier(self.config, loaded, path, hint))
+
+    def continue_run(self, metadata: Mapping[str, Any], run: str) -> Classification:
+        """Returns the task with the labels of a run's classifier.
+
+        Raises:
+          UserError: `data.classes` has other classes, or the data has more of them.
+        """
+        return self._labelled(stored_classifier(self.config, metadata["classes"], run))
+
+    def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Classification:
+        """Returns the task as the weights at `path` are evaluated: their classes, and images prepared as they state.
+
+        Raises:
+          UserError: the data does not fit the classifier; the weights state what cannot be followed.
+        """
+        evaluated, classifier = {}, loaded_classifier(self.config, loaded, path)
+        for name, accuracy in self.evaluated.items():
+            source, competing = label_for(self.config, accuracy.source, classifier)
+            evaluated[name] = Accuracy(source, competing)
+        how = weights_preprocessing(self.config, loaded.stated, named)
+        evaluated = {name: Accuracy(a.source, a.competing, how.normalization) for name, a in evaluated.items()}
+        return replace(self, host=make_host(self.config, how), evaluated=evaluated)
+
+    def _labelled(self, classifier: Classifier | None) -> Classification:
+        source = label_training(self.config, self.source, classifier)
+        evaluated = {}
+        for name, accuracy in self.evaluated.items():
+            labelled, competing = label_evaluation(self.config, accuracy.source, source)
+            evaluated[name] = Accuracy(labelled, competing, self.mixing.normalization)
+        return replace(self, source=source, evaluated=evaluated, weights=class_weights(self.config, source))
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns the names of the outputs, `classes`."""
+        return {"classes": list(self.source.class_names)}
+
+    def banner(self) -> dict[str, str]:
+        """Returns the numbers of outputs and classes, and what few runs have, by row of the banner."""
+        outputs = self.config.model.num_classes
+        if self.source is None:
+            return {"model": f"{outputs} outputs"}
+        classes = len(self.source.class_names)
+        unused = f", of which the data uses {classes}" if classes < outputs else ""
+        rows = {"model": f"{outputs} outputs{unused}", "data": f"{classes} classes"}
+        if description := getattr(self.evaluated[MAIN].source, "description", ""):
+            rows["held out"] = description
+        if (balance := self.balance) is not None:
+            rows["balance"] = balance.describe()
+        if self.weights is not None:
+            rows["weights"] = f"of classes in the loss: {min(self.weights):.3g} to {max(self.weights):.3g}"
+        return rows
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns `image` `[B, H, W, 3]` uint8 and `label` `[B]` int32."""
+        shape = (batch_size, *sides(self.config.data.image_size), 3)
+        return {
+            "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
+            "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        }
+
+    def build_model(self, precision: Precision, rngs: nnx.Rngs, platform: str) -> FocalNet:
+        """Returns a FocalNet with fresh parameters."""
+        return FocalNet(model_config(self.config), precision=precision, rngs=rngs, platform=platform)
+
+    def summarize(self, model: FocalNet | None = None) -> Summary:
+        """Returns the numbers of parameters and of multiply-accumulates per image."""
+        return summarize(model_config(self.config) if model is None else model, self.config.data.image_size)
+
+    def facts(self) -> dict[str, int]:
+        """Returns the number of outputs, `num_classes`."""
+        return {"num_classes": self.config.model.num_classes}
+
+    def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+        """Returns `image` `[B, H, W, 3]` float32, normalized, erased and mixed, and `target` `[B, K]` float32."""
+        outputs = self.config.model.num_classes
+        images, targets = prepare_batch(batch["image"], batch["label"], outputs, self.mixing, key)
+        if self.weights is not None:
+            targets = weigh(targets, jnp.asarray(self.weights, jnp.float32), self.mixing.smoothing)
+        return {"image": images, "target": targets}
+
+    def loss(self, model: FocalNet, batch: Mapping[str, jax.Array], keys: jax.Array) -> tuple[jax.Array, Metrics]:
+        """Returns the mean cross-entropy of a batch that `prepare` made."""
+        logits = model(batch["image"], keys)
+        return optax.softmax_cross_entropy(logits, batch["target"]).mean(), {}
+
+    def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns normalized images `[B, H, W, 3]` float32 of a batch of an evaluation."""
+        return normalize(batch["image"], self.mixing.normalization)
+
+    def evaluations(self) -> dict[str, Accuracy]:
+        """Returns the evaluations by prefix; "eval" is that of `data.eval_split`."""
+        return dict(self.evaluated)
+
+    def show(self, batch: Mapping[str, jax.Array], place: int) -> tuple[np.ndarray, list[str]]:
+        """Returns an image `[H, W, 3]` uint8 of a prepared batch (noise beyond its range cut), and its classes."""
+        colours = self.mixing.normalization
+        pixels = np.asarray(batch["image"][place]) * colours.std + colours.mean
+        floor = self.config.augment.label_smoothing / self.config.model.num_classes
+        texts = captions(np.asarray(batch["target"][place]), self.source.class_names, floor)
+        return np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8), texts

@@ -1,0 +1,45 @@
+"""Weights of classes in the loss."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.data.balance import Balance, balanced_weights, labels_of
+from focalnet_jax.data.sources import Source
+from focalnet_jax.errors import UserError
+
+
+def class_weights(config: FrozenConfigDict, source: Source | None) -> tuple[float, ...] | None:
+    """Returns the weight of each of the K outputs in the loss, or None; without a source, "balanced" are all 1.
+
+    Balanced weights are the inverse of how often classes are drawn: `data.class_balance` leaves less to correct.
+
+    Raises:
+      UserError: their number is not that of the outputs.
+    """
+    outputs, given = config.model.num_classes, config.class_weights
+    if given is None:
+        return None
+    if given == "balanced":
+        if source is None:
+            return (1.0,) * outputs
+        drawn = Balance(labels_of(source), config.data.class_balance).places
+        return tuple(balanced_weights(np.pad(drawn, (0, outputs - len(drawn)))).tolist())
+    if len(given) != outputs:
+        raise UserError(f"class_weights has {len(given)} numbers; expected one for each of the {outputs} classes")
+    return tuple(map(float, given))
+
+
+def weigh(targets: jax.Array, weights: jax.Array, smoothing: float) -> jax.Array:
+    """Returns targets `[B, K]` whose mean cross-entropy over a batch is the mean weighted by class.
+
+    The sum over examples and classes of weight x target x -log p, over the sum of the examples' weights, as
+    `torch.nn.CrossEntropyLoss(weight, label_smoothing)` has it for class indices. The weight of a mixed example is the
+    mean of its classes' weights, by their shares before smoothing. The sum is over the global batch, so that devices
+    and micro-batches change nothing.
+    """
+    total = jnp.sum(targets @ weights - smoothing * weights.mean()) / (1 - smoothing)
+    return targets * weights * jnp.where(total > 0, len(targets) / jnp.where(total > 0, total, 1), 0)

@@ -1,0 +1,74 @@
+"""The batches of a run, read as its mesh needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from jax.sharding import Mesh
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.data import loader
+from focalnet_jax.data.sources import Source
+from focalnet_jax.data.substitutions import Substitutions
+from focalnet_jax.distributed.mesh import LocalPlaces, check_batch_size
+from focalnet_jax.tasks.task import Task
+from focalnet_jax.training.evaluation import EvalData
+from focalnet_jax.training.resolve import eval_batch_size, reader_threads
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """The examples that a run is trained on, and how they are read."""
+
+    task: Task
+    batch_size: int
+    seed: int
+    reading: loader.ReadOptions
+    substitutions: Substitutions
+
+    @property
+    def source(self) -> Source:
+        """The examples."""
+        return self.task.source
+
+    @cached_property
+    def _balance(self) -> object:
+        return self.task.balance
+
+    def batches(self, start_step: int, end_step: int, stopped: Callable[[], bool] = bool) -> Iterator[loader.Batch]:
+        """Yields this host's part of the batches of some steps; fewer if none comes and `stopped` returns True."""
+        batches = loader.train_batches(
+            self.source,
+            self.task.host,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=start_step,
+            end_step=end_step,
+            repeats=self.task.repeats,
+            balance=self._balance,
+            reading=replace(self.reading, stopped=stopped),
+        )
+        return self.substitutions.counted(batches)
+
+
+def open_train_data(config: FrozenConfigDict, mesh: Mesh, task: Task) -> TrainData:
+    """Returns the training data of a task; raises `UserError` if the devices do not divide its batches."""
+    batch_size = check_batch_size("batch_size", config.batch_size, mesh, config.accumulate_steps)
+    substitutions = Substitutions(task.source, task.host, config.data.max_unreadable)
+    return TrainData(task, batch_size, config.seed, read_options(config, mesh), substitutions)
+
+
+def open_eval_data(config: FrozenConfigDict, mesh: Mesh, task: Task) -> dict[str, EvalData]:
+    """Returns the data of a task's evaluations by prefix; raises `UserError` if devices do not divide the batches."""
+    key = "batch_size" if config.eval_batch_size is None else "eval_batch_size"
+    batch_size, reading = check_batch_size(key, eval_batch_size(config, mesh), mesh), read_options(config, mesh)
+    return {
+        name: EvalData(evaluation, task.host, batch_size, reading) for name, evaluation in task.evaluations().items()
+    }
+
+
+def read_options(config: FrozenConfigDict, mesh: Mesh) -> loader.ReadOptions:
+    """Returns how a config reads, for the part of every batch that this process's devices hold."""
+    return loader.ReadOptions(reader_threads(config), config.data.workers, config.data.stall_seconds, LocalPlaces(mesh))

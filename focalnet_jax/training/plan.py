@@ -1,0 +1,54 @@
+"""The durations of a run in steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.config import duration
+from focalnet_jax.data.loader import steps_per_epoch
+from focalnet_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Durations of a run in steps; `first` is the step it begins at, and `total` the one it ends at."""
+
+    steps_per_epoch: int
+    total: int
+    warmup: int
+    evaluate_every: int
+    save_every: int | None  # None: with every evaluation
+    first: int = 0  # the step that the run of continue_from had reached
+    every: Mapping[str, int] = field(default_factory=dict)  # steps between the evaluations beside the main one
+
+
+def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
+    """Returns every duration of a config in steps.
+
+    Raises:
+      UserError: a duration is missing, given twice or out of range.
+    """
+    epoch = steps_per_epoch(train_examples, config.batch_size)
+    total = duration(config, "total", epoch)
+    if total is None:
+        raise UserError("neither total_epochs nor total_steps is set; set one of them")
+    first = first_step(config)
+    if first + total >= 2**31:
+        raise UserError(f"{total} steps after the {first} of continue_from: expected fewer than 2**31 together")
+    return Plan(
+        epoch,
+        first + total,
+        duration(config, "schedule.warmup", epoch, default=0),
+        duration(config, "eval_every", epoch, default=first + total),
+        duration(config, "checkpoint_every", epoch),
+        first,
+    )
+
+
+def first_step(config: FrozenConfigDict) -> int:
+    """Returns the step that the run of `continue_from` had reached, by the name of its checkpoint; 0 without one."""
+    return int(Path(config.continue_from).name) if config.continue_from else 0
