@@ -55,7 +55,7 @@ def measure(model: str, rounds: int, folder: Path) -> dict[str, object]:
     """Medians over rounds of both ways in turns."""
     items = state_of(model)
     changed = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)  # as a step does
-    checkpoints = Checkpoints(folder, keep_latest=1, keep_best=0)
+    checkpoints = Checkpoints(folder, "eval/top1", keep_latest=1, keep_best=0)
     blocked, whole, verified, step = [], [], [], 0
     for _ in range(rounds + 1):  # the first one warms up
         step, items = step + 1, jax.block_until_ready(changed(items))

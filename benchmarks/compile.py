@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/compile.py
 
@@ -22,8 +21,10 @@ from benchmarks.flags import load_recipe, make_parser, positive
 from focalnet_jax.distributed.mesh import make_mesh, split_by_example
 from focalnet_jax.model import list_models
 from focalnet_jax.programs.command_line import run_command
-from focalnet_jax.training.setup import make_task
-from focalnet_jax.training.step import abstract_state, make_train_step
+from focalnet_jax.tasks import task_kind
+from focalnet_jax.training.spec import make_spec
+from focalnet_jax.training.state import abstract_state
+from focalnet_jax.training.step import make_train_step
 
 SMALL = ["--config.model.embed_dim=16", "--config.batch_size=8"]
 
@@ -33,14 +34,15 @@ def compile_seconds(model: str, depth: int, scanned: bool) -> float:
     options = [f"--config.model.depths=(2,2,{depth},2)", f"--config.model.scan_blocks={scanned}", *SMALL]
     config = load_recipe(model, options)
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
-    task, init_params = make_task(config, mesh, warmup_steps=1, total_steps=10)
+    task = task_kind(config.task).make_task(config, evaluated=False)
+    spec, init = make_spec(config, mesh, task, warmup_steps=1, total_steps=10)
     batch = {
-        "image": jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.uint8, sharding=split_by_example(mesh)),
-        "label": jax.ShapeDtypeStruct((8,), jnp.int32, sharding=split_by_example(mesh)),
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=split_by_example(mesh))
+        for name, array in task.batch_spec(8).items()
     }
-    state = abstract_state(task, init_params)
+    state = abstract_state(spec, init)
     begun = time.perf_counter()
-    make_train_step(task).lower(state, batch).compile()
+    make_train_step(spec).lower(state, batch).compile()
     return time.perf_counter() - begun
 
 

@@ -35,6 +35,7 @@ from focalnet_jax.data.pixels import resize
 from focalnet_jax.data.policies import parse_policy
 from focalnet_jax.data.sources import FolderSource
 from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.tasks.classification.host import ClassificationHost
 
 SIZE, BATCH = 224, 64
 POLICY = "rand-m9-mstd0.5-inc1"
@@ -63,12 +64,10 @@ def write_images(folder: Path, count: int) -> None:
 def ours(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.ndarray]:
     """Batches of this package; with no workers, one thread reads."""
     augments = list(filter(None, [parse_policy(policy)]))
-    transform = transforms.train_transform(SIZE, CROP, RATIO, 0.5, augments)
+    host = ClassificationHost(transforms.train_transform(SIZE, CROP, RATIO, 0.5, augments), None)
     reading = ReadOptions(threads=1, workers=workers)
     source = FolderSource(str(folder), "train")
-    for batch in train_batches(
-        source, transform, batch_size=BATCH, seed=0, start_step=0, end_step=batches, reading=reading
-    ):
+    for batch in train_batches(source, host, batch_size=BATCH, seed=0, start_step=0, end_step=batches, reading=reading):
         yield batch["image"]
 
 

@@ -20,6 +20,7 @@ from focalnet_jax.data.policies import ColourJitter, parse_policy
 from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import train_transform
 from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.tasks.classification.host import ClassificationHost
 
 
 def main(arguments: list[str]) -> None:
@@ -28,10 +29,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workers", type=int, default=0)
     flags = parser.parse_args(arguments)
     policies = [parse_policy("rand-m9-mstd0.5-inc1"), ColourJitter(0.4)]
-    transform = train_transform(32, (0.08, 1.0), (3 / 4, 4 / 3), 0.5, policies)
+    host = ClassificationHost(train_transform(32, (0.08, 1.0), (3 / 4, 4 / 3), 0.5, policies), None)
     reading = ReadOptions(threads=2, workers=flags.workers)
     stream = train_batches(
-        DigitsSource("train"), transform, batch_size=8, seed=0, start_step=0, end_step=flags.batches, reading=reading
+        DigitsSource("train"), host, batch_size=8, seed=0, start_step=0, end_step=flags.batches, reading=reading
     )
     resident, every = [], max(1, flags.batches // 100)
     for done, _ in enumerate(stream, 1):

@@ -39,7 +39,6 @@ def main(arguments: list[str]) -> int:
 
     from focalnet_jax.aot.compilation import lower_step
     from focalnet_jax.distributed.mesh import run_mesh
-    from focalnet_jax.tasks import task_kind
     from focalnet_jax.training.resolve import resolve
 
     for recipe in flags.recipe or RECIPES:
@@ -47,7 +46,7 @@ def main(arguments: list[str]) -> int:
             for name, changes in OPTIONS.items():
                 config = load_config(recipe, [*sizes, *changes], optional=["data.path", "init_from"])
                 mesh = run_mesh(config.mesh.to_dict(), jax.devices()[:devices])
-                config = resolve(config, mesh, task_kind(config.task))
+                config = resolve(config, mesh)
                 for step in ("train", "eval"):
                     text = re.sub(r"module @\S+", "module", lower_step(config, mesh, step).as_text())
                     digest = hashlib.sha256(text.encode()).hexdigest()

@@ -27,7 +27,7 @@ from benchmarks.flags import load_recipe
 from focalnet_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from focalnet_jax.training.step import Task
+    from focalnet_jax.training.state import TrainSpec
 
 SIZE, CLASSES = 224, 1000
 WORKERS = ("ours", "timm eager", "timm compiled")
@@ -39,20 +39,23 @@ SETTINGS = {
 }
 
 
-def our_step(config: FrozenConfigDict) -> tuple[Any, Any, dict[str, Any], Task]:
-    """A recipe's train step, a fresh state, a batch of noise, and the task, on one device."""
+def our_step(config: FrozenConfigDict) -> tuple[Any, Any, dict[str, Any], TrainSpec]:
+    """A recipe's train step, a fresh state, a batch of noise, and how it trains, on one device."""
     import jax.numpy as jnp
 
     from focalnet_jax.distributed.mesh import make_mesh
-    from focalnet_jax.training.setup import make_task
-    from focalnet_jax.training.step import init_state, make_train_step
+    from focalnet_jax.tasks import task_kind
+    from focalnet_jax.training.spec import make_spec
+    from focalnet_jax.training.state import init_state
+    from focalnet_jax.training.step import make_train_step
 
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
-    task, init_params = make_task(config, mesh, warmup_steps=1, total_steps=10)
+    task = task_kind(config.task).make_task(config, evaluated=False)
+    spec, init = make_spec(config, mesh, task, warmup_steps=1, total_steps=10)
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.integers(0, 256, (config.batch_size, SIZE, SIZE, 3), np.uint8))
     given = {"image": images, "label": jnp.asarray(rng.integers(0, CLASSES, config.batch_size), jnp.int32)}
-    return make_train_step(task), init_state(task, init_params), given, task
+    return make_train_step(spec), init_state(spec, init), given, spec
 
 
 def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> dict[str, Callable[[int], float]]:
@@ -63,9 +66,9 @@ def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> di
     from focalnet_jax.training.step import make_eval_step
 
     config = load_recipe(model, [f"--config.batch_size={batch}", f"--config.precision={precision}", *overrides])
-    train_step, state, given, task = our_step(config)
+    train_step, state, given, spec = our_step(config)
     held, counted = [state], given | {"mask": jnp.ones(batch, jnp.float32)}
-    eval_step = make_eval_step(task.graph, task.mesh)
+    eval_step = make_eval_step(spec.graph, spec.mesh, spec.task.evaluations()["eval"])
 
     def train(steps: int) -> float:
         begun = time.perf_counter()
@@ -77,7 +80,7 @@ def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> di
     def infer(steps: int) -> float:
         begun = time.perf_counter()
         for _ in range(steps):
-            sums = eval_step(held[0].params, counted)
+            sums = eval_step(held[0].result, counted)
         jax.block_until_ready(sums)
         return time.perf_counter() - begun
 

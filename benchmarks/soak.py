@@ -138,9 +138,9 @@ def undisturbed(workdir: Path, until: int) -> None:
     from focalnet_jax.training.writers import MetricsWriter
 
     run = set_up(load_config("configs/quickstart.py", RUN), workdir)
-    step, writer = make_train_step(run.task), MetricsWriter(workdir, run.step)
+    step, writer = make_train_step(run.spec), MetricsWriter(workdir, run.step)
     for batch in run.train_data.batches(run.step, until):
-        run.state, run.metrics = step(run.state, put_batch(batch, run.task.mesh))
+        run.state, run.metrics = step(run.state, put_batch(batch, run.spec.mesh))
         run.step += 1
         writer.write(run.step, run.read_metrics())
     run.save()

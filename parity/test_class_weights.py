@@ -6,7 +6,7 @@ import optax
 import pytest
 import torch
 
-from focalnet_jax.training.step import weigh
+from focalnet_jax.tasks.classification.weights import weigh
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(16, 7)).astype(np.float32)

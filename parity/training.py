@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 import torch
 from flax import nnx
-from focalnet_jax.training.setup import model_config, open_train_data
 from ml_collections import FrozenConfigDict
 from timm.scheduler import CosineLRScheduler
 
+from focalnet_jax.config import model_config
 from focalnet_jax.convert.mapping import to_ours
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.tasks import task_kind
 from focalnet_jax.tasks.classification.mixing import Mixing
+from focalnet_jax.tasks.classification.task import Classification
+from focalnet_jax.training.data import open_train_data
 from focalnet_jax.training.health import fresh_health
 from focalnet_jax.training.optimizer import make_optimizer, make_schedule
-from focalnet_jax.training.step import Task, TrainState, make_train_step, model_graph
+from focalnet_jax.training.state import TrainSpec, TrainState, model_graph
+from focalnet_jax.training.step import make_train_step
 from parity import pytorch
 from parity.measure import load, relative
 
@@ -83,19 +87,25 @@ def start(config: FrozenConfigDict) -> torch.nn.Module:
 def ours(config: FrozenConfigDict, initial: torch.nn.Module) -> Trajectory:
     """The run by this package's train step."""
     model = model_config(config)
-    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
-    graph, _ = model_graph(model, config.precision, mesh)
+    mesh, task = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}), _task(config)
+    graph, _ = model_graph(task, config.precision, mesh)
     schedule = make_schedule(config.schedule, WARMUP, STEPS)
     optimizer = make_optimizer(config.optimizer, schedule)
-    mixing = Mixing(smoothing=config.augment.label_smoothing)
-    task = Task(graph, optimizer, schedule, model.num_classes, mixing, 0, mesh, config.accumulate_steps)
+    spec = TrainSpec(task, graph, optimizer, schedule, 0, mesh, config.accumulate_steps)
     params = nnx.to_pure_dict(nnx.state(load(initial, model), nnx.Param))
     state = TrainState(jax.numpy.zeros((), jax.numpy.int32), params, optimizer.init(params), fresh_health())
-    step, rows = make_train_step(task), []
-    for batch in open_train_data(config, mesh).batches(0, STEPS):
+    step, rows = make_train_step(spec), []
+    for batch in open_train_data(config, mesh, task).batches(0, STEPS):
         state, metrics = step(state, put_batch(batch, mesh))
         rows.append([float(metrics[f"train/{name}"]) for name in ("loss", "learning_rate", "grad_norm")])
     return Trajectory(*np.array(rows).T, {name: np.asarray(leaf) for name, leaf in named_leaves(state.params).items()})
+
+
+def _task(config: FrozenConfigDict) -> Classification:
+    """The recipe's task; batches are smoothed and not mixed, as the loop of PyTorch has them."""
+    kind = task_kind(config.task)
+    task = kind.make_task(config, kind.open_examples(config), evaluated=False)
+    return replace(task, mixing=Mixing(smoothing=config.augment.label_smoothing))
 
 
 def theirs(config: FrozenConfigDict, model: torch.nn.Module) -> Trajectory:
@@ -116,7 +126,7 @@ def theirs(config: FrozenConfigDict, model: torch.nn.Module) -> Trajectory:
     )
     mesh, rows, smoothing = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}), [], config.augment.label_smoothing
     model.train()
-    for step, batch in enumerate(open_train_data(config, mesh).batches(0, STEPS), 1):
+    for step, batch in enumerate(open_train_data(config, mesh, _task(config)).batches(0, STEPS), 1):
         pixels = (batch["image"] / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
         logits = model(torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2))
         loss = torch.nn.functional.cross_entropy(

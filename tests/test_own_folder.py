@@ -145,7 +145,7 @@ def test_without_data_what_depends_on_them_is_refused():
 
 
 def test_what_a_run_has_chosen_is_what_is_shown(images, trained, tmp_path, capsys):
-    from focalnet_jax.data.show import main
+    from focalnet_jax.programs.show import main
 
     given = [RECIPE, f"--config.data.path={images}", f"--out={tmp_path / 'grid.png'}"]
     assert main([*given, f"--workdir={trained[0]}"]) == 0

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focalnet_jax.data.show import _captions as captions
-from focalnet_jax.data.show import main as show
 from focalnet_jax.errors import UserError
+from focalnet_jax.programs.show import main as show
+from focalnet_jax.tasks.classification.captions import captions
 from tests.commands import SMALL, assert_one_line_mistake, losses, run, start
 from tests.data.pictures import SYNSETS, write_imagenet, write_pictures, write_planted
 
@@ -101,9 +101,9 @@ def test_other_data_is_refused(prepared, undisturbed, tmp_path):
 
 
 def test_labels_below_a_picture_stand_out_of_the_smoothing_and_no_others():
-    assert captions(np.array([0.45, 0.55]), ("cat", "dog"), {}, 0.05) == ["0.55 dog", "0.45 cat"]
-    assert captions(np.array([0.05, 0.95]), ("cat", "dog"), {}, 0.05) == ["0.95 dog"]
-    assert captions(np.array([0.0, 0.7, 0.3]), ("n1", "n2", "n3"), {"n2": "tench, Tinca"}, 0.0) == [
+    assert captions(np.array([0.45, 0.55]), ("cat", "dog"), 0.05) == ["0.55 dog", "0.45 cat"]
+    assert captions(np.array([0.05, 0.95]), ("cat", "dog"), 0.05) == ["0.95 dog"]
+    assert captions(np.array([0.0, 0.7, 0.3]), ("n1", "n01440764", "n3"), 0.0) == [
         "0.70 tench",
         "0.30 n3",
     ]

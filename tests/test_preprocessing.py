@@ -18,12 +18,12 @@ from focalnet_jax.convert.weights import read_weights, stated_by
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import IMAGENET, USUAL, Normalization, Preprocessing, from_config
-from focalnet_jax.data.show import draw_sheet, seen_batch
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import load_classifier
 from focalnet_jax.model.variants import model_metadata, variant_config
 from focalnet_jax.programs.command_line import load_config, named_keys
+from focalnet_jax.programs.show import draw_sheet, shown_batch
 from focalnet_jax.tasks.classification.preprocessing import note_difference, weights_preprocessing
 from focalnet_jax.training.evaluate_checkpoint import evaluate_checkpoint
 from focalnet_jax.training.run import set_up
@@ -207,9 +207,9 @@ def test_pictures_that_are_not_square_are_trained_evaluated_and_predicted(photo,
     assert how.normalization.mean == IMAGENET.mean
     assert predict.main([str(photo), "--json", "--checkpoint", str(workdir)]) == 0
     assert capsys.readouterr().err == ""
-    images, targets, classes = seen_batch(load_config("configs/quickstart.py", [*small[1:], *wide]), 0)
-    assert images.shape[1:] == (16, 24, 3)
-    sheet = draw_sheet(images[:2], targets[:2], classes, 0.0)
+    shown, _ = shown_batch(load_config("configs/quickstart.py", [*small[1:], *wide]), 0, most=2)
+    assert [image.shape for image, _ in shown] == [(16, 24, 3)] * 2
+    sheet = draw_sheet(shown)
     assert sheet.width > sheet.height
     report = write_weights(read_weights(workdir), tmp_path / "hf", format="huggingface")
     assert any("transformers has no processor" in note for note in report.notes)

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     by_data = (*settings_of(config.task).AUTO, "batch_size")
     left_open = any(is_auto(config, key) for key in by_data)
     source = kind.open_examples(config) if left_open and config.data.path not in (None, REQUIRED) else None
-    config = resolve(config, mesh, kind, source)
+    config = resolve(config, mesh, source)
     if flags.search:
         attempt, suggestion = search(config, mesh, chip, flags.step)
     else:

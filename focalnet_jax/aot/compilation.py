@@ -60,7 +60,7 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
 
     Not to fit is an answer, not an error.
     """
-    config = resolve(config, mesh, task_kind(config.task))
+    config = resolve(config, mesh)
     key = _batch_key(config, step)
     batch, remat = config[key], config.remat
     check_batch_size(key, batch, mesh, config.accumulate_steps if step == "train" else 1)

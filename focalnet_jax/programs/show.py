@@ -63,7 +63,7 @@ def shown_batch(config: FrozenConfigDict, step: int, most: int) -> tuple[list[tu
     """Returns images `[H, W, 3]` uint8 of a step's batch with their captions, at most so many, and the batch size."""
     mesh, kind = run_mesh(config.mesh.to_dict()), task_kind(config.task)
     source = kind.open_examples(config)
-    config = resolve(config, mesh, kind, source)
+    config = resolve(config, mesh, source)
     task = kind.make_task(config, source, evaluated=False).start_fresh()
     data = open_train_data(config, mesh, task)
     make_plan(config, len(source))  # refuses what training refuses

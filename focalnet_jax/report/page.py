@@ -122,10 +122,7 @@ def page(runs: Sequence[Run]) -> str:
         "table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .8em;border-bottom:1px solid #ddd;"
         "text-align:left}td{font-variant-numeric:tabular-nums}img{max-width:100%}</style>",
         f"<h1>{title}</h1>",
-        *(
-            _summary_table([run for run in runs if run.task == task])
-            for task in dict.fromkeys(run.task for run in runs)
-        ),
+        *(_summary_table([run for run in runs if run.task == task]) for task in tasks),
         f'<img alt="curves of the runs" src="data:image/png;base64,{image}">',
     ]
     if differing := _differing(runs):

@@ -48,7 +48,7 @@ def evaluate_checkpoint(
     if is_checkpoint(path):  # of a run: as it was trained
         stored = read_metadata(find_checkpoint(path)).get("config", {})
         config = _held_out_as_stored(with_stored(config, stored), stored, named)
-    config = resolve(config, mesh, kind, evaluated=path, which=which)
+    config = resolve(config, mesh, evaluated=path, which=which)
     task = kind.make_task(config)
     check_same_data(*(evaluation.source for evaluation in task.evaluations().values()))
     check_same({"--checkpoint": f"SHA-256 {_fingerprint(path)}"})

@@ -22,7 +22,7 @@ from focalnet_jax.distributed.startup import from_first
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import summarize, variant_config
 from focalnet_jax.settings import settings_of
-from focalnet_jax.tasks.task import Kind
+from focalnet_jax.tasks import task_kind
 
 _FIRST_WITH_BFLOAT16 = 8.0  # NVIDIA's compute capability: Ampere
 _MOST_THREADS = 16
@@ -41,7 +41,6 @@ _STEPS_PER_EPOCH = 10  # at least, where the batch is chosen
 def resolve(
     config: FrozenConfigDict,
     mesh: Mesh,
-    kind: Kind,
     source: Source | None = None,
     evaluated: str | None = None,
     which: str | None = None,
@@ -51,7 +50,6 @@ def resolve(
     Args:
       config: of a run, or of an evaluation.
       mesh: of the devices it is for.
-      kind: of the task, which chooses its own keys.
       source: the training examples; where there are none, what depends on them cannot be chosen.
       evaluated: the checkpoint that is evaluated, whose model and image size count then.
       which: which weights of its file, as for `read_weights`.
@@ -79,7 +77,7 @@ def resolve(
     if evaluated:
         choose("batch_size", _EVAL_BATCH_ON_CPUS * mesh.shape["data"] * mesh.shape["fsdp"])
     if evaluated or source is not None:
-        chosen |= kind.choose(config, start, source)
+        chosen |= task_kind(config.task).choose(config, start, source)
     if source is not None:
         choose("batch_size", _batch_size(config, mesh, len(source), on_cpus))
         chosen |= _schedule(replaced(config, chosen), len(source), on_cpus)

@@ -166,7 +166,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     keep_compiled(config.compilation_cache)
     mesh, kind = run_mesh(config.mesh.to_dict()), task_kind(config.task)
     source = kind.open_examples(config)
-    config = resolve(config, mesh, kind, source)
+    config = resolve(config, mesh, source)
     task = kind.make_task(config, source)
     open_train_data(config, mesh, task), open_eval_data(config, mesh, task)
     check_same_data(source, *(evaluation.source for evaluation in task.evaluations().values()))

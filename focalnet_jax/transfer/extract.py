@@ -18,7 +18,6 @@ from focalnet_jax.data.normalization import normalize
 from focalnet_jax.distributed.compilation_cache import keep_compiled
 from focalnet_jax.distributed.mesh import check_batch_size, put_batch, replicated, run_mesh
 from focalnet_jax.errors import UserError
-from focalnet_jax.tasks import task_kind
 from focalnet_jax.tasks.classification.accuracy import Accuracy
 from focalnet_jax.tasks.classification.classes import label_evaluation
 from focalnet_jax.tasks.classification.host import make_host
@@ -53,7 +52,7 @@ def extract_features(
         raise UserError("features are extracted by one process, with all devices of its machine")
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config.mesh.to_dict())
-    config = resolve(config, mesh, task_kind(config.task), evaluated=path, which=which)
+    config = resolve(config, mesh, evaluated=path, which=which)
     weights = read_weights(path, name, options, which=which)
     for decision in weights.decisions:
         warnings.warn(f"{path}: {decision}", stacklevel=2)

@@ -6,10 +6,11 @@ import pytest
 from focalnet_jax.data import balance
 from focalnet_jax.data.balance import Balance, balanced_weights, labels_of
 from focalnet_jax.data.decode import UnreadableImageError
-from focalnet_jax.data.loader import Host, ReadOptions, shuffled_index, steps_per_epoch, train_batches
+from focalnet_jax.data.loader import HostPlaces, ReadOptions, shuffled_index, steps_per_epoch, train_batches
 from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import train_transform
 from focalnet_jax.errors import UserError
+from focalnet_jax.tasks.classification.host import ClassificationHost
 from tests.data.flowers import make_data_set
 
 LONG_TAILED = np.repeat(np.arange(5), [600, 250, 100, 40, 10])  # 1000 labels
@@ -83,17 +84,18 @@ def test_hosts_resumption_and_threads_change_nothing():
         def __getitem__(self, index):
             return digits[int(keep[index])]
 
-    source, transform = Few(), train_transform(16, (0.3, 1.0), (3 / 4, 4 / 3), 0.5)
+    source = Few()
+    host = ClassificationHost(train_transform(16, (0.3, 1.0), (3 / 4, 4 / 3), 0.5), None)
 
     def batches(start, end, **reading):
         steps = dict(batch_size=24, seed=3, start_step=start, end_step=end, balance=Balance(labels_of(source), 1.0))
-        return list(train_batches(source, transform, **steps, reading=ReadOptions(**{"threads": 0, **reading})))
+        return list(train_batches(source, host, **steps, reading=ReadOptions(**{"threads": 0, **reading})))
 
     whole = batches(0, 40)
     for threads, start in ((3, 33), (0, 20)):
         for left, right in zip(whole[start:], batches(start, 40, threads=threads), strict=True):
             assert all(np.array_equal(left[name], right[name]) for name in left)
-    parts = [batches(5, 8, host=Host(index, 2)) for index in range(2)]
+    parts = [batches(5, 8, host=HostPlaces(index, 2)) for index in range(2)]
     for step, together in enumerate(whole[5:8]):
         assert np.array_equal(np.concatenate([part[step]["label"] for part in parts]), together["label"])
 

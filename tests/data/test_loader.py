@@ -5,13 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from focalnet_jax.data.loader import Host, ReadOptions, shuffled_index, steps_per_epoch, train_batches
+from focalnet_jax.data.loader import HostPlaces, ReadOptions, shuffled_index, steps_per_epoch, train_batches
 from focalnet_jax.data.sources import DigitsSource, FolderSource
-from focalnet_jax.data.transforms import train_transform
+from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import UserError
+from focalnet_jax.tasks.classification.host import ClassificationHost
 from tests.data.pictures import write_pictures
 
-TRAIN = train_transform(16, (0.3, 1.0), (3 / 4, 4 / 3), 0.5)
+HOST = ClassificationHost(train_transform(16, (0.3, 1.0), (3 / 4, 4 / 3), 0.5), eval_transform(16))
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def digits():
 def batches(source, start, end, *, seed=0, repeats=1, **reading):
     options = ReadOptions(**{"threads": 2, **reading})
     steps = dict(batch_size=24, seed=seed, start_step=start, end_step=end, repeats=repeats)
-    return list(train_batches(source, TRAIN, **steps, reading=options))
+    return list(train_batches(source, HOST, **steps, reading=options))
 
 
 def assert_same(left, right):
@@ -44,7 +45,7 @@ def test_the_number_of_threads_does_not_matter(digits, threads):
 
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_hosts_together_read_the_global_batch(digits, count):
-    parts = [batches(digits, 3, 6, host=Host(index, count)) for index in range(count)]
+    parts = [batches(digits, 3, 6, host=HostPlaces(index, count)) for index in range(count)]
     joined = [
         {name: np.concatenate([part[name] for part in step]) for name in step[0]} for step in zip(*parts, strict=True)
     ]
@@ -91,7 +92,7 @@ def test_repeated_augmentation_shows_an_example_several_times_in_a_row_each_time
     write_pictures(tmp_path)
     val = FolderSource(str(tmp_path), "val")
     steps = dict(batch_size=8, seed=0, start_step=0, end_step=1, repeats=2)
-    stream = train_batches(val, TRAIN, **steps, reading=ReadOptions(threads=0))
+    stream = train_batches(val, HOST, **steps, reading=ReadOptions(threads=0))
     batch = next(stream)
     labels = batch["label"].reshape(4, 2)
     assert (labels[:, 0] == labels[:, 1]).all()

@@ -13,6 +13,7 @@ from focalnet_jax.data.substitutions import READABLE
 from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import UserError
+from focalnet_jax.tasks.classification.host import ClassificationHost
 from tests.data.flowers import NAMES, make_data_set
 
 
@@ -105,13 +106,13 @@ def test_a_damaged_record_is_an_image_that_cannot_be_read_and_a_missing_file_is_
     content[at : at + 4] = bytes(4)
     file.write_bytes(content)
     source = TfdsSource(str(flowers), "train")
+    host = ClassificationHost(train_transform(8, (1.0, 1.0), (1.0, 1.0), 0.0), eval_transform(8))
     with pytest.raises(
         UserError, match=r"cannot read image example \(flowers/1.0.0 train, 0\) \(its record is damaged"
     ):
-        list(eval_batches(source, eval_transform(8), batch_size=2, reading=ReadOptions(threads=0)))
-    crop = train_transform(8, (1.0, 1.0), (1.0, 1.0), 0.0)
+        list(eval_batches(source, host, batch_size=2, reading=ReadOptions(threads=0)))
     options = dict(batch_size=20, seed=0, start_step=0, end_step=1, reading=ReadOptions(threads=0))
-    (batch,) = train_batches(source, crop, **options)
+    (batch,) = train_batches(source, host, **options)
     assert sorted(set(batch["unreadable"])) == [READABLE, 0]
     assert sorted(batch["image"][:, 0, 0, 0]) == sorted([1, *range(1, 20)])  # the next one stands for it
     file.unlink()

@@ -5,8 +5,9 @@ import numpy as np
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.command_line import load_config
-from focalnet_jax.training.setup import make_task, open_train_data
-from focalnet_jax.training.step import init_state, make_train_step
+from focalnet_jax.training.state import init_state
+from focalnet_jax.training.step import make_train_step
+from tests.specs import open_spec, train_batches_of
 
 SMALL = [
     "--config.model.embed_dim=64",
@@ -18,19 +19,18 @@ SMALL = [
 ]
 
 
-def task_on(mesh, overrides=()):
+def spec_on(mesh, overrides=()):
     config = load_config("configs/quickstart.py", [*SMALL, *overrides])
     mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
-    task, init_params = make_task(config, mesh, warmup_steps=2, total_steps=100)
-    return config, task, init_params
+    return config, *open_spec(config, mesh)
 
 
 def trained(mesh, steps=20, overrides=()):
-    config, task, init_params = task_on(mesh, overrides)
-    state, step, losses = init_state(task, init_params), make_train_step(task), []
+    config, spec, init = spec_on(mesh, overrides)
+    state, step, losses = init_state(spec, init), make_train_step(spec), []
     before = {name: leaf.sharding for name, leaf in named_leaves(state.items()).items()}
-    for batch in open_train_data(config, task.mesh).batches(0, steps):
-        state, metrics = step(state, put_batch(batch, task.mesh))
+    for batch in train_batches_of(config, spec, steps):
+        state, metrics = step(state, put_batch(batch, spec.mesh))
         losses.append(float(metrics["train/loss"]))
     after = named_leaves(state.items())
     for name, sharding in before.items():

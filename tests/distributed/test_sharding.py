@@ -18,9 +18,10 @@ from focalnet_jax.distributed.sharding import TENSOR_RULES, describe, list_place
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.parameters import named_leaves
-from focalnet_jax.training.setup import open_train_data
-from focalnet_jax.training.step import abstract_state, make_train_step
-from tests.distributed.meshes import task_on, trained
+from focalnet_jax.training.state import abstract_state
+from focalnet_jax.training.step import make_train_step
+from tests.distributed.meshes import spec_on, trained
+from tests.specs import train_batches_of
 
 MESHES = {"fsdp": (1, 8, 1), "all": (2, 2, 2)}  # data alone: tests/training/test_step.py
 
@@ -63,9 +64,9 @@ WIDE = [
 
 
 def test_weights_travel_and_activations_stay():
-    config, task, init_params = task_on((1, 8, 1), WIDE)
-    batch = next(open_train_data(config, task.mesh).batches(0, 1))
-    compiled = make_train_step(task).lower(abstract_state(task, init_params), put_batch(batch, task.mesh)).compile()
+    config, spec, init = spec_on((1, 8, 1), WIDE)
+    batch = next(train_batches_of(config, spec, 1))
+    compiled = make_train_step(spec).lower(abstract_state(spec, init), put_batch(batch, spec.mesh)).compile()
     travelling = [
         tuple(map(int, shape.split(",")))
         for lines in Program(compiled.as_text()).computations.values()

@@ -14,7 +14,7 @@ def items(step):
 
 
 if __name__ == "__main__":
-    checkpoints = Checkpoints(Path(sys.argv[1]), keep_latest=2, keep_best=1)
+    checkpoints = Checkpoints(Path(sys.argv[1]), "eval/top1", keep_latest=2, keep_best=1)
     step = checkpoints.latest_step or 0
     items(step)  # what is made only once
     print("ready", flush=True)

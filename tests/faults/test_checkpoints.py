@@ -19,7 +19,7 @@ from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.training.resume import Found, check_saved, find_newest
-from focalnet_jax.training.step import TrainState, abstract_state
+from focalnet_jax.training.state import TrainState, abstract_state
 from tests.commands import (
     ENVIRONMENT,
     EVERY,
@@ -31,7 +31,7 @@ from tests.commands import (
     saved_params,
     start,
 )
-from tests.distributed.meshes import task_on, trained
+from tests.distributed.meshes import spec_on, trained
 from tests.faults.saver import items
 
 
@@ -73,7 +73,7 @@ def test_whenever_a_save_is_killed_the_newest_whole_step_is_left(tmp_path):
         reached = found.step or 0
     assert reached >= 5  # on a busy machine; some hundred on an idle one
     assert torn >= 5  # kills in the middle of a save
-    checkpoints = Checkpoints(tmp_path, keep_latest=2, keep_best=1)
+    checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=2, keep_best=1)
     restored = checkpoints.restore(reached, items(0))
     checkpoints.close()
     assert int(restored["training"]["step"]) == reached
@@ -218,7 +218,7 @@ def test_a_directory_whose_name_orbax_takes_for_a_pattern_is_refused_at_once(tmp
 
 @pytest.mark.fault(42)
 def test_a_step_whose_arrays_were_left_out_is_not_sealed(tmp_path, monkeypatch):
-    checkpoints = Checkpoints(tmp_path, keep_latest=2, keep_best=0)
+    checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=2, keep_best=0)
     checkpoints.save(1, items(1), {})
     checkpoints.wait()
     monkeypatch.setattr("focalnet_jax.checkpoint.manager.check_whole", leave_out)
@@ -280,7 +280,7 @@ def test_on_a_full_disk_a_run_fails_with_a_line_and_what_was_saved_stays(tmp_pat
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_save_that_fails_in_the_background_is_told_by_who_waits(tmp_path, monkeypatch):
     before = set(threading.enumerate())
-    checkpoints = Checkpoints(tmp_path, keep_latest=2, keep_best=0)
+    checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=2, keep_best=0)
     checkpoints.save(1, items(1), {})
     checkpoints.wait()
     # Orbax's threads wait so long for the directory that is never made; in five minutes they would end in another test.
@@ -300,7 +300,7 @@ def test_a_save_that_fails_in_the_background_is_told_by_who_waits(tmp_path, monk
 
 @pytest.mark.fault(27)
 def test_an_evaluation_that_is_no_number_is_never_the_best(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=1)
+    checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=1, keep_best=1)
     for step, top1 in ((1, 3.0), (2, float("nan")), (3, 2.0), (4, float("inf") - float("inf")), (5, 1.0)):
         checkpoints.save(step, items(step), {}, {"eval/top1": top1})
     checkpoints.wait()
@@ -322,12 +322,12 @@ def test_steps_are_ordered_by_number_whatever_the_clock_said(finished, tmp_path)
 @pytest.mark.fault(18)
 def test_a_state_saved_on_one_mesh_is_restored_bit_by_bit_on_another(tmp_path):
     _, state = trained((1, 8, 1), steps=1)
-    checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=0)
+    checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=1, keep_best=0)
     checkpoints.save(1, state.items(), {}, None)
     checkpoints.wait()
     for mesh in ((8, 1, 1), (2, 2, 2)):
-        _, task, init_params = task_on(mesh)
-        like = abstract_state(task, init_params)
+        _, spec, init = spec_on(mesh)
+        like = abstract_state(spec, init)
         restored = TrainState.from_items(checkpoints.restore(1, like.items()))
         for name, leaf in named_leaves(restored.items()).items():
             assert leaf.sharding == named_leaves(like.items())[name].sharding, name

@@ -5,13 +5,14 @@ import tarfile
 import pytest
 import tensorflow_datasets as tfds
 
-from focalnet_jax.data.loader import Host, ReadOptions, eval_batches
+from focalnet_jax.data.loader import HostPlaces, ReadOptions, eval_batches
 from focalnet_jax.data.prepare.containers import tar
 from focalnet_jax.data.prepare.indexing import index_container
 from focalnet_jax.data.sources import DigitsSource, FolderSource, check_examples, check_labels, open_source
 from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.errors import UserError
+from focalnet_jax.tasks.classification.host import ClassificationHost
 from tests.data.flowers import NAMES, make_data_set
 from tests.data.pictures import write_colours
 from tests.data.preparing import refused
@@ -56,7 +57,9 @@ def test_classes_must_fit_the_classifier(folder):
 def test_an_example_without_a_label_is_refused_where_one_is_needed(tmp_path):
     label = {"label": tfds.features.ClassLabel(names=NAMES)}
     source = TfdsSource(str(make_data_set(tmp_path / "flowers" / "1.0.0", label, [0, -1, 2])), "train")
-    read = eval_batches(source, eval_transform(8), batch_size=2, reading=ReadOptions(threads=1))
+    read = eval_batches(
+        source, ClassificationHost(None, eval_transform(8)), batch_size=2, reading=ReadOptions(threads=1)
+    )
     with pytest.raises(UserError, match=r"flowers/1.0.0 train, 1\) has label -1; expected 0 to 2"):
         list(read)
 
@@ -71,9 +74,9 @@ def test_evaluation_holds_every_example_exactly_once(batch_size, hosts):
         read = list(
             eval_batches(
                 source,
-                eval_transform(8, 8),
+                ClassificationHost(None, eval_transform(8, 8)),
                 batch_size=batch_size,
-                reading=ReadOptions(threads=2, host=Host(index, hosts)),
+                reading=ReadOptions(threads=2, host=HostPlaces(index, hosts)),
             )
         )
         lengths.append(len(read))

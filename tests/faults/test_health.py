@@ -16,20 +16,22 @@ from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.errors import RunFailedError
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.training.data import open_train_data
 from focalnet_jax.training.health import fresh_health, judge
 from focalnet_jax.training.run import PARAM_NORM, Run
-from focalnet_jax.training.setup import make_task, open_train_data
-from focalnet_jax.training.step import init_state, make_train_step
+from focalnet_jax.training.state import init_state
+from focalnet_jax.training.step import make_train_step
 from focalnet_jax.training.writers import IN_A_ROW
 from tests.commands import SMALL, run, start
+from tests.specs import open_spec
 
 
 @pytest.fixture(scope="module")
-def task():
+def spec():
     config = load_config("configs/quickstart.py", [*SMALL[1:], "--config.ema_decay=0.9", "--config.batch_size=16"])
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
-    task, init_params = make_task(config, mesh, warmup_steps=2, total_steps=100)
-    return task, init_params, open_train_data(config, mesh)
+    spec, init = open_spec(config, mesh)
+    return spec, init, open_train_data(config, mesh, spec.task)
 
 
 def copied(state):
@@ -38,10 +40,10 @@ def copied(state):
 
 @pytest.mark.fault(25)
 @pytest.mark.parametrize("broken", [np.nan, np.inf, 3e38])
-def test_an_update_that_is_no_number_changes_nothing_but_the_counts(task, broken):
-    task, init_params, data = task
-    state, step = init_state(task, init_params), make_train_step(task)
-    batches = [put_batch(batch, task.mesh) for batch in data.batches(0, 3)]
+def test_an_update_that_is_no_number_changes_nothing_but_the_counts(spec, broken):
+    spec, init, data = spec
+    state, step = init_state(spec, init), make_train_step(spec)
+    batches = [put_batch(batch, spec.mesh) for batch in data.batches(0, 3)]
     state, _ = step(state, batches[0])
     # One weight of the classifier, as a bit flipped in memory would: the loss, or only its gradient, is no number.
     good = state.params["head"]["kernel"]
@@ -87,17 +89,17 @@ def test_nothing_leaps_before_the_usual_is_known_or_where_it_is_not_asked_for():
     assert all(judged([*[2.0] * 60, 500.0], 0.0)[0])
 
 
-def test_the_learning_rate_goes_on_over_skipped_updates(task):
-    task, init_params, data = task
-    step, ends = make_train_step(task), []
+def test_the_learning_rate_goes_on_over_skipped_updates(spec):
+    spec, init, data = spec
+    step, ends = make_train_step(spec), []
     for broken in (True, False):
-        state = init_state(task, init_params)
+        state = init_state(spec, init)
         kernel = state.params["head"]["kernel"]
         kept = jnp.array(kernel)
         for index, batch in enumerate(data.batches(0, 4)):
             if broken and index == 1:
                 state.params["head"]["kernel"] = jnp.full_like(kept, jnp.nan)
-            state, metrics = step(state, put_batch(batch, task.mesh))
+            state, metrics = step(state, put_batch(batch, spec.mesh))
             if broken and index == 1:
                 state.params["head"]["kernel"] = kept
         counts = {name: leaf for name, leaf in copied(state).items() if name.endswith("count")}
@@ -158,8 +160,9 @@ def test_an_update_that_is_not_made_puts_a_save_off_at_most(monkeypatch):
     monkeypatch.setattr("focalnet_jax.training.run.identity", lambda data: {})
     config, saved = load_config("configs/quickstart.py", SMALL[1:]), []
     one = Run(
-        config=config, workdir=None, eval_data=None, plan=None, task=None, best=0.0, step=5, work=None, substituted=0,
-        train_data=SimpleNamespace(source=SimpleNamespace(class_names=())),
+        config=config, workdir=None, evaluations={}, plan=None, best=0.0, step=5, cost=None, substituted=0,
+        train_data=SimpleNamespace(source=None),
+        spec=SimpleNamespace(task=SimpleNamespace(metadata=dict)),
         state=SimpleNamespace(items=dict),
         checkpoints=SimpleNamespace(save=lambda step, *_: saved.append(step), last_good=lambda: None),
     )  # fmt: skip

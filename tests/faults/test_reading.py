@@ -15,15 +15,16 @@ from PIL import Image
 
 from focalnet_jax.data import decode
 from focalnet_jax.data.formats import FORMATS
-from focalnet_jax.data.loader import Host, ReadOptions, eval_batches, train_batches
+from focalnet_jax.data.loader import HostPlaces, ReadOptions, eval_batches, train_batches
 from focalnet_jax.data.sources import DigitsSource, FolderSource
 from focalnet_jax.data.substitutions import READABLE, Substitutions
 from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.tasks.classification.host import ClassificationHost
 from tests.commands import SMALL, start
 from tests.data.pictures import write_colours, write_pictures
 
-TRAIN = train_transform(24, (0.3, 1.0), (3 / 4, 4 / 3), 0.5)
+HOST = ClassificationHost(train_transform(24, (0.3, 1.0), (3 / 4, 4 / 3), 0.5), eval_transform(24))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def source(folder):
 
 def read(source, steps=3, batch_size=8, **reading):
     options = ReadOptions(**{"threads": 2, **reading})
-    return train_batches(source, TRAIN, batch_size=batch_size, seed=0, start_step=0, end_step=steps, reading=options)
+    return train_batches(source, HOST, batch_size=batch_size, seed=0, start_step=0, end_step=steps, reading=options)
 
 
 @pytest.mark.fault(29)
@@ -52,7 +53,7 @@ def test_the_next_example_stands_for_an_unreadable_one_wherever_it_is_read(sourc
     assert all(set(batch["unreadable"]) <= {5, READABLE} for batch in whole)
     labels = np.concatenate([batch["label"] for batch in whole])
     assert sorted(labels) == [0] * 8 + [1] * 8 + [2] * 8  # its neighbour has its label here
-    halves = [list(read(source, threads=0, host=Host(index, 2))) for index in range(2)]
+    halves = [list(read(source, threads=0, host=HostPlaces(index, 2))) for index in range(2)]
     for batch, *parts in zip(whole, *halves, strict=True):
         for name in batch:
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), batch[name])
@@ -60,7 +61,7 @@ def test_the_next_example_stands_for_an_unreadable_one_wherever_it_is_read(sourc
 
 @pytest.mark.fault(29)
 def test_unreadable_examples_are_counted_and_too_many_end_the_run(source, capsys):
-    allowed = Substitutions(source, most=0.1)
+    allowed = Substitutions(source, HOST, most=0.1)
     batches = list(allowed.counted(read(source, steps=6)))
     assert allowed.count == 2  # once an epoch
     assert not any("unreadable" in batch for batch in batches)
@@ -68,11 +69,11 @@ def test_unreadable_examples_are_counted_and_too_many_end_the_run(source, capsys
     assert told.count("cannot read image") == 1  # said once
     assert "(it is a JPEG image that cannot be decoded: " in told
     with pytest.raises(UserError, match=r"n01440764_5.JPEG.*data.max_unreadable=0.01"):
-        list(Substitutions(source, most=0.01).counted(read(source)))
+        list(Substitutions(source, HOST, most=0.01).counted(read(source)))
 
 
 def test_evaluation_ends_at_an_unreadable_picture(source):
-    batches = eval_batches(source, eval_transform(24), batch_size=8, reading=ReadOptions(threads=2))
+    batches = eval_batches(source, HOST, batch_size=8, reading=ReadOptions(threads=2))
     with pytest.raises(UserError, match=r"cannot read image .*n01440764_5.JPEG"):
         list(batches)
 
@@ -126,7 +127,7 @@ def test_too_many_unreadable_pictures_are_refused_with_what_they_are(tmp_path):
         (tmp_path / "train" / "red" / name).write_bytes(content)
     source = FolderSource(str(tmp_path), "train")
     with pytest.raises(UserError, match="2 because it is an HTML page, not an image; 1 because it is an empty file"):
-        list(Substitutions(source, most=0.1).counted(read(source, steps=1, batch_size=6)))
+        list(Substitutions(source, HOST, most=0.1).counted(read(source, steps=1, batch_size=6)))
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 
 from focalnet_jax.checkpoint.manager import Checkpoints
+from focalnet_jax.config import model_config
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.command_line import load_config
-from focalnet_jax.training.setup import make_task, model_config, open_train_data
-from focalnet_jax.training.step import TrainState, abstract_params, abstract_state, init_state, make_train_step
+from focalnet_jax.training.state import TrainState, abstract_state, abstract_variables, init_state
+from focalnet_jax.training.step import make_train_step
 from tests.commands import EVERY, SMALL, losses, metrics, run, saved_params
+from tests.specs import open_spec, train_batches_of
 
 DECAY = 0.75
 OVERRIDES = [*SMALL[1:], "--config.model.depths=(1,)", f"--config.ema_decay={DECAY}", "--config.batch_size=8"]
@@ -21,20 +23,18 @@ OVERRIDES = [*SMALL[1:], "--config.model.depths=(1,)", f"--config.ema_decay={DEC
 @pytest.fixture(scope="module")
 def setting():
     config = load_config("configs/quickstart.py", OVERRIDES)
-    task, init_params = make_task(
-        config, make_mesh({"data": 1, "fsdp": 1, "tensor": 1}), warmup_steps=0, total_steps=10
-    )
-    return config, task, init_params
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
+    return config, *open_spec(config, mesh, warmup_steps=0, total_steps=10)
 
 
 @pytest.fixture(scope="module")
 def states(setting):
     """The state after 0, 1, 2 and 3 steps, on the host."""
-    config, task, init_params = setting
-    state, step = init_state(task, init_params), make_train_step(task)
+    config, spec, init = setting
+    state, step = init_state(spec, init), make_train_step(spec)
     seen = [jax.device_get(state)]
-    for batch in open_train_data(config, task.mesh).batches(0, 3):
-        state, _ = step(state, put_batch(batch, task.mesh))
+    for batch in train_batches_of(config, spec, 3):
+        state, _ = step(state, put_batch(batch, spec.mesh))
         seen.append(jax.device_get(state))
     return seen
 
@@ -52,13 +52,12 @@ def test_every_step_moves_the_average_by_its_share_towards_the_weights(states):
 def test_the_average_of_what_is_frozen_stays_as_it_is(setting):
     config, *_ = setting
     frozen = "--config.optimizer.learning_rate_scales=(('^stages/', 0),)"
-    task, init_params = make_task(
-        load_config("configs/quickstart.py", [*OVERRIDES, frozen]), setting[1].mesh, warmup_steps=0, total_steps=10
-    )
-    state, step = init_state(task, init_params), make_train_step(task)
+    frozen = load_config("configs/quickstart.py", [*OVERRIDES, frozen])
+    spec, init = open_spec(frozen, setting[1].mesh, warmup_steps=0, total_steps=10)
+    state, step = init_state(spec, init), make_train_step(spec)
     before = jax.device_get(state.params["stages"])
-    for batch in open_train_data(config, task.mesh).batches(0, 3):
-        state, _ = step(state, put_batch(batch, task.mesh))
+    for batch in train_batches_of(config, spec, 3):
+        state, _ = step(state, put_batch(batch, spec.mesh))
     for tree in (state.params, state.ema):
         for name, leaf in named_leaves(tree["stages"]).items():
             np.testing.assert_array_equal(leaf, named_leaves(before)[name], err_msg=name)
@@ -66,16 +65,16 @@ def test_the_average_of_what_is_frozen_stays_as_it_is(setting):
 
 
 def test_a_checkpoint_gives_back_both_and_its_result_is_the_average(setting, states, tmp_path):
-    config, task, init_params = setting
+    config, spec, init = setting
     metadata = {"model": model_metadata(config.model.name, model_config(config)), "config": {}, "classes": []}
-    checkpoints = Checkpoints(tmp_path, keep_latest=1, keep_best=0)
+    checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=1, keep_best=0)
     checkpoints.save(3, states[3].items(), metadata, None)
     checkpoints.wait()
-    restored = TrainState.from_items(checkpoints.restore(3, abstract_state(task, init_params).items()))
+    restored = TrainState.from_items(checkpoints.restore(3, abstract_state(spec, init).items()))
     checkpoints.close()
     for name, leaf in named_leaves(restored.items()).items():
         np.testing.assert_array_equal(leaf, named_leaves(states[3].items())[name], err_msg=name)
-    loaded = load_into(str(tmp_path), model_config(config), abstract_params(init_params, task.mesh))
+    loaded = load_into(str(tmp_path), model_config(config), abstract_variables(init, spec.mesh).params)
     assert loaded.source.endswith("3 (averaged weights)")
     for name, leaf in named_leaves(loaded.params).items():
         np.testing.assert_array_equal(leaf, named_leaves(states[3].ema)[name], err_msg=name)

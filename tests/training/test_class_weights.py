@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from focalnet_jax.training.setup import class_weights, make_task, open_train_data
 
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.command_line import load_config
 from focalnet_jax.tasks.classification.mixing import Mixing, mix
-from focalnet_jax.training.step import init_state, make_train_step, weigh
+from focalnet_jax.tasks.classification.weights import class_weights, weigh
+from focalnet_jax.training.state import init_state
+from focalnet_jax.training.step import make_train_step
 from tests.commands import SMALL
+from tests.specs import open_spec, open_task, train_batches_of
 
 WEIGHTS = np.array([0.2, 3.0, 1.0, 0.0, 5.0])
 RNG = np.random.default_rng(0)
@@ -57,11 +59,9 @@ def test_a_batch_of_classes_without_weight_has_no_loss():
 def losses(devices, *overrides):
     config = load_config("configs/quickstart.py", [*SMALL[1:], "--config.model.depths=(1,)", *overrides])
     mesh = make_mesh({"data": devices, "fsdp": 1, "tensor": 1}, jax.devices()[:devices])
-    data = open_train_data(config, mesh)
-    weights = class_weights(config, data.source)
-    task, init_params = make_task(config, mesh, warmup_steps=2, total_steps=20, class_weights=weights)
-    state, step, measured = init_state(task, init_params), make_train_step(task), []
-    for batch in data.batches(0, 6):
+    spec, init = open_spec(config, mesh, total_steps=20)
+    state, step, measured = init_state(spec, init), make_train_step(spec), []
+    for batch in train_batches_of(config, spec, 6):
         state, metrics = step(state, put_batch(batch, mesh))
         measured.append(float(metrics["train/loss"]))
     return measured
@@ -78,7 +78,7 @@ def test_devices_and_micro_batches_change_nothing():
 
 def test_balanced_weights_are_of_the_training_images():
     config = load_config("configs/quickstart.py", ["--config.class_weights=balanced"])
-    source = open_train_data(config, make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])).source
+    source = open_task(config).source
     counts = np.bincount(source.labels)
     np.testing.assert_allclose(class_weights(config, source), counts.sum() / (10 * counts))
     assert class_weights(load_config("configs/quickstart.py"), source) is None

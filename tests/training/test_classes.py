@@ -163,7 +163,7 @@ def test_a_class_without_validation_pictures_is_trained_and_named(tmp_path, caps
     (folder / "val/cat").mkdir()  # cow has no folder, cat an empty one
     config = config_of(folder, 3)
     run = set_up(config, tmp_path / "none")
-    assert {run.eval_data.source[index][1] for index in range(2)} == {2}
+    assert {run.evaluations["eval"].evaluation.source[index][1] for index in range(2)} == {2}
     assert "split val: 1 of the 3 classes of split train" in capsys.readouterr().out
     assert train(config, tmp_path / "run") == 0
     capsys.readouterr()
@@ -203,7 +203,7 @@ def test_training_from_weights_keeps_the_meaning_of_their_outputs(tmp_path, caps
     write_weights(weights_of(depths=(1,), num_classes=1000), tmp_path / "weights.safetensors", format="timm")
     run = set_up(config_of(folder, 1000, f"--config.init_from={tmp_path}/weights.safetensors"), tmp_path / "run")
     assert {run.train_data.source[index][1] for index in range(20)} == set(IMAGENETTE.values())
-    assert [run.eval_data.source[index][1] for index in range(4)] == [491, 491, 497, 497]
+    assert [run.evaluations["eval"].evaluation.source[index][1] for index in range(4)] == [491, 491, 497, 497]
     assert run.train_data.source.class_names[SPRINGER] == "n02102040"
     assert "split train: 10 of the 1000 classes" in capsys.readouterr().out
     fresh = set_up(config_of(folder, 1000), tmp_path / "run")
@@ -226,7 +226,7 @@ def test_a_fresh_classifier_has_the_classes_of_a_file_if_one_is_given(tmp_path):
     (tmp_path / "classes.json").write_text('{"dog": 0, "emu": 1, "cat": 2}')
     run = set_up(config_of(folder, 3, f"--config.data.classes={tmp_path}/classes.json"), tmp_path / "run")
     assert run.train_data.source.class_names == ("dog", "emu", "cat")
-    assert run.eval_data.source[0][1] == 2
+    assert run.evaluations["eval"].evaluation.source[0][1] == 2
 
 
 def test_numbered_folders_sort_as_numbers_and_runs_that_sorted_them_as_text_keep_their_order(tmp_path, monkeypatch):
@@ -241,7 +241,7 @@ def test_numbered_folders_sort_as_numbers_and_runs_that_sorted_them_as_text_keep
     assert set_up(config, new).train_data.source.class_names == tuple(names)
     resumed = set_up(config, old)
     assert (resumed.step, resumed.train_data.source.class_names[:4]) == (1, ("0", "1", "10", "2"))
-    for data in (resumed.train_data, resumed.eval_data):
+    for data in (resumed.train_data, resumed.evaluations["eval"].evaluation):
         labels = {re.search(r"/(\d+)/", data.source.name(index))[1]: data.source[index][1] for index in range(11)}
         assert [labels[name] for name in ("0", "1", "10", "2")] == [0, 1, 2, 3]
     last = [json.loads(line) for line in (old / "metrics.jsonl").read_text().splitlines()][-1]

@@ -6,20 +6,21 @@ import struct
 import numpy as np
 import pytest
 from flax import nnx
-from focalnet_jax.training.setup import open_eval_data
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.tasks.task import MAIN
+from focalnet_jax.training.data import open_eval_data
 from focalnet_jax.training.maps import MapsLog, check_maps
-from focalnet_jax.training.step import init_state
+from focalnet_jax.training.state import init_state
 from focalnet_jax.visualize import modulation_maps
 from focalnet_jax.visualize.figures import BlockMaps
 from focalnet_jax.visualize.sheets import map_sheets
 from tests.commands import SMALL, run
-from tests.distributed.meshes import task_on
+from tests.distributed.meshes import spec_on
 
 
 def records(content):
@@ -32,28 +33,28 @@ def records(content):
 
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)], ids=["one device", "eight devices"])
 def test_a_sheet_shows_the_maps_of_the_last_block_of_every_stage(mesh):
-    config, task, init_params = task_on(mesh)
-    params = init_state(task, init_params).result
-    maps = MapsLog(task.graph, task.mesh, 3)
-    assert maps.draw(params) == {}
-    batches = list(maps.watch(open_eval_data(config, task.mesh).batches()))
-    drawn = maps.draw(params)
+    config, spec, init = spec_on(mesh)
+    variables = init_state(spec, init).result
+    maps = MapsLog(spec, 3)
+    assert maps.draw(variables) == {}
+    batches = list(maps.watch(open_eval_data(config, spec.mesh, spec.task)[MAIN].batches()))
+    drawn = maps.draw(variables)
     assert list(drawn) == ["maps/picture_1", "maps/picture_2", "maps/picture_3"]
     pictures = batches[0]["image"][:3]
-    (stage,) = modulation_maps(nnx.merge(task.graph, params), normalize(pictures))
+    (stage,) = modulation_maps(nnx.merge(spec.graph, variables.params), normalize(pictures))
     enlarged = [np.asarray(Image.fromarray(picture).resize((112, 112), Image.BICUBIC)) for picture in pictures]
     blocks = [BlockMaps("stage 1, last block", stage.modulator[-1, n], stage.gates[-1, n]) for n in range(3)]
     for sheet, expected in zip(drawn.values(), map_sheets(enlarged, blocks), strict=True):
         # Of 256 colours, one may round to its neighbour.
         np.testing.assert_allclose(sheet.astype(int), np.asarray(expected).astype(int), atol=3)
-    assert maps.draw(params) == {}  # and the pictures are given up
+    assert maps.draw(variables) == {}  # and the pictures are given up
 
 
 def test_the_fill_of_a_last_batch_is_not_shown():
-    config, task, init_params = task_on((1, 1, 1), ["--config.eval_batch_size=512"])  # of 450 pictures
-    maps = MapsLog(task.graph, task.mesh, 500)
-    list(maps.watch(open_eval_data(config, task.mesh).batches()))
-    assert len(maps.draw(init_state(task, init_params).result)) == 450
+    config, spec, init = spec_on((1, 1, 1), ["--config.eval_batch_size=512"])  # of 450 pictures
+    maps = MapsLog(spec, 500)
+    list(maps.watch(open_eval_data(config, spec.mesh, spec.task)[MAIN].batches()))
+    assert len(maps.draw(init_state(spec, init).result)) == 450
 
 
 def test_a_run_shows_them_at_every_evaluation(tmp_path):

@@ -21,7 +21,7 @@ from focalnet_jax.training.optimizer import (
     learning_rate_scales,
     make_optimizer,
 )
-from focalnet_jax.training.setup import make_plan
+from focalnet_jax.training.plan import make_plan
 
 
 def timm_cosine(t, *, peak, minimum, warmup_start, warmup_steps, total_steps):

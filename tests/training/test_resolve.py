@@ -14,12 +14,14 @@ from focalnet_jax.convert.write import write_weights
 from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.tasks.task import MAIN
 from focalnet_jax.training import resolve as choices
+from focalnet_jax.training.data import open_eval_data
 from focalnet_jax.training.resolve import has_bfloat16, resolve
 from focalnet_jax.training.run import set_up
-from focalnet_jax.training.setup import open_eval_data
 from tests.commands import SMALL, metrics, run
 from tests.convert.random_weights import weights_of
+from tests.specs import open_task
 
 AUTO = "--config.precision=auto"
 MESH = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
@@ -102,14 +104,14 @@ def test_as_many_threads_read_as_there_are_cores(monkeypatch, cores, threads):
 
 
 def test_evaluation_on_a_cpu_takes_fewer_images_at_once_than_a_recipe_trains_with():
-    big = [*SMALL[1:], "--config.batch_size=1024"]
-    assert open_eval_data(load_config("configs/quickstart.py", big), MESH).batch_size == 64
+    def batch_size(mesh, *overrides):
+        config = load_config("configs/quickstart.py", [*SMALL[1:], "--config.batch_size=1024", *overrides])
+        return open_eval_data(config, mesh, open_task(config))[MAIN].batch_size
+
+    assert batch_size(MESH) == 64
     three = make_mesh({"data": 3, "fsdp": 1, "tensor": 1}, jax.devices()[:3])
-    assert (
-        open_eval_data(load_config("configs/quickstart.py", [*big, "--config.batch_size=1023"]), three).batch_size == 63
-    )
-    stated = load_config("configs/quickstart.py", [*big, "--config.eval_batch_size=512"])
-    assert open_eval_data(stated, MESH).batch_size == 512
+    assert batch_size(three, "--config.batch_size=1023") == 63
+    assert batch_size(MESH, "--config.eval_batch_size=512") == 512
 
 
 def test_a_slow_step_of_a_cpu_does_not_end_its_run():

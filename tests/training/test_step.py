@@ -6,18 +6,20 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from focalnet_jax.training.setup import model_config, open_train_data
 
 from focalnet_jax.data.loader import ReadOptions, eval_batches
+from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.distributed.mesh import check_batch_size, make_mesh, put_batch, replicated
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.command_line import load_config
-from focalnet_jax.tasks.classification.mixing import Mixing
+from focalnet_jax.tasks.classification.accuracy import Accuracy
+from focalnet_jax.tasks.classification.host import ClassificationHost
 from focalnet_jax.training.evaluation import evaluate
-from focalnet_jax.training.optimizer import make_optimizer, make_schedule
-from focalnet_jax.training.step import Task, init_state, make_eval_step, make_train_step, model_graph, normalize
+from focalnet_jax.training.state import Variables, init_state
+from focalnet_jax.training.step import make_eval_step, make_train_step
+from tests.specs import open_spec, train_batches_of
 
 SMALL = [
     "--config.model.embed_dim=16",
@@ -28,22 +30,22 @@ SMALL = [
 ]
 
 
-def task_on(devices, config):
+def spec_on(devices, config):
     mesh = make_mesh({"data": devices, "fsdp": 1, "tensor": 1})
-    graph, init_params = model_graph(model_config(config), config.precision, mesh)
-    schedule = make_schedule(config.schedule, 10, 200)
-    optimizer = make_optimizer(config.optimizer, schedule)
-    classes, parts = config.model.num_classes, config.accumulate_steps
-    task = Task(graph, optimizer, schedule, classes, Mixing(smoothing=0.1), config.seed, mesh, parts)
-    return task, init_state(task, init_params)
+    spec, init = open_spec(config, mesh, warmup_steps=10, total_steps=200)
+    return spec, init_state(spec, init)
+
+
+def eval_step(spec, source=None, competing=None):
+    return make_eval_step(spec.graph, spec.mesh, Accuracy(source, competing))
 
 
 def losses(config, devices, steps):
-    task, state = task_on(devices, config)
-    step = make_train_step(task)
+    spec, state = spec_on(devices, config)
+    step = make_train_step(spec)
     measured = []
-    for batch in open_train_data(config, task.mesh).batches(0, steps):
-        state, metrics = step(state, put_batch(batch, task.mesh))
+    for batch in train_batches_of(config, spec, steps):
+        state, metrics = step(state, put_batch(batch, spec.mesh))
         measured.append(float(metrics["train/loss"]))
     assert state.params["head"]["kernel"].sharding.is_fully_replicated
     return np.array(measured), state
@@ -83,30 +85,32 @@ def test_four_micro_batches_are_one_batch(devices):
 
 
 def test_gradients_reported_are_before_clipping_and_the_rate_is_the_schedules(config):
-    task, state = task_on(1, config)
+    spec, state = spec_on(1, config)
     params = jax.tree.map(jnp.copy, state.params)
-    batch = next(open_train_data(config, task.mesh).batches(0, 1))
-    _, metrics = make_train_step(task)(state, put_batch(batch, task.mesh))
+    batch = next(train_batches_of(config, spec, 1))
+    _, metrics = make_train_step(spec)(state, put_batch(batch, spec.mesh))
     assert metrics["train/learning_rate"] == np.float32(1e-6)
     assert metrics["train/grad_norm"] > 0
     key = jax.random.fold_in(jax.random.split(jax.random.key(config.seed))[1], 0)
     targets = jax.nn.one_hot(batch["label"], 10) * 0.9 + 0.01
-    logits = jax.jit(lambda p, x: nnx.merge(task.graph, p)(normalize(x), key))(params, batch["image"])
+    logits = jax.jit(lambda p, x: nnx.merge(spec.graph, p)(normalize(x), key))(params, batch["image"])
     expected = -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
     np.testing.assert_allclose(metrics["train/loss"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("batch_size", "devices"), [(450, 1), (64, 8), (7, 1), (1000, 4)])
 def test_evaluation_does_not_depend_on_batch_size_or_devices(config, on_one_device, batch_size, devices):
-    task, _ = task_on(devices, config)
-    params = jax.device_put(jax.device_get(on_one_device[1].params), replicated(task.mesh))
-    source = DigitsSource("val")
-    read = eval_batches(source, eval_transform(16, 16), batch_size=batch_size, reading=ReadOptions(threads=0))
-    result = evaluate(make_eval_step(task.graph, task.mesh), params, read, task.mesh)
+    spec, _ = spec_on(devices, config)
+    params = jax.device_put(jax.device_get(on_one_device[1].params), replicated(spec.mesh))
+    evaluation = Accuracy(source := DigitsSource("val"))
+    host = ClassificationHost(None, eval_transform(16, 16))
+    read = eval_batches(source, host, batch_size=batch_size, reading=ReadOptions(threads=0))
+    step = make_eval_step(spec.graph, spec.mesh, evaluation)
+    result = evaluate(step, Variables(params), read, spec.mesh, evaluation)
 
     images = np.stack([eval_transform(16, 16)(source[i][0]) for i in range(len(source))])
     labels = np.array([source[i][1] for i in range(len(source))])
-    logits = np.asarray(jax.jit(lambda p, x: nnx.merge(task.graph, p)(normalize(x)))(params, images))
+    logits = np.asarray(jax.jit(lambda p, x: nnx.merge(spec.graph, p)(normalize(x)))(params, images))
     top5 = np.argsort(-logits, axis=1)[:, :5]
     assert result["examples"] == 450
     assert result["top1"] == pytest.approx(100 * (top5[:, 0] == labels).mean(), abs=1e-9)
@@ -129,10 +133,10 @@ def test_a_batch_divides_over_devices_and_micro_batches():
 
 
 def test_any_of_several_labels_is_right_and_an_example_without_any_is_not_counted(config):
-    task, state = task_on(1, config)
-    params = state.params
+    spec, state = spec_on(1, config)
+    params = state.result
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
-    evaluate, classes = make_eval_step(task.graph, task.mesh), task.num_classes
+    evaluate, classes = eval_step(spec), config.model.num_classes
     one_by_one = [[evaluate(params, batch(images[[i]], [label])) for label in range(classes)] for i in range(4)]
     singles = np.array([[float(sums["loss"]) for sums in row] for row in one_by_one])
     best = singles.argmin(axis=1)
@@ -143,7 +147,7 @@ def test_any_of_several_labels_is_right_and_an_example_without_any_is_not_counte
     expected = (singles[0, other[0]] + singles[0, best[0]]) / 2 + singles[1, best[1]] + singles[2, other[2]]
     assert float(sums["loss"]) == pytest.approx(float(expected), rel=1e-5)
     # With two classes competing, the others are never an answer.
-    few = make_eval_step(task.graph, task.mesh, 2)(params, batch(images, singles[:, :2].argmin(axis=1)))
+    few = eval_step(spec, competing=2)(params, batch(images, singles[:, :2].argmin(axis=1)))
     assert few["top1"] == 4
 
 
