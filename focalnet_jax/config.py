@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import FocalNetConfig, variant_config
 from focalnet_jax.settings import checks_of, settings_of
+from focalnet_jax.settings.evaluations import check_evaluations
 from focalnet_jax.settings.keys import anything, number
 
 
@@ -117,8 +118,12 @@ def default_config(task: str = "classification") -> ConfigDict:
     config.checkpoint_every_steps = config_dict.placeholder(int)
     config.keep_latest = 3  # checkpoints kept: the newest ones
     config.keep_best = 1  # and the ones with the best eval/top1
+    # Further evaluations by name, see `settings.evaluations.evaluation`; --config.evaluations.NAME.KEY=VALUE adds one.
+    config.evaluations = ConfigDict()
     settings_of(task).add_keys(config)
-    return config.lock()  # so that a config file cannot set a key that does not exist
+    config.lock()
+    config.evaluations.unlock()
+    return config  # so that a config file cannot set a key that does not exist
 
 
 # Keys whose value may be left to the data, the weights and the machine: "auto", or None for numbers. The choice is
@@ -186,6 +191,7 @@ def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
     for key, (fits, expected) in checks_of(config.task).items():
         if values[key] is not None and not fits(values[key]):
             raise UserError(f"{key}={values[key]}: expected {expected}")
+    check_evaluations(config.evaluations)
 
 
 def expand_paths(config: ConfigDict) -> None:
@@ -296,5 +302,5 @@ def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -
     return [
         f"{key} is {theirs.get(key, 'not set')} there and {ours.get(key, 'not set')} here"
         for key in sorted(ours.keys() | theirs.keys())
-        if key not in resumable and ours.get(key) != theirs.get(key)
+        if key not in resumable and not key.startswith("evaluations.") and ours.get(key) != theirs.get(key)
     ]

@@ -135,8 +135,8 @@ def check_same(checkpoint: Path, item: str, wanted: Tree, ignored: str | None = 
         advice = ""
         if all(text.startswith("head/") for text in differing):
             advice = (
-                "; only the classifier differs: match model.num_classes, or train from it with init_head=drop, or "
-                "remap from ImageNet-22K's to 1K's"
+                "; only the head differs: give the config that the checkpoint was trained with, or train from it with "
+                "init_head=drop, or remap from ImageNet-22K to ImageNet-1K"
             )
         raise UserError(f"{checkpoint} does not fit the model: {'; '.join(differing[:3])}{more}{advice}")
 

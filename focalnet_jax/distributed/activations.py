@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import jax
 from jax.sharding import AbstractMesh, PartitionSpec
 
+from focalnet_jax.distributed.partition import partitioned
 from focalnet_jax.errors import UserError
-from focalnet_jax.ops.partition import partitioned
 
 EXAMPLES = ("data", "fsdp")  # the axes of the mesh that split a batch
 CHANNELS = "tensor"  # and the one that splits the channels of wide layers

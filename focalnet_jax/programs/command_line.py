@@ -34,6 +34,7 @@ from focalnet_jax.errors import (
     suggest,
 )
 from focalnet_jax.settings import checks_of
+from focalnet_jax.settings.evaluations import evaluation
 
 CALLED_AS = "python -m focalnet_jax."  # what stands before a command's name in its help
 _LONGEST_LINE = 4000  # letters of an error: the longest of ours lists all keys of a model by their patterns
@@ -277,6 +278,9 @@ def _split(overrides: Sequence[str]) -> Iterable[tuple[str, str]]:
 
 def _override(config: ConfigDict, key: str, text: str) -> str:
     """Sets `config.key` to the value `text` spells, in the type the key has."""
+    section, *rest = key.split(".")
+    if section == "evaluations" and len(rest) == 2 and rest[0] not in config.evaluations:
+        config.evaluations[rest[0]] = evaluation()
     known = flatten(config)
     if key not in known:
         below = [name for name in known if name.startswith(f"{key}.")]
@@ -296,7 +300,7 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
             value = "auto" if kind is str else None
             node[leaf] = value
             return key
-        needed = flatten(default_config(config.task))[key] is not None  # or `none` means: not set
+        needed = flatten(default_config(config.task)).get(key) is not None  # or `none` means: not set
         if kind is str and (value is not None or needed):
             value = text
         if (isinstance(value, bool) and kind in (int, float)) or (value is None and needed) or not _is_plain(value):

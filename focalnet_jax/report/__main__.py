@@ -1,9 +1,9 @@
 """Draw runs: python -m focalnet_jax.report WORKDIR... [--out report.html].
 
-One page that needs no other file: loss, accuracy, learning rate, gradient's norm, images a second and waiting for
-input of all runs in the same axes, a table of what they came to (of images a second and of waiting the median), and the
-settings they differ in. Of a sweep's folder all runs. A name that ends in .png gets the curves alone. Runs may still
-go on.
+One page that needs no other file: losses, figures of the evaluations, learning rate, gradient norm, images per second
+and input wait of all runs in the same axes, a table of their results (medians of images per second and input wait),
+and the settings in which they differ. For a folder of runs, such as a sweep's, all of them. With a name that ends in
+.png, the curves alone. Runs may still be in progress.
 """
 
 from __future__ import annotations

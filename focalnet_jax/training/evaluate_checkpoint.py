@@ -56,17 +56,24 @@ def evaluate_checkpoint(
     like = abstract_variables(init, mesh)
     loaded = load_into(path, model_config(config), like.params, statistics=like.statistics, surgery=False, which=which)
     task = task.evaluate(loaded, path, named)
-    data = open_eval_data(config, mesh, task)[MAIN]
-    source = data.evaluation.source
-    if description := getattr(source, "description", ""):
-        print(f"held out   {description}")
-    print(f"evaluating {loaded.source} on {len(source)} examples of {config.data.source}, {config.data.eval_split}")
-    step = make_eval_step(graph, mesh, data.evaluation)
+    opened, result = open_eval_data(config, mesh, task), {}
     variables = Variables(loaded.params, loaded.statistics)
-    result = evaluate(step, variables, data.batches(), mesh, data.evaluation)
-    if not math.isfinite(result["loss"]):
-        print(f"warning: the loss is {result['loss']}: the weights or the logits are NaN or infinite", file=sys.stderr)
-    result |= data.evaluation.details() | {"model": config.model.name, "checkpoint": loaded.source}
+    for name, data in opened.items():
+        source = data.evaluation.source
+        if description := getattr(source, "description", ""):
+            print(f"held out   {description}")
+        which = f"{config.data.source}, {config.data.eval_split}" if name == MAIN else f"evaluation {name}"
+        print(f"evaluating {loaded.source} on {len(source)} examples of {which}")
+        step = make_eval_step(graph, mesh, data.evaluation)
+        figures = evaluate(step, variables, data.batches(), mesh, data.evaluation)
+        if not math.isfinite(figures["loss"]):
+            print(
+                f"warning: the loss is {figures['loss']}: the weights or the logits are NaN or infinite",
+                file=sys.stderr,
+            )
+        figures |= data.evaluation.details()
+        result |= figures if name == MAIN else {f"{name}/{figure}": value for figure, value in figures.items()}
+    result |= {"model": config.model.name, "checkpoint": loaded.source}
     print(to_json(result))
     return result
 

@@ -37,15 +37,18 @@ def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
     if total is None:
         raise UserError("neither total_epochs nor total_steps is set; set one of them")
     first = first_step(config)
+    main = duration(config, "eval_every", epoch, default=first + total)
+    others = {name: duration(config, f"evaluations.{name}.every", epoch, default=main) for name in config.evaluations}
     if first + total >= 2**31:
         raise UserError(f"{total} steps after the {first} of continue_from: expected fewer than 2**31 together")
     return Plan(
         epoch,
         first + total,
         duration(config, "schedule.warmup", epoch, default=0),
-        duration(config, "eval_every", epoch, default=first + total),
+        main,
         duration(config, "checkpoint_every", epoch),
         first,
+        others,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from ml_collections import FrozenConfigDict
@@ -24,6 +25,7 @@ from focalnet_jax.data.labels import (
 from focalnet_jax.data.sources import Source, check_labels
 from focalnet_jax.distributed.startup import is_first
 from focalnet_jax.errors import UserError
+from focalnet_jax.tasks.task import MAIN
 
 Competing = int | np.ndarray | None
 _SHOWN = 5
@@ -108,8 +110,9 @@ def label_training(config: FrozenConfigDict, source: Source, classifier: Classif
         hint = f"Add them to {config.data.classes}"
         classifier = Classifier(classes, config.model.num_classes, config.data.classes, hint)
     if classifier is not None:
-        source, matching = _relabelled(source, classifier, config.data.train_split)
-        _tell(config.data.train_split, source, matching, classifier.name)
+        split = f"split {config.data.train_split}"
+        source, matching = _relabelled(source, classifier, split)
+        _tell(split, source, matching, classifier.name)
     check_labels(source, config.model.num_classes)
     if fresh and config.model.num_classes == 1:  # a run that has begun so is resumed
         raise UserError(
@@ -119,7 +122,9 @@ def label_training(config: FrozenConfigDict, source: Source, classifier: Classif
     return source
 
 
-def label_evaluation(config: FrozenConfigDict, source: Source, train: Source) -> tuple[Source, Competing]:
+def label_evaluation(
+    config: FrozenConfigDict, source: Source, train: Source, name: str = MAIN
+) -> tuple[Source, Competing]:
     """Returns examples to evaluate on with the labels of the training data `train`, and which outputs compete.
 
     Prints which of the classes of `train` they lack.
@@ -127,15 +132,19 @@ def label_evaluation(config: FrozenConfigDict, source: Source, train: Source) ->
     Raises:
       UserError: it has classes that the training data lacks; `eval_classes` does not fit.
     """
-    split, trained = config.data.eval_split, config.data.train_split
+    split, trained = _called(config, name), config.data.train_split
     classes = Classes(train.class_names, f"split {trained}", exact=True)
-    hint = f"Take them out of split {split}, or add examples of them to split {trained}"
+    hint = f"Take them out of {split}, or add examples of them to split {trained}"
     classifier = Classifier(classes, config.model.num_classes, f"split {trained}", hint, _are_places(classes))
-    return label_for(config, source, classifier, _present(train))
+    return label_for(config, source, classifier, _present(train), name)
 
 
 def label_for(
-    config: FrozenConfigDict, source: Source, classifier: Classifier, expected: set[int] | None = None
+    config: FrozenConfigDict,
+    source: Source,
+    classifier: Classifier,
+    expected: set[int] | None = None,
+    name: str = MAIN,
 ) -> tuple[Source, Competing]:
     """Returns examples to evaluate on with the labels of a classifier, and which outputs compete, see `Accuracy`.
 
@@ -146,22 +155,35 @@ def label_for(
       source: the evaluation split.
       classifier: what it is evaluated on.
       expected: outputs that the data should have; by default all.
+      name: of the evaluation.
 
     Raises:
       UserError: it has classes that the classifier lacks, or which these are is not known; `eval_classes` does not fit.
     """
-    first, split = _first(config), config.data.eval_split
+    asked, split = _asked(config, name), _called(config, name)
+    first = asked if isinstance(asked, int) else None
     if first is not None:
         if first > classifier.outputs:
             raise UserError(f"eval_classes={first}: model.num_classes is only {classifier.outputs}")
-        name = f"the first {first} outputs of {classifier.name}"
+        outputs = f"the first {first} outputs of {classifier.name}"
         classes = classifier.classes and classifier.classes.first(first)
-        classifier = replace(classifier, classes=classes, outputs=first, name=name)
+        classifier = replace(classifier, classes=classes, outputs=first, name=outputs)
         expected = expected and {output for output in expected if output < first}
     source, matching = _relabelled(source, classifier, split)
     _tell(split, source, matching, classifier.name, expected)
-    competing = first if first is not None else _competing(config, classifier, source)
+    competing = first if first is not None else _competing(asked, split, classifier, source)
     return source, competing
+
+
+def _asked(config: FrozenConfigDict, name: str) -> Any:
+    """The `eval_classes` of an evaluation."""
+    own = None if name == MAIN else config.evaluations[name].eval_classes
+    return config.eval_classes if own is None else own
+
+
+def _called(config: FrozenConfigDict, name: str) -> str:
+    """What messages call the data of an evaluation."""
+    return f"split {config.data.eval_split}" if name == MAIN else f"evaluation {name}"
 
 
 def _first(config: FrozenConfigDict) -> int | None:
@@ -171,7 +193,7 @@ def _first(config: FrozenConfigDict) -> int | None:
 def _relabelled(source: Source, classifier: Classifier, split: str) -> tuple[Source, Matching]:
     names, present = source.class_names, None
     try:
-        matching = _match(names, classifier, f"split {split}")
+        matching = _match(names, classifier, split)
     except UserError as error:
         # A data set may list classes that it has no examples of.
         if not hasattr(source, "labels") and len(source) > _MOST_READ:
@@ -182,7 +204,7 @@ def _relabelled(source: Source, classifier: Classifier, split: str) -> tuple[Sou
             raise error from None
         if len(present) == len(names):
             raise
-        matching = _match(names, classifier, f"split {split}", present)
+        matching = _match(names, classifier, split, present)
     if not matching.how:
         return source, matching
     classes = classifier.classes
@@ -231,12 +253,11 @@ def _tell(split: str, source: Source, matching: Matching, classifier: str, expec
         how += f": {', '.join(means)}, ..." if means else ""
     without = f"; without {', '.join(missing)}" if 0 < len(missing) <= _SHOWN else ""
     count = f"{len(expected & found)} of the {len(expected)} classes of {classifier}"
-    print(f"split {split}: {count}{how}{without}", flush=True)
+    print(f"{split}: {count}{how}{without}", flush=True)
 
 
-def _competing(config: FrozenConfigDict, classifier: Classifier, source: Source) -> np.ndarray | None:
+def _competing(asked: Any, split: str, classifier: Classifier, source: Source) -> np.ndarray | None:
     """`[K]` bool, which outputs compete for the figures of a subset; `None` where there is none."""
-    asked = config.eval_classes
     if asked is None:
         return None
     present, mask = labels_present(source), np.zeros(classifier.outputs, bool)
@@ -249,7 +270,7 @@ def _competing(config: FrozenConfigDict, classifier: Classifier, source: Source)
     lacking = [source.class_names[label] for label in present if not mask[label]]
     if lacking:
         raise UserError(
-            f"split {config.data.eval_split} has examples of classes that {given} lacks, such as "
+            f"{split} has examples of classes that {given} lacks, such as "
             f"{', '.join(lacking[:_SHOWN])}: add them to it, or take them out of the data"
         )
     return mask

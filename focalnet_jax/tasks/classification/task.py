@@ -16,7 +16,6 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.config import model_config
 from focalnet_jax.convert.load import Loaded
 from focalnet_jax.data.balance import Balance, labels_of
-from focalnet_jax.data.held_out import open_split
 from focalnet_jax.data.labels import HOW_TO_SAY
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import sides
@@ -35,6 +34,7 @@ from focalnet_jax.tasks.classification.classes import (
     loaded_classifier,
     stored_classifier,
 )
+from focalnet_jax.tasks.classification.evaluated import open_evaluations
 from focalnet_jax.tasks.classification.host import ClassificationHost, make_host
 from focalnet_jax.tasks.classification.mixing import Mixing, make_mixing, prepare_batch
 from focalnet_jax.tasks.classification.preprocessing import note_difference, weights_preprocessing
@@ -75,12 +75,12 @@ class Classification:
           UserError: values of the config do not fit each other; examples to evaluate on that cannot be opened.
         """
         host, mixing = make_host(config), make_mixing(config)
-        opened = open_split(config.data, config.data.eval_split) if evaluated else None
+        opened = open_evaluations(config) if evaluated else {MAIN: None}
         competing = config.eval_classes
         if not isinstance(competing, int | None):  # which outputs of a subset compete changes no shape
             competing = np.ones(config.model.num_classes, bool)
-        accuracy = Accuracy(opened, competing, mixing.normalization)
-        return cls(config, host, mixing, source, {MAIN: accuracy}, class_weights(config, None))
+        accuracies = {name: Accuracy(examples, competing, mixing.normalization) for name, examples in opened.items()}
+        return cls(config, host, mixing, source, accuracies, class_weights(config, None))
 
     @property
     def repeats(self) -> int:
@@ -125,7 +125,7 @@ class Classification:
         """
         evaluated, classifier = {}, loaded_classifier(self.config, loaded, path)
         for name, accuracy in self.evaluated.items():
-            source, competing = label_for(self.config, accuracy.source, classifier)
+            source, competing = label_for(self.config, accuracy.source, classifier, name=name)
             evaluated[name] = Accuracy(source, competing)
         how = weights_preprocessing(self.config, loaded.stated, named)
         evaluated = {name: Accuracy(a.source, a.competing, how.normalization) for name, a in evaluated.items()}
@@ -135,7 +135,7 @@ class Classification:
         source = label_training(self.config, self.source, classifier)
         evaluated = {}
         for name, accuracy in self.evaluated.items():
-            labelled, competing = label_evaluation(self.config, accuracy.source, source)
+            labelled, competing = label_evaluation(self.config, accuracy.source, source, name)
             evaluated[name] = Accuracy(labelled, competing, self.mixing.normalization)
         return replace(self, source=source, evaluated=evaluated, weights=class_weights(self.config, source))
 

@@ -1,0 +1,37 @@
+"""The examples of every evaluation of a config."""
+
+from __future__ import annotations
+
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.data.held_out import open_split
+from focalnet_jax.data.slices import EvenlySpaced
+from focalnet_jax.data.sources import Source, open_source
+from focalnet_jax.errors import UserError
+from focalnet_jax.tasks.task import MAIN
+
+
+def open_evaluations(config: FrozenConfigDict) -> dict[str, Source]:
+    """Returns the examples of `data.eval_split`, and of `config.evaluations`, by prefix.
+
+    Raises:
+      UserError: they cannot be opened; names which evaluation.
+    """
+    opened = {MAIN: open_split(config.data, config.data.eval_split)}
+    for name in config.evaluations:
+        try:
+            opened[name] = _open(config, name)
+        except UserError as error:
+            raise UserError(f"evaluations.{name}: {error}") from error
+    return opened
+
+
+def _open(config: FrozenConfigDict, name: str) -> Source:
+    settings = config.evaluations[name]
+    split = settings.split or config.data.eval_split
+    if settings.source is None and settings.path is None:
+        source = open_split(config.data, split)
+    else:
+        path = config.data.path if settings.path is None else settings.path
+        source = open_source(settings.source or config.data.source, path, split)
+    return source if settings.examples is None else EvenlySpaced(source, settings.examples)

@@ -1,0 +1,75 @@
+"""The trainer knows no task: its code names no label, class or accuracy, and folders import one way."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path("focalnet_jax")
+FREE = ("training", "checkpoint", "aot", "report", "sweep")
+# Words that only a task may know; Python's keyword `class` is no name.
+WORDS = re.compile(r"labels?|class(es)?|top[15]|top-[15]|accurac(y|ies)|masks?|box(es)?|captions?")
+# The mask of a batch says which of its examples are padding, in every task; other labels are a compiler's, matplotlib's.
+OTHERS = {
+    "aot/bundles.py": {"label"},
+    "aot/compilation.py": {"mask"},
+    "report/page.py": {"label"},
+    "training/maps.py": {"mask"},
+}
+# Lower folders first; a folder imports only from folders before it. Folders in one tuple import neither way.
+ORDER = (
+    ("errors",), ("settings", "system"), ("parameters",), ("distributed",), ("ops",), ("model",), ("config",),
+    ("data", "checkpoint"), ("convert",), ("tasks",), ("inference",), ("visualize",), ("training",),
+)  # fmt: skip
+
+
+def files(folder):
+    return sorted((PACKAGE / folder).rglob("*.py"))
+
+
+def words_of(path):
+    """Identifiers, and words of texts, of a module."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.arg) or (isinstance(node, ast.keyword) and node.arg):
+            yield node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(r"[A-Za-z_][\w-]*", node.value)
+
+
+@pytest.mark.parametrize("path", [path for folder in FREE for path in files(folder)], ids=str)
+def test_the_trainer_and_its_reports_name_nothing_of_a_task(path):
+    allowed = OTHERS.get(str(path.relative_to(PACKAGE)), set())
+    parts = {part for word in words_of(path) for part in (word, *word.split("_"))}
+    assert not {part for part in parts if WORDS.fullmatch(part.lower())} - allowed
+
+
+@pytest.mark.parametrize("place", range(len(ORDER)))
+def test_folders_import_one_way(place):
+    later = {name for names in ORDER[place:] for name in names}
+    for name in ORDER[place]:
+        for path in [PACKAGE / f"{name}.py"] if (PACKAGE / f"{name}.py").exists() else files(name):
+            for imported in imports_of(path):
+                parts = imported.split(".")
+                if parts[0] == "focalnet_jax" and len(parts) > 1 and parts[1] != name:
+                    assert parts[1] not in later - {name}, f"{path} imports {imported}"
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_few_files_lie_at_the_packages_root():
+    assert len(list(PACKAGE.glob("*.py"))) <= 11

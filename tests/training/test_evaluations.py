@@ -1,0 +1,118 @@
+"""Several evaluations in one run, each with its own data, name and cadence."""
+
+import json
+
+import numpy as np
+import pytest
+
+from focalnet_jax.config import differences
+from focalnet_jax.data.slices import EvenlySpaced
+from focalnet_jax.data.sources import DigitsSource
+from focalnet_jax.errors import UserError
+from focalnet_jax.programs.command_line import load_config
+from tests.commands import SMALL, assert_one_line_mistake, run
+
+SEEN = ["--config.evaluations.seen.split=train", "--config.evaluations.seen.examples=60"]
+AGAIN = ["--config.evaluations.again.every_steps=2", "--config.evaluations.again.eval_classes=('1','7')"]
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    done = run(
+        "train.py", *SMALL, *SEEN, "--config.evaluations.again.every_steps=2", "--config.total_steps=5",
+        "--config.eval_every_steps=4", "--workdir", workdir,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
+
+
+def test_each_has_its_prefix_and_its_cadence(trained):
+    workdir, told = trained
+    found = {
+        name: [row["step"] for row in rows(workdir) if f"{name}/top1" in row] for name in ("eval", "seen", "again")
+    }
+    assert found == {"eval": [4, 5], "seen": [4, 5], "again": [2, 4, 5]}
+    last = {name: value for row in rows(workdir) if row["step"] == 5 for name, value in row.items()}
+    assert (last["eval/examples"], last["seen/examples"], last["again/examples"]) == (450, 60, 450)
+    assert [last[f"again/{name}"] for name in ("top1", "loss")] == [last[f"eval/{name}"] for name in ("top1", "loss")]
+    assert last["seen/loss"] != last["eval/loss"]
+    assert "evaluation seen at step 5: top-1 " in told
+    assert "450 to evaluate, 60 as seen, 450 as again, 10 classes" in told
+    assert f"best eval/top1 {max(row['eval/top1'] for row in rows(workdir) if 'eval/top1' in row):.2f} %" in told
+
+
+def test_eval_prints_all_of_them_in_its_last_line_and_reports_draw_them(trained, tmp_path):
+    workdir, _ = trained
+    done = run("eval.py", *SMALL, *SEEN, "--checkpoint", workdir)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    last = {name: value for row in rows(workdir) if row["step"] == 5 for name, value in row.items()}
+    assert figures["top1"] == last["eval/top1"]
+    assert (figures["seen/top1"], figures["seen/examples"]) == (last["seen/top1"], 60)
+    from focalnet_jax.report.page import panels
+    from focalnet_jax.report.runs import read_run
+
+    titles = [title for title, *_ in panels([read_run(workdir)])]
+    assert "seen loss" in titles
+    assert any(title.startswith("again: top-1") for title in titles)
+
+
+def test_a_run_is_resumed_with_other_evaluations(trained):
+    stored = json.loads((trained[0] / "config.json").read_text())
+    config = load_config("configs/quickstart.py", [*SMALL[1:], "--config.total_steps=5", *AGAIN])
+    assert differences(config, stored) == []
+
+
+def test_a_subset_of_classes_competes_in_one_of_them_alone(tmp_path):
+    short = ["--config.total_steps=1", *AGAIN]
+    done = run("train.py", *SMALL, *short, "--workdir", tmp_path)
+    assert_one_line_mistake(done, "evaluation again has examples of classes that eval_classes=1,7 lacks")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("--config.evaluations.real.pth=x", "unknown config key 'evaluations.real.pth'"),
+        ("--config.evaluations.train.split=x", "evaluations.train: expected a name of letters and digits other than"),
+        ("--config.evaluations.real.examples=0", "evaluations.real.examples=0: expected a positive number"),
+        ("--config.evaluations.real.examples=many", "expected an integer"),
+        ("--config.evaluations.real=1", "unknown config key 'evaluations.real'"),
+    ],
+)
+def test_mistakes_are_one_line(override, told):
+    with pytest.raises(UserError) as caught:
+        load_config("configs/quickstart.py", [override])
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("--config.evaluations.real.split=vol", "evaluations.real: data.source=digits has no split 'vol'"),
+        (
+            "--config.evaluations.real.examples=451",
+            "evaluations.real: 451 examples are asked for, and the data has 450",
+        ),
+        ("--config.evaluations.real.path=/nowhere", "evaluations.real: data.path=/nowhere has no use with"),
+    ],
+)
+def test_data_that_is_not_there_is_named_by_its_evaluation(override, told, tmp_path):
+    from focalnet_jax.training.run import set_up
+
+    with pytest.raises(UserError) as caught:
+        set_up(load_config("configs/quickstart.py", [*SMALL[1:], override]), tmp_path)
+    assert told in str(caught.value)
+
+
+def test_a_slice_is_evenly_spaced_and_its_labels_are_its_examples():
+    whole = DigitsSource("train")
+    part = EvenlySpaced(whole, 100)
+    assert len(part) == 100
+    np.testing.assert_array_equal(part.labels, [part[index][1] for index in range(100)])
+    assert {part.name(index) for index in (0, 99)} == {whole.name(0), whole.name(99 * len(whole) // 100)}
+    assert part.fingerprint not in (whole.fingerprint, EvenlySpaced(whole, 99).fingerprint)

@@ -1,0 +1,142 @@
+"""Variables that are no parameters, such as BatchNorm's running statistics, are part of the train state."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from focalnet_jax.checkpoint.manager import Checkpoints
+from focalnet_jax.checkpoint.weights import load_statistics
+from focalnet_jax.distributed.mesh import make_mesh, put_batch
+from focalnet_jax.parameters import named_leaves
+from focalnet_jax.training.state import TrainSpec, TrainState, abstract_state, init_state, merge_model, model_graph
+from focalnet_jax.training.step import make_train_step
+
+MOMENTUM, DECAY = 0.9, 0.75
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(2, 3, (3, 16, 6)).astype(np.float32)  # of three steps
+
+
+class Normed(nnx.Module):
+    """A linear layer on BatchNorm."""
+
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(6, momentum=MOMENTUM, rngs=rngs)
+        self.head = nnx.Linear(6, 1, rngs=rngs)
+
+    def __call__(self, x):
+        """`[B, 6]` to `[B]`."""
+        return self.head(self.norm(x, use_running_average=False))[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression:
+    """A task of another kind than classification: rows of numbers in, their sum out."""
+
+    name = "regression"
+    backbone = ""
+    splits_batches = True
+
+    def build_model(self, precision, rngs, platform):
+        """As `Task` has it."""
+        return Normed(rngs)
+
+    def prepare(self, batch, key):
+        """As `Task` has it."""
+        return batch
+
+    def loss(self, model, batch, keys):
+        """As `Task` has it."""
+        error = model(batch["x"]) - batch["y"]
+        return jnp.mean(error**2), {"error": jnp.mean(jnp.abs(error))}
+
+
+def spec_on(devices=1, **options):
+    mesh = make_mesh({"data": devices, "fsdp": 1, "tensor": 1}, jax.devices()[:devices])
+    graph, init = model_graph(Regression(), "float32", mesh)
+    return TrainSpec(Regression(), graph, optax.sgd(0.01), lambda _: 0.01, 0, mesh, **options), init
+
+
+def trained(devices=1, inputs=INPUTS, **options):
+    """The states after 0, 1, 2 and 3 steps and the metrics of the last."""
+    spec, init = spec_on(devices, **options)
+    state, step = init_state(spec, init), make_train_step(spec)
+    states = [jax.device_get(state)]
+    for x in inputs:
+        batch = {"x": x, "y": x.sum(1)}
+        state, metrics = step(state, put_batch(batch, spec.mesh))
+        states.append(jax.device_get(state))
+    return states, metrics
+
+
+def statistic(state, name, tree="statistics"):
+    return named_leaves(getattr(state, tree))[f"norm/{name}"]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_they_are_of_the_global_batch_on_any_number_of_devices(devices):
+    states, _ = trained(devices)
+    mean, var = np.zeros(6), np.ones(6)
+    for x in INPUTS:
+        mean = MOMENTUM * mean + (1 - MOMENTUM) * x.mean(0)
+        var = MOMENTUM * var + (1 - MOMENTUM) * x.var(0)
+    # float32 sums of 16 numbers, in another order on 8 devices.
+    np.testing.assert_allclose(statistic(states[-1], "mean"), mean, rtol=1e-5)
+    np.testing.assert_allclose(statistic(states[-1], "var"), var, rtol=1e-5)
+
+
+def test_micro_batches_are_seen_one_after_the_other():
+    states, metrics = trained(accumulate_steps=4)
+    mean = np.zeros(6)
+    for x in INPUTS:
+        for part in range(4):  # micro-batch n has the examples n, n + 4, ...
+            mean = MOMENTUM * mean + (1 - MOMENTUM) * x[part::4].mean(0)
+    np.testing.assert_allclose(statistic(states[-1], "mean"), mean, rtol=1e-5)
+    assert np.isfinite(metrics["train/error"])  # a named part of the loss
+
+
+def test_the_average_has_its_own_and_a_frozen_parameter_changes_neither():
+    states, _ = trained(ema_decay=DECAY)
+    expected = np.zeros(6)
+    for state in states[1:]:
+        expected = DECAY * expected + (1 - DECAY) * statistic(state, "mean")
+    np.testing.assert_allclose(statistic(states[-1], "mean", "ema_statistics"), expected, rtol=1e-5)
+    assert states[-1].result.statistics is states[-1].ema_statistics
+    assert states[-1].result.params is states[-1].ema
+
+
+def test_a_skipped_update_leaves_them_as_they_are():
+    broken = INPUTS.copy()
+    broken[1, 0, 0] = np.nan
+    states, metrics = trained(inputs=broken, ema_decay=DECAY)
+    assert metrics["train/skipped"] == 1
+    for tree in ("statistics", "ema_statistics"):
+        for name in ("mean", "var"):
+            np.testing.assert_array_equal(statistic(states[2], name, tree), statistic(states[1], name, tree))
+            assert np.isfinite(statistic(states[3], name, tree)).all()
+
+
+def test_a_checkpoint_gives_them_back_to_the_bit_on_another_mesh(tmp_path):
+    states, _ = trained(ema_decay=DECAY)
+    checkpoints = Checkpoints(tmp_path, "eval/loss", keep_latest=1, keep_best=0)
+    checkpoints.save(3, states[-1].items(), {"config": {}}, None)
+    checkpoints.wait()
+    like = abstract_state(*spec_on(8, ema_decay=DECAY))
+    restored = TrainState.from_items(checkpoints.restore(3, like.items()))
+    checkpoints.close()
+    for name, leaf in named_leaves(restored.items()).items():
+        np.testing.assert_array_equal(leaf, named_leaves(states[-1].items())[name], err_msg=name)
+    loaded = load_statistics(tmp_path / "checkpoints" / "3", like.statistics)
+    np.testing.assert_array_equal(named_leaves(loaded)["norm/mean"], statistic(restored, "mean", "ema_statistics"))
+
+
+def test_a_model_without_any_is_stored_as_before():
+    spec, _ = spec_on()
+    state = TrainState(jnp.zeros(()), {"kernel": jnp.zeros(2)}, (), {})
+    assert state.items().keys() == {"params", "training"}
+    assert TrainState.from_items(state.items()).statistics == {}
+    assert merge_model(spec.graph, init_state(*spec_on()).result)(jnp.ones((2, 6))).shape == (2,)
