@@ -10,7 +10,7 @@ PACKAGE = Path("focalnet_jax")
 FREE = ("training", "checkpoint", "aot", "report", "sweep")
 # Words that only a task may know; Python's keyword `class` is no name.
 WORDS = re.compile(r"labels?|class(es)?|top[15]|top-[15]|accurac(y|ies)|masks?|box(es)?|captions?")
-# The mask of a batch says which of its examples are padding, in every task; other labels are a compiler's, matplotlib's.
+# The mask of a batch says which of its examples are padding, in every task; these labels are XLA's and matplotlib's.
 OTHERS = {
     "aot/bundles.py": {"label"},
     "aot/compilation.py": {"mask"},

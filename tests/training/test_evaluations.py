@@ -42,7 +42,7 @@ def test_each_has_its_prefix_and_its_cadence(trained):
     assert [last[f"again/{name}"] for name in ("top1", "loss")] == [last[f"eval/{name}"] for name in ("top1", "loss")]
     assert last["seen/loss"] != last["eval/loss"]
     assert "evaluation seen at step 5: top-1 " in told
-    assert "450 to evaluate, 60 as seen, 450 as again, 10 classes" in told
+    assert "450 to evaluate, 450 as again, 60 as seen, 10 classes" in told
     assert f"best eval/top1 {max(row['eval/top1'] for row in rows(workdir) if 'eval/top1' in row):.2f} %" in told
 
 
