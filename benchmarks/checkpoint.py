@@ -27,7 +27,7 @@ from benchmarks.flags import make_parser, positive
 from focalnet_jax.checkpoint.integrity import find_damage, read_manifest
 from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import FOLDER
-from focalnet_jax.convert.mapping import abstract_params
+from focalnet_jax.convert.mapping import param_shapes
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.programs.command_line import run_command
 
@@ -35,7 +35,7 @@ from focalnet_jax.programs.command_line import run_command
 def state_of(model: str) -> dict[str, object]:
     """Arrays of the shapes of a train state, every number another one."""
     rng = np.random.default_rng(0)
-    shapes = abstract_params(variant_config(f"focalnet_{model}"))
+    shapes = param_shapes(variant_config(f"focalnet_{model}"))
     params, mu, nu = (
         jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape, np.float32)), shapes) for _ in range(3)
     )

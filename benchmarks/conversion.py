@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/conv
 from benchmarks.flags import make_parser
 from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.files import sha256
-from focalnet_jax.convert.mapping import abstract_params
+from focalnet_jax.convert.mapping import param_shapes
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.programs.command_line import run_command
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
 
 def make_checkpoint(name: str, folder: Path) -> None:
     config, rng = variant_config(name), np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), abstract_params(config))
+    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), param_shapes(config))
     save_params(folder, params, {"model": model_metadata(name, config)})
 
 

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     for decision in weights.decisions:
         warnings.warn(f"{flags.checkpoint}: {decision}", stacklevel=2)
     model = model_of(weights, flags.precision)
-    stated = weights.stated.follow()
+    stated = weights.info.follow()
     how = stated or USUAL
     how = how if size is None else how.at(size)
     written = export(model, how.size, platforms)
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     images, logits = f"[B, {how.size[0]}, {how.size[1]}, 3]", f"[B, {model.config.num_classes}]"
     print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {images} to {logits}, for {', '.join(platforms)}")
     source = "the weights state" if stated else "the weights state none; usual is"
-    if weights.stated.normalization_only:
+    if weights.info.normalization_only:
         source = "the weights state the normalization; the rest is usual"
     print(f"preprocessing, which the file does not hold ({source}): {how.describe()}")
     return 0

@@ -129,7 +129,7 @@ def load_classifier(
     weights = read_weights(path, name, options, which=which)
     for decision in weights.decisions:
         warnings.warn(f"{path}: {decision}", stacklevel=2)
-    stated = weights.stated
+    stated = weights.info
     how = stated.follow()
     outputs = weights.config.num_classes
     given = None if classes is None else read_classes(classes)

@@ -1,4 +1,4 @@
-"""Parameters by name: the dotted path of every leaf, and selection by pattern."""
+"""Parameters by name: the path of every leaf, and selection by pattern."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from focalnet_jax.errors import UserError
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """`stages/0/blocks/mlp/fc1/kernel` for a key path of `jax.tree_util`."""
+    """Returns the path name, such as `stages/0/blocks/mlp/fc1/kernel`, of a key path of `jax.tree_util`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """All leaves of a tree by path name."""
+    """Returns all leaves of a tree by path name."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def with_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
-    """`tree` with the leaves of these path names in place of its own; every one must be there."""
+    """Returns `tree` with its leaves replaced by `leaves`, which must have every path name."""
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_name(path)], tree)
 
 
 def selected(pattern: str) -> Callable[[Any], Any]:
-    """A function from a tree to a tree of booleans: whether `pattern` is found in the leaf's path name.
+    """Returns a function from a tree to a tree of booleans: whether `pattern` is found in each leaf's path name.
 
-    The function raises `UserError` if the pattern selects nothing: a pattern that never matches is a mistake.
+    The function raises `UserError` if the pattern matches no leaf.
     """
     regex = re.compile(pattern)
 
@@ -43,10 +43,15 @@ def selected(pattern: str) -> Callable[[Any], Any]:
 
 
 def by_pattern(rules: Sequence[tuple[str, Any]], tree: Any, key: str) -> dict[str, Any]:
-    """The value of every leaf, by path name, whose name one of the patterns is found in.
+    """Returns values by path name for the leaves whose names match a pattern.
+
+    Args:
+      rules: pairs of a regular expression and a value.
+      tree: the parameters.
+      key: name of the config key, for messages.
 
     Raises:
-      UserError: a pattern is none or selects nothing, or two select the same leaf; names them and the config's `key`.
+      UserError: a pattern is invalid or matches no leaf, or two patterns match the same leaf; names them.
     """
     values: dict[str, Any] = {}
     by: dict[str, str] = {}
@@ -55,12 +60,12 @@ def by_pattern(rules: Sequence[tuple[str, Any]], tree: Any, key: str) -> dict[st
         try:
             names = [name for name in leaves if re.search(pattern, name)]
         except re.error as error:
-            raise UserError(f"{key}: {pattern!r} is no regular expression: {error}") from error
+            raise UserError(f"{key}: {pattern!r} is not a regular expression: {error}") from error
         if not names:
             raise UserError(f"{key}: the pattern {pattern!r} matches no parameter; they are {', '.join(leaves)}")
         if twice := [name for name in names if name in by]:
             raise UserError(
-                f"{key}: {twice[0]} is matched by both {by[twice[0]]!r} and {pattern!r}: make them exclude each other"
+                f"{key}: {twice[0]} is matched by both {by[twice[0]]!r} and {pattern!r}: change one of them"
             )
         values |= dict.fromkeys(names, value)
         by |= dict.fromkeys(names, pattern)

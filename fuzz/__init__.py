@@ -1,1 +1,1 @@
-"""Mutated inputs of every kind that the package reads: each ends in a right value or in one line, never otherwise."""
+"""Fuzzing of every kind of input that the package reads: each must give the right value or a one-line error."""

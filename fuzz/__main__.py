@@ -1,7 +1,7 @@
-"""Feed mutated inputs to everything that reads: python -m fuzz [FAMILY ...] [--seed S].
+"""Feed mutated inputs to all readers: python -m fuzz [FAMILY ...] [--seed S].
 
-Each input must end in the right value or in one line of explanation: no traceback, no crash, no hang, no more than 2 GB
-of memory, no wrong answer. The same seed makes the same inputs. What fails is kept in runs/fuzz, with its input.
+Each input must give the right value or a one-line error: no traceback, crash, hang, wrong value, or use of more than
+2 GB of memory. The same seed gives the same inputs. Failing inputs are kept in runs/fuzz.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from fuzz.runner import run_case, run_family
 
 # The longest first.
 FAMILIES = ("safetensors", "pth", "commands", "pictures", "archives", "records", "beside", "configs")
-_TOGETHER = 2  # families at once
-_LINES = 6  # of a failure, printed
+_TOGETHER = 2  # number of families run at once
+_LINES = 6  # lines printed of a failure
 
 
 def main() -> int:
-    """Parses flags and runs families; 1 if an input failed."""
+    """Parses the flags and runs the families; returns 1 if an input failed."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join(FAMILIES))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, help="inputs of each family")
-    parser.add_argument("--only", type=int, metavar="NUMBER", help="this input of one family, in this process")
-    parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="where inputs that fail are kept")
+    parser.add_argument("--count", type=int, help="number of inputs per family")
+    parser.add_argument("--only", type=int, metavar="NUMBER", help="run only this input of one family, in this process")
+    parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="folder for failing inputs")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     unknown = sorted(set(flags.families) - set(FAMILIES))

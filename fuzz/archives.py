@@ -1,4 +1,4 @@
-"""Tar archives of pictures through `data.prepare`, and what is read from the data set that it writes."""
+"""Tar archives of images through `data.prepare`, and the data sets that it writes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from fuzz.mutations import Rng, mutate_bytes, pick
 from fuzz.runner import Family, WrongAnswerError
 
 _CLASSES = ("cat", "dog", "n01440764")
-Contents = set[tuple[str, str]]  # class and digest of every picture
+Contents = set[tuple[str, str]]  # class and hash of every image
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar as the files in it, and what a data set made of it holds."""
+    """The files of a tar, and the contents of the data set prepared from it."""
 
     files: dict[str, bytes]
     held: Contents
@@ -35,7 +35,7 @@ class Archive:
 
 def prepare(_: Path) -> list[Archive]:
     """Returns the files of archives of several layouts."""
-    preparation.run_all = _run_here  # processes would take a second each
+    preparation.run_all = _run_here  # starting processes would take a second each
     rng = np.random.default_rng(0)
     pictures = {}
     for label in _CLASSES:
@@ -63,7 +63,7 @@ def _digest(content: bytes) -> str:
 
 
 def write_tar(files: Mapping[str, bytes], format: int = tarfile.USTAR_FORMAT, **fields: Any) -> bytes:
-    """Returns a tar of files, every member with the same other fields."""
+    """Returns a tar of files; all members have the same metadata."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
         for name, content in files.items():
@@ -99,17 +99,17 @@ def case(archives: list[Archive], rng: Rng, folder: Path) -> None:
             main(arguments)
     except (UserError, RunFailedError) as error:
         if whole:
-            raise WrongAnswerError(f"a whole archive is refused: {error}") from error
+            raise WrongAnswerError(f"an undamaged archive is refused: {error}") from error
         raise
     finally:
         if outside != _outside(folder):
             raise WrongAnswerError("something was written outside of --out")
     held = _held(folder / "out")
     if whole and held != archive.held:
-        raise WrongAnswerError(f"the data set holds {len(held)} pictures, {len(held & archive.held)} of them rightly")
+        raise WrongAnswerError(f"the data set holds {len(held)} images, {len(held & archive.held)} of them correctly")
     labels = {label for label, _ in archive.held} | _labels(content)
     for label, _ in held:
-        if label not in {each.strip() for each in labels}:  # TFDS keeps names without white space around them
+        if label not in {each.strip() for each in labels}:  # TFDS strips white space from names
             raise WrongAnswerError(f"there is no folder {label}")
 
 
@@ -119,7 +119,7 @@ def _outside(folder: Path) -> set[str]:
 
 
 def _labels(content: bytes) -> set[str]:
-    """The folders that an independent reader finds in a tar."""
+    """Returns the folders that an independent reader finds in a tar."""
     found = set()
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:", errorlevel=0) as archive:
@@ -146,7 +146,7 @@ def _held(out: Path) -> Contents:
 
 
 def _written_otherwise(files: Mapping[str, bytes], rng: Rng) -> bytes:
-    """The same files in another order, by another program, with folders and files that are no pictures."""
+    """Returns a tar with the same files in another order and format, with folders and files that are not images."""
     names = [str(name) for name in rng.permutation(sorted(files))]
     format = pick(rng, (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))
     before = pick(rng, ("", "./"))
@@ -167,7 +167,7 @@ _TYPES = (
 
 
 def _with_member(files: Mapping[str, bytes], rng: Rng) -> bytes:
-    """The files and a member that no archive of pictures should have."""
+    """Returns a tar with the files and an unsafe or unusual member."""
     buffer = io.BytesIO(write_tar(files))
     with tarfile.open(fileobj=buffer, mode="a", format=pick(rng, (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))) as archive:
         member = tarfile.TarInfo(pick(rng, (*_NAMES, *files)))
@@ -175,7 +175,7 @@ def _with_member(files: Mapping[str, bytes], rng: Rng) -> bytes:
         member.linkname = pick(rng, ("", "../../outside", "/etc/passwd", "cat/0.png"))
         content = pick(rng, (b"", b"x" * 700, *files.values()))
         member.size = len(content) if member.isreg() else 0
-        with contextlib.suppress(ValueError, UnicodeError):  # a name that this format cannot hold
+        with contextlib.suppress(ValueError, UnicodeError):  # the tar format cannot hold this name
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
 
@@ -184,7 +184,7 @@ _FIELDS = ((0, 100), (100, 8), (124, 12), (136, 12), (148, 8), (156, 1), (157, 1
 
 
 def _header_changed(content: bytes, rng: Rng) -> bytes:
-    """A field of a header changed; its checksum fits, mostly."""
+    """Returns a tar with a changed header field, mostly with a valid checksum."""
     archive = bytearray(content)
     with tarfile.open(fileobj=io.BytesIO(content)) as members:
         place = pick(rng, [member.offset for member in members])

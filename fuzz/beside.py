@@ -1,4 +1,4 @@
-"""JSON files beside weights, as transformers and timm write them, through `load_classifier` and its pictures."""
+"""JSON files that accompany weights, in transformers' and timm's formats, through `load_classifier`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from focalnet_jax import inference
-from focalnet_jax.convert.huggingface import WeightsInfo
+from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.errors import UserError
@@ -44,21 +44,21 @@ _PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint
 
 @dataclass(frozen=True)
 class Directory:
-    """Files of a model by their names, and what is read from them."""
+    """Files of a model by name, and the values read from them."""
 
     files: dict[str, bytes]
     seen: Any
 
 
 def prepare(folder: Path) -> list[Directory]:
-    """Returns a directory of transformers and one of timm."""
+    """Returns a transformers directory and a timm directory."""
     import safetensors.numpy
 
-    inference.model_of = lambda *_: None  # which takes most of the time, and looks at no file
+    inference.model_of = lambda *_: None  # takes most of the time and reads no file
     theirs = folder / "transformers"
     if not theirs.exists():
         stated = WeightsInfo(classes=_NAMES, preprocessing=USUAL.at((32, 32)))
-        write_weights(dataclasses.replace(random_weights(), stated=stated), theirs, format="huggingface")
+        write_weights(dataclasses.replace(random_weights(), info=stated), theirs, format="huggingface")
         timm = folder / "timm"
         timm.mkdir()
         held = {name: np.ascontiguousarray(array) for name, array in arrays_of(random_weights(), "timm").items()}
@@ -75,10 +75,10 @@ _OPTIONS = {"use_postln": False, "normalize_modulator": False}
 
 
 def _seen(classifier: Classifier) -> tuple[Any, ...]:
-    """What the files beside weights say: labels, sizes, and a picture as the model gets it."""
+    """Returns the values read from the accompanying files: labels, sizes, and a preprocessed image."""
     pixels = np.asarray(classifier.transform(_PICTURE))
     if pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise WrongAnswerError(f"a picture becomes {pixels.shape}")
+        raise WrongAnswerError(f"an image becomes {pixels.shape}")
     return classifier.labels, classifier.preprocessing, pixels.tobytes()
 
 
@@ -99,10 +99,10 @@ def case(directories: list[Directory], rng: Rng, folder: Path) -> None:
         seen = _seen(load_classifier(folder, options=_OPTIONS))
     except UserError as error:
         if inert:
-            raise WrongAnswerError(f"{changed} with keys of no meaning is refused: {error}") from error
+            raise WrongAnswerError(f"{changed} with meaningless keys is refused: {error}") from error
         raise
     if inert and seen != directory.seen:
-        raise WrongAnswerError(f"{changed} with keys of no meaning is read otherwise")
+        raise WrongAnswerError(f"{changed} with meaningless keys gives other values")
 
 
 FAMILY = Family("beside", 2000, prepare, case, seconds=60)

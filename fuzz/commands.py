@@ -1,4 +1,4 @@
-"""Command lines of every command, through its `main` and by the rules of `run_command`."""
+"""Command lines of every command, through its `main` and the error handling of `run_command`."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _WORDS = (
     "use_postln=maybe",
     "=",
 )
-# By command: its module, and for each argument its flag if it has one, what it takes (see `_value`), and a value that
-# fits.
+# By command: its module, and for each argument its flag, if any, the kind of its value (see `_value`), and a valid
+# value.
 _WEIGHTS = (
     "--checkpoint PATH {files}/weights.safetensors",
     "--option WORD use_postln=false",
@@ -75,7 +75,7 @@ _GRAMMAR: dict[str, tuple[str, tuple[str, ...]]] = {
     "demo": ("demo.__main__", ("--checkpoint MISSING {run}", "--port NUMBER 0", "--topk NUMBER 2", "--host WORD a")),
     "launch": ("launch", ("--processes WORD 0", "--devices-per-process NUMBER 1")),
 }
-# What would compute for long, or for ever, gets one thing more that cannot be right.
+# Commands that would run for long, or forever, get a further argument that must be invalid.
 _LONG = dict.fromkeys(("train", "sweep", "eval", "aot", "transfer"), "--config.batch_size=0") | {
     "data.show": "--config.data.image_size=0"
 }
@@ -95,14 +95,14 @@ _ACTIONS = ("list", "verify", "diff", "prune", "", "--help")
 
 @dataclass(frozen=True)
 class Mains:
-    """The function of every command, and the folder of files that command lines name."""
+    """The `main` of every command, and the folder of files used in command lines."""
 
     functions: dict[str, Callable[[list[str]], int | None]]
     files: Path
 
 
 def prepare(folder: Path) -> Mains:
-    """Returns the commands, with small files of every kind to name."""
+    """Returns the commands, with small files of every kind."""
     preparation.run_all = _run_here
     files = folder / "files"
     if not files.exists():
@@ -131,7 +131,7 @@ def _run_here(function: Any, arguments: Any, processes: int, report: Any) -> Non
 
 
 def case(mains: Mains, rng: Rng, folder: Path) -> None:
-    """Calls one command."""
+    """Calls one command with a random command line."""
     name = pick(rng, mains.functions)
     run = _changed_run(mains.files / "run", rng, folder / "run")
     arguments = _arguments(name, mains.files, rng, folder, run)
@@ -148,15 +148,15 @@ def case(mains: Mains, rng: Rng, folder: Path) -> None:
         raise UserError(line) from error
     except SystemExit as ended:
         if ended.code not in (0, None) or not {"--help", "-h"} & set(arguments):
-            raise WrongAnswerError(f"it ends itself with {ended.code}") from ended
+            raise WrongAnswerError(f"it exits with {ended.code}") from ended
     finally:
         os.chdir("/")
     if before != {path.name for path in mains.files.iterdir()}:
-        raise WrongAnswerError("it wrote or removed what it was to read")
+        raise WrongAnswerError("it wrote or removed its input")
 
 
 def _arguments(name: str, files: Path, rng: Rng, folder: Path, run: Path) -> list[str]:
-    """A command line by its grammar, with pieces left out, repeated, wrong or in another order."""
+    """Returns a command line from its grammar, with arguments omitted, repeated, wrong or reordered."""
     given: list[str] = []
     pieces = list(_GRAMMAR[name][1])
     if rng.random() < 0.3:
@@ -199,7 +199,7 @@ def _value(kind: str, files: Path, rng: Rng, folder: Path, run: Path) -> str:
 
 
 def _changed_run(run: Path, rng: Rng, path: Path) -> Path:
-    """A run's folder in which metrics, config or a checkpoint's files are changed."""
+    """Returns a workdir in which metrics, config or files of a checkpoint are changed."""
     (path / "checkpoints" / "7").mkdir(parents=True)
     config = json.loads((run / "config.json").read_text())
     (path / "config.json").write_bytes(dump_json(mutate_json(config, rng) if rng.random() < 0.5 else config, rng))

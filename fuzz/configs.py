@@ -1,4 +1,4 @@
-"""Config files and `--config.KEY=VALUE`, through `load_config` and what a start makes of a config."""
+"""Config files and `--config.KEY=VALUE`, through `load_config` and the resolution of a config at the start of a run."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _FILES = (
 
 
 def prepare(_: Path) -> dict[str, Any]:
-    """Returns the values of a whole config."""
+    """Returns the values of a complete config."""
     return flatten(default_config())
 
 
 def case(defaults: dict[str, Any], rng: Rng, folder: Path) -> None:
-    """Loads a config with one to four changes; what was set must be what is there, and nothing else may change."""
+    """Loads a config with one to four changes; exactly these values must change."""
     keys = [pick(rng, defaults) for _ in range(int(rng.integers(1, 5)))]
     given = {key: _text(defaults[key], rng) for key in keys}
     path = folder / "recipe.py"
@@ -73,7 +73,7 @@ def case(defaults: dict[str, Any], rng: Rng, folder: Path) -> None:
 
 
 def _text(value: Any, rng: Rng) -> str:
-    """What a user may type for a key: half of the time something like its value."""
+    """Returns text that a user may type for a key, half of the time similar to its value."""
     if rng.random() < 0.5:
         return pick(rng, _TEXTS)
     if isinstance(value, bool):
@@ -93,11 +93,11 @@ def _check(defaults: dict[str, Any], given: dict[str, str], in_file: dict[str, A
             if not _same(in_file[key], value) and not _twin_given(key, given):
                 raise WrongAnswerError(f"{key} is {value!r}, the file sets {in_file[key]!r}")
         elif not _same(defaults[key], value):
-            raise WrongAnswerError(f"{key} became {value!r} and was not set")
+            raise WrongAnswerError(f"{key} became {value!r} but was not set")
 
 
 def _twin_given(key: str, given: dict[str, str]) -> bool:
-    """Whether the same duration was given in the other unit, which clears it."""
+    """Returns whether the duration was given in the other unit, which unsets this one."""
     return key.replace("_epochs", "_steps") in given or key.replace("_steps", "_epochs") in given
 
 

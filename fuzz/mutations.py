@@ -1,4 +1,4 @@
-"""Changes of bytes and of JSON that parsers are known to stumble over."""
+"""Mutations of bytes and JSON that often break parsers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NUMBERS = (
 
 
 def pick(rng: Rng, choices: Any) -> Any:
-    """Returns one of the choices."""
+    """Returns a random choice."""
     choices = list(choices)
     return choices[int(rng.integers(len(choices)))]
 
@@ -46,7 +46,7 @@ def mutate_bytes(content: bytes, rng: Rng, times: int | None = None) -> bytes:
 
 
 def _place(content: bytes, rng: Rng) -> int:
-    # Half of the changes near the beginning, where headers are.
+    # Half of the changes are near the beginning, where headers are.
     return int(rng.integers(0, max(1, min(len(content), 64) if rng.random() < 0.5 else len(content))))
 
 
@@ -99,7 +99,7 @@ _CHANGES = (_flip, _flip, _bit, _bit, _number, _number, _number, _cut, _remove, 
 
 
 def overwrite(content: bytes, place: int, new: bytes) -> bytes:
-    """Returns the bytes with others from a place on, of the same length."""
+    """Returns the bytes with `new` written over them at `place`; the length stays the same."""
     return (content[:place] + new + content[place + len(new) :])[: max(len(content), 1)]
 
 
@@ -155,7 +155,7 @@ def _mutate_node(value: Any, rng: Rng) -> Any:
 
 
 def dump_json(value: Any, rng: Rng) -> bytes:
-    """Returns a JSON text; now and then one that no parser takes, or in another encoding."""
+    """Returns a JSON text; occasionally an invalid one, or one in another encoding."""
     text = json.dumps(value)
     match int(rng.integers(20)):
         case 0:

@@ -1,4 +1,4 @@
-"""Pictures of every format through `decode` and `read_picture`, beside Pillow's own decoding."""
+"""Images of every format through `decode` and `read_picture`, compared with Pillow's own decoding."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fuzz.mutations import Rng, mutate_bytes, pick
 from fuzz.runner import Family, WrongAnswerError
 
 _MODES = ("RGB", "L", "RGBA", "P", "1", "LA", "CMYK", "I;16")
-# Refused although Pillow would decode it, with the reason.
+# Reasons for which an image is refused although Pillow would decode it.
 _REFUSED_ON_PURPOSE = re.compile(r"pixels; at most|32 bits|tiles of|its tags hold|scans; at most|raw file")
-_WEAK = ("DIB", "PCX")  # of which Pillow takes fewer bytes for a signature
-# Formats of which files are mended that Pillow refuses.
+_WEAK = ("DIB", "PCX")  # formats that Pillow recognises by a few bytes only
+# Signatures of formats whose damaged files are repaired where Pillow refuses them.
 _MENDED = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"\0\0\0\x0cjP", b"\xff\x4f")
 _BEFORE = b" \t\r\n\0\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A whole file and its pixels."""
+    """An undamaged file and its pixels."""
 
     format: str
     content: bytes
@@ -39,7 +39,7 @@ class Picture:
 
 
 def prepare(_: Path) -> list[Picture]:
-    """Returns small pictures of every format, mode and compression."""
+    """Returns small images of every format, mode and compression."""
     rng = np.random.default_rng(0)
     smooth = np.kron(rng.integers(0, 256, (5, 7, 3)), np.ones((4, 4, 1))).astype(np.uint8)  # [20, 28, 3]
     photo = Image.fromarray(np.clip(smooth + rng.integers(0, 9, smooth.shape), 0, 255).astype(np.uint8))
@@ -73,7 +73,7 @@ def _picture(format: str, photo: Image.Image, mode: str, options: dict) -> Pictu
 
 
 def pillow_pixels(content: bytes, without: Sequence[str] = ()) -> np.ndarray | None:
-    """Returns what Pillow decodes, by the rules of docs/data.md; None where it refuses or has another range."""
+    """Returns the pixels that Pillow decodes, by the rules of docs/data.md; None if it refuses or has another range."""
     without = without if content.endswith(b"TRUEVISION-XFILE.\0") else (*without, "TGA")
     formats = [each for each in FORMATS if each not in without]
     try:
@@ -86,12 +86,12 @@ def pillow_pixels(content: bytes, without: Sequence[str] = ()) -> np.ndarray | N
                 scaled = np.asarray(image, np.float32) * np.float32(255 / 65535)
                 return np.repeat(np.clip(np.round(scaled), 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
             return np.asarray((image.convert("RGBA") if "transparency" in image.info else image).convert("RGB"))
-    except Exception:  # of all kinds
+    except Exception:  # Pillow raises any type
         return None
 
 
 def case(pictures: list[Picture], rng: Rng, folder: Path) -> None:
-    """Reads a changed picture, from bytes or from a file."""
+    """Reads a changed image, from bytes or from a file."""
     picture = pick(rng, pictures)
     change = pick(rng, _CHANGES)
     content, whole = change(picture, rng)
@@ -101,7 +101,7 @@ def case(pictures: list[Picture], rng: Rng, folder: Path) -> None:
         found = decode(content)
     except UnreadableImageError as error:
         if whole:
-            raise WrongAnswerError(f"{change.__name__}: {picture.format} is whole and refused: {error}") from error
+            raise WrongAnswerError(f"{change.__name__}: {picture.format} is undamaged but refused: {error}") from error
         on_purpose = _REFUSED_ON_PURPOSE.search(str(error))
         weak = _WEAK if "of a known format" in str(error) else ()
         if not on_purpose and pillow_pixels(content, weak) is not None:
@@ -134,7 +134,7 @@ def _refused_as_file(path: Path) -> None:
         if str(path) not in str(error):
             raise WrongAnswerError(f"does not name the file: {error}") from error
     else:
-        raise WrongAnswerError("its bytes are refused and its file is read")
+        raise WrongAnswerError("its bytes are refused but its file is read")
 
 
 def _any_bytes(picture: Picture, rng: Rng) -> tuple[bytes, bool]:
@@ -142,9 +142,9 @@ def _any_bytes(picture: Picture, rng: Rng) -> tuple[bytes, bool]:
 
 
 def _around(picture: Picture, rng: Rng) -> tuple[bytes, bool]:
-    """What changes no pixel: bytes behind it, white space before it, other chunks and segments in it."""
+    """Returns a file with the same pixels: bytes after it, white space before it, or further chunks and segments."""
     content, format = picture.content, picture.format
-    if format in ("TGA", "PCX"):  # whose palette or footer is what comes last
+    if format in ("TGA", "PCX"):  # their palette or footer must come last
         return content, True
     junk = rng.bytes(int(rng.integers(1, 300)))
     if format == "PNG" and rng.random() < 0.6:
@@ -170,7 +170,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _structure(picture: Picture, rng: Rng) -> tuple[bytes, bool]:
-    """Fields of the format changed, with checksums and lengths that fit, so that what is behind them is reached."""
+    """Returns a file with changed fields of its format but valid checksums and lengths, so that parsing goes deeper."""
     change = _STRUCTURES.get(picture.format)
     return change(picture.content, rng) if change else mutate_bytes(picture.content, rng, 1), False
 
@@ -230,7 +230,7 @@ _TIFF_VALUES = (0, 1, 2, 3, 8, 16, 32, 255, 256, 322, 330, 65535, 2**31, 2**32 -
 
 
 def _tiff(content: bytes, rng: Rng) -> bytes:
-    """Entries of the first directory: tag, type, count or value."""
+    """Changes an entry of the first TIFF directory: tag, type, count or value."""
     order = "<" if content[:2] == b"II" else ">"
     (begin,) = struct.unpack_from(f"{order}L", content, 4)
     (count,) = struct.unpack_from(f"{order}H", content, begin)
@@ -256,7 +256,7 @@ _SIGNATURES = (
 
 
 def _two(picture: Picture, rng: Rng) -> tuple[bytes, bool]:
-    """The beginning of a file and the end of it, shifted, or one signature before another format's bytes."""
+    """Returns a file with a part shifted, or with another format's signature before its bytes."""
     content = picture.content
     if rng.random() < 0.5:
         place = int(rng.integers(len(content)))

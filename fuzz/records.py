@@ -1,4 +1,4 @@
-"""Prepared data sets, their ArrayRecord files and what describes them, through `TfdsSource`."""
+"""Prepared data sets, their ArrayRecord files and metadata, through `TfdsSource`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _LABELS = [0, 1, 2, 2, 1, 0, 1]
 
 @dataclass(frozen=True)
 class DataSet:
-    """The files of a data set by their names, and its examples."""
+    """The files of a data set by name, and its examples."""
 
     files: dict[str, bytes]
     examples: list[tuple[bytes, np.ndarray]]
 
 
 def prepare(folder: Path) -> list[DataSet]:
-    """Returns a data set with one label per picture and one with several."""
+    """Returns a data set with one label per image and one with several."""
     one = {"label": tfds.features.ClassLabel(names=NAMES)}
     many = {"real_label": tfds.features.Sequence(tfds.features.ClassLabel(names=NAMES))}
     made = []
@@ -83,7 +83,7 @@ def _read(path: str, data_set: DataSet, changed: str) -> None:
             raise WrongAnswerError(f"example {index} of {len(data_set.examples)}, {changed} changed")
         theirs, expected = data_set.examples[index]
         if picture != theirs or not np.array_equal(label, expected):
-            raise WrongAnswerError(f"example {index} has another picture or label, {changed} changed")
+            raise WrongAnswerError(f"example {index} has another image or label, {changed} changed")
     if refused:
         raise refused
 

@@ -1,4 +1,4 @@
-"""Runs cases in forked processes, so that a crash, a hang and memory are seen, and keeps the inputs that failed."""
+"""Runs cases in forked processes, to detect crashes, hangs and memory use, and keeps failing inputs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ import numpy as np
 from focalnet_jax.errors import RunFailedError, UserError
 
 _BATCH = 400  # cases per process
-_MOST_BYTES = 2 * 10**9  # that a case may add to a process
-_TOO_MANY = 25  # failures of one family, after which it ends
+_MOST_BYTES = 2 * 10**9  # memory that a case may add to its process
+_TOO_MANY = 25  # number of failures after which a family ends
 
 
 class WrongAnswerError(AssertionError):
-    """A value that is not what the input holds."""
+    """Raised for a value that differs from the input's content."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Family:
     """One kind of input.
 
     Attributes:
-      name: what the command line calls it.
-      count: number of cases of a whole run.
-      prepare: makes what the cases start from, in a folder that outlives them; called once in every process.
-      case: makes the input of one case in an empty folder, reads it and checks the value. Raises `UserError` where the
-        package refuses it and `WrongAnswerError` for a wrong value.
-      seconds: the longest that a case may take.
+      name: name on the command line.
+      count: number of cases of a complete run.
+      prepare: returns the common material of the cases, in a folder that outlives them; called once per process.
+      case: creates the input of one case in an empty folder, reads it and checks the value. Raises `UserError` if the
+        package refuses it, and `WrongAnswerError` for a wrong value.
+      seconds: time limit of a case.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Family:
 
 @dataclass
 class Tally:
-    """What came of the cases of a family: numbers of values and of refusals, and what failed by its case."""
+    """Results of a family: number of values, number of refusals, and failures by case."""
 
     values: int = 0
     refusals: int = 0
@@ -60,21 +60,21 @@ class Tally:
 
 
 def run_case(family: Family, base: Any, seed: int, number: int, folder: Path) -> bool:
-    """Runs one case; whether it ended in a value. Raises what must not happen."""
+    """Runs one case; returns whether it gave a value. Raises any exception that is a failure."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng([seed, number])
     try:
         with warnings.catch_warnings(action="ignore"):
             family.case(base, rng, folder)
     except (UserError, RunFailedError) as error:
-        if not str(error).strip():  # a command makes one line of whatever a message quotes
-            raise WrongAnswerError(f"{type(error).__name__} says nothing") from error
+        if not str(error).strip():  # commands put any message on one line
+            raise WrongAnswerError(f"{type(error).__name__} has no message") from error
         return False
     return True
 
 
 def run_family(family: Family, seed: int, count: int, keep: Path) -> Tally:
-    """Runs the cases 0 to `count`; inputs that fail are kept in `keep`/FAMILY-SEED-NUMBER."""
+    """Runs the cases 0 to `count`; failing inputs are kept in `keep`/FAMILY-SEED-NUMBER."""
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
         work, first = Path(temporary), 0
@@ -95,7 +95,7 @@ def _special(folder: str, names: list[str]) -> list[str]:
 
 
 def _run_batch(family: Family, seed: int, numbers: range, work: Path, tally: Tally) -> int:
-    """Runs cases in one process until one of them ends it; returns the number to go on with."""
+    """Runs cases in one process until one of them ends it; returns the number of the next case."""
     reading, writing = os.pipe()
     process = os.fork()
     if process == 0:
@@ -103,7 +103,7 @@ def _run_batch(family: Family, seed: int, numbers: range, work: Path, tally: Tal
         _run_in_child(family, seed, numbers, work, writing)
     os.close(writing)
     number, waiting, text, ended, begun = numbers.start, b"", "", False, False
-    deadline = time.monotonic() + 120  # until it is prepared
+    deadline = time.monotonic() + 120  # for `prepare`
     while True:
         ready, _, _ = select.select([reading], [], [], max(0, deadline - time.monotonic()))
         if not ready:
@@ -147,7 +147,7 @@ def _run_in_child(family: Family, seed: int, numbers: range, work: Path, writing
     status = 0
     try:
         base = family.prepare(work)
-        allowed = _address_space() + 4 * _MOST_BYTES  # so that no case takes the machine with it
+        allowed = _address_space() + 4 * _MOST_BYTES  # so that no case exhausts the machine's memory
         resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         before = _most_memory()
@@ -162,7 +162,7 @@ def _run_in_child(family: Family, seed: int, numbers: range, work: Path, writing
                 word, text = "failed", traceback.format_exc()[-4000:]
             if _most_memory() - before > _MOST_BYTES:
                 word, text = "failed", f"takes {(_most_memory() - before) / 1e9:.1f} GB"
-                status = 1  # what is used once counts as long as the process lives
+                status = 1  # peak memory counts until the process ends
             tell(word, number, text)
             if word != "failed":
                 shutil.rmtree(folder, ignore_errors=True)

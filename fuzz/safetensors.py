@@ -1,4 +1,4 @@
-"""Safetensors files, whole and in shards."""
+"""Safetensors files, single and sharded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fuzz.weights import FORMATS, OPTIONS, File, arrays_of, compare, random_weig
 
 
 def prepare(_: Path) -> list[File]:
-    """Returns a file of each format."""
+    """Returns a file in each format."""
     import safetensors.numpy
 
     weights = random_weights()
@@ -28,18 +28,18 @@ def prepare(_: Path) -> list[File]:
 
 
 def _split(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Returns the header of a safetensors file and its data."""
+    """Returns header and data of a safetensors file."""
     (size,) = struct.unpack_from("<Q", content)
     return json.loads(content[8 : 8 + size]), content[8 + size :]
 
 
 def _join(header: bytes, data: bytes) -> bytes:
-    """Returns a file of a header and data."""
+    """Returns a safetensors file with this header and data."""
     return struct.pack("<Q", len(header)) + header + data
 
 
 def case(files: list[File], rng: Rng, folder: Path) -> None:
-    """Reads a changed file, whole or in shards."""
+    """Reads a changed file, single or sharded."""
     file = pick(rng, files)
     match int(rng.integers(5)):
         case 0:
@@ -64,7 +64,7 @@ def _read_as(file: File, folder: Path, content: bytes, *, whole: bool = False) -
 
 
 def _held(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file, by its specification."""
+    """Returns the arrays of a safetensors file, by its specification."""
     header, data = _split(content)
     header.pop("__metadata__", None)
     held = {}
@@ -83,7 +83,7 @@ def _held(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _changed_entries(content: bytes, rng: Rng) -> bytes:
-    """Types, shapes, places and names of tensors changed so that the header stays one."""
+    """Returns a file with dtypes, shapes, offsets or names changed, with a valid JSON header."""
     header, data = _split(content)
     names = [name for name in header if name != "__metadata__"]
     for _ in range(int(rng.integers(1, 4))):
@@ -113,7 +113,7 @@ def _changed_entries(content: bytes, rng: Rng) -> bytes:
 
 
 def _laid_out_anew(file: File, rng: Rng) -> bytes:
-    """The same arrays in another order, with other metadata and white space."""
+    """Returns a file with the same arrays in another order, with other metadata and white space."""
     header, data, place = {}, b"", 0
     old, stored = _split(file.content)
     for name in rng.permutation(sorted(file.arrays)):
@@ -127,7 +127,7 @@ def _laid_out_anew(file: File, rng: Rng) -> bytes:
 
 
 def _read_shards(file: File, rng: Rng, folder: Path) -> None:
-    """Two shards and their index, of which something is changed."""
+    """Writes two shards and their index, one of them changed."""
     import safetensors.numpy
 
     names = list(file.arrays)

@@ -1,4 +1,4 @@
-"""What families of weight files share: small files of weights, and what was read beside what they hold."""
+"""Shared by families of weights files: small files, and the comparison of parameters with their arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from focalnet_jax.convert.mapping import abstract_params, to_theirs
+from focalnet_jax.convert.mapping import param_shapes, params_to_tensors
 from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
@@ -21,7 +21,7 @@ OPTIONS = {"use_postln": False, "normalize_modulator": False}
 
 @dataclass(frozen=True)
 class File:
-    """A whole file of weights: its bytes and the arrays it holds by their names there."""
+    """An undamaged weights file: its bytes, and its arrays by their names in it."""
 
     format: str
     content: bytes
@@ -32,29 +32,29 @@ def random_weights() -> Weights:
     """Returns random parameters of a small model."""
     config = FocalNetConfig(embed_dim=8, depths=(1, 1), num_classes=5)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), abstract_params(config))
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), param_shapes(config))
     return Weights(params, config, None, "orbax", "float32", ())
 
 
 def arrays_of(weights: Weights, format: str) -> dict[str, np.ndarray]:
-    """Returns the parameters as a file of a format holds them."""
-    return dict(to_theirs(weights.params, weights.config, format))
+    """Returns the parameters as arrays in a format."""
+    return dict(params_to_tensors(weights.params, weights.config, format))
 
 
 def read(path: Path, file: File, *, whole: bool) -> Weights:
-    """Reads weights; a file that is `whole` may not be refused."""
+    """Reads weights; an undamaged file must not be refused."""
     try:
         return read_weights(path, options=OPTIONS)
     except UserError as error:
         if whole:
-            raise WrongAnswerError(f"{file.format} is whole and refused: {error}") from error
+            raise WrongAnswerError(f"{file.format} is undamaged but refused: {error}") from error
         raise
 
 
 def compare(found: Weights, format: str, held: Mapping[str, np.ndarray]) -> None:
-    """Raises `WrongAnswerError` where parameters are not the arrays a file holds."""
+    """Raises `WrongAnswerError` if parameters differ from the arrays of a file."""
     if found.format != format:
-        raise WrongAnswerError(f"{format} is taken for {found.format}")
+        raise WrongAnswerError(f"{format} is recognised as {found.format}")
     for name, array in arrays_of(found, format).items():
         theirs = held.get(name)
         if theirs is None:

@@ -1,7 +1,7 @@
-"""Makes tests/convert/golden/: .venv-parity/bin/python -m parity.golden.
+"""Writes tests/convert/golden/: .venv-parity/bin/python -m parity.golden.
 
-Small models of timm and transformers with random weights, and what they compute: `make test` compares with them where
-torch is not installed.
+The files hold small timm and transformers models with random weights, and their outputs; `make test` compares with
+them, without torch.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from parity.pytorch import build, run
 OUT = Path(__file__).parent.parent / "tests" / "convert" / "golden"
 SMALL = dict(embed_dim=8, depths=(1, 2), num_classes=5, drop_path_rate=0.0)
 LARGE = dict(use_conv_embed=True, use_postln=True, use_layerscale=True, layerscale_value=1e-4)
-# Images [H, W] of odd sizes for timm; transformers pads what its embeddings do not divide, the original floors.
+# Image sizes [H, W], odd for timm; transformers pads sizes that its embeddings do not divide, the original floors.
 MODELS = {
     "timm_lrf": (FocalNetConfig(**SMALL, focal_levels=3), (33, 40)),
     "timm_fl4": (FocalNetConfig(**SMALL, focal_levels=4, normalize_modulator=True, **LARGE), (33, 40)),

@@ -1,4 +1,4 @@
-"""How far this package and a PyTorch library are apart on the same weights and images."""
+"""Errors between this package and a PyTorch library on the same weights and images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from skimage import data
 
 import focalnet_jax
-from focalnet_jax.convert.mapping import to_ours
+from focalnet_jax.convert.mapping import tensors_to_params
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.model import FocalNetConfig, list_models, variant_config
 from focalnet_jax.parameters import named_leaves
@@ -32,7 +32,7 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Errors:
-    """Relative errors in the 2-norm: of the logits, the worst stage's features, the worst parameter's gradient."""
+    """Relative errors in the 2-norm of logits, of the worst stage's features and of the worst parameter's gradient."""
 
     logits: float
     features: float
@@ -40,14 +40,14 @@ class Errors:
 
 
 def reduced(name: str) -> FocalNetConfig:
-    """A variant with all its flags, narrow and shallow; a stage of 18 blocks keeps more than one of 6."""
+    """Returns a narrow and shallow variant with all its flags; deeper stages keep more blocks."""
     config = variant_config(name)
     depths = tuple({2: 1, 6: 2, 18: 3, 12: 2}[depth] for depth in config.depths)
     return dataclasses.replace(config, embed_dim=16, depths=depths, num_classes=CLASSES, drop_path_rate=0.0)
 
 
 def distinct_flags() -> dict[FocalNetConfig, list[str]]:
-    """Every reduced config once, with the short names of all variants that become it."""
+    """Returns every reduced config once, with the short names of the variants that reduce to it."""
     names: dict[FocalNetConfig, list[str]] = {}
     for name in list_models():
         names.setdefault(reduced(name), []).append(name.removeprefix("focalnet_"))
@@ -55,25 +55,25 @@ def distinct_flags() -> dict[FocalNetConfig, list[str]]:
 
 
 def sizes(library: str, config: FocalNetConfig) -> list[tuple[int, int]]:
-    """The input sizes to compare: transformers pads what its embeddings do not divide, the original floors."""
+    """Returns the input sizes to compare; transformers pads sizes that its embeddings do not divide."""
     total = config.patch_size * 2 ** (len(config.depths) - 1)
     return [size for size in SIZES if library == "timm" or not any(side % total for side in size)]
 
 
 @cache
 def photos(height: int, width: int) -> np.ndarray:
-    """Two real photos, normalized: `[2, height, width, 3]` float32."""
+    """Returns two normalized photos, `[2, height, width, 3]` float32."""
     pixels = np.stack([photo[:height, :width] for photo in (data.astronaut(), data.cat()[:, :400])]) / 255
     return ((pixels - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32)
 
 
 def soft_targets(classes: int, batch: int = 2) -> np.ndarray:
-    """`[batch, classes]` float32, rows of sum 1."""
+    """Returns soft targets `[batch, classes]` float32, whose rows sum to 1."""
     return np.random.default_rng(0).dirichlet(np.ones(classes), batch).astype(np.float32)
 
 
 def load(model: torch.nn.Module, config: FocalNetConfig, *, dtype: str = "float32") -> focalnet_jax.model.FocalNet:
-    """The torch model's weights in ours, by the way users take: a file and `load_model`."""
+    """Returns this package's model with the torch model's weights, through a file and `load_model`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
@@ -89,9 +89,9 @@ def compare(
     gradients: bool = False,
     change: Callable[[jax.Array], jax.Array] = lambda leaf: leaf,
 ) -> Errors:
-    """Errors of float32 logits, features and gradients of `config` against `library` on two photos of `size`.
+    """Returns errors of float32 logits, features and gradients of `config` against `library` on two photos of `size`.
 
-    `change` is applied to every parameter of ours: a mistake that the comparison should see.
+    `change` is applied to every parameter of this package's model, as an error that the comparison must detect.
     """
     theirs = pytorch.build(config, library)
     ours = load(theirs, config)
@@ -112,7 +112,7 @@ def compare(
     )
     worst = None
     if gradients:
-        wanted = named_leaves(to_ours(expected.gradients, config, pytorch.FORMATS[library]))
+        wanted = named_leaves(tensors_to_params(expected.gradients, config, pytorch.FORMATS[library]))
         worst = max(relative(leaf, wanted[name]) for name, leaf in named_leaves(found).items())
     return Errors(
         relative(logits, expected.logits),
@@ -122,7 +122,7 @@ def compare(
 
 
 def bfloat16_errors(config: FocalNetConfig, library: str) -> tuple[float, float]:
-    """Relative errors of bfloat16 logits against float32 ones: ours, and the library's own."""
+    """Returns relative errors of bfloat16 against float32 logits: this package's, and the library's own."""
     theirs = pytorch.build(config, library)
     ours = load(theirs, config, dtype="bfloat16")
     images, targets = photos(224, 224), soft_targets(config.num_classes)
@@ -133,7 +133,7 @@ def bfloat16_errors(config: FocalNetConfig, library: str) -> tuple[float, float]
 
 
 def relative(ours: Any, theirs: Any) -> float:
-    """|ours - theirs| / |theirs| in the 2-norm over all elements, added up in float64."""
+    """Returns |ours - theirs| / |theirs| in the 2-norm over all elements, summed in float64."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if ours.shape != theirs.shape:
         raise ValueError(f"shapes {ours.shape} and {theirs.shape} differ")

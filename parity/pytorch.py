@@ -1,4 +1,4 @@
-"""FocalNets of timm and transformers with random weights, and what they compute."""
+"""FocalNets of timm and transformers with random weights, and their outputs."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import timm.models.focalnet
 import torch
 import transformers
 
-from focalnet_jax.convert.huggingface import model_config
+from focalnet_jax.convert.huggingface import transformers_config
 from focalnet_jax.model import FocalNetConfig
 
-FORMATS = {"timm": "timm", "transformers": "huggingface"}  # a library's name here, and its format's in `convert`
+FORMATS = {"timm": "timm", "transformers": "huggingface"}  # format in `convert` by name of the library
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a model computes from `images` and soft `targets`, in float32 and NHWC."""
+    """Outputs of a model for `images` and soft `targets`, in float32 and NHWC."""
 
     logits: np.ndarray  # [B, K]
-    features: list[np.ndarray]  # [B, h, w, C], one a stage, before the downsample
+    features: list[np.ndarray]  # [B, h, w, C] per stage, before the downsample
     gradients: dict[str, np.ndarray]  # of the mean cross-entropy, by the library's names
 
 
 def can_build(config: FocalNetConfig, library: str) -> bool:
-    """Whether the library has such models: timm's patches are 4 pixels wide."""
+    """Returns whether the library has such models; timm's patches are always 4 pixels wide."""
     return library != "timm" or config.patch_size == 4
 
 
 def build(config: FocalNetConfig, library: str, *, seed: int = 0) -> torch.nn.Module:
-    """The library's model of `config`, every parameter random and large enough to matter.
+    """Returns the library's model of `config`, with all parameters random and large enough to matter.
 
-    A fresh model would not do: its LayerScale of 1e-4 and biases of zero hide errors in what they multiply.
+    In a newly initialised model, LayerScale of 1e-4 and zero biases would hide errors.
     """
     torch.manual_seed(seed)
     model = _timm(config) if library == "timm" else _transformers(config)
@@ -66,12 +66,12 @@ def _timm(config: FocalNetConfig) -> torch.nn.Module:
 
 
 def _transformers(config: FocalNetConfig) -> torch.nn.Module:
-    stated = transformers.FocalNetConfig(**model_config(config, 224))
+    stated = transformers.FocalNetConfig(**transformers_config(config, 224))
     return transformers.FocalNetForImageClassification(stated)
 
 
 def run(model: torch.nn.Module, images: np.ndarray, targets: np.ndarray, *, gradients: bool) -> Results:
-    """Logits, features and, if wanted, gradients of a model from `build`, for `images` `[B, H, W, 3]`."""
+    """Returns logits, features and, optionally, gradients of a model from `build`, for `images` `[B, H, W, 3]`."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     kept: list[np.ndarray] = []
     hooks = [block.register_forward_hook(lambda *args: kept.append(_map(args))) for block in _last_blocks(model)]
@@ -94,7 +94,7 @@ def _last_blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def _map(hooked: tuple[Any, ...]) -> np.ndarray:
-    """A block's output as `[B, h, w, C]`; transformers gives `[B, h * w, C]` and has the size among the inputs."""
+    """Returns a block's output as `[B, h, w, C]`; transformers has `[B, h * w, C]`, with the size among the inputs."""
     _, inputs, output = hooked
     output = output.detach().float()
     if output.ndim == 3:

@@ -23,7 +23,7 @@ RECIPES = {
 
 
 def main(path: Path) -> None:
-    """Replaces what stands between the marks in the document at `path`."""
+    """Replaces the text between the marks in the document at `path`."""
     before, _, rest = path.read_text().partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:

@@ -1,4 +1,4 @@
-"""Augmentation does to a picture what timm's does, given the same draws."""
+"""Augmentation equals timm's, given the same random draws."""
 
 import random
 
@@ -26,13 +26,13 @@ PICTURES = [
 
 
 class Signs:
-    """A generator that only says one sign."""
+    """A random generator with a fixed sign."""
 
     def __init__(self, negative):
         self.negative = negative
 
     def random(self):
-        """0 for the one sign, 1 for the other."""
+        """Returns 0 for one sign, 1 for the other."""
         return 0.0 if self.negative else 1.0
 
 

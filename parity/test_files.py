@@ -1,4 +1,4 @@
-"""Files of PyTorch are read, refused or written as the libraries themselves do it."""
+"""PyTorch files are read, refused or written as by the libraries themselves."""
 
 import argparse
 import datetime
@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from timm.models.focalnet import checkpoint_filter_fn
 from yacs.config import CfgNode
 
-from focalnet_jax.convert.huggingface import model_config
-from focalnet_jax.convert.mapping import entries, to_theirs
+from focalnet_jax.convert.huggingface import transformers_config
+from focalnet_jax.convert.mapping import entries, params_to_tensors
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.class_lists import class_list
@@ -33,7 +33,7 @@ UNTOLD = dict(use_postln=False, normalize_modulator=False)
 
 
 def saved(tmp_path, config=CONFIG, **beside):
-    """A .pth of a timm model, and the model."""
+    """Returns a .pth of a timm model, and the model."""
     model = pytorch.build(config, "timm")
     path = tmp_path / "timm.pth"
     torch.save({"state_dict": model.state_dict(), **beside} if beside else model.state_dict(), path)
@@ -41,8 +41,8 @@ def saved(tmp_path, config=CONFIG, **beside):
 
 
 def assert_same(weights, tensors, format):
-    """`weights` are bit for bit the `tensors` of `format`."""
-    written = dict(to_theirs(weights.params, weights.config, format))
+    """Asserts that `weights` are bitwise equal to the `tensors` of `format`."""
+    written = dict(params_to_tensors(weights.params, weights.config, format))
     assert set(written) == set(tensors)
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(written[name], tensor.float().numpy(), err_msg=name)
@@ -57,11 +57,11 @@ def test_every_key_and_shape_of_full_size_models_is_the_librarys(name):
             models["timm"] = timm.create_model(name, num_classes=config.num_classes)
     for format, model in models.items():
         theirs = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-        assert {entry.theirs: entry.shape for entry in entries(config, format)} == theirs
+        assert {entry.key: entry.shape for entry in entries(config, format)} == theirs
 
 
 def hf_config(config):
-    return transformers.FocalNetConfig(**model_config(config, 224))
+    return transformers.FocalNetConfig(**transformers_config(config, 224))
 
 
 @pytest.mark.parametrize(("config", "library"), PAIRS)
@@ -143,10 +143,10 @@ def test_weights_are_found_in_what_trainers_save_and_prefixes_come_off(tmp_path)
         assert_same(weights, expected, "timm")
     torch.save({"model": expected, "state_dict": {"x": torch.zeros(1)}, **beside}, tmp_path / "two.pth")
     notes = read_weights(tmp_path / "two.pth", options=UNTOLD).notes
-    assert any("tensors left" in note and "state_dict (1)" in note for note in notes)
+    assert any("tensors left out" in note and "state_dict (1)" in note for note in notes)
     assert "averaged weights" in read_weights(tmp_path / "averaged.pth", options=UNTOLD).notes[0]
     torch.save(expected | {"step": 3}, tmp_path / "beside.pth")
-    assert "1 entries that are no tensors" in read_weights(tmp_path / "beside.pth", options=UNTOLD).notes[0]
+    assert "1 entries that are not tensors left out" in read_weights(tmp_path / "beside.pth", options=UNTOLD).notes[0]
     torch.save(expected, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
     assert_same(read_weights(tmp_path / "legacy.pth", options=UNTOLD), expected, "timm")
     half = {name: tensor.bfloat16() for name, tensor in expected.items()}

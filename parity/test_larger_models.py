@@ -1,4 +1,4 @@
-"""Classifiers, normalizing layers and pruned weights around timm's FocalNet mean what PyTorch computes with them."""
+"""Models with classifiers, normalizing layers and pruned weights around timm's FocalNet compute as in PyTorch."""
 
 import collections
 import json
@@ -30,7 +30,7 @@ TOLERANCE = 1e-5  # of parity: float32, other orders of summation
 
 
 class Normalize(torch.nn.Module):
-    """As people put before a model."""
+    """A normalizing layer as commonly put before a model."""
 
     def __init__(self, mean, std, names=("mean", "std"), scale=1.0):
         super().__init__()
@@ -39,7 +39,7 @@ class Normalize(torch.nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1))
 
     def forward(self, images):
-        """Images `[B, 3, H, W]` of levels in [0, 1]."""
+        """Normalizes images `[B, 3, H, W]` with values in [0, 1]."""
         mean, std = (getattr(self, name) for name in self.names)
         return (self.scale * images - mean) / std
 
@@ -55,7 +55,7 @@ class Classifier(torch.nn.Module):
         self.head = torch.nn.ModuleDict({"fc": torch.nn.Linear(32, 7)})
 
     def forward(self, images):
-        """Logits."""
+        """Returns logits."""
         features = self.backbone.forward_features(self.data_preprocessor(images))
         return self.head["fc"](features.mean(dim=(2, 3)))
 
@@ -79,7 +79,7 @@ MODELS = {
 def test_what_stands_around_a_backbone_is_computed_as_torch_does(name, tmp_path):
     model = MODELS[name]().eval()
     torch.save({"state_dict": model.state_dict(), "meta": {"epoch": 1}}, tmp_path / "file.pth")
-    with pytest.warns(UserWarning, match="taken as the classifier|the file normalizes pictures by"):
+    with pytest.warns(UserWarning, match="taken as the classifier|the file normalizes images by"):
         ours = load_classifier(tmp_path / "file.pth", options=UNTOLD, image_size=64)
     pixels = torch.from_numpy(np.array(ours.transform(PHOTO))).permute(2, 0, 1)[None].float() / 255
     if name == "mmpretrain":  # normalized before the model, as its weights do not state
@@ -98,7 +98,7 @@ def test_the_model_of_robustness_is_held_twice_and_read_once(tmp_path):
     whole = torch.nn.ModuleDict({"normalizer": layer, "model": model, "attacker": attacker})
     torch.save({"model": torch.nn.DataParallel(whole).state_dict()}, tmp_path / "file.pth")
     weights = read_weights(tmp_path / "file.pth", options=UNTOLD)
-    assert weights.stated.follow().normalization.mean == tuple(MEAN)
+    assert weights.info.follow().normalization.mean == tuple(MEAN)
     np.testing.assert_array_equal(weights.params["norm"]["bias"], model.norm.bias.detach().numpy())
 
 
@@ -132,7 +132,7 @@ def test_weights_that_torch_stores_otherwise_are_called_what_they_are(tmp_path):
         "new_weight_norm": (changed(lambda model: parametrizations.weight_norm(model.head.fc)), "weight_norm"),
         "spectral_norm": (changed(lambda model: torch.nn.utils.spectral_norm(model.stem.proj)), "spectral_norm"),
         "orthogonal": (changed(lambda model: parametrizations.orthogonal(model.head.fc)), "parametrization"),
-        "optimizer": (torch.optim.AdamW(timm_model().parameters()).state_dict(), "the state of an optimizer"),
+        "optimizer": (torch.optim.AdamW(timm_model().parameters()).state_dict(), "optimizer state"),
     }
     quantized = torch.quantization.quantize_dynamic(timm_model(), {torch.nn.Linear})
     files["quantized"] = quantized.state_dict(), "quantized weights"
@@ -180,9 +180,9 @@ def test_another_size_of_a_processor_is_written_as_both_read_it_or_not_at_all(na
     stated = PROCESSORS[name] | {"image_mean": MEAN, "image_std": STD, "resample": 2}
     (tmp_path / "a" / "preprocessor_config.json").write_text(json.dumps(stated))
     weights = read_weights(tmp_path / "a")
-    wanted = weights.stated.follow().at(size)
+    wanted = weights.info.follow().at(size)
     report = write_weights(weights, tmp_path / "b", format="huggingface", image_size=size)
-    found = read_weights(tmp_path / "b").stated.follow()
+    found = read_weights(tmp_path / "b").info.follow()
     ours = eval_transform(found)(PHOTO)
     np.testing.assert_array_equal(ours, eval_transform(wanted)(PHOTO))
     assert found.normalization == wanted.normalization

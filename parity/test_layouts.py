@@ -1,4 +1,4 @@
-"""What torch, timm and transformers save is read as they read it, and their other files are called what they are."""
+"""Files saved by torch, timm and transformers are read as by these libraries; errors name their other files."""
 
 import argparse
 import collections
@@ -20,7 +20,7 @@ from timm.models.focalnet import FocalNet
 from timm.utils import ModelEmaV2, ModelEmaV3
 
 from focalnet_jax.convert.files import read_tensors
-from focalnet_jax.convert.huggingface import model_config
+from focalnet_jax.convert.huggingface import transformers_config
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.errors import UserError
 from parity.measure import reduced
@@ -41,17 +41,17 @@ OTHER = timm_model(seed=1).state_dict()
 
 
 class AttributeDict(dict):
-    """As Lightning's."""
+    """Hyperparameters as Lightning saves them."""
 
 
 class Phase(enum.Enum):
-    """Pickled as a call of getattr."""
+    """An enum, pickled as a call of getattr."""
 
     TRAIN = "train"
 
 
 class Tracker:
-    """An object with slots and a state of its own."""
+    """An object with slots and its own pickle state."""
 
     __slots__ = ("history", "when")
 
@@ -60,11 +60,11 @@ class Tracker:
 
 
 class Spectrum(torch.Tensor):
-    """A tensor of a class of one's own."""
+    """A tensor subclass."""
 
 
 def beside():
-    """What trainers keep, as much of it as one file can hold."""
+    """Returns the further entries that trainers save, as many as one file can hold."""
     other = timm_model(seed=2)
     optimizer = torch.optim.AdamW(other.parameters())
     sum(parameter.sum() for parameter in other.parameters()).backward()
@@ -102,7 +102,7 @@ CONTAINERS = {
 
 
 def shared(state):
-    """The same tensors as views of one storage, some of them transposed in it."""
+    """Returns the same tensors as views of one storage, some of them transposed."""
     joined = torch.cat([value.t().reshape(-1) if value.ndim == 2 else value.reshape(-1) for value in state.values()])
     parts = joined.split([value.numel() for value in state.values()])
     return {
@@ -154,7 +154,7 @@ def test_averaged_weights_of_timm_can_be_chosen(tmp_path):
         torch.save({"state_dict": STATE, "state_dict_ema": averaged.state_dict()}, tmp_path / "timm.pth.tar")
         weights = read_weights(tmp_path / "timm.pth.tar", options=UNTOLD)
         assert_same(weights, STATE, "timm")
-        assert "--weights ema takes them" in weights.notes[0]
+        assert "use --weights ema for them" in weights.notes[0]
         assert_same(read_weights(tmp_path / "timm.pth.tar", options=UNTOLD, which="ema"), OTHER, "timm")
 
 
@@ -167,7 +167,7 @@ def test_feature_extractors_of_timm_are_backbones(tmp_path):
 
 
 def hf_config():
-    stated = transformers.FocalNetConfig(**model_config(CONFIG, 224))
+    stated = transformers.FocalNetConfig(**transformers_config(CONFIG, 224))
     stated.encoder_stride = 32
     return stated
 
@@ -184,7 +184,7 @@ def test_every_model_of_transformers_is_read(kind, tmp_path):
         assert weights.config.num_classes == (CONFIG.num_classes if kind == "ForImageClassification" else 0)
         projection = model.get_submodule("embeddings" if kind == "Model" else "focalnet.embeddings").norm.bias
         np.testing.assert_array_equal(weights.params["patch_embed"]["norm"]["bias"], projection.detach().numpy())
-        assert any("tensors left" in note for note in weights.notes) == (kind == "ForMaskedImageModeling")
+        assert any("tensors left out" in note for note in weights.notes) == (kind == "ForMaskedImageModeling")
 
 
 def test_shards_of_torch_files_are_read(tmp_path):
@@ -207,9 +207,9 @@ def test_programs_and_whole_models_are_called_what_they_are(tmp_path):
     for name, what in {
         "jit.pt": r"a TorchScript program \(torch\.jit\.save\)",
         "program.pt2": r"an exported program \(torch\.export\.save\)",
-        "whole.pth": r"holds a whole pickled model, timm\.models\.focalnet\.FocalNet",
-        "inside.pth": r"holds a whole pickled model, timm\.models\.focalnet\.FocalNet",
-        "legacy.pth": r"holds a whole pickled model, torch\.nn\.parallel",
+        "whole.pth": r"holds a pickled model, timm\.models\.focalnet\.FocalNet",
+        "inside.pth": r"holds a pickled model, timm\.models\.focalnet\.FocalNet",
+        "legacy.pth": r"holds a pickled model, torch\.nn\.parallel",
     }.items():
         with pytest.raises(UserError, match=what):
             read_weights(tmp_path / name, options=UNTOLD)

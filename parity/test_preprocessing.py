@@ -1,4 +1,4 @@
-"""Pictures are prepared as transformers' processors and timm's transforms prepare them."""
+"""Images are preprocessed as by transformers' processors and timm's transforms."""
 
 import json
 
@@ -13,7 +13,8 @@ from sklearn.datasets import load_sample_images
 from transformers import AutoImageProcessor
 
 import focalnet_jax
-from focalnet_jax.convert.huggingface import WeightsInfo, stated_beside
+from focalnet_jax.convert.huggingface import transformers_info
+from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.preprocessors import from_timm
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.convert.write import write_weights
@@ -69,7 +70,7 @@ def pictures():
 
 
 def assert_same(how, picture, theirs):
-    """Every pixel, and so to rounding every number: what differs by a level differs by 1/255 of a deviation."""
+    """Asserts equal pixels: a difference of one level would be 1/255 of a standard deviation, far above rounding."""
     ours = np.asarray(normalize(eval_transform(how)(np.asarray(picture))[None], how.normalization))[0]
     assert ours.shape == theirs.shape
     # float32 on both sides, computed in another order: a few units in the last place of the largest
@@ -81,7 +82,7 @@ def test_transformers(stated, pictures, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "focalnet"}))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
     processor = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
-    how = stated_beside(tmp_path, 0).follow()
+    how = transformers_info(tmp_path, 0).follow()
     for picture in pictures:
         theirs = processor(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
         assert_same(how, picture, theirs)

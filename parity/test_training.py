@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 from timm.optim import param_groups_layer_decay
 
-from focalnet_jax.convert.mapping import to_ours
+from focalnet_jax.convert.mapping import tensors_to_params
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.training.optimizer import learning_rate_scales
 from parity import pytorch, training
@@ -64,8 +64,8 @@ def test_layers_decay_as_timm_groups_them(name):
     scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
     # Scales in place of weights, carried over as weights are.
     filled = {key: np.full(p.shape, scales[id(p)], np.float32) for key, p in model.named_parameters()}
-    theirs = named_leaves(to_ours(filled, config, "timm"))
+    theirs = named_leaves(tensors_to_params(filled, config, "timm"))
     section = ConfigDict({"learning_rate_scales": (), "layer_decay": 0.7})
-    ours = named_leaves(learning_rate_scales(section, to_ours(filled, config, "timm")))
+    ours = named_leaves(learning_rate_scales(section, tensors_to_params(filled, config, "timm")))
     for path, leaf in theirs.items():
         np.testing.assert_allclose(leaf, np.broadcast_to(ours[path], leaf.shape), rtol=1e-6, err_msg=path)

@@ -14,7 +14,7 @@ FLOAT32 = 1e-5  # as in test_models.py
 
 
 def maps_of(model, images) -> list[StageMaps]:
-    """By the definitions of the authors' notebook: the modulator's norm over channels, the gates as they are."""
+    """Returns the maps of the authors' notebook: the modulator's norm over channels, and the gates."""
     modulators, gates, hooks = [], [], []
     for layer in model.layers:
         for block in layer.blocks:

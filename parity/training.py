@@ -12,7 +12,7 @@ from ml_collections import FrozenConfigDict
 from timm.scheduler import CosineLRScheduler
 
 from focalnet_jax.config import model_config
-from focalnet_jax.convert.mapping import to_ours
+from focalnet_jax.convert.mapping import tensors_to_params
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.parameters import named_leaves
@@ -48,7 +48,7 @@ SMALL = [
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A run: a value a step, and the weights after the last one, by our names."""
+    """A run: one value per step, and the weights after the last one, by this package's names."""
 
     losses: np.ndarray  # [STEPS]
     rates: np.ndarray  # [STEPS], of the update made in the step
@@ -58,7 +58,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Apart:
-    """How far two runs are apart: the worst step, the worst parameter."""
+    """Differences between two runs: of the worst step and of the worst parameter."""
 
     loss: float  # relative
     rate: float  # absolute
@@ -66,7 +66,7 @@ class Apart:
 
     @classmethod
     def between(cls, ours: Trajectory, theirs: Trajectory) -> Apart:
-        """The distance of ours to theirs."""
+        """Returns the differences of this package's run from the library's."""
         return cls(
             float(np.max(np.abs(ours.losses / theirs.losses - 1))),
             float(np.max(np.abs(ours.rates - theirs.rates))),
@@ -75,17 +75,17 @@ class Apart:
 
 
 def recipe(variant: str = "tiny_lrf", *overrides: str) -> FrozenConfigDict:
-    """configs/imagenet1k.py made small."""
+    """Returns the config of a small version of configs/imagenet1k.py."""
     return load_config(f"configs/imagenet1k.py:{variant}", [*SMALL, *overrides])
 
 
 def start(config: FrozenConfigDict) -> torch.nn.Module:
-    """The timm model both runs start from."""
+    """Returns the timm model from which both runs start."""
     return pytorch.build(model_config(config), "timm")
 
 
 def ours(config: FrozenConfigDict, initial: torch.nn.Module) -> Trajectory:
-    """The run by this package's train step."""
+    """Returns the run by this package's train step."""
     model = model_config(config)
     mesh, task = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}), _task(config)
     graph, _ = model_graph(task, config.precision, mesh)
@@ -109,7 +109,7 @@ def _task(config: FrozenConfigDict) -> Classification:
 
 
 def theirs(config: FrozenConfigDict, model: torch.nn.Module) -> Trajectory:
-    """The run by PyTorch: the same batches, the recipe's numbers, nothing of this package in an update."""
+    """Returns the run by PyTorch on the same batches, with the recipe's values; updates use no code of this package."""
     settings, schedule = config.optimizer, config.schedule
     decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and not name.endswith(".bias")]
     others = [p for name, p in model.named_parameters() if p.ndim <= 1 or name.endswith(".bias")]
@@ -139,4 +139,4 @@ def theirs(config: FrozenConfigDict, model: torch.nn.Module) -> Trajectory:
         optimizer.step()
         scheduler.step_update(step)
     tensors = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    return Trajectory(*np.array(rows).T, named_leaves(to_ours(tensors, model_config(config), "timm")))
+    return Trajectory(*np.array(rows).T, named_leaves(tensors_to_params(tensors, model_config(config), "timm")))

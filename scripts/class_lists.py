@@ -1,8 +1,8 @@
-"""Builds focalnet_jax/data/classes/ from the lists that timm ships: python scripts/class_lists.py (needs timm).
+"""Builds focalnet_jax/data/classes/ from timm's class lists: python scripts/class_lists.py (needs timm).
 
-Origin: synset ids and lemmas are WordNet 3.0's, as timm's package lists them (timm/data/_info): ImageNet-1K in sorted
-order, and the 22K order of Microsoft's models, whose first 1000 are ImageNet-1K. The script checks that the 22K list is
-what it should be: 1K sorted, then the other synsets sorted, 21842 in all.
+Origin: synset ids and lemmas are WordNet 3.0's, from timm/data/_info: ImageNet-1K in sorted order, and the 22K order of
+Microsoft's models, whose first 1000 are ImageNet-1K. The script checks the 22K list: ImageNet-1K sorted, then the other
+synsets sorted, 21842 in total.
 """
 
 from pathlib import Path
@@ -10,12 +10,12 @@ from pathlib import Path
 import timm.data
 
 OUT = Path(__file__).parent.parent / "focalnet_jax" / "data" / "classes"
-# Of the 22K list this one has no images in the fall 2011 release: the heads' row 850 was never trained.
+# This synset of the 22K list has no images in the fall 2011 release, so row 850 of classifiers was never trained.
 WITHOUT_IMAGES = "n04399382"
 
 
 def main() -> None:
-    """Writes both lists, a line a class: synset id, tab, lemmas."""
+    """Writes both lists, one line per class: synset id, tab, lemmas."""
     source = Path(timm.data.__file__).parent / "_info"
     lines = (source / "imagenet_synset_to_lemma.txt").read_text().splitlines()
     lemmas = dict(line.split("\t", 1) for line in lines)

@@ -92,7 +92,7 @@ def test_weights_travel_to_another_format_and_are_evaluated_and_trained_on_alike
         assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "theirs") == losses(tmp_path / "ours")
     again = convert(workdir, tmp_path / "out.safetensors", "--to", "timm")
-    assert_one_line_mistake(again, "exists already")
+    assert_one_line_mistake(again, "already exists")
 
 
 # Nearly all other runs here are of quickstart.

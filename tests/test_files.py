@@ -14,7 +14,7 @@ def test_what_cannot_be_written_is_refused_before_with_what_to_do(tmp_path, monk
     for path, overwrite, told in (
         (there, None, "exists already; remove it or choose another name"),
         (there, False, "exists already; choose another --out or give --overwrite"),
-        (tmp_path, True, "is a folder; expected the name of a file"),
+        (tmp_path, True, "is a folder; expected the path of a file"),
         (there / "x.npz", True, "there is no folder"),
     ):
         with pytest.raises(UserError, match=told):
@@ -23,9 +23,9 @@ def test_what_cannot_be_written_is_refused_before_with_what_to_do(tmp_path, monk
     check_result(tmp_path / "new.npz")
     check_folder(tmp_path / "a" / "b", "--out")
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
-    with pytest.raises(UserError, match="cannot be written to; choose another name"):
+    with pytest.raises(UserError, match="is not writable; choose another name"):
         check_result(tmp_path / "new.npz")
-    with pytest.raises(UserError, match=r"--out .*b: .* cannot be written to; choose another"):
+    with pytest.raises(UserError, match=r"--out .*b: .* is not writable; choose another"):
         check_folder(tmp_path / "a" / "b", "--out")
 
 

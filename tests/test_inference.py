@@ -9,7 +9,7 @@ from PIL import Image
 from focalnet_jax import create_model, predict
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.demo import __main__ as demo
-from focalnet_jax.demo.panels import look
+from focalnet_jax.demo.panels import explain
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.inference import Classifier, load_classifier
 from focalnet_jax.visualize import __main__ as visualize
@@ -81,7 +81,7 @@ PICTURE = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
     "call",
     [
         lambda classifier: classifier.logits([PICTURE]),
-        lambda classifier: look(classifier, PICTURE, 2).stages[1].gates,
+        lambda classifier: explain(classifier, PICTURE, 2).stages[1].gates,
         lambda classifier: receptive_field(classifier.model, normalize(PICTURE[None])),
     ],
     ids=["logits", "the page's maps", "receptive field"],

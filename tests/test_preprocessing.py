@@ -12,9 +12,9 @@ from sklearn.datasets import load_sample_image
 import focalnet_jax
 from focalnet_jax import predict
 from focalnet_jax.checkpoint.weights import save_params
-from focalnet_jax.convert.huggingface import WeightsInfo
-from focalnet_jax.convert.timm import told_by_timm, write_timm_config
-from focalnet_jax.convert.weights import read_weights, stated_by
+from focalnet_jax.convert.info import WeightsInfo
+from focalnet_jax.convert.timm import timm_options, write_timm_config
+from focalnet_jax.convert.weights import checkpoint_info, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import IMAGENET, USUAL, Normalization, Preprocessing, from_config
@@ -108,15 +108,15 @@ def test_conversions_carry_preprocessing_and_class_names_from_format_to_format(t
     assert json.loads((tmp_path / "again" / "preprocessor_config.json").read_text()) == VIT  # not a word is lost
     write_weights(read_weights(folder), tmp_path / "timm.safetensors", format="timm")
     write_weights(read_weights(tmp_path / "timm.safetensors", options=SRF), tmp_path / "back", format="huggingface")
-    assert read_weights(tmp_path / "back").stated.follow() == STRETCHED
+    assert read_weights(tmp_path / "back").info.follow() == STRETCHED
     write_weights(read_weights(folder), tmp_path / "local", format="timm")
     local = read_weights(tmp_path / "local")  # with all that shapes do not tell
-    assert (local.config, local.stated.follow()) == (
+    assert (local.config, local.info.follow()) == (
         read_weights(folder).config,
         replace(STRETCHED, crop_pct=1.0, resized=None, rounding="nearest"),
     )
     report = write_weights(read_weights(folder), tmp_path / "wide", format="huggingface", image_size=(64, 32))
-    assert read_weights(tmp_path / "wide").stated.follow() == STRETCHED.at((64, 32))
+    assert read_weights(tmp_path / "wide").info.follow() == STRETCHED.at((64, 32))
     assert not any("preprocessor" in note for note in report.notes)
     broken = with_processor(tmp_path / "broken", do_pad=True)
     write_weights(read_weights(broken), tmp_path / "carried", format="orbax")
@@ -137,7 +137,7 @@ def test_a_timm_directory_states_preprocessing_and_class_names(nested, tmp_path)
     assert classifier.preprocessing.target == (71, 71)
     assert classifier.labels == ("n0", "rose, flower", "n2", "n3", "n4")
     write_weights(read_weights(folder, options=OPTIONS["timm_lrf"]), tmp_path / "there", format="huggingface")
-    stated = read_weights(tmp_path / "there", options=OPTIONS["timm_lrf"]).stated
+    stated = read_weights(tmp_path / "there", options=OPTIONS["timm_lrf"]).info
     assert (stated.classes, stated.follow().target, stated.follow().normalization) == (tuple(names), (71, 71), HALF)
     other = of_timm(tmp_path / "other", pretrained_cfg={"crop_mode": "corner"})
     with pytest.raises(UserError, match=r"config.json: crop_mode is 'corner'"):
@@ -156,10 +156,10 @@ def test_checkpoints_from_before_preprocessing_was_stored_mean_what_they_did(tmp
     save_params(tmp_path / "old", weights.params, {"model": model_metadata(None, weights.config), "stated": old})
     assert load_classifier(tmp_path / "old").preprocessing == USUAL.at((384, 384))
     config = load_config("configs/quickstart.py", SMALL[1:]).to_dict()
-    of_run = stated_by({"config": config, "classes": list("0123456789")})
+    of_run = checkpoint_info({"config": config, "classes": list("0123456789")})
     for key in ("eval_resize_mode", "interpolation", "mean", "std"):
         del config["data"][key]
-    assert stated_by({"config": config, "classes": list("0123456789")}) == of_run
+    assert checkpoint_info({"config": config, "classes": list("0123456789")}) == of_run
     assert of_run.follow() == Preprocessing((16, 16), resized=(16, 16), crop_pct=None)
 
 
@@ -240,7 +240,7 @@ def test_a_key_that_makes_no_sense_is_one_line(key, value, told):
 
 def test_a_switch_that_is_null_is_off(tmp_path):
     folder = with_processor(tmp_path / "model", do_normalize=None, do_center_crop=None, crop_size=None)
-    how = read_weights(folder).stated.follow()
+    how = read_weights(folder).info.follow()
     assert (how.size, how.mode, how.normalization.mean) == ((32, 64), "stretch", (0.0, 0.0, 0.0))
     with pytest.raises(UserError, match="do_resize and do_center_crop are false"):
         load_classifier(with_processor(tmp_path / "sizes", do_resize=None))
@@ -258,7 +258,7 @@ def test_a_timm_directory_states_what_its_model_computes(tmp_path):
 def test_a_timm_directory_of_a_variant_keeps_its_normalization_of_modulators(normalized, tmp_path):
     config = replace(variant_config("focalnet_large_fl4"), normalize_modulator=normalized)
     write_timm_config(tmp_path, config, "focalnet_large_fl4", WeightsInfo())
-    assert told_by_timm(json.loads((tmp_path / "config.json").read_text()))["normalize_modulator"] is normalized
+    assert timm_options(json.loads((tmp_path / "config.json").read_text()))["normalize_modulator"] is normalized
 
 
 def test_of_weights_that_state_a_normalization_alone_the_rest_is_the_configs(capsys):
@@ -284,16 +284,16 @@ def test_what_a_librarys_files_cannot_say_goes_along_in_the_weights(format, tmp_
     wide = Preprocessing((32, 48), resized=(36, 54), crop_pct=None, interpolation="lanczos", normalization=HALF)
     how = replace(wide, size=(32, 32), resized=(40, 40), mode="longest") if format == "timm" else wide
     weights = read_weights(GOLDEN / "huggingface_srf.safetensors", options=SRF)
-    held = replace(weights, stated=replace(weights.stated, preprocessing=replace(how, fill=(9, 9, 9))))
+    held = replace(weights, info=replace(weights.info, preprocessing=replace(how, fill=(9, 9, 9))))
     report = write_weights(held, tmp_path / "there", format=format)
     assert any(note.startswith("no preprocess") for note in report.notes)
     back = read_weights(tmp_path / "there", options=SRF)
-    assert back.stated.follow() == replace(how, fill=(9, 9, 9))
+    assert back.info.follow() == replace(how, fill=(9, 9, 9))
     if format == "huggingface":  # another size in the config counts, as it does without
         config = tmp_path / "there" / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"image_size": [64, 96]}))
-        assert read_weights(tmp_path / "there").stated.follow().size == (64, 96)
-        assert read_weights(tmp_path / "there").stated.follow().normalization == HALF
+        assert read_weights(tmp_path / "there").info.follow().size == (64, 96)
+        assert read_weights(tmp_path / "there").info.follow().normalization == HALF
 
 
 def test_a_refusal_survives_conversions(tmp_path):

@@ -1,1 +1,1 @@
-"""What lasts: saving and restoring a run, stopping it without loss."""
+"""Checkpoints: saving and resuming a run, stopping it without loss."""

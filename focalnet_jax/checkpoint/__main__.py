@@ -1,12 +1,12 @@
-"""BlockProbe at a run's checkpoints, check them, compare two, or remove some.
+"""List, verify, compare or delete the checkpoints of a run.
 
-  list DIR            the steps, their sizes and evaluations, and which is the best
+  list DIR            lists the steps, their sizes and evaluations, and marks the best
   verify DIR          reads every file and compares its SHA-256; exit code 1 if any differs
-  diff DIR STEP STEP  what two steps differ in: config, versions, parameters
-  prune DIR           deletes all but the newest and the best, once these are found to be good
+  diff DIR STEP STEP  compares two steps: config, versions, parameters
+  prune DIR           deletes all but the newest and the best, after verifying these
 
-DIR is a workdir or its checkpoints; for verify also a single one of them, or exported weights. A run that is writing
-there is not disturbed; prune refuses as long as there is one.
+DIR is a workdir or its checkpoints folder; for verify also a single checkpoint, or exported weights. A run that is
+writing there is not disturbed; prune fails while there is one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DELETED = "deleted meanwhile"
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags and does it."""
+    """Parses the flags and runs the subcommand."""
     parser = make_parser("checkpoint", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{list,verify,diff,prune}")
     for name, does in (("list", _list), ("verify", _verify), ("diff", _diff), ("prune", _prune)):
@@ -37,19 +37,21 @@ def main(arguments: list[str]) -> int:
         command.set_defaults(does=does)
         command.add_argument("directory", metavar="DIR")
         if name == "verify":
-            command.add_argument("--step", type=int, metavar="STEP", help="only this one")
+            command.add_argument("--step", type=int, metavar="STEP", help="verify only this step")
         if name == "diff":
             command.add_argument("steps", type=int, nargs=2, metavar="STEP")
         if name == "prune":
             command.add_argument("--keep-latest", type=int, default=1, metavar="N")
             command.add_argument("--keep-best", type=int, default=1, metavar="N")
-            command.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+            command.add_argument(
+                "--dry-run", action="store_true", help="print the steps to delete, without deleting them"
+            )
     flags = parser.parse_args(arguments)
     return flags.does(Path(flags.directory), flags)
 
 
 def _folder(given: Path) -> Path:
-    """The directory of the steps, by its own name."""
+    """Returns the resolved directory of the steps."""
     for folder in (given / FOLDER, given):
         if folder.is_dir() and list_steps(folder):
             return folder.resolve()
@@ -57,7 +59,7 @@ def _folder(given: Path) -> Path:
 
 
 def _workdirs(given: Path) -> list[Path]:
-    """Where the lock of a run that writes there lies: in its workdir, whose checkpoints may be a link to elsewhere."""
+    """Returns directories that may hold the lock of a writing run; a workdir's checkpoints may be a link."""
     folder = _folder(given)
     places = [given.resolve(), folder.parent] if (given / FOLDER).is_dir() else [folder.parent, given.absolute().parent]
     return [place for place in dict.fromkeys(places) if place == places[0] or (place / LOCK).exists()]
@@ -77,7 +79,7 @@ def _list(given: Path, flags: argparse.Namespace) -> int:
     for number in list_steps(folder):
         step = folder / str(number)
         if missing := find_missing(step):
-            print(f"{number:>9}  {_passing(step, given) or f'no checkpoint: {missing[0]}'}")
+            print(f"{number:>9}  {_status(step, given) or f'not a checkpoint: {missing[0]}'}")
             continue
         try:
             size = sum(size for size, _ in read_manifest(step).files.values())
@@ -113,8 +115,8 @@ def _verify(given: Path, flags: argparse.Namespace) -> int:
     for name in names:
         step, begun = folder / str(name), time.perf_counter()
         damage = find_damage(step)
-        if damage and (passing := _passing(step, given)):
-            print(f"{name:>9}  {passing}", flush=True)
+        if damage and (transient := _status(step, given)):
+            print(f"{name:>9}  {transient}", flush=True)
         elif damage:
             bad += 1
             more = f" and {len(damage) - 1} more" if len(damage) > 1 else ""
@@ -132,8 +134,8 @@ def _verify(given: Path, flags: argparse.Namespace) -> int:
     return EXIT_FAILED if bad else 0
 
 
-def _passing(step: Path, given: Path) -> str | None:
-    """What the run that is writing there is about to do with a step that is not whole; None if there is none."""
+def _status(step: Path, given: Path) -> str | None:
+    """Returns the state of an incomplete step that a running run is writing or has deleted; else None."""
     if not step.exists():
         return _DELETED
     if not (step / MANIFEST).exists() and given.absolute() != step and any(map(is_held, _workdirs(given))):
@@ -169,7 +171,7 @@ def _diff(given: Path, flags: argparse.Namespace) -> int:
             size = np.linalg.norm(a[name].astype(np.float64))
             relative = f"{np.linalg.norm(change) / size:.3g}" if size else "-"
             print(f"{name:<{width}}  {a[name].shape}, {np.abs(change).max():.3g}, {relative}")
-    print(f"{same} of {len(a.keys() & b.keys())} parameters are the same to the bit")
+    print(f"{same} of {len(a.keys() & b.keys())} parameters are bitwise equal")
     return 0
 
 
@@ -194,13 +196,13 @@ def _prune(given: Path, flags: argparse.Namespace) -> int:
         for workdir in _workdirs(given) if not flags.dry_run else ():
             locks.enter_context(held(workdir))
         metrics = _metrics(folder)
-        # Nobody else writes there now, but for a dry run.
-        passing = [step for step in list_steps(folder) if flags.dry_run and _passing(folder / str(step), given)]
-        damaged = [step for step in list_steps(folder) if step not in metrics and step not in passing]
+        # No other process writes there now, except during a dry run.
+        transient = [step for step in list_steps(folder) if flags.dry_run and _status(folder / str(step), given)]
+        damaged = [step for step in list_steps(folder) if step not in metrics and step not in transient]
         while bad := [
             step for step in kept(metrics, flags.keep_latest, flags.keep_best) if find_damage(folder / str(step))
         ]:
-            damaged += bad  # others are kept in their stead; they themselves stay too
+            damaged += bad  # others are kept instead; the damaged ones are not deleted either
             metrics = {step: metric for step, metric in metrics.items() if step not in damaged}
         gone = sorted(metrics.keys() - kept(metrics, flags.keep_latest, flags.keep_best))
         try:
@@ -209,7 +211,7 @@ def _prune(given: Path, flags: argparse.Namespace) -> int:
             raise UserError(f"cannot delete from {folder}: {error.strerror}; make it writable") from error
     print(f"{'would delete' if flags.dry_run else 'deleted'} {', '.join(map(str, gone)) or 'nothing'}")
     if damaged:
-        print(f"damaged and left alone: {', '.join(map(str, sorted(damaged)))}")
+        print(f"damaged, not deleted: {', '.join(map(str, sorted(damaged)))}")
     return EXIT_FAILED if damaged else 0
 
 

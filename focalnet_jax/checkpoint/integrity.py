@@ -1,7 +1,7 @@
-"""What makes a checkpoint complete and unchanged: a list of its files with their SHA-256, written last.
+"""Integrity of checkpoints: a manifest of all files with their SHA-256, written last.
 
-Orbax notices neither a flipped bit nor a step half deleted, and on file systems without atomic renames a step may be
-visible before it is whole. A step without this list, or with files that are not as it says, is no checkpoint.
+Orbax detects neither a flipped bit nor a partly deleted step, and on file systems without atomic renames a step may be
+visible before it is complete. A step without a manifest, or with files that differ from it, is not a checkpoint.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole
 
 MANIFEST = "manifest.json"
-_THREADS = 8  # that read; hashing leaves Python's lock
+_THREADS = 8  # number of reading threads; hashing releases Python's global lock
 
 
 class DamagedError(ValueError):
-    """What is wrong with a step, in words."""
+    """Raised for a damaged step; the message describes the damage."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of a step, by path below it; what its evaluation said, if there was one; and which step it is."""
+    """The files of a step, by path relative to it; its evaluation, if any; and its number."""
 
     files: Mapping[str, tuple[int, str]]  # bytes, SHA-256
     evaluation: Mapping[str, float | None] | None
-    step: int | None  # None for weights alone
+    step: int | None  # None for exported weights
 
 
 def is_step(directory: Path) -> bool:
-    """Whether a directory is named as a step is, by its number."""
+    """Returns whether the name of a directory is a step number."""
     name = directory.name
     return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
 def seal(step: Path, evaluation: Mapping[str, Any] | None = None) -> None:
-    """Writes the list of all files in the directory of a step, after which it counts as a checkpoint."""
+    """Writes the manifest of a step's directory, which makes it a checkpoint."""
     names = [str(path.relative_to(step)) for path in _files(step)]
     with ThreadPoolExecutor(_THREADS) as pool:
         digests = list(pool.map(lambda name: _digest(step / name), names))
@@ -51,17 +51,17 @@ def seal(step: Path, evaluation: Mapping[str, Any] | None = None) -> None:
 
 
 def record_evaluation(step: Path, evaluation: Mapping[str, Any]) -> None:
-    """Adds what an evaluation said to a step that had none."""
+    """Adds the results of an evaluation to the manifest of a step that has none."""
     files = read_manifest(step).files
     _write(step, {name: list(entry) for name, entry in files.items()}, evaluation)
 
 
 def read_manifest(step: Path) -> Manifest:
-    """The list of a step's files.
+    """Returns the manifest of a step.
 
     Raises:
-      DamagedError: there is none, or it is not as it was written.
-      UserError: it may not be read.
+      DamagedError: the manifest is missing or changed.
+      UserError: there is no permission to read it.
     """
     try:
         written = (step / MANIFEST).read_text()
@@ -75,11 +75,11 @@ def read_manifest(step: Path) -> Manifest:
     except PermissionError as error:
         raise UserError(f"cannot read {step / MANIFEST}: {error.strerror}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"{MANIFEST} is not as it was written") from error
+        raise DamagedError(f"{MANIFEST} has changed since it was written") from error
 
 
 def find_missing(step: Path) -> list[str]:
-    """What of a step's files is not there in its size, without reading them; or that it is another step's."""
+    """Returns problems of a step found without reading its files: missing files, other sizes, another step's files."""
     try:
         manifest = read_manifest(step)
     except DamagedError as error:
@@ -90,12 +90,12 @@ def find_missing(step: Path) -> list[str]:
 
 
 def find_damage(step: Path, part: int = 0, parts: int = 1) -> list[str]:
-    """What of a step's files is not as it was written, all of them read; empty for a good one.
+    """Returns problems of a step found by reading its files; empty if it is undamaged.
 
     Args:
-      step: its directory.
-      part: the part of the files to read, by size about a `parts`-th, where several processes share the work.
-      parts: how many parts there are.
+      step: directory of the step.
+      part: index of the part of the files to read, where several processes share the work.
+      parts: number of parts, of about equal size.
     """
     if missing := find_missing(step):
         return missing
@@ -130,7 +130,7 @@ def _digest(path: Path) -> str:
 
 
 def _sealed(body: Mapping[str, Any]) -> str:
-    """The text of the list, which holds its own checksum: of this very text, so that no letter of it may change."""
+    """Returns the text of the manifest, with a checksum over its content, so that any change is detected."""
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps({"sha256": digest, "of": body}, indent=1, sort_keys=True) + "\n"
 

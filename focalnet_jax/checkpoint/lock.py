@@ -1,4 +1,4 @@
-"""One run at a time writes to a workdir: two would take each other's checkpoints for their own and delete them."""
+"""Lock of a workdir: of two runs, each would treat the other's checkpoints as its own and delete them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from typing import IO, Any
 from focalnet_jax.errors import RunFailedError, UserError
 
 LOCK = "lock"
-BEAT_SECONDS = 3.0  # how often a holder shows that it lives, for those on other machines
-PATIENCE_SECONDS = 20.0  # a holder on another machine that has shown nothing for so long is gone
+BEAT_SECONDS = 3.0  # interval of the holder's heartbeats, which other machines see
+PATIENCE_SECONDS = 20.0  # time without a heartbeat after which a holder on another machine counts as ended
 
 
 @contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Holds a workdir, which is made if it is not there; one that was made here and is left empty is removed again.
+    """Holds the lock of a workdir while entered; creates missing folders and removes them again if they are left empty.
 
-    On one machine the operating system's lock decides, which ends with its process. Of a holder on another machine,
-    whose lock a file system may not know of, the file's date is watched: it is gone if that stands still. So neither
-    kill nor crash leaves a lock that somebody has to remove.
+    On one machine the operating system's file lock decides, which ends with its process. File systems may not share it
+    with other machines, so there the modification time of the lock file is watched: a holder that stops updating it
+    has ended. Neither kill nor crash leaves a lock that must be removed by hand.
 
     Raises:
-      UserError: another run holds it, or it cannot be written.
+      UserError: another run holds the lock, or the workdir cannot be written.
       RunFailedError: the disk is full.
     """
     made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
@@ -55,21 +55,21 @@ def held(workdir: Path) -> Iterator[None]:
 
 
 def cannot_write(workdir: Path, error: OSError) -> UserError | RunFailedError:
-    """What is said of a workdir that cannot be written: a full disk is nobody's mistake."""
-    told = f"cannot write to --workdir {workdir}: {error.strerror}"
+    """Returns the error for a workdir that cannot be written: `RunFailedError` for a full disk, else `UserError`."""
+    text = f"cannot write to --workdir {workdir}: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunFailedError(f"{told}; make room and start it again")
-    return UserError(f"{told}; choose another")
+        return RunFailedError(f"{text}; free disk space and start it again")
+    return UserError(f"{text}; choose another")
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    with contextlib.suppress(OSError):  # what is not empty stays
+    with contextlib.suppress(OSError):  # folders with content stay
         for folder in folders:
             folder.rmdir()
 
 
 def is_held(workdir: Path) -> bool:
-    """Whether somebody has shown of late that a workdir is held; takes and changes nothing."""
+    """Returns whether the lock file of a workdir has a recent heartbeat; does not acquire the lock."""
     try:
         return abs(time.time() - (workdir / LOCK).stat().st_mtime) < PATIENCE_SECONDS
     except OSError:
@@ -77,7 +77,7 @@ def is_held(workdir: Path) -> bool:
 
 
 def _make_and_acquire(workdir: Path) -> IO[str]:
-    """Tries again where a file or folder has gone: another holder has just ended and removed what it had made."""
+    """Creates the workdir and acquires its lock; retries if another holder that just ended removes the folders."""
     for _ in range(9):
         with contextlib.suppress(FileNotFoundError):
             workdir.mkdir(parents=True, exist_ok=True)
@@ -93,14 +93,14 @@ def _acquire(path: Path) -> IO[str]:
             file.seek(0)
             _refuse_living(file.read(), path)
             if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
-                file.close()  # its holder has just removed it: another one is made
+                file.close()  # its holder has just removed it: create another one
                 continue
             file.truncate(0)
             file.write(json.dumps(_me()))
             file.flush()
             return file
         except OSError:
-            with contextlib.suppress(OSError):  # a lock that says nothing, of a disk that is full
+            with contextlib.suppress(OSError):  # an empty lock file, left by a full disk
                 if not path.stat().st_size:
                     path.unlink()
             file.close()
@@ -115,12 +115,12 @@ def _lock(file: IO[str], path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise _refused(_read(path.read_text(errors="replace")), path) from None
-    except OSError:  # a file system without locks: what the file says has to do
+    except OSError:  # a file system without locks: the content of the file decides
         return
 
 
 def _refuse_living(text: str, path: Path) -> None:
-    """Refuses where the one who wrote the file lives."""
+    """Raises `UserError` if the holder named in the lock file is still running."""
     holder = _read(text)
     if not holder:
         return
@@ -160,7 +160,7 @@ _SINCE = time.time()
 
 
 def _begun(pid: int) -> str | None:
-    """When a process began, as its system counts it; None for one that is not there. A number may be given again."""
+    """Returns the start time of a process in ticks of its system; None if there is none. It identifies reused pids."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -171,7 +171,7 @@ def _begun(pid: int) -> str | None:
         os.kill(pid, 0)
     except OSError:
         return None
-    return ""  # it lives; no more is known here
+    return ""  # it is running; its start time is unknown here
 
 
 def _beat(path: Path, ended: threading.Event) -> None:

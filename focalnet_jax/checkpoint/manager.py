@@ -1,8 +1,8 @@
-"""Checkpoints of a run, over Orbax's CheckpointManager.
+"""Checkpoints of a run, on top of Orbax's CheckpointManager.
 
-A step is these items: `params`; `ema`, their average, where the run has one; `training`, the rest of the train state;
-`metadata`, JSON with the resolved config; and the list of its files with their SHA-256, see `integrity`, without which
-it is none.
+A step has these items: `params`; `ema`, their average, if the run has one; `training`, the rest of the train state;
+`metadata`, JSON with the resolved config; and the manifest of its files with their SHA-256, see `integrity`, without
+which it is not a checkpoint.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from focalnet_jax.checkpoint.steps import (
     SAVED,
     check_path,
     check_whole,
-    clear,
     delete,
     is_complete,
     kept,
     list_steps,
     metric_of,
     newest_step,
+    remove_leftovers,
 )
-from focalnet_jax.checkpoint.weights import Tree, abstract, check_same, quiet, reading, reason
+from focalnet_jax.checkpoint.weights import Tree, abstract, check_fits, quiet, reading, reason
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.system.files import write_whole
 
@@ -43,12 +43,13 @@ ITEMS = ("params", "ema", "statistics", "ema_statistics", "training", "metadata"
 class Checkpoints:
     """The checkpoints of a workdir: the newest `keep_latest` and the `keep_best` with the highest figure `metric`.
 
-    One run at a time may write there. All its processes make one of these; process 0 seals and deletes.
+    Only one run at a time may write to a workdir. Each of its processes has an instance; process 0 writes the manifests
+    and deletes old steps.
     """
 
     def __init__(self, workdir: Path, metric: str, *, keep_latest: int, keep_best: int):
         if keep_latest < 1:
-            raise UserError(f"keep_latest={keep_latest}; expected at least 1, or nothing could be resumed")
+            raise UserError(f"keep_latest={keep_latest}; expected at least 1, which is needed to resume")
         self._keep = {"latest": keep_latest, "best": keep_best}
         self._metric = metric
         self._workdir, self._folder = workdir, workdir.absolute() / FOLDER
@@ -56,8 +57,8 @@ class Checkpoints:
         check_path(workdir)
         _check_writable(self._folder)
         if self._writes:
-            clear(self._folder)
-        # Which steps are kept is decided here, where what a list of files says is known.
+            remove_leftovers(self._folder)
+        # This class, not Orbax, decides which steps to keep, because it knows the manifests.
         self._manager = ocp.CheckpointManager(self._folder, item_names=ITEMS)
         self._settling: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -66,12 +67,12 @@ class Checkpoints:
     def save(
         self, step: int, items: dict[str, Tree], metadata: dict[str, Any], evaluation: Mapping[str, Any] | None = None
     ) -> None:
-        """Starts writing `items` in the background; returns when the arrays may be changed.
+        """Starts writing `items` in the background; returns as soon as the arrays may be changed.
 
-        To a step that exists nothing is added but what an evaluation said.
+        If the step exists, only the evaluation is added to it.
 
         Raises:
-          RunFailedError: the save before this one failed, or this one cannot begin.
+          RunFailedError: the previous save failed, or this one cannot start.
         """
         self.wait()
         if step == self.latest_step:
@@ -79,8 +80,8 @@ class Checkpoints:
                 record_evaluation(self._step(step), evaluation)
                 self._delete_old()
             return
-        # Orbax needs some .1 s for the arrays, however small they are. One process has them on the host and goes on;
-        # several save together and hold no whole array: they wait for it.
+        # Orbax needs about 0.1 s for the arrays, however small they are. A single process copies them to the host and
+        # continues. Several processes save together and hold no complete array, so they wait for Orbax.
         alone = jax.process_count() == 1
         if alone:
             items = jax.device_get(items)
@@ -97,26 +98,26 @@ class Checkpoints:
         self._settling.start()
 
     def restore(self, step: int, like: dict[str, Tree]) -> dict[str, Tree]:
-        """The items of a step, with the structure, dtypes and shardings of `like`; whether it is good was seen before.
+        """Returns the items of a step, with the structure, dtypes and shardings of `like`; the step is not verified.
 
         Raises:
-          UserError: what the step holds is not this model's; names what differs.
+          UserError: the step's arrays do not fit this model; names the differing ones.
           RunFailedError: the step cannot be read.
         """
         for name, tree in like.items():
-            check_same(self._step(step), name, tree)
+            check_fits(self._step(step), name, tree)
         trees = {name: ocp.args.StandardRestore(abstract(tree)) for name, tree in like.items()}
         with reading(self._step(step)):
             return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)).items())
 
     def last_good(self) -> int | None:
-        """The newest step that is whole, when what is being written is done."""
+        """Returns the newest complete step, after the save in progress, or None."""
         if self._settling is not None:
             self._settling.join()
         return newest_step(self._folder, complete=True)
 
     def holds(self, step: int) -> bool:
-        """Whether a step is on the disk by now."""
+        """Returns whether a step is completely on disk."""
         return is_complete(self._step(step))
 
     def best_metric(self) -> float:
@@ -125,10 +126,10 @@ class Checkpoints:
         return max((metric_of(step, self._metric) for step in steps), default=-math.inf)
 
     def wait(self) -> None:
-        """Returns when everything is on disk.
+        """Waits until everything is on disk.
 
         Raises:
-          RunFailedError: it could not be written; the checkpoints before it are as they were.
+          RunFailedError: the checkpoint could not be written; earlier ones are unchanged.
         """
         if self._settling is not None:
             self._settling.join()
@@ -138,7 +139,7 @@ class Checkpoints:
             raise self._failed(self.latest_step, failure) from failure
 
     def close(self) -> None:
-        """Waits for what is being written, whatever becomes of it (`wait` tells), and lets go of the directory."""
+        """Waits for the save in progress, ignoring its failure (`wait` raises it), and closes Orbax's manager."""
         if self._settling is not None:
             self._settling.join()
         with quiet(), contextlib.suppress(Exception):
@@ -146,7 +147,7 @@ class Checkpoints:
 
     def _begin(self, step: int, arguments: ocp.args.Composite) -> None:
         if not self._manager.save(step, args=arguments):
-            raise RuntimeError("a newer step is there")
+            raise RuntimeError("a newer step exists")
 
     def _settle(
         self,
@@ -155,7 +156,7 @@ class Checkpoints:
         arguments: ocp.args.Composite | None,
         evaluation: Mapping[str, Any] | None,
     ) -> None:
-        """What is left to do in the background: Orbax's writing or the end of it, the list of files, old steps."""
+        """Finishes a save in the background: Orbax's writing, the manifest, deletion of old steps."""
         try:
             if arguments is not None:
                 self._begin(step, arguments)
@@ -165,7 +166,7 @@ class Checkpoints:
                 seal(self._step(step), evaluation)
                 write_whole(self._workdir / SAVED, json.dumps({"step": step}) + "\n")
                 self._delete_old()
-        except Exception as error:  # told to who saves or waits next
+        except Exception as error:  # raised by the next `save` or `wait`
             self._failure = error
 
     def _delete_old(self) -> None:
@@ -175,7 +176,7 @@ class Checkpoints:
 
     def _failed(self, step: int | None, error: Exception) -> RunFailedError:
         good = newest_step(self._folder, complete=True)
-        last = f"step {good} is the last good one" if good is not None else "there is none before it"
+        last = f"step {good} is the last good one" if good is not None else "there is no earlier one"
         return RunFailedError(f"cannot write checkpoint {self._folder}/{step}: {reason(error)}; {last}")
 
     def _step(self, step: int) -> Path:

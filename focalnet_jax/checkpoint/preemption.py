@@ -1,4 +1,4 @@
-"""Stopping a run by a signal without losing what it computed, and within the time it is given."""
+"""Stopping a run by a signal without losing its progress, and within its grace period."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from focalnet_jax.errors import EXIT_FAILED, EXIT_PREEMPTED
 from focalnet_jax.system.signals import in_main_thread
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_ECHO_SECONDS = 0.5  # programs that pass a signal on often send it to the process and to its group
+_ECHO_SECONDS = 0.5  # programs that forward a signal often send it to the process and to its group
 
 
 class StopRequest:
     """While entered, the first SIGTERM or SIGINT sets `received`; a second one, or the deadline, ends the process.
 
-    Python runs no handler of its own while it waits for a compiler or a device. So the signal's number is written into
-    a pipe, which needs no Python, and a thread reads it.
+    Python runs no signal handlers while it waits for a compiler or a device. So the signal's number is written into a
+    pipe, which needs no Python, and a thread reads it.
 
-    Entered in another thread than the main one, it handles no signal and says so: they are the caller's.
+    Entered outside the main thread, it prints a note and handles no signals, which are then left to the caller.
 
     Args:
-      grace_seconds: what the process is given from the first signal on.
+      grace_seconds: time from the first signal to the end of the process.
     """
 
     def __init__(self, grace_seconds: float):
         self.received: signal.Signals | None = None
-        self.saved: Callable[[], int | None] = lambda: None  # the step, if nothing is lost where the process ends now
+        self.saved: Callable[[], int | None] = lambda: None  # returns the step if it is saved and nothing would be lost
         self._grace = grace_seconds
 
     def __enter__(self) -> StopRequest:
-        self._handles = in_main_thread()
-        if not self._handles:
-            _say("not in the main thread: signals are left to the program that started it, and none stops this run")
+        self._handles_signals = in_main_thread()
+        if not self._handles_signals:
+            _print("not in the main thread: signals are left to the calling program and do not stop this run")
             return self
-        self._previous = {number: signal.signal(number, _noted) for number in SIGNALS}
+        self._previous = {number: signal.signal(number, _ignore) for number in SIGNALS}
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._woken = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+        self._thread = threading.Thread(target=self._read_signals, name="signals", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if not self._handles:
+        if not self._handles_signals:
             return
         signal.set_wakeup_fd(self._woken)
         for number, handler in self._previous.items():
@@ -60,18 +60,18 @@ class StopRequest:
         for end in (self._read, self._write):
             os.close(end)
 
-    def _listen(self) -> None:
+    def _read_signals(self) -> None:
         since = 0.0
         while True:
             wait = None if self.received is None else max(0.0, self._grace - (time.monotonic() - since))
             ready, _, _ = select.select([self._read], [], [], wait)
             if not ready and (step := self.saved()) is not None:
-                _say(f"stopped by {self.received.name}, step {step} is saved; the same command goes on")
+                _print(f"stopped by {self.received.name}, step {step} is saved; the same command resumes")
                 os._exit(EXIT_PREEMPTED)
             if not ready:
-                _end(
+                _exit_with(
                     f"no step was finished and saved within {self._grace:.0f} s of {self.received.name} "
-                    "(grace_seconds), so the run ends without; the same command goes on from the last checkpoint",
+                    "(grace_seconds); the same command resumes from the last checkpoint",
                     EXIT_FAILED,
                 )
             for code in os.read(self._read, 64):
@@ -79,20 +79,20 @@ class StopRequest:
                     return
                 if code in SIGNALS and self.received is None:
                     self.received, since = signal.Signals(code), time.monotonic()
-                    _say(f"{self.received.name}: finishing this step, then saving; again to stop at once")
+                    _print(f"{self.received.name}: finishing this step, then saving; repeat it to stop at once")
                 elif code in SIGNALS and time.monotonic() - since > _ECHO_SECONDS:
-                    _end(f"{signal.Signals(code).name} again: stopped at once, nothing saved", 128 + code)
+                    _exit_with(f"{signal.Signals(code).name} again: stopped at once, nothing saved", 128 + code)
 
 
-def _noted(number: int, frame: FrameType | None) -> None:
-    """What Python has to have for a signal to be written into the pipe."""
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Does nothing; Python needs a handler to write the signal into the pipe."""
 
 
-def _end(text: str, status: int) -> None:
-    _say(f"failed: {text}")
+def _exit_with(text: str, status: int) -> None:
+    _print(f"failed: {text}")
     os._exit(status)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The steps in a directory of checkpoints: which there are, which are whole, which are kept, how they go."""
+"""The steps in a directory of checkpoints: listing, checking for completeness, choosing those to keep, deleting."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from focalnet_jax.settings import settings_of
 from focalnet_jax.settings.tasks import TASKS
 
 FOLDER = "checkpoints"
-SAVED = "saved.json"  # in the workdir: which step was saved last, whatever becomes of the checkpoints
-_LEAVING = ".deleting-"  # the name of a step that goes begins with it: it goes at once, however long its files take
-_UNFINISHED = ".orbax-checkpoint-tmp"  # and that of one being written ends with this
+SAVED = "saved.json"  # file in the workdir with the step saved last, which survives the checkpoints
+_LEAVING = ".deleting-"  # prefix of a step being deleted: renaming is immediate, deleting its files may take long
+_UNFINISHED = ".orbax-checkpoint-tmp"  # suffix of a step being written
 
 
 def list_steps(folder: Path) -> list[int]:
-    """All steps that have a directory, whole or not, the newest last: by number, whatever the clock said."""
+    """Returns all steps with a directory, complete or not, sorted by number."""
     return sorted(int(entry.name) for entry in folder.glob("*/") if is_step(entry))
 
 
 def is_complete(step: Path) -> bool:
-    """Whether a step was written to its end and all of it is there; not whether it is unchanged."""
+    """Returns whether a step was written completely and all its files exist; they may still have changed."""
     return not find_missing(step)
 
 
 def newest_step(folder: Path, *, complete: bool = False) -> int | None:
-    """The newest step that was written to its end; with `complete`, of which all is still there."""
-    whole = is_complete if complete else _was_written
-    return next((step for step in reversed(list_steps(folder)) if whole(folder / str(step))), None)
+    """Returns the newest step that was written completely, or None; with `complete`, all its files must exist."""
+    counts = is_complete if complete else _was_written
+    return next((step for step in reversed(list_steps(folder)) if counts(folder / str(step))), None)
 
 
 def _was_written(step: Path) -> bool:
@@ -41,7 +41,7 @@ def _was_written(step: Path) -> bool:
 
 
 def last_saved(workdir: Path) -> int | None:
-    """The step that was saved last in a workdir; None if none was. 0 where that cannot be read."""
+    """Returns the step saved last in a workdir; None if there is none, 0 if the file cannot be read."""
     try:
         return int(json.loads((workdir / SAVED).read_text())["step"])
     except FileNotFoundError:
@@ -51,25 +51,25 @@ def last_saved(workdir: Path) -> int | None:
 
 
 def check_path(path: Path) -> None:
-    """Refuses a directory whose name checkpoints cannot be written below: `UserError`."""
+    """Raises `UserError` if Orbax cannot write checkpoints below a directory of this name."""
     name = str(path.absolute())
     if found := sorted(set("[]*?") & set(name)):
         raise UserError(
-            f"{name}: checkpoints cannot be written below a name with {' '.join(found)}, which Orbax takes for a "
+            f"{name}: checkpoints cannot be written below a name with {' '.join(found)}, which Orbax treats as a "
             "pattern: choose another"
         )
     try:
         name.encode()
     except UnicodeEncodeError:
         shown = name.encode(errors="replace").decode()
-        raise UserError(f"{shown}: its name is not UTF-8, as checkpoints need it: choose another") from None
+        raise UserError(f"{shown}: its name is not UTF-8, which checkpoints need: choose another") from None
 
 
 def check_whole(step: Path, items: Iterable[str]) -> None:
-    """Looks whether Orbax has put the arrays of every item in its place, which it may leave out without a word.
+    """Checks that Orbax has written the arrays of every item, which it may omit without an error.
 
     Raises:
-      OSError: it has not.
+      OSError: the arrays of an item are missing.
     """
     missing = [item for item in items if not (step / item / "manifest.ocdbt").is_file()]
     if missing:
@@ -77,10 +77,11 @@ def check_whole(step: Path, items: Iterable[str]) -> None:
 
 
 def find_checkpoint(path: str) -> Path:
-    """The directory of a step: of the newest one for a workdir, or the step's own.
+    """Returns the directory of a checkpoint: the newest step of a workdir, or the given step itself.
 
     Raises:
-      UserError: there is none at `path`.
+      UserError: there is no checkpoint at `path`.
+      RunFailedError: the checkpoint at `path` is damaged.
     """
     given = Path(path).absolute()
     if not path or not given.exists():
@@ -99,7 +100,7 @@ def find_checkpoint(path: str) -> Path:
 
 
 def read_metadata(checkpoint: Path) -> dict[str, Any]:
-    """What a step says about itself, see `Checkpoints.save`.
+    """Returns the metadata of a step, see `Checkpoints.save`.
 
     Raises:
       RunFailedError: it cannot be read.
@@ -107,7 +108,7 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
     try:
         metadata = json.loads((checkpoint / "metadata" / "metadata").read_text())
         if not isinstance(metadata, dict):
-            raise ValueError("no object")
+            raise ValueError("not a JSON object")
         return metadata
     except (OSError, ValueError) as error:
         raise RunFailedError(f"checkpoint {checkpoint} is damaged (its metadata: {error})") from error
@@ -132,13 +133,13 @@ def metric_of(checkpoint: Path, metric: str) -> float:
 
 
 def kept(metrics: Mapping[int, float], latest: int, best: int) -> set[int]:
-    """Of steps with their metrics, the `latest` newest and the `best` highest; of equals the older."""
+    """Returns the steps to keep: the `latest` newest and the `best` with the highest metrics; ties go to the older."""
     ranked = sorted((step for step in metrics if metrics[step] > -math.inf), key=lambda step: (-metrics[step], step))
     return set(sorted(metrics, reverse=True)[:latest]) | set(ranked[:best])
 
 
 def delete(folder: Path, steps: Iterable[int]) -> None:
-    """Deletes steps; killed in the middle it leaves none that looks whole, and the next one ends its work."""
+    """Deletes steps; if killed, it leaves none that looks complete, and `remove_leftovers` deletes the rest."""
     for step in steps:
         leaving = folder / f"{_LEAVING}{step}"
         shutil.rmtree(leaving, ignore_errors=True)
@@ -146,15 +147,15 @@ def delete(folder: Path, steps: Iterable[int]) -> None:
         shutil.rmtree(leaving, ignore_errors=True)
 
 
-def clear(folder: Path) -> None:
-    """Removes what a killed run left half written or half deleted; nobody else may be writing there."""
+def remove_leftovers(folder: Path) -> None:
+    """Removes steps that a killed run left partly written or partly deleted; no other process may be writing there."""
     for entry in folder.glob("*/"):
         if entry.name.startswith(_LEAVING) or (entry.name.endswith(_UNFINISHED) and entry.name[0].isdigit()):
             shutil.rmtree(entry, ignore_errors=True)
 
 
 def set_aside(step: Path, word: str) -> Path:
-    """Renames a step that is no checkpoint to `STEP.word`, so that it is no more in the way; returns its new name."""
+    """Renames a step that is not a checkpoint to `STEP.word`, so that it no longer counts; returns its new path."""
     aside, count = step.with_name(f"{step.name}.{word}"), 1
     while aside.exists():
         count += 1

@@ -1,6 +1,6 @@
-"""Parameters of a step by themselves: written to be shared, read to evaluate, convert or start from.
+"""The parameters of a step: written for sharing, read to evaluate, convert or finetune.
 
-Who reads a step for its weights gets their average where there is one.
+If a step has averaged parameters (EMA), these are read.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ AVERAGES = {"ema": "params", "ema_statistics": "statistics"}
 
 
 def weights_item(checkpoint: Path) -> str:
-    """Which item of a step is its result: the average where there is one."""
+    """Returns the item of a step with its weights: "ema" if there is an average, else "params"."""
     return "ema" if (checkpoint / "ema").is_dir() else "params"
 
 
 def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
-    """Writes `params` and `metadata` alone to `folder`: a step to load or start from, not to resume."""
+    """Writes only `params` and `metadata` to `folder`: a step to load or finetune from, not to resume."""
     check_path(folder)
     (folder / "metadata").mkdir(parents=True)
     (folder / "metadata" / "metadata").write_text(json.dumps(metadata))
@@ -50,10 +50,10 @@ def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
 
 
 def read_params(checkpoint: Path, like: Tree) -> Tree:
-    """The parameters of a step as NumPy arrays, with the structure of `like`; errors as `load_params`."""
+    """Returns the parameters of a step as NumPy arrays, with the structure of `like`; raises as `load_params`."""
     item = weights_item(checkpoint)
     _check_unchanged(checkpoint)
-    check_same(checkpoint, item, like)
+    check_fits(checkpoint, item, like)
     arguments = ocp.args.PyTreeRestore(
         item=like, restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
     )
@@ -62,7 +62,7 @@ def read_params(checkpoint: Path, like: Tree) -> Tree:
 
 
 def read_arrays(checkpoint: Path, item: str) -> dict[str, np.ndarray]:
-    """All arrays of an item of a step, by name, whatever model it is of; errors as `load_params`."""
+    """Returns all arrays of an item of a step by name, for any model; raises as `load_params`."""
     _check_unchanged(checkpoint)
     with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(checkpoint.absolute() / item).item_metadata.tree
@@ -72,12 +72,12 @@ def read_arrays(checkpoint: Path, item: str) -> dict[str, np.ndarray]:
 
 
 def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
-    """The parameters of a step, with the structure, dtypes and shardings of `like`.
+    """Returns the parameters of a step, with the structure, dtypes and shardings of `like`.
 
     Args:
-      checkpoint: a step's directory, see `find_checkpoint`.
-      like: parameters of the model to fill.
-      head: "keep" takes the classifier from the checkpoint, "drop" leaves it out.
+      checkpoint: directory of the step, see `find_checkpoint`.
+      like: parameters of the target model, arrays or shapes.
+      head: "keep" takes the classifier from the checkpoint, "drop" leaves it out of the result.
 
     Raises:
       UserError: the parameters differ in name, shape or dtype; names the differing ones.
@@ -86,7 +86,7 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
     wanted = {name: value for name, value in like.items() if head == "keep" or name != "head"}
     item = weights_item(checkpoint)
     _check_unchanged(checkpoint)
-    check_same(checkpoint, item, wanted, ignored="head/" if head == "drop" else None)
+    check_fits(checkpoint, item, wanted, ignored="head/" if head == "drop" else None)
     arguments = ocp.args.PyTreeRestore(
         item=wanted,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract(wanted)),
@@ -103,32 +103,32 @@ def load_statistics(checkpoint: Path, like: Tree) -> Tree:
 
 
 def load_items(checkpoint: Path, like: dict[str, Tree]) -> dict[str, Tree]:
-    """The items of a step, with the structure, dtypes and shardings of `like`; errors as `load_params`."""
+    """Returns items of a step, with the structure, dtypes and shardings of `like`; raises as `load_params`."""
     _check_unchanged(checkpoint)
     for name, tree in like.items():
-        check_same(checkpoint, name, tree)
+        check_fits(checkpoint, name, tree)
     with reading(checkpoint), ocp.StandardCheckpointer() as checkpointer:
         return {name: checkpointer.restore(checkpoint / name, abstract(tree)) for name, tree in like.items()}
 
 
-def check_same(checkpoint: Path, item: str, wanted: Tree, ignored: str | None = None) -> None:
-    """Compares names, shapes and dtypes of an item of a step with those of the model.
+def check_fits(checkpoint: Path, item: str, wanted: Tree, ignored: str | None = None) -> None:
+    """Checks names, shapes and dtypes of an item of a step against those of the model.
 
     Raises:
-      UserError: they differ; names what does.
+      UserError: they differ; names the differing arrays.
     """
     with reading(checkpoint), ocp.StandardCheckpointer() as checkpointer:
         stored = named_leaves(checkpointer.metadata(checkpoint / item).item_metadata.tree)
-    theirs = {
+    held = {
         name: f"{tuple(leaf.shape)} {leaf.dtype}"
         for name, leaf in stored.items()
         if ignored is None or not name.startswith(ignored)
     }
-    ours = {name: f"{leaf.shape} {leaf.dtype}" for name, leaf in named_leaves(wanted).items()}
+    needed = {name: f"{leaf.shape} {leaf.dtype}" for name, leaf in named_leaves(wanted).items()}
     differing = [
-        f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} in the model"
-        for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name) != ours.get(name)
+        f"{name} is {held.get(name, 'missing')} in the checkpoint and {needed.get(name, 'missing')} in the model"
+        for name in sorted(held.keys() | needed.keys())
+        if held.get(name) != needed.get(name)
     ]
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
@@ -143,12 +143,12 @@ def check_same(checkpoint: Path, item: str, wanted: Tree, ignored: str | None = 
 
 def _check_unchanged(checkpoint: Path) -> None:
     if damage := find_damage(checkpoint):
-        raise RunFailedError(f"checkpoint {checkpoint} is damaged ({damage[0]}): name another step")
+        raise RunFailedError(f"checkpoint {checkpoint} is damaged ({damage[0]}): choose another step")
 
 
 @contextmanager
 def reading(checkpoint: Path) -> Iterator[None]:
-    """Reports what goes wrong while reading as a damaged checkpoint, once: `RunFailedError`."""
+    """Turns errors while reading into one `RunFailedError` about a damaged checkpoint."""
     try:
         with quiet():
             yield
@@ -160,9 +160,9 @@ def reading(checkpoint: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps Orbax's warnings, and after an error the complaints of tensorstore's threads, from stderr.
+    """Keeps Orbax's warnings, and tensorstore's messages after an error, from stderr.
 
-    Those threads may complain until the process ends: programs keep them quiet throughout, see `run_command`.
+    tensorstore's threads may print until the process ends: programs silence them throughout, see `run_command`.
     """
     hooks = sys.unraisablehook, threading.excepthook
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
@@ -179,11 +179,11 @@ def quiet() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an error says: of a long one both ends, for the cause may stand in either."""
+    """Returns the first line of an error message; of a long line both ends, either of which may hold the cause."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= 200 else f"{line[:100]} ... {line[-100:]}"
 
 
 def abstract(tree: Tree) -> Tree:
-    """Shapes, dtypes and shardings of arrays, as Orbax takes them."""
+    """Returns shapes, dtypes and shardings of arrays in Orbax's form."""
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

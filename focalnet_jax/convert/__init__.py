@@ -1,4 +1,4 @@
-"""Weights from and to PyTorch: the original's, timm's and Hugging Face's files, and checkpoints of ours."""
+"""Converts weights between this package's checkpoints and PyTorch files (the original's, timm's, Hugging Face's)."""
 
 from focalnet_jax.convert.load import load_model
 

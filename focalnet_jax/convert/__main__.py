@@ -1,8 +1,8 @@
 """Convert FocalNet weights: python -m focalnet_jax.convert SRC DST --to {microsoft,timm,huggingface,orbax}.
 
-SRC is a file of torch.save or a safetensors file (also an index of shards) under any name, a directory of Hugging Face
-or DeepSpeed, or a checkpoint of this package; its format and model are recognised, under any key or prefix. DST is a
-.pth or .safetensors, or a directory for huggingface and orbax.
+SRC is a torch.save file or a safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory,
+or a checkpoint of this package. Its format and model are recognised, under any key or prefix. DST is a .pth or
+.safetensors file, or a directory for huggingface and orbax.
 """
 
 from __future__ import annotations
@@ -29,22 +29,26 @@ from focalnet_jax.system.signals import handled
 
 
 def main(arguments: list[str]) -> int:
-    """Reads, adapts, writes and reports."""
+    """Reads the weights, adapts the classifier if requested, writes them and prints a report."""
     parser = make_parser("convert", __doc__)
     parser.add_argument("source", type=Path, metavar="SRC")
     parser.add_argument("destination", type=Path, metavar="DST")
-    parser.add_argument("--to", required=True, choices=[*TABLES, "orbax"], help="the format to write")
+    parser.add_argument("--to", required=True, choices=[*TABLES, "orbax"], help="format to write")
     add_weights_flags(parser)
-    parser.add_argument("--dtype", choices=DTYPES, help="what to write; by default what SRC holds")
-    parser.add_argument("--head", choices=HEAD_POLICIES, default="keep", help="the classifier; remap is 22K to 1K")
-    parser.add_argument("--num-classes", type=int, metavar="K", help="classes of the model written, with --head")
-    parser.add_argument("--image-size", metavar="S|HxW", help="what a huggingface config states")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the tensors written (default: the dtype in SRC)")
+    parser.add_argument(
+        "--head", choices=HEAD_POLICIES, default="keep", help="keep, drop or remap (ImageNet-22K to 1K) the classifier"
+    )
+    parser.add_argument(
+        "--num-classes", type=int, metavar="K", help="number of classes of the model written, with --head"
+    )
+    parser.add_argument("--image-size", metavar="S|HxW", help="input size in a huggingface config")
     flags = parser.parse_args(arguments)
 
     size = parse_size("--image-size", flags.image_size)
     if size is not None and flags.to != "huggingface":
-        raise UserError(f"--image-size {flags.image_size}: only with --to huggingface, whose config states it")
-    with handled([signal.SIGTERM], signal.default_int_handler):  # so that what is half written goes away
+        raise UserError(f"--image-size {flags.image_size} is used only with --to huggingface, whose config holds it")
+    with handled([signal.SIGTERM], signal.default_int_handler):  # so that a partial output is removed
         _convert(flags, size)
     return 0
 
@@ -73,19 +77,19 @@ def _with_head(weights: Weights, head: str, num_classes: int | None) -> Weights:
 
 
 def _refuse_inside(source: Path, destination: Path) -> None:
-    """Refuses to write into what was read: a run's checkpoints, a directory of weights."""
+    """Raises `UserError` if the destination is inside the source: a run's checkpoints or a directory of weights."""
     read = find_checkpoint(str(source)) if is_checkpoint(source) else source
     read = read.parent if read.parent.name == FOLDER else read
     if read.is_dir() and destination.resolve().is_relative_to(read.resolve()):
-        raise UserError(f"{destination} lies inside {read}, from which is read: write elsewhere")
+        raise UserError(f"{destination} is inside the source {read}; write to another directory")
 
 
 def _files(source: Path, which: str | None) -> list[Path]:
-    """What was read: a checkpoint as one directory, shards with their index, weights with their configuration."""
+    """Returns the paths read: a checkpoint as one directory, shards with their index, weights with their config."""
     if is_checkpoint(source):
         return [find_checkpoint(str(source))]
-    beside = [source / CONFIG, source / PREPROCESSOR] if source.is_dir() else [source]
-    return sorted({*weight_files(choose_file(source, which)[0]), *(path for path in beside if path.is_file())})
+    others = [source / CONFIG, source / PREPROCESSOR] if source.is_dir() else [source]
+    return sorted({*weight_files(choose_file(source, which)[0]), *(path for path in others if path.is_file())})
 
 
 if __name__ == "__main__":

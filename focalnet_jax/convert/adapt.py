@@ -1,6 +1,6 @@
 """Fitting weights to another model: another classifier, larger focal windows, more focal levels.
 
-Another input size needs nothing: no parameter depends on it.
+Another input size needs no change: no parameter depends on it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from focalnet_jax.convert.mapping import abstract_params
+from focalnet_jax.convert.mapping import param_shapes
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, UNTRAINED_22K, class_list, class_names
 from focalnet_jax.errors import UserError
@@ -24,37 +24,37 @@ from focalnet_jax.parameters import named_leaves, with_leaves
 HEAD_POLICIES = ("keep", "drop", "remap")
 _HEAD, _HEAD_BIAS = "head/kernel", "head/bias"
 _SURGERY = ("focal_levels", "focal_windows", "focal_factor")
-# Fields that change no parameter's shape or meaning.
+# Fields that change neither the shape nor the meaning of a parameter.
 _FREE = ("drop_rate", "drop_path_rate", "scan_blocks", "remat", *FORMS, "layerscale_value")
 
 
 def adapt(
     weights: Weights, config: FocalNetConfig, *, head: str = "keep", surgery: bool = True, seed: int = 0
 ) -> Weights:
-    """`weights` as those of a model of `config`.
+    """Returns `weights` fitted to a model of `config`.
 
     Args:
-      weights: what was read.
-      config: the model to fill.
-      head: "keep" takes the classifier as it is; "drop" starts a fresh one; "remap" takes ImageNet-1K's rows of an
-        ImageNet-22K classifier, row 850 of which is fresh because that class had no images.
-      surgery: whether windows and levels may differ, see `check_adaptable`.
-      seed: of what is fresh: the classifier, the kernels of added levels.
+      weights: the weights that were read.
+      config: the target model.
+      head: "keep" takes the classifier as it is; "drop" initialises a new one; "remap" takes ImageNet-1K's rows of an
+        ImageNet-22K classifier, of which row 850 is initialised because that class had no images.
+      surgery: whether focal windows and levels may differ, see `check_adaptable`.
+      seed: seed of the initialised parameters: the classifier, the kernels of added levels.
 
     Raises:
-      UserError: the models differ in more than that, or in the number of classes without a policy for it.
+      UserError: the models differ in anything else, or in the number of classes with `head` "keep".
     """
     check_adaptable(weights.config, config, surgery=surgery)
     _check_head(weights.config.num_classes, config.num_classes, head)
     if head == "remap":
-        _check_order(weights.stated.classes)
+        _check_order(weights.info.classes)
     known = named_leaves(weights.params)
     if head == "drop":
         known = {name: value for name, value in known.items() if not name.startswith("head/")}
-    target = abstract_params(config)
+    target = param_shapes(config)
     shapes = named_leaves(target)
     missing = [name for name in shapes if name not in known]
-    # Of a classifier to remap, one row is fresh.
+    # One row of a remapped classifier is initialised.
     fresh = _fresh_leaves(config, seed, [*missing, *([_HEAD, _HEAD_BIAS] if head == "remap" else [])])
     leaves = {
         name: _fitted(name, known.get(name, fresh.get(name)), shapes[name].shape, config.use_global_level)
@@ -62,30 +62,32 @@ def adapt(
     }
     notes = list(weights.notes)
     if head == "drop":
-        notes.append(f"a fresh classifier of {config.num_classes} classes" if config.num_classes else "no classifier")
+        notes.append(f"a new classifier of {config.num_classes} classes" if config.num_classes else "no classifier")
     if head == "remap":
         for name in (_HEAD, _HEAD_BIAS):
             leaves[name] = known[name][..., :NUM_1K].copy()
             leaves[name][..., UNTRAINED_22K] = fresh[name][..., UNTRAINED_22K]
-        notes.append(f"classifier rows 0 to {NUM_1K - 1} of {NUM_22K}; row {UNTRAINED_22K}, without images, is fresh")
+        notes.append(
+            f"classifier rows 0 to {NUM_1K - 1} of {NUM_22K}; row {UNTRAINED_22K}, without images, is initialised"
+        )
     for key in _SURGERY:
         if _stages_differ(key, weights.config, config):
-            notes.append(f"{key} {_per_stage(weights.config, key)} made {_per_stage(config, key)}")
+            notes.append(f"{key} changed from {_per_stage(weights.config, key)} to {_per_stage(config, key)}")
     params = with_leaves(target, leaves)
-    # Of a remapped classifier the number of classes says what they are called.
-    classes = {"keep": weights.stated.classes, "drop": (), "remap": None}[head]
-    words = weights.stated.words if head == "keep" else None
-    stated = dataclasses.replace(weights.stated, classes=classes, words=words)
-    return dataclasses.replace(weights, params=params, config=config, notes=tuple(notes), stated=stated)
+    # The names of a remapped classifier follow from its number of classes.
+    classes = {"keep": weights.info.classes, "drop": (), "remap": None}[head]
+    words = weights.info.words if head == "keep" else None
+    info = dataclasses.replace(weights.info, classes=classes, words=words)
+    return dataclasses.replace(weights, params=params, config=config, notes=tuple(notes), info=info)
 
 
 def needs_surgery(old: FocalNetConfig, new: FocalNetConfig) -> bool:
-    """Whether weights of `old` have other kernels or gates than a model of `new`."""
+    """Returns whether weights of `old` need other focal kernels or gates in a model of `new`."""
     return any(_stages_differ(key, old, new) for key in _SURGERY)
 
 
 def _stages_differ(key: str, old: FocalNetConfig, new: FocalNetConfig) -> bool:
-    """Whether an option differs in any of the stages that both have."""
+    """Returns whether an option differs in any of the stages that both have."""
     return any(a != b for a, b in zip(_per_stage(old, key), _per_stage(new, key), strict=False))
 
 
@@ -99,25 +101,25 @@ def _check_head(given: int, wanted: int, head: str) -> None:
     if head == "keep" and given != wanted:
         raise UserError(
             f"the weights have {given} classes, the model {wanted}: match them, or give train.py or the converter a "
-            "head policy: drop (a fresh classifier) or remap (ImageNet-22K to ImageNet-1K)"
+            "head policy: drop (a new classifier) or remap (ImageNet-22K to ImageNet-1K)"
         )
     if head == "remap" and (given, wanted) != (NUM_22K, NUM_1K):
         raise UserError(
-            f"head policy remap goes from {NUM_22K} classes to {NUM_1K}; these weights have {given} and the model "
-            f"{wanted}"
+            f"head policy remap needs weights of {NUM_22K} classes and a model of {NUM_1K}; these weights have {given} "
+            f"and the model {wanted}"
         )
 
 
 def _check_order(names: Sequence[str] | None) -> None:
-    """Refuses to remap a classifier of classes in another order than the list's."""
+    """Raises `UserError` if the classifier to remap has its classes in another order than the class list."""
     listed = [{*pair, words} for pair, words in zip(class_list(NUM_22K), class_names(NUM_22K), strict=True)]
-    # Words differ a little from source to source; another order leaves next to nothing in its place.
+    # Spellings differ a little between sources; another order changes nearly every row.
     same = sum(name in known for name, known in zip(names or (), listed, strict=False))
     if names and same < 0.9 * NUM_22K:
         raise UserError(
-            f"these weights are of {len(names)} classes that are not ImageNet-22K's in the order of its class list, "
-            f"such as {names[0]!r} first, so remap would mix them up; prepare the data with focalnet_jax.data.prepare, "
-            "or drop the classifier"
+            f"the {len(names)} classes of these weights are not ImageNet-22K's in the order of its class list (the "
+            f"first is {names[0]!r}), so remap would mix them up; prepare the data with focalnet_jax.data.prepare, or "
+            "drop the classifier"
         )
 
 
@@ -127,15 +129,17 @@ def _per_stage(config: FocalNetConfig, key: str) -> tuple[int, ...]:
 
 
 def check_adaptable(old: FocalNetConfig, new: FocalNetConfig, *, surgery: bool = True) -> None:
-    """Refuses weights of `old` for a model of `new` if what differs is more than classes, windows and levels.
+    """Raises `UserError` if weights of `old` cannot be fitted to a model of `new`.
+
+    The number of classes may differ; windows and levels may grow with `surgery`.
 
     Args:
-      old: what the weights are of.
-      new: the model to fill.
-      surgery: whether windows and levels may differ.
+      old: the model of the weights.
+      new: the target model.
+      surgery: whether focal windows and levels may differ.
 
     Raises:
-      UserError: names what differs.
+      UserError: another field differs, or a window or a number of levels would shrink; names the fields.
     """
     differing = [] if surgery else [_differing(key, old, new) for key in _SURGERY if _stages_differ(key, old, new)]
     for field in dataclasses.fields(FocalNetConfig):
@@ -161,7 +165,7 @@ def check_adaptable(old: FocalNetConfig, new: FocalNetConfig, *, surgery: bool =
 
 
 def _fresh_leaves(config: FocalNetConfig, seed: int, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Freshly initialised parameters of these names; the others are not computed."""
+    """Returns initialised parameters of these names; the others are not computed."""
     if not names:
         return {}
 
@@ -174,7 +178,7 @@ def _fresh_leaves(config: FocalNetConfig, seed: int, names: Sequence[str]) -> di
 
 
 def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...], global_level: bool) -> np.ndarray:
-    """A parameter of the shape it has in the model to fill."""
+    """Returns a parameter in the shape it has in the target model."""
     if "/focal_kernels/" in name:
         return resize_kernel(value, shape[1])
     if "/gates/" in name:
@@ -183,13 +187,13 @@ def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...], global_level: 
 
 
 def resize_kernel(kernel: np.ndarray, size: int) -> np.ndarray:
-    """Depthwise kernels `[D, k, k, 1, C]` in a larger odd size, with zeros around them."""
+    """Returns depthwise kernels `[D, k, k, 1, C]` padded with zeros to a larger odd size, `[D, size, size, 1, C]`."""
     margin = (size - kernel.shape[1]) // 2
     return np.pad(kernel, ((0, 0), (margin, margin), (margin, margin), (0, 0), (0, 0)))
 
 
 def _insert_gates(value: np.ndarray, added: int, global_level: bool) -> np.ndarray:
-    """Zero gates before the last one, where that is the global level's; the gates are the last axis."""
+    """Inserts zero gates after those of the focal levels, before the global level's; gates are the last axis."""
     if not added:
         return value
     zeros = np.zeros((*value.shape[:-1], added), value.dtype)

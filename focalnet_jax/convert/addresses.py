@@ -1,4 +1,4 @@
-"""Addresses and names on a hub that are given where a path is expected: nothing is downloaded here."""
+"""Errors for URLs and hub names where a path is expected: this package downloads no weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models
 
 _NAME = r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)"
-# As text, and as a path, in which two slashes are one.
+# A path turns the two slashes of a URL into one.
 _ON_THE_HUB = re.compile(
     rf"(?:(?:hf[-_]hub|hf|huggingface):/*|https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/){_NAME}(?:[@/?#].*)?"
 )
@@ -18,20 +18,20 @@ _ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]{1,20}):/+(?P<rest>.*)", re.I
 
 
 def refuse_address(path: str) -> None:
-    """Raises `UserError` if a path that is not there is an address or a name on a hub: says how to fetch it."""
+    """Raises `UserError` if a missing path is a URL or a name on a hub; the message says how to fetch it."""
     if match := _ON_THE_HUB.fullmatch(path):
-        shown = re.sub(r"^(https?|hf):/(?=\w)", r"\1://", path)  # of a path
+        shown = re.sub(r"^(https?|hf):/(?=\w)", r"\1://", path)  # restores the second slash
         raise UserError(f"{shown[:200]} is on the Hugging Face hub; {_fetch(match['name'])}")
     if match := _ADDRESS.fullmatch(path):
         shown = f"{match['scheme']}://{match['rest'][:200]}"
         if match["scheme"].lower() == "file":
-            raise UserError(f"{shown} is an address; name the file as a path, /{match['rest'][:200]}")
-        raise UserError(f"{shown} is an address, from which nothing is read; download it, and name the file")
+            raise UserError(f"{shown} is a URL; give the file as a path, /{match['rest'][:200]}")
+        raise UserError(f"{shown} is a URL, which is not read; download the file and give its path")
     if _OF_TIMM.fullmatch(path) and path.partition(".")[0] in list_models():
-        raise UserError(f"{path} is the name of weights, and there is no such file here; {_fetch(f'timm/{path}')}")
+        raise UserError(f"{path} is the name of weights on the hub, not a file; {_fetch(f'timm/{path}')}")
     if (match := _BARE_NAME.fullmatch(path)) and "focalnet" in path.lower():
         raise UserError(f"there is nothing at {path[:200]}; if it is on the Hugging Face hub, {_fetch(match['name'])}")
 
 
 def _fetch(name: str) -> str:
-    return f"fetch it and name the directory: hf download {name} --local-dir DIR"
+    return f"fetch it and give the directory: hf download {name} --local-dir DIR"

@@ -1,4 +1,4 @@
-"""Where among tensors a FocalNet lies, and what its format calls them."""
+"""Finding FocalNets among the tensors of a file, and their names in each format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from focalnet_jax.convert.tables import TABLES
 from focalnet_jax.convert.tensors import Tensors
 
-# The first parameter of each format. ViTs have some of them too, but no blocks with a modulation.
+# The first parameter of each format. ViTs have some of these names too, but no modulation blocks.
 _SIGNS = {
     "microsoft": "patch_embed.proj.weight",
     "timm": "stem.proj.weight",
@@ -18,48 +18,48 @@ _SIGNS = {
 # timm's features_only models write layers_0 for layers.0
 _MODULATION = re.compile(r"(.*?)(?:layers[._]\d+\.blocks|encoder\.stages\.\d+\.layers)\.\d+\.modulation\..*")
 _FLAT_STAGE = re.compile(r"layers_(\d+)\.")
-_TRANSFORMERS = "focalnet."  # before the backbone's names in transformers' classifier
+_TRANSFORMERS = "focalnet."  # prefix of the backbone in transformers' classifier
 _LAST_NORM = re.compile(r"(?:layers|encoder\.stages)\.(\d{1,4})\.(?:blocks|layers)\.0\.norm2(?:_post)?\.weight$")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A whole FocalNet among the tensors of a file."""
+    """A complete FocalNet among the tensors of a file."""
 
     format: str
-    prefix: str  # before its names in the file
-    bare: bool = False  # transformers' backbone without the prefix that a classifier gives it
+    prefix: str  # of its names in the file
+    bare: bool = False  # transformers' backbone without the prefix "focalnet." of a classifier
 
     @property
     def key(self) -> str:
-        """What a user names it by."""
+        """The prefix without its trailing dot, by which a user chooses it."""
         return self.prefix.rstrip(".")
 
     def holds(self, name: str) -> bool:
-        """Whether a tensor of this name lies below its prefix."""
+        """Returns whether a tensor name starts with the prefix."""
         return name.startswith(self.prefix)
 
     def enclosing(self) -> Iterator[str]:
-        """The prefixes of the modules and containers around it, from the inside out, the last one empty."""
+        """Yields the prefixes of the enclosing modules and containers, innermost first; the last is empty."""
         parts = self.key.split(".") if self.key else []
         for count in reversed(range(len(parts))):
             yield "".join(f"{part}." for part in parts[:count])
 
     def plain_name(self, name: str) -> str:
-        """A tensor's name as its format has it."""
+        """Returns a tensor's name in its format, without the prefix."""
         rest = name.removeprefix(self.prefix)
         if self.bare:
             return f"{_TRANSFORMERS}{rest}"
         return _FLAT_STAGE.sub(r"layers.\1.", rest, count=1) if self.format == "timm" else rest
 
     def describe(self, tensors: Tensors) -> str:
-        """Key, format and number of tensors."""
+        """Returns key, format and number of tensors as text."""
         count = sum(map(self.holds, tensors))
         return f"{self.key or 'the top level'} ({self.format}, {count} tensors)"
 
 
 def find_candidates(names: Sequence[str]) -> list[Candidate]:
-    """Every FocalNet among tensors of these names, in their order."""
+    """Returns every FocalNet among tensors of these names, in order of appearance."""
     with_blocks = {match[1] for match in map(_MODULATION.fullmatch, names) if match}
     found = []
     for name in names:
@@ -77,12 +77,12 @@ def find_candidates(names: Sequence[str]) -> list[Candidate]:
 
 
 def is_known(name: str, format: str) -> bool:
-    """Whether a format has a parameter of this name."""
+    """Returns whether a format has a parameter of this name."""
     return any(row.pattern.fullmatch(name) for row in TABLES[format])
 
 
 def last_stage(shapes: dict[str, tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
-    """The number of the last stage among tensors by their format's names, and the shape of a norm of it."""
+    """Returns the index of the last stage and the shape of one of its norms; `shapes` are by the format's names."""
     norms = {int(match[1]): shape for name, shape in shapes.items() if (match := _LAST_NORM.search(name))}
     last = max(norms, default=0)
     return last, norms.get(last, ())

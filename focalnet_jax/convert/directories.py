@@ -1,4 +1,4 @@
-"""Directories that hold weights of PyTorch: of Hugging Face, of DeepSpeed, or with a single file of weights."""
+"""Directories with PyTorch weights: from Hugging Face or DeepSpeed, or with a single weights file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PARTITIONED = "zero_pp_rank_*_model_states.pt"  # ZeRO stage 3
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The file of weights, or the index of its shards, that a directory stands for; None where it holds none.
+    """Returns the weights file in a directory, or the index of its shards; None if there is none.
 
     Raises:
-      UserError: the directory cannot be read, or holds weights in a form that is not read.
+      UserError: the directory cannot be read, or holds weights in an unsupported format.
     """
     try:
         for name in HUGGINGFACE_FILES:
@@ -37,30 +37,30 @@ def weights_in(folder: Path) -> Path | None:
         raise UserError(f"cannot read {str(folder)[:100]}: {error.strerror}") from error
     if snapshots := sorted(entry.name for entry in folder.glob("snapshots/*") if entry.is_dir()):
         raise UserError(
-            f"{folder} is a repository in the hub's cache: name a snapshot in it, {folder}/snapshots/{snapshots[-1]}"
+            f"{folder} is a repository in the hub's cache: give a snapshot in it, {folder}/snapshots/{snapshots[-1]}"
         )
     if ".metadata" in names and any(name.endswith(".distcp") for name in names):
         raise UserError(
-            f"{folder} is a sharded checkpoint of torch.distributed; make one file of it: "
+            f"{folder} is a sharded checkpoint of torch.distributed; convert it to one file: "
             f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE.pth"
         )
     if {"saved_model.pb", "tf_model.h5", "flax_model.msgpack"} & set(names):
-        raise UserError(f"{folder} holds a model of TensorFlow or Flax; expected weights of a PyTorch FocalNet")
+        raise UserError(f"{folder} holds a TensorFlow or Flax model; expected weights of a PyTorch FocalNet")
     weights = [name for name in names if name.endswith(_SUFFIXES)]
     if len(weights) > 1 and set(weights) == set(names):
-        raise UserError(f"{folder} holds {len(weights)} files of weights, such as {weights[0]}: name one of them")
+        raise UserError(f"{folder} holds {len(weights)} weights files, such as {weights[0]}: give one of them")
     return folder / weights[0] if len(weights) == 1 else None
 
 
 def choose_file(path: Path, which: str | None) -> tuple[Path, str | None, tuple[str, ...]]:
-    """The file of a directory that `which` names among those of several models, as accelerate saves them.
+    """Returns the file that `which` selects in a directory of several models, as accelerate saves them.
 
     Args:
-      path: a directory, or anything else, which is returned as it is.
-      which: the stem of a file, such as "model_1"; anything else is a choice among models within a file.
+      path: a directory; any other path is returned unchanged.
+      which: the stem of a file, such as "model_1"; any other value selects a model within a file.
 
     Returns:
-      Where to read, what is left to choose, and what the reader should know of the choice.
+      The path to read, the selection that remains to be made within it, and notes on the choice.
     """
     found = weights_in(path) if path.is_dir() else None
     if found is None or not _OF_SEVERAL.fullmatch(found.name):
@@ -72,19 +72,23 @@ def choose_file(path: Path, which: str | None) -> tuple[Path, str | None, tuple[
     if chosen and (others or found.name not in chosen):
         best = min(chosen, key=lambda name: (name.partition(".")[2] != found.name.partition(".")[2], name))
         return path / best, None, ()
-    if not others:  # what is to be chosen is in the file
+    if not others:  # `which` selects a model within the file
         return path, which, ()
     left, more = others[0], f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return path, which, (f"took {found.name} and left the model {left}{more} beside it: --weights {left} takes it",)
+    return (
+        path,
+        which,
+        (f"took {found.name}, not the model {left}{more} in that directory: use --weights {left} for it",),
+    )
 
 
 def _model(stem: str) -> str:
-    """What tells models apart: `model_1` and `pytorch_model_1` may be one in two formats."""
+    """Returns a stem without its format prefix: `model_1` and `pytorch_model_1` may be one model in two formats."""
     return stem.removeprefix("pytorch_")
 
 
 def _deepspeed(folder: Path) -> Path | None:
-    """The file of a DeepSpeed checkpoint that has the model; Lightning puts one into a folder `checkpoint`."""
+    """Returns the file of a DeepSpeed checkpoint with the model, also in Lightning's subfolder `checkpoint`."""
     latest = folder / "latest"
     tag = latest.read_text(errors="replace").strip() if latest.is_file() and latest.stat().st_size < 1000 else ""
     named = [folder / tag] if tag and "/" not in tag and tag not in (".", "..") else []
@@ -92,11 +96,11 @@ def _deepspeed(folder: Path) -> Path | None:
         ranks = sorted(place.glob(_DEEPSPEED))
         if any(place.glob(_PARTITIONED)):
             raise UserError(
-                f"{place} is a DeepSpeed checkpoint of ZeRO stage 3, in parts; make one file of it with the "
-                "zero_to_fp32.py beside it: python zero_to_fp32.py . OUT"
+                f"{place} is a DeepSpeed checkpoint of ZeRO stage 3, in parts; convert it to one file with the "
+                "zero_to_fp32.py in its folder: python zero_to_fp32.py . OUT"
             )
         if len(ranks) > 1:
-            raise UserError(f"{place} holds the model in {len(ranks)} parts of tensor parallelism; save it whole")
+            raise UserError(f"{place} holds the model in {len(ranks)} tensor-parallel parts; save it as one")
         if ranks:
             return ranks[0]
     return None

@@ -1,7 +1,7 @@
 """Reading and writing weight files: torch files and safetensors, also sharded.
 
-What a file is decides its content, not its name. Nothing in a file is executed, see `pickles.py`. Inputs are not
-modified, and an output has its name only when it is complete.
+A file's type follows from its content, not its name. Nothing in a file is executed, see `pickles.py`. Inputs are not
+modified, and an output gets its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.convert.torch_files import import_torch, read_torch_file, to_torch
 from focalnet_jax.errors import UserError
 
-METADATA = "focalnet_jax"  # where in a .safetensors file this package keeps preprocessing and class names
-OPTIONS = "focalnet_jax.options"  # and, in JSON, options of the model that neither shapes nor a variant tell
-PICKLES = (".pth", ".pt", ".bin", ".tar")  # what is written as a torch file; reading looks at the content
+METADATA = "focalnet_jax"  # key of preprocessing and class names in the metadata of a .safetensors file
+OPTIONS = "focalnet_jax.options"  # key of model options, in JSON, that follow neither from shapes nor from a variant
+PICKLES = (".pth", ".pt", ".bin", ".tar")  # suffixes written as torch files; reading looks at the content
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether `path` is a directory to look for a checkpoint of this package in, rather than one of weight files.
+    """Returns whether `path` is a directory to search for a checkpoint of this package, not one of weights files.
 
     Raises:
-      UserError: the directory cannot be read, or holds weights in a form that is not read; an address.
+      UserError: the directory cannot be read or holds weights in an unsupported format, or `path` is a URL.
     """
     path = Path(path)
     try:
@@ -48,10 +48,10 @@ def is_checkpoint(path: str | Path) -> bool:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that hold the weights at `path`: itself, its shards, or what a directory holds.
+    """Returns the files with the weights at `path`: the file itself, its shards, or the weights file of a directory.
 
     Raises:
-      UserError: nothing is there that this module reads.
+      UserError: there is no file that this module reads.
     """
     if path.is_dir():
         found = weights_in(path)
@@ -61,20 +61,20 @@ def weight_files(path: Path) -> list[Path]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint or weights file at {path}")
     if path.name.endswith(".index.json"):
-        beside = {entry.name for entry in path.parent.iterdir() if entry.is_file()}
+        present = {entry.name for entry in path.parent.iterdir() if entry.is_file()}
         shards = sorted(set(_weight_map(path).values()))
-        absent = [name for name in shards if name not in beside]
+        absent = [name for name in shards if name not in present]
         if absent:
-            raise UserError(f"{path} names the shard {absent[0][:100]}, which is not beside it")
+            raise UserError(f"{path} names the shard {absent[0][:100]}, which is not in its folder")
         return [path.parent / name for name in shards]
     return [path]
 
 
 def read_tensors(path: Path) -> Tensors:
-    """All tensors at `path`.
+    """Returns all tensors at `path`.
 
     Raises:
-      UserError: the file is missing, damaged, or holds something else than tensors.
+      UserError: the file is missing or damaged, or holds no tensors.
     """
     files = weight_files(path)
     parts = [_read_safetensors(file) if kind_of(file) == SAFETENSORS else read_torch_file(file) for file in files]
@@ -96,10 +96,10 @@ def read_tensors(path: Path) -> Tensors:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Shard by tensor."""
+    """Returns the shard's file name by tensor name."""
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
-        raise UserError(f"{index} is no index of shards: it has no weight_map from tensors to files")
+        raise UserError(f"{index} is not an index of shards: it has no weight_map from tensors to files")
     return shards
 
 
@@ -110,14 +110,14 @@ def _read_safetensors(path: Path) -> Tensors:
         file = safetensors.safe_open(path, framework="numpy")
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged, cut off or no safetensors file: {error}") from error
+        raise UserError(f"{path} is damaged, truncated or not a safetensors file: {error}") from error
     dtypes = {name: _SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()) for name, part in slices.items()}
     shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
     return Tensors(shapes, dtypes, file.get_tensor)
 
 
 def read_metadata_of(path: Path) -> dict[str, str]:
-    """Returns the texts that the one safetensors file at `path` holds beside its tensors; empty for anything else."""
+    """Returns the metadata of a single safetensors file at `path`; empty for shards and other formats."""
     import safetensors
 
     files = weight_files(path)
@@ -128,20 +128,30 @@ def read_metadata_of(path: Path) -> dict[str, str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; `UserError` for anything else."""
+    """Returns the JSON object in a file; raises `UserError` if it is damaged or not an object."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object")
+        raise UserError(f"{path} is damaged: expected a JSON object")
     return content
 
 
 def write_tensors(
     path: Path, tensors: dict[str, np.ndarray], *, nested: bool, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes `.safetensors`, with texts as metadata, or a torch pickle with the tensors under "model" if `nested`."""
+    """Writes tensors to `path`: a `.safetensors` file, or else a torch file.
+
+    Args:
+      path: the output; its suffix chooses the format.
+      tensors: arrays by name.
+      nested: whether a torch file has the tensors under the key "model".
+      metadata: texts by key, for `.safetensors` only.
+
+    Raises:
+      OSError: the disk is full or the file cannot be written.
+    """
     import safetensors.numpy
 
     try:
@@ -149,18 +159,18 @@ def write_tensors(
             path.touch()
             mode = path.stat().st_mode
             safetensors.numpy.save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
-            path.chmod(mode)  # the library leaves a file for its owner alone
+            path.chmod(mode)  # the library makes the file readable by its owner only
             _sort_metadata(path)
             return
         torch = import_torch(path)
         state = {name: to_torch(torch, array) for name, array in tensors.items()}
         torch.save({"model": state} if nested else state, path)
-    except (safetensors.SafetensorError, RuntimeError) as error:  # how these libraries report a full disk
+    except (safetensors.SafetensorError, RuntimeError) as error:  # these libraries raise them for a full disk
         raise OSError(str(error).splitlines()[0]) from error
 
 
 def _sort_metadata(path: Path) -> None:
-    """Sorts the metadata: the library writes them in a random order, so that equal weights would make other bytes."""
+    """Sorts the metadata, which the library writes in random order, so that equal weights give equal bytes."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -172,14 +182,16 @@ def _sort_metadata(path: Path) -> None:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, which becomes `path` at the end and vanishes on an error.
+def atomic_output(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the folder of `path`, renamed to `path` at the end and removed on an error.
+
+    Unlike `system.files.write_whole` it serves directories, and libraries that write to a path themselves.
 
     Raises:
       UserError: `path` exists, or its folder cannot be written.
     """
     if os.path.lexists(path) or not path.name:
-        raise UserError(f"{path} exists already; nothing was written: remove it or name another")
+        raise UserError(f"{path} already exists; nothing was written: remove it or give another path")
     partial = path.with_name(f".partial-{os.getpid()}{path.suffix}")
     made: list[Path] = []
     try:
@@ -198,7 +210,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Removes a file or directory, also one that a library's threads still write to after they failed."""
+    """Removes a file or directory, retrying while a library's threads still write to it after a failure."""
     for _ in range(50):
         if not path.exists():
             return
@@ -211,7 +223,7 @@ def _remove(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The hexadecimal digest of a file, or of `sha256sum`'s lines for all files of a directory in sorted order."""
+    """Returns the hexadecimal SHA-256 of a file; for a directory, that of `sha256sum`'s lines over its sorted files."""
     if path.is_dir():
         files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
         return hashlib.sha256("".join(f"{sha256(path / name)}  {name}\n" for name in files).encode()).hexdigest()

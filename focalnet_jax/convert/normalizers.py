@@ -1,6 +1,6 @@
-"""Layers before a FocalNet, in its file, that normalize pictures: the preprocessing of the weights.
+"""Layers before a FocalNet, in the same file, that normalize images: part of the preprocessing of the weights.
 
-Such as `nn.Sequential(Normalize(mean, std), model)`, the `normalizer` of robustness and RobustBench, the
+Examples are `nn.Sequential(Normalize(mean, std), model)`, the `normalizer` of robustness and RobustBench, and the
 `data_preprocessor` of mmengine.
 """
 
@@ -22,12 +22,12 @@ _STDS = {"std": "mean", "new_std": "new_mean", "_std": "_mean", "sigma": "mu", "
 }
 _PARTS = {*_STDS, *_STDS.values()}
 _NORMALIZERS = re.compile(r"(\w*normali[sz]\w*|\w*preproc\w*|\w*standardi[sz]\w*)", re.IGNORECASE)
-_OF_LEVELS = "data_preprocessor"  # mmengine's, which is given levels in [0, 255]
+_OF_LEVELS = "data_preprocessor"  # mmengine's, whose input is in [0, 255]
 
 
 @dataclass(frozen=True)
 class FoundNormalization:
-    """A normalization that tensors of a file state, or why it cannot be followed."""
+    """A normalization stored as tensors of a file, or the reason why it cannot be followed."""
 
     names: tuple[str, ...]  # of the tensors
     normalization: Normalization | None
@@ -35,12 +35,12 @@ class FoundNormalization:
 
 
 def find_normalization(chosen: Candidate, around: Sequence[str], tensors: Tensors) -> FoundNormalization | None:
-    """Returns how the modules around a FocalNet normalize pictures; None where they do not.
+    """Returns the normalization of images by modules around a FocalNet; None if there is none.
 
     Args:
       chosen: the FocalNet.
-      around: names of tensors that are not another FocalNet's.
-      tensors: all of the file's.
+      around: names of tensors that do not belong to another FocalNet.
+      tensors: all tensors of the file.
     """
     for scope in (chosen.prefix, *chosen.enclosing()):
         places = _places(chosen, scope, around, tensors)
@@ -50,7 +50,7 @@ def find_normalization(chosen: Candidate, around: Sequence[str], tensors: Tensor
 
 
 def _places(chosen: Candidate, scope: str, around: Sequence[str], tensors: Tensors) -> dict[str, list[str]]:
-    """Tensors of one number, or one per channel, by the module that holds them, at most two below `scope`."""
+    """Returns tensors of one value, or one per channel, by their module, at most two levels below `scope`."""
     places: dict[str, list[str]] = {}
     for name in around:
         if not name.startswith(scope) or name.count(".", len(scope)) > 2:
@@ -67,14 +67,14 @@ def _places(chosen: Candidate, scope: str, around: Sequence[str], tensors: Tenso
 
 
 def _read(place: str, names: Sequence[str], tensors: Tensors) -> FoundNormalization:
-    """The normalization of one module."""
+    """Returns the normalization of one module."""
     parts = {name.rpartition(".")[2]: name for name in names}
     pairs = [(parts[mean], parts[std]) for std, mean in _STDS.items() if std in parts and mean in parts]
     if len(pairs) == 1 and not {*pairs[0]} & tensors.problems.keys():
         return _of_pair(*pairs[0], place, tensors)
     which = ", ".join(names[:3])
     return FoundNormalization(
-        tuple(names), None, f"{which} may normalize pictures, and how is not clear; expected one mean and one std"
+        tuple(names), None, f"{which} may normalize images, but their meaning is unclear; expected one mean and one std"
     )
 
 
@@ -92,18 +92,18 @@ def _of_pair(mean_name: str, std_name: str, place: str, tensors: Tensors) -> Fou
 
 
 def _numbers(array: np.ndarray) -> list[float]:
-    """As the shortest decimals that have these values in float32."""
+    """Returns three values, as the shortest decimals that round to these float32 values."""
     values = [float(str(value)) for value in np.asarray(array, np.float32).reshape(-1)]
     return values * 3 if len(values) == 1 else values
 
 
 def _short(value: float) -> float:
-    """Without the rounding error of a division, far below what float32 tells apart."""
+    """Returns `value` without the rounding error of a division, which is far below float32's resolution."""
     return float(f"{value:.12g}")
 
 
 def _scale(mean: Sequence[float], std: Sequence[float], *, of_levels: bool) -> float:
-    """What is white in the numbers that are normalized: 1 or 255; `UserError` where both could be."""
+    """Returns the value of white in the images that are normalized, 1 or 255; raises `UserError` if ambiguous."""
     identity = not any(mean) and set(std) == {1.0}
     if max(mean) >= 16 or (min(std) >= 16 and not any(mean)) or (of_levels and identity):
         fits, scale = max(*mean, *std) <= 255, 255.0
@@ -123,12 +123,12 @@ def _refuse_blue_first(found: Normalization) -> None:
 
     if distance(found.mean[::-1]) < 0.01 < distance(found.mean):
         raise UserError(
-            "this is ImageNet's mean with the channels blue, green, red; this package gives a model red, green, blue"
+            "this is ImageNet's mean with the channels blue, green, red; this package's inputs are red, green, blue"
         )
 
 
 def _joined(found: Sequence[FoundNormalization]) -> FoundNormalization:
-    """One of those that say the same; refused where they do not."""
+    """Returns the normalization that all of `found` agree on, or a refusal if they disagree."""
     names = tuple(name for each in found for name in each.names)
     refused: Iterator[str] = (each.refused for each in found if each.refused)
     first = found[0].normalization

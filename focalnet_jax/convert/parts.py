@@ -1,4 +1,4 @@
-"""Parameters that are stored in parts or changed: pruned ones are put together, all others are named."""
+"""Parameters stored in parts or in another form: pruned ones are multiplied by their masks, others are refused."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import numpy as np
 from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.errors import UserError
 
-_ORIGINAL, _MASK = "_orig", "_mask"  # what torch.nn.utils.prune makes of a parameter
-# Names of tensors: what they are, what to do.
+_ORIGINAL, _MASK = "_orig", "_mask"  # suffixes of torch.nn.utils.prune
+# Pattern of tensor names, their meaning, and what to do.
 _KINDS = (
     (
         r"\.(lora_\w+|base_layer|modules_to_save|hada_w\w+|lokr_w\w+|ia3_l|oft_r|boft_\w+|vera_\w+)(\.|$)",
-        "adapters such as PEFT's LoRA beside the layers that they change",
-        "merge them where they were made: model.merge_and_unload(), then save its state_dict()",
+        "adapters such as PEFT's LoRA in addition to the layers that they change",
+        "merge them in PyTorch: model.merge_and_unload(), then save its state_dict()",
     ),
     (
         r"(_packed_params|\.(absmax|quant_map|SCB|qweight|qzeros|weight_scale|weight\._data|weight_zero_point))(\.|$)"
         r"|\.quant_state\.|\.zero_point$",
         "quantized weights",
-        "save the model as it was before it was quantized",
+        "save the model before it is quantized",
     ),
     (
         r"\.parametrizations\.\w+\.original$|\.weight_u$",
         "weights under a parametrization such as spectral_norm",
-        "remove it where the model is, with torch.nn.utils.remove_spectral_norm, or "
+        "remove it in PyTorch, with torch.nn.utils.remove_spectral_norm, or "
         "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')",
     ),
     (
         r"\.(weight_[gv]|parametrizations\.\w+\.original[01])$",
         "weights in the two parts of weight_norm",
-        "make one of them where the model is, with torch.nn.utils.remove_weight_norm, or "
+        "merge them in PyTorch, with torch.nn.utils.remove_weight_norm, or "
         "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')",
     ),
     (
         r"\.(weight|bias)_(orig|mask)$",
-        "pruned weights whose mask or whose values are missing",
-        "make them permanent where the model is: torch.nn.utils.prune.remove(module, 'weight')",
+        "pruned weights whose mask or values are missing",
+        "make the pruning permanent in PyTorch: torch.nn.utils.prune.remove(module, 'weight')",
     ),
 )
 _OF_OPTIMIZER = re.compile(
@@ -50,7 +50,7 @@ _INTEGERS = ("int8", "uint8", "I8", "U8", "float8", "F8", "qint", "quint")
 
 
 def refuse_parts(names: Iterable[str], source: str) -> None:
-    """Raises `UserError` if parameters of these names are not whole: says what they are, and what to do."""
+    """Raises `UserError` if names show parameters stored in parts; the message names their kind and the remedy."""
     names = list(names)
     for pattern, what, todo in _KINDS:
         if found := next((name for name in names if re.search(pattern, f".{name}")), None):
@@ -58,22 +58,20 @@ def refuse_parts(names: Iterable[str], source: str) -> None:
 
 
 def refuse_foreign(tensors: Tensors, source: str) -> None:
-    """Raises `UserError` if what a file without a FocalNet holds has a name of its own."""
+    """Raises `UserError` if a file without a FocalNet holds something known, such as adapters or optimizer state."""
     names = [*tensors, *tensors.others]
     refuse_parts(names, source)
     if any(map(_OF_OPTIMIZER.search, names)) and all(map(_OF_OPTIMIZER.search, tensors)):
-        raise UserError(
-            f"{source} holds the state of an optimizer and no weights; expected the file beside it that has the model"
-        )
+        raise UserError(f"{source} holds optimizer state and no weights; expected the accompanying file with the model")
 
 
 def is_quantized(kind: str) -> bool:
-    """Whether a dtype, or the function that makes a tensor, is of quantized weights."""
+    """Returns whether a dtype, or the function that rebuilds a tensor, belongs to quantized weights."""
     return kind.startswith(_INTEGERS) or "qtensor" in kind
 
 
 def multiply_masks(tensors: Tensors) -> Tensors:
-    """Returns tensors in which pruned parameters are whole: values times mask, as torch computes with them."""
+    """Returns tensors in which each pruned parameter is its values times its mask, as torch computes with it."""
     pairs = {}
     for name in tensors:
         mask = name.removesuffix(_ORIGINAL) + _MASK

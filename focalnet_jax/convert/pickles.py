@@ -1,8 +1,8 @@
-"""Reading pickles without running anything in them.
+"""Reading pickles without executing anything in them.
 
-A pickle is a program: its opcodes name functions and classes, and call them. Here a name stays a name. `read_pickle`
-follows the opcodes and builds plain Python values; whatever would be imported, called or restored becomes an `Inert`
-record of it. No object of a pickle is ever a function, a class or an instance of one, so that nothing can run.
+A pickle is a program: its opcodes name functions and classes, and call them. `read_pickle` interprets the opcodes and
+builds plain Python values. Names stay text, and every import, call or restored object becomes an `Inert` record. No
+value is ever a function, a class or an instance of a class from the pickle, so nothing can run.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _VALUES = frozenset(opcode.name for opcode in pickletools.opcodes if opcode.arg 
 }
 _EMPTY = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-# What a call of these gives is plain data.
+# Calls of these return plain data.
 _DICTS = ("collections.OrderedDict",)
-_ENCODE = "_codecs.encode"  # how protocol 2 spells bytes
+_ENCODE = "_codecs.encode"  # protocol 2's form of bytes
 PERSISTENT = "persistent id"
-# Nothing here could call them; a file that tries is no checkpoint to trust, and its reader should know.
+# Nothing here can call these; a file that tries is malicious, and the user should know.
 _ATTACKS = frozenset(
     {"os", "posix", "nt", "sys", "subprocess", "importlib", "runpy", "pty", "shutil", "socket", "ctypes", "webbrowser"}
     | {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("eval", "exec", "compile", "open")}
@@ -30,7 +30,7 @@ _ATTACKS = frozenset(
 
 
 class AttackError(Exception):
-    """A pickle that calls a function which runs programs or code; the message is its name."""
+    """Raised for a pickle that calls a function which runs programs or code; the message is the function's name."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Name:
 
 @dataclass(eq=False)
 class Inert:
-    """An object that a pickle would have made: what would have been called, with what."""
+    """Record of an object that a pickle would have created: the callable's name, its arguments and state."""
 
     name: str  # of the function or class
     args: tuple[Any, ...] = ()
@@ -52,17 +52,17 @@ class Inert:
 
 
 def read_pickle(file: IO[bytes], referred: list[tuple[Any, ...]] | None = None) -> Any:
-    """The value of the pickle at the file's position, which is left behind its end.
+    """Returns the value of the pickle at the file's position, which is then after the pickle's end.
 
-    Dictionaries have text as keys: numbers become text, entries under anything else are left out. Sets are lists.
+    Dictionary keys are text: integers become text, entries with other keys are dropped. Sets become lists.
 
     Args:
-      file: where to read.
-      referred: receives every persistent id, also of what is left out.
+      file: the file to read.
+      referred: receives every persistent id, also those of dropped entries.
 
     Raises:
       AttackError: the pickle would run a program or code.
-      Exception: of any other kind, where the bytes are no pickle.
+      Exception: any other type, if the bytes are not a pickle.
     """
     machine = _Machine([] if referred is None else referred)
     for opcode, argument, _ in pickletools.genops(file):
@@ -80,7 +80,7 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
-        """Follows one opcode."""
+        """Interprets one opcode."""
         if name in _VALUES:
             self.stack.append(argument)
         elif name in _EMPTY:
@@ -97,7 +97,7 @@ class _Machine:
 
     def _pop_last(self, count: int) -> list[Any]:
         if len(self.stack) < count:
-            raise ValueError("a pickle that takes more than it has")
+            raise ValueError("a pickle that pops an empty stack")
         return self.stack[-count:]
 
     def _since_mark(self) -> list[Any]:
@@ -164,7 +164,7 @@ class _Machine:
         elif isinstance(target, list):
             target.extend(items)
         else:
-            raise ValueError("a pickle that appends to what is no list")
+            raise ValueError("a pickle that appends to something other than a list")
 
     def _setitem(self, _: Any) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -177,14 +177,14 @@ class _Machine:
         target = self.stack[-1]
         entries = target.entries if isinstance(target, Inert) else target
         if not isinstance(entries, dict):
-            raise ValueError("a pickle that sets an entry of what is no dictionary")
+            raise ValueError("a pickle that sets an entry of something other than a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if isinstance(key, str):
                 entries[key] = value
             elif isinstance(key, int) and abs(key) < 2**63:
                 entries[str(key)] = value
 
-    # What would import, call or restore
+    # Opcodes that would import, call or restore
 
     def _global(self, argument: str) -> None:
         self.stack.append(Name(argument.replace(" ", ".", 1)))
@@ -228,7 +228,7 @@ class _Machine:
         identity = self.stack.pop()
         identity = identity if isinstance(identity, tuple) else (identity,)
         self._referred.append(identity)
-        # torch wrote classes of modules so, with their source code
+        # torch's form of a module's class, with its source code
         is_class = identity[:1] == ("module",) and len(identity) > 1 and isinstance(identity[1], Name)
         self.stack.append(identity[1] if is_class else Inert(PERSISTENT, identity))
 
@@ -237,7 +237,7 @@ class _Machine:
 
 
 def _call(function: Any, args: Any) -> Any:
-    """The record of a call; plain data for the few that make nothing else."""
+    """Returns the record of a call, or plain data for the few callables that return nothing else."""
     name = function.text if isinstance(function, Name) else getattr(function, "name", "?")
     args = args if isinstance(args, tuple) else (args,)
     if name in _ATTACKS or name.partition(".")[0] in _ATTACKS:

@@ -1,4 +1,4 @@
-"""Preprocessing as transformers' and timm's files state it, read and written."""
+"""Preprocessing in transformers' and timm's files, read and written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CLIP = {
     "default_to_square": False,
 }
 _HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 224, "width": 224}}
-# What transformers' processors take for keys that are not there, beside _COMMON.
+# Defaults of transformers' processors, in addition to _COMMON.
 _PROCESSORS: dict[str, dict[str, Any]] = {
     "Bit": _CLIP,
     "CLIP": _CLIP,
@@ -49,20 +49,20 @@ _COMMON = {
     "default_to_square": True,
 }
 _FOLLOWED = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
-# Switches that change what a segmentation or nothing at all is given.
+# Switches that affect segmentation targets only, or nothing.
 _NO_MATTER = ("do_reduce_labels", "do_convert_annotations")
 _NAMES = {number: name for name, number in FILTERS.items()}
 
 
 def from_transformers(stated: Mapping[str, Any], place: str) -> Preprocessing:
-    """Returns what a `preprocessor_config.json` says, as transformers' processors of these names do it.
+    """Returns the preprocessing in a `preprocessor_config.json`, as transformers' image processors do it.
 
     Args:
-      stated: the file, or its part `image_processor`.
-      place: what errors call it.
+      stated: content of the file, or its entry `image_processor`.
+      place: name of the file in error messages.
 
     Raises:
-      UserError: it says what this package does not do; names the key.
+      UserError: a key states something that this package does not do; names the key.
     """
     stated = stated["image_processor"] if isinstance(stated.get("image_processor"), Mapping) else stated
     kind = stated.get("image_processor_type") or stated.get("feature_extractor_type") or "BitImageProcessor"
@@ -72,13 +72,13 @@ def from_transformers(stated: Mapping[str, Any], place: str) -> Preprocessing:
     if name not in _PROCESSORS or name == kind:
         known = ", ".join(f"{each}ImageProcessor" for each in _PROCESSORS)
         raise UserError(f"{place}: image_processor_type is {str(kind)[:60]!r}; expected one of {known}")
-    # A switch that is null is off, as transformers takes it; other keys that are null do not state anything.
+    # A null switch means off, as in transformers; other null keys mean their default.
     given = {key: False if value is None else value for key, value in stated.items() if _is_stated(key, value)}
     values = _COMMON | _PROCESSORS[name] | given
     _refuse_unknown_steps(values, place)
     how = _geometry(values, place, crop_pct=name == "ConvNext")
     if type(values["resample"]) is not int or values["resample"] not in _NAMES:
-        raise UserError(f"{place}: resample is {values['resample']!r}; expected 0 to 5, Pillow's number of a filter")
+        raise UserError(f"{place}: resample is {values['resample']!r}; expected 0 to 5, a filter of Pillow")
     factor = values["rescale_factor"] if values["do_rescale"] else 1.0
     if not is_number(factor) or factor <= 0:
         raise UserError(f"{place}: rescale_factor is {factor!r}; expected a positive number such as 1/255")
@@ -103,11 +103,13 @@ def _refuse_unknown_steps(values: Mapping[str, Any], place: str) -> None:
 
 
 def _geometry(values: Mapping[str, Any], place: str, *, crop_pct: bool) -> Preprocessing:
-    """Size, mode and crop; the rest as it comes."""
+    """Returns a preprocessing with size, mode and crop; its other fields are defaults."""
     crop = _sides(values.get("crop_size"), "crop_size", place) if values["do_center_crop"] else None
     if not values["do_resize"]:
         if crop is None:
-            raise UserError(f"{place}: do_resize and do_center_crop are false: pictures of any size cannot be batched")
+            raise UserError(
+                f"{place}: do_resize and do_center_crop are false, so images keep their sizes and cannot be batched"
+            )
         return Preprocessing(crop, "none", crop, None)
     size = values["size"]
     if type(size) is int:
@@ -120,9 +122,7 @@ def _geometry(values: Mapping[str, Any], place: str, *, crop_pct: bool) -> Prepr
         if crop_pct:
             return _of_convnext(short, values["crop_pct"], crop, place)
         if crop is None:
-            raise UserError(
-                f"{place}: do_center_crop is false and size is {dict(size)}: pictures would have sizes of their own"
-            )
+            raise UserError(f"{place}: do_center_crop is false and size is {dict(size)}: images would differ in size")
         return Preprocessing(crop, "shorter", (short, short), None)
     if isinstance(size, Mapping) and set(size) == {"height", "width"} and not crop_pct:
         sides = _sides(size, "size", place)
@@ -132,9 +132,9 @@ def _geometry(values: Mapping[str, Any], place: str, *, crop_pct: bool) -> Prepr
 
 
 def _of_convnext(short: int, crop_pct: Any, crop: tuple[int, int] | None, place: str) -> Preprocessing:
-    """As ConvNextImageProcessor: below 384 pixels resized and cropped by `crop_pct`, from there on stretched."""
+    """Returns ConvNextImageProcessor's geometry: resize and crop by `crop_pct` below 384 pixels, else stretch."""
     if crop is not None:
-        raise UserError(f"{place}: do_center_crop is true, which crops what crop_pct has cropped: make it false")
+        raise UserError(f"{place}: do_center_crop is true and would crop again after crop_pct: set it to false")
     if short >= 384:
         return Preprocessing((short, short), "stretch", (short, short), None)
     if not is_number(crop_pct) or not 0.01 <= crop_pct <= 1:
@@ -144,7 +144,7 @@ def _of_convnext(short: int, crop_pct: Any, crop: tuple[int, int] | None, place:
 
 
 def _sides(sides: Any, key: str, place: str) -> tuple[int, int]:
-    """Height and width, as a number, a pair or a dictionary."""
+    """Returns height and width, which are stated as one number, a pair or a dictionary."""
     if type(sides) is int:
         sides = [sides, sides]
     if isinstance(sides, Mapping):
@@ -156,9 +156,9 @@ def _sides(sides: Any, key: str, place: str) -> tuple[int, int]:
 
 
 def to_transformers(how: Preprocessing) -> dict[str, Any] | None:
-    """Returns a `preprocessor_config.json`; None where transformers' processors cannot do it.
+    """Returns the content of a `preprocessor_config.json`; None if transformers' processors cannot do it.
 
-    They place a crop a pixel further up or left where the rest is odd, see `Preprocessing.rounding`.
+    They place a crop one pixel further up or left if the margin is odd, see `Preprocessing.rounding`.
     """
     tall, wide = how.target
     shorter = how.mode == "shorter" and tall == wide
@@ -182,16 +182,20 @@ def to_transformers(how: Preprocessing) -> dict[str, Any] | None:
 
 
 PREPROCESSING_KEYS = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
-"""What of timm's `pretrained_cfg` says how pictures are prepared."""
+"""Keys of timm's `pretrained_cfg` that state preprocessing."""
 
 _TIMM_MODES = {"center": "shorter", "squash": "stretch", "border": "longest"}
 
 
 def from_timm(stated: Mapping[str, Any], place: str) -> Preprocessing:
-    """Returns what timm's `pretrained_cfg` says, as `timm.data.create_transform` does it for an evaluation.
+    """Returns the preprocessing in timm's `pretrained_cfg`, as `timm.data.create_transform` does it for evaluation.
+
+    Args:
+      stated: the entries of `pretrained_cfg`.
+      place: name of the file in error messages.
 
     Raises:
-      UserError: it says what this package does not do; names the key.
+      UserError: a key states something that this package does not do; names the key.
     """
     size = stated.get("input_size") or [3, 224, 224]
     if not isinstance(size, list | tuple) or len(size) != 3 or not all(map(is_side, size)):
@@ -202,7 +206,7 @@ def from_timm(stated: Mapping[str, Any], place: str) -> Preprocessing:
     if not isinstance(crop_mode, str) or crop_mode not in _TIMM_MODES:
         raise UserError(f"{place}: crop_mode is {str(crop_mode)[:60]!r}; expected {', '.join(_TIMM_MODES)}")
     interpolation = stated.get("interpolation") or "bicubic"
-    if interpolation == "random":  # of training; evaluated bilinear, as timm's create_transform without augmentation
+    if interpolation == "random":  # for training; timm's create_transform evaluates it as bilinear
         interpolation = "bilinear"
     colours = normalization(stated.get("mean") or IMAGENET_MEAN, stated.get("std") or IMAGENET_STD, f"{place}: ")
     mode = _TIMM_MODES[crop_mode]
@@ -218,7 +222,7 @@ def from_timm(stated: Mapping[str, Any], place: str) -> Preprocessing:
 
 
 def to_timm(how: Preprocessing) -> dict[str, Any] | None:
-    """Returns these keys of timm's `pretrained_cfg`; None where timm cannot do it."""
+    """Returns `PREPROCESSING_KEYS` of timm's `pretrained_cfg`; None if timm cannot do this preprocessing."""
     stated = {
         "input_size": [3, *how.size],
         "crop_pct": None,
@@ -230,7 +234,7 @@ def to_timm(how: Preprocessing) -> dict[str, Any] | None:
     if stated["crop_mode"] is None:
         return None
     exact = how.size[0] / how.target[0]
-    between = how.size[0] / (how.target[0] + 0.5)  # where rounding errors would take a pixel off
+    between = how.size[0] / (how.target[0] + 0.5)  # in case a rounding error would lose a pixel
     for stated["crop_pct"] in (how.crop_pct or exact, between):
         same = from_timm(stated, "timm")
         if (same.target, same.fill) == (how.target, how.fill):

@@ -1,4 +1,4 @@
-"""Which model tensors are of, from their names and shapes alone."""
+"""Recognises the model of tensors from their names and shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.model import FocalNetConfig, list_models, variant_config
 
 Shapes = Mapping[str, tuple[int, ...]]
-# Of a model, what its tensors' names and shapes tell; use_postln only timm's names do.
+# Options of a model that follow from the names and shapes of its tensors; use_postln follows from timm's names only.
 _FROM_SHAPES = (
     "embed_dim",
     "depths",
@@ -33,11 +33,11 @@ NOT_FROM_SHAPES = ("use_postln", "normalize_modulator")
 
 @dataclass(frozen=True)
 class Recognised:
-    """What model tensors are of, and how its options are known."""
+    """The model of tensors, and the source of each of its options."""
 
     name: str | None  # the released variant with these shapes
     config: FocalNetConfig
-    sources: dict[str, str] = field(default_factory=dict)  # option: where its value is from
+    sources: dict[str, str] = field(default_factory=dict)  # source of the value, by option
 
 
 def recognise(
@@ -45,78 +45,78 @@ def recognise(
     *,
     format: str,
     name: str | None = None,
-    told: Mapping[str, Any] | None = None,
-    told_by: str = "config.json",
+    configured: Mapping[str, Any] | None = None,
+    config_name: str = "config.json",
     overrides: Mapping[str, Any] | None = None,
     assumed: Mapping[str, Any] | None = None,
 ) -> Recognised:
-    """The model of tensors in `format` (prefix already taken off).
+    """Returns the model of tensors in `format`, whose names have no prefix.
 
     Args:
-      shapes: shapes by key of theirs.
-      format: one of the tables.
-      name: the variant the user says it is.
-      told: options a configuration beside the weights states.
-      told_by: what to call that configuration.
-      overrides: options the user states; they win.
-      assumed: options of the model to fill, for what nothing else tells.
+      shapes: shapes by name in the format.
+      format: a key of `TABLES`.
+      name: the variant given by the user, if any.
+      configured: options in an accompanying config.
+      config_name: name of that config in messages.
+      overrides: options given by the user, which take precedence.
+      assumed: options of the target model, for those with no other source.
 
     Raises:
-      UserError: the shapes are not those of `name`, or leave an option open.
+      UserError: the shapes are not those of `name`, or an option has no source.
     """
-    seen = _options(shapes, format, told or {})
-    _check_told(seen, told or {})
+    seen = _options(shapes, format, configured or {})
+    _check_configured(seen, configured or {})
     sources = dict.fromkeys(seen, "shapes")
     matching = [known for known in list_models() if _agree(variant_config(known), seen)]
     if name is not None:
         expected, compared = variant_config(name), (*_FROM_SHAPES, "use_postln")
-        seen_or_said = seen | dict(overrides or {})
-        differing = [key for key, value in seen_or_said.items() if key in compared and _value(expected, key) != value]
+        given = seen | dict(overrides or {})
+        differing = [key for key, value in given.items() if key in compared and _value(expected, key) != value]
         if differing:
-            texts = "; ".join(f"{key} is {seen_or_said[key]}, {name} has {_value(expected, key)}" for key in differing)
+            texts = "; ".join(f"{key} is {given[key]}, {name} has {_value(expected, key)}" for key in differing)
             raise UserError(f"these are not the weights of {name}: {texts}")
     elif matching:
         name = matching[0]
     options = dict(seen)
     for key in NOT_FROM_SHAPES:
-        known = {told_by: told or {}, "the names": _postln_by_names(shapes, format)}
+        known = {config_name: configured or {}, "the tensors' names": _postln_by_names(shapes, format)}
         for source, values in known.items():
             if key in (overrides or {}) and values.get(key, overrides[key]) != overrides[key]:
-                raise UserError(f"{key}={overrides[key]} was given, and {source} of the weights say {values[key]}")
-        for source, values in {"the user": overrides, **known, "the model to fill": assumed}.items():
+                raise UserError(f"{key}={overrides[key]} was given, but it is {values[key]} by {source}")
+        for source, values in {"the user": overrides, **known, "the target model": assumed}.items():
             if values and values.get(key) is not None:
                 options[key], sources[key] = values[key], source
                 break
         else:
             if name is None:
                 raise UserError(
-                    f"no released variant has these shapes, and nothing in them tells {key}: give {key}=true or false "
+                    f"no released variant has these shapes, which do not determine {key}: give {key}=true or false "
                     "(with --option, or as a keyword of load_model)"
                 )
             options[key], sources[key] = getattr(variant_config(name), key), f"variant {name}"
     base = variant_config(name) if name else FocalNetConfig()
-    config = dataclasses.replace(base, **{key: _plain(key, value) for key, value in options.items()})
+    config = dataclasses.replace(base, **{key: _collapsed(key, value) for key, value in options.items()})
     return Recognised(name, config, sources)
 
 
-def _check_told(seen: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    """Refuses a configuration beside the weights that is not theirs."""
-    for key in (key for key in ("depths", *told) if key in seen.keys() & told.keys()):
-        value = tuple(told[key]) if isinstance(told[key], list) else told[key]
+def _check_configured(seen: Mapping[str, Any], configured: Mapping[str, Any]) -> None:
+    """Raises `UserError` if an accompanying config does not fit the tensors."""
+    for key in (key for key in ("depths", *configured) if key in seen.keys() & configured.keys()):
+        value = tuple(configured[key]) if isinstance(configured[key], list) else configured[key]
         held = seen["embed_dim"][0] if key == "embed_dim" else seen[key]
         if value != held:
-            raise UserError(f"config.json says {key} is {value}, the tensors beside it have {held}")
+            raise UserError(f"{key} is {value} by config.json, but the tensors have {held}")
 
 
 def released_name(config: FocalNetConfig) -> str | None:
-    """The variant whose parameters and arithmetic `config` has, its classes aside."""
+    """Returns the released variant with the parameters and computation of `config`, whatever the number of classes."""
     keys = (*_FROM_SHAPES, *NOT_FROM_SHAPES)
     same = (name for name in list_models() if all(_value(variant_config(name), k) == _value(config, k) for k in keys))
     return next(same, None)
 
 
-def _plain(key: str, value: Any) -> Any:
-    """A value a stage as the one value it comes from, where it does: what a variant's own options look like."""
+def _collapsed(key: str, value: Any) -> Any:
+    """Returns a value per stage as the single value it derives from, if it does, as variants state their options."""
     if not isinstance(value, tuple) or key == "depths":
         return value
     expected = (
@@ -130,7 +130,7 @@ def _agree(config: FocalNetConfig, seen: Mapping[str, Any]) -> bool:
 
 
 def _value(config: FocalNetConfig, key: str) -> Any:
-    """An option in the form `_options` gives it: one value a stage."""
+    """Returns an option as one value per stage, the form of `_options`."""
     if key == "embed_dim":
         return config.dims
     if key in ("focal_levels", "focal_windows", "focal_factor"):
@@ -139,17 +139,17 @@ def _value(config: FocalNetConfig, key: str) -> Any:
     return getattr(config, key)
 
 
-def _options(shapes: Shapes, format: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the model by the shapes of its tensors, per-stage ones as one value a stage.
+def _options(shapes: Shapes, format: str, configured: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options of the model from the shapes of its tensors; per-stage options have one value per stage.
 
-    What a configuration beside them tells decides where shapes fit several values.
+    Where shapes fit several values, the accompanying config decides.
     """
     by_role = _roles(shapes, format)
     blocks = [indices for role, indices, _ in by_role if role == "stages/blocks/norm2/scale"]
     stages = 1 + max((indices["stage"] for indices in blocks), default=-1)
     deepest = max((indices["block"] for indices in blocks), default=-1)
     if not stages or max(stages, deepest) > len(blocks):
-        raise UserError(f"these FocalNet weights have {len(blocks)} blocks, numbered up to {deepest}")
+        raise UserError(f"these FocalNet weights have {len(blocks)} blocks, numbered up to {deepest}: some are missing")
     depths = tuple(1 + max((i["block"] for i in blocks if i["stage"] == stage), default=-1) for stage in range(stages))
 
     def shape(role: str, **wanted: int) -> tuple[int, ...] | None:
@@ -168,8 +168,8 @@ def _options(shapes: Shapes, format: str, told: Mapping[str, Any]) -> dict[str, 
     if stem is None or not all(mlps) or not all(kernels):
         raise UserError("these FocalNet weights lack an embedding, an MLP or focal levels")
     down = shape("stages/downsample/proj/kernel")
-    # Of a single stage, a kernel of 7 could be a patch of 7 too; no released model has one.
-    overlapped = (stem[-1] == 7 and told.get("use_conv_embed", True)) if down is None else down[-1] == 3
+    # In a model of one stage, a kernel of 7 may also be a patch of 7; no released model has such patches.
+    overlapped = (stem[-1] == 7 and configured.get("use_conv_embed", True)) if down is None else down[-1] == 3
     dims = tuple(shape("stages/blocks/norm2/scale", stage=stage)[0] for stage in range(stages))
     hidden = [size[0] for size in mlps]
     options: dict[str, Any] = {
@@ -177,30 +177,30 @@ def _options(shapes: Shapes, format: str, told: Mapping[str, Any]) -> dict[str, 
         "depths": depths,
         "focal_levels": tuple(len(sizes) for sizes in kernels),
         "focal_windows": tuple(sizes[0] for sizes in kernels),
-        "mlp_ratio": _mlp_ratio(hidden, dims, told.get("mlp_ratio")),
+        "mlp_ratio": _mlp_ratio(hidden, dims, configured.get("mlp_ratio")),
         "patch_size": 4 if overlapped else stem[-1],
         "use_conv_embed": overlapped,
         "use_layerscale": shape("stages/blocks/gamma1") is not None,
         "use_postln_in_modulation": shape("stages/blocks/modulation/norm/scale") is not None,
         "in_channels": stem[1],
     }
-    # One level shows no factor; the default is every code base's.
+    # One level does not determine the factor; all code bases default to 2.
     options["focal_factor"] = tuple(sizes[1] - sizes[0] if len(sizes) > 1 else 2 for sizes in kernels)
     head = shape("head/kernel")
     options["num_classes"] = head[0] if head else 0
     return options
 
 
-def _mlp_ratio(hidden: Sequence[int], dims: Sequence[int], told: float | None) -> float:
-    """The ratio of which these hidden widths are the whole part: the one told, else the shortest number."""
+def _mlp_ratio(hidden: Sequence[int], dims: Sequence[int], configured: float | None) -> float:
+    """Returns the MLP ratio that gives these hidden widths when rounded down: the configured one, else the shortest."""
     low = max(width / dim for width, dim in zip(hidden, dims, strict=True))
-    candidates = [told or low, *(math.ceil(low * 10**digits - 1e-9) / 10**digits for digits in range(12)), low]
+    candidates = [configured or low, *(math.ceil(low * 10**digits - 1e-9) / 10**digits for digits in range(12)), low]
     fitting = (ratio for ratio in candidates if all(int(dim * ratio) == w for w, dim in zip(hidden, dims, strict=True)))
     return next(fitting, low)
 
 
 def _roles(shapes: Shapes, format: str) -> list[tuple[str, dict[str, int], tuple[int, ...]]]:
-    """Every tensor as the parameter of ours it is (numbers left out), its numbers, and its shape."""
+    """Returns each tensor's parameter name without indices, its indices, and its shape."""
     found = []
     for key, shape in shapes.items():
         for row in TABLES[format]:
@@ -209,27 +209,27 @@ def _roles(shapes: Shapes, format: str) -> list[tuple[str, dict[str, int], tuple
                 if len(shape) != row.layout.rank or 0 in shape:
                     raise UserError(f"{key} is {tuple(shape)}; expected {row.layout.rank} axes, none of them empty")
                 indices = {name: int(value) for name, value in match.groupdict().items() if value is not None}
-                found.append((re.sub(r"/\{\w+\}", "", row.ours[0]), indices, tuple(shape)))
+                found.append((re.sub(r"/\{\w+\}", "", row.params[0]), indices, tuple(shape)))
     return found
 
 
 def _postln_by_names(shapes: Shapes, format: str) -> dict[str, bool]:
-    """Timm names the norms of post-norm blocks otherwise; the others do not."""
+    """Returns `use_postln` by the names of norms, which only timm names by their place."""
     if format != "timm":
         return {}
     return {"use_postln": any("norm1_post" in key for key in shapes)}
 
 
 def untagged(name: str) -> str:
-    """Returns `focalnet_tiny_srf` of what timm and the hub call it, such as `hf-hub:timm/focalnet_tiny_srf.ms_in1k`."""
+    """Returns the variant in a name of timm or the hub, such as `hf-hub:timm/focalnet_tiny_srf.ms_in1k`."""
     return name.rpartition("/")[2].rpartition(":")[2].partition(".")[0] if isinstance(name, str) else name
 
 
 def check_options(texts: Sequence[str]) -> dict[str, bool]:
-    """What `--option KEY=true|false` says of what shapes cannot tell; `UserError` for anything else."""
+    """Returns the options given as `--option KEY=true|false`; raises `UserError` for other keys or values."""
     options = dict(map(_check_option, texts))
     if len(options) < len(texts):
-        raise UserError(f"--option {' --option '.join(texts)}: expected every key once")
+        raise UserError(f"--option {' --option '.join(texts)}: expected each key once")
     return options
 
 

@@ -1,4 +1,4 @@
-"""Which of a file's FocalNets to take, under any key or prefix."""
+"""Selection of one FocalNet among those in a file, under any key or prefix."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.errors import UserError
 
 _AVERAGED = re.compile(r"(^|_)(ema|swa|avg|averaged?|polyak|shadow)(_|$)", re.IGNORECASE)
-# Trainers that store averaged weights as "state_dict" and the others elsewhere: mmengine's EMAHook, Lightning's
-# WeightAveraging. By the key of the others, and a key that only these trainers write.
+# Trainers that store averaged weights as "state_dict" and the raw ones elsewhere: mmengine's EMAHook, Lightning's
+# WeightAveraging. Keys that only these trainers write, by the key of the raw weights.
 _SWAPPED = {"ema_state_dict": ("message_hub", "meta"), "current_model_state": ("averaging_state",)}
 _MOST_LISTED = 6
-# Of parts that were compiled, checkpointed or sharded by themselves: what torch puts between their names.
+# Names that torch inserts for parts compiled, checkpointed or sharded by themselves.
 _WRAPPERS = "_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|_fpw_module"
 _PARTS = (
     r"layers[._]\d+|(?:blocks|stages)\.\d+|stem|patch_embed|embeddings|downsample|modulation|mlp|head|classifier|norm"
@@ -26,16 +26,16 @@ _WRAPPED = re.compile(rf"(?<![^.])({_PARTS})(?:\.(?:{_WRAPPERS}))+(?=\.)")
 
 
 def select(tensors: Tensors, source: str, which: str | None = None, head: str = "keep") -> Selected:
-    """The FocalNet to take from a file.
+    """Returns the tensors of one FocalNet in a file.
 
     Args:
-      tensors: all of the file's.
-      source: the file, for messages.
-      which: "ema" for averaged weights, or a key or prefix; needed where several could be meant.
-      head: "drop" leaves the classifier, of whatever form it is.
+      tensors: all tensors of the file.
+      source: name of the file, for messages.
+      which: "ema" for averaged weights, or a key or prefix; required if the choice is ambiguous.
+      head: "drop" leaves out the classifier, of any form.
 
     Raises:
-      UserError: there is none, several could be meant, or one of its tensors cannot be read.
+      UserError: there is no FocalNet, the choice is ambiguous, or one of its tensors cannot be read.
     """
     tensors = multiply_masks(_unwrapped(tensors))
     candidates = find_candidates([*tensors, *tensors.others])
@@ -45,15 +45,15 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
         raise UserError(f"{source} holds no state dict; expected tensors by name, under any key")
     if not candidates:
         some = ", ".join(name[:100] for name in list(tensors)[:3])
-        raise UserError(f"{source}: these are no FocalNet weights: {len(tensors)} tensors such as {some or 'none'}")
+        raise UserError(f"{source} holds no FocalNet weights: {len(tensors)} tensors such as {some or 'none'}")
     chosen, choice = _choose(candidates, tensors, source, which)
     taken = take(chosen, [other for other in candidates if other != chosen], tensors, source, head)
-    told = () if which is not None else choice
-    return dataclasses.replace(taken, notes=(*choice, *taken.notes), decisions=(*told, *taken.decisions))
+    own = () if which is not None else choice
+    return dataclasses.replace(taken, notes=(*choice, *taken.notes), decisions=(*own, *taken.decisions))
 
 
 def _unwrapped(tensors: Tensors) -> Tensors:
-    """Takes wrappers of FocalNet's parts off the names, unless two tensors would then have the same name."""
+    """Removes the wrappers of FocalNet's parts from the names, unless two tensors would then share a name."""
     names = {_WRAPPED.sub(r"\1", name): name for name in tensors}
     if len(names) < len(tensors) or list(names) == list(tensors):
         return tensors
@@ -71,7 +71,7 @@ def _unwrapped(tensors: Tensors) -> Tensors:
 def _choose(
     candidates: Sequence[Candidate], tensors: Tensors, source: str, which: str | None
 ) -> tuple[Candidate, tuple[str, ...]]:
-    """The candidate to take, and what the reader should know of the choice."""
+    """Returns the chosen candidate and notes on the choice."""
     listed = "; ".join(candidate.describe(tensors) for candidate in candidates[:_MOST_LISTED])
     averaged = [candidate for candidate in candidates if _is_averaged(candidate, candidates, tensors)]
     plain = _distinct([candidate for candidate in candidates if candidate not in averaged], tensors)
@@ -85,20 +85,20 @@ def _choose(
                 f"{source}: --weights {which}: expected one {expected}, found {len(named)}; it holds {listed}"
             )
         several = len(candidates) > 1
-        return named[0], (f"took {named[0].describe(tensors)} as --weights {which} says",) if several else ()
+        return named[0], (f"took {named[0].describe(tensors)}, as requested by --weights {which}",) if several else ()
     if len(plain) + len(averaged) == 1:
         return (plain + averaged)[0], (f"these are averaged weights, {candidates[0].key}",) if averaged else ()
     if len(plain) == 1 and len(averaged) == 1:
         if _swapped(candidates, tensors):
             kinds = f"averaged weights under {averaged[0].key}", f"those before averaging, {plain[0].key}"
-            return averaged[0], (f"took the {kinds[0]} and left {kinds[1]}: --weights {plain[0].key} takes them",)
+            return averaged[0], (f"took the {kinds[0]}, not {kinds[1]}: use --weights {plain[0].key} for them",)
         where = plain[0].key or "the top level"
-        return plain[0], (f"took {where} and left the averaged weights, {averaged[0].key}: --weights ema takes them",)
+        return plain[0], (f"took {where}, not the averaged weights, {averaged[0].key}: use --weights ema for them",)
     raise UserError(f"{source} holds {len(candidates)} FocalNets: {listed}; {choose}")
 
 
 def _distinct(candidates: Sequence[Candidate], tensors: Tensors) -> list[Candidate]:
-    """Candidates that differ: one stored twice under two keys counts once."""
+    """Returns the candidates that differ; one stored under two keys counts once."""
     found: dict[object, Candidate] = {}
     for candidate in candidates:
         places = {n.removeprefix(candidate.prefix): tensors.places.get(n, n) for n in tensors if candidate.holds(n)}
@@ -113,7 +113,7 @@ def _is_averaged(candidate: Candidate, candidates: Sequence[Candidate], tensors:
 
 
 def _swapped(candidates: Sequence[Candidate], tensors: Tensors) -> bool:
-    """Whether the trainer that wrote the file keeps averaged weights as "state_dict"."""
+    """Returns whether the trainer that wrote the file stores averaged weights as "state_dict"."""
     keys = {candidate.key.partition(".")[0] for candidate in candidates}
     top = {name.partition(".")[0] for name in (*tensors, *tensors.others)}
     return any({"state_dict", other} == keys and top & set(signs) for other, signs in _SWAPPED.items())

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.convert.files import is_checkpoint
-from focalnet_jax.convert.huggingface import WeightsInfo
-from focalnet_jax.convert.weights import read_weights, stated_by
+from focalnet_jax.convert.info import WeightsInfo
+from focalnet_jax.convert.weights import checkpoint_info, read_weights
 from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.variants import model_from_metadata
@@ -29,12 +29,12 @@ def read_start(path: str, which: str | None, head: str) -> Start:
         metadata = read_metadata(find_checkpoint(path))
         if metadata.get("model"):
             name, model = model_from_metadata(metadata["model"])
-            stated = stated_by(metadata)
-            return Start(name, model, _size(stated), stated.classes)
+            info = checkpoint_info(metadata)
+            return Start(name, model, _size(info), info.classes)
     weights = read_weights(path, which=which, head=head)
-    return Start(weights.name, weights.config, _size(weights.stated), weights.stated.classes)
+    return Start(weights.name, weights.config, _size(weights.info), weights.info.classes)
 
 
-def _size(stated: WeightsInfo) -> int | tuple[int, int]:
-    height, width = (stated.preprocessing or USUAL).size
+def _size(info: WeightsInfo) -> int | tuple[int, int]:
+    height, width = (info.preprocessing or USUAL).size
     return height if height == width else (height, width)

@@ -1,8 +1,8 @@
-"""What every parameter is called in each PyTorch code base, and how its axes lie there.
+"""Name and axis order of every parameter in each PyTorch code base.
 
-A format is an ordered table of rows. A row pairs parameters of ours with one key of theirs; `{stage}`, `{next}` (stage
-+ 1), `{block}` and `{level}` stand for numbers. Rows whose parameter a model does not have do not apply to it. Both
-directions read the same table, and `mapping.py` refuses what it does not cover.
+A format is an ordered table of rows. A row pairs parameters of this package with one key of a PyTorch state dict;
+`{stage}`, `{next}` (stage + 1), `{block}` and `{level}` stand for numbers. Rows apply only to models that have their
+parameters. Both directions use the same table, and `mapping.py` raises an error for any key that it does not cover.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array's axes lie in theirs: functions from ours and back."""
+    """Order of an array's axes in PyTorch: functions to it and back."""
 
-    rank: int  # of theirs
-    to_theirs: Callable[[np.ndarray], np.ndarray]
-    to_ours: Callable[[np.ndarray], np.ndarray]
+    rank: int  # in PyTorch
+    to_torch: Callable[[np.ndarray], np.ndarray]
+    to_jax: Callable[[np.ndarray], np.ndarray]
 
 
 VECTOR = Layout(1, lambda a: a, lambda a: a)
@@ -32,18 +32,18 @@ CONV = Layout(4, lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 
 
 
 @dataclass(frozen=True)
-class Row:
-    """One key of theirs, and the parameters of ours it holds, joined along their last axis."""
+class KeyRow:
+    """One key of a PyTorch state dict, and the parameters that it holds, joined along their last axis."""
 
-    ours: tuple[str, ...]
-    theirs: str
+    params: tuple[str, ...]
+    key: str
     layout: Layout
-    postln: bool | None = None  # the row is for post-norm blocks only, for pre-norm ones only, or for both
+    postln: bool | None = None  # True: post-norm blocks only; False: pre-norm blocks only; None: both
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Matches their key, with the numbers as named groups."""
-        return _pattern(self.theirs)
+        """Pattern of the key, with the numbers as named groups."""
+        return _pattern(self.key)
 
 
 @cache
@@ -51,21 +51,21 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d{1,4})", re.escape(template)))
 
 
-def _pair(ours: str, theirs: str, layout: Layout, postln: bool | None = None) -> list[Row]:
-    """The rows of a layer with weight and bias: `kernel` or `scale` of ours is `weight` of theirs."""
+def _pair(param: str, key: str, layout: Layout, postln: bool | None = None) -> list[KeyRow]:
+    """Returns the rows of a layer's weight and bias: `kernel` or `scale` here is `weight` in PyTorch."""
     weight = "scale" if layout is VECTOR else "kernel"
     return [
-        Row((f"{ours}/{weight}",), f"{theirs}.weight", layout, postln),
-        Row((f"{ours}/bias",), f"{theirs}.bias", VECTOR, postln),
+        KeyRow((f"{param}/{weight}",), f"{key}.weight", layout, postln),
+        KeyRow((f"{param}/bias",), f"{key}.bias", VECTOR, postln),
     ]
 
 
-def _projection_in(theirs: str, layout: Layout) -> list[Row]:
-    """Query, context and gates, which the others hold as one layer in this order."""
+def _projection_in(key: str, layout: Layout) -> list[KeyRow]:
+    """Returns the rows of query, context and gates, which are one layer in PyTorch, in this order."""
     parts = [f"{_BLOCK}/modulation/{name}" for name in ("query", "context", "gates")]
     return [
-        Row(tuple(f"{part}/kernel" for part in parts), f"{theirs}.weight", layout),
-        Row(tuple(f"{part}/bias" for part in parts), f"{theirs}.bias", VECTOR),
+        KeyRow(tuple(f"{part}/kernel" for part in parts), f"{key}.weight", layout),
+        KeyRow(tuple(f"{part}/bias" for part in parts), f"{key}.bias", VECTOR),
     ]
 
 
@@ -73,18 +73,18 @@ _BLOCK = "stages/{stage}/blocks"
 _FOCAL = f"{_BLOCK}/modulation/focal_kernels/{{level}}/kernel"
 
 
-def _microsoft() -> list[Row]:
+def _microsoft() -> list[KeyRow]:
     block = "layers.{stage}.blocks.{block}"
     return [
         *_pair("patch_embed/proj", "patch_embed.proj", CONV),
         *_pair("patch_embed/norm", "patch_embed.norm", VECTOR),
-        Row((f"{_BLOCK}/gamma1",), f"{block}.gamma_1", VECTOR),
-        Row((f"{_BLOCK}/gamma2",), f"{block}.gamma_2", VECTOR),
+        KeyRow((f"{_BLOCK}/gamma1",), f"{block}.gamma_1", VECTOR),
+        KeyRow((f"{_BLOCK}/gamma2",), f"{block}.gamma_2", VECTOR),
         *_pair(f"{_BLOCK}/norm1", f"{block}.norm1", VECTOR),
         *_projection_in(f"{block}.modulation.f", LINEAR),
         *_pair(f"{_BLOCK}/modulation/modulator", f"{block}.modulation.h", POINTWISE),
         *_pair(f"{_BLOCK}/modulation/proj", f"{block}.modulation.proj", LINEAR),
-        Row((_FOCAL,), f"{block}.modulation.focal_layers.{{level}}.0.weight", CONV),
+        KeyRow((_FOCAL,), f"{block}.modulation.focal_layers.{{level}}.0.weight", CONV),
         *_pair(f"{_BLOCK}/modulation/norm", f"{block}.modulation.ln", VECTOR),
         *_pair(f"{_BLOCK}/norm2", f"{block}.norm2", VECTOR),
         *_pair(f"{_BLOCK}/mlp/fc1", f"{block}.mlp.fc1", LINEAR),
@@ -96,7 +96,7 @@ def _microsoft() -> list[Row]:
     ]
 
 
-def _timm() -> list[Row]:
+def _timm() -> list[KeyRow]:
     block = "layers.{stage}.blocks.{block}"
     return [
         *_pair("patch_embed/proj", "stem.proj", CONV),
@@ -107,33 +107,33 @@ def _timm() -> list[Row]:
         *_projection_in(f"{block}.modulation.f", POINTWISE),
         *_pair(f"{_BLOCK}/modulation/modulator", f"{block}.modulation.h", POINTWISE),
         *_pair(f"{_BLOCK}/modulation/proj", f"{block}.modulation.proj", POINTWISE),
-        Row((_FOCAL,), f"{block}.modulation.focal_layers.{{level}}.0.weight", CONV),
+        KeyRow((_FOCAL,), f"{block}.modulation.focal_layers.{{level}}.0.weight", CONV),
         *_pair(f"{_BLOCK}/modulation/norm", f"{block}.modulation.norm", VECTOR),
         *_pair(f"{_BLOCK}/norm1", f"{block}.norm1_post", VECTOR, postln=True),
-        Row((f"{_BLOCK}/gamma1",), f"{block}.ls1.gamma", VECTOR),
+        KeyRow((f"{_BLOCK}/gamma1",), f"{block}.ls1.gamma", VECTOR),
         *_pair(f"{_BLOCK}/norm2", f"{block}.norm2", VECTOR, postln=False),
         *_pair(f"{_BLOCK}/mlp/fc1", f"{block}.mlp.fc1", POINTWISE),
         *_pair(f"{_BLOCK}/mlp/fc2", f"{block}.mlp.fc2", POINTWISE),
         *_pair(f"{_BLOCK}/norm2", f"{block}.norm2_post", VECTOR, postln=True),
-        Row((f"{_BLOCK}/gamma2",), f"{block}.ls2.gamma", VECTOR),
+        KeyRow((f"{_BLOCK}/gamma2",), f"{block}.ls2.gamma", VECTOR),
         *_pair("norm", "norm", VECTOR),
         *_pair("head", "head.fc", LINEAR),
     ]
 
 
-def _huggingface() -> list[Row]:
+def _huggingface() -> list[KeyRow]:
     block = "focalnet.encoder.stages.{stage}.layers.{block}"
     downsample = "focalnet.encoder.stages.{stage}.downsample"
     return [
         *_pair("patch_embed/proj", "focalnet.embeddings.patch_embeddings.projection", CONV),
         *_pair("patch_embed/norm", "focalnet.embeddings.norm", VECTOR),
-        Row((f"{_BLOCK}/gamma1",), f"{block}.gamma_1", VECTOR),
-        Row((f"{_BLOCK}/gamma2",), f"{block}.gamma_2", VECTOR),
+        KeyRow((f"{_BLOCK}/gamma1",), f"{block}.gamma_1", VECTOR),
+        KeyRow((f"{_BLOCK}/gamma2",), f"{block}.gamma_2", VECTOR),
         *_pair(f"{_BLOCK}/norm1", f"{block}.norm1", VECTOR),
         *_projection_in(f"{block}.modulation.projection_in", LINEAR),
         *_pair(f"{_BLOCK}/modulation/modulator", f"{block}.modulation.projection_context", POINTWISE),
         *_pair(f"{_BLOCK}/modulation/proj", f"{block}.modulation.projection_out", LINEAR),
-        Row((_FOCAL,), f"{block}.modulation.focal_layers.{{level}}.0.weight", CONV),
+        KeyRow((_FOCAL,), f"{block}.modulation.focal_layers.{{level}}.0.weight", CONV),
         *_pair(f"{_BLOCK}/modulation/norm", f"{block}.modulation.layernorm", VECTOR),
         *_pair(f"{_BLOCK}/norm2", f"{block}.norm2", VECTOR),
         *_pair(f"{_BLOCK}/mlp/fc1", f"{block}.mlp.fc1", LINEAR),
@@ -145,4 +145,4 @@ def _huggingface() -> list[Row]:
     ]
 
 
-TABLES: dict[str, list[Row]] = {"microsoft": _microsoft(), "timm": _timm(), "huggingface": _huggingface()}
+TABLES: dict[str, list[KeyRow]] = {"microsoft": _microsoft(), "timm": _timm(), "huggingface": _huggingface()}

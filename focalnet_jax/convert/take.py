@@ -1,4 +1,4 @@
-"""The tensors of one FocalNet among others; what is left is counted and reported."""
+"""Takes the tensors of one FocalNet from a file, and counts and reports those that are left out."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _MOST_LISTED = 6
 
 @dataclass(frozen=True)
 class Selected:
-    """A FocalNet's tensors by its format's names."""
+    """Tensors of one FocalNet, by the names of its format."""
 
     tensors: Tensors
     format: str
-    notes: tuple[str, ...]  # what a reader should know
-    decisions: tuple[str, ...]  # those that change what is computed
+    notes: tuple[str, ...]  # for the user, one line each
+    decisions: tuple[str, ...]  # those notes that affect the model's outputs
     normalization: FoundNormalization | None  # by a layer before the FocalNet
 
 
 def take(chosen: Candidate, others: Sequence[Candidate], tensors: Tensors, source: str, head: str) -> Selected:
-    """Returns the tensors of `chosen`, its classifier and its normalization of pictures; arguments as for `select`.
+    """Returns the tensors of `chosen`, its classifier and its normalization of images; arguments as for `select`.
 
     Raises:
-      UserError: one of its tensors cannot be read, or the file holds two classifiers for it.
+      UserError: one of its tensors cannot be read, or several classifiers qualify.
     """
     format = chosen.format
     longer = tuple(other.prefix for other in others if len(other.prefix) > len(chosen.prefix))
@@ -61,17 +61,17 @@ def take(chosen: Candidate, others: Sequence[Candidate], tensors: Tensors, sourc
     left = [name for name in tensors if name not in used]
     notes = []
     if chosen.prefix:
-        notes.append(f"prefix {chosen.prefix!r} taken off the names")
+        notes.append(f"prefix {chosen.prefix!r} removed from the names")
     entries = [name for name in tensors.others if chosen.holds(name) and "." not in name[len(chosen.prefix) :]]
     if entries:
-        notes.append(f"{len(entries)} entries that are no tensors left, such as {entries[0][:100]}")
+        notes.append(f"{len(entries)} entries that are not tensors left out, such as {entries[0][:100]}")
     if left:
         notes.append(_count_left(left, chosen))
     return Selected(tensors.renamed(kept, added), format, (*notes, *decisions), tuple(decisions), normalization)
 
 
 def _belongs(name: str, other: Candidate, chosen: Candidate) -> bool:
-    """Whether a tensor is another FocalNet's; of one around the chosen one, only what its format has."""
+    """Returns whether a tensor belongs to `other`, which may enclose `chosen`: then only names of its format do."""
     if not other.holds(name):
         return False
     return not chosen.holds(other.prefix) and (
@@ -80,16 +80,17 @@ def _belongs(name: str, other: Candidate, chosen: Candidate) -> bool:
 
 
 def _foreign(name: str, format: str, shape: tuple[int, ...], head: str) -> bool:
-    """Whether a tensor beside a FocalNet's is certainly none that its classification computes with.
+    """Returns whether a tensor below a FocalNet's prefix certainly plays no part in its classification.
 
-    Modules of other names, counters, what masked image modelling and detectors add. A parameter by itself, such as a
-    position embedding, and whatever lies in FocalNet's own modules stays, and is refused where no table has it.
+    These are modules of other names, counters, and additions of masked image modelling and detectors. Other tensors
+    stay: a parameter outside any module, such as a position embedding, and any tensor in FocalNet's own modules. If no
+    table has them, conversion fails.
     """
     if is_known(name, format):
         return False
     if head == "drop" and name.startswith(f"{HEADS[format].partition('.')[0]}."):
         return True
-    own = {row.theirs.partition(".")[0] for row in TABLES[format]}
+    own = {row.key.partition(".")[0] for row in TABLES[format]}
     first, dot, _ = name.partition(".")
     module = bool(dot) and first not in own
     return module or (not dot and int(np.prod(shape, dtype=object)) == 1) or name.endswith("embeddings.mask_token")
@@ -98,7 +99,7 @@ def _foreign(name: str, format: str, shape: tuple[int, ...], head: str) -> bool:
 def _final_norm(
     format: str, inside: Mapping[str, str], kept: dict[str, str], tensors: Tensors
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Supplies the final norm that a backbone lacks: the norm of its last output, or a fresh one."""
+    """Returns the final norm that a backbone lacks and notes: the norm of its last output, or a new one."""
     names = [f"{_NORMS[format]}.{part}" for part in ("weight", "bias")]
     head = f"{HEADS[format].partition('.')[0]}."
     if any(name in inside for name in names) or any(name.startswith(head) for name in kept):
@@ -108,11 +109,11 @@ def _final_norm(
         if f"norm{last}.{part}" in inside:
             kept[name] = inside[f"norm{last}.{part}"]
     if all(name in kept for name in names):
-        return {}, [f"norm{last}, which the backbone has on its last output, taken as the final norm"]
+        return {}, [f"norm{last}, the norm of the backbone's last output, taken as the final norm"]
     if len(width) != 1:
         return {}, []
     fresh = {names[0]: np.ones(width, np.float32), names[1]: np.zeros(width, np.float32)}
-    return fresh, ["no final norm in the file: a fresh one (scale 1, bias 0)"]
+    return fresh, ["no final norm in the file: added a new one (scale 1, bias 0)"]
 
 
 def _check_readable(chosen: Candidate, tensors: Tensors, source: str, inside: Mapping[str, str], head: str) -> None:
@@ -128,7 +129,7 @@ def _check_readable(chosen: Candidate, tensors: Tensors, source: str, inside: Ma
 
 
 def _count_left(left: Sequence[str], chosen: Candidate) -> str:
-    """How many tensors of which modules are not used."""
+    """Returns the number of unused tensors by module, as text."""
     counts: dict[str, int] = {}
     taken = chosen.key.split(".")
     for name in left:
@@ -138,4 +139,4 @@ def _count_left(left: Sequence[str], chosen: Candidate) -> str:
         counts[group] = counts.get(group, 0) + 1
     listed = [f"{group} ({count})" for group, count in list(counts.items())[:_MOST_LISTED]]
     more = f" and {len(counts) - _MOST_LISTED} more" if len(counts) > _MOST_LISTED else ""
-    return f"{len(left)} tensor{'s' * (len(left) > 1)} left: {', '.join(listed)}{more}"
+    return f"{len(left)} tensor{'s' * (len(left) > 1)} left out: {', '.join(listed)}{more}"

@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 from ml_dtypes import bfloat16
 
-# What is written, and what is read besides.
+# dtypes that are written; `READ_DTYPES` are read.
 DTYPES = {"float32": np.dtype("float32"), "float16": np.dtype("float16"), "bfloat16": np.dtype(bfloat16)}
 READ_DTYPES = (*DTYPES, "float64")
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """Tensors of a file by name, each read when it is asked for.
+    """Tensors of a file by name, each read on access.
 
     Args:
       shapes: shapes by name.
       dtypes: names of dtypes by name.
       read: reads one tensor.
-      notes: what a reader should know of the file.
-      problems: tensors that cannot be read, and why.
-      others: entries that are no tensors, and what they are.
-      places: values that are equal for tensors that share their memory; by default each has its own.
+      notes: notes on the file for the user.
+      problems: reasons, by name, why tensors cannot be read.
+      others: types, by name, of entries that are not tensors.
+      places: memory locations by name, equal for tensors that share memory; by default each has its own.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self.shapes)
 
     def renamed(self, names: Mapping[str, str], added: Mapping[str, Any] | None = None) -> Tensors:
-        """The tensors named by the values of `names`, under its keys, and arrays that are `added`."""
+        """Returns tensors under new names (`names`: old name by new name), and the arrays in `added`."""
         added = added or {}
         return Tensors(
             {new: self.shapes[old] for new, old in names.items()} | {name: a.shape for name, a in added.items()},

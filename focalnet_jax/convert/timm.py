@@ -1,4 +1,4 @@
-"""The config.json of a timm model directory: preprocessing and class names, read and written."""
+"""config.json of a timm model directory: preprocessing and class names, read and written."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.convert.huggingface import CONFIG, WeightsInfo
+from focalnet_jax.convert.huggingface import CONFIG
+from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.preprocessors import PREPROCESSING_KEYS, from_timm, to_timm
-from focalnet_jax.convert.recognise import released_name
+from focalnet_jax.convert.recognise import NOT_FROM_SHAPES, released_name
 from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig, variant_config
 
 
 def is_timms(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` is one that timm writes for a FocalNet, in its old flat form too."""
+    """Returns whether a `config.json` is timm's for a FocalNet, also in timm's old flat layout."""
     return str(config.get("architecture", "")).startswith("focalnet")
 
 
-def stated_by_timm(config: Mapping[str, Any], num_classes: int, place: str) -> WeightsInfo:
-    """Returns what timm's `config.json` says about pictures and `num_classes` classes.
+def timm_info(config: Mapping[str, Any], num_classes: int, place: str) -> WeightsInfo:
+    """Returns class names and preprocessing in timm's `config.json`.
 
     Raises:
-      UserError: class names make no sense or are not those of the classifier.
+      UserError: class names are invalid or more than `num_classes`.
     """
     nested = config.get("pretrained_cfg")
-    inner = nested if isinstance(nested, Mapping) else config  # the old form is flat
+    inner = nested if isinstance(nested, Mapping) else config  # the old layout is flat
     names, descriptions = (config.get(key, inner.get(key)) for key in ("label_names", "label_descriptions"))
     names = config.get("labels", inner.get("labels")) if names is None else names  # its former name
     classes = _class_names(names, num_classes, place) if num_classes else None
-    stated = WeightsInfo(classes, words=_words(classes, descriptions, place))
+    info = WeightsInfo(classes, words=_words(classes, descriptions, place))
     if not any(inner.get(key) is not None for key in PREPROCESSING_KEYS):
-        return stated
+        return info
     try:
-        return replace(stated, preprocessing=from_timm(inner, place))
-    except UserError as error:  # raised where pictures are prepared: the weights are good without
-        return replace(stated, refused=str(error))
+        return replace(info, preprocessing=from_timm(inner, place))
+    except UserError as error:  # raised only when images are prepared: the weights are usable without
+        return replace(info, refused=str(error))
 
 
 def _class_names(names: Any, count: int, place: str) -> tuple[str, ...] | None:
@@ -50,12 +51,14 @@ def _class_names(names: Any, count: int, place: str) -> tuple[str, ...] | None:
     named = {str(index): name for index, name in named.items()}
     beyond = sorted(named.keys() - {str(index) for index in range(count)})
     if beyond:
-        raise UserError(f"{place}: label_names names class {beyond[0][:40]}; the classifier has 0 to {count - 1}")
+        raise UserError(
+            f"{place}: label_names names class {beyond[0][:40]}; the classifier has classes 0 to {count - 1}"
+        )
     return tuple(named.get(str(index), f"LABEL_{index}") for index in range(count))
 
 
 def _words(classes: tuple[str, ...] | None, descriptions: Any, place: str) -> tuple[str, ...] | None:
-    """What people call the classes: a description of each name."""
+    """Returns a description of each class, or the name if it has none; None without descriptions."""
     if classes is None or not descriptions:
         return None
     if not isinstance(descriptions, Mapping) or not all(isinstance(text, str) for text in descriptions.values()):
@@ -63,7 +66,7 @@ def _words(classes: tuple[str, ...] | None, descriptions: Any, place: str) -> tu
     return tuple(descriptions.get(name, name) for name in classes)
 
 
-# Options of ours that timm's model takes by another name, beside those of the same name.
+# Arguments of timm's FocalNet by option of `FocalNetConfig`.
 _ARGUMENTS = {
     "use_conv_embed": "use_overlap_down",
     "use_postln": "use_post_norm",
@@ -72,15 +75,15 @@ _ARGUMENTS = {
 }
 
 
-def told_by_timm(config: Mapping[str, Any], said: Collection[str] = ()) -> dict[str, bool]:
-    """Returns the options of ours that shapes do not tell, as `model_args` state them or timm's variants have them.
+def timm_options(config: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, bool]:
+    """Returns the model options that shapes do not determine, from `model_args` or timm's defaults.
 
     Args:
       config: the content of `config.json`.
-      said: options that the user states, for which no default is taken.
+      given: options given by the user, for which timm's default is not used.
 
     Raises:
-      UserError: they state what this package does not compute.
+      UserError: the config states something that this package does not compute.
     """
     if not is_timms(config):
         return {}
@@ -89,38 +92,38 @@ def told_by_timm(config: Mapping[str, Any], said: Collection[str] = ()) -> dict[
     if arguments.get("global_pool", "avg") != "avg":
         pool = str(arguments["global_pool"])[:60]
         raise UserError(f"{CONFIG} states global_pool={pool}; this package computes avg only")
-    if "normalize_modulator" not in said:
-        arguments = {"normalize_modulator": False} | dict(arguments)  # timm's default, of all its variants
-    told = {ours: arguments.get(_ARGUMENTS[ours]) for ours in ("use_postln", "normalize_modulator")}
-    return {ours: value for ours, value in told.items() if isinstance(value, bool)}
+    if "normalize_modulator" not in given:
+        arguments = {"normalize_modulator": False} | dict(arguments)  # timm's default for all its variants
+    options = {option: arguments.get(_ARGUMENTS[option]) for option in NOT_FROM_SHAPES}
+    return {option: value for option, value in options.items() if isinstance(value, bool)}
 
 
 def _is_released(config: FocalNetConfig, name: str) -> bool:
-    """Whether timm's function `name` makes this model, given `normalize_modulator`."""
+    """Returns whether timm's function `name` builds this model, given `normalize_modulator`."""
     return released_name(replace(config, normalize_modulator=variant_config(name).normalize_modulator)) == name
 
 
 def write_timm_config(
-    folder: Path, config: FocalNetConfig, name: str | None, stated: WeightsInfo
+    folder: Path, config: FocalNetConfig, name: str | None, info: WeightsInfo
 ) -> tuple[tuple[str, ...], WeightsInfo | None]:
     """Writes the `config.json` that `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
 
-    timm builds released variants alone by name; of another model, `model_args` are the arguments of its `FocalNet`.
+    timm builds only released variants by name; for other models, `model_args` are the arguments of its `FocalNet`.
 
     Args:
-      folder: where to.
-      config: the model's, which timm's FocalNet can express.
-      name: the released variant, if it is one.
-      stated: class names and preprocessing.
+      folder: the directory to write to.
+      config: the model's config, which timm's FocalNet can express.
+      name: the released variant, or None.
+      info: class names and preprocessing to write.
 
     Returns:
-      What a reader should know, one line each; and what the file does not hold because timm cannot do it, or None.
+      Notes, one line each; and `info` if the file cannot express its preprocessing, else None.
     """
-    how = stated.preprocessing or USUAL
-    prepared = None if stated.refused else to_timm(how)
+    how = info.preprocessing or USUAL
+    prepared = None if info.refused else to_timm(how)
     name = name if name and _is_released(config, name) else None
     windows = [config.kernel_sizes(stage)[0] for stage in range(len(config.depths))]
-    # A variant's function in timm refuses arguments that it sets itself; this one none of them sets.
+    # timm's functions for variants reject arguments that they set themselves; none of them sets this one.
     changed = {"normalize_modulator": True} if config.normalize_modulator else {}
     model_args = (
         changed
@@ -132,7 +135,7 @@ def write_timm_config(
             "focal_levels": list(config.levels),
             "focal_windows": windows,
             "layerscale_value": config.layerscale_value if config.use_layerscale else None,
-            **{theirs: getattr(config, ours) for ours, theirs in _ARGUMENTS.items()},
+            **{argument: getattr(config, option) for option, argument in _ARGUMENTS.items()},
         }
     )
     written: dict[str, Any] = {
@@ -144,17 +147,17 @@ def write_timm_config(
         "pretrained_cfg": (prepared or {})
         | {"num_classes": config.num_classes, "first_conv": "stem.proj", "classifier": "head.fc"},
     }
-    if stated.classes:
-        written["label_names"] = list(stated.classes)
-        if stated.words:
-            written["label_descriptions"] = dict(zip(stated.classes, stated.words, strict=True))
+    if info.classes:
+        written["label_names"] = list(info.classes)
+        if info.words:
+            written["label_descriptions"] = dict(zip(info.classes, info.words, strict=True))
     (folder / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
     notes = []
     if not name:
         notes.append(
-            f"timm has no name for this model: timm.models.focalnet.FocalNet(**model_args of {CONFIG}) builds it"
+            f"timm has no name for this model: build it by timm.models.focalnet.FocalNet(**model_args of {CONFIG})"
         )
     if not prepared:
-        why = stated.refused or f"timm has no transform that does {how.describe()}"
+        why = info.refused or f"timm has no transform that does {how.describe()}"
         notes.append(f"no preprocessing in {CONFIG}: {why}")
-    return tuple(notes), None if prepared else stated
+    return tuple(notes), None if prepared else info

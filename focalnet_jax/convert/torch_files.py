@@ -1,8 +1,8 @@
-"""Torch files: every tensor by its place in what was saved. Reading needs no torch and runs nothing.
+"""Torch files: every tensor by its path in the saved object. Reading needs no torch and executes nothing.
 
 A file of `torch.save` is a zip of a pickle and one record per storage, or, before torch 1.6 and with
-`_use_new_zipfile_serialization=False`, a row of pickles with the storages behind them (torch/serialization.py). Plain
-pickles of NumPy arrays, as detectron2 publishes weights, are read too.
+`_use_new_zipfile_serialization=False`, a sequence of pickles followed by the storages (torch/serialization.py). Plain
+pickles of NumPy arrays, the format of detectron2's weights, are read too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.convert.torch_storages import LegacyStorages, ZipStorages, numpy_dtype, storage_dtype
 from focalnet_jax.errors import UserError
 
-_DEEPEST = 16  # nesting in which tensors are looked for
+_DEEPEST = 16  # nesting depth searched for tensors
 _PLAIN = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3")
 _WRAPPED = (
     "torch._utils._rebuild_parameter",
@@ -39,7 +39,7 @@ _DAMAGED = (zipfile.BadZipFile, ValueError, KeyError, IndexError, TypeError, Att
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor of a file: what it is and how to read it."""
+    """A tensor of a file: dtype, shape and a function that reads it."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -49,24 +49,24 @@ class _Tensor:
 
 
 @dataclass
-class _Found:
-    """What a walk through a loaded value comes across."""
+class _Contents:
+    """Tensors and other entries found in a loaded value."""
 
     tensors: dict[str, _Tensor] = field(default_factory=dict)
-    others: dict[str, str] = field(default_factory=dict)  # entries that are no tensors: what they are
-    modules: list[str] = field(default_factory=list)  # classes of whole models
+    others: dict[str, str] = field(default_factory=dict)  # type of each entry that is not a tensor
+    modules: list[str] = field(default_factory=list)  # classes of pickled modules
 
 
 def read_torch_file(path: Path) -> Tensors:
-    """The tensors of a file that begins as a zip or a pickle, by their dotted place in what was saved.
+    """Returns the tensors of a file that begins as a zip or a pickle, by their dotted path in the saved object.
 
     Raises:
-      UserError: the file is damaged, or holds a whole pickled model and no state dict.
+      UserError: the file is damaged, or holds a pickled model instead of a state dict.
     """
     try:
         mapped = np.memmap(path, np.uint8, "r")
         storages = ZipStorages(path, mapped) if mapped[:2].tobytes() == b"PK" else LegacyStorages(path, mapped)
-        found = _Found()
+        found = _Contents()
         _walk(Inert("", (storages.value,)), (), found, set(), storages)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
@@ -74,14 +74,14 @@ def read_torch_file(path: Path) -> Tensors:
         raise
     except AttackError as error:
         raise UserError(
-            f"{path} is refused: it wants to run {str(error)[:100]}, as no checkpoint does; nothing was run"
+            f"{path} is refused: it tries to run {str(error)[:100]}, which no checkpoint does; nothing was run"
         ) from error
     except (*_DAMAGED, MemoryError, RecursionError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged, cut off or no torch file") from error
+        raise UserError(f"{path} is damaged, truncated or not a torch file") from error
     if not found.tensors and found.modules:
         raise UserError(
-            f"{path} holds a whole pickled model, {found.modules[0][:100]}, whose classes are not imported here; save "
-            "its weights alone: torch.save(model.state_dict(), FILE)"
+            f"{path} holds a pickled model, {found.modules[0][:100]}, whose classes are not imported here; save only "
+            "its weights: torch.save(model.state_dict(), FILE)"
         )
     return Tensors(
         {name: tensor.shape for name, tensor in found.tensors.items()},
@@ -94,7 +94,7 @@ def read_torch_file(path: Path) -> Tensors:
 
 
 def _children(value: Any) -> Iterator[tuple[str | None, Any]]:
-    """What lies in a container, by its key; None for what has no name of its own."""
+    """Yields (key, value) for the entries of a container; the key is None for parts without a name."""
     if isinstance(value, dict):
         yield from value.items()
     elif isinstance(value, list | tuple):
@@ -107,8 +107,8 @@ def _children(value: Any) -> Iterator[tuple[str | None, Any]]:
         yield from ((str(index), item) for index, item in enumerate(value.items))
 
 
-def _walk(value: Any, path: tuple[str, ...], found: _Found, seen: set[int], storages: Any) -> None:
-    """Notes the tensors in a value by their path, each container once."""
+def _walk(value: Any, path: tuple[str, ...], found: _Contents, seen: set[int], storages: Any) -> None:
+    """Adds the tensors in a value to `found` by their path, visiting each container once."""
     for key, child in _children(value):
         inside = path if key is None else (*path, key)
         tensor = _as_tensor(child, storages)
@@ -125,12 +125,12 @@ def _walk(value: Any, path: tuple[str, ...], found: _Found, seen: set[int], stor
 
 
 def _makes_a_tensor(value: Any) -> bool:
-    """Whether this is a tensor of a kind that is not read: quantized, sparse, on a device without data."""
+    """Returns whether this is a tensor of a kind that is not read: quantized, sparse, or without data."""
     return isinstance(value, Inert) and value.name.startswith(("torch._utils._rebuild", "torch._tensor._rebuild"))
 
 
 def _as_tensor(value: Any, storages: Any) -> _Tensor | None:
-    """The tensor or array that a pickle describes; None for anything else."""
+    """Returns the tensor or array that a pickle describes; None for anything else."""
     for _ in range(4):
         if not isinstance(value, Inert):
             return None
@@ -181,18 +181,18 @@ def _tensor(
     if element is None:
         problem = f"is {name}; expected plain data"
     elif max(end, numel) * element.itemsize > storages.size(key) or not _fits(claimed, stored, storages.size(key)):
-        problem = f"is {tuple(shape)} and the file holds less, or more; expected plain data"
+        problem = f"is {tuple(shape)}, but the file holds another number of values; expected plain data"
 
     def read() -> np.ndarray:
         steps = [stride * element.itemsize for stride in strides]
         stored = np.ndarray(shape, element, storages.bytes(key), offset * element.itemsize, steps)
-        return -stored if negative else stored  # a view such as x.conj().imag, which torch stores by its base
+        return -stored if negative else stored  # torch stores a view such as x.conj().imag by its base
 
     return _Tensor(name, tuple(shape), read, (key, offset, tuple(shape), tuple(strides), negative), problem)
 
 
 def _fits(count: Any, dtype: np.dtype, size: int) -> bool:
-    """Whether a storage of `size` bytes has just the count of numbers that a pickle says."""
+    """Returns whether a storage of `size` bytes has exactly the count of numbers in the pickle."""
     return type(count) is int and count * dtype.itemsize == size
 
 
@@ -201,7 +201,7 @@ def _whole_numbers(values: Any) -> bool:
 
 
 def _array(shape: Any, dtype: Any, fortran: Any, content: Any) -> _Tensor | None:
-    """A pickled NumPy array."""
+    """Returns a pickled NumPy array as a tensor; None if it is not plain data."""
     code = dtype.args[0] if isinstance(dtype, Inert) and dtype.name == "numpy.dtype" and dtype.args else None
     order = dtype.state[1] if code and _length(dtype.state) > 1 else "<"
     if (
@@ -222,18 +222,18 @@ def _array(shape: Any, dtype: Any, fortran: Any, content: Any) -> _Tensor | None
 
 
 def import_torch(path: Path) -> Any:
-    """The torch module, which only writing needs; `UserError` where it is not installed."""
+    """Returns the torch module, needed only for writing; raises `UserError` if it is not installed."""
     try:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path.name} is to be a torch file and torch is not installed: pip install torch, or write .safetensors"
+            f"writing {path.name} needs torch, which is not installed: pip install torch, or write .safetensors"
         ) from error
     return torch
 
 
 def to_torch(torch: Any, array: np.ndarray) -> Any:
-    """The tensor that shares the array's memory."""
+    """Returns a tensor that shares the array's memory."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

@@ -1,4 +1,4 @@
-"""The pickled value and the storages of a torch file, mapped into memory."""
+"""The pickled value and the memory-mapped storages of a torch file."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import numpy as np
 from focalnet_jax.convert.pickles import Name, read_pickle
 from focalnet_jax.errors import UserError
 
-_LEGACY = 0x1950A86A20F9469CFC6C  # the first pickle of a file that is no zip
+_LEGACY = 0x1950A86A20F9469CFC6C  # the first pickle of a file in the format before the zip
 _STORAGES = {
     **{"Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64"},
     **{"Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool"},
     **{"ComplexFloat": "complex64", "ComplexDouble": "complex128", "Untyped": "uint8"},
-    # of quantized tensors, whose bytes are stepped over
+    # of quantized tensors, whose bytes are skipped
     **{"QInt8": "int8", "QUInt8": "uint8", "QInt32": "int32", "QUInt4x2": "uint8", "QUInt2x4": "uint8"},
 }
 
 
 def storage_dtype(kind: Any) -> np.dtype | None:
-    """The dtype of `torch.FloatStorage` and its like; None for another name."""
+    """Returns the dtype of a storage class such as `torch.FloatStorage`; None for other names."""
     text = kind.text.rsplit(".", 1)[-1] if isinstance(kind, Name) else ""
     return numpy_dtype(_STORAGES.get(text.removesuffix("Storage"), ""))
 
 
 def numpy_dtype(name: str) -> np.dtype | None:
-    """The dtype of torch's name for it; None where NumPy has none."""
+    """Returns the dtype of torch's name for it; None if NumPy has none."""
     try:
         return np.dtype(getattr(ml_dtypes, name, name)) if name.isidentifier() else None
     except TypeError:
@@ -50,18 +50,18 @@ class ZipStorages:
         self.value = read_pickle(_Bytes(self._record("data.pkl")))
 
     def size(self, key: str) -> int:
-        """Number of bytes of a storage; 0 where there is none."""
+        """Returns the number of bytes of a storage; 0 if there is none."""
         name = f"{self._root}data/{key}"
         return self._archive.getinfo(name).file_size if name in self._archive.NameToInfo else 0
 
     def bytes(self, key: str) -> np.ndarray:
-        """The bytes of a storage, whose checksum is right."""
+        """Returns the bytes of a storage after checking their checksum."""
         return self._record(f"data/{key}")
 
     def _record(self, name: str) -> np.ndarray:
         info = self._archive.getinfo(self._root + name)
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise UserError(f"{self._path}: its records are compressed, as torch writes none; unpack and save it again")
+            raise UserError(f"{self._path}: its records are compressed, unlike torch's; unpack it and save it again")
         header = self._mapped[info.header_offset : info.header_offset + 30].tobytes()
         start = (
             info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:], "little")
@@ -71,13 +71,13 @@ class ZipStorages:
         if info.CRC and name not in self._whole and zlib.crc32(content) != info.CRC:
             raise UserError(f"{self._path} is damaged: the checksum of its record {name[:100]} is wrong")
         if header[:4] != b"PK\3\4" or len(content) != info.file_size:
-            raise UserError(f"{self._path} is damaged or cut off: it lacks its record {name[:100]}")
+            raise UserError(f"{self._path} is damaged or truncated: its record {name[:100]} is missing")
         self._whole.add(name)
         return content
 
 
 class LegacyStorages:
-    """The storages behind the pickles of a file that is no zip; or a plain pickle, which has none."""
+    """The storages after the pickles of a file in the format before the zip; none for a plain pickle."""
 
     def __init__(self, path: Path, mapped: np.ndarray):
         self._mapped, self._places = mapped, dict[str, tuple[int, int]]()
@@ -96,43 +96,43 @@ class LegacyStorages:
             count = int.from_bytes(file.read(8), "little")
             start, size = file.tell(), count * kinds[str(key)].itemsize
             if start + size > len(mapped):
-                raise UserError(f"{path} is damaged or cut off: it ends before its storage {str(key)[:100]}")
+                raise UserError(f"{path} is damaged or truncated: it ends before its storage {str(key)[:100]}")
             self._places[str(key)] = start, size
             file.seek(start + size)
 
     def size(self, key: str) -> int:
-        """Number of bytes of a storage; 0 where there is none."""
+        """Returns the number of bytes of a storage; 0 if there is none."""
         return self._places.get(key, (0, 0))[1]
 
     def bytes(self, key: str) -> np.ndarray:
-        """The bytes of a storage."""
+        """Returns the bytes of a storage."""
         start, size = self._places[key]
         return self._mapped[start : start + size]
 
 
 class _Bytes:
-    """Bytes mapped into memory as a file to read a pickle from."""
+    """A read-only file over memory-mapped bytes, for reading pickles."""
 
     def __init__(self, content: np.ndarray):
         self._content, self._position = content, 0
 
     def read(self, count: int) -> bytes:
-        """Up to `count` bytes."""
+        """Returns up to `count` bytes."""
         piece = self._content[self._position : self._position + count].tobytes()
         self._position += len(piece)
         return piece
 
     def readline(self) -> bytes:
-        """The bytes up to the end of a line, which no name in a pickle has further away."""
+        """Returns the bytes up to the end of the line; names in a pickle are shorter than the piece searched."""
         piece = self._content[self._position : self._position + 100_000].tobytes()
         line = piece[: piece.index(b"\n") + 1]
         self._position += len(line)
         return line
 
     def tell(self) -> int:
-        """The position."""
+        """Returns the position."""
         return self._position
 
     def seek(self, position: int) -> None:
-        """Goes to a position."""
+        """Sets the position."""
         self._position = position

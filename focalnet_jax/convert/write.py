@@ -1,4 +1,4 @@
-"""Writing weights in a format: a torch or safetensors file, a Hugging Face directory, a checkpoint of ours."""
+"""Writes weights as a torch or safetensors file, a Hugging Face directory, or a checkpoint of this package."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from focalnet_jax.checkpoint.weights import save_params
-from focalnet_jax.convert.files import METADATA, OPTIONS, PICKLES, write_tensors, written_whole
-from focalnet_jax.convert.huggingface import WeightsInfo, write_metadata
-from focalnet_jax.convert.mapping import to_theirs
+from focalnet_jax.convert.files import METADATA, OPTIONS, PICKLES, atomic_output, write_tensors
+from focalnet_jax.convert.huggingface import write_metadata
+from focalnet_jax.convert.info import WeightsInfo
+from focalnet_jax.convert.mapping import params_to_tensors
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES, released_name
 from focalnet_jax.convert.tensors import DTYPES
 from focalnet_jax.convert.timm import write_timm_config
@@ -21,17 +22,17 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import ABLATIONS, model_metadata, variant_config
 from focalnet_jax.parameters import named_leaves
 
-_NEVER_WRITTEN = (".ckpt", ".pkl", ".model")  # suffixes of weight files that are read alone: no name of a directory
+_NEVER_WRITTEN = (".ckpt", ".pkl", ".model")  # suffixes of weights files that are only read; no directory may have them
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was written."""
+class WriteReport:
+    """Number, dtype and files of the tensors written."""
 
     tensors: int
     dtype: str
-    files: tuple[Path, ...]  # whose digests are worth printing
-    notes: tuple[str, ...]
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]  # for the user, one line each
 
 
 def write_weights(
@@ -41,25 +42,25 @@ def write_weights(
     format: str,
     dtype: str | None = None,
     image_size: int | tuple[int, int] | None = None,
-) -> Report:
-    """Writes `weights` to `destination`, which must not exist and appears only when it is complete.
+) -> WriteReport:
+    """Writes `weights` to `destination`, which must not exist and appears only once it is complete.
 
     Args:
-      weights: what to write.
-      destination: a `.pth` or `.safetensors`; a directory for "huggingface" and "orbax", and for "timm" if it has no
-        such suffix.
+      weights: the weights to write.
+      destination: a `.pth` or `.safetensors` file; a directory for "huggingface" and "orbax", and for "timm" if it has
+        neither suffix.
       format: "microsoft", "timm", "huggingface" or "orbax".
-      dtype: of the tensors, by default that of the file the weights come from. Checkpoints of ours are float32.
-      image_size: what a Hugging Face configuration states; by default what the source states, or 224.
+      dtype: dtype of the tensors, by default that of the source. Checkpoints of this package are float32.
+      image_size: input size in pixels in a Hugging Face config; by default that of the source, or 224.
 
     Raises:
-      UserError: the format cannot express the model, or `destination` does not fit it or exists.
+      UserError: the format cannot express the model, or `destination` does not fit the format or exists.
     """
     if format == "orbax":
         return _write_checkpoint(weights, destination, dtype)
-    dtype = dtype or ("float32" if weights.dtype == "float64" else weights.dtype)  # what parameters are
+    dtype = dtype or ("float32" if weights.dtype == "float64" else weights.dtype)  # parameters are float32
     if dtype not in DTYPES:
-        raise UserError(f"the weights are {dtype}: say by --dtype which of {', '.join(DTYPES)} to write")
+        raise UserError(f"the weights are {dtype}: choose the dtype to write with --dtype {'|'.join(DTYPES)}")
     as_file = destination.suffix in (*PICKLES, ".safetensors")
     as_directory = format == "huggingface" or (format == "timm" and not as_file)
     if as_directory == as_file or destination.suffix in _NEVER_WRITTEN:
@@ -68,46 +69,48 @@ def write_weights(
             expected = "a .pth or .safetensors file, or a directory"
         raise UserError(f"{destination.name}: --to {format} writes {expected}")
     if destination.suffix in PICKLES:
-        import_torch(destination)  # before an hour of work
+        import_torch(destination)  # fails before the long conversion
     _check_expressible(weights, format)
     notes = (*_dtype_notes(weights.dtype, dtype), *_finite_notes(weights), *_notes(weights, format))
-    with written_whole(destination) as partial:
-        file, held = partial, weights.stated
+    with atomic_output(destination) as partial:
+        file, in_metadata = partial, weights.info
         if as_directory:
             partial.mkdir()
             if format == "timm":
-                said, held = write_timm_config(partial, weights.config, weights.name, weights.stated)
+                file_notes, in_metadata = write_timm_config(partial, weights.config, weights.name, weights.info)
             else:
-                said, held = write_metadata(partial, weights.config, weights.stated, image_size)
-            notes += said
+                file_notes, in_metadata = write_metadata(partial, weights.config, weights.info, image_size)
+            notes += file_notes
             file = partial / "model.safetensors"
-        tensors = {name: _cast(name, array, dtype) for name, array in to_theirs(weights.params, weights.config, format)}
+        tensors = {
+            name: _cast(name, array, dtype) for name, array in params_to_tensors(weights.params, weights.config, format)
+        }
         metadata = {}
         if not as_directory and file.suffix == ".safetensors" and released_name(weights.config) is None:
             metadata[OPTIONS] = json.dumps({key: getattr(weights.config, key) for key in NOT_FROM_SHAPES})
-        if held not in (None, WeightsInfo()):
+        if in_metadata not in (None, WeightsInfo()):
             if file.suffix == ".safetensors":
-                metadata[METADATA] = json.dumps(held.to_dict())
+                metadata[METADATA] = json.dumps(in_metadata.to_dict())
             else:
-                notes += ("a torch file holds neither preprocessing nor class names: a .safetensors file does",)
+                notes += ("a torch file cannot hold preprocessing and class names; a .safetensors file can",)
         write_tensors(file, tensors, nested=format == "microsoft", metadata=metadata or None)
     files = sorted(destination.iterdir()) if as_directory else [destination]
-    return Report(len(tensors), dtype, tuple(files), notes)
+    return WriteReport(len(tensors), dtype, tuple(files), notes)
 
 
 def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # reported below
         cast = array.astype(DTYPES[dtype], copy=False)
     if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
-        raise UserError(f"{name} reaches {np.abs(array).max():.3g}, which {dtype} cannot hold; write another --dtype")
+        raise UserError(f"{name} reaches {np.abs(array).max():.3g}, which {dtype} cannot hold; choose another --dtype")
     if 2 * np.count_nonzero(cast) < np.count_nonzero(array):
-        raise UserError(f"most of {name} is too small for {dtype} and would be 0; write another --dtype")
+        raise UserError(f"most of {name} is too small for {dtype} and would be 0; choose another --dtype")
     return cast
 
 
 def _finite_notes(weights: Weights) -> tuple[str, ...]:
     broken = [name for name, leaf in named_leaves(weights.params).items() if not np.isfinite(leaf).all()]
-    return (f"not every number is finite in {', '.join(broken[:3])}",) if broken else ()
+    return (f"NaN or infinite values in {', '.join(broken[:3])}",) if broken else ()
 
 
 def _dtype_notes(given: str, written: str) -> tuple[str, ...]:
@@ -116,26 +119,28 @@ def _dtype_notes(given: str, written: str) -> tuple[str, ...]:
     return () if given == "float32" else (f"{given} as in the source; --dtype float32 casts",)
 
 
-def _write_checkpoint(weights: Weights, destination: Path, dtype: str | None) -> Report:
+def _write_checkpoint(weights: Weights, destination: Path, dtype: str | None) -> WriteReport:
     if dtype not in (None, "float32"):
-        raise UserError(f"--dtype {dtype}: checkpoints hold float32 parameters; leave it out")
+        raise UserError(f"--dtype {dtype}: checkpoints hold float32 parameters; omit the flag")
     if destination.suffix in (*PICKLES, ".safetensors"):
         raise UserError(f"{destination.name}: --to orbax writes a directory")
-    with written_whole(destination) as partial:
-        metadata = {"model": model_metadata(weights.name, weights.config), "stated": weights.stated.to_dict()}
+    with atomic_output(destination) as partial:
+        metadata = {"model": model_metadata(weights.name, weights.config), "stated": weights.info.to_dict()}
         save_params(partial, weights.params, metadata)
     notes = _dtype_notes(weights.dtype, "float32")
-    return Report(len(named_leaves(weights.params)), "float32", (destination,), (*notes, *_finite_notes(weights)))
+    return WriteReport(len(named_leaves(weights.params)), "float32", (destination,), (*notes, *_finite_notes(weights)))
 
 
 def _check_expressible(weights: Weights, format: str) -> None:
     config = weights.config
     if ablated := [name for name in ABLATIONS if not getattr(config, name)]:
-        raise UserError(f"{format} has no FocalNet with {ablated[0]}=False: such a model stays here, --to orbax")
+        raise UserError(f"{format} has no FocalNet with {ablated[0]}=False; write it with --to orbax")
     if format == "huggingface" and not config.num_classes:
         raise UserError("transformers' classifier needs classes; these weights have none")
     if format == "microsoft" and len(config.depths) == 1 and config.patch_size == 7 and not config.use_conv_embed:
-        raise UserError("a single stage with patches of 7 looks like an overlapped embedding in microsoft's format")
+        raise UserError(
+            "microsoft's format cannot distinguish one stage with patches of 7 from an overlapped embedding"
+        )
     if format == "timm" and config.patch_size != 4:
         raise UserError(f"timm's FocalNet has patches of 4; this model has {config.patch_size}")
     factors = {k[1] - k[0] for k in map(config.kernel_sizes, range(len(config.depths))) if len(k) > 1}
@@ -148,7 +153,7 @@ def _check_expressible(weights: Weights, format: str) -> None:
 def _notes(weights: Weights, format: str) -> tuple[str, ...]:
     notes = []
     if format == "timm" and weights.config.normalize_modulator:
-        notes.append("timm's variant has normalize_modulator off: create the model with normalize_modulator=True")
+        notes.append("normalize_modulator is off in timm's variant: create the model with normalize_modulator=True")
     if format == "timm" and weights.name and weights.config.num_classes != variant_config(weights.name).num_classes:
         notes.append(f"create the timm model with num_classes={weights.config.num_classes}")
     return tuple(notes)

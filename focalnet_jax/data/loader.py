@@ -23,10 +23,10 @@ from grain.experimental import index_shuffle
 
 from focalnet_jax.data.balance import Balance
 from focalnet_jax.data.decode import UnreadableImageError
-from focalnet_jax.data.processes import end_all, end_with_parent, without_false_alarms
 from focalnet_jax.data.sources import Source
 from focalnet_jax.data.substitutions import READABLE, Batch, EvalHost, why_unreadable
 from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
+from focalnet_jax.system.children import end_all, end_with_parent, without_false_alarms
 
 _BATCHES_AHEAD = 2
 _LISTEN_SECONDS = 0.2  # how often who waits for a batch asks whether to stop

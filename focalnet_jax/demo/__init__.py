@@ -1,1 +1,1 @@
-"""A page in the browser that says what a picture shows and where a FocalNet looks."""
+"""A local web page that classifies images and draws the maps of a FocalNet."""

@@ -1,8 +1,8 @@
-"""A page in the browser for a model: python -m focalnet_jax.demo --checkpoint PATH [--port 7860].
+"""Serve a web page for a model: python -m focalnet_jax.demo --checkpoint PATH [--port 7860].
 
-Whoever drops a picture on it sees the most probable classes, where they come from, and the modulator and the gates of
-any block. Pictures are resized and cropped as in an evaluation. The page is served on this machine alone unless --host
-says otherwise, fetches nothing from elsewhere of itself and forgets pictures when it ends, with Ctrl-C.
+For an image dropped on it, the page shows the most probable classes, their class activations, and the modulator and
+gates of any block. Images are resized and cropped as in evaluation. The page is served only on this machine unless
+--host is given, loads nothing from other servers, and deletes images when it ends, with Ctrl-C.
 """
 
 import os
@@ -11,11 +11,11 @@ import socket
 import tempfile
 import threading
 
-_LARGEST = "100mb"  # of a file that is taken
+_LARGEST = "100mb"  # largest file accepted
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, serves the page until it is interrupted."""
+    """Parses the flags and serves the page until it is interrupted."""
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
     from focalnet_jax.programs.command_line import (
@@ -32,10 +32,10 @@ def main(arguments: list[str]) -> int:
     )
     add_weights_flags(parser)
     add_classes_flag(parser)
-    parser.add_argument("--image-size", metavar="S|HxW", help="by default what the weights state, or 224")
-    parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes to name: %(default)s")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in: %(default)s")
-    parser.add_argument("--port", type=int, default=7860, metavar="N", help="0 takes a free one: %(default)s")
+    parser.add_argument("--image-size", metavar="S|HxW", help="input size (default: as the weights state, or 224)")
+    parser.add_argument("--topk", type=int, default=5, metavar="K", help="number of classes (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 admits other machines (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="0 for a free port (default: %(default)s)")
     flags = parser.parse_args(arguments)
     check_number("--topk", flags.topk, 1)
     size = parse_size("--image-size", flags.image_size, LARGEST_SIDE)
@@ -45,37 +45,36 @@ def main(arguments: list[str]) -> int:
         from focalnet_jax.convert.recognise import check_options
         from focalnet_jax.inference import load_classifier
 
-        told = check_options(flags.option)
-        stated = dict(image_size=size, options=told, which=flags.weights, classes=flags.classes)
-        classifier = load_classifier(flags.checkpoint, flags.model, **stated)
+        given = dict(image_size=size, options=check_options(flags.option), which=flags.weights, classes=flags.classes)
+        classifier = load_classifier(flags.checkpoint, flags.model, **given)
         if not classifier.labels:
-            raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
+            raise UserError(f"{flags.checkpoint} has no classifier; the page needs one to predict classes")
         _serve(classifier, flags.checkpoint, flags.topk, flags.host, port)
     return 0
 
 
 def _import_gradio(uploads: str) -> None:
-    """Imports gradio so that it tells nobody of its use, asks itself without a proxy, and keeps pictures in a folder.
+    """Imports gradio without telemetry and without a proxy for local requests, with `uploads` as its folder.
 
     Raises:
-      UserError: it is not installed.
+      UserError: gradio or matplotlib is not installed.
     """
     from focalnet_jax.errors import UserError
 
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "*"}
     os.environ["GRADIO_TEMP_DIR"] = uploads
     try:
-        import gradio  # noqa: F401 - what serves the page
-        import matplotlib  # noqa: F401 - whose colours maps have
+        import gradio  # noqa: F401 - serves the page
+        import matplotlib  # noqa: F401 - provides the colour maps
     except ImportError as error:
         raise UserError("the page needs gradio and matplotlib: pip install 'focalnet_jax[demo]'") from error
 
 
 def _free_port(host: str, port: int) -> int:
-    """The port, or with 0 one that is free.
+    """Returns the port, or a free one for 0.
 
     Raises:
-      UserError: nothing can be served there.
+      UserError: the page cannot be served at this host and port.
     """
     from focalnet_jax.errors import UserError
 
@@ -93,12 +92,12 @@ def _serve(classifier, source: str, topk: int, host: str, port: int) -> None:
     import numpy as np
 
     from focalnet_jax.demo.page import build
-    from focalnet_jax.demo.panels import look
+    from focalnet_jax.demo.panels import explain
     from focalnet_jax.system.signals import handled
 
-    look(classifier, np.zeros((8, 8, 3), np.uint8), topk)  # compiles, so that no visitor waits for it
+    explain(classifier, np.zeros((8, 8, 3), np.uint8), topk)  # compiles now, so that the first visitor does not wait
     page = build(classifier, source, topk)
-    with handled([signal.SIGTERM], signal.default_int_handler):  # a kill ends it as Ctrl-C does
+    with handled([signal.SIGTERM], signal.default_int_handler):  # SIGTERM ends it like Ctrl-C
         _wait_for_visitors(page, source, host, port)
 
 
@@ -125,7 +124,7 @@ def _wait_for_visitors(page, source: str, host: str, port: int) -> None:
             theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             css=STYLE,
         )
-        print(f"{address} shows {source}; Ctrl-C ends it", flush=True)
+        print(f"{address} serves {source}; Ctrl-C stops it", flush=True)
         threading.Event().wait()
     except KeyboardInterrupt:
         print("ended", flush=True)
@@ -134,7 +133,7 @@ def _wait_for_visitors(page, source: str, host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C while libraries load
     from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

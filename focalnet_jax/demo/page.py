@@ -1,4 +1,4 @@
-"""The page: a place to drop a picture, what the model says of it, and a choice of the block whose maps are shown."""
+"""The web page: an upload field for an image, its predicted classes and class activations, and maps of any block."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 from PIL import Image
 
 from focalnet_jax.convert.recognise import released_name
-from focalnet_jax.demo.panels import Panel, Seen, block_panels, class_panels, look
+from focalnet_jax.demo.panels import Explanation, Panel, block_panels, class_panels, explain
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.inference import Classifier, read_picture
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.summary import summarize
 from focalnet_jax.visualize.figures import coloured
 
-KEPT = 3600  # seconds that a visitor's picture and maps are kept
+KEPT = 3600  # seconds for which a visitor's image and maps are kept
 STYLE = """
 .panels {display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 14px}
 .panels figure {margin: 0; max-width: 260px}
@@ -29,81 +29,84 @@ STYLE = """
 .panels figcaption {font-size: 13px; line-height: 1.35; margin-top: 5px}
 .panels .scale {display: flex; gap: 6px; align-items: center; font-variant-numeric: tabular-nums; margin-top: 3px}
 .panels .scale img {flex: 1; min-width: 0; height: 8px}
-#said:not(:has(p)) {display: none}
+#message:not(:has(p)) {display: none}
 .problem {border-left: 4px solid #c0392b; padding: 8px 12px; overflow-wrap: anywhere}
 .nothing {padding: 60px 12px; text-align: center; opacity: 0.7}
 """
-_NOTHING = "<p class=nothing>Drop a picture on the left. Here you will see what the model takes it for and why.</p>"
-_CLASSES = """### What speaks for the classes
-Bright places add most to a class's score, which is the mean over all places plus a constant."""
-_MODULATION = """### What happens inside
-A block multiplies what stands at each place, its query, with a **modulator** that it gathers from the surroundings,
-the context, at several focal levels."""
-_ADDITION = """### What happens inside
-A block adds to what stands at each place, its query, the **context** that it gathers from the surroundings at several
+_NOTHING = "<p class=nothing>Drop an image on the left to see the predicted classes and the maps behind them.</p>"
+_CLASSES = """### Class activation
+Bright places contribute most to a class's score, which is the mean over all places plus a constant."""
+_MODULATION = """### Inside a block
+A block multiplies the query of each place by a **modulator**, which it gathers from the surrounding context at several
 focal levels."""
-_GATES = "The **gates** say how much of a level's context goes in: red adds it, blue subtracts it, grey leaves it out."
+_ADDITION = """### Inside a block
+A block adds the **context**, which it gathers from the surroundings at several focal levels, to the query of each
+place."""
+_GATES = "The **gates** weight the context of each level: red adds it, blue subtracts it, grey leaves it out."
 
 
 def build(classifier: Classifier, source: str, topk: int) -> gr.Blocks:
-    """The page of a model with a classifier; `source` is what its weights are called, `topk` how many classes it names.
+    """Returns the page of a model; its events `/show`, `/stage` and `/block` are also an API.
 
-    Its three events are an API too: `/show`, `/stage` and `/block`.
+    Args:
+      classifier: a model with a classifier.
+      source: name of its weights.
+      topk: number of classes shown.
     """
     config = classifier.model.config
     depths = config.depths
 
-    def maps(seen: Seen | None, stage: int, block: int) -> str:
+    def maps(seen: Explanation | None, stage: int, block: int) -> str:
         return "" if seen is None else panels_html(block_panels(seen, config, stage - 1, block - 1))
 
     def show(file: str, stage: int, block: int) -> tuple[Any, ...]:
-        empty = None  # the place to drop a picture, ready for the next
+        empty = None  # clears the upload field for the next image
         try:
-            seen = look(classifier, read_picture(Path(file), Path(file).name), topk)
+            seen = explain(classifier, read_picture(Path(file), Path(file).name), topk)
         except (UserError, RunFailedError) as error:
-            told = f"<p class=problem>{html.escape(str(error))}</p>"
-            return empty, None, told, gr.Column(visible=False), "", "", None
+            problem = f"<p class=problem>{html.escape(str(error))}</p>"
+            return empty, None, problem, gr.Column(visible=False), "", "", None
         probabilities = {each.label: each.probability for each in seen.classes}
         classes = panels_html(class_panels(seen))
         return empty, probabilities, "", gr.Column(visible=True), classes, maps(seen, stage, block), seen
 
-    def choose_stage(seen: Seen | None, stage: int) -> tuple[Any, str]:
+    def choose_stage(seen: Explanation | None, stage: int) -> tuple[Any, str]:
         depth = depths[stage - 1]
         return gr.Dropdown(choices=_blocks(depth), value=depth), maps(seen, stage, depth)
 
     with gr.Blocks(title="FocalNet", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
-        gr.Markdown(f"# What does FocalNet see?\n{_told(classifier, source)}")
+        gr.Markdown(f"# FocalNet\n{_describe(classifier, source)}")
         seen = gr.State(time_to_live=KEPT)
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
-                file = gr.File(label="Drop a picture", type="filepath", height=150)
+                file = gr.File(label="Drop an image", type="filepath", height=150)
                 prediction = gr.Label(label="Prediction", num_top_classes=topk)
             with gr.Column(scale=3):
-                said = gr.HTML(_NOTHING, elem_id="said")
+                message = gr.HTML(_NOTHING, elem_id="message")
                 with gr.Column(visible=False) as shown:
                     gr.Markdown(_CLASSES)
                     classes = gr.HTML(elem_id="classes")
-                    gr.Markdown(_explained(config))
+                    gr.Markdown(_map_help(config))
                     with gr.Row():
                         numbers = range(1, len(depths) + 1)
                         stage = gr.Radio(numbers, value=numbers[-1], label="Stage", info="later: fewer, larger places")
                         block = gr.Dropdown(_blocks(depths[-1]), value=depths[-1], label="Block", info="of the stage")
                     modulation = gr.HTML(elem_id="modulation")
-        outputs = [file, prediction, said, shown, classes, modulation, seen]
-        # One picture at a time: those of several visitors would only slow each other down.
+        outputs = [file, prediction, message, shown, classes, modulation, seen]
+        # One image at a time: several at once would only slow each other down.
         file.upload(show, [file, stage, block], outputs, api_name="show", concurrency_limit=1)
         stage.input(choose_stage, [seen, stage], [block, modulation], api_name="stage")
         block.input(maps, [seen, stage, block], modulation, api_name="block")
     return page
 
 
-def _explained(config: FocalNetConfig) -> str:
-    """What the maps of a block are, of an ablated model too."""
+def _map_help(config: FocalNetConfig) -> str:
+    """Returns the explanation of a block's maps, also for ablated models."""
     return " ".join([_MODULATION if config.use_modulation else _ADDITION, *([_GATES] if config.use_gates else [])])
 
 
 def panels_html(panels: Sequence[Panel]) -> str:
-    """Panels beside each other, their pictures within the text: the page needs no other file."""
+    """Returns panels side by side as HTML, with their images embedded."""
     return f"<div class=panels>{''.join(map(_figure, panels))}</div>"
 
 
@@ -114,8 +117,8 @@ def _figure(panel: Panel) -> str:
         low, high = panel.limits
         strip = coloured(np.linspace(low, high, 64)[None], (1, 64), panel.colours, panel.limits)
         scale = f"<div class=scale>{low:.3g}<img alt='' src='{_source(strip)}'>{high:.3g}</div>"
-    picture = f"<img class=map alt='{name}' src='{_source(panel.pixels)}'>"
-    return f"<figure>{picture}<figcaption><b>{name}</b><br>{meaning}{scale}</figcaption></figure>"
+    image = f"<img class=map alt='{name}' src='{_source(panel.pixels)}'>"
+    return f"<figure>{image}<figcaption><b>{name}</b><br>{meaning}{scale}</figcaption></figure>"
 
 
 def _source(pixels: np.ndarray) -> str:
@@ -128,10 +131,10 @@ def _blocks(depth: int) -> list[tuple[str, int]]:
     return [(f"{number} of {depth}", number) for number in range(1, depth + 1)]
 
 
-def _told(classifier: Classifier, source: str) -> str:
+def _describe(classifier: Classifier, source: str) -> str:
     config, how = classifier.model.config, classifier.preprocessing
-    name = released_name(config) or "a FocalNet of its own shape"
+    name = released_name(config) or "a FocalNet, no released variant"
     parameters = f"{summarize(config, how.size).params / 1e6:.3g} M parameters"
     size = "x".join(map(str, how.size[::-1]))
-    told = f"; the weights state no {classifier.assumed}: {how.describe()}" if classifier.assumed else ""
-    return f"`{source}`: {name}, {parameters}, {config.num_classes} classes, pictures of {size} pixels{told}"
+    assumed = f"; the weights state no {classifier.assumed}: {how.describe()}" if classifier.assumed else ""
+    return f"`{source}`: {name}, {parameters}, {config.num_classes} classes, images of {size} pixels{assumed}"

@@ -1,4 +1,4 @@
-"""From a picture to what the page shows of it: classes, and maps in colours, each with its name and scale."""
+"""Panels of the page for an image: class activations and maps in colour, each with a name and a scale."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from focalnet_jax.visualize.figures import ACTIVATION, GATES, MODULATOR, Activat
 from focalnet_jax.visualize.maps import StageMaps, class_activation, modulation_maps
 from focalnet_jax.visualize.sheets import at_least
 
-_SHOWN = 224  # pixels at least of a panel's side
-_OVERLAYS = 3  # classes drawn over the picture
+_SHOWN = 224  # smallest side of a panel in pixels
+_OVERLAYS = 3  # number of classes drawn over the image
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a model makes of one picture.
+class Explanation:
+    """Predictions and maps of a model for one image.
 
     Attributes:
-      picture: `[h, w, 3]` uint8, as the model is given it: resized and cropped as in an evaluation.
-      classes: the most probable ones, the likeliest first.
-      stages: maps of every block, of this one picture.
+      image: the model's input, `[h, w, 3]` uint8, resized and cropped as in evaluation.
+      classes: the most probable classes, in descending order.
+      stages: maps of every block.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     classes: tuple[Activation, ...]
     stages: Sequence[StageMaps]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture `[H, W, 3]` uint8, its name, what it means in a few words, and from where to where its colours go."""
+    """An image `[H, W, 3]` uint8, its name, its meaning in a few words, and the limits of its colour scale."""
 
     name: str
     meaning: str
@@ -45,41 +45,43 @@ class Panel:
     limits: tuple[float, float] = (0.0, 0.0)
 
 
-def look(classifier: Classifier, picture: np.ndarray, topk: int) -> Seen:
-    """Classes as `Classifier.predict` gives them, and the maps, of a picture `[H, W, 3]` uint8 of any size."""
-    classes, probabilities = (each[0] for each in classifier.best([picture], topk))
-    cropped = classifier.transform(picture)
+def explain(classifier: Classifier, image: np.ndarray, topk: int) -> Explanation:
+    """Returns the `topk` most probable classes and the maps for an image `[H, W, 3]` uint8 of any size."""
+    classes, probabilities = (each[0] for each in classifier.best([image], topk))
+    cropped = classifier.transform(image)
     images = classifier.normalize(jnp.asarray(cropped[None]))
     places, _ = class_activation(classifier.model, images, classes[None])
     names = [classifier.names[each] for each in classes]
     activations = map(Activation, names, map(float, probabilities), places[0])
-    return Seen(cropped, tuple(activations), modulation_maps(classifier.model, images))
+    return Explanation(cropped, tuple(activations), modulation_maps(classifier.model, images))
 
 
-def class_panels(seen: Seen) -> list[Panel]:
-    """The picture, and over it where the likeliest classes come from, in one scale."""
-    picture = at_least(_SHOWN, seen.picture)
+def class_panels(seen: Explanation) -> list[Panel]:
+    """Returns the image, and the class activations of the most probable classes over it, in one colour scale."""
+    image = at_least(_SHOWN, seen.image)
     drawn = seen.classes[:_OVERLAYS]
     limits = _limits([each.places for each in drawn])
-    panels = [Panel("the picture", "as the model is given it, resized and cropped", picture)]
+    panels = [Panel("the image", "the model's input, resized and cropped", image)]
     for each in drawn:
-        pixels = laid_over(picture, each.places, limits)
+        pixels = laid_over(image, each.places, limits)
         panels.append(Panel(each.label, f"{each.probability:.1%}", pixels, ACTIVATION, limits))
     return panels
 
 
-def block_panels(seen: Seen, config: FocalNetConfig, stage: int, block: int) -> list[Panel]:
-    """The modulator and the gates of a block, both counted from 0; the gates in one scale."""
-    size = at_least(_SHOWN, seen.picture).shape[:2]
+def block_panels(seen: Explanation, config: FocalNetConfig, stage: int, block: int) -> list[Panel]:
+    """Returns the modulator and gates of a block, the gates in one colour scale; `stage` and `block` count from 0."""
+    size = at_least(_SHOWN, seen.image).shape[:2]
     maps = block_maps(seen.stages, stage, block)
     limits = _limits([maps.modulator])
     places = "x".join(map(str, maps.modulator.shape))
     name, *gate_names = maps.names
     modulator = coloured(maps.modulator, size, MODULATOR, limits)
-    panels = [Panel(name, f"how much it changes each of {places} places", modulator, MODULATOR, limits)]
+    panels = [Panel(name, f"its strength at each of {places} places", modulator, MODULATOR, limits)]
     most = float(np.abs(maps.gates).max(initial=0))
-    windows = 1 + np.cumsum(np.array(config.kernel_sizes(stage)) - 1)  # paper section 3.2: of the levels together
-    meanings = [*(f"context of {window}x{window} places" for window in windows), "context of the whole picture"]
+    windows = 1 + np.cumsum(
+        np.array(config.kernel_sizes(stage)) - 1
+    )  # receptive field of all levels so far, paper section 3.2
+    meanings = [*(f"context of {window}x{window} places" for window in windows), "context of the whole image"]
     for gate, name, meaning in zip(np.moveaxis(maps.gates, -1, 0), gate_names, meanings, strict=False):
         panels.append(Panel(name, meaning, coloured(gate, size, GATES, (-most, most)), GATES, (-most, most)))
     return panels

@@ -1,1 +1,1 @@
-"""Many devices: the mesh and who holds what."""
+"""Many devices: connecting processes, the mesh, and shardings of parameters and activations."""

@@ -1,8 +1,8 @@
-"""Where the numbers of a computation lie, said to the compiler, which otherwise may choose to send activations around.
+"""Sharding constraints on activations; without them the compiler may choose to exchange activations between devices.
 
-Without a mesh in the context (`jax.sharding.use_abstract_mesh`) nothing is said: a model by itself knows of none, and
-kernels follow how the compiler splits what they are given (`partition`). The same holds in a mesh without the three
-axes below. Inside `jax.shard_map` and `jax.pmap` a device has its part.
+Without a mesh in the context (`jax.sharding.use_abstract_mesh`) no constraint is set, and kernels are partitioned along
+the compiler's sharding of their operands (`ops.partition`). The same holds in a mesh without the three axes below.
+Inside `jax.shard_map` and `jax.pmap` each device computes its own shard.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from focalnet_jax.distributed.partition import partitioned
 from focalnet_jax.errors import UserError
 
-EXAMPLES = ("data", "fsdp")  # the axes of the mesh that split a batch
-CHANNELS = "tensor"  # and the one that splits the channels of wide layers
+EXAMPLES = ("data", "fsdp")  # mesh axes that split a batch
+CHANNELS = "tensor"  # mesh axis that splits the channels of wide layers
 _SPLIT = {
     "context": PartitionSpec(EXAMPLES, None, None, CHANNELS),  # [B, H, W, C]
     "gate": PartitionSpec(EXAMPLES),  # [B, H, W]
@@ -30,45 +30,48 @@ _SPLIT = {
     "gate parts": PartitionSpec(CHANNELS, EXAMPLES),  # [n, B, H, W]
     "examples": PartitionSpec(EXAMPLES),  # [B, ...]
     "whole": PartitionSpec(),
-    # Parts of sums, to be added up along n by who asked for them:
+    # Parts of sums, which the caller adds up along n:
     "parts": PartitionSpec(EXAMPLES, None, None, None, CHANNELS),  # [n, ., k, k, C] or [n, k, k, 1, C]
     "bias parts": PartitionSpec(EXAMPLES, CHANNELS),  # [n, C]
     "sums": PartitionSpec(EXAMPLES),  # [n, ...]
 }
-# Which dimension of each kind is B, and which kinds are parts of sums over B.
+# Position of B in each kind, and the kinds that are parts of sums over B.
 _BATCH = {"context": 0, "gate": 0, "gates": 0, "means": 0, "gate parts": 1, "examples": 0}
 _SUMS = ("parts", "bias parts", "sums")
 
 
 def by_example(x: jax.Array, *, channels: bool = False) -> jax.Array:
-    """`x` `[B, ..., C]` split along B, and with `channels` along C too."""
-    return _placed(x, PartitionSpec(EXAMPLES, *[None] * (x.ndim - 2), CHANNELS if channels else None))
+    """Returns `x` `[B, ..., C]` sharded along B, and with `channels` also along C."""
+    return _constrained(x, PartitionSpec(EXAMPLES, *[None] * (x.ndim - 2), CHANNELS if channels else None))
 
 
 def by_channel(kernel: jax.Array) -> jax.Array:
-    """A depthwise kernel `[k, k, 1, C]` split along C as its operand is."""
-    return _placed(kernel, _SPLIT["kernel"])
+    """Returns a depthwise kernel `[k, k, 1, C]` sharded along C, like its operand."""
+    return _constrained(kernel, _SPLIT["kernel"])
 
 
 def everywhere(x: jax.Array) -> jax.Array:
-    """`x` whole on every device, each of which computes it."""
-    return _placed(x, PartitionSpec())
+    """Returns `x` replicated: every device computes all of it."""
+    return _constrained(x, PartitionSpec())
 
 
 def on_each_device(function: Callable[..., Any], arguments: Any, result: Any) -> Callable[..., Any]:
-    """Returns `function` as it is computed on each device's part: for kernels, which the compiler cannot split.
+    """Returns `function` computed on each device's shard; for kernels, which the compiler cannot partition.
 
-    Arguments and result are trees of kinds: "context" `[B, H, W, C]`, "gate" `[B, H, W]`, "gates" `[B, H, W, n]`,
-    "kernel" `[k, k, 1, C]`, "bias" `[C]`, "means" `[B, C]`, "gate parts" `[n, B, H, W]`, and, of sums over B, "parts"
-    `[n, ..., C]`, "bias parts" `[n, C]` and "sums" `[n, ...]`, which the caller adds up along n. In a mesh of ours they
-    are split as `by_example` and `by_channel` say. What is split by "examples" alone, `[B, ...]`, or is "whole" on
-    every device may be a tree. Where an axis has no equal parts for all devices, each of them computes the whole.
+    In a mesh with the three axes, arguments and results are sharded as in `by_example` and `by_channel`. If an axis
+    does not divide evenly over the devices, each of them computes everything. Without such a mesh, B is split along the
+    compiler's sharding of the arguments, over axes of any name (`ops.partition`); sums then have one part.
 
-    Without a mesh of ours, B is split as the compiler splits the arguments, over axes of any name (`partition`); of
-    sums there is then one part.
+    Args:
+      function: computes `result` from `arguments`.
+      arguments: tree of kinds: "context" `[B, H, W, C]`, "gate" `[B, H, W]`, "gates" `[B, H, W, n]`, "kernel"
+        `[k, k, 1, C]`, "bias" `[C]`, "means" `[B, C]`, "gate parts" `[n, B, H, W]`; and parts of sums over B, which the
+        caller adds up along n: "parts" `[n, ..., C]`, "bias parts" `[n, C]`, "sums" `[n, ...]`. The kinds "examples"
+        `[B, ...]` and "whole" (replicated) may stand for a tree of arrays.
+      result: tree of kinds of the results.
 
     Raises:
-      UserError: when the result is differentiated. Kernels have no rules for that; the caller has one of its own.
+      UserError: the result is differentiated; kernels have no derivative rules, the caller must define its own.
     """
     mesh = _mesh()
     manual = jax.sharding.get_abstract_mesh().manual_axes
@@ -91,7 +94,7 @@ def on_each_device(function: Callable[..., Any], arguments: Any, result: Any) ->
 
 def _refuse(*_: Any) -> NoReturn:
     raise UserError(
-        "kernels have first derivatives alone: for second ones make the model with model.aggregation=xla and "
+        "kernels have first derivatives only: for second ones create the model with model.aggregation=xla and "
         "model.pointwise=xla"
     )
 
@@ -107,7 +110,7 @@ def _has_equal_parts(mesh: AbstractMesh, name: str, x: jax.Array) -> bool:
 
 
 def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:
-    """The shape of what a device holds of `x` `[B, ..., C]`, split as `by_example` says."""
+    """Returns the shape of a device's shard of `x` `[B, ..., C]`, sharded along B and C as by `by_example`."""
     mesh = _mesh()
     if mesh is None:
         return x.shape
@@ -116,10 +119,10 @@ def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:
 
 
 def allows_kernels(*arrays: jax.Array) -> bool:
-    """Returns whether kernels may be given these arrays here; if not, XLA's operations compute in their place.
+    """Returns whether kernels can compute with these arrays in this context; if not, XLA's operations are used.
 
-    Not with explicit axes, which need the sharding of each result by rules that kernels lack, nor where only some of a
-    mesh's axes are manual. Auto axes split kernels by `on_each_device`.
+    They cannot with explicit axes, which need sharding rules that kernels lack, or if only some axes of a mesh are
+    manual. With auto axes, `on_each_device` partitions kernels.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if _mesh() is not None:
@@ -130,23 +133,23 @@ def allows_kernels(*arrays: jax.Array) -> bool:
 
 
 def splits_channels() -> bool:
-    """Whether the channels of wide layers lie on several devices."""
+    """Returns whether the channels of wide layers are sharded over devices."""
     mesh = _mesh()
     return mesh is not None and mesh.shape[CHANNELS] > 1
 
 
 def splits_weights() -> bool:
-    """Whether parameters lie on several devices, which gather them where they compute with them."""
+    """Returns whether parameters are sharded over devices, which gather them for each computation."""
     mesh = _mesh()
     return mesh is not None and mesh.shape[EXAMPLES[1]] > 1
 
 
-def _placed(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+def _constrained(x: jax.Array, spec: PartitionSpec) -> jax.Array:
     return x if _mesh() is None else jax.lax.with_sharding_constraint(x, spec)
 
 
 def _mesh() -> AbstractMesh | None:
-    """The context's, if it is one whose axes are ours and the compiler's to split along."""
+    """Returns the context's mesh if it has the three axes, none of its axes being manual or explicit; else None."""
     mesh = jax.sharding.get_abstract_mesh()
-    ours = {*EXAMPLES, CHANNELS} <= set(mesh.axis_names) and not (mesh.manual_axes or mesh.explicit_axes)
-    return mesh if ours else None
+    known = {*EXAMPLES, CHANNELS} <= set(mesh.axis_names) and not (mesh.manual_axes or mesh.explicit_axes)
+    return mesh if known else None

@@ -1,4 +1,4 @@
-"""Chips the project is meant for: what they can do at most, as their makers state it."""
+"""Peak figures of supported accelerators, as stated by their makers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """Figures of what JAX calls one device."""
+    """Figures of one JAX device."""
 
     name: str
-    kind: str  # how JAX calls it (`Device.device_kind`), or the beginning of that
+    kind: str  # JAX's `Device.device_kind`, or a prefix of it
     flops: float  # bfloat16 FLOP/s, dense
     memory: int  # bytes
-    clock: float | None = None  # Hz; of TPUs, whose compiler counts cycles
+    clock: float | None = None  # Hz; for TPUs, whose compiler counts cycles
 
 
 # Sources: Google's system architecture pages of each TPU, NVIDIA's data sheets (SXM, dense). Clocks follow from peak,
-# number and size of the matrix units: 128 x 128 up to v5p, 256 x 256 in v6e, two operations a cell and cycle.
-# A v4 or v5p device is a whole chip of two cores, as JAX has it on such machines.
+# number and size of the matrix units: 128 x 128 up to v5p, 256 x 256 in v6e, two operations per cell and cycle.
+# A v4 or v5p device is one chip with two cores, as in JAX on such machines.
 CHIPS = {
     "v4": Chip("TPU v4", "TPU v4", 275e12, 32 * _GIB, 1.05e9),
     "v5e": Chip("TPU v5e", "TPU v5 lite", 197e12, 16 * _GIB, 1.5e9),
@@ -33,6 +33,6 @@ CHIPS = {
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """The chip JAX calls so; None for one that is not listed."""
+    """Returns the chip with this `Device.device_kind`; None if it is not listed."""
     known = [chip for chip in CHIPS.values() if device_kind.startswith(chip.kind)]
     return max(known, key=lambda chip: len(chip.kind), default=None)

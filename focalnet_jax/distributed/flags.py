@@ -1,17 +1,19 @@
-"""Flags and environment variables that name the processes of a run; without JAX, which takes a second to load."""
+"""Flags and environment variables for the processes of a run; imports no JAX, which takes a second to load."""
 
 from __future__ import annotations
 
 import argparse
 
-# What `python -m focalnet_jax.launch` sets; the flags of the programs win.
+# Set by `python -m focalnet_jax.launch`; the flags of the programs take precedence.
 COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags for what is not detected."""
-    group = parser.add_argument_group("several processes", "needed where TPU, SLURM or Kubernetes do not tell")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    group.add_argument("--processes", type=int, metavar="N")
-    group.add_argument("--process", type=int, metavar="I", help="this one's number, from 0")
-    group.add_argument("--coordinator-timeout", type=int, default=300, metavar="SECONDS")
+    """Adds the flags for connecting processes that are not detected automatically."""
+    group = parser.add_argument_group("several processes", "needed unless TPU, SLURM or Kubernetes provide them")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address at which process 0 listens")
+    group.add_argument("--processes", type=int, metavar="N", help="number of processes")
+    group.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
+    group.add_argument(
+        "--coordinator-timeout", type=int, default=300, metavar="SECONDS", help="time to connect (default: %(default)s)"
+    )

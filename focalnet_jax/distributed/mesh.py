@@ -1,4 +1,4 @@
-"""One mesh with axes `data`, `fsdp` and `tensor` over all devices; batches are split over the first two."""
+"""The mesh with axes `data`, `fsdp` and `tensor` over all devices; batches are split over the first two."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from focalnet_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = PartitionSpec(("data", "fsdp"))  # the leading axis of everything that holds examples
+BATCH = PartitionSpec(("data", "fsdp"))  # of the leading axis of batches
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of the given axis sizes; one of them may be -1 for the devices that remain.
+    """Returns a mesh of the given axis sizes, of which one may be -1 for the remaining devices.
 
-    Where devices lie in several slices, which only the data centre's network connects, `data` alone goes over that:
-    what is exchanged along the other axes stays in a slice.
+    If the devices are in several slices, which only the data centre's network connects, only `data` crosses slices.
+
+    Args:
+      sizes: size of each axis in `AXES`.
+      devices: the devices, by default all.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices, or to fewer of a single process; or the slices do
-        not divide `data`.
+      UserError: the product of the sizes is not the number of devices (a single process may use fewer), or the number
+        of slices does not divide `data`.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = [sizes[axis] for axis in AXES]
-    said = " ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+    given = " ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
     known = math.prod(size for size in shape if size != -1)
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
-        raise UserError(f"{said}: expected positive numbers, one of which may be -1 for the devices that remain")
+        raise UserError(f"{given}: expected positive numbers, one of which may be -1 for the remaining devices")
     if -1 in shape:
         if len(devices) % known:
             divisors = ", ".join(str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0)
             raise UserError(
-                f"{said}: {known} does not divide the {len(devices)} devices; expected sizes whose product is one of "
+                f"{given}: {known} does not divide the {len(devices)} devices; expected sizes whose product is one of "
                 f"{divisors}"
             )
         shape[shape.index(-1)] = len(devices) // known
@@ -46,22 +49,22 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if count > len(devices) or (hosts > 1 and count != len(devices)):
         processes = f" of {hosts} processes" if hosts > 1 else ""
         raise UserError(
-            f"{said} is a mesh of {count} on {len(devices)} devices{processes}: give sizes whose product is "
+            f"{given} is a mesh of {count} on {len(devices)} devices{processes}: give sizes whose product is "
             f"{len(devices)}, or -1 for one of them"
         )
     types = (AxisType.Auto,) * 3
     slices = len({getattr(device, "slice_index", 0) for device in devices[:count]})
     if slices == 1 and (count < len(devices) or any(getattr(device, "core_on_chip", 0) for device in devices)):
-        # Some of a host's devices, or two a chip, as v4 is described where it is not: JAX may know no other order for
-        # them than their own.
+        # For a part of a host's devices, or two devices per chip (v4 as described for compilation elsewhere), JAX may
+        # know no order but their own.
         return Mesh(np.array(devices[:count]).reshape(shape), AXES, axis_types=types)
-    # An axis may go over a part of a physical one: neighbours stay neighbours, and other shapes there may be none.
+    # Splitting physical axes keeps neighbours together, and other shapes may not exist.
     if slices == 1:
         placed = mesh_utils.create_device_mesh(shape, devices[:count], allow_split_physical_axes=True)
         return Mesh(placed, AXES, axis_types=types)
     if shape[0] % slices:
         valid = ", ".join(str(n) for n in range(slices, len(devices) + 1, slices) if len(devices) % n == 0)
-        raise UserError(f"mesh.data={shape[0]} does not go over {slices} slices: expected one of {valid}")
+        raise UserError(f"mesh.data={shape[0]} does not divide over {slices} slices: expected one of {valid}")
     within = (shape[0] // slices, *shape[1:])
     placed = mesh_utils.create_hybrid_device_mesh(
         within, (slices, 1, 1), devices[:count], allow_split_physical_axes=True
@@ -86,63 +89,75 @@ _COMPILER_OPTIONS = {
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str]:
-    """What the compiler of these devices is told beside a program.
+    """Returns compiler options for the devices of a mesh.
 
-    TPUs: to gather a split weight before it multiplies by it. Left to itself the compiler multiplies by one device's
-    part after the other, which hides the gathering; but a 16th of FocalNet's narrow weights leaves most of a matrix
-    unit idle. By its own estimate FocalNet-L at fsdp=16 takes 3.3 times as long (docs/scale.md).
+    TPUs: gather a sharded weight before multiplying by it. By default the compiler multiplies by one shard after the
+    other to hide the communication, but a 16th of FocalNet's narrow weights leaves most of a matrix unit idle: by the
+    compiler's estimate FocalNet-L at fsdp=16 takes 3.3 times as long (docs/scale.md).
 
-    CPUs: to use all of their vector registers, and not half of AVX-512's (docs/performance.md).
+    CPUs: use full vector registers instead of half of AVX-512's (docs/performance.md).
     """
     return _COMPILER_OPTIONS.get(mesh.devices.flat[0].platform, {})
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole."""
+    """Returns the sharding of arrays that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_by_example(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch along its leading axis."""
+    """Returns the sharding of a batch along its leading axis."""
     return NamedSharding(mesh, BATCH)
 
 
 def check_batch_size(key: str, size: int, mesh: Mesh, micro_batches: int = 1) -> int:
-    """`size` if devices and micro-batches split it evenly, otherwise `UserError` with the nearest sizes they do."""
+    """Returns `size`; raises `UserError`, with the nearest valid sizes, if it does not divide evenly.
+
+    Args:
+      key: name of the config key, for the message.
+      size: the global batch size.
+      mesh: the mesh, whose axes `data` and `fsdp` split the batch.
+      micro_batches: number of micro-batches per step.
+    """
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     shards = devices * micro_batches
     if size < 1 or size % shards:
         below, above = size // shards * shards, (max(size, 0) // shards + 1) * shards
         valid = " or ".join(str(n) for n in (below, above) if n > 0)
         over = f"{devices} devices" + (f" x {micro_batches} accumulate_steps" if micro_batches > 1 else "")
-        raise UserError(f"{key}={size} does not divide over {over}; the nearest sizes that do: {valid}")
+        raise UserError(f"{key}={size} does not divide over {over}; the nearest valid sizes: {valid}")
     return size
 
 
 @dataclass(frozen=True)
 class LocalPlaces:
-    """Which part of every global batch this process reads: what its devices of `mesh` hold.
+    """The part of every global batch that this process reads, which is the shards of its devices in `mesh`.
 
-    Hosts that split channels among themselves read the same examples.
+    Hosts that share examples, because they split channels, read the same ones.
     """
 
     mesh: Mesh
 
     def slice(self, batch_size: int) -> tuple[int, ...]:
-        """Places in the global batch, ascending."""
+        """Returns the indices of this process's examples in the global batch, ascending."""
         held = split_by_example(self.mesh).addressable_devices_indices_map((batch_size,)).values()
         return tuple(sorted({place for (part,) in held for place in range(*part.indices(batch_size))}))
 
 
 def put_exchanged(values: Sequence[int], mesh: Mesh) -> jax.Array:
-    """What this process tells the others, `[devices, N]`: its sum over the devices is that over the processes."""
+    """Returns an array `[devices, N]` whose sum over devices is the sum of all processes' `values`.
+
+    Args:
+      values: N integers of this process, to be added to those of the others.
+      mesh: the mesh.
+    """
     local = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
-    told = np.zeros((local, len(values)), np.int32)
-    told[0] = values
-    return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXES)), told)
+    rows = np.zeros((local, len(values)), np.int32)
+    rows[0] = values
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXES)), rows)
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This host's slice of a batch as global arrays, split along the leading axis."""
+    """Returns global arrays, sharded along the leading axis, from this process's part of a batch."""
     sharding = split_by_example(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}

@@ -1,8 +1,8 @@
-"""Which axis of which parameter is split over which axis of the mesh; optimizer state is split like its parameters.
+"""Sharding of parameters over the axes of the mesh; optimizer state is sharded like its parameters.
 
-`tensor` splits the wide layers by channel: those before a sum over channels by their outputs, those that take the sum
-by their inputs, so that few activations are exchanged (arXiv 1909.08053). `fsdp` splits every large parameter along its
-longest axis (arXiv 1910.02054, stage 3).
+`tensor` splits pairs of wide layers by channel, the first by its outputs and the second, which sums over them, by its
+inputs, so that few activations are exchanged (arXiv 1909.08053). `fsdp` splits every large parameter along its longest
+axis (arXiv 1910.02054, stage 3).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from focalnet_jax.errors import UserError
 from focalnet_jax.parameters import named_leaves, path_name
 
-# The last axes of a parameter; the first rule that is found in its path name holds.
+# Mesh axes of the last axes of a parameter; the first rule found in its path name applies.
 TENSOR_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"/mlp/fc1/kernel$", (None, "tensor")),
     (r"/mlp/fc1/bias$", ("tensor",)),
@@ -29,20 +29,20 @@ TENSOR_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"/modulation/focal_kernels/\d+/kernel$", (None, "tensor")),
     (r"/modulation/(modulator|proj)/kernel$", ("tensor", None)),
 )
-_LEAST = 4096  # numbers; to gather less than that costs more than it saves
-_STACKED = "/blocks/"  # parameters of blocks have the depth as their first axis, which the scan goes through
+_LEAST = 4096  # smallest parameter, in elements, that fsdp splits; gathering smaller ones costs more than it saves
+_STACKED = "/blocks/"  # parameters of blocks are stacked along a first axis of size depth, over which they are scanned
 
 
 def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
-    """How a parameter, or what an optimizer keeps of it, lies on a mesh of these axis sizes.
+    """Returns the partition of a parameter, or of its optimizer state, on a mesh of these axis sizes.
 
     Args:
-      name: its path name, which ends in that of the parameter.
-      shape: its own.
-      sizes: of the axes `fsdp` and `tensor`.
+      name: path name, which ends in that of the parameter.
+      shape: shape of the array.
+      sizes: sizes of the axes `fsdp` and `tensor`.
 
     Raises:
-      UserError: `tensor` does not divide an axis it splits.
+      UserError: `tensor` does not divide an axis that it splits.
     """
     axes: list[str | None] = [None] * len(shape)
     if sizes["tensor"] > 1:
@@ -62,14 +62,14 @@ def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> Pa
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """The sharding of every array of a state (arrays or shapes) by `partition`."""
+    """Returns the sharding by `partition` of every array or shape in a tree."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, partition(path_name(path), leaf.shape, mesh.shape)), tree
     )
 
 
 def describe(params: Any, mesh: Mesh) -> str:
-    """How much of the parameters is split over which axes, and what a device holds of them."""
+    """Returns a line with the shares of the parameters that each mesh axis splits, and their number per device."""
     numbers: Counter[str] = Counter()
     held = 0
     for name, leaf in named_leaves(params).items():
@@ -79,17 +79,17 @@ def describe(params: Any, mesh: Mesh) -> str:
         held += size // math.prod(mesh.shape[axis] for axis in axes)
     whole, total = numbers.pop("", 0), numbers.total()
     if not total:
-        return "parameters whole on every device"
+        return "parameters are replicated on every device"
     total += whole
     over = ", ".join(f"{size / total:.1%} over {axes}" for axes, size in numbers.most_common())
     return (
-        f"{1 - whole / total:.1%} of the parameters split ({over}), {whole / total:.1%} whole; "
+        f"{1 - whole / total:.1%} of the parameters are sharded ({over}), {whole / total:.1%} replicated; "
         f"a device holds {held:,} of {total:,}"
     )
 
 
 def list_placement(params: Any, mesh: Mesh) -> str:
-    """A line a parameter: its path name, its shape, and the axis of the mesh each of its own is split over."""
+    """Returns one line per parameter: path name, shape, and the mesh axis over which each axis is split, or -."""
     rows = [
         (
             name,

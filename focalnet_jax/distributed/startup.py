@@ -1,4 +1,4 @@
-"""Connecting the processes of a run: one a host of a pod, one a GPU or node of a cluster, or several on one machine."""
+"""Connects the processes of a run: one per host of a pod, one per GPU or node of a cluster, or several on a machine."""
 
 from __future__ import annotations
 
@@ -28,85 +28,84 @@ from focalnet_jax.distributed.flags import COORDINATOR, PROCESS, PROCESSES
 from focalnet_jax.errors import BEFORE_THE_END, EXIT_FAILED, RunFailedError, UserError
 from focalnet_jax.system.signals import handled
 
-_HEARTBEAT_SECONDS = 10  # a process that is gone so long ends the others
-_LINGER_SECONDS = 1.0
+_HEARTBEAT_SECONDS = 10  # time without a heartbeat after which a process counts as gone and the others end
+_LINGER_SECONDS = 1.0  # time for the other processes to print the same error before process 0 ends
 _LONGEST_TIMEOUT = 24 * 60 * 60
 _BROKEN_OFF = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable|aborted", re.IGNORECASE)
 
 
 def connect(flags: argparse.Namespace) -> None:
-    """Connects this process with the others of the run; does nothing for a run of one.
+    """Connects this process with the others of the run; does nothing for a run of one process.
 
-    Only process 0 prints from here on.
-
-    Where not all are there after the timeout, it ends the process: the library would, with a trace of its own.
+    Afterwards only process 0 prints. If not all processes connect before the timeout, it ends the process with one
+    line, where the library would print a trace.
 
     Raises:
-      UserError: the flags are incomplete or make no sense.
-      RunFailedError: the library cannot start.
+      UserError: the flags are incomplete or invalid.
+      RunFailedError: the library cannot connect.
     """
     if not 0 < flags.coordinator_timeout <= _LONGEST_TIMEOUT:
         raise UserError(f"--coordinator-timeout {flags.coordinator_timeout}: expected 1 to {_LONGEST_TIMEOUT} seconds")
-    told = _told(flags)
-    if not told and not _in_cluster(os.environ):
+    given = _connection_arguments(flags)
+    if not given and not _in_cluster(os.environ):
         return
-    _refuse_port_in_use(told)
-    where = told.get("coordinator_address", "the coordinator the cluster names")
+    _refuse_port_in_use(given)
+    where = given.get("coordinator_address", "the cluster's coordinator")
     native_log.shorten()
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM: see checkpoint/preemption.py
     timer = threading.Timer(flags.coordinator_timeout, _give_up, (where, flags.coordinator_timeout))
     timer.daemon = True
     timer.start()
     try:
-        with handled([signal.SIGINT], signal.SIG_DFL):  # Python's own would wait until all are there
+        with handled([signal.SIGINT], signal.SIG_DFL):  # Python's own handler would wait until all processes connect
             jax.distributed.initialize(
-                **told,
+                **given,
                 local_device_ids=_gpus_of_this_process(os.environ),
                 initialization_timeout=flags.coordinator_timeout + 60,
                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             )
     except (RuntimeError, ValueError) as error:
         raise RunFailedError(
-            f"cannot connect by {where}: {' '.join(str(error).split())[:200]}; say who is there by --coordinator, "
-            "--processes and --process"
+            f"cannot connect to {where}: {' '.join(str(error).split())[:200]}; give --coordinator, --processes and "
+            "--process"
         ) from error
     finally:
         timer.cancel()
     if is_first():
-        # All that refuse the same thing at the same time say so: the others are gone as soon as this one is.
+        # If all processes fail with the same error, each can print it: the others end as soon as process 0 does.
         BEFORE_THE_END.append(lambda: time.sleep(_LINGER_SECONDS))
     else:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end
-        os.dup2(sys.stdout.fileno(), 1)  # native code prints too
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
+        os.dup2(sys.stdout.fileno(), 1)  # for native code, which prints too
     refuse_uneven(jax.devices())
 
 
 def refuse_uneven(devices: Sequence[jax.Device]) -> None:
-    """Refuses processes with different numbers of devices, as where one is broken: they could exchange nothing."""
+    """Raises `UserError` if processes have different numbers of devices, as with a broken one: they cannot exchange."""
     held = Counter(device.process_index for device in devices)
     if len(set(held.values())) > 1:
-        told = ", ".join(f"process {process} has {number}" for process, number in sorted(held.items())[:8])
-        raise UserError(f"the processes of this run differ in their devices ({told}): give all the same number")
+        counts = ", ".join(f"process {process} has {number}" for process, number in sorted(held.items())[:8])
+        raise UserError(f"the processes of this run differ in their number of devices ({counts}): give all the same")
 
 
 def _give_up(where: str, seconds: int) -> None:
     _end(
-        f"not all processes met at {where} within {seconds} s: start all of them, with the same address, and see that "
-        "its port is open (--coordinator-timeout)"
+        f"not all processes connected to {where} within {seconds} s (--coordinator-timeout): start all of them with "
+        "the same address, and check that its port is open"
     )
 
 
 def _end(text: str) -> NoReturn:
     print(f"failed: {text}", file=sys.stderr, flush=True)
-    os._exit(EXIT_FAILED)  # to end in order takes the others, who are not there
+    os._exit(EXIT_FAILED)  # an orderly shutdown would wait for the other processes
 
 
 @contextlib.contextmanager
 def ends_with_the_others() -> Iterator[None]:
-    """Around what processes do together: where one is gone, the others end with one line.
+    """Ends this process with one line if an exchange fails because another process has ended.
 
-    So it is where the exchange itself breaks off, as over gloo and NCCL. Where it only waits, the library ends the
-    process once a peer has been silent for 10 s, or process 0 is gone: see `native_log`.
+    This covers exchanges that raise, as over gloo and NCCL. If an exchange only waits, the library ends the process
+    once a peer has not responded for 10 s, or process 0 has ended: see `native_log`.
     """
     try:
         yield
@@ -115,13 +114,13 @@ def ends_with_the_others() -> Iterator[None]:
             raise
         first = str(error).splitlines()[0]
         _end(
-            f"another process of this run has ended, and its own message says why; here {first[:200]}. "
-            "The same command goes on from the last checkpoint"
+            f"another process of this run has ended, and its own message says why; here: {first[:200]}. "
+            "The same command resumes from the last checkpoint"
         )
 
 
-def _told(flags: argparse.Namespace) -> dict[str, str | int]:
-    """The arguments of `jax.distributed.initialize` that flags or the environment give; empty for a single process."""
+def _connection_arguments(flags: argparse.Namespace) -> dict[str, str | int]:
+    """Returns arguments of `jax.distributed.initialize` from flags or environment; empty for a single process."""
     address = flags.coordinator or os.environ.get(COORDINATOR)
     try:
         count = int(os.environ.get(PROCESSES, 0)) if flags.processes is None else flags.processes
@@ -138,30 +137,30 @@ def _told(flags: argparse.Namespace) -> dict[str, str | int]:
         given = " ".join(f"{name} {value}" for name, value in flags.items() if value is not None)
         missing = ", ".join(name for name, value in flags.items() if value is None)
         raise UserError(
-            f"{given}: expected HOST:PORT, the number of processes, and this one's number below it"
+            f"{given}: expected HOST:PORT, the number of processes, and this one's index below that number"
             + (f"; {missing} is missing" if missing else "")
         )
     return {"coordinator_address": address, "num_processes": count, "process_id": index}
 
 
-def _refuse_port_in_use(told: Mapping[str, str | int]) -> None:
-    """Process 0 listens at the address; where somebody else does, the library would crash."""
-    if told.get("process_id") != 0:
+def _refuse_port_in_use(given: Mapping[str, str | int]) -> None:
+    """Raises `UserError` if process 0 cannot listen at the coordinator's port; the library would crash."""
+    if given.get("process_id") != 0:
         return
-    address = str(told["coordinator_address"])
+    address = str(given["coordinator_address"])
     with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", int(address.rpartition(":")[2])))
         except OSError as error:
             raise UserError(
-                f"--coordinator {address}: process 0 cannot listen there ({error.strerror}): another run may still be "
-                "ending; choose another port, for all processes"
+                f"--coordinator {address}: process 0 cannot listen there ({error.strerror}), maybe because another run "
+                "is still ending; choose another port, for all processes"
             ) from error
 
 
 def _gpus_of_this_process(environment: Mapping[str, str]) -> list[int] | None:
-    """All GPUs of a node for the only process on it; None leaves the choice to JAX, which gives each process one."""
+    """Returns all GPUs of a node if this is its only process; None leaves the choice to JAX, one GPU per process."""
     alone = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
     alone |= environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
     given = environment.get("CUDA_VISIBLE_DEVICES")
@@ -170,13 +169,13 @@ def _gpus_of_this_process(environment: Mapping[str, str]) -> list[int] | None:
 
 
 def _in_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether JAX finds out by itself about the other processes: SLURM, Open MPI, Kubernetes jobs, TPU machines."""
+    """Returns whether JAX detects the other processes by itself: SLURM, Open MPI, Kubernetes jobs, TPU machines."""
     on_tpu = bool(importlib.util.find_spec("libtpu") and _tpu_chips())
     kubernetes = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys() and not on_tpu
     if kubernetes and not importlib.util.find_spec("kubernetes"):
         print(
-            "warning: this is a pod of a Kubernetes job; to find the others, pip install 'focalnet_jax[k8s]' or give "
-            "--coordinator, --processes and --process. It runs by itself",
+            "warning: this is a pod of a Kubernetes job, but it runs alone; to connect it with the others, pip install "
+            "'focalnet_jax[k8s]' or give --coordinator, --processes and --process",
             file=sys.stderr,
         )
         kubernetes = False
@@ -185,7 +184,7 @@ def _in_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
-    """A variable's number, 1 where it is not set."""
+    """Returns an environment variable as a number, 1 if it is not set."""
     try:
         return int(environment.get(name, 1))
     except ValueError:
@@ -193,51 +192,53 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def _tpu_chips() -> list[str]:
-    """Google's accelerators among the devices on the PCI bus, by which JAX looks for TPUs too."""
+    """Returns Google's accelerators on the PCI bus, where JAX searches for TPUs too."""
     chips = []
     for vendor in glob.glob("/sys/bus/pci/devices/*/vendor"):
         kind = os.path.join(os.path.dirname(vendor), "class")
-        with contextlib.suppress(OSError), open(vendor) as maker, open(kind) as what:
-            if maker.read().strip() == "0x1ae0" and what.read().startswith(("0x0880", "0x1200", "0xff")):
+        with contextlib.suppress(OSError), open(vendor) as maker, open(kind) as pci_class:
+            if maker.read().strip() == "0x1ae0" and pci_class.read().startswith(("0x0880", "0x1200", "0xff")):
                 chips.append(vendor)
     return chips
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Returns whether this is process 0, which writes and prints."""
     return jax.process_index() == 0
 
 
 def from_first(value: float) -> float:
-    """What process 0 gives, in all: for what is read from disks that may differ."""
+    """Returns process 0's value in all processes, such as one read from disks that may differ."""
     return float(multihost_utils.broadcast_one_to_all(np.float64(value))) if jax.process_count() > 1 else value
 
 
 def anywhere(here: bool) -> bool:
-    """Whether it is so in any process."""
+    """Returns whether `here` is true in any process."""
     return bool(multihost_utils.process_allgather(np.int32(here)).any()) if jax.process_count() > 1 else here
 
 
-def check_same(what: Mapping[str, str]) -> None:
-    """Refuses processes that were started with different things; `what` is each by its name.
+def check_same(values: Mapping[str, str]) -> None:
+    """Checks that all processes were started with the same `values`, texts by name.
 
     Raises:
-      UserError: names what differs and what it is here.
+      UserError: some differ; names them and their values in this process.
     """
     if jax.process_count() == 1:
         return
-    # The names first: what is gathered must be as long everywhere.
-    names = ", ".join(what)
+    # Names first: the gathered arrays must have the same length in all processes.
+    names = ", ".join(values)
     if np.ptp(_gathered([names]), 0).any():
-        raise UserError(f"the processes of this run differ in what they compare, here {names}: install the same")
-    differs = np.ptp(_gathered(list(what.values())), 0).any(axis=-1)
+        raise UserError(
+            f"the processes of this run compare different things, here {names}: install the same version everywhere"
+        )
+    differs = np.ptp(_gathered(list(values.values())), 0).any(axis=-1)
     if differs.any():
-        differing = itertools.compress(what.items(), differs)
+        differing = itertools.compress(values.items(), differs)
         here = ", ".join(f"{name} (here {value})" for name, value in differing)
-        raise UserError(f"the processes of this run differ in {here}: start all with the same")
+        raise UserError(f"the processes of this run differ in {here}: start all of them with the same values")
 
 
 def _gathered(texts: list[str]) -> np.ndarray:
-    """A digest of each text in each process, `[processes, texts, 32]`."""
+    """Returns a hash of each text in each process, `[processes, texts, 32]` uint8."""
     digests = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts]
     return np.asarray(multihost_utils.process_allgather(np.stack(digests)))

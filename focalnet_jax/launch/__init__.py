@@ -1,1 +1,1 @@
-"""Starts a run in several processes."""
+"""Starts a run as several processes on one machine."""

@@ -1,8 +1,8 @@
-"""Run a command as several processes of one machine: python -m focalnet_jax.launch --processes 2 -- train.py ...
+"""Run a program as several processes on one machine: python -m focalnet_jax.launch --processes 2 -- train.py ...
 
-They find each other over localhost. With --devices-per-process each has so many virtual CPU devices: a rehearsal of
-several hosts. What process 0 prints is printed; what the others say on stderr stands behind their number. A signal goes
-to all. When one fails the others are stopped, and its exit code is that of the whole.
+The processes connect over localhost. With --devices-per-process each has that number of virtual CPU devices, which
+simulates several hosts. The output of process 0 is printed unchanged; stderr of the others is prefixed by their index.
+Signals are forwarded to all processes. If one fails, the others are stopped, and its exit code is returned.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from focalnet_jax.programs.command_line import make_parser, run_command
 from focalnet_jax.system.children import start
 from focalnet_jax.system.signals import handled
 
-_GRACE_SECONDS = 30.0  # for the others to end by themselves after one has failed, and again after they are told to
+_GRACE_SECONDS = 30.0  # time for the others to end by themselves after one has failed, and again after each signal
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, starts the processes and waits for them; returns the first exit code that is not 0."""
+    """Parses the flags, starts the processes and waits for them; returns the first exit code that is not 0."""
     parser = make_parser("launch", __doc__)
-    parser.add_argument("--processes", type=int, required=True, metavar="N")
-    parser.add_argument("--devices-per-process", type=int, metavar="D", help="virtual CPU devices of each")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and a Python program with its arguments")
+    parser.add_argument("--processes", type=int, required=True, metavar="N", help="number of processes")
+    parser.add_argument("--devices-per-process", type=int, metavar="D", help="virtual CPU devices per process")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- followed by a Python program and its arguments")
     flags = parser.parse_args(arguments)
     command = flags.command[1:] if flags.command[:1] == ["--"] else flags.command
     for flag, number in (("--processes", flags.processes), ("--devices-per-process", flags.devices_per_process)):
@@ -39,37 +39,37 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"{flag} {number}: expected at least 1")
     if not command or not os.path.isfile(command[0]):
         raise UserError(f"{' '.join(command[:1]) or 'nothing'} after --: expected a Python program such as train.py")
-    address = f"localhost:{_free_port()}"
+    address = f"localhost:{_free_local_port()}"
     processes = [_start(command, address, flags, index) for index in range(flags.processes)]
     with handled(_SIGNALS, lambda number, _: _send(processes, number)):
         return _wait(processes)
 
 
-def _free_port() -> int:
+def _free_local_port() -> int:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]
 
 
 def _start(command: list[str], address: str, flags: argparse.Namespace, index: int) -> subprocess.Popen[str]:
-    told = {COORDINATOR: address, PROCESSES: str(flags.processes), PROCESS: str(index)}
+    variables = {COORDINATOR: address, PROCESSES: str(flags.processes), PROCESS: str(index)}
     if flags.devices_per_process:
         given = os.environ.get("XLA_FLAGS", "")
-        told["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count={flags.devices_per_process}".strip()
-        told["JAX_PLATFORMS"] = "cpu"
+        variables["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count={flags.devices_per_process}".strip()
+        variables["JAX_PLATFORMS"] = "cpu"
     process = start(
         [sys.executable, *command],
-        env=os.environ | told,
+        env=os.environ | variables,
         stderr=None if index == 0 else subprocess.PIPE,
         text=True,
         errors="replace",
     )
     if index:
-        threading.Thread(target=_pass_on, args=(process, index), daemon=True).start()
+        threading.Thread(target=_print_stderr, args=(process, index), daemon=True).start()
     return process
 
 
-def _pass_on(process: subprocess.Popen[str], index: int) -> None:
+def _print_stderr(process: subprocess.Popen[str], index: int) -> None:
     for line in process.stderr:
         print(f"[{index}] {line}", end="", file=sys.stderr, flush=True)
 
@@ -93,8 +93,8 @@ def _wait(processes: list[subprocess.Popen[str]]) -> int:
         if failed and ends and time.monotonic() > deadline:
             number, deadline = ends.pop(0), time.monotonic() + _GRACE_SECONDS
             still = ", ".join(str(index) for index, code in enumerate(codes) if code is None)
-            told = f"process {failed[0]} ended with {failed[1]}; process {still} has not: sending {number.name}"
-            print(told, file=sys.stderr, flush=True)
+            text = f"process {failed[0]} ended with exit code {failed[1]}; sending {number.name} to process {still}"
+            print(text, file=sys.stderr, flush=True)
             _send(processes, number)
         time.sleep(0.05)
 

@@ -1,1 +1,1 @@
-"""What commands share: command lines, the list of commands, restarts."""
+"""Code shared by the commands: command lines, the list of commands, restarts."""

@@ -1,4 +1,4 @@
-"""From a command line to a config, and from an error to an exit code."""
+"""Command lines: parsing flags and configs, and turning errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ from focalnet_jax.errors import (
 from focalnet_jax.settings import checks_of
 from focalnet_jax.settings.evaluations import evaluation
 
-CALLED_AS = "python -m focalnet_jax."  # what stands before a command's name in its help
-_LONGEST_LINE = 4000  # letters of an error: the longest of ours lists all keys of a model by their patterns
+CALLED_AS = "python -m focalnet_jax."  # prefix of a command's name in its help
+_LONGEST_LINE = 4000  # characters of an error message; the longest ones list all keys of a model by their patterns
 
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:
-    """Run `main(arguments)` as a command line program and exit with its status."""
-    # Orbax reports every step of a save as a warning; after an error, which is reported below, the threads of its
-    # libraries complain until the process ends.
+    """Runs `main(arguments)` as a command line program and exits with its status."""
+    # Orbax logs every step of a save as a warning; after an error, which is printed below, the threads of its libraries
+    # print messages until the process ends.
     for logger in ("absl", "asyncio"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
     threading.excepthook = lambda *_: None
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs turn it off while libraries load
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs disable it while libraries load
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
-    warnings.filterwarnings("ignore", module="PIL")  # pictures are judged in data/decode.py
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    warnings.filterwarnings("ignore", module="PIL")  # data/decode.py decides which images are readable
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     try:
         status = main(sys.argv[1:]) or 0
         sys.stdout.flush()
@@ -59,7 +59,7 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
         _end_with(f"error: {error}", EXIT_USER_MISTAKE)
     except RunFailedError as error:
         _end_with(f"failed: {error}", EXIT_FAILED)
-    except BrokenPipeError:  # who read the output has gone
+    except BrokenPipeError:  # the reader of the output has ended
         os._exit(EXIT_FAILED)
     except OSError as error:
         line = explain_os_error(error)
@@ -74,23 +74,23 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
 
 
 def explain_os_error(error: OSError) -> str | None:
-    """Returns the line about a full or failing disk, or a path that the user has to change; None for other errors."""
+    """Returns the line for a full or failing disk, or for a path that the user has to change; None for other errors."""
     where = f" at {error.filename}" if error.filename else ""
     if error.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS) and where:
-        return f"error: {error.strerror}{where}; name another path or make it accessible"
+        return f"error: {error.strerror}{where}; give another path or make it accessible"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"failed: {error.strerror}{where}; make room and start it again"
+        return f"failed: {error.strerror}{where}; free disk space and start it again"
     return f"failed: {error.strerror}{where}" if error.errno == errno.EIO else None
 
 
-def _unraisable(what: sys.UnraisableHookArgs) -> None:
-    """A Ctrl-C that arrives where nothing can be raised, as in a library's callback, ends the program all the same."""
-    if what.exc_type is KeyboardInterrupt:
+def _unraisable(ignored: sys.UnraisableHookArgs) -> None:
+    """Ends the program on a Ctrl-C that Python could not raise, such as in a library's callback."""
+    if ignored.exc_type is KeyboardInterrupt:
         _end_with("interrupted", 130)
 
 
 def _end_with(text: str, status: int) -> NoReturn:
-    """Prints one line and ends at once: libraries torn down after an error would bury it, or crash."""
+    """Prints one line and ends at once: libraries shut down after an error might print more, or crash."""
     line = printable(" ".join(text.split()))
     line = line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + " ..."
     with contextlib.suppress(OSError):
@@ -102,35 +102,35 @@ def _end_with(text: str, status: int) -> NoReturn:
 
 
 def printable(text: str) -> str:
-    """A text on one line, whatever stands in it: names of files and classes need not be fit to print."""
+    """Returns the text with unprintable characters, such as in names of files and classes, replaced by ?."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 class Parser(argparse.ArgumentParser):
-    """Parses the arguments of every command: a mistake is a `UserError`, and `~` is the home directory.
+    """Argument parser of every command: it raises `UserError` for mistakes and expands `~` to the home directory.
 
-    A shell expands `~` at the beginning of a word only, so `--workdir=~/runs` and `--config.data.path=~/images` arrive
-    with it. No argument that is not a path begins with `~`.
+    A shell expands `~` only at the beginning of a word, so `--workdir=~/runs` and `--config.data.path=~/images` arrive
+    unexpanded. Only paths begin with `~`.
     """
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """Parses with `~` replaced; `parse_args` comes here too."""
+        """Parses with `~` expanded; `parse_args` calls this too."""
         return super().parse_known_args(list(map(with_home, sys.argv[1:] if args is None else args)), namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raises `UserError`."""
+        """Raises `UserError` with the message."""
         raise UserError(f"{message}; --help explains")
 
 
 def with_home(argument: str) -> str:
-    """An argument, or the value in `--KEY=VALUE`, with a leading `~` or `~user` replaced by the home directory."""
+    """Returns an argument with a leading `~` or `~user`, also of the value in `--KEY=VALUE`, expanded."""
     flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
     return f"{flag}{equals}{os.path.expanduser(value)}"
 
 
 def parse_arguments(parser: Parser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The parser's flags, and the `--config.KEY=VALUE` arguments it leaves over."""
-    parser.epilog = "--config.KEY=VALUE sets any key of the config; the keys stand in focalnet_jax/config.py"
+    """Returns the parser's flags, and the remaining arguments, such as `--config.KEY=VALUE`."""
+    parser.epilog = "--config.KEY=VALUE sets any key of the config; focalnet_jax/config.py lists the keys"
     parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [--config.KEY=VALUE ...]"
     return parser.parse_known_args(arguments)
 
@@ -146,86 +146,88 @@ def make_parser(module: str, description: str) -> Parser:
 
 
 def add_weights_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds `--model`, `--option` and `--weights`, with which a user states what a file of weights does not."""
-    parser.add_argument("--model", metavar="NAME", help="the variant the weights are of; recognised by default")
+    """Adds `--model`, `--option` and `--weights`, for information that a weights file does not contain."""
+    parser.add_argument("--model", metavar="NAME", help="variant of the weights (default: recognised)")
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="KEY=true|false",
-        help="use_postln or normalize_modulator, which shapes do not tell",
+        help="use_postln or normalize_modulator, which cannot be recognised by shapes",
     )
     add_which_flag(parser)
 
 
 def add_classes_flag(parser: argparse.ArgumentParser) -> None:
-    """Adds `--classes`, a file with what the outputs are called."""
-    parser.add_argument(
-        "--classes", metavar="FILE", help="what the outputs are called, one class per line in their order"
-    )
+    """Adds `--classes`, a file with the class names of the model's outputs."""
+    parser.add_argument("--classes", metavar="FILE", help="class names of the outputs, one per line in their order")
 
 
 def add_which_flag(parser: argparse.ArgumentParser) -> None:
-    """Adds `--weights`, the choice among several models in one file."""
+    """Adds `--weights`, which selects one of several models in a file."""
     parser.add_argument(
         "--weights",
         metavar="NAME",
-        help="of several models: ema, a key or prefix such as teacher, or a file of a directory such as model_1",
+        help="which of several models: ema, a key or prefix such as teacher, or a file of a directory such as model_1",
     )
 
 
 def check_number(flag: str, value: int | None, least: int, most: int | None = None) -> None:
-    """Refuses what is not from `least` to `most`: `UserError`. None is a flag that was not given."""
+    """Raises `UserError` if `value` is not within `least` to `most`; None, a flag that was not given, is accepted."""
     if value is not None and (value < least or (most is not None and value > most)):
         raise UserError(f"{flag} {value}: expected {least} {'or more' if most is None else f'to {most}'}")
 
 
 def parse_size(flag: str, text: str | None, most: int | None = None) -> tuple[int, int] | None:
-    """Returns height and width from `S` or `HEIGHTxWIDTH`, `UserError` for anything else; None for no text."""
+    """Returns (height, width) in pixels from `S` or `HEIGHTxWIDTH`, None for None; raises `UserError` otherwise."""
     if text is None:
         return None
     parts = text.lower().split("x")
     sides = [int(part) for part in parts if part.isdecimal() and len(part) < 10]
     if len(sides) != len(parts) or len(sides) > 2:
-        raise UserError(f"{flag} {text}: expected pixels of a side, or HEIGHTxWIDTH")
+        raise UserError(f"{flag} {text}: expected the side of a square in pixels, or HEIGHTxWIDTH")
     for side in sides:
         check_number(flag, side, 1, most)
     return sides[0], sides[-1]
 
 
 def parse_workdir(text: str) -> Path:
-    """A local directory; `UserError` for an empty name or an address."""
+    """Returns the workdir as a path; raises `UserError` if it is empty or a URL."""
     if not text or "://" in text:
         raise UserError(f"--workdir {text!r}: expected a local or mounted directory")
     return Path(text)
 
 
 def load_config(path: str, overrides: Sequence[str] = (), *, optional: Sequence[str] = ()) -> FrozenConfigDict:
-    """The config of `FILE.py[:VARIANT]` with `--config.KEY=VALUE` overrides applied, frozen.
+    """Returns the frozen config of a recipe with overrides applied.
 
-    Keys in `optional` need no value even where the recipe asks for one.
+    Args:
+      path: `FILE.py` or `FILE.py:VARIANT`.
+      overrides: `--config.KEY=VALUE` arguments.
+      optional: keys that need no value even if the recipe requires one.
 
     Raises:
-      UserError: no such file or variant, unknown key (with the nearest ones), value of a wrong type.
+      UserError: there is no such file or variant, a key is unknown (the message has the nearest), or a value has the
+        wrong type.
     """
     file, variant = (path, "") if path.endswith(".py") else path.rsplit(":", 1) if ":" in path else (path, "")
     config = _read_config(_found(Path(file)), variant)
     named = [_override(config, key, text) for key, text in _split(overrides)]
     _prefer_named_durations(config, named)
     expand_paths(config)
-    if config.continue_from is not None and config.init_from == REQUIRED:  # the run it continues had them
+    if config.continue_from is not None and config.init_from == REQUIRED:  # the continued run has its own
         config.init_from, config.init_head = None, "keep"
     check_values(config, optional)
     return FrozenConfigDict(config)
 
 
 def named_keys(overrides: Sequence[str]) -> frozenset[str]:
-    """Returns the keys that `--config.KEY=VALUE` arguments name."""
+    """Returns the keys set by `--config.KEY=VALUE` arguments."""
     return frozenset(key for key, _ in _split(overrides))
 
 
 def _found(file: Path) -> Path:
-    """The file; a recipe configs/NAME.py that is not here is the one installed with the package."""
+    """Returns the file, or, if it is a missing configs/NAME.py, the recipe installed with the package."""
     installed = Path(focalnet_jax.__file__).parent / file
     return installed if file.parent == Path("configs") and not file.is_file() and installed.is_file() else file
 
@@ -246,7 +248,7 @@ def _read_config(file: Path, variant: str) -> ConfigDict:
         config = get_config(variant) if get_config else None
     except UserError:
         raise
-    except Exception as error:  # whatever the user's own Python raises
+    except Exception as error:  # the user's Python may raise any type
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
         line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else "?"
         raise UserError(f"--config: {file}:{line} fails: {type(error).__name__}: {error}") from error
@@ -261,7 +263,7 @@ def _read_config(file: Path, variant: str) -> ConfigDict:
 
 
 def _split(overrides: Sequence[str]) -> Iterable[tuple[str, str]]:
-    """`--config.KEY=VALUE` and `--config.KEY VALUE` as pairs."""
+    """Yields (key, value) of `--config.KEY=VALUE` and `--config.KEY VALUE` arguments."""
     rest = list(overrides)
     while rest:
         argument = rest.pop(0)
@@ -327,14 +329,14 @@ def _literal(text: str) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a config can hold a value: no mapping, set, complex number or bytes, nor one of them in a tuple."""
+    """Returns whether a config can hold a value: None, a bool, number or text, or a list or tuple of these."""
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
 
 
 def _prefer_named_durations(config: ConfigDict, named: Sequence[str]) -> None:
-    """A duration named on the command line in one unit clears the config file's value in the other."""
+    """Unsets a duration of the config file if the command line sets it in the other unit (steps, epochs)."""
     for key in named:
         for unit, other in (("_steps", "_epochs"), ("_epochs", "_steps")):
             twin = key.removesuffix(unit) + other

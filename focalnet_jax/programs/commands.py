@@ -1,6 +1,6 @@
 """All commands under one name: focalnet train --config configs/quickstart.py --workdir runs/quickstart.
 
-`focalnet COMMAND ...` is `python -m focalnet_jax.COMMAND ...`; alone it says what there is.
+`focalnet COMMAND ...` is `python -m focalnet_jax.COMMAND ...`; without a command it lists all of them.
 """
 
 from __future__ import annotations
@@ -10,38 +10,38 @@ import signal
 import sys
 
 COMMANDS = {
-    "train": "train a model, or go on with a run",
-    "eval": "measure a checkpoint on every validation image",
-    "predict": "name what pictures show",
-    "visualize": "draw where a model looks",
-    "demo": "a local page to drop pictures on",
-    "convert": "weights from and to PyTorch",
-    "export": "a model as one file that runs without this package",
-    "transfer": "features and probes of a frozen backbone",
+    "train": "train or finetune a model, or resume a run",
+    "eval": "evaluate a checkpoint on every validation image",
+    "predict": "predict the classes of images",
+    "visualize": "draw modulators, gates and class activations",
+    "demo": "serve a local page to try a model on images",
+    "convert": "convert weights from and to PyTorch",
+    "export": "export a model as one file that runs without this package",
+    "transfer": "extract features of a frozen backbone, and probe them",
     "sweep": "train with combinations of settings",
-    "report": "draw runs as one page",
-    "data.prepare": "a data set from folders, archives, shards or Parquet",
-    "data.show": "draw what a run is trained on",
-    "checkpoint": "what a run keeps, and whether it is whole",
-    "aot": "compile a run for devices that are not here",
+    "report": "compare runs on one page",
+    "data.prepare": "prepare a data set from folders, archives, shards or Parquet",
+    "data.show": "draw the training images of a run",
+    "checkpoint": "list, verify, compare or delete checkpoints",
+    "aot": "compile a run for hardware that is not here",
     "launch": "start a run in several processes",
 }
 
 
 def run() -> None:
-    """Runs the command that the command line names first; 2 if there is none of that name."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    """Runs the command named by the first argument; exits with 2 if there is none of that name."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C while libraries load
     from focalnet_jax.programs import command_line
 
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
-        command_line.run_command(_tell)
+        command_line.run_command(_show_help)
     del sys.argv[1]
     command_line.CALLED_AS = "focalnet "
     runpy.run_module(f"focalnet_jax.{name}", run_name="__main__", alter_sys=True)
 
 
-def _tell(arguments: list[str]) -> int:
+def _show_help(arguments: list[str]) -> int:
     from focalnet_jax import __version__
     from focalnet_jax.errors import UserError, suggest
 
@@ -51,8 +51,8 @@ def _tell(arguments: list[str]) -> int:
     elif name in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         print("usage: focalnet COMMAND ...\n")
-        print("\n".join(f"  {command:<{width}}  {what}" for command, what in COMMANDS.items()))
-        print("\nfocalnet COMMAND --help explains each; python -m focalnet_jax says what is installed.")
+        print("\n".join(f"  {command:<{width}}  {text}" for command, text in COMMANDS.items()))
+        print("\nfocalnet COMMAND --help explains each; python -m focalnet_jax prints the installed versions.")
     else:
         raise UserError(f"unknown command {name!r}.{suggest(name, COMMANDS) or ' Known: ' + ', '.join(COMMANDS)}")
     return 0

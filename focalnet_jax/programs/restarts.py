@@ -1,4 +1,4 @@
-"""Starting a run again after it failed, as often as it was allowed: it goes on from its last checkpoint."""
+"""Restarts a failed run, up to a number of times; it resumes from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from focalnet_jax.errors import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER_MISTAKE, 
 from focalnet_jax.system.children import start
 from focalnet_jax.system.signals import handled
 
-_ENDS = (0, EXIT_USER_MISTAKE, EXIT_PREEMPTED)  # done; it would fail again; somebody wants it stopped
+_ENDS = (0, EXIT_USER_MISTAKE, EXIT_PREEMPTED)  # exit codes without a restart: done, would fail again, stopped
 _LONGEST_PAUSE = 60.0
 
 
 def run_again(command: Sequence[str], most: int) -> int:
-    """Runs a command, again up to `most` times where it fails or is killed; returns its last exit code.
+    """Runs a command, and restarts it up to `most` times if it fails or is killed; returns its last exit code.
 
-    Signals go to the command: asked to stop, it is not started again.
+    Signals are forwarded to the command; after a SIGTERM or SIGINT it is not restarted.
     """
     received: list[int] = []
     process: subprocess.Popen[bytes] | None = None
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         received.append(number)
         if process is not None and process.poll() is None:
             process.send_signal(number)
 
-    with handled((signal.SIGTERM, signal.SIGINT), pass_on):
+    with handled((signal.SIGTERM, signal.SIGINT), forward):
         for attempt in range(most + 1):
             process = start(command)
             if received:  # between two attempts
@@ -40,7 +40,7 @@ def run_again(command: Sequence[str], most: int) -> int:
                 return status
             pause = min(2.0 ** min(attempt, 10), _LONGEST_PAUSE)
             print(
-                f"ended with {status}: started again in {pause:.0f} s ({attempt + 1} of {most} times)",
+                f"ended with exit code {status}: restarting in {pause:.0f} s ({attempt + 1} of {most} restarts)",
                 file=sys.stderr,
                 flush=True,
             )

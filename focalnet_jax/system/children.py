@@ -1,31 +1,65 @@
-"""Processes that are started here and must not outlive what started them."""
+"""Child processes: started, watched and ended so that none outlives the process that started it."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
+# Warning of Python's tracker of shared memory about objects that other processes still free when a program ends.
+_NO_FALSE_ALARM = "ignore::UserWarning:multiprocessing.resource_tracker"
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """A process in a session of its own, so that a Ctrl-C reaches it through this one alone, once.
+    """Starts a command in a session of its own, so that a Ctrl-C reaches it only through this process, once.
 
-    On Linux it is sent a SIGTERM when this process is gone, even by kill -9: a run saves and ends then.
+    On Linux it receives a SIGTERM when this process ends, even by kill -9: a run then saves and ends. A thread as in
+    `end_with_parent` would not survive the exec.
     """
     parent = os.getpid()
 
     def die_with_parent() -> None:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it has gone before it was asked for
+        if os.getppid() != parent:  # the parent ended before the request took effect
             os._exit(1)
 
     prepare = die_with_parent if sys.platform == "linux" else None
     return subprocess.Popen(command, start_new_session=True, preexec_fn=prepare, **options)
+
+
+def end_with_parent(*_: int) -> None:
+    """Makes this process of `multiprocessing` end when its parent has ended, even by kill -9.
+
+    Arguments, such as those of a Grain `worker_init_fn`, are ignored.
+    """
+    started_by = multiprocessing.parent_process()
+    parent = os.getppid() if started_by is None else started_by.pid
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def without_false_alarms() -> None:
+    """Silences a wrong warning of Python's resource tracker in processes started from here on."""
+    if _NO_FALSE_ALARM not in sys.warnoptions:
+        sys.warnoptions.append(_NO_FALSE_ALARM)
+
+
+def end_all() -> None:
+    """Kills all child processes of `multiprocessing`, including those that hang."""
+    for process in multiprocessing.active_children():
+        process.kill()

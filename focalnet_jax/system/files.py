@@ -1,4 +1,4 @@
-"""Files that are whole, whatever happens while they are written, and where a command may write them."""
+"""Writing files atomically, and checking in advance whether a command can write its results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from focalnet_jax.errors import UserError
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file in the place of what is there: killed or on a full disk it leaves that as it was."""
+    """Writes a file atomically: a kill or a full disk leaves an existing file unchanged.
+
+    Args:
+      path: the file, in an existing folder.
+      content: text or bytes.
+
+    Raises:
+      OSError: the file cannot be written.
+      UnicodeError: the text cannot be encoded, such as half a surrogate pair of a file name.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("w" if isinstance(content, str) else "wb") as file:
@@ -18,14 +27,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except (OSError, UnicodeError):  # a text that is none, such as half a character of a file name
+    except (OSError, UnicodeError):
         with contextlib.suppress(OSError):
             part.unlink()
         raise
 
 
 def write_result(path: Path, content: str | bytes) -> None:
-    """As `write_whole`, what a command was asked for: `UserError` that names the file and says why it cannot be."""
+    """Writes the result of a command as by `write_whole`; raises `UserError` if the file cannot be written."""
     try:
         write_whole(path, content)
     except OSError as error:
@@ -33,30 +42,30 @@ def write_result(path: Path, content: str | bytes) -> None:
 
 
 def check_result(path: Path, *, overwrite: bool | None = None) -> None:
-    """Refuses, before the work is done, a file that is not to be written over or cannot be written.
+    """Checks, before a command does its work, that it can write a file.
 
     Args:
-      path: what a command is asked to write.
-      overwrite: whether it was told to write over what is there; None if it never does.
+      path: the file to write.
+      overwrite: whether an existing file may be overwritten; None if the command has no flag for it.
 
     Raises:
-      UserError: says which of it, and what to do.
+      UserError: the file exists or cannot be written; the message says which, and what to do.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder; expected the name of a file to write")
+        raise UserError(f"{path} is a folder; expected the path of a file to write")
     if path.exists() and not overwrite:
         todo = "remove it or choose another name" if overwrite is None else "choose another --out or give --overwrite"
-        raise UserError(f"{path} exists already; {todo}")
+        raise UserError(f"{path} already exists; {todo}")
     if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}; make it or choose another name")
+        raise UserError(f"{path}: there is no folder {path.parent}; create it or choose another name")
     if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path}: {path.parent} cannot be written to; choose another name")
+        raise UserError(f"{path}: the folder {path.parent} is not writable; choose another name")
 
 
 def check_folder(path: Path, flag: str) -> None:
-    """Refuses a folder to write to that cannot be one: `UserError`. It need not be there yet."""
+    """Raises `UserError` if a command cannot write to the folder `path`, given as `flag`; it need not exist yet."""
     there = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
     if not there.is_dir():
         raise UserError(f"{flag} {path}: {there} is a file; expected a folder: choose another")
     if not os.access(there, os.W_OK):
-        raise UserError(f"{flag} {path}: {there} cannot be written to; choose another")
+        raise UserError(f"{flag} {path}: {there} is not writable; choose another")

@@ -13,8 +13,8 @@ from focalnet_jax.system.signals import in_main_thread
 def loading() -> Iterator[None]:
     """Disables garbage collection during imports and freezes the imported objects afterwards.
 
-    Importing JAX takes a sixth less time so, and tracing a quarter less. Does nothing outside of the main thread, where
-    the process may belong to another program.
+    This saves a sixth of the time of importing JAX and a quarter of the time of tracing. Does nothing outside the main
+    thread, where the process may belong to another program.
     """
     if not in_main_thread() or not gc.isenabled():
         yield

@@ -1,4 +1,4 @@
-"""Handlers of signals, which Python allows in the main thread alone."""
+"""Signal handlers, which Python allows only in the main thread."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from typing import Any
 
 
 def in_main_thread() -> bool:
-    """Returns whether this thread may set handlers."""
+    """Returns whether this is the main thread, which may set signal handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
 def handled(numbers: Iterable[int], handler: Callable[..., Any] | signal.Handlers) -> Iterator[None]:
-    """Sets a handler for the signals of these numbers while entered.
+    """Sets a handler for signals while entered, and restores the previous handlers afterwards.
 
-    In another thread than the main one it does nothing: signals are then the business of the program that started the
-    thread.
+    Does nothing outside the main thread; the program that started the thread then handles signals.
+
+    Args:
+      numbers: the signals.
+      handler: as for `signal.signal`.
     """
     if not in_main_thread():
         yield

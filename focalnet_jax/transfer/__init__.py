@@ -1,4 +1,4 @@
-"""How good a frozen backbone's features are for other data."""
+"""Evaluation of a frozen backbone's features on other data."""
 
 from focalnet_jax.transfer.probes import few_shot, linear_probe, nearest_neighbours
 

@@ -1,9 +1,9 @@
-"""Measure a frozen backbone: python -m focalnet_jax.transfer knn linear few_shot --config FILE.py --checkpoint PATH.
+"""Probe a frozen backbone: python -m focalnet_jax.transfer knn linear few_shot --config FILE.py --checkpoint PATH.
 
-Features are the mean over places of the last stage's normalized map, of pictures resized and cropped as in an
-evaluation. Classifiers learn from those of data.train_split and are measured on data.eval_split: nearest neighbours,
-logistic regression, and least squares from few examples of each class. `features` writes them, with --out FILE.npz. The
-last line is one JSON object.
+Features are the mean over places of the last stage's normalized map, for images resized and cropped as in evaluation.
+Classifiers are fitted to the features of data.train_split and evaluated on data.eval_split: nearest neighbours (knn),
+logistic regression (linear), and least squares from few examples per class (few_shot). `features` writes the features
+to --out FILE.npz. The last line is one JSON object.
 """
 
 import signal
@@ -13,7 +13,7 @@ KINDS = ("features", "knn", "linear", "few_shot")
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, extracts features, measures."""
+    """Parses the flags, extracts features, and evaluates the classifiers."""
     from focalnet_jax.errors import UserError
     from focalnet_jax.programs.command_line import (
         add_weights_flags,
@@ -26,18 +26,22 @@ def main(arguments: list[str]) -> int:
 
     parser = make_parser("transfer", __doc__)
     parser.add_argument("kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"some of {', '.join(KINDS)}")
-    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="whose data.* say which pictures")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE.py[:VARIANT]", help="recipe, whose data.* keys select the images"
+    )
     parser.add_argument(
         "--checkpoint", required=True, metavar="PATH", help="a workdir, a step, .pth, .safetensors or Hugging Face"
     )
     add_weights_flags(parser)
-    parser.add_argument("--out", type=Path, metavar="FILE.npz", help="write the features there")
-    parser.add_argument("--shots", default="1,5,10,25", metavar="N,N", help="of few_shot: %(default)s")
-    parser.add_argument("--neighbours", default="10,20", metavar="K,K", help="of knn: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="FILE.npz", help="file for the features")
+    parser.add_argument(
+        "--shots", default="1,5,10,25", metavar="N,N", help="few_shot's examples per class (%(default)s)"
+    )
+    parser.add_argument("--neighbours", default="10,20", metavar="K,K", help="knn's neighbours (default: %(default)s)")
     flags, overrides = parse_arguments(parser, arguments)
     shots, neighbours = (_numbers(flag, getattr(flags, flag)) for flag in ("shots", "neighbours"))
     if "features" in flags.kinds and flags.out is None:
-        raise UserError("features without --out FILE.npz: say where to write them")
+        raise UserError("features needs --out FILE.npz, the file to write")
     if flags.out is not None:
         if flags.out.suffix != ".npz":
             raise UserError(f"--out {flags.out}: expected a name that ends in .npz")
@@ -80,7 +84,7 @@ def main(arguments: list[str]) -> int:
         possible = [count for count in shots if count <= fewest]
         if 0 < len(possible) < len(shots):
             left_out = ", ".join(str(count) for count in shots if count > fewest)
-            print(f"few_shot from {left_out} left out: a class has {fewest} training examples", flush=True)
+            print(f"few_shot from {left_out} left out: a class has only {fewest} training examples", flush=True)
         result |= few_shot(train, test, shots=possible or shots)
     print(to_json(result))
     return 0
@@ -96,7 +100,7 @@ def _numbers(flag: str, text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C while libraries load
     from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

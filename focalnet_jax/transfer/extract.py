@@ -1,4 +1,4 @@
-"""Features of a config's data by the weights of a checkpoint."""
+"""Extracts features of a config's data with the weights of a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from focalnet_jax.training.evaluation import EvalData
 from focalnet_jax.training.resolve import eval_batch_size, resolve
 from focalnet_jax.transfer.probes import Features
 
-_SECONDS = 5.0  # between two lines of progress
+_SECONDS = 5.0  # between progress lines
 
 
 def extract_features(
@@ -39,24 +39,29 @@ def extract_features(
     *,
     named: Collection[str] = (),
 ) -> tuple[Features, Features]:
-    """Of the training and of the evaluation split, each picture once, by the model at `path`, whatever its classifier.
+    """Returns features of the training and of the evaluation split, each image once, by the model at `path`.
 
-    `name`, `options` and `which` are what is known of its weights, as for `read_weights`. Pictures are prepared as the
-    weights state it, but for the keys of the config that are `named`.
+    Args:
+      config: the config, whose `data` keys select the images.
+      path: the weights, as for `read_weights`; their classifier is not used.
+      name: as for `read_weights`.
+      options: as for `read_weights`.
+      which: as for `read_weights`.
+      named: keys of the config that take precedence over the preprocessing stated by the weights.
 
     Raises:
-      UserError: no weights there; data that cannot be read; several labels a picture; classes that the training split
-        lacks; more than one process.
+      UserError: the weights or the data cannot be read, an image has several labels, the training split lacks a class,
+        or there are several processes.
     """
     if jax.process_count() > 1:
-        raise UserError("features are extracted by one process, with all devices of its machine")
+        raise UserError("transfer runs in one process, on all devices of its machine; start it without others")
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config.mesh.to_dict())
     config = resolve(config, mesh, evaluated=path, which=which)
     weights = read_weights(path, name, options, which=which)
     for decision in weights.decisions:
         warnings.warn(f"{path}: {decision}", stacklevel=2)
-    how = weights_preprocessing(config, weights.stated, named)
+    how = weights_preprocessing(config, weights.info, named)
     known, asked = (open_split(config.data, split) for split in (config.data.train_split, config.data.eval_split))
     asked, _ = label_evaluation(config, asked, known)
     key = "batch_size" if config.eval_batch_size is None else "eval_batch_size"
@@ -72,22 +77,22 @@ def extract_features(
             return nnx.merge(graph, params).pool(normalize(images, how.normalization))
 
     def of(data: EvalData) -> Features:
-        values, labels, begun, told = [], [], time.monotonic(), time.monotonic()
+        values, labels, begun, printed = [], [], time.monotonic(), time.monotonic()
         total = len(data.evaluation.source)
         for batch in data.batches():
-            placed = put_batch(batch, mesh)
+            sharded = put_batch(batch, mesh)
             kept = np.asarray(batch["mask"]) > 0
             label = np.asarray(batch["label"])
             if label.ndim > 1:
                 raise UserError(f"{data.evaluation.source.name(0)} has several labels; transfer needs one a picture")
-            values.append(np.asarray(features(params, placed["image"]))[kept])
+            values.append(np.asarray(features(params, sharded["image"]))[kept])
             labels.append(label[kept])
             now, done = time.monotonic(), sum(map(len, labels))
-            if now - told > _SECONDS:
+            if now - printed > _SECONDS:
                 rate = done / (now - begun)
                 eta = (total - done) / rate
                 print(f"{done}/{total}  {rate:.0f} images/s  eta {eta:.0f} s")
-                told = now
+                printed = now
         return Features(np.concatenate(values), np.concatenate(labels).astype(np.int64))
 
     train, test = map(of, splits)

@@ -1,4 +1,4 @@
-"""Classifiers of features `[N, C]` with labels `[N]`: accuracies on others, in percent."""
+"""Classifiers fitted to features `[N, C]` with labels `[N]`, and their accuracies on other features in percent."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from focalnet_jax.errors import UserError
 
-_AT_ONCE = 1024  # rows compared with all others
+_AT_ONCE = 1024  # number of rows compared with all others at a time
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a backbone makes of a split: `values` `[N, C]` float32, `labels` `[N]` int."""
+    """A backbone's features of a split: `values` `[N, C]` float32, `labels` `[N]` int."""
 
     values: np.ndarray
     labels: np.ndarray
@@ -23,19 +23,21 @@ class Features:
 def nearest_neighbours(
     train: Features, test: Features, *, neighbours: Sequence[int] = (10, 20), temperature: float = 0.07
 ) -> dict[str, float]:
-    """`knn/K`: the nearest K by cosine vote, each with the weight exp(cosine / temperature) (arXiv 2104.14294, F).
+    """Returns accuracies `knn/K`: the K nearest by cosine vote with weight exp(cosine / temperature).
+
+    Source: arXiv 2104.14294, appendix F.
 
     Raises:
       UserError: there are fewer training examples than neighbours.
     """
     if max(neighbours) > len(train.labels):
-        raise UserError(f"{max(neighbours)} neighbours of {len(train.labels)} training examples; ask for fewer")
-    known, asked = (_directions(split.values) for split in (train, test))
+        raise UserError(f"{max(neighbours)} neighbours of {len(train.labels)} training examples; give fewer neighbours")
+    known, queries = (_directions(split.values) for split in (train, test))
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     right = dict.fromkeys(neighbours, 0)
     most = max(neighbours)
-    for first in range(0, len(asked), _AT_ONCE):
-        cosines = asked[first : first + _AT_ONCE] @ known.T
+    for first in range(0, len(queries), _AT_ONCE):
+        cosines = queries[first : first + _AT_ONCE] @ known.T
         nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :most]
         weights = np.exp(np.take_along_axis(cosines, nearest, axis=1) / temperature)
         labels = train.labels[nearest]
@@ -50,17 +52,17 @@ def nearest_neighbours(
 def linear_probe(
     train: Features, test: Features, *, strengths: Sequence[float] = (1e-3, 1e-2, 1e-1, 1, 10, 100), seed: int = 0
 ) -> dict[str, float]:
-    """`linear`: multinomial logistic regression by L-BFGS (arXiv 2103.00020, A.3).
+    """Returns the accuracy `linear` of multinomial logistic regression by L-BFGS (arXiv 2103.00020, A.3).
 
-    The inverse strength of its penalty is the one of `strengths` that does best on a fifth of the training examples.
+    The inverse penalty `linear/C` is the one of `strengths` with the best accuracy on a fifth of the training examples.
 
     Raises:
-      UserError: they are of one class, or too few to hold out a fifth of them.
+      UserError: the training examples are of one class, or too few to hold out a fifth.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
 
-    known, asked = _standardized(train.values, test.values)
+    known, queries = _standardized(train.values, test.values)
 
     def fitted(rows: np.ndarray, labels: np.ndarray, strength: float) -> LogisticRegression:
         return LogisticRegression(C=strength, max_iter=1000).fit(rows, labels)
@@ -68,17 +70,17 @@ def linear_probe(
     classes, counts = np.unique(train.labels, return_counts=True)
     if len(classes) < 2:
         raise UserError("linear: all training examples are of one class; expected two or more")
-    # A class of one cannot be shared out, nor a fifth that has not one of each.
-    shared = counts.min() > 1 and 0.2 * len(train.labels) >= len(classes)
+    # Stratification needs two examples per class, and a held-out fifth with at least one of each.
+    stratified = counts.min() > 1 and 0.2 * len(train.labels) >= len(classes)
     rows, held, labels, held_labels = train_test_split(
-        known, train.labels, test_size=0.2, random_state=seed, stratify=train.labels if shared else None
+        known, train.labels, test_size=0.2, random_state=seed, stratify=train.labels if stratified else None
     )
     if len(np.unique(labels)) < 2:
-        told = f"{len(train.labels)} training examples of {len(classes)} classes"
-        raise UserError(f"linear: {told} are too few to hold out a fifth of them; add some")
+        found = f"{len(train.labels)} training examples of {len(classes)} classes"
+        raise UserError(f"linear: {found} are too few to hold out a fifth of them; add some")
     scores = {strength: fitted(rows, labels, strength).score(held, held_labels) for strength in strengths}
     best = max(scores, key=scores.__getitem__)
-    right = fitted(known, train.labels, best).score(asked, test.labels)
+    right = fitted(known, train.labels, best).score(queries, test.labels)
     return {"linear": 100 * float(right), "linear/C": float(best)}
 
 
@@ -90,20 +92,18 @@ def few_shot(
     penalties: Sequence[float] = (2.0**-10, 2.0**-5, 2.0**0, 2.0**5, 2.0**10),
     seed: int = 0,
 ) -> dict[str, float]:
-    """`few_shot/N`: least squares from N examples a class to one-hot labels (as big_vision's fewshot_lsr).
+    """Returns accuracies `few_shot/N`: least squares from N examples per class to one-hot labels.
 
-    Features are standardized by the chosen examples, a constant is added, and the penalty is the one that does best
-    on the examples measured, for all numbers of examples alike on average: an upper bound, the same for all who
-    compare by it.
+    As in big_vision's fewshot_lsr, features are standardized by the chosen examples and a constant is added. The
+    penalty is the one with the best accuracy on `test`, averaged over `shots`, so the result is an upper bound; it is
+    comparable with others computed this way.
 
     Raises:
-      UserError: a class has fewer examples.
+      UserError: a class has fewer examples than `max(shots)`.
     """
     counts = np.bincount(train.labels)
     if (short := np.flatnonzero((counts > 0) & (counts < max(shots)))).size:
-        raise UserError(
-            f"class {short[0]} has {counts[short[0]]} training examples, and {max(shots)} shots were asked for"
-        )
+        raise UserError(f"class {short[0]} has {counts[short[0]]} training examples, fewer than the {max(shots)} shots")
     order = np.random.default_rng(seed).permutation(len(train.labels))
     accuracies = {count: _few_shot(train, test, order, count, penalties) for count in shots}
     best = int(np.argmax(np.mean(list(accuracies.values()), axis=0)))
@@ -115,14 +115,14 @@ def few_shot(
 def _few_shot(
     train: Features, test: Features, order: np.ndarray, count: int, penalties: Sequence[float]
 ) -> list[float]:
-    """Accuracy by each penalty."""
+    """Returns the accuracy in percent for each penalty."""
     labels = train.labels[order]
     places = np.concatenate([order[labels == label][:count] for label in np.unique(labels)])
-    known, asked = _standardized(train.values[places], test.values)
-    known, asked = (np.pad(rows, ((0, 0), (0, 1)), constant_values=1.0) for rows in (known, asked))
+    known, queries = _standardized(train.values[places], test.values)
+    known, queries = (np.pad(rows, ((0, 0), (0, 1)), constant_values=1.0) for rows in (known, queries))
     classes = np.unique(train.labels)
     wanted = np.where(train.labels[places][:, None] == classes, 1.0, -1.0)
-    # By the smaller of both products' eigenvectors; X^T (X X^T + p)^-1 Y is (X^T X + p)^-1 X^T Y.
+    # Uses the eigenvectors of the smaller product; X^T (X X^T + p)^-1 Y equals (X^T X + p)^-1 X^T Y.
     wide = known.shape[0] < known.shape[1]
     values, vectors = np.linalg.eigh(known @ known.T if wide else known.T @ known)
     right_side = vectors.T @ (wanted if wide else known.T @ wanted)
@@ -130,7 +130,7 @@ def _few_shot(
     for penalty in penalties:
         solved = vectors @ (right_side / (np.maximum(values, 0) + penalty)[:, None])
         weights = known.T @ solved if wide else solved
-        accuracies.append(100 * float((classes[(asked @ weights).argmax(axis=1)] == test.labels).mean()))
+        accuracies.append(100 * float((classes[(queries @ weights).argmax(axis=1)] == test.labels).mean()))
     return accuracies
 
 
@@ -138,8 +138,8 @@ def _directions(values: np.ndarray) -> np.ndarray:
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
-def _standardized(known: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """By the mean and deviation of the first."""
-    known, asked = known.astype(np.float64), asked.astype(np.float64)
+def _standardized(known: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both arrays standardized by the mean and standard deviation of `known`."""
+    known, queries = known.astype(np.float64), queries.astype(np.float64)
     mean, deviation = known.mean(axis=0), known.std(axis=0) + 1e-8
-    return (known - mean) / deviation, (asked - mean) / deviation
+    return (known - mean) / deviation, (queries - mean) / deviation

@@ -1,4 +1,4 @@
-"""Pictures of what a FocalNet looks at."""
+"""Visualization of a FocalNet: modulators, gates, kernels, receptive fields and class activations."""
 
 from focalnet_jax.visualize.maps import StageMaps, class_activation, focal_kernels, modulation_maps, receptive_field
 

@@ -1,20 +1,20 @@
-"""Draw what a model looks at: python -m focalnet_jax.visualize --checkpoint PATH --images FILE|FOLDER... --out DIR.
+"""Draw the maps of a model: python -m focalnet_jax.visualize --checkpoint PATH --images FILE|FOLDER... --out DIR.
 
-Of each picture NAME.png, a figure of the modulator and the gates of each stage's last block and of the places that
-speak for the likeliest class, and NAME.npz, the same of all blocks in numbers. Of a video, an animated GIF or
---frames FOLDER NAME.gif, of the last stage, and NAME.npz. Of the model kernels.png, its depthwise kernels, and
-receptive_field.png, what the centre of each stage's map depends on, both with an .npz.
+For each image it writes NAME.png, a figure of the modulator and the gates of each stage's last block and of the class
+activation of the most probable class, and NAME.npz, the maps of all blocks as arrays. For a video, an animated GIF or
+--frames FOLDER it writes NAME.gif, the maps of the last stage, and NAME.npz. For the model it writes kernels.png, its
+depthwise kernels, and receptive_field.png, the effective receptive field of each stage, both with an .npz.
 """
 
 import os
 import signal
 from pathlib import Path
 
-_MOST_CLASSES = 20  # a row of the figure each
+_MOST_CLASSES = 20  # one row of the figure per class
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, draws."""
+    """Parses the flags and draws the figures."""
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
     from focalnet_jax.programs.command_line import (
@@ -30,51 +30,56 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--checkpoint", required=True, metavar="PATH", help="a workdir, a step, .pth, .safetensors or Hugging Face"
     )
-    parser.add_argument("--images", nargs="+", default=[], metavar="PATH", help="pictures, videos, or folders of them")
-    parser.add_argument("--frames", nargs="+", default=[], metavar="FOLDER", help="each a video's frames")
+    parser.add_argument("--images", nargs="+", default=[], metavar="PATH", help="images, videos, or folders of them")
+    parser.add_argument(
+        "--frames", nargs="+", default=[], metavar="FOLDER", help="folders, each with the frames of a video"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     add_weights_flags(parser)
     add_classes_flag(parser)
     parser.add_argument(
         "--size",
         metavar="S|HxW",
-        help="pixels of the shorter side, or what is covered; by default what the weights state, or 224",
+        help="size that the resized image covers, in pixels (default: as the weights state, or 224)",
     )
-    parser.add_argument("--stage", type=int, metavar="N", help="draw the blocks of this stage alone, counted from 1")
-    parser.add_argument("--block", type=int, metavar="N", help="and of each stage this block, not the last")
-    parser.add_argument("--topk", type=int, default=1, metavar="K", help="classes to draw: %(default)s")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="take each Nth frame")
-    parser.add_argument("--most", type=int, default=100, metavar="N", help="frames at most: %(default)s")
-    parser.add_argument("--overwrite", action="store_true", help="write over files of the same names")
+    parser.add_argument("--stage", type=int, metavar="N", help="draw only this stage, counted from 1")
+    parser.add_argument(
+        "--block", type=int, metavar="N", help="block of each stage, counted from 1 (default: the last)"
+    )
+    parser.add_argument("--topk", type=int, default=1, metavar="K", help="number of classes (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="use every Nth frame (default: %(default)s)")
+    parser.add_argument(
+        "--most", type=int, default=100, metavar="N", help="most frames per video (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="overwrite existing files")
     flags = parser.parse_args(arguments)
     if not flags.images and not flags.frames:
-        raise UserError("neither --images nor --frames: name a picture, a video or a folder")
+        raise UserError("neither --images nor --frames is given: give an image, a video or a folder")
     for flag in ("stage", "block", "every", "most"):
         check_number(f"--{flag}", getattr(flags, flag), 1)
     size = parse_size("--size", flags.size, LARGEST_SIDE)
     check_number("--topk", flags.topk, 0, _MOST_CLASSES)
     check_folder(flags.out, "--out")
     try:
-        import matplotlib  # noqa: F401 - what draws the figures
+        import matplotlib  # noqa: F401 - draws the figures
     except ImportError as error:
         raise UserError("figures need matplotlib: pip install 'focalnet_jax[viz]'") from error
 
     from focalnet_jax.convert.recognise import check_options
     from focalnet_jax.inference import find_pictures, load_classifier
-    from focalnet_jax.visualize.drawing import Options, draw
-    from focalnet_jax.visualize.frames import VIDEOS, moves
+    from focalnet_jax.visualize.drawing import DrawOptions, draw
+    from focalnet_jax.visualize.frames import VIDEOS, is_video
 
     found = find_pictures(flags.images, VIDEOS)
     for folder in flags.images:
         if os.path.isdir(folder) and flags.out.resolve().is_relative_to(Path(folder).resolve()):
-            raise UserError(f"--out {flags.out} is in {folder}, whose pictures the next run would draw: choose another")
+            raise UserError(f"--out {flags.out} is in {folder}, so the next run would draw the figures: choose another")
     for folder in flags.frames:
         if not Path(folder).is_dir():
-            raise UserError(f"--frames {folder}: expected a folder of pictures")
-    videos = [path for path in found if moves(path)]
-    told = check_options(flags.option)
-    stated = dict(image_size=size, options=told, which=flags.weights, classes=flags.classes)
-    classifier = load_classifier(flags.checkpoint, flags.model, **stated)
+            raise UserError(f"--frames {folder}: expected a folder of images")
+    videos = [path for path in found if is_video(path)]
+    given = dict(image_size=size, options=check_options(flags.option), which=flags.weights, classes=flags.classes)
+    classifier = load_classifier(flags.checkpoint, flags.model, **given)
     count = len(classifier.model.stages)
     if flags.stage is not None and flags.stage > count:
         raise UserError(f"--stage {flags.stage}: the model has {count} stages; expected 1 to {count}")
@@ -82,22 +87,22 @@ def main(arguments: list[str]) -> int:
         classifier.model.config.depths if flags.stage is None else [classifier.model.config.depths[flags.stage - 1]]
     )
     if flags.block is not None and flags.block > deepest:
-        raise UserError(f"--block {flags.block}: there are at most {deepest} in a stage; expected 1 to {deepest}")
+        raise UserError(f"--block {flags.block}: a stage has at most {deepest} blocks; expected 1 to {deepest}")
     stages = range(count) if flags.stage is None else [flags.stage - 1]
-    options = Options(
+    options = DrawOptions(
         stages=tuple(stages),
         block=-1 if flags.block is None else flags.block - 1,
         topk=flags.topk,
         every=flags.every,
         most=flags.most,
     )
-    pictures = [path for path in found if path not in videos]
-    draw(classifier, pictures, [*videos, *map(Path, flags.frames)], flags.out, options, overwrite=flags.overwrite)
+    images = [path for path in found if path not in videos]
+    draw(classifier, images, [*videos, *map(Path, flags.frames)], flags.out, options, overwrite=flags.overwrite)
     return 0
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C while libraries load
     from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

@@ -1,4 +1,4 @@
-"""From files to figures: what `python -m focalnet_jax.visualize` does."""
+"""Draws figures of images, videos and the model into a folder, for `python -m focalnet_jax.visualize`."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from focalnet_jax.visualize.frames import as_gif, read_frames
 from focalnet_jax.visualize.maps import StageMaps, class_activation, focal_kernels, modulation_maps, receptive_field
 from focalnet_jax.visualize.sheets import map_sheets
 
-_KERNELS, _FIELD = "kernels", "receptive_field"  # what figures of the model are called
-_AVERAGED = 8  # pictures of a receptive field
+_KERNELS, _FIELD = "kernels", "receptive_field"  # names of the model's figures
+_AVERAGED = 8  # number of images over which a receptive field is averaged
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to draw: stages and blocks counted from 0, the block from the end where it is negative."""
+class DrawOptions:
+    """Selection of what to draw; stages and blocks are counted from 0, a negative block from the end."""
 
     stages: tuple[int, ...]
     block: int = -1
@@ -52,35 +52,43 @@ class Options:
 
 def draw(
     classifier: Classifier,
-    pictures: Sequence[Path],
+    image_files: Sequence[Path],
     videos: Sequence[Path],
     out: Path,
-    options: Options,
+    options: DrawOptions,
     *,
     overwrite: bool = False,
 ) -> None:
-    """Writes the figures of pictures and videos, and those of the model, into a folder.
+    """Writes the figures of images, videos and the model into a folder.
+
+    Args:
+      classifier: the model.
+      image_files: paths of images.
+      videos: paths of videos, animated GIFs, or folders of frames.
+      out: the folder, created if missing.
+      options: stages, blocks, classes and frames to draw.
+      overwrite: whether existing files are overwritten.
 
     Raises:
-      UserError: a file stands in the folder already or cannot be written, or, after all others are drawn, some of
-        what to draw cannot be read.
+      UserError: a file already exists or cannot be written, or, after all others are drawn, some sources cannot be
+        read.
     """
-    named, model = _named([*pictures, *videos]), classifier.model
+    named, model = _target_names([*image_files, *videos]), classifier.model
     stems = {name: ".gif" if path in videos else ".png" for path, name in named.items()}
-    stems |= dict.fromkeys(_of_model(model, pictures), ".png")
-    _spare(out, stems, [*pictures, *videos])
-    _make_way(out, stems, overwrite=overwrite)
+    stems |= dict.fromkeys(_model_figures(model, image_files), ".png")
+    _check_sources(out, stems, [*image_files, *videos])
+    _prepare_folder(out, stems, overwrite=overwrite)
     begun, fitted, broken, moving = time.monotonic(), [], [], 0
-    for done, path in enumerate(pictures, 1):
+    for done, path in enumerate(image_files, 1):
         try:
-            picture = fit(read_picture(path), classifier.preprocessing, multiple_of(model), path)
+            image = fit(read_picture(path), classifier.preprocessing, multiple_of(model), path)
         except UserError as error:
             broken.append(str(error))
             continue
-        draw_picture(classifier, picture, out / named[path], options)
-        fitted = [*fitted, picture][:_AVERAGED]
-        left = (time.monotonic() - begun) / done * (len(pictures) - done)
-        print(f"{done}/{len(pictures)}  {out / named[path]}.png  eta {left:.0f} s", flush=True)
+        draw_image(classifier, image, out / named[path], options)
+        fitted = [*fitted, image][:_AVERAGED]
+        left = (time.monotonic() - begun) / done * (len(image_files) - done)
+        print(f"{done}/{len(image_files)}  {out / named[path]}.png  eta {left:.0f} s", flush=True)
     for path in videos:
         try:
             frames, seconds = read_frames(path, options.every, options.most)
@@ -101,54 +109,54 @@ def draw(
         raise UserError("; ".join(broken))
 
 
-def _spare(out: Path, stems: Mapping[str, str], sources: Sequence[Path]) -> None:
-    """Refuses to write over what is drawn, or among a video's frames, where the next run would take it for one."""
+def _check_sources(out: Path, stems: Mapping[str, str], sources: Sequence[Path]) -> None:
+    """Raises `UserError` if an output would overwrite a source, or be written into a folder of frames."""
     read = {path.resolve() for path in sources}
     for name, suffix in stems.items():
-        target = _file(out / name, suffix)
+        target = _with_suffix(out / name, suffix)
         if target.resolve() in read:
-            raise UserError(f"{target} is itself to be drawn and would be written over: choose another --out")
+            raise UserError(f"{target} is a source and would be overwritten: choose another --out")
     if out.resolve() in read:
-        raise UserError(f"--out {out} is a folder of frames that are to be drawn: choose another")
+        raise UserError(f"--out {out} is a folder of frames to draw: choose another")
 
 
-def _make_way(out: Path, stems: Mapping[str, str], *, overwrite: bool) -> None:
-    """Makes the folder; refuses files of these names, each with the suffix of its picture, that stand there."""
+def _prepare_folder(out: Path, stems: Mapping[str, str], *, overwrite: bool) -> None:
+    """Creates the folder; raises `UserError` if outputs, given by stem and suffix, already exist in it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make --out {out}: {error.strerror}; choose another") from error
+        raise UserError(f"cannot create --out {out}: {error.strerror}; choose another") from error
     for name, suffix in stems.items():
         for kind in (suffix, ".npz"):
-            check_result(_file(out / name, kind), overwrite=overwrite)
+            check_result(_with_suffix(out / name, kind), overwrite=overwrite)
 
 
-def draw_picture(classifier: Classifier, picture: np.ndarray, target: Path, options: Options) -> None:
-    """`target`.png and `target`.npz of a picture `[H, W, 3]` uint8."""
-    images = classifier.normalize(jnp.asarray(picture[None]))
+def draw_image(classifier: Classifier, image: np.ndarray, target: Path, options: DrawOptions) -> None:
+    """Writes `target`.png and `target`.npz for an image `[H, W, 3]` uint8."""
+    images = classifier.normalize(jnp.asarray(image[None]))
     stages = modulation_maps(classifier.model, images)
     blocks = [block_maps(stages, stage, options.block) for stage in options.stages]
-    arrays: dict[str, np.ndarray] = {"picture": picture}
+    arrays: dict[str, np.ndarray] = {"picture": image}
     for number, stage in enumerate(stages, 1):
         arrays[f"stage{number}/modulator"] = stage.modulator[:, 0]  # [D, h, w]
         arrays[f"stage{number}/gates"] = stage.gates[:, 0]  # [D, h, w, L + 1]
     activations = _activations(classifier, images, options.topk)
     for activation in activations:
         arrays[f"activation/{activation.label}"] = activation.places
-    _save(picture_figure(picture, blocks, activations), arrays, target)
+    _save(picture_figure(image, blocks, activations), arrays, target)
 
 
 def draw_video(
-    classifier: Classifier, frames: Sequence[np.ndarray], seconds: float, target: Path, options: Options
+    classifier: Classifier, frames: Sequence[np.ndarray], seconds: float, target: Path, options: DrawOptions
 ) -> None:
-    """`target`.gif, frames beside the modulator and the gates of the last of the stages, and `target`.npz.
+    """Writes `target`.gif, frames next to the modulator and gates of the last selected stage, and `target`.npz.
 
     Args:
       classifier: the model.
-      frames: each `[H, W, 3]` uint8, fitted to it.
-      seconds: one is shown.
-      target: what is written, without suffix.
-      options: what to draw.
+      frames: `[H, W, 3]` uint8 each, resized by `fit`.
+      seconds: duration of a frame.
+      target: output path without suffix.
+      options: stages and block to draw.
     """
     stage = options.stages[-1]
     maps = [
@@ -162,23 +170,23 @@ def draw_video(
         f"{key}/modulator": np.stack([each.modulator for each in maps]),  # [N, h, w]
         f"{key}/gates": np.stack([each.gates for each in maps]),  # [N, h, w, L + 1]
     }
-    write_result(_file(target, ".gif"), as_gif(map_sheets(frames, maps), seconds))
+    write_result(_with_suffix(target, ".gif"), as_gif(map_sheets(frames, maps), seconds))
     _save_arrays(arrays, target)
 
 
-def _of_model(model: FocalNet, pictures: Sequence[Any]) -> list[str]:
-    """What is drawn of the model itself: its kernels where it has any; what depends on pictures where there are any."""
-    return [*([_KERNELS] if model.config.use_depthwise_conv else []), *([_FIELD] if pictures else [])]
+def _model_figures(model: FocalNet, inputs: Sequence[Any]) -> list[str]:
+    """Returns the names of the model's figures: kernels if it has any, receptive fields if there are images."""
+    return [*([_KERNELS] if model.config.use_depthwise_conv else []), *([_FIELD] if inputs else [])]
 
 
-def _draw_model(classifier: Classifier, pictures: Sequence[np.ndarray], out: Path, options: Options) -> None:
+def _draw_model(classifier: Classifier, inputs: Sequence[np.ndarray], out: Path, options: DrawOptions) -> None:
     model = classifier.model
-    if _FIELD in _of_model(model, pictures):
-        fields = _receptive_fields(classifier, pictures, options)
+    if _FIELD in _model_figures(model, inputs):
+        fields = _receptive_fields(classifier, inputs, options)
         arrays = {f"stage{stage + 1}": field for stage, field in fields.items()}  # [H, W]
         names = [f"stage {stage + 1}" for stage in fields]
         _save(receptive_figure(list(fields.values()), names), arrays, out / _FIELD)
-    if _KERNELS in _of_model(model, pictures):
+    if _KERNELS in _model_figures(model, inputs):
         kernels = focal_kernels(model)
         arrays = {
             f"stage{stage}/level{level}": each  # [D, k, k]
@@ -191,22 +199,22 @@ def _draw_model(classifier: Classifier, pictures: Sequence[np.ndarray], out: Pat
 
 
 def _shown_kernels(levels: Sequence[np.ndarray], stage: int, block: int) -> tuple[str, list[np.ndarray]]:
-    """A stage's name and its kernels, those of one block where one is named."""
+    """Returns a name and a stage's kernels by level, of all blocks or, if `block` is not negative, of that one."""
     if block < 0:
         return f"stage {stage + 1}", list(levels)
     place, name = _block(stage, block, len(levels[0]))
     return name, [each[place : place + 1] for each in levels]
 
 
-def fit(picture: np.ndarray, how: Preprocessing, multiple: int, path: Path) -> np.ndarray:
-    """Returns a picture `[H, W, 3]` resized for a model, both sides multiples of `multiple`, nothing cut off.
+def fit(image: np.ndarray, how: Preprocessing, multiple: int, path: Path) -> np.ndarray:
+    """Returns an image `[H, W, 3]` resized without cropping, with sides that are multiples of `multiple`.
 
-    Its proportions are kept and it about covers the size of `how`; it is stretched to that size if `how` stretches.
+    It keeps its aspect ratio and approximately covers the size of `how`, or is stretched to it if `how` stretches.
 
     Raises:
-      UserError: names it by its path; it would be too large.
+      UserError: the resized image would be too large; names `path`.
     """
-    height, width, _ = picture.shape
+    height, width, _ = image.shape
     tall, wide = how.size
     if how.mode != "stretch":
         scale = max(tall / height, wide / width)
@@ -214,24 +222,24 @@ def fit(picture: np.ndarray, how: Preprocessing, multiple: int, path: Path) -> n
     sides = [max(multiple, round(side / multiple) * multiple) for side in (wide, tall)]
     if math.prod(sides) > LARGEST_SIDE**2:
         becomes = f"{width}x{height} pixels, {sides[0]}x{sides[1]} to cover {how.size[1]}x{how.size[0]}"
-        raise UserError(f"{path} has {becomes}; at most {LARGEST_SIDE**2:,} are looked at: give a smaller --size")
-    return np.asarray(Image.fromarray(picture).resize(sides, FILTERS[how.interpolation]))
+        raise UserError(f"{path} has {becomes}; the largest size is {LARGEST_SIDE**2:,} pixels: give a smaller --size")
+    return np.asarray(Image.fromarray(image).resize(sides, FILTERS[how.interpolation]))
 
 
 def multiple_of(model: FocalNet) -> int:
-    """What a picture's sides are multiples of where no stage of the model cuts any of it off."""
+    """Returns the total stride; if it divides an image's sides, no stage drops a part of the image."""
     return model.config.patch_size * 2 ** (len(model.stages) - 1)
 
 
 def block_maps(stages: Sequence[StageMaps], stage: int, block: int) -> BlockMaps:
-    """Those of one block and the first picture, both counted from 0; of a stage with fewer blocks, its last."""
+    """Returns the maps of one block for the first image; both count from 0, `block` is clipped to the last."""
     of_stage = stages[stage]
     place, name = _block(stage, block, len(of_stage.modulator))
     return BlockMaps(name, of_stage.modulator[place, 0], of_stage.gates[place, 0], of_stage.names)
 
 
 def _block(stage: int, block: int, depth: int) -> tuple[int, str]:
-    """Which of a stage's blocks it is, of a shorter stage its last, and what figures call it."""
+    """Returns the index of a block in a stage of `depth` blocks, clipped to the last, and its name in figures."""
     place = min(block, depth - 1) % depth
     return place, f"stage {stage + 1}, block {place + 1} of {depth}"
 
@@ -255,37 +263,37 @@ def _logits(model: FocalNet, images: jax.Array) -> jax.Array:
 
 
 def _receptive_fields(
-    classifier: Classifier, pictures: Sequence[np.ndarray], options: Options
+    classifier: Classifier, inputs: Sequence[np.ndarray], options: DrawOptions
 ) -> dict[int, np.ndarray]:
-    """Of each of the stages, averaged over the pictures' centres."""
+    """Returns the receptive field of each selected stage, averaged over the central crops of the images."""
     multiple = multiple_of(classifier.model)
     size = [max(side // multiple, 1) * multiple for side in classifier.preprocessing.size]
-    images = classifier.normalize(jnp.asarray(np.stack([_centre(picture, size) for picture in pictures])))
+    images = classifier.normalize(jnp.asarray(np.stack([_centre(image, size) for image in inputs])))
     return {stage: receptive_field(classifier.model, images, stage) for stage in options.stages}
 
 
-def _centre(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    (height, width), (top, left) = size, ((side - part) // 2 for side, part in zip(picture.shape, size, strict=False))
-    return picture[top : top + height, left : left + width]
+def _centre(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    (height, width), (top, left) = size, ((side - part) // 2 for side, part in zip(image.shape, size, strict=False))
+    return image[top : top + height, left : left + width]
 
 
 def _save(figure: Figure, arrays: Mapping[str, np.ndarray], target: Path) -> None:
-    write_result(_file(target, ".png"), as_png(figure))
+    write_result(_with_suffix(target, ".png"), as_png(figure))
     _save_arrays(arrays, target)
 
 
 def _save_arrays(arrays: Mapping[str, np.ndarray], target: Path) -> None:
     written = io.BytesIO()
     np.savez_compressed(written, **arrays)
-    write_result(_file(target, ".npz"), written.getvalue())
+    write_result(_with_suffix(target, ".npz"), written.getvalue())
 
 
-def _file(target: Path, suffix: str) -> Path:
+def _with_suffix(target: Path, suffix: str) -> Path:
     return target.with_name(f"{target.name}{suffix}")  # a name may hold dots
 
 
-def _named(paths: Sequence[Path]) -> dict[Path, str]:
-    """A name for each file: its own without suffix, with it where two are alike, with its folder's too if need be."""
+def _target_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Returns a unique name by file: the stem, else the file name, else the folder's and file's name."""
     for name_of in (
         lambda path: path.stem,
         lambda path: path.name,
@@ -296,5 +304,5 @@ def _named(paths: Sequence[Path]) -> dict[Path, str]:
             return named
     twice = next(path for path in paths if list(named.values()).count(named[path]) > 1)
     raise UserError(
-        f"two pictures would be called {named[twice]}, one of them {twice}: draw them into folders of their own"
+        f"two sources have the output name {named[twice]}, one of them {twice}: draw them into different folders"
     )

@@ -1,4 +1,4 @@
-"""Maps as figures: a picture beside what a model makes of it, each map with its name and colour bar."""
+"""Figures of an image and its maps, each with a name and a colour bar."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_INCHES = 2.6  # of a map's width
-_TALLEST, _FLATTEST = 3.0, 0.5  # heights a width that a map has room for: it is shown whole, smaller, beyond them
-_LETTERS = 60  # of a title
-MODULATOR, GATES, ACTIVATION = "viridis", "coolwarm", "inferno"  # colours of what is drawn
-_OVER = 0.55  # of a class's map over the picture
+_INCHES = 2.6  # width of a map
+_TALLEST, _FLATTEST = 3.0, 0.5  # limits of a map's height over its width; maps beyond them are drawn smaller
+_LETTERS = 60  # longest title, in characters
+MODULATOR, GATES, ACTIVATION = "viridis", "coolwarm", "inferno"  # colour map of each kind of map
+_OVER = 0.55  # opacity of a class activation over the image
 
 
 @dataclass(frozen=True)
 class BlockMaps:
-    """Of one block and one picture: its name, and maps as `StageMaps` has them, `[h, w]` and `[h, w, L + 1]`."""
+    """Maps of one block and one image: `modulator` `[h, w]` and `gates` `[h, w, L + 1]`, see `StageMaps`."""
 
     name: str
     modulator: np.ndarray
@@ -29,46 +29,48 @@ class BlockMaps:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the modulator and of each gate, as given or as in a released variant."""
+        """Names of the modulator and of each gate, as given or as for a released variant."""
         levels = range(1, self.gates.shape[-1])
         return self.given_names or ("modulator", *(f"gate, level {level}" for level in levels), "gate, global")
 
 
 @dataclass(frozen=True)
 class Activation:
-    """A class's name and probability, and what each place adds to its logit, `[h, w]`."""
+    """A class's name and probability, and each place's contribution to its logit, `[h, w]`."""
 
     label: str
     probability: float
     places: np.ndarray
 
 
-def picture_figure(picture: np.ndarray, blocks: Sequence[BlockMaps], activations: Sequence[Activation] = ()) -> Figure:
-    """A row a block: modulator, gates of each focal level and the global one; beside them the picture and its classes.
+def picture_figure(image: np.ndarray, blocks: Sequence[BlockMaps], activations: Sequence[Activation] = ()) -> Figure:
+    """Returns a figure with one row per block: its modulator and gates; the first column has the image and classes.
 
     Args:
-      picture: `[H, W, 3]` uint8, as the model is given it.
-      blocks: at least one.
-      activations: of some classes, drawn over the picture below it.
+      image: the model's input image, `[H, W, 3]` uint8.
+      blocks: maps of at least one block.
+      activations: class activations, each drawn over the image in a row of the first column.
     """
     columns = 1 + 1 + max(block.gates.shape[-1] for block in blocks)
     rows = max(len(blocks), 1 + len(activations))
-    figure, axes = _grid(rows, columns, picture.shape[0] / picture.shape[1])
-    _show(axes[0][0], picture, "picture")
+    figure, axes = _grid(rows, columns, image.shape[0] / image.shape[1])
+    _show(axes[0][0], image, "image")
     for row, activation in enumerate(activations, 1):
-        _overlay(axes[row][0], picture, activation)
+        _overlay(axes[row][0], image, activation)
     for row, block in enumerate(blocks):
         modulator, *gates = block.names
-        _map(axes[row][1], block.modulator, picture, f"{block.name}: {modulator}", MODULATOR)
+        _map(axes[row][1], block.modulator, image, f"{block.name}: {modulator}", MODULATOR)
         for level, name in enumerate(gates):
-            _map(axes[row][2 + level], block.gates[..., level], picture, name, GATES, centred=True)
+            _map(axes[row][2 + level], block.gates[..., level], image, name, GATES, centred=True)
     return figure
 
 
 def kernels_figure(kernels: Sequence[Sequence[np.ndarray]], names: Sequence[str] = ()) -> Figure:
-    """Kernels' means over channels, `[D, k, k]` of each stage and level: a row a stage, its blocks' mean a level.
+    """Returns a figure of kernels with one row per stage and one column per level, averaged over blocks.
 
-    `names` are those of the stages; by default they are counted from 1.
+    Args:
+      kernels: mean over channels of the kernels of each stage and level, `[D, k, k]`.
+      names: names of the stages; by default their numbers from 1.
     """
     levels = max(map(len, kernels))
     figure, axes = _grid(len(kernels), levels, 1.0)
@@ -81,9 +83,11 @@ def kernels_figure(kernels: Sequence[Sequence[np.ndarray]], names: Sequence[str]
 
 
 def receptive_figure(fields: Sequence[np.ndarray], names: Sequence[str] = ()) -> Figure:
-    """Effective receptive fields `[H, W]` of the stages, by their share of the largest, on a logarithmic scale.
+    """Returns a figure of effective receptive fields, relative to their maximum on a logarithmic scale.
 
-    `names` are those of the stages; by default they are counted from 1.
+    Args:
+      fields: field of each stage, `[H, W]`.
+      names: names of the stages; by default their numbers from 1.
     """
     figure, axes = _grid(1, len(fields), fields[0].shape[0] / fields[0].shape[1])
     for axis, field, name in zip(axes[0], fields, names or _stages(len(fields)), strict=True):
@@ -93,33 +97,33 @@ def receptive_figure(fields: Sequence[np.ndarray], names: Sequence[str] = ()) ->
 
 
 def as_png(figure: Figure, dots: int = 110) -> bytes:
-    """A figure as a file, with so many dots an inch."""
+    """Returns a figure as a PNG file, with `dots` dots per inch."""
     written = io.BytesIO()
     figure.savefig(written, format="png", dpi=dots)
     return written.getvalue()
 
 
 def coloured(places: np.ndarray, size: tuple[int, int], colours: str, limits: tuple[float, float]) -> np.ndarray:
-    """A map `[h, w]` as a picture `[H, W, 3]` uint8 of size `(H, W)`, its colours going from one limit to the other."""
+    """Returns a map `[h, w]` as an image `[H, W, 3]` uint8 of size `(H, W)`, with colours scaled to the limits."""
     low, high = limits
     scaled = np.clip((enlarged(places, size) - low) / max(high - low, 1e-12), 0, 1)
     return np.uint8(255 * matplotlib.colormaps[colours](scaled)[..., :3])
 
 
-def laid_over(picture: np.ndarray, places: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """A class's map `[h, w]` over a picture `[H, W, 3]` uint8 without its colours, as `coloured` gives them."""
-    grey = picture.mean(axis=-1, dtype=np.float32, keepdims=True)
-    return np.uint8(_OVER * coloured(places, picture.shape[:2], ACTIVATION, limits) + (1 - _OVER) * grey)
+def laid_over(image: np.ndarray, places: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Returns a class activation `[h, w]`, coloured as by `coloured`, over the grey version of an image `[H, W, 3]`."""
+    grey = image.mean(axis=-1, dtype=np.float32, keepdims=True)
+    return np.uint8(_OVER * coloured(places, image.shape[:2], ACTIVATION, limits) + (1 - _OVER) * grey)
 
 
 def enlarged(places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`[h, w]` to `(H, W)`, linear between the centres of places, as the authors' notebook does it."""
+    """Returns a map `[h, w]` resized to `(H, W)`, linear between the centres of places, as in the authors' notebook."""
     rows, columns = (_between(small, large) for small, large in zip(places.shape, size, strict=True))
     return rows @ places @ columns.T
 
 
 def _between(small: int, large: int) -> np.ndarray:
-    """`[large, small]`: shares of the two nearest places, and of the last one beyond it."""
+    """Returns interpolation weights `[large, small]` of the two nearest places, constant beyond the last one."""
     at = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
     below = np.minimum(at.astype(int), max(small - 2, 0))
     shares = np.zeros((large, small), np.float32)
@@ -143,21 +147,21 @@ def _grid(rows: int, columns: int, aspect: float) -> tuple[Figure, np.ndarray]:
 
 
 def _entitle(axis: Axes, title: str) -> None:
-    """As it is, not as mathematics: names of classes may hold dollars; the middle of a long one is left out."""
+    """Sets a title as plain text, since class names may hold dollar signs; omits the middle of a long one."""
     half = _LETTERS // 2 - 1
     title = title if len(title) <= _LETTERS else f"{title[:half]} … {title[-half:]}"
     axis.set_title(title, fontsize=9, parse_math=False)
 
 
-def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
-    axis.imshow(picture)
+def _show(axis: Axes, image: np.ndarray, title: str) -> None:
+    axis.imshow(image)
     _entitle(axis, title)
 
 
-def _overlay(axis: Axes, picture: np.ndarray, activation: Activation) -> None:
-    _show(axis, picture.mean(axis=-1, dtype=np.float32), f"{activation.label} {activation.probability:.1%}")
+def _overlay(axis: Axes, image: np.ndarray, activation: Activation) -> None:
+    _show(axis, image.mean(axis=-1, dtype=np.float32), f"{activation.label} {activation.probability:.1%}")
     axis.images[0].set_cmap("gray")
-    places = enlarged(activation.places, picture.shape[:2])
+    places = enlarged(activation.places, image.shape[:2])
     shown = axis.imshow(places, cmap=ACTIVATION, alpha=_OVER)
     axis.figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.02).ax.tick_params(labelsize=6)
 
@@ -165,7 +169,7 @@ def _overlay(axis: Axes, picture: np.ndarray, activation: Activation) -> None:
 def _map(
     axis: Axes,
     places: np.ndarray,
-    picture: np.ndarray,
+    image: np.ndarray,
     title: str,
     colours: str,
     *,
@@ -173,7 +177,7 @@ def _map(
     smooth: bool = True,
 ) -> None:
     if smooth:
-        places = enlarged(places, picture.shape[:2])
+        places = enlarged(places, image.shape[:2])
     most = max(float(np.abs(places).max()), 1e-12)
     limits = {"vmin": -most, "vmax": most} if centred else {}
     shown = axis.imshow(places, cmap=colours, interpolation="nearest", **limits)

@@ -1,4 +1,4 @@
-"""Frames of a video, an animated GIF or a folder, and an animated GIF of frames."""
+"""Reads frames of a video, an animated GIF or a folder, and writes animated GIFs."""
 
 from __future__ import annotations
 
@@ -17,26 +17,31 @@ from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.inference import find_pictures, read_picture
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
-_LARGEST = 2**16 - 1  # pixels of a GIF's side
-_SECONDS = 0.1  # a frame, where nothing tells
+_LARGEST = 2**16 - 1  # largest side of a GIF in pixels
+_SECONDS = 0.1  # duration of a frame if the file does not state it
 
 
-def moves(path: Path) -> bool:
-    """Whether a file holds frames, by its name or, of a GIF that can be read, their number."""
+def is_video(path: Path) -> bool:
+    """Returns whether a file is a video by its suffix, or a readable GIF with several frames."""
     if path.suffix.lower() != ".gif":
         return path.suffix.lower() in VIDEOS
     try:
         with Image.open(path, formats=("GIF",)) as image:
             return getattr(image, "n_frames", 1) > 1
-    except Exception:  # Pillow raises all kinds over damaged bytes; who reads it as a picture says which
+    except Exception:  # Pillow raises any type for damaged bytes; reading it as an image reports the error
         return False
 
 
 def read_frames(path: Path, every: int, most: int) -> tuple[list[np.ndarray], float]:
-    """Every so many of the frames, at most so many, `[H, W, 3]` uint8, and the seconds one is shown.
+    """Returns frames `[H, W, 3]` uint8 and the duration of each in seconds.
+
+    Args:
+      path: a video, an animated GIF or a folder of images.
+      every: take every `every`-th frame.
+      most: largest number of frames returned.
 
     Raises:
-      UserError: no frames can be read; a video without imageio and its ffmpeg.
+      UserError: no frames can be read, they differ in size, or imageio or its ffmpeg is not installed.
     """
     reader = _folder_frames if path.is_dir() else _gif_frames if path.suffix.lower() == ".gif" else _video_frames
     try:
@@ -44,7 +49,7 @@ def read_frames(path: Path, every: int, most: int) -> tuple[list[np.ndarray], fl
         chosen = list(itertools.islice(frames, 0, every * most, every))
     except (UserError, RunFailedError, MemoryError):
         raise
-    except Exception as error:  # what decodes raises all kinds over damaged bytes
+    except Exception as error:  # decoders raise any type for damaged bytes
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"{path} cannot be read as frames: {reason}") from error
     if not chosen:
@@ -61,13 +66,13 @@ def _folder_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
 
 
 def by_number(path: Path) -> tuple[list[str | int], str]:
-    """What to sort names of frames by: their numbers as such, so that 2 comes before 10."""
+    """Returns a sort key for names of frames that orders numbers by value, so that 2 comes before 10."""
     parts = re.split(r"(\d+)", str(path))
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], str(path)
 
 
 def _gif_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
-    image = Image.open(path, formats=("GIF",))  # by its name alone it might be one of those that start programs
+    image = Image.open(path, formats=("GIF",))  # restricted, because Pillow starts programs for some formats
     if image.width * image.height > MAX_PIXELS:
         raise UserError(f"{path} has frames of {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
     seconds = image.info.get("duration", 0) / 1000 or _SECONDS
@@ -77,20 +82,20 @@ def _gif_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
 def _video_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
     try:
         import imageio.v3 as imageio
-        import imageio_ffmpeg  # noqa: F401 - what reads them
+        import imageio_ffmpeg  # noqa: F401 - reads videos for imageio
     except ImportError as error:
         raise UserError(f"{path}: videos need imageio and ffmpeg: pip install 'focalnet_jax[viz]'") from error
-    # Else ffmpeg is started by a fork that runs Python, against which JAX's threads warn.
+    # Otherwise ffmpeg is started by a fork that runs Python, for which JAX warns because of its threads.
     os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     rate = imageio.immeta(path, plugin="FFMPEG").get("fps") or 1 / _SECONDS
     return imageio.imiter(path, plugin="FFMPEG"), 1 / rate
 
 
 def as_gif(sheets: Sequence[Image.Image], seconds: float) -> bytes:
-    """An animated GIF that goes round, each frame with colours of its own; `UserError` for more than it can hold."""
+    """Returns an endless animated GIF with a palette per frame; raises `UserError` if the frames are too large."""
     if max(sheets[0].size) > _LARGEST:
         size = "x".join(map(str, sheets[0].size))
-        raise UserError(f"its maps are {size} pixels, and a GIF has at most {_LARGEST} a side: give a smaller --size")
+        raise UserError(f"its maps are {size} pixels, but a GIF has at most {_LARGEST} per side: give a smaller --size")
     written, milliseconds = io.BytesIO(), max(20, round(1000 * seconds))
     sheets[0].save(written, "GIF", save_all=True, append_images=sheets[1:], duration=milliseconds, loop=0)
     return written.getvalue()

@@ -1,7 +1,7 @@
-"""What a model does with a picture, in numbers: modulators, gates, focal kernels, receptive field, class activation.
+"""Maps of a model as arrays: modulators, gates, focal kernels, receptive field, class activation.
 
-Modulator and gates are what the authors' notebook draws: of a block the norm of its modulator over channels, and its
-gates as they are, which no activation bounds (https://github.com/microsoft/FocalNet, visualization).
+Modulator and gates are those of the authors' notebook: the norm over channels of a block's modulator, and its gates,
+which no activation bounds (https://github.com/microsoft/FocalNet, visualization).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from focalnet_jax.model.compiled import compiled
 
 @dataclass(frozen=True)
 class StageMaps:
-    """Of the D blocks of a stage, for B pictures; L is the number of focal levels.
+    """Maps of the D blocks of a stage for B images; L is the number of focal levels.
 
     Attributes:
       modulator: `[D, B, h, w]`, the norm over channels of the modulator (paper section 3.2).
-      gates: `[D, B, h, w, L + 1]`, of each focal level and, last, of the global one (paper equation 6); of a model
-        without gates `[D, B, h, w, 0]`, and without a global level only those of the others.
-      names: of the modulator and of each gate; empty for those of a released variant.
+      gates: `[D, B, h, w, L + 1]`, of each focal level and, last, of the global one (paper equation 6);
+        `[D, B, h, w, L]` for a model without a global level, `[D, B, h, w, 0]` without gates.
+      names: names of the modulator and of each gate; empty for those of a released variant.
     """
 
     modulator: np.ndarray
@@ -37,17 +37,17 @@ class StageMaps:
 
 
 def map_names(config: FocalNetConfig, stage: int) -> tuple[str, ...]:
-    """Of the modulator of a model's stage, counted from 0, and of each gate that it has."""
+    """Returns the names of the modulator and of each gate of a stage, counted from 0."""
     gates = [f"gate, level {level}" for level in range(1, config.levels[stage] + 1)]
     gates += ["gate, global"] if config.use_global_level else []
     return ("modulator" if config.use_modulation else "added context", *(gates if config.use_gates else ()))
 
 
 def modulation_maps(model: FocalNet, images: jax.Array) -> list[StageMaps]:
-    """Modulators and gates of every block, stage by stage.
+    """Returns modulators and gates of every block, by stage.
 
     Args:
-      model: any FocalNet; as it is called, deterministic.
+      model: any FocalNet; it is applied without stochastic depth and dropout.
       images: `[B, H, W, 3]`, normalized.
     """
     return [
@@ -57,11 +57,11 @@ def modulation_maps(model: FocalNet, images: jax.Array) -> list[StageMaps]:
 
 
 def look_at_modulation(model: FocalNet, images: jax.Array) -> list[dict[str, jax.Array]]:
-    """What `modulation_maps` returns, to be called in a function that is compiled: a dictionary a stage."""
+    """Returns the arrays of `modulation_maps` as one dictionary per stage; for use inside compiled functions."""
 
     def look(block: FocalBlock, x: jax.Array) -> dict[str, jax.Array]:
         _, gates, modulator = block.modulation.parts(block.modulated(x))
-        own = block.modulation.gates  # `parts` fills up those that an ablated model does not have
+        own = block.modulation.gates  # `parts` adds gates that an ablated model does not have
         gates = gates[..., : own.out_features if own is not None else 0]
         norm = jnp.linalg.norm(modulator.astype(jnp.float32), axis=-1)
         return {"modulator": norm, "gates": gates.astype(jnp.float32)}
@@ -73,9 +73,9 @@ _modulation_maps = compiled(look_at_modulation)
 
 
 def focal_kernels(model: FocalNet) -> list[list[np.ndarray]]:
-    """The learned depthwise kernels' means over channels: of each stage and focal level `[D, k, k]`.
+    """Returns the means over channels of the depthwise kernels, `[D, k, k]` for each stage and focal level.
 
-    A model that pools in their place (`use_depthwise_conv=False`) has none.
+    A model that pools instead (`use_depthwise_conv=False`) has none.
     """
     return [
         [np.asarray(focal.kernel[...]).mean(axis=(-2, -1)) for focal in stage.blocks.modulation.focal_kernels]
@@ -84,27 +84,27 @@ def focal_kernels(model: FocalNet) -> list[list[np.ndarray]]:
 
 
 def class_activation(model: FocalNet, images: jax.Array, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What each place adds to the logit of a class (arXiv 1512.04150, equation 2), and all logits.
+    """Returns each place's contribution to the logit of a class (arXiv 1512.04150, equation 2), and all logits.
 
-    FocalNet's logits are of the mean over places, so that this is no approximation: the mean of a map, and the
-    classifier's bias, are the logit.
+    This is exact, because FocalNet classifies the mean over places: a logit is the mean of its map plus the
+    classifier's bias.
 
     Args:
-      model: with a classifier.
+      model: a model with a classifier.
       images: `[B, H, W, 3]`, normalized.
-      classes: `[B, K']`, of each picture.
+      classes: `[B, K']`, classes for each image.
 
     Returns:
-      `[B, K', h, w]` and `[B, K]`.
+      Maps `[B, K', h, w]` and logits `[B, K]`.
 
     Raises:
-      UserError: the model has no classifier, or not these classes.
+      UserError: the model has no classifier, or `classes` has another shape or values that it does not have.
     """
     if model.head is None:
-        raise UserError("the model has no classifier, and so no class activation: load one with num_classes > 0")
+        raise UserError("the model has no classifier and so no class activation: load one with num_classes > 0")
     known, classes = model.config.num_classes, np.asarray(classes)
     if classes.ndim != 2 or len(classes) != len(images):
-        raise UserError(f"classes of shape {classes.shape} for {len(images)} pictures; expected a row of each")
+        raise UserError(f"classes of shape {classes.shape} for {len(images)} images; expected one row per image")
     if classes.size and not 0 <= classes.min() <= classes.max() < known:
         raise UserError(f"classes {classes.min()} to {classes.max()}; expected 0 to {known - 1}")
     maps, logits = _class_activation(model, jnp.asarray(images), jnp.asarray(classes))
@@ -120,15 +120,15 @@ def _class_activation(model: FocalNet, images: jax.Array, classes: jax.Array) ->
 
 
 def receptive_field(model: FocalNet, images: jax.Array, stage: int = -1) -> np.ndarray:
-    """The effective receptive field (arXiv 1701.04128): what the centre of a stage's output depends on.
+    """Returns the effective receptive field of the centre of a stage's output (arXiv 1701.04128).
 
     It is the absolute gradient of the centre, summed over channels, with respect to each pixel, summed over colours and
-    averaged over the pictures.
+    averaged over the images.
 
     Args:
       model: any FocalNet.
       images: `[B, H, W, 3]`, normalized.
-      stage: whose output, counted from 0; the last by default.
+      stage: index of the stage, from 0; the last by default.
 
     Returns:
       `[H, W]`.
@@ -138,7 +138,7 @@ def receptive_field(model: FocalNet, images: jax.Array, stage: int = -1) -> np.n
     """
     count = len(model.stages)
     if not -count <= stage < count:
-        raise UserError(f"stage {stage}: the model has {count}; expected 0 to {count - 1}, or -1 for the last")
+        raise UserError(f"stage {stage}: the model has {count} stages; expected 0 to {count - 1}, or -1 for the last")
     return np.asarray(_receptive_field(model, jnp.asarray(images), stage % len(model.stages)))
 
 

@@ -1,4 +1,4 @@
-"""Maps beside their pictures as plain pictures: frames of an animation, and what TensorBoard shows."""
+"""Images with their maps side by side, as pixels: for frames of animations and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from PIL import Image, ImageDraw, ImageFont
 
 from focalnet_jax.visualize.figures import GATES, MODULATOR, BlockMaps, coloured
 
-_CAPTION = 14  # pixels
-_LEAST = 112  # of a picture's side, for the names above it
+_CAPTION = 14  # height in pixels
+_LEAST = 112  # smallest side of an image in pixels, so that names fit above it
 
 
-def map_sheets(pictures: Sequence[np.ndarray], maps: Sequence[BlockMaps]) -> list[Image.Image]:
-    """Each picture `[H, W, 3]` uint8 beside modulator and gates of one block, all in the same colours.
+def map_sheets(images: Sequence[np.ndarray], maps: Sequence[BlockMaps]) -> list[Image.Image]:
+    """Returns, for each image `[H, W, 3]` uint8, a sheet with the image, the modulator and the gates of one block.
 
-    The block's name stands above the picture, below each map from where to where its colours go.
+    All sheets have the same colour scales. The block's name is above the image, a colour scale below each map.
     """
     norms = [each.modulator for each in maps]
     most = max(float(np.abs(each.gates).max(initial=0)) for each in maps)
     limits = float(np.min(norms)), float(np.max(norms))
     sheets = []
-    for picture, each in zip((at_least(_LEAST, picture) for picture in pictures), maps, strict=True):
-        size = picture.shape[:2]
+    for image, each in zip((at_least(_LEAST, image) for image in images), maps, strict=True):
+        size = image.shape[:2]
         shown = [(each.modulator, MODULATOR, limits)]
         shown += [(gate, GATES, (-most, most)) for gate in np.moveaxis(each.gates, -1, 0)]
         pixels = [coloured(places, size, colours, ends) for places, colours, ends in shown]
         scales = [scale(size[1], colours, ends) for _, colours, ends in shown]
-        names = [each.name or "picture", *each.names]
-        sheets.append(side_by_side([picture, *pixels], names, [None, *scales]))
+        names = [each.name or "image", *each.names]
+        sheets.append(side_by_side([image, *pixels], names, [None, *scales]))
     return sheets
 
 
-def at_least(side: int, picture: np.ndarray) -> np.ndarray:
-    """A picture `[H, W, 3]` with its pixels repeated until both sides are so long, so that they can be seen."""
-    times = -(-side // min(picture.shape[:2]))
-    return picture.repeat(times, axis=0).repeat(times, axis=1)
+def at_least(side: int, image: np.ndarray) -> np.ndarray:
+    """Returns an image `[H, W, 3]` enlarged by repeating its pixels, so that both sides have at least `side` pixels."""
+    times = -(-side // min(image.shape[:2]))
+    return image.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def side_by_side(
-    pictures: Sequence[np.ndarray], names: Sequence[str], scales: Sequence[Image.Image | None]
+    images: Sequence[np.ndarray], names: Sequence[str], scales: Sequence[Image.Image | None]
 ) -> Image.Image:
-    """Pictures `[H, W, 3]` in a row, each below its name and above its scale, if it has one."""
-    height, width, _ = pictures[0].shape
-    sheet = Image.new("RGB", (width * len(pictures), _CAPTION + height + _CAPTION), "white")
+    """Returns images `[H, W, 3]` in a row, each with its name above and its colour scale, if any, below."""
+    height, width, _ = images[0].shape
+    sheet = Image.new("RGB", (width * len(images), _CAPTION + height + _CAPTION), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, (picture, name, strip) in enumerate(zip(pictures, names, scales, strict=True)):
-        sheet.paste(Image.fromarray(picture), (place * width, _CAPTION))
+    for place, (image, name, strip) in enumerate(zip(images, names, scales, strict=True)):
+        sheet.paste(Image.fromarray(image), (place * width, _CAPTION))
         draw.text((place * width + 2, 1), name, fill="black", font=_font())
         if strip is not None:
             sheet.paste(strip, (place * width, _CAPTION + height))
@@ -56,7 +56,7 @@ def side_by_side(
 
 
 def scale(width: int, colours: str, limits: tuple[float, float]) -> Image.Image:
-    """A strip of colours between the numbers they stand for."""
+    """Returns a colour scale of `width` pixels: a strip of colours between its limits."""
     strip = Image.new("RGB", (width, _CAPTION), "white")
     draw, texts = ImageDraw.Draw(strip), [f"{limit:.2g}" for limit in limits]
     left, right = (round(draw.textlength(text, font=_font())) + 4 for text in texts)

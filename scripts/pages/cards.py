@@ -1,7 +1,7 @@
-"""A hook of mkdocs: a model card of every variant in the registry, and their list in docs/models.md.
+"""A hook of mkdocs: a model card for every variant in the registry, and their list in docs/models.md.
 
-What the authors published comes from published.toml, errors and estimates from the tables of docs/parity.md and
-docs/scale.md, all else from the registry itself.
+Figures published by the authors come from published.toml, errors and estimates from the tables of docs/parity.md and
+docs/scale.md, everything else from the registry.
 """
 
 import tomllib
@@ -20,13 +20,13 @@ LIST, NAV = "models.md", "Models"
 MARK = "*On the site (`make docs`) their list is here, and their cards follow it, both from the registry.*"
 _SIZES = {"tiny": "T", "small": "S", "base": "B", "large": "L", "xlarge": "XL", "huge": "H"}
 _ORIGINALS = {"srf": "small receptive field", "lrf": "large receptive field", "iso": "isotropic, one stage as a ViT's"}
-# What of a variant was measured beside what all have in common; each as in docs/status.md.
+# Measurements of single variants, as in docs/status.md.
 _MEASURED = {
     "focalnet_tiny_lrf": "speed on a CPU beside timm ([performance](../performance.md))",
     "focalnet_base_srf": "speed on a CPU beside timm ([performance](../performance.md))",
     "focalnet_base_lrf": "speed on an H100 beside timm ([performance](../performance.md))",
 }
-# Where code bases disagree about a variant; the whole table is in docs/parity.md.
+# Differences between code bases for a variant; the complete table is in docs/parity.md.
 _DISAGREE = {
     "focalnet_base_iso": "The original's last configuration of it says `use_postln`, which once meant LayerNorm inside "
     "the modulation. The released file has that norm, and so has this model.",
@@ -48,7 +48,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the cards."""
+    """Adds the pages of the cards."""
     from focalnet_jax import list_models
 
     for name in list_models():
@@ -57,7 +57,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """The list of all variants in its place."""
+    """Returns docs/models.md with the list of all variants."""
     return markdown.replace(MARK, "\n".join(_list())) if page.file.src_uri == LIST else markdown
 
 
@@ -73,7 +73,7 @@ def _list() -> Iterator[str]:
 
 
 def card(name: str) -> Iterator[str]:
-    """A variant's page in Markdown, part by part."""
+    """Yields the parts of a variant's page in Markdown."""
     from focalnet_jax.model import variant_config
 
     config, published, costs = variant_config(name), PUBLISHED[name], _costs(name, 224)
@@ -201,7 +201,7 @@ def _verified(name: str) -> Iterator[str]:
 
 
 def _rows(page: Path, short: str, heading: str) -> Iterator[str]:
-    """Of the table whose first column is `heading` the rows that name the variant."""
+    """Returns the rows for a variant of the table whose first column is `heading`."""
     lines = page.read_text().splitlines()
     begin = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} |"))
     for number, line in enumerate(lines[begin:]):

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: docs/commands.md gets what every program's --help prints."""
+"""A hook of mkdocs: inserts the output of every program's --help into docs/commands.md."""
 
 import contextlib
 import importlib
@@ -18,7 +18,7 @@ MARK = "*On the site (`make docs`) every command is here, with what its `--help`
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """The page with the commands in it."""
+    """Returns docs/commands.md with the commands."""
     return markdown.replace(MARK, "\n".join(_sections())) if page.file.src_uri == "commands.md" else markdown
 
 
@@ -29,12 +29,12 @@ def _sections() -> Iterator[str]:
         words = re.search(r"\{([\w,]+)\}", text)
         for word in words[1].split(",") if words else ():
             more = told(command, main, word)
-            if more != text:  # a command of its own, not a value
+            if more != text:  # a subcommand, not a value
                 yield f"### {command} {word}\n\n```text\n{more}```\n"
 
 
 def commands() -> Iterator[tuple[str, Callable[[list[str]], int]]]:
-    """Every program as it is typed, and its `main`."""
+    """Yields every program as typed, and its `main`."""
     for name in COMMANDS:
         found = f"focalnet_jax.{name}"
         inside = importlib.util.find_spec(found).submodule_search_locations
@@ -44,7 +44,7 @@ def commands() -> Iterator[tuple[str, Callable[[list[str]], int]]]:
 
 
 def told(command: str, main: Callable[[list[str]], int], *arguments: str) -> str:
-    """What a program prints when it is given `arguments` and --help."""
+    """Returns the output of a program for `arguments` and --help."""
     printed = io.StringIO()
     with (
         mock.patch.dict(os.environ, COLUMNS="100"),

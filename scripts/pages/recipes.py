@@ -1,4 +1,4 @@
-"""A hook of mkdocs: docs/recipes.md gets what the docstrings of configs/ say and what the recipes set."""
+"""A hook of mkdocs: inserts the docstrings and settings of the recipes in configs/ into docs/recipes.md."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ _FIELD = re.compile(r"^(Source|Variants|Command|Hardware|Target|Obtained)( \([^)
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """The page with the recipes in it."""
+    """Returns docs/recipes.md with the recipes."""
     return markdown.replace(MARK, "\n".join(_recipes())) if page.file.src_uri == "recipes.md" else markdown
 
 
@@ -37,9 +37,10 @@ def _recipes() -> Iterator[str]:
 
 
 def described(path: Path) -> tuple[str, dict[str, str]]:
-    """The first line of a recipe's docstring, and its fields by name, each on one line.
+    """Returns the first line of a recipe's docstring, and its fields by name, each on one line.
 
-    Raises `ValueError` where a field is missing.
+    Raises:
+      ValueError: a field is missing.
     """
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     title, *parts = _FIELD.split(text)
@@ -58,7 +59,7 @@ def described(path: Path) -> tuple[str, dict[str, str]]:
 
 
 def _set_by(path: Path) -> Iterator[tuple[str, str, object]]:
-    """Keys, the recipe's values in words, and the defaults, where they differ."""
+    """Yields (key, recipe's value as text, default) for keys that differ from the default."""
     from focalnet_jax.config import AUTO, REQUIRED, default_config, flatten
     from focalnet_jax.programs.command_line import load_config
 
@@ -70,5 +71,5 @@ def _set_by(path: Path) -> Iterator[tuple[str, str, object]]:
 
 
 def _plain(text: str) -> str:
-    """Text in which Markdown finds no marks."""
+    """Returns text with Markdown's marks escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: docs/settings.md gets the keys of a run and the options of a model, as their sources say."""
+"""A hook of mkdocs: inserts the config keys of a run and the options of a model into docs/settings.md."""
 
 import inspect
 import re
@@ -8,11 +8,11 @@ from mkdocs.structure.pages import Page
 
 MARK = "*On the site (`make docs`) the keys and the options are here, from these two files.*"
 _SECTION = re.compile(r"^config\.\w+ = ConfigDict\(\)\n", re.MULTILINE)
-_LOOP = re.compile(r"^for name in .*\n(?: .*\n)*", re.MULTILINE)  # over a model's options
+_LOOP = re.compile(r"^for name in .*\n(?: .*\n)*", re.MULTILINE)  # the loop over a model's options
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """The page with the keys in it."""
+    """Returns docs/settings.md with the keys."""
     return markdown.replace(MARK, "\n".join(_sections())) if page.file.src_uri == "settings.md" else markdown
 
 

@@ -27,7 +27,7 @@ def test_steps_are_listed_with_the_best_and_what_is_none(workdir, capsys):
     status, lines = said(capsys, "list", workdir)
     assert status == 0
     assert [line.split()[0] for line in lines] == ["step", "7", *map(str, list_steps(workdir / "checkpoints")[1:])]
-    assert "no checkpoint: it has no manifest.json" in lines[1]
+    assert "not a checkpoint: it has no manifest.json" in lines[1]
     assert [line.split()[0] for line in lines if line.endswith("best")] == ["60"]
 
 
@@ -50,7 +50,7 @@ def test_two_steps_are_compared_number_by_number(workdir, capsys):
     assert lines[-1].startswith("0 of ")
     _, lines = said(capsys, "diff", workdir, 60, 60)
     count = lines[-1].split()[0]
-    assert lines[-1] == f"{count} of {count} parameters are the same to the bit"
+    assert lines[-1] == f"{count} of {count} parameters are bitwise equal"
 
 
 def test_pruning_leaves_the_newest_and_the_best_and_no_run_is_disturbed(workdir, capsys):
@@ -70,7 +70,7 @@ def test_pruning_keeps_a_good_step_and_deletes_no_damaged_one_that_it_would_have
     content = bytearray(largest.read_bytes())
     content[7] ^= 1
     largest.write_bytes(content)
-    assert said(capsys, "prune", workdir) == (1, ["deleted 49", "damaged and left alone: 60"])
+    assert said(capsys, "prune", workdir) == (1, ["deleted 49", "damaged, not deleted: 60"])
     assert list_steps(workdir / "checkpoints") == [56, 60]
 
 
@@ -120,7 +120,7 @@ def test_of_equals_the_older_is_the_best_and_what_was_not_evaluated_is_not():
 def test_a_step_that_lost_its_manifest_is_named_by_all(workdir, capsys):
     (workdir / "checkpoints" / "56" / "manifest.json").unlink()
     assert "56  damaged: it has no manifest.json" in said(capsys, "verify", workdir)[1][1]
-    assert said(capsys, "prune", workdir) == (1, ["deleted 49", "damaged and left alone: 56"])
+    assert said(capsys, "prune", workdir) == (1, ["deleted 49", "damaged, not deleted: 56"])
     with pytest.raises(RunFailedError, match="56 is damaged: it has no manifest"):
         said(capsys, "diff", workdir, 56, 60)
     assert said(capsys, "verify", workdir / "checkpoints" / "56")[0] == 1

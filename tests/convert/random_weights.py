@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from focalnet_jax.convert.mapping import abstract_params
+from focalnet_jax.convert.mapping import param_shapes
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.model import FocalNetConfig
 
@@ -14,7 +14,7 @@ def weights_of(**options):
     """Every parameter random."""
     config = FocalNetConfig(**({"embed_dim": 8, "depths": (1, 2)} | options))
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), abstract_params(config))
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), param_shapes(config))
     return Weights(params, config, None, "orbax", "float32", ())
 
 

@@ -11,9 +11,9 @@ from flax import nnx
 import focalnet_jax
 from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.adapt import adapt
-from focalnet_jax.convert.huggingface import WeightsInfo
+from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.load import load_into
-from focalnet_jax.convert.mapping import abstract_params
+from focalnet_jax.convert.mapping import param_shapes
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.data.class_lists import UNTRAINED_22K, class_list, class_names
 from focalnet_jax.errors import UserError
@@ -27,7 +27,7 @@ PLAIN = dict(use_postln=False, normalize_modulator=False)
 
 def on_one_device(config):
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), abstract_params(config))
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), param_shapes(config))
 
 
 def body(weights):
@@ -88,7 +88,7 @@ def test_added_levels_have_zero_gates_before_the_global_one():
     levels = named_leaves(new["focal_kernels"])
     assert [value.shape[1] for value in levels.values()] == [3, 5, 7, 9]
     assert all(value.any() for value in levels.values())
-    assert "focal_levels (2, 2) made (2, 4)" in more.notes
+    assert "focal_levels changed from (2, 2) to (2, 4)" in more.notes
 
 
 def test_without_a_global_level_added_gates_come_last():
@@ -148,11 +148,11 @@ def test_a_checkpoint_is_remapped_only_from_the_class_lists_order_and_its_fresh_
     with pytest.raises(UserError, match="not ImageNet-22K's in the order of its class list"):
         remapped("by_name", sorted(synsets))
     words = class_names(21842)
-    of_words = dataclasses.replace(weights, stated=WeightsInfo(tuple(words)))
+    of_words = dataclasses.replace(weights, info=WeightsInfo(tuple(words)))
     assert adapt(of_words, wanted, head="remap").config.num_classes == 1000
-    with pytest.raises(UserError, match="such as 'thing 0' first"):
+    with pytest.raises(UserError, match="the first is 'thing 0'"):
         adapt(
-            dataclasses.replace(weights, stated=WeightsInfo(tuple(f"thing {n}" for n in range(21842)))),
+            dataclasses.replace(weights, info=WeightsInfo(tuple(f"thing {n}" for n in range(21842)))),
             wanted,
             head="remap",
         )
@@ -163,7 +163,7 @@ def test_what_the_file_tells_is_not_overruled_by_the_model_to_fill(tmp_path):
     other = dataclasses.replace(told.config, use_postln=True)
     # timm's names say pre-norm; a model with post-norm blocks must not be filled with them
     with pytest.raises(UserError, match="use_postln is False in the weights and True in the model"):
-        load_into(str(GOLDEN), other, abstract_params(other))
+        load_into(str(GOLDEN), other, param_shapes(other))
 
 
 def test_a_model_reads_any_input_size():

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import focalnet_jax
-from focalnet_jax.convert.huggingface import WeightsInfo
+from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.convert.write import write_weights
@@ -97,15 +97,15 @@ def test_the_last_outputs_norm_stands_before_the_classifier(tmp_path):
 def test_classifiers_that_cannot_be_followed_are_left_aloud(tmp_path):
     headless = {name: value for name, value in BACKBONE.items() if not name.startswith("norm.")}
     cases = {
-        "neck": (classified("head.fc") | {"neck.fc.weight": WEIGHT}, r"head\.fc was left: neck may stand before it"),
-        "norm": (classified("head.fc") | {"norm.weight": BIAS}, "norm may stand before it"),
+        "neck": (classified("head.fc") | {"neck.fc.weight": WEIGHT}, r"head\.fc was left out: neck may be before it"),
+        "norm": (classified("head.fc") | {"norm.weight": BIAS}, "norm may be before it"),
         "no_norm": (
             under("backbone.", headless) | {"fc.weight": WEIGHT, "fc.bias": BIAS},
-            "the classifier fc was left: the backbone has no final norm",
+            "the classifier fc was left out: the backbone has no final norm",
         ),
         "mlp": (
             under("net.", BACKBONE) | {"head.0.weight": WEIGHT, "head.2.weight": WEIGHT},
-            "head was left: it is no linear layer",
+            "head was left out: it is not a linear layer",
         ),
         "before": (
             {f"1.{n}": v for n, v in BACKBONE.items()} | {"0.weight": WEIGHT, "2.weight": WEIGHT},
@@ -118,7 +118,7 @@ def test_classifiers_that_cannot_be_followed_are_left_aloud(tmp_path):
         with pytest.warns(UserWarning, match=told.replace("head\\.fc", "head")):
             focalnet_jax.load_model(path, **PLAIN)
     after = save(under("net.") | {"fc.weight": np.ones((2, 5), np.float32)}, tmp_path / "after")
-    with pytest.warns(UserWarning, match="fc was left: it takes the classifier's outputs"):
+    with pytest.warns(UserWarning, match="fc was left out: its input is the classifier's output"):
         assert focalnet_jax.load_model(after, **PLAIN).config.num_classes == 5
 
 
@@ -195,12 +195,12 @@ def test_a_layer_that_normalizes_is_the_preprocessing_of_the_weights(name, tmp_p
     path = save(content, tmp_path / name)
     weights = read(path)
     assert holds(weights)
-    found = weights.stated.follow().normalization
+    found = weights.info.follow().normalization
     np.testing.assert_allclose([found.mean, found.std], [expected.mean, expected.std], rtol=1e-7)  # float32 in the file
     assert (expected == IMAGENET) == (found == IMAGENET)
-    (told,) = [each for each in weights.decisions if "the file normalizes pictures by" in each]
+    (told,) = [each for each in weights.decisions if "the file normalizes images by" in each]
     assert ": mean " in told or ": ImageNet" in told
-    with pytest.warns(UserWarning, match="the file normalizes pictures by"):
+    with pytest.warns(UserWarning, match="the file normalizes images by"):
         classifier = load_classifier(path, options=PLAIN)
     assert (classifier.preprocessing, classifier.assumed) == (
         dataclasses.replace(USUAL, normalization=found),
@@ -223,7 +223,7 @@ UNCLEAR = {
     "half": (under("1.") | {"0.mean": np.zeros(3, np.float32)}, "expected one mean and one std"),
     "batch_norm": (
         under("1.") | {f"0.{part}": np.ones(3, np.float32) for part in ("running_mean", "running_var", "weight")},
-        r"0\.running_mean may normalize pictures",
+        r"0\.running_mean may normalize images",
     ),
     "two": (
         normalized("0.", [0.5] * 3, [0.25] * 3)
@@ -239,7 +239,7 @@ def test_a_normalization_that_is_not_clear_is_refused_where_pictures_are_prepare
     weights = read(save(content, tmp_path / name))
     assert holds(weights)  # the weights are good all the same
     with pytest.raises(UserError, match=told):
-        weights.stated.follow()
+        weights.info.follow()
     with pytest.warns(UserWarning, match=told), pytest.raises(UserError, match=told):
         load_classifier(tmp_path / name, options=PLAIN)
     # and where they go
@@ -251,20 +251,20 @@ def test_a_normalization_that_is_not_clear_is_refused_where_pictures_are_prepare
         assert not (tmp_path / format / "preprocessor_config.json").exists()
     for there in ("out.safetensors", "checkpoint", "timm", "huggingface"):
         with pytest.raises(UserError, match=told):
-            read_weights(tmp_path / there, options=PLAIN).stated.follow()
+            read_weights(tmp_path / there, options=PLAIN).info.follow()
 
 
 def test_conversions_carry_the_normalization_of_a_layer(tmp_path):
     weights = read(save(LAYERS["sequential"][0], tmp_path / "source"))
     for format, name in (("timm", "a.safetensors"), ("orbax", "b"), ("huggingface", "c"), ("timm", "d")):
         write_weights(weights, tmp_path / name, format=format)
-        again = read_weights(tmp_path / name, options=PLAIN).stated
+        again = read_weights(tmp_path / name, options=PLAIN).info
         assert again.follow().normalization == HALF
         assert again.normalization_only == (format == "orbax" or name.endswith(".safetensors"))
     assert json.loads((tmp_path / "c" / "preprocessor_config.json").read_text())["image_std"] == [0.25] * 3
     report = write_weights(weights, tmp_path / "e", format="huggingface", image_size=(48, 48))
     assert not report.notes
-    assert read_weights(tmp_path / "e").stated.follow().size == (48, 48)
+    assert read_weights(tmp_path / "e").info.follow().size == (48, 48)
 
 
 def test_files_beside_weights_and_a_layer_in_them_must_agree(tmp_path):
@@ -282,14 +282,14 @@ def test_files_beside_weights_and_a_layer_in_them_must_agree(tmp_path):
         (folder / "preprocessor_config.json").write_text(json.dumps(beside | stated))
         weights = read_weights(folder)
         if name == "other":
-            with pytest.raises(UserError, match="it is not clear which pictures the model is given"):
-                weights.stated.follow()
+            with pytest.raises(UserError, match="the model's input is ambiguous"):
+                weights.info.follow()
         else:
-            assert weights.stated.follow().normalization == HALF
-            assert weights.stated.follow().size == (32, 32)
-            assert any("the file normalizes pictures by 0.mean and 0.std" in note for note in weights.notes)
+            assert weights.info.follow().normalization == HALF
+            assert weights.info.follow().size == (32, 32)
+            assert any("the file normalizes images by 0.mean and 0.std" in note for note in weights.notes)
     (tmp_path / "none" / "preprocessor_config.json").unlink()  # a size alone
-    stated = read_weights(tmp_path / "none").stated
+    stated = read_weights(tmp_path / "none").info
     assert (stated.follow().normalization, stated.follow().size, stated.normalization_only) == (HALF, (224, 224), False)
     assert stated != WeightsInfo()
 
@@ -301,7 +301,7 @@ def test_predict_says_in_lines_of_their_own_what_a_layer_states_and_what_nothing
     done = run("-m", "focalnet_jax.predict", picture, "--checkpoint", path, "--image-size", 32, *OPTION)
     assert done.returncode == 0, done.stderr
     layers, rest = done.stderr.splitlines()
-    assert layers == (f"warning: {path}: the file normalizes pictures by 0.mean and 0.std: mean 0.5, std 0.25")
+    assert layers == (f"warning: {path}: the file normalizes images by 0.mean and 0.std: mean 0.5, std 0.25")
     assert rest.startswith(
         f"note: {path} states no size, resize and crop; pictures are prepared as usual: shorter side"
     )

@@ -9,7 +9,7 @@ import safetensors.numpy
 
 import focalnet_jax
 from focalnet_jax.convert.load import load_into
-from focalnet_jax.convert.mapping import to_theirs
+from focalnet_jax.convert.mapping import params_to_tensors
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.errors import UserError
@@ -32,7 +32,7 @@ def under(prefix, tensors=TENSORS):
 
 def holds(weights, tensors=TENSORS):
     """Whether `weights` are these tensors, bit for bit."""
-    written = dict(to_theirs(weights.params, weights.config, "timm"))
+    written = dict(params_to_tensors(weights.params, weights.config, "timm"))
     return written.keys() == tensors.keys() and all(np.array_equal(written[name], tensors[name]) for name in tensors)
 
 
@@ -96,9 +96,9 @@ def test_averaged_weights_can_be_chosen_and_the_choice_is_reported(tmp_path):
         path = save(content, tmp_path / name)
         weights = read(path)
         assert holds(weights)
-        assert any("--weights ema takes them" in note for note in weights.notes), name
+        assert any("use --weights ema for them" in note for note in weights.notes), name
         assert holds(read(path, which="ema"), OTHER)
-        with pytest.warns(UserWarning, match="left the averaged weights"):
+        with pytest.warns(UserWarning, match="not the averaged weights"):
             focalnet_jax.load_model(path, **PLAIN)
     # mmengine and Lightning store the average as state_dict
     swapped = {
@@ -146,17 +146,17 @@ def test_a_backbone_is_taken_out_of_a_larger_model_and_what_is_left_is_counted(t
     }
     for name, content in files.items():
         weights = read(save(content, tmp_path / name))
-        left = next(note for note in weights.notes if "tensors left" in note)
+        left = next(note for note in weights.notes if "tensors left out" in note)
         assert left.startswith("3 tensors" if name == "seem" else "2 tensors"), left
         model = focalnet_jax.load_model(tmp_path / name, num_classes=7, head="drop", **PLAIN)
         assert model.head.kernel.shape == (16, 7)
         np.testing.assert_array_equal(model.patch_embed.norm.bias[...], TENSORS["stem.norm.bias"])
     fresh = read(tmp_path / "dino")
     assert fresh.config.num_classes == 0
-    assert fresh.notes[-3] == "no final norm in the file: a fresh one (scale 1, bias 0)"
+    assert fresh.notes[-3] == "no final norm in the file: added a new one (scale 1, bias 0)"
     assert (fresh.params["norm"]["scale"] == 1).all()
     assert (read(tmp_path / "seem").params["norm"]["scale"] == 3).all()
-    assert "norm1, which the backbone has on its last output, taken as the final norm" in read(tmp_path / "seem").notes
+    assert "norm1, the norm of the backbone's last output, taken as the final norm" in read(tmp_path / "seem").notes
 
 
 def test_what_may_be_part_of_the_computation_is_not_left_in_silence(tmp_path):
@@ -176,8 +176,8 @@ def test_what_may_be_part_of_the_computation_is_not_left_in_silence(tmp_path):
 
 def test_counters_and_parts_of_pretraining_are_left_and_reported(tmp_path):
     swa = {"n_averaged": np.array(7), **under("module.")}
-    assert "1 tensor left: n_averaged (1)" in read(save(swa, tmp_path / "swa")).notes
-    assert "1 tensor left: step (1)" in read(save({"step": np.array(7), **TENSORS}, tmp_path / "step")).notes
+    assert "1 tensor left out: n_averaged (1)" in read(save(swa, tmp_path / "swa")).notes
+    assert "1 tensor left out: step (1)" in read(save({"step": np.array(7), **TENSORS}, tmp_path / "step")).notes
     theirs = safetensors.numpy.load_file(GOLDEN / "huggingface_srf.safetensors")
     backbone = {name: value for name, value in theirs.items() if name.startswith("focalnet.")}
     pretraining = {"decoder.0.weight": np.ones((3, 3), np.float32), "focalnet.embeddings.mask_token": np.ones(8)}
@@ -190,8 +190,10 @@ def test_counters_and_parts_of_pretraining_are_left_and_reported(tmp_path):
         safetensors.numpy.save_file(tensors, tmp_path / name)
         weights = read_weights(tmp_path / name, options=OPTIONS["huggingface_srf"])
         assert weights.config.num_classes == 0
-        assert any(note.startswith(("1 tensor left", f"{count} tensors left")) for note in weights.notes), weights.notes
-        for theirs_name, value in to_theirs(weights.params, weights.config, "huggingface"):
+        assert any(note.startswith(("1 tensor left out", f"{count} tensors left out")) for note in weights.notes), (
+            weights.notes
+        )
+        for theirs_name, value in params_to_tensors(weights.params, weights.config, "huggingface"):
             np.testing.assert_array_equal(value, backbone[theirs_name])
 
 
@@ -206,7 +208,7 @@ def test_float64_is_read_and_written_as_a_stated_type(tmp_path):
         with pytest.warns(UserWarning, match="holds float64; parameters are float32"):
             focalnet_jax.load_model(path, **PLAIN)
     double["norm.bias"][0] = 1e300
-    with pytest.raises(UserError, match=r"norm\.bias reaches 1e\+300, which float32"):
+    with pytest.raises(UserError, match=r"norm\.bias reaches 1e\+300, which exceeds float32"):
         read(save(double, tmp_path / "large.pth"))
 
 
@@ -243,8 +245,8 @@ def test_training_evaluation_and_prediction_take_the_choice_of_weights(tmp_path)
     for which, tensors in ((None, TENSORS), ("ema", OTHER), ("state_dict.model", TENSORS)):
         loaded = load_into(str(path), config, like, which=which)
         np.testing.assert_array_equal(loaded.params["norm"]["bias"], tensors["norm.bias"])
-        assert ("--weights ema takes them" in loaded.source) == (which is None)
-    with pytest.warns(UserWarning, match="left the averaged weights"):
+        assert ("use --weights ema for them" in loaded.source) == (which is None)
+    with pytest.warns(UserWarning, match="not the averaged weights"):
         load_classifier(path, options=PLAIN)
     averaged = load_classifier(path, options=PLAIN, which="ema")
     np.testing.assert_array_equal(averaged.model.norm.bias[...], OTHER["norm.bias"])
@@ -254,21 +256,21 @@ def test_commands_take_the_choice_of_weights(tmp_path):
     path = save({"state_dict": TENSORS, "state_dict_ema": OTHER}, tmp_path / "last.pth.tar")
     option = ["--option", "normalize_modulator=false"]
     done = convert(path, tmp_path / "raw.safetensors", "--to", "timm", *option)
-    assert "note      took state_dict and left the averaged weights, state_dict_ema: --weights ema" in done.stdout
+    assert "note      took state_dict, not the averaged weights, state_dict_ema: use --weights ema" in done.stdout
     done = convert(path, tmp_path / "ema.safetensors", "--to", "timm", *option, "--weights", "ema")
-    assert "took state_dict_ema (timm, 63 tensors) as --weights ema says" in done.stdout
+    assert "took state_dict_ema (timm, 63 tensors), as requested by --weights ema" in done.stdout
     assert holds(read(tmp_path / "ema.safetensors"), OTHER)
     done = convert(path, tmp_path / "x.safetensors", "--to", "timm", *option, "--weights", "teacher")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "expected one FocalNet of that key or prefix, found 0" in done.stderr
     checkpoint = tmp_path / "checkpoint"
     write_weights(read(path), checkpoint, format="orbax")
-    with pytest.raises(UserError, match="gives its params; the choice is for PyTorch's files"):
+    with pytest.raises(UserError, match="has only its params; the flag is for PyTorch files"):
         read_weights(checkpoint, which="ema")
 
 
 def test_a_directory_of_several_files_of_weights_asks_for_one(tmp_path):
     for name in ("epoch=3.ckpt", "last.ckpt"):
         (tmp_path / name).write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"holds 2 files of weights, such as epoch=3\.ckpt: name one of them"):
+    with pytest.raises(UserError, match=r"holds 2 weights files, such as epoch=3\.ckpt: give one of them"):
         read_weights(tmp_path)

@@ -46,7 +46,7 @@ def test_pruned_weights_are_values_times_masks(kind, tmp_path):
 
 
 ADAPTERS = r"holds adapters such as PEFT's LoRA.*merge_and_unload"
-QUANTIZED = "holds quantized weights.*before it was quantized"
+QUANTIZED = "holds quantized weights.*before it is quantized"
 WEIGHT_NORM = "in the two parts of weight_norm.*remove_weight_norm"
 NAMED = {
     "adapter": (under("base_model.model.", LORA), ADAPTERS),
@@ -94,14 +94,14 @@ def test_the_state_of_an_optimizer_is_no_weights(nested, tmp_path):
     for name, state in (("adam", {0: {"exp_avg": ONES, "step": np.array(3)}}), ("sgd", {})):
         optimizer = {"state": state, "param_groups": [{"lr": 0.1, "params": [0]}]}
         path = save({"optimizer": optimizer} if nested else optimizer, tmp_path / name)
-        with pytest.raises(UserError, match="holds the state of an optimizer and no weights; expected the file beside"):
+        with pytest.raises(UserError, match="holds optimizer state and no weights; expected the accompanying file"):
             read(path)
 
 
 def test_other_models_are_not_called_something_else(tmp_path):
     swin = {"layers.0.blocks.0.attn.qkv.weight": ONES, "layers.0.blocks.1.attn_mask": ONES}
     path = save({"model": swin, "optimizer": {"state": {0: {"exp_avg": ONES}}}}, tmp_path / "swin")
-    with pytest.raises(UserError, match="these are no FocalNet weights: 3 tensors"):
+    with pytest.raises(UserError, match="holds no FocalNet weights: 3 tensors"):
         read(path)
 
 
@@ -111,7 +111,7 @@ def test_parts_of_what_is_left_are_no_reason_to_refuse(tmp_path):
     path = save({"teacher": under("backbone.", backbone) | head}, tmp_path / "dino")
     weights = read(path)
     assert weights.config.num_classes == 0
-    assert weights.decisions == ("teacher.head was left: it is no linear layer on the backbone's pooled output",)
+    assert weights.decisions == ("teacher.head was left out: it is not a linear layer on the backbone's pooled output",)
 
 
 @pytest.mark.parametrize("names", [("model", ".safetensors"), ("pytorch_model", ".bin")], ids=str)
@@ -124,7 +124,7 @@ def test_of_the_models_that_accelerate_saves_the_first_is_taken_aloud_and_any_ca
     (tmp_path / "random_states_0.pkl").write_bytes(b"x")
     weights = read(tmp_path)
     assert holds(weights)
-    told = f"took {stem}{suffix} and left the model {stem}_1 beside it: --weights {stem}_1 takes it"
+    told = f"took {stem}{suffix}, not the model {stem}_1 in that directory: use --weights {stem}_1 for it"
     assert weights.decisions == (told,)
     with pytest.warns(UserWarning, match=told):
         focalnet_jax.load_model(tmp_path, **PLAIN)
@@ -143,7 +143,7 @@ def test_of_the_models_that_accelerate_saves_the_first_is_taken_aloud_and_any_ca
 def test_one_model_in_two_formats_is_no_choice(tmp_path):
     safetensors.numpy.save_file(under("model.") | under("ema.", OTHER), tmp_path / "model.safetensors")
     save(OTHER, tmp_path / "pytorch_model.bin")
-    assert read(tmp_path).decisions == ("took model and left the averaged weights, ema: --weights ema takes them",)
+    assert read(tmp_path).decisions == ("took model, not the averaged weights, ema: use --weights ema for them",)
     assert holds(read(tmp_path, which="model"))  # the one in the file that is read
     assert holds(read(tmp_path, which="ema"), OTHER)
     assert holds(read(tmp_path, which="pytorch_model"), OTHER)
@@ -172,11 +172,11 @@ ADDRESSES = {
     "https://huggingface.co/microsoft/focalnet-tiny": "hf download microsoft/focalnet-tiny --local-dir DIR",
     "https://huggingface.co/microsoft/focalnet-tiny/blob/main/model.safetensors": "hf download microsoft/focalnet-tiny",
     "https://hf.co/microsoft/focalnet-tiny/tree/main": "hf download microsoft/focalnet-tiny --local-dir DIR",
-    "https://example.com/a/focalnet_tiny_srf.pth?download=true": "download it, and name the file",
+    "https://example.com/a/focalnet_tiny_srf.pth?download=true": "download the file and give its path",
     "timm/focalnet_tiny_srf.ms_in1k": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
     "focalnet_tiny_srf.ms_in1k": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
-    "s3://bucket/model.pth": "download it, and name the file",
-    "file:///tmp/x.pth": "name the file as a path, /tmp/x.pth",
+    "s3://bucket/model.pth": "download the file and give its path",
+    "file:///tmp/x.pth": "give the file as a path, /tmp/x.pth",
 }
 
 
@@ -200,7 +200,7 @@ def test_weights_of_timm_that_may_compute_otherwise_say_so(tmp_path, monkeypatch
         write_weights(golden, tmp_path / f"{format}.safetensors", format=format)
         weights = read_weights(tmp_path / f"{format}.safetensors")
         assert weights.name == "focalnet_large_fl4"
-        assert any("normalize_modulator=True as the original's" in each for each in weights.decisions) is told
+        assert any("normalize_modulator=True as in the original's" in each for each in weights.decisions) is told
     for value in (False, True):
         told = read_weights(tmp_path / "timm.safetensors", options={"normalize_modulator": value})
         assert (told.config.normalize_modulator, told.decisions) == (value, ())
@@ -227,7 +227,7 @@ def test_a_timm_directory_without_arguments_is_what_timm_makes_of_it(name, tmp_p
     (folder / "config.json").write_text(
         json.dumps({"architecture": name, "model_args": {"normalize_modulator": False}})
     )
-    with pytest.raises(UserError, match="normalize_modulator=True was given, and config"):
+    with pytest.raises(UserError, match="normalize_modulator=True was given, but it is False by config"):
         read_weights(folder, options={"normalize_modulator": True})
 
 
@@ -237,11 +237,11 @@ def test_a_link_to_weights_is_read_with_the_files_that_describe_these(tmp_path):
     expected = read_weights(folder)
     for path in (folder / "model.safetensors", tmp_path / "best.safetensors"):
         found = read_weights(path)
-        assert (found.config, found.stated) == (expected.config, expected.stated)
+        assert (found.config, found.info) == (expected.config, expected.info)
 
 
 def test_a_repository_in_the_hubs_cache_names_its_snapshot(tmp_path):
     snapshot = tmp_path / "models--timm--focalnet" / "snapshots" / "0a1b2c"
     snapshot.mkdir(parents=True)
-    with pytest.raises(UserError, match=rf"name a snapshot in it, {snapshot}"):
+    with pytest.raises(UserError, match=rf"give a snapshot in it, {snapshot}"):
         read_weights(tmp_path / "models--timm--focalnet")

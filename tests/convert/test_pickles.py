@@ -81,7 +81,7 @@ def test_a_file_that_would_run_something_is_refused_and_does_not_run_it(name, un
     thing = malicious(unharmed / "ran")[name]
     for content in ({"model": TENSORS, "extra": thing}, {**TENSORS, "stem.proj.weight": thing}, thing):
         for write in (save, save_legacy):
-            with pytest.raises(UserError, match=r"is refused: it wants to run .*; nothing was run"):
+            with pytest.raises(UserError, match=r"is refused: it tries to run .*; nothing was run"):
                 read(write(content, unharmed / "file.pth"))
 
 
@@ -198,7 +198,7 @@ def test_changed_and_cut_files_are_damaged(tmp_path):
     for content in (whole, legacy, safe):
         for share in (0.001, 0.1, 0.5, 0.999):
             (tmp_path / "cut.bin").write_bytes(content[: int(share * len(content))])
-            with pytest.raises(UserError, match=r"damaged(,| or) cut off"):
+            with pytest.raises(UserError, match=r"damaged(,| or) truncated"):
                 read(tmp_path / "cut.bin")
 
 
@@ -222,8 +222,8 @@ NOT_WEIGHTS = {
     "a NumPy archive": lambda path: np.savez(path.open("wb"), a=np.ones(2)),
     "a Keras model": lambda path: as_zip(path, "config.json", "model.weights.h5"),
     "a zip of other files (a.txt, b.txt)": lambda path: as_zip(path, "a.txt", "b.txt"),
-    "holds a whole pickled model, timm.models.focalnet.FocalNet": lambda path: save(WHOLE, path),
-    "whole pickled model": lambda path: save({"epoch": 3, "model": WHOLE, "ema": None}, path),
+    "holds a pickled model, timm.models.focalnet.FocalNet": lambda path: save(WHOLE, path),
+    "holds a pickled model": lambda path: save({"epoch": 3, "model": WHOLE, "ema": None}, path),
     "a Git LFS pointer": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n"),
     "a web page": lambda path: path.write_text("\n<!DOCTYPE html><html><title>Log in</title>"),
     "an XML document": lambda path: path.write_text("<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"),
@@ -234,9 +234,9 @@ NOT_WEIGHTS = {
     "a TensorFlow Lite model": lambda path: path.write_bytes(b"\x1c\0\0\0TFL3" + bytes(100)),
     "compressed with gzip": lambda path: path.write_bytes(b"\x1f\x8b\x08\0" + bytes(100)),
     "a tar archive": as_tar,
-    "a JPEG picture": lambda path: path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(100)),
+    "a JPEG image": lambda path: path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(100)),
     "begins with zeros": lambda path: path.write_bytes(bytes(5000)),
-    "begins neither as a zip": lambda path: path.write_bytes(b"\x17\x03\x99" * 50),
+    "begins as neither a zip": lambda path: path.write_bytes(b"\x17\x03\x99" * 50),
     "holds no state dict": lambda path: save([1, 2], path),
     "no FocalNet weights": lambda path: save({"patch_embed.proj.weight": np.ones((3, 3, 4, 4), np.float32)}, path),
 }

@@ -62,7 +62,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
         with pytest.raises(UserError, match="writes a"):
             write_weights(weights, tmp_path / destination, format=format)
     write_weights(weights, tmp_path / "out.safetensors", format="timm")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         write_weights(weights, tmp_path / "out.safetensors", format="timm")
     assert {entry.name for entry in tmp_path.iterdir()} == {"changed.safetensors", "out.safetensors"}
     assert sha256(source) == before
@@ -72,18 +72,18 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
     ("config", "told"),
     [
         ({"normalize_modulator": "false"}, "normalize_modulator is 'false'; expected bool"),
-        ({"depths": [2, 2]}, "depths is (2, 2), the tensors beside it have (1, 2)"),
+        ({"depths": [2, 2]}, "depths is (2, 2) by config.json, but the tensors have (1, 2)"),
         ({"use_layerscale": True}, "use_layerscale is True"),
         ({"hidden_act": "relu"}, "computes gelu only"),
         ({"layer_norm_eps": 1e-12}, "layer_norm_eps=1e-12"),
-        ({"id2label": {"0": "cat"}}, "names 1 classes; the classifier has 0 to 4"),
+        ({"id2label": {"0": "cat"}}, "names 1 classes; the classifier has classes 0 to 4"),
         ({"id2label": {str(index): str(index) for index in range(5, 10)}}, "names 5 classes"),
         ({"id2label": dict.fromkeys("01234")}, "expected a text for every class"),
         ({"id2label": ["a", "b", "c", "d", "e"]}, "expected a text for every class"),
         ({"image_size": "384"}, "image_size is '384'"),
         ({"image_size": -5}, "image_size is -5"),
         ({"image_size": [384]}, "image_size is [384]"),
-        ({"embed_dim": 16}, "embed_dim is 16, the tensors beside it have 8"),
+        ({"embed_dim": 16}, "embed_dim is 16 by config.json, but the tensors have 8"),
         ({"patch_size": 16}, "patch_size is 16"),
         ({"num_channels": 1}, "in_channels is 1"),
         ({"mlp_ratio": 2.0}, "mlp_ratio is 2.0"),
@@ -102,13 +102,13 @@ NO_INDEX = [(INDEX, text) for text in ('{"weight_map": {"a": 5}}', '{"weight_map
 def test_damaged_json_is_one_line(name, content, tmp_path):
     source = in_a_directory(tmp_path / "model")
     (source / name).write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(UserError, match=r"damaged|no index"):
+    with pytest.raises(UserError, match=r"damaged|not an index"):
         read_weights(source, options=OPTIONS["huggingface_srf"])
 
 
 def test_options_and_keys_that_disagree_are_refused(tmp_path):
     source = GOLDEN / "timm_lrf.safetensors"
-    with pytest.raises(UserError, match="use_postln=True was given, and the names"):
+    with pytest.raises(UserError, match="use_postln=True was given, but it is False by the tensors' names"):
         read_weights(source, options={"use_postln": True, "normalize_modulator": False})
     weights = read_weights(source, options=OPTIONS["timm_lrf"])
     write_weights(weights, tmp_path / "checkpoint", format="orbax")
@@ -207,14 +207,14 @@ def test_command_lines_that_make_no_sense_are_one_line_and_inputs_stay_as_they_a
     (tmp_path / "link.safetensors").symlink_to(tmp_path / "nowhere")
     twice = ["--option", "use_postln=true", "--option", "use_postln=false"]
     for arguments, told in (
-        ([step, step / "inside.safetensors", "--to", "timm"], "lies inside"),
+        ([step, step / "inside.safetensors", "--to", "timm"], "is inside the source"),
         ([step, tmp_path / "out.pth", "--to", "orbax"], "writes a directory"),
-        ([step, tmp_path / "out", "--to", "orbax", *twice], "expected every key once"),
+        ([step, tmp_path / "out", "--to", "orbax", *twice], "expected each key once"),
         ([step, tmp_path / "out", "--to", "orbax", "--head", "drop", "--num-classes", str(10**12)], "below 10**8"),
         (["a" * 300, tmp_path / "out", "--to", "orbax"], "File name too long"),
-        ([step, ".", "--to", "orbax"], "exists already"),
-        ([step, "/", "--to", "orbax"], "exists already"),
-        ([step, tmp_path / "link.safetensors", "--to", "microsoft"], "exists already"),
+        ([step, ".", "--to", "orbax"], "already exists"),
+        ([step, "/", "--to", "orbax"], "already exists"),
+        ([step, tmp_path / "link.safetensors", "--to", "microsoft"], "already exists"),
         ([step, tmp_path / "out", "--to", "orbax", "--option", "use_postln=true"], "the checkpoint says False"),
     ):
         done = convert(*arguments)
@@ -229,7 +229,10 @@ def test_a_report_nobody_can_read_is_no_traceback(tmp_path):
     command = [sys.executable, "-u", "-m", "focalnet_jax.convert", *map(str, arguments)]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*command, tmp_path / "a.safetensors"], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (1, "failed: No space left on device; make room and start it again\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "failed: No space left on device; free disk space and start it again\n",
+    )
     process = subprocess.Popen([*command, tmp_path / "b.safetensors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == (b"", 1)

@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from focalnet_jax.data.prepare.preparation import describe
+from focalnet_jax.data.prepare.preparation import write_description
 
 NAMES = ["rose", "tulip", "daisy"]
 
@@ -24,5 +24,5 @@ def make_data_set(folder, label, labels, **more):
         example = {"image": buffer.getvalue(), key: value}
         writer.write(serializer.serialize_example(form.encode_example(example)))
     writer.close()
-    describe(folder, "flowers", "1.0.0", form, {"train": ([len(labels)], 100)})
+    write_description(folder, "flowers", "1.0.0", form, {"train": ([len(labels)], 100)})
     return folder

@@ -7,7 +7,7 @@ from focalnet_jax.data.prepare.containers import Container, tar
 from focalnet_jax.data.prepare.index import Index, Member
 from focalnet_jax.data.prepare.indexing import index_container
 from focalnet_jax.data.prepare.naming import SPLITS
-from focalnet_jax.data.prepare.plan import make_plan
+from focalnet_jax.data.prepare.plan import plan_shards
 from focalnet_jax.errors import UserError
 from tests.data.preparing import write_tar
 
@@ -19,7 +19,7 @@ def index_of(label, names, size):
 def test_slices_of_a_split_hold_all_classes(tmp_path):
     def plan(count, shard_bytes):
         indices = [index_of(str(label), [f"{number}.jpg" for number in range(count)], 1000) for label in range(4)]
-        return make_plan(indices, list("0123"), held_out=0.0, shard_bytes=shard_bytes)
+        return plan_shards(indices, list("0123"), held_out=0.0, shard_bytes=shard_bytes)
 
     shards = plan(30_000, 10_000_000)
     assert len(shards) == 12
@@ -58,9 +58,9 @@ def test_a_damaged_or_cut_tar_is_refused_wherever_the_damage_lies(tmp_path):
         content[: 4 * member + 600],
         b"\xff" * 5000,
     ):
-        with pytest.raises(UserError, match=r"damaged|cut off"):
+        with pytest.raises(UserError, match=r"damaged|truncated"):
             index(damaged)
-        with pytest.raises(UserError, match=r"damaged|cut off"):
+        with pytest.raises(UserError, match=r"damaged|truncated"):
             index(bytes(512) + damaged, 512)
 
 

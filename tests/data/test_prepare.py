@@ -59,7 +59,7 @@ def test_a_held_out_share_never_mixes_with_a_validation_split(tmp_path):
     files = {f"imagenet21k_{split}/n01440764/n01440764_{n}.JPEG": picture for split in ("train", "val") for n in "12"}
     path = write_tar(tmp_path / "winter21.tar", files)
     arguments = ["imagenet22k", "--source", path, "--out", tmp_path / "out", "--processes", "1"]
-    refused("have a split val already", *arguments, "--held-out", "0.5")
+    refused("already have a split val", *arguments, "--held-out", "0.5")
     assert main(list(map(str, arguments))) == 0
     card = json.loads((tmp_path / "out" / "imagenet22k" / "1.0.0" / "card.json").read_text())
     assert {split: of["examples"] for split, of in card["splits"].items()} == {"train": 2, "val": 2}
@@ -72,20 +72,20 @@ def test_sources_that_make_no_sense_are_one_line(pictures, tmp_path):
     refused("found none", "imagefolder", "--source", tmp_path / "empty", *out)
     refused("ILSVRC2012_img_train.tar", "imagenet1k", "--source", tmp_path / "empty", *out)
     (tmp_path / "page.tar").write_text("<html>")
-    refused("damaged or no tar", "imagefolder", "--source", tmp_path / "page.tar", *out)
+    refused("damaged or not a tar", "imagefolder", "--source", tmp_path / "page.tar", *out)
     (tmp_path / "packed.tar").write_bytes(b"\x1f\x8b" + bytes(600))
     refused("damaged", "imagenet22k", "--source", tmp_path / "packed.tar", *out)
     refused("--held-out 2.0", "imagefolder", "--source", pictures, "--held-out", "2", *out)
     refused("--name My", "imagefolder", "--source", pictures, "--name", "My Set", *out)
     (tmp_path / "twice.txt").write_text("a\nb\na\n")
-    refused("every class once; a", "imagefolder", "--source", pictures, "--classes", tmp_path / "twice.txt", *out)
+    refused("each class once; a", "imagefolder", "--source", pictures, "--classes", tmp_path / "twice.txt", *out)
     refused("found none", "tfrecord", "--source", pictures, *out)
     write_imagenet(pictures, tmp_path / "tars")
     refused("give --val-labels", "imagenet1k", "--source", tmp_path / "tars", *out)
     (tmp_path / "wrong.txt").write_text("1\n2\n")
     refused("meta.mat", "imagenet1k", "--source", tmp_path / "tars", "--val-labels", tmp_path / "wrong.txt", *out)
     (tmp_path / "short.txt").write_text("n01440764\nn01443537\n")
-    told = "holds 7 images that the label list does not have, such as ILSVRC2012_val_00000003.JPEG"
+    told = "holds 7 images that the label list lacks, such as ILSVRC2012_val_00000003.JPEG"
     refused(told, "imagenet1k", "--source", tmp_path / "tars", "--val-labels", tmp_path / "short.txt", *out)
 
 

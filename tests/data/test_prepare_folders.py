@@ -56,15 +56,15 @@ def test_a_folder_and_a_tar_of_it_are_the_same_data_set(names, expected, left_ou
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["train/cat/1.jpg", "train/dog/1.jpg", "val/1.jpg", "val/2.jpg"], "2 images of val lie in no class folders"),
-        (["train/1.jpg", "val/2.jpg"], "lie in no class folders"),
-        (["train/1.jpg", "train/2.jpg"], "lie in no class folders"),
-        (["cat/1.jpg", "train/2.jpg", "dog/3.jpg"], "train, a split, and cat, which is none"),
-        (["train/cat/1.jpg", "cat/2.jpg"], "train, a split, and cat, which is none"),
+        (["train/cat/1.jpg", "train/dog/1.jpg", "val/1.jpg", "val/2.jpg"], "2 images of val are not in class folders"),
+        (["train/1.jpg", "val/2.jpg"], "are not in class folders"),
+        (["train/1.jpg", "train/2.jpg"], "are not in class folders"),
+        (["cat/1.jpg", "train/2.jpg", "dog/3.jpg"], "train, a split, and cat, which is not a split"),
+        (["train/cat/1.jpg", "cat/2.jpg"], "train, a split, and cat, which is not a split"),
         (["cat/train/1.jpg", "cat/val/2.jpg", "dog/train/3.jpg", "dog/val/4.jpg"], "not CLASS/SPLIT"),
         (["cat/test/1.jpg", "dog/test/2.jpg"], "not CLASS/SPLIT"),
         (["a/train/cat/1.jpg", "b/train/dog/2.jpg"], "not CLASS/SPLIT"),
-        (["1.jpg", "2.jpg", "3.jpg"], "lie in no class folders"),
+        (["1.jpg", "2.jpg", "3.jpg"], "are not in class folders"),
     ],
 )
 def test_splits_where_classes_should_be_are_refused_in_a_folder_and_in_a_tar(names, told, tmp_path):
@@ -103,7 +103,7 @@ def test_images_beside_class_folders_are_rejected_by_name(tmp_path):
         assert found == {"train": {"cat": 1, "dog": 1}}
         assert card["rejected"] == 3
         manifest = (tmp_path / f"{source}-out" / "images" / "1.0.0" / "manifest.jsonl").read_text()
-        assert manifest.count("it lies in no class folder") == 3
+        assert manifest.count("not in a class folder") == 3
 
 
 def classes(*names):
@@ -154,11 +154,11 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 def test_what_lies_both_packed_and_unpacked_is_refused(tmp_path):
     write_folder(tmp_path / "set", pictures("cat/1.jpg", "dog/2.jpg") | classes("dog"))
-    refused("dog and dog.tar, the same twice", "imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out")
+    refused("dog and dog.tar, the same data", "imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out")
     write_folder(tmp_path / "splits", pictures("train/cat/1.jpg") | {"train.tar": in_folders("cat", "dog")})
-    refused("the same twice", "imagefolder", "--source", tmp_path / "splits", "--out", tmp_path / "out")
+    refused("the same data", "imagefolder", "--source", tmp_path / "splits", "--out", tmp_path / "out")
     write_folder(tmp_path / "both", {"cat.tar": classes("x")["x.tar"], "cat.tar.gz": pack(pictures("1.jpg"), "w:gz")})
-    refused("the same twice", "imagefolder", "--source", tmp_path / "both", "--out", tmp_path / "out")
+    refused("the same data", "imagefolder", "--source", tmp_path / "both", "--out", tmp_path / "out")
 
 
 def shard(*suffixes):
@@ -172,9 +172,9 @@ def shard(*suffixes):
         ({"00000.tar": shard(".jpg", ".json", ".txt"), "00001.tar": shard(".jpg", ".json")}, "the kind webdataset"),
         ({"cat.tar": shard(".jpg", ".cls")}, "the kind webdataset"),
         ({"train.tar": shard(".cls", ".jpg"), "val.tar": shard(".jpg", ".cls")}, "the kind webdataset"),
-        ({"train-0.tar": shard(".jpg"), "train-1.tar": shard(".jpg")}, "it is no class"),
-        ({"train.tar": shard(".jpg"), "cat.tar": shard(".jpg")}, "a split, and cat.tar, which is none"),
-        ({"cat.tar": pack(classes("a", "b"))}, "holds tars itself"),
+        ({"train-0.tar": shard(".jpg"), "train-1.tar": shard(".jpg")}, "it is not a class"),
+        ({"train.tar": shard(".jpg"), "cat.tar": shard(".jpg")}, "a split, and cat.tar, which is not a split"),
+        ({"cat.tar": pack(classes("a", "b"))}, "holds further tars"),
         ({"cat.tar": in_folders("train", "val"), "dog.tar": in_folders("train", "val")}, "not CLASS/SPLIT"),
         ({"a.tar": in_folders("pets/cat", "pets/dog"), "b.tar": in_folders("pets/cat", "pets/emu")}, "several folders"),
         ({"part_1.tar": in_folders("cat", "dog"), "part_2.tar": in_folders("cat", "emu")}, "several folders"),
@@ -198,8 +198,8 @@ def test_an_archive_is_refused_where_it_is_of_another_kind_or_holds_two_kinds(tm
             (shard(".jpg", ".cls"), "the kind webdataset"),
             (shard(".jpg", ".json"), "the kind webdataset"),
             (pack(classes("cat") | pictures("1.jpg")), "holds both images, such as 1.jpg, and tars"),
-            (pack({"cat.tar.gz": b"x", "dog.tar": b"x"}), "a compressed tar in a tar"),
-            (pack({"train.tar": shard(".jpg", ".cls")}), "is a shard of WebDataset"),
+            (pack({"cat.tar.gz": b"x", "dog.tar": b"x"}), "the compressed tar cat.tar.gz"),
+            (pack({"train.tar": shard(".jpg", ".cls")}), "is a WebDataset shard"),
             (pack(pictures("1.txt")), "no image of a known class"),
         ]
     ):
@@ -217,7 +217,7 @@ def test_a_compressed_tar_is_refused_where_it_is_damaged_unsafe_or_unpacks_witho
         path.write_bytes(content)
         refused("damaged", "imagefolder", "--source", path, *out)
     path.write_bytes(pack(pictures("cat/1.jpg", "../dog/1.jpg"), "w:gz"))
-    refused("a path out of it", "imagefolder", "--source", path, *out)
+    refused("leads outside of it", "imagefolder", "--source", path, *out)
     path.write_bytes(whole)
     monkeypatch.setattr("focalnet_jax.data.prepare.containers.GROWTH_BYTES", 0)
     monkeypatch.setattr("focalnet_jax.data.prepare.containers.GROWTH", 1)

@@ -94,13 +94,13 @@ def test_the_list_of_labels_may_have_any_of_its_forms(expected, tmp_path):
     ("text", "told"),
     [
         ("449\n445\n442\n", "meta.mat"),  # the devkit's numbers without its table
-        ("n01440764\n" * 3, "3 images that the label list does not have"),
-        ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {1000}\n" for n in range(1, 7)), "may mean another order"),
-        ("tench\n" * 6, "tench' is none"),
-        ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {n}\n" for n in range(1, 7)), "its numbers count the images"),
-        ("ILSVRC2012_val_00000001.JPEG 66\nILSVRC2012_val_00000002.JPEG 971\n", "may mean another order"),
-        ("a.JPEG n01440764\na.JPEG n02102040\n", "two classes of a, n01440764 and n02102040"),
-        ("a.JPEG 0\na.JPEG 217\n", "two classes of a, 0 and 217"),
+        ("n01440764\n" * 3, "3 images that the label list lacks"),
+        ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {1000}\n" for n in range(1, 7)), "so their order is unknown"),
+        ("tench\n" * 6, "got 'ILSVRC2012_val_00000001 tench'"),
+        ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {n}\n" for n in range(1, 7)), "its numbers count images"),
+        ("ILSVRC2012_val_00000001.JPEG 66\nILSVRC2012_val_00000002.JPEG 971\n", "so their order is unknown"),
+        ("a.JPEG n01440764\na.JPEG n02102040\n", "two classes for a, n01440764 and n02102040"),
+        ("a.JPEG 0\na.JPEG 217\n", "two classes for a, 0 and 217"),
         ("", "is empty"),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_devkit_that_unpacks_without_end_or_holds_none_is_refused(tmp_path):
     for content, told in (
         (pack(truth | {"data/meta.mat": bomb}, "w:gz"), "unpacks to more than"),
         (pack(truth | {"data/meta.mat": b"damaged" * 99}, "w:gz"), "is damaged"),
-        (pack({"../data/meta.mat": b"x"}, "w:gz"), "a path out of it"),
+        (pack({"../data/meta.mat": b"x"}, "w:gz"), "leads outside of it"),
         (pack({"readme": b"x"}, "w:gz"), "expected the devkit"),
         (pack(truth, "w:gz")[:-30], "damaged"),
     ):
@@ -185,14 +185,14 @@ def test_without_a_validation_image_that_can_be_used_nothing_is_prepared(tmp_pat
 def test_numbered_files_that_are_missing_are_told(layout, tmp_path, capsys):
     source = layout(tmp_path / "set")
     prepared(tmp_path / "whole", "imagenet1k", "--source", source)
-    assert "are there; without" not in capsys.readouterr().out
+    assert "are present; missing" not in capsys.readouterr().out
     first, second = sorted(source.rglob("*train*"))
     if layout is layouts.hub_parquet:
         first.unlink()
     else:
         second.rename(second.with_name(second.name.replace("1.tar", "3.tar")))
     assert main(["imagenet1k", "--source", str(source), "--out", str(tmp_path / "out"), "--processes", "1"]) == 0
-    told = {layouts.hub_parquet: "1 of 2 files of .*; without number 0", layouts.webdataset: "2 of 4 .*number 1, 2"}
+    told = {layouts.hub_parquet: "1 of 2 files of .*; missing: 0", layouts.webdataset: "2 of 4 .*missing: 1, 2"}
     assert re.search(told[layout], capsys.readouterr().out)
 
 
@@ -210,13 +210,13 @@ def test_a_split_that_is_there_twice_or_not_at_all_is_refused(tmp_path):
 def test_given_as_the_kind_imagefolder_it_is_refused_or_read_rightly(tmp_path):
     out = ["--out", tmp_path / "out"]
     source = layouts.kaggle(tmp_path / "kaggle") / "ILSVRC" / "Data" / "CLS-LOC"
-    refused("the 2 images of test lie in no class folders", "imagefolder", "--source", source, *out)
+    refused("the 2 images of test are not in class folders", "imagefolder", "--source", source, *out)
     shutil.rmtree(source / "test")
-    refused("the 6 images of val lie in no class folders", "imagefolder", "--source", source, *out)
+    refused("the 6 images of val are not in class folders", "imagefolder", "--source", source, *out)
     refused("use the kind imagenet1k", "imagefolder", "--source", source / "val", *out)
     source = layouts.hub_tars(tmp_path / "tars") / "data"
-    refused("is no class; try the kind imagenet1k", "imagefolder", "--source", source, *out)
-    refused("lie in no class folders", "imagefolder", "--source", source / "val_images.tar.gz", *out)
+    refused("is not a class; try the kind imagenet1k", "imagefolder", "--source", source, *out)
+    refused("are not in class folders", "imagefolder", "--source", source / "val_images.tar.gz", *out)
     source = layouts.hub_parquet(tmp_path / "parquet")
     refused("Parquet files with the kind parquet", "imagefolder", "--source", source, *out)
     refused("with the kind parquet", "imagefolder", "--source", next(source.rglob("*.parquet")), *out)
@@ -225,7 +225,7 @@ def test_given_as_the_kind_imagefolder_it_is_refused_or_read_rightly(tmp_path):
     refused("with the kind webdataset", "imagenet22k", "--source", source, *out)
     refused("with the kind webdataset", "imagefolder", "--source", next(source.iterdir()), *out)
     source = layouts.kaggle_tars(tmp_path / "own")
-    refused("the 6 images of val lie in no class folders", "imagefolder", "--source", source, *out)
+    refused("the 6 images of val are not in class folders", "imagefolder", "--source", source, *out)
     _, found = prepared(tmp_path / "train", "imagefolder", "--source", source / "ILSVRC2012_img_train.tar")
     assert found == {"train": {SYNSETS[0]: 6, SYNSETS[1]: 4, SYNSETS[2]: 4}}
 
@@ -234,14 +234,14 @@ def test_an_image_that_is_there_twice_is_refused(tmp_path):
     source = layouts.hub_tars(tmp_path / "set") / "data"
     packed = gzip.decompress((source / "train_images_1.tar.gz").read_bytes())
     (source / "train_images_2.tar").write_bytes(packed)
-    refused("are there more than once", "imagenet1k", "--source", source, "--out", tmp_path / "out")
+    refused("occur more than once", "imagenet1k", "--source", source, "--out", tmp_path / "out")
     (source / "train_images_2.tar").rename(source / "train_images_1.tar")
-    refused("are there more than once", "imagenet1k", "--source", source, "--out", tmp_path / "out")
+    refused("occur more than once", "imagenet1k", "--source", source, "--out", tmp_path / "out")
     source = layouts.hub_parquet(tmp_path / "rows")
     name, content = next(iter(write_val()[0].items()))
     rows = [(name, content, label) for label in (0, 2)]
     write_parquet(source / "data" / "validation-00000-of-00001.parquet", rows)
-    refused(f"1 images are there more than once, such as {name}", "imagenet1k", "--source", source, "--out", tmp_path)
+    refused(f"1 images occur more than once, such as {name}", "imagenet1k", "--source", source, "--out", tmp_path)
 
 
 def write_split_folders(root):
@@ -337,4 +337,4 @@ def test_the_hubs_parquet_as_the_kind_parquet_has_imagenets_words_each_once(tmp_
     assert found["val"] == {class_names(1000)[SYNSETS.index(synset)]: 2 for synset in SYNSETS}
     write_parquet(tmp_path / "train.parquet", [("1.jpg", next(iter(write_val()[0].values())), 0)], ["cat", "cat"])
     out = ["--out", tmp_path / "none"]
-    refused("several classes cat", "parquet", "--source", tmp_path / "train.parquet", *out)
+    refused("several classes have the name cat", "parquet", "--source", tmp_path / "train.parquet", *out)

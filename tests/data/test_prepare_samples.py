@@ -118,22 +118,22 @@ def test_numbers_that_begin_with_1_are_refused_where_a_list_says_so(tmp_path):
     (tmp_path / "names.txt").write_text("zebra\napple\nmango\n")
     source = write_shard(tmp_path / "train-0.tar", [{".cls": str(number)} for number in (1, 2, 3)])
     arguments = ["--source", source, "--out", tmp_path / "out"]
-    refused("they seem to begin with 1", "webdataset", *arguments, "--classes", tmp_path / "names.txt")
+    refused("they seem to start at 1", "webdataset", *arguments, "--classes", tmp_path / "names.txt")
     source = write_shard(tmp_path / "imagenet1k-train-0.tar", [{".cls": str(number)} for number in (1, 500, 1000)])
-    refused("they seem to begin with 1", "webdataset", *arguments[:1], source, *arguments[2:])
+    refused("they seem to start at 1", "webdataset", *arguments[:1], source, *arguments[2:])
 
 
 @pytest.mark.parametrize(
     ("samples", "told"),
     [
-        ([{".cls": "1"}, {".cls": "cat"}], "partly numbers, such as 1, and partly names, such as cat"),
-        ([{".json": '{"width": 3}'}, {".json": "[1]"}], "it has no label"),
-        ([{".json": '{"label": 1', ".cls": ""}], "it has no label"),
+        ([{".cls": "1"}, {".cls": "cat"}], "some labels are numbers, such as 1, others names, such as cat"),
+        ([{".json": '{"width": 3}'}, {".json": "[1]"}], "no label"),
+        ([{".json": '{"label": 1', ".cls": ""}], "no label"),
         ([{".txt": f"a picture of {n} cats"} for n in range(6)], "captions, not classes"),
-        ([{".cls": "1", ".json": '{"label": 2}'}], "contradict each other"),
-        ([{".cls": "20260101"}], "is not the number of a class"),
+        ([{".cls": "1", ".json": '{"label": 2}'}], "contradictory labels"),
+        ([{".cls": "20260101"}], "is too large for a class index"),
         ([{".cls": "long " * 90}], "no image of a known class"),
-        ([{}, {}], "no .cls, .json or .txt beside its images"),
+        ([{}, {}], "no .cls, .json or .txt for its images"),
     ],
 )
 def test_labels_that_cannot_be_classes_are_refused(samples, told, tmp_path):
@@ -174,7 +174,7 @@ def test_shards_named_for_imagenet_have_its_classes_and_names_and_numbers_must_a
         (["imagenet1k_training_0000.tar", "imagenet1k_validation_0000.tar"], {"train": 1, "val": 1}),
         (["train/0.tar", "valid/0.tar", "test/0.tar"], {"train": 1, "val": 1, "test": 1}),
         (["0.tar", "1.tar"], {"train": 2}),
-        (["train-0.tar", "0.tar"], "is named for no split"),
+        (["train-0.tar", "0.tar"], "has no split in its name"),
         (["train-val-0.tar"], "says train and val"),
     ],
 )
@@ -196,13 +196,13 @@ def test_a_source_of_another_kind_is_refused(tmp_path):
     refused("found 12 .jpg", "parquet", "--source", tmp_path / "folders", *out)
     inner = pack({"1.jpg": picture(1)})
     write_folder(tmp_path / "tars", {"cat.tar": inner, "dog.tar": inner})
-    refused("for a tar per class use the kind imagefolder", "webdataset", "--source", tmp_path / "tars", *out)
+    refused("for one tar per class use the kind imagefolder", "webdataset", "--source", tmp_path / "tars", *out)
     write_tar(tmp_path / "outer" / "train.tar", {"cat.tar": inner})
     refused("holds tars, such as cat.tar", "webdataset", "--source", tmp_path / "outer", *out)
     (tmp_path / "zip.tar").write_bytes(b"PK\3\4" + bytes(3000))
     refused("a zip archive: unzip it", "webdataset", "--source", tmp_path / "zip.tar", *out)
     (tmp_path / "x.parquet").write_bytes(b"PAR1" + bytes(3000))
-    refused("damaged or no Parquet file", "parquet", "--source", tmp_path / "x.parquet", *out)
+    refused("damaged or not a Parquet file", "parquet", "--source", tmp_path / "x.parquet", *out)
     refused("expected Parquet files", "parquet", "--source", tmp_path / "zip.tar", *out)
     refused("--classes is for", "tfrecord", "--source", tmp_path, "--classes", tmp_path, *out)
 
@@ -245,7 +245,7 @@ def test_columns_are_found_by_what_they_hold_or_named(tmp_path):
         ([0.0, 2.0, 1.5], {"0": 1, "2": 1}),
         ([True, False, True], {"false": 1, "true": 2}),
         ([[0], [1], [0, 1]], "holds list<"),
-        ([b"cat", b"dog", b"cat"], "column kind holds binary; expected one label per row, a number or a text"),
+        ([b"cat", b"dog", b"cat"], "column kind holds binary; expected one label per row, a number or text"),
         ([datetime.date(2020, 1, 1 + day) for day in range(3)], "holds date32"),
         ([{"id": 1}, {"id": 2}, {"id": 1}], "holds struct<"),
     ],
@@ -262,7 +262,7 @@ def test_a_named_column_holds_a_label_for_each_row(labels, expected, tmp_path):
 def test_a_named_column_holds_images(tmp_path):
     path = table(tmp_path / "train.parquet", image=[picture(0)], where=["a.jpg"], label=[0])
     arguments = ["--source", path, "--image-column", "where", "--out", tmp_path / "out"]
-    refused("column where holds string; expected the bytes of images", "parquet", *arguments)
+    refused("column where holds string; expected encoded images", "parquet", *arguments)
 
 
 def test_rows_without_a_label_an_image_or_a_name_of_their_own_are_named(tmp_path):
@@ -312,5 +312,5 @@ def test_a_preparation_of_what_is_spooled_is_killed_and_ends_the_same(tmp_path):
     assert (folder / "card.json").read_text() == (other / "card.json").read_text()
     for split in ("train", "val"):
         assert contents(folder, split) == contents(other, split)
-    assert "holds this data set already" in prepare(*arguments, "--out", tmp_path / "out").stdout
+    assert "already holds this data set" in prepare(*arguments, "--out", tmp_path / "out").stdout
     shutil.rmtree(tmp_path / "fresh")

@@ -47,7 +47,7 @@ def test_nothing_that_lies_in_a_class_is_left_out_without_a_word(tmp_path):
     assert {name for name, row in rows.items() if row["status"] == "normalized"} == {
         "cat/1.bmp", "cat/2.TIF", "cat/3", "cat/4.gif", "cat/5.png"
     }  # fmt: skip
-    assert rows["cat/3"]["reason"] == "the name says None, it is .jpg; now cat/3.jpg"
+    assert rows["cat/3"]["reason"] == "the suffix was None, the format is .jpg; now cat/3.jpg"
     source = TfdsSource(str(folder), "train")
     assert len(source) == 5
     for index in range(5):
@@ -94,7 +94,7 @@ def test_every_good_image_is_kept_once_with_its_bytes_and_the_rest_is_named(pict
     assert "it is .png; now" in reasons["101"]
     assert "truncated" in reasons["105"]
     assert "pixels" in reasons["108"]
-    assert "another than its folder" in reasons["109"]
+    assert "contradicts its folder" in reasons["109"]
     card = json.loads((from_folders / "card.json").read_text())
     assert (card["rejected"], card["splits"]["train"]["examples"]) == (REJECTED, sum(READABLE["train"]))
 

@@ -20,7 +20,7 @@ def test_a_preparation_killed_at_any_time_goes_on_and_ends_the_same(pictures, tm
         assert (folder / ".prepare").exists()
     done = prepare(*arguments)
     assert done.returncode == 0, done.stderr
-    assert "going on" in done.stdout or "finished" in done.stdout
+    assert "resuming" in done.stdout or "finished" in done.stdout
     assert not (folder / ".prepare").exists()
     fresh = prepare(*arguments[:-1], tmp_path / "fresh")
     assert fresh.returncode == 0, fresh.stderr
@@ -31,7 +31,7 @@ def test_a_preparation_killed_at_any_time_goes_on_and_ends_the_same(pictures, tm
         assert (folder / name).read_text() == (other / name).read_text()
     for split in READABLE:
         assert contents(folder, split) == contents(other, split)
-    assert "holds this data set already" in prepare(*arguments).stdout
+    assert "already holds this data set" in prepare(*arguments).stdout
     refused("shard_bytes was 10000 and is 2000000", *arguments, "--shard-mb", "2")
 
 
@@ -49,7 +49,7 @@ def test_other_data_is_not_called_finished_and_a_corrected_command_is_not_held_t
     shutil.copy(picture, new / "1.jpg")
     assert main(list(map(str, arguments))) == 0
     shutil.copy(picture, new / "2.jpg")
-    refused("images was 44 and is 45", *arguments)
+    refused("images was 44, now 45", *arguments)
     (new / "2.jpg").unlink()
     (tmp_path / "out" / "images" / "1.0.0" / ".prepare").mkdir()  # what a kill at the very end leaves
     assert main(list(map(str, arguments))) == 0
@@ -71,7 +71,7 @@ def test_a_tar_changed_at_the_same_size_between_a_kill_and_the_next_start_is_ref
     other = write_tar(tmp_path / "other.tar", dict(reversed(one.items())))
     assert other.stat().st_size == size
     other.replace(path)
-    refused("is of another preparation: sources was", *arguments)
+    refused("belongs to another preparation: sources was", *arguments)
 
 
 def test_two_preparations_of_the_same_are_the_same_to_the_byte(pictures, from_folders, tmp_path):

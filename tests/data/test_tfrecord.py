@@ -39,12 +39,12 @@ def test_an_existing_tfrecord_data_set_is_converted_byte_for_byte(from_folders, 
     content = shard.read_bytes()
     for place in (3, 9, 500):  # the length of a record, its checksum, the record
         shard.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
-        with pytest.raises(UserError, match="a checksum does not fit"):
+        with pytest.raises(UserError, match="a checksum does not match"):
             convert([old], tmp_path / "other", processes=1)
     shard.write_bytes(content[:-10])
-    with pytest.raises(UserError, match="cut off"):
+    with pytest.raises(UserError, match="truncated"):
         convert([old], tmp_path / "short", processes=1)
-    with pytest.raises(UserError, match="of another preparation: sources was"):
+    with pytest.raises(UserError, match="belongs to another preparation: sources was"):
         convert([old], tmp_path / "new", processes=1)
     shard.unlink()
     with pytest.raises(UserError, match=r"cannot read .*images-val.tfrecord"):

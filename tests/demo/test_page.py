@@ -94,10 +94,10 @@ def test_pictures_of_every_kind_are_predicted_as_predict_does(served, pictures, 
         named, said, classes, maps = shown(client, path)
         assert named == pytest.approx(dict(classifier.predict([read_picture(path)], 3)[0]), rel=1e-5)
         assert said == ""
-        assert list(classes) == ["the picture", *named]
+        assert list(classes) == ["the image", *named]
         assert list(maps) == ["modulator", "gate, level 1", "gate, level 2", "gate, global"]
         expected = classifier.transform(read_picture(path))
-        np.testing.assert_array_equal(classes["the picture"][::14, ::14], expected)  # 16 pixels, shown as 224
+        np.testing.assert_array_equal(classes["the image"][::14, ::14], expected)  # 16 pixels, shown as 224
 
 
 def test_two_visitors_at_once_see_each_their_own_picture_and_choose_their_own_stage(served, pictures):
@@ -106,7 +106,7 @@ def test_two_visitors_at_once_see_each_their_own_picture_and_choose_their_own_st
         named, _, classes, _ = shown(client, pictures[name])
         choice, maps = client.predict(1, api_name="/stage")
         assert choice["value"] == 1  # stage 1 has one block
-        return named, classes["the picture"], panels(maps)["modulator"]
+        return named, classes["the image"], panels(maps)["modulator"]
 
     names = ["plain.jpg", "large.jpg"] * 2
     with ThreadPoolExecutor(len(names)) as pool:
@@ -149,11 +149,11 @@ def test_a_browser_shows_what_a_dropped_picture_is_and_asks_only_this_machine(se
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.goto(served.address)
-        page.get_by_text("Drop a picture on the left").wait_for()
+        page.get_by_text("Drop an image on the left").wait_for()
 
         drop(page, pictures["plain.jpg"])
         page.locator("#modulation img.map").nth(3).wait_for()
-        assert page.locator("#classes b").all_inner_texts() == ["the picture", *(name for name, _ in best)]
+        assert page.locator("#classes b").all_inner_texts() == ["the image", *(name for name, _ in best)]
         assert page.locator(".output-class").first.inner_text().strip() == best[0][0]
         last = drawn(page, "modulation")
         assert list(last) == ["modulator", "gate, level 1", "gate, level 2", "gate, global"]
@@ -165,9 +165,9 @@ def test_a_browser_shows_what_a_dropped_picture_is_and_asks_only_this_machine(se
         page.get_by_text("each of 4x4 places").wait_for()
         assert (drawn(page, "modulation")["modulator"] != last["modulator"]).any()
 
-        source = page.locator("img.map[alt='the picture']").get_attribute("src")
+        source = page.locator("img.map[alt='the image']").get_attribute("src")
         drop(page, pictures["clear.png"])  # onto the same place, with the stage that was chosen
-        of_another = f"img.map[alt='the picture']:not([src='{source}'])"
+        of_another = f"img.map[alt='the image']:not([src='{source}'])"
         page.locator(of_another).wait_for()
         assert page.get_by_text("each of 4x4 places").is_visible()
         browser.close()

@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_image
 from focalnet_jax import create_model, visualize
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import Preprocessing
-from focalnet_jax.demo.panels import Seen, block_panels, class_panels, look
+from focalnet_jax.demo.panels import Explanation, block_panels, class_panels, explain
 from focalnet_jax.inference import Classifier
 from focalnet_jax.visualize.figures import Activation
 from focalnet_jax.visualize.maps import StageMaps
@@ -23,11 +23,11 @@ def classifier():
 
 def test_classes_and_maps_are_those_of_predict_and_of_the_picture_it_is_given(classifier):
     china = load_sample_image("china.jpg")
-    seen = look(classifier, china, topk=3)
+    seen = explain(classifier, china, topk=3)
     best = classifier.predict([china], 3)[0]
     assert [(each.label, each.probability) for each in seen.classes] == [(name.split(",")[0], p) for name, p in best]
-    np.testing.assert_array_equal(seen.picture, classifier.transform(china))
-    images = normalize(jnp.asarray(seen.picture[None]))
+    np.testing.assert_array_equal(seen.image, classifier.transform(china))
+    images = normalize(jnp.asarray(seen.image[None]))
     for shown, expected in zip(seen.stages, visualize.modulation_maps(classifier.model, images), strict=True):
         np.testing.assert_array_equal(shown.modulator, expected.modulator)
         np.testing.assert_array_equal(shown.gates, expected.gates)
@@ -39,15 +39,15 @@ def test_classes_and_maps_are_those_of_predict_and_of_the_picture_it_is_given(cl
 
 
 def test_a_block_shows_its_modulator_and_every_gate_with_its_focal_window(classifier):
-    seen = look(classifier, load_sample_image("flower.jpg"), topk=9)
+    seen = explain(classifier, load_sample_image("flower.jpg"), topk=9)
     assert len(seen.classes) == 4  # all there are
     panels = block_panels(seen, classifier.model.config, 1, 0)
     assert [(panel.name, panel.meaning) for panel in panels] == [
-        ("modulator", "how much it changes each of 4x4 places"),
+        ("modulator", "its strength at each of 4x4 places"),
         ("gate, level 1", "context of 3x3 places"),
         ("gate, level 2", "context of 7x7 places"),
         ("gate, level 3", "context of 13x13 places"),
-        ("gate, global", "context of the whole picture"),
+        ("gate, global", "context of the whole image"),
     ]
     assert {panel.pixels.shape for panel in panels} == {(224, 224, 3)}  # 32 pixels, seven times as large
     assert panels[0].limits == (seen.stages[1].modulator[0].min(), seen.stages[1].modulator[0].max())
@@ -56,7 +56,7 @@ def test_a_block_shows_its_modulator_and_every_gate_with_its_focal_window(classi
 def test_gates_of_a_block_and_maps_of_the_classes_have_one_scale(classifier):
     gates = np.broadcast_to(np.float32([2, -1, 0, -2]), (1, 1, 2, 2, 4))
     classes = [Activation("a", 0.7, np.full((2, 2), 3.0)), Activation("b", 0.3, np.full((2, 2), 1.0))]
-    seen = Seen(np.zeros((32, 32, 3), np.uint8), classes, [StageMaps(np.ones((1, 1, 2, 2)), gates)])
+    seen = Explanation(np.zeros((32, 32, 3), np.uint8), classes, [StageMaps(np.ones((1, 1, 2, 2)), gates)])
     colours = [panel.pixels[0, 0] for panel in block_panels(seen, classifier.model.config, 0, 0)[1:]]
     expected = matplotlib.colormaps["coolwarm"]([1.0, 0.25, 0.5, 0.0])[:, :3] * 255
     np.testing.assert_array_equal(colours, expected.astype(np.uint8))

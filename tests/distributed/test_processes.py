@@ -56,7 +56,7 @@ def test_processes_with_different_numbers_of_devices_refuse(tmp_path):
     each = [["--workdir", tmp_path / "run"]] * 2
     for stderr, code in by_hand("train.py", 47122, *each, env=[ENVIRONMENT | flag for flag in flags]):
         assert code == 2
-        assert "differ in their devices (process 0 has 4, process 1 has 2)" in stderr
+        assert "differ in their number of devices (process 0 has 4, process 1 has 2)" in stderr
 
 
 def test_processes_with_other_sources_refuse(tmp_path):
@@ -107,7 +107,7 @@ def test_the_only_process_of_a_node_has_all_its_gpus(monkeypatch):
         (["--processes", "2"], "--processes 2: expected HOST:PORT"),
         (["--processes", "2"], "--coordinator, --process is missing"),
         (["--coordinator", "nowhere", "--processes", "2", "--process", "0"], "expected HOST:PORT"),
-        (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "this one's number below it"),
+        (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "this one's index below that number"),
     ],
 )
 def test_incomplete_addresses_are_one_line(arguments, told, tmp_path):
@@ -122,7 +122,7 @@ def test_processes_that_do_not_meet_end_with_one_line_after_the_timeout(index, t
         "--coordinator-timeout", 3, "--workdir", tmp_path / "run",
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.startswith(f"failed: not all processes met at localhost:{47114 + index} within 3 s")
+    assert done.stderr.startswith(f"failed: not all processes connected to localhost:{47114 + index} within 3 s")
     assert len(done.stderr.splitlines()) == 1
     assert time.monotonic() - begun < 30
     assert not (tmp_path / "run").exists()
@@ -137,7 +137,9 @@ def test_when_any_process_fails_the_launcher_ends_the_others(failing, monkeypatc
     begun = time.monotonic()
     assert launcher._wait(processes) == 3
     assert time.monotonic() - begun < 30
-    assert f"process {failing} ended with 3; process {1 - failing} has not: sending SIGTERM" in capfd.readouterr().err
+    assert (
+        f"process {failing} ended with exit code 3; sending SIGTERM to process {1 - failing}" in capfd.readouterr().err
+    )
 
 
 def test_the_launcher_refuses_what_is_no_program(tmp_path):

@@ -12,7 +12,7 @@ from jax.experimental import mesh_utils
 
 import focalnet_jax
 from focalnet_jax.aot.program import Program
-from focalnet_jax.convert.mapping import abstract_params
+from focalnet_jax.convert.mapping import param_shapes
 from focalnet_jax.distributed.mesh import LocalPlaces, make_mesh, put_batch, put_exchanged
 from focalnet_jax.distributed.sharding import TENSOR_RULES, describe, list_placement, partition, shardings
 from focalnet_jax.errors import UserError
@@ -87,7 +87,7 @@ def test_micro_batches_on_a_mesh_are_one_batch():
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_variant_splits_evenly_and_nearly_whole(name):
-    params = abstract_params(variant_config(name))
+    params = param_shapes(variant_config(name))
     matching = {path: [rule for rule, _ in TENSOR_RULES if re.search(rule, path)] for path in named_leaves(params)}
     assert all(len(rules) < 2 for rules in matching.values())
     assert {rule for rules in matching.values() for rule in rules} == {rule for rule, _ in TENSOR_RULES}
@@ -142,7 +142,7 @@ def test_channels_that_do_not_divide_are_refused():
 
 def test_small_parameters_stay_whole_and_the_report_says_how_much():
     assert not any(partition("norm/scale", (768,), {"fsdp": 8, "tensor": 2}))
-    params = abstract_params(variant_config("focalnet_tiny_srf"))
+    params = param_shapes(variant_config("focalnet_tiny_srf"))
     mesh = make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
     share = float(describe(params, mesh).partition("%")[0])
     assert 98 < share < 100

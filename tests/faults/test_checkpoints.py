@@ -210,9 +210,9 @@ def test_a_run_that_never_saved_begins_anew(tmp_path):
 def test_a_directory_whose_name_orbax_takes_for_a_pattern_is_refused_at_once(tmp_path):
     for name in ("lr[1e-3]", "what?", "all*"):
         done = run("train.py", *SMALL, "--workdir", tmp_path / name)
-        assert_one_line_mistake(done, "which Orbax takes for a pattern: choose another")
+        assert_one_line_mistake(done, "which Orbax treats as a pattern: choose another")
         assert not (tmp_path / name).exists()
-        with pytest.raises(UserError, match="takes for a pattern"):
+        with pytest.raises(UserError, match="treats as a pattern"):
             save_params(tmp_path / name, items(1)["params"], {})
 
 

@@ -261,7 +261,7 @@ def test_a_run_that_is_killed_is_started_again_as_often_as_it_may(finished, tmp_
     child.kill()
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
-    assert "ended with 137: started again in 1 s (1 of 2 times)" in stderr
+    assert "ended with exit code 137: restarting in 1 s (1 of 2 restarts)" in stderr
     assert losses(tmp_path / "run") == losses(finished[0])
     mistake = run("train.py", *SMALL, "--config.seed=-1", "--max-restarts=5", "--workdir", tmp_path / "other")
     assert_one_line_mistake(mistake, "seed=-1")
@@ -297,4 +297,4 @@ def test_a_machines_notice_stops_the_run_as_a_signal_does(tmp_path):
         _, stderr = process.communicate(timeout=120)
         server.shutdown()
     assert process.returncode == 42, stderr
-    assert "preempted is TRUE: this machine is about to go" in stderr
+    assert "preempted is TRUE: this machine is about to be stopped" in stderr

@@ -146,5 +146,5 @@ def test_in_a_loop_of_ones_own_over_batches_they_are_those_without_it(form, dtyp
 def test_the_native_form_says_which_form_has_them():
     graph, params, _ = small_model(aggregation="native", scan_blocks=False)
     given = (nnx.to_pure_dict(params), IMAGES)
-    with pytest.raises(UserError, match=r"first derivatives alone.*model.aggregation=xla"):
+    with pytest.raises(UserError, match=r"first derivatives only.*model.aggregation=xla"):
         product_with_hessian(graph, given, direction(given, 1))

@@ -185,7 +185,7 @@ def test_second_derivatives_are_refused_by_the_name_of_the_option():
     def slope(context):
         return jax.grad(lambda context: (form("native")(context, *rest) ** 2).sum())(context).sum()
 
-    with pytest.raises(UserError, match=r"for second ones make the model with model\.aggregation=xla"):
+    with pytest.raises(UserError, match=r"for second ones create the model with model\.aggregation=xla"):
         jax.grad(slope)(context)
 
 

@@ -114,7 +114,7 @@ def test_second_derivatives_are_refused_by_the_name_of_the_option():
         def slope(x, function=function, rest=arguments[1:]):
             return jax.grad(lambda x: (function(x, *rest) ** 2).sum())(x).sum()
 
-        with pytest.raises(UserError, match=r"make the model with model\.aggregation=xla"):
+        with pytest.raises(UserError, match=r"create the model with model\.aggregation=xla"):
             jax.grad(slope)(arguments[0])
 
 

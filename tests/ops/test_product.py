@@ -110,7 +110,7 @@ def test_second_derivatives_are_refused_by_the_name_of_the_option():
     def slope(kernel):
         return jax.grad(lambda kernel: (times(x, kernel) ** 2).sum())(kernel).sum()
 
-    with pytest.raises(UserError, match=r"for second ones make the model with model\.aggregation=xla"):
+    with pytest.raises(UserError, match=r"for second ones create the model with model\.aggregation=xla"):
         jax.grad(slope)(kernel)
 
 

@@ -234,7 +234,7 @@ def test_layers_decay_from_the_classifier_down(params):
     [
         ((("^patches/", 0.0),), "'\\^patches/' matches no parameter"),
         ((("kernel$", 0.5), ("^head/", 1.0)), "head/kernel is matched by both 'kernel\\$' and '\\^head/'"),
-        ((("(", 0.5),), "no regular expression"),
+        ((("(", 0.5),), "not a regular expression"),
         ((("", 0.0),), "freezes every parameter"),
     ],
 )

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from focalnet_jax.config import differences, flatten, to_json, with_stored
-from focalnet_jax.convert.huggingface import WeightsInfo
+from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.errors import UserError
@@ -140,7 +140,7 @@ class Folders(list):
     ],
 )
 def test_a_classifier_is_kept_where_its_classes_are_those_of_the_data_by_name(names, head, tmp_path):
-    weights = replace(weights_of(num_classes=2), stated=WeightsInfo(("Siamese cat", "apple")))
+    weights = replace(weights_of(num_classes=2), info=WeightsInfo(("Siamese cat", "apple")))
     write_weights(weights, tmp_path / "weights", format="huggingface")
     config = load_config(
         "configs/own_folder.py", ["--config.data.path=none", f"--config.init_from={tmp_path / 'weights'}"]

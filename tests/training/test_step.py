@@ -128,7 +128,7 @@ def test_normalisation_is_imagenets():
 def test_a_batch_divides_over_devices_and_micro_batches():
     mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
     assert check_batch_size("batch_size", 64, mesh, 4) == 64
-    with pytest.raises(UserError, match=r"8 devices x 4 accumulate_steps; the nearest sizes that do: 32 or 64$"):
+    with pytest.raises(UserError, match=r"8 devices x 4 accumulate_steps; the nearest valid sizes: 32 or 64$"):
         check_batch_size("batch_size", 40, mesh, 4)
 
 

@@ -64,7 +64,7 @@ def test_a_thread_trains_evaluates_and_converts_and_leaves_the_process_as_it_was
     short = [*SMALL, "--config.total_steps=2", "--config.schedule.warmup_steps=1"]
     assert in_a_thread(training.main, [*short, f"--workdir={workdir}"]) == 0
     said = capsys.readouterr()
-    assert said.err.count("signals are left to the program that started it") == 1
+    assert said.err.count("signals are left to the calling program") == 1
     assert "finished: 2 steps" in said.out
 
     assert in_a_thread(evaluating.main, [*short, f"--checkpoint={workdir}"]) == 0

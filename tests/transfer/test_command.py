@@ -36,7 +36,7 @@ def test_features_of_a_run_are_written_and_measured(staged, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["features"], "features without --out FILE.npz"),
+        (["features"], "features needs --out FILE.npz"),
         (["knn", "--neighbours", "0,3"], "--neighbours 0,3: expected numbers above 0"),
         (["guess"], "invalid choice"),
     ],

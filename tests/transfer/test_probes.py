@@ -52,7 +52,7 @@ def test_few_shots_solve_the_ridge_regression(shots):
 def test_more_than_there_is_is_refused():
     with pytest.raises(UserError, match="20 neighbours of 12 training examples"):
         nearest_neighbours(made(12, 0), made(6, 1))
-    with pytest.raises(UserError, match="class 0 has 4 training examples, and 25 shots"):
+    with pytest.raises(UserError, match="class 0 has 4 training examples, fewer than the 25 shots"):
         few_shot(made(12, 0), made(6, 1))
 
 

@@ -88,7 +88,7 @@ def test_a_video_is_read_frame_by_frame(staged, shown, tmp_path):
         (["--images", "nothing.png"], "nothing.png: there is no such file or folder"),
         (["--images", "README.md"], "README.md is no picture that can be read"),
         (["--images", "README.md", "--stage", "3"], "--stage 3: the model has 2 stages; expected 1 to 2"),
-        (["--images", "README.md", "--stage", "1", "--block", "2"], "--block 2: there are at most 1"),
+        (["--images", "README.md", "--stage", "1", "--block", "2"], "--block 2: a stage has at most 1 blocks"),
         (["--images", "README.md", "--out", "README.md"], "README.md is a file; expected a folder"),
         (["--frames", "README.md"], "--frames README.md: expected a folder"),
         (["--imags", "README.md"], "--imags"),
@@ -143,6 +143,6 @@ def test_a_picture_that_cannot_be_read_does_not_keep_the_others_from_it(staged, 
 def test_figures_do_not_come_among_the_pictures_of_a_folder(staged, tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.jpg")
     for out in (tmp_path, tmp_path / "maps"):
-        with pytest.raises(UserError, match="whose pictures the next run would draw"):
+        with pytest.raises(UserError, match="so the next run would draw the figures"):
             main(["--checkpoint", str(staged[0]), "--images", str(tmp_path), "--out", str(out)])
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]

@@ -13,10 +13,10 @@ from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import Preprocessing
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import Classifier
-from focalnet_jax.visualize.drawing import Options, draw, fit
+from focalnet_jax.visualize.drawing import DrawOptions, draw, fit
 from focalnet_jax.visualize.figures import Activation, BlockMaps, as_png, picture_figure
 
-CHOSEN = Options(stages=(1,), block=0, topk=4)
+CHOSEN = DrawOptions(stages=(1,), block=0, topk=4)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_figures_of_the_model_are_of_the_stage_and_block_chosen(drawn):
 def test_a_file_that_cannot_be_written_is_named_before_any_is(classifier, drawn, tmp_path):
     (tmp_path / "0.npz").mkdir()
     picture = drawn[0].parent / "frames" / "0.png"
-    with pytest.raises(UserError, match=r"0\.npz is a folder; expected the name of a file"):
+    with pytest.raises(UserError, match=r"0\.npz is a folder; expected the path of a file"):
         draw(classifier, [picture], [], tmp_path, CHOSEN, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["0.npz"]
 
@@ -96,8 +96,8 @@ def test_what_is_drawn_is_never_written_over(classifier, tmp_path):
     (tmp_path / "frames").mkdir()
     picture_before = picture.read_bytes()
     for sources, out, told in (
-        (([picture], []), tmp_path, r"digit\.png is itself to be drawn"),
-        (([], [tmp_path / "frames"]), tmp_path / "frames", "a folder of frames that are to be drawn"),
+        (([picture], []), tmp_path, r"digit\.png is a source and would be overwritten"),
+        (([], [tmp_path / "frames"]), tmp_path / "frames", "a folder of frames to draw"),
     ):
         with pytest.raises(UserError, match=told):
             draw(classifier, *sources, out, CHOSEN, overwrite=True)
@@ -107,7 +107,7 @@ def test_what_is_drawn_is_never_written_over(classifier, tmp_path):
 def test_an_animation_larger_than_a_gif_may_be_is_refused_and_the_others_are_drawn(classifier, tmp_path):
     (tmp_path / "wide").mkdir()
     Image.new("RGB", (14000, 32)).save(tmp_path / "wide" / "0.png")
-    with pytest.raises(UserError, match=r"wide: its maps are \d+x\d+ pixels, and a GIF has at most 65535 a side"):
+    with pytest.raises(UserError, match=r"wide: its maps are \d+x\d+ pixels, but a GIF has at most 65535 per side"):
         draw(classifier, [], [tmp_path / "wide"], tmp_path / "out", CHOSEN)
 
 

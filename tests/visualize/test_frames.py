@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.visualize.frames import moves, read_frames
+from focalnet_jax.visualize.frames import is_video, read_frames
 
 
 def test_frames_follow_each_other_by_their_numbers_however_they_are_written(tmp_path):
@@ -29,7 +29,7 @@ def test_frames_of_several_sizes_are_refused_with_what_to_do(tmp_path):
 def test_what_cannot_be_read_is_named_when_it_is_read(tmp_path, name):
     broken = tmp_path / name
     broken.write_bytes(b"GIF89a and no more")
-    assert moves(broken) == (broken.suffix == ".mp4")
+    assert is_video(broken) == (broken.suffix == ".mp4")
     with pytest.raises(UserError, match=f"{name} cannot be read as frames"):
         read_frames(broken, 1, 100)
 
@@ -37,7 +37,7 @@ def test_what_cannot_be_read_is_named_when_it_is_read(tmp_path, name):
 def test_an_animation_gives_all_its_frames_and_their_time(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("black", "white", "red")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=70)
-    assert moves(tmp_path / "a.gif")
+    assert is_video(tmp_path / "a.gif")
     read, seconds = read_frames(tmp_path / "a.gif", 2, 100)
     assert (seconds, [tuple(frame[0, 0]) for frame in read]) == (pytest.approx(0.14), [(0, 0, 0), (255, 0, 0)])
     assert all(frame.dtype == np.uint8 for frame in read)
@@ -45,6 +45,6 @@ def test_an_animation_gives_all_its_frames_and_their_time(tmp_path):
 
 def test_a_file_that_is_a_gif_by_name_alone_starts_no_program(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.gif", "EPS")  # for which Pillow would start Ghostscript
-    assert not moves(tmp_path / "a.gif")
+    assert not is_video(tmp_path / "a.gif")
     with pytest.raises(UserError, match="cannot be read as frames"):
         read_frames(tmp_path / "a.gif", 1, 10)

@@ -1,4 +1,4 @@
-"""What became of every file: an example, rejected, or left out, by kind and count."""
+"""The outcome of every source file: an example, rejected, or left out; lists, counts and checks."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import numpy as np
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import GOOD, LEFT_OUT, NO_IMAGE, NOT_LISTED, OUTSIDE, TEST, WHY_NOT, Index
 from focalnet_jax.data.prepare.kinds import Sources
-from focalnet_jax.data.prepare.naming import SPLITS, in_order, is_imagenet_file, some
+from focalnet_jax.data.prepare.naming import SPLITS, abbreviated, in_order, is_imagenet_file
 from focalnet_jax.data.prepare.plan import is_example
 from focalnet_jax.data.prepare.samples import TEXT_LABELS
 from focalnet_jax.errors import UserError
 
 _TEST_KIND = "test images without labels"
-_MOST_NUMBERS = 100_000  # classes that are numbers; what is larger is an id of something else
+_MOST_NUMBERS = 100_000  # largest number of numbered classes; larger labels are ids of something else
 
 
-def names_found(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
-    """Returns the classes of the training images, sorted: the order every reader of a folder gives them.
+def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
+    """Returns the class names of the training images, sorted as other folder readers sort them.
 
-    Sources without training images are a data set to evaluate on, with the classes of its images.
+    Sources without training images are an evaluation set, with the classes of its images.
 
-    Labels of samples and rows that are numbers without names stay numbers: class 7 has label 7.
+    Numeric labels without names stay numbers: class 7 has label 7.
 
     Raises:
-      UserError: a class folder is empty, or labels cannot be classes.
+      UserError: a class folder is empty, or the labels cannot be classes.
     """
     train = SPLITS.index("train")
     for container, index in zip(sources.containers, indices, strict=True):
@@ -48,58 +48,58 @@ def names_found(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
     if numbers and all(container.holds != "images" for container in sources.containers):
         if numbers != found:
             raise UserError(
-                f"labels are partly numbers, such as {min(numbers)}, and partly names, such as {min(found - numbers)}: "
-                "give --classes FILE, the names in the order of the numbers"
+                f"some labels are numbers, such as {min(numbers)}, others names, such as {min(found - numbers)}: give "
+                "--classes FILE, the names in the order of the numbers"
             )
         largest = max(map(int, numbers))
         if largest >= _MOST_NUMBERS:
-            raise UserError(f"label {largest} is not the number of a class: give --classes FILE, or other labels")
-        print(f"labels are numbers without names: the classes are called 0 to {largest}; --classes FILE names them")
+            raise UserError(f"label {largest} is too large for a class index: give --classes FILE, or other labels")
+        print(f"labels are numbers without names: the class names are 0 to {largest}; --classes FILE sets others")
         return tuple(map(str, range(largest + 1)))
     return in_order(found)
 
 
 def _of_kinds(index: Index) -> str:
     kinds = Counter(PurePosixPath(name.decode(errors="replace")).suffix for name in index.members["name"].tolist())
-    return f" but {some([f'{count} {kind}' for kind, count in kinds.most_common()])}" if kinds else ""
+    return f" but {abbreviated([f'{count} {kind}' for kind, count in kinds.most_common()])}" if kinds else ""
 
 
 def _refuse_captions(indices: Sequence[Index]) -> None:
-    """Labels from .txt of which most are different are captions."""
+    """Raises `UserError` if the labels from .txt files are mostly different, and so captions."""
     texts = sum(index.skipped.get(TEXT_LABELS, 0) for index in indices)
     different = len({name for index in indices for name in np.unique(index.members["class_name"]).tolist()})
     if texts > 3 and different > texts / 2:
         raise UserError(
-            f"the .txt beside the images hold {different} different texts for {texts} images: captions, not classes; "
-            "expected .cls, or a label in .json"
+            f"the .txt files of the images hold {different} different texts for {texts} images: captions, not classes; "
+            "expected .cls files, or a label in .json"
         )
 
 
-def check_labels(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if validation images lack a label that their list should have, or nothing has one."""
+def check_listed(sources: Sources, indices: Sequence[Index]) -> None:
+    """Raises `UserError` if ImageNet validation images are missing from the label list."""
     for container, index in zip(sources.containers, indices, strict=True):
         if container.imagenet and container.holds == "images":
             is_val = index.members["split"] == SPLITS.index("val")
             without = index.members["name"][is_val & (index.members["why_not"] == NOT_LISTED)]
             if len(without):
                 raise UserError(
-                    f"{container.title} holds {len(without)} images that the label list does not have, such as "
-                    f"{without[0].decode(errors='replace')}: give the list of all with --val-labels"
+                    f"{container.title} holds {len(without)} images that the label list lacks, such as "
+                    f"{without[0].decode(errors='replace')}: give the complete list with --val-labels"
                 )
 
 
 def refuse_shifted(indices: Sequence[Index], classes: Sequence[str]) -> None:
-    """Raises `UserError` if numbers seem to begin with 1: some lie beyond the classes, and none is the first."""
+    """Raises `UserError` if numeric labels seem to start at 1: some exceed the classes, and none is 0."""
     beyond = sum(int((index.members["why_not"] == OUTSIDE).sum()) for index in indices)
     if beyond and classes and not any((index.members["class_name"] == classes[0].encode()).any() for index in indices):
         raise UserError(
-            f"{beyond} labels are outside of the {len(classes)} classes, and none is 0 ({classes[0]}): they seem "
-            "to begin with 1; give --classes FILE with a first line for 0, or labels from 0"
+            f"{beyond} labels are outside the {len(classes)} classes, and none is 0 ({classes[0]}): they seem to start "
+            "at 1; give --classes FILE with a first line for 0, or labels from 0"
         )
 
 
 def refuse_repeated(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if an image of ImageNet-1K is there twice, as where an archive lies beside a copy of it."""
+    """Raises `UserError` if an ImageNet-1K image occurs twice, as with an archive and an unpacked copy of it."""
     titles, files = [], []
     for container, index in zip(sources.containers, indices, strict=True):
         if container.imagenet:
@@ -114,34 +114,34 @@ def refuse_repeated(sources: Sources, indices: Sequence[Index]) -> None:
         name = repeated[0]
         holding = [title for title, found in zip(titles, filter(len, files), strict=True) if (found == name).any()]
         raise UserError(
-            f"{len(repeated)} images are there more than once, such as {name.decode(errors='replace')} in "
-            f"{' and in '.join(holding[:2])}: give one of these"
+            f"{len(repeated)} images occur more than once, such as {name.decode(errors='replace')} in "
+            f"{' and in '.join(holding[:2])}: give one of these sources"
         )
 
 
 def refuse_no_examples(
     sources: Sources, indices: Sequence[Index], classes: Sequence[str], splits: Collection[str]
 ) -> None:
-    """Raises `UserError` for sources without an image, or of whose training or validation images none is left.
+    """Raises `UserError` if no image is usable, or none of the training or validation images.
 
-    `splits` are those that have examples.
+    `splits` are the splits with examples.
     """
     rows = left_out(sources.containers, indices, classes)
     lost = [split for split in ("train", "val") if split not in splits]
     rows = [row for row in rows if not splits or (row[0] in lost and row[2] == "rejected")]
     if splits and not rows:
         return
-    told = "; ".join(f"{count}: {reason}" for reason, count in Counter(reason for *_, reason in rows).most_common(3))
+    counted = "; ".join(f"{count}: {reason}" for reason, count in Counter(reason for *_, reason in rows).most_common(3))
     of = f" of {rows[0][0]}" if splits else ""
     raise UserError(
-        f"no image{of} of a known class was found in {sources.containers[0].path}{f' ({told})' if told else ''}"
+        f"no image{of} of a known class was found in {sources.containers[0].path}{f' ({counted})' if counted else ''}"
     )
 
 
 def left_out(
     containers: Sequence[Container], indices: Sequence[Index], classes: Sequence[str]
 ) -> list[tuple[str, str, str, str]]:
-    """Returns split, name, status and reason of members that are not decoded; status is rejected or left out."""
+    """Returns (split, name, status, reason) of members that are not decoded; status is rejected or left out."""
     listed = {name.encode() for name in classes}
     rows = []
     for container, index in zip(containers, indices, strict=True):
@@ -155,7 +155,7 @@ def left_out(
 
 
 def count_left_out(indices: Sequence[Index]) -> Counter[str]:
-    """Returns how many files were left out because they are no examples, by kind: suffixes, hidden and the like."""
+    """Returns the number of files left out because they are not examples, by suffix or kind, such as hidden."""
     kinds: Counter[str] = Counter()
     for index in indices:
         kinds.update({kind: count for kind, count in index.skipped.items() if kind != TEXT_LABELS})
@@ -166,22 +166,22 @@ def count_left_out(indices: Sequence[Index]) -> Counter[str]:
 
 
 def count_files(indices: Sequence[Index]) -> int:
-    """Returns how many files, rows and links there are in all."""
+    """Returns the total number of files, rows and links."""
     skipped = sum(count for index in indices for kind, count in index.skipped.items() if kind != TEXT_LABELS)
     return sum(map(len, indices)) + skipped
 
 
-def describe(containers: Sequence[Container]) -> list[str]:
-    """Returns a line per split: what it is read from."""
+def describe_sources(containers: Sequence[Container]) -> list[str]:
+    """Returns one line per split, with its sources."""
     lines = []
     for split in (*SPLITS, None):
         of = [container for container in containers if container.split == split]
         of = [container for container in of if not container.direct] or of
         kinds = Counter(map(_kind, of))
-        told = " and ".join(f"{count:,} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
+        counted = " and ".join(f"{count:,} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
         if of:
             place = os.path.commonpath([container.path for container in of])
-            lines.append(f"{split or 'splits by folder'}: {told} of {place}")
+            lines.append(f"{split or 'splits by folder'}: {counted} of {place}")
     return lines
 
 

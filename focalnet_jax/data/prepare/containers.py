@@ -1,7 +1,7 @@
-"""What holds images: folders, tars, tars inside a tar, WebDataset's shards and Parquet files.
+"""Containers of images: folders, tars, tars inside a tar, WebDataset shards and Parquet files.
 
-Folders and tars are read in place, never extracted. Images of compressed tars and of Parquet files, which cannot be
-read by offset, are copied one after another to a spool in the working folder.
+Folders and tars are read in place, never extracted. Images in compressed tars and Parquet files cannot be read by
+offset; they are copied to a spool file in the working folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from focalnet_jax.errors import UserError
 _BLOCK = 512  # bytes of a tar
 _CHUNK = 1 << 20
 _LONGEST_HEADER = 1 << 24
-# A compressed archive may grow to 20 times its size and a gigabyte: pictures hardly compress, bombs do.
+# A compressed archive may unpack to 20 times its size plus a gigabyte: images hardly compress, bombs do.
 GROWTH, GROWTH_BYTES = 20, 1 << 30
 OVERWRITTEN = "overwritten by later members of the same name"
 
@@ -45,28 +45,28 @@ PARQUET_MAGIC = b"PAR1"
 class Container:
     """A folder of images, a tar (a file or a part of one), or a Parquet file.
 
-    Members belong to `split` and `class_name`; where these are None, the path of each member says them.
+    Members belong to `split` and `class_name`; where these are None, they follow from the path of each member.
     """
 
     path: str
     offset: int = 0
-    size: int | None = None  # of the file; None: a folder
+    size: int | None = None  # bytes of the file; None for a folder
     split: str | None = None
     class_name: str | None = None
     holds: Literal["images", "samples", "rows"] = "images"  # samples of WebDataset, rows of Parquet
-    imagenet: bool = False  # files are named as ImageNet's; their names and the label list say their classes
+    imagenet: bool = False  # files have ImageNet's names, from which, with the label list, their classes follow
     packed: bool = False  # a compressed tar
-    direct: bool = False  # only the files right in a folder, or beside the tars in a tar
-    time: int = 0  # when the file was changed last, nanoseconds
+    direct: bool = False  # only the files directly in a folder, or those in a tar that are not tars
+    time: int = 0  # modification time of the file, nanoseconds
 
     @property
     def title(self) -> str:
-        """The name for messages."""
+        """Name for messages."""
         return f"{self.path} ({self.class_name or self.split})" if self.offset else self.path
 
     @property
     def spooled(self) -> bool:
-        """Whether its images are copied to a spool."""
+        """Whether the images are copied to a spool file."""
         return self.packed or self.holds == "rows"
 
 
@@ -74,27 +74,27 @@ class File(NamedTuple):
     """A file in a container."""
 
     name: str
-    offset: int  # in the container's file, or in the spool
+    offset: int  # in the container's file or in the spool; -1 if neither
     size: int
     time: int
-    read: Callable[[], bytes]  # valid until the next file is asked for
+    read: Callable[[], bytes]  # valid until the next file is requested
 
 
 def opener_of(path: Path) -> Callable[..., BinaryIO] | None:
-    """Returns what opens a compressed file; None for one that is not compressed.
+    """Returns the function that opens a compressed file; None if it is not compressed.
 
     Raises:
-      UserError: it is another archive, which is not read; it cannot be read.
+      UserError: the file is an archive of an unsupported type, or cannot be read.
     """
     start = first_bytes(path)
     for magic, advice in _OTHERS.items():
         if start.startswith(magic):
-            raise UserError(f"{path} is {advice} first, and give what comes out")
+            raise UserError(f"{path} is {advice} first, and give the result")
     return next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
 
 
 def first_bytes(path: Path) -> bytes:
-    """Returns the bytes that tell one format from another."""
+    """Returns the first 8 bytes of a file, which identify its format; raises `UserError` if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(8)
@@ -102,33 +102,33 @@ def first_bytes(path: Path) -> bytes:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def tar(path: Path, **said) -> Container:
-    """Returns the container that a tar file is, with more of `Container`'s fields."""
-    return _file(path, packed=opener_of(path) is not None, **said)
+def tar(path: Path, **fields) -> Container:
+    """Returns the `Container` of a tar file, with further fields."""
+    return _file(path, packed=opener_of(path) is not None, **fields)
 
 
-def parquet(path: Path, **said) -> Container:
-    """Returns the container that a Parquet file is, with more of `Container`'s fields."""
-    return _file(path, holds="rows", **said)
+def parquet(path: Path, **fields) -> Container:
+    """Returns the `Container` of a Parquet file, with further fields."""
+    return _file(path, holds="rows", **fields)
 
 
-def _file(path: Path, **said) -> Container:
+def _file(path: Path, **fields) -> Container:
     stat = path.stat()
-    return Container(str(path), size=stat.st_size, time=stat.st_mtime_ns, **said)
+    return Container(str(path), size=stat.st_size, time=stat.st_mtime_ns, **fields)
 
 
 def files(container: Container, skipped: Counter, spool: BinaryIO | None = None) -> Iterator[File]:
-    """Yields the files of a folder or tar in its order; counts hidden ones and repeated links in `skipped`.
+    """Yields the files of a folder or tar in order; counts hidden files and repeated links in `skipped`.
 
     Args:
-      container: holds images or samples.
-      skipped: gets the number of what is left out, by kind.
-      spool: gets the images of a compressed tar; without it their offsets are -1.
+      container: a container of images or samples.
+      skipped: receives the number of files left out, by kind.
+      spool: receives the images of a compressed tar; without it their offsets are -1.
     """
     found = _folder(container, skipped) if container.size is None else _tar_files(container, spool)
     for file in found:
         if container.direct and is_tar(file.name):
-            continue  # a container itself
+            continue  # it is a container of its own
         if is_hidden(file.name):
             skipped["hidden"] += 1
         else:
@@ -182,19 +182,19 @@ def _tar_files(container: Container, spool: BinaryIO | None) -> Iterator[File]:
         yield File(name, offset, member.size, 0, bytes if copied else read)
 
 
-def _copy(file: _Watched, member: tarfile.TarInfo, spool: BinaryIO) -> None:
+def _copy(file: _LimitedFile, member: tarfile.TarInfo, spool: BinaryIO) -> None:
     file.seek(member.offset_data)
     left = member.size
     while left:
         chunk = file.bytes_at(None, min(left, _CHUNK))
         if not chunk:
-            raise EOFError(f"{member.name} is cut off")
+            raise EOFError(f"{member.name} is truncated")
         spool.write(chunk)
         left -= len(chunk)
 
 
-class _Watched:
-    """A file that remembers the last block read as a header, and refuses to be read past a limit."""
+class _LimitedFile:
+    """A file that keeps the last block read as a tar header, and raises `UserError` beyond a size limit."""
 
     def __init__(self, file: BinaryIO, title: str, limit: int | None):
         self._file, self._title, self._limit = file, title, limit
@@ -202,7 +202,7 @@ class _Watched:
 
     def read(self, size: int) -> bytes:
         if size > _LONGEST_HEADER:
-            raise UserError(f"{self._title} is damaged: it has a header of {size:,} bytes; get it again")
+            raise UserError(f"{self._title} is damaged: it has a header of {size:,} bytes; download it again")
         content = self._file.read(size)
         if size == _BLOCK:
             self.block = content
@@ -216,8 +216,8 @@ class _Watched:
     def seek(self, offset: int) -> int:
         if self._limit is not None and offset > self._limit:
             raise UserError(
-                f"{self._title} unpacks to more than {self._limit:,} bytes, {GROWTH} times its size: refused, pictures "
-                "do not compress so; unpack it yourself if it is sound"
+                f"{self._title} unpacks to more than {self._limit:,} bytes, {GROWTH} times its size: refused, images "
+                "do not compress that much; unpack it yourself if you trust it"
             )
         return self._file.seek(offset)
 
@@ -225,27 +225,27 @@ class _Watched:
         return self._file.tell()
 
     def check_rest(self) -> None:
-        """Reads on to the checksum at the end of a compressed file."""
+        """Reads to the end of a compressed file, where its checksum is checked."""
         while self._file.read(_CHUNK):
             self.seek(self.tell())
 
 
 @contextmanager
-def _opened(container: Container) -> Iterator[_Watched]:
+def _opened(container: Container) -> Iterator[_LimitedFile]:
     opener, limit = open, None
     if container.packed:
         opener, limit = opener_of(Path(container.path)) or open, GROWTH * container.size + GROWTH_BYTES
     with opener(container.path, "rb") as file:
         if container.offset:
             file.seek(container.offset)
-        yield _Watched(file, container.title, limit)
+        yield _LimitedFile(file, container.title, limit)
 
 
-def tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, _Watched]]:
+def tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, _LimitedFile]]:
     """Yields the headers of a tar's files; the bytes of each begin at `offset_data`.
 
     Raises:
-      UserError: the tar is damaged, or holds links or paths that lead out of it.
+      UserError: the tar is damaged, or holds links or paths that lead outside of it.
     """
     title = container.title
     end = None if container.packed else container.offset + container.size
@@ -253,28 +253,28 @@ def tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, _Watche
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 for member in archive:
-                    archive.members = []  # or millions of headers stay in memory
+                    archive.members = []  # else millions of headers stay in memory
                     if end is not None and member.offset_data + member.size > end:
-                        raise UserError(f"{title} is cut off: it ends within {member.name}")
+                        raise UserError(f"{title} is truncated: it ends within {member.name}")
                     if member.isdir():
                         continue
                     path = PurePosixPath(member.name)
                     if not path.name or path.is_absolute() or ".." in path.parts or not member.isreg():
                         raise UserError(
-                            f"{title} holds {member.name!r}, a link or a path out of it or no name: refused, no "
-                            "archive of images has such"
+                            f"{title} is refused: its member {member.name!r} is a link, leads outside of it or has no "
+                            "name, unlike those of any archive of images"
                         )
                     yield member, file
-                # The library ends as quietly at a damaged header as at the block of zeros that ends a tar.
+                # The library stops without an error at a damaged header, as at the block of zeros that ends a tar.
                 if len(file.block) < _BLOCK or file.block.strip(b"\0") or (end is not None and archive.offset >= end):
-                    raise UserError(f"{title} is damaged or cut off at byte {archive.offset}; get it again")
+                    raise UserError(f"{title} is damaged or truncated at byte {archive.offset}; download it again")
                 if container.packed:
                     file.check_rest()
         except (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"{title} is damaged or no tar archive: {error}") from error
+            raise UserError(f"{title} is damaged or not a tar archive: {error}") from error
         except OSError as error:
-            if error.errno is not None:  # the disk's fault
+            if error.errno is not None:  # an error of the disk
                 raise
-            raise UserError(f"{title} is damaged: {error}; get it again") from error
+            raise UserError(f"{title} is damaged: {error}; download it again") from error

@@ -1,4 +1,4 @@
-"""What a folder or a tar of classes, of splits of classes, or of a tar per class holds."""
+"""Finds the containers in a folder or tar of classes, of splits of classes, or of one tar per class."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 
 from focalnet_jax.data.prepare.containers import Container, opener_of, tar, tar_members
 from focalnet_jax.data.prepare.images import mixed_splits, no_class_folders, split_below
-from focalnet_jax.data.prepare.looking import Look, look_into
+from focalnet_jax.data.prepare.inspection import TarContents, inspect_tar
 from focalnet_jax.data.prepare.naming import (
+    abbreviated,
     has_image_suffix,
     is_hidden,
     is_imagenet_file,
     is_tar,
-    some,
     split_named,
     splits_in,
     tar_stem,
@@ -23,15 +23,15 @@ from focalnet_jax.data.prepare.naming import (
 from focalnet_jax.data.prepare.rows import is_parquet
 from focalnet_jax.errors import UserError
 
-_LOOKED_INTO = 16  # tars of a folder; a folder of classes may have 22,000
+_LOOKED_INTO = 16  # number of tars of a folder that are inspected; a folder of classes may have 22,000
 _ARCHIVES = (".zip", ".rar", ".7z", ".zst")
 
 
 def containers_at(path: Path, split: str | None = None) -> list[Container]:
-    """Returns what a tar, a folder of tars, of classes or of splits holds.
+    """Returns the containers in a tar, or in a folder of tars, classes or splits.
 
     Raises:
-      UserError: it holds nothing of these, or splits and classes beside each other; it is of another kind.
+      UserError: there are none, splits and classes are mixed, or the source is of another kind.
     """
     if path.is_file():
         return tar_at(path, split)
@@ -57,8 +57,8 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
         return []
     if not split:
         _refuse_splits_below(path, folders)
-        if len(tars) == 1 and not folders and not look_into(tar(tars[0], split="train")).flat:
-            return tar_at(tars[0]) + _loose(path, loose, None)  # it holds the classes or splits
+        if len(tars) == 1 and not folders and not inspect_tar(tar(tars[0], split="train")).flat:
+            return tar_at(tars[0]) + _loose(path, loose, None)  # the tar holds the classes or splits
     classes = [Container(str(entry), split=split or "train", class_name=entry.name) for entry in folders]
     return sorted(
         classes + _class_tars(path, tars, split), key=lambda container: container.class_name or container.path
@@ -66,7 +66,7 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
 
 
 def entries_of(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Returns the folders, tars and other files right in a folder, sorted, without hidden ones."""
+    """Returns the folders, tars and other files directly in a folder, sorted, without hidden ones."""
     folders, tars, loose = [], [], []
     for entry in sorted(entry for entry in path.iterdir() if not is_hidden(entry.name)):
         (folders if entry.is_dir() else tars if is_tar(entry.name) else loose).append(entry)
@@ -74,24 +74,24 @@ def entries_of(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
 
 
 def refuse_archives(loose: Sequence[Path]) -> None:
-    """Raises `UserError` if an archive of a kind that is not read is among some files."""
+    """Raises `UserError` if an archive of an unsupported type is among the files."""
     for entry in loose:
         if entry.name.lower().endswith(_ARCHIVES):
-            opener_of(entry)  # says what it is
+            opener_of(entry)  # raises with the type of the archive
 
 
 def refuse_twice(entries: Sequence[Path]) -> None:
-    """Raises `UserError` if something lies both unpacked and packed, or packed twice."""
+    """Raises `UserError` if a folder is also present as a tar, or as two tars."""
     seen: dict[Path, Path] = {}
     for entry in entries:
         stem = entry.parent / (entry.name if entry.is_dir() else tar_stem(entry.name))
         if stem in seen:
-            raise UserError(f"{entry.parent} holds {seen[stem].name} and {entry.name}, the same twice: move one away")
+            raise UserError(f"{entry.parent} holds {seen[stem].name} and {entry.name}, the same data: move one away")
         seen[stem] = entry
 
 
 def _loose(path: Path, loose: Sequence[Path], split: str | None) -> list[Container]:
-    """What lies beside the classes or splits, to be counted."""
+    """Returns a container of the files next to the classes or splits, for counting them."""
     parquet = [entry.name for entry in loose if is_parquet(entry)]
     if parquet:
         raise UserError(f"{path} holds Parquet files, such as {parquet[0]}: prepare them with the kind parquet")
@@ -99,7 +99,7 @@ def _loose(path: Path, loose: Sequence[Path], split: str | None) -> list[Contain
 
 
 def _below_single_folders(path: Path) -> Path:
-    """The folder that holds the splits or classes: below folders that hold nothing but one folder."""
+    """Returns the folder of the splits or classes, skipping folders whose only content is one folder."""
     below = path
     while True:
         folders, tars, _ = entries_of(below)
@@ -117,7 +117,7 @@ def _has_images(folder: Path) -> bool:
 
 
 def _shared_below(splits: Sequence[Path]) -> str:
-    """The folder that every split holds alone above its classes, such as images in train/images/CLASS."""
+    """Returns the folder between each split and its classes, such as images in train/images/CLASS, or "."."""
     names = set()
     for split in splits:
         folders, tars, _ = entries_of(split)
@@ -134,7 +134,7 @@ def _shared_below(splits: Sequence[Path]) -> str:
 
 
 def _refuse_splits_below(path: Path, folders: Sequence[Path]) -> None:
-    """Raises `UserError` for CLASS/SPLIT or several data sets: every folder holds splits and no images of its own."""
+    """Raises `UserError` for CLASS/SPLIT or several data sets: every folder holds splits and no images directly."""
     found = None
     for folder in folders[:_LOOKED_INTO]:
         with os.scandir(folder) as entries:
@@ -146,45 +146,47 @@ def _refuse_splits_below(path: Path, folders: Sequence[Path]) -> None:
 
 
 def _class_tars(path: Path, tars: Sequence[Path], split: str | None) -> list[Container]:
-    """The tars of a folder, one per class; or parts of the splits that all of them are named for."""
+    """Returns the tars of a folder, one per class, or parts of splits if all are named after splits."""
     parts = bool(tars) and not split and all(splits_in(tar_stem(entry.name)) for entry in tars)
     found = []
     for number, entry in enumerate(tars):
         container = tar(entry, split=split or "train", class_name=tar_stem(entry.name))
-        look = look_into(container) if number < _LOOKED_INTO or parts else None
-        if look and look.tars and not look.images:
-            raise UserError(f"{entry} holds tars itself, such as {look.tars[0]}: give it alone, or unpack it")
-        if look and (look.says_labels or (look.is_shard and tar_stem(entry.name)[-3:].isdigit())):
+        inside = inspect_tar(container) if number < _LOOKED_INTO or parts else None
+        if inside and inside.tars and not inside.images:
+            raise UserError(f"{entry} holds further tars, such as {inside.tars[0]}: give it alone, or unpack it")
+        if inside and (inside.has_labels or (inside.is_shard and tar_stem(entry.name)[-3:].isdigit())):
             raise UserError(
-                f"{entry} is a shard of WebDataset, with {some(sorted(look.labels))} beside each image, not a tar "
+                f"{entry} is a WebDataset shard, with {abbreviated(sorted(inside.labels))} for each image, not a tar "
                 "of a class: prepare it with the kind webdataset"
             )
         if parts:
-            found += _part(entry, look)
+            found += _part(entry, inside)
             continue
-        _refuse_splits_in(entry, look)
-        folders = _folders_in(entry, look)
-        if len(folders) > 1 and not any("/" not in name for name in look.images):
+        _refuse_splits_in(entry, inside)
+        folders = _folders_in(entry, inside)
+        if len(folders) > 1 and not any("/" not in name for name in inside.images):
             raise UserError(
-                f"{entry} holds several folders, such as {some(sorted(folders))}, where one class was expected: if "
-                f"they are classes, give the tars themselves: --source {path}/*.tar"
+                f"{entry} holds several folders, such as {abbreviated(sorted(folders))}; expected one class: if they "
+                f"are classes, give the tars themselves: --source {path}/*.tar"
             )
         found.append(container)
     return found
 
 
-def _refuse_splits_in(entry: Path, look: Look | None) -> None:
-    """Raises `UserError` if all images in the tar of a class lie in folders of splits."""
-    found = [next(filter(split_named, PurePosixPath(name).parts[:-1]), None) for name in look.images] if look else []
+def _refuse_splits_in(entry: Path, inside: TarContents | None) -> None:
+    """Raises `UserError` if all images in the tar of a class are in folders of splits."""
+    found = (
+        [next(filter(split_named, PurePosixPath(name).parts[:-1]), None) for name in inside.images] if inside else []
+    )
     if found and all(found):
         raise UserError(split_below(str(entry.parent), entry.name, found[0]))
 
 
-def _folders_in(entry: Path, look: Look | None) -> frozenset[str]:
-    """The folders in the tar of a class, also where one that is not named for the class holds them."""
-    if not look or not look.images:
+def _folders_in(entry: Path, inside: TarContents | None) -> frozenset[str]:
+    """Returns the folders in the tar of a class, also below a shared folder with another name than the class."""
+    if not inside or not inside.images:
         return frozenset()
-    parents = {PurePosixPath(name).parent for name in look.images}
+    parents = {PurePosixPath(name).parent for name in inside.images}
     common = PurePosixPath(os.path.commonpath(map(str, parents))).parts
     if tar_stem(entry.name) in common:
         return frozenset()
@@ -192,13 +194,13 @@ def _folders_in(entry: Path, look: Look | None) -> frozenset[str]:
     return frozenset(parts[0] for parts in below if parts) - {tar_stem(entry.name)}
 
 
-def _part(entry: Path, look) -> list[Container]:
+def _part(entry: Path, inside) -> list[Container]:
     named = splits_in(tar_stem(entry.name))
-    if len(named) > 1 or look.flat:
-        kind = "imagenet1k" if any(map(is_imagenet_file, look.images)) else "webdataset"
+    if len(named) > 1 or inside.flat:
+        kind = "imagenet1k" if any(map(is_imagenet_file, inside.images)) else "webdataset"
         raise UserError(
-            f"{entry} is named for the split {' and '.join(sorted(named))} and holds images in no class folders, such "
-            f"as {some(look.images, 1) or 'none'}: it is no class; try the kind {kind}"
+            f"{entry} is named after the split {' and '.join(sorted(named))}, but its images are not in class folders, "
+            f"such as {abbreviated(inside.images, 1) or 'none'}: it is not a class; try the kind {kind}"
         )
     return [tar(entry, split=named.pop())]
 
@@ -207,26 +209,26 @@ def tar_at(path: Path, split: str | None = None, *, imagenet: bool = False) -> l
     """Returns the tars inside a tar, one per class, or the tar itself if it holds images.
 
     Raises:
-      UserError: it is damaged, unsafe, of another kind, or holds both.
+      UserError: the tar is damaged, unsafe, of another kind, or holds both.
     """
     if is_parquet(path):
         raise UserError(f"{path} is a Parquet file: prepare it with the kind parquet")
     whole = tar(path, split=split, imagenet=imagenet)
-    look = look_into(whole)
-    if look.tars and not any("/" in name for name in look.images):
+    inside = inspect_tar(whole)
+    if inside.tars and not any("/" in name for name in inside.images):
         if whole.packed:
-            raise UserError(f"{path} is compressed and holds tars, which are read in place: gunzip it first")
+            raise UserError(f"{path} is compressed and holds tars, which can only be read in place: gunzip it first")
         return inner_tars(whole)
-    if look.is_shard and not imagenet:
+    if inside.is_shard and not imagenet:
         raise UserError(
-            f"{path} is a shard of WebDataset, with {some(sorted(look.labels))} beside each image: prepare it with the "
-            "kind webdataset"
+            f"{path} is a WebDataset shard, with {abbreviated(sorted(inside.labels))} for each image: prepare it with "
+            "the kind webdataset"
         )
     return [whole]
 
 
 def inner_tars(whole: Container) -> list[Container]:
-    """Returns the tars inside a tar: one per class, or one per split of classes or of tars of classes."""
+    """Returns the containers inside a tar of tars: one tar per class, or one per split."""
     inner, images, others, split = [], "", 0, whole.split
     for member, _ in tar_members(whole):
         if is_hidden(member.name):
@@ -236,7 +238,7 @@ def inner_tars(whole: Container) -> list[Container]:
             others += 1
             continue
         if not member.name.lower().endswith(".tar"):
-            raise UserError(f"{whole.title} holds {member.name}, a compressed tar in a tar: unpack it first")
+            raise UserError(f"{whole.title} holds the compressed tar {member.name}: unpack it first")
         inside = PurePosixPath(member.name)
         named = next(filter(None, map(split_named, inside.parts[:-1])), None)
         place = Container(
@@ -247,7 +249,7 @@ def inner_tars(whole: Container) -> list[Container]:
     if images and inner:
         raise UserError(
             f"{whole.title} holds both images, such as {images}, and tars, such as {inner[0].class_name}.tar: unpack "
-            "it, or give them apart"
+            "it, or give them separately"
         )
     loose = [replace(whole, split=split or "train", direct=True)] if others else []  # to be counted
     splits = [] if split else [place for place in inner if split_named(place.class_name)]
@@ -260,11 +262,11 @@ def inner_tars(whole: Container) -> list[Container]:
 
 
 def _of_split(place: Container) -> list[Container]:
-    """The tar of a split inside a tar: it holds class folders or a tar per class."""
+    """Returns the containers in a split's tar inside a tar, which holds class folders or one tar per class."""
     whole = replace(place, split=split_named(place.class_name), class_name=None)
-    look = look_into(whole)
-    if look.is_shard and not place.imagenet:
+    inside = inspect_tar(whole)
+    if inside.is_shard and not place.imagenet:
         raise UserError(
-            f"{whole.title} is a shard of WebDataset: unpack the tar it lies in, and use the kind webdataset"
+            f"{whole.title} is a WebDataset shard: unpack the tar that holds it, and use the kind webdataset"
         )
-    return inner_tars(whole) if look.tars else [whole]
+    return inner_tars(whole) if inside.tars else [whole]

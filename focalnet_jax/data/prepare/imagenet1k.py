@@ -1,7 +1,7 @@
-"""ImageNet-1K wherever it came from: its own tars, Kaggle's folders, the Hugging Face hub, WebDataset.
+"""Finds ImageNet-1K in any layout: its own tars, Kaggle's folders, the Hugging Face hub, WebDataset.
 
-All give the same data set. Classes come from the folder or tar of a synset, from the file's name, from the label of a
-sample or row, and for validation images from the list of labels; where two of them differ the image is rejected.
+All layouts give the same data set. Classes come from the folder or tar of a synset, from the file's name, from the
+label of a sample or row, and for validation images from the label list; if two of them differ, the image is rejected.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from focalnet_jax.data.prepare.containers import Container, parquet, tar
 from focalnet_jax.data.prepare.folders import entries_of, refuse_archives, tar_at
+from focalnet_jax.data.prepare.inspection import inspect_tar
 from focalnet_jax.data.prepare.labels import Labels
-from focalnet_jax.data.prepare.looking import look_into
 from focalnet_jax.data.prepare.naming import (
     SPLITS,
     has_image_suffix,
@@ -34,23 +34,25 @@ EXPECTED = (
     "expected a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, Kaggle's folder with "
     "ILSVRC/Data/CLS-LOC, train and val folders, or the tars, shards or Parquet files of both splits"
 )
-_KAGGLE = ("CLS-LOC", "Data", "ILSVRC")  # folders below the one in which Kaggle's lists lie
-_NO_IMAGES = ("devkit", "bbox", "patch", "_t3")  # words of tars without images, and of the dogs of train once more
+_KAGGLE = ("CLS-LOC", "Data", "ILSVRC")  # subfolders of the folder with Kaggle's lists
+_NO_IMAGES = ("devkit", "bbox", "patch", "_t3")  # words in names of tars without images or with copies of train's dogs
 
-Found = dict[str | None, list[tuple[str, Container]]]  # by split, None for a tar of several: layout and container
+ContainersBySplit = dict[
+    str | None, list[tuple[str, Container]]
+]  # (layout, container) by split; None for a tar of several splits
 
 
 def find_imagenet1k(
     paths: Sequence[Path], val_labels: Path | None, columns: tuple[str | None, str | None] = (None, None)
 ) -> tuple[list[Container], dict[str, str] | None, list[str]]:
-    """Returns the containers of all splits, the synset by the stem of a validation image, and what to tell the user.
+    """Returns the containers of all splits, synsets by the stem of validation images, and notes for the user.
 
-    `columns` are those of images and labels in Parquet files, where the user names them.
+    `columns` are the columns of images and labels in Parquet files, if given by the user.
 
     Raises:
-      UserError: a split is missing or there twice, or nothing says what the validation images are.
+      UserError: a split is missing or present twice, or the validation images have no labels.
     """
-    found: Found = defaultdict(list)
+    found: ContainersBySplit = defaultdict(list)
     loose, visited, archives, notes = [], [], [], []
     for path in paths:
         root, above = _root(path.resolve() if path.is_dir() else path)
@@ -90,17 +92,17 @@ def find_imagenet1k(
     stems = None
     val = [container for _, container in found["val"] + found[None]]
     needed = _needs_labels(val)
-    asked = val_labels is not None
+    given = val_labels is not None
     val_labels = val_labels or find_val_labels(visited)
     if val_labels is None and needed:
-        raise UserError(f"{val[0].path} does not say what its images are: give --val-labels FILE, {FORMS}")
+        raise UserError(f"{val[0].path} has no labels for its images: give --val-labels FILE, {FORMS}")
     if val_labels is not None:
         try:
             stems = read_val_labels(val_labels)
             read = {f"not read: {path}" for path in (val_labels, *val_labels.parents)}
             notes = [*(note for note in notes if note not in read), f"labels of val: {val_labels}"]
         except UserError as error:
-            if asked or needed:
+            if given or needed:
                 raise
             notes.append(f"not used: {error}")
     every = [(layout, container) for split in found.values() for layout, container in split]
@@ -110,12 +112,12 @@ def find_imagenet1k(
         or (container.holds == "rows" and class_names_in(container, Labels(None, None, *columns)) is None)
         for layout, container in every
     ):
-        notes.append("labels that are numbers are taken in ImageNet's order, that of the sorted synsets, from 0")
+        notes.append("numeric labels are taken in ImageNet's order, that of the sorted synsets, from 0")
     return [container for split in found.values() for _, container in split] + loose, stems, notes
 
 
 def _root(path: Path) -> tuple[Path, list[Path]]:
-    """The folder that holds the splits, and the folders in which the list of labels may lie."""
+    """Returns the folder of the splits, and the folders in which to search for the label list."""
     if path.is_file():
         return path, [path.resolve().parent]
     visited = [path]
@@ -142,8 +144,8 @@ def _synset_folder(folder: Path, split: str) -> Container:
     )
 
 
-def _add_folder(found: Found, folder: Path, split: str) -> None:
-    """The folder of a split: folders or tars of synsets, images, or shards."""
+def _add_folder(found: ContainersBySplit, folder: Path, split: str) -> None:
+    """Adds the folder of a split: folders or tars of synsets, images, or shards."""
     folders, tars, others = entries_of(folder)
     found[split] += [("folders", _synset_folder(entry, split)) for entry in folders]
     for entry in [*tars, *(entry for entry in others if is_parquet(entry))]:
@@ -154,8 +156,8 @@ def _add_folder(found: Found, folder: Path, split: str) -> None:
         found[split].append((layout or found[split][-1][0], direct))
 
 
-def _add_file(found: Found, path: Path, split: str | None) -> None:
-    """A tar of tars, of images or of samples, or a Parquet file."""
+def _add_file(found: ContainersBySplit, path: Path, split: str | None) -> None:
+    """Adds a tar of tars, of images or of samples, or a Parquet file."""
     stem = tar_stem(path.name) if is_tar(path.name) else path.stem
     if is_synset(stem):
         found[split or "train"].append(
@@ -164,35 +166,35 @@ def _add_file(found: Found, path: Path, split: str | None) -> None:
         return
     named = {split} if split else splits_in(stem) or set(filter(None, map(split_named, path.parts[-3:-1])))
     if not named and not is_parquet(path):
-        look = look_into(tar(path))
-        if any(split_named(part) for name in look.images for part in name.split("/")[:-1]):
+        inside = inspect_tar(tar(path))
+        if any(split_named(part) for name in inside.images for part in name.split("/")[:-1]):
             found[None].append(("a tar of all", tar(path, imagenet=True)))
             return
     if len(named) != 1:
         raise UserError(
-            f"{path}: its name says {' and '.join(sorted(named)) or 'no split'}; expected train or val in it"
+            f"{path}: its name has {' and '.join(sorted(named)) or 'no split'}; expected either train or val in it"
         )
     split = named.pop()
     if is_parquet(path):
         found[split].append(("Parquet files", parquet(path, split=split, imagenet=True)))
         return
-    look = look_into(tar(path))
-    if look.is_shard and not look.tars:
+    inside = inspect_tar(tar(path))
+    if inside.is_shard and not inside.tars:
         found[split].append(("shards of WebDataset", tar(path, split=split, imagenet=True, holds="samples")))
     else:
-        layout = "tars of synsets" if look.tars else "tars of images"
+        layout = "tars of synsets" if inside.tars else "tars of images"
         found[split] += [(layout, container) for container in tar_at(path, split, imagenet=True)]
 
 
 def _needs_labels(containers: Sequence[Container]) -> bool:
-    """Whether some validation images say their class neither by a folder nor by their name."""
+    """Returns whether the class of some validation images follows neither from a folder nor from the file name."""
     for container in containers:
         if container.class_name or container.holds != "images":
             continue
         if container.direct and container.size is None:
             names = [entry.name for entry in Path(container.path).iterdir() if has_image_suffix(entry.name)]
         else:
-            names = [name for name in look_into(container).images if not any(map(is_synset, name.split("/")))]
+            names = [name for name in inspect_tar(container).images if not any(map(is_synset, name.split("/")))]
             names = [name for name in names if is_evaluation_file(name)] if container.split is None else names
         if any(imagenet_file(name)[1] is None for name in names):
             return True

@@ -1,4 +1,4 @@
-"""The index of a folder or tar of images: the path of each says its split and class."""
+"""Indexes a folder or tar of images, in which split and class follow from the path of each image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from focalnet_jax.data.prepare.naming import (
     is_synset,
     leading_synset,
     may_be_image,
-    some,
     split_named,
 )
 from focalnet_jax.errors import UserError
@@ -41,10 +40,10 @@ def index_images(container: Container, labels: Labels, spool: BinaryIO | None = 
     """Returns the index of a folder or tar of images.
 
     Raises:
-      UserError: a tar is damaged, unsafe or a shard of WebDataset; a file cannot be read; splits and classes are mixed.
+      UserError: a tar is damaged, unsafe or a WebDataset shard; a file cannot be read; splits and classes are mixed.
     """
     skipped: Counter[str] = Counter()
-    found: dict[str, File] = {}  # of a member that a tar holds twice the last counts, as for tar itself
+    found: dict[str, File] = {}  # of members with the same name the last counts, as in tar itself
     for file in files(container, skipped, spool):
         skipped[OVERWRITTEN] += file.name in found
         found[file.name] = file._replace(read=bytes)
@@ -61,15 +60,15 @@ def index_images(container: Container, labels: Labels, spool: BinaryIO | None = 
 
 
 def check_utf8(container: Container, name: str) -> None:
-    """Raises `UserError` if the name of a class cannot be written."""
+    """Raises `UserError` if the name of a class is not valid UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{container.title}: the class folder {name!r} is not named in UTF-8; rename it") from error
+        raise UserError(f"{container.title}: the name of the class folder {name!r} is not UTF-8; rename it") from error
 
 
 def sample_key(name: str) -> str:
-    """Returns what the files of one sample of a shard share: the path up to the first dot of the file's name."""
+    """Returns the key of a file's sample in a shard: the path up to the first dot in the file name."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 
@@ -80,7 +79,7 @@ def _refuse_shard(container: Container, names: Iterable[str]) -> None:
     labelled = {sample_key(name) for name in names if name.lower().endswith(".cls")}
     if labelled and any(has_image_suffix(name) and sample_key(name) in labelled for name in names):
         raise UserError(
-            f"{container.title} is a shard of WebDataset, with a .cls for each image, not a tar of classes: prepare it "
+            f"{container.title} is a WebDataset shard, with a .cls for each image, not a tar of classes: prepare it "
             "with the kind webdataset"
         )
 
@@ -97,17 +96,17 @@ def _imagenet(container: Container, labels: Labels, paths: Sequence[Parts]) -> l
     return placed
 
 
-def place_imagenet(parts: Parts, said: Sequence[str | None], *, test: bool = False) -> tuple[str, str, int]:
-    """Returns class, name in the data set and why there is none, of an image of ImageNet.
+def place_imagenet(parts: Parts, claims: Sequence[str | None], *, test: bool = False) -> tuple[str, str, int]:
+    """Returns class, file name in the data set and `WHY_NOT` place of an ImageNet image.
 
     Args:
-      parts: the path of the image.
-      said: what else says its class: its folder, a list, a label.
-      test: images without a class are of the split that has no labels.
+      parts: parts of the image's path.
+      claims: classes from other sources: its folder, a list, a label; None where a source has none.
+      test: whether the image is of the test split, whose images have no labels.
     """
     file = parts[-1]
     stem, synset, fits = imagenet_file(file)
-    classes = {name for name in (*said, synset) if name}
+    classes = {name for name in (*claims, synset) if name}
     if not may_be_image(file):
         return "", "/".join(parts), NO_IMAGE
     if len(classes) != 1 or not fits:
@@ -121,7 +120,7 @@ def place_imagenet(parts: Parts, said: Sequence[str | None], *, test: bool = Fal
 
 
 def below_class(name: str, parts: Parts) -> str:
-    """Returns what an image of a class is called: CLASS/ and its path from the folder of the class on."""
+    """Returns the file name of an image in the data set: CLASS/ and its path below the folder of the class."""
     folder = name.replace("/", "_")
     folders = parts[:-1]
     start = folders.index(folder) + 1 if folder in folders else 0
@@ -139,7 +138,7 @@ def _by_path(container: Container, paths: Sequence[Parts]) -> list[tuple[int, st
 
 
 def _agreed(named: str, parts: Parts, below: Parts) -> tuple[str, str, int]:
-    """Class, name and why there is none, of a file in a folder of that name: ImageNet's files name it too."""
+    """Returns class, file name and `WHY_NOT` place of a file in a class folder; ImageNet file names must agree."""
     file = parts[-1]
     if not may_be_image(file):
         return "", "/".join((named, *below)), NO_IMAGE
@@ -150,8 +149,8 @@ def _agreed(named: str, parts: Parts, below: Parts) -> tuple[str, str, int]:
 
 
 def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tuple[int, str, str, int]]:
-    """Split and class of each path, [SHARED/][SPLIT/][SHARED/]CLASS/**/FILE."""
-    images = [parts for parts in paths if has_image_suffix(parts[-1])]  # a README says nothing
+    """Returns split, class, file name and `WHY_NOT` place of each path [SHARED/][SPLIT/][SHARED/]CLASS/**/FILE."""
+    images = [parts for parts in paths if has_image_suffix(parts[-1])]  # files such as README have no class
     images = images or [parts for parts in paths if may_be_image(parts[-1])]
     split_at = _split_depth(container, images)
     start = 0 if split_at is None else split_at + 1
@@ -160,7 +159,7 @@ def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tu
     for parts in paths:
         named = split_named(parts[split_at]) if split_at is not None and len(parts) > split_at + 1 else None
         if named and container.split not in (None, named):
-            raise UserError(f"{container.title} is named for {container.split} but holds {named}: rename it")
+            raise UserError(f"{container.title} is named after {container.split} but holds {named}: rename it")
         split = SPLITS.index(container.split or named or "train")
         if len(parts) > start + 1:
             placed.append((split, *_agreed(parts[start], parts, parts[start + 1 :])))
@@ -178,15 +177,15 @@ def _check_classes(container: Container, placed: Sequence[tuple[int, str, str, i
 
 
 def no_class_folders(title: str, split: str, names: Sequence[str]) -> str:
-    """Returns the message for images of a split none of which has a class."""
-    advice = "expected CLASS/*.jpg, a folder for each class"
+    """Returns the error message for a split in which no image is in a class folder."""
+    advice = "expected CLASS/*.jpg, one folder per class"
     if any(is_imagenet_file(name) for name in names):
-        advice = "for ImageNet use the kind imagenet1k, which takes their labels from --val-labels or their names"
-    return f"{title}: the {len(names)} images of {split} lie in no class folders, such as {names[0]}; {advice}"
+        advice = "for ImageNet use the kind imagenet1k, which takes labels from --val-labels or file names"
+    return f"{title}: the {len(names)} images of {split} are not in class folders, such as {names[0]}; {advice}"
 
 
 def _common(paths: Sequence[Parts]) -> Parts:
-    """The folders that all paths share."""
+    """Returns the leading folders that all paths share."""
     folders = [parts[:-1] for parts in paths]
     if not folders:
         return ()
@@ -195,17 +194,17 @@ def _common(paths: Sequence[Parts]) -> Parts:
 
 
 def _shared_folders(images: Sequence[Parts]) -> int:
-    """How many folders lie above the class folders."""
+    """Returns the number of folders above the class folders."""
     shared = len(_common(images))
-    # Files that lie right in the folder all share are of the class it is named for.
+    # If files are directly in the shared folder, that folder is their class.
     return max(shared - any(len(parts) == shared + 1 for parts in images), 0)
 
 
 def _split_depth(container: Container, images: Sequence[Parts]) -> int | None:
-    """The place of the split in the paths, None where they have none.
+    """Returns the position of the split in the paths; None if they have none.
 
     Raises:
-      UserError: some paths have one and others have none, or it lies below the classes.
+      UserError: only some paths have a split, or the splits are below the classes.
     """
     common = _common(images)
     place = next((place for place, part in enumerate(common) if split_named(part)), None)
@@ -219,7 +218,7 @@ def _split_depth(container: Container, images: Sequence[Parts]) -> int | None:
     if having and any(len(parts) > place + 1 for parts in others):
         other = next(parts for parts in others if len(parts) > place + 1)
         raise UserError(mixed_splits(container.title, having[0][place], other[place]))
-    if having:  # loose images beside the splits: they have no class
+    if having:  # the other images are next to the splits and have no class
         return place
     below = [parts for parts in images if any(map(split_named, parts[place + 1 : place + 2][: len(parts) - place - 2]))]
     if len(below) == len(images) and below:
@@ -228,22 +227,16 @@ def _split_depth(container: Container, images: Sequence[Parts]) -> int | None:
 
 
 def mixed_splits(title: str, split: str, other: str) -> str:
-    """Returns the message for folders of which some are splits and others are not."""
+    """Returns the error message for folders of which only some are splits."""
     return (
-        f"{title} holds {split}, a split, and {other}, which is none: give the folders of the splits a folder of their "
-        "own, or rename what is a class"
+        f"{title} holds {split}, a split, and {other}, which is not a split: move the splits to a folder of their own, "
+        "or rename the class"
     )
 
 
 def split_below(title: str, above: str, split: str) -> str:
-    """Returns the message for splits that lie where classes were expected."""
+    """Returns the error message for splits below the folders of classes."""
     return (
         f"{title}: {above} holds {split}, a split; expected SPLIT/CLASS/*.jpg, not CLASS/SPLIT/*.jpg: move the "
         f"folders, or give {above} alone if it is a data set"
     )
-
-
-def describe_left(names: Sequence[str]) -> str:
-    """Returns the suffixes of files and their number, for a message."""
-    kinds = Counter(PurePosixPath(name).suffix or "no suffix" for name in names)
-    return some([f"{count} {kind}" for kind, count in kinds.most_common()], 5)

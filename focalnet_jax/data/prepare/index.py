@@ -1,4 +1,4 @@
-"""The index of a container: where each image lies, what it is called, and its class and split."""
+"""The index of a container: place, name, class and split of each image."""
 
 from __future__ import annotations
 
@@ -11,40 +11,42 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Why a member is no example; its place in this list is stored. "" where it may become one.
+from focalnet_jax.system.files import write_whole
+
+# Reasons why a member is not an example; its place in this list is stored. "" for members that may become one.
 WHY_NOT = (
     "",
-    "no image, by its name",
-    "it lies in no class folder",
-    "no class: its name says another than its folder or label",
-    "no class: no folder, name or list says one",
-    "it has no label",
-    "its labels contradict each other",
+    "not an image, by its name",
+    "not in a class folder",
+    "no class: its name contradicts its folder or label",
+    "no class: not in a folder, name or list",
+    "no label",
+    "contradictory labels",
     "its label is outside the list of classes",
     "test images have no labels",
     "its row holds no image",
 )
 GOOD, NO_IMAGE, NO_FOLDER, OTHER_CLASS, NOT_LISTED, NO_LABEL, CONTRADICTION, OUTSIDE, TEST, EMPTY = range(len(WHY_NOT))
-LEFT_OUT = (NO_IMAGE, TEST)  # nothing is wrong with these; the others are images that were rejected
+LEFT_OUT = (NO_IMAGE, TEST)  # not errors; the other reasons are of rejected images
 
 
 class Member(NamedTuple):
     """A file of a container."""
 
     name: str  # the path within it
-    offset: int  # where its bytes begin in the file that holds them
-    size: int
-    time: int  # when it was changed last, nanoseconds; 0 in archives
+    offset: int  # of its first byte in the file that holds it
+    size: int  # bytes
+    time: int  # modification time, nanoseconds; 0 in archives
     class_name: str  # "" if it has none
-    split: int  # a place in `SPLITS`
-    file: str  # what the example is called in the data set, whatever held it
-    why_not: int = GOOD
+    split: int  # place in `SPLITS`
+    file: str  # name of the example in the data set, the same for every kind of container
+    why_not: int = GOOD  # place in `WHY_NOT`
 
 
 class Index:
     """The members of a container, as a structured array with the fields of `Member`.
 
-    `hash` (uint32) is a fixed random number drawn from the file. `skipped` counts what has no member, by kind.
+    `hash` (uint32) is a hash of `file`. `skipped` counts the files without a member, by kind.
     """
 
     def __init__(self, members: np.ndarray, skipped: Mapping[str, int] | None = None):
@@ -53,11 +55,11 @@ class Index:
 
     @classmethod
     def of(cls, members: Iterable[Member], skipped: Mapping[str, int] | None = None) -> Index:
-        """Builds the index of these members."""
+        """Returns the index of these members."""
         rows = [
             (
                 os.fsencode(member.name), member.offset, member.size, member.time, os.fsencode(member.class_name),
-                member.split, os.fsencode(member.file), member.why_not, _number(member.file),
+                member.split, os.fsencode(member.file), member.why_not, _hash(member.file),
             )
             for member in members
         ]  # fmt: skip
@@ -78,26 +80,26 @@ class Index:
         return len(self.members)
 
     def digest(self) -> str:
-        """Returns a hash that differs for other members."""
-        said = f"{self.members.dtype} {sorted(self.skipped.items())}"
-        return hashlib.sha256(self.members.tobytes() + said.encode()).hexdigest()
+        """Returns a hash of the members and of `skipped`."""
+        others = f"{self.members.dtype} {sorted(self.skipped.items())}"
+        return hashlib.sha256(self.members.tobytes() + others.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Writes it, whole or not at all."""
+        """Writes the index to `path`, which appears only once it is complete."""
+        write_whole(path.with_suffix(".json"), json.dumps(self.skipped))
+        # Streamed, because the index of 14 million images should not be in memory twice.
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.skipped))
-        partial.replace(path.with_suffix(".json"))
         with partial.open("wb") as file:
             np.save(file, self.members)
         partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Index:
-        """Returns what `save` wrote, mapped: processes share it, and of a large one only what is used is read."""
+        """Returns the index that `save` wrote, memory-mapped: processes share it and read only the parts they use."""
         skipped = json.loads(path.with_suffix(".json").read_text())
         members = np.load(path, mmap_mode="r")
         return cls(members, skipped)
 
 
-def _number(text: str) -> int:
+def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=4).digest(), "little")

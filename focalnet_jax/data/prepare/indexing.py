@@ -1,4 +1,4 @@
-"""The index of any container."""
+"""Indexes a container of any kind."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ def index_container(container: Container, labels: Labels | None = None, spool: P
 
     Args:
       container: a folder, a tar or a Parquet file.
-      labels: what its labels mean, where they are not names of folders.
-      spool: gets the images of a container that cannot be read in place, whole or not at all.
+      labels: classes of its labels, if they are not folder names.
+      spool: file for the images of a container that cannot be read in place; it appears only once it is complete.
 
     Raises:
-      UserError: it is damaged, unsafe, or of another kind; a file cannot be read.
+      UserError: the container is damaged, unsafe or of another kind; a file cannot be read.
     """
     read = _READERS[container.holds]
     if not container.spooled or spool is None:
         return read(container, labels or Labels(), None)
+    # Streamed, because the images may exceed memory, unlike the content of `system.files.write_whole`.
     partial = spool.with_suffix(".spooling")
     with partial.open("wb") as file:
         index = read(container, labels or Labels(), file)

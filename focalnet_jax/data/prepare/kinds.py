@@ -1,4 +1,4 @@
-"""The kinds of sources, and what each finds at the paths it is given."""
+"""The kinds of sources, and the containers that each finds at given paths."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.folders import containers_at
 from focalnet_jax.data.prepare.imagenet1k import find_imagenet1k
 from focalnet_jax.data.prepare.labels import Labels
-from focalnet_jax.data.prepare.naming import some
+from focalnet_jax.data.prepare.naming import abbreviated
 from focalnet_jax.data.prepare.sharded import find_rows, find_samples
 from focalnet_jax.errors import UserError
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What is fixed for a kind of source."""
+class SourceKind:
+    """Properties of a kind of source."""
 
-    name: str  # of the data set
-    num_classes: int | None = None  # of the class list; None: the sources say the classes
-    held_out: float = 0.0  # where the sources have no images of the split val
+    name: str  # default name of the data set
+    num_classes: int | None = None  # size of the class list; None if the sources define the classes
+    held_out: float = 0.0  # default share of held-out images if the sources have no split val
 
 
 KINDS = {
-    "imagefolder": Kind("images"),
-    "imagenet1k": Kind("imagenet2012", NUM_1K),
-    "imagenet22k": Kind("imagenet22k", NUM_22K, 0.01),
-    "parquet": Kind("images"),
-    "webdataset": Kind("images"),
+    "imagefolder": SourceKind("images"),
+    "imagenet1k": SourceKind("imagenet2012", NUM_1K),
+    "imagenet22k": SourceKind("imagenet22k", NUM_22K, 0.01),
+    "parquet": SourceKind("images"),
+    "webdataset": SourceKind("images"),
 }
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the images lie, and their classes: a list, or None for the names found, sorted."""
+    """Containers of images, and their classes: a list, or None for the names found, sorted."""
 
     containers: tuple[Container, ...]
     classes: tuple[str, ...] | None = None
     labels: Labels = field(default_factory=Labels)
-    notes: tuple[str, ...] = ()  # what was decided for the user
+    notes: tuple[str, ...] = ()  # for the user: files not read, choices made
 
 
 def find_sources(
@@ -58,7 +58,7 @@ def find_sources(
     """Returns the containers at `paths`.
 
     Raises:
-      UserError: a path is missing, holds nothing of the kind, or a list makes no sense.
+      UserError: a path is missing or holds nothing of the kind, or a list is invalid.
     """
     for path in paths:
         if not path.exists():
@@ -86,5 +86,5 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     names = read_classes(path)
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise UserError(f"{path}: expected every class once; {some(repeated)} is there again")
+        raise UserError(f"{path}: expected each class once; {abbreviated(repeated)} is repeated")
     return names

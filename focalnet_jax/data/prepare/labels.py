@@ -1,4 +1,4 @@
-"""What the labels in a source mean: numbers, synsets and names to the names of classes."""
+"""Maps the labels in a source (numbers, synsets, names) to class names."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class Labels:
-    """How labels are read."""
+    """Interpretation of labels."""
 
-    names: tuple[str, ...] | None = None  # of the classes that numbers mean; None: a number is its own name
-    stems: Mapping[str, str] | None = None  # class by the stem of a file
-    image_column: str | None = None  # of Parquet; None: found by type and name
-    label_column: str | None = None
+    names: tuple[str, ...] | None = None  # class name by numeric label; None if numbers are the class names
+    stems: Mapping[str, str] | None = None  # class by file stem
+    image_column: str | None = None  # of Parquet files; None to find it by type and name
+    label_column: str | None = None  # likewise
 
     def class_of(self, label: int | float | str | bool | None) -> tuple[str, int]:
-        """Returns the class that a label means, and why there is none (a place in `WHY_NOT`)."""
+        """Returns the class name of a label, or "", and a place in `WHY_NOT`."""
         if isinstance(label, str):
             label = " ".join(label.split())
             if label.lstrip("-").isascii() and label.lstrip("-").isdigit() and len(label) < 10:
                 label = int(label)
-        if isinstance(label, float):  # a column of numbers of which some are missing is one of floats
+        if isinstance(label, float):  # integer columns with missing values are read as floats
             label = None if math.isnan(label) else int(label) if label.is_integer() else label
         if label is None or label == "" or label == -1:
             return "", NO_LABEL
@@ -46,7 +46,7 @@ class Labels:
 
 @cache
 def _synsets_by_lemmas() -> dict[str, str]:
-    """Synsets of ImageNet-1K by their lemmas, and by the first lemma; without what two of them share."""
+    """Returns ImageNet-1K synsets by all lemmas and by the first lemma, without those that two synsets share."""
     found: dict[str, set[str]] = {}
     for synset, lemmas in class_list(NUM_1K):
         for name in {lemmas.lower(), lemmas.split(",")[0].lower()}:
@@ -55,15 +55,15 @@ def _synsets_by_lemmas() -> dict[str, str]:
 
 
 def synset_named(label: str) -> str:
-    """Returns the synset of ImageNet-1K that a label names by itself or by its lemmas; another label stays as it is."""
+    """Returns the ImageNet-1K synset of a label that is a synset or its lemmas; other labels are returned unchanged."""
     if is_synset(label):
         return label
     name = label.replace("_", " ").lower()
     return _synsets_by_lemmas().get(name) or label
 
 
-def says_imagenet(names: tuple[str, ...]) -> bool:
-    """Returns whether 1000 names of classes are ImageNet-1K's in its order: synsets or lemmas, nearly all known."""
+def is_imagenet_order(names: tuple[str, ...]) -> bool:
+    """Returns whether class names are ImageNet-1K's in its order, as synsets or lemmas, nearly all known."""
     known = [synset for synset, _ in class_list(NUM_1K)]
     if len(names) != NUM_1K:
         return False

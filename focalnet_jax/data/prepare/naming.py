@@ -1,4 +1,4 @@
-"""What the names of files and folders say: split, class, and whether a file is worth decoding."""
+"""Conventions of file and folder names: split, class, and whether a file may be an image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from focalnet_jax.data.listing import left_behind
 from focalnet_jax.data.sources import are_numbers
 
 SPLITS = ("train", "val", "test")
-# What folders of a split are called, such as imagenet21k_val in 21K-P.
+# Splits by the words for them in folder names, such as imagenet21k_val in 21K-P.
 _SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"
 }  # fmt: skip
-_PREFIXES = ("imagenet", "ilsvrc")  # bullet_train is a class
+_PREFIXES = ("imagenet", "ilsvrc")  # only after these is a last word a split: bullet_train is a class
 _PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 TAR_SUFFIXES = (".tar", *_PACKED_SUFFIXES)
 _PART = re.compile(r"(.*?\D)?(\d{4,})(?:-of-(\d+))?\D*")  # train-00003-of-00008.parquet, set-000123.tar
@@ -26,18 +26,18 @@ _EVAL_FILE = re.compile(r"(ILSVRC2012_(?:val|test)_\d{8})(?:_(n\d{8}))?")
 
 
 def split_named(folder: str) -> str | None:
-    """Returns the split that a folder of this name holds, if any."""
+    """Returns the split that a folder name stands for, or None."""
     folder = folder.lower()
     return _SPLIT_NAMES.get(re.split(r"[_-]", folder)[-1] if folder.startswith(_PREFIXES) else folder)
 
 
 def splits_in(name: str) -> set[str]:
-    """Returns the splits that words of a file's name stand for, such as train in imagenet1k-train-0001.tar."""
+    """Returns the splits that words of a file name stand for, such as train in imagenet1k-train-0001.tar."""
     return {_SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLIT_NAMES}
 
 
 def may_be_image(name: str) -> bool:
-    """Returns whether a file of this name is worth decoding: it has the suffix of an image, or none."""
+    """Returns whether a file may be an image: it has the suffix of one, or no suffix."""
     return has_image_suffix(name) or not PurePosixPath(name).suffix
 
 
@@ -47,12 +47,12 @@ def has_image_suffix(name: str) -> bool:
 
 
 def is_hidden(path: str) -> bool:
-    """Returns whether a file is hidden, or left behind by a system or a tool."""
+    """Returns whether a file is hidden, or a leftover of an operating system or tool."""
     return any(map(left_behind, PurePosixPath(path).parts))
 
 
 def is_tar(name: str) -> bool:
-    """Returns whether a file is named as a tar, also a compressed one."""
+    """Returns whether a file has the suffix of a tar, also of a compressed one."""
     return name.lower().endswith(TAR_SUFFIXES)
 
 
@@ -63,7 +63,7 @@ def tar_stem(name: str) -> str:
 
 
 def missing_parts(paths: Iterable[PurePosixPath]) -> list[str]:
-    """Returns a line for each set of numbered files that lacks some: of -00003-of-00008, or between two numbers."""
+    """Returns a line for each set of numbered files, such as -00003-of-00008, in which some numbers are missing."""
     sets: dict[tuple[str, str], set[int]] = {}
     for path in paths:
         if found := _PART.fullmatch(path.name):
@@ -75,28 +75,28 @@ def missing_parts(paths: Iterable[PurePosixPath]) -> list[str]:
         absent = sorted(set(range(first, first + count) if of else range(min(numbers), max(numbers))) - numbers)
         if absent:
             lines.append(
-                f"note: {len(numbers)} of {count} files of {name}* are there; without number "
-                f"{some([str(number) for number in absent])}"
+                f"note: {len(numbers)} of {count} files of {name}* are present; missing: "
+                f"{abbreviated([str(number) for number in absent])}"
             )
     return lines
 
 
 def is_synset(name: str) -> bool:
-    """Returns whether a name is a synset's, such as n01440764."""
+    """Returns whether a name is a synset such as n01440764."""
     return bool(_SYNSET.fullmatch(name))
 
 
 def leading_synset(file: str) -> str | None:
-    """Returns the synset that the name of a file begins with, if any."""
+    """Returns the synset at the beginning of a file name, or None."""
     found = _SYNSET.match(file)
     return found and found[0]
 
 
 def imagenet_file(file: str) -> tuple[str, str | None, bool]:
-    """Returns the original stem of a file of ImageNet, the synset that its name says, if any, and whether it fits.
+    """Returns an ImageNet file's original stem, the synset in its name or None, and whether the name is consistent.
 
-    `n01440764_10026_n01440764.JPEG` gives `("n01440764_10026", "n01440764", True)`. Two synsets in one name that differ
-    do not fit. The stem of any other file stays as it is.
+    `n01440764_10026_n01440764.JPEG` gives `("n01440764_10026", "n01440764", True)`. A name with two different synsets
+    is not consistent. For other files the stem is unchanged.
     """
     stem = PurePosixPath(file).stem
     if found := _TRAIN_FILE.fullmatch(stem):
@@ -107,24 +107,24 @@ def imagenet_file(file: str) -> tuple[str, str | None, bool]:
 
 
 def is_imagenet_file(file: str) -> bool:
-    """Returns whether a file is named as ImageNet's are."""
+    """Returns whether a file has an ImageNet name."""
     stem = PurePosixPath(file).stem
     return bool(_TRAIN_FILE.fullmatch(stem) or _EVAL_FILE.fullmatch(stem))
 
 
 def is_evaluation_file(file: str) -> bool:
-    """Returns whether a file is named as those of ImageNet's validation and test images are."""
+    """Returns whether a file has the name of an ImageNet validation or test image."""
     return bool(_EVAL_FILE.fullmatch(PurePosixPath(file).stem))
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Returns names sorted; numbers as numbers, so that 10 follows 9."""
+    """Returns names sorted; if all are numbers, by value, so that 10 follows 9."""
     names = list(names)
     if names and are_numbers(names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
-def some(names: Sequence[str], most: int = 3) -> str:
-    """Returns the first of some names for a message."""
+def abbreviated(names: Sequence[str], most: int = 3) -> str:
+    """Returns the first `most` names as text, with an ellipsis if there are more."""
     return f"{', '.join(names[:most])}{', ...' if len(names) > most else ''}"

@@ -1,4 +1,4 @@
-"""Which images go to which shard: decided by the images alone, whatever holds them, and the same after a stop."""
+"""Assigns images to shards, independently of the containers that hold them and of interruptions."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import numpy as np
 from focalnet_jax.data.prepare.index import GOOD, Index
 from focalnet_jax.data.prepare.naming import SPLITS
 
-_PIECE = 16  # images read in one go: about as many as a disk reads in the time it takes to seek
-_LARGE = 100_000  # images from which on that matters; smaller splits are dealt one by one
+_PIECE = 16  # images read in sequence: about the number that a disk reads in the time of one seek
+_LARGE = 100_000  # smallest split read in pieces; images of smaller splits are shuffled one by one
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file to write."""
+    """A shard to write."""
 
     split: str
     number: int
-    count: int  # of the split's shards
-    members: np.ndarray  # [N, 2] int32: a container, and a member of it
+    count: int  # number of the split's shards
+    members: np.ndarray  # [N, 2] int32: place of the container, place of the member in it
 
 
-def make_plan(indices: Sequence[Index], classes: Sequence[str], *, held_out: float, shard_bytes: int) -> list[Shard]:
+def plan_shards(indices: Sequence[Index], classes: Sequence[str], *, held_out: float, shard_bytes: int) -> list[Shard]:
     """Returns the shards of every split.
 
-    The images of a split are sorted by class and name. Runs of them go to the shards in an order drawn once, so that
-    any slice of a split is a fair sample of its classes, while archives are still read in runs.
+    The images of a split are sorted by class and name. Runs of them are assigned to the shards in a fixed random order,
+    so that any slice of a split is a fair sample of its classes, while archives are still read sequentially.
 
     Args:
-      indices: of all containers.
-      classes: the names in order; images of others go nowhere.
-      held_out: share of the training images that become the split `val`, by a hash of their classes and names.
-      shard_bytes: about how large a shard is.
+      indices: indices of all containers.
+      classes: class names in order; images of other classes are not assigned.
+      held_out: share of the training images moved to the split `val`, chosen by a hash of their file names.
+      shard_bytes: approximate size of a shard in bytes.
     """
     shards, listed = [], {name.encode(): label for label, name in enumerate(classes)}
     for split in range(len(SPLITS)):
@@ -54,7 +54,7 @@ def make_plan(indices: Sequence[Index], classes: Sequence[str], *, held_out: flo
 def _sorted_members(
     indices: Sequence[Index], split: int, listed: dict[bytes, int], held_out: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Container and place of the images of a split, [N, 2], and their sizes, [N], sorted by label and name."""
+    """Returns container and member of the images of a split, [N, 2], and sizes, [N], sorted by label and name."""
     places, labels, files, sizes = [], [], [], []
     for number, index in enumerate(indices):
         members = _members(index, split, listed.keys(), held_out)
@@ -67,7 +67,7 @@ def _sorted_members(
         sizes.append(index.members["size"][members])
     if not places:
         return np.zeros((0, 2), np.int32), np.zeros(0, np.int64)
-    order = np.lexsort((np.concatenate(files), np.concatenate(labels)))  # stable: equal names stay in their order
+    order = np.lexsort((np.concatenate(files), np.concatenate(labels)))  # stable: equal names keep their order
     return np.concatenate(places)[order], np.concatenate(sizes)[order]
 
 
@@ -79,13 +79,14 @@ def _members(index: Index, split: int, listed: Set[bytes], held_out: float) -> n
 
 
 def is_example(index: Index, listed: Set[bytes]) -> np.ndarray:
-    """Returns of every member whether it has a class of `listed`; a container has few classes, the list many."""
+    """Returns for every member, [N] bool, whether it is usable and its class is in `listed`."""
+    # A container has few classes, the list may have many.
     found, places = np.unique(index.members["class_name"], return_inverse=True)
     return np.array([name in listed for name in found.tolist()], bool)[places] & (index.members["why_not"] == GOOD)
 
 
 def _by_size(order: np.ndarray, totals: np.ndarray, shard_bytes: int) -> Iterator[list[int]]:
-    """Groups of pieces in this order, each of about that size."""
+    """Yields groups of pieces in this order, each of about `shard_bytes`."""
     group, size = [], 0
     for place in order.tolist():
         group.append(place)

@@ -1,4 +1,4 @@
-"""The preparation of a data set from its index to its card; stopped anywhere, it goes on from there."""
+"""Prepares a data set from its index to its card; resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -20,71 +20,72 @@ from focalnet_jax.data.prepare import accounting
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.indexing import index_container
-from focalnet_jax.data.prepare.kinds import Kind, Sources
+from focalnet_jax.data.prepare.kinds import SourceKind, Sources
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.naming import SPLITS
-from focalnet_jax.data.prepare.plan import Shard, make_plan
-from focalnet_jax.data.prepare.shards import Job, features, report_file, spool_of, write_shard, write_whole
-from focalnet_jax.data.prepare.workers import Progress, run_all
+from focalnet_jax.data.prepare.plan import Shard, plan_shards
+from focalnet_jax.data.prepare.shards import Job, features, report_file, spool_of, write_shard
+from focalnet_jax.data.prepare.workers import ProgressPrinter, run_all
 from focalnet_jax.data.sources import fingerprint_of
 from focalnet_jax.data.tfds_source import CARD
 from focalnet_jax.errors import UserError
+from focalnet_jax.system.files import write_whole
 
 VERSION = "1.0.0"
 MANIFEST = "manifest.jsonl"
 _WORK = ".prepare"
-ASKED = "asked.json"
-Reports = Sequence[tuple[Shard, dict[str, Any]]]  # what was written to each shard
+REQUEST = "asked.json"
+Reports = Sequence[tuple[Shard, dict[str, Any]]]  # report by shard, see `write_shard`
 
 
 @dataclass(frozen=True)
-class Options:
-    """What decides the result beside the sources."""
+class PrepareOptions:
+    """Options that, with the sources, determine the result."""
 
     name: str
-    held_out: float | None  # share of the training images for the split val; None: the kind's, where it has none
-    shard_bytes: int
+    held_out: float | None  # share of training images moved to the split val; None for the default of the kind
+    shard_bytes: int  # approximate size of a shard
 
 
-def prepare(kind: Kind, sources: Sources, out: Path, options: Options, processes: int) -> Path:
-    """Prepares `out`/NAME/1.0.0, or goes on where that was stopped; returns it.
+def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptions, processes: int) -> Path:
+    """Prepares the data set in `out`/NAME/1.0.0, or resumes its preparation; returns that folder.
 
     Raises:
-      UserError: sources that cannot be read or make no sense, another data set in `out`, or no room there.
-      RunFailedError: a process died.
+      UserError: the sources are unreadable or invalid, `out` holds another data set, or the disk is full.
+      RunFailedError: a worker process died.
     """
     if not tfds.core.naming.is_valid_dataset_name(options.name):
-        raise UserError(f"--name {options.name}: expected lower case letters, digits and _, a letter first")
+        raise UserError(f"--name {options.name}: expected lower-case letters, digits and _, beginning with a letter")
     folder = out / options.name / VERSION
     with working_folder(folder) as work:
-        for line in (*accounting.describe(sources.containers), *sources.notes):
+        for line in (*accounting.describe_sources(sources.containers), *sources.notes):
             print(line, flush=True)
         indices = _index_all(sources, work, processes)
-        asked = _asked(sources, indices, options)
-        if is_finished(folder, asked):
+        request = _request_of(sources, indices, options)
+        if is_finished(folder, request):
             return folder
-        check_begun(work / ASKED, asked)
-        accounting.check_labels(sources, indices)
+        check_begun(work / REQUEST, request)
+        accounting.check_listed(sources, indices)
         accounting.refuse_repeated(sources, indices)
-        classes = sources.classes or accounting.names_found(sources, indices)
+        classes = sources.classes or accounting.found_class_names(sources, indices)
         accounting.refuse_shifted(indices, classes)
         held_out = _held_out(kind, options, indices)
-        shards = make_plan(indices, classes, held_out=held_out, shard_bytes=options.shard_bytes)
+        shards = plan_shards(indices, classes, held_out=held_out, shard_bytes=options.shard_bytes)
         accounting.refuse_no_examples(sources, indices, classes, {shard.split for shard in shards})
-        write_whole(work / ASKED, json.dumps(asked))
+        write_whole(work / REQUEST, json.dumps(request))
         paths = tuple(_index_file(work, *numbered) for numbered in enumerate(sources.containers))
         job = Job(options.name, classes, sources.containers, paths, folder)
         reports = _write_all(job, shards, work, processes)
-        _finish(job, reports, indices, asked)
+        _finish(job, reports, indices, request)
     return folder
 
 
 @contextmanager
 def working_folder(folder: Path) -> Iterator[Path]:
-    """Where the preparation of `folder` keeps what it has done: gone with the end, there after a kill.
+    """Yields the folder for intermediate files of preparing `folder`, which is removed at the end, not by a kill.
 
     Raises:
-      UserError: it cannot be made or written, or another process prepares the same.
+      UserError: it cannot be created or written, or another process prepares the same data set.
     """
     work = folder / _WORK
     made = [above for above in work.parents if not above.exists()]
@@ -94,40 +95,42 @@ def working_folder(folder: Path) -> Iterator[Path]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise UserError(f"another process prepares {folder}; wait for it or stop it") from error
+                raise UserError(f"another process is preparing {folder}; wait for it or stop it") from error
             try:
                 yield work
             except UserError:
-                if not (work / ASKED).exists():  # nothing was begun: what was made for it goes
+                if not (work / REQUEST).exists():  # nothing was started: remove the folders created for it
                     shutil.rmtree(work)
                     for above in made:
                         above.rmdir()
                 raise
             shutil.rmtree(work)
-    except BrokenPipeError:  # of the program that reads what is printed
+    except BrokenPipeError:  # the reader of stdout is gone
         raise
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out or make room") from error
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; choose another --out or free disk space"
+        ) from error
 
 
-def is_finished(folder: Path, asked: Mapping[str, Any]) -> bool:
-    """Whether `folder` holds what was asked for; `UserError` where it holds another data set."""
+def is_finished(folder: Path, request: Mapping[str, Any]) -> bool:
+    """Returns whether `folder` holds the requested data set; raises `UserError` if it holds another one."""
     card = folder / CARD
     if not card.is_file():
         return False
-    _refuse_other(card, json.loads(card.read_text())["asked"], asked)
-    print(f"finished: {folder} holds this data set already")
+    _refuse_other(card, json.loads(card.read_text())["asked"], request)
+    print(f"finished: {folder} already holds this data set")
     return True
 
 
-def check_begun(path: Path, asked: Mapping[str, Any]) -> None:
-    """Refuses to go on, `UserError`, where something else was begun."""
+def check_begun(path: Path, request: Mapping[str, Any]) -> None:
+    """Raises `UserError` if the preparation to resume was started with another request."""
     if path.is_file():
-        _refuse_other(path, json.loads(path.read_text()), asked)
+        _refuse_other(path, json.loads(path.read_text()), request)
 
 
-def _asked(sources: Sources, indices: Sequence[Index], options: Options) -> dict[str, Any]:
-    """What was asked for, to be compared with what was begun; where the sources lie may change, what they hold not."""
+def _request_of(sources: Sources, indices: Sequence[Index], options: PrepareOptions) -> dict[str, Any]:
+    """Returns the request, for comparison when resuming; it covers the content of the sources but not their paths."""
     digest = hashlib.sha256(json.dumps([sources.classes, asdict(sources.labels)]).encode())
     for container, index in zip(sources.containers, indices, strict=True):
         place = f"{container.class_name} {container.split} {container.size} {container.time}"
@@ -136,22 +139,22 @@ def _asked(sources: Sources, indices: Sequence[Index], options: Options) -> dict
     return {**asdict(options), "images": images, "sources": digest.hexdigest()[:12]}
 
 
-def _refuse_other(path: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _refuse_other(path: Path, begun: Mapping[str, Any], request: Mapping[str, Any]) -> None:
     differing = [
-        f"{key} was {begun.get(key)} and is {value}" for key, value in asked.items() if begun.get(key) != value
+        f"{key} was {begun.get(key)}, now {value}" for key, value in request.items() if begun.get(key) != value
     ]
     if differing:
         raise UserError(
-            f"{path} is of another preparation: {'; '.join(differing)}. Give the same sources and options, or another "
-            "--out or --name"
+            f"{path} belongs to another preparation: {'; '.join(differing)}. Give the same sources and options, or "
+            "another --out or --name"
         )
 
 
-def _held_out(kind: Kind, options: Options, indices: Sequence[Index]) -> float:
+def _held_out(kind: SourceKind, options: PrepareOptions, indices: Sequence[Index]) -> float:
     official = any((index.members["split"] == SPLITS.index("val")).any() for index in indices)
     if official and options.held_out:
         raise UserError(
-            f"--held-out {options.held_out}: the sources have a split val already, which must not be mixed with others"
+            f"--held-out {options.held_out}: the sources already have a split val, which must not be mixed with others"
         )
     return options.held_out or 0.0 if official or options.held_out is not None else kind.held_out
 
@@ -161,7 +164,7 @@ def _index_file(work: Path, number: int, container: Container) -> Path:
 
 
 def _index_all(sources: Sources, work: Path, processes: int) -> list[Index]:
-    """The index of every container: of tars from disk where it was made before, of folders always what is there now."""
+    """Returns the index of every container; existing indices of tars are reused, folders are always indexed anew."""
     paths = [_index_file(work, *numbered) for numbered in enumerate(sources.containers)]
     missing = [
         (container, path, sources.labels if container.holds != "images" or container.split != "train" else Labels())
@@ -169,7 +172,7 @@ def _index_all(sources: Sources, work: Path, processes: int) -> list[Index]:
         if container.size is None or not path.is_file()
     ]
     if missing:
-        progress = Progress("indexed", len(missing))
+        progress = ProgressPrinter("indexed", len(missing))
         run_all(_index_one, missing, min(processes, len(missing)), lambda done, _: progress(done, 0))
     return [Index.load(path) for path in paths]
 
@@ -181,15 +184,15 @@ def _index_one(container: Container, path: Path, labels: Labels) -> None:
 def _write_all(job: Job, shards: Sequence[Shard], work: Path, processes: int) -> Reports:
     missing = [shard for shard in shards if not (work / report_file(shard)).is_file()]
     if len(missing) < len(shards):
-        print(f"going on: {len(shards) - len(missing)} of {len(shards)} shards are written")
+        print(f"resuming: {len(shards) - len(missing)} of {len(shards)} shards are written")
     if missing:
-        progress = Progress("shards", len(missing))
+        progress = ProgressPrinter("shards", len(missing))
         run_all(write_shard, [(job, shard, work) for shard in missing], min(processes, len(missing)), progress)
     return [(shard, json.loads((work / report_file(shard)).read_text())) for shard in shards]
 
 
-def _finish(job: Job, reports: Reports, indices: Sequence[Index], asked: Mapping[str, Any]) -> None:
-    """Writes the manifest, TFDS's description and, last, the card."""
+def _finish(job: Job, reports: Reports, indices: Sequence[Index], request: Mapping[str, Any]) -> None:
+    """Writes the manifest, the TFDS metadata and, last, the card."""
     rows = [
         {"split": shard.split, "file": name, "status": status, "reason": reason}
         for shard, report in reports
@@ -199,21 +202,29 @@ def _finish(job: Job, reports: Reports, indices: Sequence[Index], asked: Mapping
     for split, name, status, reason in accounting.left_out(job.containers, indices, job.classes):
         rows.append({"split": split, "file": name, "status": status, "reason": reason})
     write_whole(job.out / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
-    describe(job.out, job.name, VERSION, features(job.classes), _lengths(reports))
+    write_description(job.out, job.name, VERSION, features(job.classes), _lengths(reports))
     counts = {"files": accounting.count_files(indices), "left_out": dict(accounting.count_left_out(indices))}
-    card = _card(job, reports, rows) | counts | {"asked": dict(asked)}
+    card = _card(job, reports, rows) | counts | {"asked": dict(request)}
     write_whole(job.out / CARD, json.dumps(card, indent=1) + "\n")
     _print_card(job.out, card, rows)
 
 
-def describe(
+def write_description(
     out: Path,
     name: str,
     version: str,
     form: tfds.features.FeaturesDict,
     lengths: Mapping[str, tuple[list[int], int]],
 ) -> None:
-    """TFDS's own files, which make a folder of shards a data set; `lengths` are examples a shard, and bytes."""
+    """Writes the TFDS metadata that makes a folder of shards a data set.
+
+    Args:
+      out: the folder of the shards.
+      name: name of the data set.
+      version: its version.
+      form: the features of an example.
+      lengths: number of examples per shard, and total bytes, by split.
+    """
     template = tfds.core.ShardedFileTemplate(
         dataset_name=name,
         data_dir=out,
@@ -247,7 +258,7 @@ def _lengths(reports: Reports) -> dict[str, tuple[list[int], int]]:
 
 
 def _card(job: Job, reports: Reports, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """What a reader wants to know of the data set, and what tells it from any other."""
+    """Returns the card: counts by split and class, and the fingerprint of the data set."""
     counts = {split: Counter() for split in _lengths(reports)}
     for shard, report in reports:
         counts[shard.split].update({int(label): count for label, count in report["classes"].items()})

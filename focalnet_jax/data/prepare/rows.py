@@ -1,4 +1,4 @@
-"""The index of a Parquet file: a column of images and one of labels, as the Hugging Face hub has them."""
+"""Indexes a Parquet file with a column of images and one of labels, as on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from focalnet_jax.data.prepare.containers import GROWTH, GROWTH_BYTES, Container
 from focalnet_jax.data.prepare.images import below_class, place_imagenet
 from focalnet_jax.data.prepare.index import EMPTY, GOOD, NO_LABEL, Index, Member
-from focalnet_jax.data.prepare.labels import Labels, says_imagenet, synset_named
+from focalnet_jax.data.prepare.labels import Labels, is_imagenet_order, synset_named
 from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix, is_synset
 from focalnet_jax.errors import UserError
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     import pyarrow
     from pyarrow import parquet
 
-_ROWS = 64  # read at a time
+_ROWS = 64  # number of rows read at a time
 _IMAGE_NAMES = ("image", "img", "jpg", "png", "picture", "image_bytes", "bytes")
 _LABEL_NAMES = ("label", "labels", "cls", "class", "target", "category", "synset", "wnid", "class_name", "class_id")
 _MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
 
 
 def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
-    """Returns the index of a Parquet file, whose images it writes to `spool`.
+    """Returns the index of a Parquet file, and writes its images to `spool`.
 
     Raises:
       UserError: the file is damaged, or has no column of images or labels.
     """
     with _opened(container) as file:
         image, label, names = find_columns(container, file.schema_arrow, labels)
-        if container.imagenet and names and not says_imagenet(names):
+        if container.imagenet and names and not is_imagenet_order(names):
             raise UserError(
-                f"{container.path}: the names of column {label} are not those of ImageNet-1K in its order; prepare it "
-                "with the kind parquet, which keeps its own"
+                f"{container.path}: the class names of column {label} are not ImageNet-1K's in its order; prepare it "
+                "with the kind parquet, which keeps the file's names"
             )
         labels = labels if labels.names else Labels(names or None)
         rows, seen = [], Counter()
@@ -46,7 +46,7 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
             spool.write(content)
     members = []
     for number, (path, offset, size, suffix, raw) in enumerate(rows):
-        if not path or (seen[path] > 1 and not container.imagenet):  # no name, or no name of its own
+        if not path or (seen[path] > 1 and not container.imagenet):  # no name, or a repeated name
             path = f"{PurePosixPath(container.path).stem}/{number:08d}{suffix}"
         elif not has_image_suffix(path):
             path += suffix
@@ -85,17 +85,17 @@ def _opened(container: Container) -> parquet.ParquetFile:
         file = parquet.ParquetFile(container.path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(
-            f"{container.path} is damaged or no Parquet file: {' '.join(str(error).split())[:200]}"
+            f"{container.path} is damaged or not a Parquet file: {' '.join(str(error).split())[:200]}"
         ) from error
     groups = range(file.metadata.num_row_groups)
     unpacked = sum(file.metadata.row_group(number).total_byte_size for number in groups)
     if unpacked > GROWTH * container.size + GROWTH_BYTES:
-        raise UserError(f"{container.path} unpacks to {unpacked:,} bytes, {GROWTH} times its size: refused")
+        raise UserError(f"{container.path} is refused: it unpacks to {unpacked:,} bytes, over {GROWTH} times its size")
     return file
 
 
 def _rows(container: Container, file: parquet.ParquetFile, image: str, label: str) -> Iterator[tuple[str, bytes, Any]]:
-    """Path, bytes and label of every row."""
+    """Yields (path, bytes, label) of every row."""
     pyarrow, _ = _arrow()
     try:
         for batch in file.iter_batches(batch_size=_ROWS, columns=[image, label], use_threads=False):
@@ -107,11 +107,13 @@ def _rows(container: Container, file: parquet.ParquetFile, image: str, label: st
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pyarrow.ArrowException):
             raise
-        raise UserError(f"{container.path} is damaged: {' '.join(str(error).split())[:200]}; get it again") from error
+        raise UserError(
+            f"{container.path} is damaged: {' '.join(str(error).split())[:200]}; download it again"
+        ) from error
 
 
 def class_names_in(container: Container, labels: Labels) -> tuple[str, ...] | None:
-    """Returns the names of the classes that a Parquet file states, if any."""
+    """Returns the class names stated in a Parquet file, or None."""
     with _opened(container) as file:
         return find_columns(container, file.schema_arrow, labels)[2]
 
@@ -119,10 +121,10 @@ def class_names_in(container: Container, labels: Labels) -> tuple[str, ...] | No
 def find_columns(
     container: Container, schema: pyarrow.Schema, labels: Labels
 ) -> tuple[str, str, tuple[str, ...] | None]:
-    """Returns the names of the columns of images and of labels, and the names of the classes if the file states them.
+    """Returns the names of the image and label columns, and the class names stated in the file or None.
 
     Raises:
-      UserError: there is none, or several that may be meant.
+      UserError: a column is missing, ambiguous or of the wrong type.
     """
     pyarrow, _ = _arrow()
     described = _described(schema)
@@ -151,17 +153,17 @@ def find_columns(
 def _check_types(
     pyarrow: Any, container: Container, image: str, image_type: pyarrow.DataType, label: str, label_type: Any
 ) -> None:
-    """Raises `UserError` if columns that the user names hold something else than images and one label per row."""
+    """Raises `UserError` if columns given by the user do not hold images and one label per row."""
     if not _holds_images(pyarrow, image_type):
         raise UserError(
-            f"{container.path}: column {image} holds {image_type}; expected the bytes of images, or a struct with them"
+            f"{container.path}: column {image} holds {image_type}; expected encoded images, or a struct with bytes"
         )
     types = pyarrow.types
     kind = label_type.value_type if types.is_dictionary(label_type) else label_type
     accepted = (types.is_integer, types.is_string, types.is_large_string, types.is_floating, types.is_boolean)
     if not any(is_kind(kind) for is_kind in accepted):
         raise UserError(
-            f"{container.path}: column {label} holds {label_type}; expected one label per row, a number or a text"
+            f"{container.path}: column {label} holds {label_type}; expected one label per row, a number or text"
         )
 
 
@@ -172,7 +174,7 @@ def _holds_images(pyarrow: Any, kind: pyarrow.DataType) -> bool:
 
 
 def _described(schema: pyarrow.Schema) -> dict[str, Any]:
-    """What the `datasets` library wrote about the columns."""
+    """Returns the features of the columns in the metadata of the `datasets` library."""
     try:
         found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
@@ -181,23 +183,23 @@ def _described(schema: pyarrow.Schema) -> dict[str, Any]:
 
 
 def _choose(
-    container: Container, what: str, asked: str | None, found: list[str], usual: tuple[str, ...], schema: pyarrow.Schema
+    container: Container, role: str, given: str | None, found: list[str], usual: tuple[str, ...], schema: pyarrow.Schema
 ) -> str:
-    if asked:
-        if asked not in schema.names:
-            raise UserError(f"{container.path} has no column {asked}; it has {', '.join(schema.names)}")
-        return asked
+    if given:
+        if given not in schema.names:
+            raise UserError(f"{container.path} has no column {given}; it has {', '.join(schema.names)}")
+        return given
     best = [name for name in found if name.lower() in usual] or found
-    if len(best) > 1 and what == "image":
+    if len(best) > 1 and role == "image":
         best = [name for name in best if name.lower() == "image"] or best
     if len(best) != 1:
         raise UserError(
-            f"{container.path}: {'several columns' if best else 'no column'} may hold {what}s"
-            f"{f' ({chr(44).join(best)})' if best else ''}; it has {', '.join(schema.names)}: give --{what}-column NAME"
+            f"{container.path}: {'several columns' if best else 'no column'} may hold {role}s"
+            f"{f' ({chr(44).join(best)})' if best else ''}; it has {', '.join(schema.names)}: give --{role}-column NAME"
         )
     return best[0]
 
 
 def is_parquet(path: Path) -> bool:
-    """Returns whether a file is named as Parquet."""
+    """Returns whether a file has the suffix of Parquet."""
     return path.suffix.lower() in (".parquet", ".pq")

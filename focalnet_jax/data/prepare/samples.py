@@ -1,4 +1,4 @@
-"""The index of a shard of WebDataset: files that share a key are one sample, an image and its label."""
+"""Indexes a WebDataset shard: files with the same key are one sample, an image and its label."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from focalnet_jax.data.prepare.index import CONTRADICTION, GOOD, NO_LABEL, Index
 from focalnet_jax.data.prepare.labels import Labels, synset_named
 from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix
 
-_LONGEST_LABEL = 1 << 20  # bytes of a file that says a label
+_LONGEST_LABEL = 1 << 20  # largest label file, in bytes
 _LABEL_FILES = ("cls", "label", "cls.txt", "json", "txt")
-# Names are better than numbers; the first that is there counts.
+# Names take precedence over numbers; the first key present counts.
 _NAME_KEYS = ("synset", "wnid", "class_name", "label_name", "classname")
 _LABEL_KEYS = ("label", "cls", "class", "class_id", "label_id", "class_index", "target", "category")
 _FILE_KEYS = ("filename", "file_name", "path")
-# What images beside the image of a sample are called, such as depth.png.
+# Words in the names of a sample's further images, such as depth.png.
 _MAPS = frozenset(
     {"alpha", "depth", "disparity", "edge", "edges", "flow", "label", "labels", "mask", "masks", "normal", "normals"}
     | {"seg", "segm", "segmentation", "semantic", "thumb", "thumbnail"}
 )
-TEXT_LABELS = "labels from .txt"  # these may be captions
+TEXT_LABELS = "labels from .txt"  # key in `Index.skipped`; these labels may be captions
 
 
 def index_samples(container: Container, labels: Labels, spool: BinaryIO | None = None) -> Index:
-    """Returns the index of a shard.
+    """Returns the index of a WebDataset shard.
 
-    The label is the content of `.cls`, else `label` or the like in `.json`, else the content of `.txt`.
+    The label is the content of `.cls`, else a key such as `label` in `.json`, else the content of `.txt`.
 
     Raises:
       UserError: the tar is damaged or unsafe.
     """
     skipped: Counter[str] = Counter()
     images: dict[str, list[File]] = {}
-    said: dict[str, dict[str, bytes]] = {}
+    label_files: dict[str, dict[str, bytes]] = {}
     for file in files(container, skipped, spool):
         kind = file.name.rpartition("/")[2].partition(".")[2].lower()
         key = sample_key(file.name)
@@ -49,24 +49,24 @@ def index_samples(container: Container, labels: Labels, spool: BinaryIO | None =
             continue
         skipped[f".{kind}" if kind else "no suffix"] += 1
         if kind in _LABEL_FILES and file.size <= _LONGEST_LABEL:
-            said.setdefault(key, {})[kind] = file.read()
+            label_files.setdefault(key, {})[kind] = file.read()
     members = []
     for key, found in images.items():
-        image = _the_image(found)
+        image = _main_image(found)
         for other in found:
             if other is not image:
                 skipped[f".{other.name.rpartition('/')[2].partition('.')[2].lower()} beside the image"] += 1
-        members.append(_member(container, labels, image, said.get(key, {}), skipped))
+        members.append(_member(container, labels, image, label_files.get(key, {}), skipped))
     return Index.of(members, +skipped)
 
 
-def says_label(file: File) -> bool:
-    """Returns whether a .json states a label."""
+def has_label(file: File) -> bool:
+    """Returns whether a .json file has a label."""
     return file.size <= _LONGEST_LABEL and _in_json(_described(file.read())) is not None
 
 
-def _the_image(found: list[File]) -> File:
-    """The image of a sample: jpg before seg.png, rgb.jpg before depth.png, and the first of several."""
+def _main_image(found: list[File]) -> File:
+    """Returns the main image of a sample: jpg before seg.png, rgb.jpg before depth.png, else the first."""
 
     def rank(file: File) -> tuple[int, bool]:
         kinds = file.name.rpartition("/")[2].lower().split(".")[1:]
@@ -75,10 +75,12 @@ def _the_image(found: list[File]) -> File:
     return min(found, key=rank)
 
 
-def _member(container: Container, labels: Labels, image: File, said: dict[str, bytes], skipped: Counter[str]) -> Member:
-    described = _described(said.get("json"))
-    raw, why_not = _raw_label(said, described)
-    elsewhere = said.keys() & {"cls", "label", "cls.txt"} or _in_json(described) is not None
+def _member(
+    container: Container, labels: Labels, image: File, label_files: dict[str, bytes], skipped: Counter[str]
+) -> Member:
+    described = _described(label_files.get("json"))
+    raw, why_not = _raw_label(label_files, described)
+    elsewhere = label_files.keys() & {"cls", "label", "cls.txt"} or _in_json(described) is not None
     skipped[TEXT_LABELS] += raw is not None and not elsewhere
     name, wrong = labels.class_of(raw) if why_not == GOOD else ("", why_not)
     parts = _path(image.name, described)
@@ -86,15 +88,15 @@ def _member(container: Container, labels: Labels, image: File, said: dict[str, b
     if container.imagenet and wrong in (GOOD, NO_LABEL):
         folder = parts[-2] if len(parts) > 1 else None
         folder = folder if folder and synset_named(folder) == folder and folder.startswith("n") else None
-        said_so = [synset_named(name) or None, folder]
-        name, file, wrong = place_imagenet(parts, said_so, test=split == "test")
+        claims = [synset_named(name) or None, folder]
+        name, file, wrong = place_imagenet(parts, claims, test=split == "test")
     else:
         file = below_class(name, parts) if name else "/".join(parts)
     return Member(image.name, image.offset, image.size, image.time, name, SPLITS.index(split), file, wrong)
 
 
 def _path(name: str, described: dict[str, Any]) -> tuple[str, ...]:
-    """The parts of the file that a sample was, with the suffix of the image."""
+    """Returns the path parts of a sample's original file, with the suffix of the image."""
     stated = next((described[key] for key in _FILE_KEYS if isinstance(described.get(key), str)), None)
     key = PurePosixPath(sample_key(name))
     suffix = "." + name.rpartition(".")[2]
@@ -123,10 +125,10 @@ def _in_json(described: dict[str, Any]) -> int | str | None:
     return None
 
 
-def _raw_label(said: dict[str, bytes], described: dict[str, Any]) -> tuple[int | str | None, int]:
-    """What the files of a sample say its label is, and why that cannot be used."""
+def _raw_label(label_files: dict[str, bytes], described: dict[str, Any]) -> tuple[int | str | None, int]:
+    """Returns the label in a sample's files, or None, and a place in `WHY_NOT`."""
     try:
-        texts = {kind: content.decode().strip() for kind, content in said.items() if kind != "json"}
+        texts = {kind: content.decode().strip() for kind, content in label_files.items() if kind != "json"}
     except UnicodeDecodeError:
         return None, NO_LABEL
     text = next((texts[kind] for kind in ("cls", "label", "cls.txt") if texts.get(kind)), None)

@@ -1,4 +1,4 @@
-"""Sets of many files that hold images with their labels: shards of WebDataset, and Parquet files."""
+"""Finds data sets in many files of labelled images: WebDataset shards and Parquet files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from pathlib import Path
 from focalnet_jax.data.class_lists import NUM_1K, class_list, class_names
 from focalnet_jax.data.prepare.containers import Container, parquet, tar
 from focalnet_jax.data.prepare.folders import refuse_twice
-from focalnet_jax.data.prepare.labels import Labels, says_imagenet
-from focalnet_jax.data.prepare.looking import look_into
-from focalnet_jax.data.prepare.naming import is_hidden, is_tar, missing_parts, some, split_named, splits_in, tar_stem
+from focalnet_jax.data.prepare.inspection import inspect_tar
+from focalnet_jax.data.prepare.labels import Labels, is_imagenet_order
+from focalnet_jax.data.prepare.naming import (
+    abbreviated,
+    is_hidden,
+    is_tar,
+    missing_parts,
+    split_named,
+    splits_in,
+    tar_stem,
+)
 from focalnet_jax.data.prepare.rows import class_names_in, is_parquet
 from focalnet_jax.errors import UserError
 
@@ -23,41 +31,40 @@ _IMAGENET1K = re.compile(r"imagenet[-_]?(1k|2012)(?![0-9a-z])", re.IGNORECASE)
 def find_samples(
     paths: Sequence[Path], classes: tuple[str, ...] | None
 ) -> tuple[list[Container], tuple[str, ...] | None, list[str]]:
-    """Returns the shards at `paths`, the names of the classes where they are known, and what to tell the user.
+    """Returns the shards at `paths`, the class names or None, and notes for the user.
 
-    Shards that are named for ImageNet-1K have its classes, of which numbers are places.
+    Shards named after ImageNet-1K have its classes; numeric labels are their indices.
 
     Raises:
-      UserError: there are no shards, or some of their names say a split and others do not.
+      UserError: there are no shards, or only some of their names have a split.
     """
     files, notes = _files(paths, lambda path: is_tar(path.name), "tar", "shards of WebDataset")
     containers, labelled = [], 0
     for number, (path, split) in enumerate(files):
         container = tar(path, split=split, holds="samples")
         if number < 16:
-            look = look_into(container)
-            if look.tars and not look.images:
-                raise UserError(f"{path} holds tars, such as {look.tars[0]}: unpack it, or use the kind imagefolder")
-            labelled += bool(look.labels)
+            inside = inspect_tar(container)
+            if inside.tars and not inside.images:
+                raise UserError(f"{path} holds tars, such as {inside.tars[0]}: unpack it, or use the kind imagefolder")
+            labelled += bool(inside.labels)
         containers.append(container)
     if not labelled:
         raise UserError(
-            f"{files[0][0]} holds no .cls, .json or .txt beside its images: it is no shard of WebDataset; for a tar "
-            "per class use the kind imagefolder, for ImageNet imagenet1k"
+            f"{files[0][0]} holds no .cls, .json or .txt for its images: it is not a WebDataset shard; for one tar per "
+            "class use the kind imagefolder, for ImageNet imagenet1k"
         )
     if classes is None and all(_IMAGENET1K.search(path.name) for path, _ in files):
         classes = tuple(synset for synset, _ in class_list(NUM_1K))
-        notes.append("the shards are named for ImageNet-1K: numbers are places among its 1000 classes, from 0")
+        notes.append("the shards are named after ImageNet-1K: numeric labels are its class indices, 0 to 999")
     imagenet = classes == tuple(synset for synset, _ in class_list(NUM_1K))
     return [replace(container, imagenet=imagenet) for container in containers], classes, notes
 
 
 def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], tuple[str, ...] | None, list[str]]:
-    """Returns the Parquet files at `paths`, the names of the classes if they state them, and what to tell the user.
+    """Returns the Parquet files at `paths`, the class names or None, and notes for the user.
 
     Raises:
-      UserError: there are no such files, they state different classes, or some of their names say a split and others do
-        not.
+      UserError: there are no Parquet files, they state different classes, or only some of their names have a split.
     """
     files, notes = _files(paths, is_parquet, "Parquet file", "Parquet files")
     containers = [parquet(path, split=split) for path, split in files]
@@ -68,17 +75,19 @@ def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], t
         raise UserError(f"{' and '.join(list(stated.values())[:2])} state different classes: give --classes FILE")
     names = next(iter(stated))
     if names and len(set(names)) < len(names):
-        if not says_imagenet(names):
+        if not is_imagenet_order(names):
             repeated = [name for name, count in Counter(names).items() if count > 1]
-            raise UserError(f"{files[0][0]} calls several classes {some(repeated)}: give --classes FILE")
-        names = tuple(class_names(NUM_1K))  # the cranes get their synsets
+            raise UserError(
+                f"{files[0][0]}: several classes have the name {abbreviated(repeated)}: give --classes FILE"
+            )
+        names = tuple(class_names(NUM_1K))  # unique: repeated names, such as crane, get their synsets
     return containers, names, notes
 
 
 def _files(
     paths: Sequence[Path], wanted: Callable[[Path], bool], one: str, many: str
 ) -> tuple[list[tuple[Path, str]], list[str]]:
-    """The files of a kind at and below `paths`, each with its split, and what to tell the user."""
+    """Returns the files of a kind at and below `paths`, each with its split, and notes for the user."""
     found, others = [], Counter()
     for path in paths:
         if path.is_file():
@@ -97,25 +106,29 @@ def _files(
     refuse_twice([path for path, _ in found if is_tar(path.name)])
     held = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
     if not found:
-        raise UserError(f"--source {some([str(path) for path in paths])}: expected {many}, found {held or 'nothing'}")
+        raise UserError(
+            f"--source {abbreviated([str(path) for path in paths])}: expected {many}, found {held or 'nothing'}"
+        )
     by_split = defaultdict(list)
     for path, split in found:
         by_split[split].append(path)
     if None in by_split and len(by_split) > 1:
         named = next(path for path, split in found if split)
-        raise UserError(f"{by_split[None][0]} is named for no split, and {named.name} is: rename it, or give it alone")
-    notes = [f"left out beside the {many}: {held}"] if held else []
+        raise UserError(
+            f"{by_split[None][0]} has no split in its name, but {named.name} has: rename it, or give it alone"
+        )
+    notes = [f"left out, not {many}: {held}"] if held else []
     notes += missing_parts([path for path, _ in found])
     if None in by_split:
-        notes.append("no name says a split: all are train; --held-out SHARE makes a split val")
+        notes.append("no file or folder name has a split: all files are train; --held-out SHARE creates a split val")
     return [(path, split or "train") for path, split in found], notes
 
 
 def _split_of(path: Path, root: Path) -> str | None:
-    """The split that the name of a file says, or the nearest of its folders."""
+    """Returns the split in the name of a file, else in the nearest of its folders; None if there is none."""
     stem = tar_stem(path.name) if is_tar(path.name) else path.stem
     named = splits_in(stem)
     if len(named) > 1:
-        raise UserError(f"{path}: its name says {' and '.join(sorted(named))}; expected one split: rename it")
+        raise UserError(f"{path}: its name has {' and '.join(sorted(named))}; expected one split: rename it")
     folders = [root.name, *path.relative_to(root).parts[:-1]]
     return next(iter(named), None) or next(filter(None, map(split_named, reversed(folders))), None)

@@ -1,4 +1,4 @@
-"""Writing one shard: images checked, put right where they must be, and counted."""
+"""Writes one shard: images are checked, normalized if necessary, and counted."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.plan import Shard
 from focalnet_jax.errors import UserError
+from focalnet_jax.system.files import write_whole
 
 _SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "MPO": ".jpg"}
-# What every reader decodes to three equal or different channels: bytes of these stay as they are.
+# Formats that every reader decodes to RGB or grey; their bytes stay as they are.
 _PLAIN = {("JPEG", "RGB"), ("JPEG", "L"), ("MPO", "RGB"), ("PNG", "RGB"), ("PNG", "L")}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process needs to write any shard."""
+    """Data that a process needs to write any shard."""
 
     name: str
     classes: tuple[str, ...]
     containers: tuple[Container, ...]
-    indices: tuple[Path, ...]  # where that of each container lies
-    out: Path
+    indices: tuple[Path, ...]  # path of each container's index
+    out: Path  # folder of the data set
 
 
 def features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
-    """What an example is."""
+    """Returns the features of an example: image, label and file_name."""
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -52,17 +53,17 @@ def features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
 
 
 def shard_file(name: str, shard: Shard) -> str:
-    """The name TFDS expects."""
+    """Returns the file name that TFDS expects for a shard."""
     return f"{name}-{shard.split}.array_record-{shard.number:05d}-of-{shard.count:05d}"
 
 
 def report_file(shard: Shard) -> str:
-    """The name of what is said about a shard."""
+    """Returns the file name of a shard's report."""
     return f"{shard.split}-{shard.number:05d}.json"
 
 
 def write_shard(job: Job, shard: Shard, reports: Path) -> int:
-    """Writes a shard and a report of it; both appear whole, the report last. Returns the number of bytes read.
+    """Writes a shard, then its report; each appears only once it is complete. Returns the number of bytes read.
 
     The report holds `examples`, `bytes`, `classes` (images by label), `digest`, `rejected` and `normalized` (names and
     reasons).
@@ -74,7 +75,7 @@ def write_shard(job: Job, shard: Shard, reports: Path) -> int:
     counts, digest, size, read = Counter(), hashlib.sha256(), 0, 0
     rejected, normalized = [], []
     with closing(ArrayRecordWriter(str(partial), "group_size:1"), partial) as writer:
-        for name, label, encoded in _members(job, shard):
+        for name, label, encoded in _images(job, shard):
             read += len(encoded)
             try:
                 checked, suffix, reason = checked_image(encoded)
@@ -84,17 +85,17 @@ def write_shard(job: Job, shard: Shard, reports: Path) -> int:
             source = PurePosixPath(name)
             if source.suffix.lower() not in (suffix, ".jpeg" if suffix == ".jpg" else suffix):
                 name = str(source.with_suffix(suffix))
-                reason = f"{reason or f'the name says {source.suffix or None}, it is {suffix}'}; now {name}"
+                reason = f"{reason or f'the suffix was {source.suffix or None}, the format is {suffix}'}; now {name}"
             if reason:
                 normalized.append((str(source), reason))
             example = {"image": checked, "label": label, "file_name": name}
-            # Deterministic, or the same fields stand in another order each time.
+            # Deterministic, because the order of fields otherwise differs from run to run.
             record = serializer.get_tf_example(form.encode_example(example))
             writer.write(record.SerializeToString(deterministic=True))
             counts[label] += 1
             size += len(checked)
             digest.update(f"{name} {label} {hashlib.sha256(checked).hexdigest()}\n".encode())
-    partial.replace(final)
+    partial.replace(final)  # ArrayRecord writes to a path itself
     report = {
         "examples": sum(counts.values()),
         "bytes": size,
@@ -109,25 +110,18 @@ def write_shard(job: Job, shard: Shard, reports: Path) -> int:
 
 @contextmanager
 def closing(writer: ArrayRecordWriter, path: Path) -> Iterator[ArrayRecordWriter]:
-    """Closes it; what it could not write is a `UserError`."""
+    """Closes `writer` at the end; raises `UserError` if it cannot write."""
     try:
         try:
             yield writer
         finally:
             writer.close()
     except RuntimeError as error:
-        raise UserError(f"cannot write {path}: {' '.join(str(error).split())[:200]}; make room") from error
+        raise UserError(f"cannot write {path}: {' '.join(str(error).split())[:200]}; free disk space") from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def _members(job: Job, shard: Shard) -> Iterator[tuple[str, int, bytes]]:
-    """Name, label and bytes of every image of a shard."""
+def _images(job: Job, shard: Shard) -> Iterator[tuple[str, int, bytes]]:
+    """Yields (name, label, encoded bytes) of every image of a shard."""
     labels = {name.encode(): label for label, name in enumerate(job.classes)}
     for place, number in shard.members.tolist():
         container, member = job.containers[place], _index(job.indices[place]).members[number]
@@ -145,7 +139,7 @@ def _members(job: Job, shard: Shard) -> Iterator[tuple[str, int, bytes]]:
 
 
 def spool_of(index: Path) -> Path:
-    """Returns where the images of a container lie that cannot be read in place, beside its index."""
+    """Returns the spool file of a container that cannot be read in place; it accompanies the index."""
     return index.with_suffix(".spool")
 
 
@@ -155,25 +149,26 @@ def _index(path: Path) -> Index:
 
 
 def _is_deep(format: str | None, encoded: bytes) -> bool:
-    """Whether it has more than 8 bits a channel; of colours Pillow does not say so."""
+    """Returns whether a PNG has more than 8 bits per channel, which Pillow's mode does not tell for colours."""
     return format == "PNG" and encoded[24] > 8  # the byte of its header
 
 
 def checked_image(encoded: bytes) -> tuple[bytes, str, str]:
-    """An image every reader decodes, the suffix of its format, and why it had to be changed, if so.
+    """Returns an image that every reader decodes, the suffix of its format, and the reason for a change or "".
 
-    The bytes of RGB and grey JPEG and PNG images stay as they are. What is left becomes RGB of 8 bits: JPEG again if it
-    was one, else PNG.
+    RGB and grey JPEG and PNG images stay as they are. Other images become 8-bit RGB: JPEG if they were JPEG, else PNG.
 
     Raises:
-      UnreadableImageError: it cannot be decoded.
+      UnreadableImageError: the image cannot be decoded.
     """
-    pixels = decode(encoded)  # all of it, so that what is cut off shows
+    pixels = decode(encoded)  # completely, so that truncation shows
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             format, mode = image.format, image.mode
             plain = (format, mode) in _PLAIN and "transparency" not in image.info and not _is_deep(format, encoded)
-    except Exception:  # its pixels can be decoded, but Pillow refuses what surrounds them; it raises all kinds
+    except (
+        Exception
+    ):  # Pillow refuses the image's metadata, with any type of exception, though its pixels can be decoded
         kind, _ = recognise(encoded)
         format, mode, plain = kind.format, "damaged", False
     if plain:

@@ -1,6 +1,6 @@
-"""A data set of tensorflow-datasets from TFRecord, which is read in order, to ArrayRecord, which is read by index.
+"""Converts a tensorflow-datasets data set from TFRecord (read in order) to ArrayRecord (read by index).
 
-The examples stay as they are, byte for byte; TensorFlow is not needed.
+The examples are copied byte for byte; TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from focalnet_jax import __version__
-from focalnet_jax.data.prepare.preparation import ASKED, check_begun, describe, is_finished, working_folder
-from focalnet_jax.data.prepare.shards import closing, write_whole
-from focalnet_jax.data.prepare.workers import Progress, run_all
+from focalnet_jax.data.prepare.preparation import REQUEST, check_begun, is_finished, working_folder, write_description
+from focalnet_jax.data.prepare.shards import closing
+from focalnet_jax.data.prepare.workers import ProgressPrinter, run_all
 from focalnet_jax.data.sources import fingerprint_of
 from focalnet_jax.data.tfds_source import CARD, open_builder
 from focalnet_jax.errors import UserError
+from focalnet_jax.system.files import write_whole
 
-_LONGEST = 1 << 30  # bytes of a record; a length above it is damage
+_LONGEST = 1 << 30  # largest record in bytes; a greater length means damage
 
 
 def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
-    """Writes `out`/NAME/VERSION, or goes on where that was stopped; returns it.
+    """Writes the data set to `out`/NAME/VERSION, or resumes writing it; returns that folder.
 
     Raises:
-      UserError: the source is no data set stored as TFRecord, or a file of it is missing or damaged.
-      RunFailedError: a process died.
+      UserError: the source is not a data set stored as TFRecord, or one of its files is missing or damaged.
+      RunFailedError: a worker process died.
     """
     source = sources[0]
     builder = open_builder(str(source))
@@ -46,15 +47,15 @@ def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
                 shard = folder / f"{builder.name}-{split}.array_record-{number:05d}-of-{len(info.shard_lengths):05d}"
                 jobs.append((Path(file), shard, length, work / f"{shard.name}.digest"))
                 files.append(f"{split} {number} {length} {_size(Path(file))}")
-        asked = {"name": builder.name, "version": str(builder.version), "sources": fingerprint_of(files)}
-        if is_finished(folder, asked):
+        request = {"name": builder.name, "version": str(builder.version), "sources": fingerprint_of(files)}
+        if is_finished(folder, request):
             return folder
-        check_begun(work / ASKED, asked)
-        write_whole(work / ASKED, json.dumps(asked))
+        check_begun(work / REQUEST, request)
+        write_whole(work / REQUEST, json.dumps(request))
         missing = [job for job in jobs if not job[-1].is_file()]
         if missing:
-            run_all(convert_shard, missing, min(processes, len(missing)), Progress("shards", len(missing)))
-        describe(folder, builder.name, str(builder.version), builder.info.features, lengths)
+            run_all(convert_shard, missing, min(processes, len(missing)), ProgressPrinter("shards", len(missing)))
+        write_description(folder, builder.name, str(builder.version), builder.info.features, lengths)
         card = {
             "name": builder.name,
             "fingerprint": fingerprint_of(digest.read_text() for *_, digest in jobs),
@@ -63,7 +64,7 @@ def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
                 for split, (shards, size) in lengths.items()
             },
             "version": __version__,
-            "asked": asked,
+            "asked": request,
         }
         write_whole(folder / CARD, json.dumps(card, indent=1) + "\n")
     print(f"train with --config.data.source=tfds --config.data.path={folder}")
@@ -78,7 +79,7 @@ def _size(path: Path) -> int:
 
 
 def convert_shard(source: Path, shard: Path, length: int, digest: Path) -> int:
-    """Copies the records of a file and leaves their digest; returns its size."""
+    """Copies the records of a file to `shard` and their hash to `digest`; returns the size of the source in bytes."""
     partial = digest.with_suffix(".partial")
     count, seen = 0, hashlib.sha256()
     with closing(ArrayRecordWriter(str(partial), "group_size:1"), partial) as writer:
@@ -87,14 +88,14 @@ def convert_shard(source: Path, shard: Path, length: int, digest: Path) -> int:
             seen.update(hashlib.sha256(record).digest())
             count += 1
     if count != length:
-        raise UserError(f"{source} holds {count} examples; its description says {length}")
+        raise UserError(f"{source} holds {count} examples, but its metadata says {length}")
     partial.replace(shard)
     write_whole(digest, seen.hexdigest())
     return source.stat().st_size
 
 
 def _records(path: Path) -> Iterator[bytes]:
-    """TFRecord: a length of 8 bytes and the record, each followed by 4 bytes of checksum."""
+    """Yields the records of a TFRecord file: 8 bytes of length and the record, each followed by a 4-byte checksum."""
     with path.open("rb") as file:
         while header := file.read(12):
             (size,) = struct.unpack("<Q", _checked(path, header, 8))
@@ -102,9 +103,9 @@ def _records(path: Path) -> Iterator[bytes]:
 
 
 def _checked(path: Path, read: bytes, size: int) -> bytes:
-    """`size` bytes without the checksum that follows them."""
+    """Returns the first `size` bytes after checking the checksum that follows them."""
     crc = google_crc32c.value(read[:size])
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     if len(read) != size + 4 or masked.to_bytes(4, "little") != read[size:]:
-        raise UserError(f"{path} is damaged or cut off: a checksum does not fit; get it again")
+        raise UserError(f"{path} is damaged or truncated: a checksum does not match; download it again")
     return read[:size]

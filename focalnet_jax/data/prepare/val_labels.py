@@ -1,4 +1,4 @@
-"""Which file says the classes of ImageNet-1K's validation images, and what it says, in any of the forms there are."""
+"""Finds and reads the labels of ImageNet-1K's validation images, in any of their file formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMS = (
     "order of the images or one line 'FILE SYNSET' per image"
 )
 _GROUND_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
-# What is found beside the images without --val-labels, the first that is there.
+# Files searched for next to the images without --val-labels, in order of precedence.
 _KNOWN = (
     "LOC_val_solution.csv",
     _GROUND_TRUTH,
@@ -29,25 +29,25 @@ _KNOWN = (
     "ILSVRC2012_devkit_t12.tar",
     "imagenet_2012_validation_synset_labels.txt",
 )
-_LARGEST = 1 << 26  # bytes of a list of labels, and of what a matrix of meta.mat unpacks to
-# The numbers of the first validation image, a sea snake, in ImageNet's order from 0.
+_LARGEST = 1 << 26  # largest label list, and largest unpacked matrix of meta.mat, in bytes
+# The first validation image, a sea snake, and its class index in ImageNet's order, from 0.
 _FIRST_IMAGE, _FIRST_NUMBER = "ILSVRC2012_val_00000001", 65
 _NUM_VAL = 50_000
 
 
 def find_val_labels(folders: Sequence[Path]) -> Path | None:
-    """Returns the first file of labels that lies in one of the folders, if any."""
+    """Returns the first label list found in the folders, or None."""
     return next((folder / name for folder in folders for name in _KNOWN if (folder / name).is_file()), None)
 
 
 def read_val_labels(path: Path) -> dict[str, str]:
-    """Returns the synset by the stem of a validation image's file.
+    """Returns synsets by the file stem of the validation images.
 
     Args:
-      path: one of `FORMS`, or the devkit's folder or ground truth, which numbers classes as its meta.mat says.
+      path: a file as in `FORMS`, or the devkit's folder or ground truth, whose class numbers are those of its meta.mat.
 
     Raises:
-      UserError: the file cannot be read, is none of these, or numbers classes in a way that is not known.
+      UserError: the file cannot be read, has another format, or numbers classes in an unknown order.
     """
     if path.is_dir():
         found = find_val_labels([path])
@@ -65,7 +65,7 @@ def read_val_labels(path: Path) -> dict[str, str]:
     if not rows:
         raise UserError(f"{path} is empty; expected {FORMS}")
     if all(len(row) == 1 and row[0].isdigit() for row in rows):
-        synsets = _devkit_synsets(path, _meta_beside(path) if meta is None else meta)
+        synsets = _devkit_synsets(path, _find_meta(path) if meta is None else meta)
         labels = {_nth(number): synsets.get(int(row[0]), row[0]) for number, row in enumerate(rows, 1)}
     elif len(rows[0]) > 1 and all(row[1:2] and row[1].isdigit() for row in rows):
         labels = _numbered(path, rows)
@@ -77,19 +77,19 @@ def read_val_labels(path: Path) -> dict[str, str]:
     wrong = [f"{stem} {synset}" for stem, synset in labels.items() if synset not in known]
     if wrong:
         raise UserError(
-            f"{path}: expected a synset of ImageNet-1K for every image, such as n01440764; {wrong[0][:60]!r} is none: "
-            f"give {FORMS}"
+            f"{path}: expected an ImageNet-1K synset such as n01440764 for every image, got {wrong[0][:60]!r}: give "
+            f"{FORMS}"
         )
     return labels
 
 
 def _by_stem(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, str]:
-    """What the rows FILE LABEL say by the stem of the file; `UserError` where two of one file differ."""
+    """Returns labels by file stem from rows (FILE, LABEL); raises `UserError` if two rows of a file differ."""
     labels: dict[str, str] = {}
     for file, label in rows:
         stem = Path(file).stem
         if labels.setdefault(stem, label) != label:
-            raise UserError(f"{path} says two classes of {stem}, {labels[stem]} and {label}: correct it")
+            raise UserError(f"{path} has two classes for {stem}, {labels[stem]} and {label}: correct it")
     return labels
 
 
@@ -98,17 +98,17 @@ def _nth(number: int) -> str:
 
 
 def _numbered(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Lines FILE NUMBER, numbers from 0 in the order of the sorted synsets, as Caffe has them."""
+    """Returns synsets by file stem from Caffe's lines FILE NUMBER, with numbers from 0 in the order of the synsets."""
     numbers = {stem: int(number) for stem, number in _by_stem(path, [row[:2] for row in rows]).items()}
     synsets = [synset for synset, _ in class_list(NUM_1K)]
     if len(numbers) > 2 and list(numbers.values()) == list(range(1, len(numbers) + 1)):
-        raise UserError(f"{path}: its numbers count the images, as in Kaggle's ImageSets: no classes. Give {FORMS}")
+        raise UserError(f"{path}: its numbers count images, as in Kaggle's ImageSets, not classes: give {FORMS}")
     first = numbers.get(_FIRST_IMAGE, _FIRST_NUMBER)
     other = first != _FIRST_NUMBER if len(numbers) == _NUM_VAL else first == _FIRST_NUMBER + 1  # counted from 1
     if max(numbers.values()) >= NUM_1K or other:
         raise UserError(
             f"{path}: expected numbers from 0 to {NUM_1K - 1} in the order of the sorted synsets, in which the first "
-            f"image has {_FIRST_NUMBER}; it has others, which may mean another order. Give {FORMS}"
+            f"image has {_FIRST_NUMBER}; its numbers differ, so their order is unknown: give {FORMS}"
         )
     return {stem: synsets[number] for stem, number in numbers.items()}
 
@@ -120,7 +120,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if len(content) > _LARGEST:
-        raise UserError(f"{path} has more than {_LARGEST:,} bytes, which no list of labels has")
+        raise UserError(f"{path} has more than {_LARGEST:,} bytes, too many for a label list: give {FORMS}")
     return content
 
 
@@ -132,18 +132,21 @@ def _text(path: Path, content: bytes) -> str:
 
 
 def _devkit(path: Path) -> tuple[str, bytes]:
-    """The ground truth and meta.mat in the tar of the devkit."""
+    """Returns the ground truth and meta.mat in the devkit's tar."""
     wanted: dict[str, bytes] = {}
     for file in files(tar(path), Counter()):
         name = file.name.rpartition("/")[2]
         if name in (_GROUND_TRUTH, _META) and file.size <= _LARGEST:
             wanted[name] = file.read()
     if len(wanted) < 2:
-        raise UserError(f"{path}: expected the devkit of ILSVRC2012 with {_GROUND_TRUTH} and {_META}; it has others")
+        raise UserError(
+            f"{path}: expected the devkit of ILSVRC2012 with {_GROUND_TRUTH} and {_META}; one of them is missing"
+        )
     return _text(path, wanted[_GROUND_TRUTH]), wanted[_META]
 
 
-def _meta_beside(path: Path) -> bytes:
+def _find_meta(path: Path) -> bytes:
+    """Returns the devkit's meta.mat from the folder of `path`; raises `UserError` if there is none."""
     kit = [path.parent / name for name in ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar")]
     for found in filter(Path.is_file, kit):
         return _devkit(found)[1]
@@ -155,27 +158,27 @@ def _meta_beside(path: Path) -> bytes:
         if found.is_file():
             return _read(found)
     raise UserError(
-        f"{path} holds numbers, which are the devkit's own (ILSVRC2012_ID), not the order of the synsets: put its "
-        f"data/{_META} beside it, or give --val-labels ILSVRC2012_devkit_t12.tar.gz"
+        f"{path} holds the devkit's own class numbers (ILSVRC2012_ID), not the order of the synsets: put the devkit's "
+        f"data/{_META} in the same folder, or give --val-labels ILSVRC2012_devkit_t12.tar.gz"
     )
 
 
 def _devkit_synsets(path: Path, meta: bytes) -> dict[int, str]:
-    """The synset by the devkit's number of a class."""
+    """Returns synsets by the devkit's class numbers."""
     from scipy.io import loadmat  # comes with scikit-learn
 
     try:
         _check_growth(meta)
         rows = loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"]
         found = {int(number): str(synset) for number, synset in zip(rows["ILSVRC2012_ID"], rows["WNID"], strict=True)}
-    except Exception as error:  # the library raises all kinds over damaged bytes
+    except Exception as error:  # the library raises any type for damaged bytes
         raise UserError(f"{_META} of {path} is damaged or not the devkit's: {error}") from error
     known = {synset for synset, _ in class_list(NUM_1K)}
     return {number: synset for number, synset in found.items() if synset in known}
 
 
 def _check_growth(meta: bytes) -> None:
-    """Raises `ValueError` if a compressed matrix unpacks to more than any devkit has."""
+    """Raises `ValueError` if a compressed matrix unpacks to more than `_LARGEST` bytes."""
     place = 128  # after the header of a MATLAB 5 file
     while place + 8 <= len(meta):
         kind, size = struct.unpack_from("<II", meta, place)

@@ -1,19 +1,17 @@
-"""Running a function over many things in several processes, with progress."""
+"""Runs a function over many arguments in several processes, and prints progress."""
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from focalnet_jax.data.processes import without_false_alarms
 from focalnet_jax.errors import RunFailedError
+from focalnet_jax.system.children import end_with_parent, without_false_alarms
 
 _EVERY_SECONDS = 5.0
 
@@ -24,16 +22,22 @@ def run_all(
     processes: int,
     report: Callable[[int, Any], None],
 ) -> None:
-    """Calls `function` with each of `arguments`, in `processes` processes; `report(done, result)` as they end.
+    """Calls `function` with each of `arguments` in worker processes.
+
+    Args:
+      function: the function, which must be picklable.
+      arguments: positional arguments of each call.
+      processes: number of worker processes.
+      report: called as `report(done, result)` after each call, with the number of finished calls.
 
     Raises:
-      RunFailedError: a process died.
-      Exception: what a call raised, the others given up: no process of them is left to write anything.
+      RunFailedError: a worker process died.
+      Exception: the first exception of a call; all workers are then terminated.
     """
     without_false_alarms()
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin)
     try:
         pending = [pool.submit(function, *given) for given in arguments]
         for done, future in enumerate(as_completed(pending), 1):
@@ -45,38 +49,32 @@ def run_all(
         pool.shutdown(wait=False, cancel_futures=True)
         if not isinstance(error, BrokenProcessPool):
             raise
-        raise RunFailedError("a process that prepares data died; the same command goes on where it stopped") from error
-    pool.shutdown()  # a process of multiprocessing that ended meanwhile would wait for those it never told to
+        raise RunFailedError("a process that prepares data died; the same command resumes the preparation") from error
+    pool.shutdown()  # else multiprocessing would wait at exit for workers that got no signal to stop
 
 
-def _begin(parent: int) -> None:
-    """Makes a process end with the one that started it, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _begin() -> None:
+    """Prepares a worker process: it ignores Ctrl-C and ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
+    end_with_parent()
 
 
-class Progress:
-    """A line every few seconds: how much is done, how fast, how long still."""
+class ProgressPrinter:
+    """Prints a line every few seconds: progress, speed and remaining time."""
 
-    def __init__(self, what: str, total: int):
-        self._what, self._total = what, total
-        self._begun = self._said = time.monotonic()
+    def __init__(self, label: str, total: int):
+        self._label, self._total = label, total
+        self._begun = self._printed = time.monotonic()
         self._bytes = 0
 
     def __call__(self, done: int, size: int) -> None:
-        """`done` things in all are done now, the last of `size` bytes."""
+        """Records that `done` items in total are finished, the last one of `size` bytes."""
         self._bytes += size
         now = time.monotonic()
-        if now - self._said < _EVERY_SECONDS and done < self._total:
+        if now - self._printed < _EVERY_SECONDS and done < self._total:
             return
-        self._said = now
+        self._printed = now
         seconds = max(now - self._begun, 1e-3)
         left = seconds / done * (self._total - done)
         rate = f", {self._bytes / seconds / 1e6:.0f} MB/s" if self._bytes else ""
-        print(f"{self._what} {done}/{self._total}{rate}, {left:.0f} s left", flush=True)
+        print(f"{self._label} {done}/{self._total}{rate}, {left:.0f} s left", flush=True)

@@ -57,7 +57,7 @@ def loaded_classifier(config: FrozenConfigDict, loaded: Loaded, path: str, hint:
     Raises:
       UserError: `data.classes` cannot be read or does not fit the classifier.
     """
-    outputs, stated, file = config.model.num_classes, loaded.stated, config.data.classes
+    outputs, stated, file = config.model.num_classes, loaded.info, config.data.classes
     known = classes_of(outputs, stated.classes, path, exact=stated.exact)
     if file is not None:
         given = Classes(read_classes(file), file)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.convert.huggingface import WeightsInfo
+from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.data.preprocessing import Preprocessing, from_config
 from focalnet_jax.distributed.startup import is_first
 from focalnet_jax.errors import UserError

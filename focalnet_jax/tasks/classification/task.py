@@ -103,7 +103,7 @@ class Classification:
         Raises:
           UserError: the data has classes that the classifier lacks, or nothing says what its outputs are.
         """
-        note_difference(self.config, loaded.stated, path)
+        note_difference(self.config, loaded.info, path)
         if self.config.init_head == "drop":
             return self._labelled(None)
         hint = f"{HOW_TO_SAY}; --config.init_head=drop starts a fresh classifier"
@@ -127,7 +127,7 @@ class Classification:
         for name, accuracy in self.evaluated.items():
             source, competing = label_for(self.config, accuracy.source, classifier, name=name)
             evaluated[name] = Accuracy(source, competing)
-        how = weights_preprocessing(self.config, loaded.stated, named)
+        how = weights_preprocessing(self.config, loaded.info, named)
         evaluated = {name: Accuracy(a.source, a.competing, how.normalization) for name, a in evaluated.items()}
         return replace(self, host=make_host(self.config, how), evaluated=evaluated)
 

@@ -1,4 +1,4 @@
-"""A look at the beginning of a tar: whether it holds classes, images, tars or the samples of WebDataset."""
+"""Inspects the beginning of a tar: whether it holds classes, images, tars or WebDataset samples."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from pathlib import PurePosixPath
 from focalnet_jax.data.prepare.containers import Container, files
 from focalnet_jax.data.prepare.images import sample_key
 from focalnet_jax.data.prepare.naming import has_image_suffix, is_tar
-from focalnet_jax.data.prepare.samples import says_label
+from focalnet_jax.data.prepare.samples import has_label
 
-_MOST = 512  # files looked at
-_MOST_READ = 32  # of these, whose .json are read
+_MOST = 512  # number of files inspected
+_MOST_READ = 32  # number of these whose .json is read
 _LABELS = (".cls", ".json", ".txt", ".cls.txt", ".label")
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen."""
+class TarContents:
+    """Members of the beginning of a tar, by type."""
 
     tars: tuple[str, ...]
     images: tuple[str, ...]
-    labels: frozenset[str]  # suffixes of files beside an image, of the same key
-    says_labels: bool  # one of these is a .cls, or a .json with a label
-    flat: bool  # images lie in no folder, or all in one
+    labels: frozenset[str]  # suffixes of label files with the sample key of an image
+    has_labels: bool  # whether one of these is a .cls, or a .json with a label
+    flat: bool  # whether images are in no folder, or all in one
 
     @property
     def is_shard(self) -> bool:
-        """Whether it is a shard of WebDataset: a label beside each image; a .json may lie in a class folder, too."""
-        return self.says_labels or (bool(self.labels) and self.flat)
+        """Whether it is a WebDataset shard: images have labels, and not just a .json in class folders."""
+        return self.has_labels or (bool(self.labels) and self.flat)
 
 
-def look_into(container: Container, most: int = _MOST) -> Look:
-    """Looks at the first files of a tar.
+def inspect_tar(container: Container, most: int = _MOST) -> TarContents:
+    """Returns the contents of the first files of a tar.
 
     Raises:
-      UserError: it is damaged or unsafe.
+      UserError: the tar is damaged or unsafe.
     """
     names, in_json = [], set()
     for file in itertools.islice(files(container, Counter()), most):
         names.append(file.name)
-        if file.name.lower().endswith(".json") and len(names) <= _MOST_READ and says_label(file):
+        if file.name.lower().endswith(".json") and len(names) <= _MOST_READ and has_label(file):
             in_json.add(sample_key(file.name))
     images = [name for name in names if has_image_suffix(name)]
     keys = {sample_key(name) for name in images}
@@ -50,7 +50,7 @@ def look_into(container: Container, most: int = _MOST) -> Look:
         suffix for name in names for suffix in _LABELS if name.lower().endswith(suffix) and sample_key(name) in keys
     }
     parents = {str(PurePosixPath(name).parent) for name in images}
-    return Look(
+    return TarContents(
         tuple(name for name in names if is_tar(name)),
         tuple(images),
         frozenset(labels),

@@ -1,0 +1,63 @@
+"""`WeightsInfo`: class names and preprocessing that belong to weights, and its JSON form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from focalnet_jax.convert.preprocessors import from_transformers
+from focalnet_jax.data.preprocessing import USUAL, Preprocessing, from_dict, sides
+from focalnet_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """Class names and preprocessing that accompany weights; None where they are unknown."""
+
+    classes: tuple[str, ...] | None = None  # names in class order; () for a newly initialised classifier
+    exact: bool = False  # whether `classes` are the names in the training data, not descriptions
+    words: tuple[str, ...] | None = None  # descriptions of the classes, in the same order
+    preprocessing: Preprocessing | None = None
+    normalization_only: bool = False  # whether only the normalization is stated and the rest is the default
+    refused: str = ""  # why the stated preprocessing cannot be followed
+    preprocessor: Mapping[str, Any] | None = None  # content of preprocessor_config.json
+    image_size: tuple[int, int] | None = None  # from config.json; input images have the size of `preprocessing`
+
+    def follow(self) -> Preprocessing | None:
+        """Returns the preprocessing, or None if none is stated; raises `UserError` if it cannot be followed."""
+        if self.refused:
+            raise UserError(self.refused)
+        return self.preprocessing
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as values for JSON; `info_from_dict` reads them."""
+        return asdict(self)
+
+
+def info_from_dict(values: Mapping[str, Any], place: str) -> WeightsInfo:
+    """Returns the info that `WeightsInfo.to_dict` wrote, also in older versions without the key "preprocessing"."""
+    names = {key: tuple(values[key]) for key in ("classes", "words") if values.get(key) is not None}
+    size, raw, own = values.get("image_size"), values.get("preprocessor"), values.get("preprocessing")
+    size = None if size is None else sides(size)
+    info = WeightsInfo(**names, exact=bool(values.get("exact")), image_size=size)
+    if raw is not None:
+        return with_preprocessor(info, raw, place)
+    if own is not None:
+        only = bool(values.get("normalization_only"))
+        return replace(info, preprocessing=from_dict(own), normalization_only=only, refused=_text(values, "refused"))
+    if _text(values, "refused"):
+        return replace(info, refused=_text(values, "refused"))
+    return info if size is None else replace(info, preprocessing=USUAL.at(size))
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    return value if isinstance(value := values.get(key), str) else ""
+
+
+def with_preprocessor(info: WeightsInfo, raw: Mapping[str, Any], place: str) -> WeightsInfo:
+    """Returns `info` with the preprocessing of a `preprocessor_config.json`, or the reason it cannot be followed."""
+    try:
+        return replace(info, preprocessor=raw, preprocessing=from_transformers(raw, place))
+    except UserError as error:  # raised only when images are prepared: the weights are usable without
+        return replace(info, preprocessor=raw, refused=str(error))

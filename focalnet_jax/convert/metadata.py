@@ -1,0 +1,109 @@
+"""Class names and preprocessing of weights: from files in their directory, metadata and layers in their file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from focalnet_jax.convert.files import METADATA, OPTIONS, read_json, read_metadata_of
+from focalnet_jax.convert.huggingface import CONFIG, transformers_info
+from focalnet_jax.convert.info import WeightsInfo, info_from_dict
+from focalnet_jax.convert.normalizers import FoundNormalization
+from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
+from focalnet_jax.convert.timm import is_timms, timm_info
+from focalnet_jax.data.preprocessing import USUAL, Normalization, normalization_in_words
+from focalnet_jax.errors import UserError
+
+_IDENTITY = Normalization((0.0,) * 3, (1.0,) * 3)
+
+
+def read_info(path: Path, folder: Path, format: str, num_classes: int) -> WeightsInfo:
+    """Returns the class names and preprocessing of the weights at `path`.
+
+    Files in `folder` come first; metadata in the weights file fills in the entries that they lack.
+
+    Raises:
+      UserError: class names or input size are invalid or do not fit the classifier, or the metadata is damaged.
+    """
+    info = _info_in_folder(folder, format, num_classes)
+    held = read_metadata_of(path)
+    if METADATA not in held:
+        return info
+    try:
+        own = info_from_dict(json.loads(held[METADATA]), str(path))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: its metadata {METADATA} is damaged: {error}") from error
+    return own if info == WeightsInfo() else _completed(info, own)
+
+
+def options_in(path: Path) -> dict[str, bool]:
+    """Returns the model options in the metadata of a `.safetensors` file of this package; empty if it has none.
+
+    Raises:
+      UserError: the options are damaged.
+    """
+    held = read_metadata_of(path).get(OPTIONS)
+    try:
+        options = {} if held is None else dict(json.loads(held))
+    except (ValueError, TypeError, RecursionError):
+        options = {"": None}
+    if any(key not in NOT_FROM_SHAPES or type(value) is not bool for key, value in options.items()):
+        expected = "true or false for " + " and ".join(NOT_FROM_SHAPES)
+        raise UserError(f"{path}: its metadata {OPTIONS} is damaged; expected {expected}")
+    return options
+
+
+def _info_in_folder(folder: Path, format: str, num_classes: int) -> WeightsInfo:
+    if format == "huggingface" or not (folder / CONFIG).is_file():
+        return transformers_info(folder, num_classes)
+    config: Mapping[str, Any] = read_json(folder / CONFIG) if format == "timm" else {}
+    if not is_timms(config) or config.get("num_classes", num_classes) != num_classes:
+        return WeightsInfo()  # the config.json describes something else, such as a run in the same folder
+    return timm_info(config, num_classes, str(folder / CONFIG))
+
+
+def _completed(info: WeightsInfo, own: WeightsInfo) -> WeightsInfo:
+    """Returns `info` with the preprocessing of the metadata where the folder's files give at most an input size."""
+    if info.preprocessor is not None or info.refused or (info.preprocessing and not info.image_size):
+        return info
+    how = own.preprocessing
+    if how is not None and info.image_size is not None:
+        how = how.at(info.image_size)
+    return replace(
+        info,
+        preprocessing=how or info.preprocessing,
+        normalization_only=own.normalization_only and info.image_size is None,
+        refused=own.refused,
+        preprocessor=own.preprocessor if how == own.preprocessing else None,
+    )
+
+
+def with_layer(info: WeightsInfo, layer: FoundNormalization | None) -> tuple[WeightsInfo, list[str]]:
+    """Returns `info` with the normalization done by a layer in the weights file, and notes for the user.
+
+    If accompanying files state another normalization than the layer, the model's input is ambiguous: `refused` is set.
+    """
+    if layer is None:
+        return info, []
+    names = " and ".join(layer.names[:2])
+    if layer.normalization is None:
+        return replace(info, preprocessing=None, preprocessor=None, refused=layer.refused), [layer.refused]
+    inner, outer = layer.normalization, info.preprocessing
+    note = f"the file normalizes images by {names}: {normalization_in_words(inner)}"
+    if info.refused:
+        return info, [note]
+    if outer is None or (info.preprocessor is None and info.image_size is not None):  # at most a size
+        how = replace(outer or USUAL, normalization=inner)
+        return replace(info, preprocessing=how, normalization_only=outer is None), [note]
+    if outer.normalization == _IDENTITY:
+        return replace(info, preprocessing=replace(outer, normalization=inner), preprocessor=None), [note]
+    if outer.normalization == inner:
+        return info, [f"{note}; accompanying files say the same, so it is applied once"]
+    refused = (
+        f"the file normalizes images by {names}: {normalization_in_words(inner)}, accompanying files by "
+        f"{normalization_in_words(outer.normalization)}: the model's input is ambiguous"
+    )
+    return replace(info, preprocessing=None, preprocessor=None, refused=refused), [refused]
