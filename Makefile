@@ -1,12 +1,12 @@
-# Each target makes .venv by itself from a bare checkout; PYTHON=python3.13 chooses another interpreter.
+# Each target creates .venv by itself from a bare checkout; PYTHON=python3.13 selects another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 
 PARITY := .venv-parity/bin
-# Python compiles what is used of a package when it is, which takes less time than all of it now.
+# Python compiles modules when they are first imported, which takes less time than compiling whole packages now.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
-# Or it would compile them in every process.
+# Otherwise every process would compile them again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test parity fuzz parity-table browser docs lint format clean
@@ -21,12 +21,13 @@ test: .venv/.dev
 parity: .venv-parity/.installed
 	$(PARITY)/python -m pytest parity tests/demo/test_page.py -n 2 --durations=15
 
-# Mutated inputs of every kind: none may end in a traceback, a crash, a hang or a wrong answer. What fails is kept in
+# Mutated inputs of every kind: none may end in a traceback, a crash, a hang or a wrong answer. Failures are kept in
 # runs/fuzz.
 fuzz: .venv-parity/.installed
 	$(PARITY)/python -m fuzz
 
-# The page in a real browser: needs Chromium (on Debian apt-get install chromium). SCREENSHOTS=DIR keeps its picture.
+# Tests the demo page in a real browser: needs Chromium (on Debian apt-get install chromium). SCREENSHOTS=DIR keeps
+# screenshots.
 browser: .venv-parity/.installed
 	$(PARITY)/python $(INSTALL) playwright
 	$(PARITY)/python -m pytest tests/demo/test_page.py -k browser -rs
@@ -34,7 +35,7 @@ browser: .venv-parity/.installed
 parity-table: .venv-parity/.installed
 	$(PARITY)/python -m parity.report docs/parity.md
 
-# The documentation as pages, in site/.
+# Builds the documentation site in site/.
 docs: .venv/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
@@ -46,7 +47,7 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# A stamp, because bin/python is there before pip is: an environment half made is made again.
+# A stamp file, because bin/python exists before pip does: an incomplete environment is created again.
 .venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is missing or older than 3.11; choose another: make PYTHON=python3.12 ..." >&2; exit 2; }
@@ -62,7 +63,7 @@ format: .venv/.dev
 	$(BIN)/python $(INSTALL) --requirement requirements-dev.txt
 	@touch $@
 
-# PyTorch and what is compared with live in an environment of their own: neither is needed to train or evaluate.
+# PyTorch, timm and transformers have an environment of their own: training and evaluation need none of them.
 .venv-parity/.installed: requirements-parity.txt requirements-dev.txt requirements.txt pyproject.toml | .venv/.made
 	@$(BIN)/python -m venv .venv-parity
 	$(PARITY)/python $(INSTALL) --requirement requirements-parity.txt --editable .

@@ -1,7 +1,7 @@
-"""The context aggregation's forms side by side on this machine: python -m benchmarks.aggregation [--precision float32].
+"""The implementations of the context aggregation side by side on this machine: python -m benchmarks.aggregation.
 
-For each stage of FocalNet-B LRF: milliseconds of every form the platform has, forward alone and with all gradients. The
-last line is one JSON object.
+Prints, for each stage of FocalNet-B LRF, the milliseconds of every implementation that the platform has, forward alone
+and with all gradients. The last line is one JSON object. --precision float32 computes in float32 rather than bfloat16.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KERNELS = (3, 5, 7)
 
 
 def milliseconds(function: Callable[..., Any], *arguments: Any, rounds: int = 5, calls: int = 20) -> float:
-    """The median over rounds of so many calls in a row, after one that compiles."""
+    """Returns the median over rounds of the time of `calls` calls in a row, after one that compiles."""
     jax.block_until_ready(function(*arguments))
     taken = []
     for _ in range(rounds):
@@ -48,7 +48,7 @@ def with_gradients(function: Callable[..., jax.Array], arguments: Any, cotangent
 
 
 def forms() -> list[str]:
-    """Those this platform has."""
+    """Names of the implementations that this platform has."""
     found = []
     for form in names("aggregation")[1:]:
         try:

@@ -1,7 +1,7 @@
-"""What the compilers say of the recipes on hardware that is not here: python -m benchmarks.aot FILE.jsonl.
+"""Compiles the recipes for hardware that is not available: python -m benchmarks.aot FILE.jsonl.
 
-Runs `python -m focalnet_jax.aot` for each row below, some minutes each on two CPU cores, and appends what it prints to
-the file; rows that stand there already are not run again. Then writes the table in docs/scale.md between its marks.
+Runs `python -m focalnet_jax.aot` for each row below, some minutes each on two CPU cores, and appends its output to
+the file; rows that the file contains are not run again. Then writes the table in docs/scale.md between its marks.
 Needs the compiler for TPUs: pip install 'focalnet_jax[tpu]'.
 """
 
@@ -23,7 +23,7 @@ BEGIN, END = "<!-- python -m benchmarks.aot writes from here -->\n", "<!-- to he
 
 
 def row(recipe: str, topology: str, batch: int, fsdp: int = 1) -> list[str]:
-    """The arguments of a compilation."""
+    """Arguments of one compilation."""
     settings = (("batch_size", batch), ("mesh.fsdp", fsdp))
     overrides = [f"--config.{key}={value}" for key, value in settings]
     return ["--config", f"configs/{recipe}", "--topology", topology, *overrides]
@@ -45,12 +45,12 @@ ROWS = [
 
 
 def key(result: dict[str, Any]) -> tuple[Any, ...]:
-    """What tells rows apart."""
+    """Fields that distinguish rows."""
     return tuple(result[name] for name in ("model", "num_classes", "image_size", "topology", "global_batch"))
 
 
 def line(result: dict[str, Any]) -> str:
-    """A row of the table."""
+    """One row of the table."""
     sent = sum((result["collective_bytes_per_device"] or {}).values()) / 1e6
     seconds, mfu = result["estimated_step_seconds"], result["estimated_mfu"]
     memory = result["hbm_bytes_per_device"]

@@ -1,10 +1,10 @@
-"""What a checkpoint costs a run: how long saving blocks it, against a save it waits for; how fast one is verified.
+"""The cost of a checkpoint: how long saving blocks a run, how long a save takes, and how fast one is verified.
 
   python -m benchmarks.checkpoint [--models tiny_srf large_fl4] [--rounds 3] [--folder DIR]
 
-The state is a model's parameters with AdamW's two moments. A save is waited for until its files are written, read back
-for their SHA-256 and listed. They are verified from the disk, not from memory. DIR is on the disk to measure; a
-temporary one by default.
+The state is a model's parameters with AdamW's two moments. A save ends when its files are written, read back for their
+SHA-256 and listed. Files are verified from the disk, not from memory. DIR is on the disk to measure; a temporary
+one by default.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from focalnet_jax.programs.command_line import run_command
 
 
 def state_of(model: str) -> dict[str, object]:
-    """Arrays of the shapes of a train state, every number another one."""
+    """Arrays with the shapes of a train state, with all values different."""
     rng = np.random.default_rng(0)
     shapes = param_shapes(variant_config(f"focalnet_{model}"))
     params, mu, nu = (
@@ -43,7 +43,7 @@ def state_of(model: str) -> dict[str, object]:
 
 
 def forget(folder: Path) -> None:
-    """Has the operating system read the files from the disk next time."""
+    """Drops the files from the page cache, so that they are read from the disk next time."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -52,7 +52,7 @@ def forget(folder: Path) -> None:
 
 
 def measure(model: str, rounds: int, folder: Path) -> dict[str, object]:
-    """Medians over rounds of both ways in turns."""
+    """Returns medians over rounds of both kinds of save in turns."""
     items = state_of(model)
     changed = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)  # as a step does
     checkpoints = Checkpoints(folder, "eval/top1", keep_latest=1, keep_best=0)
@@ -87,7 +87,7 @@ def measure(model: str, rounds: int, folder: Path) -> dict[str, object]:
 
 
 def main(arguments: list[str]) -> int:
-    """Measures and prints a line a model, and all of it as JSON."""
+    """Measures, prints one line per model, and everything as JSON."""
     parser = make_parser(__doc__)
     names = [name.removeprefix("focalnet_") for name in list_models()]
     parser.add_argument("--models", nargs="+", choices=names, default=["tiny_srf", "large_fl4"])

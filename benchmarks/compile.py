@@ -1,8 +1,8 @@
 """Compile time by depth: python -m benchmarks.compile.
 
-The train step of a small FocalNet whose third stage is 18 and 36 blocks deep, compiled in turns without a cache; with
-scanned blocks, and with unrolled ones for comparison. The last line is one JSON object: seconds, and the ratio of the
-deeper over the shallower.
+Compiles the train step of a small FocalNet, with 18 and with 36 blocks in its third stage, in turns and without a
+cache, with scanned and with unrolled blocks. The last line is one JSON object: seconds, and the ratio of the deeper
+model over the shallower one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SMALL = ["--config.model.embed_dim=16", "--config.batch_size=8"]
 
 
 def compile_seconds(model: str, depth: int, scanned: bool) -> float:
-    """Of tracing, lowering and compiling the step of the ImageNet-1K recipe."""
+    """Returns the seconds to trace, lower and compile the step of the ImageNet-1K recipe."""
     options = [f"--config.model.depths=(2,2,{depth},2)", f"--config.model.scan_blocks={scanned}", *SMALL]
     config = load_recipe(model, options)
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> None:
         ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
         result |= {f"{name}_{depth}": round(statistics.median(taken), 2) for depth, taken in seconds.items()}
         result[f"{name}_ratio"] = round(statistics.median(ratios), 2)
-        told = ", ".join(f"{depth} blocks {result[f'{name}_{depth}']} s" for depth in seconds)
-        print(f"{name:<9} {told}, ratio {min(ratios):.2f} to {max(ratios):.2f}")
+        text = ", ".join(f"{depth} blocks {result[f'{name}_{depth}']} s" for depth in seconds)
+        print(f"{name:<9} {text}, ratio {min(ratios):.2f} to {max(ratios):.2f}")
     print(json.dumps(result))
 
 

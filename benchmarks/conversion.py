@@ -1,8 +1,9 @@
 """Converts full-size models through every format and measures it: python benchmarks/conversion.py [NAME ...].
 
 Needs torch (`make parity` makes an environment with it: .venv-parity/bin/python). Random weights go from a checkpoint
-to the original's .pth, to timm, to Hugging Face, back to a checkpoint and to timm again, each a process of its own; the
-two timm files must be equal. Prints a row a variant, and one JSON line: seconds and peak memory (GB) a conversion.
+to the original's .pth, to timm, to Hugging Face, back to a checkpoint and to timm again, each in a process of its own;
+the two timm files must be equal. Prints one row per variant, and one JSON line: seconds and peak memory (GB) of each
+conversion.
 """
 
 import json
@@ -47,7 +48,7 @@ def make_checkpoint(name: str, folder: Path) -> None:
 
 
 def through_every_format(name: str, folder: Path) -> dict[str, tuple[float, float]]:
-    # In a process of its own: what it takes would count as its successors' peak.
+    # In a process of its own, because its memory would count towards the peak of the next ones.
     making = multiprocessing.get_context("spawn").Process(target=make_checkpoint, args=(name, folder / "checkpoint"))
     making.start()
     making.join()

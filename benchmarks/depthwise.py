@@ -1,7 +1,8 @@
-"""The depthwise convolution's forms side by side on this machine: python benchmarks/depthwise.py.
+"""The depthwise convolution's implementations side by side on this machine: python benchmarks/depthwise.py.
 
-For each of FocalNet-T LRF's shapes: milliseconds of XLA's grouped convolution and of the CPU form, forward alone and
-with both gradients, and their ratio. The last line is one JSON object with the ratios' geometric means.
+Prints, for each shape of FocalNet-T LRF, the milliseconds of XLA's grouped convolution and of the CPU implementation,
+forward alone and with both gradients, and their ratio. The last line is one JSON object with the ratios' geometric
+means.
 """
 
 import json

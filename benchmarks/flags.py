@@ -1,4 +1,4 @@
-"""Command lines of benchmarks: `focalnet_jax.programs.command_line.run_command` runs them, a mistake is one line."""
+"""Command lines of benchmarks; `focalnet_jax.programs.command_line.run_command` reports mistakes in one line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from focalnet_jax.programs.command_line import Parser, load_config
 
 
 def make_parser(description: str) -> Parser:
-    """A parser with a module's docstring as its help."""
+    """Returns a parser with a module's docstring as its help."""
     return Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
 
 def check_overrides(overrides: Sequence[str], **settings: str) -> None:
-    """`UserError` for a setting that a benchmark does not take: its name with `__` for `.`, and why it does not.
+    """Raises `UserError` for a setting that a benchmark does not support.
 
-    Of a group of settings none is taken. The model is always told by --model.
+    `settings` maps the names of such settings, or of groups of settings, with `__` for `.`, to the reason. `model.name`
+    is never supported, because --model sets it.
     """
     for name, why in {"model__name": "the model is --model", **settings}.items():
         setting = f"--config.{name.replace('__', '.')}"
@@ -29,7 +30,11 @@ def check_overrides(overrides: Sequence[str], **settings: str) -> None:
 
 
 def load_recipe(model: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
-    """The ImageNet-1K recipe of a variant in bfloat16, without data; `UserError` where no variant is named."""
+    """Returns the ImageNet-1K recipe of a variant in bfloat16, without data.
+
+    Raises:
+      UserError: `model` is empty or no variant.
+    """
     if not model:
         raise UserError("--model is empty: expected a variant such as base_lrf")
     settings = ["--config.data.path=none", "--config.precision=bfloat16", *overrides]
@@ -37,14 +42,14 @@ def load_recipe(model: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
 
 
 def positive(text: str) -> int:
-    """A number that counts something."""
+    """Parses a positive whole number."""
     if not text.isdecimal() or len(text) > 18 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text[:20]}: expected a whole number above 0 and below 10**18")
     return int(text)
 
 
 def images(text: str) -> int:
-    """Those of a batch, on one device."""
+    """Parses the number of images of a batch on one device."""
     count = positive(text)
     if count > MOST_A_DEVICE:
         raise argparse.ArgumentTypeError(f"{text}: expected at most {MOST_A_DEVICE} images")
@@ -52,7 +57,7 @@ def images(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """A time."""
+    """Parses a time in seconds."""
     try:
         taken = float(text)
     except ValueError:

@@ -1,9 +1,9 @@
-"""FocalNet on this machine's GPU beside timm's, bfloat16.
+"""FocalNet on this machine's GPU compared with timm's, bfloat16.
 
   python -m benchmarks.gpu [--models base_lrf] [--batch 64] [--config.KEY=VALUE ...]
 
-Inference and train step, timm eager and compiled, in turns in one run; needs torch and timm. Minutes pass until all are
-compiled. The last line is one JSON object; a ratio is ours over timm's better mode.
+Measures inference and train step, with timm eager and compiled, in turns in one run; needs torch and timm. Compiling
+takes minutes. The last line is one JSON object; a ratio is ours over timm's faster mode.
 """
 
 from __future__ import annotations

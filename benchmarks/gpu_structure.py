@@ -1,11 +1,11 @@
-"""What the compiler for NVIDIA GPUs makes of a train step, on a machine without one.
+"""A train step as the compiler for NVIDIA GPUs compiles it, on a machine without a GPU.
 
   python -m benchmarks.gpu_structure [--model base_lrf] [--batch 64] [--topology h100:1] [--config.KEY=VALUE ...]
 
-Prints what the program calls (cuDNN, cuBLAS, Triton), the registers and spilled bytes of its Triton kernels, and its
-memory; the last line is one JSON object. Nothing is tuned on a device, so other kernels may be chosen there, and no
-time is known. Needs jax-cuda12-plugin and jax-cuda12-pjrt of jax's version (pip install --no-deps) and, for registers,
-ptxas: pip install --no-deps 'nvidia-cuda-nvcc-cu12<13'.
+Prints the libraries that the program calls (cuDNN, cuBLAS, Triton), the registers and spilled bytes of its Triton
+kernels, and its memory; the last line is one JSON object. Nothing is autotuned, so a real device may use other kernels,
+and there are no times. Needs jax-cuda12-plugin and jax-cuda12-pjrt of jax's version (pip install --no-deps) and, for
+registers, ptxas: pip install --no-deps 'nvidia-cuda-nvcc-cu12<13'.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _ARCHITECTURES = {"h100": "sm_90a", "a100": "sm_80"}  # as ptxas calls them
 
 
 def compiled_step(config: Any, topology: str, dump: Path) -> Any:
-    """The compiled train step; the compiler leaves its kernels in `dump`."""
+    """Returns the compiled train step; the compiler writes its kernels to `dump`."""
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump}"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
-    jax.config.update("jax_platforms", "cpu")  # it looks for no other devices: none is used
+    jax.config.update("jax_platforms", "cpu")  # no other devices are needed
     from focalnet_jax.aot.compilation import compile_fitting, lower_step
     from focalnet_jax.aot.topology import describe_devices
     from focalnet_jax.distributed.mesh import make_mesh
@@ -46,13 +46,13 @@ def compiled_step(config: Any, topology: str, dump: Path) -> Any:
 
 
 def find_ptxas() -> str | None:
-    """NVIDIA's assembler: the package's, or the machine's."""
+    """Returns the path of NVIDIA's assembler: the package's, or the machine's."""
     packaged = [path for folder in sys.path for path in Path(folder).glob("nvidia/cuda_nvcc/bin/ptxas")]
     return str(packaged[0]) if packaged else shutil.which("ptxas")
 
 
 def kernels(dump: Path, ptxas: str, architecture: str) -> dict[str, dict[str, int]]:
-    """Registers and spilled bytes a thread of the kernels that are ours."""
+    """Registers and spilled bytes per thread of this package's kernels."""
     found = {}
     for path in sorted(dump.glob("*.ptx")):
         done = subprocess.run(
@@ -94,8 +94,8 @@ def main(arguments: list[str]) -> int:
     }
     for name, count in targets.most_common():
         print(f"{count:>5}  {name}")
-    for name, told in ours.items():
-        print(f"{name:<40} {told['registers']:>3} registers, {told['spilled_bytes']} bytes spilled")
+    for name, found in ours.items():
+        print(f"{name:<40} {found['registers']:>3} registers, {found['spilled_bytes']} bytes spilled")
     print(f"temporaries {memory.temp_size_in_bytes / 1e9:.2f} GB")
     print(json.dumps(result))
     return 0

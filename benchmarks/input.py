@@ -1,11 +1,11 @@
-"""Images per second and core from files to batches, side by side with timm: python -m benchmarks.input.
+"""Images per second and core from files to batches, compared with timm: python -m benchmarks.input.
 
 Needs the environment of `make parity` (`.venv-parity/bin/python`). Writes JPEGs of real photos, 500 pixels wide as
 ImageNet's, and reads them in turns with this package's loader and with a torch DataLoader of timm's `create_transform`,
-the same recipe and image size. Both end at uint8 batches; normalization, erasing and mixing are the device's on both
-sides. Figures are images per second of processor time. Then this package's stages one by one, and both loaders by
-number of reading processes in wall time. The last line is one JSON object; `full_recipe_ratio` and `plain_ratio` are
-ours over timm's images per second and core.
+with the same recipe and image size. Both end at uint8 batches; normalization, erasing and mixing run on the device in
+both. Figures are images per second of processor time. Then it measures this package's stages one by one, and both
+loaders by number of reading processes in wall time. The last line is one JSON object; `full_recipe_ratio` and
+`plain_ratio` are ours over timm's images per second and core.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from focalnet_jax.tasks.classification.host import ClassificationHost
 SIZE, BATCH = 224, 64
 POLICY = "rand-m9-mstd0.5-inc1"
 CROP, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-_WARM_UP = 10  # batches a reading process
+_WARM_UP = 10  # batches per reading process
 
 
 def write_images(folder: Path, count: int) -> None:
-    """`count` JPEGs in two classes, 500x375 or 375x500: crops of photos of scikit-learn and scikit-image."""
+    """Writes `count` JPEGs in two classes, 500x375 or 375x500: crops of photos of scikit-learn and scikit-image."""
     from skimage import data as photos
     from sklearn.datasets import load_sample_images
 
@@ -62,7 +62,7 @@ def write_images(folder: Path, count: int) -> None:
 
 
 def ours(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.ndarray]:
-    """Batches of this package; with no workers, one thread reads."""
+    """Returns batches of this package; with no workers, one thread reads."""
     augments = list(filter(None, [parse_policy(policy)]))
     host = ClassificationHost(transforms.train_transform(SIZE, CROP, RATIO, 0.5, augments), None)
     reading = ReadOptions(threads=1, workers=workers)
@@ -72,7 +72,7 @@ def ours(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.n
 
 
 def timms(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.ndarray]:
-    """Batches of timm's transform and collate function in a torch DataLoader."""
+    """Returns batches of timm's transform and collate function in a torch DataLoader."""
     import torch
     from timm.data import create_transform
     from timm.data.loader import fast_collate
@@ -108,13 +108,13 @@ def timms(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.
 
 
 def processor_seconds() -> float:
-    """Of this process and its finished and running threads."""
+    """Returns the processor time of this process and its finished and running threads."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 def per_core(loader: Callable[..., Iterator[np.ndarray]], folder: Path, policy: str, batches: int) -> float:
-    """Images per second of processor time, the first batch (compilation, opening) left out."""
+    """Returns images per second of processor time, without the first batch (compilation, opening files)."""
     stream = loader(folder, policy, 0, batches + 1)
     next(stream)
     begun = processor_seconds()
@@ -123,7 +123,7 @@ def per_core(loader: Callable[..., Iterator[np.ndarray]], folder: Path, policy: 
 
 
 def stages(folder: Path) -> dict[str, float]:
-    """Milliseconds an image of each stage of the full recipe."""
+    """Returns the milliseconds per image of each stage of the full recipe."""
     files = sorted(folder.glob("train/*/*.jpg"))[:64]
     encoded = [file.read_bytes() for file in files]
     decoded = [decode(data) for data in encoded]
@@ -152,14 +152,14 @@ def _each(function: Callable[[int], object], count: int) -> float:
 
 
 def per_wall_second(loader: Callable[..., Iterator[np.ndarray]], folder: Path, workers: int, batches: int) -> float:
-    """Images per second of wall time with so many reading processes, once all run and have loaded their code."""
+    """Returns images per second of wall time with `workers` reading processes, once all have loaded their code."""
     stream = loader(folder, POLICY, workers, batches + 2 * _WARM_UP * workers)
     for _ in range(_WARM_UP * workers):
         next(stream)
     begun = time.perf_counter()
     count = sum(len(next(stream)) for _ in range(batches))
     seconds = time.perf_counter() - begun
-    for _ in stream:  # so that what was read ahead at the end is not counted for the beginning
+    for _ in stream:  # otherwise batches read ahead would count at the end but not at the start
         pass
     return count / seconds
 
@@ -167,7 +167,7 @@ def per_wall_second(loader: Callable[..., Iterator[np.ndarray]], folder: Path, w
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--images", type=positive, default=2048)
-    parser.add_argument("--batches", type=positive, default=12, help="of 64, a measurement")
+    parser.add_argument("--batches", type=positive, default=12, help="batches of 64 images per measurement")
     parser.add_argument("--rounds", type=positive, default=3)
     flags = parser.parse_args(arguments)
     need("torch", "timm", "torchvision", "skimage")
@@ -179,7 +179,7 @@ def main(arguments: list[str]) -> None:
         print(f"{flags.images} JPEGs, {size / 1000:.0f} kB on average; {os.cpu_count()} cores")
         for kind, policy in (("full_recipe", POLICY), ("plain", "")):
             rates = {"ours": [], "timm": []}
-            for _ in range(flags.rounds):  # in turns, so that what slows the machine slows both
+            for _ in range(flags.rounds):  # in turns, so that other load on the machine slows both
                 rates["ours"].append(per_core(ours, folder, policy, flags.batches))
                 rates["timm"].append(per_core(timms, folder, policy, flags.batches))
             ratios = [a / b for a, b in zip(rates["ours"], rates["timm"], strict=True)]

@@ -1,4 +1,4 @@
-"""FocalNet and ConvNeXt as one would write them down in Flax: what benchmarks/tpu_cost.py compares with.
+"""Plain Flax implementations of FocalNet and ConvNeXt, with which benchmarks/tpu_cost.py compares.
 
 Unrolled blocks, XLA's own convolutions, one projection for query, context and gates, exact GELU, bfloat16.
 """
@@ -38,7 +38,7 @@ gelu = partial(jax.nn.gelu, approximate=False)
 
 
 class FocalBlock(nnx.Module):
-    """Norms, LayerScale and the division by L + 1 as the model's config has them."""
+    """FocalNet's block, with norms, LayerScale and the division by L + 1 as in the model's config."""
 
     def __init__(self, model: FocalNetConfig, stage: int, rngs: nnx.Rngs):
         dim, sizes = model.dims[stage], model.kernel_sizes(stage)
@@ -95,7 +95,7 @@ class ConvNextBlock(nnx.Module):
 
 
 class Net(nnx.Module):
-    """Blocks in stages, each after an embedding; `overlapping` ones as with `use_conv_embed`."""
+    """Blocks in stages, each after an embedding; `overlapping` embeddings as with `use_conv_embed`."""
 
     def __init__(self, block, model: FocalNetConfig, depths: Sequence[int], overlapping: bool, rngs: nnx.Rngs):
         dims = model.dims

@@ -1,8 +1,8 @@
-"""A CPU's products of an MLP, float32, as XLA, we and PyTorch compute them: python -m benchmarks.products [--batch 8].
+"""The matrix products of an MLP on a CPU, float32, by XLA, this package and PyTorch: python -m benchmarks.products.
 
-Of each stage of FocalNet-B: the MLP's two layers, their inputs' gradients and their weights'. 10^9 operations a second,
-the best of ten. Needs torch (make parity installs it into .venv-parity). The last line is one JSON object:
-geometric means of XLA's and ours (ops/product.py) over PyTorch's.
+Measures, for each stage of FocalNet-B, the MLP's two layers, their inputs' gradients and their weights', in 10^9
+operations per second, the best of ten. Needs torch (make parity installs it into .venv-parity). The last line is one
+JSON object: geometric means of XLA's and ours (ops/product.py) over PyTorch's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     need("torch")
     os.environ["JAX_PLATFORMS"] = "cpu"
     keep_memory()
-    from focalnet_jax.ops import native  # it imports jax, which reads the environment
+    from focalnet_jax.ops import native  # imported here, because it imports jax, which reads the environment
 
     if native.register() is None:
         raise UserError(f"there are no products of ours here: {native.why_not()}")
@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> None:
     for size, dim in STAGES:
         for inputs, outputs in ((dim, 4 * dim), (4 * dim, dim)):
             rates = _rates(batch, size, inputs, outputs)
-            told = "; ".join(f"{who} " + " ".join(f"{rate:4.0f}" for rate in each) for who, each in rates.items())
-            print(f"{size:>3} x {inputs:<5}to {outputs:<5}{told}", flush=True)
+            text = "; ".join(f"{who} " + " ".join(f"{rate:4.0f}" for rate in each) for who, each in rates.items())
+            print(f"{size:>3} x {inputs:<5}to {outputs:<5}{text}", flush=True)
             for who, of in ratios.items():
                 for name, rate, torch in zip(PRODUCTS, rates[who], rates["PyTorch"], strict=True):
                     of[name].append(rate / torch)
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _rates(batch: int, size: int, inputs: int, outputs: int) -> dict[str, list[float]]:
-    """By whom: of each of the products."""
+    """Rates of each of the products, by implementation."""
     import jax
     import jax.numpy as jnp
     import torch

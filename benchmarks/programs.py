@@ -1,8 +1,9 @@
-"""Hashes of what runs compute: python -m benchmarks.programs > before.txt; change the code; again; compare the files.
+"""Hashes of the programs that runs compute: python -m benchmarks.programs > before.txt.
 
-Lowers the train and the eval step of recipes for one device and for 8 virtual ones (data, fsdp and tensor 2 each), as
-they are, with an average of the weights, with frozen parameters and with statistics. Prints one line per program: a
-SHA-256 of its StableHLO without the module's name. Equal lines are equal programs.
+Run it before and after a change of the code, and compare the files. Lowers the train and the eval step of recipes for
+one device and for 8 virtual ones (data, fsdp and tensor 2 each): plain, with an average of the weights, with frozen
+parameters and with statistics. Prints one line per program: a SHA-256 of its StableHLO without the module's name. Equal
+lines mean equal programs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.programs.command_line import load_config, make_parser
 
     parser = make_parser("programs", __doc__)
-    parser.add_argument("--recipe", action="append", metavar="FILE.py[:VARIANT]", help="by default four")
+    parser.add_argument(
+        "--recipe", action="append", metavar="FILE.py[:VARIANT]", help="recipes to hash; four by default"
+    )
     flags = parser.parse_args(arguments)
 
     import jax

@@ -1,15 +1,15 @@
-"""What bounds a block with its gradients, stage by stage and chip by chip: python -m benchmarks.roofline [--compile].
+"""Lower bounds of the time of a block with its gradients, by stage and chip: python -m benchmarks.roofline [--compile].
 
   python -m benchmarks.roofline --model focalnet_base_lrf --batch 64 --chips v4,v5e,v5p,v6e,h100
   python -m benchmarks.roofline --model focalnet_tiny_lrf --batch 8 --chips cpu --compile
 
-Milliseconds of three bounds, each as if the other two cost nothing: the products at the chip's peak; the least that
-must travel to and from its memory, had it room for all that lies between (a block's input twice, its output, their
-gradients and the weights); and what its vector units do (taps of the depthwise kernels and their two gradients, GELUs,
-gates). --compile adds the compiler's estimate of ours for TPUs, as benchmarks/tpu_cost.py makes it, and the share of
-the largest bound in it. A chip is what JAX calls a device; of a v4, a core. A cpu is the one this runs on, in float32:
-its rates are measured, and with --compile our block; it does products and all else with the same units, so that the
-sum of the two is one bound. The last line is a JSON list. TPUs need libtpu: pip install 'focalnet_jax[tpu]'.
+Prints three bounds in milliseconds, each as if the other two cost nothing: the products at the chip's peak; the least
+memory traffic, if the chip had room for all intermediate arrays (a block's input twice, its output, their gradients and
+the weights); and the work of its vector units (taps of the depthwise kernels and their two gradients, GELUs, gates).
+--compile adds the compiler's estimate of our block for TPUs, as benchmarks/tpu_cost.py computes it, and the share of
+the largest bound in it. A chip is one JAX device; for a v4, a core. `cpu` is this machine's, in float32: its rates are
+measured, and with --compile our block. It does products and everything else with the same units, so the sum of the two
+is one bound. The last line is a JSON list. TPUs need libtpu: pip install 'focalnet_jax[tpu]'.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from focalnet_jax.programs.command_line import run_command
 
 # Operations of `ops/gelu.py`, forward and computed again with its derivative.
 _GELU = 13 + 20
-_REGISTER = 1024  # numbers, which a vector unit takes in a cycle
+_REGISTER = 1024  # numbers that a vector unit processes per cycle
 # Vector units of a core: its compiler never issues more of their operations in a bundle.
 _UNITS = {"v4": 2, "v5e": 4, "v5p": 4, "v6e": 4}
-_TAP = {"v6e": 1.5}  # operations of a tap, which are 2 elsewhere: it multiplies twice as many of bfloat16
+_TAP = {"v6e": 1.5}  # operations per tap, elsewhere 2: a v6e multiplies twice as many bfloat16 numbers
 _H100 = (3.35e12, 33.5e12)  # bytes/s; multiply-adds/s outside its matrix units (NVIDIA's data sheet, SXM)
 _BOUNDS = ("products", "memory", "vector")
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
@@ -42,7 +42,7 @@ TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6
 def work(
     model: Any, stage: int, size: int, batch: int, itemsize: int = 2, tap: float = 2.0
 ) -> tuple[float, float, float]:
-    """Of a block with its gradients: FLOPs of its products, least bytes moved, operations of vector units."""
+    """A block's work with its gradients: FLOPs of its products, least bytes moved, operations of vector units."""
     dim, sizes = model.dims[stage], model.kernel_sizes(stage)
     places, levels, hidden = batch * size * size, len(sizes), int(dim * model.mlp_ratio)
     weights = dim * (4 * dim + levels + 1) + 2 * dim * hidden
@@ -55,7 +55,7 @@ def work(
 
 
 def rates(name: str) -> tuple[float, float, float]:
-    """FLOP/s, bytes/s and vector operations/s of what JAX calls a device."""
+    """Returns FLOP/s, bytes/s and vector operations/s of one JAX device."""
     from benchmarks.tpu_cost import bandwidth
     from focalnet_jax.aot.topology import describe_devices
     from focalnet_jax.distributed.chips import CHIPS
@@ -69,9 +69,9 @@ def rates(name: str) -> tuple[float, float, float]:
 
 
 def _cpu_rates() -> tuple[float, float, float]:
-    """Of this machine, by a large product and a large copy.
+    """Rates of this machine, measured by a large product and a large copy.
 
-    All else is done by the units that do products, at best as quickly: two operations a multiply-add.
+    The units that do products also do everything else, at best at the same rate: two operations per multiply-add.
     """
     import jax
     import jax.numpy as jnp
@@ -83,7 +83,7 @@ def _cpu_rates() -> tuple[float, float, float]:
 
 
 def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
-    """Of a call, the best of many."""
+    """Returns the time of a call, the best of many."""
     import jax
 
     jax.block_until_ready(function(*arguments))
@@ -96,7 +96,7 @@ def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
 
 
 def _timed(config: Any, name: str, stage: int, batch: int) -> float:
-    """Seconds of our block on this machine's CPU."""
+    """Returns the seconds of our block on this machine's CPU."""
     del name
     import jax
     import jax.numpy as jnp
@@ -113,7 +113,7 @@ def _timed(config: Any, name: str, stage: int, batch: int) -> float:
 
 
 def estimate(config: Any, name: str, stage: int, batch: int) -> float:
-    """Seconds of ours by the compiler's estimate."""
+    """Returns the seconds of our block by the compiler's estimate."""
     import jax
     import jax.numpy as jnp
 
@@ -133,9 +133,9 @@ def main(arguments: list[str]) -> int:
     """Parses flags, prints the table."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", default="focalnet_base_lrf")
-    parser.add_argument("--batch", type=images, default=64, help="images of a device")
+    parser.add_argument("--batch", type=images, default=64, help="images per device")
     parser.add_argument("--chips", default=",".join((*TOPOLOGIES, "h100")), help="separated by commas: %(default)s")
-    parser.add_argument("--compile", action="store_true", help="ours beside it, for TPUs and cpu: takes minutes")
+    parser.add_argument("--compile", action="store_true", help="add our block, for TPUs and cpu; takes minutes")
     flags, overrides = parser.parse_known_args(arguments)
     check_overrides(
         overrides,
@@ -147,7 +147,7 @@ def main(arguments: list[str]) -> int:
     if unknown := set(chips) - {*TOPOLOGIES, "h100", "cpu"}:
         raise UserError(f"--chips {','.join(sorted(unknown))}: expected some of {','.join(TOPOLOGIES)},h100,cpu")
     if flags.compile and chips == ["h100"]:
-        raise UserError("--compile: of an H100 no compiler estimates the time; leave it out")
+        raise UserError("--compile: no compiler estimates the time of an H100; leave it out")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 

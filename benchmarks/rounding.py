@@ -1,10 +1,10 @@
-"""How far bfloat16 takes the aggregation's forms from float64, over how far it takes XLA's form: on any machine.
+"""Distance of the aggregation's implementations from float64 in bfloat16, relative to XLA's, on any machine.
 
   python -m benchmarks.rounding [--inputs 12] [--shape 12x8x8x16] [--kernels 3,5,7]
 
-For the levels' sum, the last level's mean, and the gradients of all that is given: root mean squares over all numbers
-of all inputs, and the largest ratio of any single input. Kernels for TPUs and GPUs run step by step, "pairs" as a v6e
-computes, "triton" where channels are a multiple of 32 (it compiles for minutes). The last line is one JSON object.
+Prints, for the levels' sum, the last level's mean, and the gradients of all inputs, root mean squares over all values
+of all inputs, and the largest ratio of any single input. Kernels for TPUs and GPUs are interpreted; "pairs" computes as
+a v6e does; "triton" needs channels in multiples of 32 and compiles for minutes. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from focalnet_jax.ops import aggregation, triton
 from focalnet_jax.ops.mosaic import plan
 from focalnet_jax.programs.command_line import run_command
 
-# A form: context `[B, H, W, C]`, gates `[B, H, W, L + 1]`, L kernels `[k, k, 1, C]` and bias `[C]` to the levels' sum,
-# `[B, H, W, C]`, and the last level's mean over H and W, `[B, C]`.
+# An implementation: from context `[B, H, W, C]`, gates `[B, H, W, L + 1]`, L kernels `[k, k, 1, C]` and bias `[C]` to
+# the levels' sum, `[B, H, W, C]`, and the last level's mean over H and W, `[B, C]`.
 Function = Callable[..., tuple[jax.Array, jax.Array]]
 
-_VMEM = 64 * 2**20  # bytes, as much as a v5p has
-_MOST = 2**24  # numbers of a context, whose results in float64 fit memory
+_VMEM = 64 * 2**20  # bytes, as on a v5p
+_MOST = 2**24  # largest number of values of a context; its results in float64 fit into memory
 
 
 def by_xla(context: jax.Array, gates: jax.Array, kernels: Any, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """XLA's form; in float64 the truth."""
+    """XLA's implementation; in float64 the reference."""
     return _with_mean(*aggregation._levels(context + bias, gates, kernels, aggregation._level))
 
 
 def in_passes(context: jax.Array, gates: jax.Array, kernels: Any, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The Mosaic form."""
+    """The Mosaic implementation."""
     total, last_sum = aggregation._levels_in_passes(context, gates, kernels, bias[None, None, None], _VMEM, True)
     return total, (last_sum / (context.shape[1] * context.shape[2])).astype(context.dtype)
 
 
 def in_kernels(context: jax.Array, gates: jax.Array, kernels: Any, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The Triton form."""
+    """The Triton implementation."""
     return _with_mean(*aggregation._levels_in_kernels(context + bias, gates, kernels, True))
 
 
@@ -68,7 +68,7 @@ FORMS = {
 
 
 def with_gradients(function: Function) -> Callable[..., Any]:
-    """Compiled: results, and gradients of context, gates, kernels and bias."""
+    """Returns a compiled function of results and gradients of context, gates, kernels and bias."""
 
     def run(given: Any, cotangents: Any) -> Any:
         results, back = jax.vjp(function, *given)
@@ -78,7 +78,7 @@ def with_gradients(function: Function) -> Callable[..., Any]:
 
 
 def inputs(number: int, shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[Any, Any]:
-    """Context, gates, kernels and bias, and cotangents of sum and mean."""
+    """Returns context, gates, kernels and bias, and cotangents of sum and mean."""
     keys = iter(jax.random.split(jax.random.key(number), 5 + len(sizes)))
 
     def draw(*lengths: int) -> jax.Array:
@@ -92,7 +92,7 @@ def inputs(number: int, shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple
 def squares(
     functions: dict[str, Callable[..., Any]], count: int, shape: tuple[int, ...], sizes: tuple[int, ...]
 ) -> Iterator[dict[str, list[float]]]:
-    """Of each input, by form: the mean square distance from float64 of every result."""
+    """Yields for each input, by implementation, the mean square distance from float64 of every result."""
     truth_of = with_gradients(by_xla)
     for number in range(count):
         given = inputs(number, shape, sizes)
@@ -106,11 +106,11 @@ def squares(
 
 
 def compiled(names: list[str], shape: tuple[int, ...], sizes: tuple[int, ...]) -> dict[str, Callable[..., Any]]:
-    """Each form's program, for the chip that computes so."""
+    """Returns each implementation's program, for the chip that it imitates."""
     programs = {}
     for name in names:
         function, chip = FORMS[name]
-        # A tile of few registers holds the same numbers and compiles sooner.
+        # A smaller tile gives the same results and compiles sooner.
         with mock.patch.object(plan, "_chip", lambda chip=chip: chip), mock.patch.object(plan, "_REGISTERS", 4):
             programs[name] = (
                 with_gradients(lambda *given, function=function: function(*given))
@@ -121,7 +121,7 @@ def compiled(names: list[str], shape: tuple[int, ...], sizes: tuple[int, ...]) -
 
 
 def lengths(text: str) -> tuple[int, ...]:
-    """`[B, H, W, C]`."""
+    """Parses a shape `[B, H, W, C]`."""
     parts = text.split("x")
     if len(parts) != 4:
         raise argparse.ArgumentTypeError(f"{text}: expected examples x rows x columns x channels, as 12x8x8x32")
@@ -132,7 +132,7 @@ def lengths(text: str) -> tuple[int, ...]:
 
 
 def odd(text: str) -> tuple[int, ...]:
-    """Sizes of kernels."""
+    """Parses sizes of kernels."""
     sizes = tuple(map(positive, text.split(",")))
     if any(size % 2 == 0 or size > 9 for size in sizes):
         raise argparse.ArgumentTypeError(f"{text}: expected odd sizes up to 9, as 3,5,7")

@@ -1,7 +1,7 @@
 """Our train step and inference in turns with timm's, each in a process of its own on the same device.
 
-What benchmarks/cpu.py and benchmarks/gpu.py share. A worker compiles, says so, and then times what it is told to, so
-that nothing else computes meanwhile.
+Shared by benchmarks/cpu.py and benchmarks/gpu.py. A worker compiles, reports that it is ready, and then measures on
+request, so that nothing else computes at the same time.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 SIZE, CLASSES = 224, 1000
 WORKERS = ("ours", "timm eager", "timm compiled")
-# Of the recipe, what is not taken, and why.
+# Settings of the recipe that are not supported, and why.
 SETTINGS = {
     "batch_size": "the images of a step are --batch",
-    "data__image_size": f"pictures are of {SIZE} px",
+    "data__image_size": f"images have {SIZE} px",
     "mesh": "the step is one device's",
 }
 
@@ -59,7 +59,7 @@ def our_step(config: FrozenConfigDict) -> tuple[Any, Any, dict[str, Any], TrainS
 
 
 def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> dict[str, Callable[[int], float]]:
-    """The train step and the evaluation step of the ImageNet-1K recipe: seconds that so many take."""
+    """Returns functions from a number of steps to seconds: the train and evaluation step of the ImageNet-1K recipe."""
     import jax
     import jax.numpy as jnp
 
@@ -88,7 +88,7 @@ def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> di
 
 
 def theirs(model: str, batch: int, precision: str, *, compiled: bool) -> dict[str, Callable[[int], float]]:
-    """The model of timm with AdamW, gradients clipped, channels last, as its training script has them."""
+    """Returns the same for timm's model with AdamW, clipped gradients and channels last, as in its training script."""
     import timm
     import torch
 
@@ -132,7 +132,7 @@ def theirs(model: str, batch: int, precision: str, *, compiled: bool) -> dict[st
 
 
 def work(name: str, model: str, batch: int, precision: str, overrides: Sequence[str]) -> None:
-    """A worker: compiles, then times what it reads from stdin until that ends."""
+    """Runs a worker: compiles, then measures each request from stdin until it ends."""
     made = ours if name == "ours" else theirs
     options = {"overrides": overrides} if name == "ours" else {"compiled": name == "timm compiled"}
     timed = made(model, batch, precision, **options)
@@ -145,7 +145,7 @@ def work(name: str, model: str, batch: int, precision: str, overrides: Sequence[
 
 
 class Worker:
-    """A worker's process."""
+    """Process of a worker."""
 
     def __init__(self, name: str, model: str, batch: int, precision: str, overrides: Sequence[str]):
         program = [sys.executable, "-m", "benchmarks.side_by_side", name, model, str(batch), precision, *overrides]
@@ -153,17 +153,17 @@ class Worker:
         self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def wait(self) -> None:
-        """Returns when it has compiled."""
+        """Returns when the worker has compiled."""
         self._line("ready")
 
     def measure(self, what: str, steps: int) -> float:
-        """The seconds that so many steps take."""
+        """Returns the seconds of a number of steps."""
         self._process.stdin.write(f"{what} {steps}\n")
         self._process.stdin.flush()
         return float(self._line("took ").split()[1])
 
     def close(self) -> None:
-        """Has it end."""
+        """Ends the worker."""
         self._process.stdin.close()
         self._process.wait()
 
@@ -175,7 +175,7 @@ class Worker:
 
 
 def need(*packages: str) -> None:
-    """`UserError` where one of them is missing."""
+    """Raises `UserError` if one of the packages is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         where = "make parity makes .venv-parity, whose python has torch and timm"
@@ -185,7 +185,7 @@ def need(*packages: str) -> None:
 def compare(
     model: str, batch: int, precision: str, rounds: int, seconds: float, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Images a second of each worker, medians over rounds of all in turns, and ours over timm's better mode.
+    """Returns images per second of each worker, medians over rounds in turns, and ours over timm's faster mode.
 
     `overrides` change our recipe, as `--config.KEY=VALUE`.
     """
@@ -208,13 +208,13 @@ def compare(
         speed = {name: statistics.median(taken[name][what]) for name in WORKERS}
         result[f"{what}_images_per_second"] = {name: round(value, 2) for name, value in speed.items()}
         result[f"{what}_ratio"] = round(speed["ours"] / max(speed["timm eager"], speed["timm compiled"]), 3)
-        told = ", ".join(f"{name} {value:.1f}" for name, value in speed.items())
-        print(f"{model:<10} {what:<9} images/s: {told}; ratio {result[f'{what}_ratio']:.2f}", flush=True)
+        text = ", ".join(f"{name} {value:.1f}" for name, value in speed.items())
+        print(f"{model:<10} {what:<9} images/s: {text}; ratio {result[f'{what}_ratio']:.2f}", flush=True)
     return result
 
 
 def report(results: list[dict[str, Any]]) -> None:
-    """The last line: geometric means of the ratios over models, and the models' own figures."""
+    """Prints the last line: geometric means of the ratios over models, and the models' own figures."""
     means = {
         f"{what}_ratio": round(statistics.geometric_mean(result[f"{what}_ratio"] for result in results), 3)
         for what in ("inference", "train")

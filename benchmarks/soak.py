@@ -1,14 +1,14 @@
-"""Trains under random kills, stops and damaged files, with changing numbers of devices, and looks what it cost.
+"""Trains under random kills, stops and damaged files, on changing numbers of devices, and checks what was lost.
 
   python -m benchmarks.soak --minutes 30 [--seed 0] [--workdir DIR]
 
-A disturbance is one of: kill -9; kill -9 while the run starts or soon after; SIGTERM or SIGINT; kill -9, after which a
-bit of a random file of the newest checkpoint is flipped or the file is cut. After each the run is started again, mostly
-on another number of devices. In the end a second run makes the same steps on the same devices without any disturbance,
-stopped only where their number changes: every loss and weight must be the same to the bit.
+A disturbance is one of: kill -9; kill -9 while the run starts or soon after; SIGTERM or SIGINT; kill -9, followed by a
+flipped bit in a random file of the newest checkpoint or a truncated file. After each the run is started again, mostly
+on another number of devices. At the end a second run computes the same steps on the same devices without disturbances,
+stopped only where their number changes: every loss and weight must be equal to the bit.
 
-Promised: after a signal every step is saved; after kill -9 every save but the one under way is whole; and the run goes
-on from the newest whole save that is not damaged. Exits with 1 if a promise was broken.
+The promises are: after a signal every step is saved; after kill -9 every save except the one under way is complete; and
+the run resumes from the newest complete save that is not damaged. Exits with 1 if a promise is broken.
 """
 
 from __future__ import annotations
@@ -54,24 +54,24 @@ KINDS = ("kill", "early", "stop", "flip", "cut")
 
 @dataclass
 class Part:
-    """What one process did: from which step, on how many devices, what happened to it."""
+    """Record of one process: its first step, number of devices, and disturbance."""
 
     start: int | None  # None if it was killed before
     devices: int
     kind: str
-    reached: int  # the last step it had logged
-    saved: int  # the newest whole save; 0 without one
-    good: int  # the newest one that was not damaged then
+    reached: int  # the last step that it logged
+    saved: int  # the newest complete save; 0 if there is none
+    good: int  # the newest one that was not damaged
 
 
 def environment(devices: int) -> dict[str, str]:
-    """For a process with so many virtual devices."""
+    """Environment of a process with a number of virtual devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def losses(workdir: Path) -> dict[int, float]:
-    """Of every logged step, whole lines only."""
+    """Returns the loss of every logged step, from complete lines only."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -79,7 +79,7 @@ def losses(workdir: Path) -> dict[int, float]:
 
 
 def disturbed(workdir: Path, kind: str, devices: int, rng: random.Random) -> Part:
-    """Starts the run, disturbs it once it has gone on for a while, and does what harm is to be done."""
+    """Starts the run, disturbs it after a while, and damages files if the disturbance says so."""
     program = [sys.executable, "train.py", "--config", "configs/quickstart.py", "--workdir", str(workdir), *RUN]
     process = subprocess.Popen(
         program, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -103,7 +103,7 @@ def disturbed(workdir: Path, kind: str, devices: int, rng: random.Random) -> Par
     whole = [0] + [step for step in list_steps(folder) if is_complete(folder / str(step))]
     good = saved = whole[-1]
     if kind in ("flip", "cut"):
-        if len(whole) > 2:  # with one alone the run would rightly refuse to go on
+        if len(whole) > 2:  # with one alone the run would rightly refuse to resume
             harm(rng.choice([path for path in (folder / str(saved)).rglob("*") if path.is_file()]), kind, rng)
             good = whole[-2]
         else:
@@ -113,7 +113,7 @@ def disturbed(workdir: Path, kind: str, devices: int, rng: random.Random) -> Par
 
 
 def started_at(lines: list[str]) -> int | None:
-    """The step a run says that it goes on from; None if it did not come so far."""
+    """Returns the step that a run reports to resume from; None if it did not get that far."""
     for line in lines:
         if line.startswith("start "):
             return int(line.split()[-1]) if "resumed from step" in line else 0
@@ -121,7 +121,7 @@ def started_at(lines: list[str]) -> int | None:
 
 
 def harm(path: Path, kind: str, rng: random.Random) -> None:
-    """Flips a bit of a file, or cuts it."""
+    """Flips a bit of a file, or truncates it."""
     content = bytearray(path.read_bytes())
     if kind == "flip":
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
@@ -131,7 +131,7 @@ def harm(path: Path, kind: str, rng: random.Random) -> None:
 
 
 def undisturbed(workdir: Path, until: int) -> None:
-    """Goes on in a workdir up to a step, on the devices of this process, and saves."""
+    """Resumes in a workdir up to a step, on the devices of this process, and saves."""
     from focalnet_jax.distributed.mesh import put_batch
     from focalnet_jax.training.run import set_up
     from focalnet_jax.training.step import make_train_step
@@ -149,9 +149,9 @@ def undisturbed(workdir: Path, until: int) -> None:
 
 
 def repeated(workdir: Path, parts: list[Part], last: int) -> None:
-    """The steps that counted, each on as many devices as the first time."""
+    """Computes the steps that counted again, each on the same number of devices."""
     starts = [part.start for part in parts] + [last]
-    # What came after the earliest of the later starts was done again.
+    # Steps after the earliest of the later starts were computed again.
     ends = [min(starts[index + 1 :]) for index in range(len(parts))]
     counted = [(part.devices, end) for part, end in zip(parts, ends, strict=True) if end > part.start]
     for (devices, end), (others, _) in itertools.zip_longest(counted, counted[1:], fillvalue=(None, 0)):
@@ -161,16 +161,16 @@ def repeated(workdir: Path, parts: list[Part], last: int) -> None:
 
 
 def broken_promises(parts: list[Part], last: int) -> list[str]:
-    """Where the run did not do what is promised."""
+    """Returns the promises that the run broke."""
     starts = [part.start for part in parts] + [last]
     broken = []
     for part, resumed in zip(parts, starts[1:], strict=True):
-        # To begin the next save waits for the one before.
+        # The start of a save waits for the save before it.
         least = part.reached if part.kind == "stop" else (part.reached - 1) // INTERVAL * INTERVAL - INTERVAL
         if part.saved < least:
             broken.append(f"{part.kind} at step {part.reached}: the newest save is of step {part.saved}")
         if resumed != part.good:
-            broken.append(f"{part.kind} at step {part.reached}: went on from {resumed} instead of {part.good}")
+            broken.append(f"{part.kind} at step {part.reached}: resumed from {resumed} instead of {part.good}")
     return broken
 
 
@@ -184,8 +184,8 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
         kind = rng.choice(KINDS) if time.monotonic() < deadline else "stop"
         devices = parts[-1].devices if parts and rng.random() < 0.3 else rng.choice(DEVICES)
         parts.append(disturbed(folder / "soak", kind, devices, rng))
-        told = f"{parts[-1].kind:<5} {parts[-1].devices} devices, steps {parts[-1].start} to {parts[-1].reached}"
-        print(f"{len(parts):>4}  {told}", flush=True)
+        text = f"{parts[-1].kind:<5} {parts[-1].devices} devices, steps {parts[-1].start} to {parts[-1].reached}"
+        print(f"{len(parts):>4}  {text}", flush=True)
     kinds = collections.Counter(part.kind for part in parts)
     parts = [part for part in parts if part.start is not None]
     last = parts[-1].reached
@@ -217,7 +217,7 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags and does it."""
+    """Parses flags and runs."""
     parser = make_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,8 +1,8 @@
-"""Where a train step's time goes on this machine's CPU, float32: python -m benchmarks.step_profile [--model tiny_lrf].
+"""Profile of a train step on this machine's CPU, float32: python -m benchmarks.step_profile [--model tiny_lrf].
 
-Milliseconds of a step of the ImageNet-1K recipe by the part of the model, and of each what its products take, other
-kernels of our own in C++, and all else XLA made of it. Where several compute at a time they share that time. Settings
-of the recipe, as --config.KEY=VALUE, may follow. The last line is one JSON object.
+Prints the milliseconds of a step of the ImageNet-1K recipe by part of the model, divided into products, other kernels
+in C++, and XLA's operations. Operations that run at the same time share that time. Settings of the recipe, as
+--config.KEY=VALUE, may follow. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from benchmarks.side_by_side import SETTINGS, our_step
 from focalnet_jax.programs.command_line import run_command
 
 KINDS = ("products", "ours", "other")
-_PRODUCTS = ("dot", "convolution", "__ynn_fusion", "__onednn")  # as XLA's operations and libraries are called
+_PRODUCTS = ("dot", "convolution", "__ynn_fusion", "__onednn")  # names of XLA's operations and libraries
 
 
 def kind_of(instruction: Any) -> str:
-    """Of an operation; sums are computed by the library that computes products too."""
+    """Kind of an operation; the library that computes products computes sums too."""
     if own := re.search(r'custom_call_target="focalnet_[0-9a-f]+_(\w+)"', instruction.rest):
         return "products" if "product" in own[1] else "ours"
     product = any(name in instruction.operation + instruction.rest for name in _PRODUCTS)
@@ -38,7 +38,7 @@ def kind_of(instruction: Any) -> str:
 
 
 def shares(events: list[tuple[float, float, str]]) -> Iterator[tuple[str, float]]:
-    """Name and time of each of begin, end and name; what runs at once has equal parts of it."""
+    """Returns name and time of each (begin, end, name); operations that overlap get equal shares of the time."""
     changes = sorted({moment for begin, end, _ in events for moment in (begin, end)})
     begins, ends = (collections.defaultdict(list) for _ in range(2))
     for number, (begin, end, _) in enumerate(events):
@@ -53,7 +53,7 @@ def shares(events: list[tuple[float, float, str]]) -> Iterator[tuple[str, float]
 
 
 def traced(folder: Path, names: set[str]) -> list[tuple[float, float, str]]:
-    """Begin, end and name of what a profile says of these operations, in nanoseconds."""
+    """Yields begin, end and name of the operations in a profile, in nanoseconds."""
     from jax.profiler import ProfileData
 
     (file,) = folder.rglob("*.xplane.pb")
@@ -63,7 +63,7 @@ def traced(folder: Path, names: set[str]) -> list[tuple[float, float, str]]:
 
 
 def profile(model: str, batch: int, steps: int, overrides: list[str]) -> dict[str, collections.Counter[str]]:
-    """Milliseconds of a step, by part of the model and kind."""
+    """Returns the milliseconds of a step, by part of the model and kind."""
     import jax
 
     from benchmarks.tpu_cost import category
@@ -73,7 +73,7 @@ def profile(model: str, batch: int, steps: int, overrides: list[str]) -> dict[st
     compiled = train_step.lower(state, given).compile()
     known = {line.name: line for lines in Program(compiled.as_text()).computations.values() for line in lines}
     with tempfile.TemporaryDirectory() as folder:
-        for watched in (False, False, True):  # until it has found its memory it waits for pages
+        for watched in (False, False, True):  # the first steps wait for pages of memory
             if watched:
                 jax.profiler.start_trace(folder)
             for _ in range(steps):
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> None:
     flags, overrides = parser.parse_known_args(arguments)
     check_overrides(overrides, precision="a CPU's step is float32", **SETTINGS)
     overrides = ["--config.precision=float32", *overrides]
-    load_recipe(flags.model, overrides)  # before it begins anew
+    load_recipe(flags.model, overrides)  # before it restarts
     os.environ["JAX_PLATFORMS"] = "cpu"
     keep_memory()
     parts = profile(flags.model, flags.batch, flags.steps, overrides)

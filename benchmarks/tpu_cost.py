@@ -1,13 +1,13 @@
-"""What a train step, a stage or a block costs on a TPU that is not here, by its compiler's own estimate.
+"""Cost of a train step, a stage or a block on a TPU that is not available, by its compiler's own estimate.
 
   python -m benchmarks.tpu_cost --model focalnet_base_lrf --batch 64 --topology v5e:2x2
       [--stage N | --block N | --aggregation N] [--plain] [--config.KEY=VALUE ...]
 
-One chip's part: --batch is the images of a chip. --aggregation is that of a block alone, in its own form and in XLA's.
-With --plain the same of a plain Flax FocalNet and of a ConvNeXt of equal size, compiled in the same run. Kernels of our
-own count by the bundles the compiler made of them, or by what they read and write where that takes longer; all else by
-the cycles it writes beside every operation, loops as often as they run. How maps lie in memory on the way into a part
-and out of it is the compiler's choice, as within a model, ours or plain. The last line is one JSON object. Needs
+Covers one chip; --batch is the images per chip. --aggregation compiles a block's aggregation alone, in our and in XLA's
+implementation. --plain adds a plain Flax FocalNet and a ConvNeXt of equal size, compiled in the same run. This
+package's kernels count by their bundles, or by the bytes that they read and write if that takes longer; other
+operations count by the cycles that the compiler writes next to them, times the loop counts. The compiler chooses the
+memory layout of inputs and outputs, as inside a model, for ours and plain. The last line is one JSON object. Needs
 libtpu: pip install 'focalnet_jax[tpu]'. Whole steps take minutes.
 """
 
@@ -38,24 +38,24 @@ _MOVES = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "whi
 
 
 def bandwidth(chip: Any) -> float:
-    """Bytes/s of the memory of a chip, or of a core's half of it."""
+    """Bytes/s of a chip's memory, or of half of it for a core."""
     name, core, _ = chip.name.partition(" core")
     return _BANDWIDTH[name] / (2 if core else 1)
 
 
 def category(instruction: Any) -> str:
-    """By the scope the model gave it; a fusion goes by its own, which is its root's."""
+    """Category of an operation, by the scope that the model gave it; a fusion counts as its root."""
     if instruction.operation.removesuffix("-start").removesuffix("-done").startswith(("all-", "reduce-sc", "coll")):
         return "collectives"
     named = re.search(r'op_name="([^"]*)"', instruction.rest)
     found = re.findall("|".join(CATEGORIES), named[1]) if named else []
-    if "optimizer" in found:  # which takes norms too
+    if "optimizer" in found:  # the optimizer computes norms too
         return "optimizer"
     return found[-1] if found else "other"
 
 
 def cost(compiled: Any, chip: Any) -> dict[str, Any]:
-    """The figures of a compiled program."""
+    """Returns the figures of a compiled program."""
     from focalnet_jax.aot import bundles
     from focalnet_jax.aot.program import Program, sizes
 
@@ -89,10 +89,11 @@ def cost(compiled: Any, chip: Any) -> dict[str, Any]:
 def compile_for(function: Callable[..., Any], arguments: Any, device: Any, part: bool = True) -> Any:
     """Compiles for one chip; arguments are shapes.
 
-    How maps lie in memory is the compiler's choice, as within a model; a whole step is given what lies as in a run.
+    The compiler chooses the memory layout of a part's arguments, as inside a model; a whole step has the layouts of a
+    run.
 
     Raises:
-      DoesNotFitError: what the chip's memory does not hold.
+      DoesNotFitError: if the chip's memory is too small.
     """
     import jax
     from jax.experimental.layout import Format, Layout
@@ -110,9 +111,11 @@ def compile_for(function: Callable[..., Any], arguments: Any, device: Any, part:
 
 
 def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    """All that is asked for, by name: of an aggregation all forms, else ours and with --plain the plain models'.
+    """Returns the requested figures by name.
 
-    What is compared with and does not fit the chip is None; of ours that is `UserError`.
+    For an aggregation these are all implementations, else our model and with --plain the plain ones.
+
+    A program to compare with that does not fit the chip is None; if ours does not fit, raises `UserError`.
     """
     from focalnet_jax.aot import bundles
     from focalnet_jax.aot.compilation import DoesNotFitError
@@ -145,14 +148,14 @@ def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 
 def recipe(flags: argparse.Namespace, overrides: list[str]) -> Any:
-    """One chip's part of the ImageNet-1K recipe; `UserError` for what is not."""
+    """Returns one chip's part of the ImageNet-1K recipe; raises `UserError` for a setting that is not."""
     check_overrides(overrides, batch_size="the images of a chip are --batch")
     if flags.aggregation:
         if flags.plain:
             raise UserError(
-                "--plain with --aggregation: XLA's form, which is there anyway, is the plain one; leave --plain out"
+                "--plain with --aggregation: XLA's implementation, always included, is the plain one; leave --plain out"
             )
-        check_overrides(overrides, model__aggregation="--aggregation compiles both of a TPU's forms; leave it out")
+        check_overrides(overrides, model__aggregation="--aggregation compiles both implementations")
     config = load_recipe(flags.model, [f"--config.batch_size={flags.batch}", *overrides])
     if any(size not in (1, -1) for size in config.mesh.values()):
         raise UserError(
@@ -164,7 +167,7 @@ def recipe(flags: argparse.Namespace, overrides: list[str]) -> Any:
 
 
 def programs(flags: argparse.Namespace, config: Any, mesh: Any, device: Any) -> dict[str, Callable[[], Any]]:
-    """What compiles each program, by name."""
+    """Returns functions that compile each program, by name."""
     import jax
     import jax.numpy as jnp
 
@@ -200,7 +203,7 @@ def programs(flags: argparse.Namespace, config: Any, mesh: Any, device: Any) -> 
 
 
 def tell(name: str, figures: dict[str, Any]) -> None:
-    """A program's lines."""
+    """Prints the lines of a program."""
     print(
         f"{name:<16} {figures['estimated_cycles'] / 1e6:8.2f} M cycles, of which kernels of our own "
         f"{figures['kernel_cycles'] / 1e6:.2f}; temporaries {figures['temp_bytes'] / 1e9:.2f} GB, moved "
@@ -215,13 +218,17 @@ def main(arguments: list[str]) -> int:
     """Parses flags, compiles and prints."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", default="focalnet_base_lrf")
-    parser.add_argument("--batch", type=images, default=64, help="images of a chip")
+    parser.add_argument("--batch", type=images, default=64, help="images per chip")
     parser.add_argument("--topology", default="v5e:2x2")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--stage", type=int, choices=range(1, 5), help="forward and backward of a whole stage")
-    which.add_argument("--block", type=int, choices=range(1, 5), help="of one block of that stage")
-    which.add_argument("--aggregation", type=int, choices=range(1, 5), help="of a block of that stage, alone")
-    parser.add_argument("--plain", action="store_true", help="a plain Flax FocalNet and ConvNeXt beside it")
+    which.add_argument("--stage", type=int, choices=range(1, 5), help="forward and backward pass of a whole stage")
+    which.add_argument(
+        "--block", type=int, choices=range(1, 5), help="forward and backward pass of one block of this stage"
+    )
+    which.add_argument(
+        "--aggregation", type=int, choices=range(1, 5), help="the aggregation alone of a block of this stage"
+    )
+    parser.add_argument("--plain", action="store_true", help="compare with a plain Flax FocalNet and ConvNeXt")
     flags, overrides = parser.parse_known_args(arguments)
     if not flags.topology.startswith("v"):
         raise UserError(f"--topology {flags.topology}: expected a TPU such as v5e:2x2")

@@ -1,6 +1,6 @@
-"""What benchmarks compile for TPUs: stages, blocks and aggregations of ours, and plain ones; nothing is computed.
+"""Parts that benchmarks compile for TPUs: stages, blocks and aggregations, ours and plain ones; nothing is computed.
 
-Each is a function and the shapes of its arguments.
+Each part is a function and the shapes of its arguments.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from focalnet_jax.errors import UserError
 
 
 def map_size(config: Any, model: Any, number: int) -> int:
-    """Rows of a stage's map, which counts from 0; `UserError` where there is no such stage or map."""
+    """Returns the rows of a stage's map, counted from 0; raises `UserError` if there is no such stage or map."""
     size = config.data.image_size // model.patch_size // 2**number
     if number >= len(model.depths):
         raise UserError(f"stage {number + 1}: {config.model.name} has {len(model.depths)}")
@@ -22,7 +22,7 @@ def map_size(config: Any, model: Any, number: int) -> int:
 
 
 def gradients_of(module: Any, call: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
-    """A function that computes output and gradients, of parameters and input, and the parameters' shapes."""
+    """Returns a function of output and gradients by parameters and input, and the parameters' shapes."""
     import jax
     from flax import nnx
 
@@ -38,7 +38,7 @@ def gradients_of(module: Any, call: Callable[..., Any]) -> tuple[Callable[..., A
 def part(
     config: Any, mesh: Any, number: int, whole_stage: bool, platform: str = "tpu"
 ) -> tuple[Callable[..., Any], Any, tuple[int, ...]]:
-    """Our stage or block in a platform's forms: function, parameters, and the shape of its input without B."""
+    """Returns our stage or block for a platform: function, parameters, and the shape of its input without B."""
     import dataclasses
 
     import jax
@@ -73,7 +73,7 @@ def part(
 
 
 def aggregation(config: Any, mesh: Any, number: int, batch: int, form: str, backward: bool) -> tuple[Any, Any]:
-    """A block's context aggregation, forward or with all gradients: function and its arguments' shapes."""
+    """Returns a block's context aggregation, forward or with all gradients: function and arguments' shapes."""
     import jax
     import jax.numpy as jnp
 
@@ -101,7 +101,7 @@ def aggregation(config: Any, mesh: Any, number: int, batch: int, form: str, back
 
 
 def check_released(flag: str, model: Any) -> None:
-    """`UserError` for a model that lacks what every released one has: --plain and --aggregation are of those."""
+    """Raises `UserError` for an ablated model: --plain and --aggregation need a released one."""
     from focalnet_jax.model.variants import ABLATIONS
 
     if ablated := [f"{option}=False" for option in ABLATIONS if not getattr(model, option)]:
@@ -109,12 +109,12 @@ def check_released(flag: str, model: Any) -> None:
 
 
 def _convnext_depth(depth: int) -> int:
-    """So many blocks, which have two thirds of a FocalNet block's MACs, are of equal size, as 27 are to 18."""
+    """Returns a number of ConvNeXt blocks of equal size: one has two thirds of a FocalNet block's MACs, as 27 to 18."""
     return 3 * depth // 2
 
 
 def plain_part(name: str, config: Any, number: int, whole_stage: bool) -> tuple[Callable[..., Any], Any]:
-    """Stage or block of a plain FocalNet or ConvNeXt: function and parameters."""
+    """Returns a stage or block of a plain FocalNet or ConvNeXt: function and parameters."""
     from flax import nnx
 
     from focalnet_jax.config import model_config
@@ -133,7 +133,7 @@ def plain_part(name: str, config: Any, number: int, whole_stage: bool) -> tuple[
 
 
 def _plain(name: str, model: Any) -> tuple[Any, list[int]]:
-    """Its block, and how many of them each stage has."""
+    """Returns the block of a plain model, and the number of blocks in each stage."""
     from benchmarks import plain_models
 
     if name == "focalnet":
@@ -142,7 +142,7 @@ def _plain(name: str, model: Any) -> tuple[Any, list[int]]:
 
 
 def plain_step(name: str, config: Any, batch: int) -> tuple[Callable[..., Any], Any]:
-    """A plain train step with AdamW, and its arguments' shapes."""
+    """Returns a plain train step with AdamW, and its arguments' shapes."""
     import jax
     import jax.numpy as jnp
     import optax

@@ -1,11 +1,11 @@
-"""Every block of the released variants, compiled with its gradients for TPUs: python -m benchmarks.tpu_variants.
+"""Compiles every block of the released variants, with its gradients, for TPUs: python -m benchmarks.tpu_variants.
 
   python -m benchmarks.tpu_variants --chips v5e,v6e,v5p,v4 --models large_fl4,huge_fl4 --batch 8
 
-Blocks that variants share are compiled once. Of each, at its map of a picture of 224 px: the cycles the compiler
-estimates, the share of kernels of our own in them, and how many kernels they are; none where a block is left to XLA.
-Ends with 1 if a block did not compile. The last line is a JSON list. Needs libtpu: pip install 'focalnet_jax[tpu]'. A
-block takes half a minute to two, all of them an hour a chip.
+Blocks that variants share are compiled once. Prints, for each block at its map of an image of 224 px, the cycles that
+the compiler estimates, the share of this package's kernels in them, and the number of kernels; none if XLA computes the
+block. Exits with 1 if a block did not compile. The last line is a JSON list. Needs libtpu: pip install
+'focalnet_jax[tpu]'. A block takes half a minute to two, all of them an hour per chip.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.tpu_parts import map_size, part
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.command_line import run_command
 
-# All that makes two blocks of equal width, kernels and map differ.
+# Options in which two blocks of equal width, kernels and map may differ.
 _FLAGS = ("mlp_ratio", "use_postln", "use_layerscale", "use_postln_in_modulation", "normalize_modulator")
 
 
@@ -48,7 +48,7 @@ def blocks(models: list[str], batch: int) -> Iterator[tuple[str, int, int, Any]]
 
 
 def compiled(config: Any, stage: int, batch: int, topology: str) -> dict[str, Any]:
-    """The figures of a block; the compiler's first words where it refuses."""
+    """Returns the figures of a block, or the beginning of the compiler's error."""
     import jax
     import jax.numpy as jnp
 
@@ -62,7 +62,7 @@ def compiled(config: Any, stage: int, batch: int, topology: str) -> dict[str, An
     begun = time.perf_counter()
     try:
         program = compile_for(function, (params, x, x), devices[0])
-    except Exception as error:  # whatever the compiler raises is the answer
+    except Exception as error:  # any error of the compiler is the result
         return {"dim": shape[-1], "error": " ".join(str(error).split())[:300]}
     figures = cost(program, chip)
     return {
@@ -80,8 +80,8 @@ def main(arguments: list[str]) -> int:
 
     parser = make_parser(__doc__)
     parser.add_argument("--chips", default=",".join(TOPOLOGIES), help="separated by commas: %(default)s")
-    parser.add_argument("--models", help="separated by commas; all released ones unless told")
-    parser.add_argument("--batch", type=images, default=8, help="images of a chip")
+    parser.add_argument("--models", help="separated by commas; all released ones by default")
+    parser.add_argument("--batch", type=images, default=8, help="images per chip")
     flags = parser.parse_args(arguments)
     chips = flags.chips.split(",")
     if unknown := set(chips) - set(TOPOLOGIES):
@@ -97,15 +97,15 @@ def main(arguments: list[str]) -> int:
             figures = compiled(config, stage, flags.batch, TOPOLOGIES[chip])
             results.append({"chip": chip, "model": name, "stage": stage + 1, "size": size} | figures)
             if "error" in figures:
-                told = f"did not compile: {figures['error']}"
+                text = f"did not compile: {figures['error']}"
             else:
                 share = figures["kernel_cycles"] / figures["estimated_cycles"]
-                told = (
+                text = (
                     f"{figures['estimated_cycles'] / 1e6:8.3f} M cycles, {share:4.0%} in {figures['kernels']} kernels "
                     f"of our own; {figures['compile_seconds']:.0f} s"
                 )
             place = f"{size} x {figures['dim']}"
-            print(f"{chip:<4} {name:<20} {stage + 1} {place:>10} {told}", flush=True)
+            print(f"{chip:<4} {name:<20} {stage + 1} {place:>10} {text}", flush=True)
     print("compiler's estimates, not measurements")
     print(json.dumps(results))
     return int(any("error" in figures for figures in results))

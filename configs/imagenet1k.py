@@ -3,21 +3,21 @@
 Source: FocalNet paper (arXiv 2203.11926), section 4.1 and the original code's defaults: 300 epochs, 20 of warm-up,
     AdamW, 1e-3 at a global batch of 1024, per-step cosine, clip 5; RandAugment rand-m9-mstd0.5-inc1, random erasing
     0.25, mixup 0.8, cutmix 1.0, label smoothing 0.1; drop path by variant.
-    Weight decay is the paper's 0.05. The original's code asks for that and silently applies none to any parameter:
-    as_released does the same.
-Variants: any model, tiny_srf (default) to huge_fl4; as_released; smoke. And what the paper varies, to compare with:
-    of table 13, components, of tiny_lrf: additive (the modulator is added to the query), no_gates, no_global_level;
-    of table 12, other ways to gather context, of tiny_lrf: pooling (a level is the mean of its window);
-    of table 2, of srf: overlapped (patches overlap);
-    of table 3, with that: deeper, which is thinner: tiny 64 channels and 3-3-16-3 blocks, small 64 and 4-4-28-4,
-    base 96 and 4-4-28-4.
+    Weight decay is the paper's 0.05. The original's code asks for 0.05 and silently applies none to any parameter;
+    as_released applies none too.
+Variants: any model, tiny_srf (default) to huge_fl4; as_released; smoke. The paper's ablations, such as
+    imagenet1k.py:tiny_lrf,no_gates or imagenet1k.py:base_srf,overlapped,deeper:
+    table 13, components, on tiny_lrf: additive (the modulator is added to the query), no_gates, no_global_level;
+    table 12, other ways to gather context, on tiny_lrf: pooling (a level is the mean of its window);
+    table 2, on srf models: overlapped (patches overlap);
+    table 3, together with overlapped: deeper (more blocks, fewer channels): tiny 64 channels and 3-3-16-3 blocks,
+    small 64 and 4-4-28-4, base 96 and 4-4-28-4.
 Command: python train.py --config configs/imagenet1k.py:base_lrf --workdir DIR --config.data.path=IMAGENET
-    or configs/imagenet1k.py:tiny_lrf,no_gates or configs/imagenet1k.py:base_srf,overlapped,deeper, and so on;
-    where IMAGENET holds train/n01440764/*.JPEG ... and val/n01440764/*.JPEG ...: a folder a synset id;
-    add --config.data.source=tfds for what python -m focalnet_jax.data.prepare imagenet1k made of the archives
-Hardware: any; the batch divides over all devices. Cost: not measured.
+    where IMAGENET holds train/n01440764/*.JPEG ... and val/n01440764/*.JPEG ..., one folder per synset id;
+    add --config.data.source=tfds for a data set that python -m focalnet_jax.data.prepare imagenet1k wrote
+Hardware: any; the batch is divided among all devices. Cost: not measured.
 Target (published top-1, %): tiny 82.1 srf / 82.3 lrf, small 83.4 / 83.5, base 83.7 / 83.9; iso tiny 74.1, small 80.9,
-    base 82.4; of what the paper varies see docs/model.md.
+    base 82.4; docs/model.md has those of the ablations.
 Obtained: not run yet.
 """
 

@@ -1,14 +1,14 @@
 """FocalNet pretrained on ImageNet-22K (21842 outputs).
 
-Source: published are 224 px, the architecture's flags, drop path 0.5 and 21842 outputs. The rest is not public; these
-    are Swin's values (arXiv 2103.14030, section 4.1), which the FocalNet paper says it follows: 90 epochs, 5 of
-    warm-up, batch 4096, 1e-3, weight decay 0.05, and the augmentation of imagenet1k.py. They are not the authors' own
-    file.
+Source: published are 224 px, the architecture's flags, drop path 0.5 and 21842 outputs. The rest is not public. It
+    is Swin's (arXiv 2103.14030, section 4.1), which the FocalNet paper says it follows: 90 epochs, 5 of warm-up, batch
+    4096, 1e-3, weight decay 0.05, and the augmentation of imagenet1k.py. These values are not from a file of the
+    authors.
 Variants: any model, large_fl4 (default); smoke.
 Command: python train.py --config configs/imagenet22k.py:large_fl4 --workdir DIR --config.data.path=IMAGENET22K
-    where IMAGENET22K is what python -m focalnet_jax.data.prepare imagenet22k made of the release's tar: classes in the
-    order of the released 22K heads, a hundredth of the images held out as val.
-Hardware: any; the batch divides over all devices. Cost: not measured.
+    where IMAGENET22K is the data set that python -m focalnet_jax.data.prepare imagenet22k wrote from the release's
+    tar: classes in the order of the released 22K heads, one percent of the images held out as val.
+Hardware: any; the batch is divided among all devices. Cost: not measured.
 Target: none published for the pretraining itself.
 Obtained: not run yet.
 """

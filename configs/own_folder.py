@@ -1,18 +1,18 @@
-"""A folder of your own pictures, one folder per class: all settings fit the pictures and the machine.
+"""A folder of your own images, one folder per class; settings are chosen to suit the images and the machine.
 
-Source: what is chosen, and why, is in focalnet_jax/training/resolve.py. Mild augmentation of the ImageNet recipe's
-    kind: crops of at least a third of the area, mirroring and colour jitter; no mixing. Where mirrored pictures mean
-    something else (digits, text, left and right) add --config.augment.flip=0.
-Variants: any model; by default the weights' own with init_from, without a small one on CPUs and tiny_srf elsewhere;
-    smoke.
+Source: focalnet_jax/training/resolve.py chooses the settings and gives the reasons. The augmentation is a mild form of
+    the ImageNet recipe's: crops of at least a third of the area, mirroring and colour jitter; no mixing. If mirroring
+    changes the meaning of images (digits, text, left and right), add --config.augment.flip=0.
+Variants: any model; the default is the model of the weights with init_from, otherwise a small one on CPUs and tiny_srf
+    elsewhere; smoke.
 Command: python train.py --config configs/own_folder.py --workdir runs/pets --config.data.path=IMAGES
-    where IMAGES holds CLASS/*.jpg, or train/CLASS/*.jpg; a fifth of it is held out by file names unless it holds
-    val/CLASS/*.jpg; add --config.init_from=WEIGHTS to start from trained weights
-Hardware: any. Cost: minutes on two CPU cores for up to some thousand pictures; with the weights of FocalNet-T some
-    twenty for a thousand.
-Target: none; it depends on the pictures.
-Obtained: scikit-learn's 1797 digits as class folders, with augment.flip=0 and total_epochs=12 (42 are chosen): 99.43 %
-    top-1 of the 349 held out (seed 0, three starts).
+    where IMAGES holds CLASS/*.jpg, or train/CLASS/*.jpg; a fifth of the images is held out by file names unless there
+    is val/CLASS/*.jpg; add --config.init_from=WEIGHTS to finetune pretrained weights
+Hardware: any. Cost: minutes on two CPU cores for up to some thousand images; with the weights of FocalNet-T about
+    twenty minutes for a thousand.
+Target: none; it depends on the images.
+Obtained: 99.43 % top-1 of the 349 held-out images of scikit-learn's 1797 digits as class folders, with augment.flip=0
+    and total_epochs=12 (the automatic choice is 42), seed 0, three starts.
 """
 
 from focalnet_jax.config import REQUIRED, default_config

@@ -6,7 +6,7 @@ Variants: none, or smoke (one epoch).
 Command: make quickstart, or python train.py --config configs/quickstart.py --workdir runs/quickstart
 Hardware: 2 CPU cores. Cost: about two minutes of training.
 Target: 98.5 % top-1 on the held-out quarter.
-Obtained: 98.89 to 99.33 % (seed 0); processors and kernels differ by an image or two of the 450, as seeds do.
+Obtained: 98.89 to 99.33 % (seed 0); another processor, kernel or seed changes one or two of the 450 images.
 """
 
 from focalnet_jax.config import default_config
@@ -30,7 +30,7 @@ def get_config(variant: str = ""):
     config.data.source = "digits"
     config.data.image_size = 32
     config.data.eval_resize = 32
-    config.data.threads = 0  # pictures of 8x8 pixels: threads cost more than they save
+    config.data.threads = 0  # images of 8x8 pixels: threads cost more than they save
     config.augment.crop_scale = (0.7, 1.0)
     config.augment.crop_ratio = (0.85, 1.18)
     config.augment.flip = 0.0

@@ -1,10 +1,10 @@
 #!/bin/bash
-# All hosts of a Cloud TPU VM pod:
+# Trains on all hosts of a Cloud TPU VM pod:
 #   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh setup
 #   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh train --config configs/imagenet22k.py:large_fl4 --workdir /mnt/runs/l4 ...
 #   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh stop
-# setup copies this checkout to every host and installs it. Data and workdir lie in a directory that all hosts see, such
-# as a bucket mounted with gcsfuse (docs/data.md). stop asks for a checkpoint and an end, as maintenance does.
+# setup copies this checkout to every host and installs it. Data and workdir must be in a directory that all hosts see,
+# such as a bucket mounted with gcsfuse (docs/data.md). stop makes the run save and end, as maintenance does.
 set -eu
 : "${NAME:?the name of the TPU}" "${ZONE:?its zone}"
 FOLDER="${FOLDER:-focalnet_jax}"
@@ -20,14 +20,14 @@ setup)
     ;;
 train)
     shift
-    # A program compiled on one host of a pod serves its next start; the flags below are what TPU training gains from:
-    # gathers and sums of one block run beside the computation of another.
+    # The flags overlap the gathers and sums of one block with the computation of another. Each host caches its compiled
+    # program for the next start.
     everywhere "cd $FOLDER && LIBTPU_INIT_ARGS='--xla_tpu_enable_async_collective_fusion=true \
 --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true --xla_tpu_overlap_compute_collective_tc=true \
 --xla_enable_async_all_gather=true' .venv/bin/python train.py $(printf '%q ' "$@")"
     ;;
 stop)
-    everywhere "pkill -TERM -f '[t]rain.py -' || true" # the brackets keep it from finding itself
+    everywhere "pkill -TERM -f '[t]rain.py -' || true" # the brackets keep pkill from matching itself
     ;;
 *)
     echo "usage: NAME=... ZONE=... $0 {setup,train ...,stop}" >&2

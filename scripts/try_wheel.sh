@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs the wheel into a bare environment of each Python named and uses it far from the checkout:
+# Installs the wheel into a bare environment of each given Python and uses it outside the checkout:
 #   scripts/try_wheel.sh python3.11 python3.13
-# KEEP=DIR keeps what it made.
+# KEEP=DIR keeps the files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 place=${KEEP:-$(mktemp -d)}

@@ -22,9 +22,9 @@ _SIZES = {"tiny": "T", "small": "S", "base": "B", "large": "L", "xlarge": "XL", 
 _ORIGINALS = {"srf": "small receptive field", "lrf": "large receptive field", "iso": "isotropic, one stage as a ViT's"}
 # Measurements of single variants, as in docs/status.md.
 _MEASURED = {
-    "focalnet_tiny_lrf": "speed on a CPU beside timm ([performance](../performance.md))",
-    "focalnet_base_srf": "speed on a CPU beside timm ([performance](../performance.md))",
-    "focalnet_base_lrf": "speed on an H100 beside timm ([performance](../performance.md))",
+    "focalnet_tiny_lrf": "speed on a CPU, compared with timm ([performance](../performance.md))",
+    "focalnet_base_srf": "speed on a CPU, compared with timm ([performance](../performance.md))",
+    "focalnet_base_lrf": "speed on an H100, compared with timm ([performance](../performance.md))",
 }
 # Differences between code bases for a variant; the complete table is in docs/parity.md.
 _DISAGREE = {
@@ -32,8 +32,8 @@ _DISAGREE = {
     "the modulation. The released file has that norm, and so has this model.",
     "focalnet_large_fl4": "`normalize_modulator` is on as in the original; timm's model of this name has it off, so "
     "files written by timm need `--option normalize_modulator=false`.",
-    "focalnet_huge_fl3": "Some copies of the original say windows of 5; it is 3 here as in the original, and read from "
-    "the kernels when weights are loaded.",
+    "focalnet_huge_fl3": "Some copies of the original have windows of 5. Here they are 3 as in the original, and read "
+    "from the kernels when weights are loaded.",
 }
 
 
@@ -81,7 +81,7 @@ def card(name: str) -> Iterator[str]:
     yield "| | |\n|---|---|"
     for row in (*_architecture(config), *_figures(name, config, published)):
         yield "| {} | {} |".format(*row)
-    yield f"\nBy parts, for a picture of 224 px (`focalnet_jax.summarize('{name}')`):\n\n```text\n{costs}\n```\n"
+    yield f"\nBy parts, for an image of 224 px (`focalnet_jax.summarize('{name}')`):\n\n```text\n{costs}\n```\n"
     yield from _use(name, published)
     yield from _verified(name)
     yield from _limits(name, config)
@@ -92,9 +92,9 @@ def _sentence(name: str, config: Any) -> str:
     told = _ORIGINALS.get(kind, f"{config.levels[0]} focal levels")
     data = "ImageNet-1K" if "top1" in PUBLISHED[name] else "ImageNet-22K"
     return (
-        f"FocalNet-{_SIZES[size]}, {told}: a classifier of pictures and a backbone for other tasks, without attention "
+        f"FocalNet-{_SIZES[size]}, {told}: an image classifier and a backbone for other tasks, without attention "
         f"([Focal Modulation Networks](https://arxiv.org/abs/2203.11926)). The authors released weights trained on "
-        f"{data}; this package brings none."
+        f"{data}; this package contains none."
     )
 
 
@@ -107,12 +107,12 @@ def _costs(name: str, size: int) -> Any:
 
 def _architecture(config: Any) -> Iterator[tuple[str, str]]:
     kernels = [", ".join(map(str, config.kernel_sizes(stage))) for stage in range(len(config.depths))]
-    norms = "behind modulation and MLP" if config.use_postln else "before modulation and MLP"
+    norms = "after modulation and MLP" if config.use_postln else "before modulation and MLP"
     norms += ", and inside the modulation" if config.use_postln_in_modulation else ""
     overlapped = "overlapped convolutions, 7x7 then 3x3"
     yield "depths", "-".join(map(str, config.depths))
     yield "channels", "-".join(map(str, config.dims))
-    yield "focal levels", f"{config.levels[0]} and the global one"
+    yield "focal levels", f"{config.levels[0]} and the global level"
     yield "kernels of the levels", kernels[0] if len(set(kernels)) == 1 else "; ".join(kernels)
     yield "embedding", overlapped if config.use_conv_embed else f"patches of {config.patch_size}"
     yield "LayerNorm", norms
@@ -131,7 +131,7 @@ def _figures(name: str, config: Any, published: dict[str, Any]) -> Iterator[tupl
     sizes = sorted({224, published["pixels"]})
     yield "GMACs", ", ".join(f"{_costs(name, size).macs / 1e9:.2f} at {size} px" for size in sizes)
     classifier = f"{outputs} outputs" if outputs else "no classifier"
-    yield "released weights", f"pictures of {published['pixels']} px, {classifier}"
+    yield "released weights", f"images of {published['pixels']} px, {classifier}"
     yield "their licence", published["licence"]
     top1, speed = published.get("top1"), published.get("v100")
     yield "published top-1", f"{top1} % on ImageNet-1K at 224 px (the authors' README)" if top1 else "none"
@@ -151,17 +151,17 @@ model = focalnet_jax.create_model("{name}", num_classes=10)  # fresh
 model = focalnet_jax.load_model("weights.safetensors")  # or .pth, a Hugging Face directory, a workdir
 ```
 
-In the commands WEIGHTS is any of these files: its format and model are recognised ([weights](../weights.md)).
+In the commands, WEIGHTS is any of these files; its format and model are recognised ([weights](../weights.md)).
 """
     if published["outputs"]:
-        yield _command("Measure the released weights on ImageNet-1K", *_eval(short, published))
+        yield _command("Evaluate the released weights on ImageNet-1K", *_eval(short, published))
     yield _command(
-        "Start a classifier of your own classes from them ([getting started](../getting-started.md#from-weights))",
+        "Finetune them on your own classes ([getting started](../getting-started.md#finetune-pretrained-weights))",
         "python train.py --config configs/own_folder.py --workdir runs/own --config.init_from=WEIGHTS",
         "--config.data.path=images",
     )
     yield _command(
-        f"Train from scratch, by the [recipe](../recipes.md#configs{recipe}py)",
+        f"Train from scratch, with the [recipe](../recipes.md#configs{recipe}py)",
         f"python train.py --config configs/{recipe}.py:{short} --workdir runs/{short} --config.data.path={data}",
     )
 
@@ -184,20 +184,20 @@ def _verified(name: str) -> Iterator[str]:
     short = name.removeprefix("focalnet_")
     yield "## What has been verified here\n"
     yield (
-        "- Parameters are exactly, GMACs within 1 %, what the authors and timm publish of it "
+        "- The number of parameters equals the one that the authors and timm publish; GMACs agree within 1 % "
         "(`tests/model/test_variants.py`)."
     )
-    yield "- Random weights go through every format and come back bit for bit (`benchmarks/conversion.py`)."
+    yield "- Random weights survive a round trip through every format bit for bit (`benchmarks/conversion.py`)."
     if name in _MEASURED:
         yield f"- Measured: {_MEASURED[name]}."
-    yield "- Numbers agree with PyTorch's on random weights, relative errors ([parity](../parity.md)):\n"
+    yield "- Relative errors against PyTorch, with random weights ([parity](../parity.md)):\n"
     yield from _rows(ROOT / "docs" / "parity.md", short, "weights")
     estimates = list(_rows(ROOT / "docs" / "scale.md", short, "model"))
     if len(estimates) > 2:
         page = "[many devices](../scale.md#before-anyone-pays-for-a-pod)"
         yield f"\nThe compiler's estimate, not a measurement ({page}):\n"
         yield from estimates
-    yield "\nNot yet: the accuracy of the released weights, and training on ImageNet ([status](../status.md)).\n"
+    yield "\nNot verified yet: accuracy of the released weights, training on ImageNet ([status](../status.md)).\n"
 
 
 def _rows(page: Path, short: str, heading: str) -> Iterator[str]:
@@ -214,8 +214,8 @@ def _rows(page: Path, short: str, heading: str) -> Iterator[str]:
 def _limits(name: str, config: Any) -> Iterator[str]:
     smallest = 3 if config.use_conv_embed else config.patch_size * 2 ** (len(config.depths) - 1)
     yield "## Limits\n"
-    yield f"- Pictures from {smallest}x{smallest} on; sizes that a stride does not divide are floored."
-    yield "- Images are normalized with ImageNet's mean and deviation, channels last."
-    yield "- What the weights know is what they were trained on: the classes of ImageNet and its pictures."
+    yield f"- The smallest image is {smallest}x{smallest}; sizes that a stride does not divide are floored."
+    yield "- Images are normalized with ImageNet's mean and standard deviation, channels last."
+    yield "- The released weights know the classes and images of ImageNet alone."
     if name in _DISAGREE:
         yield f"- {_DISAGREE[name]}"

@@ -30,7 +30,7 @@ def _recipes() -> Iterator[str]:
         yield "| | |\n|---|---|"
         for name, text in fields.items():
             yield f"| {name} | {_plain(text)} |"
-        yield "\nWhat it sets, beside the [defaults](settings.md):\n\n| key | value | default |\n|---|---|---|"
+        yield "\nKeys that differ from their [defaults](settings.md):\n\n| key | value | default |\n|---|---|---|"
         for key, value, default in _set_by(path):
             yield f"| `{key}` | {value} | `{default!r}` |"
         yield ""

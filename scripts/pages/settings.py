@@ -27,7 +27,7 @@ def _sections() -> Iterator[str]:
     yield f"## Keys of a run\n\n```python\n{body.removeprefix('config = ConfigDict()').strip()}\n```\n"
     fields = inspect.getsource(FocalNetConfig).partition('"""\n\n')[2].partition("\n\n    def")[0]
     yield f"## Options of a model\n\n```python\n{inspect.cleandoc(fields)}\n```\n"
-    yield "## What is accepted\n\n| key | values |\n|---|---|"
+    yield "## Accepted values\n\n| key | values |\n|---|---|"
     for key, (_, expected) in CHECKS.items():
         text = re.sub(r"([*_<>|])", r"\\\1", expected)
         yield f"| `{key}` | {text} |"
