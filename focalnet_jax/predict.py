@@ -1,14 +1,19 @@
-"""Say what pictures show: python -m focalnet_jax.predict PICTURE... --checkpoint PATH [--topk 5].
+"""Predict what images show: python -m focalnet_jax.predict PICTURE... --checkpoint PATH [--topk 5] [--out DIR].
 
-Pictures are resized and cropped as in an evaluation. With one picture or many, a line each of the most probable classes
-and their probabilities; with --json, one JSON object a picture.
+Images are resized and cropped as in an evaluation. Prints one line per image with its most probable classes and their
+probabilities; with --json, one JSON object per image. With --out, also draws each image with its prediction.
 """
 
+import io
 import json
 import signal
 import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-_TOGETHER = 16  # pictures a call
+_TOGETHER = 16  # images per call of the model
 
 
 def main(arguments: list[str]) -> int:
@@ -23,6 +28,7 @@ def main(arguments: list[str]) -> int:
         parse_size,
         printable,
     )
+    from focalnet_jax.system.files import check_folder
 
     parser = make_parser("predict", __doc__)
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, or folders of them")
@@ -35,47 +41,72 @@ def main(arguments: list[str]) -> int:
     add_weights_flags(parser)
     add_classes_flag(parser)
     parser.add_argument("--image-size", metavar="S|HxW", help="by default what the weights state, or 224")
-    parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes to name: %(default)s")
-    parser.add_argument("--json", action="store_true", help="one JSON object a picture")
+    parser.add_argument("--topk", type=int, default=5, metavar="K", help="number of classes to print: %(default)s")
+    parser.add_argument("--json", action="store_true", help="one JSON object per image")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="draw every image with its prediction into this folder")
     flags = parser.parse_args(arguments)
+    if flags.out is not None:
+        check_folder(flags.out, "--out")
     check_number("--topk", flags.topk, 1)
     size = parse_size("--image-size", flags.image_size, LARGEST_SIDE)
 
     from focalnet_jax.convert.recognise import check_options
-    from focalnet_jax.inference import find_pictures, load_classifier, read_picture
+    from focalnet_jax.inference import find_pictures, load_predictor, read_picture
+    from focalnet_jax.system.files import write_result
 
     paths = find_pictures(flags.pictures)
-    told = check_options(flags.option)
-    stated = dict(image_size=size, options=told, which=flags.weights, classes=flags.classes)
-    classifier = load_classifier(flags.checkpoint, flags.model, **stated)
-    if not classifier.labels:
+    stated = dict(image_size=size, options=check_options(flags.option), which=flags.weights, classes=flags.classes)
+    predictor = load_predictor(flags.checkpoint, flags.model, **stated)
+    if not predictor.labels:
         raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
-    if classifier.assumed:
-        how = classifier.preprocessing.describe()
+    if predictor.assumed:
+        how = predictor.preprocessing.describe()
         print(
-            f"note: {flags.checkpoint} states no {classifier.assumed}; pictures are prepared as usual: {how}",
+            f"note: {flags.checkpoint} states no {predictor.assumed}; images are prepared as usual: {how}",
             file=sys.stderr,
         )
+    drawings = dict(zip(paths, _names(paths), strict=True))
+    if flags.out is not None:
+        flags.out.mkdir(parents=True, exist_ok=True)
     broken = []
     for first in range(0, len(paths), _TOGETHER):
-        pictures = {}
+        images = {}
         for path in paths[first : first + _TOGETHER]:
             try:
-                pictures[path] = read_picture(path)
+                images[path] = read_picture(path)
             except UserError as error:
                 broken.append(str(error))
-        best = classifier.best(list(pictures.values()), flags.topk) if pictures else ((), ())
-        for path, classes, probabilities in zip(pictures, *best, strict=True):
-            likely = zip(classes, map(float, probabilities), strict=True)
+        predictions = predictor.predictions(list(images.values()), flags.topk)
+        for (path, image), prediction in zip(images.items(), predictions, strict=True):
             if flags.json:
-                rows = [{"label": classifier.labels[each], "probability": share} for each, share in likely]
-                print(json.dumps({"picture": str(path), "classes": rows}))
+                print(json.dumps({"picture": str(path), **prediction.json()}))
             else:
-                said = ", ".join(f"{classifier.names[each]} {share:.1%}" for each, share in likely)
-                print(printable(f"{path}: {said}"))
+                print(printable(f"{path}: {prediction.line()}"))
+            if flags.out is not None:
+                write_result(flags.out / drawings[path], as_png(prediction.draw(image)))
     if broken:
         raise UserError("; ".join(broken))
     return 0
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The name of every image's drawing, `NAME.png`; images of equal names are numbered."""
+    seen: Counter[str] = Counter()
+    names = []
+    for path in paths:
+        seen[path.stem] += 1
+        number = f"-{seen[path.stem]}" if seen[path.stem] > 1 else ""
+        names.append(f"{path.stem}{number}.png")
+    return names
+
+
+def as_png(image: Any) -> bytes:
+    """Returns an image `[H, W, 3]` uint8 as the content of a PNG file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from focalnet_jax import inference
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import Classifier, load_classifier
+from focalnet_jax.tasks.classification import classifier
 from fuzz.mutations import Rng, dump_json, mutate_json, pick
 from fuzz.runner import Family, WrongAnswerError
 from fuzz.weights import arrays_of, random_weights
@@ -54,7 +54,7 @@ def prepare(folder: Path) -> list[Directory]:
     """Returns a transformers directory and a timm directory."""
     import safetensors.numpy
 
-    inference.model_of = lambda *_: None  # takes most of the time and reads no file
+    classifier.model_of = lambda *_: None  # takes most of the time and reads no file
     theirs = folder / "transformers"
     if not theirs.exists():
         stated = WeightsInfo(classes=_NAMES, preprocessing=USUAL.at((32, 32)))

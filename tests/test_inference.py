@@ -1,5 +1,6 @@
 """Classifiers are what a user says they are, and name each class by a name of its own."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,14 +8,16 @@ import pytest
 from PIL import Image
 
 from focalnet_jax import create_model, predict
+from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.demo import __main__ as demo
 from focalnet_jax.demo.panels import explain
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.inference import Classifier, load_classifier
+from focalnet_jax.inference import Classifier, load_classifier, load_predictor
 from focalnet_jax.visualize import __main__ as visualize
 from focalnet_jax.visualize.maps import receptive_field
 from tests.convert.golden_files import GOLDEN, OPTIONS
+from tests.convert.random_weights import weights_of
 
 UNTOLD = GOLDEN / "timm_lrf.safetensors"  # nothing in it tells normalize_modulator
 
@@ -120,3 +123,29 @@ def test_weights_that_are_nan_predict_nothing(classifier):
 def test_no_pictures_have_no_logits(classifier):
     assert classifier.logits([]).shape == (0, 5)
     assert classifier.predict([]) == []
+
+
+def test_predictions_are_drawn_below_each_image_one_file_per_image(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name in ("a/cat.png", "b/cat.png", "b/dog.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (50, 70, 3), np.uint8)).save(tmp_path / name)
+    write_weights(weights_of(num_classes=5), tmp_path / "model", format="huggingface")
+    given = [str(tmp_path / "a"), str(tmp_path / "b"), "--checkpoint", str(tmp_path / "model"), "--topk", "3"]
+    assert predict.main([*given, "--out", str(tmp_path / "drawn")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["cat-2.png", "cat.png", "dog.png"]
+    drawn = np.asarray(Image.open(tmp_path / "drawn" / "cat.png"))
+    image = np.asarray(Image.open(tmp_path / "a" / "cat.png"))
+    np.testing.assert_array_equal(drawn[:50, 85:155], image)  # in the middle of 240 pixels
+    assert drawn.shape == (50 + 3 * 16 + 12, 240, 3)
+    assert (drawn[50:] != 255).any(axis=(1, 2)).sum() > 30  # bars and names
+    prediction = load_predictor(tmp_path / "model").predictions([image], topk=3)[0]
+    assert lines[0] == f"{tmp_path / 'a' / 'cat.png'}: {prediction.line()}"
+    assert [row["label"] for row in prediction.json()["classes"]] == list(prediction.labels)
+    assert predict.main([*given, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[0])["classes"]
+    # Images of one call are computed together, which rounds otherwise than one by itself.
+    assert [row["probability"] for row in printed] == pytest.approx(prediction.probabilities, rel=1e-5)
+    with pytest.raises(UserError, match="is a file; expected a folder"):
+        predict.main([*given, "--out", str(tmp_path / "a" / "cat.png")])

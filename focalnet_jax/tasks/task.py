@@ -6,7 +6,8 @@ shown is the task's business.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -78,6 +79,19 @@ class Prediction(Protocol):
 
     def draw(self, image: np.ndarray) -> np.ndarray:
         """Returns the image `[H, W, 3]` uint8 with the prediction drawn into or beside it."""
+
+
+class Predictor(Protocol):
+    """A model that predicts for images.
+
+    Attributes:
+      assumed: the parts of the preprocessing that the weights do not state, in words; empty for none.
+    """
+
+    assumed: str
+
+    def predictions(self, images: Sequence[np.ndarray]) -> Sequence[Prediction]:
+        """Returns the prediction for each image `[H, W, 3]` uint8."""
 
 
 class Task(Protocol):
@@ -163,6 +177,9 @@ class Kind(Protocol):
           start: the model of the weights that a run starts from or that are evaluated, if it was read.
           source: the training examples; None where there are none.
         """
+
+    def load_predictor(self, path: str | Path, name: str | None = None, **options: Any) -> Predictor:
+        """Returns the predictor of the weights at `path`."""
 
     def make_task(self, config: FrozenConfigDict, source: Source | None = None, *, evaluated: bool = True) -> Task:
         """Returns the task of a resolved config.

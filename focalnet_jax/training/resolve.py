@@ -91,7 +91,7 @@ def resolve(
     if source is not None and is_auto(config, "init_head") and not config.init_from:
         print(
             "hint       training starts from fresh weights; from trained ones few pictures teach much more, in fewer "
-            "epochs: --config.init_from=WEIGHTS (docs/getting-started.md, From weights)"
+            "epochs: --config.init_from=WEIGHTS (docs/getting-started.md, Finetune pretrained weights)"
         )
     if chosen:
         print(f"chosen     {', '.join(f'{key}={value}' for key, value in chosen.items())}", flush=True)

@@ -33,7 +33,7 @@ _MOST_READ = 200_000  # examples that are read to know which classes they have; 
 
 
 @dataclass(frozen=True)
-class Classifier:
+class ClassifierInfo:
     """A classifier that data meet.
 
     Attributes:
@@ -51,7 +51,7 @@ class Classifier:
     numbers: bool = True
 
 
-def loaded_classifier(config: FrozenConfigDict, loaded: Loaded, path: str, hint: str = HOW_TO_SAY) -> Classifier:
+def loaded_classifier(config: FrozenConfigDict, loaded: Loaded, path: str, hint: str = HOW_TO_SAY) -> ClassifierInfo:
     """The classifier of the weights at `path`: its outputs are called what `data.classes` or the weights say.
 
     Raises:
@@ -74,7 +74,7 @@ def loaded_classifier(config: FrozenConfigDict, loaded: Loaded, path: str, hint:
                 "data.classes out, the checkpoint says its order"
             )
         known = given
-    return Classifier(known, outputs, path, hint, _are_places(known))
+    return ClassifierInfo(known, outputs, path, hint, _are_places(known))
 
 
 def _are_places(classes: Classes | None) -> bool:
@@ -84,7 +84,7 @@ def _are_places(classes: Classes | None) -> bool:
     return classes.names == tuple(synset for synset, _ in class_list(len(classes)) or ())
 
 
-def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) -> Classifier:
+def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) -> ClassifierInfo:
     """The classifier of a run to resume or to continue, whose checkpoint has these classes.
 
     Raises:
@@ -93,10 +93,12 @@ def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) 
     classes = Classes(tuple(names), "its checkpoint", exact=True)
     if config.data.classes is not None and read_classes(config.data.classes) != classes.names:
         raise UserError(f"data.classes={config.data.classes} has other classes than the checkpoint of {run}")
-    return Classifier(classes, config.model.num_classes, run, "Give the data it was trained on, or start another run")
+    return ClassifierInfo(
+        classes, config.model.num_classes, run, "Give the data it was trained on, or start another run"
+    )
 
 
-def label_training(config: FrozenConfigDict, source: Source, classifier: Classifier | None) -> Source:
+def label_training(config: FrozenConfigDict, source: Source, classifier: ClassifierInfo | None) -> Source:
     """Returns the training examples with the labels of the classifier that is trained.
 
     A fresh one, None, has the classes of `data.classes` or of the data.
@@ -108,7 +110,7 @@ def label_training(config: FrozenConfigDict, source: Source, classifier: Classif
     if fresh and config.data.classes is not None:
         classes = Classes(read_classes(config.data.classes), config.data.classes)
         hint = f"Add them to {config.data.classes}"
-        classifier = Classifier(classes, config.model.num_classes, config.data.classes, hint)
+        classifier = ClassifierInfo(classes, config.model.num_classes, config.data.classes, hint)
     if classifier is not None:
         split = f"split {config.data.train_split}"
         source, matching = _relabelled(source, classifier, split)
@@ -135,14 +137,14 @@ def label_evaluation(
     split, trained = _called(config, name), config.data.train_split
     classes = Classes(train.class_names, f"split {trained}", exact=True)
     hint = f"Take them out of {split}, or add examples of them to split {trained}"
-    classifier = Classifier(classes, config.model.num_classes, f"split {trained}", hint, _are_places(classes))
+    classifier = ClassifierInfo(classes, config.model.num_classes, f"split {trained}", hint, _are_places(classes))
     return label_for(config, source, classifier, _present(train), name)
 
 
 def label_for(
     config: FrozenConfigDict,
     source: Source,
-    classifier: Classifier,
+    classifier: ClassifierInfo,
     expected: set[int] | None = None,
     name: str = MAIN,
 ) -> tuple[Source, Competing]:
@@ -190,7 +192,7 @@ def _first(config: FrozenConfigDict) -> int | None:
     return config.eval_classes if isinstance(config.eval_classes, int) else None
 
 
-def _relabelled(source: Source, classifier: Classifier, split: str) -> tuple[Source, Matching]:
+def _relabelled(source: Source, classifier: ClassifierInfo, split: str) -> tuple[Source, Matching]:
     names, present = source.class_names, None
     try:
         matching = _match(names, classifier, split)
@@ -213,7 +215,7 @@ def _relabelled(source: Source, classifier: Classifier, split: str) -> tuple[Sou
 
 
 def _match(
-    names: Sequence[str], classifier: Classifier, data: str, present: Sequence[int] | np.ndarray | None = None
+    names: Sequence[str], classifier: ClassifierInfo, data: str, present: Sequence[int] | np.ndarray | None = None
 ) -> Matching:
     return match_classes(
         names,
@@ -256,7 +258,7 @@ def _tell(split: str, source: Source, matching: Matching, classifier: str, expec
     print(f"{split}: {count}{how}{without}", flush=True)
 
 
-def _competing(asked: Any, split: str, classifier: Classifier, source: Source) -> np.ndarray | None:
+def _competing(asked: Any, split: str, classifier: ClassifierInfo, source: Source) -> np.ndarray | None:
     """`[K]` bool, which outputs compete for the figures of a subset; `None` where there is none."""
     if asked is None:
         return None

@@ -16,6 +16,7 @@ from focalnet_jax.data.held_out import open_split
 from focalnet_jax.data.labels import Classes, match_classes
 from focalnet_jax.data.sources import Source, check_examples
 from focalnet_jax.errors import UserError
+from focalnet_jax.tasks.classification.classifier import load_classifier
 from focalnet_jax.tasks.classification.task import Classification
 
 
@@ -68,3 +69,4 @@ def _has_classes(start: Start, names: Sequence[str]) -> bool:
 
 
 make_task = Classification.of
+load_predictor = load_classifier

@@ -27,7 +27,7 @@ from focalnet_jax.settings import classification as settings
 from focalnet_jax.tasks.classification.accuracy import Accuracy
 from focalnet_jax.tasks.classification.captions import captions
 from focalnet_jax.tasks.classification.classes import (
-    Classifier,
+    ClassifierInfo,
     label_evaluation,
     label_for,
     label_training,
@@ -131,10 +131,11 @@ class Classification:
         evaluated = {name: Accuracy(a.source, a.competing, how.normalization) for name, a in evaluated.items()}
         return replace(self, host=make_host(self.config, how), evaluated=evaluated)
 
-    def _labelled(self, classifier: Classifier | None) -> Classification:
+    def _labelled(self, classifier: ClassifierInfo | None) -> Classification:
         source = label_training(self.config, self.source, classifier)
         evaluated = {}
-        for name, accuracy in self.evaluated.items():
+        opened = {name: accuracy for name, accuracy in self.evaluated.items() if accuracy.source is not None}
+        for name, accuracy in opened.items():
             labelled, competing = label_evaluation(self.config, accuracy.source, source, name)
             evaluated[name] = Accuracy(labelled, competing, self.mixing.normalization)
         return replace(self, source=source, evaluated=evaluated, weights=class_weights(self.config, source))

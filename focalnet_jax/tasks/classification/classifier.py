@@ -1,0 +1,152 @@
+"""A classifier as people use it: images in, names of classes out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from focalnet_jax.convert.load import model_of
+from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.data.class_files import read_classes
+from focalnet_jax.data.class_lists import labels, short_names
+from focalnet_jax.data.normalization import normalize
+from focalnet_jax.data.preprocessing import USUAL, Normalization, Preprocessing, sides
+from focalnet_jax.data.transforms import EvalTransform, eval_transform
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.model import FocalNet
+from focalnet_jax.model.compiled import compiled
+from focalnet_jax.tasks.classification.prediction import ClassPrediction
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with the preprocessing and the class names that its weights state, a `Predictor`.
+
+    Any number of threads may call its methods at once. Results follow the parameters that the model has at the call.
+
+    Attributes:
+      model: with or without a classifier.
+      labels: the name of each output.
+      preprocessing: from images to the model's input; a size in pixels, or height and width, means ImageNet's usual one
+        at that size.
+      assumed: the parts of it that are ImageNet's usual ones because the weights do not state them, in words.
+    """
+
+    model: FocalNet
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing = USUAL
+    assumed: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.preprocessing, Preprocessing):
+            object.__setattr__(self, "preprocessing", USUAL.at(sides(self.preprocessing)))
+
+    @cached_property
+    def transform(self) -> EvalTransform:
+        """The transform of an evaluation, from `[H, W, 3]` uint8 to `[h, w, 3]` uint8."""
+        return eval_transform(self.preprocessing)
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Returns the model's input `[B, h, w, 3]` float32 for uint8 images that are resized and cropped."""
+        return normalize(images, self.preprocessing.normalization)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The name of each output in figures and lines: short, and unlike all others."""
+        return tuple(short_names(self.labels))
+
+    def logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns logits `[B, K]` float32 for images `[H, W, 3]` uint8 of any sizes; `[0, K]` for none."""
+        if not len(images):
+            return np.zeros((0, len(self.labels)), np.float32)
+        inputs = np.stack([self.transform(image) for image in images])
+        return np.asarray(_logits(self.model, inputs, self.preprocessing.normalization))
+
+    def predict(self, images: Sequence[np.ndarray], topk: int = 5) -> list[list[tuple[str, float]]]:
+        """Returns the most probable labels of each image `[H, W, 3]` uint8 and their probabilities, largest first."""
+        return [
+            [(self.labels[place], float(probability)) for place, probability in zip(*each, strict=True)]
+            for each in zip(*self.best(images, topk), strict=True)
+        ]
+
+    def best(self, images: Sequence[np.ndarray], topk: int = 5) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the most probable classes, as numbers of outputs, and their probabilities, `[B, min(topk, K)]` each.
+
+        Raises:
+          RunFailedError: a logit is NaN or infinite, so that there is no most probable class.
+        """
+        logits = self.logits(images)
+        if not np.isfinite(logits).all():
+            raise RunFailedError("the logits are NaN or infinite, as those of a run that diverged: use other weights")
+        probabilities = np.asarray(jax.nn.softmax(logits))
+        classes = np.argsort(-probabilities, axis=-1, kind="stable")[:, :topk]
+        return classes, np.take_along_axis(probabilities, classes, axis=-1)
+
+    def predictions(self, images: Sequence[np.ndarray], topk: int = 5) -> list[ClassPrediction]:
+        """Returns the prediction for each image `[H, W, 3]` uint8; raises as `best`."""
+        if not images:
+            return []
+        found = zip(*self.best(images, topk), strict=True)
+        return [
+            ClassPrediction(
+                tuple(self.labels[each] for each in classes),
+                tuple(self.names[each] for each in classes),
+                tuple(map(float, probabilities)),
+            )
+            for classes, probabilities in found
+        ]
+
+
+@partial(compiled, static_argnums=(2,))
+def _logits(model: FocalNet, images: jax.Array, normalization: Normalization) -> jax.Array:
+    return model(normalize(images, normalization))
+
+
+def load_classifier(
+    path: str | Path,
+    name: str | None = None,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    dtype: str = "float32",
+    options: Mapping[str, bool] | None = None,
+    which: str | None = None,
+    classes: str | Path | None = None,
+) -> Classifier:
+    """Returns the classifier whose weights are at `path`, in any format, with the labels and preprocessing they state.
+
+    Args:
+      path: as for `load_model`.
+      name: the variant it is; recognised by default.
+      image_size: pixels per side, or height and width, in place of the stated size; 224 if none is stated.
+      dtype: precision policy.
+      options: `use_postln` and `normalize_modulator`, where the weights and the files with them do not state them.
+      which: which weights to take if the file holds several, as for `read_weights`.
+      classes: a file with the names of the outputs, see `read_classes`; by default the names that the weights state.
+
+    Raises:
+      UserError: nothing readable is there, it is not of the variant `name`, it states preprocessing that cannot be
+        followed, or the number of `classes` is not that of the outputs.
+
+    Warns:
+      UserWarning: one of several models was taken, or modules around a model decide what it computes.
+    """
+    weights = read_weights(path, name, options, which=which)
+    for decision in weights.decisions:
+        warnings.warn(f"{path}: {decision}", stacklevel=2)
+    stated = weights.info
+    how = stated.follow()
+    outputs = weights.config.num_classes
+    given = None if classes is None else read_classes(classes)
+    if given is not None and len(given) != outputs:
+        raise UserError(f"{classes} has {len(given)} classes; expected {outputs}, one for each output of {path}")
+    names = labels(outputs, given or stated.words or stated.classes)
+    assumed = "preprocessing" if how is None else "size, resize and crop" if stated.normalization_only else ""
+    how = USUAL if how is None else how
+    how = how if image_size is None else how.at(sides(image_size))
+    return Classifier(model_of(weights, dtype), tuple(names), how, assumed)
