@@ -110,7 +110,7 @@ def test_a_folder_of_photos_trains_and_evaluates(photos, tmp_path):
     env = ENVIRONMENT | {"XLA_FLAGS": f"{ENVIRONMENT['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
     done = run("train.py", *FOLDER, f"--config.data.path={photos}", "--workdir", tmp_path, env=env)
     assert done.returncode == 0, done.stderr
-    assert "8 = 1 a device x 8" in done.stdout
+    assert "8 = 1 per device x 8" in done.stdout
     assert [row["eval/examples"] for row in metrics(tmp_path) if "eval/top1" in row] == [10]
     measured = run("eval.py", *FOLDER, f"--config.data.path={photos}", "--checkpoint", tmp_path)
     assert json.loads(measured.stdout.splitlines()[-1])["examples"] == 10

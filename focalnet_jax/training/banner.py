@@ -1,4 +1,4 @@
-"""What a run is, printed before it starts."""
+"""The summary of a run that is printed before it starts."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def print_banner(
         "devices": f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es), mesh {axes}",
         "model": f"{config.model.name}, {model.params:,} parameters, {_macs(model.macs)} at "
         f"{in_words(config.data.image_size)} px, {config.precision}, {extended.pop('model')}",
-        "forms": describe_implementations(config.model, config.precision, devices[0].platform),
+        "ops": describe_implementations(config.model, config.precision, devices[0].platform),
         "placement": describe(params, mesh),
         "data": f"{config.data.source}: {', '.join(held)}, {extended.pop('data')}",
-        "batch": f"{config.batch_size} = {per_device} a device x {parts}{micro_batches}; "
-        f"{plan.steps_per_epoch} steps an epoch; {steps} steps = {steps / plan.steps_per_epoch:.2f} epochs, "
+        "batch": f"{config.batch_size} = {per_device} per device x {parts}{micro_batches}; "
+        f"{plan.steps_per_epoch} steps per epoch; {steps} steps = {steps / plan.steps_per_epoch:.2f} epochs, "
         f"{plan.warmup} of warm-up",
         "start": origin,
         "workdir": str(workdir),

@@ -1,6 +1,6 @@
-"""Updates that would do harm are not made: of a loss or gradient that is no number, and of a loss that leaps.
+"""Skips harmful updates: those of a NaN or infinite loss or gradient, and those of a loss spike.
 
-What is remembered of it is part of the train state, so that a run that goes on judges as the undisturbed one would.
+Its memory is part of the train state, so that a resumed run judges as the uninterrupted one would.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import optax
 Health = dict[str, jax.Array]
 
 _MEMORY = 0.98  # of the running mean of losses: about the last 50
-_LEARNING = 50  # updates before a leap is one
+_LEARNING = 50  # updates before a loss can be a spike
 
 
 def fresh_health() -> Health:
-    """Updates `skipped`, those `in_a_row` up to the newest, those `made`, and the running mean of their losses."""
+    """Returns zero counts: updates `skipped`, of them `in_a_row`, updates `made`, and the mean of their losses."""
     return {
         "skipped": jnp.zeros((), jnp.int32),
         "in_a_row": jnp.zeros((), jnp.int32),
@@ -28,10 +28,10 @@ def fresh_health() -> Health:
 
 
 def judge(health: Health, loss: jax.Array, grad_norm: jax.Array, spike_factor: float) -> tuple[jax.Array, Health]:
-    """Whether an update should be made, and what is remembered after it.
+    """Returns whether to make an update, and the memory after it.
 
-    A loss above `spike_factor` times the running mean is a leap (0: none is). Only losses of updates that are made
-    enter the mean: what is skipped cannot make the next of its kind look usual.
+    A loss above `spike_factor` times the running mean is a loss spike (0: none is). Only losses of updates that are
+    made enter the mean, so that spikes do not make further spikes look usual.
     """
     good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     if spike_factor:
@@ -49,7 +49,7 @@ def judge(health: Health, loss: jax.Array, grad_norm: jax.Array, spike_factor: f
 
 
 def where_good(good: jax.Array, new: Any, old: Any) -> Any:
-    """`new` after an update that is made, else `old`; but the schedule counts steps, made or not."""
+    """Returns `new` if the update is made, else `old`; the schedule counts skipped steps too."""
 
     def choose(new: Any, old: Any) -> Any:
         return new if _counts_steps(new) else jnp.where(good, new, old)

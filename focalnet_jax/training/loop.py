@@ -30,11 +30,11 @@ from focalnet_jax.training.writers import MetricsWriter, NoWriter, was_evaluated
 
 
 def train(config: FrozenConfigDict, workdir: Path) -> int:
-    """Trains to the end, from where `workdir` left off; returns the process's exit code.
+    """Trains to the end, resuming the run in `workdir`; returns the exit code of the process.
 
     Raises:
-      UserError: the config, the data or the workdir do not fit; what was trained before is saved.
-      RunFailedError: the loss is no number any more, or a checkpoint is damaged.
+      UserError: the config, the data or the workdir do not fit; earlier training is saved.
+      RunFailedError: the loss stays NaN or infinite, or a checkpoint is damaged.
     """
     check_same_run(config)
     lock = held(workdir) if is_first() else contextlib.nullcontext()
@@ -59,14 +59,14 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
                 run.checkpoints.close()
     if stopped:
         by = stop.received.name if stop.received else "a signal to another process"
-        print(f"stopped by {by} and saved at step {run.step}; the same command goes on")
+        print(f"stopped by {by} and saved at step {run.step}; the same command resumes it")
         return EXIT_PREEMPTED
-    print(f"finished: {run.plan.total} steps; best {run.best_metric} {run.best:.2f} %; everything lies in {workdir}")
+    print(f"finished: {run.plan.total} steps; best {run.best_metric} {run.best:.2f} %; everything is in {workdir}")
     return 0
 
 
 class _Loop:
-    """A run in motion."""
+    """The steps of a run."""
 
     def __init__(self, run: Run, writer: MetricsWriter | NoWriter, stop: StopRequest):
         self.run, self.writer, self.stop = run, writer, stop
@@ -84,12 +84,12 @@ class _Loop:
         self.maps = MapsLog(spec, run.config.log_maps)
 
     def run_to_end(self) -> bool:
-        """Runs all steps that are left; returns whether a signal stopped it before."""
+        """Runs the remaining steps; returns whether a signal stopped it before the end."""
         run, start = self.run, self.run.step
         try:
             return self._steps()
         except UserError:
-            if run.step > start and self.alone:  # a picture that cannot be read costs no step
+            if run.step > start and self.alone:  # an unreadable image loses no step
                 run.save(last=True)
             raise
 

@@ -1,4 +1,4 @@
-"""Modulators and gates of some validation pictures, at every evaluation of a run, for TensorBoard."""
+"""Modulators and gates of some validation images for TensorBoard, at every evaluation of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIDE = 112  # pixels of a map's height
 
 
 class MapsLog:
-    """Draws the first pictures of the validation data as the model sees them, one sheet a picture, a row a stage.
+    """Draws the maps of the first validation images, one sheet per image with one row per stage.
 
     Args:
       spec: of the run.
@@ -36,14 +36,14 @@ class MapsLog:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 backbone = self._backbone(variables)
                 stages = look_at_modulation(backbone, spec.task.inputs(batch))
-            # The whole batch goes through the model, which may be split over devices; of the last block, [n, h, w].
+            # The whole batch passes through the model, which may be sharded; kept are maps of the last block, [n, h, w].
             shown = {name: batch[name][:count] for name in ("image", "mask")}
             return [shown, *(jax.tree.map(lambda maps: maps[-1, :count], stage) for stage in stages)]
 
         self._look = jax.jit(look, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh))
 
     def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches of an evaluation, of which it keeps the first."""
+        """Yields the batches of an evaluation and keeps the first one."""
         for number, batch in enumerate(batches):
             if number == 0 and self.count:
                 self._batch = batch
@@ -57,11 +57,11 @@ class MapsLog:
         return model
 
     def draw(self, variables: Variables) -> dict[str, np.ndarray]:
-        """Sheets `[H, W, 3]` uint8 by name, of the pictures watched last. All processes must call it."""
+        """Returns sheets `[H, W, 3]` uint8 by name, for the images kept last. All processes must call it."""
         if self._batch is None:
             return {}
         shown, *stages = jax.device_get(self._look(variables, put_batch(self._batch, self.spec.mesh)))
-        self._batch = None  # a whole batch of pictures
+        self._batch = None  # frees a whole batch of images
         real = shown["mask"] > 0
         pictures = [_small(picture) for picture in shown["image"][real]]
         config = self._backbone(variables).config
@@ -74,7 +74,7 @@ class MapsLog:
 
 
 def check_maps(count: int, writers: Sequence[str]) -> None:
-    """Refuses to draw where nothing shows it or it cannot be drawn: `UserError`."""
+    """Raises `UserError` if maps are requested and no writer shows them, or matplotlib is missing."""
     if count and "tensorboard" not in writers:
         raise UserError(f"log_maps={count}: expected tensorboard among writers, which shows them; writers={writers}")
     if count and not importlib.util.find_spec("matplotlib"):

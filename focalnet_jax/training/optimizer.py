@@ -1,4 +1,4 @@
-"""Optimizers by name, what of them is scaled by parameter, and the per-step cosine schedule of the published recipe."""
+"""Optimizers by name, their scales by parameter, and the per-step cosine schedule of the published recipe."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cosine_schedule(
     if not warmup_steps:
         return cosine
     slope = (peak - warmup_start) / warmup_steps
-    # optax.linear_schedule counts down from the peak, which costs a small start its digits in float32.
+    # optax.linear_schedule counts down from the peak, which loses the digits of a small start in float32.
     return optax.join_schedules(
         # join_schedules counts from the boundary; the recipe's cosine counts from the start.
         [lambda step: warmup_start + slope * step, lambda step: cosine(step + warmup_steps)],
@@ -44,7 +44,7 @@ def cosine_schedule(
 
 
 def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int, first: int = 0) -> optax.Schedule:
-    """The learning rate by step; `config` is the run's `schedule` section, and the schedule begins at step `first`."""
+    """Returns the learning rate by step; `config` is the run's `schedule` section, `first` the step it begins at."""
     schedule = cosine_schedule(
         peak=config.learning_rate,
         minimum=config.min_learning_rate,
@@ -58,7 +58,7 @@ def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int,
 def make_optimizer(
     config: FrozenConfigDict, schedule: optax.Schedule, backbone: str = ""
 ) -> optax.GradientTransformation:
-    """Clip by global norm, then the optimizer of that name; `config` is the run's `optimizer` section.
+    """Returns clipping by global norm and an optimizer by name; `config` is the run's `optimizer` section.
 
     `backbone` is the prefix of FocalNet's parameters, such as "backbone/".
 
@@ -170,7 +170,9 @@ def learning_rate_scales(config: FrozenConfigDict, params: Any, backbone: str = 
             return last - 1
         if first == "head":
             return last
-        raise UserError(f"no rule of optimizer.layer_decay covers the parameter {name}: it is of no layer of FocalNet")
+        raise UserError(
+            f"no rule of optimizer.layer_decay covers the parameter {name}: it belongs to no layer of FocalNet"
+        )
 
     def scale(name: str, leaf: Any) -> Any:
         decayed = np.float64(config.layer_decay) ** (last - layer_of(name, leaf))
@@ -196,7 +198,7 @@ def _scaled(scales: Callable[[Any], Any]) -> optax.GradientTransformation:
 
 
 def _trust(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
-    """LAMB's ratio of norms times the update, of every block by itself where blocks are stacked."""
+    """Returns the update times LAMB's ratio of norms, which is per block where blocks are stacked."""
     stacked = bool(_BLOCKS.search(path_name(path)))
     axes = tuple(range(stacked, param.ndim))
     weights, change = (jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True)) for x in (param, update))

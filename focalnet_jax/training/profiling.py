@@ -1,4 +1,4 @@
-"""What the devices do in a few chosen steps, for TensorBoard's profiler, XProf or Perfetto."""
+"""Traces of a few chosen steps for TensorBoard's profiler, XProf or Perfetto."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = "profile"
 
 
 def check_steps(steps: Sequence[int], total: int) -> None:
-    """Refuses steps that come after the last of the run: `UserError`."""
+    """Raises `UserError` if the steps come after the last step of the run."""
     if steps and steps[0] > total:
         raise UserError(f"profile_steps={tuple(steps)}: the run ends with step {total}")
 
@@ -22,10 +22,10 @@ def check_steps(steps: Sequence[int], total: int) -> None:
 class Profile:
     """A trace of the steps `first` to `last`, both included, in a run's workdir; of none if no steps are given.
 
-    A run that goes on between the two traces the rest.
+    A run that is resumed between the two traces the rest.
 
     Raises:
-      UserError: the folder cannot be made.
+      UserError: the folder cannot be created.
     """
 
     def __init__(self, steps: Sequence[int], workdir: Path):
@@ -39,18 +39,18 @@ class Profile:
                 raise UserError(f"cannot make {self._folder}: {error.strerror}; remove what is there") from error
 
     def begin(self, step: int, before: Any) -> None:
-        """To be called before a step, with something the step before it computed."""
+        """Starts the trace where it is due; call it before each step, with an output of the step before."""
         if self._first <= step <= self._last and not self._running:
             jax.block_until_ready(before)
             jax.profiler.start_trace(self._folder)
             self._running = True
 
     def ends(self, step: int) -> bool:
-        """Whether a step is the last one of a trace that is being taken."""
+        """Returns whether a step is the last one of the current trace."""
         return self._running and step == self._last
 
     def close(self) -> None:
-        """Writes a trace that is being taken."""
+        """Writes the current trace."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False

@@ -1,4 +1,4 @@
-"""How a run gets on: rates, what the time goes into, and the lines it prints."""
+"""Progress of a run: rates, shares of time, and the lines it prints."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from focalnet_jax.data.loader import Batch
 from focalnet_jax.distributed.chips import find_chip
 from focalnet_jax.tasks.task import MAIN
 
-_WORTH_SAYING = 0.02  # share of the time waited for input
+_WORTH_PRINTING = 0.02  # share of time spent waiting for input
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a step is."""
+    """The cost of a training step."""
 
-    images: int  # the global batch
-    flops: float  # of the model, forward and backward, without what is computed again for want of memory
+    images: int  # in the global batch
+    flops: float  # of the model, forward and backward; recomputation to save memory is not counted
     devices: int
     peak: float | None  # FLOP/s of all devices together; None for devices that are not listed
 
 
 def step_cost(batch_size: int, macs: int, mesh: Mesh) -> StepCost:
-    """A training step's work; a backward pass takes twice what a forward pass does, and a MAC is two operations."""
+    """Returns the cost of a training step: a backward pass costs two forward passes, and a MAC is two operations."""
     devices = mesh.devices.size
     chip = find_chip(mesh.devices.flat[0].device_kind)
     return StepCost(batch_size, 6.0 * macs * batch_size, devices, chip.flops * devices if chip else None)
 
 
 class Progress:
-    """What a run tells of itself: step, epoch, loss, learning rate, rates and the time to go."""
+    """Measures rates and prints step, epoch, loss, learning rate, rates and the remaining time."""
 
     def __init__(self, start: int, total: int, steps_per_epoch: int, cost: StepCost):
         self._total, self._steps_per_epoch, self._cost = total, steps_per_epoch, cost
         self._begun = time.perf_counter()
         self._first = self._marked_step = start
-        self._marked_time = self._begun  # moves forward over pauses, so that they do not count
+        self._marked_time = self._begun  # moved forward over pauses, which do not count
         self._waited = self._paused = self._useful = 0.0
         self._periods: list[float] = []
         self._compiled = False  # from the end of the first step on
@@ -60,7 +60,7 @@ class Progress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that does not count as training."""
+        """Excludes the time inside from training time."""
         begun = time.perf_counter()
         yield
         seconds = time.perf_counter() - begun
@@ -68,7 +68,7 @@ class Progress:
         self._paused += seconds
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; what is waited for them counts, and how long each step takes."""
+        """Yields the batches; measures the wait for each of them and the duration of each step."""
         while True:
             begun = time.perf_counter()
             batch = next(batches, None)
@@ -80,14 +80,14 @@ class Progress:
             yield batch
 
     def _step_ends(self, now: float) -> None:
-        """Takes the time of a step from one of these calls to the next, in which it was computed."""
+        """Records the duration of a step, from the previous call to this one."""
         if self._step_begun is not None:
             self._periods.append(now - self._step_begun - self._paused)
         if self._compiled:
             self._step_begun, self._paused = now, 0.0
 
     def rates(self, step: int) -> dict[str, float | None]:
-        """Of the time since the last call; None before a second step is done, or where the machine does not tell.
+        """Returns rates since the last call; None before the second step is done, or where the machine has no figure.
 
         `images_per_second`, and a device's share of them; `input_wait`, the share of the time in which there was no
         batch to compute with; `step_seconds_p50`, `_p90` and `_p99`; `mfu`, the model's FLOPs over what the devices
@@ -113,10 +113,10 @@ class Progress:
         )
 
     def print_step(self, step: int, values: dict[str, Any]) -> None:
-        """One line for a logged step."""
+        """Prints one line for a logged step."""
         rate = values["images_per_second"]
         waited = values["input_wait"] or 0
-        wait = f", {waited:.0%} of the time waiting for input" if waited > _WORTH_SAYING else ""
+        wait = f", {waited:.0%} of the time waiting for input" if waited > _WORTH_PRINTING else ""
         mfu = "" if values["mfu"] is None else f", MFU {values['mfu']:.1%}"
         left = clock((self._total - step) * self._cost.images / rate) if rate else "?"
         print(
@@ -127,7 +127,7 @@ class Progress:
         )
 
     def print_evaluation(self, name: str, step: int, figures: str) -> None:
-        """Prints one line for an evaluation; `figures` are its own words."""
+        """Prints one line for an evaluation, with its figures as text."""
         which = "" if name == MAIN else f" {name}"
         print(f"evaluation{which} at step {step}: {figures}", flush=True)
 
@@ -150,7 +150,7 @@ def _memory() -> dict[str, float | None]:
 
 
 def clock(seconds: float) -> str:
-    """`1:02:03` for a number of seconds."""
+    """Returns seconds as `1:02:03`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

@@ -1,4 +1,4 @@
-"""Chooses what a config leaves to the machine, the data and the weights.
+"""Chooses the values that a config leaves to the machine, the data and the weights.
 
 A run chooses once and stores the values with its config and its checkpoints; a resumed run and an evaluation take them
 from there (`config.with_stored`), on whatever machine they run.
@@ -90,7 +90,7 @@ def resolve(
         )
     if source is not None and is_auto(config, "init_head") and not config.init_from:
         print(
-            "hint       training starts from fresh weights; from trained ones few pictures teach much more, in fewer "
+            "hint       training starts from fresh weights; with pretrained weights few images are enough, in fewer "
             "epochs: --config.init_from=WEIGHTS (docs/getting-started.md, Finetune pretrained weights)"
         )
     if chosen:
@@ -99,7 +99,7 @@ def resolve(
 
 
 def _model(config: FrozenConfigDict, start: Start | None, on_cpus: bool) -> dict[str, Any]:
-    """The model of the weights; without, the small one on CPUs, and FocalNet-T elsewhere."""
+    """The model of the weights; without weights, a small one on CPUs and FocalNet-T elsewhere."""
     name = "focalnet_tiny_srf"
     own = settings_of(config.task).AUTO
     if start is None:
@@ -119,7 +119,7 @@ def _model(config: FrozenConfigDict, start: Start | None, on_cpus: bool) -> dict
 
 
 def _batch_size(config: FrozenConfigDict, mesh: Mesh, examples: int, on_cpus: bool) -> int:
-    """A power of two, if devices allow: at most 32 on CPUs and 64 a device elsewhere, and ten steps an epoch."""
+    """A power of two if the devices allow: at most 32 on CPUs and 64 per device elsewhere; ten steps per epoch."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     unit = parts * config.accumulate_steps
     most = 32 if on_cpus else 64 * parts
@@ -128,7 +128,7 @@ def _batch_size(config: FrozenConfigDict, mesh: Mesh, examples: int, on_cpus: bo
 
 
 def _schedule(config: FrozenConfigDict, examples: int, on_cpus: bool) -> dict[str, Any]:
-    """Duration, learning rate and warm-up, as far as they are left open."""
+    """Duration, learning rate and warm-up where they are left open."""
     chosen: dict[str, Any] = {}
     if config.total_steps is None and config.total_epochs is None:
         looks = _LOOKS
@@ -148,7 +148,7 @@ def _schedule(config: FrozenConfigDict, examples: int, on_cpus: bool) -> dict[st
 
 
 def slow_here(config: FrozenConfigDict, mesh: Mesh) -> list[str]:
-    """What a resolved config asks for that only accelerators do well, one text each."""
+    """Returns one warning for each setting of a resolved config that is slow on CPUs."""
     if mesh.devices.flat[0].platform != "cpu":
         return []
     texts = []
@@ -167,31 +167,31 @@ def slow_here(config: FrozenConfigDict, mesh: Mesh) -> list[str]:
 
 
 def has_bfloat16(device: jax.Device) -> bool:
-    """Whether a device multiplies bfloat16 faster than float32: TPUs, and NVIDIA GPUs since Ampere."""
+    """Returns whether a device multiplies bfloat16 faster than float32: TPUs, and NVIDIA GPUs since Ampere."""
     if device.platform == "tpu":
         return True
     if device.platform not in ("gpu", "cuda"):
         return False
     try:
         return float(device.compute_capability) >= _FIRST_WITH_BFLOAT16
-    except (AttributeError, TypeError, ValueError):  # a device that is only described, or not NVIDIA's
+    except (AttributeError, TypeError, ValueError):  # a described device, or not one of NVIDIA
         return find_chip(device.device_kind) is not None
 
 
 def cpus() -> int:
-    """CPU cores this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reader_threads(config: FrozenConfigDict) -> int:
-    """`data.threads`, or one for each CPU core of this machine, at most 16; of `data.workers` each has its share."""
+    """Returns `data.threads`, or one per CPU core, at most 16; `data.workers` share the cores."""
     if config.data.threads is not None:
         return config.data.threads
     return min(max(cpus() // max(config.data.workers, 1), 1), _MOST_THREADS)
 
 
 def eval_batch_size(config: FrozenConfigDict, mesh: Mesh) -> int:
-    """`eval_batch_size`, or the batch size, on CPUs at most 64: more of them need memory and are no faster."""
+    """Returns `eval_batch_size`, or the batch size, on CPUs at most 64: larger ones need memory and are no faster."""
     if config.eval_batch_size is not None:
         return config.eval_batch_size
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -200,6 +200,6 @@ def eval_batch_size(config: FrozenConfigDict, mesh: Mesh) -> int:
 
 
 def watchdog_seconds(config: FrozenConfigDict, mesh: Mesh) -> float:
-    """`health.watchdog_seconds`, or 900, on CPUs 14400."""
+    """Returns `health.watchdog_seconds`, by default 900, on CPUs 14400."""
     on_cpus = mesh.devices.flat[0].platform == "cpu"
     return config.health.watchdog_seconds or (_WATCHDOG_SECONDS_ON_CPUS if on_cpus else _WATCHDOG_SECONDS)

@@ -1,4 +1,4 @@
-"""What of a workdir a run goes on from: the newest good checkpoint, if it is one of this very run."""
+"""The checkpoint that a run resumes from: the newest good one in its workdir, if it is of this run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class Found:
-    """The newest good step of a directory of checkpoints, and the newer ones that are not good."""
+    """The newest good step of a directory of checkpoints, and newer steps that are damaged or unfinished."""
 
     folder: Path
     step: int | None
-    others: dict[int, tuple[str, str]] = field(default_factory=dict)  # what they are in a word, and why
+    others: dict[int, tuple[str, str]] = field(default_factory=dict)  # state in a word, and the reason
 
     def put_aside(self) -> None:
-        """Renames what is not good, so that the run can write these steps anew; nothing of it is lost."""
+        """Renames steps that are not good, so that the run can write them anew; nothing is lost."""
         for step, (word, why) in self.others.items() if is_first() else ():
             try:
                 aside = set_aside(self.folder / str(step), word)
@@ -41,12 +41,12 @@ class Found:
                     f"checkpoint {step} is {word} ({why}), and cannot be set aside: {error.strerror}; make "
                     f"{self.folder} writable, or choose another --workdir"
                 ) from error
-            on = "the run begins anew" if self.step is None else f"the run goes on from step {self.step}"
+            on = "the run starts anew" if self.step is None else f"the run resumes from step {self.step}"
             print(f"warning: checkpoint {step} is {word} ({why}): it is {aside.name} now, {on}", file=sys.stderr)
 
 
 def find_newest(folder: Path) -> Found:
-    """The newest step that is as it was written, all of its files read; every process reads its part.
+    """Returns the newest step whose files are as they were written; each process reads its part of them.
 
     Raises:
       RunFailedError: there are checkpoints and none of them is good.
@@ -59,7 +59,7 @@ def find_newest(folder: Path) -> Found:
             return Found(folder, step, others)
         others[step] = _word(folder / str(step)), damage[0] if damage else "so another process found"
     words = [word for word, _ in others.values()]
-    # A run that was killed as it ended its first save leaves one step without a list of its files, never two.
+    # A run that was killed at the end of its first save leaves one step without a manifest, never two.
     if "damaged" in words or words.count("unfinished") > 1:
         told = "; ".join(f"{step}: {why}" for step, (_, why) in others.items())
         raise RunFailedError(
@@ -76,11 +76,11 @@ def _word(step: Path) -> str:
 
 
 def check_saved(workdir: Path, found: Found) -> None:
-    """Refuses to begin anew where a run had saved: `RunFailedError`. Warns where the newest step is gone."""
+    """Raises `RunFailedError` if a run had saved and nothing is left; warns if its newest step is gone."""
     saved = last_saved(workdir)
     if found.step is not None and saved is not None and found.step < saved and saved not in found.others and is_first():
         print(
-            f"warning: step {saved} had been saved and is gone: the run goes on from step {found.step}", file=sys.stderr
+            f"warning: step {saved} had been saved and is gone: the run resumes from step {found.step}", file=sys.stderr
         )
     if found.step is None and saved is not None:
         raise RunFailedError(
@@ -90,7 +90,7 @@ def check_saved(workdir: Path, found: Found) -> None:
 
 
 def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None) -> None:
-    """Refuses a workdir that holds a run of another config: `UserError` with what differs."""
+    """Raises `UserError` if the workdir holds a run of another config; names the keys that differ."""
     path = workdir / CONFIG_FILE
     if not path.exists():
         return
@@ -99,14 +99,14 @@ def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None
         differing = differences(config, stored)
         ours = flatten(ConfigDict(stored)).keys() <= flatten(default_config(config.task)).keys()
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}): mend or remove it, or choose another --workdir") from error
-    # A run that never saved is nothing to go on from, so another config may begin where it failed.
+        raise UserError(f"{path} is damaged ({error}): repair or remove it, or choose another --workdir") from error
+    # A run that never saved cannot be resumed, so another config may start in its workdir.
     if newest is not None or not ours:
         _refuse(workdir, workdir, differing)
 
 
 def identity(source: Source) -> dict[str, Any]:
-    """What a checkpoint remembers of the data, to see whether they are the same."""
+    """Returns the identity of the data that a checkpoint stores."""
     return {"fingerprint": source.fingerprint, "examples": len(source)}
 
 
@@ -118,7 +118,9 @@ def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, source: Source)
     """
     stored = read_metadata(checkpoint)
     if "config" not in stored:
-        raise UserError(f"{checkpoint} holds converted weights, from which no run goes on: move it out of the workdir")
+        raise UserError(
+            f"{checkpoint} holds converted weights, from which no run can be resumed: move it out of the workdir"
+        )
     _refuse(checkpoint, checkpoint.parent.parent, differences(config, stored["config"]))
     ours, theirs = identity(source), dict(stored["data"])
     del theirs["substituted"]
@@ -133,13 +135,13 @@ def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, source: Source)
 
 @dataclass(frozen=True)
 class Origin:
-    """The step of another run that a run continues."""
+    """The step of another run that this one continues."""
 
     checkpoint: Path
     metadata: dict[str, Any]
 
     def load(self, like: dict[str, Any]) -> dict[str, Any]:
-        """Its items, on the devices; a run that averages and continues one that did not begins with its weights.
+        """Returns its items on the devices; a missing average starts as a copy of the weights.
 
         Raises:
           UserError: they are not those of this model and optimizer.
@@ -156,7 +158,7 @@ class Origin:
         return items | {name: jax.tree.map(jnp.copy, items[own]) for name, own in fresh.items()}
 
     def describe(self, config: FrozenConfigDict, source: Source) -> list[str]:
-        """What differs from the run that is continued, one text each."""
+        """Returns one text for each difference from the run that is continued."""
         keys = ("total_", "schedule.warmup_", "continue_from ", "init_from ", "init_head ")
         texts = [text for text in differences(config, self.metadata["config"]) if not text.startswith(keys)]
         theirs = {key: self.metadata["data"].get(key) for key in ("fingerprint", "examples")}
@@ -166,7 +168,7 @@ class Origin:
 
 
 def find_origin(path: str) -> Origin:
-    """The run to continue at `path`, a workdir or a step of it.
+    """Returns the run to continue at `path`, a workdir or a step of it.
 
     Raises:
       UserError: there is none, or it holds weights alone.
@@ -174,7 +176,7 @@ def find_origin(path: str) -> Origin:
     checkpoint = find_checkpoint(path)
     stored = read_metadata(checkpoint)
     if "config" not in stored or not checkpoint.name.isdecimal() or not (checkpoint / "training").is_dir():
-        raise UserError(f"continue_from={path} holds weights and no run that could be continued: give init_from={path}")
+        raise UserError(f"continue_from={path} holds weights, not a run that can be continued: give init_from={path}")
     return Origin(checkpoint, stored)
 
 

@@ -1,4 +1,4 @@
-"""A run between its setup and its end: what it is made of, where it starts, how it is saved."""
+"""A run between its setup and its end: its parts, where it starts, and how it is saved."""
 
 from __future__ import annotations
 
@@ -94,29 +94,30 @@ class Run:
         return self.step >= self.plan.total
 
     def read_metrics(self) -> dict[str, float]:
-        """The newest update's metrics; `RunFailedError` if too many updates in a row were skipped."""
+        """Returns the metrics of the newest update; raises `RunFailedError` if too many in a row were skipped."""
         values = scalars(self.metrics or {})
         if values.get(IN_A_ROW, 0) >= self.config.health.max_skipped:
-            raise self._sick(values)
+            raise self._failure(values)
         return values
 
     def save(self, evaluated: dict[str, float] | None = None, *, last: bool = False) -> None:
-        """Saves the state; to a checkpoint of this very step only the evaluation is added.
+        """Saves the state; if this step is saved already, only adds the evaluation.
 
-        Parameters that are no numbers are not saved: whoever went on from there would be lost. Nor is what follows a
-        loss or gradient that is no number, until one is again, when the save is made up for; but the `last` chance is
-        taken, for such an update is not made, and what is there is as good as before it.
+        Parameters that are NaN or infinite are never saved: no run could resume from them. After a loss or gradient
+        that is NaN or infinite the save is put off to the next finite one. With `last` it is not put off: the update
+        was skipped, so the state is as good as before it.
 
         Raises:
-          RunFailedError: the last chance, and parameters that are no numbers; or too many updates in a row skipped.
+          RunFailedError: parameters are NaN or infinite and this is the last save, or too many updates in a row were
+            skipped.
         """
         values = self.read_metrics()
         broken = not math.isfinite(values.get(PARAM_NORM, 0))
         if broken and last:
-            raise self._sick(values)
+            raise self._failure(values)
         self.owes_save = not last and not all(math.isfinite(values.get(name, 0)) for name in _JUDGED)
         if self.owes_save:
-            print(f"step {self.step}: not saved{'' if broken else ' yet'}: {self._ails(values)}", flush=True)
+            print(f"step {self.step}: not saved{'' if broken else ' yet'}: {self._problem(values)}", flush=True)
             return
         metadata = {
             "model": model_metadata(self.config.model.name, model_config(self.config)),
@@ -127,21 +128,21 @@ class Run:
         }
         self.checkpoints.save(self.step, self.state.items(), metadata, evaluated)
 
-    def _sick(self, values: dict[str, float]) -> RunFailedError:
+    def _failure(self, values: dict[str, float]) -> RunFailedError:
         saved = self.checkpoints.last_good()
         good, where = "there is no checkpoint", ""
-        if saved is not None:  # which goes on with its own config alone
+        if saved is not None:  # which resumes with its own config alone
             good, where = f"the last good checkpoint is step {saved}", " in another --workdir"
         return RunFailedError(
-            f"step {self.step}: {self._ails(values)}; {good}. Try a lower schedule.learning_rate{where}"
+            f"step {self.step}: {self._problem(values)}; {good}. Try a lower schedule.learning_rate{where}"
         )
 
-    def _ails(self, values: dict[str, float]) -> str:
+    def _problem(self, values: dict[str, float]) -> str:
         why = [f"{name} is {values[name]}" for name in _JUDGED if not math.isfinite(values[name])]
         if not values[IN_A_ROW]:
             return ", ".join(why)
-        told = f"{', '.join(why) or 'leaps'}; loss {values['train/loss']:.4g}"
-        return f"{values[IN_A_ROW]:.0f} updates in a row were skipped ({told})"
+        cause = f"{', '.join(why) or 'a loss spike'}; loss {values['train/loss']:.4g}"
+        return f"{values[IN_A_ROW]:.0f} updates in a row were skipped ({cause})"
 
 
 def best_metric(task: Task) -> str:
@@ -234,7 +235,7 @@ def _started(
 
 
 def _as_before(config: FrozenConfigDict, folder: Path, newest: int | None) -> tuple[FrozenConfigDict, Origin | None]:
-    """The config with what its run, or the one it continues, has chosen; and that one, where it begins there."""
+    """The config with the values that its run, or the run it continues, has chosen; and the run it continues."""
     if newest is not None:
         return with_stored(config, read_metadata(folder / str(newest)).get("config", {})), None
     if not config.continue_from:

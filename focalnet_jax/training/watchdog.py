@@ -1,4 +1,4 @@
-"""Ends a run that stands still, and says where: an exchange that never ends looks like a long step from outside."""
+"""Ends a run that hangs and shows where: an exchange that never ends looks like a long step from outside."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 class Watchdog:
-    """Once it is watching, ends the process with the stacks of all threads where nothing was done for some seconds.
+    """Ends the process, printing the stacks of all threads, if no progress was reported for some seconds.
 
-    The first step is not watched: how long compiling takes nobody knows.
+    It watches from the first report on, as the duration of compilation is not known.
     """
 
     def __init__(self, seconds: float):
@@ -30,17 +30,17 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def did(self, what: str) -> None:
-        """Something was done; from the first call on it watches."""
+        """Reports progress."""
         self._done, self._at = what, time.monotonic()
 
     def each(self, things: Iterable[T], what: str) -> Iterator[T]:
-        """The things, each of which counts as something done."""
+        """Yields the things and reports progress after each."""
         for thing in things:
             yield thing
             self.did(what)
 
     def close(self) -> None:
-        """Watches no more."""
+        """Stops watching."""
         self._closed.set()
 
     def _watch(self) -> None:
@@ -49,7 +49,7 @@ class Watchdog:
                 with contextlib.suppress(OSError):
                     print(
                         f"failed: nothing was done for {self._seconds:.0f} s after {self._done} "
-                        "(health.watchdog_seconds); the same command goes on from the last checkpoint. All threads:",
+                        "(health.watchdog_seconds); the same command resumes from the last checkpoint. All threads:",
                         file=sys.stderr,
                         flush=True,
                     )

@@ -1,4 +1,4 @@
-"""Where a run's figures go: metrics.jsonl, TensorBoard, and Weights & Biases or MLflow where asked for."""
+"""Writers of a run's figures: metrics.jsonl, TensorBoard, Weights & Biases and MLflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IN_A_ROW = "train/skipped_in_a_row"
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl` in a workdir, and to what else is named.
+    """Appends to `metrics.jsonl` in a workdir, and to other writers by name.
 
     A run that goes on from step n drops the lines after n that a stopped run had written, so that each step is in the
     file once, an evaluation in a line after it, and tells TensorBoard to do the same.
@@ -44,10 +44,10 @@ class MetricsWriter:
             self._others = [WRITERS[name](workdir, step, dict(config or {})) for name in names]
         except OSError as error:
             place = error.filename or workdir
-            raise UserError(f"cannot write {place}: {error.strerror}; mend it or choose another --workdir") from error
+            raise UserError(f"cannot write {place}: {error.strerror}; repair it or choose another --workdir") from error
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """One line `{"step": step, **values}`, floats in full precision."""
+        """Writes one line `{"step": step, **values}`, floats in full precision."""
         self._file.write(to_json({"step": step, **values}) + "\n")
         self._file.flush()
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
@@ -55,26 +55,26 @@ class MetricsWriter:
             other.write(step, finite)
 
     def draw(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Shows pictures `[H, W, 3]` uint8 by name, where there is something that shows them."""
+        """Writes images `[H, W, 3]` uint8 by name to the writers that show images."""
         for other in self._others:
             if isinstance(other, _TensorBoard):
                 other.draw(step, pictures)
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Flushes and closes."""
         self._file.close()
         for other in self._others:
             other.close()
 
 
 class Writer(Protocol):
-    """Where figures go, finite ones."""
+    """A destination of finite figures."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes the figures of a step."""
+        """Writes the figures of a step."""
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Flushes and closes."""
 
 
 class _TensorBoard:
@@ -96,17 +96,17 @@ class _TensorBoard:
             self._events.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        if all(thread.is_alive() for thread in self._threads):  # or it would wait for one for ever
+        if all(thread.is_alive() for thread in self._threads):  # otherwise close() would wait forever
             self._events.close()
 
     def _check_writing(self) -> None:
-        # Its thread ends without a word where a disk is full, and then whoever writes more waits for ever.
+        # Its thread ends silently when the disk is full, and the next write would wait forever.
         if not all(thread.is_alive() for thread in self._threads):
-            raise RunFailedError(f"TensorBoard's events can no more be written to {self._folder}: is the disk full?")
+            raise RunFailedError(f"TensorBoard's events can no longer be written to {self._folder}: is the disk full?")
 
 
 class _WandB:
-    """Weights & Biases; its environment variables say where, and a run that goes on is the same one there."""
+    """Weights & Biases, configured by its environment variables; a resumed run keeps its id there."""
 
     def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
         del step
@@ -124,7 +124,7 @@ class _WandB:
 
 
 class _MLflow:
-    """MLflow; its environment variables say where, and a run that goes on is the same one there."""
+    """MLflow, configured by its environment variables; a resumed run keeps its id there."""
 
     def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
         del step
@@ -147,26 +147,26 @@ WRITERS = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
 
 
 def check_writers(names: Sequence[str]) -> None:
-    """Refuses writers that are not known or not installed: `UserError`."""
+    """Raises `UserError` if a writer is unknown or not installed."""
     for name in names:
         if name not in WRITERS:
             raise UserError(f"writers: {name!r} is unknown; expected {', '.join(WRITERS)}.{suggest(name, WRITERS)}")
         found = importlib.util.find_spec(name) if name != "tensorboard" else tensorboardX.__spec__
-        if found is None or found.origin is None:  # a folder of that name is no package
+        if found is None or found.origin is None:  # a folder of that name is not a package
             raise UserError(f"writers: {name} is not installed: pip install {name}, or leave it out")
 
 
 class NoWriter:
-    """What processes that do not write have in its place."""
+    """The writer of processes other than the first: writes nothing."""
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def draw(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 def was_evaluated(workdir: Path, step: int, name: str) -> bool:
@@ -175,7 +175,7 @@ def was_evaluated(workdir: Path, step: int, name: str) -> bool:
     try:
         lines = _lines_up_to(path, step) if path.exists() else []
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; mend it or choose another --workdir") from error
+        raise UserError(f"cannot read {path}: {error.strerror}; repair it or choose another --workdir") from error
     rows = (row for row in map(json.loads, lines) if row["step"] == step)
     return any(key.startswith(f"{name}/") for row in rows for key in row)
 
@@ -186,13 +186,13 @@ def _lines_up_to(path: Path, step: int) -> list[str]:
         try:
             if json.loads(line)["step"] <= step and line.endswith("\n"):
                 kept.append(line)
-        except (ValueError, TypeError, KeyError, RecursionError):  # cut off by a kill, or not ours
+        except (ValueError, TypeError, KeyError, RecursionError):  # cut off by a kill, or not written by this package
             continue
     return kept
 
 
 def to_json(values: dict[str, Any]) -> str:
-    """One line of JSON, in which what is not a finite number is null, as the standard has no other way."""
+    """Returns one line of JSON; NaN and infinite values become null, as JSON cannot express them."""
     finite = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }

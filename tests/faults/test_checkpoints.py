@@ -114,7 +114,7 @@ def test_a_run_goes_on_from_the_step_before_a_damaged_one_and_says_so(finished, 
     again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
     assert again.returncode == 0, again.stderr
     assert again.stderr.startswith("warning: checkpoint 60 is damaged (")
-    assert "it is 60.damaged now, the run goes on from step 56" in again.stderr
+    assert "it is 60.damaged now, the run resumes from step 56" in again.stderr
     assert len(again.stderr.splitlines()) == 1
     assert losses(workdir) == losses(finished[0])
     assert saved_params(workdir, 60) == saved_params(finished[0], 60)
@@ -192,7 +192,7 @@ def test_where_the_newest_checkpoint_is_gone_the_run_says_so(finished, tmp_path)
     shutil.rmtree(workdir / "checkpoints" / "60")
     again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
     assert again.returncode == 0
-    assert again.stderr == "warning: step 60 had been saved and is gone: the run goes on from step 56\n"
+    assert again.stderr == "warning: step 60 had been saved and is gone: the run resumes from step 56\n"
 
 
 @pytest.mark.fault(5)

@@ -1,4 +1,4 @@
-"""The labels of a run's and an evaluation's data: the outputs of the classifier that they meet."""
+"""Matches the labels of data to the outputs of a classifier."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from focalnet_jax.tasks.task import MAIN
 
 Competing = int | np.ndarray | None
 _SHOWN = 5
-_MOST_READ = 200_000  # examples that are read to know which classes they have; more take hours
+_MOST_READ = 200_000  # examples that are read to find their classes; more would take hours
 
 
 @dataclass(frozen=True)
 class ClassifierInfo:
-    """A classifier that data meet.
+    """What is known of a classifier that data are matched to.
 
     Attributes:
-      classes: what its outputs are called, `None` where nothing tells.
-      outputs: how many there are.
-      name: what messages call it.
-      hint: what to do about data with other classes, as a sentence.
-      numbers: whether classes of the data that are numbers mean outputs by their number.
+      classes: names of its outputs, None if unknown.
+      outputs: number of outputs.
+      name: its name in messages.
+      hint: advice about data with other classes, as a sentence.
+      numbers: whether a class of the data that is a number means the output of that number.
     """
 
     classes: Classes | None
@@ -52,7 +52,7 @@ class ClassifierInfo:
 
 
 def loaded_classifier(config: FrozenConfigDict, loaded: Loaded, path: str, hint: str = HOW_TO_SAY) -> ClassifierInfo:
-    """The classifier of the weights at `path`: its outputs are called what `data.classes` or the weights say.
+    """Returns the classifier of the weights at `path`, with the names from `data.classes` or the weights.
 
     Raises:
       UserError: `data.classes` cannot be read or does not fit the classifier.
@@ -85,10 +85,10 @@ def _are_places(classes: Classes | None) -> bool:
 
 
 def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) -> ClassifierInfo:
-    """The classifier of a run to resume or to continue, whose checkpoint has these classes.
+    """Returns the classifier of a run to resume or to continue; `names` are those of its checkpoint.
 
     Raises:
-      UserError: `data.classes` has others.
+      UserError: `data.classes` has other classes.
     """
     classes = Classes(tuple(names), "its checkpoint", exact=True)
     if config.data.classes is not None and read_classes(config.data.classes) != classes.names:
@@ -104,7 +104,7 @@ def label_training(config: FrozenConfigDict, source: Source, classifier: Classif
     A fresh one, None, has the classes of `data.classes` or of the data.
 
     Raises:
-      UserError: the data has classes that the classifier lacks, or which these are is not known; one class alone.
+      UserError: the data has classes that the classifier lacks or that cannot be matched, or a single class.
     """
     fresh = classifier is None
     if fresh and config.data.classes is not None:
@@ -114,9 +114,9 @@ def label_training(config: FrozenConfigDict, source: Source, classifier: Classif
     if classifier is not None:
         split = f"split {config.data.train_split}"
         source, matching = _relabelled(source, classifier, split)
-        _tell(split, source, matching, classifier.name)
+        _print_matching(split, source, matching, classifier.name)
     check_labels(source, config.model.num_classes)
-    if fresh and config.model.num_classes == 1:  # a run that has begun so is resumed
+    if fresh and config.model.num_classes == 1:  # a run that started so can be resumed
         raise UserError(
             f"the data has one class, {source.class_names[0]}, so there is nothing to tell apart: expected a "
             "folder for each of two or more classes, such as one for pictures of anything else"
@@ -160,7 +160,7 @@ def label_for(
       name: of the evaluation.
 
     Raises:
-      UserError: it has classes that the classifier lacks, or which these are is not known; `eval_classes` does not fit.
+      UserError: it has classes that the classifier lacks or that cannot be matched; `eval_classes` does not fit.
     """
     asked, split = _asked(config, name), _called(config, name)
     first = asked if isinstance(asked, int) else None
@@ -172,7 +172,7 @@ def label_for(
         classifier = replace(classifier, classes=classes, outputs=first, name=outputs)
         expected = expected and {output for output in expected if output < first}
     source, matching = _relabelled(source, classifier, split)
-    _tell(split, source, matching, classifier.name, expected)
+    _print_matching(split, source, matching, classifier.name, expected)
     competing = first if first is not None else _competing(asked, split, classifier, source)
     return source, competing
 
@@ -184,7 +184,7 @@ def _asked(config: FrozenConfigDict, name: str) -> Any:
 
 
 def _called(config: FrozenConfigDict, name: str) -> str:
-    """What messages call the data of an evaluation."""
+    """The name of an evaluation's data in messages."""
     return f"split {config.data.eval_split}" if name == MAIN else f"evaluation {name}"
 
 
@@ -197,7 +197,7 @@ def _relabelled(source: Source, classifier: ClassifierInfo, split: str) -> tuple
     try:
         matching = _match(names, classifier, split)
     except UserError as error:
-        # A data set may list classes that it has no examples of.
+        # A data set may list classes without examples.
         if not hasattr(source, "labels") and len(source) > _MOST_READ:
             raise
         try:
@@ -230,7 +230,7 @@ def _match(
 
 
 def _present(source: Source) -> set[int]:
-    """Outputs that the data has; those with examples, where these are known without reading them."""
+    """Outputs that the data has; only those with examples, if that is known without reading them."""
     if hasattr(source, "labels"):
         return set(labels_present(source).tolist())
     if isinstance(source, Relabelled):
@@ -238,8 +238,10 @@ def _present(source: Source) -> set[int]:
     return set(range(len(source.class_names)))
 
 
-def _tell(split: str, source: Source, matching: Matching, classifier: str, expected: set[int] | None = None) -> None:
-    """Prints how classes were matched and which are missing; nothing where all is the same."""
+def _print_matching(
+    split: str, source: Source, matching: Matching, classifier: str, expected: set[int] | None = None
+) -> None:
+    """Prints how classes were matched and which are missing; nothing if both sides are equal."""
     expected = set(range(len(source.class_names))) if expected is None else expected
     found = _present(source)
     missing = [source.class_names[output] for output in sorted(expected - found)]
@@ -259,7 +261,7 @@ def _tell(split: str, source: Source, matching: Matching, classifier: str, expec
 
 
 def _competing(asked: Any, split: str, classifier: ClassifierInfo, source: Source) -> np.ndarray | None:
-    """`[K]` bool, which outputs compete for the figures of a subset; `None` where there is none."""
+    """`[K]` bool, the outputs that compete for the figures of a subset; None without one."""
     if asked is None:
         return None
     present, mask = labels_present(source), np.zeros(classifier.outputs, bool)

@@ -1,4 +1,4 @@
-"""What happens to a batch on the device: normalization, random erasing, mixup and cutmix, label smoothing.
+"""Augmentation of a batch on the device: normalization, random erasing, mixup and cutmix, label smoothing.
 
 As timm does it, but for how random numbers are drawn: the result is a function of the step's key and the place in the
 global batch alone, not of the number of devices. Mixing goes by groups of a fixed size, where timm mixes what one
@@ -39,15 +39,15 @@ class Mixing:
     switch: float = 0.5  # that it is cutmix, where both are on
     group: int = 128  # examples that share a lambda and mix with each other
     box: str = "timm"  # the cut reaches (n + 1) // 2 past its centre (timm 1.x), or n // 2 ("original": timm 0.4.12)
-    normalization: Normalization = IMAGENET  # of pictures, before all else
+    normalization: Normalization = IMAGENET  # of images, before all else
 
     @property
     def mixes(self) -> bool:
-        """Whether any group can be mixed."""
+        """Returns whether any group can be mixed."""
         return (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
 
     def group_size(self, batch_size: int) -> int:
-        """The size of a group in a batch of this size.
+        """Returns the size of a group in a batch of this size.
 
         Raises:
           UserError: groups do not divide the batch, or cannot be halved.
@@ -63,7 +63,7 @@ class Mixing:
 
 
 def make_mixing(config: FrozenConfigDict) -> Mixing:
-    """Returns what a config does to batches on the device.
+    """Returns the mixing of a config.
 
     Raises:
       UserError: groups do not divide the batch.
@@ -91,7 +91,7 @@ def _even_divisor(batch_size: int, most: int) -> int | None:
 def prepare_batch(
     images: jax.Array, labels: jax.Array, num_classes: int, mixing: Mixing, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """What the model is trained on.
+    """Returns the inputs of the loss for a batch.
 
     Args:
       images: `[B, H, W, 3]` uint8.
@@ -118,10 +118,10 @@ def _keys(key: jax.Array, count: int) -> jax.Array:
 
 
 def random_erase(images: jax.Array, probability: float, key: jax.Array) -> jax.Array:
-    """With a probability, a rectangle of every example becomes normal noise: timm's RandomErasing in pixel mode.
+    """Replaces a rectangle of some examples by normal noise: timm's RandomErasing in pixel mode.
 
-    Area uniform in (0.02, 1/3) of the picture, aspect ratio log-uniform in (0.3, 1 / 0.3); the first of ten draws that
-    lies strictly inside the picture counts, and none is no erasing.
+    Area uniform in (0.02, 1/3) of the image, aspect ratio log-uniform in (0.3, 1 / 0.3); the first of ten draws that
+    lies strictly inside the image counts; if none does, nothing is erased.
 
     Args:
       images: `[B, H, W, C]`, normalized.
@@ -151,7 +151,7 @@ def random_erase(images: jax.Array, probability: float, key: jax.Array) -> jax.A
 
 
 def mix(images: jax.Array, targets: jax.Array, mixing: Mixing, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899), one lambda a group, each with its mirror in the group.
+    """Mixes by mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899): one lambda per group, example i with n - 1 - i.
 
     Args:
       images: `[B, H, W, C]`.
@@ -171,7 +171,7 @@ def mix(images: jax.Array, targets: jax.Array, mixing: Mixing, key: jax.Array) -
         return images * weight + images[::-1] * (1 - weight), targets * kept + targets[::-1] * (1 - kept)
 
     grouped = [array.reshape(groups, size, *array.shape[1:]) for array in (images, targets)]
-    # Draws are loops of few numbers: split over devices, each turn would wait for all of them.
+    # Draws are loops over few numbers: sharded, each iteration would wait for all devices.
     drawn = jax.vmap(lambda key: _draw(key, mixing, height, width))(everywhere(_keys(key, groups)))
     mixed = jax.vmap(mix_group)(*grouped, jax.tree.map(everywhere, drawn))
     return tuple(array.reshape(-1, *array.shape[2:]) for array in mixed)
@@ -195,11 +195,11 @@ def _draw(key: jax.Array, mixing: Mixing, height: int, width: int) -> _Drawn:
 
 
 def _box(height: int, width: int, top: jax.Array, bottom: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
-    """`[H, W]`, true inside the rectangle."""
+    """`[H, W]` bool, True inside the rectangle."""
     y, x = jnp.arange(height)[:, None], jnp.arange(width)
     return (y >= top) & (y < bottom) & (x >= left) & (x < right)
 
 
 def _integer_below(key: jax.Array, end: jax.Array) -> jax.Array:
-    """Even in [0, end) for an end that is computed."""
+    """A uniform integer in [0, end) for a traced `end`."""
     return jnp.minimum((jax.random.uniform(key) * end).astype(int), end - 1)

@@ -1,4 +1,4 @@
-"""Which preprocessing counts where weights state one and a config another."""
+"""Chooses between the preprocessing that weights state and that of a config."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _KEYS = ("image_size", "eval_resize", "eval_resize_mode", "interpolation", "mean
 
 
 def weights_preprocessing(config: FrozenConfigDict, stated: WeightsInfo, named: Collection[str]) -> Preprocessing:
-    """Returns how pictures are prepared for weights that are measured; prints where that is not the config's way.
+    """Returns the preprocessing for weights that are evaluated; prints it if it is not that of the config.
 
-    What the weights state counts, but for the keys of the config that are `named`; where they state nothing, the
-    config.
+    The weights' own preprocessing wins, except for the keys of the config that are `named`; weights without any get
+    the config's.
 
     Raises:
-      UserError: the weights state what cannot be followed; the keys contradict each other.
+      UserError: the preprocessing that the weights state cannot be followed, or the keys contradict each other.
     """
     of_config, keys = from_config(config.data), [f"data.{key}" for key in _KEYS]
     named = [key for key in keys if key in named]
@@ -41,7 +41,7 @@ def weights_preprocessing(config: FrozenConfigDict, stated: WeightsInfo, named: 
     if is_first() and followed != of_config:
         but = f" but for {', '.join(named)}" if named else ""
         print(
-            f"pictures are prepared as the weights state it{but}: {followed.describe()}; the config's: "
+            f"images are prepared as the weights state it{but}: {followed.describe()}; the config's: "
             f"{of_config.describe()} (to take the config's, name {others} on the command line)"
         )
     return followed
@@ -70,14 +70,14 @@ def _combined(
 
 
 def note_difference(config: FrozenConfigDict, stated: WeightsInfo, path: str) -> None:
-    """Prints one line where a run prepares pictures otherwise than the weights that it starts from state."""
+    """Prints one line if a run prepares images otherwise than the weights that it starts from state."""
     ours, theirs = from_config(config.data), stated.preprocessing
     if theirs is not None and stated.normalization_only:
         theirs = replace(ours, normalization=theirs.normalization)
     if not is_first() or (theirs == ours and not stated.refused):
         return
     if stated.refused:
-        print(f"note: {stated.refused}; the run prepares pictures by the config: {ours.describe()}")
+        print(f"note: {stated.refused}; the run prepares images by the config: {ours.describe()}")
     elif theirs is not None:
         print(
             f"note: {path} states another preprocessing, {theirs.describe()}; the run goes by the config: "
