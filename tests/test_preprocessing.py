@@ -175,7 +175,7 @@ def test_weights_that_are_measured_or_trained_from_keep_their_preprocessing_or_s
     elsewhere = load_config("configs/quickstart.py", [*SMALL[1:], *others])
     assert evaluate_checkpoint(elsewhere, str(workdir))["loss"] == own["loss"]
     out = capsys.readouterr().out
-    assert "pictures are prepared as the weights state it: shorter side to 16, centre crop 16x16" in out
+    assert "images are prepared as the weights state it: shorter side to 16, centre crop 16x16" in out
     assert "the config's: shorter side to 24, centre crop 24x24, bicubic, mean 0.5" in out
     changed = evaluate_checkpoint(elsewhere, str(workdir), named=named_keys(others[1:2]))
     assert changed["loss"] != own["loss"]

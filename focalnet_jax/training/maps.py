@@ -36,7 +36,7 @@ class MapsLog:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 backbone = self._backbone(variables)
                 stages = look_at_modulation(backbone, spec.task.inputs(batch))
-            # The whole batch passes through the model, which may be sharded; kept are maps of the last block, [n, h, w].
+            # The whole batch passes through the model, which may be sharded; kept are the last block's maps, [n, h, w].
             shown = {name: batch[name][:count] for name in ("image", "mask")}
             return [shown, *(jax.tree.map(lambda maps: maps[-1, :count], stage) for stage in stages)]
 

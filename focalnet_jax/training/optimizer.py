@@ -171,7 +171,7 @@ def learning_rate_scales(config: FrozenConfigDict, params: Any, backbone: str = 
         if first == "head":
             return last
         raise UserError(
-            f"no rule of optimizer.layer_decay covers the parameter {name}: it belongs to no layer of FocalNet"
+            f"no rule of optimizer.layer_decay covers the parameter {name}, which is in no layer of FocalNet"
         )
 
     def scale(name: str, leaf: Any) -> Any:

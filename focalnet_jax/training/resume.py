@@ -118,9 +118,7 @@ def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, source: Source)
     """
     stored = read_metadata(checkpoint)
     if "config" not in stored:
-        raise UserError(
-            f"{checkpoint} holds converted weights, from which no run can be resumed: move it out of the workdir"
-        )
+        raise UserError(f"{checkpoint} holds converted weights, which cannot be resumed: move it out of the workdir")
     _refuse(checkpoint, checkpoint.parent.parent, differences(config, stored["config"]))
     ours, theirs = identity(source), dict(stored["data"])
     del theirs["substituted"]

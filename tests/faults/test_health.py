@@ -3,7 +3,7 @@
 import re
 import signal
 import time
-from types import SimpleNamespace
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.command_line import load_config
 from focalnet_jax.training.data import open_train_data
 from focalnet_jax.training.health import fresh_health, judge
-from focalnet_jax.training.run import PARAM_NORM, Run
+from focalnet_jax.training.run import set_up
 from focalnet_jax.training.state import init_state
 from focalnet_jax.training.step import make_train_step
 from focalnet_jax.training.writers import IN_A_ROW
@@ -154,34 +154,57 @@ def test_a_state_that_is_no_number_is_not_saved_by_a_stop_either(tmp_path):
     assert not [entry for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit()]
 
 
+class Broken:
+    """A task whose loss is NaN."""
+
+    def __init__(self, task):
+        self._task = task
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+    def loss(self, model, batch, keys):
+        """NaN, with gradients to match."""
+        loss, parts = self._task.loss(model, batch, keys)
+        return loss * jnp.nan, parts
+
+
 @pytest.mark.fault(25)
 @pytest.mark.fault(26)
-def test_an_update_that_is_not_made_puts_a_save_off_at_most(monkeypatch):
-    monkeypatch.setattr("focalnet_jax.training.run.identity", lambda data: {})
-    config, saved = load_config("configs/quickstart.py", SMALL[1:]), []
-    one = Run(
-        config=config, workdir=None, evaluations={}, plan=None, best=0.0, step=5, cost=None, substituted=0,
-        train_data=SimpleNamespace(source=None),
-        spec=SimpleNamespace(task=SimpleNamespace(metadata=dict)),
-        state=SimpleNamespace(items=dict),
-        checkpoints=SimpleNamespace(save=lambda step, *_: saved.append(step), last_good=lambda: None),
-    )  # fmt: skip
-    usual = {"train/loss": 1.0, "train/grad_norm": 1.0, PARAM_NORM: 1.0, IN_A_ROW: 0.0}
-    one.metrics = usual | {"train/loss": np.nan, IN_A_ROW: 1.0}
+def test_an_update_that_is_not_made_puts_a_save_off_at_most(tmp_path, capsys):
+    config = load_config("configs/quickstart.py", [*SMALL[1:], "--config.batch_size=16"])
+    one = set_up(config, tmp_path)
+    good, broken = (make_train_step(replace(one.spec, task=task)) for task in (one.spec.task, Broken(one.spec.task)))
+    spike = make_train_step(replace(one.spec, spike_factor=2.0))
+    batches = one.train_data.batches(0, 10)
+
+    def advance(step):
+        one.state, one.metrics = step(one.state, put_batch(next(batches), one.spec.mesh))
+        one.step += 1
+
+    def saved():
+        one.checkpoints.wait()
+        return list_steps(tmp_path / "checkpoints")
+
+    advance(broken)
     one.save()
-    assert (saved, one.owes_save) == ([], True)
-    one.metrics = usual
-    one.step = 6
+    assert (saved(), one.owes_save) == ([], True)
+    assert "step 1: not saved yet: 1 updates in a row were skipped (train/loss is nan" in capsys.readouterr().out
+    advance(good)
     one.save()
-    assert (saved, one.owes_save) == ([6], False)
-    one.metrics = usual | {"train/loss": np.nan, IN_A_ROW: 2.0}
-    one.step = 8
+    assert (saved(), one.owes_save) == ([2], False)
+    advance(broken)
     one.save(last=True)  # as a signal asks for: nothing is lost
-    assert (saved, one.owes_save) == ([6, 8], False)
-    one.metrics = usual | {IN_A_ROW: 3.0}  # a leap, whose loss is a number: what is there is as good as before
-    one.step = 9
+    assert (saved(), one.owes_save) == ([2, 3], False)
+    usual = one.state.health | {"made": jnp.int32(60), "mean_loss": jnp.float32(1e-3)}
+    one.state = replace(one.state, health=usual)
+    advance(spike)  # its loss is finite, so the state is as good as before
+    assert one.read_metrics()[IN_A_ROW] == 2
     one.save()
-    assert (saved, one.owes_save) == ([6, 8, 9], False)
-    one.metrics = usual | {PARAM_NORM: np.inf}
+    assert (saved(), one.owes_save) == ([2, 3, 4], False)
+    one.state.params["head"]["kernel"] = jnp.full_like(one.state.params["head"]["kernel"], jnp.inf)
+    advance(good)
     with pytest.raises(RunFailedError, match="train/param_norm is inf"):
         one.save(last=True)
+    assert saved() == [2, 3, 4]
+    one.checkpoints.close()
