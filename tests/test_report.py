@@ -120,7 +120,7 @@ def test_many_points_are_thinned_to_their_means():
     ("arguments", "told"),
     [
         (["nowhere"], "nowhere holds no run: there is no metrics.jsonl in it or in its folders"),
-        (["nowhere", "--out", "nodir/report.html"], "there is no folder nodir; make it"),
+        (["nowhere", "--out", "nodir/report.html"], "there is no folder nodir; create it"),
         (["nowhere", "--out", "report.pdf"], "expected a name that ends in .html or .png"),
         ([], "required: WORKDIR"),
     ],
