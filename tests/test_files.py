@@ -12,8 +12,8 @@ def test_what_cannot_be_written_is_refused_before_with_what_to_do(tmp_path, monk
     there = tmp_path / "there.npz"
     there.touch()
     for path, overwrite, told in (
-        (there, None, "exists already; remove it or choose another name"),
-        (there, False, "exists already; choose another --out or give --overwrite"),
+        (there, None, "already exists; remove it or choose another name"),
+        (there, False, "already exists; choose another --out or give --overwrite"),
         (tmp_path, True, "is a folder; expected the path of a file"),
         (there / "x.npz", True, "there is no folder"),
     ):

@@ -56,7 +56,7 @@ def test_a_picture_of_the_curves_alone(other, tmp_path):
 def test_a_file_that_is_there_is_written_over_only_where_asked(other, tmp_path):
     holiday = tmp_path / "holiday.png"
     holiday.write_text("a picture")
-    with pytest.raises(UserError, match=r"holiday\.png exists already; choose another --out or give --overwrite"):
+    with pytest.raises(UserError, match=r"holiday\.png already exists; choose another --out or give --overwrite"):
         main([str(other), "--out", str(holiday)])
     assert holiday.read_text() == "a picture"
     assert main([str(other), "--out", str(holiday), "--overwrite"]) == 0

@@ -109,7 +109,7 @@ def test_classifiers_that_cannot_be_followed_are_left_aloud(tmp_path):
         ),
         "before": (
             {f"1.{n}": v for n, v in BACKBONE.items()} | {"0.weight": WEIGHT, "2.weight": WEIGHT},
-            "0 may stand",
+            "0 may be before it",
         ),
     }
     for name, (content, told) in cases.items():

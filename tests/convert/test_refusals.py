@@ -215,7 +215,7 @@ def test_command_lines_that_make_no_sense_are_one_line_and_inputs_stay_as_they_a
         ([step, ".", "--to", "orbax"], "already exists"),
         ([step, "/", "--to", "orbax"], "already exists"),
         ([step, tmp_path / "link.safetensors", "--to", "microsoft"], "already exists"),
-        ([step, tmp_path / "out", "--to", "orbax", "--option", "use_postln=true"], "the checkpoint says False"),
+        ([step, tmp_path / "out", "--to", "orbax", "--option", "use_postln=true"], "but the checkpoint has False"),
     ):
         done = convert(*arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr

@@ -175,7 +175,7 @@ def test_shards_named_for_imagenet_have_its_classes_and_names_and_numbers_must_a
         (["train/0.tar", "valid/0.tar", "test/0.tar"], {"train": 1, "val": 1, "test": 1}),
         (["0.tar", "1.tar"], {"train": 2}),
         (["train-0.tar", "0.tar"], "has no split in its name"),
-        (["train-val-0.tar"], "says train and val"),
+        (["train-val-0.tar"], "its name has train and val"),
     ],
 )
 def test_the_split_is_said_by_files_or_folders(names, expected, tmp_path):
@@ -204,7 +204,7 @@ def test_a_source_of_another_kind_is_refused(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1" + bytes(3000))
     refused("damaged or not a Parquet file", "parquet", "--source", tmp_path / "x.parquet", *out)
     refused("expected Parquet files", "parquet", "--source", tmp_path / "zip.tar", *out)
-    refused("--classes is for", "tfrecord", "--source", tmp_path, "--classes", tmp_path, *out)
+    refused("--classes applies to", "tfrecord", "--source", tmp_path, "--classes", tmp_path, *out)
 
 
 def table(path, **columns):

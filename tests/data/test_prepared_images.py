@@ -91,7 +91,7 @@ def test_every_good_image_is_kept_once_with_its_bytes_and_the_rest_is_named(pict
     assert Counter(row["status"] for row in rows) == {"rejected": REJECTED, "normalized": NORMALIZED}
     reasons = {row["file"].rpartition("_")[2].partition(".")[0]: row["reason"] for row in rows}
     assert "CMYK" in reasons["100"]
-    assert "it is .png; now" in reasons["101"]
+    assert "the format is .png; now" in reasons["101"]
     assert "truncated" in reasons["105"]
     assert "pixels" in reasons["108"]
     assert "contradicts its folder" in reasons["109"]

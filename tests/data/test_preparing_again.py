@@ -32,7 +32,7 @@ def test_a_preparation_killed_at_any_time_goes_on_and_ends_the_same(pictures, tm
     for split in READABLE:
         assert contents(folder, split) == contents(other, split)
     assert "already holds this data set" in prepare(*arguments).stdout
-    refused("shard_bytes was 10000 and is 2000000", *arguments, "--shard-mb", "2")
+    refused("shard_bytes was 10000, now 2000000", *arguments, "--shard-mb", "2")
 
 
 def test_other_data_is_not_called_finished_and_a_corrected_command_is_not_held_to_the_wrong_one(pictures, tmp_path):

@@ -49,4 +49,4 @@ def test_an_existing_tfrecord_data_set_is_converted_byte_for_byte(from_folders, 
     shard.unlink()
     with pytest.raises(UserError, match=r"cannot read .*images-val.tfrecord"):
         convert([old], tmp_path / "none", processes=1)
-    refused("--name is for imagefolder", "tfrecord", "--source", old, "--out", tmp_path, "--name", "x")
+    refused("--name applies to imagefolder", "tfrecord", "--source", old, "--out", tmp_path, "--name", "x")

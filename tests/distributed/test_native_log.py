@@ -19,5 +19,5 @@ def test_only_jaxs_own_trace_is_replaced():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
     assert "native before" in done.stderr
     assert "of Python" in done.stderr
-    assert "failed: another process of this run is gone or silent" in done.stderr
+    assert "failed: another process of this run has ended or does not respond" in done.stderr
     assert len(done.stderr.splitlines()) == 3

@@ -62,7 +62,7 @@ def test_a_mistake_is_answered_in_one_line_with_what_would_do(path, override, to
 @pytest.mark.fault(20)
 @pytest.mark.parametrize(("size", "valid"), [(10, "8 or 16"), (3, "8"), (0, "8"), (-8, "8"), (1001, "1000 or 1008")])
 def test_a_batch_that_does_not_divide_is_refused_with_valid_sizes(size, valid):
-    with pytest.raises(UserError, match=f"that do: {valid}$"):
+    with pytest.raises(UserError, match=f"the nearest valid sizes: {valid}$"):
         check_batch_size("batch_size", size, make_mesh({"data": 8, "fsdp": 1, "tensor": 1}))
 
 
@@ -87,7 +87,7 @@ def test_eval_takes_a_step_too_and_refuses_what_does_not_fit(finished, tmp_path)
     ("given", "wanted", "head", "told"),
     [
         (5, 7, "keep", "have 5 classes, the model 7: match them, .* head policy: drop"),
-        (1000, 1000, "remap", "from 21842 classes to 1000"),
+        (1000, 1000, "remap", "needs weights of 21842 classes and a model of 1000"),
         (0, 1000, "remap", "these weights have 0"),
         (5, 5, "fresh", "keep, drop, remap"),
     ],

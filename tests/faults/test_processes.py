@@ -91,4 +91,4 @@ def test_a_process_that_stands_still_ends_the_others_in_one_line(tmp_path):
     assert taken < 15
     told = lines_of_second(stderr)
     assert len(told) == 1
-    assert "of this run is gone or silent" in told[0]
+    assert "of this run has ended or does not respond" in told[0]

@@ -88,4 +88,4 @@ def test_a_mistake_in_a_thread_is_raised_there_and_leaves_nothing(tmp_path):
 def test_a_thread_restarts_a_program_that_failed(monkeypatch, capsys):
     monkeypatch.setattr("focalnet_jax.programs.restarts._LONGEST_PAUSE", 0.0)
     assert in_a_thread(run_again, [sys.executable, "-c", "raise SystemExit(3)"], 1) == 3
-    assert "started again" in capsys.readouterr().err
+    assert "restarting in" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def test_features_of_a_run_are_written_and_measured(staged, tmp_path):
     held = np.load(out)
     assert (held["train_values"].shape, held["eval_values"].shape) == ((1347, 32), (450, 32))
     assert (len(held["eval_labels"]), set(held["eval_labels"])) == (450, set(range(10)))
-    assert_one_line_mistake(transfer("knn", *arguments, "--out", out), "exists already")
+    assert_one_line_mistake(transfer("knn", *arguments, "--out", out), "already exists")
 
 
 @pytest.mark.parametrize(

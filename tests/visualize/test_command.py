@@ -57,7 +57,7 @@ def test_pictures_become_figures_and_numbers_and_animations_stay_such(staged, sh
         # Picture, modulator, two levels' gates and the global one, four times as large, so that names have room.
         assert animation.size == (4 * 48 * 5, 14 + 4 * 32 + 14)
     again = visualize(*arguments)
-    assert_one_line_mistake(again, "exists already; choose another --out or give --overwrite")
+    assert_one_line_mistake(again, "already exists; choose another --out or give --overwrite")
 
 
 def test_a_video_is_read_frame_by_frame(staged, shown, tmp_path):

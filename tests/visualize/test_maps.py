@@ -119,7 +119,11 @@ def test_below_each_map_stands_what_its_colours_mean():
 
 def test_classes_and_stages_that_are_not_there_are_refused(images):
     model = create_model("focalnet_tiny_srf", **SMALL)
-    for classes, told in (([[0, 5], [0, 1]], "expected 0 to 4"), ([[-1], [0]], "expected 0 to 4"), ([0, 1], "a row")):
+    for classes, told in (
+        ([[0, 5], [0, 1]], "expected 0 to 4"),
+        ([[-1], [0]], "expected 0 to 4"),
+        ([0, 1], "one row per image"),
+    ):
         with pytest.raises(UserError, match=told):
             visualize.class_activation(model, images, np.array(classes))
     for stage in (2, -3):
