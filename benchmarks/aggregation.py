@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/aggr
 from benchmarks.flags import images, make_parser
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops.aggregation import aggregate_context
-from focalnet_jax.ops.implementations import choose_form, names
+from focalnet_jax.ops.implementations import choose_implementation, names
 from focalnet_jax.programs.command_line import run_command
 
 STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
@@ -47,12 +47,12 @@ def with_gradients(function: Callable[..., jax.Array], arguments: Any, cotangent
     return total, back(cotangent)
 
 
-def forms() -> list[str]:
+def implementations() -> list[str]:
     """Names of the implementations that this platform has."""
     found = []
-    for form in names("aggregation")[1:]:
+    for name in names("aggregation")[1:]:
         try:
-            found.append(choose_form("aggregation", form, jax.default_backend()))
+            found.append(choose_implementation("aggregation", name, jax.default_backend()))
         except UserError:
             continue
     return found
@@ -73,15 +73,23 @@ def main(arguments: list[str]) -> None:
             jax.random.normal(key, (k, k, 1, channels), flags.precision) / k
             for key, k in zip(keys[3:], KERNELS, strict=True)
         )
-        for form in forms():
-            function = partial(aggregate_context, form=form)
+        for name in implementations():
+            function = partial(aggregate_context, implementation=name)
             forward = milliseconds(jax.jit(function), context, gates, kernels)
             both = milliseconds(jax.jit(partial(with_gradients, function)), (context, gates, kernels), cotangent)
             print(
-                f"{size:>3} x {channels:<4} {form:<7} {forward:8.3f} ms forward, {both:8.3f} ms with gradients",
+                f"{size:>3} x {channels:<4} {name:<7} {forward:8.3f} ms forward, {both:8.3f} ms with gradients",
                 flush=True,
             )
-            results.append({"size": size, "channels": channels, "form": form, "forward_ms": forward, "train_ms": both})
+            results.append(
+                {
+                    "size": size,
+                    "channels": channels,
+                    "implementation": name,
+                    "forward_ms": forward,
+                    "train_ms": both,
+                }
+            )
     print(json.dumps(vars(flags) | {"device": jax.devices()[0].device_kind, "stages": results}))
 
 

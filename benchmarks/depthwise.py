@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> None:
             ("forward_ratio", lambda conv: conv, (x, kernel)),
             ("train_ratio", lambda conv: partial(with_gradients, conv), ((x, kernel), cotangent)),
         ):
-            forms = map(jax.jit, map(wrap, (depthwise_conv_reference, depthwise_conv)))
-            grouped, ours = (milliseconds(form, *arguments, calls=1) for form in forms)
+            implementations = map(jax.jit, map(wrap, (depthwise_conv_reference, depthwise_conv)))
+            grouped, ours = (milliseconds(implementation, *arguments, calls=1) for implementation in implementations)
             ratios[name].append(grouped / ours)
             row += f"{grouped:>12.1f}{ours:>7.1f}{grouped / ours:>7.1f}"
         print(row, flush=True)

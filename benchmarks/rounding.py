@@ -59,7 +59,7 @@ def _with_mean(total: jax.Array, last: jax.Array) -> tuple[jax.Array, jax.Array]
     return total, last.mean((1, 2), dtype=wide).astype(last.dtype)
 
 
-FORMS = {
+IMPLEMENTATIONS = {
     "xla": (by_xla, ""),
     "mosaic": (in_passes, "TPU v5 lite"),
     "pairs": (in_passes, "TPU v6 lite"),
@@ -109,7 +109,7 @@ def compiled(names: list[str], shape: tuple[int, ...], sizes: tuple[int, ...]) -
     """Returns each implementation's program, for the chip that it imitates."""
     programs = {}
     for name in names:
-        function, chip = FORMS[name]
+        function, chip = IMPLEMENTATIONS[name]
         # A smaller tile gives the same results and compiles sooner.
         with mock.patch.object(plan, "_chip", lambda chip=chip: chip), mock.patch.object(plan, "_REGISTERS", 4):
             programs[name] = (
@@ -149,7 +149,7 @@ def main(arguments: list[str]) -> None:
     shape, sizes = flags.shape, flags.kernels
     if not plan.supports(shape, sizes, jnp.bfloat16.dtype.itemsize, _VMEM):
         raise UserError(f"--shape {'x'.join(map(str, shape))}: rows so wide do not fit fast memory; give fewer columns")
-    names = [name for name in FORMS if name != "triton" or triton.supports(shape[-1], list(sizes))]
+    names = [name for name in IMPLEMENTATIONS if name != "triton" or triton.supports(shape[-1], list(sizes))]
     of_inputs = list(squares(compiled(names, shape, sizes), flags.inputs, shape, sizes))
     ours = names[1:]
     print(" " * 12 + "".join(f"{name:<18}" for name in ours))

@@ -177,8 +177,8 @@ def programs(flags: argparse.Namespace, config: Any, mesh: Any, device: Any) -> 
         asked = partial(aggregation, config, mesh, flags.aggregation - 1, flags.batch)
         ways = {"forward": False, "gradients": True}
         return {
-            f"{form} {way}": lambda form=form, backward=backward: compile_for(*asked(form, backward), device)
-            for form in ("mosaic", "xla")
+            f"{name} {way}": lambda name=name, backward=backward: compile_for(*asked(name, backward), device)
+            for name in ("mosaic", "xla")
             for way, backward in ways.items()
         }
     others = ("focalnet", "convnext") if flags.plain else ()

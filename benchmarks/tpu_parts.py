@@ -48,17 +48,19 @@ def part(
     from focalnet_jax.config import model_config
     from focalnet_jax.model.blocks import Stage
     from focalnet_jax.model.precision import get_precision
-    from focalnet_jax.ops.implementations import FORMS, choose_form
+    from focalnet_jax.ops.compute import choose_compute
 
     model = model_config(config)
     size = map_size(config, model, number)
-    forms = {option: choose_form(option, getattr(model, option), platform) for option in FORMS}
     depths = model.depths if whole_stage else (1,) * len(model.depths)
-    model = dataclasses.replace(model, **forms, depths=depths)
+    model = dataclasses.replace(model, depths=depths)
     precision = get_precision(config.precision)
+    compute = choose_compute(
+        precision.dtype, precision.matmul, platform, aggregation=model.aggregation, pointwise=model.pointwise
+    )
 
     def make() -> Stage:
-        stage = Stage(model, number, precision=precision, rngs=nnx.Rngs(0))
+        stage = Stage(model, number, compute=compute, rngs=nnx.Rngs(0))
         stage.downsample = None
         return stage
 
@@ -72,7 +74,9 @@ def part(
     return function, params, (size, size, model.dims[number])
 
 
-def aggregation(config: Any, mesh: Any, number: int, batch: int, form: str, backward: bool) -> tuple[Any, Any]:
+def aggregation(
+    config: Any, mesh: Any, number: int, batch: int, implementation: str, backward: bool
+) -> tuple[Any, Any]:
     """Returns a block's context aggregation, forward or with all gradients: function and arguments' shapes."""
     import jax
     import jax.numpy as jnp
@@ -89,7 +93,7 @@ def aggregation(config: Any, mesh: Any, number: int, batch: int, form: str, back
 
     def forward(*given: Any) -> jax.Array:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), jax.named_scope("aggregation"):
-            return aggregate_context(*given, form=form)
+            return aggregate_context(*given, implementation=implementation)
 
     def both(cotangent: jax.Array, *given: Any) -> Any:
         out, back = jax.vjp(forward, *given)

@@ -74,9 +74,9 @@ def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) 
     from focalnet_jax.errors import UserError
     from focalnet_jax.model import FocalNet
     from focalnet_jax.model.precision import get_precision
-    from focalnet_jax.ops.implementations import FORMS
+    from focalnet_jax.ops.implementations import IMPLEMENTATIONS
 
-    config = dataclasses.replace(model.config, **dict.fromkeys(FORMS, "xla"))  # for any platform
+    config = dataclasses.replace(model.config, **dict.fromkeys(IMPLEMENTATIONS, "xla"))  # for any platform
     precision, params = get_precision(model.dtype), nnx.state(model)
     graph = nnx.graphdef(nnx.eval_shape(lambda: FocalNet(config, precision=precision, rngs=nnx.Rngs(0))))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))

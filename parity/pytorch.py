@@ -36,7 +36,11 @@ def build(config: FocalNetConfig, library: str, *, seed: int = 0) -> torch.nn.Mo
     In a newly initialised model, LayerScale of 1e-4 and zero biases would hide errors.
     """
     torch.manual_seed(seed)
-    model = _timm(config) if library == "timm" else _transformers(config)
+    model = (
+        timm.models.focalnet.FocalNet(**timm_options(config), num_classes=config.num_classes)
+        if library == "timm"
+        else _transformers(config)
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)
@@ -49,8 +53,9 @@ def build(config: FocalNetConfig, library: str, *, seed: int = 0) -> torch.nn.Mo
     return model.eval()
 
 
-def _timm(config: FocalNetConfig) -> torch.nn.Module:
-    return timm.models.focalnet.FocalNet(
+def timm_options(config: FocalNetConfig) -> dict[str, Any]:
+    """Arguments of timm's FocalNet, without the classifier's."""
+    return dict(
         embed_dim=config.dims[0],
         depths=config.depths,
         focal_levels=config.levels,
@@ -61,7 +66,6 @@ def _timm(config: FocalNetConfig) -> torch.nn.Module:
         use_post_norm_in_modulation=config.use_postln_in_modulation,
         normalize_modulator=config.normalize_modulator,
         drop_path_rate=config.drop_path_rate,
-        num_classes=config.num_classes,
     )
 
 

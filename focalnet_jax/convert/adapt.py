@@ -18,14 +18,14 @@ from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, UNTRAINED_22K, class_
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
-from focalnet_jax.ops.implementations import FORMS
+from focalnet_jax.ops.implementations import IMPLEMENTATIONS
 from focalnet_jax.parameters import named_leaves, with_leaves
 
 HEAD_POLICIES = ("keep", "drop", "remap")
 _HEAD, _HEAD_BIAS = "head/kernel", "head/bias"
 _SURGERY = ("focal_levels", "focal_windows", "focal_factor")
-# Fields that change neither the shape nor the meaning of a parameter.
-_FREE = ("drop_rate", "drop_path_rate", "scan_blocks", "remat", *FORMS, "layerscale_value")
+# Fields that change no parameter's shape or meaning.
+_FREE = ("drop_rate", "drop_path_rate", "scan_blocks", "remat", *IMPLEMENTATIONS, "layerscale_value")
 
 
 def adapt(

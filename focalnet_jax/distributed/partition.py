@@ -25,7 +25,7 @@ def partitioned(
       function: of arrays or trees of them.
       arguments: the kind of each array, a tree of names as the arguments are.
       result: the kind of each result, or of each subtree.
-      batch: by kind, the dimension that is B; a kind that is not here is whole on every device.
+      batch: by kind, the dimension that is B; kinds that are absent are whole on every device.
       sums: kinds of results that are parts of sums over B, `[n, ...]`; they are added up to `[1, ...]`.
     """
     result_kinds: list[str] = []  # of each array, known when it is traced, which is before it is lowered

@@ -7,6 +7,7 @@ axis (arXiv 1910.02054, stage 3).
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -19,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from focalnet_jax.errors import UserError
 from focalnet_jax.parameters import named_leaves, path_name
 
-# Mesh axes of the last axes of a parameter; the first rule found in its path name applies.
+# How `tensor` splits the last axes of a parameter, by its path name; exactly one rule must match each parameter.
 TENSOR_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"/mlp/fc1/kernel$", (None, "tensor")),
     (r"/mlp/fc1/bias$", ("tensor",)),
@@ -28,6 +29,15 @@ TENSOR_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"/modulation/(query|context)/bias$", ("tensor",)),
     (r"/modulation/focal_kernels/\d+/kernel$", (None, "tensor")),
     (r"/modulation/(modulator|proj)/kernel$", ("tensor", None)),
+    # Whole on every device of `tensor`: small, or added after a sum over channels.
+    (r"/mlp/fc2/bias$", ()),
+    (r"/modulation/gates/(kernel|bias)$", ()),
+    (r"/modulation/(modulator|proj)/bias$", ()),
+    (r"/gamma[12]$", ()),
+    (r"(^|/)(norm[12]?|output_norms/\d+)/(scale|bias)$", ()),
+    (r"(^|/)(patch_embed|downsample)/proj/(kernel|bias)$", ()),
+    (r"(^|/)head/(kernel|bias)$", ()),
+    (r"(^|/)(mean|var)$", ()),  # running statistics
 )
 _LEAST = 4096  # smallest parameter, in elements, that fsdp splits; gathering smaller ones costs more than it saves
 _STACKED = "/blocks/"  # parameters of blocks are stacked along a first axis of size depth, over which they are scanned
@@ -43,10 +53,11 @@ def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> Pa
 
     Raises:
       UserError: `tensor` does not divide an axis that it splits.
+      LookupError: `tensor` is above 1, and no rule of `TENSOR_RULES` or several match the name.
     """
     axes: list[str | None] = [None] * len(shape)
-    if sizes["tensor"] > 1:
-        last = next((last for pattern, last in TENSOR_RULES if re.search(pattern, name)), ())
+    if sizes["tensor"] > 1 and shape:  # scalars, such as counts, are whole
+        last = _tensor_rule(name)
         axes[len(shape) - len(last) :] = last
     for axis, length in zip(axes, shape, strict=True):
         if axis == "tensor" and length % sizes["tensor"]:
@@ -59,6 +70,15 @@ def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> Pa
     if sizes["fsdp"] > 1 and free and math.prod(shape) >= _LEAST:
         axes[max(free, key=lambda place: shape[place])] = "fsdp"
     return PartitionSpec(*axes)
+
+
+@functools.cache
+def _tensor_rule(name: str) -> tuple[str | None, ...]:
+    found = [(pattern, last) for pattern, last in TENSOR_RULES if re.search(pattern, name)]
+    if len(found) != 1:
+        patterns = " and ".join(pattern for pattern, _ in found) or "none"
+        raise LookupError(f"{name}: one rule of TENSOR_RULES (distributed/sharding.py) must match, found {patterns}")
+    return found[0][1]
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

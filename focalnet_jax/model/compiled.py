@@ -1,4 +1,4 @@
-"""Functions of a model, compiled, that any number of threads may call at once."""
+"""Compiled functions of a model that several threads may call at once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ T = TypeVar("T")
 
 
 def compiled(function: Callable[..., T], static_argnums: tuple[int, ...] = ()) -> Callable[..., T]:
-    """`function(model, *arguments)` compiled, for functions that leave the model as it is.
+    """Returns `function(model, *arguments)` compiled, for functions that do not change the model.
 
-    `nnx.jit` takes the module apart and puts it together again at each call, and a call of another thread meets it
-    without its attributes. Here the model's arrays are read at each call, so that results follow the parameters it has
-    then, and nothing is written to it.
+    `nnx.jit` removes the module's attributes and sets them again at each call, so that a concurrent call of another
+    thread may find them missing. Here each call reads the model's arrays, follows its current parameters, and writes
+    nothing to it.
 
     Args:
-      function: of a model, arrays and, where `static_argnums` says so, hashable values.
-      static_argnums: places of those values among all arguments, of which the model is the first, 0.
+      function: takes a model, then arrays and hashable values.
+      static_argnums: positions of the hashable values among all arguments; the model's position is 0.
     """
 
     @partial(jax.jit, static_argnums=tuple(place + 1 for place in static_argnums))

@@ -1,9 +1,8 @@
-"""FocalNet: embedding, stages of focal blocks, pooled classifier."""
+"""FocalNet: the backbone (embedding and stages of focal blocks) and the pooled classifier on it."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,83 +13,120 @@ from flax import nnx
 from focalnet_jax.distributed.activations import by_example
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.blocks import BlockProbe, PatchEmbed, Stage
-from focalnet_jax.model.layers import dropout, keys_of_examples, layer_norm, linear, split_keys
+from focalnet_jax.model.layers import LayerNorm, keys_of_examples, linear
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.variants import FocalNetConfig, variant_config
-from focalnet_jax.ops.implementations import FORMS, choose_form
+from focalnet_jax.ops.compute import EXACT, choose_compute
+from focalnet_jax.ops.dropout import dropout, split_keys
 
 
-class FocalNet(nnx.Module):
-    """Focal Modulation Network (arXiv 2203.11926).
+class Backbone(nnx.Module):
+    """FocalNet without its classifier: images to one map per stage (arXiv 2203.11926, section 3).
 
-    Stochastic depth and dropout are active when a call is given a PRNG `key`, otherwise the model is deterministic.
-    It is made for JAX's default platform, or for the one that is named.
+    The classifier's and the dense tasks' backbone of the original differ in three places, which are options here.
+
+    Args:
+      config: depths, widths and options of the model; `num_classes` is not used.
+      precision: dtype of activations and precision of products.
+      rngs: random streams for the initialisation.
+      platform: "cpu", "gpu", "cuda" or "tpu", for which implementations are chosen; JAX's default backend if None.
+      outputs: stages, counted from 0 and ascending, whose maps `features` returns; all of them if None.
+      output_norms: a LayerNorm per output, on the map that `features` returns; the next stage receives the map without
+        it. Their parameters are `output_norms/STAGE/{scale,bias}`, the original's `normSTAGE.{weight,bias}`.
+      pad: fill up maps with zeros, to the right and below, to a multiple of the stride before each embedding; otherwise
+        sizes are floored.
+      stem_padding: of the overlapped stem (`config.use_conv_embed`: kernel 7, stride 4): 2 in the classifier and in
+        FocalNet-DINO, 3 in the original's detectors and segmenters.
+
+    Raises:
+      UserError: an option does not fit the model, the precision or the platform.
     """
 
-    def __init__(self, config: FocalNetConfig, *, precision: Precision, rngs: nnx.Rngs, platform: str | None = None):
+    def __init__(
+        self,
+        config: FocalNetConfig,
+        *,
+        precision: Precision,
+        rngs: nnx.Rngs,
+        platform: str | None = None,
+        outputs: Sequence[int] | None = None,
+        output_norms: bool = False,
+        pad: bool = False,
+        stem_padding: int = 2,
+    ):
         self.config = config
-        platform = platform or jax.default_backend()
-        dtype = jnp.dtype(precision.dtype).name
-        forms = {option: choose_form(option, getattr(config, option), platform, dtype) for option in FORMS}
-        if config.aggregation == "native" and dtype != "float32":
-            raise UserError(f"model.aggregation=native computes in float32, the model in {dtype}: leave it at auto")
-        config = dataclasses.replace(config, **forms)
-        self.dtype = precision.dtype
+        self.outputs = _checked_outputs(outputs, len(config.depths))
+        if stem_padding not in (2, 3) or (stem_padding != 2 and not config.use_conv_embed):
+            raise UserError(
+                f"stem_padding is {stem_padding} with use_conv_embed={config.use_conv_embed}; expected 2, or 3 with "
+                "use_conv_embed=True"
+            )
+        self.compute = compute = choose_compute(
+            precision.dtype, precision.matmul, platform, aggregation=config.aggregation, pointwise=config.pointwise
+        )
+        self.dtype, self.pad = precision.dtype, pad
+        overlapped = config.use_conv_embed
         self.patch_embed = PatchEmbed(
             config.in_channels,
             config.dims[0],
-            config.patch_size,
-            overlapped=config.use_conv_embed,
-            stem=True,
-            pointwise=config.pointwise,
-            form=config.aggregation,
-            precision=precision,
+            kernel=7 if overlapped else config.patch_size,
+            stride=config.patch_size,
+            padding=stem_padding if overlapped else 0,
+            pad=pad,
+            compute=compute,
             rngs=rngs,
         )
         self.stages = nnx.List(
-            [Stage(config, stage, precision=precision, rngs=rngs) for stage in range(len(config.depths))]
+            [Stage(config, stage, pad=pad, compute=compute, rngs=rngs) for stage in range(len(config.depths))]
         )
-        self.norm = layer_norm(config.dims[-1], precision, rngs, config.aggregation)
-        exact = get_precision("float32")  # the classifier's sums decide ties between classes and cost next to nothing
-        self.head = linear(config.dims[-1], config.num_classes, exact, rngs) if config.num_classes else None
+        # Not made without need: each layer draws from `rngs`, and a seed must give the classifier the same parameters.
+        self.output_norms = (
+            nnx.Dict({str(stage): LayerNorm(config.dims[stage], compute, rngs) for stage in self.outputs})
+            if output_norms
+            else None
+        )
 
-    def __call__(self, images: jax.Array, key: jax.Array | nnx.Rngs | None = None) -> jax.Array:
-        """Logits `[B, K]`, float32, of normalized images `[B, H, W, 3]`.
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each map that `features` returns."""
+        return tuple(self.config.dims[stage] for stage in self.outputs)
 
-        A `key`, of `jax.random.key` or `jax.random.PRNGKey`, or `nnx.Rngs` makes stochastic depth and dropout active,
-        or a key for every example, `[B]`: what is drawn for one depends on its own alone, whatever batch it stands in.
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the image per place of each map that `features` returns, along H as along W."""
+        return tuple(self.config.patch_size * 2**stage for stage in self.outputs)
 
-        Without a classifier (`num_classes=0`): the pooled features `[B, C]`, float32.
+    def features(self, images: jax.Array, keys: jax.Array | nnx.Rngs | None = None) -> list[jax.Array]:
+        """Returns the maps of the `outputs`, `[B, h, w, C]` each: a stage's output before its downsample.
+
+        They are not normalized, unless the backbone has `output_norms`. `h` is H divided by the stride, floored; with
+        `pad` it is rounded up.
+
+        Args:
+          images: `[B, H, W, 3]`, normalized.
+          keys: makes stochastic depth and dropout active: a key of `jax.random.key` or `jax.random.PRNGKey`, a key per
+            example, `[B]`, so that the draws for an example depend on its own key only, or `nnx.Rngs`.
+
+        Raises:
+          UserError: images or keys have another shape, or the images are too small.
         """
-        *_, (x, _) = self._stage_outputs(images, key)
-        return self.classify(x)
+        return self._selected([x for x, _ in self._stage_outputs(images, keys)])
 
-    def features(self, images: jax.Array) -> list[jax.Array]:
-        """The output of each stage before its downsample, `[B, h, w, C]`, not normalized."""
-        return [x for x, _ in self._stage_outputs(images)]
+    def look(self, images: jax.Array, probe: BlockProbe) -> tuple[list[Any], list[jax.Array]]:
+        """Returns the outputs of `probe(block, x)` for each block and its input `[B, h, w, C]`, and the `features`.
 
-    def look(self, images: jax.Array, look: BlockProbe) -> tuple[list[Any], list[jax.Array]]:
-        """What `look(block, x)` returns of each block and its input `[B, h, w, C]`, and `features`.
-
-        The first is a tree of arrays `[D, ...]` for each stage of D blocks.
+        The former is a tree of arrays `[D, ...]` for each stage of D blocks.
         """
-        outputs, seen = zip(*self._stage_outputs(images, look=look), strict=True)
-        return list(seen), list(outputs)
+        maps, seen = zip(*self._stage_outputs(images, probe=probe), strict=True)
+        return list(seen), self._selected(maps)
 
-    def classify(self, x: jax.Array) -> jax.Array:
-        """What a call returns, of the last of `features`, `[B, h, w, C]`."""
-        pooled = self._pooled(x)
-        return pooled if self.head is None else by_example(self.head(pooled))
-
-    def pool(self, images: jax.Array) -> jax.Array:
-        """What the classifier is given, `[B, C]`, float32: the normalized last map's mean over places."""
-        return self._pooled(self.features(images)[-1])
-
-    def _pooled(self, x: jax.Array) -> jax.Array:
-        return by_example(jnp.mean(self.norm(x), axis=(1, 2), dtype=jnp.float32))
+    def _selected(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
+        if self.output_norms is None:
+            return [maps[stage] for stage in self.outputs]
+        return [self.output_norms[str(stage)](maps[stage]) for stage in self.outputs]
 
     def _stage_outputs(
-        self, images: jax.Array, key: jax.Array | None = None, look: BlockProbe | None = None
+        self, images: jax.Array, key: Any = None, probe: BlockProbe | None = None
     ) -> Iterator[tuple[jax.Array, Any]]:
         images = jnp.asarray(images)
         self.check_size(images)
@@ -102,16 +138,19 @@ class FocalNet(nnx.Module):
         # float64 on the host, so that the scanned rates are the rounded ones of the original's linspace
         rates = np.split(np.linspace(0, self.config.drop_path_rate, sum(depths)), np.cumsum(depths)[:-1])
         for stage, stage_rates, stage_key in zip(self.stages, rates, keys, strict=False):
-            x, seen = stage(x, jnp.asarray(stage_rates, jnp.float32), stage_key, look)
+            x, seen = stage(x, jnp.asarray(stage_rates, jnp.float32), stage_key, probe)
             yield x, seen
             if stage.downsample is not None:
                 x = stage.downsample(x)
 
     def check_size(self, images: jax.Array) -> None:
-        """Refuses images of another shape than `[B, H, W, 3]`, and too small ones: `UserError`."""
+        """Raises `UserError` if images are not `[B, H, W, 3]`, or too small for the strides."""
         stages = len(self.config.depths)
-        # Overlapped embeddings pad: a map of one pixel stays one.
-        smallest = 3 if self.config.use_conv_embed else self.config.patch_size * 2 ** (stages - 1)
+        smallest = self.config.patch_size * 2 ** (stages - 1)
+        if self.pad:
+            smallest = 1
+        elif self.config.use_conv_embed:  # overlapped embeddings pad on all sides: a map of one place stays one
+            smallest = 3
         shape = images.shape
         if len(shape) != 4 or shape[3] != self.config.in_channels:
             raise UserError(f"images have shape {shape}; expected [B, H, W, {self.config.in_channels}]")
@@ -122,6 +161,60 @@ class FocalNet(nnx.Module):
             )
 
 
+class FocalNet(Backbone):
+    """Focal Modulation Network (arXiv 2203.11926): a backbone, LayerNorm, the mean over places and a linear classifier.
+
+    Stochastic depth and dropout are active in calls with a `key`; without, the model is deterministic.
+
+    Args:
+      config: the model; `num_classes=0` is a model without a classifier.
+      precision: dtype of activations and precision of products.
+      rngs: random streams for the initialisation.
+      platform: "cpu", "gpu", "cuda" or "tpu", for which implementations are chosen; JAX's default backend if None.
+
+    Raises:
+      UserError: an option does not fit the model, the precision or the platform.
+    """
+
+    def __init__(self, config: FocalNetConfig, *, precision: Precision, rngs: nnx.Rngs, platform: str | None = None):
+        super().__init__(config, precision=precision, rngs=rngs, platform=platform)
+        self.norm = LayerNorm(config.dims[-1], self.compute, rngs)
+        # The classifier's sums decide ties between classes and cost next to nothing.
+        self.head = linear(config.dims[-1], config.num_classes, EXACT, rngs) if config.num_classes else None
+
+    def __call__(self, images: jax.Array, key: jax.Array | nnx.Rngs | None = None) -> jax.Array:
+        """Returns logits `[B, K]` float32 or, without a classifier, pooled features `[B, C]` float32.
+
+        Args:
+          images: `[B, H, W, 3]`, normalized.
+          key: makes stochastic depth and dropout active, see `features`.
+
+        Raises:
+          UserError: images or keys have another shape, or the images are too small.
+        """
+        return self.classify(self.features(images, key)[-1])
+
+    def classify(self, x: jax.Array) -> jax.Array:
+        """Returns the output of a call from the last of `features`, `[B, h, w, C]`."""
+        pooled = self._pooled(x)
+        return pooled if self.head is None else by_example(self.head(pooled))
+
+    def pool(self, images: jax.Array) -> jax.Array:
+        """Returns the classifier's input, `[B, C]` float32: the mean over places of the normalized last map."""
+        return self._pooled(self.features(images)[-1])
+
+    def _pooled(self, x: jax.Array) -> jax.Array:
+        return by_example(jnp.mean(self.norm(x), axis=(1, 2), dtype=jnp.float32))
+
+
+def _checked_outputs(outputs: Sequence[int] | None, stages: int) -> tuple[int, ...]:
+    if outputs is None:
+        return tuple(range(stages))
+    if not outputs or list(outputs) != sorted({*outputs} & {*range(stages)}):
+        raise UserError(f"outputs is {outputs!r}; expected ascending stages, each from 0 to {stages - 1}")
+    return tuple(outputs)
+
+
 def create_model(
     name: str,
     *,
@@ -130,7 +223,7 @@ def create_model(
     rngs: nnx.Rngs | jax.Array | int = 0,
     **overrides: Any,
 ) -> FocalNet:
-    """A freshly initialised FocalNet.
+    """Returns a freshly initialised FocalNet.
 
     Args:
       name: a released variant, see `list_models`.

@@ -1,4 +1,4 @@
-"""Focal modulation, what FocalNet has in place of self-attention (paper section 3.1 and 3.2)."""
+"""Focal modulation, which takes the place of self-attention (paper sections 3.1 and 3.2)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from focalnet_jax.distributed.activations import by_channel, by_example
-from focalnet_jax.model.layers import dropout, form_for, layer_norm, linear, pointwise_conv, torch_uniform, without_bias
-from focalnet_jax.model.precision import Precision
+from focalnet_jax.model.layers import LayerNorm, linear, pointwise_conv, torch_uniform
 from focalnet_jax.model.variants import FocalNetConfig
 from focalnet_jax.ops.aggregation import aggregate_context, aggregate_levels
+from focalnet_jax.ops.compute import Compute
+from focalnet_jax.ops.dropout import dropout
+from focalnet_jax.ops.product import without_bias
 
 
 class FocalKernel(nnx.Module):
@@ -24,27 +26,26 @@ class FocalModulation(nnx.Module):
     """y = proj(query(x) * modulator(sum over levels of gate_l * context_l)) (paper equation 4).
 
     The original computes query, context and gates by one projection of width 2C + L + 1; they are three here, because
-    that width is a multiple of no vector unit's lanes. The ablations of the paper's table 13, and pooling (table 12)
-    in place of depthwise convolutions, are `config.use_gates` and the three after it.
+    that width is no multiple of any vector unit's lanes. The ablations of the paper's table 13, and pooling (table 12)
+    in place of depthwise convolutions, are `config.use_gates` and the three fields after it.
     """
 
-    def __init__(self, config: FocalNetConfig, stage: int, *, precision: Precision, rngs: nnx.Rngs):
-        dim, sizes, form = config.dims[stage], config.kernel_sizes(stage), config.aggregation
-        self.query = linear(dim, dim, precision, rngs, form)
-        self.context = linear(dim, dim, precision, rngs, form)
+    def __init__(self, config: FocalNetConfig, stage: int, *, compute: Compute, rngs: nnx.Rngs):
+        dim, sizes = config.dims[stage], config.kernel_sizes(stage)
+        self.query = linear(dim, dim, compute, rngs)
+        self.context = linear(dim, dim, compute, rngs)
         levels = len(sizes) + config.use_global_level
-        self.gates = linear(dim, levels, precision, rngs, form) if config.use_gates else None
+        self.gates = linear(dim, levels, compute, rngs) if config.use_gates else None
         learned = sizes if config.use_depthwise_conv else ()
         self.focal_kernels = nnx.List([FocalKernel(size, dim, rngs=rngs) for size in learned])
-        self.modulator = pointwise_conv(dim, dim, precision, rngs, form)
-        self.norm = layer_norm(dim, precision, rngs, form) if config.use_postln_in_modulation else None
-        self.proj = linear(dim, dim, precision, rngs, form)
+        self.modulator = pointwise_conv(dim, dim, compute, rngs)
+        self.norm = LayerNorm(dim, compute, rngs) if config.use_postln_in_modulation else None
+        self.proj = linear(dim, dim, compute, rngs)
         self.kernel_sizes = sizes
         self.global_level, self.multiplies = config.use_global_level, config.use_modulation
         self.normalize_modulator = config.normalize_modulator
         self.drop_rate = config.drop_rate
-        self.form = form
-        self.dtype = precision.dtype
+        self.compute = compute
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
@@ -56,7 +57,10 @@ class FocalModulation(nnx.Module):
             return dropout(self.proj(modulated), self.drop_rate, keys)
 
     def parts(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Query `[B, H, W, C]`, gates `[B, H, W, L + 1]`, the global level's last, and modulator `[B, H, W, C]`."""
+        """Returns query `[B, H, W, C]`, gates `[B, H, W, L + 1]`, the last for the global level, and modulator.
+
+        The modulator is `[B, H, W, C]`.
+        """
         with jax.named_scope("projections"):
             query = by_example(self.query(x), channels=True)
             context = by_example(without_bias(self.context, x), channels=True)
@@ -67,26 +71,37 @@ class FocalModulation(nnx.Module):
         return query, gates, modulator
 
     def _gates(self, x: jax.Array) -> jax.Array:
-        """`[B, H, W, L + 1]`: ones where there are none, and 0 of a global level that is not there."""
+        """`[B, H, W, L + 1]`: ones without gates, and 0 for the global level without one."""
         levels = len(self.kernel_sizes) + self.global_level
-        gates = jnp.ones((*x.shape[:-1], levels), self.dtype) if self.gates is None else self.gates(x)
+        gates = jnp.ones((*x.shape[:-1], levels), self.compute.dtype) if self.gates is None else self.gates(x)
         return gates if self.global_level else jnp.pad(gates, ((0, 0),) * 3 + ((0, 1),))
 
     def aggregate(self, context: jax.Array, gates: jax.Array) -> jax.Array:
-        """`[B, H, W, C]`, the sum of all levels of a context that has no bias yet; gates `[B, H, W, L + 1]`."""
+        """Returns the gated sum of all levels, `[B, H, W, C]` (paper equations 5 and 6).
+
+        Args:
+          context: `[B, H, W, C]`, the projection before its bias.
+          gates: `[B, H, W, L + 1]`.
+        """
         with jax.named_scope("aggregation"):
             return aggregate_context(
-                context, gates, *self._kernels(), normalize=self.normalize_modulator, form=form_for(self.form, context)
+                context,
+                gates,
+                *self._kernels(),
+                normalize=self.normalize_modulator,
+                implementation=self.compute.aggregation,
             )
 
     def aggregate_levels(self, context: jax.Array, gates: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """That sum without the global level, which is `[B, C]`, and not normalized."""
+        """Returns the sum without the global level, not divided by L + 1, and the global level, `[B, C]`."""
         with jax.named_scope("aggregation"):
-            return aggregate_levels(context, gates, *self._kernels(), form=self.form)
+            return aggregate_levels(context, gates, *self._kernels(), implementation=self.compute.aggregation)
 
     def _kernels(self) -> tuple[list[jax.Array], jax.Array]:
-        kernels = [focal.kernel[...].astype(self.dtype) for focal in self.focal_kernels]
-        if not kernels:  # of the means of windows
+        """Returns the levels' kernels and the context's bias."""
+        dtype = self.compute.dtype
+        kernels = [focal.kernel[...].astype(dtype) for focal in self.focal_kernels]
+        if not kernels:  # the means of windows
             dim = self.query.out_features
-            kernels = [jnp.full((size, size, 1, dim), 1 / size**2, self.dtype) for size in self.kernel_sizes]
-        return [by_channel(kernel) for kernel in kernels], self.context.bias[...].astype(self.dtype)
+            kernels = [jnp.full((size, size, 1, dim), 1 / size**2, dtype) for size in self.kernel_sizes]
+        return [by_channel(kernel) for kernel in kernels], self.context.bias[...].astype(dtype)

@@ -1,4 +1,4 @@
-"""Named precision policies: what a model computes in.
+"""Named precision policies.
 
 Parameters, the statistics of norms, pooling and the classifier are float32 in all of them.
 """
@@ -22,7 +22,7 @@ class Precision:
     matmul: jax.lax.Precision
 
 
-# TPUs and recent GPUs multiply float32 operands in fewer bits unless asked: "float32" asks.
+# TPUs and recent GPUs multiply float32 operands in fewer bits by default; "float32" requests full precision.
 PRECISIONS = {
     "float32": Precision(jnp.float32, jax.lax.Precision.HIGHEST),
     "bfloat16": Precision(jnp.bfloat16, jax.lax.Precision.DEFAULT),
@@ -30,7 +30,7 @@ PRECISIONS = {
 
 
 def get_precision(name: str | Any) -> Precision:
-    """The policy called `name`, or that of a dtype; `UserError` for an unknown one."""
+    """Returns the policy with this name, or of this dtype. Raises `UserError` if it is unknown."""
     if not isinstance(name, str):
         try:
             name = "none" if name is None else jnp.dtype(name).name

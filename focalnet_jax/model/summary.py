@@ -1,4 +1,4 @@
-"""What a model costs: a row a stage with its shape, parameters and multiply-accumulates."""
+"""The cost of a model: one row per stage with its shape, parameters and multiply-accumulates (MACs)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from focalnet_jax.model.variants import FocalNetConfig, variant_config
 
 @dataclass(frozen=True)
 class Row:
-    """One part of the model: output shape `(h, w, C)`, number of parameters, MACs an image."""
+    """One part of the model: output shape `(h, w, C)`, number of parameters, MACs per image."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,10 +51,17 @@ class Summary:
 
 
 def summarize(model: FocalNet | FocalNetConfig | str, image_size: int | tuple[int, int] = 224) -> Summary:
-    """Shapes, parameters and MACs of a model, a configuration or a variant by name; nothing is allocated.
+    """Returns shapes, parameters and MACs of a model, a configuration or a variant by name; nothing is allocated.
 
-    MACs count as the paper's tables do: projections, convolutions, pooling and the products of gates and query; not
-    norms, activations and biases.
+    MACs are counted as in the paper's tables: projections, convolutions, pooling and the products of gates and query,
+    without norms, activations and biases.
+
+    Args:
+      model: the model, its configuration or its name.
+      image_size: pixels, or `(height, width)`.
+
+    Raises:
+      UserError: the name is unknown, or the size is not valid for the model.
     """
     if isinstance(model, str):
         model = variant_config(model)
@@ -84,7 +91,7 @@ def summarize(model: FocalNet | FocalNetConfig | str, image_size: int | tuple[in
 
 
 def _embedded(model: FocalNet, images: jax.Array) -> list[jax.Array]:
-    """Maps of the shapes of `features`, by embeddings alone, for blocks take long to trace and keep a map's shape."""
+    """Returns maps of the shapes of `features` without the blocks, which take long to trace and keep a map's shape."""
     model.check_size(images)
     maps = [model.patch_embed(images)]
     for stage in model.stages:

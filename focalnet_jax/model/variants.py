@@ -16,25 +16,25 @@ from typing import Any
 import numpy as np
 
 from focalnet_jax.errors import UserError, suggest
-from focalnet_jax.ops.implementations import FORMS
+from focalnet_jax.ops.implementations import IMPLEMENTATIONS
 
 ABLATIONS = ("use_gates", "use_global_level", "use_depthwise_conv", "use_modulation")
-"""Fields that every released variant has True: the components the paper takes away one by one."""
+"""Fields that are True in every released variant: the components that the paper removes one by one (table 13)."""
 
 REMATS = ("auto", "none", "dots", "full")
-"""What `remat` may be; what each keeps is told by blocks.REMAT_POLICIES, "auto" is the fastest where it runs."""
+"""Values of `remat`. `ops.stack.REMAT_POLICIES` says what each keeps; "auto" is the fastest on the platform."""
 
-_MOST_CHANNELS = 2**20  # of which a matrix's bytes can still be counted in 64 bits
+_MOST_CHANNELS = 2**20  # with more, the bytes of a matrix overflow 64 bits
 
 Stagewise = int | tuple[int, ...]
-"""One value for all stages, or one a stage."""
+"""One value for all stages, or one per stage."""
 
 
 @dataclass(frozen=True)
 class FocalNetConfig:
-    """Everything that decides the shape and the arithmetic of a FocalNet.
+    """Shape and arithmetic of a FocalNet.
 
-    Fields of type `Stagewise` take one value for all stages or one a stage; `embed_dim` as one value is the
+    Fields of type `Stagewise` take one value for all stages or one per stage; `embed_dim` as one value is the
     first stage's and doubles at every stage.
     """
 
@@ -60,9 +60,9 @@ class FocalNetConfig:
     num_classes: int = 1000  # 0: no classifier, the model returns pooled features
     in_channels: int = 3
     scan_blocks: bool | None = None  # a stage's blocks as a scan (compile time independent of depth) or unrolled
-    remat: str = "auto"  # what a block keeps for the backward pass, one of REMATS
-    aggregation: str = "auto"  # how the context is aggregated, see ops.forms
-    pointwise: str = "auto"  # and the layers before and after it: projections, norms, MLP
+    remat: str = "auto"  # which values a block keeps for the backward pass, one of REMATS
+    aggregation: str = "auto"  # implementation of the context aggregation, see ops.implementations
+    pointwise: str = "auto"  # implementation of the layers before and after it: projections, norms, MLP
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depths", tuple(self.depths))  # a list has no hash
@@ -89,7 +89,7 @@ class FocalNetConfig:
             if isinstance(value, tuple) and len(value) != len(self.depths):
                 raise UserError(
                     f"model.{name} is {value}, {len(value)} values; depths {self.depths} make "
-                    f"{len(self.depths)} stages: give one number for all or one a stage"
+                    f"{len(self.depths)} stages: give one number for all or one per stage"
                 )
         if min(self.dims) <= 0 or min(self.levels) <= 0:
             raise UserError(f"model.embed_dim {self.embed_dim} and focal_levels {self.focal_levels} must be positive")
@@ -174,9 +174,9 @@ def list_models() -> list[str]:
 
 
 def variant_config(name: str, **overrides: Any) -> FocalNetConfig:
-    """The configuration of a released variant with any field replaced; `None` keeps the variant's value.
+    """Returns the configuration of a released variant with any field replaced; `None` keeps the variant's value.
 
-    Raises `UserError` for an unknown name, an unknown field or a value of another kind, with suggestions.
+    Raises `UserError`, with suggestions, if a name or a field is unknown or a value has another type.
     """
     if not isinstance(name, str) or name not in VARIANTS:
         raise UserError(f"unknown model {name!r}.{suggest(str(name), VARIANTS) or ' Known: ' + ', '.join(VARIANTS)}")
@@ -184,7 +184,7 @@ def variant_config(name: str, **overrides: Any) -> FocalNetConfig:
 
 
 def checked_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a `FocalNetConfig` in their types, `None` left out; errors as for `variant_config`."""
+    """Returns fields of a `FocalNetConfig` in their types, without `None`; raises as `variant_config` does."""
     fields = {field.name: field for field in dataclasses.fields(FocalNetConfig)}
     for key in overrides:
         if key not in fields:
@@ -197,7 +197,7 @@ def _as(field: dataclasses.Field, value: Any) -> Any:
     if isinstance(value, list):
         value = tuple(value)
     kinds = {
-        "Stagewise": (lambda v: _is_int(v) or _is_ints(v), "an integer or one integer a stage"),
+        "Stagewise": (lambda v: _is_int(v) or _is_ints(v), "an integer or one integer per stage"),
         "tuple[int, ...]": (_is_ints, "a tuple of integers"),
         "int": (_is_int, "an integer"),
         "float": (lambda v: _is_int(v) or isinstance(v, float), "a number"),
@@ -220,15 +220,15 @@ def _is_ints(value: Any) -> bool:
 
 
 def model_metadata(name: str | None, config: FocalNetConfig) -> dict[str, Any]:
-    """What a checkpoint says of the model it holds; `model_from_metadata` reads it."""
+    """Returns the description of a model for a checkpoint; `model_from_metadata` reads it."""
     return {"name": name, "config": dataclasses.asdict(config)}
 
 
 def model_from_metadata(stored: dict[str, Any]) -> tuple[str | None, FocalNetConfig]:
-    """The variant's name, if it is one, and the configuration, from JSON."""
+    """Returns the variant's name, or None, and the configuration from a checkpoint's JSON."""
     try:
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["config"].items()}
-        # How it was computed where it was trained need not be possible here.
-        return stored["name"], FocalNetConfig(**fields | dict.fromkeys(FORMS, "auto"))
+        # The implementations of the platform it was trained on may not exist on this one.
+        return stored["name"], FocalNetConfig(**fields | dict.fromkeys(IMPLEMENTATIONS, "auto"))
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"the checkpoint's description of its model is damaged: {error!r}") from error

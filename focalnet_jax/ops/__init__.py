@@ -1,1 +1,1 @@
-"""How focal modulation is computed: each operation has a reference form and faster forms by platform."""
+"""How focal modulation is computed: a reference implementation of each operation, and faster ones by platform."""

@@ -1,4 +1,4 @@
-"""The MLP's GELU and what it is multiplied by after it, on CPUs."""
+"""The MLP's GELU and the product after it, on CPUs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from focalnet_jax.ops.product import kernel_gradient, multiply
 def activated_product(
     hidden: jax.Array, bias: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike
 ) -> jax.Array:
-    """Exact GELU of `hidden` `[B, H, W, I]` and its bias `[I]`, float32, times `[I, O]`; it keeps these alone.
+    """Returns exact GELU of `hidden + bias`, `[B, H, W, I]` float32, times `kernel`, `[I, O]`.
 
-    For where `native.computes`. XLA for CPUs may write each of GELU's coefficients out as an array of this shape, where
-    two blocks have it.
+    Only the arguments are kept for the gradient. It requires `native.computes(float32)`. (XLA for CPUs may write each
+    of GELU's coefficients as an array of this shape if two blocks have the same shape.)
     """
     active = on_each_device(native.gelu, ("context", "bias"), "context")(hidden, bias)
     return multiply(active, kernel, precision)

@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from focalnet_jax.distributed.activations import on_each_device, shape_on_each_device
+from focalnet_jax.distributed.activations import allows_kernels, on_each_device, shape_on_each_device
 from focalnet_jax.ops import mosaic, native, pointwise, triton
 from focalnet_jax.ops.depthwise import depthwise_conv
 from focalnet_jax.ops.gelu import activate
-from focalnet_jax.ops.implementations import FORMS
+from focalnet_jax.ops.implementations import IMPLEMENTATIONS
 from focalnet_jax.ops.rules import with_rule
 from focalnet_jax.ops.shifted import focal_level
 
-LEVELS = "focal levels"  # the name of what each level computes, for a policy of what to keep
+LEVELS = "focal levels"  # the name of each level's result in rematerialization policies
 
 
 def aggregate_context(
@@ -28,38 +28,42 @@ def aggregate_context(
     bias: jax.Array | None = None,
     *,
     normalize: bool = False,
-    form: str = "xla",
+    implementation: str = "xla",
 ) -> jax.Array:
-    """Sum of the focal levels' contexts, each times its gate.
+    """Returns the sum of the focal levels' contexts, each times its gate (paper equations 5 and 6).
 
-    Level l is GELU(depthwise convolution) of level l - 1; the global level is GELU of the last level's mean
-    over H and W. GELU is the exact (erf) form, gates have no activation.
+    Level l is GELU(depthwise convolution) of level l - 1; the global level is GELU of the last level's mean over H
+    and W. GELU is exact (erf), not its tanh approximation; gates have no activation.
 
     Args:
-      context: `[B, H, W, C]`, which with the bias is level 0.
-      gates: `[B, H, W, L + 1]`, the last one is the global level's.
-      kernels: L depthwise kernels, `[k_l, k_l, 1, C]`.
-      bias: `[C]` or none: a form that goes over all numbers anyway adds it, and its gradient, for next to nothing.
+      context: `[B, H, W, C]`; with the bias added it is level 0.
+      gates: `[B, H, W, L + 1]`, the last one for the global level.
+      kernels: L depthwise kernels, `[k_l, k_l, 1, C]`, k_l odd.
+      bias: `[C]` or None. It is added here because some implementations add it, and sum its gradient, for next to
+        nothing.
       normalize: divide the sum by L + 1.
-      form: "xla", what XLA makes of it; "shifted", the same as a CPU is fastest with; "native", "triton" or "mosaic",
-        kernels for CPUs, NVIDIA GPUs or TPUs where they support shapes and dtype; see `ops.forms`.
+      implementation: "xla", compiled by XLA alone; "shifted", XLA's operations as CPUs run them fastest; "native",
+        "triton" or "mosaic": kernels for CPUs, NVIDIA GPUs or TPUs. Shapes, kernel sizes and dtypes that those do not
+        support, and meshes that do not allow kernels, are left to XLA.
 
     Returns:
       `[B, H, W, C]` in the dtype of `context`.
 
     Raises:
-      ValueError: an array has another shape, or there is no such form.
+      ValueError: an array has another shape, or the implementation is unknown.
     """
-    _check(context, gates, kernels, bias, form)
-    if context.size == 0:  # kernels of our own go over places and channels that are there
+    _check(context, gates, kernels, bias, implementation)
+    if not allows_kernels(context):
+        implementation = "xla"
+    if context.size == 0:  # the kernels expect at least one place and channel
         return jnp.zeros_like(context)
     given = (context, gates, *kernels, *([] if bias is None else [bias]))
     alike = all(x.dtype == context.dtype for x in given)
-    if form == "native" and alike and native.supports(context.dtype, [len(kernel) for kernel in kernels]):
+    if implementation == "native" and alike and native.supports(context.dtype, [len(kernel) for kernel in kernels]):
         scale = 1 / (len(kernels) + 1) if normalize else 1.0
         return _sum_at_once(context, gates, tuple(kernels), _bias_of(context, bias), scale)
-    total, global_context = aggregate_levels(context, gates, kernels, bias, form=form)
-    if pointwise.suits(form, context.dtype):
+    total, global_context = aggregate_levels(context, gates, kernels, bias, implementation=implementation)
+    if pointwise.suits(implementation, context.dtype):
         total = _add_in_kernel(total, gates, global_context.astype(jnp.float32), False)
     else:
         total += global_context[:, None, None] * gates[..., -1, None]
@@ -68,7 +72,7 @@ def aggregate_context(
 
 @partial(with_rule, nondiff_argnums=(3,))
 def _add_in_kernel(total: jax.Array, gates: jax.Array, global_context: jax.Array, interpret: bool) -> jax.Array:
-    """The global level, `[B, C]` float32, times its gate, added to the other levels' sum, `[B, H, W, C]`."""
+    """Adds the global level, `[B, C]` float32, times its gate to the other levels' sum, `[B, H, W, C]`."""
     return _global_level((total, gates), global_context, interpret)
 
 
@@ -86,7 +90,7 @@ def _gated(weights: pointwise.Weights, *rows: jax.Array) -> tuple[jax.Array]:
 
 def _add_back(interpret: bool, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, ...]:
     _, back = jax.vjp(lambda gates, of: _global_level((gates,), of, interpret), *kept)
-    return cotangent, *back(cotangent)  # the sum's own gradient is nothing to read and write
+    return cotangent, *back(cotangent)  # the kernel neither reads nor writes the sum's own gradient
 
 
 _add_in_kernel.defvjp(
@@ -100,30 +104,35 @@ def aggregate_levels(
     kernels: Sequence[jax.Array],
     bias: jax.Array | None = None,
     *,
-    form: str = "xla",
+    implementation: str = "xla",
 ) -> tuple[jax.Array, jax.Array]:
-    """The sum without the global level, `[B, H, W, C]`, and the global level, `[B, C]`; see `aggregate_context`."""
-    _check(context, gates, kernels, bias, form)
+    """Returns the sum without the global level, `[B, H, W, C]`, and the global level, `[B, C]`.
+
+    Arguments and errors are those of `aggregate_context`.
+    """
+    _check(context, gates, kernels, bias, implementation)
     sizes = [len(kernel) for kernel in kernels]
     shape = shape_on_each_device(context)
     bias = _bias_of(context, bias)
-    if form == "mosaic" and mosaic.supports(shape, sizes, context.dtype.itemsize, vmem := mosaic.fast_memory()):
+    vmem = mosaic.fast_memory() if implementation == "mosaic" else 0
+    if vmem and mosaic.supports(shape, sizes, context.dtype.itemsize, vmem):
         total, last_sum = _levels_in_passes(context, gates, tuple(kernels), bias, vmem, False)
         return total, activate((last_sum / (context.shape[1] * context.shape[2])).astype(context.dtype))
-    if form == "triton" and triton.supports(shape[-1], sizes):
+    if implementation == "triton" and triton.supports(shape[-1], sizes):
         total, last = _levels_in_kernels(context + bias, gates, tuple(kernels), False)
     else:
-        total, last = _levels(context + bias, gates, kernels, focal_level if form in ("shifted", "native") else _level)
+        level_of = focal_level if implementation in ("shifted", "native") else _level
+        total, last = _levels(context + bias, gates, kernels, level_of)
     return total, activate(jnp.mean(last, axis=(1, 2), dtype=jnp.float32).astype(context.dtype))
 
 
 def _check(
-    context: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array], bias: jax.Array | None, form: str
+    context: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array], bias: jax.Array | None, implementation: str
 ) -> None:
-    """`ValueError` for what `aggregate_context` does not take: C++ would read past the end of it."""
-    forms = ("xla", *FORMS["aggregation"])
-    if form not in forms:
-        raise ValueError(f"form is {form!r}; expected one of {', '.join(forms)}")
+    """Raises `ValueError` for shapes that do not fit each other: C++ would read past the end of an array."""
+    known = ("xla", *IMPLEMENTATIONS["aggregation"])
+    if implementation not in known:
+        raise ValueError(f"implementation is {implementation!r}; expected one of {', '.join(known)}")
     if context.ndim != 4:
         raise ValueError(f"context has shape {context.shape}; expected [B, H, W, C]")
     channels = context.shape[-1]
@@ -152,7 +161,7 @@ def _levels(
     kernels: Sequence[jax.Array],
     level_of: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
-    """The gated sum, and the last level's context."""
+    """Returns the gated sum, and the last level's context."""
     total = jnp.zeros_like(context)
     for level, kernel in enumerate(kernels):
         context = checkpoint_name(level_of(context, kernel), LEVELS)
@@ -164,7 +173,7 @@ def _levels(
 def _sum_at_once(
     context: jax.Array, gates: jax.Array, kernels: tuple[jax.Array, ...], bias: jax.Array, scale: float
 ) -> jax.Array:
-    """The sum of all levels, the global one too, times `scale`: a CPU keeps the channels it works on in its cache."""
+    """Returns the sum of all levels, with the global one, times `scale`; the channels in work stay in a CPU's cache."""
     sum_of = on_each_device(
         partial(native.focal_levels, scale=scale), ("context", "gates", _kinds(kernels), "kernel"), "context"
     )
@@ -241,7 +250,7 @@ _levels_in_kernels.defvjp(_forward, _backward)
 
 
 def _with_global(gradients: Sequence[jax.Array], gates: jax.Array) -> jax.Array:
-    """Gates' gradients `[B, H, W, L + 1]` of those of the levels, `[B, H, W]` each; the global level's is not here."""
+    """Returns the gates' gradients `[B, H, W, L + 1]`, the levels' `[B, H, W]` stacked and 0 for the global level."""
     return jnp.stack([*gradients, jnp.zeros_like(gradients[0])], axis=-1).astype(gates.dtype)
 
 
@@ -266,7 +275,7 @@ def _pass_forward(
     interpret: bool,
     keep: bool = True,
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    """The gated sum, and the last level's sum over H and W, `[B, C]` float32."""
+    """Returns the gated sum, and the last level's sum over H and W, `[B, C]` float32."""
     levels_of = on_each_device(
         partial(mosaic.focal_levels, keep=keep, vmem=vmem, interpret=interpret),
         ("context", "gates", _kinds(kernels), "kernel"),

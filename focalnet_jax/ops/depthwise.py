@@ -1,8 +1,8 @@
 """Depthwise convolution, the work of every focal level.
 
-XLA's grouped convolution is the reference and what TPU and GPU run. On CPU it is more than ten times slower than
-adding shifted copies (`benchmarks/depthwise.py` measures both), so the CPU form does that. The form is chosen when
-the program is lowered for a platform, so one traced program serves all.
+XLA's grouped convolution is the reference, and runs on TPUs and GPUs. On CPUs it is more than ten times slower than
+adding shifted copies (`benchmarks/depthwise.py` measures both), so the CPU implementation adds them. The choice is made
+when the program is lowered for a platform, so one traced program serves all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _POSITIONS = 56  # in a step of the kernel's gradient: enough to pay for going t
 
 
 def depthwise_conv_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """XLA's grouped convolution: stride 1, zero padding k // 2, no bias.
+    """Returns XLA's grouped convolution: stride 1, zero padding k // 2, no bias.
 
     Args:
       x: `[B, H, W, C]`.
@@ -39,7 +39,7 @@ def depthwise_conv_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def depthwise_conv_shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same as k * k shifted, scaled and added copies of `x`; the sum is taken in float32."""
+    """Returns the same from k * k shifted and scaled copies of `x`, added in float32."""
     k, height, width = kernel.shape[0], x.shape[1], x.shape[2]
     # Without the barrier XLA folds the padding's bounds checks into each of the k * k reads.
     padded = lax.optimization_barrier(_pad(x, k // 2))
@@ -51,7 +51,7 @@ def depthwise_conv_shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def kernel_gradient_shifted(x: jax.Array, cotangent: jax.Array, k: int) -> jax.Array:
-    """Gradient of the kernel, `[k, k, 1, C]` float32, from `x` and the output's cotangent, both `[B, H, W, C]`.
+    """Returns the kernel's gradient, `[k, k, 1, C]` float32, from `x` and the output's cotangent, both `[B, H, W, C]`.
 
     k * k separate reductions over B, H and W do not vectorise on CPU. A loop over some rows with an accumulator
     `[B, k, k, C]`, to which each of their positions adds its window times its cotangent, does.
@@ -74,7 +74,7 @@ def kernel_gradient_shifted(x: jax.Array, cotangent: jax.Array, k: int) -> jax.A
 
 
 def _divisor(of: int, most: int) -> int:
-    """The largest divisor that is not above `most`, or 1."""
+    """Returns the largest divisor of `of` that is at most `most`, or 1."""
     return max(divisor for divisor in range(1, max(most, 1) + 1) if of % divisor == 0)
 
 
@@ -93,7 +93,7 @@ def _shifted_gradients(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) ->
 
 @with_rule
 def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Depthwise convolution in the form that is fastest on the platform the program is lowered for.
+    """Depthwise convolution in the implementation that is fastest on the platform that the program is lowered for.
 
     Stride 1, zero padding k // 2, no bias; arguments and result as `depthwise_conv_reference`.
     """
@@ -101,8 +101,8 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def depthwise_gradients(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Gradients of `depthwise_conv` at `x` and `kernel`, from its result's, in the form that is fastest."""
-    # Differentiating through platform_dependent would keep the residuals of every platform's form.
+    """Returns the gradients of `depthwise_conv` at `x` and `kernel`, from that of its result."""
+    # Differentiating through platform_dependent would keep the residuals of every platform's implementation.
     return lax.platform_dependent(x, kernel, cotangent, cpu=_shifted_gradients, default=_reference_gradients)
 
 

@@ -1,4 +1,4 @@
-"""Exact GELU for kernels of our own: z Φ(z), with Φ the normal distribution, from one exponential and one division."""
+"""Exact GELU, z Φ(z) with Φ the normal distribution function, from one exponential and one division."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COEFFICIENTS = (
     0.7018228039690406,
     -0.17670216274216408,
 )
-# Φ(z) = (1 + tanh(z (c0 + c1 z^2 + ...))) / 2: a fit of the same kind, to 1.5e-6 with four powers. What tanh is given
+# Φ(z) = (1 + tanh(z (c0 + c1 z^2 + ...))) / 2: a fit of the same kind, to 1.5e-6 with four powers. The argument of tanh
 # grows with z, so that it needs no bounds.
 _TANH_COEFFICIENTS = (7.97869713e-01, 3.63922849e-02, -8.78256507e-05, -3.66936397e-05, 1.42501795e-06)
 # Φ(z) = 1/2 + z (n0 + n1 z^2 + ...) / (d0 + d1 z^2 + ...) to 2e-8 for |z| <= 5.5, beyond which it is 0 or 1 to float32:
@@ -42,24 +42,24 @@ DENOMINATOR = (1.0, 0.256708636696253, 0.02909159332055822, 0.001830653023100049
 
 
 def gelu(z: jax.Array) -> jax.Array:
-    """The product z Φ(z) of float32 numbers, to 2.5e-7 |z|: roundings of Φ, 1.2e-7 of which erf's own form has."""
+    """Returns z Φ(z) of float32 numbers, to 2.5e-7 |z|; computed with `jax.lax.erf` the error is 1.2e-7 |z|."""
     return z * _normal(z)[0]
 
 
 def gelu_slope(z: jax.Array) -> jax.Array:
-    """The derivative of `gelu`: Φ(z) + z φ(z)."""
+    """Returns the derivative of `gelu`, Φ(z) + z φ(z)."""
     return gelu_and_slope(z)[1]
 
 
 def gelu_and_slope(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`gelu` and its derivative."""
+    """Returns `gelu` and its derivative."""
     below, bell = _normal(z)
     return z * below, below + z * bell * (1 / math.sqrt(2 * math.pi))
 
 
 @with_rule
 def activate(x: jax.Array) -> jax.Array:
-    """Exact GELU of an array of any dtype, of bfloat16 in the quick form; it keeps `x` alone for the gradient."""
+    """Returns exact GELU, for bfloat16 by `quick_gelu`; only `x` is kept for the gradient."""
     if x.dtype == jnp.bfloat16:
         return quick_gelu(x.astype(jnp.float32)).astype(x.dtype)
     above, below = _normal_as_quotient(x)
@@ -68,7 +68,7 @@ def activate(x: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def times_slope(x: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """The gradient of `activate` at `x` from what it returned's, `cotangent`."""
+    """Returns the gradient of `activate` at `x`, from the `cotangent` of its result."""
     if x.dtype == jnp.bfloat16:
         return (cotangent.astype(jnp.float32) * quick_gelu_and_slope(x.astype(jnp.float32))[1]).astype(x.dtype)
     above, below = _normal_as_quotient(x)
@@ -93,9 +93,10 @@ activate.defvjp(lambda x: (activate.fun(x), x), lambda x, cotangent: (times_slop
 
 
 def _normal_as_quotient(z: jax.Array) -> tuple[jax.Array, jax.Array | float]:
-    """Φ(z)'s numerator and denominator; z times the one over the other is GELU, in float32 to 3e-7 |z|.
+    """Returns numerator and denominator of Φ(z); z times their quotient is GELU, in float32 to 3e-7 |z|.
 
-    A division comes last: all else XLA computes on CPUs again for each who reads it, with what comes before.
+    The division comes last, because XLA for CPUs computes any other last operation again, with all before it, for each
+    operation that reads the result.
     """
     if z.dtype != jnp.float32:
         return 0.5 * jax.lax.erfc(-z * math.sqrt(0.5)), 1.0
@@ -105,12 +106,12 @@ def _normal_as_quotient(z: jax.Array) -> tuple[jax.Array, jax.Array | float]:
 
 
 def quick_gelu(z: jax.Array) -> jax.Array:
-    """The product z Φ(z) for what is rounded to bfloat16 afterwards: to 1.7e-6 |z|, in float32."""
+    """Returns z Φ(z) in float32, to 1.7e-6 |z|: for results that are rounded to bfloat16."""
     return z * _quick_normal(z)
 
 
 def quick_gelu_and_slope(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`quick_gelu` and z Φ(z)'s derivative, to 1.7e-6, in float32."""
+    """Returns `quick_gelu` and the derivative of z Φ(z), to 1.7e-6, in float32."""
     below = _quick_normal(z)
     return z * below, below + z * jnp.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
 
@@ -120,7 +121,7 @@ def _quick_normal(z: jax.Array) -> jax.Array:
 
 
 def _normal(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Φ(z) and exp(-z^2 / 2)."""
+    """Returns Φ(z) and exp(-z^2 / 2)."""
     bell = jnp.exp(-0.5 * z * z)
     t = 1 / (1 + (_SCALE / math.sqrt(2)) * jnp.abs(z))
     tail = _polynomial(t, [0.5 * c for c in _COEFFICIENTS]) * t * bell
@@ -128,7 +129,7 @@ def _normal(z: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _polynomial(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
-    """The first coefficient, and those that follow times the powers of `x`."""
+    """Returns the sum of the coefficients times the powers of `x`, the constant first."""
     *others, total = coefficients
     for coefficient in reversed(others):
         total = total * x + coefficient

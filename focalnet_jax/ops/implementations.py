@@ -1,4 +1,4 @@
-"""In which forms parts of the model are computed, and where each is the fastest (docs/performance.md)."""
+"""Implementations of the model's operations by platform, and which is the fastest where (docs/performance.md)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from focalnet_jax.errors import UserError, suggest
 
-# By option of the model. Of forms of our own, the fastest first, the platforms they are for, as JAX calls them.
-FORMS = {
+# By model option: implementations beside XLA's, the fastest first, and the platforms they run on, by JAX's names.
+IMPLEMENTATIONS = {
     "aggregation": {"native": ("cpu",), "shifted": ("cpu",), "triton": ("gpu", "cuda"), "mosaic": ("tpu",)},
     "pointwise": {"mosaic": ("tpu",)},
 }
@@ -16,38 +16,46 @@ _CHIPS = {"native": "CPUs", "shifted": "CPUs", "triton": "NVIDIA GPUs", "mosaic"
 
 
 def names(option: str) -> tuple[str, ...]:
-    """What an option may be."""
-    return ("auto", "xla", *FORMS[option])
+    """Values that the option `model.aggregation` or `model.pointwise` accepts."""
+    return ("auto", "xla", *IMPLEMENTATIONS[option])
 
 
-def choose_form(option: str, form: str, platform: str, dtype: str = "float32") -> str:
-    """The form to compute a dtype with on a platform, as JAX calls them: "auto" is the fastest there.
+def choose_implementation(option: str, implementation: str, platform: str, dtype: str = "float32") -> str:
+    """Returns the implementation of an operation for a dtype on a platform; "auto" is the fastest one.
+
+    Args:
+      option: "aggregation" or "pointwise".
+      implementation: one of `names(option)`.
+      platform: "cpu", "gpu", "cuda" or "tpu".
+      dtype: of activations.
 
     Raises:
-      UserError: there is no such form, or not on that platform, or it cannot be compiled here.
+      UserError: the implementation is unknown, is for another platform, or cannot be compiled on this machine.
     """
-    from focalnet_jax.ops import native  # not above, as it loads JAX: names of forms need none
+    from focalnet_jax.ops import native  # not above, because it loads JAX and the names here need none
 
-    ours, known = FORMS[option], names(option)
-    if form not in known:
-        raise UserError(f"model.{option} is {form!r}; expected one of {', '.join(known)}.{suggest(form, known)}")
-    if form in ours and platform not in ours[form]:
-        raise UserError(f"model.{option}={form} needs {_CHIPS[form]}, the devices are {platform}: leave it at auto")
-    if form == "native" and native.register() is None:
+    ours, known = IMPLEMENTATIONS[option], names(option)
+    if implementation not in known:
+        expected = f"expected one of {', '.join(known)}.{suggest(implementation, known)}"
+        raise UserError(f"model.{option} is {implementation!r}; {expected}")
+    if implementation in ours and platform not in ours[implementation]:
+        needs = f"needs {_CHIPS[implementation]}, the devices are {platform}: leave it at auto"
+        raise UserError(f"model.{option}={implementation} {needs}")
+    if implementation == "native" and native.register() is None:
         raise UserError(f"model.{option}=native is compiled where it runs, but {native.why_not()}: leave it at auto")
-    if form != "auto":
-        return form
-    there = (name for name, platforms in ours.items() if platform in platforms)
+    if implementation != "auto":
+        return implementation
+    here = (name for name, platforms in ours.items() if platform in platforms)
     compiled = dtype == "float32" and native.register() is not None  # see `ops.native.supports`
-    return next((name for name in there if name != "native" or compiled), "xla")
+    return next((name for name in here if name != "native" or compiled), "xla")
 
 
 def describe_implementations(model: Mapping[str, Any], precision: str, platform: str) -> str:
-    """The forms that a model with these options, None where not set, is computed in on a platform: for people."""
+    """Returns a line for people: the implementations that a model with these options (None: not set) computes with."""
     from focalnet_jax.ops import native
 
-    asked = {option: model[option] or "auto" for option in FORMS}
-    chosen = {option: choose_form(option, form, platform, precision) for option, form in asked.items()}
-    said = ", ".join(f"{option} {form}" for option, form in chosen.items())
-    missed = (platform, precision, asked["aggregation"]) == ("cpu", "float32", "auto") and native.register() is None
-    return said + (f" (not native: {native.why_not()})" if missed else "")
+    requested = {option: model[option] or "auto" for option in IMPLEMENTATIONS}
+    chosen = {option: choose_implementation(option, name, platform, precision) for option, name in requested.items()}
+    line = ", ".join(f"{option} {name}" for option, name in chosen.items())
+    uncompiled = (platform, precision, requested["aggregation"]) == ("cpu", "float32", "auto")
+    return line + (f" (not native: {native.why_not()})" if uncompiled and native.register() is None else "")

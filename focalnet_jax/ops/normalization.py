@@ -1,4 +1,4 @@
-"""LayerNorm: what it keeps for its gradient, and how it sums over channels."""
+"""LayerNorm that keeps only its input for the gradient, with sums over channels by a TPU's matrix unit."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from focalnet_jax.distributed.activations import on_each_device
+from focalnet_jax.distributed.activations import allows_kernels, on_each_device
 from focalnet_jax.ops import native
 from focalnet_jax.ops.rules import with_rule
 
+EPSILON = 1e-5  # PyTorch's default; Flax's is 1e-6
 
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, form: str = "xla") -> jax.Array:
-    """`normalize`; with `form` "native", float32 by a CPU's own kernel, see `ops.forms`."""
+
+def layer_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = EPSILON, implementation: str = "xla"
+) -> jax.Array:
+    """LayerNorm over C of `[..., C]`, as `normalize`; with `implementation` "native" float32 is computed in C++."""
     scale, bias = scale.astype(jnp.float32), bias.astype(jnp.float32)
-    if form == "native" and x.ndim > 1 and x.size > 0 and native.computes(x.dtype):
+    native_here = implementation == "native" and x.ndim > 1 and x.size > 0 and native.computes(x.dtype)
+    if native_here and allows_kernels(x):
         return _normalize_natively(x, scale, bias, epsilon)
     return normalize(x, scale, bias, epsilon)
 
@@ -44,9 +49,9 @@ _normalize_natively.defvjp(
 
 @partial(with_rule, nondiff_argnums=(3,))
 def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """LayerNorm (arXiv 1607.06450) over C of `[..., C]`, computed in float32, in the dtype of `x`.
+    """Returns LayerNorm (arXiv 1607.06450) over C of `[..., C]`, computed in float32, in the dtype of `x`.
 
-    Autodiff would keep float32 arrays of the size of `x`; this keeps `x`, and two numbers for each place.
+    Autodiff would keep float32 arrays of the size of `x`; this keeps `x`, and two numbers per place.
 
     Args:
       x: `[..., C]`.
@@ -86,7 +91,7 @@ normalize.defvjp(_forward, _backward)
 
 
 def _mean_of(dtype: jnp.dtype) -> Callable[[jax.Array], jax.Array]:
-    """`[..., 1]` from `[..., C]` float32, of numbers as exact as the dtype."""
+    """Returns the function that computes means `[..., 1]` of `[..., C]` float32 to the dtype's precision."""
     return _mean_half if dtype == jnp.bfloat16 else partial(jnp.mean, axis=-1, keepdims=True)
 
 
@@ -95,7 +100,7 @@ def _mean_half(x: jax.Array) -> jax.Array:
 
 
 def mean_by_product(x: jax.Array) -> jax.Array:
-    """A mean by a TPU's matrix unit: its vector unit is slow to add up lanes.
+    """Returns the mean over C, `[..., 1]`, by a TPU's matrix unit: its vector unit is slow to add up lanes.
 
     Every addend is rounded to bfloat16, their sum is not.
     """

@@ -1,8 +1,8 @@
-"""Layers that work on every place of a map by itself, all in one kernel each way, for TPUs.
+"""Pointwise layers fused into one kernel forward and one backward, for TPUs.
 
-A program takes some places of some examples, the rows of its matrices. What lies between the layers stays in fast
-memory, and nothing is kept but what was given: on the way back the layers are computed again and followed back by
-`jax.vjp` in the kernel, where the gradients of weights are added up from program to program.
+A program takes some places of some examples, the rows of its matrices. Results between the layers stay in fast memory,
+and only the inputs are kept: the backward kernel computes the layers again and differentiates them by `jax.vjp`, and
+adds up the gradients of weights from program to program.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ _FEWEST, _MOST = 64, 1024  # rows
 
 @dataclass(frozen=True)
 class Layers:
-    """What is computed, and how: `function(weights, *maps, *shared, *constants)` of float32 rows `[R, C]` returns such.
+    """Fused layers: `function(weights, *maps, *shared, *constants)` takes and returns float32 rows `[R, C]`.
 
-    It is given matrices in the dtype of the maps, vectors as `[1, C]` float32, and of what an example has but once
-    each row's.
+    It receives matrices in the dtype of the maps and vectors as `[1, C]` float32; arrays with one value per example are
+    repeated for each row.
     """
 
     function: Callable[..., tuple[jax.Array, ...]]
-    channels: tuple[int, ...]  # of what it returns
+    channels: tuple[int, ...]  # of each result
     name: str
     vmem: int  # bytes of fast memory
-    first_too: bool = False  # the first map is returned last, and its gradient from there added in the kernel
-    interpret: bool = False  # run it step by step wherever it is
+    first_too: bool = False  # the first map is returned last, and its gradient is added in the kernel
+    interpret: bool = False  # run step by step, on any platform
 
 
 @partial(with_rule, nondiff_argnums=(0,))
 def run_layers(
     layers: Layers, weights: Weights, maps: Maps, shared: Maps = (), constants: Maps = ()
 ) -> tuple[jax.Array, ...]:
-    """What the layers make of maps `[B, H, W, C]`, in the maps' dtype.
+    """Returns the layers' results `[B, H, W, D]` in the maps' dtype.
 
     Args:
-      layers: what is computed.
+      layers: the function and its options.
       weights: float32, as their gradients.
-      maps: one or more, of the same B, H and W.
+      maps: `[B, H, W, C]`, one or more, of the same B, H and W.
       shared: `[B, n]` float32 each, the same at all places of an example.
-      constants: such too, that get no gradient.
+      constants: as `shared`, without gradients.
     """
     on_each = on_each_device(partial(_forward, layers), ("whole", "examples", "examples", "examples"), "examples")
     return (*on_each(_rounded(weights, maps[0].dtype), maps, shared, constants), *maps[: layers.first_too])
@@ -87,22 +87,22 @@ run_layers.defvjp(lambda layers, *given: (run_layers(layers, *given), given), _r
 
 
 def _rounded(weights: Weights, dtype: Any) -> Weights:
-    """Matrices in the dtype they are multiplied in: where they lie on many devices, that is what travels."""
+    """Rounds matrices to the dtype they are multiplied in, before devices gather them."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim == 2 else leaf, weights)
 
 
-def suits(form: str, dtype: Any) -> bool:
-    """Whether kernels are asked for and possible: in bfloat16, as float32 is not for speed, and with channels whole."""
-    return form == "mosaic" and dtype == jnp.bfloat16 and not splits_channels()
+def suits(implementation: str, dtype: Any) -> bool:
+    """Returns whether kernels are chosen and possible: in bfloat16, with channels whole on each device."""
+    return implementation == "mosaic" and dtype == jnp.bfloat16 and not splits_channels()
 
 
 def supports(weights: Weights, itemsize: int, vmem: int) -> bool:
-    """Whether layers with these weights, and the gradients of them, fit fast memory."""
+    """Returns whether layers with these weights and their gradients fit fast memory."""
     return _numbers(weights, itemsize, vmem) > 0
 
 
 def _numbers(weights: Weights, itemsize: int, vmem: int) -> int:
-    """Of the widest layer's output for a program; 0 where none fit."""
+    """Returns the number of elements of the widest layer's output per program; 0 if none fit."""
     # Where each core has a sum of its own, there is room for two: one is written while the next is begun.
     sums = 4 * (2 if cores() > 1 else 1)
     kept = sum(map(_in_registers, jax.tree.leaves(weights))) * (itemsize + sums)
@@ -110,7 +110,7 @@ def _numbers(weights: Weights, itemsize: int, vmem: int) -> int:
 
 
 def _in_registers(leaf: jax.Array) -> int:
-    """Numbers that whole registers hold, where a matrix or vector lies in them."""
+    """Returns the size of a matrix or vector padded to whole registers."""
     *rows, columns = leaf.shape
     return pl.cdiv(columns, CHANNELS) * CHANNELS * pl.cdiv(rows[0] if rows else 1, 2 * EXAMPLES) * 2 * EXAMPLES
 
@@ -131,7 +131,7 @@ def _forward(layers: Layers, weights: Weights, maps: Maps, shared: Maps, constan
 def _backward(
     layers: Layers, weights: Weights, maps: Maps, shared: Maps, constants: Maps, cotangents: Maps
 ) -> tuple[Weights, Maps, Maps]:
-    """Gradients of the weights in parts, `[n, ...]`, of the maps, and of what is shared."""
+    """Returns the gradients of the weights in parts, `[n, ...]`, of the maps, and of the shared arrays."""
     call = _Call(layers, weights, maps)
 
     def program(
@@ -207,7 +207,7 @@ class _Call:
         return part * self.groups + example if self.of_examples > 1 else example
 
     def map(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """As a kernel has it, and a program's part."""
+        """Returns the shape of a map as the kernel reads it, and a program's block."""
         spec = pl.BlockSpec(
             (self.some, self.examples, channels),
             lambda part, example, step: (self.place(part, step), self.group(part, example), 0),
@@ -215,12 +215,12 @@ class _Call:
         return jax.ShapeDtypeStruct((self.places, self.all, channels), self.dtype), spec
 
     def sum_of(self, leaf: jax.Array) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """The gradient of weights, of each part."""
+        """Returns shape and block of the gradient of a weight, for each part."""
         spec = pl.BlockSpec((1, *leaf.shape), lambda part, example, step: (part, 0, 0))
         return jax.ShapeDtypeStruct((self.parts, *leaf.shape), jnp.float32), spec
 
     def sum_per_example(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """The gradient of what is the same at all places, of each part of them, and a program's."""
+        """Returns shape and block of the gradient of a shared array, for each part of the places."""
         spec = pl.BlockSpec(
             (1, self.examples, channels),
             lambda part, example, step: (part if self.of_places > 1 else 0, self.group(part, example), 0),
@@ -228,7 +228,7 @@ class _Call:
         return jax.ShapeDtypeStruct((self.of_places, self.all, channels), jnp.float32), spec
 
     def rows_of(self, ref: Any, *, inside: bool = False) -> jax.Array:
-        """`[R, C]` float32; with `inside` zeros where a program goes on after the last place."""
+        """Returns `[R, C]` float32; with `inside` zeros for rows past the last place."""
         x = ref[...].astype(jnp.float32)
         if inside and self.places % self.some:
             first = self.place(pl.program_id(0), pl.program_id(2)) * self.some
@@ -237,11 +237,11 @@ class _Call:
         return x.reshape(-1, x.shape[-1])
 
     def each_row(self, x: jax.Array) -> jax.Array:
-        """`[R, n]` of what a program's examples have."""
+        """Repeats a program's values per example for each row, `[R, n]`."""
         return jnp.broadcast_to(x, (self.some, *x.shape)).reshape(-1, x.shape[-1])
 
     def weights_of(self, refs: Refs) -> Weights:
-        """As the layers' function is given them."""
+        """Returns the weights as the layers' function receives them."""
         return jax.tree.unflatten(jax.tree.structure(self.weights), [ref[...] for ref in refs])
 
     def run(
@@ -251,12 +251,12 @@ class _Call:
         outputs: Sequence[Sequence[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]]],
         suffix: str = "",
     ) -> list[tuple[jax.Array, ...]]:
-        """Calls with references to the weights, then as inputs and outputs are grouped."""
+        """Runs `program` with references to the weights, then to each group of inputs and outputs."""
         weights = jax.tree.leaves(self.weights)
         given = [x for group in inputs for x in group]
         shapes, specs = zip(*(each for group in outputs for each in group), strict=True)
         lengths = list(map(len, (weights, *inputs, *outputs)))
-        # For those who count its cycles: of one name there is one kernel in a program.
+        # A name per shape, so that profiles and cost estimates can tell kernels apart.
         described = "x".join(map(str, (self.given, self.height, self.width, *(x.shape[-1] for x in given))))
         results = pl.pallas_call(
             lambda *refs: program(*_grouped(refs, lengths)),
@@ -283,16 +283,16 @@ class _Call:
         return rows_first(x).reshape(self.places, self.all, x.shape[-1])
 
     def by_example(self, x: jax.Array) -> jax.Array:
-        """`[B, H, W, C]` of a map as a kernel has it."""
+        """Returns `[B, H, W, C]` from a map as the kernel writes it."""
         return examples_first(x.reshape(self.height, self.width, self.all, x.shape[-1]), self.given)
 
 
 def _grouped(each: Sequence[Any], lengths: Sequence[int]) -> list[tuple[Any, ...]]:
-    """So many of them one after the other."""
+    """Splits a sequence into groups of these lengths."""
     rest = iter(each)
     return [tuple(itertools.islice(rest, length)) for length in lengths]
 
 
 def _whole(leaf: jax.Array) -> pl.BlockSpec:
-    """Of weights, all of them in every program."""
+    """Returns the block of a weight: all of it in every program."""
     return pl.BlockSpec(leaf.shape, lambda part, example, step: (0, 0))

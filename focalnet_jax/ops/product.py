@@ -1,17 +1,40 @@
-"""A linear layer's product and its gradients, as a CPU computes them soonest."""
+"""Products of linear layers, and their gradients in C++ on CPUs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from focalnet_jax.distributed.activations import allows_kernels, on_each_device, splits_channels
 from focalnet_jax.ops import native
+from focalnet_jax.ops.compute import Compute
 
-_FEWEST_ROWS, _FEWEST_COLUMNS = 128, 16  # or putting a kernel's numbers beside each other takes longer than it saves
+_FEWEST_ROWS, _FEWEST_COLUMNS = 128, 16  # with fewer, packing the kernel takes longer than it saves
+
+
+def without_bias(layer: nnx.Linear, x: jax.Array) -> jax.Array:
+    """Returns the product of `[..., C]` and a linear layer's kernel, before the layer adds its bias."""
+    x, kernel = x.astype(layer.dtype), layer.kernel[...].astype(layer.dtype)
+    return layer.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=layer.precision)
+
+
+def conv_without_bias(layer: nnx.Conv, x: jax.Array) -> jax.Array:
+    """Returns the convolution of `[B, H, W, C]`, `[B, H', W', D]`, before the layer adds its bias."""
+    x, kernel = x.astype(layer.dtype), layer.kernel[...].astype(layer.dtype)
+    order = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, layer.strides, layer.padding, dimension_numbers=order, precision=layer.precision
+    )
+
+
+def choose_product(compute: Compute) -> Callable[..., jax.Array]:
+    """Returns the function that `nnx.Linear` takes as `dot_general`."""
+    return product if compute.in_cpp else jax.lax.dot_general
 
 
 def product(
@@ -21,10 +44,10 @@ def product(
     precision: jax.lax.PrecisionLike = None,
     out_sharding: None = None,
 ) -> jax.Array:
-    """`[..., I]` times `[I, O]`, called as `nnx.Linear` calls `jax.lax.dot_general`, whose place it takes there.
+    """Returns `[..., I]` times `[I, O]`; it replaces `jax.lax.dot_general` in `nnx.Linear` and has its signature.
 
-    Of float32 maps `[B, H, W, C]` C++ computes it and its gradients, in full precision, unless channels are split or
-    there are few rows or columns. All else is XLA's, with `precision`.
+    For float32 maps `[B, H, W, C]` C++ computes the product and its gradients in full precision, unless channels are
+    split over devices or there are few rows or columns. XLA computes all others, with `precision`.
     """
     assert (dimension_numbers, out_sharding) == ((((x.ndim - 1,), (0,)), ((), ())), None)  # a linear layer's
     if not allows_kernels(x, kernel):  # JAX's own rules know how products and gradients are split over any mesh
@@ -40,7 +63,7 @@ def _product(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike) 
 def gradients(
     precision: jax.lax.PrecisionLike, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Those of input `[..., I]` and kernel `[I, O]`, `kept`, from the product's, `[..., O]`."""
+    """Returns the gradients of input `[..., I]` and kernel `[I, O]` (`kept`) from the product's, `[..., O]`."""
     x, kernel = kept
     return multiply(cotangent, kernel, precision, turned=True), kernel_gradient(x, cotangent, precision)
 
@@ -49,9 +72,12 @@ _product.defvjp(lambda x, kernel, precision: (multiply(x, kernel, precision), (x
 
 
 def multiply(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike, *, turned: bool = False) -> jax.Array:
-    """`[..., I]` times a kernel `[I, O]`, or `[..., O]` times one that is turned; `ValueError` for other shapes."""
+    """Returns `[..., I]` times a kernel `[I, O]`, or `[..., O]` times its transpose if `turned`.
+
+    Raises `ValueError` if the shapes do not fit.
+    """
     if kernel.ndim != 2 or x.shape[-1] != kernel.shape[turned]:
-        raise ValueError(f"a kernel{' turned' * turned} has shape {kernel.shape}, what it multiplies {x.shape}")
+        raise ValueError(f"a kernel{' turned' * turned} has shape {kernel.shape}, its operand {x.shape}")
     rows, columns = math.prod(x.shape[:-1]), kernel.shape[not turned]
     if rows >= _FEWEST_ROWS and columns >= _FEWEST_COLUMNS and _in_cpp(x, kernel):
         return on_each_device(partial(native.product, turned=turned), ("examples", "whole"), "examples")(x, kernel)
@@ -59,9 +85,9 @@ def multiply(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike, 
 
 
 def kernel_gradient(x: jax.Array, cotangent: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
-    """The kernel's, `[I, O]`, from the input `[..., I]` and the product's gradient `[..., O]`.
+    """Returns the kernel's gradient, `[I, O]`, from the input `[..., I]` and the product's gradient `[..., O]`.
 
-    `ValueError` for other shapes: C++ would read past the end.
+    Raises `ValueError` if the shapes do not fit: C++ would read past the end of an array.
     """
     if x.shape[:-1] != cotangent.shape[:-1]:
         raise ValueError(f"the input has shape {x.shape}, the product's gradient {cotangent.shape}: other places")
@@ -73,6 +99,6 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array, precision: jax.lax.Preci
 
 
 def _in_cpp(x: jax.Array, other: jax.Array) -> bool:
-    """Returns whether C++ computes it: of maps that are not empty, where our mesh splits no channels."""
+    """Returns whether C++ computes a product: of maps that are not empty, with channels whole on each device."""
     alike = x.ndim == 4 and x.dtype == other.dtype and x.size > 0 and other.size > 0
     return alike and not splits_channels() and native.computes(x.dtype)

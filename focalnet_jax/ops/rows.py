@@ -1,4 +1,4 @@
-"""Layers as kernels of our own compute them: of rows `[R, C]` in float32, multiplied in the dtype of the weights."""
+"""Layers inside kernels: on rows `[R, C]` in float32, multiplied in the dtype of the weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from focalnet_jax.ops.gelu import gelu, gelu_and_slope, quick_gelu, quick_gelu_a
 
 
 def linear(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Rows `[R, C]` times the layer's kernel, and its bias if it has one: `[R, D]`, float32 both."""
+    """Returns rows `[R, C]` float32 times the layer's kernel, plus its bias if it has one: `[R, D]` float32."""
     y = _product(x, layer["kernel"])
     return y + layer["bias"] if "bias" in layer else y
 
 
 def layer_norm(layer: dict[str, jax.Array], x: jax.Array, epsilon: float) -> jax.Array:
-    """LayerNorm of rows `[R, C]`, float32."""
+    """Returns LayerNorm of rows `[R, C]`, float32."""
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
     return centred * lax.rsqrt(variance + epsilon) * layer["scale"] + layer["bias"]
@@ -27,7 +27,7 @@ def layer_norm(layer: dict[str, jax.Array], x: jax.Array, epsilon: float) -> jax
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def activate(x: jax.Array, dtype: Any) -> jax.Array:
-    """Exact GELU of float32 numbers, as exact as the dtype."""
+    """Returns exact GELU of float32 numbers, to the precision of the dtype."""
     return quick_gelu(x) if dtype == jnp.bfloat16 else gelu(x)
 
 
@@ -41,7 +41,7 @@ activate.defvjp(lambda x, dtype: (activate(x, dtype), x), _slope)
 
 @jax.custom_vjp
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`[R, C]` float32 times `[C, D]`, multiplied in the kernel's dtype, added up in float32; its gradients too."""
+    """Returns `[R, C]` float32 times `[C, D]`; it and its gradients multiply in the kernel's dtype, add in float32."""
     return _dot(x.astype(kernel.dtype), kernel, 1, 0)
 
 

@@ -1,4 +1,4 @@
-"""A focal level for CPUs: shifted and added copies, and for the gradients the same again."""
+"""A focal level for CPUs: shifted and added copies, computed again for the gradients."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from focalnet_jax.ops.rules import with_rule
 
 @with_rule
 def focal_level(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """GELU(depthwise convolution) (paper equation 5), which keeps nothing but what it is given.
+    """Returns GELU(depthwise convolution) (paper equation 5); only the arguments are kept for the gradient.
 
-    A CPU is sooner through the convolution once more than through writing and reading what GELU was applied to.
+    On CPUs computing the convolution again takes less time than writing and reading GELU's input.
 
     Args:
       x: the level below, `[B, H, W, C]`.

@@ -1,9 +1,8 @@
 """The context aggregation for NVIDIA GPUs: a focal level's convolution with its GELU, and their gradients, in Triton.
 
-A program computes a few rows of 128 channels, each thread one channel. It goes along the columns: every column it loads
-is added to the k outputs of each row it is part of, so that a number is loaded once for all of a row's outputs, and the
-next column is on its way meanwhile. Nothing but the levels' contexts is kept for the backward pass: what GELU was
-applied to is computed again.
+A program computes a few rows of 128 channels, each thread one channel. It moves along the columns: every column that it
+loads is added to the k outputs of each row, so that an element is loaded once for all outputs of a row, while the next
+column is being loaded. Only the levels' contexts are kept for the backward pass; GELU's inputs are computed again.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from focalnet_jax.ops.gelu import gelu, gelu_slope
 
-# A program computes so many rows, by kernel size: more, or larger kernels, do not fit a thread's registers.
+# Rows per program, by kernel size: more rows, or larger kernels, do not fit a thread's registers.
 _ROWS = {3: 4, 5: 4, 7: 2, 9: 1}
 _GRADIENT_ROWS = 2  # whose products a program adds up
 _Index = jnp.int32
@@ -27,17 +26,17 @@ _Column = tuple[jax.Array, ...]
 
 
 def supports(channels: int, kernel_sizes: Sequence[int]) -> bool:
-    """Whether this form computes so many channels with kernels of these sizes."""
+    """Returns whether the kernels compute this number of channels with these kernel sizes; XLA computes the others."""
     return channels % 32 == 0 and all(size in _ROWS for size in kernel_sizes)
 
 
 def focal_level(x: jax.Array, kernel: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """GELU of the depthwise convolution of `[B, H, W, C]` with `[k, k, 1, C]`."""
+    """Returns GELU of the depthwise convolution of `[B, H, W, C]` with `[k, k, 1, C]`."""
     return _convolve("focal_level", x, kernel, gelu, interpret)
 
 
 def input_gradient(cotangent: jax.Array, kernel: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """The gradient of the convolution's input `[B, H, W, C]` from its output's."""
+    """Returns the gradient of the convolution's input `[B, H, W, C]` from its output's."""
     return _convolve("focal_input_gradient", cotangent, kernel[::-1, ::-1], lambda z: z, interpret)
 
 
@@ -71,7 +70,7 @@ def preactivation_gradient(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """The gradient of what a level's GELU is applied to, `[B, H, W, C]`.
+    """Returns the gradient of the input of a level's GELU, `[B, H, W, C]`.
 
     Args:
       x: `[B, H, W, C]`, the level's input.
@@ -79,7 +78,7 @@ def preactivation_gradient(
       cotangent: `[B, H, W, C]`, of the gated sum.
       gate: `[B, H, W]`, the level's own.
       above: `[B, H, W, C]`, the gradient of the level's context by way of the levels after it.
-      interpret: run it step by step wherever it is.
+      interpret: run step by step, on any platform.
     """
     k, rows, block = kernel.shape[0], _ROWS[kernel.shape[0]], _channels(x)
     _, height, width, _ = x.shape
@@ -113,9 +112,9 @@ def preactivation_gradient(
 
 
 def kernel_gradient_parts(x: jax.Array, cotangent: jax.Array, k: int, *, interpret: bool = False) -> jax.Array:
-    """The gradient of the kernel in parts to be added up, `[B, parts, k, k, C]` float32.
+    """Returns the kernel's gradient in parts to be added up, `[B, parts, k, k, C]` float32.
 
-    From the convolution's input and its output's gradient, both `[B, H, W, C]`. No order of addition is left to chance.
+    It takes the convolution's input and its output's gradient, both `[B, H, W, C]`. The order of additions is fixed.
     """
     block = _channels(x)
     batch, height, width, channels = x.shape
@@ -162,12 +161,12 @@ def _sweep(
     """Convolves rows of an image, column by column.
 
     Args:
-      load: of a column w, its numbers in all rows that are needed, and what `finish` needs for column w - k // 2; it is
-        called a turn ahead.
+      load: returns the elements of column w in all rows needed, and the values that `finish` needs for column
+        w - k // 2; it is called one iteration ahead.
       weights: k x k.
-      rows: so many are computed.
+      rows: number of rows to compute.
       width: of the image.
-      finish: is given a column, its sums and what was loaded for it.
+      finish: receives a column, its sums and the values loaded for it.
     """
     k = len(weights)
     nothing = (jnp.zeros_like(weights[0][0]),) * rows
@@ -191,12 +190,12 @@ def _channels(x: jax.Array) -> int:
 
 
 def _place(rows: int, block: int) -> tuple[jax.Array, jax.Array, pl.Slice]:
-    """This program's image, its first row and its channels."""
+    """Returns this program's image, its first row and its channels."""
     return pl.program_id(0), pl.program_id(1) * _Index(rows), pl.ds(pl.program_id(2) * _Index(block), block)
 
 
 def _columns(ref: Any, place: tuple[jax.Array, jax.Array, pl.Slice], count: int) -> Callable[[jax.Array], _Column]:
-    """Of a column, so many rows; zeros outside of the image."""
+    """Returns a function that loads `count` rows of a column, with zeros outside of the image."""
     image, top, channels = place
     _, height, width, _ = ref.shape
     rows = [top + _Index(row) for row in range(count)]

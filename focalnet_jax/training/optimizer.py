@@ -166,7 +166,7 @@ def learning_rate_scales(config: FrozenConfigDict, params: Any, backbone: str = 
         first = rest.partition("/")[0]
         if first == "patch_embed":
             return 0
-        if first.startswith("norm"):
+        if first in ("norm", "output_norms"):
             return last - 1
         if first == "head":
             return last

@@ -89,8 +89,7 @@ def test_micro_batches_on_a_mesh_are_one_batch():
 def test_every_variant_splits_evenly_and_nearly_whole(name):
     params = param_shapes(variant_config(name))
     matching = {path: [rule for rule, _ in TENSOR_RULES if re.search(rule, path)] for path in named_leaves(params)}
-    assert all(len(rules) < 2 for rules in matching.values())
-    assert {rule for rules in matching.values() for rule in rules} == {rule for rule, _ in TENSOR_RULES}
+    assert {path: rules for path, rules in matching.items() if len(rules) != 1} == {}
     sizes = {"fsdp": 8, "tensor": 2}
     split = 0
     for path, leaf in named_leaves(params).items():
@@ -106,8 +105,9 @@ def test_every_variant_splits_evenly_and_nearly_whole(name):
 def test_only_the_exchanges_the_rules_mean_are_in_an_mlps_program(trained):
     """Column then row: one sum over devices forward, no gathering of weights."""
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 8})
-    form = "auto" if trained else "xla"
-    model = focalnet_jax.create_model("focalnet_tiny_srf", embed_dim=32, depths=(1,), num_classes=8, aggregation=form)
+    model = focalnet_jax.create_model(
+        "focalnet_tiny_srf", embed_dim=32, depths=(1,), num_classes=8, aggregation="auto" if trained else "xla"
+    )
     graph, params = nnx.split(model)
     params = nnx.to_pure_dict(params)
     placed = jax.device_put(params, shardings(params, mesh))
@@ -138,6 +138,20 @@ def test_impossible_meshes_are_refused_with_what_is_possible(sizes, told):
 def test_channels_that_do_not_divide_are_refused():
     with pytest.raises(UserError, match=r"mesh.tensor=8 does not divide the 100 channels of .*fc1"):
         partition("stages/0/blocks/mlp/fc1/kernel", (2, 25, 100), {"fsdp": 1, "tensor": 8})
+
+
+def test_every_rule_is_of_a_parameter():
+    """Of a variant, or of a backbone's outputs."""
+    names = {"output_norms/0/scale", "norm/mean"}.union(
+        *(named_leaves(param_shapes(variant_config(name))) for name in list_models())
+    )
+    assert not [rule for rule, _ in TENSOR_RULES if not any(re.search(rule, name) for name in names)]
+
+
+@pytest.mark.parametrize("name", ["neck/lateral/0/kernel", "stages/0/blocks/mlp/fc3/kernel"])
+def test_a_parameter_without_a_rule_is_an_error_and_not_whole(name):
+    with pytest.raises(LookupError, match=f"{name}: one rule of TENSOR_RULES .* must match, found none"):
+        partition(name, (64, 64), {"fsdp": 1, "tensor": 2})
 
 
 def test_small_parameters_stay_whole_and_the_report_says_how_much():

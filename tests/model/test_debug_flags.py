@@ -49,9 +49,9 @@ def kernels(monkeypatch):
     return called
 
 
-@pytest.mark.parametrize("form", ["auto", "shifted", "xla"])
-def test_a_call_and_its_gradients_raise_nothing(form, kernels):
-    model = create_model("focalnet_tiny_srf", embed_dim=16, depths=(1, 2), num_classes=3, aggregation=form)
+@pytest.mark.parametrize("implementation", ["auto", "shifted", "xla"])
+def test_a_call_and_its_gradients_raise_nothing(implementation, kernels):
+    model = create_model("focalnet_tiny_srf", embed_dim=16, depths=(1, 2), num_classes=3, aggregation=implementation)
     graph, params = nnx.split(model)
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
     leave_nan_in_memory(16 * 32, 16 * 64, 32 * 128, 48 * 32)
@@ -63,7 +63,7 @@ def test_a_call_and_its_gradients_raise_nothing(form, kernels):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     in_cpp = {"focal_levels", "layer_norm", "gelu_with_bias", "product"}
     back = {"focal_level_gradients", "layer_norm_gradients", "gelu_gradients", "product_of_turned", "turned_product"}
-    assert kernels == (in_cpp | back if form == "auto" and native.register() is not None else set())
+    assert kernels == (in_cpp | back if implementation == "auto" and native.register() is not None else set())
 
 
 def test_what_is_wrong_is_still_found():

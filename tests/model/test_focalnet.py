@@ -1,4 +1,4 @@
-"""The model computes what the paper says, in every form it can be run in."""
+"""The model computes what the paper says, in every implementation it can be run in."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ from flax import nnx
 
 import focalnet_jax
 from focalnet_jax.errors import UserError
-from focalnet_jax.model.layers import drop_path, example_keys
 from focalnet_jax.model.variants import ABLATIONS
+from focalnet_jax.ops.dropout import drop_path, example_keys
 from focalnet_jax.parameters import named_leaves
 from tests.model import reference
 

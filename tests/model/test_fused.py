@@ -11,13 +11,14 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from focalnet_jax.distributed.mesh import make_mesh
-from focalnet_jax.model import FocalNetConfig, fused
+from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.blocks import FocalBlock, PatchEmbed, Stage
 from focalnet_jax.model.precision import get_precision
-from focalnet_jax.ops import pointwise
+from focalnet_jax.ops import fused, pointwise
+from focalnet_jax.ops.compute import EXACT, Compute
 from tests.ops.aggregating import error
 
-CONFIG = FocalNetConfig(embed_dim=16, depths=(1,), focal_levels=2, aggregation="xla", pointwise="xla")
+CONFIG = FocalNetConfig(embed_dim=16, depths=(1,), focal_levels=2)
 VARIANTS = {
     "plain": {},
     "postln": {"use_postln": True, "use_layerscale": True, "layerscale_value": 0.3},
@@ -25,9 +26,14 @@ VARIANTS = {
 }
 
 
+def by_xla(precision):
+    policy = get_precision(precision)
+    return Compute(policy.dtype, policy.matmul)
+
+
 def made(config, shape, precision="float32"):
     """A block with no weight at its beginning's zero, its input, factors and the output's cotangent."""
-    block = FocalBlock(config, 0, precision=get_precision(precision), rngs=nnx.Rngs(0))
+    block = FocalBlock(config, 0, compute=by_xla(precision), rngs=nnx.Rngs(0))
     leaves, tree = jax.tree.flatten(nnx.state(block, nnx.Param))
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
@@ -62,8 +68,8 @@ def with_gradients(run, block, x, factors, cotangent):
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-# Of a program: the last of eight goes on below the map, of one and of two cores that share places or examples, or one
-# has it whole.
+# The last of eight programs extends below the map, on one core and on two that share places or examples; or one program
+# has the whole map.
 @pytest.mark.parametrize(("rows", "cores", "batch"), [(16, 1, 3), (16, 2, 3), (16, 2, 11), (128, 1, 3)])
 def test_output_and_gradients_are_those_of_the_layers(options, rows, cores, batch, monkeypatch):
     monkeypatch.setattr(pointwise, "cores", lambda: cores)
@@ -103,9 +109,7 @@ def test_devices_that_split_the_batch_compute_the_same():
 
 
 def test_embeddings_bias_and_norm_in_a_kernel_are_those_of_the_layers():
-    forms = {"pointwise": "xla", "form": "xla"}
-    precision = get_precision("float32")
-    embedding = PatchEmbed(16, 24, 2, overlapped=True, stem=False, **forms, precision=precision, rngs=nnx.Rngs(0))
+    embedding = PatchEmbed(16, 24, kernel=3, stride=2, padding=1, compute=EXACT, rngs=nnx.Rngs(0))
     x, cotangent = (
         jax.random.normal(jax.random.key(0), (3, 6, 10, 16)),
         jax.random.normal(jax.random.key(1), (3, 3, 5, 24)),
@@ -113,7 +117,7 @@ def test_embeddings_bias_and_norm_in_a_kernel_are_those_of_the_layers():
     embedding.norm.scale[...] = jax.random.normal(jax.random.key(2), (24,))
 
     def in_kernel(embedding, x, _):
-        return fused.run_embedding(embedding, x, interpret=True)
+        return fused.run_embedding(embedding.proj, embedding.norm, x, interpret=True)
 
     ours, theirs = (
         with_gradients(run, embedding, x, None, cotangent) for run in (in_kernel, lambda embedding, x, _: embedding(x))
@@ -129,7 +133,7 @@ def test_blocks_whose_weights_do_not_fit_are_left_to_xla(chip, largest, monkeypa
 
     def block(dim, **options):
         config = dataclasses.replace(CONFIG, embed_dim=dim, **options)
-        return nnx.eval_shape(lambda: FocalBlock(config, 0, precision=get_precision("bfloat16"), rngs=nnx.Rngs(0)))
+        return nnx.eval_shape(lambda: FocalBlock(config, 0, compute=by_xla("bfloat16"), rngs=nnx.Rngs(0)))
 
     assert [dim for dim in widths if fused.fits(block(dim))] == [dim for dim in widths if dim <= largest]
     postln = largest if chip != "TPU v4" else 192  # of 256 its compiler says that they do not fit
@@ -149,39 +153,40 @@ def test_kernels_are_for_bfloat16_where_they_are_asked_for():
         assert not pointwise.suits("mosaic", jnp.bfloat16)
 
 
-def stage(precision="bfloat16", **options):
-    config = dataclasses.replace(CONFIG, **{"depths": (2,), "pointwise": "mosaic"} | options)
-    return nnx.eval_shape(lambda: Stage(config, 0, precision=get_precision(precision), rngs=nnx.Rngs(0)))
+def schedule(precision="bfloat16", aggregation="xla", **options):
+    config = dataclasses.replace(CONFIG, **{"depths": (2,)} | options)
+    compute = dataclasses.replace(by_xla(precision), aggregation=aggregation, pointwise="mosaic")
+    return nnx.eval_shape(lambda: Stage(config, 0, compute=compute, rngs=nnx.Rngs(0))).schedule()
 
 
 def test_gradients_of_weights_are_written_outside_of_kernels():
     """From within, a TPU's compiler writes them into a loop's arrays with less fast memory than a kernel may take."""
-    how = {"overlapped": False, "stem": True, "pointwise": "xla", "form": "xla", "precision": get_precision("float32")}
-    graph, params = nnx.split(PatchEmbed(3, 16, 2, **how, rngs=nnx.Rngs(0)))
+    graph, params = nnx.split(PatchEmbed(3, 16, kernel=2, stride=2, padding=0, compute=EXACT, rngs=nnx.Rngs(0)))
     x = jnp.ones((1, 4, 4, 3))
 
     def loss(params):
-        return fused.run_embedding(nnx.merge(graph, params), x, interpret=True).sum()
+        embedding = nnx.merge(graph, params)
+        return fused.run_embedding(embedding.proj, embedding.norm, x, interpret=True).sum()
 
     assert jax.jit(jax.grad(loss)).lower(params).as_text().count("optimization_barrier") == 1
 
 
 def test_blocks_are_computed_again_where_kernels_run_in_a_loop():
     def chosen(remat="auto", **options):
-        return stage(remat=remat, scan_blocks=True, **options).choose_remat()
+        return schedule(remat=remat, scan_blocks=True, **options).remat
 
     assert chosen() == chosen(use_layerscale=True) == "full"
-    assert chosen(precision="float32") == chosen(embed_dim=2816) == stage().choose_remat() == "none"
+    assert chosen(precision="float32") == chosen(embed_dim=2816) == schedule().remat == "none"
     assert chosen("dots") == "dots"
 
 
 def test_blocks_of_kernels_of_our_own_are_unrolled_and_those_of_xla_run_in_a_loop():
-    assert not stage().choose_scan()
-    assert stage(scan_blocks=True).choose_scan()
-    assert stage(embed_dim=2816).choose_scan()
-    assert stage(precision="float32").choose_scan()
-    assert not stage(precision="float32", scan_blocks=False).choose_scan()
-    assert not stage(precision="float32", aggregation="native").choose_scan()
+    assert not schedule().scan
+    assert schedule(scan_blocks=True).scan
+    assert schedule(embed_dim=2816).scan
+    assert schedule(precision="float32").scan
+    assert not schedule(precision="float32", scan_blocks=False).scan
+    assert not schedule(precision="float32", aggregation="native").scan
     with jax.sharding.use_abstract_mesh(make_mesh({"data": 1, "fsdp": 8, "tensor": 1}).abstract_mesh):
-        assert stage().choose_scan()  # where weights are gathered, a loop holds few of them
-    assert not stage(depths=(1,), embed_dim=2816, scan_blocks=True).choose_scan()
+        assert schedule().scan  # where weights are gathered, a loop holds few of them
+    assert not schedule(depths=(1,), embed_dim=2816, scan_blocks=True).scan

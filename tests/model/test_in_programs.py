@@ -15,11 +15,11 @@ SMALL = dict(embed_dim=8, depths=(2,), focal_levels=1, num_classes=3)
 GOLDEN = Path(__file__).parents[1] / "convert" / "golden" / "timm_lrf.safetensors"
 IMAGES = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
 LABELS = jnp.arange(4) % 3
-forms = pytest.mark.parametrize("form", ["auto", "xla"])
+implementations = pytest.mark.parametrize("implementation", ["auto", "xla"])
 
 
-def parts(form="auto", **options):
-    return nnx.split(create_model("focalnet_tiny_srf", aggregation=form, **(SMALL | options)))
+def parts(implementation="auto", **options):
+    return nnx.split(create_model("focalnet_tiny_srf", aggregation=implementation, **(SMALL | options)))
 
 
 def cross_entropy(logits, labels):
@@ -36,9 +36,9 @@ def assert_close(tree, other):
         np.testing.assert_allclose(one, another, rtol=1e-4, atol=1e-5 * np.abs(another).max())
 
 
-@forms
-def test_gradients_of_each_example_are_those_of_batches_of_one(form):
-    graph, params = parts(form)
+@implementations
+def test_gradients_of_each_example_are_those_of_batches_of_one(implementation):
+    graph, params = parts(implementation)
     gradient = jax.grad(lambda params, image, label: loss_of(graph)(params, image[None], label[None]))
     each = jax.jit(jax.vmap(gradient, (None, 0, 0)))(params, IMAGES, LABELS)
     one = jax.jit(gradient)
@@ -48,9 +48,9 @@ def test_gradients_of_each_example_are_those_of_batches_of_one(form):
     assert_close(jax.tree.map(lambda leaf: leaf.mean(0), each), whole)
 
 
-@forms
-def test_a_jacobian_has_the_gradient_of_each_logit(form):
-    graph, params = parts(form)
+@implementations
+def test_a_jacobian_has_the_gradient_of_each_logit(implementation):
+    graph, params = parts(implementation)
     model = nnx.merge(graph, params)
     jacobian = jax.jit(jax.jacrev(lambda image: model(image[None])[0]))(IMAGES[0])
     assert jacobian.shape == (3, 16, 16, 3)
@@ -58,17 +58,17 @@ def test_a_jacobian_has_the_gradient_of_each_logit(form):
     assert_close(list(jacobian), [logit(IMAGES[0], place) for place in range(3)])
 
 
-@forms
-def test_models_compute_in_a_batch_of_models_as_alone(form):
-    graph, first = parts(form)
-    several = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, parts(form, rngs=1)[1])
+@implementations
+def test_models_compute_in_a_batch_of_models_as_alone(implementation):
+    graph, first = parts(implementation)
+    several = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, parts(implementation, rngs=1)[1])
     logits = jax.jit(jax.vmap(lambda params: nnx.merge(graph, params)(IMAGES)))(several)
     assert_close(logits[0], nnx.merge(graph, first)(IMAGES))
 
 
-@forms
-def test_forward_mode_is_refused_by_jax_and_changes_nothing(form):
-    graph, params = parts(form)
+@implementations
+def test_forward_mode_is_refused_by_jax_and_changes_nothing(implementation):
+    graph, params = parts(implementation)
     model = nnx.merge(graph, params)
     before = model(IMAGES)
     for derive in (
@@ -94,9 +94,9 @@ def test_forward_mode_over_gradients_gives_products_with_the_hessian(options):
     assert_close(forward(IMAGES), reverse(IMAGES))
 
 
-@forms
-def test_steps_in_a_loop_are_steps_one_by_one(form):
-    graph, params = parts(form)
+@implementations
+def test_steps_in_a_loop_are_steps_one_by_one(implementation):
+    graph, params = parts(implementation)
     sgd = optax.sgd(0.1, momentum=0.9)
 
     def step(state, batch):
@@ -138,9 +138,9 @@ def test_gradients_through_steps_in_a_loop_are_those_through_steps_one_by_one():
     assert_close(in_loop, unrolled)
 
 
-@forms
-def test_checkpoint_around_a_model_changes_no_gradient(form):
-    graph, params = parts(form)
+@implementations
+def test_checkpoint_around_a_model_changes_no_gradient(implementation):
+    graph, params = parts(implementation)
     loss = loss_of(graph)
     plain = jax.jit(jax.grad(loss))(params, IMAGES, LABELS)
     again = jax.jit(jax.grad(jax.checkpoint(loss)))(params, IMAGES, LABELS)

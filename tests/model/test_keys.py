@@ -1,4 +1,4 @@
-"""What may be given for the randomness of a call, in any kind that JAX and Flax have."""
+"""Calls accept every kind of randomness that JAX and Flax have."""
 
 import jax
 import numpy as np

@@ -84,10 +84,10 @@ def mean_loss(graph, params, images, labels):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-@pytest.mark.parametrize(("form", "platform"), [("triton", "cuda"), ("mosaic", "tpu")])
-def test_explicit_axes_are_for_xla_where_kernels_are_for_gpus_and_tpus_too(form, platform):
+@pytest.mark.parametrize(("implementation", "platform"), [("triton", "cuda"), ("mosaic", "tpu")])
+def test_explicit_axes_are_for_xla_where_kernels_are_for_gpus_and_tpus_too(implementation, platform):
     """In the program that JAX traces for their platform."""
-    config = variant_config("focalnet_tiny_srf", embed_dim=32, depths=(1,), num_classes=2, aggregation=form)
+    config = variant_config("focalnet_tiny_srf", embed_dim=32, depths=(1,), num_classes=2, aggregation=implementation)
     precision = get_precision("bfloat16")
     model = nnx.eval_shape(lambda: FocalNet(config, precision=precision, rngs=nnx.Rngs(0), platform=platform))
     graph, params = nnx.split(model)

@@ -116,11 +116,11 @@ def test_bfloat16_has_those_of_float32_to_its_roundings():
 
 
 @pytest.mark.parametrize(
-    ("form", "dtype"), [("auto", "float32"), ("shifted", "float32"), ("xla", "float32"), ("xla", "bfloat16")]
+    ("implementation", "dtype"), [("auto", "float32"), ("shifted", "float32"), ("xla", "float32"), ("xla", "bfloat16")]
 )
-def test_in_a_loop_of_ones_own_over_batches_they_are_those_without_it(form, dtype):
+def test_in_a_loop_of_ones_own_over_batches_they_are_those_without_it(implementation, dtype):
     """The gradient of images by way of the classifier's gradient, as where gradients are matched."""
-    graph, params, _ = small_model(aggregation=form, dtype=dtype, depths=(1,))
+    graph, params, _ = small_model(aggregation=implementation, dtype=dtype, depths=(1,))
     head, rest = nnx.split_state(params, lambda path, _: path[0] == "head", ...)
     batches = jax.random.normal(jax.random.key(3), (3, 1, 8, 8, 3))
 
@@ -143,7 +143,7 @@ def test_in_a_loop_of_ones_own_over_batches_they_are_those_without_it(form, dtyp
 
 
 @pytest.mark.skipif(native.register() is None, reason="there is no C++ compiler")
-def test_the_native_form_says_which_form_has_them():
+def test_the_native_implementation_names_the_one_that_has_them():
     graph, params, _ = small_model(aggregation="native", scan_blocks=False)
     given = (nnx.to_pure_dict(params), IMAGES)
     with pytest.raises(UserError, match=r"first derivatives only.*model.aggregation=xla"):

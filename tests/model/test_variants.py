@@ -7,9 +7,9 @@ from flax import nnx
 import focalnet_jax
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig, list_models, summarize, variant_config
-from focalnet_jax.model.blocks import REMAT_POLICIES
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import REMATS
+from focalnet_jax.ops.stack import REMAT_POLICIES
 
 # name: parameters with 1000 and with 21842 classes, GMACs at 224 px; from the original's README and timm.
 PUBLISHED = {

@@ -1,4 +1,4 @@
-"""What tests of the aggregation's forms share: inputs, gradients, and how far results are apart."""
+"""Inputs, gradients and distances between results, for tests of the aggregation's implementations."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def with_sum(total, last):
 
 
 def inputs(shape, sizes, with_bias, dtype=jnp.float32):
-    """Context, gates, kernels and, for forms that add it themselves, the bias; and the cotangents."""
+    """Context, gates, kernels and, for implementations that add it themselves, the bias; and the cotangents."""
     keys = iter(jax.random.split(jax.random.key(0), 5 + len(sizes)))
     context = jax.random.normal(next(keys), shape, dtype)
     gates = jax.random.normal(next(keys), (*shape[:3], len(sizes) + 1), dtype)
@@ -55,7 +55,9 @@ def error(ours, truth):
 
 def assert_as_xla(function, shape, sizes, with_bias=False):
     arguments, cotangents = inputs(shape, sizes, with_bias)
-    ours, theirs = (with_gradients(form, arguments, cotangents) for form in (function, levels_by_convolutions))
+    ours, theirs = (
+        with_gradients(implementation, arguments, cotangents) for implementation in (function, levels_by_convolutions)
+    )
     for mine, other in zip(ours[:2], theirs[:2], strict=True):
         assert error(mine, other) < 1e-6  # sums of up to 81 products in another order, 6e-8 a rounding
     for mine, other in zip(ours[2:], theirs[2:], strict=True):
@@ -63,12 +65,14 @@ def assert_as_xla(function, shape, sizes, with_bias=False):
 
 
 def assert_no_further_from_the_truth_than_xla(function, shape, sizes, with_bias=False, sum_rounded=False):
-    """In bfloat16, the form's sums and gradients; with `sum_rounded` the last level's sum as the model takes it."""
+    """Compares sums and gradients in bfloat16; with `sum_rounded` the last level's sum is rounded, as in the model."""
     arguments, cotangents = inputs(shape, sizes, with_bias, jnp.bfloat16)
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (arguments, cotangents))
         truth = with_gradients(levels_by_xla, *exact)
-    ours, theirs = (with_gradients(form, arguments, cotangents) for form in (function, levels_by_xla))
+    ours, theirs = (
+        with_gradients(implementation, arguments, cotangents) for implementation in (function, levels_by_xla)
+    )
     for results in (ours, theirs):
         results[1] = results[1].astype(jnp.bfloat16) if sum_rounded else results[1]
     for mine, other, true in zip(ours, theirs, truth, strict=True):
@@ -83,7 +87,7 @@ def assert_same_on_a_mesh(function, shape, sizes, with_bias=False):
 
 
 def assert_on_a_mesh_as_alone(function, *given, axes=("data", "fsdp", "tensor")):
-    """What it makes of arrays, on two devices along each of the mesh's axes, against one."""
+    """Compares a function's results on two devices along each of the mesh's axes with those on one."""
     alone = function(*given)
     mesh = make_mesh({axis: 2 if axis in axes else 1 for axis in ("data", "fsdp", "tensor")})
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -1,4 +1,4 @@
-"""Which form is chosen where, and what none of them takes."""
+"""Each platform has its fastest implementation; shapes that do not fit are refused by all."""
 
 import jax
 import jax.numpy as jnp
@@ -8,33 +8,37 @@ import pytest
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops import native
 from focalnet_jax.ops.aggregation import aggregate_context
-from focalnet_jax.ops.implementations import choose_form
+from focalnet_jax.ops.implementations import choose_implementation
 from tests.ops.aggregating import inputs, with_gradients
 
 
-def test_each_platform_has_its_fastest_form(monkeypatch):
-    assert choose_form("aggregation", "auto", "cpu") == "native"
+def test_each_platform_has_its_fastest_implementation(monkeypatch):
+    assert choose_implementation("aggregation", "auto", "cpu") == "native"
     monkeypatch.setattr(native, "register", lambda: None)
-    assert choose_form("aggregation", "auto", "cpu") == "shifted"
-    assert {choose_form("aggregation", "xla", platform) for platform in ("cpu", "gpu", "tpu")} == {"xla"}
-    assert choose_form("aggregation", "auto", "gpu") == choose_form("aggregation", "auto", "cuda") == "triton"
-    assert choose_form("aggregation", "auto", "tpu") == "mosaic"
+    assert choose_implementation("aggregation", "auto", "cpu") == "shifted"
+    assert {choose_implementation("aggregation", "xla", platform) for platform in ("cpu", "gpu", "tpu")} == {"xla"}
+    assert (
+        choose_implementation("aggregation", "auto", "gpu")
+        == choose_implementation("aggregation", "auto", "cuda")
+        == "triton"
+    )
+    assert choose_implementation("aggregation", "auto", "tpu") == "mosaic"
 
 
-def test_a_form_that_a_platform_has_not_is_refused():
+def test_an_implementation_for_another_platform_is_refused():
     with pytest.raises(UserError, match="needs NVIDIA GPUs, the devices are cpu"):
-        choose_form("aggregation", "triton", "cpu")
+        choose_implementation("aggregation", "triton", "cpu")
     with pytest.raises(UserError, match="needs CPUs, the devices are tpu"):
-        choose_form("aggregation", "shifted", "tpu")
+        choose_implementation("aggregation", "shifted", "tpu")
     with pytest.raises(UserError, match="needs TPUs, the devices are gpu"):
-        choose_form("aggregation", "mosaic", "gpu")
+        choose_implementation("aggregation", "mosaic", "gpu")
     with pytest.raises(
         UserError, match="expected one of auto, xla, native, shifted, triton, mosaic\\. Did you mean 'triton'"
     ):
-        choose_form("aggregation", "trito", "gpu")
+        choose_implementation("aggregation", "trito", "gpu")
 
 
-@pytest.mark.parametrize("form", ["xla", "shifted", "native"])
+@pytest.mark.parametrize("implementation", ["xla", "shifted", "native"])
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
@@ -45,24 +49,24 @@ def test_a_form_that_a_platform_has_not_is_refused():
         ({"kernel": (4, 4, 1, 8)}, "k odd"),
         ({"kernel": (3, 3, 1, 1)}, "a kernel has shape"),
         ({"bias": (1,)}, r"bias has shape \(1,\); expected \(8,\)"),
-        ({"form": "nope"}, "form is 'nope'; expected one of xla, native, shifted, triton, mosaic"),
+        ({"implementation": "nope"}, "implementation is 'nope'; expected one of xla, native, shifted, triton, mosaic"),
     ],
 )
-def test_shapes_that_do_not_fit_together_are_refused_in_every_form(form, changed, complaint):
+def test_shapes_that_do_not_fit_together_are_refused_by_every_implementation(implementation, changed, complaint):
     shapes = {"context": (2, 5, 6, 8), "gates": (2, 5, 6, 3), "kernel": (3, 3, 1, 8), "bias": (8,)} | changed
-    form = shapes.pop("form", form)
+    implementation = shapes.pop("implementation", implementation)
     context, gates, kernel, bias = map(jnp.zeros, shapes.values())
     with pytest.raises(ValueError, match=complaint):
-        aggregate_context(context, gates, [jnp.zeros((5, 5, 1, 8)), kernel], bias, form=form)
+        aggregate_context(context, gates, [jnp.zeros((5, 5, 1, 8)), kernel], bias, implementation=implementation)
 
 
-@pytest.mark.parametrize("form", ["xla", "shifted", "native", "triton", "mosaic"])
+@pytest.mark.parametrize("implementation", ["xla", "shifted", "native", "triton", "mosaic"])
 @pytest.mark.parametrize("shape", [(0, 4, 4, 8), (2, 0, 4, 8), (2, 4, 0, 8), (2, 4, 4, 0), (0, 0, 0, 8)])
-def test_maps_without_numbers_have_sums_without_and_gradients_of_zero(form, shape):
+def test_maps_without_numbers_have_sums_without_and_gradients_of_zero(implementation, shape):
     arguments, (cotangent, _) = inputs(shape, (3, 5), True)
 
     def run(*given):
-        return aggregate_context(*given, form=form)
+        return aggregate_context(*given, implementation=implementation)
 
     total, *gradients = with_gradients(run, arguments, cotangent)
     assert total.shape == shape

@@ -1,4 +1,4 @@
-"""Both forms of the depthwise convolution are one operation, and each platform gets its own."""
+"""Both implementations of the depthwise convolution are one operation, and each platform gets its own."""
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ def test_gradient_of_a_gradient_exists():
 
 
 @pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("tpu", 1), ("cuda", 1)])
-def test_the_form_is_chosen_by_the_platform_lowered_for(platform, convolutions):
+def test_the_implementation_is_chosen_by_the_platform_lowered_for(platform, convolutions):
     x, kernel, _ = operands((2, 9, 12, 5), 3)
     program = export.export(jax.jit(depthwise_conv), platforms=[platform])(x, kernel).mlir_module()
     assert program.count("stablehlo.convolution") == convolutions

@@ -1,4 +1,4 @@
-"""GELU's own forms are as exact as they say."""
+"""GELU's own implementations are as exact as they say."""
 
 import math
 
@@ -19,7 +19,7 @@ def test_gelu_and_its_slope_are_exact_to_float32s_rounding():
     assert np.abs(gelu_slope(jnp.asarray(Z)) - SLOPE).max() < 3e-7  # of numbers up to 1.13
 
 
-def test_the_quick_form_is_as_near_as_it_says():
+def test_quick_gelu_has_the_stated_error():
     # The fit's 1.44e-6, and three of float32's roundings of numbers up to 1, 6e-8 each.
     assert (np.abs(quick_gelu(jnp.asarray(Z)) - Z * BELOW) <= 1.7e-6 * np.abs(Z)).all()
     assert np.abs(quick_gelu_and_slope(jnp.asarray(Z))[1] - SLOPE).max() < 1.8e-6
@@ -52,7 +52,7 @@ def test_in_bfloat16_value_and_slope_are_the_exact_ones_rounded():
     np.testing.assert_allclose(slope, back(jnp.ones(x.shape, jnp.float32))[0], rtol=rounding, atol=1e-5)
 
 
-def test_a_cpus_own_form_and_its_gradient_are_as_exact():
+def test_the_quotient_for_cpus_and_its_gradient_are_as_exact():
     x, bias = jnp.asarray(Z[None]), jnp.zeros(len(Z))
     assert (np.abs(native.gelu(x, bias)[0] - Z * BELOW) <= 3e-7 * np.abs(Z)).all()  # five roundings
     slope, _, again = native.gelu_gradients(x, bias, jnp.ones_like(x))

@@ -1,4 +1,4 @@
-"""The passes for TPUs compute what XLA's form does; here step by step on the CPU."""
+"""The passes for TPUs compute what XLA's implementation does; here step by step on the CPU."""
 
 from functools import partial
 
@@ -36,7 +36,7 @@ def in_passes(vmem):
         ((9, 4, 3, 130), (3, 5), WHOLE, 3, (4, 4)),  # two registers of both: what lies around a map stays zero
         ((1, 2, 3, 8), (3, 9), WHOLE, 1, (2, 2)),  # kernels wider than the map
         ((1, 2, 130, 8), (3,), WHOLE, 14, (2, 2)),  # a row longer than a register
-        ((9, 13, 5, 16), (3, 5), 2**22, 2, (7, 5)),  # the map in blocks of rows, the last of which goes on below it
+        ((9, 13, 5, 16), (3, 5), 2**22, 2, (7, 5)),  # the map in blocks of rows, the last of which extends below it
         ((1, 14, 2, 8), (3, 3, 5, 3), 2**21, 2, (3, 3)),  # more blocks than lie in fast memory, of four levels
         ((3, 14, 3, 8), (3, 7), 2**21, 2, (4, 2)),  # blocks of fewer rows than a kernel reaches into
         ((1, 11, 2, 8), (3, 9, 3), 2**21, 2, (1, 1)),  # of one row, four of which are above a window's middle
@@ -61,7 +61,7 @@ def test_bfloat16_is_no_further_from_the_truth_than_xlas(monkeypatch):
     [
         ((12, 8, 8, 16), (3, 5), WHOLE, (8, 8)),  # examples that fill one register and a half
         ((25, 6, 6, 130), (7,), WHOLE, (6, 6)),  # two registers of both; a kernel whose products are rounded
-        ((16, 13, 5, 128), (3, 7), 2**22, (7, 5)),  # the map in blocks of rows, the last of which goes on below it
+        ((16, 13, 5, 128), (3, 7), 2**22, (7, 5)),  # the map in blocks of rows, the last of which extends below it
     ],
 )
 def test_pairs_of_bfloat16_are_no_further_from_the_truth_than_xlas(shape, sizes, vmem, rows, monkeypatch):
@@ -146,7 +146,7 @@ def test_in_a_loop_that_computes_them_again_the_gradients_are_the_same(monkeypat
             context = block(context, jax.tree.map(lambda leaf, number=number: leaf[number], blocks))
         return context
 
-    results = (with_gradients(form, (context, blocks), cotangent) for form in (looped, unrolled))
+    results = (with_gradients(implementation, (context, blocks), cotangent) for implementation in (looped, unrolled))
     for one, other in zip(*results, strict=True):
         assert error(one, other) < 1e-6
 
@@ -163,7 +163,7 @@ def test_the_global_level_is_added_with_its_gradients(shape):
     def by_xla(total, gates, of):
         return total + of[:, None, None] * gates[..., -1:]
 
-    ours, theirs = (with_gradients(form, arguments, cotangent) for form in (in_kernel, by_xla))
+    ours, theirs = (with_gradients(implementation, arguments, cotangent) for implementation in (in_kernel, by_xla))
     for mine, other in zip(ours, theirs, strict=True):
         assert error(mine, other) < 1e-6  # sums over at most 130 channels or 63 places in another order
 

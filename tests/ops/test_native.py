@@ -1,4 +1,4 @@
-"""A CPU's kernels compute what XLA's form does; without a compiler the model does without them."""
+"""A CPU's kernels compute what XLA's implementation does; without a compiler the model does without them."""
 
 import hashlib
 import os
@@ -20,9 +20,9 @@ from focalnet_jax.ops.implementations import describe_implementations
 from tests.ops.aggregating import assert_same_on_a_mesh, error, inputs, levels_by_convolutions, with_gradients, with_sum
 
 
-def form(name, normalize=False):
+def aggregate(name, normalize=False):
     def run(context, gates, kernels, bias):
-        return aggregate_context(context, gates, kernels, bias, normalize=normalize, form=name)
+        return aggregate_context(context, gates, kernels, bias, normalize=normalize, implementation=name)
 
     return run
 
@@ -38,7 +38,7 @@ def assert_true(arguments, cotangent):
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (arguments, cotangent))
         total, *gradients = with_gradients(by_convolutions, *exact)
-    ours = with_gradients(form("native"), arguments, cotangent)
+    ours = with_gradients(aggregate("native"), arguments, cotangent)
     assert error(ours[0], total) < 1e-6
     for mine, true in zip(ours[1:], gradients, strict=True):
         assert error(mine, true) < 1e-5
@@ -69,21 +69,21 @@ def test_large_maps_of_one_sign_lose_no_digit():
 
 def test_normalizing_divides_sum_and_gradients_by_the_levels():
     arguments, (cotangent, _) = inputs((1, 5, 4, 8), (3, 5), with_bias=True)
-    plain, normalized = (with_gradients(form("native", each), arguments, cotangent) for each in (False, True))
+    plain, normalized = (with_gradients(aggregate("native", each), arguments, cotangent) for each in (False, True))
     for one, third in zip(plain, normalized, strict=True):
         assert error(3 * third, one) < 1e-6  # a division in another place
 
 
 def test_devices_that_split_batch_and_channels_compute_the_same():
     def split(*given):
-        return with_sum(*[form("native")(*given)] * 2)
+        return with_sum(*[aggregate("native")(*given)] * 2)
 
     assert_same_on_a_mesh(split, (4, 5, 4, 64), (3, 5), True)
 
 
 def digest():
     arguments, (cotangent, _) = inputs((3, 9, 9, 50), (3, 5), with_bias=True)
-    results = with_gradients(form("native"), arguments, cotangent)
+    results = with_gradients(aggregate("native"), arguments, cotangent)
     return hashlib.sha256(b"".join(each.tobytes() for each in results)).hexdigest()
 
 
@@ -95,24 +95,24 @@ def test_numbers_do_not_depend_on_how_many_threads_there_are():
 
 def test_a_batch_of_maps_is_computed_one_by_one():
     (context, gates, kernels, bias), _ = inputs((4, 5, 5, 8), (3,), with_bias=True)
-    pairs = jax.vmap(lambda *maps: form("native")(*maps, kernels, bias))(
+    pairs = jax.vmap(lambda *maps: aggregate("native")(*maps, kernels, bias))(
         context.reshape(2, 2, 5, 5, 8), gates.reshape(2, 2, 5, 5, 2)
     )
-    assert error(pairs.reshape(4, 5, 5, 8), form("native")(context, gates, kernels, bias)) == 0
+    assert error(pairs.reshape(4, 5, 5, 8), aggregate("native")(context, gates, kernels, bias)) == 0
 
 
-def test_what_it_does_not_compute_is_left_to_the_other_form():
+def test_arrays_it_does_not_compute_are_left_to_xla():
     assert native.supports(jnp.float32, (3, 5))
     assert not native.supports(jnp.bfloat16, (3, 5))
     assert not native.supports(jnp.float32, (4,))
 
 
-def test_people_are_told_the_form_that_computes():
+def test_the_implementation_that_computes_is_described():
     auto = {"aggregation": None, "pointwise": "auto"}
     assert describe_implementations(auto, "float32", "cpu") == "aggregation native, pointwise xla"
     assert describe_implementations(auto, "bfloat16", "cpu") == "aggregation shifted, pointwise xla"
     stages = create_model("focalnet_tiny_lrf", embed_dim=8, depths=(1, 1), dtype="bfloat16").stages
-    assert {stage.aggregation for stage in stages} == {"shifted"}
+    assert {stage.compute.aggregation for stage in stages} == {"shifted"}
     assert describe_implementations(auto | {"aggregation": "xla"}, "float32", "cpu") == "aggregation xla, pointwise xla"
 
 
@@ -183,7 +183,7 @@ def test_second_derivatives_are_refused_by_the_name_of_the_option():
     (context, *rest), _ = inputs((1, 4, 4, 8), (3,), True)
 
     def slope(context):
-        return jax.grad(lambda context: (form("native")(context, *rest) ** 2).sum())(context).sum()
+        return jax.grad(lambda context: (aggregate("native")(context, *rest) ** 2).sum())(context).sum()
 
     with pytest.raises(UserError, match=r"for second ones create the model with model\.aggregation=xla"):
         jax.grad(slope)(context)
@@ -191,8 +191,8 @@ def test_second_derivatives_are_refused_by_the_name_of_the_option():
 
 def test_numbers_of_several_kinds_and_half_precision_are_left_to_others():
     (context, gates, *rest), _ = inputs((1, 4, 4, 8), (3,), True)
-    mixed = form("native")(context, gates.astype(jnp.bfloat16), *rest)
-    np.testing.assert_allclose(mixed, form("native")(context, gates, *rest), rtol=0.02, atol=0.02)  # of bfloat16
+    mixed = aggregate("native")(context, gates.astype(jnp.bfloat16), *rest)
+    np.testing.assert_allclose(mixed, aggregate("native")(context, gates, *rest), rtol=0.02, atol=0.02)  # of bfloat16
     with pytest.raises(UserError, match="native computes in float32, the model in bfloat16: leave it at auto"):
         create_model("focalnet_tiny_srf", embed_dim=8, depths=(1,), aggregation="native", dtype="bfloat16")
 
@@ -200,14 +200,16 @@ def test_numbers_of_several_kinds_and_half_precision_are_left_to_others():
 @pytest.mark.parametrize("name", ["native", "shifted", "xla"])
 def test_parts_by_hand_and_meshes_of_others_compute_the_same(name):
     (context, gates, kernels, bias), _ = inputs((8, 4, 4, 8), (3, 5), True)
-    expected = form("xla")(context, gates, kernels, bias)
+    expected = aggregate("xla")(context, gates, kernels, bias)
     mesh = jax.make_mesh((4, 2), ("examples", "tensor"), axis_types=(AxisType.Auto,) * 2)
     whole, wide = P("examples"), P("examples", None, None, "tensor")
     parts = (wide, whole, (P(None, None, None, "tensor"),) * 2, P("tensor"))
     for run in (
-        jax.jit(jax.shard_map(form(name), mesh=mesh, in_specs=parts, out_specs=wide, check_vma=False)),
-        lambda *given: jax.pmap(lambda c, g: form(name)(c, g, *given[2:]))(given[0][:, None], given[1][:, None])[:, 0],
+        jax.jit(jax.shard_map(aggregate(name), mesh=mesh, in_specs=parts, out_specs=wide, check_vma=False)),
+        lambda *given: jax.pmap(lambda c, g: aggregate(name)(c, g, *given[2:]))(given[0][:, None], given[1][:, None])[
+            :, 0
+        ],
     ):
         assert error(run(context, gates, kernels, bias), expected) < 1e-6
     with jax.set_mesh(mesh):
-        assert error(jax.jit(form(name))(context, gates, kernels, bias), expected) < 1e-6
+        assert error(jax.jit(aggregate(name))(context, gates, kernels, bias), expected) < 1e-6

@@ -9,12 +9,14 @@ from flax import nnx
 from focalnet_jax import create_model
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.blocks import Mlp
-from focalnet_jax.model.layers import PatchConv, conv
-from focalnet_jax.model.precision import get_precision
+from focalnet_jax.model.layers import conv
 from focalnet_jax.ops.activation import activated_product
+from focalnet_jax.ops.compute import EXACT, Compute
+from focalnet_jax.ops.embedding import strided_conv
 from focalnet_jax.ops.normalization import layer_norm
 from tests.ops.aggregating import assert_on_a_mesh_as_alone, error
 
+NATIVE = Compute(EXACT.dtype, EXACT.matmul, "native")
 # Rows and channels that fill no register, no square of registers and no task; more channels than a task has numbers.
 SHAPES = [(2, 5, 3, 20), (1, 7, 7, 96), (3, 5), (4, 9, 11, 17), (2, 100, 128), (1, 1, 17, 20000)]
 
@@ -81,14 +83,16 @@ def test_a_product_of_gelus_and_its_gradients_are_exact_to_rounding(shape):
 @pytest.mark.parametrize("stride", [2, 4])
 def test_patches_are_embedded_as_by_a_convolution(size, stride):
     x, cotangent = normals((2, *size, 6), (2, size[0] // stride, size[1] // stride, 10))
-    layers = [conv(6, 10, stride, stride, 0, get_precision("float32"), nnx.Rngs(0), form) for form in ("native", "xla")]
-    assert [type(layer) for layer in layers] == [PatchConv, nnx.Conv]
+    graph, params = nnx.split(conv(6, 10, stride, stride, 0, EXACT, nnx.Rngs(0)))
 
-    def run(layer):
-        graph, params = nnx.split(layer)
-        return with_gradients(lambda params, x: nnx.merge(graph, params)(x), (params, x), cotangent)
+    def run(compute):
+        def call(params, x):
+            return strided_conv(nnx.merge(graph, params), x, compute)
 
-    for mine, other in zip(*(jax.tree.leaves(run(layer)) for layer in layers), strict=True):
+        assert ("conv_general_dilated" in str(jax.make_jaxpr(call)(params, x))) == (compute == EXACT)
+        return with_gradients(call, (params, x), cotangent)
+
+    for mine, other in zip(*(jax.tree.leaves(run(compute)) for compute in (NATIVE, EXACT)), strict=True):
         assert error(mine, other) < 1e-6
 
 
@@ -118,10 +122,8 @@ def test_second_derivatives_are_refused_by_the_name_of_the_option():
             jax.grad(slope)(arguments[0])
 
 
-def test_with_dropout_an_mlp_drops_as_in_other_forms():
-    native_one, other = (
-        Mlp(8, 4, 0.5, form, precision=get_precision("float32"), rngs=nnx.Rngs(0)) for form in ("native", "xla")
-    )
+def test_with_dropout_an_mlp_drops_as_by_xla():
+    native_one, other = (Mlp(8, 4, 0.5, compute=compute, rngs=nnx.Rngs(0)) for compute in (NATIVE, EXACT))
     (x,) = normals((3, 4, 4, 8))
     for keys in (None, jax.random.split(jax.random.key(1), 3)):
         assert error(native_one(x, keys), other(x, keys)) < 1e-6
@@ -132,14 +134,14 @@ def test_with_dropout_an_mlp_drops_as_in_other_forms():
 def test_a_models_gradients_are_those_of_xla(dtype):
     (images,) = normals((2, 32, 32, 3))
 
-    def run(form):
+    def run(implementation):
         model = create_model(
-            "focalnet_tiny_lrf", embed_dim=16, depths=(1, 2), num_classes=3, aggregation=form, dtype=dtype
+            "focalnet_tiny_lrf", embed_dim=16, depths=(1, 2), num_classes=3, aggregation=implementation, dtype=dtype
         )
         graph, params = nnx.split(model)
         return jax.jit(jax.value_and_grad(lambda params: (nnx.merge(graph, params)(images) ** 2).sum()))(params)
 
-    ours, theirs = (jax.tree.leaves(run(form)) for form in ("auto", "xla"))
+    ours, theirs = (jax.tree.leaves(run(implementation)) for implementation in ("auto", "xla"))
     for mine, other in zip(ours, theirs, strict=True):
         assert error(mine, other) < (1e-5 if dtype == "float32" else 0.1)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from focalnet_jax.model.layers import layer_norm
-from focalnet_jax.model.precision import get_precision
+from focalnet_jax.model.layers import LayerNorm
 from focalnet_jax.ops import normalization
+from focalnet_jax.ops.compute import Compute
 from focalnet_jax.ops.normalization import mean_by_product, normalize
 
 
@@ -43,7 +43,7 @@ def test_bfloat16_rounds_no_more_than_what_is_given_and_returned(by_product, mon
 
 
 def test_a_models_norms_keep_their_input_alone_for_the_gradient():
-    layer = layer_norm(192, get_precision("bfloat16"), nnx.Rngs(0))
+    layer = LayerNorm(192, Compute(jnp.bfloat16, None), nnx.Rngs(0))
     x = jax.ShapeDtypeStruct((4, 6, 6, 192), jnp.bfloat16)
     _, kept = jax.eval_shape(lambda x: jax.vjp(layer, x), x)
     assert sum(leaf.size for leaf in jax.tree.leaves(kept)) < 1.05 * x.size

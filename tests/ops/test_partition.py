@@ -19,7 +19,7 @@ needs_compiler = pytest.mark.skipif(native.register() is None, reason="there is 
 
 
 def natively(context, gates, kernels):
-    return aggregate_context(context, gates, kernels, form="native")
+    return aggregate_context(context, gates, kernels, implementation="native")
 
 
 def on_nvidia(context, gates, kernels):
@@ -33,23 +33,23 @@ def on_tpus(context, gates, kernels):
     return _add_in_kernel(total, gates, last_sum, True)
 
 
-FORMS = [pytest.param(natively, marks=needs_compiler), on_nvidia, on_tpus]
+IMPLEMENTATIONS = [pytest.param(natively, marks=needs_compiler), on_nvidia, on_tpus]
 
 
 def mesh():
     return jax.make_mesh((2, 2), ("rows", "columns"), axis_types=(AxisType.Auto,) * 2)
 
 
-def gradients(form, cotangent, *given):
-    made, back = jax.vjp(form, *given)
+def gradients(implementation, cotangent, *given):
+    made, back = jax.vjp(implementation, *given)
     return made, back(cotangent)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_split_batch_stays_split(form):
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_split_batch_stays_split(implementation):
     given, (cotangent, _) = inputs((8, 4, 4, 32), (3,), with_bias=False)
     given = (cotangent, *given)
-    run = partial(gradients, form)
+    run = partial(gradients, implementation)
     split, whole = NamedSharding(mesh(), P(("rows", "columns"))), NamedSharding(mesh(), P())
     placed = jax.device_put(given, (split, split, split, whole))
     compiled = jax.jit(run).lower(*placed).compile()
@@ -61,10 +61,10 @@ def test_a_split_batch_stays_split(form):
         assert error(many, one) < 1e-6  # what devices add up is added in another order
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_parts_that_are_not_equal_are_computed_whole(form):
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_parts_that_are_not_equal_are_computed_whole(implementation):
     given, _ = inputs((8, 4, 4, 32), (3,), with_bias=False)
-    some = jax.jit(lambda context, gates, kernels: form(context[:6], gates[:6], kernels))
+    some = jax.jit(lambda context, gates, kernels: implementation(context[:6], gates[:6], kernels))
     split, whole = NamedSharding(mesh(), P(("rows", "columns"))), NamedSharding(mesh(), P())
     assert error(some(*jax.device_put(given, (split, split, whole))), some(*given)) < 1e-6
 
@@ -89,12 +89,12 @@ def test_a_batch_of_split_batches_is_computed_one_by_one():
     )
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_second_derivatives_of_kernels_are_refused(form):
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_second_derivatives_of_kernels_are_refused(implementation):
     (context, *rest), _ = inputs((1, 3, 3, 32), (3,), with_bias=False)
 
     def slope(context):
-        return jax.grad(lambda context: (form(context, *rest) ** 2).sum())(context).sum()
+        return jax.grad(lambda context: (implementation(context, *rest) ** 2).sum())(context).sum()
 
     with pytest.raises(UserError, match=r"model\.aggregation=xla and model\.pointwise=xla"):
         jax.jit(jax.grad(slope))(context)

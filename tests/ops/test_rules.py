@@ -32,7 +32,7 @@ FUNCTIONS = {
         x.astype(jnp.bfloat16), kernel[0, 0, 0], kernel[0, 1, 0], 1e-5
     ),
     "LayerNorm in C++": lambda x, kernel: layer_norm(x, kernel[0, 0, 0], kernel[0, 1, 0], 1e-5, "native"),
-    "C++": lambda x, kernel: aggregate_context(x, x[..., :2], [kernel], form="native"),
+    "C++": lambda x, kernel: aggregate_context(x, x[..., :2], [kernel], implementation="native"),
     "Triton": by_kernels_for_gpus,
     "Mosaic": by_kernels_for_tpus,
 }

@@ -28,7 +28,7 @@ def test_value_and_gradients_are_those_of_the_convolutions_gelu(shape, k):
         assert np.linalg.norm(mine - true) <= 1e-6 * np.linalg.norm(true)
 
 
-def test_bfloat16_is_as_near_to_the_truth_as_the_plain_form():
+def test_bfloat16_is_as_near_to_the_truth_as_by_xla():
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, 9, 12, 5)).astype(jnp.bfloat16)
     kernel = (0.2 * jax.random.normal(keys[1], (5, 5, 1, 5))).astype(jnp.bfloat16)

@@ -1,4 +1,4 @@
-"""The kernels for GPUs compute what XLA's form does; here step by step on the CPU."""
+"""The kernels for GPUs compute what XLA's implementation does; here step by step on the CPU."""
 
 import pytest
 

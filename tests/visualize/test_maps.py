@@ -7,7 +7,7 @@ import pytest
 
 from focalnet_jax import create_model, visualize
 from focalnet_jax.errors import UserError
-from focalnet_jax.model.layers import without_bias
+from focalnet_jax.ops.product import without_bias
 from focalnet_jax.visualize.figures import BlockMaps, coloured, enlarged
 from focalnet_jax.visualize.sheets import map_sheets, scale
 

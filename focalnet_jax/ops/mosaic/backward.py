@@ -44,21 +44,21 @@ def focal_level_gradients(
     vmem: int,
     interpret: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    """Gradients of `focal_levels`' input, `[B, H, W, C]`, and in parts to be added up of all else, float32.
+    """Returns the gradient of `focal_levels`' input, `[B, H, W, C]`, and float32 parts of the others to be added up.
 
-    The parts are of the kernels `[parts, k, k, 1, C]`, then of the bias `[parts, 1, 1, 1, C]`; and of each level's
-    gate `[parts, B, H, W]`.
+    The parts are those of the kernels, `[parts, k, k, 1, C]`, then of the bias, `[parts, 1, 1, 1, C]`; and of each
+    level's gate, `[parts, B, H, W]`.
 
     Args:
-      x: as it was given.
-      gates: as they were given.
-      kernels: as they were given.
-      bias: as it was given.
-      kept: what `focal_levels` kept, `[B, H, W, C]` for each level.
+      x: as passed to `focal_levels`.
+      gates: as passed to `focal_levels`.
+      kernels: as passed to `focal_levels`.
+      bias: as passed to `focal_levels`.
+      kept: GELU's inputs from `focal_levels`, `[B, H, W, C]` for each level.
       cotangent: of the sum, `[B, H, W, C]`.
       above: of the last level's sum over H and W, `[B, C]` float32.
       vmem: bytes of fast memory.
-      interpret: run it step by step wherever it is.
+      interpret: run step by step, on any platform.
     """
     given, sizes = len(x), [len(kernel) for kernel in kernels]
     pairs = computes_in_pairs(given, jnp.result_type(x, gates, *kernels, bias))
@@ -105,24 +105,24 @@ def focal_level_gradients(
 
 
 class _Program:
-    """What runs for some examples and 128 channels: stage 0 makes the last level's gradient, each next that below."""
+    """The program for some examples and 128 channels: stage 0 computes the last level's gradient, stage 1 the next."""
 
     def __init__(self, plan: Plan, numbers: Numbers, channels: int, x: Any, taps: Any, above: Any, *others: Any):
         levels = len(plan.sizes)
         # A loop that is run step by step may not ask for it.
         self.left_channels = channels - pl.program_id(1) * CHANNELS if channels % CHANNELS else None
         self.plan, self.numbers, self.x, self.taps, self.above = plan, numbers, x, taps, above
-        # Of each level, counted from 0: what GELU was applied to, and the cotangent and gates there.
+        # For each level, counted from 0: GELU's input, the cotangent and the gates.
         self.kept, self.cotangents, self.gates = (others[i : 3 * levels : 3][::-1] for i in range(3))
         self.out, self.taps_out, *others = others[3 * levels :]
         self.to_gates = others[:levels][::-1]
         self.spread, self.gathered, *rings = others[levels:]
-        # Of what GELU was applied to.
+        # Gradients of GELU's inputs.
         self.gradients = [Rows(ring, plan, numbers, size) for ring, size in zip(rings, plan.sizes, strict=True)]
         self.both = gelu_and_slope if x.dtype == jnp.float32 else quick_gelu_and_slope
 
     def run(self) -> None:
-        """A step."""
+        """Runs one step."""
 
         @pl.when(pl.program_id(2) == 0)
         def _() -> None:
@@ -145,12 +145,12 @@ class _Program:
             self.taps_out[0] = jnp.sum(self.gathered[...], axis=1)
 
     def arriving(self, level: int, at: Any) -> jax.Array:
-        """At a level's context from the sum, counted from 0: cotangent times gate."""
+        """Returns the gradient of a level's context (counted from 0) from the sum: cotangent times gate."""
         gate = self.gates[level][at].astype(jnp.float32)[:, level : level + 1]
         return self.cotangents[level][at].astype(jnp.float32) * gate
 
     def last(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """A tile of the last level's gradient."""
+        """Computes a tile of the last level's gradient."""
         level = len(self.plan.sizes) - 1
         contexts = zeros(self.plan)
         for i, j, at in self.plan.tile(top, left):
@@ -160,7 +160,7 @@ class _Program:
         self.put_gates(level, contexts, top, left)
 
     def below(self, number: int, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """A tile of the gradient of the level below one, and that one's kernel's."""
+        """Computes a tile of level `number - 1`'s gradient, and adds to that of level `number`'s kernel."""
         contexts, slopes = zeros(self.plan), zeros(self.plan)
         for i, j, at in self.plan.tile(top, left):
             context, slopes[i][j] = self.both(self.kept[number - 1][at].astype(jnp.float32))
@@ -172,7 +172,7 @@ class _Program:
         self.put_gates(number - 1, contexts, top, left)
 
     def put_gates(self, level: int, contexts: Values, top: jax.Array, left: jax.Array) -> None:
-        """A tile of the gradient of a level's gate: at each place, the sum over channels of cotangent times context."""
+        """Writes a tile of the gradient of a level's gate: the sum over channels of cotangent times context."""
         lane = lax.broadcasted_iota(jnp.int32, (self.plan.examples, CHANNELS), 1)
         begin = pl.multiple_of(lax.div(left, jnp.int32(CHANNELS)) * CHANNELS, CHANNELS)
         for i, row in enumerate(contexts):
@@ -183,12 +183,12 @@ class _Program:
                 if self.left_channels is not None:
                     products = jnp.where(lane < self.left_channels, products, 0.0)
                 total = jnp.sum(products, axis=1, keepdims=True)
-                # Of a map that is one block the channels' parts are added up here, one after the other.
+                # If the map is one block, the channels' parts are added up here, one after the other.
                 sums = jnp.where(lane == left + j - begin, total + sums if self.plan.whole else total, sums)
             self.to_gates[level][at] = sums
 
     def to_input(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """A tile of the input's gradient, and the first kernel's and the bias's."""
+        """Computes a tile of the input's gradient, and adds to those of the first kernel and the bias."""
         contexts, index = zeros(self.plan), self.plan.starts[-1]
         bias = self.numbers.unpack(self.spread[index])
         for i, j, at in self.plan.tile(top, left):
@@ -200,7 +200,7 @@ class _Program:
         self.gathered[index] += sum(inside[1:], inside[0])
 
     def through(self, number: int, contexts: Values, row: jax.Array, column: jax.Array) -> Values:
-        """A tile of the gradient of a level's convolution's input; gathers the kernel's."""
+        """Returns a tile of the gradient of a level's convolution's input, and adds to that of its kernel."""
         sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
         packed = [[self.numbers.pack(context) for context in row] for row in contexts]
 

@@ -41,20 +41,20 @@ def focal_levels(
     vmem: int,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """All levels but the global one.
+    """Returns all levels but the global one.
 
     Args:
       x: `[B, H, W, C]`, which with the bias is level 0.
       gates: `[B, H, W, n]`, level l's at l - 1.
       kernels: `[k, k, 1, C]` of each level.
       bias: `[1, 1, 1, C]`.
-      keep: whether the gradients will be asked for.
+      keep: whether to return the values that the gradients need.
       vmem: bytes of fast memory.
-      interpret: run it step by step wherever it is.
+      interpret: run step by step, on any platform.
 
     Returns:
       The sum of the levels' contexts, each times its gate, `[B, H, W, C]`; the last level's sum over H and W,
-      `[B, C]` float32; and with `keep` what GELU is applied to in each level, `[B, H, W, C]`.
+      `[B, C]` float32; and with `keep` the input of each level's GELU, `[B, H, W, C]`.
     """
     count, sizes = len(x), [len(kernel) for kernel in kernels]
     pairs = computes_in_pairs(count, jnp.result_type(x, gates, *kernels, bias))
@@ -84,7 +84,7 @@ def focal_levels(
 
 
 class _Program:
-    """What runs for some examples and 128 channels: stage 0 reads the context, stage l computes level l."""
+    """The program for some examples and 128 channels: stage 0 reads the context, stage l computes level l."""
 
     def __init__(
         self, plan: Plan, numbers: Numbers, keep: bool, x: Any, gates: Any, taps: Any, total: Any, *others: Any
@@ -98,7 +98,7 @@ class _Program:
         self.activate = gelu if x.dtype == jnp.float32 else quick_gelu
 
     def run(self) -> None:
-        """A step."""
+        """Runs one step."""
 
         @pl.when(pl.program_id(2) == 0)
         def _() -> None:
@@ -112,7 +112,7 @@ class _Program:
         run_stages(self.plan, list(zip([self.read, *computing], [*self.inputs, None], strict=True)))
 
     def read(self, first: jax.Array) -> None:
-        """The block whose first row is given."""
+        """Reads the block with this first row."""
         bias = self.numbers.unpack(self.spread[self.plan.starts[-1]])
 
         def copy(row: jax.Array, _: None) -> None:
@@ -122,12 +122,12 @@ class _Program:
         lax.fori_loop(0, self.plan.rows, copy, None)
 
     def level(self, number: int, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """A tile of a level, which is the next one's input."""
+        """Computes a tile of a level, the next level's input."""
         for (row, column), context in self.contexts(number, first, top, left):
             self.inputs[number + 1].put(first + row, column, context)
 
     def last_level(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """A tile of the last level, and with it the sum over all."""
+        """Computes a tile of the last level, and of the sum over all levels."""
         levels = len(self.plan.sizes)
         last_sum = jnp.zeros((self.plan.examples, CHANNELS), jnp.float32)
         for at, context in self.contexts(levels - 1, first, top, left):
@@ -141,7 +141,7 @@ class _Program:
         self.add_to_last_sum(last_sum)
 
     def add_to_last_sum(self, tile: jax.Array) -> None:
-        """Of thousands of tiles; what an addition lost is made up for by the next (Kahan's sum)."""
+        """Adds to a sum over thousands of tiles, and corrects the rounding of the addition before (Kahan's sum)."""
         before, missing = self.last_sum[...], tile - self.lost[...]
         self.last_sum[...] = before + missing
         self.lost[...] = (self.last_sum[...] - before) - missing
@@ -149,7 +149,7 @@ class _Program:
     def contexts(
         self, number: int, first: jax.Array, top: jax.Array, left: jax.Array
     ) -> Iterator[tuple[tuple[jax.Array, jax.Array], jax.Array]]:
-        """Of a tile: each place in the block, and the level's context there."""
+        """Yields each place of a tile in the block, and the level's context there."""
         sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
 
         def add(row: int, i: int, registers: list[jax.Array]) -> None:

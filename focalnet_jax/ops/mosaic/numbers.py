@@ -1,4 +1,4 @@
-"""How numbers of 128 channels lie in a register, and sums of their products."""
+"""Layout of 128 channels in a register, as float32 or pairs of bfloat16, and sums of their products."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Floats:
     register = jax.ShapeDtypeStruct((EXAMPLES, CHANNELS), jnp.float32)
 
     def pack(self, x: jax.Array) -> jax.Array:
-        """A register of `[8, 128]` float32."""
+        """Returns a register from `[8, 128]` float32."""
         return x
 
     def unpack(self, register: jax.Array) -> jax.Array:
@@ -30,14 +30,14 @@ class Floats:
         return register
 
     def add_products(self, total: jax.Array, factors: Factors, k: int) -> jax.Array:
-        """`[8, 128]` float32, to which products of a kernel of this size are added one after the other."""
+        """Adds products of a kernel of size k to `total`, `[8, 128]` float32, one after the other."""
         del k  # all of them are exact
         for one, other in factors:
             total += one * other
         return total
 
     def add_sum(self, total: jax.Array, factors: Factors, k: int) -> jax.Array:
-        """The same for a large total: their sum is added to it."""
+        """Adds the products' sum to `total`: for a total that is large beside each product."""
         del k
         products = [one * other for one, other in factors]
         return total + sum(products[1:], products[0])
@@ -46,10 +46,10 @@ class Floats:
 class Pairs:
     """16 examples, bfloat16, the first 8 beside the others.
 
-    A v6e multiplies so many at once, and adds them to float32 sums as fast as float32 ones. Products of the largest
-    kernels are so rounded to bfloat16; of all, results would be further from the truth than XLA's, see
-    docs/performance.md. `interpret` is for where pairs cannot be put beside each other: it rounds what they would, to
-    the nearest.
+    A v6e multiplies 16 of them at once, and adds them to float32 sums as fast as it adds float32. Only the products of
+    the largest kernels are rounded to bfloat16; with all products rounded, results would be further from the exact ones
+    than XLA's (docs/performance.md). `interpret` is for platforms that cannot pack pairs: values are rounded to nearest
+    instead.
     """
 
     examples = 2 * EXAMPLES
@@ -60,13 +60,13 @@ class Pairs:
         self.register = rounded if interpret else jax.ShapeDtypeStruct((EXAMPLES, CHANNELS), jnp.uint32)
 
     def pack(self, x: jax.Array) -> jax.Array:
-        """A register of `[16, 128]` float32."""
+        """Returns a register from `[16, 128]` float32."""
         if self._interpret:
             return _rounded(x)
         return pltpu.pack_elementwise([x[:EXAMPLES], x[EXAMPLES:]], packed_dtype=jnp.bfloat16)
 
     def unpack(self, register: jax.Array) -> jax.Array:
-        """`[16, 128]` float32 again."""
+        """Returns `[16, 128]` float32 from a register."""
         if self._interpret:
             return register
         half = partial(pltpu.unpack_elementwise, packed_dtype=jnp.bfloat16, unpacked_dtype=jnp.float32)

@@ -1,4 +1,4 @@
-"""What the pass forward and the pass back share: rows in fast memory, sums over windows, and how a kernel is called."""
+"""Parts of both the forward and the backward pass: rows in fast memory, sums over windows, and the kernel's call."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Rows:
         lax.fori_loop(0, self._ref.shape[0], clear_row, None)
 
     def clear_below(self, block: jax.Array) -> None:
-        """Zeros in a block under the last one, as far as windows reach."""
+        """Writes zeros in a block below the last one, as far as windows reach."""
         plan = self._plan
         for first in range(0, self._pad, plan.rows):
 
@@ -50,17 +50,17 @@ class Rows:
                     self._ref[at] = jnp.zeros_like(self._ref[at])
 
     def put(self, row: jax.Array, column: jax.Array | int, value: jax.Array) -> None:
-        """Of the map, `[examples of a program, 128]` float32."""
+        """Writes one place of the map, `[examples of a program, 128]` float32."""
         self._ref[self._at(row), column + self._pad] = self._numbers.pack(self._plan.inside(row, value))
 
     def get(self, row: jax.Array, column: jax.Array) -> jax.Array:
-        """What was `put`."""
+        """Returns the value written by `put`."""
         return self._numbers.unpack(self._ref[self._at(row), column + self._pad])
 
     def sweep(self, top: jax.Array, left: jax.Array, each: Callable[[int, int, list[jax.Array]], None]) -> None:
-        """Calls, for every row that a tile's rows need, with the row of the tile, that of the kernel, and registers.
+        """Calls `each(row of the tile, row of the kernel, registers)` for every pair that the tile's sums need.
 
-        These are one for each column of the tile and each of the kernel but one.
+        The registers hold one row: all columns of the tile and of its windows.
         """
         lines, k = self._plan.lines, 2 * self._pad + 1
         for line in range(lines + k - 1):
@@ -71,27 +71,27 @@ class Rows:
 
 
 def zeros(plan: Plan) -> Values:
-    """Of a tile."""
+    """Returns zeros for each place of a tile."""
     return [[jnp.zeros((plan.examples, CHANNELS), jnp.float32) for _ in range(plan.columns)] for _ in range(plan.lines)]
 
 
 def add_taps(numbers: Numbers, sums: list[jax.Array], registers: list[jax.Array], taps: list[jax.Array]) -> None:
-    """To a row's sums, a row of its windows times a row of the kernel."""
+    """Adds a row of the windows times a row of the kernel to the sums of a tile's row."""
     for column, total in enumerate(sums):
         sums[column] = numbers.add_products(total, list(zip(registers[column:], taps, strict=False)), len(taps))
 
 
 def spread_taps(numbers: Numbers, taps_ref: Any, spread_ref: Any) -> None:
-    """A number for each channel becomes a register, the same for all examples."""
+    """Spreads one value per channel over a register, the same for all examples."""
     for index in range(taps_ref.shape[0]):
         tap = taps_ref[pl.ds(index, 1), :].astype(jnp.float32)
         spread_ref[index] = numbers.pack(jnp.broadcast_to(tap, (numbers.examples, CHANNELS)))
 
 
 def clear(plan: Plan, levels: Sequence[Rows]) -> None:
-    """Zeros around the maps and in them, before the first step.
+    """Writes zeros around the maps and in them, before the first step.
 
-    Of a map that is one block only its own places are written, so that those around it stay zero for all channels.
+    If the map is one block, only its own places are written later, so that those around it stay zero for all channels.
     """
     begins = pl.program_id(2) == 0
 
@@ -102,7 +102,7 @@ def clear(plan: Plan, levels: Sequence[Rows]) -> None:
 
 
 def run_stages(plan: Plan, stages: Sequence[tuple[Callable[[jax.Array], None], Rows | None]]) -> None:
-    """At a step, each stage with the first row of its block, behind that of the stage before; and what it writes."""
+    """Runs each stage of a step with the first row of its block, which is behind that of the stage before."""
     step = pl.program_id(2)
     for lag, (compute, written) in zip(plan.lags, stages, strict=True):
         block = plan.block(step, lag)
@@ -114,28 +114,28 @@ def run_stages(plan: Plan, stages: Sequence[tuple[Callable[[jax.Array], None], R
 
 
 def rows_first(x: jax.Array, examples: int = EXAMPLES) -> jax.Array:
-    """`[H, W, B, n]` of `[B, H, W, n]`, B filled up to a multiple; the compiler may lay it out so at once."""
+    """Returns `[H, W, B, n]` of `[B, H, W, n]`, with B padded to a multiple; the compiler may avoid the copy."""
     x = jnp.pad(x, ((0, -len(x) % examples), *((0, 0),) * 3))
     return x.transpose(1, 2, 0, 3)
 
 
 def examples_first(x: jax.Array, examples: int) -> jax.Array:
-    """`[B, H, W, n]` again."""
+    """Returns `[B, H, W, n]` of `[H, W, B, n]`, without the padding of B."""
     return x.transpose(2, 0, 1, 3)[:examples]
 
 
 def packed(kernels: Sequence[jax.Array], bias: jax.Array) -> jax.Array:
-    """`[taps, C]`, level after level, then the bias."""
+    """Returns the taps of all levels, then the bias, `[taps, C]`."""
     return jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in (*kernels, bias)])
 
 
 def taps_spec(plan: Plan) -> pl.BlockSpec:
-    """Of all kernels' taps and the bias, `[taps, C]`."""
+    """Returns the block of all kernels' taps and the bias, `[taps, C]`."""
     return pl.BlockSpec((plan.taps, CHANNELS), lambda example, channel, step: (0, channel))
 
 
 def means_spec(plan: Plan) -> pl.BlockSpec:
-    """Of a number for each example and channel, `[B, C]`."""
+    """Returns the block of one value per example and channel, `[B, C]`."""
     return pl.BlockSpec((plan.examples, CHANNELS), lambda example, channel, step: (example, channel))
 
 
@@ -152,11 +152,11 @@ def call(
 ) -> list[jax.Array]:
     """Runs a program for all examples and channels of the first input, `[H, W, B, C]`, block after block.
 
-    After inputs and outputs it is given registers for all kernels' taps, so many float32 `sums`, and the levels' rows.
+    After inputs and outputs it receives registers for all taps, `sums` float32 registers, and the levels' rows.
     """
     shape = inputs[0][0].shape
     *_, examples, channels = shape
-    # For those who count its cycles: of one name there is one kernel in a program.
+    # A name per shape, so that profiles and cost estimates can tell kernels apart.
     described = f"{'x'.join(map(str, (*shape, *plan.sizes)))}_{1 if plan.whole else plan.blocks}_of_{plan.steps}"
     register = plan.numbers(interpret).register
     fast = [pltpu.VMEM((*shape, *register.shape), register.dtype) for shape in ((plan.taps,), *plan.rings)]

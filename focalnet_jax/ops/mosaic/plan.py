@@ -1,4 +1,4 @@
-"""How a map is gone through: in blocks of rows that fit fast memory, and in them in tiles whose sums fit registers."""
+"""Order of computation of a map: blocks of rows that fit fast memory, and in them tiles whose sums fit registers."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _REGISTER_BYTES = 4096
 _LARGEST_KERNEL = 9
 _MOST_ROWS = 16  # of a block that is not the whole map
 _MIB = 2**20
-# Fast memory, by how JAX calls the chip.
+# Fast memory in bytes, by JAX's name of the chip.
 _VMEM = {"TPU v5 lite": 128 * _MIB, "TPU v5": 64 * _MIB, "TPU v6 lite": 128 * _MIB}
 _LEAST_VMEM = 15 * _MIB  # of a v4's 16
-_CORES = {"TPU v4": 2, "TPU v5": 2}  # of what JAX calls a device there
+_CORES = {"TPU v4": 2, "TPU v5": 2}  # per JAX device; one on all other chips
 _COMPUTE_IN_PAIRS = ("TPU v6 lite",)
 
 
 def fast_memory(share: float = 0.5) -> int:
-    """Bytes a program may take of the fast memory of the chips in use, or of those it is compiled for.
+    """Returns the bytes of fast memory that a program may use, on the chips in use or those it is compiled for.
 
-    It is a share, so that others' data may lie there; where there is little, nearly all.
+    It is a share of the memory, which leaves room for XLA's own data; on chips with little memory it is nearly all.
     """
     return max(int(share * _VMEM.get(_chip(), 0)), _LEAST_VMEM)
 
 
 def cores() -> int:
-    """Of a device, which share out what a kernel's program does in parallel."""
+    """Returns the number of cores per device, over which the parallel axis of a kernel's grid is split."""
     return _CORES.get(_chip(), 1)
 
 
 def computes_in_pairs(examples: int, dtype: jnp.dtype) -> bool:
-    """Whether the chip does bfloat16 sooner, 16 examples at a time, than float32: not where that fills more up."""
+    """Returns whether the chip is faster with 16 examples in bfloat16 pairs, and they need no more padding."""
     fills_more_up = -examples % Pairs.examples >= Floats.examples
     return dtype == jnp.bfloat16 and not fills_more_up and _chip() in _COMPUTE_IN_PAIRS
 
@@ -52,7 +52,10 @@ def _chip() -> str:
 
 
 def supports(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int, vmem: int) -> bool:
-    """Whether this form computes contexts `[B, H, W, C]` of numbers so large, with kernels of these sizes."""
+    """Returns whether the kernels compute contexts `[B, H, W, C]` of this item size with these kernel sizes.
+
+    XLA computes the others: kernels above 9, and maps whose rows do not fit fast memory.
+    """
     known = bool(kernel_sizes) and all(size % 2 == 1 and size <= _LARGEST_KERNEL for size in kernel_sizes)
     plans = (forward_plan, backward_plan)
     return known and all(plan(*shape[1:3], kernel_sizes, itemsize, vmem) is not None for plan in plans)
@@ -60,7 +63,7 @@ def supports(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int, v
 
 @dataclass(frozen=True)
 class Plan:
-    """The blocks of a map, what of them lies in fast memory, and their tiles."""
+    """The blocks of a map, the rows of each level in fast memory, and the tiles of a block."""
 
     height: int
     width: int
@@ -70,12 +73,12 @@ class Plan:
     pairs: bool = False
 
     def numbers(self, interpret: bool) -> Floats | Pairs:
-        """How they lie in registers."""
+        """Layout of elements in registers."""
         return Pairs(interpret) if self.pairs else Floats()
 
     @property
     def examples(self) -> int:
-        """Of a program."""
+        """Number of examples per program."""
         return (Pairs if self.pairs else Floats).examples
 
     @property
@@ -85,11 +88,11 @@ class Plan:
 
     @property
     def blocks(self) -> int:
-        """The last may go on below the map."""
+        """Number of blocks; the last one may extend below the map."""
         return pl.cdiv(self.height, self.rows)
 
     def reach(self, size: int) -> int:
-        """Blocks below a block that a kernel of this size reaches into."""
+        """Returns the number of blocks below a block that a kernel of this size reaches into."""
         return max(pl.cdiv(size // 2, self.rows), 1)
 
     @property
@@ -100,25 +103,25 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Until the last stage is through with the last block."""
+        """Number of steps until the last stage has computed the last block."""
         return 1 if self.whole else self.blocks + self.lags[-1]
 
     @property
     def starts(self) -> list[int]:
-        """Where each kernel's taps start among all of them, and after them the bias."""
+        """Index of each kernel's first tap among all taps, then that of the bias."""
         return [sum(size * size for size in self.sizes[:level]) for level in range(len(self.sizes) + 1)]
 
     @property
     def taps(self) -> int:
-        """Of all kernels, and the bias."""
+        """Number of taps of all kernels, plus one for the bias."""
         return self.starts[-1] + 1
 
     def block(self, step: jax.Array, lag: int) -> jax.Array:
-        """Which block is computed at a step by who is so many blocks behind; there may be none of that number."""
+        """Returns the block that a stage `lag` blocks behind computes at a step; it may be out of range."""
         return jnp.zeros_like(step) if self.whole else step - lag
 
     def spec(self, lag: int, channels: int = CHANNELS) -> pl.BlockSpec:
-        """Of `[H, W, B, C]` or, with other channels, `[H, W, B, n]`: the block that is read or written at a step."""
+        """Returns the block of `[H, W, B, C]` or, with other channels, `[H, W, B, n]` that a step reads or writes."""
 
         def place(example: jax.Array, channel: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
             block = jnp.clip(self.block(step, lag), 0, self.blocks - 1)
@@ -128,13 +131,13 @@ class Plan:
 
     @property
     def lanes(self) -> int:
-        """Of a row of the map in registers."""
+        """Number of lanes that a row of the map takes in registers."""
         return pl.cdiv(self.width, CHANNELS) * CHANNELS
 
     def gate_spec(self, lag: int) -> pl.BlockSpec:
-        """Of `[parts, H, B, lanes]`, a number for each place: the block that is written at a step.
+        """Returns the block of `[parts, H, B, lanes]`, one value per place, that a step writes.
 
-        A part is of 128 channels, or of all where the map is one block, which then stays where it is.
+        A part sums 128 channels, or all of them if the map is one block, which then stays in fast memory.
         """
 
         def place(example: jax.Array, channel: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
@@ -145,21 +148,21 @@ class Plan:
 
     @property
     def rings(self) -> list[tuple[int, int]]:
-        """Rows and columns of what lies in fast memory, of what each level convolves, with zeros around the map."""
+        """Rows and columns of each level's input in fast memory, with zeros around the map."""
         return [
             (self.height + size - 1 if self.whole else self._held(level) * self.rows, self.width + size - 1)
             for level, size in enumerate(self.sizes)
         ]
 
     def _held(self, level: int) -> int:
-        """Blocks that lie in fast memory of what a level, counted from 0, convolves."""
+        """Returns the number of blocks in fast memory of the input of a level, counted from 0."""
         convolved = 2 * self.reach(self.sizes[level]) + 1
-        # What all but the first convolve is a level's context, which going forward is read again for the sum.
+        # The input of all levels but the first is a level's context, which the forward pass reads again for the sum.
         return convolved if self.back or level == 0 else max(convolved, self.lags[-1] - self.lags[level] + 1)
 
     @property
     def columns(self) -> int:
-        """Of a tile."""
+        """Columns of a tile."""
         sizes = range(1, min(_REGISTERS, 8) + 1)
         inside = [size for size in sizes if self.width <= CHANNELS or CHANNELS % size == 0]  # of `lanes`, one register
         return max(size for size in inside if self.width % size == 0)
@@ -171,7 +174,7 @@ class Plan:
         return max(size for size in range(1, most + 1) if self.rows % size == 0)
 
     def tiles(self, visit: Callable[[jax.Array, jax.Array, jax.Array], None], first: jax.Array) -> None:
-        """Calls with a block's first row and, of each tile, the first row, counted in the block, and column."""
+        """Calls `visit` with a block's first row and, for each tile, its first row in the block and first column."""
         across = self.width // self.columns
 
         def visit_row(i: jax.Array, _: None) -> None:
@@ -180,18 +183,18 @@ class Plan:
         lax.fori_loop(0, self.rows // self.lines, visit_row, None)
 
     def tile(self, top: jax.Array, left: jax.Array) -> list[tuple[int, int, tuple[jax.Array, jax.Array]]]:
-        """Row and column of each place in a tile, and where that is in its block."""
+        """Returns row and column of each place in a tile, and its position in the block."""
         return [(i, j, (top + i, left + j)) for i in range(self.lines) for j in range(self.columns)]
 
     def inside(self, row: jax.Array, value: jax.Array) -> jax.Array:
-        """The value, zero where a block goes on below the map's last row."""
+        """Returns the value, or zero below the map's last row."""
         return value if self.height % self.rows == 0 else jnp.where(row < self.height, value, 0.0)
 
 
 def forward_plan(
     height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int, pairs: bool = False
 ) -> Plan | None:
-    """None where no blocks fit; `pairs` are taken where they do."""
+    """Returns the plan, or None if no blocks fit; with `pairs` if those fit."""
     # Context, gates, sum, and what is kept.
     return _plan(Plan(height, width, tuple(sizes), height, False, pairs), 3 + len(sizes), itemsize, vmem)
 
@@ -199,16 +202,21 @@ def forward_plan(
 def backward_plan(
     height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int, pairs: bool = False
 ) -> Plan | None:
-    """None where no blocks fit; `pairs` are taken where they do."""
+    """Returns the plan, or None if no blocks fit; with `pairs` if those fit."""
     whole = Plan(height, width, tuple(sizes), height, True, pairs)
     # Context and its gradient; of each level what was kept, cotangent and gates; and the gates' gradients.
     return _plan(whole, 2 + 3 * len(sizes), itemsize, vmem, len(sizes))
 
 
 def _plan(whole: Plan, maps: int, itemsize: int, vmem: int, gates: int = 0) -> Plan | None:
-    """The blocks with which the least is computed below the last row, of those that fit fast memory the largest.
+    """Returns the plan that computes the fewest rows below the map, with the largest blocks that fit fast memory.
 
-    It is given what they are blocks of as one, and how many `maps`, and maps of `gates`, are read or written at a time.
+    Args:
+      whole: the plan with the map as one block.
+      maps: number of maps that are read or written at a time.
+      itemsize: bytes per element.
+      vmem: bytes of fast memory.
+      gates: number of maps of gates' gradients that are written at a time.
     """
     height, reached = whole.height, max(whole.sizes) // 2
     most = min(height - 1, _MOST_ROWS)

@@ -1,4 +1,4 @@
-"""For CPUs, float32, in C++: the context aggregation (levels.h), what works on every place (rows.h), products."""
+"""C++ kernels for CPUs, float32: context aggregation (levels.h), LayerNorm and GELU (rows.h), products (products.h)."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ __all__ = [
 
 
 def computes(dtype: jnp.dtype | None) -> bool:
-    """Whether this form computes in so a dtype, None for several, here."""
+    """Returns whether the kernels compute in this dtype (None: several dtypes) and are compiled on this machine."""
     return dtype == jnp.float32 and register() is not None
 
 
 def supports(dtype: jnp.dtype | None, kernel_sizes: Sequence[int]) -> bool:
-    """Whether it computes the context aggregation in so a dtype with kernels of these sizes, here."""
+    """Returns whether the kernels aggregate contexts of this dtype with these kernel sizes, on this machine."""
     return len(kernel_sizes) > 0 and all(k % 2 for k in kernel_sizes) and computes(dtype)
 
 
 def focal_levels(
     context: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array], bias: jax.Array, *, scale: float
 ) -> jax.Array:
-    """The sum of all levels' contexts times their gates, the global one's too, times `scale`, `[B, H, W, C]`.
+    """Returns the sum of all levels' contexts times their gates, with the global one, times `scale`, `[B, H, W, C]`.
 
     Args:
       context: `[B, H, W, C]` float32, which with the bias is level 0.
@@ -74,10 +74,11 @@ def focal_level_gradients(
     *,
     scale: float,
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """The gradient of the context, and parts of the others', to be added up along their leading axis.
+    """Returns the gradient of the context, and parts of the others' to be added up along their leading axis.
 
-    They are those of the gates, `[n, B, H, W, L + 1]`, and of kernels and bias, `[B, k_l, k_l, 1, C]` each and
-    `[B, 1, 1, 1, C]`. How many there are hangs on shapes alone, so that the numbers do not on the number of threads.
+    The parts are those of the gates, `[n, B, H, W, L + 1]`, of the kernels, `[B, k_l, k_l, 1, C]` each, and of the
+    bias, `[B, 1, 1, 1, C]`. Their number depends on shapes alone, so that results do not depend on the number of
+    threads.
     """
     batch, height, width, channels = context.shape
     rows = _rows(kernels)
@@ -95,26 +96,26 @@ def focal_level_gradients(
 
 
 def gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """Exact GELU of float32 numbers `[..., C]` with a bias `[C]`, to 3e-7 of its argument."""
+    """Returns exact GELU of `x + bias`, `[..., C]` float32 and `[C]`, to 3e-7 of its argument."""
     return _call("gelu_with_bias", _like(x))(x, bias)
 
 
 def gelu_gradients(x: jax.Array, bias: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The gradient of `x`, parts of the bias's, `[n, C]`, to be added up, and what `gelu` returned once more."""
+    """Returns the gradient of `x`, parts of the bias's to be added up, `[n, C]`, and the result of `gelu` again."""
     parts = jax.ShapeDtypeStruct((_tasks(*_rows_of(x)), x.shape[-1]), x.dtype)
     call = _call("gelu_gradients", (_like(x), parts, _like(x)))
     return call(x, bias, cotangent)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float) -> jax.Array:
-    """LayerNorm over C of `[..., C]`, scale and bias `[C]`."""
+    """Returns LayerNorm over C of `[..., C]`, with scale and bias `[C]`."""
     return _call("layer_norm", _like(x))(x, scale, bias, epsilon=np.float32(epsilon))
 
 
 def layer_norm_gradients(
     x: jax.Array, scale: jax.Array, cotangent: jax.Array, *, epsilon: float
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradient of `x`, and parts of those of scale and bias, `[n, 2, C]`, to be added up."""
+    """Returns the gradient of `x`, and parts of those of scale and bias, `[n, 2, C]`, to be added up."""
     rows, channels = _rows_of(x)
     parts = jax.ShapeDtypeStruct((_tasks(rows, channels), 2, channels), x.dtype)
     call = partial(_call("layer_norm_gradients", (_like(x), parts)), epsilon=np.float32(epsilon))
@@ -122,14 +123,14 @@ def layer_norm_gradients(
 
 
 def product(x: jax.Array, kernel: jax.Array, *, turned: bool = False) -> jax.Array:
-    """`[..., I]` times a kernel `[I, O]`, or `[..., O]` times one that is turned: a layer's gradient of its input."""
+    """Returns `[..., I]` times a kernel `[I, O]`, or `[..., O]` times its transpose if `turned`."""
     depth, columns = kernel.shape[::-1] if turned else kernel.shape
     shapes = (*x.shape[:-1], columns), (depth * -(-columns // COLUMNS_OF_TILES) * COLUMNS_OF_TILES,)
     return _with_scratch("product_of_turned" if turned else "product", *shapes)(x, kernel)
 
 
 def turned_product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`[I, O]`: `[..., I]` turned times `[..., O]`, a layer's gradient of its kernel."""
+    """Returns `[I, O]`, the transpose of `[..., I]` times `[..., O]`: a layer's gradient of its kernel."""
     (rows, inputs), outputs = _rows_of(x), y.shape[-1]
     blocks = -(-inputs // ROWS_OF_SUM) * -(-outputs // COLUMNS_OF_SUM)
     parts = max(1, min(-(-TASKS_OF_PRODUCT // blocks), rows // DEPTH_OF_PRODUCT))
@@ -142,7 +143,7 @@ def _rows_of(x: jax.Array) -> tuple[int, int]:
 
 
 def _tasks(rows: int, channels: int) -> int:
-    """Among how many tasks rows.h shares them out: it hangs on shapes alone, as above."""
+    """Returns the number of tasks that rows.h makes; it depends on shapes alone, as above."""
     return -(-rows // (max(1, NUMBERS_OF_TASK // channels // 16) * 16))
 
 
@@ -151,10 +152,10 @@ def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def _with_scratch(name: str, result: tuple[int, ...], scratch: tuple[int, ...]) -> Callable[..., Any]:
-    """A call that returns float32 of the first shape and needs memory of the second.
+    """Returns a call with a float32 result of the first shape and scratch memory of the second.
 
-    XLA knows that memory as integers: `jax_debug_nans` reads every float that an operation returns, and would find
-    whatever the memory held before.
+    The scratch memory is declared as integers: `jax_debug_nans` checks every float that an operation returns, and would
+    find the memory's old content.
     """
     call = _call(name, (jax.ShapeDtypeStruct(result, jnp.float32), jax.ShapeDtypeStruct(scratch, jnp.int32)))
     return lambda *arrays: call(*arrays)[0]
@@ -167,7 +168,7 @@ def _call(
 
 
 def _rows(kernels: Sequence[jax.Array]) -> jax.Array:
-    """All taps one below the other, `[sum of k * k, C]`."""
+    """Stacks all taps, `[sum of k * k, C]`."""
     return jnp.concatenate([kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels])
 
 

@@ -1,4 +1,4 @@
-"""The kernels for CPUs, compiled on the machine they run on the first time it needs them, and kept."""
+"""Compiles the C++ kernels on the machine they run on, once, and keeps the library in a cache."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import jax
 
 from focalnet_jax.ops import gelu
 
-CHANNELS_OF_TASK = 16  # of a map: a line of the cache, whatever a register holds
-NUMBERS_OF_TASK = 1 << 14  # where they, or rows of them, are taken by themselves
-DEPTH_OF_PRODUCT = 384  # numbers that are added up at a time
-ROWS_OF_SUM, COLUMNS_OF_SUM = 256, 512  # of a kernel's gradient, a block's
-COLUMNS_OF_TILES = 32  # whole tiles of any processor's registers have so many columns
-TASKS_OF_PRODUCT = 32  # at the least, where it has so many parts
+CHANNELS_OF_TASK = 16  # of a map: a cache line, independent of the register size
+NUMBERS_OF_TASK = 1 << 14  # elements per task of pointwise operations
+DEPTH_OF_PRODUCT = 384  # products that are added up at a time
+ROWS_OF_SUM, COLUMNS_OF_SUM = 256, 512  # block of a kernel's gradient
+COLUMNS_OF_TILES = 32  # a multiple of the tile width on every processor
+TASKS_OF_PRODUCT = 32  # minimum, if the product has that many parts
 _SIZES = (
     "CHANNELS_OF_TASK",
     "NUMBERS_OF_TASK",
@@ -50,10 +50,10 @@ _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapp
 
 @functools.cache
 def register() -> str | None:
-    """What the custom calls' names begin with, once XLA knows them; None where they cannot be compiled, see `why_not`.
+    """Registers the kernels with XLA and returns the prefix of their names; None if they do not compile (`why_not`).
 
-    The name holds a hash of all that the code hangs on, as the library's file does: a program from JAX's compilation
-    cache never calls other code than it was compiled for.
+    The prefix holds a hash of everything that the code depends on, as the library's file name does: a program from
+    JAX's compilation cache never calls other code than it was compiled for.
     """
     global _compile_error
     library = _library()
@@ -61,7 +61,7 @@ def register() -> str | None:
         return None
     try:
         handlers = ctypes.CDLL(str(library))
-    except OSError as error:  # a file system from which nothing is run
+    except OSError as error:  # a file system mounted without execution
         _compile_error = str(error)
         return None
     for name in HANDLERS:
@@ -70,7 +70,7 @@ def register() -> str | None:
 
 
 def why_not() -> str:
-    """Why `register` returned None, in a few words."""
+    """Returns the reason why `register` returned None, in a few words."""
     if compiler() is not None:
         return _compile_error
     named = os.environ.get("CXX")
@@ -81,22 +81,22 @@ _compile_error = ""
 
 
 def _library() -> Path | None:
-    """The compiled library, made if it is not there."""
+    """Returns the compiled library, and compiles it if it is missing."""
     found = compiler()
     if found is None:
         return None
     with resources.as_file(resources.files(__package__)) as folder:
         sources = sorted(path for path in folder.iterdir() if path.suffix in (".cc", ".h"))
         command = [*found, *_OPTIONS, *_definitions(), f"-I{jax.ffi.include_dir()}", str(folder / "handlers.cc")]
-        told = [path.read_bytes() for path in sources]
-        told += [" ".join([*command[:-2], jax.__version__, platform.machine(), _processor()]).encode()]
-        name = "focalnet_" + hashlib.sha256(b"\0".join(told)).hexdigest()[:16]
+        hashed = [path.read_bytes() for path in sources]
+        hashed += [" ".join([*command[:-2], jax.__version__, platform.machine(), _processor()]).encode()]
+        name = "focalnet_" + hashlib.sha256(b"\0".join(hashed)).hexdigest()[:16]
         library = _folder() / f"{name}.so"
         return library if _is_whole(library) or _compile(command, library) else None
 
 
 def _is_whole(library: Path) -> bool:
-    """Whether it is as it was written: loading a part of one ends the process."""
+    """Returns whether the file is complete: loading a truncated library ends the process."""
     try:
         content = library.read_bytes()
     except OSError:
@@ -112,32 +112,32 @@ def _compile(command: list[str], library: Path) -> bool:
             part = Path(folder) / library.name
             done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True, timeout=300)
             if done.returncode == 0:
-                with part.open("rb+") as file:  # what follows a library's end is nothing to who loads it
+                with part.open("rb+") as file:  # the loader ignores bytes after a library's end
                     digest = hashlib.sha256(file.read()).digest()
                     file.write(digest)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(part, library)  # processes that compile at once each make a whole one
+                os.replace(part, library)  # concurrent processes each write a complete library
                 return True
-        said = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
-        _compile_error = f"{command[0]} failed: {said}"
+        reason = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
+        _compile_error = f"{command[0]} failed: {reason}"
     except (OSError, subprocess.SubprocessError) as error:
         _compile_error = str(error)
     return False
 
 
 def compiler() -> list[str] | None:
-    """The command of the C++ compiler it is made with: `CXX`, such as "ccache g++", or c++."""
+    """Returns the command of the C++ compiler: `CXX`, such as "ccache g++", or c++; None if there is none."""
     try:
         program, *options = shlex.split(os.environ.get("CXX", "")) or ["c++"]
-    except ValueError:  # a quote that nothing closes
+    except ValueError:  # an unclosed quote
         return None
     found = shutil.which(program)
     return [found, *options] if found else None
 
 
 def _definitions() -> list[str]:
-    """GELU's coefficients, and how much is a task."""
+    """Returns compiler definitions of GELU's coefficients and of the sizes above."""
     lists = {"GELU_NUMERATOR": gelu.NUMERATOR, "GELU_DENOMINATOR": gelu.DENOMINATOR, "GELU_LARGEST": (gelu.LARGEST,)}
     coefficients = [f"-D{name}=" + ",".join(f"{float(value)!r}f" for value in lists[name]) for name in lists]
     return [*coefficients, *(f"-D{name}={globals()[name]}" for name in _SIZES)]
@@ -148,7 +148,7 @@ def _folder() -> Path:
 
 
 def _processor() -> str:
-    """What this processor computes with: a home folder may be that of many machines."""
+    """Returns this processor's instruction sets: several machines may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

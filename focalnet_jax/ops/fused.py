@@ -1,10 +1,11 @@
-"""Focal blocks and embeddings whose layers are kernels of several, for TPUs (ops/pointwise.py).
+"""Focal blocks and embeddings as kernels of several layers each, for TPUs (ops/pointwise.py).
 
-Of a block one kernel is all that comes before the aggregation, and another all that comes after it.
+One kernel computes all layers of a block before the context aggregation, another all layers after it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,34 +13,58 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from focalnet_jax.model.layers import LAYER_NORM_EPSILON, conv_without_bias
+from focalnet_jax.distributed.activations import allows_kernels, by_example
+from focalnet_jax.ops.dropout import drop_path
 from focalnet_jax.ops.mosaic import fast_memory
-from focalnet_jax.ops.pointwise import Layers, Weights, run_layers, supports
+from focalnet_jax.ops.normalization import EPSILON
+from focalnet_jax.ops.pointwise import Layers, Weights, run_layers, suits, supports
+from focalnet_jax.ops.product import conv_without_bias
 from focalnet_jax.ops.rows import activate, layer_norm, linear
 
 _SHARE = 0.8  # of fast memory, for a kernel
-_norm = partial(layer_norm, epsilon=LAYER_NORM_EPSILON)
+_norm = partial(layer_norm, epsilon=EPSILON)
+
+
+def focal_block(block: Any, x: jax.Array, drop_path_rate: jax.Array, keys: Sequence[jax.Array | None]) -> jax.Array:
+    """Returns the output of a `model.blocks.FocalBlock`, by kernels where they compute it, else layer by layer.
+
+    Args:
+      block: the block.
+      x: its input, `[B, H, W, C]`.
+      drop_path_rate: of stochastic depth, a scalar.
+      keys: `[B]` each, or None: for the modulation's dropout, its stochastic depth, the MLP's dropout and its
+        stochastic depth.
+    """
+    if not (computes(block, drops=keys[0] is not None) and allows_kernels(x)):
+        return block.layer_by_layer(x, drop_path_rate, keys)
+    ones = jnp.ones((len(x), 1, 1, 1), jnp.float32)
+    factors = [drop_path(ones, drop_path_rate, keys[branch])[..., 0, 0] for branch in (1, 3)]  # [B, 1] each
+    return by_example(run_block(block, x, by_example(jnp.concatenate(factors, axis=1))))
+
+
+def computes(block: Any, *, drops: bool) -> bool:
+    """Returns whether kernels compute a block; `drops`: whether its dropout, if it has any, is active."""
+    active = drops and block.mlp.drop_rate > 0
+    return not active and suits(block.compute.pointwise, block.compute.dtype) and fits(block)
 
 
 def fits(block: Any) -> bool:
-    """Whether it is a block as the paper's and fast memory holds its weights and their gradients."""
+    """Returns whether a block has all of the paper's parts, and its weights with their gradients fit fast memory."""
     modulation = block.modulation
     if modulation.gates is None or not (modulation.global_level and modulation.multiplies):
         return False
-    itemsize = jnp.dtype(modulation.dtype).itemsize
-    # With norms behind the branches more lies there than is counted: of 256 channels more than a v4 has, while a v5e
+    itemsize = jnp.dtype(block.compute.dtype).itemsize
+    # With norms behind the branches more lies there than is counted: with 256 channels more than a v4 has, while a v5e
     # takes 1024.
     room = int(fast_memory(_SHARE) * (0.64 if block.postln else 1))
     return all(supports(weights, itemsize, room) for weights in _weights(block))
 
 
-def run_embedding(embedding: Any, x: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """What a `PatchEmbed` makes of `[B, H, W, C]`: its convolution by XLA, bias and norm in a kernel."""
-    weights = {"proj": {"bias": embedding.proj.bias[...]}, "norm": _arrays(embedding.norm)}
-    layers = Layers(
-        _add_and_normalize, embedding.proj.bias.shape, "embedding", fast_memory(_SHARE), interpret=interpret
-    )
-    return run_layers(layers, weights, (conv_without_bias(embedding.proj, x),))[0]
+def run_embedding(proj: nnx.Conv, norm: Any, x: jax.Array, *, interpret: bool = False) -> jax.Array:
+    """Returns `norm(proj(x))` for `[B, H, W, C]`: the convolution by XLA, its bias and the norm in a kernel."""
+    weights = {"proj": {"bias": proj.bias[...]}, "norm": _arrays(norm)}
+    layers = Layers(_add_and_normalize, proj.bias.shape, "embedding", fast_memory(_SHARE), interpret=interpret)
+    return run_layers(layers, weights, (conv_without_bias(proj, x),))[0]
 
 
 def _add_and_normalize(weights: Weights, x: jax.Array) -> tuple[jax.Array]:
@@ -47,13 +72,13 @@ def _add_and_normalize(weights: Weights, x: jax.Array) -> tuple[jax.Array]:
 
 
 def run_block(block: Any, x: jax.Array, factors: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """What a `FocalBlock` makes of `[B, H, W, C]` without dropout.
+    """Returns the output of a block without dropout, `[B, H, W, C]`.
 
     Args:
-      block: the block.
-      x: its input.
-      factors: `[B, 2]` float32, of each example what stochastic depth multiplies the two branches with.
-      interpret: run the kernels step by step wherever it is.
+      block: a `model.blocks.FocalBlock`.
+      x: its input, `[B, H, W, C]`.
+      factors: `[B, 2]` float32, by which stochastic depth multiplies each example's two branches.
+      interpret: run the kernels step by step, on any platform.
     """
     before, after = _weights(block)
     dim, count = block.modulation.query.out_features, block.modulation.gates.out_features
@@ -69,7 +94,7 @@ def run_block(block: Any, x: jax.Array, factors: jax.Array, *, interpret: bool =
 
 
 def _project(weights: Weights, x: jax.Array) -> tuple[jax.Array, ...]:
-    """Query, context and gates."""
+    """Returns query, context and gates."""
     if "norm1" in weights:
         x = _norm(weights["norm1"], x)
     return tuple(linear(weights[name], x) for name in ("query", "context", "gates"))
@@ -86,7 +111,7 @@ def _modulate_and_transform(
     last: jax.Array,
     factors: jax.Array,
 ) -> tuple[jax.Array]:
-    """The global level, the modulated query and the MLP, the last two on their residual connections."""
+    """Adds the global level, modulates the query and runs the MLP, the last two as residual branches."""
 
     def add(number: int, x: jax.Array, branch: jax.Array) -> jax.Array:
         if postln:
@@ -105,7 +130,7 @@ def _modulate_and_transform(
 
 
 def _weights(block: Any) -> tuple[Weights, Weights]:
-    """Of the layers before and after the aggregation."""
+    """Returns the weights of the layers before and after the aggregation."""
     modulation, mlp = block.modulation, block.mlp
     before = {"query": modulation.query, "context": modulation.context, "gates": modulation.gates}
     after = {"modulator": modulation.modulator, "proj": modulation.proj, "fc1": mlp.fc1, "fc2": mlp.fc2}

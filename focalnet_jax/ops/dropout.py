@@ -1,0 +1,41 @@
+"""Dropout and stochastic depth, with a PRNG key per example, so that no draw depends on the rest of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def example_keys(key: jax.Array, batch: int) -> jax.Array:
+    """Returns a PRNG key per example, `[B]`: the draws for one example depend on no other."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+
+
+def split_keys(keys: jax.Array, count: int) -> jax.Array:
+    """Returns `[count, B]` new keys from the examples' keys `[B]`."""
+    return jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, count))(keys), 0, 1)
+
+
+def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+    """Zeroes elements of `[B, ...]` with probability `rate` and scales the rest; the identity without keys `[B]`."""
+    if keys is None or rate == 0.0:
+        return x
+    return _drop(x, rate, keys, x.shape[1:])
+
+
+def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Array:
+    """Stochastic depth (arXiv 1603.09382): zeroes whole examples of a branch `[B, H, W, C]`, with probability `rate`.
+
+    The other examples are divided by 1 - `rate`. Without keys `[B]` it is the identity.
+    """
+    if keys is None:
+        return x
+    return _drop(x, rate, keys, (1, 1, 1))
+
+
+def _drop(x: jax.Array, rate: jax.Array | float, keys: jax.Array, shape: Sequence[int]) -> jax.Array:
+    keep = 1.0 - jnp.asarray(rate, jnp.float32)
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, tuple(shape)))(keys)
+    return x * jnp.where(kept, 1.0 / keep, 0.0).astype(x.dtype)

@@ -1,0 +1,108 @@
+"""How the stacked blocks of a stage run: in a scan or unrolled, and what they keep for the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from focalnet_jax.distributed.activations import splits_weights
+from focalnet_jax.ops.aggregation import LEVELS
+from focalnet_jax.ops.compute import Compute
+
+# What a block keeps for the backward pass; the rest is computed again. "auto" is the fastest one on the platform.
+REMAT_POLICIES = {
+    "none": None,  # everything, except the input of the MLP's second layer
+    "dots": jax.checkpoint_policies.save_from_both_policies(  # the projections' outputs and the focal levels
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(LEVELS),
+    ),
+    "full": jax.checkpoint_policies.nothing_saveable,  # the block's input only
+}
+
+
+class Schedule(NamedTuple):
+    """How blocks run: in a scan or unrolled, and with which of `REMAT_POLICIES`."""
+
+    scan: bool
+    remat: str
+
+
+def choose_schedule(depth: int, scan: bool | None, remat: str, compute: Compute, *, fused: bool) -> Schedule:
+    """Returns how a stage of `depth` blocks runs.
+
+    If `scan` is None, blocks that XLA computes are scanned, because they take long to compile, and so are blocks whose
+    weights are gathered from other devices, because a loop holds few of them at a time. Blocks of the kernels in `ops`
+    are unrolled: without a loop's arrays to write and read, a step takes a fifth to a quarter less time on TPUs and
+    GPUs (docs/performance.md).
+
+    If `remat` is "auto", it is "full" for `fused` blocks in a scan, because computing them again takes less time than
+    writing to and reading from the loop's arrays (docs/performance.md), and "none" otherwise.
+
+    Args:
+      depth: D.
+      scan: the request, None for the faster.
+      remat: one of `REMAT_POLICIES`, or "auto".
+      compute: how the model is computed.
+      fused: whether the kernels of `ops.fused` compute the blocks.
+    """
+    if depth == 1 or scan is not None:
+        scan = depth > 1 and bool(scan)
+    else:
+        scan = splits_weights() or not (compute.aggregation in ("native", "triton") or fused)
+    if remat == "auto":
+        remat = "full" if scan and fused else "none"
+    return Schedule(scan, remat)
+
+
+def run_blocks(
+    block: Callable[[jax.Array, Any], tuple[jax.Array, Any]],
+    x: jax.Array,
+    params: Any,
+    inputs: tuple[jax.Array | None, ...],
+    depth: int,
+    schedule: Schedule,
+) -> tuple[jax.Array, Any]:
+    """Runs `block(x, (params, *inputs))`, which returns the next `x` and an output, for each of D blocks.
+
+    Args:
+      block: the function of one block.
+      x: `[B, H, W, C]`, the first block's input.
+      params: a tree of arrays `[D, ...]`.
+      inputs: further arrays `[D, ...]`, or None.
+      depth: D.
+      schedule: both ways give the same numbers.
+
+    Returns:
+      The last `x`, and the outputs stacked, `[D, ...]`.
+    """
+    scan, remat = schedule
+    if remat != "none":
+        # Inside a scan XLA cannot merge the recomputation with the forward pass, so nothing must prevent it.
+        block = jax.checkpoint(block, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+    if scan:
+        return jax.lax.scan(block, x, (params, *inputs))
+    outputs = []
+    for index, one in enumerate(_unstacked(params, depth)):
+        x, output = block(x, (one, *(None if each is None else each[index] for each in inputs)))
+        outputs.append(output)
+    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _unstacked(tree: Any, depth: int) -> list[Any]:
+    """Returns the tree of each block from a tree of arrays `[D, ...]`.
+
+    Its rule stacks the gradients once; autodiff would add each of them to zeros for all blocks.
+    """
+    return [jax.tree.map(lambda leaf, index=index: leaf[index], tree) for index in range(depth)]
+
+
+def _stacked(depth: int, _: None, gradients: list[Any]) -> tuple[Any]:
+    return (jax.tree.map(lambda *each: jnp.stack(each), *gradients),)
+
+
+_unstacked.defvjp(lambda tree, depth: (_unstacked(tree, depth), None), _stacked)
