@@ -85,9 +85,9 @@ def test_what_is_empty_is_computed_too(batch, inputs, outputs):
 
 def test_other_shapes_are_refused():
     x, kernel, rising = (jnp.ones(shape) for shape in ((3, 9, 9, 24), (24, 40), (3, 9, 9, 40)))
-    with pytest.raises(ValueError, match=r"a kernel has shape \(24, 40\), what it multiplies \(3, 9, 9, 40\)"):
+    with pytest.raises(ValueError, match=r"a kernel has shape \(24, 40\), its operand \(3, 9, 9, 40\)"):
         multiply(rising, kernel, None)
-    with pytest.raises(ValueError, match=r"a kernel turned has shape \(24, 40\), what it multiplies \(3, 9, 9, 24\)"):
+    with pytest.raises(ValueError, match=r"a kernel turned has shape \(24, 40\), its operand \(3, 9, 9, 24\)"):
         multiply(x, kernel, None, turned=True)
     with pytest.raises(ValueError, match="other places"):
         kernel_gradient(x[:2], rising, None)
