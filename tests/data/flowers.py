@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from focalnet_jax.data.prepare.preparation import write_description
+from focalnet_jax.data.prepare.metadata import write_description
 
 NAMES = ["rose", "tulip", "daisy"]
 

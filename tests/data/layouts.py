@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.data.pictures import SYNSETS, encoded
+from tests.data.pictures import encoded
 from tests.data.preparing import write_tar
 
-IDS = {"n01440764": 449, "n01443537": 442, "n01484850": 445}  # numbers of the devkit: not the order of the synsets
+SYNSETS = ("n01440764", "n01443537", "n01751748")  # the last is the class of the first validation image
+NUMBERS = {"n01440764": 0, "n01443537": 1, "n01751748": 65}
+IDS = {"n01440764": 449, "n01443537": 442, "n01751748": 490}  # numbers of the devkit: not the order of the synsets
 
 
 def write_train(root: Path, count: int = 4) -> dict[str, bytes]:
@@ -34,7 +36,7 @@ def write_val(count: int = 6) -> tuple[dict[str, bytes], list[str]]:
         f"ILSVRC2012_val_{number:08d}.JPEG": encoded(Image.new("RGB", (10, 10), (number * 20, 9, 9)))
         for number in range(1, count + 1)
     }
-    return files, [SYNSETS[(2 * number) % 3] for number in range(count)]
+    return files, [SYNSETS[(2 * number + 2) % 3] for number in range(count)]
 
 
 def write_folder(root: Path, files: dict[str, bytes]) -> None:
@@ -159,10 +161,10 @@ def samples(files: dict[str, tuple[bytes, int]]) -> dict[str, bytes]:
 def webdataset(root: Path) -> Path:
     """Shards in which the images are mixed."""
     train, (val, synsets) = write_train(root), write_val()
-    labelled = [(name, (content, SYNSETS.index(name[:9]))) for name, content in train.items()]
+    labelled = [(name, (content, NUMBERS[name[:9]])) for name, content in train.items()]
     for number in range(2):
         write_tar(root / f"imagenet1k-train-{number:04d}.tar", samples(dict(labelled[1 - number :: 2])))
-    files = {f"{s}/{n}": (c, SYNSETS.index(s)) for s, (n, c) in zip(synsets, val.items(), strict=True)}
+    files = {f"{s}/{n}": (c, NUMBERS[s]) for s, (n, c) in zip(synsets, val.items(), strict=True)}
     write_tar(root / "imagenet1k-validation-00.tar", samples(files))
     return root
 
@@ -195,11 +197,11 @@ def hub_parquet(root: Path) -> Path:
     rows = []
     for name, content in train.items():
         synset, file = name.split("/")
-        rows.append((f"{file.removesuffix('.JPEG')}_{synset}.JPEG", content, SYNSETS.index(synset)))
+        rows.append((f"{file.removesuffix('.JPEG')}_{synset}.JPEG", content, NUMBERS[synset]))
     for number in range(2):
         write_parquet(root / "data" / f"train-{number:05d}-of-00002.parquet", rows[number::2], names)
     files = zip(synsets, val.items(), strict=True)
-    rows = [(f"{name.removesuffix('.JPEG')}_{s}.JPEG", content, SYNSETS.index(s)) for s, (name, content) in files]
+    rows = [(f"{name.removesuffix('.JPEG')}_{s}.JPEG", content, NUMBERS[s]) for s, (name, content) in files]
     write_parquet(root / "data" / "validation-00000-of-00001.parquet", rows, names)
     write_parquet(
         root / "data" / "test-00000-of-00001.parquet",

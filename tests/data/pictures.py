@@ -72,8 +72,9 @@ def write_imagenet(root: Path, folder: Path) -> Path:
     labels = []
     with tarfile.open(folder / "ILSVRC2012_img_val.tar", "w") as archive:
         for path in sorted((root / "val").glob("*/*")):
-            labels.append(path.parent.name)
-            archive.add(path, f"ILSVRC2012_val_{len(labels):08d}.JPEG")
+            name = f"ILSVRC2012_val_{len(labels) + 2:08d}.JPEG"  # the first image has another class
+            labels.append(f"{name} {path.parent.name}")
+            archive.add(path, name)
     (folder / "labels.txt").write_text("\n".join(labels) + "\n")
     return folder / "labels.txt"
 

@@ -84,8 +84,8 @@ def test_sources_that_make_no_sense_are_one_line(pictures, tmp_path):
     refused("give --val-labels", "imagenet1k", "--source", tmp_path / "tars", *out)
     (tmp_path / "wrong.txt").write_text("1\n2\n")
     refused("meta.mat", "imagenet1k", "--source", tmp_path / "tars", "--val-labels", tmp_path / "wrong.txt", *out)
-    (tmp_path / "short.txt").write_text("n01440764\nn01443537\n")
-    told = "holds 7 images that the label list lacks, such as ILSVRC2012_val_00000003.JPEG"
+    (tmp_path / "short.txt").write_text("ILSVRC2012_val_00000002.JPEG n01440764\n")
+    told = "holds 8 images that the label list lacks, such as ILSVRC2012_val_00000003.JPEG"
     refused(told, "imagenet1k", "--source", tmp_path / "tars", "--val-labels", tmp_path / "short.txt", *out)
 
 

@@ -232,3 +232,52 @@ def test_sources_without_training_images_are_a_data_set_to_evaluate_on(tmp_path)
     assert list(card["classes"]) == ["n01", "n02"]
     with pytest.raises(UserError, match="train"):
         TfdsSource(str(tmp_path / "out"), "train")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [
+            "imagenet-a/n01440764/1.jpg",
+            "imagenet-a/n01443537/2.jpg",
+            "imagenet-r/n01440764/3.jpg",
+            "imagenet-r/n01443537/4.jpg",
+        ],
+        ["part1/n01440764/1.jpg", "part1/n01443537/2.jpg", "part2/n01484850/3.jpg", "part2/n01751748/4.jpg"],
+    ],
+)
+def test_data_sets_or_parts_of_one_are_not_classes(names, tmp_path):
+    write_folder(tmp_path / "set", pictures(*names))
+    write_tar(tmp_path / "set.tar", pictures(*names))
+    told = f"{names[0].partition('/')[0]} holds class folders, such as n01440764, n01443537"
+    for source in ("set", "set.tar"):
+        refused(told, "imagefolder", "--source", tmp_path / source, "--out", tmp_path / "out")
+    write_folder(tmp_path / "splits", pictures(*(f"train/{name}" for name in names)))
+    refused(told, "imagefolder", "--source", tmp_path / "splits", "--out", tmp_path / "out")
+
+
+def test_folders_of_synsets_in_a_class_of_a_synset_or_next_to_its_images_belong_to_it(tmp_path):
+    names = ["n02084071/n02085620/1.jpg", "n02084071/n02085782/2.jpg", "fish/n01440764/3.jpg", "fish/n01443537/4.jpg"]
+    write_folder(tmp_path / "set", pictures(*names, "fish/5.jpg"))
+    _, found = prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set")
+    assert found == {"train": {"n02084071": 2, "fish": 3}}
+
+
+def test_kaggles_parts_of_imagenet100_are_splits(tmp_path):
+    parts = {"train.X1": ["n01440764"], "train.X2": ["n01443537", "n01484850"]}
+    names = [f"{part}/{synset}/{synset}_{n}.JPEG" for part, of in parts.items() for synset in of for n in "12"]
+    names += [f"val.X/{synset}/{synset}_3.JPEG" for of in parts.values() for synset in of]
+    write_folder(tmp_path / "set", pictures(*names, "Labels.json"))
+    synsets = [synset for of in parts.values() for synset in of]
+    expected = {"train": dict.fromkeys(synsets, 2), "val": dict.fromkeys(synsets, 1)}
+    for kind in ("imagefolder", "imagenet1k"):
+        assert prepared(tmp_path / kind, kind, "--source", tmp_path / "set")[1] == expected
+    sources = [tmp_path / "set" / part for part in (*parts, "val.X")]
+    assert prepared(tmp_path / "one", "imagenet1k", "--source", *sources)[1] == expected
+
+
+def test_number_folders_of_val_that_train_lacks_are_refused(tmp_path):
+    names = [f"train/{n}/{n}.jpg" for n in range(3)] + [f"val/{n + 1}/{n}.jpg" for n in range(3)]
+    write_folder(tmp_path / "set", pictures(*names))
+    told = "val has class folders that train lacks, such as 3: numbers may mean other classes there"
+    refused(told, "imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out")

@@ -14,6 +14,8 @@ from focalnet_jax.data.prepare.__main__ import main
 from tests.data import layouts
 from tests.data.layouts import (
     IDS,
+    NUMBERS,
+    SYNSETS,
     meta_mat,
     pack,
     samples,
@@ -23,7 +25,6 @@ from tests.data.layouts import (
     write_train,
     write_val,
 )
-from tests.data.pictures import SYNSETS
 from tests.data.preparing import contents, in_process, prepared, refused, write_tar  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -71,7 +72,7 @@ def write_labels(folder):
     solution(folder, synsets)
     forms = {
         "synsets.txt": "\n".join(synsets),
-        "caffe_val.txt": "\n".join(f"{name} {SYNSETS.index(s)}" for name, s in zip(names, synsets, strict=True)),
+        "caffe_val.txt": "\n".join(f"{name} {NUMBERS[s]}" for name, s in zip(names, synsets, strict=True)),
         "named.csv": "\n".join(f"{name},{s}" for name, s in zip(names, synsets, strict=True)),
         "windows.txt": "\ufeff" + "\r\n".join(synsets) + "\r\n",
         "kit/data/ILSVRC2012_validation_ground_truth.txt": "\n".join(str(IDS[synset]) for synset in synsets),
@@ -94,7 +95,7 @@ def test_the_list_of_labels_may_have_any_of_its_forms(expected, tmp_path):
     ("text", "told"),
     [
         ("449\n445\n442\n", "meta.mat"),  # the devkit's numbers without its table
-        ("n01440764\n" * 3, "3 images that the label list lacks"),
+        ("n01751748\n" * 3, "3 images that the label list lacks"),
         ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {1000}\n" for n in range(1, 7)), "so their order is unknown"),
         ("tench\n" * 6, "got 'ILSVRC2012_val_00000001 tench'"),
         ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {n}\n" for n in range(1, 7)), "its numbers count images"),
@@ -132,13 +133,13 @@ def test_a_devkit_that_unpacks_without_end_or_holds_none_is_refused(tmp_path):
 
 def test_names_labels_and_folders_that_contradict_each_other_are_rejected_by_name(tmp_path):
     train, (val, synsets) = write_train(tmp_path), write_val()
-    labelled = {name: (content, SYNSETS.index(name[:9])) for name, content in train.items()}
+    labelled = {name: (content, NUMBERS[name[:9]]) for name, content in train.items()}
     wrong = next(name for name in labelled if name.startswith(SYNSETS[1]))
-    labelled[wrong] = (labelled[wrong][0], 2)
+    labelled[wrong] = (labelled[wrong][0], 65)
     write_tar(tmp_path / "set" / "imagenet1k-train-0000.tar", samples(labelled))
     names = [name.replace(".JPEG", f"_{synset}.JPEG") for name, synset in zip(val, synsets, strict=True)]
     write_tar(tmp_path / "set" / "val_images.tar", dict(zip(names, val.values(), strict=True)))
-    solution(tmp_path, [SYNSETS[0]] * 6)
+    solution(tmp_path, [SYNSETS[2], *[SYNSETS[0]] * 5])
     arguments = ["--source", tmp_path / "set"]
     card, found = prepared(tmp_path / "out", "imagenet1k", *arguments)
     assert found == {"train": {SYNSETS[0]: 6, SYNSETS[1]: 3, SYNSETS[2]: 4}, "val": THREE}
@@ -146,8 +147,8 @@ def test_names_labels_and_folders_that_contradict_each_other_are_rejected_by_nam
     card, found = prepared(
         tmp_path / "listed", "imagenet1k", *arguments, "--val-labels", tmp_path / "LOC_val_solution.csv"
     )
-    assert found["val"] == {SYNSETS[0]: 2}
-    assert card["rejected"] == 6
+    assert found["val"] == {SYNSETS[0]: 2, SYNSETS[2]: 1}
+    assert card["rejected"] == 5
 
 
 def test_a_list_beside_validation_images_that_lie_in_folders_is_asked_too(expected, tmp_path):
@@ -175,7 +176,9 @@ def test_a_folder_beside_the_tars_that_is_not_read_is_told(expected, tmp_path, c
 
 def test_without_a_validation_image_that_can_be_used_nothing_is_prepared(tmp_path):
     source = layouts.class_folders(tmp_path / "set")
-    solution(source, [SYNSETS[(SYNSETS.index(synset) + 1) % 3] for synset in write_val()[1]])
+    first, *others = write_val()[1]
+    solution(source, [first, *(SYNSETS[(SYNSETS.index(synset) + 1) % 3] for synset in others)])
+    next((source / "val" / first).glob("*00000001.JPEG")).unlink()
     out = ["--out", tmp_path / "out"]
     refused("no image of val of a known class was found", "imagenet1k", "--source", source, *out)
     assert not (tmp_path / "out").exists()
@@ -194,6 +197,37 @@ def test_numbered_files_that_are_missing_are_told(layout, tmp_path, capsys):
     assert main(["imagenet1k", "--source", str(source), "--out", str(tmp_path / "out"), "--processes", "1"]) == 0
     told = {layouts.hub_parquet: "1 of 2 files of .*; missing: 0", layouts.webdataset: "2 of 4 .*missing: 1, 2"}
     assert re.search(told[layout], capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (
+            ["train_images_0.tar.gz", "train_images_2.tar.gz", "val.tar"],
+            "2 of 3 files of .*train_images_.*missing: 1\n",
+        ),
+        (["train.tar", "x-val-00.tar", "x-val-02.tar"], "2 of 3 files of .*x-val-.*missing: 1\n"),
+        (["train-00000-of-00002-0a1b2c3d4e5f6789.parquet", "val.parquet"], "1 of 2 files of .*missing: 1\n"),
+        (["train_000.parquet", "train_002.parquet", "val.parquet"], "2 of 3 files of .*missing: 1\n"),
+        (["train_0.parquet", "train_2.parquet", "val.parquet"], "2 of 3 files of .*missing: 1\n"),
+        (["train-part0-of-3.parquet", "train-part2-of-3.parquet", "val.parquet"], "2 of 3 files of .*missing: 1\n"),
+    ],
+)  # fmt: skip
+def test_missing_files_are_reported_however_they_are_numbered(names, told, tmp_path, capsys):
+    train, (val, synsets) = write_train(tmp_path), write_val()
+    images = {"train": [(f"{n.split('/')[1][:-5]}_{n[:9]}.JPEG", c) for n, c in train.items()]}
+    images["val"] = [(f"{n[:-5]}_{s}.JPEG", c) for s, (n, c) in zip(synsets, val.items(), strict=True)]
+    for split, held in images.items():
+        of = [name for name in names if split in name]
+        for number, name in enumerate(of):
+            files = dict(held[number :: len(of)])
+            path = tmp_path / "set" / name
+            if name.endswith(".parquet"):
+                write_parquet(path, [(n, c, NUMBERS[n[-14:-5]]) for n, c in files.items()])
+            else:
+                write_folder(path.parent, {name: pack(files, "w:gz" if name.endswith("gz") else "w")})
+    prepared(tmp_path / "out", "imagenet1k", "--source", tmp_path / "set")
+    assert re.search(told, capsys.readouterr().out)
 
 
 def test_a_split_that_is_there_twice_or_not_at_all_is_refused(tmp_path):
@@ -301,7 +335,7 @@ def write_generic_shards(root):
 def write_lemmas(root):
     """Parquet with names in place of numbers, and files that say the synset of none."""
     train, (val, synsets) = write_train(root), write_val()
-    named = dict(zip(SYNSETS, ("tench", "goldfish, Carassius auratus", "great white shark"), strict=True))
+    named = dict(zip(SYNSETS, ("tench", "goldfish, Carassius auratus", "sea snake"), strict=True))
     rows = [(name.split("/")[1].replace(".JPEG", ".jpg"), content, named[name[:9]]) for name, content in train.items()]
     write_parquet(root / "train.parquet", rows)
     rows = [(name, content, named[synset]) for synset, (name, content) in zip(synsets, val.items(), strict=True)]
@@ -334,7 +368,140 @@ def test_the_hubs_parquet_as_the_kind_parquet_has_imagenets_words_each_once(tmp_
     source = layouts.hub_parquet(tmp_path / "set")
     card, found = prepared(tmp_path / "out", "parquet", "--source", source)
     assert list(card["classes"]) == class_names(1000)
-    assert found["val"] == {class_names(1000)[SYNSETS.index(synset)]: 2 for synset in SYNSETS}
+    assert found["val"] == {class_names(1000)[NUMBERS[synset]]: 2 for synset in SYNSETS}
     write_parquet(tmp_path / "train.parquet", [("1.jpg", next(iter(write_val()[0].values())), 0)], ["cat", "cat"])
     out = ["--out", tmp_path / "none"]
     refused("several classes have the name cat", "parquet", "--source", tmp_path / "train.parquet", *out)
+
+
+def hub_named(images, synsets):
+    """Names of files as on the Hugging Face hub."""
+    return {f"{name[:-5]}_{synset}.JPEG": c for synset, (name, c) in zip(synsets, images.items(), strict=True)}
+
+
+@pytest.mark.parametrize("folders", [True, False])
+def test_in_a_tar_of_all_images_the_names_of_validation_images_determine_their_split(folders, expected, tmp_path):
+    val, synsets = write_val()
+    named = (
+        {f"{s}/{n}": c for s, (n, c) in zip(synsets, val.items(), strict=True)} if folders else hub_named(val, synsets)
+    )
+    train = {f"imagenet/train/{name}": content for name, content in write_train(tmp_path).items()}
+    path = write_tar(tmp_path / "imagenet.tar", train | {f"imagenet/val_images/{name}": c for name, c in named.items()})
+    assert prepared(tmp_path / "out", "imagenet1k", "--source", path)[0]["fingerprint"] == expected["fingerprint"]
+
+
+def test_a_tar_of_all_without_a_split_val_or_with_more_than_splits_is_refused(tmp_path):
+    train = {f"imagenet/train/{name}": content for name, content in write_train(tmp_path).items()}
+    path = write_tar(tmp_path / "imagenet.tar", train)
+    out = ["--out", tmp_path / "out"]
+    refused(
+        "imagenet.tar holds no images of val: give them too, or --held-out SHARE", "imagenet1k", "--source", path, *out
+    )
+    _, found = prepared(tmp_path / "held", "imagenet1k", "--source", path, "--held-out", "0.3")
+    assert sum(found["val"].values()) + sum(found["train"].values()) == 14
+    more = {f"imagenet/more/n01440764/{number}.JPEG": next(iter(write_val()[0].values())) for number in range(3)}
+    val = {f"imagenet/val/n01440764/{number}.JPEG": next(iter(write_val()[0].values())) for number in range(3)}
+    path = write_tar(tmp_path / "more.tar", train | val | more)
+    refused("imagenet/more/n01440764, which is not a split", "imagenet1k", "--source", path, *out)
+
+
+def test_validation_images_among_training_images_are_refused(tmp_path):
+    out = ["--out", tmp_path / "out"]
+    source = layouts.class_folders(tmp_path / "set")
+    moved = sorted((source / "val").rglob("*.JPEG"))[0]
+    moved.rename(source / "train" / moved.parent.name / moved.name)
+    told = f"train holds 1 validation images, such as {moved.name} in {source / 'train' / moved.parent.name}: move them"
+    refused(told, "imagenet1k", "--source", source, *out)
+    val, synsets = write_val()
+    train = {f"imagenet/train/{name}": content for name, content in write_train(tmp_path).items()}
+    held = {f"imagenet/val/{name}": content for name, content in hub_named(val, synsets).items()}
+    write_tar(tmp_path / "tars" / "train.tar", train | held)
+    write_tar(tmp_path / "tars" / "val.tar", hub_named(val, synsets))
+    refused("train.tar is named after train but holds val", "imagenet1k", "--source", tmp_path / "tars", *out)
+
+
+def test_validation_images_next_to_the_folders_of_synsets_belong_to_val(expected, tmp_path):
+    val, synsets = write_val()
+    named = list(hub_named(val, synsets).items())
+    write_folder(tmp_path / "set", write_train(tmp_path) | dict(named[:3]))
+    write_folder(tmp_path / "set" / "val", dict(named[3:]))
+    card, _ = prepared(tmp_path / "out", "imagenet1k", "--source", tmp_path / "set")
+    assert card["fingerprint"] == expected["fingerprint"]
+
+
+def test_splits_other_than_those_of_imagenet_are_kept(tmp_path, capsys):
+    """As in Imagenette, each of whose splits holds both training and validation images."""
+    source = layouts.class_folders(tmp_path / "set")
+    moved = next((source / "val" / SYNSETS[0]).iterdir())
+    moved.rename(source / "train" / SYNSETS[0] / moved.name)
+    moved = source / "train" / SYNSETS[1] / f"{SYNSETS[1]}_0.JPEG"
+    moved.rename(source / "val" / SYNSETS[1] / moved.name)
+    _, found = prepared(tmp_path / "out", "imagenet1k", "--source", source)
+    assert found["val"] == {SYNSETS[0]: 1, SYNSETS[1]: 3, SYNSETS[2]: 2}
+    assert "note: train holds 1 images named as validation images" in capsys.readouterr().out
+
+
+def test_kaggles_tar_is_read_whatever_its_name_and_first_files(expected, tmp_path):
+    source = layouts.kaggle(tmp_path / "unpacked")
+    files = {f"ILSVRC/Annotations/CLS-LOC/val/{number:05d}.xml": b"<x/>" for number in range(600)}
+    images = source / "ILSVRC"
+    files |= {f"ILSVRC/{p.relative_to(images)}": p.read_bytes() for p in sorted(images.rglob("*.JPEG"))}
+    path = tmp_path / "kaggle" / "imagenet_object_localization_patched2019.tar.gz"
+    write_folder(path.parent, {path.name: pack(files, "w:gz")})
+    solution(path.parent, write_val()[1])
+    for number, given in enumerate((path, path.parent)):
+        card, _ = prepared(tmp_path / str(number), "imagenet1k", "--source", given)
+        assert card["fingerprint"] == expected["fingerprint"]
+
+
+@pytest.mark.parametrize("name", ["test", "imagenet-train", "val"])
+def test_a_folder_is_not_a_split_if_its_tars_are_named_after_splits(name, expected, tmp_path):
+    source = layouts.kaggle_tars(tmp_path / name)
+    assert prepared(tmp_path / "out", "imagenet1k", "--source", source)[0]["fingerprint"] == expected["fingerprint"]
+
+
+def test_some_tars_of_synsets_may_be_unpacked(expected, tmp_path):
+    train, _ = write_train(tmp_path), layouts.class_folders(tmp_path / "set")
+    shutil.rmtree(tmp_path / "set" / "train" / SYNSETS[1])
+    names = {name.split("/")[1]: content for name, content in train.items() if name.startswith(SYNSETS[1])}
+    write_tar(tmp_path / "set" / "train" / f"{SYNSETS[1]}.tar", names)
+    card, _ = prepared(tmp_path / "out", "imagenet1k", "--source", tmp_path / "set")
+    assert card["fingerprint"] == expected["fingerprint"]
+
+
+def test_errors_list_the_folders_that_were_not_read(tmp_path):
+    out = ["--out", tmp_path / "out"]
+    source = layouts.hub_parquet(tmp_path / "set")
+    write_folder(source / "train", write_train(tmp_path))
+    refused(f"holds no images of val (not read: {source / 'data'})", "imagenet1k", "--source", source, *out)
+    tars = {path.name: path.read_bytes() for path in layouts.kaggle_tars(tmp_path / "tars").glob("*.tar")}
+    path = write_tar(tmp_path / "imagenet.tar", tars)
+    told = "holds one tar per split, such as ILSVRC2012_img_"
+    refused(told, "imagenet1k", "--source", path, *out)
+
+
+def test_a_class_of_train_without_images_is_refused_and_one_of_val_reported(tmp_path, capsys):
+    source = layouts.class_folders(tmp_path / "set")
+    shutil.rmtree(source / "val" / SYNSETS[1])
+    (source / "val" / SYNSETS[1]).mkdir()
+    prepared(tmp_path / "out", "imagenet1k", "--source", source)
+    assert f"note: 1 classes with training images have none in val ({SYNSETS[1]})" in capsys.readouterr().out
+    shutil.rmtree(source / "train" / SYNSETS[0])
+    prepared(tmp_path / "less", "imagenet1k", "--source", source)
+    assert f"note: 1 classes of val have no training images ({SYNSETS[0]})" in capsys.readouterr().out
+    (source / "train" / SYNSETS[0]).mkdir()
+    refused("holds no images: download it again", "imagenet1k", "--source", source, "--out", tmp_path / "none")
+
+
+def test_a_copy_made_by_a_browser_is_a_repeated_image(tmp_path):
+    source = layouts.class_folders(tmp_path / "set")
+    path = source / "train" / SYNSETS[0] / f"{SYNSETS[0]}_0.JPEG"
+    shutil.copy(path, path.with_name(f"{path.stem} (1).JPEG"))
+    refused("1 images occur more than once", "imagenet1k", "--source", source, "--out", tmp_path / "out")
+
+
+def test_a_tar_of_another_split_than_its_folder_is_refused(tmp_path):
+    source = layouts.class_folders(tmp_path / "set")
+    write_tar(source / "train" / "val_images.tar", hub_named(*write_val()))
+    told = "val_images.tar is named after val but is in a folder of train: rename or move it"
+    refused(told, "imagenet1k", "--source", source, "--out", tmp_path / "out")

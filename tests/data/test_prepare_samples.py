@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import shutil
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focalnet_jax.data.prepare.__main__ import main
 from focalnet_jax.data.tfds_source import TfdsSource
 from tests.data.layouts import pack, write_folder, write_parquet
 from tests.data.pictures import encoded
@@ -171,7 +173,7 @@ def test_shards_named_for_imagenet_have_its_classes_and_names_and_numbers_must_a
     ("names", "expected"),
     [
         (["train-0.tar", "val-0.tar"], {"train": 1, "val": 1}),
-        (["imagenet1k_training_0000.tar", "imagenet1k_validation_0000.tar"], {"train": 1, "val": 1}),
+        (["set1k_training_0000.tar", "set1k_validation_0000.tar"], {"train": 1, "val": 1}),
         (["train/0.tar", "valid/0.tar", "test/0.tar"], {"train": 1, "val": 1, "test": 1}),
         (["0.tar", "1.tar"], {"train": 2}),
         (["train-0.tar", "0.tar"], "has no split in its name"),
@@ -204,7 +206,15 @@ def test_a_source_of_another_kind_is_refused(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1" + bytes(3000))
     refused("damaged or not a Parquet file", "parquet", "--source", tmp_path / "x.parquet", *out)
     refused("expected Parquet files", "parquet", "--source", tmp_path / "zip.tar", *out)
-    refused("--classes applies to", "tfrecord", "--source", tmp_path, "--classes", tmp_path, *out)
+    refused(
+        "--classes applies to imagefolder, webdataset, parquet, imagenet1k, not to tfrecord",
+        "tfrecord",
+        "--source",
+        tmp_path,
+        "--classes",
+        tmp_path,
+        *out,
+    )
 
 
 def table(path, **columns):
@@ -314,3 +324,44 @@ def test_a_preparation_of_what_is_spooled_is_killed_and_ends_the_same(tmp_path):
         assert contents(folder, split) == contents(other, split)
     assert "already holds this data set" in prepare(*arguments, "--out", tmp_path / "out").stdout
     shutil.rmtree(tmp_path / "fresh")
+
+
+def stopped(monkeypatch, *arguments):
+    """Stops a preparation after it has indexed everything and written nothing."""
+
+    def run_all(function, arguments, processes, report):
+        for given in arguments:
+            function(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("focalnet_jax.data.prepare.preparation.run_all", run_all)
+        with pytest.raises(KeyboardInterrupt):
+            main([*map(str, arguments), "--processes", "1"])
+
+
+def test_the_index_of_a_stopped_preparation_is_not_used_by_another_command(tmp_path, monkeypatch):
+    """Label columns and class lists differ, or another shard of the same size and time has the number of the first."""
+    out = tmp_path / "out"
+    labels = {"label": [1, 0, 0], "label_id": [0, 1, 1]}
+    path = table(tmp_path / "train.parquet", image=[picture(n) for n in range(3)], **labels)
+    arguments = ["parquet", "--source", path, "--label-column"]
+    stopped(monkeypatch, *arguments, "label", "--out", out / "rows")
+    assert prepared(out / "rows", *arguments, "label_id")[1] == {"train": {"0": 1, "1": 2}}
+
+    source = write_shard(tmp_path / "shards" / "train-0000.tar", [{".cls": "0"}, {".cls": "1"}, {".cls": "1"}])
+    (tmp_path / "wrong.txt").write_text("dog\ncat\n")
+    (tmp_path / "right.txt").write_text("cat\ndog\n")
+    arguments = ["webdataset", "--source", source.parent, "--classes"]
+    stopped(monkeypatch, *arguments, tmp_path / "wrong.txt", "--out", out / "shards")
+    _, found = prepared(out / "shards", *arguments, tmp_path / "right.txt")
+    assert found == {"train": {"cat": 1, "dog": 2}}
+
+    arguments = [*arguments, tmp_path / "right.txt"]
+    stopped(monkeypatch, *arguments, "--out", out / "more")
+    source.rename(source.with_name("train-0001.tar"))
+    write_shard(source, [{".cls": "0"}, {".cls": "0"}, {".cls": "0"}])
+    status = source.with_name("train-0001.tar").stat()
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert source.stat().st_size == status.st_size
+    assert prepared(out / "more", *arguments)[1] == {"train": {"cat": 4, "dog": 2}}

@@ -27,7 +27,7 @@ from focalnet_jax.programs.command_line import make_parser, run_command
 
 # Kinds by flag; flags not listed apply to all kinds.
 _KINDS_OF = {
-    "classes": ("imagefolder", "webdataset", "parquet"),
+    "classes": ("imagefolder", "webdataset", "parquet", "imagenet1k"),
     "image_column": ("parquet", "imagenet1k"),
     "label_column": ("parquet", "imagenet1k"),
     "val_labels": ("imagenet1k",),
@@ -48,7 +48,8 @@ def main(arguments: list[str]) -> int:
         "--classes",
         type=Path,
         metavar="FILE",
-        help="names of the classes in order, one per line",
+        help="names of the classes in order, one per line, or imagenet1k for its synsets; with the kind imagenet1k the "
+        "class of each numeric label",
     )
     parser.add_argument(
         "--val-labels",
@@ -84,6 +85,7 @@ def main(arguments: list[str]) -> int:
         val_labels=flags.val_labels,
         image_column=flags.image_column,
         label_column=flags.label_column,
+        held_out=flags.held_out,
     )
     kind = KINDS[flags.kind]
     options = PrepareOptions(flags.name or kind.name, flags.held_out, round(flags.shard_mb * 1_000_000))

@@ -1,122 +1,52 @@
-"""The outcome of every source file: an example, rejected, or left out; lists, counts and checks."""
+"""The outcome of every source file: an example, rejected, or left out; lists and counts."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
-import numpy as np
-
+from focalnet_jax.data.prepare.checks import NUM_IMAGES
 from focalnet_jax.data.prepare.containers import Container
-from focalnet_jax.data.prepare.index import GOOD, LEFT_OUT, NO_IMAGE, NOT_LISTED, OUTSIDE, TEST, WHY_NOT, Index
-from focalnet_jax.data.prepare.kinds import Sources
-from focalnet_jax.data.prepare.naming import SPLITS, abbreviated, in_order, is_imagenet_file
+from focalnet_jax.data.prepare.index import LEFT_OUT, NO_IMAGE, TEST, WHY_NOT, Index
+from focalnet_jax.data.prepare.kinds import KINDS, SourceKind, Sources
+from focalnet_jax.data.prepare.naming import (
+    SPLITS,
+    imagenet_file,
+)
 from focalnet_jax.data.prepare.plan import is_example
 from focalnet_jax.data.prepare.samples import TEXT_LABELS
 from focalnet_jax.errors import UserError
 
 _TEST_KIND = "test images without labels"
-_MOST_NUMBERS = 100_000  # largest number of numbered classes; larger labels are ids of something else
 
 
-def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
-    """Returns the class names of the training images, sorted as other folder readers sort them.
-
-    Sources without training images are an evaluation set, with the classes of its images.
-
-    Numeric labels without names stay numbers: class 7 has label 7.
-
-    Raises:
-      UserError: a class folder is empty, or the labels cannot be classes.
-    """
-    train = SPLITS.index("train")
-    for container, index in zip(sources.containers, indices, strict=True):
-        if container.class_name and container.split == "train" and not any(index.members["why_not"] == GOOD):
-            advice = "fill it, remove it, or give --classes FILE"
-            if any(name.endswith(b".parquet") for name in index.members["name"].tolist()):
-                advice = "prepare Parquet files with the kind parquet"
-            raise UserError(f"class {container.title} holds no images{_of_kinds(index)}: {advice}")
-    _refuse_captions(indices)
-    trains = any(((index.members["split"] == train) & (index.members["why_not"] == GOOD)).any() for index in indices)
-    found = set()
-    for index in indices:
-        wanted = ((index.members["split"] == train) | (not trains)) & (index.members["why_not"] == GOOD)
-        found |= {name.decode() for name in np.unique(index.members["class_name"][wanted]).tolist()}
-    numbers = {name for name in found if name.isascii() and name.isdigit()}
-    if numbers and all(container.holds != "images" for container in sources.containers):
-        if numbers != found:
-            raise UserError(
-                f"some labels are numbers, such as {min(numbers)}, others names, such as {min(found - numbers)}: give "
-                "--classes FILE, the names in the order of the numbers"
-            )
-        largest = max(map(int, numbers))
-        if largest >= _MOST_NUMBERS:
-            raise UserError(f"label {largest} is too large for a class index: give --classes FILE, or other labels")
-        print(f"labels are numbers without names: the class names are 0 to {largest}; --classes FILE sets others")
-        return tuple(map(str, range(largest + 1)))
-    return in_order(found)
+def describe_missing(sources: Sources, indices: Sequence[Index]) -> list[str]:
+    """Returns one line if validation images of the label list are missing, else none."""
+    absent = set(sources.labels.stems or ())
+    for index in indices if absent else ():
+        names = index.members["file"][index.members["split"] == SPLITS.index("val")].tolist()
+        absent -= {imagenet_file(PurePosixPath(name.decode(errors="replace")).name)[0] for name in names}
+    if not absent:
+        return []
+    return [
+        f"note: {len(absent):,} of the {len(sources.labels.stems):,} images of the label list are missing, such as "
+        f"{min(absent)}"
+    ]
 
 
-def _of_kinds(index: Index) -> str:
-    kinds = Counter(PurePosixPath(name.decode(errors="replace")).suffix for name in index.members["name"].tolist())
-    return f" but {abbreviated([f'{count} {kind}' for kind, count in kinds.most_common()])}" if kinds else ""
-
-
-def _refuse_captions(indices: Sequence[Index]) -> None:
-    """Raises `UserError` if the labels from .txt files are mostly different, and so captions."""
-    texts = sum(index.skipped.get(TEXT_LABELS, 0) for index in indices)
-    different = len({name for index in indices for name in np.unique(index.members["class_name"]).tolist()})
-    if texts > 3 and different > texts / 2:
-        raise UserError(
-            f"the .txt files of the images hold {different} different texts for {texts} images: captions, not classes; "
-            "expected .cls files, or a label in .json"
-        )
-
-
-def check_listed(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if ImageNet validation images are missing from the label list."""
-    for container, index in zip(sources.containers, indices, strict=True):
-        if container.imagenet and container.holds == "images":
-            is_val = index.members["split"] == SPLITS.index("val")
-            without = index.members["name"][is_val & (index.members["why_not"] == NOT_LISTED)]
-            if len(without):
-                raise UserError(
-                    f"{container.title} holds {len(without)} images that the label list lacks, such as "
-                    f"{without[0].decode(errors='replace')}: give the complete list with --val-labels"
-                )
-
-
-def refuse_shifted(indices: Sequence[Index], classes: Sequence[str]) -> None:
-    """Raises `UserError` if numeric labels seem to start at 1: some exceed the classes, and none is 0."""
-    beyond = sum(int((index.members["why_not"] == OUTSIDE).sum()) for index in indices)
-    if beyond and classes and not any((index.members["class_name"] == classes[0].encode()).any() for index in indices):
-        raise UserError(
-            f"{beyond} labels are outside the {len(classes)} classes, and none is 0 ({classes[0]}): they seem to start "
-            "at 1; give --classes FILE with a first line for 0, or labels from 0"
-        )
-
-
-def refuse_repeated(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if an ImageNet-1K image occurs twice, as with an archive and an unpacked copy of it."""
-    titles, files = [], []
-    for container, index in zip(sources.containers, indices, strict=True):
-        if container.imagenet:
-            found = index.members["file"][index.members["why_not"] == GOOD]
-            titles += [container.title] * bool(len(found))
-            files.append(found)
-    if not files:
-        return
-    names, counts = np.unique(np.concatenate(files), return_counts=True)
-    repeated = [name for name in names[counts > 1].tolist() if is_imagenet_file(name.decode(errors="replace"))]
-    if repeated:
-        name = repeated[0]
-        holding = [title for title, found in zip(titles, filter(len, files), strict=True) if (found == name).any()]
-        raise UserError(
-            f"{len(repeated)} images occur more than once, such as {name.decode(errors='replace')} in "
-            f"{' and in '.join(holding[:2])}: give one of these sources"
-        )
+def describe_incomplete(kind: SourceKind, card: Mapping[str, Any]) -> list[str]:
+    """Returns one line if a data set has training images of all ImageNet-1K classes but lacks images, else none."""
+    counts = {split: of["examples"] for split, of in card["splits"].items() if split in NUM_IMAGES}
+    full = all(of.get("train") for of in card["classes"].values())
+    if kind != KINDS["imagenet1k"] or not full or counts == NUM_IMAGES:
+        return []
+    present = " and ".join(
+        f"{counts.get(split, 0):,} of {count:,} {split} images" for split, count in NUM_IMAGES.items()
+    )
+    return [f"note: {present} of ImageNet-1K are present"]
 
 
 def refuse_no_examples(
@@ -175,7 +105,7 @@ def describe_sources(containers: Sequence[Container]) -> list[str]:
     """Returns one line per split, with its sources."""
     lines = []
     for split in (*SPLITS, None):
-        of = [container for container in containers if container.split == split]
+        of = [c for c in containers if c.split == split and not (split is None and c.direct)]
         of = [container for container in of if not container.direct] or of
         kinds = Counter(map(_kind, of))
         counted = " and ".join(f"{count:,} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))

@@ -15,6 +15,7 @@ from focalnet_jax.data.prepare.naming import (
     has_image_suffix,
     is_hidden,
     is_imagenet_file,
+    is_synset,
     is_tar,
     split_named,
     splits_in,
@@ -55,6 +56,7 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
             names = [entry.name for entry in loose if has_image_suffix(entry.name)]
             raise UserError(no_class_folders(str(path), split or "the folder", names))
         return []
+    _refuse_sets_below(path, folders)
     if not split:
         _refuse_splits_below(path, folders)
         if len(tars) == 1 and not folders and not inspect_tar(tar(tars[0], split="train")).flat:
@@ -143,6 +145,20 @@ def _refuse_splits_below(path: Path, folders: Sequence[Path]) -> None:
             return
     if found:
         raise UserError(split_below(str(path), folders[0].name, found))
+
+
+def _refuse_sets_below(path: Path, folders: Sequence[Path]) -> None:
+    """Raises `UserError` if class folders hold folders of synsets and no images, as data sets do."""
+    for folder in folders[:_LOOKED_INTO]:
+        if is_synset(folder.name) or _has_images(folder):
+            continue
+        below = [entry.name for entry in entries_of(folder)[0]]
+        synsets = [name for name in below if is_synset(name)]
+        if len(synsets) > 1 and len(synsets) == len(below):
+            raise UserError(
+                f"{path}: {folder.name} holds class folders, such as {abbreviated(synsets, 2)}, so it is not a class: "
+                f"give --source {folder}, or name it after a split, train or val"
+            )
 
 
 def _class_tars(path: Path, tars: Sequence[Path], split: str | None) -> list[Container]:

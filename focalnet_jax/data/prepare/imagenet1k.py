@@ -6,6 +6,7 @@ label of a sample or row, and for validation images from the label list; if two 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,15 +28,23 @@ from focalnet_jax.data.prepare.naming import (
     tar_stem,
 )
 from focalnet_jax.data.prepare.rows import class_names_in, is_parquet
-from focalnet_jax.data.prepare.val_labels import FORMS, find_val_labels, read_val_labels
+from focalnet_jax.data.prepare.val_labels import (
+    FORMS,
+    ValLabels,
+    agreed_val_labels,
+    find_val_labels,
+    read_val_labels,
+)
 from focalnet_jax.errors import UserError
 
 EXPECTED = (
     "expected a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, Kaggle's folder with "
     "ILSVRC/Data/CLS-LOC, train and val folders, or the tars, shards or Parquet files of both splits"
 )
+IMAGENET_ORDER = "in ImageNet's order, that of the sorted synsets, from 0"
 _KAGGLE = ("CLS-LOC", "Data", "ILSVRC")  # subfolders of the folder with Kaggle's lists
-_NO_IMAGES = ("devkit", "bbox", "patch", "_t3")  # words in names of tars without images or with copies of train's dogs
+# Words in names of tars without images or with copies of train's dogs.
+_NO_IMAGES = re.compile(r"devkit|bbox|_t3|(?<![a-z])patch(?![a-z])", re.IGNORECASE)
 
 ContainersBySplit = dict[
     str | None, list[tuple[str, Container]]
@@ -43,11 +52,19 @@ ContainersBySplit = dict[
 
 
 def find_imagenet1k(
-    paths: Sequence[Path], val_labels: Path | None, columns: tuple[str | None, str | None] = (None, None)
-) -> tuple[list[Container], dict[str, str] | None, list[str]]:
-    """Returns the containers of all splits, synsets by the stem of validation images, and notes for the user.
+    paths: Sequence[Path],
+    val_labels: Path | None,
+    columns: tuple[str | None, str | None] = (None, None),
+    *,
+    held_out: bool = False,
+) -> tuple[list[Container], ValLabels | None, list[str]]:
+    """Returns the containers of all splits, the labels of the validation images if listed, and notes for the user.
 
-    `columns` are the columns of images and labels in Parquet files, if given by the user.
+    Args:
+      paths: files and folders of the sources.
+      val_labels: label list of the validation images; None to search for it.
+      columns: columns of images and labels in Parquet files, if given by the user.
+      held_out: whether training images are moved to the split val, which may then be missing.
 
     Raises:
       UserError: a split is missing or present twice, or the validation images have no labels.
@@ -62,7 +79,7 @@ def find_imagenet1k(
             continue
         folders, tars, others = entries_of(root)
         archives += others
-        if split_named(root.name) and not any(split_named(folder.name) for folder in folders):
+        if split_named(root.name) and not _hold_splits(folders, tars + others):
             _add_folder(found, root, split_named(root.name))
             continue
         for folder in folders:
@@ -73,47 +90,67 @@ def find_imagenet1k(
             else:
                 notes.append(f"not read: {folder}")
         for entry in [*tars, *(entry for entry in others if is_parquet(entry))]:
-            if any(word in entry.name for word in _NO_IMAGES):
+            if _NO_IMAGES.search(entry.name):
                 notes.append(f"not read: {entry}")
             else:
                 _add_file(found, entry, None)
         if any(not is_parquet(entry) for entry in others):
-            loose.append(Container(str(root), split="train", imagenet=True, direct=True))
+            loose.append(Container(str(root), imagenet=True, direct=True))
     source = " ".join(map(str, paths))
-    absent = [split for split in ("train", "val") if not found[split] and not found[None]]
+    wanted = ("train",) if held_out else ("train", "val")
+    absent = [split for split in wanted if not found[split] and not found[None]]
     if absent:
         refuse_archives(archives)
-        raise UserError(f"--source {source} holds no images of {' and '.join(absent)}: {EXPECTED}")
+        unread = f" ({'; '.join(notes)})" if notes else ""
+        raise UserError(f"--source {source} holds no images of {' and '.join(absent)}{unread}: {EXPECTED}")
     for split in SPLITS:
         containers = found[split] + found[None]
         layouts = sorted({layout for layout, _ in containers})
-        if len(layouts) > 1:
+        if len(layouts) > 1 and not _are_apart(containers):
             raise UserError(f"--source {source} holds {split} more than once, as {' and as '.join(layouts)}: give one")
-    stems = None
     val = [container for _, container in found["val"] + found[None]]
     needed = _needs_labels(val)
-    given = val_labels is not None
-    val_labels = val_labels or find_val_labels(visited)
-    if val_labels is None and needed:
-        raise UserError(f"{val[0].path} has no labels for its images: give --val-labels FILE, {FORMS}")
     if val_labels is not None:
-        try:
-            stems = read_val_labels(val_labels)
-            read = {f"not read: {path}" for path in (val_labels, *val_labels.parents)}
-            notes = [*(note for note in notes if note not in read), f"labels of val: {val_labels}"]
-        except UserError as error:
-            if given or needed:
-                raise
-            notes.append(f"not used: {error}")
+        listed, errors = read_val_labels(val_labels), []
+    elif not val:
+        listed, errors = None, []
+    else:
+        visited += [Path(container.path) for container in val if container.size is None]
+        listed, errors = agreed_val_labels(find_val_labels(list(dict.fromkeys(visited))))
+    if listed is None and needed:
+        if errors:
+            raise errors[0]
+        raise UserError(f"{val[0].path} has no labels for its images: give --val-labels FILE, {FORMS}")
+    notes += [f"not used: {error}" for error in errors]
+    if listed:
+        read = {f"not read: {path}" for path in (listed.path, *listed.path.parents)}
+        notes = [*(note for note in notes if note not in read), f"labels of val: {listed.path}"]
     every = [(layout, container) for split in found.values() for layout, container in split]
-    notes += missing_parts([Path(container.path) for _, container in every if container.holds != "images"])
+    notes += missing_parts({Path(container.path): None for _, container in every if container.size is not None})
     if any(
         layout == "shards of WebDataset"
         or (container.holds == "rows" and class_names_in(container, Labels(None, None, *columns)) is None)
         for layout, container in every
     ):
-        notes.append("numeric labels are taken in ImageNet's order, that of the sorted synsets, from 0")
-    return [container for split in found.values() for _, container in split] + loose, stems, notes
+        notes.append(f"numeric labels are taken {IMAGENET_ORDER}")
+    return [container for split in found.values() for _, container in split] + loose, listed, notes
+
+
+def _hold_splits(folders: Sequence[Path], files: Sequence[Path]) -> bool:
+    """Returns whether any of the folders and files is named after a split."""
+    stems = [
+        tar_stem(path.name) if is_tar(path.name) else path.stem
+        for path in files
+        if is_tar(path.name) or is_parquet(path)
+    ]
+    return any(split_named(folder.name) for folder in folders) or any(map(splits_in, stems))
+
+
+def _are_apart(containers: Sequence[tuple[str, Container]]) -> bool:
+    """Returns whether folders and tars hold different synsets, as when only some tars were unpacked."""
+    names = [container.class_name for _, container in containers if not container.direct]
+    apart = {layout for layout, _ in containers} == {"folders", "tars of synsets"}
+    return apart and None not in names and len(set(names)) == len(names)
 
 
 def _root(path: Path) -> tuple[Path, list[Path]]:
@@ -132,6 +169,9 @@ def _root(path: Path) -> tuple[Path, list[Path]]:
         path = path / inner[0]
         visited.insert(0, path)
     above = visited[-1]
+    if split_named(above.name) and above.parent.name == _KAGGLE[0]:
+        above = above.parent
+        visited.append(above)
     while above.name in _KAGGLE:
         above = above.parent
         visited.append(above)
@@ -165,8 +205,17 @@ def _add_file(found: ContainersBySplit, path: Path, split: str | None) -> None:
         )
         return
     named = {split} if split else splits_in(stem) or set(filter(None, map(split_named, path.parts[-3:-1])))
+    if split and (others := splits_in(stem) - {split}):
+        raise UserError(
+            f"{path} is named after {' and '.join(sorted(others))} but is in a folder of {split}: rename or move it"
+        )
     if not named and not is_parquet(path):
         inside = inspect_tar(tar(path))
+        if named_tars := [name for name in inside.tars if splits_in(tar_stem(name))]:
+            raise UserError(
+                f"{path} holds one tar per split, such as {named_tars[0]}: unpack it, and give the folder with the "
+                "tars, which are read in place"
+            )
         if any(split_named(part) for name in inside.images for part in name.split("/")[:-1]):
             found[None].append(("a tar of all", tar(path, imagenet=True)))
             return

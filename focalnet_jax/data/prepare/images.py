@@ -9,22 +9,22 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from focalnet_jax.data.prepare.containers import OVERWRITTEN, Container, File, files
+from focalnet_jax.data.prepare.image_classes import Parts, place_imagenet
 from focalnet_jax.data.prepare.index import (
     GOOD,
     NO_FOLDER,
     NO_IMAGE,
-    NOT_LISTED,
     OTHER_CLASS,
-    TEST,
     Index,
     Member,
 )
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.naming import (
     SPLITS,
+    abbreviated,
+    evaluation_split,
     has_image_suffix,
     imagenet_file,
-    is_evaluation_file,
     is_imagenet_file,
     is_synset,
     leading_synset,
@@ -32,8 +32,6 @@ from focalnet_jax.data.prepare.naming import (
     split_named,
 )
 from focalnet_jax.errors import UserError
-
-Parts = tuple[str, ...]
 
 
 def index_images(container: Container, labels: Labels, spool: BinaryIO | None = None) -> Index:
@@ -87,8 +85,10 @@ def _refuse_shard(container: Container, names: Iterable[str]) -> None:
 def _imagenet(container: Container, labels: Labels, paths: Sequence[Parts]) -> list[tuple[int, str, str, int]]:
     stems = labels.stems or {}
     placed = []
-    for parts in paths:
-        split = container.split or next(filter(None, map(split_named, parts[:-1])), "train")
+    splits = [_split_of(container, parts) for parts in paths]
+    _refuse_mixed(container, paths, splits)
+    for parts, found in zip(paths, splits, strict=True):
+        split = found or "train"
         stem, _, _ = imagenet_file(parts[-1])
         folder = container.class_name or next((part for part in reversed(parts[:-1]) if is_synset(part)), None)
         listed = stems.get(stem) if split == "val" else None
@@ -96,35 +96,26 @@ def _imagenet(container: Container, labels: Labels, paths: Sequence[Parts]) -> l
     return placed
 
 
-def place_imagenet(parts: Parts, claims: Sequence[str | None], *, test: bool = False) -> tuple[str, str, int]:
-    """Returns class, file name in the data set and `WHY_NOT` place of an ImageNet image.
+def _split_of(container: Container, parts: Parts) -> str | None:
+    """Returns the split of an ImageNet image, from its container, its folders or, last, its file name; else None.
 
-    Args:
-      parts: parts of the image's path.
-      claims: classes from other sources: its folder, a list, a label; None where a source has none.
-      test: whether the image is of the test split, whose images have no labels.
+    Raises:
+      UserError: a tar that is named after one split holds a folder of another.
     """
-    file = parts[-1]
-    stem, synset, fits = imagenet_file(file)
-    classes = {name for name in (*claims, synset) if name}
-    if not may_be_image(file):
-        return "", "/".join(parts), NO_IMAGE
-    if len(classes) != 1 or not fits:
-        return "", "/".join(parts), OTHER_CLASS if classes else TEST if test else NOT_LISTED
-    (name,) = classes
-    suffix = PurePosixPath(file).suffix
-    if is_imagenet_file(file):
-        suffix = ".JPEG" if suffix.lower() in (".jpg", ".jpeg") else suffix
-        return name, stem + suffix if is_evaluation_file(file) else f"{name}/{stem}{suffix}", GOOD
-    return name, below_class(name, parts), GOOD
+    folder = next(filter(None, map(split_named, parts[:-1])), None)
+    is_other = container.split and container.size is not None and folder not in (None, container.split)
+    if is_other and has_image_suffix(parts[-1]):
+        raise UserError(f"{container.title} is named after {container.split} but holds {folder}: rename or unpack it")
+    return container.split or folder or evaluation_split(parts[-1])
 
 
-def below_class(name: str, parts: Parts) -> str:
-    """Returns the file name of an image in the data set: CLASS/ and its path below the folder of the class."""
-    folder = name.replace("/", "_")
-    folders = parts[:-1]
-    start = folders.index(folder) + 1 if folder in folders else 0
-    return "/".join((folder, *parts[start:]))
+def _refuse_mixed(container: Container, paths: Sequence[Parts], splits: Sequence[str | None]) -> None:
+    """Raises `UserError` if some images are in folders of splits, and others have no split."""
+    found = [(parts, split) for parts, split in zip(paths, splits, strict=True) if has_image_suffix(parts[-1])]
+    without = next((parts for parts, split in found if split is None and len(parts) > 1), None)
+    named = next((parts for parts, split in found if split and any(map(split_named, parts[:-1]))), None)
+    if without and named and not container.direct:
+        raise UserError(mixed_splits(container.title, "/".join(named[:-1]), "/".join(without[:-1])))
 
 
 def _by_path(container: Container, paths: Sequence[Parts]) -> list[tuple[int, str, str, int]]:
@@ -155,6 +146,7 @@ def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tu
     split_at = _split_depth(container, images)
     start = 0 if split_at is None else split_at + 1
     start += _shared_folders([parts[start:] for parts in images if len(parts) > start])
+    _refuse_sets_below(container, [parts[start:] for parts in images])
     placed = []
     for parts in paths:
         named = split_named(parts[split_at]) if split_at is not None and len(parts) > split_at + 1 else None
@@ -168,6 +160,19 @@ def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tu
     for split in {row[0] for row in placed}:
         _check_classes(container, [row for row in placed if row[0] == split], SPLITS[split])
     return placed
+
+
+def _refuse_sets_below(container: Container, images: Sequence[Parts]) -> None:
+    """Raises `UserError` if class folders hold folders of synsets, as data sets do."""
+    below: dict[str, set[str]] = {}
+    for parts in images:
+        below.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 else "")
+    for name, folders in below.items():
+        if not is_synset(name) and len(folders) > 1 and all(map(is_synset, folders)):
+            raise UserError(
+                f"{container.title}: {name} holds class folders, such as {abbreviated(sorted(folders), 2)}, so it is "
+                "not a class: unpack it and give one of these folders, or name them after splits, train and val"
+            )
 
 
 def _check_classes(container: Container, placed: Sequence[tuple[int, str, str, int]], split: str) -> None:

@@ -25,8 +25,11 @@ WHY_NOT = (
     "its label is outside the list of classes",
     "test images have no labels",
     "its row holds no image",
+    "its label names several classes",
 )
-GOOD, NO_IMAGE, NO_FOLDER, OTHER_CLASS, NOT_LISTED, NO_LABEL, CONTRADICTION, OUTSIDE, TEST, EMPTY = range(len(WHY_NOT))
+GOOD, NO_IMAGE, NO_FOLDER, OTHER_CLASS, NOT_LISTED, NO_LABEL, CONTRADICTION, OUTSIDE, TEST, EMPTY, AMBIGUOUS = range(
+    len(WHY_NOT)
+)
 LEFT_OUT = (NO_IMAGE, TEST)  # not errors; the other reasons are of rejected images
 
 
@@ -43,18 +46,39 @@ class Member(NamedTuple):
     why_not: int = GOOD  # place in `WHY_NOT`
 
 
+class Claim(NamedTuple):
+    """A label of a sample or row, its class, and the synset that its file name, folder or list proves."""
+
+    label: str
+    name: str  # class of the label; "" if it has none
+    proven: str  # proven synset; "" if nothing proves one
+    stated: bool  # whether the file states the class names of its numeric labels
+
+
 class Index:
     """The members of a container, as a structured array with the fields of `Member`.
 
-    `hash` (uint32) is a hash of `file`. `skipped` counts the files without a member, by kind.
+    `hash` (uint32) is a hash of `file`. `skipped` counts the files without a member, by kind. `claims` counts the
+    labels of samples and rows.
     """
 
-    def __init__(self, members: np.ndarray, skipped: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        members: np.ndarray,
+        skipped: Mapping[str, int] | None = None,
+        claims: Mapping[Claim, int] | None = None,
+    ):
         self.members = members
         self.skipped = dict(skipped or {})
+        self.claims = dict(claims or {})
 
     @classmethod
-    def of(cls, members: Iterable[Member], skipped: Mapping[str, int] | None = None) -> Index:
+    def of(
+        cls,
+        members: Iterable[Member],
+        skipped: Mapping[str, int] | None = None,
+        claims: Mapping[Claim, int] | None = None,
+    ) -> Index:
         """Returns the index of these members."""
         rows = [
             (
@@ -74,7 +98,7 @@ class Index:
             ("why_not", np.int8),
             ("hash", np.uint32),
         ]
-        return cls(np.array(rows, kind), skipped)
+        return cls(np.array(rows, kind), skipped, claims)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -86,7 +110,8 @@ class Index:
 
     def save(self, path: Path) -> None:
         """Writes the index to `path`, which appears only once it is complete."""
-        write_whole(path.with_suffix(".json"), json.dumps(self.skipped))
+        claims = [[*claim, count] for claim, count in self.claims.items()]
+        write_whole(path.with_suffix(".json"), json.dumps([self.skipped, claims]))
         # Streamed, because the index of 14 million images should not be in memory twice.
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
@@ -96,9 +121,9 @@ class Index:
     @classmethod
     def load(cls, path: Path) -> Index:
         """Returns the index that `save` wrote, memory-mapped: processes share it and read only the parts they use."""
-        skipped = json.loads(path.with_suffix(".json").read_text())
+        skipped, claims = json.loads(path.with_suffix(".json").read_text())
         members = np.load(path, mmap_mode="r")
-        return cls(members, skipped)
+        return cls(members, skipped, {Claim(*claim): count for *claim, count in claims})
 
 
 def _hash(text: str) -> int:

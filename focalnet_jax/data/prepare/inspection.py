@@ -14,6 +14,7 @@ from focalnet_jax.data.prepare.samples import has_label
 
 _MOST = 512  # number of files inspected
 _MOST_READ = 32  # number of these whose .json is read
+_SKIPPED = ".xml"  # Kaggle's tar begins with half a million annotations
 _LABELS = (".cls", ".json", ".txt", ".cls.txt", ".label")
 
 
@@ -40,7 +41,8 @@ def inspect_tar(container: Container, most: int = _MOST) -> TarContents:
       UserError: the tar is damaged or unsafe.
     """
     names, in_json = [], set()
-    for file in itertools.islice(files(container, Counter()), most):
+    seen = (file for file in files(container, Counter()) if not file.name.lower().endswith(_SKIPPED))
+    for file in itertools.islice(seen, most):
         names.append(file.name)
         if file.name.lower().endswith(".json") and len(names) <= _MOST_READ and has_label(file):
             in_json.add(sample_key(file.name))

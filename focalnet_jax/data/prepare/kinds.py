@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from focalnet_jax.data.class_files import read_classes
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.folders import containers_at
-from focalnet_jax.data.prepare.imagenet1k import find_imagenet1k
+from focalnet_jax.data.prepare.imagenet1k import IMAGENET_ORDER, find_imagenet1k
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.naming import abbreviated
 from focalnet_jax.data.prepare.sharded import find_rows, find_samples
+from focalnet_jax.data.prepare.val_labels import ValLabels
 from focalnet_jax.errors import UserError
 
 
@@ -43,6 +44,7 @@ class Sources:
     containers: tuple[Container, ...]
     classes: tuple[str, ...] | None = None
     labels: Labels = field(default_factory=Labels)
+    val_labels: ValLabels | None = None  # labels of the validation images of ImageNet-1K, if listed
     notes: tuple[str, ...] = ()  # for the user: files not read, choices made
 
 
@@ -54,6 +56,7 @@ def find_sources(
     val_labels: Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    held_out: float | None = None,
 ) -> Sources:
     """Returns the containers at `paths`.
 
@@ -63,19 +66,24 @@ def find_sources(
     for path in paths:
         if not path.exists():
             raise UserError(f"--source {path}: there is no such file or folder")
-    names = _read_classes(classes) if classes else None
+    given = _read_classes(classes) if classes else None
+    ordered = given is not None
+    names = given
     if KINDS[kind].num_classes:
         names = tuple(synset for synset, _ in class_list(KINDS[kind].num_classes))
     if kind == "imagenet1k":
-        found, stems, notes = find_imagenet1k(paths, val_labels, (image_column, label_column))
-        return Sources(tuple(found), names, Labels(names, stems, image_column, label_column), tuple(notes))
+        found, listed, notes = find_imagenet1k(paths, val_labels, (image_column, label_column), held_out=bool(held_out))
+        if ordered:
+            notes = [note.replace(IMAGENET_ORDER, f"in the order of {classes}") for note in notes]
+        labels = Labels(given or names, listed and listed.synsets, image_column, label_column, ordered)
+        return Sources(tuple(found), names, labels, listed, tuple(notes))
     if kind == "webdataset":
         found, names, notes = find_samples(paths, names)
-        return Sources(tuple(found), names, Labels(names), tuple(notes))
+        return Sources(tuple(found), names, Labels(names, ordered=ordered), notes=tuple(notes))
     if kind == "parquet":
-        labels = Labels(names, image_column=image_column, label_column=label_column)
+        labels = Labels(names, image_column=image_column, label_column=label_column, ordered=ordered)
         found, names, notes = find_rows(paths, labels)
-        return Sources(tuple(found), names, Labels(names, None, image_column, label_column), tuple(notes))
+        return Sources(tuple(found), names, replace(labels, names=names), notes=tuple(notes))
     found = tuple(container for path in paths for container in containers_at(path))
     if not found:
         raise UserError(f"--source {' '.join(map(str, paths))}: expected class folders or tars, found none")
@@ -83,6 +91,8 @@ def find_sources(
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
+    if str(path) == "imagenet1k" and not path.exists():
+        return tuple(synset for synset, _ in class_list(NUM_1K))
     names = read_classes(path)
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:

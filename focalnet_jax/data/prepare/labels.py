@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from focalnet_jax.data.class_lists import NUM_1K, class_list
+from focalnet_jax.data.class_lists import NUM_1K, class_list, synset_of
 from focalnet_jax.data.prepare.index import GOOD, NO_LABEL, OUTSIDE
-from focalnet_jax.data.prepare.naming import is_synset
 
 _LONGEST_NAME = 200
 
@@ -22,15 +21,11 @@ class Labels:
     stems: Mapping[str, str] | None = None  # class by file stem
     image_column: str | None = None  # of Parquet files; None to find it by type and name
     label_column: str | None = None  # likewise
+    ordered: bool = False  # whether the user gave the order of `names`
 
     def class_of(self, label: int | float | str | bool | None) -> tuple[str, int]:
         """Returns the class name of a label, or "", and a place in `WHY_NOT`."""
-        if isinstance(label, str):
-            label = " ".join(label.split())
-            if label.lstrip("-").isascii() and label.lstrip("-").isdigit() and len(label) < 10:
-                label = int(label)
-        if isinstance(label, float):  # integer columns with missing values are read as floats
-            label = None if math.isnan(label) else int(label) if label.is_integer() else label
+        label = _normalized(label)
         if label is None or label == "" or label == -1:
             return "", NO_LABEL
         if isinstance(label, bool):
@@ -44,22 +39,43 @@ class Labels:
         return (self.names[label] if self.names else str(label)), GOOD
 
 
+def _normalized(label: int | float | str | bool | None) -> int | float | str | bool | None:
+    """Returns a label as an integer if it is one in another type, such as text; text without extra spaces."""
+    if isinstance(label, str):
+        label = " ".join(label.split())
+        if label.lstrip("-").isascii() and label.lstrip("-").isdigit() and len(label) < 10:
+            label = int(label)
+    if isinstance(label, float):  # integer columns with missing values are read as floats
+        label = None if math.isnan(label) else int(label) if label.is_integer() else label
+    return label
+
+
+def label_text(label: int | float | str | bool | None) -> str:
+    """Returns a label as text, the same for a number of any type."""
+    return str(_normalized(label))[:_LONGEST_NAME]
+
+
 @cache
-def _synsets_by_lemmas() -> dict[str, str]:
-    """Returns ImageNet-1K synsets by all lemmas and by the first lemma, without those that two synsets share."""
+def _synsets_by_lemmas() -> dict[str, frozenset[str]]:
+    """Returns ImageNet-1K synsets by all lemmas and by the first lemma; some synsets share one."""
     found: dict[str, set[str]] = {}
     for synset, lemmas in class_list(NUM_1K):
         for name in {lemmas.lower(), lemmas.split(",")[0].lower()}:
             found.setdefault(name, set()).add(synset)
-    return {name: next(iter(synsets)) for name, synsets in found.items() if len(synsets) == 1}
+    return {name: frozenset(synsets) for name, synsets in found.items()}
 
 
 def synset_named(label: str) -> str:
     """Returns the ImageNet-1K synset of a label that is a synset or its lemmas; other labels are returned unchanged."""
-    if is_synset(label):
-        return label
-    name = label.replace("_", " ").lower()
-    return _synsets_by_lemmas().get(name) or label
+    synsets = synsets_named(label)
+    return next(iter(synsets)) if len(synsets) == 1 else label
+
+
+def synsets_named(label: str) -> frozenset[str]:
+    """Returns the ImageNet-1K synsets of a label, several for a word such as crane; without any, the label itself."""
+    if synset := synset_of(label):
+        return frozenset({synset})
+    return _synsets_by_lemmas().get(label.replace("_", " ").lower()) or frozenset({label})
 
 
 def is_imagenet_order(names: tuple[str, ...]) -> bool:

@@ -15,19 +15,26 @@ SPLITS = ("train", "val", "test")
 _SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"
 }  # fmt: skip
+_KAGGLE_PART = re.compile(r"(train|val|test)\.x\d*")  # train.X1 to train.X4 and val.X of ImageNet100 on Kaggle
 _PREFIXES = ("imagenet", "ilsvrc")  # only after these is a last word a split: bullet_train is a class
 _PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 TAR_SUFFIXES = (".tar", *_PACKED_SUFFIXES)
-_PART = re.compile(r"(.*?\D)?(\d{4,})(?:-of-(\d+))?\D*")  # train-00003-of-00008.parquet, set-000123.tar
+# A number in the names of parts: train-00003-of-00008-0a1b2c3d4e5f6789.parquet, set-000123.tar, train_images_4.tar.gz
+_PART = re.compile(r"(.*?)(\d+)(?:-of-(\d+)(?:-[0-9a-f]{8,})?|)(\D*)", re.IGNORECASE)
+_FURTHEST = 100_000  # numbers further apart are dates or ids
 _SYNSET = re.compile(r"n\d{8}")
 # Names of ImageNet's files; those on the Hugging Face hub end with the synset.
 _TRAIN_FILE = re.compile(r"((n\d{8})_\d+)(?:_(n\d{8}))?")
+# The first validation image shows a sea snake; a list or label with another class has another order.
+FIRST_IMAGE, FIRST_SYNSET = "ILSVRC2012_val_00000001", "n01751748"
 _EVAL_FILE = re.compile(r"(ILSVRC2012_(?:val|test)_\d{8})(?:_(n\d{8}))?")
 
 
 def split_named(folder: str) -> str | None:
     """Returns the split that a folder name stands for, or None."""
     folder = folder.lower()
+    if found := _KAGGLE_PART.fullmatch(folder):
+        folder = found[1]
     return _SPLIT_NAMES.get(re.split(r"[_-]", folder)[-1] if folder.startswith(_PREFIXES) else folder)
 
 
@@ -64,12 +71,17 @@ def tar_stem(name: str) -> str:
 
 def missing_parts(paths: Iterable[PurePosixPath]) -> list[str]:
     """Returns a line for each set of numbered files, such as -00003-of-00008, in which some numbers are missing."""
-    sets: dict[tuple[str, str], set[int]] = {}
+    sets: dict[tuple[str, str, str], set[int]] = {}
     for path in paths:
-        if found := _PART.fullmatch(path.name):
-            sets.setdefault((str(path.parent / (found[1] or "")), found[3] or ""), set()).add(int(found[2]))
+        stem = tar_stem(path.name) if is_tar(path.name) else path.stem
+        found = _PART.fullmatch(stem)
+        if found and not is_synset(stem):
+            key = str(path.parent / found[1]), found[3] or "", found[4]
+            sets.setdefault(key, set()).add(int(found[2]))
     lines = []
-    for (name, of), numbers in sets.items():
+    for (name, of, _), numbers in sets.items():
+        if max(numbers) - min(numbers) > _FURTHEST or int(of or 0) > _FURTHEST:
+            continue
         count = int(of) if of else max(numbers) - min(numbers) + 1
         first = 1 if count in numbers else 0  # some count from 1
         absent = sorted(set(range(first, first + count) if of else range(min(numbers), max(numbers))) - numbers)
@@ -110,6 +122,12 @@ def is_imagenet_file(file: str) -> bool:
     """Returns whether a file has an ImageNet name."""
     stem = PurePosixPath(file).stem
     return bool(_TRAIN_FILE.fullmatch(stem) or _EVAL_FILE.fullmatch(stem))
+
+
+def evaluation_split(file: str) -> str | None:
+    """Returns the split, val or test, in the name of an ImageNet file, or None."""
+    found = _EVAL_FILE.fullmatch(PurePosixPath(file).stem)
+    return found and found[1].split("_")[1]
 
 
 def is_evaluation_file(file: str) -> bool:

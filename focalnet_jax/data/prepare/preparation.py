@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,26 +16,23 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from focalnet_jax import __version__
-from focalnet_jax.data.prepare import accounting
+from focalnet_jax.data.prepare import accounting, checks, numbering
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.indexing import index_container
-from focalnet_jax.data.prepare.kinds import SourceKind, Sources
+from focalnet_jax.data.prepare.kinds import KINDS, SourceKind, Sources
 from focalnet_jax.data.prepare.labels import Labels
+from focalnet_jax.data.prepare.metadata import VERSION, Reports, write_metadata
 from focalnet_jax.data.prepare.naming import SPLITS
 from focalnet_jax.data.prepare.plan import Shard, plan_shards
-from focalnet_jax.data.prepare.shards import Job, features, report_file, spool_of, write_shard
+from focalnet_jax.data.prepare.shards import Job, report_file, spool_of, write_shard
 from focalnet_jax.data.prepare.workers import ProgressPrinter, run_all
-from focalnet_jax.data.sources import fingerprint_of
 from focalnet_jax.data.tfds_source import CARD
 from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole
 
-VERSION = "1.0.0"
-MANIFEST = "manifest.jsonl"
 _WORK = ".prepare"
 REQUEST = "asked.json"
-Reports = Sequence[tuple[Shard, dict[str, Any]]]  # report by shard, see `write_shard`
 
 
 @dataclass(frozen=True)
@@ -60,24 +57,42 @@ def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptio
     with working_folder(folder) as work:
         for line in (*accounting.describe_sources(sources.containers), *sources.notes):
             print(line, flush=True)
-        indices = _index_all(sources, work, processes)
+        paths = _index_files(sources, work)
+        indices = _index_all(sources, paths, processes)
         request = _request_of(sources, indices, options)
+        classes = _checked_classes(kind, sources, indices)
         if is_finished(folder, request):
             return folder
         check_begun(work / REQUEST, request)
-        accounting.check_listed(sources, indices)
-        accounting.refuse_repeated(sources, indices)
-        classes = sources.classes or accounting.found_class_names(sources, indices)
-        accounting.refuse_shifted(indices, classes)
         held_out = _held_out(kind, options, indices)
         shards = plan_shards(indices, classes, held_out=held_out, shard_bytes=options.shard_bytes)
         accounting.refuse_no_examples(sources, indices, classes, {shard.split for shard in shards})
+        if kind == KINDS["imagenet1k"] and not any(shard.split == "val" for shard in shards):
+            raise UserError(
+                f"{sources.containers[0].path} holds no images of val: give them too, or --held-out SHARE to move "
+                "training images to val"
+            )
+        for line in accounting.describe_missing(sources, indices):
+            print(line, flush=True)
         write_whole(work / REQUEST, json.dumps(request))
-        paths = tuple(_index_file(work, *numbered) for numbered in enumerate(sources.containers))
-        job = Job(options.name, classes, sources.containers, paths, folder)
+        job = Job(options.name, classes, sources.containers, tuple(paths), folder)
         reports = _write_all(job, shards, work, processes)
-        _finish(job, reports, indices, request)
+        card = write_metadata(job, reports, indices, request)
+        for line in accounting.describe_incomplete(kind, card):
+            print(line)
     return folder
+
+
+def _checked_classes(kind: SourceKind, sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
+    """Returns the class names, after checking labels, lists and images; see `checks` and `numbering`."""
+    checks.check_label_list(sources, indices)
+    checks.refuse_repeated(sources, indices)
+    if kind == KINDS["imagenet1k"]:
+        checks.refuse_empty_classes(sources, indices, "download it again, or remove it")
+    classes = sources.classes or checks.found_class_names(sources, indices)
+    numbering.check_labels(sources, indices, classes)
+    checks.refuse_validation_in_train(sources, indices)
+    return classes
 
 
 @contextmanager
@@ -131,9 +146,13 @@ def check_begun(path: Path, request: Mapping[str, Any]) -> None:
 
 def _request_of(sources: Sources, indices: Sequence[Index], options: PrepareOptions) -> dict[str, Any]:
     """Returns the request, for comparison when resuming; it covers the content of the sources but not their paths."""
-    digest = hashlib.sha256(json.dumps([sources.classes, asdict(sources.labels)]).encode())
+    labels = asdict(sources.labels)
+    if not labels["ordered"]:  # the key is newer than the first data sets, whose digest must not change
+        del labels["ordered"]
+    digest = hashlib.sha256(json.dumps([sources.classes, labels]).encode())
     for container, index in zip(sources.containers, indices, strict=True):
-        place = f"{container.class_name} {container.split} {container.size} {container.time}"
+        split = "train" if container.direct and container.split is None else container.split
+        place = f"{container.class_name} {split} {container.size} {container.time}"
         digest.update(f"{place} {index.digest()}".encode())
     images = sum(map(len, indices))
     return {**asdict(options), "images": images, "sources": digest.hexdigest()[:12]}
@@ -159,13 +178,21 @@ def _held_out(kind: SourceKind, options: PrepareOptions, indices: Sequence[Index
     return options.held_out or 0.0 if official or options.held_out is not None else kind.held_out
 
 
-def _index_file(work: Path, number: int, container: Container) -> Path:
-    return work / f"{number}-{container.offset}-{container.size}-{container.time}.npy"
+def _index_files(sources: Sources, work: Path) -> list[Path]:
+    """Returns the file of each container's index; its name is a hash of everything that determines its content."""
+    common = [sources.classes, asdict(sources.labels), __version__]
+    shared = hashlib.sha256(json.dumps(common).encode())
+    paths = []
+    for number, container in enumerate(sources.containers):
+        digest = shared.copy()
+        status = os.stat(container.path)  # a new file may have the size and time of the old one
+        digest.update(json.dumps([asdict(container), status.st_ino, status.st_ctime_ns]).encode())
+        paths.append(work / f"{number}-{digest.hexdigest()[:24]}.npy")
+    return paths
 
 
-def _index_all(sources: Sources, work: Path, processes: int) -> list[Index]:
+def _index_all(sources: Sources, paths: Sequence[Path], processes: int) -> list[Index]:
     """Returns the index of every container; existing indices of tars are reused, folders are always indexed anew."""
-    paths = [_index_file(work, *numbered) for numbered in enumerate(sources.containers)]
     missing = [
         (container, path, sources.labels if container.holds != "images" or container.split != "train" else Labels())
         for container, path in zip(sources.containers, paths, strict=True)
@@ -189,114 +216,3 @@ def _write_all(job: Job, shards: Sequence[Shard], work: Path, processes: int) ->
         progress = ProgressPrinter("shards", len(missing))
         run_all(write_shard, [(job, shard, work) for shard in missing], min(processes, len(missing)), progress)
     return [(shard, json.loads((work / report_file(shard)).read_text())) for shard in shards]
-
-
-def _finish(job: Job, reports: Reports, indices: Sequence[Index], request: Mapping[str, Any]) -> None:
-    """Writes the manifest, the TFDS metadata and, last, the card."""
-    rows = [
-        {"split": shard.split, "file": name, "status": status, "reason": reason}
-        for shard, report in reports
-        for status in ("rejected", "normalized")
-        for name, reason in report[status]
-    ]
-    for split, name, status, reason in accounting.left_out(job.containers, indices, job.classes):
-        rows.append({"split": split, "file": name, "status": status, "reason": reason})
-    write_whole(job.out / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
-    write_description(job.out, job.name, VERSION, features(job.classes), _lengths(reports))
-    counts = {"files": accounting.count_files(indices), "left_out": dict(accounting.count_left_out(indices))}
-    card = _card(job, reports, rows) | counts | {"asked": dict(request)}
-    write_whole(job.out / CARD, json.dumps(card, indent=1) + "\n")
-    _print_card(job.out, card, rows)
-
-
-def write_description(
-    out: Path,
-    name: str,
-    version: str,
-    form: tfds.features.FeaturesDict,
-    lengths: Mapping[str, tuple[list[int], int]],
-) -> None:
-    """Writes the TFDS metadata that makes a folder of shards a data set.
-
-    Args:
-      out: the folder of the shards.
-      name: name of the data set.
-      version: its version.
-      form: the features of an example.
-      lengths: number of examples per shard, and total bytes, by split.
-    """
-    template = tfds.core.ShardedFileTemplate(
-        dataset_name=name,
-        data_dir=out,
-        filetype_suffix="array_record",
-        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-    )
-    infos = [
-        tfds.core.SplitInfo(
-            name=split, shard_lengths=shards, num_bytes=size, filename_template=template.replace(split=split)
-        )
-        for split, (shards, size) in lengths.items()
-    ]
-    supervised = ("image", "label") if "label" in form else None
-    tfds.folder_dataset.write_metadata(
-        data_dir=str(out),
-        features=form,
-        split_infos=infos,
-        version=version,
-        supervised_keys=supervised,
-        check_data=False,
-    )
-
-
-def _lengths(reports: Reports) -> dict[str, tuple[list[int], int]]:
-    splits = sorted({shard.split for shard, _ in reports}, key=SPLITS.index)
-    of = {split: [report for shard, report in reports if shard.split == split] for split in splits}
-    return {
-        split: ([report["examples"] for report in found], sum(report["bytes"] for report in found))
-        for split, found in of.items()
-    }
-
-
-def _card(job: Job, reports: Reports, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Returns the card: counts by split and class, and the fingerprint of the data set."""
-    counts = {split: Counter() for split in _lengths(reports)}
-    for shard, report in reports:
-        counts[shard.split].update({int(label): count for label, count in report["classes"].items()})
-    digests = (f"{shard.split} {shard.number} {report['digest']}" for shard, report in reports)
-    return {
-        "name": job.name,
-        "fingerprint": fingerprint_of(digests),
-        "splits": {
-            split: {"examples": sum(shards), "bytes": size, "shards": len(shards)}
-            for split, (shards, size) in _lengths(reports).items()
-        },
-        "rejected": sum(row["status"] == "rejected" for row in rows),
-        "normalized": sum(row["status"] == "normalized" for row in rows),
-        "classes": {
-            name: {split: found[label] for split, found in counts.items()} for label, name in enumerate(job.classes)
-        },
-        "version": __version__,
-    }
-
-
-def _print_card(out: Path, card: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> None:
-    for split, of in card["splits"].items():
-        print(f"{split:<6}{of['examples']:,} images, {of['bytes'] / 1e6:,.1f} MB, {of['shards']} shards")
-    empty = [name for name, counts in card["classes"].items() if not counts.get("train")]
-    print(f"{len(card['classes'])} classes, {len(empty)} without training images{_some(empty)}")
-    left = card["left_out"]
-    examples = sum(of["examples"] for of in card["splits"].values())
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(left.items(), key=lambda item: -item[1]))
-    print(
-        f"{card['files']:,} files seen: {examples:,} images, {card['rejected']:,} rejected, "
-        f"{sum(left.values()):,} left out{f' ({kinds})' if kinds else ''}"
-    )
-    reasons = Counter(row["reason"] for row in rows if row["status"] == "rejected")
-    for reason, count in reasons.most_common(5):
-        print(f"  rejected {count:,}: {reason}")
-    print(f"{card['rejected']} images rejected, {card['normalized']} normalized: {out / MANIFEST}")
-    print(f"fingerprint {card['fingerprint']}; train with --config.data.source=tfds --config.data.path={out}")
-
-
-def _some(names: Sequence[str]) -> str:
-    return f" ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})" if names else ""

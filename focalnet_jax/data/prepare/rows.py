@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from focalnet_jax.data.class_lists import NUM_1K, class_list
 from focalnet_jax.data.prepare.containers import GROWTH, GROWTH_BYTES, Container
-from focalnet_jax.data.prepare.images import below_class, place_imagenet
-from focalnet_jax.data.prepare.index import EMPTY, GOOD, NO_LABEL, Index, Member
-from focalnet_jax.data.prepare.labels import Labels, is_imagenet_order, synset_named
-from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix, is_synset
+from focalnet_jax.data.prepare.image_classes import place_imagenet, place_labelled, proven_synset
+from focalnet_jax.data.prepare.index import EMPTY, GOOD, NO_LABEL, OUTSIDE, Claim, Index, Member
+from focalnet_jax.data.prepare.labels import Labels, is_imagenet_order, label_text, synsets_named
+from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix, imagenet_file, is_synset
 from focalnet_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 _ROWS = 64  # number of rows read at a time
 _IMAGE_NAMES = ("image", "img", "jpg", "png", "picture", "image_bytes", "bytes")
 _LABEL_NAMES = ("label", "labels", "cls", "class", "target", "category", "synset", "wnid", "class_name", "class_id")
+_PATH_NAMES = ("filename", "file_name", "path", "image_path", "file_path", "filepath", "file", "image_file_path")
 _MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
 
 
@@ -33,18 +36,22 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
     """
     with _opened(container) as file:
         image, label, names = find_columns(container, file.schema_arrow, labels)
-        if container.imagenet and names and not is_imagenet_order(names):
-            raise UserError(
-                f"{container.path}: the class names of column {label} are not ImageNet-1K's in its order; prepare it "
-                "with the kind parquet, which keeps the file's names"
-            )
-        labels = labels if labels.names else Labels(names or None)
+        if container.imagenet and names and not labels.ordered:
+            if is_imagenet_order(names[1:]):  # a class for the background comes first
+                labels = replace(labels, names=(names[0], *(synset for synset, _ in class_list(NUM_1K))))
+            elif not is_imagenet_order(names):
+                raise UserError(
+                    f"{container.path}: the class names of column {label} are not ImageNet-1K's in its order; prepare "
+                    "it with the kind parquet, which keeps the file's names"
+                )
+        stated = bool(names) and not labels.ordered
+        labels = replace(labels, names=labels.names or names or None)
         rows, seen = [], Counter()
-        for path, content, raw in _rows(container, file, image, label):
+        for path, content, raw in _rows(container, file, image, label, _path_column(file.schema_arrow, image, label)):
             rows.append((path, spool.tell() if content else -1, len(content), _suffix(content), raw))
             seen[path] += 1
             spool.write(content)
-    members = []
+    members, claims = [], Counter()
     for number, (path, offset, size, suffix, raw) in enumerate(rows):
         if not path or (seen[path] > 1 and not container.imagenet):  # no name, or a repeated name
             path = f"{PurePosixPath(container.path).stem}/{number:08d}{suffix}"
@@ -53,15 +60,20 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
         name, why_not = labels.class_of(raw)
         parts = tuple(part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".."))
         split = container.split or "train"
+        listed = (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
+        if why_not in (GOOD, OUTSIDE):
+            claims[Claim(label_text(raw), name, proven_synset(parts, listed), stated)] += 1
+        file = "/".join(parts)
         if container.imagenet and why_not in (GOOD, NO_LABEL):
             folder = parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None
-            name, file, why_not = place_imagenet(parts, [synset_named(name) or None, folder], test=split == "test")
-        else:
-            file = below_class(name, parts) if name else "/".join(parts)
+            candidates = [synsets_named(name) if name else None, folder, listed]
+            name, file, why_not = place_imagenet(parts, candidates, test=split == "test")
+        elif why_not == GOOD:
+            name, file, why_not = place_labelled(name, parts)
         members.append(
             Member(str(number), offset, size, 0, name, SPLITS.index(split), file, why_not if offset >= 0 else EMPTY)
         )
-    return Index.of(members)
+    return Index.of(members, claims=claims)
 
 
 def _suffix(content: bytes) -> str:
@@ -94,22 +106,39 @@ def _opened(container: Container) -> parquet.ParquetFile:
     return file
 
 
-def _rows(container: Container, file: parquet.ParquetFile, image: str, label: str) -> Iterator[tuple[str, bytes, Any]]:
-    """Yields (path, bytes, label) of every row."""
+def _rows(
+    container: Container, file: parquet.ParquetFile, image: str, label: str, path: str | None
+) -> Iterator[tuple[str, bytes, Any]]:
+    """Yields (path, bytes, label) of every row; `path` is a column of file names or None."""
     pyarrow, _ = _arrow()
+    columns = [image, label, *([path] if path else [])]
     try:
-        for batch in file.iter_batches(batch_size=_ROWS, columns=[image, label], use_threads=False):
-            for held, raw in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
+        for batch in file.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False):
+            found = {name: batch.column(batch.schema.get_field_index(name)).to_pylist() for name in columns}
+            for held, raw, named in zip(found[image], found[label], found.get(path, found[label]), strict=True):
+                named = (named or "") if path else ""
                 if isinstance(held, dict):
-                    yield held.get("path") or "", held.get("bytes") or b"", raw
+                    yield held.get("path") or named, held.get("bytes") or b"", raw
                 else:
-                    yield "", held or b"", raw
+                    yield named, held or b"", raw
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pyarrow.ArrowException):
             raise
         raise UserError(
             f"{container.path} is damaged: {' '.join(str(error).split())[:200]}; download it again"
         ) from error
+
+
+def _path_column(schema: pyarrow.Schema, image: str, label: str) -> str | None:
+    """Returns the column of file names, for images that are bytes or have no path; None if there is none."""
+    pyarrow, _ = _arrow()
+    texts = (pyarrow.types.is_string, pyarrow.types.is_large_string)
+    found = {
+        field.name.lower(): field.name
+        for field in schema
+        if field.name not in (image, label) and any(is_text(field.type) for is_text in texts)
+    }
+    return next((found[name] for name in _PATH_NAMES if name in found), None)
 
 
 def class_names_in(container: Container, labels: Labels) -> tuple[str, ...] | None:

@@ -9,10 +9,11 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from focalnet_jax.data.prepare.containers import OVERWRITTEN, Container, File, files
-from focalnet_jax.data.prepare.images import below_class, place_imagenet, sample_key
-from focalnet_jax.data.prepare.index import CONTRADICTION, GOOD, NO_LABEL, Index, Member
-from focalnet_jax.data.prepare.labels import Labels, synset_named
-from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix
+from focalnet_jax.data.prepare.image_classes import place_imagenet, place_labelled, proven_synset
+from focalnet_jax.data.prepare.images import sample_key
+from focalnet_jax.data.prepare.index import CONTRADICTION, GOOD, NO_LABEL, OUTSIDE, Claim, Index, Member
+from focalnet_jax.data.prepare.labels import Labels, label_text, synsets_named
+from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix, imagenet_file, is_synset
 
 _LONGEST_LABEL = 1 << 20  # largest label file, in bytes
 _LABEL_FILES = ("cls", "label", "cls.txt", "json", "txt")
@@ -50,14 +51,14 @@ def index_samples(container: Container, labels: Labels, spool: BinaryIO | None =
         skipped[f".{kind}" if kind else "no suffix"] += 1
         if kind in _LABEL_FILES and file.size <= _LONGEST_LABEL:
             label_files.setdefault(key, {})[kind] = file.read()
-    members = []
+    members, claims = [], Counter()
     for key, found in images.items():
         image = _main_image(found)
         for other in found:
             if other is not image:
                 skipped[f".{other.name.rpartition('/')[2].partition('.')[2].lower()} beside the image"] += 1
-        members.append(_member(container, labels, image, label_files.get(key, {}), skipped))
-    return Index.of(members, +skipped)
+        members.append(_member(container, labels, image, label_files.get(key, {}), skipped, claims))
+    return Index.of(members, +skipped, claims)
 
 
 def has_label(file: File) -> bool:
@@ -76,22 +77,32 @@ def _main_image(found: list[File]) -> File:
 
 
 def _member(
-    container: Container, labels: Labels, image: File, label_files: dict[str, bytes], skipped: Counter[str]
+    container: Container,
+    labels: Labels,
+    image: File,
+    label_files: dict[str, bytes],
+    skipped: Counter[str],
+    claims: Counter[Claim],
 ) -> Member:
+    """Returns the member of a sample, and counts its label in `skipped` and `claims`."""
     described = _described(label_files.get("json"))
-    raw, why_not = _raw_label(label_files, described)
+    raw, number, why_not = _raw_label(label_files, described)
     elsewhere = label_files.keys() & {"cls", "label", "cls.txt"} or _in_json(described) is not None
     skipped[TEXT_LABELS] += raw is not None and not elsewhere
     name, wrong = labels.class_of(raw) if why_not == GOOD else ("", why_not)
     parts = _path(image.name, described)
     split = container.split or "train"
+    listed = (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
+    if wrong in (GOOD, OUTSIDE):
+        claims[Claim(label_text(raw), name, proven_synset(parts, listed), False)] += 1
+    file = "/".join(parts)
     if container.imagenet and wrong in (GOOD, NO_LABEL):
-        folder = parts[-2] if len(parts) > 1 else None
-        folder = folder if folder and synset_named(folder) == folder and folder.startswith("n") else None
-        claims = [synset_named(name) or None, folder]
-        name, file, wrong = place_imagenet(parts, claims, test=split == "test")
-    else:
-        file = below_class(name, parts) if name else "/".join(parts)
+        folder = parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None
+        synsets = synsets_named(name) if name else None
+        numbered = labels.class_of(number)[0] if synsets and len(synsets) > 1 else None  # which of the two cranes
+        name, file, wrong = place_imagenet(parts, [synsets, numbered, folder, listed], test=split == "test")
+    elif wrong == GOOD:
+        name, file, wrong = place_labelled(name, parts)
     return Member(image.name, image.offset, image.size, image.time, name, SPLITS.index(split), file, wrong)
 
 
@@ -125,19 +136,31 @@ def _in_json(described: dict[str, Any]) -> int | str | None:
     return None
 
 
-def _raw_label(label_files: dict[str, bytes], described: dict[str, Any]) -> tuple[int | str | None, int]:
-    """Returns the label in a sample's files, or None, and a place in `WHY_NOT`."""
+def _raw_label(label_files: dict[str, bytes], described: dict[str, Any]) -> tuple[int | str | None, int | None, int]:
+    """Returns the label in a sample's files, the number in them (each None if missing), and a place in `WHY_NOT`."""
     try:
         texts = {kind: content.decode().strip() for kind, content in label_files.items() if kind != "json"}
     except UnicodeDecodeError:
-        return None, NO_LABEL
+        return None, None, NO_LABEL
     text = next((texts[kind] for kind in ("cls", "label", "cls.txt") if texts.get(kind)), None)
     in_json = _in_json(described)
-    numbers = [str(value) for value in (text, described.get("label")) if value is not None and str(value).isdigit()]
-    if len({int(number) for number in numbers}) > 1:
-        return None, CONTRADICTION
+    numbers = {
+        int(str(value))
+        for value in (text, *_numbers(described))
+        if str(value)[:10].isdecimal() and len(str(value)) < 10
+    }
+    if len(numbers) > 1:
+        return None, None, CONTRADICTION
+    number = numbers.pop() if numbers else None
     if text is not None and not (text.isdigit() and isinstance(in_json, str)):
-        return text, GOOD
+        return text, number, GOOD
     if in_json is not None:
-        return in_json, GOOD
-    return texts.get("txt") or None, GOOD
+        return in_json, number, GOOD
+    return texts.get("txt") or None, number, GOOD
+
+
+def _numbers(described: dict[str, Any]) -> list[int | str]:
+    """Returns the class numbers in a .json; "category" is left out, as it may be numbered differently."""
+    values = [described.get(key) for key in _LABEL_KEYS if key != "category"]
+    values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+    return [value for value in values if isinstance(value, int | str) and not isinstance(value, bool)]

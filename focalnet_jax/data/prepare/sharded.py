@@ -75,12 +75,13 @@ def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], t
         raise UserError(f"{' and '.join(list(stated.values())[:2])} state different classes: give --classes FILE")
     names = next(iter(stated))
     if names and len(set(names)) < len(names):
-        if not is_imagenet_order(names):
+        first = () if is_imagenet_order(names) else names[:1]  # some begin with a class for the background
+        if not is_imagenet_order(names[len(first) :]):
             repeated = [name for name, count in Counter(names).items() if count > 1]
             raise UserError(
                 f"{files[0][0]}: several classes have the name {abbreviated(repeated)}: give --classes FILE"
             )
-        names = tuple(class_names(NUM_1K))  # unique: repeated names, such as crane, get their synsets
+        names = (*first, *class_names(NUM_1K))  # unique: repeated names, such as crane, get their synsets
     return containers, names, notes
 
 

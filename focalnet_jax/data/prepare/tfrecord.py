@@ -16,7 +16,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from focalnet_jax import __version__
-from focalnet_jax.data.prepare.preparation import REQUEST, check_begun, is_finished, working_folder, write_description
+from focalnet_jax.data.prepare.metadata import write_description
+from focalnet_jax.data.prepare.preparation import REQUEST, check_begun, is_finished, working_folder
 from focalnet_jax.data.prepare.shards import closing
 from focalnet_jax.data.prepare.workers import ProgressPrinter, run_all
 from focalnet_jax.data.sources import fingerprint_of

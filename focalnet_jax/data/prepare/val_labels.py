@@ -8,10 +8,12 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from focalnet_jax.data.class_lists import NUM_1K, class_list
 from focalnet_jax.data.prepare.containers import files, first_bytes, tar
+from focalnet_jax.data.prepare.naming import FIRST_IMAGE, FIRST_SYNSET, is_synset
 from focalnet_jax.errors import UserError
 
 FORMS = (
@@ -19,7 +21,7 @@ FORMS = (
     "order of the images or one line 'FILE SYNSET' per image"
 )
 _GROUND_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
-# Files searched for next to the images without --val-labels, in order of precedence.
+# Files searched for next to the images without --val-labels; the first readable one is used, and all must agree.
 _KNOWN = (
     "LOC_val_solution.csv",
     _GROUND_TRUTH,
@@ -30,18 +32,51 @@ _KNOWN = (
     "imagenet_2012_validation_synset_labels.txt",
 )
 _LARGEST = 1 << 26  # largest label list, and largest unpacked matrix of meta.mat, in bytes
-# The first validation image, a sea snake, and its class index in ImageNet's order, from 0.
-_FIRST_IMAGE, _FIRST_NUMBER = "ILSVRC2012_val_00000001", 65
-_NUM_VAL = 50_000
+_HEADERS = ("imageid", "image_id", "image", "filename", "file_name", "file", "path", "name", "id", "synset", "wnid")
 
 
-def find_val_labels(folders: Sequence[Path]) -> Path | None:
-    """Returns the first label list found in the folders, or None."""
-    return next((folder / name for folder in folders for name in _KNOWN if (folder / name).is_file()), None)
+@dataclass(frozen=True)
+class ValLabels:
+    """Labels of validation images, from a list."""
+
+    path: Path
+    synsets: dict[str, str]  # by the stem of the image's file
+    unproven: frozenset[int] = frozenset()  # numbers in a list without the first image, which would prove their order
+    by_line: bool = False  # whether the n-th line is the label of the n-th image
 
 
-def read_val_labels(path: Path) -> dict[str, str]:
-    """Returns synsets by the file stem of the validation images.
+def find_val_labels(folders: Sequence[Path]) -> list[Path]:
+    """Returns the label lists found in the folders."""
+    return [folder / name for folder in folders for name in _KNOWN if (folder / name).is_file()]
+
+
+def agreed_val_labels(paths: Sequence[Path]) -> tuple[ValLabels | None, list[UserError]]:
+    """Returns the labels of the first readable list, or None, and the errors of the unreadable ones.
+
+    Raises:
+      UserError: two lists have different classes for an image.
+    """
+    first, errors = None, []
+    for path in paths:
+        try:
+            found = read_val_labels(path)
+        except UserError as error:
+            errors.append(error)
+            continue
+        first = first or found
+        differing = [
+            stem for stem in first.synsets.keys() & found.synsets.keys() if first.synsets[stem] != found.synsets[stem]
+        ]
+        if differing:
+            raise UserError(
+                f"{first.path} and {path} have different classes for {len(differing)} images, such as "
+                f"{min(differing)}: give the right one with --val-labels"
+            )
+    return first, errors
+
+
+def read_val_labels(path: Path) -> ValLabels:
+    """Returns the labels of the validation images in a list.
 
     Args:
       path: a file as in `FORMS`, or the devkit's folder or ground truth, whose class numbers are those of its meta.mat.
@@ -50,25 +85,36 @@ def read_val_labels(path: Path) -> dict[str, str]:
       UserError: the file cannot be read, has another format, or numbers classes in an unknown order.
     """
     if path.is_dir():
-        found = find_val_labels([path])
-        if found is None:
-            raise UserError(f"--val-labels {path} is a folder without a list of labels; expected {FORMS}")
-        path = found
+        lists, errors = agreed_val_labels(find_val_labels([path]))
+        if lists is None:
+            raise (
+                errors[0]
+                if errors
+                else UserError(f"--val-labels {path} is a folder without a label list; expected {FORMS}")
+            )
+        return lists
     meta = None
     if first_bytes(path)[:2] == b"\x1f\x8b" or path.suffix == ".tar":
         text, meta = _devkit(path)
     else:
         text = _text(path, _read(path))
-    rows = [re.split(r"[,\s]+", line.strip()) for line in text.splitlines() if line.strip()]
-    if rows and rows[0][0] == "ImageId":  # the header of LOC_val_solution.csv
-        rows = rows[1:]
+    lines = [line.replace('"', " ").strip(" \t,;") for line in text.rstrip().splitlines()]
+    rows = [re.split(r"[,;\s]+", line) for line in lines if line]
     if not rows:
         raise UserError(f"{path} is empty; expected {FORMS}")
+    if "" in lines and len(rows[-1]) == 1:
+        raise UserError(
+            f"{path}: line {lines.index('') + 1} is empty, so the labels after it are shifted: correct the list"
+        )
+    if rows[0][0].lower() in _HEADERS:
+        rows = rows[1:]
+    rows = [[word.lower() if is_synset(word.lower()) else word for word in row] for row in rows]
+    unproven = frozenset()
     if all(len(row) == 1 and row[0].isdigit() for row in rows):
         synsets = _devkit_synsets(path, _find_meta(path) if meta is None else meta)
         labels = {_nth(number): synsets.get(int(row[0]), row[0]) for number, row in enumerate(rows, 1)}
     elif len(rows[0]) > 1 and all(row[1:2] and row[1].isdigit() for row in rows):
-        labels = _numbered(path, rows)
+        labels, unproven = _numbered(path, rows)
     elif len(rows[0]) > 1:
         labels = _by_stem(path, [(row[0], row[1] if len(row) > 1 else "") for row in rows])
     else:
@@ -80,7 +126,12 @@ def read_val_labels(path: Path) -> dict[str, str]:
             f"{path}: expected an ImageNet-1K synset such as n01440764 for every image, got {wrong[0][:60]!r}: give "
             f"{FORMS}"
         )
-    return labels
+    if labels.get(FIRST_IMAGE, FIRST_SYNSET) != FIRST_SYNSET:
+        raise UserError(
+            f"{path}: {FIRST_IMAGE} would be of class {labels[FIRST_IMAGE]}, but it shows a sea snake, {FIRST_SYNSET}: "
+            f"the list has another order, or is not a list of labels: give {FORMS}"
+        )
+    return ValLabels(path, labels, unproven, by_line=len(rows[0]) == 1)
 
 
 def _by_stem(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, str]:
@@ -97,20 +148,23 @@ def _nth(number: int) -> str:
     return f"ILSVRC2012_val_{number:08d}"
 
 
-def _numbered(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Returns synsets by file stem from Caffe's lines FILE NUMBER, with numbers from 0 in the order of the synsets."""
+def _numbered(path: Path, rows: Sequence[Sequence[str]]) -> tuple[dict[str, str], frozenset[int]]:
+    """Returns synsets by file stem from Caffe's lines FILE NUMBER, and the numbers whose order nothing proves.
+
+    Numbers count from 0 in the order of the sorted synsets.
+    """
     numbers = {stem: int(number) for stem, number in _by_stem(path, [row[:2] for row in rows]).items()}
     synsets = [synset for synset, _ in class_list(NUM_1K)]
     if len(numbers) > 2 and list(numbers.values()) == list(range(1, len(numbers) + 1)):
         raise UserError(f"{path}: its numbers count images, as in Kaggle's ImageSets, not classes: give {FORMS}")
-    first = numbers.get(_FIRST_IMAGE, _FIRST_NUMBER)
-    other = first != _FIRST_NUMBER if len(numbers) == _NUM_VAL else first == _FIRST_NUMBER + 1  # counted from 1
-    if max(numbers.values()) >= NUM_1K or other:
+    first = synsets.index(FIRST_SYNSET)
+    if max(numbers.values()) >= NUM_1K or numbers.get(FIRST_IMAGE, first) != first:
         raise UserError(
             f"{path}: expected numbers from 0 to {NUM_1K - 1} in the order of the sorted synsets, in which the first "
-            f"image has {_FIRST_NUMBER}; its numbers differ, so their order is unknown: give {FORMS}"
+            f"image has {first}; its numbers differ, so their order is unknown: give {FORMS}"
         )
-    return {stem: synsets[number] for stem, number in numbers.items()}
+    unproven = frozenset() if FIRST_IMAGE in numbers else frozenset(numbers.values())
+    return {stem: synsets[number] for stem, number in numbers.items()}, unproven
 
 
 def _read(path: Path) -> bytes:
@@ -125,8 +179,9 @@ def _read(path: Path) -> bytes:
 
 
 def _text(path: Path, content: bytes) -> str:
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read {path}: {error}; expected {FORMS}") from error
 

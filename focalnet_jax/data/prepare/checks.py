@@ -1,0 +1,199 @@
+"""Checks the index of all sources before anything is written: labels, classes, repeated and misplaced images."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from focalnet_jax.data.prepare.containers import Container
+from focalnet_jax.data.prepare.index import GOOD, NO_IMAGE, NOT_LISTED, OTHER_CLASS, Index
+from focalnet_jax.data.prepare.kinds import Sources
+from focalnet_jax.data.prepare.naming import SPLITS, abbreviated, in_order, is_evaluation_file, is_imagenet_file
+from focalnet_jax.data.prepare.samples import TEXT_LABELS
+from focalnet_jax.errors import UserError
+
+NUM_IMAGES = {"train": 1_281_167, "val": 50_000}  # of ImageNet-1K
+_MOST_NUMBERS = 100_000  # largest number of numbered classes; larger labels are ids of something else
+
+
+def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
+    """Returns the class names of the training images, sorted as other folder readers sort them.
+
+    Sources without training images are an evaluation set, with the classes of its images.
+
+    Numeric labels without names stay numbers: class 7 has label 7.
+
+    Raises:
+      UserError: a class folder is empty, or the labels cannot be classes.
+    """
+    train = SPLITS.index("train")
+    refuse_empty_classes(sources, indices, "fill it, remove it, or give --classes FILE")
+    _refuse_captions(indices)
+    trains = any(((index.members["split"] == train) & (index.members["why_not"] == GOOD)).any() for index in indices)
+    found = set()
+    for index in indices:
+        names = _class_names(index, train) if trains else index.members["class_name"][index.members["why_not"] == GOOD]
+        found |= {name.decode() for name in np.unique(names).tolist()}
+    numbers = {name for name in found if name.isascii() and name.isdigit()}
+    if numbers and all(container.holds != "images" for container in sources.containers):
+        if numbers != found:
+            raise UserError(
+                f"some labels are numbers, such as {min(numbers)}, others names, such as {min(found - numbers)}: give "
+                "--classes FILE, the names in the order of the numbers"
+            )
+        largest = max(map(int, numbers))
+        if largest >= _MOST_NUMBERS:
+            raise UserError(f"label {largest} is too large for a class index: give --classes FILE, or other labels")
+        print(f"labels are numbers without names: the class names are 0 to {largest}; --classes FILE sets others")
+        return tuple(map(str, range(largest + 1)))
+    if trains and numbers == found:
+        _refuse_other_folders(indices, found)
+    return in_order(found)
+
+
+def _refuse_other_folders(indices: Sequence[Index], found: Set[str]) -> None:
+    """Raises `UserError` if val has numeric class folders that train lacks: its numbers may mean other classes."""
+    val = SPLITS.index("val")
+    names = {name.decode() for index in indices for name in np.unique(_class_names(index, val)).tolist()}
+    if others := in_order(names - found):
+        raise UserError(
+            f"val has class folders that train lacks, such as {others[0]}: numbers may mean other classes there; "
+            "correct the folders, or give --classes FILE with all numbers"
+        )
+
+
+def _class_names(index: Index, split: int) -> np.ndarray:
+    """Returns the class name of each usable image of a split."""
+    return index.members["class_name"][(index.members["split"] == split) & (index.members["why_not"] == GOOD)]
+
+
+def refuse_empty_classes(sources: Sources, indices: Sequence[Index], advice: str) -> None:
+    """Raises `UserError` if the folder or tar of a class in train holds no images; `advice` ends the message."""
+    for container, index in zip(sources.containers, indices, strict=True):
+        if container.class_name and container.split == "train" and not any(index.members["why_not"] == GOOD):
+            if (index.members["why_not"] == OTHER_CLASS).any():
+                continue  # it has images, which are rejected by name
+            if any(name.endswith(b".parquet") for name in index.members["name"].tolist()):
+                advice = "prepare Parquet files with the kind parquet"
+            raise UserError(f"class {container.title} holds no images{_of_kinds(index)}: {advice}")
+
+
+def _of_kinds(index: Index) -> str:
+    kinds = Counter(PurePosixPath(name.decode(errors="replace")).suffix for name in index.members["name"].tolist())
+    return f" but {abbreviated([f'{count} {kind}' for kind, count in kinds.most_common()])}" if kinds else ""
+
+
+def _refuse_captions(indices: Sequence[Index]) -> None:
+    """Raises `UserError` if the labels from .txt files are mostly different, and so captions."""
+    texts = sum(index.skipped.get(TEXT_LABELS, 0) for index in indices)
+    different = len({name for index in indices for name in np.unique(index.members["class_name"]).tolist()})
+    if texts > 3 and different > texts / 2:
+        raise UserError(
+            f"the .txt files of the images hold {different} different texts for {texts} images: captions, not classes; "
+            "expected .cls files, or a label in .json"
+        )
+
+
+def check_label_list(sources: Sources, indices: Sequence[Index]) -> None:
+    """Raises `UserError` if the label list lacks validation images, or has a wrong number of lines."""
+    listed = sources.val_labels
+    count = sum(int(_is_image(index, "val").sum()) for index in indices)
+    whole = NUM_IMAGES["val"]
+    if listed and listed.by_line and len(listed.synsets) not in (count, whole) and count < len(listed.synsets):
+        raise UserError(
+            f"{listed.path} has {len(listed.synsets):,} lines, one per image, but val has {count:,} images, so the "
+            f"image of each line is unknown: expected {count:,} or {whole:,} lines, or a list with file names"
+        )
+    for container, index in zip(sources.containers, indices, strict=True):
+        if container.imagenet and container.holds == "images":
+            is_val = index.members["split"] == SPLITS.index("val")
+            without = index.members["name"][is_val & (index.members["why_not"] == NOT_LISTED)]
+            if len(without):
+                raise UserError(
+                    f"{container.title} holds {len(without)} images that the label list lacks, such as "
+                    f"{without[0].decode(errors='replace')}: give the complete list with --val-labels"
+                )
+
+
+def _is_image(index: Index, split: str) -> np.ndarray:
+    """Returns whether each member is an image of a split, including rejected ones."""
+    return (index.members["split"] == SPLITS.index(split)) & (index.members["why_not"] != NO_IMAGE)
+
+
+def refuse_repeated(sources: Sources, indices: Sequence[Index]) -> None:
+    """Raises `UserError` if a shard or an ImageNet-1K image occurs twice, as with an archive and its unpacked copy."""
+    _refuse_same_files(sources, indices)
+    titles, files = [], []
+    for container, index in zip(sources.containers, indices, strict=True):
+        if container.imagenet:
+            found = index.members["file"][index.members["why_not"] == GOOD]
+            titles += [container.title] * bool(len(found))
+            files.append(found)
+    if not files:
+        return
+    copies = [np.flatnonzero(np.char.find(found, b")") >= 0) for found in files]  # such as NAME (1).JPEG
+    files = [_without_copies(found, places) for found, places in zip(files, copies, strict=True)]
+    names, counts = np.unique(np.concatenate(files), return_counts=True)
+    repeated = [name for name in names[counts > 1].tolist() if is_imagenet_file(name.decode(errors="replace"))]
+    if repeated:
+        name = repeated[0]
+        holding = [title for title, found in zip(titles, filter(len, files), strict=True) if (found == name).any()]
+        raise UserError(
+            f"{len(repeated)} images occur more than once, such as {name.decode(errors='replace')} in "
+            f"{' and in '.join(holding[:2])}: give one of these sources"
+        )
+
+
+def _without_copies(files: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Returns file names; those at `places` lose the number that a browser appends to the name of a copy."""
+    files = files.copy()
+    files[places] = [re.sub(rb" ?\(\d+\)(?=\.\w+$)", b"", name) for name in files[places].tolist()]
+    return files
+
+
+def _refuse_same_files(sources: Sources, indices: Sequence[Index]) -> None:
+    """Raises `UserError` if two shards or Parquet files have the same content, whatever their names."""
+    alike: dict[tuple[int | None, bytes], list[str]] = {}
+    for container, index in zip(sources.containers, indices, strict=True):
+        if container.holds != "images" and len(index):
+            alike.setdefault((container.size, index.members["size"].tobytes()), []).append(container.path)
+    for paths in alike.values():
+        seen: dict[str, str] = {}
+        for path in paths if len(paths) > 1 else ():
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest in seen:
+                raise UserError(f"{seen[digest]} and {path} are the same file: remove one of them")
+            seen[digest] = path
+
+
+def refuse_validation_in_train(sources: Sources, indices: Sequence[Index]) -> None:
+    """Raises `UserError` if train holds ImageNet validation images.
+
+    If val also holds training images, the splits are of another data set, such as Imagenette; this is only printed.
+    """
+    count, example = 0, ""
+    for container, files in _imagenet_files(sources, indices, "train"):
+        evaluated = files[np.char.startswith(files, b"ILSVRC2012_val_")]
+        count += len(evaluated)
+        if len(evaluated) and not example:
+            example = f"{evaluated[0].decode()} in {container.title}"
+    if not count:
+        return
+    names = (name.decode() for _, files in _imagenet_files(sources, indices, "val") for name in files.tolist())
+    if not any(is_imagenet_file(name) and not is_evaluation_file(name) for name in names):
+        raise UserError(f"train holds {count} validation images, such as {example}: move them to val, or remove them")
+    print(f"note: train holds {count} images named as validation images, and val some named as training images")
+
+
+def _imagenet_files(sources: Sources, indices: Sequence[Index], split: str) -> Iterator[tuple[Container, np.ndarray]]:
+    """Yields each container of ImageNet images with the file names, in the data set, of its images of a split."""
+    for container, index in zip(sources.containers, indices, strict=True):
+        chosen = (index.members["split"] == SPLITS.index(split)) & (index.members["why_not"] == GOOD)
+        if container.imagenet and chosen.any():
+            yield container, index.members["file"][chosen]

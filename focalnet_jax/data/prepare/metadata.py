@@ -1,0 +1,143 @@
+"""Writes the files that complete a prepared data set: the manifest, the TFDS metadata and the card."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from focalnet_jax import __version__
+from focalnet_jax.data.prepare import accounting
+from focalnet_jax.data.prepare.index import Index
+from focalnet_jax.data.prepare.naming import SPLITS
+from focalnet_jax.data.prepare.plan import Shard
+from focalnet_jax.data.prepare.shards import Job, features
+from focalnet_jax.data.sources import fingerprint_of
+from focalnet_jax.data.tfds_source import CARD
+from focalnet_jax.system.files import write_whole
+
+VERSION = "1.0.0"
+MANIFEST = "manifest.jsonl"
+Reports = Sequence[tuple[Shard, dict[str, Any]]]  # report by shard, see `write_shard`
+
+
+def write_metadata(job: Job, reports: Reports, indices: Sequence[Index], request: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the manifest, the TFDS metadata and, last, the card, which is returned."""
+    rows = [
+        {"split": shard.split, "file": name, "status": status, "reason": reason}
+        for shard, report in reports
+        for status in ("rejected", "normalized")
+        for name, reason in report[status]
+    ]
+    for split, name, status, reason in accounting.left_out(job.containers, indices, job.classes):
+        rows.append({"split": split, "file": name, "status": status, "reason": reason})
+    write_whole(job.out / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
+    write_description(job.out, job.name, VERSION, features(job.classes), _lengths(reports))
+    counts = {"files": accounting.count_files(indices), "left_out": dict(accounting.count_left_out(indices))}
+    card = _card(job, reports, rows) | counts | {"asked": dict(request)}
+    write_whole(job.out / CARD, json.dumps(card, indent=1) + "\n")
+    _print_card(job.out, card, rows)
+    return card
+
+
+def write_description(
+    out: Path,
+    name: str,
+    version: str,
+    form: tfds.features.FeaturesDict,
+    lengths: Mapping[str, tuple[list[int], int]],
+) -> None:
+    """Writes the TFDS metadata that makes a folder of shards a data set.
+
+    Args:
+      out: the folder of the shards.
+      name: name of the data set.
+      version: its version.
+      form: the features of an example.
+      lengths: number of examples per shard, and total bytes, by split.
+    """
+    template = tfds.core.ShardedFileTemplate(
+        dataset_name=name,
+        data_dir=out,
+        filetype_suffix="array_record",
+        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    )
+    infos = [
+        tfds.core.SplitInfo(
+            name=split, shard_lengths=shards, num_bytes=size, filename_template=template.replace(split=split)
+        )
+        for split, (shards, size) in lengths.items()
+    ]
+    supervised = ("image", "label") if "label" in form else None
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(out),
+        features=form,
+        split_infos=infos,
+        version=version,
+        supervised_keys=supervised,
+        check_data=False,
+    )
+
+
+def _lengths(reports: Reports) -> dict[str, tuple[list[int], int]]:
+    splits = sorted({shard.split for shard, _ in reports}, key=SPLITS.index)
+    of = {split: [report for shard, report in reports if shard.split == split] for split in splits}
+    return {
+        split: ([report["examples"] for report in found], sum(report["bytes"] for report in found))
+        for split, found in of.items()
+    }
+
+
+def _card(job: Job, reports: Reports, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Returns the card: counts by split and class, and the fingerprint of the data set."""
+    counts = {split: Counter() for split in _lengths(reports)}
+    for shard, report in reports:
+        counts[shard.split].update({int(label): count for label, count in report["classes"].items()})
+    digests = (f"{shard.split} {shard.number} {report['digest']}" for shard, report in reports)
+    return {
+        "name": job.name,
+        "fingerprint": fingerprint_of(digests),
+        "splits": {
+            split: {"examples": sum(shards), "bytes": size, "shards": len(shards)}
+            for split, (shards, size) in _lengths(reports).items()
+        },
+        "rejected": sum(row["status"] == "rejected" for row in rows),
+        "normalized": sum(row["status"] == "normalized" for row in rows),
+        "classes": {
+            name: {split: found[label] for split, found in counts.items()} for label, name in enumerate(job.classes)
+        },
+        "version": __version__,
+    }
+
+
+def _print_card(out: Path, card: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> None:
+    for split, of in card["splits"].items():
+        print(f"{split:<6}{of['examples']:,} images, {of['bytes'] / 1e6:,.1f} MB, {of['shards']} shards")
+    empty = [name for name, counts in card["classes"].items() if not counts.get("train")]
+    print(f"{len(card['classes'])} classes, {len(empty)} without training images{_some(empty)}")
+    unseen = [name for name, counts in card["classes"].items() if counts.get("train") and not counts.get("val", 1)]
+    if unseen:
+        print(f"note: {len(unseen)} classes with training images have none in val{_some(unseen)}")
+    untrained = [name for name in empty if card["classes"][name].get("val")]
+    if untrained and "train" in card["splits"]:
+        print(f"note: {len(untrained)} classes of val have no training images{_some(untrained)}")
+    left = card["left_out"]
+    examples = sum(of["examples"] for of in card["splits"].values())
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(left.items(), key=lambda item: -item[1]))
+    print(
+        f"{card['files']:,} files seen: {examples:,} images, {card['rejected']:,} rejected, "
+        f"{sum(left.values()):,} left out{f' ({kinds})' if kinds else ''}"
+    )
+    reasons = Counter(row["reason"] for row in rows if row["status"] == "rejected")
+    for reason, count in reasons.most_common(5):
+        print(f"  rejected {count:,}: {reason}")
+    print(f"{card['rejected']} images rejected, {card['normalized']} normalized: {out / MANIFEST}")
+    print(f"fingerprint {card['fingerprint']}; train with --config.data.source=tfds --config.data.path={out}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return f" ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})" if names else ""

@@ -1,0 +1,202 @@
+"""Checks labels against proofs of their classes: the synsets in names of images and folders, and the label list."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from focalnet_jax.data.class_lists import NUM_1K, synset_of
+from focalnet_jax.data.prepare.index import AMBIGUOUS, GOOD, Index
+from focalnet_jax.data.prepare.kinds import Sources
+from focalnet_jax.data.prepare.labels import synsets_named
+from focalnet_jax.data.prepare.naming import FIRST_IMAGE, FIRST_SYNSET, SPLITS
+from focalnet_jax.errors import UserError
+
+# Largest share of images that are only rejected if each is alone with its label and a proof contradicts it.
+_FEW = 0.05
+_GIVE = "give --classes FILE with the class of each number, one per line, starting with that of 0"
+_GIVE_ORDER = f"{_GIVE}, or --classes imagenet1k for the order of the sorted synsets"
+
+
+@dataclass
+class _Split:
+    """The labels of a split."""
+
+    agree: Counter[str] = field(default_factory=Counter)  # images with the proven synset, by label
+    differ: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # others, by proven synset
+    names: dict[str, str] = field(default_factory=dict)  # class name by label
+    outside: Counter[str] = field(default_factory=Counter)  # images without a class, by label
+    numbers: set[int] = field(default_factory=set)  # numeric labels in files that do not state class names
+
+
+def check_labels(sources: Sources, indices: Sequence[Index], classes: Sequence[str]) -> None:
+    """Raises `UserError` if labels contradict the proofs of their classes, or nothing proves their order."""
+    imagenet = any(container.imagenet for container in sources.containers)
+    names = sources.labels.names or tuple(classes)
+    splits = _splits(sources, indices, imagenet)
+    for split, found in splits.items():
+        others = [name for name, other in splits.items() if name != split and other.agree and not other.differ]
+        _refuse_contradicted(split, found, others, imagenet)
+        _refuse_outside(split, found, names, imagenet)
+    _refuse_wrong_first(sources, indices)
+    _refuse_ambiguous(sources, indices)
+    if not imagenet:
+        return
+    train, val = splits.get("train", _Split()), splits.get("val", _Split())
+    trained = _trained(indices)
+    if not sources.labels.ordered:
+        _refuse_unknown_order(train if train.numbers or trained else val, val)
+        if not val.agree:
+            _refuse_other_numbers("the labels of val", val.numbers, trained, names, _GIVE_ORDER)
+    listed = sources.val_labels.unproven if sources.val_labels else frozenset()
+    advice = "give --val-labels with synsets in place of numbers"
+    _refuse_other_numbers("the numbers in the label list of val", listed, trained, names, advice)
+
+
+def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[str, _Split]:
+    """Returns the labels by split."""
+    known = {synset for index in indices for claim in index.claims for synset in synsets_named(claim.name)}
+    splits: dict[str, _Split] = defaultdict(_Split)
+    for container, index in zip(sources.containers, indices, strict=True):
+        for claim, count in index.claims.items():
+            found = splits[container.split or "train"]
+            if not claim.stated and claim.label.isdigit():
+                found.numbers.add(int(claim.label))
+            found.names[claim.label] = claim.name
+            if not claim.name:
+                found.outside[claim.label] += count
+            meant = synsets_named(claim.name) if claim.name else frozenset()
+            if not claim.proven or not all(map(synset_of, meant)):
+                continue
+            if claim.proven in meant:
+                found.agree[claim.label] += count
+            elif imagenet or claim.proven in known:  # in other data sets a class tabby may hold other cats too
+                found.differ[claim.label][claim.proven] += count
+    return splits
+
+
+def _refuse_wrong_first(sources: Sources, indices: Sequence[Index]) -> None:
+    """Raises `UserError` if ImageNet's first validation image has a wrong class, in any split."""
+    for container, index in zip(sources.containers, indices, strict=True):
+        files = index.members["file"]
+        if not len(files) or files.dtype.itemsize < len(FIRST_IMAGE):
+            continue
+        for place in np.flatnonzero(np.char.find(files, FIRST_IMAGE.encode()) >= 0).tolist():
+            name = index.members["class_name"][place].decode()
+            is_first = PurePosixPath(files[place].decode(errors="replace")).stem == FIRST_IMAGE
+            synset = synset_of(name)
+            if is_first and synset and synset != FIRST_SYNSET and index.members["why_not"][place] == GOOD:
+                raise UserError(
+                    f"{container.title}: {FIRST_IMAGE} would be of class {name}, but it shows a sea snake, "
+                    f"{FIRST_SYNSET}; the labels of val belong to other images: correct its folders or labels, or "
+                    "remove them"
+                )
+
+
+def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], imagenet: bool) -> None:
+    """Raises `UserError` if proofs contradict the label of all its images, or the labels of most images.
+
+    `others` are the splits whose labels agree with all proofs.
+    """
+    differing = {label: sum(proven.values()) for label, proven in found.differ.items()}
+    differ, agree = sum(differing.values()), sum(found.agree.values())
+    never = {  # labels that no proof agrees with
+        label: count
+        for label, count in differing.items()
+        if not found.agree[label]
+        and label.isdigit()
+        and (imagenet or synset_of(found.names[label] or "n00000000"))  # a name may stand for several synsets
+    }
+    wrong = any(count > 1 for count in never.values()) or sum(never.values()) > _FEW * (differ + agree)
+    if not wrong and differ <= agree:
+        return
+    label = max(never or differing, key=differing.__getitem__)
+    proven, count = found.differ[label].most_common(1)[0]
+    name = found.names[label]
+    advice = f"{_GIVE_ORDER if imagenet else _GIVE}{_shifted(found)}"
+    if others:
+        advice = f"those of {others[0]} agree: number the classes of {split} in the same way"
+    raise UserError(
+        f"the labels of {split} contradict the names of {differ} of its {differ + agree} named images: label {label} "
+        f"means {name or 'none of the classes'}, but {count} images with it are named after {proven}; {advice}"
+    )
+
+
+def _shifted(found: _Split) -> str:
+    """Returns a hint if each number means the class of the number before it, else ""."""
+    labels = [int(label) for label in found.differ if label.isdigit()]
+    before = [found.names.get(str(number - 1)) for number in labels]
+    known = [(number, name) for number, name in zip(labels, before, strict=True) if name]
+    if known and all([*found.differ[str(number)]] == [name] for number, name in known):
+        return " (the numbers seem to start at 1: the first line is then for 0)"
+    return ""
+
+
+def _refuse_outside(split: str, found: _Split, names: Sequence[str], imagenet: bool) -> None:
+    """Raises `UserError` if labels exceed the classes: any in ImageNet-1K, elsewhere if numbers start at 1."""
+    count = sum(found.outside.values())
+    if not count or not (imagenet or (0 not in found.numbers and found.numbers)):
+        return
+    label, _ = found.outside.most_common(1)[0]
+    shifted = f", and none is 0 ({names[0]}): they seem to start at 1" if 0 not in found.numbers else ""
+    raise UserError(
+        f"{count} labels of {split}, such as {label}, are outside the {len(names)} classes{shifted}; {_GIVE}"
+        f"{', with a first line for 0' if shifted else ''}, or labels from 0"
+    )
+
+
+def _refuse_ambiguous(sources: Sources, indices: Sequence[Index]) -> None:
+    """Raises `UserError` if labels name several classes and nothing else determines which."""
+    for container, index in zip(sources.containers, indices, strict=True):
+        files = index.members["file"][index.members["why_not"] == AMBIGUOUS]
+        if len(files):
+            val = "give --val-labels, or " if container.split == "val" else ""
+            raise UserError(
+                f"{container.title}: the labels of {len(files)} images, such as {files[0].decode(errors='replace')}, "
+                "are words that several classes share, such as crane and maillot: "
+                f"{val}use synsets or numbers as labels"
+            )
+
+
+def _trained(indices: Sequence[Index]) -> set[str]:
+    """Returns the names of the classes with training images."""
+    train, found = SPLITS.index("train"), set()
+    for index in indices:
+        members = (index.members["split"] == train) & (index.members["why_not"] == GOOD)
+        found |= {name.decode() for name in np.unique(index.members["class_name"][members]).tolist()}
+    return found
+
+
+def _refuse_unknown_order(found: _Split, val: _Split) -> None:
+    """Raises `UserError` if labels are only some of ImageNet-1K's numbers, and nothing proves their order."""
+    numbers = found.numbers
+    if numbers and not found.agree and not val.agree and len(numbers) < NUM_1K:
+        raise UserError(
+            f"the labels are {len(numbers)} different numbers from {min(numbers)} to {max(numbers)}, and nothing "
+            f"proves that they are ImageNet's: {_GIVE_ORDER}"
+        )
+
+
+def _refuse_other_numbers(title: str, numbers: Set[int], trained: Set[str], names: Sequence[str], advice: str) -> None:
+    """Raises `UserError` if unproven numbers mean classes that train lacks, or seem to be in another order.
+
+    `title` and `advice` begin and end the message.
+    """
+    places = {number for number, name in enumerate(names) if name in trained}
+    if not trained or not numbers:
+        return
+    if lacking := sorted(number for number in numbers if number not in places and number < len(names)):
+        raise UserError(
+            f"{title} mean {len(lacking)} classes that have no training images, such as {lacking[0]} "
+            f"({names[lacking[0]]}): their order may be another; {advice}"
+        )
+    shifted = 0 in places and 0 not in numbers and {number - 1 for number in numbers} <= places
+    if shifted or (len(numbers) > 1 and set(numbers) == set(range(len(numbers))) and set(numbers) < places):
+        raise UserError(
+            f"{title} are {min(numbers)} to {max(numbers)}, but train has {len(places)} classes: they may "
+            f"{'start at 1' if shifted else 'be in another order'}; {advice}"
+        )
