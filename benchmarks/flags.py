@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.aot import MOST_A_DEVICE
+from focalnet_jax.aot import MAX_BATCH_PER_DEVICE
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.command_line import Parser, load_config
 
@@ -51,8 +51,8 @@ def positive(text: str) -> int:
 def images(text: str) -> int:
     """Parses the number of images of a batch on one device."""
     count = positive(text)
-    if count > MOST_A_DEVICE:
-        raise argparse.ArgumentTypeError(f"{text}: expected at most {MOST_A_DEVICE} images")
+    if count > MAX_BATCH_PER_DEVICE:
+        raise argparse.ArgumentTypeError(f"{text}: expected at most {MAX_BATCH_PER_DEVICE} images")
     return count
 
 

@@ -30,10 +30,10 @@ from benchmarks.flags import make_parser, positive
 from benchmarks.side_by_side import need
 from focalnet_jax.data import transforms
 from focalnet_jax.data.decode import decode
+from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.loader import ReadOptions, train_batches
 from focalnet_jax.data.pixels import resize
 from focalnet_jax.data.policies import parse_policy
-from focalnet_jax.data.sources import FolderSource
 from focalnet_jax.programs.command_line import run_command
 from focalnet_jax.tasks.classification.host import ClassificationHost
 

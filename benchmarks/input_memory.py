@@ -15,9 +15,9 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/input_memory.py
 
 from benchmarks.flags import make_parser, positive
+from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.loader import ReadOptions, train_batches
 from focalnet_jax.data.policies import ColourJitter, parse_policy
-from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import train_transform
 from focalnet_jax.programs.command_line import run_command
 from focalnet_jax.tasks.classification.host import ClassificationHost

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from focalnet_jax.convert import load_model
     from focalnet_jax.model import FocalNet, FocalNetConfig, create_model, list_models, summarize
 
-# Loaded when first asked for: commands and processes that only read data need no JAX, which takes seconds to load.
+# Imported at first use: commands and processes that only read data need no JAX, which takes seconds to import.
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submodules=["visualize"],

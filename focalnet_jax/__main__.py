@@ -1,23 +1,23 @@
-"""What is installed here: python -m focalnet_jax."""
+"""Print versions, devices and optional packages: python -m focalnet_jax."""
 
 import importlib.metadata
 import platform
 import signal
 
 _NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
-_EXTRAS = (  # what for, the distributions, and how to get them
+_EXTRAS = (  # purpose, distributions, command that installs them
     ("TPUs", ("libtpu",), "pip install 'focalnet_jax[tpu]'"),
     ("NVIDIA GPUs", ("jax-cuda12-plugin",), "pip install 'focalnet_jax[cuda]'"),
     ("figures and videos", ("matplotlib", "imageio", "imageio-ffmpeg"), "pip install 'focalnet_jax[viz]'"),
     ("writing .pth", ("torch",), "pip install 'focalnet_jax[convert]'"),
-    ("a page for people", ("gradio", "matplotlib"), "pip install 'focalnet_jax[demo]'"),
+    ("the demo page", ("gradio", "matplotlib"), "pip install 'focalnet_jax[demo]'"),
     ("documentation", ("mkdocs-material", "mkdocstrings"), "pip install 'focalnet_jax[docs]'"),
     ("Kubernetes", ("kubernetes",), "pip install 'focalnet_jax[k8s]'"),
 )
 
 
 def main(arguments: list[str]) -> int:
-    """Prints versions, devices, and what is and is not there beside them."""
+    """Prints versions, devices, and whether the optional packages are installed."""
     from focalnet_jax import __version__
     from focalnet_jax.programs.command_line import make_parser
 
@@ -26,16 +26,16 @@ def main(arguments: list[str]) -> int:
     print("  ".join(f"{name} {_version(name)}" for name in _NEEDED))
     for use, names, command in _EXTRAS:
         found = {name: _version(name) for name in names}
-        there = None not in found.values()
-        said = ", ".join(f"{name} {version}" for name, version in found.items()) if there else f"no; {command}"
-        print(f"{use:<20}{said}")
+        installed = None not in found.values()
+        state = ", ".join(f"{name} {version}" for name, version in found.items()) if installed else f"no; {command}"
+        print(f"{use:<20}{state}")
 
     import jax
 
     from focalnet_jax.ops.native.build import compiler
 
-    said = " ".join(compiler() or []) or "no C++ compiler (CXX, or c++); training on a CPU is slower without"
-    print(f"{'kernels for CPUs':<20}{said}")
+    state = " ".join(compiler() or []) or "no C++ compiler (CXX, or c++); training on a CPU is slower without one"
+    print(f"{'kernels for CPUs':<20}{state}")
     devices = jax.devices()
     print(f"{'devices':<20}{len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
     return 0
@@ -49,7 +49,7 @@ def _version(name: str) -> str | None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
     from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

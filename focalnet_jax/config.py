@@ -1,4 +1,4 @@
-"""The configuration of a run: every key with its default and meaning, what values make sense, durations."""
+"""The configuration of a run: keys with their defaults and meanings, checks of their values, durations."""
 
 from __future__ import annotations
 
@@ -19,58 +19,59 @@ from focalnet_jax.settings.keys import anything, number
 
 
 def default_config(task: str = "classification") -> ConfigDict:
-    """Returns every key that a run of a task understands; `None` means not set, see the comment beside the key.
+    """Returns the default config of a task, which has all of its keys.
 
-    The keys of `AUTO` may be "auto" (numbers: None): see `focalnet_jax.training.resolve`.
+    None means not set; the comment next to a key describes that case. The keys in `auto_keys` may be "auto"
+    (numbers: None), see `focalnet_jax.training.resolve`.
     """
     config = ConfigDict()
     config.task = task  # one of settings.TASKS, which sets its own keys
 
     config.model = ConfigDict()
-    # A variant, or auto: that of the weights of init_from, or what the hardware trains from scratch in reasonable time.
+    # A variant, or auto: the variant of init_from, or one that the hardware trains from scratch in reasonable time.
     config.model.name = "focalnet_tiny_srf"
     # Any option of the variant (model/variants.py) can be replaced; None keeps the variant's value.
     for name in FocalNetConfig.__dataclass_fields__:
         if name not in ("num_classes", "in_channels", "remat"):
             config.model[name] = config_dict.placeholder(object)
-    config.remat = "auto"  # what blocks recompute in the backward pass: auto (what is fastest), none, dots, full
-    # What is computed in: float32, bfloat16, or auto for bfloat16 where the hardware has it; parameters are float32.
+    config.remat = "auto"  # recomputed in the backward pass: auto (the fastest choice), none, dots, full
+    # Dtype of activations: float32, bfloat16, or auto (bfloat16 where hardware supports it). Parameters are float32.
     config.precision = "float32"
 
-    config.batch_size = number(1024)  # global: all devices of all hosts together; auto: by the data and the devices
+    config.batch_size = number(1024)  # global, over all devices of all hosts; auto: chosen by data and devices
     config.eval_batch_size = config_dict.placeholder(int)  # None: batch_size, on CPUs at most 64
-    config.accumulate_steps = 1  # an update's batch is computed in this many parts, one after the other, to save memory
-    # Durations: `*_epochs` or `*_steps`, one of the two; what the command line names replaces the other.
-    # Of these two neither: by the number of training images.
+    config.accumulate_steps = 1  # number of parts that a batch is computed in, one after the other, to save memory
+    # Durations are `*_epochs` or `*_steps`, not both; one given on the command line replaces the other.
+    # If neither is set, the length depends on the number of training images.
     config.total_epochs = config_dict.placeholder(float)
     config.total_steps = config_dict.placeholder(int)
     config.seed = 0
-    config.init_from = config_dict.placeholder(str)  # start from these weights: a workdir, a step, .pth, .safetensors
-    config.init_weights = config_dict.placeholder(str)  # of several in init_from's file: ema, or a key or prefix
-    # Continue the run in a workdir (its newest step) or a step: weights, optimizer state, average and step count; the
-    # durations are those of what follows, with a schedule of its own.
+    config.init_from = config_dict.placeholder(str)  # initial weights: a workdir, a step, .pth, .safetensors
+    config.init_weights = config_dict.placeholder(str)  # which weights in init_from: ema, or a key or prefix
+    # Continue from a workdir (its newest step) or a step: weights, optimizer state, average and step count. Durations
+    # count from there, with a new schedule.
     config.continue_from = config_dict.placeholder(str)
-    # The task's head in init_from: keep, drop for a fresh one, remap for ImageNet-22K's classes to 1K's; auto: keep if
-    # it predicts what the data has.
+    # The task's head in init_from: keep, drop (initialize a new one), remap (ImageNet-22K's classes to 1K's), or auto
+    # (keep it if its outputs fit the data).
     config.init_head = "keep"
 
-    # Decay of an average of the weights, which is then evaluated and exported in their place; 0: no average.
+    # Decay of the exponential moving average of the weights, which is evaluated and exported in their place; 0: none.
     config.ema_decay = 0.0
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # adamw, lamb, lion or sgd
-    config.optimizer.b1 = 0.9  # of the first moment; sgd's momentum
+    config.optimizer.b1 = 0.9  # decay of the first moment; momentum of sgd
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
     config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 5.0  # global gradient norm; 0: no clipping
     config.optimizer.layer_decay = 1.0  # factor of the learning rate from every layer to the one before it
-    # (pattern, factor) of parameters' path names, such as (("^patch_embed/", 0), ("^head/", 10)). Of the learning rate:
-    config.optimizer.learning_rate_scales = ()  # 0 freezes
-    config.optimizer.weight_decay_scales = ()  # in place of the usual 1 of kernels and 0 of all else
+    # Pairs of a pattern of path names and a factor, such as (("^patch_embed/", 0), ("^head/", 10)).
+    config.optimizer.learning_rate_scales = ()  # factors of the learning rate; 0 freezes
+    config.optimizer.weight_decay_scales = ()  # factors of weight decay; the default is 1 for kernels, 0 for others
 
     config.schedule = ConfigDict()
-    # The peak, at this batch size; auto: by batch size and init_from, with a warm-up where none is set.
+    # Peak, not scaled by batch size; auto: by batch size and init_from, with a warm-up if none is set.
     config.schedule.learning_rate = number(1e-3)
     config.schedule.min_learning_rate = 1e-5
     config.schedule.warmup_learning_rate = 1e-6
@@ -79,55 +80,55 @@ def default_config(task: str = "classification") -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.source = "digits"  # digits, folder or tfds
-    # folder: the directory that holds the splits; tfds: a prepared directory, or a data set's name
+    # folder: the directory of the splits; tfds: a prepared directory, or the name of a data set
     config.data.path = config_dict.placeholder(str)
     config.data.train_split = "train"
     config.data.eval_split = "val"
-    # Pixels per side, or (height, width); auto: those of init_from's weights, or 224, on CPUs 64
+    # Pixels per side, or (height, width); auto: the size stored with init_from, or 224, on CPUs 64
     config.data.image_size = anything(224)
-    config.data.interpolation = "bicubic"  # also of training crops: bicubic, bilinear, lanczos, box, hamming, nearest
-    config.data.mean = config_dict.placeholder(tuple)  # of red, green and blue in [0, 1]; None: ImageNet's
+    config.data.interpolation = "bicubic"  # in training too: bicubic, bilinear, lanczos, box, hamming, nearest
+    config.data.mean = config_dict.placeholder(tuple)  # red, green and blue in [0, 1]; None: ImageNet's
     config.data.std = config_dict.placeholder(tuple)
-    # Host threads that decode and augment, in every process; None: one for each CPU core, at most 16.
+    # Threads per process that decode and augment; None: one per CPU core, at most 16.
     config.data.threads = config_dict.placeholder(int)
-    config.data.workers = 0  # processes that read beside this one; 0: its own threads do
-    config.data.stall_seconds = 300.0  # a run without a batch for so long ends
-    config.data.max_unreadable = 1e-4  # share of training images that may be unreadable and stood in for
+    config.data.workers = 0  # reader processes per process; 0: threads of the process itself
+    config.data.stall_seconds = 300.0  # the run fails if no batch comes for this time
+    config.data.max_unreadable = 1e-4  # largest share of training images that may be unreadable and replaced
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices along each axis; -1: the rest
     config.mesh.fsdp = 1
     config.mesh.tensor = 1
 
-    config.grace_seconds = 25.0  # after SIGTERM or SIGINT, to end a step and save; then the run ends all the same
+    config.grace_seconds = 25.0  # time to end a step and save after SIGTERM or SIGINT
     config.health = ConfigDict()
-    config.health.max_skipped = 10  # updates in a row not made, for a loss or gradient that is no number or leaps
-    # A run in which nothing was done for so long ends; None: 900, or 14400 on CPUs, where a step may take long.
+    config.health.max_skipped = 10  # consecutive updates skipped for NaN, infinity or a loss spike before the run fails
+    # The run fails if it makes no progress for this time; None: 900, or 14400 on CPUs, whose steps may take long.
     config.health.watchdog_seconds = config_dict.placeholder(float)
-    config.health.spike_factor = 0.0  # a loss so many times its running mean leaps; 0: none does
+    config.health.spike_factor = 0.0  # a loss above this multiple of its running mean is a spike; 0: no check
 
     config.log_every_steps = 50
-    config.writers = ("tensorboard",)  # beside metrics.jsonl: tensorboard, wandb, mlflow
+    config.writers = ("tensorboard",)  # in addition to metrics.jsonl: tensorboard, wandb, mlflow
     config.profile_steps = ()  # (first, last) to trace, into workdir/profile
-    config.compilation_cache = "~/.cache/focalnet_jax"  # programs compiled once serve the next start; "": none
-    config.log_statistics = False  # with them, the norm of every parameter and of its gradient
-    config.log_maps = 0  # validation pictures whose modulators and gates TensorBoard shows at every evaluation
-    config.eval_every_epochs = config_dict.placeholder(float)  # neither: once, at the end
+    config.compilation_cache = "~/.cache/focalnet_jax"  # folder of compiled programs to reuse; "": none
+    config.log_statistics = False  # also log the norm of every parameter and gradient
+    config.log_maps = 0  # number of validation images whose modulators and gates TensorBoard shows
+    config.eval_every_epochs = config_dict.placeholder(float)  # if neither is set: at the end
     config.eval_every_steps = config_dict.placeholder(int)
-    config.checkpoint_every_epochs = config_dict.placeholder(float)  # neither: with every evaluation
+    config.checkpoint_every_epochs = config_dict.placeholder(float)  # if neither is set: at evaluations
     config.checkpoint_every_steps = config_dict.placeholder(int)
-    config.keep_latest = 3  # checkpoints kept: the newest ones
-    config.keep_best = 1  # and the ones with the best eval/top1
+    config.keep_latest = 3  # number of newest checkpoints kept
+    config.keep_best = 1  # number of checkpoints kept with the best value of the task's main metric
     # Further evaluations by name, see `settings.evaluations.evaluation`; --config.evaluations.NAME.KEY=VALUE adds one.
     config.evaluations = ConfigDict()
     settings_of(task).add_keys(config)
-    config.lock()
+    config.lock()  # so that a config file cannot set a key that does not exist
     config.evaluations.unlock()
-    return config  # so that a config file cannot set a key that does not exist
+    return config
 
 
-# Keys whose value may be left to the data, the weights and the machine: "auto", or None for numbers. The choice is
-# stored with the run, which keeps it wherever it is resumed. A task has more, see `auto_keys`.
+# Keys whose value may be chosen by the data, the weights and the machine: "auto", or None for numbers. The choice is
+# stored with the run and kept wherever it is resumed. A task may add keys, see `auto_keys`.
 AUTO = (
     "model.name",
     "precision",
@@ -136,12 +137,12 @@ AUTO = (
     "schedule.learning_rate",
     "data.image_size",
 )
-# Keys for which None is a choice of each machine, made anew at every start: no result depends on it.
+# Keys for which None is resolved on each machine at every start: no result depends on them.
 BY_MACHINE = ("data.threads", "eval_batch_size", "health.watchdog_seconds")
 
-REQUIRED = "(required)"  # a config file's value for a path that only the user can name
+REQUIRED = "(required)"  # value in a config file of a path that only the user knows
 
-# Keys that may differ when a run is resumed: they change what is seen or where it runs, not what is computed.
+# Keys that may differ when a run is resumed: they change logging or hardware, not the computed values.
 RESUMABLE = (
     "log_every_steps",
     "log_statistics",
@@ -171,18 +172,23 @@ RESUMABLE = (
 
 
 def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
-    """Refuses values that make no sense whatever the data and the devices are: `UserError`.
+    """Checks all values that can be checked without data and devices.
 
-    Keys in `optional` need no value even where the recipe asks for one.
+    Args:
+      config: the config.
+      optional: keys that need no value even if the recipe requires one.
+
+    Raises:
+      UserError: a value is missing, invalid, or contradicts another; names the key and the expected values.
     """
     values = flatten(config)
     for key, value in values.items():
         if value == REQUIRED and key not in optional:
             raise UserError(f"this recipe needs {key}: add --config.{key}=...")
     if config.init_head not in ("keep", "auto") and config.init_from is None:
-        raise UserError(f"init_head={config.init_head} is for the classifier of init_from, which is not set")
+        raise UserError(f"init_head={config.init_head} applies to the weights of init_from, which is not set")
     if config.init_weights is not None and config.init_from is None:
-        raise UserError(f"init_weights={config.init_weights} is for the file of init_from, which is not set")
+        raise UserError(f"init_weights={config.init_weights} applies to the file of init_from, which is not set")
     if config.continue_from is not None and config.init_from is not None:
         raise UserError("continue_from and init_from are both set; give one of them")
     for key, default in flatten(default_config(config.task)).items():
@@ -195,9 +201,9 @@ def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
 
 
 def expand_paths(config: ConfigDict) -> None:
-    """Replaces a leading `~` by the home directory in the keys that hold a path, as config files write them.
+    """Replaces a leading `~` by the home directory in the keys that hold a path, which config files may contain.
 
-    `compilation_cache` keeps its `~`: hosts whose home directories differ must agree on the config.
+    `compilation_cache` keeps its `~`: the config must be the same on hosts with different home directories.
     """
     for section, key in ((config.data, "path"), (config, "init_from"), (config, "continue_from")):
         if section[key] is not None:
@@ -205,10 +211,10 @@ def expand_paths(config: ConfigDict) -> None:
 
 
 def duration(config: ConfigDict, key: str, steps_per_epoch: int, default: int | None = None) -> int | None:
-    """The number of steps of `key`, given as `key_steps` or `key_epochs` (fractions of an epoch round).
+    """Returns the duration `key` in steps: `key_steps`, or `key_epochs` rounded to steps.
 
     Raises:
-      UserError: both are given, or neither and there is no default, or it is not positive.
+      UserError: both keys are set, or the duration is not positive.
     """
     values = flatten(config)
     steps, epochs = values[f"{key}_steps"], values[f"{key}_epochs"]
@@ -221,13 +227,13 @@ def duration(config: ConfigDict, key: str, steps_per_epoch: int, default: int | 
     least = 0 if key.endswith("warmup") else 1
     # Steps are counted in 32 bits.
     if not (-math.inf < exact < math.inf and least <= round(exact) < 2**31):
-        unit = f" ({steps_per_epoch} steps an epoch)" if steps is None else ""
+        unit = f" ({steps_per_epoch} steps per epoch)" if steps is None else ""
         raise UserError(f"{given}{unit}: expected {least} to 2**31 - 1 steps")
     return round(exact)
 
 
 def auto_keys(config: ConfigDict | FrozenConfigDict) -> tuple[str, ...]:
-    """Returns the keys of a config that may be left open: `AUTO` and those of its task."""
+    """Returns the keys of a config that may be "auto" or None to be chosen: `AUTO` and those of its task."""
     return AUTO + settings_of(config.task).AUTO
 
 
@@ -238,7 +244,7 @@ def model_config(config: ConfigDict | FrozenConfigDict) -> FocalNetConfig:
 
 
 def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
-    """Values by dotted key."""
+    """Returns values by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict):
@@ -249,7 +255,7 @@ def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
 
 
 def to_json(config: ConfigDict | FrozenConfigDict) -> str:
-    """The resolved config as JSON."""
+    """Returns the config as JSON."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
@@ -259,7 +265,7 @@ def is_auto(config: ConfigDict | FrozenConfigDict, key: str) -> bool:
 
 
 def replaced(config: ConfigDict | FrozenConfigDict, values: Mapping[str, Any]) -> FrozenConfigDict:
-    """The config with other values of some keys, dotted."""
+    """Returns the config with the given values of some dotted keys."""
     nested = config.to_dict()
     for key, value in values.items():
         *parents, leaf = key.split(".")
@@ -271,10 +277,10 @@ def replaced(config: ConfigDict | FrozenConfigDict, values: Mapping[str, Any]) -
 
 
 def with_stored(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> FrozenConfigDict:
-    """The config in which everything left to be chosen has the value of a `stored` config (read from JSON)."""
+    """Returns the config with the values of a `stored` config (read from JSON) in keys that are left to be chosen."""
     ours, theirs = flatten(config), flatten(ConfigDict(stored))
     keys = [key for key in auto_keys(config) if is_auto(config, key)]
-    if "model.name" in keys:  # with the options that make it another model than its variant
+    if "model.name" in keys:  # with the options that differ from its variant
         keys += [key for key in ours if key.startswith("model.") and ours[key] is None]
     if "schedule.learning_rate" in keys and ours["schedule.warmup_steps"] is ours["schedule.warmup_epochs"] is None:
         keys += ["schedule.warmup_steps", "schedule.warmup_epochs"]
@@ -286,7 +292,7 @@ def with_stored(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -
 
 
 def _is_step_of(given: str, step: str | None) -> bool:
-    """Whether `given` names `step`, `WORKDIR/checkpoints/STEP`, or the workdir it is in."""
+    """Returns whether `given` is `step`, that is `WORKDIR/checkpoints/STEP`, or its workdir."""
     return step is not None and Path(os.path.abspath(given)) in (Path(step), *list(Path(step).parents)[:2])
 
 
@@ -294,7 +300,7 @@ def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -
     """Returns one text for each key that differs from a `stored` config (read from JSON) and forbids resuming.
 
     A key that the stored config lacks means its default: it was stored before the key existed. A key that is left to be
-    chosen does not differ from what was chosen.
+    chosen does not differ from the stored choice.
     """
     ours = flatten(ConfigDict(json.loads(to_json(with_stored(config, stored)))))
     theirs = flatten(ConfigDict(json.loads(to_json(default_config(config.task))))) | flatten(ConfigDict(stored))

@@ -1,4 +1,4 @@
-"""Measure a checkpoint on every validation image: python eval.py --config configs/X.py --checkpoint WORKDIR."""
+"""Evaluate a checkpoint on all validation images: python eval.py --config configs/X.py --checkpoint WORKDIR."""
 
 import signal
 
@@ -9,7 +9,7 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.programs.command_line import Parser, add_which_flag, load_config, named_keys, parse_arguments
 
     parser = Parser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe trained with")
+    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe of the training run")
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     add_flags(parser)
     flags, overrides = parse_arguments(parser, arguments)
     config = load_config(flags.config, overrides, optional=["init_from"])
-    # Loads for seconds: after what is answered at once.
+    # Takes seconds to import: mistakes in flags are reported before it.
     from focalnet_jax.system.loading import loading
 
     with loading():
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
     from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

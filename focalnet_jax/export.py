@@ -1,7 +1,8 @@
-"""Write a model as one StableHLO file that runs without this package, weights and all, for any batch size.
+"""Write a model, including its weights, as one StableHLO file that runs without this package, for any batch size.
 
-The file is what `jax.export.serialize` makes; `jax.export.deserialize(open(FILE, "rb").read()).call(images)` runs it:
-normalized images [B, H, W, 3] float32 in, logits [B, K] float32 out.
+`jax.export.deserialize(open(FILE, "rb").read()).call(images)` runs the file: it maps normalized images [B, H, W, 3]
+float32 to logits [B, K] float32. Before the file is written, its logits are compared with the model's own on this
+machine.
 """
 
 import dataclasses
@@ -11,10 +12,20 @@ from pathlib import Path
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MOST_BYTES = 2**31 - 2**24  # a program is one message of at most 2 GiB
+# Largest difference of logits by rounding, relative to an image's largest logit. float32: docs/parity.md measures 1e-6
+# between implementations; a wrong constant, such as the other approximation of GELU, gives more than 1e-4. bfloat16:
+# ten times the 5e-3 that docs/parity.md measures, because both sides round every activation to 8 bits.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
+_BATCHES = (1, 3)  # sizes of the compared batches: any size runs, not only the traced one
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, exports, compares with the model, says what was written."""
+    """Parses flags, exports the model, compares the export with it, and writes the file.
+
+    Raises:
+      UserError: the flags, the weights or the output path are not usable.
+      RunFailedError: the logits of the export differ from those of the model by more than rounding.
+    """
     from focalnet_jax.errors import UserError
     from focalnet_jax.programs.command_line import add_weights_flags, make_parser, parse_size
     from focalnet_jax.system.files import check_result, write_result
@@ -23,9 +34,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("checkpoint", metavar="SRC", help="a workdir, a checkpoint, .pth, .safetensors or Hugging Face")
     parser.add_argument("out", metavar="FILE", help="the file to write, such as focalnet.stablehlo")
     add_weights_flags(parser)
-    parser.add_argument("--image-size", metavar="S|HxW", help="pixels; by default what the weights state, or 224")
+    parser.add_argument(
+        "--image-size", metavar="S|HxW", help="pixels; by default the size stored with the weights, or 224"
+    )
     parser.add_argument("--precision", default="float32", help="float32 or bfloat16")
-    parser.add_argument("--platforms", default=",".join(PLATFORMS), help="to run on, separated by commas: %(default)s")
+    parser.add_argument(
+        "--platforms", default=",".join(PLATFORMS), help="platforms to export for, separated by commas: %(default)s"
+    )
     flags = parser.parse_args(arguments)
     size = parse_size("--image-size", flags.image_size)
     platforms = list(dict.fromkeys(flags.platforms.split(",")))
@@ -47,23 +62,82 @@ def main(arguments: list[str]) -> int:
     how = stated or USUAL
     how = how if size is None else how.at(size)
     written = export(model, how.size, platforms)
+    compared = compare(written, model, how.size, out)
     write_result(out, written)
     images, logits = f"[B, {how.size[0]}, {how.size[1]}, 3]", f"[B, {model.config.num_classes}]"
     print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {images} to {logits}, for {', '.join(platforms)}")
-    source = "the weights state" if stated else "the weights state none; usual is"
+    print(compared)
+    source = "stored with the weights" if stated else "not stored with the weights; this is the usual one"
     if weights.info.normalization_only:
-        source = "the weights state the normalization; the rest is usual"
-    print(f"preprocessing, which the file does not hold ({source}): {how.describe()}")
+        source = "the normalization is stored with the weights; the rest is the usual one"
+    print(f"preprocessing, which is not part of the file ({source}): {how.describe()}")
     return 0
 
 
-def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) -> bytes:
-    """Returns a model's call on normalized images as serialized StableHLO, its weights in it.
+def compare(written: bytes, model, image_size: int | tuple[int, int], out: Path) -> str:
+    """Compares the logits of an exported model with the model's own on random normalized images.
 
-    Images are `[B, H, W, 3]` float32, square if `image_size` is one number.
+    Args:
+      written: the export.
+      model: the `FocalNet` that was exported.
+      image_size: height and width of the images, or one number for both.
+      out: the file to be written, for messages.
+
+    Returns:
+      One line: the largest relative difference; or that no comparison was made, because the export is for other
+      platforms than this machine's.
 
     Raises:
-      UserError: images of this size are too small for it, or its weights too large for one file.
+      RunFailedError: logits differ by more than `TOLERANCES`, or the model's logits are not finite.
+    """
+    import jax
+    import numpy as np
+    from flax import nnx
+    from jax import export as jax_export
+
+    from focalnet_jax.data.preprocessing import sides
+    from focalnet_jax.errors import RunFailedError
+
+    exported, platform = jax_export.deserialize(bytearray(written)), jax.default_backend()
+    platform = "cuda" if platform == "gpu" else platform
+    if platform not in exported.platforms:
+        return f"not compared with the model: this machine runs {platform}, the file {', '.join(exported.platforms)}"
+    shape = (sum(_BATCHES), *sides(image_size), 3)
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    graph, state = nnx.split(model)
+    own = np.asarray(jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
+    if not np.isfinite(own).all():
+        raise RunFailedError(f"{out} is not written: the model's logits of random images are NaN or infinite")
+    parts = np.split(images, np.cumsum(_BATCHES)[:-1])
+    # Compiled explicitly: the cache of `jax.jit` would keep both programs, which contain the weights, in memory.
+    logits = np.concatenate([jax.jit(exported.call).lower(part).compile()(part) for part in parts])
+    scale = np.maximum(np.abs(own).max(axis=1), np.finfo(np.float32).tiny)
+    difference = float((np.abs(logits - own).max(axis=1) / scale).max())
+    precision = np.dtype(model.dtype).name
+    if not difference <= TOLERANCES[precision]:  # also for NaN
+        raise RunFailedError(
+            f"{out} is not written: its logits differ from the model's by {difference:.1e} of the largest, rounding in "
+            f"{precision} explains at most {TOLERANCES[precision]:.0e}: report this with the versions that "
+            "python -m focalnet_jax prints"
+        )
+    return (
+        f"compared with the model on {platform}, batches of {' and '.join(map(str, _BATCHES))} random images: largest "
+        f"relative difference {difference:.1e}, at most {TOLERANCES[precision]:.0e} is rounding in {precision}"
+    )
+
+
+def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) -> bytes:
+    """Returns a model as serialized StableHLO: its weights and its call on normalized images.
+
+    The call maps images `[B, H, W, 3]` float32 of any batch size to logits `[B, K]` float32.
+
+    Args:
+      model: the `FocalNet`; every layer is exported in the implementation by XLA, which all platforms have.
+      image_size: height and width in pixels, or one number for both.
+      platforms: names among `PLATFORMS`.
+
+    Raises:
+      UserError: images of this size are too small for the model, or its weights too large for one file.
     """
     import jax
     import jax.numpy as jnp
@@ -76,7 +150,7 @@ def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) 
     from focalnet_jax.model.precision import get_precision
     from focalnet_jax.ops.implementations import IMPLEMENTATIONS
 
-    config = dataclasses.replace(model.config, **dict.fromkeys(IMPLEMENTATIONS, "xla"))  # for any platform
+    config = dataclasses.replace(model.config, **dict.fromkeys(IMPLEMENTATIONS, "xla"))  # which every platform has
     precision, params = get_precision(model.dtype), nnx.state(model)
     graph = nnx.graphdef(nnx.eval_shape(lambda: FocalNet(config, precision=precision, rngs=nnx.Rngs(0))))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
@@ -90,7 +164,7 @@ def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) 
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
     from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

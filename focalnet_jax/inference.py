@@ -1,4 +1,4 @@
-"""From weights to predictions for images, for any task."""
+"""Loads the predictor of any weights, and reads the images that it is applied to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
-from focalnet_jax.data.listing import list_pictures
+from focalnet_jax.data.listing import list_images
 from focalnet_jax.errors import UserError
 from focalnet_jax.settings.tasks import TASKS
 from focalnet_jax.tasks import task_kind
@@ -27,15 +27,15 @@ __all__ = ["Classifier", "find_pictures", "load_classifier", "load_predictor", "
 def load_predictor(path: str | Path, name: str | None = None, **options: Any) -> Predictor:
     """Returns the predictor of the weights at `path`, in any format.
 
-    The checkpoint of a run has the run's task; other weights are those of a classifier.
+    The task is that of the run that wrote the checkpoint; other weights are loaded as a classifier.
 
     Args:
       path: as for `load_model`.
-      name: the variant it is; recognised by default.
-      **options: of the task, for classification those of `load_classifier`.
+      name: name of the variant; recognised by default.
+      **options: options of the task; for classification those of `load_classifier`.
 
     Raises:
-      UserError: nothing readable is there, or it does not fit the options.
+      UserError: the weights cannot be read, or do not fit the options.
     """
     task = TASKS[0]
     if is_checkpoint(path):
@@ -44,34 +44,46 @@ def load_predictor(path: str | Path, name: str | None = None, **options: Any) ->
 
 
 def find_pictures(paths: Sequence[str | Path], others: Sequence[str] = ()) -> list[Path]:
-    """Returns the named files, and the pictures in named folders, sorted: files with a picture's suffix or `others`.
+    """Returns image files: the named ones, and all in the named folders, sorted by path.
 
-    What is left out of a folder is printed on stderr, by kind and number.
+    Files that are left out of a folder are counted by kind on stderr.
+
+    Args:
+      paths: files and folders.
+      others: suffixes, besides those of images, of files to return.
 
     Raises:
-      UserError: nothing there, or a folder without pictures.
+      UserError: a path does not exist, or a folder holds no images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if os.path.isdir(path):  # False for a name that cannot be one, where Path raises
-            inside = list_pictures(path, (*IMAGE_SUFFIXES, *others))
-            if not inside.pictures:
-                raise UserError(f"{path} holds no pictures; {inside.held}")
+        if os.path.isdir(path):  # False for an invalid name, for which Path raises
+            inside = list_images(path, (*IMAGE_SUFFIXES, *others))
+            if not inside.images:
+                raise UserError(f"{path} holds no images; {inside.all_counts}")
             if inside.left_out:
-                print(f"{path}: left out {inside.told}", file=sys.stderr)
-            found += map(Path, inside.pictures)
+                print(f"{path}: left out {inside.left_out_counts}", file=sys.stderr)
+            found += map(Path, inside.images)
         elif os.path.exists(path):
             found.append(path)
         elif os.path.islink(path):
-            raise UserError(f"{path} is a link to {os.readlink(path)}, which is not there")
+            raise UserError(f"{path} is a link to {os.readlink(path)}, which does not exist")
         else:
             raise UserError(f"{path}: there is no such file or folder")
     return found
 
 
 def read_picture(path: Path, name: str | None = None) -> np.ndarray:
-    """`[H, W, 3]` uint8; `UserError` that names a file that is none, by its path or the `name` people know it by."""
+    """Returns the image in a file as `[H, W, 3]` uint8.
+
+    Args:
+      path: the file.
+      name: name of the file in messages; its path by default.
+
+    Raises:
+      UserError: the file is missing or not an image that can be decoded.
+    """
     try:
         return decode(path)
     except UnreadableImageError as error:
-        raise UserError(f"{name or path} is no picture that can be read: {error}") from error
+        raise UserError(f"{name or path} is not an image that can be read: {error}") from error

@@ -1,4 +1,4 @@
-"""Predict what images show: python -m focalnet_jax.predict PICTURE... --checkpoint PATH [--topk 5] [--out DIR].
+"""Predict the contents of images: python -m focalnet_jax.predict PICTURE... --checkpoint PATH [--topk 5] [--out DIR].
 
 Images are resized and cropped as in an evaluation. Prints one line per image with its most probable classes and their
 probabilities; with --json, one JSON object per image. With --out, also draws each image with its prediction.
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_TOGETHER = 16  # images per call of the model
+_BATCH = 16  # images per call of the model
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, prints a prediction for each picture."""
+    """Parses flags and prints a prediction for each image."""
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
     from focalnet_jax.programs.command_line import (
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.system.files import check_folder
 
     parser = make_parser("predict", __doc__)
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, or folders of them")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="image files, or folders of images")
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     )
     add_weights_flags(parser)
     add_classes_flag(parser)
-    parser.add_argument("--image-size", metavar="S|HxW", help="by default what the weights state, or 224")
+    parser.add_argument("--image-size", metavar="S|HxW", help="in pixels (default: stored with the weights, or 224)")
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="number of classes to print: %(default)s")
     parser.add_argument("--json", action="store_true", help="one JSON object per image")
     parser.add_argument("--out", type=Path, metavar="DIR", help="draw every image with its prediction into this folder")
@@ -58,20 +58,20 @@ def main(arguments: list[str]) -> int:
     stated = dict(image_size=size, options=check_options(flags.option), which=flags.weights, classes=flags.classes)
     predictor = load_predictor(flags.checkpoint, flags.model, **stated)
     if not predictor.labels:
-        raise UserError(f"{flags.checkpoint} has no classifier, so it predicts nothing")
+        raise UserError(f"{flags.checkpoint} has no classifier: it cannot predict")
     if predictor.assumed:
         how = predictor.preprocessing.describe()
         print(
-            f"note: {flags.checkpoint} states no {predictor.assumed}; images are prepared as usual: {how}",
+            f"note: {flags.checkpoint} stores no {predictor.assumed}; the usual is used: {how}",
             file=sys.stderr,
         )
     drawings = dict(zip(paths, _names(paths), strict=True))
     if flags.out is not None:
         flags.out.mkdir(parents=True, exist_ok=True)
     broken = []
-    for first in range(0, len(paths), _TOGETHER):
+    for first in range(0, len(paths), _BATCH):
         images = {}
-        for path in paths[first : first + _TOGETHER]:
+        for path in paths[first : first + _BATCH]:
             try:
                 images[path] = read_picture(path)
             except UserError as error:
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The name of every image's drawing, `NAME.png`; images of equal names are numbered."""
+    """Returns the file name of each image's drawing, `NAME.png`; images with the same name are numbered."""
     seen: Counter[str] = Counter()
     names = []
     for path in paths:
@@ -110,7 +110,7 @@ def as_png(image: Any) -> bytes:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
     from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

@@ -1,11 +1,11 @@
-"""Train a FocalNet, or go on with a run: python train.py --config configs/quickstart.py --workdir runs/quickstart."""
+"""Train a FocalNet, or resume a run: python train.py --config configs/quickstart.py --workdir runs/quickstart."""
 
 import signal
 import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags and trains."""
+    """Parses flags and trains; returns the exit code."""
     from focalnet_jax.distributed.flags import add_flags
     from focalnet_jax.errors import UserError
     from focalnet_jax.programs.command_line import Parser, load_config, parse_arguments, parse_workdir
@@ -13,9 +13,9 @@ def main(arguments: list[str]) -> int:
 
     parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives; a run there goes on")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run; a run in it is resumed")
     parser.add_argument(
-        "--max-restarts", type=int, default=0, metavar="N", help="start it again up to N times when it fails"
+        "--max-restarts", type=int, default=0, metavar="N", help="restart a run that fails, up to N times"
     )
     add_flags(parser)
     flags, overrides = parse_arguments(parser, arguments)
@@ -24,18 +24,18 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--max-restarts {flags.max_restarts}: expected 0 or more")
     if flags.max_restarts:
         return run_again([sys.executable, *sys.orig_argv[1:], "--max-restarts=0"], flags.max_restarts)
-    # Loads for seconds: after what is answered at once.
+    # Takes seconds to import: mistakes in flags are reported before it.
     from focalnet_jax.system.loading import loading
 
     with loading():
         from focalnet_jax.distributed.startup import connect
         from focalnet_jax.training.loop import train
-    connect(flags)  # a mistake in one process alone is told before the others wait for it
+    connect(flags)  # after the checks, so that no process waits for one that stops on a mistake
     return train(config, workdir)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
     from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

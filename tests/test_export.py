@@ -1,15 +1,18 @@
 """An exported model runs where this package is not, for any batch size, and gives the same logits."""
 
+import re
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import focalnet_jax
-from focalnet_jax.errors import UserError
-from focalnet_jax.export import export, main
+from focalnet_jax import export as exporting
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.export import TOLERANCES, compare, export, main
 
 ALONE = """
 import sys, numpy, jax.export
@@ -36,7 +39,10 @@ def test_a_runs_weights_are_exported_by_the_command(finished, tmp_path, capsys):
     workdir, _ = finished
     out = tmp_path / "run.stablehlo"
     assert main([str(workdir), str(out), "--image-size", "24", "--platforms", "cpu"]) == 0
-    assert "[B, 24, 24, 3] to [B, 10], for cpu" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "[B, 24, 24, 3] to [B, 10], for cpu" in printed
+    # The native kernels of the model against XLA: not equal, and far within the tolerance.
+    assert 0 < _difference(printed) < TOLERANCES["float32"] / 10
     exported = jax.export.deserialize(out.read_bytes())
     assert exported.platforms == ("cpu",)
     images = np.zeros((3, 24, 24, 3), np.float32)
@@ -53,3 +59,49 @@ def test_a_runs_weights_are_exported_by_the_command(finished, tmp_path, capsys):
     with pytest.raises(UserError, match="at least"):
         main([str(workdir), str(tmp_path / "x"), "--image-size", "2"])
     assert [path.name for path in tmp_path.iterdir()] == ["run.stablehlo"]
+
+
+def _difference(printed):
+    return float(re.search(r"batches of 1 and 3 random images: largest relative difference (\S+),", printed)[1])
+
+
+def test_a_bfloat16_model_is_compared_within_its_own_rounding(finished, tmp_path, capsys):
+    out = tmp_path / "run.stablehlo"
+    assert main([str(finished[0]), str(out), "--precision", "bfloat16", "--platforms", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert _difference(printed) < TOLERANCES["bfloat16"]
+    assert "is rounding in bfloat16" in printed
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (1 + 1e-2, r"run.stablehlo is not written: its logits differ from the model's by \d.*at most 1e-04"),
+        (np.nan, "its logits differ from the model's by nan"),
+    ],
+)
+def test_an_export_whose_logits_differ_is_not_written(finished, tmp_path, monkeypatch, value, message):
+    def wrong(model, *arguments):
+        graph, state = nnx.split(model)
+        changed = jax.tree.map(lambda leaf: leaf * np.float32(value), state)
+        return export(nnx.merge(graph, changed), *arguments)
+
+    monkeypatch.setattr(exporting, "export", wrong)
+    with pytest.raises(RunFailedError, match=message):
+        main([str(finished[0]), str(tmp_path / "run.stablehlo"), "--platforms", "cpu"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_for_other_platforms_is_written_and_said_to_be_not_compared(finished, tmp_path, capsys):
+    assert main([str(finished[0]), str(tmp_path / "run.stablehlo"), "--platforms", "tpu,cuda"]) == 0
+    assert "not compared with the model: this machine runs cpu, the file tpu, cuda" in capsys.readouterr().out
+    assert (tmp_path / "run.stablehlo").stat().st_size
+
+
+def test_a_model_whose_logits_are_not_finite_is_not_written(tmp_path):
+    model = focalnet_jax.create_model("focalnet_tiny_srf", num_classes=7, embed_dim=16, depths=(1, 2))
+    model.head.bias[...] = np.inf
+    with pytest.raises(
+        RunFailedError, match="x is not written: the model's logits of random images are NaN or infinite"
+    ):
+        compare(export(model, 32), model, 32, tmp_path / "x")

@@ -131,7 +131,10 @@ def test_a_mistake_is_one_line(arguments, told):
 
 
 def test_a_run_that_logged_nothing_and_a_file_that_is_no_runs_are_said_so(tmp_path):
-    for content, told in (("", "has logged nothing yet"), ("hello\n[1]\n", r"metrics\.jsonl is damaged or no run's")):
+    for content, told in (
+        ("", "has logged nothing yet"),
+        ("hello\n[1]\n", r"metrics\.jsonl is damaged or not of a run"),
+    ):
         (tmp_path / "metrics.jsonl").write_text(content)
         with pytest.raises(UserError, match=told):
             main([str(tmp_path)])
@@ -158,5 +161,5 @@ def test_numbers_that_are_none_are_passed_over_and_names_are_text(tmp_path):
     write_whole(tmp_path / "report.html", page([one, replace(one, name="other")]))
     assert "<td>50.00 %</td><td>2</td>" in (tmp_path / "report.html").read_text()
     (folder / "config.json").write_text('{"a.b": 1}')
-    with pytest.raises(UserError, match=r"config\.json is damaged or no run's"):
+    with pytest.raises(UserError, match=r"config\.json is damaged or not the config of a run"):
         read_run(folder)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,21 @@ def imports_of(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("folder", ["data", "aot", "report", "settings"])
+def test_files_of_a_folder_import_one_way(folder):
+    paths = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in files(folder)}
+    graph = {}
+    for name, path in paths.items():
+        # `from package import name` may name a module or something in the package.
+        nearest = {
+            next((part for part in (found, found.rpartition(".")[0]) if part in paths), "")
+            for found in imports_of(path)
+        }
+        graph[name] = nearest - {"", name}
+    assert any(graph.values())
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_few_files_lie_at_the_packages_root():

@@ -60,7 +60,7 @@ def test_a_mistake_in_any_combination_is_told_before_the_first_run(tmp_path):
 def test_a_runs_own_folder_is_no_place_for_others(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     refused = run("-m", "focalnet_jax.sweep", *SMALL, "--config.seed=0,1", "--workdir", tmp_path)
-    assert_one_line_mistake(refused, "is a run's own")
+    assert_one_line_mistake(refused, "is the workdir of a run")
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
@@ -85,7 +85,7 @@ def test_the_table_has_the_best_first_and_names_failures():
 
 
 def test_names_of_runs_are_files_names_and_unlike_each_other():
-    with pytest.raises(UserError, match=r"two of the runs would lie in data\.path=p_q"):
+    with pytest.raises(UserError, match=r"two of the runs would have the folder data\.path=p_q"):
         combinations(["--config.data.path=p/q,p_q"])
     long = combinations([f"--config.data.path={'a' * 300},{'a' * 299}b"])
     assert len({name for name, _ in long}) == 2

@@ -1,4 +1,4 @@
-"""The steps of a run compiled for hardware that is not here: whether they fit, and what they would cost."""
+"""Ahead-of-time compilation of the steps of a run for absent hardware: memory, and the compiler's cost estimate."""
 
-MOST_A_DEVICE = 4096
-"""Examples that are looked for: a small model would fit with more than anyone trains with."""
+MAX_BATCH_PER_DEVICE = 4096
+"""Largest batch per device that a search tries: small models fit with more than is useful."""

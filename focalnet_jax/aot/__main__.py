@@ -1,6 +1,6 @@
-"""Compile the real train step of a recipe for hardware that is not here.
+"""Compile the train or eval step of a recipe for absent hardware.
 
-Says whether it fits, what it computes and sends, and what the compiler thinks it costs: an estimate, not a measurement.
+Prints whether it fits in memory, its FLOPs and communication, and the compiler's estimate of its time (no measurement).
 Needs the compiler for TPUs (`pip install 'focalnet_jax[tpu]'`) or for GPUs (docs/scale.md).
 """
 
@@ -11,7 +11,7 @@ import signal
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, compiles, prints a table and the result as the last line."""
+    """Parses flags, compiles, prints a table and, as the last line, the result in JSON."""
     import jax
 
     from focalnet_jax.aot.compilation import compile_step, search
@@ -24,13 +24,13 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.tasks import task_kind
     from focalnet_jax.training.resolve import resolve
 
-    jax.config.update("jax_platforms", "cpu")  # it looks for no other devices: none is used
+    jax.config.update("jax_platforms", "cpu")  # without a search for other devices: none is used
     parser = make_parser("aot", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe")
     parser.add_argument(
         "--topology", required=True, metavar="CHIP:SHAPE", help="such as v5e:4x4, v4:2x2x4, v6e:8x8, h100:8"
     )
-    parser.add_argument("--slices", type=int, default=1, help="so many of it, over the data centre's network")
+    parser.add_argument("--slices", type=int, default=1, help="number of slices on the data centre's network")
     parser.add_argument("--step", choices=["train", "eval"], default="train", help="which step to compile")
     parser.add_argument(
         "--search", action="store_true", help="find the cheapest remat policy that fits, and the largest batch"
@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> int:
     devices, chip = describe_devices(flags.topology, flags.slices)
     mesh, kind = run_mesh(config.mesh.to_dict(), devices), task_kind(config.task)
     by_data = (*settings_of(config.task).AUTO, "batch_size")
-    left_open = any(is_auto(config, key) for key in by_data)
-    source = kind.open_examples(config) if left_open and config.data.path not in (None, REQUIRED) else None
+    unresolved = any(is_auto(config, key) for key in by_data)
+    source = kind.open_examples(config) if unresolved and config.data.path not in (None, REQUIRED) else None
     config = resolve(config, mesh, source)
     if flags.search:
         attempt, suggestion = search(config, mesh, chip, flags.step)
@@ -55,8 +55,8 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or the compilers say that there are none
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides warnings of compilers that no device is present
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL)
     from focalnet_jax.programs.command_line import run_command
 

@@ -1,8 +1,8 @@
-"""Cycles of the kernels of our own in a TPU program, for which the compiler writes no estimate beside the operation.
+"""Cycles of this package's own kernels in a TPU program, for which the compiler's text has no estimate.
 
-It can write down the bundles it made of them, the instructions that are issued in one cycle each. They are counted as
-often as the loops around them run, or as long as the matrix units take for what they are given, if that is longer.
-Waiting for memory is not part of it.
+The compiler can dump the bundles of a kernel: the instructions that are issued in one cycle. The estimate is the number
+of executed bundles, with the trip counts of their loops, or the time of the matrix units for their operands if that is
+longer. It does not include waiting for memory.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _NUMBER = re.compile(r"\.\d+$")
 _BUNDLE = re.compile(r"\s*(?:0x[0-9a-f]+|\d+)\s+([A-Z ]*):\s*([ >]*)\{(\})?")
 _CARRIED = re.compile(r"= sphi %\w+, %(\w+)")
 _EXIT = re.compile(r"scmp\.ge\.s32\.totalorder (?:\(\S+\), )?%(\w+), (\d+) /\* loop exit test")
-# Of loops that copy the last part of what no block divides: how often is known where they run, and it is not often.
+# The exit of loops that copy a partial last block: their trip count is known only at run time, and small.
 _OPEN_EXIT = re.compile(r"scmp\.ge\.s32\.totalorder (?:\(\S+\), )?%(\w+), %\w+")
-# What the grid's loop computes, which it skips in its first and its last turn: they only bring and take blocks.
+# The branch by which the grid's loop skips its computation in the first and the last iteration, which only copy blocks.
 _SKIP = re.compile(r"sbr\.rel \(!?%\w+\) target = \$region(\d+)")
 _REGION = re.compile(r"\bregion (\d+)\b")
 _WITHIN = re.compile(r"scmp\.lt\.s32\.totalorder %\w+, (\d+)")
-# 16 rows given to a matrix unit, which takes one a cycle; a v6e's, by its peak and its schedules, two.
+# Passes 16 rows to a matrix unit, which takes one per cycle; two on a v6e, by its peak rate and its schedules.
 _GIVEN = re.compile(r"vmatmul\.[\w.]*bf16[\w.]*\.mxu(\d)")
 _ROWS, _WIDE_ROWS = 16, 8
-# A kernel whose turns do not all compute says in its name how many do: see ops/mosaic/passes.py.
+# If not all iterations of a kernel compute, its name has their number: see ops/mosaic/passes.py.
 _COMPUTING = re.compile(r"_(\d+)_of_(\d+)")
 
 
 @functools.cache
 def folder() -> Path:
-    """Where the compiler will write the bundles; to be asked for before it is loaded."""
+    """Returns the folder in which the compiler dumps bundles; must be called before the compiler is loaded."""
     made = Path(tempfile.mkdtemp(prefix="bundles"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {_FLAGS.format(made)}".strip()
@@ -45,14 +45,14 @@ def folder() -> Path:
 
 
 def forget() -> None:
-    """What was compiled until now."""
+    """Deletes the dumps of all previous compilations."""
     for path in folder().iterdir():
         path.unlink()
 
 
 def kernel_cycles(name: str) -> int:
-    """Cycles of an operation of what was compiled since."""
-    # Equal kernels are compiled, and written, once: their names differ in the number alone.
+    """Returns the cycles of a kernel, by the name of its operation, compiled since the last `forget`."""
+    # Equal kernels are compiled and dumped once: their names differ only in the number.
     files = ((path, _FILE.fullmatch(path.name)) for path in folder().iterdir())
     written = {_NUMBER.sub("", named[1]): path for path, named in files if named}
     path = written[_NUMBER.sub("", name)]
@@ -61,18 +61,24 @@ def kernel_cycles(name: str) -> int:
 
 
 def count(text: str, share: float = 1.0) -> int:
-    """Bundles, as often as the loops they are in run.
+    """Returns the number of executed bundles, each counted with the trip counts of its loops.
 
-    The outermost loop is the grid's: it computes in all but two of its turns, and the loops in it run in a share of
-    them.
+    The outermost loop is the grid's: it computes in all but two of its iterations.
+
+    Args:
+      text: the compiler's dump.
+      share: share of the grid's iterations in which the loops in it run.
+
+    Raises:
+      ValueError: the trip count of a loop is unknown.
     """
     lines = [(found, line) for line in text.splitlines() if (found := _BUNDLE.match(line))]
     turns = _turns(lines)
     computing, computed = _computing(lines, turns), (turns[0] - 2) / turns[0] if turns else 1.0
-    loops: list[tuple[int, float]] = []  # the open ones: depth, and how often they run
+    loops: list[tuple[int, float]] = []  # loops around the current bundle: depth, trip count
     total, given = 0.0, collections.Counter()
     for place, (found, line) in enumerate(lines):
-        begins, empty = "LB" in found[1], found[3]  # where nothing is issued, no depth is said
+        begins, empty = "LB" in found[1], found[3]  # an empty bundle has no depth
         depth = found[2].count(">")
         while loops and not empty and (loops[-1][0] > depth or (begins and loops[-1][0] == depth)):
             loops.pop()
@@ -87,7 +93,7 @@ def count(text: str, share: float = 1.0) -> int:
 
 
 def _computing(lines: list[tuple[re.Match[str], str]], turns: list[int]) -> range:
-    """The places of what the grid's loop skips in two of its turns: the longest that it can skip at all."""
+    """Returns the lines that the grid's loop skips in two of its iterations: the longest range that it can skip."""
     if not any(int(number) == turns[0] - 1 for _, line in lines for number in _WITHIN.findall(line)):
         return range(0)
     ends = {region: place for place, (_, line) in reversed([*enumerate(lines)]) for region in _REGION.findall(line)}
@@ -98,9 +104,10 @@ def _computing(lines: list[tuple[re.Match[str], str]], turns: list[int]) -> rang
 
 
 def _turns(lines: list[tuple[re.Match[str], str]]) -> list[int]:
-    """How often each loop runs, in the order in which they begin.
+    """Returns the trip count of each loop, in the order of their beginnings.
 
-    A loop ends by comparing what it carries; where that is kept in memory, it belongs to the one loop that is left.
+    A loop ends with a comparison of a carried value; if the value is in memory, the comparison belongs to the only loop
+    without another one.
     """
     lengths = {found[1]: int(found[2]) for _, line in lines for found in _EXIT.finditer(line)}
     beginnings = [set(_CARRIED.findall(line)) for found, line in lines if "LB" in found[1]]
@@ -109,5 +116,5 @@ def _turns(lines: list[tuple[re.Match[str], str]]) -> list[int]:
     carried = [names & lengths.keys() for names in beginnings]
     left = lengths.keys() - {name for names in carried for name in names}
     if [len(names) for names in carried].count(0) != len(left) or len(left) > 1:
-        raise ValueError(f"of {len(carried)} loops it is not known how often {len(left)} run")
+        raise ValueError(f"the trip counts of {len(left)} of {len(carried)} loops are unknown")
     return [lengths[next(iter(names or left))] for names in carried]

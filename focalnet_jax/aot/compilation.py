@@ -1,4 +1,4 @@
-"""Compiling a step for a mesh of devices that are not here, and looking for the largest batch that fits them."""
+"""Compiles a step for a mesh of absent devices, and searches for the largest batch that fits in their memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.aot import MOST_A_DEVICE, bundles
+from focalnet_jax.aot import MAX_BATCH_PER_DEVICE, bundles
 from focalnet_jax.aot.program import Program
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.distributed.mesh import check_batch_size, split_by_example
@@ -25,40 +25,43 @@ from focalnet_jax.training.spec import make_spec
 from focalnet_jax.training.state import abstract_state, abstract_variables
 from focalnet_jax.training.step import make_eval_step, make_train_step
 
-_WARM_UP, _STEPS = 100, 1000  # of the schedule, whose length costs nothing
-_MOST_TURNS = 8  # of trying another batch
+_WARM_UP, _STEPS = 100, 1000  # length of the schedule, which does not affect the cost
+_MOST_TURNS = 8  # batches tried by a search
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
 class DoesNotFitError(UserError):
-    """A program needs more memory than the device has: `asked` bytes, None where that is not told."""
+    """Raised if a program needs more memory than the device has: `requested` bytes, None if unknown."""
 
-    def __init__(self, asked: int | None):
-        told = f": it asks for {asked / 1e9:.1f} GB" if asked else ""
+    def __init__(self, requested: int | None):
+        needed = f": it requests {requested / 1e9:.1f} GB" if requested else ""
         super().__init__(
-            f"the program does not fit the device's memory{told}; give fewer or smaller images, or a smaller model"
+            f"the program does not fit in the device's memory{needed}; give fewer or smaller images, or a smaller model"
         )
-        self.asked = asked
+        self.requested = requested
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one compilation told."""
+    """Result of one compilation."""
 
     step: str  # train or eval
     batch: int  # global
     remat: str
     fits: bool
-    memory: int | None  # bytes a device needs
-    cycles: int | None  # of a device, by the compiler's estimate
-    sent: Mapping[str, int] | None  # bytes a device sends, by kind of exchange
-    seconds: float  # that compiling took
+    memory: int | None  # bytes per device
+    cycles: int | None  # per device, estimated by the compiler
+    sent: Mapping[str, int] | None  # bytes sent per device, by kind of collective
+    seconds: float  # time of the compilation
 
 
 def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> Attempt:
-    """Compiles the `train` or `eval` step a run of `config` has, shardings and donation included.
+    """Compiles the `train` or `eval` step of a run of `config`, including shardings and donation.
 
-    Not to fit is an answer, not an error.
+    A step that does not fit in memory is reported in the result, not raised.
+
+    Raises:
+      UserError: the batch does not divide over the devices and micro-batches.
     """
     config = resolve(config, mesh)
     key = _batch_key(config, step)
@@ -71,7 +74,7 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
     try:
         compiled = compile_fitting(lowered)
     except DoesNotFitError as error:
-        return _said(Attempt(step, batch, remat, False, error.asked, None, None, time.perf_counter() - begun))
+        return _report(Attempt(step, batch, remat, False, error.requested, None, None, time.perf_counter() - begun))
     seconds = time.perf_counter() - begun
     needed = compiled.memory_analysis()
     memory = (
@@ -83,18 +86,18 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
     )
     program = Program(compiled.as_text())
     cycles, sent = program.cycles(bundles.kernel_cycles), program.collective_bytes()
-    return _said(Attempt(step, batch, remat, memory <= chip.memory, memory, cycles, sent, seconds))
+    return _report(Attempt(step, batch, remat, memory <= chip.memory, memory, cycles, sent, seconds))
 
 
 def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple[Attempt, dict[str, Any]]:
-    """The config's batch with the cheapest remat policy it fits with, and the largest batch that fits at all.
+    """Searches for the cheapest remat policy with which the config's batch fits, and for the largest batch that fits.
 
     Returns:
-      The attempt with that policy (the most saving one where none fits), and `suggested_remat`,
-      `largest_batch` (to an eighth; of those of at most 4096 examples a device) and `largest_batch_remat`, null where
-      there is none.
+      The compilation with that policy, or with the policy that saves most memory if none fits; and `suggested_remat`,
+      `largest_batch` (to within an eighth, at most 4096 examples per device) and `largest_batch_remat`, each None if
+      nothing fits.
     """
-    # Where "auto" is "none" and does not fit, the others keep less; where it is "full", they keep no less.
+    # If "auto" resolved to "none", the others use less memory; if to "full", they use at least as much.
     for remat in ("auto", "dots", "full") if step == "train" else [config.remat]:
         cheapest = compile_step(_with(config, remat=remat), mesh, chip, step)
         if cheapest.fits:
@@ -102,8 +105,8 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
     saving = "full" if step == "train" else config.remat
     largest, above = (cheapest, None) if cheapest.fits else (None, cheapest.batch)
     for _ in range(_MOST_TURNS):
-        batch = _next_batch(largest, above, chip.memory, lambda size: _may_be(size, config, mesh, step))
-        if batch is None or batch > MOST_A_DEVICE * mesh.shape["data"] * mesh.shape["fsdp"]:
+        batch = _next_batch(largest, above, chip.memory, lambda size: _is_valid(size, config, mesh, step))
+        if batch is None or batch > MAX_BATCH_PER_DEVICE * mesh.shape["data"] * mesh.shape["fsdp"]:
             break
         attempt = compile_step(_with(config, **{"remat": saving, _batch_key(config, step): batch}), mesh, chip, step)
         largest, above = (attempt, above) if attempt.fits else (largest, batch)
@@ -114,8 +117,8 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
     }
 
 
-def _may_be(batch: int, config: FrozenConfigDict, mesh: Mesh, step: str) -> bool:
-    """Returns whether a batch divides over devices and micro-batches, and the task can split it as it needs."""
+def _is_valid(batch: int, config: FrozenConfigDict, mesh: Mesh, step: str) -> bool:
+    """Returns whether a batch divides over devices and micro-batches, and is valid for the task."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if step == "eval":
         return batch % parts == 0
@@ -128,18 +131,18 @@ def _may_be(batch: int, config: FrozenConfigDict, mesh: Mesh, step: str) -> bool
     return True
 
 
-def _next_batch(largest: Attempt | None, above: int | None, room: int, may_be: Callable[[int], bool]) -> int | None:
-    """Between the largest batch that fits and the smallest that does not; None if that is known to an eighth."""
+def _next_batch(largest: Attempt | None, above: int | None, room: int, is_valid: Callable[[int], bool]) -> int | None:
+    """Returns the next batch between the largest that fits and the smallest that does not; None within an eighth."""
     fits = largest.batch if largest else 0
     if above is None:
-        # So many times as much memory is so many times the batch, or more: what a device holds in any case stays.
+        # The batch grows at least in proportion to memory, part of which does not depend on the batch.
         times = room // largest.memory if largest.memory else 2
         return fits * min(max(2, times), 16)  # which divides as that batch does
     if above - fits <= fits // 8:
         return None
     middle = (fits + above) // 2
     tries = [*range(middle, fits, -1), *range(middle + 1, above)]
-    return next((batch for batch in tries if may_be(batch)), None)
+    return next((batch for batch in tries if is_valid(batch)), None)
 
 
 def _batch_key(config: FrozenConfigDict, step: str) -> str:
@@ -171,23 +174,23 @@ def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lo
 
 
 def compile_fitting(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """The compiled program; `DoesNotFitError` where it does not fit the device's memory."""
+    """Returns the compiled program; raises `DoesNotFitError` if it does not fit in the device's memory."""
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        # A kernel that does not fit fast memory is a fault of ours, which a smaller batch would not mend.
+        # A kernel that does not fit in fast memory is a bug of this package; a smaller batch does not help.
         if "RESOURCE_EXHAUSTED" not in str(error) or re.search("memory space [vs]mem", str(error)):
             raise
-        raise DoesNotFitError(_asked(str(error))) from error
+        raise DoesNotFitError(_requested(str(error))) from error
 
 
-def _asked(error: str) -> int | None:
-    """The bytes a program asked for in vain, from the compiler's complaint."""
+def _requested(error: str) -> int | None:
+    """Returns the bytes that a program requested in vain, from the compiler's message; None if it has none."""
     found = re.search(r"(?:Used |temporaries \()([\d.]+)([KMG])", error)
     return round(float(found[1]) * _UNITS[found[2]]) if found else None
 
 
-def _said(attempt: Attempt) -> Attempt:
+def _report(attempt: Attempt) -> Attempt:
     memory = "?" if attempt.memory is None else f"{attempt.memory / 2**30:.2f} GiB"
-    print(f"  {'fits' if attempt.fits else 'does not fit'}: {memory} a device ({attempt.seconds:.0f} s)", flush=True)
+    print(f"  {'fits' if attempt.fits else 'does not fit'}: {memory} per device ({attempt.seconds:.0f} s)", flush=True)
     return attempt

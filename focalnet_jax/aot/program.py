@@ -1,7 +1,7 @@
-"""What a compiled program costs, read from its text: the compiler's cycles and the bytes that travel between devices.
+"""Cost of a compiled program, read from its HLO text: the compiler's cycles, and bytes sent between devices.
 
-XLA writes its own estimate of cycles beside every operation of a TPU program; loops state neither how often they run
-nor their sum, so both are worked out here.
+XLA adds an estimate of cycles to every operation of a TPU program, but not to loops, whose trip counts and sums are
+computed here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CALLING = ("fusion", "call", "conditional", "async-start", "custom-call")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a program: the name and type of its result, its operation, and the rest of the line."""
+    """One line of a program: name and type of its result, its operation, and the rest of the line."""
 
     root: bool
     name: str
@@ -33,32 +33,32 @@ class Instruction:
     rest: str
 
     def operands(self) -> list[str]:
-        """Names of what it is given."""
+        """Returns the names of the operands."""
         given = re.sub(r"/\*.*?\*/", "", self.rest.partition(")")[0])
         return [part.split()[-1].lstrip("%") for part in given.split(",") if part.strip()]
 
     def number(self) -> int | None:
-        """A constant's value, where it is a whole number."""
+        """Returns the value of an integer constant; None for others."""
         found = re.match(r"(-?\d+)\)", self.rest) if self.operation == "constant" else None
         return int(found[1]) if found else None
 
     def called(self) -> list[str]:
-        """Names of the computations it runs, loops apart."""
+        """Returns the names of the called computations, except those of loops."""
         found = _CALLED.search(self.rest) if self.operation in _CALLING else None
         return [name.strip(" %") for name in found[1].split(",")] if found else []
 
     def loop(self) -> tuple[str, str] | None:
-        """The names of a loop's condition and body."""
+        """Returns the names of condition and body of a loop; None for others."""
         found = re.search(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)", self.rest)
         return (found[1], found[2]) if self.operation == "while" and found else None
 
     @property
     def own(self) -> bool:
-        """Whether it is a kernel of our own."""
+        """Whether the instruction is one of this package's kernels."""
         return self.operation == "custom-call" and 'custom_call_target="tpu_custom_call"' in self.rest
 
     def cycles(self) -> int | None:
-        """The compiler's estimate."""
+        """Returns the compiler's estimate; None if it has none."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
         return int(found[1]) if found else None
 
@@ -83,26 +83,26 @@ class Program:
         return found
 
     def cycles(self, of_kernel: Callable[[str], int]) -> int | None:
-        """The sum of the compiler's estimates, loops as often as they run; None where it makes none.
+        """Returns the sum of the compiler's estimates, with trip counts of loops; None if it has no estimates.
 
-        Of our own kernels it makes none: `of_kernel` tells them by their names, see `bundles`.
+        The compiler has none for this package's kernels: `of_kernel` returns theirs by name, see `bundles`.
         """
         counted = [
             times * estimate
             for instruction, times, fused in self.run()
-            # What a fusion holds is part of its own estimate.
+            # The estimate of a fusion includes its instructions.
             if not fused
             and (estimate := of_kernel(instruction.name) if instruction.own else instruction.cycles()) is not None
         ]
         return sum(counted) if counted else None
 
     def collective_bytes(self) -> dict[str, int]:
-        """Bytes one device sends in a run, by kind of exchange, were each done in a ring."""
+        """Returns the bytes that one device sends per run of the program, by kind of collective, assuming rings."""
         by_channel: dict[tuple[str, str], int] = {}
         for place, (instruction, times, _) in enumerate(self.run()):
             kind = instruction.operation.removesuffix("-start")
             if kind in COLLECTIVES:
-                # What is spread over several fusions, to compute meanwhile, stands in each of them by its one channel.
+                # A collective that is overlapped with several fusions is in each of them, with the same channel.
                 channel = re.search(r"channel_id=(\d+)", instruction.rest)
                 key = kind, channel[1] if channel else f"at {place}"
                 sent_once = _sent(instruction, kind, _group(instruction.rest) or self._devices)
@@ -117,7 +117,7 @@ class Program:
         return int(found[1]) if (found := re.search(r"num_partitions=(\d+)", self.text)) else 1
 
     def run(self) -> Iterator[tuple[Instruction, int, bool]]:
-        """Every instruction, how often it runs, and whether it is part of a fusion."""
+        """Yields every instruction, how often it runs, and whether it is part of a fusion."""
         computations = self.computations
         waiting = [(self.entry, 1, False)]
         while waiting:
@@ -131,13 +131,12 @@ class Program:
                 waiting += [(called, times, inside) for called in instruction.called()]
 
     def _turns(self, loop: Instruction, condition: str, body: str) -> int:
-        """How often a loop runs; 1 for one that ends by what it computes, such as drawing until a number is accepted.
+        """Returns the trip count of a loop; 1 if it depends on computed values, as in rejection sampling.
 
-        It is what is said of it, or follows from its counter, which starts at 0: what that is compared with, and by
-        how much a turn of the loop raises it.
+        The count is annotated, or follows from a counter that starts at 0, its limit and its increment.
         """
-        if said := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
-            return int(said[1])
+        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
+            return int(known[1])
         lines = self.computations.get(condition, [])
         limits = [number for line in lines if line.type[:5] in _COUNTERS and (number := line.number()) is not None]
         counts = any("direction=LT" in line.rest or line.operation == "fusion" for line in lines)
@@ -151,7 +150,7 @@ class Program:
         return -(-max(limits) // max((self._raised(body, place) for place in places), default=1))
 
     def _raised(self, body: str, place: int) -> int:
-        """By how much a turn raises the number at a place of what a loop carries: a constant, or 1."""
+        """Returns the increment per iteration of the carried value at `place`: a constant, or 1 if unknown."""
         lines = {line.name: line for line in self.computations.get(body, [])}
         carried = next((line.operands() for line in lines.values() if line.root and line.operation == "tuple"), [])
         raised = lines.get(carried[place]) if place < len(carried) else None
@@ -164,7 +163,7 @@ class Program:
 
 
 def sizes(types: str) -> list[int]:
-    """Bytes of the arrays a type names."""
+    """Returns the bytes of each array in an HLO type."""
     return [
         math.prod(int(n) for n in shape.split(",") if n) * _width(kind)
         for kind, shape in _ARRAY.findall(types)
@@ -173,14 +172,14 @@ def sizes(types: str) -> list[int]:
 
 
 def _width(kind: str) -> int:
-    """Bytes of a number."""
+    """Returns the bytes per element of an HLO element type."""
     return 1 if kind == "pred" else max(int(digits[0]) // 8, 1) if (digits := re.findall(r"\d+", kind)) else 0
 
 
 def _sent(instruction: Instruction, kind: str, devices: int) -> int:
-    """Bytes a device sends in an exchange of so many."""
+    """Returns the bytes that a device sends in a collective of `devices` devices."""
     found = sizes(instruction.type)
-    if instruction.operation.endswith("-start"):  # what goes in stands before what comes out
+    if instruction.operation.endswith("-start"):  # its type has the operands before the results
         if kind == "collective-permute":
             return found[0]
         if kind == "all-gather":
@@ -200,7 +199,7 @@ def _sent(instruction: Instruction, kind: str, devices: int) -> int:
 
 
 def _group(rest: str) -> int | None:
-    """How many devices exchange with each other; None for all of them."""
+    """Returns the number of devices in a group of a collective; None for all devices."""
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
         return int(found[1])
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]* \{([^}]*)\}", rest):
@@ -210,5 +209,5 @@ def _group(rest: str) -> int | None:
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return len(found[1].split(","))
     if re.search(r"replica_groups=(?!\{\})", rest):
-        raise ValueError(f"which devices exchange is said in a way not known: {rest[:200]}")
+        raise ValueError(f"unknown format of replica groups: {rest[:200]}")
     return None

@@ -1,4 +1,4 @@
-"""What a compilation says, as a table and as one JSON object."""
+"""The result of a compilation as a table and as one JSON object."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from focalnet_jax.data.preprocessing import in_words
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.tasks import task_kind
 
-_PASSES = {"train": 3, "eval": 1}  # a backward pass computes twice what a forward pass does
-SOURCE = "compiler's estimate, not a measurement; time for exchanges between devices is not in it"
+_PASSES = {"train": 3, "eval": 1}  # forward passes: a backward pass costs two
+SOURCE = "compiler's estimate, not a measurement; without communication between devices"
 
 
 def summary(config: FrozenConfigDict, topology: str, mesh: Mesh, chip: Chip, attempt: Attempt) -> dict[str, Any]:
-    """Figures by name; None where the compiler does not tell.
+    """Returns figures by name; None if the compiler has no estimate.
 
-    `flops_per_step` are the model's, what is computed again for want of memory not counted; so is the MFU.
-    `estimated_step_seconds` is the TPU compiler's cost model: cycles of every operation, those in loops as often as
-    they run.
+    `flops_per_step`, and with it the MFU, does not count recomputation (remat). `estimated_step_seconds` comes from the
+    TPU compiler's cost model: the sum of the cycles of all operations, with trip counts of loops.
     """
     devices = mesh.devices.size
     task = task_kind(config.task).make_task(config, evaluated=False)
@@ -56,7 +55,7 @@ def summary(config: FrozenConfigDict, topology: str, mesh: Mesh, chip: Chip, att
 
 
 def table(result: dict[str, Any], config: FrozenConfigDict) -> str:
-    """Returns the figures of a config's compilation as lines for people."""
+    """Returns the figures of `summary` as a table."""
     outputs = task_kind(config.task).make_task(config, evaluated=False).banner()["model"]
     memory, capacity = result["hbm_bytes_per_device"], result["hbm_capacity_bytes"] / 2**30
     seconds, sent = result["estimated_step_seconds"], result["collective_bytes_per_device"]
@@ -65,17 +64,17 @@ def table(result: dict[str, Any], config: FrozenConfigDict) -> str:
         "topology": f"{result['topology']}, {result['devices']} x {result['chip']}, mesh {axes}",
         "model": f"{result['model']}, {in_words(result['image_size'])} px, {outputs}, "
         f"{result['precision']}, remat {result['remat']}",
-        "step": f"{result['step']}, batch {result['global_batch']}, {result['batch_per_device']} a device",
+        "step": f"{result['step']}, batch {result['global_batch']}, {result['batch_per_device']} per device",
         "memory": f"{'fits' if result['fits'] else 'does not fit'}: "
-        f"{'?' if memory is None else f'{memory / 2**30:.2f}'} of {capacity:.0f} GiB a device",
-        "computes": f"{result['flops_per_step'] / 1e12:.2f} TFLOP a step",
+        f"{'?' if memory is None else f'{memory / 2**30:.2f}'} of {capacity:.0f} GiB per device",
+        "computes": f"{result['flops_per_step'] / 1e12:.2f} TFLOP per step",
         "sends": "?"
         if sent is None
-        else f"{sum(sent.values()) / 1e6:.1f} MB a device and step"
+        else f"{sum(sent.values()) / 1e6:.1f} MB per device and step"
         + "".join(f", {kind} {size / 1e6:.1f}" for kind, size in sent.items()),
-        "time": ("not told by this compiler" if result["fits"] else "none: it does not fit")
+        "time": ("no estimate by this compiler" if result["fits"] else "none: it does not fit")
         if seconds is None
-        else f"{seconds:.4f} s a step, {result['images_per_second_per_device']:.0f} images/s a device, "
+        else f"{seconds:.4f} s per step, {result['images_per_second_per_device']:.0f} images/s per device, "
         f"MFU {result['estimated_mfu']:.1%}: {SOURCE}",
     }
     if "suggested_remat" in result:

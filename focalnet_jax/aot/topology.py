@@ -1,4 +1,4 @@
-"""Devices that are not here: the compilers need only their description."""
+"""Descriptions of absent devices, which are sufficient for the compilers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from focalnet_jax.aot import bundles
 from focalnet_jax.distributed.chips import CHIPS, Chip
 from focalnet_jax.errors import UserError, suggest
 
-_TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # and the dimensions of their networks
-# The shapes they come in: a v5e or v6e, and what of a v4 or v5p is smaller than a cube of 64 chips. Larger ones of
-# those are made of such cubes. cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}
+_TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # dimensions of their networks
+# Valid shapes of v5e and v6e, and of v4 and v5p up to a cube of 64 chips; larger v4 and v5p consist of such cubes.
+# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")
 _MOST_CUBES = {"v4": 64, "v5p": 140}
 _GPUS = ("a100", "h100")  # described in gpus/NAME.txtpb
 _GPUS_A_HOST = 8
-_MOST_GPUS, _MOST_SLICES = 16384, 64  # more than anyone has; their mere description takes minutes
-_JAX_TAKES = 0.75  # of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise
-_CORES = {"v4": 2, "v5p": 2}  # of a chip; JAX may count each as a device
+_MOST_GPUS, _MOST_SLICES = 16384, 64  # larger ones are not useful, and their description alone takes minutes
+_JAX_TAKES = 0.75  # default of XLA_PYTHON_CLIENT_MEM_FRACTION
+_CORES = {"v4": 2, "v5p": 2}  # per chip; JAX may count each as a device
 _EXPECTED = "expected a TPU with its shape such as v5e:4x4, v4:2x2x4, v5p:2x2x2 or v6e:8x8, or a100:8, h100:16"
-# Read when the library is loaded, which looks for a TPU otherwise.
+# Read when libtpu is loaded; without them it searches for a TPU.
 _TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -39,14 +39,14 @@ _TPU_ENVIRONMENT = {
 
 
 def describe_devices(topology: str, slices: int = 1) -> tuple[Sequence[jax.Device], Chip]:
-    """The devices of a topology such as `v5e:4x4` or `h100:8`, to compile for, and what each can do.
+    """Returns the devices of a topology such as `v5e:4x4` or `h100:8` to compile for, and their properties.
 
     Args:
-      topology: a chip and the shape of its network, or a GPU and how many.
-      slices: so many of them, connected by the data centre's network.
+      topology: a TPU and the shape of its network, or a GPU and the number of GPUs.
+      slices: number of slices, connected by the data centre's network.
 
     Raises:
-      UserError: there is no such topology, or the package that knows it is not installed.
+      UserError: the topology does not exist, or the package of its compiler is not installed.
     """
     name, _, shape = topology.partition(":")
     if name not in (*_TPUS, *_GPUS):
@@ -72,7 +72,7 @@ def _tpus(topology: str, name: str, shape: str, slices: int) -> tuple[Sequence[j
     bundles.folder()
     for key, value in _TPU_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    # Four chips a host; a smaller shape is one host's.
+    # Four chips per host; a smaller shape is one host.
     host = [min(length, 2) for length in lengths[:2]] + [1]
     try:
         devices = topologies.get_topology_desc(
@@ -114,17 +114,17 @@ def _gpus(topology: str, name: str, shape: str, slices: int) -> tuple[Sequence[j
             platform="cuda", target_config=described, topology=f"{slices}x{hosts}x{count // hosts}"
         ).devices
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"--topology {topology}: the compiler refuses it: {_first_line(error)}") from error
+        raise UserError(f"--topology {topology}: the compiler rejects it: {_first_line(error)}") from error
     return devices, replace(CHIPS[name], memory=round(_share_of_memory() * CHIPS[name].memory))
 
 
 def _share_of_memory() -> float:
-    """What JAX will take of a GPU's memory."""
-    said = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _JAX_TAKES)
+    """Returns the share of a GPU's memory that JAX reserves."""
+    share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _JAX_TAKES)
     try:
-        return float(said)
+        return float(share)
     except ValueError:
-        raise UserError(f"XLA_PYTHON_CLIENT_MEM_FRACTION={said} in the environment: expected a number") from None
+        raise UserError(f"XLA_PYTHON_CLIENT_MEM_FRACTION={share} in the environment: expected a number") from None
 
 
 def _first_line(error: Exception) -> str:

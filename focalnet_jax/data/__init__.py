@@ -1,1 +1,1 @@
-"""From files to batches: sources, decoding and augmentation on the host, the loader."""
+"""The input pipeline: sources, decoding and augmentation on the host, and the loader of batches."""

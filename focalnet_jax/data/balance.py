@@ -1,4 +1,4 @@
-"""Class counts of a source, and an order in which rare classes come more often than they are."""
+"""Labels and class counts of a source, and class-balanced sampling."""
 
 from __future__ import annotations
 
@@ -13,34 +13,38 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 from focalnet_jax.data.decode import UnreadableImageError
-from focalnet_jax.data.labels import Relabelled
+from focalnet_jax.data.relabelled import Relabelled
 from focalnet_jax.data.sources import Source
 from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole
 
 _CACHE = "~/.cache/focalnet_jax/labels"
 _THREADS = 16
-_ATTEMPTS = 10  # as the loader's, for a record that cannot be read
+_ATTEMPTS = 10  # records tried for an unreadable one, as in the loader
 
 
 class Balance:
-    """Which example stands at a place of an epoch, so that a class of n examples comes about n ** (1 - power) times.
+    """Order of examples in which a class of n examples is drawn in proportion to n ** (1 - power).
 
-    An epoch has as many examples as the source. Each class has a fixed number of places in it, and fills them from
-    permutations of its own, one after the other, so that all of its examples come equally often. A pure function of
-    seed, epoch and place.
+    An epoch has N places, the number of examples of the source. Each class has a fixed number of them, filled from
+    successive permutations of its examples, so that all of them are drawn equally often. The order is a pure function
+    of seed, epoch and place.
 
     Args:
-      labels: `[N]`, of every example.
-      power: 0 leaves classes as frequent as they are, 1 makes all equally frequent.
+      labels: labels of all examples, `[N]`.
+      power: 0 keeps the frequencies of classes, 1 makes them equal.
+
+    Attributes:
+      counts: examples of each class, `[K]`.
+      places: places of each class in an epoch, `[K]`.
     """
 
     def __init__(self, labels: np.ndarray, power: float):
         self._order = np.argsort(labels, kind="stable").astype(np.int32)  # class by class
         self.counts = np.bincount(labels)
-        there = self.counts > 0
+        present = self.counts > 0
         share = np.zeros(len(self.counts))
-        share[there] = self.counts[there] ** (1.0 - power)
+        share[present] = self.counts[present] ** (1.0 - power)
         exact = len(labels) * share / share.sum()
         self.places = np.floor(exact).astype(np.int64)
         rest = len(labels) - self.places.sum()
@@ -49,7 +53,7 @@ class Balance:
         self._ends = np.cumsum(self.places)
 
     def example(self, place: int, epoch: int, seed: int) -> int:
-        """The index of the example at a place in [0, N) of an epoch whose places are still in class order."""
+        """Returns the index of the example at a place in [0, N) of an epoch, before places are shuffled."""
         label = int(np.searchsorted(self._ends, place, side="right"))
         places, count = int(self.places[label]), int(self.counts[label])
         turn, within = divmod(epoch * places + place - (int(self._ends[label]) - places), count)
@@ -58,12 +62,12 @@ class Balance:
         return int(self._order[self._firsts[label] + within])
 
     def describe(self) -> str:
-        """Images and places of the rarest and of the most frequent class, in words."""
-        there = np.flatnonzero(self.counts)
-        rare, often = there[self.counts[there].argmin()], there[self.counts[there].argmax()]
+        """Returns images and places of the rarest and of the most frequent class in words."""
+        present = np.flatnonzero(self.counts)
+        rare, often = present[self.counts[present].argmin()], present[self.counts[present].argmax()]
         return (
-            f"the {self.counts[rare]} images of the rarest class come {self.places[rare]} times in an epoch, the "
-            f"{self.counts[often]} of the most frequent one {self.places[often]} times"
+            f"an epoch draws {self.places[rare]} times from the {self.counts[rare]} images of the rarest class, "
+            f"{self.places[often]} times from the {self.counts[often]} of the most frequent one"
         )
 
 
@@ -73,22 +77,26 @@ def _turn_seed(seed: int, label: int, turn: int) -> int:
 
 
 def balanced_weights(counts: np.ndarray) -> np.ndarray:
-    """Weights in inverse proportion to class counts, `[K]`: those of scikit-learn's `compute_class_weight("balanced")`.
+    """Returns weights inversely proportional to class counts, `[K]`, with mean 1 over the examples.
 
-    Their mean over the examples is 1. A class without examples has weight 0.
+    They equal scikit-learn's `compute_class_weight("balanced")`. A class without examples has weight 0.
     """
-    there = counts > 0
+    present = counts > 0
     weights = np.zeros(len(counts))
-    weights[there] = counts.sum() / (there.sum() * counts[there])
+    weights[present] = counts.sum() / (present.sum() * counts[present])
     return weights
 
 
 def labels_of(source: Source) -> np.ndarray:
-    """The label of every example, `[N]` int32.
+    """Returns the labels of all examples, `[N]` int32.
 
-    A source that does not list them is read through once; they are then kept in ~/.cache/focalnet_jax/labels.
+    The examples of a source without `labels` are read once; their labels are then cached in
+    ~/.cache/focalnet_jax/labels.
+
+    Raises:
+      UserError: too many records in a row cannot be read.
     """
-    if isinstance(source, Relabelled):  # what is kept is of its source
+    if isinstance(source, Relabelled):  # the cache holds the labels of its source
         return source.outputs[labels_of(source.source)]
     listed = getattr(source, "labels", None)
     if listed is not None:
@@ -98,9 +106,9 @@ def labels_of(source: Source) -> np.ndarray:
         kept = np.load(path)
         if kept.shape == (len(source),) and kept.dtype == np.int32:
             return kept
-    except (OSError, ValueError):  # there is none, or it is damaged
+    except (OSError, ValueError):  # missing or damaged
         pass
-    print(f"labels     of {len(source)} examples are read once, to balance their classes", flush=True)
+    print(f"labels     of {len(source)} examples are read once to balance classes", flush=True)
     with ThreadPoolExecutor(_THREADS) as pool:
         labels = np.fromiter(pool.map(partial(_label, source), range(len(source))), np.int32, len(source))
     try:
@@ -112,7 +120,7 @@ def labels_of(source: Source) -> np.ndarray:
 
 
 def _label(source: Source, index: int) -> int:
-    """The label of an example; of a damaged record that of the next one, which is trained on in its place."""
+    """Returns the label of an example; for a damaged record that of the next one, which replaces it in training."""
     for attempt in range(_ATTEMPTS):
         try:
             return int(source[(index + attempt) % len(source)][1])

@@ -1,4 +1,4 @@
-"""Lists of classes that a user gives, as text or JSON."""
+"""Reads class lists in files of users, as text or JSON."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ _NUMBERED_LINE = re.compile(r"(\d{1,9})[ \t]*[:,;= \t][ \t]*(\S.*)")
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
-    """The names of classes in a file, in their order.
+    """Returns the class names in a file, in their order.
 
-    A file holds one class per line (also `synset<TAB>words`; lines numbered in another order than theirs, such as
-    `3: cat`, go by their numbers), a JSON list, or an object: from numbers to names (also
-    below the key `id2label`, as in a `config.json`), or from names to numbers (`label2id`, `class_to_idx`). The object
-    may be written as Python writes it. Of a class with a synset id, the id is its name.
+    Formats:
+      text: one class per line, also `synset<TAB>words`. Lines that are all numbered, such as `3: cat`, and not in
+        ascending order are sorted by number.
+      JSON list: the names.
+      JSON object: from numbers to names, also under the key `id2label` as in a `config.json`; or from names to numbers,
+        also under `label2id` or `class_to_idx`. A Python dict as printed is accepted too.
+
+    The name of a class with a synset id is the id.
 
     Raises:
-      UserError: the file cannot be read or holds something else.
+      UserError: the file cannot be read, or has another format.
     """
     path = Path(path).expanduser()
     try:
@@ -47,19 +51,19 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
 def _lines(path: Path, text: str) -> list[str]:
     lines = [line.strip() for line in text.rstrip().split("\n")]
     if "" in lines and lines != [""]:
-        raise UserError(f"{path}: line {lines.index('') + 1} is empty, so the classes after it are out of place")
+        raise UserError(f"{path}: line {lines.index('') + 1} is empty, so the classes after it would be shifted")
     return [_short(line) if _SYNSET_LINE.match(line) else line for line in _by_number(path, lines) if line]
 
 
 def _by_number(path: Path, lines: list[str]) -> list[str]:
-    """Lines that are all numbered otherwise than in their order, by their numbers and without them."""
+    """Returns lines sorted by their numbers and without them, if all are numbered and not in ascending order."""
     numbered = [match for match in map(_NUMBERED_LINE.fullmatch, lines) if match]
     numbers = [int(match[1]) for match in numbered]
     if len(numbers) < len(lines) or numbers == sorted(numbers):
         return lines
     names = dict(zip(numbers, (match[2] for match in numbered), strict=True))
     if sorted(numbers) != list(range(len(lines))):
-        raise UserError(f"{path}: its lines are numbered, but not 0, 1, ... without a gap; expected {EXPECTED}")
+        raise UserError(f"{path}: its lines are numbered, but not 0, 1, ... without gaps; expected {EXPECTED}")
     return [names[number] for number in range(len(lines))]
 
 
@@ -75,7 +79,7 @@ def _parsed(path: Path, text: str) -> Any:
     try:
         return ast.literal_eval(text.strip())  # as Python prints a dict
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON that can be read; expected {EXPECTED}") from error
+        raise UserError(f"{path} is not valid JSON; expected {EXPECTED}") from error
 
 
 def _listed(value: Any, path: Path) -> list[str]:
@@ -84,23 +88,23 @@ def _listed(value: Any, path: Path) -> list[str]:
         value = _ordered(inner, path)
     names = [_name(each) for each in value]
     if None in names:
-        raise UserError(f"{path}: {str(value[names.index(None)])[:60]!r} is no name of a class; expected {EXPECTED}")
+        raise UserError(f"{path}: {str(value[names.index(None)])[:60]!r} is not a class name; expected {EXPECTED}")
     return names
 
 
 def _ordered(value: Any, path: Path) -> list[Any]:
-    """The names of an object by their numbers, which must be 0 to their count."""
+    """Returns the names in an object sorted by their numbers, which must be 0, 1, ... without gaps."""
     pairs = list(value.items()) if isinstance(value, dict) else []
     if pairs and all(type(number) is int for _, number in pairs):
         pairs = [(number, name) for name, number in pairs]
     numbered = {int(key): name for key, name in pairs if str(key).isdecimal()}
     if not numbered or len(numbered) != len(pairs) or sorted(numbered) != list(range(len(pairs))):
-        raise UserError(f"{path}: expected a name for each of the numbers 0, 1, ... without a gap")
+        raise UserError(f"{path}: expected a name for each of the numbers 0, 1, ... without gaps")
     return [numbered[number] for number in range(len(pairs))]
 
 
 def _name(value: Any) -> str | None:
-    """A class's name, which may be a pair of a synset id and words."""
+    """Returns the name in a JSON value, which may be a pair of a synset id and words; None if it holds none."""
     if isinstance(value, list | tuple) and value and isinstance(value[0], str) and synset_of(value[0]) == value[0]:
         return value[0]
     return value.strip() or None if isinstance(value, str) else None

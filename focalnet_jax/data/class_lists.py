@@ -1,6 +1,6 @@
 """The classes of ImageNet-1K and ImageNet-22K in the order of the released heads.
 
-`classes/*.txt` hold a line a class, synset id and lemmas; `scripts/class_lists.py` made them and says where from.
+`classes/*.txt` have one line per class, synset id and lemmas; `scripts/class_lists.py` made them and names the sources.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ NUM_1K = 1000
 NUM_22K = 21842
 UNTRAINED_22K = 850
 _LISTS = {NUM_1K: "imagenet1k", NUM_22K: "imagenet22k"}
-# A synset id, alone or before its words (n02085620-Chihuahua), or behind them as `class_names` has it.
+# A synset id, alone, before words (n02085620-Chihuahua), or after them in parentheses as in `class_names`.
 _SYNSET = re.compile(r"(n\d{8})(?![0-9a-z]).*|.*\((n\d{8})\)", re.IGNORECASE | re.DOTALL)
 
 
 def synset_of(name: str) -> str | None:
-    """The synset id that a class name begins with, or has in parentheses at its end; None without one."""
+    """Returns the synset id at the start of a class name, or in parentheses at its end; None without one."""
     found = _SYNSET.fullmatch(name.strip())
     return (found[1] or found[2]).lower() if found else None
 
 
 @cache
 def class_list(num_classes: int) -> tuple[tuple[str, str], ...] | None:
-    """`(synset id, lemmas)` of each class of the list with that many classes, or `None` if there is no such list."""
+    """Returns `(synset id, lemmas)` of each class of ImageNet's list of this length; None if it has none."""
     if num_classes not in _LISTS:
         return None
     text = resources.files("focalnet_jax.data").joinpath(f"classes/{_LISTS[num_classes]}.txt").read_text("utf-8")
@@ -36,7 +36,7 @@ def class_list(num_classes: int) -> tuple[tuple[str, str], ...] | None:
 
 
 def class_names(num_classes: int) -> list[str] | None:
-    """One distinct name a class: its lemmas, with the synset id where two classes share them."""
+    """Returns one distinct name per class: its lemmas, with the synset id where two classes share them."""
     classes = class_list(num_classes)
     if classes is None:
         return None
@@ -47,13 +47,14 @@ def class_names(num_classes: int) -> list[str] | None:
 
 
 def labels(count: int, classes: Sequence[str] | None = None) -> list[str]:
-    """A name for people of each output.
+    """Returns a readable name for each output of a classifier.
 
-    That is what is known, in words where it is a synset id; ImageNet's where the number of outputs says so; or LABEL_0.
+    Synset ids are replaced by words. Without names, outputs are called by ImageNet's classes if their number is that of
+    a list of ImageNet, otherwise LABEL_0, LABEL_1, ...
 
     Args:
-      count: outputs, which may be more than the data has classes.
-      classes: their names, as far as they are known.
+      count: number of outputs, which may be larger than the number of classes of the data.
+      classes: names of the first outputs, if known.
     """
     imagenet = class_list(count)
     if imagenet and (classes is None or list(classes) == [synset for synset, _ in imagenet]):
@@ -63,12 +64,12 @@ def labels(count: int, classes: Sequence[str] | None = None) -> list[str]:
 
 
 def _in_words(classes: Sequence[str]) -> Sequence[str]:
-    """Class names with ImageNet's words in place of synset ids, and beside them where the words alone do not tell."""
+    """Returns names with synset ids replaced by ImageNet's words, and the id added where the words are ambiguous."""
     if not classes or any(synset_of(name) != name for name in classes):
         return classes
     known = dict(class_list(NUM_1K))
     words = dict(class_list(NUM_22K)) | known
-    # A word that is another class's too, such as maillot, does not tell which it is.
+    # A word of several classes, such as maillot, is ambiguous.
     count = Counter(lemma for text in known.values() for lemma in {text, *text.split(", ")})
     return [
         name if name not in words else text if name in known and count[text] == 1 else f"{text} ({name})"
@@ -77,7 +78,7 @@ def _in_words(classes: Sequence[str]) -> Sequence[str]:
 
 
 def short_names(labels: Sequence[str]) -> list[str]:
-    """Of each of a model's labels its first lemma; where several have it, the whole label; its number if need be."""
+    """Returns distinct short names of labels: the first lemma, else the whole label, else the label and its number."""
     first = [label.split(",")[0] for label in labels]
     lemmas, wholes = Counter(first), Counter(labels)
     return [

@@ -1,4 +1,4 @@
-"""Photometric operations on one picture, `[H, W, 3]` uint8, with the results of Pillow's ImageOps and ImageEnhance."""
+"""Photometric operations on an image `[H, W, 3]` uint8, with the results of Pillow's ImageOps and ImageEnhance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _looked_up(image, tables):  # pragma: no cover - compiled
 
 @compiled
 def _histograms(image):  # pragma: no cover - compiled
-    """`[3, 256]`, one a channel."""
+    """Returns the histogram of each channel, `[3, 256]`."""
     counts = np.zeros((3, 256), np.int64)
     for y in range(image.shape[0]):
         for x in range(image.shape[1]):
@@ -47,19 +47,19 @@ def _mean_grey(image):  # pragma: no cover - compiled
 
 @compiled
 def _blended(start, end, factor):  # pragma: no cover - compiled
-    """Between two levels, float32, or beyond them; cut to a whole number, as Pillow's blend."""
+    """Returns the inter- or extrapolated level between two float32 levels, truncated like Pillow's blend."""
     value = start + factor * (end - start)
     return np.uint8(np.int32(min(max(value, np.float32(0)), np.float32(255))))
 
 
-# The two below go through rows of numbers, not of pixels, which the compiler turns into vector instructions.
+# The two functions below loop over rows of numbers, not of pixels, so that the compiler vectorizes them.
 
 
 @compiled
 def _saturated(image, factor):  # pragma: no cover - compiled
     height, width = image.shape[0], image.shape[1] * 3
     out = np.empty((height, width), np.uint8)
-    grey = np.empty(width, np.float32)  # of every pixel, three times
+    grey = np.empty(width, np.float32)  # grey level of every pixel, repeated for 3 channels
     for y in range(height):
         row, to = image[y].reshape(width), out[y]
         for i in range(0, width, 3):
@@ -73,10 +73,10 @@ def _saturated(image, factor):  # pragma: no cover - compiled
 def _sharpened(image, factor):  # pragma: no cover - compiled
     height, width = image.shape[0], image.shape[1] * 3
     source = image.reshape(height, width)
-    out = source.copy()  # the outermost pixels have no neighbours to smooth with and stay
+    out = source.copy()  # border pixels lack neighbours and are unchanged
     if width < 9:
         return out.reshape(image.shape)
-    sums = np.empty(width, np.float32)  # of three pixels above each other
+    sums = np.empty(width, np.float32)  # sums of three pixels in a column
     for y in range(1, height - 1):
         above, row, below = source[y - 1], source[y], source[y + 1]
         for i in range(width):
@@ -84,8 +84,8 @@ def _sharpened(image, factor):  # pragma: no cover - compiled
         left, middle, right, centre, to = sums[:-6], sums[3:-3], sums[6:], row[3:-3], out[y, 3:-3]
         for i in range(width - 6):
             level = np.float32(centre[i])
-            # Pillow's SMOOTH: a weighted sum over 13, rounded. A quarter more keeps every sum, a whole number, so far
-            # from where the rounding turns that float32 does not err.
+            # Pillow's SMOOTH: a weighted sum divided by 13 and rounded. Sums are whole numbers: the additional 0.25
+            # keeps them away from the rounding boundary, where float32 would err.
             total = left[i] + middle[i] + right[i] + np.float32(4) * level
             smooth = np.floor((total + np.float32(6.75)) * np.float32(1 / 13))
             to[i] = _blended(smooth, level, factor)
@@ -93,33 +93,33 @@ def _sharpened(image, factor):  # pragma: no cover - compiled
 
 
 def look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Every level replaced by what `table`, `[256]` or one a channel `[3, 256]`, holds for it; cut to [0, 255]."""
+    """Returns the image with levels replaced by entries of `table`, `[256]` or `[3, 256]`, clipped to [0, 255]."""
     tables = np.broadcast_to(np.clip(table, 0, 255).astype(np.uint8), (3, 256))
     return _looked_up(image, np.ascontiguousarray(tables))
 
 
 def invert(image: np.ndarray) -> np.ndarray:
-    """The negative."""
+    """Returns the negative of an image."""
     return 255 - image
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
-    """The `bits` highest bits of every level; with none, black, with 8 or more all, as in timm."""
+    """Returns the image with only the `bits` highest bits of every level: black for 0, unchanged for 8 or more."""
     return image if bits >= 8 else image & np.uint8((0xFF << (8 - bits)) & 0xFF)
 
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
-    """Levels of `threshold` and above inverted."""
+    """Returns the image with levels of `threshold` and above inverted."""
     return look_up(image, np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS))
 
 
 def solarize_add(image: np.ndarray, add: int) -> np.ndarray:
-    """Levels below 128 raised by `add`."""
+    """Returns the image with levels below 128 raised by `add`."""
     return look_up(image, np.where(_LEVELS < 128, _LEVELS + add, _LEVELS))
 
 
 def autocontrast(image: np.ndarray) -> np.ndarray:
-    """Every channel stretched to all levels."""
+    """Returns the image with every channel stretched to the range [0, 255]."""
     tables = np.tile(_LEVELS, (3, 1))
     for table, counts in zip(tables, _histograms(image), strict=True):
         low, high = np.flatnonzero(counts)[[0, -1]]
@@ -130,7 +130,7 @@ def autocontrast(image: np.ndarray) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-    """Every channel with an even histogram."""
+    """Returns the image with the histogram of every channel equalized."""
     tables = np.tile(_LEVELS, (3, 1))
     for table, counts in zip(tables, _histograms(image), strict=True):
         step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
@@ -140,22 +140,22 @@ def equalize(image: np.ndarray) -> np.ndarray:
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """0 is black, 1 the picture."""
+    """Returns the image blended with black: factor 0 is black, 1 the image."""
     return look_up(image, _blend_table(0, factor))
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """0 is the mean grey, 1 the picture."""
+    """Returns the image blended with its mean grey: factor 0 is grey, 1 the image."""
     return look_up(image, _blend_table(int(_mean_grey(image) + 0.5), factor))
 
 
 def saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """0 is grey, 1 the picture; Pillow's Color."""
+    """Returns the image blended with its grey version, Pillow's Color: factor 0 is grey, 1 the image."""
     return _saturated(image, np.float32(factor))
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """0 is smoothed, 1 the picture."""
+    """Returns the image blended with its smoothed version: factor 0 is smoothed, 1 the image."""
     return _sharpened(image, np.float32(factor))
 
 

@@ -1,4 +1,4 @@
-"""Decodes pictures to `[H, W, 3]` uint8."""
+"""Decodes images to `[H, W, 3]` uint8."""
 
 from __future__ import annotations
 
@@ -26,33 +26,34 @@ from focalnet_jax.data.metadata import (
 )
 from focalnet_jax.errors import RunFailedError, UserError
 
-MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded: it would take the host's memory
-MAX_BYTES = 2**30  # of a file
-MAX_SCANS = 1000  # of a progressive JPEG, which has ten or so: each takes the time of a whole picture
-LARGEST_SIDE = 4096  # of a picture that a model is to look at: what it computes of a larger one would, too
+MAX_PIXELS = 100_000_000  # larger images are rejected before decoding: they would fill the memory of the host
+MAX_BYTES = 2**30  # largest file
+MAX_SCANS = 1000  # in a progressive JPEG, which usually has ten: each takes as long as a whole image
+LARGEST_SIDE = 4096  # largest side of a model's input: activations of larger ones would fill the memory
 
-# What Pillow's decoders raise over damaged bytes.
+# Exceptions that Pillow's decoders raise for damaged bytes.
 _PILLOWS_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError)
 _PILLOWS_ERRORS += (AttributeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError)
 _START_OF_SCAN, _END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
 _PIXELS_ONLY = {"PNG": png_pixels_only, "WEBP": webp_pixels_only, "JPEG2000": jpeg2000_pixels_only}
 
-Picture = np.ndarray | bytes | str | Path  # decoded, encoded, or the file it lies in
+Picture = np.ndarray | bytes | str | Path  # an image: decoded, encoded, or its file
 
 
 class UnreadableImageError(UserError):
-    """A picture that cannot be decoded. The message says why, not which: the caller knows its name."""
+    """Raised for an image that cannot be decoded. The message has the reason; the caller adds the name."""
 
 
 def decode(picture: Picture) -> np.ndarray:
-    """Returns a picture as `[H, W, 3]` uint8.
+    """Returns an image as `[H, W, 3]` uint8.
 
-    Grey, palette and CMYK become RGB, transparency is dropped, 16-bit grey is scaled to 8 bits. Of animations and files
-    of several pages the first picture is decoded. EXIF orientation is not applied, as in torchvision and timm. Text,
-    colour profiles, EXIF and trailing bytes are not looked at, so it does not matter whether they are damaged.
+    Grey, palette and CMYK images are converted to RGB, transparency is dropped, 16-bit grey is scaled to 8 bits. The
+    first image of animations and files with several pages is decoded. EXIF orientation is not applied, as in
+    torchvision and timm. Text, colour profiles, EXIF and trailing bytes are ignored, also if they are damaged.
 
     Raises:
-      UnreadableImageError: it cannot be read or decoded, or has more than `MAX_PIXELS`. Names what the file is instead.
+      UnreadableImageError: the image cannot be read or decoded, or has more than `MAX_PIXELS`; names the kind of file.
+      RunFailedError: the storage fails.
     """
     if isinstance(picture, np.ndarray):
         return picture
@@ -72,12 +73,12 @@ def _read(path: str | Path) -> bytes:
             return file.read()
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
-    except OSError as error:  # the machine's fault, not the picture's: to go on without it would change the run
+    except OSError as error:  # the storage failed: continuing without the image would change the run
         raise RunFailedError(f"cannot read {path}: {error.strerror}; the same command resumes the run") from error
 
 
 def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
-    """The pixels that Pillow gives, sooner: both use libjpeg-turbo. None for bytes that are left to Pillow."""
+    """Returns the same pixels as Pillow, faster (both use libjpeg-turbo); None for bytes that Pillow must decode."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
         if space in ("YCbCr", "Gray") and height * width <= MAX_PIXELS and encoded.count(_START_OF_SCAN) <= MAX_SCANS:
@@ -90,7 +91,7 @@ def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
 def _decode_any(encoded: bytes) -> np.ndarray:
     kind, encoded = recognise(encoded)
     if kind is None or kind.format is None:
-        raise UnreadableImageError(f"it is {kind}" if kind else "it is no image of a known format")
+        raise UnreadableImageError(f"it is {kind}" if kind else "it is not an image of a known format")
     if kind.format not in _installed():
         raise UnreadableImageError(f"it is {kind.title}, which needs a newer Pillow: pip install --upgrade pillow")
     if kind.format == "JPEG":
@@ -103,7 +104,7 @@ def _decode_any(encoded: bytes) -> np.ndarray:
         return np.asarray(_open_rgb(encoded, kind.format))
     except (UnreadableImageError, MemoryError):
         raise
-    except Exception as error:  # Pillow's decoders raise all kinds over damaged bytes
+    except Exception as error:  # Pillow's decoders raise many kinds for damaged bytes
         pixels = _decode_damaged(encoded, kind.format)
         if pixels is not None:
             return pixels
@@ -114,37 +115,37 @@ def _decode_any(encoded: bytes) -> np.ndarray:
 
 
 def _decode_damaged(encoded: bytes, format: str) -> np.ndarray | None:
-    """The pixels of a file that Pillow refuses although all of them are there; None if they are not."""
+    """Returns the pixels of a file that Pillow rejects although they are complete; None if they are not."""
     try:
         if format in _PIXELS_ONLY:
             return np.asarray(_open_rgb(_PIXELS_ONLY[format](encoded), format))
-        if format == "JPEG" and is_one_scan(encoded):  # cut off behind its last pixel: a decoder warns of any before
+        if format == "JPEG" and is_one_scan(encoded):  # cut off after the pixels: simplejpeg raises if any is missing
             return _decode_jpeg(encoded + _END_OF_JPEG)
     except (UnreadableImageError, MemoryError):
         raise
-    except _PILLOWS_ERRORS:  # of the second attempt: the caller gives the reason of the first
+    except _PILLOWS_ERRORS:  # in the second attempt: the caller reports the reason of the first
         return None
     return None
 
 
 def _open_rgb(encoded: bytes, format: str) -> Image.Image:
     with Image.open(io.BytesIO(encoded), formats=(format,)) as image:
-        most = MAX_PIXELS // 2 if format == "JPEG2000" else MAX_PIXELS  # whose decoder takes 32 bits a channel
+        most = MAX_PIXELS // 2 if format == "JPEG2000" else MAX_PIXELS  # decoded with 32 bits per channel
         if image.width * image.height > most:
             raise UnreadableImageError(f"it has {image.width}x{image.height} pixels; at most {most:,} are decoded")
         if image.mode == "F" or (image.mode == "I" and format != "PPM"):
-            raise UnreadableImageError("it has 32 bits a pixel, whose range is not known: use 8 or 16 bits")
-        if image.mode.startswith("I"):  # Pillow's name for 16 bits, and in PPM for 9 to 16, scaled to 16
+            raise UnreadableImageError("it has 32 bits per pixel, whose range is not known: use 8 or 16 bits")
+        if image.mode.startswith("I"):  # Pillow's mode for 16 bits; in PPM for 9 to 16 bits, scaled to 16
             grey = np.asarray(image, dtype=np.float32) * (255 / 65535)
             return Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8)).convert("RGB")
-        if "transparency" in image.info:  # by way of RGBA, as Pillow asks for palettes
+        if "transparency" in image.info:  # by way of RGBA, which Pillow requires for palettes
             image = image.convert("RGBA")
         return image.convert("RGB")
 
 
 @cache
 def _installed() -> frozenset[str]:
-    """The formats that the installed Pillow has a decoder for: AVIF needs Pillow 11.3."""
+    """Returns the formats that the installed Pillow can decode: AVIF needs Pillow 11.3."""
     Image.init()
     readable = set(Image.OPEN)
     if not features.check("jpg_2000"):

@@ -1,12 +1,11 @@
-"""The picture formats that are read, their suffixes, and what any file is by its first bytes."""
+"""Supported image formats with their suffixes, and detection of file types by their first bytes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The formats that Pillow may decode, by its names, and their suffixes: the one list of both. Formats that start
-# programs (EPS: Ghostscript) or that need the system (WMF), and those that a few stray bytes may be taken for, are not
-# in it.
+# Suffixes of the formats that Pillow may decode, by Pillow's names. Excluded are formats that start programs (EPS:
+# Ghostscript) or need the operating system (WMF), and formats that arbitrary bytes are easily taken for.
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -31,12 +30,12 @@ _CONVERT = "which is not read: convert it to JPEG or PNG"
 
 @dataclass(frozen=True)
 class Kind:
-    """What bytes are.
+    """Type of a file.
 
     Attributes:
-      format: Pillow's name of a format in `FORMATS`, or None for bytes that are not decoded.
-      title: what to call it, such as "an HTML page".
-      advice: what follows the title in the message about bytes that are not decoded.
+      format: Pillow's name of a format in `FORMATS`; None for files that are not decoded.
+      title: name in messages, such as "an HTML page".
+      advice: text after the title in the message about a file that is not decoded.
     """
 
     format: str | None
@@ -64,7 +63,7 @@ _HEIC = _unread("a HEIC image (HEIF)")
 RAW = _unread("a camera's raw file (DNG, NEF, ARW or the like)")
 _LFS = _other("a Git LFS pointer", "not the image itself: run git lfs pull")
 
-# Offset, bytes there, and what they mean; the first match counts.
+# Offset, bytes at the offset, file type; the first match counts.
 _SIGNATURES: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"\xff\xd8\xff", _READ["JPEG"]),
     (0, b"\x89PNG\r\n\x1a\n", _READ["PNG"]),
@@ -119,12 +118,12 @@ _SIGNATURES: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"\x89HDF\r\n\x1a\n", _other("an HDF5 file")),
     (0, b"\x93NUMPY", _other("a NumPy array")),
     (0, b"PAR1", _other("a Parquet file")),
-    (0, b"\0\x05\x16\x07", _other("what macOS keeps beside a file (AppleDouble)")),
+    (0, b"\0\x05\x16\x07", _other("metadata that macOS stores next to a file (AppleDouble)")),
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _other("a Microsoft OLE file, such as Thumbs.db")),
     (0, b"version https://git-lfs", _LFS),
     (0, b"/annex/objects/", _other("a git-annex pointer", "not the image itself: run git annex get")),
 )
-# What text is, by a word near its beginning.
+# Types of text files, by a word near the beginning.
 _TEXTS = (
     ("<svg", _unread("an SVG drawing")),
     ("<!doctype html", _other("an HTML page")),
@@ -134,20 +133,20 @@ _TEXTS = (
 _NETPBM = {b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"Pf"}
 _AFTER_NETPBM = {b" ", b"\t", b"\n", b"\r", b"#"}
 _PCX = {b"\n\0", b"\n\x02", b"\n\x03", b"\n\x05"}
-_PCX_ENCODINGS = {b"\x01\x01", b"\x01\x02", b"\x01\x04", b"\x01\x08"}  # run lengths, and bits of a pixel
-_TGA_FOOTER = b"TRUEVISION-XFILE.\0"  # older files have none, and no signature either
+_PCX_ENCODINGS = {b"\x01\x01", b"\x01\x02", b"\x01\x04", b"\x01\x08"}  # run-length encoding, bits per pixel
+_TGA_FOOTER = b"TRUEVISION-XFILE.\0"  # files of the older version have neither footer nor signature
 _DIB_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # bytes
 _RIFF = {b"WEBP": _READ["WEBP"], b"AVI ": _other("a video (AVI)"), b"WAVE": _other("a sound (WAV)")}
 _EMPTY = _other("an empty file")
 _ZEROS = _other("a file of zero bytes only", "left by a copy or a disk that failed: get it again")
-# What servers and scripts may have put before an image: no format begins with it once the signatures were tried.
+# Bytes that servers and scripts may insert before an image; checked after all signatures.
 _LEADING = b" \t\r\n\0"
 _AFTER_WHITE_SPACE = ("JPEG", "PNG", "GIF", "WEBP")
 _BOM = b"\xef\xbb\xbf"
 
 
 def recognise(encoded: bytes) -> tuple[Kind | None, bytes]:
-    """Returns what the bytes are, None if unknown, and the bytes without white space before an image."""
+    """Returns the type of a file, None if unknown, and its bytes without white space before an image."""
     if not encoded:
         return _EMPTY, encoded
     kind = _by_signature(encoded)
@@ -181,7 +180,7 @@ def _by_signature(encoded: bytes) -> Kind | None:
 
 
 def _by_brands(encoded: bytes) -> Kind:
-    """What an ISO base media file holds, by the brands in its first box."""
+    """Returns the type of an ISO base media file by the brands in its first box."""
     box = encoded[8 : min(max(int.from_bytes(encoded[:4]), 16), 256)]
     brands = {box[:4], *(box[place : place + 4] for place in range(8, len(box), 4))}
     if brands & _AVIF_BRANDS:
@@ -196,7 +195,7 @@ def _text(encoded: bytes) -> Kind | None:
     try:
         text = head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4 or len(head) < 1024:  # not a letter cut in two
+        if error.start < len(head) - 4 or len(head) < 1024:  # not a character cut in two
             return None
         text = head[: error.start].decode("utf-8-sig")
     if not all(letter.isprintable() or letter.isspace() for letter in text):

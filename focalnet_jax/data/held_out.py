@@ -1,4 +1,4 @@
-"""A held-out split made from the training images, chosen by their file names alone."""
+"""An evaluation split held out from the training images, chosen by hashes of their file names."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.data.balance import labels_of
 from focalnet_jax.data.decode import Picture
+from focalnet_jax.data.opening import open_source
 from focalnet_jax.data.prepare.naming import split_named
-from focalnet_jax.data.sources import Label, Source, fingerprint_of, open_source
+from focalnet_jax.data.sources import Label, Source, fingerprint_of
 from focalnet_jax.errors import UserError
 
 _WITHOUT_SPLITS = "."  # the split of a folder that holds class folders itself
 
 
 class Part:
-    """Some examples of a source, in its order; `names` are those of all its files, below the folder of the classes."""
+    """A subset of a source, in its order.
+
+    Args:
+      whole: the source.
+      names: paths of all its files, relative to the folder of the classes.
+      indices: the examples of the subset, `[M]`.
+      description: the subset in words.
+    """
 
     def __init__(self, whole: Source, names: Sequence[str], indices: np.ndarray, description: str):
         self._whole, self._indices = whole, indices
@@ -28,7 +36,7 @@ class Part:
         self.empty = getattr(whole, "empty", {})  # class folders without images, see `check_examples`
         self.labels = labels_of(whole)[indices]
         self.description = description
-        # By its own file names: an image that is added to the other part changes nothing here.
+        # From its own file names only: an image added to the other part does not change it.
         self.fingerprint = fingerprint_of(names[index] for index in indices)
 
     def __len__(self) -> int:
@@ -38,21 +46,21 @@ class Part:
         return self._whole[int(self._indices[index])]
 
     def name(self, index: int) -> str:
-        """As the whole source names it."""
+        """Returns the name of an example in the whole source."""
         return self._whole.name(int(self._indices[index]))
 
 
 def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
-    """The split of a config's `data` section, made from the training images where `data.held_out` asks for that.
+    """Opens a split of a config's `data` section; divides the training images if `data.held_out` is set.
 
-    With `held_out`, a folder without a folder for `eval_split` is divided: into what is held out and what is trained
-    on. It may hold class folders itself (`PATH/CLASS/*.jpg`) in place of `PATH/train/CLASS/*.jpg`.
+    With `held_out`, the images of a folder source without a folder for `eval_split` are divided into training and
+    evaluation images. The folder may hold class folders (`PATH/CLASS/*.jpg`) instead of `PATH/train/CLASS/*.jpg`.
 
     Raises:
-      UserError: as `open_source`; or the folder holds a split to evaluate on under another name.
+      UserError: as `open_source`; or the folder holds an evaluation split under another name.
     """
-    asked = split in (data.train_split, data.eval_split) and data.source == "folder" and data.path
-    if not (asked and data.held_out) or (Path(data.path) / data.eval_split).is_dir():
+    divided = split in (data.train_split, data.eval_split) and data.source == "folder" and data.path
+    if not (divided and data.held_out) or (Path(data.path) / data.eval_split).is_dir():
         return open_source(data.source, data.path, split)
     root = Path(data.path)
     within = data.train_split if (root / data.train_split).is_dir() else _WITHOUT_SPLITS
@@ -63,12 +71,12 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
                 f"{root} holds {', '.join(others)}, neither {data.train_split} nor {data.eval_split}: name them with "
                 "--config.data.train_split and --config.data.eval_split, or give the folder that holds the classes"
             )
-    beside = [] if within == _WITHOUT_SPLITS else _splits_beside(root, data.train_split)
-    evaluated = [name for name in beside if split_named(name) == "val" or data.eval_split != "val"]
+    other_splits = [] if within == _WITHOUT_SPLITS else _find_other_splits(root, data.train_split)
+    evaluated = [name for name in other_splits if split_named(name) == "val" or data.eval_split != "val"]
     if evaluated:
         raise UserError(
-            f"{root} holds {', '.join(beside)} beside {data.train_split}, and no {data.eval_split}: evaluate on it "
-            f"with --config.data.eval_split={evaluated[0]}, or move it away to hold out a part of {data.train_split}"
+            f"{root} holds {', '.join(other_splits)} next to {data.train_split}, and no {data.eval_split}: evaluate on "
+            f"it with --config.data.eval_split={evaluated[0]}, or move it away to hold out a part of {data.train_split}"
         )
     whole = open_source(data.source, data.path, within)
     prefix = len(os.path.join(root / within, ""))
@@ -83,34 +91,39 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
         f"{held.sum()} of {len(whole)} images are held out for evaluation, chosen by their file names "
         f"(data.held_out={data.held_out}): there is no {root / data.eval_split}"
     )
-    if beside:
-        description += f"; {', '.join(beside)} is not used (--config.data.eval_split={beside[0]})"
+    if other_splits:
+        description += f"; {', '.join(other_splits)} is not used (--config.data.eval_split={other_splits[0]})"
     return Part(whole, names, np.flatnonzero(held if split == data.eval_split else ~held), description)
 
 
-def _splits_beside(root: Path, split: str) -> list[str]:
-    """The folders of other splits than `split`, by their names."""
+def _find_other_splits(root: Path, split: str) -> list[str]:
+    """Returns the folders that are named like splits, except `split`."""
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name != split)
     return [name for name in names if split_named(name)]
 
 
 def choose(names: Sequence[str], labels: np.ndarray, share: float) -> np.ndarray:
-    """Which examples are held out, `[N]` bool: those whose hashed name is under `share`.
+    """Returns which examples are held out, `[N]` bool: those with a hash of their name below `share`.
 
-    So another image changes nothing for those that are there. Of a class of two or more images at least one is held out
-    and one is kept: the one with the lowest, or the highest, hash.
+    An additional image does not change the choice of others. In a class of two or more images the one with the lowest
+    hash is always held out, and the one with the highest is always kept.
+
+    Args:
+      names: file names.
+      labels: `[N]`.
+      share: share of the examples to hold out, in [0, 1].
     """
     hashes = np.array([_hash(name) for name in names])
     held = hashes < share
-    order = np.lexsort((hashes, labels))  # class by class, the lowest hash first
+    order = np.lexsort((hashes, labels))  # grouped by class, in order of hashes
     firsts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     lasts = np.append(firsts[1:], len(order)) - 1
     held[order[firsts]] = True
-    held[order[lasts]] = False  # of a single image too
+    held[order[lasts]] = False  # also in a class of one image
     return held
 
 
 def _hash(name: str) -> float:
-    """A number in [0, 1) that a file name gives on every machine."""
+    """Returns a hash of a file name in [0, 1), the same on every machine."""
     digest = hashlib.sha256(name.replace(os.sep, "/").encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6]) / 2**48

@@ -1,8 +1,8 @@
-"""Which output of a classifier each class of a data set is.
+"""Matching of the classes of a data set with the outputs of a classifier.
 
-A data set and a classifier that do not come from one run name their classes in their own ways: by synset ids, by
-numbers, by words. `match_classes` finds the output of every class of the data, and `Relabelled` is the data set with
-these outputs as labels. Nothing is matched by its position.
+A data set and a classifier from different origins name their classes differently: by synset ids, numbers or words.
+`match_classes` finds the output of every class of the data; `relabelled.Relabelled` is the data set with these outputs
+as labels. Classes are never matched by their positions.
 """
 
 from __future__ import annotations
@@ -13,31 +13,27 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any
 
 import numpy as np
 
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list, synset_of
-from focalnet_jax.data.decode import Picture
-from focalnet_jax.data.sources import Label, Source, are_numbers
+from focalnet_jax.data.sources import are_numbers
 from focalnet_jax.errors import UserError
 
-HOW_TO_SAY = (
-    "--config.data.classes=FILE says what the classifier's outputs are called, one class per line in their order"
-)
+HOW_TO_SAY = "--config.data.classes=FILE names the classifier's outputs, one class per line in their order"
 _SEPARATORS = re.compile(r"[\s_\-'’.]+")
-_IN_PLACE = 0.9  # words of ImageNet differ a little from source to source; another order leaves next to none in place
+_IN_PLACE = 0.9  # words differ a little between sources of ImageNet's list; another order matches almost nowhere
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What the outputs of a classifier are called, in their order.
+    """Class names of the outputs of a classifier, in their order.
 
     Attributes:
-      names: one for each output, or for the first ones where the others are unused.
-      origin: where the names are known from, in words.
-      exact: whether these are names of a data set that was trained on, rather than words for people.
+      names: one per output, or for the first outputs if the others are unused.
+      origin: source of the names, in words.
+      exact: whether the names are those of the training data, rather than words for readers.
     """
 
     names: tuple[str, ...]
@@ -48,12 +44,12 @@ class Classes:
         return len(self.names)
 
     def first(self, count: int | None) -> Classes:
-        """The first `count` classes, or all."""
+        """Returns the first `count` classes; all for None."""
         return self if count is None else replace(self, names=self.names[:count])
 
     @cached_property
     def synsets(self) -> tuple[str | None, ...]:
-        """The ImageNet class of each output where its name, or the order of all names, tells it."""
+        """The synset id of each output, known from its name or from the order of all names; None if unknown."""
         listed = class_list(len(self.names))
         if listed:
             pairs = list(zip(self.names, listed, strict=True))
@@ -66,11 +62,12 @@ class Classes:
 
 @dataclass(frozen=True)
 class Matching:
-    """The outputs of a data set's classes.
+    """The outputs of the classes of a data set.
 
     Attributes:
-      outputs: `[classes of the data]` int32; -1 for a class without examples that the classifier lacks.
-      how: what they were matched by, in words; empty where both have the same names in the same order.
+      outputs: output of each class, `[classes of the data]` int32; -1 for one without examples that the classifier
+        lacks.
+      how: the criterion of the match in words; empty if both have the same names in the same order.
     """
 
     outputs: np.ndarray
@@ -78,12 +75,14 @@ class Matching:
 
 
 def classes_of(outputs: int, stated: Sequence[str] | None, origin: str, *, exact: bool = False) -> Classes | None:
-    """What a classifier's outputs are called; None where nothing tells.
+    """Returns the class names of a classifier's outputs; None if they are unknown.
+
+    Without names, a classifier with the number of outputs of a list of ImageNet has the classes of that list.
 
     Args:
-      outputs: how many it has.
-      stated: names that a file or a run gives; None if it gives none, empty for a classifier that was never trained.
-      origin: who states them.
+      outputs: number of outputs.
+      stated: names in a file or run; None if it has none, empty for a classifier that was not trained.
+      origin: source of the names, in words.
       exact: see `Classes`.
     """
     if stated is None and class_list(outputs):
@@ -105,21 +104,21 @@ def match_classes(
 ) -> Matching:
     """Finds the output of each of a data set's classes.
 
-    Names that are the same are the same class. Otherwise numbers are numbers of outputs, synset ids are ImageNet's, and
-    words are compared with the outputs' names and lemmas without case, spaces, hyphens and underscores.
+    Equal names mean the same class. Otherwise numbers mean outputs, synset ids mean ImageNet's classes, and words are
+    compared with names and lemmas of the outputs, ignoring case, spaces, hyphens and underscores.
 
     Args:
-      names: what the data calls its classes.
-      classes: what the classifier calls its outputs, if that is known.
-      outputs: how many the classifier has.
+      names: class names of the data.
+      classes: class names of the classifier; None if unknown.
+      outputs: number of outputs of the classifier.
       data: the data set, for messages.
       classifier: the classifier, for messages.
-      numbers: whether classes that are numbers mean outputs by their number.
-      present: the classes that have examples, if only those must be found; all by default.
-      hint: what to do where classes cannot be matched, as a sentence.
+      numbers: whether class names that are numbers mean outputs.
+      present: the classes that must be found, such as those with examples; all by default.
+      hint: remedy for classes that cannot be matched, as a sentence.
 
     Raises:
-      UserError: a class is not among the classifier's, may be several of them, or nothing says what these are.
+      UserError: a class is not among the classifier's, is ambiguous, or the classifier's classes are unknown.
     """
     needed = set(range(len(names)) if present is None else present)
     if classes is not None and tuple(names) == classes.names:
@@ -135,7 +134,7 @@ def match_classes(
         found, how = [int(name) if int(name) < limit else -1 for name in names], "number"
     elif classes is None:
         raise UserError(
-            f"nothing says what the {outputs} outputs of {classifier} are called, so the classes of {data} "
+            f"the names of the {outputs} outputs of {classifier} are unknown, so the classes of {data} "
             f"({_some(names)}) cannot be matched to them. {hint}"
         )
     else:
@@ -144,15 +143,15 @@ def match_classes(
     for name, output in zip(names, found, strict=True):
         if output >= 0 and output in seen:
             raise UserError(
-                f"the classes {seen[output]} and {name} of {data} are one class of {classifier}, number {output}: put "
-                "their examples into one"
+                f"the classes {seen[output]} and {name} of {data} are one class of {classifier}, number {output}: "
+                "merge them"
             )
         seen[output] = name
     return Matching(np.array(found, np.int32), how)
 
 
 def _are_outputs(names: Sequence[str], classes: Classes | None) -> bool:
-    """Whether names are numbers of outputs: numbers that are no names which the classifier has itself."""
+    """Returns whether names are numbers of outputs, because the classifier has no such class names."""
     if not are_numbers(names):
         return False
     return classes is None or not (are_numbers(classes.names) or set(names) <= set(classes.names))
@@ -166,10 +165,9 @@ def _find(
     found, missing = _eliminate(candidates), []
     for place, (name, left) in enumerate(zip(names, found, strict=True)):
         if len(left) > 1 and place in needed:
-            told = " or ".join(index.describe(candidate) for candidate in left[:_SHOWN])
+            options = " or ".join(index.describe(candidate) for candidate in left[:_SHOWN])
             raise UserError(
-                f"the class {name} of {data} may be {told} of {classifier}: rename it to the synset id or whole name "
-                "of the one that is meant"
+                f"the class {name} of {data} may be {options} of {classifier}: rename it to its synset id or whole name"
             )
         if not left and place in needed:
             missing.append(name)
@@ -177,7 +175,7 @@ def _find(
         others = len(needed) - len(missing)
         also = f" ({others} others match)" if others else ""
         if others and hint == HOW_TO_SAY:
-            hint = f"Take their examples out of {data} to measure the others; if it is a matter of names, {hint}"
+            hint = f"Take their examples out of {data} to measure the others; if only the names differ, {hint}"
         raise UserError(
             f"{data} has {len(missing)} {'class' if len(missing) == 1 else 'classes'} that {classifier} lacks: "
             f"{_some(missing)}{also}. Its {len(classes)} classes are {_some(classes.names, 2)} by {classes.origin}. "
@@ -188,12 +186,12 @@ def _find(
 
 
 def _eliminate(candidates: Sequence[list[int | str]]) -> list[list[int | str]]:
-    """Candidates without those that another class of the data alone is, until no more can be told apart."""
+    """Removes candidates that are the only one of another class, until nothing changes."""
     left = list(candidates)
     while True:
         taken = {each[0] for each in left if len(each) == 1}
         fewer = [each if len(each) == 1 else [one for one in each if one not in taken] for each in left]
-        # What has no candidate left was one of those taken.
+        # A class without candidates left keeps its old ones: it equals a class that took them.
         fewer = [new or old for new, old in zip(fewer, left, strict=True)]
         if fewer == left:
             return left
@@ -201,7 +199,7 @@ def _eliminate(candidates: Sequence[list[int | str]]) -> list[list[int | str]]:
 
 
 class _Index:
-    """Finds outputs by all names they may have.
+    """Finds outputs by their names, synset ids and lemmas.
 
     A candidate is the number of an output, or the synset id of a class that the classifier lacks.
     """
@@ -216,11 +214,11 @@ class _Index:
                 self._synsets[synset].append(output)
             for key in _keys(name) if synset_of(name) is None else ():
                 self._own[key].append(output)
-        # The list that holds all of the classes: the larger one has many more meanings of a word.
+        # The smallest list with all of the classes: in the larger one words have many more meanings.
         self._list = NUM_1K if self._synsets.keys() <= _words(NUM_1K).keys() else NUM_22K
 
     def find(self, name: str) -> tuple[list[int | str], str]:
-        """The candidates for a name of the data, and what they were found by."""
+        """Returns the candidates for a class name of the data, and the criterion they were found by."""
         if self.classes.exact and name in self._exact:
             return self._exact[name], "name"
         if synset := synset_of(name):
@@ -236,7 +234,7 @@ class _Index:
         return candidates, "name"
 
     def describe(self, candidate: int | str) -> str:
-        """A candidate in words."""
+        """Returns a candidate in words."""
         if isinstance(candidate, str):
             return f"{candidate} ({_words(self._list)[candidate]}, which it lacks)"
         name, synset = self.classes.names[candidate], self.classes.synsets[candidate]
@@ -245,7 +243,7 @@ class _Index:
 
 
 def _common(find, name: str) -> list:
-    """What all that a name says have in common: its whole, or its lemmas; where these have nothing, all they mean."""
+    """Returns the matches of a whole name; else the matches that its lemmas share; else all matches of its lemmas."""
     if whole := find(_plain(name)):
         return list(whole)
     found = [set(each) for lemma in name.split(",") if (each := find(_plain(lemma)))]
@@ -257,7 +255,7 @@ def _plain(text: str) -> str:
 
 
 def _without_separator(found: re.Match[str]) -> str:
-    """Nothing in place of a separator, unless it makes a number another one: 1.5 is not 15, and -5 is not 5."""
+    """Returns the replacement of a separator: nothing, unless numbers would change (1.5 is not 15, -5 is not 5)."""
     before, after = found.string[: found.start()][-1:], found.string[found.end() :][:1]
     if not after.isdecimal() or (before and not before.isdecimal()):
         return ""
@@ -267,19 +265,19 @@ def _without_separator(found: re.Match[str]) -> str:
 
 
 def _keys(name: str) -> set[str]:
-    """A name and each of its lemmas, plain."""
+    """Returns a name and its lemmas, normalized by `_plain`."""
     return {_plain(part) for part in (name, *name.split(","))} - {""}
 
 
 @cache
 def _words(count: int) -> dict[str, str]:
-    """Lemmas by synset id."""
+    """Returns lemmas by synset id, for the list of `count` classes."""
     return dict(class_list(count))
 
 
 @cache
 def _lemmas(count: int) -> dict[str, list[str]]:
-    """Synset ids by lemma, and by all lemmas together."""
+    """Returns synset ids by lemma, and by all lemmas of a class in one text."""
     found = defaultdict(list)
     for synset, words in class_list(count):
         for key in _keys(words):
@@ -289,49 +287,3 @@ def _lemmas(count: int) -> dict[str, list[str]]:
 
 def _some(names: Sequence[str], most: int = _SHOWN) -> str:
     return f"{', '.join(names[:most])}{', ...' if len(names) > most else ''}"
-
-
-@dataclass(frozen=True)
-class Relabelled:
-    """A data set whose labels are a classifier's outputs.
-
-    Attributes:
-      source: the data set.
-      class_names: the classifier's.
-      outputs: `[classes of the source]` int32, the output of each.
-    """
-
-    source: Source
-    class_names: tuple[str, ...]
-    outputs: np.ndarray
-
-    @property
-    def fingerprint(self) -> str:
-        """The data set's: its examples are the same, in the same order."""
-        return self.source.fingerprint
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in self.__dataclass_fields__:  # while it is unpickled
-            raise AttributeError(name)
-        value = getattr(self.source, name)
-        return self.outputs[value] if name == "labels" else value
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> tuple[Picture, Label]:
-        picture, label = self.source[index]
-        return picture, np.where(label < 0, np.int32(-1), self.outputs[label])[()]
-
-    def name(self, index: int) -> str:
-        """What to call the example in a message."""
-        return self.source.name(index)
-
-
-def labels_present(source: Source) -> np.ndarray:
-    """The labels that examples of a data set have, sorted; reads all of them where the source does not know."""
-    known = getattr(source, "labels", None)
-    found = set(np.unique(known).tolist()) if known is not None else set()
-    for index in range(len(source) if known is None else 0):
-        found.update(np.ravel(source[index][1]).tolist())
-    return np.array(sorted(found - {-1}), np.int32)

@@ -1,4 +1,4 @@
-"""The pictures in a folder and its folders, and what is left out of them."""
+"""Lists the images in a folder tree, and counts the files that are left out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
 from focalnet_jax.errors import RunFailedError, UserError
 
-# What systems, network drives and editors leave behind, beside everything hidden; lower case.
+# Files and folders of operating systems, network drives and editors, in lower case; hidden ones are skipped too.
 _LEFT_BEHIND = {"__macosx", "__pycache__", "@eadir", "@synoresource", "#recycle", "#snapshot", "$recycle.bin"} | {
     "lost+found", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"
 }  # fmt: skip
@@ -21,35 +21,35 @@ _HIDDEN, _BROKEN, _NO_SUFFIX, _SPECIAL = "hidden", "linked to nothing", "without
 
 @dataclass
 class Listing:
-    """What a folder holds.
+    """The files in a folder tree.
 
     Attributes:
-      pictures: paths, sorted.
-      left_out: number of files that are not among them, by kind: a suffix, or words such as "hidden".
-      broken: the links whose target is not there.
+      images: sorted paths of the images.
+      left_out: number of other files by kind: a suffix, or words such as "hidden".
+      broken: links whose target does not exist.
     """
 
-    pictures: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
 
     def __add__(self, other: Listing) -> Listing:
-        return Listing(self.pictures + other.pictures, self.left_out + other.left_out, self.broken + other.broken)
+        return Listing(self.images + other.images, self.left_out + other.left_out, self.broken + other.broken)
 
     @property
-    def told(self) -> str:
+    def left_out_counts(self) -> str:
         """The number of files left out and their kinds, such as "18 files: 9 .heic, 9 .txt"; "" for none."""
         return _count(self.left_out, self.broken)
 
     @property
-    def held(self) -> str:
-        """As `told`, of all files: "it holds 3 files: 3 .jpg" or "it is empty"."""
-        all_kinds = self.left_out + Counter(map(_suffix, self.pictures))
+    def all_counts(self) -> str:
+        """The number of all files and their kinds: "it holds 3 files: 3 .jpg" or "it is empty"."""
+        all_kinds = self.left_out + Counter(map(_suffix, self.images))
         return f"it holds {_count(all_kinds, self.broken)}" if all_kinds else "it is empty"
 
     def elsewhere(self, where: str) -> Listing:
         """Returns a listing that leaves out every file, each kind followed by `where`."""
-        all_kinds = self.left_out + Counter(map(_suffix, self.pictures))
+        all_kinds = self.left_out + Counter(map(_suffix, self.images))
         return Listing(left_out=Counter({f"{kind} {where}": number for kind, number in all_kinds.items()}))
 
 
@@ -71,18 +71,22 @@ def _suffix(name: str) -> str:
 
 
 def left_behind(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or one that a system or a tool made."""
+    """Returns whether a file or folder is hidden, or made by an operating system or a tool, by its name."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
-def list_pictures(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> Listing:
-    """Returns the pictures in a folder and its folders, by their suffixes.
+def list_images(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> Listing:
+    """Returns the images in a folder tree, recognised by their suffixes.
 
-    What `left_behind` names is skipped. Links are followed, except to folders that are read already or that hold this
-    one.
+    Names for which `left_behind` is true are skipped. Links are followed, except to folders that were read already or
+    that contain this folder.
+
+    Args:
+      folder: root of the tree.
+      suffixes: in lower case.
 
     Raises:
-      UserError: a folder may not be read.
+      UserError: a folder is not readable.
       RunFailedError: the storage fails.
     """
     listing, suffixes = Listing(), tuple(suffixes)
@@ -90,23 +94,23 @@ def list_pictures(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) 
     seen = {_identity(path) for path in above}
     folders, links = [os.fspath(folder)], []
     while folders or links:
-        # Links come last: a folder that is also read by its own name keeps that name.
+        # Links come last: a folder that is also reached without a link keeps its own path.
         parent = folders.pop() if folders else links.pop(0)
         if (identity := _identity(parent)) not in seen:
             seen.add(identity)
             for entry in _add_files(listing, parent, suffixes):
                 (links if entry.is_symlink() else folders).append(entry.path)
             links.sort()
-    listing.pictures.sort()
+    listing.images.sort()
     listing.broken.sort()
     return listing
 
 
 def list_folders(folder: str | Path) -> tuple[list[Path], Listing]:
-    """Returns the folders right in a folder, sorted, without those that `left_behind` names, and its own files.
+    """Returns the sorted subfolders of a folder, without those of `left_behind`, and a listing of its own files.
 
     Raises:
-      UserError, RunFailedError: as for `list_pictures`.
+      UserError, RunFailedError: as for `list_images`.
     """
     listing = Listing()
     folders = sorted(Path(entry.path) for entry in _add_files(listing, os.fspath(folder), IMAGE_SUFFIXES))
@@ -114,17 +118,17 @@ def list_folders(folder: str | Path) -> tuple[list[Path], Listing]:
 
 
 def _add_files(listing: Listing, folder: str, suffixes: tuple[str, ...]) -> list[os.DirEntry[str]]:
-    """Adds the files right in a folder to a listing; returns its folders."""
+    """Adds the files of a folder, without subfolders, to a listing; returns the subfolders."""
     folders = []
     for entry in _entries(folder):
-        kind, is_picture = _type(entry), entry.name.lower().endswith(suffixes)
+        kind, is_image = _type(entry), entry.name.lower().endswith(suffixes)
         if left_behind(entry.name):
-            if kind == "file" and is_picture and not entry.name.startswith("._"):  # which macOS writes
+            if kind == "file" and is_image and not entry.name.startswith("._"):  # macOS writes such metadata files
                 listing.left_out[_HIDDEN] += 1
         elif kind == "folder":
             folders.append(entry)
-        elif kind == "file" and is_picture:
-            listing.pictures.append(entry.path)
+        elif kind == "file" and is_image:
+            listing.images.append(entry.path)
         else:
             listing.left_out[_suffix(entry.name) if kind == "file" else kind] += 1
             if kind == _BROKEN:
@@ -153,6 +157,6 @@ def _type(entry: os.DirEntry[str]) -> str:
             return "folder"
         if entry.is_file():
             return "file"
-    except OSError:  # a link to itself, or into a folder that may not be read
+    except OSError:  # a link to itself, or into a folder that is not readable
         return _BROKEN
     return _BROKEN if entry.is_symlink() else _SPECIAL

@@ -1,8 +1,8 @@
 """Batches in an order that is a pure function of seed and step.
 
-Position p of the global stream (p = step * batch_size + place in the batch) decides alone which example stands there
-and with which random numbers it is augmented. A run resumes from its step, and hosts take contiguous slices of every
-global batch, so the stream does not depend on where or in how many parts it is read.
+The example at position p of the global stream (p = step * batch_size + place in the batch), and the random numbers of
+its augmentation, depend only on seed and p. A run resumes from its step, and hosts read contiguous slices of every
+global batch, so the stream is the same for any number of hosts, processes and threads.
 """
 
 from __future__ import annotations
@@ -29,51 +29,60 @@ from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
 from focalnet_jax.system.children import end_all, end_with_parent, without_false_alarms
 
 _BATCHES_AHEAD = 2
-_LISTEN_SECONDS = 0.2  # how often who waits for a batch asks whether to stop
-_PATIENCE_SECONDS = 5.0  # for a batch nobody will use
-_SUBSTITUTES = 10  # pictures tried for one that cannot be read
+_LISTEN_SECONDS = 0.2  # interval of checking `stopped` while waiting for a batch
+_PATIENCE_SECONDS = 5.0  # wait at the end for a batch in preparation
+_SUBSTITUTES = 10  # images tried for one that cannot be read
 
 
 class Host(EvalHost, Protocol):
-    """Makes arrays of examples, see `tasks.task.Host`."""
+    """Converts examples to arrays, see `tasks.task.Host`."""
 
     def train_example(self, example: Any, rng: np.random.Generator) -> Batch:
-        """Returns arrays of fixed shapes by name; raises `UnreadableImageError`."""
+        """Returns arrays of fixed shapes by name; raises `UnreadableImageError` if an image cannot be decoded."""
 
 
 class Places(Protocol):
-    """Which part of every global batch this process reads."""
+    """The part of every global batch that this process reads."""
 
     def slice(self, batch_size: int) -> Sequence[int]:
-        """Places in the global batch, ascending."""
+        """Returns places in the global batch, ascending."""
 
 
 @dataclass(frozen=True)
 class HostPlaces:
-    """Equal parts, by the number of the host."""
+    """Equal contiguous parts for `count` hosts; the part of host `index`."""
 
     index: int = 0
     count: int = 1
 
     def slice(self, batch_size: int) -> range:
-        """Places in the global batch, contiguous."""
+        """Returns places in the global batch, contiguous."""
         size = batch_size // self.count
         return range(self.index * size, (self.index + 1) * size)
 
 
+def never() -> bool:
+    """Returns False: the stream is not stopped."""
+    return False
+
+
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a stream is read; what is in it does not depend on it."""
+    """Options of reading a stream, which do not change its contents."""
 
-    threads: int = 16  # that decode and augment, in every process
-    workers: int = 0  # processes beside this one; 0: the threads are this one's
-    stall_seconds: float = 300.0  # without a batch for so long, the run ends
+    threads: int = 16  # threads per process that decode and augment
+    workers: int = 0  # reader processes; 0: this process reads
+    stall_seconds: float = 300.0  # without a batch for this time, the run fails
     host: Places = HostPlaces()
-    stopped: Callable[[], bool] = bool  # where it is true, a stream that has no batch ready ends before its time
+    stopped: Callable[[], bool] = never  # if it returns True and no batch is ready, the stream ends early
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Whole batches in one pass; the rest of a shuffled pass is left out, as the recipes do."""
+    """Returns the number of whole batches in an epoch; the remaining examples are dropped, as in the published recipes.
+
+    Raises:
+      UserError: the batch is larger than the data set.
+    """
     if batch_size > examples:
         raise UserError(
             f"batch_size={batch_size} is larger than the {examples} training examples: "
@@ -85,10 +94,16 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 def shuffled_index(
     position: int, examples: int, batch_size: int, seed: int, repeats: int = 1, balance: Balance | None = None
 ) -> int:
-    """The example at `position` of the training stream: a new permutation every epoch, with `balance` of its places.
+    """Returns the index of the example at `position` of the training stream: a new permutation in every epoch.
 
-    With `repeats` every example stands there so many times in a row and an epoch sees a part of them, as in repeated
-    augmentation (arXiv 1901.09335).
+    Args:
+      position: step * batch_size + place in the batch.
+      examples: number of examples.
+      batch_size: global.
+      seed: of the permutations.
+      repeats: number of consecutive copies of each example, as in repeated augmentation (arXiv 1901.09335); an epoch
+        then has only a part of the examples.
+      balance: order of places with class-balanced sampling; None for the order of the source.
     """
     epoch, place = divmod(position, steps_per_epoch(examples, batch_size) * batch_size)
     index = index_shuffle(place // repeats, max_index=examples - 1, seed=_epoch_seed(seed, epoch), rounds=4)
@@ -96,7 +111,7 @@ def shuffled_index(
 
 
 class _Generators(threading.local):
-    """A generator a thread: to make one takes longer than all an example draws from it."""
+    """One generator per thread: making one takes longer than all random draws of an example."""
 
     def __init__(self):
         self.bits = np.random.Philox(0)
@@ -107,11 +122,11 @@ _generators = _Generators()
 
 
 def _generator(seed: int, position: int) -> np.random.Generator:
-    """This thread's generator, at the beginning of the stream of random numbers that a position has."""
+    """Returns this thread's generator, set to the start of the random numbers of a position."""
     state = _generators.bits.state
     state["state"]["key"][:] = seed, position
     state["state"]["counter"][:] = 0
-    state |= {"buffer_pos": 4, "has_uint32": 0, "uinteger": 0}  # nothing drawn before is left over
+    state |= {"buffer_pos": 4, "has_uint32": 0, "uinteger": 0}  # drops buffered random bits
     _generators.bits.state = state
     return _generators.generator
 
@@ -133,9 +148,20 @@ def train_batches(
     balance: Balance | None = None,
     reading: ReadOptions = ReadOptions(),
 ) -> Iterator[Batch]:
-    """This host's slices of the global batches of steps `start_step` to `end_step`.
+    """Yields this host's slices of the global batches of steps `start_step` to `end_step`, the end excluded.
 
-    An example that cannot be read is replaced by the next one that can, by index.
+    An example that cannot be read is replaced by the next readable one by index.
+
+    Args:
+      source: the examples.
+      host: converts an example to arrays.
+      batch_size: global.
+      seed: of order and augmentation.
+      start_step: first step.
+      end_step: step after the last.
+      repeats: see `shuffled_index`.
+      balance: see `shuffled_index`.
+      reading: options that do not change the batches.
 
     Yields:
       The arrays of `host.train_example`, `[B / hosts, ...]`, and `unreadable` `[B / hosts]` int64: the index of the
@@ -160,15 +186,15 @@ def train_batches(
 def eval_batches(
     source: Source, host: EvalHost, *, batch_size: int, reading: ReadOptions = ReadOptions()
 ) -> Iterator[Batch]:
-    """This host's slices of batches that hold every example exactly once.
+    """Yields this host's slices of global batches that have every example exactly once.
 
-    The last batch is padded; `mask` is 1 for an example and 0 for padding, which must not be counted.
+    The last batch is padded: `mask` is 1 for an example and 0 for padding.
 
     Yields:
       The arrays of `host.eval_example`, `[B / hosts, ...]`, and `mask` `[B / hosts]` float32.
 
     Raises:
-      UserError: a picture cannot be read; names it.
+      UserError: an image cannot be read; names it.
       RunFailedError: as for `train_batches`.
     """
     local = reading.host.slice(batch_size)
@@ -194,7 +220,7 @@ def eval_batches(
 
 
 def _next_readable(source: Source, host: Host, first: int, seed: int, position: int) -> tuple[int, Batch]:
-    """The index and the arrays of the example at `first`, or of the next one by index that can be read."""
+    """Returns index and arrays of the example at `first`, or of the next readable one by index."""
     for attempt in range(_SUBSTITUTES):
         index = (first + attempt) % len(source)
         try:
@@ -212,7 +238,7 @@ def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading:
 
     def batch(index: int) -> Batch:
         first = example(index * batch_size)
-        # Every example is copied to its place at once: its own memory is in the cache for the next one then.
+        # Every example is copied to its place at once, so that the next one reuses its memory in the CPU's cache.
         arrays = {name: np.empty((batch_size, *np.shape(value)), value.dtype) for name, value in first.items()}
 
         def fill(places: Iterable[int]) -> None:
@@ -227,12 +253,12 @@ def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading:
             fill(range(batch_size))
         return arrays
 
-    # Whole batches are what threads and processes take from Grain, so their number does not change the order.
+    # Grain hands out whole batches, so the number of threads and processes does not change their order.
     batches = grain.MapDataset.range(count // batch_size).map(batch)
     options = grain.ReadOptions(num_threads=2 if threads else 0, prefetch_buffer_size=_BATCHES_AHEAD)
     ahead = batches.to_iter_dataset(options)
     if reading.workers:
-        if not flags.FLAGS.is_parsed():  # Grain's processes take its options from there
+        if not flags.FLAGS.is_parsed():  # Grain's processes read its options from absl flags
             flags.FLAGS.mark_as_parsed()
         without_false_alarms()
         options = grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=_BATCHES_AHEAD)
@@ -242,18 +268,20 @@ def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading:
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """The threads of this process that decode and augment, shared by all it reads."""
+    """Returns the threads of this process that decode and augment, shared by all streams."""
     return ThreadPoolExecutor(threads, thread_name_prefix="image")
 
 
 def _watched(batches: grain.DatasetIterator, reading: ReadOptions) -> Iterator[Batch]:
-    """The batches, the next one prepared while one is used; ends the run where none comes."""
+    """Yields batches and prepares the next one meanwhile; raises `RunFailedError` if none comes."""
 
     def take() -> Batch | None:
         batch = next(batches, None)
         if batch is None or not reading.workers:
             return batch
-        return {name: np.array(value) for name, value in batch.items()}  # so that memory shared with a process is freed
+        return {
+            name: np.array(value) for name, value in batch.items()
+        }  # copies, so that memory shared with a reader is freed
 
     ahead = ThreadPoolExecutor(1, thread_name_prefix="next batch")
     pending = ahead.submit(take)
@@ -267,7 +295,7 @@ def _watched(batches: grain.DatasetIterator, reading: ReadOptions) -> Iterator[B
         stalled = True
         raise
     finally:
-        # What still reads cannot be closed: it is left to the end of the program.
+        # A read in progress cannot be stopped; it is abandoned until the program ends.
         idle = pending.cancel() or pending in wait([pending], 0 if stalled else _PATIENCE_SECONDS).done
         ahead.shutdown(wait=False)
         if idle:
@@ -284,7 +312,7 @@ def _result(pending: Future[Batch | None], reading: ReadOptions) -> Batch | None
             return None
         if time.monotonic() > deadline:
             raise RunFailedError(
-                f"no batch came for {reading.stall_seconds:.0f} s: a process that reads, or the storage, stands still "
+                f"no batch came for {reading.stall_seconds:.0f} s: a reader process or the storage hangs "
                 "(data.stall_seconds)"
             )
     try:
@@ -292,5 +320,5 @@ def _result(pending: Future[Batch | None], reading: ReadOptions) -> Batch | None
     except RuntimeError as error:
         if not reading.workers:
             raise
-        # Grain's word for it.
+        # The exception that Grain raises for it.
         raise RunFailedError(f"a process that reads the data died: {error}") from error

@@ -1,4 +1,4 @@
-"""What surrounds the pixels of a file: left out where it is damaged, refused where it would take too much memory."""
+"""Metadata of image files: removed if damaged, rejected if it would take too much memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from focalnet_jax.data.formats import RAW
 
 _PNG_SIGNATURE = 8  # bytes
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what ends the data of a scan
-# APP1 to APP13, APP15 and comments: EXIF, profiles, previews. APP0 (JFIF) and APP14 (Adobe) say what colours are.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the marker that ends the data of a scan
+# APP1 to APP13, APP15 and comments: EXIF, profiles, previews. APP0 (JFIF) and APP14 (Adobe) define the colour space.
 _JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 _WEBP_METADATA, _WEBP_METADATA_FLAGS = (b"EXIF", b"XMP ", b"ICCP"), 0x2C
-_TIFF_UNITS = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes of each type
-_MOST_TAG_BYTES = 2**26  # of all values of a TIFF's tags together, beyond the size of the file
+_TIFF_UNITS = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes per value of each type
+_MOST_TAG_BYTES = 2**26  # by which the values of all tags of a TIFF may exceed the file's size
 _SUBFILE_TYPE, _TILE_WIDTH, _TILE_LENGTH, _SUB_IFDS, _DNG_VERSION = 254, 322, 323, 330, 50706
 
 
@@ -34,18 +34,18 @@ def png_pixels_only(encoded: bytes) -> bytes:
 
 
 def jpeg2000_pixels_only(encoded: bytes) -> bytes:
-    """Returns a JPEG 2000 without what follows the end of its data, which is a marker that they do not contain."""
+    """Returns a JPEG 2000 up to the marker that ends its data, which cannot occur in the data."""
     end = encoded.find(b"\xff\xd9", encoded.find(b"\xff\x93"))
     return encoded if end < 0 else encoded[: end + 2]
 
 
 def webp_pixels_only(encoded: bytes) -> bytes:
-    """Returns a WebP without EXIF, XMP and colour profile, and without a chunk that is cut off behind the pixels."""
+    """Returns a WebP without EXIF, XMP and colour profile, and without a chunk that is cut off after the pixels."""
     parts, place = [], 12
     while place + 8 <= len(encoded):
         name, length = encoded[place : place + 4], int.from_bytes(encoded[place + 4 : place + 8], "little")
         end = place + 8 + length + length % 2
-        if name == b"VP8X":  # its first byte says which of the others there are
+        if name == b"VP8X":  # its first byte has flags for the other chunks
             flags = encoded[place + 8] & ~_WEBP_METADATA_FLAGS
             parts.append(encoded[place : place + 8] + bytes([flags]) + encoded[place + 9 : end])
         elif name not in _WEBP_METADATA:
@@ -62,7 +62,7 @@ def jpeg_pixels_only(encoded: bytes) -> bytes:
         marker = encoded[place + 1]
         if marker == _START_OF_SCAN:
             return b"".join([*parts, encoded[place:]])
-        if marker == 0xFF:  # filling
+        if marker == 0xFF:  # fill byte
             place += 1
             continue
         end = place + 2 + int.from_bytes(encoded[place + 2 : place + 4])
@@ -73,7 +73,7 @@ def jpeg_pixels_only(encoded: bytes) -> bytes:
 
 
 def is_one_scan(jpeg: bytes) -> bool:
-    """Whether a JPEG without metadata is baseline and keeps all its pixels in one scan."""
+    """Returns whether a JPEG without metadata is baseline and has all pixels in one scan."""
     return scans(jpeg) == 1 and (b"\xff\xc0" in jpeg or b"\xff\xc1" in jpeg)
 
 
@@ -91,10 +91,10 @@ def scans(jpeg: bytes) -> int:
 
 
 def check_tiff(encoded: bytes, most_pixels: int) -> str:
-    """Returns why a TIFF is not decoded, or an empty string; reads the tags of its first page alone.
+    """Returns why a TIFF is not decoded, or an empty string; reads only the tags of its first page.
 
-    Pillow keeps a copy of every tag's value, which all may be the whole file, and reserves a tile of any size; of a
-    camera's raw file it would read the preview.
+    Pillow copies the value of every tag, each of which may be the whole file, and allocates tiles of any size. It would
+    decode the preview of a camera's raw file.
     """
     tags, size = {}, 0
     for tag, bytes_, value in _tags(encoded):
@@ -110,7 +110,7 @@ def check_tiff(encoded: bytes, most_pixels: int) -> str:
 
 
 def _tags(encoded: bytes) -> Iterator[tuple[int, int, int]]:
-    """Tag, bytes of its value, and the value if it is one whole number in the tag itself."""
+    """Yields tags, bytes of their values, and the value if it is one whole number within the tag, else 0."""
     order = "<" if encoded[:2] == b"II" else ">"
     big = encoded[2:4] in (b"\0+", b"+\0")
     try:
@@ -125,7 +125,7 @@ def _tags(encoded: bytes) -> Iterator[tuple[int, int, int]]:
             unit = _TIFF_UNITS[kind] if kind < len(_TIFF_UNITS) else 0
             letter = {1: "B", 2: "H", 4: "L", 8: "Q"}.get(unit, "B")
             whole = values == 1 and unit <= len(inside)
-            size = unit * values if unit * values <= len(encoded) else 0  # Pillow reads none that is cut off
+            size = unit * values if unit * values <= len(encoded) else 0  # Pillow skips values that are cut off
             yield tag, size, struct.unpack_from(order + letter, inside)[0] if whole else 0
-    except (struct.error, OverflowError):  # Pillow says what is wrong with it
+    except (struct.error, OverflowError):  # Pillow reports the error
         return

@@ -1,7 +1,7 @@
-"""Random policies of picture operations, as timm defines them: RandAugment, 3-Augment, colour jitter.
+"""Random augmentation policies as timm defines them: RandAugment, 3-Augment, colour jitter.
 
-RandAugment: arXiv 1909.13719; 3-Augment: DeiT III, arXiv 2204.07118. What a policy draws comes from the generator it is
-given, and nothing else.
+RandAugment: arXiv 1909.13719; 3-Augment: DeiT III, arXiv 2204.07118. Policies draw only from the given
+generator.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from focalnet_jax.data import colours, pixels
+from focalnet_jax.data import colours, warps
 from focalnet_jax.data.preprocessing import IMAGENET
 from focalnet_jax.errors import UserError, suggest
 
@@ -23,8 +23,8 @@ Augment = Callable[[np.ndarray, Rng], np.ndarray]
 
 Levels = tuple[int, int, int]
 
-FILL: Levels = IMAGENET.grey  # what comes in from outside the picture
-_TOP = 10.0  # the magnitude at which an operation has its full strength
+FILL: Levels = IMAGENET.grey  # levels of pixels from outside the image
+_TOP = 10.0  # magnitude of the full strength of an operation
 
 
 def _signed(value: float, rng: Rng) -> float:
@@ -32,7 +32,7 @@ def _signed(value: float, rng: Rng) -> float:
 
 
 def _enhancement(magnitude: float, rng: Rng) -> float:
-    """1 changes nothing; away from it in both directions with the magnitude."""
+    """Returns a factor of an enhancement; its random distance from 1, which changes nothing, grows with magnitude."""
     return max(0.1, 1 + _signed(0.9 * magnitude / _TOP, rng))
 
 
@@ -41,25 +41,25 @@ def _centres(size: int) -> np.ndarray:
 
 
 def _shear_x(image: np.ndarray, magnitude: float, rng: Rng, fill: Levels = FILL) -> np.ndarray:
-    return pixels.shift_rows(image, _signed(0.3 * magnitude / _TOP, rng) * _centres(image.shape[0]), fill)
+    return warps.shift_rows(image, _signed(0.3 * magnitude / _TOP, rng) * _centres(image.shape[0]), fill)
 
 
 def _shear_y(image: np.ndarray, magnitude: float, rng: Rng, fill: Levels = FILL) -> np.ndarray:
-    return pixels.shift_columns(image, _signed(0.3 * magnitude / _TOP, rng) * _centres(image.shape[1]), fill)
+    return warps.shift_columns(image, _signed(0.3 * magnitude / _TOP, rng) * _centres(image.shape[1]), fill)
 
 
 def _translate_x(image: np.ndarray, magnitude: float, rng: Rng, fill: Levels = FILL) -> np.ndarray:
     height, width = image.shape[:2]
-    return pixels.shift_rows(image, np.full(height, width * _signed(0.45 * magnitude / _TOP, rng)), fill)
+    return warps.shift_rows(image, np.full(height, width * _signed(0.45 * magnitude / _TOP, rng)), fill)
 
 
 def _translate_y(image: np.ndarray, magnitude: float, rng: Rng, fill: Levels = FILL) -> np.ndarray:
     height, width = image.shape[:2]
-    return pixels.shift_columns(image, np.full(width, height * _signed(0.45 * magnitude / _TOP, rng)), fill)
+    return warps.shift_columns(image, np.full(width, height * _signed(0.45 * magnitude / _TOP, rng)), fill)
 
 
 def _rotate(image: np.ndarray, magnitude: float, rng: Rng, fill: Levels = FILL) -> np.ndarray:
-    return pixels.rotate(image, _signed(30 * magnitude / _TOP, rng), fill)
+    return warps.rotate(image, _signed(30 * magnitude / _TOP, rng), fill)
 
 
 def _blur(image: np.ndarray, radius: float) -> np.ndarray:
@@ -70,7 +70,7 @@ def _share(magnitude: float, low: float, high: float) -> float:
     return min(max(low + (high - low) * magnitude / _TOP, low), high)
 
 
-# An operation of a magnitude in [0, 10] and a generator, the geometric ones also of a fill; timm's names.
+# By timm's names: functions of an image, a magnitude in [0, 10] and a generator; geometric ones also of a fill.
 OPERATIONS: dict[str, Callable[..., np.ndarray]] = {
     "AutoContrast": lambda image, m, rng: colours.autocontrast(image),
     "Equalize": lambda image, m, rng: colours.equalize(image),
@@ -107,10 +107,16 @@ _INCREASING = (
 
 @dataclass(frozen=True)
 class RandAugment:
-    """`layers` operations drawn evenly with replacement, each applied with `probability`.
+    """Applies `layers` operations, drawn uniformly with replacement, each with `probability` (arXiv 1909.13719).
 
-    The magnitude of each is normal about `magnitude` with standard deviation `std` (infinite: even in [0, magnitude]),
-    within [0, `highest`]. What geometric operations bring in from outside the picture has the levels `fill`.
+    Attributes:
+      magnitude: mean of the magnitudes.
+      layers: number of operations drawn per image.
+      probability: of applying a drawn operation.
+      std: standard deviation of the normal distribution of magnitudes; infinite: uniform in [0, magnitude].
+      highest: magnitudes are clipped to [0, highest].
+      operations: names among `OPERATIONS`.
+      fill: levels of pixels that geometric operations bring in from outside the image.
     """
 
     magnitude: float = 10.0
@@ -122,7 +128,7 @@ class RandAugment:
     fill: Levels = FILL
 
     def __call__(self, image: np.ndarray, rng: Rng) -> np.ndarray:
-        """`[H, W, 3]` uint8, augmented."""
+        """Returns the augmented image, `[H, W, 3]` uint8."""
         for index in rng.integers(len(self.operations), size=self.layers):
             if rng.random() < self.probability:
                 name = self.operations[index]
@@ -136,19 +142,19 @@ class RandAugment:
 
 
 def three_augment(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """3-Augment: one of solarize at 128, grey, and a blur of a radius in [0.1, 2]."""
+    """Applies 3-Augment: one of solarize at 128, greyscale, and a blur with a radius in [0.1, 2]."""
     name, magnitude = (("Solarize", 5.0), ("Desaturate", 10.0), ("GaussianBlurRand", 10.0))[rng.integers(3)]
     return OPERATIONS[name](image, magnitude, rng)
 
 
 @dataclass(frozen=True)
 class ColourJitter:
-    """Brightness, contrast and saturation by factors even in [1 - strength, 1 + strength], in random order."""
+    """Changes brightness, contrast and saturation by factors in [1 - strength, 1 + strength], in random order."""
 
     strength: float
 
     def __call__(self, image: np.ndarray, rng: Rng) -> np.ndarray:
-        """`[H, W, 3]` uint8, jittered."""
+        """Returns the jittered image, `[H, W, 3]` uint8."""
         operations = (colours.brightness, colours.contrast, colours.saturation)
         for index in rng.permutation(3):
             image = operations[index](image, rng.uniform(max(0.0, 1 - self.strength), 1 + self.strength))
@@ -159,10 +165,14 @@ _SETTINGS = {"m": "magnitude", "n": "layers", "p": "probability", "mstd": "std",
 
 
 def parse_policy(text: str, fill: Levels = FILL) -> Augment | None:
-    """The policy timm calls `text`: `rand-m9-mstd0.5-inc1` and its like, `3a`, or nothing for the empty text.
+    """Returns the policy of timm's notation, such as `rand-m9-mstd0.5-inc1` or `3a`; None for an empty text.
+
+    Args:
+      text: the policy.
+      fill: levels of pixels from outside the image.
 
     Raises:
-      UserError: there is no such policy; says what there is.
+      UserError: the policy is unknown; names the valid ones.
     """
     if not text:
         return None
@@ -171,7 +181,7 @@ def parse_policy(text: str, fill: Levels = FILL) -> Augment | None:
     first, *words = text.split("-")
     if first != "rand":
         raise UserError(
-            f"augment.policy={text}: expected rand-m9-mstd0.5-inc1 and its like, 3a, or '' for none"
+            f"augment.policy={text}: expected a policy such as rand-m9-mstd0.5-inc1, 3a, or '' for none"
             f"{suggest(first, ['rand', '3a'])}"
         )
     given = {}
@@ -183,15 +193,15 @@ def parse_policy(text: str, fill: Levels = FILL) -> Augment | None:
                 "(probability of each), mstd0.5 (deviation of the magnitude), mmax10 (its highest), inc1 (increasing)"
             )
         if _SETTINGS[match[1]] in given:
-            raise UserError(f"augment.policy={text}: {match[1]} stands there twice")
+            raise UserError(f"augment.policy={text}: {match[1]} is given twice")
         given[_SETTINGS[match[1]]] = float(match[2])
     operations = _INCREASING if given.pop("inc", 0) else _PLAIN
-    if given.get("std", 0) > 100:  # timm's way to ask for even magnitudes
+    if given.get("std", 0) > 100:  # timm's notation for uniform magnitudes
         given["std"] = math.inf
     layers = given.pop("layers", 2)
     if not (layers >= 1 and layers == round(layers)):
         raise UserError(f"augment.policy={text}: expected a whole number of operations such as n2")
     policy = RandAugment(**given, layers=round(layers), operations=operations, fill=fill)
     if not 0 <= policy.probability <= 1 or policy.highest <= 0:
-        raise UserError(f"augment.policy={text}: the probability lies in [0, 1] and the highest magnitude above 0")
+        raise UserError(f"augment.policy={text}: expected a probability in [0, 1] and a highest magnitude above 0")
     return policy

@@ -1,7 +1,7 @@
-"""How a picture becomes a model's input: resize, centre crop, normalization, as values.
+"""Preprocessing of images for evaluation, as values: resize, centre crop, normalization.
 
-It belongs to the weights: a model gives other answers for pictures that are prepared otherwise. It is done in
-`transforms.eval_transform`, on the host, and `mixing.normalize`, on the device.
+Preprocessing belongs to the weights: a model predicts differently for images that are prepared differently. It is
+applied by `transforms.eval_transform` on the host and `normalization.normalize` on the device.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.errors import UserError
 from focalnet_jax.settings.checks import RESIZE_MODES
 
-# Pillow's numbers of its filters, by the names that timm and this package use.
+# Pillow's numbers of filters, by the names in timm and this package.
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-CROP_PCT = 224 / 256  # of the resized picture that the recipes keep
-_MOST_PIXELS = 2**12  # of a side that a file may state: `decode.LARGEST_SIDE`, which a picture to be looked at has
+CROP_PCT = 224 / 256  # share of the resized image that the crop of the recipes keeps
+_MOST_PIXELS = 2**12  # per side, in weights files; equal to `decode.LARGEST_SIDE`
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation of each channel, of levels in [0, 1]; hashable, so that a program can be made for it.
+    """Mean and standard deviation per channel, of levels in [0, 1]; hashable, as a static argument of `jax.jit`.
 
-    Values of a picture are `(level / 255 - mean) / std`.
+    Values of a normalized image are `(level / 255 - mean) / std`.
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -35,7 +35,7 @@ class Normalization:
 
     @property
     def grey(self) -> tuple[int, int, int]:
-        """The levels that become about 0, in [0, 255]."""
+        """Levels in [0, 255] that are closest to 0 after normalization."""
         return tuple(min(max(round(255 * mean), 0), 255) for mean in self.mean)
 
 
@@ -44,18 +44,18 @@ IMAGENET = Normalization()
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a picture `[H, W, 3]` uint8 of any size to a model's input.
+    """Preprocessing of an image `[H, W, 3]` uint8 of any size to the input of a model.
 
     Attributes:
       size: height and width of the result.
-      mode: "shorter" resizes so that the picture covers `resized` with its proportions kept, "longest" so that it fits
-        into it, "stretch" to exactly it, "none" not at all.
-      resized: height and width to resize to; None is `size / crop_pct`, rounded down.
-      crop_pct: share of the resized picture that the crop keeps, where that is known.
-      interpolation: Pillow's name of the filter.
+      mode: "shorter" keeps the aspect ratio and covers `resized`, "longest" keeps it and fits into `resized`, "stretch"
+        resizes to `resized`, "none" does not resize.
+      resized: height and width to resize to; None means `size / crop_pct`, rounded down.
+      crop_pct: share of the resized image that the crop keeps, if known.
+      interpolation: filter, a name in `FILTERS`.
       normalization: of the result.
-      fill: levels of what lies outside a resized picture that is smaller than the crop.
-      rounding: "nearest" places the crop as timm does, "down" as transformers does: they differ by a pixel.
+      fill: levels of the padding if the resized image is smaller than the crop.
+      rounding: position of the crop: "nearest" as in timm, "down" as in transformers; they differ by up to a pixel.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -75,7 +75,7 @@ class Preprocessing:
         return tuple(math.floor(side / (self.crop_pct or 1)) for side in self.size)
 
     def at(self, size: tuple[int, int]) -> Preprocessing:
-        """Returns the same at another size, with the same share cropped."""
+        """Returns the same preprocessing at another size, with the same share kept by the crop."""
         if size == self.size:
             return self
         if self.crop_pct is not None:
@@ -84,7 +84,7 @@ class Preprocessing:
         return dataclasses.replace(self, size=size, resized=tuple(new * large // old for new, large, old in share))
 
     def describe(self) -> str:
-        """Returns one line for people."""
+        """Returns a description in one line."""
         (tall, wide), crop = self.target, "x".join(map(str, self.size))
         how = {
             "shorter": f"shorter side to {tall}" if tall == wide else f"resized to cover {tall}x{wide}",
@@ -96,12 +96,12 @@ class Preprocessing:
         return f"{how}{cut}, {self.interpolation}, {normalization_in_words(self.normalization)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the same as JSON holds it."""
+        """Returns a dictionary for JSON, which `from_dict` reads."""
         return dataclasses.asdict(self)
 
 
 def normalization_in_words(by: Normalization) -> str:
-    """Returns `mean 0.5, std 0.5`, or that it is ImageNet's."""
+    """Returns a description such as `mean 0.5, std 0.5` or `ImageNet's mean and std`."""
     if by == IMAGENET:
         return "ImageNet's mean and std"
     return f"mean {_numbers(by.mean)}, std {_numbers(by.std)}"
@@ -115,10 +115,10 @@ USUAL = Preprocessing()  # of the published recipes on ImageNet
 
 
 def from_config(data: Mapping[str, Any]) -> Preprocessing:
-    """Returns what the keys `data` of a run's config say, of one that was stored before some of them existed too.
+    """Returns the preprocessing of the section `data` of a config; missing keys have their defaults.
 
     Raises:
-      UserError: they contradict each other.
+      UserError: keys contradict each other.
     """
     size, resized = sides(data["image_size"]), data.get("eval_resize")
     mode = data.get("eval_resize_mode") or "shorter"
@@ -126,7 +126,7 @@ def from_config(data: Mapping[str, Any]) -> Preprocessing:
     colours = Normalization(tuple(map(float, mean)), tuple(map(float, std)))
     if resized is not None and mode == "none":
         raise UserError(
-            f"data.eval_resize={resized}: data.eval_resize_mode=none resizes nothing; leave one of them out"
+            f"data.eval_resize={resized}: data.eval_resize_mode=none does not resize; leave one of them out"
         )
     if resized is not None and mode != "longest" and any(map(int.__lt__, sides(resized), size)):
         shown = data["image_size"]
@@ -143,21 +143,21 @@ def from_config(data: Mapping[str, Any]) -> Preprocessing:
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns height and width of a square's side, or of both."""
+    """Returns height and width for one number or both."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def in_words(size: int | Sequence[int]) -> str:
-    """Returns `224`, or `192x256` of a height and width that differ."""
+    """Returns a text such as `224`, or `192x256` if height and width differ."""
     height, width = sides(size)
     return str(height) if height == width else f"{height}x{width}"
 
 
 def from_dict(values: Mapping[str, Any]) -> Preprocessing:
-    """Returns what `Preprocessing.to_dict` wrote.
+    """Returns the preprocessing in a dictionary of `Preprocessing.to_dict`.
 
     Raises:
-      UserError: it was changed to something that cannot be followed.
+      UserError: a key or a value is invalid.
     """
     known = {field.name for field in dataclasses.fields(Preprocessing)}
     values = dict(values)
@@ -176,10 +176,10 @@ def from_dict(values: Mapping[str, Any]) -> Preprocessing:
 
 
 def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing:
-    """Returns it unchanged.
+    """Returns the preprocessing unchanged.
 
     Raises:
-      UserError: it makes no sense; `place` is where it is stated.
+      UserError: a value is invalid; the message starts with `place`, the file or key it comes from.
     """
     if not isinstance(how.mode, str) or how.mode not in RESIZE_MODES:
         raise UserError(f"{place}mode is {how.mode!r}; expected {', '.join(RESIZE_MODES)}")
@@ -189,7 +189,7 @@ def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing
         raise UserError(f"{place}rounding is {how.rounding!r}; expected nearest or down")
     if how.crop_pct is not None and not (is_number(how.crop_pct) and 0.01 <= how.crop_pct <= 100):
         raise UserError(f"{place}crop_pct is {how.crop_pct!r}; expected a positive number such as 0.875")
-    for name in ("size", "target"):  # in this order: one is made of the other
+    for name in ("size", "target"):  # in this order, because target depends on size
         sides = getattr(how, name)
         if not (isinstance(sides, tuple) and len(sides) == 2 and all(map(is_side, sides))):
             raise UserError(f"{place}{name} is {sides!r}; expected 1 to {_MOST_PIXELS} pixels, height and width")
@@ -203,23 +203,23 @@ def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number and no truth value."""
+    """Returns whether a value is a finite number, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_side(value: Any) -> bool:
-    """Whether it is a number of pixels that a side can have."""
+    """Returns whether a value is a valid number of pixels of a side."""
     return type(value) is int and 1 <= value <= _MOST_PIXELS
 
 
 def normalization(mean: Any, std: Any, place: str, scale: float = 1.0) -> Normalization:
-    """Returns the normalization of levels in [0, 1] that a file states.
+    """Returns the normalization in a file, for levels in [0, 1].
 
     Args:
-      mean: a number for all channels, or one for each of three.
-      std: the same.
-      place: put before the key's name in errors.
-      scale: what one level is multiplied by before mean and std count, times 255.
+      mean: one number for all channels, or three.
+      std: one number for all channels, or three.
+      place: text before the key's name in errors.
+      scale: the highest level in the units of mean and std, such as 255.
 
     Raises:
       UserError: NaN, infinite, not positive, or not three channels.

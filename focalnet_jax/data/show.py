@@ -1,4 +1,4 @@
-"""Show what a model is trained on: python -m focalnet_jax.data.show, see focalnet_jax/programs/show.py."""
+"""Show training batches of a recipe: python -m focalnet_jax.data.show, see focalnet_jax/programs/show.py."""
 
 import runpy
 

@@ -1,4 +1,4 @@
-"""A part of a source."""
+"""Evenly spaced examples of a source, for evaluations on a part of a data set."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from focalnet_jax.errors import UserError
 
 
 class EvenlySpaced:
-    """A number of examples of a source, evenly spaced: of sorted examples some of every kind.
+    """`count` evenly spaced examples of a source, which cover all classes of a sorted source.
 
     Raises:
-      UserError: the source has fewer.
+      UserError: the source has fewer examples.
     """
 
     def __init__(self, whole: Source, count: int):
         if count > len(whole):
-            raise UserError(f"{count} examples are asked for, and the data has {len(whole)}")
+            raise UserError(f"examples={count}: the data has only {len(whole)}")
         self._whole, self._count = whole, count
         self.class_names = whole.class_names
         self.fingerprint = fingerprint_of([whole.fingerprint, str(count)])
@@ -36,5 +36,5 @@ class EvenlySpaced:
         return self._whole[self._place(index)]
 
     def name(self, index: int) -> str:
-        """As the whole source names it."""
+        """Returns the name of an example in the whole source."""
         return self._whole.name(self._place(index))

@@ -1,4 +1,4 @@
-"""Pictures that cannot be read in training: counted, named once each, and the run ended where there are too many."""
+"""Counts and reports training images that cannot be read; ends a run with too many."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from focalnet_jax.data.sources import Source
 from focalnet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
-READABLE = -1  # in a batch's `unreadable`
-_REASONS_READ, _REASONS_NAMED = 100, 3  # unreadable images that are looked at again to say why, and reasons said
+READABLE = -1  # value in a batch's `unreadable` for a readable example
+_REASONS_READ, _REASONS_NAMED = 100, 3  # unreadable images read again for their reasons; reasons in a message
 
 
 class EvalHost(Protocol):
-    """Makes arrays of examples to evaluate on, see `tasks.task.Host`."""
+    """Converts evaluation examples to arrays, see `tasks.task.Host`."""
 
     def eval_example(self, example: Any) -> Batch:
-        """Returns arrays of fixed shapes by name; raises `UnreadableImageError`."""
+        """Returns arrays of fixed shapes by name; raises `UnreadableImageError` if an image cannot be decoded."""
 
 
 class Substitutions:
-    """Counts the examples that stand for unreadable ones, and ends a run with too many.
+    """Counts the examples that replace unreadable ones, and ends a run with too many.
 
     Args:
       source: the examples, for their names.
-      host: reads an example again to say why it cannot be read.
-      most: the largest share of the examples read, or of one epoch while less is read.
+      host: reads an example again, for the reason why it cannot be read.
+      most: largest share of the examples read so far, and at least of one epoch.
     """
 
     def __init__(self, source: Source, host: EvalHost, most: float):
@@ -40,15 +40,15 @@ class Substitutions:
         self._read = 0
         self._named: set[int] = set()
 
-    def go_on(self, count: int, read: int) -> None:
-        """Counts on from what a run before it had counted and read."""
+    def resume(self, count: int, read: int) -> None:
+        """Continues counting from the numbers of substitutions and of examples read before a run was resumed."""
         self.count, self._read = count, read
 
     def counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches without their field `unreadable`; names on stderr what could not be read, once each.
+        """Yields batches without their field `unreadable`; names every unreadable image once on stderr.
 
         Raises:
-          UserError: there were too many.
+          UserError: too many images are unreadable.
         """
         for batch in batches:
             unreadable = batch.pop("unreadable")
@@ -65,18 +65,18 @@ class Substitutions:
                 )
             for index in new:
                 name, reason = self._source.name(index), why_unreadable(self._source, self._host, index)
-                print(f"warning: cannot read image {name} ({reason}); the next one is read instead", file=sys.stderr)
+                print(f"warning: cannot read image {name} ({reason}); the next image replaces it", file=sys.stderr)
             yield batch
 
     def _reasons(self) -> str:
-        """Why images could not be read, the most frequent reasons first."""
+        """Returns why images could not be read, the most frequent reasons first."""
         some = sorted(self._named)[:_REASONS_READ]
         reasons = Counter(why_unreadable(self._source, self._host, index) for index in some).most_common(_REASONS_NAMED)
         return reasons[0][0] if len(some) == 1 else "; ".join(f"{count} because {reason}" for reason, count in reasons)
 
 
 def why_unreadable(source: Source, host: EvalHost, index: int) -> str:
-    """Returns why the image of an example cannot be decoded, by trying it again."""
+    """Returns why the image of an example cannot be decoded, by decoding it again."""
     try:
         host.eval_example(source[index])
     except UnreadableImageError as error:

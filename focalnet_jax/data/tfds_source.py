@@ -14,22 +14,22 @@ from focalnet_jax.data.decode import Picture, UnreadableImageError
 from focalnet_jax.data.sources import Label, fingerprint_of
 from focalnet_jax.errors import UserError
 
-CARD = "card.json"  # what `data.prepare` says about a data set, beside its shards
+CARD = "card.json"  # description that `data.prepare` writes next to the shards
 _DESCRIPTION = "dataset_info.json"
 _LABELS = ("label", "real_label")  # ImageNet-ReaL has no single label
-_MOST_LABELS = 32  # of one picture
+_MOST_LABELS = 32  # per image
 
 
 class TfdsSource:
-    """A split, also with TFDS's slices such as `train[:90%]` or `train[1000:]`.
+    """A split of a TFDS data set, or a slice such as `train[:90%]` or `train[1000:]`.
 
     Args:
-      path: the directory of a data set, as `python -m focalnet_jax.data.prepare` writes it, or one above it; or the
-        name of a data set that lies prepared in TFDS's own directory (`TFDS_DATA_DIR`).
+      path: the directory of a data set, as `python -m focalnet_jax.data.prepare` writes it, or a directory above it; or
+        the name of a data set that is prepared in TFDS's directory (`TFDS_DATA_DIR`).
       split: the split, or a slice of it.
 
     Raises:
-      UserError: there is no such data set, split, picture or label, or it is stored as TFRecord.
+      UserError: the data set or split does not exist, has no image or label, or is stored as TFRecord.
     """
 
     def __init__(self, path: str | None, split: str):
@@ -42,7 +42,7 @@ class TfdsSource:
             raise UserError(f"{path} has {', '.join(features)}; expected image and {' or '.join(_LABELS)}")
         self._label_key = labels[0]
         label = features[self._label_key]
-        self._many = hasattr(label, "feature")  # a sequence of them
+        self._many = hasattr(label, "feature")  # a sequence of labels
         label = label.feature if self._many else label
         if not getattr(label, "num_classes", None):
             raise UserError(f"{path} does not say how many classes {self._label_key} has; expected a ClassLabel")
@@ -60,12 +60,12 @@ class TfdsSource:
         except (ValueError, KeyError) as error:
             known = ", ".join(builder.info.splits)
             raise UserError(
-                f"{path} has no split {split!r}, or nothing in it; it has {known}, also in slices such as [:90%]"
+                f"{path} has no split {split!r}, or it is empty; it has {known}, also in slices such as [:90%]"
             ) from error
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error}; prepare it again") from error
         self._title = f"{builder.info.full_name} {split}"
-        # By name: the same files elsewhere are the same data.
+        # By file names: the same files in another directory are the same data.
         shards = [f"{Path(file.filename).name} {file.skip} {file.take}" for file in info.file_instructions]
         _check_shards(path, [file.filename for file in info.file_instructions])
         stated = _fingerprint_on_card(Path(builder.data_dir, CARD))
@@ -77,22 +77,22 @@ class TfdsSource:
     def __getitem__(self, index: int) -> tuple[Picture, Label]:
         try:
             example = self._examples[index]
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # what the reader of records raises
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # exceptions of the reader of records
             raise UnreadableImageError(f"its record is damaged: {' '.join(str(error).split())[:200]}") from error
         label = example[self._label_key]
         if not self._many:
-            if not 0 <= label < len(self.class_names):  # TFDS keeps -1 for what has no label
+            if not 0 <= label < len(self.class_names):  # TFDS stores -1 for examples without label
                 raise UserError(
                     f"{self.name(index)} has label {label}; expected 0 to {len(self.class_names) - 1}: this split "
                     "cannot be trained or evaluated on"
                 )
             return example["image"], np.int32(label)
         if len(label) > _MOST_LABELS:
-            raise UserError(f"{self.name(index)} has {len(label)} labels; at most {_MOST_LABELS} are counted")
+            raise UserError(f"{self.name(index)} has {len(label)} labels; at most {_MOST_LABELS} are supported")
         return example["image"], np.pad(np.asarray(label, np.int32), (0, _MOST_LABELS - len(label)), constant_values=-1)
 
     def name(self, index: int) -> str:
-        """The file it was, where the data set says so, and its place in the split."""
+        """Returns the file name in the record, if it has one, and the place in the split."""
         try:
             file = self._examples[index].get("file_name", b"").decode()
         except (RuntimeError, TypeError, ValueError, IndexError):
@@ -101,7 +101,7 @@ class TfdsSource:
 
 
 def _check_shards(path: str, files: Sequence[str]) -> None:
-    """Refuses files that are missing or whose end, where their index is, cannot be read."""
+    """Raises `UserError` if a file is missing, or its end, which holds the index of records, cannot be read."""
     absent = [file for file in files if not Path(file).is_file()]
     if absent:
         raise UserError(f"{path} lacks {absent[0]}, and {len(absent) - 1} more files: get them or prepare it again")
@@ -122,17 +122,21 @@ def _fingerprint_on_card(card: Path) -> str:
 
 
 def open_builder(path: str) -> tfds.core.DatasetBuilder:
-    """The data set in a directory, in one below it, or of this name; `UserError` where there is none."""
+    """Returns the builder of the data set in a directory, below it, or of this name in TFDS's directory.
+
+    Raises:
+      UserError: there is no such data set, or it is damaged or not prepared.
+    """
     root = Path(path)
     if root.is_dir():
         found = [root] if (root / _DESCRIPTION).is_file() else [p.parent for p in root.glob(f"*/*/{_DESCRIPTION}")]
         found = found or [p.parent for p in root.glob(f"*/{_DESCRIPTION}")]
         if len(found) != 1:
             held = f"several: {', '.join(sorted(map(str, found))[:5])}" if found else "none"
-            raise UserError(f"{path}: expected one prepared data set there ({_DESCRIPTION}), found {held}")
+            raise UserError(f"{path}: expected one prepared data set in it ({_DESCRIPTION}), found {held}")
         try:
             return tfds.builder_from_directory(found[0])
-        except Exception as error:  # the library raises all kinds over damaged files
+        except Exception as error:  # the library raises many kinds for damaged files
             raise UserError(f"{found[0]} is damaged: {' '.join(str(error).split())[:200]}; prepare it again") from error
     if "/" in path and not tfds.core.naming.is_valid_dataset_name(path.split("/")[0].split(":")[0]):
         raise UserError(f"data.path={path}: there is no such directory")
@@ -145,7 +149,7 @@ def open_builder(path: str) -> tfds.core.DatasetBuilder:
         ) from error
     if not builder.is_prepared():
         raise UserError(
-            f"{builder.info.full_name} is not prepared in {builder.data_dir}; make it there, or with "
+            f"{builder.info.full_name} is not prepared in {builder.data_dir}; prepare it there, or with "
             "python -m focalnet_jax.data.prepare"
         )
     return builder

@@ -1,4 +1,4 @@
-"""Resize, crop, flip and augmentation of one picture on the host, `[H, W, 3]` uint8.
+"""Resize, crop, flip and augmentation of an image `[H, W, 3]` uint8 on the host.
 
 Resampling is Pillow's, with antialiasing; the published recipes used bicubic.
 """
@@ -24,9 +24,16 @@ EvalTransform = Callable[[np.ndarray], np.ndarray]
 def random_resized_crop_box(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """A crop `(left, top, right, bottom)` of random area and log-uniform aspect ratio.
+    """Returns a crop `(left, top, right, bottom)` in pixels, of random area and log-uniform aspect ratio.
 
-    torchvision's RandomResizedCrop: ten attempts, then a centred crop with the ratio clamped to the range.
+    As in torchvision's RandomResizedCrop: ten attempts, then a centred crop with the ratio clamped to the range.
+
+    Args:
+      width: of the image.
+      height: of the image.
+      scale: smallest and largest share of the image's area.
+      ratio: smallest and largest width / height of the crop.
+      rng: source of randomness.
     """
     area = width * height
     for _ in range(_CROP_ATTEMPTS):
@@ -51,15 +58,15 @@ def train_transform(
     augments: Sequence[Augment] = (),
     interpolation: str = "bicubic",
 ) -> TrainTransform:
-    """Returns random-resized-crop, a horizontal flip with probability `flip`, then `augments` in their order.
+    """Returns a training transform: random resized crop, horizontal flip, then `augments` in their order.
 
     Args:
-      size: of the result, or its height and width.
-      crop_scale: smallest and largest share of the area.
+      size: side of the result, or its height and width, in pixels.
+      crop_scale: smallest and largest share of the image's area.
       crop_ratio: smallest and largest width / height of the crop.
-      flip: probability.
-      augments: of the cropped picture.
-      interpolation: Pillow's name of the filter.
+      flip: probability of a flip.
+      augments: applied to the cropped image.
+      interpolation: filter, a name in `preprocessing.FILTERS`.
     """
     tall, wide = sides(size)
 
@@ -76,10 +83,10 @@ def train_transform(
 
 
 def eval_transform(how: Preprocessing | int, resized: int | None = None) -> EvalTransform:
-    """Returns what prepares a picture for an evaluation, but for its normalization: `[H, W, 3]` to `[*size, 3]` uint8.
+    """Returns an evaluation transform without normalization, from images `[H, W, 3]` to `[*size, 3]`, both uint8.
 
     Args:
-      how: resize and crop; or the size of the recipes': shorter side to `resized`, then a centre crop.
+      how: the preprocessing; or the size for that of the recipes: shorter side to `resized`, then a centre crop.
       resized: 256/224 of the size by default.
     """
     if not isinstance(how, Preprocessing):
@@ -109,7 +116,7 @@ def _resize_and_crop(how: Preprocessing, image: np.ndarray) -> np.ndarray:
 
 
 def _full_size(how: Preprocessing, height: int, width: int) -> tuple[int, int]:
-    """Height and width of a resized picture before the crop."""
+    """Returns height and width of an image after resizing, before the crop."""
     tall, wide = how.target
     if how.mode == "none":
         return height, width
@@ -123,7 +130,7 @@ def _full_size(how: Preprocessing, height: int, width: int) -> tuple[int, int]:
 
 
 def _crop_start(how: Preprocessing, large: int, small: int) -> int:
-    """Where a centred crop begins; negative where the picture is the smaller one."""
+    """Returns where a centred crop begins; negative if the image is smaller than the crop."""
     if how.rounding == "down":
         return (large - small) // 2
     return round((large - small) / 2) if large >= small else -((small - large) // 2)

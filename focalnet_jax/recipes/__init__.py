@@ -1,4 +1,4 @@
-"""What config files are written with, beside `default_config`."""
+"""Helpers of config files: variants of a recipe, and variations of a model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from focalnet_jax.model.variants import VARIANTS, variant_config
 
 
 def parse_variant(text: str, options: Sequence[str] = (), *, model: str | None = None) -> tuple[str | None, set[str]]:
-    """What a config file is told behind its colon: a model and options, separated by commas.
+    """Parses the variant in `--config FILE.py:VARIANT`: a model and options, separated by commas.
 
     Args:
-      text: such as "base_lrf", "base_lrf,384" or "smoke".
-      options: the words the config knows beside model names.
-      model: the model if none is named; None if the config has no choice of models.
+      text: the variant, such as "base_lrf", "base_lrf,384" or "smoke".
+      options: valid options.
+      model: default model; None if the config has no choice of models.
 
     Returns:
-      The model's full name, and the options given.
+      Full name of the model, and the given options.
+
+    Raises:
+      UserError: a word is unknown, or several models are named.
     """
     models = {name.removeprefix("focalnet_"): name for name in VARIANTS} if model else {}
     chosen: set[str] = set()
@@ -46,16 +49,16 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "overlapped": {"use_conv_embed": True},
     "deeper": {},
 }
-"""What the paper's tables vary, by names for command lines, and what each sets; `deeper` depends on the model."""
+"""Variations of a model in the paper's ablations, and the keys they set; those of `deeper` depend on the model."""
 
 _DEEPER = {"tiny": (64, (3, 3, 16, 3)), "small": (64, (4, 4, 28, 4)), "base": (96, (4, 4, 28, 4))}
 
 
 def vary(config: ConfigDict, names: Collection[str]) -> None:
-    """Makes the config's model one of `VARIATIONS`, or several of them at once.
+    """Applies some of `VARIATIONS` to the config's model.
 
     Raises:
-      UserError: `deeper` of a model of which the paper has none.
+      UserError: `deeper` for a model that has no deeper variant in the paper.
     """
     for name in sorted(names):
         config.model.update(VARIATIONS[name])
@@ -67,7 +70,7 @@ def vary(config: ConfigDict, names: Collection[str]) -> None:
 
 
 def shrink_to_smoke(config: ConfigDict) -> None:
-    """Makes any recipe a run of a few steps on digits: the same code and flags, small in every dimension."""
+    """Shrinks any recipe to a run of a few steps on digits, with the same code and flags."""
     config.model.embed_dim = 16
     config.model.depths = (1, 2) if len(variant_config(config.model.name).depths) > 1 else (2,)
     config.model.focal_levels, config.model.focal_windows = 2, 3

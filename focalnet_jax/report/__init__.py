@@ -1,1 +1,1 @@
-"""Draws runs as one page."""
+"""The report of runs: curves and tables on one page."""

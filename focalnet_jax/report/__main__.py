@@ -1,9 +1,9 @@
-"""Draw runs: python -m focalnet_jax.report WORKDIR... [--out report.html].
+"""Plot and compare runs: python -m focalnet_jax.report WORKDIR... [--out report.html].
 
-One page that needs no other file: losses, figures of the evaluations, learning rate, gradient norm, images per second
-and input wait of all runs in the same axes, a table of their results (medians of images per second and input wait),
-and the settings in which they differ. For a folder of runs, such as a sweep's, all of them. With a name that ends in
-.png, the curves alone. Runs may still be in progress.
+Writes one page that needs no other file: losses, metrics of the evaluations, learning rate, gradient norm, images per
+second and input wait of all runs in the same axes, a table of their results (medians of images per second and input
+wait), and the settings in which they differ. A folder of runs, such as a sweep's, stands for all of them. If the name
+ends in .png, writes only the curves. Runs may still be in progress.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, writes the report."""
+    """Parses flags and writes the report."""
     from focalnet_jax.errors import UserError
     from focalnet_jax.programs.command_line import make_parser
     from focalnet_jax.system.files import check_result, write_result
@@ -25,13 +25,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("report.html"), metavar="FILE", help=".html or .png: %(default)s"
     )
-    parser.add_argument("--overwrite", action="store_true", help="write over a file of that name")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     flags = parser.parse_args(arguments)
     if flags.out.suffix.lower() not in (".html", ".png"):
         raise UserError(f"--out {flags.out}: expected a name that ends in .html or .png")
     check_result(flags.out, overwrite=flags.overwrite)
     try:
-        import matplotlib  # noqa: F401 - what draws the curves
+        import matplotlib  # noqa: F401 - draws the curves
     except ImportError as error:
         raise UserError("a report needs matplotlib: pip install 'focalnet_jax[viz]'") from error
     from focalnet_jax.report.page import DOTS, draw, page
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
     workdirs = [workdir for named in flags.workdirs for workdir in find_workdirs(named)]
     runs = [read_run(workdir) for workdir in workdirs]
-    if len({run.name for run in runs}) < len(runs):  # their paths, as far as they differ
+    if len({run.name for run in runs}) < len(runs):  # named by the differing parts of their paths
         whole = [workdir.resolve() for workdir in workdirs]
         shared = os.path.commonpath(whole)
         runs = [replace(run, name=os.path.relpath(path, shared)) for path, run in zip(whole, runs, strict=True)]
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
     from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

@@ -1,4 +1,4 @@
-"""Runs drawn in the same axes, and a page with tables of what they came to."""
+"""Curves of runs in the same axes, and a page with them and tables of results."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from focalnet_jax.settings import settings_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DOTS = 120  # an inch
-_MOST = 1500  # points of a curve: of more, each is the mean of several
+DOTS = 120  # per inch
+_MOST = 1500  # points of a curve; longer ones are averaged
 _COLUMNS = 2
-_ALPHA = 0.75  # so that a curve shows below another
-_COLOURS = 10  # of matplotlib's own; of more runs each has a shade of a rainbow
-_NAMED = 3  # runs that a page is called by
-_WIDTH = 190  # letters of a line of the legend
+_ALPHA = 0.75  # keeps covered curves visible
+_COLOURS = 10  # in matplotlib's cycle; more runs use a colour map
+_NAMED = 3  # runs named in the title of a page
+_WIDTH = 190  # characters per line of the legend
 
 
 Panel = tuple[str, tuple[str, ...], bool]  # title, names in metrics.jsonl, whether the scale is logarithmic
@@ -28,7 +28,7 @@ _MARKS = ("solid, dots", "dotted, crosses")
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
-    """Returns the panels that any of the runs has something for: losses, figures of the evaluations, rates."""
+    """Returns the panels for which any run has values: losses, metrics of the evaluations, rates."""
     tasks = [settings_of(task) for task in dict.fromkeys(run.task for run in runs)]
     headlines = dict.fromkeys(settings.HEADLINE for settings in tasks)
     found: list[Panel] = [("training loss", ("train/loss",), False)]
@@ -40,12 +40,12 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
         for headline in headlines:
             titles = [f"{title} ({mark})" for (_, title), mark in zip(headline, _MARKS, strict=False)]
             title = " and ".join(titles if len(titles) > 1 else [headline[0][1]])
-            beside = "" if prefix == "eval" else f"{prefix}: "
+            title_prefix = "" if prefix == "eval" else f"{prefix}: "
             shown = tuple(f"{prefix}/{figure}" for figure, _ in headline[:2])
-            found.append((f"{beside}{title}, %", shown, False))
+            found.append((f"{title_prefix}{title}, %", shown, False))
     found += [
         ("learning rate", ("train/learning_rate",), False),
-        ("gradient's norm", ("train/grad_norm",), True),
+        ("gradient norm", ("train/grad_norm",), True),
         ("images/s", ("images_per_second",), False),
         ("time waiting for input", ("input_wait",), False),
         ("updates skipped", ("train/skipped",), False),
@@ -54,7 +54,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
 
 
 def draw(runs: Sequence[Run]) -> Figure:
-    """All panels that any of the runs has something for, a colour a run."""
+    """Returns a figure of all panels for which any run has values, with one colour per run."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import PercentFormatter
@@ -89,12 +89,12 @@ def draw(runs: Sequence[Run]) -> Figure:
         handles = [Line2D([], [], color=colour, label=run.name) for run, colour in zip(runs, colours, strict=True)]
         legend = figure.legend(handles=handles, loc="outside upper center", ncols=min(in_line, len(runs)), fontsize=8)
         for text in legend.get_texts():
-            text.set_parse_math(False)  # a name with dollars is no formula
+            text.set_parse_math(False)  # a name with dollar signs is not a formula
     return figure
 
 
 def _colours(count: int) -> list[Any]:
-    """As many that differ."""
+    """Returns `count` different colours."""
     from matplotlib import colormaps
 
     if count <= _COLOURS:
@@ -103,14 +103,14 @@ def _colours(count: int) -> list[Any]:
 
 
 def thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """At most so many points, each the mean of as many neighbours."""
+    """Returns a curve of at most `_MOST` points, each the mean of the same number of neighbours."""
     every = -(-len(steps) // _MOST)
     parts = range(0, len(steps), every)
     return tuple([sum(of[at : at + every]) / len(of[at : at + every]) for at in parts] for of in (steps, values))
 
 
 def page(runs: Sequence[Run]) -> str:
-    """The report as HTML."""
+    """Returns the report as HTML."""
     from focalnet_jax.visualize.figures import as_png
 
     tasks = dict.fromkeys(run.task for run in runs)
@@ -131,11 +131,11 @@ def page(runs: Sequence[Run]) -> str:
     return "\n".join(parts) + "\n"
 
 
-_TOTALS = (("total_steps", "steps"), ("total_epochs", "epochs"))  # how long a run is to be, in either
+_TOTALS = (("total_steps", "steps"), ("total_epochs", "epochs"))  # planned length, in steps or epochs
 
 
 def _summary_table(runs: Sequence[Run]) -> str:
-    """What the runs of one task came to, one row per run."""
+    """Returns a table of the results of the runs of one task, one row per run."""
     rows = [_summary(run) for run in runs]
     return _table(["run", *rows[0]], [[run.name, *row.values()] for run, row in zip(runs, rows, strict=True)])
 

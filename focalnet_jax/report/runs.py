@@ -1,4 +1,4 @@
-"""The metrics and settings of runs, as their workdirs hold them."""
+"""Reads the metrics and settings of runs from their workdirs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Run:
-    """What a workdir tells: its name, settings by dotted key, and of each metric steps and values."""
+    """The contents of a workdir.
+
+    Attributes:
+      name: name of the folder.
+      settings: by dotted key.
+      curves: steps and values of each metric.
+    """
 
     name: str
     settings: dict[str, Any]
@@ -23,21 +29,21 @@ class Run:
 
     @property
     def task(self) -> str:
-        """The name of its task; classification where its config is from before there were others."""
+        """Name of the task; classification if the config was stored before the key existed."""
         return str(self.settings.get("task", TASKS[0]))
 
 
 def find_workdirs(path: Path) -> list[Path]:
-    """A run's workdir itself, or those in a folder of runs, as a sweep leaves them."""
+    """Returns a workdir itself, or the workdirs in a folder of runs, such as a sweep's."""
     inside = [] if os.path.exists(path / METRICS) else sorted(each.parent for each in path.glob(f"*/{METRICS}"))
     return inside or [path]
 
 
 def read_run(workdir: Path) -> Run:
-    """The run in a workdir.
+    """Returns the run in a workdir.
 
     Raises:
-      UserError: there is none, nothing is logged yet, or its metrics.jsonl or config.json is damaged.
+      UserError: there is no run, nothing is logged yet, or metrics.jsonl or config.json is damaged.
     """
     from ml_collections import ConfigDict
 
@@ -50,8 +56,8 @@ def read_run(workdir: Path) -> Run:
         lines = metrics.read_text(errors="replace").splitlines()
         config = workdir / "config.json"
         settings = flatten(ConfigDict(read_json(config))) if config.exists() else {}
-    except (ValueError, AttributeError) as error:  # a dot in a key, which no config of ours has
-        raise UserError(f"{config} is damaged or no run's: {error}") from error
+    except (ValueError, AttributeError) as error:  # such as a dot in a key
+        raise UserError(f"{config} is damaged or not the config of a run: {error}") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{workdir} holds no run: there is no {METRICS} in it or in its folders") from error
     except OSError as error:
@@ -62,7 +68,7 @@ def read_run(workdir: Path) -> Run:
             row = json.loads(line)
             step = int(row["step"])
             numbers = {name: float(value) for name, value in row.items() if is_number(value)}
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # being written, or not a run's
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # being written, or not of a run
             continue
         for name, value in numbers.items():
             if name != "step":
@@ -70,13 +76,13 @@ def read_run(workdir: Path) -> Run:
                 steps.append(step)
                 values.append(value)
     if not curves and any(map(str.strip, lines)):
-        raise UserError(f"{metrics} is damaged or no run's: no line is a JSON object with a step and a number")
+        raise UserError(f"{metrics} is damaged or not of a run: no line is a JSON object with a step and a number")
     if not curves:
         raise UserError(f"{workdir} has logged nothing yet")
-    name = os.fsencode(workdir.resolve().name).decode(errors="replace")  # names of files need not be text
+    name = os.fsencode(workdir.resolve().name).decode(errors="replace")  # file names need not be valid text
     return Run(name, dict(settings), curves)
 
 
 def is_number(value: Any) -> bool:
-    """Returns whether a value is a number and no bool."""
+    """Returns whether a value is a number, and not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

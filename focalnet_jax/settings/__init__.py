@@ -18,11 +18,11 @@ Checks = Mapping[str, tuple[Callable[[Any], bool], str]]
 class Settings(Protocol):
     """The contents of `settings/TASK.py`."""
 
-    BEST_METRIC: str  # ranks checkpoints, the higher the better; a name among the figures of the task's evaluation
-    HEADLINE: tuple[tuple[str, str], ...]  # figures that reports and sweeps show, in percent, with their names
-    AUTO: tuple[str, ...]  # keys that may be left open, beside `config.AUTO`
-    RESUMABLE: tuple[str, ...]  # keys that may differ when a run is resumed, beside `config.RESUMABLE`
-    CHECKS: Checks  # whether a value fits a key, and what is expected in words
+    BEST_METRIC: str  # ranks checkpoints, the higher the better; a metric of the task's evaluation
+    HEADLINE: tuple[tuple[str, str], ...]  # metrics that reports and sweeps show, in percent, with titles
+    AUTO: tuple[str, ...]  # keys that may be left to be chosen, in addition to `config.AUTO`
+    RESUMABLE: tuple[str, ...]  # keys that may differ on resume, in addition to `config.RESUMABLE`
+    CHECKS: Checks  # by key: whether a value is valid, and the valid values in words
 
     def add_keys(self, config: ConfigDict) -> None:
         """Adds the keys of the task to those of the trainer."""

@@ -1,4 +1,4 @@
-"""The values that the keys of every task may have, whatever the data and the devices are."""
+"""Checks of the values of the keys that all tasks share, independent of data and devices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from focalnet_jax.settings.tasks import TASKS
 
-# Values of data.eval_resize_mode and data.interpolation, which `data.preprocessing` follows.
+# Values of data.eval_resize_mode and data.interpolation, see `data.preprocessing`.
 RESIZE_MODES = ("shorter", "stretch", "longest", "none")
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest")
 
@@ -44,7 +44,7 @@ POSITIVE = (lambda v: 0 < v < math.inf, "a positive number")
 PIXELS = (_are_pixels, "1 to 16384 pixels, or (height, width)")
 NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "0 or a positive number")
 SCALES = (_are_scales, "pairs of a pattern and a factor from 0 on, such as (('^patch_embed/', 0), ('^head/', 10))")
-# For each key, whether a value fits, and what is expected in words.
+# By key: whether a value is valid, and the valid values in words.
 CHECKS = {
     "task": (lambda v: v in TASKS, f"one of {', '.join(TASKS)}"),
     "batch_size": POSITIVE,
@@ -84,6 +84,6 @@ CHECKS = {
         "names such as ('tensorboard',), each once",
     ),
     "profile_steps": (lambda v: not v or _are_steps(v), "(first, last), counted from 1"),
-    "keep_latest": (lambda v: v >= 1, "at least 1, or nothing could be resumed"),
+    "keep_latest": (lambda v: v >= 1, "at least 1, to be able to resume"),
     "keep_best": NOT_NEGATIVE,
 }

@@ -1,4 +1,4 @@
-"""The keys of classification: their defaults, their meaning and the values they may have."""
+"""The config keys of classification: defaults, meanings and checks."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from focalnet_jax.settings.checks import FRACTION, NOT_NEGATIVE, PIXELS, POSITIV
 from focalnet_jax.settings.keys import number
 
 BEST_METRIC = "top1"  # ranks checkpoints; the prefix of the evaluation, "eval/", comes before it
-HEADLINE = (("top1", "top-1"), ("top5", "top-5"))  # figures of reports and sweeps, in percent, and their names
+HEADLINE = (("top1", "top-1"), ("top5", "top-5"))  # metrics of reports and sweeps, in percent, and their titles
 AUTO = ("model.num_classes",)
 RESUMABLE = ("data.classes",)
 
 
 def add_keys(config: ConfigDict) -> None:
-    """Adds the keys of this task to those of the trainer."""
+    """Adds the keys of classification to those of the trainer."""
     config.model.num_classes = number(1000)  # auto: the number of classes in the training data
-    # Outputs that compete: a number for the first ones alone (1000 for 22K on 1K); or, for figures of a subset beside
-    # those of all, present for the classes in the evaluation data, or a file or a tuple of classes.
+    # Outputs that are ranked: a number for the first ones only (1000 for 22K on 1K). For additional metrics over a
+    # subset: present (the classes in the evaluation data), or a file or a tuple of classes.
     config.eval_classes = config_dict.placeholder(object)
-    # Weights of classes in the loss: one number each, or balanced: the inverse of how often each is drawn; None: 1.
+    # Weights of classes in the loss: a number per class, or balanced (inverse of how often each is drawn); None: 1.
     config.class_weights = config_dict.placeholder(object)
 
-    # A file with the names of the classifier's outputs, one class per line in their order, where nothing else has them
+    # File with the names of the classifier's outputs, one class per line in their order, if not stored elsewhere
     config.data.classes = config_dict.placeholder(str)
-    # folder: the share of the training images that becomes eval_split where there is no folder of that name; 0: none.
+    # folder: share of the training images that is used as eval_split if it has no folder; 0: none.
     config.data.held_out = 0.0
-    # How much more often rare classes are drawn: a class of n images in proportion to n ** (1 - class_balance).
+    # Draws rare classes more often: a class of n images in proportion to n ** (1 - class_balance).
     config.data.class_balance = 0.0
-    # Size before the centre crop, or (height, width); None: image_size, by the mode shorter 256/224 of it
+    # Size before the centre crop, or (height, width); None: 256/224 of image_size by the mode shorter, else image_size
     config.data.eval_resize = config_dict.placeholder(object)
     config.data.eval_resize_mode = "shorter"  # shorter side; stretch; longest, padded with the mean colour; none
 
     config.augment = ConfigDict()
-    config.augment.crop_scale = (0.08, 1.0)  # random-resized-crop: share of the area
-    config.augment.crop_ratio = (3 / 4, 4 / 3)  # and its aspect ratio, log-uniform
+    config.augment.crop_scale = (0.08, 1.0)  # random resized crop: range of the share of the area
+    config.augment.crop_ratio = (3 / 4, 4 / 3)  # and range of the aspect ratio, log-uniform
     config.augment.flip = 0.5  # probability of a horizontal flip
-    config.augment.policy = ""  # timm's name of it: rand-m9-mstd0.5-inc1 and its like, or 3a; empty: none
+    config.augment.policy = ""  # in timm's notation, such as rand-m9-mstd0.5-inc1, or 3a; empty: none
     config.augment.color_jitter = 0.0  # strength of brightness, contrast and saturation jitter
-    config.augment.repeats = 1  # copies of an example in a batch, each augmented anew: repeated augmentation
+    config.augment.repeats = 1  # repeated augmentation: differently augmented copies of an example in a batch
     config.augment.label_smoothing = 0.1
     config.augment.erase = 0.0  # probability of random erasing
-    config.augment.mixup = 0.0  # alpha of mixup, and of cutmix; 0: none
-    config.augment.cutmix = 0.0
-    config.augment.mix_probability = 1.0  # that a group is mixed
-    config.augment.mix_switch = 0.5  # that it is cutmix, where both are on
+    config.augment.mixup = 0.0  # alpha of the beta distribution of mixup; 0: no mixup
+    config.augment.cutmix = 0.0  # alpha of the beta distribution of cutmix; 0: no cutmix
+    config.augment.mix_probability = 1.0  # probability that a group is mixed
+    config.augment.mix_switch = 0.5  # probability of cutmix, if both are on
     config.augment.mix_group = 128  # examples that share a lambda and mix with each other
-    config.augment.cutmix_box = "timm"  # its size: timm (rounded up, timm 1.x) or original (down, timm 0.4.12)
+    config.augment.cutmix_box = "timm"  # rounding of its size: timm (up, timm 1.x) or original (down, timm 0.4.12)
 
 
 def _are_weights(value: Any) -> bool:
@@ -74,7 +74,7 @@ def _is_range(value: tuple[Any, ...], lowest: float, highest: float) -> bool:
     )
 
 
-# For each key, whether a value fits, and what is expected in words.
+# By key: whether a value is valid, and the valid values in words.
 CHECKS = {
     "model.num_classes": POSITIVE,
     "eval_classes": (_are_competing, "a positive number, present, a file of classes or a tuple of them"),

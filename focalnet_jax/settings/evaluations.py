@@ -1,4 +1,4 @@
-"""Evaluations beside the main one: further data, each with its own name and cadence."""
+"""Settings of additional evaluations: other data, each with its own name and cadence."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from ml_collections import ConfigDict, config_dict
 
 from focalnet_jax.errors import UserError, suggest
 
-# Prefixes of other figures in metrics.jsonl.
+# Prefixes of other metrics in metrics.jsonl.
 _TAKEN = ("data", "eval", "gradients", "maps", "params", "train")
 
 
 def evaluation(**values: Any) -> ConfigDict:
-    """Returns the settings of an evaluation, to be a value of `config.evaluations`, with defaults for all others.
+    """Returns the settings of an evaluation, a value of `config.evaluations`; settings not given have their defaults.
 
     `config.evaluations.real = evaluation(path="/data/imagenet_real")` evaluates on that data set with every evaluation
-    of `data.eval_split`; its figures are `real/top1` and so on.
+    of `data.eval_split`; its metrics are `real/top1` and so on.
 
     Raises:
-      UserError: no such setting.
+      UserError: a setting is unknown.
     """
     settings = ConfigDict()
     settings.source = config_dict.placeholder(str)  # as data.source; None: data.source
     settings.path = config_dict.placeholder(str)  # as data.path; None: data.path
     settings.split = config_dict.placeholder(str)  # None: data.eval_split
-    settings.examples = config_dict.placeholder(int)  # so many of the split, evenly spaced; None: all
-    settings.every_epochs = config_dict.placeholder(float)  # neither: with every evaluation of data.eval_split
+    settings.examples = config_dict.placeholder(int)  # number of examples, evenly spaced in the split; None: all
+    settings.every_epochs = config_dict.placeholder(float)  # if neither is set: whenever data.eval_split is
     settings.every_steps = config_dict.placeholder(int)
-    settings.eval_classes = config_dict.placeholder(object)  # classification: as the key of this name; None: its value
+    settings.eval_classes = config_dict.placeholder(object)  # classification: as config.eval_classes; None: its value
     for key, value in values.items():
         if key not in settings:
             raise UserError(f"unknown setting {key!r} of an evaluation.{suggest(key, settings)}")
@@ -38,10 +38,10 @@ def evaluation(**values: Any) -> ConfigDict:
 
 
 def check_evaluations(evaluations: ConfigDict) -> None:
-    """Checks names and settings, and completes those that lack some.
+    """Checks names and settings of evaluations, and adds the defaults of missing settings.
 
     Raises:
-      UserError: a name or a setting does not fit.
+      UserError: a name or a setting is invalid.
     """
     for name, given in evaluations.items():
         key = f"evaluations.{name}"

@@ -1,1 +1,1 @@
-"""Trains with combinations of settings."""
+"""The sweep: trains a recipe with all combinations of given settings."""

@@ -1,10 +1,10 @@
 """Train with combinations of settings: python -m focalnet_jax.sweep --config FILE.py --workdir DIR --config.KEY=A,B.
 
-A key with several values, separated by commas, is gone through; of several such keys every combination is a run, in
-DIR/KEY=VALUE,KEY=VALUE. Runs follow each other; the same command goes on with the one it was stopped in and leaves
-finished ones alone. In the end a table, also in DIR/sweep.json, and DIR/report.html where matplotlib is installed. All
-settings are checked before the first run; what only the data tell, such as too large a batch, is refused by its run,
-and the others are made.
+A key may have several values, separated by commas; every combination of such keys is a run, in
+DIR/KEY=VALUE,KEY=VALUE. Runs are made one after the other; the same command resumes a stopped sweep and skips finished
+runs. At the end, prints a table, also in DIR/sweep.json, and writes DIR/report.html if matplotlib is installed.
+All settings are checked before the first run; a run that its data rejects, for example for too large a batch, fails
+without ending the sweep.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from typing import Any
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, trains one after the other, prints the table; 1 if a run failed, 2 if one was refused."""
+    """Parses flags, trains the runs, prints the table.
+
+    Returns 0, 1 if a run failed, 2 if a run was a user's mistake, or the exit code of a run that was stopped.
+    """
     from focalnet_jax.config import flatten, is_auto, model_config
     from focalnet_jax.errors import EXIT_FAILED, EXIT_USER_MISTAKE, UserError
     from focalnet_jax.programs.command_line import load_config, make_parser, parse_arguments, parse_workdir
@@ -31,13 +34,13 @@ def main(arguments: list[str]) -> int:
 
     parser = make_parser("sweep", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="where the runs lie")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the runs")
     flags, overrides = parse_arguments(parser, arguments)
     folder, runs = parse_workdir(flags.workdir), combinations(overrides)
     if (folder / "metrics.jsonl").exists():
-        raise UserError(f"--workdir {folder} is a run's own; expected a folder for runs")
+        raise UserError(f"--workdir {folder} is the workdir of a run; expected a folder for runs")
     check_folder(folder, "--workdir")
-    # Every mistake before the first run.
+    # Reports all mistakes in settings before the first run.
     loaded = [load_config(flags.config, settings) for _, settings in runs]
     for config in loaded:
         if not is_auto(config, "model.name"):
@@ -50,7 +53,7 @@ def main(arguments: list[str]) -> int:
         print(f"run {number}/{len(runs)}: {name}", flush=True)
         train = [sys.executable, "-m", "focalnet_jax.train"]
         status = _run([*train, "--config", flags.config, "--workdir", str(folder / name), *settings])
-        if status not in (0, EXIT_FAILED, EXIT_USER_MISTAKE):  # stopped
+        if status not in (0, EXIT_FAILED, EXIT_USER_MISTAKE):  # stopped by a signal
             return status
         chosen = {key: config[key] for key in differing}
         results.append({"run": name, "settings": chosen, "status": status, **_outcome(folder / name, task)})
@@ -66,7 +69,10 @@ def main(arguments: list[str]) -> int:
 
 
 def combinations(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Of `--config.KEY=A,B` the name and the arguments of every run, the last key changing fastest.
+    """Returns the name and the arguments of every run of a sweep; the last key changes fastest.
+
+    Args:
+      overrides: arguments such as `--config.KEY=A,B`.
 
     Raises:
       UserError: no key has several values, a value is given twice, or two runs would have the same name.
@@ -81,7 +87,7 @@ def combinations(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
             choices.append([(argument, None)])
             continue
         if len(set(values)) < len(values):
-            raise UserError(f"{argument}: a value stands there twice")
+            raise UserError(f"{argument}: a value is given twice")
         named = key.removeprefix("--config.")
         choices.append([(f"{key}={value}", f"{named}={value}") for value in values])
     if not any(len(values) > 1 for values in choices):
@@ -92,12 +98,12 @@ def combinations(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
         runs.append((_file_name(name), [argument for argument, _ in chosen]))
     names = [name for name, _ in runs]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"two of the runs would lie in {min(twice)}: give one of the paths another name")
+        raise UserError(f"two of the runs would have the folder {min(twice)}: give one of the paths another name")
     return runs
 
 
 def _file_name(name: str) -> str:
-    """As a file system takes it: 255 bytes at most, and no slash."""
+    """Returns a valid file name: without slashes, at most `_LONGEST_NAME` bytes."""
     name = name.replace("/", "_")
     if len(os.fsencode(name)) <= _LONGEST_NAME:
         return name
@@ -105,7 +111,7 @@ def _file_name(name: str) -> str:
 
 
 def split_values(text: str) -> list[str]:
-    """The values between commas that stand in no brackets."""
+    """Returns the values between commas; commas in brackets do not separate."""
     values, depth = [""], 0
     for letter in text:
         depth += (letter in "([") - (letter in ")]")
@@ -117,7 +123,7 @@ def split_values(text: str) -> list[str]:
 
 
 def table(results: Sequence[dict[str, Any]], task: str = "classification") -> str:
-    """Returns the runs of a task as a table for people, the best first."""
+    """Returns a table of the runs of a task, the best first."""
     from focalnet_jax.errors import EXIT_USER_MISTAKE
     from focalnet_jax.settings import settings_of
 
@@ -127,7 +133,7 @@ def table(results: Sequence[dict[str, Any]], task: str = "classification") -> st
     lines = [f"{'run':<{width}}  {'step':>8}  {'loss':>8}  {'eval loss':>9}  {title:>7}  {'best':>7}"]
     for result in sorted(results, key=lambda result: -result.get(f"best_{metric}", -1)):
         if "step" not in result:
-            how = "refused" if result["status"] == EXIT_USER_MISTAKE else "failed before it logged anything"
+            how = "rejected" if result["status"] == EXIT_USER_MISTAKE else "failed before it logged anything"
             lines.append(f"{result['run']:<{width}}  {how}")
             continue
         cells = (
@@ -139,12 +145,12 @@ def table(results: Sequence[dict[str, Any]], task: str = "classification") -> st
     return "\n".join(lines)
 
 
-_LONGEST_NAME = 240  # bytes: what is written whole needs some more
+_LONGEST_NAME = 240  # bytes: file systems allow 255, and atomic writes add a suffix
 _LOSSES = (("loss", 8), ("eval_loss", 9))
 
 
 def _outcome(workdir: Path, task: str) -> dict[str, Any]:
-    """The last and best figures of a run; empty if it logged nothing."""
+    """Returns the last and best values of a run's metrics; empty if it logged nothing."""
     from focalnet_jax.errors import UserError
     from focalnet_jax.report.runs import read_run
     from focalnet_jax.settings import settings_of
@@ -162,7 +168,7 @@ def _outcome(workdir: Path, task: str) -> dict[str, Any]:
 
 
 def _run(command: list[str]) -> int:
-    """The exit status; a signal to this process goes to the run, which saves and stops."""
+    """Runs a command and returns its exit code; forwards signals to it, so that a run saves and stops."""
     from focalnet_jax.errors import shell_status
     from focalnet_jax.system.children import start
     from focalnet_jax.system.signals import handled
@@ -178,7 +184,7 @@ def _run(command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
     from focalnet_jax.programs.command_line import run_command
 
     run_command(main)

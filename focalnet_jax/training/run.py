@@ -183,7 +183,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     spec = replace(spec, task=task)
     train_data, evaluations = open_train_data(config, mesh, task), open_eval_data(config, mesh, task)
     if newest is not None and is_first():
-        train_data.substitutions.go_on(substituted, read=newest * config.batch_size)
+        train_data.substitutions.resume(substituted, read=newest * config.batch_size)
     continued = None
     if origin is not None:
         continued = origin.load(abstract_state(spec, init).items())

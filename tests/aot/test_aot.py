@@ -95,7 +95,7 @@ def test_the_step_of_a_run_is_compiled_and_told_with_all_its_figures(config):
         assert 0 < result["hbm_bytes_per_device"] < 2**30
         assert sum(result["collective_bytes_per_device"].values()) > 0
         assert "estimate" in result["source"]
-        assert "not told" in table(result, config)
+        assert "no estimate by this compiler" in table(result, config)
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_compiled(config):
@@ -115,12 +115,12 @@ def refused(complaint):
 
 def test_a_program_too_large_for_the_device_is_told_from_one_that_is_wrong():
     of_memory = "RESOURCE_EXHAUSTED: Ran out of memory in memory space"
-    with pytest.raises(DoesNotFitError, match=r"it asks for 32\.5 GB; give fewer or smaller images") as caught:
+    with pytest.raises(DoesNotFitError, match=r"it requests 32\.5 GB; give fewer or smaller images") as caught:
         compile_fitting(refused(f"{of_memory} hbm. Used 30.25G of 15.75G hbm."))
-    assert caught.value.asked == 30.25 * 2**30
+    assert caught.value.requested == 30.25 * 2**30
     with pytest.raises(DoesNotFitError) as caught:
         compile_fitting(refused("RESOURCE_EXHAUSTED: no number is told"))
-    assert caught.value.asked is None
+    assert caught.value.requested is None
     kernels = [f"{of_memory} {space}. Used 17.1M of 16M {space}." for space in ("vmem", "smem")]
     for complaint in (*kernels, "INTERNAL: Mosaic failed"):
         with pytest.raises(jax.errors.JaxRuntimeError):

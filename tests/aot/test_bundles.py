@@ -36,7 +36,7 @@ def test_where_not_all_turns_compute_inner_loops_run_in_a_share_of_them():
 def test_a_counter_kept_in_memory_is_found_and_two_are_refused():
     spilled = KERNEL.replace("%s8 = sphi %s7, %s9", "%s8 = sld [smem:[#allocation5]]")
     assert count(spilled) == count(KERNEL)
-    with pytest.raises(ValueError, match="of 3 loops it is not known how often 2 run"):
+    with pytest.raises(ValueError, match="the trip counts of 2 of 3 loops are unknown"):
         count(spilled.replace("%s3 = sphi %s1, %s4", "%s3 = sld [smem:[#allocation6]]"))
 
 

@@ -21,7 +21,7 @@ from focalnet_jax.convert.select import Candidate, find_candidates
 from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.class_lists import class_list
-from focalnet_jax.data.sources import DigitsSource
+from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.model.precision import get_precision

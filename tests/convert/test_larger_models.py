@@ -302,5 +302,5 @@ def test_predict_says_in_lines_of_their_own_what_a_layer_states_and_what_nothing
     assert done.returncode == 0, done.stderr
     layers, rest = done.stderr.splitlines()
     assert layers == (f"warning: {path}: the file normalizes images by 0.mean and 0.std: mean 0.5, std 0.25")
-    assert rest.startswith(f"note: {path} states no size, resize and crop; images are prepared as usual: shorter side")
+    assert rest.startswith(f"note: {path} stores no size, resize and crop; the usual is used: shorter side")
     assert rest.endswith("mean 0.5, std 0.25")

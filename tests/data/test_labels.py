@@ -9,8 +9,9 @@ import pytest
 from focalnet_jax.data.balance import labels_of
 from focalnet_jax.data.class_files import read_classes
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list, class_names, labels
-from focalnet_jax.data.labels import Classes, Relabelled, classes_of, labels_present, match_classes
-from focalnet_jax.data.sources import FolderSource
+from focalnet_jax.data.folder_source import FolderSource
+from focalnet_jax.data.labels import Classes, classes_of, match_classes
+from focalnet_jax.data.relabelled import Relabelled, labels_present
 from focalnet_jax.errors import UserError
 from tests.data.pictures import write_colours
 
@@ -117,7 +118,7 @@ def test_numbers_are_numbers_of_outputs():
     assert match(["000", "010", "999"], IN_1K).outputs.tolist() == [0, 10, 999]
     assert match(["1", "0"], called(["cat", "dog"], exact=True)).outputs.tolist() == [1, 0]
     refused("w has 0 to 9, and not 10", [str(number) for number in range(1, 11)], None, 10)
-    refused("nothing says", ["0", "1", "cat"], None, 10)
+    refused("are unknown", ["0", "1", "cat"], None, 10)
     refused("lacks: 0, 1", ["0", "1"], called(["cat", "dog"]), numbers=False)
 
 
@@ -138,9 +139,7 @@ def test_names_of_one_run_are_compared_to_the_letter_first():
 
 
 def test_nothing_is_matched_by_position():
-    refused(
-        r"nothing says what the 2 outputs of w are called, .*\(cat, dog\).*data.classes=FILE", ["cat", "dog"], None, 2
-    )
+    refused(r"the names of the 2 outputs of w are unknown, .*\(cat, dog\).*data.classes=FILE", ["cat", "dog"], None, 2)
     refused("2 classes that w lacks: cat, dog", ["cat", "dog"], IN_1K)
     refused(r"1 class that w lacks: cat \(1 others match\)", ["cat", "tench"], IN_1K)
     refused(r"Take their examples out of split val to measure the others; .*data.classes=FILE", ["cat", "tench"], IN_1K)
@@ -235,12 +234,12 @@ def test_classes_with_a_synset_id_are_called_by_it(tmp_path, content):
     [
         ("", "holds no classes"),
         ("cat\n\ndog\n", "line 2 is empty"),
-        ('["cat", 3]', "'3' is no name"),
-        ('{"0": "cat", "2": "dog"}', "without a gap"),
-        ('{"0": "cat", "zero": "dog"}', "without a gap"),
-        ("{", "no JSON that can be read"),
-        ("[" * 100_000, "no JSON that can be read"),
-        ("[__import__('os').system('true')]", "no JSON that can be read"),
+        ('["cat", 3]', "'3' is not a class name"),
+        ('{"0": "cat", "2": "dog"}', "without gaps"),
+        ('{"0": "cat", "zero": "dog"}', "without gaps"),
+        ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("[__import__('os').system('true')]", "is not valid JSON"),
         (b"\xff\xfe", "not text in UTF-8"),
     ],
 )

@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from focalnet_jax.data.digits_source import DigitsSource
+from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.loader import HostPlaces, ReadOptions, shuffled_index, steps_per_epoch, train_batches
-from focalnet_jax.data.sources import DigitsSource, FolderSource
 from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import UserError
 from focalnet_jax.tasks.classification.host import ClassificationHost

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_images
 
-from focalnet_jax.data import colours, pixels, policies
+from focalnet_jax.data import colours, policies, warps
 from focalnet_jax.data.policies import FILL, OPERATIONS, ColourJitter, parse_policy, three_augment
 from focalnet_jax.errors import UserError
 
@@ -45,13 +45,13 @@ def test_geometric_operations_are_pillows_within_a_level(image, amount):
     def pillows(*matrix):
         return image.transform(image.size, Image.Transform.AFFINE, matrix, **TRANSFORM)
 
-    assert worst(pixels.shift_rows(array, amount * rows, FILL), pillows(1, amount, 0, 0, 1, 0)) <= 1
-    assert worst(pixels.shift_columns(array, amount * columns, FILL), pillows(1, 0, 0, amount, 1, 0)) <= 1
-    moved = pixels.shift_rows(array, np.full(height, amount * width), FILL)
+    assert worst(warps.shift_rows(array, amount * rows, FILL), pillows(1, amount, 0, 0, 1, 0)) <= 1
+    assert worst(warps.shift_columns(array, amount * columns, FILL), pillows(1, 0, 0, amount, 1, 0)) <= 1
+    moved = warps.shift_rows(array, np.full(height, amount * width), FILL)
     assert worst(moved, pillows(1, 0, amount * width, 0, 1, 0)) <= 1
-    moved = pixels.shift_columns(array, np.full(width, amount * height), FILL)
+    moved = warps.shift_columns(array, np.full(width, amount * height), FILL)
     assert worst(moved, pillows(1, 0, 0, 0, 1, amount * height)) <= 1
-    assert worst(pixels.rotate(array, 100 * amount, FILL), image.rotate(100 * amount, **TRANSFORM)) <= 1
+    assert worst(warps.rotate(array, 100 * amount, FILL), image.rotate(100 * amount, **TRANSFORM)) <= 1
 
 
 @pytest.mark.parametrize("image", pictures(), ids=lambda image: f"{image.width}x{image.height}")
@@ -146,8 +146,8 @@ def test_even_magnitudes_fill_their_range(recorded):
 
 def test_signs_are_even_and_strengths_are_timms(monkeypatch):
     seen = []
-    monkeypatch.setattr(pixels, "rotate", lambda image, degrees, fill: seen.append(degrees))
-    monkeypatch.setattr(pixels, "shift_rows", lambda image, offsets, fill: seen.append(offsets[0]))
+    monkeypatch.setattr(warps, "rotate", lambda image, degrees, fill: seen.append(degrees))
+    monkeypatch.setattr(warps, "shift_rows", lambda image, offsets, fill: seen.append(offsets[0]))
     monkeypatch.setattr(colours, "contrast", lambda image, factor: seen.append(factor))
     image, rng = np.zeros((100, 80, 3), np.uint8), np.random.default_rng(0)
     for name, strength in {"Rotate": 27, "ShearX": 0.27 * 0.5, "TranslateXRel": 0.405 * 80}.items():

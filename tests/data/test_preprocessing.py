@@ -186,5 +186,5 @@ def test_the_configs_choices_are_those_there_are():
     assert set(INTERPOLATIONS) == set(FILTERS)
     assert len({Preprocessing(mode=mode).describe() for mode in RESIZE_MODES}) == len(RESIZE_MODES)
     assert from_config({"image_size": 224}) == Preprocessing()  # of a run stored before the other keys existed
-    with pytest.raises(UserError, match="eval_resize_mode=none resizes nothing"):
+    with pytest.raises(UserError, match="eval_resize_mode=none does not resize"):
         from_config({"image_size": 224, "eval_resize": 256, "eval_resize_mode": "none"})

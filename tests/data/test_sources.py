@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from focalnet_jax.data.digits_source import DigitsSource
+from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
-from focalnet_jax.data.sources import DigitsSource, FolderSource, open_source
+from focalnet_jax.data.opening import open_source
 from focalnet_jax.errors import UserError
 from tests.data.pictures import write_colours, write_pictures
 
@@ -141,7 +143,7 @@ def test_a_folder_given_wrongly_is_refused_with_what_is_there(tmp_path, held, pa
 def test_names_and_links_that_make_classes_uncertain_are_refused(tmp_path):
     put(tmp_path, "train/cat/0.jpg")
     (tmp_path / "train/dog").symlink_to(tmp_path / "gone")
-    with pytest.raises(UserError, match="train/dog is a link to something that is not there"):
+    with pytest.raises(UserError, match="train/dog is a link to something that does not exist"):
         FolderSource(str(tmp_path), "train")
     (tmp_path / "train/dog").unlink()
     put(tmp_path, os.fsdecode(b"train/caf\xe9/0.jpg"))

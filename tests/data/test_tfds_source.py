@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from focalnet_jax.data.decode import decode
 from focalnet_jax.data.loader import ReadOptions, eval_batches, train_batches
-from focalnet_jax.data.sources import open_source
+from focalnet_jax.data.opening import open_source
 from focalnet_jax.data.substitutions import READABLE
 from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.data.transforms import eval_transform, train_transform
@@ -60,11 +60,11 @@ def test_several_labels_are_filled_up(tmp_path):
 
 def test_what_is_not_there_is_refused_in_one_line(flowers, tmp_path):
     for path, split, told in (
-        (str(flowers), "test", "has no split 'test', or nothing in it; it has train"),
+        (str(flowers), "test", "has no split 'test', or it is empty; it has train"),
         (str(flowers), "train[:x]", "has no split"),
-        (str(flowers), "train[20:]", "or nothing in it"),
-        (str(flowers), "train[15:10]", "or nothing in it"),
-        (str(flowers), "train[80%:10%]", "or nothing in it"),
+        (str(flowers), "train[20:]", "or it is empty"),
+        (str(flowers), "train[15:10]", "or it is empty"),
+        (str(flowers), "train[80%:10%]", "or it is empty"),
         (str(tmp_path / "nowhere"), "train", "no such directory"),
         ("no_such_set", "train", "neither a directory nor a data set"),
         ("mnist", "train", "is not prepared"),

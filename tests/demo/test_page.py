@@ -128,7 +128,7 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_page_lives_on(served, pi
     for path in (cut, text):
         named, said, classes, maps = shown(client, path)
         assert (named, classes, maps) == ({}, {}, {})
-        assert " is no picture that can be read: " in said
+        assert " is not an image that can be read: " in said
         assert "\n" not in said
         assert "<b>" not in said
         assert str(served.folder) not in said

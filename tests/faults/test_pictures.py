@@ -234,7 +234,7 @@ def brand(name):
         (b"RIFF\0\0\0\0AVI LIST", "a video"),
         (b"\0\0\1\0\1\0", "a Windows icon"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Thumbs.db"),
-        (b"\x89\x12\xff\x00" * 9, "no image of a known format"),
+        (b"\x89\x12\xff\x00" * 9, "not an image of a known format"),
     ],
 )  # fmt: skip
 def test_what_is_not_decoded_is_called_by_its_name(content, named):

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from focalnet_jax.data import decode
+from focalnet_jax.data.digits_source import DigitsSource
+from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.formats import FORMATS
 from focalnet_jax.data.loader import HostPlaces, ReadOptions, eval_batches, train_batches
-from focalnet_jax.data.sources import DigitsSource, FolderSource
 from focalnet_jax.data.substitutions import READABLE, Substitutions
 from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import RunFailedError, UserError

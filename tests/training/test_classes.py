@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from focalnet_jax.convert.write import write_weights
-from focalnet_jax.data import sources
+from focalnet_jax.data import folder_source
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.command_line import load_config
 from focalnet_jax.training.evaluate_checkpoint import evaluate_checkpoint
@@ -105,7 +105,7 @@ def test_numbered_folders_are_outputs_by_their_numbers(tmp_path, capsys):
 
 def test_names_that_nothing_explains_are_refused_until_a_file_does(tmp_path):
     folder = write(tmp_path / "data/val", ["cat", "dog", "emu"])
-    with pytest.raises(UserError, match=r"nothing says what the 3 outputs .*--config.data.classes=FILE"):
+    with pytest.raises(UserError, match=r"the names of the 3 outputs .*--config.data.classes=FILE"):
         evaluated(always(3, 0), folder, tmp_path)
     with pytest.raises(UserError, match=r"3 classes that .* lacks: cat, dog, emu"):
         evaluated(always(1000, 0), folder, tmp_path)
@@ -212,7 +212,7 @@ def test_training_from_weights_keeps_the_meaning_of_their_outputs(tmp_path, caps
     write(named / "val", ["cat", "dog"])
     write_weights(weights_of(depths=(1,), num_classes=2), tmp_path / "two.safetensors", format="timm")
     start = [f"--config.init_from={tmp_path}/two.safetensors"]
-    with pytest.raises(UserError, match=r"nothing says .*data.classes=FILE .*init_head=drop"):
+    with pytest.raises(UserError, match=r"are unknown.*data.classes=FILE .*init_head=drop"):
         set_up(config_of(named, 2, *start), tmp_path / "run")
     set_up(config_of(named, 2, *start, "--config.init_head=drop"), tmp_path / "run")
     (tmp_path / "classes.txt").write_text("dog\ncat\n")
@@ -235,7 +235,7 @@ def test_numbered_folders_sort_as_numbers_and_runs_that_sorted_them_as_text_keep
     write(folder / "val", names[::-1], 1)
     old, new = tmp_path / "old", tmp_path / "new"
     with monkeypatch.context() as before:
-        before.setattr(sources, "are_numbers", lambda names: False)
+        before.setattr(folder_source, "are_numbers", lambda names: False)
         assert train(config_of(folder, 11, "--config.log_every_steps=1"), old) == 0
     config = config_of(folder, 11, "--config.log_every_steps=1")
     assert set_up(config, new).train_data.source.class_names == tuple(names)

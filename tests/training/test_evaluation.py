@@ -2,7 +2,7 @@
 
 import math
 
-from focalnet_jax.data.sources import DigitsSource
+from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.tasks.classification.accuracy import Accuracy
 from focalnet_jax.training.evaluation import evaluate

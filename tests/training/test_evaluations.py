@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from focalnet_jax.config import differences
+from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.slices import EvenlySpaced
-from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.command_line import load_config
 from tests.commands import SMALL, assert_one_line_mistake, run
@@ -96,9 +96,9 @@ def test_mistakes_are_one_line(override, told):
         ("--config.evaluations.real.split=vol", "evaluations.real: data.source=digits has no split 'vol'"),
         (
             "--config.evaluations.real.examples=451",
-            "evaluations.real: 451 examples are asked for, and the data has 450",
+            "evaluations.real: examples=451: the data has only 450",
         ),
-        ("--config.evaluations.real.path=/nowhere", "evaluations.real: data.path=/nowhere has no use with"),
+        ("--config.evaluations.real.path=/nowhere", "evaluations.real: data.path=/nowhere is not used with"),
     ],
 )
 def test_data_that_is_not_there_is_named_by_its_evaluation(override, told, tmp_path):

@@ -7,9 +7,9 @@ import optax
 import pytest
 from flax import nnx
 
+from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.loader import ReadOptions, eval_batches
 from focalnet_jax.data.normalization import normalize
-from focalnet_jax.data.sources import DigitsSource
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.distributed.mesh import check_batch_size, make_mesh, put_batch, replicated
 from focalnet_jax.errors import UserError

@@ -86,7 +86,7 @@ def test_a_video_is_read_frame_by_frame(staged, shown, tmp_path):
     [
         ([], "neither --images nor --frames"),
         (["--images", "nothing.png"], "nothing.png: there is no such file or folder"),
-        (["--images", "README.md"], "README.md is no picture that can be read"),
+        (["--images", "README.md"], "README.md is not an image that can be read"),
         (["--images", "README.md", "--stage", "3"], "--stage 3: the model has 2 stages; expected 1 to 2"),
         (["--images", "README.md", "--stage", "1", "--block", "2"], "--block 2: a stage has at most 1 blocks"),
         (["--images", "README.md", "--out", "README.md"], "README.md is a file; expected a folder"),
@@ -136,8 +136,8 @@ def test_a_picture_that_cannot_be_read_does_not_keep_the_others_from_it(staged, 
         (pictures / name).write_text("no picture")
     named = run("-m", "focalnet_jax.predict", pictures, "--checkpoint", workdir)
     assert [Path(line.split(":")[0]).name for line in named.stdout.splitlines()] == ["a.png", "c.png"]
-    assert_one_line_mistake(named, "b.png is no picture that can be read")
-    assert "d.png is no picture" in named.stderr
+    assert_one_line_mistake(named, "b.png is not an image that can be read")
+    assert "d.png is not an image" in named.stderr
 
 
 def test_figures_do_not_come_among_the_pictures_of_a_folder(staged, tmp_path):

@@ -48,7 +48,7 @@ def test_what_cannot_be_read_is_named_when_all_others_are_drawn(drawn):
         *("kernels.jpg.png", "kernels.jpg.npz", "frames.gif", "frames.npz"),
         *("kernels.png", "kernels.npz", "receptive_field.png", "receptive_field.npz"),
     }
-    assert "broken.gif is no picture that can be read" in told
+    assert "broken.gif is not an image that can be read" in told
     assert "broken.mp4 cannot be read as frames" in told
 
 

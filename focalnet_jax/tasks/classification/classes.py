@@ -17,11 +17,10 @@ from focalnet_jax.data.labels import (
     HOW_TO_SAY,
     Classes,
     Matching,
-    Relabelled,
     classes_of,
-    labels_present,
     match_classes,
 )
+from focalnet_jax.data.relabelled import Relabelled, labels_present
 from focalnet_jax.data.sources import Source, check_labels
 from focalnet_jax.distributed.startup import is_first
 from focalnet_jax.errors import UserError

@@ -1,0 +1,135 @@
+"""Data sets that are a folder with one folder per class in each split."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from focalnet_jax.data.decode import Picture
+from focalnet_jax.data.listing import Listing, list_folders, list_images
+from focalnet_jax.data.sources import Label, are_numbers, fingerprint_of
+from focalnet_jax.errors import UserError, suggest
+
+# Usual names of the folders of splits.
+_SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_NAMED = 10  # folders, in a message
+
+
+class FolderSource:
+    """A tree of class folders, `PATH/SPLIT/CLASS/**/*.jpg` (or any of `IMAGE_SUFFIXES`).
+
+    Classes are sorted by folder name, numerically if all names are numbers; a label is the place of a class in that
+    order. A folder without images is a class without examples.
+
+    Attributes:
+      empty: by class folder without images, its contents in words.
+      note: the files of the split that are left out, counted by kind; an empty string for none.
+
+    Raises:
+      UserError: the path, the split or its class folders are missing, hold no images, or have another layout.
+    """
+
+    def __init__(self, path: str | None, split: str):
+        if path is None:
+            raise UserError("data.source=folder needs data.path, a directory with one folder per split: set data.path")
+        if not path or not split:
+            raise UserError(f"data.path={path!r} and split {split!r}: neither may be empty")
+        folder = _split_folder(Path(path), split)
+        classes, outside = list_folders(folder)
+        _check_class_folders(folder, classes, outside)
+        names = [entry.name for entry in classes]
+        # Files are sorted as text even then: the fingerprints of existing runs depend on it.
+        self.class_names = tuple(sorted(names, key=lambda name: (int(name), name)) if are_numbers(names) else names)
+        self._folder = folder
+        self._files: list[str] = []  # relative paths, because millions of whole paths fill the memory of a host
+        labels: list[int] = []
+        left_out = outside.elsewhere("outside the class folders")
+        outputs = {name: label for label, name in enumerate(self.class_names)}
+        self.empty: dict[Path, str] = {}
+        below: set[str] = set()  # names of the folders in class folders, "" if a class folder has images itself
+        for entry in classes:
+            found = list_images(entry)
+            if not found.images:
+                self.empty[entry] = found.all_counts
+            start = len(os.path.join(entry, ""))
+            below.update(file[start:].rpartition(os.sep)[0].partition(os.sep)[0] for file in found.images)
+            self._files += [os.path.relpath(file, folder) for file in found.images]
+            labels += [outputs[entry.name]] * len(found.images)
+            left_out += replace(found, images=[])
+        if not self._files:
+            raise UserError(f"class folder {classes[0]} holds no images; {self.empty[classes[0]]}: fill it")
+        if len(below) > 1 and _SPLIT_WORDS.issuperset(map(str.lower, below)):
+            raise UserError(
+                f"the classes in {folder} hold {_first(sorted(below))}, which are splits; expected SPLIT/CLASS/*.jpg, "
+                "not CLASS/SPLIT/*.jpg: move the folders"
+            )
+        self._labels = np.array(labels, np.int32)
+        self.fingerprint = fingerprint_of(self._files)
+        self.note = f"{folder}: left out {left_out.left_out_counts}" if left_out.left_out else ""
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[Picture, Label]:
+        return self.name(index), self._labels[index]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of all examples, `[N]` int32."""
+        return self._labels
+
+    def name(self, index: int) -> str:
+        """Returns the path of an image."""
+        return os.path.join(self._folder, self._files[index])
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    """Returns the folder of a split.
+
+    Raises `UserError` if it is missing, with its place if it is near, or the contents of `root`.
+    """
+    if not root.is_dir():
+        state = "is a file, and is not a directory" if root.exists() else "is not a directory"
+        raise UserError(f"data.path={root} {state}; expected one that holds {split}/CLASS/*.jpg")
+    folder = root / split
+    if folder.is_dir():
+        return folder
+    folders, files = list_folders(root)
+    near = [entry for entry in folders if (entry / split).is_dir()]
+    near += [parent for parent in root.absolute().parents[:2] if (parent / split).is_dir()]
+    names = [entry.name for entry in folders]
+    held = f"it holds {_first(names)}" if names else files.all_counts
+    if near:
+        todo = f"{near[0]} has it: set data.path={near[0]}"
+    else:
+        todo = f"make {folder} or name another with data.train_split and data.eval_split.{suggest(split, names)}"
+    raise UserError(f"{root} has no split {split!r}; {held}: {todo}")
+
+
+def _check_class_folders(folder: Path, classes: Sequence[Path], outside: Listing) -> None:
+    """Raises `UserError` where class folders are missing, or hold splits or classes themselves."""
+    if outside.broken:  # a missing class would change the labels of others
+        raise UserError(f"{outside.broken[0]} is a link to something that does not exist: repair or remove it")
+    names = [entry.name for entry in classes]
+    if not names:
+        raise UserError(f"{folder} holds no class folders; expected {folder}/CLASS/*.jpg; {outside.all_counts}")
+    if _SPLIT_WORDS.issuperset(map(str.lower, names)):
+        raise UserError(f"{folder} holds {_first(names)}, which are splits, not classes: set data.path={folder}")
+    odd = [name for name in names if not name.isprintable()]
+    if odd:
+        raise UserError(f"class folder {odd[0]!r} in {folder} has a name that is not printable UTF-8: rename it")
+    inside, files = list_folders(classes[0]) if len(classes) == 1 else ([], outside)
+    if len(inside) > 1 and not files.images:
+        raise UserError(
+            f"{folder} holds one folder, {names[0]}, which holds only folders: "
+            f"{_first([entry.name for entry in inside])}; if these are the classes, move them to {folder}"
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,41 @@
+"""Opens a data source by its name in a config."""
+
+from __future__ import annotations
+
+import sys
+
+from focalnet_jax.data.digits_source import DigitsSource
+from focalnet_jax.data.folder_source import FolderSource
+from focalnet_jax.data.sources import Source
+from focalnet_jax.errors import UserError, suggest
+
+SOURCES = ("digits", "folder", "tfds")
+
+
+def open_source(name: str, path: str | None, split: str) -> Source:
+    """Opens a split of a data source.
+
+    Args:
+      name: one of `SOURCES`.
+      path: the data, see the sources; None for digits.
+      split: name of the split.
+
+    Raises:
+      UserError: the source is unknown, or cannot be opened.
+    """
+    if name == "digits":
+        if path is not None:
+            raise UserError(
+                f"data.path={path} is not used with data.source=digits: add --config.data.source=folder or tfds"
+            )
+        return DigitsSource(split)
+    if name == "folder":
+        source = FolderSource(path, split)
+        if source.note:
+            print(source.note, file=sys.stderr)
+        return source
+    if name == "tfds":
+        from focalnet_jax.data.tfds_source import TfdsSource  # imported here because only this source needs TFDS
+
+        return TfdsSource(path, split)
+    raise UserError(f"unknown data.source {name!r}; expected {' or '.join(SOURCES)}.{suggest(name, SOURCES)}")
