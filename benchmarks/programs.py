@@ -11,6 +11,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/programs.py
+
+from benchmarks.flags import make_parser
+from focalnet_jax.programs.command_line import load_config, run_command
 
 FLAG = "--xla_force_host_platform_device_count=8"
 RECIPES = (
@@ -30,9 +37,7 @@ OPTIONS = {
 
 def main(arguments: list[str]) -> int:
     """Parses flags, prints the lines."""
-    from focalnet_jax.programs.command_line import load_config, make_parser
-
-    parser = make_parser("programs", __doc__)
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--recipe", action="append", metavar="FILE.py[:VARIANT]", help="recipes to hash; four by default"
     )
@@ -60,6 +65,4 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}"
-    from focalnet_jax.programs.command_line import run_command
-
     run_command(main)

@@ -6,9 +6,15 @@ import signal
 def main(arguments: list[str]) -> int:
     """Parses flags, evaluates, prints the result as the last line."""
     from focalnet_jax.distributed.flags import add_flags
-    from focalnet_jax.programs.command_line import Parser, add_which_flag, load_config, named_keys, parse_arguments
+    from focalnet_jax.programs.command_line import (
+        add_which_flag,
+        load_config,
+        make_script_parser,
+        named_keys,
+        parse_arguments,
+    )
 
-    parser = Parser(description=__doc__, allow_abbrev=False)
+    parser = make_script_parser("eval", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe of the training run")
     parser.add_argument(
         "--checkpoint",

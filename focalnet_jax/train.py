@@ -8,10 +8,10 @@ def main(arguments: list[str]) -> int:
     """Parses flags and trains; returns the exit code."""
     from focalnet_jax.distributed.flags import add_flags
     from focalnet_jax.errors import UserError
-    from focalnet_jax.programs.command_line import Parser, load_config, parse_arguments, parse_workdir
+    from focalnet_jax.programs.command_line import load_config, make_script_parser, parse_arguments, parse_workdir
     from focalnet_jax.programs.restarts import run_again
 
-    parser = Parser(description=__doc__, allow_abbrev=False)
+    parser = make_script_parser("train", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run; a run in it is resumed")
     parser.add_argument(

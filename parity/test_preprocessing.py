@@ -107,7 +107,8 @@ def test_timm_loads_a_directory_written_for_it_with_its_preprocessing(released, 
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     stated = WeightsInfo(("a", "b", "c"), preprocessing=from_timm(TIMM[3], "here"))
     folder = tmp_path / "timm"
-    write_weights(Weights(params, model.config, name, "orbax", "float32", (), stated), folder, format="timm")
+    weights = Weights(params, model.config, name, "orbax", "float32", (), stated)
+    write_weights(weights, folder, format="timm")
     config = json.loads((folder / "config.json").read_text())
     if released:
         theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
@@ -117,8 +118,14 @@ def test_timm_loads_a_directory_written_for_it_with_its_preprocessing(released, 
         theirs = timm.models.focalnet.FocalNet(num_classes=3, **config["model_args"]).eval()
         theirs.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
         data = timm.data.resolve_data_config(pretrained_cfg=config["pretrained_cfg"])
+        notes = write_weights(weights, tmp_path / "timm.safetensors", format="timm").notes
+        (call,) = [note[note.index("timm.models") :] for note in notes if "timm.models" in note]
+        by_note = eval(call, {"timm": timm}).eval()
+        by_note.load_state_dict(safetensors.torch.load_file(tmp_path / "timm.safetensors"))
     assert (tuple(data["input_size"]), data["crop_mode"], data["mean"][0]) == ((3, 64, 64), "squash", 0.5)
     images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype(np.float32)
     with torch.no_grad():
         expected = theirs(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+        if not released:
+            np.testing.assert_array_equal(by_note(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy(), expected)
     np.testing.assert_allclose(model(images), expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))

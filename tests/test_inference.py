@@ -37,7 +37,7 @@ def test_pictures_of_a_size_that_cannot_be_are_refused_before_anything_is_read(m
 
 
 def test_what_weights_do_not_tell_is_asked_for_and_taken(tmp_path, capsys):
-    with pytest.raises(UserError, match=r"give normalize_modulator=true or false \(with --option"):
+    with pytest.raises(UserError, match="give --option normalize_modulator=false, or true"):
         load_classifier(UNTOLD)
     assert load_classifier(UNTOLD, options={"normalize_modulator": True}).model.config.normalize_modulator
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")

@@ -58,6 +58,13 @@ def test_one_program_has_all_commands():
     assert helped.stdout.partition("\n\n")[2] == as_module.partition("\n\n")[2]  # all but how it is called
 
 
+def test_help_shows_a_command_as_it_was_called():
+    for name in ("train", "eval"):
+        assert run(f"{name}.py", "--help").stdout.startswith(f"usage: python {name}.py [-h]")
+        assert run("-c", FOCALNET, name, "--help").stdout.startswith(f"usage: focalnet {name} [-h]")
+    assert run("-m", "benchmarks.programs", "--help").stdout.startswith("usage: programs.py [-h]")
+
+
 @pytest.mark.parametrize(
     "module", ["focalnet_jax.programs.command_line", "focalnet_jax.launch", "focalnet_jax.data.prepare.__main__"]
 )

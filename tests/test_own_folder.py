@@ -154,3 +154,4 @@ def test_what_a_run_has_chosen_is_what_is_shown(images, trained, tmp_path, capsy
     told = capsys.readouterr().out
     assert "chosen     model.name=focalnet_tiny_srf" in told
     assert "16 of 16 images" in told
+    assert "hint" not in told  # nothing is trained

@@ -11,6 +11,7 @@ import pytest
 
 from focalnet_jax import list_models
 from focalnet_jax.config import default_config, flatten
+from focalnet_jax.settings.evaluations import evaluation
 from scripts.pages.cards import PUBLISHED
 from scripts.pages.recipes import described
 
@@ -78,8 +79,10 @@ def test_recipes_and_settings_are_all_there(site):
     recipes, settings = read(site, "recipes"), read(site, "settings")
     for path in Path("configs").glob("*.py"):
         assert f"configs/{path.name}" in recipes
-    options = default_config().model.keys()
-    for key in flatten(default_config()):
+    config = default_config()
+    options = config.model.keys()
+    config.evaluations.NAME = evaluation()
+    for key in flatten(config):
         told = key.removeprefix("model.") if key.removeprefix("model.") in options else f"config.{key} ="
         assert told in settings, key
 
@@ -100,6 +103,24 @@ def test_the_public_interface_is_described(site):
     for name in ("create_model", "list_models", "load_model", "summarize", "FocalNet", "FocalNetConfig"):
         assert name in text
     assert "A freshly initialised FocalNet." in text
+
+
+def test_links_lead_somewhere_in_plain_markdown_too():
+    for page in [Path("README.md"), Path("CONTRIBUTING.md"), *Path("docs").rglob("*.md"), Path("notebooks/README.md")]:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if target.startswith("http"):
+                continue
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), f"{page}: {target}"
+            assert not anchor or anchor in headings(file), f"{page}: {target}"
+
+
+def headings(page):
+    """The anchors that GitHub gives the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_a_link_out_of_docs_is_a_path_and_one_to_nothing_fails_the_build(caplog):

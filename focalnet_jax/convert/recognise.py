@@ -77,7 +77,7 @@ def recognise(
             raise UserError(f"these are not the weights of {name}: {texts}")
     elif matching:
         name = matching[0]
-    options = dict(seen)
+    options, unknown = dict(seen), []
     for key in NOT_FROM_SHAPES:
         known = {config_name: configured or {}, "the tensors' names": _postln_by_names(shapes, format)}
         for source, values in known.items():
@@ -89,11 +89,15 @@ def recognise(
                 break
         else:
             if name is None:
-                raise UserError(
-                    f"no released variant has these shapes, which do not determine {key}: give {key}=true or false "
-                    "(with --option, or as a keyword of load_model)"
-                )
+                unknown.append(key)
+                continue
             options[key], sources[key] = getattr(variant_config(name), key), f"variant {name}"
+    if unknown:
+        flags = " ".join(f"--option {key}=false" for key in unknown)
+        raise UserError(
+            f"no released variant has these shapes, which do not determine {' and '.join(unknown)}: give {flags}, or "
+            "true, as the model was made (in Python as keywords of load_model)"
+        )
     base = variant_config(name) if name else FocalNetConfig()
     config = dataclasses.replace(base, **{key: _collapsed(key, value) for key, value in options.items()})
     return Recognised(name, config, sources)

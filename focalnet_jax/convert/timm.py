@@ -98,9 +98,25 @@ def timm_options(config: Mapping[str, Any], given: Collection[str] = ()) -> dict
     return {option: value for option, value in options.items() if isinstance(value, bool)}
 
 
-def _is_released(config: FocalNetConfig, name: str) -> bool:
-    """Returns whether timm's function `name` builds this model, given `normalize_modulator`."""
-    return released_name(replace(config, normalize_modulator=variant_config(name).normalize_modulator)) == name
+def timm_name(config: FocalNetConfig, name: str | None) -> str | None:
+    """Returns `name` if timm's function of that name builds this model, given `normalize_modulator`; else None."""
+    if not name:
+        return None
+    usual = variant_config(name).normalize_modulator
+    return name if released_name(replace(config, normalize_modulator=usual)) == name else None
+
+
+def timm_arguments(config: FocalNetConfig) -> dict[str, Any]:
+    """Returns the arguments with which timm's `FocalNet` builds this model, without those for its classifier."""
+    return {
+        "embed_dim": config.dims[0],
+        "depths": list(config.depths),
+        "mlp_ratio": config.mlp_ratio,
+        "focal_levels": list(config.levels),
+        "focal_windows": [config.kernel_sizes(stage)[0] for stage in range(len(config.depths))],
+        "layerscale_value": config.layerscale_value if config.use_layerscale else None,
+        **{argument: getattr(config, option) for option, argument in _ARGUMENTS.items()},
+    }
 
 
 def write_timm_config(
@@ -121,23 +137,10 @@ def write_timm_config(
     """
     how = info.preprocessing or USUAL
     prepared = None if info.refused else to_timm(how)
-    name = name if name and _is_released(config, name) else None
-    windows = [config.kernel_sizes(stage)[0] for stage in range(len(config.depths))]
+    name = timm_name(config, name)
     # timm's functions for variants reject arguments that they set themselves; none of them sets this one.
     changed = {"normalize_modulator": True} if config.normalize_modulator else {}
-    model_args = (
-        changed
-        if name
-        else {
-            "embed_dim": config.dims[0],
-            "depths": list(config.depths),
-            "mlp_ratio": config.mlp_ratio,
-            "focal_levels": list(config.levels),
-            "focal_windows": windows,
-            "layerscale_value": config.layerscale_value if config.use_layerscale else None,
-            **{argument: getattr(config, option) for option, argument in _ARGUMENTS.items()},
-        }
-    )
+    model_args = changed if name else timm_arguments(config)
     written: dict[str, Any] = {
         "architecture": name or "focalnet_tiny_srf",
         "num_classes": config.num_classes,
@@ -155,7 +158,8 @@ def write_timm_config(
     notes = []
     if not name:
         notes.append(
-            f"timm has no name for this model: build it by timm.models.focalnet.FocalNet(**model_args of {CONFIG})"
+            "timm.create_model has no name for this model: load model.safetensors into timm.models.focalnet.FocalNet("
+            f"num_classes={config.num_classes}, **model_args of {CONFIG})"
         )
     if not prepared:
         why = info.refused or f"timm has no transform that does {how.describe()}"

@@ -15,7 +15,7 @@ from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.mapping import params_to_tensors
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES, released_name
 from focalnet_jax.convert.tensors import DTYPES
-from focalnet_jax.convert.timm import write_timm_config
+from focalnet_jax.convert.timm import timm_arguments, timm_name, write_timm_config
 from focalnet_jax.convert.torch_files import import_torch
 from focalnet_jax.convert.weights import Weights
 from focalnet_jax.errors import UserError
@@ -71,7 +71,8 @@ def write_weights(
     if destination.suffix in PICKLES:
         import_torch(destination)  # fails before the long conversion
     _check_expressible(weights, format)
-    notes = (*_dtype_notes(weights.dtype, dtype), *_finite_notes(weights), *_notes(weights, format))
+    notes = (*_dtype_notes(weights.dtype, dtype), *_finite_notes(weights))
+    notes += () if as_directory else _file_notes(weights, format, destination)
     with atomic_output(destination) as partial:
         file, in_metadata = partial, weights.info
         if as_directory:
@@ -150,10 +151,22 @@ def _check_expressible(weights: Weights, format: str) -> None:
         raise UserError(f"timm doubles the channels at every stage; this model has {config.dims}")
 
 
-def _notes(weights: Weights, format: str) -> tuple[str, ...]:
-    notes = []
-    if format == "timm" and weights.config.normalize_modulator:
-        notes.append("normalize_modulator is off in timm's variant: create the model with normalize_modulator=True")
-    if format == "timm" and weights.name and weights.config.num_classes != variant_config(weights.name).num_classes:
-        notes.append(f"create the timm model with num_classes={weights.config.num_classes}")
+def _file_notes(weights: Weights, format: str, destination: Path) -> tuple[str, ...]:
+    """Returns how to build the model of a file that does not state it, one line each."""
+    config, notes = weights.config, []
+    if format == "timm" and timm_name(config, weights.name) is None:
+        arguments = {"num_classes": config.num_classes, **timm_arguments(config)}
+        call = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        notes.append(
+            f"timm.create_model has no name for this model: load the file into timm.models.focalnet.FocalNet({call})"
+        )
+    elif format == "timm":
+        if config.normalize_modulator:
+            notes.append("normalize_modulator is off in timm's variant: create the model with normalize_modulator=True")
+        if config.num_classes != variant_config(weights.name).num_classes:
+            notes.append(f"create the timm model with num_classes={config.num_classes}")
+    if destination.suffix in PICKLES and released_name(config) is None:
+        options = [key for key in NOT_FROM_SHAPES if (format, key) != ("timm", "use_postln")]  # timm's names tell it
+        flags = " ".join(f"--option {key}={str(getattr(config, key)).lower()}" for key in options)
+        notes.append(f"a torch file does not state {' and '.join(options)}: this package reads it with {flags}")
     return tuple(notes)

@@ -107,7 +107,16 @@ def _split_folder(root: Path, split: str) -> Path:
         todo = f"{near[0]} has it: set data.path={near[0]}"
     else:
         todo = f"make {folder} or name another with data.train_split and data.eval_split.{suggest(split, names)}"
+        if _are_classes(folders):
+            todo = f"if these are classes, add --config.data.held_out=0.2, which holds a fifth of them out; else {todo}"
     raise UserError(f"{root} has no split {split!r}; {held}: {todo}")
+
+
+def _are_classes(folders: Sequence[Path]) -> bool:
+    """Returns whether folders seem to be classes: the first one has images directly in it, and none is a split."""
+    if not folders or not _SPLIT_WORDS.isdisjoint(entry.name.lower() for entry in folders):
+        return False
+    return any(Path(file).parent == folders[0] for file in list_images(folders[0]).images)
 
 
 def _check_class_folders(folder: Path, classes: Sequence[Path], outside: Listing) -> None:

@@ -1,6 +1,10 @@
 """Show training batches of a recipe: python -m focalnet_jax.data.show, see focalnet_jax/programs/show.py."""
 
-import runpy
+import jax
+
+from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.show import main
 
 if __name__ == "__main__":
-    runpy.run_module("focalnet_jax.programs.show", run_name="__main__")
+    jax.config.update("jax_platforms", "cpu")  # a drawing takes no accelerator from a run
+    run_command(main)

@@ -37,6 +37,7 @@ from focalnet_jax.settings import checks_of
 from focalnet_jax.settings.evaluations import evaluation
 
 CALLED_AS = "python -m focalnet_jax."  # prefix of a command's name in its help
+INSTALLED = "focalnet "  # the same prefix if the installed command runs
 _LONGEST_LINE = 4000  # characters of an error message; the longest ones list all keys of a model by their patterns
 
 
@@ -133,6 +134,12 @@ def parse_arguments(parser: Parser, arguments: list[str]) -> tuple[argparse.Name
     parser.epilog = "--config.KEY=VALUE sets any key of the config; focalnet_jax/config.py lists the keys"
     parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [--config.KEY=VALUE ...]"
     return parser.parse_known_args(arguments)
+
+
+def make_script_parser(name: str, description: str) -> Parser:
+    """Returns the parser of `python NAME.py`, which is `focalnet NAME` if it was called so."""
+    prog = f"{CALLED_AS}{name}" if CALLED_AS == INSTALLED else f"python {name}.py"
+    return Parser(prog=prog, description=description, allow_abbrev=False)
 
 
 def make_parser(module: str, description: str) -> Parser:

@@ -37,7 +37,7 @@ def run() -> None:
     if name not in COMMANDS:
         command_line.run_command(_show_help)
     del sys.argv[1]
-    command_line.CALLED_AS = "focalnet "
+    command_line.CALLED_AS = command_line.INSTALLED
     runpy.run_module(f"focalnet_jax.{name}", run_name="__main__", alter_sys=True)
 
 

@@ -19,7 +19,7 @@ from focalnet_jax.config import with_stored
 from focalnet_jax.convert.files import read_json
 from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import load_config, make_parser, parse_arguments, run_command
+from focalnet_jax.programs.command_line import load_config, make_parser, parse_arguments
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.training.data import open_train_data
 from focalnet_jax.training.plan import make_plan
@@ -93,8 +93,3 @@ def draw_sheet(shown: Sequence[tuple[np.ndarray, list[str]]]) -> Image.Image:
                 text = text[:-1]
             draw.text((left, top + tall + 2 + line * _LINE), text, fill="black", font=font)
     return sheet
-
-
-if __name__ == "__main__":
-    jax.config.update("jax_platforms", "cpu")  # a picture takes no accelerator from a run
-    run_command(main)

@@ -88,11 +88,6 @@ def resolve(
             f"{missing[0]}=auto is chosen by the training images: give --config.data.path=... or --config."
             f"{missing[0]}=..."
         )
-    if source is not None and is_auto(config, "init_head") and not config.init_from:
-        print(
-            "hint       training starts from fresh weights; with pretrained weights few images are enough, in fewer "
-            "epochs: --config.init_from=WEIGHTS (docs/getting-started.md, Finetune pretrained weights)"
-        )
     if chosen:
         print(f"chosen     {', '.join(f'{key}={value}' for key, value in chosen.items())}", flush=True)
     return replaced(config, chosen)

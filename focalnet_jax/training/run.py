@@ -14,7 +14,7 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.checkpoint.lock import cannot_write
 from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import FOLDER, read_metadata
-from focalnet_jax.config import model_config, replaced, to_json, with_stored
+from focalnet_jax.config import is_auto, model_config, replaced, to_json, with_stored
 from focalnet_jax.convert.load import Loaded, load_into
 from focalnet_jax.distributed.compilation_cache import keep_compiled
 from focalnet_jax.distributed.exchange import scalars
@@ -167,6 +167,11 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     keep_compiled(config.compilation_cache)
     mesh, kind = run_mesh(config.mesh.to_dict()), task_kind(config.task)
     source = kind.open_examples(config)
+    if is_auto(config, "init_head") and not config.init_from:
+        print(
+            "hint       training starts from fresh weights; with pretrained ones a few images suffice, in fewer "
+            "epochs: --config.init_from=WEIGHTS (docs/getting-started.md, Finetune pretrained weights)"
+        )
     config = resolve(config, mesh, source)
     task = kind.make_task(config, source)
     open_train_data(config, mesh, task), open_eval_data(config, mesh, task)
@@ -245,15 +250,14 @@ def _as_before(config: FrozenConfigDict, folder: Path, newest: int | None) -> tu
 
 
 def _describe_schedule(spec: TrainSpec, plan: Plan) -> str:
-    """The learning rate of a run that continues another, in one line."""
-    first, peak, last = (
-        float(spec.schedule(step)) for step in (plan.first, plan.first + plan.warmup, max(plan.total - 1, plan.first))
-    )
+    """Returns the learning rate of a run that continues another, in one line."""
+    last = max(plan.total - 1, plan.first)
+    begin, peak, end = (float(spec.schedule(step)) for step in (plan.first, plan.first + plan.warmup, last))
+    text = f"schedule   a new one: the learning rate begins at {begin:.3g} in step {plan.first + 1}"
+    if plan.warmup > last - plan.first:
+        return f"{text} and rises to {end:.3g} in step {plan.total}, within its warm-up of {plan.warmup} steps"
     warmup = f"rises to {peak:.3g} in {plan.warmup} steps" if plan.warmup else "has no warm-up"
-    return (
-        f"schedule   a new one: the learning rate begins at {first:.3g} in step {plan.first + 1}, {warmup} and ends at "
-        f"{last:.3g} in step {plan.total}"
-    )
+    return f"{text}, {warmup} and ends at {end:.3g} in step {plan.total}"
 
 
 def _first_state(

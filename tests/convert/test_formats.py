@@ -1,7 +1,9 @@
 """Weights of timm and transformers give the same numbers here, and go from format to format without losing a bit."""
 
+import ast
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ from focalnet_jax.convert.files import read_tensors
 from focalnet_jax.convert.huggingface import transformers_config
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.mapping import entries, tensors_to_params
-from focalnet_jax.convert.recognise import recognise
+from focalnet_jax.convert.recognise import check_options, recognise
 from focalnet_jax.convert.select import Candidate, find_candidates
 from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import write_weights
@@ -109,9 +111,8 @@ def test_mixed_precision_is_written_only_in_a_stated_type_that_holds_it(tmp_path
     weights = read_weights(tmp_path / "mixed.safetensors", options=OPTIONS["timm_lrf"])
     with pytest.raises(UserError, match="float16 and float32: choose the dtype to write with --dtype"):
         write_weights(weights, tmp_path / "out.safetensors", format="timm")
-    assert write_weights(weights, tmp_path / "out.safetensors", format="timm", dtype="float32").notes == (
-        "cast from float16 and float32 to float32",
-    )
+    report = write_weights(weights, tmp_path / "out.safetensors", format="timm", dtype="float32")
+    assert "cast from float16 and float32 to float32" in report.notes
     safetensors.numpy.save_file(tensors | {"norm.bias": tensors["norm.bias"] * 1e6}, tmp_path / "big.safetensors")
     weights = read_weights(tmp_path / "big.safetensors", options=OPTIONS["timm_lrf"])
     with pytest.raises(UserError, match=r"norm.bias reaches .*float16 cannot hold"):
@@ -319,6 +320,35 @@ def test_a_file_of_a_model_that_no_name_stands_for_says_its_options(format, tmp_
     safetensors.numpy.save_file(tensors, path, {"focalnet_jax.options": '{"use_postln": 1}'})
     with pytest.raises(UserError, match=r"metadata focalnet_jax\.options is damaged; expected true or false"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("format", ["microsoft", "timm"])
+def test_the_note_on_a_file_without_options_names_the_flags_that_read_it_again(format, tmp_path, monkeypatch):
+    monkeypatch.setattr("focalnet_jax.convert.write.import_torch", lambda path: None)
+    monkeypatch.setattr("focalnet_jax.convert.write.write_tensors", write_without_torch)
+    weights = weights_of(normalize_modulator=True)
+    (note,) = [n for n in write_weights(weights, tmp_path / "a.pth", format=format).notes if "torch file" in n]
+    flags = re.findall(r"--option (\w+=\w+)", note)
+    assert flags == ["use_postln=false", "normalize_modulator=true"][format == "timm" :]
+    assert read_weights(tmp_path / "a.pth", options=check_options(flags)).config == weights.config
+    with pytest.raises(UserError) as refused:
+        read_weights(tmp_path / "a.pth")
+    asked = [flag.partition("=")[0] for flag in flags]
+    assert re.findall(r"--option (\w+)=false", str(refused.value)) == asked  # all of them at once
+
+
+def write_without_torch(path, tensors, *, nested, metadata):
+    safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
+
+
+def test_the_note_on_a_timm_file_says_how_to_build_its_model(tmp_path):
+    path, weights = tmp_path / "a.safetensors", weights_of(num_classes=2)
+    (note,) = [note for note in write_weights(weights, path, format="timm").notes if "timm" in note]
+    call = re.search(r"timm\.models\.focalnet\.FocalNet\((.*)\)$", note)[1]
+    arguments = {word.arg: ast.literal_eval(word.value) for word in ast.parse(f"f({call})").body[0].value.keywords}
+    assert arguments.pop("num_classes") == 2
+    write_weights(weights, tmp_path / "folder", format="timm")
+    assert arguments == json.loads((tmp_path / "folder/config.json").read_text())["model_args"]
 
 
 def test_equal_weights_make_equal_bytes_whatever_the_file_says_about_them(tmp_path):

@@ -45,7 +45,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
     refused("stem.norm.bias is I64", tensors | {"stem.norm.bias": np.zeros(8, np.int64)})
     refused("no FocalNet weights", {"weight": np.zeros(3, np.float32)})
     refused("not the weights of focalnet_tiny_lrf: embed_dim", tensors, name="focalnet_tiny_lrf")
-    refused("give normalize_modulator=true or false", tensors, options={})
+    refused("do not determine normalize_modulator: give --option normalize_modulator=false, or", tensors, options={})
     (tmp_path / "changed.safetensors").write_bytes(source.read_bytes()[:-100])
     refused("damaged")
     (tmp_path / "changed.safetensors").write_bytes(b"<html>")

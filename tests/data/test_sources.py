@@ -122,6 +122,9 @@ def test_links_are_followed_once(tmp_path):
     [
         (["up/train/cat/0.jpg"], ".", "has no split 'train'; it holds up: {root}/up has it: set data.path={root}/up"),
         (["train/cat/0.jpg"], "train", "{root} has it: set data.path={root}"),
+        (["cat/0.jpg", "dog/0.jpg"], ".", "it holds cat, dog: if these are classes, add --config.data.held_out=0.2,"),
+        (["a/cat/0.jpg", "b/dog/0.jpg"], ".", "it holds a, b: make {root}/train or name another"),
+        (["val/0.jpg", "dog/0.jpg"], ".", "it holds dog, val: make {root}/train or name another"),
         (["train/cat/0.jpg"], "train/cat", "it holds 1 file: 1 .jpg: {root} has it: set data.path={root}"),
         (["train/0.jpg", "train/1.png"], ".", "holds no class folders; .*; it holds 2 files: 1 .jpg, 1 .png"),
         (["train/0.tar", "train/1.tar"], ".", "it holds 2 files: 2 .tar"),

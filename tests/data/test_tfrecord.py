@@ -49,4 +49,5 @@ def test_an_existing_tfrecord_data_set_is_converted_byte_for_byte(from_folders, 
     shard.unlink()
     with pytest.raises(UserError, match=r"cannot read .*images-val.tfrecord"):
         convert([old], tmp_path / "none", processes=1)
+    refused("--source /nowhere: there is no such file or folder", "tfrecord", "--source", "/nowhere", "--out", tmp_path)
     refused("--name applies to imagefolder", "tfrecord", "--source", old, "--out", tmp_path, "--name", "x")

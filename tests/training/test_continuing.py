@@ -8,6 +8,7 @@ import pytest
 
 from focalnet_jax.config import differences, to_json
 from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.training.run import set_up
 from tests.commands import SMALL, assert_one_line_mistake, losses, metrics, run, saved_params
 from tests.conftest import made_once
 
@@ -65,6 +66,14 @@ def test_its_schedule_is_its_own_and_is_told(longer):
     assert rates[2] > rates[3] > 1e-5
     assert "checkpoints/4: weights, optimizer state, 4 steps" in said
     assert "schedule   a new one: the learning rate begins at 1e-06 in step 5, rises to" in said
+
+
+def test_a_run_that_ends_within_its_warm_up_says_so(short, tmp_path, capsys):
+    settings = [*TINY[1:], f"--config.continue_from={short}", "--config.total_steps=4", WARM]
+    set_up(load_config("configs/quickstart.py", settings), tmp_path)
+    slope = (2e-3 - 1e-6) / 8
+    rate = f"rises to {1e-6 + 3 * slope:.3g} in step 8, within its warm-up of 8 steps"
+    assert f"the learning rate begins at 1e-06 in step 5 and {rate}" in capsys.readouterr().out
 
 
 def test_a_continued_run_resumes_to_the_same_bits_without_the_first_one(short, longer, tmp_path):

@@ -135,7 +135,7 @@ def _print_card(out: Path, card: Mapping[str, Any], rows: Sequence[Mapping[str, 
     reasons = Counter(row["reason"] for row in rows if row["status"] == "rejected")
     for reason, count in reasons.most_common(5):
         print(f"  rejected {count:,}: {reason}")
-    print(f"{card['rejected']} images rejected, {card['normalized']} normalized: {out / MANIFEST}")
+    print(f"images rejected: {card['rejected']}, normalized: {card['normalized']}; listed in {out / MANIFEST}")
     print(f"fingerprint {card['fingerprint']}; train with --config.data.source=tfds --config.data.path={out}")
 
 

@@ -36,6 +36,8 @@ def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
       RunFailedError: a worker process died.
     """
     source = sources[0]
+    if not source.exists():
+        raise UserError(f"--source {source}: there is no such file or folder")
     builder = open_builder(str(source))
     if len(sources) > 1 or builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UserError(f"--source {source}: expected one data set stored as tfrecord")
