@@ -63,17 +63,17 @@ _GRAMMAR: dict[str, tuple[str, tuple[str, ...]]] = {
         ("PATH {files}/weights.safetensors", "NEW {new}/new.stablehlo", *_WEIGHTS[1:], "--image-size NUMBER 32"),
     ),
     "transfer": ("transfer.__main__", ("WORD knn", *_CONFIG, *_WEIGHTS, "--shots WORD 1,2")),
-    "sweep": ("sweep", (*_CONFIG, "--workdir PATH {new}/runs")),
-    "report": ("report", ("PATH {run}", "PATH {run}", "--out NEW {new}/report.html", "--overwrite ")),
+    "sweep": ("sweep.__main__", (*_CONFIG, "--workdir PATH {new}/runs")),
+    "report": ("report.__main__", ("PATH {run}", "PATH {run}", "--out NEW {new}/report.html", "--overwrite ")),
     "data.prepare": (
         "data.prepare.__main__",
         ("KIND imagefolder", "--source PATH {files}/images", "--out NEW {new}/data", "--held-out NUMBER 0.5"),
     ),
-    "data.show": ("data.show", (*_CONFIG, "--out NEW {new}/shown.png", "--step NUMBER 1", "--images NUMBER 2")),
+    "data.show": ("programs.show", (*_CONFIG, "--out NEW {new}/shown.png", "--step NUMBER 1", "--images NUMBER 2")),
     "checkpoint": ("checkpoint.__main__", ("ACTION list", "PATH {run}", "NUMBER 7")),
     "aot": ("aot.__main__", (*_CONFIG, "--topology WORD v5e:2x2", "--slices NUMBER 1", "--step WORD eval")),
     "demo": ("demo.__main__", ("--checkpoint MISSING {run}", "--port NUMBER 0", "--topk NUMBER 2", "--host WORD a")),
-    "launch": ("launch", ("--processes WORD 0", "--devices-per-process NUMBER 1")),
+    "launch": ("launch.__main__", ("--processes WORD 0", "--devices-per-process NUMBER 1")),
 }
 # Commands that would run for long, or forever, get a further argument that must be invalid.
 _LONG = dict.fromkeys(("train", "sweep", "eval", "aot", "transfer"), "--config.batch_size=0") | {

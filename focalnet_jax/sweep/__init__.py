@@ -1,1 +1,7 @@
 """The sweep: trains a recipe with all combinations of given settings."""
+
+import lazy_loader
+
+__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"__main__": ["main"]})
+
+__all__ = ["main"]
