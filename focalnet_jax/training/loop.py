@@ -12,6 +12,7 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.checkpoint import maintenance
 from focalnet_jax.checkpoint.lock import held
 from focalnet_jax.checkpoint.preemption import StopRequest
+from focalnet_jax.data.loader import never
 from focalnet_jax.distributed.exchange import Exchange
 from focalnet_jax.distributed.mesh import put_batch
 from focalnet_jax.distributed.startup import anywhere, ends_with_the_others, from_first, is_first
@@ -100,7 +101,7 @@ class _Loop:
             return True
         train_step, first = make_train_step(run.spec), run.step + 1
         # Where no other process waits for this one it stops even if no data come.
-        stopped = self._asked_to_stop if self.alone else bool
+        stopped = self._asked_to_stop if self.alone else never
         batches = self.progress.timed(run.train_data.batches(run.step, plan.total, stopped))
         for step, batch in enumerate(batches, first):
             if self._asked_to_stop():
