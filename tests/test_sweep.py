@@ -98,7 +98,7 @@ def test_a_run_that_its_data_refuse_keeps_no_other_from_the_table(tmp_path):
     assert "batch_size=99999 is larger than the 1347 training examples" in done.stderr
     results = json.loads((tmp_path / "sweep.json").read_text())
     assert [(result["run"], result["status"]) for result in results] == [("batch_size=99999", 2), ("batch_size=32", 0)]
-    assert "batch_size=99999  refused" in done.stdout
+    assert "batch_size=99999  rejected" in done.stdout
 
 
 def test_a_model_that_cannot_be_is_refused_before_the_first_run(tmp_path, capsys):
