@@ -37,7 +37,9 @@ class TrainData:
     def _balance(self) -> object:
         return self.task.balance
 
-    def batches(self, start_step: int, end_step: int, stopped: Callable[[], bool] = loader.never) -> Iterator[loader.Batch]:
+    def batches(
+        self, start_step: int, end_step: int, stopped: Callable[[], bool] = loader.never
+    ) -> Iterator[loader.Batch]:
         """Yields this host's part of the batches of some steps; fewer if none comes and `stopped` returns True."""
         batches = loader.train_batches(
             self.source,
