@@ -7,22 +7,21 @@ global batch, so the stream is the same for any number of hosts, processes and t
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, Protocol
 
 import grain
 import numpy as np
 from absl import flags
-from grain.experimental import index_shuffle
 
 from focalnet_jax.data.balance import Balance
 from focalnet_jax.data.decode import UnreadableImageError
+from focalnet_jax.data.order import generator_at, shuffled_index
 from focalnet_jax.data.sources import Source
 from focalnet_jax.data.substitutions import READABLE, Batch, EvalHost, why_unreadable
 from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
@@ -75,65 +74,6 @@ class ReadOptions:
     stall_seconds: float = 300.0  # without a batch for this time, the run fails
     host: Places = HostPlaces()
     stopped: Callable[[], bool] = never  # if it returns True and no batch is ready, the stream ends early
-
-
-def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Returns the number of whole batches in an epoch; the remaining examples are dropped, as in the published recipes.
-
-    Raises:
-      UserError: the batch is larger than the data set.
-    """
-    if batch_size > examples:
-        raise UserError(
-            f"batch_size={batch_size} is larger than the {examples} training examples: "
-            f"set --config.batch_size={examples} or less"
-        )
-    return examples // batch_size
-
-
-def shuffled_index(
-    position: int, examples: int, batch_size: int, seed: int, repeats: int = 1, balance: Balance | None = None
-) -> int:
-    """Returns the index of the example at `position` of the training stream: a new permutation in every epoch.
-
-    Args:
-      position: step * batch_size + place in the batch.
-      examples: number of examples.
-      batch_size: global.
-      seed: of the permutations.
-      repeats: number of consecutive copies of each example, as in repeated augmentation (arXiv 1901.09335); an epoch
-        then has only a part of the examples.
-      balance: order of places with class-balanced sampling; None for the order of the source.
-    """
-    epoch, place = divmod(position, steps_per_epoch(examples, batch_size) * batch_size)
-    index = index_shuffle(place // repeats, max_index=examples - 1, seed=_epoch_seed(seed, epoch), rounds=4)
-    return index if balance is None else balance.example(index, epoch, seed)
-
-
-class _Generators(threading.local):
-    """One generator per thread: making one takes longer than all random draws of an example."""
-
-    def __init__(self):
-        self.bits = np.random.Philox(0)
-        self.generator = np.random.Generator(self.bits)
-
-
-_generators = _Generators()
-
-
-def _generator(seed: int, position: int) -> np.random.Generator:
-    """Returns this thread's generator, set to the start of the random numbers of a position."""
-    state = _generators.bits.state
-    state["state"]["key"][:] = seed, position
-    state["state"]["counter"][:] = 0
-    state |= {"buffer_pos": 4, "has_uint32": 0, "uinteger": 0}  # drops buffered random bits
-    _generators.bits.state = state
-    return _generators.generator
-
-
-@lru_cache(maxsize=8)
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
 def train_batches(
@@ -224,7 +164,7 @@ def _next_readable(source: Source, host: Host, first: int, seed: int, position: 
     for attempt in range(_SUBSTITUTES):
         index = (first + attempt) % len(source)
         try:
-            return index, host.train_example(source[index], _generator(seed, position))
+            return index, host.train_example(source[index], generator_at(seed, position))
         except UnreadableImageError:
             continue
     raise UserError(

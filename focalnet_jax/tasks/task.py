@@ -1,7 +1,7 @@
-"""What a task provides to the trainer and to the commands: protocols without behaviour.
+"""Protocols of a task: its interface to the trainer and to the commands, without behaviour.
 
-The trainer knows arrays by name, losses and figures. What is learned, from which examples, and how it is measured and
-shown is the task's business.
+The trainer knows arrays by name, losses and figures. The task defines the examples, the model and its loss, and how
+results are measured and shown.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Host(Protocol):
 class Evaluation(Protocol):
     """Measures a model on every example of a source exactly once.
 
-    AP and PQ are no sums over examples, so the host adds up what the devices measure.
+    The devices measure batches and the host combines them, as figures such as AP and PQ are not sums over examples.
     """
 
     source: Source
@@ -127,10 +127,10 @@ class Task(Protocol):
         """Returns the task with its data matched to the head of a run, by the metadata of its checkpoint."""
 
     def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Task:
-        """Returns the task as the weights at `path` are evaluated; keys that are `named` win over what they state."""
+        """Returns the task for evaluating the weights at `path`; `named` config keys override their preprocessing."""
 
     def metadata(self) -> dict[str, Any]:
-        """Returns what a checkpoint stores for `continue_run`."""
+        """Returns metadata that a checkpoint stores for `continue_run`."""
 
     def banner(self) -> dict[str, str]:
         """Returns texts by row of a run's banner: "model" and "data" extend these rows, others are own rows."""
@@ -145,7 +145,7 @@ class Task(Protocol):
         """Returns the numbers of parameters and of multiply-accumulates per example; builds no model if given one."""
 
     def facts(self) -> dict[str, Any]:
-        """Returns what reports say about the task's outputs, by name."""
+        """Returns facts about the outputs by name, for reports."""
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> Any:
         """Returns the inputs of `loss`, augmented on the device over the global batch; leaves `[B, ...]`."""
@@ -160,11 +160,11 @@ class Task(Protocol):
         """Returns the evaluations of a run by prefix; "eval" ranks checkpoints."""
 
     def show(self, batch: Any, place: int) -> tuple[np.ndarray, list[str]]:
-        """Returns an image `[H, W, 3]` uint8 of a prepared batch, with what is learned from it, and captions."""
+        """Returns an image `[H, W, 3]` uint8 of a prepared batch with its targets drawn into it, and captions."""
 
 
 class Kind(Protocol):
-    """What `tasks/NAME/kind.py` holds: from a config to a task."""
+    """The contents of `tasks/NAME/kind.py`: from a config to a task."""
 
     def open_examples(self, config: FrozenConfigDict) -> Source:
         """Returns the examples to train on."""

@@ -95,7 +95,7 @@ def _held_out_as_stored(config: FrozenConfigDict, stored: dict[str, Any], named:
 
 
 def _fingerprint(path: str) -> str:
-    """What lies at the path of a checkpoint, in the same words in all processes that see the same."""
+    """A description of the checkpoint at a path that is equal in all processes that see the same one."""
     if jax.process_count() == 1:
         return path
     return sha256(find_checkpoint(path) / MANIFEST if is_checkpoint(path) else Path(path))

@@ -62,11 +62,11 @@ def make_optimizer(
 
     `backbone` is the prefix of FocalNet's parameters, such as "backbone/".
 
-    Weight decay is decoupled from the gradient in all of them and goes with the learning rate, as in AdamW. What
-    `learning_rate_scales` and `layer_decay` give a parameter multiplies its whole update, decay included. A parameter
-    with a scale of 0 is frozen: it has no state, and its gradient counts for nothing.
+    Weight decay is decoupled from the gradient in all of them and is scaled by the learning rate, as in AdamW.
+    The factors of `learning_rate_scales` and `layer_decay` multiply a parameter's whole update, decay included. A
+    parameter with a factor of 0 is frozen: it has no optimizer state, and its gradient is ignored.
 
-    Patterns were checked before, see `check_patterns`.
+    The patterns must fit the parameters, see `check_patterns`.
     """
     direction = OPTIMIZERS[config.name](config)
     if config.clip_norm:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import duration
-from focalnet_jax.data.loader import steps_per_epoch
+from focalnet_jax.data.order import steps_per_epoch
 from focalnet_jax.errors import UserError
 
 

@@ -89,11 +89,10 @@ class Progress:
     def rates(self, step: int) -> dict[str, float | None]:
         """Returns rates since the last call; None before the second step is done, or where the machine has no figure.
 
-        `images_per_second`, and a device's share of them; `input_wait`, the share of the time in which there was no
-        batch to compute with; `step_seconds_p50`, `_p90` and `_p99`; `mfu`, the model's FLOPs over what the devices
-        could do; `goodput`, the share of all time since the start in which steps were computed, so not compiling,
-        evaluating, saving or waiting; `device_memory_bytes`, the most any of this process's devices held, and
-        `host_memory_bytes`, the most it held itself.
+        `images_per_second`, and the same per device; `input_wait`, the share of time spent waiting for a batch;
+        `step_seconds_p50`, `_p90` and `_p99`; `mfu`, the model's FLOPs over the peak FLOPs of the devices; `goodput`,
+        the share of all time since the start spent in steps, not in compilation, evaluation, saving or waiting;
+        `device_memory_bytes`, the peak of this process's devices; and `host_memory_bytes`, its own peak.
         """
         now = time.perf_counter()
         steps, seconds = step - self._marked_step, now - self._marked_time

@@ -45,12 +45,12 @@ def resolve(
     evaluated: str | None = None,
     which: str | None = None,
 ) -> FrozenConfigDict:
-    """Returns the config with a value for everything that it leaves open; prints what was chosen, in one line.
+    """Returns the config with a value for everything that it leaves open; prints the choices in one line.
 
     Args:
       config: of a run, or of an evaluation.
       mesh: of the devices it is for.
-      source: the training examples; where there are none, what depends on them cannot be chosen.
+      source: the training examples; without them, keys that depend on them cannot be chosen.
       evaluated: the checkpoint that is evaluated, whose model and image size count then.
       which: which weights of its file, as for `read_weights`.
 

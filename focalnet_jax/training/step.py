@@ -101,7 +101,7 @@ def make_train_step(spec: TrainSpec) -> Callable[[TrainState, Arrays], tuple[Tra
 def _update(
     spec: TrainSpec, state: TrainState, loss: jax.Array, gradients: Params, statistics: Params
 ) -> tuple[TrainState, Metrics]:
-    """Updates every variable, keeps it from what is not finite, and measures norms."""
+    """Updates every variable, skips updates that are not finite, and measures norms."""
     grad_norm = optax.tree.norm(gradients)
     good, health = judge(state.health, loss, grad_norm, spec.spike_factor)
     updates, opt_state = spec.optimizer.update(gradients, state.opt_state, state.params)

@@ -7,7 +7,8 @@ from focalnet_jax.data import balance
 from focalnet_jax.data.balance import Balance, balanced_weights, labels_of
 from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.digits_source import DigitsSource
-from focalnet_jax.data.loader import HostPlaces, ReadOptions, shuffled_index, steps_per_epoch, train_batches
+from focalnet_jax.data.loader import HostPlaces, ReadOptions, train_batches
+from focalnet_jax.data.order import shuffled_index, steps_per_epoch
 from focalnet_jax.data.transforms import train_transform
 from focalnet_jax.errors import UserError
 from focalnet_jax.tasks.classification.host import ClassificationHost

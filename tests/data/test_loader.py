@@ -7,7 +7,8 @@ import pytest
 
 from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.folder_source import FolderSource
-from focalnet_jax.data.loader import HostPlaces, ReadOptions, shuffled_index, steps_per_epoch, train_batches
+from focalnet_jax.data.loader import HostPlaces, ReadOptions, train_batches
+from focalnet_jax.data.order import shuffled_index, steps_per_epoch
 from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import UserError
 from focalnet_jax.tasks.classification.host import ClassificationHost

@@ -1,4 +1,4 @@
-"""A checkpoint is whole and unchanged, or it is none; and a run goes on from the newest one that is."""
+"""A checkpoint is complete and unchanged, or it is not used; a run resumes from the newest good one."""
 
 import contextlib
 import os
@@ -299,7 +299,7 @@ def test_a_save_that_fails_in_the_background_is_told_by_who_waits(tmp_path, monk
 
 
 @pytest.mark.fault(27)
-def test_an_evaluation_that_is_no_number_is_never_the_best(tmp_path):
+def test_an_evaluation_that_is_nan_is_never_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=1, keep_best=1)
     for step, top1 in ((1, 3.0), (2, float("nan")), (3, 2.0), (4, float("inf") - float("inf")), (5, 1.0)):
         checkpoints.save(step, items(step), {}, {"eval/top1": top1})

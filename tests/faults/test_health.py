@@ -1,4 +1,4 @@
-"""An update of a loss that is no number, or that leaps, is not made, is counted, and poisons nothing."""
+"""An update of a NaN or infinite loss, or of a loss spike, is skipped, counted, and changes nothing."""
 
 import re
 import signal
@@ -40,12 +40,12 @@ def copied(state):
 
 @pytest.mark.fault(25)
 @pytest.mark.parametrize("broken", [np.nan, np.inf, 3e38])
-def test_an_update_that_is_no_number_changes_nothing_but_the_counts(spec, broken):
+def test_an_update_that_is_nan_or_infinite_changes_nothing_but_the_counts(spec, broken):
     spec, init, data = spec
     state, step = init_state(spec, init), make_train_step(spec)
     batches = [put_batch(batch, spec.mesh) for batch in data.batches(0, 3)]
     state, _ = step(state, batches[0])
-    # One weight of the classifier, as a bit flipped in memory would: the loss, or only its gradient, is no number.
+    # One weight of the classifier, as by a flipped bit in memory: the loss, or only its gradient, is NaN or infinite.
     good = state.params["head"]["kernel"]
     state.params["head"]["kernel"] = good.at[0, 0].set(broken)
     before = copied(state)
@@ -76,7 +76,7 @@ def judged(losses, factor):
 
 
 @pytest.mark.fault(26)
-def test_leaps_are_skipped_and_do_not_become_usual():
+def test_loss_spikes_are_skipped_and_do_not_become_usual():
     usual = list(2 + 0.1 * np.sin(np.arange(60)))
     made, health = judged([*usual, 50, np.nan, 50, 1e30, 2.0, 50], 3.0)
     assert made == [True] * 60 + [False] * 4 + [True, False]
@@ -84,7 +84,7 @@ def test_leaps_are_skipped_and_do_not_become_usual():
     assert (health["skipped"], health["in_a_row"], health["made"]) == (5, 1, 61)
 
 
-def test_nothing_leaps_before_the_usual_is_known_or_where_it_is_not_asked_for():
+def test_no_loss_is_a_spike_before_the_usual_is_known_or_without_a_factor():
     assert all(judged([1.0, 100.0, 1.0], 3.0)[0])
     assert all(judged([*[2.0] * 60, 500.0], 0.0)[0])
 
@@ -110,7 +110,7 @@ def test_the_learning_rate_goes_on_over_skipped_updates(spec):
 
 
 @pytest.mark.fault(25)
-def test_a_run_whose_loss_is_no_number_fails_and_saves_nothing_of_it(tmp_path):
+def test_a_run_whose_loss_is_nan_or_infinite_fails_and_saves_nothing_of_it(tmp_path):
     arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
     done = run("train.py", *arguments, "--config.optimizer.clip_norm=0", "--workdir", tmp_path)
     assert done.returncode == 1
@@ -123,7 +123,7 @@ def test_a_run_whose_loss_is_no_number_fails_and_saves_nothing_of_it(tmp_path):
 
 
 @pytest.mark.fault(25)
-def test_parameters_that_are_no_numbers_are_not_saved_though_the_loss_before_them_was_one(tmp_path):
+def test_parameters_that_are_nan_or_infinite_are_not_saved_though_the_loss_before_was_finite(tmp_path):
     rate = ["--config.schedule.learning_rate=1e39", "--config.schedule.warmup_steps=5"]
     every = ["--config.optimizer.clip_norm=0", "--config.checkpoint_every_steps=1"]
     done = run("train.py", *SMALL, *rate, *every, "--workdir", tmp_path)
@@ -138,7 +138,7 @@ def test_parameters_that_are_no_numbers_are_not_saved_though_the_loss_before_the
 
 
 @pytest.mark.fault(25)
-def test_a_state_that_is_no_number_is_not_saved_by_a_stop_either(tmp_path):
+def test_a_state_that_is_nan_or_infinite_is_not_saved_by_a_stop_either(tmp_path):
     arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
     # Nothing looks at the loss before the signal: it is neither logged nor evaluated.
     rare = ["--config.optimizer.clip_norm=0", "--config.total_steps=10000000", "--config.log_every_steps=10000000"]

@@ -33,7 +33,7 @@ _MOST_READ = 200_000  # examples that are read to find their classes; more would
 
 @dataclass(frozen=True)
 class ClassifierInfo:
-    """What is known of a classifier that data are matched to.
+    """The names and the number of outputs of a classifier that data are matched to.
 
     Attributes:
       classes: names of its outputs, None if unknown.
@@ -154,7 +154,7 @@ def label_for(
     Args:
       config: its `eval_classes` says which outputs compete.
       source: the evaluation split.
-      classifier: what it is evaluated on.
+      classifier: the classifier that is evaluated.
       expected: outputs that the data should have; by default all.
       name: of the evaluation.
 

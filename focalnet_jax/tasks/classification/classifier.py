@@ -134,7 +134,7 @@ def load_classifier(
         followed, or the number of `classes` is not that of the outputs.
 
     Warns:
-      UserWarning: one of several models was taken, or modules around a model decide what it computes.
+      UserWarning: one of several models was taken, or modules around a model change its results.
     """
     weights = read_weights(path, name, options, which=which)
     for decision in weights.decisions:

@@ -1,8 +1,8 @@
 """Augmentation of a batch on the device: normalization, random erasing, mixup and cutmix, label smoothing.
 
-As timm does it, but for how random numbers are drawn: the result is a function of the step's key and the place in the
-global batch alone, not of the number of devices. Mixing goes by groups of a fixed size, where timm mixes what one
-device holds, and every example and every group has a key of its own.
+The operations are timm's; the random numbers are not: the result is a function of the step's key and the place in the
+global batch alone, whatever the number of devices. Examples are mixed within groups of a fixed size, where timm mixes
+those of one device, and every example and every group has a key of its own.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def prepare_batch(
       images: `[B, H, W, 3]` uint8.
       labels: `[B]`.
       num_classes: K.
-      mixing: what to do.
+      mixing: the augmentation.
       key: of the step.
 
     Returns:

@@ -101,7 +101,7 @@ class Classification:
         """Returns the task with the labels of the classifier of weights; prints where their preprocessing differs.
 
         Raises:
-          UserError: the data has classes that the classifier lacks, or nothing says what its outputs are.
+          UserError: the data has classes that the classifier lacks, or its classes are not known.
         """
         note_difference(self.config, loaded.info, path)
         if self.config.init_head == "drop":
@@ -121,7 +121,7 @@ class Classification:
         """Returns the task as the weights at `path` are evaluated: their classes, and images prepared as they state.
 
         Raises:
-          UserError: the data does not fit the classifier; the weights state what cannot be followed.
+          UserError: the data does not fit the classifier; their preprocessing cannot be followed.
         """
         evaluated, classifier = {}, loaded_classifier(self.config, loaded, path)
         for name, accuracy in self.evaluated.items():
@@ -145,7 +145,7 @@ class Classification:
         return {"classes": list(self.source.class_names)}
 
     def banner(self) -> dict[str, str]:
-        """Returns the numbers of outputs and classes, and what few runs have, by row of the banner."""
+        """Returns the numbers of outputs and classes, and rows for held-out images, balance and class weights."""
         outputs = self.config.model.num_classes
         if self.source is None:
             return {"model": f"{outputs} outputs"}
