@@ -9,41 +9,47 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 # Otherwise every process would compile them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test parity fuzz parity-table browser docs lint format clean
+.PHONY: help quickstart check test parity fuzz parity-table browser docs lint format clean
 
-quickstart: .venv/.runtime
+quickstart: .venv/.runtime ## train on digits and evaluate, in minutes on a CPU
 	$(BIN)/python train.py --config configs/quickstart.py --workdir runs/quickstart
 	$(BIN)/python eval.py --config configs/quickstart.py --checkpoint runs/quickstart
 
-test: .venv/.dev
+help: ## list these targets
+	@awk -F ':.* ## ' '/^[a-z-]+:.* ## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# tests/check.txt lists the files of the quick part; tests/test_contributing.py keeps the list honest.
+check: lint ## lint and the quick part of the tests, for every change
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=5 $$(cat tests/check.txt)
+
+test: .venv/.dev ## run all tests
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
-parity: .venv-parity/.installed
+parity: .venv-parity/.installed ## compare with PyTorch, timm and transformers
 	$(PARITY)/python -m pytest parity tests/demo/test_page.py -n 2 --durations=15
 
 # Mutated inputs of every kind: none may end in a traceback, a crash, a hang or a wrong answer. Failures are kept in
 # runs/fuzz.
-fuzz: .venv-parity/.installed
+fuzz: .venv-parity/.installed ## feed mutated inputs to everything that reads
 	$(PARITY)/python -m fuzz
 
 # Tests the demo page in a real browser: needs Chromium (on Debian apt-get install chromium). SCREENSHOTS=DIR keeps
 # screenshots.
-browser: .venv-parity/.installed
+browser: .venv-parity/.installed ## test the page of demo in Chromium
 	$(PARITY)/python $(INSTALL) playwright
 	$(PARITY)/python -m pytest tests/demo/test_page.py -k browser -rs
 
-parity-table: .venv-parity/.installed
+parity-table: .venv-parity/.installed ## measure the tables of docs/parity.md again
 	$(PARITY)/python -m parity.report docs/parity.md
 
-# Builds the documentation site in site/.
-docs: .venv/.dev
+docs: .venv/.dev ## build the documentation site in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-lint: .venv/.dev
+lint: .venv/.dev ## check the style of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: .venv/.dev
+format: .venv/.dev ## correct most of the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -69,5 +75,5 @@ format: .venv/.dev
 	$(PARITY)/python $(INSTALL) --requirement requirements-parity.txt --editable .
 	@touch $@
 
-clean:
+clean: ## remove the environments
 	rm -rf .venv .venv-parity
