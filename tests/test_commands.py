@@ -32,7 +32,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert list((workdir / "tensorboard").iterdir())
     for part in ("1 x cpu", "parameters", "MACs", "batch", "fresh weights", "loss", "images/s", "eta", "epoch"):
         assert part in stdout
-    assert "\nforms      aggregation " in stdout
+    assert "\nops        aggregation " in stdout
 
 
 def test_a_finished_run_is_left_alone(finished):

@@ -107,7 +107,7 @@ def test_a_mistake_in_a_benchmarks_command_is_one_line(name, arguments):
     ("arguments", "complaint"),
     [
         (["--config.batch_size=3"], "the images of a chip are --batch"),
-        (["--aggregation", "4", "--config.model.aggregation=xla"], "compiles both of a TPU's implementations"),
+        (["--aggregation", "4", "--config.model.aggregation=xla"], "compiles both implementations"),
         (["--plain", "--config.model.use_gates=False"], "which have no use_gates=False"),
         (["--config.precision=float32"], "expected bfloat16"),
         (["--topology", "h100:1"], "expected a TPU such as v5e:2x2"),
