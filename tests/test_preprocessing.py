@@ -89,7 +89,7 @@ def test_predict_says_when_weights_state_nothing_and_refuses_what_it_cannot_foll
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
     assert len(err.splitlines()) == 1
-    assert "states no preprocessing" in err
+    assert "stores no preprocessing" in err
     assert "resized to cover 36x54, centre crop 32x48, bicubic, ImageNet's mean and std" in err
     for key, value in (("do_pad", True), ("image_std", [0.5, 0, 0.5]), ("resample", 7)):
         folder = with_processor(tmp_path / key, **{key: value})

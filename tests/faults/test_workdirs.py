@@ -71,7 +71,7 @@ def test_a_disk_too_full_for_tensorboard_is_told(tmp_path, monkeypatch):
     writer.write(1, {"train/loss": 1.0})
     handed_over.set()
     thread.join(timeout=60)
-    with pytest.raises(RunFailedError, match=r"can no more be written to .*tensorboard: is the disk full"):
+    with pytest.raises(RunFailedError, match=r"can no longer be written to .*tensorboard: is the disk full"):
         writer.write(2, {"train/loss": 1.0})
     writer.close()
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2

@@ -100,7 +100,7 @@ def test_durations_are_steps_or_epochs():
         ({}, "neither total_epochs nor total_steps"),
         ({"total_epochs": 1.0, "total_steps": 3}, "both set"),
         ({"total_steps": 0}, "total_steps=0: expected 1 to"),
-        ({"total_epochs": -2.0}, "total_epochs=-2.0 .10 steps an epoch.: expected 1 to"),
+        ({"total_epochs": -2.0}, "total_epochs=-2.0 .10 steps per epoch.: expected 1 to"),
         ({"total_steps": 3, "eval_every_epochs": 0.01}, "eval_every_epochs=0.01 .*: expected 1 to"),
     ],
 )
