@@ -9,10 +9,10 @@ from focalnet_jax.tasks.task import Kind
 
 
 def task_kind(name: str) -> Kind:
-    """Returns the task of that name, before it meets a config's data.
+    """Returns the kind of task with this name, without a config or data.
 
     Raises:
-      UserError: no such task.
+      UserError: there is no such task.
     """
     settings_of(name)
     return importlib.import_module(f"focalnet_jax.tasks.{name}.kind")

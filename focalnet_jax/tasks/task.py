@@ -31,7 +31,7 @@ Metrics = dict[str, "jax.Array"]
 class Host(Protocol):
     """Turns the examples of a source into arrays of fixed shapes, without a leading axis.
 
-    It is pickled into reader processes: NumPy only, and its module imports no JAX.
+    A host is pickled into reader processes: it uses only NumPy, and its module does not import JAX.
     """
 
     def train_example(self, example: Any, rng: np.random.Generator) -> Batch:
@@ -44,16 +44,16 @@ class Host(Protocol):
 class Evaluation(Protocol):
     """Measures a model on every example of a source exactly once.
 
-    The devices measure batches and the host combines them, as figures such as AP and PQ are not sums over examples.
+    The devices measure batches, and the host combines the results, because AP and PQ are not sums over examples.
     """
 
     source: Source
 
     def measure(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Any:
-        """Returns arrays for `add`; traced. Where `mask` `[B]` of the batch is 0, an example is padding."""
+        """Returns arrays for `add`; traced by JAX. Examples whose `mask` `[B]` in the batch is 0 are padding."""
 
     def reset(self) -> None:
-        """Forgets all that was added."""
+        """Discards all batches added so far."""
 
     def add(self, measured: Any, batch: Batch) -> None:
         """Adds the measured arrays of a batch, and this host's part of that batch."""
@@ -62,10 +62,10 @@ class Evaluation(Protocol):
         """Returns the figures, among them `loss` and the number of `examples`."""
 
     def details(self) -> dict[str, float | int]:
-        """Returns figures about the evaluation itself, which no weights change."""
+        """Returns figures about the evaluation itself, which do not depend on the weights."""
 
     def describe(self, result: Mapping[str, float]) -> str:
-        """Returns the figures as part of a line."""
+        """Returns the figures as text for a line of output."""
 
 
 class Prediction(Protocol):
@@ -85,7 +85,7 @@ class Predictor(Protocol):
     """A model that predicts for images.
 
     Attributes:
-      assumed: the parts of the preprocessing that the weights do not state, in words; empty for none.
+      assumed: description of the preprocessing that the weights do not state; empty if they state all of it.
     """
 
     assumed: str
@@ -95,17 +95,17 @@ class Predictor(Protocol):
 
 
 class Task(Protocol):
-    """A task on a config's data: values, no state.
+    """A task on the data of a config; immutable.
 
     Attributes:
-      name: as in `config.task`.
-      best_metric: the figure of the evaluation "eval" that ranks checkpoints, the higher the better.
+      name: name in `config.task`.
+      best_metric: figure of the evaluation "eval" that ranks checkpoints; higher is better.
       backbone: prefix of FocalNet's parameters, such as "" or "backbone/".
       splits_batches: whether the mean loss over micro-batches of equal size is the loss of the batch.
-      host: makes arrays of examples.
+      host: `Host` that converts examples to arrays.
       source: the training examples; None where a model is only evaluated or compiled.
-      repeats: the number of times each example stands in a batch, augmented anew.
-      balance: an order in which some examples come more often, or None.
+      repeats: number of copies of each example in a batch, each with its own augmentation.
+      balance: order in which some examples occur more often, or None.
     """
 
     name: str
@@ -118,10 +118,10 @@ class Task(Protocol):
     balance: Balance | None
 
     def start_fresh(self) -> Task:
-        """Returns the task with the data of a head that starts from fresh parameters."""
+        """Returns the task with its data matched to a head with fresh parameters."""
 
     def start_from(self, loaded: Loaded, path: str) -> Task:
-        """Returns the task with its data matched to the head of the weights that a run starts from."""
+        """Returns the task with its data matched to the head of `loaded`, the initial weights of a run."""
 
     def continue_run(self, metadata: Mapping[str, Any], run: str) -> Task:
         """Returns the task with its data matched to the head of a run, by the metadata of its checkpoint."""
@@ -130,10 +130,10 @@ class Task(Protocol):
         """Returns the task for evaluating the weights at `path`; `named` config keys override their preprocessing."""
 
     def metadata(self) -> dict[str, Any]:
-        """Returns metadata that a checkpoint stores for `continue_run`."""
+        """Returns the metadata that checkpoints store for `continue_run`."""
 
     def banner(self) -> dict[str, str]:
-        """Returns texts by row of a run's banner: "model" and "data" extend these rows, others are own rows."""
+        """Returns texts by row of the banner; "model" and "data" extend existing rows, other keys add rows."""
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of a training batch."""
@@ -142,29 +142,29 @@ class Task(Protocol):
         """Returns a model with fresh parameters."""
 
     def summarize(self, model: nnx.Module | None = None) -> Summary:
-        """Returns the numbers of parameters and of multiply-accumulates per example; builds no model if given one."""
+        """Returns the numbers of parameters and of MACs per example; builds a model if `model` is None."""
 
     def facts(self) -> dict[str, Any]:
-        """Returns facts about the outputs by name, for reports."""
+        """Returns facts about the outputs, by name, for reports."""
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> Any:
-        """Returns the inputs of `loss`, augmented on the device over the global batch; leaves `[B, ...]`."""
+        """Returns the inputs of `loss` with leaves `[B, ...]`, augmented on the devices over the global batch."""
 
     def loss(self, model: nnx.Module, batch: Any, keys: jax.Array) -> tuple[jax.Array, Metrics]:
-        """Returns the mean loss over the examples of a (micro-)batch and its named parts; `keys` `[B]` draw dropout."""
+        """Returns the mean loss of a (micro-)batch and its named parts; `keys` `[B]` are PRNG keys for dropout."""
 
     def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """Returns the backbone's normalized images `[B, H, W, 3]` float32 of a batch of an evaluation."""
+        """Returns the input of the backbone for an evaluation batch: normalized images `[B, H, W, 3]` float32."""
 
     def evaluations(self) -> dict[str, Evaluation]:
         """Returns the evaluations of a run by prefix; "eval" ranks checkpoints."""
 
     def show(self, batch: Any, place: int) -> tuple[np.ndarray, list[str]]:
-        """Returns an image `[H, W, 3]` uint8 of a prepared batch with its targets drawn into it, and captions."""
+        """Returns image number `place` `[H, W, 3]` uint8 of a prepared batch with its targets drawn, and captions."""
 
 
 class Kind(Protocol):
-    """The contents of `tasks/NAME/kind.py`: from a config to a task."""
+    """Interface of `tasks/NAME/kind.py`, which makes a task from a config."""
 
     def open_examples(self, config: FrozenConfigDict) -> Source:
         """Returns the examples to train on."""
@@ -173,9 +173,9 @@ class Kind(Protocol):
         """Returns values for the keys that the config leaves open and that this task can choose.
 
         Args:
-          config: of a run, or of an evaluation.
-          start: the model of the weights that a run starts from or that are evaluated, if it was read.
-          source: the training examples; None where there are none.
+          config: config of a run or of an evaluation.
+          start: model of the initial or evaluated weights; None if there are none.
+          source: training examples; None if there are none.
         """
 
     def load_predictor(self, path: str | Path, name: str | None = None, **options: Any) -> Predictor:
@@ -185,7 +185,7 @@ class Kind(Protocol):
         """Returns the task of a resolved config.
 
         Args:
-          config: resolved.
-          source: the training examples; None where a model is evaluated or compiled.
-          evaluated: whether to open the examples to evaluate on; without them, evaluations can only be compiled.
+          config: resolved config.
+          source: training examples; None if a model is only evaluated or compiled.
+          evaluated: whether to open the evaluation examples; otherwise evaluations can only be compiled.
         """

@@ -1,1 +1,1 @@
-"""From batches to weights."""
+"""Training: state, update step, loop, evaluation, resuming and logging."""

@@ -1,4 +1,4 @@
-"""Checks that the processes of a run agree on versions, config, workdir and data: otherwise they would wait forever."""
+"""Checks that the processes of a run agree on versions, config, workdir and data; otherwise they could wait forever."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_same_run(config: FrozenConfigDict) -> None:
 
 
 def _source() -> str:
-    """A digest of the package's own files, as checkouts of one version may differ."""
+    """Digest of the package's own files; two checkouts with the same version may differ."""
     digest = hashlib.sha256()
     package = Path(focalnet_jax.__file__).parent
     for path in sorted(package.rglob("*.py")):

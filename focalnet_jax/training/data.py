@@ -1,4 +1,4 @@
-"""The batches of a run, read as its mesh needs them."""
+"""Training and evaluation batches, divided over the mesh of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from focalnet_jax.training.resolve import eval_batch_size, reader_threads
 
 @dataclass(frozen=True)
 class TrainData:
-    """The examples that a run is trained on, and how they are read."""
+    """The training examples of a run, and the options for reading them."""
 
     task: Task
     batch_size: int
@@ -40,7 +40,7 @@ class TrainData:
     def batches(
         self, start_step: int, end_step: int, stopped: Callable[[], bool] = loader.never
     ) -> Iterator[loader.Batch]:
-        """Yields this host's part of the batches of some steps; fewer if none comes and `stopped` returns True."""
+        """Yields this host's part of the batches of some steps; ends early if `stopped` returns True while waiting."""
         batches = loader.train_batches(
             self.source,
             self.task.host,
@@ -72,5 +72,5 @@ def open_eval_data(config: FrozenConfigDict, mesh: Mesh, task: Task) -> dict[str
 
 
 def read_options(config: FrozenConfigDict, mesh: Mesh) -> loader.ReadOptions:
-    """Returns how a config reads, for the part of every batch that this process's devices hold."""
+    """Returns the config's options for reading, and the part of each batch that this process's devices hold."""
     return loader.ReadOptions(reader_threads(config), config.data.workers, config.data.stall_seconds, LocalPlaces(mesh))

@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint by itself."""
+"""Evaluation of a checkpoint without a training run."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def evaluate_checkpoint(
 ) -> dict[str, float | int | str]:
     """Evaluates the checkpoint at `path` on the config's evaluation split; prints the result as one JSON line.
 
-    `which` chooses among several models in one file, as for `read_weights`. Pictures are prepared as the weights state
-    it, but for the keys of the config that are `named`.
+    `which` chooses among several models in one file, as for `read_weights`. Images get the
+    preprocessing that the weights state, except for the config keys in `named`.
 
     Raises:
-      UserError: no checkpoint there, or it does not fit the config's model; data that does not fit.
+      UserError: `path` has no checkpoint, or the model or the data of the config does not fit the checkpoint.
     """
     check_same_run(config)
     keep_compiled(config.compilation_cache)
@@ -79,7 +79,7 @@ def evaluate_checkpoint(
 
 
 def _held_out_as_stored(config: FrozenConfigDict, stored: dict[str, Any], named: Collection[str]) -> FrozenConfigDict:
-    """The config with the share that the run held out: of a larger one, a part was trained on."""
+    """Returns the config with the run's held-out fraction; a larger fraction would include training images."""
     share, asked = stored.get("data", {}).get("held_out", 0.0), config.data.held_out
     if not share or not asked or share == asked:
         return config
@@ -95,7 +95,7 @@ def _held_out_as_stored(config: FrozenConfigDict, stored: dict[str, Any], named:
 
 
 def _fingerprint(path: str) -> str:
-    """A description of the checkpoint at a path that is equal in all processes that see the same one."""
+    """Returns a description of the checkpoint, equal in all processes that see the same checkpoint."""
     if jax.process_count() == 1:
         return path
     return sha256(find_checkpoint(path) / MANIFEST if is_checkpoint(path) else Path(path))

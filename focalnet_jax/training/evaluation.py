@@ -1,4 +1,4 @@
-"""Evaluations: every example of a source exactly once."""
+"""Evaluations, which measure every example of a source exactly once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BATCHES_IN_FLIGHT = 2  # dispatch runs ahead of the device; without a bound, so
 
 @dataclass(frozen=True)
 class EvalData:
-    """The examples of an evaluation, and how they are read."""
+    """The examples of an evaluation, and the options for reading them."""
 
     evaluation: Evaluation
     host: Host
@@ -44,11 +44,11 @@ def evaluate(
     """Returns the figures of an evaluation over the batches.
 
     Args:
-      eval_step: of `make_eval_step`.
-      variables: of the model.
-      batches: this host's part.
-      mesh: of the devices.
-      evaluation: adds up the measured arrays.
+      eval_step: step made by `make_eval_step`.
+      variables: variables of the model.
+      batches: this host's part of the batches.
+      mesh: mesh of the devices.
+      evaluation: `Evaluation` that combines the measured arrays.
     """
     pending: deque[tuple[Any, Batch]] = deque()
     evaluation.reset()

@@ -1,6 +1,7 @@
-"""Skips harmful updates: those of a NaN or infinite loss or gradient, and those of a loss spike.
+"""Skips an update if the loss or a gradient is NaN or infinite, or if the loss is a loss spike.
 
-Its memory is part of the train state, so that a resumed run judges as the uninterrupted one would.
+The counts and the mean loss are part of the train state, so a resumed run skips the same updates as an uninterrupted
+run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _LEARNING = 50  # updates before a loss can be a spike
 
 
 def fresh_health() -> Health:
-    """Returns zero counts: updates `skipped`, of them `in_a_row`, updates `made`, and the mean of their losses."""
+    """Returns zeros: updates `skipped`, skipped updates `in_a_row`, updates `made`, and `mean_loss` of updates made."""
     return {
         "skipped": jnp.zeros((), jnp.int32),
         "in_a_row": jnp.zeros((), jnp.int32),
@@ -28,10 +29,10 @@ def fresh_health() -> Health:
 
 
 def judge(health: Health, loss: jax.Array, grad_norm: jax.Array, spike_factor: float) -> tuple[jax.Array, Health]:
-    """Returns whether to make an update, and the memory after it.
+    """Returns whether to make an update, and the new counts and mean loss.
 
-    A loss above `spike_factor` times the running mean is a loss spike (0: none is). Only losses of updates that are
-    made enter the mean, so that spikes do not make further spikes look usual.
+    A loss above `spike_factor` times the running mean is a loss spike; a factor of 0 disables this check. Only the
+    losses of updates that are made enter the mean, so a loss spike does not raise the threshold for the next one.
     """
     good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     if spike_factor:

@@ -1,4 +1,4 @@
-"""The training loop: step, log, evaluate, save; stopped by a signal, it loses nothing."""
+"""The training loop: step, log, evaluate, save. A run that is stopped by a signal loses no step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
     """Trains to the end, resuming the run in `workdir`; returns the exit code of the process.
 
     Raises:
-      UserError: the config, the data or the workdir do not fit; earlier training is saved.
+      UserError: the config, the data and the workdir do not fit each other; checkpoints are unchanged.
       RunFailedError: the loss stays NaN or infinite, or a checkpoint is damaged.
     """
     check_same_run(config)
@@ -85,7 +85,7 @@ class _Loop:
         self.maps = MapsLog(spec, run.config.log_maps)
 
     def run_to_end(self) -> bool:
-        """Runs the remaining steps; returns whether a signal stopped it before the end."""
+        """Runs the remaining steps; returns whether a signal stopped the run before the end."""
         run, start = self.run, self.run.step
         try:
             return self._steps()
@@ -137,7 +137,7 @@ class _Loop:
         return not run.finished
 
     def _own(self) -> tuple[int, int]:
-        """This process's part of the exchanged sums."""
+        """Returns this process's part of the exchanged sums."""
         return int(self.stop.received is not None), self.run.train_data.substitutions.count
 
     def _asked_to_stop(self) -> bool:
@@ -155,16 +155,17 @@ class _Loop:
         self.progress.print_step(run.step, values)
 
     def _due(self) -> list[str]:
-        """Names of the evaluations of this step, the main one first."""
+        """Returns the names of the evaluations due at this step, the main evaluation first."""
         run = self.run
         every = {name: run.plan.evaluate_every if name == MAIN else run.plan.every[name] for name in run.evaluations}
         return [name for name in every if run.step > 0 and (run.step % every[name] == 0 or run.finished)]
 
     def _evaluate_and_save(self, due: list[str]) -> bool:
-        """Runs the evaluations that are due; False if a signal came and all is saved.
+        """Runs the evaluations that are due; returns False if a signal came and the run is saved.
 
-        Around the main evaluation it saves where that is due and where its result asks for it. The next start makes up
-        for an evaluation that was cut short. Several processes cannot agree to cut one, so they save before each.
+        Around the main evaluation, the run saves if a save is due or if the result is the best so far. A resumed run
+        repeats an evaluation that was cut short. Several processes cannot agree to cut an evaluation short, so they
+        save before each evaluation.
         """
         run = self.run
         run.read_metrics()
@@ -192,7 +193,7 @@ class _Loop:
         return self.alone or not anywhere(self.stop.received is not None)  # rather than some steps later
 
     def _measure(self, name: str) -> dict[str, float | int] | None:
-        """The figures of an evaluation; None if a signal cut it short."""
+        """Returns the figures of an evaluation; None if a signal cut the evaluation short."""
         run, data = self.run, self.run.evaluations[name]
         batches = takewhile(lambda _: not (self.alone and self.stop.received), data.batches())
         if name == MAIN:

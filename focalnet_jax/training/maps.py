@@ -23,8 +23,8 @@ class MapsLog:
     """Draws the maps of the first validation images, one sheet per image with one row per stage.
 
     Args:
-      spec: of the run.
-      count: number of images, at most those of a batch; 0 draws none.
+      spec: `TrainSpec` of the run.
+      count: number of images, at most the size of a batch; 0 draws none.
     """
 
     def __init__(self, spec: TrainSpec, count: int):
@@ -57,7 +57,7 @@ class MapsLog:
         return model
 
     def draw(self, variables: Variables) -> dict[str, np.ndarray]:
-        """Returns sheets `[H, W, 3]` uint8 by name, for the images kept last. All processes must call it."""
+        """Returns sheets `[H, W, 3]` uint8 by name, for the last images kept. All processes must call this method."""
         if self._batch is None:
             return {}
         shown, *stages = jax.device_get(self._look(variables, put_batch(self._batch, self.spec.mesh)))

@@ -1,4 +1,4 @@
-"""Optimizers by name, their scales by parameter, and the per-step cosine schedule of the published recipe."""
+"""Optimizers by name, the scales of each parameter's update, and the cosine schedule of the published recipe."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ _BLOCKS = re.compile(r"(^|/)stages/(\d+)/blocks/")
 def cosine_schedule(
     *, peak: float, minimum: float, warmup_start: float, warmup_steps: int, total_steps: int
 ) -> optax.Schedule:
-    """Linear warm-up, then a cosine over the whole run, as timm's CosineLRScheduler computes it per step.
+    """Returns a schedule with linear warm-up and a cosine over the whole run, as timm's CosineLRScheduler per step.
 
-    Step t is the number of updates before this one. The cosine counts from step 0 and includes the warm-up, so a
-    small jump follows it; from `total_steps` on the rate is `minimum`. A run shorter than its warm-up ends within it.
+    Step t is the number of earlier updates. The cosine starts at step 0, not at the end of the warm-up, so the rate
+    jumps slightly at the end of the warm-up. From `total_steps` on, the rate is `minimum`. A run shorter than the
+    warm-up ends during the warm-up.
     """
     cosine = optax.cosine_decay_schedule(peak, total_steps, alpha=minimum / peak if peak else 0.0)
     if not warmup_steps:
@@ -44,7 +45,7 @@ def cosine_schedule(
 
 
 def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int, first: int = 0) -> optax.Schedule:
-    """Returns the learning rate by step; `config` is the run's `schedule` section, `first` the step it begins at."""
+    """Returns the learning rate by step; `config` is the `schedule` section and `first` the run's first step."""
     schedule = cosine_schedule(
         peak=config.learning_rate,
         minimum=config.min_learning_rate,
@@ -58,13 +59,13 @@ def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int,
 def make_optimizer(
     config: FrozenConfigDict, schedule: optax.Schedule, backbone: str = ""
 ) -> optax.GradientTransformation:
-    """Returns clipping by global norm and an optimizer by name; `config` is the run's `optimizer` section.
+    """Returns an optimizer with clipping by global norm; `config` is the run's `optimizer` section.
 
     `backbone` is the prefix of FocalNet's parameters, such as "backbone/".
 
-    Weight decay is decoupled from the gradient in all of them and is scaled by the learning rate, as in AdamW.
+    In all optimizers, weight decay is decoupled from the gradient and scaled by the learning rate, as in AdamW.
     The factors of `learning_rate_scales` and `layer_decay` multiply a parameter's whole update, decay included. A
-    parameter with a factor of 0 is frozen: it has no optimizer state, and its gradient is ignored.
+    parameter with a factor of 0 is frozen: the optimizer has no state for the parameter and ignores its gradient.
 
     The patterns must fit the parameters, see `check_patterns`.
     """
@@ -115,7 +116,7 @@ def decay_scales(config: FrozenConfigDict, params: Any) -> Any:
     """Returns the factor of every parameter's weight decay: 1 for kernels, 0 for biases and scales, or a pattern's.
 
     Raises:
-      UserError: a parameter has another name and no pattern covers it.
+      UserError: a parameter has a different name, and no pattern covers the name.
     """
     scales = by_pattern(config.weight_decay_scales, params, "optimizer.weight_decay_scales")
 
@@ -135,13 +136,13 @@ def decay_scales(config: FrozenConfigDict, params: Any) -> Any:
 def learning_rate_scales(config: FrozenConfigDict, params: Any, backbone: str = "") -> Any:
     """Returns the factor of every parameter's learning rate; one number per block where blocks are stacked.
 
-    Layer-wise decay as timm groups FocalNet: the embedding is layer 0, every block one more, together with the
-    downsample before it; the norms of outputs belong to the last block, and the head comes after it (arXiv 1801.06146,
-    2106.08254). Layer l of n gets `layer_decay ** (n - l)`.
+    Layer-wise decay (arXiv 1801.06146, 2106.08254) uses timm's groups for FocalNet. Layer 0 is the embedding. Each
+    block is the next layer and includes the downsample before the block. The norms of outputs belong to the layer of
+    the last block, and the head is layer n. The factor of layer l is `layer_decay ** (n - l)`.
 
     Args:
       config: the `optimizer` section.
-      params: parameters, arrays or shapes.
+      params: parameters, as arrays or shapes.
       backbone: prefix of FocalNet's parameters; all others are the head's.
 
     Raises:

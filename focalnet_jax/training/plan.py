@@ -15,7 +15,7 @@ from focalnet_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Plan:
-    """Durations of a run in steps; `first` is the step it begins at, and `total` the one it ends at."""
+    """Durations of a run in steps; the run begins at step `first` and ends at step `total`."""
 
     steps_per_epoch: int
     total: int
@@ -53,5 +53,5 @@ def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
 
 
 def first_step(config: FrozenConfigDict) -> int:
-    """Returns the step that the run of `continue_from` had reached, by the name of its checkpoint; 0 without one."""
+    """Returns the step of the checkpoint `continue_from`, from the checkpoint's name; 0 if the key is not set."""
     return int(Path(config.continue_from).name) if config.continue_from else 0

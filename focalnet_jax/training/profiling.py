@@ -20,9 +20,9 @@ def check_steps(steps: Sequence[int], total: int) -> None:
 
 
 class Profile:
-    """A trace of the steps `first` to `last`, both included, in a run's workdir; of none if no steps are given.
+    """A trace of the steps `first` to `last`, both included, in a run's workdir; no trace if no steps are given.
 
-    A run that is resumed between the two traces the rest.
+    A run that is resumed between the two steps traces the remaining steps.
 
     Raises:
       UserError: the folder cannot be created.
@@ -39,7 +39,7 @@ class Profile:
                 raise UserError(f"cannot make {self._folder}: {error.strerror}; remove what is there") from error
 
     def begin(self, step: int, before: Any) -> None:
-        """Starts the trace where it is due; call it before each step, with an output of the step before."""
+        """Starts the trace at the first step; call before each step, with an output of the previous step."""
         if self._first <= step <= self._last and not self._running:
             jax.block_until_ready(before)
             jax.profiler.start_trace(self._folder)

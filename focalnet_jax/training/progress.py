@@ -1,4 +1,4 @@
-"""Progress of a run: rates, shares of time, and the lines it prints."""
+"""Progress of a run: rates, fractions of time, and the printed lines."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Progress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Excludes the time inside from training time."""
+        """Context manager; excludes the time inside the context from the training time."""
         begun = time.perf_counter()
         yield
         seconds = time.perf_counter() - begun
@@ -87,12 +87,13 @@ class Progress:
             self._step_begun, self._paused = now, 0.0
 
     def rates(self, step: int) -> dict[str, float | None]:
-        """Returns rates since the last call; None before the second step is done, or where the machine has no figure.
+        """Returns rates since the last call; None before the second step is done, or if the machine has no such figure.
 
-        `images_per_second`, and the same per device; `input_wait`, the share of time spent waiting for a batch;
-        `step_seconds_p50`, `_p90` and `_p99`; `mfu`, the model's FLOPs over the peak FLOPs of the devices; `goodput`,
-        the share of all time since the start spent in steps, not in compilation, evaluation, saving or waiting;
-        `device_memory_bytes`, the peak of this process's devices; and `host_memory_bytes`, its own peak.
+        The rates are `images_per_second`, and the same per device; `input_wait`, the fraction of time spent waiting for
+        a batch; `step_seconds_p50`, `_p90` and `_p99`; `mfu`, the model's FLOPs divided by the peak FLOPs of the
+        devices; `goodput`, the fraction of the time since the start that was spent in steps, not in compilation,
+        evaluation, saving or waiting; `device_memory_bytes`, the peak memory of this process's devices; and
+        `host_memory_bytes`, the peak memory of this process.
         """
         now = time.perf_counter()
         steps, seconds = step - self._marked_step, now - self._marked_time

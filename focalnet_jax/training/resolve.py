@@ -1,7 +1,7 @@
 """Chooses the values that a config leaves to the machine, the data and the weights.
 
 A run chooses once and stores the values with its config and its checkpoints; a resumed run and an evaluation take them
-from there (`config.with_stored`), on whatever machine they run.
+from there (`config.with_stored`), on any machine.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def resolve(
     """Returns the config with a value for everything that it leaves open; prints the choices in one line.
 
     Args:
-      config: of a run, or of an evaluation.
-      mesh: of the devices it is for.
+      config: config of a run or of an evaluation.
+      mesh: mesh of the devices that the run or evaluation uses.
       source: the training examples; without them, keys that depend on them cannot be chosen.
-      evaluated: the checkpoint that is evaluated, whose model and image size count then.
-      which: which weights of its file, as for `read_weights`.
+      evaluated: path of the checkpoint to evaluate; its model and image size then replace those of the config.
+      which: selection among several weights in the file, as for `read_weights`.
 
     Raises:
-      UserError: something depends on training images that are not there; weights that cannot be read.
+      UserError: a choice depends on training images that are missing, or the weights cannot be read.
     """
     path = evaluated or config.init_from
     by_weights = ("model.name", "data.image_size", "init_head", *settings_of(config.task).AUTO)
@@ -94,7 +94,7 @@ def resolve(
 
 
 def _model(config: FrozenConfigDict, start: Start | None, on_cpus: bool) -> dict[str, Any]:
-    """The model of the weights; without weights, a small one on CPUs and FocalNet-T elsewhere."""
+    """Returns the model of the weights; without weights, a small model on CPUs and FocalNet-T elsewhere."""
     name = "focalnet_tiny_srf"
     own = settings_of(config.task).AUTO
     if start is None:
@@ -114,7 +114,7 @@ def _model(config: FrozenConfigDict, start: Start | None, on_cpus: bool) -> dict
 
 
 def _batch_size(config: FrozenConfigDict, mesh: Mesh, examples: int, on_cpus: bool) -> int:
-    """A power of two if the devices allow: at most 32 on CPUs and 64 per device elsewhere; ten steps per epoch."""
+    """Returns a batch size for ten steps per epoch, a power of two if possible; at most 32, or 64 per accelerator."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     unit = parts * config.accumulate_steps
     most = 32 if on_cpus else 64 * parts
@@ -123,7 +123,7 @@ def _batch_size(config: FrozenConfigDict, mesh: Mesh, examples: int, on_cpus: bo
 
 
 def _schedule(config: FrozenConfigDict, examples: int, on_cpus: bool) -> dict[str, Any]:
-    """Duration, learning rate and warm-up where they are left open."""
+    """Returns values for those of duration, learning rate and warm-up that the config leaves open."""
     chosen: dict[str, Any] = {}
     if config.total_steps is None and config.total_epochs is None:
         looks = _LOOKS
@@ -186,7 +186,7 @@ def reader_threads(config: FrozenConfigDict) -> int:
 
 
 def eval_batch_size(config: FrozenConfigDict, mesh: Mesh) -> int:
-    """Returns `eval_batch_size`, or the batch size, on CPUs at most 64: larger ones need memory and are no faster."""
+    """Returns `eval_batch_size`, by default the batch size, on CPUs at most 64: larger batches are no faster there."""
     if config.eval_batch_size is not None:
         return config.eval_batch_size
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -195,6 +195,6 @@ def eval_batch_size(config: FrozenConfigDict, mesh: Mesh) -> int:
 
 
 def watchdog_seconds(config: FrozenConfigDict, mesh: Mesh) -> float:
-    """Returns `health.watchdog_seconds`, by default 900, on CPUs 14400."""
+    """Returns `health.watchdog_seconds`, by default 900, or 14400 on CPUs."""
     on_cpus = mesh.devices.flat[0].platform == "cpu"
     return config.health.watchdog_seconds or (_WATCHDOG_SECONDS_ON_CPUS if on_cpus else _WATCHDOG_SECONDS)

@@ -1,4 +1,4 @@
-"""The checkpoint that a run resumes from: the newest good one in its workdir, if it is of this run."""
+"""The checkpoint that a run resumes from: the newest good checkpoint in the workdir, if it belongs to this run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Found:
     others: dict[int, tuple[str, str]] = field(default_factory=dict)  # state in a word, and the reason
 
     def put_aside(self) -> None:
-        """Renames steps that are not good, so that the run can write them anew; nothing is lost."""
+        """Renames damaged and unfinished steps, so that the run can write these steps again; nothing is deleted."""
         for step, (word, why) in self.others.items() if is_first() else ():
             try:
                 aside = set_aside(self.folder / str(step), word)
@@ -46,10 +46,10 @@ class Found:
 
 
 def find_newest(folder: Path) -> Found:
-    """Returns the newest step whose files are as they were written; each process reads its part of them.
+    """Returns the newest step whose files are unchanged; each process verifies a part of the files.
 
     Raises:
-      RunFailedError: there are checkpoints and none of them is good.
+      RunFailedError: there are checkpoints, and all of them are damaged or unfinished.
     """
     others: dict[int, tuple[str, str]] = {}
     steps = list_steps(folder) if is_first() else []
@@ -76,7 +76,7 @@ def _word(step: Path) -> str:
 
 
 def check_saved(workdir: Path, found: Found) -> None:
-    """Raises `RunFailedError` if a run had saved and nothing is left; warns if its newest step is gone."""
+    """Raises `RunFailedError` if all checkpoints of a run are missing; warns if only the newest is missing."""
     saved = last_saved(workdir)
     if found.step is not None and saved is not None and found.step < saved and saved not in found.others and is_first():
         print(
@@ -90,7 +90,7 @@ def check_saved(workdir: Path, found: Found) -> None:
 
 
 def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None) -> None:
-    """Raises `UserError` if the workdir holds a run of another config; names the keys that differ."""
+    """Raises `UserError` if the workdir holds a run with a different config; the message names the keys that differ."""
     path = workdir / CONFIG_FILE
     if not path.exists():
         return
@@ -106,7 +106,7 @@ def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None
 
 
 def identity(source: Source) -> dict[str, Any]:
-    """Returns the identity of the data that a checkpoint stores."""
+    """Returns the identity of the data; checkpoints store it."""
     return {"fingerprint": source.fingerprint, "examples": len(source)}
 
 
@@ -114,7 +114,7 @@ def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, source: Source)
     """Returns the metadata of a run's checkpoint.
 
     Raises:
-      UserError: it is another config's checkpoint, or was trained on other data.
+      UserError: the checkpoint belongs to a different config, or was trained on different data.
     """
     stored = read_metadata(checkpoint)
     if "config" not in stored:
@@ -139,10 +139,10 @@ class Origin:
     metadata: dict[str, Any]
 
     def load(self, like: dict[str, Any]) -> dict[str, Any]:
-        """Returns its items on the devices; a missing average starts as a copy of the weights.
+        """Returns the items of the step on the devices; a missing average starts as a copy of the weights.
 
         Raises:
-          UserError: they are not those of this model and optimizer.
+          UserError: the items do not fit this model and optimizer.
         """
         averages = {name: own for name, own in AVERAGES.items() if name in like}
         fresh = {name: own for name, own in averages.items() if not (self.checkpoint / name).is_dir()}
@@ -169,7 +169,7 @@ def find_origin(path: str) -> Origin:
     """Returns the run to continue at `path`, a workdir or a step of it.
 
     Raises:
-      UserError: there is none, or it holds weights alone.
+      UserError: there is no run at `path`, or its checkpoint holds only weights.
     """
     checkpoint = find_checkpoint(path)
     stored = read_metadata(checkpoint)

@@ -1,4 +1,4 @@
-"""A run between its setup and its end: its parts, where it starts, and how it is saved."""
+"""The parts of a run, its setup and its initial state, and saving."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ class Run:
     def save(self, evaluated: dict[str, float] | None = None, *, last: bool = False) -> None:
         """Saves the state; if this step is saved already, only adds the evaluation.
 
-        Parameters that are NaN or infinite are never saved: no run could resume from them. After a loss or gradient
-        that is NaN or infinite the save is put off to the next finite one. With `last` it is not put off: the update
-        was skipped, so the state is as good as before it.
+        Parameters that are NaN or infinite are never saved: no run could resume from them. After a NaN or infinite
+        loss or gradient, the save is put off until loss and gradients are finite. With `last`, the state is saved at
+        once, because the skipped update did not change it.
 
         Raises:
           RunFailedError: parameters are NaN or infinite and this is the last save, or too many updates in a row were
@@ -151,10 +151,10 @@ def best_metric(task: Task) -> str:
 
 
 def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
-    """Returns the run of `config` in `workdir`, from its newest checkpoint if it has one; prints the banner.
+    """Returns the run of `config` in `workdir`, at its newest checkpoint if there is one; prints the banner.
 
     Raises:
-      UserError: config, data, weights or workdir do not fit; nothing was changed.
+      UserError: config, data, weights and workdir do not fit each other; nothing was changed.
     """
     found = find_newest(workdir / FOLDER)
     newest = found.step
@@ -220,7 +220,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
 def _started(
     config: FrozenConfigDict, task: Task, checkpoint: Path | None, origin: Origin | None, like: Variables
 ) -> tuple[Task, Loaded | None, int]:
-    """The task with its data matched to the head it starts with, the weights of init_from, and images substituted."""
+    """Returns the task with data matched to its initial head, the weights of `init_from`, and images substituted."""
     if checkpoint is not None:
         stored = check_checkpoint(config, checkpoint, task.source)
         return task.continue_run(stored, "this run"), None, stored["data"]["substituted"]
@@ -240,7 +240,7 @@ def _started(
 
 
 def _as_before(config: FrozenConfigDict, folder: Path, newest: int | None) -> tuple[FrozenConfigDict, Origin | None]:
-    """The config with the values that its run, or the run it continues, has chosen; and the run it continues."""
+    """Returns the config with the values chosen by its run or by the continued run, and the continued run."""
     if newest is not None:
         return with_stored(config, read_metadata(folder / str(newest)).get("config", {})), None
     if not config.continue_from:
@@ -263,7 +263,7 @@ def _describe_schedule(spec: TrainSpec, plan: Plan) -> str:
 def _first_state(
     spec: TrainSpec, init: Init, checkpoints: Checkpoints, initial: Loaded | None
 ) -> tuple[TrainState, str]:
-    """The state to start from, and its origin in words: the newest checkpoint, `initial`, or fresh weights."""
+    """Returns the initial state (newest checkpoint, `initial` or fresh weights) and its origin in words."""
     latest = checkpoints.latest_step
     if latest is not None:
         like = abstract_state(spec, init)

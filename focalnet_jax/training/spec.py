@@ -1,4 +1,4 @@
-"""From a resolved config and its task to the `TrainSpec` of a run."""
+"""Makes the `TrainSpec` of a run from a resolved config and its task."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from focalnet_jax.training.state import Init, TrainSpec, model_graph
 def make_spec(
     config: FrozenConfigDict, mesh: Mesh, task: Task, *, warmup_steps: int, total_steps: int, first_step: int = 0
 ) -> tuple[TrainSpec, Init]:
-    """Returns how a run of these durations trains, and the function that initialises the model.
+    """Returns the `TrainSpec` of a run with these durations, and the function that initialises the model.
 
     The schedule of `total_steps` begins at `first_step`.
 
     Raises:
-      UserError: the loss of the task is that of a whole batch, and the config asks for micro-batches.
+      UserError: the task's loss is defined for a whole batch only, and the config sets micro-batches.
     """
     if config.accumulate_steps > 1 and not task.splits_batches:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The train state, made in its sharding on the devices of a mesh."""
+"""The train state, created with its sharding on the devices of a mesh."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Params = dict[str, Any]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that training changes, a plain pytree.
+    """All values that training changes, as a plain pytree.
 
     Attributes:
       step: number of batches so far.
       params: parameters.
       opt_state: state of the optimizer.
       health: see `training.health`.
-      ema: average of `params`; None without one.
-      statistics: variables that are no parameters, such as the running statistics of BatchNorm; {} without any.
-      ema_statistics: average of `statistics`; {} without.
+      ema: average of `params`; None if the run keeps no average.
+      statistics: variables that are not parameters, such as the running statistics of BatchNorm; {} if there are none.
+      ema_statistics: average of `statistics`; {} if there is none.
     """
 
     step: jax.Array
@@ -46,20 +46,20 @@ class TrainState:
 
     @property
     def result(self) -> Variables:
-        """The variables that are evaluated and exported: the average where there is one."""
+        """The variables to evaluate and export: the average if there is one."""
         if self.ema is None:
             return Variables(self.params, self.statistics)
         return Variables(self.ema, self.ema_statistics)
 
     def items(self) -> dict[str, Any]:
-        """Returns the parts that a checkpoint stores: `params` and `ema`, of use to others too, and `training`."""
+        """Returns the items of a checkpoint: `params` and `ema`, which other programs can use, and `training`."""
         training = {"step": self.step, "opt_state": self.opt_state, "health": self.health}
         others = {"ema": self.ema, "statistics": self.statistics, "ema_statistics": self.ema_statistics}
         return {"params": self.params, "training": training} | {name: tree for name, tree in others.items() if tree}
 
     @classmethod
     def from_items(cls, items: dict[str, Any]) -> TrainState:
-        """Returns the state whose `items` these are."""
+        """Returns the state from the items of a checkpoint, see `items`."""
         others = {name: tree for name, tree in items.items() if name != "training"}
         return cls(**others, **items["training"])
 
@@ -67,7 +67,7 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Variables:
-    """All variables of a model: its parameters, and its statistics, {} without any."""
+    """All variables of a model: its parameters, and its statistics ({} if there are none)."""
 
     params: Params
     statistics: Params = field(default_factory=dict)
@@ -86,7 +86,7 @@ def merge_model(graph: nnx.GraphDef, variables: Variables) -> nnx.Module:
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """How a model is trained: the task, the model's static part, optimizer and schedule, bound to a mesh."""
+    """Everything that defines the training: task, static part of the model, optimizer, schedule and mesh."""
 
     task: Task
     graph: nnx.GraphDef
@@ -121,7 +121,7 @@ def model_graph(task: Task, precision: str, mesh: Mesh) -> tuple[nnx.GraphDef, I
 
 
 def init_state(spec: TrainSpec, init: Init) -> TrainState:
-    """Returns a fresh state, made on the devices in its sharding."""
+    """Returns a fresh state, created on the devices with its sharding."""
     fresh = partial(_fresh_state, spec, init)
     return jax.jit(fresh, out_shardings=shardings(jax.eval_shape(fresh), spec.mesh))()
 
@@ -153,10 +153,10 @@ def _sharded(shapes: Any, mesh: Mesh) -> Any:
 
 
 def random_keys(seed: int) -> jax.Array:
-    """Returns independent keys `[3]`: for the initial weights, for the steps, and for augmentation in them."""
+    """Returns independent PRNG keys `[3]`: for the initial weights, for the steps, and for augmentation."""
     return jax.random.split(jax.random.key(seed), 3)
 
 
 def augmentation_key(seed: int, step: jax.Array | int) -> jax.Array:
-    """Returns the key that `Task.prepare` draws from in the update after `step` others."""
+    """Returns the PRNG key for `Task.prepare` in the update that follows `step` updates."""
     return jax.random.fold_in(random_keys(seed)[2], step)

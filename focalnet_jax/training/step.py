@@ -35,14 +35,16 @@ Arrays = dict[str, jax.Array]
 def make_train_step(spec: TrainSpec) -> Callable[[TrainState, Arrays], tuple[TrainState, Metrics]]:
     """Returns the jitted update from a global batch, arrays `[B, ...]` as the task's host makes them.
 
-    Where the loss or a gradient is NaN or infinite, or the loss is a spike, parameters, the optimizer's state, the
-    model's statistics and the averages stay as they are, see `health`; the step counts all the same, and so does the
-    learning rate.
+    If the loss or a gradient is NaN or infinite, or the loss is a loss spike, the update is skipped, see `health`:
+    parameters, optimizer state, statistics and averages stay as they are. The step counter and the learning rate
+    schedule still advance.
 
-    The given state is donated. Metrics are scalars: of this update `train/loss` and its named parts,
-    `train/grad_norm` (before clipping), `train/update_norm`, `train/learning_rate`, and `train/param_norm` after it;
-    `train/skipped` updates so far, and `train/skipped_in_a_row`; with `log_statistics` the norm of every parameter and
-    its gradient, `params/NAME` and `gradients/NAME`.
+    The input state is donated. The metrics are scalars:
+
+    - `train/loss` and its named parts, `train/grad_norm` (before clipping), `train/update_norm`, `train/learning_rate`,
+    - `train/param_norm`, the norm of the parameters after the update,
+    - `train/skipped` and `train/skipped_in_a_row`, the numbers of skipped updates so far,
+    - with `log_statistics`, `params/NAME` and `gradients/NAME`, the norms of every parameter and its gradient.
     """
 
     def loss_of(params: Params, statistics: Params, batch: Any, keys: jax.Array) -> tuple[jax.Array, Any]:
@@ -129,7 +131,7 @@ def _update(
 
 
 def _average(decay: float, mean: jax.Array, new: jax.Array) -> jax.Array:
-    """The running average of a variable, and a counter as it is."""
+    """Returns the running average of a variable; the new value if the variable is a counter."""
     if not jnp.issubdtype(mean.dtype, jnp.inexact):
         return new
     # Written so that a variable that does not change stays as it is, to the bit.
@@ -141,7 +143,7 @@ def _norms(kind: str, tree: Params) -> Metrics:
 
 
 def _split_batch(parts: int, batch: jax.Array) -> jax.Array:
-    """`[B, ...]` as `[parts, B / parts, ...]`; every part has examples of every device, so that none travel."""
+    """Reshapes `[B, ...]` to `[parts, B / parts, ...]`; each part has examples of every device, so none are sent."""
     return batch.reshape(batch.shape[0] // parts, parts, *batch.shape[1:]).swapaxes(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Ends a run that hangs and shows where: an exchange that never ends looks like a long step from outside."""
+"""Ends a run that hangs and prints the stacks of its threads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 class Watchdog:
-    """Ends the process, printing the stacks of all threads, if no progress was reported for some seconds.
+    """Ends the process and prints the stacks of all threads if no progress was reported for some seconds.
 
-    It watches from the first report on, as the duration of compilation is not known.
+    The watchdog starts at the first report, because the duration of compilation is unknown.
     """
 
     def __init__(self, seconds: float):
@@ -34,7 +34,7 @@ class Watchdog:
         self._done, self._at = what, time.monotonic()
 
     def each(self, things: Iterable[T], what: str) -> Iterator[T]:
-        """Yields the things and reports progress after each."""
+        """Yields the things and reports progress after each of them."""
         for thing in things:
             yield thing
             self.did(what)

@@ -25,14 +25,14 @@ IN_A_ROW = "train/skipped_in_a_row"
 class MetricsWriter:
     """Appends to `metrics.jsonl` in a workdir, and to other writers by name.
 
-    A run that goes on from step n drops the lines after n that a stopped run had written, so that each step is in the
-    file once, an evaluation in a line after it, and tells TensorBoard to do the same.
+    A run that resumes from step n removes the lines of later steps from `metrics.jsonl` and from TensorBoard. Each step
+    then has one line in the file, followed by a line for each of its evaluations.
 
     Args:
-      workdir: of the run.
-      step: it goes on from.
-      names: of `WRITERS`; see `check_writers`.
-      config: of the run, for those that show it.
+      workdir: workdir of the run.
+      step: step that the run resumes from.
+      names: names of further writers, keys of `WRITERS`; see `check_writers`.
+      config: config of the run, for the writers that show it.
     """
 
     def __init__(self, workdir: Path, step: int, names: Sequence[str] = (), config: Mapping[str, Any] | None = None):
@@ -47,7 +47,7 @@ class MetricsWriter:
             raise UserError(f"cannot write {place}: {error.strerror}; repair it or choose another --workdir") from error
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Writes one line `{"step": step, **values}`, floats in full precision."""
+        """Writes one line `{"step": step, **values}`, with floats in full precision."""
         self._file.write(to_json({"step": step, **values}) + "\n")
         self._file.flush()
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
@@ -68,7 +68,7 @@ class MetricsWriter:
 
 
 class Writer(Protocol):
-    """A destination of finite figures."""
+    """A destination of figures, all of them finite."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the figures of a step."""
@@ -157,7 +157,7 @@ def check_writers(names: Sequence[str]) -> None:
 
 
 class NoWriter:
-    """The writer of processes other than the first: writes nothing."""
+    """Writer of all processes except the first; writes nothing."""
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Does nothing."""
@@ -170,7 +170,7 @@ class NoWriter:
 
 
 def was_evaluated(workdir: Path, step: int, name: str) -> bool:
-    """Returns whether `metrics.jsonl` has an evaluation of a step by its name; a signal may have cut it short."""
+    """Returns whether `metrics.jsonl` has the evaluation `name` of a step; a signal may have cut it short."""
     path = workdir / METRICS
     try:
         lines = _lines_up_to(path, step) if path.exists() else []

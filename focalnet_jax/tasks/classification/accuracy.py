@@ -18,17 +18,18 @@ from focalnet_jax.tasks.task import Batch, Metrics
 
 
 class Accuracy:
-    """Accuracy and loss, an `Evaluation`.
+    """Accuracy and loss, as an `Evaluation`.
 
-    An example with several labels `[B, M]`, padded with -1, counts as right if its prediction is any of them; its loss
-    is the mean over them, and without any it is not counted: ImageNet-ReaL (arXiv 2006.07159).
+    An example with several labels `[B, M]`, padded with -1, counts as correct if the prediction is one of its labels.
+    The loss of the example is the mean over its labels. An example without labels is not counted. This is the protocol
+    of ImageNet-ReaL (arXiv 2006.07159).
 
     Args:
       source: the examples.
-      competing: None if all outputs compete; with a number, the first ones alone (ImageNet-1K's are the first 1000 of
-        ImageNet-22K's); with a mask `[K]` bool all compete, and `top1_subset` and `top5_subset` are measured among the
-        outputs of the mask.
-      normalization: of the images.
+      competing: outputs that compete. None: all outputs. A number n: the first n outputs (the classes of ImageNet-1K
+        are the first 1000 of ImageNet-22K). A mask `[K]` bool: all outputs, and additionally the outputs of the mask
+        for `top1_subset` and `top5_subset`.
+      normalization: normalization of the images.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Accuracy:
             self._totals[name] = self._totals.get(name, 0.0) + float(np.float64(value))
 
     def result(self) -> dict[str, float | int]:
-        """Returns means over examples, accuracies in percent; NaN without examples."""
+        """Returns means over examples, with accuracies in percent; NaN if there are no examples."""
         totals = dict(self._totals)
         examples = round(totals.pop("examples", 0))  # of a run that is stopped before the first batch
         accuracies = sorted(name for name in totals if name.startswith("top"))

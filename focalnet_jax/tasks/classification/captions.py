@@ -1,4 +1,4 @@
-"""The classes of a mixed target in words."""
+"""Text for the classes of a mixed target."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _MOST = 2  # named, the largest first
 
 
 def captions(target: np.ndarray, classes: tuple[str, ...], floor: float) -> list[str]:
-    """Returns `0.72 tench` and so on: the classes of a target `[K]` above `floor`, the share smoothing gives to all."""
+    """Returns lines such as `0.72 tench` for the classes of a target `[K]` whose probability exceeds `floor`.
+
+    Label smoothing gives the probability `floor` to every class.
+    """
     largest = [label for label in np.argsort(-target, kind="stable")[:_MOST] if target[label] > floor + 1e-3]
     names = [classes[label] if label < len(classes) else f"class {label}" for label in largest]
     return [

@@ -33,14 +33,14 @@ _MOST_READ = 200_000  # examples that are read to find their classes; more would
 
 @dataclass(frozen=True)
 class ClassifierInfo:
-    """The names and the number of outputs of a classifier that data are matched to.
+    """Names and number of the outputs of a classifier, to which the labels of data are matched.
 
     Attributes:
-      classes: names of its outputs, None if unknown.
+      classes: names of the outputs; None if unknown.
       outputs: number of outputs.
-      name: its name in messages.
-      hint: advice about data with other classes, as a sentence.
-      numbers: whether a class of the data that is a number means the output of that number.
+      name: name of the classifier in messages.
+      hint: sentence with advice for data with different classes.
+      numbers: whether a class of the data named by a number means the output with that number.
     """
 
     classes: Classes | None
@@ -77,17 +77,17 @@ def loaded_classifier(config: FrozenConfigDict, loaded: Loaded, path: str, hint:
 
 
 def _are_places(classes: Classes | None) -> bool:
-    """Returns whether numbers are places among these classes: not where a run sorted the names of its folders."""
+    """Returns whether a class name that is a number is an output index; not if a run sorted its folder names."""
     if classes is None or not classes.exact:
         return True
     return classes.names == tuple(synset for synset, _ in class_list(len(classes)) or ())
 
 
 def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) -> ClassifierInfo:
-    """Returns the classifier of a run to resume or to continue; `names` are those of its checkpoint.
+    """Returns the classifier of a run to resume or to continue; `names` are the class names in its checkpoint.
 
     Raises:
-      UserError: `data.classes` has other classes.
+      UserError: `data.classes` has different classes.
     """
     classes = Classes(tuple(names), "its checkpoint", exact=True)
     if config.data.classes is not None and read_classes(config.data.classes) != classes.names:
@@ -100,10 +100,10 @@ def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) 
 def label_training(config: FrozenConfigDict, source: Source, classifier: ClassifierInfo | None) -> Source:
     """Returns the training examples with the labels of the classifier that is trained.
 
-    A fresh one, None, has the classes of `data.classes` or of the data.
+    A fresh classifier (`classifier` is None) has the classes of `data.classes`, or else those of the data.
 
     Raises:
-      UserError: the data has classes that the classifier lacks or that cannot be matched, or a single class.
+      UserError: the data has classes that the classifier lacks or that cannot be matched, or has only one class.
     """
     fresh = classifier is None
     if fresh and config.data.classes is not None:
@@ -126,12 +126,12 @@ def label_training(config: FrozenConfigDict, source: Source, classifier: Classif
 def label_evaluation(
     config: FrozenConfigDict, source: Source, train: Source, name: str = MAIN
 ) -> tuple[Source, Competing]:
-    """Returns examples to evaluate on with the labels of the training data `train`, and which outputs compete.
+    """Returns evaluation examples with the labels of the training data `train`, and the outputs that compete.
 
-    Prints which of the classes of `train` they lack.
+    Prints the classes of `train` that the evaluation examples lack.
 
     Raises:
-      UserError: it has classes that the training data lacks; `eval_classes` does not fit.
+      UserError: `source` has classes that the training data lacks, or `eval_classes` does not fit.
     """
     split, trained = _called(config, name), config.data.train_split
     classes = Classes(train.class_names, f"split {trained}", exact=True)
@@ -147,19 +147,20 @@ def label_for(
     expected: set[int] | None = None,
     name: str = MAIN,
 ) -> tuple[Source, Competing]:
-    """Returns examples to evaluate on with the labels of a classifier, and which outputs compete, see `Accuracy`.
+    """Returns evaluation examples with the labels of a classifier, and the outputs that compete, see `Accuracy`.
 
     Prints how the labels were matched.
 
     Args:
-      config: its `eval_classes` says which outputs compete.
+      config: config whose `eval_classes` selects the outputs that compete.
       source: the evaluation split.
       classifier: the classifier that is evaluated.
       expected: outputs that the data should have; by default all.
-      name: of the evaluation.
+      name: name of the evaluation.
 
     Raises:
-      UserError: it has classes that the classifier lacks or that cannot be matched; `eval_classes` does not fit.
+      UserError: `source` has classes that the classifier lacks or that cannot be matched, or `eval_classes` does not
+        fit.
     """
     asked, split = _asked(config, name), _called(config, name)
     first = asked if isinstance(asked, int) else None
@@ -177,13 +178,13 @@ def label_for(
 
 
 def _asked(config: FrozenConfigDict, name: str) -> Any:
-    """The `eval_classes` of an evaluation."""
+    """Returns the `eval_classes` of an evaluation."""
     own = None if name == MAIN else config.evaluations[name].eval_classes
     return config.eval_classes if own is None else own
 
 
 def _called(config: FrozenConfigDict, name: str) -> str:
-    """The name of an evaluation's data in messages."""
+    """Returns the name of an evaluation's data in messages."""
     return f"split {config.data.eval_split}" if name == MAIN else f"evaluation {name}"
 
 
@@ -229,7 +230,7 @@ def _match(
 
 
 def _present(source: Source) -> set[int]:
-    """Outputs that the data has; only those with examples, if that is known without reading them."""
+    """Returns the outputs of the data's classes; only those with examples, if known without reading the examples."""
     if hasattr(source, "labels"):
         return set(labels_present(source).tolist())
     if isinstance(source, Relabelled):
@@ -260,7 +261,7 @@ def _print_matching(
 
 
 def _competing(asked: Any, split: str, classifier: ClassifierInfo, source: Source) -> np.ndarray | None:
-    """`[K]` bool, the outputs that compete for the figures of a subset; None without one."""
+    """Returns the outputs that compete for the figures of a subset, `[K]` bool; None if there is no subset."""
     if asked is None:
         return None
     present, mask = labels_present(source), np.zeros(classifier.outputs, bool)

@@ -1,4 +1,4 @@
-"""A classifier as people use it: images in, names of classes out."""
+"""A trained classifier with its preprocessing: predicts class names for images."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from focalnet_jax.tasks.classification.prediction import ClassPrediction
 class Classifier:
     """A model with the preprocessing and the class names that its weights state, a `Predictor`.
 
-    Any number of threads may call its methods at once. Results follow the parameters that the model has at the call.
+    Several threads may call the methods at the same time. Each call uses the current parameters of the model.
 
     Attributes:
-      model: with or without a classifier.
-      labels: the name of each output.
-      preprocessing: from images to the model's input; a size in pixels, or height and width, means ImageNet's usual one
-        at that size.
-      assumed: the parts of it that are ImageNet's usual ones because the weights do not state them, in words.
+      model: model, with or without a classifier.
+      labels: name of each output.
+      preprocessing: preprocessing from images to the model's input; a size in pixels, or height and width, selects
+        ImageNet's usual preprocessing at that size.
+      assumed: description of the parts of the preprocessing that the weights do not state; ImageNet's usual ones apply.
     """
 
     model: FocalNet
@@ -58,11 +58,11 @@ class Classifier:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The name of each output in figures and lines: short, and unlike all others."""
+        """Short and distinct names of the outputs, for figures and lines of text."""
         return tuple(short_names(self.labels))
 
     def logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns logits `[B, K]` float32 for images `[H, W, 3]` uint8 of any sizes; `[0, K]` for none."""
+        """Returns logits `[B, K]` float32 for images `[H, W, 3]` uint8 of any sizes; `[0, K]` without images."""
         if not len(images):
             return np.zeros((0, len(self.labels)), np.float32)
         inputs = np.stack([self.transform(image) for image in images])
@@ -76,7 +76,7 @@ class Classifier:
         ]
 
     def best(self, images: Sequence[np.ndarray], topk: int = 5) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the most probable classes, as numbers of outputs, and their probabilities, `[B, min(topk, K)]` each.
+        """Returns indices of the most probable outputs and their probabilities, `[B, min(topk, K)]` each.
 
         Raises:
           RunFailedError: a logit is NaN or infinite, so that there is no most probable class.
@@ -89,7 +89,7 @@ class Classifier:
         return classes, np.take_along_axis(probabilities, classes, axis=-1)
 
     def predictions(self, images: Sequence[np.ndarray], topk: int = 5) -> list[ClassPrediction]:
-        """Returns the prediction for each image `[H, W, 3]` uint8; raises as `best`."""
+        """Returns the prediction for each image `[H, W, 3]` uint8; raises the errors of `best`."""
         if not images:
             return []
         found = zip(*self.best(images, topk), strict=True)
@@ -121,17 +121,17 @@ def load_classifier(
     """Returns the classifier whose weights are at `path`, in any format, with the labels and preprocessing they state.
 
     Args:
-      path: as for `load_model`.
-      name: the variant it is; recognised by default.
+      path: path of the weights, as for `load_model`.
+      name: name of the variant; recognised by default.
       image_size: pixels per side, or height and width, in place of the stated size; 224 if none is stated.
       dtype: precision policy.
-      options: `use_postln` and `normalize_modulator`, where the weights and the files with them do not state them.
-      which: which weights to take if the file holds several, as for `read_weights`.
+      options: `use_postln` and `normalize_modulator`, if the weights and accompanying files do not state them.
+      which: selection among several weights in the file, as for `read_weights`.
       classes: a file with the names of the outputs, see `read_classes`; by default the names that the weights state.
 
     Raises:
-      UserError: nothing readable is there, it is not of the variant `name`, it states preprocessing that cannot be
-        followed, or the number of `classes` is not that of the outputs.
+      UserError: there are no readable weights, they are not of the variant `name`, they state preprocessing that cannot
+        be followed, or the numbers of `classes` and outputs differ.
 
     Warns:
       UserWarning: one of several models was taken, or modules around a model change its results.

@@ -16,7 +16,7 @@ def open_evaluations(config: FrozenConfigDict) -> dict[str, Source]:
     """Returns the examples of `data.eval_split`, and of `config.evaluations`, by prefix.
 
     Raises:
-      UserError: they cannot be opened; names which evaluation.
+      UserError: examples cannot be opened; the message names the evaluation.
     """
     opened = {MAIN: open_split(config.data, config.data.eval_split)}
     for name in config.evaluations:

@@ -1,4 +1,4 @@
-"""Images and labels as arrays. Nothing here loads JAX."""
+"""Converts images and labels to arrays; does not import JAX."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from focalnet_jax.data.transforms import EvalTransform, TrainTransform, eval_tra
 
 @dataclass(frozen=True)
 class ClassificationHost:
-    """Transforms of images `[H, W, 3]` uint8 to images of one size; the label stays as it is."""
+    """Transforms images `[H, W, 3]` uint8 to images of one size; does not change labels."""
 
     train: TrainTransform
     evaluation: EvalTransform
@@ -33,7 +33,7 @@ class ClassificationHost:
 
 
 def make_host(config: FrozenConfigDict, preprocessing: Preprocessing | None = None) -> ClassificationHost:
-    """Returns the transforms of a config; an evaluation prepares images by `preprocessing`, by default the config's.
+    """Returns the transforms of a config; `preprocessing` is that of evaluations, by default the config's.
 
     Raises:
       UserError: the augmentation policy is unknown.

@@ -1,4 +1,4 @@
-"""From a config to the task: which examples, and values for the keys that it leaves open."""
+"""Opens the training examples of a config, and chooses values for the keys that the config leaves open."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_examples(config: FrozenConfigDict) -> Source:
     """Returns the examples to train on.
 
     Raises:
-      UserError: a class has none, or an example has several labels.
+      UserError: a class has no examples, or an example has several labels.
     """
     source = open_split(config.data, config.data.train_split)
     check_examples(source)
@@ -35,12 +35,12 @@ def open_examples(config: FrozenConfigDict) -> Source:
 
 
 def choose(config: FrozenConfigDict, start: Start | None, source: Source | None) -> dict[str, Any]:
-    """Returns the number of classes, and whether the classifier of the weights is kept, where these are left open.
+    """Returns the number of classes, and whether to keep the weights' classifier, if the config leaves these open.
 
     Args:
-      config: of a run, or of an evaluation.
-      start: the model of the weights that a run starts from or that are evaluated, if it was read.
-      source: the training examples; None for an evaluation, which has the classes of its weights.
+      config: config of a run or of an evaluation.
+      start: model of the initial or evaluated weights; None if there are none.
+      source: training examples; None for an evaluation, which has the classes of its weights.
     """
     chosen: dict[str, Any] = {}
     if source is not None:

@@ -1,8 +1,8 @@
 """Augmentation of a batch on the device: normalization, random erasing, mixup and cutmix, label smoothing.
 
-The operations are timm's; the random numbers are not: the result is a function of the step's key and the place in the
-global batch alone, whatever the number of devices. Examples are mixed within groups of a fixed size, where timm mixes
-those of one device, and every example and every group has a key of its own.
+The operations are timm's; the random numbers are not. Each example and each group of examples has its own PRNG key,
+derived from the key of the step and the position in the global batch, so the result does not depend on the number of
+devices. Examples are mixed within groups of a fixed size; timm mixes the examples of one device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _Drawn = tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]
 
 @dataclass(frozen=True)
 class Mixing:
-    """How training batches are erased, mixed and smoothed."""
+    """Options of random erasing, mixup, cutmix and label smoothing."""
 
     smoothing: float = 0.0  # of labels
     erase: float = 0.0  # probability of an example
@@ -63,7 +63,7 @@ class Mixing:
 
 
 def make_mixing(config: FrozenConfigDict) -> Mixing:
-    """Returns the mixing of a config.
+    """Returns the `Mixing` options of a config.
 
     Raises:
       UserError: groups do not divide the batch.
@@ -94,11 +94,11 @@ def prepare_batch(
     """Returns the inputs of the loss for a batch.
 
     Args:
-      images: `[B, H, W, 3]` uint8.
-      labels: `[B]`.
-      num_classes: K.
-      mixing: the augmentation.
-      key: of the step.
+      images: images `[B, H, W, 3]` uint8.
+      labels: labels `[B]`.
+      num_classes: number of classes K.
+      mixing: options of the augmentation.
+      key: PRNG key of the step.
 
     Returns:
       Images `[B, H, W, 3]` float32, normalized, and targets `[B, K]` float32 that sum to 1.
@@ -120,13 +120,13 @@ def _keys(key: jax.Array, count: int) -> jax.Array:
 def random_erase(images: jax.Array, probability: float, key: jax.Array) -> jax.Array:
     """Replaces a rectangle of some examples by normal noise: timm's RandomErasing in pixel mode.
 
-    Area uniform in (0.02, 1/3) of the image, aspect ratio log-uniform in (0.3, 1 / 0.3); the first of ten draws that
-    lies strictly inside the image counts; if none does, nothing is erased.
+    The area is uniform in (0.02, 1/3) of the image, and the aspect ratio log-uniform in (0.3, 1 / 0.3). Of ten draws,
+    the first rectangle strictly inside the image is erased; if no rectangle fits, nothing is erased.
 
     Args:
-      images: `[B, H, W, C]`, normalized.
-      probability: of each example.
-      key: of the batch.
+      images: normalized images `[B, H, W, C]`.
+      probability: probability of erasing in each example.
+      key: PRNG key of the batch.
     """
     height, width = images.shape[1:3]
 
@@ -151,13 +151,13 @@ def random_erase(images: jax.Array, probability: float, key: jax.Array) -> jax.A
 
 
 def mix(images: jax.Array, targets: jax.Array, mixing: Mixing, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mixes by mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899): one lambda per group, example i with n - 1 - i.
+    """Mixes by mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899): one lambda per group, examples i and n - 1 - i.
 
     Args:
-      images: `[B, H, W, C]`.
-      targets: `[B, K]`.
-      mixing: alphas, probabilities and the size of a group.
-      key: of the batch.
+      images: images `[B, H, W, C]`.
+      targets: targets `[B, K]`.
+      mixing: alphas, probabilities and group size.
+      key: PRNG key of the batch.
     """
     size = mixing.group_size(len(images))
     groups = len(images) // size
@@ -178,7 +178,7 @@ def mix(images: jax.Array, targets: jax.Array, mixing: Mixing, key: jax.Array) -
 
 
 def _draw(key: jax.Array, mixing: Mixing, height: int, width: int) -> _Drawn:
-    """A group's lambda, whether it is a cut, and the cut's top, bottom, left and right."""
+    """Returns a group's lambda, whether cutmix applies, and top, bottom, left and right of the cut."""
     applied_key, switch_key, mixup_key, cutmix_key, y_key, x_key = jax.random.split(key, 6)
     applied = jax.random.uniform(applied_key) < mixing.probability
     cut = jnp.array(mixing.cutmix > 0)
@@ -195,11 +195,11 @@ def _draw(key: jax.Array, mixing: Mixing, height: int, width: int) -> _Drawn:
 
 
 def _box(height: int, width: int, top: jax.Array, bottom: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
-    """`[H, W]` bool, True inside the rectangle."""
+    """Returns a mask `[H, W]` bool, True inside the rectangle."""
     y, x = jnp.arange(height)[:, None], jnp.arange(width)
     return (y >= top) & (y < bottom) & (x >= left) & (x < right)
 
 
 def _integer_below(key: jax.Array, end: jax.Array) -> jax.Array:
-    """A uniform integer in [0, end) for a traced `end`."""
+    """Returns a uniform integer in [0, end) for a traced `end`."""
     return jnp.minimum((jax.random.uniform(key) * end).astype(int), end - 1)

@@ -14,12 +14,12 @@ _FONT_SIZE = 13
 
 @dataclass(frozen=True)
 class ClassPrediction:
-    """The most probable classes of an image, the largest first, a `Prediction`.
+    """The most probable classes of an image as a `Prediction`, most probable first.
 
     Attributes:
-      labels: full names.
-      names: short names, unlike all others.
-      probabilities: in [0, 1].
+      labels: full names of the classes.
+      names: short and distinct names of the classes.
+      probabilities: probabilities in [0, 1].
     """
 
     labels: tuple[str, ...]
@@ -36,7 +36,7 @@ class ClassPrediction:
         return {"classes": [{"label": label, "probability": share} for label, share in pairs]}
 
     def draw(self, image: np.ndarray) -> np.ndarray:
-        """Returns the image `[H, W, 3]` uint8 with a bar, a name and a probability per class below it."""
+        """Returns the image `[H, W, 3]` uint8 and, below the image, a bar, a name and a probability per class."""
         height, width = image.shape[:2]
         wide = max(width, _LEAST_WIDTH)
         sheet = Image.new("RGB", (wide, height + _LINE * len(self.names) + 2 * _MARGIN), "white")

@@ -1,4 +1,4 @@
-"""Chooses between the preprocessing that weights state and that of a config."""
+"""Chooses between the preprocessing stated by weights and the preprocessing of a config."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _KEYS = ("image_size", "eval_resize", "eval_resize_mode", "interpolation", "mean
 
 
 def weights_preprocessing(config: FrozenConfigDict, stated: WeightsInfo, named: Collection[str]) -> Preprocessing:
-    """Returns the preprocessing for weights that are evaluated; prints it if it is not that of the config.
+    """Returns the preprocessing for evaluating weights; prints it if it differs from that of the config.
 
-    The weights' own preprocessing wins, except for the keys of the config that are `named`; weights without any get
-    the config's.
+    The preprocessing that the weights state has precedence, except for the config keys in `named`. If the weights state
+    none, the config's preprocessing is used.
 
     Raises:
       UserError: the preprocessing that the weights state cannot be followed, or the keys contradict each other.
@@ -50,7 +50,7 @@ def weights_preprocessing(config: FrozenConfigDict, stated: WeightsInfo, named: 
 def _combined(
     config: FrozenConfigDict, ours: Preprocessing, theirs: Preprocessing, named: Collection[str]
 ) -> Preprocessing:
-    """The weights' preprocessing with the named keys of the config."""
+    """Returns the weights' preprocessing with the named keys of the config."""
     if "data.image_size" in named:
         theirs = theirs.at(ours.size)
     if "data.eval_resize_mode" in named:
@@ -70,7 +70,7 @@ def _combined(
 
 
 def note_difference(config: FrozenConfigDict, stated: WeightsInfo, path: str) -> None:
-    """Prints one line if a run prepares images otherwise than the weights that it starts from state."""
+    """Prints one line if the preprocessing of a run differs from that stated by its initial weights."""
     ours, theirs = from_config(config.data), stated.preprocessing
     if theirs is not None and stated.normalization_only:
         theirs = replace(ours, normalization=theirs.normalization)

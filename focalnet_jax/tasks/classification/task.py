@@ -1,4 +1,4 @@
-"""Classification as a `Task`: images and labels in, the cross-entropy of mixed and smoothed targets out."""
+"""Classification as a `Task`: the loss is the cross-entropy of mixed and smoothed targets."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ from focalnet_jax.tasks.task import MAIN, Metrics
 
 @dataclass(frozen=True)
 class Classification:
-    """Classification on a config's data, a `Task`.
+    """Classification on the data of a config, as a `Task`.
 
     Attributes:
-      config: resolved.
-      host: transforms of images.
-      mixing: of training batches.
-      source: the training examples, with labels that are outputs; None where a model is evaluated or compiled.
-      evaluated: the evaluations by prefix.
-      weights: of classes in the loss, see `class_weights`.
+      config: resolved config.
+      host: image transforms.
+      mixing: augmentation of training batches.
+      source: training examples, labelled by output; None if a model is only evaluated or compiled.
+      evaluated: evaluation examples by prefix.
+      weights: weights of the classes in the loss, see `class_weights`.
     """
 
     config: FrozenConfigDict
@@ -69,10 +69,10 @@ class Classification:
 
     @classmethod
     def of(cls, config: FrozenConfigDict, source: Source | None = None, *, evaluated: bool = True) -> Classification:
-        """Returns the task of a resolved config, before its labels meet a classifier; arguments as for `Kind`.
+        """Returns the task of a resolved config; labels are not yet matched. Arguments as for `Kind.make_task`.
 
         Raises:
-          UserError: values of the config do not fit each other; examples to evaluate on that cannot be opened.
+          UserError: values of the config do not fit each other, or evaluation examples cannot be opened.
         """
         host, mixing = make_host(config), make_mixing(config)
         opened = open_evaluations(config) if evaluated else {MAIN: None}
@@ -84,24 +84,24 @@ class Classification:
 
     @property
     def repeats(self) -> int:
-        """Number of times each example stands in a batch, augmented anew."""
+        """Number of copies of each example in a batch, each with its own augmentation."""
         return self.config.augment.repeats
 
     @property
     def balance(self) -> Balance | None:
-        """An order in which rare classes come more often, if the config asks for one."""
+        """Order in which rare classes occur more often, if the config sets one."""
         power = self.config.data.class_balance
         return Balance(labels_of(self.source), power) if power else None
 
     def start_fresh(self) -> Classification:
-        """Returns the task with the labels of a fresh classifier: those of `data.classes` or of the data."""
+        """Returns the task with the labels of a fresh classifier, from `data.classes` or from the data."""
         return self._labelled(None)
 
     def start_from(self, loaded: Loaded, path: str) -> Classification:
-        """Returns the task with the labels of the classifier of weights; prints where their preprocessing differs.
+        """Returns the task with the labels of the weights' classifier; prints a note if their preprocessing differs.
 
         Raises:
-          UserError: the data has classes that the classifier lacks, or its classes are not known.
+          UserError: the data has classes that the classifier lacks, or the classes of the classifier are unknown.
         """
         note_difference(self.config, loaded.info, path)
         if self.config.init_head == "drop":
@@ -113,15 +113,15 @@ class Classification:
         """Returns the task with the labels of a run's classifier.
 
         Raises:
-          UserError: `data.classes` has other classes, or the data has more of them.
+          UserError: `data.classes` has different classes, or the data has classes that the classifier lacks.
         """
         return self._labelled(stored_classifier(self.config, metadata["classes"], run))
 
     def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Classification:
-        """Returns the task as the weights at `path` are evaluated: their classes, and images prepared as they state.
+        """Returns the task with the classes and the preprocessing of the weights at `path`, for evaluating them.
 
         Raises:
-          UserError: the data does not fit the classifier; their preprocessing cannot be followed.
+          UserError: the data does not fit the classifier, or the weights' preprocessing cannot be followed.
         """
         evaluated, classifier = {}, loaded_classifier(self.config, loaded, path)
         for name, accuracy in self.evaluated.items():
@@ -181,7 +181,7 @@ class Classification:
         return {"num_classes": self.config.model.num_classes}
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
-        """Returns `image` `[B, H, W, 3]` float32, normalized, erased and mixed, and `target` `[B, K]` float32."""
+        """Returns normalized, erased and mixed `image` `[B, H, W, 3]` float32, and `target` `[B, K]` float32."""
         outputs = self.config.model.num_classes
         images, targets = prepare_batch(batch["image"], batch["label"], outputs, self.mixing, key)
         if self.weights is not None:
@@ -189,20 +189,20 @@ class Classification:
         return {"image": images, "target": targets}
 
     def loss(self, model: FocalNet, batch: Mapping[str, jax.Array], keys: jax.Array) -> tuple[jax.Array, Metrics]:
-        """Returns the mean cross-entropy of a batch that `prepare` made."""
+        """Returns the mean cross-entropy of a batch made by `prepare`."""
         logits = model(batch["image"], keys)
         return optax.softmax_cross_entropy(logits, batch["target"]).mean(), {}
 
     def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """Returns normalized images `[B, H, W, 3]` float32 of a batch of an evaluation."""
+        """Returns the normalized images `[B, H, W, 3]` float32 of an evaluation batch."""
         return normalize(batch["image"], self.mixing.normalization)
 
     def evaluations(self) -> dict[str, Accuracy]:
-        """Returns the evaluations by prefix; "eval" is that of `data.eval_split`."""
+        """Returns the evaluations by prefix; "eval" uses `data.eval_split`."""
         return dict(self.evaluated)
 
     def show(self, batch: Mapping[str, jax.Array], place: int) -> tuple[np.ndarray, list[str]]:
-        """Returns an image `[H, W, 3]` uint8 of a prepared batch (noise beyond its range cut), and its classes."""
+        """Returns an image `[H, W, 3]` uint8 of a prepared batch (noise clipped to [0, 255]), and its classes."""
         colours = self.mixing.normalization
         pixels = np.asarray(batch["image"][place]) * colours.std + colours.mean
         floor = self.config.augment.label_smoothing / self.config.model.num_classes

@@ -13,12 +13,12 @@ from focalnet_jax.errors import UserError
 
 
 def class_weights(config: FrozenConfigDict, source: Source | None) -> tuple[float, ...] | None:
-    """Returns the weight of each of the K outputs in the loss, or None; without a source, "balanced" are all 1.
+    """Returns the weight of each of the K outputs in the loss, or None; without a source, "balanced" weights are 1.
 
-    Balanced weights are the inverse of how often classes are drawn: `data.class_balance` leaves less to correct.
+    Balanced weights are the inverse of the frequencies at which classes are drawn, after `data.class_balance`.
 
     Raises:
-      UserError: their number is not that of the outputs.
+      UserError: the numbers of weights and outputs differ.
     """
     outputs, given = config.model.num_classes, config.class_weights
     if given is None:
@@ -34,12 +34,12 @@ def class_weights(config: FrozenConfigDict, source: Source | None) -> tuple[floa
 
 
 def weigh(targets: jax.Array, weights: jax.Array, smoothing: float) -> jax.Array:
-    """Returns targets `[B, K]` whose mean cross-entropy over a batch is the mean weighted by class.
+    """Returns targets `[B, K]` whose mean cross-entropy is the mean of the original loss weighted by class.
 
-    The sum over examples and classes of weight x target x -log p, over the sum of the examples' weights, as
-    `torch.nn.CrossEntropyLoss(weight, label_smoothing)` has it for class indices. The weight of a mixed example is the
-    mean of its classes' weights, by their shares before smoothing. The sum is over the global batch, so that devices
-    and micro-batches change nothing.
+    The weighted mean is the sum over examples and classes of weight x target x -log p, divided by the sum of the
+    examples' weights, as in `torch.nn.CrossEntropyLoss(weight, label_smoothing)` for class indices. The weight of a
+    mixed example is the mean of the weights of its classes, each in proportion to the target before smoothing. Sums are
+    over the global batch, so the numbers of devices and micro-batches do not change the result.
     """
     total = jnp.sum(targets @ weights - smoothing * weights.mean()) / (1 - smoothing)
     return targets * weights * jnp.where(total > 0, len(targets) / jnp.where(total > 0, total, 1), 0)
