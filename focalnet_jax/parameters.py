@@ -22,7 +22,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def with_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
-    """Returns `tree` with its leaves replaced by `leaves`, which must have every path name."""
+    """Returns `tree` with its leaves replaced by `leaves`, a mapping that must contain every path name of the tree."""
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_name(path)], tree)
 
 

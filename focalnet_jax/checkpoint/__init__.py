@@ -1,1 +1,1 @@
-"""Checkpoints: saving and resuming a run, stopping it without loss."""
+"""Checkpoints: saving, resuming and stopping a run without loss."""

@@ -3,10 +3,10 @@
   list DIR            lists the steps, their sizes and evaluations, and marks the best
   verify DIR          reads every file and compares its SHA-256; exit code 1 if any differs
   diff DIR STEP STEP  compares two steps: config, versions, parameters
-  prune DIR           deletes all but the newest and the best, after verifying these
+  prune DIR           verifies the newest and the best step, and deletes all others
 
-DIR is a workdir or its checkpoints folder; for verify also a single checkpoint, or exported weights. A run that is
-writing there is not disturbed; prune fails while there is one.
+DIR is a workdir or its checkpoints folder; for verify also a single checkpoint, or exported weights. The commands
+do not disturb a run that is writing to DIR; prune fails during such a run.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _metrics(folder: Path) -> dict[int, float]:
 
 
 def _metric(folder: Path) -> str:
-    """The name of the figure that ranks the steps of a folder."""
+    """Returns the name of the figure that ranks the steps of a folder."""
     whole = [folder / str(step) for step in list_steps(folder) if not find_missing(folder / str(step))]
     return best_metric(whole[-1] if whole else folder)
 
@@ -135,7 +135,7 @@ def _verify(given: Path, flags: argparse.Namespace) -> int:
 
 
 def _status(step: Path, given: Path) -> str | None:
-    """Returns the state of an incomplete step that a running run is writing or has deleted; else None."""
+    """Returns the state of an incomplete step if a running run is writing or deleting it; else None."""
     if not step.exists():
         return _DELETED
     if not (step / MANIFEST).exists() and given.absolute() != step and any(map(is_held, _workdirs(given))):

@@ -28,7 +28,7 @@ class DamagedError(ValueError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of a step, by path relative to it; its evaluation, if any; and its number."""
+    """The files of a step by relative path, the results of its evaluation, if any, and the step number."""
 
     files: Mapping[str, tuple[int, str]]  # bytes, SHA-256
     evaluation: Mapping[str, float | None] | None
@@ -42,7 +42,7 @@ def is_step(directory: Path) -> bool:
 
 
 def seal(step: Path, evaluation: Mapping[str, Any] | None = None) -> None:
-    """Writes the manifest of a step's directory, which makes it a checkpoint."""
+    """Writes the manifest of a step; with a manifest, the step counts as a checkpoint."""
     names = [str(path.relative_to(step)) for path in _files(step)]
     with ThreadPoolExecutor(_THREADS) as pool:
         digests = list(pool.map(lambda name: _digest(step / name), names))
@@ -51,7 +51,7 @@ def seal(step: Path, evaluation: Mapping[str, Any] | None = None) -> None:
 
 
 def record_evaluation(step: Path, evaluation: Mapping[str, Any]) -> None:
-    """Adds the results of an evaluation to the manifest of a step that has none."""
+    """Adds the results of an evaluation to a manifest without an evaluation."""
     files = read_manifest(step).files
     _write(step, {name: list(entry) for name, entry in files.items()}, evaluation)
 
@@ -61,7 +61,7 @@ def read_manifest(step: Path) -> Manifest:
 
     Raises:
       DamagedError: the manifest is missing or changed.
-      UserError: there is no permission to read it.
+      UserError: there is no permission to read the manifest.
     """
     try:
         written = (step / MANIFEST).read_text()
@@ -79,7 +79,7 @@ def read_manifest(step: Path) -> Manifest:
 
 
 def find_missing(step: Path) -> list[str]:
-    """Returns problems of a step found without reading its files: missing files, other sizes, another step's files."""
+    """Returns problems of a step, found without reading files: missing files, wrong sizes, files of another step."""
     try:
         manifest = read_manifest(step)
     except DamagedError as error:
@@ -90,12 +90,12 @@ def find_missing(step: Path) -> list[str]:
 
 
 def find_damage(step: Path, part: int = 0, parts: int = 1) -> list[str]:
-    """Returns problems of a step found by reading its files; empty if it is undamaged.
+    """Returns problems of a step, found by reading its files; empty if the step is undamaged.
 
     Args:
       step: directory of the step.
-      part: index of the part of the files to read, where several processes share the work.
-      parts: number of parts, of about equal size.
+      part: index of the part of the files to read, if several processes share the work.
+      parts: number of parts; all parts have about the same size.
     """
     if missing := find_missing(step):
         return missing

@@ -1,4 +1,4 @@
-"""Lock of a workdir: of two runs, each would treat the other's checkpoints as its own and delete them."""
+"""Lock of a workdir: two runs in one workdir would delete each other's checkpoints."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PATIENCE_SECONDS = 20.0  # time without a heartbeat after which a holder on anot
 
 @contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Holds the lock of a workdir while entered; creates missing folders and removes them again if they are left empty.
+    """Holds the lock of a workdir while entered; creates missing folders, and removes those that stay empty.
 
-    On one machine the operating system's file lock decides, which ends with its process. File systems may not share it
-    with other machines, so there the modification time of the lock file is watched: a holder that stops updating it
-    has ended. Neither kill nor crash leaves a lock that must be removed by hand.
+    On the same machine, the operating system's file lock is used, which ends with its process. File systems may not
+    share this lock with other machines. For a holder on another machine, the modification time of the lock file is
+    watched: a holder that stops updating the file has ended. Neither kill nor crash leaves a lock to remove by hand.
 
     Raises:
       UserError: another run holds the lock, or the workdir cannot be written.
@@ -77,7 +77,7 @@ def is_held(workdir: Path) -> bool:
 
 
 def _make_and_acquire(workdir: Path) -> IO[str]:
-    """Creates the workdir and acquires its lock; retries if another holder that just ended removes the folders."""
+    """Creates the workdir and acquires its lock; retries if a holder that just ended removes the folders."""
     for _ in range(9):
         with contextlib.suppress(FileNotFoundError):
             workdir.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ _SINCE = time.time()
 
 
 def _begun(pid: int) -> str | None:
-    """Returns the start time of a process in ticks of its system; None if there is none. It identifies reused pids."""
+    """Returns the start time of a process in system ticks, which identifies reused pids; None without a process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

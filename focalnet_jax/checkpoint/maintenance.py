@@ -1,4 +1,4 @@
-"""Google Cloud's notice of maintenance or preemption, which reaches a process as a signal only if it is forwarded."""
+"""Forwards Google Cloud's notice of maintenance or preemption to this process as a signal."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _POLL_SECONDS = 5.0
 def watched(on_tpu: bool) -> Iterator[None]:
     """Sends this process a SIGTERM when its machine is about to be maintained or preempted, while entered.
 
-    Polls the metadata server of the machine, on TPU machines or if `GCE_METADATA_HOST` names a server. Does nothing
-    outside the main thread, where this package installs no signal handler.
+    On TPU machines, or if `GCE_METADATA_HOST` names a server, polls the metadata server of the machine. Does nothing
+    outside the main thread, because this package installs signal handlers only in the main thread.
     """
     if (not on_tpu and HOST not in os.environ) or not in_main_thread():
         yield

@@ -1,8 +1,8 @@
 """Checkpoints of a run, on top of Orbax's CheckpointManager.
 
-A step has these items: `params`; `ema`, their average, if the run has one; `training`, the rest of the train state;
-`metadata`, JSON with the resolved config; and the manifest of its files with their SHA-256, see `integrity`, without
-which it is not a checkpoint.
+A step has these items: `params`; `ema`, the average of `params`, if the run has one; `training`, the remaining train
+state; `metadata`, JSON with the resolved config; and the manifest of its files with their SHA-256, see `integrity`. A
+step without a manifest is not a checkpoint.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ITEMS = ("params", "ema", "statistics", "ema_statistics", "training", "metadata"
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: the newest `keep_latest` and the `keep_best` with the highest figure `metric`.
+    """Checkpoints of a workdir; keeps the newest `keep_latest` and the `keep_best` with the highest figure `metric`.
 
     Only one run at a time may write to a workdir. Each of its processes has an instance; process 0 writes the manifests
     and deletes old steps.
@@ -72,7 +72,7 @@ class Checkpoints:
         If the step exists, only the evaluation is added to it.
 
         Raises:
-          RunFailedError: the previous save failed, or this one cannot start.
+          RunFailedError: the previous save failed, or this save cannot start.
         """
         self.wait()
         if step == self.latest_step:
@@ -101,7 +101,7 @@ class Checkpoints:
         """Returns the items of a step, with the structure, dtypes and shardings of `like`; the step is not verified.
 
         Raises:
-          UserError: the step's arrays do not fit this model; names the differing ones.
+          UserError: the step's arrays do not fit this model; the message names the arrays that differ.
           RunFailedError: the step cannot be read.
         """
         for name, tree in like.items():
@@ -111,7 +111,7 @@ class Checkpoints:
             return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)).items())
 
     def last_good(self) -> int | None:
-        """Returns the newest complete step, after the save in progress, or None."""
+        """Waits for the save in progress; returns the newest complete step, or None if there is none."""
         if self._settling is not None:
             self._settling.join()
         return newest_step(self._folder, complete=True)
@@ -129,7 +129,7 @@ class Checkpoints:
         """Waits until everything is on disk.
 
         Raises:
-          RunFailedError: the checkpoint could not be written; earlier ones are unchanged.
+          RunFailedError: the checkpoint could not be written; earlier checkpoints are unchanged.
         """
         if self._settling is not None:
             self._settling.join()

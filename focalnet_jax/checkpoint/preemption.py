@@ -1,4 +1,4 @@
-"""Stopping a run by a signal without losing its progress, and within its grace period."""
+"""Stops a run on a signal within the grace period, without losing progress."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _ECHO_SECONDS = 0.5  # programs that forward a signal often send it to the proce
 
 
 class StopRequest:
-    """While entered, the first SIGTERM or SIGINT sets `received`; a second one, or the deadline, ends the process.
+    """While entered, the first SIGTERM or SIGINT sets `received`; a second signal or the deadline ends the process.
 
-    Python runs no signal handlers while it waits for a compiler or a device. So the signal's number is written into a
-    pipe, which needs no Python, and a thread reads it.
+    Python runs no signal handlers while it waits for a compiler or a device. The signal's number is therefore written
+    into a pipe, which needs no Python code, and a thread reads the pipe.
 
-    Entered outside the main thread, it prints a note and handles no signals, which are then left to the caller.
+    If entered outside the main thread, prints a note and leaves signals to the caller.
 
     Args:
       grace_seconds: time from the first signal to the end of the process.

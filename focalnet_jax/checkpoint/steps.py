@@ -1,4 +1,4 @@
-"""The steps in a directory of checkpoints: listing, checking for completeness, choosing those to keep, deleting."""
+"""Lists, checks, selects and deletes the steps in a directory of checkpoints."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _UNFINISHED = ".orbax-checkpoint-tmp"  # suffix of a step being written
 
 
 def list_steps(folder: Path) -> list[int]:
-    """Returns all steps with a directory, complete or not, sorted by number."""
+    """Returns all steps that have a directory, complete or incomplete, sorted by number."""
     return sorted(int(entry.name) for entry in folder.glob("*/") if is_step(entry))
 
 
 def is_complete(step: Path) -> bool:
-    """Returns whether a step was written completely and all its files exist; they may still have changed."""
+    """Returns whether a step was written completely and all its files exist; does not detect changed files."""
     return not find_missing(step)
 
 
 def newest_step(folder: Path, *, complete: bool = False) -> int | None:
-    """Returns the newest step that was written completely, or None; with `complete`, all its files must exist."""
+    """Returns the newest completely written step, or None; with `complete`, all files of the step must exist."""
     counts = is_complete if complete else _was_written
     return next((step for step in reversed(list_steps(folder)) if counts(folder / str(step))), None)
 
@@ -41,7 +41,7 @@ def _was_written(step: Path) -> bool:
 
 
 def last_saved(workdir: Path) -> int | None:
-    """Returns the step saved last in a workdir; None if there is none, 0 if the file cannot be read."""
+    """Returns the number of the last saved step of a workdir; None if there is none, 0 if the file is unreadable."""
     try:
         return int(json.loads((workdir / SAVED).read_text())["step"])
     except FileNotFoundError:
@@ -66,7 +66,7 @@ def check_path(path: Path) -> None:
 
 
 def check_whole(step: Path, items: Iterable[str]) -> None:
-    """Checks that Orbax has written the arrays of every item, which it may omit without an error.
+    """Checks that Orbax has written the arrays of every item; Orbax may omit arrays without an error.
 
     Raises:
       OSError: the arrays of an item are missing.
@@ -103,7 +103,7 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
     """Returns the metadata of a step, see `Checkpoints.save`.
 
     Raises:
-      RunFailedError: it cannot be read.
+      RunFailedError: the metadata cannot be read.
     """
     try:
         metadata = json.loads((checkpoint / "metadata" / "metadata").read_text())
@@ -115,7 +115,7 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
 
 
 def best_metric(checkpoint: Path) -> str:
-    """Returns the name of the figure that ranks a step among those of its run, by the task that its config names."""
+    """Returns the name of the figure that ranks the steps of a run, according to the task in the config."""
     try:
         task = (read_metadata(checkpoint).get("config") or {}).get("task", TASKS[0])
     except RunFailedError:
@@ -124,7 +124,7 @@ def best_metric(checkpoint: Path) -> str:
 
 
 def metric_of(checkpoint: Path, metric: str) -> float:
-    """Returns the figure of a step that ranks it; minus infinity if it is missing or NaN."""
+    """Returns the figure `metric` of a step; minus infinity if the figure is missing or NaN."""
     try:
         value = (read_manifest(checkpoint).evaluation or {}).get(metric)
     except DamagedError:
@@ -133,13 +133,13 @@ def metric_of(checkpoint: Path, metric: str) -> float:
 
 
 def kept(metrics: Mapping[int, float], latest: int, best: int) -> set[int]:
-    """Returns the steps to keep: the `latest` newest and the `best` with the highest metrics; ties go to the older."""
+    """Returns the steps to keep: the `latest` newest and the `best` with the highest metrics (of equals, the older)."""
     ranked = sorted((step for step in metrics if metrics[step] > -math.inf), key=lambda step: (-metrics[step], step))
     return set(sorted(metrics, reverse=True)[:latest]) | set(ranked[:best])
 
 
 def delete(folder: Path, steps: Iterable[int]) -> None:
-    """Deletes steps; if killed, it leaves none that looks complete, and `remove_leftovers` deletes the rest."""
+    """Deletes steps; if killed, leaves no step that looks complete, and `remove_leftovers` deletes remaining files."""
     for step in steps:
         leaving = folder / f"{_LEAVING}{step}"
         shutil.rmtree(leaving, ignore_errors=True)
@@ -148,14 +148,14 @@ def delete(folder: Path, steps: Iterable[int]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes steps that a killed run left partly written or partly deleted; no other process may be writing there."""
+    """Removes steps that a killed run left partly written or partly deleted; no other process may write to `folder`."""
     for entry in folder.glob("*/"):
         if entry.name.startswith(_LEAVING) or (entry.name.endswith(_UNFINISHED) and entry.name[0].isdigit()):
             shutil.rmtree(entry, ignore_errors=True)
 
 
 def set_aside(step: Path, word: str) -> Path:
-    """Renames a step that is not a checkpoint to `STEP.word`, so that it no longer counts; returns its new path."""
+    """Renames a step that is not a checkpoint to `STEP.word`, so that it no longer counts; returns the new path."""
     aside, count = step.with_name(f"{step.name}.{word}"), 1
     while aside.exists():
         count += 1

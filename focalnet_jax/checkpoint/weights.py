@@ -1,4 +1,4 @@
-"""The parameters of a step: written for sharing, read to evaluate, convert or finetune.
+"""Writes the parameters of a step for sharing, and reads them for evaluation, conversion or finetuning.
 
 If a step has averaged parameters (EMA), these are read.
 """
@@ -31,12 +31,12 @@ AVERAGES = {"ema": "params", "ema_statistics": "statistics"}
 
 
 def weights_item(checkpoint: Path) -> str:
-    """Returns the item of a step with its weights: "ema" if there is an average, else "params"."""
+    """Returns the name of the item with the weights: "ema" if the step has an average, else "params"."""
     return "ema" if (checkpoint / "ema").is_dir() else "params"
 
 
 def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
-    """Writes only `params` and `metadata` to `folder`: a step to load or finetune from, not to resume."""
+    """Writes only `params` and `metadata` to `folder`: a step for loading or finetuning, not for resuming."""
     check_path(folder)
     (folder / "metadata").mkdir(parents=True)
     (folder / "metadata" / "metadata").write_text(json.dumps(metadata))
@@ -50,7 +50,7 @@ def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
 
 
 def read_params(checkpoint: Path, like: Tree) -> Tree:
-    """Returns the parameters of a step as NumPy arrays, with the structure of `like`; raises as `load_params`."""
+    """Returns the parameters of a step as NumPy arrays with the structure of `like`; errors as for `load_params`."""
     item = weights_item(checkpoint)
     _check_unchanged(checkpoint)
     check_fits(checkpoint, item, like)
@@ -62,7 +62,7 @@ def read_params(checkpoint: Path, like: Tree) -> Tree:
 
 
 def read_arrays(checkpoint: Path, item: str) -> dict[str, np.ndarray]:
-    """Returns all arrays of an item of a step by name, for any model; raises as `load_params`."""
+    """Returns all arrays of an item of a step by name, for any model; raises the errors of `load_params`."""
     _check_unchanged(checkpoint)
     with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(checkpoint.absolute() / item).item_metadata.tree
@@ -76,11 +76,11 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
 
     Args:
       checkpoint: directory of the step, see `find_checkpoint`.
-      like: parameters of the target model, arrays or shapes.
-      head: "keep" takes the classifier from the checkpoint, "drop" leaves it out of the result.
+      like: parameters of the target model, as arrays or shapes.
+      head: treatment of the classifier: "keep" reads it from the checkpoint, "drop" leaves it out of the result.
 
     Raises:
-      UserError: the parameters differ in name, shape or dtype; names the differing ones.
+      UserError: the parameters differ in name, shape or dtype; the message names the parameters that differ.
       RunFailedError: the step is damaged.
     """
     wanted = {name: value for name, value in like.items() if head == "keep" or name != "head"}
@@ -97,13 +97,13 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
 
 
 def load_statistics(checkpoint: Path, like: Tree) -> Tree:
-    """Returns the variables of a step that are no parameters, averaged where the parameters are; as `load_params`."""
+    """Returns the variables of a step that are not parameters, averaged if the parameters are; see `load_params`."""
     item = "ema_statistics" if weights_item(checkpoint) == "ema" else "statistics"
     return load_items(checkpoint, {item: like})[item]
 
 
 def load_items(checkpoint: Path, like: dict[str, Tree]) -> dict[str, Tree]:
-    """Returns items of a step, with the structure, dtypes and shardings of `like`; raises as `load_params`."""
+    """Returns items of a step, with the structure, dtypes and shardings of `like`; errors as for `load_params`."""
     _check_unchanged(checkpoint)
     for name, tree in like.items():
         check_fits(checkpoint, name, tree)
@@ -115,7 +115,7 @@ def check_fits(checkpoint: Path, item: str, wanted: Tree, ignored: str | None = 
     """Checks names, shapes and dtypes of an item of a step against those of the model.
 
     Raises:
-      UserError: they differ; names the differing arrays.
+      UserError: names, shapes or dtypes differ; the message names the arrays.
     """
     with reading(checkpoint), ocp.StandardCheckpointer() as checkpointer:
         stored = named_leaves(checkpointer.metadata(checkpoint / item).item_metadata.tree)
@@ -148,7 +148,7 @@ def _check_unchanged(checkpoint: Path) -> None:
 
 @contextmanager
 def reading(checkpoint: Path) -> Iterator[None]:
-    """Turns errors while reading into one `RunFailedError` about a damaged checkpoint."""
+    """Converts errors while reading into a `RunFailedError` about a damaged checkpoint."""
     try:
         with quiet():
             yield
@@ -162,7 +162,7 @@ def reading(checkpoint: Path) -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Keeps Orbax's warnings, and tensorstore's messages after an error, from stderr.
 
-    tensorstore's threads may print until the process ends: programs silence them throughout, see `run_command`.
+    tensorstore's threads may print until the process ends; `run_command` silences them for the whole program.
     """
     hooks = sys.unraisablehook, threading.excepthook
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
@@ -179,7 +179,7 @@ def quiet() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Returns the first line of an error message; of a long line both ends, either of which may hold the cause."""
+    """Returns the first line of an error message; only both ends of a long line, because either may hold the cause."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= 200 else f"{line[:100]} ... {line[-100:]}"
 

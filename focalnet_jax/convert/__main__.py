@@ -1,8 +1,8 @@
 """Convert FocalNet weights: python -m focalnet_jax.convert SRC DST --to {microsoft,timm,huggingface,orbax}.
 
 SRC is a torch.save file or a safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory,
-or a checkpoint of this package. Its format and model are recognised, under any key or prefix. DST is a .pth or
-.safetensors file, or a directory for huggingface and orbax.
+or a checkpoint of this package. The format and the model are recognised; weights may be under any key or prefix. DST is
+a .pth or .safetensors file, or a directory for huggingface and orbax.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _refuse_inside(source: Path, destination: Path) -> None:
 
 
 def _files(source: Path, which: str | None) -> list[Path]:
-    """Returns the paths read: a checkpoint as one directory, shards with their index, weights with their config."""
+    """Returns the paths to read: the directory of a checkpoint, shards and their index, or weights and their config."""
     if is_checkpoint(source):
         return [find_checkpoint(str(source))]
     others = [source / CONFIG, source / PREPROCESSOR] if source.is_dir() else [source]

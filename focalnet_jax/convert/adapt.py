@@ -1,6 +1,6 @@
-"""Fitting weights to another model: another classifier, larger focal windows, more focal levels.
+"""Adapts weights to a different model: a different classifier, larger focal windows, more focal levels.
 
-Another input size needs no change: no parameter depends on it.
+A different input size needs no change, because no parameter depends on the input size.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ _FREE = ("drop_rate", "drop_path_rate", "scan_blocks", "remat", *IMPLEMENTATIONS
 def adapt(
     weights: Weights, config: FocalNetConfig, *, head: str = "keep", surgery: bool = True, seed: int = 0
 ) -> Weights:
-    """Returns `weights` fitted to a model of `config`.
+    """Returns `weights` adapted to a model of `config`.
 
     Args:
       weights: the weights that were read.
       config: the target model.
-      head: "keep" takes the classifier as it is; "drop" initialises a new one; "remap" takes ImageNet-1K's rows of an
-        ImageNet-22K classifier, of which row 850 is initialised because that class had no images.
+      head: treatment of the classifier. "keep" keeps the classifier; "drop" initialises a new classifier; "remap"
+        selects ImageNet-1K's rows of an ImageNet-22K classifier and initialises row 850, because this class had no
+        images.
       surgery: whether focal windows and levels may differ, see `check_adaptable`.
-      seed: seed of the initialised parameters: the classifier, the kernels of added levels.
+      seed: seed for initialising a classifier and the kernels of added levels.
 
     Raises:
-      UserError: the models differ in anything else, or in the number of classes with `head` "keep".
+      UserError: the models differ in any other option, or differ in the number of classes although `head` is "keep".
     """
     check_adaptable(weights.config, config, surgery=surgery)
     _check_head(weights.config.num_classes, config.num_classes, head)
@@ -87,7 +88,7 @@ def needs_surgery(old: FocalNetConfig, new: FocalNetConfig) -> bool:
 
 
 def _stages_differ(key: str, old: FocalNetConfig, new: FocalNetConfig) -> bool:
-    """Returns whether an option differs in any of the stages that both have."""
+    """Returns whether an option differs in any stage that both models have."""
     return any(a != b for a, b in zip(_per_stage(old, key), _per_stage(new, key), strict=False))
 
 
@@ -111,7 +112,7 @@ def _check_head(given: int, wanted: int, head: str) -> None:
 
 
 def _check_order(names: Sequence[str] | None) -> None:
-    """Raises `UserError` if the classifier to remap has its classes in another order than the class list."""
+    """Raises `UserError` if the order of the classes of the classifier to remap differs from the class list."""
     listed = [{*pair, words} for pair, words in zip(class_list(NUM_22K), class_names(NUM_22K), strict=True)]
     # Spellings differ a little between sources; another order changes nearly every row.
     same = sum(name in known for name, known in zip(names or (), listed, strict=False))
@@ -129,7 +130,7 @@ def _per_stage(config: FocalNetConfig, key: str) -> tuple[int, ...]:
 
 
 def check_adaptable(old: FocalNetConfig, new: FocalNetConfig, *, surgery: bool = True) -> None:
-    """Raises `UserError` if weights of `old` cannot be fitted to a model of `new`.
+    """Raises `UserError` if weights of `old` cannot be adapted to a model of `new`.
 
     The number of classes may differ; windows and levels may grow with `surgery`.
 
@@ -139,7 +140,7 @@ def check_adaptable(old: FocalNetConfig, new: FocalNetConfig, *, surgery: bool =
       surgery: whether focal windows and levels may differ.
 
     Raises:
-      UserError: another field differs, or a window or a number of levels would shrink; names the fields.
+      UserError: any other field differs, or a window or number of levels would shrink; the message names the fields.
     """
     differing = [] if surgery else [_differing(key, old, new) for key in _SURGERY if _stages_differ(key, old, new)]
     for field in dataclasses.fields(FocalNetConfig):
@@ -165,7 +166,7 @@ def check_adaptable(old: FocalNetConfig, new: FocalNetConfig, *, surgery: bool =
 
 
 def _fresh_leaves(config: FocalNetConfig, seed: int, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns initialised parameters of these names; the others are not computed."""
+    """Returns initialised parameters of these names, without computing the others."""
     if not names:
         return {}
 
@@ -178,7 +179,7 @@ def _fresh_leaves(config: FocalNetConfig, seed: int, names: Sequence[str]) -> di
 
 
 def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...], global_level: bool) -> np.ndarray:
-    """Returns a parameter in the shape it has in the target model."""
+    """Returns a parameter, changed to its shape in the target model."""
     if "/focal_kernels/" in name:
         return resize_kernel(value, shape[1])
     if "/gates/" in name:

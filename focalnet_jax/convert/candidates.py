@@ -1,4 +1,4 @@
-"""Finding FocalNets among the tensors of a file, and their names in each format."""
+"""Finds FocalNets among the tensors of a file, and the names of their tensors in each format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """The prefix without its trailing dot, by which a user chooses it."""
+        """Prefix without the trailing dot; users select the candidate by this key."""
         return self.prefix.rstrip(".")
 
     def holds(self, name: str) -> bool:
@@ -82,7 +82,7 @@ def is_known(name: str, format: str) -> bool:
 
 
 def last_stage(shapes: dict[str, tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
-    """Returns the index of the last stage and the shape of one of its norms; `shapes` are by the format's names."""
+    """Returns the index of the last stage and the shape of one of its norms; `shapes` has the format's names."""
     norms = {int(match[1]): shape for name, shape in shapes.items() if (match := _LAST_NORM.search(name))}
     last = max(norms, default=0)
     return last, norms.get(last, ())

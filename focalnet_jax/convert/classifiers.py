@@ -37,7 +37,7 @@ class FoundClassifier:
 def find_classifier(
     chosen: Candidate, outside: Sequence[str], kept: Mapping[str, str], tensors: Tensors, source: str, *, whole: bool
 ) -> FoundClassifier:
-    """Returns the linear layer on the backbone's pooled output that is its classifier under a name of its own.
+    """Returns the linear layer on the pooled output of a backbone, a classifier whose name is not the format's.
 
     The result is empty if the format's own classifier is present or no layer qualifies.
 
@@ -47,7 +47,7 @@ def find_classifier(
       kept: names of the backbone's tensors in the file, by name in its format.
       tensors: all tensors of the file.
       source: name of the file, for messages.
-      whole: whether the backbone has its final norm; no classifier was trained on a newly initialised norm.
+      whole: whether the backbone has a final norm; without it, no layer is its classifier.
 
     Raises:
       UserError: several layers qualify, or the layer cannot be read.
@@ -88,7 +88,7 @@ def _modules(names: Sequence[str], scope: str, tensors: Tensors) -> dict[str, li
 
 
 def _behind(chosen: Candidate, scope: str, modules: Mapping[str, list[str]]) -> list[str]:
-    """Returns modules that may be the classifier: by name, or after the backbone in an `nn.Sequential`."""
+    """Returns modules that may be the classifier by their names, or because they follow the backbone in a sequence."""
     own = chosen.prefix[len(scope) :].partition(".")[0]
     later = [name for name in modules if own.isdecimal() and name.isdecimal() and int(name) > int(own)]
     return [name for name in modules if name in later or _CLASSIFIERS.fullmatch(name)]
@@ -102,7 +102,7 @@ def _left(
     chosen: Candidate,
     source: str,
 ) -> FoundClassifier:
-    """Returns a note why no module was taken; raises `UserError` if one competes with the backbone's classifier."""
+    """Returns a note on why no module was used; raises `UserError` if one competes with the backbone's classifier."""
     if not own:
         return FoundClassifier(
             decisions=(f"{next(iter(linear))} was left out: it is not a linear layer on the backbone's pooled output",)

@@ -1,4 +1,4 @@
-"""Directories with PyTorch weights: from Hugging Face or DeepSpeed, or with a single weights file."""
+"""Finds the weights in directories of Hugging Face or DeepSpeed, or with a single weights file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Reading and writing weight files: torch files and safetensors, also sharded.
+"""Reads and writes weight files: torch files and safetensors, also sharded.
 
-A file's type follows from its content, not its name. Nothing in a file is executed, see `pickles.py`. Inputs are not
-modified, and an output gets its name only when it is complete.
+The type of a file is determined by its content, not its name. Nothing in a file is executed, see `pickles.py`. Inputs
+are not modified, and an output file is renamed to its final name only when it is complete.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Returns whether `path` is a directory to search for a checkpoint of this package, not one of weights files.
+    """Returns whether `path` is a directory that may hold a checkpoint of this package, not weights files.
 
     Raises:
       UserError: the directory cannot be read or holds weights in an unsupported format, or `path` is a URL.
@@ -170,7 +170,7 @@ def write_tensors(
 
 
 def _sort_metadata(path: Path) -> None:
-    """Sorts the metadata, which the library writes in random order, so that equal weights give equal bytes."""
+    """Sorts the metadata, so that equal weights give equal bytes; the library writes it in random order."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -185,7 +185,7 @@ def _sort_metadata(path: Path) -> None:
 def atomic_output(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`, renamed to `path` at the end and removed on an error.
 
-    Unlike `system.files.write_whole` it serves directories, and libraries that write to a path themselves.
+    Unlike `system.files.write_whole`, it also supports directories and libraries that write to a path themselves.
 
     Raises:
       UserError: `path` exists, or its folder cannot be written.
@@ -223,7 +223,7 @@ def _remove(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Returns the hexadecimal SHA-256 of a file; for a directory, that of `sha256sum`'s lines over its sorted files."""
+    """Returns the hexadecimal SHA-256 of a file, or of `sha256sum`'s output for the sorted files of a directory."""
     if path.is_dir():
         files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
         return hashlib.sha256("".join(f"{sha256(path / name)}  {name}\n" for name in files).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""config.json and preprocessor_config.json of a Hugging Face model directory, read and written."""
+"""Reads and writes config.json and preprocessor_config.json of a Hugging Face model directory."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def write_metadata(
       folder: the directory to write to.
       config: the model's config.
       info: class names and preprocessing to write.
-      image_size: another input size (height and width in pixels), with the same cropped share of an image.
+      image_size: input size to write instead (height and width in pixels); the cropped fraction stays the same.
 
     Returns:
-      Notes, one line each; and `info` if the files cannot express its preprocessing, else None.
+      Notes of one line each; and `info` if the files cannot express its preprocessing, else None.
     """
     how, raw = info.preprocessing or USUAL, info.preprocessor
     if image_size is not None:
@@ -114,7 +114,7 @@ _FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-5}
 
 
 def transformers_options(folder: Path) -> dict[str, Any]:
-    """Returns the fields of `FocalNetConfig` in a directory's `config.json`; empty if it is not a FocalNet's.
+    """Returns the fields of `FocalNetConfig` in a directory's `config.json`; empty if the model is not a FocalNet.
 
     Raises:
       UserError: the file is damaged, or states something that this package does not compute.
@@ -138,7 +138,7 @@ def transformers_options(folder: Path) -> dict[str, Any]:
 
 
 def _config_of_a_focalnet(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Returns path and content of a directory's `config.json`; the content is empty unless it is a FocalNet's."""
+    """Returns the path and content of a directory's `config.json`; no content if the model is not a FocalNet."""
     path = folder / CONFIG
     stated = read_json(path) if path.is_file() else {}
     return path, stated if stated.get("model_type") == "focalnet" else {}
@@ -148,7 +148,7 @@ def transformers_info(folder: Path, num_classes: int) -> WeightsInfo:
     """Returns class names and preprocessing in a directory's transformers files.
 
     Raises:
-      UserError: class names or input size are invalid, or the names are not `num_classes`.
+      UserError: class names or input size are invalid, or the number of names is not `num_classes`.
     """
     path, config = _config_of_a_focalnet(folder)
     classes = _classes(path, config.get("id2label"), num_classes) if num_classes else None

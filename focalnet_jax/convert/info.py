@@ -36,7 +36,7 @@ class WeightsInfo:
 
 
 def info_from_dict(values: Mapping[str, Any], place: str) -> WeightsInfo:
-    """Returns the info that `WeightsInfo.to_dict` wrote, also in older versions without the key "preprocessing"."""
+    """Returns the info written by `WeightsInfo.to_dict`, also by old versions without the key "preprocessing"."""
     names = {key: tuple(values[key]) for key in ("classes", "words") if values.get(key) is not None}
     size, raw, own = values.get("image_size"), values.get("preprocessor"), values.get("preprocessing")
     size = None if size is None else sides(size)
@@ -56,7 +56,7 @@ def _text(values: Mapping[str, Any], key: str) -> str:
 
 
 def with_preprocessor(info: WeightsInfo, raw: Mapping[str, Any], place: str) -> WeightsInfo:
-    """Returns `info` with the preprocessing of a `preprocessor_config.json`, or the reason it cannot be followed."""
+    """Returns `info` with the preprocessing of a `preprocessor_config.json`, or the reason for not following it."""
     try:
         return replace(info, preprocessor=raw, preprocessing=from_transformers(raw, place))
     except UserError as error:  # raised only when images are prepared: the weights are usable without

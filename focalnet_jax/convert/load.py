@@ -1,4 +1,4 @@
-"""Loading the weights at a path into a model."""
+"""Loads the weights at a path into a model."""
 
 from __future__ import annotations
 
@@ -38,21 +38,22 @@ def load_model(
     Args:
       path: a torch or safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory, a
         workdir or a checkpoint.
-      name: the variant; recognised by default.
-      head: with another `num_classes`: "drop" for a new classifier, "remap" from ImageNet-22K to ImageNet-1K.
+      name: name of the variant; recognised by default.
+      head: treatment of the classifier if `num_classes` differs: "drop" for a new classifier, "remap" for the rows of
+        ImageNet-1K in a classifier for ImageNet-22K.
       dtype: precision policy, "float32" or "bfloat16"; parameters are float32 in both.
-      weights: which weights to take if the file holds several: "ema" for averaged ones, a key or prefix such as
+      weights: selection among several weights in the file: "ema" for averaged weights, a key or prefix such as
         "teacher", or a file of a directory such as "model_1".
       **options: fields of `FocalNetConfig` to replace. Larger `focal_windows` and more `focal_levels` adapt the
-        weights: kernels are padded with zeros, added levels start with zero gates.
+        weights: kernels are padded with zeros, and added levels start with zero gates.
 
     Raises:
-      UserError: nothing readable is at `path`, it is another model than `name`, or it holds several to choose from.
+      UserError: `path` has no readable weights, the model is not `name`, or there are several models to choose from.
 
     Warns:
-      UserWarning: the file's dtype is not float32; one of several models was taken; the final norm or the classifier
-        were taken from the enclosing module, or left out; a layer before the model normalizes images, which the caller
-        must then do.
+      UserWarning: the file's dtype is not float32; one of several models was used; the final norm or the classifier was
+        read from the enclosing module or left out; or the file has a layer before the model that normalizes images, so
+        that the caller must normalize images.
     """
     options = checked_fields(options)
     not_from_shapes = {key: options[key] for key in NOT_FROM_SHAPES if key in options}
@@ -100,17 +101,18 @@ def load_into(
     With `head` "drop" the classifier may be missing from the result; the caller then initialises it.
 
     Args:
-      path: as for `load_model`.
+      path: path of the weights, as for `load_model`.
       config: the target model.
-      like: the model's parameters, arrays or shapes, whose shardings the result has.
-      statistics: its variables that are no parameters, as `like`; read from a checkpoint of this package alone.
-      head: "keep", "drop" or "remap", see `adapt`.
+      like: parameters of the model, as arrays or shapes; the result has their shardings.
+      statistics: variables of the model that are not parameters, as arrays or shapes; read only from checkpoints of
+        this package.
+      head: treatment of the classifier: "keep", "drop" or "remap", see `adapt`.
       surgery: whether focal windows and levels may differ; False for evaluation, which must not change the model.
       seed: seed of initialised parameters.
-      which: which weights to take if the file holds several, as for `read_weights`.
+      which: selection among several weights in the file, as for `read_weights`.
 
     Raises:
-      UserError: nothing readable is at `path`, or it does not fit the model.
+      UserError: `path` has no readable weights, or the weights do not fit the model.
     """
     if is_checkpoint(path) and head != "remap":
         checkpoint = find_checkpoint(path)

@@ -1,4 +1,4 @@
-"""Applies a key table: parameters to a format's tensors and back; every key on both sides must be used."""
+"""Applies a key table to convert parameters to a format's tensors and back; every key on both sides must be used."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _abstract_state(config: FocalNetConfig) -> nnx.State:
 
 
 def entries(config: FocalNetConfig, format: str) -> list[Entry]:
-    """Returns every tensor of a model of `config` in `format`, in table order; each parameter exactly once."""
+    """Returns every tensor of a model of `config` in `format`, in table order, with each parameter exactly once."""
     leaves = {name: tuple(leaf.shape) for name, leaf in named_leaves(param_shapes(config)).items()}
     found = list(_expand(config, format, leaves))
     covered = [(name, entry.block) for entry in found for name in entry.params]
@@ -93,7 +93,7 @@ def tensors_to_params(tensors: Mapping[str, np.ndarray], config: FocalNetConfig,
     """Returns the float32 parameters of a model of `config` from `tensors`, all of which must be used.
 
     Raises:
-      UserError: keys or shapes do not fit the model, or a value exceeds float32; names them.
+      UserError: keys or shapes do not fit the model, or a value exceeds float32; the message names the tensors.
     """
     wanted = entries(config, format)
     given = tensors.shapes if isinstance(tensors, Tensors) else {name: t.shape for name, t in tensors.items()}
@@ -118,7 +118,7 @@ def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def check_keys(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises `UserError` if keys are missing, not used or of another shape, and names them.
+    """Raises `UserError` if keys are missing or unused or have a different shape; the message names the keys.
 
     For keys that differ only in their numbers, the message names the first and counts the others.
     """

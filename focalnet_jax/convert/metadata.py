@@ -1,4 +1,4 @@
-"""Class names and preprocessing of weights: from files in their directory, metadata and layers in their file."""
+"""Finds the class names and preprocessing of weights: in files, metadata of the weights file, and its layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IDENTITY = Normalization((0.0,) * 3, (1.0,) * 3)
 def read_info(path: Path, folder: Path, format: str, num_classes: int) -> WeightsInfo:
     """Returns the class names and preprocessing of the weights at `path`.
 
-    Files in `folder` come first; metadata in the weights file fills in the entries that they lack.
+    Files in `folder` have precedence; metadata in the weights file fills in the missing entries.
 
     Raises:
       UserError: class names or input size are invalid or do not fit the classifier, or the metadata is damaged.
@@ -40,10 +40,10 @@ def read_info(path: Path, folder: Path, format: str, num_classes: int) -> Weight
 
 
 def options_in(path: Path) -> dict[str, bool]:
-    """Returns the model options in the metadata of a `.safetensors` file of this package; empty if it has none.
+    """Returns the model options in the metadata of a `.safetensors` file of this package; empty if there are none.
 
     Raises:
-      UserError: the options are damaged.
+      UserError: the metadata is damaged.
     """
     held = read_metadata_of(path).get(OPTIONS)
     try:

@@ -50,7 +50,7 @@ def find_normalization(chosen: Candidate, around: Sequence[str], tensors: Tensor
 
 
 def _places(chosen: Candidate, scope: str, around: Sequence[str], tensors: Tensors) -> dict[str, list[str]]:
-    """Returns tensors of one value, or one per channel, by their module, at most two levels below `scope`."""
+    """Returns tensors with one value, or one value per channel, by module, at most two levels below `scope`."""
     places: dict[str, list[str]] = {}
     for name in around:
         if not name.startswith(scope) or name.count(".", len(scope)) > 2:

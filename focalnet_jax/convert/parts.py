@@ -1,4 +1,4 @@
-"""Parameters stored in parts or in another form: pruned ones are multiplied by their masks, others are refused."""
+"""Handles parameters stored in parts: multiplies pruned parameters by their masks, and raises errors for others."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _INTEGERS = ("int8", "uint8", "I8", "U8", "float8", "F8", "qint", "quint")
 
 
 def refuse_parts(names: Iterable[str], source: str) -> None:
-    """Raises `UserError` if names show parameters stored in parts; the message names their kind and the remedy."""
+    """Raises `UserError` if names show parameters stored in parts; the message names the kind and the remedy."""
     names = list(names)
     for pattern, what, todo in _KINDS:
         if found := next((name for name in names if re.search(pattern, f".{name}")), None):
@@ -71,7 +71,7 @@ def is_quantized(kind: str) -> bool:
 
 
 def multiply_masks(tensors: Tensors) -> Tensors:
-    """Returns tensors in which each pruned parameter is its values times its mask, as torch computes with it."""
+    """Returns tensors with each pruned parameter multiplied by its mask, as torch does before using it."""
     pairs = {}
     for name in tensors:
         mask = name.removesuffix(_ORIGINAL) + _MASK

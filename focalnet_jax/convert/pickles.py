@@ -1,4 +1,4 @@
-"""Reading pickles without executing anything in them.
+"""Reads pickles without executing anything in them.
 
 A pickle is a program: its opcodes name functions and classes, and call them. `read_pickle` interprets the opcodes and
 builds plain Python values. Names stay text, and every import, call or restored object becomes an `Inert` record. No
@@ -54,7 +54,7 @@ class Inert:
 def read_pickle(file: IO[bytes], referred: list[tuple[Any, ...]] | None = None) -> Any:
     """Returns the value of the pickle at the file's position, which is then after the pickle's end.
 
-    Dictionary keys are text: integers become text, entries with other keys are dropped. Sets become lists.
+    Dictionary keys are text: integers become text, and entries with other keys are dropped. Sets become lists.
 
     Args:
       file: the file to read.
@@ -237,7 +237,7 @@ class _Machine:
 
 
 def _call(function: Any, args: Any) -> Any:
-    """Returns the record of a call, or plain data for the few callables that return nothing else."""
+    """Returns the record of a call, or plain data for the few callables that return only plain data."""
     name = function.text if isinstance(function, Name) else getattr(function, "name", "?")
     args = args if isinstance(args, tuple) else (args,)
     if name in _ATTACKS or name.partition(".")[0] in _ATTACKS:

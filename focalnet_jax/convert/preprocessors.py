@@ -1,4 +1,4 @@
-"""Preprocessing in transformers' and timm's files, read and written."""
+"""Reads and writes preprocessing in transformers' and timm's files."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _of_convnext(short: int, crop_pct: Any, crop: tuple[int, int] | None, place:
 
 
 def _sides(sides: Any, key: str, place: str) -> tuple[int, int]:
-    """Returns height and width, which are stated as one number, a pair or a dictionary."""
+    """Returns height and width from one number, a pair or a dictionary."""
     if type(sides) is int:
         sides = [sides, sides]
     if isinstance(sides, Mapping):
@@ -158,7 +158,8 @@ def _sides(sides: Any, key: str, place: str) -> tuple[int, int]:
 def to_transformers(how: Preprocessing) -> dict[str, Any] | None:
     """Returns the content of a `preprocessor_config.json`; None if transformers' processors cannot do it.
 
-    They place a crop one pixel further up or left if the margin is odd, see `Preprocessing.rounding`.
+    transformers' processors place a crop one pixel further up or left if the margin is odd, see
+    `Preprocessing.rounding`.
     """
     tall, wide = how.target
     shorter = how.mode == "shorter" and tall == wide

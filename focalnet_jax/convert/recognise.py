@@ -1,4 +1,4 @@
-"""Recognises the model of tensors from their names and shapes."""
+"""Recognises the model from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOT_FROM_SHAPES = ("use_postln", "normalize_modulator")
 
 @dataclass(frozen=True)
 class Recognised:
-    """The model of tensors, and the source of each of its options."""
+    """A recognised model, and the source of each of its options."""
 
     name: str | None  # the released variant with these shapes
     config: FocalNetConfig
@@ -50,16 +50,16 @@ def recognise(
     overrides: Mapping[str, Any] | None = None,
     assumed: Mapping[str, Any] | None = None,
 ) -> Recognised:
-    """Returns the model of tensors in `format`, whose names have no prefix.
+    """Returns the model to which tensors in `format` belong; their names have no prefix.
 
     Args:
-      shapes: shapes by name in the format.
+      shapes: shapes of the tensors by name in the format.
       format: a key of `TABLES`.
       name: the variant given by the user, if any.
       configured: options in an accompanying config.
       config_name: name of that config in messages.
       overrides: options given by the user, which take precedence.
-      assumed: options of the target model, for those with no other source.
+      assumed: options of the target model, used for options without another source.
 
     Raises:
       UserError: the shapes are not those of `name`, or an option has no source.
@@ -113,14 +113,14 @@ def _check_configured(seen: Mapping[str, Any], configured: Mapping[str, Any]) ->
 
 
 def released_name(config: FocalNetConfig) -> str | None:
-    """Returns the released variant with the parameters and computation of `config`, whatever the number of classes."""
+    """Returns the released variant with the parameters and computation of `config`, for any number of classes."""
     keys = (*_FROM_SHAPES, *NOT_FROM_SHAPES)
     same = (name for name in list_models() if all(_value(variant_config(name), k) == _value(config, k) for k in keys))
     return next(same, None)
 
 
 def _collapsed(key: str, value: Any) -> Any:
-    """Returns a value per stage as the single value it derives from, if it does, as variants state their options."""
+    """Returns the single value from which the values per stage derive; the values themselves if there is none."""
     if not isinstance(value, tuple) or key == "depths":
         return value
     expected = (
@@ -134,7 +134,7 @@ def _agree(config: FocalNetConfig, seen: Mapping[str, Any]) -> bool:
 
 
 def _value(config: FocalNetConfig, key: str) -> Any:
-    """Returns an option as one value per stage, the form of `_options`."""
+    """Returns an option as one value per stage, as `_options` returns it."""
     if key == "embed_dim":
         return config.dims
     if key in ("focal_levels", "focal_windows", "focal_factor"):
@@ -196,7 +196,7 @@ def _options(shapes: Shapes, format: str, configured: Mapping[str, Any]) -> dict
 
 
 def _mlp_ratio(hidden: Sequence[int], dims: Sequence[int], configured: float | None) -> float:
-    """Returns the MLP ratio that gives these hidden widths when rounded down: the configured one, else the shortest."""
+    """Returns the MLP ratio that gives these hidden widths when rounded down: `configured`, else the shortest."""
     low = max(width / dim for width, dim in zip(hidden, dims, strict=True))
     candidates = [configured or low, *(math.ceil(low * 10**digits - 1e-9) / 10**digits for digits in range(12)), low]
     fitting = (ratio for ratio in candidates if all(int(dim * ratio) == w for w, dim in zip(hidden, dims, strict=True)))
@@ -218,7 +218,7 @@ def _roles(shapes: Shapes, format: str) -> list[tuple[str, dict[str, int], tuple
 
 
 def _postln_by_names(shapes: Shapes, format: str) -> dict[str, bool]:
-    """Returns `use_postln` by the names of norms, which only timm names by their place."""
+    """Returns `use_postln` from the names of norms, which only in timm depend on their position."""
     if format != "timm":
         return {}
     return {"use_postln": any("norm1_post" in key for key in shapes)}

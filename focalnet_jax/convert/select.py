@@ -1,4 +1,4 @@
-"""Selection of one FocalNet among those in a file, under any key or prefix."""
+"""Selects one FocalNet among those in a file, under any key or prefix."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
     Args:
       tensors: all tensors of the file.
       source: name of the file, for messages.
-      which: "ema" for averaged weights, or a key or prefix; required if the choice is ambiguous.
-      head: "drop" leaves out the classifier, of any form.
+      which: selection: "ema" for averaged weights, or a key or prefix; required if the choice is ambiguous.
+      head: treatment of the classifier; "drop" leaves out classifiers of any structure.
 
     Raises:
       UserError: there is no FocalNet, the choice is ambiguous, or one of its tensors cannot be read.
@@ -53,7 +53,7 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
 
 
 def _unwrapped(tensors: Tensors) -> Tensors:
-    """Removes the wrappers of FocalNet's parts from the names, unless two tensors would then share a name."""
+    """Returns tensors without the wrappers of FocalNet's parts in their names, unless two names would become equal."""
     names = {_WRAPPED.sub(r"\1", name): name for name in tensors}
     if len(names) < len(tensors) or list(names) == list(tensors):
         return tensors
@@ -98,7 +98,7 @@ def _choose(
 
 
 def _distinct(candidates: Sequence[Candidate], tensors: Tensors) -> list[Candidate]:
-    """Returns the candidates that differ; one stored under two keys counts once."""
+    """Returns the distinct candidates; a model stored under two keys counts once."""
     found: dict[object, Candidate] = {}
     for candidate in candidates:
         places = {n.removeprefix(candidate.prefix): tensors.places.get(n, n) for n in tensors if candidate.holds(n)}

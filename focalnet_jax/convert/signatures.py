@@ -1,4 +1,4 @@
-"""Type of a weights file, recognised by its first bytes, not its name."""
+"""Recognises the type of a weights file by its first bytes, not its name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def kind_of(path: Path) -> str:
     """Returns `SAFETENSORS` or `TORCH`, by the content of the file at `path`.
 
     Raises:
-      UserError: the file is unreadable or of another type, which the message names.
+      UserError: the file is unreadable or has a different type; the message names the type.
     """
     try:
         size = path.stat().st_size
@@ -59,7 +59,7 @@ def kind_of(path: Path) -> str:
 
 
 def _other(begin: bytes, path: Path) -> tuple[str, str]:
-    """Returns the type of a file without readable tensors, and what to do."""
+    """Returns the type of a file without readable tensors, and advice."""
     for magic, kind, remedy in _OTHERS:
         if begin.startswith(magic):
             return kind, remedy

@@ -1,4 +1,4 @@
-"""The model of the weights that a run starts from, or that are evaluated, before anything is built."""
+"""Reads the model of a run's initial weights or of evaluated weights, before a model is built."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from focalnet_jax.model.variants import model_from_metadata
 
 @dataclass(frozen=True)
 class Start:
-    """The model of weights and what they state."""
+    """The model of weights, and their class names and preprocessing."""
 
     name: str | None  # the released variant, if it is one
     model: FocalNetConfig

@@ -1,8 +1,9 @@
 """Name and axis order of every parameter in each PyTorch code base.
 
 A format is an ordered table of rows. A row pairs parameters of this package with one key of a PyTorch state dict;
-`{stage}`, `{next}` (stage + 1), `{block}` and `{level}` stand for numbers. Rows apply only to models that have their
-parameters. Both directions use the same table, and `mapping.py` raises an error for any key that it does not cover.
+`{stage}`, `{next}` (stage + 1), `{block}` and `{level}` stand for numbers. A row applies only to models that have the
+row's parameters. Both directions use the same table, and `mapping.py` raises an error for any key that it does not
+cover.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Layout:
-    """Order of an array's axes in PyTorch: functions to it and back."""
+    """Order of an array's axes in PyTorch, as functions that convert to this order and back."""
 
     rank: int  # in PyTorch
     to_torch: Callable[[np.ndarray], np.ndarray]
@@ -61,7 +62,7 @@ def _pair(param: str, key: str, layout: Layout, postln: bool | None = None) -> l
 
 
 def _projection_in(key: str, layout: Layout) -> list[KeyRow]:
-    """Returns the rows of query, context and gates, which are one layer in PyTorch, in this order."""
+    """Returns the rows of query, context and gates, in this order; PyTorch has one layer for all three."""
     parts = [f"{_BLOCK}/modulation/{name}" for name in ("query", "context", "gates")]
     return [
         KeyRow(tuple(f"{part}/kernel" for part in parts), f"{key}.weight", layout),

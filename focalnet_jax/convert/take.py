@@ -1,4 +1,4 @@
-"""Takes the tensors of one FocalNet from a file, and counts and reports those that are left out."""
+"""Extracts the tensors of one FocalNet from a file; counts and reports the unused tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_LISTED = 6
 
 @dataclass(frozen=True)
 class Selected:
-    """Tensors of one FocalNet, by the names of its format."""
+    """Tensors of one FocalNet, by their names in its format."""
 
     tensors: Tensors
     format: str
@@ -71,7 +71,7 @@ def take(chosen: Candidate, others: Sequence[Candidate], tensors: Tensors, sourc
 
 
 def _belongs(name: str, other: Candidate, chosen: Candidate) -> bool:
-    """Returns whether a tensor belongs to `other`, which may enclose `chosen`: then only names of its format do."""
+    """Returns whether a tensor belongs to `other`; if `other` encloses `chosen`, only names of its format do."""
     if not other.holds(name):
         return False
     return not chosen.holds(other.prefix) and (
@@ -80,11 +80,11 @@ def _belongs(name: str, other: Candidate, chosen: Candidate) -> bool:
 
 
 def _foreign(name: str, format: str, shape: tuple[int, ...], head: str) -> bool:
-    """Returns whether a tensor below a FocalNet's prefix certainly plays no part in its classification.
+    """Returns whether a tensor below a FocalNet's prefix is certainly not used for classification.
 
-    These are modules of other names, counters, and additions of masked image modelling and detectors. Other tensors
-    stay: a parameter outside any module, such as a position embedding, and any tensor in FocalNet's own modules. If no
-    table has them, conversion fails.
+    Unused tensors are modules with names unknown to FocalNet, counters, and additions of masked image modelling and
+    detectors. All other tensors stay: parameters outside any module, such as a position embedding, and tensors in
+    FocalNet's own modules. Conversion fails if no table contains such a tensor.
     """
     if is_known(name, format):
         return False
@@ -99,7 +99,7 @@ def _foreign(name: str, format: str, shape: tuple[int, ...], head: str) -> bool:
 def _final_norm(
     format: str, inside: Mapping[str, str], kept: dict[str, str], tensors: Tensors
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns the final norm that a backbone lacks and notes: the norm of its last output, or a new one."""
+    """Returns the missing final norm of a backbone (the norm of its last output, or a new norm), and notes."""
     names = [f"{_NORMS[format]}.{part}" for part in ("weight", "bias")]
     head = f"{HEADS[format].partition('.')[0]}."
     if any(name in inside for name in names) or any(name.startswith(head) for name in kept):

@@ -19,11 +19,11 @@ class Tensors(Mapping[str, np.ndarray]):
     Args:
       shapes: shapes by name.
       dtypes: names of dtypes by name.
-      read: reads one tensor.
+      read: function that reads one tensor.
       notes: notes on the file for the user.
       problems: reasons, by name, why tensors cannot be read.
       others: types, by name, of entries that are not tensors.
-      places: memory locations by name, equal for tensors that share memory; by default each has its own.
+      places: memory locations by name, equal for tensors that share memory; by default different for every tensor.
     """
 
     def __init__(

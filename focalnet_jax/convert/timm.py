@@ -1,4 +1,4 @@
-"""config.json of a timm model directory: preprocessing and class names, read and written."""
+"""Reads and writes config.json of a timm model directory: preprocessing and class names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from focalnet_jax.model import FocalNetConfig, variant_config
 
 
 def is_timms(config: Mapping[str, Any]) -> bool:
-    """Returns whether a `config.json` is timm's for a FocalNet, also in timm's old flat layout."""
+    """Returns whether a `config.json` is from timm and for a FocalNet, also in timm's old flat layout."""
     return str(config.get("architecture", "")).startswith("focalnet")
 
 
@@ -26,7 +26,7 @@ def timm_info(config: Mapping[str, Any], num_classes: int, place: str) -> Weight
     """Returns class names and preprocessing in timm's `config.json`.
 
     Raises:
-      UserError: class names are invalid or more than `num_classes`.
+      UserError: class names are invalid, or there are more than `num_classes`.
     """
     nested = config.get("pretrained_cfg")
     inner = nested if isinstance(nested, Mapping) else config  # the old layout is flat
@@ -80,7 +80,7 @@ def timm_options(config: Mapping[str, Any], given: Collection[str] = ()) -> dict
 
     Args:
       config: the content of `config.json`.
-      given: options given by the user, for which timm's default is not used.
+      given: names of the options given by the user; their defaults in timm are not used.
 
     Raises:
       UserError: the config states something that this package does not compute.
@@ -107,7 +107,7 @@ def timm_name(config: FocalNetConfig, name: str | None) -> str | None:
 
 
 def timm_arguments(config: FocalNetConfig) -> dict[str, Any]:
-    """Returns the arguments with which timm's `FocalNet` builds this model, without those for its classifier."""
+    """Returns the arguments with which timm's `FocalNet` builds this model, without the classifier's arguments."""
     return {
         "embed_dim": config.dims[0],
         "depths": list(config.depths),
@@ -128,12 +128,12 @@ def write_timm_config(
 
     Args:
       folder: the directory to write to.
-      config: the model's config, which timm's FocalNet can express.
-      name: the released variant, or None.
+      config: the model's config, valid for timm's FocalNet.
+      name: name of the released variant, or None.
       info: class names and preprocessing to write.
 
     Returns:
-      Notes, one line each; and `info` if the file cannot express its preprocessing, else None.
+      Notes of one line each; and `info` if the file cannot express its preprocessing, else None.
     """
     how = info.preprocessing or USUAL
     prepared = None if info.refused else to_timm(how)

@@ -1,4 +1,4 @@
-"""Torch files: every tensor by its path in the saved object. Reading needs no torch and executes nothing.
+"""Reads torch files: every tensor by its path in the saved object. Reading needs no torch and executes nothing.
 
 A file of `torch.save` is a zip of a pickle and one record per storage, or, before torch 1.6 and with
 `_use_new_zipfile_serialization=False`, a sequence of pickles followed by the storages (torch/serialization.py). Plain
@@ -125,7 +125,7 @@ def _walk(value: Any, path: tuple[str, ...], found: _Contents, seen: set[int], s
 
 
 def _makes_a_tensor(value: Any) -> bool:
-    """Returns whether this is a tensor of a kind that is not read: quantized, sparse, or without data."""
+    """Returns whether this is a tensor of an unsupported kind: quantized, sparse, or without data."""
     return isinstance(value, Inert) and value.name.startswith(("torch._utils._rebuild", "torch._tensor._rebuild"))
 
 
@@ -192,7 +192,7 @@ def _tensor(
 
 
 def _fits(count: Any, dtype: np.dtype, size: int) -> bool:
-    """Returns whether a storage of `size` bytes has exactly the count of numbers in the pickle."""
+    """Returns whether a storage of `size` bytes holds exactly the number of values that the pickle states."""
     return type(count) is int and count * dtype.itemsize == size
 
 
@@ -201,7 +201,7 @@ def _whole_numbers(values: Any) -> bool:
 
 
 def _array(shape: Any, dtype: Any, fortran: Any, content: Any) -> _Tensor | None:
-    """Returns a pickled NumPy array as a tensor; None if it is not plain data."""
+    """Returns a pickled NumPy array as a tensor; None if its dtype or content is not plain data."""
     code = dtype.args[0] if isinstance(dtype, Inert) and dtype.name == "numpy.dtype" and dtype.args else None
     order = dtype.state[1] if code and _length(dtype.state) > 1 else "<"
     if (

@@ -30,7 +30,7 @@ def storage_dtype(kind: Any) -> np.dtype | None:
 
 
 def numpy_dtype(name: str) -> np.dtype | None:
-    """Returns the dtype of torch's name for it; None if NumPy has none."""
+    """Returns the dtype with this name in torch; None if NumPy has no such dtype."""
     try:
         return np.dtype(getattr(ml_dtypes, name, name)) if name.isidentifier() else None
     except TypeError:
@@ -55,7 +55,7 @@ class ZipStorages:
         return self._archive.getinfo(name).file_size if name in self._archive.NameToInfo else 0
 
     def bytes(self, key: str) -> np.ndarray:
-        """Returns the bytes of a storage after checking their checksum."""
+        """Returns the bytes of a storage after verifying their checksum."""
         return self._record(f"data/{key}")
 
     def _record(self, name: str) -> np.ndarray:
@@ -77,7 +77,7 @@ class ZipStorages:
 
 
 class LegacyStorages:
-    """The storages after the pickles of a file in the format before the zip; none for a plain pickle."""
+    """The storages after the pickles of a file in torch's format before 1.6; empty for a plain pickle."""
 
     def __init__(self, path: Path, mapped: np.ndarray):
         self._mapped, self._places = mapped, dict[str, tuple[int, int]]()
@@ -123,7 +123,7 @@ class _Bytes:
         return piece
 
     def readline(self) -> bytes:
-        """Returns the bytes up to the end of the line; names in a pickle are shorter than the piece searched."""
+        """Returns the bytes up to the end of the line; searches a limited length, which exceeds names in pickles."""
         piece = self._content[self._position : self._position + 100_000].tobytes()
         line = piece[: piece.index(b"\n") + 1]
         self._position += len(line)

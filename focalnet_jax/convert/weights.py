@@ -1,4 +1,4 @@
-"""Reads weights of any format as a model's parameters, and recognises the model."""
+"""Reads weights in any format as parameters of this package, and recognises the model."""
 
 from __future__ import annotations
 
@@ -61,20 +61,21 @@ def read_weights(
     """Returns the weights at `path`: a torch or safetensors file, a directory of them, or a checkpoint of this package.
 
     A FocalNet is found under any key or prefix of a file; other tensors are left out and counted in the notes. A
-    backbone without a classifier has 0 classes; one without a final norm gets a new one, with a note. A linear layer
-    after a backbone becomes its classifier, and a layer before it that normalizes images becomes its preprocessing.
+    backbone without a classifier has 0 classes. A backbone without a final norm gets a new norm, with a note. A linear
+    layer after a backbone becomes its classifier. A layer before the backbone that normalizes images becomes a part of
+    the preprocessing.
 
     Args:
       path: a file or directory.
-      name: the variant; recognised by default.
+      name: name of the variant; recognised by default.
       options: `use_postln` and `normalize_modulator` given by the user; shapes do not determine them.
       assumed: the same options of the target model, used if neither the file nor accompanying files state them.
-      which: which weights to take if there are several: "ema" for averaged ones, a key or prefix such as "teacher", or
-        a file of a directory such as "model_1".
-      head: "drop" leaves out a classifier of a form that FocalNet does not have.
+      which: selection among several weights: "ema" for averaged weights, a key or prefix such as "teacher", or a file
+        of a directory such as "model_1".
+      head: treatment of the classifier; "drop" leaves out a classifier with a structure that FocalNet lacks.
 
     Raises:
-      UserError: nothing readable is at `path`, it is not the variant `name`, or the file holds several models to
+      UserError: `path` has no readable weights, the model is not the variant `name`, or there are several models to
         choose from.
     """
     path = Path(os.path.expanduser(path))
@@ -115,14 +116,14 @@ def read_weights(
 
 
 def _folder_of(file: Path) -> Path:
-    """Returns the folder whose files describe a weights file: its own, or that of the file it links to."""
+    """Returns the folder with the files that describe a weights file: its own folder, or that of its link target."""
     own = file.parent
     described = (own / CONFIG).is_file() or (own / PREPROCESSOR).is_file()
     return file.resolve().parent if file.is_symlink() and not described else own
 
 
 def _differs_in_timm(found: Recognised, format: str) -> list[str]:
-    """Returns a note if timm's model of these shapes computes something else than the original's variant."""
+    """Returns a note if timm's model of these shapes computes different outputs than the original's variant."""
     by_variant = found.sources["normalize_modulator"].startswith("variant")
     if format != "timm" or not (by_variant and found.config.normalize_modulator):
         return []
@@ -133,7 +134,7 @@ def _differs_in_timm(found: Recognised, format: str) -> list[str]:
 
 
 def _differs_in_transformers(config: FocalNetConfig, format: str, info: WeightsInfo) -> list[str]:
-    """Returns a note if transformers computes other logits for images of the stated size."""
+    """Returns a note if transformers computes different logits for images of the stated size."""
     stride = config.patch_size * 2 ** (len(config.depths) - 1)
     if format != "huggingface" or info.preprocessing is None:
         return []
@@ -192,7 +193,7 @@ def _reading(step: Path) -> Iterator[None]:
 
 
 def checkpoint_info(metadata: Mapping[str, Any]) -> WeightsInfo:
-    """Returns class names and preprocessing of a checkpoint: of its source if converted, else of the run's config."""
+    """Returns class names and preprocessing of a checkpoint: from its source if converted, else from the config."""
     if "stated" in metadata:
         return info_from_dict(metadata["stated"], "the checkpoint's preprocessor")
     data = metadata.get("config", {}).get("data", {})

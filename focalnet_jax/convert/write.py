@@ -27,7 +27,7 @@ _NEVER_WRITTEN = (".ckpt", ".pkl", ".model")  # suffixes of weights files that a
 
 @dataclass(frozen=True)
 class WriteReport:
-    """Number, dtype and files of the tensors written."""
+    """Number, dtype and files of the written tensors."""
 
     tensors: int
     dtype: str
@@ -49,9 +49,9 @@ def write_weights(
       weights: the weights to write.
       destination: a `.pth` or `.safetensors` file; a directory for "huggingface" and "orbax", and for "timm" if it has
         neither suffix.
-      format: "microsoft", "timm", "huggingface" or "orbax".
-      dtype: dtype of the tensors, by default that of the source. Checkpoints of this package are float32.
-      image_size: input size in pixels in a Hugging Face config; by default that of the source, or 224.
+      format: output format: "microsoft", "timm", "huggingface" or "orbax".
+      dtype: dtype of the tensors, by default the dtype of the source; always float32 in checkpoints of this package.
+      image_size: input size in pixels for a Hugging Face config; by default the source's size, or 224.
 
     Raises:
       UserError: the format cannot express the model, or `destination` does not fit the format or exists.
@@ -152,7 +152,7 @@ def _check_expressible(weights: Weights, format: str) -> None:
 
 
 def _file_notes(weights: Weights, format: str, destination: Path) -> tuple[str, ...]:
-    """Returns how to build the model of a file that does not state it, one line each."""
+    """Returns notes on building the model, one line each, for a file that does not state the model's options."""
     config, notes = weights.config, []
     if format == "timm" and timm_name(config, weights.name) is None:
         arguments = {"num_classes": config.num_classes, **timm_arguments(config)}

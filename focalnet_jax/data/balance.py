@@ -26,17 +26,17 @@ _ATTEMPTS = 10  # records tried for an unreadable one, as in the loader
 class Balance:
     """Order of examples in which a class of n examples is drawn in proportion to n ** (1 - power).
 
-    An epoch has N places, the number of examples of the source. Each class has a fixed number of them, filled from
-    successive permutations of its examples, so that all of them are drawn equally often. The order is a pure function
-    of seed, epoch and place.
+    An epoch has N places, where N is the number of examples of the source. Each class has a fixed number of places.
+    They are filled from successive permutations of the class's examples, so that all examples of a class are drawn
+    equally often. The order is a pure function of seed, epoch and place.
 
     Args:
       labels: labels of all examples, `[N]`.
-      power: 0 keeps the frequencies of classes, 1 makes them equal.
+      power: strength of the balance: 0 keeps the frequencies of classes, 1 makes the frequencies equal.
 
     Attributes:
-      counts: examples of each class, `[K]`.
-      places: places of each class in an epoch, `[K]`.
+      counts: number of examples of each class, `[K]`.
+      places: number of places of each class in an epoch, `[K]`.
     """
 
     def __init__(self, labels: np.ndarray, power: float):
@@ -53,7 +53,7 @@ class Balance:
         self._ends = np.cumsum(self.places)
 
     def example(self, place: int, epoch: int, seed: int) -> int:
-        """Returns the index of the example at a place in [0, N) of an epoch, before places are shuffled."""
+        """Returns the index of the example for a place in [0, N) of an epoch; the caller shuffles the places."""
         label = int(np.searchsorted(self._ends, place, side="right"))
         places, count = int(self.places[label]), int(self.counts[label])
         turn, within = divmod(epoch * places + place - (int(self._ends[label]) - places), count)
@@ -62,7 +62,7 @@ class Balance:
         return int(self._order[self._firsts[label] + within])
 
     def describe(self) -> str:
-        """Returns images and places of the rarest and of the most frequent class in words."""
+        """Returns text with the numbers of images and places of the rarest and of the most frequent class."""
         present = np.flatnonzero(self.counts)
         rare, often = present[self.counts[present].argmin()], present[self.counts[present].argmax()]
         return (
@@ -120,7 +120,7 @@ def labels_of(source: Source) -> np.ndarray:
 
 
 def _label(source: Source, index: int) -> int:
-    """Returns the label of an example; for a damaged record that of the next one, which replaces it in training."""
+    """Returns the label of an example; of the next readable example if the record is damaged, as in training."""
     for attempt in range(_ATTEMPTS):
         try:
             return int(source[(index + attempt) % len(source)][1])

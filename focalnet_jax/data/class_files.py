@@ -1,4 +1,4 @@
-"""Reads class lists in files of users, as text or JSON."""
+"""Reads users' files of class names, as text or JSON."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     """Returns the class names in a file, in their order.
 
     Formats:
-      text: one class per line, also `synset<TAB>words`. Lines that are all numbered, such as `3: cat`, and not in
-        ascending order are sorted by number.
-      JSON list: the names.
-      JSON object: from numbers to names, also under the key `id2label` as in a `config.json`; or from names to numbers,
-        also under `label2id` or `class_to_idx`. A Python dict as printed is accepted too.
+      text: one class per line, also `synset<TAB>words`. If all lines are numbered, such as `3: cat`, and their
+        numbers are not ascending, the lines are sorted by number.
+      JSON list: list of the names.
+      JSON object: mapping from numbers to names, also under the key `id2label` as in a `config.json`; or mapping from
+        names to numbers, also under `label2id` or `class_to_idx`. A printed Python dict is accepted too.
 
     The name of a class with a synset id is the id.
 
     Raises:
-      UserError: the file cannot be read, or has another format.
+      UserError: the file cannot be read, or has a different format.
     """
     path = Path(path).expanduser()
     try:
@@ -56,7 +56,7 @@ def _lines(path: Path, text: str) -> list[str]:
 
 
 def _by_number(path: Path, lines: list[str]) -> list[str]:
-    """Returns lines sorted by their numbers and without them, if all are numbered and not in ascending order."""
+    """Returns lines sorted by their numbers and without the numbers, if all are numbered and they are not ascending."""
     numbered = [match for match in map(_NUMBERED_LINE.fullmatch, lines) if match]
     numbers = [int(match[1]) for match in numbered]
     if len(numbers) < len(lines) or numbers == sorted(numbers):

@@ -1,6 +1,7 @@
 """The classes of ImageNet-1K and ImageNet-22K in the order of the released heads.
 
-`classes/*.txt` have one line per class, synset id and lemmas; `scripts/class_lists.py` made them and names the sources.
+`classes/*.txt` have one line per class with synset id and lemmas; `scripts/class_lists.py` made them and names the
+sources.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def synset_of(name: str) -> str | None:
 
 @cache
 def class_list(num_classes: int) -> tuple[tuple[str, str], ...] | None:
-    """Returns `(synset id, lemmas)` of each class of ImageNet's list of this length; None if it has none."""
+    """Returns `(synset id, lemmas)` of each class of ImageNet's list of this length; None if there is no such list."""
     if num_classes not in _LISTS:
         return None
     text = resources.files("focalnet_jax.data").joinpath(f"classes/{_LISTS[num_classes]}.txt").read_text("utf-8")
@@ -49,8 +50,8 @@ def class_names(num_classes: int) -> list[str] | None:
 def labels(count: int, classes: Sequence[str] | None = None) -> list[str]:
     """Returns a readable name for each output of a classifier.
 
-    Synset ids are replaced by words. Without names, outputs are called by ImageNet's classes if their number is that of
-    a list of ImageNet, otherwise LABEL_0, LABEL_1, ...
+    Synset ids are replaced by words. Without names, outputs have the names of ImageNet's classes if
+    there is a list of ImageNet with this number of classes, otherwise LABEL_0, LABEL_1, ...
 
     Args:
       count: number of outputs, which may be larger than the number of classes of the data.

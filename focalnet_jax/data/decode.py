@@ -115,7 +115,7 @@ def _decode_any(encoded: bytes) -> np.ndarray:
 
 
 def _decode_damaged(encoded: bytes, format: str) -> np.ndarray | None:
-    """Returns the pixels of a file that Pillow rejects although they are complete; None if they are not."""
+    """Returns the pixels of a file that Pillow rejects although its pixels are complete; None if incomplete."""
     try:
         if format in _PIXELS_ONLY:
             return np.asarray(_open_rgb(_PIXELS_ONLY[format](encoded), format))

@@ -45,5 +45,5 @@ class DigitsSource:
         return self._images[index], self.labels[index]
 
     def name(self, index: int) -> str:
-        """Returns the place of an example in the split."""
+        """Returns the position of an example in the split, as text."""
         return f"digit {index}"

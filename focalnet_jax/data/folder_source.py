@@ -1,4 +1,4 @@
-"""Data sets that are a folder with one folder per class in each split."""
+"""Reads data sets stored as a folder with one folder per class in each split."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _NAMED = 10  # folders, in a message
 class FolderSource:
     """A tree of class folders, `PATH/SPLIT/CLASS/**/*.jpg` (or any of `IMAGE_SUFFIXES`).
 
-    Classes are sorted by folder name, numerically if all names are numbers; a label is the place of a class in that
+    Classes are sorted by folder name, numerically if all names are numbers; a label is the index of a class in that
     order. A folder without images is a class without examples.
 
     Attributes:
-      empty: by class folder without images, its contents in words.
-      note: the files of the split that are left out, counted by kind; an empty string for none.
+      empty: description of the contents of each class folder without images.
+      note: text with the numbers of unused files of the split, by kind; empty if there are none.
 
     Raises:
-      UserError: the path, the split or its class folders are missing, hold no images, or have another layout.
+      UserError: the path, the split or its class folders are missing, hold no images, or have a different layout.
     """
 
     def __init__(self, path: str | None, split: str):
@@ -90,7 +90,8 @@ class FolderSource:
 def _split_folder(root: Path, split: str) -> Path:
     """Returns the folder of a split.
 
-    Raises `UserError` if it is missing, with its place if it is near, or the contents of `root`.
+    Raises `UserError` if the folder is missing; the message has a nearby folder of this name, or the contents of
+    `root`.
     """
     if not root.is_dir():
         state = "is a file, and is not a directory" if root.exists() else "is not a directory"
@@ -120,7 +121,7 @@ def _are_classes(folders: Sequence[Path]) -> bool:
 
 
 def _check_class_folders(folder: Path, classes: Sequence[Path], outside: Listing) -> None:
-    """Raises `UserError` where class folders are missing, or hold splits or classes themselves."""
+    """Raises `UserError` if class folders are missing, or hold splits or classes themselves."""
     if outside.broken:  # a missing class would change the labels of others
         raise UserError(f"{outside.broken[0]} is a link to something that does not exist: repair or remove it")
     names = [entry.name for entry in classes]

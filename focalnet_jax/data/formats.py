@@ -146,7 +146,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def recognise(encoded: bytes) -> tuple[Kind | None, bytes]:
-    """Returns the type of a file, None if unknown, and its bytes without white space before an image."""
+    """Returns the type of a file (None if unknown), and its bytes without white space before an image."""
     if not encoded:
         return _EMPTY, encoded
     kind = _by_signature(encoded)

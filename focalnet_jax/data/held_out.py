@@ -27,7 +27,7 @@ class Part:
       whole: the source.
       names: paths of all its files, relative to the folder of the classes.
       indices: the examples of the subset, `[M]`.
-      description: the subset in words.
+      description: description of the subset.
     """
 
     def __init__(self, whole: Source, names: Sequence[str], indices: np.ndarray, description: str):
@@ -57,7 +57,7 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
     evaluation images. The folder may hold class folders (`PATH/CLASS/*.jpg`) instead of `PATH/train/CLASS/*.jpg`.
 
     Raises:
-      UserError: as `open_source`; or the folder holds an evaluation split under another name.
+      UserError: `open_source` raises it, or the folder holds an evaluation split under a different name.
     """
     divided = split in (data.train_split, data.eval_split) and data.source == "folder" and data.path
     if not (divided and data.held_out) or (Path(data.path) / data.eval_split).is_dir():
@@ -103,15 +103,15 @@ def _find_other_splits(root: Path, split: str) -> list[str]:
 
 
 def choose(names: Sequence[str], labels: np.ndarray, share: float) -> np.ndarray:
-    """Returns which examples are held out, `[N]` bool: those with a hash of their name below `share`.
+    """Returns which examples are held out, `[N]` bool: those whose name has a hash below `share`.
 
-    An additional image does not change the choice of others. In a class of two or more images the one with the lowest
-    hash is always held out, and the one with the highest is always kept.
+    An additional image does not change the choice of others. In a class of two or more images, the image with the
+    lowest hash is always held out, and the image with the highest hash is always kept.
 
     Args:
       names: file names.
-      labels: `[N]`.
-      share: share of the examples to hold out, in [0, 1].
+      labels: labels `[N]`.
+      share: fraction of the examples to hold out, in [0, 1].
     """
     hashes = np.array([_hash(name) for name in names])
     held = hashes < share

@@ -1,4 +1,4 @@
-"""Matching of the classes of a data set with the outputs of a classifier.
+"""Matches the classes of a data set with the outputs of a classifier.
 
 A data set and a classifier from different origins name their classes differently: by synset ids, numbers or words.
 `match_classes` finds the output of every class of the data; `relabelled.Relabelled` is the data set with these outputs
@@ -31,9 +31,9 @@ class Classes:
     """Class names of the outputs of a classifier, in their order.
 
     Attributes:
-      names: one per output, or for the first outputs if the others are unused.
-      origin: source of the names, in words.
-      exact: whether the names are those of the training data, rather than words for readers.
+      names: names of all outputs, or of the first outputs if the others are unused.
+      origin: description of the source of the names.
+      exact: whether the names equal the class names of the training data; False for names made for display.
     """
 
     names: tuple[str, ...]
@@ -44,7 +44,7 @@ class Classes:
         return len(self.names)
 
     def first(self, count: int | None) -> Classes:
-        """Returns the first `count` classes; all for None."""
+        """Returns the first `count` classes; all classes if `count` is None."""
         return self if count is None else replace(self, names=self.names[:count])
 
     @cached_property
@@ -65,9 +65,9 @@ class Matching:
     """The outputs of the classes of a data set.
 
     Attributes:
-      outputs: output of each class, `[classes of the data]` int32; -1 for one without examples that the classifier
-        lacks.
-      how: the criterion of the match in words; empty if both have the same names in the same order.
+      outputs: output of each class, `[classes of the data]` int32; -1 for a class that the classifier lacks and that
+        has no examples.
+      how: description of the criterion of the match; empty if both sides have the same names in the same order.
     """
 
     outputs: np.ndarray
@@ -81,8 +81,8 @@ def classes_of(outputs: int, stated: Sequence[str] | None, origin: str, *, exact
 
     Args:
       outputs: number of outputs.
-      stated: names in a file or run; None if it has none, empty for a classifier that was not trained.
-      origin: source of the names, in words.
+      stated: names stated by a file or run; None if none are stated, empty for a classifier that was not trained.
+      origin: description of the source of the names.
       exact: see `Classes`.
     """
     if stated is None and class_list(outputs):
@@ -111,14 +111,14 @@ def match_classes(
       names: class names of the data.
       classes: class names of the classifier; None if unknown.
       outputs: number of outputs of the classifier.
-      data: the data set, for messages.
-      classifier: the classifier, for messages.
+      data: name of the data set in messages.
+      classifier: name of the classifier in messages.
       numbers: whether class names that are numbers mean outputs.
-      present: the classes that must be found, such as those with examples; all by default.
-      hint: remedy for classes that cannot be matched, as a sentence.
+      present: classes that must be found, such as those with examples; by default all classes.
+      hint: sentence with a remedy for classes that cannot be matched.
 
     Raises:
-      UserError: a class is not among the classifier's, is ambiguous, or the classifier's classes are unknown.
+      UserError: the classifier lacks a class, a class is ambiguous, or the classifier's classes are unknown.
     """
     needed = set(range(len(names)) if present is None else present)
     if classes is not None and tuple(names) == classes.names:
@@ -186,7 +186,7 @@ def _find(
 
 
 def _eliminate(candidates: Sequence[list[int | str]]) -> list[list[int | str]]:
-    """Removes candidates that are the only one of another class, until nothing changes."""
+    """Removes candidates that are the only candidate of a different class, until nothing changes."""
     left = list(candidates)
     while True:
         taken = {each[0] for each in left if len(each) == 1}
@@ -218,7 +218,7 @@ class _Index:
         self._list = NUM_1K if self._synsets.keys() <= _words(NUM_1K).keys() else NUM_22K
 
     def find(self, name: str) -> tuple[list[int | str], str]:
-        """Returns the candidates for a class name of the data, and the criterion they were found by."""
+        """Returns the candidates for a class name of the data, and the criterion by which they were found."""
         if self.classes.exact and name in self._exact:
             return self._exact[name], "name"
         if synset := synset_of(name):
@@ -234,7 +234,7 @@ class _Index:
         return candidates, "name"
 
     def describe(self, candidate: int | str) -> str:
-        """Returns a candidate in words."""
+        """Returns a description of a candidate."""
         if isinstance(candidate, str):
             return f"{candidate} ({_words(self._list)[candidate]}, which it lacks)"
         name, synset = self.classes.names[candidate], self.classes.synsets[candidate]
@@ -243,7 +243,7 @@ class _Index:
 
 
 def _common(find, name: str) -> list:
-    """Returns the matches of a whole name; else the matches that its lemmas share; else all matches of its lemmas."""
+    """Returns the matches of the whole name; if none, the common matches of its lemmas; if none, all their matches."""
     if whole := find(_plain(name)):
         return list(whole)
     found = [set(each) for lemma in name.split(",") if (each := find(_plain(lemma)))]
@@ -277,7 +277,7 @@ def _words(count: int) -> dict[str, str]:
 
 @cache
 def _lemmas(count: int) -> dict[str, list[str]]:
-    """Returns synset ids by lemma, and by all lemmas of a class in one text."""
+    """Returns synset ids by lemma, and by the text of all lemmas of a class."""
     found = defaultdict(list)
     for synset, words in class_list(count):
         for key in _keys(words):

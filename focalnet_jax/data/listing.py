@@ -38,17 +38,17 @@ class Listing:
 
     @property
     def left_out_counts(self) -> str:
-        """The number of files left out and their kinds, such as "18 files: 9 .heic, 9 .txt"; "" for none."""
+        """Text with the numbers of unused files, such as "18 files: 9 .heic, 9 .txt"; "" if there are none."""
         return _count(self.left_out, self.broken)
 
     @property
     def all_counts(self) -> str:
-        """The number of all files and their kinds: "it holds 3 files: 3 .jpg" or "it is empty"."""
+        """Text with the numbers of all files, such as "it holds 3 files: 3 .jpg" or "it is empty"."""
         all_kinds = self.left_out + Counter(map(_suffix, self.images))
         return f"it holds {_count(all_kinds, self.broken)}" if all_kinds else "it is empty"
 
     def elsewhere(self, where: str) -> Listing:
-        """Returns a listing that leaves out every file, each kind followed by `where`."""
+        """Returns a listing in which every file is left out; the name of each kind is followed by `where`."""
         all_kinds = self.left_out + Counter(map(_suffix, self.images))
         return Listing(left_out=Counter({f"{kind} {where}": number for kind, number in all_kinds.items()}))
 
@@ -71,7 +71,7 @@ def _suffix(name: str) -> str:
 
 
 def left_behind(name: str) -> bool:
-    """Returns whether a file or folder is hidden, or made by an operating system or a tool, by its name."""
+    """Returns whether the name of a file or folder is hidden or typical of an operating system or tool."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
@@ -83,7 +83,7 @@ def list_images(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) ->
 
     Args:
       folder: root of the tree.
-      suffixes: in lower case.
+      suffixes: suffixes in lower case.
 
     Raises:
       UserError: a folder is not readable.
@@ -107,7 +107,7 @@ def list_images(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) ->
 
 
 def list_folders(folder: str | Path) -> tuple[list[Path], Listing]:
-    """Returns the sorted subfolders of a folder, without those of `left_behind`, and a listing of its own files.
+    """Returns the sorted subfolders without those of `left_behind`, and a listing of the folder's own files.
 
     Raises:
       UserError, RunFailedError: as for `list_images`.

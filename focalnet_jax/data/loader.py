@@ -1,6 +1,6 @@
-"""Batches in an order that is a pure function of seed and step.
+"""Loads batches in an order that is a pure function of seed and step.
 
-The example at position p of the global stream (p = step * batch_size + place in the batch), and the random numbers of
+The example at position p of the global stream (p = step * batch_size + index in the batch), and the random numbers of
 its augmentation, depend only on seed and p. A run resumes from its step, and hosts read contiguous slices of every
 global batch, so the stream is the same for any number of hosts, processes and threads.
 """
@@ -44,18 +44,18 @@ class Places(Protocol):
     """The part of every global batch that this process reads."""
 
     def slice(self, batch_size: int) -> Sequence[int]:
-        """Returns places in the global batch, ascending."""
+        """Returns indices in the global batch, ascending."""
 
 
 @dataclass(frozen=True)
 class HostPlaces:
-    """Equal contiguous parts for `count` hosts; the part of host `index`."""
+    """The part of host `index`, if global batches are divided into equal contiguous parts for `count` hosts."""
 
     index: int = 0
     count: int = 1
 
     def slice(self, batch_size: int) -> range:
-        """Returns places in the global batch, contiguous."""
+        """Returns indices in the global batch, contiguous."""
         size = batch_size // self.count
         return range(self.index * size, (self.index + 1) * size)
 
@@ -88,19 +88,19 @@ def train_batches(
     balance: Balance | None = None,
     reading: ReadOptions = ReadOptions(),
 ) -> Iterator[Batch]:
-    """Yields this host's slices of the global batches of steps `start_step` to `end_step`, the end excluded.
+    """Yields this host's slices of the global batches from step `start_step` up to, but excluding, `end_step`.
 
-    An example that cannot be read is replaced by the next readable one by index.
+    An example that cannot be read is replaced by the next readable example by index.
 
     Args:
       source: the examples.
-      host: converts an example to arrays.
-      batch_size: global.
-      seed: of order and augmentation.
+      host: `Host` that converts an example to arrays.
+      batch_size: global batch size.
+      seed: seed of order and augmentation.
       start_step: first step.
-      end_step: step after the last.
-      repeats: see `shuffled_index`.
-      balance: see `shuffled_index`.
+      end_step: step after the last step.
+      repeats: number of copies of each example, see `shuffled_index`.
+      balance: order with class-balanced sampling, see `shuffled_index`.
       reading: options that do not change the batches.
 
     Yields:
@@ -134,8 +134,8 @@ def eval_batches(
       The arrays of `host.eval_example`, `[B / hosts, ...]`, and `mask` `[B / hosts]` float32.
 
     Raises:
-      UserError: an image cannot be read; names it.
-      RunFailedError: as for `train_batches`.
+      UserError: an image cannot be read; the message names the image.
+      RunFailedError: a reading process died, or no batch came for `stall_seconds`.
     """
     local = reading.host.slice(batch_size)
     batches = -(-len(source) // batch_size)
@@ -213,7 +213,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _watched(batches: grain.DatasetIterator, reading: ReadOptions) -> Iterator[Batch]:
-    """Yields batches and prepares the next one meanwhile; raises `RunFailedError` if none comes."""
+    """Yields batches while the next batch is prepared; raises `RunFailedError` if no batch comes."""
 
     def take() -> Batch | None:
         batch = next(batches, None)

@@ -1,4 +1,4 @@
-"""Metadata of image files: removed if damaged, rejected if it would take too much memory."""
+"""Removes damaged metadata from image files, and rejects metadata that would take too much memory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def webp_pixels_only(encoded: bytes) -> bytes:
 
 
 def jpeg_pixels_only(encoded: bytes) -> bytes:
-    """Returns a JPEG without EXIF, colour profile, previews and comments; unchanged where its segments are damaged."""
+    """Returns a JPEG without EXIF, colour profile, previews and comments; unchanged if its segments are damaged."""
     parts, place = [encoded[:2]], 2
     while place + 4 <= len(encoded) and encoded[place] == 0xFF:
         marker = encoded[place + 1]
@@ -93,8 +93,8 @@ def scans(jpeg: bytes) -> int:
 def check_tiff(encoded: bytes, most_pixels: int) -> str:
     """Returns why a TIFF is not decoded, or an empty string; reads only the tags of its first page.
 
-    Pillow copies the value of every tag, each of which may be the whole file, and allocates tiles of any size. It would
-    decode the preview of a camera's raw file.
+    Pillow copies the value of every tag, which may be as large as the file, and allocates tiles of any size. For a
+    camera's raw file, Pillow would decode the preview.
     """
     tags, size = {}, 0
     for tag, bytes_, value in _tags(encoded):

@@ -17,7 +17,7 @@ def open_source(name: str, path: str | None, split: str) -> Source:
 
     Args:
       name: one of `SOURCES`.
-      path: the data, see the sources; None for digits.
+      path: path of the data, as for the source; None for digits.
       split: name of the split.
 
     Raises:

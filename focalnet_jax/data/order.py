@@ -1,6 +1,6 @@
 """The order of training examples, and their random numbers: pure functions of seed and position.
 
-Position p of the global stream is step * batch_size + place in the batch.
+Position p of the global stream is step * batch_size + index in the batch.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def shuffled_index(
     """Returns the index of the example at `position` of the training stream: a new permutation in every epoch.
 
     Args:
-      position: step * batch_size + place in the batch.
+      position: step * batch_size + index in the batch.
       examples: number of examples.
-      batch_size: global.
-      seed: of the permutations.
+      batch_size: global batch size.
+      seed: seed of the permutations.
       repeats: number of consecutive copies of each example, as in repeated augmentation (arXiv 1901.09335); an epoch
         then has only a part of the examples.
       balance: order of places with class-balanced sampling; None for the order of the source.
@@ -49,7 +49,7 @@ def shuffled_index(
 
 
 class _Generators(threading.local):
-    """One generator per thread: making one takes longer than all random draws of an example."""
+    """One generator per thread, because making a generator takes longer than all random draws of an example."""
 
     def __init__(self):
         self.bits = np.random.Philox(0)
@@ -60,7 +60,7 @@ _generators = _Generators()
 
 
 def generator_at(seed: int, position: int) -> np.random.Generator:
-    """Returns this thread's generator, set to the start of the random numbers of a position."""
+    """Returns this thread's generator, set to the first random number of a position."""
     state = _generators.bits.state
     state["state"]["key"][:] = seed, position
     state["state"]["counter"][:] = 0

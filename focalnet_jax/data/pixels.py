@@ -1,6 +1,6 @@
-"""Resampling of an image `[H, W, 3]` uint8 by numba, bit for bit as Pillow does it.
+"""Resamples images `[H, W, 3]` uint8 with numba; results equal Pillow's bit for bit.
 
-It takes a fraction of Pillow's time, because loops run over rows instead of pixels, and releases Python's lock.
+It takes a fraction of Pillow's time, because loops run over rows instead of pixels. It releases Python's lock.
 """
 
 from __future__ import annotations

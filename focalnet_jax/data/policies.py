@@ -32,7 +32,7 @@ def _signed(value: float, rng: Rng) -> float:
 
 
 def _enhancement(magnitude: float, rng: Rng) -> float:
-    """Returns a factor of an enhancement; its random distance from 1, which changes nothing, grows with magnitude."""
+    """Returns a factor of an enhancement; a factor of 1 has no effect, and the distance from 1 grows with magnitude."""
     return max(0.1, 1 + _signed(0.9 * magnitude / _TOP, rng))
 
 
@@ -115,7 +115,7 @@ class RandAugment:
       probability: of applying a drawn operation.
       std: standard deviation of the normal distribution of magnitudes; infinite: uniform in [0, magnitude].
       highest: magnitudes are clipped to [0, highest].
-      operations: names among `OPERATIONS`.
+      operations: names of operations in `OPERATIONS`.
       fill: levels of pixels that geometric operations bring in from outside the image.
     """
 
@@ -168,7 +168,7 @@ def parse_policy(text: str, fill: Levels = FILL) -> Augment | None:
     """Returns the policy of timm's notation, such as `rand-m9-mstd0.5-inc1` or `3a`; None for an empty text.
 
     Args:
-      text: the policy.
+      text: policy in timm's notation.
       fill: levels of pixels from outside the image.
 
     Raises:

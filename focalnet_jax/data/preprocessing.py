@@ -1,4 +1,4 @@
-"""Preprocessing of images for evaluation, as values: resize, centre crop, normalization.
+"""Preprocessing of images for evaluation, described as values: resize, centre crop, normalization.
 
 Preprocessing belongs to the weights: a model predicts differently for images that are prepared differently. It is
 applied by `transforms.eval_transform` on the host and `normalization.normalize` on the device.
@@ -25,7 +25,7 @@ _MOST_PIXELS = 2**12  # per side, in weights files; equal to `decode.LARGEST_SID
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation per channel, of levels in [0, 1]; hashable, as a static argument of `jax.jit`.
+    """Mean and standard deviation per channel of levels in [0, 1]; hashable, for static arguments of `jax.jit`.
 
     Values of a normalized image are `(level / 255 - mean) / std`.
     """
@@ -48,12 +48,12 @@ class Preprocessing:
 
     Attributes:
       size: height and width of the result.
-      mode: "shorter" keeps the aspect ratio and covers `resized`, "longest" keeps it and fits into `resized`, "stretch"
-        resizes to `resized`, "none" does not resize.
+      mode: resize mode. "shorter" keeps the aspect ratio and covers `resized`; "longest" keeps the aspect ratio and
+        fits into `resized`; "stretch" resizes to `resized`; "none" does not resize.
       resized: height and width to resize to; None means `size / crop_pct`, rounded down.
-      crop_pct: share of the resized image that the crop keeps, if known.
+      crop_pct: fraction of the resized image that the crop keeps, if known.
       interpolation: filter, a name in `FILTERS`.
-      normalization: of the result.
+      normalization: normalization of the result.
       fill: levels of the padding if the resized image is smaller than the crop.
       rounding: position of the crop: "nearest" as in timm, "down" as in transformers; they differ by up to a pixel.
     """
@@ -75,7 +75,7 @@ class Preprocessing:
         return tuple(math.floor(side / (self.crop_pct or 1)) for side in self.size)
 
     def at(self, size: tuple[int, int]) -> Preprocessing:
-        """Returns the same preprocessing at another size, with the same share kept by the crop."""
+        """Returns the same preprocessing at a different size; the crop keeps the same fraction."""
         if size == self.size:
             return self
         if self.crop_pct is not None:
@@ -143,7 +143,7 @@ def from_config(data: Mapping[str, Any]) -> Preprocessing:
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns height and width for one number or both."""
+    """Returns height and width from one number or from both."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
@@ -179,7 +179,7 @@ def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing
     """Returns the preprocessing unchanged.
 
     Raises:
-      UserError: a value is invalid; the message starts with `place`, the file or key it comes from.
+      UserError: a value is invalid; the message starts with `place`, the file or key of the value.
     """
     if not isinstance(how.mode, str) or how.mode not in RESIZE_MODES:
         raise UserError(f"{place}mode is {how.mode!r}; expected {', '.join(RESIZE_MODES)}")
@@ -222,7 +222,7 @@ def normalization(mean: Any, std: Any, place: str, scale: float = 1.0) -> Normal
       scale: the highest level in the units of mean and std, such as 255.
 
     Raises:
-      UserError: NaN, infinite, not positive, or not three channels.
+      UserError: a value is NaN, infinite or not positive, or there are not three channels.
     """
     parts = []
     for name, value in (("mean", mean), ("std", std)):

@@ -27,7 +27,7 @@ class Relabelled:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the data set, because the examples and their order are the same."""
+        """Fingerprint of `source`, because the examples and their order are the same."""
         return self.source.fingerprint
 
     def __getattr__(self, name: str) -> Any:

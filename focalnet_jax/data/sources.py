@@ -17,7 +17,7 @@ Label = np.ndarray | np.int32
 class Source(Protocol):
     """A split of a data set: examples by index.
 
-    A source that knows all labels without reading examples has them in `labels`, `[N]` int32.
+    If all labels are known without reading examples, the source has an attribute `labels`, `[N]` int32.
     """
 
     class_names: tuple[str, ...]
@@ -27,7 +27,7 @@ class Source(Protocol):
         """Number of examples."""
 
     def __getitem__(self, index: int) -> tuple[Picture, Label]:
-        """Returns the image and its label, or all its labels `[M]` padded with -1."""
+        """Returns the image and its label, or the image and all its labels `[M]` padded with -1."""
 
     def name(self, index: int) -> str:
         """Returns the name of an example in messages, such as its file."""

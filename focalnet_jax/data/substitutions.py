@@ -29,9 +29,9 @@ class Substitutions:
     """Counts the examples that replace unreadable ones, and ends a run with too many.
 
     Args:
-      source: the examples, for their names.
-      host: reads an example again, for the reason why it cannot be read.
-      most: largest share of the examples read so far, and at least of one epoch.
+      source: the examples, for their names in messages.
+      host: `EvalHost` that decodes an example again to find the reason of the error.
+      most: largest allowed fraction of unreadable examples among those read so far, but at least among one epoch.
     """
 
     def __init__(self, source: Source, host: EvalHost, most: float):
@@ -41,7 +41,7 @@ class Substitutions:
         self._named: set[int] = set()
 
     def resume(self, count: int, read: int) -> None:
-        """Continues counting from the numbers of substitutions and of examples read before a run was resumed."""
+        """Continues counting from the numbers of substitutions and examples read before the run resumed."""
         self.count, self._read = count, read
 
     def counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Data sets described for tensorflow-datasets and stored as ArrayRecord, read without TensorFlow."""
+"""Reads tensorflow-datasets data sets that are stored as ArrayRecord, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class TfdsSource:
     """A split of a TFDS data set, or a slice such as `train[:90%]` or `train[1000:]`.
 
     Args:
-      path: the directory of a data set, as `python -m focalnet_jax.data.prepare` writes it, or a directory above it; or
-        the name of a data set that is prepared in TFDS's directory (`TFDS_DATA_DIR`).
-      split: the split, or a slice of it.
+      path: directory of a data set as written by `python -m focalnet_jax.data.prepare`, or a parent directory; or name
+        of a data set that is prepared in TFDS's directory (`TFDS_DATA_DIR`).
+      split: name of the split, or a slice of the split.
 
     Raises:
       UserError: the data set or split does not exist, has no image or label, or is stored as TFRecord.
@@ -92,7 +92,7 @@ class TfdsSource:
         return example["image"], np.pad(np.asarray(label, np.int32), (0, _MOST_LABELS - len(label)), constant_values=-1)
 
     def name(self, index: int) -> str:
-        """Returns the file name in the record, if it has one, and the place in the split."""
+        """Returns the file name in the record, if it has one, and the index in the split."""
         try:
             file = self._examples[index].get("file_name", b"").decode()
         except (RuntimeError, TypeError, ValueError, IndexError):
@@ -101,7 +101,7 @@ class TfdsSource:
 
 
 def _check_shards(path: str, files: Sequence[str]) -> None:
-    """Raises `UserError` if a file is missing, or its end, which holds the index of records, cannot be read."""
+    """Raises `UserError` if a file is missing, or if its index of records, at the end of the file, cannot be read."""
     absent = [file for file in files if not Path(file).is_file()]
     if absent:
         raise UserError(f"{path} lacks {absent[0]}, and {len(absent) - 1} more files: get them or prepare it again")
@@ -122,7 +122,7 @@ def _fingerprint_on_card(card: Path) -> str:
 
 
 def open_builder(path: str) -> tfds.core.DatasetBuilder:
-    """Returns the builder of the data set in a directory, below it, or of this name in TFDS's directory.
+    """Returns the builder of the data set in or below a directory, or of the data set named `path` in TFDS's directory.
 
     Raises:
       UserError: there is no such data set, or it is damaged or not prepared.

@@ -29,9 +29,9 @@ def random_resized_crop_box(
     As in torchvision's RandomResizedCrop: ten attempts, then a centred crop with the ratio clamped to the range.
 
     Args:
-      width: of the image.
-      height: of the image.
-      scale: smallest and largest share of the image's area.
+      width: width of the image.
+      height: height of the image.
+      scale: smallest and largest fraction of the image's area.
       ratio: smallest and largest width / height of the crop.
       rng: source of randomness.
     """
@@ -62,10 +62,10 @@ def train_transform(
 
     Args:
       size: side of the result, or its height and width, in pixels.
-      crop_scale: smallest and largest share of the image's area.
+      crop_scale: smallest and largest fraction of the image's area.
       crop_ratio: smallest and largest width / height of the crop.
       flip: probability of a flip.
-      augments: applied to the cropped image.
+      augments: augmentations of the cropped image.
       interpolation: filter, a name in `preprocessing.FILTERS`.
     """
     tall, wide = sides(size)
@@ -86,8 +86,9 @@ def eval_transform(how: Preprocessing | int, resized: int | None = None) -> Eval
     """Returns an evaluation transform without normalization, from images `[H, W, 3]` to `[*size, 3]`, both uint8.
 
     Args:
-      how: the preprocessing; or the size for that of the recipes: shorter side to `resized`, then a centre crop.
-      resized: 256/224 of the size by default.
+      how: preprocessing; or output size for the recipes' preprocessing, which resizes the shorter side to `resized` and
+        then crops the centre.
+      resized: shorter side in pixels after resizing, by default 256/224 of the size.
     """
     if not isinstance(how, Preprocessing):
         how = from_config({"image_size": how, "eval_resize": resized})
@@ -130,7 +131,7 @@ def _full_size(how: Preprocessing, height: int, width: int) -> tuple[int, int]:
 
 
 def _crop_start(how: Preprocessing, large: int, small: int) -> int:
-    """Returns where a centred crop begins; negative if the image is smaller than the crop."""
+    """Returns the first pixel of a centred crop; negative if the image is smaller than the crop."""
     if how.rounding == "down":
         return (large - small) // 2
     return round((large - small) / 2) if large >= small else -((small - large) // 2)

@@ -1,4 +1,4 @@
-"""Shears, translations and rotations of an image `[H, W, 3]` uint8 with the results of Pillow's bicubic transforms.
+"""Shears, translates and rotates images `[H, W, 3]` uint8, as Pillow's bicubic transforms do.
 
 Results differ from Pillow's by at most one level.
 """
@@ -154,7 +154,7 @@ def rotate(image: np.ndarray, degrees: float, fill: tuple[int, int, int]) -> np.
 
     Args:
       image: `[H, W, 3]` uint8; the result has the same size.
-      degrees: angle.
+      degrees: angle of the rotation.
       fill: levels of pixels from outside the image.
     """
     angle = math.radians(-degrees)

@@ -1,1 +1,1 @@
-"""Many devices: connecting processes, the mesh, and shardings of parameters and activations."""
+"""Training on many devices: connecting processes, the mesh, and shardings of parameters and activations."""

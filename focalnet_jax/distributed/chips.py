@@ -1,4 +1,4 @@
-"""Peak figures of supported accelerators, as stated by their makers."""
+"""Peak figures of supported accelerators, as published by the manufacturers."""
 
 from __future__ import annotations
 

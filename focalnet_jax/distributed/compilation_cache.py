@@ -1,4 +1,4 @@
-"""Where JAX keeps compiled programs for the next start."""
+"""Cache of compiled programs for the next start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 
 
 def keep_compiled(folder: str) -> None:
-    """Makes JAX keep what it compiles in a folder of this machine; one that JAX was configured with wins."""
+    """Makes JAX cache compiled programs in a folder of this machine, unless JAX is configured with another folder."""
     if not folder or jax.config.jax_compilation_cache_dir:
         return
     path = Path(folder).expanduser()

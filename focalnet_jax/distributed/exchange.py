@@ -1,6 +1,6 @@
-"""Integers that every process gives to all others with a batch, summed inside the train step.
+"""Exchanges integers between processes: each process adds its own to a batch, and the train step sums them.
 
-No process may act alone on what it alone knows, such as a signal to stop: all receive the sums at the same step.
+Processes must act together on an event that only one has seen, such as a signal: all receive the sums at the same step.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _FIELD = "exchanged"  # of a batch, and of the metrics of its step
 
 
 def with_sums(batch: Mapping[str, jax.Array], metrics: dict[str, jax.Array], last: jax.Array) -> dict[str, jax.Array]:
-    """Returns the metrics of a step with the sums over the processes, where the batch carries integers; traced.
+    """Returns the metrics of a step with the sums over the processes, if the batch has integers; traced by JAX.
 
     Args:
-      batch: of the step.
-      metrics: of the step.
-      last: a scalar of at least 0 that depends on every other exchange of the step. The sum waits for it: on CPUs two
-        exchanges that do not wait for each other may take each other's messages.
+      batch: batch of the step.
+      metrics: metrics of the step.
+      last: scalar of at least 0 that depends on every other exchange of the step. The sum waits for this scalar,
+        because on CPUs two concurrent exchanges may receive each other's messages.
     """
     if _FIELD not in batch:
         return metrics
@@ -33,18 +33,18 @@ def with_sums(batch: Mapping[str, jax.Array], metrics: dict[str, jax.Array], las
 
 
 def without(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns a batch without the integers."""
+    """Returns the batch without the integers."""
     return {name: value for name, value in batch.items() if name != _FIELD}
 
 
 class Exchange:
-    """The newest sums over all processes of the integers that each gave with a batch.
+    """Newest sums over all processes of the integers that each process added to a batch.
 
-    With a single process nothing is exchanged: its own integers are the sums.
+    With a single process nothing is exchanged; the sums are its own integers.
 
     Args:
-      mesh: of the run.
-      first: the sums before the first batch.
+      mesh: mesh of the run.
+      first: initial sums, before the first batch.
     """
 
     def __init__(self, mesh: Mesh, first: Sequence[int]):
@@ -60,12 +60,12 @@ class Exchange:
         return batch | {_FIELD: put_exchanged(own, self._mesh)}
 
     def send(self, metrics: dict[str, jax.Array]) -> None:
-        """Starts to copy the sums of a step to the host, so that receiving them later takes no time."""
+        """Starts copying the sums of a step to the host, so that `receive` need not wait for them."""
         if not self.alone:
             metrics[_FIELD].copy_to_host_async()
 
     def receive(self, metrics: Mapping[str, jax.Array] | None) -> None:
-        """Takes the sums of a step that is done; None before the first one."""
+        """Stores the sums of a finished step; `metrics` is None before the first step."""
         if metrics is not None and not self.alone:
             self.sums = np.asarray(jax.device_get(metrics[_FIELD])).tolist()
 

@@ -1,4 +1,4 @@
-"""Flags and environment variables for the processes of a run; imports no JAX, which takes a second to load."""
+"""Flags and environment variables for the processes of a run; does not import JAX, which takes a second."""
 
 from __future__ import annotations
 

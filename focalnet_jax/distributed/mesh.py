@@ -20,11 +20,11 @@ BATCH = PartitionSpec(("data", "fsdp"))  # of the leading axis of batches
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh of the given axis sizes, of which one may be -1 for the remaining devices.
 
-    If the devices are in several slices, which only the data centre's network connects, only `data` crosses slices.
+    If the devices are in several slices, connected only by the data centre's network, only `data` crosses slices.
 
     Args:
       sizes: size of each axis in `AXES`.
-      devices: the devices, by default all.
+      devices: the devices, by default all devices.
 
     Raises:
       UserError: the product of the sizes is not the number of devices (a single process may use fewer), or the number
@@ -73,7 +73,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
 
 
 def run_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of a run over all devices, or those given; raises `UserError` if some would be idle."""
+    """Returns the mesh of a run over `devices`, by default all; raises `UserError` if some devices would be idle."""
     devices = jax.devices() if devices is None else devices
     mesh, count = make_mesh(sizes, devices), len(devices)
     if mesh.size != count:
@@ -91,11 +91,11 @@ _COMPILER_OPTIONS = {
 def compiler_options(mesh: Mesh) -> dict[str, str]:
     """Returns compiler options for the devices of a mesh.
 
-    TPUs: gather a sharded weight before multiplying by it. By default the compiler multiplies by one shard after the
-    other to hide the communication, but a 16th of FocalNet's narrow weights leaves most of a matrix unit idle: by the
-    compiler's estimate FocalNet-L at fsdp=16 takes 3.3 times as long (docs/scale.md).
+    TPUs: gather a sharded weight before multiplying by it. By default the compiler hides the communication and
+    multiplies by one shard after another, but a 16th of FocalNet's narrow weights leaves most of a matrix unit idle.
+    According to the compiler's estimate, FocalNet-L at fsdp=16 then takes 3.3 times as long (docs/scale.md).
 
-    CPUs: use full vector registers instead of half of AVX-512's (docs/performance.md).
+    CPUs: use the full width of AVX-512's vector registers instead of half of it (docs/performance.md).
     """
     return _COMPILER_OPTIONS.get(mesh.devices.flat[0].platform, {})
 
@@ -111,11 +111,11 @@ def split_by_example(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch_size(key: str, size: int, mesh: Mesh, micro_batches: int = 1) -> int:
-    """Returns `size`; raises `UserError`, with the nearest valid sizes, if it does not divide evenly.
+    """Returns `size`; raises `UserError`, with the nearest valid sizes, if the mesh does not divide it evenly.
 
     Args:
       key: name of the config key, for the message.
-      size: the global batch size.
+      size: global batch size.
       mesh: the mesh, whose axes `data` and `fsdp` split the batch.
       micro_batches: number of micro-batches per step.
     """
@@ -131,9 +131,9 @@ def check_batch_size(key: str, size: int, mesh: Mesh, micro_batches: int = 1) ->
 
 @dataclass(frozen=True)
 class LocalPlaces:
-    """The part of every global batch that this process reads, which is the shards of its devices in `mesh`.
+    """The part of every global batch that this process reads: the shards of its devices in `mesh`.
 
-    Hosts that share examples, because they split channels, read the same ones.
+    Hosts that share examples because they split channels read the same examples.
     """
 
     mesh: Mesh
@@ -148,7 +148,7 @@ def put_exchanged(values: Sequence[int], mesh: Mesh) -> jax.Array:
     """Returns an array `[devices, N]` whose sum over devices is the sum of all processes' `values`.
 
     Args:
-      values: N integers of this process, to be added to those of the others.
+      values: N integers of this process; the sum adds the integers of the other processes.
       mesh: the mesh.
     """
     local = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)

@@ -1,7 +1,7 @@
-"""Prints one line, instead of JAX's native trace, when JAX ends a process because another one is gone.
+"""Prints one line instead of JAX's native trace when JAX ends a process because another process has ended.
 
-Native code's stderr is piped through a small filter process (this file run as a program), because the process that is
-ended cannot filter it. Python's stderr is not filtered.
+Native code's stderr is piped through a small filter process (this file run as a program), because a process cannot
+filter output while JAX ends it. Python's stderr is not filtered.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ _PROCESS_0 = b"Failed to send RPC to coordination service"
 
 
 def shorten() -> None:
-    """Pipes native code's stderr through a filter process from here on; it ends when all its writers have ended."""
+    """Pipes native code's stderr through a filter process, which ends when all its writers have ended."""
     with contextlib.suppress(OSError):  # without stderr or a further process, nothing is filtered
         own = os.dup(2)
         log_filter = subprocess.Popen([sys.executable, "-IS", __file__], stdin=subprocess.PIPE, start_new_session=True)

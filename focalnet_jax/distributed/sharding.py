@@ -1,7 +1,7 @@
 """Sharding of parameters over the axes of the mesh; optimizer state is sharded like its parameters.
 
-`tensor` splits pairs of wide layers by channel, the first by its outputs and the second, which sums over them, by its
-inputs, so that few activations are exchanged (arXiv 1909.08053). `fsdp` splits every large parameter along its longest
+`tensor` splits pairs of wide layers by channel, so that few activations are exchanged (arXiv 1909.08053): the first
+layer by its outputs, and the second layer by its inputs. `fsdp` splits every large parameter along its longest
 axis (arXiv 1910.02054, stage 3).
 """
 
@@ -47,7 +47,7 @@ def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> Pa
     """Returns the partition of a parameter, or of its optimizer state, on a mesh of these axis sizes.
 
     Args:
-      name: path name, which ends in that of the parameter.
+      name: path name of the array; ends with the path name of the parameter.
       shape: shape of the array.
       sizes: sizes of the axes `fsdp` and `tensor`.
 
@@ -89,7 +89,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def describe(params: Any, mesh: Mesh) -> str:
-    """Returns a line with the shares of the parameters that each mesh axis splits, and their number per device."""
+    """Returns a line with the fraction of the parameters split by each mesh axis, and the parameters per device."""
     numbers: Counter[str] = Counter()
     held = 0
     for name, leaf in named_leaves(params).items():

@@ -37,8 +37,8 @@ _BROKEN_OFF = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable|abo
 def connect(flags: argparse.Namespace) -> None:
     """Connects this process with the others of the run; does nothing for a run of one process.
 
-    Afterwards only process 0 prints. If not all processes connect before the timeout, it ends the process with one
-    line, where the library would print a trace.
+    Afterwards only process 0 prints. If some processes do not connect before the timeout, this process ends with
+    one line; the library would print a trace.
 
     Raises:
       UserError: the flags are incomplete or invalid.
@@ -81,7 +81,7 @@ def connect(flags: argparse.Namespace) -> None:
 
 
 def refuse_uneven(devices: Sequence[jax.Device]) -> None:
-    """Raises `UserError` if processes have different numbers of devices, as with a broken one: they cannot exchange."""
+    """Raises `UserError` if processes have different numbers of devices, as with a broken device: exchanges would fail."""
     held = Counter(device.process_index for device in devices)
     if len(set(held.values())) > 1:
         counts = ", ".join(f"process {process} has {number}" for process, number in sorted(held.items())[:8])
@@ -104,8 +104,8 @@ def _end(text: str) -> NoReturn:
 def ends_with_the_others() -> Iterator[None]:
     """Ends this process with one line if an exchange fails because another process has ended.
 
-    This covers exchanges that raise, as over gloo and NCCL. If an exchange only waits, the library ends the process
-    once a peer has not responded for 10 s, or process 0 has ended: see `native_log`.
+    This covers exchanges that raise, as over gloo and NCCL. If an exchange waits without an error, the library ends the
+    process when a peer has not responded for 10 s or process 0 has ended, see `native_log`.
     """
     try:
         yield
@@ -160,7 +160,7 @@ def _refuse_port_in_use(given: Mapping[str, str | int]) -> None:
 
 
 def _gpus_of_this_process(environment: Mapping[str, str]) -> list[int] | None:
-    """Returns all GPUs of a node if this is its only process; None leaves the choice to JAX, one GPU per process."""
+    """Returns all GPUs of a node if the node has one process; None for JAX's choice, one GPU per process."""
     alone = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
     alone |= environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
     given = environment.get("CUDA_VISIBLE_DEVICES")
@@ -184,7 +184,7 @@ def _in_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
-    """Returns an environment variable as a number, 1 if it is not set."""
+    """Returns an environment variable as a number; 1 if the variable is not set."""
     try:
         return int(environment.get(name, 1))
     except ValueError:
@@ -221,7 +221,7 @@ def check_same(values: Mapping[str, str]) -> None:
     """Checks that all processes were started with the same `values`, texts by name.
 
     Raises:
-      UserError: some differ; names them and their values in this process.
+      UserError: values differ; the message has the names and this process's values.
     """
     if jax.process_count() == 1:
         return

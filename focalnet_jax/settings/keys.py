@@ -1,4 +1,4 @@
-"""Types of config keys that a plain default does not express."""
+"""Defaults of config keys whose type does not follow from a plain value."""
 
 from __future__ import annotations
 

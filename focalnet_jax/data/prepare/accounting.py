@@ -1,4 +1,4 @@
-"""The outcome of every source file: an example, rejected, or left out; lists and counts."""
+"""Lists and counts the outcomes of source files: examples, rejected files and unused files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TEST_KIND = "test images without labels"
 
 
 def describe_missing(sources: Sources, indices: Sequence[Index]) -> list[str]:
-    """Returns one line if validation images of the label list are missing, else none."""
+    """Returns a list with one line if validation images of the label list are missing, else an empty list."""
     absent = set(sources.labels.stems or ())
     for index in indices if absent else ():
         names = index.members["file"][index.members["split"] == SPLITS.index("val")].tolist()
@@ -38,7 +38,7 @@ def describe_missing(sources: Sources, indices: Sequence[Index]) -> list[str]:
 
 
 def describe_incomplete(kind: SourceKind, card: Mapping[str, Any]) -> list[str]:
-    """Returns one line if a data set has training images of all ImageNet-1K classes but lacks images, else none."""
+    """Returns a list with one line if all ImageNet-1K classes have training images but images are missing."""
     counts = {split: of["examples"] for split, of in card["splits"].items() if split in NUM_IMAGES}
     full = all(of.get("train") for of in card["classes"].values())
     if kind != KINDS["imagenet1k"] or not full or counts == NUM_IMAGES:
@@ -52,7 +52,7 @@ def describe_incomplete(kind: SourceKind, card: Mapping[str, Any]) -> list[str]:
 def refuse_no_examples(
     sources: Sources, indices: Sequence[Index], classes: Sequence[str], splits: Collection[str]
 ) -> None:
-    """Raises `UserError` if no image is usable, or none of the training or validation images.
+    """Raises `UserError` if no image is usable, or if no training image or no validation image is usable.
 
     `splits` are the splits with examples.
     """
@@ -71,7 +71,7 @@ def refuse_no_examples(
 def left_out(
     containers: Sequence[Container], indices: Sequence[Index], classes: Sequence[str]
 ) -> list[tuple[str, str, str, str]]:
-    """Returns (split, name, status, reason) of members that are not decoded; status is rejected or left out."""
+    """Returns (split, name, status, reason) of members that are not decoded; the status is rejected or left out."""
     listed = {name.encode() for name in classes}
     rows = []
     for container, index in zip(containers, indices, strict=True):
@@ -85,7 +85,7 @@ def left_out(
 
 
 def count_left_out(indices: Sequence[Index]) -> Counter[str]:
-    """Returns the number of files left out because they are not examples, by suffix or kind, such as hidden."""
+    """Returns the numbers of files that are not examples, by suffix or by kind, such as hidden."""
     kinds: Counter[str] = Counter()
     for index in indices:
         kinds.update({kind: count for kind, count in index.skipped.items() if kind != TEXT_LABELS})
@@ -102,7 +102,7 @@ def count_files(indices: Sequence[Index]) -> int:
 
 
 def describe_sources(containers: Sequence[Container]) -> list[str]:
-    """Returns one line per split, with its sources."""
+    """Returns one line per split that lists the sources of the split."""
     lines = []
     for split in (*SPLITS, None):
         of = [c for c in containers if c.split == split and not (split is None and c.direct)]

@@ -1,4 +1,4 @@
-"""Checks the index of all sources before anything is written: labels, classes, repeated and misplaced images."""
+"""Checks the index of all sources before writing: labels, classes, repeated and misplaced images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_NUMBERS = 100_000  # largest number of numbered classes; larger labels are
 def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
     """Returns the class names of the training images, sorted as other folder readers sort them.
 
-    Sources without training images are an evaluation set, with the classes of its images.
+    Sources without training images are an evaluation set; the classes are then those of the evaluation images.
 
     Numeric labels without names stay numbers: class 7 has label 7.
 
@@ -57,7 +57,7 @@ def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, 
 
 
 def _refuse_other_folders(indices: Sequence[Index], found: Set[str]) -> None:
-    """Raises `UserError` if val has numeric class folders that train lacks: its numbers may mean other classes."""
+    """Raises `UserError` if val has numeric class folders that train lacks: the numbers may mean different classes."""
     val = SPLITS.index("val")
     names = {name.decode() for index in indices for name in np.unique(_class_names(index, val)).tolist()}
     if others := in_order(names - found):
@@ -89,7 +89,7 @@ def _of_kinds(index: Index) -> str:
 
 
 def _refuse_captions(indices: Sequence[Index]) -> None:
-    """Raises `UserError` if the labels from .txt files are mostly different, and so captions."""
+    """Raises `UserError` if the labels from .txt files are mostly distinct and therefore captions."""
     texts = sum(index.skipped.get(TEXT_LABELS, 0) for index in indices)
     different = len({name for index in indices for name in np.unique(index.members["class_name"]).tolist()})
     if texts > 3 and different > texts / 2:
@@ -121,7 +121,7 @@ def check_label_list(sources: Sources, indices: Sequence[Index]) -> None:
 
 
 def _is_image(index: Index, split: str) -> np.ndarray:
-    """Returns whether each member is an image of a split, including rejected ones."""
+    """Returns whether each member is an image of a split; rejected images count."""
     return (index.members["split"] == SPLITS.index(split)) & (index.members["why_not"] != NO_IMAGE)
 
 
@@ -150,14 +150,14 @@ def refuse_repeated(sources: Sources, indices: Sequence[Index]) -> None:
 
 
 def _without_copies(files: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Returns file names; those at `places` lose the number that a browser appends to the name of a copy."""
+    """Returns file names; removes the number that a browser appends to copies from the names at `places`."""
     files = files.copy()
     files[places] = [re.sub(rb" ?\(\d+\)(?=\.\w+$)", b"", name) for name in files[places].tolist()]
     return files
 
 
 def _refuse_same_files(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if two shards or Parquet files have the same content, whatever their names."""
+    """Raises `UserError` if two shards or Parquet files have the same content under any names."""
     alike: dict[tuple[int | None, bytes], list[str]] = {}
     for container, index in zip(sources.containers, indices, strict=True):
         if container.holds != "images" and len(index):
@@ -175,7 +175,7 @@ def _refuse_same_files(sources: Sources, indices: Sequence[Index]) -> None:
 def refuse_validation_in_train(sources: Sources, indices: Sequence[Index]) -> None:
     """Raises `UserError` if train holds ImageNet validation images.
 
-    If val also holds training images, the splits are of another data set, such as Imagenette; this is only printed.
+    If val also holds training images, the data set has its own splits, such as Imagenette; a note is printed instead.
     """
     count, example = 0, ""
     for container, files in _imagenet_files(sources, indices, "train"):
@@ -192,7 +192,7 @@ def refuse_validation_in_train(sources: Sources, indices: Sequence[Index]) -> No
 
 
 def _imagenet_files(sources: Sources, indices: Sequence[Index], split: str) -> Iterator[tuple[Container, np.ndarray]]:
-    """Yields each container of ImageNet images with the file names, in the data set, of its images of a split."""
+    """Yields each container of ImageNet images and the file names that its images of a split have in the data set."""
     for container, index in zip(sources.containers, indices, strict=True):
         chosen = (index.members["split"] == SPLITS.index(split)) & (index.members["why_not"] == GOOD)
         if container.imagenet and chosen.any():

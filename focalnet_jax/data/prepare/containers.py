@@ -45,7 +45,7 @@ PARQUET_MAGIC = b"PAR1"
 class Container:
     """A folder of images, a tar (a file or a part of one), or a Parquet file.
 
-    Members belong to `split` and `class_name`; where these are None, they follow from the path of each member.
+    Members belong to `split` and `class_name`; if a field is None, it follows from the path of each member.
     """
 
     path: str
@@ -81,7 +81,7 @@ class File(NamedTuple):
 
 
 def opener_of(path: Path) -> Callable[..., BinaryIO] | None:
-    """Returns the function that opens a compressed file; None if it is not compressed.
+    """Returns the function that opens a compressed file; None if the file is not compressed.
 
     Raises:
       UserError: the file is an archive of an unsupported type, or cannot be read.
@@ -94,7 +94,7 @@ def opener_of(path: Path) -> Callable[..., BinaryIO] | None:
 
 
 def first_bytes(path: Path) -> bytes:
-    """Returns the first 8 bytes of a file, which identify its format; raises `UserError` if it cannot be read."""
+    """Returns the first 8 bytes of a file, which identify its format; raises `UserError` if the file cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(8)
@@ -123,7 +123,7 @@ def files(container: Container, skipped: Counter, spool: BinaryIO | None = None)
     Args:
       container: a container of images or samples.
       skipped: receives the number of files left out, by kind.
-      spool: receives the images of a compressed tar; without it their offsets are -1.
+      spool: receives the images of a compressed tar; without a spool file, their offsets are -1.
     """
     found = _folder(container, skipped) if container.size is None else _tar_files(container, spool)
     for file in found:
@@ -225,7 +225,7 @@ class _LimitedFile:
         return self._file.tell()
 
     def check_rest(self) -> None:
-        """Reads to the end of a compressed file, where its checksum is checked."""
+        """Reads to the end of a compressed file, so that the checksum at its end is verified."""
         while self._file.read(_CHUNK):
             self.seek(self.tell())
 
@@ -242,10 +242,10 @@ def _opened(container: Container) -> Iterator[_LimitedFile]:
 
 
 def tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, _LimitedFile]]:
-    """Yields the headers of a tar's files; the bytes of each begin at `offset_data`.
+    """Yields the headers of a tar's files; the bytes of each file begin at `offset_data`.
 
     Raises:
-      UserError: the tar is damaged, or holds links or paths that lead outside of it.
+      UserError: the tar is damaged, or holds links or paths that lead out of the tar.
     """
     title = container.title
     end = None if container.packed else container.offset + container.size

@@ -1,4 +1,4 @@
-"""Finds the containers in a folder or tar of classes, of splits of classes, or of one tar per class."""
+"""Finds the containers in a folder or tar that holds classes, splits with classes, or one tar per class."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
     """Returns the containers in a tar, or in a folder of tars, classes or splits.
 
     Raises:
-      UserError: there are none, splits and classes are mixed, or the source is of another kind.
+      UserError: there are no containers, splits and classes are mixed, or the source is of a different kind.
     """
     if path.is_file():
         return tar_at(path, split)
@@ -68,7 +68,7 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
 
 
 def entries_of(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Returns the folders, tars and other files directly in a folder, sorted, without hidden ones."""
+    """Returns the sorted folders, tars and other files directly in a folder, except hidden entries."""
     folders, tars, loose = [], [], []
     for entry in sorted(entry for entry in path.iterdir() if not is_hidden(entry.name)):
         (folders if entry.is_dir() else tars if is_tar(entry.name) else loose).append(entry)
@@ -83,7 +83,7 @@ def refuse_archives(loose: Sequence[Path]) -> None:
 
 
 def refuse_twice(entries: Sequence[Path]) -> None:
-    """Raises `UserError` if a folder is also present as a tar, or as two tars."""
+    """Raises `UserError` if a folder and its tar are both present, or two tars of the same folder."""
     seen: dict[Path, Path] = {}
     for entry in entries:
         stem = entry.parent / (entry.name if entry.is_dir() else tar_stem(entry.name))
@@ -93,7 +93,7 @@ def refuse_twice(entries: Sequence[Path]) -> None:
 
 
 def _loose(path: Path, loose: Sequence[Path], split: str | None) -> list[Container]:
-    """Returns a container of the files next to the classes or splits, for counting them."""
+    """Returns a container with the files that are in no class or split folder; they are only counted."""
     parquet = [entry.name for entry in loose if is_parquet(entry)]
     if parquet:
         raise UserError(f"{path} holds Parquet files, such as {parquet[0]}: prepare them with the kind parquet")
@@ -101,7 +101,7 @@ def _loose(path: Path, loose: Sequence[Path], split: str | None) -> list[Contain
 
 
 def _below_single_folders(path: Path) -> Path:
-    """Returns the folder of the splits or classes, skipping folders whose only content is one folder."""
+    """Returns the folder that holds splits or classes; descends through folders that hold only one folder."""
     below = path
     while True:
         folders, tars, _ = entries_of(below)
@@ -119,7 +119,7 @@ def _has_images(folder: Path) -> bool:
 
 
 def _shared_below(splits: Sequence[Path]) -> str:
-    """Returns the folder between each split and its classes, such as images in train/images/CLASS, or "."."""
+    """Returns the folder between splits and classes, such as images for train/images/CLASS; "." if there is none."""
     names = set()
     for split in splits:
         folders, tars, _ = entries_of(split)
@@ -136,7 +136,7 @@ def _shared_below(splits: Sequence[Path]) -> str:
 
 
 def _refuse_splits_below(path: Path, folders: Sequence[Path]) -> None:
-    """Raises `UserError` for CLASS/SPLIT or several data sets: every folder holds splits and no images directly."""
+    """Raises `UserError` if every folder holds splits and no images: the layout CLASS/SPLIT, or several data sets."""
     found = None
     for folder in folders[:_LOOKED_INTO]:
         with os.scandir(folder) as entries:
@@ -148,7 +148,7 @@ def _refuse_splits_below(path: Path, folders: Sequence[Path]) -> None:
 
 
 def _refuse_sets_below(path: Path, folders: Sequence[Path]) -> None:
-    """Raises `UserError` if class folders hold folders of synsets and no images, as data sets do."""
+    """Raises `UserError` if class folders hold synset folders and no images, because they seem to be data sets."""
     for folder in folders[:_LOOKED_INTO]:
         if is_synset(folder.name) or _has_images(folder):
             continue
@@ -162,7 +162,7 @@ def _refuse_sets_below(path: Path, folders: Sequence[Path]) -> None:
 
 
 def _class_tars(path: Path, tars: Sequence[Path], split: str | None) -> list[Container]:
-    """Returns the tars of a folder, one per class, or parts of splits if all are named after splits."""
+    """Returns the tars of a folder: one per class, or parts of splits if all tars are named after splits."""
     parts = bool(tars) and not split and all(splits_in(tar_stem(entry.name)) for entry in tars)
     found = []
     for number, entry in enumerate(tars):
@@ -199,7 +199,7 @@ def _refuse_splits_in(entry: Path, inside: TarContents | None) -> None:
 
 
 def _folders_in(entry: Path, inside: TarContents | None) -> frozenset[str]:
-    """Returns the folders in the tar of a class, also below a shared folder with another name than the class."""
+    """Returns the folders in the tar of a class, also below a shared folder that is not named after the class."""
     if not inside or not inside.images:
         return frozenset()
     parents = {PurePosixPath(name).parent for name in inside.images}
@@ -225,7 +225,7 @@ def tar_at(path: Path, split: str | None = None, *, imagenet: bool = False) -> l
     """Returns the tars inside a tar, one per class, or the tar itself if it holds images.
 
     Raises:
-      UserError: the tar is damaged, unsafe, of another kind, or holds both.
+      UserError: the tar is damaged, unsafe or of a different kind, or holds both images and tars.
     """
     if is_parquet(path):
         raise UserError(f"{path} is a Parquet file: prepare it with the kind parquet")

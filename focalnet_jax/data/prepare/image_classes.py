@@ -1,4 +1,4 @@
-"""The class of one image, from its path, label and lists, and its file name in the data set."""
+"""Finds the class of an image from its path, label and lists, and its file name in the data set."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Parts = tuple[str, ...]  # of a path
 def place_imagenet(
     parts: Parts, candidates: Sequence[str | frozenset[str] | None], *, test: bool = False
 ) -> tuple[str, str, int]:
-    """Returns class, file name in the data set and `WHY_NOT` place of an ImageNet image.
+    """Returns class, file name in the data set and `WHY_NOT` index of an ImageNet image.
 
     Args:
       parts: parts of the image's path.
-      candidates: classes from other sources: its folder, a list, a label; a set where a source allows several, None
-        where it has none.
+      candidates: classes from other sources (folder, list, label); a set if a source allows several classes, None if it
+        has no class.
       test: whether the image is of the test split, whose images have no labels.
     """
     file = parts[-1]
@@ -50,7 +50,7 @@ def place_imagenet(
 
 
 def proven_synset(parts: Parts, listed: str | None = None) -> str:
-    """Returns the synset that an image's path or a list proves; "" if there is none, or if two of them differ."""
+    """Returns the synset that an image's path or a list proves; "" if there is none, or if two synsets differ."""
     stem, synset, fits = imagenet_file(parts[-1])
     folder = parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None
     proofs = {synset, folder, listed, FIRST_SYNSET if stem == FIRST_IMAGE else None} - {None}
@@ -58,9 +58,9 @@ def proven_synset(parts: Parts, listed: str | None = None) -> str:
 
 
 def place_labelled(name: str, parts: Parts) -> tuple[str, str, int]:
-    """Returns class, file name in the data set and `WHY_NOT` place of an image with the label `name`.
+    """Returns class, file name in the data set and `WHY_NOT` index of an image with the label `name`.
 
-    As in a class folder, an ImageNet image whose path proves another synset has no class.
+    As in a class folder, an ImageNet image has no class if its path proves a different synset.
     """
     labelled, proven = synset_of(name), proven_synset(parts)
     if labelled and proven and labelled != proven:
@@ -69,7 +69,7 @@ def place_labelled(name: str, parts: Parts) -> tuple[str, str, int]:
 
 
 def below_class(name: str, parts: Parts) -> str:
-    """Returns the file name of an image in the data set: CLASS/ and its path below the folder of the class."""
+    """Returns the file name of an image in the data set: CLASS/ and the path below the folder of the class."""
     folder = name.replace("/", "_")
     folders = parts[:-1]
     start = folders.index(folder) + 1 if folder in folders else 0

@@ -1,7 +1,7 @@
 """Finds ImageNet-1K in any layout: its own tars, Kaggle's folders, the Hugging Face hub, WebDataset.
 
-All layouts give the same data set. Classes come from the folder or tar of a synset, from the file's name, from the
-label of a sample or row, and for validation images from the label list; if two of them differ, the image is rejected.
+All layouts give the same data set. The class of an image comes from the folder or tar of a synset, the file name, the
+label of a sample or row, or, for validation images, the label list. If two sources differ, the image is rejected.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ def find_imagenet1k(
     *,
     held_out: bool = False,
 ) -> tuple[list[Container], ValLabels | None, list[str]]:
-    """Returns the containers of all splits, the labels of the validation images if listed, and notes for the user.
+    """Returns the containers of all splits, the listed labels of the validation images, and notes for the user.
 
     Args:
       paths: files and folders of the sources.
       val_labels: label list of the validation images; None to search for it.
       columns: columns of images and labels in Parquet files, if given by the user.
-      held_out: whether training images are moved to the split val, which may then be missing.
+      held_out: whether training images are moved to the split val; the sources may then lack val.
 
     Raises:
       UserError: a split is missing or present twice, or the validation images have no labels.
@@ -154,7 +154,7 @@ def _are_apart(containers: Sequence[tuple[str, Container]]) -> bool:
 
 
 def _root(path: Path) -> tuple[Path, list[Path]]:
-    """Returns the folder of the splits, and the folders in which to search for the label list."""
+    """Returns the folder that holds the splits, and the folders to search for the label list."""
     if path.is_file():
         return path, [path.resolve().parent]
     visited = [path]

@@ -1,4 +1,4 @@
-"""Indexes a folder or tar of images, in which split and class follow from the path of each image."""
+"""Indexes a folder or tar of images; split and class follow from the path of each image."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def index_images(container: Container, labels: Labels, spool: BinaryIO | None = 
     """Returns the index of a folder or tar of images.
 
     Raises:
-      UserError: a tar is damaged, unsafe or a WebDataset shard; a file cannot be read; splits and classes are mixed.
+      UserError: a tar is damaged, unsafe or a WebDataset shard, a file cannot be read, or splits and classes are mixed.
     """
     skipped: Counter[str] = Counter()
     found: dict[str, File] = {}  # of members with the same name the last counts, as in tar itself
@@ -97,10 +97,10 @@ def _imagenet(container: Container, labels: Labels, paths: Sequence[Parts]) -> l
 
 
 def _split_of(container: Container, parts: Parts) -> str | None:
-    """Returns the split of an ImageNet image, from its container, its folders or, last, its file name; else None.
+    """Returns the split of an ImageNet image from its container, else its folders, else its file name; else None.
 
     Raises:
-      UserError: a tar that is named after one split holds a folder of another.
+      UserError: a tar that is named after one split holds a folder of a different split.
     """
     folder = next(filter(None, map(split_named, parts[:-1])), None)
     is_other = container.split and container.size is not None and folder not in (None, container.split)
@@ -129,7 +129,7 @@ def _by_path(container: Container, paths: Sequence[Parts]) -> list[tuple[int, st
 
 
 def _agreed(named: str, parts: Parts, below: Parts) -> tuple[str, str, int]:
-    """Returns class, file name and `WHY_NOT` place of a file in a class folder; ImageNet file names must agree."""
+    """Returns class, file name and `WHY_NOT` index of a file in a class folder; ImageNet file names must agree."""
     file = parts[-1]
     if not may_be_image(file):
         return "", "/".join((named, *below)), NO_IMAGE
@@ -140,7 +140,7 @@ def _agreed(named: str, parts: Parts, below: Parts) -> tuple[str, str, int]:
 
 
 def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tuple[int, str, str, int]]:
-    """Returns split, class, file name and `WHY_NOT` place of each path [SHARED/][SPLIT/][SHARED/]CLASS/**/FILE."""
+    """Returns split, class, file name and `WHY_NOT` index of each path [SHARED/][SPLIT/][SHARED/]CLASS/**/FILE."""
     images = [parts for parts in paths if has_image_suffix(parts[-1])]  # files such as README have no class
     images = images or [parts for parts in paths if may_be_image(parts[-1])]
     split_at = _split_depth(container, images)
@@ -163,7 +163,7 @@ def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tu
 
 
 def _refuse_sets_below(container: Container, images: Sequence[Parts]) -> None:
-    """Raises `UserError` if class folders hold folders of synsets, as data sets do."""
+    """Raises `UserError` if class folders hold synset folders, because they seem to be data sets."""
     below: dict[str, set[str]] = {}
     for parts in images:
         below.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 else "")
@@ -206,7 +206,7 @@ def _shared_folders(images: Sequence[Parts]) -> int:
 
 
 def _split_depth(container: Container, images: Sequence[Parts]) -> int | None:
-    """Returns the position of the split in the paths; None if they have none.
+    """Returns the position of the split in the paths; None if the paths have no split.
 
     Raises:
       UserError: only some paths have a split, or the splits are below the classes.

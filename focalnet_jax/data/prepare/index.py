@@ -1,4 +1,4 @@
-"""The index of a container: place, name, class and split of each image."""
+"""The index of a container: location, name, class and split of each image."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Index:
 
     @classmethod
     def load(cls, path: Path) -> Index:
-        """Returns the index that `save` wrote, memory-mapped: processes share it and read only the parts they use."""
+        """Returns the index written by `save`, memory-mapped: processes share it and read only the parts they use."""
         skipped, claims = json.loads(path.with_suffix(".json").read_text())
         members = np.load(path, mmap_mode="r")
         return cls(members, skipped, {Claim(*claim): count for *claim, count in claims})

@@ -19,11 +19,11 @@ def index_container(container: Container, labels: Labels | None = None, spool: P
 
     Args:
       container: a folder, a tar or a Parquet file.
-      labels: classes of its labels, if they are not folder names.
-      spool: file for the images of a container that cannot be read in place; it appears only once it is complete.
+      labels: interpretation of the container's labels, if classes are not folder names.
+      spool: file for the images of a container that cannot be read in place; created only when complete.
 
     Raises:
-      UserError: the container is damaged, unsafe or of another kind; a file cannot be read.
+      UserError: the container is damaged, unsafe or of a different kind, or a file cannot be read.
     """
     read = _READERS[container.holds]
     if not container.spooled or spool is None:

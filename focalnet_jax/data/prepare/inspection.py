@@ -30,7 +30,7 @@ class TarContents:
 
     @property
     def is_shard(self) -> bool:
-        """Whether it is a WebDataset shard: images have labels, and not just a .json in class folders."""
+        """Whether the tar is a WebDataset shard: images have labels, and not only a .json in class folders."""
         return self.has_labels or (bool(self.labels) and self.flat)
 
 

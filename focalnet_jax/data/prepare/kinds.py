@@ -1,4 +1,4 @@
-"""The kinds of sources, and the containers that each finds at given paths."""
+"""The kinds of sources, and the search for containers of each kind at given paths."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Sources:
-    """Containers of images, and their classes: a list, or None for the names found, sorted."""
+    """Containers of images, and their classes: a list, or None for the sorted names that are found."""
 
     containers: tuple[Container, ...]
     classes: tuple[str, ...] | None = None

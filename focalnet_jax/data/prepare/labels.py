@@ -24,7 +24,7 @@ class Labels:
     ordered: bool = False  # whether the user gave the order of `names`
 
     def class_of(self, label: int | float | str | bool | None) -> tuple[str, int]:
-        """Returns the class name of a label, or "", and a place in `WHY_NOT`."""
+        """Returns the class name of a label ("" if there is none), and an index in `WHY_NOT`."""
         label = _normalized(label)
         if label is None or label == "" or label == -1:
             return "", NO_LABEL
@@ -40,7 +40,7 @@ class Labels:
 
 
 def _normalized(label: int | float | str | bool | None) -> int | float | str | bool | None:
-    """Returns a label as an integer if it is one in another type, such as text; text without extra spaces."""
+    """Returns an integer if the label is an integer of any type, such as text; other text without extra spaces."""
     if isinstance(label, str):
         label = " ".join(label.split())
         if label.lstrip("-").isascii() and label.lstrip("-").isdigit() and len(label) < 10:
@@ -51,13 +51,13 @@ def _normalized(label: int | float | str | bool | None) -> int | float | str | b
 
 
 def label_text(label: int | float | str | bool | None) -> str:
-    """Returns a label as text, the same for a number of any type."""
+    """Returns a label as text; equal numbers of different types give the same text."""
     return str(_normalized(label))[:_LONGEST_NAME]
 
 
 @cache
 def _synsets_by_lemmas() -> dict[str, frozenset[str]]:
-    """Returns ImageNet-1K synsets by all lemmas and by the first lemma; some synsets share one."""
+    """Returns ImageNet-1K synsets by all lemmas and by the first lemma, which several synsets may share."""
     found: dict[str, set[str]] = {}
     for synset, lemmas in class_list(NUM_1K):
         for name in {lemmas.lower(), lemmas.split(",")[0].lower()}:
@@ -72,14 +72,14 @@ def synset_named(label: str) -> str:
 
 
 def synsets_named(label: str) -> frozenset[str]:
-    """Returns the ImageNet-1K synsets of a label, several for a word such as crane; without any, the label itself."""
+    """Returns the ImageNet-1K synsets of a label, several for a word such as crane; else the label itself."""
     if synset := synset_of(label):
         return frozenset({synset})
     return _synsets_by_lemmas().get(label.replace("_", " ").lower()) or frozenset({label})
 
 
 def is_imagenet_order(names: tuple[str, ...]) -> bool:
-    """Returns whether class names are ImageNet-1K's in its order, as synsets or lemmas, nearly all known."""
+    """Returns whether nearly all class names are the synsets or lemmas of ImageNet-1K, in its order."""
     known = [synset for synset, _ in class_list(NUM_1K)]
     if len(names) != NUM_1K:
         return False

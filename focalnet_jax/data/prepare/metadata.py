@@ -26,7 +26,7 @@ Reports = Sequence[tuple[Shard, dict[str, Any]]]  # report by shard, see `write_
 
 
 def write_metadata(job: Job, reports: Reports, indices: Sequence[Index], request: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the manifest, the TFDS metadata and, last, the card, which is returned."""
+    """Writes the manifest, the TFDS metadata and, last, the card; returns the card."""
     rows = [
         {"split": shard.split, "file": name, "status": status, "reason": reason}
         for shard, report in reports
@@ -54,10 +54,10 @@ def write_description(
     """Writes the TFDS metadata that makes a folder of shards a data set.
 
     Args:
-      out: the folder of the shards.
+      out: folder of the shards.
       name: name of the data set.
-      version: its version.
-      form: the features of an example.
+      version: version of the data set.
+      form: features of an example.
       lengths: number of examples per shard, and total bytes, by split.
     """
     template = tfds.core.ShardedFileTemplate(

@@ -1,4 +1,4 @@
-"""Conventions of file and folder names: split, class, and whether a file may be an image."""
+"""Interprets file and folder names: split, class, and whether a file may be an image."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def split_named(folder: str) -> str | None:
 
 
 def splits_in(name: str) -> set[str]:
-    """Returns the splits that words of a file name stand for, such as train in imagenet1k-train-0001.tar."""
+    """Returns the splits named by words of a file name, such as train for imagenet1k-train-0001.tar."""
     return {_SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLIT_NAMES}
 
 
 def may_be_image(name: str) -> bool:
-    """Returns whether a file may be an image: it has the suffix of one, or no suffix."""
+    """Returns whether a file may be an image: it has the suffix of an image, or no suffix."""
     return has_image_suffix(name) or not PurePosixPath(name).suffix
 
 
@@ -59,7 +59,7 @@ def is_hidden(path: str) -> bool:
 
 
 def is_tar(name: str) -> bool:
-    """Returns whether a file has the suffix of a tar, also of a compressed one."""
+    """Returns whether a file has the suffix of a tar or of a compressed tar."""
     return name.lower().endswith(TAR_SUFFIXES)
 
 
@@ -136,7 +136,7 @@ def is_evaluation_file(file: str) -> bool:
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Returns names sorted; if all are numbers, by value, so that 10 follows 9."""
+    """Returns sorted names; if all names are numbers, sorted by value, so that 10 follows 9."""
     names = list(names)
     if names and are_numbers(names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))

@@ -1,4 +1,4 @@
-"""Checks labels against proofs of their classes: the synsets in names of images and folders, and the label list."""
+"""Checks labels against proofs of their classes: synsets in names of images and folders, and the label list."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Split:
 
 
 def check_labels(sources: Sources, indices: Sequence[Index], classes: Sequence[str]) -> None:
-    """Raises `UserError` if labels contradict the proofs of their classes, or nothing proves their order."""
+    """Raises `UserError` if labels contradict the proofs of their classes, or if there is no proof of their order."""
     imagenet = any(container.imagenet for container in sources.containers)
     names = sources.labels.names or tuple(classes)
     splits = _splits(sources, indices, imagenet)
@@ -98,7 +98,7 @@ def _refuse_wrong_first(sources: Sources, indices: Sequence[Index]) -> None:
 
 
 def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], imagenet: bool) -> None:
-    """Raises `UserError` if proofs contradict the label of all its images, or the labels of most images.
+    """Raises `UserError` if proofs contradict a label for all its images, or the labels of most images.
 
     `others` are the splits whose labels agree with all proofs.
     """
@@ -127,7 +127,7 @@ def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], image
 
 
 def _shifted(found: _Split) -> str:
-    """Returns a hint if each number means the class of the number before it, else ""."""
+    """Returns a hint if each number means the class of the previous number, else ""."""
     labels = [int(label) for label in found.differ if label.isdigit()]
     before = [found.names.get(str(number - 1)) for number in labels]
     known = [(number, name) for number, name in zip(labels, before, strict=True) if name]
@@ -137,7 +137,7 @@ def _shifted(found: _Split) -> str:
 
 
 def _refuse_outside(split: str, found: _Split, names: Sequence[str], imagenet: bool) -> None:
-    """Raises `UserError` if labels exceed the classes: any in ImageNet-1K, elsewhere if numbers start at 1."""
+    """Raises `UserError` if labels exceed the classes: in ImageNet-1K always, elsewhere if numbers start at 1."""
     count = sum(found.outside.values())
     if not count or not (imagenet or (0 not in found.numbers and found.numbers)):
         return
@@ -150,7 +150,7 @@ def _refuse_outside(split: str, found: _Split, names: Sequence[str], imagenet: b
 
 
 def _refuse_ambiguous(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if labels name several classes and nothing else determines which."""
+    """Raises `UserError` if labels fit several classes, and no other source determines the class."""
     for container, index in zip(sources.containers, indices, strict=True):
         files = index.members["file"][index.members["why_not"] == AMBIGUOUS]
         if len(files):
@@ -172,7 +172,7 @@ def _trained(indices: Sequence[Index]) -> set[str]:
 
 
 def _refuse_unknown_order(found: _Split, val: _Split) -> None:
-    """Raises `UserError` if labels are only some of ImageNet-1K's numbers, and nothing proves their order."""
+    """Raises `UserError` if labels are only some of ImageNet-1K's numbers, and there is no proof of their order."""
     numbers = found.numbers
     if numbers and not found.agree and not val.agree and len(numbers) < NUM_1K:
         raise UserError(
@@ -182,7 +182,7 @@ def _refuse_unknown_order(found: _Split, val: _Split) -> None:
 
 
 def _refuse_other_numbers(title: str, numbers: Set[int], trained: Set[str], names: Sequence[str], advice: str) -> None:
-    """Raises `UserError` if unproven numbers mean classes that train lacks, or seem to be in another order.
+    """Raises `UserError` if unproven numbers mean classes that train lacks, or seem to have a different order.
 
     `title` and `advice` begin and end the message.
     """

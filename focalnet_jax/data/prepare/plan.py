@@ -28,13 +28,13 @@ class Shard:
 def plan_shards(indices: Sequence[Index], classes: Sequence[str], *, held_out: float, shard_bytes: int) -> list[Shard]:
     """Returns the shards of every split.
 
-    The images of a split are sorted by class and name. Runs of them are assigned to the shards in a fixed random order,
-    so that any slice of a split is a fair sample of its classes, while archives are still read sequentially.
+    The images of a split are sorted by class and name. Sequences of these images are assigned to the shards in a fixed
+    random order. Any slice of a split is then a fair sample of the classes, and archives are still read sequentially.
 
     Args:
       indices: indices of all containers.
       classes: class names in order; images of other classes are not assigned.
-      held_out: share of the training images moved to the split `val`, chosen by a hash of their file names.
+      held_out: fraction of the training images to move to the split `val`, chosen by a hash of their file names.
       shard_bytes: approximate size of a shard in bytes.
     """
     shards, listed = [], {name.encode(): label for label, name in enumerate(classes)}
@@ -54,7 +54,7 @@ def plan_shards(indices: Sequence[Index], classes: Sequence[str], *, held_out: f
 def _sorted_members(
     indices: Sequence[Index], split: int, listed: dict[bytes, int], held_out: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns container and member of the images of a split, [N, 2], and sizes, [N], sorted by label and name."""
+    """Returns container and member of the images of a split, `[N, 2]`, and sizes, `[N]`, sorted by label and name."""
     places, labels, files, sizes = [], [], [], []
     for number, index in enumerate(indices):
         members = _members(index, split, listed.keys(), held_out)
@@ -79,14 +79,14 @@ def _members(index: Index, split: int, listed: Set[bytes], held_out: float) -> n
 
 
 def is_example(index: Index, listed: Set[bytes]) -> np.ndarray:
-    """Returns for every member, [N] bool, whether it is usable and its class is in `listed`."""
+    """Returns whether each member is usable and has a class in `listed`, `[N]` bool."""
     # A container has few classes, the list may have many.
     found, places = np.unique(index.members["class_name"], return_inverse=True)
     return np.array([name in listed for name in found.tolist()], bool)[places] & (index.members["why_not"] == GOOD)
 
 
 def _by_size(order: np.ndarray, totals: np.ndarray, shard_bytes: int) -> Iterator[list[int]]:
-    """Yields groups of pieces in this order, each of about `shard_bytes`."""
+    """Yields groups of pieces in this order; each group has about `shard_bytes`."""
     group, size = [], 0
     for place in order.tolist():
         group.append(place)

@@ -1,4 +1,4 @@
-"""Prepares a data set from its index to its card; resumes after an interruption."""
+"""Prepares a data set, from indexing the sources to writing the card; resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptio
     """Prepares the data set in `out`/NAME/1.0.0, or resumes its preparation; returns that folder.
 
     Raises:
-      UserError: the sources are unreadable or invalid, `out` holds another data set, or the disk is full.
+      UserError: the sources are unreadable or invalid, `out` holds a different data set, or the disk is full.
       RunFailedError: a worker process died.
     """
     if not tfds.core.naming.is_valid_dataset_name(options.name):
@@ -97,10 +97,10 @@ def _checked_classes(kind: SourceKind, sources: Sources, indices: Sequence[Index
 
 @contextmanager
 def working_folder(folder: Path) -> Iterator[Path]:
-    """Yields the folder for intermediate files of preparing `folder`, which is removed at the end, not by a kill.
+    """Yields a folder for intermediate files of preparing `folder`; removed at the end, but kept if killed.
 
     Raises:
-      UserError: it cannot be created or written, or another process prepares the same data set.
+      UserError: the folder cannot be created or written, or another process prepares the same data set.
     """
     work = folder / _WORK
     made = [above for above in work.parents if not above.exists()]
@@ -129,7 +129,7 @@ def working_folder(folder: Path) -> Iterator[Path]:
 
 
 def is_finished(folder: Path, request: Mapping[str, Any]) -> bool:
-    """Returns whether `folder` holds the requested data set; raises `UserError` if it holds another one."""
+    """Returns whether `folder` holds the requested data set; raises `UserError` for a different one."""
     card = folder / CARD
     if not card.is_file():
         return False
@@ -139,7 +139,7 @@ def is_finished(folder: Path, request: Mapping[str, Any]) -> bool:
 
 
 def check_begun(path: Path, request: Mapping[str, Any]) -> None:
-    """Raises `UserError` if the preparation to resume was started with another request."""
+    """Raises `UserError` if the preparation to resume was started with a different request."""
     if path.is_file():
         _refuse_other(path, json.loads(path.read_text()), request)
 
@@ -179,7 +179,7 @@ def _held_out(kind: SourceKind, options: PrepareOptions, indices: Sequence[Index
 
 
 def _index_files(sources: Sources, work: Path) -> list[Path]:
-    """Returns the file of each container's index; its name is a hash of everything that determines its content."""
+    """Returns the file of each container's index, named by a hash of everything that determines its content."""
     common = [sources.classes, asdict(sources.labels), __version__]
     shared = hashlib.sha256(json.dumps(common).encode())
     paths = []
@@ -192,7 +192,7 @@ def _index_files(sources: Sources, work: Path) -> list[Path]:
 
 
 def _index_all(sources: Sources, paths: Sequence[Path], processes: int) -> list[Index]:
-    """Returns the index of every container; existing indices of tars are reused, folders are always indexed anew."""
+    """Returns the index of every container; reuses existing indices of tars, but always indexes folders again."""
     missing = [
         (container, path, sources.labels if container.holds != "images" or container.split != "train" else Labels())
         for container, path in zip(sources.containers, paths, strict=True)

@@ -1,4 +1,4 @@
-"""Indexes a Parquet file with a column of images and one of labels, as on the Hugging Face hub."""
+"""Indexes a Parquet file with a column of images and a column of labels, as on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _opened(container: Container) -> parquet.ParquetFile:
 def _rows(
     container: Container, file: parquet.ParquetFile, image: str, label: str, path: str | None
 ) -> Iterator[tuple[str, bytes, Any]]:
-    """Yields (path, bytes, label) of every row; `path` is a column of file names or None."""
+    """Yields (path, bytes, label) of every row; the argument `path` is a column of file names or None."""
     pyarrow, _ = _arrow()
     columns = [image, label, *([path] if path else [])]
     try:
@@ -130,7 +130,7 @@ def _rows(
 
 
 def _path_column(schema: pyarrow.Schema, image: str, label: str) -> str | None:
-    """Returns the column of file names, for images that are bytes or have no path; None if there is none."""
+    """Returns the column of file names, for images stored as bytes or without a path; None if there is none."""
     pyarrow, _ = _arrow()
     texts = (pyarrow.types.is_string, pyarrow.types.is_large_string)
     found = {
@@ -203,7 +203,7 @@ def _holds_images(pyarrow: Any, kind: pyarrow.DataType) -> bool:
 
 
 def _described(schema: pyarrow.Schema) -> dict[str, Any]:
-    """Returns the features of the columns in the metadata of the `datasets` library."""
+    """Returns the features of the columns from the metadata of the `datasets` library."""
     try:
         found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):

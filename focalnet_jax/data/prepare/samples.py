@@ -1,4 +1,4 @@
-"""Indexes a WebDataset shard: files with the same key are one sample, an image and its label."""
+"""Indexes a WebDataset shard: files with the same key form one sample, an image and its label."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def has_label(file: File) -> bool:
 
 
 def _main_image(found: list[File]) -> File:
-    """Returns the main image of a sample: jpg before seg.png, rgb.jpg before depth.png, else the first."""
+    """Returns the main image of a sample: jpg before seg.png, rgb.jpg before depth.png, else the first image."""
 
     def rank(file: File) -> tuple[int, bool]:
         kinds = file.name.rpartition("/")[2].lower().split(".")[1:]
@@ -137,7 +137,7 @@ def _in_json(described: dict[str, Any]) -> int | str | None:
 
 
 def _raw_label(label_files: dict[str, bytes], described: dict[str, Any]) -> tuple[int | str | None, int | None, int]:
-    """Returns the label in a sample's files, the number in them (each None if missing), and a place in `WHY_NOT`."""
+    """Returns the label and the number in a sample's files (None if missing), and an index in `WHY_NOT`."""
     try:
         texts = {kind: content.decode().strip() for kind, content in label_files.items() if kind != "json"}
     except UnicodeDecodeError:
@@ -160,7 +160,7 @@ def _raw_label(label_files: dict[str, bytes], described: dict[str, Any]) -> tupl
 
 
 def _numbers(described: dict[str, Any]) -> list[int | str]:
-    """Returns the class numbers in a .json; "category" is left out, as it may be numbered differently."""
+    """Returns the class numbers in a .json; ignores "category", which may be numbered differently."""
     values = [described.get(key) for key in _LABEL_KEYS if key != "category"]
     values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
     return [value for value in values if isinstance(value, int | str) and not isinstance(value, bool)]

@@ -36,7 +36,7 @@ def find_samples(
     Shards named after ImageNet-1K have its classes; numeric labels are their indices.
 
     Raises:
-      UserError: there are no shards, or only some of their names have a split.
+      UserError: there are no shards, or only some of the names have a split.
     """
     files, notes = _files(paths, lambda path: is_tar(path.name), "tar", "shards of WebDataset")
     containers, labelled = [], 0
@@ -64,7 +64,7 @@ def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], t
     """Returns the Parquet files at `paths`, the class names or None, and notes for the user.
 
     Raises:
-      UserError: there are no Parquet files, they state different classes, or only some of their names have a split.
+      UserError: there are no Parquet files, the files state different classes, or only some of the names have a split.
     """
     files, notes = _files(paths, is_parquet, "Parquet file", "Parquet files")
     containers = [parquet(path, split=split) for path, split in files]
@@ -88,7 +88,7 @@ def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], t
 def _files(
     paths: Sequence[Path], wanted: Callable[[Path], bool], one: str, many: str
 ) -> tuple[list[tuple[Path, str]], list[str]]:
-    """Returns the files of a kind at and below `paths`, each with its split, and notes for the user."""
+    """Returns the files of a kind at and below `paths`, each file with its split, and notes for the user."""
     found, others = [], Counter()
     for path in paths:
         if path.is_file():
@@ -126,7 +126,7 @@ def _files(
 
 
 def _split_of(path: Path, root: Path) -> str | None:
-    """Returns the split in the name of a file, else in the nearest of its folders; None if there is none."""
+    """Returns the split in the name of a file, else in the name of the nearest folder; None if there is none."""
     stem = tar_stem(path.name) if is_tar(path.name) else path.stem
     named = splits_in(stem)
     if len(named) > 1:

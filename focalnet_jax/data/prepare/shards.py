@@ -1,4 +1,4 @@
-"""Writes one shard: images are checked, normalized if necessary, and counted."""
+"""Writes a shard of images that are checked, converted if necessary, and counted."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def report_file(shard: Shard) -> str:
 
 
 def write_shard(job: Job, shard: Shard, reports: Path) -> int:
-    """Writes a shard, then its report; each appears only once it is complete. Returns the number of bytes read.
+    """Writes a shard, then its report; each file is created only when complete. Returns the number of bytes read.
 
     The report holds `examples`, `bytes`, `classes` (images by label), `digest`, `rejected` and `normalized` (names and
     reasons).
@@ -139,7 +139,7 @@ def _images(job: Job, shard: Shard) -> Iterator[tuple[str, int, bytes]]:
 
 
 def spool_of(index: Path) -> Path:
-    """Returns the spool file of a container that cannot be read in place; it accompanies the index."""
+    """Returns the spool file next to the index of a container; used if the container cannot be read in place."""
     return index.with_suffix(".spool")
 
 
@@ -149,12 +149,12 @@ def _index(path: Path) -> Index:
 
 
 def _is_deep(format: str | None, encoded: bytes) -> bool:
-    """Returns whether a PNG has more than 8 bits per channel, which Pillow's mode does not tell for colours."""
+    """Returns whether a PNG has more than 8 bits per channel; Pillow's mode does not show this for colours."""
     return format == "PNG" and encoded[24] > 8  # the byte of its header
 
 
 def checked_image(encoded: bytes) -> tuple[bytes, str, str]:
-    """Returns an image that every reader decodes, the suffix of its format, and the reason for a change or "".
+    """Returns an image that every reader decodes, the suffix of its format, and the reason of a change or "".
 
     RGB and grey JPEG and PNG images stay as they are. Other images become 8-bit RGB: JPEG if they were JPEG, else PNG.
 

@@ -1,4 +1,4 @@
-"""Converts a tensorflow-datasets data set from TFRecord (read in order) to ArrayRecord (read by index).
+"""Converts a tensorflow-datasets data set from TFRecord (sequential access) to ArrayRecord (access by index).
 
 The examples are copied byte for byte; TensorFlow is not needed.
 """

@@ -51,7 +51,7 @@ def find_val_labels(folders: Sequence[Path]) -> list[Path]:
 
 
 def agreed_val_labels(paths: Sequence[Path]) -> tuple[ValLabels | None, list[UserError]]:
-    """Returns the labels of the first readable list, or None, and the errors of the unreadable ones.
+    """Returns the labels of the first readable list, or None, and the errors of the unreadable lists.
 
     Raises:
       UserError: two lists have different classes for an image.
@@ -79,10 +79,10 @@ def read_val_labels(path: Path) -> ValLabels:
     """Returns the labels of the validation images in a list.
 
     Args:
-      path: a file as in `FORMS`, or the devkit's folder or ground truth, whose class numbers are those of its meta.mat.
+      path: file in one of `FORMS`, or the devkit's folder or ground truth, whose class numbers are defined by meta.mat.
 
     Raises:
-      UserError: the file cannot be read, has another format, or numbers classes in an unknown order.
+      UserError: the file cannot be read, has a different format, or numbers classes in an unknown order.
     """
     if path.is_dir():
         lists, errors = agreed_val_labels(find_val_labels([path]))
@@ -135,7 +135,7 @@ def read_val_labels(path: Path) -> ValLabels:
 
 
 def _by_stem(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Returns labels by file stem from rows (FILE, LABEL); raises `UserError` if two rows of a file differ."""
+    """Returns labels by file stem from rows (FILE, LABEL); raises `UserError` if two rows of the same file differ."""
     labels: dict[str, str] = {}
     for file, label in rows:
         stem = Path(file).stem
@@ -149,7 +149,7 @@ def _nth(number: int) -> str:
 
 
 def _numbered(path: Path, rows: Sequence[Sequence[str]]) -> tuple[dict[str, str], frozenset[int]]:
-    """Returns synsets by file stem from Caffe's lines FILE NUMBER, and the numbers whose order nothing proves.
+    """Returns synsets by file stem from Caffe's lines FILE NUMBER, and the numbers whose order is unproven.
 
     Numbers count from 0 in the order of the sorted synsets.
     """

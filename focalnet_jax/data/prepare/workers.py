@@ -28,7 +28,7 @@ def run_all(
       function: the function, which must be picklable.
       arguments: positional arguments of each call.
       processes: number of worker processes.
-      report: called as `report(done, result)` after each call, with the number of finished calls.
+      report: function called as `report(done, result)` after each call; `done` is the number of finished calls.
 
     Raises:
       RunFailedError: a worker process died.
@@ -54,7 +54,7 @@ def run_all(
 
 
 def _begin() -> None:
-    """Prepares a worker process: it ignores Ctrl-C and ends with its parent."""
+    """Prepares a worker process, so that it ignores Ctrl-C and ends with its parent process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     end_with_parent()
 
@@ -68,7 +68,7 @@ class ProgressPrinter:
         self._bytes = 0
 
     def __call__(self, done: int, size: int) -> None:
-        """Records that `done` items in total are finished, the last one of `size` bytes."""
+        """Records that `done` items in total are finished; the last item has `size` bytes."""
         self._bytes += size
         now = time.monotonic()
         if now - self._printed < _EVERY_SECONDS and done < self._total:
