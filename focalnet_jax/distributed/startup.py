@@ -81,7 +81,7 @@ def connect(flags: argparse.Namespace) -> None:
 
 
 def refuse_uneven(devices: Sequence[jax.Device]) -> None:
-    """Raises `UserError` if processes have different numbers of devices, as with a broken device: exchanges would fail."""
+    """Raises `UserError` if processes have different numbers of devices, as with a broken one: exchanges would fail."""
     held = Counter(device.process_index for device in devices)
     if len(set(held.values())) > 1:
         counts = ", ".join(f"process {process} has {number}" for process, number in sorted(held.items())[:8])

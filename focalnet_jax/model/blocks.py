@@ -1,4 +1,4 @@
-"""The parts FocalNet is stacked from: patch embedding, MLP, focal block, stage."""
+"""The layers of FocalNet: patch embedding, MLP, focal block, stage."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from focalnet_jax.ops.stack import Schedule, choose_schedule, run_blocks
 class PatchEmbed(nnx.Module):
     """A strided convolution and LayerNorm: the stem, and the downsample at the end of a stage.
 
-    Sizes that the stride does not divide are floored, as in the original classifier, or, with `pad`, filled up with
-    zeros to the right and below, as in the original backbone of detectors and segmenters.
+    Sizes that are not a multiple of the stride are floored, as in the original classifier. With `pad`, maps are padded
+    with zeros to the right and below instead, as in the original backbone of detectors and segmenters.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class PatchEmbed(nnx.Module):
         self.compute = compute
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, H, W, C]` to `[B, H', W', C']`."""
+        """Maps `[B, H, W, C]` to `[B, H', W', C']`."""
         with jax.named_scope("embedding"):
             return embed(self.proj, self.norm, pad_to_multiple(x, self.multiple), self.compute)
 
@@ -60,7 +60,7 @@ class Mlp(nnx.Module):
         self.drop_rate, self.compute = drop_rate, compute
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
+        """Maps `[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
         with jax.named_scope("mlp"):
             return mlp(self.fc1, self.fc2, x, self.drop_rate, keys, self.compute)
 
@@ -85,12 +85,12 @@ class FocalBlock(nnx.Module):
         self.compute = compute
 
     def __call__(self, x: jax.Array, drop_path_rate: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make stochastic depth and dropout active."""
+        """Maps `[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make stochastic depth and dropout active."""
         parts = (None,) * 4 if keys is None else split_keys(keys, 4)
         return focal_block(self, x, drop_path_rate, parts)
 
     def layer_by_layer(self, x: jax.Array, rate: jax.Array, keys: Sequence[jax.Array | None]) -> jax.Array:
-        """`[B, H, W, C]` to `[B, H, W, C]`: the equations above; `keys` as for `ops.fused.focal_block`."""
+        """Computes the equations above, `[B, H, W, C]` to `[B, H, W, C]`; `keys` as for `ops.fused.focal_block`."""
         x = by_example(x + drop_path(self._modulate(x, keys[0]), rate, keys[1]))
         return by_example(x + drop_path(self._transform(x, keys[2]), rate, keys[3]))
 
@@ -122,7 +122,7 @@ BlockProbe = Callable[[FocalBlock, jax.Array], Any]
 
 
 class Stage(nnx.Module):
-    """D focal blocks at one resolution, and the downsample after them (none in the last stage).
+    """D focal blocks at one resolution, followed by a downsample (except in the last stage).
 
     The blocks' parameters are stacked with a leading axis D.
     """
@@ -159,10 +159,10 @@ class Stage(nnx.Module):
         """Returns the last block's output, `[B, H, W, C]`, and the probe's outputs, a tree of arrays `[D, ...]`.
 
         Args:
-          x: `[B, H, W, C]`.
-          drop_path_rates: `[D]`.
-          keys: `[B]`, or None for no stochastic depth and dropout.
-          probe: receives each block and its input.
+          x: input of the first block, `[B, H, W, C]`.
+          drop_path_rates: rate of stochastic depth of each block, `[D]`.
+          keys: PRNG keys `[B]`, or None for no stochastic depth and dropout.
+          probe: function that receives each block and its input.
         """
         graph, params = nnx.split(self.blocks)
 
@@ -175,7 +175,7 @@ class Stage(nnx.Module):
         return run_blocks(run, x, params, (drop_path_rates, each), self.depth, self.schedule(keys))
 
     def schedule(self, keys: jax.Array | None = None) -> Schedule:
-        """Returns how the blocks run: in a scan or unrolled, and with which rematerialization."""
+        """Returns the schedule of the blocks: scanned or unrolled, and the rematerialization policy."""
         graph, params = nnx.split(self.blocks)
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
         fused = computes(nnx.merge(graph, one), drops=keys is not None)

@@ -1,4 +1,4 @@
-"""Compiled functions of a model that several threads may call at once."""
+"""Compiled functions of a model that several threads may call at the same time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 def compiled(function: Callable[..., T], static_argnums: tuple[int, ...] = ()) -> Callable[..., T]:
     """Returns `function(model, *arguments)` compiled, for functions that do not change the model.
 
-    `nnx.jit` removes the module's attributes and sets them again at each call, so that a concurrent call of another
-    thread may find them missing. Here each call reads the model's arrays, follows its current parameters, and writes
-    nothing to it.
+    At each call, `nnx.jit` removes the module's attributes and sets them again, so a concurrent call in another thread
+    may find attributes missing. Here each call reads the model's current parameters and does not change the
+    model.
 
     Args:
-      function: takes a model, then arrays and hashable values.
+      function: function of a model, followed by arrays and hashable values.
       static_argnums: positions of the hashable values among all arguments; the model's position is 0.
     """
 

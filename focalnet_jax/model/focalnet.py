@@ -1,4 +1,4 @@
-"""FocalNet: the backbone (embedding and stages of focal blocks) and the pooled classifier on it."""
+"""FocalNet: the backbone (embedding and stages of focal blocks), pooling and the classifier."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from focalnet_jax.ops.dropout import dropout, split_keys
 
 
 class Backbone(nnx.Module):
-    """FocalNet without its classifier: images to one map per stage (arXiv 2203.11926, section 3).
+    """FocalNet without the classifier: maps images to one feature map per stage (arXiv 2203.11926, section 3).
 
-    The classifier's and the dense tasks' backbone of the original differ in three places, which are options here.
+    In the original, the backbones for classification and for dense tasks differ in three ways, which are options here.
 
     Args:
       config: depths, widths and options of the model; `num_classes` is not used.
       precision: dtype of activations and precision of products.
       rngs: random streams for the initialisation.
-      platform: "cpu", "gpu", "cuda" or "tpu", for which implementations are chosen; JAX's default backend if None.
-      outputs: stages, counted from 0 and ascending, whose maps `features` returns; all of them if None.
-      output_norms: a LayerNorm per output, on the map that `features` returns; the next stage receives the map without
-        it. Their parameters are `output_norms/STAGE/{scale,bias}`, the original's `normSTAGE.{weight,bias}`.
-      pad: fill up maps with zeros, to the right and below, to a multiple of the stride before each embedding; otherwise
-        sizes are floored.
-      stem_padding: of the overlapped stem (`config.use_conv_embed`: kernel 7, stride 4): 2 in the classifier and in
-        FocalNet-DINO, 3 in the original's detectors and segmenters.
+      platform: platform of the chosen implementations: "cpu", "gpu", "cuda" or "tpu"; JAX's default backend if None.
+      outputs: stages, counted from 0 and ascending, whose maps `features` returns; all stages if None.
+      output_norms: whether `features` applies a LayerNorm to each map that it returns; the next stage receives the map
+        before the norm. The norms' parameters are `output_norms/STAGE/{scale,bias}`, originally `normSTAGE.*`.
+      pad: whether to pad maps with zeros, to the right and below, to a multiple of the stride before each embedding;
+        otherwise sizes are floored.
+      stem_padding: padding of the overlapped stem (`config.use_conv_embed`: kernel 7, stride 4): 2 in the classifier
+        and in FocalNet-DINO, 3 in the original's detectors and segmenters.
 
     Raises:
       UserError: an option does not fit the model, the precision or the platform.
@@ -88,24 +88,24 @@ class Backbone(nnx.Module):
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels of each map that `features` returns."""
+        """Number of channels of each map that `features` returns."""
         return tuple(self.config.dims[stage] for stage in self.outputs)
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels of the image per place of each map that `features` returns, along H as along W."""
+        """Stride of each map that `features` returns: pixels of the image per position, the same along H and W."""
         return tuple(self.config.patch_size * 2**stage for stage in self.outputs)
 
     def features(self, images: jax.Array, keys: jax.Array | nnx.Rngs | None = None) -> list[jax.Array]:
         """Returns the maps of the `outputs`, `[B, h, w, C]` each: a stage's output before its downsample.
 
-        They are not normalized, unless the backbone has `output_norms`. `h` is H divided by the stride, floored; with
-        `pad` it is rounded up.
+        The maps are not normalized, unless the backbone has `output_norms`. `h` is H divided by the stride, rounded
+        down, or rounded up with `pad`.
 
         Args:
-          images: `[B, H, W, 3]`, normalized.
-          keys: makes stochastic depth and dropout active: a key of `jax.random.key` or `jax.random.PRNGKey`, a key per
-            example, `[B]`, so that the draws for an example depend on its own key only, or `nnx.Rngs`.
+          images: normalized images `[B, H, W, 3]`.
+          keys: randomness for stochastic depth and dropout, which None disables: a key of `jax.random.key` or
+            `jax.random.PRNGKey`; one key per example, `[B]`, on which alone its draws depend; or `nnx.Rngs`.
 
         Raises:
           UserError: images or keys have another shape, or the images are too small.
@@ -115,7 +115,7 @@ class Backbone(nnx.Module):
     def look(self, images: jax.Array, probe: BlockProbe) -> tuple[list[Any], list[jax.Array]]:
         """Returns the outputs of `probe(block, x)` for each block and its input `[B, h, w, C]`, and the `features`.
 
-        The former is a tree of arrays `[D, ...]` for each stage of D blocks.
+        The outputs of `probe` are one tree per stage, of arrays `[D, ...]` for D blocks.
         """
         maps, seen = zip(*self._stage_outputs(images, probe=probe), strict=True)
         return list(seen), self._selected(maps)
@@ -162,15 +162,15 @@ class Backbone(nnx.Module):
 
 
 class FocalNet(Backbone):
-    """Focal Modulation Network (arXiv 2203.11926): a backbone, LayerNorm, the mean over places and a linear classifier.
+    """Focal Modulation Network (arXiv 2203.11926): a backbone, LayerNorm, mean over H and W, and a linear classifier.
 
-    Stochastic depth and dropout are active in calls with a `key`; without, the model is deterministic.
+    Stochastic depth and dropout are active in calls with a `key`; without a key, the model is deterministic.
 
     Args:
-      config: the model; `num_classes=0` is a model without a classifier.
+      config: configuration of the model; `num_classes=0` makes a model without a classifier.
       precision: dtype of activations and precision of products.
       rngs: random streams for the initialisation.
-      platform: "cpu", "gpu", "cuda" or "tpu", for which implementations are chosen; JAX's default backend if None.
+      platform: platform of the chosen implementations: "cpu", "gpu", "cuda" or "tpu"; JAX's default backend if None.
 
     Raises:
       UserError: an option does not fit the model, the precision or the platform.
@@ -186,8 +186,8 @@ class FocalNet(Backbone):
         """Returns logits `[B, K]` float32 or, without a classifier, pooled features `[B, C]` float32.
 
         Args:
-          images: `[B, H, W, 3]`, normalized.
-          key: makes stochastic depth and dropout active, see `features`.
+          images: normalized images `[B, H, W, 3]`.
+          key: randomness for stochastic depth and dropout, see `features`.
 
         Raises:
           UserError: images or keys have another shape, or the images are too small.
@@ -195,12 +195,12 @@ class FocalNet(Backbone):
         return self.classify(self.features(images, key)[-1])
 
     def classify(self, x: jax.Array) -> jax.Array:
-        """Returns the output of a call from the last of `features`, `[B, h, w, C]`."""
+        """Returns the model's output from the last map of `features`, `[B, h, w, C]`."""
         pooled = self._pooled(x)
         return pooled if self.head is None else by_example(self.head(pooled))
 
     def pool(self, images: jax.Array) -> jax.Array:
-        """Returns the classifier's input, `[B, C]` float32: the mean over places of the normalized last map."""
+        """Returns the classifier's input, `[B, C]` float32: the mean over H and W of the normalized last map."""
         return self._pooled(self.features(images)[-1])
 
     def _pooled(self, x: jax.Array) -> jax.Array:
@@ -226,14 +226,14 @@ def create_model(
     """Returns a freshly initialised FocalNet.
 
     Args:
-      name: a released variant, see `list_models`.
-      num_classes: K, the classifier's width; 0 for none; the variant's 1000 by default.
-      dtype: precision policy, "float32" or "bfloat16", or such a dtype; parameters are float32 in both.
-      rngs: random streams for the initialisation, a seed or a key.
+      name: name of a released variant, see `list_models`.
+      num_classes: number of classes K; 0 for no classifier; by default 1000, as in the variant.
+      dtype: precision policy, "float32" or "bfloat16", as a name or dtype; parameters are float32 in both.
+      rngs: randomness for the initialisation: random streams, a seed or a key.
       **overrides: any field of `FocalNetConfig` to replace.
 
     Raises:
-      UserError: unknown name, option or precision (with the nearest names), or a value that does not fit.
+      UserError: a name, option or precision is unknown (the message suggests names), or a value does not fit.
     """
     config = variant_config(name, num_classes=num_classes, **overrides)
     if not isinstance(rngs, nnx.Rngs):

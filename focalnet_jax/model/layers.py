@@ -1,8 +1,8 @@
 """Flax layers with FocalNet's initialisation and epsilon, and the PRNG keys that callers pass for randomness.
 
-Initialisation is the original's: Linear weights from a normal of standard deviation 0.02 (its `trunc_normal_` cuts at
-an absolute ±2, a hundred deviations out) with zero bias; convolutions keep PyTorch's default,
-`kaiming_uniform(a=sqrt 5)`, which is uniform in ±1 / sqrt(fan in) for weight and bias alike.
+Initialisation is the original's. Linear weights are normal with standard deviation 0.02, and biases zero (the
+original's `trunc_normal_` cuts at ±2, which is a hundred deviations). Convolutions keep PyTorch's default,
+`kaiming_uniform(a=sqrt 5)`, which is uniform in ±1 / sqrt(fan in) for weights and biases.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from focalnet_jax.ops.product import choose_product
 
 
 def torch_uniform(fan_in: int) -> Initializer:
-    """Uniform in ±1 / sqrt(`fan_in`)."""
+    """Returns an initializer, uniform in ±1 / sqrt(`fan_in`)."""
     bound = 1 / math.sqrt(fan_in)
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
@@ -64,7 +64,7 @@ def pointwise_conv(inputs: int, outputs: int, compute: Compute, rngs: nnx.Rngs) 
 def conv(
     inputs: int, outputs: int, kernel: int, stride: int, padding: int, compute: Compute, rngs: nnx.Rngs
 ) -> nnx.Conv:
-    """Returns a strided convolution with explicit padding on all sides (JAX's "SAME" pads another way)."""
+    """Returns a strided convolution with explicit padding on all sides (JAX's "SAME" pads differently)."""
     init = torch_uniform(inputs * kernel * kernel)
     return nnx.Conv(
         inputs,
@@ -81,7 +81,7 @@ def conv(
 
 
 class LayerNorm(nnx.LayerNorm):
-    """LayerNorm over C that keeps less for the gradient than Flax's; mean and variance are float32 always."""
+    """LayerNorm over C that stores less for the gradient than Flax's; mean and variance are always float32."""
 
     def __init__(self, dim: int, compute: Compute, rngs: nnx.Rngs):
         # The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large.
@@ -89,22 +89,22 @@ class LayerNorm(nnx.LayerNorm):
         self.implementation = compute.aggregation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[..., C]` to `[..., C]`."""
+        """Maps `[..., C]` to `[..., C]`."""
         return normalization.layer_norm(
             x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon, self.implementation
         )
 
 
 def keys_of_examples(key: Any, batch: int) -> jax.Array:
-    """Returns a PRNG key for every example of a batch, `[B]`, from any randomness that a caller may pass.
+    """Returns a PRNG key for every example of a batch, `[B]`, from any supported kind of randomness.
 
     Args:
       key: `jax.random.key(seed)` or an array `[B]` of such keys; `jax.random.PRNGKey(seed)`, which draws the same, or
-        `[B, n]` of its kind; `nnx.Rngs` with a stream "dropout" or "default", or one such stream.
-      batch: B.
+        an array `[B, n]` of such keys; `nnx.Rngs` with a stream "dropout" or "default", or one such stream.
+      batch: batch size B.
 
     Raises:
-      UserError: the key is of another type, or of another batch size.
+      UserError: the key has an unsupported type or a different batch size.
     """
     if isinstance(key, nnx.Rngs):
         stream = getattr(key, "dropout", None)  # flax returns the default stream if there is none of this name

@@ -1,4 +1,4 @@
-"""Focal modulation, which takes the place of self-attention (paper sections 3.1 and 3.2)."""
+"""Focal modulation, which replaces self-attention (paper sections 3.1 and 3.2)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class FocalKernel(nnx.Module):
 class FocalModulation(nnx.Module):
     """y = proj(query(x) * modulator(sum over levels of gate_l * context_l)) (paper equation 4).
 
-    The original computes query, context and gates by one projection of width 2C + L + 1; they are three here, because
-    that width is no multiple of any vector unit's lanes. The ablations of the paper's table 13, and pooling (table 12)
-    in place of depthwise convolutions, are `config.use_gates` and the three fields after it.
+    The original computes query, context and gates by one projection of width 2C + L + 1. There are three projections
+    here, because that width is not a multiple of any vector unit's lanes. `config.use_gates` and the three fields after
+    it select the ablations of the paper's table 13, and pooling instead of depthwise convolutions (table 12).
     """
 
     def __init__(self, config: FocalNetConfig, stage: int, *, compute: Compute, rngs: nnx.Rngs):
@@ -48,7 +48,7 @@ class FocalModulation(nnx.Module):
         self.compute = compute
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
+        """Maps `[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
         query, _, modulator = self.parts(x)
         with jax.named_scope("projections"):
             modulated = query * modulator if self.multiplies else query + modulator
@@ -57,9 +57,9 @@ class FocalModulation(nnx.Module):
             return dropout(self.proj(modulated), self.drop_rate, keys)
 
     def parts(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns query `[B, H, W, C]`, gates `[B, H, W, L + 1]`, the last for the global level, and modulator.
+        """Returns the query `[B, H, W, C]`, the gates `[B, H, W, L + 1]`, and the modulator `[B, H, W, C]`.
 
-        The modulator is `[B, H, W, C]`.
+        The last gate belongs to the global level.
         """
         with jax.named_scope("projections"):
             query = by_example(self.query(x), channels=True)
@@ -71,7 +71,7 @@ class FocalModulation(nnx.Module):
         return query, gates, modulator
 
     def _gates(self, x: jax.Array) -> jax.Array:
-        """`[B, H, W, L + 1]`: ones without gates, and 0 for the global level without one."""
+        """Returns gates `[B, H, W, L + 1]`: 1 without `use_gates`; 0 for a global level that is not used."""
         levels = len(self.kernel_sizes) + self.global_level
         gates = jnp.ones((*x.shape[:-1], levels), self.compute.dtype) if self.gates is None else self.gates(x)
         return gates if self.global_level else jnp.pad(gates, ((0, 0),) * 3 + ((0, 1),))
@@ -80,8 +80,8 @@ class FocalModulation(nnx.Module):
         """Returns the gated sum of all levels, `[B, H, W, C]` (paper equations 5 and 6).
 
         Args:
-          context: `[B, H, W, C]`, the projection before its bias.
-          gates: `[B, H, W, L + 1]`.
+          context: projection `[B, H, W, C]` before its bias is added.
+          gates: gates `[B, H, W, L + 1]`.
         """
         with jax.named_scope("aggregation"):
             return aggregate_context(
@@ -98,7 +98,7 @@ class FocalModulation(nnx.Module):
             return aggregate_levels(context, gates, *self._kernels(), implementation=self.compute.aggregation)
 
     def _kernels(self) -> tuple[list[jax.Array], jax.Array]:
-        """Returns the levels' kernels and the context's bias."""
+        """Returns the kernels of the levels and the bias of the context."""
         dtype = self.compute.dtype
         kernels = [focal.kernel[...].astype(dtype) for focal in self.focal_kernels]
         if not kernels:  # the means of windows

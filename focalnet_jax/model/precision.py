@@ -1,6 +1,6 @@
 """Named precision policies.
 
-Parameters, the statistics of norms, pooling and the classifier are float32 in all of them.
+Parameters, the statistics of norms, pooling and the classifier are float32 in all policies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PRECISIONS = {
 
 
 def get_precision(name: str | Any) -> Precision:
-    """Returns the policy with this name, or of this dtype. Raises `UserError` if it is unknown."""
+    """Returns the policy with this name or dtype; raises `UserError` if there is no such policy."""
     if not isinstance(name, str):
         try:
             name = "none" if name is None else jnp.dtype(name).name

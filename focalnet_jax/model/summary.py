@@ -51,14 +51,14 @@ class Summary:
 
 
 def summarize(model: FocalNet | FocalNetConfig | str, image_size: int | tuple[int, int] = 224) -> Summary:
-    """Returns shapes, parameters and MACs of a model, a configuration or a variant by name; nothing is allocated.
+    """Returns shapes, parameters and MACs of a model, a configuration or a named variant; allocates no arrays.
 
-    MACs are counted as in the paper's tables: projections, convolutions, pooling and the products of gates and query,
-    without norms, activations and biases.
+    MACs are counted as in the paper's tables: projections, convolutions, pooling, and products with gates and query
+    count; norms, activations and biases do not.
 
     Args:
       model: the model, its configuration or its name.
-      image_size: pixels, or `(height, width)`.
+      image_size: pixels per side, or `(height, width)`.
 
     Raises:
       UserError: the name is unknown, or the size is not valid for the model.
@@ -91,7 +91,7 @@ def summarize(model: FocalNet | FocalNetConfig | str, image_size: int | tuple[in
 
 
 def _embedded(model: FocalNet, images: jax.Array) -> list[jax.Array]:
-    """Returns maps of the shapes of `features` without the blocks, which take long to trace and keep a map's shape."""
+    """Returns maps with the shapes of `features`; omits blocks, which are slow to trace and keep shapes."""
     model.check_size(images)
     maps = [model.patch_embed(images)]
     for stage in model.stages:

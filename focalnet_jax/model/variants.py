@@ -1,4 +1,4 @@
-"""The released FocalNets by name, and the options that make one.
+"""The released FocalNets by name, and the options of a FocalNet.
 
 Source: FocalNet paper (arXiv 2203.11926), tables 1 and 7, and the configuration files of the original
 code base. `base_iso` follows the released weights, not the original's last configuration, which calls
@@ -32,10 +32,10 @@ Stagewise = int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class FocalNetConfig:
-    """Shape and arithmetic of a FocalNet.
+    """Options of a FocalNet: sizes and operations.
 
-    Fields of type `Stagewise` take one value for all stages or one per stage; `embed_dim` as one value is the
-    first stage's and doubles at every stage.
+    Fields of type `Stagewise` take one value for all stages or one value per stage. A single `embed_dim` is the width
+    of the first stage, and doubles at every stage.
     """
 
     embed_dim: Stagewise = 96
@@ -116,14 +116,14 @@ class FocalNetConfig:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Channels of each stage."""
+        """Number of channels of each stage."""
         if isinstance(self.embed_dim, tuple):
             return self.embed_dim
         return tuple(self.embed_dim * 2**stage for stage in range(len(self.depths)))
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """Focal levels L of each stage."""
+        """Number of focal levels L of each stage."""
         return self._per_stage(self.focal_levels)
 
     def kernel_sizes(self, stage: int) -> tuple[int, ...]:
@@ -176,7 +176,7 @@ def list_models() -> list[str]:
 def variant_config(name: str, **overrides: Any) -> FocalNetConfig:
     """Returns the configuration of a released variant with any field replaced; `None` keeps the variant's value.
 
-    Raises `UserError`, with suggestions, if a name or a field is unknown or a value has another type.
+    Raises `UserError`, with suggestions, if a name or a field is unknown or a value has a wrong type.
     """
     if not isinstance(name, str) or name not in VARIANTS:
         raise UserError(f"unknown model {name!r}.{suggest(str(name), VARIANTS) or ' Known: ' + ', '.join(VARIANTS)}")
@@ -184,7 +184,7 @@ def variant_config(name: str, **overrides: Any) -> FocalNetConfig:
 
 
 def checked_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns fields of a `FocalNetConfig` in their types, without `None`; raises as `variant_config` does."""
+    """Returns fields of a `FocalNetConfig` in their types, without `None`; raises the errors of `variant_config`."""
     fields = {field.name: field for field in dataclasses.fields(FocalNetConfig)}
     for key in overrides:
         if key not in fields:
@@ -193,7 +193,7 @@ def checked_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as(field: dataclasses.Field, value: Any) -> Any:
-    """`value` in the type the field declares: lists become tuples, integers pass as floats, nothing else is cast."""
+    """Returns `value` in the field's type: lists become tuples, integers may become floats, nothing else is cast."""
     if isinstance(value, list):
         value = tuple(value)
     kinds = {

@@ -1,1 +1,1 @@
-"""How focal modulation is computed: a reference implementation of each operation, and faster ones by platform."""
+"""Operations of focal modulation: a reference implementation of each, and faster implementations by platform."""

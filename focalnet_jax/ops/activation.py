@@ -1,4 +1,4 @@
-"""The MLP's GELU and the product after it, on CPUs."""
+"""GELU of the MLP and the matrix product that follows, on CPUs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def activated_product(
 ) -> jax.Array:
     """Returns exact GELU of `hidden + bias`, `[B, H, W, I]` float32, times `kernel`, `[I, O]`.
 
-    Only the arguments are kept for the gradient. It requires `native.computes(float32)`. (XLA for CPUs may write each
+    Only the arguments are kept for the gradient. Requires `native.computes(float32)`. (XLA for CPUs may write each
     of GELU's coefficients as an array of this shape if two blocks have the same shape.)
     """
     active = on_each_device(native.gelu, ("context", "bias"), "context")(hidden, bias)

@@ -30,27 +30,27 @@ def aggregate_context(
     normalize: bool = False,
     implementation: str = "xla",
 ) -> jax.Array:
-    """Returns the sum of the focal levels' contexts, each times its gate (paper equations 5 and 6).
+    """Returns the sum of the focal levels' contexts, each multiplied by its gate (paper equations 5 and 6).
 
     Level l is GELU(depthwise convolution) of level l - 1; the global level is GELU of the last level's mean over H
     and W. GELU is exact (erf), not its tanh approximation; gates have no activation.
 
     Args:
-      context: `[B, H, W, C]`; with the bias added it is level 0.
-      gates: `[B, H, W, L + 1]`, the last one for the global level.
+      context: context `[B, H, W, C]`; level 0 is the context plus the bias.
+      gates: gates `[B, H, W, L + 1]`; the last gate belongs to the global level.
       kernels: L depthwise kernels, `[k_l, k_l, 1, C]`, k_l odd.
-      bias: `[C]` or None. It is added here because some implementations add it, and sum its gradient, for next to
-        nothing.
-      normalize: divide the sum by L + 1.
-      implementation: "xla", compiled by XLA alone; "shifted", XLA's operations as CPUs run them fastest; "native",
-        "triton" or "mosaic": kernels for CPUs, NVIDIA GPUs or TPUs. Shapes, kernel sizes and dtypes that those do not
-        support, and meshes that do not allow kernels, are left to XLA.
+      bias: bias `[C]` or None; added here because some implementations add it and sum its gradient at almost no
+        cost.
+      normalize: whether to divide the sum by L + 1.
+      implementation: "xla" for XLA's operations; "shifted" for the XLA operations that are fastest on CPUs; "native",
+        "triton" or "mosaic" for kernels on CPUs, NVIDIA GPUs or TPUs. XLA computes shapes, kernel sizes and dtypes
+        that these kernels do not support, and everything in meshes that do not allow kernels.
 
     Returns:
       `[B, H, W, C]` in the dtype of `context`.
 
     Raises:
-      ValueError: an array has another shape, or the implementation is unknown.
+      ValueError: an array has a wrong shape, or the implementation is unknown.
     """
     _check(context, gates, kernels, bias, implementation)
     if not allows_kernels(context):
@@ -72,7 +72,7 @@ def aggregate_context(
 
 @partial(with_rule, nondiff_argnums=(3,))
 def _add_in_kernel(total: jax.Array, gates: jax.Array, global_context: jax.Array, interpret: bool) -> jax.Array:
-    """Adds the global level, `[B, C]` float32, times its gate to the other levels' sum, `[B, H, W, C]`."""
+    """Adds the gated global level, `[B, C]` float32, to the sum of the other levels, `[B, H, W, C]`."""
     return _global_level((total, gates), global_context, interpret)
 
 
@@ -147,7 +147,7 @@ def _check(
 
 
 def _bias_of(context: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """`[1, 1, 1, C]`."""
+    """Returns the bias as `[1, 1, 1, C]`, zeros for None."""
     return jnp.zeros((1, 1, 1, context.shape[-1]), context.dtype) if bias is None else bias[None, None, None]
 
 
@@ -173,7 +173,7 @@ def _levels(
 def _sum_at_once(
     context: jax.Array, gates: jax.Array, kernels: tuple[jax.Array, ...], bias: jax.Array, scale: float
 ) -> jax.Array:
-    """Returns the sum of all levels, with the global one, times `scale`; the channels in work stay in a CPU's cache."""
+    """Returns `scale` times the sum of all levels, global level included; works on channels that fit a CPU's cache."""
     sum_of = on_each_device(
         partial(native.focal_levels, scale=scale), ("context", "gates", _kinds(kernels), "kernel"), "context"
     )
@@ -250,7 +250,7 @@ _levels_in_kernels.defvjp(_forward, _backward)
 
 
 def _with_global(gradients: Sequence[jax.Array], gates: jax.Array) -> jax.Array:
-    """Returns the gates' gradients `[B, H, W, L + 1]`, the levels' `[B, H, W]` stacked and 0 for the global level."""
+    """Returns the gradients of the gates `[B, H, W, L + 1]`: the levels' stacked, and 0 for the global level."""
     return jnp.stack([*gradients, jnp.zeros_like(gradients[0])], axis=-1).astype(gates.dtype)
 
 

@@ -1,4 +1,4 @@
-"""How a model is computed: one value, chosen once per model, that its layers hand to the operations in `ops`."""
+"""Describes how a model is computed: one value per model, which the layers pass to the operations in `ops`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from focalnet_jax.ops.implementations import choose_implementation
 
 @dataclass(frozen=True)
 class Compute:
-    """Data type, matrix precision and chosen implementations of a model; hashable, so that jit can hold it.
+    """Data type, matrix precision and chosen implementations of a model; hashable, so that it can be static under jit.
 
     `aggregation` and `pointwise` are names in `ops.implementations.IMPLEMENTATIONS`, or "xla"; never "auto".
     """
@@ -26,7 +26,7 @@ class Compute:
 
     @property
     def in_cpp(self) -> bool:
-        """Whether layers are computed by the CPU's C++ kernels, which know float32 only."""
+        """Whether layers are computed by the CPU's C++ kernels, which support only float32."""
         return self.aggregation == "native" and self.dtype == jnp.float32
 
 
@@ -42,7 +42,7 @@ def choose_compute(
     aggregation: str = "auto",
     pointwise: str = "auto",
 ) -> Compute:
-    """Returns how a model computes on a platform, the default backend if None ("cpu", "gpu", "cuda" or "tpu").
+    """Returns the `Compute` of a model for a platform ("cpu", "gpu", "cuda" or "tpu"; None: JAX's default backend).
 
     Raises:
       UserError: an implementation is unknown, or does not compute this dtype on this platform.

@@ -1,8 +1,8 @@
-"""Depthwise convolution, the work of every focal level.
+"""Depthwise convolution, the main operation of every focal level.
 
 XLA's grouped convolution is the reference, and runs on TPUs and GPUs. On CPUs it is more than ten times slower than
 adding shifted copies (`benchmarks/depthwise.py` measures both), so the CPU implementation adds them. The choice is made
-when the program is lowered for a platform, so one traced program serves all.
+when the program is lowered for a platform, so one traced program works on all platforms.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def depthwise_conv_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns XLA's grouped convolution: stride 1, zero padding k // 2, no bias.
 
     Args:
-      x: `[B, H, W, C]`.
-      kernel: `[k, k, 1, C]`, k odd.
+      x: input `[B, H, W, C]`.
+      kernel: kernel `[k, k, 1, C]`, k odd.
 
     Returns:
       `[B, H, W, C]` in the dtype of `x`.
@@ -39,7 +39,7 @@ def depthwise_conv_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def depthwise_conv_shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the same from k * k shifted and scaled copies of `x`, added in float32."""
+    """Returns the same convolution as the sum of k * k shifted and scaled copies of `x`, in float32."""
     k, height, width = kernel.shape[0], x.shape[1], x.shape[2]
     # Without the barrier XLA folds the padding's bounds checks into each of the k * k reads.
     padded = lax.optimization_barrier(_pad(x, k // 2))
@@ -53,8 +53,8 @@ def depthwise_conv_shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def kernel_gradient_shifted(x: jax.Array, cotangent: jax.Array, k: int) -> jax.Array:
     """Returns the kernel's gradient, `[k, k, 1, C]` float32, from `x` and the output's cotangent, both `[B, H, W, C]`.
 
-    k * k separate reductions over B, H and W do not vectorise on CPU. A loop over some rows with an accumulator
-    `[B, k, k, C]`, to which each of their positions adds its window times its cotangent, does.
+    k * k separate reductions over B, H and W do not vectorise on CPUs. A loop over rows does: each position adds its
+    window times its cotangent to an accumulator `[B, k, k, C]`.
     """
     batch, height, width, channels = x.shape
     padded = _pad(x, k // 2)
@@ -93,7 +93,7 @@ def _shifted_gradients(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) ->
 
 @with_rule
 def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Depthwise convolution in the implementation that is fastest on the platform that the program is lowered for.
+    """Returns the depthwise convolution by the fastest implementation on the platform of the lowered program.
 
     Stride 1, zero padding k // 2, no bias; arguments and result as `depthwise_conv_reference`.
     """
@@ -101,7 +101,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def depthwise_gradients(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradients of `depthwise_conv` at `x` and `kernel`, from that of its result."""
+    """Returns the gradients of `depthwise_conv` at `x` and `kernel`, from the gradient of the result."""
     # Differentiating through platform_dependent would keep the residuals of every platform's implementation.
     return lax.platform_dependent(x, kernel, cotangent, cpu=_shifted_gradients, default=_reference_gradients)
 

@@ -1,4 +1,4 @@
-"""Dropout and stochastic depth, with a PRNG key per example, so that no draw depends on the rest of the batch."""
+"""Dropout and stochastic depth with a PRNG key per example, so that no draw depends on other examples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def example_keys(key: jax.Array, batch: int) -> jax.Array:
-    """Returns a PRNG key per example, `[B]`: the draws for one example depend on no other."""
+    """Returns a PRNG key per example, `[B]`: the draws of an example do not depend on other examples."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
@@ -19,7 +19,7 @@ def split_keys(keys: jax.Array, count: int) -> jax.Array:
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
-    """Zeroes elements of `[B, ...]` with probability `rate` and scales the rest; the identity without keys `[B]`."""
+    """Zeroes elements of `[B, ...]` with probability `rate` and scales the others; without keys `[B]`, returns `x`."""
     if keys is None or rate == 0.0:
         return x
     return _drop(x, rate, keys, x.shape[1:])
@@ -28,7 +28,7 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
 def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Array:
     """Stochastic depth (arXiv 1603.09382): zeroes whole examples of a branch `[B, H, W, C]`, with probability `rate`.
 
-    The other examples are divided by 1 - `rate`. Without keys `[B]` it is the identity.
+    The other examples are divided by 1 - `rate`. Without keys `[B]`, `x` is returned.
     """
     if keys is None:
         return x

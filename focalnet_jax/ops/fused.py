@@ -1,6 +1,6 @@
-"""Focal blocks and embeddings as kernels of several layers each, for TPUs (ops/pointwise.py).
+"""Focal blocks and embeddings in kernels that each compute several layers, for TPUs (ops/pointwise.py).
 
-One kernel computes all layers of a block before the context aggregation, another all layers after it.
+One kernel computes all layers of a block before the context aggregation; a second kernel computes all layers after it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _norm = partial(layer_norm, epsilon=EPSILON)
 
 
 def focal_block(block: Any, x: jax.Array, drop_path_rate: jax.Array, keys: Sequence[jax.Array | None]) -> jax.Array:
-    """Returns the output of a `model.blocks.FocalBlock`, by kernels where they compute it, else layer by layer.
+    """Returns the output of a `model.blocks.FocalBlock`; uses kernels if they support the block, else single layers.
 
     Args:
       block: the block.
-      x: its input, `[B, H, W, C]`.
-      drop_path_rate: of stochastic depth, a scalar.
-      keys: `[B]` each, or None: for the modulation's dropout, its stochastic depth, the MLP's dropout and its
-        stochastic depth.
+      x: input of the block, `[B, H, W, C]`.
+      drop_path_rate: rate of stochastic depth, a scalar.
+      keys: PRNG keys, `[B]` or None each: for dropout of the modulation, stochastic depth of the modulation, dropout of
+        the MLP and stochastic depth of the MLP.
     """
     if not (computes(block, drops=keys[0] is not None) and allows_kernels(x)):
         return block.layer_by_layer(x, drop_path_rate, keys)
@@ -43,13 +43,13 @@ def focal_block(block: Any, x: jax.Array, drop_path_rate: jax.Array, keys: Seque
 
 
 def computes(block: Any, *, drops: bool) -> bool:
-    """Returns whether kernels compute a block; `drops`: whether its dropout, if it has any, is active."""
+    """Returns whether kernels compute a block; `drops` states whether the block's dropout, if any, is active."""
     active = drops and block.mlp.drop_rate > 0
     return not active and suits(block.compute.pointwise, block.compute.dtype) and fits(block)
 
 
 def fits(block: Any) -> bool:
-    """Returns whether a block has all of the paper's parts, and its weights with their gradients fit fast memory."""
+    """Returns whether a block has all of the paper's parts, and fast memory holds its weights and their gradients."""
     modulation = block.modulation
     if modulation.gates is None or not (modulation.global_level and modulation.multiplies):
         return False
@@ -76,9 +76,9 @@ def run_block(block: Any, x: jax.Array, factors: jax.Array, *, interpret: bool =
 
     Args:
       block: a `model.blocks.FocalBlock`.
-      x: its input, `[B, H, W, C]`.
-      factors: `[B, 2]` float32, by which stochastic depth multiplies each example's two branches.
-      interpret: run the kernels step by step, on any platform.
+      x: input of the block, `[B, H, W, C]`.
+      factors: factors of stochastic depth for each example's two branches, `[B, 2]` float32.
+      interpret: whether to interpret the kernels step by step, on any platform.
     """
     before, after = _weights(block)
     dim, count = block.modulation.query.out_features, block.modulation.gates.out_features
@@ -111,7 +111,7 @@ def _modulate_and_transform(
     last: jax.Array,
     factors: jax.Array,
 ) -> tuple[jax.Array]:
-    """Adds the global level, modulates the query and runs the MLP, the last two as residual branches."""
+    """Adds the global level, modulates the query and runs the MLP; modulation and MLP are residual branches."""
 
     def add(number: int, x: jax.Array, branch: jax.Array) -> jax.Array:
         if postln:

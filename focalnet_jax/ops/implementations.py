@@ -1,4 +1,4 @@
-"""Implementations of the model's operations by platform, and which is the fastest where (docs/performance.md)."""
+"""Implementations of the model's operations, and the fastest of them by platform (docs/performance.md)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHIPS = {"native": "CPUs", "shifted": "CPUs", "triton": "NVIDIA GPUs", "mosaic"
 
 
 def names(option: str) -> tuple[str, ...]:
-    """Values that the option `model.aggregation` or `model.pointwise` accepts."""
+    """Returns the values that the option `model.aggregation` or `model.pointwise` accepts."""
     return ("auto", "xla", *IMPLEMENTATIONS[option])
 
 
@@ -24,10 +24,10 @@ def choose_implementation(option: str, implementation: str, platform: str, dtype
     """Returns the implementation of an operation for a dtype on a platform; "auto" is the fastest one.
 
     Args:
-      option: "aggregation" or "pointwise".
+      option: name of the option, "aggregation" or "pointwise".
       implementation: one of `names(option)`.
-      platform: "cpu", "gpu", "cuda" or "tpu".
-      dtype: of activations.
+      platform: name of the platform: "cpu", "gpu", "cuda" or "tpu".
+      dtype: dtype of activations.
 
     Raises:
       UserError: the implementation is unknown, is for another platform, or cannot be compiled on this machine.
@@ -51,7 +51,7 @@ def choose_implementation(option: str, implementation: str, platform: str, dtype
 
 
 def describe_implementations(model: Mapping[str, Any], precision: str, platform: str) -> str:
-    """Returns a line for people: the implementations that a model with these options (None: not set) computes with."""
+    """Returns a line that describes the implementations used by a model with these options (None: not set)."""
     from focalnet_jax.ops import native
 
     requested = {option: model[option] or "auto" for option in IMPLEMENTATIONS}

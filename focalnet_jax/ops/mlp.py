@@ -17,15 +17,15 @@ from focalnet_jax.ops.product import without_bias
 def mlp(
     fc1: nnx.Linear, fc2: nnx.Linear, x: jax.Array, drop_rate: float, keys: jax.Array | None, compute: Compute
 ) -> jax.Array:
-    """Returns `dropout(fc2(dropout(GELU(fc1(x)))))`, `[B, H, W, C]`, and keeps no output of GELU for the gradient.
+    """Returns `dropout(fc2(dropout(GELU(fc1(x)))))`, `[B, H, W, C]`, without keeping GELU's output for the gradient.
 
     Args:
       fc1: the layer from C to I channels.
       fc2: the layer from I channels to C.
-      x: `[B, H, W, C]`.
-      drop_rate: the rate of both dropouts.
-      keys: `[B]`, or None for no dropout.
-      compute: the C++ kernels join GELU and its bias with the product after it, if there is no dropout.
+      x: input `[B, H, W, C]`.
+      drop_rate: rate of both dropouts.
+      keys: PRNG keys `[B]`, or None for no dropout.
+      compute: chosen implementations; without dropout, C++ kernels fuse bias, GELU and the next product.
     """
     parts = (None, None) if keys is None else split_keys(keys, 2)
     drops = keys is not None and drop_rate > 0

@@ -1,4 +1,4 @@
-"""LayerNorm that keeps only its input for the gradient, with sums over channels by a TPU's matrix unit."""
+"""LayerNorm that keeps only its input for the gradient; on TPUs, the matrix unit sums over channels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EPSILON = 1e-5  # PyTorch's default; Flax's is 1e-6
 def layer_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = EPSILON, implementation: str = "xla"
 ) -> jax.Array:
-    """LayerNorm over C of `[..., C]`, as `normalize`; with `implementation` "native" float32 is computed in C++."""
+    """Returns LayerNorm over C of `[..., C]`, as `normalize`; C++ computes float32 with `implementation` "native"."""
     scale, bias = scale.astype(jnp.float32), bias.astype(jnp.float32)
     native_here = implementation == "native" and x.ndim > 1 and x.size > 0 and native.computes(x.dtype)
     if native_here and allows_kernels(x):
@@ -51,13 +51,13 @@ _normalize_natively.defvjp(
 def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """Returns LayerNorm (arXiv 1607.06450) over C of `[..., C]`, computed in float32, in the dtype of `x`.
 
-    Autodiff would keep float32 arrays of the size of `x`; this keeps `x`, and two numbers per place.
+    Autodiff would keep float32 arrays of the size of `x`; this function keeps `x`, and two numbers per position.
 
     Args:
-      x: `[..., C]`.
-      scale: `[C]` float32.
-      bias: `[C]` float32.
-      epsilon: added to the variance.
+      x: input `[..., C]`.
+      scale: scale `[C]` float32.
+      bias: bias `[C]` float32.
+      epsilon: number added to the variance.
     """
     return _forward(x, scale, bias, epsilon)[0]
 
@@ -102,7 +102,7 @@ def _mean_half(x: jax.Array) -> jax.Array:
 def mean_by_product(x: jax.Array) -> jax.Array:
     """Returns the mean over C, `[..., 1]`, by a TPU's matrix unit: its vector unit is slow to add up lanes.
 
-    Every addend is rounded to bfloat16, their sum is not.
+    Every addend is rounded to bfloat16; the sum is not rounded.
     """
     ones = jnp.ones((x.shape[-1], 8), jnp.bfloat16)  # a single column would be left to the vector unit
     return jnp.matmul(x.astype(jnp.bfloat16), ones, preferred_element_type=jnp.float32)[..., :1] / x.shape[-1]

@@ -1,8 +1,8 @@
 """Pointwise layers fused into one kernel forward and one backward, for TPUs.
 
-A program takes some places of some examples, the rows of its matrices. Results between the layers stay in fast memory,
-and only the inputs are kept: the backward kernel computes the layers again and differentiates them by `jax.vjp`, and
-adds up the gradients of weights from program to program.
+A program computes some positions of some examples, which are the rows of its matrices. Results between the layers stay
+in fast memory. Only the inputs are kept for the backward pass: the backward kernel computes the layers again,
+differentiates them by `jax.vjp`, and adds up the gradients of weights from program to program.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _FEWEST, _MOST = 64, 1024  # rows
 class Layers:
     """Fused layers: `function(weights, *maps, *shared, *constants)` takes and returns float32 rows `[R, C]`.
 
-    It receives matrices in the dtype of the maps and vectors as `[1, C]` float32; arrays with one value per example are
-    repeated for each row.
+    The function receives matrices in the dtype of the maps, and vectors as `[1, C]` float32. Arrays with one value per
+    example are repeated for each row.
     """
 
     function: Callable[..., tuple[jax.Array, ...]]
@@ -58,11 +58,11 @@ def run_layers(
     """Returns the layers' results `[B, H, W, D]` in the maps' dtype.
 
     Args:
-      layers: the function and its options.
-      weights: float32, as their gradients.
-      maps: `[B, H, W, C]`, one or more, of the same B, H and W.
-      shared: `[B, n]` float32 each, the same at all places of an example.
-      constants: as `shared`, without gradients.
+      layers: function of the layers, and its options.
+      weights: weights of the layers, float32 like their gradients.
+      maps: one or more maps `[B, H, W, C]` with the same B, H and W.
+      shared: arrays `[B, n]` float32, with the same values at all positions of an example.
+      constants: arrays like `shared`, but without gradients.
     """
     on_each = on_each_device(partial(_forward, layers), ("whole", "examples", "examples", "examples"), "examples")
     return (*on_each(_rounded(weights, maps[0].dtype), maps, shared, constants), *maps[: layers.first_too])
@@ -87,12 +87,12 @@ run_layers.defvjp(lambda layers, *given: (run_layers(layers, *given), given), _r
 
 
 def _rounded(weights: Weights, dtype: Any) -> Weights:
-    """Rounds matrices to the dtype they are multiplied in, before devices gather them."""
+    """Rounds matrices to the dtype of their products, before devices gather them."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim == 2 else leaf, weights)
 
 
 def suits(implementation: str, dtype: Any) -> bool:
-    """Returns whether kernels are chosen and possible: in bfloat16, with channels whole on each device."""
+    """Returns whether kernels are selected and possible: for bfloat16, if channels are not split over devices."""
     return implementation == "mosaic" and dtype == jnp.bfloat16 and not splits_channels()
 
 
@@ -174,7 +174,7 @@ def _clear(refs: Refs) -> None:
 
 
 class _Call:
-    """A kernel for maps `[B, H, W, C]`, of which a program takes some places of some examples."""
+    """A kernel for maps `[B, H, W, C]`; each program computes some positions of some examples."""
 
     def __init__(self, layers: Layers, weights: Weights, maps: Maps):
         self.layers, self.dtype = layers, maps[0].dtype
@@ -199,11 +199,11 @@ class _Call:
         self.groups, self.steps = groups // self.of_examples, steps // self.of_places
 
     def place(self, part: jax.Array, step: jax.Array) -> jax.Array:
-        """Which of the blocks of places a program has."""
+        """Returns the index of a program's block of positions."""
         return part * self.steps + step if self.of_places > 1 else step
 
     def group(self, part: jax.Array, example: jax.Array) -> jax.Array:
-        """Which of the groups of examples a program has."""
+        """Returns the index of a program's group of examples."""
         return part * self.groups + example if self.of_examples > 1 else example
 
     def map(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
@@ -220,7 +220,7 @@ class _Call:
         return jax.ShapeDtypeStruct((self.parts, *leaf.shape), jnp.float32), spec
 
     def sum_per_example(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """Returns shape and block of the gradient of a shared array, for each part of the places."""
+        """Returns shape and block of the gradient of a shared array, for each part of the positions."""
         spec = pl.BlockSpec(
             (1, self.examples, channels),
             lambda part, example, step: (part if self.of_places > 1 else 0, self.group(part, example), 0),
@@ -228,7 +228,7 @@ class _Call:
         return jax.ShapeDtypeStruct((self.of_places, self.all, channels), jnp.float32), spec
 
     def rows_of(self, ref: Any, *, inside: bool = False) -> jax.Array:
-        """Returns `[R, C]` float32; with `inside` zeros for rows past the last place."""
+        """Returns rows `[R, C]` float32; with `inside`, rows past the last position are zeros."""
         x = ref[...].astype(jnp.float32)
         if inside and self.places % self.some:
             first = self.place(pl.program_id(0), pl.program_id(2)) * self.some
@@ -294,5 +294,5 @@ def _grouped(each: Sequence[Any], lengths: Sequence[int]) -> list[tuple[Any, ...
 
 
 def _whole(leaf: jax.Array) -> pl.BlockSpec:
-    """Returns the block of a weight: all of it in every program."""
+    """Returns the block of a weight: every program receives the whole weight."""
     return pl.BlockSpec(leaf.shape, lambda part, example, step: (0, 0))

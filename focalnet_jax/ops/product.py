@@ -46,8 +46,8 @@ def product(
 ) -> jax.Array:
     """Returns `[..., I]` times `[I, O]`; it replaces `jax.lax.dot_general` in `nnx.Linear` and has its signature.
 
-    For float32 maps `[B, H, W, C]` C++ computes the product and its gradients in full precision, unless channels are
-    split over devices or there are few rows or columns. XLA computes all others, with `precision`.
+    For float32 maps `[B, H, W, C]`, C++ computes the product and its gradients in full precision, unless channels are
+    split over devices or there are few rows or columns. XLA computes all other products, with `precision`.
     """
     assert (dimension_numbers, out_sharding) == ((((x.ndim - 1,), (0,)), ((), ())), None)  # a linear layer's
     if not allows_kernels(x, kernel):  # JAX's own rules know how products and gradients are split over any mesh
@@ -63,7 +63,7 @@ def _product(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike) 
 def gradients(
     precision: jax.lax.PrecisionLike, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradients of input `[..., I]` and kernel `[I, O]` (`kept`) from the product's, `[..., O]`."""
+    """Returns the gradients of input `[..., I]` and kernel `[I, O]` (`kept`) from the product's gradient `[..., O]`."""
     x, kernel = kept
     return multiply(cotangent, kernel, precision, turned=True), kernel_gradient(x, cotangent, precision)
 
@@ -99,6 +99,6 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array, precision: jax.lax.Preci
 
 
 def _in_cpp(x: jax.Array, other: jax.Array) -> bool:
-    """Returns whether C++ computes a product: of maps that are not empty, with channels whole on each device."""
+    """Returns whether C++ computes a product: if maps are not empty and channels are not split over devices."""
     alike = x.ndim == 4 and x.dtype == other.dtype and x.size > 0 and other.size > 0
     return alike and not splits_channels() and native.computes(x.dtype)

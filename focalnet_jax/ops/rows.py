@@ -1,4 +1,4 @@
-"""Layers inside kernels: on rows `[R, C]` in float32, multiplied in the dtype of the weights."""
+"""Layers for use inside kernels, on rows `[R, C]` float32; products use the dtype of the weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ activate.defvjp(lambda x, dtype: (activate(x, dtype), x), _slope)
 
 @jax.custom_vjp
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns `[R, C]` float32 times `[C, D]`; it and its gradients multiply in the kernel's dtype, add in float32."""
+    """Returns `[R, C]` times `[C, D]`, multiplied in the kernel's dtype and added in float32, also in gradients."""
     return _dot(x.astype(kernel.dtype), kernel, 1, 0)
 
 

@@ -1,4 +1,4 @@
-"""Functions with gradients of their own."""
+"""Functions with custom gradients."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import jax
 
 
 def with_rule(function: Callable[..., Any], nondiff_argnums: tuple[int, ...] = ()) -> jax.custom_vjp:
-    """`jax.custom_vjp` whose gradients are right in loops that are differentiated twice.
+    """Returns a `jax.custom_vjp` function whose gradients are correct in loops that are differentiated twice.
 
     JAX 0.10 moves constants of a function out of a differentiated `jax.lax.scan` and passes them as further arguments.
-    A rule that keeps its arguments then receives other arrays when the loop is differentiated again: the gradients are
+    A rule that keeps its arguments then receives wrong arrays when the loop is differentiated again: the gradients are
     wrong, without an error if the shapes fit. `jax.checkpoint` keeps constants inside the function. The compiled
     program stays the same, because the function itself runs only where nothing is differentiated.
 

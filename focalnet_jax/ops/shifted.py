@@ -1,4 +1,4 @@
-"""A focal level for CPUs: shifted and added copies, computed again for the gradients."""
+"""A focal level for CPUs as a sum of shifted copies, which is computed again for the gradients."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from focalnet_jax.ops.rules import with_rule
 def focal_level(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns GELU(depthwise convolution) (paper equation 5); only the arguments are kept for the gradient.
 
-    On CPUs computing the convolution again takes less time than writing and reading GELU's input.
+    On CPUs, computing the convolution again takes less time than writing and reading GELU's input.
 
     Args:
-      x: the level below, `[B, H, W, C]`.
-      kernel: `[k, k, 1, C]`, k odd.
+      x: previous level, `[B, H, W, C]`.
+      kernel: kernel `[k, k, 1, C]`, k odd.
 
     Returns:
       `[B, H, W, C]` in the dtype of `x`.

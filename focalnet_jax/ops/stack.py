@@ -1,4 +1,4 @@
-"""How the stacked blocks of a stage run: in a scan or unrolled, and what they keep for the backward pass."""
+"""Runs the stacked blocks of a stage, scanned or unrolled, and selects the values kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ REMAT_POLICIES = {
 
 
 class Schedule(NamedTuple):
-    """How blocks run: in a scan or unrolled, and with which of `REMAT_POLICIES`."""
+    """Whether blocks run in a scan or unrolled, and their policy of `REMAT_POLICIES`."""
 
     scan: bool
     remat: str
 
 
 def choose_schedule(depth: int, scan: bool | None, remat: str, compute: Compute, *, fused: bool) -> Schedule:
-    """Returns how a stage of `depth` blocks runs.
+    """Returns the schedule of a stage with `depth` blocks.
 
-    If `scan` is None, blocks that XLA computes are scanned, because they take long to compile, and so are blocks whose
-    weights are gathered from other devices, because a loop holds few of them at a time. Blocks of the kernels in `ops`
-    are unrolled: without a loop's arrays to write and read, a step takes a fifth to a quarter less time on TPUs and
-    GPUs (docs/performance.md).
+    If `scan` is None, blocks that XLA computes are scanned, because they take long to compile. Blocks whose weights are
+    gathered from other devices are also scanned, because a loop holds few weights at a time. Blocks of the kernels in
+    `ops` are unrolled: without writing and reading a loop's arrays, a step takes a fifth to a quarter less time on TPUs
+    and GPUs (docs/performance.md).
 
-    If `remat` is "auto", it is "full" for `fused` blocks in a scan, because computing them again takes less time than
-    writing to and reading from the loop's arrays (docs/performance.md), and "none" otherwise.
+    If `remat` is "auto", the policy is "full" for `fused` blocks in a scan, because computing them again takes less
+    time than writing and reading the loop's arrays (docs/performance.md). Otherwise the policy is "none".
 
     Args:
-      depth: D.
-      scan: the request, None for the faster.
+      depth: number of blocks D.
+      scan: whether to scan; None for the faster choice.
       remat: one of `REMAT_POLICIES`, or "auto".
-      compute: how the model is computed.
+      compute: chosen implementations of the model.
       fused: whether the kernels of `ops.fused` compute the blocks.
     """
     if depth == 1 or scan is not None:
@@ -69,12 +69,12 @@ def run_blocks(
     """Runs `block(x, (params, *inputs))`, which returns the next `x` and an output, for each of D blocks.
 
     Args:
-      block: the function of one block.
-      x: `[B, H, W, C]`, the first block's input.
-      params: a tree of arrays `[D, ...]`.
+      block: function of one block.
+      x: input of the first block, `[B, H, W, C]`.
+      params: parameters, a tree of arrays `[D, ...]`.
       inputs: further arrays `[D, ...]`, or None.
-      depth: D.
-      schedule: both ways give the same numbers.
+      depth: number of blocks D.
+      schedule: schedule of the blocks, which does not change the results.
 
     Returns:
       The last `x`, and the outputs stacked, `[D, ...]`.
@@ -96,7 +96,7 @@ def run_blocks(
 def _unstacked(tree: Any, depth: int) -> list[Any]:
     """Returns the tree of each block from a tree of arrays `[D, ...]`.
 
-    Its rule stacks the gradients once; autodiff would add each of them to zeros for all blocks.
+    A custom rule stacks the gradients once; autodiff would add each gradient to zeros for all blocks.
     """
     return [jax.tree.map(lambda leaf, index=index: leaf[index], tree) for index in range(depth)]
 

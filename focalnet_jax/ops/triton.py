@@ -26,7 +26,7 @@ _Column = tuple[jax.Array, ...]
 
 
 def supports(channels: int, kernel_sizes: Sequence[int]) -> bool:
-    """Returns whether the kernels compute this number of channels with these kernel sizes; XLA computes the others."""
+    """Returns whether the kernels compute this number of channels and these kernel sizes; else XLA does."""
     return channels % 32 == 0 and all(size in _ROWS for size in kernel_sizes)
 
 
@@ -36,7 +36,7 @@ def focal_level(x: jax.Array, kernel: jax.Array, *, interpret: bool = False) -> 
 
 
 def input_gradient(cotangent: jax.Array, kernel: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """Returns the gradient of the convolution's input `[B, H, W, C]` from its output's."""
+    """Returns the gradient of the convolution's input `[B, H, W, C]` from the gradient of its output."""
     return _convolve("focal_input_gradient", cotangent, kernel[::-1, ::-1], lambda z: z, interpret)
 
 
@@ -73,12 +73,12 @@ def preactivation_gradient(
     """Returns the gradient of the input of a level's GELU, `[B, H, W, C]`.
 
     Args:
-      x: `[B, H, W, C]`, the level's input.
-      kernel: `[k, k, 1, C]`.
-      cotangent: `[B, H, W, C]`, of the gated sum.
-      gate: `[B, H, W]`, the level's own.
-      above: `[B, H, W, C]`, the gradient of the level's context by way of the levels after it.
-      interpret: run step by step, on any platform.
+      x: input of the level, `[B, H, W, C]`.
+      kernel: kernel `[k, k, 1, C]`.
+      cotangent: gradient of the gated sum, `[B, H, W, C]`.
+      gate: gate of the level, `[B, H, W]`.
+      above: gradient of the level's context through the later levels, `[B, H, W, C]`.
+      interpret: whether to interpret the kernel step by step, on any platform.
     """
     k, rows, block = kernel.shape[0], _ROWS[kernel.shape[0]], _channels(x)
     _, height, width, _ = x.shape
@@ -114,7 +114,7 @@ def preactivation_gradient(
 def kernel_gradient_parts(x: jax.Array, cotangent: jax.Array, k: int, *, interpret: bool = False) -> jax.Array:
     """Returns the kernel's gradient in parts to be added up, `[B, parts, k, k, C]` float32.
 
-    It takes the convolution's input and its output's gradient, both `[B, H, W, C]`. The order of additions is fixed.
+    `x` is the convolution's input, and `cotangent` the gradient of its output. The order of additions is fixed.
     """
     block = _channels(x)
     batch, height, width, channels = x.shape
@@ -161,12 +161,12 @@ def _sweep(
     """Convolves rows of an image, column by column.
 
     Args:
-      load: returns the elements of column w in all rows needed, and the values that `finish` needs for column
-        w - k // 2; it is called one iteration ahead.
-      weights: k x k.
+      load: function that returns the elements of column w in all rows needed, and the values that `finish` needs for
+        column w - k // 2; called one iteration ahead.
+      weights: weights of the kernel, k x k.
       rows: number of rows to compute.
-      width: of the image.
-      finish: receives a column, its sums and the values loaded for it.
+      width: width of the image.
+      finish: function that receives a column, its sums and the values loaded for it.
     """
     k = len(weights)
     nothing = (jnp.zeros_like(weights[0][0]),) * rows

@@ -52,14 +52,14 @@ def supports(dtype: jnp.dtype | None, kernel_sizes: Sequence[int]) -> bool:
 def focal_levels(
     context: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array], bias: jax.Array, *, scale: float
 ) -> jax.Array:
-    """Returns the sum of all levels' contexts times their gates, with the global one, times `scale`, `[B, H, W, C]`.
+    """Returns `scale` times the gated sum of all levels' contexts, global level included, `[B, H, W, C]`.
 
     Args:
-      context: `[B, H, W, C]` float32, which with the bias is level 0.
-      gates: `[B, H, W, L + 1]`.
+      context: context `[B, H, W, C]` float32; level 0 is the context plus the bias.
+      gates: gates `[B, H, W, L + 1]`.
       kernels: L depthwise kernels, `[k_l, k_l, 1, C]`, k_l odd.
-      bias: `[1, 1, 1, C]`.
-      scale: of the sum.
+      bias: bias `[1, 1, 1, C]`.
+      scale: factor of the sum.
     """
     call = _call("focal_levels", jax.ShapeDtypeStruct(context.shape, context.dtype))
     return call(context, gates, _rows(kernels), bias, **_attributes(kernels, scale))
@@ -74,10 +74,10 @@ def focal_level_gradients(
     *,
     scale: float,
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """Returns the gradient of the context, and parts of the others' to be added up along their leading axis.
+    """Returns the gradient of the context, and parts of the other gradients, to be added along their leading axis.
 
     The parts are those of the gates, `[n, B, H, W, L + 1]`, of the kernels, `[B, k_l, k_l, 1, C]` each, and of the
-    bias, `[B, 1, 1, 1, C]`. Their number depends on shapes alone, so that results do not depend on the number of
+    bias, `[B, 1, 1, 1, C]`. The number of parts depends only on shapes, so results do not depend on the number of
     threads.
     """
     batch, height, width, channels = context.shape
@@ -96,12 +96,12 @@ def focal_level_gradients(
 
 
 def gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """Returns exact GELU of `x + bias`, `[..., C]` float32 and `[C]`, to 3e-7 of its argument."""
+    """Returns exact GELU of `x + bias`, `[..., C]` float32 and `[C]`; errors are up to 3e-7 of the argument."""
     return _call("gelu_with_bias", _like(x))(x, bias)
 
 
 def gelu_gradients(x: jax.Array, bias: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the gradient of `x`, parts of the bias's to be added up, `[n, C]`, and the result of `gelu` again."""
+    """Returns the gradient of `x`, parts `[n, C]` of the bias's gradient, to be added, and the result of `gelu`."""
     parts = jax.ShapeDtypeStruct((_tasks(*_rows_of(x)), x.shape[-1]), x.dtype)
     call = _call("gelu_gradients", (_like(x), parts, _like(x)))
     return call(x, bias, cotangent)
@@ -115,7 +115,7 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: floa
 def layer_norm_gradients(
     x: jax.Array, scale: jax.Array, cotangent: jax.Array, *, epsilon: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradient of `x`, and parts of those of scale and bias, `[n, 2, C]`, to be added up."""
+    """Returns the gradient of `x`, and parts `[n, 2, C]` of the gradients of scale and bias, to be added."""
     rows, channels = _rows_of(x)
     parts = jax.ShapeDtypeStruct((_tasks(rows, channels), 2, channels), x.dtype)
     call = partial(_call("layer_norm_gradients", (_like(x), parts)), epsilon=np.float32(epsilon))
@@ -130,7 +130,7 @@ def product(x: jax.Array, kernel: jax.Array, *, turned: bool = False) -> jax.Arr
 
 
 def turned_product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns `[I, O]`, the transpose of `[..., I]` times `[..., O]`: a layer's gradient of its kernel."""
+    """Returns the transpose of `[..., I]` times `[..., O]`, `[I, O]`: the gradient of a layer's kernel."""
     (rows, inputs), outputs = _rows_of(x), y.shape[-1]
     blocks = -(-inputs // ROWS_OF_SUM) * -(-outputs // COLUMNS_OF_SUM)
     parts = max(1, min(-(-TASKS_OF_PRODUCT // blocks), rows // DEPTH_OF_PRODUCT))

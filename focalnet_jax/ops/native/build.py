@@ -52,8 +52,8 @@ _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapp
 def register() -> str | None:
     """Registers the kernels with XLA and returns the prefix of their names; None if they do not compile (`why_not`).
 
-    The prefix holds a hash of everything that the code depends on, as the library's file name does: a program from
-    JAX's compilation cache never calls other code than it was compiled for.
+    The prefix and the library's file name contain a hash of everything that the code depends on. A program from JAX's
+    compilation cache therefore never calls different code than it was compiled for.
     """
     global _compile_error
     library = _library()
@@ -81,7 +81,7 @@ _compile_error = ""
 
 
 def _library() -> Path | None:
-    """Returns the compiled library, and compiles it if it is missing."""
+    """Returns the compiled library; compiles the library if it is missing."""
     found = compiler()
     if found is None:
         return None
