@@ -44,21 +44,21 @@ def focal_level_gradients(
     vmem: int,
     interpret: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    """Returns the gradient of `focal_levels`' input, `[B, H, W, C]`, and float32 parts of the others to be added up.
+    """Returns the gradient of `focal_levels`' input, `[B, H, W, C]`, and float32 parts of the other gradients.
 
     The parts are those of the kernels, `[parts, k, k, 1, C]`, then of the bias, `[parts, 1, 1, 1, C]`; and of each
     level's gate, `[parts, B, H, W]`.
 
     Args:
-      x: as passed to `focal_levels`.
-      gates: as passed to `focal_levels`.
-      kernels: as passed to `focal_levels`.
-      bias: as passed to `focal_levels`.
+      x: argument of `focal_levels`.
+      gates: argument of `focal_levels`.
+      kernels: argument of `focal_levels`.
+      bias: argument of `focal_levels`.
       kept: GELU's inputs from `focal_levels`, `[B, H, W, C]` for each level.
-      cotangent: of the sum, `[B, H, W, C]`.
-      above: of the last level's sum over H and W, `[B, C]` float32.
+      cotangent: gradient of the sum, `[B, H, W, C]`.
+      above: gradient of the last level's sum over H and W, `[B, C]` float32.
       vmem: bytes of fast memory.
-      interpret: run step by step, on any platform.
+      interpret: whether to interpret the kernel step by step, on any platform.
     """
     given, sizes = len(x), [len(kernel) for kernel in kernels]
     pairs = computes_in_pairs(given, jnp.result_type(x, gates, *kernels, bias))
@@ -160,7 +160,7 @@ class _Program:
         self.put_gates(level, contexts, top, left)
 
     def below(self, number: int, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """Computes a tile of level `number - 1`'s gradient, and adds to that of level `number`'s kernel."""
+        """Computes a tile of the gradient of level `number - 1`; adds to the gradient of level `number`'s kernel."""
         contexts, slopes = zeros(self.plan), zeros(self.plan)
         for i, j, at in self.plan.tile(top, left):
             context, slopes[i][j] = self.both(self.kept[number - 1][at].astype(jnp.float32))
@@ -188,7 +188,7 @@ class _Program:
             self.to_gates[level][at] = sums
 
     def to_input(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """Computes a tile of the input's gradient, and adds to those of the first kernel and the bias."""
+        """Computes a tile of the input's gradient; adds to the gradients of the first kernel and of the bias."""
         contexts, index = zeros(self.plan), self.plan.starts[-1]
         bias = self.numbers.unpack(self.spread[index])
         for i, j, at in self.plan.tile(top, left):

@@ -41,16 +41,16 @@ def focal_levels(
     vmem: int,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """Returns all levels but the global one.
+    """Returns the gated sum of all levels except the global level.
 
     Args:
-      x: `[B, H, W, C]`, which with the bias is level 0.
-      gates: `[B, H, W, n]`, level l's at l - 1.
-      kernels: `[k, k, 1, C]` of each level.
-      bias: `[1, 1, 1, C]`.
+      x: context `[B, H, W, C]`; level 0 is the context plus the bias.
+      gates: gates `[B, H, W, n]`; the gate of level l has index l - 1.
+      kernels: kernel `[k, k, 1, C]` of each level.
+      bias: bias `[1, 1, 1, C]`.
       keep: whether to return the values that the gradients need.
       vmem: bytes of fast memory.
-      interpret: run step by step, on any platform.
+      interpret: whether to interpret the kernel step by step, on any platform.
 
     Returns:
       The sum of the levels' contexts, each times its gate, `[B, H, W, C]`; the last level's sum over H and W,
@@ -149,7 +149,7 @@ class _Program:
     def contexts(
         self, number: int, first: jax.Array, top: jax.Array, left: jax.Array
     ) -> Iterator[tuple[tuple[jax.Array, jax.Array], jax.Array]]:
-        """Yields each place of a tile in the block, and the level's context there."""
+        """Yields each position of a tile in the block, and the level's context at this position."""
         sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
 
         def add(row: int, i: int, registers: list[jax.Array]) -> None:

@@ -26,7 +26,7 @@ class Floats:
         return x
 
     def unpack(self, register: jax.Array) -> jax.Array:
-        """`[8, 128]` float32 again."""
+        """Returns `[8, 128]` float32 from a register."""
         return register
 
     def add_products(self, total: jax.Array, factors: Factors, k: int) -> jax.Array:
@@ -37,14 +37,14 @@ class Floats:
         return total
 
     def add_sum(self, total: jax.Array, factors: Factors, k: int) -> jax.Array:
-        """Adds the products' sum to `total`: for a total that is large beside each product."""
+        """Adds the sum of the products to `total`; for a total that is large compared with each product."""
         del k
         products = [one * other for one, other in factors]
         return total + sum(products[1:], products[0])
 
 
 class Pairs:
-    """16 examples, bfloat16, the first 8 beside the others.
+    """16 examples in bfloat16; pairs one of the first 8 with one of the last 8.
 
     A v6e multiplies 16 of them at once, and adds them to float32 sums as fast as it adds float32. Only the products of
     the largest kernels are rounded to bfloat16; with all products rounded, results would be further from the exact ones
@@ -73,7 +73,7 @@ class Pairs:
         return jnp.concatenate([half(register, index=0), half(register, index=1)])
 
     def add_products(self, total: jax.Array, factors: Factors, k: int) -> jax.Array:
-        """`[16, 128]` float32, to which products of a kernel of this size are added one after the other."""
+        """Adds products of a kernel of size k to `total`, `[16, 128]` float32, one after the other."""
         for one, other in factors:
             total += self._product(one, other) if k >= _ROUNDED_KERNEL else self.unpack(one) * self.unpack(other)
         return total

@@ -31,7 +31,7 @@ class Rows:
         return lax.rem(row + length, jnp.int32(length))
 
     def clear(self) -> None:
-        """Zeros everywhere."""
+        """Writes zeros everywhere."""
 
         def clear_row(row: jax.Array, _: None) -> None:
             self._ref[row] = jnp.zeros_like(self._ref[row])
@@ -50,7 +50,7 @@ class Rows:
                     self._ref[at] = jnp.zeros_like(self._ref[at])
 
     def put(self, row: jax.Array, column: jax.Array | int, value: jax.Array) -> None:
-        """Writes one place of the map, `[examples of a program, 128]` float32."""
+        """Writes one position of the map, `[examples of a program, 128]` float32."""
         self._ref[self._at(row), column + self._pad] = self._numbers.pack(self._plan.inside(row, value))
 
     def get(self, row: jax.Array, column: jax.Array) -> jax.Array:
@@ -71,7 +71,7 @@ class Rows:
 
 
 def zeros(plan: Plan) -> Values:
-    """Returns zeros for each place of a tile."""
+    """Returns zeros for each position of a tile."""
     return [[jnp.zeros((plan.examples, CHANNELS), jnp.float32) for _ in range(plan.columns)] for _ in range(plan.lines)]
 
 
