@@ -10,7 +10,7 @@ import torch
 from flax import nnx
 from timm.models import focalnet
 
-from focalnet_jax.convert.mapping import to_ours
+from focalnet_jax.convert.mapping import tensors_to_params
 from focalnet_jax.model import Backbone, variant_config
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.parameters import named_leaves, with_leaves
@@ -45,7 +45,7 @@ def ours_from(tensors, config, format):
     blocks = {name: tensor for name, tensor in tensors.items() if not name.startswith("norm")}
     # The tables are of classifiers, which have one more norm.
     blocks |= {"norm.weight": np.ones(config.dims[-1]), "norm.bias": np.zeros(config.dims[-1])}
-    classifier = named_leaves(to_ours(blocks, dataclasses.replace(config, num_classes=0), format))
+    classifier = named_leaves(tensors_to_params(blocks, dataclasses.replace(config, num_classes=0), format))
     return leaves | {name: leaf for name, leaf in classifier.items() if not name.startswith("norm/")}
 
 

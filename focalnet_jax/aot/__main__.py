@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         attempt, suggestion = compile_step(config, mesh, chip, flags.step), {}
     topology = f"{flags.slices}x {flags.topology}" if flags.slices > 1 else flags.topology
     result = summary(config, topology, mesh, chip, attempt) | suggestion
-    print(table(result, config))
+    print(table(result))
     print(json.dumps(result))
     return 0
 

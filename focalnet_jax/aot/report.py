@@ -35,6 +35,7 @@ def summary(config: FrozenConfigDict, topology: str, mesh: Mesh, chip: Chip, att
         "model": config.model.name,
         "image_size": config.data.image_size,
         **task.facts(),
+        "outputs": task.banner()["model"],
         "precision": config.precision,
         "step": attempt.step,
         "global_batch": attempt.batch,
@@ -54,15 +55,15 @@ def summary(config: FrozenConfigDict, topology: str, mesh: Mesh, chip: Chip, att
     }
 
 
-def table(result: dict[str, Any], config: FrozenConfigDict) -> str:
+def table(result: dict[str, Any]) -> str:
     """Returns the figures of `summary` as a table."""
-    outputs = task_kind(config.task).make_task(config, evaluated=False).banner()["model"]
+    outputs = f"{result['outputs']}, " if "outputs" in result else ""  # not in reports of earlier versions
     memory, capacity = result["hbm_bytes_per_device"], result["hbm_capacity_bytes"] / 2**30
     seconds, sent = result["estimated_step_seconds"], result["collective_bytes_per_device"]
     axes = " ".join(f"{axis}={length}" for axis, length in result["mesh"].items())
     rows = {
         "topology": f"{result['topology']}, {result['devices']} x {result['chip']}, mesh {axes}",
-        "model": f"{result['model']}, {in_words(result['image_size'])} px, {outputs}, "
+        "model": f"{result['model']}, {in_words(result['image_size'])} px, {outputs}"
         f"{result['precision']}, remat {result['remat']}",
         "step": f"{result['step']}, batch {result['global_batch']}, {result['batch_per_device']} per device",
         "memory": f"{'fits' if result['fits'] else 'does not fit'}: "
