@@ -281,3 +281,11 @@ def test_number_folders_of_val_that_train_lacks_are_refused(tmp_path):
     write_folder(tmp_path / "set", pictures(*names))
     told = "val has class folders that train lacks, such as 3: numbers may mean other classes there"
     refused(told, "imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out")
+
+
+def test_an_image_above_the_splits_is_rejected_and_the_others_prepared(tmp_path):
+    names = ["train/data/cat/1.jpg", "train/data/cat/2.jpg", "train/data/dog/3.jpg", "cover.jpg"]
+    write_tar(tmp_path / "set.tar", pictures(*names))
+    card, found = prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set.tar")
+    assert found == {"train": {"cat": 2, "dog": 1}}
+    assert card["rejected"] == 1

@@ -146,7 +146,7 @@ def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tu
     split_at = _split_depth(container, images)
     start = 0 if split_at is None else split_at + 1
     start += _shared_folders([parts[start:] for parts in images if len(parts) > start])
-    _refuse_sets_below(container, [parts[start:] for parts in images])
+    _refuse_sets_below(container, [parts[start:] for parts in images if len(parts) > start])
     placed = []
     for parts in paths:
         named = split_named(parts[split_at]) if split_at is not None and len(parts) > split_at + 1 else None
