@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from focalnet_jax.data.class_lists import class_names
 from tests.data import layouts
 from tests.data.layouts import (
     IDS,
@@ -302,3 +303,53 @@ def test_an_existing_data_set_with_wrong_labels_is_not_reported_as_finished(tmp_
         prepared(tmp_path / "out", *arguments)
     refused("the labels of val contradict", *arguments, "--out", tmp_path / "out")
     assert (tmp_path / "out" / "imagenet2012" / "1.0.0" / "card.json").exists()
+
+
+def write_parts(root, split, parts):
+    """Writes one Parquet file per part: (labels by synset, kind of names)."""
+    of = {names: images(split, names) for _, names in parts}
+    for number, (labels, names) in enumerate(parts):
+        rows = [(name, content, labels[synset]) for name, content, synset in of[names][number :: len(parts)]]
+        write_parquet(root / f"{split}-{number:05d}-of-{len(parts):05d}.parquet", rows)
+
+
+@pytest.mark.parametrize("labels", [OWN, FROM_1])
+def test_the_proof_of_one_split_is_none_for_other_numbers_of_the_other(labels, tmp_path):
+    """The train numbers are unproven; val proves its own by names, or by stating the 1000 names."""
+    source = write_rows(tmp_path / "set", labels, NUMBERS, "none", "plain")
+    refused("nothing proves that they are ImageNet's", "imagenet1k", "--source", source, "--out", tmp_path / "out")
+    rows = [(name, content, NUMBERS[synset]) for name, content, synset in images("val", "hub")]
+    write_parquet(source / "val.parquet", rows, class_names(1000))
+    refused("nothing proves that they are ImageNet's", "imagenet1k", "--source", source, "--out", tmp_path / "out")
+
+
+def test_synsets_of_one_split_prove_no_numbers_of_the_other(tmp_path):
+    source = write_shards(tmp_path / "set", OWN, NUMBERS, "none", "none")
+    shard = {}
+    for name, content, synset in images("val"):
+        said = {"synset": synset, "filename": name}
+        shard |= {f"{name[-8:-5]}.jpg": content, f"{name[-8:-5]}.json": json.dumps(said).encode()}
+    write_tar(source / "imagenet1k-val-0000.tar", shard)
+    refused("nothing proves that they are ImageNet's", "imagenet1k", "--source", source, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("labels", [OWN, FROM_1])
+def test_a_file_without_proofs_among_proven_ones_is_checked_by_itself(split, labels, tmp_path):
+    other = "val" if split == "train" else "train"
+    source = tmp_path / "set"
+    write_parts(source, other, [(NUMBERS, "hub")])
+    write_parts(source, split, [(NUMBERS, "hub"), (labels, "none")])
+    told = f"nothing proves the labels of {source / split}-00001-of-00002.parquet, "
+    refused(told, "imagenet1k", "--source", source, "--out", tmp_path / "out")
+    write_parts(source, split, [(NUMBERS, "hub"), (NUMBERS, "none")])
+    assert prepared(tmp_path / "out", "imagenet1k", "--source", source)[1] == {"train": TRAIN, "val": VAL}
+
+
+def test_own_numbers_with_a_gap_are_not_the_first_of_1000_classes(tmp_path):
+    content, other = images("train")[0][1], images("train")[1][1]
+    rows = [(None, content, number) for number in range(1000)]
+    write_parquet(tmp_path / "set" / "train.parquet", rows, class_names(1000))
+    rows = [(None, other, number) for number in range(31) if number != 4]
+    write_parquet(tmp_path / "set" / "val.parquet", rows)
+    refused("may be in another order", "imagenet1k", "--source", tmp_path / "set", "--out", tmp_path / "out")

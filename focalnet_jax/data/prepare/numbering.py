@@ -18,6 +18,8 @@ from focalnet_jax.errors import UserError
 
 # Largest share of images that are only rejected if each is alone with its label and a proof contradicts it.
 _FEW = 0.05
+# Numbers are suspicious if as many classes drawn at random would all be among the first with this probability.
+_UNLIKELY = 1e-6
 _GIVE = "give --classes FILE with the class of each number, one per line, starting with that of 0"
 _GIVE_ORDER = f"{_GIVE}, or --classes imagenet1k for the order of the sorted synsets"
 
@@ -31,6 +33,16 @@ class _Split:
     names: dict[str, str] = field(default_factory=dict)  # class name by label
     outside: Counter[str] = field(default_factory=Counter)  # images without a class, by label
     numbers: set[int] = field(default_factory=set)  # numeric labels in files that do not state class names
+    sources: list[_Numbers] = field(default_factory=list)  # the same numbers by container
+
+
+@dataclass
+class _Numbers:
+    """The numeric labels of a container that states no class names."""
+
+    title: str
+    found: set[int] = field(default_factory=set)
+    proven: bool = False  # whether a proof agrees with the class of a number
 
 
 def check_labels(sources: Sources, indices: Sequence[Index], classes: Sequence[str]) -> None:
@@ -49,9 +61,16 @@ def check_labels(sources: Sources, indices: Sequence[Index], classes: Sequence[s
     train, val = splits.get("train", _Split()), splits.get("val", _Split())
     trained = _trained(indices)
     if not sources.labels.ordered:
-        _refuse_unknown_order(train if train.numbers or trained else val, val)
-        if not val.agree:
-            _refuse_other_numbers("the labels of val", val.numbers, trained, names, _GIVE_ORDER)
+        if train.numbers or not trained:
+            _refuse_unknown_order(*((train, val) if train.numbers or trained else (val, _Split())))
+        places = {number for number, name in enumerate(names) if name in trained}
+        for split, found in splits.items():
+            known = _proven(found)
+            if split == "val" and trained:
+                known |= places
+                if not _proven(val):
+                    _refuse_other_numbers("the labels of val", val.numbers, trained, names, _GIVE_ORDER)
+            _refuse_other_sources(found, known)
     listed = sources.val_labels.unproven if sources.val_labels else frozenset()
     advice = "give --val-labels with synsets in place of numbers"
     _refuse_other_numbers("the numbers in the label list of val", listed, trained, names, advice)
@@ -62,10 +81,13 @@ def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[
     known = {synset for index in indices for claim in index.claims for synset in synsets_named(claim.name)}
     splits: dict[str, _Split] = defaultdict(_Split)
     for container, index in zip(sources.containers, indices, strict=True):
+        if not index.claims:
+            continue
+        found, numbers = splits[container.split or "train"], _Numbers(container.title)
         for claim, count in index.claims.items():
-            found = splits[container.split or "train"]
-            if not claim.stated and claim.label.isdigit():
-                found.numbers.add(int(claim.label))
+            is_number = not claim.stated and claim.label.isdigit()
+            if is_number:
+                numbers.found.add(int(claim.label))
             found.names[claim.label] = claim.name
             if not claim.name:
                 found.outside[claim.label] += count
@@ -74,8 +96,11 @@ def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[
                 continue
             if claim.proven in meant:
                 found.agree[claim.label] += count
+                numbers.proven |= is_number
             elif imagenet or claim.proven in known:  # in other data sets a class tabby may hold other cats too
                 found.differ[claim.label][claim.proven] += count
+        found.numbers |= numbers.found
+        found.sources += [numbers] if numbers.found else []
     return splits
 
 
@@ -171,14 +196,45 @@ def _trained(indices: Sequence[Index]) -> set[str]:
     return found
 
 
-def _refuse_unknown_order(found: _Split, val: _Split) -> None:
-    """Raises `UserError` if labels are only some of ImageNet-1K's numbers, and there is no proof of their order."""
+def _proven(found: _Split) -> set[int]:
+    """Returns the numbers of the containers in which a proof agrees with a number, or all if all are in the split."""
+    if len(found.numbers) == NUM_1K:
+        return set(found.numbers)
+    return set().union(*(source.found for source in found.sources if source.proven))
+
+
+def _refuse_unknown_order(found: _Split, other: _Split) -> None:
+    """Raises `UserError` if labels are only some of ImageNet-1K's numbers, and nothing proves their order.
+
+    Proven numbers of the `other` split prove it if they are the same numbers.
+    """
     numbers = found.numbers
-    if numbers and not found.agree and not val.agree and len(numbers) < NUM_1K:
+    if numbers and not _proven(found) and _proven(other) != numbers:
         raise UserError(
             f"the labels are {len(numbers)} different numbers from {min(numbers)} to {max(numbers)}, and nothing "
             f"proves that they are ImageNet's: {_GIVE_ORDER}"
         )
+
+
+def _refuse_other_sources(found: _Split, known: Set[int]) -> None:
+    """Raises `UserError` if a container without proofs has numbers that are not `known`, or the lowest of them only."""
+    for source in found.sources if known else ():
+        others = set().union(*(other.found for other in found.sources if other is not source))
+        sorted_by_class = bool(others) and source.found.isdisjoint(others)
+        if source.proven or len(source.found) == NUM_1K:
+            continue
+        if not source.found <= known or (not sorted_by_class and _are_lowest(source.found, known)):
+            raise UserError(
+                f"nothing proves the labels of {source.title}, {len(source.found)} different numbers from "
+                f"{min(source.found)} to {max(source.found)}, and other files have other numbers: they may be in "
+                f"another order; {_GIVE_ORDER}"
+            )
+
+
+def _are_lowest(numbers: Set[int], known: Set[int]) -> bool:
+    """Returns whether numbers are among the lowest `known` ones, which is unlikely for ImageNet's."""
+    lowest = sum(number <= max(numbers) for number in known)
+    return (lowest / len(known)) ** len(numbers) < _UNLIKELY
 
 
 def _refuse_other_numbers(title: str, numbers: Set[int], trained: Set[str], names: Sequence[str], advice: str) -> None:
@@ -195,7 +251,8 @@ def _refuse_other_numbers(title: str, numbers: Set[int], trained: Set[str], name
             f"({names[lacking[0]]}): their order may be another; {advice}"
         )
     shifted = 0 in places and 0 not in numbers and {number - 1 for number in numbers} <= places
-    if shifted or (len(numbers) > 1 and set(numbers) == set(range(len(numbers))) and set(numbers) < places):
+    first = len(numbers) > 1 and set(numbers) == set(range(len(numbers))) and set(numbers) < places
+    if shifted or first or _are_lowest(numbers, places):
         raise UserError(
             f"{title} are {min(numbers)} to {max(numbers)}, but train has {len(places)} classes: they may "
             f"{'start at 1' if shifted else 'be in another order'}; {advice}"
