@@ -353,3 +353,36 @@ def test_own_numbers_with_a_gap_are_not_the_first_of_1000_classes(tmp_path):
     rows = [(None, other, number) for number in range(31) if number != 4]
     write_parquet(tmp_path / "set" / "val.parquet", rows)
     refused("may be in another order", "imagenet1k", "--source", tmp_path / "set", "--out", tmp_path / "out")
+
+
+def write_named(root, labels, said, kind="json", every=2):
+    """Writes shards with a number in .cls, and in every second sample the class in .json or .txt, and no file names."""
+    for split in ("train", "val"):
+        shard = {}
+        for number, (_, content, synset) in enumerate(images(split)):
+            shard |= {f"{number:04d}.jpg": content, f"{number:04d}.cls": str(labels[synset]).encode()}
+            if number % every == 0:
+                text = json.dumps({"class_name": said[synset]}) if kind == "json" else said[synset]
+                shard[f"{number:04d}.{kind}"] = text.encode()
+        write_tar(root / f"imagenet1k-{split}-0000.tar", shard)
+    return root
+
+
+def test_a_name_next_to_the_number_of_a_sample_proves_or_contradicts_it(tmp_path):
+    said = {synset: synset for synset in SYNSETS}
+    source = write_named(tmp_path / "own", OWN, said)
+    refused("labels of train contradict", "imagenet1k", "--source", source, "--out", tmp_path / "none")
+    source = write_named(tmp_path / "right", NUMBERS, said)
+    assert prepared(tmp_path / "out", "imagenet1k", "--source", source)[1] == {"train": TRAIN, "val": VAL}
+
+
+@pytest.mark.parametrize("kind", ["json", "txt"])
+def test_a_name_next_to_the_number_is_compared_with_the_list_of_classes(kind, tmp_path):
+    said = dict(zip(SYNSETS, ("cat", "ant", "bee"), strict=True))
+    source = write_named(tmp_path / "set", OWN, said, kind)
+    (tmp_path / "right.txt").write_text("cat\nant\nbee")
+    (tmp_path / "reversed.txt").write_text("bee\nant\ncat")
+    arguments = ["webdataset", "--source", source, "--classes"]
+    refused("labels of train contradict", *arguments, tmp_path / "reversed.txt", "--out", tmp_path / "none")
+    _, found = prepared(tmp_path / "out", *arguments, tmp_path / "right.txt")
+    assert found["val"] == {"cat": 2, "ant": 2, "bee": 2}

@@ -53,6 +53,8 @@ class Claim(NamedTuple):
     name: str  # class of the label; "" if it has none
     proven: str  # proven synset; "" if nothing proves one
     stated: bool  # whether the file states the class names of its numeric labels
+    beside: str = ""  # class that the sample names next to its number
+    used: bool = True  # whether this is the label of the image, and not a number next to the name that is
 
 
 class Index:

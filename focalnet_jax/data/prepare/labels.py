@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from focalnet_jax.data.class_lists import NUM_1K, class_list, synset_of
 from focalnet_jax.data.prepare.index import GOOD, NO_LABEL, OUTSIDE
@@ -37,6 +37,15 @@ class Labels:
         if label < 0 or (self.names and label >= len(self.names)):
             return "", OUTSIDE
         return (self.names[label] if self.names else str(label)), GOOD
+
+    def lists(self, name: str) -> bool:
+        """Returns whether `names` holds a class, as it is or as another name of its synset."""
+        return name in self._every_name or not self._every_name.isdisjoint(synsets_named(name))
+
+    @cached_property
+    def _every_name(self) -> frozenset[str]:
+        """Class names and all their synsets."""
+        return frozenset(self.names or ()).union(*map(synsets_named, self.names or ()))
 
 
 def _normalized(label: int | float | str | bool | None) -> int | float | str | bool | None:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from focalnet_jax.data.class_lists import NUM_1K, synset_of
-from focalnet_jax.data.prepare.index import AMBIGUOUS, GOOD, Index
+from focalnet_jax.data.prepare.index import AMBIGUOUS, GOOD, Claim, Index
 from focalnet_jax.data.prepare.kinds import Sources
 from focalnet_jax.data.prepare.labels import synsets_named
 from focalnet_jax.data.prepare.naming import FIRST_IMAGE, FIRST_SYNSET, SPLITS
@@ -79,22 +79,30 @@ def check_labels(sources: Sources, indices: Sequence[Index], classes: Sequence[s
 def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[str, _Split]:
     """Returns the labels by split."""
     known = {synset for index in indices for claim in index.claims for synset in synsets_named(claim.name)}
+    numbered = any(claim.used and _is_unnamed_number(claim) for index in indices for claim in index.claims)
     splits: dict[str, _Split] = defaultdict(_Split)
     for container, index in zip(sources.containers, indices, strict=True):
         if not index.claims:
             continue
         found, numbers = splits[container.split or "train"], _Numbers(container.title)
         for claim, count in index.claims.items():
-            is_number = not claim.stated and claim.label.isdigit()
-            if is_number:
+            is_number = _is_unnamed_number(claim)
+            if not claim.used and not numbered:
+                continue
+            if is_number and claim.used:
                 numbers.found.add(int(claim.label))
             found.names[claim.label] = claim.name
-            if not claim.name:
+            if not claim.name and claim.used:
                 found.outside[claim.label] += count
             meant = synsets_named(claim.name) if claim.name else frozenset()
-            if not claim.proven or not all(map(synset_of, meant)):
+            if claim.beside and (claim.name == claim.beside or meant & synsets_named(claim.beside)):
+                found.agree[claim.label] += count
+                numbers.proven |= is_number
+            elif claim.beside:
+                found.differ[claim.label][claim.beside] += count
+            elif not claim.proven or not all(map(synset_of, meant)):
                 continue
-            if claim.proven in meant:
+            elif claim.proven in meant:
                 found.agree[claim.label] += count
                 numbers.proven |= is_number
             elif imagenet or claim.proven in known:  # in other data sets a class tabby may hold other cats too
@@ -102,6 +110,11 @@ def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[
         found.numbers |= numbers.found
         found.sources += [numbers] if numbers.found else []
     return splits
+
+
+def _is_unnamed_number(claim: Claim) -> bool:
+    """Returns whether a label is a number whose class the file does not state."""
+    return not claim.stated and claim.label.isdigit()
 
 
 def _refuse_wrong_first(sources: Sources, indices: Sequence[Index]) -> None:

@@ -94,7 +94,11 @@ def _member(
     split = container.split or "train"
     listed = (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
     if wrong in (GOOD, OUTSIDE):
-        claims[Claim(label_text(raw), name, proven_synset(parts, listed), False)] += 1
+        proven, beside = proven_synset(parts, listed), _named_beside(labels, label_files, described)
+        is_number = label_text(raw).isdigit()
+        claims[Claim(label_text(raw), name, proven, False, beside if is_number else "")] += 1
+        if number is not None and not is_number and beside:
+            claims[Claim(str(number), labels.class_of(number)[0], proven, False, beside, used=False)] += 1
     file = "/".join(parts)
     if container.imagenet and wrong in (GOOD, NO_LABEL):
         folder = parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None
@@ -104,6 +108,16 @@ def _member(
     elif wrong == GOOD:
         name, file, wrong = place_labelled(name, parts)
     return Member(image.name, image.offset, image.size, image.time, name, SPLITS.index(split), file, wrong)
+
+
+def _named_beside(labels: Labels, label_files: dict[str, bytes], described: dict[str, Any]) -> str:
+    """Returns the class that a sample's .json, .cls or .txt names, whatever its number; "" if none of the list."""
+    named = [described.get(key) for key in _NAME_KEYS]
+    named += [label_files[kind].decode(errors="replace") for kind in _LABEL_FILES if kind in label_files]
+    for name in (" ".join(value.split()) for value in named if isinstance(value, str)):
+        if name and not name.isdigit() and labels.lists(name):
+            return name
+    return ""
 
 
 def _path(name: str, described: dict[str, Any]) -> tuple[str, ...]:
