@@ -14,7 +14,7 @@ from focalnet_jax.data.prepare.folders import containers_at
 from focalnet_jax.data.prepare.imagenet1k import IMAGENET_ORDER, find_imagenet1k
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.naming import abbreviated
-from focalnet_jax.data.prepare.sharded import find_rows, find_samples
+from focalnet_jax.data.prepare.sharded import find_rows, find_samples, followed_notes
 from focalnet_jax.data.prepare.val_labels import ValLabels
 from focalnet_jax.errors import UserError
 
@@ -76,6 +76,7 @@ def find_sources(
         if ordered:
             notes = [note.replace(IMAGENET_ORDER, f"in the order of {classes}") for note in notes]
         labels = Labels(given or names, listed and listed.synsets, image_column, label_column, ordered)
+        notes += followed_notes(found, labels) if ordered else []
         return Sources(tuple(found), names, labels, listed, tuple(notes))
     if kind == "webdataset":
         found, names, notes = find_samples(paths, names)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -96,3 +98,36 @@ def is_imagenet_order(names: tuple[str, ...]) -> bool:
     wrong = sum(found in set(known) and found != synset for found, synset in zip(meant, known, strict=True))
     same = sum(found == synset for found, synset in zip(meant, known, strict=True))
     return wrong == 0 and same > 0.9 * NUM_1K
+
+
+def followed(stated: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Returns the class of the list `given` for each number of a file that states class names; None if they differ.
+
+    Names match as they are or as names of the same synset; in the order of the list, names that the file repeats match
+    any. Only a first class for the background may be missing in the list. Placeholders, such as `0` or `class_0`, are
+    numbers.
+    """
+    if is_imagenet_order(stated):  # in words, which two classes may share
+        stated = tuple(synset for synset, _ in class_list(NUM_1K))
+    counts = Counter(stated)
+    fits = len(stated) <= len(given)
+    if fits and all(
+        counts[name] > 1 or name == other or not synsets_named(name).isdisjoint(synsets_named(other))
+        for name, other in zip(stated, given, strict=False)
+    ):
+        return given[: len(stated)]
+    by_synset: dict[str, set[str]] = {}
+    for name in given:
+        for synset in synsets_named(name):
+            by_synset.setdefault(synset, set()).add(name)
+    found = []
+    for name in stated:
+        others = {name} if name in given else set().union(*(by_synset.get(key, set()) for key in synsets_named(name)))
+        found.append(others.pop() if len(others) == 1 else None)
+    if len(found) > 1 and found[0] is None:
+        found[0] = stated[0]
+    if None not in found and len(set(found)) == len(found):
+        return tuple(found)
+    numbers = [re.fullmatch(r"\D*?0*(\d+)", name) for name in stated]
+    starts = {int(found[1]) - place if found else None for place, found in enumerate(numbers)}
+    return given[: len(stated)] if fits and starts in ({0}, {1}) else None

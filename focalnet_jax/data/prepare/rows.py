@@ -13,7 +13,7 @@ from focalnet_jax.data.class_lists import NUM_1K, class_list
 from focalnet_jax.data.prepare.containers import GROWTH, GROWTH_BYTES, Container
 from focalnet_jax.data.prepare.image_classes import place_imagenet, place_labelled, proven_synset
 from focalnet_jax.data.prepare.index import EMPTY, GOOD, NO_LABEL, OUTSIDE, Claim, Index, Member
-from focalnet_jax.data.prepare.labels import Labels, is_imagenet_order, label_text, synsets_named
+from focalnet_jax.data.prepare.labels import Labels, followed, is_imagenet_order, label_text, synsets_named
 from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix, imagenet_file, is_synset
 from focalnet_jax.errors import UserError
 
@@ -44,7 +44,12 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
                     f"{container.path}: the class names of column {label} are not ImageNet-1K's in its order; prepare "
                     "it with the kind parquet, which keeps the file's names"
                 )
-        stated = bool(names) and not labels.ordered
+        stated = bool(names)
+        if names and labels.names and (labels.ordered or not container.imagenet):
+            names = followed(names, labels.names)
+            if names is None:
+                raise UserError(other_names(container, label))
+            labels = replace(labels, names=names)
         labels = replace(labels, names=labels.names or names or None)
         rows, seen = [], Counter()
         for path, content, raw in _rows(container, file, image, label, _path_column(file.schema_arrow, image, label)):
@@ -74,6 +79,14 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
             Member(str(number), offset, size, 0, name, SPLITS.index(split), file, why_not if offset >= 0 else EMPTY)
         )
     return Index.of(members, claims=claims)
+
+
+def other_names(container: Container, column: str = "of labels") -> str:
+    """Returns the error message for a Parquet file whose class names are others than those of --classes."""
+    return (
+        f"{container.path}: the class names of column {column} are not those of --classes FILE: give a list with the "
+        "names in the file, or none, to keep the names and the order of the file"
+    )
 
 
 def _suffix(content: bytes) -> str:

@@ -12,7 +12,7 @@ from focalnet_jax.data.class_lists import NUM_1K, class_list, class_names
 from focalnet_jax.data.prepare.containers import Container, parquet, tar
 from focalnet_jax.data.prepare.folders import refuse_twice
 from focalnet_jax.data.prepare.inspection import inspect_tar
-from focalnet_jax.data.prepare.labels import Labels, is_imagenet_order
+from focalnet_jax.data.prepare.labels import Labels, followed, is_imagenet_order
 from focalnet_jax.data.prepare.naming import (
     abbreviated,
     is_hidden,
@@ -69,8 +69,12 @@ def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], t
     files, notes = _files(paths, is_parquet, "Parquet file", "Parquet files")
     containers = [parquet(path, split=split) for path, split in files]
     if labels.names:
-        return containers, labels.names, notes
+        return containers, labels.names, notes + followed_notes(containers, labels)
     stated = {class_names_in(container, labels): container.path for container in containers}
+    longest = max(stated, key=lambda names: len(names or ()))
+    if len(stated) > 1 and longest and all(names and set(names) < set(longest) for names in stated.keys() - {longest}):
+        notes.append("some files state only some of the class names: numbers are read by the names of their file")
+        stated = {longest: stated[longest]}
     if len(stated) > 1:
         raise UserError(f"{' and '.join(list(stated.values())[:2])} state different classes: give --classes FILE")
     names = next(iter(stated))
@@ -83,6 +87,19 @@ def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], t
             )
         names = (*first, *class_names(NUM_1K))  # unique: repeated names, such as crane, get their synsets
     return containers, names, notes
+
+
+def followed_notes(containers: Sequence[Container], labels: Labels) -> list[str]:
+    """Returns a line if Parquet files state the classes of --classes in another order, which is then followed."""
+    for container in containers:
+        stated = class_names_in(container, labels) if container.holds == "rows" else None
+        names = followed(stated, labels.names) if stated else None
+        if names and names != labels.names[: len(names)]:
+            return [
+                f"{container.path} states the names of its classes in another order than --classes: its numbers are "
+                "read by its names, and --classes gives the order of the classes"
+            ]
+    return []
 
 
 def _files(
