@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from focalnet_jax.data.class_lists import class_names
+from focalnet_jax.data.class_lists import class_list, class_names
 from tests.data import layouts
 from tests.data.layouts import (
     IDS,
@@ -263,8 +263,6 @@ def test_a_class_of_words_may_hold_images_of_other_synsets(tmp_path):
 
 
 def test_1001_names_begin_with_a_class_for_the_background(tmp_path):
-    from focalnet_jax.data.class_lists import class_list
-
     names = ["background", *(lemmas for _, lemmas in class_list(1000))]
     for split in ("train", "val"):
         rows = [(name, content, FROM_1[synset]) for name, content, synset in images(split)]
@@ -386,3 +384,31 @@ def test_a_name_next_to_the_number_is_compared_with_the_list_of_classes(kind, tm
     refused("labels of train contradict", *arguments, tmp_path / "reversed.txt", "--out", tmp_path / "none")
     _, found = prepared(tmp_path / "out", *arguments, tmp_path / "right.txt")
     assert found["val"] == {"cat": 2, "ant": 2, "bee": 2}
+
+
+@pytest.mark.parametrize("kind", ["words", "stated", "listed"])
+def test_words_that_are_swapped_against_the_names_of_images_are_refused(kind, tmp_path):
+    """Two classes of many; the others agree."""
+    words = dict.fromkeys(["n01440764", "n01443537", "n02102040", "n04356056", "n13133613", "n15075141"])
+    words = {synset: synset_words(synset) for synset in words}
+    contents = [content for _, content, _ in images("train")]
+    arguments = ["parquet", "--source", tmp_path / "set", *(["--classes", tmp_path / "w"] if kind == "listed" else [])]
+    for swapped in (True, False):
+        names = list(words.values())
+        names[:2] = names[1::-1] if swapped else names[:2]
+        (tmp_path / "w").write_text("\n".join(names))
+        rows = [
+            (f"{synset}_{number}.JPEG", contents[number], names[place] if kind == "words" else place)
+            for place, synset in enumerate(words)
+            for number in range(4)
+        ]
+        write_parquet(tmp_path / "set" / "train.parquet", rows, names if kind == "stated" else None)
+        if swapped:
+            told = "the labels of train contradict the names of 8 of its 24 named images"
+            refused(told, *arguments, "--out", tmp_path / "none")
+    assert prepared(tmp_path / "out", *arguments)[1] == {"train": dict.fromkeys(words.values(), 4)}
+
+
+def synset_words(synset):
+    """The first word of a class."""
+    return dict(class_list(1000))[synset].split(",")[0]

@@ -91,22 +91,25 @@ def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[
                 continue
             if is_number and claim.used:
                 numbers.found.add(int(claim.label))
-            found.names[claim.label] = claim.name
+            label = claim.label
+            if found.names.setdefault(label, claim.name) != claim.name:  # of files that state other names
+                label = f"{label} ({claim.name})"
+                found.names[label] = claim.name
             if not claim.name and claim.used:
-                found.outside[claim.label] += count
+                found.outside[label] += count
             meant = synsets_named(claim.name) if claim.name else frozenset()
             if claim.beside and (claim.name == claim.beside or meant & synsets_named(claim.beside)):
-                found.agree[claim.label] += count
+                found.agree[label] += count
                 numbers.proven |= is_number
             elif claim.beside:
-                found.differ[claim.label][claim.beside] += count
+                found.differ[label][claim.beside] += count
             elif not claim.proven or not all(map(synset_of, meant)):
                 continue
             elif claim.proven in meant:
-                found.agree[claim.label] += count
+                found.agree[label] += count
                 numbers.proven |= is_number
             elif imagenet or claim.proven in known:  # in other data sets a class tabby may hold other cats too
-                found.differ[claim.label][claim.proven] += count
+                found.differ[label][claim.proven] += count
         found.numbers |= numbers.found
         found.sources += [numbers] if numbers.found else []
     return splits
@@ -142,21 +145,18 @@ def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], image
     """
     differing = {label: sum(proven.values()) for label, proven in found.differ.items()}
     differ, agree = sum(differing.values()), sum(found.agree.values())
-    never = {  # labels that no proof agrees with
-        label: count
-        for label, count in differing.items()
-        if not found.agree[label]
-        and label.isdigit()
-        and (imagenet or synset_of(found.names[label] or "n00000000"))  # a name may stand for several synsets
-    }
+    never = {label: count for label, count in differing.items() if not found.agree[label]}
     wrong = any(count > 1 for count in never.values()) or sum(never.values()) > _FEW * (differ + agree)
     if not wrong and differ <= agree:
         return
     label = max(never or differing, key=differing.__getitem__)
     proven, count = found.differ[label].most_common(1)[0]
     name = found.names[label]
-    advice = f"{_GIVE_ORDER if imagenet else _GIVE}{_shifted(found)}"
-    if others:
+    is_number = label.isdigit() and int(label) in found.numbers
+    advice = "correct the labels, or the names of classes or images"
+    if is_number:
+        advice = f"{_GIVE_ORDER if imagenet else _GIVE}{_shifted(found)}"
+    if others and label.isdigit():
         advice = f"those of {others[0]} agree: number the classes of {split} in the same way"
     raise UserError(
         f"the labels of {split} contradict the names of {differ} of its {differ + agree} named images: label {label} "
