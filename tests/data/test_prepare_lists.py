@@ -138,3 +138,18 @@ def test_a_list_among_the_validation_images_or_above_the_splits_is_found(place, 
         (tmp_path / "LOC_val_solution.csv").rename(images / place)
         sources = [images]
     assert prepared(tmp_path / "out", "imagenet1k", "--source", *sources)[1] == FOUND
+
+
+@pytest.mark.parametrize("named", ["folders", "names"])
+def test_a_shifted_list_is_refused_if_only_a_few_folders_or_names_contradict_it(named, tmp_path):
+    """Not only the images that contradict it are rejected: the labels of the others may be wrong too."""
+    _, *others = zip(STEMS, VAL.values(), OF_VAL, strict=True)  # the first image would prove the order
+    write_set(tmp_path, {f"{stem}.JPEG": content for stem, content, _ in others})
+    stem, _, synset = others[2]
+    place = tmp_path / "val" / (f"{synset}/{stem}.JPEG" if named == "folders" else f"{stem}_{synset}.JPEG")
+    place.parent.mkdir(exist_ok=True)
+    (tmp_path / "val" / f"{stem}.JPEG").rename(place)
+    text = lines(*(f"{stem},{SYNSETS[(SYNSETS.index(synset) + 1) % 3]}" for stem, _, synset in others))
+    (tmp_path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + text)
+    arguments = ["imagenet1k", "--source", tmp_path, "--out", tmp_path / "out"]
+    refused("the labels of val contradict the names of 1 of its 1 named images: 1 images of class ", *arguments)

@@ -9,12 +9,13 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from focalnet_jax.data.prepare.containers import OVERWRITTEN, Container, File, files
-from focalnet_jax.data.prepare.image_classes import Parts, place_imagenet
+from focalnet_jax.data.prepare.image_classes import Parts, place_imagenet, proven_synset
 from focalnet_jax.data.prepare.index import (
     GOOD,
     NO_FOLDER,
     NO_IMAGE,
     OTHER_CLASS,
+    Claim,
     Index,
     Member,
 )
@@ -47,14 +48,17 @@ def index_images(container: Container, labels: Labels, spool: BinaryIO | None = 
         found[file.name] = file._replace(read=bytes)
     _refuse_shard(container, found)
     paths = [PurePosixPath(name).parts for name in found]
-    placed = _imagenet(container, labels, paths) if container.imagenet else _by_path(container, paths)
+    claims: Counter[Claim] = Counter()
+    placed = _imagenet(container, labels, paths, claims) if container.imagenet else _by_path(container, paths)
+    if not container.imagenet:
+        claims = _folder_claims(paths, placed)
     members = [
         Member(file.name, file.offset, file.size, file.time, name, split, below, why_not)
         for file, (split, name, below, why_not) in zip(found.values(), placed, strict=True)
     ]
     for name in {member.class_name for member in members}:
         check_utf8(container, name)
-    return Index.of(members, +skipped)
+    return Index.of(members, +skipped, claims)
 
 
 def check_utf8(container: Container, name: str) -> None:
@@ -82,7 +86,19 @@ def _refuse_shard(container: Container, names: Iterable[str]) -> None:
         )
 
 
-def _imagenet(container: Container, labels: Labels, paths: Sequence[Parts]) -> list[tuple[int, str, str, int]]:
+def _folder_claims(paths: Sequence[Parts], placed: Sequence[tuple[int, str, str, int]]) -> Counter[Claim]:
+    """Returns the class folders that are not synsets, with the synsets in the names of their images."""
+    claims: Counter[Claim] = Counter()
+    for parts, (split, name, _, why_not) in zip(paths, placed, strict=True):
+        if why_not == GOOD and not is_synset(name) and (proven := proven_synset(parts)):
+            claims[Claim(name, name, proven, stated=True, split=SPLITS[split])] += 1
+    return claims
+
+
+def _imagenet(
+    container: Container, labels: Labels, paths: Sequence[Parts], claims: Counter[Claim]
+) -> list[tuple[int, str, str, int]]:
+    """Returns split, class, file name and `WHY_NOT` place of each path, and counts listed classes in `claims`."""
     stems = labels.stems or {}
     placed = []
     splits = [_split_of(container, parts) for parts in paths]
@@ -92,6 +108,8 @@ def _imagenet(container: Container, labels: Labels, paths: Sequence[Parts]) -> l
         stem, _, _ = imagenet_file(parts[-1])
         folder = container.class_name or next((part for part in reversed(parts[:-1]) if is_synset(part)), None)
         listed = stems.get(stem) if split == "val" else None
+        if listed and (proven := proven_synset((*([folder] if folder else []), parts[-1]))):
+            claims[Claim(listed, listed, proven, stated=True, split=split)] += 1
         placed.append((SPLITS.index(split), *place_imagenet(parts, [folder, listed], test=split == "test")))
     return placed
 

@@ -47,7 +47,10 @@ class Member(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A label of a sample or row, its class, and the synset that its file name, folder or list proves."""
+    """A label of a sample or row, its class, and the synset that its file name, folder or list proves.
+
+    Class folders that are not synsets, and the classes of a label list, are labels too, where a name proves a synset.
+    """
 
     label: str
     name: str  # class of the label; "" if it has none
@@ -55,6 +58,7 @@ class Claim(NamedTuple):
     stated: bool  # whether the file states the class names of its numeric labels
     beside: str = ""  # class that the sample names next to its number
     used: bool = True  # whether this is the label of the image, and not a number next to the name that is
+    split: str = ""  # of the image, if its container has several; otherwise that of the container
 
 
 class Index:

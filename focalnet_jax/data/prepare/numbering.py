@@ -82,10 +82,9 @@ def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[
     numbered = any(claim.used and _is_unnamed_number(claim) for index in indices for claim in index.claims)
     splits: dict[str, _Split] = defaultdict(_Split)
     for container, index in zip(sources.containers, indices, strict=True):
-        if not index.claims:
-            continue
-        found, numbers = splits[container.split or "train"], _Numbers(container.title)
+        numbers = _Numbers(container.title)
         for claim, count in index.claims.items():
+            found = splits[claim.split or container.split or "train"]
             is_number = _is_unnamed_number(claim)
             if not claim.used and not numbered:
                 continue
@@ -110,8 +109,9 @@ def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[
                 numbers.proven |= is_number
             elif imagenet or claim.proven in known:  # in other data sets a class tabby may hold other cats too
                 found.differ[label][claim.proven] += count
-        found.numbers |= numbers.found
-        found.sources += [numbers] if numbers.found else []
+        if numbers.found:
+            splits[container.split or "train"].numbers |= numbers.found
+            splits[container.split or "train"].sources.append(numbers)
     return splits
 
 
@@ -153,14 +153,17 @@ def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], image
     proven, count = found.differ[label].most_common(1)[0]
     name = found.names[label]
     is_number = label.isdigit() and int(label) in found.numbers
-    advice = "correct the labels, or the names of classes or images"
+    advice = "correct the labels, folders or label list, or the names of the images"
     if is_number:
         advice = f"{_GIVE_ORDER if imagenet else _GIVE}{_shifted(found)}"
     if others and label.isdigit():
         advice = f"those of {others[0]} agree: number the classes of {split} in the same way"
+    meaning = f"label {label} means {name or 'none of the classes'}, but {count} images with it are named"
+    if label == name:
+        meaning = f"{count} images of class {name} are named"
     raise UserError(
-        f"the labels of {split} contradict the names of {differ} of its {differ + agree} named images: label {label} "
-        f"means {name or 'none of the classes'}, but {count} images with it are named after {proven}; {advice}"
+        f"the labels of {split} contradict the names of {differ} of its {differ + agree} named images: {meaning} "
+        f"after {proven}; {advice}"
     )
 
 
