@@ -1,6 +1,7 @@
 """A TFRecord data set becomes one that is read by index."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -37,10 +38,29 @@ def test_an_existing_tfrecord_data_set_is_converted_byte_for_byte(from_folders, 
     convert([old], tmp_path / "new", processes=1)  # finished already
     shard = old / "images-val.tfrecord-00000-of-00001"
     content = shard.read_bytes()
+    status = shard.stat()
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # another file of the same size
+    with pytest.raises(UserError, match="belongs to another preparation: times was"):
+        convert([old], tmp_path / "new", processes=1)
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (names,) = old.glob("*.labels.txt")
+    listed = names.read_text()
+    names.write_text("\n".join(listed.split()[::-1]))
+    with pytest.raises(UserError, match="belongs to another preparation: features was"):
+        convert([old], tmp_path / "new", processes=1)
+    names.write_text(listed)
+    card = folder / "card.json"
+    before = json.loads(card.read_text())
+    older = before | {"asked": {key: before["asked"][key] for key in ("name", "version", "sources")}}
+    card.write_text(json.dumps(older))
+    convert([old], tmp_path / "new", processes=1)  # an older card lacks the newer keys
+    card.write_text(json.dumps(before))
     for place in (3, 9, 500):  # the length of a record, its checksum, the record
         shard.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
         with pytest.raises(UserError, match="a checksum does not match"):
             convert([old], tmp_path / "other", processes=1)
+    shard.write_bytes(content)
+    assert contents(convert([old], tmp_path / "other", processes=1), "val") == contents(from_folders, "val")
     shard.write_bytes(content[:-10])
     with pytest.raises(UserError, match="truncated"):
         convert([old], tmp_path / "short", processes=1)

@@ -159,8 +159,9 @@ def _request_of(sources: Sources, indices: Sequence[Index], options: PrepareOpti
 
 
 def _refuse_other(path: Path, begun: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+    """Raises `UserError` if two requests differ; keys that the older one lacks are newer than it."""
     differing = [
-        f"{key} was {begun.get(key)}, now {value}" for key, value in request.items() if begun.get(key) != value
+        f"{key} was {begun[key]}, now {value}" for key, value in request.items() if begun.get(key, value) != value
     ]
     if differing:
         raise UserError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,17 +44,26 @@ def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
         raise UserError(f"--source {source}: expected one data set stored as tfrecord")
     folder = out / builder.name / str(builder.version)
     with working_folder(folder) as work:
-        jobs, lengths, files = [], {}, []
+        jobs, lengths, files, times = [], {}, [], []
         for split, info in builder.info.splits.items():
             lengths[split] = (list(info.shard_lengths), info.num_bytes)
             for number, (file, length) in enumerate(zip(info.filepaths, info.shard_lengths, strict=True)):
                 shard = folder / f"{builder.name}-{split}.array_record-{number:05d}-of-{len(info.shard_lengths):05d}"
-                jobs.append((Path(file), shard, length, work / f"{shard.name}.digest"))
-                files.append(f"{split} {number} {length} {_size(Path(file))}")
-        request = {"name": builder.name, "version": str(builder.version), "sources": fingerprint_of(files)}
+                status = _status(Path(file))
+                digest = work / f"{shard.name}-{status.st_mtime_ns}.digest"  # a replaced file is converted again
+                jobs.append((Path(file), shard, length, digest))
+                files.append(f"{split} {number} {length} {status.st_size}")
+                times.append(f"{split} {number} {status.st_mtime_ns}")
+        request = {
+            "name": builder.name,
+            "version": str(builder.version),
+            "sources": fingerprint_of(files),
+            "times": fingerprint_of(times),
+            "features": fingerprint_of(_described(Path(builder.data_dir))),
+        }
         if is_finished(folder, request):
             return folder
-        check_begun(work / REQUEST, request)
+        check_begun(work / REQUEST, {key: value for key, value in request.items() if key != "times"})
         write_whole(work / REQUEST, json.dumps(request))
         missing = [job for job in jobs if not job[-1].is_file()]
         if missing:
@@ -74,9 +84,15 @@ def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
     return folder
 
 
-def _size(path: Path) -> int:
+def _described(folder: Path) -> list[str]:
+    """Returns digests of the files of a data set with its features and the names of its classes."""
+    found = sorted([*folder.glob("features.json"), *folder.glob("*.labels.txt")])
+    return [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in found]
+
+
+def _status(path: Path) -> os.stat_result:
     try:
-        return path.stat().st_size
+        return path.stat()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
