@@ -152,6 +152,22 @@ def test_links_to_folders_are_followed_once(tmp_path):
     assert card["left_out"] == {"links to folders read already": 2}
 
 
+def test_a_class_that_is_a_link_to_another_class_is_refused(tmp_path):
+    write_folder(tmp_path / "set", pictures("train/cat/1.jpg", "train/dog/2.jpg"))
+    (tmp_path / "set" / "train" / "emu").symlink_to(tmp_path / "set" / "train" / "cat")
+    told = "train/cat, so its images have two classes"
+    refused(told, "imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out")
+
+
+def test_the_last_of_many_folders_and_tars_are_inspected_too(tmp_path):
+    many = [f"a{number:02d}" for number in range(18)]
+    names = [f"{name}/1.jpg" for name in many] + ["set/n01440764/1.jpg", "set/n01443537/2.jpg"]
+    write_folder(tmp_path / "folders", pictures(*names))
+    refused("set holds class folders", "imagefolder", "--source", tmp_path / "folders", "--out", tmp_path / "out")
+    write_folder(tmp_path / "tars", classes(*many) | {"b.tar": in_folders("cat", "dog")})
+    refused("several folders", "imagefolder", "--source", tmp_path / "tars", "--out", tmp_path / "out")
+
+
 def test_what_lies_both_packed_and_unpacked_is_refused(tmp_path):
     write_folder(tmp_path / "set", pictures("cat/1.jpg", "dog/2.jpg") | classes("dog"))
     refused("dog and dog.tar, the same data", "imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out")
@@ -274,6 +290,92 @@ def test_kaggles_parts_of_imagenet100_are_splits(tmp_path):
         assert prepared(tmp_path / kind, kind, "--source", tmp_path / "set")[1] == expected
     sources = [tmp_path / "set" / part for part in (*parts, "val.X")]
     assert prepared(tmp_path / "one", "imagenet1k", "--source", *sources)[1] == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train/images/cat/1.jpg", "train/images/dog/2.jpg", "val/images/cat/3.jpg"],
+        ["train/images/cat/1.jpg", "train/images/dog/2.jpg", "val/cat/3.jpg"],
+        ["train/imgs/cat/1.jpg", "train/imgs/dog/2.jpg", "val/pictures/cat/3.jpg"],
+        ["train/train/cat/1.jpg", "train/train/dog/2.jpg", "val/val/cat/3.jpg"],
+    ],
+)
+def test_a_folder_of_the_classes_of_a_split_is_found_in_each_split(names, tmp_path):
+    write_folder(tmp_path / "set", pictures(*names))
+    expected = {"train": {"cat": 1, "dog": 1}, "val": {"cat": 1}}
+    card, found = prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set")
+    assert found == expected
+    write_folder(tmp_path / "set", pictures("train/readme.jpg", "train/readme.txt"))
+    card, found = prepared(tmp_path / "stray", "imagefolder", "--source", tmp_path / "set")
+    assert found == expected
+    assert (card["rejected"], card["left_out"]) == (1, {".txt": 1})
+
+
+@pytest.mark.parametrize("stray", [[], ["train/readme.jpg"]])
+def test_a_folder_of_the_classes_is_found_in_a_tar(stray, tmp_path):
+    names = ["train/images/cat/1.jpg", "train/images/dog/2.jpg", "val/images/cat/3.jpg", *stray]
+    write_tar(tmp_path / "set.tar", pictures(*names))
+    card, found = prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set.tar")
+    assert found == {"train": {"cat": 1, "dog": 1}, "val": {"cat": 1}}
+    assert card["rejected"] == len(stray)
+
+
+def test_one_class_in_a_folder_of_images_keeps_its_name(tmp_path):
+    names = ["train/images/cat/1.jpg", "train/images/cat/2.jpg", "val/images/cat/3.jpg"]
+    write_folder(tmp_path / "set", pictures(*names))
+    write_tar(tmp_path / "set.tar", pictures(*names))
+    for source in ("set", "set.tar"):
+        _, found = prepared(tmp_path / f"{source}-out", "imagefolder", "--source", tmp_path / source)
+        assert found == {"train": {"cat": 2}, "val": {"cat": 1}}
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["train/images/1.jpg", "train/images/2.jpg", "val/images/3.jpg"], "images of train are not in class folders"),
+        (["val/images/1.jpg", "val/images/2.jpg"], "images of val are not in class folders"),
+        (["train/cat/1.jpg", "train/dog/2.jpg", "val/images/3.jpg"], "images of val are not in class folders"),
+        (["train/cat/a/1.jpg", "train/cat/b/2.jpg", "val/cat/a/3.jpg", "val/cat/b/4.jpg"],
+         "cat is the only folder of a split and holds folders, such as a, b"),
+    ],
+)  # fmt: skip
+def test_folders_of_images_without_classes_are_refused(names, told, tmp_path):
+    write_folder(tmp_path / "set", pictures(*names))
+    write_tar(tmp_path / "set.tar", pictures(*names))
+    for source in ("set", "set.tar"):
+        refused(told, "imagefolder", "--source", tmp_path / source, "--out", tmp_path / "out")
+
+
+def test_the_name_of_a_source_is_its_split(tmp_path):
+    names = ["train/n01440764/1.jpg", "train/n01443537/2.jpg", "val/n01440764/3.jpg", "val/n01443537/4.jpg"]
+    write_folder(tmp_path / "set", pictures(*names))
+    write_folder(tmp_path / "21k", pictures(*(f"imagenet21k_{name}" for name in names)))
+    for split in ("train", "val"):
+        inside = [name.partition("/")[2] for name in names if name.startswith(split)]
+        write_tar(tmp_path / "tars" / f"{split}.tar", pictures(*inside))
+    classes = dict.fromkeys(("n01440764", "n01443537"), 1)
+    for number, (folder, kind) in enumerate(
+        [("set/{}", "imagefolder"), ("tars/{}.tar", "imagefolder"), ("21k/imagenet21k_{}", "imagenet22k")]
+    ):
+        paths = [tmp_path / folder.format(split) for split in ("train", "val")]
+        _, found = prepared(tmp_path / f"out{number}", kind, "--source", *paths)
+        assert found == {"train": classes, "val": classes}
+    _, found = prepared(tmp_path / "val-out", "imagefolder", "--source", tmp_path / "set" / "val")
+    assert found == {"val": classes}
+    write_folder(tmp_path / "imagenetv2-top-images-format-val", pictures("0/1.jpg", "1/2.jpg"))
+    _, found = prepared(tmp_path / "v2", "imagefolder", "--source", tmp_path / "imagenetv2-top-images-format-val")
+    assert found == {"val": {"0": 1, "1": 1}}
+    (tmp_path / "set").rename(tmp_path / "train")  # its folders are the splits, whatever its name
+    _, found = prepared(tmp_path / "splits", "imagefolder", "--source", tmp_path / "train")
+    assert found == {"train": classes, "val": classes}
+
+
+@pytest.mark.parametrize("others", [["train", "train"], ["train", "."], [".", "train"]])
+def test_a_source_that_is_given_twice_is_refused(others, tmp_path):
+    write_folder(tmp_path / "set", pictures("train/cat/1.jpg", "train/dog/2.jpg", "val/cat/3.jpg"))
+    paths = [tmp_path / "set" / other for other in others]
+    refused("which would be there twice", "imagefolder", "--source", *paths, "--out", tmp_path / "out")
 
 
 def test_number_folders_of_val_that_train_lacks_are_refused(tmp_path):

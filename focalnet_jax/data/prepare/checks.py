@@ -11,9 +11,17 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from focalnet_jax.data.prepare.containers import Container
+from focalnet_jax.data.prepare.images import no_class_folders
 from focalnet_jax.data.prepare.index import GOOD, NO_IMAGE, NOT_LISTED, OTHER_CLASS, Index
 from focalnet_jax.data.prepare.kinds import Sources
-from focalnet_jax.data.prepare.naming import SPLITS, abbreviated, in_order, is_evaluation_file, is_imagenet_file
+from focalnet_jax.data.prepare.naming import (
+    SPLITS,
+    abbreviated,
+    holds_images_only,
+    in_order,
+    is_evaluation_file,
+    is_imagenet_file,
+)
 from focalnet_jax.data.prepare.samples import TEXT_LABELS
 from focalnet_jax.errors import UserError
 
@@ -54,6 +62,21 @@ def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, 
     if trains and numbers == found:
         _refuse_other_folders(indices, found)
     return in_order(found)
+
+
+def refuse_folders_of_images(sources: Sources, indices: Sequence[Index]) -> None:
+    """Raises `UserError` if the only class of train or val is a folder such as images: its images have no classes."""
+    for split in ("train", "val"):
+        found: dict[str, tuple[Container, Index]] = {}
+        for container, index in zip(sources.containers, indices, strict=True):
+            if container.holds == "images" and not container.imagenet:
+                names = np.unique(_class_names(index, SPLITS.index(split))).tolist()
+                found |= {name.decode(): (container, index) for name in names}
+        for name, (container, index) in found.items() if len(found) == 1 else ():
+            if holds_images_only(name) and name not in (sources.classes or ()):
+                chosen = (index.members["split"] == SPLITS.index(split)) & (index.members["why_not"] == GOOD)
+                files = [file.decode(errors="replace") for file in index.members["file"][chosen].tolist()]
+                raise UserError(no_class_folders(container.title, split, files))
 
 
 def _refuse_other_folders(indices: Sequence[Index], found: Set[str]) -> None:

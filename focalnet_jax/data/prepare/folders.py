@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from focalnet_jax.data.prepare.containers import Container, opener_of, tar, tar_members
-from focalnet_jax.data.prepare.images import mixed_splits, no_class_folders, split_below
+from focalnet_jax.data.prepare.images import mixed_splits, no_class_folders, split_below, unclear_class
 from focalnet_jax.data.prepare.inspection import TarContents, inspect_tar
 from focalnet_jax.data.prepare.naming import (
     abbreviated,
     has_image_suffix,
+    holds_images_only,
     is_hidden,
     is_imagenet_file,
     is_synset,
@@ -24,8 +25,28 @@ from focalnet_jax.data.prepare.naming import (
 from focalnet_jax.data.prepare.rows import is_parquet
 from focalnet_jax.errors import UserError
 
-_LOOKED_INTO = 16  # number of tars of a folder that are inspected; a folder of classes may have 22,000
+_LOOKED_INTO = 16  # number of inspected tars that are named after synsets; a folder may hold 22,000
 _ARCHIVES = (".zip", ".rar", ".7z", ".zst")
+
+
+def containers_of(path: Path) -> list[Container]:
+    """Returns the containers of a source; without splits in it, its own name gives the split, such as val or val.tar.
+
+    Raises:
+      UserError: see `containers_at`.
+    """
+    own = split_named(path.resolve().name if path.is_dir() else tar_stem(path.name))
+    if not own:
+        return containers_at(path)
+    if path.is_file():
+        folders = {part for name in inspect_tar(tar(path)).images for part in PurePosixPath(name).parts[:-1]}
+        return containers_at(path, None if any(map(split_named, folders)) else own)
+    below = _below_single_folders(path)
+    folders, tars, _ = entries_of(below)
+    has_splits = any(split_named(folder.name) for folder in folders) or any(splits_in(tar_stem(t.name)) for t in tars)
+    if has_splits or (len(tars) == 1 and not folders):
+        return containers_at(path)
+    return containers_at(below, own)
 
 
 def containers_at(path: Path, split: str | None = None) -> list[Container]:
@@ -46,10 +67,12 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
         others = [entry.name for entry in sorted(named) if not named[entry]]
         if others:
             raise UserError(mixed_splits(f"--source {path}", splits[0].name, others[0]))
-        shared = _shared_below([entry for entry in splits if entry in folders])
         found = []
         for entry in splits:
-            found += containers_at(entry / shared if entry in folders else entry, named[entry])
+            place = _shared_below(entry) if entry in folders else entry
+            found += containers_at(place, named[entry])
+            if place != entry:  # files next to it, to be counted
+                found += _loose(entry, entries_of(entry)[2], named[entry])
         return found + _loose(path, loose, None)
     if not folders and not tars:
         if any(has_image_suffix(entry.name) for entry in loose):
@@ -57,6 +80,7 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
             raise UserError(no_class_folders(str(path), split or "the folder", names))
         return []
     _refuse_sets_below(path, folders)
+    _refuse_same_folder(folders)
     if not split:
         _refuse_splits_below(path, folders)
         if len(tars) == 1 and not folders and not inspect_tar(tar(tars[0], split="train")).flat:
@@ -92,6 +116,16 @@ def refuse_twice(entries: Sequence[Path]) -> None:
         seen[stem] = entry
 
 
+def _refuse_same_folder(folders: Sequence[Path]) -> None:
+    """Raises `UserError` if a class is a link to another class: its images would have two classes."""
+    links = [folder for folder in folders if folder.is_symlink()]
+    places = {folder.resolve(): folder for folder in folders if folder not in links} if links else {}
+    for link in links:
+        other = places.setdefault(link.resolve(), link)
+        if other != link:
+            raise UserError(f"{link} is a link to {other}, so its images have two classes: remove the link")
+
+
 def _loose(path: Path, loose: Sequence[Path], split: str | None) -> list[Container]:
     """Returns a container with the files that are in no class or split folder; they are only counted."""
     parquet = [entry.name for entry in loose if is_parquet(entry)]
@@ -118,27 +152,27 @@ def _has_images(folder: Path) -> bool:
         return any(has_image_suffix(entry.name) and not is_hidden(entry.name) for entry in entries)
 
 
-def _shared_below(splits: Sequence[Path]) -> str:
-    """Returns the folder between splits and classes, such as images for train/images/CLASS; "." if there is none."""
-    names = set()
-    for split in splits:
-        folders, tars, _ = entries_of(split)
-        if (
-            len(folders) != 1
-            or tars
-            or _has_images(split)
-            or _has_images(folders[0])
-            or len(entries_of(folders[0])[0]) < 2
-        ):
-            return "."
-        names.add(folders[0].name)
-    return names.pop() if len(names) == 1 else "."
+def _shared_below(split: Path) -> Path:
+    """Returns the folder of the classes of a split: the split, or a folder such as images in train/images/CLASS.
+
+    Raises:
+      UserError: the only folder of the split may be a class or hold the classes.
+    """
+    folders, tars, _ = entries_of(split)
+    if len(folders) != 1 or tars or is_synset(folders[0].name):
+        return split
+    below, packed, _ = entries_of(folders[0])
+    if holds_images_only(folders[0].name) or split_named(folders[0].name):
+        return folders[0] if below or packed else split
+    if len(below) < 2 or _has_images(split) or _has_images(folders[0]):
+        return split
+    raise UserError(unclear_class(str(split), folders[0].name, [folder.name for folder in below]))
 
 
 def _refuse_splits_below(path: Path, folders: Sequence[Path]) -> None:
     """Raises `UserError` if every folder holds splits and no images: the layout CLASS/SPLIT, or several data sets."""
     found = None
-    for folder in folders[:_LOOKED_INTO]:
+    for folder in folders:
         with os.scandir(folder) as entries:
             found = next((entry.name for entry in entries if split_named(entry.name) and entry.is_dir()), None)
         if found is None or _has_images(folder):
@@ -148,8 +182,8 @@ def _refuse_splits_below(path: Path, folders: Sequence[Path]) -> None:
 
 
 def _refuse_sets_below(path: Path, folders: Sequence[Path]) -> None:
-    """Raises `UserError` if class folders hold synset folders and no images, because they seem to be data sets."""
-    for folder in folders[:_LOOKED_INTO]:
+    """Raises `UserError` if class folders hold folders of synsets and no images, as data sets do."""
+    for folder in folders:
         if is_synset(folder.name) or _has_images(folder):
             continue
         below = [entry.name for entry in entries_of(folder)[0]]
@@ -167,7 +201,8 @@ def _class_tars(path: Path, tars: Sequence[Path], split: str | None) -> list[Con
     found = []
     for number, entry in enumerate(tars):
         container = tar(entry, split=split or "train", class_name=tar_stem(entry.name))
-        inside = inspect_tar(container) if number < _LOOKED_INTO or parts else None
+        inspected = parts or number < _LOOKED_INTO or not is_synset(tar_stem(entry.name))
+        inside = inspect_tar(container) if inspected else None
         if inside and inside.tars and not inside.images:
             raise UserError(f"{entry} holds further tars, such as {inside.tars[0]}: give it alone, or unpack it")
         if inside and (inside.has_labels or (inside.is_shard and tar_stem(entry.name)[-3:].isdigit())):

@@ -25,6 +25,7 @@ from focalnet_jax.data.prepare.naming import (
     abbreviated,
     evaluation_split,
     has_image_suffix,
+    holds_images_only,
     imagenet_file,
     is_imagenet_file,
     is_synset,
@@ -163,7 +164,14 @@ def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tu
     images = images or [parts for parts in paths if may_be_image(parts[-1])]
     split_at = _split_depth(container, images)
     start = 0 if split_at is None else split_at + 1
-    start += _shared_folders([parts[start:] for parts in images if len(parts) > start])
+    below = [parts[start:] for parts in images if len(parts) > start + 1]
+    shared = below[0][: _shared_folders(below)] if below else ()
+    if split_at is not None:  # as in folders, see `folders`
+        unclear = next((name for name in shared if not (holds_images_only(name) or split_named(name))), None)
+        if unclear and not is_synset(unclear):
+            raise UserError(unclear_class(container.title, unclear, sorted({parts[len(shared)] for parts in below})))
+        shared = shared[: shared.index(unclear)] if unclear else shared
+    start += len(shared)
     _refuse_sets_below(container, [parts[start:] for parts in images if len(parts) > start])
     placed = []
     for parts in paths:
@@ -247,6 +255,14 @@ def _split_depth(container: Container, images: Sequence[Parts]) -> int | None:
     if len(below) == len(images) and below:
         raise UserError(split_below(container.title, below[0][place], below[0][place + 1]))
     return None
+
+
+def unclear_class(title: str, name: str, below: Sequence[str]) -> str:
+    """Returns the error message for the only folder of a split, which may be a class or hold the classes."""
+    return (
+        f"{title}: {name} is the only folder of a split and holds folders, such as {abbreviated(below, 2)}: if these "
+        f"are the classes, rename {name} to images, or move them up; if {name} is the class, move its images up"
+    )
 
 
 def mixed_splits(title: str, split: str, other: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from focalnet_jax.data.class_files import read_classes
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list
 from focalnet_jax.data.prepare.containers import Container
-from focalnet_jax.data.prepare.folders import containers_at
+from focalnet_jax.data.prepare.folders import containers_of
 from focalnet_jax.data.prepare.imagenet1k import IMAGENET_ORDER, find_imagenet1k
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.naming import abbreviated
@@ -66,6 +66,7 @@ def find_sources(
     for path in paths:
         if not path.exists():
             raise UserError(f"--source {path}: there is no such file or folder")
+    _refuse_repeated(kind, paths)
     given = _read_classes(classes) if classes else None
     ordered = given is not None
     names = given
@@ -78,6 +79,8 @@ def find_sources(
         labels = Labels(given or names, listed and listed.synsets, image_column, label_column, ordered)
         notes += followed_notes(found, labels) if ordered else []
         return Sources(tuple(found), names, labels, listed, tuple(notes))
+    if kind in ("webdataset", "parquet"):
+        _refuse_other_order(classes, given or ())
     if kind == "webdataset":
         found, names, notes = find_samples(paths, names)
         return Sources(tuple(found), names, Labels(names, ordered=ordered), notes=tuple(notes))
@@ -85,10 +88,32 @@ def find_sources(
         labels = Labels(names, image_column=image_column, label_column=label_column, ordered=ordered)
         found, names, notes = find_rows(paths, labels)
         return Sources(tuple(found), names, replace(labels, names=names), notes=tuple(notes))
-    found = tuple(container for path in paths for container in containers_at(path))
+    found = tuple(container for path in paths for container in containers_of(path))
     if not found:
         raise UserError(f"--source {' '.join(map(str, paths))}: expected class folders or tars, found none")
     return Sources(found, names)
+
+
+def _refuse_repeated(kind: str, paths: Sequence[Path]) -> None:
+    """Raises `UserError` if a source is given twice, or lies in another one; ImageNet-1K may be given in parts."""
+    resolved = [path.resolve() for path in paths]
+    for place, path in enumerate(resolved):
+        for other in resolved[:place]:
+            if path == other or (kind != "imagenet1k" and (path in other.parents or other in path.parents)):
+                raise UserError(
+                    f"--source {other} {path}: the second has images of the first, which would be there twice: give "
+                    "one of them"
+                )
+
+
+def _refuse_other_order(path: Path | None, names: Sequence[str]) -> None:
+    """Raises `UserError` if the names in a list are its places in another order: a label may be a name or a place."""
+    places = [str(place) for place in range(len(names))]
+    if list(names) != places and set(names) == set(places):
+        raise UserError(
+            f"{path} lists the numbers 0 to {places[-1]} in another order, so the label {names[0]} may be the class of "
+            f"that name or the class in line {int(names[0]) + 1}: give other names, or list the numbers in order"
+        )
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:

@@ -16,6 +16,11 @@ _SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"
 }  # fmt: skip
 _KAGGLE_PART = re.compile(r"(train|val|test)\.x\d*")  # train.X1 to train.X4 and val.X of ImageNet100 on Kaggle
+# Names of folders that hold images or classes, but are no class themselves.
+_IMAGE_FOLDERS = frozenset(
+    {"data", "image", "images", "img", "imgs", "jpeg", "jpegimages", "jpegs", "jpg", "jpgs", "photos", "pics"}
+    | {"pictures", "png", "pngs"}
+)
 _PREFIXES = ("imagenet", "ilsvrc")  # only after these is a last word a split: bullet_train is a class
 _PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 TAR_SUFFIXES = (".tar", *_PACKED_SUFFIXES)
@@ -36,6 +41,11 @@ def split_named(folder: str) -> str | None:
     if found := _KAGGLE_PART.fullmatch(folder):
         folder = found[1]
     return _SPLIT_NAMES.get(re.split(r"[_-]", folder)[-1] if folder.startswith(_PREFIXES) else folder)
+
+
+def holds_images_only(folder: str) -> bool:
+    """Returns whether a folder name is one for images of any class, such as images."""
+    return folder.lower() in _IMAGE_FOLDERS
 
 
 def splits_in(name: str) -> set[str]:

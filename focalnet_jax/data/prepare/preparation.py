@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from focalnet_jax import __version__
-from focalnet_jax.data.prepare import accounting, checks, numbering
+from focalnet_jax.data.prepare import accounting, checks, numbering, splits
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.indexing import index_container
@@ -84,13 +84,16 @@ def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptio
 
 
 def _checked_classes(kind: SourceKind, sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
-    """Returns the class names, after checking labels, lists and images; see `checks` and `numbering`."""
+    """Returns the class names, after checking labels, lists and images; see `checks`, `numbering` and `splits`."""
     checks.check_label_list(sources, indices)
     checks.refuse_repeated(sources, indices)
     if kind == KINDS["imagenet1k"]:
         checks.refuse_empty_classes(sources, indices, "download it again, or remove it")
+    checks.refuse_folders_of_images(sources, indices)
     classes = sources.classes or checks.found_class_names(sources, indices)
     numbering.check_labels(sources, indices, classes)
+    if kind != KINDS["imagenet1k"]:
+        splits.check_splits(sources, indices)
     checks.refuse_validation_in_train(sources, indices)
     return classes
 
