@@ -412,3 +412,13 @@ def test_words_that_are_swapped_against_the_names_of_images_are_refused(kind, tm
 def synset_words(synset):
     """The first word of a class."""
     return dict(class_list(1000))[synset].split(",")[0]
+
+
+@WRITERS
+def test_whole_numbers_written_as_text_with_a_point_are_numbers(write, tmp_path):
+    floats = {synset: f"{number}.0" for synset, number in NUMBERS.items()}
+    source = write(tmp_path / "set", floats, floats)
+    assert prepared(tmp_path / "out", "imagenet1k", "--source", source)[1] == {"train": TRAIN, "val": VAL}
+    floats = {synset: f"{number}.0" for synset, number in OWN.items()}
+    source = write(tmp_path / "own", floats, floats)
+    refused("the labels of train contradict", "imagenet1k", "--source", source, "--out", tmp_path / "none")

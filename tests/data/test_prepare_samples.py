@@ -1,10 +1,12 @@
 """Shards of WebDataset and Parquet files are the data set that their folders would be; labels mean what they say."""
 
 import datetime
+import io
 import json
 import os
 import shutil
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -182,7 +184,7 @@ def test_shards_named_for_imagenet_have_its_classes_and_names_and_numbers_must_a
 )
 def test_the_split_is_said_by_files_or_folders(names, expected, tmp_path):
     for number, name in enumerate(names):
-        write_shard(tmp_path / "set" / name, [{".cls": str(number)}, {".cls": "0"}])
+        write_shard(tmp_path / "set" / name, [{".cls": f"class{number}"}, {".cls": "class0"}])
     arguments = ["webdataset", "--source", tmp_path / "set"]
     if isinstance(expected, str):
         refused(expected, *arguments, "--out", tmp_path / "out")
@@ -365,3 +367,18 @@ def test_the_index_of_a_stopped_preparation_is_not_used_by_another_command(tmp_p
     os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert source.stat().st_size == status.st_size
     assert prepared(out / "more", *arguments)[1] == {"train": {"cat": 4, "dog": 2}}
+
+
+def test_joined_shards_whose_keys_begin_anew_give_no_image_the_label_of_another(tmp_path):
+    """The images of both have other suffixes, so that only the labels overwrite each other."""
+    files = [(f"{key}.jpg", picture(key)) for key in range(3)] + [(f"{key}.cls", b"cat") for key in range(3)]
+    files += [(f"{key}.png", picture(key + 9, "PNG")) for key in range(2)]
+    files += [(f"{key}.cls", b"dog") for key in range(2)]
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    card, found = prepared(tmp_path / "out", "webdataset", "--source", tmp_path / "train.tar")
+    assert found == {"train": {"cat": 1}}
+    assert card["rejected"] == 2

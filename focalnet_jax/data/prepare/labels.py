@@ -26,8 +26,8 @@ class Labels:
     ordered: bool = False  # whether the user gave the order of `names`
 
     def class_of(self, label: int | float | str | bool | None) -> tuple[str, int]:
-        """Returns the class name of a label ("" if there is none), and an index in `WHY_NOT`."""
-        label = _normalized(label)
+        """Returns the class name of a label, or "", and a place in `WHY_NOT`."""
+        label = _normalized(label, text_of_floats=self.names is not None)
         if label is None or label == "" or label == -1:
             return "", NO_LABEL
         if isinstance(label, bool):
@@ -50,10 +50,17 @@ class Labels:
         return frozenset(self.names or ()).union(*map(synsets_named, self.names or ()))
 
 
-def _normalized(label: int | float | str | bool | None) -> int | float | str | bool | None:
-    """Returns an integer if the label is an integer of any type, such as text; other text without extra spaces."""
+def _normalized(
+    label: int | float | str | bool | None, *, text_of_floats: bool = True
+) -> int | float | str | bool | None:
+    """Returns a label as an integer if it is one in another type, such as text; text without extra spaces.
+
+    `text_of_floats` is whether text such as 65.0 is an integer too; without a list of classes it is a name.
+    """
     if isinstance(label, str):
         label = " ".join(label.split())
+        if text_of_floats and re.fullmatch(r"\d{1,9}\.0+", label, re.ASCII):
+            label = label.partition(".")[0]
         if label.lstrip("-").isascii() and label.lstrip("-").isdigit() and len(label) < 10:
             label = int(label)
     if isinstance(label, float):  # integer columns with missing values are read as floats

@@ -40,6 +40,7 @@ def index_samples(container: Container, labels: Labels, spool: BinaryIO | None =
     skipped: Counter[str] = Counter()
     images: dict[str, list[File]] = {}
     label_files: dict[str, dict[str, bytes]] = {}
+    relabelled: set[str] = set()  # keys with two different labels, as when two shards were joined
     for file in files(container, skipped, spool):
         kind = file.name.rpartition("/")[2].partition(".")[2].lower()
         key = sample_key(file.name)
@@ -50,13 +51,20 @@ def index_samples(container: Container, labels: Labels, spool: BinaryIO | None =
             continue
         skipped[f".{kind}" if kind else "no suffix"] += 1
         if kind in _LABEL_FILES and file.size <= _LONGEST_LABEL:
-            label_files.setdefault(key, {})[kind] = file.read()
+            content = file.read()
+            if label_files.setdefault(key, {}).setdefault(kind, content) != content:
+                relabelled.add(key)
+            label_files[key][kind] = content
     members, claims = [], Counter()
     for key, found in images.items():
         image = _main_image(found)
         for other in found:
             if other is not image:
                 skipped[f".{other.name.rpartition('/')[2].partition('.')[2].lower()} beside the image"] += 1
+        if key in relabelled and len(found) > 1:  # with one image, the last label is that of the last image
+            name, split = "/".join(_path(image.name, {})), SPLITS.index(container.split or "train")
+            members.append(Member(image.name, image.offset, image.size, image.time, "", split, name, CONTRADICTION))
+            continue
         members.append(_member(container, labels, image, label_files.get(key, {}), skipped, claims))
     return Index.of(members, +skipped, claims)
 
