@@ -165,3 +165,13 @@ def test_a_config_file_that_takes_away_a_value_that_is_needed_is_refused(tmp_pat
 def test_a_number_that_no_float_can_hold_is_refused(key):
     with pytest.raises(UserError, match=re.escape(f"{key}={'9' * 400}: expected")):
         load_config("configs/quickstart.py", [f"--config.{key}={'9' * 400}"])
+
+
+@pytest.mark.parametrize("task", ["None", "'clasification'"])
+def test_a_recipe_of_an_unknown_task_is_refused_with_the_known_ones(task, tmp_path):
+    recipe = tmp_path / "recipe.py"
+    lines = ["from focalnet_jax.config import default_config", "def get_config(variant):"]
+    lines += ["    config = default_config()", f"    config.task = {task}", "    return config"]
+    recipe.write_text("\n".join(lines))
+    with pytest.raises(UserError, match="classification"):
+        load_config(str(recipe))

@@ -35,7 +35,7 @@ def settings_of(task: str) -> Settings:
       UserError: no such task.
     """
     if task not in TASKS:
-        raise UserError(f"unknown task {task!r}; expected {' or '.join(TASKS)}.{suggest(task, TASKS)}")
+        raise UserError(f"unknown task {task!r}; expected {' or '.join(TASKS)}.{suggest(str(task), TASKS)}")
     return importlib.import_module(f"focalnet_jax.settings.{task}")
 
 
