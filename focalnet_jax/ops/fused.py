@@ -54,8 +54,8 @@ def fits(block: Any) -> bool:
     if modulation.gates is None or not (modulation.global_level and modulation.multiplies):
         return False
     itemsize = jnp.dtype(block.compute.dtype).itemsize
-    # With norms behind the branches more lies there than is counted: with 256 channels more than a v4 has, while a v5e
-    # takes 1024.
+    # Post-norm blocks need more fast memory than is counted: 256 channels exceed that of a v4, 1024 channels fit
+    # that of a v5e.
     room = int(fast_memory(_SHARE) * (0.64 if block.postln else 1))
     return all(supports(weights, itemsize, room) for weights in _weights(block))
 

@@ -141,7 +141,7 @@ def test_channels_that_do_not_divide_are_refused():
 
 
 def test_every_rule_is_of_a_parameter():
-    """Of a variant, or of a backbone's outputs."""
+    """The parameter is of a variant, of the norms of a backbone's outputs, or a running statistic."""
     names = {"output_norms/0/scale", "norm/mean"}.union(
         *(named_leaves(param_shapes(variant_config(name))) for name in list_models())
     )

@@ -101,7 +101,7 @@ def test_a_step_whose_deletion_was_cut_short_is_no_checkpoint(finished, tmp_path
 @pytest.mark.fault(3)
 @pytest.mark.fault(4)
 @pytest.mark.parametrize("harm", ["cut", "flipped"])
-def test_a_run_goes_on_from_the_step_before_a_damaged_one_and_says_so(finished, tmp_path, harm):
+def test_a_run_resumes_from_the_step_before_a_damaged_one_and_reports_it(finished, tmp_path, harm):
     workdir = copied(finished[0], tmp_path)
     largest = max(files_of(workdir / "checkpoints" / "60"), key=lambda path: path.stat().st_size)
     if harm == "cut":

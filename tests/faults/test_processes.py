@@ -12,7 +12,7 @@ from tests.processes import SHORT, assert_same_run, launch, when_running
 
 @pytest.mark.fault(13)
 @pytest.mark.fault(19)
-def test_a_signal_to_one_of_two_stops_both_at_a_step_from_which_one_goes_on_with_the_same_numbers(alone, tmp_path):
+def test_a_signal_to_one_of_two_stops_both_at_the_same_step_and_one_resumes_with_the_same_numbers(alone, tmp_path):
     # Channels are split, so both read the same examples.
     launcher = launch(*SHORT, "--config.mesh.data=1", "--config.mesh.tensor=2", "--workdir", tmp_path)
     _, second = when_running(launcher, tmp_path, 4)

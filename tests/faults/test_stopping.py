@@ -39,7 +39,7 @@ def stopped(number, after_lines, *arguments, workdir):
 
 @pytest.mark.fault(12)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_goes_on_and_is_bit_identical_to_an_undisturbed_one(finished, tmp_path, number):
+def test_a_stopped_run_resumes_bit_identical_to_an_undisturbed_one(finished, tmp_path, number):
     undisturbed, _ = finished
     code, stderr = stopped(number, 16, *SMALL, *EVERY, workdir=tmp_path / "run")
     assert code == (-9 if number == signal.SIGKILL else 42), stderr
