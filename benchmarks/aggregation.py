@@ -23,7 +23,7 @@ from benchmarks.flags import images, make_parser
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops.aggregation import aggregate_context
 from focalnet_jax.ops.implementations import choose_implementation, names
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
 KERNELS = (3, 5, 7)

@@ -16,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/aot.py
 
 from benchmarks.flags import make_parser
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 DOCUMENT = Path("docs/scale.md")
 BEGIN, END = "<!-- python -m benchmarks.aot writes from here -->\n", "<!-- to here -->"

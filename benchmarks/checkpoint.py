@@ -29,7 +29,7 @@ from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import FOLDER
 from focalnet_jax.convert.mapping import param_shapes
 from focalnet_jax.model import list_models, variant_config
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 
 def state_of(model: str) -> dict[str, object]:

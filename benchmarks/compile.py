@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/comp
 from benchmarks.flags import load_recipe, make_parser, positive
 from focalnet_jax.distributed.mesh import make_mesh, split_by_example
 from focalnet_jax.model import list_models
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.training.spec import make_spec
 from focalnet_jax.training.state import abstract_state

@@ -26,7 +26,7 @@ from focalnet_jax.convert.files import sha256
 from focalnet_jax.convert.mapping import param_shapes
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.model.variants import model_metadata
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 
 def main(arguments: list[str]) -> None:

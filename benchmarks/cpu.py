@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/cpu.
 
 from benchmarks.flags import images, make_parser, positive, seconds
 from benchmarks.side_by_side import compare, report
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 MEMORY = ":".join(
     f"glibc.malloc.{tunable}" for tunable in ("hugetlb=1", "mmap_max=0", "trim_threshold=100000000000", "arena_max=1")

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/dept
 from benchmarks.aggregation import milliseconds, with_gradients
 from benchmarks.flags import make_parser
 from focalnet_jax.ops.depthwise import depthwise_conv, depthwise_conv_reference
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 BATCH = 8
 SHAPES = [(size, channels, k) for size, channels in ((56, 96), (28, 192), (14, 384), (7, 768)) for k in (3, 5, 7)]

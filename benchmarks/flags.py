@@ -1,4 +1,4 @@
-"""Command lines of benchmarks; `focalnet_jax.programs.command_line.run_command` reports mistakes in one line."""
+"""Command lines of benchmarks; `focalnet_jax.programs.run_command.run_command` reports mistakes in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.aot import MAX_BATCH_PER_DEVICE
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import Parser, load_config
+from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.programs.flags import Parser
 
 
 def make_parser(description: str) -> Parser:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/gpu.
 
 from benchmarks.flags import check_overrides, images, make_parser, positive, seconds
 from benchmarks.side_by_side import SETTINGS, compare, report
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 
 def main(arguments: list[str]) -> None:

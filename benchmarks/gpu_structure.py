@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/gpu_
 
 from benchmarks.flags import check_overrides, images, load_recipe, make_parser
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 _ARCHITECTURES = {"h100": "sm_90a", "a100": "sm_80"}  # as ptxas calls them
 

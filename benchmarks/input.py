@@ -34,7 +34,7 @@ from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.loader import ReadOptions, train_batches
 from focalnet_jax.data.pixels import resize
 from focalnet_jax.data.policies import parse_policy
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 from focalnet_jax.tasks.classification.host import ClassificationHost
 
 SIZE, BATCH = 224, 64

@@ -19,7 +19,7 @@ from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.loader import ReadOptions, train_batches
 from focalnet_jax.data.policies import ColourJitter, parse_policy
 from focalnet_jax.data.transforms import train_transform
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 from focalnet_jax.tasks.classification.host import ClassificationHost
 
 

@@ -22,7 +22,7 @@ from benchmarks.cpu import keep_memory
 from benchmarks.flags import images, make_parser
 from benchmarks.side_by_side import need
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 STAGES = ((56, 128), (28, 256), (14, 512), (7, 1024))
 PRODUCTS = ("outputs", "inputs' gradients", "weights' gradients")

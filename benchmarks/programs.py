@@ -17,7 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/programs.py
 
 from benchmarks.flags import make_parser
-from focalnet_jax.programs.command_line import load_config, run_command
+from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.programs.run_command import run_command
 
 FLAG = "--xla_force_host_platform_device_count=8"
 RECIPES = (

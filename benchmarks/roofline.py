@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/roof
 
 from benchmarks.flags import check_overrides, images, load_recipe, make_parser
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 # Operations of `ops/gelu.py`, forward and computed again with its derivative.
 _GELU = 13 + 20

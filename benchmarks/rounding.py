@@ -28,7 +28,7 @@ from benchmarks.flags import make_parser, positive
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops import aggregation, triton
 from focalnet_jax.ops.mosaic import plan
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 # An implementation: from context `[B, H, W, C]`, gates `[B, H, W, L + 1]`, L kernels `[k, k, 1, C]` and bias `[C]` to
 # the levels' sum, `[B, H, W, C]`, and the last level's mean over H and W, `[B, C]`.

@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/soak
 
 from benchmarks.flags import make_parser
 from focalnet_jax.checkpoint.steps import FOLDER, is_complete, list_steps
-from focalnet_jax.programs.command_line import load_config, run_command
+from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.programs.run_command import run_command
 
 INTERVAL = 20  # steps between checkpoints
 RUN = [

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/step
 from benchmarks.cpu import keep_memory
 from benchmarks.flags import check_overrides, images, load_recipe, make_parser, positive
 from benchmarks.side_by_side import SETTINGS, our_step
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 KINDS = ("products", "ours", "other")
 _PRODUCTS = ("dot", "convolution", "__ynn_fusion", "__onednn")  # names of XLA's operations and libraries

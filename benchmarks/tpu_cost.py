@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_
 from benchmarks.flags import check_overrides, images, load_recipe, make_parser
 from benchmarks.tpu_parts import aggregation, check_released, part, plain_part, plain_step
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 CATEGORIES = ("aggregation", "projections", "mlp", "norm", "embedding", "optimizer")
 _BANDWIDTH = {"TPU v4": 1228e9, "TPU v5e": 819e9, "TPU v5p": 2765e9, "TPU v6e": 1640e9}  # bytes/s, Google's pages

@@ -25,7 +25,7 @@ from benchmarks.roofline import TOPOLOGIES
 from benchmarks.tpu_cost import compile_for, cost
 from benchmarks.tpu_parts import map_size, part
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 
 # Options in which two blocks of equal width, kernels and map may differ.
 _FLAGS = ("mlp_ratio", "use_postln", "use_layerscale", "use_postln_in_modulation", "normalize_modulator")

@@ -19,7 +19,7 @@ _EXTRAS = (  # purpose, distributions, command that installs them
 def main(arguments: list[str]) -> int:
     """Prints versions, devices, and whether the optional packages are installed."""
     from focalnet_jax import __version__
-    from focalnet_jax.programs.command_line import make_parser
+    from focalnet_jax.programs.flags import make_parser
 
     make_parser("", __doc__).parse_args(arguments)
     print(f"focalnet_jax {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
@@ -50,6 +50,6 @@ def _version(name: str) -> str | None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
-    from focalnet_jax.programs.command_line import run_command
+    from focalnet_jax.programs.run_command import run_command
 
     run_command(main)

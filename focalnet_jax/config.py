@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
@@ -142,34 +141,6 @@ BY_MACHINE = ("data.threads", "eval_batch_size", "health.watchdog_seconds")
 
 REQUIRED = "(required)"  # value in a config file of a path that only the user knows
 
-# Keys that may differ when a run is resumed: they change logging or hardware, not the computed values.
-RESUMABLE = (
-    "log_every_steps",
-    "log_statistics",
-    "log_maps",
-    "writers",
-    "profile_steps",
-    "compilation_cache",
-    "eval_every_epochs",
-    "eval_every_steps",
-    "checkpoint_every_epochs",
-    "checkpoint_every_steps",
-    "keep_latest",
-    "keep_best",
-    "grace_seconds",
-    "health.max_skipped",
-    "health.watchdog_seconds",
-    "eval_batch_size",
-    "data.path",
-    "data.threads",
-    "data.workers",
-    "data.stall_seconds",
-    "data.max_unreadable",
-    "mesh.data",
-    "mesh.fsdp",
-    "mesh.tensor",
-)
-
 
 def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
     """Checks all values that can be checked without data and devices.
@@ -274,39 +245,3 @@ def replaced(config: ConfigDict | FrozenConfigDict, values: Mapping[str, Any]) -
             section = section[parent]
         section[leaf] = value
     return FrozenConfigDict(nested)
-
-
-def with_stored(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> FrozenConfigDict:
-    """Returns the config with the values of a `stored` config (read from JSON) in keys that are left to be chosen."""
-    ours, theirs = flatten(config), flatten(ConfigDict(stored))
-    keys = [key for key in auto_keys(config) if is_auto(config, key)]
-    if "model.name" in keys:  # with the options that differ from its variant
-        keys += [key for key in ours if key.startswith("model.") and ours[key] is None]
-    if "schedule.learning_rate" in keys and ours["schedule.warmup_steps"] is ours["schedule.warmup_epochs"] is None:
-        keys += ["schedule.warmup_steps", "schedule.warmup_epochs"]
-    if ours["total_steps"] is ours["total_epochs"] is None:
-        keys += ["total_steps", "total_epochs"]
-    if config.continue_from and _is_step_of(config.continue_from, theirs.get("continue_from")):
-        keys.append("continue_from")
-    return replaced(config, {key: theirs[key] for key in keys if key in theirs})
-
-
-def _is_step_of(given: str, step: str | None) -> bool:
-    """Returns whether `given` is `step`, that is `WORKDIR/checkpoints/STEP`, or its workdir."""
-    return step is not None and Path(os.path.abspath(given)) in (Path(step), *list(Path(step).parents)[:2])
-
-
-def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> list[str]:
-    """Returns one text for each key that differs from a `stored` config (read from JSON) and forbids resuming.
-
-    A key that the stored config lacks means its default: it was stored before the key existed. A key that is left to be
-    chosen does not differ from the stored choice.
-    """
-    ours = flatten(ConfigDict(json.loads(to_json(with_stored(config, stored)))))
-    theirs = flatten(ConfigDict(json.loads(to_json(default_config(config.task))))) | flatten(ConfigDict(stored))
-    resumable = RESUMABLE + settings_of(config.task).RESUMABLE
-    return [
-        f"{key} is {theirs.get(key, 'not set')} there and {ours.get(key, 'not set')} here"
-        for key in sorted(ours.keys() | theirs.keys())
-        if key not in resumable and not key.startswith("evaluations.") and ours.get(key) != theirs.get(key)
-    ]

@@ -6,13 +6,8 @@ import signal
 def main(arguments: list[str]) -> int:
     """Parses flags, evaluates, prints the result as the last line."""
     from focalnet_jax.distributed.flags import add_flags
-    from focalnet_jax.programs.command_line import (
-        add_which_flag,
-        load_config,
-        make_script_parser,
-        named_keys,
-        parse_arguments,
-    )
+    from focalnet_jax.programs.config_files import load_config, named_keys
+    from focalnet_jax.programs.flags import add_which_flag, make_script_parser, parse_arguments
 
     parser = make_script_parser("eval", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe of the training run")
@@ -39,6 +34,6 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
-    from focalnet_jax.programs.command_line import run_command
+    from focalnet_jax.programs.run_command import run_command
 
     run_command(main)

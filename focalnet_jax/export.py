@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
       RunFailedError: the logits of the export differ from those of the model by more than rounding.
     """
     from focalnet_jax.errors import UserError
-    from focalnet_jax.programs.command_line import add_weights_flags, make_parser, parse_size
+    from focalnet_jax.programs.flags import add_weights_flags, make_parser, parse_size
     from focalnet_jax.system.files import check_result, write_result
 
     parser = make_parser("export", __doc__)
@@ -165,6 +165,6 @@ def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
-    from focalnet_jax.programs.command_line import run_command
+    from focalnet_jax.programs.run_command import run_command
 
     run_command(main)

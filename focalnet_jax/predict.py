@@ -20,14 +20,8 @@ def main(arguments: list[str]) -> int:
     """Parses flags and prints a prediction for each image."""
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
-    from focalnet_jax.programs.command_line import (
-        add_classes_flag,
-        add_weights_flags,
-        check_number,
-        make_parser,
-        parse_size,
-        printable,
-    )
+    from focalnet_jax.programs.flags import add_classes_flag, add_weights_flags, check_number, make_parser, parse_size
+    from focalnet_jax.programs.run_command import printable
     from focalnet_jax.system.files import check_folder
 
     parser = make_parser("predict", __doc__)
@@ -111,6 +105,6 @@ def as_png(image: Any) -> bytes:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
-    from focalnet_jax.programs.command_line import run_command
+    from focalnet_jax.programs.run_command import run_command
 
     run_command(main)

@@ -8,7 +8,8 @@ def main(arguments: list[str]) -> int:
     """Parses flags and trains; returns the exit code."""
     from focalnet_jax.distributed.flags import add_flags
     from focalnet_jax.errors import UserError
-    from focalnet_jax.programs.command_line import load_config, make_script_parser, parse_arguments, parse_workdir
+    from focalnet_jax.programs.config_files import load_config
+    from focalnet_jax.programs.flags import make_script_parser, parse_arguments, parse_workdir
     from focalnet_jax.programs.restarts import run_again
 
     parser = make_script_parser("train", __doc__)
@@ -36,6 +37,6 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
-    from focalnet_jax.programs.command_line import run_command
+    from focalnet_jax.programs.run_command import run_command
 
     run_command(main)

@@ -18,7 +18,7 @@ from focalnet_jax.config import default_config, to_json
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.prepare import preparation
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import explain_os_error
+from focalnet_jax.programs.run_command import explain_os_error
 from fuzz.mutations import Rng, dump_json, mutate_bytes, mutate_json, pick
 from fuzz.runner import Family, WrongAnswerError
 from fuzz.weights import random_weights

@@ -12,7 +12,7 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import BY_MACHINE, auto_keys, default_config, flatten, is_auto
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.tasks.classification.mixing import make_mixing
 from focalnet_jax.training.plan import make_plan
 from fuzz.mutations import Rng, mutate_bytes, pick

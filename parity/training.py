@@ -16,7 +16,7 @@ from focalnet_jax.convert.mapping import tensors_to_params
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.parameters import named_leaves
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.tasks.classification.mixing import Mixing
 from focalnet_jax.tasks.classification.task import Classification

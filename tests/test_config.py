@@ -8,10 +8,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from focalnet_jax.config import differences, model_config, replaced, to_json
+from focalnet_jax.config import model_config, replaced, to_json
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, summarize
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.training.stored_config import differences
 
 RECIPES = sorted(Path("configs").glob("*.py"))
 SHORT = [name.removeprefix("focalnet_") for name in list_models()]

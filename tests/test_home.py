@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 import focalnet_jax
-from focalnet_jax.programs.command_line import load_config, with_home
+from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.programs.flags import with_home
 from tests.commands import ENVIRONMENT, FOLDER, run
 
 CACHE = ENVIRONMENT.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))  # holds the compiled C++ library

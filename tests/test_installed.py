@@ -13,8 +13,8 @@ import pytest
 
 from focalnet_jax import __version__
 from focalnet_jax.__main__ import main
-from focalnet_jax.programs.command_line import load_config
 from focalnet_jax.programs.commands import COMMANDS
+from focalnet_jax.programs.config_files import load_config
 from tests.commands import assert_one_line_mistake, run
 
 FOCALNET = "from focalnet_jax.programs.commands import run; run()"
@@ -66,7 +66,12 @@ def test_help_shows_a_command_as_it_was_called():
 
 
 @pytest.mark.parametrize(
-    "module", ["focalnet_jax.programs.command_line", "focalnet_jax.launch", "focalnet_jax.data.prepare.__main__"]
+    "module",
+    [
+        *(f"focalnet_jax.programs.{name}" for name in ("config_files", "flags", "run_command")),
+        "focalnet_jax.launch",
+        "focalnet_jax.data.prepare.__main__",
+    ],
 )
 def test_what_answers_at_once_or_reads_data_loads_no_jax(module):
     program = f"import sys, {module}; sys.exit('jax' in sys.modules)"
@@ -155,7 +160,7 @@ def test_a_wheel_holds_every_module_the_recipes_and_what_they_read(tmp_path):
     assert held == there | recipes
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    load = "from focalnet_jax.programs.command_line import load_config"
+    load = "from focalnet_jax.programs.config_files import load_config"
     code = f"{load}; print(load_config('configs/quickstart.py').model.name)"
     env = {"PYTHONPATH": str(tmp_path / "installed")}
     done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=env, capture_output=True, text=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 
 SCRIPTS = sorted(Path("launch").glob("*.sh"))
 

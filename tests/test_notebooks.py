@@ -15,7 +15,7 @@ from PIL import Image
 
 from focalnet_jax.config import model_config
 from focalnet_jax.model import summarize
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from tests.quick import QUICK
 
 # What the compiler spends on a program: where little is computed, little; level 1 trains as fast as the highest.

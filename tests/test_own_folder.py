@@ -11,7 +11,7 @@ from focalnet_jax.config import flatten
 from focalnet_jax.data.held_out import open_split
 from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.training.resolve import resolve
 from tests.commands import metrics, run
 

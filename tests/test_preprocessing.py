@@ -22,7 +22,7 @@ from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import load_classifier
 from focalnet_jax.model.variants import model_metadata, variant_config
-from focalnet_jax.programs.command_line import load_config, named_keys
+from focalnet_jax.programs.config_files import load_config, named_keys
 from focalnet_jax.programs.show import draw_sheet, shown_batch
 from focalnet_jax.tasks.classification.preprocessing import note_difference, weights_preprocessing
 from focalnet_jax.training.evaluate_checkpoint import evaluate_checkpoint

@@ -19,7 +19,8 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.aot.topology import describe_devices
     from focalnet_jax.config import REQUIRED, is_auto
     from focalnet_jax.distributed.mesh import run_mesh
-    from focalnet_jax.programs.command_line import load_config, make_parser, parse_arguments
+    from focalnet_jax.programs.config_files import load_config
+    from focalnet_jax.programs.flags import make_parser, parse_arguments
     from focalnet_jax.settings import settings_of
     from focalnet_jax.tasks import task_kind
     from focalnet_jax.training.resolve import resolve
@@ -58,6 +59,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides warnings of compilers that no device is present
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL)
-    from focalnet_jax.programs.command_line import run_command
+    from focalnet_jax.programs.run_command import run_command
 
     run_command(main)

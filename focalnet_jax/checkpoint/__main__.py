@@ -22,7 +22,8 @@ from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_damag
 from focalnet_jax.checkpoint.lock import LOCK, held, is_held
 from focalnet_jax.checkpoint.steps import FOLDER, best_metric, delete, kept, list_steps, metric_of, read_metadata
 from focalnet_jax.errors import EXIT_FAILED, RunFailedError, UserError
-from focalnet_jax.programs.command_line import make_parser, run_command
+from focalnet_jax.programs.flags import make_parser
+from focalnet_jax.programs.run_command import run_command
 
 _DELETED = "deleted meanwhile"
 

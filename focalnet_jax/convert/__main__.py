@@ -24,7 +24,8 @@ from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.class_lists import NUM_1K
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import add_weights_flags, make_parser, parse_size, run_command
+from focalnet_jax.programs.flags import add_weights_flags, make_parser, parse_size
+from focalnet_jax.programs.run_command import run_command
 from focalnet_jax.system.signals import handled
 
 

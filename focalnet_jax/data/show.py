@@ -2,7 +2,7 @@
 
 import jax
 
-from focalnet_jax.programs.command_line import run_command
+from focalnet_jax.programs.run_command import run_command
 from focalnet_jax.programs.show import main
 
 if __name__ == "__main__":

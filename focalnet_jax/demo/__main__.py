@@ -18,13 +18,7 @@ def main(arguments: list[str]) -> int:
     """Parses the flags and serves the page until it is interrupted."""
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
-    from focalnet_jax.programs.command_line import (
-        add_classes_flag,
-        add_weights_flags,
-        check_number,
-        make_parser,
-        parse_size,
-    )
+    from focalnet_jax.programs.flags import add_classes_flag, add_weights_flags, check_number, make_parser, parse_size
 
     parser = make_parser("demo", __doc__)
     parser.add_argument(
@@ -134,6 +128,6 @@ def _wait_for_visitors(page, source: str, host: str, port: int) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C while libraries load
-    from focalnet_jax.programs.command_line import run_command
+    from focalnet_jax.programs.run_command import run_command
 
     run_command(main)

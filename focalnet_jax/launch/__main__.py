@@ -18,7 +18,8 @@ import time
 
 from focalnet_jax.distributed.flags import COORDINATOR, PROCESS, PROCESSES
 from focalnet_jax.errors import UserError, shell_status
-from focalnet_jax.programs.command_line import make_parser, run_command
+from focalnet_jax.programs.flags import make_parser
+from focalnet_jax.programs.run_command import run_command
 from focalnet_jax.system.children import start
 from focalnet_jax.system.signals import handled
 

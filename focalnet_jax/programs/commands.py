@@ -31,13 +31,14 @@ COMMANDS = {
 def run() -> None:
     """Runs the command named by the first argument; exits with 2 if there is none of that name."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C while libraries load
-    from focalnet_jax.programs import command_line
+    from focalnet_jax.programs import flags
+    from focalnet_jax.programs.run_command import run_command
 
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
-        command_line.run_command(_show_help)
+        run_command(_show_help)
     del sys.argv[1]
-    command_line.CALLED_AS = command_line.INSTALLED
+    flags.CALLED_AS = flags.INSTALLED
     runpy.run_module(f"focalnet_jax.{name}", run_name="__main__", alter_sys=True)
 
 

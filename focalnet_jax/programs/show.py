@@ -15,17 +15,18 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
-from focalnet_jax.config import with_stored
 from focalnet_jax.convert.files import read_json
 from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import load_config, make_parser, parse_arguments
+from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.programs.flags import make_parser, parse_arguments
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.training.data import open_train_data
 from focalnet_jax.training.plan import make_plan
 from focalnet_jax.training.resolve import resolve
 from focalnet_jax.training.resume import CONFIG_FILE
 from focalnet_jax.training.state import augmentation_key
+from focalnet_jax.training.stored_config import with_stored
 
 _MARGIN, _LINE, _SIDE = 6, 13, 160  # pixels: between pictures, of a line of text, and a picture's least
 _LINES = 2  # of captions below an image

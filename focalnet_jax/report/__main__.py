@@ -17,7 +17,7 @@ from pathlib import Path
 def main(arguments: list[str]) -> int:
     """Parses flags and writes the report."""
     from focalnet_jax.errors import UserError
-    from focalnet_jax.programs.command_line import make_parser
+    from focalnet_jax.programs.flags import make_parser
     from focalnet_jax.system.files import check_result, write_result
 
     parser = make_parser("report", __doc__)
@@ -51,6 +51,6 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
-    from focalnet_jax.programs.command_line import run_command
+    from focalnet_jax.programs.run_command import run_command
 
     run_command(main)

@@ -21,7 +21,7 @@ class Settings(Protocol):
     BEST_METRIC: str  # ranks checkpoints, the higher the better; a metric of the task's evaluation
     HEADLINE: tuple[tuple[str, str], ...]  # metrics that reports and sweeps show, in percent, with titles
     AUTO: tuple[str, ...]  # keys that may be left to be chosen, in addition to `config.AUTO`
-    RESUMABLE: tuple[str, ...]  # keys that may differ on resume, in addition to `config.RESUMABLE`
+    RESUMABLE: tuple[str, ...]  # keys that may differ on resume, in addition to `training.stored_config.RESUMABLE`
     CHECKS: Checks  # by key: whether a value is valid, and the valid values in words
 
     def add_keys(self, config: ConfigDict) -> None:

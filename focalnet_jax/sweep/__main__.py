@@ -29,7 +29,8 @@ def main(arguments: list[str]) -> int:
     """
     from focalnet_jax.config import flatten, is_auto, model_config
     from focalnet_jax.errors import EXIT_FAILED, EXIT_USER_MISTAKE, UserError
-    from focalnet_jax.programs.command_line import load_config, make_parser, parse_arguments, parse_workdir
+    from focalnet_jax.programs.config_files import load_config
+    from focalnet_jax.programs.flags import make_parser, parse_arguments, parse_workdir
     from focalnet_jax.system.files import check_folder, write_result
 
     parser = make_parser("sweep", __doc__)
@@ -185,6 +186,6 @@ def _run(command: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
-    from focalnet_jax.programs.command_line import run_command
+    from focalnet_jax.programs.run_command import run_command
 
     run_command(main)

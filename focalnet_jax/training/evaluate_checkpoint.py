@@ -13,7 +13,7 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.integrity import MANIFEST
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.config import model_config, replaced, with_stored
+from focalnet_jax.config import model_config, replaced
 from focalnet_jax.convert.files import is_checkpoint, sha256
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.distributed.compilation_cache import keep_compiled
@@ -27,6 +27,7 @@ from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.resolve import resolve
 from focalnet_jax.training.state import Variables, abstract_variables, model_graph
 from focalnet_jax.training.step import make_eval_step
+from focalnet_jax.training.stored_config import with_stored
 from focalnet_jax.training.writers import to_json
 
 

@@ -1,7 +1,7 @@
 """Chooses the values that a config leaves to the machine, the data and the weights.
 
 A run chooses once and stores the values with its config and its checkpoints; a resumed run and an evaluation take them
-from there (`config.with_stored`), on any machine.
+from there (`stored_config.with_stored`), on any machine.
 """
 
 from __future__ import annotations

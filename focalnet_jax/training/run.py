@@ -14,7 +14,7 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.checkpoint.lock import cannot_write
 from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import FOLDER, read_metadata
-from focalnet_jax.config import is_auto, model_config, replaced, to_json, with_stored
+from focalnet_jax.config import is_auto, model_config, replaced, to_json
 from focalnet_jax.convert.load import Loaded, load_into
 from focalnet_jax.distributed.compilation_cache import keep_compiled
 from focalnet_jax.distributed.exchange import scalars
@@ -57,6 +57,7 @@ from focalnet_jax.training.state import (
     init_state,
     merge_model,
 )
+from focalnet_jax.training.stored_config import with_stored
 from focalnet_jax.training.writers import IN_A_ROW, check_writers
 
 PARAM_NORM = "train/param_norm"

@@ -15,13 +15,8 @@ KINDS = ("features", "knn", "linear", "few_shot")
 def main(arguments: list[str]) -> int:
     """Parses the flags, extracts features, and evaluates the classifiers."""
     from focalnet_jax.errors import UserError
-    from focalnet_jax.programs.command_line import (
-        add_weights_flags,
-        load_config,
-        make_parser,
-        named_keys,
-        parse_arguments,
-    )
+    from focalnet_jax.programs.config_files import load_config, named_keys
+    from focalnet_jax.programs.flags import add_weights_flags, make_parser, parse_arguments
     from focalnet_jax.system.files import check_result
 
     parser = make_parser("transfer", __doc__)
@@ -101,6 +96,6 @@ def _numbers(flag: str, text: str) -> list[int]:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C while libraries load
-    from focalnet_jax.programs.command_line import run_command
+    from focalnet_jax.programs.run_command import run_command
 
     run_command(main)

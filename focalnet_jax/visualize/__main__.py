@@ -17,13 +17,7 @@ def main(arguments: list[str]) -> int:
     """Parses the flags and draws the figures."""
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
-    from focalnet_jax.programs.command_line import (
-        add_classes_flag,
-        add_weights_flags,
-        check_number,
-        make_parser,
-        parse_size,
-    )
+    from focalnet_jax.programs.flags import add_classes_flag, add_weights_flags, check_number, make_parser, parse_size
     from focalnet_jax.system.files import check_folder
 
     parser = make_parser("visualize", __doc__)
@@ -103,6 +97,6 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C while libraries load
-    from focalnet_jax.programs.command_line import run_command
+    from focalnet_jax.programs.run_command import run_command
 
     run_command(main)

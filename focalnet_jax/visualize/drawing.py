@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from focalnet_jax.data.decode import LARGEST_SIDE
@@ -22,11 +20,10 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.inference import Classifier, read_picture
 from focalnet_jax.model import FocalNet
 from focalnet_jax.model.compiled import compiled
-from focalnet_jax.system.files import check_result, write_result
+from focalnet_jax.system.files import write_result
 from focalnet_jax.visualize.figures import (
     Activation,
     BlockMaps,
-    as_png,
     kernels_figure,
     picture_figure,
     receptive_figure,
@@ -34,8 +31,17 @@ from focalnet_jax.visualize.figures import (
 from focalnet_jax.visualize.frames import as_gif, read_frames
 from focalnet_jax.visualize.maps import StageMaps, class_activation, focal_kernels, modulation_maps, receptive_field
 from focalnet_jax.visualize.sheets import map_sheets
+from focalnet_jax.visualize.targets import (
+    FIELD,
+    KERNELS,
+    check_sources,
+    prepare_folder,
+    save_arrays,
+    save_figure,
+    target_names,
+    with_suffix,
+)
 
-_KERNELS, _FIELD = "kernels", "receptive_field"  # names of the model's figures
 _AVERAGED = 8  # number of images over which a receptive field is averaged
 
 
@@ -73,11 +79,11 @@ def draw(
       UserError: a file already exists or cannot be written, or, after all others are drawn, some sources cannot be
         read.
     """
-    named, model = _target_names([*image_files, *videos]), classifier.model
+    named, model = target_names([*image_files, *videos]), classifier.model
     stems = {name: ".gif" if path in videos else ".png" for path, name in named.items()}
     stems |= dict.fromkeys(_model_figures(model, image_files), ".png")
-    _check_sources(out, stems, [*image_files, *videos])
-    _prepare_folder(out, stems, overwrite=overwrite)
+    check_sources(out, stems, [*image_files, *videos])
+    prepare_folder(out, stems, overwrite=overwrite)
     begun, fitted, broken, moving = time.monotonic(), [], [], 0
     for done, path in enumerate(image_files, 1):
         try:
@@ -109,28 +115,6 @@ def draw(
         raise UserError("; ".join(broken))
 
 
-def _check_sources(out: Path, stems: Mapping[str, str], sources: Sequence[Path]) -> None:
-    """Raises `UserError` if an output would overwrite a source, or be written into a folder of frames."""
-    read = {path.resolve() for path in sources}
-    for name, suffix in stems.items():
-        target = _with_suffix(out / name, suffix)
-        if target.resolve() in read:
-            raise UserError(f"{target} is a source and would be overwritten: choose another --out")
-    if out.resolve() in read:
-        raise UserError(f"--out {out} is a folder of frames to draw: choose another")
-
-
-def _prepare_folder(out: Path, stems: Mapping[str, str], *, overwrite: bool) -> None:
-    """Creates the folder; raises `UserError` if outputs, given by stem and suffix, already exist in it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create --out {out}: {error.strerror}; choose another") from error
-    for name, suffix in stems.items():
-        for kind in (suffix, ".npz"):
-            check_result(_with_suffix(out / name, kind), overwrite=overwrite)
-
-
 def draw_image(classifier: Classifier, image: np.ndarray, target: Path, options: DrawOptions) -> None:
     """Writes `target`.png and `target`.npz for an image `[H, W, 3]` uint8."""
     images = classifier.normalize(jnp.asarray(image[None]))
@@ -143,7 +127,7 @@ def draw_image(classifier: Classifier, image: np.ndarray, target: Path, options:
     activations = _activations(classifier, images, options.topk)
     for activation in activations:
         arrays[f"activation/{activation.label}"] = activation.places
-    _save(picture_figure(image, blocks, activations), arrays, target)
+    save_figure(picture_figure(image, blocks, activations), arrays, target)
 
 
 def draw_video(
@@ -170,23 +154,23 @@ def draw_video(
         f"{key}/modulator": np.stack([each.modulator for each in maps]),  # [N, h, w]
         f"{key}/gates": np.stack([each.gates for each in maps]),  # [N, h, w, L + 1]
     }
-    write_result(_with_suffix(target, ".gif"), as_gif(map_sheets(frames, maps), seconds))
-    _save_arrays(arrays, target)
+    write_result(with_suffix(target, ".gif"), as_gif(map_sheets(frames, maps), seconds))
+    save_arrays(arrays, target)
 
 
 def _model_figures(model: FocalNet, inputs: Sequence[Any]) -> list[str]:
     """Returns the names of the model's figures: kernels if it has any, receptive fields if there are images."""
-    return [*([_KERNELS] if model.config.use_depthwise_conv else []), *([_FIELD] if inputs else [])]
+    return [*([KERNELS] if model.config.use_depthwise_conv else []), *([FIELD] if inputs else [])]
 
 
 def _draw_model(classifier: Classifier, inputs: Sequence[np.ndarray], out: Path, options: DrawOptions) -> None:
     model = classifier.model
-    if _FIELD in _model_figures(model, inputs):
+    if FIELD in _model_figures(model, inputs):
         fields = _receptive_fields(classifier, inputs, options)
         arrays = {f"stage{stage + 1}": field for stage, field in fields.items()}  # [H, W]
         names = [f"stage {stage + 1}" for stage in fields]
-        _save(receptive_figure(list(fields.values()), names), arrays, out / _FIELD)
-    if _KERNELS in _model_figures(model, inputs):
+        save_figure(receptive_figure(list(fields.values()), names), arrays, out / FIELD)
+    if KERNELS in _model_figures(model, inputs):
         kernels = focal_kernels(model)
         arrays = {
             f"stage{stage}/level{level}": each  # [D, k, k]
@@ -195,7 +179,7 @@ def _draw_model(classifier: Classifier, inputs: Sequence[np.ndarray], out: Path,
         }
         shown = [_shown_kernels(kernels[stage], stage, options.block) for stage in options.stages]
         names, chosen = zip(*shown, strict=True)
-        _save(kernels_figure(chosen, names), arrays, out / _KERNELS)
+        save_figure(kernels_figure(chosen, names), arrays, out / KERNELS)
 
 
 def _shown_kernels(levels: Sequence[np.ndarray], stage: int, block: int) -> tuple[str, list[np.ndarray]]:
@@ -275,34 +259,3 @@ def _receptive_fields(
 def _centre(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     (height, width), (top, left) = size, ((side - part) // 2 for side, part in zip(image.shape, size, strict=False))
     return image[top : top + height, left : left + width]
-
-
-def _save(figure: Figure, arrays: Mapping[str, np.ndarray], target: Path) -> None:
-    write_result(_with_suffix(target, ".png"), as_png(figure))
-    _save_arrays(arrays, target)
-
-
-def _save_arrays(arrays: Mapping[str, np.ndarray], target: Path) -> None:
-    written = io.BytesIO()
-    np.savez_compressed(written, **arrays)
-    write_result(_with_suffix(target, ".npz"), written.getvalue())
-
-
-def _with_suffix(target: Path, suffix: str) -> Path:
-    return target.with_name(f"{target.name}{suffix}")  # a name may hold dots
-
-
-def _target_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Returns a unique name by file: the stem, else the file name, else the folder's and file's name."""
-    for name_of in (
-        lambda path: path.stem,
-        lambda path: path.name,
-        lambda path: f"{path.resolve().parent.name}_{path.name}",
-    ):
-        named = {path: name_of(path) for path in paths}
-        if len({*named.values(), _KERNELS, _FIELD}) == len(named) + 2:
-            return named
-    twice = next(path for path in paths if list(named.values()).count(named[path]) > 1)
-    raise UserError(
-        f"two sources have the output name {named[twice]}, one of them {twice}: draw them into different folders"
-    )

@@ -61,7 +61,7 @@ def described(path: Path) -> tuple[str, dict[str, str]]:
 def _set_by(path: Path) -> Iterator[tuple[str, str, object]]:
     """Yields (key, recipe's value as text, default) for keys that differ from the default."""
     from focalnet_jax.config import AUTO, REQUIRED, default_config, flatten
-    from focalnet_jax.programs.command_line import load_config
+    from focalnet_jax.programs.config_files import load_config
 
     defaults = flatten(default_config())
     for key, value in flatten(load_config(str(path), optional=list(defaults))).items():

@@ -14,7 +14,7 @@ from focalnet_jax.aot.topology import describe_devices
 from focalnet_jax.distributed.chips import CHIPS, find_chip
 from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from tests.commands import assert_one_line_mistake, run
 
 KEYS = {

@@ -28,7 +28,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.parameters import named_leaves
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.training.evaluate_checkpoint import evaluate_checkpoint
 from focalnet_jax.training.run import set_up
 from tests.commands import SMALL, assert_one_line_mistake, convert

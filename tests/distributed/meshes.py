@@ -4,7 +4,7 @@ import numpy as np
 
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.parameters import named_leaves
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.training.state import init_state
 from focalnet_jax.training.step import make_train_step
 from tests.specs import open_spec, train_batches_of

@@ -15,7 +15,7 @@ from focalnet_jax.checkpoint.weights import read_arrays
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.errors import RunFailedError
 from focalnet_jax.parameters import named_leaves
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.training.data import open_train_data
 from focalnet_jax.training.health import fresh_health, judge
 from focalnet_jax.training.run import set_up

@@ -13,7 +13,7 @@ from focalnet_jax.convert.write import write_weights
 from focalnet_jax.distributed.mesh import check_batch_size, make_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.parameters import named_leaves
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from tests.commands import SMALL, assert_one_line_mistake, run
 from tests.convert.golden_files import GOLDEN, OPTIONS
 from tests.convert.random_weights import weights_of, with_classes

@@ -10,7 +10,7 @@ from focalnet_jax.convert.load import load_into
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.parameters import named_leaves
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.training.state import TrainState, abstract_state, abstract_variables, init_state
 from focalnet_jax.training.step import make_train_step
 from tests.commands import EVERY, SMALL, losses, metrics, run, saved_params

@@ -8,7 +8,7 @@ import pytest
 
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.tasks.classification.mixing import Mixing, mix
 from focalnet_jax.tasks.classification.weights import class_weights, weigh
 from focalnet_jax.training.state import init_state

@@ -13,7 +13,7 @@ from PIL import Image
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data import folder_source
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.training.evaluate_checkpoint import evaluate_checkpoint
 from focalnet_jax.training.loop import train
 from focalnet_jax.training.run import set_up

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from focalnet_jax.config import differences, to_json
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.config import to_json
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.training.run import set_up
+from focalnet_jax.training.stored_config import differences
 from tests.commands import SMALL, assert_one_line_mistake, losses, metrics, run, saved_params
 from tests.conftest import made_once
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from focalnet_jax.config import differences
 from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.slices import EvenlySpaced
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.training.stored_config import differences
 from tests.commands import SMALL, assert_one_line_mistake, run
 
 SEEN = ["--config.evaluations.seen.split=train", "--config.evaluations.seen.examples=60"]

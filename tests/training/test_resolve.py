@@ -8,17 +8,18 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from focalnet_jax.config import differences, flatten, to_json, with_stored
+from focalnet_jax.config import flatten, to_json
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.tasks.task import MAIN
 from focalnet_jax.training import resolve as choices
 from focalnet_jax.training.data import open_eval_data
 from focalnet_jax.training.resolve import has_bfloat16, resolve
 from focalnet_jax.training.run import set_up
+from focalnet_jax.training.stored_config import differences, with_stored
 from tests.commands import SMALL, metrics, run
 from tests.convert.random_weights import weights_of
 from tests.specs import open_task

@@ -4,7 +4,7 @@ import jax
 import pytest
 from jax._src.array import ArrayImpl
 
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.training import loop
 from tests.commands import SMALL
 

@@ -13,7 +13,7 @@ from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.distributed.mesh import check_batch_size, make_mesh, put_batch, replicated
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import load_config
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.tasks.classification.accuracy import Accuracy
 from focalnet_jax.tasks.classification.host import ClassificationHost
 from focalnet_jax.training.evaluation import evaluate

@@ -23,7 +23,8 @@ from focalnet_jax.data.prepare.kinds import KINDS, find_sources
 from focalnet_jax.data.prepare.preparation import PrepareOptions, prepare
 from focalnet_jax.data.prepare.tfrecord import convert
 from focalnet_jax.errors import UserError
-from focalnet_jax.programs.command_line import make_parser, run_command
+from focalnet_jax.programs.flags import make_parser
+from focalnet_jax.programs.run_command import run_command
 
 # Kinds by flag; flags not listed apply to all kinds.
 _KINDS_OF = {
