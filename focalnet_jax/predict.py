@@ -51,8 +51,7 @@ def main(arguments: list[str]) -> int:
     paths = find_pictures(flags.pictures)
     stated = dict(image_size=size, options=check_options(flags.option), which=flags.weights, classes=flags.classes)
     predictor = load_predictor(flags.checkpoint, flags.model, **stated)
-    if not predictor.labels:
-        raise UserError(f"{flags.checkpoint} has no classifier: it cannot predict")
+    predictor.check_head(flags.checkpoint)
     if predictor.assumed:
         how = predictor.preprocessing.describe()
         print(

@@ -17,7 +17,6 @@ _LARGEST = "100mb"  # largest file accepted
 def main(arguments: list[str]) -> int:
     """Parses the flags and serves the page until it is interrupted."""
     from focalnet_jax.data.decode import LARGEST_SIDE
-    from focalnet_jax.errors import UserError
     from focalnet_jax.programs.flags import add_classes_flag, add_weights_flags, check_number, make_parser, parse_size
 
     parser = make_parser("demo", __doc__)
@@ -37,13 +36,12 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as uploads:
         _import_gradio(uploads)
         from focalnet_jax.convert.recognise import check_options
-        from focalnet_jax.inference import load_classifier
+        from focalnet_jax.inference import load_predictor
 
         given = dict(image_size=size, options=check_options(flags.option), which=flags.weights, classes=flags.classes)
-        classifier = load_classifier(flags.checkpoint, flags.model, **given)
-        if not classifier.labels:
-            raise UserError(f"{flags.checkpoint} has no classifier; the page needs one to predict classes")
-        _serve(classifier, flags.checkpoint, flags.topk, flags.host, port)
+        predictor = load_predictor(flags.checkpoint, flags.model, **given)
+        predictor.check_head(flags.checkpoint)
+        _serve(predictor, flags.checkpoint, flags.topk, flags.host, port)
     return 0
 
 
@@ -82,15 +80,15 @@ def _free_port(host: str, port: int) -> int:
         raise UserError(f"cannot serve at --host {host} --port {port}: {reason}; choose another") from error
 
 
-def _serve(classifier, source: str, topk: int, host: str, port: int) -> None:
+def _serve(predictor, source: str, topk: int, host: str, port: int) -> None:
     import numpy as np
 
     from focalnet_jax.demo.page import build
     from focalnet_jax.demo.panels import explain
     from focalnet_jax.system.signals import handled
 
-    explain(classifier, np.zeros((8, 8, 3), np.uint8), topk)  # compiles now, so that the first visitor does not wait
-    page = build(classifier, source, topk)
+    explain(predictor, np.zeros((8, 8, 3), np.uint8), topk)  # compiles now, so that the first visitor does not wait
+    page = build(predictor, source, topk)
     with handled([signal.SIGTERM], signal.default_int_handler):  # SIGTERM ends it like Ctrl-C
         _wait_for_visitors(page, source, host, port)
 

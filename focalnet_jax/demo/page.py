@@ -1,4 +1,4 @@
-"""The web page: an upload field for an image, its predicted classes and class activations, and maps of any block."""
+"""The web page: an upload field for an image, its prediction and activations, and maps of any block."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image
 
 from focalnet_jax.convert.recognise import released_name
-from focalnet_jax.demo.panels import Explanation, Panel, block_panels, class_panels, explain
+from focalnet_jax.demo.panels import Explanation, Panel, block_panels, explain, prediction_panels
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.inference import Classifier, read_picture
+from focalnet_jax.inference import read_picture
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.summary import summarize
+from focalnet_jax.tasks.task import Predictor
 from focalnet_jax.visualize.figures import coloured
 
 KEPT = 3600  # seconds for which a visitor's image and maps are kept
@@ -33,9 +34,9 @@ STYLE = """
 .problem {border-left: 4px solid #c0392b; padding: 8px 12px; overflow-wrap: anywhere}
 .nothing {padding: 60px 12px; text-align: center; opacity: 0.7}
 """
-_NOTHING = "<p class=nothing>Drop an image on the left to see the predicted classes and the maps behind them.</p>"
-_CLASSES = """### Class activation
-Bright places contribute most to a class's score, which is the mean over all places plus a constant."""
+_NOTHING = "<p class=nothing>Drop an image on the left to see the prediction and the maps behind it.</p>"
+_ACTIVATIONS = """<h3>Class activation</h3>
+<p>Bright places contribute most to a class's score, which is the mean over all places plus a constant.</p>"""
 _MODULATION = """### Inside a block
 A block multiplies the query of each place by a **modulator**, which it gathers from the surrounding context at several
 focal levels."""
@@ -45,15 +46,15 @@ place."""
 _GATES = "The **gates** weight the context of each level: red adds it, blue subtracts it, grey leaves it out."
 
 
-def build(classifier: Classifier, source: str, topk: int) -> gr.Blocks:
+def build(predictor: Predictor, source: str, topk: int) -> gr.Blocks:
     """Returns the page of a model; its events `/show`, `/stage` and `/block` are also an API.
 
     Args:
-      classifier: a model with a classifier.
+      predictor: a model that can predict.
       source: name of its weights.
-      topk: number of classes shown.
+      topk: number of names shown.
     """
-    config = classifier.model.config
+    config = predictor.backbone.config
     depths = config.depths
 
     def maps(seen: Explanation | None, stage: int, block: int) -> str:
@@ -62,20 +63,20 @@ def build(classifier: Classifier, source: str, topk: int) -> gr.Blocks:
     def show(file: str, stage: int, block: int) -> tuple[Any, ...]:
         empty = None  # clears the upload field for the next image
         try:
-            seen = explain(classifier, read_picture(Path(file), Path(file).name), topk)
+            seen = explain(predictor, read_picture(Path(file), Path(file).name), topk)
         except (UserError, RunFailedError) as error:
             problem = f"<p class=problem>{html.escape(str(error))}</p>"
             return empty, None, problem, gr.Column(visible=False), "", "", None
-        probabilities = {each.label: each.probability for each in seen.classes}
-        classes = panels_html(class_panels(seen))
-        return empty, probabilities, "", gr.Column(visible=True), classes, maps(seen, stage, block), seen
+        about = (_ACTIVATIONS if seen.activations else "") + panels_html(prediction_panels(seen))
+        scores = seen.prediction.scores() or None
+        return empty, scores, "", gr.Column(visible=True), about, maps(seen, stage, block), seen
 
     def choose_stage(seen: Explanation | None, stage: int) -> tuple[Any, str]:
         depth = depths[stage - 1]
         return gr.Dropdown(choices=_blocks(depth), value=depth), maps(seen, stage, depth)
 
     with gr.Blocks(title="FocalNet", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
-        gr.Markdown(f"# FocalNet\n{_describe(classifier, source)}")
+        gr.Markdown(f"# FocalNet\n{_describe(predictor, source)}")
         seen = gr.State(time_to_live=KEPT)
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
@@ -84,7 +85,6 @@ def build(classifier: Classifier, source: str, topk: int) -> gr.Blocks:
             with gr.Column(scale=3):
                 message = gr.HTML(_NOTHING, elem_id="message")
                 with gr.Column(visible=False) as shown:
-                    gr.Markdown(_CLASSES)
                     classes = gr.HTML(elem_id="classes")
                     gr.Markdown(_map_help(config))
                     with gr.Row():
@@ -131,10 +131,10 @@ def _blocks(depth: int) -> list[tuple[str, int]]:
     return [(f"{number} of {depth}", number) for number in range(1, depth + 1)]
 
 
-def _describe(classifier: Classifier, source: str) -> str:
-    config, how = classifier.model.config, classifier.preprocessing
+def _describe(predictor: Predictor, source: str) -> str:
+    config, how = predictor.backbone.config, predictor.preprocessing
     name = released_name(config) or "a FocalNet, no released variant"
     parameters = f"{summarize(config, how.size).params / 1e6:.3g} M parameters"
     size = "x".join(map(str, how.size[::-1]))
-    assumed = f"; the weights state no {classifier.assumed}: {how.describe()}" if classifier.assumed else ""
-    return f"`{source}`: {name}, {parameters}, {config.num_classes} classes, images of {size} pixels{assumed}"
+    assumed = f"; the weights state no {predictor.assumed}: {how.describe()}" if predictor.assumed else ""
+    return f"`{source}`: {name}, {parameters}, {predictor.outputs}, images of {size} pixels{assumed}"

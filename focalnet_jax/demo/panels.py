@@ -1,4 +1,4 @@
-"""Panels of the page for an image: class activations and maps in colour, each with a name and a scale."""
+"""Panels of the page for an image: its prediction and maps in colour, each with a name and a scale."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from focalnet_jax.inference import Classifier
 from focalnet_jax.model import FocalNetConfig
+from focalnet_jax.tasks.task import Activation, Prediction, Predictor
 from focalnet_jax.visualize.drawing import block_maps
-from focalnet_jax.visualize.figures import ACTIVATION, GATES, MODULATOR, Activation, coloured, laid_over
-from focalnet_jax.visualize.maps import StageMaps, class_activation, modulation_maps
+from focalnet_jax.visualize.figures import ACTIVATION, GATES, MODULATOR, coloured, laid_over
+from focalnet_jax.visualize.maps import StageMaps, modulation_maps
 from focalnet_jax.visualize.sheets import at_least
 
 _SHOWN = 224  # smallest side of a panel in pixels
-_OVERLAYS = 3  # number of classes drawn over the image
+_OVERLAYS = 3  # number of activations drawn over the image
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Predictions and maps of a model for one image.
+    """Prediction and maps of a model for one image.
 
     Attributes:
       image: the model's input, `[h, w, 3]` uint8, resized and cropped as in evaluation.
-      classes: the most probable classes, in descending order.
+      prediction: the prediction.
+      activations: maps of the most probable names, in descending order; none if the task has no such maps.
       stages: maps of every block.
     """
 
     image: np.ndarray
-    classes: tuple[Activation, ...]
+    prediction: Prediction
+    activations: Sequence[Activation]
     stages: Sequence[StageMaps]
 
 
@@ -45,26 +47,26 @@ class Panel:
     limits: tuple[float, float] = (0.0, 0.0)
 
 
-def explain(classifier: Classifier, image: np.ndarray, topk: int) -> Explanation:
-    """Returns the `topk` most probable classes and the maps for an image `[H, W, 3]` uint8 of any size."""
-    classes, probabilities = (each[0] for each in classifier.best([image], topk))
-    cropped = classifier.transform(image)
-    images = classifier.normalize(jnp.asarray(cropped[None]))
-    places, _ = class_activation(classifier.model, images, classes[None])
-    names = [classifier.names[each] for each in classes]
-    activations = map(Activation, names, map(float, probabilities), places[0])
-    return Explanation(cropped, tuple(activations), modulation_maps(classifier.model, images))
+def explain(predictor: Predictor, image: np.ndarray, topk: int) -> Explanation:
+    """Returns the prediction, with the `topk` most probable names, and the maps for an image `[H, W, 3]` uint8."""
+    (prediction,) = predictor.predictions([image], topk)
+    cropped = predictor.transform(image)
+    images = predictor.normalize(jnp.asarray(cropped[None]))
+    activations = predictor.activations(images, topk)
+    return Explanation(cropped, prediction, activations, modulation_maps(predictor.backbone, images))
 
 
-def class_panels(seen: Explanation) -> list[Panel]:
-    """Returns the image, and the class activations of the most probable classes over it, in one colour scale."""
+def prediction_panels(seen: Explanation) -> list[Panel]:
+    """Returns the image, and activations over it in one colour scale or, without activations, the drawn prediction."""
     image = at_least(_SHOWN, seen.image)
-    drawn = seen.classes[:_OVERLAYS]
-    limits = _limits([each.places for each in drawn])
+    drawn = seen.activations[:_OVERLAYS]
     panels = [Panel("the image", "the model's input, resized and cropped", image)]
+    if not drawn:
+        return [*panels, Panel("the prediction", seen.prediction.line(), seen.prediction.draw(image))]
+    limits = _limits([each.places for each in drawn])
     for each in drawn:
         pixels = laid_over(image, each.places, limits)
-        panels.append(Panel(each.label, f"{each.probability:.1%}", pixels, ACTIVATION, limits))
+        panels.append(Panel(each.name, f"{each.probability:.1%}", pixels, ACTIVATION, limits))
     return panels
 
 

@@ -7,6 +7,7 @@ results are measured and shown.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
     from focalnet_jax.convert.load import Loaded
     from focalnet_jax.data.balance import Balance
-    from focalnet_jax.data.sources import Source
+    from focalnet_jax.data.preprocessing import Preprocessing
+    from focalnet_jax.data.source import Source
+    from focalnet_jax.model.focalnet import Backbone
     from focalnet_jax.model.precision import Precision
     from focalnet_jax.model.summary import Summary
 
@@ -80,18 +83,48 @@ class Prediction(Protocol):
     def draw(self, image: np.ndarray) -> np.ndarray:
         """Returns the image `[H, W, 3]` uint8 with the prediction drawn into or beside it."""
 
+    def scores(self) -> dict[str, float]:
+        """Returns probabilities in [0, 1] by name, the largest first; empty if a prediction is more than one name."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The name and probability of a possible prediction, and the contribution of each place to its logit, `[h, w]`."""
+
+    name: str
+    probability: float
+    places: np.ndarray
+
 
 class Predictor(Protocol):
     """A model that predicts for images.
 
     Attributes:
+      backbone: FocalNet's patch embedding and stages, whose maps `visualize` and `demo` draw.
+      preprocessing: preprocessing from images to the input of the backbone.
       assumed: description of the preprocessing that the weights do not state; empty if they state all of it.
+      outputs: the possible predictions in words, such as "1000 classes".
     """
 
+    backbone: Backbone
+    preprocessing: Preprocessing
     assumed: str
+    outputs: str
 
-    def predictions(self, images: Sequence[np.ndarray]) -> Sequence[Prediction]:
-        """Returns the prediction for each image `[H, W, 3]` uint8."""
+    def check_head(self, path: str | Path) -> None:
+        """Raises `UserError` if the weights, which come from `path`, have no head and cannot predict."""
+
+    def transform(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image `[H, W, 3]` uint8 resized and cropped as in an evaluation, `[h, w, 3]` uint8."""
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Returns the input of the backbone, `[B, h, w, 3]` float32, for transformed images."""
+
+    def predictions(self, images: Sequence[np.ndarray], topk: int) -> Sequence[Prediction]:
+        """Returns the prediction for each image `[H, W, 3]` uint8; with at most `topk` names."""
+
+    def activations(self, images: jax.Array, topk: int) -> Sequence[Activation]:
+        """Returns the `topk` most probable names for one image, `normalize`d; none if the task has no such maps."""
 
 
 class Task(Protocol):

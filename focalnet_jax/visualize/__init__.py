@@ -1,5 +1,6 @@
 """Visualization of a FocalNet: modulators, gates, kernels, receptive fields and class activations."""
 
-from focalnet_jax.visualize.maps import StageMaps, class_activation, focal_kernels, modulation_maps, receptive_field
+from focalnet_jax.tasks.classification.activation import class_activation
+from focalnet_jax.visualize.maps import StageMaps, focal_kernels, modulation_maps, receptive_field
 
 __all__ = ["StageMaps", "class_activation", "focal_kernels", "modulation_maps", "receptive_field"]

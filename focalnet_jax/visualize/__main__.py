@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         raise UserError("figures need matplotlib: pip install 'focalnet_jax[viz]'") from error
 
     from focalnet_jax.convert.recognise import check_options
-    from focalnet_jax.inference import find_pictures, load_classifier
+    from focalnet_jax.inference import find_pictures, load_predictor
     from focalnet_jax.visualize.drawing import DrawOptions, draw
     from focalnet_jax.visualize.frames import VIDEOS, is_video
 
@@ -73,12 +73,12 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"--frames {folder}: expected a folder of images")
     videos = [path for path in found if is_video(path)]
     given = dict(image_size=size, options=check_options(flags.option), which=flags.weights, classes=flags.classes)
-    classifier = load_classifier(flags.checkpoint, flags.model, **given)
-    count = len(classifier.model.stages)
+    predictor = load_predictor(flags.checkpoint, flags.model, **given)
+    count = len(predictor.backbone.stages)
     if flags.stage is not None and flags.stage > count:
         raise UserError(f"--stage {flags.stage}: the model has {count} stages; expected 1 to {count}")
     deepest = max(
-        classifier.model.config.depths if flags.stage is None else [classifier.model.config.depths[flags.stage - 1]]
+        predictor.backbone.config.depths if flags.stage is None else [predictor.backbone.config.depths[flags.stage - 1]]
     )
     if flags.block is not None and flags.block > deepest:
         raise UserError(f"--block {flags.block}: a stage has at most {deepest} blocks; expected 1 to {deepest}")
@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
         most=flags.most,
     )
     images = [path for path in found if path not in videos]
-    draw(classifier, images, [*videos, *map(Path, flags.frames)], flags.out, options, overwrite=flags.overwrite)
+    draw(predictor, images, [*videos, *map(Path, flags.frames)], flags.out, options, overwrite=flags.overwrite)
     return 0
 
 

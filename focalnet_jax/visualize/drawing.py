@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -17,19 +16,18 @@ from PIL import Image
 from focalnet_jax.data.decode import LARGEST_SIDE
 from focalnet_jax.data.preprocessing import FILTERS, Preprocessing
 from focalnet_jax.errors import UserError
-from focalnet_jax.inference import Classifier, read_picture
-from focalnet_jax.model import FocalNet
-from focalnet_jax.model.compiled import compiled
+from focalnet_jax.inference import read_picture
+from focalnet_jax.model.focalnet import Backbone
 from focalnet_jax.system.files import write_result
+from focalnet_jax.tasks.task import Predictor
 from focalnet_jax.visualize.figures import (
-    Activation,
     BlockMaps,
     kernels_figure,
     picture_figure,
     receptive_figure,
 )
 from focalnet_jax.visualize.frames import as_gif, read_frames
-from focalnet_jax.visualize.maps import StageMaps, class_activation, focal_kernels, modulation_maps, receptive_field
+from focalnet_jax.visualize.maps import StageMaps, focal_kernels, modulation_maps, receptive_field
 from focalnet_jax.visualize.sheets import map_sheets
 from focalnet_jax.visualize.targets import (
     FIELD,
@@ -57,7 +55,7 @@ class DrawOptions:
 
 
 def draw(
-    classifier: Classifier,
+    predictor: Predictor,
     image_files: Sequence[Path],
     videos: Sequence[Path],
     out: Path,
@@ -68,7 +66,7 @@ def draw(
     """Writes the figures of images, videos and the model into a folder.
 
     Args:
-      classifier: the model.
+      predictor: the model.
       image_files: paths of images.
       videos: paths of videos, animated GIFs, or folders of frames.
       out: the folder, created if missing.
@@ -79,7 +77,7 @@ def draw(
       UserError: a file already exists or cannot be written, or, after all others are drawn, some sources cannot be
         read.
     """
-    named, model = target_names([*image_files, *videos]), classifier.model
+    named, model = target_names([*image_files, *videos]), predictor.backbone
     stems = {name: ".gif" if path in videos else ".png" for path, name in named.items()}
     stems |= dict.fromkeys(_model_figures(model, image_files), ".png")
     check_sources(out, stems, [*image_files, *videos])
@@ -87,56 +85,56 @@ def draw(
     begun, fitted, broken, moving = time.monotonic(), [], [], 0
     for done, path in enumerate(image_files, 1):
         try:
-            image = fit(read_picture(path), classifier.preprocessing, multiple_of(model), path)
+            image = fit(read_picture(path), predictor.preprocessing, multiple_of(model), path)
         except UserError as error:
             broken.append(str(error))
             continue
-        draw_image(classifier, image, out / named[path], options)
+        draw_image(predictor, image, out / named[path], options)
         fitted = [*fitted, image][:_AVERAGED]
         left = (time.monotonic() - begun) / done * (len(image_files) - done)
         print(f"{done}/{len(image_files)}  {out / named[path]}.png  eta {left:.0f} s", flush=True)
     for path in videos:
         try:
             frames, seconds = read_frames(path, options.every, options.most)
-            frames = [fit(frame, classifier.preprocessing, multiple_of(model), path) for frame in frames]
+            frames = [fit(frame, predictor.preprocessing, multiple_of(model), path) for frame in frames]
         except UserError as error:
             broken.append(str(error))
             continue
         try:
-            draw_video(classifier, frames, seconds, out / named[path], options)
+            draw_video(predictor, frames, seconds, out / named[path], options)
         except UserError as error:
             broken.append(f"{path}: {error}")
             continue
         moving += 1
         print(f"{out / named[path]}.gif  {len(frames)} frames", flush=True)
     if fitted or moving:
-        _draw_model(classifier, fitted, out, options)
+        _draw_model(predictor, fitted, out, options)
     if broken:
         raise UserError("; ".join(broken))
 
 
-def draw_image(classifier: Classifier, image: np.ndarray, target: Path, options: DrawOptions) -> None:
+def draw_image(predictor: Predictor, image: np.ndarray, target: Path, options: DrawOptions) -> None:
     """Writes `target`.png and `target`.npz for an image `[H, W, 3]` uint8."""
-    images = classifier.normalize(jnp.asarray(image[None]))
-    stages = modulation_maps(classifier.model, images)
+    images = predictor.normalize(jnp.asarray(image[None]))
+    stages = modulation_maps(predictor.backbone, images)
     blocks = [block_maps(stages, stage, options.block) for stage in options.stages]
     arrays: dict[str, np.ndarray] = {"picture": image}
     for number, stage in enumerate(stages, 1):
         arrays[f"stage{number}/modulator"] = stage.modulator[:, 0]  # [D, h, w]
         arrays[f"stage{number}/gates"] = stage.gates[:, 0]  # [D, h, w, L + 1]
-    activations = _activations(classifier, images, options.topk)
+    activations = predictor.activations(images, options.topk)
     for activation in activations:
-        arrays[f"activation/{activation.label}"] = activation.places
+        arrays[f"activation/{activation.name}"] = activation.places
     save_figure(picture_figure(image, blocks, activations), arrays, target)
 
 
 def draw_video(
-    classifier: Classifier, frames: Sequence[np.ndarray], seconds: float, target: Path, options: DrawOptions
+    predictor: Predictor, frames: Sequence[np.ndarray], seconds: float, target: Path, options: DrawOptions
 ) -> None:
     """Writes `target`.gif, frames next to the modulator and gates of the last selected stage, and `target`.npz.
 
     Args:
-      classifier: the model.
+      predictor: the model.
       frames: `[H, W, 3]` uint8 each, resized by `fit`.
       seconds: duration of a frame.
       target: output path without suffix.
@@ -144,10 +142,10 @@ def draw_video(
     """
     stage = options.stages[-1]
     maps = [
-        block_maps(modulation_maps(classifier.model, images), stage, options.block)
-        for images in (classifier.normalize(jnp.asarray(frame[None])) for frame in frames)
+        block_maps(modulation_maps(predictor.backbone, images), stage, options.block)
+        for images in (predictor.normalize(jnp.asarray(frame[None])) for frame in frames)
     ]
-    place, _ = _block(stage, options.block, classifier.model.config.depths[stage])
+    place, _ = _block(stage, options.block, predictor.backbone.config.depths[stage])
     key = f"stage{stage + 1}/block{place + 1}"
     arrays = {
         "frames": np.stack(frames),
@@ -158,15 +156,15 @@ def draw_video(
     save_arrays(arrays, target)
 
 
-def _model_figures(model: FocalNet, inputs: Sequence[Any]) -> list[str]:
+def _model_figures(model: Backbone, inputs: Sequence[Any]) -> list[str]:
     """Returns the names of the model's figures: kernels if it has any, receptive fields if there are images."""
     return [*([KERNELS] if model.config.use_depthwise_conv else []), *([FIELD] if inputs else [])]
 
 
-def _draw_model(classifier: Classifier, inputs: Sequence[np.ndarray], out: Path, options: DrawOptions) -> None:
-    model = classifier.model
+def _draw_model(predictor: Predictor, inputs: Sequence[np.ndarray], out: Path, options: DrawOptions) -> None:
+    model = predictor.backbone
     if FIELD in _model_figures(model, inputs):
-        fields = _receptive_fields(classifier, inputs, options)
+        fields = _receptive_fields(predictor, inputs, options)
         arrays = {f"stage{stage + 1}": field for stage, field in fields.items()}  # [H, W]
         names = [f"stage {stage + 1}" for stage in fields]
         save_figure(receptive_figure(list(fields.values()), names), arrays, out / FIELD)
@@ -210,7 +208,7 @@ def fit(image: np.ndarray, how: Preprocessing, multiple: int, path: Path) -> np.
     return np.asarray(Image.fromarray(image).resize(sides, FILTERS[how.interpolation]))
 
 
-def multiple_of(model: FocalNet) -> int:
+def multiple_of(model: Backbone) -> int:
     """Returns the total stride; if it divides an image's sides, no stage drops a part of the image."""
     return model.config.patch_size * 2 ** (len(model.stages) - 1)
 
@@ -228,32 +226,14 @@ def _block(stage: int, block: int, depth: int) -> tuple[int, str]:
     return place, f"stage {stage + 1}, block {place + 1} of {depth}"
 
 
-def _activations(classifier: Classifier, images: Any, topk: int) -> list[Activation]:
-    if classifier.model.head is None or topk == 0:
-        return []
-    logits = np.asarray(_logits(classifier.model, images))
-    best = np.argsort(-logits, axis=-1, kind="stable")[:, :topk]
-    places, logits = class_activation(classifier.model, images, best)
-    probabilities = np.asarray(jax.nn.softmax(logits[0]))
-    return [
-        Activation(classifier.names[label], float(probabilities[label]), each)
-        for label, each in zip(best[0], places[0], strict=True)
-    ]
-
-
-@compiled
-def _logits(model: FocalNet, images: jax.Array) -> jax.Array:
-    return model(images)
-
-
 def _receptive_fields(
-    classifier: Classifier, inputs: Sequence[np.ndarray], options: DrawOptions
+    predictor: Predictor, inputs: Sequence[np.ndarray], options: DrawOptions
 ) -> dict[int, np.ndarray]:
     """Returns the receptive field of each selected stage, averaged over the central crops of the images."""
-    multiple = multiple_of(classifier.model)
-    size = [max(side // multiple, 1) * multiple for side in classifier.preprocessing.size]
-    images = classifier.normalize(jnp.asarray(np.stack([_centre(image, size) for image in inputs])))
-    return {stage: receptive_field(classifier.model, images, stage) for stage in options.stages}
+    multiple = multiple_of(predictor.backbone)
+    size = [max(side // multiple, 1) * multiple for side in predictor.preprocessing.size]
+    images = predictor.normalize(jnp.asarray(np.stack([_centre(image, size) for image in inputs])))
+    return {stage: receptive_field(predictor.backbone, images, stage) for stage in options.stages}
 
 
 def _centre(image: np.ndarray, size: Sequence[int]) -> np.ndarray:

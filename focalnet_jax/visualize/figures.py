@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from focalnet_jax.tasks.task import Activation
+
 _INCHES = 2.6  # width of a map
 _TALLEST, _FLATTEST = 3.0, 0.5  # limits of a map's height over its width; maps beyond them are drawn smaller
 _LETTERS = 60  # longest title, in characters
@@ -32,15 +34,6 @@ class BlockMaps:
         """Names of the modulator and of each gate, as given or as for a released variant."""
         levels = range(1, self.gates.shape[-1])
         return self.given_names or ("modulator", *(f"gate, level {level}" for level in levels), "gate, global")
-
-
-@dataclass(frozen=True)
-class Activation:
-    """A class's name and probability, and each place's contribution to its logit, `[h, w]`."""
-
-    label: str
-    probability: float
-    places: np.ndarray
 
 
 def picture_figure(image: np.ndarray, blocks: Sequence[BlockMaps], activations: Sequence[Activation] = ()) -> Figure:
@@ -159,7 +152,7 @@ def _show(axis: Axes, image: np.ndarray, title: str) -> None:
 
 
 def _overlay(axis: Axes, image: np.ndarray, activation: Activation) -> None:
-    _show(axis, image.mean(axis=-1, dtype=np.float32), f"{activation.label} {activation.probability:.1%}")
+    _show(axis, image.mean(axis=-1, dtype=np.float32), f"{activation.name} {activation.probability:.1%}")
     axis.images[0].set_cmap("gray")
     places = enlarged(activation.places, image.shape[:2])
     shown = axis.imshow(places, cmap=ACTIVATION, alpha=_OVER)

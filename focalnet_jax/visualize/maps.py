@@ -1,4 +1,4 @@
-"""Maps of a model as arrays: modulators, gates, focal kernels, receptive field, class activation.
+"""Maps of a backbone as arrays: modulators, gates, focal kernels, receptive field.
 
 Modulator and gates are those of the authors' notebook: the norm over channels of a block's modulator, and its gates,
 which no activation bounds (https://github.com/microsoft/FocalNet, visualization).
@@ -15,9 +15,10 @@ import numpy as np
 from flax import nnx
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.model import FocalNet, FocalNetConfig
+from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.blocks import FocalBlock
 from focalnet_jax.model.compiled import compiled
+from focalnet_jax.model.focalnet import Backbone
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def map_names(config: FocalNetConfig, stage: int) -> tuple[str, ...]:
     return ("modulator" if config.use_modulation else "added context", *(gates if config.use_gates else ()))
 
 
-def modulation_maps(model: FocalNet, images: jax.Array) -> list[StageMaps]:
+def modulation_maps(model: Backbone, images: jax.Array) -> list[StageMaps]:
     """Returns modulators and gates of every block, by stage.
 
     Args:
@@ -56,7 +57,7 @@ def modulation_maps(model: FocalNet, images: jax.Array) -> list[StageMaps]:
     ]
 
 
-def look_at_modulation(model: FocalNet, images: jax.Array) -> list[dict[str, jax.Array]]:
+def look_at_modulation(model: Backbone, images: jax.Array) -> list[dict[str, jax.Array]]:
     """Returns the arrays of `modulation_maps` as one dictionary per stage; for use inside compiled functions."""
 
     def look(block: FocalBlock, x: jax.Array) -> dict[str, jax.Array]:
@@ -72,7 +73,7 @@ def look_at_modulation(model: FocalNet, images: jax.Array) -> list[dict[str, jax
 _modulation_maps = compiled(look_at_modulation)
 
 
-def focal_kernels(model: FocalNet) -> list[list[np.ndarray]]:
+def focal_kernels(model: Backbone) -> list[list[np.ndarray]]:
     """Returns the means over channels of the depthwise kernels, `[D, k, k]` for each stage and focal level.
 
     A model that pools instead (`use_depthwise_conv=False`) has none.
@@ -83,43 +84,7 @@ def focal_kernels(model: FocalNet) -> list[list[np.ndarray]]:
     ]
 
 
-def class_activation(model: FocalNet, images: jax.Array, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each place's contribution to the logit of a class (arXiv 1512.04150, equation 2), and all logits.
-
-    This is exact, because FocalNet classifies the mean over places: a logit is the mean of its map plus the
-    classifier's bias.
-
-    Args:
-      model: a model with a classifier.
-      images: `[B, H, W, 3]`, normalized.
-      classes: `[B, K']`, classes for each image.
-
-    Returns:
-      Maps `[B, K', h, w]` and logits `[B, K]`.
-
-    Raises:
-      UserError: the model has no classifier, or `classes` has another shape or values that it does not have.
-    """
-    if model.head is None:
-        raise UserError("the model has no classifier and so no class activation: load one with num_classes > 0")
-    known, classes = model.config.num_classes, np.asarray(classes)
-    if classes.ndim != 2 or len(classes) != len(images):
-        raise UserError(f"classes of shape {classes.shape} for {len(images)} images; expected one row per image")
-    if classes.size and not 0 <= classes.min() <= classes.max() < known:
-        raise UserError(f"classes {classes.min()} to {classes.max()}; expected 0 to {known - 1}")
-    maps, logits = _class_activation(model, jnp.asarray(images), jnp.asarray(classes))
-    return np.asarray(maps), np.asarray(logits)
-
-
-@compiled
-def _class_activation(model: FocalNet, images: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
-    last = model.features(images)[-1]
-    weights = model.head.kernel[...].T[classes]  # [B, K', C]
-    places = model.norm(last).astype(jnp.float32)
-    return jnp.einsum("bhwc,bkc->bkhw", places, weights, precision="highest"), model.classify(last)
-
-
-def receptive_field(model: FocalNet, images: jax.Array, stage: int = -1) -> np.ndarray:
+def receptive_field(model: Backbone, images: jax.Array, stage: int = -1) -> np.ndarray:
     """Returns the effective receptive field of the centre of a stage's output (arXiv 1701.04128).
 
     It is the absolute gradient of the centre, summed over channels, with respect to each pixel, summed over colours and
@@ -143,7 +108,7 @@ def receptive_field(model: FocalNet, images: jax.Array, stage: int = -1) -> np.n
 
 
 @partial(compiled, static_argnums=(2,))
-def _receptive_field(model: FocalNet, images: jax.Array, stage: int) -> jax.Array:
+def _receptive_field(model: Backbone, images: jax.Array, stage: int) -> jax.Array:
     graph, params = nnx.split(model)
 
     def centre(images: jax.Array) -> jax.Array:

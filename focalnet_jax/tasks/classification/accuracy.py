@@ -13,7 +13,7 @@ from flax import nnx
 
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import IMAGENET, Normalization
-from focalnet_jax.data.sources import Source
+from focalnet_jax.data.source import Source
 from focalnet_jax.tasks.task import Batch, Metrics
 
 

@@ -21,7 +21,7 @@ from focalnet_jax.data.labels import (
     match_classes,
 )
 from focalnet_jax.data.relabelled import Relabelled, labels_present
-from focalnet_jax.data.sources import Source, check_labels
+from focalnet_jax.data.source import Source, check_labels
 from focalnet_jax.distributed.startup import is_first
 from focalnet_jax.errors import UserError
 from focalnet_jax.tasks.task import MAIN

@@ -21,7 +21,9 @@ from focalnet_jax.data.transforms import EvalTransform, eval_transform
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNet
 from focalnet_jax.model.compiled import compiled
+from focalnet_jax.tasks.classification.activation import class_activation
 from focalnet_jax.tasks.classification.prediction import ClassPrediction
+from focalnet_jax.tasks.task import Activation
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,21 @@ class Classifier:
     def normalize(self, images: jax.Array) -> jax.Array:
         """Returns the model's input `[B, h, w, 3]` float32 for uint8 images that are resized and cropped."""
         return normalize(images, self.preprocessing.normalization)
+
+    @property
+    def backbone(self) -> FocalNet:
+        """The model itself."""
+        return self.model
+
+    @property
+    def outputs(self) -> str:
+        """The number of classes, in words."""
+        return f"{self.model.config.num_classes} classes"
+
+    def check_head(self, path: str | Path) -> None:
+        """Raises `UserError` if the weights, which come from `path`, have no classifier."""
+        if not self.labels:
+            raise UserError(f"{path} has no classifier: it cannot predict")
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -101,6 +118,23 @@ class Classifier:
             )
             for classes, probabilities in found
         ]
+
+    def activations(self, images: jax.Array, topk: int) -> list[Activation]:
+        """Returns the class activations of the most probable classes for normalized images `[1, h, w, 3]`."""
+        if self.model.head is None or topk == 0:
+            return []
+        best = np.argsort(-np.asarray(_outputs(self.model, images)), axis=-1, kind="stable")[:, :topk]
+        places, logits = class_activation(self.model, images, best)
+        probabilities = np.asarray(jax.nn.softmax(logits[0]))
+        return [
+            Activation(self.names[output], float(probabilities[output]), each)
+            for output, each in zip(best[0], places[0], strict=True)
+        ]
+
+
+@compiled
+def _outputs(model: FocalNet, images: jax.Array) -> jax.Array:
+    return model(images)
 
 
 @partial(compiled, static_argnums=(2,))

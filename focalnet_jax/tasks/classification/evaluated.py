@@ -5,9 +5,9 @@ from __future__ import annotations
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.data.held_out import open_split
-from focalnet_jax.data.opening import open_source
 from focalnet_jax.data.slices import EvenlySpaced
-from focalnet_jax.data.sources import Source
+from focalnet_jax.data.source import Source
+from focalnet_jax.data.sources import open_source
 from focalnet_jax.errors import UserError
 from focalnet_jax.tasks.task import MAIN
 

@@ -10,7 +10,7 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.data.decode import Picture, decode
 from focalnet_jax.data.policies import ColourJitter, parse_policy
 from focalnet_jax.data.preprocessing import Preprocessing, from_config
-from focalnet_jax.data.sources import Label
+from focalnet_jax.data.source import Label
 from focalnet_jax.data.transforms import EvalTransform, TrainTransform, eval_transform, train_transform
 
 

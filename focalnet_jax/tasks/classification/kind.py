@@ -14,7 +14,7 @@ from focalnet_jax.data.class_files import read_classes
 from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.held_out import open_split
 from focalnet_jax.data.labels import Classes, match_classes
-from focalnet_jax.data.sources import Source, check_examples
+from focalnet_jax.data.source import Source, check_examples
 from focalnet_jax.errors import UserError
 from focalnet_jax.tasks.classification.classifier import load_classifier
 from focalnet_jax.tasks.classification.task import Classification

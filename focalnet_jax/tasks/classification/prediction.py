@@ -35,6 +35,10 @@ class ClassPrediction:
         pairs = zip(self.labels, self.probabilities, strict=True)
         return {"classes": [{"label": label, "probability": share} for label, share in pairs]}
 
+    def scores(self) -> dict[str, float]:
+        """Returns probabilities by the short names of the classes."""
+        return dict(zip(self.names, self.probabilities, strict=True))
+
     def draw(self, image: np.ndarray) -> np.ndarray:
         """Returns the image `[H, W, 3]` uint8 and, below the image, a bar, a name and a probability per class."""
         height, width = image.shape[:2]

@@ -19,7 +19,7 @@ from focalnet_jax.data.balance import Balance, labels_of
 from focalnet_jax.data.labels import HOW_TO_SAY
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import sides
-from focalnet_jax.data.sources import Source
+from focalnet_jax.data.source import Source
 from focalnet_jax.model import FocalNet, summarize
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.summary import Summary

@@ -1,0 +1,47 @@
+"""Class activation maps: the contribution of each place in an image to the logit of a class."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNet
+from focalnet_jax.model.compiled import compiled
+
+
+def class_activation(model: FocalNet, images: jax.Array, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns each place's contribution to the logit of a class (arXiv 1512.04150, equation 2), and all logits.
+
+    This is exact, because FocalNet classifies the mean over places: a logit is the mean of its map plus the
+    classifier's bias.
+
+    Args:
+      model: a model with a classifier.
+      images: `[B, H, W, 3]`, normalized.
+      classes: `[B, K']`, classes for each image.
+
+    Returns:
+      Maps `[B, K', h, w]` and logits `[B, K]`.
+
+    Raises:
+      UserError: the model has no classifier, or `classes` has another shape or values that it does not have.
+    """
+    if model.head is None:
+        raise UserError("the model has no classifier and so no class activation: load one with num_classes > 0")
+    known, classes = model.config.num_classes, np.asarray(classes)
+    if classes.ndim != 2 or len(classes) != len(images):
+        raise UserError(f"classes of shape {classes.shape} for {len(images)} images; expected one row per image")
+    if classes.size and not 0 <= classes.min() <= classes.max() < known:
+        raise UserError(f"classes {classes.min()} to {classes.max()}; expected 0 to {known - 1}")
+    maps, logits = _class_activation(model, jnp.asarray(images), jnp.asarray(classes))
+    return np.asarray(maps), np.asarray(logits)
+
+
+@compiled
+def _class_activation(model: FocalNet, images: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    last = model.features(images)[-1]
+    weights = model.head.kernel[...].T[classes]  # [B, K', C]
+    places = model.norm(last).astype(jnp.float32)
+    return jnp.einsum("bhwc,bkc->bkhw", places, weights, precision="highest"), model.classify(last)
