@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from focalnet_jax.data.decode import decode
-from focalnet_jax.data.opening import open_source
+from focalnet_jax.data.sources import open_source
 from focalnet_jax.errors import UserError
 from fuzz.mutations import Rng, dump_json, mutate_bytes, mutate_json, pick
 from fuzz.runner import Family, WrongAnswerError

@@ -14,7 +14,7 @@ from grain.experimental import index_shuffle
 
 from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.relabelled import Relabelled
-from focalnet_jax.data.sources import Source
+from focalnet_jax.data.source import Source
 from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole
 

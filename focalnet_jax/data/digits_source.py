@@ -7,7 +7,7 @@ from importlib.metadata import distribution
 import numpy as np
 
 from focalnet_jax.data.decode import Picture
-from focalnet_jax.data.sources import Label, fingerprint_of
+from focalnet_jax.data.source import Label, fingerprint_of
 from focalnet_jax.errors import UserError
 
 DIGITS_SPLITS = ("train", "val")

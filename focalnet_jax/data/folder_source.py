@@ -11,7 +11,7 @@ import numpy as np
 
 from focalnet_jax.data.decode import Picture
 from focalnet_jax.data.listing import Listing, list_folders, list_images
-from focalnet_jax.data.sources import Label, are_numbers, fingerprint_of
+from focalnet_jax.data.source import Label, are_numbers, fingerprint_of
 from focalnet_jax.errors import UserError, suggest
 
 # Usual names of the folders of splits.

@@ -17,7 +17,7 @@ from functools import cache, cached_property
 import numpy as np
 
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list, synset_of
-from focalnet_jax.data.sources import are_numbers
+from focalnet_jax.data.source import are_numbers
 from focalnet_jax.errors import UserError
 
 HOW_TO_SAY = "--config.data.classes=FILE names the classifier's outputs, one class per line in their order"

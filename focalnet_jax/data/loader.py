@@ -22,7 +22,7 @@ from absl import flags
 from focalnet_jax.data.balance import Balance
 from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.order import generator_at, shuffled_index
-from focalnet_jax.data.sources import Source
+from focalnet_jax.data.source import Source
 from focalnet_jax.data.substitutions import READABLE, Batch, EvalHost, why_unreadable
 from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
 from focalnet_jax.system.children import end_all, end_with_parent, without_false_alarms

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from focalnet_jax.data.decode import Picture
-from focalnet_jax.data.sources import Label, Source
+from focalnet_jax.data.source import Label, Source
 
 
 @dataclass(frozen=True)

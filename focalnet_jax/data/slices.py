@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from focalnet_jax.data.sources import Source, fingerprint_of
+from focalnet_jax.data.source import Source, fingerprint_of
 from focalnet_jax.errors import UserError
 
 

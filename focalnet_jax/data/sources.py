@@ -1,70 +1,41 @@
-"""The interface of a data source: random access by index to an encoded or decoded image and its label."""
+"""The sources of examples, and how a config opens one of them by its name."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from typing import Protocol
+import sys
 
-import numpy as np
+from focalnet_jax.data.digits_source import DigitsSource
+from focalnet_jax.data.folder_source import FolderSource
+from focalnet_jax.data.source import Source
+from focalnet_jax.errors import UserError, suggest
 
-from focalnet_jax.data.decode import Picture
-from focalnet_jax.errors import UserError
-
-Label = np.ndarray | np.int32
+SOURCES = ("digits", "folder", "tfds")
 
 
-class Source(Protocol):
-    """A split of a data set: examples by index.
+def open_source(name: str, path: str | None, split: str) -> Source:
+    """Opens a split of a data source.
 
-    If all labels are known without reading examples, the source has an attribute `labels`, `[N]` int32.
+    Args:
+      name: one of `SOURCES`.
+      path: path of the data, as for the source; None for digits.
+      split: name of the split.
+
+    Raises:
+      UserError: the source is unknown, or cannot be opened.
     """
+    if name == "digits":
+        if path is not None:
+            raise UserError(
+                f"data.path={path} is not used with data.source=digits: add --config.data.source=folder or tfds"
+            )
+        return DigitsSource(split)
+    if name == "folder":
+        source = FolderSource(path, split)
+        if source.note:
+            print(source.note, file=sys.stderr)
+        return source
+    if name == "tfds":
+        from focalnet_jax.data.tfds_source import TfdsSource  # imported here because only this source needs TFDS
 
-    class_names: tuple[str, ...]
-    fingerprint: str  # differs between different data sets
-
-    def __len__(self) -> int:
-        """Number of examples."""
-
-    def __getitem__(self, index: int) -> tuple[Picture, Label]:
-        """Returns the image and its label, or the image and all its labels `[M]` padded with -1."""
-
-    def name(self, index: int) -> str:
-        """Returns the name of an example in messages, such as its file."""
-
-
-def describe(source: Source) -> str:
-    """Returns the numbers of examples and classes, fingerprint and first class names, for comparison between hosts."""
-    numbers = f"{len(source)} examples, {len(source.class_names)} classes, fingerprint {source.fingerprint}"
-    return f"{numbers}, {'/'.join(source.class_names)}"[:200]
-
-
-def fingerprint_of(parts: Iterable[str]) -> str:
-    """Returns the first twelve hexadecimal digits of the SHA-256 of `parts`."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode(errors="surrogateescape") + b"\0")  # file names may be any bytes
-    return digest.hexdigest()[:12]
-
-
-def are_numbers(names: Iterable[str]) -> bool:
-    """Returns whether all class names are decimal numbers."""
-    return all(name.isascii() and name.isdecimal() for name in names)
-
-
-def check_examples(source: Source) -> None:
-    """Raises `UserError` if a split to train on has class folders without images."""
-    for folder, held in getattr(source, "empty", {}).items():
-        raise UserError(
-            f"class folder {folder} holds no images; {held}: fill it, convert them, or remove it from all splits"
-        )
-
-
-def check_labels(source: Source, outputs: int, key: str = "model.num_classes") -> None:
-    """Raises `UserError` if a source has more classes than the classifier has `outputs`, the value of config `key`."""
-    classes = len(source.class_names)
-    if classes > outputs:
-        raise UserError(
-            f"the data has {classes} classes, labels 0 to {classes - 1}, but {key} is {outputs}: "
-            f"set --config.{key}={classes}"
-        )
+        return TfdsSource(path, split)
+    raise UserError(f"unknown data.source {name!r}; expected {' or '.join(SOURCES)}.{suggest(name, SOURCES)}")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from focalnet_jax.data.decode import UnreadableImageError
-from focalnet_jax.data.sources import Source
+from focalnet_jax.data.source import Source
 from focalnet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]

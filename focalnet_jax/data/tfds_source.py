@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
 from focalnet_jax.data.decode import Picture, UnreadableImageError
-from focalnet_jax.data.sources import Label, fingerprint_of
+from focalnet_jax.data.source import Label, fingerprint_of
 from focalnet_jax.errors import UserError
 
 CARD = "card.json"  # description that `data.prepare` writes next to the shards

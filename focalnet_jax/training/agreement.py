@@ -16,7 +16,7 @@ import focalnet_jax
 from focalnet_jax import __version__
 from focalnet_jax.checkpoint.lock import LOCK
 from focalnet_jax.config import flatten
-from focalnet_jax.data.sources import Source, describe
+from focalnet_jax.data.source import Source, describe
 from focalnet_jax.distributed.startup import anywhere, check_same
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

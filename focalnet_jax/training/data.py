@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.data import loader
-from focalnet_jax.data.sources import Source
+from focalnet_jax.data.source import Source
 from focalnet_jax.data.substitutions import Substitutions
 from focalnet_jax.distributed.mesh import LocalPlaces, check_batch_size
 from focalnet_jax.tasks.task import Task

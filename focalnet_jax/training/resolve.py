@@ -16,7 +16,7 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import duration, is_auto, model_config, replaced
 from focalnet_jax.convert.start import Start, read_start
-from focalnet_jax.data.sources import Source
+from focalnet_jax.data.source import Source
 from focalnet_jax.distributed.chips import find_chip
 from focalnet_jax.distributed.startup import from_first
 from focalnet_jax.errors import UserError

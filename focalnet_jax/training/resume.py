@@ -16,7 +16,7 @@ from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage
 from focalnet_jax.checkpoint.steps import SAVED, find_checkpoint, last_saved, list_steps, read_metadata, set_aside
 from focalnet_jax.checkpoint.weights import AVERAGES, load_items
 from focalnet_jax.config import default_config, flatten
-from focalnet_jax.data.sources import Source
+from focalnet_jax.data.source import Source
 from focalnet_jax.distributed.startup import anywhere, from_first, is_first
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.training.stored_config import differences

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.data.pictures import encoded
 from tests.data.preparing import write_tar
 
-SYNSETS = ("n01440764", "n01443537", "n01751748")  # the last is the class of the first validation image
+SYNSETS = ("n01440764", "n01443537", "n01751748")  # the last is ImageNet's class of the first validation image
 NUMBERS = {"n01440764": 0, "n01443537": 1, "n01751748": 65}
 IDS = {"n01440764": 449, "n01443537": 442, "n01751748": 490}  # numbers of the devkit: not the order of the synsets
 

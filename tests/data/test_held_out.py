@@ -9,7 +9,7 @@ from PIL import Image
 
 from focalnet_jax.config import default_config
 from focalnet_jax.data.held_out import open_split
-from focalnet_jax.data.sources import check_examples
+from focalnet_jax.data.source import check_examples
 from focalnet_jax.errors import UserError
 
 

@@ -58,6 +58,24 @@ def test_every_layout_is_the_same_data_set(layout, expected, tmp_path):
     assert card["left_out"].get("test images without labels", 0) == 2 * has_tests
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        layouts.kaggle, layouts.kaggle_tars, layouts.devkit, layouts.class_folders, layouts.hub_tars,
+        layouts.webdataset, layouts.hub_parquet,
+    ],
+)  # fmt: skip
+def test_a_small_set_may_have_any_classes_under_the_names_of_imagenets_files(layout, tmp_path, monkeypatch, capsys):
+    """Such as a set made for a test, whose first validation image is not of ImageNet's class."""
+    others = ("n01440764", "n01443537", "n01484850")
+    monkeypatch.setattr(layouts, "SYNSETS", others)
+    monkeypatch.setattr(layouts, "NUMBERS", dict(zip(others, range(3), strict=True)))
+    monkeypatch.setattr(layouts, "IDS", dict(zip(others, IDS.values(), strict=True)))
+    _, found = prepared(tmp_path / "out", "imagenet1k", "--source", layout(tmp_path / "set"))
+    assert found == {"train": dict(zip(others, (6, 4, 4), strict=True)), "val": dict.fromkeys(others, 2)}
+    assert "would be of class n01484850, not of n01751748, a sea snake: if" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("below", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
 def test_kaggles_folder_is_found_from_any_of_its_folders(below, expected, tmp_path):
     source = layouts.kaggle(tmp_path / "set") / below
@@ -99,7 +117,7 @@ def test_the_list_of_labels_may_have_any_of_its_forms(expected, tmp_path):
         ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {1000}\n" for n in range(1, 7)), "so their order is unknown"),
         ("tench\n" * 6, "got 'ILSVRC2012_val_00000001 tench'"),
         ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {n}\n" for n in range(1, 7)), "its numbers count images"),
-        ("ILSVRC2012_val_00000001.JPEG 66\nILSVRC2012_val_00000002.JPEG 971\n", "so their order is unknown"),
+        ("ILSVRC2012_val_00000001.JPEG 66\nILSVRC2012_val_00000002.JPEG 971\n", "4 images that the label list lacks"),
         ("a.JPEG n01440764\na.JPEG n02102040\n", "two classes for a, n01440764 and n02102040"),
         ("a.JPEG 0\na.JPEG 217\n", "two classes for a, 0 and 217"),
         ("", "is empty"),

@@ -3,6 +3,8 @@
 import pytest
 
 from focalnet_jax.data.class_lists import class_list
+from focalnet_jax.data.prepare.val_labels import read_val_labels
+from focalnet_jax.errors import UserError
 from tests.data import layouts
 from tests.data.layouts import IDS, NUMBERS, SYNSETS, meta_mat, solution, write_folder, write_train, write_val
 from tests.data.preparing import in_process, prepared, refused  # noqa: F401
@@ -13,6 +15,7 @@ STEMS = [name.removesuffix(".JPEG") for name in VAL]
 FOUND = {"train": {SYNSETS[0]: 6, SYNSETS[1]: 4, SYNSETS[2]: 4}, "val": dict.fromkeys(SYNSETS, 2)}
 SHIFTED = [*OF_VAL[1:], OF_VAL[0]]
 ROWS = list(zip(STEMS, OF_VAL, strict=True))
+WARNED = "ILSVRC2012_val_00000001 would be of class n01443537, not of n01751748, a sea snake"
 
 
 def write_set(root, val=VAL):
@@ -30,34 +33,65 @@ def lines(*values):
     "text",
     [
         lines(*(f"{stem}.JPEG {SYNSETS.index(synset)}" for stem, synset in ROWS)),
-        lines(*(f"{stem}.JPEG {IDS[synset]}" for stem, synset in ROWS)),
         lines(*(f"{stem}.JPEG {NUMBERS[synset] + 1}" for stem, synset in ROWS)),
-        lines(*(f"{stem},{synset} 1 2 3 4" for stem, synset in zip(STEMS, SHIFTED, strict=True))),
-        lines(*SHIFTED),
-        lines(*(synset for synset, _ in class_list(1000))),
     ],
 )
-def test_a_list_in_which_the_first_image_is_not_a_sea_snake_is_refused(text, tmp_path):
+def test_numbers_of_a_list_that_the_first_image_does_not_prove_must_be_classes_of_train(text, tmp_path):
     source = write_set(tmp_path / "set")
     (tmp_path / "list.txt").write_text(text)
-    refused("order", "imagenet1k", "--source", source, "--val-labels", tmp_path / "list.txt", "--out", tmp_path / "out")
+    arguments = ["imagenet1k", "--source", source, "--val-labels", tmp_path / "list.txt", "--out", tmp_path / "out"]
+    refused("classes that have no training images", *arguments)
 
 
-@pytest.mark.parametrize("truth", [SHIFTED, ["n01751748", *OF_VAL]])
-def test_a_ground_truth_with_a_missing_or_extra_line_is_refused(truth, tmp_path):
+@pytest.mark.parametrize("row", ["{synset}", "{stem}.JPEG {synset}", "{stem}.JPEG {number}"])
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_whole_list_in_which_the_first_image_is_not_a_sea_snake_is_refused(row, wrong, tmp_path):
+    synsets = [synset for synset, _ in class_list(1000)]
+    numbers = [(65 + number + wrong) % 1000 for number in range(50_000)]
+    rows = (
+        row.format(stem=f"ILSVRC2012_val_{place:08d}", synset=synsets[number], number=number)
+        for place, number in enumerate(numbers, 1)
+    )
+    (tmp_path / "list.txt").write_text(lines(*rows))
+    if wrong:
+        with pytest.raises(UserError, match="order"):
+            read_val_labels(tmp_path / "list.txt")
+    else:
+        assert read_val_labels(tmp_path / "list.txt").synsets["ILSVRC2012_val_00000002"] == synsets[66]
+
+
+@pytest.mark.parametrize("text", [lines(*map(" ".join, zip(STEMS, SHIFTED, strict=True))), lines(*SHIFTED)])
+def test_a_short_list_in_which_the_first_image_is_not_a_sea_snake_is_used_with_a_warning(text, tmp_path, capsys):
+    source = write_set(tmp_path / "set")
+    (tmp_path / "list.txt").write_text(text)
+    arguments = ["imagenet1k", "--source", source, "--val-labels", tmp_path / "list.txt"]
+    assert prepared(tmp_path / "out", *arguments)[1] == FOUND
+    assert f"warning: {source / 'val'}: {WARNED}" in capsys.readouterr().out
+
+
+def test_folders_in_which_the_first_image_is_not_a_sea_snake_are_used_with_a_warning(tmp_path, capsys):
+    source = write_set(tmp_path / "set", {f"{s}/{n}": c for s, (n, c) in zip(SHIFTED, VAL.items(), strict=True)})
+    for kind in ("imagenet1k", "imagefolder"):
+        assert prepared(tmp_path / kind, kind, "--source", source)[1] == FOUND
+        assert WARNED in capsys.readouterr().out
+
+
+def test_a_set_of_all_classes_in_which_the_first_image_is_not_a_sea_snake_is_refused(tmp_path):
+    train = write_train(tmp_path)
+    image = train[f"{SYNSETS[0]}/{SYNSETS[0]}_0.JPEG"]
+    train |= {f"{synset}/{synset}_9999.JPEG": image for synset, _ in class_list(1000)}
+    write_folder(tmp_path / "train", train)
+    write_folder(tmp_path / "val", {f"{s}/{n}": c for s, (n, c) in zip(SHIFTED, VAL.items(), strict=True)})
+    refused(f"{WARNED}; the labels of val", "imagenet1k", "--source", tmp_path, "--out", tmp_path / "out")
+
+
+def test_a_ground_truth_with_an_extra_line_is_refused(tmp_path):
     source = write_set(tmp_path / "set")
     (source / "meta.mat").write_bytes(meta_mat())
-    (source / "ILSVRC2012_validation_ground_truth.txt").write_text(lines(*(IDS[synset] for synset in truth)))
-    told = "sea snake" if truth == SHIFTED else "has 7 lines, one per image, but val has 6 images"
+    truth = lines(*(IDS[synset] for synset in ["n01751748", *OF_VAL]))
+    (source / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+    told = "has 7 lines, one per image, but val has 6 images"
     refused(told, "imagenet1k", "--source", source, "--out", tmp_path / "out")
-
-
-def test_folders_in_which_the_first_image_is_not_a_sea_snake_are_refused(tmp_path):
-    write_folder(tmp_path / "train", write_train(tmp_path))
-    write_folder(tmp_path / "val", {f"{s}/{n}": c for s, (n, c) in zip(SHIFTED, VAL.items(), strict=True)})
-    for kind in ("imagenet1k", "imagefolder"):
-        told = "ILSVRC2012_val_00000001 would be of class n01443537, but it shows a sea snake"
-        refused(told, kind, "--source", tmp_path, "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize("number", [NUMBERS, SYNSETS.index, IDS])

@@ -10,7 +10,7 @@ import pytest
 from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
-from focalnet_jax.data.opening import open_source
+from focalnet_jax.data.sources import open_source
 from focalnet_jax.errors import UserError
 from tests.data.pictures import write_colours, write_pictures
 

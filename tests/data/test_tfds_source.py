@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from focalnet_jax.data.decode import decode
 from focalnet_jax.data.loader import ReadOptions, eval_batches, train_batches
-from focalnet_jax.data.opening import open_source
+from focalnet_jax.data.sources import open_source
 from focalnet_jax.data.substitutions import READABLE
 from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.data.transforms import eval_transform, train_transform

@@ -8,10 +8,10 @@ import tensorflow_datasets as tfds
 from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.loader import HostPlaces, ReadOptions, eval_batches
-from focalnet_jax.data.opening import open_source
 from focalnet_jax.data.prepare.containers import tar
 from focalnet_jax.data.prepare.indexing import index_container
-from focalnet_jax.data.sources import check_examples, check_labels
+from focalnet_jax.data.source import check_examples, check_labels
+from focalnet_jax.data.sources import open_source
 from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.errors import UserError

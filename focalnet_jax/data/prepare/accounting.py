@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from focalnet_jax.data.prepare.checks import NUM_IMAGES
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import LEFT_OUT, NO_IMAGE, TEST, WHY_NOT, Index
 from focalnet_jax.data.prepare.kinds import KINDS, SourceKind, Sources
 from focalnet_jax.data.prepare.naming import (
+    NUM_IMAGES,
     SPLITS,
     imagenet_file,
 )

@@ -15,6 +15,7 @@ from focalnet_jax.data.prepare.images import no_class_folders
 from focalnet_jax.data.prepare.index import GOOD, NO_IMAGE, NOT_LISTED, OTHER_CLASS, Index
 from focalnet_jax.data.prepare.kinds import Sources
 from focalnet_jax.data.prepare.naming import (
+    NUM_IMAGES,
     SPLITS,
     abbreviated,
     holds_images_only,
@@ -25,7 +26,6 @@ from focalnet_jax.data.prepare.naming import (
 from focalnet_jax.data.prepare.samples import TEXT_LABELS
 from focalnet_jax.errors import UserError
 
-NUM_IMAGES = {"train": 1_281_167, "val": 50_000}  # of ImageNet-1K
 _MOST_NUMBERS = 100_000  # largest number of numbered classes; larger labels are ids of something else
 
 

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from focalnet_jax.data.class_lists import synset_of
 from focalnet_jax.data.prepare.index import AMBIGUOUS, GOOD, NO_IMAGE, NOT_LISTED, OTHER_CLASS, TEST
+from focalnet_jax.data.prepare.labels import synsets_named
 from focalnet_jax.data.prepare.naming import (
     FIRST_IMAGE,
     FIRST_SYNSET,
@@ -49,11 +50,16 @@ def place_imagenet(
     return name, below_class(name, parts), GOOD
 
 
-def proven_synset(parts: Parts, listed: str | None = None) -> str:
-    """Returns the synset that an image's path or a list proves; "" if there is none, or if two synsets differ."""
+def proven_synset(parts: Parts, listed: str | None = None, name: str = "") -> str:
+    """Returns the synset that an image's path or a list proves; "" if there is none, or if two synsets differ.
+
+    ImageNet's first validation image proves its class `name` if that is right. If it is wrong, see
+    `numbering.check_first`: the images may be a small set of others under ImageNet's file names.
+    """
     stem, synset, fits = imagenet_file(parts[-1])
     folder = parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None
-    proofs = {synset, folder, listed, FIRST_SYNSET if stem == FIRST_IMAGE else None} - {None}
+    first = FIRST_SYNSET if stem == FIRST_IMAGE and FIRST_SYNSET in synsets_named(name) else None
+    proofs = {synset, folder, listed, first} - {None}
     return proofs.pop() if len(proofs) == 1 and fits else ""
 
 

@@ -91,7 +91,7 @@ def _folder_claims(paths: Sequence[Parts], placed: Sequence[tuple[int, str, str,
     """Returns the class folders that are not synsets, with the synsets in the names of their images."""
     claims: Counter[Claim] = Counter()
     for parts, (split, name, _, why_not) in zip(paths, placed, strict=True):
-        if why_not == GOOD and not is_synset(name) and (proven := proven_synset(parts)):
+        if why_not == GOOD and not is_synset(name) and (proven := proven_synset(parts, name=name)):
             claims[Claim(name, name, proven, stated=True, split=SPLITS[split])] += 1
     return claims
 

@@ -16,7 +16,7 @@ from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.naming import SPLITS
 from focalnet_jax.data.prepare.plan import Shard
 from focalnet_jax.data.prepare.shards import Job, features
-from focalnet_jax.data.sources import fingerprint_of
+from focalnet_jax.data.source import fingerprint_of
 from focalnet_jax.data.tfds_source import CARD
 from focalnet_jax.system.files import write_whole
 

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
 from focalnet_jax.data.listing import left_behind
-from focalnet_jax.data.sources import are_numbers
+from focalnet_jax.data.source import are_numbers
 
 SPLITS = ("train", "val", "test")
 # Splits by the words for them in folder names, such as imagenet21k_val in 21K-P.
@@ -30,7 +30,8 @@ _FURTHEST = 100_000  # numbers further apart are dates or ids
 _SYNSET = re.compile(r"n\d{8}")
 # Names of ImageNet's files; those on the Hugging Face hub end with the synset.
 _TRAIN_FILE = re.compile(r"((n\d{8})_\d+)(?:_(n\d{8}))?")
-# The first validation image shows a sea snake; a list or label with another class has another order.
+NUM_IMAGES = {"train": 1_281_167, "val": 50_000}  # of ImageNet-1K
+# The first validation image shows a sea snake; if a list or label has another class, its order is another.
 FIRST_IMAGE, FIRST_SYNSET = "ILSVRC2012_val_00000001", "n01751748"
 _EVAL_FILE = re.compile(r"(ILSVRC2012_(?:val|test)_\d{8})(?:_(n\d{8}))?")
 

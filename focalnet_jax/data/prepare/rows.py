@@ -67,7 +67,7 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
         split = container.split or "train"
         listed = (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
         if why_not in (GOOD, OUTSIDE):
-            claims[Claim(label_text(raw), name, proven_synset(parts, listed), stated)] += 1
+            claims[Claim(label_text(raw), name, proven_synset(parts, listed, name), stated)] += 1
         file = "/".join(parts)
         if container.imagenet and why_not in (GOOD, NO_LABEL):
             folder = parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None

@@ -102,7 +102,7 @@ def _member(
     split = container.split or "train"
     listed = (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
     if wrong in (GOOD, OUTSIDE):
-        proven, beside = proven_synset(parts, listed), _named_beside(labels, label_files, described)
+        proven, beside = proven_synset(parts, listed, name), _named_beside(labels, label_files, described)
         is_number = label_text(raw).isdigit()
         claims[Claim(label_text(raw), name, proven, False, beside if is_number else "")] += 1
         if number is not None and not is_number and beside:

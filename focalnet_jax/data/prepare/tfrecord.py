@@ -21,7 +21,7 @@ from focalnet_jax.data.prepare.metadata import write_description
 from focalnet_jax.data.prepare.preparation import REQUEST, check_begun, is_finished, working_folder
 from focalnet_jax.data.prepare.shards import closing
 from focalnet_jax.data.prepare.workers import ProgressPrinter, run_all
-from focalnet_jax.data.sources import fingerprint_of
+from focalnet_jax.data.source import fingerprint_of
 from focalnet_jax.data.tfds_source import CARD, open_builder
 from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole

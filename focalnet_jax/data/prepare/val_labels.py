@@ -13,7 +13,7 @@ from pathlib import Path
 
 from focalnet_jax.data.class_lists import NUM_1K, class_list
 from focalnet_jax.data.prepare.containers import files, first_bytes, tar
-from focalnet_jax.data.prepare.naming import FIRST_IMAGE, FIRST_SYNSET, is_synset
+from focalnet_jax.data.prepare.naming import FIRST_IMAGE, FIRST_SYNSET, NUM_IMAGES, is_synset
 from focalnet_jax.errors import UserError
 
 FORMS = (
@@ -41,7 +41,7 @@ class ValLabels:
 
     path: Path
     synsets: dict[str, str]  # by the stem of the image's file
-    unproven: frozenset[int] = frozenset()  # numbers in a list without the first image, which would prove their order
+    unproven: frozenset[int] = frozenset()  # numbers in a list whose order the first image does not prove
     by_line: bool = False  # whether the n-th line is the label of the n-th image
 
 
@@ -126,7 +126,8 @@ def read_val_labels(path: Path) -> ValLabels:
             f"{path}: expected an ImageNet-1K synset such as n01440764 for every image, got {wrong[0][:60]!r}: give "
             f"{FORMS}"
         )
-    if labels.get(FIRST_IMAGE, FIRST_SYNSET) != FIRST_SYNSET:
+    # Shorter lists may be those of other images, see `numbering.check_first`.
+    if len(labels) >= NUM_IMAGES["val"] and labels.get(FIRST_IMAGE, FIRST_SYNSET) != FIRST_SYNSET:
         raise UserError(
             f"{path}: {FIRST_IMAGE} would be of class {labels[FIRST_IMAGE]}, but it shows a sea snake, {FIRST_SYNSET}: "
             f"the list has another order, or is not a list of labels: give {FORMS}"
@@ -158,12 +159,13 @@ def _numbered(path: Path, rows: Sequence[Sequence[str]]) -> tuple[dict[str, str]
     if len(numbers) > 2 and list(numbers.values()) == list(range(1, len(numbers) + 1)):
         raise UserError(f"{path}: its numbers count images, as in Kaggle's ImageSets, not classes: give {FORMS}")
     first = synsets.index(FIRST_SYNSET)
-    if max(numbers.values()) >= NUM_1K or numbers.get(FIRST_IMAGE, first) != first:
+    whole = len(numbers) >= NUM_IMAGES["val"]
+    if max(numbers.values()) >= NUM_1K or (whole and numbers.get(FIRST_IMAGE, first) != first):
         raise UserError(
             f"{path}: expected numbers from 0 to {NUM_1K - 1} in the order of the sorted synsets, in which the first "
             f"image has {first}; its numbers differ, so their order is unknown: give {FORMS}"
         )
-    unproven = frozenset() if FIRST_IMAGE in numbers else frozenset(numbers.values())
+    unproven = frozenset() if numbers.get(FIRST_IMAGE) == first else frozenset(numbers.values())
     return {stem: synsets[number] for stem, number in numbers.items()}, unproven
 
 
