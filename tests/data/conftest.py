@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests.data import layouts
 from tests.data.pictures import SYNSETS, write_pictures, write_planted
-from tests.data.preparing import SMALL, prepare
+from tests.data.preparing import SMALL, contents, prepare, prepared
 
 
 @pytest.fixture(scope="module")
@@ -21,3 +22,14 @@ def from_folders(pictures, tmp_path_factory):
     done = prepare("imagefolder", "--source", pictures, "--out", out, *SMALL)
     assert done.returncode == 0, done.stderr
     return out / "images" / "1.0.0"
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The card of ImageNet-1K in small, made of its own tars."""
+    folder = tmp_path_factory.mktemp("expected")
+    card, _ = prepared(folder / "out", "imagenet1k", "--source", layouts.kaggle_tars(folder / "tars"))
+    train, val = (contents(folder / "out" / "imagenet2012" / "1.0.0", split) for split in ("train", "val"))
+    assert train[1] == dict(zip(layouts.SYNSETS, (6, 4, 4), strict=True))
+    assert val[1] == dict.fromkeys(layouts.SYNSETS, 2)
+    return card

@@ -209,3 +209,12 @@ def hub_parquet(root: Path) -> Path:
         names,
     )
     return root
+
+
+def table(path, **columns):
+    import pyarrow
+    from pyarrow import parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table(columns), path)
+    return path

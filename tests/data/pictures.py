@@ -87,3 +87,15 @@ def write_colours(root: Path) -> None:
             for index in range(count):
                 below = "more" if index else "."
                 Image.new("RGB", (9, 9), colour).save(root / split / name / below / f"{index}.png")
+
+
+def picture(number, format="JPEG"):
+    return encoded(Image.fromarray(np.full((9, 8 + number % 5, 3), number * 4, np.uint8)), format)
+
+
+PICTURE = encoded(Image.new("RGB", (8, 8), (9, 99, 200)))
+
+
+def pictures(*names):
+    """A picture by each of these names; other files where the suffix says so."""
+    return {name: PICTURE if name.endswith((".jpg", ".JPEG")) else b"x" for name in names}

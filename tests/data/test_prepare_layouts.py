@@ -1,0 +1,96 @@
+"""Less usual layouts of ImageNet-1K are the same data set as its own tars."""
+
+import tarfile
+
+import pytest
+
+from tests.data import layouts
+from tests.data.layouts import (
+    SYNSETS,
+    pack,
+    solution,
+    write_folder,
+    write_parquet,
+    write_train,
+    write_val,
+)
+from tests.data.preparing import contents, in_process, prepared, refused, write_tar  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("in_process")
+
+
+def write_split_folders(root):
+    """Archives beside each other, as from the authors' page, with what is no part of train, val and test."""
+    source = layouts.kaggle_tars(root)
+    (source / "LOC_val_solution.csv").unlink()
+    (source / "imagenet_2012_validation_synset_labels.txt").write_text("\n".join(write_val()[1]))
+    write_tar(source / "ILSVRC2012_img_test_v10102019.tar", {"test/ILSVRC2012_test_00000001.JPEG": b"x"})
+    write_tar(source / "ILSVRC2012_img_train_t3.tar", {"n02085620.tar": b"x"})
+    write_tar(source / "ILSVRC2012_bbox_train_v2.tar", {"n01440764/x.xml": b"x"})
+    (source / "competition.zip").write_bytes(b"PK\3\4")
+    return source
+
+
+def write_unpacked_once(root):
+    """The outer tars unpacked, those of the synsets not."""
+    source = layouts.kaggle_tars(root)
+    for split in ("train", "val"):
+        with tarfile.open(source / f"ILSVRC2012_img_{split}.tar") as archive:
+            archive.extractall(source / f"ILSVRC2012_img_{split}", filter="data")
+        (source / f"ILSVRC2012_img_{split}.tar").unlink()
+    return source
+
+
+def write_one_tar(root):
+    """All of it in one tar."""
+    source = layouts.class_folders(root / "unpacked")
+    with tarfile.open(root / "imagenet.tar", "w") as archive:
+        archive.add(source, "imagenet")
+    return root / "imagenet.tar"
+
+
+def write_named_flat(root):
+    """Both splits flat; the names of train's files say the classes."""
+    train, (val, synsets) = write_train(root), write_val()
+    write_folder(root / "ILSVRC2012_train", {name.split("/")[1]: content for name, content in train.items()})
+    write_folder(root / "ILSVRC2012_val", val)
+    solution(root, synsets)
+    return root
+
+
+def write_generic_shards(root):
+    """Shards whose keys say nothing; the .json say the files."""
+    source = layouts.webdataset(root)
+    for path in list(source.iterdir()):
+        with tarfile.open(path) as archive:
+            files = {member.name: archive.extractfile(member).read() for member in archive}
+        keys = {key: f"{place:06d}" for place, key in enumerate({name.partition(".")[0]: 0 for name in files})}
+        files = {f"{keys[n.partition('.')[0]]}.{n.partition('.')[2]}": content for n, content in files.items()}
+        path.unlink()
+        split = "train" if "train" in path.name else "val"
+        (source / split).mkdir(exist_ok=True)
+        (source / split / f"{path.stem[-4:]}.tgz").write_bytes(pack(files, "w:gz"))
+    return source
+
+
+def write_lemmas(root):
+    """Parquet with names in place of numbers, and files that say the synset of none."""
+    train, (val, synsets) = write_train(root), write_val()
+    named = dict(zip(SYNSETS, ("tench", "goldfish, Carassius auratus", "sea snake"), strict=True))
+    rows = [(name.split("/")[1].replace(".JPEG", ".jpg"), content, named[name[:9]]) for name, content in train.items()]
+    write_parquet(root / "train.parquet", rows)
+    rows = [(name, content, named[synset]) for synset, (name, content) in zip(synsets, val.items(), strict=True)]
+    write_parquet(root / "validation.parquet", rows)
+    return root
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        write_split_folders, write_unpacked_once, write_one_tar, write_named_flat, write_generic_shards, write_lemmas
+    ],
+)  # fmt: skip
+def test_less_usual_layouts_are_the_same_data_set_too(layout, expected, tmp_path):
+    card, _ = prepared(tmp_path / "out", "imagenet1k", "--source", layout(tmp_path / "set"))
+    assert card["fingerprint"] == expected["fingerprint"]
+    assert card["splits"] == expected["splits"]
