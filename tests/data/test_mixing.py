@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from focalnet_jax.config import default_config
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.errors import UserError
-from focalnet_jax.tasks.classification.mixing import Mixing, mix, prepare_batch, random_erase
+from focalnet_jax.tasks.classification.mixing import Mixing, make_mixing, mix, prepare_batch, random_erase
 
 KEY = jax.random.key(0)
 CONFIDENCE = 4  # standard deviations
@@ -138,3 +139,11 @@ def test_groups_that_do_not_are_refused_with_one_that_does(group, batch, advice)
     with pytest.raises(UserError, match=advice):
         Mixing(mixup=0.8, group=group).group_size(batch)
     assert Mixing(mixup=0.0, group=group).group_size(batch)  # nothing is mixed, nothing to refuse
+
+
+def test_each_option_is_a_key_of_the_config():
+    config = default_config()
+    options = dict(label_smoothing=0.2, erase=0.3, mixup=0.4, cutmix=0.5, mix_probability=0.6, mix_switch=0.7)
+    config.augment.update(options | dict(mix_group=16, cutmix_box="original"))
+    expected = Mixing(0.2, 0.3, 0.4, 0.5, probability=0.6, switch=0.7, group=16, box="original")
+    assert make_mixing(config) == expected

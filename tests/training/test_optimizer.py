@@ -143,15 +143,16 @@ def random_like(params, seed=0):
 @pytest.mark.parametrize(
     ("name", "reference"),
     [
-        ("adamw", lambda mask: optax.adamw(0.1, 0.9, 0.999, 1e-8, weight_decay=0.05, mask=mask)),
-        ("lion", lambda mask: optax.lion(0.1, 0.9, 0.999, weight_decay=0.05, mask=mask)),
-        ("sgd", lambda mask: optax.sgd(0.1, 0.9)),
+        ("adamw", lambda mask: optax.adamw(0.1, 0.8, 0.95, 1e-6, weight_decay=0.05, mask=mask)),
+        ("lion", lambda mask: optax.lion(0.1, 0.8, 0.95, weight_decay=0.05, mask=mask)),
+        ("sgd", lambda mask: optax.sgd(0.1, 0.8)),
     ],
 )
 def test_optimizers_by_name_are_optaxs(params, name, reference):
     gradients = random_like(params)
     decay = 0.0 if name == "sgd" else 0.05
-    ours, _ = updated(params, gradients, name=name, clip_norm=0.0, weight_decay=decay)
+    moments = dict(b1=0.8, b2=0.95, eps=1e-6)
+    ours, _ = updated(params, gradients, name=name, clip_norm=0.0, weight_decay=decay, **moments)
     theirs, optimizer = params, reference(selected(DECAYED))
     state, update = jax.jit(optimizer.init)(theirs), jax.jit(optimizer.update)
     for _ in range(2):
