@@ -84,7 +84,8 @@ def main(arguments: list[str]) -> None:
         with results.open("a") as file:
             file.write(json.dumps(done[-1]) + "\n")
     head = (
-        "| model | topology | data x fsdp | images a chip, remat | fits | step | MFU | images/s a chip | sends a step |"
+        "| model | topology | data x fsdp | images per chip, remat | fits | step | MFU | images/s per chip "
+        "| sends per step |"
     )
     table = "\n".join([head, "|" + "---|" * (head.count("|") - 1), *map(line, sorted(done, key=key))])
     text = DOCUMENT.read_text()

@@ -100,8 +100,8 @@ def main(arguments: list[str]) -> int:
             result = measure(model, flags.rounds, Path(folder))
         results.append(result)
         print(
-            f"{model:<11} {result['megabytes']} MB: saving blocks {result['blocks_seconds']} s, waited for it takes "
-            f"{result['waited_for_seconds']} s (ratio {result['ratio']}); verified at "
+            f"{model:<11} {result['megabytes']} MB: a save blocks the run for {result['blocks_seconds']} s, or "
+            f"{result['waited_for_seconds']} s if it waits for the end (ratio {result['ratio']}); verified at "
             f"{result['verified_gigabytes_per_second']} GB/s",
             flush=True,
         )

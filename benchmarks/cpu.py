@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--models", nargs="+", default=["tiny_lrf", "base_srf"])
     parser.add_argument("--batch", type=images, default=8)
     parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--seconds", type=seconds, default=10, help="of each round")
+    parser.add_argument("--seconds", type=seconds, default=10, help="duration of each round")
     flags = parser.parse_args(arguments)
     os.environ["JAX_PLATFORMS"], os.environ["CUDA_VISIBLE_DEVICES"] = "cpu", ""
     os.environ.setdefault("GLIBC_TUNABLES", MEMORY)  # for the workers

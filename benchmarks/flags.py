@@ -24,7 +24,7 @@ def check_overrides(overrides: Sequence[str], **settings: str) -> None:
     `settings` maps the names of such settings, or of groups of settings, with `__` for `.`, to the reason. `model.name`
     is never supported, because --model sets it.
     """
-    for name, why in {"model__name": "the model is --model", **settings}.items():
+    for name, why in {"model__name": "--model sets the model", **settings}.items():
         setting = f"--config.{name.replace('__', '.')}"
         if any(f"{override.partition('=')[0]}.".startswith(f"{setting}.") for override in overrides):
             raise UserError(f"{setting}: {why}")
@@ -64,5 +64,5 @@ def seconds(text: str) -> float:
     except ValueError:
         taken = 0.0
     if not 0 < taken < 1e6:
-        raise argparse.ArgumentTypeError(f"{text}: expected seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of seconds above 0")
     return taken

@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--models", nargs="+", default=["base_lrf"])
     parser.add_argument("--batch", type=images, default=64)
     parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--seconds", type=seconds, default=2, help="of each round")
+    parser.add_argument("--seconds", type=seconds, default=2, help="duration of each round")
     flags, overrides = parser.parse_known_args(arguments)
     check_overrides(overrides, precision="a GPU's step is bfloat16", **SETTINGS)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # torch needs some of the memory

@@ -72,10 +72,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--batch", type=images, default=64)
     parser.add_argument("--topology", default="h100:1")
     flags, overrides = parser.parse_known_args(arguments)
-    check_overrides(overrides, batch_size="the images of a step are --batch")
+    check_overrides(overrides, batch_size="--batch sets the images per step")
     gpu = flags.topology.partition(":")[0]
     if gpu not in _ARCHITECTURES:
-        raise UserError(f"--topology {flags.topology}: expected {' or '.join(_ARCHITECTURES)} and how many, as h100:1")
+        raise UserError(
+            f"--topology {flags.topology}: expected {' or '.join(_ARCHITECTURES)} and their number, such as h100:1"
+        )
     config = load_recipe(flags.model, [f"--config.batch_size={flags.batch}", *overrides])
     with tempfile.TemporaryDirectory() as folder:
         step = compiled_step(config, flags.topology, Path(folder))

@@ -192,7 +192,7 @@ def main(arguments: list[str]) -> None:
             )
         result["stages_ms"] = {stage: round(value, 3) for stage, value in stages(folder).items()}
         for stage, value in result["stages_ms"].items():
-            print(f"{stage:<12} {value:.3f} ms an image")
+            print(f"{stage:<12} {value:.3f} ms per image")
         result["by_processes"] = {}
         for workers in (1, 2):
             pair = [round(per_wall_second(side, folder, workers, 2 * flags.batches)) for side in (ours, timms)]

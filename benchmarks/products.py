@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     from focalnet_jax.ops import native  # imported here, because it imports jax, which reads the environment
 
     if native.register() is None:
-        raise UserError(f"there are no products of ours here: {native.why_not()}")
+        raise UserError(f"our products cannot be used here: {native.why_not()}")
     ratios: dict[str, dict[str, list[float]]] = {who: {name: [] for name in PRODUCTS} for who in ("XLA", "ours")}
     for size, dim in STAGES:
         for inputs, outputs in ((dim, 4 * dim), (4 * dim, dim)):

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     """Parses flags, prints the lines."""
     parser = make_parser(__doc__)
     parser.add_argument(
-        "--recipe", action="append", metavar="FILE.py[:VARIANT]", help="recipes to hash; four by default"
+        "--recipe", action="append", metavar="FILE.py[:VARIANT]", help="recipes to hash (default: four of them)"
     )
     flags = parser.parse_args(arguments)
 

@@ -6,8 +6,8 @@
 Prints three bounds in milliseconds, each as if the other two cost nothing: the products at the chip's peak; the least
 memory traffic, if the chip had room for all intermediate arrays (a block's input twice, its output, their gradients and
 the weights); and the work of its vector units (taps of the depthwise kernels and their two gradients, GELUs, gates).
---compile adds the compiler's estimate of our block for TPUs, as benchmarks/tpu_cost.py computes it, and the share of
-the largest bound in it. A chip is one JAX device; for a v4, a core. `cpu` is this machine's, in float32: its rates are
+--compile adds the compiler's estimate of our block for TPUs, as benchmarks/tpu_cost.py computes it, and the ratio of
+the largest bound to it. A chip is one JAX device; for a v4, a core. `cpu` is this machine's, in float32: its rates are
 measured, and with --compile our block. It does products and everything else with the same units, so the sum of the two
 is one bound. The last line is a JSON list. TPUs need libtpu: pip install 'focalnet_jax[tpu]'.
 """
@@ -134,18 +134,20 @@ def main(arguments: list[str]) -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--model", default="focalnet_base_lrf")
     parser.add_argument("--batch", type=images, default=64, help="images per device")
-    parser.add_argument("--chips", default=",".join((*TOPOLOGIES, "h100")), help="separated by commas: %(default)s")
+    parser.add_argument(
+        "--chips", default=",".join((*TOPOLOGIES, "h100")), help="separated by commas (default: %(default)s)"
+    )
     parser.add_argument("--compile", action="store_true", help="add our block, for TPUs and cpu; takes minutes")
     flags, overrides = parser.parse_known_args(arguments)
     check_overrides(
         overrides,
-        batch_size="the images of a device are --batch",
-        precision="a chip's is bfloat16, a cpu's float32",
-        mesh="bounds are of one device",
+        batch_size="--batch sets the images per device",
+        precision="a chip computes in bfloat16, a cpu in float32",
+        mesh="the bounds are those of one device",
     )
     chips = flags.chips.split(",")
     if unknown := set(chips) - {*TOPOLOGIES, "h100", "cpu"}:
-        raise UserError(f"--chips {','.join(sorted(unknown))}: expected some of {','.join(TOPOLOGIES)},h100,cpu")
+        raise UserError(f"--chips {','.join(sorted(unknown))}: expected one or more of {','.join(TOPOLOGIES)},h100,cpu")
     if flags.compile and chips == ["h100"]:
         raise UserError("--compile: no compiler estimates the time of an H100; leave it out")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -182,7 +184,7 @@ def main(arguments: list[str]) -> int:
                 bounds["ours"] = ours
             results.append({"chip": name, "size": size, "dim": dim} | bounds)
             print(f"{name:<6}{f'{size} x {dim}':>12}" + "".join(f"{figure:>10.2f}" for figure in figures), flush=True)
-    print("milliseconds; ours is the compiler's estimate, not a measurement, but on a cpu")
+    print("milliseconds; ours is the compiler's estimate, but measured on a cpu")
     print(json.dumps(results))
     return 0
 

@@ -124,7 +124,7 @@ def lengths(text: str) -> tuple[int, ...]:
     """Parses a shape `[B, H, W, C]`."""
     parts = text.split("x")
     if len(parts) != 4:
-        raise argparse.ArgumentTypeError(f"{text}: expected examples x rows x columns x channels, as 12x8x8x32")
+        raise argparse.ArgumentTypeError(f"{text}: expected examples x rows x columns x channels, such as 12x8x8x32")
     shape = tuple(map(positive, parts))
     if math.prod(shape) > _MOST:
         raise argparse.ArgumentTypeError(f"{text}: expected at most {_MOST} numbers")
@@ -135,20 +135,22 @@ def odd(text: str) -> tuple[int, ...]:
     """Parses sizes of kernels."""
     sizes = tuple(map(positive, text.split(",")))
     if any(size % 2 == 0 or size > 9 for size in sizes):
-        raise argparse.ArgumentTypeError(f"{text}: expected odd sizes up to 9, as 3,5,7")
+        raise argparse.ArgumentTypeError(f"{text}: expected odd sizes up to 9, such as 3,5,7")
     return sizes
 
 
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--inputs", type=positive, default=12)
-    parser.add_argument("--shape", type=lengths, default=(12, 8, 8, 16), help="of the context")
-    parser.add_argument("--kernels", type=odd, default=(3, 5, 7), help="of the levels")
+    parser.add_argument("--shape", type=lengths, default=(12, 8, 8, 16), help="shape of the context")
+    parser.add_argument("--kernels", type=odd, default=(3, 5, 7), help="kernel sizes of the levels")
     flags = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
     shape, sizes = flags.shape, flags.kernels
     if not plan.supports(shape, sizes, jnp.bfloat16.dtype.itemsize, _VMEM):
-        raise UserError(f"--shape {'x'.join(map(str, shape))}: rows so wide do not fit fast memory; give fewer columns")
+        raise UserError(
+            f"--shape {'x'.join(map(str, shape))}: such wide rows do not fit into fast memory; give fewer columns"
+        )
     names = [name for name in IMPLEMENTATIONS if name != "triton" or triton.supports(shape[-1], list(sizes))]
     of_inputs = list(squares(compiled(names, shape, sizes), flags.inputs, shape, sizes))
     ours = names[1:]

@@ -33,9 +33,9 @@ SIZE, CLASSES = 224, 1000
 WORKERS = ("ours", "timm eager", "timm compiled")
 # Settings of the recipe that are not supported, and why.
 SETTINGS = {
-    "batch_size": "the images of a step are --batch",
-    "data__image_size": f"images have {SIZE} px",
-    "mesh": "the step is one device's",
+    "batch_size": "--batch sets the images per step",
+    "data__image_size": f"images always have {SIZE} px",
+    "mesh": "the step runs on one device",
 }
 
 
@@ -179,7 +179,7 @@ def need(*packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         where = "make parity makes .venv-parity, whose python has torch and timm"
-        raise UserError(f"{' and '.join(missing)} missing here; {where}")
+        raise UserError(f"this Python lacks {' and '.join(missing)}; {where}")
 
 
 def compare(

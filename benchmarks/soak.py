@@ -222,7 +222,7 @@ def main(arguments: list[str]) -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workdir", type=Path, help="a temporary one by default")
+    parser.add_argument("--workdir", type=Path, help="folder of the run (default: a temporary one)")
     parser.add_argument("--until", type=int, help=argparse.SUPPRESS)  # a part of the second run
     flags = parser.parse_args(arguments)
     if flags.until:

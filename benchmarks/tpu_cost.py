@@ -142,14 +142,14 @@ def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
             print(f"{name:<16} {error}", flush=True)
             continue
         results[name] = cost(compiled, chip) | {"compile_seconds": round(time.perf_counter() - begun, 1)}
-        tell(name, results[name])
+        print_cost(name, results[name])
     first = results.pop("mosaic gradients" if flags.aggregation else "ours")
     return {"model": flags.model, "batch": flags.batch, "chip": chip.name, **first, **results}
 
 
 def recipe(flags: argparse.Namespace, overrides: list[str]) -> Any:
     """Returns one chip's part of the ImageNet-1K recipe; raises `UserError` for a setting that is not."""
-    check_overrides(overrides, batch_size="the images of a chip are --batch")
+    check_overrides(overrides, batch_size="--batch sets the images per chip")
     if flags.aggregation:
         if flags.plain:
             raise UserError(
@@ -159,7 +159,7 @@ def recipe(flags: argparse.Namespace, overrides: list[str]) -> Any:
     config = load_recipe(flags.model, [f"--config.batch_size={flags.batch}", *overrides])
     if any(size not in (1, -1) for size in config.mesh.values()):
         raise UserError(
-            f"mesh {dict(config.mesh)}: this is one chip's part; python -m focalnet_jax.aot compiles for many"
+            f"mesh {dict(config.mesh)}: only one chip's part is compiled; use python -m focalnet_jax.aot for many"
         )
     if config.precision != "bfloat16":
         raise UserError(f"precision is {config.precision}; expected bfloat16, which TPUs train in")
@@ -202,7 +202,7 @@ def programs(flags: argparse.Namespace, config: Any, mesh: Any, device: Any) -> 
     }
 
 
-def tell(name: str, figures: dict[str, Any]) -> None:
+def print_cost(name: str, figures: dict[str, Any]) -> None:
     """Prints the lines of a program."""
     print(
         f"{name:<16} {figures['estimated_cycles'] / 1e6:8.2f} M cycles, of which kernels of our own "

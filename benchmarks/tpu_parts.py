@@ -15,7 +15,7 @@ def map_size(config: Any, model: Any, number: int) -> int:
     """Returns the rows of a stage's map, counted from 0; raises `UserError` if there is no such stage or map."""
     size = config.data.image_size // model.patch_size // 2**number
     if number >= len(model.depths):
-        raise UserError(f"stage {number + 1}: {config.model.name} has {len(model.depths)}")
+        raise UserError(f"stage {number + 1}: {config.model.name} has {len(model.depths)} stages")
     if size < 1:
         raise UserError(f"stage {number + 1} of {config.data.image_size} px has no map; expected larger images")
     return size
@@ -109,7 +109,7 @@ def check_released(flag: str, model: Any) -> None:
     from focalnet_jax.model.variants import ABLATIONS
 
     if ablated := [f"{option}=False" for option in ABLATIONS if not getattr(model, option)]:
-        raise UserError(f"{flag} is of models as released, which have no {', '.join(ablated)}; leave {flag} out")
+        raise UserError(f"{flag} needs a released model, without {', '.join(ablated)}; leave {flag} out")
 
 
 def _convnext_depth(depth: int) -> int:

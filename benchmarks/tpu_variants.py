@@ -3,8 +3,8 @@
   python -m benchmarks.tpu_variants --chips v5e,v6e,v5p,v4 --models large_fl4,huge_fl4 --batch 8
 
 Blocks that variants share are compiled once. Prints, for each block at its map of an image of 224 px, the cycles that
-the compiler estimates, the share of this package's kernels in them, and the number of kernels; none if XLA computes the
-block. Exits with 1 if a block did not compile. The last line is a JSON list. Needs libtpu: pip install
+the compiler estimates, the fraction of them in this package's kernels, and the number of kernels; none if XLA computes
+the block. Exits with 1 if a block did not compile. The last line is a JSON list. Needs libtpu: pip install
 'focalnet_jax[tpu]'. A block takes half a minute to two, all of them an hour per chip.
 """
 
@@ -79,13 +79,13 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax import list_models
 
     parser = make_parser(__doc__)
-    parser.add_argument("--chips", default=",".join(TOPOLOGIES), help="separated by commas: %(default)s")
-    parser.add_argument("--models", help="separated by commas; all released ones by default")
+    parser.add_argument("--chips", default=",".join(TOPOLOGIES), help="separated by commas (default: %(default)s)")
+    parser.add_argument("--models", help="separated by commas (default: all released ones)")
     parser.add_argument("--batch", type=images, default=8, help="images per chip")
     flags = parser.parse_args(arguments)
     chips = flags.chips.split(",")
     if unknown := set(chips) - set(TOPOLOGIES):
-        raise UserError(f"--chips {','.join(sorted(unknown))}: expected some of {','.join(TOPOLOGIES)}")
+        raise UserError(f"--chips {','.join(sorted(unknown))}: expected one or more of {','.join(TOPOLOGIES)}")
     models = list_models() if flags.models is None else flags.models.split(",")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax

@@ -3,7 +3,7 @@
 Source: FocalNet paper (arXiv 2203.11926), section 4.1 and the original code's defaults: 300 epochs, 20 of warm-up,
     AdamW, 1e-3 at a global batch of 1024, per-step cosine, clip 5; RandAugment rand-m9-mstd0.5-inc1, random erasing
     0.25, mixup 0.8, cutmix 1.0, label smoothing 0.1; drop path by variant.
-    Weight decay is the paper's 0.05. The original's code asks for 0.05 and silently applies none to any parameter;
+    Weight decay is the paper's 0.05. The original's code sets 0.05 and silently applies none to any parameter;
     as_released applies none too.
 Variants: any model, tiny_srf (default) to huge_fl4; as_released; smoke. The paper's ablations, such as
     imagenet1k.py:tiny_lrf,no_gates or imagenet1k.py:base_srf,overlapped,deeper:

@@ -92,7 +92,7 @@ def default_config(task: str = "classification") -> ConfigDict:
     config.data.threads = config_dict.placeholder(int)
     config.data.workers = 0  # reader processes per process; 0: threads of the process itself
     config.data.stall_seconds = 300.0  # the run fails if no batch comes for this time
-    config.data.max_unreadable = 1e-4  # largest share of training images that may be unreadable and replaced
+    config.data.max_unreadable = 1e-4  # largest fraction of training images that may be unreadable and replaced
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices along each axis; -1: the rest

@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
         "--checkpoint",
         required=True,
         metavar="PATH",
-        help="a workdir (its newest step), a step, or a .pth, .safetensors or Hugging Face directory",
+        help="workdir (its newest step), step, .pth or .safetensors file, or Hugging Face directory",
     )
     add_which_flag(parser)
     add_flags(parser)

@@ -31,21 +31,25 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.system.files import check_result, write_result
 
     parser = make_parser("export", __doc__)
-    parser.add_argument("checkpoint", metavar="SRC", help="a workdir, a checkpoint, .pth, .safetensors or Hugging Face")
+    parser.add_argument(
+        "checkpoint", metavar="SRC", help="workdir, step, .pth or .safetensors file, or Hugging Face directory"
+    )
     parser.add_argument("out", metavar="FILE", help="the file to write, such as focalnet.stablehlo")
     add_weights_flags(parser)
     parser.add_argument(
-        "--image-size", metavar="S|HxW", help="pixels; by default the size stored with the weights, or 224"
+        "--image-size", metavar="S|HxW", help="input size in pixels (default: stored with the weights, or 224)"
     )
-    parser.add_argument("--precision", default="float32", help="float32 or bfloat16")
+    parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (default: %(default)s)")
     parser.add_argument(
-        "--platforms", default=",".join(PLATFORMS), help="platforms to export for, separated by commas: %(default)s"
+        "--platforms",
+        default=",".join(PLATFORMS),
+        help="platforms to export for, separated by commas (default: %(default)s)",
     )
     flags = parser.parse_args(arguments)
     size = parse_size("--image-size", flags.image_size)
     platforms = list(dict.fromkeys(flags.platforms.split(",")))
     if set(platforms) - set(PLATFORMS):
-        raise UserError(f"--platforms {flags.platforms}: expected some of {', '.join(PLATFORMS)}")
+        raise UserError(f"--platforms {flags.platforms}: expected one or more of {', '.join(PLATFORMS)}")
     out = Path(flags.out)
     check_result(out)
 
@@ -67,9 +71,9 @@ def main(arguments: list[str]) -> int:
     images, logits = f"[B, {how.size[0]}, {how.size[1]}, 3]", f"[B, {model.config.num_classes}]"
     print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {images} to {logits}, for {', '.join(platforms)}")
     print(compared)
-    source = "stored with the weights" if stated else "not stored with the weights; this is the usual one"
+    source = "stored with the weights" if stated else "not stored with the weights; this is the default"
     if weights.info.normalization_only:
-        source = "the normalization is stored with the weights; the rest is the usual one"
+        source = "the normalization is stored with the weights; the rest is the default"
     print(f"preprocessing, which is not part of the file ({source}): {how.describe()}")
     return 0
 

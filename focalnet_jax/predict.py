@@ -30,13 +30,17 @@ def main(arguments: list[str]) -> int:
         "--checkpoint",
         required=True,
         metavar="PATH",
-        help="a workdir, a step, .pth, .safetensors or Hugging Face",
+        help="workdir, step, .pth or .safetensors file, or Hugging Face directory",
     )
     add_weights_flags(parser)
     add_classes_flag(parser)
-    parser.add_argument("--image-size", metavar="S|HxW", help="in pixels (default: stored with the weights, or 224)")
-    parser.add_argument("--topk", type=int, default=5, metavar="K", help="number of classes to print: %(default)s")
-    parser.add_argument("--json", action="store_true", help="one JSON object per image")
+    parser.add_argument(
+        "--image-size", metavar="S|HxW", help="input size in pixels (default: stored with the weights, or 224)"
+    )
+    parser.add_argument(
+        "--topk", type=int, default=5, metavar="K", help="number of classes to print (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per image")
     parser.add_argument("--out", type=Path, metavar="DIR", help="draw every image with its prediction into this folder")
     flags = parser.parse_args(arguments)
     if flags.out is not None:
@@ -55,7 +59,7 @@ def main(arguments: list[str]) -> int:
     if predictor.assumed:
         how = predictor.preprocessing.describe()
         print(
-            f"note: {flags.checkpoint} stores no {predictor.assumed}; the usual is used: {how}",
+            f"note: {flags.checkpoint} stores no {predictor.assumed}; the default is used: {how}",
             file=sys.stderr,
         )
     drawings = dict(zip(paths, _names(paths), strict=True))

@@ -183,7 +183,7 @@ def test_damaged_and_malicious_pickles_are_refused_in_one_line_with_nothing_run_
     (tmp_path / "empty.pth").write_bytes(b"")
     torch.save([1, 2], tmp_path / "list.pth")
     before = sorted(tmp_path.iterdir())
-    for name, told in {
+    for name, message in {
         "evil.pth": "system",
         "cut.pth": "damaged",
         "page.pth": "web page",
@@ -197,7 +197,7 @@ def test_damaged_and_malicious_pickles_are_refused_in_one_line_with_nothing_run_
             timeout=120,
         )
         assert done.returncode == 2, done.stderr
-        assert told in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
         with pytest.raises(UserError):
             read_weights(tmp_path / name)

@@ -76,7 +76,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_stands_around_a_backbone_is_computed_as_torch_does(name, tmp_path):
+def test_what_surrounds_a_backbone_is_computed_as_torch_does(name, tmp_path):
     model = MODELS[name]().eval()
     torch.save({"state_dict": model.state_dict(), "meta": {"epoch": 1}}, tmp_path / "file.pth")
     with pytest.warns(UserWarning, match="taken as the classifier|the file normalizes images by"):
@@ -121,7 +121,7 @@ def test_pruned_weights_are_those_that_torch_computes_with(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, on what is old
-def test_weights_that_torch_stores_otherwise_are_called_what_they_are(tmp_path):
+def test_weights_that_torch_stores_otherwise_are_named_by_their_kind(tmp_path):
     def changed(change):
         model = timm_model()
         change(model)
@@ -136,9 +136,9 @@ def test_weights_that_torch_stores_otherwise_are_called_what_they_are(tmp_path):
     }
     quantized = torch.quantization.quantize_dynamic(timm_model(), {torch.nn.Linear})
     files["quantized"] = quantized.state_dict(), "quantized weights"
-    for name, (content, told) in files.items():
+    for name, (content, message) in files.items():
         torch.save(content, tmp_path / name)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             read_weights(tmp_path / name, options=UNTOLD)
 
 

@@ -113,7 +113,7 @@ def shared(state):
 
 @pytest.mark.parametrize("name", CONTAINERS)
 @pytest.mark.parametrize("how", [dict(), dict(_use_new_zipfile_serialization=False), dict(pickle_protocol=5)])
-def test_what_trainers_save_is_read_whatever_lies_beside_it(name, how, tmp_path):
+def test_what_trainers_save_is_read_whatever_is_beside_it(name, how, tmp_path):
     torch.save({**CONTAINERS[name](), **beside()}, tmp_path / name, **how)
     assert_same(read_weights(tmp_path / name, options=UNTOLD), STATE, "timm")
 
@@ -197,7 +197,7 @@ def test_shards_of_torch_files_are_read(tmp_path):
     assert_same(read_weights(tmp_path, options=UNTOLD), model.state_dict(), "huggingface")
 
 
-def test_programs_and_whole_models_are_called_what_they_are(tmp_path):
+def test_programs_and_whole_models_are_named_by_their_kind(tmp_path):
     example = torch.zeros(1, 3, 32, 32)
     torch.jit.save(torch.jit.trace(MODEL, example), tmp_path / "jit.pt")
     torch.export.save(torch.export.export(MODEL, (example,)), tmp_path / "program.pt2")

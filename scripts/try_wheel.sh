@@ -8,10 +8,10 @@ place=${KEEP:-$(mktemp -d)}
 mkdir -p "$place"
 [[ -n ${KEEP:-} ]] || trap 'rm -rf "$place"' EXIT
 
-said() { printf '\n== %s\n' "$*"; }
+step() { printf '\n== %s\n' "$*"; }
 
 for python in "${@:-python3}"; do
-  said "$("$python" --version): a wheel of a copy of the checkout, in an environment of its own"
+  step "$("$python" --version): a wheel built from a copy of the checkout, in a new environment"
   name=$(basename "$python")
   git archive --prefix="tree-$name/" HEAD | tar -x -C "$place"
   "$python" -m venv "$place/$name"
@@ -21,10 +21,10 @@ for python in "${@:-python3}"; do
   (
     mkdir -p "$place/elsewhere-$name"
     cd "$place/elsewhere-$name"
-    said "focalnet, and what is installed"
+    step "focalnet, and the installed packages"
     "$bin/focalnet" --help
     "$bin/python" -m focalnet_jax
-    said "a recipe of the wheel: trained, evaluated, converted, exported, and its picture named"
+    step "a recipe of the wheel: train, evaluate, convert, predict, export"
     small=(--config.model.embed_dim=16 "--config.model.depths=(1,2)" --config.total_steps=40)
     "$bin/focalnet" train --config configs/quickstart.py --workdir run "${small[@]}" | tail -2
     "$bin/focalnet" eval --config configs/quickstart.py --checkpoint run "${small[@]}" | tail -1
@@ -33,10 +33,10 @@ for python in "${@:-python3}"; do
 Image.fromarray((load_digits().images[3] * 15).astype("uint8")).resize((96, 96)).save("three.png")'
     "$bin/focalnet" predict three.png --checkpoint run
     "$bin/focalnet" export run model.stablehlo | tail -1
-    said "py.typed lies in it, by which a checker of types takes its annotations"
+    step "py.typed is installed, so type checkers use the annotations"
     "$bin/python" -c 'import focalnet_jax, pathlib
 assert (pathlib.Path(focalnet_jax.__file__).parent / "py.typed").is_file()
 print(focalnet_jax.__file__)'
   )
 done
-said "all of it worked"
+step "everything passed"

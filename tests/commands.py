@@ -35,7 +35,7 @@ def start(script, *arguments, env=ENVIRONMENT):
 
 
 def run(script, *arguments, env=ENVIRONMENT):
-    """What a command said and how it ended."""
+    """The output of a command and how it ended."""
     process = start(script, *arguments, env=env)
     try:
         stdout, stderr = process.communicate(timeout=300)
@@ -79,8 +79,8 @@ def saved_params(workdir, step, item="params"):
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
-def assert_one_line_mistake(done, told):
+def assert_one_line_mistake(done, message):
     assert done.returncode == 2, done.stdout + done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -66,14 +66,14 @@ def made_once(tmp_path_factory, name, *flags):
 
     alone = "PYTEST_XDIST_WORKER" not in os.environ
     workdir = (tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent) / name
-    said = workdir.with_suffix(".txt")
+    output = workdir.with_suffix(".txt")
     with workdir.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not said.exists():
+        if not output.exists():
             done = run("train.py", *flags, "--workdir", workdir)
             assert done.returncode == 0, done.stderr
-            said.write_text(done.stdout)
-    return workdir, said.read_text()
+            output.write_text(done.stdout)
+    return workdir, output.read_text()
 
 
 @pytest.fixture(scope="session")

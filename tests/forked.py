@@ -55,11 +55,11 @@ class Forked:
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Waits for the end; what it wrote and was not read."""
-        said: list[str] = ["", ""]
+        outputs: list[str] = ["", ""]
 
         def read(index: int, pipe) -> None:
             with pipe:
-                said[index] = pipe.read()
+                outputs[index] = pipe.read()
 
         readers = [threading.Thread(target=read, args=each) for each in enumerate((self.stdout, self.stderr))]
         for reader in readers:
@@ -70,7 +70,7 @@ class Forked:
             raise subprocess.TimeoutExpired(self._command, timeout)
         for reader in readers:
             reader.join(timeout)
-        return said[0], said[1]
+        return outputs[0], outputs[1]
 
 
 def _become(command: list[str], env: dict[str, str], cwd: str, pipes: list[str]) -> None:

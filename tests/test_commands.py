@@ -1,4 +1,4 @@
-"""train.py, eval.py and the converter as a user types them: what is left behind, and what mistakes are told."""
+"""train.py, eval.py and the converter as a user types them: what is left behind, and how mistakes are reported."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def test_another_config_does_not_touch_the_run(finished):
     workdir, _ = finished
     before = sorted(str(path) for path in workdir.rglob("*"))
     refused = run("train.py", *SMALL, *EVERY, "--workdir", workdir, "--config.schedule.learning_rate=0.5")
-    assert_one_line_mistake(refused, "schedule.learning_rate is 0.02 there and 0.5 here")
+    assert_one_line_mistake(refused, "schedule.learning_rate was 0.02 and is now 0.5")
     assert sorted(str(path) for path in workdir.rglob("*")) == before
 
 
@@ -117,7 +117,7 @@ def test_a_folder_of_photos_trains_and_evaluates(photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["--config.model.name=focalnet_tiny_lfr"], "focalnet_tiny_lrf"),
         (["--config.data.source=digits"], "add --config.data.source=folder"),
@@ -127,7 +127,7 @@ def test_a_folder_of_photos_trains_and_evaluates(photos, tmp_path):
         (["--config.leraning_rate=1"], "schedule.learning_rate"),
         (["--config.batch_size=ten"], "an integer"),
         (["--config.batch_size=10"], "8 or 16"),
-        (["--config.data.path=missing"], "not a directory"),
+        (["--config.data.path=missing"], "data.path=missing does not exist"),
         (["--config.data.eval_split=test"], "no split 'test'"),
         (["--config.model.num_classes=1"], "model.num_classes=2"),
         (["--config.precision=float61"], "bfloat16"),
@@ -136,16 +136,16 @@ def test_a_folder_of_photos_trains_and_evaluates(photos, tmp_path):
         (["--config.seed=-1"], "[0, 2**32)"),
         (["--config.data.image_size=4", "--config.model.depths=(1,1)"], "at least 8x8"),
         (["--config.data.eval_resize=8"], "data.eval_resize=8"),
-        (["--config.augment.crop_scale=(0.5,2.0)"], "share of the area"),
+        (["--config.augment.crop_scale=(0.5,2.0)"], "fraction of the area"),
         (["--config.model.focal_windows=4"], "odd"),
         (["--config.remat=ful"], "full"),
         (["--config.batch_size=32"], "24 training examples"),
     ],
 )
-def test_a_mistake_gets_one_line_exit_code_2_and_leaves_nothing(photos, tmp_path, overrides, told):
+def test_a_mistake_gets_one_line_exit_code_2_and_leaves_nothing(photos, tmp_path, overrides, message):
     env = ENVIRONMENT | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     arguments = [*FOLDER, f"--config.data.path={photos}", *overrides, "--workdir", tmp_path / "run"]
-    assert_one_line_mistake(run("train.py", *arguments, env=env), told)
+    assert_one_line_mistake(run("train.py", *arguments, env=env), message)
     assert not (tmp_path / "run").exists()
 
 
@@ -165,7 +165,7 @@ def test_a_lost_config_file_does_not_let_another_config_in(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     (tmp_path / "run" / "config.json").unlink()
     other = run("train.py", *SMALL, *EVERY, "--workdir", tmp_path / "run", "--config.seed=5")
-    assert_one_line_mistake(other, "seed is 1 there and 5 here")
+    assert_one_line_mistake(other, "seed was 1 and is now 5")
 
 
 def test_splits_and_checkpoints_must_mean_the_same_by_a_label(photos, tmp_path):

@@ -100,7 +100,7 @@ START = "from focalnet_jax.config import default_config\n\ndef get_config(varian
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("import json\n\njson.lods\n", "mine.py:3 fails: AttributeError"),
         ("import json\n\njson.(\n", "mine.py:3 fails: SyntaxError"),
@@ -112,11 +112,11 @@ START = "from focalnet_jax.config import default_config\n\ndef get_config(varian
         (START + "    c.unlock()\n    del c.augment.flip\n    return c\n", "lacks augment.flip"),
     ],
 )
-def test_a_config_file_that_fails_names_the_line(tmp_path, text, told):
+def test_a_config_file_that_fails_names_the_line(tmp_path, text, message):
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(UserError) as caught:
         load_config(str(tmp_path / "mine.py"))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_stored_config_is_compared_in_what_matters():
@@ -126,8 +126,8 @@ def test_a_stored_config_is_compared_in_what_matters():
     assert differences(same, stored) == []
     other = load_config("configs/quickstart.py", ["--config.seed=3", "--config.model.depths=(1,1,1)"])
     assert differences(other, stored) == [
-        "model.depths is [1, 2, 1] there and [1, 1, 1] here",
-        "seed is 0 there and 3 here",
+        "model.depths was [1, 2, 1] and is now [1, 1, 1]",
+        "seed was 0 and is now 3",
     ]
 
 
@@ -137,7 +137,7 @@ def test_a_key_that_a_stored_config_lacks_means_its_default():
     del older["ema_decay"], older["health"]["spike_factor"]
     assert differences(config, older) == []
     other = load_config("configs/quickstart.py", ["--config.ema_decay=0.5"])
-    assert differences(other, older) == ["ema_decay is 0.0 there and 0.5 here"]
+    assert differences(other, older) == ["ema_decay was 0.0 and is now 0.5"]
 
 
 def test_computation_is_on_the_platform_tests_are_for():

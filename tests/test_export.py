@@ -52,7 +52,7 @@ def test_a_runs_weights_are_exported_by_the_command(finished, tmp_path, capsys):
     (tmp_path / "own").unlink()
     with pytest.raises(UserError, match="exists"):
         main([str(workdir), str(out)])
-    with pytest.raises(UserError, match="expected some of cpu, cuda, tpu"):
+    with pytest.raises(UserError, match="expected one or more of cpu, cuda, tpu"):
         main([str(workdir), str(tmp_path / "x"), "--platforms", "gpu"])
     with pytest.raises(UserError, match="--image-size 0: expected 1 or more"):
         main([str(workdir), str(tmp_path / "x"), "--image-size", "0"])
@@ -92,7 +92,7 @@ def test_an_export_whose_logits_differ_is_not_written(finished, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_for_other_platforms_is_written_and_said_to_be_not_compared(finished, tmp_path, capsys):
+def test_an_export_for_other_platforms_is_written_and_reported_as_not_compared(finished, tmp_path, capsys):
     assert main([str(finished[0]), str(tmp_path / "run.stablehlo"), "--platforms", "tpu,cuda"]) == 0
     assert "not compared with the model: this machine runs cpu, the file tpu, cuda" in capsys.readouterr().out
     assert (tmp_path / "run.stablehlo").stat().st_size

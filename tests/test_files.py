@@ -8,16 +8,16 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import check_folder, check_result, write_result
 
 
-def test_what_cannot_be_written_is_refused_before_with_what_to_do(tmp_path, monkeypatch):
+def test_paths_that_cannot_be_written_are_refused_before_with_what_to_do(tmp_path, monkeypatch):
     there = tmp_path / "there.npz"
     there.touch()
-    for path, overwrite, told in (
+    for path, overwrite, message in (
         (there, None, "already exists; remove it or choose another name"),
         (there, False, "already exists; choose another --out or give --overwrite"),
         (tmp_path, True, "is a folder; expected the path of a file"),
         (there / "x.npz", True, "there is no folder"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             check_result(path, overwrite=overwrite)
     check_result(there, overwrite=True)
     check_result(tmp_path / "new.npz")

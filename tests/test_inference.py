@@ -19,7 +19,7 @@ from focalnet_jax.visualize.maps import receptive_field
 from tests.convert.golden_files import GOLDEN, OPTIONS
 from tests.convert.random_weights import weights_of
 
-UNTOLD = GOLDEN / "timm_lrf.safetensors"  # nothing in it tells normalize_modulator
+UNSTATED = GOLDEN / "timm_lrf.safetensors"  # nothing in it tells normalize_modulator
 
 
 @pytest.mark.parametrize(
@@ -31,38 +31,38 @@ UNTOLD = GOLDEN / "timm_lrf.safetensors"  # nothing in it tells normalize_modula
     ],
 )
 @pytest.mark.parametrize("size", ["0", "100000000"])
-def test_pictures_of_a_size_that_cannot_be_are_refused_before_anything_is_read(main, arguments, size):
+def test_an_invalid_image_size_is_refused_before_anything_is_read(main, arguments, size):
     with pytest.raises(UserError, match=f"size {size}: expected 1 to 4096"):
         main([*arguments, size, "--checkpoint", "nowhere"])
 
 
-def test_what_weights_do_not_tell_is_asked_for_and_taken(tmp_path, capsys):
+def test_what_weights_do_not_state_is_requested_and_used(tmp_path, capsys):
     with pytest.raises(UserError, match="give --option normalize_modulator=false, or true"):
-        load_classifier(UNTOLD)
-    assert load_classifier(UNTOLD, options={"normalize_modulator": True}).model.config.normalize_modulator
+        load_classifier(UNSTATED)
+    assert load_classifier(UNSTATED, options={"normalize_modulator": True}).model.config.normalize_modulator
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
-    arguments = [str(tmp_path / "red.png"), "--checkpoint", str(UNTOLD), "--image-size", "64"]
+    arguments = [str(tmp_path / "red.png"), "--checkpoint", str(UNSTATED), "--image-size", "64"]
     assert predict.main([*arguments, "--option", "normalize_modulator=false"]) == 0
-    best = load_classifier(UNTOLD, image_size=64, options=OPTIONS["timm_lrf"]).predict(
+    best = load_classifier(UNSTATED, image_size=64, options=OPTIONS["timm_lrf"]).predict(
         [np.uint8([[[255, 0, 0]]]).repeat(64, 0).repeat(64, 1)]
     )[0]
     assert capsys.readouterr().out.startswith(f"{arguments[0]}: {best[0][0]} {best[0][1]:.1%}, ")
 
 
-def test_a_file_says_what_outputs_are_called(tmp_path, capsys):
+def test_a_file_gives_the_class_names_of_the_outputs(tmp_path, capsys):
     names = ["ant", "bee", "cat", "dog", "emu"]
     (tmp_path / "classes.txt").write_text("\n".join(names))
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
-    arguments = [str(tmp_path / "red.png"), "--checkpoint", str(UNTOLD), "--image-size", "64", "--topk", "1"]
+    arguments = [str(tmp_path / "red.png"), "--checkpoint", str(UNSTATED), "--image-size", "64", "--topk", "1"]
     arguments += ["--option", "normalize_modulator=false", "--classes", str(tmp_path / "classes.txt")]
     assert predict.main(arguments) == 0
     options = OPTIONS["timm_lrf"]
     picture = np.uint8([[[255, 0, 0]]]).repeat(64, 0).repeat(64, 1)
-    best = load_classifier(UNTOLD, image_size=64, options=options).best([picture], 1)[0][0, 0]
+    best = load_classifier(UNSTATED, image_size=64, options=options).best([picture], 1)[0][0, 0]
     assert capsys.readouterr().out.startswith(f"{arguments[0]}: {names[best]} ")
     (tmp_path / "classes.txt").write_text("ant\nbee\n")
     with pytest.raises(UserError, match="has 2 classes; expected 5, one for each output"):
-        load_classifier(UNTOLD, options=options, classes=tmp_path / "classes.txt")
+        load_classifier(UNSTATED, options=options, classes=tmp_path / "classes.txt")
 
 
 def in_threads(call, times=48):
@@ -89,7 +89,7 @@ PICTURE = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
     ],
     ids=["logits", "the page's maps", "receptive field"],
 )
-def test_many_threads_get_what_one_gets(classifier, call):
+def test_many_threads_get_the_same_results_as_one(classifier, call):
     expected = call(classifier)
     for each in in_threads(lambda: call(classifier)):
         np.testing.assert_array_equal(each, expected)
@@ -97,7 +97,7 @@ def test_many_threads_get_what_one_gets(classifier, call):
 
 def test_classifiers_that_many_threads_load_are_alike():
     def load():
-        return load_classifier(UNTOLD, image_size=64, options=OPTIONS["timm_lrf"]).logits([PICTURE])
+        return load_classifier(UNSTATED, image_size=64, options=OPTIONS["timm_lrf"]).logits([PICTURE])
 
     first, *others = in_threads(load, 8)
     for each in others:
@@ -111,7 +111,7 @@ def test_predictions_follow_parameters_that_were_changed(classifier):
     np.testing.assert_allclose(classifier.logits([PICTURE]), before + 1, rtol=1e-6)
 
 
-def test_weights_that_are_nan_predict_nothing(classifier):
+def test_weights_that_are_nan_are_refused_when_predicting(classifier):
     bias = classifier.model.head.bias
     before = bias[...]
     bias[...] = before * np.nan
@@ -120,7 +120,7 @@ def test_weights_that_are_nan_predict_nothing(classifier):
     bias[...] = before
 
 
-def test_no_pictures_have_no_logits(classifier):
+def test_an_empty_list_of_images_has_no_logits(classifier):
     assert classifier.logits([]).shape == (0, 5)
     assert classifier.predict([]) == []
 

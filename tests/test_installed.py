@@ -20,7 +20,7 @@ from tests.commands import assert_one_line_mistake, run
 FOCALNET = "from focalnet_jax.programs.commands import run; run()"
 
 
-def test_versions_devices_and_what_is_missing_are_told():
+def test_versions_devices_and_missing_packages_are_printed():
     done = run("-m", "focalnet_jax")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"focalnet_jax {__version__}, Python ")
@@ -31,7 +31,7 @@ def test_versions_devices_and_what_is_missing_are_told():
     assert_one_line_mistake(run("-m", "focalnet_jax", "--versin"), "--versin")
 
 
-def test_a_missing_compiler_is_told(monkeypatch, capsys):
+def test_a_missing_compiler_is_reported(monkeypatch, capsys):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert main([]) == 0
     assert "kernels for CPUs    no C++ compiler" in capsys.readouterr().out
@@ -45,9 +45,9 @@ def test_one_program_has_all_commands():
         assert "run_command(main)" in Path(importlib.util.find_spec(runnable).origin).read_text(), name
     modules = [path for path in Path("focalnet_jax").rglob("*.py") if "\ndef main(arguments" in path.read_text()]
     assert len(modules) == len(COMMANDS) + 1  # and python -m focalnet_jax
-    told = run("-c", FOCALNET)
-    assert told.returncode == 0
-    assert re.findall(r"^  ([a-z.]+) ", told.stdout, re.MULTILINE) == list(COMMANDS)
+    done = run("-c", FOCALNET)
+    assert done.returncode == 0
+    assert re.findall(r"^  ([a-z.]+) ", done.stdout, re.MULTILINE) == list(COMMANDS)
     assert run("-c", FOCALNET, "--version").stdout == f"focalnet_jax {__version__}\n"
     assert_one_line_mistake(run("-c", FOCALNET, "trian"), "Did you mean 'train'")
     helped = run("-c", FOCALNET, "convert", "--help")
@@ -111,16 +111,16 @@ def test_a_mistake_in_a_benchmarks_command_is_one_line(name, arguments):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--config.batch_size=3"], "the images of a chip are --batch"),
+        (["--config.batch_size=3"], "--batch sets the images per chip"),
         (["--aggregation", "4", "--config.model.aggregation=xla"], "compiles both implementations"),
-        (["--plain", "--config.model.use_gates=False"], "which have no use_gates=False"),
+        (["--plain", "--config.model.use_gates=False"], "needs a released model, without use_gates=False"),
         (["--config.precision=float32"], "expected bfloat16"),
         (["--topology", "h100:1"], "expected a TPU such as v5e:2x2"),
         (["--block", "1", "--config.remat=foo"], "unknown remat policy 'foo'"),
         (["--model", ""], "expected a variant such as base_lrf"),
         (["--model", "focalnet_focalnet_base_lrf"], "unknown config variant 'focalnet_focalnet_base_lrf'"),
-        (["--config.mesh.fsdp=0"], "this is one chip's part"),
-        (["--model", "pooling", "--aggregation", "1"], "which have no use_depthwise_conv=False"),
+        (["--config.mesh.fsdp=0"], "only one chip's part is compiled"),
+        (["--model", "pooling", "--aggregation", "1"], "needs a released model, without use_depthwise_conv=False"),
         (["--config.data.image_size=100000000"], "expected 1 to 16384 pixels"),
     ],
 )
@@ -168,5 +168,5 @@ def test_a_wheel_holds_every_module_the_recipes_and_what_they_read(tmp_path):
 
 
 @pytest.mark.parametrize("extra", ["tpu", "cuda", "convert", "viz", "demo", "docs"])
-def test_what_is_optional_has_a_name(extra):
+def test_every_group_of_optional_packages_is_declared(extra):
     assert tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"][extra]

@@ -40,16 +40,16 @@ def trained(images, tmp_path_factory):
     return workdir, done.stdout
 
 
-def test_what_is_chosen_is_told_and_stored(images, trained):
-    workdir, said = trained
+def test_chosen_values_are_printed_and_stored(images, trained):
+    workdir, output = trained
     stored = json.loads((workdir / "config.json").read_text())
     assert stored["model"]["num_classes"] == 3
     assert (stored["precision"], stored["batch_size"], stored["data"]["image_size"]) == ("float32", 8, 64)
-    assert "chosen     model.name=focalnet_tiny_srf" in said
-    assert "model.num_classes=3" in said
-    assert "hint       training starts from fresh weights" in said
-    assert "of 66 images are held out for evaluation, chosen by their file names (data.held_out=0.2)" in said
-    assert f"there is no {images}/val" in said
+    assert "chosen     model.name=focalnet_tiny_srf" in output
+    assert "model.num_classes=3" in output
+    assert "hint       training starts from fresh weights" in output
+    assert "of 66 images are held out for evaluation, chosen by their file names (data.held_out=0.2)" in output
+    assert f"there is no {images}/val" in output
 
 
 def test_the_same_flags_resume_it_and_evaluate_it(images, trained):
@@ -140,7 +140,7 @@ def test_auto_is_a_word_of_the_command_line():
 
 def test_without_data_what_depends_on_them_is_refused():
     config = load_config("configs/own_folder.py", optional=["data.path"])
-    with pytest.raises(UserError, match=r"model.num_classes=auto is chosen by the training images"):
+    with pytest.raises(UserError, match=r"model.num_classes=auto is chosen from the training images"):
         resolve(config, MESH)
 
 
@@ -151,7 +151,7 @@ def test_what_a_run_has_chosen_is_what_is_shown(images, trained, tmp_path, capsy
     assert main([*given, f"--workdir={trained[0]}"]) == 0
     assert "chosen     " not in capsys.readouterr().out
     assert main([*given, "--config.batch_size=16"]) == 0
-    told = capsys.readouterr().out
-    assert "chosen     model.name=focalnet_tiny_srf" in told
-    assert "16 of 16 images" in told
-    assert "hint" not in told  # nothing is trained
+    output = capsys.readouterr().out
+    assert "chosen     model.name=focalnet_tiny_srf" in output
+    assert "16 of 16 images" in output
+    assert "hint" not in output  # nothing is trained

@@ -97,7 +97,7 @@ def test_other_data_is_refused(prepared, undisturbed, tmp_path):
     assert_one_line_mistake(refused, "was trained on other data")
     typo = [f"--config.data.path={other}", "--config.data.train_split=trian"]
     sliced = run("train.py", *RECIPE, *typo, "--workdir", tmp_path / "run")
-    assert_one_line_mistake(sliced, "has no split 'trian', or it is empty; it has train, val")
+    assert_one_line_mistake(sliced, "has no split 'trian', or it is empty; expected train, val")
 
 
 def test_labels_below_a_picture_stand_out_of_the_smoothing_and_no_others():

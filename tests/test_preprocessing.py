@@ -84,8 +84,8 @@ def test_predict_says_when_weights_state_nothing_and_refuses_what_it_cannot_foll
     arguments = [str(photo), "--json", "--checkpoint"]
     bare = tmp_path / "bare.safetensors"
     safetensors.numpy.save_file(safetensors.numpy.load_file(GOLDEN / "huggingface_srf.safetensors"), bare)
-    told = [part for key, value in SRF.items() for part in ("--option", f"{key}={str(value).lower()}")]
-    assert predict.main([*arguments, str(bare), *told, "--image-size", "32x48"]) == 0
+    flags = [part for key, value in SRF.items() for part in ("--option", f"{key}={str(value).lower()}")]
+    assert predict.main([*arguments, str(bare), *flags, "--image-size", "32x48"]) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
     assert len(err.splitlines()) == 1
@@ -169,17 +169,17 @@ def test_weights_that_are_measured_or_trained_from_keep_their_preprocessing_or_s
     workdir, _ = finished
     config = load_config("configs/quickstart.py", [*SMALL[1:]])
     own = evaluate_checkpoint(config, str(workdir))
-    assert "prepared" not in capsys.readouterr().out
+    assert "images are preprocessed" not in capsys.readouterr().out
     # the run's own way counts, whatever the config says, unless its keys are named
     others = ["--config.data.image_size=24", "--config.data.mean=(0.5,0.5,0.5)", "--config.data.eval_resize=24"]
     elsewhere = load_config("configs/quickstart.py", [*SMALL[1:], *others])
     assert evaluate_checkpoint(elsewhere, str(workdir))["loss"] == own["loss"]
     out = capsys.readouterr().out
-    assert "images are prepared as the weights state it: shorter side to 16, centre crop 16x16" in out
-    assert "the config's: shorter side to 24, centre crop 24x24, bicubic, mean 0.5" in out
+    assert "images are preprocessed as the weights state: shorter side to 16, centre crop 16x16" in out
+    assert "the config has shorter side to 24, centre crop 24x24, bicubic, mean 0.5" in out
     changed = evaluate_checkpoint(elsewhere, str(workdir), named=named_keys(others[1:2]))
     assert changed["loss"] != own["loss"]
-    assert "as the weights state it but for data.mean: shorter side to 16" in capsys.readouterr().out
+    assert "as the weights state except for data.mean: shorter side to 16" in capsys.readouterr().out
     train, _ = extract_features(elsewhere, str(workdir))
     same, _ = extract_features(config, str(workdir))
     np.testing.assert_array_equal(train.values, same.values)
@@ -217,7 +217,7 @@ def test_pictures_that_are_not_square_are_trained_evaluated_and_predicted(photo,
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("image_size", "(16,)", "1 to 16384 pixels, or (height, width)"),
         ("image_size", "(16,0)", "1 to 16384 pixels"),
@@ -232,10 +232,10 @@ def test_pictures_that_are_not_square_are_trained_evaluated_and_predicted(photo,
         ("std", "0.5", "three positive numbers"),
     ],
 )
-def test_a_key_that_makes_no_sense_is_one_line(key, value, told):
+def test_a_key_that_makes_no_sense_is_one_line(key, value, message):
     with pytest.raises(UserError, match=f"data.{key}=") as error:
         load_config("configs/quickstart.py", [f"--config.data.{key}={value}"])
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_switch_that_is_null_is_off(tmp_path):
@@ -266,9 +266,7 @@ def test_of_weights_that_state_a_normalization_alone_the_rest_is_the_configs(cap
     config = load_config("configs/quickstart.py", SMALL[1:])
     own = from_config(config.data)
     assert weights_preprocessing(config, stated, ()) == replace(own, normalization=HALF)
-    assert (
-        "as the weights state it: shorter side to 16, centre crop 16x16, bicubic, mean 0.5" in capsys.readouterr().out
-    )
+    assert "as the weights state: shorter side to 16, centre crop 16x16, bicubic, mean 0.5" in capsys.readouterr().out
     assert weights_preprocessing(config, stated, ["data.mean", "data.std"]) == own
     note_difference(config, stated, "model.pth")
     assert "model.pth states another preprocessing, shorter side to 16, centre crop 16x16" in capsys.readouterr().out
@@ -280,7 +278,7 @@ def test_of_weights_that_state_a_normalization_alone_the_rest_is_the_configs(cap
 
 
 @pytest.mark.parametrize("format", ["huggingface", "timm"])
-def test_what_a_librarys_files_cannot_say_goes_along_in_the_weights(format, tmp_path):
+def test_what_a_librarys_files_cannot_state_is_stored_in_the_weights(format, tmp_path):
     wide = Preprocessing((32, 48), resized=(36, 54), crop_pct=None, interpolation="lanczos", normalization=HALF)
     how = replace(wide, size=(32, 32), resized=(40, 40), mode="longest") if format == "timm" else wide
     weights = read_weights(GOLDEN / "huggingface_srf.safetensors", options=SRF)

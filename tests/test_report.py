@@ -53,7 +53,7 @@ def test_a_picture_of_the_curves_alone(other, tmp_path):
     assert Image.open(tmp_path / "curves.png").size[0] > 1000
 
 
-def test_a_file_that_is_there_is_written_over_only_where_asked(other, tmp_path):
+def test_an_existing_file_is_replaced_only_with_overwrite(other, tmp_path):
     holiday = tmp_path / "holiday.png"
     holiday.write_text("a picture")
     with pytest.raises(UserError, match=r"holiday\.png already exists; choose another --out or give --overwrite"):
@@ -103,7 +103,7 @@ def test_every_panel_has_a_curve_of_every_run_that_has_the_metric(finished, othe
     np.testing.assert_array_equal(axes["training loss"].lines[1].get_xydata(), [[1, 2], [2, 1]])
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(other, tmp_path):
+def test_runs_of_one_name_are_distinguished_by_their_folders(other, tmp_path):
     copy = tmp_path / "b" / "again" / other.name
     copy.mkdir(parents=True)
     (copy / "metrics.jsonl").write_text((other / "metrics.jsonl").read_text())
@@ -117,7 +117,7 @@ def test_many_points_are_thinned_to_their_means():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["nowhere"], "nowhere holds no run: there is no metrics.jsonl in it or in its folders"),
         (["nowhere", "--out", "nodir/report.html"], "there is no folder nodir; create it"),
@@ -125,18 +125,18 @@ def test_many_points_are_thinned_to_their_means():
         ([], "required: WORKDIR"),
     ],
 )
-def test_a_mistake_is_one_line(arguments, told):
-    with pytest.raises(UserError, match=told):
+def test_a_mistake_is_one_line(arguments, message):
+    with pytest.raises(UserError, match=message):
         main(arguments)
 
 
-def test_a_run_that_logged_nothing_and_a_file_that_is_no_runs_are_said_so(tmp_path):
-    for content, told in (
+def test_a_run_that_logged_nothing_and_a_file_of_no_run_are_refused(tmp_path):
+    for content, message in (
         ("", "has logged nothing yet"),
-        ("hello\n[1]\n", r"metrics\.jsonl is damaged or not of a run"),
+        ("hello\n[1]\n", r"metrics\.jsonl is damaged or not the metrics of a run"),
     ):
         (tmp_path / "metrics.jsonl").write_text(content)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             main([str(tmp_path)])
 
 
@@ -149,7 +149,7 @@ def test_lines_that_are_no_metrics_are_passed_over_and_a_damaged_config_is_one_l
         read_run(other)
 
 
-def test_numbers_that_are_none_are_passed_over_and_names_are_text(tmp_path):
+def test_numbers_that_are_not_finite_are_skipped_and_names_are_text(tmp_path):
     folder = tmp_path / os.fsdecode(b"a\xff$\\frac$")
     folder.mkdir()
     rows = ['{"step": Infinity, "train/loss": 1}', '{"step": 1, "train/loss": 1' + "0" * 400 + "}"]

@@ -83,8 +83,8 @@ def test_recipes_and_settings_are_all_there(site):
     options = config.model.keys()
     config.evaluations.NAME = evaluation()
     for key in flatten(config):
-        told = key.removeprefix("model.") if key.removeprefix("model.") in options else f"config.{key} ="
-        assert told in settings, key
+        shown = key.removeprefix("model.") if key.removeprefix("model.") in options else f"config.{key} ="
+        assert shown in settings, key
 
 
 def test_every_command_is_there_with_its_flags(site):

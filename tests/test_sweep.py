@@ -51,7 +51,7 @@ def test_runs_follow_each_other_and_a_finished_sweep_is_left_alone(tmp_path):
     assert (again.returncode, again.stdout.count("already")) == (0, 2)
 
 
-def test_a_mistake_in_any_combination_is_told_before_the_first_run(tmp_path):
+def test_a_mistake_in_any_combination_is_reported_before_the_first_run(tmp_path):
     refused = sweep(*TWO, "--workdir", tmp_path / "sweep")
     assert_one_line_mistake(refused, "--config.schedule.learning_rate=nothing: expected a number")
     assert not (tmp_path / "sweep").exists()
@@ -64,7 +64,7 @@ def test_a_runs_own_folder_is_no_place_for_others(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_folder_that_cannot_be_one_is_refused_before_the_first_run(tmp_path, capsys):
+def test_an_invalid_workdir_is_refused_before_the_first_run(tmp_path, capsys):
     (tmp_path / "file").touch()
     for workdir in (tmp_path / "file", tmp_path / "file" / "sweep"):
         with pytest.raises(UserError, match="file is a file; expected a folder: choose another"):
@@ -92,7 +92,7 @@ def test_names_of_runs_are_files_names_and_unlike_each_other():
     assert all(len(name) < 255 for name, _ in long)
 
 
-def test_a_run_that_its_data_refuse_keeps_no_other_from_the_table(tmp_path):
+def test_a_run_that_its_data_rejects_does_not_keep_others_from_the_table(tmp_path):
     done = sweep(*SMALL, "--config.total_steps=1", "--config.batch_size=99999,32", "--workdir", tmp_path)
     assert done.returncode == 2
     assert "batch_size=99999 is larger than the 1347 training examples" in done.stderr
@@ -101,7 +101,7 @@ def test_a_run_that_its_data_refuse_keeps_no_other_from_the_table(tmp_path):
     assert "batch_size=99999  rejected" in done.stdout
 
 
-def test_a_model_that_cannot_be_is_refused_before_the_first_run(tmp_path, capsys):
+def test_an_invalid_model_is_refused_before_the_first_run(tmp_path, capsys):
     with pytest.raises(UserError, match="depths"):
         main(
             [

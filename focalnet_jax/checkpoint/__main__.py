@@ -36,14 +36,18 @@ def main(arguments: list[str]) -> int:
         command = commands.add_parser(name, allow_abbrev=False)
         command.error = parser.error
         command.set_defaults(does=does)
-        command.add_argument("directory", metavar="DIR")
+        command.add_argument("directory", metavar="DIR", help="a workdir or its folder checkpoints")
         if name == "verify":
             command.add_argument("--step", type=int, metavar="STEP", help="verify only this step")
         if name == "diff":
-            command.add_argument("steps", type=int, nargs=2, metavar="STEP")
+            command.add_argument("steps", type=int, nargs=2, metavar="STEP", help="two steps to compare")
         if name == "prune":
-            command.add_argument("--keep-latest", type=int, default=1, metavar="N")
-            command.add_argument("--keep-best", type=int, default=1, metavar="N")
+            command.add_argument(
+                "--keep-latest", type=int, default=1, metavar="N", help="number of newest steps to keep (default: 1)"
+            )
+            command.add_argument(
+                "--keep-best", type=int, default=1, metavar="N", help="number of best steps to keep (default: 1)"
+            )
             command.add_argument(
                 "--dry-run", action="store_true", help="print the steps to delete, without deleting them"
             )
@@ -191,7 +195,9 @@ def _differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any
 
 def _prune(given: Path, flags: argparse.Namespace) -> int:
     if flags.keep_latest < 1 or flags.keep_best < 0:
-        raise UserError(f"--keep-latest {flags.keep_latest} --keep-best {flags.keep_best}: expected at least 1 and 0")
+        raise UserError(
+            f"--keep-latest {flags.keep_latest} --keep-best {flags.keep_best}: expected 1 or more, and 0 or more"
+        )
     folder = _folder(given)
     with contextlib.ExitStack() as locks:
         for workdir in _workdirs(given) if not flags.dry_run else ():

@@ -55,8 +55,8 @@ def check_path(path: Path) -> None:
     name = str(path.absolute())
     if found := sorted(set("[]*?") & set(name)):
         raise UserError(
-            f"{name}: checkpoints cannot be written below a name with {' '.join(found)}, which Orbax treats as a "
-            "pattern: choose another"
+            f"{name}: checkpoints cannot be written below a directory with {' '.join(found)} in its name, which Orbax "
+            "treats as a pattern: choose another"
         )
     try:
         name.encode()
@@ -93,7 +93,7 @@ def find_checkpoint(path: str) -> Path:
         if newest is not None:
             return folder / str(newest)
     if (given / "params").is_dir():
-        raise RunFailedError(f"checkpoint {given} is damaged ({find_missing(given)[0]})")
+        raise RunFailedError(f"checkpoint {given} is damaged ({find_missing(given)[0]}): choose another")
     raise UserError(
         f"{path} holds no checkpoint; expected a workdir, one of its {FOLDER}/STEP, or a Hugging Face directory"
     )
@@ -111,7 +111,7 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
             raise ValueError("not a JSON object")
         return metadata
     except (OSError, ValueError) as error:
-        raise RunFailedError(f"checkpoint {checkpoint} is damaged (its metadata: {error})") from error
+        raise RunFailedError(f"checkpoint {checkpoint} is damaged (its metadata: {error}): choose another") from error
 
 
 def best_metric(checkpoint: Path) -> str:

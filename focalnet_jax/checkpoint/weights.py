@@ -155,7 +155,7 @@ def reading(checkpoint: Path) -> Iterator[None]:
     except PermissionError as error:
         raise UserError(f"cannot read checkpoint {checkpoint}: {error.strerror}") from error
     except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
-        raise RunFailedError(f"checkpoint {checkpoint} is damaged ({reason(error)})") from error
+        raise RunFailedError(f"checkpoint {checkpoint} is damaged ({reason(error)}): choose another step") from error
 
 
 @contextmanager

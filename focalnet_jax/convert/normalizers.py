@@ -87,7 +87,7 @@ def _of_pair(mean_name: str, std_name: str, place: str, tensors: Tensors) -> Fou
         found = Normalization(*(tuple(_short(each / scale) for each in part) for part in (colours.mean, colours.std)))
         _refuse_blue_first(found)
     except UserError as error:
-        return FoundNormalization(names, None, f"{mean_name} and {std_name} cannot be followed: {error}")
+        return FoundNormalization(names, None, f"{mean_name} and {std_name} cannot be used: {error}")
     return FoundNormalization(names, found)
 
 

@@ -99,7 +99,7 @@ def _refuse_unknown_steps(values: Mapping[str, Any], place: str) -> None:
     for key, value in values.items():
         step = key.startswith("do_") and key not in (*_FOLLOWED, *_NO_MATTER)
         if value and (step or key in ("rescale_offset", "offset", "size_divisor", "use_square_size")):
-            raise UserError(f"{place}: {key} is {str(value)[:60]}, which this package does not do")
+            raise UserError(f"{place}: {key} is {str(value)[:60]}, which this package does not support")
 
 
 def _geometry(values: Mapping[str, Any], place: str, *, crop_pct: bool) -> Preprocessing:

@@ -82,7 +82,7 @@ def recognise(
         known = {config_name: configured or {}, "the tensors' names": _postln_by_names(shapes, format)}
         for source, values in known.items():
             if key in (overrides or {}) and values.get(key, overrides[key]) != overrides[key]:
-                raise UserError(f"{key}={overrides[key]} was given, but it is {values[key]} by {source}")
+                raise UserError(f"{key}={overrides[key]} was given, but it is {values[key]} according to {source}")
         for source, values in {"the user": overrides, **known, "the target model": assumed}.items():
             if values and values.get(key) is not None:
                 options[key], sources[key] = values[key], source
@@ -109,7 +109,7 @@ def _check_configured(seen: Mapping[str, Any], configured: Mapping[str, Any]) ->
         value = tuple(configured[key]) if isinstance(configured[key], list) else configured[key]
         held = seen["embed_dim"][0] if key == "embed_dim" else seen[key]
         if value != held:
-            raise UserError(f"{key} is {value} by config.json, but the tensors have {held}")
+            raise UserError(f"{key} is {value} in config.json, but the tensors have {held}")
 
 
 def released_name(config: FocalNetConfig) -> str | None:

@@ -105,7 +105,7 @@ def read_weights(
     params = tensors_to_params(tensors, found.config, format)
     notes = [*decisions, *tensors.notes, *selected.notes]
     for key in ("use_postln", "normalize_modulator"):
-        notes.append(f"{key}={getattr(found.config, key)} by {found.sources[key]}")
+        notes.append(f"{key}={getattr(found.config, key)} from {found.sources[key]}")
     unshaped = ("drop_path_rate", "drop_rate", "layerscale_value")
     trained_with = {key: configured[key] for key in unshaped if key in configured}
     config = dataclasses.replace(found.config, **trained_with)

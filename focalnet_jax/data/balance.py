@@ -108,14 +108,14 @@ def labels_of(source: Source) -> np.ndarray:
             return kept
     except (OSError, ValueError):  # missing or damaged
         pass
-    print(f"labels     of {len(source)} examples are read once to balance classes", flush=True)
+    print(f"labels     reading the labels of {len(source)} examples once, to balance classes", flush=True)
     with ThreadPoolExecutor(_THREADS) as pool:
         labels = np.fromiter(pool.map(partial(_label, source), range(len(source))), np.int32, len(source))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, _npy(labels))
     except OSError as error:
-        print(f"warning: {path.parent}: {error.strerror}; labels are read again at the next start", file=sys.stderr)
+        print(f"warning: cannot write {path}: {error.strerror}; the next start reads the labels again", file=sys.stderr)
     return labels
 
 

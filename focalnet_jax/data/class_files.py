@@ -51,7 +51,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
 def _lines(path: Path, text: str) -> list[str]:
     lines = [line.strip() for line in text.rstrip().split("\n")]
     if "" in lines and lines != [""]:
-        raise UserError(f"{path}: line {lines.index('') + 1} is empty, so the classes after it would be shifted")
+        raise UserError(f"{path}: line {lines.index('') + 1} is empty and would shift the classes after it: remove it")
     return [_short(line) if _SYNSET_LINE.match(line) else line for line in _by_number(path, lines) if line]
 
 
@@ -99,7 +99,7 @@ def _ordered(value: Any, path: Path) -> list[Any]:
         pairs = [(number, name) for name, number in pairs]
     numbered = {int(key): name for key, name in pairs if str(key).isdecimal()}
     if not numbered or len(numbered) != len(pairs) or sorted(numbered) != list(range(len(pairs))):
-        raise UserError(f"{path}: expected a name for each of the numbers 0, 1, ... without gaps")
+        raise UserError(f"{path}: its numbers are not 0, 1, ... without gaps; expected a class name for each of them")
     return [numbered[number] for number in range(len(pairs))]
 
 

@@ -134,7 +134,7 @@ def _open_rgb(encoded: bytes, format: str) -> Image.Image:
         if image.width * image.height > most:
             raise UnreadableImageError(f"it has {image.width}x{image.height} pixels; at most {most:,} are decoded")
         if image.mode == "F" or (image.mode == "I" and format != "PPM"):
-            raise UnreadableImageError("it has 32 bits per pixel, whose range is not known: use 8 or 16 bits")
+            raise UnreadableImageError("it has 32 bits per pixel in an unknown range: convert it to 8 or 16 bits")
         if image.mode.startswith("I"):  # Pillow's mode for 16 bits; in PPM for 9 to 16 bits, scaled to 16
             grey = np.asarray(image, dtype=np.float32) * (255 / 65535)
             return Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8)).convert("RGB")

@@ -35,7 +35,7 @@ class FolderSource:
 
     def __init__(self, path: str | None, split: str):
         if path is None:
-            raise UserError("data.source=folder needs data.path, a directory with one folder per split: set data.path")
+            raise UserError("data.source=folder needs data.path: set it to a directory with one folder per split")
         if not path or not split:
             raise UserError(f"data.path={path!r} and split {split!r}: neither may be empty")
         folder = _split_folder(Path(path), split)
@@ -64,8 +64,8 @@ class FolderSource:
             raise UserError(f"class folder {classes[0]} holds no images; {self.empty[classes[0]]}: fill it")
         if len(below) > 1 and _SPLIT_WORDS.issuperset(map(str.lower, below)):
             raise UserError(
-                f"the classes in {folder} hold {_first(sorted(below))}, which are splits; expected SPLIT/CLASS/*.jpg, "
-                "not CLASS/SPLIT/*.jpg: move the folders"
+                f"the class folders in {folder} hold folders of splits, {_first(sorted(below))}; expected "
+                "SPLIT/CLASS/*.jpg, not CLASS/SPLIT/*.jpg: move the folders"
             )
         self._labels = np.array(labels, np.int32)
         self.fingerprint = fingerprint_of(self._files)
@@ -94,8 +94,8 @@ def _split_folder(root: Path, split: str) -> Path:
     `root`.
     """
     if not root.is_dir():
-        state = "is a file, and is not a directory" if root.exists() else "is not a directory"
-        raise UserError(f"data.path={root} {state}; expected one that holds {split}/CLASS/*.jpg")
+        state = "is a file" if root.exists() else "does not exist"
+        raise UserError(f"data.path={root} {state}; expected a directory that holds {split}/CLASS/*.jpg")
     folder = root / split
     if folder.is_dir():
         return folder
@@ -105,11 +105,11 @@ def _split_folder(root: Path, split: str) -> Path:
     names = [entry.name for entry in folders]
     held = f"it holds {_first(names)}" if names else files.all_counts
     if near:
-        todo = f"{near[0]} has it: set data.path={near[0]}"
+        todo = f"{near[0]} has this split: set data.path={near[0]}"
     else:
-        todo = f"make {folder} or name another with data.train_split and data.eval_split.{suggest(split, names)}"
+        todo = f"create {folder} or name another one with data.train_split and data.eval_split.{suggest(split, names)}"
         if _are_classes(folders):
-            todo = f"if these are classes, add --config.data.held_out=0.2, which holds a fifth of them out; else {todo}"
+            todo = f"if these are classes, --config.data.held_out=0.2 holds out a fifth of them; if not, {todo}"
     raise UserError(f"{root} has no split {split!r}; {held}: {todo}")
 
 

@@ -138,7 +138,7 @@ _TGA_FOOTER = b"TRUEVISION-XFILE.\0"  # files of the older version have neither 
 _DIB_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # bytes
 _RIFF = {b"WEBP": _READ["WEBP"], b"AVI ": _other("a video (AVI)"), b"WAVE": _other("a sound (WAV)")}
 _EMPTY = _other("an empty file")
-_ZEROS = _other("a file of zero bytes only", "left by a copy or a disk that failed: get it again")
+_ZEROS = _other("a file that contains only zeros", "left by a failed copy or disk: copy it again")
 # Bytes that servers and scripts may insert before an image; checked after all signatures.
 _LEADING = b" \t\r\n\0"
 _AFTER_WHITE_SPACE = ("JPEG", "PNG", "GIF", "WEBP")

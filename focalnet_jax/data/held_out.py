@@ -68,14 +68,14 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
         others = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and split_named(entry.name))
         if others:
             raise UserError(
-                f"{root} holds {', '.join(others)}, neither {data.train_split} nor {data.eval_split}: name them with "
-                "--config.data.train_split and --config.data.eval_split, or give the folder that holds the classes"
+                f"{root} holds {', '.join(others)} but neither {data.train_split} nor {data.eval_split}: name the "
+                "splits with --config.data.train_split and --config.data.eval_split, or give the folder of the classes"
             )
     other_splits = [] if within == _WITHOUT_SPLITS else _find_other_splits(root, data.train_split)
     evaluated = [name for name in other_splits if split_named(name) == "val" or data.eval_split != "val"]
     if evaluated:
         raise UserError(
-            f"{root} holds {', '.join(other_splits)} next to {data.train_split}, and no {data.eval_split}: evaluate on "
+            f"{root} holds {', '.join(other_splits)} next to {data.train_split}, but no {data.eval_split}: evaluate on "
             f"it with --config.data.eval_split={evaluated[0]}, or move it away to hold out a part of {data.train_split}"
         )
     whole = open_source(data.source, data.path, within)
@@ -84,12 +84,12 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
     held = choose(names, labels_of(whole), data.held_out)
     if not held.any():
         raise UserError(
-            f"{root / within} has one image in each class, so none can be held out: add images, or make {root}/"
+            f"{root / within} has one image in each class, so none can be held out: add images, or create {root}/"
             f"{data.eval_split}"
         )
     description = (
         f"{held.sum()} of {len(whole)} images are held out for evaluation, chosen by their file names "
-        f"(data.held_out={data.held_out}): there is no {root / data.eval_split}"
+        f"(data.held_out={data.held_out}), because there is no {root / data.eval_split}"
     )
     if other_splits:
         description += f"; {', '.join(other_splits)} is not used (--config.data.eval_split={other_splits[0]})"

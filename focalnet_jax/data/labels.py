@@ -128,8 +128,8 @@ def match_classes(
         beyond = [name for place, name in enumerate(names) if int(name) >= limit and place in needed]
         if beyond:
             raise UserError(
-                f"the classes of {data} are numbers, which mean outputs: {classifier} has 0 to {limit - 1}, and not "
-                f"{_some(beyond)}. {hint}"
+                f"the class names of {data} are numbers, and so mean outputs: {classifier} has the outputs 0 to "
+                f"{limit - 1}, not {_some(beyond)}. {hint}"
             )
         found, how = [int(name) if int(name) < limit else -1 for name in names], "number"
     elif classes is None:
@@ -143,7 +143,7 @@ def match_classes(
     for name, output in zip(names, found, strict=True):
         if output >= 0 and output in seen:
             raise UserError(
-                f"the classes {seen[output]} and {name} of {data} are one class of {classifier}, number {output}: "
+                f"the classes {seen[output]} and {name} of {data} are the same class of {classifier}, number {output}: "
                 "merge them"
             )
         seen[output] = name
@@ -178,8 +178,8 @@ def _find(
             hint = f"Take their examples out of {data} to measure the others; if only the names differ, {hint}"
         raise UserError(
             f"{data} has {len(missing)} {'class' if len(missing) == 1 else 'classes'} that {classifier} lacks: "
-            f"{_some(missing)}{also}. Its {len(classes)} classes are {_some(classes.names, 2)} by {classes.origin}. "
-            f"{hint}"
+            f"{_some(missing)}{also}. Its {len(classes)} classes are {_some(classes.names, 2)}, according to "
+            f"{classes.origin}. {hint}"
         )
     used = {way for way, left in zip(ways, found, strict=True) if len(left) == 1}
     return [left[0] if len(left) == 1 else -1 for left in found], " and ".join(sorted(used))

@@ -16,7 +16,7 @@ _LEFT_BEHIND = {"__macosx", "__pycache__", "@eadir", "@synoresource", "#recycle"
     "lost+found", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"
 }  # fmt: skip
 _KINDS_NAMED = 8
-_HIDDEN, _BROKEN, _NO_SUFFIX, _SPECIAL = "hidden", "linked to nothing", "without a suffix", "not a regular file"
+_HIDDEN, _BROKEN, _NO_SUFFIX, _SPECIAL = "hidden", "linked to a missing file", "without a suffix", "not a regular file"
 
 
 @dataclass

@@ -252,8 +252,8 @@ def _result(pending: Future[Batch | None], reading: ReadOptions) -> Batch | None
             return None
         if time.monotonic() > deadline:
             raise RunFailedError(
-                f"no batch came for {reading.stall_seconds:.0f} s: a reader process or the storage hangs "
-                "(data.stall_seconds)"
+                f"no batch was read for {reading.stall_seconds:.0f} s (data.stall_seconds): a reader process or the "
+                "storage hangs"
             )
     try:
         return pending.result()

@@ -126,11 +126,11 @@ def from_config(data: Mapping[str, Any]) -> Preprocessing:
     colours = Normalization(tuple(map(float, mean)), tuple(map(float, std)))
     if resized is not None and mode == "none":
         raise UserError(
-            f"data.eval_resize={resized}: data.eval_resize_mode=none does not resize; leave one of them out"
+            f"data.eval_resize={resized}: data.eval_resize_mode=none does not resize; leave one of the two out"
         )
     if resized is not None and mode != "longest" and any(map(int.__lt__, sides(resized), size)):
         shown = data["image_size"]
-        raise UserError(f"data.eval_resize={resized} is smaller than data.image_size={shown}; nothing to crop from")
+        raise UserError(f"data.eval_resize={resized} is smaller than the crop, data.image_size={shown}")
     return Preprocessing(
         size=size,
         mode=mode,

@@ -34,12 +34,12 @@ class TfdsSource:
 
     def __init__(self, path: str | None, split: str):
         if not path:
-            raise UserError("data.source=tfds needs data.path, a prepared directory or the name of a data set")
+            raise UserError("data.source=tfds needs data.path: give a prepared directory or the name of a data set")
         builder = open_builder(path)
         features = builder.info.features
         labels = [key for key in _LABELS if key in features]
         if "image" not in features or not labels:
-            raise UserError(f"{path} has {', '.join(features)}; expected image and {' or '.join(_LABELS)}")
+            raise UserError(f"{path} has the features {', '.join(features)}; expected image and {' or '.join(_LABELS)}")
         self._label_key = labels[0]
         label = features[self._label_key]
         self._many = hasattr(label, "feature")  # a sequence of labels
@@ -60,10 +60,10 @@ class TfdsSource:
         except (ValueError, KeyError) as error:
             known = ", ".join(builder.info.splits)
             raise UserError(
-                f"{path} has no split {split!r}, or it is empty; it has {known}, also in slices such as [:90%]"
+                f"{path} has no split {split!r}, or it is empty; expected {known}, or a slice such as train[:90%]"
             ) from error
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error}; prepare it again") from error
+            raise UserError(f"{path} cannot be read: {error}; prepare the data again") from error
         self._title = f"{builder.info.full_name} {split}"
         # By file names: the same files in another directory are the same data.
         shards = [f"{Path(file.filename).name} {file.skip} {file.take}" for file in info.file_instructions]
@@ -104,21 +104,22 @@ def _check_shards(path: str, files: Sequence[str]) -> None:
     """Raises `UserError` if a file is missing, or if its index of records, at the end of the file, cannot be read."""
     absent = [file for file in files if not Path(file).is_file()]
     if absent:
-        raise UserError(f"{path} lacks {absent[0]}, and {len(absent) - 1} more files: get them or prepare it again")
+        more = f" and {len(absent) - 1} more files" if len(absent) > 1 else ""
+        raise UserError(f"{path} lacks {absent[0]}{more}: copy them again, or prepare the data again")
     for file in files:
         try:
             reader = ArrayRecordReader(file)
             reader.num_records()
             reader.close()
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"{file} is damaged or cut off: get it again or prepare it again") from error
+            raise UserError(f"{file} is damaged or truncated: copy it again, or prepare the data again") from error
 
 
 def _fingerprint_on_card(card: Path) -> str:
     try:
         return json.loads(card.read_text())["fingerprint"] if card.is_file() else ""
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{card} is damaged: get it again or prepare it again") from error
+        raise UserError(f"{card} is damaged: copy it again, or prepare the data again") from error
 
 
 def open_builder(path: str) -> tfds.core.DatasetBuilder:

@@ -21,13 +21,22 @@ def main(arguments: list[str]) -> int:
 
     parser = make_parser("demo", __doc__)
     parser.add_argument(
-        "--checkpoint", required=True, metavar="PATH", help="a workdir, a step, .pth, .safetensors or Hugging Face"
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="workdir, step, .pth or .safetensors file, or Hugging Face directory",
     )
     add_weights_flags(parser)
     add_classes_flag(parser)
-    parser.add_argument("--image-size", metavar="S|HxW", help="input size (default: as the weights state, or 224)")
-    parser.add_argument("--topk", type=int, default=5, metavar="K", help="number of classes (default: %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 admits other machines (default: %(default)s)")
+    parser.add_argument(
+        "--image-size", metavar="S|HxW", help="input size in pixels (default: stored with the weights, or 224)"
+    )
+    parser.add_argument(
+        "--topk", type=int, default=5, metavar="K", help="number of classes to show (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 admits other machines (default: %(default)s)"
+    )
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="0 for a free port (default: %(default)s)")
     flags = parser.parse_args(arguments)
     check_number("--topk", flags.topk, 1)

@@ -19,6 +19,8 @@ def keep_compiled(folder: str) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        print(f"warning: compilation_cache={folder}: {error.strerror}; programs are not kept", file=sys.stderr)
+        print(
+            f"warning: compilation_cache={folder}: {error.strerror}; compiled programs are not stored", file=sys.stderr
+        )
         return
     jax.config.update("jax_compilation_cache_dir", str(path))

@@ -64,7 +64,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         return Mesh(placed, AXES, axis_types=types)
     if shape[0] % slices:
         valid = ", ".join(str(n) for n in range(slices, len(devices) + 1, slices) if len(devices) % n == 0)
-        raise UserError(f"mesh.data={shape[0]} does not divide over {slices} slices: expected one of {valid}")
+        raise UserError(f"mesh.data={shape[0]} is not a multiple of the {slices} slices: expected one of {valid}")
     within = (shape[0] // slices, *shape[1:])
     placed = mesh_utils.create_hybrid_device_mesh(
         within, (slices, 1, 1), devices[:count], allow_split_physical_axes=True
@@ -125,7 +125,7 @@ def check_batch_size(key: str, size: int, mesh: Mesh, micro_batches: int = 1) ->
         below, above = size // shards * shards, (max(size, 0) // shards + 1) * shards
         valid = " or ".join(str(n) for n in (below, above) if n > 0)
         over = f"{devices} devices" + (f" x {micro_batches} accumulate_steps" if micro_batches > 1 else "")
-        raise UserError(f"{key}={size} does not divide over {over}; the nearest valid sizes: {valid}")
+        raise UserError(f"{key}={size} cannot be split evenly over {over}; the nearest valid sizes: {valid}")
     return size
 
 

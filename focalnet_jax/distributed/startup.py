@@ -85,7 +85,9 @@ def refuse_uneven(devices: Sequence[jax.Device]) -> None:
     held = Counter(device.process_index for device in devices)
     if len(set(held.values())) > 1:
         counts = ", ".join(f"process {process} has {number}" for process, number in sorted(held.items())[:8])
-        raise UserError(f"the processes of this run differ in their number of devices ({counts}): give all the same")
+        raise UserError(
+            f"the processes of this run differ in their number of devices ({counts}): give all of them the same"
+        )
 
 
 def _give_up(where: str, seconds: int) -> None:
@@ -114,7 +116,7 @@ def ends_with_the_others() -> Iterator[None]:
             raise
         first = str(error).splitlines()[0]
         _end(
-            f"another process of this run has ended, and its own message says why; here: {first[:200]}. "
+            f"another process of this run has ended; its own message says why. The error here: {first[:200]}. "
             "The same command resumes from the last checkpoint"
         )
 

@@ -77,7 +77,7 @@ def multiply(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike, 
     Raises `ValueError` if the shapes do not fit.
     """
     if kernel.ndim != 2 or x.shape[-1] != kernel.shape[turned]:
-        raise ValueError(f"a kernel{' turned' * turned} has shape {kernel.shape}, its operand {x.shape}")
+        raise ValueError(f"a{' transposed' * turned} kernel has shape {kernel.shape}, its input {x.shape}")
     rows, columns = math.prod(x.shape[:-1]), kernel.shape[not turned]
     if rows >= _FEWEST_ROWS and columns >= _FEWEST_COLUMNS and _in_cpp(x, kernel):
         return on_each_device(partial(native.product, turned=turned), ("examples", "whole"), "examples")(x, kernel)
@@ -90,7 +90,7 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array, precision: jax.lax.Preci
     Raises `ValueError` if the shapes do not fit: C++ would read past the end of an array.
     """
     if x.shape[:-1] != cotangent.shape[:-1]:
-        raise ValueError(f"the input has shape {x.shape}, the product's gradient {cotangent.shape}: other places")
+        raise ValueError(f"the input has shape {x.shape}, the product's gradient {cotangent.shape}: other leading axes")
     if _in_cpp(x, cotangent):
         sums_of = on_each_device(lambda *given: native.turned_product(*given)[None], ("examples", "examples"), "sums")
         return sums_of(x, cotangent).sum(axis=0)

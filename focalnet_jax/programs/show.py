@@ -28,7 +28,7 @@ from focalnet_jax.training.resume import CONFIG_FILE
 from focalnet_jax.training.state import augmentation_key
 from focalnet_jax.training.stored_config import with_stored
 
-_MARGIN, _LINE, _SIDE = 6, 13, 160  # pixels: between pictures, of a line of text, and a picture's least
+_MARGIN, _LINE, _SIDE = 6, 13, 160  # pixels: margin, height of a line of text, smallest side of an image
 _LINES = 2  # of captions below an image
 
 
@@ -36,15 +36,15 @@ def main(arguments: list[str]) -> int:
     """Parses flags, draws the sheet."""
     parser = make_parser("data.show", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
-    parser.add_argument("--out", required=True, type=Path, metavar="PNG")
+    parser.add_argument("--out", required=True, type=Path, metavar="PNG", help="file to write")
     parser.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="of a run of this recipe: what it has chosen counts"
+        "--workdir", type=Path, metavar="DIR", help="a run of this recipe, whose automatic choices apply"
     )
-    parser.add_argument("--step", type=int, default=0, help="updates done before the batch")
-    parser.add_argument("--images", type=int, default=24, metavar="N", help="how many of the batch")
+    parser.add_argument("--step", type=int, default=0, help="updates before the batch (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=24, metavar="N", help="number to draw (default: %(default)s)")
     flags, overrides = parse_arguments(parser, arguments)
     if flags.images < 1 or flags.step < 0:
-        raise UserError(f"--images {flags.images} --step {flags.step}: expected a positive number and a step")
+        raise UserError(f"--images {flags.images} --step {flags.step}: expected a positive number, and 0 or more")
     # The batch is the same on any number of devices.
     one_device = ["--config.mesh.data=-1", "--config.mesh.fsdp=1", "--config.mesh.tensor=1"]
     config = load_config(flags.config, [*overrides, *one_device], optional=["init_from"])
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
 
 
 def shown_batch(config: FrozenConfigDict, step: int, most: int) -> tuple[list[tuple[np.ndarray, list[str]]], int]:
-    """Returns images `[H, W, 3]` uint8 of a step's batch with their captions, at most so many, and the batch size."""
+    """Returns images `[H, W, 3]` uint8 of a step's batch with their captions, at most `most`, and the batch size."""
     mesh, kind = run_mesh(config.mesh.to_dict()), task_kind(config.task)
     source = kind.open_examples(config)
     config = resolve(config, mesh, source)

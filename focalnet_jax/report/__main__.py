@@ -2,7 +2,7 @@
 
 Writes one page that needs no other file: losses, metrics of the evaluations, learning rate, gradient norm, images per
 second and input wait of all runs in the same axes, a table of their results (medians of images per second and input
-wait), and the settings in which they differ. A folder of runs, such as a sweep's, stands for all of them. If the name
+wait), and the settings in which they differ. A folder of runs, such as a sweep's, means all of its runs. If the name
 ends in .png, writes only the curves. Runs may still be in progress.
 """
 
@@ -23,7 +23,11 @@ def main(arguments: list[str]) -> int:
     parser = make_parser("report", __doc__)
     parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="runs, or folders of runs")
     parser.add_argument(
-        "--out", type=Path, default=Path("report.html"), metavar="FILE", help=".html or .png: %(default)s"
+        "--out",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="file to write, .html or .png (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     flags = parser.parse_args(arguments)

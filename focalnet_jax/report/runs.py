@@ -76,7 +76,9 @@ def read_run(workdir: Path) -> Run:
                 steps.append(step)
                 values.append(value)
     if not curves and any(map(str.strip, lines)):
-        raise UserError(f"{metrics} is damaged or not of a run: no line is a JSON object with a step and a number")
+        raise UserError(
+            f"{metrics} is damaged or not the metrics of a run: no line is a JSON object with a step and a number"
+        )
     if not curves:
         raise UserError(f"{workdir} has logged nothing yet")
     name = os.fsencode(workdir.resolve().name).decode(errors="replace")  # file names need not be valid text

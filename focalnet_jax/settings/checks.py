@@ -43,7 +43,7 @@ FRACTION = (lambda v: 0 <= v < 1, "a number in [0, 1)")
 POSITIVE = (lambda v: 0 < v < math.inf, "a positive number")
 PIXELS = (_are_pixels, "1 to 16384 pixels, or (height, width)")
 NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "0 or a positive number")
-SCALES = (_are_scales, "pairs of a pattern and a factor from 0 on, such as (('^patch_embed/', 0), ('^head/', 10))")
+SCALES = (_are_scales, "pairs of a pattern and a factor of at least 0, such as (('^patch_embed/', 0), ('^head/', 10))")
 # By key: whether a value is valid, and the valid values in words.
 CHECKS = {
     "task": (lambda v: v in TASKS, f"one of {', '.join(TASKS)}"),

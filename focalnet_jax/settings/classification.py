@@ -27,7 +27,7 @@ def add_keys(config: ConfigDict) -> None:
 
     # File with the names of the classifier's outputs, one class per line in their order, if not stored elsewhere
     config.data.classes = config_dict.placeholder(str)
-    # folder: share of the training images that is used as eval_split if it has no folder; 0: none.
+    # folder: fraction of the training images that is used as eval_split if it has no folder; 0: none.
     config.data.held_out = 0.0
     # Draws rare classes more often: a class of n images in proportion to n ** (1 - class_balance).
     config.data.class_balance = 0.0
@@ -36,7 +36,7 @@ def add_keys(config: ConfigDict) -> None:
     config.data.eval_resize_mode = "shorter"  # shorter side; stretch; longest, padded with the mean colour; none
 
     config.augment = ConfigDict()
-    config.augment.crop_scale = (0.08, 1.0)  # random resized crop: range of the share of the area
+    config.augment.crop_scale = (0.08, 1.0)  # random resized crop: range of the fraction of the area
     config.augment.crop_ratio = (3 / 4, 4 / 3)  # and range of the aspect ratio, log-uniform
     config.augment.flip = 0.5  # probability of a horizontal flip
     config.augment.policy = ""  # in timm's notation, such as rand-m9-mstd0.5-inc1, or 3a; empty: none
@@ -77,16 +77,16 @@ def _is_range(value: tuple[Any, ...], lowest: float, highest: float) -> bool:
 # By key: whether a value is valid, and the valid values in words.
 CHECKS = {
     "model.num_classes": POSITIVE,
-    "eval_classes": (_are_competing, "a positive number, present, a file of classes or a tuple of them"),
+    "eval_classes": (_are_competing, "a positive number, present, a file of class names, or a tuple of them"),
     "data.eval_resize": PIXELS,
     "data.held_out": FRACTION,
     "data.class_balance": SHARE,
     "class_weights": (
         lambda v: v == "balanced" or _are_weights(v),
-        "balanced, or a number from 0 on for each class, such as (1, 2.5)",
+        "balanced, or 0 or a positive number for each class, such as (1, 2.5)",
     ),
     "data.eval_resize_mode": (lambda v: v in RESIZE_MODES, ", ".join(RESIZE_MODES)),
-    "augment.crop_scale": (lambda v: _is_range(v, 0, 1), "(smallest, largest) share of the area, within (0, 1]"),
+    "augment.crop_scale": (lambda v: _is_range(v, 0, 1), "(smallest, largest) fraction of the area, within (0, 1]"),
     "augment.crop_ratio": (lambda v: _is_range(v, 0, math.inf), "(smallest, largest) width / height, positive"),
     "augment.flip": SHARE,
     "augment.color_jitter": NOT_NEGATIVE,

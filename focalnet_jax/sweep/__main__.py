@@ -92,7 +92,7 @@ def combinations(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
         named = key.removeprefix("--config.")
         choices.append([(f"{key}={value}", f"{named}={value}") for value in values])
     if not any(len(values) > 1 for values in choices):
-        raise UserError("no key has several values: give one such as --config.schedule.learning_rate=1e-3,2e-3")
+        raise UserError("no key has several values: add one, such as --config.schedule.learning_rate=1e-3,2e-3")
     runs = []
     for chosen in itertools.product(*choices):
         name = ",".join(named for _, named in chosen if named)

@@ -50,7 +50,7 @@ def check_same_workdir(workdir: Path) -> None:
     lock, deadline = workdir / LOCK, time.monotonic() + (_SEEN_SECONDS if jax.process_count() > 1 else 0)
     while not lock.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    holder = lock.read_text() if lock.exists() else "another directory"
+    holder = lock.read_text() if lock.exists() else "no run"
     check_same({"--workdir": f"a directory held by {holder}"})
 
 

@@ -88,8 +88,8 @@ def _held_out_as_stored(config: FrozenConfigDict, stored: dict[str, Any], named:
         return replaced(config, {"data.held_out": share})
     if asked > share:
         print(
-            f"warning: data.held_out={asked}, but the run held out {share}: it was trained on the rest of these "
-            "images, if they are its own",
+            f"warning: data.held_out={asked}, but the run held out {share}: if these are the images of the run, it was "
+            "trained on some of those evaluated here",
             file=sys.stderr,
         )
     return config

@@ -76,9 +76,9 @@ class MapsLog:
 def check_maps(count: int, writers: Sequence[str]) -> None:
     """Raises `UserError` if maps are requested and no writer shows them, or matplotlib is missing."""
     if count and "tensorboard" not in writers:
-        raise UserError(f"log_maps={count}: expected tensorboard among writers, which shows them; writers={writers}")
+        raise UserError(f"log_maps={count} needs tensorboard, which shows the maps, among writers={writers}: add it")
     if count and not importlib.util.find_spec("matplotlib"):
-        raise UserError(f"log_maps={count} needs matplotlib: pip install 'focalnet_jax[viz]', or leave it out")
+        raise UserError(f"log_maps={count} needs matplotlib: pip install 'focalnet_jax[viz]', or leave log_maps out")
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
     main = duration(config, "eval_every", epoch, default=first + total)
     others = {name: duration(config, f"evaluations.{name}.every", epoch, default=main) for name in config.evaluations}
     if first + total >= 2**31:
-        raise UserError(f"{total} steps after the {first} of continue_from: expected fewer than 2**31 together")
+        raise UserError(f"{total} steps after the {first} steps of continue_from: expected fewer than 2**31 in all")
     return Plan(
         epoch,
         first + total,

@@ -16,7 +16,7 @@ FOLDER = "profile"
 def check_steps(steps: Sequence[int], total: int) -> None:
     """Raises `UserError` if the steps come after the last step of the run."""
     if steps and steps[0] > total:
-        raise UserError(f"profile_steps={tuple(steps)}: the run ends with step {total}")
+        raise UserError(f"profile_steps={tuple(steps)}: the last step of the run is {total}; give earlier steps")
 
 
 class Profile:
@@ -36,7 +36,9 @@ class Profile:
             try:
                 self._folder.mkdir(exist_ok=True)
             except OSError as error:
-                raise UserError(f"cannot make {self._folder}: {error.strerror}; remove what is there") from error
+                raise UserError(
+                    f"cannot create {self._folder}: {error.strerror}; repair it or choose another --workdir"
+                ) from error
 
     def begin(self, step: int, before: Any) -> None:
         """Starts the trace at the first step; call before each step, with an output of the previous step."""

@@ -85,7 +85,7 @@ def resolve(
     missing = [key for key in by_data if is_auto(config, key) and key not in chosen]
     if missing and not evaluated:
         raise UserError(
-            f"{missing[0]}=auto is chosen by the training images: give --config.data.path=... or --config."
+            f"{missing[0]}=auto is chosen from the training images: give --config.data.path=... or --config."
             f"{missing[0]}=..."
         )
     if chosen:

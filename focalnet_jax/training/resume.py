@@ -42,8 +42,8 @@ class Found:
                     f"checkpoint {step} is {word} ({why}), and cannot be set aside: {error.strerror}; make "
                     f"{self.folder} writable, or choose another --workdir"
                 ) from error
-            on = "the run starts anew" if self.step is None else f"the run resumes from step {self.step}"
-            print(f"warning: checkpoint {step} is {word} ({why}): it is {aside.name} now, {on}", file=sys.stderr)
+            on = "the run starts from the beginning" if self.step is None else f"the run resumes from step {self.step}"
+            print(f"warning: checkpoint {step} is {word} ({why}): renamed to {aside.name}; {on}", file=sys.stderr)
 
 
 def find_newest(folder: Path) -> Found:
@@ -58,14 +58,14 @@ def find_newest(folder: Path) -> Found:
         damage = find_damage(folder / str(step), part=jax.process_index(), parts=jax.process_count())
         if not anywhere(bool(damage)):
             return Found(folder, step, others)
-        others[step] = _word(folder / str(step)), damage[0] if damage else "so another process found"
+        others[step] = _word(folder / str(step)), damage[0] if damage else "found by another process"
     words = [word for word, _ in others.values()]
     # A run that was killed at the end of its first save leaves one step without a manifest, never two.
     if "damaged" in words or words.count("unfinished") > 1:
-        told = "; ".join(f"{step}: {why}" for step, (_, why) in others.items())
+        reasons = "; ".join(f"{step}: {why}" for step, (_, why) in others.items())
         raise RunFailedError(
-            f"none of the checkpoints in {folder} is good ({told}). Nothing was changed: put back a copy, or move the "
-            "folder away to begin anew"
+            f"none of the checkpoints in {folder} is good ({reasons}). Nothing was changed: put back a copy, or move "
+            "the folder away to start from the beginning"
         )
     return Found(folder, None, others)
 
@@ -80,13 +80,11 @@ def check_saved(workdir: Path, found: Found) -> None:
     """Raises `RunFailedError` if all checkpoints of a run are missing; warns if only the newest is missing."""
     saved = last_saved(workdir)
     if found.step is not None and saved is not None and found.step < saved and saved not in found.others and is_first():
-        print(
-            f"warning: step {saved} had been saved and is gone: the run resumes from step {found.step}", file=sys.stderr
-        )
+        print(f"warning: checkpoint {saved} is missing: the run resumes from step {found.step}", file=sys.stderr)
     if found.step is None and saved is not None:
         raise RunFailedError(
-            f"{workdir} holds a run that had saved step {saved}, and none of its checkpoints: put them back, is a disk "
-            f"missing? To begin anew choose another --workdir, or remove its {SAVED}"
+            f"{workdir} holds a run that saved step {saved}, but its checkpoints are missing: put them back (is a "
+            f"disk not mounted?), or start from the beginning in another --workdir or without its file {SAVED}"
         )
 
 
@@ -125,8 +123,8 @@ def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, source: Source)
     del theirs["substituted"]
     if theirs != ours:
         raise UserError(
-            f"{checkpoint} was trained on other data: {theirs['examples']} examples, fingerprint "
-            f"{theirs['fingerprint']}; here are {ours['examples']}, {ours['fingerprint']}. The order of "
+            f"{checkpoint} was trained on other data, {theirs['examples']} examples with fingerprint "
+            f"{theirs['fingerprint']}; the data given has {ours['examples']}, {ours['fingerprint']}. The order of "
             "examples would change: give the same data or another --workdir"
         )
     return stored
@@ -151,8 +149,8 @@ class Origin:
             items = load_items(self.checkpoint, {name: tree for name, tree in like.items() if name not in fresh})
         except UserError as error:
             raise UserError(
-                f"continue_from: {error}. A run is continued with its own model and optimizer; init_from takes weights "
-                "alone"
+                f"continue_from: {error}. A run is continued with its own model and optimizer; init_from takes only "
+                "weights"
             ) from error
         return items | {name: jax.tree.map(jnp.copy, items[own]) for name, own in fresh.items()}
 
@@ -162,7 +160,7 @@ class Origin:
         texts = [text for text in differences(config, self.metadata["config"]) if not text.startswith(keys)]
         theirs = {key: self.metadata["data"].get(key) for key in ("fingerprint", "examples")}
         if theirs != identity(source):
-            texts.append(f"the data are {theirs['examples']} other examples there")
+            texts.append(f"that run was trained on other data, {theirs['examples']} examples")
         return texts
 
 
@@ -182,12 +180,12 @@ def find_origin(path: str) -> Origin:
 def _refuse(place: Path, workdir: Path, differing: list[str]) -> None:
     if not differing:
         return
-    told = f"{place} holds a run of another config: {'; '.join(differing)}. Give the same config or another --workdir"
+    message = f"{place} holds a run of another config: {'; '.join(differing)}. Give its config or another --workdir"
     if any(text.startswith("total_") for text in differing):
-        told += (
-            ". A learning rate that has followed its schedule is not stretched: to train on, continue the run in "
-            f"another --workdir. --config.continue_from={workdir} takes its weights, optimizer state and average; "
-            "total_epochs or total_steps is then what is added, with a schedule of its own that begins with "
-            f"schedule.warmup_*. --config.init_from={workdir} starts anew from its weights alone"
+        message += (
+            ". A schedule that has begun is not stretched: to train longer, start a run in another --workdir, either "
+            f"with --config.continue_from={workdir}, which takes weights, optimizer state and average, where "
+            "total_epochs or total_steps counts the added steps and schedule.warmup_* begins their own schedule; "
+            f"or with --config.init_from={workdir}, which takes only the weights"
         )
-    raise UserError(told)
+    raise UserError(message)

@@ -194,7 +194,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     if origin is not None:
         continued = origin.load(abstract_state(spec, init).items())
         for text in origin.describe(config, source):
-            print(f"warning: not as in the run that is continued: {text}", file=sys.stderr)
+            print(f"warning: differs from the continued run: {text}", file=sys.stderr)
 
     found.put_aside()
     checkpoints = Checkpoints(workdir, best_metric(task), keep_latest=config.keep_latest, keep_best=config.keep_best)

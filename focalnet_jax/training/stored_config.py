@@ -71,7 +71,7 @@ def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -
     theirs = flatten(ConfigDict(json.loads(to_json(default_config(config.task))))) | flatten(ConfigDict(stored))
     resumable = RESUMABLE + settings_of(config.task).RESUMABLE
     return [
-        f"{key} is {theirs.get(key, 'not set')} there and {ours.get(key, 'not set')} here"
+        f"{key} was {theirs.get(key, 'not set')} and is now {ours.get(key, 'not set')}"
         for key in sorted(ours.keys() | theirs.keys())
         if key not in resumable and not key.startswith("evaluations.") and ours.get(key) != theirs.get(key)
     ]

@@ -48,7 +48,7 @@ class Watchdog:
             if self._at is not None and time.monotonic() - self._at > self._seconds:
                 with contextlib.suppress(OSError):
                     print(
-                        f"failed: nothing was done for {self._seconds:.0f} s after {self._done} "
+                        f"failed: no progress for {self._seconds:.0f} s after {self._done} "
                         "(health.watchdog_seconds); the same command resumes from the last checkpoint. All threads:",
                         file=sys.stderr,
                         flush=True,

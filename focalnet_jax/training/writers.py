@@ -111,9 +111,9 @@ class _WandB:
     def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
         del step
         wandb = importlib.import_module("wandb")
-        told = workdir / "wandb_id.txt"
-        name = told.read_text().strip() if told.exists() else uuid.uuid4().hex[:8]
-        told.write_text(name + "\n")
+        path = workdir / "wandb_id.txt"
+        name = path.read_text().strip() if path.exists() else uuid.uuid4().hex[:8]
+        path.write_text(name + "\n")
         self._run = wandb.init(dir=str(workdir), name=workdir.name, id=name, resume="allow", config=config)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -129,10 +129,10 @@ class _MLflow:
     def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
         del step
         self._mlflow = importlib.import_module("mlflow")
-        told = workdir / "mlflow_id.txt"
-        known = told.read_text().strip() if told.exists() else None
+        path = workdir / "mlflow_id.txt"
+        known = path.read_text().strip() if path.exists() else None
         run = self._mlflow.start_run(run_id=known, run_name=None if known else workdir.name)
-        told.write_text(run.info.run_id + "\n")
+        path.write_text(run.info.run_id + "\n")
         if not known:
             self._mlflow.log_dict(config, "config.json")
 

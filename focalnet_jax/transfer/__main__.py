@@ -20,19 +20,27 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.system.files import check_result
 
     parser = make_parser("transfer", __doc__)
-    parser.add_argument("kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"some of {', '.join(KINDS)}")
+    parser.add_argument("kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"one or more of {', '.join(KINDS)}")
     parser.add_argument(
         "--config", required=True, metavar="FILE.py[:VARIANT]", help="recipe, whose data.* keys select the images"
     )
     parser.add_argument(
-        "--checkpoint", required=True, metavar="PATH", help="a workdir, a step, .pth, .safetensors or Hugging Face"
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="workdir, step, .pth or .safetensors file, or Hugging Face directory",
     )
     add_weights_flags(parser)
-    parser.add_argument("--out", type=Path, metavar="FILE.npz", help="file for the features")
+    parser.add_argument("--out", type=Path, metavar="FILE.npz", help="file to write the features to")
     parser.add_argument(
-        "--shots", default="1,5,10,25", metavar="N,N", help="few_shot's examples per class (%(default)s)"
+        "--shots",
+        default="1,5,10,25",
+        metavar="N,N",
+        help="numbers of examples per class for few_shot (default: %(default)s)",
     )
-    parser.add_argument("--neighbours", default="10,20", metavar="K,K", help="knn's neighbours (default: %(default)s)")
+    parser.add_argument(
+        "--neighbours", default="10,20", metavar="K,K", help="numbers of neighbours for knn (default: %(default)s)"
+    )
     flags, overrides = parse_arguments(parser, arguments)
     shots, neighbours = (_numbers(flag, getattr(flags, flag)) for flag in ("shots", "neighbours"))
     if "features" in flags.kinds and flags.out is None:
@@ -79,7 +87,7 @@ def main(arguments: list[str]) -> int:
         possible = [count for count in shots if count <= fewest]
         if 0 < len(possible) < len(shots):
             left_out = ", ".join(str(count) for count in shots if count > fewest)
-            print(f"few_shot from {left_out} left out: a class has only {fewest} training examples", flush=True)
+            print(f"few_shot with {left_out} examples per class is skipped: a class has only {fewest}", flush=True)
         result |= few_shot(train, test, shots=possible or shots)
     print(to_json(result))
     return 0

@@ -54,7 +54,7 @@ def extract_features(
         or there are several processes.
     """
     if jax.process_count() > 1:
-        raise UserError("transfer runs in one process, on all devices of its machine; start it without others")
+        raise UserError("transfer runs in one process, on all devices of its machine: start only one")
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config.mesh.to_dict())
     config = resolve(config, mesh, evaluated=path, which=which)
@@ -84,7 +84,9 @@ def extract_features(
             kept = np.asarray(batch["mask"]) > 0
             label = np.asarray(batch["label"])
             if label.ndim > 1:
-                raise UserError(f"{data.evaluation.source.name(0)} has several labels; transfer needs one a picture")
+                raise UserError(
+                    f"{data.evaluation.source.name(0)} has several labels; transfer needs one label per image"
+                )
             values.append(np.asarray(features(params, sharded["image"]))[kept])
             labels.append(label[kept])
             now, done = time.monotonic(), sum(map(len, labels))

@@ -31,7 +31,7 @@ def nearest_neighbours(
       UserError: there are fewer training examples than neighbours.
     """
     if max(neighbours) > len(train.labels):
-        raise UserError(f"{max(neighbours)} neighbours of {len(train.labels)} training examples; give fewer neighbours")
+        raise UserError(f"{max(neighbours)} neighbours, but only {len(train.labels)} training examples; give fewer")
     known, queries = (_directions(split.values) for split in (train, test))
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     right = dict.fromkeys(neighbours, 0)
@@ -77,7 +77,7 @@ def linear_probe(
     )
     if len(np.unique(labels)) < 2:
         found = f"{len(train.labels)} training examples of {len(classes)} classes"
-        raise UserError(f"linear: {found} are too few to hold out a fifth of them; add some")
+        raise UserError(f"linear: {found} are too few to hold out a fifth of them; add examples")
     scores = {strength: fitted(rows, labels, strength).score(held, held_labels) for strength in strengths}
     best = max(scores, key=scores.__getitem__)
     right = fitted(known, train.labels, best).score(queries, test.labels)

@@ -22,28 +22,33 @@ def main(arguments: list[str]) -> int:
 
     parser = make_parser("visualize", __doc__)
     parser.add_argument(
-        "--checkpoint", required=True, metavar="PATH", help="a workdir, a step, .pth, .safetensors or Hugging Face"
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="workdir, step, .pth or .safetensors file, or Hugging Face directory",
     )
     parser.add_argument("--images", nargs="+", default=[], metavar="PATH", help="images, videos, or folders of them")
     parser.add_argument(
         "--frames", nargs="+", default=[], metavar="FOLDER", help="folders, each with the frames of a video"
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the figures")
     add_weights_flags(parser)
     add_classes_flag(parser)
     parser.add_argument(
         "--size",
         metavar="S|HxW",
-        help="size that the resized image covers, in pixels (default: as the weights state, or 224)",
+        help="size in pixels that the resized image covers (default: stored with the weights, or 224)",
     )
     parser.add_argument("--stage", type=int, metavar="N", help="draw only this stage, counted from 1")
     parser.add_argument(
         "--block", type=int, metavar="N", help="block of each stage, counted from 1 (default: the last)"
     )
-    parser.add_argument("--topk", type=int, default=1, metavar="K", help="number of classes (default: %(default)s)")
+    parser.add_argument(
+        "--topk", type=int, default=1, metavar="K", help="number of classes to draw (default: %(default)s)"
+    )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every Nth frame (default: %(default)s)")
     parser.add_argument(
-        "--most", type=int, default=100, metavar="N", help="most frames per video (default: %(default)s)"
+        "--most", type=int, default=100, metavar="N", help="largest number of frames per video (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="overwrite existing files")
     flags = parser.parse_args(arguments)

@@ -57,7 +57,7 @@ def read_frames(path: Path, every: int, most: int) -> tuple[list[np.ndarray], fl
     sizes = {frame.shape for frame in chosen}
     if len(sizes) > 1:
         shapes = ", ".join(f"{width}x{height}" for height, width, _ in sorted(sizes))
-        raise UserError(f"{path} holds frames of different sizes ({shapes}); expected one: crop or resize them")
+        raise UserError(f"{path} holds frames of different sizes ({shapes}); expected one size: crop or resize them")
     return chosen, seconds * every
 
 

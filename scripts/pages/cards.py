@@ -89,10 +89,10 @@ def card(name: str) -> Iterator[str]:
 
 def _sentence(name: str, config: Any) -> str:
     _, size, kind = name.split("_")
-    told = _ORIGINALS.get(kind, f"{config.levels[0]} focal levels")
+    described = _ORIGINALS.get(kind, f"{config.levels[0]} focal levels")
     data = "ImageNet-1K" if "top1" in PUBLISHED[name] else "ImageNet-22K"
     return (
-        f"FocalNet-{_SIZES[size]}, {told}: an image classifier and a backbone for other tasks, without attention "
+        f"FocalNet-{_SIZES[size]}, {described}: an image classifier and a backbone for other tasks, without attention "
         f"([Focal Modulation Networks](https://arxiv.org/abs/2203.11926)). The authors released weights trained on "
         f"{data}; this package contains none."
     )

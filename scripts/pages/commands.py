@@ -24,11 +24,11 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 def _sections() -> Iterator[str]:
     for command, main in commands():
-        text = told(command, main)
+        text = help_text(command, main)
         yield f"## {command}\n\n```text\n{text}```\n"
         words = re.search(r"\{([\w,]+)\}", text)
         for word in words[1].split(",") if words else ():
-            more = told(command, main, word)
+            more = help_text(command, main, word)
             if more != text:  # a subcommand, not a value
                 yield f"### {command} {word}\n\n```text\n{more}```\n"
 
@@ -43,7 +43,7 @@ def commands() -> Iterator[tuple[str, Callable[[list[str]], int]]]:
     yield "python -m focalnet_jax", importlib.import_module("focalnet_jax.__main__").main
 
 
-def told(command: str, main: Callable[[list[str]], int], *arguments: str) -> str:
+def help_text(command: str, main: Callable[[list[str]], int], *arguments: str) -> str:
     """Returns the output of a program for `arguments` and --help."""
     printed = io.StringIO()
     with (

@@ -32,7 +32,7 @@ def config():
 
 
 @pytest.mark.parametrize(
-    ("topology", "told"),
+    ("topology", "message"),
     [
         ("v5:2x2", "Did you mean 'v5p' or 'v5e'"),
         ("v5e", "expected a TPU with its shape"),
@@ -50,8 +50,8 @@ def config():
         ("", "expected a TPU with its shape"),
     ],
 )
-def test_a_topology_that_does_not_exist_is_refused_in_one_line(topology, told):
-    with pytest.raises(UserError, match=told) as caught:
+def test_a_topology_that_does_not_exist_is_refused_in_one_line(topology, message):
+    with pytest.raises(UserError, match=message) as caught:
         describe_devices(topology)
     assert "\n" not in str(caught.value)
 
@@ -67,11 +67,11 @@ runpy.run_module("focalnet_jax.aot", run_name="__main__")
 
 
 @pytest.mark.parametrize(
-    ("topology", "told"), [("v5e:4x4", "pip install 'focalnet_jax[tpu]'"), ("h100:8", "jax-cuda12-plugin==")]
+    ("topology", "message"), [("v5e:4x4", "pip install 'focalnet_jax[tpu]'"), ("h100:8", "jax-cuda12-plugin==")]
 )
-def test_a_compiler_that_is_not_installed_is_named(topology, told):
+def test_a_compiler_that_is_not_installed_is_named(topology, message):
     done = run("-c", WITHOUT_COMPILERS, "--config", SMOKE, "--topology", topology)
-    assert_one_line_mistake(done, told)
+    assert_one_line_mistake(done, message)
 
 
 def test_every_chip_is_found_by_what_jax_calls_it():
@@ -82,7 +82,7 @@ def test_every_chip_is_found_by_what_jax_calls_it():
     assert find_chip("cpu") is None
 
 
-def test_the_step_of_a_run_is_compiled_and_told_with_all_its_figures(config):
+def test_a_compiled_step_is_reported_with_all_its_figures(config):
     mesh = make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
     for step in ("train", "eval"):
         attempt = compile_step(config, mesh, CHIPS["v5e"], step)
@@ -99,7 +99,7 @@ def test_the_step_of_a_run_is_compiled_and_told_with_all_its_figures(config):
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_compiled(config):
-    with pytest.raises(UserError, match="does not divide over 8 devices"):
+    with pytest.raises(UserError, match="cannot be split evenly over 8 devices"):
         compile_step(compilation._with(config, batch_size=12), make_mesh({"data": 8, "fsdp": 1, "tensor": 1}),
                      CHIPS["v5e"], "train")  # fmt: skip
 
@@ -113,13 +113,13 @@ def refused(complaint):
     return SimpleNamespace(compile=compiled)
 
 
-def test_a_program_too_large_for_the_device_is_told_from_one_that_is_wrong():
+def test_a_program_too_large_for_the_device_is_distinguished_from_a_wrong_one():
     of_memory = "RESOURCE_EXHAUSTED: Ran out of memory in memory space"
     with pytest.raises(DoesNotFitError, match=r"it requests 32\.5 GB; give fewer or smaller images") as caught:
         compile_fitting(refused(f"{of_memory} hbm. Used 30.25G of 15.75G hbm."))
     assert caught.value.requested == 30.25 * 2**30
     with pytest.raises(DoesNotFitError) as caught:
-        compile_fitting(refused("RESOURCE_EXHAUSTED: no number is told"))
+        compile_fitting(refused("RESOURCE_EXHAUSTED: without a number"))
     assert caught.value.requested is None
     kernels = [f"{of_memory} {space}. Used 17.1M of 16M {space}." for space in ("vmem", "smem")]
     for complaint in (*kernels, "INTERNAL: Mosaic failed"):
@@ -202,7 +202,7 @@ def test_only_data_goes_over_slices():
     slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)  # [data, fsdp, tensor]
     assert (slices == slices[:, :1]).all()
     assert mesh.shape["data"] == 4
-    with pytest.raises(UserError, match=r"mesh.data=1 does not divide over 2 slices: expected one of 2, 4, 8, 16"):
+    with pytest.raises(UserError, match=r"mesh.data=1 is not a multiple of the 2 slices: expected one of 2, 4, 8, 16"):
         make_mesh({"data": 1, "fsdp": 16, "tensor": 1}, devices)
     assert jax.device_count() == 8
 

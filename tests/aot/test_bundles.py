@@ -29,7 +29,7 @@ def test_a_loop_of_unknown_length_counts_once():
     assert count(KERNEL.replace("%s6, 3 /* loop exit test */", "%s6, %s11")) == 1 + 10 * (4 + 5 * (1 + 3 + 1))
 
 
-def test_where_not_all_turns_compute_inner_loops_run_in_a_share_of_them():
+def test_where_not_all_turns_compute_inner_loops_run_in_a_fraction_of_them():
     assert count(KERNEL, 0.5) == 1 + 10 * (4 + INNER / 2)
 
 

@@ -17,52 +17,52 @@ def workdir(finished, tmp_path):
     return tmp_path / "run"
 
 
-def said(capsys, *arguments):
+def run_command(capsys, *arguments):
     status = main([str(argument) for argument in arguments])
     return status, capsys.readouterr().out.splitlines()
 
 
 def test_steps_are_listed_with_the_best_and_what_is_none(workdir, capsys):
     (workdir / "checkpoints" / "7").mkdir()
-    status, lines = said(capsys, "list", workdir)
+    status, lines = run_command(capsys, "list", workdir)
     assert status == 0
     assert [line.split()[0] for line in lines] == ["step", "7", *map(str, list_steps(workdir / "checkpoints")[1:])]
     assert "not a checkpoint: it has no manifest.json" in lines[1]
     assert [line.split()[0] for line in lines if line.endswith("best")] == ["60"]
 
 
-def test_damage_is_found_and_told_by_the_exit_code(workdir, capsys):
-    assert said(capsys, "verify", workdir)[0] == 0
+def test_damage_is_found_and_sets_the_exit_code(workdir, capsys):
+    assert run_command(capsys, "verify", workdir)[0] == 0
     metadata = workdir / "checkpoints" / "60" / "metadata" / "metadata"
     metadata.write_text(metadata.read_text().replace("quickstart", "quickstarT").replace("digits", "digitz"))
-    status, lines = said(capsys, "verify", workdir)
+    status, lines = run_command(capsys, "verify", workdir)
     assert status == 1
     assert "60  damaged: metadata/metadata has changed" in lines[-1]
-    assert said(capsys, "verify", workdir, "--step", 56)[0] == 0
+    assert run_command(capsys, "verify", workdir, "--step", 56)[0] == 0
     with pytest.raises(UserError, match="holds no step 8; it holds"):
-        said(capsys, "verify", workdir, "--step", 8)
+        run_command(capsys, "verify", workdir, "--step", 8)
 
 
 def test_two_steps_are_compared_number_by_number(workdir, capsys):
-    status, lines = said(capsys, "diff", workdir, 56, 60)
+    status, lines = run_command(capsys, "diff", workdir, 56, 60)
     assert status == 0
     assert any(line.startswith("head/kernel") for line in lines)
     assert lines[-1].startswith("0 of ")
-    _, lines = said(capsys, "diff", workdir, 60, 60)
+    _, lines = run_command(capsys, "diff", workdir, 60, 60)
     count = lines[-1].split()[0]
     assert lines[-1] == f"{count} of {count} parameters are bitwise equal"
 
 
 def test_pruning_leaves_the_newest_and_the_best_and_no_run_is_disturbed(workdir, capsys):
     before = list_steps(workdir / "checkpoints")
-    assert said(capsys, "prune", workdir, "--dry-run")[1][0].startswith("would delete 49, 56")
+    assert run_command(capsys, "prune", workdir, "--dry-run")[1][0].startswith("would delete 49, 56")
     assert list_steps(workdir / "checkpoints") == before
     with held(workdir), pytest.raises(UserError, match="held by another run"):
-        said(capsys, "prune", workdir)
-    assert said(capsys, "prune", workdir) == (0, ["deleted 49, 56"])
+        run_command(capsys, "prune", workdir)
+    assert run_command(capsys, "prune", workdir) == (0, ["deleted 49, 56"])
     assert list_steps(workdir / "checkpoints") == [60]
-    with pytest.raises(UserError, match="expected at least 1"):
-        said(capsys, "prune", workdir, "--keep-latest", 0)
+    with pytest.raises(UserError, match="expected 1 or more"):
+        run_command(capsys, "prune", workdir, "--keep-latest", 0)
 
 
 def test_pruning_keeps_a_good_step_and_deletes_no_damaged_one_that_it_would_have_kept(workdir, capsys):
@@ -70,7 +70,7 @@ def test_pruning_keeps_a_good_step_and_deletes_no_damaged_one_that_it_would_have
     content = bytearray(largest.read_bytes())
     content[7] ^= 1
     largest.write_bytes(content)
-    assert said(capsys, "prune", workdir) == (1, ["deleted 49", "damaged, not deleted: 60"])
+    assert run_command(capsys, "prune", workdir) == (1, ["deleted 49", "damaged, not deleted: 60"])
     assert list_steps(workdir / "checkpoints") == [56, 60]
 
 
@@ -80,7 +80,7 @@ def test_the_lock_is_found_whatever_the_directory_is_called(workdir, capsys, mon
     with held(workdir):
         for name in (".", workdir.parent / "link"):
             with pytest.raises(UserError, match="held by another run"):
-                said(capsys, "prune", name)
+                run_command(capsys, "prune", name)
 
 
 def test_checkpoints_on_another_disk_are_not_pruned_beside_a_run(workdir, capsys):
@@ -89,27 +89,27 @@ def test_checkpoints_on_another_disk_are_not_pruned_beside_a_run(workdir, capsys
     with held(workdir):
         for name in (workdir, workdir / "checkpoints"):
             with pytest.raises(UserError, match="held by another run"):
-                said(capsys, "prune", name)
-    assert said(capsys, "prune", workdir) == (0, ["deleted 49, 56"])
+                run_command(capsys, "prune", name)
+    assert run_command(capsys, "prune", workdir) == (0, ["deleted 49, 56"])
 
 
-def test_what_a_run_is_writing_or_has_deleted_is_no_damage(workdir, capsys):
+def test_a_step_that_is_being_written_is_not_reported_as_damaged(workdir, capsys):
     (workdir / "checkpoints" / "60" / "manifest.json").unlink()
     with held(workdir):
-        status, lines = said(capsys, "verify", workdir)
+        status, lines = run_command(capsys, "verify", workdir)
     assert (status, lines[-1].strip()) == (0, "60  being written")
-    status, lines = said(capsys, "verify", workdir)
+    status, lines = run_command(capsys, "verify", workdir)
     assert (status, lines[-1].strip()) == (1, "60  damaged: it has no manifest.json")
 
 
 def test_a_step_by_itself_is_verified_too(workdir, tmp_path, capsys):
     (workdir / "checkpoints" / "60").rename(tmp_path / "shared")
-    status, lines = said(capsys, "verify", tmp_path / "shared")
+    status, lines = run_command(capsys, "verify", tmp_path / "shared")
     assert status == 0
     assert lines[0].split()[:2] == ["shared", "good:"]
 
 
-def test_of_equals_the_older_is_the_best_and_what_was_not_evaluated_is_not():
+def test_of_equal_steps_the_older_is_the_best_and_unevaluated_steps_are_not():
     metrics = {1: 5.0, 2: 5.0, 3: float("-inf"), 4: 1.0, 5: float("-inf")}
     assert kept(metrics, 1, 1) == {5, 1}
     assert kept(metrics, 2, 2) == {5, 4, 1, 2}
@@ -119,8 +119,8 @@ def test_of_equals_the_older_is_the_best_and_what_was_not_evaluated_is_not():
 
 def test_a_step_that_lost_its_manifest_is_named_by_all(workdir, capsys):
     (workdir / "checkpoints" / "56" / "manifest.json").unlink()
-    assert "56  damaged: it has no manifest.json" in said(capsys, "verify", workdir)[1][1]
-    assert said(capsys, "prune", workdir) == (1, ["deleted 49", "damaged, not deleted: 56"])
+    assert "56  damaged: it has no manifest.json" in run_command(capsys, "verify", workdir)[1][1]
+    assert run_command(capsys, "prune", workdir) == (1, ["deleted 49", "damaged, not deleted: 56"])
     with pytest.raises(RunFailedError, match="56 is damaged: it has no manifest"):
-        said(capsys, "diff", workdir, 56, 60)
-    assert said(capsys, "verify", workdir / "checkpoints" / "56")[0] == 1
+        run_command(capsys, "diff", workdir, 56, 60)
+    assert run_command(capsys, "verify", workdir / "checkpoints" / "56")[0] == 1

@@ -100,7 +100,7 @@ def test_without_a_global_level_added_gates_come_last():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (dict(use_modulation=False), "use_modulation is True in the weights and False"),
         (dict(focal_levels=1), "2 focal levels in the weights and 1"),
@@ -110,9 +110,9 @@ def test_without_a_global_level_added_gates_come_last():
         (dict(embed_dim=16), "embed_dim"),
     ],
 )
-def test_what_cannot_be_adapted_is_refused(options, told):
+def test_what_cannot_be_adapted_is_refused(options, message):
     weights = weights_of()
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         adapt(weights, dataclasses.replace(weights.config, **options))
 
 
@@ -158,9 +158,9 @@ def test_a_checkpoint_is_remapped_only_from_the_class_lists_order_and_its_fresh_
         )
 
 
-def test_what_the_file_tells_is_not_overruled_by_the_model_to_fill(tmp_path):
-    told = read_weights(GOLDEN, options=PLAIN)
-    other = dataclasses.replace(told.config, use_postln=True)
+def test_what_the_file_states_is_not_overruled_by_the_model_to_fill(tmp_path):
+    weights = read_weights(GOLDEN, options=PLAIN)
+    other = dataclasses.replace(weights.config, use_postln=True)
     # timm's names say pre-norm; a model with post-norm blocks must not be filled with them
     with pytest.raises(UserError, match="use_postln is False in the weights and True in the model"):
         load_into(str(GOLDEN), other, param_shapes(other))
@@ -173,7 +173,7 @@ def test_a_model_reads_any_input_size():
         assert nnx.merge(graph, params)(np.zeros((1, height, width, 3), np.float32)).shape == (1, 5)
 
 
-def test_models_of_other_depths_differ_in_what_they_say_and_in_nothing_else():
+def test_the_message_about_models_of_other_depths_names_only_the_depths():
     weights = weights_of(depths=(1, 2))
     with pytest.raises(UserError, match=r"do not fit the model: depths is \(1, 2\) in the weights and \(2,\)"):
         adapt(weights, dataclasses.replace(weights.config, depths=(2,)), surgery=False)

@@ -92,7 +92,7 @@ def test_every_table_covers_every_variant_exactly_once_and_its_shapes_tell_which
     assert found.config == variant_config(name)
 
 
-def test_what_a_huggingface_directory_states_goes_on_to_the_next(tmp_path):
+def test_what_a_huggingface_directory_states_is_kept_by_conversions(tmp_path):
     names = ["rose", "tulip", "daisy", "lily", "iris"]
     labels = {str(index): name for index, name in enumerate(names)}
     source = in_a_directory(tmp_path / "model", id2label=labels, image_size=384, drop_path_rate=0.2)
@@ -162,7 +162,7 @@ def test_a_huggingface_directory_names_the_imagenet_classes(tmp_path):
     }
 
 
-def test_labels_and_preprocessing_go_on_in_whatever_order_they_are_listed(tmp_path):
+def test_labels_and_preprocessing_are_kept_in_whatever_order_they_are_listed(tmp_path):
     names = ["rose", "tulip", "daisy", "lily", "iris"]
     listed = {str(index): names[index] for index in (3, 0, 4, 1, 2)}
     source = in_a_directory(tmp_path / "model", id2label=listed, image_size=[384, 384])
@@ -228,7 +228,7 @@ def test_weights_with_the_same_classes_in_another_order_are_evaluated_and_traine
     assert evaluate_checkpoint(config, str(tmp_path / "model"))["top1"] == expected["top1"]
 
 
-def test_no_run_goes_on_from_converted_weights(finished, tmp_path):
+def test_converted_weights_cannot_be_resumed(finished, tmp_path):
     workdir, _ = finished
     write_weights(read_weights(workdir), tmp_path / "checkpoints" / "3", format="orbax")
     with pytest.raises(UserError, match="checkpoints/3 holds converted weights"):
@@ -305,7 +305,7 @@ def test_microsofts_keys_are_the_originals():
 
 
 @pytest.mark.parametrize("format", ["microsoft", "timm"])
-def test_a_file_of_a_model_that_no_name_stands_for_says_its_options(format, tmp_path):
+def test_a_file_of_a_model_without_a_name_states_its_options(format, tmp_path):
     for options in (dict(normalize_modulator=True), dict(use_postln=True)):
         weights = weights_of(**options)
         path = tmp_path / f"{'-'.join(options)}.safetensors"
@@ -363,9 +363,9 @@ def test_equal_weights_make_equal_bytes_whatever_the_file_says_about_them(tmp_pa
     assert read_weights(paths[0]).info.classes == names
 
 
-def test_sizes_where_transformers_pads_are_told(tmp_path):
+def test_sizes_where_transformers_pads_are_noted(tmp_path):
     weights = weights_of(num_classes=2)
-    for size, told in ((48, 0), (36, 1)):
+    for size, count in ((48, 0), (36, 1)):
         write_weights(weights, tmp_path / str(size), format="huggingface", image_size=size)
         found = read_weights(tmp_path / str(size)).decisions
-        assert sum(f"{size}x{size} is not a multiple of 8; transformers pads" in text for text in found) == told
+        assert sum(f"{size}x{size} is not a multiple of 8; transformers pads" in text for text in found) == count

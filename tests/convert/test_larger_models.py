@@ -88,13 +88,13 @@ def test_a_classifier_of_one_output_keeps_its_bias(tmp_path):
     assert holds(weights, TENSORS | {"head.fc.weight": WEIGHT[:1], "head.fc.bias": BIAS[:1]})
 
 
-def test_the_last_outputs_norm_stands_before_the_classifier(tmp_path):
+def test_the_norm_of_the_last_output_becomes_the_final_norm(tmp_path):
     renamed = {name.replace("norm.", "norm1.") if name.startswith("norm.") else name: v for name, v in BACKBONE.items()}
     held = under("backbone.", renamed) | {"head.fc.weight": WEIGHT, "head.fc.bias": BIAS}
     assert holds(read(save(held, tmp_path / "file")))
 
 
-def test_classifiers_that_cannot_be_followed_are_left_aloud(tmp_path):
+def test_unsupported_classifiers_are_left_out_with_a_warning(tmp_path):
     headless = {name: value for name, value in BACKBONE.items() if not name.startswith("norm.")}
     cases = {
         "neck": (classified("head.fc") | {"neck.fc.weight": WEIGHT}, r"head\.fc was left out: neck may be before it"),
@@ -112,10 +112,10 @@ def test_classifiers_that_cannot_be_followed_are_left_aloud(tmp_path):
             "0 may be before it",
         ),
     }
-    for name, (content, told) in cases.items():
+    for name, (content, message) in cases.items():
         path = save(content, tmp_path / name)
         assert read(path).config.num_classes == 0
-        with pytest.warns(UserWarning, match=told.replace("head\\.fc", "head")):
+        with pytest.warns(UserWarning, match=message.replace("head\\.fc", "head")):
             focalnet_jax.load_model(path, **PLAIN)
     after = save(under("net.") | {"fc.weight": np.ones((2, 5), np.float32)}, tmp_path / "after")
     with pytest.warns(UserWarning, match="fc was left out: its input is the classifier's output"):
@@ -198,8 +198,8 @@ def test_a_layer_that_normalizes_is_the_preprocessing_of_the_weights(name, tmp_p
     found = weights.info.follow().normalization
     np.testing.assert_allclose([found.mean, found.std], [expected.mean, expected.std], rtol=1e-7)  # float32 in the file
     assert (expected == IMAGENET) == (found == IMAGENET)
-    (told,) = [each for each in weights.decisions if "the file normalizes images by" in each]
-    assert ": mean " in told or ": ImageNet" in told
+    (note,) = [each for each in weights.decisions if "the file normalizes images by" in each]
+    assert ": mean " in note or ": ImageNet" in note
     with pytest.warns(UserWarning, match="the file normalizes images by"):
         classifier = load_classifier(path, options=PLAIN)
     assert (classifier.preprocessing, classifier.assumed) == (
@@ -235,12 +235,12 @@ UNCLEAR = {
 
 @pytest.mark.parametrize("name", UNCLEAR)
 def test_a_normalization_that_is_not_clear_is_refused_where_pictures_are_prepared(name, tmp_path):
-    content, told = UNCLEAR[name]
+    content, message = UNCLEAR[name]
     weights = read(save(content, tmp_path / name))
     assert holds(weights)  # the weights are good all the same
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         weights.info.follow()
-    with pytest.warns(UserWarning, match=told), pytest.raises(UserError, match=told):
+    with pytest.warns(UserWarning, match=message), pytest.raises(UserError, match=message):
         load_classifier(tmp_path / name, options=PLAIN)
     # and where they go
     write_weights(weights, tmp_path / "out.safetensors", format="timm")
@@ -250,7 +250,7 @@ def test_a_normalization_that_is_not_clear_is_refused_where_pictures_are_prepare
         assert any(note.startswith("no preprocessor") or note.startswith("no preprocessing") for note in report.notes)
         assert not (tmp_path / format / "preprocessor_config.json").exists()
     for there in ("out.safetensors", "checkpoint", "timm", "huggingface"):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             read_weights(tmp_path / there, options=PLAIN).info.follow()
 
 
@@ -302,5 +302,5 @@ def test_predict_says_in_lines_of_their_own_what_a_layer_states_and_what_nothing
     assert done.returncode == 0, done.stderr
     layers, rest = done.stderr.splitlines()
     assert layers == (f"warning: {path}: the file normalizes images by 0.mean and 0.std: mean 0.5, std 0.25")
-    assert rest.startswith(f"note: {path} stores no size, resize and crop; the usual is used: shorter side")
+    assert rest.startswith(f"note: {path} stores no size, resize and crop; the default is used: shorter side")
     assert rest.endswith("mean 0.5, std 0.25")

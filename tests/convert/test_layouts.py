@@ -159,7 +159,7 @@ def test_a_backbone_is_taken_out_of_a_larger_model_and_what_is_left_is_counted(t
     assert "norm1, the norm of the backbone's last output, taken as the final norm" in read(tmp_path / "seem").notes
 
 
-def test_what_may_be_part_of_the_computation_is_not_left_in_silence(tmp_path):
+def test_tensors_that_may_be_part_of_the_computation_are_not_left_out_silently(tmp_path):
     extra = np.ones(8, np.float32)
     for name in ("absolute_pos_embed", "layers.0.blocks.0.extra.weight", "norm.extra", "head.fc.1.weight"):
         for prefix in ("", "model."):
@@ -233,8 +233,8 @@ def test_directories_of_deepspeed_and_of_a_single_file_are_read(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).touch()
     (tmp_path / "fsdp" / "__0_0.distcp").touch()
-    for folder, told in {"zero3": "zero_to_fp32", "fsdp": "dcp_to_torch", "tensorflow": "TensorFlow"}.items():
-        with pytest.raises(UserError, match=told):
+    for folder, message in {"zero3": "zero_to_fp32", "fsdp": "dcp_to_torch", "tensorflow": "TensorFlow"}.items():
+        with pytest.raises(UserError, match=message):
             read(tmp_path / folder)
 
 
@@ -269,7 +269,7 @@ def test_commands_take_the_choice_of_weights(tmp_path):
         read_weights(checkpoint, which="ema")
 
 
-def test_a_directory_of_several_files_of_weights_asks_for_one(tmp_path):
+def test_a_directory_of_several_weights_files_is_refused(tmp_path):
     for name in ("epoch=3.ckpt", "last.ckpt"):
         (tmp_path / name).write_bytes(b"PK")
     with pytest.raises(UserError, match=r"holds 2 weights files, such as epoch=3\.ckpt: give one of them"):

@@ -71,10 +71,10 @@ NAMED = {
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_weights_that_are_not_whole_are_called_what_they_are(name, tmp_path):
-    content, told = NAMED[name]
+def test_incomplete_weights_are_named_by_their_kind(name, tmp_path):
+    content, message = NAMED[name]
     safetensors.numpy.save_file(content, tmp_path / name)
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         read(tmp_path / name)
     assert "\n" not in str(error.value)
 
@@ -90,7 +90,7 @@ def test_dynamically_quantized_layers_are_called_quantized(tmp_path):
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_the_state_of_an_optimizer_is_no_weights(nested, tmp_path):
+def test_optimizer_state_is_refused_as_weights(nested, tmp_path):
     for name, state in (("adam", {0: {"exp_avg": ONES, "step": np.array(3)}}), ("sgd", {})):
         optimizer = {"state": state, "param_groups": [{"lr": 0.1, "params": [0]}]}
         path = save({"optimizer": optimizer} if nested else optimizer, tmp_path / name)
@@ -98,7 +98,7 @@ def test_the_state_of_an_optimizer_is_no_weights(nested, tmp_path):
             read(path)
 
 
-def test_other_models_are_not_called_something_else(tmp_path):
+def test_other_models_are_reported_as_no_focalnet(tmp_path):
     swin = {"layers.0.blocks.0.attn.qkv.weight": ONES, "layers.0.blocks.1.attn_mask": ONES}
     path = save({"model": swin, "optimizer": {"state": {0: {"exp_avg": ONES}}}}, tmp_path / "swin")
     with pytest.raises(UserError, match="holds no FocalNet weights: 3 tensors"):
@@ -115,7 +115,7 @@ def test_parts_of_what_is_left_are_no_reason_to_refuse(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("model", ".safetensors"), ("pytorch_model", ".bin")], ids=str)
-def test_of_the_models_that_accelerate_saves_the_first_is_taken_aloud_and_any_can_be_chosen(names, tmp_path):
+def test_of_the_models_that_accelerate_saves_the_first_is_taken_with_a_note_and_any_can_be_chosen(names, tmp_path):
     stem, suffix = names
     write = safetensors.numpy.save_file if suffix == ".safetensors" else save
     write(TENSORS, tmp_path / f"{stem}{suffix}")
@@ -124,9 +124,9 @@ def test_of_the_models_that_accelerate_saves_the_first_is_taken_aloud_and_any_ca
     (tmp_path / "random_states_0.pkl").write_bytes(b"x")
     weights = read(tmp_path)
     assert holds(weights)
-    told = f"took {stem}{suffix}, not the model {stem}_1 in that directory: use --weights {stem}_1 for it"
-    assert weights.decisions == (told,)
-    with pytest.warns(UserWarning, match=told):
+    message = f"took {stem}{suffix}, not the model {stem}_1 in that directory: use --weights {stem}_1 for it"
+    assert weights.decisions == (message,)
+    with pytest.warns(UserWarning, match=message):
         focalnet_jax.load_model(tmp_path, **PLAIN)
     for which, tensors in ((stem, TENSORS), (f"{stem}_1", OTHER), (f"{stem}_1{suffix}", OTHER)):
         chosen = read(tmp_path, which=which)
@@ -196,14 +196,14 @@ def test_weights_of_timm_that_may_compute_otherwise_say_so(tmp_path, monkeypatch
     golden = read_weights(GOLDEN / "timm_fl4.safetensors", options=OPTIONS["timm_fl4"])
     small |= dict(focal_levels=golden.config.focal_levels, use_postln_in_modulation=False, normalize_modulator=True)
     monkeypatch.setitem(VARIANTS, "focalnet_large_fl4", small)
-    for format, told in (("timm", True), ("microsoft", False)):
+    for format, noted in (("timm", True), ("microsoft", False)):
         write_weights(golden, tmp_path / f"{format}.safetensors", format=format)
         weights = read_weights(tmp_path / f"{format}.safetensors")
         assert weights.name == "focalnet_large_fl4"
-        assert any("normalize_modulator=True as in the original's" in each for each in weights.decisions) is told
+        assert any("normalize_modulator=True as in the original's" in each for each in weights.decisions) is noted
     for value in (False, True):
-        told = read_weights(tmp_path / "timm.safetensors", options={"normalize_modulator": value})
-        assert (told.config.normalize_modulator, told.decisions) == (value, ())
+        given = read_weights(tmp_path / "timm.safetensors", options={"normalize_modulator": value})
+        assert (given.config.normalize_modulator, given.decisions) == (value, ())
 
 
 @pytest.mark.parametrize("name", ["focalnet_large_fl4", "focalnet_huge_fl4"])
@@ -219,7 +219,7 @@ def test_a_timm_directory_without_arguments_is_what_timm_makes_of_it(name, tmp_p
     (folder / "config.json").write_text(json.dumps({"architecture": name}))
     weights = read_weights(folder)
     assert (weights.config.normalize_modulator, weights.config.use_postln) == (False, True)
-    assert "normalize_modulator=False by config.json" in weights.notes
+    assert "normalize_modulator=False from config.json" in weights.notes
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         focalnet_jax.load_model(folder)
@@ -227,7 +227,7 @@ def test_a_timm_directory_without_arguments_is_what_timm_makes_of_it(name, tmp_p
     (folder / "config.json").write_text(
         json.dumps({"architecture": name, "model_args": {"normalize_modulator": False}})
     )
-    with pytest.raises(UserError, match="normalize_modulator=True was given, but it is False by config"):
+    with pytest.raises(UserError, match="normalize_modulator=True was given, but it is False according to config"):
         read_weights(folder, options={"normalize_modulator": True})
 
 

@@ -172,7 +172,7 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(name, tmp_path):
         assert holds(read(write({"model": TENSORS, "optimizer": [OUTSIDE[name]]}, tmp_path / "file.pth")))
 
 
-def test_tensors_that_share_a_storage_or_lie_in_it_in_another_order_are_read(tmp_path):
+def test_tensors_that_share_a_storage_in_any_order_are_read(tmp_path):
     joined = np.concatenate([value.ravel() for value in TENSORS.values()])
     views, start = {}, 0
     for name, value in TENSORS.items():
@@ -244,7 +244,7 @@ NOT_WEIGHTS = {
 
 @pytest.mark.parametrize("what", NOT_WEIGHTS)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_what_is_no_file_of_weights_is_called_what_it_is(what, suffix, tmp_path):
+def test_files_that_are_no_weights_are_named_by_their_kind(what, suffix, tmp_path):
     path = tmp_path / f"weights{suffix}"
     NOT_WEIGHTS[what](path)
     with pytest.raises(UserError) as caught:

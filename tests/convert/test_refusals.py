@@ -27,13 +27,13 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
     source = GOLDEN / "timm_lrf.safetensors"
     tensors = safetensors.numpy.load_file(source)
 
-    def refused(told, changed=None, path=None, **options):
+    def refused(message, changed=None, path=None, **options):
         path = path or tmp_path / "changed.safetensors"
         if changed is not None:
             safetensors.numpy.save_file(changed, path)
         with pytest.raises(UserError) as caught:
             read_weights(path, **({"options": OPTIONS["timm_lrf"]} | options))
-        assert told in str(caught.value)
+        assert message in str(caught.value)
         assert "\n" not in str(caught.value)
 
     refused("missing norm.bias", {key: value for key, value in tensors.items() if key != "norm.bias"})
@@ -69,10 +69,10 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"normalize_modulator": "false"}, "normalize_modulator is 'false'; expected bool"),
-        ({"depths": [2, 2]}, "depths is (2, 2) by config.json, but the tensors have (1, 2)"),
+        ({"depths": [2, 2]}, "depths is (2, 2) in config.json, but the tensors have (1, 2)"),
         ({"use_layerscale": True}, "use_layerscale is True"),
         ({"hidden_act": "relu"}, "computes gelu only"),
         ({"layer_norm_eps": 1e-12}, "layer_norm_eps=1e-12"),
@@ -83,14 +83,14 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
         ({"image_size": "384"}, "image_size is '384'"),
         ({"image_size": -5}, "image_size is -5"),
         ({"image_size": [384]}, "image_size is [384]"),
-        ({"embed_dim": 16}, "embed_dim is 16 by config.json, but the tensors have 8"),
+        ({"embed_dim": 16}, "embed_dim is 16 in config.json, but the tensors have 8"),
         ({"patch_size": 16}, "patch_size is 16"),
         ({"num_channels": 1}, "in_channels is 1"),
         ({"mlp_ratio": 2.0}, "mlp_ratio is 2.0"),
     ],
 )
-def test_a_config_that_is_not_the_weights_is_refused(config, told, tmp_path):
-    with pytest.raises(UserError, match=re.escape(told)):
+def test_a_config_that_is_not_the_weights_is_refused(config, message, tmp_path):
+    with pytest.raises(UserError, match=re.escape(message)):
         read_weights(in_a_directory(tmp_path / "model", **config))
 
 
@@ -108,7 +108,7 @@ def test_damaged_json_is_one_line(name, content, tmp_path):
 
 def test_options_and_keys_that_disagree_are_refused(tmp_path):
     source = GOLDEN / "timm_lrf.safetensors"
-    with pytest.raises(UserError, match="use_postln=True was given, but it is False by the tensors' names"):
+    with pytest.raises(UserError, match="use_postln=True was given, but it is False according to the tensors' names"):
         read_weights(source, options={"use_postln": True, "normalize_modulator": False})
     weights = read_weights(source, options=OPTIONS["timm_lrf"])
     write_weights(weights, tmp_path / "checkpoint", format="orbax")
@@ -127,13 +127,13 @@ def test_options_and_keys_that_disagree_are_refused(tmp_path):
         "far": "numbered up to",
         "beyond": "not used layers",
     }
-    for name, told in texts.items():
+    for name, message in texts.items():
         safetensors.numpy.save_file(changed[name], tmp_path / f"{name}.safetensors")
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             read_weights(tmp_path / f"{name}.safetensors", options=OPTIONS["timm_lrf"])
 
 
-def test_a_variant_there_is_not_is_told_before_anything_is_read():
+def test_an_unknown_variant_is_refused_before_anything_is_read():
     with pytest.raises(UserError, match=r"unknown model 'focalnet_tiny_lrx'\. Did you mean 'focalnet_tiny_lrf'"):
         read_weights("nowhere", name="focalnet_tiny_lrx")
 
@@ -206,7 +206,7 @@ def test_command_lines_that_make_no_sense_are_one_line_and_inputs_stay_as_they_a
     before = sha256(step)
     (tmp_path / "link.safetensors").symlink_to(tmp_path / "nowhere")
     twice = ["--option", "use_postln=true", "--option", "use_postln=false"]
-    for arguments, told in (
+    for arguments, message in (
         ([step, step / "inside.safetensors", "--to", "timm"], "is inside the source"),
         ([step, tmp_path / "out.pth", "--to", "orbax"], "writes a directory"),
         ([step, tmp_path / "out", "--to", "orbax", *twice], "expected each key once"),
@@ -219,12 +219,12 @@ def test_command_lines_that_make_no_sense_are_one_line_and_inputs_stay_as_they_a
     ):
         done = convert(*arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-        assert told in done.stderr
+        assert message in done.stderr
     assert sha256(step) == before
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link.safetensors", "step"]
 
 
-def test_a_report_nobody_can_read_is_no_traceback(tmp_path):
+def test_an_output_that_cannot_be_written_causes_no_traceback(tmp_path):
     arguments = [GOLDEN / "timm_lrf.safetensors", "--to", "timm", "--option", "normalize_modulator=false"]
     command = [sys.executable, "-u", "-m", "focalnet_jax.convert", *map(str, arguments)]
     with Path("/dev/full").open("w") as full:
@@ -239,7 +239,7 @@ def test_a_report_nobody_can_read_is_no_traceback(tmp_path):
 
 
 @pytest.mark.parametrize("value", [10**400, True, "0.5", [0.5]])
-def test_a_configuration_whose_number_is_none_is_refused(tmp_path, value):
+def test_a_configuration_with_an_invalid_number_is_refused(tmp_path, value):
     write_weights(weights_of(), tmp_path / "hf", format="huggingface")
     config = tmp_path / "hf" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"mlp_ratio": value}))

@@ -41,11 +41,11 @@ def killed(folder, pattern, *arguments):
     assert process.wait() == -signal.SIGKILL
 
 
-def refused(told, *arguments):
+def refused(message, *arguments):
     """Prepares with a mistake, which must be told."""
     with pytest.raises(UserError) as caught:
         main(list(map(str, arguments)))
-    assert told in str(caught.value), caught.value
+    assert message in str(caught.value), caught.value
 
 
 def share(name):

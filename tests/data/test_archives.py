@@ -38,7 +38,7 @@ def test_slices_of_a_split_hold_all_classes(tmp_path):
         assert (np.bincount(half, minlength=4) > 30).all()  # 50 +- 4.3
 
 
-def test_a_damaged_or_cut_tar_is_refused_wherever_the_damage_lies(tmp_path):
+def test_a_damaged_or_cut_tar_is_refused_wherever_the_damage_is(tmp_path):
     whole = write_tar(tmp_path / "n01440764.tar", {f"n01440764_{n}.JPEG": bytes(700) for n in range(10)})
     content = whole.read_bytes()
 

@@ -31,7 +31,7 @@ def stream(labels, power, epochs, batch_size=50, seed=0, repeats=1):
     ("power", "expected"),  # 1000 places by the shares of n ** (1 - power), rounded to the largest remainders
     [(1.0, [200, 200, 200, 200, 200]), (0.0, [600, 250, 100, 40, 10]), (0.5, [410, 264, 167, 106, 53])],
 )
-def test_a_class_comes_as_often_as_its_share_says(power, expected):
+def test_classes_are_drawn_in_proportion_to_a_power_of_their_sizes(power, expected):
     shares = np.array([600, 250, 100, 40, 10]) ** (1 - power)
     assert np.abs(1000 * shares / shares.sum() - expected).max() < 1
     for epoch in stream(SHUFFLED, power, 3):
@@ -50,12 +50,12 @@ def test_all_examples_of_a_class_come_equally_often_and_no_example_of_a_class_tw
     assert len(set(of_largest)) == 200
 
 
-def test_without_balance_an_epoch_holds_what_it_always_held():
+def test_without_balance_an_epoch_holds_every_example_once():
     (epoch,) = stream(SHUFFLED, 0.0, 1)
     assert sorted(epoch) == list(range(1000))
 
 
-def test_seeds_and_epochs_differ_and_repeats_stand_in_a_row():
+def test_seeds_and_epochs_differ_and_repeats_are_consecutive():
     first, second = stream(SHUFFLED, 1.0, 2)
     (other,) = stream(SHUFFLED, 1.0, 1, seed=1)
     assert first != second
@@ -131,7 +131,7 @@ def test_labels_that_a_source_does_not_list_are_read_once(tmp_path, monkeypatch)
     assert labels_of(source).tolist() == labels
 
 
-def test_a_damaged_record_has_the_label_of_the_one_that_stands_for_it(tmp_path, monkeypatch):
+def test_a_damaged_record_has_the_label_of_the_one_that_replaces_it(tmp_path, monkeypatch):
     monkeypatch.setattr(balance, "_CACHE", str(tmp_path))
 
     class Damaged:

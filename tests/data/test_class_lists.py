@@ -3,7 +3,7 @@
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, labels, short_names
 
 
-def test_classes_whose_first_lemmas_are_alike_are_told_apart():
+def test_classes_with_equal_first_lemmas_are_distinguished():
     assert short_names(["crane", "crane, a bird", "tench, Tinca tinca"]) == ["crane", "crane, a bird", "tench"]
     assert short_names(["a, x", "a, x", "b"]) == ["a, x (0)", "a, x (1)", "b"]
     assert short_names(labels(NUM_1K))[638:640] == ["maillot", "maillot, tank suit"]

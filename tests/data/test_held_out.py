@@ -36,7 +36,7 @@ def split(path, **changed):
     return [files(open_split(section, name), path) for name in ("train", "val")]
 
 
-def test_every_image_is_in_one_of_both_and_about_the_share_is_held_out(tmp_path):
+def test_every_image_is_in_one_split_and_about_the_fraction_is_held_out(tmp_path):
     write(tmp_path, cat=200, dog=100)
     train, val = split(tmp_path)
     assert len(train | val) == 300
@@ -97,7 +97,7 @@ def test_a_val_folder_is_taken_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folders", "told"),
+    ("folders", "message"),
     [
         (["Training", "Validation"], "neither train nor val"),
         (["train_images", "test"], "train_split"),
@@ -108,7 +108,7 @@ def test_a_val_folder_is_taken_as_it_is(tmp_path):
         (["cat"], "one image in each class"),
     ],
 )
-def test_splits_do_not_become_classes_and_nothing_is_no_split(tmp_path, folders, told):
+def test_splits_do_not_become_classes_and_nothing_is_no_split(tmp_path, folders, message):
     for folder in folders:
         parts = folder.split("/")
         if len(parts) == 1 and folder != "cat":
@@ -117,7 +117,7 @@ def test_splits_do_not_become_classes_and_nothing_is_no_split(tmp_path, folders,
             write(tmp_path.joinpath(*parts[:-1]), **{parts[-1]: 1})
     with pytest.raises(UserError) as caught:
         open_split(data(tmp_path), "val")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_class_folder_without_images_is_no_class_to_train(tmp_path):
@@ -134,7 +134,7 @@ def test_a_mistyped_split_is_no_split_of_the_training_images(tmp_path):
     assert "test is not used" in open_split(data(tmp_path), "val").description
 
 
-def test_without_a_share_nothing_is_divided(tmp_path):
+def test_without_a_fraction_nothing_is_held_out(tmp_path):
     write(tmp_path / "train", cat=20, dog=20)
     with pytest.raises(UserError, match="no split 'val'"):
         open_split(data(tmp_path, held_out=0.0), "val")

@@ -37,14 +37,14 @@ def match(names, classes, outputs=1000, **options):
     return match_classes(names, classes, outputs=outputs, data="split val", classifier="w", **options)
 
 
-def refused(told, names, classes, outputs=1000, **options):
-    with pytest.raises(UserError, match=told):
+def refused(message, names, classes, outputs=1000, **options):
+    with pytest.raises(UserError, match=message):
         match(names, classes, outputs, **options)
 
 
 @pytest.mark.parametrize("classes", [IN_1K, IN_22K, called(WORDS), called(FIRST), called(class_names(NUM_1K))])
 @pytest.mark.parametrize("order", [1, -1])
-def test_synset_folders_are_found_in_imagenets_lists_whoever_names_them(classes, order):
+def test_synset_folders_are_matched_to_imagenets_lists(classes, order):
     names = list(IMAGENETTE)[::order]
     found = match(names, classes)
     assert found.outputs.tolist() == [IMAGENETTE[name] for name in names]
@@ -102,22 +102,22 @@ def test_an_ambiguous_name_is_refused_with_what_it_may_be(classes):
     refused(r"maillot of split val may be n03710637 \(maillot\) or n03710721", ["maillot"], classes)
 
 
-def test_what_another_class_of_the_data_is_a_name_cannot_be():
+def test_a_name_does_not_match_a_class_that_another_name_equals():
     assert match(["maillot", "maillot, tank suit"], IN_1K).outputs.tolist() == [638, 639]
     assert match(["crane", "n02012849"], IN_1K).outputs.tolist() == [517, 134]
     refused("crane, which it lacks", ["crane"], called(["n02012849"], exact=True))
 
 
 def test_two_classes_of_the_data_may_not_be_one_of_the_classifier():
-    refused("tench and n01440764 of split val are one class", ["tench", "n01440764"], IN_1K)
-    refused("001 and 1 of split val are one class", ["001", "1"], None)
+    refused("tench and n01440764 of split val are the same class", ["tench", "n01440764"], IN_1K)
+    refused("001 and 1 of split val are the same class", ["001", "1"], None)
 
 
-def test_numbers_are_numbers_of_outputs():
+def test_class_names_that_are_numbers_mean_outputs():
     assert match(["0", "2", "10"], None, 11).outputs.tolist() == [0, 2, 10]
     assert match(["000", "010", "999"], IN_1K).outputs.tolist() == [0, 10, 999]
     assert match(["1", "0"], called(["cat", "dog"], exact=True)).outputs.tolist() == [1, 0]
-    refused("w has 0 to 9, and not 10", [str(number) for number in range(1, 11)], None, 10)
+    refused("w has the outputs 0 to 9, not 10", [str(number) for number in range(1, 11)], None, 10)
     refused("are unknown", ["0", "1", "cat"], None, 10)
     refused("lacks: 0, 1", ["0", "1"], called(["cat", "dog"]), numbers=False)
 
@@ -230,7 +230,7 @@ def test_classes_with_a_synset_id_are_called_by_it(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("", "holds no classes"),
         ("cat\n\ndog\n", "line 2 is empty"),
@@ -243,10 +243,10 @@ def test_classes_with_a_synset_id_are_called_by_it(tmp_path, content):
         (b"\xff\xfe", "not text in UTF-8"),
     ],
 )
-def test_files_that_are_no_lists_of_classes_are_refused(tmp_path, content, told):
+def test_files_that_are_no_lists_of_classes_are_refused(tmp_path, content, message):
     path = tmp_path / "classes"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_classes(path)
 
 

@@ -83,7 +83,7 @@ def test_a_batch_larger_than_the_data_is_refused(digits):
         steps_per_epoch(len(digits), 2000)
 
 
-def test_flip_and_crop_are_drawn_for_each_example_anew(digits):
+def test_flip_and_crop_are_drawn_separately_for_each_example(digits):
     seen = {batch["image"][place].tobytes() for batch in batches(digits, 0, 4) for place in range(24)}
     assert len(seen) == 4 * 24
     labels = list(itertools.chain.from_iterable(batch["label"] for batch in batches(digits, 0, 56)))

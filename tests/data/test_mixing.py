@@ -40,7 +40,7 @@ def test_mixup_mixes_an_example_with_its_mirror_in_the_group_and_labels_alike():
 
 
 @pytest.mark.parametrize("box", ["timm", "original"])
-def test_cutmix_pastes_a_box_whose_share_is_the_labels(box):
+def test_the_area_of_a_cutmix_box_is_the_weight_of_its_label(box):
     images, targets = marked(64, size=25)
     mixed, labels = quick(images, targets, Mixing(cutmix=1.0, group=2, box=box), KEY)
     sides = set()

@@ -145,7 +145,7 @@ def test_the_name_of_a_source_is_its_split(tmp_path):
 def test_a_source_that_is_given_twice_is_refused(others, tmp_path):
     write_folder(tmp_path / "set", pictures("train/cat/1.jpg", "train/dog/2.jpg", "val/cat/3.jpg"))
     paths = [tmp_path / "set" / other for other in others]
-    refused("which would be there twice", "imagefolder", "--source", *paths, "--out", tmp_path / "out")
+    refused("which would occur twice", "imagefolder", "--source", *paths, "--out", tmp_path / "out")
 
 
 def test_number_folders_of_val_that_train_lacks_are_refused(tmp_path):

@@ -19,7 +19,7 @@ from tests.data.pictures import NORMALIZED, READABLE, REJECTED, SYNSETS, encoded
 from tests.data.preparing import contents, write_tar
 
 
-def test_nothing_that_lies_in_a_class_is_left_out_without_a_word(tmp_path):
+def test_no_file_in_a_class_is_left_out_silently(tmp_path):
     picture = Image.new("RGB", (8, 8), (200, 100, 0))
     deep = io.BytesIO()
     rgb = np.full((6, 6, 3), 40_000, np.uint16)

@@ -9,7 +9,7 @@ from tests.data.pictures import READABLE, SYNSETS, encoded
 from tests.data.preparing import SMALL, contents, killed, prepare, refused, write_tar
 
 
-def test_a_preparation_killed_at_any_time_goes_on_and_ends_the_same(pictures, tmp_path):
+def test_a_preparation_killed_at_any_time_resumes_and_ends_the_same(pictures, tmp_path):
     arguments = [
         "imagefolder", "--source", pictures, "--processes", "1", "--shard-mb", "0.01", "--out", tmp_path / "out"
     ]  # fmt: skip

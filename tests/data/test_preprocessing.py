@@ -175,7 +175,7 @@ def test_every_way_to_prepare_pictures_is_stored_and_read_again():
             from_dict(ways[0].to_dict() | changed)
 
 
-def test_another_size_crops_the_same_share():
+def test_another_size_crops_the_same_fraction():
     assert Preprocessing().at((384, 384)).target == (438, 438)
     assert from_timm({"crop_pct": 0.9}, "here").at((384, 384)).target == (426, 426)
     assert from_transformers({"size": 40, "crop_size": 32}, "here").at((64, 128)).target == (80, 160)

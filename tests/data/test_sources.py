@@ -40,7 +40,7 @@ def test_the_digits_are_those_that_scikit_learn_reads():
         )
 
 
-def test_a_folder_is_read_in_sorted_order_whatever_lies_around(tmp_path):
+def test_a_folder_is_read_in_sorted_order_whatever_else_it_holds(tmp_path):
     write_colours(tmp_path)
     (tmp_path / "train" / "notes.txt").write_text("not a class")
     (tmp_path / "train" / "red" / "notes.txt").write_text("not an image")
@@ -90,7 +90,7 @@ def test_the_fingerprint_of_files_that_were_always_read_stays(tmp_path):
     assert FolderSource(str(tmp_path), "train").fingerprint == "c3981d643775"
 
 
-def test_what_is_left_out_is_said_by_kind_and_number(tmp_path, capsys):
+def test_files_left_out_are_counted_by_kind(tmp_path, capsys):
     put(tmp_path, "train/cat/0.jpg", "train/dog/0.jpg", "train/dog/.hidden.jpg", "train/loose.jpg", "train/dog/raw")
     for label, number, suffix in product(("cat", "dog"), range(4), (".txt", ".HEIC")):
         put(tmp_path, f"train/{label}/{number}{suffix}")
@@ -99,7 +99,7 @@ def test_what_is_left_out_is_said_by_kind_and_number(tmp_path, capsys):
     open_source("folder", str(tmp_path), "train")
     line = (
         f"{tmp_path}/train: left out 21 files: 8 .heic, 8 .txt, 1 .jpg outside the class folders, 1 hidden, "
-        f"1 linked to nothing (such as {tmp_path}/train/dog/gone.jpg), 1 not a regular file, 1 without a suffix"
+        f"1 linked to a missing file (such as {tmp_path}/train/dog/gone.jpg), 1 not a regular file, 1 without a suffix"
     )
     assert capsys.readouterr().err == line + "\n"
 
@@ -118,28 +118,28 @@ def test_links_are_followed_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("held", "path", "told"),
+    ("held", "path", "message"),
     [
-        (["up/train/cat/0.jpg"], ".", "has no split 'train'; it holds up: {root}/up has it: set data.path={root}/up"),
-        (["train/cat/0.jpg"], "train", "{root} has it: set data.path={root}"),
-        (["cat/0.jpg", "dog/0.jpg"], ".", "it holds cat, dog: if these are classes, add --config.data.held_out=0.2,"),
-        (["a/cat/0.jpg", "b/dog/0.jpg"], ".", "it holds a, b: make {root}/train or name another"),
-        (["val/0.jpg", "dog/0.jpg"], ".", "it holds dog, val: make {root}/train or name another"),
-        (["train/cat/0.jpg"], "train/cat", "it holds 1 file: 1 .jpg: {root} has it: set data.path={root}"),
+        (["up/train/cat/0.jpg"], ".", "it holds up: {root}/up has this split: set data.path={root}/up"),
+        (["train/cat/0.jpg"], "train", "{root} has this split: set data.path={root}"),
+        (["cat/0.jpg", "dog/0.jpg"], ".", "it holds cat, dog: if these are classes, --config.data.held_out=0.2 "),
+        (["a/cat/0.jpg", "b/dog/0.jpg"], ".", "it holds a, b: create {root}/train or name another one"),
+        (["val/0.jpg", "dog/0.jpg"], ".", "it holds dog, val: create {root}/train or name another"),
+        (["train/cat/0.jpg"], "train/cat", "it holds 1 file: 1 .jpg: {root} has this split: set data.path={root}"),
         (["train/0.jpg", "train/1.png"], ".", "holds no class folders; .*; it holds 2 files: 1 .jpg, 1 .png"),
         (["train/0.tar", "train/1.tar"], ".", "it holds 2 files: 2 .tar"),
         (["train/train/cat/0.jpg", "train/val/cat/0.jpg"], ".", "splits, not classes: set data.path={root}/train"),
         (["train/images/cat/0.jpg", "train/images/dog/0.jpg"], ".", "one folder, images, which .*: cat, dog"),
-        (["train/cat/train/0.jpg", "train/cat/val/1.jpg", "train/dog/train/0.jpg"], ".", "train, val, .* CLASS/SPLIT"),
+        (["train/cat/train/0.jpg", "train/cat/val/1.jpg", "train/dog/train/0.jpg"], ".", "train, val; .* CLASS/SPLIT"),
         (["train/cat/0.heic", "train/cat/1.HEIC"], ".", "class folder .* holds no images; it holds 2 files: 2 .heic"),
         (["train/cat/a/0.svg"], ".", "class folder .* holds no images; it holds 1 file: 1 .svg"),
         (["0.jpg"], "0.jpg", "is a file"),
-        (["0.jpg"], "~/pictures", "data.path=.*~/pictures is not a directory"),
+        (["0.jpg"], "~/pictures", "data.path=.*~/pictures does not exist"),
     ],
 )  # fmt: skip
-def test_a_folder_given_wrongly_is_refused_with_what_is_there(tmp_path, held, path, told):
+def test_a_folder_given_wrongly_is_refused_with_what_is_there(tmp_path, held, path, message):
     put(tmp_path, *held)
-    with pytest.raises(UserError, match=told.format(root=tmp_path)):
+    with pytest.raises(UserError, match=message.format(root=tmp_path)):
         FolderSource(str(tmp_path / path), "train")
 
 

@@ -58,9 +58,9 @@ def test_several_labels_are_filled_up(tmp_path):
     assert len({row.shape for row in labels}) == 1
 
 
-def test_what_is_not_there_is_refused_in_one_line(flowers, tmp_path):
-    for path, split, told in (
-        (str(flowers), "test", "has no split 'test', or it is empty; it has train"),
+def test_missing_data_sets_and_splits_are_refused_in_one_line(flowers, tmp_path):
+    for path, split, message in (
+        (str(flowers), "test", "has no split 'test', or it is empty; expected train"),
         (str(flowers), "train[:x]", "has no split"),
         (str(flowers), "train[20:]", "or it is empty"),
         (str(flowers), "train[15:10]", "or it is empty"),
@@ -70,7 +70,7 @@ def test_what_is_not_there_is_refused_in_one_line(flowers, tmp_path):
         ("mnist", "train", "is not prepared"),
         (None, "train", "needs data.path"),
     ):
-        with pytest.raises(UserError, match=told) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             TfdsSource(path, split)
         assert "\n" not in str(caught.value)
     (tmp_path / "empty").mkdir()
@@ -80,7 +80,7 @@ def test_what_is_not_there_is_refused_in_one_line(flowers, tmp_path):
         path = flowers / file
         content = path.read_bytes() if path.exists() else b'{"fingerprint": "x"}'
         path.write_bytes(content[: len(content) // 2])
-        with pytest.raises(UserError, match="prepare it again") as caught:
+        with pytest.raises(UserError, match=r"prepare (it|the data) again") as caught:
             TfdsSource(str(flowers), "train")
         assert "\n" not in str(caught.value)
         path.write_bytes(content)

@@ -71,10 +71,12 @@ def visitor(served):
 
 
 def shown(client, path, stage=2, block=2):
-    """What a visitor who drops a picture gets: probabilities by class, what is said, panels of classes and of maps."""
-    _, prediction, said, classes, maps = client.predict(gradio_client.handle_file(path), stage, block, api_name="/show")
+    """What a visitor who drops a picture gets: probabilities by class, the message, panels of classes and of maps."""
+    _, prediction, message, classes, maps = client.predict(
+        gradio_client.handle_file(path), stage, block, api_name="/show"
+    )
     named = {each["label"]: each["confidence"] for each in (prediction or {}).get("confidences") or []}
-    return named, said, panels(classes), panels(maps)
+    return named, message, panels(classes), panels(maps)
 
 
 def panels(text):
@@ -91,9 +93,9 @@ def test_pictures_of_every_kind_are_predicted_as_predict_does(served, pictures, 
     classifier = load_classifier(staged[0])
     client = visitor(served)
     for path in pictures.values():
-        named, said, classes, maps = shown(client, path)
+        named, message, classes, maps = shown(client, path)
         assert named == pytest.approx(dict(classifier.predict([read_picture(path)], 3)[0]), rel=1e-5)
-        assert said == ""
+        assert message == ""
         assert list(classes) == ["the image", *named]
         assert list(maps) == ["modulator", "gate, level 1", "gate, level 2", "gate, global"]
         expected = classifier.transform(read_picture(path))
@@ -119,25 +121,25 @@ def test_two_visitors_at_once_see_each_their_own_picture_and_choose_their_own_st
     assert together[0][0] != together[1][0]
 
 
-def test_what_is_no_picture_is_said_in_one_line_and_the_page_lives_on(served, pictures, tmp_path):
+def test_a_file_that_is_no_image_gets_one_line_and_the_page_keeps_working(served, pictures, tmp_path):
     cut = tmp_path / "cut<b>.jpg"
     cut.write_bytes(pictures["plain.jpg"].read_bytes()[:5000])
     text = tmp_path / "text.png"
     text.write_text("no picture")
     client = visitor(served)
     for path in (cut, text):
-        named, said, classes, maps = shown(client, path)
+        named, message, classes, maps = shown(client, path)
         assert (named, classes, maps) == ({}, {}, {})
-        assert " is not an image that can be read: " in said
-        assert "\n" not in said
-        assert "<b>" not in said
-        assert str(served.folder) not in said
+        assert " is not an image that can be read: " in message
+        assert "\n" not in message
+        assert "<b>" not in message
+        assert str(served.folder) not in message
     assert shown(client, pictures["plain.jpg"])[1] == ""
     assert (served.folder / "stderr").read_text() == ""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
-def test_a_browser_shows_what_a_dropped_picture_is_and_asks_only_this_machine(served, pictures, staged, tmp_path):
+def test_a_browser_shows_what_a_dropped_picture_is_and_requests_only_this_machine(served, pictures, staged, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     best = load_classifier(staged[0]).predict([read_picture(pictures["plain.jpg"])], 3)[0]
     with playwright.sync_playwright() as driver:
@@ -198,7 +200,7 @@ def drawn(page, part):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--topk", "0"], "--topk 0: expected 1 or more"),
         (["--port", "70000"], "--port 70000: expected 0 to 65535"),
@@ -206,12 +208,12 @@ def drawn(page, part):
         (["--prot", "1"], "--prot"),
     ],
 )
-def test_a_mistake_gets_one_line(flags, told):
-    with pytest.raises(UserError, match=told):
+def test_a_mistake_gets_one_line(flags, message):
+    with pytest.raises(UserError, match=message):
         main(["--checkpoint", "nowhere", *flags])
 
 
-def test_a_port_that_is_taken_is_said():
+def test_a_port_that_is_taken_is_refused():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"--port {port}: Address already in use; choose another"):
@@ -226,7 +228,7 @@ def test_without_gradio_or_a_checkpoint_one_line_says_so(tmp_path):
     assert_one_line_mistake(run(*flags, env=without), "pip install 'focalnet_jax[demo]'")
 
 
-def test_ctrl_c_ends_it_without_a_word_of_complaint_and_leaves_no_picture_behind(served):
+def test_ctrl_c_ends_it_silently_and_leaves_no_picture_behind(served):
     served.process.send_signal(signal.SIGINT)  # the last test, as it ends what the others ask
     assert served.process.wait(timeout=30) == 0
     assert served.process.stdout.read() == "ended\n"

@@ -102,7 +102,7 @@ def test_the_only_process_of_a_node_has_all_its_gpus(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--processes", "2"], "--processes 2: expected HOST:PORT"),
         (["--processes", "2"], "--coordinator, --process is missing"),
@@ -110,8 +110,8 @@ def test_the_only_process_of_a_node_has_all_its_gpus(monkeypatch):
         (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "this one's index below that number"),
     ],
 )
-def test_incomplete_addresses_are_one_line(arguments, told, tmp_path):
-    assert_one_line_mistake(run("train.py", *SMALL, *arguments, "--workdir", tmp_path / "run"), told)
+def test_incomplete_addresses_are_one_line(arguments, message, tmp_path):
+    assert_one_line_mistake(run("train.py", *SMALL, *arguments, "--workdir", tmp_path / "run"), message)
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -142,7 +142,7 @@ def test_when_any_process_fails_the_launcher_ends_the_others(failing, monkeypatc
     )
 
 
-def test_the_launcher_refuses_what_is_no_program(tmp_path):
+def test_the_launcher_refuses_a_command_that_is_no_program(tmp_path):
     flags = ["-m", "focalnet_jax.launch", "--processes", "2", "--"]
     assert_one_line_mistake(run(*flags, "trian.py"), "expected a Python program")
     assert_one_line_mistake(run(*flags), "expected a Python program")

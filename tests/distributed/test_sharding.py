@@ -46,7 +46,7 @@ def test_every_mesh_gives_the_same_losses_and_keeps_its_placement(mesh, on_one):
             assert moments[name].sharding == leaf.sharding, name
 
 
-def test_the_average_of_the_weights_lies_as_they_do():
+def test_the_average_of_the_weights_is_sharded_like_the_weights():
     _, state = trained((1, 8, 1), steps=1, overrides=["--config.ema_decay=0.9"])
     for name, leaf in named_leaves(state.params).items():
         assert named_leaves(state.ema)[name].sharding == leaf.sharding, name
@@ -122,7 +122,7 @@ def test_only_the_exchanges_the_rules_mean_are_in_an_mlps_program(trained):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "told"),
+    ("sizes", "message"),
     [
         ((3, 2, -1), "6 does not divide the 8 devices; .* 1, 2, 4, 8"),
         ((-1, -1, 1), "one of which may be -1"),
@@ -130,8 +130,8 @@ def test_only_the_exchanges_the_rules_mean_are_in_an_mlps_program(trained):
         ((4, 4, 1), "a mesh of 16 on 8 devices"),
     ],
 )
-def test_impossible_meshes_are_refused_with_what_is_possible(sizes, told):
-    with pytest.raises(UserError, match=told):
+def test_impossible_meshes_are_refused_with_what_is_possible(sizes, message):
+    with pytest.raises(UserError, match=message):
         make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
 
 
@@ -170,13 +170,13 @@ def test_small_parameters_stay_whole_and_the_report_says_how_much():
     assert held == pytest.approx(28.4e6 / 8, rel=0.1)
 
 
-def test_a_host_reads_what_its_devices_hold_wherever_they_stand_in_the_mesh():
+def test_a_host_reads_what_its_devices_hold_wherever_they_are_in_the_mesh():
     devices = np.array(jax.devices())
     mesh = jax.sharding.Mesh(devices.reshape(4, 1, 2), ("data", "fsdp", "tensor"))
     assert LocalPlaces(mesh).slice(8) == tuple(range(8))
-    told = put_exchanged([3, 5], mesh)
-    assert told.shape == (8, 2)
-    np.testing.assert_array_equal(np.asarray(told).sum(axis=0), [3, 5])
+    array = put_exchanged([3, 5], mesh)
+    assert array.shape == (8, 2)
+    np.testing.assert_array_equal(np.asarray(array).sum(axis=0), [3, 5])
 
 
 def test_some_of_a_hosts_devices_need_no_shape_of_their_own(monkeypatch):

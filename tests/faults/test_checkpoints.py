@@ -114,7 +114,7 @@ def test_a_run_resumes_from_the_step_before_a_damaged_one_and_reports_it(finishe
     again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
     assert again.returncode == 0, again.stderr
     assert again.stderr.startswith("warning: checkpoint 60 is damaged (")
-    assert "it is 60.damaged now, the run resumes from step 56" in again.stderr
+    assert "renamed to 60.damaged; the run resumes from step 56" in again.stderr
     assert len(again.stderr.splitlines()) == 1
     assert losses(workdir) == losses(finished[0])
     assert saved_params(workdir, 60) == saved_params(finished[0], 60)
@@ -167,7 +167,7 @@ def test_where_no_checkpoint_is_good_the_run_refuses_and_changes_nothing(finishe
 
 
 @pytest.mark.fault(5)
-def test_lists_of_files_that_were_removed_do_not_let_a_run_begin_anew(finished, tmp_path):
+def test_removed_manifests_do_not_let_a_run_restart(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     for step in list_steps(workdir / "checkpoints"):
         (workdir / "checkpoints" / str(step) / MANIFEST).unlink()
@@ -181,7 +181,7 @@ def test_where_the_checkpoints_are_gone_the_run_refuses_and_keeps_its_figures(fi
     (workdir / "checkpoints").rename(tmp_path / "elsewhere")
     refused = run("train.py", *SMALL, *EVERY, "--config.checkpoint_every_steps=1000", "--workdir", workdir)
     assert refused.returncode == 1
-    assert refused.stderr.startswith(f"failed: {workdir} holds a run that had saved step 60, and none of its")
+    assert refused.stderr.startswith(f"failed: {workdir} holds a run that saved step 60, but its")
     assert len(refused.stderr.splitlines()) == 1
     assert losses(workdir) == losses(finished[0])
 
@@ -192,17 +192,17 @@ def test_where_the_newest_checkpoint_is_gone_the_run_says_so(finished, tmp_path)
     shutil.rmtree(workdir / "checkpoints" / "60")
     again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
     assert again.returncode == 0
-    assert again.stderr == "warning: step 60 had been saved and is gone: the run resumes from step 56\n"
+    assert again.stderr == "warning: checkpoint 60 is missing: the run resumes from step 56\n"
 
 
 @pytest.mark.fault(5)
-def test_a_run_that_never_saved_begins_anew(tmp_path):
+def test_a_run_that_never_saved_starts_from_the_beginning(tmp_path):
     check_saved(tmp_path, Found(tmp_path, None))
     (tmp_path / "saved.json").write_text('{"step": 7}')
     check_saved(tmp_path, Found(tmp_path, 7))
     for text in ('{"step": 7}', "{", "[1]"):
         (tmp_path / "saved.json").write_text(text)
-        with pytest.raises(RunFailedError, match="none of its checkpoints"):
+        with pytest.raises(RunFailedError, match="its checkpoints are missing"):
             check_saved(tmp_path, Found(tmp_path, None))
 
 
@@ -268,17 +268,17 @@ def test_on_a_full_disk_a_run_fails_with_a_line_and_what_was_saved_stays(tmp_pat
     wide = ["--config.model.embed_dim=32", "--config.checkpoint_every_steps=2", "--config.keep_latest=50"]
     train = command("train.py", *SMALL, *wide, "--workdir", tmp_path / "run")
     verify = command("-m", "focalnet_jax.checkpoint", "verify", tmp_path / "run")
-    (full, _), said = on_a_small_disk(tmp_path, train, verify)
+    (full, _), done = on_a_small_disk(tmp_path, train, verify)
     assert full == 1
-    assert said.stderr.startswith(("failed: cannot write checkpoint", "failed: No space left on device")), said.stderr
-    assert len(said.stderr.splitlines()) == 1
-    assert " good: " in said.stdout
+    assert done.stderr.startswith(("failed: cannot write checkpoint", "failed: No space left on device")), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert " good: " in done.stdout
 
 
 @pytest.mark.fault(42)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of Orbax's own threads
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_save_that_fails_in_the_background_is_told_by_who_waits(tmp_path, monkeypatch):
+def test_a_save_that_fails_in_the_background_raises_when_waited_for(tmp_path, monkeypatch):
     before = set(threading.enumerate())
     checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=2, keep_best=0)
     checkpoints.save(1, items(1), {})
@@ -311,7 +311,7 @@ def test_an_evaluation_that_is_nan_is_never_the_best(tmp_path):
 
 
 @pytest.mark.fault(28)
-def test_steps_are_ordered_by_number_whatever_the_clock_said(finished, tmp_path):
+def test_steps_are_ordered_by_number_not_by_time(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     for age, step in enumerate(sorted(list_steps(workdir / "checkpoints"), reverse=True)):
         for path in (workdir / "checkpoints" / str(step), *(workdir / "checkpoints" / str(step)).rglob("*")):

@@ -27,17 +27,17 @@ def folder(tmp_path):
     return tmp_path
 
 
-def refuse(told, path, split="train"):
+def refuse(message, path, split="train"):
     with pytest.raises(UserError) as caught:
         open_source("folder", path, split)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.fault(36)
 @pytest.mark.fault(38)
 def test_folders_that_cannot_be_trained_on_are_refused(folder):
     refuse("needs data.path", None)
-    refuse("is not a directory", str(folder / "nowhere"))
+    refuse("does not exist", str(folder / "nowhere"))
     refuse("no split 'test'; it holds train, val", str(folder), "test")
     (folder / "empty").mkdir()
     refuse("no class folders", str(folder), "empty")

@@ -89,7 +89,7 @@ def test_no_loss_is_a_spike_before_the_usual_is_known_or_without_a_factor():
     assert all(judged([*[2.0] * 60, 500.0], 0.0)[0])
 
 
-def test_the_learning_rate_goes_on_over_skipped_updates(spec):
+def test_the_learning_rate_advances_over_skipped_updates(spec):
     spec, init, data = spec
     step, ends = make_train_step(spec), []
     for broken in (True, False):
@@ -130,8 +130,8 @@ def test_parameters_that_are_nan_or_infinite_are_not_saved_though_the_loss_befor
     assert done.returncode == 1
     assert "not saved: train/param_norm is" in done.stdout
     saved = list_steps(tmp_path / "checkpoints")
-    told = f"the last good checkpoint is step {saved[-1]}" if saved else "there is no checkpoint"
-    assert told in done.stderr
+    message = f"the last good checkpoint is step {saved[-1]}" if saved else "there is no checkpoint"
+    assert message in done.stderr
     for step in saved:
         arrays = read_arrays(tmp_path / "checkpoints" / str(step), "params").values()
         assert all(np.isfinite(array).all() for array in arrays)

@@ -21,7 +21,7 @@ from tests.convert.random_weights import weights_of, with_classes
 
 @pytest.mark.fault(24)
 @pytest.mark.parametrize(
-    ("path", "override", "told"),
+    ("path", "override", "message"),
     [
         ("configs/quickstart.py", "--config.leraning_rate=3", "schedule.learning_rate"),
         ("configs/quickstart.py", "--config.schedule.learnig_rate=3", "schedule.learning_rate"),
@@ -52,10 +52,10 @@ from tests.convert.random_weights import weights_of, with_classes
         ("configs/imagenet1k.py:tiny_srf,base_lrf", None, "names 2 models"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line_with_what_would_do(path, override, told):
+def test_a_mistake_gets_one_line_with_what_to_do(path, override, message):
     with pytest.raises(UserError) as caught:
         load_config(path, [override] if override else [])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -84,7 +84,7 @@ def test_eval_takes_a_step_too_and_refuses_what_does_not_fit(finished, tmp_path)
 
 @pytest.mark.fault(22)
 @pytest.mark.parametrize(
-    ("given", "wanted", "head", "told"),
+    ("given", "wanted", "head", "message"),
     [
         (5, 7, "keep", "have 5 classes, the model 7: match them, .* head policy: drop"),
         (1000, 1000, "remap", "needs weights of 21842 classes and a model of 1000"),
@@ -92,9 +92,9 @@ def test_eval_takes_a_step_too_and_refuses_what_does_not_fit(finished, tmp_path)
         (5, 5, "fresh", "keep, drop, remap"),
     ],
 )
-def test_another_number_of_classes_needs_a_policy_that_fits(given, wanted, head, told):
+def test_another_number_of_classes_needs_a_policy_that_fits(given, wanted, head, message):
     weights = weights_of(num_classes=given)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         adapt(weights, with_classes(weights, wanted), head=head)
 
 

@@ -206,7 +206,7 @@ def brand(name):
     ("content", "named"),
     [
         (b"", "an empty file"),
-        (bytes(5000), "a file of zero bytes only"),
+        (bytes(5000), "a file that contains only zeros"),
         (brand(b"heic") + bytes(99), "a HEIC image"),
         (brand(b"mif1") + bytes(99), "a HEIC image"),
         (brand(b"crx "), "a Canon raw file"),
@@ -237,7 +237,7 @@ def brand(name):
         (b"\x89\x12\xff\x00" * 9, "not an image of a known format"),
     ],
 )  # fmt: skip
-def test_what_is_not_decoded_is_called_by_its_name(content, named):
+def test_files_that_are_not_decoded_are_named_by_their_kind(content, named):
     with pytest.raises(UnreadableImageError, match=named):
         decode(content)
 

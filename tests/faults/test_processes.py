@@ -73,13 +73,13 @@ def test_when_one_of_two_is_killed_the_other_ends_soon(tmp_path):
 def test_when_process_0_is_killed_the_other_says_so_in_one_line_and_ends(tmp_path):
     launcher, first, second = endless(tmp_path)
     stderr = ended_soon_without(first, second, launcher)
-    told = lines_of_second(stderr)
-    assert told
-    assert all("failed: " in line and "of this run" in line for line in told), stderr
+    lines = lines_of_second(stderr)
+    assert lines
+    assert all("failed: " in line and "of this run" in line for line in lines), stderr
 
 
 @pytest.mark.fault(15)
-def test_a_process_that_stands_still_ends_the_others_in_one_line(tmp_path):
+def test_a_process_that_hangs_ends_the_others_with_one_line(tmp_path):
     launcher, first, second = endless(tmp_path)
     first.suspend()
     begun = time.monotonic()
@@ -89,6 +89,6 @@ def test_a_process_that_stands_still_ends_the_others_in_one_line(tmp_path):
     first.kill()
     _, stderr = launcher.communicate(timeout=60)
     assert taken < 15
-    told = lines_of_second(stderr)
-    assert len(told) == 1
-    assert "of this run has ended or does not respond" in told[0]
+    lines = lines_of_second(stderr)
+    assert len(lines) == 1
+    assert "of this run has ended or does not respond" in lines[0]

@@ -48,7 +48,7 @@ def read(source, steps=3, batch_size=8, **reading):
 
 
 @pytest.mark.fault(29)
-def test_the_next_example_stands_for_an_unreadable_one_wherever_it_is_read(source):
+def test_the_next_example_replaces_an_unreadable_one_wherever_it_is_read(source):
     whole = list(read(source))
     assert sum((batch["unreadable"] == 5).sum() for batch in whole) == 1  # an epoch
     assert all(set(batch["unreadable"]) <= {5, READABLE} for batch in whole)
@@ -66,9 +66,9 @@ def test_unreadable_examples_are_counted_and_too_many_end_the_run(source, capsys
     batches = list(allowed.counted(read(source, steps=6)))
     assert allowed.count == 2  # once an epoch
     assert not any("unreadable" in batch for batch in batches)
-    told = capsys.readouterr().err
-    assert told.count("cannot read image") == 1  # said once
-    assert "(it is a JPEG image that cannot be decoded: " in told
+    output = capsys.readouterr().err
+    assert output.count("cannot read image") == 1  # said once
+    assert "(it is a JPEG image that cannot be decoded: " in output
     with pytest.raises(UserError, match=r"n01440764_5.JPEG.*data.max_unreadable=0.01"):
         list(Substitutions(source, HOST, most=0.01).counted(read(source)))
 
@@ -153,7 +153,7 @@ def test_a_reading_process_that_dies_ends_the_run():
         deque(stream)
 
 
-def test_a_reading_process_that_stands_still_ends_the_run():
+def test_a_reading_process_that_hangs_ends_the_run():
     before = {child.pid for child in workers_of_this_process()}
     stream = read(DigitsSource("train"), steps=50, workers=1, stall_seconds=10)
     next(stream)
@@ -161,7 +161,7 @@ def test_a_reading_process_that_stands_still_ends_the_run():
     os.kill(worker.pid, signal.SIGSTOP)
     begun = time.monotonic()
     try:
-        with pytest.raises(RunFailedError, match="no batch came for 10 s"):
+        with pytest.raises(RunFailedError, match="no batch was read for 10 s"):
             deque(stream)
     finally:
         worker.kill()

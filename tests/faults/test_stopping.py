@@ -193,7 +193,7 @@ def test_a_save_that_hangs_at_the_end_ends_the_run(tmp_path):
         "train.py", *SMALL, "--config.total_steps=3", "--config.health.watchdog_seconds=4", "--workdir", tmp_path
     )
     assert done.returncode == 1
-    assert "failed: nothing was done for 4 s" in done.stderr
+    assert "failed: no progress for 4 s" in done.stderr
     assert list_steps(tmp_path / "checkpoints") == [3]
 
 
@@ -242,14 +242,14 @@ def told_without_data(stalling, setting):
 @pytest.mark.fault(16)
 def test_a_run_without_data_ends_with_the_stacks_of_its_threads(stalling):
     lines = told_without_data(stalling, "--config.health.watchdog_seconds=3")
-    assert lines[0].startswith("failed: nothing was done for 3 s after step ")
+    assert lines[0].startswith("failed: no progress for 3 s after step ")
     assert any("loader.py" in line for line in lines)  # where it stood still
 
 
 @pytest.mark.fault(16)
-def test_a_loader_that_stands_still_ends_the_run_with_a_line(stalling):
+def test_a_loader_that_hangs_ends_the_run_with_one_line(stalling):
     (line,) = told_without_data(stalling, "--config.data.stall_seconds=3")
-    assert line.startswith("failed: no batch came for 3 s")
+    assert line.startswith("failed: no batch was read for 3 s")
 
 
 def test_a_run_that_is_killed_is_started_again_as_often_as_it_may(finished, tmp_path):
@@ -282,10 +282,10 @@ def test_a_machines_notice_stops_the_run_as_a_signal_does(tmp_path):
 
     class Answers(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            told = "TRUE" if self.path.endswith("/instance/preempted") else "NONE"
+            answer = "TRUE" if self.path.endswith("/instance/preempted") else "NONE"
             self.send_response(200 if self.headers["Metadata-Flavor"] == "Google" else 403)
             self.end_headers()
-            self.wfile.write(told.encode())
+            self.wfile.write(answer.encode())
 
         def log_message(self, *arguments):
             pass

@@ -57,14 +57,14 @@ def test_a_damaged_lock_is_no_hindrance(tmp_path):
 
 @pytest.mark.fault(7)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # tensorboardX's own
-def test_a_disk_too_full_for_tensorboard_is_told(tmp_path, monkeypatch):
+def test_a_disk_too_full_for_tensorboard_is_an_error(tmp_path, monkeypatch):
     writer = MetricsWriter(tmp_path, 0, ["tensorboard"])
     (thread,) = (thread for thread in writer._others[0]._threads if "EventLogger" in type(thread).__name__)
 
     handed_over = threading.Event()
 
     def full(*_):
-        handed_over.wait(60)  # or a first line is told already, where its thread is the faster
+        handed_over.wait(60)  # or its thread was faster and a first line is printed
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full)
@@ -119,7 +119,7 @@ def test_a_file_that_cannot_be_written_to_its_end_stays_as_it_was(tmp_path, monk
 @pytest.mark.fault(9)
 def test_a_workdir_of_another_config_is_refused_with_the_difference(finished):
     other = run("train.py", *SMALL, "--config.schedule.learning_rate=1e-9", "--workdir", finished[0])
-    assert_one_line_mistake(other, "schedule.learning_rate is 0.02 there and 1e-09 here")
+    assert_one_line_mistake(other, "schedule.learning_rate was 0.02 and is now 1e-09")
     assert not (finished[0] / lock.LOCK).exists()
 
 
@@ -136,7 +136,7 @@ def test_a_finished_run_started_again_does_nothing(finished):
     assert {path.name for path in before if before[path] != after[path]} <= {"config.json", "placement.txt"}
 
 
-def test_one_at_a_time_holds_it_within_a_machine_too(tmp_path):
+def test_only_one_holder_at_a_time_within_a_machine_too(tmp_path):
     together, refused, held = threading.Barrier(8), threading.Semaphore(0), []
 
     def contend(index):

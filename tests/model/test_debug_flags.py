@@ -30,7 +30,7 @@ def leave_nan_in_memory(*sizes):
 
 @pytest.mark.skipif(native.register() is None, reason="there is no C++ compiler")
 @pytest.mark.parametrize("turned", [False, True])
-def test_memory_that_a_product_works_in_is_none_of_its_results(turned):
+def test_scratch_memory_of_a_product_does_not_reach_its_result(turned):
     x, kernel = jnp.ones((2, 16, 16, 32)), jnp.ones((32, 32))
     for _ in range(8):
         leave_nan_in_memory(32 * 32)
@@ -66,7 +66,7 @@ def test_a_call_and_its_gradients_raise_nothing(implementation, kernels):
     assert kernels == (in_cpp | back if implementation == "auto" and native.register() is not None else set())
 
 
-def test_what_is_wrong_is_still_found():
+def test_nan_in_the_input_is_still_found():
     model = create_model("focalnet_tiny_srf", embed_dim=16, depths=(1, 1), num_classes=3)
     with pytest.raises(FloatingPointError):
         model(jnp.full((1, 32, 32, 3), np.nan))

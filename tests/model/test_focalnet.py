@@ -159,7 +159,7 @@ def test_stochastic_depth_drops_a_branch_of_an_example_with_its_rate():
     assert abs((per_example[:, 0] == 0).mean() - 0.3) < 0.029
 
 
-def test_what_is_drawn_for_an_example_does_not_depend_on_the_batch_it_stands_in():
+def test_random_draws_of_an_example_do_not_depend_on_its_batch():
     model = small_model(drop_path_rate=0.5, drop_rate=0.1)
     x, keys = images(), example_keys(jax.random.key(3), len(images()))
     np.testing.assert_array_equal(model(x, keys), model(x, jax.random.key(3)))
@@ -197,7 +197,7 @@ def test_initialisation_follows_the_original():
 
 
 @pytest.mark.parametrize(
-    ("shape", "overlapped", "told"),
+    ("shape", "overlapped", "message"),
     [
         ((2, 7, 32, 3), False, "at least 8x8"),
         ((2, 32, 32, 1), False, "[B, H, W, 3]"),
@@ -205,8 +205,8 @@ def test_initialisation_follows_the_original():
         ((2, 2, 9, 3), True, "at least 3x3"),
     ],
 )
-def test_images_that_do_not_fit_are_refused(shape, overlapped, told):
+def test_images_that_do_not_fit_are_refused(shape, overlapped, message):
     model = small_model(use_conv_embed=overlapped)
     with pytest.raises(UserError) as caught:
         model(jnp.zeros(shape))
-    assert told in str(caught.value)
+    assert message in str(caught.value)

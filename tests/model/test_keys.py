@@ -21,7 +21,7 @@ def images(batch):
     return jax.random.normal(jax.random.key(7), (batch, 8, 8, 3))
 
 
-def test_keys_of_the_old_kind_draw_what_new_ones_do(call):
+def test_old_prng_keys_draw_the_same_as_new_ones(call):
     x, old, new = images(2), jax.random.PRNGKey(3), jax.random.key(3)  # whose 2 numbers are not keys of 2 images
     expected = call(x, new)
     np.testing.assert_array_equal(call(x, old), expected)
@@ -31,7 +31,7 @@ def test_keys_of_the_old_kind_draw_what_new_ones_do(call):
     assert not np.array_equal(each, expected)
 
 
-def test_streams_of_flax_draw_anew_at_each_call():
+def test_streams_of_flax_draw_differently_at_each_call():
     model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=3, drop_rate=0.3)
     x, rngs = images(4), nnx.Rngs(3)
     first, second = model(x, rngs), model(x, rngs)
@@ -54,7 +54,7 @@ def test_streams_of_flax_draw_anew_at_each_call():
         (nnx.Rngs(params=0), "nnx.Rngs without a stream 'dropout' or 'default'"),
     ],
 )
-def test_what_is_no_key_is_refused_with_what_to_pass(key, named):
+def test_an_invalid_key_is_refused_with_what_to_pass(key, named):
     model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=3)
     with pytest.raises(
         UserError, match=rf"^key is {named.replace('()', '..')}; expected jax.random.key\(seed\), an array of 4"

@@ -143,7 +143,7 @@ def test_in_a_loop_of_ones_own_over_batches_they_are_those_without_it(implementa
 
 
 @pytest.mark.skipif(native.register() is None, reason="there is no C++ compiler")
-def test_the_native_implementation_names_the_one_that_has_them():
+def test_the_error_of_the_native_implementation_names_the_one_that_has_them():
     graph, params, _ = small_model(aggregation="native", scan_blocks=False)
     given = (nnx.to_pure_dict(params), IMAGES)
     with pytest.raises(UserError, match=r"first derivatives only.*model.aggregation=xla"):

@@ -87,7 +87,7 @@ def test_every_option_of_a_stage_can_be_given_by_stage():
 
 
 @pytest.mark.parametrize(
-    ("name", "overrides", "told"),
+    ("name", "overrides", "message"),
     [
         ("focalnet_tiny_lfr", {}, "focalnet_tiny_lrf"),
         ("focalnet_tiny_lrf", {"focal_level": 3}, "focal_levels"),
@@ -110,14 +110,14 @@ def test_every_option_of_a_stage_can_be_given_by_stage():
         (5, {}, "unknown model 5"),
     ],
 )
-def test_a_mistaken_option_is_refused_with_what_was_expected(name, overrides, told):
+def test_a_mistaken_option_is_refused_with_what_was_expected(name, overrides, message):
     with pytest.raises(UserError, match=r".*") as caught:
         focalnet_jax.create_model(name, **overrides)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_remat_may_be_is_what_blocks_know():
+def test_valid_remat_policies_are_those_of_blocks():
     assert set(REMATS) == {"auto", *REMAT_POLICIES}
     with pytest.raises(UserError, match=r"unknown remat policy 'ful'; .* Did you mean 'full'"):
         variant_config("focalnet_tiny_srf", remat="ful")

@@ -62,7 +62,7 @@ def test_shapes_that_do_not_fit_together_are_refused_by_every_implementation(imp
 
 @pytest.mark.parametrize("implementation", ["xla", "shifted", "native", "triton", "mosaic"])
 @pytest.mark.parametrize("shape", [(0, 4, 4, 8), (2, 0, 4, 8), (2, 4, 0, 8), (2, 4, 4, 0), (0, 0, 0, 8)])
-def test_maps_without_numbers_have_sums_without_and_gradients_of_zero(implementation, shape):
+def test_empty_maps_have_empty_sums_and_gradients_of_zero(implementation, shape):
     arguments, (cotangent, _) = inputs(shape, (3, 5), True)
 
     def run(*given):

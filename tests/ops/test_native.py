@@ -128,8 +128,8 @@ def test_without_a_compiler_the_model_is_computed_all_the_same(compiler, tmp_pat
     )
     environment = os.environ | {"CXX": compiler, "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    told = f"aggregation shifted, pointwise xla (not native: CXX={compiler} names no program)"
-    assert done.stdout.splitlines() == ["(1, 2)", told]
+    message = f"aggregation shifted, pointwise xla (not native: CXX={compiler} names no program)"
+    assert done.stdout.splitlines() == ["(1, 2)", message]
     assert f"model.aggregation=native is compiled where it runs, but CXX={compiler} names no program" in done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -148,10 +148,10 @@ def test_a_compiler_that_fails_is_named_and_leaves_nothing(tmp_path):
     assert not list((tmp_path / "cache" / "focalnet_jax").iterdir())
 
 
-def test_a_library_that_is_not_whole_is_made_again(tmp_path):
+def test_an_incomplete_library_is_compiled_again(tmp_path):
     """Loading a part of one ends a process by a signal."""
     made, times, compiler = tmp_path / "made.so", tmp_path / "times", tmp_path / "c++"
-    # What it compiled once it gives again; a library's path is the last that it is told.
+    # What it compiled once it gives again; the path of a library is its last argument.
     compiler.write_text(
         f"""#!/bin/sh
 echo >> {times}

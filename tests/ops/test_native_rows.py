@@ -169,6 +169,6 @@ def test_parameters_of_another_dtype_are_computed_with_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype(jnp.bfloat16)}
 
 
-def test_a_place_alone_in_a_mesh_is_normalized_whole():
+def test_a_single_position_in_a_mesh_is_normalized_whole():
     x, scale, bias = normals((8,), (8,), (8,))
     assert_on_a_mesh_as_alone(norm, x, scale, bias)

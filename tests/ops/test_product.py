@@ -85,15 +85,15 @@ def test_what_is_empty_is_computed_too(batch, inputs, outputs):
 
 def test_other_shapes_are_refused():
     x, kernel, rising = (jnp.ones(shape) for shape in ((3, 9, 9, 24), (24, 40), (3, 9, 9, 40)))
-    with pytest.raises(ValueError, match=r"a kernel has shape \(24, 40\), its operand \(3, 9, 9, 40\)"):
+    with pytest.raises(ValueError, match=r"a kernel has shape \(24, 40\), its input \(3, 9, 9, 40\)"):
         multiply(rising, kernel, None)
-    with pytest.raises(ValueError, match=r"a kernel turned has shape \(24, 40\), its operand \(3, 9, 9, 24\)"):
+    with pytest.raises(ValueError, match=r"a transposed kernel has shape \(24, 40\), its input \(3, 9, 9, 24\)"):
         multiply(x, kernel, None, turned=True)
-    with pytest.raises(ValueError, match="other places"):
+    with pytest.raises(ValueError, match="other leading axes"):
         kernel_gradient(x[:2], rising, None)
 
 
-def test_a_model_takes_no_pictures():
+def test_a_model_accepts_a_batch_of_zero_images():
     model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=3)
     assert model(jnp.ones((0, 32, 32, 3))).shape == (0, 3)
 

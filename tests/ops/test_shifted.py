@@ -45,7 +45,7 @@ def test_bfloat16_is_as_near_to_the_truth_as_by_xla():
         assert np.linalg.norm(mine - true) <= np.linalg.norm(theirs - true)
 
 
-def test_it_keeps_what_it_is_given_and_no_more():
+def test_it_keeps_only_its_inputs_for_the_gradient():
     x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 1, 4))
     _, kept = jax.eval_shape(lambda x, kernel: jax.vjp(focal_level, x, kernel), x, kernel)
     assert sum(leaf.size for leaf in jax.tree.leaves(kept)) == x.size + kernel.size

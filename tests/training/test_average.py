@@ -39,7 +39,7 @@ def states(setting):
     return seen
 
 
-def test_every_step_moves_the_average_by_its_share_towards_the_weights(states):
+def test_every_step_moves_the_average_towards_the_weights_by_one_minus_decay(states):
     expected = {name: leaf.astype(np.float64) for name, leaf in named_leaves(states[0].params).items()}
     for state in states:
         for name, leaf in named_leaves(state.params).items():
@@ -80,7 +80,7 @@ def test_a_checkpoint_gives_back_both_and_its_result_is_the_average(setting, sta
         np.testing.assert_array_equal(leaf, named_leaves(states[3].ema)[name], err_msg=name)
 
 
-def test_a_run_with_an_average_goes_on_bit_for_bit_and_is_evaluated_by_it(tmp_path):
+def test_a_run_with_an_average_resumes_bit_for_bit_and_is_evaluated_by_it(tmp_path):
     averaged = [*SMALL, *EVERY, "--config.total_steps=14", "--config.schedule.warmup_steps=2", "--config.ema_decay=0.9"]
     whole = run("train.py", *averaged, "--workdir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr

@@ -37,7 +37,7 @@ def test_it_is_the_weighted_mean_that_torch_has_for_class_indices(smoothing):
 
 
 @pytest.mark.parametrize("mixing", [dict(mixup=0.8), dict(cutmix=1.0), dict(mixup=0.8, cutmix=1.0)])
-def test_a_mixed_example_weighs_what_its_classes_weigh_by_their_shares(mixing):
+def test_a_mixed_example_has_the_weighted_mean_of_its_classes_weights(mixing):
     images, key = jnp.zeros((8, 8, 8, 3)), jax.random.key(3)
     _, hard = mix(images, jnp.eye(5)[LABELS], Mixing(**mixing, group=4), key)
     _, smooth = mix(images, jnp.eye(5)[LABELS] * 0.9 + 0.02, Mixing(**mixing, group=4), key)
@@ -88,16 +88,16 @@ def test_balanced_weights_are_of_the_training_images():
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         ("(1,2)", "class_weights has 2 numbers; expected one for each of the 10 classes"),
-        ("ballanced", "expected balanced, or a number from 0 on for each class"),
+        ("ballanced", "expected balanced, or 0 or a positive number for each class"),
         ("(1,-1)", "expected balanced"),
         ("(0,0)", "expected balanced"),
         ("3", "expected balanced"),
     ],
 )
-def test_weights_that_are_none_are_refused(value, told):
+def test_invalid_class_weights_are_refused(value, message):
     with pytest.raises(UserError, match="class_weights") as caught:
         class_weights(load_config("configs/quickstart.py", [f"--config.class_weights={value}"]), None)
-    assert told in str(caught.value)
+    assert message in str(caught.value)

@@ -45,9 +45,9 @@ def test_more_steps_in_the_same_workdir_are_refused_with_the_ways_there_are(shor
     for longer in ("--config.total_steps=8", "--config.total_epochs=1"):
         refused = run("train.py", *TINY, WARM, longer, "--workdir", short)
         assert_one_line_mistake(
-            refused, f"--config.continue_from={short} takes its weights, optimizer state and average"
+            refused, f"--config.continue_from={short}, which takes weights, optimizer state and average"
         )
-        assert f"--config.init_from={short} starts anew from its weights alone" in refused.stderr
+        assert f"--config.init_from={short}, which takes only the weights" in refused.stderr
     assert {path: path.stat().st_mtime_ns for path in short.rglob("*")} == before
 
 
@@ -59,14 +59,14 @@ def test_a_continued_run_begins_with_the_state_and_the_examples_that_come_next(s
     assert losses(longer[0])[5] == losses(tmp_path / "whole")[5]
 
 
-def test_its_schedule_is_its_own_and_is_told(longer):
-    workdir, said = longer
+def test_its_schedule_is_its_own_and_is_printed(longer):
+    workdir, output = longer
     rates = [row["train/learning_rate"] for row in metrics(workdir) if "train/learning_rate" in row]
     assert rates[0] == pytest.approx(1e-6)
     assert rates[1] == pytest.approx(1e-3, rel=1e-2)  # half of 2e-3
     assert rates[2] > rates[3] > 1e-5
-    assert "checkpoints/4: weights, optimizer state, 4 steps" in said
-    assert "schedule   a new one: the learning rate begins at 1e-06 in step 5, rises to" in said
+    assert "checkpoints/4: weights, optimizer state, 4 steps" in output
+    assert "schedule   a new one: the learning rate begins at 1e-06 in step 5, rises to" in output
 
 
 def test_a_run_that_ends_within_its_warm_up_says_so(short, tmp_path, capsys):
@@ -92,17 +92,15 @@ def test_a_continued_run_resumes_to_the_same_bits_without_the_first_one(short, l
         assert saved_params(again, 8, item) == saved_params(longer[0], 8, item)
 
 
-def test_what_differs_from_the_run_before_is_told(short, tmp_path):
+def test_differences_from_the_continued_run_are_warnings(short, tmp_path):
     changed = [*TINY, *continuing(short), "--config.total_steps=1", "--config.optimizer.weight_decay=0.1"]
     done = run("train.py", *changed, "--workdir", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == (
-        "warning: not as in the run that is continued: optimizer.weight_decay is 0.05 there and 0.1 here\n"
-    )
+    assert done.stderr == "warning: differs from the continued run: optimizer.weight_decay was 0.05 and is now 0.1\n"
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["--config.optimizer.name=sgd"], "continued with its own model and optimizer"),
         (["--config.model.embed_dim=8"], "continued with its own model and optimizer"),
@@ -110,9 +108,9 @@ def test_what_differs_from_the_run_before_is_told(short, tmp_path):
         (["--config.continue_from=elsewhere"], "there is no checkpoint at 'elsewhere'"),
     ],
 )
-def test_what_cannot_be_continued_is_refused_and_leaves_nothing(short, tmp_path, overrides, told):
+def test_what_cannot_be_continued_is_refused_and_leaves_nothing(short, tmp_path, overrides, message):
     refused = run("train.py", *TINY, *continuing(short), *overrides, "--workdir", tmp_path / "run")
-    assert_one_line_mistake(refused, told)
+    assert_one_line_mistake(refused, message)
     assert not (tmp_path / "run").exists()
 
 
@@ -127,4 +125,4 @@ def test_a_workdir_and_its_step_are_the_same_run_to_continue(given):
     stored = json.loads(to_json(load_config("configs/quickstart.py", [f"--config.continue_from={step}"])))
     assert differences(load_config("configs/quickstart.py", [f"--config.continue_from={given}"]), stored) == []
     other = load_config("configs/quickstart.py", ["--config.continue_from=runs/b"])
-    assert differences(other, stored) == [f"continue_from is {step} there and runs/b here"]
+    assert differences(other, stored) == [f"continue_from was {step} and is now runs/b"]

@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
 
 
 def test_each_has_its_prefix_and_its_cadence(trained):
-    workdir, told = trained
+    workdir, output = trained
     found = {
         name: [row["step"] for row in rows(workdir) if f"{name}/top1" in row] for name in ("eval", "seen", "again")
     }
@@ -41,9 +41,9 @@ def test_each_has_its_prefix_and_its_cadence(trained):
     assert (last["eval/examples"], last["seen/examples"], last["again/examples"]) == (450, 60, 450)
     assert [last[f"again/{name}"] for name in ("top1", "loss")] == [last[f"eval/{name}"] for name in ("top1", "loss")]
     assert last["seen/loss"] != last["eval/loss"]
-    assert "evaluation seen at step 5: top-1 " in told
-    assert "450 to evaluate, 450 as again, 60 as seen, 10 classes" in told
-    assert f"best eval/top1 {max(row['eval/top1'] for row in rows(workdir) if 'eval/top1' in row):.2f} %" in told
+    assert "evaluation seen at step 5: top-1 " in output
+    assert "450 to evaluate, 450 as again, 60 as seen, 10 classes" in output
+    assert f"best eval/top1 {max(row['eval/top1'] for row in rows(workdir) if 'eval/top1' in row):.2f} %" in output
 
 
 def test_eval_prints_all_of_them_in_its_last_line_and_reports_draw_them(trained, tmp_path):
@@ -75,7 +75,7 @@ def test_a_subset_of_classes_competes_in_one_of_them_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("--config.evaluations.real.pth=x", "unknown config key 'evaluations.real.pth'"),
         ("--config.evaluations.train.split=x", "evaluations.train: expected a name of letters and digits other than"),
@@ -84,14 +84,14 @@ def test_a_subset_of_classes_competes_in_one_of_them_alone(tmp_path):
         ("--config.evaluations.real=1", "unknown config key 'evaluations.real'"),
     ],
 )
-def test_mistakes_are_one_line(override, told):
+def test_mistakes_are_one_line(override, message):
     with pytest.raises(UserError) as caught:
         load_config("configs/quickstart.py", [override])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("--config.evaluations.real.split=vol", "evaluations.real: data.source=digits has no split 'vol'"),
         (
@@ -101,12 +101,12 @@ def test_mistakes_are_one_line(override, told):
         ("--config.evaluations.real.path=/nowhere", "evaluations.real: data.path=/nowhere is not used with"),
     ],
 )
-def test_data_that_is_not_there_is_named_by_its_evaluation(override, told, tmp_path):
+def test_data_that_is_not_there_is_named_by_its_evaluation(override, message, tmp_path):
     from focalnet_jax.training.run import set_up
 
     with pytest.raises(UserError) as caught:
         set_up(load_config("configs/quickstart.py", [*SMALL[1:], override]), tmp_path)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_slice_is_evenly_spaced_and_its_labels_are_its_examples():

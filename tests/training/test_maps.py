@@ -76,17 +76,17 @@ def test_a_run_shows_them_at_every_evaluation(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         (["--config.log_maps=-1"], "log_maps=-1"),
-        (["--config.log_maps=1", "--config.writers=()"], "expected tensorboard among writers"),
+        (["--config.log_maps=1", "--config.writers=()"], "needs tensorboard"),
     ],
 )
-def test_maps_that_nothing_can_show_are_refused(settings, told):
+def test_maps_that_nothing_can_show_are_refused(settings, message):
 
     def started():
         config = load_config("configs/quickstart.py", settings)
         check_maps(config.log_maps, config.writers)
 
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         started()

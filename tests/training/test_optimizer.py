@@ -95,7 +95,7 @@ def test_durations_are_steps_or_epochs():
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({}, "neither total_epochs nor total_steps"),
         ({"total_epochs": 1.0, "total_steps": 3}, "both set"),
@@ -104,8 +104,8 @@ def test_durations_are_steps_or_epochs():
         ({"total_steps": 3, "eval_every_epochs": 0.01}, "eval_every_epochs=0.01 .*: expected 1 to"),
     ],
 )
-def test_durations_that_make_no_sense_are_refused(values, told):
-    with pytest.raises(UserError, match=told):
+def test_durations_that_make_no_sense_are_refused(values, message):
+    with pytest.raises(UserError, match=message):
         plan_of(**values)
 
 
@@ -231,7 +231,7 @@ def test_layers_decay_from_the_classifier_down(params):
 
 
 @pytest.mark.parametrize(
-    ("rules", "told"),
+    ("rules", "message"),
     [
         ((("^patches/", 0.0),), "'\\^patches/' matches no parameter"),
         ((("kernel$", 0.5), ("^head/", 1.0)), "head/kernel is matched by both 'kernel\\$' and '\\^head/'"),
@@ -239,6 +239,6 @@ def test_layers_decay_from_the_classifier_down(params):
         ((("", 0.0),), "freezes every parameter"),
     ],
 )
-def test_patterns_that_do_not_fit_are_refused(params, rules, told):
-    with pytest.raises(UserError, match=told):
+def test_patterns_that_do_not_fit_are_refused(params, rules, message):
+    with pytest.raises(UserError, match=message):
         check_patterns(optimizer_config(learning_rate_scales=rules), params)

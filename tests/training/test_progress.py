@@ -35,7 +35,7 @@ def test_neither_the_first_step_nor_a_pause_counts_as_a_step():
     assert 0.05 < rates["goodput"] < 0.5  # five steps of .05 s in 2.3 s
 
 
-def test_waiting_for_input_is_told_and_is_no_good():
+def test_waiting_for_input_is_reported_and_lowers_goodput():
     def slow():
         for batch in repeat({}, 4):
             time.sleep(0.2)
@@ -53,12 +53,12 @@ def test_waiting_for_input_is_told_and_is_no_good():
 
 
 def test_a_profile_that_could_never_be_taken_is_refused():
-    with pytest.raises(UserError, match="the run ends with step 10"):
+    with pytest.raises(UserError, match="the last step of the run is 10"):
         check_steps((11, 12), 10)
     check_steps((10, 12), 10)
 
 
 def test_a_profile_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "profile").touch()
-    with pytest.raises(UserError, match="cannot make"):
+    with pytest.raises(UserError, match="cannot create"):
         Profile((1, 2), tmp_path)

@@ -94,7 +94,7 @@ def test_the_message_about_a_value_that_may_be_left_to_the_machine_says_so():
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(2, 2), (1, 1), (224, 16)])
-def test_as_many_threads_read_as_there_are_cores(monkeypatch, cores, threads):
+def test_the_number_of_reading_threads_is_that_of_the_cores(monkeypatch, cores, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
     config = load_config("configs/imagenet1k.py", ["--config.data.path=none"])
     assert choices.reader_threads(config) == threads

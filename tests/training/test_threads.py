@@ -63,9 +63,9 @@ def test_a_thread_trains_evaluates_and_converts_and_leaves_the_process_as_it_was
     workdir = tmp_path / "run"
     short = [*SMALL, "--config.total_steps=2", "--config.schedule.warmup_steps=1"]
     assert in_a_thread(training.main, [*short, f"--workdir={workdir}"]) == 0
-    said = capsys.readouterr()
-    assert said.err.count("signals are left to the calling program") == 1
-    assert "finished: 2 steps" in said.out
+    printed = capsys.readouterr()
+    assert printed.err.count("signals are left to the calling program") == 1
+    assert "finished: 2 steps" in printed.out
 
     assert in_a_thread(evaluating.main, [*short, f"--checkpoint={workdir}"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["examples"] > 0

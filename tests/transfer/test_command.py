@@ -34,19 +34,19 @@ def test_features_of_a_run_are_written_and_measured(staged, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["features"], "features needs --out FILE.npz"),
         (["knn", "--neighbours", "0,3"], "--neighbours 0,3: expected numbers above 0"),
         (["guess"], "invalid choice"),
     ],
 )
-def test_a_mistake_gets_one_line(arguments, told):
-    assert_one_line_mistake(transfer(*arguments, *SMALL, "--checkpoint", "nowhere"), told)
+def test_a_mistake_gets_one_line(arguments, message):
+    assert_one_line_mistake(transfer(*arguments, *SMALL, "--checkpoint", "nowhere"), message)
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
-    for out, told in ((tmp_path / "no" / "f.npz", "there is no folder"), (tmp_path / "f.npz", "is a folder")):
+    for out, message in ((tmp_path / "no" / "f.npz", "there is no folder"), (tmp_path / "f.npz", "is a folder")):
         (tmp_path / "f.npz").mkdir(exist_ok=True)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             main(["features", *SMALL, "--checkpoint", "nowhere", "--out", str(out)])

@@ -17,10 +17,10 @@ def made(count, seed, *, signal=4.0, classes=3, dim=8):
 
 
 @pytest.mark.parametrize("probe", [nearest_neighbours, linear_probe, few_shot])
-def test_classes_that_lie_apart_are_told_and_noise_is_not(probe):
+def test_separable_classes_are_recognised_and_noise_is_not(probe):
     names = [name for name in probe(made(120, 0), made(60, 1)) if "penalty" not in name and "C" not in name]
-    told = probe(made(120, 0), made(60, 1))
-    assert all(told[name] > (60 if name == "few_shot/1" else 95) for name in names)
+    accuracy = probe(made(120, 0), made(60, 1))
+    assert all(accuracy[name] > (60 if name == "few_shot/1" else 95) for name in names)
     guessed = probe(made(120, 0, signal=0), made(600, 1, signal=0))
     assert all(25 < guessed[name] < 42 for name in names)  # a third
 
@@ -49,8 +49,8 @@ def test_few_shots_solve_the_ridge_regression(shots):
     assert few_shot(train, test, shots=[shots], penalties=[penalty])[f"few_shot/{shots}"] == pytest.approx(expected)
 
 
-def test_more_than_there_is_is_refused():
-    with pytest.raises(UserError, match="20 neighbours of 12 training examples"):
+def test_more_neighbours_or_shots_than_examples_are_refused():
+    with pytest.raises(UserError, match="20 neighbours, but only 12 training examples"):
         nearest_neighbours(made(12, 0), made(6, 1))
     with pytest.raises(UserError, match="class 0 has 4 training examples, fewer than the 25 shots"):
         few_shot(made(12, 0), made(6, 1))

@@ -82,7 +82,7 @@ def test_a_video_is_read_frame_by_frame(staged, shown, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "neither --images nor --frames"),
         (["--images", "nothing.png"], "nothing.png: there is no such file or folder"),
@@ -96,9 +96,9 @@ def test_a_video_is_read_frame_by_frame(staged, shown, tmp_path):
         (["--images", "x" * 300], "there is no such file or folder"),
     ],
 )
-def test_a_mistake_gets_one_line(staged, tmp_path, arguments, told):
+def test_a_mistake_gets_one_line(staged, tmp_path, arguments, message):
     workdir, _ = staged
-    with pytest.raises(UserError, match=re.escape(told)) as refused:
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
         main(["--checkpoint", str(workdir), "--out", str(tmp_path / "out"), *arguments])
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.rglob("*.png"))

@@ -27,7 +27,7 @@ def classifier():
 
 @pytest.fixture(scope="module")
 def drawn(classifier, tmp_path_factory):
-    """Where a picture, frames, and two files that are broken were drawn from and to, and what was told."""
+    """Where a picture, frames, and two files that are broken were drawn from and to, and the error message."""
     folder = tmp_path_factory.mktemp("drawn")
     china = load_sample_image("china.jpg")
     Image.fromarray(china).save(folder / "kernels.jpg")  # as a figure of the model is called
@@ -37,19 +37,19 @@ def drawn(classifier, tmp_path_factory):
     for name in ("broken.gif", "broken.mp4"):
         (folder / name).write_text("nothing")
     pictures, videos = [folder / "broken.gif", folder / "kernels.jpg"], [folder / "broken.mp4", folder / "frames"]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         draw(classifier, pictures, videos, folder / "out", CHOSEN)
-    return folder / "out", str(told.value)
+    return folder / "out", str(caught.value)
 
 
 def test_what_cannot_be_read_is_named_when_all_others_are_drawn(drawn):
-    out, told = drawn
+    out, message = drawn
     assert {path.name for path in out.iterdir()} == {
         *("kernels.jpg.png", "kernels.jpg.npz", "frames.gif", "frames.npz"),
         *("kernels.png", "kernels.npz", "receptive_field.png", "receptive_field.npz"),
     }
-    assert "broken.gif is not an image that can be read" in told
-    assert "broken.mp4 cannot be read as frames" in told
+    assert "broken.gif is not an image that can be read" in message
+    assert "broken.mp4 cannot be read as frames" in message
 
 
 def test_numbers_are_those_of_the_model(classifier, drawn):
@@ -95,11 +95,11 @@ def test_what_is_drawn_is_never_written_over(classifier, tmp_path):
     Image.new("RGB", (32, 32), "red").save(picture)
     (tmp_path / "frames").mkdir()
     picture_before = picture.read_bytes()
-    for sources, out, told in (
+    for sources, out, message in (
         (([picture], []), tmp_path, r"digit\.png is a source and would be overwritten"),
         (([], [tmp_path / "frames"]), tmp_path / "frames", "a folder of frames to draw"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             draw(classifier, *sources, out, CHOSEN, overwrite=True)
     assert picture.read_bytes() == picture_before
 

@@ -21,7 +21,7 @@ def test_frames_follow_each_other_by_their_numbers_however_they_are_written(tmp_
 def test_frames_of_several_sizes_are_refused_with_what_to_do(tmp_path):
     for side in (8, 9):
         Image.new("RGB", (side, 8)).save(tmp_path / f"{side}.png")
-    with pytest.raises(UserError, match=r"different sizes \(8x8, 9x8\); expected one: crop or resize them"):
+    with pytest.raises(UserError, match=r"different sizes \(8x8, 9x8\); expected one size: crop or resize them"):
         read_frames(tmp_path, 1, 100)
 
 

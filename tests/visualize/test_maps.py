@@ -104,7 +104,7 @@ def test_maps_are_enlarged_as_a_bilinear_resize_does(small, large):
     np.testing.assert_allclose(enlarged(places, large), expected, atol=1e-5)
 
 
-def test_below_each_map_stands_what_its_colours_mean():
+def test_below_each_map_is_what_its_colours_mean():
     norms, gates = np.float32([[2, 27], [3, 4]]), np.float32([-1, 11]).repeat(4).reshape(2, 2, 2)
     (sheet,) = map_sheets([np.zeros((112, 112, 3), np.uint8)], [BlockMaps("", norms, gates)])
     pixels = np.asarray(sheet)
@@ -119,12 +119,12 @@ def test_below_each_map_stands_what_its_colours_mean():
 
 def test_classes_and_stages_that_are_not_there_are_refused(images):
     model = create_model("focalnet_tiny_srf", **SMALL)
-    for classes, told in (
+    for classes, message in (
         ([[0, 5], [0, 1]], "expected 0 to 4"),
         ([[-1], [0]], "expected 0 to 4"),
         ([0, 1], "one row per image"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             visualize.class_activation(model, images, np.array(classes))
     for stage in (2, -3):
         with pytest.raises(UserError, match="the model has 2"):

@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--held-out",
         type=float,
-        metavar="SHARE",
-        help="share of the training images moved to the split val (default: 0.01 for imagenet22k without val, else 0)",
+        metavar="FRACTION",
+        help="fraction of training images moved to the split val (default: 0.01 for imagenet22k without val, else 0)",
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument("--shard-mb", type=float, default=512, metavar="MB", help="approximate size of an output file")
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
     if flags.processes < 1 or not flags.shard_mb > 0:
         raise UserError(f"--processes {flags.processes} --shard-mb {flags.shard_mb}: expected positive numbers")
     if flags.held_out is not None and not 0 <= flags.held_out < 1:
-        raise UserError(f"--held-out {flags.held_out}: expected a share in [0, 1)")
+        raise UserError(f"--held-out {flags.held_out}: expected a fraction of at least 0 and below 1")
     for flag, kinds in _KINDS_OF.items():
         if getattr(flags, flag) != parser.get_default(flag) and flags.kind not in kinds:
             raise UserError(f"--{flag.replace('_', '-')} applies to {', '.join(kinds)}, not to {flags.kind}")

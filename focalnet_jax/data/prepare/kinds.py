@@ -101,7 +101,7 @@ def _refuse_repeated(kind: str, paths: Sequence[Path]) -> None:
         for other in resolved[:place]:
             if path == other or (kind != "imagenet1k" and (path in other.parents or other in path.parents)):
                 raise UserError(
-                    f"--source {other} {path}: the second has images of the first, which would be there twice: give "
+                    f"--source {other} {path}: the second holds images of the first, which would occur twice: give "
                     "one of them"
                 )
 

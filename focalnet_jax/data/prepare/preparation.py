@@ -69,7 +69,7 @@ def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptio
         accounting.refuse_no_examples(sources, indices, classes, {shard.split for shard in shards})
         if kind == KINDS["imagenet1k"] and not any(shard.split == "val" for shard in shards):
             raise UserError(
-                f"{sources.containers[0].path} holds no images of val: give them too, or --held-out SHARE to move "
+                f"{sources.containers[0].path} holds no images of val: give them too, or --held-out FRACTION to move "
                 "training images to val"
             )
         for line in accounting.describe_missing(sources, indices):

@@ -138,7 +138,7 @@ def _files(
     notes = [f"left out, not {many}: {held}"] if held else []
     notes += missing_parts([path for path, _ in found])
     if None in by_split:
-        notes.append("no file or folder name has a split: all files are train; --held-out SHARE creates a split val")
+        notes.append("no file or folder name has a split: all files are train; --held-out FRACTION creates a split val")
     return [(path, split or "train") for path, split in found], notes
 
 

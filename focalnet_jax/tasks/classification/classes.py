@@ -70,7 +70,7 @@ def loaded_classifier(config: FrozenConfigDict, loaded: Loaded, path: str, hint:
         if trained and given.names != trained and set(given.names) == set(trained):
             raise UserError(
                 f"data.classes={file} has the classes of {path} in another order than it was trained with: leave "
-                "data.classes out, the checkpoint says its order"
+                "data.classes out, because the checkpoint has their order"
             )
         known = given
     return ClassifierInfo(known, outputs, path, hint, _are_places(known))
@@ -91,7 +91,7 @@ def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) 
     """
     classes = Classes(tuple(names), "its checkpoint", exact=True)
     if config.data.classes is not None and read_classes(config.data.classes) != classes.names:
-        raise UserError(f"data.classes={config.data.classes} has other classes than the checkpoint of {run}")
+        raise UserError(f"data.classes={config.data.classes} has other classes than {run}: leave it out")
     return ClassifierInfo(
         classes, config.model.num_classes, run, "Give the data it was trained on, or start another run"
     )
@@ -117,8 +117,8 @@ def label_training(config: FrozenConfigDict, source: Source, classifier: Classif
     check_labels(source, config.model.num_classes)
     if fresh and config.model.num_classes == 1:  # a run that started so can be resumed
         raise UserError(
-            f"the data has one class, {source.class_names[0]}, so there is nothing to tell apart: expected a "
-            "folder for each of two or more classes, such as one for pictures of anything else"
+            f"the data has only one class, {source.class_names[0]}: expected two or more, each with a folder, such as "
+            "one for images of anything else"
         )
     return source
 
@@ -166,7 +166,7 @@ def label_for(
     first = asked if isinstance(asked, int) else None
     if first is not None:
         if first > classifier.outputs:
-            raise UserError(f"eval_classes={first}: model.num_classes is only {classifier.outputs}")
+            raise UserError(f"eval_classes={first}: expected at most model.num_classes={classifier.outputs}")
         outputs = f"the first {first} outputs of {classifier.name}"
         classes = classifier.classes and classifier.classes.first(first)
         classifier = replace(classifier, classes=classes, outputs=first, name=outputs)
@@ -275,6 +275,6 @@ def _competing(asked: Any, split: str, classifier: ClassifierInfo, source: Sourc
     if lacking:
         raise UserError(
             f"{split} has examples of classes that {given} lacks, such as "
-            f"{', '.join(lacking[:_SHOWN])}: add them to it, or take them out of the data"
+            f"{', '.join(lacking[:_SHOWN])}: add these to eval_classes, or take their examples out"
         )
     return mask

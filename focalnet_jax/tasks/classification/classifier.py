@@ -71,7 +71,7 @@ class Classifier:
     def check_head(self, path: str | Path) -> None:
         """Raises `UserError` if the weights, which come from `path`, have no classifier."""
         if not self.labels:
-            raise UserError(f"{path} has no classifier: it cannot predict")
+            raise UserError(f"{path} has no classifier, so it cannot predict: give weights with one")
 
     @cached_property
     def names(self) -> tuple[str, ...]:

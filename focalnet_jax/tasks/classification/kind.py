@@ -30,7 +30,9 @@ def open_examples(config: FrozenConfigDict) -> Source:
     check_examples(source)
     with contextlib.suppress(UnreadableImageError):  # which the loader deals with
         if source[0][1].ndim:
-            raise UserError(f"{source.name(0)} has several labels: such data are for evaluation (data.eval_split)")
+            raise UserError(
+                f"{source.name(0)} has several labels; training needs one: use such data only as data.eval_split"
+            )
     return source
 
 

@@ -32,17 +32,19 @@ def weights_preprocessing(config: FrozenConfigDict, stated: WeightsInfo, named: 
     try:
         of_weights = stated.follow()
     except UserError as error:
-        raise UserError(f"{error}; to go by the config, name {others} on the command line") from error
+        raise UserError(
+            f"{error}; to use the preprocessing of the config, give {others} on the command line"
+        ) from error
     if of_weights is None:
         return of_config
     if stated.normalization_only:
         of_weights = replace(of_config, normalization=of_weights.normalization)
     followed = _combined(config, of_config, of_weights, named)
     if is_first() and followed != of_config:
-        but = f" but for {', '.join(named)}" if named else ""
+        but = f" except for {', '.join(named)}" if named else ""
         print(
-            f"images are prepared as the weights state it{but}: {followed.describe()}; the config's: "
-            f"{of_config.describe()} (to take the config's, name {others} on the command line)"
+            f"images are preprocessed as the weights state{but}: {followed.describe()}; the config has "
+            f"{of_config.describe()} (to use that, give {others} on the command line)"
         )
     return followed
 
@@ -77,9 +79,9 @@ def note_difference(config: FrozenConfigDict, stated: WeightsInfo, path: str) ->
     if not is_first() or (theirs == ours and not stated.refused):
         return
     if stated.refused:
-        print(f"note: {stated.refused}; the run prepares images by the config: {ours.describe()}")
+        print(f"note: {stated.refused}; the run uses the preprocessing of the config: {ours.describe()}")
     elif theirs is not None:
         print(
-            f"note: {path} states another preprocessing, {theirs.describe()}; the run goes by the config: "
+            f"note: {path} states another preprocessing, {theirs.describe()}; the run uses that of the config: "
             f"{ours.describe()}"
         )
