@@ -312,7 +312,7 @@ def test_a_file_of_a_model_without_a_name_states_its_options(format, tmp_path):
         write_weights(weights, path, format=format)
         assert read_weights(path).config == weights.config
         with pytest.raises(
-            UserError, match=r"=False was given, but it is True by (the file's metadata|the tensors' names)"
+            UserError, match=r"=False was given, but it is True according to (the file's metadata|the tensors' names)"
         ):
             read_weights(path, options=dict.fromkeys(options, False))
     path = tmp_path / "damaged.safetensors"
