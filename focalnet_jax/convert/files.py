@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from focalnet_jax.convert.addresses import refuse_address
+from focalnet_jax.convert.class_names import class_names_in_metadata
 from focalnet_jax.convert.directories import HUGGINGFACE_FILES, weights_in
 from focalnet_jax.convert.signatures import SAFETENSORS, kind_of
 from focalnet_jax.convert.tensors import Tensors
@@ -92,6 +93,7 @@ def read_tensors(path: Path) -> Tensors:
         lambda name: owner[name][name],
         problems={name: problem for part in parts for name, problem in part.problems.items()},
         others={name: what for part in parts for name, what in part.others.items()},
+        class_lists={place: names for part in parts for place, names in part.class_lists.items()},
     )
 
 
@@ -113,7 +115,7 @@ def _read_safetensors(path: Path) -> Tensors:
         raise UserError(f"{path} is damaged, truncated or not a safetensors file: {error}") from error
     dtypes = {name: _SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()) for name, part in slices.items()}
     shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-    return Tensors(shapes, dtypes, file.get_tensor)
+    return Tensors(shapes, dtypes, file.get_tensor, class_lists=class_names_in_metadata(file.metadata() or {}))
 
 
 def read_metadata_of(path: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from focalnet_jax.convert.class_names import class_names_of
 from focalnet_jax.convert.files import METADATA, OPTIONS, read_json, read_metadata_of
 from focalnet_jax.convert.huggingface import CONFIG, transformers_info
 from focalnet_jax.convert.info import WeightsInfo, info_from_dict
@@ -16,6 +17,7 @@ from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
 from focalnet_jax.convert.timm import is_timms, timm_info
 from focalnet_jax.data.preprocessing import USUAL, Normalization, normalization_in_words
 from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNetConfig
 
 _IDENTITY = Normalization((0.0,) * 3, (1.0,) * 3)
 
@@ -79,6 +81,21 @@ def _completed(info: WeightsInfo, own: WeightsInfo) -> WeightsInfo:
         refused=own.refused,
         preprocessor=own.preprocessor if how == own.preprocessing else None,
     )
+
+
+def with_class_names(
+    info: WeightsInfo, lists: Mapping[str, tuple[str, ...]], config: FocalNetConfig
+) -> tuple[WeightsInfo, list[str]]:
+    """Returns `info` with the class names that trainers store in a weights file, and notes for the user.
+
+    Class names in accompanying files or in this package's metadata have precedence.
+    """
+    names, note = class_names_of(lists, config.num_classes) if config.num_classes else (None, "")
+    if names is None or names == info.classes:
+        return info, []
+    if info.classes is None:
+        return replace(info, classes=names), [note]
+    return info, [f"the class names in accompanying files are used; the file itself has others ({note})"]
 
 
 def with_layer(info: WeightsInfo, layer: FoundNormalization | None) -> tuple[WeightsInfo, list[str]]:

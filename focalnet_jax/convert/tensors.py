@@ -23,6 +23,7 @@ class Tensors(Mapping[str, np.ndarray]):
       notes: notes on the file for the user.
       problems: reasons, by name, why tensors cannot be read.
       others: types, by name, of entries that are not tensors.
+      class_lists: class names of a classifier, by their place in the file.
       places: memory locations by name, equal for tensors that share memory; by default different for every tensor.
     """
 
@@ -35,10 +36,12 @@ class Tensors(Mapping[str, np.ndarray]):
         *,
         problems: Mapping[str, str] | None = None,
         others: Mapping[str, str] | None = None,
+        class_lists: Mapping[str, tuple[str, ...]] | None = None,
         places: Mapping[str, Hashable] | None = None,
     ):
         self.shapes, self.dtypes, self._read, self.notes = shapes, dtypes, read, notes
         self.problems, self.others, self.places = problems or {}, others or {}, places or {}
+        self.class_lists = class_lists or {}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._read(name)

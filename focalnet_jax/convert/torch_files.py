@@ -16,6 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from focalnet_jax.convert.class_names import class_names_at
 from focalnet_jax.convert.pickles import PERSISTENT, AttackError, Inert, Name
 from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.convert.torch_storages import LegacyStorages, ZipStorages, numpy_dtype, storage_dtype
@@ -54,6 +55,7 @@ class _Contents:
 
     tensors: dict[str, _Tensor] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)  # type of each entry that is not a tensor
+    class_lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
     modules: list[str] = field(default_factory=list)  # classes of pickled modules
 
 
@@ -89,6 +91,7 @@ def read_torch_file(path: Path) -> Tensors:
         lambda name: found.tensors[name].read(),
         problems={name: tensor.problem for name, tensor in found.tensors.items() if tensor.problem},
         others=found.others,
+        class_lists=found.class_lists,
         places={name: tensor.place for name, tensor in found.tensors.items()},
     )
 
@@ -111,6 +114,9 @@ def _walk(value: Any, path: tuple[str, ...], found: _Contents, seen: set[int], s
     """Adds the tensors in a value to `found` by their path, visiting each container once."""
     for key, child in _children(value):
         inside = path if key is None else (*path, key)
+        names = None if key is None else class_names_at(key, child.entries if isinstance(child, Inert) else child)
+        if names is not None:
+            found.class_lists.setdefault(".".join(inside), names)
         tensor = _as_tensor(child, storages)
         if tensor is not None:
             found.tensors.setdefault(".".join(inside), tensor)

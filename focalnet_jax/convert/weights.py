@@ -17,7 +17,7 @@ from focalnet_jax.convert.files import is_checkpoint, read_json, read_tensors
 from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, transformers_options
 from focalnet_jax.convert.info import WeightsInfo, info_from_dict
 from focalnet_jax.convert.mapping import param_shapes, tensors_to_params
-from focalnet_jax.convert.metadata import options_in, read_info, with_layer
+from focalnet_jax.convert.metadata import options_in, read_info, with_class_names, with_layer
 from focalnet_jax.convert.parts import is_quantized
 from focalnet_jax.convert.recognise import Recognised, recognise, released_name, untagged
 from focalnet_jax.convert.select import select
@@ -86,7 +86,8 @@ def read_weights(
         return _from_checkpoint(find_checkpoint(str(path)), name, options or {}, which)
     folder = path if path.is_dir() else _folder_of(path)
     path, which, decisions = choose_file(path, which)
-    selected = select(read_tensors(path), str(path), which, head)
+    content = read_tensors(path)
+    selected = select(content, str(path), which, head)
     tensors, format = selected.tensors, selected.format
     configured: Mapping[str, Any] = transformers_options(folder) if format == "huggingface" else {}
     if format == "timm" and (folder / CONFIG).is_file():
@@ -109,8 +110,14 @@ def read_weights(
     unshaped = ("drop_path_rate", "drop_rate", "layerscale_value")
     trained_with = {key: configured[key] for key in unshaped if key in configured}
     config = dataclasses.replace(found.config, **trained_with)
-    info, layers = with_layer(read_info(path, folder, format, config.num_classes), selected.normalization)
-    cautions = [*layers, *_differs_in_timm(found, format), *_differs_in_transformers(found.config, format, info)]
+    info, named = with_class_names(read_info(path, folder, format, config.num_classes), content.class_lists, config)
+    info, layers = with_layer(info, selected.normalization)
+    cautions = [
+        *named,
+        *layers,
+        *_differs_in_timm(found, format),
+        *_differs_in_transformers(found.config, format, info),
+    ]
     decisions = (*decisions, *selected.decisions, *cautions)
     return Weights(params, config, found.name, format, dtype, (*notes, *cautions), info, decisions)
 

@@ -1,0 +1,66 @@
+"""Finds the class names that trainers store in weights files: in the saved object, or in safetensors metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+ClassLists = Mapping[str, tuple[str, ...]]  # names in class order, by their place in a file
+
+_KEYS = frozenset(
+    {"classes", "class_names", "classnames", "class_labels", "label_names", "class_list"}
+    | {"class_to_idx", "label2id", "label_to_idx", "label_to_id", "name_to_id"}
+    | {"idx_to_class", "id2label", "idx_to_label", "id_to_label", "id_to_name"}
+)
+
+
+def class_names_at(key: str, value: Any) -> tuple[str, ...] | None:
+    """Returns the class names in an entry of a file, in class order; None if the entry holds no class names.
+
+    Args:
+      key: the last part of the entry's name, such as `classes` or `class_to_idx`.
+      value: a list of names, numbers by name, or names by number (integers or text).
+    """
+    if key.lower() not in _KEYS:
+        return None
+    if isinstance(value, list | tuple):
+        return tuple(value) if value and all(isinstance(name, str) for name in value) else None
+    if not isinstance(value, Mapping) or not value:
+        return None
+    if all(type(number) is int for number in value.values()):
+        value = {number: name for name, number in value.items()} if len({*value.values()}) == len(value) else {}
+    value = {str(number): name for number, name in value.items()}
+    numbers = [str(number) for number in range(len(value))]
+    if not value or value.keys() != set(numbers) or not all(isinstance(name, str) for name in value.values()):
+        return None
+    return tuple(value[number] for number in numbers)
+
+
+def class_names_in_metadata(metadata: Mapping[str, str]) -> ClassLists:
+    """Returns the class names in the metadata of a safetensors file, whose values are JSON or names between commas."""
+    found = {}
+    for key, text in metadata.items():
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = [name.strip() for name in text.split(",")] if "," in text else None
+        if (names := class_names_at(key, value)) is not None:
+            found[key] = names
+    return found
+
+
+def class_names_of(lists: ClassLists, count: int) -> tuple[tuple[str, ...] | None, str]:
+    """Returns the class names of a classifier with `count` outputs, and a note; None and "" if the file has none.
+
+    Lists of another length belong to something else. If the file holds different lists of this length, the names are
+    unknown, `()`, and the note says so.
+    """
+    placeholders = tuple(f"LABEL_{number}" for number in range(count))
+    fitting = {place: names for place, names in lists.items() if len(names) == count and names != placeholders}
+    if not fitting:
+        return None, ""
+    places = " and ".join(list(fitting)[:3])
+    if len({*fitting.values()}) > 1:
+        return (), f"{places} of the file are different names of its {count} classes: none of them is used"
+    return next(iter(fitting.values())), f"class names from {places} of the file"
