@@ -61,7 +61,11 @@ def test_a_tar_of_all_without_a_split_val_or_with_more_than_splits_is_refused(tm
     path = write_tar(tmp_path / "imagenet.tar", train)
     out = ["--out", tmp_path / "out"]
     refused(
-        "imagenet.tar holds no images of val: give them too, or --held-out FRACTION", "imagenet1k", "--source", path, *out
+        "imagenet.tar holds no images of val: give them too, or --held-out FRACTION",
+        "imagenet1k",
+        "--source",
+        path,
+        *out,
     )
     _, found = prepared(tmp_path / "held", "imagenet1k", "--source", path, "--held-out", "0.3")
     assert sum(found["val"].values()) + sum(found["train"].values()) == 14
