@@ -12,10 +12,9 @@ import numpy as np
 from focalnet_jax.data.decode import Picture
 from focalnet_jax.data.listing import Listing, list_folders, list_images
 from focalnet_jax.data.source import Label, are_numbers, fingerprint_of
+from focalnet_jax.data.split_names import split_named
 from focalnet_jax.errors import UserError, suggest
 
-# Usual names of the folders of splits.
-_SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _NAMED = 10  # folders, in a message
 
 
@@ -56,13 +55,19 @@ class FolderSource:
             if not found.images:
                 self.empty[entry] = found.all_counts
             start = len(os.path.join(entry, ""))
-            below.update(file[start:].rpartition(os.sep)[0].partition(os.sep)[0] for file in found.images)
+            inside = {file[start:].rpartition(os.sep)[0].partition(os.sep)[0] for file in found.images}
+            if len(inside) > 1 and inside <= outputs.keys():
+                raise UserError(
+                    f"class folder {entry} holds folders of the classes, such as {_first(sorted(inside)[:2])}: it "
+                    "seems to be a copy of the data set, not a class: move it away"
+                )
+            below |= inside
             self._files += [os.path.relpath(file, folder) for file in found.images]
             labels += [outputs[entry.name]] * len(found.images)
             left_out += replace(found, images=[])
         if not self._files:
             raise UserError(f"class folder {classes[0]} holds no images; {self.empty[classes[0]]}: fill it")
-        if len(below) > 1 and _SPLIT_WORDS.issuperset(map(str.lower, below)):
+        if len(below) > 1 and all(map(split_named, below)):
             raise UserError(
                 f"the class folders in {folder} hold folders of splits, {_first(sorted(below))}; expected "
                 "SPLIT/CLASS/*.jpg, not CLASS/SPLIT/*.jpg: move the folders"
@@ -115,7 +120,7 @@ def _split_folder(root: Path, split: str) -> Path:
 
 def _are_classes(folders: Sequence[Path]) -> bool:
     """Returns whether folders seem to be classes: the first one has images directly in it, and none is a split."""
-    if not folders or not _SPLIT_WORDS.isdisjoint(entry.name.lower() for entry in folders):
+    if not folders or any(split_named(entry.name) for entry in folders):
         return False
     return any(Path(file).parent == folders[0] for file in list_images(folders[0]).images)
 
@@ -127,8 +132,11 @@ def _check_class_folders(folder: Path, classes: Sequence[Path], outside: Listing
     names = [entry.name for entry in classes]
     if not names:
         raise UserError(f"{folder} holds no class folders; expected {folder}/CLASS/*.jpg; {outside.all_counts}")
-    if _SPLIT_WORDS.issuperset(map(str.lower, names)):
-        raise UserError(f"{folder} holds {_first(names)}, which are splits, not classes: set data.path={folder}")
+    if all(map(split_named, names)):
+        raise UserError(
+            f"{folder} holds {_first(names)}, which are splits, not classes: set data.path={folder}, and "
+            "data.train_split and data.eval_split to the folders that hold the classes"
+        )
     odd = [name for name in names if not name.isprintable()]
     if odd:
         raise UserError(f"class folder {odd[0]!r} in {folder} has a name that is not printable UTF-8: rename it")

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.data.balance import labels_of
 from focalnet_jax.data.decode import Picture
-from focalnet_jax.data.prepare.naming import split_named
 from focalnet_jax.data.source import Label, Source, fingerprint_of
 from focalnet_jax.data.sources import open_source
+from focalnet_jax.data.split_names import split_named
 from focalnet_jax.errors import UserError
 
 _WITHOUT_SPLITS = "."  # the split of a folder that holds class folders itself

@@ -163,3 +163,49 @@ def test_word_folders_that_are_swapped_against_the_names_of_images_are_refused(t
     for source in ("set", "set.tar"):
         told = "the labels of train contradict the names of 6 of its 9 named images: 3 images of class "
         refused(told, "imagefolder", "--source", tmp_path / source, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("seg_train/seg_train", "seg_test/seg_test"), ("training_set/training_set", "test_set/test_set"),
+     ("train_images", "test-images"), ("Trainset", "Testset"), ("training", "testing")],
+)  # fmt: skip
+def test_folders_named_after_splits_in_more_words_are_splits(train, test, tmp_path):
+    write_folder(
+        tmp_path / "set", pictures(*(f"{split}/{c}/{n}.jpg" for split in (train, test) for c in "ab" for n in "12"))
+    )
+    _, found = prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set")
+    assert found == {"train": {"a": 2, "b": 2}, "test": {"a": 2, "b": 2}}
+
+
+@pytest.mark.parametrize("name", ["bullet_train", "test_tube", "train_station", "dress_set", "train_test"])
+def test_a_class_may_have_the_word_for_a_split_in_its_name(name, tmp_path):
+    write_folder(tmp_path / "set", pictures(f"{name}/1.jpg", "car/2.jpg"))
+    _, found = prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set")
+    assert found == {"train": {name: 1, "car": 1}}
+
+
+def test_a_copy_of_the_data_set_is_not_a_class(tmp_path):
+    names = ["daisy/1.jpg", "rose/2.jpg", "flowers/daisy/1.jpg", "flowers/rose/2.jpg"]
+    write_folder(tmp_path / "set", pictures(*names))
+    write_tar(tmp_path / "set.tar", pictures(*names))
+    for source in ("set", "set.tar"):
+        told = "flowers holds folders of the classes, such as daisy, rose: it seems to be a copy of the data set"
+        refused(told, "imagefolder", "--source", tmp_path / source, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_numbers_of_classes_in_two_spellings_are_refused(listed, tmp_path):
+    names = [f"{split}/{n:0{digits}}/{n}.jpg" for split, digits in (("train", 2), ("val", 1)) for n in range(11)]
+    write_folder(tmp_path / "set", pictures(*names))
+    (tmp_path / "numbers.txt").write_text("".join(f"{n}\n" for n in range(11)))
+    arguments = ["--source", tmp_path / "set", "--out", tmp_path / "out"]
+    arguments += ["--classes", tmp_path / "numbers.txt"] if listed else []
+    refused("are the same number: name the folders alike", "imagefolder", *arguments)
+
+
+def test_classes_that_only_val_has_are_noted(tmp_path, capsys):
+    write_folder(tmp_path / "set", pictures("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/c/4.jpg"))
+    card, _ = prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set")
+    assert card["rejected"] == 1
+    assert "note: val has 1 classes that train lacks (c): their images are rejected" in capsys.readouterr().out

@@ -94,3 +94,18 @@ def test_less_usual_layouts_are_the_same_data_set_too(layout, expected, tmp_path
     card, _ = prepared(tmp_path / "out", "imagenet1k", "--source", layout(tmp_path / "set"))
     assert card["fingerprint"] == expected["fingerprint"]
     assert card["splits"] == expected["splits"]
+
+
+@pytest.mark.parametrize(
+    "words", [("tench", "goldfish", "sea snake"), ("Tench", "Goldfish, Carassius auratus", "sea_snake")]
+)
+def test_class_folders_may_be_named_by_words_that_one_class_has(words, expected, tmp_path):
+    named = dict(zip(SYNSETS, words, strict=True))
+    train, (val, synsets) = write_train(tmp_path), write_val()
+    write_folder(
+        tmp_path / "set" / "train", {name.replace(name[:9], named[name[:9]], 1): c for name, c in train.items()}
+    )
+    files = {f"{named[synset]}/{name}": content for synset, (name, content) in zip(synsets, val.items(), strict=True)}
+    write_folder(tmp_path / "set" / "val", files)
+    card, _ = prepared(tmp_path / "out", "imagenet1k", "--source", tmp_path / "set")
+    assert card["fingerprint"] == expected["fingerprint"]

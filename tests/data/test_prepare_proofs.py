@@ -138,3 +138,19 @@ def test_whole_numbers_written_as_text_with_a_point_are_numbers(write, tmp_path)
     floats = {synset: f"{number}.0" for synset, number in OWN.items()}
     source = write(tmp_path / "own", floats, floats)
     refused("the labels of train contradict", "imagenet1k", "--source", source, "--out", tmp_path / "none")
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_key_that_begins_with_a_synset_proves_it(shift, tmp_path):
+    for split in ("train", "val"):
+        shard = {}
+        for number, (_, content, synset) in enumerate(images(split)):
+            key = f"{synset}_{split}{number}"
+            shard |= {f"{key}.jpg": content, f"{key}.cls": str(NUMBERS[synset] + shift).encode()}
+        write_tar(tmp_path / "set" / f"imagenet1k-{split}-0000.tar", shard)
+    arguments = ["imagenet1k", "--source", tmp_path / "set", "--classes", "imagenet1k"]
+    if shift:
+        told = "correct the list of --classes (the numbers seem to start at 1"
+        refused(told, *arguments, "--out", tmp_path / "out")
+    else:
+        assert prepared(tmp_path / "out", *arguments)[1] == {"train": TRAIN, "val": VAL}

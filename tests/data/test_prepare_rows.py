@@ -89,3 +89,21 @@ def test_damaged_and_bloated_parquet_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("focalnet_jax.data.prepare.rows.GROWTH_BYTES", 0)
     monkeypatch.setattr("focalnet_jax.data.prepare.rows.GROWTH", 0)
     refused("unpacks to", "parquet", "--source", path, *out)
+
+
+@pytest.mark.parametrize("name", ["split", "Subset", "partition"])
+def test_a_column_of_splits_is_the_split_of_each_row(name, tmp_path, capsys):
+    splits = ["train", "validation", "test", "train", "val", "Test"]
+    columns = {"image": [picture(n) for n in range(6)], "label": [0, 1, 0, 1, 0, 1], name: splits}
+    path = table(tmp_path / "data.parquet", **columns)
+    _, found = prepared(tmp_path / "out", "parquet", "--source", path)
+    assert found == {"train": {"0": 1, "1": 1}, "val": {"0": 1, "1": 1}, "test": {"0": 1, "1": 1}}
+    path.rename(tmp_path / "val.parquet")
+    told = "val.parquet is named after val, but its column of splits has Test, test, train, val, validation"
+    refused(told, "parquet", "--source", tmp_path / "val.parquet", "--out", tmp_path / "other")
+
+
+def test_a_column_named_split_with_other_values_is_not_read(tmp_path):
+    columns = {"image": [picture(n) for n in range(3)], "label": [0, 1, 0], "split": ["train", "left", "test"]}
+    _, found = prepared(tmp_path / "out", "parquet", "--source", table(tmp_path / "data.parquet", **columns))
+    assert found == {"train": {"0": 2, "1": 1}}

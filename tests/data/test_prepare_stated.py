@@ -81,3 +81,34 @@ def test_a_file_that_states_fewer_classes_is_read_by_its_own_names(tmp_path):
     assert found["val"] == {"cat": 2, "ant": 2, "bee": 2}
     source = write_rows(tmp_path / "others", OWN, ["dog", "cat", "ant"], ["cat", "ant", "bee"])
     refused("state different classes", "parquet", "--source", source, "--out", tmp_path / "none")
+
+
+def test_numbers_of_a_file_without_names_follow_no_order_in_silence(tmp_path):
+    source = write_rows(tmp_path / "set", OWN, list(WORDS.values()))
+    val, synsets = write_val()
+    rows = [(None, content, OWN[synset]) for synset, content in zip(synsets, val.values(), strict=True)]
+    write_parquet(source / "val.parquet", rows)
+    arguments = ["parquet", "--source", source, "--out", tmp_path / "out"]
+    refused("train.parquet states class names, but", *arguments)
+    listed = write_list(tmp_path / "sorted.txt", sorted(WORDS.values()))
+    refused("states none, so its numbers may follow either order", *arguments, "--classes", listed)
+    listed = write_list(tmp_path / "classes.txt", WORDS.values())
+    _, found = prepared(tmp_path / "out", "parquet", "--source", source, "--classes", listed)
+    assert found["val"] == dict.fromkeys(WORDS.values(), 2)
+
+
+def test_labels_in_words_need_no_order(tmp_path):
+    source = write_rows(tmp_path / "set", OWN, list(WORDS.values()))
+    val, synsets = write_val()
+    rows = [(None, content, WORDS[synset]) for synset, content in zip(synsets, val.values(), strict=True)]
+    write_parquet(source / "val.parquet", rows)
+    listed = write_list(tmp_path / "classes.txt", sorted(WORDS.values()))
+    _, found = prepared(tmp_path / "out", "parquet", "--source", source, "--classes", listed)
+    assert found["val"] == dict.fromkeys(WORDS.values(), 2)
+
+
+def test_numbers_from_1_are_refused_where_the_file_states_names(tmp_path):
+    from_1 = {synset: number + 1 for synset, number in OWN.items()}
+    source = write_rows(tmp_path / "set", from_1, list(WORDS.values()))
+    told = "they seem to start at 1; the file numbers its class names from 0: correct its labels"
+    refused(told, "parquet", "--source", source, "--out", tmp_path / "out")

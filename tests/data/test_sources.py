@@ -170,3 +170,19 @@ def test_the_data_is_part_of_the_fingerprint(tmp_path):
     assert source.fingerprint == FolderSource(str(tmp_path), "train").fingerprint
     assert source.fingerprint != FolderSource(str(tmp_path), "val").fingerprint
     assert Path(source.name(5)).name == "n01440764_5.JPEG"
+
+
+def test_a_copy_of_the_data_set_is_not_a_class(tmp_path):
+    for name in ("daisy/1.jpg", "rose/2.jpg", "flowers/daisy/1.jpg", "flowers/rose/2.jpg"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).write_bytes(b"x")
+    with pytest.raises(UserError, match="flowers holds folders of the classes, such as daisy, rose"):
+        FolderSource(str(tmp_path), "train")
+
+
+def test_folders_named_after_splits_in_more_words_are_not_classes(tmp_path):
+    for name in ("seg_train/a/1.jpg", "seg_test/a/2.jpg"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).write_bytes(b"x")
+    with pytest.raises(UserError, match="holds seg_test, seg_train, which are splits, not classes"):
+        FolderSource(str(tmp_path), "train")

@@ -24,6 +24,7 @@ from focalnet_jax.data.prepare.naming import (
     is_imagenet_file,
 )
 from focalnet_jax.data.prepare.samples import TEXT_LABELS
+from focalnet_jax.data.source import are_numbers
 from focalnet_jax.errors import UserError
 
 _MOST_NUMBERS = 100_000  # largest number of numbered classes; larger labels are ids of something else
@@ -59,8 +60,14 @@ def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, 
             raise UserError(f"label {largest} is too large for a class index: give --classes FILE, or other labels")
         print(f"labels are numbers without names: the class names are 0 to {largest}; --classes FILE sets others")
         return tuple(map(str, range(largest + 1)))
+    val = {name.decode() for index in indices for name in np.unique(_class_names(index, SPLITS.index("val"))).tolist()}
     if trains and numbers == found:
-        _refuse_other_folders(indices, found)
+        refuse_padded(indices, tuple(found))
+        _refuse_other_folders(val, found)
+    if trains and (others := in_order(val - found)):
+        print(
+            f"note: val has {len(others)} classes that train lacks ({abbreviated(others)}): their images are rejected"
+        )
     return in_order(found)
 
 
@@ -79,11 +86,21 @@ def refuse_folders_of_images(sources: Sources, indices: Sequence[Index]) -> None
                 raise UserError(no_class_folders(container.title, split, files))
 
 
-def _refuse_other_folders(indices: Sequence[Index], found: Set[str]) -> None:
+def refuse_padded(indices: Sequence[Index], classes: Sequence[str]) -> None:
+    """Raises `UserError` if class folders are numbers of `classes` in another spelling, such as 07 for 7."""
+    names = {name.decode() for index in indices for name in np.unique(index.members["class_name"]).tolist()}
+    numbers = {int(name): name for name in classes if are_numbers([name])}
+    for name in in_order({name for name in names - {*classes} if are_numbers([name])}):
+        if other := numbers.get(int(name)):
+            raise UserError(
+                f"the classes {name} and {other} are the same number: name the folders alike in all splits"
+                " and in the list of --classes"
+            )
+
+
+def _refuse_other_folders(val: Set[str], found: Set[str]) -> None:
     """Raises `UserError` if val has numeric class folders that train lacks: the numbers may mean different classes."""
-    val = SPLITS.index("val")
-    names = {name.decode() for index in indices for name in np.unique(_class_names(index, val)).tolist()}
-    if others := in_order(names - found):
+    if others := in_order(val - found):
         raise UserError(
             f"val has class folders that train lacks, such as {others[0]}: numbers may mean other classes there; "
             "correct the folders, or give --classes FILE with all numbers"

@@ -8,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from focalnet_jax.data.prepare.containers import Container, opener_of, tar, tar_members
-from focalnet_jax.data.prepare.images import mixed_splits, no_class_folders, split_below, unclear_class
+from focalnet_jax.data.prepare.images import (
+    copied_classes,
+    copy_of_classes,
+    mixed_splits,
+    no_class_folders,
+    split_below,
+    unclear_class,
+)
 from focalnet_jax.data.prepare.inspection import TarContents, inspect_tar
 from focalnet_jax.data.prepare.naming import (
     abbreviated,
@@ -18,11 +25,11 @@ from focalnet_jax.data.prepare.naming import (
     is_imagenet_file,
     is_synset,
     is_tar,
-    split_named,
     splits_in,
     tar_stem,
 )
 from focalnet_jax.data.prepare.rows import is_parquet
+from focalnet_jax.data.split_names import split_named, split_word
 from focalnet_jax.errors import UserError
 
 _LOOKED_INTO = 16  # number of inspected tars that are named after synsets; a folder may hold 22,000
@@ -35,7 +42,7 @@ def containers_of(path: Path) -> list[Container]:
     Raises:
       UserError: see `containers_at`.
     """
-    own = split_named(path.resolve().name if path.is_dir() else tar_stem(path.name))
+    own = split_named(path.resolve().name) if path.is_dir() else split_word(tar_stem(path.name))
     if not own:
         return containers_at(path)
     if path.is_file():
@@ -61,7 +68,8 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
     folders, tars, loose = entries_of(path)
     refuse_archives(loose)
     refuse_twice(folders + tars)
-    named = {entry: split_named(entry.name if entry in folders else tar_stem(entry.name)) for entry in folders + tars}
+    named = {entry: split_named(entry.name) for entry in folders}
+    named |= {entry: split_word(tar_stem(entry.name)) for entry in tars}
     splits = [] if split else [entry for entry in sorted(named) if named[entry]]
     if splits:
         others = [entry.name for entry in sorted(named) if not named[entry]]
@@ -182,11 +190,14 @@ def _refuse_splits_below(path: Path, folders: Sequence[Path]) -> None:
 
 
 def _refuse_sets_below(path: Path, folders: Sequence[Path]) -> None:
-    """Raises `UserError` if class folders hold folders of synsets and no images, as data sets do."""
+    """Raises `UserError` if class folders hold folders of synsets or of the other classes, and no images."""
+    names = {folder.name for folder in folders}
     for folder in folders:
         if is_synset(folder.name) or _has_images(folder):
             continue
         below = [entry.name for entry in entries_of(folder)[0]]
+        if copied_classes(names, below):
+            raise UserError(copy_of_classes(str(path), folder.name, below))
         synsets = [name for name in below if is_synset(name)]
         if len(synsets) > 1 and len(synsets) == len(below):
             raise UserError(
@@ -303,7 +314,7 @@ def inner_tars(whole: Container) -> list[Container]:
             "it, or give them separately"
         )
     loose = [replace(whole, split=split or "train", direct=True)] if others else []  # to be counted
-    splits = [] if split else [place for place in inner if split_named(place.class_name)]
+    splits = [] if split else [place for place in inner if split_word(place.class_name)]
     if splits and len(splits) < len(inner):
         other = next(place for place in inner if place not in splits)
         raise UserError(mixed_splits(whole.title, f"{splits[0].class_name}.tar", f"{other.class_name}.tar"))
@@ -314,7 +325,7 @@ def inner_tars(whole: Container) -> list[Container]:
 
 def _of_split(place: Container) -> list[Container]:
     """Returns the containers in a split's tar inside a tar, which holds class folders or one tar per class."""
-    whole = replace(place, split=split_named(place.class_name), class_name=None)
+    whole = replace(place, split=split_word(place.class_name), class_name=None)
     inside = inspect_tar(whole)
     if inside.is_shard and not place.imagenet:
         raise UserError(

@@ -15,6 +15,7 @@ from focalnet_jax.data.prepare.naming import (
     is_evaluation_file,
     is_imagenet_file,
     is_synset,
+    leading_synset,
     may_be_image,
 )
 
@@ -59,7 +60,7 @@ def proven_synset(parts: Parts, listed: str | None = None, name: str = "") -> st
     stem, synset, fits = imagenet_file(parts[-1])
     folder = parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None
     first = FIRST_SYNSET if stem == FIRST_IMAGE and FIRST_SYNSET in synsets_named(name) else None
-    proofs = {synset, folder, listed, first} - {None}
+    proofs = {synset or leading_synset(parts[-1]), folder, listed, first} - {None}
     return proofs.pop() if len(proofs) == 1 and fits else ""
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from focalnet_jax.data.prepare.containers import Container, parquet, tar
 from focalnet_jax.data.prepare.folders import entries_of, refuse_archives, tar_at
 from focalnet_jax.data.prepare.inspection import inspect_tar
-from focalnet_jax.data.prepare.labels import Labels
+from focalnet_jax.data.prepare.labels import Labels, synset_named
 from focalnet_jax.data.prepare.naming import (
     SPLITS,
     has_image_suffix,
@@ -23,7 +23,6 @@ from focalnet_jax.data.prepare.naming import (
     is_synset,
     is_tar,
     missing_parts,
-    split_named,
     splits_in,
     tar_stem,
 )
@@ -35,6 +34,7 @@ from focalnet_jax.data.prepare.val_labels import (
     find_val_labels,
     read_val_labels,
 )
+from focalnet_jax.data.split_names import split_named
 from focalnet_jax.errors import UserError
 
 EXPECTED = (
@@ -179,9 +179,9 @@ def _root(path: Path) -> tuple[Path, list[Path]]:
 
 
 def _synset_folder(folder: Path, split: str) -> Container:
-    return Container(
-        str(folder), split=split, class_name=folder.name if is_synset(folder.name) else None, imagenet=True
-    )
+    """Returns the folder of a class, which may be named by a synset or by words that only one class has."""
+    name = synset_named(folder.name)
+    return Container(str(folder), split=split, class_name=name if is_synset(name) else None, imagenet=True)
 
 
 def _add_folder(found: ContainersBySplit, folder: Path, split: str) -> None:

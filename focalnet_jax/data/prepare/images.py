@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -31,8 +31,8 @@ from focalnet_jax.data.prepare.naming import (
     is_synset,
     leading_synset,
     may_be_image,
-    split_named,
 )
+from focalnet_jax.data.split_names import split_named
 from focalnet_jax.errors import UserError
 
 
@@ -189,11 +189,13 @@ def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tu
 
 
 def _refuse_sets_below(container: Container, images: Sequence[Parts]) -> None:
-    """Raises `UserError` if class folders hold synset folders, because they seem to be data sets."""
+    """Raises `UserError` if class folders hold folders of synsets or of the other classes, and no images."""
     below: dict[str, set[str]] = {}
     for parts in images:
         below.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 else "")
     for name, folders in below.items():
+        if copied_classes(below, sorted(folders)):
+            raise UserError(copy_of_classes(container.title, name, sorted(folders)))
         if not is_synset(name) and len(folders) > 1 and all(map(is_synset, folders)):
             raise UserError(
                 f"{container.title}: {name} holds class folders, such as {abbreviated(sorted(folders), 2)}, so it is "
@@ -255,6 +257,19 @@ def _split_depth(container: Container, images: Sequence[Parts]) -> int | None:
     if len(below) == len(images) and below:
         raise UserError(split_below(container.title, below[0][place], below[0][place + 1]))
     return None
+
+
+def copied_classes(classes: Collection[str], below: Sequence[str]) -> bool:
+    """Returns whether the folders in a class folder are named after classes: it seems to be a copy of the data set."""
+    return len(below) > 1 and set(below) <= set(classes)
+
+
+def copy_of_classes(title: str, name: str, below: Sequence[str]) -> str:
+    """Returns the error message for a class folder that holds folders named after the classes."""
+    return (
+        f"{title}: {name} holds folders of the classes, such as {abbreviated(below, 2)}: it seems to be a copy of the "
+        "data set, not a class: move it away, or give it alone"
+    )
 
 
 def unclear_class(title: str, name: str, below: Sequence[str]) -> str:

@@ -9,19 +9,14 @@ from pathlib import PurePosixPath
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
 from focalnet_jax.data.listing import left_behind
 from focalnet_jax.data.source import are_numbers
+from focalnet_jax.data.split_names import SPLIT_NAMES
 
 SPLITS = ("train", "val", "test")
-# Splits by the words for them in folder names, such as imagenet21k_val in 21K-P.
-_SPLIT_NAMES = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"
-}  # fmt: skip
-_KAGGLE_PART = re.compile(r"(train|val|test)\.x\d*")  # train.X1 to train.X4 and val.X of ImageNet100 on Kaggle
 # Names of folders that hold images or classes, but are no class themselves.
 _IMAGE_FOLDERS = frozenset(
     {"data", "image", "images", "img", "imgs", "jpeg", "jpegimages", "jpegs", "jpg", "jpgs", "photos", "pics"}
     | {"pictures", "png", "pngs"}
 )
-_PREFIXES = ("imagenet", "ilsvrc")  # only after these is a last word a split: bullet_train is a class
 _PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 TAR_SUFFIXES = (".tar", *_PACKED_SUFFIXES)
 # A number in the names of parts: train-00003-of-00008-0a1b2c3d4e5f6789.parquet, set-000123.tar, train_images_4.tar.gz
@@ -36,14 +31,6 @@ FIRST_IMAGE, FIRST_SYNSET = "ILSVRC2012_val_00000001", "n01751748"
 _EVAL_FILE = re.compile(r"(ILSVRC2012_(?:val|test)_\d{8})(?:_(n\d{8}))?")
 
 
-def split_named(folder: str) -> str | None:
-    """Returns the split that a folder name stands for, or None."""
-    folder = folder.lower()
-    if found := _KAGGLE_PART.fullmatch(folder):
-        folder = found[1]
-    return _SPLIT_NAMES.get(re.split(r"[_-]", folder)[-1] if folder.startswith(_PREFIXES) else folder)
-
-
 def holds_images_only(folder: str) -> bool:
     """Returns whether a folder name is one for images of any class, such as images."""
     return folder.lower() in _IMAGE_FOLDERS
@@ -51,7 +38,7 @@ def holds_images_only(folder: str) -> bool:
 
 def splits_in(name: str) -> set[str]:
     """Returns the splits named by words of a file name, such as train for imagenet1k-train-0001.tar."""
-    return {_SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLIT_NAMES}
+    return {SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_NAMES}
 
 
 def may_be_image(name: str) -> bool:

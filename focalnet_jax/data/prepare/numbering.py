@@ -33,6 +33,7 @@ class _Split:
     names: dict[str, str] = field(default_factory=dict)  # class name by label
     outside: Counter[str] = field(default_factory=Counter)  # images without a class, by label
     numbers: set[int] = field(default_factory=set)  # numeric labels in files that do not state class names
+    stated: set[int] = field(default_factory=set)  # those in files that do
     sources: list[_Numbers] = field(default_factory=list)  # the same numbers by container
 
 
@@ -50,9 +51,10 @@ def check_labels(sources: Sources, indices: Sequence[Index], classes: Sequence[s
     imagenet = any(container.imagenet for container in sources.containers)
     names = sources.labels.names or tuple(classes)
     splits = _splits(sources, indices, imagenet)
+    advice = "correct the list of --classes" if sources.labels.ordered else _GIVE_ORDER if imagenet else _GIVE
     for split, found in splits.items():
         others = [name for name, other in splits.items() if name != split and other.agree and not other.differ]
-        _refuse_contradicted(split, found, others, imagenet)
+        _refuse_contradicted(split, found, others, advice)
         _refuse_outside(split, found, names, imagenet)
     check_first(sources, indices)
     _refuse_ambiguous(sources, indices)
@@ -90,6 +92,8 @@ def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[
                 continue
             if is_number and claim.used:
                 numbers.found.add(int(claim.label))
+            elif claim.stated and claim.label.isdecimal():
+                found.stated.add(int(claim.label))
             label = claim.label
             if found.names.setdefault(label, claim.name) != claim.name:  # of files that state other names
                 label = f"{label} ({claim.name})"
@@ -141,10 +145,10 @@ def check_first(sources: Sources, indices: Sequence[Index]) -> None:
                 print(f"warning: {wrong}: if these are images of ImageNet, the labels of val are wrong")
 
 
-def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], imagenet: bool) -> None:
+def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], todo: str) -> None:
     """Raises `UserError` if proofs contradict a label for all its images, or the labels of most images.
 
-    `others` are the splits whose labels agree with all proofs.
+    `others` are the splits whose labels agree with all proofs; `todo` is the advice if labels are numbers.
     """
     differing = {label: sum(proven.values()) for label, proven in found.differ.items()}
     differ, agree = sum(differing.values()), sum(found.agree.values())
@@ -158,7 +162,7 @@ def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], image
     is_number = label.isdigit() and int(label) in found.numbers
     advice = "correct the labels, folders or label list, or the names of the images"
     if is_number:
-        advice = f"{_GIVE_ORDER if imagenet else _GIVE}{_shifted(found)}"
+        advice = f"{todo}{_shifted(found)}"
     if others and label.isdigit():
         advice = f"those of {others[0]} agree: number the classes of {split} in the same way"
     meaning = f"label {label} means {name or 'none of the classes'}, but {count} images with it are named"
@@ -183,13 +187,16 @@ def _shifted(found: _Split) -> str:
 def _refuse_outside(split: str, found: _Split, names: Sequence[str], imagenet: bool) -> None:
     """Raises `UserError` if labels exceed the classes: in ImageNet-1K always, elsewhere if numbers start at 1."""
     count = sum(found.outside.values())
-    if not count or not (imagenet or (0 not in found.numbers and found.numbers)):
+    numbers = found.numbers | found.stated
+    if not count or not (imagenet or (0 not in numbers and numbers)):
         return
     label, _ = found.outside.most_common(1)[0]
-    shifted = f", and none is 0 ({names[0]}): they seem to start at 1" if 0 not in found.numbers else ""
+    shifted = f", and none is 0 ({names[0]}): they seem to start at 1" if 0 not in numbers else ""
+    todo = f"{_GIVE}{', with a first line for 0' if shifted else ''}, or labels from 0"
+    if found.stated:
+        todo = "the file numbers its class names from 0: correct its labels"
     raise UserError(
-        f"{count} labels of {split}, such as {label}, are outside the {len(names)} classes{shifted}; {_GIVE}"
-        f"{', with a first line for 0' if shifted else ''}, or labels from 0"
+        f"{count} labels of {split}, such as {label}, are outside the {len(names)} classes{shifted}; {todo}"
     )
 
 

@@ -91,6 +91,7 @@ def _checked_classes(kind: SourceKind, sources: Sources, indices: Sequence[Index
         checks.refuse_empty_classes(sources, indices, "download it again, or remove it")
     checks.refuse_folders_of_images(sources, indices)
     classes = sources.classes or checks.found_class_names(sources, indices)
+    checks.refuse_padded(indices, classes)
     numbering.check_labels(sources, indices, classes)
     if kind != KINDS["imagenet1k"]:
         splits.check_splits(sources, indices)

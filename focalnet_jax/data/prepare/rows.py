@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -15,6 +15,7 @@ from focalnet_jax.data.prepare.image_classes import place_imagenet, place_labell
 from focalnet_jax.data.prepare.index import EMPTY, GOOD, NO_LABEL, OUTSIDE, Claim, Index, Member
 from focalnet_jax.data.prepare.labels import Labels, followed, is_imagenet_order, label_text, synsets_named
 from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix, imagenet_file, is_synset
+from focalnet_jax.data.split_names import SPLIT_NAMES
 from focalnet_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _ROWS = 64  # number of rows read at a time
 _IMAGE_NAMES = ("image", "img", "jpg", "png", "picture", "image_bytes", "bytes")
 _LABEL_NAMES = ("label", "labels", "cls", "class", "target", "category", "synset", "wnid", "class_name", "class_id")
 _PATH_NAMES = ("filename", "file_name", "path", "image_path", "file_path", "filepath", "file", "image_file_path")
+_SPLIT_COLUMNS = ("split", "partition", "subset")
 _MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
 
 
@@ -52,22 +54,25 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
             labels = replace(labels, names=names)
         labels = replace(labels, names=labels.names or names or None)
         rows, seen = [], Counter()
-        for path, content, raw in _rows(container, file, image, label, _path_column(file.schema_arrow, image, label)):
-            rows.append((path, spool.tell() if content else -1, len(content), _suffix(content), raw))
+        schema = file.schema_arrow
+        others = (_text_column(schema, image, label, names) for names in (_PATH_NAMES, _SPLIT_COLUMNS))
+        for path, content, raw, split in _rows(container, file, image, label, *others):
+            rows.append((path, spool.tell() if content else -1, len(content), _suffix(content), raw, split))
             seen[path] += 1
             spool.write(content)
     members, claims = [], Counter()
-    for number, (path, offset, size, suffix, raw) in enumerate(rows):
+    splits = _splits_of(container, [split for *_, split in rows])
+    for number, ((path, offset, size, suffix, raw, _), split) in enumerate(zip(rows, splits, strict=True)):
         if not path or (seen[path] > 1 and not container.imagenet):  # no name, or a repeated name
             path = f"{PurePosixPath(container.path).stem}/{number:08d}{suffix}"
         elif not has_image_suffix(path):
             path += suffix
         name, why_not = labels.class_of(raw)
         parts = tuple(part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".."))
-        split = container.split or "train"
         listed = (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
         if why_not in (GOOD, OUTSIDE):
-            claims[Claim(label_text(raw), name, proven_synset(parts, listed, name), stated)] += 1
+            claim = Claim(label_text(raw), name, proven_synset(parts, listed, name), stated)
+            claims[claim._replace(split=split) if split != container.split else claim] += 1
         file = "/".join(parts)
         if container.imagenet and why_not in (GOOD, NO_LABEL):
             folder = parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None
@@ -79,6 +84,24 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
             Member(str(number), offset, size, 0, name, SPLITS.index(split), file, why_not if offset >= 0 else EMPTY)
         )
     return Index.of(members, claims=claims)
+
+
+def _splits_of(container: Container, stated: list[str]) -> list[str]:
+    """Returns the split of each row: that of a column such as `split` if all its values are splits, else the file's.
+
+    Raises:
+      UserError: the file is named after another split.
+    """
+    split = container.split or "train"
+    found = [SPLIT_NAMES.get(value.lower()) for value in stated]
+    if not stated or None in found:
+        return [split] * len(stated)
+    if split != "train" and set(found) != {split}:
+        raise UserError(
+            f"{container.path} is named after {split}, but its column of splits has {', '.join(sorted(set(stated)))}: "
+            "rename the file, or remove the column"
+        )
+    return found
 
 
 def other_names(container: Container, column: str = "of labels") -> str:
@@ -120,20 +143,29 @@ def _opened(container: Container) -> parquet.ParquetFile:
 
 
 def _rows(
-    container: Container, file: parquet.ParquetFile, image: str, label: str, path: str | None
-) -> Iterator[tuple[str, bytes, Any]]:
-    """Yields (path, bytes, label) of every row; the argument `path` is a column of file names or None."""
+    container: Container, file: parquet.ParquetFile, image: str, label: str, path: str | None, split: str | None
+) -> Iterator[tuple[str, bytes, Any, str]]:
+    """Yields (path, bytes, label, split) of every row.
+
+    Args:
+      container: the container of `file`.
+      file: the file.
+      image: column of images.
+      label: column of labels.
+      path: column of file names; None if there is none.
+      split: column of splits; None if there is none.
+    """
     pyarrow, _ = _arrow()
-    columns = [image, label, *([path] if path else [])]
+    columns = [image, label, *filter(None, (path, split))]
     try:
         for batch in file.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False):
             found = {name: batch.column(batch.schema.get_field_index(name)).to_pylist() for name in columns}
-            for held, raw, named in zip(found[image], found[label], found.get(path, found[label]), strict=True):
-                named = (named or "") if path else ""
+            texts = [[text or "" for text in found[name]] if name else [""] * len(batch) for name in (path, split)]
+            for held, raw, named, of in zip(found[image], found[label], *texts, strict=True):
                 if isinstance(held, dict):
-                    yield held.get("path") or named, held.get("bytes") or b"", raw
+                    yield held.get("path") or named, held.get("bytes") or b"", raw, of
                 else:
-                    yield named, held or b"", raw
+                    yield named, held or b"", raw, of
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pyarrow.ArrowException):
             raise
@@ -142,8 +174,8 @@ def _rows(
         ) from error
 
 
-def _path_column(schema: pyarrow.Schema, image: str, label: str) -> str | None:
-    """Returns the column of file names, for images stored as bytes or without a path; None if there is none."""
+def _text_column(schema: pyarrow.Schema, image: str, label: str, names: Sequence[str]) -> str | None:
+    """Returns the first column of text with one of the names, in their order, besides image and label; else None."""
     pyarrow, _ = _arrow()
     texts = (pyarrow.types.is_string, pyarrow.types.is_large_string)
     found = {
@@ -151,13 +183,22 @@ def _path_column(schema: pyarrow.Schema, image: str, label: str) -> str | None:
         for field in schema
         if field.name not in (image, label) and any(is_text(field.type) for is_text in texts)
     }
-    return next((found[name] for name in _PATH_NAMES if name in found), None)
+    return next((found[name] for name in names if name in found), None)
 
 
 def class_names_in(container: Container, labels: Labels) -> tuple[str, ...] | None:
     """Returns the class names stated in a Parquet file, or None."""
     with _opened(container) as file:
         return find_columns(container, file.schema_arrow, labels)[2]
+
+
+def has_unnamed_numbers(container: Container, labels: Labels) -> bool:
+    """Returns whether the labels in a Parquet file are numbers and the file states no class names."""
+    pyarrow, _ = _arrow()
+    with _opened(container) as file:
+        _, label, names = find_columns(container, file.schema_arrow, labels)
+        kind = file.schema_arrow.field(label).type
+        return not names and (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind))
 
 
 def find_columns(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from focalnet_jax.data.prepare.naming import (
     is_hidden,
     is_tar,
     missing_parts,
-    split_named,
     splits_in,
     tar_stem,
 )
-from focalnet_jax.data.prepare.rows import class_names_in, is_parquet
+from focalnet_jax.data.prepare.rows import class_names_in, has_unnamed_numbers, is_parquet
+from focalnet_jax.data.split_names import split_named
 from focalnet_jax.errors import UserError
 
 _IMAGENET1K = re.compile(r"imagenet[-_]?(1k|2012)(?![0-9a-z])", re.IGNORECASE)
@@ -68,13 +68,20 @@ def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], t
     """
     files, notes = _files(paths, is_parquet, "Parquet file", "Parquet files")
     containers = [parquet(path, split=split) for path, split in files]
+    by_file = {container.path: class_names_in(container, labels) for container in containers}
     if labels.names:
+        _refuse_unnamed(containers, by_file, labels)
         return containers, labels.names, notes + followed_notes(containers, labels)
-    stated = {class_names_in(container, labels): container.path for container in containers}
+    stated = {names: path for path, names in by_file.items()}
     longest = max(stated, key=lambda names: len(names or ()))
     if len(stated) > 1 and longest and all(names and set(names) < set(longest) for names in stated.keys() - {longest}):
         notes.append("some files state only some of the class names: numbers are read by the names of their file")
         stated = {longest: stated[longest]}
+    if len(stated) > 1 and None in stated:
+        raise UserError(
+            f"{stated[longest]} states class names, but {stated[None]} does not: if its labels are numbers in the same "
+            "order, give --classes FILE with these names in this order"
+        )
     if len(stated) > 1:
         raise UserError(f"{' and '.join(list(stated.values())[:2])} state different classes: give --classes FILE")
     names = next(iter(stated))
@@ -87,6 +94,30 @@ def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], t
             )
         names = (*first, *class_names(NUM_1K))  # unique: repeated names, such as crane, get their synsets
     return containers, names, notes
+
+
+def _refuse_unnamed(
+    containers: Sequence[Container], stated: Mapping[str, tuple[str, ...] | None], labels: Labels
+) -> None:
+    """Raises `UserError` if some files state classes in another order than --classes, and others hold numbers only.
+
+    Args:
+      containers: the files.
+      stated: class names by file.
+      labels: labels with the names of --classes.
+    """
+    differing = [
+        path
+        for path, names in stated.items()
+        if names and (found := followed(names, labels.names)) and found != labels.names[: len(found)]
+    ]
+    for container in containers if differing else ():
+        if not stated[container.path] and has_unnamed_numbers(container, labels):
+            path, unnamed = differing[0], container.path
+            raise UserError(
+                f"{path} states its class names in another order than --classes, and {unnamed} states none, so its "
+                f"numbers may follow either order: give --classes FILE in the order of {path}"
+            )
 
 
 def followed_notes(containers: Sequence[Container], labels: Labels) -> list[str]:
@@ -138,7 +169,10 @@ def _files(
     notes = [f"left out, not {many}: {held}"] if held else []
     notes += missing_parts([path for path, _ in found])
     if None in by_split:
-        notes.append("no file or folder name has a split: all files are train; --held-out FRACTION creates a split val")
+        notes.append(
+            "no file or folder name has a split: all images are train, unless a column of Parquet such as split says "
+            "otherwise; --held-out FRACTION creates a split val"
+        )
     return [(path, split or "train") for path, split in found], notes
 
 
