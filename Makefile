@@ -22,11 +22,11 @@ help: ## list these targets
 check: lint ## lint and the quick part of the tests, for every change
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=5 $$(cat tests/check.txt)
 
-test: .venv/.dev ## run all tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15
+test: .venv/.dev ## run all tests but the notebooks, which parity executes
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15 --ignore=tests/test_notebooks.py
 
-parity: .venv-parity/.installed ## compare with PyTorch, timm and transformers
-	$(PARITY)/python -m pytest parity tests/demo/test_page.py -n 2 --durations=15
+parity: .venv-parity/.installed ## compare with PyTorch, timm and transformers, and execute the notebooks
+	$(PARITY)/python -m pytest tests/test_notebooks.py parity tests/demo/test_page.py -n 2 --durations=15
 
 # Mutated inputs of every kind: none may end in a traceback, a crash, a hang or a wrong answer. Failures are kept in
 # runs/fuzz.

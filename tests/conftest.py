@@ -25,7 +25,6 @@ os.environ["JAX_PERSISTENT_COMPILATION_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 # Files that take half a minute or more, the longest first: begun last, they would leave the other test process idle.
 _LONG = (
-    "test_notebooks.py",
     "test_mosaic.py",
     "test_stopping.py",
     "test_processes.py",
