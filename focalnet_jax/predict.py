@@ -8,8 +8,6 @@ import io
 import json
 import signal
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +48,12 @@ def main(arguments: list[str]) -> int:
 
     from focalnet_jax.convert.recognise import check_options
     from focalnet_jax.inference import find_pictures, load_predictor, read_picture
-    from focalnet_jax.system.files import write_result
+    from focalnet_jax.system.files import check_not_sources, output_names, write_result
 
     paths = find_pictures(flags.pictures)
+    if flags.out is not None:
+        drawings = {path: flags.out / f"{name}.png" for path, name in output_names(paths).items()}
+        check_not_sources(drawings.values(), paths)
     stated = dict(image_size=size, options=check_options(flags.option), which=flags.weights, classes=flags.classes)
     predictor = load_predictor(flags.checkpoint, flags.model, **stated)
     predictor.check_head(flags.checkpoint)
@@ -62,39 +63,27 @@ def main(arguments: list[str]) -> int:
             f"note: {flags.checkpoint} stores no {predictor.assumed}; the default is used: {how}",
             file=sys.stderr,
         )
-    drawings = dict(zip(paths, _names(paths), strict=True))
     if flags.out is not None:
         flags.out.mkdir(parents=True, exist_ok=True)
     broken = []
     for first in range(0, len(paths), _BATCH):
-        images = {}
+        read = []  # pairs, since a path may be given twice
         for path in paths[first : first + _BATCH]:
             try:
-                images[path] = read_picture(path)
+                read.append((path, read_picture(path)))
             except UserError as error:
                 broken.append(str(error))
-        predictions = predictor.predictions(list(images.values()), flags.topk)
-        for (path, image), prediction in zip(images.items(), predictions, strict=True):
+        predictions = predictor.predictions([image for _, image in read], flags.topk)
+        for (path, image), prediction in zip(read, predictions, strict=True):
             if flags.json:
                 print(json.dumps({"picture": str(path), **prediction.json()}))
             else:
                 print(printable(f"{path}: {prediction.line()}"))
             if flags.out is not None:
-                write_result(flags.out / drawings[path], as_png(prediction.draw(image)))
+                write_result(drawings[path], as_png(prediction.draw(image)))
     if broken:
         raise UserError("; ".join(broken))
     return 0
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Returns the file name of each image's drawing, `NAME.png`; images with the same name are numbered."""
-    seen: Counter[str] = Counter()
-    names = []
-    for path in paths:
-        seen[path.stem] += 1
-        number = f"-{seen[path.stem]}" if seen[path.stem] > 1 else ""
-        names.append(f"{path.stem}{number}.png")
-    return names
 
 
 def as_png(image: Any) -> bytes:

@@ -1,11 +1,12 @@
 """What a command is to write is refused before its work, or written whole."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.system.files import check_folder, check_result, write_result
+from focalnet_jax.system.files import check_folder, check_result, output_names, write_result
 
 
 def test_paths_that_cannot_be_written_are_refused_before_with_what_to_do(tmp_path, monkeypatch):
@@ -34,3 +35,20 @@ def test_what_cannot_be_written_after_all_is_named_and_nothing_is_left(tmp_path)
     with pytest.raises(UserError, match=r"cannot write .*x\.png: Is a directory"):
         write_result(tmp_path / "x.png", b"content")
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/x.png", "a/y.jpg"], ["x", "y"]),
+        (["a/x.png", "a/x.jpg", "a/x-2.png"], ["x.png", "x.jpg", "x-2.png"]),
+        (["a/kernels.png"], ["kernels.png"]),
+        (["a/x.png", "b/x.png"], ["a_x", "b_x"]),
+        (["a/x.png", "b/x.png", "b/x.jpg"], ["a_x.png", "b_x.png", "b_x.jpg"]),
+        (["p/a/x.png", "q/a/x.png", "q/a/x-2.png"], ["x", "x-2", "x-2-2"]),
+        (["a/x.png", "./a/../a/x.png"], ["x", "x"]),
+    ],
+)
+def test_outputs_of_different_files_have_different_names(paths, names):
+    paths = list(map(Path, paths))
+    assert output_names(paths, taken=("kernels",)) == dict(zip(paths, names, strict=True))

@@ -134,8 +134,8 @@ def test_predictions_are_drawn_below_each_image_one_file_per_image(tmp_path, cap
     given = [str(tmp_path / "a"), str(tmp_path / "b"), "--checkpoint", str(tmp_path / "model"), "--topk", "3"]
     assert predict.main([*given, "--out", str(tmp_path / "drawn")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["cat-2.png", "cat.png", "dog.png"]
-    drawn = np.asarray(Image.open(tmp_path / "drawn" / "cat.png"))
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a_cat.png", "b_cat.png", "b_dog.png"]
+    drawn = np.asarray(Image.open(tmp_path / "drawn" / "a_cat.png"))
     image = np.asarray(Image.open(tmp_path / "a" / "cat.png"))
     np.testing.assert_array_equal(drawn[:50, 85:155], image)  # in the middle of 240 pixels
     assert drawn.shape == (50 + 3 * 16 + 12, 240, 3)
@@ -149,3 +149,30 @@ def test_predictions_are_drawn_below_each_image_one_file_per_image(tmp_path, cap
     assert [row["probability"] for row in printed] == pytest.approx(prediction.probabilities, rel=1e-5)
     with pytest.raises(UserError, match="is a file; expected a folder"):
         predict.main([*given, "--out", str(tmp_path / "a" / "cat.png")])
+
+
+@pytest.fixture(scope="module")
+def five_classes(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "model"
+    write_weights(weights_of(num_classes=5), path, format="huggingface")
+    return str(path)
+
+
+def test_a_drawing_never_overwrites_an_image_to_predict(tmp_path):
+    picture = tmp_path / "x.png"
+    Image.new("RGB", (32, 32), "red").save(picture)
+    before = picture.read_bytes()
+    with pytest.raises(UserError, match=r"x\.png is a source and would be overwritten: choose another --out"):
+        predict.main([str(picture), "--checkpoint", "nowhere", "--out", str(tmp_path)])
+    assert picture.read_bytes() == before
+
+
+def test_every_image_has_a_drawing_of_its_own_and_every_argument_a_line(tmp_path, five_classes, capsys):
+    names = ["a.png", "a.jpg", "a-2.png"]
+    for name, colour in zip(names, ("red", "green", "blue"), strict=True):
+        Image.new("RGB", (32, 32), colour).save(tmp_path / name)
+    given = [str(tmp_path / name) for name in [*names, "a.png"]]
+    assert predict.main([*given, "--checkpoint", five_classes, "--out", str(tmp_path / "drawn")]) == 0
+    assert [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()] == given
+    drawn = {tuple(np.asarray(Image.open(path))[16, 120] // 64) for path in (tmp_path / "drawn").iterdir()}
+    assert drawn == {(3, 0, 0), (0, 2, 0), (0, 0, 3)}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from focalnet_jax.errors import UserError
@@ -69,3 +71,39 @@ def check_folder(path: Path, flag: str) -> None:
         raise UserError(f"{flag} {path}: {there} is a file; expected a folder: choose another")
     if not os.access(there, os.W_OK):
         raise UserError(f"{flag} {path}: {there} is not writable; choose another")
+
+
+def check_not_sources(targets: Iterable[Path], sources: Iterable[Path]) -> None:
+    """Raises `UserError` if a file to write is one of the files to read."""
+    read = {path.resolve() for path in sources}
+    for target in targets:
+        if target.resolve() in read:
+            raise UserError(f"{target} is a source and would be overwritten: choose another --out")
+
+
+def output_names(paths: Sequence[Path], taken: Sequence[str] = ()) -> dict[Path, str]:
+    """Returns the name of each source's output, without a suffix; different files have different names.
+
+    The names of all sources are their stems; if two are equal, or equal to a name in `taken`, their file names, then
+    stems or file names after the folder's name and `_`, and finally stems followed by a number.
+    """
+    files = {path: os.path.abspath(path) for path in paths}  # a file may be given as x.png and as ./x.png
+    for name_of in (
+        lambda path: path.stem,
+        lambda path: path.name,
+        lambda path: f"{path.resolve().parent.name}_{path.stem}",
+        lambda path: f"{path.resolve().parent.name}_{path.name}",
+    ):
+        names = {path: name_of(path) for path in paths}
+        if len({*names.values(), *taken}) == len({*files.values()}) + len(taken):
+            return names
+    used, by_file = set(taken), {}
+    for path, file in files.items():
+        if file not in by_file:
+            numbers = itertools.count(2)
+            name = path.stem
+            while name in used:
+                name = f"{path.stem}-{next(numbers)}"
+            used.add(name)
+            by_file[file] = name
+    return {path: by_file[file] for path, file in files.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.system.files import check_result, write_result
+from focalnet_jax.system.files import check_not_sources, check_result, output_names, write_result
 from focalnet_jax.visualize.figures import as_png
 
 KERNELS, FIELD = "kernels", "receptive_field"  # names of the model's figures
@@ -18,12 +18,8 @@ KERNELS, FIELD = "kernels", "receptive_field"  # names of the model's figures
 
 def check_sources(out: Path, stems: Mapping[str, str], sources: Sequence[Path]) -> None:
     """Raises `UserError` if an output would overwrite a source, or be written into a folder of frames."""
-    read = {path.resolve() for path in sources}
-    for name, suffix in stems.items():
-        target = with_suffix(out / name, suffix)
-        if target.resolve() in read:
-            raise UserError(f"{target} is a source and would be overwritten: choose another --out")
-    if out.resolve() in read:
+    check_not_sources([with_suffix(out / name, suffix) for name, suffix in stems.items()], sources)
+    if out.resolve() in {path.resolve() for path in sources}:
         raise UserError(f"--out {out} is a folder of frames to draw: choose another")
 
 
@@ -57,16 +53,5 @@ def with_suffix(target: Path, suffix: str) -> Path:
 
 
 def target_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Returns a unique name by file: the stem, else the file name, else the folder's and file's name."""
-    for name_of in (
-        lambda path: path.stem,
-        lambda path: path.name,
-        lambda path: f"{path.resolve().parent.name}_{path.name}",
-    ):
-        named = {path: name_of(path) for path in paths}
-        if len({*named.values(), KERNELS, FIELD}) == len(named) + 2:
-            return named
-    twice = next(path for path in paths if list(named.values()).count(named[path]) > 1)
-    raise UserError(
-        f"two sources have the output name {named[twice]}, one of them {twice}: draw them into different folders"
-    )
+    """Returns a unique name by file, see `output_names`; none is that of a figure of the model."""
+    return output_names(paths, taken=(KERNELS, FIELD))
