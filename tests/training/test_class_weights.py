@@ -9,8 +9,9 @@ import pytest
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.programs.show import shown_batch
 from focalnet_jax.tasks.classification.mixing import Mixing, mix
-from focalnet_jax.tasks.classification.weights import class_weights, weigh
+from focalnet_jax.tasks.classification.weights import class_weights, unweigh, weigh
 from focalnet_jax.training.state import init_state
 from focalnet_jax.training.step import make_train_step
 from tests.commands import SMALL
@@ -54,6 +55,27 @@ def test_equal_weights_are_none_and_only_their_ratios_count():
 
 def test_a_batch_of_classes_without_weight_has_no_loss():
     assert float(jnp.abs(weigh(jnp.eye(5)[jnp.array([3, 3])], jnp.asarray(WEIGHTS, jnp.float32), 0.0)).max()) == 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [WEIGHTS, WEIGHTS + 0.5])
+def test_the_weights_of_targets_can_be_undone(weights, smoothing):
+    targets = np.eye(5)[LABELS] * (1 - smoothing) + smoothing / 5
+    targets[0] = 0.7 * targets[0] + 0.3 * targets[2]
+    weighed = weigh(jnp.asarray(targets, jnp.float32), jnp.asarray(weights, jnp.float32), smoothing)
+    np.testing.assert_allclose(unweigh(np.asarray(weighed), weights, smoothing), targets * (weights > 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_captions_of_a_shown_batch_are_the_classes_without_weights(smoothing):
+    small = [*SMALL[1:], f"--config.augment.label_smoothing={smoothing}"]
+    plain, _ = shown_batch(load_config("configs/quickstart.py", small), 0, 16)
+    weights = "--config.class_weights=(9,1,1,1,0.1,1,1,1,1,1)"
+    weighted, _ = shown_batch(load_config("configs/quickstart.py", [*small, weights]), 0, 16)
+    assert [captions for _, captions in weighted] == [captions for _, captions in plain]
+    without, _ = shown_batch(load_config("configs/quickstart.py", [*small, weights.replace("0.1", "0")]), 0, 16)
+    expected = [[text for text in captions if not text.endswith(" 4")] for _, captions in plain]
+    assert [captions for _, captions in without] == expected
 
 
 def losses(devices, *overrides):

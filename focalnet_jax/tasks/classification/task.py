@@ -38,7 +38,7 @@ from focalnet_jax.tasks.classification.evaluated import open_evaluations
 from focalnet_jax.tasks.classification.host import ClassificationHost, make_host
 from focalnet_jax.tasks.classification.mixing import Mixing, make_mixing, prepare_batch
 from focalnet_jax.tasks.classification.preprocessing import note_difference, weights_preprocessing
-from focalnet_jax.tasks.classification.weights import class_weights, weigh
+from focalnet_jax.tasks.classification.weights import class_weights, unweigh, weigh
 from focalnet_jax.tasks.task import MAIN, Metrics
 
 
@@ -205,6 +205,8 @@ class Classification:
         """Returns an image `[H, W, 3]` uint8 of a prepared batch (noise clipped to [0, 255]), and its classes."""
         colours = self.mixing.normalization
         pixels = np.asarray(batch["image"][place]) * colours.std + colours.mean
-        floor = self.config.augment.label_smoothing / self.config.model.num_classes
-        texts = captions(np.asarray(batch["target"][place]), self.source.class_names, floor)
+        targets, smoothing = np.asarray(batch["target"]), self.mixing.smoothing
+        if self.weights is not None:
+            targets = unweigh(targets, np.asarray(self.weights, np.float32), smoothing)
+        texts = captions(targets[place], self.source.class_names, smoothing / targets.shape[-1])
         return np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8), texts

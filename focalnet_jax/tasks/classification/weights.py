@@ -43,3 +43,14 @@ def weigh(targets: jax.Array, weights: jax.Array, smoothing: float) -> jax.Array
     """
     total = jnp.sum(targets @ weights - smoothing * weights.mean()) / (1 - smoothing)
     return targets * weights * jnp.where(total > 0, len(targets) / jnp.where(total > 0, total, 1), 0)
+
+
+def unweigh(targets: np.ndarray, weights: np.ndarray, smoothing: float) -> np.ndarray:
+    """Returns the targets `[B, K]` from which `weigh` made `targets`; 0 for classes without weight.
+
+    At least one example must have only classes with weights, apart from smoothing.
+    """
+    weighted = weights > 0
+    shares = np.where(weighted, targets / np.where(weighted, weights, 1), 0)
+    largest = shares.sum(axis=-1).max() / (1 - smoothing * np.mean(~weighted))  # targets sum to 1
+    return shares / largest if largest > 0 else shares
