@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
@@ -23,7 +24,9 @@ class Start:
     classes: tuple[str, ...] | None
 
 
-def read_start(path: str, which: str | None, head: str) -> Start:
+def read_start(
+    path: str, which: str | None, head: str, name: str | None = None, options: Mapping[str, bool] | None = None
+) -> Start:
     """Returns the model of the weights at `path`; arguments and errors as for `read_weights`."""
     if is_checkpoint(path):
         metadata = read_metadata(find_checkpoint(path))
@@ -31,7 +34,7 @@ def read_start(path: str, which: str | None, head: str) -> Start:
             name, model = model_from_metadata(metadata["model"])
             info = checkpoint_info(metadata)
             return Start(name, model, _size(info), info.classes)
-    weights = read_weights(path, which=which, head=head)
+    weights = read_weights(path, name, options, which=which, head=head)
     return Start(weights.name, weights.config, _size(weights.info), weights.info.classes)
 
 

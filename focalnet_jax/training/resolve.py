@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -44,6 +45,8 @@ def resolve(
     source: Source | None = None,
     evaluated: str | None = None,
     which: str | None = None,
+    name: str | None = None,
+    options: Mapping[str, bool] | None = None,
 ) -> FrozenConfigDict:
     """Returns the config with a value for everything that it leaves open; prints the choices in one line.
 
@@ -53,6 +56,8 @@ def resolve(
       source: the training examples; without them, keys that depend on them cannot be chosen.
       evaluated: path of the checkpoint to evaluate; its model and image size then replace those of the config.
       which: selection among several weights in the file, as for `read_weights`.
+      name: variant of the evaluated weights, as for `read_weights`.
+      options: options of the evaluated weights, as for `read_weights`.
 
     Raises:
       UserError: a choice depends on training images that are missing, or the weights cannot be read.
@@ -62,7 +67,7 @@ def resolve(
     start = None
     if path and any(is_auto(config, key) for key in by_weights):
         which, head = (which, "keep") if evaluated else (config.init_weights, "drop")
-        start = read_start(path, which, head)
+        start = read_start(path, which, head, name, options)
     chosen: dict[str, Any] = {}
 
     def choose(key: str, value: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import FrozenConfigDict
 
+from focalnet_jax.config import replaced
 from focalnet_jax.convert.load import model_of
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.data.held_out import open_split
@@ -51,23 +52,28 @@ def extract_features(
 
     Raises:
       UserError: the weights or the data cannot be read, an image has several labels, the training split lacks a class,
-        or there are several processes.
+        `eval_classes` is set, or there are several processes.
     """
+    if config.eval_classes is not None:
+        raise UserError(
+            f"eval_classes={config.eval_classes}: transfer does not use the classifier whose outputs it selects; leave "
+            "it out"
+        )
     if jax.process_count() > 1:
         raise UserError("transfer runs in one process, on all devices of its machine: start only one")
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config.mesh.to_dict())
-    config = resolve(config, mesh, evaluated=path, which=which)
+    config = resolve(config, mesh, evaluated=path, which=which, name=name, options=options)
     weights = read_weights(path, name, options, which=which)
     for decision in weights.decisions:
         warnings.warn(f"{path}: {decision}", stacklevel=2)
     how = weights_preprocessing(config, weights.info, named)
-    known, asked = (open_split(config.data, split) for split in (config.data.train_split, config.data.eval_split))
-    asked, _ = label_evaluation(config, asked, known)
+    train, test = (open_split(config.data, split) for split in (config.data.train_split, config.data.eval_split))
+    test, _ = label_evaluation(replaced(config, {"model.num_classes": len(train.class_names)}), test, train)
     key = "batch_size" if config.eval_batch_size is None else "eval_batch_size"
     batch_size = check_batch_size(key, eval_batch_size(config, mesh), mesh)
     host, reading = make_host(config, how), read_options(config, mesh)
-    splits = [EvalData(Accuracy(source), host, batch_size, reading) for source in (known, asked)]
+    splits = [EvalData(Accuracy(source), host, batch_size, reading) for source in (train, test)]
     graph, params = nnx.split(model_of(weights, config.precision))
     params = jax.device_put(params, replicated(mesh))
 
@@ -76,7 +82,7 @@ def extract_features(
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return nnx.merge(graph, params).pool(normalize(images, how.normalization))
 
-    def of(data: EvalData) -> Features:
+    def features_of(data: EvalData) -> Features:
         values, labels, begun, printed = [], [], time.monotonic(), time.monotonic()
         total = len(data.evaluation.source)
         for batch in data.batches():
@@ -97,5 +103,5 @@ def extract_features(
                 printed = now
         return Features(np.concatenate(values), np.concatenate(labels).astype(np.int64))
 
-    train, test = map(of, splits)
-    return train, test
+    of_train, of_test = map(features_of, splits)
+    return of_train, of_test

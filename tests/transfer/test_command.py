@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from focalnet_jax.errors import UserError
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.transfer.__main__ import main
+from focalnet_jax.transfer.extract import extract_features
 from tests.commands import SMALL, assert_one_line_mistake, run
+from tests.convert.golden_files import GOLDEN, OPTIONS
 
 
 def transfer(*arguments):
@@ -50,3 +53,16 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
         (tmp_path / "f.npz").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=message):
             main(["features", *SMALL, "--checkpoint", "nowhere", "--out", str(out)])
+
+
+def test_weights_get_the_options_that_a_user_gives_where_the_config_leaves_the_model_open():
+    digits = ["--config.data.source=digits", "--config.data.path=none", "--config.data.image_size=32"]
+    config = load_config("configs/own_folder.py", digits)
+    path = str(GOLDEN / "timm_lrf.safetensors")  # a classifier of 5 classes
+    train, test = extract_features(config, path, options=OPTIONS["timm_lrf"])
+    assert (set(train.labels), set(test.labels)) == (set(range(10)), set(range(10)))
+
+
+def test_a_selection_of_outputs_is_refused_since_no_classifier_is_used():
+    with pytest.raises(UserError, match="eval_classes=present: transfer does not use the classifier"):
+        main(["knn", *SMALL, "--checkpoint", "nowhere", "--config.eval_classes=present"])
