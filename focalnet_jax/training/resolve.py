@@ -86,6 +86,8 @@ def resolve(
     if source is not None:
         choose("batch_size", _batch_size(config, mesh, len(source), on_cpus))
         chosen |= _schedule(replaced(config, chosen), len(source), on_cpus)
+    elif not evaluated and config.batch_size is not None:  # a step is compiled without data
+        choose("schedule.learning_rate", _learning_rate(config))
     by_data = (*settings_of(config.task).AUTO, "batch_size")
     missing = [key for key in by_data if is_auto(config, key) and key not in chosen]
     if missing and not evaluated:
@@ -138,13 +140,18 @@ def _schedule(config: FrozenConfigDict, examples: int, on_cpus: bool) -> dict[st
         least, most = _EPOCHS_FROM_WEIGHTS if config.init_from else _EPOCHS
         chosen["total_epochs"] = float(round(min(max(looks / examples, least), most)))
     if is_auto(config, "schedule.learning_rate"):
-        peak, batch = (2e-4, 64) if config.init_from else (1e-3, 64)
-        chosen["schedule.learning_rate"] = float(f"{peak * min(math.sqrt(config.batch_size / batch), 1):.1e}")
+        chosen["schedule.learning_rate"] = _learning_rate(config)
         if config.schedule.warmup_steps is None and config.schedule.warmup_epochs is None:
             total = replaced(config, chosen)
             steps = duration(total, "total", examples // config.batch_size or 1) or 1
             chosen["schedule.warmup_steps"] = round(_WARMUP_SHARE * steps)
     return chosen
+
+
+def _learning_rate(config: FrozenConfigDict) -> float:
+    """Returns the peak learning rate: lower for given weights, and with the root of a batch below 64."""
+    peak = 2e-4 if config.init_from else 1e-3
+    return float(f"{peak * min(math.sqrt(config.batch_size / 64), 1):.1e}")
 
 
 def slow_here(config: FrozenConfigDict, mesh: Mesh) -> list[str]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from focalnet_jax.aot.compilation import lower_step
 from focalnet_jax.config import flatten, to_json
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.write import write_weights
@@ -120,6 +121,13 @@ def test_a_slow_step_of_a_cpu_does_not_end_its_run():
     assert choices.watchdog_seconds(config, MESH) == 14400
     stated = load_config("configs/quickstart.py", ["--config.health.watchdog_seconds=60"])
     assert choices.watchdog_seconds(stated, MESH) == 60
+
+
+def test_a_step_can_be_compiled_without_images_at_a_rate_chosen_by_the_batch():
+    stated = ["--config.batch_size=16", "--config.model.num_classes=5", "--config.model.depths=(1,)"]
+    config = resolve(load_config("configs/own_folder.py", stated, optional=["data.path"]), MESH)
+    assert config.schedule.learning_rate == 5e-4
+    assert lower_step(config, MESH, "train").as_text()
 
 
 class Folders(list):
