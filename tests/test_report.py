@@ -134,6 +134,7 @@ def test_a_run_that_logged_nothing_and_a_file_of_no_run_are_refused(tmp_path):
     for content, message in (
         ("", "has logged nothing yet"),
         ("hello\n[1]\n", r"metrics\.jsonl is damaged or not the metrics of a run"),
+        ('{"step": 1, "error": 2}', "no metric of a run, such as train/loss, is logged"),
     ):
         (tmp_path / "metrics.jsonl").write_text(content)
         with pytest.raises(UserError, match=message):
@@ -145,8 +146,9 @@ def test_lines_that_are_no_metrics_are_passed_over_and_a_damaged_config_is_one_l
     logged.write_bytes(b'[1, 2]\n{"loss": 1}\n{"step": "x"}\n\xff\xfe\n' + logged.read_bytes())
     assert read_run(other).curves == expected
     (other / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json is damaged"):
+    with pytest.raises(UserError, match=r"config\.json is damaged") as damaged:
         read_run(other)
+    assert str(damaged.value).count("is damaged") == 1
 
 
 def test_numbers_that_are_not_finite_are_skipped_and_names_are_text(tmp_path):

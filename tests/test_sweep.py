@@ -1,11 +1,15 @@
 """A sweep is its runs, one after the other, and a table of them."""
 
 import json
+import signal
+import sys
 
 import pytest
 
 from focalnet_jax.errors import UserError
+from focalnet_jax.settings.tasks import TASKS
 from focalnet_jax.sweep.__main__ import combinations, main, split_values, table
+from focalnet_jax.system import children
 from tests.commands import SMALL, assert_one_line_mistake, losses, run
 
 TWO = [*SMALL, "--config.total_steps=2", "--config.schedule.learning_rate=1e-3,nothing", "--config.seed=0,1"]
@@ -78,7 +82,8 @@ def test_the_table_has_the_best_first_and_names_failures():
             {"run": "a", "status": 0, "step": 5, "loss": 1.0, "top1": 50.0, "best_top1": 60.0},
             {"run": "bc", "status": 1},
             {"run": "d", "status": 0, "step": 5, "loss": 2.0, "top1": 70.0, "best_top1": 70.0},
-        ]
+        ],
+        TASKS[0],
     ).splitlines()
     assert [row.split()[0] for row in rows] == ["run", "d", "a", "bc"]
     assert "failed before it logged anything" in rows[3]
@@ -112,3 +117,30 @@ def test_an_invalid_model_is_refused_before_the_first_run(tmp_path, capsys):
             ]
         )
     assert capsys.readouterr().out == ""
+
+
+def sweep_of(first, tmp_path, monkeypatch):
+    """What a sweep returns of two runs of the second of which nothing is wrong, and the exit codes in its table."""
+    programs = [first, "pass"]
+    started = children.start
+    monkeypatch.setattr(children, "start", lambda _: started([sys.executable, "-c", programs.pop(0)]))
+    status = main([*SMALL, "--config.seed=0,1", "--workdir", str(tmp_path)])
+    written = tmp_path / "sweep.json"
+    return status, [result["status"] for result in json.loads(written.read_text())] if written.exists() else None
+
+
+@pytest.mark.parametrize("number", ["SIGSEGV", "SIGKILL"])
+def test_a_run_that_crashes_does_not_end_the_sweep(number, tmp_path, monkeypatch):
+    crash = f"import os, signal; os.kill(os.getpid(), signal.{number})"
+    assert sweep_of(crash, tmp_path, monkeypatch) == (1, [128 + signal.Signals[number], 0])
+
+
+@pytest.mark.parametrize("status", [42, 130, 143])
+def test_a_run_that_was_stopped_ends_the_sweep(status, tmp_path, monkeypatch):
+    assert sweep_of(f"raise SystemExit({status})", tmp_path, monkeypatch) == (status, None)
+
+
+@pytest.mark.parametrize("status", [0, 1, 42])
+def test_a_signal_to_the_sweep_reaches_its_run_and_ends_the_sweep(status, tmp_path, monkeypatch):
+    run = f"import os, signal, time; signal.signal(15, lambda *_: os._exit({status})); os.kill(os.getppid(), 15)"
+    assert sweep_of(f"{run}; time.sleep(60)", tmp_path, monkeypatch) == (status or 143, None)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from focalnet_jax.errors import UserError
 from focalnet_jax.report.runs import Run, is_number
 from focalnet_jax.settings import settings_of
 
@@ -54,12 +55,19 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
 
 
 def draw(runs: Sequence[Run]) -> Figure:
-    """Returns a figure of all panels for which any run has values, with one colour per run."""
+    """Returns a figure of all panels for which any run has values, with one colour per run.
+
+    Raises:
+      UserError: no run has values for any panel.
+    """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import PercentFormatter
 
     shown = panels(runs)
+    if not shown:
+        names = ", ".join(run.name for run in runs[:_NAMED])
+        raise UserError(f"{names}: no metric of a run, such as train/loss, is logged; expected workdirs of runs")
     rows = -(-len(shown) // _COLUMNS)
     colours = _colours(len(runs))
     in_line = max(1, _WIDTH // (max(len(run.name) for run in runs) + 8))  # names in a line of the legend

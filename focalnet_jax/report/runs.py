@@ -56,6 +56,8 @@ def read_run(workdir: Path) -> Run:
         lines = metrics.read_text(errors="replace").splitlines()
         config = workdir / "config.json"
         settings = flatten(ConfigDict(read_json(config))) if config.exists() else {}
+    except UserError:  # which says that it is damaged
+        raise
     except (ValueError, AttributeError) as error:  # such as a dot in a key
         raise UserError(f"{config} is damaged or not the config of a run: {error}") from error
     except (FileNotFoundError, NotADirectoryError) as error:

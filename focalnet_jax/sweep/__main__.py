@@ -21,17 +21,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from focalnet_jax.errors import EXIT_PREEMPTED
+
 
 def main(arguments: list[str]) -> int:
     """Parses flags, trains the runs, prints the table.
 
-    Returns 0, 1 if a run failed, 2 if a run was a user's mistake, or the exit code of a run that was stopped.
+    Returns 0, 1 if a run failed, 2 if a run was a user's mistake, or, if the sweep or a run was stopped by SIGTERM or
+    SIGINT, the run's exit code.
     """
     from focalnet_jax.config import flatten, is_auto, model_config
     from focalnet_jax.errors import EXIT_FAILED, EXIT_USER_MISTAKE, UserError
     from focalnet_jax.programs.config_files import load_config
     from focalnet_jax.programs.flags import make_parser, parse_arguments, parse_workdir
+    from focalnet_jax.system.children import Forwarder
     from focalnet_jax.system.files import check_folder, write_result
+    from focalnet_jax.system.signals import handled
 
     parser = make_parser("sweep", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
@@ -49,15 +54,18 @@ def main(arguments: list[str]) -> int:
     task = loaded[0].task
     configs = list(map(flatten, loaded))
     differing = [key for key in configs[0] if len({repr(config[key]) for config in configs}) > 1]
-    results = []
-    for number, ((name, settings), config) in enumerate(zip(runs, configs, strict=True), 1):
-        print(f"run {number}/{len(runs)}: {name}", flush=True)
-        train = [sys.executable, "-m", "focalnet_jax.train"]
-        status = _run([*train, "--config", flags.config, "--workdir", str(folder / name), *settings])
-        if status not in (0, EXIT_FAILED, EXIT_USER_MISTAKE):  # stopped by a signal
-            return status
-        chosen = {key: config[key] for key in differing}
-        results.append({"run": name, "settings": chosen, "status": status, **_outcome(folder / name, task)})
+    results, forwarder = [], Forwarder()
+    with handled((signal.SIGTERM, signal.SIGINT), forwarder.forward):  # so that a run saves and stops
+        for number, ((name, settings), config) in enumerate(zip(runs, configs, strict=True), 1):
+            print(f"run {number}/{len(runs)}: {name}", flush=True)
+            train = [sys.executable, "-m", "focalnet_jax.train"]
+            status = forwarder.run([*train, "--config", flags.config, "--workdir", str(folder / name), *settings])
+            if forwarder.received:
+                return status or 128 + forwarder.received[-1]
+            if status in _STOPPED:
+                return status
+            chosen = {key: config[key] for key in differing}
+            results.append({"run": name, "settings": chosen, "status": status, **_outcome(folder / name, task)})
     write_result(folder / "sweep.json", json.dumps(results, indent=1) + "\n")
     print(table(results, task))
     if importlib.util.find_spec("matplotlib"):
@@ -66,7 +74,8 @@ def main(arguments: list[str]) -> int:
         drawn = [str(folder / result["run"]) for result in results if "step" in result]
         if drawn:
             report([*drawn, "--out", str(folder / "report.html"), "--overwrite"])
-    return max(result["status"] for result in results)
+    known = (0, EXIT_FAILED, EXIT_USER_MISTAKE)
+    return max(result["status"] if result["status"] in known else EXIT_FAILED for result in results)
 
 
 def combinations(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -123,7 +132,7 @@ def split_values(text: str) -> list[str]:
     return [value.strip() for value in values]
 
 
-def table(results: Sequence[dict[str, Any]], task: str = "classification") -> str:
+def table(results: Sequence[dict[str, Any]], task: str) -> str:
     """Returns a table of the runs of a task, the best first."""
     from focalnet_jax.errors import EXIT_USER_MISTAKE
     from focalnet_jax.settings import settings_of
@@ -146,6 +155,7 @@ def table(results: Sequence[dict[str, Any]], task: str = "classification") -> st
     return "\n".join(lines)
 
 
+_STOPPED = (EXIT_PREEMPTED, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 _LONGEST_NAME = 240  # bytes: file systems allow 255, and atomic writes add a suffix
 _LOSSES = (("loss", 8), ("eval_loss", 9))
 
@@ -166,22 +176,6 @@ def _outcome(workdir: Path, task: str) -> dict[str, Any]:
     figures = list(filter(math.isfinite, curves.get(f"eval/{metric}", ((), ()))[1]))
     best = {f"best_{metric}": max(figures)} if figures else {}
     return {"step": max(steps[-1] for steps, _ in curves.values()), **last, **best}
-
-
-def _run(command: list[str]) -> int:
-    """Runs a command and returns its exit code; forwards signals to it, so that a run saves and stops."""
-    from focalnet_jax.errors import shell_status
-    from focalnet_jax.system.children import start
-    from focalnet_jax.system.signals import handled
-
-    process = start(command)
-
-    def pass_on(number: int, _: Any) -> None:
-        if process.poll() is None:
-            process.send_signal(number)
-
-    with handled((signal.SIGTERM, signal.SIGINT), pass_on):
-        return shell_status(process.wait())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
+
+from focalnet_jax.errors import shell_status
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 # Warning of Python's tracker of shared memory about objects that other processes still free when a program ends.
@@ -35,6 +38,31 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
     prepare = die_with_parent if sys.platform == "linux" else None
     return subprocess.Popen(command, start_new_session=True, preexec_fn=prepare, **options)
+
+
+class Forwarder:
+    """Runs commands and forwards signals to them; `forward` is the handler of the signals, see `handled`.
+
+    Attributes:
+      received: the signals received, in order.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._process: subprocess.Popen[Any] | None = None
+
+    def forward(self, number: int, frame: FrameType | None = None) -> None:
+        """Sends a signal to the command that runs."""
+        self.received.append(number)
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def run(self, command: Sequence[str]) -> int:
+        """Runs a command and returns its exit code; a signal received before is forwarded too."""
+        self._process = start(command)
+        if self.received:
+            self._process.send_signal(self.received[-1])
+        return shell_status(self._process.wait())
 
 
 def end_with_parent(*_: int) -> None:
