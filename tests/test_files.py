@@ -34,6 +34,8 @@ def test_what_cannot_be_written_after_all_is_named_and_nothing_is_left(tmp_path)
     (tmp_path / "x.png").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*x\.png: Is a directory"):
         write_result(tmp_path / "x.png", b"content")
+    with pytest.raises(UserError, match=r"cannot write .*x\.html: its text is not UTF-8"):
+        write_result(tmp_path / "x.html", "a name of a file: \udcff")
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 

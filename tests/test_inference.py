@@ -120,6 +120,12 @@ def test_weights_that_are_nan_are_refused_when_predicting(classifier):
     bias[...] = before
 
 
+def test_images_may_be_given_as_one_array(classifier):
+    images = np.stack([PICTURE, PICTURE[::-1]])
+    assert classifier.predictions(images) == classifier.predictions(list(images))
+    assert classifier.predictions(images[:0]) == []
+
+
 def test_an_empty_list_of_images_has_no_logits(classifier):
     assert classifier.logits([]).shape == (0, 5)
     assert classifier.predict([]) == []

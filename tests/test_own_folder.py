@@ -150,6 +150,8 @@ def test_what_a_run_has_chosen_is_what_is_shown(images, trained, tmp_path, capsy
     given = [RECIPE, f"--config.data.path={images}", f"--out={tmp_path / 'grid.png'}"]
     assert main([*given, f"--workdir={trained[0]}"]) == 0
     assert "chosen     " not in capsys.readouterr().out
+    with pytest.raises(UserError, match=f"{tmp_path} holds no run: there is no config.json in it"):
+        main([*given, f"--workdir={tmp_path}"])
     assert main([*given, "--config.batch_size=16"]) == 0
     output = capsys.readouterr().out
     assert "chosen     model.name=focalnet_tiny_srf" in output

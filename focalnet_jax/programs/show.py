@@ -49,6 +49,8 @@ def main(arguments: list[str]) -> int:
     one_device = ["--config.mesh.data=-1", "--config.mesh.fsdp=1", "--config.mesh.tensor=1"]
     config = load_config(flags.config, [*overrides, *one_device], optional=["init_from"])
     if flags.workdir is not None:
+        if not (flags.workdir / CONFIG_FILE).exists():
+            raise UserError(f"{flags.workdir} holds no run: there is no {CONFIG_FILE} in it")
         config = with_stored(config, read_json(flags.workdir / CONFIG_FILE))
     shown, size = shown_batch(config, flags.step, flags.images)
     sheet = draw_sheet(shown)
@@ -61,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
 
 def shown_batch(config: FrozenConfigDict, step: int, most: int) -> tuple[list[tuple[np.ndarray, list[str]]], int]:
-    """Returns images `[H, W, 3]` uint8 of a step's batch with their captions, at most `most`, and the batch size."""
+    """Returns at most `most` images `[H, W, 3]` uint8 of a step's batch with their captions, and the batch size."""
     mesh, kind = run_mesh(config.mesh.to_dict()), task_kind(config.task)
     source = kind.open_examples(config)
     config = resolve(config, mesh, source)

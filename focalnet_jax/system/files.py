@@ -41,6 +41,8 @@ def write_result(path: Path, content: str | bytes) -> None:
         write_whole(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    except UnicodeError as error:
+        raise UserError(f"cannot write {path}: its text is not UTF-8 ({error})") from error
 
 
 def check_result(path: Path, *, overwrite: bool | None = None) -> None:

@@ -107,7 +107,7 @@ class Classifier:
 
     def predictions(self, images: Sequence[np.ndarray], topk: int = 5) -> list[ClassPrediction]:
         """Returns the prediction for each image `[H, W, 3]` uint8; raises the errors of `best`."""
-        if not images:
+        if not len(images):
             return []
         found = zip(*self.best(images, topk), strict=True)
         return [
