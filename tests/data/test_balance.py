@@ -11,8 +11,10 @@ from focalnet_jax.data.loader import HostPlaces, ReadOptions, train_batches
 from focalnet_jax.data.order import shuffled_index, steps_per_epoch
 from focalnet_jax.data.transforms import train_transform
 from focalnet_jax.errors import UserError
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.tasks.classification.host import ClassificationHost
 from tests.data.flowers import make_data_set
+from tests.specs import open_task
 
 LONG_TAILED = np.repeat(np.arange(5), [600, 250, 100, 40, 10])  # 1000 labels
 SHUFFLED = np.random.default_rng(0).permutation(LONG_TAILED)
@@ -152,3 +154,9 @@ def test_a_damaged_record_has_the_label_of_the_one_that_replaces_it(tmp_path, mo
     Damaged.fingerprint, Damaged.broken = "1", set(range(5))
     with pytest.raises(UserError, match="cannot read example 0"):
         labels_of(Damaged())
+
+
+def test_a_task_sorts_the_labels_of_its_examples_once():
+    task = open_task(load_config("configs/quickstart.py", ["--config.data.class_balance=0.5"]))
+    assert task.balance is task.balance
+    assert open_task(load_config("configs/quickstart.py")).balance is None

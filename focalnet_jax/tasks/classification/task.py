@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -87,7 +88,7 @@ class Classification:
         """Number of copies of each example in a batch, each with its own augmentation."""
         return self.config.augment.repeats
 
-    @property
+    @cached_property
     def balance(self) -> Balance | None:
         """Order in which rare classes occur more often, if the config sets one."""
         power = self.config.data.class_balance
@@ -123,12 +124,13 @@ class Classification:
         Raises:
           UserError: the data does not fit the classifier, or the weights' preprocessing cannot be followed.
         """
-        evaluated, classifier = {}, loaded_classifier(self.config, loaded, path)
-        for name, accuracy in self.evaluated.items():
-            source, competing = label_for(self.config, accuracy.source, classifier, name=name)
-            evaluated[name] = Accuracy(source, competing)
+        classifier = loaded_classifier(self.config, loaded, path)
+        labelled = {
+            name: label_for(self.config, accuracy.source, classifier, name=name)
+            for name, accuracy in self.evaluated.items()
+        }
         how = weights_preprocessing(self.config, loaded.info, named)
-        evaluated = {name: Accuracy(a.source, a.competing, how.normalization) for name, a in evaluated.items()}
+        evaluated = {name: Accuracy(*each, how.normalization) for name, each in labelled.items()}
         return replace(self, host=make_host(self.config, how), evaluated=evaluated)
 
     def _labelled(self, classifier: ClassifierInfo | None) -> Classification:
