@@ -50,7 +50,7 @@ class MapsLog:
             yield batch
 
     def _backbone(self, variables: Variables) -> Any:
-        """The FocalNet inside the model."""
+        """Returns the FocalNet inside the model."""
         model = merge_model(self.spec.graph, variables)
         for name in filter(None, self.spec.task.backbone.split("/")):
             model = getattr(model, name)

@@ -79,7 +79,7 @@ class Accuracy:
     def result(self) -> dict[str, float | int]:
         """Returns means over examples, with accuracies in percent; NaN if there are no examples."""
         totals = dict(self._totals)
-        examples = round(totals.pop("examples", 0))  # of a run that is stopped before the first batch
+        examples = round(totals.pop("examples", 0))  # 0 if the evaluation was stopped before the first batch
         accuracies = sorted(name for name in totals if name.startswith("top"))
         sums = {name: 100 * totals.pop(name) for name in accuracies} | totals
         means = {name: total / examples if examples else math.nan for name, total in sums.items()}

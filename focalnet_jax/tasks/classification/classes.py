@@ -115,7 +115,7 @@ def label_training(config: FrozenConfigDict, source: Source, classifier: Classif
         source, matching = _relabelled(source, classifier, split)
         _print_matching(split, source, matching, classifier.name)
     check_labels(source, config.model.num_classes)
-    if fresh and config.model.num_classes == 1:  # a run that started so can be resumed
+    if fresh and config.model.num_classes == 1:  # only here: an existing run with one class can still be resumed
         raise UserError(
             f"the data has only one class, {source.class_names[0]}: expected two or more, each with a folder, such as "
             "one for images of anything else"
@@ -162,8 +162,8 @@ def label_for(
       UserError: `source` has classes that the classifier lacks or that cannot be matched, or `eval_classes` does not
         fit.
     """
-    asked, split = _asked(config, name), _called(config, name)
-    first = asked if isinstance(asked, int) else None
+    selected, split = _eval_classes(config, name), _called(config, name)
+    first = selected if isinstance(selected, int) else None
     if first is not None:
         if first > classifier.outputs:
             raise UserError(f"eval_classes={first}: expected at most model.num_classes={classifier.outputs}")
@@ -173,11 +173,11 @@ def label_for(
         expected = expected and {output for output in expected if output < first}
     source, matching = _relabelled(source, classifier, split)
     _print_matching(split, source, matching, classifier.name, expected)
-    competing = first if first is not None else _competing(asked, split, classifier, source)
+    competing = first if first is not None else _competing(selected, split, classifier, source)
     return source, competing
 
 
-def _asked(config: FrozenConfigDict, name: str) -> Any:
+def _eval_classes(config: FrozenConfigDict, name: str) -> Any:
     """Returns the `eval_classes` of an evaluation."""
     own = None if name == MAIN else config.evaluations[name].eval_classes
     return config.eval_classes if own is None else own
@@ -260,16 +260,16 @@ def _print_matching(
     print(f"{split}: {count}{how}{without}", flush=True)
 
 
-def _competing(asked: Any, split: str, classifier: ClassifierInfo, source: Source) -> np.ndarray | None:
+def _competing(selected: Any, split: str, classifier: ClassifierInfo, source: Source) -> np.ndarray | None:
     """Returns the outputs that compete for the figures of a subset, `[K]` bool; None if there is no subset."""
-    if asked is None:
+    if selected is None:
         return None
     present, mask = labels_present(source), np.zeros(classifier.outputs, bool)
-    if asked == "present":
+    if selected == "present":
         mask[present] = True
         return mask
-    names = read_classes(asked) if isinstance(asked, str) else tuple(map(str, asked))
-    given = f"eval_classes={asked if isinstance(asked, str) else ','.join(names[:3])}"
+    names = read_classes(selected) if isinstance(selected, str) else tuple(map(str, selected))
+    given = f"eval_classes={selected if isinstance(selected, str) else ','.join(names[:3])}"
     mask[_match(names, classifier, given).outputs] = True
     lacking = [source.class_names[label] for label in present if not mask[label]]
     if lacking:

@@ -19,7 +19,6 @@ from focalnet_jax.data.preprocessing import IMAGENET, Normalization, from_config
 from focalnet_jax.distributed.activations import by_example, everywhere
 from focalnet_jax.errors import UserError
 
-CUTMIX_BOXES = ("timm", "original")
 _ERASE_AREA = (0.02, 1 / 3)
 _ERASE_RATIO = (0.3, 1 / 0.3)
 _ERASE_ATTEMPTS = 10
@@ -31,15 +30,15 @@ _Drawn = tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]
 class Mixing:
     """Options of random erasing, mixup, cutmix and label smoothing."""
 
-    smoothing: float = 0.0  # of labels
-    erase: float = 0.0  # probability of an example
+    smoothing: float = 0.0  # label smoothing
+    erase: float = 0.0  # probability of erasing an example
     mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0: none
     cutmix: float = 0.0
-    probability: float = 1.0  # that a group is mixed at all
-    switch: float = 0.5  # that it is cutmix, where both are on
+    probability: float = 1.0  # probability that a group is mixed
+    switch: float = 0.5  # probability of cutmix, if both are on
     group: int = 128  # examples that share a lambda and mix with each other
     box: str = "timm"  # the cut reaches (n + 1) // 2 past its centre (timm 1.x), or n // 2 ("original": timm 0.4.12)
-    normalization: Normalization = IMAGENET  # of images, before all else
+    normalization: Normalization = IMAGENET  # of the images; applied first
 
     @property
     def mixes(self) -> bool:
