@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -120,10 +121,13 @@ def test_an_invalid_model_is_refused_before_the_first_run(tmp_path, capsys):
 
 
 def sweep_of(first, tmp_path, monkeypatch):
-    """What a sweep returns of two runs of the second of which nothing is wrong, and the exit codes in its table."""
+    """The exit code of a sweep of two runs, of which the second is good, and the exit codes in its table."""
     programs = [first, "pass"]
-    started = children.start
-    monkeypatch.setattr(children, "start", lambda _: started([sys.executable, "-c", programs.pop(0)]))
+
+    def start(_):
+        return subprocess.Popen([sys.executable, "-c", programs.pop(0)], start_new_session=True)
+
+    monkeypatch.setattr(children, "start", start)
     status = main([*SMALL, "--config.seed=0,1", "--workdir", str(tmp_path)])
     written = tmp_path / "sweep.json"
     return status, [result["status"] for result in json.loads(written.read_text())] if written.exists() else None
