@@ -7,7 +7,6 @@ machine.
 
 import dataclasses
 import signal
-import warnings
 from pathlib import Path
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -59,8 +58,7 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.data.preprocessing import USUAL
 
     weights = read_weights(flags.checkpoint, flags.model, check_options(flags.option), which=flags.weights)
-    for decision in weights.decisions:
-        warnings.warn(f"{flags.checkpoint}: {decision}", stacklevel=2)
+    weights.warn(flags.checkpoint)
     model = model_of(weights, flags.precision)
     stated = weights.info.follow()
     how = stated or USUAL

@@ -16,7 +16,7 @@ from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
 from focalnet_jax.data.listing import list_images
 from focalnet_jax.errors import UserError
-from focalnet_jax.settings.tasks import TASKS
+from focalnet_jax.settings.tasks import task_of
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.tasks.classification.classifier import Classifier, load_classifier
 from focalnet_jax.tasks.task import Predictor
@@ -37,10 +37,8 @@ def load_predictor(path: str | Path, name: str | None = None, **options: Any) ->
     Raises:
       UserError: the weights cannot be read, or do not fit the options.
     """
-    task = TASKS[0]
-    if is_checkpoint(path):
-        task = (read_metadata(find_checkpoint(path)).get("config") or {}).get("task", task)
-    return task_kind(task).load_predictor(path, name, **options)
+    config = read_metadata(find_checkpoint(path)).get("config") if is_checkpoint(path) else None
+    return task_kind(task_of(config)).load_predictor(path, name, **options)
 
 
 def find_pictures(paths: Sequence[str | Path], others: Sequence[str] = ()) -> list[Path]:

@@ -4,12 +4,10 @@ Images are resized and cropped as in an evaluation. Prints one line per image wi
 probabilities; with --json, one JSON object per image. With --out, also draws each image with its prediction.
 """
 
-import io
 import json
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 _BATCH = 16  # images per call of the model
 
@@ -18,18 +16,20 @@ def main(arguments: list[str]) -> int:
     """Parses flags and prints a prediction for each image."""
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
-    from focalnet_jax.programs.flags import add_classes_flag, add_weights_flags, check_number, make_parser, parse_size
+    from focalnet_jax.programs.flags import (
+        add_checkpoint_flag,
+        add_classes_flag,
+        add_weights_flags,
+        check_number,
+        make_parser,
+        parse_size,
+    )
     from focalnet_jax.programs.run_command import printable
     from focalnet_jax.system.files import check_folder
 
     parser = make_parser("predict", __doc__)
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="image files, or folders of images")
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="workdir, step, .pth or .safetensors file, or Hugging Face directory",
-    )
+    add_checkpoint_flag(parser)
     add_weights_flags(parser)
     add_classes_flag(parser)
     parser.add_argument(
@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> int:
     size = parse_size("--image-size", flags.image_size, LARGEST_SIDE)
 
     from focalnet_jax.convert.recognise import check_options
+    from focalnet_jax.data.drawing import encode_png
     from focalnet_jax.inference import find_pictures, load_predictor, read_picture
     from focalnet_jax.system.files import check_not_sources, output_names, write_result
 
@@ -80,19 +81,10 @@ def main(arguments: list[str]) -> int:
             else:
                 print(printable(f"{path}: {prediction.line()}"))
             if flags.out is not None:
-                write_result(drawings[path], as_png(prediction.draw(image)))
+                write_result(drawings[path], encode_png(prediction.draw(image)))
     if broken:
         raise UserError("; ".join(broken))
     return 0
-
-
-def as_png(image: Any) -> bytes:
-    """Returns an image `[H, W, 3]` uint8 as the content of a PNG file."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":

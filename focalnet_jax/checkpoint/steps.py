@@ -12,7 +12,7 @@ from typing import Any
 from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_missing, is_step, read_manifest
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.settings import settings_of
-from focalnet_jax.settings.tasks import TASKS
+from focalnet_jax.settings.tasks import task_of
 
 FOLDER = "checkpoints"
 SAVED = "saved.json"  # file in the workdir with the step saved last, which survives the checkpoints
@@ -117,10 +117,10 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
 def best_metric(checkpoint: Path) -> str:
     """Returns the name of the figure that ranks the steps of a run, according to the task in the config."""
     try:
-        task = (read_metadata(checkpoint).get("config") or {}).get("task", TASKS[0])
+        config = read_metadata(checkpoint).get("config")
     except RunFailedError:
-        task = TASKS[0]
-    return f"eval/{settings_of(task).BEST_METRIC}"
+        config = None
+    return f"eval/{settings_of(task_of(config)).BEST_METRIC}"
 
 
 def metric_of(checkpoint: Path, metric: str) -> float:

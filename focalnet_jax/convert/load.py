@@ -60,8 +60,7 @@ def load_model(
     read = read_weights(path, name, not_from_shapes, which=weights, head=head)
     if read.dtype != "float32":
         warnings.warn(f"{path} holds {read.dtype}; parameters are float32", stacklevel=2)
-    for decision in read.decisions:
-        warnings.warn(f"{path}: {decision}", stacklevel=2)
+    read.warn(path)
     config = dataclasses.replace(read.config, **options)
     if config != read.config or head != "keep":
         read = adapt(read, config, head=head)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,11 @@ class Weights:
     def count(self) -> int:
         """Number of parameters."""
         return sum(leaf.size for leaf in named_leaves(self.params).values())
+
+    def warn(self, path: str | Path) -> None:
+        """Warns of every decision about the weights at `path`, in the name of the caller's caller."""
+        for decision in self.decisions:
+            warnings.warn(f"{path}: {decision}", stacklevel=3)
 
 
 def read_weights(

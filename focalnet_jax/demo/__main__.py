@@ -17,15 +17,17 @@ _LARGEST = "100mb"  # largest file accepted
 def main(arguments: list[str]) -> int:
     """Parses the flags and serves the page until it is interrupted."""
     from focalnet_jax.data.decode import LARGEST_SIDE
-    from focalnet_jax.programs.flags import add_classes_flag, add_weights_flags, check_number, make_parser, parse_size
+    from focalnet_jax.programs.flags import (
+        add_checkpoint_flag,
+        add_classes_flag,
+        add_weights_flags,
+        check_number,
+        make_parser,
+        parse_size,
+    )
 
     parser = make_parser("demo", __doc__)
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="workdir, step, .pth or .safetensors file, or Hugging Face directory",
-    )
+    add_checkpoint_flag(parser)
     add_weights_flags(parser)
     add_classes_flag(parser)
     parser.add_argument(

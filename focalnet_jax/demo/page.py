@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from focalnet_jax.convert.recognise import released_name
+from focalnet_jax.data.drawing import encode_png
 from focalnet_jax.demo.panels import Explanation, Panel, block_panels, explain, prediction_panels
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.inference import read_picture
@@ -122,9 +121,7 @@ def _figure(panel: Panel) -> str:
 
 
 def _source(pixels: np.ndarray) -> str:
-    written = io.BytesIO()
-    Image.fromarray(pixels).save(written, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode()}"
 
 
 def _blocks(depth: int) -> list[tuple[str, int]]:

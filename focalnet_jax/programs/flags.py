@@ -60,6 +60,16 @@ def make_parser(module: str, description: str) -> Parser:
     )
 
 
+def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds `--checkpoint`, the path of weights in any format."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="workdir, step, .pth or .safetensors file, or Hugging Face directory",
+    )
+
+
 def add_weights_flags(parser: argparse.ArgumentParser) -> None:
     """Adds `--model`, `--option` and `--weights`, for information that a weights file does not contain."""
     parser.add_argument("--model", metavar="NAME", help="variant of the weights (default: recognised)")

@@ -16,6 +16,7 @@ from ml_collections import FrozenConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from focalnet_jax.convert.files import read_json
+from focalnet_jax.data.drawing import shortened
 from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.config_files import load_config
@@ -92,7 +93,5 @@ def draw_sheet(shown: Sequence[tuple[np.ndarray, list[str]]]) -> Image.Image:
         picture = Image.fromarray(image).resize((wide, tall), Image.Resampling.NEAREST)
         sheet.paste(picture, (left, top))
         for line, text in enumerate(captions[:_LINES]):
-            while font.getlength(text) > wide and len(text) > 1:
-                text = text[:-1]
-            draw.text((left, top + tall + 2 + line * _LINE), text, fill="black", font=font)
+            draw.text((left, top + tall + 2 + line * _LINE), shortened(text, font, wide), fill="black", font=font)
     return sheet

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.settings.tasks import TASKS
+from focalnet_jax.settings.tasks import task_of
 
 METRICS = "metrics.jsonl"
 
@@ -30,7 +30,7 @@ class Run:
     @property
     def task(self) -> str:
         """Name of the task; classification if the config was stored before the key existed."""
-        return str(self.settings.get("task", TASKS[0]))
+        return str(task_of(self.settings))
 
 
 def find_workdirs(path: Path) -> list[Path]:

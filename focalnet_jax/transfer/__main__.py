@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     """Parses the flags, extracts features, and evaluates the classifiers."""
     from focalnet_jax.errors import UserError
     from focalnet_jax.programs.config_files import load_config, named_keys
-    from focalnet_jax.programs.flags import add_weights_flags, make_parser, parse_arguments
+    from focalnet_jax.programs.flags import add_checkpoint_flag, add_weights_flags, make_parser, parse_arguments
     from focalnet_jax.system.files import check_result
 
     parser = make_parser("transfer", __doc__)
@@ -24,12 +24,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--config", required=True, metavar="FILE.py[:VARIANT]", help="recipe, whose data.* keys select the images"
     )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="workdir, step, .pth or .safetensors file, or Hugging Face directory",
-    )
+    add_checkpoint_flag(parser)
     add_weights_flags(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.npz", help="file to write the features to")
     parser.add_argument(

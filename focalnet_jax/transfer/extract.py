@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Collection, Mapping
 
 import jax
@@ -65,8 +64,7 @@ def extract_features(
     mesh = run_mesh(config.mesh.to_dict())
     config = resolve(config, mesh, evaluated=path, which=which, name=name, options=options)
     weights = read_weights(path, name, options, which=which)
-    for decision in weights.decisions:
-        warnings.warn(f"{path}: {decision}", stacklevel=2)
+    weights.warn(path)
     how = weights_preprocessing(config, weights.info, named)
     train, test = (open_split(config.data, split) for split in (config.data.train_split, config.data.eval_split))
     test, _ = label_evaluation(replaced(config, {"model.num_classes": len(train.class_names)}), test, train)

@@ -17,16 +17,18 @@ def main(arguments: list[str]) -> int:
     """Parses the flags and draws the figures."""
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
-    from focalnet_jax.programs.flags import add_classes_flag, add_weights_flags, check_number, make_parser, parse_size
+    from focalnet_jax.programs.flags import (
+        add_checkpoint_flag,
+        add_classes_flag,
+        add_weights_flags,
+        check_number,
+        make_parser,
+        parse_size,
+    )
     from focalnet_jax.system.files import check_folder
 
     parser = make_parser("visualize", __doc__)
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="workdir, step, .pth or .safetensors file, or Hugging Face directory",
-    )
+    add_checkpoint_flag(parser)
     parser.add_argument("--images", nargs="+", default=[], metavar="PATH", help="images, videos, or folders of them")
     parser.add_argument(
         "--frames", nargs="+", default=[], metavar="FOLDER", help="folders, each with the frames of a video"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -171,8 +170,7 @@ def load_classifier(
       UserWarning: one of several models was taken, or modules around a model change its results.
     """
     weights = read_weights(path, name, options, which=which)
-    for decision in weights.decisions:
-        warnings.warn(f"{path}: {decision}", stacklevel=2)
+    weights.warn(path)
     stated = weights.info
     how = stated.follow()
     outputs = weights.config.num_classes

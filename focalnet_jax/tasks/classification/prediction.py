@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from focalnet_jax.data.drawing import shortened
+
 _LEAST_WIDTH, _LINE, _MARGIN = 240, 16, 6  # pixels
 _FONT_SIZE = 13
 
@@ -49,8 +51,6 @@ class ClassPrediction:
         for place, (name, share) in enumerate(zip(self.names, self.probabilities, strict=True)):
             top = height + _MARGIN + place * _LINE
             draw.rectangle((0, top, round(share * wide), top + _LINE - 2), fill="#bcd7f0")
-            text = f"{share:.1%} {name}"
-            while font.getlength(text) > wide - _MARGIN and len(text) > 1:
-                text = text[:-1]
+            text = shortened(f"{share:.1%} {name}", font, wide - _MARGIN)
             draw.text((_MARGIN // 2, top), text, fill="black", font=font)
         return np.asarray(sheet)
