@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -68,7 +69,7 @@ class TfdsSource:
         # By file names: the same files in another directory are the same data.
         shards = [f"{Path(file.filename).name} {file.skip} {file.take}" for file in info.file_instructions]
         _check_shards(path, [file.filename for file in info.file_instructions])
-        stated = _fingerprint_on_card(Path(builder.data_dir, CARD))
+        stated = _fingerprint_on_card(Path(builder.data_dir, CARD), self.class_names)
         self.fingerprint = fingerprint_of([builder.info.full_name, *shards, *self.class_names, stated])
 
     def __len__(self) -> int:
@@ -115,11 +116,39 @@ def _check_shards(path: str, files: Sequence[str]) -> None:
             raise UserError(f"{file} is damaged or truncated: copy it again, or prepare the data again") from error
 
 
-def _fingerprint_on_card(card: Path) -> str:
+def _fingerprint_on_card(path: Path, class_names: Sequence[str]) -> str:
+    """Returns the fingerprint on a card, or "" without a card; raises `UserError` if the card has more classes."""
+    if not path.is_file():
+        return ""
+    card = read_card(path, fingerprint=str)
+    classes = card.get("classes", class_names)
+    if len(classes) != len(class_names):
+        raise UserError(
+            f"{path} lists {len(classes)} classes, but the metadata of the data set has {len(class_names)} names, so "
+            "its labels are shifted: rename classes with an empty name or a line break, and prepare the data again"
+        )
+    return card["fingerprint"]
+
+
+def read_card(path: Path, **needed: type) -> dict[str, Any]:
+    """Returns the card of a prepared data set.
+
+    Args:
+      path: the file.
+      needed: type of each key that the card must have.
+
+    Raises:
+      UserError: the card is damaged.
+    """
     try:
-        return json.loads(card.read_text())["fingerprint"] if card.is_file() else ""
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{card} is damaged: copy it again, or prepare the data again") from error
+        card = json.loads(path.read_text())
+        if all(isinstance(card[key], kind) for key, kind in needed.items()) and isinstance(
+            card.get("classes", {}), dict
+        ):
+            return card
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise UserError(f"{path} is damaged: copy it again, or remove it and prepare the data again")
 
 
 def open_builder(path: str) -> tfds.core.DatasetBuilder:

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from focalnet_jax import __version__
 from focalnet_jax.data.prepare import accounting, checks, numbering, splits
+from focalnet_jax.data.prepare.class_names import refuse_unstorable
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.indexing import index_container
@@ -92,6 +93,7 @@ def _checked_classes(kind: SourceKind, sources: Sources, indices: Sequence[Index
     checks.refuse_folders_of_images(sources, indices)
     classes = sources.classes or checks.found_class_names(sources, indices)
     checks.refuse_padded(indices, classes)
+    refuse_unstorable(classes, indices)
     numbering.check_labels(sources, indices, classes)
     if kind != KINDS["imagenet1k"]:
         splits.check_splits(sources, indices)

@@ -1,0 +1,36 @@
+"""Checks class names before they are stored in the metadata of a data set."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+
+from focalnet_jax.data.prepare.index import GOOD, Index
+from focalnet_jax.errors import UserError
+
+
+def refuse_unstorable(classes: Sequence[str], indices: Sequence[Index]) -> None:
+    """Raises `UserError` if a class name would be stored as another one, or is another one in another Unicode form.
+
+    TFDS stores one name per line, strips them and drops empty ones, which shifts the labels of the classes after them.
+    """
+    for name in classes:
+        if len(name.splitlines()) != 1 or name != name.strip():
+            raise UserError(
+                f"class name {name!r} is empty, has white space at an end or a line break, which the metadata of a "
+                "data set cannot store: rename it"
+            )
+    seen = dict.fromkeys(classes)
+    for index in indices:
+        found = np.unique(index.members["class_name"][index.members["why_not"] == GOOD])
+        seen |= dict.fromkeys(name.decode() for name in found.tolist())
+    forms: dict[str, str] = {}
+    for name in seen:
+        other = forms.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            raise UserError(
+                f"class names {other!a} and {name!a} differ only in their Unicode form (macOS writes NFD, "
+                "others NFC): rename one of them"
+            )
