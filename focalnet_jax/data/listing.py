@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -90,20 +91,48 @@ def list_images(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) ->
       RunFailedError: the storage fails.
     """
     listing, suffixes = Listing(), tuple(suffixes)
+    for _, entries in walk(folder, lambda name: not left_behind(name)):
+        _add_files(listing, entries or [], suffixes)
+    listing.images.sort()
+    listing.broken.sort()
+    return listing
+
+
+def walk(
+    folder: str | Path, enter: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, list[os.DirEntry[str]] | None]]:
+    """Yields each folder of a tree and its entries, sorted by name; None for a folder that was read already.
+
+    Links are followed, except to folders that were read already or that contain this folder.
+
+    Args:
+      folder: root of the tree.
+      enter: whether to read a subfolder of this name.
+
+    Raises:
+      UserError: a folder is not readable, and is not one of `left_behind`.
+      RunFailedError: the storage fails.
+    """
     above = {parent for path in (Path(folder).absolute(), Path(folder).resolve()) for parent in path.parents}
     seen = {_identity(path) for path in above}
     folders, links = [os.fspath(folder)], []
     while folders or links:
         # Links come last: a folder that is also reached without a link keeps its own path.
         parent = folders.pop() if folders else links.pop(0)
-        if (identity := _identity(parent)) not in seen:
-            seen.add(identity)
-            for entry in _add_files(listing, parent, suffixes):
-                (links if entry.is_symlink() else folders).append(entry.path)
-            links.sort()
-    listing.images.sort()
-    listing.broken.sort()
-    return listing
+        try:
+            if (identity := _identity(parent)) in seen:
+                yield parent, None
+                continue
+            entries = sorted(_entries(parent), key=lambda entry: entry.name)
+        except (UserError, RunFailedError):
+            if parent != os.fspath(folder) and left_behind(os.path.basename(parent)):  # such as lost+found
+                continue
+            raise
+        seen.add(identity)
+        yield parent, entries
+        below = [entry for entry in entries if is_folder(entry) and enter(entry.name)]
+        folders += reversed([entry.path for entry in below if not entry.is_symlink()])
+        links = sorted([*links, *(entry.path for entry in below if entry.is_symlink())])
 
 
 def list_folders(folder: str | Path) -> tuple[list[Path], Listing]:
@@ -113,20 +142,20 @@ def list_folders(folder: str | Path) -> tuple[list[Path], Listing]:
       UserError, RunFailedError: as for `list_images`.
     """
     listing = Listing()
-    folders = sorted(Path(entry.path) for entry in _add_files(listing, os.fspath(folder), IMAGE_SUFFIXES))
+    folders = sorted(_add_files(listing, _entries(os.fspath(folder)), IMAGE_SUFFIXES))
     return folders, listing
 
 
-def _add_files(listing: Listing, folder: str, suffixes: tuple[str, ...]) -> list[os.DirEntry[str]]:
-    """Adds the files of a folder, without subfolders, to a listing; returns the subfolders."""
+def _add_files(listing: Listing, entries: Iterable[os.DirEntry[str]], suffixes: tuple[str, ...]) -> list[Path]:
+    """Adds the files among the entries of a folder to a listing; returns the subfolders."""
     folders = []
-    for entry in _entries(folder):
+    for entry in entries:
         kind, is_image = _type(entry), entry.name.lower().endswith(suffixes)
         if left_behind(entry.name):
             if kind == "file" and is_image and not entry.name.startswith("._"):  # macOS writes such metadata files
                 listing.left_out[_HIDDEN] += 1
         elif kind == "folder":
-            folders.append(entry)
+            folders.append(Path(entry.path))
         elif kind == "file" and is_image:
             listing.images.append(entry.path)
         else:
@@ -137,18 +166,33 @@ def _add_files(listing: Listing, folder: str, suffixes: tuple[str, ...]) -> list
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
-    status = os.stat(path)
+    with _explained(path):
+        status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
+    with _explained(folder), os.scandir(folder) as entries:
+        return list(entries)
+
+
+@contextmanager
+def _explained(folder: str | Path) -> Iterator[None]:
+    """Raises the errors of the operating system as those of `walk`."""
     try:
-        with os.scandir(folder) as entries:
-            return list(entries)
+        yield
     except PermissionError as error:
         raise UserError(f"cannot list {folder}: {error.strerror}; make it readable or remove it") from error
     except OSError as error:
         raise RunFailedError(f"cannot list {folder}: {error.strerror}; the same command resumes the run") from error
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Returns whether an entry is a folder or a link to one; False for a link that cannot be followed."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _type(entry: os.DirEntry[str]) -> str:

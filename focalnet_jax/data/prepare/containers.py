@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, NamedTuple
 
+from focalnet_jax.data.listing import is_folder, walk
 from focalnet_jax.data.prepare.naming import is_hidden, is_tar, may_be_image
 from focalnet_jax.errors import UserError
 
@@ -136,21 +137,14 @@ def files(container: Container, skipped: Counter, spool: BinaryIO | None = None)
 
 
 def _folder(container: Container, skipped: Counter) -> Iterator[File]:
-    above = {
-        path for given in (Path(container.path).absolute(), Path(container.path).resolve()) for path in given.parents
-    }
-    seen = {_identity(path) for path in above}
-    for parent, folders, names in os.walk(container.path, followlinks=True):
-        if (identity := _identity(parent)) in seen:
+    for parent, entries in walk(container.path, lambda name: not container.direct):
+        if entries is None:
             skipped["links to folders read already"] += 1
-            folders.clear()
             continue
-        seen.add(identity)
-        if container.direct:
-            folders.clear()
-        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
-        for name in sorted(names):
-            path = os.path.join(parent, name)
+        for entry in entries:
+            if is_folder(entry):
+                continue
+            path = os.path.join(parent, entry.name)
             relative = os.path.relpath(path, container.path).replace(os.sep, "/")
             try:
                 stat = os.stat(path)
@@ -159,11 +153,6 @@ def _folder(container: Container, skipped: Counter) -> Iterator[File]:
                     continue
                 raise UserError(f"cannot read {path}: {error.strerror}; repair or remove it") from error
             yield File(relative, 0, stat.st_size, stat.st_mtime_ns, Path(path).read_bytes)
-
-
-def _identity(path: str | Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 def _tar_files(container: Container, spool: BinaryIO | None) -> Iterator[File]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from focalnet_jax.data.class_lists import NUM_1K, class_list, class_names
-from focalnet_jax.data.prepare.containers import Container, parquet, tar
+from focalnet_jax.data.listing import is_folder, walk
+from focalnet_jax.data.prepare.containers import Container, first_bytes, parquet, tar
 from focalnet_jax.data.prepare.folders import refuse_twice
 from focalnet_jax.data.prepare.inspection import inspect_tar
 from focalnet_jax.data.prepare.labels import Labels, followed, is_imagenet_order
@@ -144,16 +145,16 @@ def _files(
                 raise UserError(f"--source {path}: expected {many}, or a folder of them")
             found.append((path, _split_of(path, path.parent)))
             continue
-        below = sorted(entry for entry in path.rglob("*") if entry.is_file())
-        for entry in below:
+        for entry in sorted(_files_below(path, others)):
             if is_hidden(str(entry.relative_to(path))):
                 others["hidden"] += 1
             elif wanted(entry):
+                first_bytes(entry)  # raises for a link to nothing
                 found.append((entry, _split_of(entry, path)))
             else:
                 others[entry.suffix or "no suffix"] += 1
     refuse_twice([path for path, _ in found if is_tar(path.name)])
-    held = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
+    held = ", ".join(f"{count} {kind}" for kind, count in (+others).most_common(5))
     if not found:
         raise UserError(
             f"--source {abbreviated([str(path) for path in paths])}: expected {many}, found {held or 'nothing'}"
@@ -174,6 +175,13 @@ def _files(
             "otherwise; --held-out FRACTION creates a split val"
         )
     return [(path, split or "train") for path, split in found], notes
+
+
+def _files_below(folder: Path, others: Counter[str]) -> Iterator[Path]:
+    """Yields the files in a folder tree; counts in `others` the links to folders that were read already."""
+    for parent, entries in walk(folder):
+        others["links to folders read already"] += entries is None
+        yield from (Path(parent, entry.name) for entry in entries or () if not is_folder(entry))
 
 
 def _split_of(path: Path, root: Path) -> str | None:
