@@ -9,6 +9,7 @@ from focalnet_jax.data.prepare.indexing import index_container
 from focalnet_jax.data.prepare.naming import SPLITS
 from focalnet_jax.data.prepare.plan import plan_shards
 from focalnet_jax.errors import UserError
+from tests.data.layouts import pack
 from tests.data.preparing import write_tar
 
 
@@ -62,6 +63,16 @@ def test_a_damaged_or_cut_tar_is_refused_wherever_the_damage_is(tmp_path):
             index(damaged)
         with pytest.raises(UserError, match=r"damaged|truncated"):
             index(bytes(512) + damaged, 512)
+
+
+def test_one_image_that_unpacks_without_end_is_refused_before_it_is_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr("focalnet_jax.data.prepare.containers.GROWTH_BYTES", 0)
+    path = tmp_path / "set.tar.gz"
+    path.write_bytes(pack({"cat/1.png": bytes(5_000_000)}, "w:gz"))
+    assert path.stat().st_size < 50_000
+    with pytest.raises(UserError, match="unpacks to more than"):
+        index_container(tar(path), spool=tmp_path / "0.spool")
+    assert (tmp_path / "0.spooling").stat().st_size == 0
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,6 @@ _OTHERS = {
     b"7z\xbc\xaf": "a 7z archive: unpack it into a folder",
     b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it with zstd -d",
 }
-PARQUET_MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True)
@@ -172,6 +171,7 @@ def _tar_files(container: Container, spool: BinaryIO | None) -> Iterator[File]:
 
 
 def _copy(file: _LimitedFile, member: tarfile.TarInfo, spool: BinaryIO) -> None:
+    file.check_growth(member.offset_data + member.size)
     file.seek(member.offset_data)
     left = member.size
     while left:
@@ -202,12 +202,16 @@ class _LimitedFile:
             self.seek(offset)
         return self._file.read(size)
 
-    def seek(self, offset: int) -> int:
-        if self._limit is not None and offset > self._limit:
+    def check_growth(self, size: int) -> None:
+        """Raises `UserError` if a size is beyond the limit."""
+        if self._limit is not None and size > self._limit:
             raise UserError(
                 f"{self._title} unpacks to more than {self._limit:,} bytes, {GROWTH} times its size: refused, images "
                 "do not compress that much; unpack it yourself if you trust it"
             )
+
+    def seek(self, offset: int) -> int:
+        self.check_growth(offset)
         return self._file.seek(offset)
 
     def tell(self) -> int:

@@ -30,11 +30,14 @@ class TarContents:
 
     @property
     def is_shard(self) -> bool:
-        """Whether the tar is a WebDataset shard: images have labels, and not only a .json in class folders."""
+        """Whether the tar is a WebDataset shard.
+
+        It has a .cls or a .json with a label, or any label file if its images are in no class folders.
+        """
         return self.has_labels or (bool(self.labels) and self.flat)
 
 
-def inspect_tar(container: Container, most: int = _MOST) -> TarContents:
+def inspect_tar(container: Container) -> TarContents:
     """Returns the contents of the first files of a tar.
 
     Raises:
@@ -42,7 +45,7 @@ def inspect_tar(container: Container, most: int = _MOST) -> TarContents:
     """
     names, in_json = [], set()
     seen = (file for file in files(container, Counter()) if not file.name.lower().endswith(_SKIPPED))
-    for file in itertools.islice(seen, most):
+    for file in itertools.islice(seen, _MOST):
         names.append(file.name)
         if file.name.lower().endswith(".json") and len(names) <= _MOST_READ and has_label(file):
             in_json.add(sample_key(file.name))
