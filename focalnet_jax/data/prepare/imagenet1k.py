@@ -46,9 +46,8 @@ _KAGGLE = ("CLS-LOC", "Data", "ILSVRC")  # subfolders of the folder with Kaggle'
 # Words in names of tars without images or with copies of train's dogs.
 _NO_IMAGES = re.compile(r"devkit|bbox|_t3|(?<![a-z])patch(?![a-z])", re.IGNORECASE)
 
-ContainersBySplit = dict[
-    str | None, list[tuple[str, Container]]
-]  # (layout, container) by split; None for a tar of several splits
+# (layout, container) by split; None for a tar of several splits
+ContainersBySplit = dict[str | None, list[tuple[str, Container]]]
 
 
 def find_imagenet1k(

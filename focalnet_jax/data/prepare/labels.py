@@ -61,7 +61,7 @@ def _normalized(
         label = " ".join(label.split())
         if text_of_floats and re.fullmatch(r"\d{1,9}\.0+", label, re.ASCII):
             label = label.partition(".")[0]
-        if label.lstrip("-").isascii() and label.lstrip("-").isdigit() and len(label) < 10:
+        if re.fullmatch(r"-?\d{1,9}", label, re.ASCII):
             label = int(label)
     if isinstance(label, float):  # integer columns with missing values are read as floats
         label = None if math.isnan(label) else int(label) if label.is_integer() else label
@@ -110,9 +110,9 @@ def is_imagenet_order(names: tuple[str, ...]) -> bool:
 def followed(stated: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...] | None:
     """Returns the class of the list `given` for each number of a file that states class names; None if they differ.
 
-    Names match as they are or as names of the same synset; in the order of the list, names that the file repeats match
-    any. Only a first class for the background may be missing in the list. Placeholders, such as `0` or `class_0`, are
-    numbers.
+    Two names match if they are equal or name the same synset. In the order of the list, names that the file repeats
+    match any. Only a first class for the background may be missing in the list. Placeholders, such as `0` or `class_0`,
+    are numbers.
     """
     if is_imagenet_order(stated):  # in words, which two classes may share
         stated = tuple(synset for synset, _ in class_list(NUM_1K))

@@ -14,9 +14,10 @@ from focalnet_jax.data.prepare.index import AMBIGUOUS, GOOD, Claim, Index
 from focalnet_jax.data.prepare.kinds import Sources
 from focalnet_jax.data.prepare.labels import synsets_named
 from focalnet_jax.data.prepare.naming import FIRST_IMAGE, FIRST_SYNSET, SPLITS
+from focalnet_jax.data.source import are_numbers
 from focalnet_jax.errors import UserError
 
-# Largest share of images that are only rejected if each is alone with its label and a proof contradicts it.
+# Up to this share of images may contradict a proof and only be rejected, if each has a label of its own.
 _FEW = 0.05
 # Numbers are suspicious if as many classes drawn at random would all be among the first with this probability.
 _UNLIKELY = 1e-6
@@ -121,7 +122,7 @@ def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[
 
 def _is_unnamed_number(claim: Claim) -> bool:
     """Returns whether a label is a number whose class the file does not state."""
-    return not claim.stated and claim.label.isdigit()
+    return not claim.stated and are_numbers([claim.label])
 
 
 def check_first(sources: Sources, indices: Sequence[Index]) -> None:
@@ -159,11 +160,11 @@ def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], todo:
     label = max(never or differing, key=differing.__getitem__)
     proven, count = found.differ[label].most_common(1)[0]
     name = found.names[label]
-    is_number = label.isdigit() and int(label) in found.numbers
+    is_number = are_numbers([label]) and int(label) in found.numbers
     advice = "correct the labels, folders or label list, or the names of the images"
     if is_number:
         advice = f"{todo}{_shifted(found)}"
-    if others and label.isdigit():
+    if others and are_numbers([label]):
         advice = f"those of {others[0]} agree: number the classes of {split} in the same way"
     meaning = f"label {label} means {name or 'none of the classes'}, but {count} images with it are named"
     if label == name:
@@ -176,7 +177,7 @@ def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], todo:
 
 def _shifted(found: _Split) -> str:
     """Returns a hint if each number means the class of the previous number, else ""."""
-    labels = [int(label) for label in found.differ if label.isdigit()]
+    labels = [int(label) for label in found.differ if are_numbers([label])]
     before = [found.names.get(str(number - 1)) for number in labels]
     known = [(number, name) for number, name in zip(labels, before, strict=True) if name]
     if known and all([*found.differ[str(number)]] == [name] for number, name in known):

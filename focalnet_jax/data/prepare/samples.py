@@ -14,6 +14,7 @@ from focalnet_jax.data.prepare.images import sample_key
 from focalnet_jax.data.prepare.index import CONTRADICTION, GOOD, NO_LABEL, OUTSIDE, Claim, Index, Member
 from focalnet_jax.data.prepare.labels import Labels, label_text, synsets_named
 from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix, imagenet_file, is_synset
+from focalnet_jax.data.source import are_numbers
 
 _LONGEST_LABEL = 1 << 20  # largest label file, in bytes
 _LABEL_FILES = ("cls", "label", "cls.txt", "json", "txt")
@@ -103,7 +104,7 @@ def _member(
     listed = (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
     if wrong in (GOOD, OUTSIDE):
         proven, beside = proven_synset(parts, listed, name), _named_beside(labels, label_files, described)
-        is_number = label_text(raw).isdigit()
+        is_number = are_numbers([label_text(raw)])
         claims[Claim(label_text(raw), name, proven, False, beside if is_number else "")] += 1
         if number is not None and not is_number and beside:
             claims[Claim(str(number), labels.class_of(number)[0], proven, False, beside, used=False)] += 1
@@ -123,7 +124,7 @@ def _named_beside(labels: Labels, label_files: dict[str, bytes], described: dict
     named = [described.get(key) for key in _NAME_KEYS]
     named += [label_files[kind].decode(errors="replace") for kind in _LABEL_FILES if kind in label_files]
     for name in (" ".join(value.split()) for value in named if isinstance(value, str)):
-        if name and not name.isdigit() and labels.lists(name):
+        if name and not are_numbers([name]) and labels.lists(name):
             return name
     return ""
 
@@ -143,9 +144,11 @@ def _path(name: str, described: dict[str, Any]) -> tuple[str, ...]:
 def _described(content: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(content) if content else {}
+        found = found if isinstance(found, dict) else {}
+        "".join(value for value in found.values() if isinstance(value, str)).encode()  # fails for half a surrogate pair
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found
 
 
 def _in_json(described: dict[str, Any]) -> int | str | None:
@@ -167,14 +170,12 @@ def _raw_label(label_files: dict[str, bytes], described: dict[str, Any]) -> tupl
     text = next((texts[kind] for kind in ("cls", "label", "cls.txt") if texts.get(kind)), None)
     in_json = _in_json(described)
     numbers = {
-        int(str(value))
-        for value in (text, *_numbers(described))
-        if str(value)[:10].isdecimal() and len(str(value)) < 10
+        int(str(value)) for value in (text, *_numbers(described)) if are_numbers([str(value)]) and len(str(value)) < 10
     }
     if len(numbers) > 1:
         return None, None, CONTRADICTION
     number = numbers.pop() if numbers else None
-    if text is not None and not (text.isdigit() and isinstance(in_json, str)):
+    if text is not None and not (are_numbers([text]) and isinstance(in_json, str)):
         return text, number, GOOD
     if in_json is not None:
         return in_json, number, GOOD

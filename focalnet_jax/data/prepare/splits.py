@@ -9,11 +9,12 @@ from focalnet_jax.data.class_lists import synset_of
 from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.kinds import Sources
 from focalnet_jax.data.prepare.naming import abbreviated
+from focalnet_jax.data.source import are_numbers
 from focalnet_jax.errors import UserError
 
 # Share of the named images of a class that must be of one synset, for this to be what the class shows.
 _NEARLY_ALL = 0.95
-# Largest share of images that contradict train if none of them has a label in common with another.
+# Up to this share of images may contradict train, if each has a label of its own.
 _FEW = 0.05
 
 Classes = dict[str, Counter[str]]  # images by proven synset, by class name
@@ -31,7 +32,7 @@ def check_splits(sources: Sources, indices: Sequence[Index]) -> None:
             split = claim.split or container.split or "train"
             if claim.used and claim.name and claim.proven:
                 classes[split][claim.name][claim.proven] += count
-            if claim.used and not claim.stated and claim.label.isdigit():
+            if claim.used and not claim.stated and are_numbers([claim.label]):
                 numbers[split].add(int(claim.label))
     for split in sorted({*classes, *numbers} - {"train"}):
         _refuse_other_meaning(split, classes["train"], classes[split])

@@ -100,20 +100,20 @@ def read_val_labels(path: Path) -> ValLabels:
         text = _text(path, _read(path))
     lines = [line.replace('"', " ").strip(" \t,;") for line in text.rstrip().splitlines()]
     rows = [re.split(r"[,;\s]+", line) for line in lines if line]
+    if rows and rows[0][0].lower() in _HEADERS:
+        rows = rows[1:]
     if not rows:
         raise UserError(f"{path} is empty; expected {FORMS}")
     if "" in lines and len(rows[-1]) == 1:
         raise UserError(
             f"{path}: line {lines.index('') + 1} is empty, so the labels after it are shifted: correct the list"
         )
-    if rows[0][0].lower() in _HEADERS:
-        rows = rows[1:]
     rows = [[word.lower() if is_synset(word.lower()) else word for word in row] for row in rows]
     unproven = frozenset()
-    if all(len(row) == 1 and row[0].isdigit() for row in rows):
+    if all(len(row) == 1 and _is_number(row[0]) for row in rows):
         synsets = _devkit_synsets(path, _find_meta(path) if meta is None else meta)
         labels = {_nth(number): synsets.get(int(row[0]), row[0]) for number, row in enumerate(rows, 1)}
-    elif len(rows[0]) > 1 and all(row[1:2] and row[1].isdigit() for row in rows):
+    elif len(rows[0]) > 1 and all(row[1:2] and _is_number(row[1]) for row in rows):
         labels, unproven = _numbered(path, rows)
     elif len(rows[0]) > 1:
         labels = _by_stem(path, [(row[0], row[1] if len(row) > 1 else "") for row in rows])
@@ -133,6 +133,10 @@ def read_val_labels(path: Path) -> ValLabels:
             f"the list has another order, or is not a list of labels: give {FORMS}"
         )
     return ValLabels(path, labels, unproven, by_line=len(rows[0]) == 1)
+
+
+def _is_number(word: str) -> bool:
+    return bool(re.fullmatch(r"\d{1,9}", word, re.ASCII))
 
 
 def _by_stem(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, str]:
