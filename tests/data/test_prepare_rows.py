@@ -61,6 +61,38 @@ def test_a_named_column_holds_images(tmp_path):
     refused("column where holds string; expected encoded images", "parquet", *arguments)
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        {"bytes": "text", "path": "a.jpg"},
+        {"bytes": [1, 2], "path": "a.jpg"},
+        {"bytes": picture(0), "path": 7},
+        {"bytes": {"bytes": picture(0)}, "path": "a.jpg"},
+    ],
+)
+def test_a_struct_of_other_types_holds_no_images(image, tmp_path):
+    path = table(tmp_path / "train.parquet", image=[image] * 2, label=[0, 1])
+    out = ["--source", path, "--out", tmp_path / "out"]
+    refused("no column may hold images", "parquet", *out)
+    refused("expected encoded images, or a struct with bytes", "parquet", *out, "--image-column", "image")
+
+
+def test_a_column_that_is_not_utf8_is_damaged(tmp_path):
+    import pyarrow
+
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 2, pyarrow.array([b"cat", b"d\xffg"]).buffers())
+    path = table(tmp_path / "train.parquet", image=[picture(0), picture(1)], label=text)
+    refused("is damaged: 'utf-8' codec can't decode", "parquet", "--source", path, "--out", tmp_path / "out")
+
+
+def test_rows_whose_path_has_no_file_name_are_named_by_number(tmp_path):
+    for number, content in enumerate((picture(1), b"no image")):
+        rows = [(path, content, 0) for path in (".", "..", "/", "a/..")]
+        write_parquet(tmp_path / "set" / f"train-{number}.parquet", rows)
+    card, found = prepared(tmp_path / "out", "parquet", "--source", tmp_path / "set")
+    assert (found, card["rejected"]) == ({"train": {"0": 4}}, 4)
+
+
 def test_rows_without_a_label_an_image_or_a_name_of_their_own_are_named(tmp_path):
     rows = [("same.jpg", picture(0), 0), ("same.jpg", picture(1), 1), (None, picture(2), None), ("x", b"", 1)]
     rows += [("../../y.png", picture(3, "PNG"), -1), ("/etc/z.png", picture(4, "PNG"), 1)]

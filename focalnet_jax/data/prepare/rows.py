@@ -69,6 +69,7 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
             path += suffix
         name, why_not = labels.class_of(raw)
         parts = tuple(part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".."))
+        parts = parts or (PurePosixPath(container.path).stem, f"{number:08d}{suffix}")
         listed = (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
         if why_not in (GOOD, OUTSIDE):
             claim = Claim(label_text(raw), name, proven_synset(parts, listed, name), stated)
@@ -166,9 +167,9 @@ def _rows(
                     yield held.get("path") or named, held.get("bytes") or b"", raw, of
                 else:
                     yield named, held or b"", raw, of
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pyarrow.ArrowException):
-            raise
+            raise UserError(f"cannot read {container.path}: {error.strerror}") from error
         raise UserError(
             f"{container.path} is damaged: {' '.join(str(error).split())[:200]}; download it again"
         ) from error
@@ -251,9 +252,16 @@ def _check_types(
 
 
 def _holds_images(pyarrow: Any, kind: pyarrow.DataType) -> bool:
-    if pyarrow.types.is_struct(kind):
-        return any(field.name == "bytes" for field in kind)
-    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+    types = pyarrow.types
+    if types.is_struct(kind):
+        fields = {field.name: field.type for field in kind}
+        path = fields.get("path", pyarrow.string())
+        if "bytes" not in fields or not (types.is_string(path) or types.is_large_string(path) or types.is_null(path)):
+            return False
+        kind = fields["bytes"]
+        if types.is_null(kind):  # no row has bytes
+            return True
+    return types.is_binary(kind) or types.is_large_binary(kind)
 
 
 def _described(schema: pyarrow.Schema) -> dict[str, Any]:
