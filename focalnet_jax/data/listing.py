@@ -17,7 +17,8 @@ _LEFT_BEHIND = {"__macosx", "__pycache__", "@eadir", "@synoresource", "#recycle"
     "lost+found", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"
 }  # fmt: skip
 _KINDS_NAMED = 8
-_HIDDEN, _BROKEN, _NO_SUFFIX, _SPECIAL = "hidden", "linked to a missing file", "without a suffix", "not a regular file"
+_HIDDEN, _BROKEN, _NO_SUFFIX = "hidden", "linked to a missing file", "without a suffix"
+NOT_REGULAR = "not a regular file"  # such as a pipe, which would never end
 
 
 @dataclass
@@ -203,4 +204,4 @@ def _type(entry: os.DirEntry[str]) -> str:
             return "file"
     except OSError:  # a link to itself, or into a folder that is not readable
         return _BROKEN
-    return _BROKEN if entry.is_symlink() else _SPECIAL
+    return _BROKEN if entry.is_symlink() else NOT_REGULAR

@@ -16,6 +16,7 @@ tfrecord      SRC is a tensorflow-datasets data set stored as TFRecord
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -69,8 +70,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument("--shard-mb", type=float, default=512, metavar="MB", help="approximate size of an output file")
     flags = parser.parse_args(arguments)
-    if flags.processes < 1 or not flags.shard_mb > 0:
-        raise UserError(f"--processes {flags.processes} --shard-mb {flags.shard_mb}: expected positive numbers")
+    shard_bytes = flags.shard_mb * 1_000_000
+    if flags.processes < 1 or not 0 < shard_bytes < math.inf:
+        raise UserError(f"--processes {flags.processes} --shard-mb {flags.shard_mb}: expected positive finite numbers")
     if flags.held_out is not None and not 0 <= flags.held_out < 1:
         raise UserError(f"--held-out {flags.held_out}: expected a fraction of at least 0 and below 1")
     for flag, kinds in _KINDS_OF.items():
@@ -89,7 +91,7 @@ def main(arguments: list[str]) -> int:
         held_out=flags.held_out,
     )
     kind = KINDS[flags.kind]
-    options = PrepareOptions(flags.name or kind.name, flags.held_out, round(flags.shard_mb * 1_000_000))
+    options = PrepareOptions(flags.name or kind.name, flags.held_out, round(shard_bytes))
     prepare(kind, sources, flags.out, options, flags.processes)
     return 0
 

@@ -110,7 +110,7 @@ def describe_sources(containers: Sequence[Container]) -> list[str]:
         kinds = Counter(map(_kind, of))
         counted = " and ".join(f"{count:,} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
         if of:
-            place = os.path.commonpath([container.path for container in of])
+            place = os.path.commonpath([os.path.abspath(container.path) for container in of])
             lines.append(f"{split or 'splits by folder'}: {counted} of {place}")
     return lines
 

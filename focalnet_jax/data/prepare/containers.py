@@ -10,6 +10,7 @@ import bz2
 import gzip
 import lzma
 import os
+import stat
 import tarfile
 import zlib
 from collections import Counter
@@ -20,7 +21,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, NamedTuple
 
-from focalnet_jax.data.listing import is_folder, walk
+from focalnet_jax.data.listing import NOT_REGULAR, is_folder, walk
 from focalnet_jax.data.prepare.naming import is_hidden, is_tar, may_be_image
 from focalnet_jax.errors import UserError
 
@@ -95,6 +96,8 @@ def opener_of(path: Path) -> Callable[..., BinaryIO] | None:
 
 def first_bytes(path: Path) -> bytes:
     """Returns the first 8 bytes of a file, which identify its format; raises `UserError` if the file cannot be read."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot read {path}: it is {NOT_REGULAR}")
     try:
         with path.open("rb") as file:
             return file.read(8)
@@ -113,8 +116,8 @@ def parquet(path: Path, **fields) -> Container:
 
 
 def _file(path: Path, **fields) -> Container:
-    stat = path.stat()
-    return Container(str(path), size=stat.st_size, time=stat.st_mtime_ns, **fields)
+    status = path.stat()
+    return Container(str(path), size=status.st_size, time=status.st_mtime_ns, **fields)
 
 
 def files(container: Container, skipped: Counter, spool: BinaryIO | None = None) -> Iterator[File]:
@@ -146,12 +149,15 @@ def _folder(container: Container, skipped: Counter) -> Iterator[File]:
             path = os.path.join(parent, entry.name)
             relative = os.path.relpath(path, container.path).replace(os.sep, "/")
             try:
-                stat = os.stat(path)
+                status = os.stat(path)
             except OSError as error:
                 if is_hidden(relative):
                     continue
                 raise UserError(f"cannot read {path}: {error.strerror}; repair or remove it") from error
-            yield File(relative, 0, stat.st_size, stat.st_mtime_ns, Path(path).read_bytes)
+            if not stat.S_ISREG(status.st_mode):
+                skipped[NOT_REGULAR] += 1
+                continue
+            yield File(relative, 0, status.st_size, status.st_mtime_ns, Path(path).read_bytes)
 
 
 def _tar_files(container: Container, spool: BinaryIO | None) -> Iterator[File]:
@@ -192,7 +198,8 @@ class _LimitedFile:
     def read(self, size: int) -> bytes:
         if size > _LONGEST_HEADER:
             raise UserError(f"{self._title} is damaged: it has a header of {size:,} bytes; download it again")
-        content = self._file.read(size)
+        with self._reading():
+            content = self._file.read(size)
         if size == _BLOCK:
             self.block = content
         return content
@@ -200,7 +207,8 @@ class _LimitedFile:
     def bytes_at(self, offset: int | None, size: int) -> bytes:
         if offset is not None:
             self.seek(offset)
-        return self._file.read(size)
+        with self._reading():
+            return self._file.read(size)
 
     def check_growth(self, size: int) -> None:
         """Raises `UserError` if a size is beyond the limit."""
@@ -212,15 +220,26 @@ class _LimitedFile:
 
     def seek(self, offset: int) -> int:
         self.check_growth(offset)
-        return self._file.seek(offset)
+        with self._reading():
+            return self._file.seek(offset)
 
     def tell(self) -> int:
         return self._file.tell()
 
     def check_rest(self) -> None:
         """Reads to the end of a compressed file, so that the checksum at its end is verified."""
-        while self._file.read(_CHUNK):
+        while self.bytes_at(None, _CHUNK):
             self.seek(self.tell())
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Raises `UserError` for an error of the disk."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno is None:  # a damaged compressed file
+                raise
+            raise UserError(f"cannot read {self._title}: {error.strerror}") from error
 
 
 @contextmanager
@@ -267,7 +286,5 @@ def tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, _Limite
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{title} is damaged or not a tar archive: {error}") from error
-        except OSError as error:
-            if error.errno is not None:  # an error of the disk
-                raise
+        except OSError as error:  # without a number: those of the disk are `UserError` already
             raise UserError(f"{title} is damaged: {error}; download it again") from error

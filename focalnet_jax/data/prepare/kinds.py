@@ -63,9 +63,7 @@ def find_sources(
     Raises:
       UserError: a path is missing or holds nothing of the kind, or a list is invalid.
     """
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"--source {path}: there is no such file or folder")
+    check_paths(paths)
     _refuse_repeated(kind, paths)
     given = _read_classes(classes) if classes else None
     ordered = given is not None
@@ -92,6 +90,15 @@ def find_sources(
     if not found:
         raise UserError(f"--source {' '.join(map(str, paths))}: expected class folders or tars, found none")
     return Sources(found, names)
+
+
+def check_paths(paths: Sequence[Path]) -> None:
+    """Raises `UserError` if a source is neither a file nor a folder, such as a pipe, which can be read only once."""
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"--source {path}: there is no such file or folder")
+        if not (path.is_file() or path.is_dir()):
+            raise UserError(f"--source {path} is neither a file nor a folder")
 
 
 def _refuse_repeated(kind: str, paths: Sequence[Path]) -> None:

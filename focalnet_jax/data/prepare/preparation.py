@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from focalnet_jax.data.prepare.naming import SPLITS
 from focalnet_jax.data.prepare.plan import Shard, plan_shards
 from focalnet_jax.data.prepare.shards import Job, report_file, spool_of, write_shard
 from focalnet_jax.data.prepare.workers import ProgressPrinter, run_all
-from focalnet_jax.data.tfds_source import CARD
+from focalnet_jax.data.tfds_source import CARD, read_card
 from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole
 
@@ -101,7 +101,7 @@ def _checked_classes(kind: SourceKind, sources: Sources, indices: Sequence[Index
     return classes
 
 
-@contextmanager
+@contextlib.contextmanager
 def working_folder(folder: Path) -> Iterator[Path]:
     """Yields a folder for intermediate files of preparing `folder`; removed at the end, but kept if killed.
 
@@ -122,16 +122,25 @@ def working_folder(folder: Path) -> Iterator[Path]:
             except UserError:
                 if not (work / REQUEST).exists():  # nothing was started: remove the folders created for it
                     shutil.rmtree(work)
-                    for above in made:
-                        above.rmdir()
+                    with contextlib.suppress(OSError):  # another program may have written to them
+                        for above in made:
+                            above.rmdir()
                 raise
             shutil.rmtree(work)
     except BrokenPipeError:  # the reader of stdout is gone
         raise
     except OSError as error:
+        if isinstance(error.filename, str) and not _is_output(Path(error.filename), folder):
+            raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
         raise UserError(
             f"cannot write to {folder}: {error.strerror}; choose another --out or free disk space"
         ) from error
+
+
+def _is_output(path: Path, folder: Path) -> bool:
+    """Returns whether a path is in the folder of the data set, or is one of the folders above it."""
+    path, folder = path.absolute(), folder.absolute()
+    return path == folder or folder in path.parents or path in folder.parents
 
 
 def is_finished(folder: Path, request: Mapping[str, Any]) -> bool:
@@ -139,7 +148,7 @@ def is_finished(folder: Path, request: Mapping[str, Any]) -> bool:
     card = folder / CARD
     if not card.is_file():
         return False
-    _refuse_other(card, json.loads(card.read_text())["asked"], request)
+    _refuse_other(card, read_card(card, asked=dict)["asked"], request)
     print(f"finished: {folder} already holds this data set")
     return True
 

@@ -166,9 +166,8 @@ def checked_image(encoded: bytes) -> tuple[bytes, str, str]:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             format, mode = image.format, image.mode
             plain = (format, mode) in _PLAIN and "transparency" not in image.info and not _is_deep(format, encoded)
-    except (
-        Exception
-    ):  # Pillow refuses the image's metadata, with any type of exception, though its pixels can be decoded
+    # Pillow refuses the image's metadata, with any type of exception, though its pixels can be decoded.
+    except Exception:
         kind, _ = recognise(encoded)
         format, mode, plain = kind.format, "damaged", False
     if plain:
