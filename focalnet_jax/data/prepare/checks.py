@@ -43,11 +43,8 @@ def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, 
     train = SPLITS.index("train")
     refuse_empty_classes(sources, indices, "fill it, remove it, or give --classes FILE")
     _refuse_captions(indices)
-    trains = any(((index.members["split"] == train) & (index.members["why_not"] == GOOD)).any() for index in indices)
-    found = set()
-    for index in indices:
-        names = _class_names(index, train) if trains else index.members["class_name"][index.members["why_not"] == GOOD]
-        found |= {name.decode() for name in np.unique(names).tolist()}
+    trains = any(index.is_good(train).any() for index in indices)
+    found = set().union(*(index.class_names(train if trains else None) for index in indices))
     numbers = {name for name in found if name.isascii() and name.isdigit()}
     if numbers and all(container.holds != "images" for container in sources.containers):
         if numbers != found:
@@ -60,7 +57,7 @@ def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, 
             raise UserError(f"label {largest} is too large for a class index: give --classes FILE, or other labels")
         print(f"labels are numbers without names: the class names are 0 to {largest}; --classes FILE sets others")
         return tuple(map(str, range(largest + 1)))
-    val = {name.decode() for index in indices for name in np.unique(_class_names(index, SPLITS.index("val"))).tolist()}
+    val = set().union(*(index.class_names(SPLITS.index("val")) for index in indices))
     if trains and numbers == found:
         refuse_padded(indices, tuple(found))
         _refuse_other_folders(val, found)
@@ -77,12 +74,11 @@ def refuse_folders_of_images(sources: Sources, indices: Sequence[Index]) -> None
         found: dict[str, tuple[Container, Index]] = {}
         for container, index in zip(sources.containers, indices, strict=True):
             if container.holds == "images" and not container.imagenet:
-                names = np.unique(_class_names(index, SPLITS.index(split))).tolist()
-                found |= {name.decode(): (container, index) for name in names}
+                found |= dict.fromkeys(index.class_names(SPLITS.index(split)), (container, index))
         for name, (container, index) in found.items() if len(found) == 1 else ():
             if holds_images_only(name) and name not in (sources.classes or ()):
-                chosen = (index.members["split"] == SPLITS.index(split)) & (index.members["why_not"] == GOOD)
-                files = [file.decode(errors="replace") for file in index.members["file"][chosen].tolist()]
+                chosen = index.members["file"][index.is_good(SPLITS.index(split))]
+                files = [file.decode(errors="replace") for file in chosen.tolist()]
                 raise UserError(no_class_folders(container.title, split, files))
 
 
@@ -105,11 +101,6 @@ def _refuse_other_folders(val: Set[str], found: Set[str]) -> None:
             f"val has class folders that train lacks, such as {others[0]}: numbers may mean other classes there; "
             "correct the folders, or give --classes FILE with all numbers"
         )
-
-
-def _class_names(index: Index, split: int) -> np.ndarray:
-    """Returns the class name of each usable image of a split."""
-    return index.members["class_name"][(index.members["split"] == split) & (index.members["why_not"] == GOOD)]
 
 
 def refuse_empty_classes(sources: Sources, indices: Sequence[Index], advice: str) -> None:
@@ -234,6 +225,6 @@ def refuse_validation_in_train(sources: Sources, indices: Sequence[Index]) -> No
 def _imagenet_files(sources: Sources, indices: Sequence[Index], split: str) -> Iterator[tuple[Container, np.ndarray]]:
     """Yields each container of ImageNet images and the file names that its images of a split have in the data set."""
     for container, index in zip(sources.containers, indices, strict=True):
-        chosen = (index.members["split"] == SPLITS.index(split)) & (index.members["why_not"] == GOOD)
+        chosen = index.is_good(SPLITS.index(split))
         if container.imagenet and chosen.any():
             yield container, index.members["file"][chosen]

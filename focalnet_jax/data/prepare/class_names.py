@@ -5,9 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-import numpy as np
-
-from focalnet_jax.data.prepare.index import GOOD, Index
+from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.errors import UserError
 
 
@@ -24,8 +22,7 @@ def refuse_unstorable(classes: Sequence[str], indices: Sequence[Index]) -> None:
             )
     seen = dict.fromkeys(classes)
     for index in indices:
-        found = np.unique(index.members["class_name"][index.members["why_not"] == GOOD])
-        seen |= dict.fromkeys(name.decode() for name in found.tolist())
+        seen |= dict.fromkeys(sorted(index.class_names()))
     forms: dict[str, str] = {}
     for name in seen:
         other = forms.setdefault(unicodedata.normalize("NFC", name), name)

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from focalnet_jax.data.class_lists import synset_of
 from focalnet_jax.data.prepare.index import AMBIGUOUS, GOOD, NO_IMAGE, NOT_LISTED, OTHER_CLASS, TEST
-from focalnet_jax.data.prepare.labels import synsets_named
+from focalnet_jax.data.prepare.labels import Labels, synsets_named
 from focalnet_jax.data.prepare.naming import (
     FIRST_IMAGE,
     FIRST_SYNSET,
@@ -58,10 +58,20 @@ def proven_synset(parts: Parts, listed: str | None = None, name: str = "") -> st
     `numbering.check_first`: the images may be a small set of others under ImageNet's file names.
     """
     stem, synset, fits = imagenet_file(parts[-1])
-    folder = parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None
+    folder = synset_folder(parts)
     first = FIRST_SYNSET if stem == FIRST_IMAGE and FIRST_SYNSET in synsets_named(name) else None
     proofs = {synset or leading_synset(parts[-1]), folder, listed, first} - {None}
     return proofs.pop() if len(proofs) == 1 and fits else ""
+
+
+def synset_folder(parts: Parts) -> str | None:
+    """Returns the name of an image's folder if it is a synset, else None."""
+    return parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None
+
+
+def listed_synset(labels: Labels, parts: Parts, split: str) -> str | None:
+    """Returns the synset that the label list of val has for an image, or None."""
+    return (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
 
 
 def place_labelled(name: str, parts: Parts) -> tuple[str, str, int]:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from focalnet_jax.data.prepare.containers import OVERWRITTEN, Container, File, files
-from focalnet_jax.data.prepare.image_classes import Parts, place_imagenet, proven_synset
+from focalnet_jax.data.prepare.image_classes import Parts, listed_synset, place_imagenet, proven_synset
 from focalnet_jax.data.prepare.index import (
     GOOD,
     NO_FOLDER,
@@ -26,7 +26,6 @@ from focalnet_jax.data.prepare.naming import (
     evaluation_split,
     has_image_suffix,
     holds_images_only,
-    imagenet_file,
     is_imagenet_file,
     is_synset,
     leading_synset,
@@ -100,15 +99,13 @@ def _imagenet(
     container: Container, labels: Labels, paths: Sequence[Parts], claims: Counter[Claim]
 ) -> list[tuple[int, str, str, int]]:
     """Returns split, class, file name and `WHY_NOT` place of each path, and counts listed classes in `claims`."""
-    stems = labels.stems or {}
     placed = []
     splits = [_split_of(container, parts) for parts in paths]
     _refuse_mixed(container, paths, splits)
     for parts, found in zip(paths, splits, strict=True):
         split = found or "train"
-        stem, _, _ = imagenet_file(parts[-1])
         folder = container.class_name or next((part for part in reversed(parts[:-1]) if is_synset(part)), None)
-        listed = stems.get(stem) if split == "val" else None
+        listed = listed_synset(labels, parts, split)
         if listed and (proven := proven_synset((*([folder] if folder else []), parts[-1]))):
             claims[Claim(listed, listed, proven, stated=True, split=split)] += 1
         placed.append((SPLITS.index(split), *place_imagenet(parts, [folder, listed], test=split == "test")))

@@ -109,6 +109,15 @@ class Index:
     def __len__(self) -> int:
         return len(self.members)
 
+    def is_good(self, split: int) -> np.ndarray:
+        """Returns whether each member is a usable image of a split, `[N]` bool."""
+        return (self.members["split"] == split) & (self.members["why_not"] == GOOD)
+
+    def class_names(self, split: int | None = None) -> set[str]:
+        """Returns the names of the classes with usable images, in one split or in any."""
+        chosen = self.members["why_not"] == GOOD if split is None else self.is_good(split)
+        return {name.decode() for name in np.unique(self.members["class_name"][chosen]).tolist()}
+
     def digest(self) -> str:
         """Returns a hash of the members and of `skipped`."""
         others = f"{self.members.dtype} {sorted(self.skipped.items())}"

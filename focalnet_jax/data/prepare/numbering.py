@@ -93,7 +93,7 @@ def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[
                 continue
             if is_number and claim.used:
                 numbers.found.add(int(claim.label))
-            elif claim.stated and claim.label.isdecimal():
+            elif claim.stated and are_numbers([claim.label]):
                 found.stated.add(int(claim.label))
             label = claim.label
             if found.names.setdefault(label, claim.name) != claim.name:  # of files that state other names
@@ -216,11 +216,7 @@ def _refuse_ambiguous(sources: Sources, indices: Sequence[Index]) -> None:
 
 def _trained(indices: Sequence[Index]) -> set[str]:
     """Returns the names of the classes with training images."""
-    train, found = SPLITS.index("train"), set()
-    for index in indices:
-        members = (index.members["split"] == train) & (index.members["why_not"] == GOOD)
-        found |= {name.decode() for name in np.unique(index.members["class_name"][members]).tolist()}
-    return found
+    return set().union(*(index.class_names(SPLITS.index("train")) for index in indices))
 
 
 def _proven(found: _Split) -> set[int]:

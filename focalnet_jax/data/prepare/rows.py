@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from focalnet_jax.data.class_lists import NUM_1K, class_list
 from focalnet_jax.data.prepare.containers import GROWTH, GROWTH_BYTES, Container
-from focalnet_jax.data.prepare.image_classes import place_imagenet, place_labelled, proven_synset
+from focalnet_jax.data.prepare.image_classes import (
+    listed_synset,
+    place_imagenet,
+    place_labelled,
+    proven_synset,
+    synset_folder,
+)
 from focalnet_jax.data.prepare.index import EMPTY, GOOD, NO_LABEL, OUTSIDE, Claim, Index, Member
 from focalnet_jax.data.prepare.labels import Labels, followed, is_imagenet_order, label_text, synsets_named
-from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix, imagenet_file, is_synset
+from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix
 from focalnet_jax.data.split_names import SPLIT_NAMES
 from focalnet_jax.errors import UserError
 
@@ -70,14 +76,13 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
         name, why_not = labels.class_of(raw)
         parts = tuple(part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".."))
         parts = parts or (PurePosixPath(container.path).stem, f"{number:08d}{suffix}")
-        listed = (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
+        listed = listed_synset(labels, parts, split)
         if why_not in (GOOD, OUTSIDE):
             claim = Claim(label_text(raw), name, proven_synset(parts, listed, name), stated)
             claims[claim._replace(split=split) if split != container.split else claim] += 1
         file = "/".join(parts)
         if container.imagenet and why_not in (GOOD, NO_LABEL):
-            folder = parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None
-            candidates = [synsets_named(name) if name else None, folder, listed]
+            candidates = [synsets_named(name) if name else None, synset_folder(parts), listed]
             name, file, why_not = place_imagenet(parts, candidates, test=split == "test")
         elif why_not == GOOD:
             name, file, why_not = place_labelled(name, parts)
@@ -255,10 +260,9 @@ def _holds_images(pyarrow: Any, kind: pyarrow.DataType) -> bool:
     types = pyarrow.types
     if types.is_struct(kind):
         fields = {field.name: field.type for field in kind}
-        path = fields.get("path", pyarrow.string())
-        if "bytes" not in fields or not (types.is_string(path) or types.is_large_string(path) or types.is_null(path)):
+        path, kind = fields.get("path", pyarrow.null()), fields.get("bytes", pyarrow.string())
+        if not (types.is_null(path) or types.is_string(path) or types.is_large_string(path)):
             return False
-        kind = fields["bytes"]
         if types.is_null(kind):  # no row has bytes
             return True
     return types.is_binary(kind) or types.is_large_binary(kind)

@@ -9,11 +9,17 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from focalnet_jax.data.prepare.containers import OVERWRITTEN, Container, File, files
-from focalnet_jax.data.prepare.image_classes import place_imagenet, place_labelled, proven_synset
+from focalnet_jax.data.prepare.image_classes import (
+    listed_synset,
+    place_imagenet,
+    place_labelled,
+    proven_synset,
+    synset_folder,
+)
 from focalnet_jax.data.prepare.images import sample_key
 from focalnet_jax.data.prepare.index import CONTRADICTION, GOOD, NO_LABEL, OUTSIDE, Claim, Index, Member
 from focalnet_jax.data.prepare.labels import Labels, label_text, synsets_named
-from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix, imagenet_file, is_synset
+from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix
 from focalnet_jax.data.source import are_numbers
 
 _LONGEST_LABEL = 1 << 20  # largest label file, in bytes
@@ -101,7 +107,7 @@ def _member(
     name, wrong = labels.class_of(raw) if why_not == GOOD else ("", why_not)
     parts = _path(image.name, described)
     split = container.split or "train"
-    listed = (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
+    listed = listed_synset(labels, parts, split)
     if wrong in (GOOD, OUTSIDE):
         proven, beside = proven_synset(parts, listed, name), _named_beside(labels, label_files, described)
         is_number = are_numbers([label_text(raw)])
@@ -110,10 +116,11 @@ def _member(
             claims[Claim(str(number), labels.class_of(number)[0], proven, False, beside, used=False)] += 1
     file = "/".join(parts)
     if container.imagenet and wrong in (GOOD, NO_LABEL):
-        folder = parts[-2] if len(parts) > 1 and is_synset(parts[-2]) else None
         synsets = synsets_named(name) if name else None
         numbered = labels.class_of(number)[0] if synsets and len(synsets) > 1 else None  # which of the two cranes
-        name, file, wrong = place_imagenet(parts, [synsets, numbered, folder, listed], test=split == "test")
+        name, file, wrong = place_imagenet(
+            parts, [synsets, numbered, synset_folder(parts), listed], test=split == "test"
+        )
     elif wrong == GOOD:
         name, file, wrong = place_labelled(name, parts)
     return Member(image.name, image.offset, image.size, image.time, name, SPLITS.index(split), file, wrong)

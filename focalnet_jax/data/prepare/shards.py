@@ -52,9 +52,9 @@ def features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
     )
 
 
-def shard_file(name: str, shard: Shard) -> str:
-    """Returns the file name that TFDS expects for a shard."""
-    return f"{name}-{shard.split}.array_record-{shard.number:05d}-of-{shard.count:05d}"
+def shard_file(name: str, split: str, number: int, count: int) -> str:
+    """Returns the file name that TFDS expects for a shard of a split with `count` shards."""
+    return f"{name}-{split}.array_record-{number:05d}-of-{count:05d}"
 
 
 def report_file(shard: Shard) -> str:
@@ -70,7 +70,7 @@ def write_shard(job: Job, shard: Shard, reports: Path) -> int:
     """
     form = features(job.classes)
     serializer = tfds.core.example_serializer.ExampleSerializer(form.get_serialized_info())
-    final = job.out / shard_file(job.name, shard)
+    final = job.out / shard_file(job.name, shard.split, shard.number, shard.count)
     partial = reports / f"{final.name}.partial"
     counts, digest, size, read = Counter(), hashlib.sha256(), 0, 0
     rejected, normalized = [], []

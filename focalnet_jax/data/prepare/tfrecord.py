@@ -20,7 +20,7 @@ from focalnet_jax import __version__
 from focalnet_jax.data.prepare.kinds import check_paths
 from focalnet_jax.data.prepare.metadata import write_description
 from focalnet_jax.data.prepare.preparation import REQUEST, check_begun, is_finished, working_folder
-from focalnet_jax.data.prepare.shards import closing
+from focalnet_jax.data.prepare.shards import closing, shard_file
 from focalnet_jax.data.prepare.workers import ProgressPrinter, run_all
 from focalnet_jax.data.source import fingerprint_of
 from focalnet_jax.data.tfds_source import CARD, open_builder
@@ -48,7 +48,7 @@ def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
         for split, info in builder.info.splits.items():
             lengths[split] = (list(info.shard_lengths), info.num_bytes)
             for number, (file, length) in enumerate(zip(info.filepaths, info.shard_lengths, strict=True)):
-                shard = folder / f"{builder.name}-{split}.array_record-{number:05d}-of-{len(info.shard_lengths):05d}"
+                shard = folder / shard_file(builder.name, split, number, len(info.shard_lengths))
                 status = _status(Path(file))
                 digest = work / f"{shard.name}-{status.st_mtime_ns}.digest"  # a replaced file is converted again
                 jobs.append((Path(file), shard, length, digest))
