@@ -37,6 +37,11 @@ def did_you_mean(names: Sequence[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
+def abbreviated(names: Sequence[str], most: int = 3) -> str:
+    """Returns the first `most` names as text, with an ellipsis if there are more."""
+    return f"{', '.join(names[:most])}{', ...' if len(names) > most else ''}"
+
+
 def suggest(given: str, valid: Iterable[str]) -> str:
     """Returns the question of `did_you_mean` for the names in `valid` similar to `given`."""
     return did_you_mean(nearest(given, valid))

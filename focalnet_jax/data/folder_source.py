@@ -13,7 +13,7 @@ from focalnet_jax.data.decode import Picture
 from focalnet_jax.data.listing import Listing, list_folders, list_images
 from focalnet_jax.data.source import Label, are_numbers, fingerprint_of
 from focalnet_jax.data.split_names import split_named
-from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.errors import UserError, abbreviated, suggest
 
 _NAMED = 10  # folders, in a message
 
@@ -58,7 +58,7 @@ class FolderSource:
             inside = {file[start:].rpartition(os.sep)[0].partition(os.sep)[0] for file in found.images}
             if len(inside) > 1 and inside <= outputs.keys():
                 raise UserError(
-                    f"class folder {entry} holds folders of the classes, such as {_first(sorted(inside)[:2])}: it "
+                    f"class folder {entry} holds folders of the classes, such as {abbreviated(sorted(inside), 2)}: it "
                     "seems to be a copy of the data set, not a class: move it away"
                 )
             below |= inside
@@ -69,7 +69,7 @@ class FolderSource:
             raise UserError(f"class folder {classes[0]} holds no images; {self.empty[classes[0]]}: fill it")
         if len(below) > 1 and all(map(split_named, below)):
             raise UserError(
-                f"the class folders in {folder} hold folders of splits, {_first(sorted(below))}; expected "
+                f"the class folders in {folder} hold folders of splits, {abbreviated(sorted(below), _NAMED)}; expected "
                 "SPLIT/CLASS/*.jpg, not CLASS/SPLIT/*.jpg: move the folders"
             )
         self._labels = np.array(labels, np.int32)
@@ -108,7 +108,7 @@ def _split_folder(root: Path, split: str) -> Path:
     near = [entry for entry in folders if (entry / split).is_dir()]
     near += [parent for parent in root.absolute().parents[:2] if (parent / split).is_dir()]
     names = [entry.name for entry in folders]
-    held = f"it holds {_first(names)}" if names else files.all_counts
+    held = f"it holds {abbreviated(names, _NAMED)}" if names else files.all_counts
     if near:
         todo = f"{near[0]} has this split: set data.path={near[0]}"
     else:
@@ -134,7 +134,7 @@ def _check_class_folders(folder: Path, classes: Sequence[Path], outside: Listing
         raise UserError(f"{folder} holds no class folders; expected {folder}/CLASS/*.jpg; {outside.all_counts}")
     if all(map(split_named, names)):
         raise UserError(
-            f"{folder} holds {_first(names)}, which are splits, not classes: set data.path={folder}, and "
+            f"{folder} holds {abbreviated(names, _NAMED)}, which are splits, not classes: set data.path={folder}, and "
             "data.train_split and data.eval_split to the folders that hold the classes"
         )
     odd = [name for name in names if not name.isprintable()]
@@ -144,10 +144,5 @@ def _check_class_folders(folder: Path, classes: Sequence[Path], outside: Listing
     if len(inside) > 1 and not files.images:
         raise UserError(
             f"{folder} holds one folder, {names[0]}, which holds only folders: "
-            f"{_first([entry.name for entry in inside])}; if these are the classes, move them to {folder}"
+            f"{abbreviated([entry.name for entry in inside], _NAMED)}; if these are the classes, move them to {folder}"
         )
-
-
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -18,7 +18,7 @@ import numpy as np
 
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list, synset_of
 from focalnet_jax.data.source import are_numbers
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import UserError, abbreviated
 
 HOW_TO_SAY = "--config.data.classes=FILE names the classifier's outputs, one class per line in their order"
 _SEPARATORS = re.compile(r"[\s_\-'’.]+")
@@ -129,13 +129,13 @@ def match_classes(
         if beyond:
             raise UserError(
                 f"the class names of {data} are numbers, and so mean outputs: {classifier} has the outputs 0 to "
-                f"{limit - 1}, not {_some(beyond)}. {hint}"
+                f"{limit - 1}, not {abbreviated(beyond, _SHOWN)}. {hint}"
             )
         found, how = [int(name) if int(name) < limit else -1 for name in names], "number"
     elif classes is None:
         raise UserError(
             f"the names of the {outputs} outputs of {classifier} are unknown, so the classes of {data} "
-            f"({_some(names)}) cannot be matched to them. {hint}"
+            f"({abbreviated(names, _SHOWN)}) cannot be matched to them. {hint}"
         )
     else:
         found, how = _find(names, classes, needed, data, classifier, hint)
@@ -178,8 +178,8 @@ def _find(
             hint = f"Take their examples out of {data} to measure the others; if only the names differ, {hint}"
         raise UserError(
             f"{data} has {len(missing)} {'class' if len(missing) == 1 else 'classes'} that {classifier} lacks: "
-            f"{_some(missing)}{also}. Its {len(classes)} classes are {_some(classes.names, 2)}, according to "
-            f"{classes.origin}. {hint}"
+            f"{abbreviated(missing, _SHOWN)}{also}. Its {len(classes)} classes are {abbreviated(classes.names, 2)}, "
+            f"according to {classes.origin}. {hint}"
         )
     used = {way for way, left in zip(ways, found, strict=True) if len(left) == 1}
     return [left[0] if len(left) == 1 else -1 for left in found], " and ".join(sorted(used))
@@ -283,7 +283,3 @@ def _lemmas(count: int) -> dict[str, list[str]]:
         for key in _keys(words):
             found[key].append(synset)
     return found
-
-
-def _some(names: Sequence[str], most: int = _SHOWN) -> str:
-    return f"{', '.join(names[:most])}{', ...' if len(names) > most else ''}"

@@ -17,7 +17,6 @@ from focalnet_jax.data.prepare.kinds import Sources
 from focalnet_jax.data.prepare.naming import (
     NUM_IMAGES,
     SPLITS,
-    abbreviated,
     holds_images_only,
     in_order,
     is_evaluation_file,
@@ -25,7 +24,7 @@ from focalnet_jax.data.prepare.naming import (
 )
 from focalnet_jax.data.prepare.samples import TEXT_LABELS
 from focalnet_jax.data.source import are_numbers
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import UserError, abbreviated
 
 _MOST_NUMBERS = 100_000  # largest number of numbered classes; larger labels are ids of something else
 

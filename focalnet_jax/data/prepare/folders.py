@@ -18,7 +18,6 @@ from focalnet_jax.data.prepare.images import (
 )
 from focalnet_jax.data.prepare.inspection import TarContents, inspect_tar
 from focalnet_jax.data.prepare.naming import (
-    abbreviated,
     has_image_suffix,
     holds_images_only,
     is_hidden,
@@ -30,7 +29,7 @@ from focalnet_jax.data.prepare.naming import (
 )
 from focalnet_jax.data.prepare.rows import is_parquet
 from focalnet_jax.data.split_names import split_named, split_word
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import UserError, abbreviated
 
 _LOOKED_INTO = 16  # number of inspected tars that are named after synsets; a folder may hold 22,000
 _ARCHIVES = (".zip", ".rar", ".7z", ".zst")

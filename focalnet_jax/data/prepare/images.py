@@ -22,7 +22,6 @@ from focalnet_jax.data.prepare.index import (
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.naming import (
     SPLITS,
-    abbreviated,
     evaluation_split,
     has_image_suffix,
     holds_images_only,
@@ -32,7 +31,7 @@ from focalnet_jax.data.prepare.naming import (
     may_be_image,
 )
 from focalnet_jax.data.split_names import split_named
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import UserError, abbreviated
 
 
 def index_images(container: Container, labels: Labels, spool: BinaryIO | None = None) -> Index:

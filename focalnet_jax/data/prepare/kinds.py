@@ -13,10 +13,9 @@ from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.folders import containers_of
 from focalnet_jax.data.prepare.imagenet1k import IMAGENET_ORDER, find_imagenet1k
 from focalnet_jax.data.prepare.labels import Labels
-from focalnet_jax.data.prepare.naming import abbreviated
 from focalnet_jax.data.prepare.sharded import find_rows, find_samples, followed_notes
 from focalnet_jax.data.prepare.val_labels import ValLabels
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import UserError, abbreviated
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from focalnet_jax.data.prepare.plan import Shard
 from focalnet_jax.data.prepare.shards import Job, features
 from focalnet_jax.data.source import fingerprint_of
 from focalnet_jax.data.tfds_source import CARD
+from focalnet_jax.errors import abbreviated
 from focalnet_jax.system.files import write_whole
 
 VERSION = "1.0.0"
@@ -140,4 +141,4 @@ def _print_card(out: Path, card: Mapping[str, Any], rows: Sequence[Mapping[str, 
 
 
 def _some(names: Sequence[str]) -> str:
-    return f" ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})" if names else ""
+    return f" ({abbreviated(names, 5)})" if names else ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
 from focalnet_jax.data.listing import left_behind
 from focalnet_jax.data.source import are_numbers
 from focalnet_jax.data.split_names import SPLIT_NAMES
+from focalnet_jax.errors import abbreviated
 
 SPLITS = ("train", "val", "test")
 # Names of folders that hold images or classes, but are no class themselves.
@@ -139,8 +140,3 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     if names and are_numbers(names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
-
-
-def abbreviated(names: Sequence[str], most: int = 3) -> str:
-    """Returns the first `most` names as text, with an ellipsis if there are more."""
-    return f"{', '.join(names[:most])}{', ...' if len(names) > most else ''}"

@@ -15,7 +15,6 @@ from focalnet_jax.data.prepare.folders import refuse_twice
 from focalnet_jax.data.prepare.inspection import inspect_tar
 from focalnet_jax.data.prepare.labels import Labels, followed, is_imagenet_order
 from focalnet_jax.data.prepare.naming import (
-    abbreviated,
     is_hidden,
     is_tar,
     missing_parts,
@@ -24,7 +23,7 @@ from focalnet_jax.data.prepare.naming import (
 )
 from focalnet_jax.data.prepare.rows import class_names_in, has_unnamed_numbers, is_parquet
 from focalnet_jax.data.split_names import split_named
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import UserError, abbreviated
 
 _IMAGENET1K = re.compile(r"imagenet[-_]?(1k|2012)(?![0-9a-z])", re.IGNORECASE)
 

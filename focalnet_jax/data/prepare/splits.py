@@ -8,9 +8,8 @@ from collections.abc import Sequence, Set
 from focalnet_jax.data.class_lists import synset_of
 from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.kinds import Sources
-from focalnet_jax.data.prepare.naming import abbreviated
 from focalnet_jax.data.source import are_numbers
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import UserError, abbreviated
 
 # Share of the named images of a class that must be of one synset, for this to be what the class shows.
 _NEARLY_ALL = 0.95
