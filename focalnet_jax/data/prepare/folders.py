@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from focalnet_jax.data.prepare.containers import Container, opener_of, tar, tar_members
+from focalnet_jax.data.prepare.class_tars import class_tars, tar_at
+from focalnet_jax.data.prepare.containers import Container, opener_of, tar
 from focalnet_jax.data.prepare.images import (
     copied_classes,
     copy_of_classes,
@@ -16,12 +16,11 @@ from focalnet_jax.data.prepare.images import (
     split_below,
     unclear_class,
 )
-from focalnet_jax.data.prepare.inspection import TarContents, inspect_tar
+from focalnet_jax.data.prepare.inspection import inspect_tar
 from focalnet_jax.data.prepare.naming import (
     has_image_suffix,
     holds_images_only,
     is_hidden,
-    is_imagenet_file,
     is_synset,
     is_tar,
     splits_in,
@@ -31,7 +30,6 @@ from focalnet_jax.data.prepare.rows import is_parquet
 from focalnet_jax.data.split_names import split_named, split_word
 from focalnet_jax.errors import UserError, abbreviated
 
-_LOOKED_INTO = 16  # number of inspected tars that are named after synsets; a folder may hold 22,000
 _ARCHIVES = (".zip", ".rar", ".7z", ".zst")
 
 
@@ -94,7 +92,7 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
             return tar_at(tars[0]) + _loose(path, loose, None)  # the tar holds the classes or splits
     classes = [Container(str(entry), split=split or "train", class_name=entry.name) for entry in folders]
     return sorted(
-        classes + _class_tars(path, tars, split), key=lambda container: container.class_name or container.path
+        classes + class_tars(path, tars, split), key=lambda container: container.class_name or container.path
     ) + _loose(path, loose, split)
 
 
@@ -203,131 +201,3 @@ def _refuse_sets_below(path: Path, folders: Sequence[Path]) -> None:
                 f"{path}: {folder.name} holds class folders, such as {abbreviated(synsets, 2)}, so it is not a class: "
                 f"give --source {folder}, or name it after a split, train or val"
             )
-
-
-def _class_tars(path: Path, tars: Sequence[Path], split: str | None) -> list[Container]:
-    """Returns the tars of a folder: one per class, or parts of splits if all tars are named after splits."""
-    parts = bool(tars) and not split and all(splits_in(tar_stem(entry.name)) for entry in tars)
-    found = []
-    for number, entry in enumerate(tars):
-        container = tar(entry, split=split or "train", class_name=tar_stem(entry.name))
-        inspected = parts or number < _LOOKED_INTO or not is_synset(tar_stem(entry.name))
-        inside = inspect_tar(container) if inspected else None
-        if inside and inside.tars and not inside.images:
-            raise UserError(f"{entry} holds further tars, such as {inside.tars[0]}: give it alone, or unpack it")
-        if inside and (inside.has_labels or (inside.is_shard and tar_stem(entry.name)[-3:].isdigit())):
-            raise UserError(
-                f"{entry} is a WebDataset shard, with {abbreviated(sorted(inside.labels))} for each image, not a tar "
-                "of a class: prepare it with the kind webdataset"
-            )
-        if parts:
-            found += _part(entry, inside)
-            continue
-        _refuse_splits_in(entry, inside)
-        folders = _folders_in(entry, inside)
-        if len(folders) > 1 and not any("/" not in name for name in inside.images):
-            raise UserError(
-                f"{entry} holds several folders, such as {abbreviated(sorted(folders))}; expected one class: if they "
-                f"are classes, give the tars themselves: --source {path}/*.tar"
-            )
-        found.append(container)
-    return found
-
-
-def _refuse_splits_in(entry: Path, inside: TarContents | None) -> None:
-    """Raises `UserError` if all images in the tar of a class are in folders of splits."""
-    found = (
-        [next(filter(split_named, PurePosixPath(name).parts[:-1]), None) for name in inside.images] if inside else []
-    )
-    if found and all(found):
-        raise UserError(split_below(str(entry.parent), entry.name, found[0]))
-
-
-def _folders_in(entry: Path, inside: TarContents | None) -> frozenset[str]:
-    """Returns the folders in the tar of a class, also below a shared folder that is not named after the class."""
-    if not inside or not inside.images:
-        return frozenset()
-    parents = {PurePosixPath(name).parent for name in inside.images}
-    common = PurePosixPath(os.path.commonpath(map(str, parents))).parts
-    if tar_stem(entry.name) in common:
-        return frozenset()
-    below = (parent.parts[len(common) :] for parent in parents)
-    return frozenset(parts[0] for parts in below if parts) - {tar_stem(entry.name)}
-
-
-def _part(entry: Path, inside) -> list[Container]:
-    named = splits_in(tar_stem(entry.name))
-    if len(named) > 1 or inside.flat:
-        kind = "imagenet1k" if any(map(is_imagenet_file, inside.images)) else "webdataset"
-        raise UserError(
-            f"{entry} is named after the split {' and '.join(sorted(named))}, but its images are not in class folders, "
-            f"such as {abbreviated(inside.images, 1) or 'none'}: it is not a class; try the kind {kind}"
-        )
-    return [tar(entry, split=named.pop())]
-
-
-def tar_at(path: Path, split: str | None = None, *, imagenet: bool = False) -> list[Container]:
-    """Returns the tars inside a tar, one per class, or the tar itself if it holds images.
-
-    Raises:
-      UserError: the tar is damaged, unsafe or of a different kind, or holds both images and tars.
-    """
-    if is_parquet(path):
-        raise UserError(f"{path} is a Parquet file: prepare it with the kind parquet")
-    whole = tar(path, split=split, imagenet=imagenet)
-    inside = inspect_tar(whole)
-    if inside.tars and not any("/" in name for name in inside.images):
-        if whole.packed:
-            raise UserError(f"{path} is compressed and holds tars, which can only be read in place: gunzip it first")
-        return inner_tars(whole)
-    if inside.is_shard and not imagenet:
-        raise UserError(
-            f"{path} is a WebDataset shard, with {abbreviated(sorted(inside.labels))} for each image: prepare it with "
-            "the kind webdataset"
-        )
-    return [whole]
-
-
-def inner_tars(whole: Container) -> list[Container]:
-    """Returns the containers inside a tar of tars: one tar per class, or one per split."""
-    inner, images, others, split = [], "", 0, whole.split
-    for member, _ in tar_members(whole):
-        if is_hidden(member.name):
-            continue
-        if not is_tar(member.name):
-            images = images or (member.name if has_image_suffix(member.name) else "")
-            others += 1
-            continue
-        if not member.name.lower().endswith(".tar"):
-            raise UserError(f"{whole.title} holds the compressed tar {member.name}: unpack it first")
-        inside = PurePosixPath(member.name)
-        named = next(filter(None, map(split_named, inside.parts[:-1])), None)
-        place = Container(
-            whole.path, member.offset_data, member.size, split or named or "train", inside.stem,
-            imagenet=whole.imagenet, time=whole.time,
-        )  # fmt: skip
-        inner.append(place)
-    if images and inner:
-        raise UserError(
-            f"{whole.title} holds both images, such as {images}, and tars, such as {inner[0].class_name}.tar: unpack "
-            "it, or give them separately"
-        )
-    loose = [replace(whole, split=split or "train", direct=True)] if others else []  # to be counted
-    splits = [] if split else [place for place in inner if split_word(place.class_name)]
-    if splits and len(splits) < len(inner):
-        other = next(place for place in inner if place not in splits)
-        raise UserError(mixed_splits(whole.title, f"{splits[0].class_name}.tar", f"{other.class_name}.tar"))
-    if splits:
-        return [found for place in splits for found in _of_split(place)] + loose
-    return sorted(inner, key=lambda container: container.class_name or "") + loose
-
-
-def _of_split(place: Container) -> list[Container]:
-    """Returns the containers in a split's tar inside a tar, which holds class folders or one tar per class."""
-    whole = replace(place, split=split_word(place.class_name), class_name=None)
-    inside = inspect_tar(whole)
-    if inside.is_shard and not place.imagenet:
-        raise UserError(
-            f"{whole.title} is a WebDataset shard: unpack the tar that holds it, and use the kind webdataset"
-        )
-    return inner_tars(whole) if inside.tars else [whole]

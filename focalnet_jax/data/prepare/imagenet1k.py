@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from focalnet_jax.data.prepare.class_tars import tar_at
 from focalnet_jax.data.prepare.containers import Container, parquet, tar
-from focalnet_jax.data.prepare.folders import entries_of, refuse_archives, tar_at
+from focalnet_jax.data.prepare.folders import entries_of, refuse_archives
 from focalnet_jax.data.prepare.inspection import inspect_tar
 from focalnet_jax.data.prepare.labels import Labels, synset_named
 from focalnet_jax.data.prepare.naming import (
