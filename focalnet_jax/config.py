@@ -176,8 +176,9 @@ def expand_paths(config: ConfigDict) -> None:
 
     `compilation_cache` keeps its `~`: the config must be the same on hosts with different home directories.
     """
-    for section, key in ((config.data, "path"), (config, "init_from"), (config, "continue_from")):
-        if section[key] is not None:
+    evaluations = [(given, "path") for given in config.evaluations.values() if isinstance(given, ConfigDict)]
+    for section, key in ((config.data, "path"), (config, "init_from"), (config, "continue_from"), *evaluations):
+        if isinstance(section.get(key), str):
             section[key] = os.path.expanduser(section[key])
 
 

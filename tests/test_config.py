@@ -176,3 +176,10 @@ def test_a_recipe_of_an_unknown_task_is_refused_with_the_known_ones(task, tmp_pa
     recipe.write_text("\n".join(lines))
     with pytest.raises(UserError, match="classification"):
         load_config(str(recipe))
+
+
+@pytest.mark.parametrize("task", ["detection", "clasification", "none"])
+def test_a_recipe_keeps_its_task(task):
+    with pytest.raises(UserError, match=f"--config.task={task}: the recipe is for classification"):
+        load_config("configs/quickstart.py", [f"--config.task={task}"])
+    assert load_config("configs/quickstart.py", ["--config.task=classification"]).task == "classification"

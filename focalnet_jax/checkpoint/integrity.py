@@ -80,13 +80,7 @@ def read_manifest(step: Path) -> Manifest:
 
 def find_missing(step: Path) -> list[str]:
     """Returns problems of a step, found without reading files: missing files, wrong sizes, files of another step."""
-    try:
-        manifest = read_manifest(step)
-    except DamagedError as error:
-        return [str(error)]
-    if is_step(step) and manifest.step not in (None, int(step.name)):
-        return [f"it holds step {manifest.step}"]
-    return [damage for name, (size, _) in manifest.files.items() if (damage := _misses(step / name, name, size))]
+    return _inspect(step)[0]
 
 
 def find_damage(step: Path, part: int = 0, parts: int = 1) -> list[str]:
@@ -97,9 +91,9 @@ def find_damage(step: Path, part: int = 0, parts: int = 1) -> list[str]:
       part: index of the part of the files to read, if several processes share the work.
       parts: number of parts; all parts have about the same size.
     """
-    if missing := find_missing(step):
+    missing, files = _inspect(step)
+    if missing:
         return missing
-    files = read_manifest(step).files
     share = sorted(files, key=lambda name: (-files[name][0], name))[part::parts]
 
     def damage(name: str) -> str | None:
@@ -110,6 +104,18 @@ def find_damage(step: Path, part: int = 0, parts: int = 1) -> list[str]:
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return [text for text in pool.map(damage, share) if text]
+
+
+def _inspect(step: Path) -> tuple[list[str], Mapping[str, tuple[int, str]]]:
+    """Returns the problems of `find_missing`, and the files in the manifest."""
+    try:
+        manifest = read_manifest(step)
+    except DamagedError as error:
+        return [str(error)], {}
+    if is_step(step) and manifest.step not in (None, int(step.name)):
+        return [f"it holds step {manifest.step}"], {}
+    files = manifest.files
+    return [damage for name, (size, _) in files.items() if (damage := _misses(step / name, name, size))], files
 
 
 def _files(step: Path) -> list[Path]:

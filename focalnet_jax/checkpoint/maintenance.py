@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import sys
@@ -43,7 +44,8 @@ def _poll(ended: threading.Event) -> None:
         for notice, none in _NOTICES.items():
             address = f"http://{host}/computeMetadata/v1/instance/{notice}"
             request = urllib.request.Request(address, headers={"Metadata-Flavor": "Google"})
-            with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=2) as answer:
+            failures = contextlib.suppress(OSError, http.client.HTTPException)  # the next poll may succeed
+            with failures, urllib.request.urlopen(request, timeout=2) as answer:
                 value = answer.read(100).decode(errors="replace").strip()
                 if value.upper() != none:
                     print(f"{notice} is {value}: this machine is about to be stopped", file=sys.stderr, flush=True)

@@ -1,8 +1,9 @@
 """Checkpoints of a run, on top of Orbax's CheckpointManager.
 
-A step has these items: `params`; `ema`, the average of `params`, if the run has one; `training`, the remaining train
-state; `metadata`, JSON with the resolved config; and the manifest of its files with their SHA-256, see `integrity`. A
-step without a manifest is not a checkpoint.
+A step has these items: `params`; `ema`, the average of `params`, if the run has one; `statistics` and
+`ema_statistics`, if the model has any; `training`, the remaining train state; `metadata`, JSON with the resolved
+config; and the manifest of its files with their SHA-256, see `integrity`. A step without a manifest is not a
+checkpoint.
 """
 
 from __future__ import annotations

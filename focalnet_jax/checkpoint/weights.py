@@ -83,8 +83,19 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
       UserError: the parameters differ in name, shape or dtype; the message names the parameters that differ.
       RunFailedError: the step is damaged.
     """
+    return _load_item(checkpoint, weights_item(checkpoint), like, head)
+
+
+def load_statistics(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
+    """Returns the variables of a step that are not parameters, averaged if the parameters are; see `load_params`."""
+    item = "ema_statistics" if weights_item(checkpoint) == "ema" else "statistics"
+    return _load_item(checkpoint, item, like, head)
+
+
+def _load_item(checkpoint: Path, item: str, like: Tree, head: str) -> Tree:
     wanted = {name: value for name, value in like.items() if head == "keep" or name != "head"}
-    item = weights_item(checkpoint)
+    if not wanted:
+        return {}
     _check_unchanged(checkpoint)
     check_fits(checkpoint, item, wanted, ignored="head/" if head == "drop" else None)
     arguments = ocp.args.PyTreeRestore(
@@ -94,12 +105,6 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
     )
     with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(checkpoint / item, args=arguments)
-
-
-def load_statistics(checkpoint: Path, like: Tree) -> Tree:
-    """Returns the variables of a step that are not parameters, averaged if the parameters are; see `load_params`."""
-    item = "ema_statistics" if weights_item(checkpoint) == "ema" else "statistics"
-    return load_items(checkpoint, {item: like})[item]
 
 
 def load_items(checkpoint: Path, like: dict[str, Tree]) -> dict[str, Tree]:

@@ -122,7 +122,7 @@ def load_into(
         if not needs_surgery(held, config):
             # Each device reads its own shard.
             source = f"{checkpoint}{' (averaged weights)' if weights_item(checkpoint) == 'ema' else ''}"
-            held = load_statistics(checkpoint, statistics) if statistics else {}
+            held = load_statistics(checkpoint, statistics, head=head) if statistics else {}
             return Loaded(load_params(checkpoint, like, head=head), source, checkpoint_info(metadata), held)
     assumed = {key: getattr(config, key) for key in NOT_FROM_SHAPES}
     weights = read_weights(path, assumed=assumed, which=which, head=head)

@@ -32,11 +32,16 @@ class Substitutions:
       source: the examples, for their names in messages.
       host: `EvalHost` that decodes an example again to find the reason of the error.
       most: largest allowed fraction of unreadable examples among those read so far, but at least among one epoch.
+      counts: for every example of a batch, whether this process counts it; examples may be read by several processes.
+      alone: whether this process reads all examples. Otherwise the caller adds up `count` over the processes and calls
+        `check`.
     """
 
-    def __init__(self, source: Source, host: EvalHost, most: float):
+    def __init__(
+        self, source: Source, host: EvalHost, most: float, counts: np.ndarray | bool = True, *, alone: bool = True
+    ):
         self.count = 0
-        self._source, self._host, self._most = source, host, most
+        self._source, self._host, self._most, self._counts, self._alone = source, host, most, counts, alone
         self._read = 0
         self._named: set[int] = set()
 
@@ -48,25 +53,31 @@ class Substitutions:
         """Yields batches without their field `unreadable`; names every unreadable image once on stderr.
 
         Raises:
-          UserError: too many images are unreadable.
+          UserError: too many images are unreadable, if this process reads all of them.
         """
         for batch in batches:
             unreadable = batch.pop("unreadable")
-            found = unreadable[unreadable != READABLE]
+            found = unreadable != READABLE
             self._read += len(unreadable)
-            self.count += len(found)
-            new = sorted(set(found.tolist()) - self._named)
+            self.count += int((found & self._counts).sum())
+            new = sorted(set(unreadable[found].tolist()) - self._named)
             self._named.update(new)
-            if self.count > self._most * max(self._read, len(self._source)):
-                raise UserError(
-                    f"{self.count} of {self._read} images could not be read, such as "
-                    f"{self._source.name(min(self._named))} ({self._reasons()}): repair or remove them, or raise "
-                    f"data.max_unreadable={self._most}"
-                )
+            if self._alone:
+                self.check(self.count, self._read)
             for index in new:
                 name, reason = self._source.name(index), why_unreadable(self._source, self._host, index)
                 print(f"warning: cannot read image {name} ({reason}); the next image replaces it", file=sys.stderr)
             yield batch
+
+    def check(self, count: int, read: int) -> None:
+        """Raises `UserError` if `count` unreadable examples are too many among the `read` ones of all processes."""
+        if count > self._most * max(read, len(self._source)):
+            known = bool(self._named)  # not to a process that has read none of them
+            such = f", such as {self._source.name(min(self._named))} ({self._reasons()})" if known else ""
+            raise UserError(
+                f"{count} of {read} images could not be read{such}: repair or remove them, or raise "
+                f"data.max_unreadable={self._most}"
+            )
 
     def _reasons(self) -> str:
         """Returns why images could not be read, the most frequent reasons first."""

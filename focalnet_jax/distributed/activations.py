@@ -1,8 +1,8 @@
 """Sharding constraints on activations; without them the compiler may choose to exchange activations between devices.
 
 Without a mesh in the context (`jax.sharding.use_abstract_mesh`) no constraint is set, and kernels are partitioned along
-the compiler's sharding of their operands (`ops.partition`). The same holds in a mesh without the three axes below.
-Inside `jax.shard_map` and `jax.pmap` each device computes its own shard.
+the compiler's sharding of their operands (`distributed.partition`). The same holds in a mesh without the three axes
+below. Inside `jax.shard_map` and `jax.pmap` each device computes its own shard.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def on_each_device(function: Callable[..., Any], arguments: Any, result: Any) ->
 
     In a mesh with the three axes, arguments and results are sharded as in `by_example` and `by_channel`. If an axis
     does not divide evenly over the devices, each of them computes everything. Without such a mesh, B is split along the
-    compiler's sharding of the arguments, over axes of any name (`ops.partition`); sums then have one part.
+    compiler's sharding of the arguments, over axes of any name (`distributed.partition`); sums then have one part.
 
     Args:
       function: computes `result` from `arguments`.

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from focalnet_jax.distributed.mesh import put_exchanged
 
-_FIELD = "exchanged"  # of a batch, and of the metrics of its step
+_FIELD = "exchanged"  # name of the field in a batch and in the metrics of its step
 
 
 def with_sums(batch: Mapping[str, jax.Array], metrics: dict[str, jax.Array], last: jax.Array) -> dict[str, jax.Array]:

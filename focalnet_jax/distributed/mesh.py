@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from focalnet_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = PartitionSpec(("data", "fsdp"))  # of the leading axis of batches
+BATCH = PartitionSpec(("data", "fsdp"))  # partition of the leading axis of batches
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -142,6 +142,13 @@ class LocalPlaces:
         """Returns the indices of this process's examples in the global batch, ascending."""
         held = split_by_example(self.mesh).addressable_devices_indices_map((batch_size,)).values()
         return tuple(sorted({place for (part,) in held for place in range(*part.indices(batch_size))}))
+
+    def counted(self, batch_size: int) -> np.ndarray:
+        """Returns, for each example in `slice`, whether no process of a lower index reads it too, `[N]` bool."""
+        lowest = np.full(batch_size, jax.process_count())
+        for device, (part,) in split_by_example(self.mesh).devices_indices_map((batch_size,)).items():
+            lowest[part] = np.minimum(lowest[part], device.process_index)
+        return lowest[list(self.slice(batch_size))] == jax.process_index()
 
 
 def put_exchanged(values: Sequence[int], mesh: Mesh) -> jax.Array:

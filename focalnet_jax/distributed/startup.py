@@ -47,7 +47,7 @@ def connect(flags: argparse.Namespace) -> None:
     if not 0 < flags.coordinator_timeout <= _LONGEST_TIMEOUT:
         raise UserError(f"--coordinator-timeout {flags.coordinator_timeout}: expected 1 to {_LONGEST_TIMEOUT} seconds")
     given = _connection_arguments(flags)
-    if not given and not _in_cluster(os.environ):
+    if given is None or (not given and not _in_cluster(os.environ)):
         return
     _refuse_port_in_use(given)
     where = given.get("coordinator_address", "the cluster's coordinator")
@@ -121,8 +121,11 @@ def ends_with_the_others() -> Iterator[None]:
         )
 
 
-def _connection_arguments(flags: argparse.Namespace) -> dict[str, str | int]:
-    """Returns arguments of `jax.distributed.initialize` from flags or environment; empty for a single process."""
+def _connection_arguments(flags: argparse.Namespace) -> dict[str, str | int] | None:
+    """Returns arguments of `jax.distributed.initialize` from flags or environment.
+
+    They are empty if nothing is given, and None for a run of one process.
+    """
     address = flags.coordinator or os.environ.get(COORDINATOR)
     try:
         count = int(os.environ.get(PROCESSES, 0)) if flags.processes is None else flags.processes
@@ -132,7 +135,7 @@ def _connection_arguments(flags: argparse.Namespace) -> dict[str, str | int]:
     if not address and not count and index < 0:
         return {}
     if count == 1 and index in (-1, 0):
-        return {}
+        return None
     host, _, port = (address or "").rpartition(":")
     if not (host and port.isdigit() and 0 < int(port) < 2**16 and 0 <= index < count):
         flags = {"--coordinator": address, "--processes": count or None, "--process": None if index < 0 else index}
@@ -150,7 +153,7 @@ def _refuse_port_in_use(given: Mapping[str, str | int]) -> None:
     if given.get("process_id") != 0:
         return
     address = str(given["coordinator_address"])
-    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+    with _unbound_socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", int(address.rpartition(":")[2])))
@@ -159,6 +162,13 @@ def _refuse_port_in_use(given: Mapping[str, str | int]) -> None:
                 f"--coordinator {address}: process 0 cannot listen there ({error.strerror}), maybe because another run "
                 "is still ending; choose another port, for all processes"
             ) from error
+
+
+def _unbound_socket() -> socket.socket:
+    """Returns a socket for all addresses of this machine; for those of IPv4 if the machine has no IPv6."""
+    with contextlib.suppress(OSError):  # `socket.has_ipv6` is about Python, not about the machine
+        return socket.socket(socket.AF_INET6)
+    return socket.socket(socket.AF_INET)
 
 
 def _gpus_of_this_process(environment: Mapping[str, str]) -> list[int] | None:
@@ -209,9 +219,19 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def warn(text: str) -> None:
+    """Prints a warning to stderr, in process 0 only: all processes have the same ones."""
+    if is_first():
+        print(f"warning: {text}", file=sys.stderr)
+
+
 def from_first(value: float) -> float:
     """Returns process 0's value in all processes, such as one read from disks that may differ."""
-    return float(multihost_utils.broadcast_one_to_all(np.float64(value))) if jax.process_count() > 1 else value
+    if jax.process_count() == 1:
+        return value
+    # As bytes, because JAX would round to float32.
+    sent = multihost_utils.broadcast_one_to_all(np.frombuffer(np.float64(value).tobytes(), np.uint8))
+    return float(np.frombuffer(np.asarray(sent).tobytes(), np.float64)[0])
 
 
 def anywhere(here: bool) -> bool:

@@ -24,6 +24,7 @@ from focalnet_jax.system.children import start
 from focalnet_jax.system.signals import handled
 
 _GRACE_SECONDS = 30.0  # time for the others to end by themselves after one has failed, and again after each signal
+_LAST_LINES_SECONDS = 5.0  # time to print the last lines of a process; its children may keep its stderr open
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -42,8 +43,18 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{' '.join(command[:1]) or 'nothing'} after --: expected a Python program such as train.py")
     address = f"localhost:{_free_local_port()}"
     processes = [_start(command, address, flags, index) for index in range(flags.processes)]
+    readers = [
+        threading.Thread(target=_print_stderr, args=(process, index), daemon=True)
+        for index, process in enumerate(processes)
+        if index
+    ]
+    for reader in readers:
+        reader.start()
     with handled(_SIGNALS, lambda number, _: _send(processes, number)):
-        return _wait(processes)
+        code = _wait(processes)
+    for reader in readers:
+        reader.join(_LAST_LINES_SECONDS)
+    return code
 
 
 def _free_local_port() -> int:
@@ -58,16 +69,13 @@ def _start(command: list[str], address: str, flags: argparse.Namespace, index: i
         given = os.environ.get("XLA_FLAGS", "")
         variables["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count={flags.devices_per_process}".strip()
         variables["JAX_PLATFORMS"] = "cpu"
-    process = start(
+    return start(
         [sys.executable, *command],
         env=os.environ | variables,
         stderr=None if index == 0 else subprocess.PIPE,
         text=True,
         errors="replace",
     )
-    if index:
-        threading.Thread(target=_print_stderr, args=(process, index), daemon=True).start()
-    return process
 
 
 def _print_stderr(process: subprocess.Popen[str], index: int) -> None:

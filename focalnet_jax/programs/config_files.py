@@ -113,6 +113,8 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
         near = nearest(key, known) or [leaves[leaf] for leaf in nearest(key.rsplit(".", 1)[-1], leaves)]
         raise UserError(f"unknown config key {key!r}.{did_you_mean(near) or ' Known keys: ' + ', '.join(known)}")
     *parents, leaf = key.split(".")
+    if key == "task" and text != config.task:
+        raise UserError(f"--config.task={text}: the recipe is for {config.task}; choose a recipe of that task instead")
     node = config
     for parent in parents:
         node = node[parent]

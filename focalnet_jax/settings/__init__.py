@@ -19,7 +19,8 @@ class Settings(Protocol):
     """The contents of `settings/TASK.py`."""
 
     BEST_METRIC: str  # ranks checkpoints, the higher the better; a metric of the task's evaluation
-    HEADLINE: tuple[tuple[str, str], ...]  # metrics that reports and sweeps show, in percent, with titles
+    # Metrics in percent, with titles: reports draw the first two, sweeps list BEST_METRIC.
+    HEADLINE: tuple[tuple[str, str], ...]
     AUTO: tuple[str, ...]  # keys that may be left to be chosen, in addition to `config.AUTO`
     RESUMABLE: tuple[str, ...]  # keys that may differ on resume, in addition to `training.stored_config.RESUMABLE`
     CHECKS: Checks  # by key: whether a value is valid, and the valid values in words

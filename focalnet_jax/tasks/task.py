@@ -62,7 +62,7 @@ class Evaluation(Protocol):
         """Adds the measured arrays of a batch, and this host's part of that batch."""
 
     def result(self) -> dict[str, float | int]:
-        """Returns the figures, among them `loss` and the number of `examples`."""
+        """Returns the figures, among them the number of `examples`."""
 
     def details(self) -> dict[str, float | int]:
         """Returns figures about the evaluation itself, which do not depend on the weights."""

@@ -20,6 +20,7 @@ from focalnet_jax.data.source import Source, describe
 from focalnet_jax.distributed.startup import anywhere, check_same
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_SOURCES = ("*.py", "*.cc", "*.h")
 _SEEN_SECONDS = 10.0  # until a network file system shows files that another machine created
 
 
@@ -39,7 +40,7 @@ def _source() -> str:
     """Digest of the package's own files; two checkouts with the same version may differ."""
     digest = hashlib.sha256()
     package = Path(focalnet_jax.__file__).parent
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(path for pattern in _SOURCES for path in package.rglob(pattern)):
         digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
@@ -58,7 +59,8 @@ class TrainData:
 def open_train_data(config: FrozenConfigDict, mesh: Mesh, task: Task) -> TrainData:
     """Returns the training data of a task; raises `UserError` if the devices do not divide its batches."""
     batch_size = check_batch_size("batch_size", config.batch_size, mesh, config.accumulate_steps)
-    substitutions = Substitutions(task.source, task.host, config.data.max_unreadable)
+    counts, alone = LocalPlaces(mesh).counted(batch_size), jax.process_count() == 1
+    substitutions = Substitutions(task.source, task.host, config.data.max_unreadable, counts, alone=alone)
     return TrainData(task, batch_size, config.seed, read_options(config, mesh), substitutions)
 
 

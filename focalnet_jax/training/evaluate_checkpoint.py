@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from focalnet_jax.convert.files import is_checkpoint, sha256
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.distributed.compilation_cache import keep_compiled
 from focalnet_jax.distributed.mesh import run_mesh
-from focalnet_jax.distributed.startup import check_same, ends_with_the_others
+from focalnet_jax.distributed.startup import check_same, ends_with_the_others, warn
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.tasks.task import MAIN
 from focalnet_jax.training.agreement import check_same_data, check_same_run
@@ -67,11 +66,8 @@ def evaluate_checkpoint(
         print(f"evaluating {loaded.source} on {len(source)} examples of {which}")
         step = make_eval_step(graph, mesh, data.evaluation)
         figures = evaluate(step, variables, data.batches(), mesh, data.evaluation)
-        if not math.isfinite(figures["loss"]):
-            print(
-                f"warning: the loss is {figures['loss']}: the weights or the logits are NaN or infinite",
-                file=sys.stderr,
-            )
+        if broken := [f"{figure} is {value}" for figure, value in figures.items() if not math.isfinite(value)]:
+            warn(f"{', '.join(broken)}: the weights or the outputs are NaN or infinite")
         figures |= data.evaluation.details()
         result |= figures if name == MAIN else {f"{name}/{figure}": value for figure, value in figures.items()}
     result |= {"model": config.model.name, "checkpoint": loaded.source}
@@ -87,10 +83,9 @@ def _held_out_as_stored(config: FrozenConfigDict, stored: dict[str, Any], named:
     if "data.held_out" not in named:
         return replaced(config, {"data.held_out": share})
     if asked > share:
-        print(
-            f"warning: data.held_out={asked}, but the run held out {share}: if these are the images of the run, it was "
-            "trained on some of those evaluated here",
-            file=sys.stderr,
+        warn(
+            f"data.held_out={asked}, but the run held out {share}: if these are the images of the run, it was "
+            "trained on some of those evaluated here"
         )
     return config
 

@@ -30,6 +30,7 @@ from focalnet_jax.training.watchdog import Watchdog
 from focalnet_jax.training.writers import MetricsWriter, NoWriter, was_evaluated
 
 
+@ends_with_the_others()
 def train(config: FrozenConfigDict, workdir: Path) -> int:
     """Trains to the end, resuming the run in `workdir`; returns the exit code of the process.
 
@@ -40,24 +41,21 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
     check_same_run(config)
     lock = held(workdir) if is_first() else contextlib.nullcontext()
     on_tpu = jax.devices()[0].platform == "tpu"
-    with ends_with_the_others(), StopRequest(config.grace_seconds) as stop, maintenance.watched(on_tpu), lock:
+    with StopRequest(config.grace_seconds) as stop, maintenance.watched(on_tpu), lock:
         check_same_workdir(workdir)
         run = set_up(config, workdir)
-        if run.finished and from_first(was_evaluated(workdir, run.step, MAIN)):
-            more = f"to train on, give another --workdir and --config.continue_from={workdir}"
-            print(f"finished: {workdir} holds all {run.plan.total} steps already; {more}")
-            return 0
-        written = (config.writers, run.config.to_dict())
-        writer = MetricsWriter(workdir, run.step, *written) if is_first() else NoWriter()
-        loop = _Loop(run, writer, stop)
-        with contextlib.closing(loop.watchdog):  # until all is on the disk
-            try:
+        watchdog = Watchdog(watchdog_seconds(run.config, run.spec.mesh))
+        with contextlib.closing(watchdog), contextlib.closing(run.checkpoints):  # until all is on the disk
+            if run.finished and all(from_first(was_evaluated(workdir, run.step, name)) for name in run.evaluations):
+                more = f"to train on, give another --workdir and --config.continue_from={workdir}"
+                print(f"finished: {workdir} holds all {run.plan.total} steps already; {more}")
+                return 0
+            written = (config.writers, run.config.to_dict())
+            with contextlib.closing(MetricsWriter(workdir, run.step, *written) if is_first() else NoWriter()) as writer:
+                loop = _Loop(run, writer, stop, watchdog)
                 with contextlib.closing(loop.profile):
                     stopped = loop.run_to_end()
                 run.checkpoints.wait()
-            finally:
-                writer.close()
-                run.checkpoints.close()
     if stopped:
         by = stop.received.name if stop.received else "a signal to another process"
         print(f"stopped by {by} and saved at step {run.step}; the same command resumes it")
@@ -69,14 +67,13 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
 class _Loop:
     """The steps of a run."""
 
-    def __init__(self, run: Run, writer: MetricsWriter | NoWriter, stop: StopRequest):
-        self.run, self.writer, self.stop = run, writer, stop
+    def __init__(self, run: Run, writer: MetricsWriter | NoWriter, stop: StopRequest, watchdog: Watchdog):
+        self.run, self.writer, self.stop, self.watchdog = run, writer, stop, watchdog
         self.alone = jax.process_count() == 1
         # Sums over all processes: those that were asked to stop, and images substituted.
         self.exchange = Exchange(run.spec.mesh, (0, run.substituted))
         self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.cost)
         self.stop.saved = lambda: run.step if run.checkpoints.holds(run.step) else None
-        self.watchdog = Watchdog(watchdog_seconds(run.config, run.spec.mesh))
         self.profile = Profile(run.config.profile_steps, run.workdir)
         spec = run.spec
         self.eval_steps = {
@@ -112,10 +109,13 @@ class _Loop:
             arrays = self.exchange.give(put_batch(batch, run.spec.mesh), self._own())
             run.state, run.metrics = train_step(run.state, arrays)
             self.exchange.send(run.metrics)
-            run.step, run.substituted = step, self._substituted()
+            run.step = step
             # One step computes while the next one's batch is fetched and sent; without a bound, so would all of them.
             jax.block_until_ready(before)
             self.exchange.receive(before)
+            run.substituted = self._substituted()
+            if not self.alone:
+                self._check_substituted(step - 1)
             if step == first:
                 jax.block_until_ready(run.metrics)
                 self.progress.first_step_done()
@@ -145,6 +145,14 @@ class _Loop:
 
     def _substituted(self) -> int:
         return int(self._own()[1] if self.alone else self.exchange.sums[1])
+
+    def _check_substituted(self, step: int) -> None:
+        """Raises `UserError` in all processes if too many images were unreadable up to a step; no step is lost."""
+        try:
+            self.run.train_data.substitutions.check(self.run.substituted, step * self.run.train_data.batch_size)
+        except UserError:
+            self.run.save(last=True)
+            raise
 
     def _log(self) -> None:
         run = self.run
@@ -190,7 +198,10 @@ class _Loop:
                 if name == MAIN:
                     self.writer.draw(run.step, self.maps.draw(run.state.result))
                 self.progress.print_evaluation(name, run.step, run.evaluations[name].evaluation.describe(result))
-        return self.alone or not anywhere(self.stop.received is not None)  # rather than some steps later
+        stop = not self.alone and anywhere(self.stop.received is not None)  # rather than some steps later
+        if stop:  # even if the save before the evaluation was put off
+            run.save(last=True)
+        return not stop
 
     def _measure(self, name: str) -> dict[str, float | int] | None:
         """Returns the figures of an evaluation; None if a signal cut the evaluation short."""

@@ -13,10 +13,14 @@ from focalnet_jax.errors import UserError
 FOLDER = "profile"
 
 
-def check_steps(steps: Sequence[int], total: int) -> None:
-    """Raises `UserError` if the steps come after the last step of the run."""
+def check_steps(steps: Sequence[int], total: int, first: int = 0) -> None:
+    """Raises `UserError` if none of the steps is one of the run, which has the steps `first` + 1 to `total`."""
     if steps and steps[0] > total:
         raise UserError(f"profile_steps={tuple(steps)}: the last step of the run is {total}; give earlier steps")
+    if steps and steps[1] <= first:
+        raise UserError(
+            f"profile_steps={tuple(steps)}: the first step of the run is {first + 1} (continue_from); give later steps"
+        )
 
 
 class Profile:

@@ -54,7 +54,7 @@ class Progress:
     def first_step_done(self) -> None:
         """Starts the clock after the first step, most of which was compilation."""
         now = time.perf_counter()
-        print(f"first step, compilation included, took {clock(now - self._begun)}", flush=True)
+        print(f"first step, compilation included, took {clock(now - self._begun - self._paused)}", flush=True)
         self._marked_step, self._marked_time, self._waited = self._first + 1, now, 0.0
         self._compiled, self._paused = True, 0.0
 

@@ -32,11 +32,11 @@ _LARGE_ON_CPUS = 256
 _WATCHDOG_SECONDS, _WATCHDOG_SECONDS_ON_CPUS = 900.0, 14400.0
 _SMALL = {"embed_dim": 32, "depths": (2, 2, 4, 2)}  # 2.7 M parameters; 35 MMACs at 64 px
 _SMALL_MACS = 35e6
-# Training images that are looked at, all epochs together: on accelerators, and on two CPU cores by the small model.
-_LOOKS, _LOOKS_ON_CPUS = 1_000_000, 60_000
-_EPOCHS, _EPOCHS_FROM_WEIGHTS = (20, 200), (5, 40)  # least and most
+# Number of training images over all epochs: on accelerators, and with the small model on two CPU cores.
+_EXAMPLES, _EXAMPLES_ON_CPUS = 1_000_000, 60_000
+_EPOCHS, _EPOCHS_FROM_WEIGHTS = (20, 200), (5, 40)  # smallest and largest number of epochs
 _WARMUP_SHARE = 0.05
-_STEPS_PER_EPOCH = 10  # at least, where the batch is chosen
+_STEPS_PER_EPOCH = 10  # smallest number of steps, if the batch size is chosen
 
 
 def resolve(
@@ -133,12 +133,12 @@ def _schedule(config: FrozenConfigDict, examples: int, on_cpus: bool) -> dict[st
     """Returns values for those of duration, learning rate and warm-up that the config leaves open."""
     chosen: dict[str, Any] = {}
     if config.total_steps is None and config.total_epochs is None:
-        looks = _LOOKS
+        seen = _EXAMPLES
         if on_cpus:
             macs = summarize(model_config(config), config.data.image_size).macs
-            looks = _LOOKS_ON_CPUS * from_first(cpus()) / 2 * _SMALL_MACS / macs
+            seen = _EXAMPLES_ON_CPUS * from_first(cpus()) / 2 * _SMALL_MACS / macs
         least, most = _EPOCHS_FROM_WEIGHTS if config.init_from else _EPOCHS
-        chosen["total_epochs"] = float(round(min(max(looks / examples, least), most)))
+        chosen["total_epochs"] = float(round(min(max(seen / examples, least), most)))
     if is_auto(config, "schedule.learning_rate"):
         chosen["schedule.learning_rate"] = _learning_rate(config)
         if config.schedule.warmup_steps is None and config.schedule.warmup_epochs is None:

@@ -19,6 +19,7 @@ from focalnet_jax.config import default_config, flatten
 from focalnet_jax.data.source import Source
 from focalnet_jax.distributed.startup import anywhere, from_first, is_first
 from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.settings.tasks import TASKS
 from focalnet_jax.training.stored_config import differences
 
 CONFIG_FILE = "config.json"
@@ -96,11 +97,14 @@ def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None
     try:
         stored: dict[str, Any] = json.loads(path.read_text())
         differing = differences(config, stored)
-        ours = flatten(ConfigDict(stored)).keys() <= flatten(default_config(config.task)).keys()
+        task = stored.get("task", config.task)
+        known = flatten(default_config(task)).keys() if task in TASKS else ()
+        # The evaluations have names of the user's choice.
+        unknown = {key for key in flatten(ConfigDict(stored)) if not key.startswith("evaluations.")} - set(known)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): repair or remove it, or choose another --workdir") from error
     # A run that never saved cannot be resumed, so another config may start in its workdir.
-    if newest is not None or not ours:
+    if newest is not None or unknown:
         _refuse(workdir, workdir, differing)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from focalnet_jax.distributed.compilation_cache import keep_compiled
 from focalnet_jax.distributed.exchange import scalars
 from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.distributed.sharding import list_placement
-from focalnet_jax.distributed.startup import from_first, is_first
+from focalnet_jax.distributed.startup import from_first, is_first, warn
 from focalnet_jax.errors import RunFailedError
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.system.files import write_whole
@@ -58,7 +57,7 @@ from focalnet_jax.training.state import (
     merge_model,
 )
 from focalnet_jax.training.stored_config import with_stored
-from focalnet_jax.training.writers import IN_A_ROW, check_writers
+from focalnet_jax.training.writers import IN_A_ROW, best_written, check_writers
 
 PARAM_NORM = "train/param_norm"
 _JUDGED = ("train/loss", "train/grad_norm", PARAM_NORM)
@@ -175,10 +174,12 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
         )
     config = resolve(config, mesh, source)
     task = kind.make_task(config, source)
-    open_train_data(config, mesh, task), open_eval_data(config, mesh, task)
+    # Raises UserError if the devices do not divide the batches.
+    open_train_data(config, mesh, task)
+    open_eval_data(config, mesh, task)
     check_same_data(source, *(evaluation.source for evaluation in task.evaluations().values()))
     plan = make_plan(config, len(source))
-    check_steps(config.profile_steps, plan.total)
+    check_steps(config.profile_steps, plan.total, plan.first)
     durations = dict(warmup_steps=plan.warmup, total_steps=plan.total - plan.first, first_step=plan.first)
     spec, init = make_spec(config, mesh, task, **durations)
     like = abstract_variables(init, mesh)
@@ -194,7 +195,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     if origin is not None:
         continued = origin.load(abstract_state(spec, init).items())
         for text in origin.describe(config, source):
-            print(f"warning: differs from the continued run: {text}", file=sys.stderr)
+            warn(f"differs from the continued run: {text}")
 
     found.put_aside()
     checkpoints = Checkpoints(workdir, best_metric(task), keep_latest=config.keep_latest, keep_best=config.keep_best)
@@ -209,11 +210,12 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     except OSError as error:
         raise cannot_write(workdir, error) from error
     for text in slow_here(config, mesh):
-        print(f"warning: {text}", file=sys.stderr)
+        warn(text)
     print_banner(config, summary, train_data, evaluations, plan, mesh, like.params, origin=start, workdir=workdir)
     if plan.first:
         print(_describe_schedule(spec, plan), flush=True)
-    best, step = from_first(checkpoints.best_metric()), int(state.step)
+    step = int(state.step)
+    best = from_first(max(checkpoints.best_metric(), best_written(workdir, step, best_metric(task))))
     cost = step_cost(config.batch_size, summary.macs, mesh)
     return Run(config, workdir, train_data, evaluations, plan, spec, state, checkpoints, best, step, cost, substituted)
 
@@ -221,7 +223,10 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
 def _started(
     config: FrozenConfigDict, task: Task, checkpoint: Path | None, origin: Origin | None, like: Variables
 ) -> tuple[Task, Loaded | None, int]:
-    """Returns the task with data matched to its initial head, the weights of `init_from`, and images substituted."""
+    """Returns the task with its data matched to the initial head, initial weights, and a number of images.
+
+    The weights are those of `init_from` (None without them); the number is that of the images substituted so far.
+    """
     if checkpoint is not None:
         stored = check_checkpoint(config, checkpoint, task.source)
         return task.continue_run(stored, "this run"), None, stored["data"]["substituted"]
@@ -233,6 +238,7 @@ def _started(
         config.init_from,
         model_config(config),
         like.params,
+        statistics=like.statistics,
         head=config.init_head,
         seed=config.seed,
         which=config.init_weights,
@@ -241,7 +247,10 @@ def _started(
 
 
 def _as_before(config: FrozenConfigDict, folder: Path, newest: int | None) -> tuple[FrozenConfigDict, Origin | None]:
-    """Returns the config with the values chosen by its run or by the continued run, and the continued run."""
+    """Returns the config with the choices of the run in `folder` or of the run that is continued.
+
+    Also returns the run that is continued, if there is one.
+    """
     if newest is not None:
         return with_stored(config, read_metadata(folder / str(newest)).get("config", {})), None
     if not config.continue_from:
@@ -273,5 +282,9 @@ def _first_state(
     if initial is None:
         return state, "fresh weights"
     params = state.params | initial.params
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return replace(state, params=params, ema=ema), f"weights of {initial.source}"
+    statistics = state.statistics | initial.statistics
+    started = replace(state, params=params, statistics=statistics)
+    if state.ema is not None:
+        ema, ema_statistics = jax.tree.map(jnp.copy, (params, statistics))
+        started = replace(started, ema=ema, ema_statistics=ema_statistics)
+    return started, f"weights of {initial.source}"

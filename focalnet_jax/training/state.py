@@ -52,7 +52,7 @@ class TrainState:
         return Variables(self.ema, self.ema_statistics)
 
     def items(self) -> dict[str, Any]:
-        """Returns the items of a checkpoint: `params` and `ema`, which other programs can use, and `training`."""
+        """Returns the items of a checkpoint: `params`, the averages and statistics if any, and `training`, the rest."""
         training = {"step": self.step, "opt_state": self.opt_state, "health": self.health}
         others = {"ema": self.ema, "statistics": self.statistics, "ema_statistics": self.ema_statistics}
         return {"params": self.params, "training": training} | {name: tree for name, tree in others.items() if tree}

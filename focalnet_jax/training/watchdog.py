@@ -19,7 +19,7 @@ T = TypeVar("T")
 class Watchdog:
     """Ends the process and prints the stacks of all threads if no progress was reported for some seconds.
 
-    The watchdog starts at the first report, because the duration of compilation is unknown.
+    The time before the first report, such as that of the first compilation, is not limited.
     """
 
     def __init__(self, seconds: float):

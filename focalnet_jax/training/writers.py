@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
 import math
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import tensorboardX
 
+from focalnet_jax.checkpoint.weights import reason
 from focalnet_jax.errors import RunFailedError, UserError, suggest
 from focalnet_jax.system.files import write_whole
 
@@ -25,8 +27,8 @@ IN_A_ROW = "train/skipped_in_a_row"
 class MetricsWriter:
     """Appends to `metrics.jsonl` in a workdir, and to other writers by name.
 
-    A run that resumes from step n removes the lines of later steps from `metrics.jsonl` and from TensorBoard. Each step
-    then has one line in the file, followed by a line for each of its evaluations.
+    A run that resumes from step n removes the lines of later steps from `metrics.jsonl` and from TensorBoard. Each
+    logged step then has one line in the file, and each evaluation a line of its own.
 
     Args:
       workdir: workdir of the run.
@@ -62,9 +64,10 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flushes and closes."""
-        self._file.close()
-        for other in self._others:
-            other.close()
+        with contextlib.ExitStack() as stack:
+            for other in self._others:
+                stack.callback(other.close)
+            self._file.close()
 
 
 class Writer(Protocol):
@@ -110,17 +113,19 @@ class _WandB:
 
     def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
         del step
-        wandb = importlib.import_module("wandb")
-        path = workdir / "wandb_id.txt"
-        name = path.read_text().strip() if path.exists() else uuid.uuid4().hex[:8]
-        path.write_text(name + "\n")
-        self._run = wandb.init(dir=str(workdir), name=workdir.name, id=name, resume="allow", config=config)
+        name = _read_id(workdir / "wandb_id.txt") or uuid.uuid4().hex[:8]
+        write_whole(workdir / "wandb_id.txt", name + "\n")
+        with _in_one_line("wandb", UserError):
+            wandb = importlib.import_module("wandb")
+            self._run = wandb.init(dir=str(workdir), name=workdir.name, id=name, resume="allow", config=config)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        with _in_one_line("wandb", RunFailedError):
+            self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        self._run.finish()
+        with _in_one_line("wandb", RunFailedError):
+            self._run.finish()
 
 
 class _MLflow:
@@ -128,19 +133,39 @@ class _MLflow:
 
     def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
         del step
-        self._mlflow = importlib.import_module("mlflow")
-        path = workdir / "mlflow_id.txt"
-        known = path.read_text().strip() if path.exists() else None
-        run = self._mlflow.start_run(run_id=known, run_name=None if known else workdir.name)
-        path.write_text(run.info.run_id + "\n")
+        known = _read_id(workdir / "mlflow_id.txt")
+        with _in_one_line("mlflow", UserError):
+            self._mlflow = importlib.import_module("mlflow")
+            run = self._mlflow.start_run(run_id=known, run_name=None if known else workdir.name)
+        write_whole(workdir / "mlflow_id.txt", run.info.run_id + "\n")
         if not known:
-            self._mlflow.log_dict(config, "config.json")
+            with _in_one_line("mlflow", UserError):
+                self._mlflow.log_dict(config, "config.json")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics(dict(values), step=step)
+        with _in_one_line("mlflow", RunFailedError):
+            self._mlflow.log_metrics(dict(values), step=step)
 
     def close(self) -> None:
-        self._mlflow.end_run()
+        with _in_one_line("mlflow", RunFailedError):
+            self._mlflow.end_run()
+
+
+def _read_id(path: Path) -> str | None:
+    """Returns the id that a run has in a service; None if it has none yet, or an empty file."""
+    return (path.read_text(errors="replace").strip() or None) if path.exists() else None
+
+
+@contextlib.contextmanager
+def _in_one_line(service: str, kind: type[Exception]) -> Iterator[None]:
+    """Raises `kind`, with one line, for any error of a service's library; these have no type in common."""
+    try:
+        yield
+    except Exception as error:
+        raise kind(
+            f"writers: {service} fails: {reason(error)}; check its settings and {service}_id.txt in the workdir, or "
+            "leave it out of writers and start the same command"
+        ) from error
 
 
 WRITERS = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
@@ -170,14 +195,26 @@ class NoWriter:
 
 
 def was_evaluated(workdir: Path, step: int, name: str) -> bool:
-    """Returns whether `metrics.jsonl` has the evaluation `name` of a step; a signal may have cut it short."""
+    """Returns whether `metrics.jsonl` has the result of the evaluation `name` at a step.
+
+    It has none if a signal cut the evaluation short.
+    """
+    return any(key.startswith(f"{name}/") for row in _rows_up_to(workdir, step) if row["step"] == step for key in row)
+
+
+def best_written(workdir: Path, step: int, metric: str) -> float:
+    """Returns the highest `metric` in `metrics.jsonl` up to a step, or minus infinity."""
+    values = [row[metric] for row in _rows_up_to(workdir, step) if isinstance(row.get(metric), int | float)]
+    return max((value for value in values if not math.isnan(value)), default=-math.inf)
+
+
+def _rows_up_to(workdir: Path, step: int) -> Iterator[dict[str, Any]]:
     path = workdir / METRICS
     try:
         lines = _lines_up_to(path, step) if path.exists() else []
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; repair it or choose another --workdir") from error
-    rows = (row for row in map(json.loads, lines) if row["step"] == step)
-    return any(key.startswith(f"{name}/") for row in rows for key in row)
+    return map(json.loads, lines)
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:

@@ -1,5 +1,7 @@
 """Several real processes are one run: same numbers, one checkpoint, one end."""
 
+import argparse
+import errno
 import shutil
 import socket
 import subprocess
@@ -7,12 +9,20 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
+import focalnet_jax
+from focalnet_jax.checkpoint.steps import list_steps
 from focalnet_jax.distributed import startup
+from focalnet_jax.errors import UserError
 from focalnet_jax.launch import __main__ as launcher
-from tests.commands import ENVIRONMENT, SMALL, assert_one_line_mistake, command, run, start
+from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.training import agreement, loop
+from tests.commands import ENVIRONMENT, FOLDER, SMALL, assert_one_line_mistake, command, metrics, run, start
 from tests.processes import SHORT, assert_same_run, launch
+
+EXACT = "[16777217.0, 83.33333333333333, -1.0, 1e+300, -math.inf]"  # float32 holds two of them
 
 
 def test_two_processes_of_four_devices_compute_what_one_does(alone, tmp_path):
@@ -24,6 +34,31 @@ def test_two_processes_of_four_devices_compute_what_one_does(alone, tmp_path):
     assert "8 x cpu, 2 process(es), mesh data=2 fsdp=2 tensor=2" in stdout
     assert stdout.count("2 process(es)") == 1  # one of them prints
     assert_same_run(tmp_path, alone)
+
+
+@pytest.fixture
+def damaged(photos, tmp_path):
+    """Flags of a run of 4 steps on 24 images; two cannot be read: in the first step, one by each of two processes."""
+    shutil.copytree(photos, tmp_path / "data")
+    for number in (1, 6):
+        (tmp_path / "data" / "train" / "china" / f"{number}.jpg").write_bytes(b"nothing")
+    return [*FOLDER, f"--config.data.path={tmp_path / 'data'}", "--config.total_steps=4", "--workdir", tmp_path / "run"]
+
+
+def test_what_may_be_unreadable_is_a_share_of_what_all_processes_read(damaged, tmp_path):
+    launcher = launch(*damaged, "--config.data.max_unreadable=0.07")  # 1.68 of 24
+    _, stderr = launcher.communicate(timeout=300)
+    assert launcher.returncode == 2, stderr
+    assert "error: 2 of 8 images could not be read, such as " in stderr
+    assert list_steps(tmp_path / "run" / "checkpoints") == [2]  # where both know
+
+
+def test_an_unreadable_image_that_two_processes_read_is_one(damaged, tmp_path):
+    shared = ["--config.mesh.data=1", "--config.mesh.tensor=2", "--config.data.max_unreadable=0.1"]
+    launcher = launch(*damaged, *shared)
+    _, stderr = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, stderr
+    assert [row["data/substituted"] for row in metrics(tmp_path / "run") if "data/substituted" in row] == [0, 2, 2, 2]
 
 
 def by_hand(script, port, *each, **options):
@@ -72,6 +107,39 @@ def test_processes_with_other_sources_refuse(tmp_path):
         assert "differ in the source of focalnet_jax (here" in stderr
 
 
+@pytest.mark.parametrize("changed", ["training/step.py", "ops/native/rows.h", "ops/native/handlers.cc"])
+def test_any_source_that_computes_is_compared(changed, tmp_path, monkeypatch):
+    def compared():
+        values = {}
+        monkeypatch.setattr(agreement, "check_same", values.update)
+        agreement.check_same_run(load_config("configs/quickstart.py"))
+        return values["the source of focalnet_jax"]
+
+    before, package = compared(), tmp_path / "focalnet_jax"
+    shutil.copytree(Path(focalnet_jax.__file__).parent, package)
+    monkeypatch.setattr(focalnet_jax, "__file__", str(package / "__init__.py"))
+    assert compared() == before
+    (package / changed).write_text((package / changed).read_text() + "\n")
+    assert compared() != before
+
+
+def test_the_first_process_gives_every_number_to_the_bit(tmp_path):
+    script = f"""
+import argparse, math
+from pathlib import Path
+from focalnet_jax.distributed.startup import connect, from_first, is_first
+connect(argparse.Namespace(coordinator=None, processes=None, process=None, coordinator_timeout=100))
+numbers = {EXACT}
+here = [from_first(number if is_first() else 7.0) for number in numbers]
+Path({str(tmp_path)!r}, "first" if is_first() else "second").write_text(repr(here))
+"""
+    (tmp_path / "exact.py").write_text(script)
+    done = run("-m", "focalnet_jax.launch", "--processes", 2, "--devices-per-process", 1, "--", tmp_path / "exact.py")
+    assert done.returncode == 0, done.stderr
+    for name in ("first", "second"):
+        assert (tmp_path / name).read_text() == EXACT.replace("math.", "")
+
+
 def test_processes_that_do_not_share_a_workdir_or_a_checkpoint_refuse(finished, tmp_path):
     each = [["--workdir", tmp_path / str(index)] for index in range(2)]
     for stderr, code in by_hand("train.py", 47118, *each):
@@ -90,6 +158,35 @@ def test_a_port_that_somebody_listens_at_is_refused(tmp_path):
         flags = ["--coordinator", f"localhost:{port}", "--processes", 2, "--process", 0]
         done = run("train.py", *SMALL, *flags, "--workdir", tmp_path / "run")
     assert_one_line_mistake(done, f"--coordinator localhost:{port}: process 0 cannot listen there")
+
+
+def test_a_port_is_tested_on_a_machine_without_ipv6(monkeypatch):
+    made = socket.socket
+
+    def without_ipv6(family=socket.AF_INET, *rest):
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return made(family, *rest)
+
+    with socket.create_server(("", 0)) as taken:
+        address = f"localhost:{taken.getsockname()[1]}"
+        monkeypatch.setattr(socket, "socket", without_ipv6)
+        with pytest.raises(UserError, match=f"--coordinator {address}: process 0 cannot listen there"):
+            startup._refuse_port_in_use({"process_id": 0, "coordinator_address": address})
+
+
+@pytest.mark.parametrize("given", [{"processes": 1}, {"processes": 1, "process": 0, "coordinator": "localhost:1"}])
+def test_one_process_runs_alone_within_a_cluster_too(given, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "a,b")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    connected = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: connected.append(arguments))
+    monkeypatch.setattr(startup.native_log, "shorten", lambda: None)
+    nothing = {"coordinator": None, "processes": None, "process": None, "coordinator_timeout": 9}
+    startup.connect(argparse.Namespace(**nothing | given))
+    assert not connected
+    startup.connect(argparse.Namespace(**nothing))
+    assert connected
 
 
 def test_the_only_process_of_a_node_has_all_its_gpus(monkeypatch):
@@ -142,6 +239,20 @@ def test_when_any_process_fails_the_launcher_ends_the_others(failing, monkeypatc
     )
 
 
+def test_the_last_line_of_a_process_is_printed_however_late(monkeypatch, tmp_path, capfd):
+    (tmp_path / "fails.py").write_text("import sys; print('failed: why', file=sys.stderr); sys.exit(3)")
+    at_once = launcher._print_stderr
+
+    def late(process, index):
+        process.wait()
+        time.sleep(1)
+        at_once(process, index)
+
+    monkeypatch.setattr(launcher, "_print_stderr", late)
+    assert launcher.main(["--processes", "2", "--", str(tmp_path / "fails.py")]) == 3
+    assert "[1] failed: why\n" in capfd.readouterr().err
+
+
 def test_the_launcher_refuses_a_command_that_is_no_program(tmp_path):
     flags = ["-m", "focalnet_jax.launch", "--processes", "2", "--"]
     assert_one_line_mistake(run(*flags, "trian.py"), "expected a Python program")
@@ -152,3 +263,19 @@ def test_the_launcher_refuses_a_command_that_is_no_program(tmp_path):
     done = run(*flags, tmp_path / "says.py")
     assert done.returncode == 7
     assert sorted(done.stdout.split()) == ["0", "1"]
+
+
+def test_a_process_that_ends_before_the_checks_ends_the_others_in_one_line(monkeypatch, tmp_path, capsys):
+    def broken_off(*_):
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE: Connection closed by peer\nand a trace")
+
+    def left(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(loop, "check_same_run", broken_off)
+    monkeypatch.setattr(startup.os, "_exit", left)
+    with pytest.raises(SystemExit):
+        loop.train(load_config("configs/quickstart.py"), tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("failed: another process of this run has ended")

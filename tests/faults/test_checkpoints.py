@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from focalnet_jax.checkpoint import integrity
 from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage, read_manifest
 from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import check_whole, list_steps, newest_step
@@ -140,6 +141,20 @@ def test_every_flipped_bit_and_every_cut_of_a_file_is_found(finished, tmp_path):
         path.rename(path.with_name("moved"))
         assert find_damage(step), path
         path.with_name("moved").rename(path)
+
+
+@pytest.mark.fault(2)
+def test_a_step_that_is_deleted_while_it_is_read_is_damaged(finished, tmp_path, monkeypatch):
+    step = copied(finished[0], tmp_path) / "checkpoints" / "60"
+
+    def read_and_delete(step, _read=integrity.read_manifest):
+        manifest = _read(step)
+        (step / MANIFEST).unlink()
+        return manifest
+
+    monkeypatch.setattr(integrity, "read_manifest", read_and_delete)
+    assert not find_damage(step)  # all that the manifest names is there
+    assert find_damage(step) == [f"it has no {MANIFEST}"]
 
 
 @pytest.mark.fault(4)

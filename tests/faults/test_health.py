@@ -3,6 +3,7 @@
 import re
 import signal
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from focalnet_jax.checkpoint.preemption import StopRequest
 from focalnet_jax.checkpoint.steps import list_steps
 from focalnet_jax.checkpoint.weights import read_arrays
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
@@ -18,10 +20,12 @@ from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.training.data import open_train_data
 from focalnet_jax.training.health import fresh_health, judge
+from focalnet_jax.training.loop import _Loop
 from focalnet_jax.training.run import set_up
 from focalnet_jax.training.state import init_state
 from focalnet_jax.training.step import make_train_step
-from focalnet_jax.training.writers import IN_A_ROW
+from focalnet_jax.training.watchdog import Watchdog
+from focalnet_jax.training.writers import IN_A_ROW, NoWriter
 from tests.commands import SMALL, run, start
 from tests.specs import open_spec
 
@@ -208,3 +212,25 @@ def test_an_update_that_is_not_made_puts_a_save_off_at_most(tmp_path, capsys):
         one.save(last=True)
     assert saved() == [2, 3, 4]
     one.checkpoints.close()
+
+
+@pytest.mark.fault(13)
+@pytest.mark.fault(25)
+def test_several_processes_that_stop_after_an_evaluation_save_what_was_put_off(tmp_path):
+    stop = StopRequest(25.0)
+
+    class Writer(NoWriter):
+        def write(self, step, values):
+            """A signal arrives during the evaluation."""
+            if "eval/top1" in values:
+                stop.received = signal.SIGTERM
+
+    config = load_config("configs/quickstart.py", [*SMALL[1:], "--config.batch_size=16", "--config.eval_every_steps=1"])
+    one = set_up(config, tmp_path)
+    one.spec = replace(one.spec, task=Broken(one.spec.task))
+    with closing(Watchdog(900.0)) as watchdog, closing(one.checkpoints):
+        loop = _Loop(one, Writer(), stop, watchdog)
+        loop.alone = False  # as in a run of several processes, which finish an evaluation before they stop
+        assert loop.run_to_end()
+        one.checkpoints.wait()
+    assert (one.step, list_steps(tmp_path / "checkpoints")) == (1, [1])

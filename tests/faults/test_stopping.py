@@ -1,6 +1,8 @@
 """A run that is stopped, killed or fails loses nothing it could have kept: real processes, real signals."""
 
+import http.client
 import http.server
+import io
 import os
 import shutil
 import signal
@@ -10,6 +12,8 @@ import time
 import psutil
 import pytest
 
+from focalnet_jax.checkpoint import maintenance
+from focalnet_jax.checkpoint.preemption import StopRequest
 from focalnet_jax.checkpoint.steps import list_steps
 from tests.commands import (
     ENVIRONMENT,
@@ -275,6 +279,24 @@ def test_a_run_does_not_outlive_who_would_start_it_again(tmp_path):
     psutil.wait_procs([child], timeout=60)
     assert not child.is_running()
     assert list_steps(tmp_path / "checkpoints")
+
+
+def test_a_notice_is_seen_after_an_answer_that_is_not_http(monkeypatch, capsys):
+    answers = iter([http.client.BadStatusLine("garbage"), http.client.IncompleteRead(b""), io.BytesIO(b"TRUE")])
+
+    def answer(*_, **__):
+        if isinstance(given := next(answers), Exception):
+            raise given
+        return given
+
+    monkeypatch.setattr(maintenance, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(maintenance.urllib.request, "urlopen", answer)
+    with StopRequest(25.0) as stop, maintenance.watched(on_tpu=True):
+        deadline = time.monotonic() + 20
+        while stop.received is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert stop.received == signal.SIGTERM
+    assert "this machine is about to be stopped" in capsys.readouterr().err
 
 
 def test_a_machines_notice_stops_the_run_as_a_signal_does(tmp_path):

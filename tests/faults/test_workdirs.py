@@ -9,12 +9,18 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from focalnet_jax.checkpoint import lock
+from focalnet_jax.checkpoint.manager import Checkpoints
+from focalnet_jax.config import to_json
 from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.system.files import write_whole
+from focalnet_jax.training.loop import train
+from focalnet_jax.training.resume import refuse_other_run
 from focalnet_jax.training.writers import MetricsWriter
 from tests.commands import SMALL, assert_one_line_mistake, run, start
 
@@ -77,6 +83,55 @@ def test_a_disk_too_full_for_tensorboard_is_an_error(tmp_path, monkeypatch):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+class Service:
+    """A library such as wandb or mlflow: what is called in `fails` raises an error of its own."""
+
+    def __init__(self, fails=""):
+        self.fails, self.ids, self.info = fails, [], SimpleNamespace(run_id="given")
+
+    def __getattr__(self, name):
+        def call(*_, **options):
+            if name == self.fails:
+                raise LookupError("no such run\nand more about it")
+            if name in ("init", "start_run"):
+                self.ids.append(options.get("id", options.get("run_id")))
+            return self
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("name", "fails", "kind"),
+    [
+        ("wandb", "init", UserError),
+        ("wandb", "log", RunFailedError),
+        ("wandb", "finish", RunFailedError),
+        ("mlflow", "start_run", UserError),
+        ("mlflow", "log_dict", UserError),
+        ("mlflow", "log_metrics", RunFailedError),
+        ("mlflow", "end_run", RunFailedError),
+    ],
+)
+def test_an_error_of_a_service_is_one_line(name, fails, kind, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, Service(fails))
+    with pytest.raises(kind, match=f"^writers: {name} fails: no such run; check its settings") as caught:  # noqa: PT012
+        writer = MetricsWriter(tmp_path, 0, [name])
+        writer.write(1, {"train/loss": 1.0})
+        writer.close()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_run_keeps_its_id_in_a_service_but_not_an_empty_one(name, tmp_path, monkeypatch):
+    service, file = Service(), tmp_path / f"{name}_id.txt"
+    monkeypatch.setitem(sys.modules, name, service)
+    file.write_text("\n")  # as a full disk left it
+    for _ in range(2):
+        MetricsWriter(tmp_path, 0, [name]).close()
+    assert service.ids[0] != ""
+    assert service.ids[1] == file.read_text().strip() != ""
+
+
 @pytest.mark.fault(8)
 def test_a_workdir_that_cannot_be_written_is_refused_before_anything_is_compiled(tmp_path):
     place = tmp_path / "disk"
@@ -123,6 +178,20 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(finished):
     assert not (finished[0] / lock.LOCK).exists()
 
 
+@pytest.mark.fault(9)
+def test_a_run_that_never_saved_leaves_its_workdir_to_another_config_but_other_files_stay(tmp_path):
+    never_saved = load_config("configs/quickstart.py", ["--config.seed=1", "--config.evaluations.seen.split=train"])
+    config, path = load_config("configs/quickstart.py"), tmp_path / "config.json"
+    path.write_text(to_json(never_saved))
+    refuse_other_run(config, tmp_path, None)
+    with pytest.raises(UserError, match="seed is 1 there and 0 here"):
+        refuse_other_run(config, tmp_path, 5)
+    for foreign in ({"task": "translation"}, {"vocabulary": 3}, {"model": {"heads": 2}}):
+        path.write_text(json.dumps(never_saved.to_dict() | foreign))
+        with pytest.raises(UserError, match=next(iter(foreign))):
+            refuse_other_run(config, tmp_path, None)
+
+
 @pytest.mark.fault(43)
 def test_a_finished_run_started_again_does_nothing(finished):
     workdir, _ = finished
@@ -134,6 +203,28 @@ def test_a_finished_run_started_again_does_nothing(finished):
     assert "holds all 60 steps already" in again.stdout
     after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
     assert {path.name for path in before if before[path] != after[path]} <= {"config.json", "placement.txt"}
+
+
+def test_a_run_that_cannot_begin_closes_all_that_it_opened(tmp_path, monkeypatch):
+    closed = []
+
+    def noted(kind, and_then=None):
+        def close(self, _close=kind.close):
+            closed.append(kind)
+            _close(self)
+            if and_then:
+                raise and_then
+
+        monkeypatch.setattr(kind, "close", close)
+
+    noted(Checkpoints)
+    noted(MetricsWriter, RunFailedError("a writer fails once more"))
+    (tmp_path / "profile").touch()  # where a folder is needed
+    config = load_config("configs/quickstart.py", [*SMALL[1:], "--config.profile_steps=(1,2)"])
+    with pytest.raises(RunFailedError, match="a writer fails") as caught:
+        train(config, tmp_path)
+    assert "cannot make" in str(caught.value.__context__)
+    assert closed == [MetricsWriter, Checkpoints]
 
 
 def test_only_one_holder_at_a_time_within_a_machine_too(tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data import folder_source
+from focalnet_jax.distributed import startup
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.training.evaluate_checkpoint import evaluate_checkpoint
@@ -273,7 +274,7 @@ def test_numbers_are_no_places_among_the_names_of_a_run(tmp_path):
         evaluate_checkpoint(config_of(numbered, 2), str(tmp_path / "run"))
 
 
-def test_an_evaluation_holds_out_what_the_run_held_out(tmp_path, capsys):
+def test_an_evaluation_holds_out_what_the_run_held_out(tmp_path, capsys, monkeypatch):
     write(tmp_path / "data", ["cat", "dog"], 40)
     run, more = tmp_path / "run", "--config.data.held_out=0.5"
     assert train(config_of(tmp_path / "data", 2, "--config.data.held_out=0.1"), run) == 0
@@ -283,6 +284,9 @@ def test_an_evaluation_holds_out_what_the_run_held_out(tmp_path, capsys):
     assert "warning" not in capsys.readouterr().err
     assert evaluate_checkpoint(config, str(run), named=["data.held_out"])["examples"] > trained
     assert "it was trained on some of those evaluated here" in capsys.readouterr().err
+    monkeypatch.setattr(startup, "is_first", lambda: False)
+    evaluate_checkpoint(config, str(run), named=["data.held_out"])
+    assert not capsys.readouterr().err
 
 
 def test_features_of_both_splits_have_the_training_splits_labels(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from focalnet_jax.config import to_json
+from focalnet_jax.distributed import startup
 from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.training.run import set_up
 from focalnet_jax.training.stored_config import differences
@@ -99,11 +100,22 @@ def test_differences_from_the_continued_run_are_warnings(short, tmp_path):
     assert done.stderr == "warning: differs from the continued run: optimizer.weight_decay was 0.05 and is now 0.1\n"
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_one_process_alone_warns(first, short, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(startup, "is_first", lambda: first)
+    settings = [*TINY[1:], *continuing(short), "--config.optimizer.weight_decay=0.1", "--config.batch_size=512"]
+    set_up(load_config("configs/quickstart.py", settings), tmp_path).checkpoints.close()
+    warned = capsys.readouterr().err
+    assert ("not as in the run that is continued" in warned) == first
+    assert ("512 images at once need much memory" in warned) == first
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["--config.optimizer.name=sgd"], "continued with its own model and optimizer"),
         (["--config.model.embed_dim=8"], "continued with its own model and optimizer"),
+        (["--config.profile_steps=(1,4)"], "the run begins with step 5"),
         (["--config.init_from=elsewhere"], "continue_from and init_from are both set"),
         (["--config.continue_from=elsewhere"], "there is no checkpoint at 'elsewhere'"),
     ],

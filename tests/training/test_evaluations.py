@@ -1,6 +1,7 @@
 """Several evaluations in one run, each with its own data, name and cadence."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.slices import EvenlySpaced
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.training.run import set_up
 from focalnet_jax.training.stored_config import differences
 from tests.commands import SMALL, assert_one_line_mistake, run
 
+SHORT = [*SMALL, "--config.total_steps=5"]
 SEEN = ["--config.evaluations.seen.split=train", "--config.evaluations.seen.examples=60"]
 AGAIN = ["--config.evaluations.again.every_steps=2", "--config.evaluations.again.eval_classes=('1','7')"]
 
@@ -68,6 +71,31 @@ def test_a_run_is_resumed_with_other_evaluations(trained):
     assert differences(config, stored) == []
 
 
+def test_a_finished_run_makes_up_for_the_evaluations_that_it_lacks(trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    kept = [row for row in rows(workdir) if not (row["step"] == 5 and "seen/top1" in row)]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    more = ["--config.evaluations.more.split=train", "--config.evaluations.more.examples=20"]
+    done = run("train.py", *SHORT, *SEEN, *more, "--workdir", workdir)
+    assert done.returncode == 0, done.stderr
+    assert rows(workdir)[: len(kept)] == kept
+    more_of_it, seen = rows(workdir)[len(kept) :]
+    assert (more_of_it["step"], more_of_it["more/examples"]) == (5, 20)
+    assert [row for row in rows(trained[0]) if row["step"] == 5 and "seen/top1" in row] == [seen]
+    again = run("train.py", *SHORT, *SEEN, *more, "--workdir", workdir)
+    assert f"finished: {workdir} holds all 5 steps already" in again.stdout
+
+
+def test_a_resumed_run_knows_its_best_figure_without_that_checkpoint(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "eval/top1": 99.0}\n{"step": 4, "eval/top1": null}\n{"step": 6, "eval/top1": 100.0}\n')
+    resumed = set_up(load_config("configs/quickstart.py", SHORT[1:]), tmp_path / "run")
+    resumed.checkpoints.close()
+    assert (resumed.step, resumed.best) == (5, 99.0)
+
+
 def test_a_subset_of_classes_competes_in_one_of_them_alone(tmp_path):
     short = ["--config.total_steps=1", *AGAIN]
     done = run("train.py", *SMALL, *short, "--workdir", tmp_path)
@@ -98,15 +126,24 @@ def test_mistakes_are_one_line(override, message):
             "--config.evaluations.real.examples=451",
             "evaluations.real: examples=451: the data has only 450",
         ),
-        ("--config.evaluations.real.path=/nowhere", "evaluations.real: data.path=/nowhere is not used with"),
+        (
+            "--config.evaluations.real.path=/nowhere",
+            "evaluations.real.path=/nowhere is not used with data.source=digits: add "
+            "--config.evaluations.real.source=folder",
+        ),
+        ("--config.evaluations.real.source=folder", "evaluations.real.source=folder needs data.path"),
     ],
 )
 def test_data_that_is_not_there_is_named_by_its_evaluation(override, message, tmp_path):
-    from focalnet_jax.training.run import set_up
-
     with pytest.raises(UserError) as caught:
         set_up(load_config("configs/quickstart.py", [*SMALL[1:], override]), tmp_path)
     assert message in str(caught.value)
+
+
+def test_a_tilde_in_the_path_of_an_evaluation_is_the_home_directory(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load_config("configs/quickstart.py", ["--config.evaluations.real.path=~/real"])
+    assert config.evaluations.real.path == "/home/me/real"
 
 
 def test_a_slice_is_evenly_spaced_and_its_labels_are_its_examples():

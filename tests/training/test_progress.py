@@ -35,6 +35,14 @@ def test_neither_the_first_step_nor_a_pause_counts_as_a_step():
     assert 0.05 < rates["goodput"] < 0.5  # five steps of .05 s in 2.3 s
 
 
+def test_the_first_step_does_not_include_what_a_resumed_run_makes_up_for(capsys):
+    progress = Progress(5, 100, 10, StepCost(images=4, flops=1e6, devices=1, peak=None))
+    with progress.paused():
+        time.sleep(1.2)
+    progress.first_step_done()
+    assert capsys.readouterr().out == "first step, compilation included, took 0:00:00\n"
+
+
 def test_waiting_for_input_is_reported_and_lowers_goodput():
     def slow():
         for batch in repeat({}, 4):
@@ -56,6 +64,9 @@ def test_a_profile_that_could_never_be_taken_is_refused():
     with pytest.raises(UserError, match="the last step of the run is 10"):
         check_steps((11, 12), 10)
     check_steps((10, 12), 10)
+    with pytest.raises(UserError, match="the first step of the run is 5"):
+        check_steps((1, 4), 10, first=4)
+    check_steps((1, 5), 10, first=4)
 
 
 def test_a_profile_that_cannot_be_written_is_refused(tmp_path):

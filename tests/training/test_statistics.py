@@ -1,6 +1,7 @@
 """Variables that are no parameters, such as BatchNorm's running statistics, are part of the train state."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,17 @@ from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.weights import load_statistics
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.parameters import named_leaves
-from focalnet_jax.training.state import TrainSpec, TrainState, abstract_state, init_state, merge_model, model_graph
+from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.training.run import _first_state, _started
+from focalnet_jax.training.state import (
+    TrainSpec,
+    TrainState,
+    abstract_state,
+    abstract_variables,
+    init_state,
+    merge_model,
+    model_graph,
+)
 from focalnet_jax.training.step import make_train_step
 
 MOMENTUM, DECAY = 0.9, 0.75
@@ -132,6 +143,28 @@ def test_a_checkpoint_gives_them_back_to_the_bit_on_another_mesh(tmp_path):
         np.testing.assert_array_equal(leaf, named_leaves(states[-1].items())[name], err_msg=name)
     loaded = load_statistics(tmp_path / "checkpoints" / "3", like.statistics)
     np.testing.assert_array_equal(named_leaves(loaded)["norm/mean"], statistic(restored, "mean", "ema_statistics"))
+
+
+@pytest.mark.parametrize("head", ["keep", "drop"])
+def test_a_run_from_weights_begins_with_theirs(head, tmp_path):
+    states, _ = trained(ema_decay=DECAY)
+    checkpoints = Checkpoints(tmp_path, "eval/loss", keep_latest=1, keep_best=0)
+    checkpoints.save(3, states[-1].items(), {"config": {}}, None)
+    checkpoints.close()
+    spec, init = spec_on(ema_decay=DECAY)
+    like = abstract_variables(init, spec.mesh)
+    if head == "drop":  # may have others than the one in the checkpoint
+        like.statistics["head"] = {"count": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    config = load_config("configs/quickstart.py", [f"--config.init_from={tmp_path}", f"--config.init_head={head}"])
+    task = SimpleNamespace(start_from=lambda loaded, path: None)
+    _, initial, _ = _started(config, task, None, None, like)
+    state, start = _first_state(spec, init, SimpleNamespace(latest_step=None), initial)
+    assert "averaged weights" in start
+    for tree in ("statistics", "ema_statistics"):
+        for name in ("mean", "var"):
+            theirs = statistic(states[-1], name, "ema_statistics")
+            np.testing.assert_array_equal(statistic(state, name, tree), theirs)
+    assert state.statistics["norm"]["mean"] is not state.ema_statistics["norm"]["mean"]  # one of them is donated
 
 
 def test_a_model_without_any_is_stored_as_before():

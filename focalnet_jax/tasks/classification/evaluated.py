@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.data.held_out import open_split
@@ -23,8 +25,18 @@ def open_evaluations(config: FrozenConfigDict) -> dict[str, Source]:
         try:
             opened[name] = _open(config, name)
         except UserError as error:
-            raise UserError(f"evaluations.{name}: {error}") from error
+            told = _in_own_keys(config, name, str(error))
+            raise UserError(told if told.startswith("evaluations.") else f"evaluations.{name}: {told}") from error
     return opened
+
+
+def _in_own_keys(config: FrozenConfigDict, name: str, text: str) -> str:
+    """Returns a message about `data.path` and `data.source` with the keys of the evaluation that replace them."""
+    own = [key for key in ("source", "path") if config.evaluations[name][key] is not None]
+    if not own:
+        return text
+    text = text.replace("--config.data.", f"--config.evaluations.{name}.")
+    return re.sub(rf"(?<![\w./])data\.({'|'.join(own)})\b", rf"evaluations.{name}.\1", text)
 
 
 def _open(config: FrozenConfigDict, name: str) -> Source:
