@@ -106,7 +106,7 @@ def test_one_process_alone_warns(first, short, tmp_path, capsys, monkeypatch):
     settings = [*TINY[1:], *continuing(short), "--config.optimizer.weight_decay=0.1", "--config.batch_size=512"]
     set_up(load_config("configs/quickstart.py", settings), tmp_path).checkpoints.close()
     warned = capsys.readouterr().err
-    assert ("not as in the run that is continued" in warned) == first
+    assert ("differs from the continued run" in warned) == first
     assert ("512 images at once need much memory" in warned) == first
 
 
@@ -115,7 +115,7 @@ def test_one_process_alone_warns(first, short, tmp_path, capsys, monkeypatch):
     [
         (["--config.optimizer.name=sgd"], "continued with its own model and optimizer"),
         (["--config.model.embed_dim=8"], "continued with its own model and optimizer"),
-        (["--config.profile_steps=(1,4)"], "the run begins with step 5"),
+        (["--config.profile_steps=(1,4)"], "the first step of the run is 5"),
         (["--config.init_from=elsewhere"], "continue_from and init_from are both set"),
         (["--config.continue_from=elsewhere"], "there is no checkpoint at 'elsewhere'"),
     ],
