@@ -11,6 +11,7 @@ _EXTRAS = (  # purpose, distributions, command that installs them
     ("figures and videos", ("matplotlib", "imageio", "imageio-ffmpeg"), "pip install 'focalnet_jax[viz]'"),
     ("writing .pth", ("torch",), "pip install 'focalnet_jax[convert]'"),
     ("the demo page", ("gradio", "matplotlib"), "pip install 'focalnet_jax[demo]'"),
+    ("Parquet", ("pyarrow",), "pip install 'focalnet_jax[parquet]'"),
     ("documentation", ("mkdocs-material", "mkdocstrings"), "pip install 'focalnet_jax[docs]'"),
     ("Kubernetes", ("kubernetes",), "pip install 'focalnet_jax[k8s]'"),
 )

@@ -4,6 +4,7 @@ The files hold small timm and transformers models with random weights, and their
 them, without torch.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -44,4 +45,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

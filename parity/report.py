@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -76,6 +77,6 @@ def _row(weights: str, library: str, inputs: str, errors: Errors, bfloat16: str)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(f"usage: {__doc__}")
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("document", type=Path, help="the file to write the tables to")
+    main(parser.parse_args().document)

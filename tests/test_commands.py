@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +191,9 @@ def test_help_explains_and_missing_flags_are_named(script):
     assert Path(script).stem in shown.stdout
     missing = run(script, "--config", "configs/quickstart.py")
     assert_one_line_mistake(missing, "required")
+
+
+def test_the_programs_own_report_lists_every_extra():
+    extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
+    report = Path("focalnet_jax/__main__.py").read_text()  # what it prints depends on the packages installed here
+    assert not [name for name in extras if f"focalnet_jax[{name}]" not in report]

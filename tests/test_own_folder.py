@@ -12,7 +12,8 @@ from focalnet_jax.data.held_out import open_split
 from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.config_files import load_config
-from focalnet_jax.training.resolve import resolve
+from focalnet_jax.training.resolve import resolve, with_open_warmup
+from focalnet_jax.training.run import set_up
 from tests.commands import metrics, run
 
 RECIPE = "--config=configs/own_folder.py"
@@ -50,6 +51,18 @@ def test_chosen_values_are_printed_and_stored(images, trained):
     assert "hint       training starts from fresh weights" in output
     assert "of 66 images are held out for evaluation, chosen by their file names (data.held_out=0.2)" in output
     assert f"there is no {images}/val" in output
+
+
+def test_a_run_that_continues_it_chooses_its_own_warm_up(images, trained, tmp_path):
+    workdir, _ = trained
+    given = [f"--config.data.path={images}", f"--config.continue_from={workdir}", *SHORT, "--config.total_steps=40"]
+    first = json.loads((workdir / "config.json").read_text())
+    for number, (warmup, expected) in enumerate((([], 2), (["--config.schedule.warmup_steps=9"], 9))):
+        config = set_up(load_config("configs/own_folder.py", [*given, *warmup]), tmp_path / str(number)).config
+        assert config.schedule.warmup_steps == expected
+        assert config.schedule.learning_rate == first["schedule"]["learning_rate"]
+    set_by_user = first | {"schedule": first["schedule"] | {"warmup_steps": 7}}
+    assert with_open_warmup(set_by_user, 53) == set_by_user
 
 
 def test_the_same_flags_resume_it_and_evaluate_it(images, trained):

@@ -39,14 +39,14 @@ def adapt(
       head: treatment of the classifier. "keep" keeps the classifier; "drop" initialises a new classifier; "remap"
         selects ImageNet-1K's rows of an ImageNet-22K classifier and initialises row 850, because this class had no
         images.
-      surgery: whether focal windows and levels may differ, see `check_adaptable`.
+      surgery: whether focal windows and levels may differ, see `check_adaptable`; False for evaluation.
       seed: seed for initialising a classifier and the kernels of added levels.
 
     Raises:
       UserError: the models differ in any other option, or differ in the number of classes although `head` is "keep".
     """
     check_adaptable(weights.config, config, surgery=surgery)
-    _check_head(weights.config.num_classes, config.num_classes, head)
+    _check_head(weights.config.num_classes, config.num_classes, head, evaluated=not surgery)
     if head == "remap":
         _check_order(weights.info.classes)
     known = named_leaves(weights.params)
@@ -96,9 +96,12 @@ def _differing(key: str, old: FocalNetConfig, new: FocalNetConfig) -> str:
     return f"{key} is {getattr(old, key)} in the weights and {getattr(new, key)} in the model"
 
 
-def _check_head(given: int, wanted: int, head: str) -> None:
+def _check_head(given: int, wanted: int, head: str, *, evaluated: bool) -> None:
     if head not in HEAD_POLICIES:
         raise UserError(f"unknown head policy {head!r}; expected one of {', '.join(HEAD_POLICIES)}")
+    if head == "keep" and given != wanted and evaluated:
+        advice = f"give --config.model.num_classes={given}" if given else "only weights with a classifier are evaluated"
+        raise UserError(f"the weights have {given} classes, the model {wanted}: {advice}")
     if head == "keep" and given != wanted:
         raise UserError(
             f"the weights have {given} classes, the model {wanted}: match them, or give train.py or the converter a "

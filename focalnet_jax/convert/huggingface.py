@@ -10,13 +10,14 @@ from typing import Any
 
 from focalnet_jax.convert.files import read_json
 from focalnet_jax.convert.info import WeightsInfo, with_preprocessor
-from focalnet_jax.convert.preprocessors import to_transformers
+from focalnet_jax.convert.preprocessors import TRANSFORMERS_ROUNDING, to_transformers
 from focalnet_jax.data.class_lists import labels
 from focalnet_jax.data.preprocessing import USUAL, is_side, sides
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+EXACT_CROP = "this package reads the exact crop from the metadata of model.safetensors"
 
 
 def write_metadata(
@@ -41,11 +42,17 @@ def write_metadata(
     size = info.image_size if image_size is None and info.image_size else how.size
     size = size[0] if size[0] == size[1] else list(size)
     (folder / CONFIG).write_text(json.dumps(transformers_config(config, size, info.classes), indent=2) + "\n")
+    moved = how.moved_by(TRANSFORMERS_ROUNDING)
     if raw is None:
         why = info.refused or f"transformers has no processor that does {how.describe()}"
+        if not info.refused and moved == "all":
+            why += "; it crops one pixel further up or left"
         return (f"no {PREPROCESSOR}: {why}",), replace(info, preprocessing=how, preprocessor=None)
     (folder / PREPROCESSOR).write_text(json.dumps(dict(raw), indent=2) + "\n")
-    return (), None
+    if info.refused or moved == "none":
+        return (), None
+    note = f"{PREPROCESSOR}: transformers crops images of some sizes one pixel further up or left; {EXACT_CROP}"
+    return (note,), replace(info, preprocessing=how, preprocessor=raw)
 
 
 def transformers_config(
@@ -173,6 +180,18 @@ def _classes(path: Path, labels: Any, count: int) -> tuple[str, ...] | None:
         raise UserError(f"{path}: id2label names {len(labels)} classes; the classifier has classes 0 to {count - 1}")
     names = tuple(labels[str(index)] for index in range(count))  # the file may list them in any order
     return None if names == tuple(f"LABEL_{index}" for index in range(count)) else names
+
+
+def label_conflicts(folder: Path) -> list[str]:
+    """Returns a note if `label2id` in a directory's `config.json` contradicts `id2label`, which is used."""
+    path, config = _config_of_a_focalnet(folder)
+    names, numbers = config.get("id2label"), config.get("label2id")
+    if not isinstance(names, dict) or not isinstance(numbers, dict):
+        return []
+    for name, number in numbers.items():
+        if (other := names.get(str(number))) != name and isinstance(other, str):
+            return [f"{path}: id2label says that class {number} is {other!r}, label2id {name!r}; id2label is used"]
+    return []
 
 
 def _size(path: Path, size: Any) -> tuple[int, int] | None:

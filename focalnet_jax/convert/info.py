@@ -42,7 +42,7 @@ def info_from_dict(values: Mapping[str, Any], place: str) -> WeightsInfo:
     size = None if size is None else sides(size)
     info = WeightsInfo(**names, exact=bool(values.get("exact")), image_size=size)
     if raw is not None:
-        return with_preprocessor(info, raw, place)
+        return with_exact_crop(with_preprocessor(info, raw, place), None if own is None else from_dict(own))
     if own is not None:
         only = bool(values.get("normalization_only"))
         return replace(info, preprocessing=from_dict(own), normalization_only=only, refused=_text(values, "refused"))
@@ -61,3 +61,10 @@ def with_preprocessor(info: WeightsInfo, raw: Mapping[str, Any], place: str) -> 
         return replace(info, preprocessor=raw, preprocessing=from_transformers(raw, place))
     except UserError as error:  # raised only when images are prepared: the weights are usable without
         return replace(info, preprocessor=raw, refused=str(error))
+
+
+def with_exact_crop(info: WeightsInfo, own: Preprocessing | None) -> WeightsInfo:
+    """Returns `info` with the preprocessing `own` of this package if a library's file differs in its rounding only."""
+    if own is None or info.preprocessing is None or not own.same_except_rounding(info.preprocessing):
+        return info
+    return replace(info, preprocessing=own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
-from focalnet_jax.convert.weights import Weights, check_which, checkpoint_info, read_weights
+from focalnet_jax.convert.weights import Weights, check_which, checkpoint_info, describe_non_finite, read_weights
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import checked_fields, model_from_metadata
@@ -123,9 +124,17 @@ def load_into(
             # Each device reads its own shard.
             source = f"{checkpoint}{' (averaged weights)' if weights_item(checkpoint) == 'ema' else ''}"
             held = load_statistics(checkpoint, statistics, head=head) if statistics else {}
-            return Loaded(load_params(checkpoint, like, head=head), source, checkpoint_info(metadata), held)
+            params = load_params(checkpoint, like, head=head)
+            _warn_non_finite(path, params)
+            return Loaded(params, source, checkpoint_info(metadata), held)
     assumed = {key: getattr(config, key) for key in NOT_FROM_SHAPES}
     weights = read_weights(path, assumed=assumed, which=which, head=head)
     weights = adapt(weights, config, head=head, surgery=surgery, seed=seed)
+    _warn_non_finite(path, weights.params)
     params = jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), weights.params, like)
     return Loaded(params, f"{path} ({'; '.join((weights.format, weights.dtype, *weights.notes))})", weights.info)
+
+
+def _warn_non_finite(path: str, params: Any) -> None:
+    if broken := describe_non_finite(params):
+        print(f"warning: {path}: {broken}", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 from focalnet_jax.convert.class_names import class_names_of
 from focalnet_jax.convert.files import METADATA, OPTIONS, read_json, read_metadata_of
 from focalnet_jax.convert.huggingface import CONFIG, transformers_info
-from focalnet_jax.convert.info import WeightsInfo, info_from_dict
+from focalnet_jax.convert.info import WeightsInfo, info_from_dict, with_exact_crop
 from focalnet_jax.convert.normalizers import FoundNormalization
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
 from focalnet_jax.convert.timm import is_timms, timm_info
@@ -70,7 +70,7 @@ def _info_in_folder(folder: Path, format: str, num_classes: int) -> WeightsInfo:
 def _completed(info: WeightsInfo, own: WeightsInfo) -> WeightsInfo:
     """Returns `info` with the preprocessing of the metadata where the folder's files give at most an input size."""
     if info.preprocessor is not None or info.refused or (info.preprocessing and not info.image_size):
-        return info
+        return with_exact_crop(info, own.preprocessing)
     how = own.preprocessing
     if how is not None and info.image_size is not None:
         how = how.at(info.image_size)

@@ -7,6 +7,7 @@ value is ever a function, a class or an instance of a class from the pickle, so 
 
 from __future__ import annotations
 
+import _compat_pickle  # pickle's own table of names in Python 2, which protocols 0 to 2 use
 import pickletools
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -25,7 +26,15 @@ PERSISTENT = "persistent id"
 _ATTACKS = frozenset(
     {"os", "posix", "nt", "sys", "subprocess", "importlib", "runpy", "pty", "shutil", "socket", "ctypes", "webbrowser"}
     | {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("eval", "exec", "compile", "open")}
-    | {"builtins.__import__", "__builtin__.__import__", "io.open", "pickle.loads", "_pickle.loads", "marshal.loads"}
+    | {
+        "builtins.__import__",
+        "__builtin__.__import__",
+        "io.open",
+        "_io.open",
+        "pickle.loads",
+        "_pickle.loads",
+        "marshal.loads",
+    }
 )
 
 
@@ -240,8 +249,9 @@ def _call(function: Any, args: Any) -> Any:
     """Returns the record of a call, or plain data for the few callables that return only plain data."""
     name = function.text if isinstance(function, Name) else getattr(function, "name", "?")
     args = args if isinstance(args, tuple) else (args,)
-    if name in _ATTACKS or name.partition(".")[0] in _ATTACKS:
-        raise AttackError(name)
+    for spelling in (name, _in_python3(name)):
+        if spelling in _ATTACKS or spelling.partition(".")[0] in _ATTACKS:
+            raise AttackError(spelling)
     if name in _DICTS:
         pairs = args[0] if args and isinstance(args[0], list) else []
         pairs = [pair for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2]
@@ -249,3 +259,10 @@ def _call(function: Any, args: Any) -> Any:
     if name == _ENCODE and len(args) == 2 and isinstance(args[0], str) and args[1] in ("latin1", "latin-1"):
         return args[0].encode("latin-1")
     return Inert(name, args)
+
+
+def _in_python3(name: str) -> str:
+    """Returns a name of Python 2 as Python 3 has it, such as `subprocess.Popen` for `commands.Popen`."""
+    module, _, attribute = name.partition(".")
+    module, attribute = _compat_pickle.NAME_MAPPING.get((module, attribute), (module, attribute))
+    return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{attribute}"

@@ -84,7 +84,9 @@ def from_transformers(stated: Mapping[str, Any], place: str) -> Preprocessing:
         raise UserError(f"{place}: rescale_factor is {factor!r}; expected a positive number such as 1/255")
     mean, std = (values["image_mean"], values["image_std"]) if values["do_normalize"] else (0.0, 1.0)
     colours = normalization(mean, std, f"{place}: image_", 255 * factor)
-    how = dataclasses.replace(how, interpolation=_NAMES[values["resample"]], normalization=colours, rounding="down")
+    how = dataclasses.replace(
+        how, interpolation=_NAMES[values["resample"]], normalization=colours, rounding=TRANSFORMERS_ROUNDING
+    )
     return checked(how, f"{place}: ")
 
 
@@ -158,13 +160,14 @@ def _sides(sides: Any, key: str, place: str) -> tuple[int, int]:
 def to_transformers(how: Preprocessing) -> dict[str, Any] | None:
     """Returns the content of a `preprocessor_config.json`; None if transformers' processors cannot do it.
 
-    transformers' processors place a crop one pixel further up or left if the margin is odd, see
-    `Preprocessing.rounding`.
+    It is followed except for the crops of images of some sizes, see `Preprocessing.moved_by`.
     """
     tall, wide = how.target
     shorter = how.mode == "shorter" and tall == wide
     padded = how.mode == "none" or tall < how.size[0] or wide < how.size[1]
     if not (shorter or how.mode in ("stretch", "none")) or (padded and how.fill != (0, 0, 0)):
+        return None
+    if how.moved_by(TRANSFORMERS_ROUNDING) == "all":
         return None
     return {
         "image_processor_type": "BitImageProcessor",
@@ -181,6 +184,9 @@ def to_transformers(how: Preprocessing) -> dict[str, Any] | None:
         "do_convert_rgb": True,
     }
 
+
+TRANSFORMERS_ROUNDING, TIMM_ROUNDING = "down", "nearest"
+"""`Preprocessing.rounding` of the libraries: transformers' crops are the ones further up or left."""
 
 PREPROCESSING_KEYS = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
 """Keys of timm's `pretrained_cfg` that state preprocessing."""
@@ -218,12 +224,16 @@ def from_timm(stated: Mapping[str, Any], place: str) -> Preprocessing:
         interpolation=interpolation,
         normalization=colours,
         fill=colours.grey if mode == "longest" else (0, 0, 0),
+        rounding=TIMM_ROUNDING,
     )
     return checked(how, f"{place}: ")
 
 
 def to_timm(how: Preprocessing) -> dict[str, Any] | None:
-    """Returns `PREPROCESSING_KEYS` of timm's `pretrained_cfg`; None if timm cannot do this preprocessing."""
+    """Returns `PREPROCESSING_KEYS` of timm's `pretrained_cfg`; None if timm cannot do this preprocessing.
+
+    They are followed except for the crops of images of some sizes, see `Preprocessing.moved_by`.
+    """
     stated = {
         "input_size": [3, *how.size],
         "crop_pct": None,
@@ -232,7 +242,7 @@ def to_timm(how: Preprocessing) -> dict[str, Any] | None:
         "mean": list(how.normalization.mean),
         "std": list(how.normalization.std),
     }
-    if stated["crop_mode"] is None:
+    if stated["crop_mode"] is None or how.moved_by(TIMM_ROUNDING) == "all":
         return None
     exact = how.size[0] / how.target[0]
     between = how.size[0] / (how.target[0] + 0.5)  # in case a rounding error would lose a pixel

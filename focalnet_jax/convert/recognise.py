@@ -49,6 +49,7 @@ def recognise(
     config_name: str = "config.json",
     overrides: Mapping[str, Any] | None = None,
     assumed: Mapping[str, Any] | None = None,
+    flag: str = "--option ",
 ) -> Recognised:
     """Returns the model to which tensors in `format` belong; their names have no prefix.
 
@@ -60,6 +61,7 @@ def recognise(
       config_name: name of that config in messages.
       overrides: options given by the user, which take precedence.
       assumed: options of the target model, used for options without another source.
+      flag: text before an option in messages, with which the user gives it.
 
     Raises:
       UserError: the shapes are not those of `name`, or an option has no source.
@@ -93,10 +95,11 @@ def recognise(
                 continue
             options[key], sources[key] = getattr(variant_config(name), key), f"variant {name}"
     if unknown:
-        flags = " ".join(f"--option {key}=false" for key in unknown)
+        flags = " ".join(f"{flag}{key}=false" for key in unknown)
+        in_python = " (in Python as keywords of load_model)" if flag.startswith("--option") else ""
         raise UserError(
             f"no released variant has these shapes, which do not determine {' and '.join(unknown)}: give {flags}, or "
-            "true, as the model was made (in Python as keywords of load_model)"
+            f"true, as the model was made{in_python}"
         )
     base = variant_config(name) if name else FocalNetConfig()
     config = dataclasses.replace(base, **{key: _collapsed(key, value) for key, value in options.items()})

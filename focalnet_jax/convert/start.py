@@ -25,7 +25,12 @@ class Start:
 
 
 def read_start(
-    path: str, which: str | None, head: str, name: str | None = None, options: Mapping[str, bool] | None = None
+    path: str,
+    which: str | None,
+    head: str,
+    name: str | None,
+    options: Mapping[str, bool],
+    assumed: Mapping[str, bool] | None,
 ) -> Start:
     """Returns the model of the weights at `path`; arguments and errors as for `read_weights`."""
     if is_checkpoint(path):
@@ -34,7 +39,7 @@ def read_start(
             name, model = model_from_metadata(metadata["model"])
             info = checkpoint_info(metadata)
             return Start(name, model, _size(info), info.classes)
-    weights = read_weights(path, name, options, which=which, head=head)
+    weights = read_weights(path, name, options, assumed, which=which, head=head, flag="--config.model.")
     return Start(weights.name, weights.config, _size(weights.info), weights.info.classes)
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.convert.huggingface import CONFIG
+from focalnet_jax.convert.huggingface import CONFIG, EXACT_CROP
 from focalnet_jax.convert.info import WeightsInfo
-from focalnet_jax.convert.preprocessors import PREPROCESSING_KEYS, from_timm, to_timm
+from focalnet_jax.convert.preprocessors import PREPROCESSING_KEYS, TIMM_ROUNDING, from_timm, to_timm
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES, released_name
 from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.errors import UserError
@@ -161,7 +161,12 @@ def write_timm_config(
             "timm.create_model has no name for this model: load model.safetensors into timm.models.focalnet.FocalNet("
             f"num_classes={config.num_classes}, **model_args of {CONFIG})"
         )
+    moved = how.moved_by(TIMM_ROUNDING)
     if not prepared:
         why = info.refused or f"timm has no transform that does {how.describe()}"
+        if not info.refused and moved == "all":
+            why += "; it crops one pixel further down or right"
         notes.append(f"no preprocessing in {CONFIG}: {why}")
-    return tuple(notes), None if prepared else info
+    elif moved == "some":
+        notes.append(f"{CONFIG}: timm crops images of some sizes one pixel further down or right; {EXACT_CROP}")
+    return tuple(notes), None if prepared and moved == "none" else info

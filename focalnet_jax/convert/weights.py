@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.checkpoint.weights import read_params, weights_item
 from focalnet_jax.convert.directories import choose_file
 from focalnet_jax.convert.files import is_checkpoint, read_json, read_tensors
-from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, transformers_options
+from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, label_conflicts, transformers_options
 from focalnet_jax.convert.info import WeightsInfo, info_from_dict
 from focalnet_jax.convert.mapping import param_shapes, tensors_to_params
 from focalnet_jax.convert.metadata import options_in, read_info, with_class_names, with_layer
@@ -55,6 +58,24 @@ class Weights:
             warnings.warn(f"{path}: {decision}", stacklevel=3)
 
 
+def describe_non_finite(params: Any) -> str:
+    """Returns the number of parameter arrays with NaN or infinite values, and some names; "" if there are none."""
+    leaves = named_leaves(params)
+    broken = [name for name, leaf in leaves.items() if not all(map(_is_finite, _local_parts(leaf)))]
+    if not broken:
+        return ""
+    more = ", ..." if len(broken) > 3 else ""
+    return f"{len(broken)} of {len(leaves)} arrays hold NaN or infinite values: {', '.join(broken[:3])}{more}"
+
+
+def _local_parts(leaf: Any) -> list[Any]:
+    return [part.data for part in leaf.addressable_shards] if isinstance(leaf, jax.Array) else [leaf]
+
+
+def _is_finite(values: Any) -> bool:
+    return bool(np.isfinite(np.asarray(values)).all())
+
+
 def read_weights(
     path: str | Path,
     name: str | None = None,
@@ -63,6 +84,7 @@ def read_weights(
     *,
     which: str | None = None,
     head: str = "keep",
+    flag: str = "--option ",
 ) -> Weights:
     """Returns the weights at `path`: a torch or safetensors file, a directory of them, or a checkpoint of this package.
 
@@ -79,6 +101,7 @@ def read_weights(
       which: selection among several weights: "ema" for averaged weights, a key or prefix such as "teacher", or a file
         of a directory such as "model_1".
       head: treatment of the classifier; "drop" leaves out a classifier with a structure that FocalNet lacks.
+      flag: text before an option in messages, with which the user gives it.
 
     Raises:
       UserError: `path` has no readable weights, the model is not the variant `name`, or there are several models to
@@ -107,6 +130,7 @@ def read_weights(
         config_name="the file's metadata" if own else CONFIG,
         overrides=options,
         assumed=assumed,
+        flag=flag,
     )
     dtype = _dtypes(tensors.dtypes)
     params = tensors_to_params(tensors, found.config, format)
@@ -121,6 +145,7 @@ def read_weights(
     cautions = [
         *named,
         *layers,
+        *(label_conflicts(folder) if format == "huggingface" else ()),
         *_differs_in_timm(found, format),
         *_differs_in_transformers(found.config, format, info),
     ]

@@ -17,7 +17,7 @@ from focalnet_jax.convert.recognise import NOT_FROM_SHAPES, released_name
 from focalnet_jax.convert.tensors import DTYPES
 from focalnet_jax.convert.timm import timm_arguments, timm_name, write_timm_config
 from focalnet_jax.convert.torch_files import import_torch
-from focalnet_jax.convert.weights import Weights
+from focalnet_jax.convert.weights import Weights, describe_non_finite
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import ABLATIONS, model_metadata, variant_config
 from focalnet_jax.parameters import named_leaves
@@ -110,8 +110,8 @@ def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _finite_notes(weights: Weights) -> tuple[str, ...]:
-    broken = [name for name, leaf in named_leaves(weights.params).items() if not np.isfinite(leaf).all()]
-    return (f"NaN or infinite values in {', '.join(broken[:3])}",) if broken else ()
+    broken = describe_non_finite(weights.params)
+    return (f"warning: {broken}",) if broken else ()
 
 
 def _dtype_notes(given: str, written: str) -> tuple[str, ...]:

@@ -131,7 +131,10 @@ def _check_class_folders(folder: Path, classes: Sequence[Path], outside: Listing
         raise UserError(f"{outside.broken[0]} is a link to something that does not exist: repair or remove it")
     names = [entry.name for entry in classes]
     if not names:
-        raise UserError(f"{folder} holds no class folders; expected {folder}/CLASS/*.jpg; {outside.all_counts}")
+        others = [entry.name for entry in list_folders(folder.parent)[0] if not split_named(entry.name)]
+        is_class = outside.images and others
+        hint = f". If {folder.name} is a class, like {others[0]}, rename its folder" if is_class else ""
+        raise UserError(f"{folder} holds no class folders; expected {folder}/CLASS/*.jpg; {outside.all_counts}{hint}")
     if all(map(split_named, names)):
         raise UserError(
             f"{folder} holds {abbreviated(names, _NAMED)}, which are splits, not classes: set data.path={folder}, and "

@@ -101,6 +101,7 @@ def match_classes(
     numbers: bool = True,
     present: Iterable[int] | None = None,
     hint: str = HOW_TO_SAY,
+    is_part: bool = False,
 ) -> Matching:
     """Finds the output of each of a data set's classes.
 
@@ -116,6 +117,7 @@ def match_classes(
       numbers: whether class names that are numbers mean outputs.
       present: classes that must be found, such as those with examples; by default all classes.
       hint: sentence with a remedy for classes that cannot be matched.
+      is_part: whether `classifier` names some outputs of a classifier, such as "the first 1000 outputs of X".
 
     Raises:
       UserError: the classifier lacks a class, a class is ambiguous, or the classifier's classes are unknown.
@@ -133,9 +135,10 @@ def match_classes(
             )
         found, how = [int(name) if int(name) < limit else -1 for name in names], "number"
     elif classes is None:
+        unnamed = classifier if is_part else f"the {outputs} outputs of {classifier}"
         raise UserError(
-            f"the names of the {outputs} outputs of {classifier} are unknown, so the classes of {data} "
-            f"({abbreviated(names, _SHOWN)}) cannot be matched to them. {hint}"
+            f"the names of {unnamed} are unknown, so the classes of {data} ({abbreviated(names, _SHOWN)}) cannot be "
+            f"matched to them. {hint}"
         )
     else:
         found, how = _find(names, classes, needed, data, classifier, hint)

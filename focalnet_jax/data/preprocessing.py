@@ -83,6 +83,28 @@ class Preprocessing:
         share = zip(size, self.target, self.size, strict=True)
         return dataclasses.replace(self, size=size, resized=tuple(new * large // old for new, large, old in share))
 
+    def crop_start(self, large: int, small: int) -> int:
+        """Returns the first pixel of a centred crop; negative if the image is smaller than the crop."""
+        if self.rounding == "down":
+            return (large - small) // 2
+        return round((large - small) / 2) if large >= small else -((small - large) // 2)
+
+    def moved_by(self, rounding: str) -> str:
+        """Returns the images whose crop another rounding moves by a pixel: "none", those of "some" sizes, or "all"."""
+        other = dataclasses.replace(self, rounding=rounding)
+        sides = zip(self.target, self.size, strict=True)
+        if self.mode != "none" and any(self.crop_start(*side) != other.crop_start(*side) for side in sides):
+            return "all"
+        # In the other modes, a side of the resized image depends on the image's aspect ratio.
+        return "none" if self.mode == "stretch" or rounding == self.rounding else "some"
+
+    def same_except_rounding(self, other: Preprocessing) -> bool:
+        """Returns whether two preprocessings differ at most in `rounding`."""
+        ours, theirs = (
+            dataclasses.replace(how, resized=how.target, crop_pct=None, rounding="down") for how in (self, other)
+        )
+        return ours == theirs
+
     def describe(self) -> str:
         """Returns a description in one line."""
         (tall, wide), crop = self.target, "x".join(map(str, self.size))

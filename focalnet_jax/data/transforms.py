@@ -98,7 +98,7 @@ def eval_transform(how: Preprocessing | int, resized: int | None = None) -> Eval
 def _resize_and_crop(how: Preprocessing, image: np.ndarray) -> np.ndarray:
     height, width, _ = image.shape
     full = _full_size(how, height, width)
-    starts = [_crop_start(how, large, small) for large, small in zip(full, how.size, strict=True)]
+    starts = [how.crop_start(large, small) for large, small in zip(full, how.size, strict=True)]
     (top, bottom), (left, right) = [
         (max(start, 0), min(start + side, large)) for start, side, large in zip(starts, how.size, full, strict=True)
     ]
@@ -128,10 +128,3 @@ def _full_size(how: Preprocessing, height: int, width: int) -> tuple[int, int]:
     choose = min if how.mode == "shorter" else max  # timm's ResizeKeepRatio
     ratio = choose(height / tall, width / wide)
     return max(1, round(height / ratio)), max(1, round(width / ratio))
-
-
-def _crop_start(how: Preprocessing, large: int, small: int) -> int:
-    """Returns the first pixel of a centred crop; negative if the image is smaller than the crop."""
-    if how.rounding == "down":
-        return (large - small) // 2
-    return round((large - small) / 2) if large >= small else -((small - large) // 2)

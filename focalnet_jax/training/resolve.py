@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import duration, is_auto, model_config, replaced
+from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
 from focalnet_jax.convert.start import Start, read_start
 from focalnet_jax.data.source import Source
 from focalnet_jax.distributed.chips import find_chip
@@ -67,7 +68,8 @@ def resolve(
     start = None
     if path and any(is_auto(config, key) for key in by_weights):
         which, head = (which, "keep") if evaluated else (config.init_weights, "drop")
-        start = read_start(path, which, head, name, options)
+        given, assumed = _stated_options(config)
+        start = read_start(path, which, head, name, given | dict(options or {}), assumed)
     chosen: dict[str, Any] = {}
 
     def choose(key: str, value: Any) -> None:
@@ -98,6 +100,15 @@ def resolve(
     if chosen:
         print(f"chosen     {', '.join(f'{key}={value}' for key, value in chosen.items())}", flush=True)
     return replaced(config, chosen)
+
+
+def _stated_options(config: FrozenConfigDict) -> tuple[dict[str, bool], dict[str, bool] | None]:
+    """Returns the options of the model that shapes of weights do not determine: set by the user, and of its variant."""
+    given = {key: config.model[key] for key in NOT_FROM_SHAPES if config.model[key] is not None}
+    if is_auto(config, "model.name"):
+        return given, None
+    variant = variant_config(config.model.name)
+    return {}, {key: getattr(variant, key) for key in NOT_FROM_SHAPES} | given
 
 
 def _model(config: FrozenConfigDict, start: Start | None, on_cpus: bool) -> dict[str, Any]:
@@ -141,10 +152,10 @@ def _schedule(config: FrozenConfigDict, examples: int, on_cpus: bool) -> dict[st
         chosen["total_epochs"] = float(round(min(max(seen / examples, least), most)))
     if is_auto(config, "schedule.learning_rate"):
         chosen["schedule.learning_rate"] = _learning_rate(config)
-        if config.schedule.warmup_steps is None and config.schedule.warmup_epochs is None:
-            total = replaced(config, chosen)
-            steps = duration(total, "total", examples // config.batch_size or 1) or 1
-            chosen["schedule.warmup_steps"] = round(_WARMUP_SHARE * steps)
+    warmup = config.schedule.warmup_steps, config.schedule.warmup_epochs
+    if warmup[0] == "auto" or (warmup == (None, None) and "schedule.learning_rate" in chosen):
+        total = replaced(config, chosen)
+        chosen["schedule.warmup_steps"] = _warmup(duration(total, "total", examples // config.batch_size or 1) or 1)
     return chosen
 
 
@@ -152,6 +163,22 @@ def _learning_rate(config: FrozenConfigDict) -> float:
     """Returns the peak learning rate: lower for given weights, and with the root of a batch below 64."""
     peak = 2e-4 if config.init_from else 1e-3
     return float(f"{peak * min(math.sqrt(config.batch_size / 64), 1):.1e}")
+
+
+def _warmup(steps: int) -> int:
+    """Returns the number of warm-up steps of a run of this length."""
+    return round(_WARMUP_SHARE * steps)
+
+
+def with_open_warmup(stored: dict[str, Any], examples: int) -> dict[str, Any]:
+    """Returns the stored config of a run on `examples` images, with a warm-up of "auto" if it was chosen by length.
+
+    A run that continues it then chooses its own. A warm-up that the user set stays, unless it equals the choice.
+    """
+    steps = duration(FrozenConfigDict(stored), "total", examples // stored["batch_size"] or 1)
+    if steps is None or stored["schedule"]["warmup_steps"] != _warmup(steps):
+        return stored
+    return stored | {"schedule": stored["schedule"] | {"warmup_steps": "auto"}}
 
 
 def slow_here(config: FrozenConfigDict, mesh: Mesh) -> list[str]:

@@ -34,7 +34,7 @@ from focalnet_jax.training.optimizer import check_patterns
 from focalnet_jax.training.plan import Plan, make_plan
 from focalnet_jax.training.profiling import check_steps
 from focalnet_jax.training.progress import StepCost, step_cost
-from focalnet_jax.training.resolve import resolve, slow_here
+from focalnet_jax.training.resolve import resolve, slow_here, with_open_warmup
 from focalnet_jax.training.resume import (
     CONFIG_FILE,
     Origin,
@@ -256,7 +256,8 @@ def _as_before(config: FrozenConfigDict, folder: Path, newest: int | None) -> tu
     if not config.continue_from:
         return config, None
     origin = find_origin(config.continue_from)
-    return replaced(with_stored(config, origin.metadata["config"]), {"continue_from": str(origin.checkpoint)}), origin
+    stored = with_open_warmup(origin.metadata["config"], origin.metadata["data"]["examples"])
+    return replaced(with_stored(config, stored), {"continue_from": str(origin.checkpoint)}), origin
 
 
 def _describe_schedule(spec: TrainSpec, plan: Plan) -> str:

@@ -46,6 +46,7 @@ def malicious(mark):
         "system": Call("os system", (touch,)),
         "posix": Call("posix system", (touch,)),
         "popen": Call("subprocess Popen", (["touch", str(mark)],)),
+        "popen as torch writes it": Call("commands Popen", (["touch", str(mark)],)),
         "eval": Call("builtins eval", (f"open({str(mark)!r}, 'w')",)),
         "python2": Call("__builtin__ eval", (f"open({str(mark)!r}, 'w')",)),
         "open": Call("builtins open", (str(mark), "w")),

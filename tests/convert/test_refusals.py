@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 
 from focalnet_jax.convert.files import sha256
+from focalnet_jax.convert.load import load_into
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.errors import UserError
@@ -21,6 +22,7 @@ from focalnet_jax.parameters import named_leaves
 from tests.commands import convert
 from tests.convert.golden_files import GOLDEN, INDEX, OPTIONS, in_a_directory
 from tests.convert.random_weights import weights_of
+from tests.convert.test_adapt import on_one_device
 
 
 def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tmp_path):
@@ -92,6 +94,29 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
 def test_a_config_that_is_not_the_weights_is_refused(config, message, tmp_path):
     with pytest.raises(UserError, match=re.escape(message)):
         read_weights(in_a_directory(tmp_path / "model", **config))
+
+
+@pytest.mark.parametrize(("swapped", "count"), [(False, 0), (True, 1)])
+def test_class_names_that_contradict_each_other_are_reported(swapped, count, tmp_path):
+    names = ["ant", "bee", "cow", "dog", "eel"]
+    numbers = {name: number for number, name in enumerate(reversed(names) if swapped else names)}
+    folder = in_a_directory(tmp_path / "model", id2label=dict(zip("01234", names, strict=True)), label2id=numbers)
+    notes = [note for note in read_weights(folder).decisions if "label2id" in note]
+    assert len(notes) == count
+    assert not count or "class 0 is 'ant', label2id 'eel'; id2label is used" in notes[0]
+    assert read_weights(folder).info.classes == tuple(names)
+
+
+def test_weights_that_are_nan_or_infinite_are_counted_in_one_line(tmp_path, capsys):
+    weights = weights_of(num_classes=2)
+    weights.params["head"]["bias"][0], weights.params["norm"]["scale"][1] = np.nan, np.inf
+    for format, name in (("timm", "file.safetensors"), ("orbax", "checkpoint")):
+        report = write_weights(weights, tmp_path / name, format=format)
+        count = len(named_leaves(weights.params))
+        expected = f"2 of {count} arrays hold NaN or infinite values: head/bias, norm/scale"
+        assert [note for note in report.notes if "NaN" in note] == [f"warning: {expected}"]
+        load_into(str(tmp_path / name), weights.config, on_one_device(weights.config))
+        assert capsys.readouterr().err == f"warning: {tmp_path / name}: {expected}\n"
 
 
 DAMAGED = [(name, text) for name in ("config.json", INDEX) for text in ("[]", "null", "{", "\udcff")]

@@ -281,3 +281,15 @@ def test_lines_that_are_numbered_in_another_order_go_by_their_numbers(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match="its lines are numbered, but not 0, 1"):
             read_classes(path)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "is_part", "called"),
+    [
+        ("y.pth", False, "the 5 outputs of y.pth"),
+        ("the first 5 outputs of y.pth", True, "the first 5 outputs of y.pth"),
+    ],
+)
+def test_outputs_without_names_are_called_once(classifier, is_part, called):
+    with pytest.raises(UserError, match=f"^the names of {called} are unknown"):
+        match_classes(["cat"], None, outputs=5, data="data", classifier=classifier, is_part=is_part)

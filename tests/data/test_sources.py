@@ -127,6 +127,7 @@ def test_links_are_followed_once(tmp_path):
         (["val/0.jpg", "dog/0.jpg"], ".", "it holds dog, val: create {root}/train or name another"),
         (["train/cat/0.jpg"], "train/cat", "it holds 1 file: 1 .jpg: {root} has this split: set data.path={root}"),
         (["train/0.jpg", "train/1.png"], ".", "holds no class folders; .*; it holds 2 files: 1 .jpg, 1 .png"),
+        (["train/0.jpg", "car/0.jpg"], ".", "1 file: 1 .jpg. If train is a class, like car, rename its folder"),
         (["train/0.tar", "train/1.tar"], ".", "it holds 2 files: 2 .tar"),
         (["train/train/cat/0.jpg", "train/val/cat/0.jpg"], ".", "splits, not classes: set data.path={root}/train"),
         (["train/images/cat/0.jpg", "train/images/dog/0.jpg"], ".", "one folder, images, which .*: cat, dog"),

@@ -1,5 +1,6 @@
 """The table in docs/reliability.md, from the tests that prove it: python -m tests.faults.table."""
 
+import argparse
 import re
 from pathlib import Path
 
@@ -95,4 +96,5 @@ def written(text: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     DOCUMENT.write_text(written(DOCUMENT.read_text()))

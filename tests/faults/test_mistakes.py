@@ -98,6 +98,13 @@ def test_another_number_of_classes_needs_a_policy_that_fits(given, wanted, head,
         adapt(weights, with_classes(weights, wanted), head=head)
 
 
+@pytest.mark.fault(22)
+def test_evaluating_weights_with_another_number_of_classes_names_the_key_that_fits():
+    weights = weights_of(num_classes=5)
+    with pytest.raises(UserError, match=r"have 5 classes, the model 7: give --config\.model\.num_classes=5$"):
+        adapt(weights, with_classes(weights, 7), surgery=False)
+
+
 @pytest.mark.fault(23)
 def test_half_precision_files_are_kept_or_cast(tmp_path):
     weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])

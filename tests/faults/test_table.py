@@ -1,5 +1,12 @@
 """What docs/reliability.md promises is what the tests show."""
 
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
 from tests.faults.table import DOCUMENT, proofs, written
 
 
@@ -10,3 +17,17 @@ def test_every_row_has_its_test():
 def test_the_table_is_that_of_the_tests():
     text = DOCUMENT.read_text()
     assert written(text) == text, "python -m tests.faults.table"
+
+
+def test_the_help_of_the_table_writes_nothing():
+    before = DOCUMENT.stat().st_mtime_ns
+    done = subprocess.run([sys.executable, "-m", "tests.faults.table", "--help"], capture_output=True, text=True)
+    assert (done.returncode, DOCUMENT.stat().st_mtime_ns) == (0, before)
+    assert done.stdout.startswith("usage: ")
+
+
+@pytest.mark.parametrize("file", ["parity/golden.py", "parity/report.py"])
+def test_programs_that_write_tracked_files_parse_their_arguments_first(file):
+    program = ast.parse(Path(file).read_text()).body[-1]  # they need torch, which is not here
+    assert isinstance(program, ast.If), f"{file} does not end with its program"
+    assert "parse_args()" in ast.unparse(program)

@@ -148,12 +148,13 @@ def test_a_prepared_data_set_goes_by_its_names_and_may_list_classes_that_it_has_
         evaluated(always(3, 2), data, tmp_path, *options, names=["daisy", "oak", "rose"])
 
 
-def test_the_first_outputs_alone_may_compete(tmp_path):
+def test_the_first_outputs_alone_may_compete(tmp_path, capsys):
     folder = write(tmp_path / "data/val", IMAGENETTE)
     weights = always(21842, 5000, SPRINGER)
     assert evaluated(weights, folder, tmp_path)["top1"] == 0
     few = evaluated(weights, folder, tmp_path, "--config.eval_classes=1000")
     assert (few["top1"], set(few) & {"top1_subset"}) == (10, set())
+    assert re.search(r": 10 of the first 1000 classes of \S+, matched by", capsys.readouterr().out)
     with pytest.raises(UserError, match=r"the first 300 outputs of .* lacks: n02979186"):
         evaluated(weights, folder, tmp_path, "--config.eval_classes=300")
 

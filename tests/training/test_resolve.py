@@ -22,6 +22,7 @@ from focalnet_jax.training.resolve import has_bfloat16, resolve
 from focalnet_jax.training.run import set_up
 from focalnet_jax.training.stored_config import differences, with_stored
 from tests.commands import SMALL, metrics, run
+from tests.convert.golden_files import GOLDEN
 from tests.convert.random_weights import weights_of
 from tests.specs import open_task
 
@@ -155,3 +156,21 @@ def test_a_classifier_is_kept_where_its_classes_are_those_of_the_data_by_name(na
         "configs/own_folder.py", ["--config.data.path=none", f"--config.init_from={tmp_path / 'weights'}"]
     )
     assert resolve(config, MESH, Folders(*names)).init_head == head
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_the_config_gives_the_options_that_shapes_of_weights_do_not_determine(evaluated):
+    weights, source = GOLDEN / "timm_lrf.safetensors", None if evaluated else Folders("apple", "dog")
+
+    def resolved(*overrides):
+        given = () if evaluated else (f"--config.init_from={weights}", "--config.init_head=drop")
+        config = load_config("configs/own_folder.py", ["--config.data.path=none", *given, *overrides])
+        return resolve(config, MESH, source, str(weights) if evaluated else None).model
+
+    with pytest.raises(UserError, match=r"give --config\.model\.normalize_modulator=false, or true, as"):
+        resolved()
+    for value in (True, False):
+        found = resolved(f"--config.model.normalize_modulator={value}")
+        assert (found.embed_dim, found.depths, found.normalize_modulator) == (8, (1, 2), value)
+    shape = ["--config.model.name=focalnet_tiny_lrf", "--config.model.embed_dim=8", "--config.model.depths=(1,2)"]
+    assert resolved(*shape).name == "focalnet_tiny_lrf"  # a complete model, whose own options are assumed

@@ -41,6 +41,7 @@ class ClassifierInfo:
       name: name of the classifier in messages.
       hint: sentence with advice for data with different classes.
       numbers: whether a class of the data named by a number means the output with that number.
+      whole: name of the classifier whose first outputs these are, if they are not all of its outputs.
     """
 
     classes: Classes | None
@@ -48,6 +49,7 @@ class ClassifierInfo:
     name: str
     hint: str = HOW_TO_SAY
     numbers: bool = True
+    whole: str = ""
 
 
 def loaded_classifier(config: FrozenConfigDict, loaded: Loaded, path: str, hint: str = HOW_TO_SAY) -> ClassifierInfo:
@@ -113,7 +115,7 @@ def label_training(config: FrozenConfigDict, source: Source, classifier: Classif
     if classifier is not None:
         split = f"split {config.data.train_split}"
         source, matching = _relabelled(source, classifier, split)
-        _print_matching(split, source, matching, classifier.name)
+        _print_matching(split, source, matching, classifier)
     check_labels(source, config.model.num_classes)
     if fresh and config.model.num_classes == 1:  # only here: an existing run with one class can still be resumed
         raise UserError(
@@ -169,10 +171,10 @@ def label_for(
             raise UserError(f"eval_classes={first}: expected at most model.num_classes={classifier.outputs}")
         outputs = f"the first {first} outputs of {classifier.name}"
         classes = classifier.classes and classifier.classes.first(first)
-        classifier = replace(classifier, classes=classes, outputs=first, name=outputs)
+        classifier = replace(classifier, classes=classes, outputs=first, name=outputs, whole=classifier.name)
         expected = expected and {output for output in expected if output < first}
     source, matching = _relabelled(source, classifier, split)
-    _print_matching(split, source, matching, classifier.name, expected)
+    _print_matching(split, source, matching, classifier, expected)
     competing = first if first is not None else _competing(selected, split, classifier, source)
     return source, competing
 
@@ -226,6 +228,7 @@ def _match(
         numbers=classifier.numbers,
         present=present,
         hint=classifier.hint,
+        is_part=bool(classifier.whole),
     )
 
 
@@ -239,7 +242,7 @@ def _present(source: Source) -> set[int]:
 
 
 def _print_matching(
-    split: str, source: Source, matching: Matching, classifier: str, expected: set[int] | None = None
+    split: str, source: Source, matching: Matching, classifier: ClassifierInfo, expected: set[int] | None = None
 ) -> None:
     """Prints how classes were matched and which are missing; nothing if both sides are equal."""
     expected = set(range(len(source.class_names))) if expected is None else expected
@@ -256,7 +259,10 @@ def _print_matching(
         means = [f"{name} is {meant}" for name, meant in called if name != meant][:2]
         how += f": {', '.join(means)}, ..." if means else ""
     without = f"; without {', '.join(missing)}" if 0 < len(missing) <= _SHOWN else ""
-    count = f"{len(expected & found)} of the {len(expected)} classes of {classifier}"
+    of = f"{len(expected)} classes of {classifier.name}"
+    if classifier.whole and len(expected) == classifier.outputs:
+        of = f"first {len(expected)} classes of {classifier.whole}"
+    count = f"{len(expected & found)} of the {of}"
     print(f"{split}: {count}{how}{without}", flush=True)
 
 
