@@ -19,7 +19,7 @@ from pathlib import Path
 from fuzz.runner import run_case, run_family
 
 # The longest first.
-FAMILIES = ("safetensors", "pth", "commands", "pictures", "archives", "records", "beside", "configs")
+FAMILIES = ("safetensors", "pth", "commands", "pictures", "archives", "labels", "records", "beside", "configs")
 _TOGETHER = 2  # number of families run at once
 _LINES = 6  # lines printed of a failure
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import tarfile
 from collections.abc import Mapping
@@ -14,15 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from focalnet_jax.data.prepare import preparation
-from focalnet_jax.data.prepare.__main__ import main
-from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.errors import RunFailedError, UserError
 from fuzz.mutations import Rng, mutate_bytes, pick
+from fuzz.preparing import Contents, contents, digest, prepare_quietly, stay_in_process
 from fuzz.runner import Family, WrongAnswerError
 
 _CLASSES = ("cat", "dog", "n01440764")
-Contents = set[tuple[str, str]]  # class and hash of every image
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Archive:
 
 def prepare(_: Path) -> list[Archive]:
     """Returns the files of archives of several layouts."""
-    preparation.run_all = _run_here  # starting processes would take a second each
+    stay_in_process()
     rng = np.random.default_rng(0)
     pictures = {}
     for label in _CLASSES:
@@ -43,7 +39,7 @@ def prepare(_: Path) -> list[Archive]:
             buffer = io.BytesIO()
             Image.fromarray(rng.integers(0, 256, (9, 8, 3)).astype(np.uint8)).save(buffer, "PNG")
             pictures[f"{label}/{number}.png"] = buffer.getvalue()
-    held = {(name.split("/")[0], _digest(content)) for name, content in pictures.items()}
+    held = {(name.split("/")[0], digest(content)) for name, content in pictures.items()}
     split = {f"{'val' if '2.png' in name else 'train'}/{name}": content for name, content in pictures.items()}
     deep = {f"images/{name}": content for name, content in pictures.items()}
     inner = {}
@@ -51,15 +47,6 @@ def prepare(_: Path) -> list[Archive]:
         mine = {name.partition("/")[2]: content for name, content in pictures.items() if name.startswith(label)}
         inner[f"{label}.tar"] = write_tar(mine)
     return [Archive(files, held) for files in (pictures, split, deep, inner)]
-
-
-def _run_here(function: Any, arguments: Any, processes: int, report: Any) -> None:
-    for done, given in enumerate(arguments, 1):
-        report(done, function(*given))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def write_tar(files: Mapping[str, bytes], format: int = tarfile.USTAR_FORMAT, **fields: Any) -> bytes:
@@ -93,10 +80,8 @@ def case(archives: list[Archive], rng: Rng, folder: Path) -> None:
     path = folder / f"images{'.tar' if whole else pick(rng, ('.tar', '.tar', '.tar', '.TAR', '.zip', ''))}"
     path.write_bytes(content)
     outside = _outside(folder)
-    arguments = ["imagefolder", "--source", str(path), "--out", str(folder / "out"), "--processes=1", "--shard-mb=1"]
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            main(arguments)
+        prepare_quietly("imagefolder", path, folder / "out", "--shard-mb=1")
     except (UserError, RunFailedError) as error:
         if whole:
             raise WrongAnswerError(f"an undamaged archive is refused: {error}") from error
@@ -104,7 +89,7 @@ def case(archives: list[Archive], rng: Rng, folder: Path) -> None:
     finally:
         if outside != _outside(folder):
             raise WrongAnswerError("something was written outside of --out")
-    held = _held(folder / "out")
+    held = contents(folder / "out")
     if whole and held != archive.held:
         raise WrongAnswerError(f"the data set holds {len(held)} images, {len(held & archive.held)} of them correctly")
     labels = {label for label, _ in archive.held} | _labels(content)
@@ -129,20 +114,6 @@ def _labels(content: bytes) -> set[str]:
     except (tarfile.TarError, EOFError, ValueError, OSError):
         pass
     return found | {"images"}
-
-
-def _held(out: Path) -> Contents:
-    held: Contents = set()
-    (folder,) = out.glob("*/*")
-    for split in ("train", "val", "test"):
-        try:
-            source = TfdsSource(str(folder), split)
-        except UserError:
-            continue
-        for index in range(len(source)):
-            picture, label = source[index]
-            held.add((source.class_names[int(label)], _digest(picture)))
-    return held
 
 
 def _written_otherwise(files: Mapping[str, bytes], rng: Rng) -> bytes:

@@ -18,7 +18,7 @@ from focalnet_jax.inference import Classifier, load_classifier
 from focalnet_jax.tasks.classification import classifier
 from fuzz.mutations import Rng, dump_json, mutate_json, pick
 from fuzz.runner import Family, WrongAnswerError
-from fuzz.weights import arrays_of, random_weights
+from fuzz.weights import OPTIONS, arrays_of, random_weights
 
 _NAMES = ("rose", "tulip", "daisy", "lily", "poppy")
 _TIMM = {
@@ -67,11 +67,8 @@ def prepare(folder: Path) -> list[Directory]:
     found = []
     for path in (theirs, folder / "timm"):
         files = {each.name: each.read_bytes() for each in path.iterdir()}
-        found.append(Directory(files, _seen(load_classifier(path, options=_OPTIONS))))
+        found.append(Directory(files, _seen(load_classifier(path, options=OPTIONS))))
     return found
-
-
-_OPTIONS = {"use_postln": False, "normalize_modulator": False}
 
 
 def _seen(classifier: Classifier) -> tuple[Any, ...]:
@@ -96,7 +93,7 @@ def case(directories: list[Directory], rng: Rng, folder: Path) -> None:
     for name, held in directory.files.items():
         (folder / name).write_bytes(content if name == changed else held)
     try:
-        seen = _seen(load_classifier(folder, options=_OPTIONS))
+        seen = _seen(load_classifier(folder, options=OPTIONS))
     except UserError as error:
         if inert:
             raise WrongAnswerError(f"{changed} with meaningless keys is refused: {error}") from error

@@ -10,16 +10,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from focalnet_jax.config import default_config, to_json
 from focalnet_jax.convert.write import write_weights
-from focalnet_jax.data.prepare import preparation
-from focalnet_jax.errors import UserError
-from focalnet_jax.programs.run_command import explain_os_error
 from fuzz.mutations import Rng, dump_json, mutate_bytes, mutate_json, pick
+from fuzz.preparing import explained, stay_in_process
 from fuzz.runner import Family, WrongAnswerError
 from fuzz.weights import random_weights
 
@@ -35,14 +32,14 @@ _WORDS = (
     "use_postln=maybe",
     "=",
 )
-# By command: its module, and for each argument its flag, if any, the kind of its value (see `_value`), and a valid
-# value.
 _WEIGHTS = (
     "--checkpoint PATH {files}/weights.safetensors",
     "--option WORD use_postln=false",
     "--option WORD normalize_modulator=false",
 )
 _CONFIG = ("--config CONFIG {files}/recipe.py", "OVERRIDE --config.seed=1", "OVERRIDE --config.data.eval_split=val")
+# By command: its module, and for each argument its flag, if any, the kind of its value (see `_value`), and a valid
+# value.
 _GRAMMAR: dict[str, tuple[str, tuple[str, ...]]] = {
     "train": ("train", (*_CONFIG, "--workdir PATH {new}/run", "--max-restarts NUMBER 0")),
     "eval": ("eval", (*_CONFIG, "--checkpoint PATH {run}")),
@@ -103,7 +100,7 @@ class Mains:
 
 def prepare(folder: Path) -> Mains:
     """Returns the commands, with small files of every kind."""
-    preparation.run_all = _run_here
+    stay_in_process()
     files = folder / "files"
     if not files.exists():
         files.mkdir()
@@ -125,11 +122,6 @@ def prepare(folder: Path) -> Mains:
     return Mains({name: module.main for name, module in modules.items()}, files)
 
 
-def _run_here(function: Any, arguments: Any, processes: int, report: Any) -> None:
-    for done, given in enumerate(arguments, 1):
-        report(done, function(*given))
-
-
 def case(mains: Mains, rng: Rng, folder: Path) -> None:
     """Calls one command with a random command line."""
     name = pick(rng, mains.functions)
@@ -139,13 +131,8 @@ def case(mains: Mains, rng: Rng, folder: Path) -> None:
     before = {path.name for path in mains.files.iterdir()}
     os.chdir(folder)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), explained():
             mains.functions[name](arguments)
-    except OSError as error:
-        line = explain_os_error(error)
-        if line is None:
-            raise
-        raise UserError(line) from error
     except SystemExit as ended:
         if ended.code not in (0, None) or not {"--help", "-h"} & set(arguments):
             raise WrongAnswerError(f"it exits with {ended.code}") from ended

@@ -120,7 +120,7 @@ def _means(text: str, value: Any) -> bool:
 
 
 def _start(config: FrozenConfigDict) -> None:
-    """What is decided from a config alone, if nothing is left open; a refusal there is as good as one before."""
+    """Makes the plan and the mixing of a config without open values; both may raise `UserError`."""
     if any(is_auto(config, key) for key in auto_keys(config)):
         return
     for decide in (lambda: make_plan(config, 1000), lambda: make_mixing(config)):

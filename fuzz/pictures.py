@@ -152,9 +152,7 @@ def _around(picture: Picture, rng: Rng) -> tuple[bytes, bool]:
         name = pick(rng, (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"gAMA", b"cHRM", b"pHYs", b"sRGB", b"prVt"))
         data = pick(rng, (junk, b"", b"k\0\0" + zlib.compress(bytes(2_000_000)), b"k\0\1\0\0\0" + junk))
         new = _chunk(name, data)
-        content = content[:place] + (
-            new if rng.random() < 0.7 else mutate_bytes(new[-4:], rng)[:0] + new[:-4] + b"\1\2\3\4"
-        )
+        content = content[:place] + (new if rng.random() < 0.7 else new[:-4] + b"\1\2\3\4")
         content += picture.content[place:]
     if format == "JPEG" and rng.random() < 0.6:
         marker = pick(rng, (*range(0xE1, 0xEE), 0xEF, 0xFE))
@@ -239,9 +237,7 @@ def _tiff(content: bytes, rng: Rng) -> bytes:
         place = begin + 2 + 12 * int(rng.integers(count))
         field, letter = pick(rng, ((0, "H"), (2, "H"), (4, "L"), (8, "L"), (8, "H")))
         (old,) = struct.unpack_from(order + letter, changed, place + field)
-        value = pick(
-            rng, (0, 1, 2, 3, 8, 16, 32, 255, 256, 322, 330, 65535, 2**31, 2**32 - 1, old + 1, old * 2, len(content))
-        )
+        value = pick(rng, (*_TIFF_VALUES, old + 1, old * 2, len(content)))
         struct.pack_into(order + letter, changed, place + field, value % 2 ** (16 if letter == "H" else 32))
     return bytes(changed)
 
@@ -261,11 +257,7 @@ def _two(picture: Picture, rng: Rng) -> tuple[bytes, bool]:
     if rng.random() < 0.5:
         place = int(rng.integers(len(content)))
         return content[:place] + content[max(0, place - int(rng.integers(64))) :], False
-    signature = pick(
-        rng,
-        (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\0", b"P6 9 9 255\n", b"\n\5\1\x08", b""),
-    )
-    return signature + content[int(rng.integers(16)) :], False
+    return pick(rng, _SIGNATURES) + content[int(rng.integers(16)) :], False
 
 
 _CHANGES = (_any_bytes, _any_bytes, _structure, _structure, _around, _two)

@@ -77,8 +77,8 @@ def load(model: torch.nn.Module, config: FocalNetConfig, *, dtype: str = "float3
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
-        untold = dict(use_postln=config.use_postln, normalize_modulator=config.normalize_modulator)
-        return focalnet_jax.load_model(path, dtype=dtype, **untold)
+        unstated = dict(use_postln=config.use_postln, normalize_modulator=config.normalize_modulator)
+        return focalnet_jax.load_model(path, dtype=dtype, **unstated)
 
 
 def compare(

@@ -41,6 +41,11 @@ def build(config: FocalNetConfig, library: str, *, seed: int = 0) -> torch.nn.Mo
         if library == "timm"
         else _transformers(config)
     )
+    return randomized(model)
+
+
+def randomized(model: torch.nn.Module) -> torch.nn.Module:
+    """Returns the model with all parameters random and large enough that none can be left out unnoticed."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)

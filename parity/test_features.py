@@ -16,23 +16,16 @@ from focalnet_jax.model.precision import get_precision
 from focalnet_jax.parameters import named_leaves, with_leaves
 from parity.dense import DenseFocalNet
 from parity.measure import photos, reduced, relative
-from parity.pytorch import timm_options
+from parity.pytorch import randomized, timm_options
 
 # float32 on both sides, summed in other orders, as in test_models.py; gradients pass through twice the layers.
 FLOAT32, GRADIENTS = 1e-5, 1e-4
 
 
-def randomized(model):
-    """The model with parameters large enough that none can be left out unnoticed, as in parity/pytorch.py."""
+def seeded(model):
+    """The model with random parameters, the same every time."""
     torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn_like(parameter)
-            if parameter.ndim > 1:
-                parameter.copy_(noise / (3 * parameter[0].numel()) ** 0.5)
-            else:
-                parameter.copy_(0.1 * noise if name.endswith("bias") else 1 + 0.2 * noise)
-    return model.eval()
+    return randomized(model)
 
 
 def ours_from(tensors, config, format):
@@ -67,7 +60,7 @@ def arrays(model):
 @pytest.mark.parametrize("name", ["focalnet_tiny_lrf", "focalnet_large_fl3", "focalnet_huge_fl4"])
 def test_features_are_timms(name):
     config = reduced(name)
-    theirs = randomized(focalnet._create_focalnet(name, features_only=True, **timm_options(config)))
+    theirs = seeded(focalnet._create_focalnet(name, features_only=True, **timm_options(config)))
     tensors = {key.replace("layers_", "layers."): tensor for key, tensor in arrays(theirs).items()}
     ours = backbone(config, tensors, "timm")
     assert (list(ours.channels), list(ours.strides)) == (
@@ -97,7 +90,7 @@ DENSE = {
 @pytest.mark.parametrize("size", [(97, 130), (128, 96)])
 def test_maps_and_gradients_are_those_of_the_originals_dense_backbone(name, size):
     config = DENSE[name]
-    theirs = randomized(DenseFocalNet(config))
+    theirs = seeded(DenseFocalNet(config))
     stem = {"stem_padding": 3} if config.use_conv_embed else {}
     ours = backbone(config, arrays(theirs), "microsoft", output_norms=True, pad=True, **stem)
     images = photos(*size)
@@ -119,12 +112,12 @@ def test_maps_and_gradients_are_those_of_the_originals_dense_backbone(name, size
 
 def test_the_comparison_sees_the_classifiers_stem_and_sizes():
     config = DENSE["overlapped"]
-    theirs = randomized(DenseFocalNet(config))
+    theirs = seeded(DenseFocalNet(config))
     images = photos(97, 130)
     with torch.no_grad():
         first, *_ = theirs(torch.from_numpy(images).permute(0, 3, 1, 2))
     assert first.shape[2:] == (25, 33)
     classifiers = backbone(config, arrays(theirs), "microsoft", output_norms=True, pad=True)
     assert relative(classifiers.features(images)[0], first.permute(0, 2, 3, 1)) > 0.01
-    floored = backbone(DENSE["srf"], arrays(randomized(DenseFocalNet(DENSE["srf"]))), "microsoft", output_norms=True)
+    floored = backbone(DENSE["srf"], arrays(seeded(DenseFocalNet(DENSE["srf"]))), "microsoft", output_norms=True)
     assert floored.features(images)[0].shape[1:3] == (24, 32)

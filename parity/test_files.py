@@ -29,7 +29,7 @@ from parity.measure import photos, reduced, relative, soft_targets
 from parity.pairs import PAIRS
 
 CONFIG = reduced("focalnet_tiny_lrf")
-UNTOLD = dict(use_postln=False, normalize_modulator=False)
+UNSTATED = dict(use_postln=False, normalize_modulator=False)
 
 
 def saved(tmp_path, config=CONFIG, **beside):
@@ -69,15 +69,15 @@ def test_files_there_and_back_are_bit_equal(config, library, tmp_path):
     format = pytorch.FORMATS[library]
     tensors = pytorch.build(config, library).state_dict()
     torch.save(tensors, tmp_path / "theirs.pth")
-    untold = dict(use_postln=config.use_postln, normalize_modulator=config.normalize_modulator)
-    weights = read_weights(tmp_path / "theirs.pth", options=untold)
+    unstated = dict(use_postln=config.use_postln, normalize_modulator=config.normalize_modulator)
+    weights = read_weights(tmp_path / "theirs.pth", options=unstated)
     assert weights.config.dims == config.dims
     assert_same(weights, tensors, format)
     for target in ("microsoft", format, "orbax"):
         to_file = target in ("microsoft", "timm")
         path = tmp_path / (f"{target}.pth" if to_file else target)
         write_weights(weights, path, format=target)
-        back = read_weights(path, options=untold)
+        back = read_weights(path, options=unstated)
         assert back.config == weights.config
         assert_same(back, tensors, format)
 
@@ -85,9 +85,9 @@ def test_files_there_and_back_are_bit_equal(config, library, tmp_path):
 @pytest.mark.parametrize("name", ["focalnet_tiny_lrf", "focalnet_large_fl4", "focalnet_huge_fl3"])
 def test_microsofts_keys_are_those_timm_reads(name, tmp_path):
     config = reduced(name)
-    untold = dict(use_postln=config.use_postln, normalize_modulator=config.normalize_modulator)
+    unstated = dict(use_postln=config.use_postln, normalize_modulator=config.normalize_modulator)
     path, model = saved(tmp_path, config)
-    write_weights(read_weights(path, options=untold), tmp_path / "microsoft.pth", format="microsoft")
+    write_weights(read_weights(path, options=unstated), tmp_path / "microsoft.pth", format="microsoft")
     other = pytorch.build(config, "timm", seed=1)
     stored = torch.load(tmp_path / "microsoft.pth", weights_only=True)
     assert list(stored) == ["model"]  # as the original's checkpoints
@@ -100,7 +100,7 @@ def test_written_files_load_into_the_libraries_and_compute_the_same(tmp_path):
     path, model = saved(tmp_path, CONFIG)
     images, targets = photos(224, 224), soft_targets(CONFIG.num_classes)
     expected = pytorch.run(model, images, targets, gradients=False).logits
-    weights = read_weights(path, options=UNTOLD)
+    weights = read_weights(path, options=UNSTATED)
 
     write_weights(weights, tmp_path / "timm.safetensors", format="timm")
     other = pytorch.build(CONFIG, "timm", seed=1)
@@ -139,19 +139,19 @@ def test_weights_are_found_in_what_trainers_save_and_prefixes_come_off(tmp_path)
     }
     for name, content in variants.items():
         torch.save(content, tmp_path / name)
-        weights = read_weights(tmp_path / name, options=UNTOLD)
+        weights = read_weights(tmp_path / name, options=UNSTATED)
         assert_same(weights, expected, "timm")
     torch.save({"model": expected, "state_dict": {"x": torch.zeros(1)}, **beside}, tmp_path / "two.pth")
-    notes = read_weights(tmp_path / "two.pth", options=UNTOLD).notes
+    notes = read_weights(tmp_path / "two.pth", options=UNSTATED).notes
     assert any("tensors left out" in note and "state_dict (1)" in note for note in notes)
-    assert "averaged weights" in read_weights(tmp_path / "averaged.pth", options=UNTOLD).notes[0]
+    assert "averaged weights" in read_weights(tmp_path / "averaged.pth", options=UNSTATED).notes[0]
     torch.save(expected | {"step": 3}, tmp_path / "beside.pth")
-    assert "1 entries that are not tensors left out" in read_weights(tmp_path / "beside.pth", options=UNTOLD).notes[0]
+    assert "1 entries that are not tensors left out" in read_weights(tmp_path / "beside.pth", options=UNSTATED).notes[0]
     torch.save(expected, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
-    assert_same(read_weights(tmp_path / "legacy.pth", options=UNTOLD), expected, "timm")
+    assert_same(read_weights(tmp_path / "legacy.pth", options=UNSTATED), expected, "timm")
     half = {name: tensor.bfloat16() for name, tensor in expected.items()}
     torch.save(half, tmp_path / "half.pth")
-    weights = read_weights(tmp_path / "half.pth", options=UNTOLD)
+    weights = read_weights(tmp_path / "half.pth", options=UNSTATED)
     assert weights.dtype == "bfloat16"
     assert_same(weights, half, "timm")
     write_weights(weights, tmp_path / "half_again.pth", format="timm")
@@ -183,7 +183,7 @@ def test_damaged_and_malicious_pickles_are_refused_in_one_line_with_nothing_run_
     (tmp_path / "empty.pth").write_bytes(b"")
     torch.save([1, 2], tmp_path / "list.pth")
     before = sorted(tmp_path.iterdir())
-    for name, message in {
+    for name, expected in {
         "evil.pth": "system",
         "cut.pth": "damaged",
         "page.pth": "web page",
@@ -197,7 +197,7 @@ def test_damaged_and_malicious_pickles_are_refused_in_one_line_with_nothing_run_
             timeout=120,
         )
         assert done.returncode == 2, done.stderr
-        assert message in done.stderr
+        assert expected in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
         with pytest.raises(UserError):
             read_weights(tmp_path / name)

@@ -22,7 +22,7 @@ from focalnet_jax.inference import load_classifier
 from focalnet_jax.model import list_models
 from parity.measure import reduced, relative
 from parity.pytorch import build
-from parity.test_files import UNTOLD
+from parity.test_files import UNSTATED
 from parity.test_layouts import timm_model
 
 PHOTO = load_sample_image("china.jpg")[:96, :128]
@@ -80,7 +80,7 @@ def test_what_surrounds_a_backbone_is_computed_as_torch_does(name, tmp_path):
     model = MODELS[name]().eval()
     torch.save({"state_dict": model.state_dict(), "meta": {"epoch": 1}}, tmp_path / "file.pth")
     with pytest.warns(UserWarning, match="taken as the classifier|the file normalizes images by"):
-        ours = load_classifier(tmp_path / "file.pth", options=UNTOLD, image_size=64)
+        ours = load_classifier(tmp_path / "file.pth", options=UNSTATED, image_size=64)
     pixels = torch.from_numpy(np.array(ours.transform(PHOTO))).permute(2, 0, 1)[None].float() / 255
     if name == "mmpretrain":  # normalized before the model, as its weights do not state
         pixels = (pixels - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
@@ -97,7 +97,7 @@ def test_the_model_of_robustness_is_held_twice_and_read_once(tmp_path):
     attacker = torch.nn.ModuleDict({"normalize": layer, "model": model})
     whole = torch.nn.ModuleDict({"normalizer": layer, "model": model, "attacker": attacker})
     torch.save({"model": torch.nn.DataParallel(whole).state_dict()}, tmp_path / "file.pth")
-    weights = read_weights(tmp_path / "file.pth", options=UNTOLD)
+    weights = read_weights(tmp_path / "file.pth", options=UNSTATED)
     assert weights.info.follow().normalization.mean == tuple(MEAN)
     np.testing.assert_array_equal(weights.params["norm"]["bias"], model.norm.bias.detach().numpy())
 
@@ -108,14 +108,14 @@ def test_pruned_weights_are_those_that_torch_computes_with(tmp_path):
     for module in layers:
         prune.random_unstructured(module, "weight", amount=0.4)
     torch.save(model.state_dict(), tmp_path / "file.pth")
-    weights = read_weights(tmp_path / "file.pth", options=UNTOLD)
+    weights = read_weights(tmp_path / "file.pth", options=UNSTATED)
     assert f"{len(layers)} pruned tensors multiplied by their masks" in weights.notes
     for module in layers:
         prune.remove(module, "weight")
     torch.save(model.state_dict(), tmp_path / "removed.pth")
     np.testing.assert_array_equal(
         weights.params["head"]["kernel"],
-        read_weights(tmp_path / "removed.pth", options=UNTOLD).params["head"]["kernel"],
+        read_weights(tmp_path / "removed.pth", options=UNSTATED).params["head"]["kernel"],
     )
     np.testing.assert_array_equal(weights.params["head"]["kernel"], model.head.fc.weight.detach().numpy().T)
 
@@ -136,10 +136,10 @@ def test_weights_that_torch_stores_otherwise_are_named_by_their_kind(tmp_path):
     }
     quantized = torch.quantization.quantize_dynamic(timm_model(), {torch.nn.Linear})
     files["quantized"] = quantized.state_dict(), "quantized weights"
-    for name, (content, message) in files.items():
+    for name, (content, expected) in files.items():
         torch.save(content, tmp_path / name)
-        with pytest.raises(UserError, match=message):
-            read_weights(tmp_path / name, options=UNTOLD)
+        with pytest.raises(UserError, match=expected):
+            read_weights(tmp_path / name, options=UNSTATED)
 
 
 @pytest.mark.parametrize("name", [name for name in list_models() if "iso" not in name])
@@ -176,7 +176,7 @@ PROCESSORS = {
 def test_another_size_of_a_processor_is_written_as_both_read_it_or_not_at_all(name, size, tmp_path):
     config = reduced("focalnet_tiny_srf")
     torch.save(build(config, "transformers").state_dict(), tmp_path / "file.pth")
-    write_weights(read_weights(tmp_path / "file.pth", options=UNTOLD), tmp_path / "a", format="huggingface")
+    write_weights(read_weights(tmp_path / "file.pth", options=UNSTATED), tmp_path / "a", format="huggingface")
     stated = PROCESSORS[name] | {"image_mean": MEAN, "image_std": STD, "resample": 2}
     (tmp_path / "a" / "preprocessor_config.json").write_text(json.dumps(stated))
     weights = read_weights(tmp_path / "a")

@@ -24,7 +24,7 @@ from focalnet_jax.convert.huggingface import transformers_config
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.errors import UserError
 from parity.measure import reduced
-from parity.test_files import UNTOLD, assert_same
+from parity.test_files import UNSTATED, assert_same
 
 CONFIG = reduced("focalnet_tiny_srf")
 
@@ -115,7 +115,7 @@ def shared(state):
 @pytest.mark.parametrize("how", [dict(), dict(_use_new_zipfile_serialization=False), dict(pickle_protocol=5)])
 def test_what_trainers_save_is_read_whatever_is_beside_it(name, how, tmp_path):
     torch.save({**CONTAINERS[name](), **beside()}, tmp_path / name, **how)
-    assert_same(read_weights(tmp_path / name, options=UNTOLD), STATE, "timm")
+    assert_same(read_weights(tmp_path / name, options=UNSTATED), STATE, "timm")
 
 
 @pytest.mark.parametrize("how", [dict(), dict(_use_new_zipfile_serialization=False)])
@@ -152,16 +152,16 @@ def test_averaged_weights_of_timm_can_be_chosen(tmp_path):
     for wrapper in (ModelEmaV2, ModelEmaV3):
         averaged = wrapper(timm_model(seed=1))
         torch.save({"state_dict": STATE, "state_dict_ema": averaged.state_dict()}, tmp_path / "timm.pth.tar")
-        weights = read_weights(tmp_path / "timm.pth.tar", options=UNTOLD)
+        weights = read_weights(tmp_path / "timm.pth.tar", options=UNSTATED)
         assert_same(weights, STATE, "timm")
         assert "use --weights ema for them" in weights.notes[0]
-        assert_same(read_weights(tmp_path / "timm.pth.tar", options=UNTOLD, which="ema"), OTHER, "timm")
+        assert_same(read_weights(tmp_path / "timm.pth.tar", options=UNSTATED, which="ema"), OTHER, "timm")
 
 
 def test_feature_extractors_of_timm_are_backbones(tmp_path):
     model = timm.create_model("focalnet_tiny_srf", features_only=True)
     torch.save({f"encoder.model.{name}": value for name, value in model.state_dict().items()}, tmp_path / "smp.pth")
-    weights = read_weights(tmp_path / "smp.pth", options=UNTOLD)
+    weights = read_weights(tmp_path / "smp.pth", options=UNSTATED)
     assert (weights.config.depths, weights.config.num_classes) == ((2, 2, 6, 2), 0)
     np.testing.assert_array_equal(weights.params["patch_embed"]["norm"]["bias"], model.state_dict()["stem.norm.bias"])
 
@@ -180,7 +180,7 @@ def test_every_model_of_transformers_is_read(kind, tmp_path):
     bare = {f"model.vision.{name}": value for name, value in model.state_dict().items()}
     torch.save({"state_dict": bare}, tmp_path / "wrapped.ckpt")
     for name in ("safe", "sharded", "wrapped.ckpt"):
-        weights = read_weights(tmp_path / name, options=UNTOLD)
+        weights = read_weights(tmp_path / name, options=UNSTATED)
         assert weights.config.num_classes == (CONFIG.num_classes if kind == "ForImageClassification" else 0)
         projection = model.get_submodule("embeddings" if kind == "Model" else "focalnet.embeddings").norm.bias
         np.testing.assert_array_equal(weights.params["patch_embed"]["norm"]["bias"], projection.detach().numpy())
@@ -194,7 +194,7 @@ def test_shards_of_torch_files_are_read(tmp_path):
     for shard in set(owner.values()):
         torch.save({name: model.state_dict()[name] for name in names if owner[name] == shard}, tmp_path / shard)
     (tmp_path / "pytorch_model.bin.index.json").write_text(f'{{"weight_map": {str(owner).replace(chr(39), chr(34))}}}')
-    assert_same(read_weights(tmp_path, options=UNTOLD), model.state_dict(), "huggingface")
+    assert_same(read_weights(tmp_path, options=UNSTATED), model.state_dict(), "huggingface")
 
 
 def test_programs_and_whole_models_are_named_by_their_kind(tmp_path):
@@ -212,7 +212,7 @@ def test_programs_and_whole_models_are_named_by_their_kind(tmp_path):
         "legacy.pth": r"holds a pickled model, torch\.nn\.parallel",
     }.items():
         with pytest.raises(UserError, match=what):
-            read_weights(tmp_path / name, options=UNTOLD)
+            read_weights(tmp_path / name, options=UNSTATED)
 
 
 def test_a_file_without_checksums_is_read(tmp_path):
@@ -221,13 +221,13 @@ def test_a_file_without_checksums_is_read(tmp_path):
         torch.save(STATE, tmp_path / "file.pth")
     finally:
         torch.serialization.set_crc32_options(True)
-    assert_same(read_weights(tmp_path / "file.pth", options=UNTOLD), STATE, "timm")
+    assert_same(read_weights(tmp_path / "file.pth", options=UNSTATED), STATE, "timm")
 
 
 def test_float64_and_prefixes_in_safetensors(tmp_path):
     double = {f"model.{name}": value.double() for name, value in STATE.items()}
     safetensors.torch.save_file(double, tmp_path / "double")
-    weights = read_weights(tmp_path / "double", options=UNTOLD)
+    weights = read_weights(tmp_path / "double", options=UNSTATED)
     assert weights.dtype == "float64"
     assert_same(weights, STATE, "timm")
 
@@ -236,14 +236,14 @@ def test_pickled_arrays_are_read(tmp_path):
     content = {"model": {name: value.numpy() for name, value in STATE.items()}, "matching_heuristics": True}
     for protocol in range(2, 6):
         (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
-        assert_same(read_weights(tmp_path / "model.pkl", options=UNTOLD), STATE, "timm")
+        assert_same(read_weights(tmp_path / "model.pkl", options=UNSTATED), STATE, "timm")
 
 
 def test_negative_views_are_read_with_their_sign(tmp_path):
     negative = {name: torch.complex(torch.zeros_like(value), -value).conj().imag for name, value in STATE.items()}
     assert all(value.is_neg() for value in negative.values())
     torch.save(negative, tmp_path / "file.pth")
-    assert_same(read_weights(tmp_path / "file.pth", options=UNTOLD), STATE, "timm")
+    assert_same(read_weights(tmp_path / "file.pth", options=UNSTATED), STATE, "timm")
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module._orig_mod"])
@@ -253,4 +253,4 @@ def test_wrappers_of_parts_are_taken_off_their_names(wrapper, tmp_path):
         wrapped = {f".{name}".replace(f".{part}.", f".{part}.{wrapper}.")[1:]: value for name, value in STATE.items()}
         assert wrapped.keys() != STATE.keys()
         torch.save({"model": {f"module.{name}": value for name, value in wrapped.items()}}, tmp_path / "file.pth")
-        assert_same(read_weights(tmp_path / "file.pth", options=UNTOLD), STATE, "timm")
+        assert_same(read_weights(tmp_path / "file.pth", options=UNSTATED), STATE, "timm")

@@ -133,7 +133,7 @@ def _per_stage(config: FocalNetConfig, key: str) -> tuple[int, ...]:
 
 
 def check_adaptable(old: FocalNetConfig, new: FocalNetConfig, *, surgery: bool = True) -> None:
-    """Raises `UserError` if weights of `old` cannot be adapted to a model of `new`.
+    """Checks that weights of `old` can be adapted to a model of `new`.
 
     The number of classes may differ; windows and levels may grow with `surgery`.
 

@@ -11,7 +11,7 @@ from typing import Any
 from focalnet_jax.convert.files import read_json
 from focalnet_jax.convert.info import WeightsInfo, with_preprocessor
 from focalnet_jax.convert.preprocessors import TRANSFORMERS_ROUNDING, to_transformers
-from focalnet_jax.data.class_lists import labels
+from focalnet_jax.data.class_lists import output_names
 from focalnet_jax.data.preprocessing import USUAL, is_side, sides
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
@@ -61,15 +61,11 @@ def transformers_config(
     """Returns the config of transformers' FocalNet; `classes` are the class names, if known.
 
     Raises:
-      UserError: transformers cannot express the model: its focal factor is not 2, its channels do not double from
-        stage to stage, or it has no classifier.
+      UserError: transformers cannot express the model: its focal factor is not 2, or its channels do not double from
+        stage to stage.
     """
-    widths = tuple(config.dims[0] * 2**stage for stage in range(len(config.depths)))
-    if config.dims != widths:
-        raise UserError(f"transformers doubles the channels at every stage; this model has {config.dims}")
-    if any(k[1] - k[0] != 2 for k in map(config.kernel_sizes, range(len(config.depths))) if len(k) > 1):
-        raise UserError(f"transformers has a focal factor of 2; this model has {config.focal_factor}")
-    names = labels(config.num_classes, classes)
+    check_factors(config, "transformers")
+    names = output_names(config.num_classes, classes)
     return {
         "architectures": ["FocalNetForImageClassification"],
         "model_type": "focalnet",
@@ -94,6 +90,17 @@ def transformers_config(
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
     }
+
+
+def check_factors(config: FocalNetConfig, library: str) -> None:
+    """Raises `UserError` if timm and transformers, which have no options for it, cannot express the model.
+
+    Their focal factor is 2, and their channels double from stage to stage.
+    """
+    if config.dims != tuple(config.dims[0] * 2**stage for stage in range(len(config.depths))):
+        raise UserError(f"{library} doubles the channels at every stage; this model has {config.dims}")
+    if any(k[1] - k[0] != 2 for k in map(config.kernel_sizes, range(len(config.depths))) if len(k) > 1):
+        raise UserError(f"{library} has a focal factor of 2; this model has {config.focal_factor}")
 
 
 # Option of `FocalNetConfig` and expected type by key of transformers' config.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from focalnet_jax.convert.preprocessors import from_transformers
-from focalnet_jax.data.preprocessing import USUAL, Preprocessing, from_dict, sides
+from focalnet_jax.data.preprocessing import USUAL, Preprocessing, from_dict, is_side
 from focalnet_jax.errors import UserError
 
 
@@ -36,10 +36,26 @@ class WeightsInfo:
 
 
 def info_from_dict(values: Mapping[str, Any], place: str) -> WeightsInfo:
-    """Returns the info written by `WeightsInfo.to_dict`, also by old versions without the key "preprocessing"."""
-    names = {key: tuple(values[key]) for key in ("classes", "words") if values.get(key) is not None}
+    """Returns the info written by `WeightsInfo.to_dict`, also by old versions without the key "preprocessing".
+
+    Args:
+      values: the info's fields.
+      place: name of the preprocessor's file in errors.
+
+    Raises:
+      UserError: a value is invalid.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"it is {values!r:.60}; expected an object")
+    names = {key: _names(key, values[key]) for key in ("classes", "words") if values.get(key) is not None}
     size, raw, own = values.get("image_size"), values.get("preprocessor"), values.get("preprocessing")
-    size = None if size is None else sides(size)
+    size = None if size is None else _size(size)
+    for key, value in (("preprocessor", raw), ("preprocessing", own)):
+        if not isinstance(value, Mapping | None):
+            raise UserError(f"{key} is {value!r:.60}; expected an object")
+    described, known = len(names.get("words", ())), len(names.get("classes", ()))
+    if "words" in names and described != known:
+        raise UserError(f"words has {described} {'entry' if described == 1 else 'entries'} for {known} classes")
     info = WeightsInfo(**names, exact=bool(values.get("exact")), image_size=size)
     if raw is not None:
         return with_exact_crop(with_preprocessor(info, raw, place), None if own is None else from_dict(own))
@@ -49,6 +65,19 @@ def info_from_dict(values: Mapping[str, Any], place: str) -> WeightsInfo:
     if _text(values, "refused"):
         return replace(info, refused=_text(values, "refused"))
     return info if size is None else replace(info, preprocessing=USUAL.at(size))
+
+
+def _names(key: str, names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{key} is {names!r:.60}; expected a text for every class")
+    return tuple(names)
+
+
+def _size(size: Any) -> tuple[int, int]:
+    both = list(size) if isinstance(size, list | tuple) else [size, size]
+    if len(both) != 2 or not all(map(is_side, both)):
+        raise UserError(f"image_size is {size!r:.60}; expected height and width in pixels")
+    return tuple(both)
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:

@@ -82,7 +82,7 @@ class Loaded:
     params: Any
     source: str  # description for logs
     info: WeightsInfo
-    statistics: Any = field(default_factory=dict)  # variables that are no parameters; {} where none were asked for
+    statistics: Any = field(default_factory=dict)  # variables that are no parameters; {} where none were requested
 
 
 def load_into(

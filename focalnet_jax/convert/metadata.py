@@ -36,7 +36,9 @@ def read_info(path: Path, folder: Path, format: str, num_classes: int) -> Weight
         return info
     try:
         own = info_from_dict(json.loads(held[METADATA]), str(path))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        if len(own.classes or ()) > num_classes:  # outputs that no class uses have no names
+            raise UserError(f"it names {len(own.classes)} classes; the classifier has {num_classes}")
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: its metadata {METADATA} is damaged: {error}") from error
     return own if info == WeightsInfo() else _completed(info, own)
 

@@ -246,7 +246,8 @@ def to_timm(how: Preprocessing) -> dict[str, Any] | None:
         return None
     exact = how.size[0] / how.target[0]
     between = how.size[0] / (how.target[0] + 0.5)  # in case a rounding error would lose a pixel
-    for stated["crop_pct"] in (how.crop_pct or exact, between):
+    for crop_pct in (how.crop_pct or exact, between):
+        stated["crop_pct"] = crop_pct
         same = from_timm(stated, "timm")
         if (same.target, same.fill) == (how.target, how.fill):
             return stated

@@ -227,13 +227,17 @@ def _reading(step: Path) -> Iterator[None]:
     try:
         yield
     except (RunFailedError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{step} cannot be read: {error}") from error
+        text = str(error)
+        raise UserError(text if str(step) in text else f"{step} cannot be read: {text}") from error
 
 
 def checkpoint_info(metadata: Mapping[str, Any]) -> WeightsInfo:
     """Returns class names and preprocessing of a checkpoint: from its source if converted, else from the config."""
     if "stated" in metadata:
-        return info_from_dict(metadata["stated"], "the checkpoint's preprocessor")
+        try:
+            return info_from_dict(metadata["stated"], "the checkpoint's preprocessor")
+        except UserError as error:
+            raise UserError(f"the checkpoint's metadata is damaged: {error}") from error
     data = metadata.get("config", {}).get("data", {})
     classes = tuple(metadata["classes"]) if "classes" in metadata else None
     return WeightsInfo(classes, exact=True, preprocessing=from_config(data) if "image_size" in data else None)

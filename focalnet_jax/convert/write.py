@@ -10,7 +10,7 @@ import numpy as np
 
 from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.files import METADATA, OPTIONS, PICKLES, atomic_output, write_tensors
-from focalnet_jax.convert.huggingface import write_metadata
+from focalnet_jax.convert.huggingface import check_factors, write_metadata
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.mapping import params_to_tensors
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES, released_name
@@ -144,11 +144,8 @@ def _check_expressible(weights: Weights, format: str) -> None:
         )
     if format == "timm" and config.patch_size != 4:
         raise UserError(f"timm's FocalNet has patches of 4; this model has {config.patch_size}")
-    factors = {k[1] - k[0] for k in map(config.kernel_sizes, range(len(config.depths))) if len(k) > 1}
-    if format == "timm" and factors - {2}:
-        raise UserError(f"timm's FocalNet has a focal factor of 2; this model has {config.focal_factor}")
-    if format == "timm" and any(2 * dim != wide for dim, wide in zip(config.dims, config.dims[1:], strict=False)):
-        raise UserError(f"timm doubles the channels at every stage; this model has {config.dims}")
+    if format != "microsoft":
+        check_factors(config, {"huggingface": "transformers"}.get(format, format))
 
 
 def _file_notes(weights: Weights, format: str, destination: Path) -> tuple[str, ...]:

@@ -15,12 +15,12 @@ from grain.experimental import index_shuffle
 from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.relabelled import Relabelled
 from focalnet_jax.data.source import Source
+from focalnet_jax.data.substitutions import TRIED
 from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole
 
 _CACHE = "~/.cache/focalnet_jax/labels"
 _THREADS = 16
-_ATTEMPTS = 10  # records tried for an unreadable one, as in the loader
 
 
 class Balance:
@@ -94,7 +94,7 @@ def labels_of(source: Source) -> np.ndarray:
     ~/.cache/focalnet_jax/labels.
 
     Raises:
-      UserError: too many records in a row cannot be read.
+      UserError: too many records in a row cannot be read, or examples have several labels.
     """
     if isinstance(source, Relabelled):  # the cache holds the labels of its source
         return source.outputs[labels_of(source.source)]
@@ -121,12 +121,15 @@ def labels_of(source: Source) -> np.ndarray:
 
 def _label(source: Source, index: int) -> int:
     """Returns the label of an example; of the next readable example if the record is damaged, as in training."""
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(TRIED):
         try:
-            return int(source[(index + attempt) % len(source)][1])
+            label = source[(index + attempt) % len(source)][1]
         except UnreadableImageError:
             continue
-    raise UserError(f"cannot read {source.name(index)}, nor the {_ATTEMPTS - 1} after it: check the data")
+        if np.ndim(label):
+            raise UserError(f"class balance needs one label per image; {source.name(index)} has several")
+        return int(label)
+    raise UserError(f"cannot read {source.name(index)}, nor the {TRIED - 1} after it: check the data")
 
 
 def _npy(array: np.ndarray) -> bytes:

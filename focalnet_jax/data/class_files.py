@@ -13,6 +13,7 @@ from focalnet_jax.errors import UserError
 
 EXPECTED = "one class per line, a JSON list, or an id2label object in JSON"
 _MOST_BYTES = 2**24
+_NUMBER = re.compile(r"\d{1,9}")
 _SYNSET_LINE = re.compile(r"n\d{8}[ \t,]+\S")
 _NUMBERED_LINE = re.compile(r"(\d{1,9})[ \t]*[:,;= \t][ \t]*(\S.*)")
 
@@ -77,7 +78,11 @@ def _parsed(path: Path, text: str) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        return ast.literal_eval(text.strip())  # as Python prints a dict
+        value = ast.literal_eval(text.strip())  # as Python prints a dict
+        if not isinstance(value, dict | list):  # a set has no order
+            raise ValueError(type(value).__name__)
+        str(value)  # Python has a limit of digits for the text of a number
+        return value
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON; expected {EXPECTED}") from error
 
@@ -97,7 +102,7 @@ def _ordered(value: Any, path: Path) -> list[Any]:
     pairs = list(value.items()) if isinstance(value, dict) else []
     if pairs and all(type(number) is int for _, number in pairs):
         pairs = [(number, name) for name, number in pairs]
-    numbered = {int(key): name for key, name in pairs if str(key).isdecimal()}
+    numbered = {int(key): name for key, name in pairs if _NUMBER.fullmatch(str(key))}
     if not numbered or len(numbered) != len(pairs) or sorted(numbered) != list(range(len(pairs))):
         raise UserError(f"{path}: its numbers are not 0, 1, ... without gaps; expected a class name for each of them")
     return [numbered[number] for number in range(len(pairs))]
@@ -107,4 +112,10 @@ def _name(value: Any) -> str | None:
     """Returns the name in a JSON value, which may be a pair of a synset id and words; None if it holds none."""
     if isinstance(value, list | tuple) and value and isinstance(value[0], str) and synset_of(value[0]) == value[0]:
         return value[0]
-    return value.strip() or None if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half of a character, which no terminal and no file can hold
+        return None
+    return value.strip() or None

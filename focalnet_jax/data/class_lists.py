@@ -47,7 +47,7 @@ def class_names(num_classes: int) -> list[str] | None:
     return [lemmas if count[lemmas] == 1 else f"{lemmas} ({synset})" for synset, lemmas in classes]
 
 
-def labels(count: int, classes: Sequence[str] | None = None) -> list[str]:
+def output_names(count: int, classes: Sequence[str] | None = None) -> list[str]:
     """Returns a readable name for each output of a classifier.
 
     Synset ids are replaced by words. Without names, outputs have the names of ImageNet's classes if

@@ -74,7 +74,7 @@ def _read(path: str | Path) -> bytes:
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
     except OSError as error:  # the storage failed: continuing without the image would change the run
-        raise RunFailedError(f"cannot read {path}: {error.strerror}; the same command resumes the run") from error
+        raise RunFailedError(f"cannot read {path}: {error.strerror}; start it again") from error
 
 
 def _decode_jpeg(encoded: bytes) -> np.ndarray | None:

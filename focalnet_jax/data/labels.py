@@ -22,7 +22,7 @@ from focalnet_jax.errors import UserError, abbreviated
 
 HOW_TO_SAY = "--config.data.classes=FILE names the classifier's outputs, one class per line in their order"
 _SEPARATORS = re.compile(r"[\s_\-'’.]+")
-_IN_PLACE = 0.9  # words differ a little between sources of ImageNet's list; another order matches almost nowhere
+_IN_ORDER = 0.9  # words differ a little between sources of ImageNet's list; another order matches almost nowhere
 _SHOWN = 5
 
 
@@ -49,15 +49,29 @@ class Classes:
 
     @cached_property
     def synsets(self) -> tuple[str | None, ...]:
-        """The synset id of each output, known from its name or from the order of all names; None if unknown."""
-        listed = class_list(len(self.names))
-        if listed:
-            pairs = list(zip(self.names, listed, strict=True))
-            same = sum(synset_of(name) == synset or bool(_keys(name) & _keys(words)) for name, (synset, words) in pairs)
-            if same >= _IN_PLACE * len(listed):
-                return tuple(synset_of(name) or synset for name, (synset, _) in pairs)
-        named = [[synset] if (synset := synset_of(name)) else _common(_lemmas(NUM_1K).get, name) for name in self.names]
+        """The synset id of each output; None if unknown.
+
+        Known from its name; an ambiguous name has the id at its place in ImageNet's list if the list has this order.
+        """
+        named = [
+            [synset] if (synset := synset_of(name) or entry) else _common(_lemmas(NUM_1K).get, name)
+            for name, entry in zip(self.names, _entries(self.names), strict=True)
+        ]
         return tuple(left[0] if len(left) == 1 else None for left in _eliminate(named))
+
+
+def _entries(names: tuple[str, ...]) -> Sequence[str | None]:
+    """Returns the synset id of each name that equals the entry at its place in ImageNet's list; None for other names.
+
+    All are None unless most names are in the order of a list.
+    """
+    listed = class_list(len(names)) or ()
+    found = [
+        synset if synset_of(name) == synset or _keys(name) & _keys(words) else None
+        for name, (synset, words) in zip(names, listed, strict=bool(listed))
+    ]
+    in_order = listed and len(names) - found.count(None) >= _IN_ORDER * len(names)
+    return found if in_order else [None] * len(names)
 
 
 @dataclass(frozen=True)

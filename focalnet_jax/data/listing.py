@@ -185,7 +185,7 @@ def _explained(folder: str | Path) -> Iterator[None]:
     except PermissionError as error:
         raise UserError(f"cannot list {folder}: {error.strerror}; make it readable or remove it") from error
     except OSError as error:
-        raise RunFailedError(f"cannot list {folder}: {error.strerror}; the same command resumes the run") from error
+        raise RunFailedError(f"cannot list {folder}: {error.strerror}; start it again") from error
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

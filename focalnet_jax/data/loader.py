@@ -23,14 +23,13 @@ from focalnet_jax.data.balance import Balance
 from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.order import generator_at, shuffled_index
 from focalnet_jax.data.source import Source
-from focalnet_jax.data.substitutions import READABLE, Batch, EvalHost, why_unreadable
+from focalnet_jax.data.substitutions import READABLE, TRIED, Batch, EvalHost, why_unreadable
 from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
 from focalnet_jax.system.children import end_all, end_with_parent, without_false_alarms
 
 _BATCHES_AHEAD = 2
 _LISTEN_SECONDS = 0.2  # interval of checking `stopped` while waiting for a batch
 _PATIENCE_SECONDS = 5.0  # wait at the end for a batch in preparation
-_SUBSTITUTES = 10  # images tried for one that cannot be read
 
 
 class Host(EvalHost, Protocol):
@@ -161,15 +160,15 @@ def eval_batches(
 
 def _next_readable(source: Source, host: Host, first: int, seed: int, position: int) -> tuple[int, Batch]:
     """Returns index and arrays of the example at `first`, or of the next readable one by index."""
-    for attempt in range(_SUBSTITUTES):
+    for attempt in range(TRIED):
         index = (first + attempt) % len(source)
         try:
             return index, host.train_example(source[index], generator_at(seed, position))
         except UnreadableImageError:
             continue
     raise UserError(
-        f"cannot read image {source.name(first)} ({why_unreadable(source, host, first)}), nor the {_SUBSTITUTES - 1} "
-        "after it: check the data"
+        f"cannot read image {source.name(first)} ({why_unreadable(source, host, first)}), nor the {TRIED - 1} after "
+        "it: check the data"
     )
 
 
@@ -257,6 +256,8 @@ def _result(pending: Future[Batch | None], reading: ReadOptions) -> Batch | None
             )
     try:
         return pending.result()
+    except RunFailedError:
+        raise
     except RuntimeError as error:
         if not reading.workers:
             raise

@@ -186,7 +186,7 @@ def parse_policy(text: str, fill: Levels = FILL) -> Augment | None:
         )
     given = {}
     for word in words:
-        match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?|inf)", word)
+        match = re.fullmatch(r"([a-z]+)(\d{1,9}(?:\.\d{1,9})?|(?<=mstd)inf)", word)
         if not match or match[1] not in _SETTINGS:
             raise UserError(
                 f"augment.policy={text}: {word!r} is unknown; expected m9 (magnitude), n2 (operations), p0.5 "

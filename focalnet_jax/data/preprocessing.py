@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from focalnet_jax.data.decode import LARGEST_SIDE
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.errors import UserError
 from focalnet_jax.settings.checks import RESIZE_MODES
@@ -20,7 +21,6 @@ from focalnet_jax.settings.checks import RESIZE_MODES
 # Pillow's numbers of filters, by the names in timm and this package.
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 CROP_PCT = 224 / 256  # share of the resized image that the crop of the recipes keeps
-_MOST_PIXELS = 2**12  # per side, in weights files; equal to `decode.LARGEST_SIDE`
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing
     for name in ("size", "target"):  # in this order, because target depends on size
         sides = getattr(how, name)
         if not (isinstance(sides, tuple) and len(sides) == 2 and all(map(is_side, sides))):
-            raise UserError(f"{place}{name} is {sides!r}; expected 1 to {_MOST_PIXELS} pixels, height and width")
+            raise UserError(f"{place}{name} is {sides!r}; expected 1 to {LARGEST_SIDE} pixels, height and width")
     if not (
         isinstance(how.fill, tuple)
         and len(how.fill) == 3
@@ -231,7 +231,7 @@ def is_number(value: Any) -> bool:
 
 def is_side(value: Any) -> bool:
     """Returns whether a value is a valid number of pixels of a side."""
-    return type(value) is int and 1 <= value <= _MOST_PIXELS
+    return type(value) is int and 1 <= value <= LARGEST_SIDE
 
 
 def normalization(mean: Any, std: Any, place: str, scale: float = 1.0) -> Normalization:

@@ -14,6 +14,7 @@ from focalnet_jax.data.source import Source
 from focalnet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+TRIED = 10  # examples in a row that are tried for one that cannot be read
 READABLE = -1  # value in a batch's `unreadable` for a readable example
 _REASONS_READ, _REASONS_NAMED = 100, 3  # unreadable images read again for their reasons; reasons in a message
 

@@ -172,7 +172,7 @@ def open_builder(path: str) -> tfds.core.DatasetBuilder:
         raise UserError(f"data.path={path}: there is no such directory")
     try:
         builder = tfds.builder(path, file_format="array_record")
-    except (tfds.core.registered.DatasetNotFoundError, ValueError, OSError, AssertionError) as error:
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, OSError, AssertionError, ImportError) as error:
         raise UserError(
             f"data.path={path} is neither a directory nor a data set of tensorflow-datasets; prepare one with "
             "python -m focalnet_jax.data.prepare"

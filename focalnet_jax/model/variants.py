@@ -193,7 +193,7 @@ def checked_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as(field: dataclasses.Field, value: Any) -> Any:
-    """Returns `value` in the field's type: lists become tuples, integers may become floats, nothing else is cast."""
+    """Returns a valid `value`: lists become tuples, integers are valid floats, nothing else is converted."""
     if isinstance(value, list):
         value = tuple(value)
     kinds = {

@@ -173,7 +173,7 @@ def _levels(
 def _sum_at_once(
     context: jax.Array, gates: jax.Array, kernels: tuple[jax.Array, ...], bias: jax.Array, scale: float
 ) -> jax.Array:
-    """Returns `scale` times the sum of all levels, global level included; works on channels that fit a CPU's cache."""
+    """Returns `scale` times the sum of all levels, global one included; a few channels at a time fit a CPU's cache."""
     sum_of = on_each_device(
         partial(native.focal_levels, scale=scale), ("context", "gates", _kinds(kernels), "kernel"), "context"
     )

@@ -13,7 +13,7 @@ from jax import lax
 
 from focalnet_jax.ops.rules import with_rule
 
-_POSITIONS = 56  # in a step of the kernel's gradient: enough to pay for going through the accumulator
+_POSITIONS = 56  # per step of the kernel's gradient: enough to outweigh reading and writing the accumulator
 
 
 def depthwise_conv_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 from focalnet_jax.errors import UserError, suggest
 
-# By model option: implementations beside XLA's, the fastest first, and the platforms they run on, by JAX's names.
+# By model option: implementations besides XLA's, the fastest first, and the platforms they run on, by JAX's names.
 IMPLEMENTATIONS = {
     "aggregation": {"native": ("cpu",), "shifted": ("cpu",), "triton": ("gpu", "cuda"), "mosaic": ("tpu",)},
     "pointwise": {"mosaic": ("tpu",)},

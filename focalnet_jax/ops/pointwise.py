@@ -28,8 +28,8 @@ from focalnet_jax.ops.rules import with_rule
 Weights = dict[str, dict[str, jax.Array]]  # layer by layer: matrices `[C, D]`, vectors `[C]`
 Maps = Sequence[jax.Array]
 Refs = Sequence[Any]
-# Numbers of the widest layer's output in a program, and the bytes of fast memory for each, with all else that lies
-# there: found by compiling FocalNet's layers with less and less, and a tenth added.
+# Elements of the widest layer's output per program, and bytes of fast memory per element for all that it holds:
+# the least with which FocalNet's layers compile, plus a tenth.
 _NUMBERS = (2**19, 2**18, 2**17)
 _BYTES = 28
 _FEWEST, _MOST = 64, 1024  # rows
@@ -72,8 +72,8 @@ def _run_back(layers: Layers, kept: Any, cotangents: Maps) -> Any:
     back = on_each_device(partial(_backward, layers), ("whole", *("examples",) * 4), ("sums", "examples", "examples"))
     weights, maps, *others = kept
     parts, to_maps, to_shared = back(_rounded(weights, maps[0].dtype), maps, *others, cotangents)
-    # In a loop over blocks the compiler would write them to their place from within the kernel, and forgets then how
-    # much fast memory that may take.
+    # In a loop over blocks, the compiler would let the kernel write them into the stacked gradients, and would then
+    # ignore the kernel's limit of fast memory.
     parts = jax.lax.optimization_barrier(parts)
     return (
         jax.tree.map(lambda part: part.sum(axis=0), parts),
@@ -103,7 +103,7 @@ def supports(weights: Weights, itemsize: int, vmem: int) -> bool:
 
 def _numbers(weights: Weights, itemsize: int, vmem: int) -> int:
     """Returns the number of elements of the widest layer's output per program; 0 if none fit."""
-    # Where each core has a sum of its own, there is room for two: one is written while the next is begun.
+    # With several cores each adds up its own sums, and two of them must fit: one is written while the next is begun.
     sums = 4 * (2 if cores() > 1 else 1)
     kept = sum(map(_in_registers, jax.tree.leaves(weights))) * (itemsize + sums)
     return next((numbers for numbers in _NUMBERS if kept + numbers * _BYTES * itemsize // 2 <= vmem), 0)
@@ -184,7 +184,7 @@ class _Call:
         numbers = _numbers(weights, self.dtype.itemsize, layers.vmem)
         rows = min(max(numbers // widest, _FEWEST), _MOST)
         self.all, self.places = pl.cdiv(self.given, EXAMPLES) * EXAMPLES, self.height * self.width
-        # Of a program: examples, a whole number of registers, and places.
+        # Examples per program (a whole number of registers), then positions per program.
         possible = [e for e in range(EXAMPLES, min(self.all, rows) + 1, EXAMPLES) if self.all % e == 0]
         self.examples = max((e for e in possible if self.all // e % cores() == 0), default=possible[-1])
         most = max(rows // self.examples, 1)
@@ -192,7 +192,7 @@ class _Call:
         dividing = [each for each in range(most // 2 + 1, most + 1) if self.places % each == 0]
         self.some = max(dividing, default=pl.cdiv(self.places, steps))
         steps, groups = pl.cdiv(self.places, self.some), self.all // self.examples
-        # Each core has a part of the examples, or else of the places, and a sum of its own of what is added up.
+        # Each core computes a part of the examples, or else of the positions, and adds up its own sums.
         self.of_examples = cores() if groups % cores() == 0 else 1
         self.of_places = cores() if steps % cores() == 0 and self.of_examples == 1 else 1
         self.parts = self.of_examples * self.of_places

@@ -60,7 +60,7 @@ def _product(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike) 
     return multiply(x, kernel, precision)
 
 
-def gradients(
+def _gradients(
     precision: jax.lax.PrecisionLike, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the gradients of input `[..., I]` and kernel `[I, O]` (`kept`) from the product's gradient `[..., O]`."""
@@ -68,7 +68,7 @@ def gradients(
     return multiply(cotangent, kernel, precision, turned=True), kernel_gradient(x, cotangent, precision)
 
 
-_product.defvjp(lambda x, kernel, precision: (multiply(x, kernel, precision), (x, kernel)), gradients)
+_product.defvjp(lambda x, kernel, precision: (multiply(x, kernel, precision), (x, kernel)), _gradients)
 
 
 def multiply(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike, *, turned: bool = False) -> jax.Array:
@@ -90,7 +90,7 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array, precision: jax.lax.Preci
     Raises `ValueError` if the shapes do not fit: C++ would read past the end of an array.
     """
     if x.shape[:-1] != cotangent.shape[:-1]:
-        raise ValueError(f"the input has shape {x.shape}, the product's gradient {cotangent.shape}: other leading axes")
+        raise ValueError(f"input {x.shape}, gradient {cotangent.shape}; expected the same shape but for the last axis")
     if _in_cpp(x, cotangent):
         sums_of = on_each_device(lambda *given: native.turned_product(*given)[None], ("examples", "examples"), "sums")
         return sums_of(x, cotangent).sum(axis=0)

@@ -20,7 +20,7 @@ from focalnet_jax.ops.gelu import gelu, gelu_slope
 
 # Rows per program, by kernel size: more rows, or larger kernels, do not fit a thread's registers.
 _ROWS = {3: 4, 5: 4, 7: 2, 9: 1}
-_GRADIENT_ROWS = 2  # whose products a program adds up
+_GRADIENT_ROWS = 2  # rows whose products one program adds up
 _Index = jnp.int32
 _Column = tuple[jax.Array, ...]
 

@@ -13,8 +13,9 @@ import pytest
 import safetensors.numpy
 
 from focalnet_jax.convert.files import sha256
+from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.load import load_into
-from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.convert.weights import checkpoint_info, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import ABLATIONS
@@ -129,6 +130,58 @@ def test_damaged_json_is_one_line(name, content, tmp_path):
     (source / name).write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=r"damaged|not an index"):
         read_weights(source, options=OPTIONS["huggingface_srf"])
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ([], "it is []; expected an object"),
+        ({"classes": [1, 2, 3, 4, 5]}, "classes is [1, 2, 3, 4, 5]; expected a text for every class"),
+        ({"classes": "abcde"}, "classes is 'abcde'; expected"),
+        ({"classes": list("abcdefghi")}, "it names 9 classes; the classifier has 5"),
+        ({"classes": list("abcde"), "words": ["a cat"]}, "words has 1 entry for 5 classes"),
+        ({"words": ["a cat"]}, "words has 1 entry for 0 classes"),
+        ({"image_size": "ab"}, "image_size is 'ab'; expected height and width"),
+        ({"image_size": [1, 2, 3]}, "image_size is [1, 2, 3]"),
+        ({"image_size": True}, "image_size is True"),
+        ({"preprocessing": 7}, "preprocessing is 7; expected an object"),
+        ({"preprocessor": ["a"]}, "preprocessor is ['a']; expected an object"),
+    ],
+)
+def test_damaged_metadata_of_a_file_is_one_line(stated, told, tmp_path):
+    path = tmp_path / "model.safetensors"
+    tensors = safetensors.numpy.load_file(GOLDEN / "timm_lrf.safetensors")
+    safetensors.numpy.save_file(tensors, path, {"focalnet_jax": json.dumps(stated)})
+    with pytest.raises(UserError) as caught:
+        read_weights(path, options=OPTIONS["timm_lrf"])
+    assert str(caught.value).startswith(f"{path}: its metadata focalnet_jax is damaged: ")
+    assert told in str(caught.value)
+
+
+def test_damaged_metadata_of_a_checkpoint_is_one_line():
+    with pytest.raises(UserError, match="the checkpoint's metadata is damaged: classes is 3; expected a text"):
+        checkpoint_info({"stated": {"classes": 3}})
+
+
+def test_errors_of_a_checkpoint_name_it_once(tmp_path):
+    write_weights(weights_of(), tmp_path / "step", format="orbax")
+    metadata = tmp_path / "step" / "metadata" / "metadata"
+    for stated, told in (
+        ({}, "{} does not state its model; it was not written by this package"),
+        ({"model": {}}, "{} cannot be read: the checkpoint's description of its model is damaged: KeyError('config')"),
+        (json.loads(metadata.read_text()) | {"a": 1}, "checkpoint {} is damaged"),
+    ):
+        metadata.write_text(json.dumps(stated))
+        with pytest.raises(UserError) as caught:
+            read_weights(tmp_path / "step")
+        assert str(caught.value).startswith(told.format(tmp_path / "step"))
+
+
+def test_outputs_that_no_class_uses_have_no_names_in_a_file(tmp_path):
+    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
+    few = dataclasses.replace(weights, info=WeightsInfo(classes=("cat", "dog", "cow"), exact=True))
+    write_weights(few, tmp_path / "model.safetensors", format="timm")
+    assert read_weights(tmp_path / "model.safetensors").info == few.info
 
 
 def test_options_and_keys_that_disagree_are_refused(tmp_path):

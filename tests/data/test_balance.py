@@ -133,6 +133,18 @@ def test_labels_that_a_source_does_not_list_are_read_once(tmp_path, monkeypatch)
     assert labels_of(source).tolist() == labels
 
 
+def test_examples_with_several_labels_cannot_be_balanced(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    from focalnet_jax.data.tfds_source import TfdsSource
+
+    monkeypatch.setattr(balance, "_CACHE", str(tmp_path / "kept"))
+    label = {"real_label": tfds.features.Sequence(tfds.features.ClassLabel(names=["rose", "tulip"]))}
+    source = TfdsSource(str(make_data_set(tmp_path / "real", label, [[0], [0, 1], [1]])), "train")
+    with pytest.raises(UserError, match=r"class balance needs one label per image; .* has several"):
+        labels_of(source)
+
+
 def test_a_damaged_record_has_the_label_of_the_one_that_replaces_it(tmp_path, monkeypatch):
     monkeypatch.setattr(balance, "_CACHE", str(tmp_path))
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from focalnet_jax.data.balance import labels_of
-from focalnet_jax.data.class_files import read_classes
-from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list, class_names, labels
+from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list, class_names, output_names
 from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.labels import Classes, classes_of, match_classes
 from focalnet_jax.data.relabelled import Relabelled, labels_present
@@ -149,6 +148,15 @@ def test_nothing_is_matched_by_position():
     assert classes_of(1000, (), "w") is None  # a classifier that was never trained
 
 
+@pytest.mark.parametrize("names", [SYNSETS, WORDS, FIRST])
+def test_an_output_with_a_name_of_its_own_is_no_class_of_imagenet(names):
+    changed = called([*names[:5], "my special fish", *names[6:]])
+    refused("lacks: n01496331", ["n01440764", "n01496331"], changed)
+    assert match(["n01440764", "My_special_fish", "n02102040"], changed).outputs.tolist() == [0, 5, 217]
+    swapped = called([*names[:5], names[6], names[5], *names[7:]])
+    assert match(["n01498041", "n01496331"], swapped).outputs.tolist() == [5, 6]
+
+
 def test_a_class_without_examples_need_not_be_found():
     found = match(["n01440764", "n99999999"], IN_1K, present=[0])
     assert found.outputs.tolist() == [0, -1]
@@ -196,100 +204,10 @@ def test_all_labels_of_an_example_are_relabelled():
     assert labels_present(relabelled).tolist() == [0, 2]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "cat\ndog\n",
-        "cat\r\ndog\r\n\r\n",
-        '["cat", "dog"]',
-        '{"0": "cat", "1": "dog"}',
-        '{"1": "dog", "0": "cat"}',
-        '{"model_type": "focalnet", "id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0, "dog": 1}}',
-        '{"dog": 1, "cat": 0}',
-        "{0: 'cat',\n 1: 'dog'}",
-        "\ufeffcat\ndog",
-    ],
-)
-def test_lists_of_classes_are_read_as_people_have_them(tmp_path, content):
-    (tmp_path / "classes").write_text(content)
-    assert read_classes(tmp_path / "classes") == ("cat", "dog")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "n01440764\ttench, Tinca tinca\nn01443537\tgoldfish\n",
-        "n01440764 tench, Tinca tinca\nn01443537 goldfish\n",
-        "n01440764\nn01443537\n",
-        '{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}',
-    ],
-)
-def test_classes_with_a_synset_id_are_called_by_it(tmp_path, content):
-    (tmp_path / "classes").write_text(content)
-    assert read_classes(tmp_path / "classes") == ("n01440764", "n01443537")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "holds no classes"),
-        ("cat\n\ndog\n", "line 2 is empty"),
-        ('["cat", 3]', "'3' is not a class name"),
-        ('{"0": "cat", "2": "dog"}', "without gaps"),
-        ('{"0": "cat", "zero": "dog"}', "without gaps"),
-        ("{", "is not valid JSON"),
-        ("[" * 100_000, "is not valid JSON"),
-        ("[__import__('os').system('true')]", "is not valid JSON"),
-        (b"\xff\xfe", "not text in UTF-8"),
-    ],
-)
-def test_files_that_are_no_lists_of_classes_are_refused(tmp_path, content, message):
-    path = tmp_path / "classes"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=message):
-        read_classes(path)
-
-
-def test_a_list_that_is_not_there_or_too_large_is_refused(tmp_path):
-    with pytest.raises(UserError, match="No such file"):
-        read_classes(tmp_path / "none")
-    with pytest.raises(UserError, match="Is a directory"):
-        read_classes(tmp_path)
-    with (tmp_path / "large").open("wb") as file:
-        file.truncate(2**25)
-    with pytest.raises(UserError, match="more than 16 MB"):
-        read_classes(tmp_path / "large")
-
-
 def test_synset_ids_are_shown_in_words_and_found_again_by_them():
     names = ["n02102040", "n03126707", "n03710637", "n00004475"]
-    words = labels(4, names)
+    words = output_names(4, names)
     assert words[0] == "English springer, English springer spaniel"
     assert match(names, called(words), 4).outputs.tolist() == [0, 1, 2, 3]
-    assert labels(3, ["cat", "n02102040"]) == ["cat", "n02102040", "LABEL_2"]
+    assert output_names(3, ["cat", "n02102040"]) == ["cat", "n02102040", "LABEL_2"]
     assert json.loads(json.dumps(words)) == words
-
-
-def test_lines_that_are_numbered_in_another_order_go_by_their_numbers(tmp_path):
-    path = tmp_path / "classes.txt"
-    for text in ("2: cow\n0: cat\n1: dog\n", "2 cow\n0 cat\n1 dog", "2,cow\n0,cat\n1,dog\n"):
-        path.write_text(text)
-        assert read_classes(path) == ("cat", "dog", "cow")
-    path.write_text("0 cat\n1 dog\n")
-    assert read_classes(path) == ("0 cat", "1 dog")
-    for text in ("3 cow\n1 dog\n2 cat\n", "1 cow\n0 dog\n1 cat\n"):
-        path.write_text(text)
-        with pytest.raises(UserError, match="its lines are numbered, but not 0, 1"):
-            read_classes(path)
-
-
-@pytest.mark.parametrize(
-    ("classifier", "is_part", "called"),
-    [
-        ("y.pth", False, "the 5 outputs of y.pth"),
-        ("the first 5 outputs of y.pth", True, "the first 5 outputs of y.pth"),
-    ],
-)
-def test_outputs_without_names_are_called_once(classifier, is_part, called):
-    with pytest.raises(UserError, match=f"^the names of {called} are unknown"):
-        match_classes(["cat"], None, outputs=5, data="data", classifier=classifier, is_part=is_part)

@@ -199,7 +199,11 @@ def test_posterize_of_any_strength_is_timms():
 
 
 @pytest.mark.parametrize(
-    "text", ["rnd-m9", "rand-x3", "rand-m", "rand-m9-p2", "rand m9", "augmix-m3", "rand-n0", "rand-n2.5", "rand-m9-m5"]
+    "text",
+    [
+        *("rnd-m9", "rand-x3", "rand-m", "rand-m9-p2", "rand m9", "augmix-m3", "rand-n0", "rand-n2.5", "rand-m9-m5"),
+        *("rand-ninf", "rand-minf-mstdinf", "rand-minf-mmaxinf", "rand-pinf", "rand-m" + "9" * 400),
+    ],
 )
 def test_an_unknown_policy_is_refused(text):
     with pytest.raises(UserError, match=r"augment\.policy="):

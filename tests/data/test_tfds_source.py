@@ -68,6 +68,7 @@ def test_missing_data_sets_and_splits_are_refused_in_one_line(flowers, tmp_path)
         (str(tmp_path / "nowhere"), "train", "no such directory"),
         ("no_such_set", "train", "neither a directory nor a data set"),
         ("mnist", "train", "is not prepared"),
+        ("huggingface:x", "train", "neither a directory nor a data set"),
         (None, "train", "needs data.path"),
     ):
         with pytest.raises(UserError, match=message) as caught:
@@ -116,5 +117,5 @@ def test_a_damaged_record_is_an_image_that_cannot_be_read_and_a_missing_file_is_
     assert sorted(set(batch["unreadable"])) == [READABLE, 0]
     assert sorted(batch["image"][:, 0, 0, 0]) == sorted([1, *range(1, 20)])  # the next one stands for it
     file.unlink()
-    with pytest.raises(UserError, match=r"lacks .*flowers-train.array_record"):
+    with pytest.raises(UserError, match=r"lacks .*flowers-train.array_record-00000-of-00001: get it or prepare"):
         TfdsSource(str(flowers), "train")

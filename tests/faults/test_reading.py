@@ -131,6 +131,19 @@ def test_too_many_unreadable_pictures_are_refused_with_what_they_are(tmp_path):
         list(Substitutions(source, HOST, most=0.1).counted(read(source, steps=1, batch_size=6)))
 
 
+class LostStorage(DigitsSource):
+    """Its reads fail."""
+
+    def __getitem__(self, index):
+        raise RunFailedError("cannot read 0: Input/output error")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_lost_storage_is_no_death_of_a_reading_process(workers):
+    with pytest.raises(RunFailedError, match=r"^cannot read 0: Input/output error"):
+        next(read(LostStorage("train"), workers=workers))
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_reading_processes_change_nothing(source, workers):
     for ours, theirs in zip(read(source), read(source, workers=workers), strict=True):

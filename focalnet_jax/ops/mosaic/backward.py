@@ -109,7 +109,7 @@ class _Program:
 
     def __init__(self, plan: Plan, numbers: Numbers, channels: int, x: Any, taps: Any, above: Any, *others: Any):
         levels = len(plan.sizes)
-        # A loop that is run step by step may not ask for it.
+        # Read here, because the body of an interpreted loop may not call `program_id`.
         self.left_channels = channels - pl.program_id(1) * CHANNELS if channels % CHANNELS else None
         self.plan, self.numbers, self.x, self.taps, self.above = plan, numbers, x, taps, above
         # For each level, counted from 0: GELU's input, the cotangent and the gates.

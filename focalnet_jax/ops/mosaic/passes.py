@@ -91,7 +91,7 @@ def spread_taps(numbers: Numbers, taps_ref: Any, spread_ref: Any) -> None:
 def clear(plan: Plan, levels: Sequence[Rows]) -> None:
     """Writes zeros around the maps and in them, before the first step.
 
-    If the map is one block, only its own places are written later, so that those around it stay zero for all channels.
+    If the map is one block, later writes leave the margin alone, so it is cleared once for all channels.
     """
     begins = pl.program_id(2) == 0
 
@@ -102,7 +102,7 @@ def clear(plan: Plan, levels: Sequence[Rows]) -> None:
 
 
 def run_stages(plan: Plan, stages: Sequence[tuple[Callable[[jax.Array], None], Rows | None]]) -> None:
-    """Runs each stage of a step with the first row of its block, which is behind that of the stage before."""
+    """Runs each stage of a step with the first row of its block; blocks of later stages are further behind."""
     step = pl.program_id(2)
     for lag, (compute, written) in zip(plan.lags, stages, strict=True):
         block = plan.block(step, lag)
@@ -114,7 +114,7 @@ def run_stages(plan: Plan, stages: Sequence[tuple[Callable[[jax.Array], None], R
 
 
 def rows_first(x: jax.Array, examples: int = EXAMPLES) -> jax.Array:
-    """Returns `[H, W, B, n]` of `[B, H, W, n]`, with B padded to a multiple; the compiler may avoid the copy."""
+    """Returns `[H, W, B, n]` of `[B, H, W, n]`, with B padded to a multiple of `examples`; it may need no copy."""
     x = jnp.pad(x, ((0, -len(x) % examples), *((0, 0),) * 3))
     return x.transpose(1, 2, 0, 3)
 

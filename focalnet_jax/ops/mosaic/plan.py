@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 
 from focalnet_jax.ops.mosaic.numbers import CHANNELS, Floats, Pairs
 
-_REGISTERS = 16  # of sums a tile holds; as many again hold what is added to them
+_REGISTERS = 16  # for the sums of a tile; the same number holds their addends
 _REGISTER_BYTES = 4096
 _LARGEST_KERNEL = 9
 _MOST_ROWS = 16  # of a block that is not the whole map
@@ -194,7 +194,7 @@ class Plan:
 def forward_plan(
     height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int, pairs: bool = False
 ) -> Plan | None:
-    """Returns the plan, or None if no blocks fit; with `pairs` if those fit."""
+    """Returns the plan, with bfloat16 pairs if `pairs` is set and they fit; None if no blocks fit."""
     # Context, gates, sum, and what is kept.
     return _plan(Plan(height, width, tuple(sizes), height, False, pairs), 3 + len(sizes), itemsize, vmem)
 
@@ -202,7 +202,7 @@ def forward_plan(
 def backward_plan(
     height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int, pairs: bool = False
 ) -> Plan | None:
-    """Returns the plan, or None if no blocks fit; with `pairs` if those fit."""
+    """Returns the plan, with bfloat16 pairs if `pairs` is set and they fit; None if no blocks fit."""
     whole = Plan(height, width, tuple(sizes), height, True, pairs)
     # Context and its gradient; of each level what was kept, cotangent and gates; and the gates' gradients.
     return _plan(whole, 2 + 3 * len(sizes), itemsize, vmem, len(sizes))

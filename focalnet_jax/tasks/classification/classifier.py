@@ -13,7 +13,7 @@ import numpy as np
 from focalnet_jax.convert.load import model_of
 from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.data.class_files import read_classes
-from focalnet_jax.data.class_lists import labels, short_names
+from focalnet_jax.data.class_lists import output_names, short_names
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import USUAL, Normalization, Preprocessing, sides
 from focalnet_jax.data.transforms import EvalTransform, eval_transform
@@ -177,7 +177,7 @@ def load_classifier(
     given = None if classes is None else read_classes(classes)
     if given is not None and len(given) != outputs:
         raise UserError(f"{classes} has {len(given)} classes; expected {outputs}, one for each output of {path}")
-    names = labels(outputs, given or stated.words or stated.classes)
+    names = output_names(outputs, given or stated.words or stated.classes)
     assumed = "preprocessing" if how is None else "size, resize and crop" if stated.normalization_only else ""
     how = USUAL if how is None else how
     how = how if image_size is None else how.at(sides(image_size))
