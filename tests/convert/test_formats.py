@@ -270,8 +270,8 @@ def test_a_backbone_with_labels_and_defaults_four_stages_long_is_read(tmp_path):
 def test_an_mlp_ratio_is_recognised_from_all_stages(ratio, format):
     config = variant_config("focalnet_tiny_srf", mlp_ratio=ratio)
     shapes = {entry.key: entry.shape for entry in entries(config, format)}
-    untold = dict(use_postln=False, normalize_modulator=False)
-    found = recognise(shapes, format=format, overrides=untold).config.mlp_ratio
+    unstated = dict(use_postln=False, normalize_modulator=False)
+    found = recognise(shapes, format=format, overrides=unstated).config.mlp_ratio
     assert [int(dim * found) for dim in config.dims] == [int(dim * ratio) for dim in config.dims]
     assert found == pytest.approx(ratio, abs=1 / config.dims[-1])
 

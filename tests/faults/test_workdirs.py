@@ -184,7 +184,7 @@ def test_a_run_that_never_saved_leaves_its_workdir_to_another_config_but_other_f
     config, path = load_config("configs/quickstart.py"), tmp_path / "config.json"
     path.write_text(to_json(never_saved))
     refuse_other_run(config, tmp_path, None)
-    with pytest.raises(UserError, match="seed is 1 there and 0 here"):
+    with pytest.raises(UserError, match="seed was 1 and is now 0"):
         refuse_other_run(config, tmp_path, 5)
     for foreign in ({"task": "translation"}, {"vocabulary": 3}, {"model": {"heads": 2}}):
         path.write_text(json.dumps(never_saved.to_dict() | foreign))
@@ -223,7 +223,7 @@ def test_a_run_that_cannot_begin_closes_all_that_it_opened(tmp_path, monkeypatch
     config = load_config("configs/quickstart.py", [*SMALL[1:], "--config.profile_steps=(1,2)"])
     with pytest.raises(RunFailedError, match="a writer fails") as caught:
         train(config, tmp_path)
-    assert "cannot make" in str(caught.value.__context__)
+    assert "cannot create" in str(caught.value.__context__)
     assert closed == [MetricsWriter, Checkpoints]
 
 

@@ -84,9 +84,9 @@ def refuse_folders_of_images(sources: Sources, indices: Sequence[Index]) -> None
 def refuse_padded(indices: Sequence[Index], classes: Sequence[str]) -> None:
     """Raises `UserError` if class folders are numbers of `classes` in another spelling, such as 07 for 7."""
     names = {name.decode() for index in indices for name in np.unique(index.members["class_name"]).tolist()}
-    numbers = {int(name): name for name in classes if are_numbers([name])}
-    for name in in_order({name for name in names - {*classes} if are_numbers([name])}):
-        if other := numbers.get(int(name)):
+    numbers = {name.lstrip("0"): name for name in classes if are_numbers([name])}
+    for name in sorted(name for name in names - {*classes} if are_numbers([name])):
+        if other := numbers.get(name.lstrip("0")):
             raise UserError(
                 f"the classes {name} and {other} are the same number: name the folders alike in all splits"
                 " and in the list of --classes"

@@ -272,7 +272,7 @@ def _described(schema: pyarrow.Schema) -> dict[str, Any]:
     """Returns the features of the columns from the metadata of the `datasets` library."""
     try:
         found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
