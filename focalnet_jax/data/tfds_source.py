@@ -106,7 +106,9 @@ def _check_shards(path: str, files: Sequence[str]) -> None:
     absent = [file for file in files if not Path(file).is_file()]
     if absent:
         more = f" and {len(absent) - 1} more files" if len(absent) > 1 else ""
-        raise UserError(f"{path} lacks {absent[0]}{more}: copy them again, or prepare the data again")
+        raise UserError(
+            f"{path} lacks {absent[0]}{more}: copy {'them' if more else 'it'} again, or prepare the data again"
+        )
     for file in files:
         try:
             reader = ArrayRecordReader(file)

@@ -117,5 +117,5 @@ def test_a_damaged_record_is_an_image_that_cannot_be_read_and_a_missing_file_is_
     assert sorted(set(batch["unreadable"])) == [READABLE, 0]
     assert sorted(batch["image"][:, 0, 0, 0]) == sorted([1, *range(1, 20)])  # the next one stands for it
     file.unlink()
-    with pytest.raises(UserError, match=r"lacks .*flowers-train.array_record-00000-of-00001: get it or prepare"):
+    with pytest.raises(UserError, match=r"lacks .*flowers-train.array_record-00000-of-00001: copy it again"):
         TfdsSource(str(flowers), "train")
