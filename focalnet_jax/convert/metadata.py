@@ -87,17 +87,18 @@ def _completed(info: WeightsInfo, own: WeightsInfo) -> WeightsInfo:
 
 def with_class_names(
     info: WeightsInfo, lists: Mapping[str, tuple[str, ...]], config: FocalNetConfig
-) -> tuple[WeightsInfo, list[str]]:
-    """Returns `info` with the class names that trainers store in a weights file, and notes for the user.
+) -> tuple[WeightsInfo, list[str], list[str]]:
+    """Returns `info` with the class names that trainers store in a weights file, notes and warnings for the user.
 
     Class names in accompanying files or in this package's metadata have precedence.
     """
     names, note = class_names_of(lists, config.num_classes) if config.num_classes else (None, "")
     if names is None or names == info.classes:
-        return info, []
-    if info.classes is None:
-        return replace(info, classes=names), [note]
-    return info, [f"the class names in accompanying files are used; the file itself has others ({note})"]
+        return info, [], []
+    if info.classes is not None:
+        return info, [], [f"the class names in accompanying files are used; the file itself has others ({note})"]
+    info = replace(info, classes=names)
+    return (info, [note], []) if names else (info, [], [note])
 
 
 def with_layer(info: WeightsInfo, layer: FoundNormalization | None) -> tuple[WeightsInfo, list[str]]:

@@ -140,10 +140,12 @@ def read_weights(
     unshaped = ("drop_path_rate", "drop_rate", "layerscale_value")
     trained_with = {key: configured[key] for key in unshaped if key in configured}
     config = dataclasses.replace(found.config, **trained_with)
-    info, named = with_class_names(read_info(path, folder, format, config.num_classes), content.class_lists, config)
+    info = read_info(path, folder, format, config.num_classes)
+    info, named, unnamed = with_class_names(info, content.class_lists, config)
     info, layers = with_layer(info, selected.normalization)
+    notes += named
     cautions = [
-        *named,
+        *unnamed,
         *layers,
         *(label_conflicts(folder) if format == "huggingface" else ()),
         *_differs_in_timm(found, format),

@@ -48,6 +48,7 @@ def test_class_names_in_a_torch_file_name_its_outputs(place, write, tmp_path):
     assert weights.info.classes == NAMES
     assert not weights.info.exact
     assert any(note.startswith("class names from ") for note in weights.notes)
+    assert not any("class names" in decision for decision in weights.decisions)  # no warning
 
 
 @pytest.mark.parametrize(
