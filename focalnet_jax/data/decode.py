@@ -32,8 +32,8 @@ MAX_SCANS = 1000  # in a progressive JPEG, which usually has ten: each takes as 
 LARGEST_SIDE = 4096  # largest side of a model's input: activations of larger ones would fill the memory
 
 # Exceptions that Pillow's decoders raise for damaged bytes.
-_PILLOWS_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError)
-_PILLOWS_ERRORS += (AttributeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError)
+PILLOWS_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError)
+PILLOWS_ERRORS += (AttributeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError)
 _START_OF_SCAN, _END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
 _PIXELS_ONLY = {"PNG": png_pixels_only, "WEBP": webp_pixels_only, "JPEG2000": jpeg2000_pixels_only}
 
@@ -123,7 +123,7 @@ def _decode_damaged(encoded: bytes, format: str) -> np.ndarray | None:
             return _decode_jpeg(encoded + _END_OF_JPEG)
     except (UnreadableImageError, MemoryError):
         raise
-    except _PILLOWS_ERRORS:  # in the second attempt: the caller reports the reason of the first
+    except PILLOWS_ERRORS:  # in the second attempt: the caller reports the reason of the first
         return None
     return None
 

@@ -9,6 +9,8 @@ from tests.data.layouts import (
 )
 from tests.data.preparing import write_tar
 
+TRAIN = {SYNSETS[0]: 6, SYNSETS[1]: 4, SYNSETS[2]: 4}  # usable images by class
+VAL = dict.fromkeys(SYNSETS, 2)
 OWN = {synset: number for number, synset in enumerate(SYNSETS)}
 FROM_1 = {synset: number + 1 for synset, number in NUMBERS.items()}
 

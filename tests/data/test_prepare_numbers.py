@@ -6,7 +6,7 @@ import pytest
 
 from focalnet_jax.data.class_lists import class_list
 from tests.data import layouts
-from tests.data.labelled import FROM_1, OWN, images, write_rows, write_shards
+from tests.data.labelled import FROM_1, OWN, TRAIN, VAL, images, write_rows, write_shards
 from tests.data.layouts import (
     IDS,
     NUMBERS,
@@ -20,8 +20,6 @@ from tests.data.layouts import (
 from tests.data.preparing import in_process, prepared, refused, write_tar  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("in_process")
-TRAIN = {SYNSETS[0]: 6, SYNSETS[1]: 4, SYNSETS[2]: 4}
-VAL = dict.fromkeys(SYNSETS, 2)
 WRITERS = pytest.mark.parametrize("write", [write_rows, write_shards])
 
 

@@ -3,13 +3,11 @@
 import pytest
 
 from focalnet_jax.data.class_lists import class_list, class_names
+from tests.data.labelled import OWN, TRAIN, VAL
 from tests.data.layouts import NUMBERS, SYNSETS, write_parquet, write_train, write_val
 from tests.data.preparing import in_process, prepared, refused  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("in_process")
-TRAIN = {SYNSETS[0]: 6, SYNSETS[1]: 4, SYNSETS[2]: 4}
-VAL = dict.fromkeys(SYNSETS, 2)
-OWN = {synset: number for number, synset in enumerate(SYNSETS)}
 WORDS = dict(zip(SYNSETS, ("cat", "ant", "bee"), strict=True))
 
 

@@ -140,10 +140,10 @@ def test_data_that_is_not_there_is_named_by_its_evaluation(override, message, tm
     assert message in str(caught.value)
 
 
-def test_a_tilde_in_the_path_of_an_evaluation_is_the_home_directory(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+def test_a_tilde_in_the_path_of_an_evaluation_is_the_home_directory(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
     config = load_config("configs/quickstart.py", ["--config.evaluations.real.path=~/real"])
-    assert config.evaluations.real.path == "/home/me/real"
+    assert config.evaluations.real.path == str(tmp_path / "real")
 
 
 def test_a_slice_is_evenly_spaced_and_its_labels_are_its_examples():

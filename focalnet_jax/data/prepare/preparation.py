@@ -91,8 +91,9 @@ def _checked_classes(kind: SourceKind, sources: Sources, indices: Sequence[Index
     if kind == KINDS["imagenet1k"]:
         checks.refuse_empty_classes(sources, indices, "download it again, or remove it")
     checks.refuse_folders_of_images(sources, indices)
+    if sources.classes:
+        checks.refuse_padded(indices, sources.classes)
     classes = sources.classes or checks.found_class_names(sources, indices)
-    checks.refuse_padded(indices, classes)
     refuse_unstorable(classes, indices)
     numbering.check_labels(sources, indices, classes)
     if kind != KINDS["imagenet1k"]:

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from focalnet_jax.data.decode import UnreadableImageError, decode
+from focalnet_jax.data.decode import PILLOWS_ERRORS, UnreadableImageError, decode
 from focalnet_jax.data.formats import FORMATS, recognise
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import Index
@@ -166,8 +166,7 @@ def checked_image(encoded: bytes) -> tuple[bytes, str, str]:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             format, mode = image.format, image.mode
             plain = (format, mode) in _PLAIN and "transparency" not in image.info and not _is_deep(format, encoded)
-    # Pillow refuses the image's metadata, with any type of exception, though its pixels can be decoded.
-    except Exception:
+    except PILLOWS_ERRORS:  # Pillow rejects the image's metadata, though its pixels can be decoded
         kind, _ = recognise(encoded)
         format, mode, plain = kind.format, "damaged", False
     if plain:
