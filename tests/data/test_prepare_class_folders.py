@@ -208,4 +208,4 @@ def test_classes_that_only_val_has_are_noted(tmp_path, capsys):
     write_folder(tmp_path / "set", pictures("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/c/4.jpg"))
     card, _ = prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set")
     assert card["rejected"] == 1
-    assert "note: val has 1 classes that train lacks (c): their images are rejected" in capsys.readouterr().out
+    assert "note: val has classes that train lacks (c): their images are rejected" in capsys.readouterr().out

@@ -61,9 +61,7 @@ def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, 
         refuse_padded(indices, tuple(found))
         _refuse_other_folders(val, found)
     if trains and (others := in_order(val - found)):
-        print(
-            f"note: val has {len(others)} classes that train lacks ({abbreviated(others)}): their images are rejected"
-        )
+        print(f"note: val has classes that train lacks ({abbreviated(others)}): their images are rejected")
     return in_order(found)
 
 
