@@ -65,11 +65,15 @@ def _rates(batch: int, size: int, inputs: int, outputs: int) -> dict[str, list[f
 
     pairs = (((inputs,), (inputs, outputs)), ((outputs,), (inputs, outputs)), ((inputs,), (outputs,)))
     rows, maps = (batch * size * size,), (batch, size, size)
-    plain = (lambda x, kernel: x @ kernel, lambda rising, kernel: rising @ kernel.T, lambda x, rising: x.T @ rising)
+    plain = (
+        lambda x, kernel: x @ kernel,
+        lambda cotangent, kernel: cotangent @ kernel.T,
+        lambda x, cotangent: x.T @ cotangent,
+    )
     ours = (
         lambda x, kernel: multiply(x, kernel, None),
-        lambda rising, kernel: multiply(rising, kernel, None, turned=True),
-        lambda x, rising: kernel_gradient(x, rising, None),
+        lambda cotangent, kernel: multiply(cotangent, kernel, None, transposed=True),
+        lambda x, cotangent: kernel_gradient(x, cotangent, None),
     )
     rates: dict[str, list[float]] = {"XLA": [], "ours": [], "PyTorch": []}
     for pair, of_rows, of_maps in zip(pairs, plain, ours, strict=True):

@@ -49,11 +49,11 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.convert.recognise import check_options
     from focalnet_jax.data.drawing import encode_png
     from focalnet_jax.inference import find_pictures, load_predictor, read_picture
-    from focalnet_jax.system.files import check_not_sources, output_names, write_result
+    from focalnet_jax.system.files import check_not_sources, output_file_names, write_result
 
     paths = find_pictures(flags.pictures)
     if flags.out is not None:
-        drawings = {path: flags.out / f"{name}.png" for path, name in output_names(paths).items()}
+        drawings = {path: flags.out / f"{name}.png" for path, name in output_file_names(paths).items()}
         check_not_sources(drawings.values(), paths)
     stated = dict(image_size=size, options=check_options(flags.option), which=flags.weights, classes=flags.classes)
     predictor = load_predictor(flags.checkpoint, flags.model, **stated)

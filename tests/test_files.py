@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.system.files import check_folder, check_result, output_names, write_result
+from focalnet_jax.system.files import check_folder, check_result, output_file_names, write_result
 
 
 def test_paths_that_cannot_be_written_are_refused_before_with_what_to_do(tmp_path, monkeypatch):
@@ -53,4 +53,4 @@ def test_what_cannot_be_written_after_all_is_named_and_nothing_is_left(tmp_path)
 )
 def test_outputs_of_different_files_have_different_names(paths, names):
     paths = list(map(Path, paths))
-    assert output_names(paths, taken=("kernels",)) == dict(zip(paths, names, strict=True))
+    assert output_file_names(paths, taken=("kernels",)) == dict(zip(paths, names, strict=True))

@@ -18,8 +18,8 @@ from focalnet_jax.aot.program import Program
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.distributed.mesh import check_batch_size, split_by_example
 from focalnet_jax.errors import UserError
+from focalnet_jax.settings import MAIN
 from focalnet_jax.tasks import task_kind
-from focalnet_jax.tasks.task import MAIN
 from focalnet_jax.training.resolve import resolve
 from focalnet_jax.training.spec import make_spec
 from focalnet_jax.training.state import abstract_state, abstract_variables

@@ -20,7 +20,7 @@ from typing import Any
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_damage, find_missing, read_manifest
 from focalnet_jax.checkpoint.lock import LOCK, held, is_held
-from focalnet_jax.checkpoint.steps import FOLDER, best_metric, delete, kept, list_steps, metric_of, read_metadata
+from focalnet_jax.checkpoint.steps import FOLDER, delete, kept, list_steps, metric_of, ranking_metric_of, read_metadata
 from focalnet_jax.errors import EXIT_FAILED, RunFailedError, UserError
 from focalnet_jax.programs.flags import make_parser
 from focalnet_jax.programs.run_command import run_command
@@ -107,7 +107,7 @@ def _metrics(folder: Path) -> dict[int, float]:
 def _metric(folder: Path) -> str:
     """Returns the name of the figure that ranks the steps of a folder."""
     whole = [folder / str(step) for step in list_steps(folder) if not find_missing(folder / str(step))]
-    return best_metric(whole[-1] if whole else folder)
+    return ranking_metric_of(whole[-1] if whole else folder)
 
 
 def _verify(given: Path, flags: argparse.Namespace) -> int:

@@ -121,7 +121,7 @@ class Checkpoints:
         """Returns whether a step is completely on disk."""
         return is_complete(self._step(step))
 
-    def best_metric(self) -> float:
+    def best_value(self) -> float:
         """Returns the highest `metric` among the checkpoints, or minus infinity."""
         steps = map(self._step, list_steps(self._folder))
         return max((metric_of(step, self._metric) for step in steps), default=-math.inf)

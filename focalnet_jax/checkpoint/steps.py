@@ -11,7 +11,7 @@ from typing import Any
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_missing, is_step, read_manifest
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.settings import settings_of
+from focalnet_jax.settings import ranking_metric
 from focalnet_jax.settings.tasks import task_of
 
 FOLDER = "checkpoints"
@@ -114,13 +114,13 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
         raise RunFailedError(f"checkpoint {checkpoint} is damaged (its metadata: {error}): choose another") from error
 
 
-def best_metric(checkpoint: Path) -> str:
+def ranking_metric_of(checkpoint: Path) -> str:
     """Returns the name of the figure that ranks the steps of a run, according to the task in the config."""
     try:
         config = read_metadata(checkpoint).get("config")
     except RunFailedError:
         config = None
-    return f"eval/{settings_of(task_of(config)).BEST_METRIC}"
+    return ranking_metric(task_of(config))
 
 
 def metric_of(checkpoint: Path, metric: str) -> float:

@@ -20,7 +20,7 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 EXACT_CROP = "this package reads the exact crop from the metadata of model.safetensors"
 
 
-def write_metadata(
+def write_config_files(
     folder: Path, config: FocalNetConfig, info: WeightsInfo, image_size: int | tuple[int, int] | None = None
 ) -> tuple[tuple[str, ...], WeightsInfo | None]:
     """Writes `config.json` and `preprocessor_config.json` for `FocalNetForImageClassification.from_pretrained`.

@@ -11,7 +11,7 @@ from focalnet_jax.data.preprocessing import (
     FILTERS,
     Preprocessing,
     checked,
-    is_number,
+    is_finite_number,
     is_side,
     normalization,
 )
@@ -80,7 +80,7 @@ def from_transformers(stated: Mapping[str, Any], place: str) -> Preprocessing:
     if type(values["resample"]) is not int or values["resample"] not in _NAMES:
         raise UserError(f"{place}: resample is {values['resample']!r}; expected 0 to 5, a filter of Pillow")
     factor = values["rescale_factor"] if values["do_rescale"] else 1.0
-    if not is_number(factor) or factor <= 0:
+    if not is_finite_number(factor) or factor <= 0:
         raise UserError(f"{place}: rescale_factor is {factor!r}; expected a positive number such as 1/255")
     mean, std = (values["image_mean"], values["image_std"]) if values["do_normalize"] else (0.0, 1.0)
     colours = normalization(mean, std, f"{place}: image_", 255 * factor)
@@ -139,7 +139,7 @@ def _of_convnext(short: int, crop_pct: Any, crop: tuple[int, int] | None, place:
         raise UserError(f"{place}: do_center_crop is true and would crop again after crop_pct: set it to false")
     if short >= 384:
         return Preprocessing((short, short), "stretch", (short, short), None)
-    if not is_number(crop_pct) or not 0.01 <= crop_pct <= 1:
+    if not is_finite_number(crop_pct) or not 0.01 <= crop_pct <= 1:
         raise UserError(f"{place}: crop_pct is {crop_pct!r}; expected a number in (0, 1]")
     resized = int(short / crop_pct)
     return Preprocessing((short, short), "shorter", (resized, resized), crop_pct)

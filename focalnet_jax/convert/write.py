@@ -10,7 +10,7 @@ import numpy as np
 
 from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.files import METADATA, OPTIONS, PICKLES, atomic_output, write_tensors
-from focalnet_jax.convert.huggingface import check_factors, write_metadata
+from focalnet_jax.convert.huggingface import check_factors, write_config_files
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.mapping import params_to_tensors
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES, released_name
@@ -80,7 +80,7 @@ def write_weights(
             if format == "timm":
                 file_notes, in_metadata = write_timm_config(partial, weights.config, weights.name, weights.info)
             else:
-                file_notes, in_metadata = write_metadata(partial, weights.config, weights.info, image_size)
+                file_notes, in_metadata = write_config_files(partial, weights.config, weights.info, image_size)
             notes += file_notes
             file = partial / "model.safetensors"
         tensors = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from focalnet_jax.data.pixels import compiled
+from focalnet_jax.data.pixels import numba_compiled
 
 _LEVELS = np.arange(256)
 
 
-@compiled
+@numba_compiled
 def _looked_up(image, tables):  # pragma: no cover - compiled
     out = np.empty_like(image)
     for y in range(image.shape[0]):
@@ -19,7 +19,7 @@ def _looked_up(image, tables):  # pragma: no cover - compiled
     return out
 
 
-@compiled
+@numba_compiled
 def _histograms(image):  # pragma: no cover - compiled
     """Returns the histogram of each channel, `[3, 256]`."""
     counts = np.zeros((3, 256), np.int64)
@@ -30,13 +30,13 @@ def _histograms(image):  # pragma: no cover - compiled
     return counts
 
 
-@compiled
+@numba_compiled
 def _grey(red, green, blue):  # pragma: no cover - compiled
     """Pillow's luma, ITU-R 601-2 in fixed point."""
     return (np.int32(red) * 19595 + np.int32(green) * 38470 + np.int32(blue) * 7471 + 0x8000) >> 16
 
 
-@compiled
+@numba_compiled
 def _mean_grey(image):  # pragma: no cover - compiled
     total = 0
     for y in range(image.shape[0]):
@@ -45,7 +45,7 @@ def _mean_grey(image):  # pragma: no cover - compiled
     return total / (image.shape[0] * image.shape[1])
 
 
-@compiled
+@numba_compiled
 def _blended(start, end, factor):  # pragma: no cover - compiled
     """Returns the inter- or extrapolated level between two float32 levels, truncated like Pillow's blend."""
     value = start + factor * (end - start)
@@ -55,7 +55,7 @@ def _blended(start, end, factor):  # pragma: no cover - compiled
 # The two functions below loop over rows of numbers, not of pixels, so that the compiler vectorizes them.
 
 
-@compiled
+@numba_compiled
 def _saturated(image, factor):  # pragma: no cover - compiled
     height, width = image.shape[0], image.shape[1] * 3
     out = np.empty((height, width), np.uint8)
@@ -69,7 +69,7 @@ def _saturated(image, factor):  # pragma: no cover - compiled
     return out.reshape(image.shape)
 
 
-@compiled
+@numba_compiled
 def _sharpened(image, factor):  # pragma: no cover - compiled
     height, width = image.shape[0], image.shape[1] * 3
     source = image.reshape(height, width)

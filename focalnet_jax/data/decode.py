@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError, features
 
-from focalnet_jax.data.formats import recognise
+from focalnet_jax.data.formats import detect_type
 from focalnet_jax.data.metadata import (
     check_tiff,
     is_one_scan,
@@ -89,7 +89,7 @@ def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
 
 
 def _decode_any(encoded: bytes) -> np.ndarray:
-    kind, encoded = recognise(encoded)
+    kind, encoded = detect_type(encoded)
     if kind is None or kind.format is None:
         raise UnreadableImageError(f"it is {kind}" if kind else "it is not an image of a known format")
     if kind.format not in _installed():

@@ -29,7 +29,7 @@ _CONVERT = "which is not read: convert it to JPEG or PNG"
 
 
 @dataclass(frozen=True)
-class Kind:
+class FileType:
     """Type of a file.
 
     Attributes:
@@ -46,17 +46,17 @@ class Kind:
         return f"{self.title}, {self.advice}"
 
 
-_READ = {name: Kind(name, f"{'an' if name[0] in 'AS' else 'a'} {name} image") for name in FORMATS}
+_READ = {name: FileType(name, f"{'an' if name[0] in 'AS' else 'a'} {name} image") for name in FORMATS}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"}
 
 
-def _unread(title: str) -> Kind:
-    return Kind(None, title, _CONVERT)
+def _unread(title: str) -> FileType:
+    return FileType(None, title, _CONVERT)
 
 
-def _other(title: str, advice: str = "not an image") -> Kind:
-    return Kind(None, title, advice)
+def _other(title: str, advice: str = "not an image") -> FileType:
+    return FileType(None, title, advice)
 
 
 _HEIC = _unread("a HEIC image (HEIF)")
@@ -64,7 +64,7 @@ RAW = _unread("a camera's raw file (DNG, NEF, ARW or the like)")
 _LFS = _other("a Git LFS pointer", "not the image itself: run git lfs pull")
 
 # Offset, bytes at the offset, file type; the first match counts.
-_SIGNATURES: tuple[tuple[int, bytes, Kind], ...] = (
+_SIGNATURES: tuple[tuple[int, bytes, FileType], ...] = (
     (0, b"\xff\xd8\xff", _READ["JPEG"]),
     (0, b"\x89PNG\r\n\x1a\n", _READ["PNG"]),
     (0, b"GIF87a", _READ["GIF"]),
@@ -145,7 +145,7 @@ _AFTER_WHITE_SPACE = ("JPEG", "PNG", "GIF", "WEBP")
 _BOM = b"\xef\xbb\xbf"
 
 
-def recognise(encoded: bytes) -> tuple[Kind | None, bytes]:
+def detect_type(encoded: bytes) -> tuple[FileType | None, bytes]:
     """Returns the type of a file (None if unknown), and its bytes without white space before an image."""
     if not encoded:
         return _EMPTY, encoded
@@ -160,7 +160,7 @@ def recognise(encoded: bytes) -> tuple[Kind | None, bytes]:
     return kind or _text(encoded), encoded
 
 
-def _by_signature(encoded: bytes) -> Kind | None:
+def _by_signature(encoded: bytes) -> FileType | None:
     for place, magic, kind in _SIGNATURES:
         if encoded.startswith(magic, place):
             return kind
@@ -179,7 +179,7 @@ def _by_signature(encoded: bytes) -> Kind | None:
     return None
 
 
-def _by_brands(encoded: bytes) -> Kind:
+def _by_brands(encoded: bytes) -> FileType:
     """Returns the type of an ISO base media file by the brands in its first box."""
     box = encoded[8 : min(max(int.from_bytes(encoded[:4]), 16), 256)]
     brands = {box[:4], *(box[place : place + 4] for place in range(8, len(box), 4))}
@@ -190,7 +190,7 @@ def _by_brands(encoded: bytes) -> Kind:
     return _HEIC if brands & _HEIC_BRANDS else _other("a video (MP4 or QuickTime)")
 
 
-def _text(encoded: bytes) -> Kind | None:
+def _text(encoded: bytes) -> FileType | None:
     head = encoded[:1024]
     try:
         text = head.decode("utf-8-sig")

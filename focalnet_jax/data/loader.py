@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import grain
 import numpy as np
@@ -21,22 +21,16 @@ from absl import flags
 
 from focalnet_jax.data.balance import Balance
 from focalnet_jax.data.decode import UnreadableImageError
+from focalnet_jax.data.host import Batch, EvalHost, Host
 from focalnet_jax.data.order import generator_at, shuffled_index
 from focalnet_jax.data.source import Source
-from focalnet_jax.data.substitutions import READABLE, TRIED, Batch, EvalHost, why_unreadable
+from focalnet_jax.data.substitutions import READABLE, TRIED, why_unreadable
 from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
 from focalnet_jax.system.children import end_all, end_with_parent, without_false_alarms
 
 _BATCHES_AHEAD = 2
 _LISTEN_SECONDS = 0.2  # interval of checking `stopped` while waiting for a batch
 _PATIENCE_SECONDS = 5.0  # wait at the end for a batch in preparation
-
-
-class Host(EvalHost, Protocol):
-    """Converts examples to arrays, see `tasks.task.Host`."""
-
-    def train_example(self, example: Any, rng: np.random.Generator) -> Batch:
-        """Returns arrays of fixed shapes by name; raises `UnreadableImageError` if an image cannot be decoded."""
 
 
 class Places(Protocol):

@@ -18,7 +18,7 @@ _BITS = 22  # of the fixed-point weights: Pillow's 32 - 8 - 2
 _HALF = 1 << (_BITS - 1)
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def numba_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns `function` compiled by numba at its first call, and cached on disk if the folder is writable."""
     try:
         return numba.njit(nogil=True, cache=True)(function)
@@ -29,12 +29,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 _HAMMING = float(np.float32(0.54)), float(np.float32(0.46))  # which Pillow writes in single precision
 
 
-@compiled
+@numba_compiled
 def _sinc(x):  # pragma: no cover - compiled
     return 1.0 if x == 0.0 else math.sin(x * math.pi) / (x * math.pi)
 
 
-@compiled
+@numba_compiled
 def _filter(kind, x):  # pragma: no cover - compiled
     """Returns the value of a filter at `x`, as in Pillow's Resample.c; `kind` is a value of `FILTERS`."""
     if kind == 4:
@@ -53,7 +53,7 @@ def _filter(kind, x):  # pragma: no cover - compiled
     return _sinc(x) * (_HAMMING[0] + _HAMMING[1] * math.cos(x * math.pi)) if x < 1.0 else 0.0
 
 
-@compiled
+@numba_compiled
 def _weights(size, full, first, count, kind):  # pragma: no cover - compiled
     """Returns the weights of outputs `first` to `first + count` of `full`; filters are widened if the image shrinks.
 
@@ -82,7 +82,7 @@ def _weights(size, full, first, count, kind):  # pragma: no cover - compiled
     return starts, counts, weights
 
 
-@compiled
+@numba_compiled
 def _resample_rows(rows, full, first, count, kind):  # pragma: no cover - compiled
     """Returns rows `first` to `first + count`, `[count, n]`, of `rows` `[h, n]` resampled to `full` rows."""
     starts, counts, weights = _weights(rows.shape[0], full, first, count, kind)
@@ -107,7 +107,7 @@ def _resample_rows(rows, full, first, count, kind):  # pragma: no cover - compil
     return out
 
 
-@compiled
+@numba_compiled
 def transposed(image, left, top, width, height, mirrored):  # pragma: no cover - compiled
     """Returns a part of an image `[H, W, 3]` with rows and columns exchanged, `[width, height * 3]`.
 
@@ -122,7 +122,7 @@ def transposed(image, left, top, width, height, mirrored):  # pragma: no cover -
     return out
 
 
-@compiled
+@numba_compiled
 def _nearest(size, full, first, count):  # pragma: no cover - compiled
     """Returns inputs of outputs `first` to `first + count` of `full`; steps are summed, to round as Pillow does."""
     step = size / full
@@ -135,7 +135,7 @@ def _nearest(size, full, first, count):  # pragma: no cover - compiled
     return inputs
 
 
-@compiled
+@numba_compiled
 def _resize(image, box, full, part, mirrored, kind):  # pragma: no cover - compiled
     left, top, right, bottom = box
     x, y, width, height = part

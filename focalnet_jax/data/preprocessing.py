@@ -209,7 +209,7 @@ def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing
         raise UserError(f"{place}interpolation is {how.interpolation!r}; expected {', '.join(FILTERS)}")
     if not isinstance(how.rounding, str) or how.rounding not in ("nearest", "down"):
         raise UserError(f"{place}rounding is {how.rounding!r}; expected nearest or down")
-    if how.crop_pct is not None and not (is_number(how.crop_pct) and 0.01 <= how.crop_pct <= 100):
+    if how.crop_pct is not None and not (is_finite_number(how.crop_pct) and 0.01 <= how.crop_pct <= 100):
         raise UserError(f"{place}crop_pct is {how.crop_pct!r}; expected a positive number such as 0.875")
     for name in ("size", "target"):  # in this order, because target depends on size
         sides = getattr(how, name)
@@ -224,7 +224,7 @@ def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing
     return how
 
 
-def is_number(value: Any) -> bool:
+def is_finite_number(value: Any) -> bool:
     """Returns whether a value is a finite number, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
@@ -248,8 +248,8 @@ def normalization(mean: Any, std: Any, place: str, scale: float = 1.0) -> Normal
     """
     parts = []
     for name, value in (("mean", mean), ("std", std)):
-        values = [value] * 3 if is_number(value) else value
-        if not isinstance(values, list | tuple) or not all(map(is_number, values)):
+        values = [value] * 3 if is_finite_number(value) else value
+        if not isinstance(values, list | tuple) or not all(map(is_finite_number, values)):
             raise UserError(f"{place}{name} is {str(value)[:60]}; expected finite numbers, one per channel")
         if len(values) != 3:
             raise UserError(f"{place}{name} has {len(values)} channels; expected 3, red, green and blue")

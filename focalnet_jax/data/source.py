@@ -33,7 +33,7 @@ class Source(Protocol):
         """Returns the name of an example in messages, such as its file."""
 
 
-def describe(source: Source) -> str:
+def describe_source(source: Source) -> str:
     """Returns the numbers of examples and classes, fingerprint and first class names, for comparison between hosts."""
     numbers = f"{len(source)} examples, {len(source.class_names)} classes, fingerprint {source.fingerprint}"
     return f"{numbers}, {'/'.join(source.class_names)}"[:200]
@@ -60,7 +60,7 @@ def check_examples(source: Source) -> None:
         )
 
 
-def check_labels(source: Source, outputs: int, key: str = "model.num_classes") -> None:
+def check_class_count(source: Source, outputs: int, key: str = "model.num_classes") -> None:
     """Raises `UserError` if a source has more classes than the classifier has `outputs`, the value of config `key`."""
     classes = len(source.class_names)
     if classes > outputs:

@@ -5,25 +5,17 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Protocol
 
 import numpy as np
 
 from focalnet_jax.data.decode import UnreadableImageError
+from focalnet_jax.data.host import Batch, EvalHost
 from focalnet_jax.data.source import Source
 from focalnet_jax.errors import UserError
 
-Batch = dict[str, np.ndarray]
 TRIED = 10  # examples in a row that are tried for one that cannot be read
 READABLE = -1  # value in a batch's `unreadable` for a readable example
 _REASONS_READ, _REASONS_NAMED = 100, 3  # unreadable images read again for their reasons; reasons in a message
-
-
-class EvalHost(Protocol):
-    """Converts evaluation examples to arrays, see `tasks.task.Host`."""
-
-    def eval_example(self, example: Any) -> Batch:
-        """Returns arrays of fixed shapes by name; raises `UnreadableImageError` if an image cannot be decoded."""
 
 
 class Substitutions:

@@ -9,22 +9,22 @@ import math
 
 import numpy as np
 
-from focalnet_jax.data.pixels import compiled, transposed
+from focalnet_jax.data.pixels import numba_compiled, transposed
 
 
-@compiled
+@numba_compiled
 def _cubic(a, b, c, d, t):  # pragma: no cover - compiled
     """Returns the cubic through four values at -1, 0, 1, 2 with Pillow's a = -1, at `t` in [0, 1)."""
     return b + t * (c - a + t * (2 * (a - b) + c - d + t * (b - a + d - c)))
 
 
-@compiled
+@numba_compiled
 def _to_byte(value):  # pragma: no cover - compiled
     """Returns a value as uint8, clipped and truncated as in Pillow's transforms."""
     return np.uint8(min(max(np.int32(value), np.int32(0)), np.int32(255)))
 
 
-@compiled
+@numba_compiled
 def _shift_rows(image, offsets, fill):  # pragma: no cover - compiled
     height, width = image.shape[:2]
     out = np.empty((height, width * 3), np.uint8)
@@ -57,7 +57,7 @@ def _shift_rows(image, offsets, fill):  # pragma: no cover - compiled
     return out.reshape(height, width, 3)
 
 
-@compiled
+@numba_compiled
 def _shift_columns(image, offsets, fill):  # pragma: no cover - compiled
     height, width = image.shape[:2]
     columns = transposed(image, 0, 0, width, height, False).reshape(width, height, 3)
@@ -81,7 +81,7 @@ def shift_columns(image: np.ndarray, offsets: np.ndarray, fill: tuple[int, int, 
     return _shift_columns(image, offsets, fill)
 
 
-@compiled
+@numba_compiled
 def _cubic_weights(t):  # pragma: no cover - compiled
     """Returns the weights that `_cubic` gives to the four values."""
     return (
@@ -92,7 +92,7 @@ def _cubic_weights(t):  # pragma: no cover - compiled
     )
 
 
-@compiled
+@numba_compiled
 def _padded(image):  # pragma: no cover - compiled
     """Returns the image with its border repeated twice, float32 `[(H + 4) * (W + 4) * 3]`."""
     height, width = image.shape[:2]
@@ -108,7 +108,7 @@ def _padded(image):  # pragma: no cover - compiled
     return out.reshape(out.size)
 
 
-@compiled
+@numba_compiled
 def _rotate(image, cosine, sine, fill):  # pragma: no cover - compiled
     height, width = image.shape[:2]
     out = np.empty_like(image)

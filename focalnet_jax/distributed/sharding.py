@@ -88,7 +88,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def describe(params: Any, mesh: Mesh) -> str:
+def describe_sharding(params: Any, mesh: Mesh) -> str:
     """Returns a line with the fraction of the parameters split by each mesh axis, and the parameters per device."""
     numbers: Counter[str] = Counter()
     held = 0

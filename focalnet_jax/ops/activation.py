@@ -31,7 +31,7 @@ def _gradients(
     gradients_of = on_each_device(
         native.gelu_gradients, ("context", "bias", "context"), ("context", "bias parts", "context")
     )
-    to_active = multiply(cotangent, kernel, precision, turned=True)
+    to_active = multiply(cotangent, kernel, precision, transposed=True)
     to_hidden, parts, active = gradients_of(hidden, bias, to_active)
     return to_hidden, parts.sum(axis=0), kernel_gradient(active, cotangent, precision)
 

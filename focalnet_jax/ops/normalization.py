@@ -18,12 +18,12 @@ EPSILON = 1e-5  # PyTorch's default; Flax's is 1e-6
 def layer_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = EPSILON, implementation: str = "xla"
 ) -> jax.Array:
-    """Returns LayerNorm over C of `[..., C]`, as `normalize`; C++ computes float32 with `implementation` "native"."""
+    """Returns LayerNorm over C of `[..., C]`; C++ computes float32 if `implementation` is "native", else XLA."""
     scale, bias = scale.astype(jnp.float32), bias.astype(jnp.float32)
     native_here = implementation == "native" and x.ndim > 1 and x.size > 0 and native.computes(x.dtype)
     if native_here and allows_kernels(x):
         return _normalize_natively(x, scale, bias, epsilon)
-    return normalize(x, scale, bias, epsilon)
+    return layer_norm_in_xla(x, scale, bias, epsilon)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -48,7 +48,7 @@ _normalize_natively.defvjp(
 
 
 @partial(with_rule, nondiff_argnums=(3,))
-def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+def layer_norm_in_xla(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """Returns LayerNorm (arXiv 1607.06450) over C of `[..., C]`, computed in float32, in the dtype of `x`.
 
     Autodiff would keep float32 arrays of the size of `x`; this function keeps `x`, and two numbers per position.
@@ -87,7 +87,7 @@ def _backward(
     return gradient.astype(x.dtype), (wide * normal).sum(places), wide.sum(places)
 
 
-normalize.defvjp(_forward, _backward)
+layer_norm_in_xla.defvjp(_forward, _backward)
 
 
 def _mean_of(dtype: jnp.dtype) -> Callable[[jax.Array], jax.Array]:

@@ -65,23 +65,26 @@ def _gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the gradients of input `[..., I]` and kernel `[I, O]` (`kept`) from the product's gradient `[..., O]`."""
     x, kernel = kept
-    return multiply(cotangent, kernel, precision, turned=True), kernel_gradient(x, cotangent, precision)
+    return multiply(cotangent, kernel, precision, transposed=True), kernel_gradient(x, cotangent, precision)
 
 
 _product.defvjp(lambda x, kernel, precision: (multiply(x, kernel, precision), (x, kernel)), _gradients)
 
 
-def multiply(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike, *, turned: bool = False) -> jax.Array:
-    """Returns `[..., I]` times a kernel `[I, O]`, or `[..., O]` times its transpose if `turned`.
+def multiply(
+    x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike, *, transposed: bool = False
+) -> jax.Array:
+    """Returns `[..., I]` times a kernel `[I, O]`, or `[..., O]` times its transpose if `transposed`.
 
     Raises `ValueError` if the shapes do not fit.
     """
-    if kernel.ndim != 2 or x.shape[-1] != kernel.shape[turned]:
-        raise ValueError(f"a{' transposed' * turned} kernel has shape {kernel.shape}, its input {x.shape}")
-    rows, columns = math.prod(x.shape[:-1]), kernel.shape[not turned]
+    if kernel.ndim != 2 or x.shape[-1] != kernel.shape[transposed]:
+        raise ValueError(f"a{' transposed' * transposed} kernel has shape {kernel.shape}, its input {x.shape}")
+    rows, columns = math.prod(x.shape[:-1]), kernel.shape[not transposed]
     if rows >= _FEWEST_ROWS and columns >= _FEWEST_COLUMNS and _in_cpp(x, kernel):
-        return on_each_device(partial(native.product, turned=turned), ("examples", "whole"), "examples")(x, kernel)
-    return jnp.matmul(x, kernel.T if turned else kernel, precision=precision)
+        times = partial(native.product, transposed=transposed)
+        return on_each_device(times, ("examples", "whole"), "examples")(x, kernel)
+    return jnp.matmul(x, kernel.T if transposed else kernel, precision=precision)
 
 
 def kernel_gradient(x: jax.Array, cotangent: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
@@ -92,8 +95,8 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array, precision: jax.lax.Preci
     if x.shape[:-1] != cotangent.shape[:-1]:
         raise ValueError(f"input {x.shape}, gradient {cotangent.shape}; expected the same shape but for the last axis")
     if _in_cpp(x, cotangent):
-        sums_of = on_each_device(lambda *given: native.turned_product(*given)[None], ("examples", "examples"), "sums")
-        return sums_of(x, cotangent).sum(axis=0)
+        product = on_each_device(lambda *rows: native.transposed_product(*rows)[None], ("examples", "examples"), "sums")
+        return product(x, cotangent).sum(axis=0)
     places = tuple(range(x.ndim - 1))
     return jnp.tensordot(x, cotangent, (places, places), precision=precision)
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.report.runs import Run, is_number
-from focalnet_jax.settings import settings_of
+from focalnet_jax.report.runs import RunLog, is_number
+from focalnet_jax.settings import ranking_metric, settings_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ Panel = tuple[str, tuple[str, ...], bool]  # title, names in metrics.jsonl, whet
 _MARKS = ("solid, dots", "dotted, crosses")
 
 
-def panels(runs: Sequence[Run]) -> list[Panel]:
+def panels(runs: Sequence[RunLog]) -> list[Panel]:
     """Returns the panels for which any run has values: losses, metrics of the evaluations, rates."""
     tasks = [settings_of(task) for task in dict.fromkeys(run.task for run in runs)]
     headlines = dict.fromkeys(settings.HEADLINE for settings in tasks)
@@ -54,7 +54,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
     return [panel for panel in found if names.intersection(panel[1])]
 
 
-def draw(runs: Sequence[Run]) -> Figure:
+def draw(runs: Sequence[RunLog]) -> Figure:
     """Returns a figure of all panels for which any run has values, with one colour per run.
 
     Raises:
@@ -117,7 +117,7 @@ def thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float],
     return tuple([sum(of[at : at + every]) / len(of[at : at + every]) for at in parts] for of in (steps, values))
 
 
-def page(runs: Sequence[Run]) -> str:
+def page(runs: Sequence[RunLog]) -> str:
     """Returns the report as HTML."""
     from focalnet_jax.visualize.figures import as_png
 
@@ -142,13 +142,13 @@ def page(runs: Sequence[Run]) -> str:
 _TOTALS = (("total_steps", "steps"), ("total_epochs", "epochs"))  # planned length, in steps or epochs
 
 
-def _summary_table(runs: Sequence[Run]) -> str:
+def _summary_table(runs: Sequence[RunLog]) -> str:
     """Returns a table of the results of the runs of one task, one row per run."""
     rows = [_summary(run) for run in runs]
     return _table(["run", *rows[0]], [[run.name, *row.values()] for run, row in zip(runs, rows, strict=True)])
 
 
-def _summary(run: Run) -> dict[str, str]:
+def _summary(run: RunLog) -> dict[str, str]:
     def last(name: str, form: str) -> str:
         return format(run.curves[name][1][-1], form) if name in run.curves else ""
 
@@ -158,7 +158,7 @@ def _summary(run: Run) -> dict[str, str]:
 
     settings = settings_of(run.task)
     title = dict(settings.HEADLINE)[settings.BEST_METRIC]
-    figures = list(zip(*run.curves.get(f"eval/{settings.BEST_METRIC}", ((), ())), strict=True))
+    figures = list(zip(*run.curves.get(ranking_metric(run.task), ((), ())), strict=True))
     best = max((each for each in figures if math.isfinite(each[1])), key=lambda each: each[1], default=None)
     return {
         "model": str(run.settings.get("model.name", "")),
@@ -175,7 +175,7 @@ def _summary(run: Run) -> dict[str, str]:
     }
 
 
-def _differing(runs: Sequence[Run]) -> list[str]:
+def _differing(runs: Sequence[RunLog]) -> list[str]:
     keys = sorted({key for run in runs for key in run.settings})
     return [key for key in keys if len({repr(run.settings.get(key)) for run in runs}) > 1]
 

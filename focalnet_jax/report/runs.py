@@ -14,7 +14,7 @@ METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunLog:
     """The contents of a workdir.
 
     Attributes:
@@ -39,7 +39,7 @@ def find_workdirs(path: Path) -> list[Path]:
     return inside or [path]
 
 
-def read_run(workdir: Path) -> Run:
+def read_run(workdir: Path) -> RunLog:
     """Returns the run in a workdir.
 
     Raises:
@@ -84,7 +84,7 @@ def read_run(workdir: Path) -> Run:
     if not curves:
         raise UserError(f"{workdir} has logged nothing yet")
     name = os.fsencode(workdir.resolve().name).decode(errors="replace")  # file names need not be valid text
-    return Run(name, dict(settings), curves)
+    return RunLog(name, dict(settings), curves)
 
 
 def is_number(value: Any) -> bool:

@@ -12,13 +12,14 @@ from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.settings.checks import CHECKS
 from focalnet_jax.settings.tasks import TASKS
 
+MAIN = "eval"  # name of the evaluation that ranks checkpoints, and prefix of its figures in metrics.jsonl
 Checks = Mapping[str, tuple[Callable[[Any], bool], str]]
 
 
 class Settings(Protocol):
     """The contents of `settings/TASK.py`."""
 
-    BEST_METRIC: str  # ranks checkpoints, the higher the better; a metric of the task's evaluation
+    BEST_METRIC: str  # ranks checkpoints, the higher the better; a metric of the evaluation `MAIN`
     # Metrics in percent, with titles: reports draw the first two, sweeps list BEST_METRIC.
     HEADLINE: tuple[tuple[str, str], ...]
     AUTO: tuple[str, ...]  # keys that may be left to be chosen, in addition to `config.AUTO`
@@ -38,6 +39,11 @@ def settings_of(task: str) -> Settings:
     if task not in TASKS:
         raise UserError(f"unknown task {task!r}; expected {' or '.join(TASKS)}.{suggest(str(task), TASKS)}")
     return importlib.import_module(f"focalnet_jax.settings.{task}")
+
+
+def ranking_metric(task: str) -> str:
+    """Returns the name in metrics.jsonl of the figure that ranks the checkpoints of a task."""
+    return f"{MAIN}/{settings_of(task).BEST_METRIC}"
 
 
 def checks_of(task: str) -> Checks:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict, config_dict
 from focalnet_jax.settings.checks import FRACTION, NOT_NEGATIVE, PIXELS, POSITIVE, RESIZE_MODES, SHARE
 from focalnet_jax.settings.keys import number
 
-BEST_METRIC = "top1"  # ranks checkpoints; the prefix of the evaluation, "eval/", comes before it
+BEST_METRIC = "top1"  # ranks checkpoints, see `Settings`
 HEADLINE = (("top1", "top-1"), ("top5", "top-5"))  # metrics of reports and sweeps, in percent, and their titles
 AUTO = ("model.num_classes",)
 RESUMABLE = ("data.classes",)

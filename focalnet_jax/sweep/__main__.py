@@ -164,16 +164,16 @@ def _outcome(workdir: Path, task: str) -> dict[str, Any]:
     """Returns the last and best values of a run's metrics; empty if it logged nothing."""
     from focalnet_jax.errors import UserError
     from focalnet_jax.report.runs import read_run
-    from focalnet_jax.settings import settings_of
+    from focalnet_jax.settings import MAIN, ranking_metric, settings_of
 
     try:
         curves = read_run(workdir).curves
     except UserError:
         return {}
     metric = settings_of(task).BEST_METRIC
-    names = {"loss": "train/loss", "eval_loss": "eval/loss", metric: f"eval/{metric}"}
+    names = {"loss": "train/loss", "eval_loss": f"{MAIN}/loss", metric: ranking_metric(task)}
     last = {name: curves[metric][1][-1] for name, metric in names.items() if metric in curves}
-    figures = list(filter(math.isfinite, curves.get(f"eval/{metric}", ((), ()))[1]))
+    figures = list(filter(math.isfinite, curves.get(ranking_metric(task), ((), ()))[1]))
     best = {f"best_{metric}": max(figures)} if figures else {}
     return {"step": max(steps[-1] for steps, _ in curves.values()), **last, **best}
 

@@ -83,7 +83,7 @@ def check_not_sources(targets: Iterable[Path], sources: Iterable[Path]) -> None:
             raise UserError(f"{target} is a source and would be overwritten: choose another --out")
 
 
-def output_names(paths: Sequence[Path], taken: Sequence[str] = ()) -> dict[Path, str]:
+def output_file_names(paths: Sequence[Path], taken: Sequence[str] = ()) -> dict[Path, str]:
     """Returns the name of each source's output, without a suffix; different files have different names.
 
     The names of all sources are their stems; if two are equal, or equal to a name in `taken`, their file names, then

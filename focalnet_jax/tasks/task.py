@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from focalnet_jax.data.host import Batch, Host
+
 if TYPE_CHECKING:
     import jax
     from flax import nnx
@@ -26,22 +28,7 @@ if TYPE_CHECKING:
     from focalnet_jax.model.precision import Precision
     from focalnet_jax.model.summary import Summary
 
-MAIN = "eval"  # the prefix of the evaluation that ranks checkpoints
-Batch = dict[str, np.ndarray]
 Metrics = dict[str, "jax.Array"]
-
-
-class Host(Protocol):
-    """Turns the examples of a source into arrays of fixed shapes, without a leading axis.
-
-    A host is pickled into reader processes: it uses only NumPy, and its module does not import JAX.
-    """
-
-    def train_example(self, example: Any, rng: np.random.Generator) -> Batch:
-        """Returns an augmented example; raises `UnreadableImageError` if its image cannot be decoded."""
-
-    def eval_example(self, example: Any) -> Batch:
-        """Returns an example for an evaluation; raises `UnreadableImageError` if its image cannot be decoded."""
 
 
 class Evaluation(Protocol):

@@ -16,7 +16,7 @@ import focalnet_jax
 from focalnet_jax import __version__
 from focalnet_jax.checkpoint.lock import LOCK
 from focalnet_jax.config import flatten
-from focalnet_jax.data.source import Source, describe
+from focalnet_jax.data.source import Source, describe_source
 from focalnet_jax.distributed.startup import anywhere, check_same
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -58,4 +58,4 @@ def check_same_workdir(workdir: Path) -> None:
 def check_same_data(*sources: Source) -> None:
     """Raises `UserError` if processes read different data."""
     for source in sources:
-        check_same({"the data": describe(source)})
+        check_same({"the data": describe_source(source)})

@@ -12,10 +12,10 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax import __version__
 from focalnet_jax.data.preprocessing import in_words
-from focalnet_jax.distributed.sharding import describe
+from focalnet_jax.distributed.sharding import describe_sharding
 from focalnet_jax.model.summary import Summary
 from focalnet_jax.ops.implementations import describe_implementations
-from focalnet_jax.tasks.task import MAIN
+from focalnet_jax.settings import MAIN
 from focalnet_jax.training.data import TrainData
 from focalnet_jax.training.evaluation import EvalData
 from focalnet_jax.training.plan import Plan
@@ -50,7 +50,7 @@ def print_banner(
         "model": f"{config.model.name}, {model.params:,} parameters, {_macs(model.macs)} at "
         f"{in_words(config.data.image_size)} px, {config.precision}, {extended.pop('model')}",
         "ops": describe_implementations(config.model, config.precision, devices[0].platform),
-        "placement": describe(params, mesh),
+        "placement": describe_sharding(params, mesh),
         "data": f"{config.data.source}: {', '.join(held)}, {extended.pop('data')}",
         "batch": f"{config.batch_size} = {per_device} per device x {parts}{micro_batches}; "
         f"{plan.steps_per_epoch} steps per epoch; {steps} steps = {steps / plan.steps_per_epoch:.2f} epochs, "

@@ -18,8 +18,8 @@ from focalnet_jax.convert.load import load_into
 from focalnet_jax.distributed.compilation_cache import keep_compiled
 from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.distributed.startup import check_same, ends_with_the_others, warn
+from focalnet_jax.settings import MAIN
 from focalnet_jax.tasks import task_kind
-from focalnet_jax.tasks.task import MAIN
 from focalnet_jax.training.agreement import check_same_data, check_same_run
 from focalnet_jax.training.data import open_eval_data
 from focalnet_jax.training.evaluation import evaluate

@@ -11,9 +11,9 @@ import jax
 from jax.sharding import Mesh
 
 from focalnet_jax.data import loader
-from focalnet_jax.data.loader import Batch
+from focalnet_jax.data.host import Batch, Host
 from focalnet_jax.distributed.mesh import put_batch
-from focalnet_jax.tasks.task import Evaluation, Host
+from focalnet_jax.tasks.task import Evaluation
 from focalnet_jax.training.state import Variables
 
 _BATCHES_IN_FLIGHT = 2  # dispatch runs ahead of the device; without a bound, so does memory

@@ -17,7 +17,7 @@ from focalnet_jax.distributed.exchange import Exchange
 from focalnet_jax.distributed.mesh import put_batch
 from focalnet_jax.distributed.startup import anywhere, ends_with_the_others, from_first, is_first
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
-from focalnet_jax.tasks.task import MAIN
+from focalnet_jax.settings import MAIN
 from focalnet_jax.training.agreement import check_same_run, check_same_workdir
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.maps import MapsLog

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from focalnet_jax.data.loader import Batch
+from focalnet_jax.data.host import Batch
 from focalnet_jax.distributed.mesh import compiler_options, put_batch, replicated
 from focalnet_jax.errors import UserError
 from focalnet_jax.training.state import TrainSpec, Variables, merge_model

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from focalnet_jax.data.loader import Batch
+from focalnet_jax.data.host import Batch
 from focalnet_jax.distributed.chips import find_chip
-from focalnet_jax.tasks.task import MAIN
+from focalnet_jax.settings import MAIN
 
 _WORTH_PRINTING = 0.02  # share of time spent waiting for input
 

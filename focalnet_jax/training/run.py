@@ -22,9 +22,10 @@ from focalnet_jax.distributed.sharding import list_placement
 from focalnet_jax.distributed.startup import from_first, is_first, warn
 from focalnet_jax.errors import RunFailedError
 from focalnet_jax.model.variants import model_metadata
+from focalnet_jax.settings import MAIN
 from focalnet_jax.system.files import write_whole
 from focalnet_jax.tasks import task_kind
-from focalnet_jax.tasks.task import MAIN, Task
+from focalnet_jax.tasks.task import Task
 from focalnet_jax.training.agreement import check_same_data, versions
 from focalnet_jax.training.banner import print_banner
 from focalnet_jax.training.data import TrainData, open_eval_data, open_train_data
@@ -215,7 +216,7 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     if plan.first:
         print(_describe_schedule(spec, plan), flush=True)
     step = int(state.step)
-    best = from_first(max(checkpoints.best_metric(), best_written(workdir, step, best_metric(task))))
+    best = from_first(max(checkpoints.best_value(), best_written(workdir, step, best_metric(task))))
     cost = step_cost(config.batch_size, summary.macs, mesh)
     return Run(config, workdir, train_data, evaluations, plan, spec, state, checkpoints, best, step, cost, substituted)
 

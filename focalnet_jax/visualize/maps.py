@@ -17,8 +17,8 @@ from flax import nnx
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.blocks import FocalBlock
-from focalnet_jax.model.compiled import compiled
 from focalnet_jax.model.focalnet import Backbone
+from focalnet_jax.model.jitted import jitted
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def modulation_maps(model: Backbone, images: jax.Array) -> list[StageMaps]:
 
 
 def look_at_modulation(model: Backbone, images: jax.Array) -> list[dict[str, jax.Array]]:
-    """Returns the arrays of `modulation_maps` as one dictionary per stage; for use inside compiled functions."""
+    """Returns the arrays of `modulation_maps` as one dictionary per stage; for use inside jitted functions."""
 
     def look(block: FocalBlock, x: jax.Array) -> dict[str, jax.Array]:
         _, gates, modulator = block.modulation.parts(block.modulated(x))
@@ -70,7 +70,7 @@ def look_at_modulation(model: Backbone, images: jax.Array) -> list[dict[str, jax
     return model.look(images, look)[0]
 
 
-_modulation_maps = compiled(look_at_modulation)
+_modulation_maps = jitted(look_at_modulation)
 
 
 def focal_kernels(model: Backbone) -> list[list[np.ndarray]]:
@@ -107,7 +107,7 @@ def receptive_field(model: Backbone, images: jax.Array, stage: int = -1) -> np.n
     return np.asarray(_receptive_field(model, jnp.asarray(images), stage % len(model.stages)))
 
 
-@partial(compiled, static_argnums=(2,))
+@partial(jitted, static_argnums=(2,))
 def _receptive_field(model: Backbone, images: jax.Array, stage: int) -> jax.Array:
     graph, params = nnx.split(model)
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.system.files import check_not_sources, check_result, output_names, write_result
+from focalnet_jax.system.files import check_not_sources, check_result, output_file_names, write_result
 from focalnet_jax.visualize.figures import as_png
 
 KERNELS, FIELD = "kernels", "receptive_field"  # names of the model's figures
@@ -53,5 +53,5 @@ def with_suffix(target: Path, suffix: str) -> Path:
 
 
 def target_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Returns a unique name by file, see `output_names`; none is that of a figure of the model."""
-    return output_names(paths, taken=(KERNELS, FIELD))
+    """Returns a unique name by file, see `output_file_names`; none is that of a figure of the model."""
+    return output_file_names(paths, taken=(KERNELS, FIELD))

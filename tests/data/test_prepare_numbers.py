@@ -263,7 +263,7 @@ def test_an_existing_data_set_with_wrong_labels_is_not_reported_as_finished(tmp_
     source = write_rows(tmp_path / "set", NUMBERS, FROM_1)
     arguments = ["imagenet1k", "--source", source]
     with monkeypatch.context() as patched:
-        patched.setattr("focalnet_jax.data.prepare.numbering.check_labels", lambda *_: None)
+        patched.setattr("focalnet_jax.data.prepare.numbering.check_numbering", lambda *_: None)
         prepared(tmp_path / "out", *arguments)
     refused("the labels of val mean 2 classes", *arguments, "--out", tmp_path / "out")
     assert (tmp_path / "out" / "imagenet2012" / "1.0.0" / "card.json").exists()

@@ -14,7 +14,7 @@ import focalnet_jax
 from focalnet_jax.aot.program import Program
 from focalnet_jax.convert.mapping import param_shapes
 from focalnet_jax.distributed.mesh import LocalPlaces, make_mesh, put_batch, put_exchanged
-from focalnet_jax.distributed.sharding import TENSOR_RULES, describe, list_placement, partition, shardings
+from focalnet_jax.distributed.sharding import TENSOR_RULES, describe_sharding, list_placement, partition, shardings
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.parameters import named_leaves
@@ -158,7 +158,7 @@ def test_small_parameters_stay_whole_and_the_report_says_how_much():
     assert not any(partition("norm/scale", (768,), {"fsdp": 8, "tensor": 2}))
     params = param_shapes(variant_config("focalnet_tiny_srf"))
     mesh = make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
-    share = float(describe(params, mesh).partition("%")[0])
+    share = float(describe_sharding(params, mesh).partition("%")[0])
     assert 98 < share < 100
     rows = dict(line.split(maxsplit=1) for line in list_placement(params, mesh).splitlines())
     assert rows.keys() == named_leaves(params).keys()
@@ -166,7 +166,7 @@ def test_small_parameters_stay_whole_and_the_report_says_how_much():
     sizes = {name: math.prod(map(int, row.split()[0].split("x"))) for name, row in rows.items()}
     split = sum(size for name, size in sizes.items() if "fsdp" in rows[name])
     assert share == pytest.approx(100 * split / sum(sizes.values()), abs=0.06)  # it is rounded to a tenth
-    held = int(describe(params, mesh).split("holds ")[1].split()[0].replace(",", ""))
+    held = int(describe_sharding(params, mesh).split("holds ")[1].split()[0].replace(",", ""))
     assert held == pytest.approx(28.4e6 / 8, rel=0.1)
 
 

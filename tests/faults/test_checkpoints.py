@@ -319,7 +319,7 @@ def test_an_evaluation_that_is_nan_is_never_the_best(tmp_path):
     for step, top1 in ((1, 3.0), (2, float("nan")), (3, 2.0), (4, float("inf") - float("inf")), (5, 1.0)):
         checkpoints.save(step, items(step), {}, {"eval/top1": top1})
     checkpoints.wait()
-    assert checkpoints.best_metric() == 3.0
+    assert checkpoints.best_value() == 3.0
     assert list_steps(tmp_path / "checkpoints") == [1, 5]
     assert read_manifest(tmp_path / "checkpoints" / "1").evaluation == {"eval/top1": 3.0}
     checkpoints.close()

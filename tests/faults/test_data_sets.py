@@ -10,7 +10,7 @@ from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.loader import HostPlaces, ReadOptions, eval_batches
 from focalnet_jax.data.prepare.containers import tar
 from focalnet_jax.data.prepare.indexing import index_container
-from focalnet_jax.data.source import check_examples, check_labels
+from focalnet_jax.data.source import check_class_count, check_examples
 from focalnet_jax.data.sources import open_source
 from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.data.transforms import eval_transform
@@ -51,9 +51,9 @@ def test_folders_that_cannot_be_trained_on_are_refused(folder):
 @pytest.mark.fault(37)
 def test_classes_must_fit_the_classifier(folder):
     train = FolderSource(str(folder), "train")
-    check_labels(train, 2)
+    check_class_count(train, 2)
     with pytest.raises(UserError, match=r"num_classes=2"):
-        check_labels(train, 1)
+        check_class_count(train, 1)
 
 
 @pytest.mark.fault(37)

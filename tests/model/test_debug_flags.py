@@ -36,7 +36,7 @@ def test_scratch_memory_of_a_product_does_not_reach_its_result(turned):
         leave_nan_in_memory(32 * 32)
         np.testing.assert_array_equal(native.product(x, kernel, turned=turned), np.full(x.shape, 32))
         leave_nan_in_memory(32 * 32, 16 * 32 * 32, 32 * 32 * 32)
-        np.testing.assert_array_equal(native.turned_product(x, x), np.full((32, 32), 512))
+        np.testing.assert_array_equal(native.transposed_product(x, x), np.full((32, 32), 512))
 
 
 @pytest.fixture
@@ -62,7 +62,13 @@ def test_a_call_and_its_gradients_raise_nothing(implementation, kernels):
     gradients = jax.grad(loss, argnums=(0, 1))(params, x)  # each operation by itself, whose results are all looked at
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     in_cpp = {"focal_levels", "layer_norm", "gelu_with_bias", "product"}
-    back = {"focal_level_gradients", "layer_norm_gradients", "gelu_gradients", "product_of_turned", "turned_product"}
+    back = {
+        "focal_level_gradients",
+        "layer_norm_gradients",
+        "gelu_gradients",
+        "product_of_transposed",
+        "transposed_product",
+    }
     assert kernels == (in_cpp | back if implementation == "auto" and native.register() is not None else set())
 
 

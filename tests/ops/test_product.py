@@ -28,8 +28,8 @@ def normals(*shapes):
 
 def assert_exact(results, x, kernel, cotangent):
     """The product and the gradients of input and kernel, against float64."""
-    rows, rising = (each.reshape(-1, each.shape[-1]) for each in (x, cotangent))
-    for mine, true in zip(results, (x @ kernel, cotangent @ kernel.T, rows.T @ rising), strict=True):
+    rows, cotangent_rows = (each.reshape(-1, each.shape[-1]) for each in (x, cotangent))
+    for mine, true in zip(results, (x @ kernel, cotangent @ kernel.T, rows.T @ cotangent_rows), strict=True):
         assert mine.shape == true.shape
         # Of the largest: 6e-8 that inputs are rounded by, and a sum's roundings, of at most 384 numbers at a time.
         assert error(mine, true) < 1e-6
@@ -49,7 +49,7 @@ def assert_exact(results, x, kernel, cotangent):
 def test_products_in_cpp_are_the_exact_ones_to_rounding(shape, inputs, outputs):
     x, kernel, cotangent = normals((*shape, inputs), (inputs, outputs), (*shape, outputs))
     given = [jnp.float32(each) for each in (x, kernel, cotangent)]
-    to_x, to_kernel = native.product(given[2], given[1], turned=True), native.turned_product(given[0], given[2])
+    to_x, to_kernel = native.product(given[2], given[1], transposed=True), native.transposed_product(given[0], given[2])
     assert_exact((native.product(*given[:2]), to_x, to_kernel), x, kernel, cotangent)
 
 
@@ -84,13 +84,13 @@ def test_what_is_empty_is_computed_too(batch, inputs, outputs):
 
 
 def test_other_shapes_are_refused():
-    x, kernel, rising = (jnp.ones(shape) for shape in ((3, 9, 9, 24), (24, 40), (3, 9, 9, 40)))
+    x, kernel, cotangent_rows = (jnp.ones(shape) for shape in ((3, 9, 9, 24), (24, 40), (3, 9, 9, 40)))
     with pytest.raises(ValueError, match=r"a kernel has shape \(24, 40\), its input \(3, 9, 9, 40\)"):
-        multiply(rising, kernel, None)
+        multiply(cotangent_rows, kernel, None)
     with pytest.raises(ValueError, match=r"a transposed kernel has shape \(24, 40\), its input \(3, 9, 9, 24\)"):
-        multiply(x, kernel, None, turned=True)
+        multiply(x, kernel, None, transposed=True)
     with pytest.raises(ValueError, match="expected the same shape but for the last axis"):
-        kernel_gradient(x[:2], rising, None)
+        kernel_gradient(x[:2], cotangent_rows, None)
 
 
 def test_a_model_accepts_a_batch_of_zero_images():
@@ -117,7 +117,7 @@ def test_second_derivatives_are_refused_by_the_name_of_the_option():
 @pytest.mark.parametrize("axes", [("data", "fsdp"), ("data", "tensor")])
 @pytest.mark.parametrize("batch", [4, 3])
 def test_devices_compute_their_examples_in_cpp_where_they_have_all_channels(axes, batch, monkeypatch):
-    called = {"product": [], "turned_product": []}
+    called = {"product": [], "transposed_product": []}
 
     def watched(name, function):
         def call(x, *rest, **options):
@@ -133,4 +133,4 @@ def test_devices_compute_their_examples_in_cpp_where_they_have_all_channels(axes
     # Alone all examples. On the mesh a device's, or all where there are no equal parts; XLA where channels are split.
     whole, part = (batch, 9, 9), (1 if batch == 4 else batch, 9, 9)
     on_the_mesh = [part] * ("tensor" not in axes)
-    assert called == {"product": [whole] * 2 + on_the_mesh * 2, "turned_product": [whole, *on_the_mesh]}
+    assert called == {"product": [whole] * 2 + on_the_mesh * 2, "transposed_product": [whole, *on_the_mesh]}

@@ -9,7 +9,7 @@ from focalnet_jax.ops import gelu
 from focalnet_jax.ops.aggregation import _add_in_kernel, _levels_in_kernels, _levels_in_passes, aggregate_context
 from focalnet_jax.ops.depthwise import depthwise_conv
 from focalnet_jax.ops.mosaic import fast_memory
-from focalnet_jax.ops.normalization import layer_norm, normalize
+from focalnet_jax.ops.normalization import layer_norm, layer_norm_in_xla
 from focalnet_jax.ops.shifted import focal_level
 
 
@@ -27,8 +27,8 @@ FUNCTIONS = {
     "GELU": lambda x, kernel: gelu.activate(x * kernel[0, 0, 0]),
     "convolution": depthwise_conv,
     "shifted": focal_level,
-    "LayerNorm": lambda x, kernel: normalize(x, kernel[0, 0, 0], kernel[0, 1, 0], 1e-5),
-    "LayerNorm of bfloat16": lambda x, kernel: normalize(
+    "LayerNorm": lambda x, kernel: layer_norm_in_xla(x, kernel[0, 0, 0], kernel[0, 1, 0], 1e-5),
+    "LayerNorm of bfloat16": lambda x, kernel: layer_norm_in_xla(
         x.astype(jnp.bfloat16), kernel[0, 0, 0], kernel[0, 1, 0], 1e-5
     ),
     "LayerNorm in C++": lambda x, kernel: layer_norm(x, kernel[0, 0, 0], kernel[0, 1, 0], 1e-5, "native"),

@@ -12,7 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.config_files import load_config
-from focalnet_jax.tasks.task import MAIN
+from focalnet_jax.settings import MAIN
 from focalnet_jax.training.data import open_eval_data
 from focalnet_jax.training.maps import MapsLog, check_maps
 from focalnet_jax.training.state import init_state

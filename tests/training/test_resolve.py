@@ -15,7 +15,7 @@ from focalnet_jax.convert.write import write_weights
 from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.config_files import load_config
-from focalnet_jax.tasks.task import MAIN
+from focalnet_jax.settings import MAIN
 from focalnet_jax.training import resolve as choices
 from focalnet_jax.training.data import open_eval_data
 from focalnet_jax.training.resolve import has_bfloat16, resolve

@@ -1,4 +1,4 @@
-"""Between log steps nothing travels from the device to the host, and nothing unasked to the device."""
+"""Between log steps nothing is copied from the device to the host, and nothing implicitly to the device."""
 
 import jax
 import pytest
@@ -11,11 +11,13 @@ from tests.commands import SMALL
 
 @pytest.fixture
 def config():
-    # One step a log from 10 on; nothing else than steps between.
+    # Nothing but steps between the log steps 10, 20 and 29.
     return load_config("configs/quickstart.py", [*SMALL[1:], "--config.log_every_steps=10", "--config.total_steps=29"])
 
 
 def test_the_host_reads_nothing_of_the_device_between_log_steps(config, tmp_path, monkeypatch):
+    # JAX's transfer guard does not see reads on CPUs, where arrays are in the host's memory, so reads are counted at
+    # the one property that all of them use.
     reads: list[int] = []
     running: list = []
     value = ArrayImpl._value.fget
@@ -29,11 +31,11 @@ def test_the_host_reads_nothing_of_the_device_between_log_steps(config, tmp_path
 
     def observed(self):
         running.append(self)
-        with jax.transfer_guard("disallow"):  # whatever is not said to travel
+        with jax.transfer_guard("disallow"):  # implicit transfers are errors
             return steps(self)
 
     monkeypatch.setattr(ArrayImpl, "_value", property(counted))
     monkeypatch.setattr(loop._Loop, "_steps", observed)
     assert loop.train(config, tmp_path) == 0
     assert reads, "log steps read the metrics"
-    assert set(reads) == {10, 20, 29}  # of the last one also what the evaluation and the checkpoint read
+    assert set(reads) == {10, 20, 29}  # at 29 the evaluation and the checkpoint read, too

@@ -47,7 +47,7 @@ class _Numbers:
     proven: bool = False  # whether a proof agrees with the class of a number
 
 
-def check_labels(sources: Sources, indices: Sequence[Index], classes: Sequence[str]) -> None:
+def check_numbering(sources: Sources, indices: Sequence[Index], classes: Sequence[str]) -> None:
     """Raises `UserError` if labels contradict the proofs of their classes, or if there is no proof of their order."""
     imagenet = any(container.imagenet for container in sources.containers)
     names = sources.labels.names or tuple(classes)

@@ -95,7 +95,7 @@ def _checked_classes(kind: SourceKind, sources: Sources, indices: Sequence[Index
         checks.refuse_padded(indices, sources.classes)
     classes = sources.classes or checks.found_class_names(sources, indices)
     refuse_unstorable(classes, indices)
-    numbering.check_labels(sources, indices, classes)
+    numbering.check_numbering(sources, indices, classes)
     if kind != KINDS["imagenet1k"]:
         splits.check_splits(sources, indices)
     checks.refuse_validation_in_train(sources, indices)

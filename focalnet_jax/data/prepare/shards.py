@@ -18,7 +18,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from focalnet_jax.data.decode import PILLOWS_ERRORS, UnreadableImageError, decode
-from focalnet_jax.data.formats import FORMATS, recognise
+from focalnet_jax.data.formats import FORMATS, detect_type
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.plan import Shard
@@ -167,7 +167,7 @@ def checked_image(encoded: bytes) -> tuple[bytes, str, str]:
             format, mode = image.format, image.mode
             plain = (format, mode) in _PLAIN and "transparency" not in image.info and not _is_deep(format, encoded)
     except PILLOWS_ERRORS:  # Pillow rejects the image's metadata, though its pixels can be decoded
-        kind, _ = recognise(encoded)
+        kind, _ = detect_type(encoded)
         format, mode, plain = kind.format, "damaged", False
     if plain:
         return encoded, _SUFFIX[format], ""

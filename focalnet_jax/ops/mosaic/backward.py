@@ -29,7 +29,7 @@ from focalnet_jax.ops.mosaic.passes import (
     taps_spec,
     zeros,
 )
-from focalnet_jax.ops.mosaic.plan import Plan, backward_plan, computes_in_pairs
+from focalnet_jax.ops.mosaic.plan import Tiling, backward_plan, computes_in_pairs
 
 
 def focal_level_gradients(
@@ -107,7 +107,7 @@ def focal_level_gradients(
 class _Program:
     """The program for some examples and 128 channels: stage 0 computes the last level's gradient, stage 1 the next."""
 
-    def __init__(self, plan: Plan, numbers: Numbers, channels: int, x: Any, taps: Any, above: Any, *others: Any):
+    def __init__(self, plan: Tiling, numbers: Numbers, channels: int, x: Any, taps: Any, above: Any, *others: Any):
         levels = len(plan.sizes)
         # Read here, because the body of an interpreted loop may not call `program_id`.
         self.left_channels = channels - pl.program_id(1) * CHANNELS if channels % CHANNELS else None

@@ -28,7 +28,7 @@ from focalnet_jax.ops.mosaic.passes import (
     taps_spec,
     zeros,
 )
-from focalnet_jax.ops.mosaic.plan import Plan, computes_in_pairs, forward_plan
+from focalnet_jax.ops.mosaic.plan import Tiling, computes_in_pairs, forward_plan
 
 
 def focal_levels(
@@ -87,7 +87,7 @@ class _Program:
     """The program for some examples and 128 channels: stage 0 reads the context, stage l computes level l."""
 
     def __init__(
-        self, plan: Plan, numbers: Numbers, keep: bool, x: Any, gates: Any, taps: Any, total: Any, *others: Any
+        self, plan: Tiling, numbers: Numbers, keep: bool, x: Any, gates: Any, taps: Any, total: Any, *others: Any
     ):
         levels = len(plan.sizes)
         self.plan, self.numbers, self.x, self.gates, self.taps, self.total = plan, numbers, x, gates, taps, total

@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from focalnet_jax.ops.mosaic.numbers import CHANNELS, EXAMPLES, Floats, Pairs
-from focalnet_jax.ops.mosaic.plan import Plan
+from focalnet_jax.ops.mosaic.plan import Tiling
 
 Numbers = Floats | Pairs
 Values = list[list[jax.Array]]  # of a tile: rows, columns, each [examples of a program, 128] float32
@@ -21,7 +21,7 @@ Values = list[list[jax.Array]]  # of a tile: rows, columns, each [examples of a 
 class Rows:
     """Rows of a level in fast memory, `[rows, W + 2 pad]` registers, with zeros around the map."""
 
-    def __init__(self, ref: Any, plan: Plan, numbers: Numbers, size: int):
+    def __init__(self, ref: Any, plan: Tiling, numbers: Numbers, size: int):
         self._ref, self._plan, self._numbers, self._pad = ref, plan, numbers, size // 2
 
     def _at(self, row: jax.Array) -> jax.Array:
@@ -70,7 +70,7 @@ class Rows:
                 each(row, line - row, registers)
 
 
-def zeros(plan: Plan) -> Values:
+def zeros(plan: Tiling) -> Values:
     """Returns zeros for each position of a tile."""
     return [[jnp.zeros((plan.examples, CHANNELS), jnp.float32) for _ in range(plan.columns)] for _ in range(plan.lines)]
 
@@ -88,7 +88,7 @@ def spread_taps(numbers: Numbers, taps_ref: Any, spread_ref: Any) -> None:
         spread_ref[index] = numbers.pack(jnp.broadcast_to(tap, (numbers.examples, CHANNELS)))
 
 
-def clear(plan: Plan, levels: Sequence[Rows]) -> None:
+def clear(plan: Tiling, levels: Sequence[Rows]) -> None:
     """Writes zeros around the maps and in them, before the first step.
 
     If the map is one block, later writes leave the margin alone, so it is cleared once for all channels.
@@ -101,7 +101,7 @@ def clear(plan: Plan, levels: Sequence[Rows]) -> None:
             rows.clear()
 
 
-def run_stages(plan: Plan, stages: Sequence[tuple[Callable[[jax.Array], None], Rows | None]]) -> None:
+def run_stages(plan: Tiling, stages: Sequence[tuple[Callable[[jax.Array], None], Rows | None]]) -> None:
     """Runs each stage of a step with the first row of its block; blocks of later stages are further behind."""
     step = pl.program_id(2)
     for lag, (compute, written) in zip(plan.lags, stages, strict=True):
@@ -129,19 +129,19 @@ def packed(kernels: Sequence[jax.Array], bias: jax.Array) -> jax.Array:
     return jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in (*kernels, bias)])
 
 
-def taps_spec(plan: Plan) -> pl.BlockSpec:
+def taps_spec(plan: Tiling) -> pl.BlockSpec:
     """Returns the block of all kernels' taps and the bias, `[taps, C]`."""
     return pl.BlockSpec((plan.taps, CHANNELS), lambda example, channel, step: (0, channel))
 
 
-def means_spec(plan: Plan) -> pl.BlockSpec:
+def means_spec(plan: Tiling) -> pl.BlockSpec:
     """Returns the block of one value per example and channel, `[B, C]`."""
     return pl.BlockSpec((plan.examples, CHANNELS), lambda example, channel, step: (example, channel))
 
 
 def call(
     program: Callable[..., None],
-    plan: Plan,
+    plan: Tiling,
     inputs: Sequence[tuple[jax.Array, pl.BlockSpec]],
     outputs: Sequence[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]],
     *,

@@ -62,7 +62,7 @@ def supports(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int, v
 
 
 @dataclass(frozen=True)
-class Plan:
+class Tiling:
     """The blocks of a map, the rows of each level in fast memory, and the tiles of a block."""
 
     height: int
@@ -193,22 +193,22 @@ class Plan:
 
 def forward_plan(
     height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int, pairs: bool = False
-) -> Plan | None:
+) -> Tiling | None:
     """Returns the plan, with bfloat16 pairs if `pairs` is set and they fit; None if no blocks fit."""
     # Context, gates, sum, and what is kept.
-    return _plan(Plan(height, width, tuple(sizes), height, False, pairs), 3 + len(sizes), itemsize, vmem)
+    return _plan(Tiling(height, width, tuple(sizes), height, False, pairs), 3 + len(sizes), itemsize, vmem)
 
 
 def backward_plan(
     height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int, pairs: bool = False
-) -> Plan | None:
+) -> Tiling | None:
     """Returns the plan, with bfloat16 pairs if `pairs` is set and they fit; None if no blocks fit."""
-    whole = Plan(height, width, tuple(sizes), height, True, pairs)
+    whole = Tiling(height, width, tuple(sizes), height, True, pairs)
     # Context and its gradient; of each level what was kept, cotangent and gates; and the gates' gradients.
     return _plan(whole, 2 + 3 * len(sizes), itemsize, vmem, len(sizes))
 
 
-def _plan(whole: Plan, maps: int, itemsize: int, vmem: int, gates: int = 0) -> Plan | None:
+def _plan(whole: Tiling, maps: int, itemsize: int, vmem: int, gates: int = 0) -> Tiling | None:
     """Returns the plan that computes the fewest rows below the map, with the largest blocks that fit fast memory.
 
     Args:
@@ -223,7 +223,7 @@ def _plan(whole: Plan, maps: int, itemsize: int, vmem: int, gates: int = 0) -> P
     # Blocks of fewer rows than a kernel reaches into take more steps.
     choices = (height, *range(reached + 1, most + 1)), range(1, min(reached, most) + 1)
 
-    def needed(plan: Plan) -> int:
+    def needed(plan: Tiling) -> int:
         registers = sum(math.prod(ring) for ring in plan.rings) + (3 if plan.pairs else 2) * plan.taps
         numbers = plan.examples * CHANNELS * itemsize * maps * plan.width
         gradients = 4 * plan.examples * plan.lanes * gates

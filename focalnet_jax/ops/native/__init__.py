@@ -34,7 +34,7 @@ __all__ = [
     "product",
     "register",
     "supports",
-    "turned_product",
+    "transposed_product",
     "why_not",
 ]
 
@@ -122,20 +122,20 @@ def layer_norm_gradients(
     return call(x, scale, cotangent)
 
 
-def product(x: jax.Array, kernel: jax.Array, *, turned: bool = False) -> jax.Array:
-    """Returns `[..., I]` times a kernel `[I, O]`, or `[..., O]` times its transpose if `turned`."""
-    depth, columns = kernel.shape[::-1] if turned else kernel.shape
+def product(x: jax.Array, kernel: jax.Array, *, transposed: bool = False) -> jax.Array:
+    """Returns `[..., I]` times a kernel `[I, O]`, or `[..., O]` times its transpose if `transposed`."""
+    depth, columns = kernel.shape[::-1] if transposed else kernel.shape
     shapes = (*x.shape[:-1], columns), (depth * -(-columns // COLUMNS_OF_TILES) * COLUMNS_OF_TILES,)
-    return _with_scratch("product_of_turned" if turned else "product", *shapes)(x, kernel)
+    return _with_scratch("product_of_transposed" if transposed else "product", *shapes)(x, kernel)
 
 
-def turned_product(x: jax.Array, y: jax.Array) -> jax.Array:
+def transposed_product(x: jax.Array, y: jax.Array) -> jax.Array:
     """Returns the transpose of `[..., I]` times `[..., O]`, `[I, O]`: the gradient of a layer's kernel."""
     (rows, inputs), outputs = _rows_of(x), y.shape[-1]
     blocks = -(-inputs // ROWS_OF_SUM) * -(-outputs // COLUMNS_OF_SUM)
     parts = max(1, min(-(-TASKS_OF_PRODUCT // blocks), rows // DEPTH_OF_PRODUCT))
     shapes = (inputs, outputs), (parts, *((inputs, outputs) if parts > 1 else (0, 0)))
-    return _with_scratch("turned_product", *shapes)(x, y)
+    return _with_scratch("transposed_product", *shapes)(x, y)
 
 
 def _rows_of(x: jax.Array) -> tuple[int, int]:

@@ -42,8 +42,8 @@ HANDLERS = (
     "layer_norm",
     "layer_norm_gradients",
     "product",
-    "product_of_turned",
-    "turned_product",
+    "product_of_transposed",
+    "transposed_product",
 )
 _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 

@@ -1,4 +1,4 @@
-// The XLA custom calls: groups of an example's channels, rows, or blocks of a product are tasks for XLA's own threads.
+// The XLA custom calls. XLA's threads run their tasks: a group of channels of an example, rows, or a block of a product.
 #include "levels.h"
 #include "products.h"
 #include "rows.h"
@@ -6,7 +6,7 @@
 
 using Array = ffi::Buffer<ffi::F32>;
 using Result = ffi::Result<Array>;
-// Integers to XLA, though floats are written: nobody who looks for NaN in results looks at these, which stay unwritten.
+// Holds floats, but is declared as integers: checks of results for NaN skip integers, and parts of it stay unwritten.
 using Workspace = ffi::Buffer<ffi::S32>;
 using Sizes = ffi::Span<const int64_t>;
 
@@ -20,7 +20,7 @@ Levels levels_of(const Array& context, const Array& gates, const Array& taps, co
           gates.typed_data(), taps.typed_data(), bias.typed_data(), scale};
 }
 
-// Calls run(block, group) of each register's worth of channels of each example.
+// Calls run(block, group) for each vector of channels of each example.
 template <typename F>
 void run_blocks(ffi::ThreadPool& pool, const Levels& of, F run) {
   const int64_t groups = (of.channels + kGroup - 1) / kGroup;
@@ -38,7 +38,7 @@ ffi::Error levels(ffi::ThreadPool pool, Array context, Array gates, Array taps, 
   return ffi::Error::Success();
 }
 
-ffi::Error gradients(ffi::ThreadPool pool, Array context, Array gates, Array taps, Array bias, Array rising,
+ffi::Error gradients(ffi::ThreadPool pool, Array context, Array gates, Array taps, Array bias, Array upstream,
                      Result to_context, Result gate_parts, Result tap_parts, Sizes sizes, float scale) {
   const Levels of = levels_of(context, gates, taps, bias, sizes, scale);
   const int64_t gates_of_example = of.places() * (of.count() + 1);
@@ -46,7 +46,7 @@ ffi::Error gradients(ffi::ThreadPool pool, Array context, Array gates, Array tap
   run_blocks(pool, of, [&](const Block& block, int64_t group) {
     float* to_gates = gate_parts->typed_data() + (group * of.batch + block.example) * gates_of_example;
     float* to_taps = tap_parts->typed_data() + block.example * (of.rows_of_taps() + 1) * of.channels + block.channel;
-    backward(block, rising.typed_data(), to_context->typed_data(), to_gates, to_taps);
+    backward(block, upstream.typed_data(), to_context->typed_data(), to_gates, to_taps);
   });
   return ffi::Error::Success();
 }
@@ -60,10 +60,10 @@ ffi::Error normalize(ffi::ThreadPool pool, Array x, Array scale, Array bias, Res
   return ffi::Error::Success();
 }
 
-ffi::Error normalize_back(ffi::ThreadPool pool, Array x, Array scale, Array rising, Result to_x, Result parts,
+ffi::Error normalize_back(ffi::ThreadPool pool, Array x, Array scale, Array upstream, Result to_x, Result parts,
                           float epsilon) {
   const LayerNorm norm{x.dimensions().back(), x.typed_data(), scale.typed_data(), nullptr, epsilon};
-  const float* above = rising.typed_data();
+  const float* above = upstream.typed_data();
   float *to = to_x->typed_data(), *to_both = parts->typed_data();
   run_rows(pool, rows_of(x), norm.channels, [=](int64_t task, int64_t first, int64_t end) {
     norm.backward(first, end, above, to, to_both + task * 2 * norm.channels);
@@ -78,10 +78,10 @@ ffi::Error activate(ffi::ThreadPool pool, Array x, Array bias, Result y) {
   return ffi::Error::Success();
 }
 
-ffi::Error activate_back(ffi::ThreadPool pool, Array x, Array bias, Array rising, Result to_x, Result parts,
+ffi::Error activate_back(ffi::ThreadPool pool, Array x, Array bias, Array upstream, Result to_x, Result parts,
                          Result y) {
   const Activation of{rows_of(x), x.dimensions().back(), x.typed_data(), bias.typed_data()};
-  const float* above = rising.typed_data();
+  const float* above = upstream.typed_data();
   float *to = to_x->typed_data(), *to_bias = parts->typed_data(), *again = y->typed_data();
   run_rows(pool, of.rows, of.channels, [=](int64_t task, int64_t first, int64_t end) {
     of.backward(first, end, above, to, to_bias + task * of.channels, again);
@@ -91,25 +91,25 @@ ffi::Error activate_back(ffi::ThreadPool pool, Array x, Array bias, Array rising
 
 float* floats(ffi::Result<Workspace>& scratch) { return reinterpret_cast<float*>(scratch->typed_data()); }
 
-// `[..., I]` times a kernel `[I, O]`, or `[..., O]` times one that is turned.
-template <bool kTurned>
+// `[..., I]` times a kernel `[I, O]`, or `[..., O]` times its transpose.
+template <bool kTransposed>
 ffi::Error multiply(ffi::ThreadPool pool, Array x, Array kernel, Result y, ffi::Result<Workspace> packed) {
   const int64_t depth = x.dimensions().back();
   const Matrix rows{x.typed_data(), rows_of(x), depth, false};
-  const Matrix of{kernel.typed_data(), depth, kernel.dimensions()[!kTurned], kTurned};
+  const Matrix of{kernel.typed_data(), depth, kernel.dimensions()[!kTransposed], kTransposed};
   rows_times_kernel(pool, rows, of, floats(packed), y->typed_data());
   return ffi::Error::Success();
 }
 
-// `[..., I]` turned times `[..., O]`.
-ffi::Error multiply_turned(ffi::ThreadPool pool, Array x, Array y, Result total, ffi::Result<Workspace> parts) {
-  const Matrix turned{x.typed_data(), x.dimensions().back(), rows_of(x), true};
+// The transpose of `[..., I]` times `[..., O]`, summed over all leading axes: `[I, O]`.
+ffi::Error multiply_transposed(ffi::ThreadPool pool, Array x, Array y, Result total, ffi::Result<Workspace> parts) {
+  const Matrix transposed{x.typed_data(), x.dimensions().back(), rows_of(x), true};
   const Matrix rows{y.typed_data(), rows_of(y), y.dimensions().back(), false};
-  sum_over_rows(pool, turned, rows, parts->dimensions()[0], floats(parts), total->typed_data());
+  sum_over_rows(pool, transposed, rows, parts->dimensions()[0], floats(parts), total->typed_data());
   return ffi::Error::Success();
 }
 
-// A handler's arrays: so many it is given, and so many it writes. XLA's bindings cannot be moved, what makes them can.
+// Binds a handler's arrays, kGiven inputs and kWritten outputs. XLA's bindings cannot be moved, so a lambda makes them.
 template <int kGiven, int kWritten, typename Make>
 auto arrays_after(Make make) {
   if constexpr (kGiven > 0)
@@ -131,8 +131,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(layer_norm_gradients, normalize_back, (arrays<3, 2
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_with_bias, activate, (arrays<2, 1>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gelu_gradients, activate_back, (arrays<3, 3>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(product, multiply<false>, (arrays<2, 1>().Ret<Workspace>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(product_of_turned, multiply<true>, (arrays<2, 1>().Ret<Workspace>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(turned_product, multiply_turned, (arrays<2, 1>().Ret<Workspace>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(product_of_transposed, multiply<true>, (arrays<2, 1>().Ret<Workspace>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(transposed_product, multiply_transposed, (arrays<2, 1>().Ret<Workspace>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_levels, levels, (arrays<4, 1>().Attr<Sizes>("sizes").Attr<float>("scale")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(focal_level_gradients, gradients,
                               (arrays<5, 3>().Attr<Sizes>("sizes").Attr<float>("scale")));

@@ -1,7 +1,7 @@
-// The gated sum of all focal levels of one example and one register's worth of its channels, and its gradients.
+// The gated sum of all focal levels for one example and one vector of its channels, and the gradients of that sum.
 //
-// The maps of so few channels stay in the cache from the first level to the last, so that the context is read once and
-// the sum written once. For the gradients the levels are computed again.
+// Maps of one vector of channels stay in the cache from the first level to the last: the context is read once, and the
+// sum is written once. The backward pass computes the levels again.
 #pragma once
 
 #include <algorithm>
@@ -11,12 +11,12 @@
 
 #include "vectors.h"
 
-// A batch of maps [B, H, W, C], gates [B, H, W, L + 1], and depthwise kernels one below the other, [sum of k * k, C].
+// Context [B, H, W, C], gates [B, H, W, L + 1], and the taps of all depthwise kernels, concatenated: [sum of k * k, C].
 struct Levels {
   int64_t batch, height, width, channels;
   std::vector<int64_t> sizes;  // k of each level
   const float *context, *gates, *taps, *bias;
-  float scale;  // of the sum
+  float scale;  // factor of the sum
 
   int64_t count() const { return sizes.size(); }
   int64_t places() const { return height * width; }
@@ -28,10 +28,10 @@ struct Levels {
   int64_t pad() const { return *std::max_element(sizes.begin(), sizes.end()) / 2; }
 };
 
-// Places of a row that are computed at a time: so many sums fill the registers, and divide the usual maps' rows.
+// Number of places of a row computed at a time: their sums fill the registers, and common widths are multiples of it.
 inline int strip_of(int64_t width) { return width % 7 == 0 ? 7 : 8; }
 
-// Memory of a thread, kept from call to call: maps with zeros around them, and maps without.
+// Memory of a thread, kept between calls: maps with zero padding, and maps without.
 class Scratch {
  public:
   explicit Scratch(const Levels& of)
@@ -62,7 +62,7 @@ class Scratch {
   V* next_ = nullptr;
 };
 
-// The convolution of P places of a row; `in` is k / 2 rows and columns before the first of them.
+// The convolution at P places of a row; `in` points k / 2 rows and columns before the first place.
 template <int P>
 inline void convolve(const V* in, int64_t row, const V* taps, int64_t k, V* sums) {
   V total[P] = {};
@@ -75,7 +75,7 @@ inline void convolve(const V* in, int64_t row, const V* taps, int64_t k, V* sums
   for (int p = 0; p < P; ++p) sums[p] = total[p];
 }
 
-// Calls then(y, x, z) with the convolution at each place.
+// Calls then(y, x, z) with the convolution z at each place.
 template <int P, typename F>
 inline void convolve_map(const Levels& of, const Scratch& scratch, const V* in, const V* taps, int64_t k, F then) {
   V sums[P];
@@ -93,10 +93,10 @@ inline void each_convolution(const Levels& of, const Scratch& scratch, const V* 
   else convolve_map<8>(of, scratch, in, taps, k, then);
 }
 
-// N taps of a kernel's row, over some rows of places: sums of gradient times input.
+// Adds gradient times input, over some rows of places, to the sums of N taps of a kernel's row.
 template <int N>
 inline void add_products(const V* in, const V* gradient, int64_t row, int64_t rows, int64_t width, V* sums) {
-  constexpr int kAtOnce = N < 4 ? 3 : (N < 5 ? 2 : 1);  // sums that do not wait for one another
+  constexpr int kAtOnce = N < 4 ? 3 : (N < 5 ? 2 : 1);  // independent sums
   V total[kAtOnce][N] = {};
   for (; rows > 0; --rows, in += row, gradient += row) {
     int64_t x = 0;
@@ -110,7 +110,7 @@ inline void add_products(const V* in, const V* gradient, int64_t row, int64_t ro
     for (int n = 0; n < N; ++n) sums[n] += total[a][n];
 }
 
-// Taps j, j + 1, ... of a kernel's row, at most 7 of them: as many as have room in the registers. How many were taken.
+// Does so for the first of the remaining taps of a kernel's row, at most 7, which fit the registers. Returns how many.
 inline int64_t add_products_of(int64_t taps, const V* in, const V* gradient, int64_t row, int64_t rows, int64_t width,
                                V* sums) {
   switch (taps) {
@@ -119,13 +119,13 @@ inline int64_t add_products_of(int64_t taps, const V* in, const V* gradient, int
     case 3: add_products<3>(in, gradient, row, rows, width, sums); return 3;
     case 4: add_products<4>(in, gradient, row, rows, width, sums); return 4;
     case 5: add_products<5>(in, gradient, row, rows, width, sums); return 5;
-    case 9: add_products<5>(in, gradient, row, rows, width, sums); return 5;  // and then 4
+    case 9: add_products<5>(in, gradient, row, rows, width, sums); return 5;  // the remaining 4 follow
     case 6: add_products<6>(in, gradient, row, rows, width, sums); return 6;
     default: add_products<7>(in, gradient, row, rows, width, sums); return 7;
   }
 }
 
-// The gradient of a kernel [k * k], which is added to. Rows that the innermost cache holds are gone through k times.
+// Adds the gradient of a kernel to `to` [k * k]. Takes as many rows at a time as fit the L1 cache: each is read k times.
 inline void kernel_gradient(const Levels& of, const Scratch& scratch, const V* in, const V* gradient, int64_t k, V* to) {
   const int64_t at_once = std::max<int64_t>(1, 112 / of.width);
   for (int64_t y = 0; y < of.height; y += at_once)
@@ -135,7 +135,7 @@ inline void kernel_gradient(const Levels& of, const Scratch& scratch, const V* i
                              scratch.row(), std::min(at_once, of.height - y), of.width, to + i * k + j);
 }
 
-// What forward and backward begin with: the context with its bias, and the taps.
+// One vector of channels of one example; loads the context with its bias, and the taps.
 struct Block {
   const Levels& of;
   int64_t example, channel;
@@ -156,7 +156,7 @@ struct Block {
   }
 };
 
-// The sum of `of(place)` over a map, a row's by itself: one number after another, those of one sign lose digits.
+// The sum of `of(y, x)` over a map, row by row: a single running sum of values of one sign would lose digits.
 template <typename F>
 inline V sum_over(const Levels& levels, F of) {
   V total{};
@@ -196,9 +196,9 @@ inline void forward(const Block& block, float* out) {
   }
 }
 
-// `rising` is the sum's gradient. Written are the context's, and the parts that this block has of others: of the gates,
-// [H, W, L + 1], which are added to, and of taps and bias, a row of [sum of k * k + 1, C].
-inline void backward(const Block& block, const float* rising, float* to_context, float* to_gates, float* to_taps) {
+// `upstream` is the gradient of the sum. Writes the gradient of the context; adds this block's share of the gates'
+// gradient to `to_gates` [H, W, L + 1]; writes the gradients of taps and bias for one example, [sum of k * k + 1, C].
+inline void backward(const Block& block, const float* upstream, float* to_context, float* to_gates, float* to_taps) {
   const Levels& of = block.of;
   const int64_t count = of.count(), all_taps = of.rows_of_taps();
   Scratch scratch(of);
@@ -207,16 +207,16 @@ inline void backward(const Block& block, const float* rising, float* to_context,
   for (V*& map : contexts) map = scratch.padded_map();
   for (V*& map : slopes) map = scratch.map();
   V *gradient = scratch.padded_map(), *above = scratch.map(), *cotangent = scratch.map();
-  V *taps = scratch.take(all_taps), *turned = scratch.take(all_taps), *sums = scratch.take(all_taps);
+  V *taps = scratch.take(all_taps), *transposed = scratch.take(all_taps), *sums = scratch.take(all_taps);
   block.load_context(scratch, contexts[0]);
   block.load_taps(taps);
   std::fill(sums, sums + all_taps, V{});
 
-  std::vector<int64_t> first(count, 0);  // row of taps, of each level
+  std::vector<int64_t> first(count, 0);  // first row of each level's taps
   for (int64_t level = 0; level < count; ++level) {
     const int64_t k = of.sizes[level];
     if (level) first[level] = first[level - 1] + of.sizes[level - 1] * of.sizes[level - 1];
-    std::reverse_copy(taps + first[level], taps + first[level] + k * k, turned + first[level]);
+    std::reverse_copy(taps + first[level], taps + first[level] + k * k, transposed + first[level]);
     each_convolution(of, scratch, contexts[level], taps + first[level], k, [&](int64_t y, int64_t x, V z) {
       const V each = gelu_and_slope(z, &slopes[level][y * of.width + x]);
       contexts[level + 1][scratch.at(y, x)] = each;
@@ -226,7 +226,7 @@ inline void backward(const Block& block, const float* rising, float* to_context,
   V slope;
   const V global = gelu_and_slope(all / static_cast<float>(of.places()), &slope);
   for (int64_t place = 0; place < of.places(); ++place) {
-    cotangent[place] = load_some(rising + block.at(place), block.lanes) * of.scale;
+    cotangent[place] = load_some(upstream + block.at(place), block.lanes) * of.scale;
     to_gates[place * (count + 1) + count] += sum(cotangent[place] * global);
   }
   const V to_global = sum_over(of, [&](int64_t y, int64_t x) {
@@ -245,7 +245,7 @@ inline void backward(const Block& block, const float* rising, float* to_context,
         gradient[scratch.at(y, x)] = (each * block.gates(place)[level] + above[place]) * slopes[level][place];
       }
     kernel_gradient(of, scratch, contexts[level], gradient, k, sums + first[level]);
-    each_convolution(of, scratch, gradient, turned + first[level], k,
+    each_convolution(of, scratch, gradient, transposed + first[level], k,
                      [&](int64_t y, int64_t x, V z) { above[y * of.width + x] = z; });
   }
   for (int64_t place = 0; place < of.places(); ++place)

@@ -1,7 +1,7 @@
-// Products of matrices, float32: a linear layer's, and those of its gradients.
+// Matrix products in float32: of a linear layer, and of its gradients.
 //
-// A product is shared out in blocks of its rows and columns, and a block goes through what is added up a few hundred
-// numbers at a time, which are put beside each other first. A tile is as many of its sums as fill the registers.
+// A task computes one block of rows and columns. It packs a few hundred values of the summed dimension at a time into
+// contiguous memory. A tile is the part of a block whose sums fill the registers.
 #pragma once
 
 #include <algorithm>
@@ -12,40 +12,40 @@
 constexpr int kTileRows = kLanes == 16 ? 14 : 6;
 constexpr int kTileColumns = 2 * kLanes;
 constexpr int64_t kDepth = DEPTH_OF_PRODUCT;
-constexpr int64_t kRowStride = kDepth + kLanes;  // or rows would fall on one another in the cache
+constexpr int64_t kRowStride = kDepth + kLanes;  // not a power of two: rows would evict each other from the cache
 constexpr int64_t kRowsOfBlock = 224, kColumnsOfBlock = 256;
-static_assert(COLUMNS_OF_TILES % kTileColumns == 0, "what kernels are packed into has room for whole tiles");
+static_assert(COLUMNS_OF_TILES % kTileColumns == 0, "memory for packed kernels must hold whole tiles");
 
-// [rows, columns] of numbers; turned, it lies in memory as [columns, rows].
+// A matrix [rows, columns]; if `transposed`, stored as [columns, rows].
 struct Matrix {
   const float* numbers;
   int64_t rows, columns;
-  bool turned;
+  bool transposed;
 
   const float* at(int64_t row, int64_t column) const {
-    return numbers + (turned ? column * rows + row : row * columns + column);
+    return numbers + (transposed ? column * rows + row : row * columns + column);
   }
 };
 
-// So many rows, columns, or numbers that are added up.
+// A range of rows, of columns, or of the summed dimension.
 struct Span {
   int64_t first, count;
 };
 
-// The i-th of `parts` that share so many alike, in whole units.
+// The i-th of `parts` about equal ranges of `all`, in multiples of `unit`.
 inline Span share(int64_t all, int64_t parts, int64_t i, int64_t unit = 1) {
   const int64_t units = (all + unit - 1) / unit;
   const int64_t first = std::min(all, i * units / parts * unit), end = std::min(all, (i + 1) * units / parts * unit);
   return {first, end - first};
 }
 
-// How many parts of at most so many, and columns with those that fill the last tile.
+// The number of parts of at most `most`; the number of columns rounded up to whole tiles.
 inline int64_t parts_of(int64_t all, int64_t most) { return (all + most - 1) / most; }
 inline int64_t in_whole_tiles(int64_t columns) { return parts_of(columns, kTileColumns) * kTileColumns; }
 
-// Rows of `a` side by side; or, of a turned one, the columns of each tile.
+// Packs rows of `a` with a stride of kRowStride; if `a` is transposed, packs each tile as [depth, rows of the tile].
 inline void pack_left(const Matrix& a, Span rows, Span depth, float* to) {
-  if (!a.turned) {
+  if (!a.transposed) {
     for (int64_t i = 0; i < rows.count; ++i)
       std::memcpy(to + i * kRowStride, a.at(rows.first + i, depth.first), depth.count * sizeof(float));
     return;
@@ -55,15 +55,15 @@ inline void pack_left(const Matrix& a, Span rows, Span depth, float* to) {
     const Span of = share(rows.count, tiles, t);
     const float* in = a.at(rows.first + of.first, depth.first);
     float* out = to + of.first * depth.count;
-    const bool room = rows.first + of.first + kLanes <= a.rows;  // what is written beyond is written again
+    const bool room = rows.first + of.first + kLanes <= a.rows;  // the excess is overwritten by the next column
     for (int64_t k = 0; k < depth.count; ++k, in += a.rows, out += of.count)
       if (room) store_some(out, load_some(in, kLanes), kLanes);
       else std::memcpy(out, in, of.count * sizeof(float));
   }
 }
 
-// A square of numbers turned in the registers: at each step pairs of rows change halves, then quarters, and so on.
-inline void turn_tile(V* tile) {
+// Transposes a square tile in the registers: pairs of rows exchange halves, then quarters, and so on.
+inline void transpose_tile(V* tile) {
 #pragma GCC unroll 4
   for (int half = kLanes / 2; half > 0; half /= 2) {
     I low, high;
@@ -81,12 +81,12 @@ inline void turn_tile(V* tile) {
   }
 }
 
-// Columns of `b`, those of a tile beside each other.
+// Packs columns of `b` as tiles [depth, kTileColumns].
 inline void pack_right(const Matrix& b, Span columns, Span depth, float* to) {
   const auto place = [=](int64_t k, int64_t n) {
     return to + (n - n % kTileColumns) * depth.count + k * kTileColumns + n % kTileColumns;
   };
-  if (!b.turned) {  // along some rows at a time, as memory is read best
+  if (!b.transposed) {  // a few rows at a time, for contiguous reads
     for (int64_t k = 0; k < depth.count; k += kLanes)
       each_vector(columns.count, [&](int64_t n, int lanes) {
         for (int64_t i = k; i < std::min(k + kLanes, depth.count); ++i)
@@ -101,7 +101,7 @@ inline void pack_right(const Matrix& b, Span columns, Span depth, float* to) {
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i)
         if (i < lanes) square[i] = load_some(b.at(depth.first + k, columns.first + n + i), count);
-      turn_tile(square);
+      transpose_tile(square);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i)
         if (i < count) store_some(place(k + i, n), square[i], kLanes);
@@ -109,7 +109,7 @@ inline void pack_right(const Matrix& b, Span columns, Span depth, float* to) {
   });
 }
 
-// Where a tile goes: its sums, or what is added to what was there.
+// Where a tile's sums are stored, or added if `add`.
 struct Place {
   float* to;
   int64_t stride;
@@ -123,13 +123,14 @@ struct Place {
   }
 };
 
-// The last columns. A call of its own, with sums in memory: in the tile's they would lie there from the beginning.
+// Stores the last, incomplete columns. A separate call with sums in memory: inlined, it would keep the sums of
+// `tile` in memory instead of registers.
 __attribute__((noinline)) inline void put_edge(const V* sums, int rows, int registers, const Place& place) {
   for (int i = 0; i < rows; ++i)
     for (int n = 0; n < registers; ++n) place.put(sums[i * registers + n], i, n);
 }
 
-// H rows and N registers of columns. `a` holds rows, or columns of H.
+// Computes H rows and N vectors of columns. `a` is packed as rows, or if kColumns as [depth, H].
 template <int H, int N, bool kColumns>
 inline void tile(const float* a, const float* b, int64_t depth, const Place& place) {
 #pragma GCC unroll 16
@@ -178,16 +179,16 @@ void tile_of(int64_t rows, const float* a, const float* b, int64_t depth, const 
 
 struct Product {
   Matrix a, b;
-  const float* packed;  // all of `b` as pack_right puts it, for every depth; or none: then blocks do so for themselves
+  const float* packed;  // all of `b` packed by pack_right; null: each block packs its part
 
-  // A block of the product, or of the part of it that adds up so many numbers.
+  // Computes a block of the product, summed over a range of the depth.
   void compute(Span rows, Span columns, Span depth, float* out) const {
     static thread_local std::vector<V> memory;
-    const int64_t left = (rows.count + 2) * kRowStride / kLanes + 1;  // and what is written beyond the last tile
+    const int64_t left = (rows.count + 2) * kRowStride / kLanes + 1;  // plus the excess of the last tile
     const int64_t needed = left + (packed ? 0 : in_whole_tiles(columns.count) * kDepth / kLanes);
     if (static_cast<int64_t>(memory.size()) < needed) memory.resize(needed);
     float *packed_a = reinterpret_cast<float*>(memory.data()), *packed_b = packed_a + left * kLanes;
-    const auto run = a.turned ? tile_of<kTileRows, true> : tile_of<kTileRows, false>;
+    const auto run = a.transposed ? tile_of<kTileRows, true> : tile_of<kTileRows, false>;
     const int64_t tiles = parts_of(rows.count, kTileRows);
     for (int64_t k = 0; k < depth.count; k += kDepth) {
       const Span some{depth.first + k, std::min(kDepth, depth.count - k)};
@@ -197,7 +198,7 @@ struct Product {
       pack_left(a, rows, some, packed_a);
       for (int64_t t = 0; t < tiles; ++t) {
         const Span of = share(rows.count, tiles, t);
-        const float* each = packed_a + of.first * (a.turned ? some.count : kRowStride);
+        const float* each = packed_a + of.first * (a.transposed ? some.count : kRowStride);
         float* to = out + (rows.first + of.first) * b.columns + columns.first;
         for (int64_t n = 0; n < columns.count; n += kTileColumns) {
           const int count = static_cast<int>(std::min<int64_t>(kTileColumns, columns.count - n));
@@ -208,7 +209,7 @@ struct Product {
   }
 };
 
-// Rows times a layer's kernel, which is packed once for all blocks: for each depth its tiles [depth, kTileColumns].
+// Multiplies rows by a layer's kernel, packed once for all blocks: tiles [depth, kTileColumns] for each range of depth.
 inline void rows_times_kernel(ffi::ThreadPool& pool, const Matrix& a, const Matrix& b, float* packed, float* out) {
   const int64_t groups = parts_of(b.columns, kColumnsOfBlock), depths = parts_of(b.rows, kDepth);
   run_tasks(pool, groups * depths, [=](int64_t task) {
@@ -225,7 +226,7 @@ inline void rows_times_kernel(ffi::ThreadPool& pool, const Matrix& a, const Matr
   });
 }
 
-// A kernel's gradient, which adds up over all rows: `parts` of them apart, [parts, a.rows, b.columns], if more than one.
+// Computes a kernel's gradient, a sum over all rows. Several `parts` are summed separately, [parts, a.rows, b.columns].
 inline void sum_over_rows(ffi::ThreadPool& pool, const Matrix& a, const Matrix& b, int64_t parts, float* apart,
                           float* out) {
   const Product product{a, b, nullptr};

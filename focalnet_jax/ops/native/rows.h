@@ -1,16 +1,16 @@
-// What works on every row [C] of a map by itself: LayerNorm, a bias with GELU, and their gradients.
+// Operations on single rows [C] of a map: LayerNorm, bias and GELU, and their gradients.
 //
-// Rows come in tasks. What they add to a gradient of all rows, of a bias or a scale, is written once for each task.
+// A task is a range of rows. Gradients summed over rows, of bias and scale, are written per task; XLA adds them up.
 #pragma once
 
 #include <cmath>
 
 #include "tasks.h"
 
-// Rows of a task: whole tiles of them, of some kNumbers numbers. ops/native/__init__.py counts tasks the same way.
+// Number of rows per task: a multiple of 16, about kNumbers values. `ops/native/__init__.py` computes the same number.
 inline int64_t rows_of_task(int64_t channels) { return std::max<int64_t>(1, kNumbers / channels / 16) * 16; }
 
-// Calls run(task, first, end) of the rows of each task.
+// Calls run(task, first, end) with the range of rows of each task.
 template <typename F>
 void run_rows(ffi::ThreadPool& pool, int64_t rows, int64_t channels, F run) {
   const int64_t each = rows_of_task(channels);
@@ -18,7 +18,7 @@ void run_rows(ffi::ThreadPool& pool, int64_t rows, int64_t channels, F run) {
             [=](int64_t task) { run(task, task * each, std::min(rows, (task + 1) * each)); });
 }
 
-// Calls run(at, lanes) of each register's worth of a row.
+// Calls run(at, lanes) for each vector of a row.
 template <typename F>
 inline void each_vector(int64_t channels, F run) {
   int64_t at = 0;
@@ -35,7 +35,7 @@ struct LayerNorm {
   float epsilon;
 
   struct Moments {
-    float mean, inverse;  // of the standard deviation
+    float mean, inverse;  // 1 / standard deviation
   };
 
   Moments moments(const float* row) const {
@@ -59,15 +59,15 @@ struct LayerNorm {
     }
   }
 
-  // `to_both` [2, C] is the part these rows have of the gradients of scale and bias.
-  void backward(int64_t first, int64_t end, const float* rising, float* to_x, float* to_both) const {
+  // Writes these rows' share of the gradients of scale and bias to `to_both` [2, C].
+  void backward(int64_t first, int64_t end, const float* upstream, float* to_x, float* to_both) const {
     std::fill(to_both, to_both + 2 * channels, 0.f);
     for (int64_t i = first * channels; i < end * channels; i += channels) {
       const Moments of = moments(x + i);
       V total{}, along{};
       each_vector(channels, [&](int64_t at, int lanes) {
         const V normal = (load_some(x + i + at, lanes) - of.mean) * of.inverse;
-        const V above = load_some(rising + i + at, lanes), scaled = above * load_some(scale + at, lanes);
+        const V above = load_some(upstream + i + at, lanes), scaled = above * load_some(scale + at, lanes);
         total += scaled;
         along += scaled * normal;
         add_some(to_both + at, above * normal, lanes);
@@ -76,14 +76,14 @@ struct LayerNorm {
       const float mean = sum(total) / channels, slope = sum(along) / channels;
       each_vector(channels, [&](int64_t at, int lanes) {
         const V normal = (load_some(x + i + at, lanes) - of.mean) * of.inverse;
-        const V scaled = load_some(rising + i + at, lanes) * load_some(scale + at, lanes);
+        const V scaled = load_some(upstream + i + at, lanes) * load_some(scale + at, lanes);
         store_some(to_x + i + at, (scaled - mean - normal * slope) * of.inverse, lanes);
       });
     }
   }
 };
 
-// A bias, then GELU.
+// Adds a bias, then applies GELU.
 struct Activation {
   int64_t rows, channels;
   const float *x, *bias;
@@ -99,14 +99,14 @@ struct Activation {
       });
   }
 
-  // And `y` once more, for the gradient of the weights it is multiplied by.
-  void backward(int64_t first, int64_t end, const float* rising, float* to_x, float* to_bias, float* y) const {
+  // Computes `y` again: the gradient of the next layer's kernel needs it.
+  void backward(int64_t first, int64_t end, const float* upstream, float* to_x, float* to_bias, float* y) const {
     std::fill(to_bias, to_bias + channels, 0.f);
     for (int64_t row = first; row < end; ++row)
       each_vector(channels, [&](int64_t at, int lanes) {
         V slope;
         store_some(y + row * channels + at, gelu_and_slope(input(row, at, lanes), &slope), lanes);
-        const V gradient = load_some(rising + row * channels + at, lanes) * slope;
+        const V gradient = load_some(upstream + row * channels + at, lanes) * slope;
         store_some(to_x + row * channels + at, gradient, lanes);
         add_some(to_bias + at, gradient, lanes);
       });

@@ -1,4 +1,4 @@
-// Work shared out to XLA's own threads. What a task is hangs on shapes alone, so that no number does on the threads.
+// Runs tasks on XLA's own threads. Tasks depend on shapes alone, so results do not depend on the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace ffi = xla::ffi;
 
 constexpr int64_t kNumbers = NUMBERS_OF_TASK;
 
-// Calls task(0) ... task(count - 1), here and on the threads of the pool that come to it before they are done.
+// Calls task(0) ... task(count - 1) on this thread and on the pool's free threads; returns when all are done.
 inline void run_tasks(ffi::ThreadPool& pool, int64_t count, std::function<void(int64_t)> task) {
   struct Shared {
     std::function<void(int64_t)> task;
@@ -34,7 +34,7 @@ inline void run_tasks(ffi::ThreadPool& pool, int64_t count, std::function<void(i
       }
     }
   };
-  auto shared = std::make_shared<Shared>();  // a thread may come when all is done and the caller gone
+  auto shared = std::make_shared<Shared>();  // a thread may start after the caller has returned
   shared->task = std::move(task);
   shared->count = count;
   const int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;

@@ -1,4 +1,4 @@
-// A register's worth of channels, and GELU of it. gelu.py's coefficients come in as macros, so that they stand once.
+// A vector of channels in one register, and GELU. The coefficients are macros defined by build.py from gelu.py.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ typedef int32_t I __attribute__((vector_size(4 * kLanes)));
 
 inline V all(float x) { return x - V{}; }
 
-// The first `lanes` channels, the others 0; all of them are one instruction.
+// Loads the first `lanes` channels, 0 for the others. All lanes together take one instruction.
 inline V load_some(const float* from, int lanes) {
   V x{};
   std::memcpy(&x, from, lanes == kLanes ? sizeof(V) : lanes * sizeof(float));
@@ -26,7 +26,7 @@ inline void store_some(float* to, V x, int lanes) {
   else std::memcpy(to, &x, lanes * sizeof(float));
 }
 
-// The sum of all lanes, by halves.
+// The sum of all lanes, by repeated halving.
 inline float sum(V x) {
   I lane;
   for (int i = 0; i < kLanes; ++i) lane[i] = i;
@@ -34,19 +34,19 @@ inline float sum(V x) {
   return x[0];
 }
 
-// exp of what is not positive: 2^n times the Taylor series of the rest, at most ln(2) / 2, to 6e-9.
+// exp(x) for x <= 0: 2^n times the Taylor series of the remainder, at most ln(2) / 2 in size; relative error 6e-9.
 inline V exp_below_0(V x) {
-  x = x < -87.f ? all(-87.f) : x;  // the smallest that is not denormal
+  x = x < -87.f ? all(-87.f) : x;  // exp(x) is denormal below this
   const I n = __builtin_convertvector(x * 1.44269504f - 0.5f, I);
   const V whole = __builtin_convertvector(n, V);
-  const V r = x - whole * 0.693359375f + whole * 2.12194440e-4f;  // ln(2) in two parts, the first exact times n
+  const V r = x - whole * 0.693359375f + whole * 2.12194440e-4f;  // ln(2) in two parts: n times the first is exact
   constexpr float taylor[] = {1.f / 5040, 1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 1.f / 2, 1, 1};
   V series = all(taylor[0]);
   for (int i = 1; i < 8; ++i) series = series * r + taylor[i];
   return (V)((n + 127) << 23) * series;
 }
 
-// The normal distribution's Phi, as a quotient of polynomials (gelu.py's _normal_as_quotient).
+// The cumulative normal distribution Phi, as a quotient of polynomials (_normal_as_quotient of gelu.py).
 inline V normal(V z) {
   constexpr float numerator[] = {GELU_NUMERATOR}, denominator[] = {GELU_DENOMINATOR};
   constexpr int powers = sizeof(numerator) / 4 - 1, powers_below = sizeof(denominator) / 4 - 1;
@@ -60,7 +60,7 @@ inline V normal(V z) {
 
 inline V gelu(V z) { return z * normal(z); }
 
-// And its derivative, Phi(z) + z phi(z).
+// GELU, and its derivative Phi(z) + z phi(z) in `slope`.
 inline V gelu_and_slope(V z, V* slope) {
   const V phi = normal(z);
   *slope = phi + z * exp_below_0(-0.5f * z * z) * 0.398942280f;

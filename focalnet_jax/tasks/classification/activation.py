@@ -8,7 +8,7 @@ import numpy as np
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet
-from focalnet_jax.model.compiled import compiled
+from focalnet_jax.model.jitted import jitted
 
 
 def class_activation(model: FocalNet, images: jax.Array, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +39,7 @@ def class_activation(model: FocalNet, images: jax.Array, classes: np.ndarray) ->
     return np.asarray(maps), np.asarray(logits)
 
 
-@compiled
+@jitted
 def _class_activation(model: FocalNet, images: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
     last = model.features(images)[-1]
     weights = model.head.kernel[...].T[classes]  # [B, K', C]

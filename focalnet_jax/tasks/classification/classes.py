@@ -21,10 +21,10 @@ from focalnet_jax.data.labels import (
     match_classes,
 )
 from focalnet_jax.data.relabelled import Relabelled, labels_present
-from focalnet_jax.data.source import Source, check_labels
+from focalnet_jax.data.source import Source, check_class_count
 from focalnet_jax.distributed.startup import is_first
 from focalnet_jax.errors import UserError
-from focalnet_jax.tasks.task import MAIN
+from focalnet_jax.settings import MAIN
 
 Competing = int | np.ndarray | None
 _SHOWN = 5
@@ -116,7 +116,7 @@ def label_training(config: FrozenConfigDict, source: Source, classifier: Classif
         split = f"split {config.data.train_split}"
         source, matching = _relabelled(source, classifier, split)
         _print_matching(split, source, matching, classifier)
-    check_labels(source, config.model.num_classes)
+    check_class_count(source, config.model.num_classes)
     if fresh and config.model.num_classes == 1:  # only here: an existing run with one class can still be resumed
         raise UserError(
             f"the data has only one class, {source.class_names[0]}: expected two or more, each with a folder, such as "

@@ -19,7 +19,7 @@ from focalnet_jax.data.preprocessing import USUAL, Normalization, Preprocessing,
 from focalnet_jax.data.transforms import EvalTransform, eval_transform
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNet
-from focalnet_jax.model.compiled import compiled
+from focalnet_jax.model.jitted import jitted
 from focalnet_jax.tasks.classification.activation import class_activation
 from focalnet_jax.tasks.classification.prediction import ClassPrediction
 from focalnet_jax.tasks.task import Activation
@@ -131,12 +131,12 @@ class Classifier:
         ]
 
 
-@compiled
+@jitted
 def _outputs(model: FocalNet, images: jax.Array) -> jax.Array:
     return model(images)
 
 
-@partial(compiled, static_argnums=(2,))
+@partial(jitted, static_argnums=(2,))
 def _logits(model: FocalNet, images: jax.Array, normalization: Normalization) -> jax.Array:
     return model(normalize(images, normalization))
 

@@ -11,7 +11,7 @@ from focalnet_jax.data.slices import EvenlySpaced
 from focalnet_jax.data.source import Source
 from focalnet_jax.data.sources import open_source
 from focalnet_jax.errors import UserError
-from focalnet_jax.tasks.task import MAIN
+from focalnet_jax.settings import MAIN
 
 
 def open_evaluations(config: FrozenConfigDict) -> dict[str, Source]:

@@ -24,6 +24,7 @@ from focalnet_jax.data.source import Source
 from focalnet_jax.model import FocalNet, summarize
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.summary import Summary
+from focalnet_jax.settings import MAIN
 from focalnet_jax.settings import classification as settings
 from focalnet_jax.tasks.classification.accuracy import Accuracy
 from focalnet_jax.tasks.classification.captions import captions
@@ -40,7 +41,7 @@ from focalnet_jax.tasks.classification.host import ClassificationHost, make_host
 from focalnet_jax.tasks.classification.mixing import Mixing, make_mixing, prepare_batch
 from focalnet_jax.tasks.classification.preprocessing import note_difference, weights_preprocessing
 from focalnet_jax.tasks.classification.weights import class_weights, unweigh, weigh
-from focalnet_jax.tasks.task import MAIN, Metrics
+from focalnet_jax.tasks.task import Metrics
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from flax import nnx
 T = TypeVar("T")
 
 
-def compiled(function: Callable[..., T], static_argnums: tuple[int, ...] = ()) -> Callable[..., T]:
+def jitted(function: Callable[..., T], static_argnums: tuple[int, ...] = ()) -> Callable[..., T]:
     """Returns `function(model, *arguments)` compiled, for functions that do not change the model.
 
     At each call, `nnx.jit` removes the module's attributes and sets them again, so a concurrent call in another thread
