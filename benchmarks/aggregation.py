@@ -1,7 +1,8 @@
-"""The implementations of the context aggregation side by side on this machine: python -m benchmarks.aggregation.
+"""Times the implementations of the context aggregation on this machine: python -m benchmarks.aggregation.
 
-Prints, for each stage of FocalNet-B LRF, the milliseconds of every implementation that the platform has, forward alone
-and with all gradients. The last line is one JSON object. --precision float32 computes in float32 rather than bfloat16.
+Prints, for each stage of FocalNet-B LRF, the milliseconds of every implementation that the platform supports, for the
+forward pass alone and with all gradients. The last line is one JSON object. --precision float32 computes in float32
+instead of bfloat16.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ KERNELS = (3, 5, 7)
 
 
 def milliseconds(function: Callable[..., Any], *arguments: Any, rounds: int = 5, calls: int = 20) -> float:
-    """Returns the median over rounds of the time of `calls` calls in a row, after one that compiles."""
+    """Returns the milliseconds per call, the median over rounds of `calls` calls, after a first call that compiles."""
     jax.block_until_ready(function(*arguments))
     taken = []
     for _ in range(rounds):
@@ -48,7 +49,7 @@ def with_gradients(function: Callable[..., jax.Array], arguments: Any, cotangent
 
 
 def implementations() -> list[str]:
-    """Names of the implementations that this platform has."""
+    """Returns the names of the implementations that this platform supports."""
     found = []
     for name in names("aggregation")[1:]:
         try:

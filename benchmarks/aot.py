@@ -1,8 +1,8 @@
 """Compiles the recipes for hardware that is not available: python -m benchmarks.aot FILE.jsonl.
 
-Runs `python -m focalnet_jax.aot` for each row below, some minutes each on two CPU cores, and appends its output to
-the file; rows that the file contains are not run again. Then writes the table in docs/scale.md between its marks.
-Needs the compiler for TPUs: pip install 'focalnet_jax[tpu]'.
+Runs `python -m focalnet_jax.aot` for each of ROWS, which takes some minutes per row on two CPU cores, and appends the
+result to the file. Rows that the file already contains are not run again. Then writes the table between the marks in
+docs/scale.md. Needs the compiler for TPUs: pip install 'focalnet_jax[tpu]'.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BEGIN, END = "<!-- python -m benchmarks.aot writes from here -->\n", "<!-- to he
 
 
 def row(recipe: str, topology: str, batch: int, fsdp: int = 1) -> list[str]:
-    """Arguments of one compilation."""
+    """Returns the arguments of one compilation."""
     settings = (("batch_size", batch), ("mesh.fsdp", fsdp))
     overrides = [f"--config.{key}={value}" for key, value in settings]
     return ["--config", f"configs/{recipe}", "--topology", topology, *overrides]
@@ -45,12 +45,12 @@ ROWS = [
 
 
 def key(result: dict[str, Any]) -> tuple[Any, ...]:
-    """Fields that distinguish rows."""
+    """Returns the fields by which rows are sorted."""
     return tuple(result[name] for name in ("model", "num_classes", "image_size", "topology", "global_batch"))
 
 
 def line(result: dict[str, Any]) -> str:
-    """One row of the table."""
+    """Returns one row of the table."""
     sent = sum((result["collective_bytes_per_device"] or {}).values()) / 1e6
     seconds, mfu = result["estimated_step_seconds"], result["estimated_mfu"]
     memory = result["hbm_bytes_per_device"]
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
             file.write(json.dumps(done[-1]) + "\n")
     head = (
         "| model | topology | data x fsdp | images per chip, remat | fits | step | MFU | images/s per chip "
-        "| sends per step |"
+        "| sent per device and step |"
     )
     table = "\n".join([head, "|" + "---|" * (head.count("|") - 1), *map(line, sorted(done, key=key))])
     text = DOCUMENT.read_text()

@@ -1,10 +1,10 @@
-"""The cost of a checkpoint: how long saving blocks a run, how long a save takes, and how fast one is verified.
+"""Measures how long saving a checkpoint blocks a run, how long a save takes, and how fast files are verified.
 
   python -m benchmarks.checkpoint [--models tiny_srf large_fl4] [--rounds 3] [--folder DIR]
 
 The state is a model's parameters with AdamW's two moments. A save ends when its files are written, read back for their
-SHA-256 and listed. Files are verified from the disk, not from memory. DIR is on the disk to measure; a temporary
-one by default.
+SHA-256, and listed in the manifest. Files are verified from the disk, not from memory. DIR is a folder on the disk to
+measure (default: a temporary folder).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from focalnet_jax.programs.run_command import run_command
 
 
 def state_of(model: str) -> dict[str, object]:
-    """Arrays with the shapes of a train state, with all values different."""
+    """Returns arrays with the shapes of a train state; all values are different."""
     rng = np.random.default_rng(0)
     shapes = param_shapes(variant_config(f"focalnet_{model}"))
     params, mu, nu = (
@@ -43,7 +43,7 @@ def state_of(model: str) -> dict[str, object]:
 
 
 def forget(folder: Path) -> None:
-    """Drops the files from the page cache, so that they are read from the disk next time."""
+    """Drops the files from the page cache, so that the next read comes from the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -52,7 +52,7 @@ def forget(folder: Path) -> None:
 
 
 def measure(model: str, rounds: int, folder: Path) -> dict[str, object]:
-    """Returns medians over rounds of both kinds of save in turns."""
+    """Returns medians over rounds, in which saves in the background and saves that are waited for alternate."""
     items = state_of(model)
     changed = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)  # as a step does
     checkpoints = Checkpoints(folder, "eval/top1", keep_latest=1, keep_best=0)
@@ -87,7 +87,7 @@ def measure(model: str, rounds: int, folder: Path) -> dict[str, object]:
 
 
 def main(arguments: list[str]) -> int:
-    """Measures, prints one line per model, and everything as JSON."""
+    """Measures; prints one line per model, and a last line with all results as JSON."""
     parser = make_parser(__doc__)
     names = [name.removeprefix("focalnet_") for name in list_models()]
     parser.add_argument("--models", nargs="+", choices=names, default=["tiny_srf", "large_fl4"])

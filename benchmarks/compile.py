@@ -1,8 +1,8 @@
-"""Compile time by depth: python -m benchmarks.compile.
+"""Measures how compile time grows with depth: python -m benchmarks.compile.
 
-Compiles the train step of a small FocalNet, with 18 and with 36 blocks in its third stage, in turns and without a
-cache, with scanned and with unrolled blocks. The last line is one JSON object: seconds, and the ratio of the deeper
-model over the shallower one.
+Compiles the train step of a small FocalNet with 18 and with 36 blocks in its third stage, alternately and without a
+cache, with scanned and with unrolled blocks. The last line is one JSON object: seconds, and the compile time of the
+deeper model divided by that of the shallower model.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Converts full-size models through every format and measures it: python benchmarks/conversion.py [NAME ...].
+"""Measures conversions of full-size models through every format: python benchmarks/conversion.py [NAME ...].
 
-Needs torch (`make parity` makes an environment with it: .venv-parity/bin/python). Random weights go from a checkpoint
-to the original's .pth, to timm, to Hugging Face, back to a checkpoint and to timm again, each in a process of its own;
-the two timm files must be equal. Prints one row per variant, and one JSON line: seconds and peak memory (GB) of each
-conversion.
+Needs torch (`make parity` creates an environment with it: .venv-parity/bin/python). Random weights are converted from a
+checkpoint to the original's .pth, to timm, to Hugging Face, back to a checkpoint and to timm again, each in a separate
+process. The two timm files must be equal. Prints one row per variant, and one JSON line with seconds and peak memory
+(GB) of each conversion.
 """
 
 import json
@@ -48,7 +48,7 @@ def make_checkpoint(name: str, folder: Path) -> None:
 
 
 def through_every_format(name: str, folder: Path) -> dict[str, tuple[float, float]]:
-    # In a process of its own, because its memory would count towards the peak of the next ones.
+    # A separate process, because memory used in this one would count towards the peaks of the conversions.
     making = multiprocessing.get_context("spawn").Process(target=make_checkpoint, args=(name, folder / "checkpoint"))
     making.start()
     making.join()
@@ -74,7 +74,7 @@ def through_every_format(name: str, folder: Path) -> dict[str, tuple[float, floa
             round(usage.ru_maxrss / 1e6, 2),
         )
     if sha256(folder / "third.safetensors") != sha256(folder / "again.safetensors"):
-        sys.exit(f"error: {name} did not come back bit for bit")
+        sys.exit(f"error: the weights of {name} changed in a round trip through all formats; expected equal timm files")
     return measured
 
 

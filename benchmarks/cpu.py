@@ -1,8 +1,8 @@
-"""FocalNet on this machine's CPU compared with timm's, float32: python -m benchmarks.cpu [--models tiny_lrf base_srf].
+"""Compares FocalNet's speed with timm's on this CPU, float32: python -m benchmarks.cpu [--models tiny_lrf base_srf].
 
-Measures inference and train step, with timm eager and compiled, in turns in one run; needs torch and timm (make parity
-installs both into .venv-parity). The last line is one JSON object; a ratio is ours over timm's faster mode. On Linux
-all of them keep and reuse their memory, in large pages (docs/performance.md).
+Alternates measurements of inference and train step of this package, timm eager and timm compiled. Needs torch and timm
+(make parity installs both into .venv-parity). The last line is one JSON object; a ratio is our speed divided by that of
+timm's faster mode. On Linux all processes keep and reuse their memory, in large pages (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MEMORY = ":".join(
 
 
 def keep_memory() -> None:
-    """Restarts this program if needed: the C library reads its memory settings when a process starts."""
+    """Restarts this program with GLIBC_TUNABLES, which the C library reads only when a process starts."""
     if "GLIBC_TUNABLES" not in os.environ:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": MEMORY})
 

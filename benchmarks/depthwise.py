@@ -1,8 +1,8 @@
-"""The depthwise convolution's implementations side by side on this machine: python benchmarks/depthwise.py.
+"""Times the implementations of the depthwise convolution on this machine: python benchmarks/depthwise.py.
 
 Prints, for each shape of FocalNet-T LRF, the milliseconds of XLA's grouped convolution and of the CPU implementation,
-forward alone and with both gradients, and their ratio. The last line is one JSON object with the ratios' geometric
-means.
+for the forward pass alone and with both gradients, and their ratio. The last line is one JSON object with the geometric
+means of the ratios.
 """
 
 import json

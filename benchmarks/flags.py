@@ -1,4 +1,4 @@
-"""Command lines of benchmarks; `focalnet_jax.programs.run_command.run_command` reports mistakes in one line."""
+"""Command line arguments that the benchmarks share."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from focalnet_jax.programs.flags import Parser
 
 
 def make_parser(description: str) -> Parser:
-    """Returns a parser with a module's docstring as its help."""
+    """Returns a parser with the docstring of a module as its help."""
     return Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
 
 def check_overrides(overrides: Sequence[str], **settings: str) -> None:
     """Raises `UserError` for a setting that a benchmark does not support.
 
-    `settings` maps the names of such settings, or of groups of settings, with `__` for `.`, to the reason. `model.name`
-    is never supported, because --model sets it.
+    `settings` maps config keys or sections, with `__` instead of `.`, to the reason why they cannot be set.
+    `model.name` is never supported, because --model sets it.
     """
     for name, why in {"model__name": "--model sets the model", **settings}.items():
         setting = f"--config.{name.replace('__', '.')}"
@@ -31,13 +31,13 @@ def check_overrides(overrides: Sequence[str], **settings: str) -> None:
 
 
 def load_recipe(model: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
-    """Returns the ImageNet-1K recipe of a variant in bfloat16, without data.
+    """Returns the config of the ImageNet-1K recipe for a variant, in bfloat16 and without data.
 
     Raises:
-      UserError: `model` is empty or no variant.
+      UserError: `model` is empty or not a variant.
     """
     if not model:
-        raise UserError("--model is empty: expected a variant such as base_lrf")
+        raise UserError("--model is empty; expected a variant such as base_lrf")
     settings = ["--config.data.path=none", "--config.precision=bfloat16", *overrides]
     return load_config(f"configs/imagenet1k.py:{model}", settings)
 
@@ -50,7 +50,7 @@ def positive(text: str) -> int:
 
 
 def images(text: str) -> int:
-    """Parses the number of images of a batch on one device."""
+    """Parses the number of images per device."""
     count = positive(text)
     if count > MAX_BATCH_PER_DEVICE:
         raise argparse.ArgumentTypeError(f"{text}: expected at most {MAX_BATCH_PER_DEVICE} images")

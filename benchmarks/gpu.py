@@ -1,9 +1,9 @@
-"""FocalNet on this machine's GPU compared with timm's, bfloat16.
+"""Compares the speed of FocalNet with timm's on this machine's GPU, bfloat16.
 
   python -m benchmarks.gpu [--models base_lrf] [--batch 64] [--config.KEY=VALUE ...]
 
-Measures inference and train step, with timm eager and compiled, in turns in one run; needs torch and timm. Compiling
-takes minutes. The last line is one JSON object; a ratio is ours over timm's faster mode.
+Alternates measurements of inference and train step of this package, timm eager and timm compiled. Needs torch and timm.
+Compiling takes minutes. The last line is one JSON object; a ratio is our speed divided by that of timm's faster mode.
 """
 
 from __future__ import annotations

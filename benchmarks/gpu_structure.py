@@ -1,11 +1,13 @@
-"""A train step as the compiler for NVIDIA GPUs compiles it, on a machine without a GPU.
+"""Inspects a train step compiled for an NVIDIA GPU, on a machine without a GPU.
 
   python -m benchmarks.gpu_structure [--model base_lrf] [--batch 64] [--topology h100:1] [--config.KEY=VALUE ...]
 
 Prints the libraries that the program calls (cuDNN, cuBLAS, Triton), the registers and spilled bytes of its Triton
-kernels, and its memory; the last line is one JSON object. Nothing is autotuned, so a real device may use other kernels,
-and there are no times. Needs jax-cuda12-plugin and jax-cuda12-pjrt of jax's version (pip install --no-deps) and, for
-registers, ptxas: pip install --no-deps 'nvidia-cuda-nvcc-cu12<13'.
+kernels, and its memory. The last line is one JSON object. XLA does not autotune here, so it may choose other kernels on
+a real device, and no times are estimated.
+
+Needs jax-cuda12-plugin and jax-cuda12-pjrt of jax's version (pip install --no-deps) and, for registers, ptxas:
+pip install --no-deps 'nvidia-cuda-nvcc-cu12<13'.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ from benchmarks.flags import check_overrides, images, load_recipe, make_parser
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.run_command import run_command
 
-_ARCHITECTURES = {"h100": "sm_90a", "a100": "sm_80"}  # as ptxas calls them
+_ARCHITECTURES = {"h100": "sm_90a", "a100": "sm_80"}  # names in ptxas
 
 
 def compiled_step(config: Any, topology: str, dump: Path) -> Any:
-    """Returns the compiled train step; the compiler writes its kernels to `dump`."""
+    """Returns the compiled train step. The compiler writes its kernels to the folder `dump`."""
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump}"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
@@ -46,13 +48,13 @@ def compiled_step(config: Any, topology: str, dump: Path) -> Any:
 
 
 def find_ptxas() -> str | None:
-    """Returns the path of NVIDIA's assembler: the package's, or the machine's."""
+    """Returns the path of ptxas, NVIDIA's assembler, from its Python package or else from PATH."""
     packaged = [path for folder in sys.path for path in Path(folder).glob("nvidia/cuda_nvcc/bin/ptxas")]
     return str(packaged[0]) if packaged else shutil.which("ptxas")
 
 
 def kernels(dump: Path, ptxas: str, architecture: str) -> dict[str, dict[str, int]]:
-    """Registers and spilled bytes per thread of this package's kernels."""
+    """Returns the registers and spilled bytes per thread of this package's kernels."""
     found = {}
     for path in sorted(dump.glob("*.ptx")):
         done = subprocess.run(

@@ -1,11 +1,11 @@
-"""Images per second and core from files to batches, compared with timm: python -m benchmarks.input.
+"""Compares the speed of reading image files into batches with timm's: python -m benchmarks.input.
 
-Needs the environment of `make parity` (`.venv-parity/bin/python`). Writes JPEGs of real photos, 500 pixels wide as
-ImageNet's, and reads them in turns with this package's loader and with a torch DataLoader of timm's `create_transform`,
-with the same recipe and image size. Both end at uint8 batches; normalization, erasing and mixing run on the device in
-both. Figures are images per second of processor time. Then it measures this package's stages one by one, and both
-loaders by number of reading processes in wall time. The last line is one JSON object; `full_recipe_ratio` and
-`plain_ratio` are ours over timm's images per second and core.
+Needs the environment of `make parity` (`.venv-parity/bin/python`). Writes JPEGs of real photos, 500 pixels wide like
+ImageNet's, and reads them alternately with this package's loader and with a torch DataLoader that uses timm's
+`create_transform`, with the same recipe and image size. Both return uint8 batches, because normalization, erasing and
+mixing run on the device in both. The speed is measured in images per second of processor time. Then the benchmark
+measures each stage of this package's loader, and both loaders in wall time with one and two reading processes. The last
+line is one JSON object; `full_recipe_ratio` and `plain_ratio` are our speed divided by timm's.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _WARM_UP = 10  # batches per reading process
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Writes `count` JPEGs in two classes, 500x375 or 375x500: crops of photos of scikit-learn and scikit-image."""
+    """Writes `count` JPEGs, 500x375 or 375x500, in two classes: crops of photos in scikit-learn and scikit-image."""
     from skimage import data as photos
     from sklearn.datasets import load_sample_images
 
@@ -62,7 +62,7 @@ def write_images(folder: Path, count: int) -> None:
 
 
 def ours(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.ndarray]:
-    """Returns batches of this package; with no workers, one thread reads."""
+    """Yields batches of this package's loader; if `workers` is 0, one thread reads."""
     augments = list(filter(None, [parse_policy(policy)]))
     host = ClassificationHost(transforms.train_transform(SIZE, CROP, RATIO, 0.5, augments), None)
     reading = ReadOptions(threads=1, workers=workers)
@@ -72,7 +72,7 @@ def ours(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.n
 
 
 def timms(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.ndarray]:
-    """Returns batches of timm's transform and collate function in a torch DataLoader."""
+    """Yields batches of a torch DataLoader with timm's transform and collate function."""
     import torch
     from timm.data import create_transform
     from timm.data.loader import fast_collate
@@ -82,7 +82,7 @@ def timms(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.
     transform = create_transform(
         SIZE,
         is_training=True,
-        use_prefetcher=True,  # uint8 out, the rest on the device
+        use_prefetcher=True,  # returns uint8; the device does the rest
         auto_augment=policy or None,
         color_jitter=None,
         interpolation="bicubic",
@@ -108,13 +108,13 @@ def timms(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.
 
 
 def processor_seconds() -> float:
-    """Returns the processor time of this process and its finished and running threads."""
+    """Returns the processor time of this process, including finished threads."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 def per_core(loader: Callable[..., Iterator[np.ndarray]], folder: Path, policy: str, batches: int) -> float:
-    """Returns images per second of processor time, without the first batch (compilation, opening files)."""
+    """Returns images per second of processor time. The first batch (compilation, opening files) is not counted."""
     stream = loader(folder, policy, 0, batches + 1)
     next(stream)
     begun = processor_seconds()
@@ -152,14 +152,15 @@ def _each(function: Callable[[int], object], count: int) -> float:
 
 
 def per_wall_second(loader: Callable[..., Iterator[np.ndarray]], folder: Path, workers: int, batches: int) -> float:
-    """Returns images per second of wall time with `workers` reading processes, once all have loaded their code."""
+    """Returns images per second of wall time with `workers` reading processes, after all of them have started."""
+    # Longer than the measured part, because the processes must still read ahead at its end, as at its beginning.
     stream = loader(folder, POLICY, workers, batches + 2 * _WARM_UP * workers)
     for _ in range(_WARM_UP * workers):
         next(stream)
     begun = time.perf_counter()
     count = sum(len(next(stream)) for _ in range(batches))
     seconds = time.perf_counter() - begun
-    for _ in stream:  # otherwise batches read ahead would count at the end but not at the start
+    for _ in stream:  # ends the reading processes
         pass
     return count / seconds
 
@@ -179,7 +180,7 @@ def main(arguments: list[str]) -> None:
         print(f"{flags.images} JPEGs, {size / 1000:.0f} kB on average; {os.cpu_count()} cores")
         for kind, policy in (("full_recipe", POLICY), ("plain", "")):
             rates = {"ours": [], "timm": []}
-            for _ in range(flags.rounds):  # in turns, so that other load on the machine slows both
+            for _ in range(flags.rounds):  # alternates, so that other load on the machine slows both
                 rates["ours"].append(per_core(ours, folder, policy, flags.batches))
                 rates["timm"].append(per_core(timms, folder, policy, flags.batches))
             ratios = [a / b for a, b in zip(rates["ours"], rates["timm"], strict=True)]

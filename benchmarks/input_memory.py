@@ -1,7 +1,7 @@
-"""Resident memory over many batches: python -m benchmarks.input_memory [--batches 100000].
+"""Measures resident memory while reading many batches: python -m benchmarks.input_memory [--batches 100000].
 
-Reads batches of 8 digits at 32 px with the whole augmentation, two threads. The last line is one JSON object: resident
-megabytes after a tenth of the batches, at the end, and the largest in between.
+Reads batches of 8 digits at 32 px with the whole augmentation and two threads. The last line is one JSON object:
+resident megabytes after a tenth of the batches, at the end, and the largest value in between.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Plain Flax implementations of FocalNet and ConvNeXt, with which benchmarks/tpu_cost.py compares.
+"""Plain Flax implementations of FocalNet and ConvNeXt, for comparison in benchmarks/tpu_cost.py.
 
-Unrolled blocks, XLA's own convolutions, one projection for query, context and gates, exact GELU, bfloat16.
+They have unrolled blocks, XLA's convolutions, one projection for query, context and gates, and exact GELU, in bfloat16.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ gelu = partial(jax.nn.gelu, approximate=False)
 
 
 class FocalBlock(nnx.Module):
-    """FocalNet's block, with norms, LayerScale and the division by L + 1 as in the model's config."""
+    """A FocalNet block. The config selects norms, LayerScale and the division of the modulator by L + 1."""
 
     def __init__(self, model: FocalNetConfig, stage: int, rngs: nnx.Rngs):
         dim, sizes = model.dims[stage], model.kernel_sizes(stage)
@@ -81,7 +81,7 @@ class FocalBlock(nnx.Module):
 
 
 class ConvNextBlock(nnx.Module):
-    """Depthwise 7x7, LayerNorm, MLP, LayerScale (arXiv 2201.03545)."""
+    """A ConvNeXt block: depthwise 7x7, LayerNorm, MLP, LayerScale (arXiv 2201.03545)."""
 
     def __init__(self, model: FocalNetConfig, stage: int, rngs: nnx.Rngs):
         dim = model.dims[stage]
@@ -95,7 +95,7 @@ class ConvNextBlock(nnx.Module):
 
 
 class Net(nnx.Module):
-    """Blocks in stages, each after an embedding; `overlapping` embeddings as with `use_conv_embed`."""
+    """A classifier with an embedding and blocks in each stage; `overlapping` stands for `use_conv_embed`."""
 
     def __init__(self, block, model: FocalNetConfig, depths: Sequence[int], overlapping: bool, rngs: nnx.Rngs):
         dims = model.dims

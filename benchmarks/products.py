@@ -1,8 +1,9 @@
-"""The matrix products of an MLP on a CPU, float32, by XLA, this package and PyTorch: python -m benchmarks.products.
+"""Times the matrix products of an MLP in XLA, this package and PyTorch, on a CPU: python -m benchmarks.products.
 
-Measures, for each stage of FocalNet-B, the MLP's two layers, their inputs' gradients and their weights', in 10^9
-operations per second, the best of ten. Needs torch (make parity installs it into .venv-parity). The last line is one
-JSON object: geometric means of XLA's and ours (ops/product.py) over PyTorch's.
+Measures the two layers of the MLP of each stage of FocalNet-B, and the gradients of their inputs and weights, in
+float32. Prints 10^9 operations per second, the best of ten. Needs torch (make parity installs it into .venv-parity).
+The last line is one JSON object with geometric means of the speeds of XLA and of this package (ops/product.py) divided
+by PyTorch's.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> None:
     need("torch")
     os.environ["JAX_PLATFORMS"] = "cpu"
     keep_memory()
-    from focalnet_jax.ops import native  # imported here, because it imports jax, which reads the environment
+    from focalnet_jax.ops import native  # imported here, because importing JAX reads the environment
 
     if native.register() is None:
         raise UserError(f"our products cannot be used here: {native.why_not()}")
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _rates(batch: int, size: int, inputs: int, outputs: int) -> dict[str, list[float]]:
-    """Rates of each of the products, by implementation."""
+    """Returns the speeds of each product in 10^9 operations per second, by implementation."""
     import jax
     import jax.numpy as jnp
     import torch

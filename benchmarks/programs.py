@@ -1,9 +1,9 @@
-"""Hashes of the programs that runs compute: python -m benchmarks.programs > before.txt.
+"""Prints hashes of the lowered train and eval steps: python -m benchmarks.programs > before.txt.
 
-Run it before and after a change of the code, and compare the files. Lowers the train and the eval step of recipes for
-one device and for 8 virtual ones (data, fsdp and tensor 2 each): plain, with an average of the weights, with frozen
-parameters and with statistics. Prints one line per program: a SHA-256 of its StableHLO without the module's name. Equal
-lines mean equal programs.
+Run it before and after a change of the code, and compare the files: equal lines mean equal programs. Lowers the train
+and the eval step of recipes for one device and for 8 virtual devices (data, fsdp and tensor 2 each): unchanged, with an
+average of the weights, with frozen parameters, and with statistics. Prints one line per program with the SHA-256 of its
+StableHLO without the module's name.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OPTIONS = {
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, prints the lines."""
+    """Prints a line for each program."""
     parser = make_parser(__doc__)
     parser.add_argument(
         "--recipe", action="append", metavar="FILE.py[:VARIANT]", help="recipes to hash (default: four of them)"

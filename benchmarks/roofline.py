@@ -1,15 +1,21 @@
-"""Lower bounds of the time of a block with its gradients, by stage and chip: python -m benchmarks.roofline [--compile].
+"""Prints lower bounds on the time of a block with its gradients: python -m benchmarks.roofline [--compile].
 
   python -m benchmarks.roofline --model focalnet_base_lrf --batch 64 --chips v4,v5e,v5p,v6e,h100
   python -m benchmarks.roofline --model focalnet_tiny_lrf --batch 8 --chips cpu --compile
 
-Prints three bounds in milliseconds, each as if the other two cost nothing: the products at the chip's peak; the least
-memory traffic, if the chip had room for all intermediate arrays (a block's input twice, its output, their gradients and
-the weights); and the work of its vector units (taps of the depthwise kernels and their two gradients, GELUs, gates).
---compile adds the compiler's estimate of our block for TPUs, as benchmarks/tpu_cost.py computes it, and the ratio of
-the largest bound to it. A chip is one JAX device; for a v4, a core. `cpu` is this machine's, in float32: its rates are
-measured, and with --compile our block. It does products and everything else with the same units, so the sum of the two
-is one bound. The last line is a JSON list. TPUs need libtpu: pip install 'focalnet_jax[tpu]'.
+Prints three bounds in milliseconds for each stage and chip. Each bound assumes that the other two cost nothing:
+- products: the matrix products at the chip's peak;
+- memory: the least memory traffic, if the chip had room for all intermediate arrays (a block's input twice, its output,
+  their gradients and the weights);
+- vector: the work of the vector units (taps of the depthwise kernels and their two gradients, GELUs, gates).
+
+--compile adds the time of our block and the largest bound divided by this time. For TPUs the time is the compiler's
+estimate, as in benchmarks/tpu_cost.py. A chip is one JAX device; for a v4, a core.
+
+`cpu` is the CPU of this machine, in float32: its peak rates are measured, and with --compile also the time of our
+block. A CPU computes products and everything else with the same units, so the sum of products and vector is one bound.
+
+The last line is a JSON list. TPUs need libtpu: pip install 'focalnet_jax[tpu]'.
 """
 
 from __future__ import annotations
@@ -28,12 +34,12 @@ from benchmarks.flags import check_overrides, images, load_recipe, make_parser
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.run_command import run_command
 
-# Operations of `ops/gelu.py`, forward and computed again with its derivative.
+# Operations of `ops/gelu.py`: forward, and recomputed with the derivative.
 _GELU = 13 + 20
 _REGISTER = 1024  # numbers that a vector unit processes per cycle
-# Vector units of a core: its compiler never issues more of their operations in a bundle.
+# Vector units per core: the largest number of vector operations that the compiler issues in one bundle.
 _UNITS = {"v4": 2, "v5e": 4, "v5p": 4, "v6e": 4}
-_TAP = {"v6e": 1.5}  # operations per tap, elsewhere 2: a v6e multiplies twice as many bfloat16 numbers
+_TAP = {"v6e": 1.5}  # operations per tap, 2 on other chips: a v6e multiplies twice as many bfloat16 values
 _H100 = (3.35e12, 33.5e12)  # bytes/s; multiply-adds/s outside its matrix units (NVIDIA's data sheet, SXM)
 _BOUNDS = ("products", "memory", "vector")
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
@@ -42,14 +48,14 @@ TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6
 def work(
     model: Any, stage: int, size: int, batch: int, itemsize: int = 2, tap: float = 2.0
 ) -> tuple[float, float, float]:
-    """A block's work with its gradients: FLOPs of its products, least bytes moved, operations of vector units."""
+    """Returns a block's work with its gradients: FLOPs of products, least bytes moved, operations of vector units."""
     dim, sizes = model.dims[stage], model.kernel_sizes(stage)
     places, levels, hidden = batch * size * size, len(sizes), int(dim * model.mlp_ratio)
     weights = dim * (4 * dim + levels + 1) + 2 * dim * hidden
     taps = sum(k * k for k in sizes)
-    # Forward, the input's gradient and the kernel's; and gates, which multiply and add once forward and twice back.
+    # Taps: forward, and the gradients of input and kernel. Gates: a multiply-add forward, and two backward.
     vector = places * (dim * (3 * tap * taps + levels * _GELU + 3 * 2 * (levels + 1)) + hidden * _GELU)
-    # Weights are read twice as they are computed with, their gradients written in float32.
+    # Weights are read twice in the compute dtype; their gradients are written in float32.
     moved = itemsize * 5.0 * places * dim + weights * (2 * itemsize + 4)
     return 3 * 2.0 * places * weights, moved, float(vector)
 
@@ -69,9 +75,9 @@ def rates(name: str) -> tuple[float, float, float]:
 
 
 def _cpu_rates() -> tuple[float, float, float]:
-    """Rates of this machine, measured by a large product and a large copy.
+    """Returns the rates of this machine, like `rates`, measured by a large matrix product and a large copy.
 
-    The units that do products also do everything else, at best at the same rate: two operations per multiply-add.
+    The rate of vector operations is the rate of the product, because the same units compute both.
     """
     import jax
     import jax.numpy as jnp
@@ -83,7 +89,7 @@ def _cpu_rates() -> tuple[float, float, float]:
 
 
 def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
-    """Returns the time of a call, the best of many."""
+    """Returns the seconds of a call, the shortest of 12."""
     import jax
 
     jax.block_until_ready(function(*arguments))
@@ -113,7 +119,7 @@ def _timed(config: Any, name: str, stage: int, batch: int) -> float:
 
 
 def estimate(config: Any, name: str, stage: int, batch: int) -> float:
-    """Returns the seconds of our block by the compiler's estimate."""
+    """Returns the seconds of our block, estimated by the compiler."""
     import jax
     import jax.numpy as jnp
 
@@ -130,20 +136,20 @@ def estimate(config: Any, name: str, stage: int, batch: int) -> float:
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, prints the table."""
+    """Prints the table and a JSON list."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", default="focalnet_base_lrf")
     parser.add_argument("--batch", type=images, default=64, help="images per device")
     parser.add_argument(
         "--chips", default=",".join((*TOPOLOGIES, "h100")), help="separated by commas (default: %(default)s)"
     )
-    parser.add_argument("--compile", action="store_true", help="add our block, for TPUs and cpu; takes minutes")
+    parser.add_argument("--compile", action="store_true", help="add the time of our block (TPUs, cpu); takes minutes")
     flags, overrides = parser.parse_known_args(arguments)
     check_overrides(
         overrides,
         batch_size="--batch sets the images per device",
         precision="a chip computes in bfloat16, a cpu in float32",
-        mesh="the bounds are those of one device",
+        mesh="the bounds are for one device",
     )
     chips = flags.chips.split(",")
     if unknown := set(chips) - {*TOPOLOGIES, "h100", "cpu"}:
@@ -178,7 +184,7 @@ def main(arguments: list[str]) -> int:
             if flags.compile and name != "h100":
                 ours = 1e3 * (_timed if name == "cpu" else estimate)(of_chip, name, stage, flags.batch)
                 products, memory, vector = figures
-                # A CPU does both with the same units, one after the other.
+                # A CPU computes both with the same units, one after the other.
                 least = max(products + vector, memory) if name == "cpu" else max(figures)
                 figures += [ours, least / ours]
                 bounds["ours"] = ours

@@ -1,10 +1,11 @@
-"""Distance of the aggregation's implementations from float64 in bfloat16, relative to XLA's, on any machine.
+"""Compares the bfloat16 rounding errors of the aggregation's implementations with XLA's, on any machine.
 
   python -m benchmarks.rounding [--inputs 12] [--shape 12x8x8x16] [--kernels 3,5,7]
 
-Prints, for the levels' sum, the last level's mean, and the gradients of all inputs, root mean squares over all values
-of all inputs, and the largest ratio of any single input. Kernels for TPUs and GPUs are interpreted; "pairs" computes as
-a v6e does; "triton" needs channels in multiples of 32 and compiles for minutes. The last line is one JSON object.
+An error is the root mean square difference from the result in float64. For the sum of the levels, the mean of the last
+level, and the gradients of all inputs, prints the error over all random inputs divided by XLA's error, and the largest
+such ratio for a single input. Kernels for TPUs and GPUs are interpreted. "pairs" is the implementation for a v6e;
+"triton" needs channels in multiples of 32 and compiles for minutes. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from focalnet_jax.ops import aggregation, triton
 from focalnet_jax.ops.mosaic import plan
 from focalnet_jax.programs.run_command import run_command
 
-# An implementation: from context `[B, H, W, C]`, gates `[B, H, W, L + 1]`, L kernels `[k, k, 1, C]` and bias `[C]` to
-# the levels' sum, `[B, H, W, C]`, and the last level's mean over H and W, `[B, C]`.
+# An implementation: maps context `[B, H, W, C]`, gates `[B, H, W, L + 1]`, L kernels `[k, k, 1, C]` and bias `[C]` to
+# the sum of the levels, `[B, H, W, C]`, and the mean of the last level over H and W, `[B, C]`.
 Function = Callable[..., tuple[jax.Array, jax.Array]]
 
-_VMEM = 64 * 2**20  # bytes, as on a v5p
-_MOST = 2**24  # largest number of values of a context; its results in float64 fit into memory
+_VMEM = 64 * 2**20  # bytes of fast memory on a v5p
+_MOST = 2**24  # largest number of values in a context, so that the float64 results fit into memory
 
 
 def by_xla(context: jax.Array, gates: jax.Array, kernels: Any, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """XLA's implementation; in float64 the reference."""
+    """The XLA implementation; in float64, the reference."""
     return _with_mean(*aggregation._levels(context + bias, gates, kernels, aggregation._level))
 
 
@@ -68,7 +69,7 @@ IMPLEMENTATIONS = {
 
 
 def with_gradients(function: Function) -> Callable[..., Any]:
-    """Returns a compiled function of results and gradients of context, gates, kernels and bias."""
+    """Returns a compiled function that computes results, and gradients of context, gates, kernels and bias."""
 
     def run(given: Any, cotangents: Any) -> Any:
         results, back = jax.vjp(function, *given)
@@ -78,7 +79,7 @@ def with_gradients(function: Function) -> Callable[..., Any]:
 
 
 def inputs(number: int, shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[Any, Any]:
-    """Returns context, gates, kernels and bias, and cotangents of sum and mean."""
+    """Returns random (context, gates, kernels, bias), and cotangents of sum and mean."""
     keys = iter(jax.random.split(jax.random.key(number), 5 + len(sizes)))
 
     def draw(*lengths: int) -> jax.Array:
@@ -92,7 +93,7 @@ def inputs(number: int, shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple
 def squares(
     functions: dict[str, Callable[..., Any]], count: int, shape: tuple[int, ...], sizes: tuple[int, ...]
 ) -> Iterator[dict[str, list[float]]]:
-    """Yields for each input, by implementation, the mean square distance from float64 of every result."""
+    """Yields for each random input, by implementation, the mean square error of every result against float64."""
     truth_of = with_gradients(by_xla)
     for number in range(count):
         given = inputs(number, shape, sizes)
@@ -106,11 +107,11 @@ def squares(
 
 
 def compiled(names: list[str], shape: tuple[int, ...], sizes: tuple[int, ...]) -> dict[str, Callable[..., Any]]:
-    """Returns each implementation's program, for the chip that it imitates."""
+    """Returns the compiled program of each implementation, for the chip in IMPLEMENTATIONS."""
     programs = {}
     for name in names:
         function, chip = IMPLEMENTATIONS[name]
-        # A smaller tile gives the same results and compiles sooner.
+        # Fewer registers give smaller tiles, which compute the same and compile faster.
         with mock.patch.object(plan, "_chip", lambda chip=chip: chip), mock.patch.object(plan, "_REGISTERS", 4):
             programs[name] = (
                 with_gradients(lambda *given, function=function: function(*given))
@@ -127,12 +128,12 @@ def lengths(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text}: expected examples x rows x columns x channels, such as 12x8x8x32")
     shape = tuple(map(positive, parts))
     if math.prod(shape) > _MOST:
-        raise argparse.ArgumentTypeError(f"{text}: expected at most {_MOST} numbers")
+        raise argparse.ArgumentTypeError(f"{text}: expected a product of at most {_MOST}")
     return shape
 
 
 def odd(text: str) -> tuple[int, ...]:
-    """Parses sizes of kernels."""
+    """Parses kernel sizes."""
     sizes = tuple(map(positive, text.split(",")))
     if any(size % 2 == 0 or size > 9 for size in sizes):
         raise argparse.ArgumentTypeError(f"{text}: expected odd sizes up to 9, such as 3,5,7")
@@ -149,7 +150,7 @@ def main(arguments: list[str]) -> None:
     shape, sizes = flags.shape, flags.kernels
     if not plan.supports(shape, sizes, jnp.bfloat16.dtype.itemsize, _VMEM):
         raise UserError(
-            f"--shape {'x'.join(map(str, shape))}: such wide rows do not fit into fast memory; give fewer columns"
+            f"--shape {'x'.join(map(str, shape))}: rows of this width do not fit into fast memory; give fewer columns"
         )
     names = [name for name in IMPLEMENTATIONS if name != "triton" or triton.supports(shape[-1], list(sizes))]
     of_inputs = list(squares(compiled(names, shape, sizes), flags.inputs, shape, sizes))

@@ -1,7 +1,7 @@
-"""Our train step and inference in turns with timm's, each in a process of its own on the same device.
+"""Measures our train step and inference alternately with timm's, each in a separate process on the same device.
 
-Shared by benchmarks/cpu.py and benchmarks/gpu.py. A worker compiles, reports that it is ready, and then measures on
-request, so that nothing else computes at the same time.
+Shared by benchmarks/cpu.py and benchmarks/gpu.py. A worker process compiles, reports that it is ready, and then
+measures on request, so that only one worker computes at a time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SIZE, CLASSES = 224, 1000
 WORKERS = ("ours", "timm eager", "timm compiled")
-# Settings of the recipe that are not supported, and why.
+# Unsupported settings of the recipe, and the reasons.
 SETTINGS = {
     "batch_size": "--batch sets the images per step",
     "data__image_size": f"images always have {SIZE} px",
@@ -40,7 +40,7 @@ SETTINGS = {
 
 
 def our_step(config: FrozenConfigDict) -> tuple[Any, Any, dict[str, Any], TrainSpec]:
-    """A recipe's train step, a fresh state, a batch of noise, and how it trains, on one device."""
+    """Returns a recipe's train step, its initial state, a batch of noise, and its TrainSpec, for one device."""
     import jax.numpy as jnp
 
     from focalnet_jax.distributed.mesh import make_mesh
@@ -59,7 +59,7 @@ def our_step(config: FrozenConfigDict) -> tuple[Any, Any, dict[str, Any], TrainS
 
 
 def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> dict[str, Callable[[int], float]]:
-    """Returns functions from a number of steps to seconds: the train and evaluation step of the ImageNet-1K recipe."""
+    """Returns functions that run a number of steps of the recipe, in training or inference, and return the seconds."""
     import jax
     import jax.numpy as jnp
 
@@ -88,7 +88,7 @@ def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> di
 
 
 def theirs(model: str, batch: int, precision: str, *, compiled: bool) -> dict[str, Callable[[int], float]]:
-    """Returns the same for timm's model with AdamW, clipped gradients and channels last, as in its training script."""
+    """Returns such functions for timm's model, with AdamW, clipping and channels last as in timm's script."""
     import timm
     import torch
 
@@ -132,7 +132,7 @@ def theirs(model: str, batch: int, precision: str, *, compiled: bool) -> dict[st
 
 
 def work(name: str, model: str, batch: int, precision: str, overrides: Sequence[str]) -> None:
-    """Runs a worker: compiles, then measures each request from stdin until it ends."""
+    """Runs a worker, which compiles and then measures what each line of stdin requests."""
     made = ours if name == "ours" else theirs
     options = {"overrides": overrides} if name == "ours" else {"compiled": name == "timm compiled"}
     timed = made(model, batch, precision, **options)
@@ -145,7 +145,7 @@ def work(name: str, model: str, batch: int, precision: str, overrides: Sequence[
 
 
 class Worker:
-    """Process of a worker."""
+    """A worker in a separate process."""
 
     def __init__(self, name: str, model: str, batch: int, precision: str, overrides: Sequence[str]):
         program = [sys.executable, "-m", "benchmarks.side_by_side", name, model, str(batch), precision, *overrides]
@@ -153,11 +153,11 @@ class Worker:
         self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def wait(self) -> None:
-        """Returns when the worker has compiled."""
+        """Waits until the worker has compiled."""
         self._line("ready")
 
     def measure(self, what: str, steps: int) -> float:
-        """Returns the seconds of a number of steps."""
+        """Returns the seconds that a number of steps take."""
         self._process.stdin.write(f"{what} {steps}\n")
         self._process.stdin.flush()
         return float(self._line("took ").split()[1])
@@ -171,23 +171,23 @@ class Worker:
         for line in self._process.stdout:
             if line.startswith(beginning):
                 return line
-        raise RuntimeError(f"{self._name} ended with {self._process.wait()}")
+        raise RuntimeError(f"the worker {self._name} ended early, with exit code {self._process.wait()}")
 
 
 def need(*packages: str) -> None:
     """Raises `UserError` if one of the packages is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        where = "make parity makes .venv-parity, whose python has torch and timm"
+        where = "make parity creates .venv-parity, whose Python has them"
         raise UserError(f"this Python lacks {' and '.join(missing)}; {where}")
 
 
 def compare(
     model: str, batch: int, precision: str, rounds: int, seconds: float, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Returns images per second of each worker, medians over rounds in turns, and ours over timm's faster mode.
+    """Returns images per second of each worker, and our speed divided by that of timm's faster mode.
 
-    `overrides` change our recipe, as `--config.KEY=VALUE`.
+    The workers measure in turns; speeds are medians over rounds. `overrides` (`--config.KEY=VALUE`) change our recipe.
     """
     need("torch", "timm")
     load_recipe(model, overrides)
@@ -214,7 +214,7 @@ def compare(
 
 
 def report(results: list[dict[str, Any]]) -> None:
-    """Prints the last line: geometric means of the ratios over models, and the models' own figures."""
+    """Prints the last line, with geometric means of the ratios over models and the results of each model."""
     means = {
         f"{what}_ratio": round(statistics.geometric_mean(result[f"{what}_ratio"] for result in results), 3)
         for what in ("inference", "train")

@@ -2,13 +2,20 @@
 
   python -m benchmarks.soak --minutes 30 [--seed 0] [--workdir DIR]
 
-A disturbance is one of: kill -9; kill -9 while the run starts or soon after; SIGTERM or SIGINT; kill -9, followed by a
-flipped bit in a random file of the newest checkpoint or a truncated file. After each the run is started again, mostly
-on another number of devices. At the end a second run computes the same steps on the same devices without disturbances,
-stopped only where their number changes: every loss and weight must be equal to the bit.
+A disturbance is one of
+- kill -9;
+- kill -9 while the run starts or soon after;
+- SIGTERM or SIGINT;
+- kill -9, after which a random file of the newest checkpoint gets a flipped bit or is truncated.
 
-The promises are: after a signal every step is saved; after kill -9 every save except the one under way is complete; and
-the run resumes from the newest complete save that is not damaged. Exits with 1 if a promise is broken.
+After each disturbance the run is restarted, mostly on a different number of devices. The promises are:
+- after SIGTERM or SIGINT, every step is saved;
+- after kill -9, every save except the last one is complete;
+- the run resumes from the newest complete checkpoint that is not damaged.
+
+At the end, a second run repeats the same steps without disturbances. It uses the same number of devices for each step,
+and restarts only when that number changes. Losses, weights and optimizer state must be bitwise equal. Exits with 1 if
+they differ or a promise is broken.
 """
 
 from __future__ import annotations
@@ -55,24 +62,24 @@ KINDS = ("kill", "early", "stop", "flip", "cut")
 
 @dataclass
 class Part:
-    """Record of one process: its first step, number of devices, and disturbance."""
+    """Record of one process of the run, which a disturbance ended."""
 
-    start: int | None  # None if it was killed before
+    start: int | None  # None if it was killed before it reported its first step
     devices: int
     kind: str
     reached: int  # the last step that it logged
-    saved: int  # the newest complete save; 0 if there is none
-    good: int  # the newest one that was not damaged
+    saved: int  # step of the newest complete checkpoint, or 0 without a checkpoint
+    good: int  # step of the newest undamaged checkpoint, or 0 without a checkpoint
 
 
 def environment(devices: int) -> dict[str, str]:
-    """Environment of a process with a number of virtual devices."""
+    """Returns the environment of a process with a number of virtual devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def losses(workdir: Path) -> dict[int, float]:
-    """Returns the loss of every logged step, from complete lines only."""
+    """Returns the loss of every logged step. An incomplete last line is ignored."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -80,7 +87,7 @@ def losses(workdir: Path) -> dict[int, float]:
 
 
 def disturbed(workdir: Path, kind: str, devices: int, rng: random.Random) -> Part:
-    """Starts the run, disturbs it after a while, and damages files if the disturbance says so."""
+    """Starts the run, disturbs it after a random time, and damages a file if `kind` is flip or cut."""
     program = [sys.executable, "train.py", "--config", "configs/quickstart.py", "--workdir", str(workdir), *RUN]
     process = subprocess.Popen(
         program, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -99,12 +106,12 @@ def disturbed(workdir: Path, kind: str, devices: int, rng: random.Random) -> Par
     process.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]) if kind == "stop" else signal.SIGKILL)
     rest, stderr = process.communicate()
     if process.returncode != (42 if kind == "stop" else -signal.SIGKILL):
-        raise RuntimeError(f"ended with {process.returncode}: {stderr}")
+        raise RuntimeError(f"the run ended with exit code {process.returncode} after {kind}: {stderr}")
     folder = workdir / FOLDER
     whole = [0] + [step for step in list_steps(folder) if is_complete(folder / str(step))]
     good = saved = whole[-1]
     if kind in ("flip", "cut"):
-        if len(whole) > 2:  # with one alone the run would rightly refuse to resume
+        if len(whole) > 2:  # with only one checkpoint, a damaged file must end the run
             harm(rng.choice([path for path in (folder / str(saved)).rglob("*") if path.is_file()]), kind, rng)
             good = whole[-2]
         else:
@@ -114,7 +121,7 @@ def disturbed(workdir: Path, kind: str, devices: int, rng: random.Random) -> Par
 
 
 def started_at(lines: list[str]) -> int | None:
-    """Returns the step that a run reports to resume from; None if it did not get that far."""
+    """Returns the step from which the run reports to start, or None if it ended before it reported a step."""
     for line in lines:
         if line.startswith("start "):
             return int(line.split()[-1]) if "resumed from step" in line else 0
@@ -132,7 +139,7 @@ def harm(path: Path, kind: str, rng: random.Random) -> None:
 
 
 def undisturbed(workdir: Path, until: int) -> None:
-    """Resumes in a workdir up to a step, on the devices of this process, and saves."""
+    """Resumes a run in this process up to step `until`, on the devices of this process, and saves."""
     from focalnet_jax.distributed.mesh import put_batch
     from focalnet_jax.training.run import set_up
     from focalnet_jax.training.step import make_train_step
@@ -150,9 +157,9 @@ def undisturbed(workdir: Path, until: int) -> None:
 
 
 def repeated(workdir: Path, parts: list[Part], last: int) -> None:
-    """Computes the steps that counted again, each on the same number of devices."""
+    """Repeats all steps in a second workdir, each on the number of devices that computed its final result."""
     starts = [part.start for part in parts] + [last]
-    # Steps after the earliest of the later starts were computed again.
+    # A process's steps count up to the earliest start of a later process, which computed the rest again.
     ends = [min(starts[index + 1 :]) for index in range(len(parts))]
     counted = [(part.devices, end) for part, end in zip(parts, ends, strict=True) if end > part.start]
     for (devices, end), (others, _) in itertools.zip_longest(counted, counted[1:], fillvalue=(None, 0)):
@@ -166,17 +173,17 @@ def broken_promises(parts: list[Part], last: int) -> list[str]:
     starts = [part.start for part in parts] + [last]
     broken = []
     for part, resumed in zip(parts, starts[1:], strict=True):
-        # The start of a save waits for the save before it.
+        # A save begins after the previous save has ended, so after kill -9 only the last save may be incomplete.
         least = part.reached if part.kind == "stop" else (part.reached - 1) // INTERVAL * INTERVAL - INTERVAL
         if part.saved < least:
-            broken.append(f"{part.kind} at step {part.reached}: the newest save is of step {part.saved}")
+            broken.append(f"{part.kind} at step {part.reached}: the newest checkpoint is step {part.saved}")
         if resumed != part.good:
             broken.append(f"{part.kind} at step {part.reached}: resumed from {resumed} instead of {part.good}")
     return broken
 
 
 def soak(minutes: float, seed: int, folder: Path) -> int:
-    """Disturbs, repeats, compares; returns the exit code."""
+    """Runs the whole test, prints its result and returns the exit code."""
     from focalnet_jax.checkpoint.weights import read_arrays
 
     rng, parts = random.Random(seed), []
@@ -218,12 +225,12 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags and runs."""
+    """Runs the test, or, with --until, a part of the second run."""
     parser = make_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workdir", type=Path, help="folder of the run (default: a temporary one)")
-    parser.add_argument("--until", type=int, help=argparse.SUPPRESS)  # a part of the second run
+    parser.add_argument("--until", type=int, help=argparse.SUPPRESS)  # for the processes of the second run
     flags = parser.parse_args(arguments)
     if flags.until:
         undisturbed(flags.workdir, flags.until)

@@ -1,8 +1,8 @@
-"""Profile of a train step on this machine's CPU, float32: python -m benchmarks.step_profile [--model tiny_lrf].
+"""Profiles a train step on this machine's CPU, float32: python -m benchmarks.step_profile [--model tiny_lrf].
 
-Prints the milliseconds of a step of the ImageNet-1K recipe by part of the model, divided into products, other kernels
-in C++, and XLA's operations. Operations that run at the same time share that time. Settings of the recipe, as
---config.KEY=VALUE, may follow. The last line is one JSON object.
+Prints the milliseconds of a step of the ImageNet-1K recipe by part of the model, divided into matrix products, other
+C++ kernels, and XLA's operations. The time during which several operations run is divided equally among them. Settings
+of the recipe, --config.KEY=VALUE, may follow. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PRODUCTS = ("dot", "convolution", "__ynn_fusion", "__onednn")  # names of XLA's
 
 
 def kind_of(instruction: Any) -> str:
-    """Kind of an operation; the library that computes products computes sums too."""
+    """Returns the kind of an operation. Sums that XLA's library for products computes do not count as products."""
     if own := re.search(r'custom_call_target="focalnet_[0-9a-f]+_(\w+)"', instruction.rest):
         return "products" if "product" in own[1] else "ours"
     product = any(name in instruction.operation + instruction.rest for name in _PRODUCTS)
@@ -38,7 +38,7 @@ def kind_of(instruction: Any) -> str:
 
 
 def shares(events: list[tuple[float, float, str]]) -> Iterator[tuple[str, float]]:
-    """Returns name and time of each (begin, end, name); operations that overlap get equal shares of the time."""
+    """Yields names of events (begin, end, name) and their time. Events that overlap get equal shares of the time."""
     changes = sorted({moment for begin, end, _ in events for moment in (begin, end)})
     begins, ends = (collections.defaultdict(list) for _ in range(2))
     for number, (begin, end, _) in enumerate(events):
@@ -53,7 +53,7 @@ def shares(events: list[tuple[float, float, str]]) -> Iterator[tuple[str, float]
 
 
 def traced(folder: Path, names: set[str]) -> list[tuple[float, float, str]]:
-    """Yields begin, end and name of the operations in a profile, in nanoseconds."""
+    """Returns begin, end (nanoseconds) and name of each operation in a profile."""
     from jax.profiler import ProfileData
 
     (file,) = folder.rglob("*.xplane.pb")
@@ -63,7 +63,7 @@ def traced(folder: Path, names: set[str]) -> list[tuple[float, float, str]]:
 
 
 def profile(model: str, batch: int, steps: int, overrides: list[str]) -> dict[str, collections.Counter[str]]:
-    """Returns the milliseconds of a step, by part of the model and kind."""
+    """Returns the milliseconds of a step by part of the model and kind of operation."""
     import jax
 
     from benchmarks.tpu_cost import category
@@ -73,7 +73,7 @@ def profile(model: str, batch: int, steps: int, overrides: list[str]) -> dict[st
     compiled = train_step.lower(state, given).compile()
     known = {line.name: line for lines in Program(compiled.as_text()).computations.values() for line in lines}
     with tempfile.TemporaryDirectory() as folder:
-        for watched in (False, False, True):  # the first steps wait for pages of memory
+        for watched in (False, False, True):  # the first steps are slower, because they request memory
             if watched:
                 jax.profiler.start_trace(folder)
             for _ in range(steps):
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> None:
     flags, overrides = parser.parse_known_args(arguments)
     check_overrides(overrides, precision="a CPU's step is float32", **SETTINGS)
     overrides = ["--config.precision=float32", *overrides]
-    load_recipe(flags.model, overrides)  # before it restarts
+    load_recipe(flags.model, overrides)  # reports mistakes before the program restarts
     os.environ["JAX_PLATFORMS"] = "cpu"
     keep_memory()
     parts = profile(flags.model, flags.batch, flags.steps, overrides)

@@ -1,14 +1,15 @@
-"""Cost of a train step, a stage or a block on a TPU that is not available, by its compiler's own estimate.
+"""Prints the compiler's estimate of the cost of a train step, a stage or a block, for a TPU that is not available.
 
   python -m benchmarks.tpu_cost --model focalnet_base_lrf --batch 64 --topology v5e:2x2
       [--stage N | --block N | --aggregation N] [--plain] [--config.KEY=VALUE ...]
 
-Covers one chip; --batch is the images per chip. --aggregation compiles a block's aggregation alone, in our and in XLA's
-implementation. --plain adds a plain Flax FocalNet and a ConvNeXt of equal size, compiled in the same run. This
-package's kernels count by their bundles, or by the bytes that they read and write if that takes longer; other
-operations count by the cycles that the compiler writes next to them, times the loop counts. The compiler chooses the
-memory layout of inputs and outputs, as inside a model, for ours and plain. The last line is one JSON object. Needs
-libtpu: pip install 'focalnet_jax[tpu]'. Whole steps take minutes.
+Everything is for one chip; --batch is the number of images per chip. --aggregation compiles only the aggregation of a
+block, in our implementation and in XLA's. --plain also compiles a plain Flax FocalNet and a ConvNeXt of equal size.
+
+The cycles of this package's kernels are those of their instruction bundles, or of the bytes that they read and write if
+that takes longer. The cycles of all other operations are those that the compiler writes next to them, times the loop
+counts. For stages, blocks and aggregations, the compiler chooses the memory layout of inputs and outputs, as inside a
+model. The last line is one JSON object. Needs libtpu: pip install 'focalnet_jax[tpu]'. Whole steps take minutes.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ _MOVES = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "whi
 
 
 def bandwidth(chip: Any) -> float:
-    """Bytes/s of a chip's memory, or of half of it for a core."""
+    """Returns the memory bandwidth of a chip in bytes/s, or half of it for a core."""
     name, core, _ = chip.name.partition(" core")
     return _BANDWIDTH[name] / (2 if core else 1)
 
 
 def category(instruction: Any) -> str:
-    """Category of an operation, by the scope that the model gave it; a fusion counts as its root."""
+    """Returns the category of an operation from the model's named scopes; a fusion has the category of its root."""
     if instruction.operation.removesuffix("-start").removesuffix("-done").startswith(("all-", "reduce-sc", "coll")):
         return "collectives"
     named = re.search(r'op_name="([^"]*)"', instruction.rest)
@@ -55,7 +56,7 @@ def category(instruction: Any) -> str:
 
 
 def cost(compiled: Any, chip: Any) -> dict[str, Any]:
-    """Returns the figures of a compiled program."""
+    """Returns the estimated cycles, temporary memory and memory traffic of a compiled program."""
     from focalnet_jax.aot import bundles
     from focalnet_jax.aot.program import Program, sizes
 
@@ -87,13 +88,13 @@ def cost(compiled: Any, chip: Any) -> dict[str, Any]:
 
 
 def compile_for(function: Callable[..., Any], arguments: Any, device: Any, part: bool = True) -> Any:
-    """Compiles for one chip; arguments are shapes.
+    """Returns the program for one chip, compiled for arguments of the shapes in `arguments`.
 
-    The compiler chooses the memory layout of a part's arguments, as inside a model; a whole step has the layouts of a
-    run.
+    If `part`, the compiler chooses the memory layout of arguments and results, as inside a model. Otherwise they have
+    the default layout, as in a whole step of a run.
 
     Raises:
-      DoesNotFitError: if the chip's memory is too small.
+      DoesNotFitError: the program needs more memory than the chip has.
     """
     import jax
     from jax.experimental.layout import Format, Layout
@@ -111,11 +112,13 @@ def compile_for(function: Callable[..., Any], arguments: Any, device: Any, part:
 
 
 def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    """Returns the requested figures by name.
+    """Returns the costs of our program, and by name those of the programs to compare with.
 
-    For an aggregation these are all implementations, else our model and with --plain the plain ones.
+    The latter are the implementations of an aggregation with --aggregation, and the plain models with --plain. The cost
+    of such a program is None if it does not fit the chip.
 
-    A program to compare with that does not fit the chip is None; if ours does not fit, raises `UserError`.
+    Raises:
+      UserError: the arguments are invalid, or our program does not fit the chip.
     """
     from focalnet_jax.aot import bundles
     from focalnet_jax.aot.compilation import DoesNotFitError
@@ -148,26 +151,30 @@ def measured(flags: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 
 def recipe(flags: argparse.Namespace, overrides: list[str]) -> Any:
-    """Returns one chip's part of the ImageNet-1K recipe; raises `UserError` for a setting that is not."""
+    """Returns the config of the ImageNet-1K recipe for one chip.
+
+    Raises:
+      UserError: the flags contradict each other, or an override does not work for one chip and bfloat16.
+    """
     check_overrides(overrides, batch_size="--batch sets the images per chip")
     if flags.aggregation:
         if flags.plain:
             raise UserError(
-                "--plain with --aggregation: XLA's implementation, always included, is the plain one; leave --plain out"
+                "--plain with --aggregation: --aggregation always includes XLA's implementation; leave --plain out"
             )
         check_overrides(overrides, model__aggregation="--aggregation compiles both implementations")
     config = load_recipe(flags.model, [f"--config.batch_size={flags.batch}", *overrides])
     if any(size not in (1, -1) for size in config.mesh.values()):
         raise UserError(
-            f"mesh {dict(config.mesh)}: only one chip's part is compiled; use python -m focalnet_jax.aot for many"
+            f"mesh {dict(config.mesh)}: only one chip is supported here; use python -m focalnet_jax.aot for several"
         )
     if config.precision != "bfloat16":
-        raise UserError(f"precision is {config.precision}; expected bfloat16, which TPUs train in")
+        raise UserError(f"--config.precision={config.precision}: expected bfloat16, in which TPUs train; leave it out")
     return config
 
 
 def programs(flags: argparse.Namespace, config: Any, mesh: Any, device: Any) -> dict[str, Callable[[], Any]]:
-    """Returns functions that compile each program, by name."""
+    """Returns functions that compile the programs, by name."""
     import jax
     import jax.numpy as jnp
 
@@ -203,11 +210,11 @@ def programs(flags: argparse.Namespace, config: Any, mesh: Any, device: Any) -> 
 
 
 def print_cost(name: str, figures: dict[str, Any]) -> None:
-    """Prints the lines of a program."""
+    """Prints the cost of a program, in total and by category."""
     print(
-        f"{name:<16} {figures['estimated_cycles'] / 1e6:8.2f} M cycles, of which kernels of our own "
-        f"{figures['kernel_cycles'] / 1e6:.2f}; temporaries {figures['temp_bytes'] / 1e9:.2f} GB, moved "
-        f"{figures['hbm_bytes'] / 1e9:.1f} GB; compiled in {figures['compile_seconds']:.0f} s",
+        f"{name:<16} {figures['estimated_cycles'] / 1e6:8.2f} M cycles, of which "
+        f"{figures['kernel_cycles'] / 1e6:.2f} in focalnet_jax kernels; {figures['temp_bytes'] / 1e9:.2f} GB temporary "
+        f"memory, {figures['hbm_bytes'] / 1e9:.1f} GB memory traffic; compiled in {figures['compile_seconds']:.0f} s",
         flush=True,
     )
     for of, cycles in figures["by_category"].items():
@@ -215,7 +222,7 @@ def print_cost(name: str, figures: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, compiles and prints."""
+    """Compiles the requested programs and prints their costs."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", default="focalnet_base_lrf")
     parser.add_argument("--batch", type=images, default=64, help="images per chip")
@@ -226,7 +233,7 @@ def main(arguments: list[str]) -> int:
         "--block", type=int, choices=range(1, 5), help="forward and backward pass of one block of this stage"
     )
     which.add_argument(
-        "--aggregation", type=int, choices=range(1, 5), help="the aggregation alone of a block of this stage"
+        "--aggregation", type=int, choices=range(1, 5), help="only the aggregation of a block, ours and XLA's"
     )
     parser.add_argument("--plain", action="store_true", help="compare with a plain Flax FocalNet and ConvNeXt")
     flags, overrides = parser.parse_known_args(arguments)

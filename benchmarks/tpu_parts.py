@@ -1,6 +1,6 @@
-"""Parts that benchmarks compile for TPUs: stages, blocks and aggregations, ours and plain ones; nothing is computed.
+"""Stages, blocks and aggregations of our and of plain models, which benchmarks compile for TPUs.
 
-Each part is a function and the shapes of its arguments.
+Each part consists of a function and the shapes of its arguments. Nothing is computed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from focalnet_jax.errors import UserError
 
 
 def map_size(config: Any, model: Any, number: int) -> int:
-    """Returns the rows of a stage's map, counted from 0; raises `UserError` if there is no such stage or map."""
+    """Returns the number of rows of the map of stage `number`, counted from 0.
+
+    Raises:
+      UserError: the model has no such stage, or the images are too small for it.
+    """
     size = config.data.image_size // model.patch_size // 2**number
     if number >= len(model.depths):
         raise UserError(f"stage {number + 1}: {config.model.name} has {len(model.depths)} stages")
@@ -22,7 +26,7 @@ def map_size(config: Any, model: Any, number: int) -> int:
 
 
 def gradients_of(module: Any, call: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
-    """Returns a function of output and gradients by parameters and input, and the parameters' shapes."""
+    """Returns a function from parameters and input to output and gradients, and the shapes of the parameters."""
     import jax
     from flax import nnx
 
@@ -38,7 +42,7 @@ def gradients_of(module: Any, call: Callable[..., Any]) -> tuple[Callable[..., A
 def part(
     config: Any, mesh: Any, number: int, whole_stage: bool, platform: str = "tpu"
 ) -> tuple[Callable[..., Any], Any, tuple[int, ...]]:
-    """Returns our stage or block for a platform: function, parameters, and the shape of its input without B."""
+    """Returns the function, parameter shapes and input shape (without B) of our stage or block on a platform."""
     import dataclasses
 
     import jax
@@ -77,7 +81,7 @@ def part(
 def aggregation(
     config: Any, mesh: Any, number: int, batch: int, implementation: str, backward: bool
 ) -> tuple[Any, Any]:
-    """Returns a block's context aggregation, forward or with all gradients: function and arguments' shapes."""
+    """Returns the function and argument shapes of a block's context aggregation, forward or with all gradients."""
     import jax
     import jax.numpy as jnp
 
@@ -105,20 +109,24 @@ def aggregation(
 
 
 def check_released(flag: str, model: Any) -> None:
-    """Raises `UserError` for an ablated model: --plain and --aggregation need a released one."""
+    """Raises `UserError` if the model is ablated, because --plain and --aggregation need a released model."""
     from focalnet_jax.model.variants import ABLATIONS
 
     if ablated := [f"{option}=False" for option in ABLATIONS if not getattr(model, option)]:
-        raise UserError(f"{flag} needs a released model, without {', '.join(ablated)}; leave {flag} out")
+        settings = ", ".join(ablated)
+        raise UserError(
+            f"{flag} works only for released models, but this config sets {settings}: remove these settings, or leave "
+            f"{flag} out"
+        )
 
 
 def _convnext_depth(depth: int) -> int:
-    """Returns a number of ConvNeXt blocks of equal size: one has two thirds of a FocalNet block's MACs, as 27 to 18."""
+    """Returns the number of ConvNeXt blocks with the MACs of `depth` FocalNet blocks, of which 2 cost as much as 3."""
     return 3 * depth // 2
 
 
 def plain_part(name: str, config: Any, number: int, whole_stage: bool) -> tuple[Callable[..., Any], Any]:
-    """Returns a stage or block of a plain FocalNet or ConvNeXt: function and parameters."""
+    """Returns the function and parameter shapes of a stage or block of a plain FocalNet or ConvNeXt."""
     from flax import nnx
 
     from focalnet_jax.config import model_config
@@ -137,7 +145,7 @@ def plain_part(name: str, config: Any, number: int, whole_stage: bool) -> tuple[
 
 
 def _plain(name: str, model: Any) -> tuple[Any, list[int]]:
-    """Returns the block of a plain model, and the number of blocks in each stage."""
+    """Returns the block class of a plain model, and the number of blocks in each stage."""
     from benchmarks import plain_models
 
     if name == "focalnet":
@@ -146,7 +154,7 @@ def _plain(name: str, model: Any) -> tuple[Any, list[int]]:
 
 
 def plain_step(name: str, config: Any, batch: int) -> tuple[Callable[..., Any], Any]:
-    """Returns a plain train step with AdamW, and its arguments' shapes."""
+    """Returns a train step of a plain model with AdamW, and the shapes of its arguments."""
     import jax
     import jax.numpy as jnp
     import optax

@@ -2,10 +2,10 @@
 
   python -m benchmarks.tpu_variants --chips v5e,v6e,v5p,v4 --models large_fl4,huge_fl4 --batch 8
 
-Blocks that variants share are compiled once. Prints, for each block at its map of an image of 224 px, the cycles that
-the compiler estimates, the fraction of them in this package's kernels, and the number of kernels; none if XLA computes
-the block. Exits with 1 if a block did not compile. The last line is a JSON list. Needs libtpu: pip install
-'focalnet_jax[tpu]'. A block takes half a minute to two, all of them an hour per chip.
+Blocks that variants share are compiled once. Prints, for each block and the map size of 224 px images, the estimated
+cycles, the fraction of them in this package's kernels, and the number of these kernels (0 if XLA computes the block).
+Exits with 1 if a block does not compile. The last line is a JSON list. Needs libtpu: pip install 'focalnet_jax[tpu]'.
+A block takes 0.5 to 2 minutes, all blocks about an hour per chip.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from benchmarks.tpu_parts import map_size, part
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.run_command import run_command
 
-# Options in which two blocks of equal width, kernels and map may differ.
+# Options that may differ between blocks with the same width, kernels and map size.
 _FLAGS = ("mlp_ratio", "use_postln", "use_layerscale", "use_postln_in_modulation", "normalize_modulator")
 
 
 def blocks(models: list[str], batch: int) -> Iterator[tuple[str, int, int, Any]]:
-    """Variant, stage from 0, rows of its map and config of the blocks that differ."""
+    """Yields variant, stage (from 0), rows of the map and config of each distinct block."""
     from focalnet_jax.config import model_config
 
     seen = set()
@@ -48,7 +48,7 @@ def blocks(models: list[str], batch: int) -> Iterator[tuple[str, int, int, Any]]
 
 
 def compiled(config: Any, stage: int, batch: int, topology: str) -> dict[str, Any]:
-    """Returns the figures of a block, or the beginning of the compiler's error."""
+    """Returns the cost of a block, or the beginning of the compiler's error."""
     import jax
     import jax.numpy as jnp
 
@@ -75,12 +75,12 @@ def compiled(config: Any, stage: int, batch: int, topology: str) -> dict[str, An
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, compiles and prints."""
+    """Compiles all blocks for all chips and prints their costs."""
     from focalnet_jax import list_models
 
     parser = make_parser(__doc__)
     parser.add_argument("--chips", default=",".join(TOPOLOGIES), help="separated by commas (default: %(default)s)")
-    parser.add_argument("--models", help="separated by commas (default: all released ones)")
+    parser.add_argument("--models", help="separated by commas (default: all released variants)")
     parser.add_argument("--batch", type=images, default=8, help="images per chip")
     flags = parser.parse_args(arguments)
     chips = flags.chips.split(",")
@@ -101,8 +101,8 @@ def main(arguments: list[str]) -> int:
             else:
                 share = figures["kernel_cycles"] / figures["estimated_cycles"]
                 text = (
-                    f"{figures['estimated_cycles'] / 1e6:8.3f} M cycles, {share:4.0%} in {figures['kernels']} kernels "
-                    f"of our own; {figures['compile_seconds']:.0f} s"
+                    f"{figures['estimated_cycles'] / 1e6:8.3f} M cycles, {share:4.0%} in {figures['kernels']} "
+                    f"focalnet_jax kernels; compiled in {figures['compile_seconds']:.0f} s"
                 )
             place = f"{size} x {figures['dim']}"
             print(f"{chip:<4} {name:<20} {stage + 1} {place:>10} {text}", flush=True)

@@ -1,13 +1,14 @@
-"""An ImageNet-22K pretrained FocalNet, finetuned on ImageNet-1K at 224 or 384 px.
+"""Finetunes an ImageNet-22K pretrained FocalNet on ImageNet-1K at 224 or 384 px.
 
-Source: Swin's finetuning (arXiv 2103.14030, section 4.1), which the FocalNet paper follows: 30 epochs, constant
-    batches of 1024, 4e-5 with a cosine to 1e-6, drop path 0.3, RandAugment and random erasing, no mixup or cutmix. The
-    classifier starts from ImageNet-1K's rows of the 22K one (init_head = "remap"; "drop" starts a fresh one).
+Source: Swin's finetuning (arXiv 2103.14030, section 4.1), which the FocalNet paper follows: 30 epochs, batch
+    size 1024, learning rate 4e-5 with a cosine to 1e-6, drop path 0.3, RandAugment and random erasing, no mixup or
+    cutmix. The classifier starts from the rows of ImageNet-1K's classes in the 22K classifier (init_head = "remap";
+    "drop" starts with a new classifier).
 Variants: any model, large_fl4 (default); 384 for 384 px; smoke.
 Command: python train.py --config configs/finetune_imagenet1k.py:large_fl4,384 --workdir DIR
     --config.data.path=IMAGENET --config.init_from=PRETRAINING_WORKDIR
 Hardware: any; the batch is divided among all devices. Cost: not measured.
-Target (published top-1 at 224 / 384, %): none that applies without the released weights.
+Target (published top-1 at 224 / 384, %): none, because the published results start from the released weights.
 Obtained: not run yet.
 """
 

@@ -1,13 +1,13 @@
-"""FocalNet pretrained on ImageNet-22K (21842 outputs).
+"""Pretrains FocalNet on ImageNet-22K (21842 outputs).
 
-Source: published are 224 px, the architecture's flags, drop path 0.5 and 21842 outputs. The rest is not public. It
-    is Swin's (arXiv 2103.14030, section 4.1), which the FocalNet paper says it follows: 90 epochs, 5 of warm-up, batch
-    4096, 1e-3, weight decay 0.05, and the augmentation of imagenet1k.py. These values are not from a file of the
-    authors.
+Source: the authors published 224 px, the flags of the architecture, drop path 0.5 and 21842 outputs. All other
+    settings are not public. Here they are those of Swin (arXiv 2103.14030, section 4.1), which the FocalNet paper says
+    it follows: 90 epochs with 5 epochs of warm-up, batch size 4096, learning rate 1e-3, weight decay 0.05, and the
+    augmentation of imagenet1k.py.
 Variants: any model, large_fl4 (default); smoke.
 Command: python train.py --config configs/imagenet22k.py:large_fl4 --workdir DIR --config.data.path=IMAGENET22K
     where IMAGENET22K is the data set that python -m focalnet_jax.data.prepare imagenet22k wrote from the release's
-    tar: classes in the order of the released 22K heads, one percent of the images held out as val.
+    tar: classes in the order of the released 22K classifiers, one percent of the images held out as val.
 Hardware: any; the batch is divided among all devices. Cost: not measured.
 Target: none published for the pretraining itself.
 Obtained: not run yet.

@@ -1,18 +1,18 @@
-"""A folder of your own images, one folder per class; settings are chosen to suit the images and the machine.
+"""Trains on your own images, one folder per class, with settings that suit the images and the machine.
 
 Source: focalnet_jax/training/resolve.py chooses the settings and gives the reasons. The augmentation is a mild form of
-    the ImageNet recipe's: crops of at least a third of the area, mirroring and colour jitter; no mixing. If mirroring
+    the ImageNet recipe: crops of at least a third of the area, mirroring and colour jitter, but no mixing. If mirroring
     changes the meaning of images (digits, text, left and right), add --config.augment.flip=0.
-Variants: any model; the default is the model of the weights with init_from, otherwise a small one on CPUs and tiny_srf
-    elsewhere; smoke.
+Variants: any model (default: with init_from, the architecture stored with the weights; otherwise a small model on CPUs
+    and tiny_srf elsewhere); smoke.
 Command: python train.py --config configs/own_folder.py --workdir runs/pets --config.data.path=IMAGES
-    where IMAGES holds CLASS/*.jpg, or train/CLASS/*.jpg; a fifth of the images is held out by file names unless there
-    is val/CLASS/*.jpg; add --config.init_from=WEIGHTS to finetune pretrained weights
-Hardware: any. Cost: minutes on two CPU cores for up to some thousand images; with the weights of FocalNet-T about
-    twenty minutes for a thousand.
-Target: none; it depends on the images.
-Obtained: 99.43 % top-1 of the 349 held-out images of scikit-learn's 1797 digits as class folders, with augment.flip=0
-    and total_epochs=12 (the automatic choice is 42), seed 0, three starts.
+    where IMAGES contains CLASS/*.jpg, or train/CLASS/*.jpg; a fifth of the images is held out for evaluation, unless
+    val/CLASS/*.jpg exists; add --config.init_from=WEIGHTS to finetune pretrained weights
+Hardware: any. Cost: minutes on two CPU cores for up to a few thousand images; when FocalNet-T is finetuned, about
+    twenty minutes for a thousand images.
+Target: depends on the images.
+Obtained: 99.43 % top-1 on the 349 held-out images of scikit-learn's 1797 digits, stored as class folders, with
+    augment.flip=0 and total_epochs=12 (the automatic choice is 42), seed 0, started three times.
 """
 
 from focalnet_jax.config import REQUIRED, default_config

@@ -1,12 +1,13 @@
-"""A small FocalNet on real handwritten digits, in minutes on a CPU.
+"""Trains a small FocalNet on real handwritten digits, in minutes on a CPU.
 
-Source: the data are the 1797 digits that come with scikit-learn. The recipe is the ImageNet one (imagenet1k.py) at a
-    higher rate for its smaller batch, with milder crops and no flip, since a mirrored digit is another sign.
+Source: the data are the 1797 digits that come with scikit-learn. The recipe is that of ImageNet-1K
+    (imagenet1k.py) with a higher learning rate relative to the batch size, milder crops and no flip, because a mirrored
+    digit is a different sign.
 Variants: none, or smoke (one epoch).
 Command: make quickstart, or python train.py --config configs/quickstart.py --workdir runs/quickstart
 Hardware: 2 CPU cores. Cost: about two minutes of training.
 Target: 98.5 % top-1 on the held-out quarter.
-Obtained: 98.89 to 99.33 % (seed 0); another processor, kernel or seed changes one or two of the 450 images.
+Obtained: 98.89 to 99.33 % (seed 0). A different processor, kernel or seed changes one or two of the 450 images.
 """
 
 from focalnet_jax.config import default_config
@@ -30,7 +31,7 @@ def get_config(variant: str = ""):
     config.data.source = "digits"
     config.data.image_size = 32
     config.data.eval_resize = 32
-    config.data.threads = 0  # images of 8x8 pixels: threads cost more than they save
+    config.data.threads = 0  # for images of 8x8 pixels, threads cost more time than they save
     config.augment.crop_scale = (0.7, 1.0)
     config.augment.crop_ratio = (0.85, 1.18)
     config.augment.flip = 0.0

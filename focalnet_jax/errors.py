@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 
-# Functions that a program calls after printing an error and before it ends.
+# Functions that a command calls after printing an error and before it ends.
 BEFORE_THE_END: list[Callable[[], None]] = []
-# Tasks that may never end, such as a read from lost storage; programs end without waiting for them.
+# Work of threads that may never end, such as a read from lost storage. Commands end without waiting for it.
 LEFT_BEHIND: list[str] = []
 EXIT_FAILED = 1
 EXIT_USER_MISTAKE = 2
@@ -15,11 +15,11 @@ EXIT_PREEMPTED = 42  # stopped by a signal, with a checkpoint written
 
 
 class UserError(ValueError):
-    """Raised for a user's mistake; one line with the given value, the expected one and the remedy. Exit code 2."""
+    """Raised for a user's mistake (exit code 2). The message says what was given, what was expected, and what to do."""
 
 
 class RunFailedError(RuntimeError):
-    """Raised if a run fails for another reason than a user's mistake; one line, without a traceback. Exit code 1."""
+    """Raised if a run fails for another reason than a user's mistake (exit code 1)."""
 
 
 def shell_status(returncode: int) -> int:
@@ -33,15 +33,15 @@ def nearest(given: str, valid: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(names: Sequence[str]) -> str:
-    """Returns ` Did you mean 'a' or 'b'?`, or an empty string for no names."""
+    """Returns ` Did you mean 'a' or 'b'?`, or an empty string if `names` is empty."""
     return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
 def abbreviated(names: Sequence[str], most: int = 3) -> str:
-    """Returns the first `most` names as text, with an ellipsis if there are more."""
+    """Returns the first `most` names in one string, with `...` if there are more."""
     return f"{', '.join(names[:most])}{', ...' if len(names) > most else ''}"
 
 
 def suggest(given: str, valid: Iterable[str]) -> str:
-    """Returns the question of `did_you_mean` for the names in `valid` similar to `given`."""
+    """Returns ` Did you mean ...?` with the names in `valid` that are similar to `given`, or an empty string."""
     return did_you_mean(nearest(given, valid))

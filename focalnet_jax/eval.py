@@ -4,7 +4,7 @@ import signal
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, evaluates, prints the result as the last line."""
+    """Parses the flags, evaluates, and prints the result as the last line."""
     from focalnet_jax.distributed.flags import add_flags
     from focalnet_jax.programs.config_files import load_config, named_keys
     from focalnet_jax.programs.flags import add_which_flag, make_script_parser, parse_arguments
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     add_flags(parser)
     flags, overrides = parse_arguments(parser, arguments)
     config = load_config(flags.config, overrides, optional=["init_from"])
-    # Takes seconds to import: mistakes in flags are reported before it.
+    # These imports take seconds, so mistakes in flags are reported first.
     from focalnet_jax.system.loading import loading
 
     with loading():

@@ -10,12 +10,12 @@ import signal
 from pathlib import Path
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-MOST_BYTES = 2**31 - 2**24  # a program is one message of at most 2 GiB
+MOST_BYTES = 2**31 - 2**24  # the file is one protobuf message, at most 2 GiB
 # Largest difference of logits by rounding, relative to an image's largest logit. float32: docs/parity.md measures 1e-6
-# between implementations; a wrong constant, such as the other approximation of GELU, gives more than 1e-4. bfloat16:
+# between implementations; a wrong constant, or another approximation of GELU, gives more than 1e-4. bfloat16:
 # ten times the 5e-3 that docs/parity.md measures, because both sides round every activation to 8 bits.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
-_BATCHES = (1, 3)  # sizes of the compared batches: any size runs, not only the traced one
+_BATCHES = (1, 3)  # sizes of the compared batches, because the export must run with any size
 
 
 def main(arguments: list[str]) -> int:
@@ -77,17 +77,17 @@ def main(arguments: list[str]) -> int:
 
 
 def compare(written: bytes, model, image_size: int | tuple[int, int], out: Path) -> str:
-    """Compares the logits of an exported model with the model's own on random normalized images.
+    """Compares the logits of an exported model with the logits of the model on random normalized images.
 
     Args:
       written: the export.
       model: the `FocalNet` that was exported.
       image_size: height and width of the images, or one number for both.
-      out: the file to be written, for messages.
+      out: the file to be written, named in messages.
 
     Returns:
-      One line: the largest relative difference; or that no comparison was made, because the export is for other
-      platforms than this machine's.
+      A one-line report with the largest relative difference. If the export is for other platforms than the platform
+      of this machine, the report says that nothing was compared.
 
     Raises:
       RunFailedError: logits differ by more than `TOLERANCES`, or the model's logits are not finite.
@@ -118,8 +118,8 @@ def compare(written: bytes, model, image_size: int | tuple[int, int], out: Path)
     precision = np.dtype(model.dtype).name
     if not difference <= TOLERANCES[precision]:  # also for NaN
         raise RunFailedError(
-            f"{out} is not written: its logits differ from the model's by {difference:.1e} of the largest, rounding in "
-            f"{precision} explains at most {TOLERANCES[precision]:.0e}: report this with the versions that "
+            f"{out} is not written, because its logits differ from the model's by {difference:.1e} of the largest; "
+            f"rounding in {precision} explains at most {TOLERANCES[precision]:.0e}: report this with the versions that "
             "python -m focalnet_jax prints"
         )
     return (
@@ -129,17 +129,17 @@ def compare(written: bytes, model, image_size: int | tuple[int, int], out: Path)
 
 
 def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) -> bytes:
-    """Returns a model as serialized StableHLO: its weights and its call on normalized images.
+    """Returns a model with its weights as serialized StableHLO.
 
-    The call maps images `[B, H, W, 3]` float32 of any batch size to logits `[B, K]` float32.
+    The exported function maps normalized images `[B, H, W, 3]` float32 of any batch size to logits `[B, K]` float32.
 
     Args:
-      model: the `FocalNet`; every layer is exported in the implementation by XLA, which all platforms have.
+      model: the `FocalNet`. Its layers are exported with the XLA implementations, which run on all platforms.
       image_size: height and width in pixels, or one number for both.
       platforms: names among `PLATFORMS`.
 
     Raises:
-      UserError: images of this size are too small for the model, or its weights too large for one file.
+      UserError: images of this size are too small for the model, or the weights are too large for one file.
     """
     import jax
     import jax.numpy as jnp
@@ -152,12 +152,14 @@ def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) 
     from focalnet_jax.model.precision import get_precision
     from focalnet_jax.ops.implementations import IMPLEMENTATIONS
 
-    config = dataclasses.replace(model.config, **dict.fromkeys(IMPLEMENTATIONS, "xla"))  # which every platform has
+    config = dataclasses.replace(model.config, **dict.fromkeys(IMPLEMENTATIONS, "xla"))  # runs on every platform
     precision, params = get_precision(model.dtype), nnx.state(model)
     graph = nnx.graphdef(nnx.eval_shape(lambda: FocalNet(config, precision=precision, rngs=nnx.Rngs(0))))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if size > MOST_BYTES:
-        raise UserError(f"the weights are {size / 1e9:.1f} GB; a StableHLO file holds {MOST_BYTES / 1e9:.1f} at most")
+        raise UserError(
+            f"the weights are {size / 1e9:.1f} GB; a StableHLO file can contain at most {MOST_BYTES / 1e9:.1f} GB"
+        )
     height, width = sides(image_size)
     shape = jax_export.symbolic_shape(f"b, {height}, {width}, 3")
     images = jax.ShapeDtypeStruct(shape, jnp.float32)

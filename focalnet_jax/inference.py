@@ -1,4 +1,4 @@
-"""Loads the predictor of any weights, and reads the images that it is applied to."""
+"""Loads predictors from weights of any task, and finds and reads images to predict."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["Classifier", "find_pictures", "load_classifier", "load_predictor", "
 
 
 def load_predictor(path: str | Path, name: str | None = None, **options: Any) -> Predictor:
-    """Returns the predictor of the weights at `path`, in any format.
+    """Returns a predictor with the weights at `path`, in any format.
 
-    The task is that of the run that wrote the checkpoint; other weights are loaded as a classifier.
+    The task is the task of the run that wrote the checkpoint. Other weights are loaded as a classifier.
 
     Args:
-      path: as for `load_model`.
+      path: path of the weights, see `load_model`.
       name: name of the variant; recognised by default.
-      **options: options of the task; for classification those of `load_classifier`.
+      **options: options of the predictor, which depend on the task. For classification, see `load_classifier`.
 
     Raises:
       UserError: the weights cannot be read, or do not fit the options.
@@ -42,13 +42,13 @@ def load_predictor(path: str | Path, name: str | None = None, **options: Any) ->
 
 
 def find_pictures(paths: Sequence[str | Path], others: Sequence[str] = ()) -> list[Path]:
-    """Returns image files: the named ones, and all in the named folders, sorted by path.
+    """Returns the given files, and all images in the given folders, sorted by path within a folder.
 
-    Files that are left out of a folder are counted by kind on stderr.
+    Prints the number of other files in a folder, by suffix, to stderr.
 
     Args:
       paths: files and folders.
-      others: suffixes, besides those of images, of files to return.
+      others: suffixes of files to return in addition to images.
 
     Raises:
       UserError: a path does not exist, or a folder holds no images.
@@ -58,7 +58,7 @@ def find_pictures(paths: Sequence[str | Path], others: Sequence[str] = ()) -> li
         if os.path.isdir(path):  # False for an invalid name, for which Path raises
             inside = list_images(path, (*IMAGE_SUFFIXES, *others))
             if not inside.images:
-                raise UserError(f"{path} holds no images; {inside.all_counts}")
+                raise UserError(f"{path} contains no images; {inside.all_counts}")
             if inside.left_out:
                 print(f"{path}: left out {inside.left_out_counts}", file=sys.stderr)
             found += map(Path, inside.images)
@@ -76,10 +76,10 @@ def read_picture(path: Path, name: str | None = None) -> np.ndarray:
 
     Args:
       path: the file.
-      name: name of the file in messages; its path by default.
+      name: name of the file in messages, by default its path.
 
     Raises:
-      UserError: the file is missing or not an image that can be decoded.
+      UserError: the file is missing or cannot be decoded as an image.
     """
     try:
         return decode(path)

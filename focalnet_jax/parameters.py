@@ -1,4 +1,4 @@
-"""Parameters by name: the path of every leaf, and selection by pattern."""
+"""Names the parameters of a tree by their paths, and selects parameters by patterns of these names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """Returns all leaves of a tree by path name."""
+    """Returns the leaves of a tree by path name."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
@@ -27,31 +27,34 @@ def with_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
 
 
 def selected(pattern: str) -> Callable[[Any], Any]:
-    """Returns a function from a tree to a tree of booleans: whether `pattern` is found in each leaf's path name.
+    """Returns a mask, as optax expects it: a function from a tree to a tree of booleans.
 
-    The function raises `UserError` if the pattern matches no leaf.
+    A leaf is True if the regular expression `pattern` is found in its path name. The mask raises `UserError` if the
+    pattern matches no leaf.
     """
     regex = re.compile(pattern)
 
     def mask(tree: Any) -> Any:
         flags = jax.tree_util.tree_map_with_path(lambda path, _: bool(regex.search(path_name(path))), tree)
         if not any(jax.tree.leaves(flags)):
-            raise UserError(f"the pattern {pattern!r} matches no parameter; they are {', '.join(named_leaves(tree))}")
+            raise UserError(
+                f"the pattern {pattern!r} matches no parameter; the parameters are {', '.join(named_leaves(tree))}"
+            )
         return flags
 
     return mask
 
 
 def by_pattern(rules: Sequence[tuple[str, Any]], tree: Any, key: str) -> dict[str, Any]:
-    """Returns values by path name for the leaves whose names match a pattern.
+    """Returns the values of the parameters that match a pattern, by path name.
 
     Args:
-      rules: pairs of a regular expression and a value.
+      rules: pairs of a regular expression and a value for the parameters in whose path names it is found.
       tree: the parameters.
-      key: name of the config key, for messages.
+      key: config key of the rules, for messages.
 
     Raises:
-      UserError: a pattern is invalid or matches no leaf, or two patterns match the same leaf; names them.
+      UserError: a pattern is invalid or matches no parameter, or two patterns match the same parameter.
     """
     values: dict[str, Any] = {}
     by: dict[str, str] = {}
@@ -60,12 +63,14 @@ def by_pattern(rules: Sequence[tuple[str, Any]], tree: Any, key: str) -> dict[st
         try:
             names = [name for name in leaves if re.search(pattern, name)]
         except re.error as error:
-            raise UserError(f"{key}: {pattern!r} is not a regular expression: {error}") from error
+            raise UserError(f"{key}: {pattern!r} is not a regular expression ({error})") from error
         if not names:
-            raise UserError(f"{key}: the pattern {pattern!r} matches no parameter; they are {', '.join(leaves)}")
+            raise UserError(
+                f"{key}: the pattern {pattern!r} matches no parameter; the parameters are {', '.join(leaves)}"
+            )
         if twice := [name for name in names if name in by]:
             raise UserError(
-                f"{key}: {twice[0]} is matched by both {by[twice[0]]!r} and {pattern!r}: change one of them"
+                f"{key}: {twice[0]} is matched by both {by[twice[0]]!r} and {pattern!r}; change one of the patterns"
             )
         values |= dict.fromkeys(names, value)
         by |= dict.fromkeys(names, pattern)

@@ -13,7 +13,11 @@ _BATCH = 16  # images per call of the model
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags and prints a prediction for each image."""
+    """Parses flags, and prints the prediction for each image.
+
+    Raises:
+      UserError: flags or weights are unusable, or images are unreadable; the other images are still predicted.
+    """
     from focalnet_jax.data.decode import LARGEST_SIDE
     from focalnet_jax.errors import UserError
     from focalnet_jax.programs.flags import (
@@ -61,14 +65,14 @@ def main(arguments: list[str]) -> int:
     if predictor.assumed:
         how = predictor.preprocessing.describe()
         print(
-            f"note: {flags.checkpoint} stores no {predictor.assumed}; the default is used: {how}",
+            f"note: {flags.checkpoint} does not specify {predictor.assumed}; using the default: {how}",
             file=sys.stderr,
         )
     if flags.out is not None:
         flags.out.mkdir(parents=True, exist_ok=True)
     broken = []
     for first in range(0, len(paths), _BATCH):
-        read = []  # pairs, since a path may be given twice
+        read = []  # pairs of path and image, because a path may be given twice
         for path in paths[first : first + _BATCH]:
             try:
                 read.append((path, read_picture(path)))

@@ -5,7 +5,7 @@ import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags and trains; returns the exit code."""
+    """Parses the flags and trains. Returns the exit code."""
     from focalnet_jax.distributed.flags import add_flags
     from focalnet_jax.errors import UserError
     from focalnet_jax.programs.config_files import load_config
@@ -25,13 +25,13 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--max-restarts {flags.max_restarts}: expected 0 or more")
     if flags.max_restarts:
         return run_again([sys.executable, *sys.orig_argv[1:], "--max-restarts=0"], flags.max_restarts)
-    # Takes seconds to import: mistakes in flags are reported before it.
+    # These imports take seconds, so mistakes in flags are reported first.
     from focalnet_jax.system.loading import loading
 
     with loading():
         from focalnet_jax.distributed.startup import connect
         from focalnet_jax.training.loop import train
-    connect(flags)  # after the checks, so that no process waits for one that stops on a mistake
+    connect(flags)  # after the checks of flags, so that no process waits for a process that ends with an error
     return train(config, workdir)
 
 

@@ -1,1 +1,1 @@
-"""Fuzzing of every kind of input that the package reads: each must give the right value or a one-line error."""
+"""Fuzzes every kind of input that the package reads. Each input must give the right value or a one-line error."""

@@ -1,7 +1,7 @@
 """Feed mutated inputs to all readers: python -m fuzz [FAMILY ...] [--seed S].
 
-Each input must give the right value or a one-line error: no traceback, crash, hang, wrong value, or use of more than
-2 GB of memory. The same seed gives the same inputs. Failing inputs are kept in runs/fuzz.
+Each input must give the right value or a one-line error. A traceback, a crash, a hang, a wrong value, or the use of
+more than 2 GB of memory is a failure. The same seed gives the same inputs. Failing inputs are kept in runs/fuzz.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 
 from fuzz.runner import run_case, run_family
 
-# The longest first.
+# The longest families first.
 FAMILIES = ("safetensors", "pth", "commands", "pictures", "archives", "labels", "records", "beside", "configs")
-_TOGETHER = 2  # number of families run at once
-_LINES = 6  # lines printed of a failure
+_TOGETHER = 2  # number of families that run at the same time
+_LINES = 6  # number of lines printed per failure
 
 
 def main() -> int:
-    """Parses the flags and runs the families; returns 1 if an input failed."""
+    """Runs the families. Returns 1 if an input failed, otherwise 0."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join(FAMILIES))
     parser.add_argument("--seed", type=int, default=0)

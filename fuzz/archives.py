@@ -1,4 +1,4 @@
-"""Tar archives of images through `data.prepare`, and the data sets that it writes."""
+"""Fuzzes tar archives of images, through `data.prepare` and the data sets that it writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CLASSES = ("cat", "dog", "n01440764")
 
 @dataclass(frozen=True)
 class Archive:
-    """The files of a tar, and the contents of the data set prepared from it."""
+    """The files of a tar, and the contents of a data set prepared from the tar."""
 
     files: dict[str, bytes]
     held: Contents
@@ -50,7 +50,7 @@ def prepare(_: Path) -> list[Archive]:
 
 
 def write_tar(files: Mapping[str, bytes], format: int = tarfile.USTAR_FORMAT, **fields: Any) -> bytes:
-    """Returns a tar of files; all members have the same metadata."""
+    """Returns a tar of `files`, whose members all have the same metadata."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
         for name, content in files.items():
@@ -84,14 +84,14 @@ def case(archives: list[Archive], rng: Rng, folder: Path) -> None:
         prepare_quietly("imagefolder", path, folder / "out", "--shard-mb=1")
     except (UserError, RunFailedError) as error:
         if whole:
-            raise WrongAnswerError(f"an undamaged archive is refused: {error}") from error
+            raise WrongAnswerError(f"an undamaged archive is rejected: {error}") from error
         raise
     finally:
         if outside != _outside(folder):
             raise WrongAnswerError("something was written outside of --out")
     held = contents(folder / "out")
     if whole and held != archive.held:
-        raise WrongAnswerError(f"the data set holds {len(held)} images, {len(held & archive.held)} of them correctly")
+        raise WrongAnswerError(f"the data set has {len(held)} images, of which {len(held & archive.held)} are right")
     labels = {label for label, _ in archive.held} | _labels(content)
     for label, _ in held:
         if label not in {each.strip() for each in labels}:  # TFDS strips white space from names
@@ -104,7 +104,7 @@ def _outside(folder: Path) -> set[str]:
 
 
 def _labels(content: bytes) -> set[str]:
-    """Returns the folders that an independent reader finds in a tar."""
+    """Returns the names in a tar that may be classes, read with Python's tarfile."""
     found = set()
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:", errorlevel=0) as archive:
@@ -117,7 +117,7 @@ def _labels(content: bytes) -> set[str]:
 
 
 def _written_otherwise(files: Mapping[str, bytes], rng: Rng) -> bytes:
-    """Returns a tar with the same files in another order and format, with folders and files that are not images."""
+    """Returns a tar with the same files in a different order and format, and with folders and files without images."""
     names = [str(name) for name in rng.permutation(sorted(files))]
     format = pick(rng, (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))
     before = pick(rng, ("", "./"))
@@ -138,7 +138,7 @@ _TYPES = (
 
 
 def _with_member(files: Mapping[str, bytes], rng: Rng) -> bytes:
-    """Returns a tar with the files and an unsafe or unusual member."""
+    """Returns a tar with the files and one unsafe or unusual member."""
     buffer = io.BytesIO(write_tar(files))
     with tarfile.open(fileobj=buffer, mode="a", format=pick(rng, (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))) as archive:
         member = tarfile.TarInfo(pick(rng, (*_NAMES, *files)))
@@ -146,7 +146,7 @@ def _with_member(files: Mapping[str, bytes], rng: Rng) -> bytes:
         member.linkname = pick(rng, ("", "../../outside", "/etc/passwd", "cat/0.png"))
         content = pick(rng, (b"", b"x" * 700, *files.values()))
         member.size = len(content) if member.isreg() else 0
-        with contextlib.suppress(ValueError, UnicodeError):  # the tar format cannot hold this name
+        with contextlib.suppress(ValueError, UnicodeError):  # the tar format cannot store this name
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
 

@@ -1,4 +1,4 @@
-"""JSON files that accompany weights, in transformers' and timm's formats, through `load_classifier`."""
+"""Fuzzes JSON files that accompany weights, in transformers' and timm's formats, through `load_classifier`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint
 
 @dataclass(frozen=True)
 class Directory:
-    """Files of a model by name, and the values read from them."""
+    """The files of a model by name, and the values read from them."""
 
     files: dict[str, bytes]
     seen: Any
@@ -54,7 +54,7 @@ def prepare(folder: Path) -> list[Directory]:
     """Returns a transformers directory and a timm directory."""
     import safetensors.numpy
 
-    classifier.model_of = lambda *_: None  # takes most of the time and reads no file
+    classifier.model_of = lambda *_: None  # building the model takes most of the time and reads no file
     theirs = folder / "transformers"
     if not theirs.exists():
         stated = WeightsInfo(classes=_NAMES, preprocessing=USUAL.at((32, 32)))
@@ -72,7 +72,7 @@ def prepare(folder: Path) -> list[Directory]:
 
 
 def _seen(classifier: Classifier) -> tuple[Any, ...]:
-    """Returns the values read from the accompanying files: labels, sizes, and a preprocessed image."""
+    """Returns the values read from the accompanying files: class names, sizes, and a preprocessed image."""
     pixels = np.asarray(classifier.transform(_PICTURE))
     if pixels.ndim != 3 or pixels.shape[2] != 3:
         raise WrongAnswerError(f"an image becomes {pixels.shape}")
@@ -96,7 +96,7 @@ def case(directories: list[Directory], rng: Rng, folder: Path) -> None:
         seen = _seen(load_classifier(folder, options=OPTIONS))
     except UserError as error:
         if inert:
-            raise WrongAnswerError(f"{changed} with meaningless keys is refused: {error}") from error
+            raise WrongAnswerError(f"{changed} with meaningless keys is rejected: {error}") from error
         raise
     if inert and seen != directory.seen:
         raise WrongAnswerError(f"{changed} with meaningless keys gives other values")

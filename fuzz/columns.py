@@ -1,4 +1,4 @@
-"""Columns of Parquet files: images and labels of usual and unusual types."""
+"""Creates columns of Parquet files: images and labels of usual and unusual types."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ImageColumn = Callable[[list[bytes], list[str], Rng], Any]
 
 
 def any_text(rng: Rng, usual: str) -> str:
-    """Returns `usual`, or in three of ten cases a text that often breaks parsers."""
+    """Returns `usual`, or in three of ten cases a string that often breaks parsers."""
     return pick(rng, TEXTS) if rng.random() < 0.3 else usual
 
 

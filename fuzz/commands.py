@@ -1,4 +1,4 @@
-"""Command lines of every command, through its `main` and the error handling of `run_command`."""
+"""Fuzzes the command lines of every command, through its `main` and the error handling of `run_command`."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _WEIGHTS = (
     "--option WORD normalize_modulator=false",
 )
 _CONFIG = ("--config CONFIG {files}/recipe.py", "OVERRIDE --config.seed=1", "OVERRIDE --config.data.eval_split=val")
-# By command: its module, and for each argument its flag, if any, the kind of its value (see `_value`), and a valid
-# value.
+# Command: its module, and one line per argument with its flag (if it has one), the kind of its value (see `_value`) and
+# a valid value.
 _GRAMMAR: dict[str, tuple[str, tuple[str, ...]]] = {
     "train": ("train", (*_CONFIG, "--workdir PATH {new}/run", "--max-restarts NUMBER 0")),
     "eval": ("eval", (*_CONFIG, "--checkpoint PATH {run}")),
@@ -72,7 +72,7 @@ _GRAMMAR: dict[str, tuple[str, tuple[str, ...]]] = {
     "demo": ("demo.__main__", ("--checkpoint MISSING {run}", "--port NUMBER 0", "--topk NUMBER 2", "--host WORD a")),
     "launch": ("launch.__main__", ("--processes WORD 0", "--devices-per-process NUMBER 1")),
 }
-# Commands that would run for long, or forever, get a further argument that must be invalid.
+# Commands that would run for a long time or forever get an additional argument that must be invalid.
 _LONG = dict.fromkeys(("train", "sweep", "eval", "aot", "transfer"), "--config.batch_size=0") | {
     "data.show": "--config.data.image_size=0"
 }
@@ -92,14 +92,14 @@ _ACTIONS = ("list", "verify", "diff", "prune", "", "--help")
 
 @dataclass(frozen=True)
 class Mains:
-    """The `main` of every command, and the folder of files used in command lines."""
+    """The `main` function of every command, and the folder with the files that command lines name."""
 
     functions: dict[str, Callable[[list[str]], int | None]]
     files: Path
 
 
 def prepare(folder: Path) -> Mains:
-    """Returns the commands, with small files of every kind."""
+    """Returns the commands and a folder with small files of every kind."""
     stay_in_process()
     files = folder / "files"
     if not files.exists():
@@ -123,7 +123,7 @@ def prepare(folder: Path) -> Mains:
 
 
 def case(mains: Mains, rng: Rng, folder: Path) -> None:
-    """Calls one command with a random command line."""
+    """Runs one command with a random command line."""
     name = pick(rng, mains.functions)
     run = _changed_run(mains.files / "run", rng, folder / "run")
     arguments = _arguments(name, mains.files, rng, folder, run)
@@ -139,11 +139,11 @@ def case(mains: Mains, rng: Rng, folder: Path) -> None:
     finally:
         os.chdir("/")
     if before != {path.name for path in mains.files.iterdir()}:
-        raise WrongAnswerError("it wrote or removed its input")
+        raise WrongAnswerError("the command changed or removed its input")
 
 
 def _arguments(name: str, files: Path, rng: Rng, folder: Path, run: Path) -> list[str]:
-    """Returns a command line from its grammar, with arguments omitted, repeated, wrong or reordered."""
+    """Returns a random command line of a command, with arguments omitted, repeated, invalid or reordered."""
     given: list[str] = []
     pieces = list(_GRAMMAR[name][1])
     if rng.random() < 0.3:
@@ -186,7 +186,7 @@ def _value(kind: str, files: Path, rng: Rng, folder: Path, run: Path) -> str:
 
 
 def _changed_run(run: Path, rng: Rng, path: Path) -> Path:
-    """Returns a workdir in which metrics, config or files of a checkpoint are changed."""
+    """Returns a workdir in which metrics, config or checkpoint files are changed."""
     (path / "checkpoints" / "7").mkdir(parents=True)
     config = json.loads((run / "config.json").read_text())
     (path / "config.json").write_bytes(dump_json(mutate_json(config, rng) if rng.random() < 0.5 else config, rng))

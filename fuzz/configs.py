@@ -1,4 +1,4 @@
-"""Config files and `--config.KEY=VALUE`, through `load_config` and the resolution of a config at the start of a run."""
+"""Fuzzes config files and `--config.KEY=VALUE`, through `load_config` and the start of a run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def prepare(_: Path) -> dict[str, Any]:
 
 
 def case(defaults: dict[str, Any], rng: Rng, folder: Path) -> None:
-    """Loads a config with one to four changes; exactly these values must change."""
+    """Loads a config with one to four changes. Exactly the changed values must differ."""
     keys = [pick(rng, defaults) for _ in range(int(rng.integers(1, 5)))]
     given = {key: _text(defaults[key], rng) for key in keys}
     path = folder / "recipe.py"
@@ -73,7 +73,7 @@ def case(defaults: dict[str, Any], rng: Rng, folder: Path) -> None:
 
 
 def _text(value: Any, rng: Rng) -> str:
-    """Returns text that a user may type for a key, half of the time similar to its value."""
+    """Returns a string that a user may type for a key; half of the time it is similar to the value of the key."""
     if rng.random() < 0.5:
         return pick(rng, _TEXTS)
     if isinstance(value, bool):
@@ -97,7 +97,7 @@ def _check(defaults: dict[str, Any], given: dict[str, str], in_file: dict[str, A
 
 
 def _twin_given(key: str, given: dict[str, str]) -> bool:
-    """Returns whether the duration was given in the other unit, which unsets this one."""
+    """Returns whether the duration was given in the other unit (steps or epochs), which unsets this key."""
     return key.replace("_epochs", "_steps") in given or key.replace("_steps", "_epochs") in given
 
 
@@ -120,7 +120,7 @@ def _means(text: str, value: Any) -> bool:
 
 
 def _start(config: FrozenConfigDict) -> None:
-    """Makes the plan and the mixing of a config without open values; both may raise `UserError`."""
+    """Makes the plan and the mixing of a config in which no value is left open. Both may raise `UserError`."""
     if any(is_auto(config, key) for key in auto_keys(config)):
         return
     for decide in (lambda: make_plan(config, 1000), lambda: make_mixing(config)):

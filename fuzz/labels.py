@@ -1,4 +1,4 @@
-"""Labels in every form through `data.prepare`: class files, label lists, WebDataset, Parquet and TFRecord."""
+"""Fuzzes labels of every form through `data.prepare`: class files, label lists, WebDataset, Parquet and TFRecord."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.data.layouts import write_folder, write_train, write_val
 
 @dataclass(frozen=True)
 class Material:
-    """Images, folders and files from which the inputs of cases are made."""
+    """Images, folders and files from which the inputs of the cases are made."""
 
     pictures: list[bytes]
     imagenet: Path
@@ -37,7 +37,7 @@ class Material:
 
 
 def prepare(folder: Path) -> Material:
-    """Returns nine images, ImageNet-1K in small and a data set stored as TFRecord."""
+    """Returns nine images, a small ImageNet-1K, and a data set stored as TFRecord."""
     stay_in_process()
     rng, pictures = np.random.default_rng(0), []
     for _ in range(9):
@@ -67,17 +67,17 @@ def _write_records(folder: Path, pictures: list[bytes]) -> None:
 
 
 def case(material: Material, rng: Rng, folder: Path) -> None:
-    """Prepares a data set from one form of labels, mostly damaged."""
+    """Prepares a data set from labels of one form, which are mostly damaged."""
     pick(rng, _FORMS)(material, rng, folder)
 
 
 def _expect(expected: Contents | None, kind: str, source: Path, out: Path, *further: str) -> Contents:
-    """Prepares a data set and returns its contents; they must be the expected ones, if these are known."""
+    """Prepares a data set and returns its contents, which must equal the expected contents, if these are known."""
     try:
         prepare_quietly(kind, source, out, *further)
     except (UserError, RunFailedError) as error:
         if expected is not None:
-            raise WrongAnswerError(f"undamaged labels are refused: {error}") from error
+            raise WrongAnswerError(f"undamaged labels are rejected: {error}") from error
         raise
     held = contents(out)
     if expected is not None and held != expected:
@@ -122,11 +122,11 @@ def _class_file(material: Material, rng: Rng, folder: Path) -> None:
     stated = tuple(name.strip() for name in read_classes(path))  # TFDS strips white space
     known = {(stated[n % 3], digest(picture)) for n, picture in enumerate(material.pictures) if n % 3 < len(stated)}
     if not held <= known:
-        raise WrongAnswerError(f"the classes are {stated}, and images have others")
+        raise WrongAnswerError(f"the classes are {stated}, but images have other classes")
 
 
 def _printed(value: Any) -> str:
-    """Returns a value as Python prints it; huge numbers, which it does not print, in hexadecimal digits."""
+    """Returns the repr of a value. Numbers that are too large for repr are written in hexadecimal digits."""
     if isinstance(value, set):
         return f"{{{', '.join(map(repr, sorted(value)))}}}"
     if isinstance(value, list):
@@ -161,12 +161,12 @@ def _expect_val(material: Material, whole: bool, folder: Path, path: Path) -> No
         prepare_quietly("imagenet1k", material.imagenet, folder / "out", f"--val-labels={path}")
     except (UserError, RunFailedError) as error:
         if whole:
-            raise WrongAnswerError(f"an undamaged list is refused: {error}") from error
+            raise WrongAnswerError(f"an undamaged list is rejected: {error}") from error
         raise
     val, synsets = write_val()
     expected = {(synset, digest(picture)) for synset, picture in zip(synsets, val.values(), strict=True)}
     if whole and contents(folder / "out", ("val",)) != expected:
-        raise WrongAnswerError("images have other classes than in the list")
+        raise WrongAnswerError("images have classes that differ from the list")
 
 
 def _shard(material: Material, rng: Rng, folder: Path) -> None:

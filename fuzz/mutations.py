@@ -1,4 +1,4 @@
-"""Mutations of bytes and JSON that often break parsers."""
+"""Mutates bytes and JSON in ways that often break parsers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pick(rng: Rng, choices: Any) -> Any:
 
 
 def mutate_bytes(content: bytes, rng: Rng, times: int | None = None) -> bytes:
-    """Returns the bytes with one to eight changes: other values, numbers, cuts, repeats, insertions."""
+    """Returns the bytes with one to eight changes, such as changed values, deletions, repetitions or insertions."""
     for _ in range(int(rng.integers(1, 9)) if times is None else times):
         content = pick(rng, _CHANGES)(content, rng)
     return content
@@ -99,7 +99,7 @@ _CHANGES = (_flip, _flip, _bit, _bit, _number, _number, _number, _cut, _remove, 
 
 
 def overwrite(content: bytes, place: int, new: bytes) -> bytes:
-    """Returns the bytes with `new` written over them at `place`; the length stays the same."""
+    """Returns the bytes with `new` written over them at offset `place`. The length does not change."""
     return (content[:place] + new + content[place + len(new) :])[: max(len(content), 1)]
 
 
@@ -155,7 +155,7 @@ def _mutate_node(value: Any, rng: Rng) -> Any:
 
 
 def dump_json(value: Any, rng: Rng) -> bytes:
-    """Returns a JSON text; occasionally an invalid one, or one in another encoding."""
+    """Returns a value as JSON, which is occasionally invalid or not in UTF-8."""
     text = json.dumps(value)
     match int(rng.integers(20)):
         case 0:

@@ -1,4 +1,4 @@
-"""Images of every format through `decode` and `read_picture`, compared with Pillow's own decoding."""
+"""Fuzzes images of every format through `decode` and `read_picture`, and compares them with Pillow's decoding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fuzz.runner import Family, WrongAnswerError
 
 _MODES = ("RGB", "L", "RGBA", "P", "1", "LA", "CMYK", "I;16")
 # Reasons for which an image is refused although Pillow would decode it.
-_REFUSED_ON_PURPOSE = re.compile(r"pixels; at most|32 bits|tiles of|its tags hold|scans; at most|raw file")
+_REFUSED_ON_PURPOSE = re.compile(r"pixels; at most|32 bits|tiles of|its tags have|scans; at most|raw file")
 _WEAK = ("DIB", "PCX")  # formats that Pillow recognises by a few bytes only
 # Signatures of formats whose damaged files are repaired where Pillow refuses them.
 _MENDED = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"\0\0\0\x0cjP", b"\xff\x4f")
@@ -31,7 +31,7 @@ _BEFORE = b" \t\r\n\0\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Picture:
-    """An undamaged file and its pixels."""
+    """An undamaged image file and its pixels."""
 
     format: str
     content: bytes
@@ -73,7 +73,10 @@ def _picture(format: str, photo: Image.Image, mode: str, options: dict) -> Pictu
 
 
 def pillow_pixels(content: bytes, without: Sequence[str] = ()) -> np.ndarray | None:
-    """Returns the pixels that Pillow decodes, by the rules of docs/data.md; None if it refuses or has another range."""
+    """Returns the pixels that Pillow decodes, converted to RGB as in docs/data.md.
+
+    Returns None if Pillow rejects the file or decodes pixels of a different range.
+    """
     without = without if content.endswith(b"TRUEVISION-XFILE.\0") else (*without, "TGA")
     formats = [each for each in FORMATS if each not in without]
     try:
@@ -86,12 +89,12 @@ def pillow_pixels(content: bytes, without: Sequence[str] = ()) -> np.ndarray | N
                 scaled = np.asarray(image, np.float32) * np.float32(255 / 65535)
                 return np.repeat(np.clip(np.round(scaled), 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
             return np.asarray((image.convert("RGBA") if "transparency" in image.info else image).convert("RGB"))
-    except Exception:  # Pillow raises any type
+    except Exception:  # Pillow raises exceptions of any type
         return None
 
 
 def case(pictures: list[Picture], rng: Rng, folder: Path) -> None:
-    """Reads a changed image, from bytes or from a file."""
+    """Reads a changed image from bytes or from a file."""
     picture = pick(rng, pictures)
     change = pick(rng, _CHANGES)
     content, whole = change(picture, rng)
@@ -101,7 +104,7 @@ def case(pictures: list[Picture], rng: Rng, folder: Path) -> None:
         found = decode(content)
     except UnreadableImageError as error:
         if whole:
-            raise WrongAnswerError(f"{change.__name__}: {picture.format} is undamaged but refused: {error}") from error
+            raise WrongAnswerError(f"{change.__name__}: {picture.format} is undamaged but rejected: {error}") from error
         on_purpose = _REFUSED_ON_PURPOSE.search(str(error))
         weak = _WEAK if "of a known format" in str(error) else ()
         if not on_purpose and pillow_pixels(content, weak) is not None:
@@ -112,7 +115,7 @@ def case(pictures: list[Picture], rng: Rng, folder: Path) -> None:
     if whole and not np.array_equal(found, picture.pixels):
         raise WrongAnswerError(f"{change.__name__} of {picture.format} has other pixels")
     if not np.array_equal(found, read_picture(path)):
-        raise WrongAnswerError("a file has other pixels than its bytes")
+        raise WrongAnswerError("the pixels read from the file and from its bytes differ")
 
 
 def _check(found: np.ndarray, content: bytes, what: str) -> None:
@@ -134,7 +137,7 @@ def _refused_as_file(path: Path) -> None:
         if str(path) not in str(error):
             raise WrongAnswerError(f"does not name the file: {error}") from error
     else:
-        raise WrongAnswerError("its bytes are refused but its file is read")
+        raise WrongAnswerError("the bytes are rejected but the file is read")
 
 
 def _any_bytes(picture: Picture, rng: Rng) -> tuple[bytes, bool]:
@@ -142,9 +145,9 @@ def _any_bytes(picture: Picture, rng: Rng) -> tuple[bytes, bool]:
 
 
 def _around(picture: Picture, rng: Rng) -> tuple[bytes, bool]:
-    """Returns a file with the same pixels: bytes after it, white space before it, or further chunks and segments."""
+    """Returns a file with the same pixels, but with bytes after it, white space before it, or more chunks."""
     content, format = picture.content, picture.format
-    if format in ("TGA", "PCX"):  # their palette or footer must come last
+    if format in ("TGA", "PCX"):  # their palette or footer must be at the end
         return content, True
     junk = rng.bytes(int(rng.integers(1, 300)))
     if format == "PNG" and rng.random() < 0.6:
@@ -168,7 +171,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _structure(picture: Picture, rng: Rng) -> tuple[bytes, bool]:
-    """Returns a file with changed fields of its format but valid checksums and lengths, so that parsing goes deeper."""
+    """Returns a file with changed fields but valid checksums and lengths, so that parsers do not stop early."""
     change = _STRUCTURES.get(picture.format)
     return change(picture.content, rng) if change else mutate_bytes(picture.content, rng, 1), False
 
@@ -252,7 +255,7 @@ _SIGNATURES = (
 
 
 def _two(picture: Picture, rng: Rng) -> tuple[bytes, bool]:
-    """Returns a file with a part shifted, or with another format's signature before its bytes."""
+    """Returns a file with a shifted part, or with the signature of a different format before its bytes."""
     content = picture.content
     if rng.random() < 0.5:
         place = int(rng.integers(len(content)))

@@ -1,4 +1,4 @@
-"""Shared by families that run `data.prepare`: preparation in this process, and the contents of data sets."""
+"""Helpers of the families that run `data.prepare`: preparation in this process, and the contents of data sets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.run_command import explain_os_error
 
-Contents = set[tuple[str, str]]  # class and hash of every image
+Contents = set[tuple[str, str]]  # (class, hash) of every image
 
 
 def stay_in_process() -> None:
-    """Lets preparations run in this process: starting processes would take a second each."""
+    """Makes `data.prepare` work in this process, because starting a process takes a second."""
     preparation.run_all = tfrecord.run_all = _run_here
 
 
@@ -36,7 +36,7 @@ def prepare_quietly(kind: str, source: Path, out: Path, *further: str) -> None:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turns operating system errors that commands explain in one line into `UserError`."""
+    """Context manager that turns errors of the operating system into `UserError`, like the commands do."""
     try:
         yield
     except OSError as error:

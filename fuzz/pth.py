@@ -1,4 +1,4 @@
-"""Torch files, in both formats of `torch.save`."""
+"""Fuzzes torch files in both formats of `torch.save`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fuzz.weights import FORMATS, File, arrays_of, compare, random_weights, read
 
 
 def prepare(folder: Path) -> list[File]:
-    """Returns files written by torch in both formats, with the further entries that trainers save."""
+    """Returns files written by torch in both formats, with additional entries that trainers save."""
     import torch
 
     weights, files = random_weights(), []
@@ -39,7 +39,7 @@ def prepare(folder: Path) -> list[File]:
 
 
 def case(files: list[File], rng: Rng, folder: Path) -> None:
-    """Reads a changed file; nothing in it may be executed."""
+    """Reads a changed file. Nothing in it may be executed."""
     file = pick(rng, files)
     is_zip = file.content.startswith(b"PK")
     marker = folder / "ran"
@@ -61,16 +61,16 @@ def case(files: list[File], rng: Rng, folder: Path) -> None:
         found = read(path, file, whole=whole)
     finally:
         if marker.exists() or os.path.exists("ran"):
-            raise WrongAnswerError("a program of the file ran")
+            raise WrongAnswerError("a program in the file was executed")
     held = file.arrays if whole else _loaded(path)
-    if not held and change == 0:  # torch refuses it, so the right values are unknown
+    if not held and change == 0:  # torch rejects the file, so the right values are unknown
         return
-    # If torch refuses a file because of another entry, the weights are those that were written.
+    # If torch rejects the file because of an additional entry, the right weights are those that were written.
     compare(found, file.format, held or file.arrays)
 
 
 def _loaded(path: Path) -> dict[str, np.ndarray]:
-    """Returns the tensors that torch reads, by name, however nested; empty if torch refuses the file."""
+    """Returns the tensors at any depth that torch reads, by name. The result is empty if torch rejects the file."""
     import torch
 
     held: dict[str, np.ndarray] = {}
@@ -82,7 +82,7 @@ def _loaded(path: Path) -> dict[str, np.ndarray]:
                     held[str(name)] = inner.detach().float().numpy()
                 add(inner)
 
-    with contextlib.suppress(Exception):  # of all kinds
+    with contextlib.suppress(Exception):  # torch raises exceptions of any type
         add(torch.load(path, map_location="cpu", weights_only=True))
     return held
 
@@ -96,7 +96,7 @@ class _Call:
 
 
 def _with_call(content: bytes, marker: Path, rng: Rng) -> bytes:
-    """Returns a pickle that would run a program, in place of a checkpoint's weights or next to them."""
+    """Returns a checkpoint whose pickle would run a program, instead of the weights or next to them."""
     call = pick(
         rng,
         (
@@ -132,7 +132,7 @@ def _rezip(content: bytes, changed: Mapping[str, bytes | None], compression: int
 
 
 def _zipped_anew(content: bytes, rng: Rng) -> bytes:
-    """Returns a zip with the same members written by another library, with a comment."""
+    """Returns a zip with the same members, written by Python's zipfile, and with a comment."""
     buffer = io.BytesIO(_rezip(content, {}))
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = rng.bytes(int(rng.integers(50)))
@@ -140,7 +140,7 @@ def _zipped_anew(content: bytes, rng: Rng) -> bytes:
 
 
 def _zip_changed(content: bytes, rng: Rng) -> bytes:
-    """Returns a zip with members changed, truncated, missing or compressed, with valid checksums."""
+    """Returns a zip with valid checksums whose members are changed, truncated, missing or compressed."""
     members = {name.partition("/")[2]: data for name, data in _members(content).items()}
     name = pick(rng, members) if rng.random() < 0.5 else "data.pkl"
     match int(rng.integers(5)):
@@ -156,10 +156,10 @@ def _zip_changed(content: bytes, rng: Rng) -> bytes:
 
 
 def _pickle_changed(content: bytes, rng: Rng) -> bytes:
-    """Returns a pickle with opcodes removed, repeated, moved or with another argument."""
+    """Returns a pickle with opcodes removed, repeated or moved, or with changed arguments."""
     try:
         places = [place for _, _, place in pickletools.genops(content)]
-    except (ValueError, OverflowError, struct.error):  # bytes after the pickle, or damaged ones
+    except (ValueError, OverflowError, struct.error):  # damaged, or with bytes after the pickle
         return mutate_bytes(content, rng, 1)
     parts = [content[begin:end] for begin, end in zip(places, [*places[1:], None], strict=True)]
     for _ in range(int(rng.integers(1, 4))):

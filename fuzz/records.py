@@ -1,4 +1,4 @@
-"""Prepared data sets, their ArrayRecord files and metadata, through `TfdsSource`."""
+"""Fuzzes the ArrayRecord files and metadata of prepared data sets, through `TfdsSource`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _LABELS = [0, 1, 2, 2, 1, 0, 1]
 
 @dataclass(frozen=True)
 class DataSet:
-    """The files of a data set by name, and its examples."""
+    """The files of a data set by name, and the examples in them."""
 
     files: dict[str, bytes]
     examples: list[tuple[bytes, np.ndarray]]
 
 
 def prepare(folder: Path) -> list[DataSet]:
-    """Returns a data set with one label per image and one with several."""
+    """Returns two data sets, with one label and with several labels per image."""
     one = {"label": tfds.features.ClassLabel(names=NAMES)}
     many = {"real_label": tfds.features.Sequence(tfds.features.ClassLabel(names=NAMES))}
     made = []
@@ -63,7 +63,7 @@ def case(data_sets: list[DataSet], rng: Rng, folder: Path) -> None:
         _read(str(path), data_set, changed)
     except UserError as error:
         if inert:
-            raise WrongAnswerError(f"{changed} in other white space is refused: {error}") from error
+            raise WrongAnswerError(f"{changed} with different white space is rejected: {error}") from error
         raise
 
 

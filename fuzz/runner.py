@@ -1,4 +1,4 @@
-"""Runs cases in forked processes, to detect crashes, hangs and memory use, and keeps failing inputs."""
+"""Runs cases in forked processes to detect crashes, hangs and memory use, and keeps failing inputs."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ import numpy as np
 from focalnet_jax.errors import RunFailedError, UserError
 
 _BATCH = 400  # cases per process
-_MOST_BYTES = 2 * 10**9  # memory that a case may add to its process
+_MOST_BYTES = 2 * 10**9  # largest number of bytes that a case may allocate
 _TOO_MANY = 25  # number of failures after which a family ends
 
 
 class WrongAnswerError(AssertionError):
-    """Raised for a value that differs from the input's content."""
+    """Raised if a value that was read differs from the content of the input."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of input.
+    """A family of cases: one kind of input.
 
     Attributes:
-      name: name on the command line.
-      count: number of cases of a complete run.
-      prepare: returns the common material of the cases, in a folder that outlives them; called once per process.
-      case: creates the input of one case in an empty folder, reads it and checks the value. Raises `UserError` if the
-        package refuses it, and `WrongAnswerError` for a wrong value.
-      seconds: time limit of a case.
+      name: the name on the command line.
+      count: the number of cases in a complete run.
+      prepare: function of a folder that returns the data from which all cases are made. It is called once per process;
+        the folder is kept until all cases have run.
+      case: function that creates the input of one case in an empty folder, reads it and checks the value. It raises
+        `UserError` if the package rejects the input, and `WrongAnswerError` for a wrong value.
+      seconds: the time limit of a case.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Family:
 
 @dataclass
 class Tally:
-    """Results of a family: number of values, number of refusals, and failures by case."""
+    """Results of a family: the numbers of accepted and rejected inputs, and the failures by case number."""
 
     values: int = 0
     refusals: int = 0
@@ -60,21 +61,21 @@ class Tally:
 
 
 def run_case(family: Family, base: Any, seed: int, number: int, folder: Path) -> bool:
-    """Runs one case; returns whether it gave a value. Raises any exception that is a failure."""
+    """Runs one case. Returns whether the package accepted the input; an exception means a failure."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng([seed, number])
     try:
         with warnings.catch_warnings(action="ignore"):
             family.case(base, rng, folder)
     except (UserError, RunFailedError) as error:
-        if not str(error).strip():  # commands put any message on one line
+        if not str(error).strip():  # only emptiness is checked, because commands put every message on one line
             raise WrongAnswerError(f"{type(error).__name__} has no message") from error
         return False
     return True
 
 
 def run_family(family: Family, seed: int, count: int, keep: Path) -> Tally:
-    """Runs the cases 0 to `count`; failing inputs are kept in `keep`/FAMILY-SEED-NUMBER."""
+    """Runs the first `count` cases. Failing inputs are kept in `keep`/FAMILY-SEED-NUMBER."""
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
         work, first = Path(temporary), 0
@@ -95,7 +96,7 @@ def _special(folder: str, names: list[str]) -> list[str]:
 
 
 def _run_batch(family: Family, seed: int, numbers: range, work: Path, tally: Tally) -> int:
-    """Runs cases in one process until one of them ends it; returns the number of the next case."""
+    """Runs cases in one process until a case ends it. Returns the number of the next case."""
     reading, writing = os.pipe()
     process = os.fork()
     if process == 0:
@@ -130,7 +131,7 @@ def _run_batch(family: Family, seed: int, numbers: range, work: Path, tally: Tal
     if not begun:
         raise RuntimeError(f"{family.name} cannot be prepared: {text or status}\n{log}")
     if not ended and (text or status):
-        tally.failures[number] = f"{text or f'crash: ended with status {os.waitstatus_to_exitcode(status)}'}\n{log}"
+        tally.failures[number] = f"{text or f'crash: exit code {os.waitstatus_to_exitcode(status)}'}\n{log}"
         return number + 1
     return number + 1 if status else numbers.stop
 
@@ -147,7 +148,7 @@ def _run_in_child(family: Family, seed: int, numbers: range, work: Path, writing
     status = 0
     try:
         base = family.prepare(work)
-        allowed = _address_space() + 4 * _MOST_BYTES  # so that no case exhausts the machine's memory
+        allowed = _address_space() + 4 * _MOST_BYTES  # so that no case uses up the memory of the machine
         resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         before = _most_memory()
@@ -162,7 +163,7 @@ def _run_in_child(family: Family, seed: int, numbers: range, work: Path, writing
                 word, text = "failed", traceback.format_exc()[-4000:]
             if _most_memory() - before > _MOST_BYTES:
                 word, text = "failed", f"takes {(_most_memory() - before) / 1e9:.1f} GB"
-                status = 1  # peak memory counts until the process ends
+                status = 1  # a new process, because the peak memory of this one does not decrease
             tell(word, number, text)
             if word != "failed":
                 shutil.rmtree(folder, ignore_errors=True)

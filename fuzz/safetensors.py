@@ -1,4 +1,4 @@
-"""Safetensors files, single and sharded."""
+"""Fuzzes safetensors files, single and sharded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fuzz.weights import FORMATS, OPTIONS, File, arrays_of, compare, random_weig
 
 
 def prepare(_: Path) -> list[File]:
-    """Returns a file in each format."""
+    """Returns a safetensors file for each naming format."""
     import safetensors.numpy
 
     weights = random_weights()
@@ -28,13 +28,13 @@ def prepare(_: Path) -> list[File]:
 
 
 def _split(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Returns header and data of a safetensors file."""
+    """Returns the header and the data of a safetensors file."""
     (size,) = struct.unpack_from("<Q", content)
     return json.loads(content[8 : 8 + size]), content[8 + size :]
 
 
 def _join(header: bytes, data: bytes) -> bytes:
-    """Returns a safetensors file with this header and data."""
+    """Returns a safetensors file with the given header and data."""
     return struct.pack("<Q", len(header)) + header + data
 
 
@@ -56,7 +56,7 @@ def case(files: list[File], rng: Rng, folder: Path) -> None:
 
 
 def _read_as(file: File, folder: Path, content: bytes, *, whole: bool = False) -> None:
-    """Reads bytes as a file; its parameters must be the arrays that an independent reader finds."""
+    """Reads a file. The parameters must equal the arrays that an independent reader finds."""
     path = folder / "weights.safetensors"
     path.write_bytes(content)
     found = read(path, file, whole=whole)
@@ -64,7 +64,7 @@ def _read_as(file: File, folder: Path, content: bytes, *, whole: bool = False) -
 
 
 def _held(content: bytes) -> dict[str, np.ndarray]:
-    """Returns the arrays of a safetensors file, by its specification."""
+    """Returns the arrays of a safetensors file, read according to the specification of the format."""
     header, data = _split(content)
     header.pop("__metadata__", None)
     held = {}
@@ -83,7 +83,7 @@ def _held(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _changed_entries(content: bytes, rng: Rng) -> bytes:
-    """Returns a file with dtypes, shapes, offsets or names changed, with a valid JSON header."""
+    """Returns a file with changed dtypes, shapes, offsets or names, but a valid JSON header."""
     header, data = _split(content)
     names = [name for name in header if name != "__metadata__"]
     for _ in range(int(rng.integers(1, 4))):
@@ -113,7 +113,7 @@ def _changed_entries(content: bytes, rng: Rng) -> bytes:
 
 
 def _laid_out_anew(file: File, rng: Rng) -> bytes:
-    """Returns a file with the same arrays in another order, with other metadata and white space."""
+    """Returns a file with the same arrays in a different order, with different metadata and white space."""
     header, data, place = {}, b"", 0
     old, stored = _split(file.content)
     for name in rng.permutation(sorted(file.arrays)):
@@ -127,7 +127,7 @@ def _laid_out_anew(file: File, rng: Rng) -> bytes:
 
 
 def _read_shards(file: File, rng: Rng, folder: Path) -> None:
-    """Writes two shards and their index, one of them changed."""
+    """Reads two shards with their index; one of the three files is changed."""
     import safetensors.numpy
 
     names = list(file.arrays)

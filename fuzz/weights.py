@@ -1,4 +1,4 @@
-"""Shared by families of weights files: small files, and the comparison of parameters with their arrays."""
+"""Helpers of the families of weights files: small files, and the comparison of parameters with arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTIONS = {"use_postln": False, "normalize_modulator": False}
 
 @dataclass(frozen=True)
 class File:
-    """An undamaged weights file: its bytes, and its arrays by their names in it."""
+    """An undamaged weights file: its bytes, and its arrays by name."""
 
     format: str
     content: bytes
@@ -37,22 +37,22 @@ def random_weights() -> Weights:
 
 
 def arrays_of(weights: Weights, format: str) -> dict[str, np.ndarray]:
-    """Returns the parameters as arrays in a format."""
+    """Returns the parameters as arrays with the names and layouts of a format."""
     return dict(params_to_tensors(weights.params, weights.config, format))
 
 
 def read(path: Path, file: File, *, whole: bool) -> Weights:
-    """Reads weights; an undamaged file must not be refused."""
+    """Reads weights. An undamaged file must not be rejected."""
     try:
         return read_weights(path, options=OPTIONS)
     except UserError as error:
         if whole:
-            raise WrongAnswerError(f"{file.format} is undamaged but refused: {error}") from error
+            raise WrongAnswerError(f"{file.format} is undamaged but rejected: {error}") from error
         raise
 
 
 def compare(found: Weights, format: str, held: Mapping[str, np.ndarray]) -> None:
-    """Raises `WrongAnswerError` if parameters differ from the arrays of a file."""
+    """Raises `WrongAnswerError` if the parameters differ from the arrays of the file."""
     if found.format != format:
         raise WrongAnswerError(f"{format} is recognised as {found.format}")
     for name, array in arrays_of(found, format).items():

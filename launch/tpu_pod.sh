@@ -3,8 +3,8 @@
 #   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh setup
 #   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh train --config configs/imagenet22k.py:large_fl4 --workdir /mnt/runs/l4 ...
 #   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh stop
-# setup copies this checkout to every host and installs it. Data and workdir must be in a directory that all hosts see,
-# such as a bucket mounted with gcsfuse (docs/data.md). stop makes the run save and end, as maintenance does.
+# setup copies this checkout to every host and installs it there. Data and workdir must be in a directory that all hosts
+# see, such as a bucket mounted with gcsfuse (docs/data.md). stop makes the run save and end, like a maintenance event.
 set -eu
 : "${NAME:?the name of the TPU}" "${ZONE:?its zone}"
 FOLDER="${FOLDER:-focalnet_jax}"
@@ -20,8 +20,8 @@ setup)
     ;;
 train)
     shift
-    # The flags overlap the gathers and sums of one block with the computation of another. Each host caches its compiled
-    # program for the next start.
+    # With these flags, XLA overlaps the gathers and sums of one block with the computation of another block. Each host
+    # caches its compiled program for the next start.
     everywhere "cd $FOLDER && LIBTPU_INIT_ARGS='--xla_tpu_enable_async_collective_fusion=true \
 --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true --xla_tpu_overlap_compute_collective_tc=true \
 --xla_enable_async_all_gather=true' .venv/bin/python train.py $(printf '%q ' "$@")"

@@ -1,1 +1,1 @@
-"""Live comparison with PyTorch: `make parity` runs it, `python -m parity.report` makes the table in docs/parity.md."""
+"""Compares this package with PyTorch; `make parity` runs the tests, `make parity-table` writes docs/parity.md."""

@@ -1,6 +1,6 @@
 """The backbone of the original's detectors and segmenters (microsoft/FocalNet detection/ and segmentation/) in PyTorch.
 
-Written from its description: no package index has it. Names of tensors are the original's.
+Written from the original's description, because no package contains it. The names of tensors are the original's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from focalnet_jax.model import FocalNetConfig
 
 
 class DenseFocalNet(nn.Module):
-    """Images `[B, 3, H, W]` to a LayerNorm'd map `[B, C, h, w]` per stage, taken before the stage's downsample."""
+    """Maps images `[B, 3, H, W]` to one LayerNorm'd map `[B, C, h, w]` per stage, taken before its downsample."""
 
     def __init__(self, config: FocalNetConfig):
         super().__init__()
@@ -29,7 +29,7 @@ class DenseFocalNet(nn.Module):
             self.add_module(f"norm{stage}", nn.LayerNorm(dim))
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """One map per stage; the next stage receives the map without the LayerNorm."""
+        """Returns one map per stage. The next stage receives the map without the LayerNorm."""
         x, maps = self.patch_embed(images), []
         for stage, layer in enumerate(self.layers):
             for block in layer.blocks:
@@ -41,7 +41,7 @@ class DenseFocalNet(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Zeros to the right and below to a multiple of the patch, a convolution, LayerNorm."""
+    """Pads on the right and at the bottom to a multiple of the patch size; then a convolution and LayerNorm."""
 
     def __init__(self, inputs: int, dim: int, patch: int, overlapped: tuple[int, int, int] | None):
         super().__init__()
@@ -51,14 +51,14 @@ class Embedding(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[B, C, H, W]` to `[B, D, ceil(H / patch), ceil(W / patch)]`."""
+        """Maps `[B, C, H, W]` to `[B, D, ceil(H / patch), ceil(W / patch)]`."""
         height, width = x.shape[2:]
         x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
         return over_channels(self.norm, self.proj(x))
 
 
 class Block(nn.Module):
-    """Pre-norm modulation and MLP; the original's dense backbone knows no other kind."""
+    """Modulation and MLP with pre-norm, the only kind of block in the original's dense backbone."""
 
     def __init__(self, config: FocalNetConfig, stage: int):
         super().__init__()
@@ -72,7 +72,7 @@ class Block(nn.Module):
             self.gamma_1, self.gamma_2 = (nn.Parameter(torch.ones(dim)) for _ in range(2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[B, C, H, W]` to the same."""
+        """Maps `[B, C, H, W]` to `[B, C, H, W]`."""
         x = x.permute(0, 2, 3, 1)
         x = x + self.modulation(self.norm1(x)) * getattr(self, "gamma_1", 1)
         hidden = F.gelu(self.mlp.fc1(self.norm2(x)))
@@ -93,7 +93,7 @@ class Modulation(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[B, H, W, C]` to the same."""
+        """Maps `[B, H, W, C]` to `[B, H, W, C]`."""
         dim, levels = x.shape[-1], len(self.focal_layers)
         query, context, gates = torch.split(self.f(x).permute(0, 3, 1, 2), (dim, dim, levels + 1), dim=1)
         total = torch.zeros_like(context)
@@ -105,5 +105,5 @@ class Modulation(nn.Module):
 
 
 def over_channels(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
-    """LayerNorm over C of `[B, C, H, W]`."""
+    """Applies LayerNorm over C to `[B, C, H, W]`."""
     return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -1,7 +1,7 @@
 """Writes tests/convert/golden/: .venv-parity/bin/python -m parity.golden.
 
-The files hold small timm and transformers models with random weights, and their outputs; `make test` compares with
-them, without torch.
+The files contain small timm and transformers models with random weights, and their outputs. `make test` compares this
+package with these files, without torch.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from parity.pytorch import build, run
 OUT = Path(__file__).parent.parent / "tests" / "convert" / "golden"
 SMALL = dict(embed_dim=8, depths=(1, 2), num_classes=5, drop_path_rate=0.0)
 LARGE = dict(use_conv_embed=True, use_postln=True, use_layerscale=True, layerscale_value=1e-4)
-# Image sizes [H, W], odd for timm; transformers pads sizes that its embeddings do not divide, the original floors.
+# Image sizes [H, W]. Only timm's are odd, because transformers pads sizes that are not multiples of the patch sizes,
+# whereas the original rounds down.
 MODELS = {
     "timm_lrf": (FocalNetConfig(**SMALL, focal_levels=3), (33, 40)),
     "timm_fl4": (FocalNetConfig(**SMALL, focal_levels=4, normalize_modulator=True, **LARGE), (33, 40)),
@@ -27,7 +28,7 @@ MODELS = {
 
 
 def main() -> None:
-    """Writes all golden files from one seed."""
+    """Writes all golden files, with random weights from one seed."""
     OUT.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(0)
     for name, (config, size) in MODELS.items():

@@ -1,4 +1,4 @@
-"""Errors between this package and a PyTorch library on the same weights and images."""
+"""Measures the errors between this package and a PyTorch library, for the same weights and images."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from focalnet_jax.parameters import named_leaves
 from parity import pytorch
 
 SIZES = ((224, 224), (192, 192), (225, 240), (256, 320))
-FULL = ("focalnet_tiny_lrf", "focalnet_base_srf", "focalnet_large_fl4")  # compared at their full size
+FULL = ("focalnet_tiny_lrf", "focalnet_base_srf", "focalnet_large_fl4")  # compared at full size
 CLASSES = 10
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Relative errors in the 2-norm of logits, of the worst stage's features and of the worst parameter's gradient."""
+    """Relative errors in the 2-norm: logits, features of the worst stage, and gradient of the worst parameter."""
 
     logits: float
     features: float
@@ -40,7 +40,7 @@ class Errors:
 
 
 def reduced(name: str) -> FocalNetConfig:
-    """Returns a narrow and shallow variant with all its flags; deeper stages keep more blocks."""
+    """Returns a narrow and shallow config with all flags of the variant `config`. Deeper stages keep more blocks."""
     config = variant_config(name)
     depths = tuple({2: 1, 6: 2, 18: 3, 12: 2}[depth] for depth in config.depths)
     return dataclasses.replace(config, embed_dim=16, depths=depths, num_classes=CLASSES, drop_path_rate=0.0)
@@ -55,7 +55,7 @@ def distinct_flags() -> dict[FocalNetConfig, list[str]]:
 
 
 def sizes(library: str, config: FocalNetConfig) -> list[tuple[int, int]]:
-    """Returns the input sizes to compare; transformers pads sizes that its embeddings do not divide."""
+    """Returns the input sizes to compare; for transformers, without sizes that it pads."""
     total = config.patch_size * 2 ** (len(config.depths) - 1)
     return [size for size in SIZES if library == "timm" or not any(side % total for side in size)]
 
@@ -73,7 +73,7 @@ def soft_targets(classes: int, batch: int = 2) -> np.ndarray:
 
 
 def load(model: torch.nn.Module, config: FocalNetConfig, *, dtype: str = "float32") -> focalnet_jax.model.FocalNet:
-    """Returns this package's model with the torch model's weights, through a file and `load_model`."""
+    """Returns this package's model with the weights of the torch model, transferred through a file and `load_model`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
@@ -89,16 +89,16 @@ def compare(
     gradients: bool = False,
     change: Callable[[jax.Array], jax.Array] = lambda leaf: leaf,
 ) -> Errors:
-    """Returns errors of float32 logits, features and gradients of `config` against `library` on two photos of `size`.
+    """Returns the float32 errors of logits, features and gradients of `config` against `library`, for photos of `size`.
 
-    `change` is applied to every parameter of this package's model, as an error that the comparison must detect.
+    `change`, applied to every parameter of this package's model, introduces an error that the comparison must detect.
     """
     theirs = pytorch.build(config, library)
     ours = load(theirs, config)
     images, targets = photos(*size), soft_targets(config.num_classes)
     expected = pytorch.run(theirs, images, targets, gradients=gradients)
     graph, params = nnx.split(ours)
-    quick = {"xla_backend_optimization_level": 0}  # most of a single evaluation is compilation
+    quick = {"xla_backend_optimization_level": 0}  # for a single evaluation, compilation takes longest
 
     def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, list[jax.Array]]]:
         model = nnx.merge(graph, params)
@@ -122,7 +122,7 @@ def compare(
 
 
 def bfloat16_errors(config: FocalNetConfig, library: str) -> tuple[float, float]:
-    """Returns relative errors of bfloat16 against float32 logits: this package's, and the library's own."""
+    """Returns the relative errors of bfloat16 logits against float32 logits, for this package and for the library."""
     theirs = pytorch.build(config, library)
     ours = load(theirs, config, dtype="bfloat16")
     images, targets = photos(224, 224), soft_targets(config.num_classes)

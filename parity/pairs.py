@@ -1,4 +1,4 @@
-"""Test parameters."""
+"""Parameters of the tests: pairs of a config and a library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FocalNets of timm and transformers with random weights, and their outputs."""
+"""Builds FocalNets of timm and transformers with random weights, and computes their outputs."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import transformers
 from focalnet_jax.convert.huggingface import transformers_config
 from focalnet_jax.model import FocalNetConfig
 
-FORMATS = {"timm": "timm", "transformers": "huggingface"}  # format in `convert` by name of the library
+FORMATS = {"timm": "timm", "transformers": "huggingface"}  # library: its format in `convert`
 
 
 @dataclass(frozen=True)
 class Results:
-    """Outputs of a model for `images` and soft `targets`, in float32 and NHWC."""
+    """Outputs of a model for images and soft targets, in float32 and NHWC."""
 
     logits: np.ndarray  # [B, K]
     features: list[np.ndarray]  # [B, h, w, C] per stage, before the downsample
-    gradients: dict[str, np.ndarray]  # of the mean cross-entropy, by the library's names
+    gradients: dict[str, np.ndarray]  # of the mean cross-entropy, by the library's names of parameters
 
 
 def can_build(config: FocalNetConfig, library: str) -> bool:
-    """Returns whether the library has such models; timm's patches are always 4 pixels wide."""
+    """Returns whether the library supports the config; timm supports only patches of 4 pixels."""
     return library != "timm" or config.patch_size == 4
 
 
 def build(config: FocalNetConfig, library: str, *, seed: int = 0) -> torch.nn.Module:
-    """Returns the library's model of `config`, with all parameters random and large enough to matter.
+    """Returns the library's model of `config`, with all parameters random and of a normal size.
 
-    In a newly initialised model, LayerScale of 1e-4 and zero biases would hide errors.
+    In a newly initialised model, a LayerScale of 1e-4 and zero biases would hide errors.
     """
     torch.manual_seed(seed)
     model = (
@@ -45,12 +45,12 @@ def build(config: FocalNetConfig, library: str, *, seed: int = 0) -> torch.nn.Mo
 
 
 def randomized(model: torch.nn.Module) -> torch.nn.Module:
-    """Returns the model with all parameters random and large enough that none can be left out unnoticed."""
+    """Returns the model with random parameters, all large enough that leaving one out changes the outputs."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)
             if parameter.ndim > 1:
-                parameter.copy_(noise / (3 * parameter[0].numel()) ** 0.5)  # the variance PyTorch starts layers with
+                parameter.copy_(noise / (3 * parameter[0].numel()) ** 0.5)  # the variance of PyTorch's initialisation
             elif name.endswith("bias"):
                 parameter.copy_(0.1 * noise)
             else:  # LayerNorm's weight and LayerScale
@@ -59,7 +59,7 @@ def randomized(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def timm_options(config: FocalNetConfig) -> dict[str, Any]:
-    """Arguments of timm's FocalNet, without the classifier's."""
+    """Returns the arguments of timm's FocalNet, except those of the classifier."""
     return dict(
         embed_dim=config.dims[0],
         depths=config.depths,
@@ -103,7 +103,7 @@ def _last_blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def _map(hooked: tuple[Any, ...]) -> np.ndarray:
-    """Returns a block's output as `[B, h, w, C]`; transformers has `[B, h * w, C]`, with the size among the inputs."""
+    """Returns a block's output as `[B, h, w, C]`; transformers has `[B, h * w, C]`, and the size in the inputs."""
     _, inputs, output = hooked
     output = output.detach().float()
     if output.ndim == 3:

@@ -1,4 +1,4 @@
-"""Measures everything `make parity` asserts and writes the tables: python -m parity.report docs/parity.md."""
+"""Measures the errors that `make parity` limits, and writes the tables: python -m parity.report docs/parity.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECIPES = {
 
 
 def main(path: Path) -> None:
-    """Replaces the text between the marks in the document at `path`."""
+    """Replaces the text between the marks BEGIN and END in the file at `path`."""
     before, _, rest = path.read_text().partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:

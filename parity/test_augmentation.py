@@ -26,13 +26,13 @@ PICTURES = [
 
 
 class Signs:
-    """A random generator with a fixed sign."""
+    """A random generator whose draws always give the same sign."""
 
     def __init__(self, negative):
         self.negative = negative
 
     def random(self):
-        """Returns 0 for one sign, 1 for the other."""
+        """Returns 0 or 1, which policies compare with 0.5 to choose a sign."""
         return 0.0 if self.negative else 1.0
 
 
@@ -82,7 +82,7 @@ def test_mixed_pixels_and_labels_are_timms_for_the_same_lambda(kind, monkeypatch
     smoothed = np.full((8, 5), 0.1 / 5, np.float32)
     smoothed[np.arange(8), labels] += 0.9
     mixed, targets = jax.device_get(mix(images, smoothed, Mixing(**{kind: 1.0}, group=8), jax.random.key(4)))
-    # Which lambda and box were drawn shows in the result; timm is made to draw the same.
+    # Reads lambda and box off the result, and makes timm draw the same values.
     timms = Mixup(mixup_alpha=1.0, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=5)
     if kind == "mixup":
         lam = float(((mixed - images[::-1]) / (images - images[::-1])).mean())
@@ -94,7 +94,7 @@ def test_mixed_pixels_and_labels_are_timms_for_the_same_lambda(kind, monkeypatch
         monkeypatch.setattr("timm.data.mixup.cutmix_bbox_and_lam", lambda *_, **__: (box, lam))
     monkeypatch.setattr(timms, "_params_per_batch", lambda: (lam, kind == "cutmix"))
     theirs, their_targets = timms(torch.tensor(images).permute(0, 3, 1, 2), torch.tensor(labels))
-    # float32, and a lambda read off pixels
+    # float32, with a lambda that is read off pixels
     np.testing.assert_allclose(mixed, theirs.permute(0, 2, 3, 1).numpy(), atol=2e-5)
     np.testing.assert_allclose(targets, their_targets.numpy(), atol=2e-5)
 
@@ -104,10 +104,10 @@ def test_boxes_are_distributed_as_timms():
     images = np.broadcast_to(np.arange(2, dtype=np.float32)[:, None, None, None], (2, size, size, 1))
     paste = jax.jit(jax.vmap(lambda key: mix(images, np.eye(2, dtype=np.float32), Mixing(cutmix=1.0, group=2), key)[1]))
     ours = 1 - np.asarray(paste(jax.random.split(jax.random.key(0), count)))[:, 0, 0]
-    np.random.seed(0)  # timm draws from there  # noqa: NPY002
+    np.random.seed(0)  # timm uses NumPy's global generator  # noqa: NPY002
     random.seed(0)
     theirs = np.array([1 - cutmix_bbox_and_lam((1, size, size), np.random.beta(1.0, 1.0))[1] for _ in range(count)])  # noqa: NPY002
-    # the two-sample Kolmogorov-Smirnov distance at a confidence of 1 - 1e-5
+    # limit of the two-sample Kolmogorov-Smirnov distance at a confidence of 1 - 1e-5
     grid = np.linspace(0, 1, 400)
     distance = np.abs(np.searchsorted(np.sort(ours), grid) - np.searchsorted(np.sort(theirs), grid)).max() / count
     assert distance < np.sqrt(-np.log(1e-5 / 2) / count)

@@ -1,4 +1,4 @@
-"""Class weights against torch's weighted cross-entropy."""
+"""The loss with class weights equals torch's weighted cross-entropy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +27,7 @@ def test_of_class_indices_the_weighted_mean_is_torchs(smoothing):
 
 
 def test_of_soft_targets_it_is_torchs_sum_over_the_weights_of_the_examples():
-    # For soft targets torch's mean divides by their number; the weighted mean divides by what they weigh.
+    # For soft targets, torch's mean divides by the number of examples, ours by the sum of their weights.
     share = RNG.uniform(size=(16, 1))
     soft = share * np.eye(7)[LABELS] + (1 - share) * np.eye(7)[LABELS[::-1]]
     loss = torch.nn.CrossEntropyLoss(weight=torch.tensor(WEIGHTS), reduction="sum")

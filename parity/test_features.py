@@ -1,4 +1,4 @@
-"""Maps of the backbone are timm's `features_only` and those of the original's detectors and segmenters."""
+"""Maps of the backbone equal timm's `features_only`, and the maps in the original's detectors and segmenters."""
 
 import dataclasses
 
@@ -18,25 +18,25 @@ from parity.dense import DenseFocalNet
 from parity.measure import photos, reduced, relative
 from parity.pytorch import randomized, timm_options
 
-# float32 on both sides, summed in other orders, as in test_models.py; gradients pass through twice the layers.
+# float32 on both sides, summed in different orders, as in test_models.py; gradients pass through twice the layers.
 FLOAT32, GRADIENTS = 1e-5, 1e-4
 
 
 def seeded(model):
-    """The model with random parameters, the same every time."""
+    """Returns the model with random parameters from a fixed seed."""
     torch.manual_seed(0)
     return randomized(model)
 
 
 def ours_from(tensors, config, format):
-    """Parameters of a backbone by path name, from a PyTorch backbone's tensors and its outputs' norms."""
+    """Returns a backbone's parameters by path, from the tensors of a PyTorch backbone and the norms of its outputs."""
     leaves = {}
     for stage in range(len(config.depths)):
         for ours, theirs in (("scale", "weight"), ("bias", "bias")):
             if (name := f"norm{stage}.{theirs}") in tensors:
                 leaves[f"output_norms/{stage}/{ours}"] = tensors[name]
     blocks = {name: tensor for name, tensor in tensors.items() if not name.startswith("norm")}
-    # The tables are of classifiers, which have one more norm.
+    # The tables describe classifiers, which have one more norm.
     blocks |= {"norm.weight": np.ones(config.dims[-1]), "norm.bias": np.zeros(config.dims[-1])}
     classifier = named_leaves(tensors_to_params(blocks, dataclasses.replace(config, num_classes=0), format))
     return leaves | {name: leaf for name, leaf in classifier.items() if not name.startswith("norm/")}

@@ -1,4 +1,4 @@
-"""PyTorch files are read, refused or written as by the libraries themselves."""
+"""PyTorch files are read, rejected and written like the libraries do."""
 
 import argparse
 import datetime
@@ -33,7 +33,7 @@ UNSTATED = dict(use_postln=False, normalize_modulator=False)
 
 
 def saved(tmp_path, config=CONFIG, **beside):
-    """Returns a .pth of a timm model, and the model."""
+    """Returns the path of a .pth of a timm model, and the model."""
     model = pytorch.build(config, "timm")
     path = tmp_path / "timm.pth"
     torch.save({"state_dict": model.state_dict(), **beside} if beside else model.state_dict(), path)
@@ -90,7 +90,7 @@ def test_microsofts_keys_are_those_timm_reads(name, tmp_path):
     write_weights(read_weights(path, options=unstated), tmp_path / "microsoft.pth", format="microsoft")
     other = pytorch.build(config, "timm", seed=1)
     stored = torch.load(tmp_path / "microsoft.pth", weights_only=True)
-    assert list(stored) == ["model"]  # as the original's checkpoints
+    assert list(stored) == ["model"]  # like the original's checkpoints
     other.load_state_dict(checkpoint_filter_fn(stored, other), strict=True)
     for name, tensor in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor), name
@@ -123,7 +123,7 @@ def test_weights_are_found_in_what_trainers_save_and_prefixes_come_off(tmp_path)
     optimizer = torch.optim.AdamW(model.parameters())
     beside = dict(
         optimizer=optimizer.state_dict(),
-        best=np.float64(82.1),  # a figure
+        best=np.float64(82.1),  # a metric
         config=CfgNode({"MODEL": CfgNode({"NAME": "x"})}),
         best_acc=torch.tensor(82.1),
         rng=torch.get_rng_state(),

@@ -1,4 +1,4 @@
-"""Models with classifiers, normalizing layers and pruned weights around timm's FocalNet compute as in PyTorch."""
+"""Classifiers, normalization layers and pruned weights around timm's FocalNet compute the same as in PyTorch."""
 
 import collections
 import json
@@ -26,11 +26,11 @@ from parity.test_files import UNSTATED
 from parity.test_layouts import timm_model
 
 PHOTO = load_sample_image("china.jpg")[:96, :128]
-TOLERANCE = 1e-5  # of parity: float32, other orders of summation
+TOLERANCE = 1e-5  # the limit of docs/parity.md: float32 with different orders of summation
 
 
 class Normalize(torch.nn.Module):
-    """A normalizing layer as commonly put before a model."""
+    """A normalization layer like those that users put before a model."""
 
     def __init__(self, mean, std, names=("mean", "std"), scale=1.0):
         super().__init__()
@@ -45,7 +45,7 @@ class Normalize(torch.nn.Module):
 
 
 class Classifier(torch.nn.Module):
-    """A backbone, a mean over pixels and a classifier, as mmpretrain builds them."""
+    """A backbone, a mean over positions and a classifier, like mmpretrain's."""
 
     def __init__(self, preprocessor=None):
         super().__init__()
@@ -79,10 +79,10 @@ MODELS = {
 def test_what_surrounds_a_backbone_is_computed_as_torch_does(name, tmp_path):
     model = MODELS[name]().eval()
     torch.save({"state_dict": model.state_dict(), "meta": {"epoch": 1}}, tmp_path / "file.pth")
-    with pytest.warns(UserWarning, match="taken as the classifier|the file normalizes images by"):
+    with pytest.warns(UserWarning, match="taken as the classifier|the file normalizes images with"):
         ours = load_classifier(tmp_path / "file.pth", options=UNSTATED, image_size=64)
     pixels = torch.from_numpy(np.array(ours.transform(PHOTO))).permute(2, 0, 1)[None].float() / 255
-    if name == "mmpretrain":  # normalized before the model, as its weights do not state
+    if name == "mmpretrain":  # images are normalized before the model, because its weights do not contain the mean
         pixels = (pixels - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
             :, None, None
         ]
@@ -120,7 +120,7 @@ def test_pruned_weights_are_those_that_torch_computes_with(tmp_path):
     np.testing.assert_array_equal(weights.params["head"]["kernel"], model.head.fc.weight.detach().numpy().T)
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's own, on what is old
+@pytest.mark.filterwarnings("ignore")  # torch's deprecation warnings
 def test_weights_that_torch_stores_otherwise_are_named_by_their_kind(tmp_path):
     def changed(change):
         model = timm_model()
@@ -145,7 +145,7 @@ def test_weights_that_torch_stores_otherwise_are_named_by_their_kind(tmp_path):
 @pytest.mark.parametrize("name", [name for name in list_models() if "iso" not in name])
 def test_a_timm_directory_without_arguments_computes_what_timm_does(name, tmp_path, monkeypatch):
     def small(variant, pretrained=False, **options):
-        # the variant's own switches, with fewer channels and blocks
+        # the variant's options, with fewer channels and blocks
         return timm.models.focalnet.FocalNet(**(options | dict(embed_dim=16, depths=(1, 1, 2, 1), num_classes=5)))
 
     monkeypatch.setattr(timm.models.focalnet, "_create_focalnet", small)
@@ -193,5 +193,5 @@ def test_another_size_of_a_processor_is_written_as_both_read_it_or_not_at_all(na
         return
     processor = AutoImageProcessor.from_pretrained(tmp_path / "b", backend="pil")
     theirs = processor(PHOTO, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    # float32 of numbers of about 1: see parity/test_preprocessing.py
+    # float32 values of about 1: see parity/test_preprocessing.py
     np.testing.assert_allclose((ours / np.float32(255) - np.float32(MEAN)) / np.float32(STD), theirs, atol=1e-6)

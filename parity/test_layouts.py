@@ -1,4 +1,4 @@
-"""Files saved by torch, timm and transformers are read as by these libraries; errors name their other files."""
+"""Files saved by torch, timm and transformers are read like these libraries do; errors name unsupported files."""
 
 import argparse
 import collections
@@ -41,17 +41,17 @@ OTHER = timm_model(seed=1).state_dict()
 
 
 class AttributeDict(dict):
-    """Hyperparameters as Lightning saves them."""
+    """Hyperparameters of the type that Lightning saves."""
 
 
 class Phase(enum.Enum):
-    """An enum, pickled as a call of getattr."""
+    """An enum, which is pickled as a call of getattr."""
 
     TRAIN = "train"
 
 
 class Tracker:
-    """An object with slots and its own pickle state."""
+    """An object with slots and a custom pickle state."""
 
     __slots__ = ("history", "when")
 
@@ -64,7 +64,7 @@ class Spectrum(torch.Tensor):
 
 
 def beside():
-    """Returns the further entries that trainers save, as many as one file can hold."""
+    """Returns the additional entries that trainers save next to weights."""
     other = timm_model(seed=2)
     optimizer = torch.optim.AdamW(other.parameters())
     sum(parameter.sum() for parameter in other.parameters()).backward()
@@ -102,7 +102,7 @@ CONTAINERS = {
 
 
 def shared(state):
-    """Returns the same tensors as views of one storage, some of them transposed."""
+    """Returns the tensors as views of one storage, some of them transposed."""
     joined = torch.cat([value.t().reshape(-1) if value.ndim == 2 else value.reshape(-1) for value in state.values()])
     parts = joined.split([value.numel() for value in state.values()])
     return {
@@ -133,7 +133,7 @@ def test_every_tensor_is_the_one_torch_reads(how, tmp_path):
         "parameter": torch.nn.Parameter(values),
         "complex": torch.complex(values, values),
     }
-    if not how:  # the older format keeps no type of these
+    if not how:  # the older format does not store their type
         tensors |= {"eight bits": values.to(torch.float8_e4m3fn), "unsigned": torch.ones(3, dtype=torch.uint16)}
     torch.save({"a": tensors}, tmp_path / "file", **how)
     read = read_tensors(tmp_path / "file")
@@ -207,9 +207,9 @@ def test_programs_and_whole_models_are_named_by_their_kind(tmp_path):
     for name, what in {
         "jit.pt": r"a TorchScript program \(torch\.jit\.save\)",
         "program.pt2": r"an exported program \(torch\.export\.save\)",
-        "whole.pth": r"holds a pickled model, timm\.models\.focalnet\.FocalNet",
-        "inside.pth": r"holds a pickled model, timm\.models\.focalnet\.FocalNet",
-        "legacy.pth": r"holds a pickled model, torch\.nn\.parallel",
+        "whole.pth": r"contains a pickled model, timm\.models\.focalnet\.FocalNet",
+        "inside.pth": r"contains a pickled model, timm\.models\.focalnet\.FocalNet",
+        "legacy.pth": r"contains a pickled model, torch\.nn\.parallel",
     }.items():
         with pytest.raises(UserError, match=what):
             read_weights(tmp_path / name, options=UNSTATED)

@@ -1,4 +1,4 @@
-"""Logits, features and gradients are those of timm and transformers, for the flags of every variant."""
+"""Logits, features and gradients equal those of timm and transformers, for the flags of every variant."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,12 @@ from parity.measure import FULL, bfloat16_errors, compare, reduced, sizes
 from parity.pairs import PAIRS
 from parity.pytorch import FORMATS
 
-# float32 on both sides, summed in another order: 1e-6 by measurement (docs/parity.md), ten times that allowed;
-# gradients pass through twice the layers.
+# float32 on both sides, summed in different orders: the measured error is 1e-6 (docs/parity.md), and ten times as much
+# is allowed. Gradients pass through twice the layers.
 FLOAT32, GRADIENTS = 1e-5, 1e-4
 
 
-# 192 divides by all strides as 224 does; the table in docs/parity.md has it too.
+# 192 is left out: it is a multiple of all strides, like 224; the table in docs/parity.md has it.
 @pytest.mark.parametrize(("config", "library"), PAIRS)
 def test_every_variants_flags_compute_the_same_at_every_kind_of_input_size(config, library):
     for size in set(sizes(library, config)) - {(192, 192)}:
@@ -23,7 +23,7 @@ def test_every_variants_flags_compute_the_same_at_every_kind_of_input_size(confi
         assert errors.gradients is None or errors.gradients < GRADIENTS
 
 
-# The largest takes a minute and a half a library; the table in docs/parity.md has it with both.
+# The largest model takes 1.5 minutes per library; the table in docs/parity.md compares it with both.
 @pytest.mark.parametrize(
     ("name", "library"), [(n, li) for n in FULL for li in FORMATS if (n, li) != (FULL[-1], "transformers")]
 )
@@ -44,5 +44,5 @@ def test_the_comparison_sees_a_small_mistake():
 @pytest.mark.parametrize("name", ["focalnet_tiny_lrf", "focalnet_huge_fl4"])
 def test_bfloat16_rounds_about_as_much_as_pytorchs_autocast(name, library):
     ours, theirs = bfloat16_errors(reduced(name), library)
-    # Autocast keeps residuals and norms in float32 and the policy here does not: 0.8 to 1.7 times by docs/parity.md.
+    # Autocast keeps residuals and norms in float32, this package does not: 0.8 to 1.7 times the error (docs/parity.md).
     assert 1e-4 < ours < 3 * theirs

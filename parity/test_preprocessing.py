@@ -1,4 +1,4 @@
-"""Images are preprocessed as by transformers' processors and timm's transforms."""
+"""Images are preprocessed like by transformers' processors and timm's transforms."""
 
 import json
 
@@ -23,7 +23,7 @@ from focalnet_jax.data.transforms import eval_transform
 
 CROP = {"height": 56, "width": 40}
 PROCESSORS = [
-    {},  # what is not stated is the processor's default
+    {},  # missing keys have the processor's defaults
     {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 64}, "crop_size": CROP, "resample": 3},
     {"image_processor_type": "BitImageProcessorFast", "size": 64, "crop_size": 57, "image_mean": [0.485, 0.456, 0.406]},
     {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 40}, "crop_size": 57},
@@ -45,7 +45,7 @@ PROCESSORS = [
     {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}},
     {"image_processor_type": "ConvNextImageProcessor", "size": 96, "crop_pct": 0.7},
     {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 384, "resample": 2},
-    {"image_processor_type": "BitImageProcessor", "crop_size": 57, "do_resize": None},  # off
+    {"image_processor_type": "BitImageProcessor", "crop_size": 57, "do_resize": None},  # resizing is off
     {"image_processor_type": "ViTImageProcessor", "size": CROP, "do_normalize": None, "crop_size": None},
     {"image_processor_type": "DeiTImageProcessor", "size": CROP, "do_center_crop": None, "do_rescale": None},
 ]
@@ -70,10 +70,10 @@ def pictures():
 
 
 def assert_same(how, picture, theirs):
-    """Asserts equal pixels: a difference of one level would be 1/255 of a standard deviation, far above rounding."""
+    """Asserts equal pixels. A pixel value that differs by 1 changes the result by 1/255 or more, far above rounding."""
     ours = np.asarray(normalize(eval_transform(how)(np.asarray(picture))[None], how.normalization))[0]
     assert ours.shape == theirs.shape
-    # float32 on both sides, computed in another order: a few units in the last place of the largest
+    # float32 on both sides, computed in different orders: a few units in the last place of the largest value
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * max(1, np.abs(theirs).max()))
 
 

@@ -1,4 +1,4 @@
-"""A run here is the run of torch.optim and timm's scheduler, step by step."""
+"""A run of this package equals a run of torch.optim and timm's scheduler, step by step."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,8 @@ def test_fifty_steps_of_the_recipe_follow_pytorch(variant, overrides):
 
 
 def test_clipping_and_strong_decay_follow_pytorch():
-    # The recipe's 5 is above every norm of this small model, and its 0.05 moves weights little in 50 steps.
+    # The recipe's clipping at 5 is above every norm of this small model, and its weight decay of 0.05 has little effect
+    # in 50 steps.
     ours, theirs = runs("tiny_srf", "--config.optimizer.clip_norm=0.8", "--config.optimizer.weight_decay=2.0")
     assert 5 < np.sum(theirs.norms > 0.8) < 45
     apart = Apart.between(ours, theirs)
@@ -62,7 +63,7 @@ def test_layers_decay_as_timm_groups_them(name):
     model = pytorch.build(config, "timm")
     groups = param_groups_layer_decay(model, weight_decay=0.0, layer_decay=0.7)
     scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
-    # Scales in place of weights, carried over as weights are.
+    # Converts the scales like weights: as arrays of the parameters' shapes.
     filled = {key: np.full(p.shape, scales[id(p)], np.float32) for key, p in model.named_parameters()}
     theirs = named_leaves(tensors_to_params(filled, config, "timm"))
     section = ConfigDict({"learning_rate_scales": (), "layer_decay": 0.7})

@@ -1,4 +1,4 @@
-"""Modulators, gates and kernels as drawn are those that timm's model computes, enlarged as PyTorch does."""
+"""The drawn modulators, gates and kernels equal those of timm's model, and are enlarged like in PyTorch."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ FLOAT32 = 1e-5  # as in test_models.py
 
 
 def maps_of(model, images) -> list[StageMaps]:
-    """Returns the maps of the authors' notebook: the modulator's norm over channels, and the gates."""
+    """Returns the maps of the authors' notebook: the norm of the modulator over channels, and the gates."""
     modulators, gates, hooks = [], [], []
     for layer in model.layers:
         for block in layer.blocks:

@@ -1,4 +1,4 @@
-"""The same run by `train.py`'s step and by a loop of torch.optim and timm's scheduler."""
+"""Computes the same run with this package's train step, and with a loop of torch.optim and timm's scheduler."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from parity import pytorch
 from parity.measure import load, relative
 
 STEPS, WARMUP = 50, 10
-# The ImageNet-1K recipe on digits, narrow and shallow; stochastic depth draws otherwise in every library.
+# The ImageNet-1K recipe on digits, narrow and shallow; without stochastic depth, which is random in each library.
 SMALL = [
     "--config.model.embed_dim=16",
     "--config.model.depths=(1,2)",
@@ -48,17 +48,17 @@ SMALL = [
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A run: one value per step, and the weights after the last one, by this package's names."""
+    """A run: one value per step, and the weights after the last step by this package's names."""
 
     losses: np.ndarray  # [STEPS]
-    rates: np.ndarray  # [STEPS], of the update made in the step
-    norms: np.ndarray  # [STEPS], of the gradient before clipping
+    rates: np.ndarray  # [STEPS], learning rate of the step's update
+    norms: np.ndarray  # [STEPS], norm of the gradient before clipping
     weights: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Apart:
-    """Differences between two runs: of the worst step and of the worst parameter."""
+    """Differences between two runs, for the worst step and the worst parameter."""
 
     loss: float  # relative
     rate: float  # absolute
@@ -66,7 +66,7 @@ class Apart:
 
     @classmethod
     def between(cls, ours: Trajectory, theirs: Trajectory) -> Apart:
-        """Returns the differences of this package's run from the library's."""
+        """Returns the differences between this package's run and PyTorch's."""
         return cls(
             float(np.max(np.abs(ours.losses / theirs.losses - 1))),
             float(np.max(np.abs(ours.rates - theirs.rates))),
@@ -85,7 +85,7 @@ def start(config: FrozenConfigDict) -> torch.nn.Module:
 
 
 def ours(config: FrozenConfigDict, initial: torch.nn.Module) -> Trajectory:
-    """Returns the run by this package's train step."""
+    """Returns the run computed by this package's train step."""
     model = model_config(config)
     mesh, task = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}), _task(config)
     graph, _ = model_graph(task, config.precision, mesh)
@@ -102,14 +102,17 @@ def ours(config: FrozenConfigDict, initial: torch.nn.Module) -> Trajectory:
 
 
 def _task(config: FrozenConfigDict) -> Classification:
-    """The recipe's task; batches are smoothed and not mixed, as the loop of PyTorch has them."""
+    """Returns the recipe's task, with label smoothing but without mixing, as in the PyTorch loop."""
     kind = task_kind(config.task)
     task = kind.make_task(config, kind.open_examples(config), evaluated=False)
     return replace(task, mixing=Mixing(smoothing=config.augment.label_smoothing))
 
 
 def theirs(config: FrozenConfigDict, model: torch.nn.Module) -> Trajectory:
-    """Returns the run by PyTorch on the same batches, with the recipe's values; updates use no code of this package."""
+    """Returns the run computed by PyTorch on the same batches with the recipe's settings.
+
+    The updates use no code of this package.
+    """
     settings, schedule = config.optimizer, config.schedule
     decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and not name.endswith(".bias")]
     others = [p for name, p in model.named_parameters() if p.ndim <= 1 or name.endswith(".bias")]

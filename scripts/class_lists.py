@@ -1,8 +1,8 @@
 """Builds focalnet_jax/data/classes/ from timm's class lists: python scripts/class_lists.py (needs timm).
 
-Origin: synset ids and lemmas are WordNet 3.0's, from timm/data/_info: ImageNet-1K in sorted order, and the 22K order of
-Microsoft's models, whose first 1000 are ImageNet-1K. The script checks the 22K list: ImageNet-1K sorted, then the other
-synsets sorted, 21842 in total.
+Synset ids and lemmas are WordNet 3.0's, from timm/data/_info. The ImageNet-1K list is in sorted order. The ImageNet-22K
+list is in the order of the outputs of Microsoft's models. The script checks that it has 21842 synsets: those of
+ImageNet-1K sorted, then all others sorted.
 """
 
 from pathlib import Path
@@ -10,12 +10,12 @@ from pathlib import Path
 import timm.data
 
 OUT = Path(__file__).parent.parent / "focalnet_jax" / "data" / "classes"
-# This synset of the 22K list has no images in the fall 2011 release, so row 850 of classifiers was never trained.
+# This synset has no images in the fall 2011 release, so row 850 of the released classifiers was never trained.
 WITHOUT_IMAGES = "n04399382"
 
 
 def main() -> None:
-    """Writes both lists, one line per class: synset id, tab, lemmas."""
+    """Writes both lists; each line has a synset id, a tab and the lemmas of a class."""
     source = Path(timm.data.__file__).parent / "_info"
     lines = (source / "imagenet_synset_to_lemma.txt").read_text().splitlines()
     lemmas = dict(line.split("\t", 1) for line in lines)
@@ -29,7 +29,7 @@ def main() -> None:
         and len(set(classes_22k)) == 21842
         and classes_22k[850] == WITHOUT_IMAGES
     ):
-        raise SystemExit("timm's lists are not in the expected order; nothing written")
+        raise SystemExit("timm's class lists are not in the expected order; nothing was written")
     OUT.mkdir(exist_ok=True)
     for name, classes in (("imagenet1k", classes_1k), ("imagenet22k", classes_22k)):
         text = "".join(f"{synset}\t{lemmas[synset]}\n" for synset in classes)

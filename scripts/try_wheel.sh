@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs the wheel into a bare environment of each given Python and uses it outside the checkout:
+# Builds the wheel, installs it into a new environment of each given Python, and uses it outside the checkout:
 #   scripts/try_wheel.sh python3.11 python3.13
-# KEEP=DIR keeps the files.
+# KEEP=DIR keeps the files in DIR; by default they are deleted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 place=${KEEP:-$(mktemp -d)}

@@ -1,4 +1,4 @@
-"""train.py, eval.py and the converter as processes, and what their runs leave."""
+"""Runs train.py, eval.py and other commands as processes, and reads the files of their runs."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def command(script, *arguments):
 
 
 def start(script, *arguments, env=ENVIRONMENT):
-    """A command, started in pipes: forked where libraries are loaded, unless they would load otherwise."""
+    """Starts a command with pipes, forked from a process that has loaded the libraries unless it needs others."""
     called = command(script, *arguments)
     at_import = {key for key in env.keys() | os.environ.keys() if key.startswith(("JAX_", "PYTHON"))}
     if script == "-c" or any(env.get(key) != os.environ.get(key) for key in at_import):
@@ -35,7 +35,7 @@ def start(script, *arguments, env=ENVIRONMENT):
 
 
 def run(script, *arguments, env=ENVIRONMENT):
-    """The output of a command and how it ended."""
+    """Runs a command to its end; returns its exit code and output."""
     process = start(script, *arguments, env=env)
     try:
         stdout, stderr = process.communicate(timeout=300)
@@ -57,7 +57,7 @@ def losses(workdir):
     return {row["step"]: row["train/loss"] for row in metrics(workdir) if "train/loss" in row}
 
 
-# At this rate 60 steps teach something: the second evaluation is the better by far, and so its step the best.
+# At this rate the model learns enough in 60 steps that the second evaluation is clearly better than the first.
 EVERY = [
     "--config.checkpoint_every_steps=7",
     "--config.eval_every_steps=30",

@@ -1,4 +1,4 @@
-"""Every test process sees 8 virtual CPU devices and shares compiled programs with the others."""
+"""Gives every test process 8 virtual CPU devices, and shares compiled programs among the processes."""
 
 import fcntl
 import gc
@@ -10,20 +10,20 @@ import pytest
 
 from tests.quick import QUICK
 
-# Libraries and traced programs are large and stay: looking through them for garbage takes a sixth of their loading.
+# Libraries and traced programs are large and never freed: garbage collection would take a sixth of the loading time.
 gc.set_threshold(20_000, 20, 50)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
-# What Python compiles is kept for all processes: half a second of each.
+# Python keeps compiled modules for all processes, which saves half a second per process.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# A program compiled once serves all tests and the processes they start; its key is the program and the flags.
+# All tests and the processes that they start share compiled programs; the key is the program and the flags.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_COMPILATION_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 
-# Files that take half a minute or more, the longest first: begun last, they would leave the other test process idle.
+# Files that take half a minute or more, the longest first. If they began last, the other test processes would be idle.
 _LONG = (
     "test_mosaic.py",
     "test_stopping.py",
@@ -56,12 +56,12 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    gc.freeze()  # what is loaded stays: not to look through it for garbage again and again
+    gc.freeze()  # excludes what is loaded from garbage collection
 
 
 def made_once(tmp_path_factory, name, *flags):
-    """A run's workdir and what it printed. The first test process that needs it makes it for all."""
-    from tests.commands import run  # after the environment is set
+    """Returns the workdir and output of a run. The first test process that needs the run makes it for all processes."""
+    from tests.commands import run  # imported after the environment has been set
 
     alone = "PYTEST_XDIST_WORKER" not in os.environ
     workdir = (tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent) / name
@@ -77,7 +77,7 @@ def made_once(tmp_path_factory, name, *flags):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """An uninterrupted run of 60 steps, saved every 7 and evaluated every 30: its workdir and what it printed."""
+    """Workdir and output of an uninterrupted run of 60 steps, saved every 7 steps and evaluated every 30."""
     from tests.commands import EVERY, SMALL
 
     return made_once(tmp_path_factory, "finished", *SMALL, *EVERY)
@@ -85,7 +85,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def staged(tmp_path_factory):
-    """A run like `finished`, of a model of two stages, the second of two blocks, that learns more slowly."""
+    """A run like `finished`, with two stages (the second with two blocks), which learns more slowly."""
     from tests.commands import EVERY, SMALL
 
     slower = ["--config.model.depths=(1,2)", "--config.schedule.learning_rate=2e-3"]
@@ -102,7 +102,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """A folder data set cut from scikit-learn's photos: class is which photo."""
+    """A folder data set of crops of scikit-learn's two photos, which are the classes."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_sample_image

@@ -1,4 +1,4 @@
-"""Commands as processes that begin where Python has loaded their libraries: what takes most of a short one's time."""
+"""Starts commands in forked processes that have the libraries loaded, which takes most of a short command's time."""
 
 import multiprocessing
 import os
@@ -10,7 +10,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-# What commands import, but not the modules that are run: those would warn of being there already.
+# The libraries that commands import, but not the commands' modules, because runpy warns if these are loaded already.
 _LOADED = [
     "focalnet_jax.training.loop",
     "focalnet_jax.training.evaluate_checkpoint",
@@ -24,7 +24,7 @@ _CONTEXT.set_forkserver_preload(_LOADED)
 
 
 class Forked:
-    """As `subprocess.Popen(command, env=env, stdout=PIPE, stderr=PIPE, text=True)`; the command is Python's."""
+    """Works like `subprocess.Popen(command, env=env, stdout=PIPE, stderr=PIPE, text=True)` for a Python command."""
 
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
         self._command = command
@@ -39,7 +39,7 @@ class Forked:
 
     @property
     def returncode(self) -> int | None:
-        """How it ended, or None."""
+        """The exit code, or None while the process runs."""
         return self._process.exitcode
 
     poll = returncode.fget
@@ -50,11 +50,11 @@ class Forked:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Ends it."""
+        """Kills the process."""
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Waits for the end; what it wrote and was not read."""
+        """Waits for the end; returns the output that has not been read yet."""
         outputs: list[str] = ["", ""]
 
         def read(index: int, pipe) -> None:

@@ -1,4 +1,4 @@
-"""Imported where commands begin: what numba loads, half a second, before the first picture is resized."""
+"""Imported before commands are forked: loads what numba needs to resize a first image, which takes half a second."""
 
 import numpy as np
 

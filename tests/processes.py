@@ -1,4 +1,4 @@
-"""Runs of two processes on this machine, as the launcher starts them."""
+"""Starts runs of two processes on this machine with the launcher."""
 
 import subprocess
 import time
@@ -8,13 +8,13 @@ import psutil
 
 from tests.commands import ENVIRONMENT, SMALL, command, losses, saved_params
 
-# Sums over the batch are taken in another order, 6e-8 a rounding; twenty AdamW steps let that grow a little.
+# Sums over the batch have a different order: an error of 6e-8 per rounding, which grows slightly in 20 AdamW steps.
 ROUNDING = 1e-5
 SHORT = [*SMALL, "--config.batch_size=16", "--config.schedule.warmup_steps=2", "--config.total_steps=20"]
 
 
 def launch(*arguments, devices=1, env=ENVIRONMENT):
-    """The launcher of train.py in two processes, started, in pipes."""
+    """Starts the launcher of train.py with two processes, with pipes."""
     flags = ["-m", "focalnet_jax.launch", "--processes", 2, "--devices-per-process", devices, "--", "train.py"]
     return subprocess.Popen(
         [command("")[0], *map(str, [*flags, *arguments])],
@@ -26,7 +26,7 @@ def launch(*arguments, devices=1, env=ENVIRONMENT):
 
 
 def when_running(launcher, workdir, steps):
-    """The launcher's processes, as soon as they have done some steps."""
+    """Returns the launcher's processes as soon as they have done some steps."""
     deadline = time.monotonic() + 240
     while not (workdir / "metrics.jsonl").exists() or max(losses(workdir), default=0) < steps:
         assert launcher.poll() is None, launcher.stderr.read()

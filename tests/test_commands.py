@@ -1,4 +1,4 @@
-"""train.py, eval.py and the converter as a user types them: what is left behind, and how mistakes are reported."""
+"""train.py, eval.py and the converter as a user types them: their files, and their errors."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def test_weights_of_another_run_start_a_new_one(finished, tmp_path):
     start = [*SMALL, "--config.total_steps=1", f"--config.init_from={workdir}"]
     kept = run("train.py", *start, "--workdir", tmp_path / "kept")
     assert kept.returncode == 0, kept.stderr
-    assert losses(tmp_path / "kept")[1] < 2.25  # 60 steps brought it to 2.0; fresh weights give log(10) = 2.30
+    assert losses(tmp_path / "kept")[1] < 2.25  # 60 steps reached 2.0; new weights give log(10) = 2.30
     eleven = [*start, "--config.model.num_classes=11"]
     assert_one_line_mistake(run("train.py", *eleven, "--workdir", tmp_path / "refused"), "init_head=drop")
     dropped = run("train.py", *eleven, "--config.init_head=drop", "--workdir", tmp_path / "dropped")
@@ -96,7 +96,7 @@ def test_weights_travel_to_another_format_and_are_evaluated_and_trained_on_alike
     assert_one_line_mistake(again, "already exists")
 
 
-# Nearly all other runs here are of quickstart.
+# Nearly all other runs in the tests use quickstart.
 @pytest.mark.parametrize("recipe", sorted({path.stem for path in Path("configs").glob("*.py")} - {"quickstart"}))
 def test_every_recipe_takes_a_smoke_step(recipe, tmp_path):
     arguments = [f"--config=configs/{recipe}.py:smoke", "--config.total_steps=1", "--workdir", tmp_path]
@@ -122,7 +122,7 @@ def test_a_folder_of_photos_trains_and_evaluates(photos, tmp_path):
     [
         (["--config.model.name=focalnet_tiny_lfr"], "focalnet_tiny_lrf"),
         (["--config.data.source=digits"], "add --config.data.source=folder"),
-        (["--config.model.mlp_ratio=0.001"], "leaves none in the MLP"),
+        (["--config.model.mlp_ratio=0.001"], "no hidden channel"),
         (["--config.eval_every_epochs=1e300"], "expected 1 to 2**31 - 1 steps"),
         (["--config.schedule.warmup_steps=-1"], "schedule.warmup_steps=-1: expected 0 to"),
         (["--config.leraning_rate=1"], "schedule.learning_rate"),
@@ -195,5 +195,5 @@ def test_help_explains_and_missing_flags_are_named(script):
 
 def test_the_programs_own_report_lists_every_extra():
     extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
-    report = Path("focalnet_jax/__main__.py").read_text()  # what it prints depends on the packages installed here
+    report = Path("focalnet_jax/__main__.py").read_text()  # its output depends on the installed packages
     assert not [name for name in extras if f"focalnet_jax[{name}]" not in report]

@@ -1,4 +1,4 @@
-"""Every recipe builds, overrides are typed, and mistakes are answered."""
+"""Every recipe builds a model, overrides are converted to the right types, and mistakes are reported."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ def test_options_of_a_variant_combine():
 
 
 @pytest.mark.parametrize(
-    ("variant", "millions"),  # of parameters, as the paper's tables 3, 2 and 12 have them
+    ("variant", "millions"),  # millions of parameters in tables 3, 2 and 12 of the paper
     [
         ("tiny_srf,overlapped,deeper", 25.1),
         ("small_srf,overlapped,deeper", 38.2),
@@ -109,7 +109,7 @@ START = "from focalnet_jax.config import default_config\n\ndef get_config(varian
         (START + "    c.batch_sise = 3\n    return c\n", "batch_size"),
         (START + "    c.optimizer.weight_decoy = 3\n    return c\n", "weight_decay"),
         (START + "    c.batch_size = 'many'\n    return c\n", "mine.py:5 fails: TypeError"),
-        (START + "    c.unlock()\n    del c.augment.flip\n    return c\n", "lacks augment.flip"),
+        (START + "    c.unlock()\n    del c.augment.flip\n    return c\n", "lacks the keys augment.flip"),
     ],
 )
 def test_a_config_file_that_fails_names_the_line(tmp_path, text, message):

@@ -1,4 +1,4 @@
-"""An exported model runs where this package is not, for any batch size, and gives the same logits."""
+"""An exported model runs without this package, for any batch size, and gives the same logits."""
 
 import re
 import subprocess
@@ -31,7 +31,7 @@ def test_the_file_runs_without_the_package_for_any_batch_and_gives_the_models_lo
     files = [tmp_path / name for name in ("model.stablehlo", "images.npy", "logits.npy")]
     done = subprocess.run([sys.executable, "-c", ALONE, *files], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    # The same program but for the batch size; float32 roundings.
+    # The same program except for the batch size: float32 roundings.
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), jax.jit(model)(images), rtol=1e-5, atol=1e-6)
 
 
@@ -41,14 +41,14 @@ def test_a_runs_weights_are_exported_by_the_command(finished, tmp_path, capsys):
     assert main([str(workdir), str(out), "--image-size", "24", "--platforms", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "[B, 24, 24, 3] to [B, 10], for cpu" in printed
-    # The native kernels of the model against XLA: not equal, and far within the tolerance.
+    # Compares the model's C++ kernels with XLA: not bitwise equal, but far within the tolerance.
     assert 0 < _difference(printed) < TOLERANCES["float32"] / 10
     exported = jax.export.deserialize(out.read_bytes())
     assert exported.platforms == ("cpu",)
     images = np.zeros((3, 24, 24, 3), np.float32)
     np.testing.assert_allclose(exported.call(images), focalnet_jax.load_model(workdir)(images), rtol=1e-5, atol=1e-6)
     assert main([str(workdir), str(tmp_path / "own"), "--platforms", "cpu"]) == 0
-    assert "[B, 16, 16, 3] to [B, 10], for cpu" in capsys.readouterr().out  # what it was trained at
+    assert "[B, 16, 16, 3] to [B, 10], for cpu" in capsys.readouterr().out  # the size of its training images
     (tmp_path / "own").unlink()
     with pytest.raises(UserError, match="exists"):
         main([str(workdir), str(out)])
@@ -76,7 +76,7 @@ def test_a_bfloat16_model_is_compared_within_its_own_rounding(finished, tmp_path
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (1 + 1e-2, r"run.stablehlo is not written: its logits differ from the model's by \d.*at most 1e-04"),
+        (1 + 1e-2, r"run.stablehlo is not written, because its logits differ from the model's by \d.*at most 1e-04"),
         (np.nan, "its logits differ from the model's by nan"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a command is to write is refused before its work, or written whole."""
+"""If an output cannot be written, the command ends before its work; otherwise the file is written completely."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_paths_that_cannot_be_written_are_refused_before_with_what_to_do(tmp_pat
     check_result(there, overwrite=True)
     check_result(tmp_path / "new.npz")
     check_folder(tmp_path / "a" / "b", "--out")
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda *_: False)  # needed because root may write everywhere
     with pytest.raises(UserError, match="is not writable; choose another name"):
         check_result(tmp_path / "new.npz")
     with pytest.raises(UserError, match=r"--out .*b: .* is not writable; choose another"):

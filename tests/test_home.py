@@ -1,4 +1,4 @@
-"""A path may begin with `~` wherever one is given: on any command line, in a config file, in Python."""
+"""Paths may begin with `~` on every command line, in config files and in Python."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.programs.flags import with_home
 from tests.commands import ENVIRONMENT, FOLDER, run
 
-CACHE = ENVIRONMENT.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))  # holds the compiled C++ library
+CACHE = ENVIRONMENT.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))  # contains the compiled C++ library
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Classifiers are what a user says they are, and name each class by a name of its own."""
+"""Classifiers follow the user's options, and give every class a unique name."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from focalnet_jax.visualize.maps import receptive_field
 from tests.convert.golden_files import GOLDEN, OPTIONS
 from tests.convert.random_weights import weights_of
 
-UNSTATED = GOLDEN / "timm_lrf.safetensors"  # nothing in it tells normalize_modulator
+UNSTATED = GOLDEN / "timm_lrf.safetensors"  # does not contain normalize_modulator
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_file_gives_the_class_names_of_the_outputs(tmp_path, capsys):
 
 
 def in_threads(call, times=48):
-    """What a call returns from 8 threads at once."""
+    """Returns the results of a call in 8 threads at the same time."""
     with ThreadPoolExecutor(8) as threads:
         return [each.result() for each in [threads.submit(call) for _ in range(times)]]
 
@@ -143,7 +143,7 @@ def test_predictions_are_drawn_below_each_image_one_file_per_image(tmp_path, cap
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a_cat.png", "b_cat.png", "b_dog.png"]
     drawn = np.asarray(Image.open(tmp_path / "drawn" / "a_cat.png"))
     image = np.asarray(Image.open(tmp_path / "a" / "cat.png"))
-    np.testing.assert_array_equal(drawn[:50, 85:155], image)  # in the middle of 240 pixels
+    np.testing.assert_array_equal(drawn[:50, 85:155], image)  # in the middle of a width of 240 pixels
     assert drawn.shape == (50 + 3 * 16 + 12, 240, 3)
     assert (drawn[50:] != 255).any(axis=(1, 2)).sum() > 30  # bars and names
     prediction = load_predictor(tmp_path / "model").predictions([image], topk=3)[0]
@@ -151,7 +151,7 @@ def test_predictions_are_drawn_below_each_image_one_file_per_image(tmp_path, cap
     assert [row["label"] for row in prediction.json()["classes"]] == list(prediction.labels)
     assert predict.main([*given, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out.splitlines()[0])["classes"]
-    # Images of one call are computed together, which rounds otherwise than one by itself.
+    # Images of one call are computed as a batch, which rounds differently from a single image.
     assert [row["probability"] for row in printed] == pytest.approx(prediction.probabilities, rel=1e-5)
     with pytest.raises(UserError, match="is a file; expected a folder"):
         predict.main([*given, "--out", str(tmp_path / "a" / "cat.png")])

@@ -1,4 +1,4 @@
-"""What pip installs is whole, and says what it is."""
+"""The installed package is complete: commands, recipes, benchmarks and version."""
 
 import importlib.util
 import re
@@ -55,7 +55,9 @@ def test_one_program_has_all_commands():
     assert helped.stdout.startswith("usage: focalnet convert [-h]")
     as_module = run("-m", "focalnet_jax.convert", "--help").stdout
     assert as_module.startswith("usage: python -m focalnet_jax.convert [-h]")
-    assert helped.stdout.partition("\n\n")[2] == as_module.partition("\n\n")[2]  # all but how it is called
+    assert (
+        helped.stdout.partition("\n\n")[2] == as_module.partition("\n\n")[2]
+    )  # everything except the name of the command
 
 
 def test_help_shows_a_command_as_it_was_called():
@@ -113,14 +115,14 @@ def test_a_mistake_in_a_benchmarks_command_is_one_line(name, arguments):
     [
         (["--config.batch_size=3"], "--batch sets the images per chip"),
         (["--aggregation", "4", "--config.model.aggregation=xla"], "compiles both implementations"),
-        (["--plain", "--config.model.use_gates=False"], "needs a released model, without use_gates=False"),
+        (["--plain", "--config.model.use_gates=False"], "but this config sets use_gates=False"),
         (["--config.precision=float32"], "expected bfloat16"),
         (["--topology", "h100:1"], "expected a TPU such as v5e:2x2"),
         (["--block", "1", "--config.remat=foo"], "unknown remat policy 'foo'"),
         (["--model", ""], "expected a variant such as base_lrf"),
         (["--model", "focalnet_focalnet_base_lrf"], "unknown config variant 'focalnet_focalnet_base_lrf'"),
-        (["--config.mesh.fsdp=0"], "only one chip's part is compiled"),
-        (["--model", "pooling", "--aggregation", "1"], "needs a released model, without use_depthwise_conv=False"),
+        (["--config.mesh.fsdp=0"], "only one chip is supported here"),
+        (["--model", "pooling", "--aggregation", "1"], "but this config sets use_depthwise_conv=False"),
         (["--config.data.image_size=100000000"], "expected 1 to 16384 pixels"),
     ],
 )
@@ -137,7 +139,9 @@ def test_benchmarks_run_by_their_path_too():
     for path in Path("benchmarks").glob("*.py"):
         before, uses_another, after = path.read_text().partition("from benchmarks")
         assert not uses_another or "__main__" not in after or "sys.path.insert(0," in before, path
-        assert "def main(" not in before + after or "run_command(main)" in before + after, path  # mistakes are one line
+        assert "def main(" not in before + after or "run_command(main)" in before + after, (
+            path
+        )  # reports mistakes in one line
     assert run("benchmarks/cpu.py", "--help").returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""The files in launch/ are what their interpreters accept, and name flags and configs that exist."""
+"""The files in launch/ have valid syntax, and name flags and configs that exist."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def test_scripts_are_bash(script):
 def test_this_jax_knows_the_flags_for_gpus():
     flags = re.findall(r"--xla_gpu_\w+=\w+", Path("launch/slurm.sh").read_text())
     assert len(flags) > 3
-    # XLA ends a process that is given a flag it does not know.
+    # XLA ends the process if it does not know a flag.
     program = [sys.executable, "-c", "import jax; print(jax.jit(lambda x: x + 1)(1))"]
     done = subprocess.run(program, env=os.environ | {"XLA_FLAGS": " ".join(flags)}, capture_output=True, text=True)
     assert done.stdout.strip() == "2", done.stderr

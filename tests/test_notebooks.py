@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom as a reader runs them, and what they say of their results is so."""
+"""The notebooks run from top to bottom, and their results agree with their texts."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from focalnet_jax.model import summarize
 from focalnet_jax.programs.config_files import load_config
 from tests.quick import QUICK
 
-# What the compiler spends on a program: where little is computed, little; level 1 trains as fast as the highest.
+# Optimisation levels: the lowest for little computation; level 1 trains as fast as the highest level.
 LITTLE, SOME = QUICK, QUICK.replace("level=0", "level=1")
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NAMES = ("aot", "convert", "finetune", "modulation")
@@ -30,7 +30,7 @@ def read(name):
 
 @pytest.fixture
 def executed(tmp_path):
-    """Executes a notebook in an empty folder; what it writes, it writes elsewhere and takes away again."""
+    """Executes a notebook in an empty folder, and checks that it leaves no files there or in the temporary folder."""
 
     def execute(name, flags):
         here, there = tmp_path / "here", tmp_path / "there"
@@ -47,13 +47,13 @@ def executed(tmp_path):
 
 
 def printed(notebook, cell):
-    """What the cell of this id wrote."""
+    """Returns what the cell with this id printed."""
     outputs = next(each.outputs for each in notebook.cells if each.id == cell)
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
 def colours(notebook, cell):
-    """How many colours the one figure under the cell of this id has."""
+    """Returns the number of colours in the only figure of the cell with this id."""
     outputs = next(each.outputs for each in notebook.cells if each.id == cell)
     (drawn,) = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
     picture = Image.open(io.BytesIO(base64.b64decode(drawn))).convert("RGB")
@@ -81,7 +81,7 @@ def test_a_model_that_knows_digits_learns_another_question_from_few_pictures(exe
     result = json.loads(printed(done, "evaluate").splitlines()[-1])
     scratch = float(re.search(r"best eval/top1 ([\d.]+) %", printed(done, "scratch"))[1])
     assert result["examples"] == 450
-    assert result["top1"] > 80  # 60 by chance
+    assert result["top1"] > 80  # 60 % by chance
     assert result["top1"] > scratch + 5
     for cell in ("curves", "write-images", "compare", "predict"):
         assert colours(done, cell) > 20

@@ -1,4 +1,4 @@
-"""Runs that version 0.1.0 left, in tests/old_runs: later versions resume, evaluate, convert and report them."""
+"""Later versions resume, evaluate, convert and report the runs of version 0.1.0 in tests/old_runs."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from tests.commands import convert, losses, metrics, run
 from tests.processes import ROUNDING
 
-# The flags that made them; `processes` was two processes of one device each, and also resumes in one of one device.
+# The flags of the runs. `processes` ran in two processes with one device each, and also resumes in a single process.
 _SMALL = [
     "--config.model.embed_dim=8",
     "--config.model.depths=(1,1)",
@@ -38,7 +38,7 @@ FLAGS = {
         "--config.optimizer.learning_rate_scales=(('^patch_embed/',0),)",
     ],
 }
-# The average run computes in bfloat16, where another CPU may round a product the other way: 2^-8 a rounding.
+# The run `average` computes in bfloat16, where a different CPU may round a product differently: 2^-8 per rounding.
 TOLERANCE = {"plain": ROUNDING, "processes": ROUNDING, "average": 2**-8}
 
 
@@ -51,7 +51,7 @@ def old(request, tmp_path):
 
 def test_an_old_run_resumes_and_computes_the_same(old):
     expected = losses(old)
-    # What is left of a run that was killed between its saves.
+    # Imitates a run that was killed between two saves.
     shutil.rmtree(old / "checkpoints" / "6")
     (old / "saved.json").write_text((old / "saved.json").read_text().replace("6", "3"))
     done = run("train.py", *FLAGS[old.name], "--workdir", old)
@@ -69,7 +69,7 @@ def test_an_old_run_evaluates_to_what_it_recorded(old):
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["examples"] == 450
     np.testing.assert_allclose(result["loss"], recorded["eval/loss"], TOLERANCE[old.name])
-    assert abs(result["top1"] - recorded["eval/top1"]) <= 100 / 450  # one picture between two classes
+    assert abs(result["top1"] - recorded["eval/top1"]) <= 100 / 450  # one image may change its class
 
 
 def test_an_old_run_converts_and_is_reported(old, tmp_path):
@@ -77,4 +77,4 @@ def test_an_old_run_converts_and_is_reported(old, tmp_path):
     assert done.returncode == 0, done.stderr
     done = run("-m", "focalnet_jax.report", old, "--out", tmp_path / "report.html")
     assert done.returncode == 0, done.stderr
-    assert "<td>10.00 %</td>" in (tmp_path / "report.html").read_text()  # its top-1, one of ten classes
+    assert "<td>10.00 %</td>" in (tmp_path / "report.html").read_text()  # its top-1 accuracy

@@ -1,4 +1,4 @@
-"""A folder of pictures is trained on, evaluated and predicted with in three flags, and what was chosen stays."""
+"""Training, evaluation and prediction on a folder of images need three flags, and automatic choices are kept."""
 
 import json
 
@@ -104,7 +104,7 @@ def test_a_run_from_weights_takes_their_model_and_picture_size(images, trained, 
 
 
 class Sized:
-    """A source of a size, with two classes."""
+    """A source with a given number of examples and two classes."""
 
     class_names = ("a", "b")
 
@@ -163,10 +163,10 @@ def test_what_a_run_has_chosen_is_what_is_shown(images, trained, tmp_path, capsy
     given = [RECIPE, f"--config.data.path={images}", f"--out={tmp_path / 'grid.png'}"]
     assert main([*given, f"--workdir={trained[0]}"]) == 0
     assert "chosen     " not in capsys.readouterr().out
-    with pytest.raises(UserError, match=f"{tmp_path} holds no run: there is no config.json in it"):
+    with pytest.raises(UserError, match=f"--workdir {tmp_path} has no config.json; expected the workdir of a run"):
         main([*given, f"--workdir={tmp_path}"])
     assert main([*given, "--config.batch_size=16"]) == 0
     output = capsys.readouterr().out
     assert "chosen     model.name=focalnet_tiny_srf" in output
     assert "16 of 16 images" in output
-    assert "hint" not in output  # nothing is trained
+    assert "hint" not in output  # no training

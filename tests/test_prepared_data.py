@@ -1,4 +1,4 @@
-"""A prepared data set from archives to accuracy: trained on, killed, resumed, evaluated, shown."""
+"""A prepared data set is used for training, kills, resuming, evaluation and data.show."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ RECIPE = [
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """ImageNet-1K's tars in small, with planted files, as a data set."""
+    """A data set prepared from small ImageNet-1K tars that contain unusual files."""
     root = tmp_path_factory.mktemp("prepared")
     write_pictures(root / "pictures")
     write_planted(root / "pictures" / "train" / SYNSETS[0], SYNSETS[0])
@@ -73,7 +73,7 @@ def test_a_killed_run_goes_on_with_two_hosts_and_other_readers_as_if_nothing_had
     assert again.returncode == 0, again.stderr
     assert "resumed from step" in again.stdout
     assert losses(tmp_path).keys() == losses(undisturbed).keys()
-    # The pictures are the same; gradients are summed in another order, 6e-8 a rounding.
+    # The images are the same; gradients are summed in a different order, 6e-8 per rounding.
     np.testing.assert_allclose(list(losses(tmp_path).values()), list(losses(undisturbed).values()), rtol=1e-5)
 
 
@@ -117,7 +117,7 @@ def test_the_sheet_shows_the_batch_a_step_is_trained_on(prepared, tmp_path):
     np.testing.assert_array_equal(sheets["first"], sheets["again"])
     assert sheets["first"].shape == sheets["later"].shape
     assert (sheets["first"] != sheets["later"]).any()
-    assert sheets["first"].std() > 20  # pictures, not an empty sheet
+    assert sheets["first"].std() > 20  # not an empty sheet
     odd = run(
         "-m", "focalnet_jax.data.show", *arguments, "--out", tmp_path / "x.png", "--config.augment.mix_group=6"
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What weights state about pictures is followed wherever pictures are prepared, and goes along when weights do."""
+"""Preprocessing stored with weights is used by all commands, and kept in conversions."""
 
 import json
 from dataclasses import replace
@@ -59,7 +59,7 @@ def with_processor(folder, name="preprocessor_config.json", **stated):
 
 
 def of_timm(folder, **config):
-    """A directory as timm writes it."""
+    """Writes a directory in timm's format."""
     folder.mkdir()
     weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
     write_weights(weights, folder / "model.safetensors", format="timm")
@@ -75,7 +75,7 @@ def test_a_directorys_processor_decides_what_the_model_is_given(name, photo, tmp
     assert classifier.preprocessing == STRETCHED
     expected = classifier.model(normalize(eval_transform(STRETCHED)(pixels)[None], HALF))
     np.testing.assert_allclose(classifier.logits([pixels]), expected, rtol=1e-5, atol=1e-6)
-    fitted = fit(pixels, classifier.preprocessing, 8, photo)  # what figures show
+    fitted = fit(pixels, classifier.preprocessing, 8, photo)  # the image in figures
     assert fitted.shape == (32, 64, 3)
     assert load_classifier(folder, image_size=(64, 64)).preprocessing.normalization == HALF
 
@@ -89,13 +89,13 @@ def test_predict_says_when_weights_state_nothing_and_refuses_what_it_cannot_foll
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
     assert len(err.splitlines()) == 1
-    assert "stores no preprocessing" in err
+    assert "does not specify preprocessing" in err
     assert "resized to cover 36x54, centre crop 32x48, bicubic, ImageNet's mean and std" in err
     for key, value in (("do_pad", True), ("image_std", [0.5, 0, 0.5]), ("resample", 7)):
         folder = with_processor(tmp_path / key, **{key: value})
         with pytest.raises(UserError, match=f"preprocessor_config.json: {key}"):
             predict.main([*arguments, str(folder)])
-        assert focalnet_jax.load_model(folder).config.num_classes == 5  # the weights are good all the same
+        assert focalnet_jax.load_model(folder).config.num_classes == 5  # the weights can still be used
     for size in ("0x32", "32x", "32x32x3", "big", "-4"):
         with pytest.raises(UserError, match="--image-size"):
             predict.main([*arguments, str(bare), f"--image-size={size}"])
@@ -105,12 +105,12 @@ def test_conversions_carry_preprocessing_and_class_names_from_format_to_format(t
     folder = with_processor(tmp_path / "model")
     write_weights(read_weights(folder), tmp_path / "checkpoint", format="orbax")
     write_weights(read_weights(tmp_path / "checkpoint"), tmp_path / "again", format="huggingface")
-    assert json.loads((tmp_path / "again" / "preprocessor_config.json").read_text()) == VIT  # not a word is lost
+    assert json.loads((tmp_path / "again" / "preprocessor_config.json").read_text()) == VIT  # copied unchanged
     write_weights(read_weights(folder), tmp_path / "timm.safetensors", format="timm")
     write_weights(read_weights(tmp_path / "timm.safetensors", options=SRF), tmp_path / "back", format="huggingface")
     assert read_weights(tmp_path / "back").info.follow() == STRETCHED
     write_weights(read_weights(folder), tmp_path / "local", format="timm")
-    local = read_weights(tmp_path / "local")  # with all that shapes do not tell
+    local = read_weights(tmp_path / "local")  # with all options that shapes do not determine
     assert (local.config, local.info.follow()) == (
         read_weights(folder).config,
         replace(STRETCHED, crop_pct=1.0, resized=None, rounding="nearest"),
@@ -120,7 +120,7 @@ def test_conversions_carry_preprocessing_and_class_names_from_format_to_format(t
     assert not any("preprocessor" in note for note in report.notes)
     broken = with_processor(tmp_path / "broken", do_pad=True)
     write_weights(read_weights(broken), tmp_path / "carried", format="orbax")
-    with pytest.raises(UserError, match="do_pad is True"):  # there too
+    with pytest.raises(UserError, match="do_pad is True"):  # the same error
         load_classifier(tmp_path / "carried")
 
 
@@ -169,24 +169,24 @@ def test_weights_that_are_measured_or_trained_from_keep_their_preprocessing_or_s
     workdir, _ = finished
     config = load_config("configs/quickstart.py", [*SMALL[1:]])
     own = evaluate_checkpoint(config, str(workdir))
-    assert "images are preprocessed" not in capsys.readouterr().out
+    assert "images get the preprocessing" not in capsys.readouterr().out
     # the run's own way counts, whatever the config says, unless its keys are named
     others = ["--config.data.image_size=24", "--config.data.mean=(0.5,0.5,0.5)", "--config.data.eval_resize=24"]
     elsewhere = load_config("configs/quickstart.py", [*SMALL[1:], *others])
     assert evaluate_checkpoint(elsewhere, str(workdir))["loss"] == own["loss"]
     out = capsys.readouterr().out
-    assert "images are preprocessed as the weights state: shorter side to 16, centre crop 16x16" in out
+    assert "images get the preprocessing stored with the weights: shorter side to 16, centre crop 16x16" in out
     assert "the config has shorter side to 24, centre crop 24x24, bicubic, mean 0.5" in out
     changed = evaluate_checkpoint(elsewhere, str(workdir), named=named_keys(others[1:2]))
     assert changed["loss"] != own["loss"]
-    assert "as the weights state except for data.mean: shorter side to 16" in capsys.readouterr().out
+    assert "stored with the weights except for data.mean: shorter side to 16" in capsys.readouterr().out
     train, _ = extract_features(elsewhere, str(workdir))
     same, _ = extract_features(config, str(workdir))
     np.testing.assert_array_equal(train.values, same.values)
     capsys.readouterr()
     from_there = [*SMALL[1:], f"--config.init_from={workdir}", "--config.data.interpolation=bilinear"]
     set_up(load_config("configs/quickstart.py", from_there), tmp_path / "run")
-    assert "states another preprocessing, shorter side to 16, centre crop 16x16, bicubic" in capsys.readouterr().out
+    assert "has another preprocessing, shorter side to 16, centre crop 16x16, bicubic" in capsys.readouterr().out
 
 
 def test_pictures_that_are_not_square_are_trained_evaluated_and_predicted(photo, tmp_path, capsys):
@@ -248,9 +248,9 @@ def test_a_switch_that_is_null_is_off(tmp_path):
 
 def test_a_timm_directory_states_what_its_model_computes(tmp_path):
     folder = of_timm(tmp_path / "model", model_args={"focal_levels": [3, 3]})
-    assert not read_weights(folder).config.normalize_modulator  # without a word: timm's default
+    assert not read_weights(folder).config.normalize_modulator  # without this key: timm's default
     for pool in ("max", "catavgmax", ""):
-        with pytest.raises(UserError, match=f"global_pool={pool}; this package computes avg only"):
+        with pytest.raises(UserError, match=f"global_pool={pool}; this package supports only avg"):
             read_weights(of_timm(tmp_path / f"pool{pool}", model_args={"global_pool": pool}))
 
 
@@ -266,10 +266,12 @@ def test_of_weights_that_state_a_normalization_alone_the_rest_is_the_configs(cap
     config = load_config("configs/quickstart.py", SMALL[1:])
     own = from_config(config.data)
     assert weights_preprocessing(config, stated, ()) == replace(own, normalization=HALF)
-    assert "as the weights state: shorter side to 16, centre crop 16x16, bicubic, mean 0.5" in capsys.readouterr().out
+    assert (
+        "stored with the weights: shorter side to 16, centre crop 16x16, bicubic, mean 0.5" in capsys.readouterr().out
+    )
     assert weights_preprocessing(config, stated, ["data.mean", "data.std"]) == own
     note_difference(config, stated, "model.pth")
-    assert "model.pth states another preprocessing, shorter side to 16, centre crop 16x16" in capsys.readouterr().out
+    assert "model.pth has another preprocessing, shorter side to 16, centre crop 16x16" in capsys.readouterr().out
     half = load_config(
         "configs/quickstart.py", [*SMALL[1:], "--config.data.mean=(0.5,0.5,0.5)", "--config.data.std=(0.5,0.5,0.5)"]
     )
@@ -287,7 +289,7 @@ def test_what_a_librarys_files_cannot_state_is_stored_in_the_weights(format, tmp
     assert any(note.startswith("no preprocess") for note in report.notes)
     back = read_weights(tmp_path / "there", options=SRF)
     assert back.info.follow() == replace(how, fill=(9, 9, 9))
-    if format == "huggingface":  # another size in the config counts, as it does without
+    if format == "huggingface":  # a different size in the config is used, as without preprocessing
         config = tmp_path / "there" / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"image_size": [64, 96]}))
         assert read_weights(tmp_path / "there").info.follow().size == (64, 96)

@@ -1,4 +1,4 @@
-"""A report tells of runs what their workdirs hold."""
+"""A report shows the contents of the workdirs of runs."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ from tests.commands import metrics
 
 @pytest.fixture
 def other(tmp_path):
-    """A run by hand of three steps, the last line half written."""
+    """Writes the workdir of a run of three steps, whose last line is incomplete."""
     workdir = tmp_path / "by & hand"
     workdir.mkdir()
     rows = [{"step": step, "train/loss": 3.0 - step, "mfu": None, "eval/top1": 10.0 * (3 - step)} for step in (1, 2)]
@@ -65,7 +65,7 @@ def test_an_existing_file_is_replaced_only_with_overwrite(other, tmp_path):
 
 @pytest.fixture
 def many(other, tmp_path):
-    """A folder of twelve runs, as a sweep leaves it."""
+    """A folder with twelve runs, like a sweep's."""
     for seed in range(12):
         workdir = tmp_path / "sweep" / f"seed={seed}"
         workdir.mkdir(parents=True)
@@ -97,8 +97,11 @@ def test_every_panel_has_a_curve_of_every_run_that_has_the_metric(finished, othe
     accuracies = "top-1 (solid, dots) and top-5 (dotted, crosses), %"
     axes = {axis.get_title(): axis for axis in draw(runs).axes}
     assert len(axes["training loss"].lines) == 2
-    assert len(axes[accuracies].lines) == 3  # the second has no top-5
-    assert {line.get_marker() for line in axes[accuracies].lines} == {".", "x"}  # as the title says, of many too
+    assert len(axes[accuracies].lines) == 3  # the second run has no top-5
+    assert {line.get_marker() for line in axes[accuracies].lines} == {
+        ".",
+        "x",
+    }  # as described in the title, also for many runs
     assert len(axes["learning rate"].lines) == 1
     np.testing.assert_array_equal(axes["training loss"].lines[1].get_xydata(), [[1, 2], [2, 1]])
 
@@ -119,7 +122,7 @@ def test_many_points_are_thinned_to_their_means():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere holds no run: there is no metrics.jsonl in it or in its folders"),
+        (["nowhere"], "nowhere contains no run; expected metrics.jsonl in it or in its folders"),
         (["nowhere", "--out", "nodir/report.html"], "there is no folder nodir; create it"),
         (["nowhere", "--out", "report.pdf"], "expected a name that ends in .html or .png"),
         ([], "required: WORKDIR"),
@@ -134,7 +137,7 @@ def test_a_run_that_logged_nothing_and_a_file_of_no_run_are_refused(tmp_path):
     for content, message in (
         ("", "has logged nothing yet"),
         ("hello\n[1]\n", r"metrics\.jsonl is damaged or not the metrics of a run"),
-        ('{"step": 1, "error": 2}', "no metric of a run, such as train/loss, is logged"),
+        ('{"step": 1, "error": 2}', "has no metric of a run, such as train/loss"),
     ):
         (tmp_path / "metrics.jsonl").write_text(content)
         with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""The trainer knows no task: its code names no label, class or accuracy, and folders import one way."""
+"""The trainer is independent of the task: it names no label, class or accuracy, and folders import one way."""
 
 import ast
 import re
@@ -9,16 +9,16 @@ import pytest
 
 PACKAGE = Path("focalnet_jax")
 FREE = ("training", "checkpoint", "aot", "report", "sweep")
-# Words that only a task may know; Python's keyword `class` is no name.
+# Words that only a task may use; Python's keyword `class` is not an identifier.
 WORDS = re.compile(r"labels?|class(es)?|top[15]|top-[15]|accurac(y|ies)|masks?|box(es)?|captions?")
-# The mask of a batch says which of its examples are padding, in every task; these labels are XLA's and matplotlib's.
+# In every task, the mask of a batch marks padding; these labels belong to XLA and matplotlib.
 OTHERS = {
     "aot/bundles.py": {"label"},
     "aot/compilation.py": {"mask"},
     "report/page.py": {"label"},
     "training/maps.py": {"mask"},
 }
-# Lower folders first; a folder imports only from folders before it. Folders in one tuple import neither way.
+# A folder imports only from folders before it. Folders in the same tuple do not import each other.
 ORDER = (
     ("errors",), ("settings", "system"), ("parameters",), ("distributed",), ("ops",), ("model",), ("config",),
     ("data", "checkpoint"), ("convert",), ("tasks",), ("inference",), ("visualize",), ("training",),
@@ -30,7 +30,7 @@ def files(folder):
 
 
 def words_of(path):
-    """Identifiers, and words of texts, of a module."""
+    """Returns the identifiers of a module, and the words in its strings."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
@@ -77,7 +77,7 @@ def test_files_of_a_folder_import_one_way(folder):
     paths = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in files(folder)}
     graph = {}
     for name, path in paths.items():
-        # `from package import name` may name a module or something in the package.
+        # In `from package import name`, the name may be a module or an object in the package.
         nearest = {
             next((part for part in (found, found.rpartition(".")[0]) if part in paths), "")
             for found in imports_of(path)

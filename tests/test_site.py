@@ -1,4 +1,4 @@
-"""The site of docs/ builds without a warning, fetches nothing from elsewhere, and its generated pages say all of it."""
+"""The site builds without warnings, loads nothing from other servers, and its generated pages are complete."""
 
 import os
 import re
@@ -20,17 +20,17 @@ from scripts.pages.recipes import described
 def site(tmp_path_factory):
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
-    env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # what its theme's authors advertise
+    env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # hides an advertisement of the theme's authors
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    # What else mkdocs says is a mistake, though it may think it small, such as a page that nobody reaches.
+    # Any other message of mkdocs is a mistake, such as a page without a link to it.
     known = ("Building documentation to directory", "Documentation built in", "Cleaning site directory")
     assert all(any(text in line for text in known) for line in done.stderr.splitlines()), done.stderr
     return out
 
 
 def read(site, page):
-    """A page's text without its tags."""
+    """Returns the text of a page without HTML tags."""
     return unescape(re.sub(r"<[^>]+>", "", (site / page / "index.html").read_text()))
 
 
@@ -53,7 +53,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
 
 
 def test_no_mark_is_left_where_a_page_is_filled_in(site):
-    assert not [path for path in site.rglob("*.html") if "On the site (" in path.read_text()]
+    assert not [path for path in site.rglob("*.html") if "The site that <code>make docs" in path.read_text()]
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -117,7 +117,7 @@ def test_links_lead_somewhere_in_plain_markdown_too():
 
 
 def headings(page):
-    """The anchors that GitHub gives the headings of a page."""
+    """Returns the anchors that GitHub generates for the headings of a page."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

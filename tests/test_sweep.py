@@ -1,4 +1,4 @@
-"""A sweep is its runs, one after the other, and a table of them."""
+"""A sweep trains its runs one after the other and prints a table of them."""
 
 import json
 import signal
@@ -91,7 +91,7 @@ def test_the_table_has_the_best_first_and_names_failures():
 
 
 def test_names_of_runs_are_files_names_and_unlike_each_other():
-    with pytest.raises(UserError, match=r"two of the runs would have the folder data\.path=p_q"):
+    with pytest.raises(UserError, match=r"two runs would have the same workdir data\.path=p_q"):
         combinations(["--config.data.path=p/q,p_q"])
     long = combinations([f"--config.data.path={'a' * 300},{'a' * 299}b"])
     assert len({name for name, _ in long}) == 2
@@ -121,7 +121,7 @@ def test_an_invalid_model_is_refused_before_the_first_run(tmp_path, capsys):
 
 
 def sweep_of(first, tmp_path, monkeypatch):
-    """The exit code of a sweep of two runs, of which the second is good, and the exit codes in its table."""
+    """Runs a sweep of two runs, of which the second succeeds; returns its exit code and the exit codes in its table."""
     programs = [first, "pass"]
 
     def start(_):

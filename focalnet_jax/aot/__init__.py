@@ -1,4 +1,4 @@
-"""Ahead-of-time compilation of the steps of a run for absent hardware: memory, and the compiler's cost estimate."""
+"""Compiles train and eval steps for absent hardware, and reports the compiler's estimates of memory and time."""
 
 MAX_BATCH_PER_DEVICE = 4096
-"""Largest batch per device that a search tries: small models fit with more than is useful."""
+"""Largest batch per device that a search tries. Small models fit with even larger batches, which are not useful."""

@@ -1,7 +1,8 @@
 """Compile the train or eval step of a recipe for absent hardware.
 
-Prints whether it fits in memory, its FLOPs and communication, and the compiler's estimate of its time (no measurement).
-Needs the compiler for TPUs (`pip install 'focalnet_jax[tpu]'`) or for GPUs (docs/scale.md).
+Prints whether the step fits in memory, its FLOPs, the bytes that devices exchange, and the compiler's estimate of its
+time, which is not a measurement. Needs the compiler for TPUs (`pip install 'focalnet_jax[tpu]'`) or for GPUs
+(docs/scale.md).
 """
 
 import json
@@ -11,7 +12,7 @@ import signal
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, compiles, prints a table and, as the last line, the result in JSON."""
+    """Parses the flags, compiles the step, and prints a table and, as the last line, the result as JSON."""
     import jax
 
     from focalnet_jax.aot.compilation import compile_step, search
@@ -25,13 +26,15 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.tasks import task_kind
     from focalnet_jax.training.resolve import resolve
 
-    jax.config.update("jax_platforms", "cpu")  # without a search for other devices: none is used
+    jax.config.update("jax_platforms", "cpu")  # the compilers need no devices, so do not search for any
     parser = make_parser("aot", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the recipe")
     parser.add_argument(
         "--topology", required=True, metavar="CHIP:SHAPE", help="such as v5e:4x4, v4:2x2x4, v6e:8x8, h100:8"
     )
-    parser.add_argument("--slices", type=int, default=1, help="number of slices on the data centre's network")
+    parser.add_argument(
+        "--slices", type=int, default=1, help="number of slices, connected by the data centre's network"
+    )
     parser.add_argument("--step", choices=["train", "eval"], default="train", help="which step to compile")
     parser.add_argument(
         "--search", action="store_true", help="find the cheapest remat policy that fits, and the largest batch"
@@ -57,7 +60,7 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries load prints no traceback
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides warnings of compilers that no device is present
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides the compilers' warnings that no device is present
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL)
     from focalnet_jax.programs.run_command import run_command
 

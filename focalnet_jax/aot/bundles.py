@@ -1,8 +1,8 @@
-"""Cycles of this package's own kernels in a TPU program, for which the compiler's text has no estimate.
+"""Estimates the cycles of this package's own TPU kernels, for which the compiler's HLO text has no estimate.
 
-The compiler can dump the bundles of a kernel: the instructions that are issued in one cycle. The estimate is the number
-of executed bundles, with the trip counts of their loops, or the time of the matrix units for their operands if that is
-longer. It does not include waiting for memory.
+The compiler can dump the bundles of a kernel; a bundle contains the instructions that are issued in one cycle. The
+estimate is the number of executed bundles, counted with the trip counts of loops, or the cycles in which the matrix
+units take in their operands if these are more. It does not include waiting for memory.
 """
 
 from __future__ import annotations
@@ -22,22 +22,27 @@ _NUMBER = re.compile(r"\.\d+$")
 _BUNDLE = re.compile(r"\s*(?:0x[0-9a-f]+|\d+)\s+([A-Z ]*):\s*([ >]*)\{(\})?")
 _CARRIED = re.compile(r"= sphi %\w+, %(\w+)")
 _EXIT = re.compile(r"scmp\.ge\.s32\.totalorder (?:\(\S+\), )?%(\w+), (\d+) /\* loop exit test")
-# The exit of loops that copy a partial last block: their trip count is known only at run time, and small.
+# Exit of a loop that copies a partial last block. Its trip count is known only at run time; it is small.
 _OPEN_EXIT = re.compile(r"scmp\.ge\.s32\.totalorder (?:\(\S+\), )?%(\w+), %\w+")
-# The branch by which the grid's loop skips its computation in the first and the last iteration, which only copy blocks.
+# Branch by which the loop over the grid skips the computation in its first and last iterations, which only copy blocks.
 _SKIP = re.compile(r"sbr\.rel \(!?%\w+\) target = \$region(\d+)")
 _REGION = re.compile(r"\bregion (\d+)\b")
 _WITHIN = re.compile(r"scmp\.lt\.s32\.totalorder %\w+, (\d+)")
-# Passes 16 rows to a matrix unit, which takes one per cycle; two on a v6e, by its peak rate and its schedules.
+# Instruction that passes 16 rows to a matrix unit. The unit takes one row per cycle, or two on a v6e (derived from the
+# v6e's peak rate and its schedules).
 _GIVEN = re.compile(r"vmatmul\.[\w.]*bf16[\w.]*\.mxu(\d)")
 _ROWS, _WIDE_ROWS = 16, 8
-# If not all iterations of a kernel compute, its name has their number: see ops/mosaic/passes.py.
+# A name that ends with "_4_of_6" means that 4 of the 6 iterations of the grid compute: see `call` in
+# ops/mosaic/passes.py.
 _COMPUTING = re.compile(r"_(\d+)_of_(\d+)")
 
 
 @functools.cache
 def folder() -> Path:
-    """Returns the folder in which the compiler dumps bundles; must be called before the compiler is loaded."""
+    """Returns the folder into which the compiler dumps bundles.
+
+    The first call sets an environment variable for the compiler, so it must happen before the compiler is loaded.
+    """
     made = Path(tempfile.mkdtemp(prefix="bundles"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {_FLAGS.format(made)}".strip()
@@ -51,8 +56,15 @@ def forget() -> None:
 
 
 def kernel_cycles(name: str) -> int:
-    """Returns the cycles of a kernel, by the name of its operation, compiled since the last `forget`."""
-    # Equal kernels are compiled and dumped once: their names differ only in the number.
+    """Returns the estimated cycles of a kernel that was compiled since the last call of `forget`.
+
+    Args:
+      name: name of the kernel's operation in the compiled program.
+
+    Raises:
+      ValueError: the trip count of a loop is unknown.
+    """
+    # Equal kernels are compiled and dumped once; the names of their operations differ only in the number at the end.
     files = ((path, _FILE.fullmatch(path.name)) for path in folder().iterdir())
     written = {_NUMBER.sub("", named[1]): path for path, named in files if named}
     path = written[_NUMBER.sub("", name)]
@@ -61,13 +73,14 @@ def kernel_cycles(name: str) -> int:
 
 
 def count(text: str, share: float = 1.0) -> int:
-    """Returns the number of executed bundles, each counted with the trip counts of its loops.
+    """Returns the number of executed bundles, or the cycles of the busiest matrix unit if these are more.
 
-    The outermost loop is the grid's: it computes in all but two of its iterations.
+    A bundle in a loop counts once per iteration. The outermost loop runs over the grid; all but two of its iterations
+    compute.
 
     Args:
-      text: the compiler's dump.
-      share: share of the grid's iterations in which the loops in it run.
+      text: the compiler's dump of a kernel.
+      share: fraction of the grid's iterations that run the inner loops.
 
     Raises:
       ValueError: the trip count of a loop is unknown.
@@ -75,9 +88,9 @@ def count(text: str, share: float = 1.0) -> int:
     lines = [(found, line) for line in text.splitlines() if (found := _BUNDLE.match(line))]
     turns = _turns(lines)
     computing, computed = _computing(lines, turns), (turns[0] - 2) / turns[0] if turns else 1.0
-    loops: list[tuple[int, float]] = []  # loops around the current bundle: depth, trip count
+    loops: list[tuple[int, float]] = []  # loops around the current bundle: depth, executions
     total, given = 0.0, collections.Counter()
-    for place, (found, line) in enumerate(lines):
+    for index, (found, line) in enumerate(lines):
         begins, empty = "LB" in found[1], found[3]  # an empty bundle has no depth
         depth = found[2].count(">")
         while loops and not empty and (loops[-1][0] > depth or (begins and loops[-1][0] == depth)):
@@ -85,7 +98,7 @@ def count(text: str, share: float = 1.0) -> int:
         if begins:
             around = loops[-1][1] if loops else 1.0
             loops.append((depth, around * turns.pop(0) * (share if depth == 2 else 1.0)))
-        times = (loops[-1][1] if loops else 1.0) * (computed if place in computing else 1.0)
+        times = (loops[-1][1] if loops else 1.0) * (computed if index in computing else 1.0)
         total += times
         for unit in _GIVEN.findall(line):
             given[unit] += times * (_WIDE_ROWS if "mubr" in line else _ROWS)
@@ -93,21 +106,24 @@ def count(text: str, share: float = 1.0) -> int:
 
 
 def _computing(lines: list[tuple[re.Match[str], str]], turns: list[int]) -> range:
-    """Returns the lines that the grid's loop skips in two of its iterations: the longest range that it can skip."""
+    """Returns the lines that the loop over the grid skips in two of its iterations.
+
+    They are the longest range that a branch skips; the range is empty if the loop always computes.
+    """
     if not any(int(number) == turns[0] - 1 for _, line in lines for number in _WITHIN.findall(line)):
         return range(0)
-    ends = {region: place for place, (_, line) in reversed([*enumerate(lines)]) for region in _REGION.findall(line)}
+    ends = {region: index for index, (_, line) in reversed([*enumerate(lines)]) for region in _REGION.findall(line)}
     skipped = [
-        range(place + 1, ends.get(region, 0)) for place, (_, line) in enumerate(lines) for region in _SKIP.findall(line)
+        range(index + 1, ends.get(region, 0)) for index, (_, line) in enumerate(lines) for region in _SKIP.findall(line)
     ]
     return max(skipped, key=len, default=range(0))
 
 
 def _turns(lines: list[tuple[re.Match[str], str]]) -> list[int]:
-    """Returns the trip count of each loop, in the order of their beginnings.
+    """Returns the trip count of each loop, in the order in which the loops begin.
 
-    A loop ends with a comparison of a carried value; if the value is in memory, the comparison belongs to the only loop
-    without another one.
+    A loop ends by comparing a value that it carries with the trip count. If a comparison's value is in memory, the
+    comparison is assigned to the only loop that has no other.
     """
     lengths = {found[1]: int(found[2]) for _, line in lines for found in _EXIT.finditer(line)}
     beginnings = [set(_CARRIED.findall(line)) for found, line in lines if "LB" in found[1]]

@@ -25,13 +25,17 @@ from focalnet_jax.training.spec import make_spec
 from focalnet_jax.training.state import abstract_state, abstract_variables
 from focalnet_jax.training.step import make_eval_step, make_train_step
 
-_WARM_UP, _STEPS = 100, 1000  # length of the schedule, which does not affect the cost
-_MOST_TURNS = 8  # batches tried by a search
+_WARM_UP, _STEPS = 100, 1000  # steps of the schedule, which do not affect the cost
+_MOST_TURNS = 8  # largest number of batch sizes that a search tries
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
 class DoesNotFitError(UserError):
-    """Raised if a program needs more memory than the device has: `requested` bytes, None if unknown."""
+    """Raised if a program needs more memory than the device has.
+
+    Attributes:
+      requested: bytes that the program requested, or None if the compiler's error does not say.
+    """
 
     def __init__(self, requested: int | None):
         needed = f": it requests {requested / 1e9:.1f} GB" if requested else ""
@@ -46,22 +50,22 @@ class Attempt:
     """Result of one compilation."""
 
     step: str  # train or eval
-    batch: int  # global
+    batch: int  # global batch size
     remat: str
     fits: bool
-    memory: int | None  # bytes per device
-    cycles: int | None  # per device, estimated by the compiler
-    sent: Mapping[str, int] | None  # bytes sent per device, by kind of collective
+    memory: int | None  # bytes per device, or None if the compiler does not say
+    cycles: int | None  # per device and step, or None without an estimate by the compiler
+    sent: Mapping[str, int] | None  # bytes that a device sends per step, by kind of collective; None if it does not fit
     seconds: float  # time of the compilation
 
 
 def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> Attempt:
     """Compiles the `train` or `eval` step of a run of `config`, including shardings and donation.
 
-    A step that does not fit in memory is reported in the result, not raised.
+    If the step does not fit in memory, no error is raised; the result has `fits=False`.
 
     Raises:
-      UserError: the batch does not divide over the devices and micro-batches.
+      UserError: the batch cannot be divided evenly over the devices and micro-batches.
     """
     config = resolve(config, mesh)
     key = _batch_key(config, step)
@@ -93,11 +97,14 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
     """Searches for the cheapest remat policy with which the config's batch fits, and for the largest batch that fits.
 
     Returns:
-      The compilation with that policy, or with the policy that saves most memory if none fits; and `suggested_remat`,
-      `largest_batch` (to within an eighth, at most 4096 examples per device) and `largest_batch_remat`, each None if
-      nothing fits.
+      The compilation of the config's batch with that policy, or with the policy that saves the most memory if no policy
+      fits; and a dict with `suggested_remat`, `largest_batch` (global batch size, to within an eighth, at most 4096
+      examples per device) and `largest_batch_remat`, each of which is None if nothing fits.
+
+    Raises:
+      UserError: the batch cannot be divided evenly over the devices and micro-batches.
     """
-    # If "auto" resolved to "none", the others use less memory; if to "full", they use at least as much.
+    # "auto" is the cheapest. If it means "none", the other policies use less memory; if it means "full", none does.
     for remat in ("auto", "dots", "full") if step == "train" else [config.remat]:
         cheapest = compile_step(_with(config, remat=remat), mesh, chip, step)
         if cheapest.fits:
@@ -118,7 +125,7 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
 
 
 def _is_valid(batch: int, config: FrozenConfigDict, mesh: Mesh, step: str) -> bool:
-    """Returns whether a batch divides over devices and micro-batches, and is valid for the task."""
+    """Returns whether a batch can be divided evenly over devices and micro-batches, and is valid for the task."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if step == "eval":
         return batch % parts == 0
@@ -132,12 +139,21 @@ def _is_valid(batch: int, config: FrozenConfigDict, mesh: Mesh, step: str) -> bo
 
 
 def _next_batch(largest: Attempt | None, above: int | None, room: int, is_valid: Callable[[int], bool]) -> int | None:
-    """Returns the next batch between the largest that fits and the smallest that does not; None within an eighth."""
+    """Returns the next batch size to try, or None if the search is finished.
+
+    The search is finished when the largest batch that fits is within an eighth of the smallest batch that does not.
+
+    Args:
+      largest: compilation of the largest batch that fits, or None if no batch fits yet.
+      above: smallest batch size that does not fit, or None if all fit so far.
+      room: memory of a device, in bytes.
+      is_valid: function that returns whether a batch size is possible.
+    """
     fits = largest.batch if largest else 0
     if above is None:
-        # The batch grows at least in proportion to memory, part of which does not depend on the batch.
+        # Part of the memory does not depend on the batch, so the batch can grow at least by the ratio of memory.
         times = room // largest.memory if largest.memory else 2
-        return fits * min(max(2, times), 16)  # which divides as that batch does
+        return fits * min(max(2, times), 16)  # a multiple of a valid batch is valid
     if above - fits <= fits // 8:
         return None
     middle = (fits + above) // 2
@@ -174,7 +190,11 @@ def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lo
 
 
 def compile_fitting(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Returns the compiled program; raises `DoesNotFitError` if it does not fit in the device's memory."""
+    """Returns the compiled program.
+
+    Raises:
+      DoesNotFitError: the program does not fit in the device's memory.
+    """
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -185,7 +205,7 @@ def compile_fitting(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 def _requested(error: str) -> int | None:
-    """Returns the bytes that a program requested in vain, from the compiler's message; None if it has none."""
+    """Returns the bytes that a program requested, from the compiler's error, or None if the error does not say."""
     found = re.search(r"(?:Used |temporaries \()([\d.]+)([KMG])", error)
     return round(float(found[1]) * _UNITS[found[2]]) if found else None
 

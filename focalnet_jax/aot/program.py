@@ -1,7 +1,7 @@
-"""Cost of a compiled program, read from its HLO text: the compiler's cycles, and bytes sent between devices.
+"""Reads the cost of a compiled program from its HLO text: estimated cycles, and bytes sent between devices.
 
-XLA adds an estimate of cycles to every operation of a TPU program, but not to loops, whose trip counts and sums are
-computed here.
+XLA annotates the operations of a TPU program with an estimate of their cycles, except loops. The cycles of a loop are
+computed here, from its trip count and the operations in its body.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _CALLING = ("fusion", "call", "conditional", "async-start", "custom-call")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a program: name and type of its result, its operation, and the rest of the line."""
+    """One instruction of a program, which is one line of its text."""
 
-    root: bool
-    name: str
-    type: str
+    root: bool  # whether its result is the result of the computation
+    name: str  # of the result
+    type: str  # of the result
     operation: str
-    rest: str
+    rest: str  # of the line, from the first operand
 
     def operands(self) -> list[str]:
         """Returns the names of the operands."""
@@ -38,40 +38,40 @@ class Instruction:
         return [part.split()[-1].lstrip("%") for part in given.split(",") if part.strip()]
 
     def number(self) -> int | None:
-        """Returns the value of an integer constant; None for others."""
+        """Returns the value of an integer constant, or None if the instruction is not an integer constant."""
         found = re.match(r"(-?\d+)\)", self.rest) if self.operation == "constant" else None
         return int(found[1]) if found else None
 
     def called(self) -> list[str]:
-        """Returns the names of the called computations, except those of loops."""
+        """Returns the names of the called computations; for loops, see `loop`."""
         found = _CALLED.search(self.rest) if self.operation in _CALLING else None
         return [name.strip(" %") for name in found[1].split(",")] if found else []
 
     def loop(self) -> tuple[str, str] | None:
-        """Returns the names of condition and body of a loop; None for others."""
+        """Returns the names of the condition and the body of a loop, or None if the instruction is not a loop."""
         found = re.search(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)", self.rest)
         return (found[1], found[2]) if self.operation == "while" and found else None
 
     @property
     def own(self) -> bool:
-        """Whether the instruction is one of this package's kernels."""
+        """Whether the instruction calls one of this package's kernels."""
         return self.operation == "custom-call" and 'custom_call_target="tpu_custom_call"' in self.rest
 
     def cycles(self) -> int | None:
-        """Returns the compiler's estimate; None if it has none."""
+        """Returns the compiler's estimate of the instruction's cycles, or None if the line has no estimate."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
         return int(found[1]) if found else None
 
 
 @dataclass
 class Program:
-    """The computations of an optimised HLO module by name."""
+    """An optimised HLO module, parsed from its text."""
 
     text: str = field(repr=False)
 
     @cached_property
     def computations(self) -> dict[str, list[Instruction]]:
-        """The instructions of every computation."""
+        """Instructions of each computation, by the computation's name."""
         found: dict[str, list[Instruction]] = {}
         for line in self.text.splitlines():
             if header := _HEADER.match(line):
@@ -83,9 +83,13 @@ class Program:
         return found
 
     def cycles(self, of_kernel: Callable[[str], int]) -> int | None:
-        """Returns the sum of the compiler's estimates, with trip counts of loops; None if it has no estimates.
+        """Returns the estimated cycles of the program, or None if the compiler has no estimates.
 
-        The compiler has none for this package's kernels: `of_kernel` returns theirs by name, see `bundles`.
+        An operation in a loop counts once per iteration.
+
+        Args:
+          of_kernel: function that returns the cycles of one of this package's kernels by its name. The compiler has no
+            estimate of these; see `bundles.kernel_cycles`.
         """
         counted = [
             times * estimate
@@ -97,14 +101,17 @@ class Program:
         return sum(counted) if counted else None
 
     def collective_bytes(self) -> dict[str, int]:
-        """Returns the bytes that one device sends per run of the program, by kind of collective, assuming rings."""
+        """Returns the bytes that one device sends per run of the program, by kind of collective.
+
+        Collectives are assumed to send data around a ring of devices.
+        """
         by_channel: dict[tuple[str, str], int] = {}
-        for place, (instruction, times, _) in enumerate(self.run()):
+        for index, (instruction, times, _) in enumerate(self.run()):
             kind = instruction.operation.removesuffix("-start")
             if kind in COLLECTIVES:
-                # A collective that is overlapped with several fusions is in each of them, with the same channel.
+                # A collective that overlaps with several fusions is listed in each of them, with the same channel.
                 channel = re.search(r"channel_id=(\d+)", instruction.rest)
-                key = kind, channel[1] if channel else f"at {place}"
+                key = kind, channel[1] if channel else f"at {index}"
                 sent_once = _sent(instruction, kind, _group(instruction.rest) or self._devices)
                 by_channel[key] = max(by_channel.get(key, 0), times * sent_once)
         sent: Counter[str] = Counter()
@@ -117,7 +124,7 @@ class Program:
         return int(found[1]) if (found := re.search(r"num_partitions=(\d+)", self.text)) else 1
 
     def run(self) -> Iterator[tuple[Instruction, int, bool]]:
-        """Yields every instruction, how often it runs, and whether it is part of a fusion."""
+        """Yields every instruction, the number of times that it runs, and whether it is part of a fusion."""
         computations = self.computations
         waiting = [(self.entry, 1, False)]
         while waiting:
@@ -131,9 +138,9 @@ class Program:
                 waiting += [(called, times, inside) for called in instruction.called()]
 
     def _turns(self, loop: Instruction, condition: str, body: str) -> int:
-        """Returns the trip count of a loop; 1 if it depends on computed values, as in rejection sampling.
+        """Returns the trip count of a loop, or 1 if the count depends on computed values, as in rejection sampling.
 
-        The count is annotated, or follows from a counter that starts at 0, its limit and its increment.
+        The count is annotated; otherwise it is the limit of a counter that starts at 0, divided by its increment.
         """
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
             return int(known[1])
@@ -142,18 +149,18 @@ class Program:
         counts = any("direction=LT" in line.rest or line.operation == "fusion" for line in lines)
         if not limits or not counts:
             return 1
-        places = {
+        indices = {
             int(found[1])
             for line in lines
             if line.operation == "get-tuple-element" and (found := re.search(r"index=(\d+)", line.rest))
         }
-        return -(-max(limits) // max((self._raised(body, place) for place in places), default=1))
+        return -(-max(limits) // max((self._raised(body, index) for index in indices), default=1))
 
-    def _raised(self, body: str, place: int) -> int:
-        """Returns the increment per iteration of the carried value at `place`: a constant, or 1 if unknown."""
+    def _raised(self, body: str, index: int) -> int:
+        """Returns the constant that an iteration adds to the carried value at `index`, or 1 if it is unknown."""
         lines = {line.name: line for line in self.computations.get(body, [])}
         carried = next((line.operands() for line in lines.values() if line.root and line.operation == "tuple"), [])
-        raised = lines.get(carried[place]) if place < len(carried) else None
+        raised = lines.get(carried[index]) if index < len(carried) else None
         while raised is not None and raised.operation == "copy":
             raised = lines.get(raised.operands()[0])
         if raised is None or raised.operation != "add":
@@ -177,9 +184,9 @@ def _width(kind: str) -> int:
 
 
 def _sent(instruction: Instruction, kind: str, devices: int) -> int:
-    """Returns the bytes that a device sends in a collective of `devices` devices."""
+    """Returns the bytes that each of `devices` devices sends in a collective."""
     found = sizes(instruction.type)
-    if instruction.operation.endswith("-start"):  # its type has the operands before the results
+    if instruction.operation.endswith("-start"):  # its type lists the operands before the results
         if kind == "collective-permute":
             return found[0]
         if kind == "all-gather":
@@ -199,7 +206,7 @@ def _sent(instruction: Instruction, kind: str, devices: int) -> int:
 
 
 def _group(rest: str) -> int | None:
-    """Returns the number of devices in a group of a collective; None for all devices."""
+    """Returns the number of devices in a group of a collective, or None if all devices are one group."""
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
         return int(found[1])
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]* \{([^}]*)\}", rest):

@@ -1,4 +1,4 @@
-"""The result of a compilation as a table and as one JSON object."""
+"""Describes the result of a compilation as a table and as one JSON object."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from focalnet_jax.data.preprocessing import in_words
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.tasks import task_kind
 
-_PASSES = {"train": 3, "eval": 1}  # forward passes: a backward pass costs two
+_PASSES = {"train": 3, "eval": 1}  # cost in forward passes; a backward pass costs two
 SOURCE = "compiler's estimate, not a measurement; without communication between devices"
 
 
 def summary(config: FrozenConfigDict, topology: str, mesh: Mesh, chip: Chip, attempt: Attempt) -> dict[str, Any]:
-    """Returns figures by name; None if the compiler has no estimate.
+    """Returns the metrics of a compilation by name, with None for metrics that the compiler does not estimate.
 
-    `flops_per_step`, and with it the MFU, does not count recomputation (remat). `estimated_step_seconds` comes from the
-    TPU compiler's cost model: the sum of the cycles of all operations, with trip counts of loops.
+    `flops_per_step`, and therefore `estimated_mfu`, does not count recomputation (remat). `estimated_step_seconds` is
+    from the TPU compiler's cost model: the sum of the cycles of all operations, counted once per iteration of their
+    loops.
     """
     devices = mesh.devices.size
     task = task_kind(config.task).make_task(config, evaluated=False)
@@ -56,7 +57,7 @@ def summary(config: FrozenConfigDict, topology: str, mesh: Mesh, chip: Chip, att
 
 
 def table(result: dict[str, Any]) -> str:
-    """Returns the figures of `summary` as a table."""
+    """Returns the metrics of `summary` as a table."""
     outputs = f"{result['outputs']}, " if "outputs" in result else ""  # not in reports of earlier versions
     memory, capacity = result["hbm_bytes_per_device"], result["hbm_capacity_bytes"] / 2**30
     seconds, sent = result["estimated_step_seconds"], result["collective_bytes_per_device"]
@@ -79,8 +80,11 @@ def table(result: dict[str, Any]) -> str:
         f"MFU {result['estimated_mfu']:.1%}: {SOURCE}",
     }
     if "suggested_remat" in result:
-        rows["suggests"] = (
-            f"remat {result['suggested_remat']} at this batch; at most batch {result['largest_batch']} "
-            f"with remat {result['largest_batch_remat']}"
+        remat, largest = result["suggested_remat"], result["largest_batch"]
+        rows["suggests"] = "; ".join(
+            (
+                f"remat {remat} at this batch" if remat else "this batch fits with no remat policy",
+                f"at most batch {largest} with remat {result['largest_batch_remat']}" if largest else "no batch fits",
+            )
         )
     return "\n".join(f"{name:<11}{value}" for name, value in rows.items())

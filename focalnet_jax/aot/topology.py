@@ -1,4 +1,4 @@
-"""Descriptions of absent devices, which are sufficient for the compilers."""
+"""Describes absent devices to JAX, in as much detail as its compilers need."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from focalnet_jax.aot import bundles
 from focalnet_jax.distributed.chips import CHIPS, Chip
 from focalnet_jax.errors import UserError, suggest
 
-_TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # dimensions of their networks
-# Valid shapes of v5e and v6e, and of v4 and v5p up to a cube of 64 chips; larger v4 and v5p consist of such cubes.
+_TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # number of dimensions of their networks
+# Valid shapes: _FLAT of v5e and v6e; _SMALL of v4 and v5p up to a cube of 64 chips. Larger v4 and v5p consist of cubes.
 # cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")
 _MOST_CUBES = {"v4": 64, "v5p": 140}
 _GPUS = ("a100", "h100")  # described in gpus/NAME.txtpb
 _GPUS_A_HOST = 8
-_MOST_GPUS, _MOST_SLICES = 16384, 64  # larger ones are not useful, and their description alone takes minutes
+_MOST_GPUS, _MOST_SLICES = 16384, 64  # more are not useful, and describing them would take minutes
 _JAX_TAKES = 0.75  # default of XLA_PYTHON_CLIENT_MEM_FRACTION
-_CORES = {"v4": 2, "v5p": 2}  # per chip; JAX may count each as a device
-_EXPECTED = "expected a TPU with its shape such as v5e:4x4, v4:2x2x4, v5p:2x2x2 or v6e:8x8, or a100:8, h100:16"
-# Read when libtpu is loaded; without them it searches for a TPU.
+_CORES = {"v4": 2, "v5p": 2}  # cores per chip, otherwise 1; JAX may count each core as a device
+_EXPECTED = (
+    "expected a TPU with its shape, such as v5e:4x4, v4:2x2x4, v5p:2x2x2 or v6e:8x8, or a GPU with the number of GPUs, "
+    "such as a100:8 or h100:16"
+)
+# libtpu reads these when it is loaded; without them it searches for a TPU.
 _TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -42,7 +45,7 @@ def describe_devices(topology: str, slices: int = 1) -> tuple[Sequence[jax.Devic
     """Returns the devices of a topology such as `v5e:4x4` or `h100:8` to compile for, and their properties.
 
     Args:
-      topology: a TPU and the shape of its network, or a GPU and the number of GPUs.
+      topology: the name of a TPU and the shape of its network, or the name of a GPU and the number of GPUs.
       slices: number of slices, connected by the data centre's network.
 
     Raises:
@@ -114,12 +117,12 @@ def _gpus(topology: str, name: str, shape: str, slices: int) -> tuple[Sequence[j
             platform="cuda", target_config=described, topology=f"{slices}x{hosts}x{count // hosts}"
         ).devices
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"--topology {topology}: the compiler rejects it: {_first_line(error)}") from error
+        raise UserError(f"--topology {topology} is rejected by the compiler: {_first_line(error)}") from error
     return devices, replace(CHIPS[name], memory=round(_share_of_memory() * CHIPS[name].memory))
 
 
 def _share_of_memory() -> float:
-    """Returns the share of a GPU's memory that JAX reserves."""
+    """Returns the fraction of a GPU's memory that JAX reserves."""
     share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _JAX_TAKES)
     try:
         return float(share)

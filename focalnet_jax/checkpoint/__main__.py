@@ -5,8 +5,8 @@
   diff DIR STEP STEP  compares two steps: config, versions, parameters
   prune DIR           verifies the newest and the best step, and deletes all others
 
-DIR is a workdir or its checkpoints folder; for verify also a single checkpoint, or exported weights. The commands
-do not disturb a run that is writing to DIR; prune fails during such a run.
+DIR is a workdir or its checkpoints folder. For verify, it may also be a single checkpoint or exported weights. The
+commands do not disturb a run that is writing to DIR. prune fails during such a run.
 """
 
 from __future__ import annotations
@@ -56,23 +56,26 @@ def main(arguments: list[str]) -> int:
 
 
 def _folder(given: Path) -> Path:
-    """Returns the resolved directory of the steps."""
+    """Returns the resolved folder that contains the steps."""
     for folder in (given / FOLDER, given):
         if folder.is_dir() and list_steps(folder):
             return folder.resolve()
-    raise UserError(f"{given} holds no checkpoints; expected a workdir or its {FOLDER}")
+    raise UserError(f"{given} has no checkpoints; expected a workdir or its folder {FOLDER}")
 
 
 def _workdirs(given: Path) -> list[Path]:
-    """Returns directories that may hold the lock of a writing run; a workdir's checkpoints may be a link."""
+    """Returns the folders that may contain the lock file of a run that is writing.
+
+    There can be two, because the checkpoints folder of a workdir may be a link.
+    """
     folder = _folder(given)
-    places = [given.resolve(), folder.parent] if (given / FOLDER).is_dir() else [folder.parent, given.absolute().parent]
-    return [place for place in dict.fromkeys(places) if place == places[0] or (place / LOCK).exists()]
+    found = [given.resolve(), folder.parent] if (given / FOLDER).is_dir() else [folder.parent, given.absolute().parent]
+    return [workdir for workdir in dict.fromkeys(found) if workdir == found[0] or (workdir / LOCK).exists()]
 
 
 def _step(folder: Path, step: int) -> Path:
     if not (folder / str(step)).is_dir():
-        raise UserError(f"{folder} holds no step {step}; it holds {', '.join(map(str, list_steps(folder)))}")
+        raise UserError(f"{folder} has no step {step}; expected one of {', '.join(map(str, list_steps(folder)))}")
     return folder / str(step)
 
 
@@ -92,9 +95,9 @@ def _list(given: Path, flags: argparse.Namespace) -> int:
         except (DamagedError, OSError):
             print(f"{number:>9}  {_DELETED}")
             continue
-        figure = f"{metric:{width}.3f}" if math.isfinite(metric) else " " * width
+        value = f"{metric:{width}.3f}" if math.isfinite(metric) else " " * width
         written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(changed))
-        print(f"{number:>9}  {written}  {size / 1e6:9.1f}  {figure}{'  best' if number in best else ''}")
+        print(f"{number:>9}  {written}  {size / 1e6:9.1f}  {value}{'  best' if number in best else ''}")
     return 0
 
 
@@ -105,7 +108,7 @@ def _metrics(folder: Path) -> dict[int, float]:
 
 
 def _metric(folder: Path) -> str:
-    """Returns the name of the figure that ranks the steps of a folder."""
+    """Returns the name of the metric that ranks the steps in a folder."""
     whole = [folder / str(step) for step in list_steps(folder) if not find_missing(folder / str(step))]
     return ranking_metric_of(whole[-1] if whole else folder)
 
@@ -140,7 +143,7 @@ def _verify(given: Path, flags: argparse.Namespace) -> int:
 
 
 def _status(step: Path, given: Path) -> str | None:
-    """Returns the state of an incomplete step if a running run is writing or deleting it; else None."""
+    """Returns the state of an incomplete step that a run has deleted or is writing, or None for other steps."""
     if not step.exists():
         return _DELETED
     if not (step / MANIFEST).exists() and given.absolute() != step and any(map(is_held, _workdirs(given))):

@@ -19,7 +19,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole
 
 MANIFEST = "manifest.json"
-_THREADS = 8  # number of reading threads; hashing releases Python's global lock
+_THREADS = 8  # number of threads that read and hash files; hashing releases the GIL
 
 
 class DamagedError(ValueError):
@@ -28,11 +28,17 @@ class DamagedError(ValueError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of a step by relative path, the results of its evaluation, if any, and the step number."""
+    """The content of a step's manifest.
 
-    files: Mapping[str, tuple[int, str]]  # bytes, SHA-256
+    Attributes:
+      files: size in bytes and SHA-256 of each file, by relative path.
+      evaluation: metrics of the step, or None if the step was not evaluated; a metric that was not finite is None.
+      step: number of the step, or None for exported weights.
+    """
+
+    files: Mapping[str, tuple[int, str]]
     evaluation: Mapping[str, float | None] | None
-    step: int | None  # None for exported weights
+    step: int | None
 
 
 def is_step(directory: Path) -> bool:
@@ -42,7 +48,7 @@ def is_step(directory: Path) -> bool:
 
 
 def seal(step: Path, evaluation: Mapping[str, Any] | None = None) -> None:
-    """Writes the manifest of a step; with a manifest, the step counts as a checkpoint."""
+    """Writes the manifest of a step, which makes the step a checkpoint."""
     names = [str(path.relative_to(step)) for path in _files(step)]
     with ThreadPoolExecutor(_THREADS) as pool:
         digests = list(pool.map(lambda name: _digest(step / name), names))
@@ -51,7 +57,7 @@ def seal(step: Path, evaluation: Mapping[str, Any] | None = None) -> None:
 
 
 def record_evaluation(step: Path, evaluation: Mapping[str, Any]) -> None:
-    """Adds the results of an evaluation to a manifest without an evaluation."""
+    """Adds the metrics of an evaluation to the manifest of a step."""
     files = read_manifest(step).files
     _write(step, {name: list(entry) for name, entry in files.items()}, evaluation)
 
@@ -79,17 +85,20 @@ def read_manifest(step: Path) -> Manifest:
 
 
 def find_missing(step: Path) -> list[str]:
-    """Returns problems of a step, found without reading files: missing files, wrong sizes, files of another step."""
+    """Returns the problems of a step that can be found without reading its files.
+
+    These are a bad manifest, missing files, wrong sizes, and a wrong step number.
+    """
     return _inspect(step)[0]
 
 
 def find_damage(step: Path, part: int = 0, parts: int = 1) -> list[str]:
-    """Returns problems of a step, found by reading its files; empty if the step is undamaged.
+    """Returns the problems of a step, found by reading its files. The list is empty if the step is undamaged.
 
     Args:
       step: directory of the step.
       part: index of the part of the files to read, if several processes share the work.
-      parts: number of parts; all parts have about the same size.
+      parts: number of parts, which have about the same size.
     """
     missing, files = _inspect(step)
     if missing:
@@ -107,13 +116,13 @@ def find_damage(step: Path, part: int = 0, parts: int = 1) -> list[str]:
 
 
 def _inspect(step: Path) -> tuple[list[str], Mapping[str, tuple[int, str]]]:
-    """Returns the problems of `find_missing`, and the files in the manifest."""
+    """Returns the problems that `find_missing` finds, and the files in the manifest."""
     try:
         manifest = read_manifest(step)
     except DamagedError as error:
         return [str(error)], {}
     if is_step(step) and manifest.step not in (None, int(step.name)):
-        return [f"it holds step {manifest.step}"], {}
+        return [f"its files belong to step {manifest.step}"], {}
     files = manifest.files
     return [damage for name, (size, _) in files.items() if (damage := _misses(step / name, name, size))], files
 
@@ -124,10 +133,10 @@ def _files(step: Path) -> list[Path]:
 
 def _misses(path: Path, name: str, size: int) -> str | None:
     try:
-        held = path.stat().st_size
+        found = path.stat().st_size
     except OSError:
         return f"{name} is missing"
-    return None if held == size else f"{name} has {held} bytes of {size}"
+    return None if found == size else f"{name} has {found} bytes of {size}"
 
 
 def _digest(path: Path) -> str:

@@ -18,17 +18,19 @@ from typing import IO, Any
 from focalnet_jax.errors import RunFailedError, UserError
 
 LOCK = "lock"
-BEAT_SECONDS = 3.0  # interval of the holder's heartbeats, which other machines see
+BEAT_SECONDS = 3.0  # interval at which the holder updates the lock file's modification time (heartbeat)
 PATIENCE_SECONDS = 20.0  # time without a heartbeat after which a holder on another machine counts as ended
 
 
 @contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Holds the lock of a workdir while entered; creates missing folders, and removes those that stay empty.
+    """Context manager that holds the lock of a workdir.
 
-    On the same machine, the operating system's file lock is used, which ends with its process. File systems may not
-    share this lock with other machines. For a holder on another machine, the modification time of the lock file is
-    watched: a holder that stops updating the file has ended. Neither kill nor crash leaves a lock to remove by hand.
+    Creates missing folders, and removes the created folders at the end if they are empty.
+
+    Processes of one machine use the operating system's file lock, which ends with its process. File systems may not
+    share this lock with other machines. A process on another machine therefore watches the modification time of the
+    lock file: a holder that stops updating the file has ended. A kill or crash leaves no lock to remove by hand.
 
     Raises:
       UserError: another run holds the lock, or the workdir cannot be written.
@@ -69,7 +71,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def is_held(workdir: Path) -> bool:
-    """Returns whether the lock file of a workdir has a recent heartbeat; does not acquire the lock."""
+    """Returns whether the lock file of a workdir has a recent heartbeat, without acquiring the lock."""
     try:
         return abs(time.time() - (workdir / LOCK).stat().st_mtime) < PATIENCE_SECONDS
     except OSError:
@@ -77,7 +79,7 @@ def is_held(workdir: Path) -> bool:
 
 
 def _make_and_acquire(workdir: Path) -> IO[str]:
-    """Creates the workdir and acquires its lock; retries if a holder that just ended removes the folders."""
+    """Creates the workdir and acquires its lock. Retries if a holder that just ended removes the folders."""
     for _ in range(9):
         with contextlib.suppress(FileNotFoundError):
             workdir.mkdir(parents=True, exist_ok=True)
@@ -93,7 +95,7 @@ def _acquire(path: Path) -> IO[str]:
             file.seek(0)
             _refuse_living(file.read(), path)
             if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
-                file.close()  # its holder has just removed it: create another one
+                file.close()  # the previous holder has just removed the file: create a new file
                 continue
             file.truncate(0)
             file.write(json.dumps(_me()))
@@ -139,7 +141,7 @@ def _refuse_living(text: str, path: Path) -> None:
 
 def _refused(holder: dict[str, Any], path: Path) -> UserError:
     by = "host {host}, process {pid}, since {since}".format_map({"host": "?", "pid": "?", "since": "?"} | holder)
-    return UserError(f"--workdir {path.parent} is held by another run ({by}): wait for it, stop it, or choose another")
+    return UserError(f"--workdir {path.parent} is used by another run ({by}): wait for it, stop it, or choose another")
 
 
 def _read(text: str) -> dict[str, Any]:
@@ -160,7 +162,10 @@ _SINCE = time.time()
 
 
 def _begun(pid: int) -> str | None:
-    """Returns the start time of a process in system ticks, which identifies reused pids; None without a process."""
+    """Returns the start time of a process, which tells apart processes with the same pid, or None if it has ended.
+
+    The start time is a number of system ticks, or "" where it is unknown.
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -171,7 +176,7 @@ def _begun(pid: int) -> str | None:
         os.kill(pid, 0)
     except OSError:
         return None
-    return ""  # it is running; its start time is unknown here
+    return ""  # without /proc, only the existence of a process is known
 
 
 def _beat(path: Path, ended: threading.Event) -> None:

@@ -1,4 +1,4 @@
-"""Forwards Google Cloud's notice of maintenance or preemption to this process as a signal."""
+"""Sends this process a signal when Google Cloud announces maintenance or preemption of its machine."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from contextlib import contextmanager
 from focalnet_jax.system.signals import in_main_thread
 
 HOST = "GCE_METADATA_HOST"  # environment variable of Google's libraries
-_NOTICES = {"maintenance-event": "NONE", "preempted": "FALSE"}  # value without an event, by metadata entry
+_NOTICES = {"maintenance-event": "NONE", "preempted": "FALSE"}  # metadata entries, and their values without an event
 _POLL_SECONDS = 5.0
 
 
 @contextmanager
 def watched(on_tpu: bool) -> Iterator[None]:
-    """Sends this process a SIGTERM when its machine is about to be maintained or preempted, while entered.
+    """Context manager that sends this process a SIGTERM when Google Cloud announces maintenance or preemption.
 
-    On TPU machines, or if `GCE_METADATA_HOST` names a server, polls the metadata server of the machine. Does nothing
-    outside the main thread, because this package installs signal handlers only in the main thread.
+    Polls the metadata server of the machine if `on_tpu` is True or the environment variable `GCE_METADATA_HOST` is set.
+    Does nothing outside the main thread, because this package installs signal handlers only in the main thread.
     """
     if (not on_tpu and HOST not in os.environ) or not in_main_thread():
         yield

@@ -1,9 +1,13 @@
 """Checkpoints of a run, on top of Orbax's CheckpointManager.
 
-A step has these items: `params`; `ema`, the average of `params`, if the run has one; `statistics` and
-`ema_statistics`, if the model has any; `training`, the remaining train state; `metadata`, JSON with the resolved
-config; and the manifest of its files with their SHA-256, see `integrity`. A step without a manifest is not a
-checkpoint.
+A step is a folder with these items:
+
+- `params`, the parameters
+- `ema`, their exponential moving average, if the run keeps one
+- `statistics` and `ema_statistics`, if the model has variables that are not parameters
+- `training`, the remaining train state
+- `metadata`, JSON with the resolved config
+- the manifest of all files with their SHA-256, see `integrity`; a step without a manifest is not a checkpoint
 """
 
 from __future__ import annotations
@@ -42,10 +46,14 @@ ITEMS = ("params", "ema", "statistics", "ema_statistics", "training", "metadata"
 
 
 class Checkpoints:
-    """Checkpoints of a workdir; keeps the newest `keep_latest` and the `keep_best` with the highest figure `metric`.
+    """Checkpoints of a run in its workdir.
 
-    Only one run at a time may write to a workdir. Each of its processes has an instance; process 0 writes the manifests
-    and deletes old steps.
+    Keeps the `keep_latest` newest steps and the `keep_best` steps with the highest `metric`, and deletes other steps.
+    Only one run at a time may write to a workdir. Each process of the run has an instance; process 0 writes the
+    manifests and deletes old steps.
+
+    Raises:
+      UserError: `keep_latest` is less than 1, or checkpoints cannot be written to the workdir.
     """
 
     def __init__(self, workdir: Path, metric: str, *, keep_latest: int, keep_best: int):
@@ -68,7 +76,7 @@ class Checkpoints:
     def save(
         self, step: int, items: dict[str, Tree], metadata: dict[str, Any], evaluation: Mapping[str, Any] | None = None
     ) -> None:
-        """Starts writing `items` in the background; returns as soon as the arrays may be changed.
+        """Starts writing `items` in the background, and returns as soon as the arrays may be changed.
 
         If the step exists, only the evaluation is added to it.
 
@@ -82,7 +90,7 @@ class Checkpoints:
                 self._delete_old()
             return
         # Orbax needs about 0.1 s for the arrays, however small they are. A single process copies them to the host and
-        # continues. Several processes save together and hold no complete array, so they wait for Orbax.
+        # continues. Several processes save together and have only parts of the arrays, so they wait for Orbax.
         alone = jax.process_count() == 1
         if alone:
             items = jax.device_get(items)
@@ -99,7 +107,7 @@ class Checkpoints:
         self._settling.start()
 
     def restore(self, step: int, like: dict[str, Tree]) -> dict[str, Tree]:
-        """Returns the items of a step, with the structure, dtypes and shardings of `like`; the step is not verified.
+        """Returns the items of a step, with the structure, dtypes and shardings of `like`, without verifying the step.
 
         Raises:
           UserError: the step's arrays do not fit this model; the message names the arrays that differ.
@@ -112,7 +120,7 @@ class Checkpoints:
             return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)).items())
 
     def last_good(self) -> int | None:
-        """Waits for the save in progress; returns the newest complete step, or None if there is none."""
+        """Waits for a save in progress. Returns the newest complete step, or None if no step is complete."""
         if self._settling is not None:
             self._settling.join()
         return newest_step(self._folder, complete=True)
@@ -122,7 +130,7 @@ class Checkpoints:
         return is_complete(self._step(step))
 
     def best_value(self) -> float:
-        """Returns the highest `metric` among the checkpoints, or minus infinity."""
+        """Returns the highest `metric` among the checkpoints, or minus infinity if no checkpoint has it."""
         steps = map(self._step, list_steps(self._folder))
         return max((metric_of(step, self._metric) for step in steps), default=-math.inf)
 
@@ -140,7 +148,7 @@ class Checkpoints:
             raise self._failed(self.latest_step, failure) from failure
 
     def close(self) -> None:
-        """Waits for the save in progress, ignoring its failure (`wait` raises it), and closes Orbax's manager."""
+        """Waits for a save in progress and closes Orbax's manager. Does not raise if the save failed, unlike `wait`."""
         if self._settling is not None:
             self._settling.join()
         with quiet(), contextlib.suppress(Exception):
@@ -177,7 +185,7 @@ class Checkpoints:
 
     def _failed(self, step: int | None, error: Exception) -> RunFailedError:
         good = newest_step(self._folder, complete=True)
-        last = f"step {good} is the last good one" if good is not None else "there is no earlier one"
+        last = f"the last good checkpoint is step {good}" if good is not None else "there is no earlier checkpoint"
         return RunFailedError(f"cannot write checkpoint {self._folder}/{step}: {reason(error)}; {last}")
 
     def _step(self, step: int) -> Path:

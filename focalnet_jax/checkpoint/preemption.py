@@ -16,24 +16,29 @@ from focalnet_jax.errors import EXIT_FAILED, EXIT_PREEMPTED
 from focalnet_jax.system.signals import in_main_thread
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_ECHO_SECONDS = 0.5  # programs that forward a signal often send it to the process and to its group
+_ECHO_SECONDS = 0.5  # a repeated signal is ignored for this time: launchers often signal a process and its group
 
 
 class StopRequest:
-    """While entered, the first SIGTERM or SIGINT sets `received`; a second signal or the deadline ends the process.
+    """Context manager that sets `received` at the first SIGTERM or SIGINT, so that the run can save and end.
+
+    A second signal ends the process at once, and so does the end of the grace period.
 
     Python runs no signal handlers while it waits for a compiler or a device. The signal's number is therefore written
-    into a pipe, which needs no Python code, and a thread reads the pipe.
-
-    If entered outside the main thread, prints a note and leaves signals to the caller.
+    into a pipe, which needs no Python code, and a thread reads the pipe. Outside the main thread, the context manager
+    only prints a note, and signals are left to the caller.
 
     Args:
-      grace_seconds: time from the first signal to the end of the process.
+      grace_seconds: longest time from the first signal to the end of the process.
+
+    Attributes:
+      received: the first signal, or None if there was no signal.
+      saved: function that returns the current step if it is saved, else None; the run sets it.
     """
 
     def __init__(self, grace_seconds: float):
         self.received: signal.Signals | None = None
-        self.saved: Callable[[], int | None] = lambda: None  # returns the step if it is saved and nothing would be lost
+        self.saved: Callable[[], int | None] = lambda: None
         self._grace = grace_seconds
 
     def __enter__(self) -> StopRequest:
@@ -55,7 +60,7 @@ class StopRequest:
         signal.set_wakeup_fd(self._woken)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        os.write(self._write, b"\0")  # no signal's number
+        os.write(self._write, b"\0")  # not the number of a signal: ends the thread
         self._thread.join()
         for end in (self._read, self._write):
             os.close(end)
@@ -66,7 +71,7 @@ class StopRequest:
             wait = None if self.received is None else max(0.0, self._grace - (time.monotonic() - since))
             ready, _, _ = select.select([self._read], [], [], wait)
             if not ready and (step := self.saved()) is not None:
-                _print(f"stopped by {self.received.name}, step {step} is saved; the same command resumes")
+                _print(f"stopped by {self.received.name}, step {step} is saved; the same command resumes the run")
                 os._exit(EXIT_PREEMPTED)
             if not ready:
                 _exit_with(
@@ -79,7 +84,7 @@ class StopRequest:
                     return
                 if code in SIGNALS and self.received is None:
                     self.received, since = signal.Signals(code), time.monotonic()
-                    _print(f"{self.received.name}: finishing this step, then saving; repeat it to stop at once")
+                    _print(f"{self.received.name}: finishing this step, then saving; repeat the signal to stop at once")
                 elif code in SIGNALS and time.monotonic() - since > _ECHO_SECONDS:
                     _exit_with(f"{signal.Signals(code).name} again: stopped at once, nothing saved", 128 + code)
 

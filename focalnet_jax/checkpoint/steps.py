@@ -1,4 +1,4 @@
-"""Lists, checks, selects and deletes the steps in a directory of checkpoints."""
+"""Lists, checks, selects and deletes the steps in a folder of checkpoints."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from focalnet_jax.settings import ranking_metric
 from focalnet_jax.settings.tasks import task_of
 
 FOLDER = "checkpoints"
-SAVED = "saved.json"  # file in the workdir with the step saved last, which survives the checkpoints
+SAVED = "saved.json"  # file in the workdir with the number of the last saved step, even if checkpoints are lost
 _LEAVING = ".deleting-"  # prefix of a step being deleted: renaming is immediate, deleting its files may take long
 _UNFINISHED = ".orbax-checkpoint-tmp"  # suffix of a step being written
 
 
 def list_steps(folder: Path) -> list[int]:
-    """Returns all steps that have a directory, complete or incomplete, sorted by number."""
+    """Returns the numbers of all steps, complete or incomplete, in ascending order."""
     return sorted(int(entry.name) for entry in folder.glob("*/") if is_step(entry))
 
 
 def is_complete(step: Path) -> bool:
-    """Returns whether a step was written completely and all its files exist; does not detect changed files."""
+    """Returns whether a step was written completely and all its files exist. Does not detect changed files."""
     return not find_missing(step)
 
 
 def newest_step(folder: Path, *, complete: bool = False) -> int | None:
-    """Returns the newest completely written step, or None; with `complete`, all files of the step must exist."""
+    """Returns the newest completely written step, or None if there is no such step.
+
+    With `complete`, steps with missing files are skipped.
+    """
     counts = is_complete if complete else _was_written
     return next((step for step in reversed(list_steps(folder)) if counts(folder / str(step))), None)
 
@@ -41,7 +44,10 @@ def _was_written(step: Path) -> bool:
 
 
 def last_saved(workdir: Path) -> int | None:
-    """Returns the number of the last saved step of a workdir; None if there is none, 0 if the file is unreadable."""
+    """Returns the last saved step, from the workdir's `saved.json`.
+
+    Returns None if the file is missing, and 0 if it is unreadable.
+    """
     try:
         return int(json.loads((workdir / SAVED).read_text())["step"])
     except FileNotFoundError:
@@ -62,11 +68,11 @@ def check_path(path: Path) -> None:
         name.encode()
     except UnicodeEncodeError:
         shown = name.encode(errors="replace").decode()
-        raise UserError(f"{shown}: its name is not UTF-8, which checkpoints need: choose another") from None
+        raise UserError(f"{shown}: checkpoints need a path that is valid UTF-8: choose another") from None
 
 
 def check_whole(step: Path, items: Iterable[str]) -> None:
-    """Checks that Orbax has written the arrays of every item; Orbax may omit arrays without an error.
+    """Checks that Orbax has written the arrays of every item, because Orbax may omit arrays without an error.
 
     Raises:
       OSError: the arrays of an item are missing.
@@ -95,7 +101,7 @@ def find_checkpoint(path: str) -> Path:
     if (given / "params").is_dir():
         raise RunFailedError(f"checkpoint {given} is damaged ({find_missing(given)[0]}): choose another")
     raise UserError(
-        f"{path} holds no checkpoint; expected a workdir, one of its {FOLDER}/STEP, or a Hugging Face directory"
+        f"{path} has no checkpoint; expected a workdir, one of its {FOLDER}/STEP, or a Hugging Face directory"
     )
 
 
@@ -111,11 +117,11 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
             raise ValueError("not a JSON object")
         return metadata
     except (OSError, ValueError) as error:
-        raise RunFailedError(f"checkpoint {checkpoint} is damaged (its metadata: {error}): choose another") from error
+        raise RunFailedError(f"checkpoint {checkpoint} is damaged (metadata: {error}): choose another") from error
 
 
 def ranking_metric_of(checkpoint: Path) -> str:
-    """Returns the name of the figure that ranks the steps of a run, according to the task in the config."""
+    """Returns the name of the metric that ranks the steps of a run, according to the task in its config."""
     try:
         config = read_metadata(checkpoint).get("config")
     except RunFailedError:
@@ -124,7 +130,7 @@ def ranking_metric_of(checkpoint: Path) -> str:
 
 
 def metric_of(checkpoint: Path, metric: str) -> float:
-    """Returns the figure `metric` of a step; minus infinity if the figure is missing or NaN."""
+    """Returns the value of `metric` at a step, or minus infinity if it is missing or NaN."""
     try:
         value = (read_manifest(checkpoint).evaluation or {}).get(metric)
     except DamagedError:
@@ -133,13 +139,16 @@ def metric_of(checkpoint: Path, metric: str) -> float:
 
 
 def kept(metrics: Mapping[int, float], latest: int, best: int) -> set[int]:
-    """Returns the steps to keep: the `latest` newest and the `best` with the highest metrics (of equals, the older)."""
+    """Returns the steps to keep: the `latest` newest steps and the `best` steps with the highest metrics.
+
+    If metrics are equal, the older step is better. Steps whose metric is minus infinity are never among the best.
+    """
     ranked = sorted((step for step in metrics if metrics[step] > -math.inf), key=lambda step: (-metrics[step], step))
     return set(sorted(metrics, reverse=True)[:latest]) | set(ranked[:best])
 
 
 def delete(folder: Path, steps: Iterable[int]) -> None:
-    """Deletes steps; if killed, leaves no step that looks complete, and `remove_leftovers` deletes remaining files."""
+    """Deletes steps. A kill leaves no step that looks complete; `remove_leftovers` then deletes the remaining files."""
     for step in steps:
         leaving = folder / f"{_LEAVING}{step}"
         shutil.rmtree(leaving, ignore_errors=True)
@@ -148,14 +157,17 @@ def delete(folder: Path, steps: Iterable[int]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes steps that a killed run left partly written or partly deleted; no other process may write to `folder`."""
+    """Removes steps that a killed run left partly written or partly deleted.
+
+    No other process may write to `folder` at the same time.
+    """
     for entry in folder.glob("*/"):
         if entry.name.startswith(_LEAVING) or (entry.name.endswith(_UNFINISHED) and entry.name[0].isdigit()):
             shutil.rmtree(entry, ignore_errors=True)
 
 
 def set_aside(step: Path, word: str) -> Path:
-    """Renames a step that is not a checkpoint to `STEP.word`, so that it no longer counts; returns the new path."""
+    """Renames a step that is not a checkpoint to `STEP.word`, so that it is ignored. Returns the new path."""
     aside, count = step.with_name(f"{step.name}.{word}"), 1
     while aside.exists():
         count += 1

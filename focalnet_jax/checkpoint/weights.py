@@ -1,6 +1,6 @@
-"""Writes the parameters of a step for sharing, and reads them for evaluation, conversion or finetuning.
+"""Writes parameters for sharing, and reads the parameters of a step for evaluation, conversion or finetuning.
 
-If a step has averaged parameters (EMA), these are read.
+If a step has averaged parameters (EMA), the averaged parameters are read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from focalnet_jax.parameters import named_leaves
 Tree = Any
 
 
-# Averages by the item of a checkpoint that holds them, and the item they are averages of.
+# Items of a checkpoint with averages (EMA), and the items whose averages they are.
 AVERAGES = {"ema": "params", "ema_statistics": "statistics"}
 
 
@@ -36,7 +36,12 @@ def weights_item(checkpoint: Path) -> str:
 
 
 def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
-    """Writes only `params` and `metadata` to `folder`: a step for loading or finetuning, not for resuming."""
+    """Writes a step with only `params` and `metadata` to `folder`, for loading or finetuning, not for resuming.
+
+    Raises:
+      UserError: Orbax cannot write to a folder of this name.
+      OSError: the files cannot be written.
+    """
     check_path(folder)
     (folder / "metadata").mkdir(parents=True)
     (folder / "metadata" / "metadata").write_text(json.dumps(metadata))
@@ -50,7 +55,10 @@ def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
 
 
 def read_params(checkpoint: Path, like: Tree) -> Tree:
-    """Returns the parameters of a step as NumPy arrays with the structure of `like`; errors as for `load_params`."""
+    """Returns the parameters of a step as NumPy arrays with the structure of `like`.
+
+    Raises the errors of `load_params`.
+    """
     item = weights_item(checkpoint)
     _check_unchanged(checkpoint)
     check_fits(checkpoint, item, like)
@@ -62,7 +70,11 @@ def read_params(checkpoint: Path, like: Tree) -> Tree:
 
 
 def read_arrays(checkpoint: Path, item: str) -> dict[str, np.ndarray]:
-    """Returns all arrays of an item of a step by name, for any model; raises the errors of `load_params`."""
+    """Returns all arrays of an item of a step by name, for any model.
+
+    Raises:
+      RunFailedError: the step is damaged.
+    """
     _check_unchanged(checkpoint)
     with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(checkpoint.absolute() / item).item_metadata.tree
@@ -87,7 +99,11 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
 
 
 def load_statistics(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
-    """Returns the variables of a step that are not parameters, averaged if the parameters are; see `load_params`."""
+    """Returns the variables of a step that are not parameters, such as the running statistics of BatchNorm.
+
+    If the step has averages (EMA), the averaged variables are returned. Arguments and errors are the same as for
+    `load_params`.
+    """
     item = "ema_statistics" if weights_item(checkpoint) == "ema" else "statistics"
     return _load_item(checkpoint, item, like, head)
 
@@ -108,7 +124,10 @@ def _load_item(checkpoint: Path, item: str, like: Tree, head: str) -> Tree:
 
 
 def load_items(checkpoint: Path, like: dict[str, Tree]) -> dict[str, Tree]:
-    """Returns items of a step, with the structure, dtypes and shardings of `like`; errors as for `load_params`."""
+    """Returns items of a step by name, with the structure, dtypes and shardings of `like`.
+
+    Raises the errors of `load_params`.
+    """
     _check_unchanged(checkpoint)
     for name, tree in like.items():
         check_fits(checkpoint, name, tree)
@@ -117,23 +136,29 @@ def load_items(checkpoint: Path, like: dict[str, Tree]) -> dict[str, Tree]:
 
 
 def check_fits(checkpoint: Path, item: str, wanted: Tree, ignored: str | None = None) -> None:
-    """Checks names, shapes and dtypes of an item of a step against those of the model.
+    """Checks that an item of a step has the same names, shapes and dtypes as the arrays of the model.
+
+    Args:
+      checkpoint: directory of the step.
+      item: name of the item.
+      wanted: arrays of the model, or their shapes.
+      ignored: prefix of stored names that may be missing in `wanted`.
 
     Raises:
       UserError: names, shapes or dtypes differ; the message names the arrays.
     """
     with reading(checkpoint), ocp.StandardCheckpointer() as checkpointer:
         stored = named_leaves(checkpointer.metadata(checkpoint / item).item_metadata.tree)
-    held = {
+    found = {
         name: f"{tuple(leaf.shape)} {leaf.dtype}"
         for name, leaf in stored.items()
         if ignored is None or not name.startswith(ignored)
     }
     needed = {name: f"{leaf.shape} {leaf.dtype}" for name, leaf in named_leaves(wanted).items()}
     differing = [
-        f"{name} is {held.get(name, 'missing')} in the checkpoint and {needed.get(name, 'missing')} in the model"
-        for name in sorted(held.keys() | needed.keys())
-        if held.get(name) != needed.get(name)
+        f"{name} is {found.get(name, 'missing')} in the checkpoint and {needed.get(name, 'missing')} in the model"
+        for name in sorted(found.keys() | needed.keys())
+        if found.get(name) != needed.get(name)
     ]
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
@@ -153,7 +178,12 @@ def _check_unchanged(checkpoint: Path) -> None:
 
 @contextmanager
 def reading(checkpoint: Path) -> Iterator[None]:
-    """Converts errors while reading into a `RunFailedError` about a damaged checkpoint."""
+    """Context manager that converts errors of reading a checkpoint.
+
+    Raises:
+      UserError: there is no permission to read the checkpoint.
+      RunFailedError: the checkpoint is damaged.
+    """
     try:
         with quiet():
             yield
@@ -165,9 +195,9 @@ def reading(checkpoint: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps Orbax's warnings, and tensorstore's messages after an error, from stderr.
+    """Context manager that silences Orbax's warnings, and tensorstore's messages after an error.
 
-    tensorstore's threads may print until the process ends; `run_command` silences them for the whole program.
+    tensorstore's threads may print until the process ends. `run_command` silences them for the whole command.
     """
     hooks = sys.unraisablehook, threading.excepthook
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
@@ -184,11 +214,14 @@ def quiet() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Returns the first line of an error message; only both ends of a long line, because either may hold the cause."""
+    """Returns the first line of an error message.
+
+    A long line is cut in the middle, because the cause may be at either end.
+    """
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= 200 else f"{line[:100]} ... {line[-100:]}"
 
 
 def abstract(tree: Tree) -> Tree:
-    """Returns shapes, dtypes and shardings of arrays in Orbax's form."""
+    """Returns shapes, dtypes and shardings of arrays, in the types that Orbax expects."""
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

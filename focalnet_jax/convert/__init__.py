@@ -1,4 +1,4 @@
-"""Converts weights between this package's checkpoints and PyTorch files (the original's, timm's, Hugging Face's)."""
+"""Converts weights between checkpoints of this package and PyTorch files of Microsoft, timm and Hugging Face."""
 
 from focalnet_jax.convert.load import load_model
 

@@ -1,8 +1,8 @@
 """Convert FocalNet weights: python -m focalnet_jax.convert SRC DST --to {microsoft,timm,huggingface,orbax}.
 
 SRC is a torch.save file or a safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory,
-or a checkpoint of this package. The format and the model are recognised; weights may be under any key or prefix. DST is
-a .pth or .safetensors file, or a directory for huggingface and orbax.
+or a checkpoint of this package. The format and the model are recognised from the tensors, which may be under any key or
+prefix. DST is a .pth or .safetensors file (microsoft, timm) or a directory (huggingface, orbax, timm).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from focalnet_jax.system.signals import handled
 
 
 def main(arguments: list[str]) -> int:
-    """Reads the weights, adapts the classifier if requested, writes them and prints a report."""
+    """Reads weights, adapts the classifier if requested, writes the weights and prints a report."""
     parser = make_parser("convert", __doc__)
     parser.add_argument("source", type=Path, metavar="SRC")
     parser.add_argument("destination", type=Path, metavar="DST")
@@ -41,15 +41,22 @@ def main(arguments: list[str]) -> int:
         "--head", choices=HEAD_POLICIES, default="keep", help="keep, drop or remap (ImageNet-22K to 1K) the classifier"
     )
     parser.add_argument(
-        "--num-classes", type=int, metavar="K", help="number of classes of the model written, with --head"
+        "--num-classes",
+        type=int,
+        metavar="K",
+        help="number of classes of the written model, for --head drop (default: 0, no classifier)",
     )
-    parser.add_argument("--image-size", metavar="S|HxW", help="input size in a huggingface config")
+    parser.add_argument(
+        "--image-size",
+        metavar="S|HxW",
+        help="input size in pixels in a huggingface config (default: stored with SRC, or 224)",
+    )
     flags = parser.parse_args(arguments)
 
     size = parse_size("--image-size", flags.image_size)
     if size is not None and flags.to != "huggingface":
-        raise UserError(f"--image-size {flags.image_size} is used only with --to huggingface, whose config holds it")
-    with handled([signal.SIGTERM], signal.default_int_handler):  # so that a partial output is removed
+        raise UserError(f"--image-size {flags.image_size} is used only with --to huggingface; omit the flag")
+    with handled([signal.SIGTERM], signal.default_int_handler):  # runs the cleanup that removes a partial output
         _convert(flags, size)
     return 0
 
@@ -78,7 +85,7 @@ def _with_head(weights: Weights, head: str, num_classes: int | None) -> Weights:
 
 
 def _refuse_inside(source: Path, destination: Path) -> None:
-    """Raises `UserError` if the destination is inside the source: a run's checkpoints or a directory of weights."""
+    """Raises `UserError` if the destination is inside the source, such as the checkpoints of a run."""
     read = find_checkpoint(str(source)) if is_checkpoint(source) else source
     read = read.parent if read.parent.name == FOLDER else read
     if read.is_dir() and destination.resolve().is_relative_to(read.resolve()):
@@ -86,7 +93,7 @@ def _refuse_inside(source: Path, destination: Path) -> None:
 
 
 def _files(source: Path, which: str | None) -> list[Path]:
-    """Returns the paths to read: the directory of a checkpoint, shards and their index, or weights and their config."""
+    """Returns the source paths whose checksums are printed: a checkpoint, or weights files with config or index."""
     if is_checkpoint(source):
         return [find_checkpoint(str(source))]
     others = [source / CONFIG, source / PREPROCESSOR] if source.is_dir() else [source]

@@ -1,4 +1,4 @@
-"""Adapts weights to a different model: a different classifier, larger focal windows, more focal levels.
+"""Adapts weights to a model with a different classifier, larger focal windows or more focal levels.
 
 A different input size needs no change, because no parameter depends on the input size.
 """
@@ -24,7 +24,7 @@ from focalnet_jax.parameters import named_leaves, with_leaves
 HEAD_POLICIES = ("keep", "drop", "remap")
 _HEAD, _HEAD_BIAS = "head/kernel", "head/bias"
 _SURGERY = ("focal_levels", "focal_windows", "focal_factor")
-# Fields that change no parameter's shape or meaning.
+# Fields that affect neither the shape nor the meaning of a parameter.
 _FREE = ("drop_rate", "drop_path_rate", "scan_blocks", "remat", *IMPLEMENTATIONS, "layerscale_value")
 
 
@@ -35,15 +35,15 @@ def adapt(
 
     Args:
       weights: the weights that were read.
-      config: the target model.
-      head: treatment of the classifier. "keep" keeps the classifier; "drop" initialises a new classifier; "remap"
-        selects ImageNet-1K's rows of an ImageNet-22K classifier and initialises row 850, because this class had no
-        images.
-      surgery: whether focal windows and levels may differ, see `check_adaptable`; False for evaluation.
+      config: config of the target model.
+      head: "keep" keeps the classifier. "drop" initialises a new classifier. "remap" selects the rows of ImageNet-1K
+        in an ImageNet-22K classifier and initialises row 850, whose class has no images in ImageNet-22K.
+      surgery: whether focal windows and focal levels may grow, see `check_adaptable`. Evaluation passes False.
       seed: seed for initialising a classifier and the kernels of added levels.
 
     Raises:
-      UserError: the models differ in any other option, or differ in the number of classes although `head` is "keep".
+      UserError: the models differ in other options (see `check_adaptable`) or, with "keep", in the number of classes;
+        or "remap" is given for weights without an ImageNet-22K classifier in the order of its class list.
     """
     check_adaptable(weights.config, config, surgery=surgery)
     _check_head(weights.config.num_classes, config.num_classes, head, evaluated=not surgery)
@@ -55,7 +55,7 @@ def adapt(
     target = param_shapes(config)
     shapes = named_leaves(target)
     missing = [name for name in shapes if name not in known]
-    # One row of a remapped classifier is initialised.
+    # "remap" initialises one row of the classifier.
     fresh = _fresh_leaves(config, seed, [*missing, *([_HEAD, _HEAD_BIAS] if head == "remap" else [])])
     leaves = {
         name: _fitted(name, known.get(name, fresh.get(name)), shapes[name].shape, config.use_global_level)
@@ -75,7 +75,7 @@ def adapt(
         if _stages_differ(key, weights.config, config):
             notes.append(f"{key} changed from {_per_stage(weights.config, key)} to {_per_stage(config, key)}")
     params = with_leaves(target, leaves)
-    # The names of a remapped classifier follow from its number of classes.
+    # None: the class names of a remapped classifier follow from its number of classes.
     classes = {"keep": weights.info.classes, "drop": (), "remap": None}[head]
     words = weights.info.words if head == "keep" else None
     info = dataclasses.replace(weights.info, classes=classes, words=words)
@@ -83,7 +83,7 @@ def adapt(
 
 
 def needs_surgery(old: FocalNetConfig, new: FocalNetConfig) -> bool:
-    """Returns whether weights of `old` need other focal kernels or gates in a model of `new`."""
+    """Returns whether focal kernels or gates change when weights are adapted from `old` to `new`."""
     return any(_stages_differ(key, old, new) for key in _SURGERY)
 
 
@@ -100,30 +100,30 @@ def _check_head(given: int, wanted: int, head: str, *, evaluated: bool) -> None:
     if head not in HEAD_POLICIES:
         raise UserError(f"unknown head policy {head!r}; expected one of {', '.join(HEAD_POLICIES)}")
     if head == "keep" and given != wanted and evaluated:
-        advice = f"give --config.model.num_classes={given}" if given else "only weights with a classifier are evaluated"
+        advice = f"give --config.model.num_classes={given}" if given else "evaluation needs weights with a classifier"
         raise UserError(f"the weights have {given} classes, the model {wanted}: {advice}")
     if head == "keep" and given != wanted:
         raise UserError(
-            f"the weights have {given} classes, the model {wanted}: match them, or give train.py or the converter a "
-            "head policy: drop (a new classifier) or remap (ImageNet-22K to ImageNet-1K)"
+            f"the weights have {given} classes, the model {wanted}: use the same number, or set init_head (train.py), "
+            "--head (converter) or head (load_model) to drop (a new classifier) or remap (ImageNet-22K to ImageNet-1K)"
         )
     if head == "remap" and (given, wanted) != (NUM_22K, NUM_1K):
         raise UserError(
-            f"head policy remap needs weights of {NUM_22K} classes and a model of {NUM_1K}; these weights have {given} "
-            f"and the model {wanted}"
+            f"head policy remap needs weights with {NUM_22K} classes and a model with {NUM_1K}; these weights have "
+            f"{given} and the model {wanted}"
         )
 
 
 def _check_order(names: Sequence[str] | None) -> None:
-    """Raises `UserError` if the order of the classes of the classifier to remap differs from the class list."""
+    """Raises `UserError` if class names are known and do not follow ImageNet-22K's class list."""
     listed = [{*pair, words} for pair, words in zip(class_list(NUM_22K), class_names(NUM_22K), strict=True)]
-    # Spellings differ a little between sources; another order changes nearly every row.
+    # Spellings differ a little between sources; a different order changes nearly every row.
     same = sum(name in known for name, known in zip(names or (), listed, strict=False))
     if names and same < 0.9 * NUM_22K:
         raise UserError(
-            f"the {len(names)} classes of these weights are not ImageNet-22K's in the order of its class list (the "
-            f"first is {names[0]!r}), so remap would mix them up; prepare the data with focalnet_jax.data.prepare, or "
-            "drop the classifier"
+            f"head policy remap needs ImageNet-22K's classes in the order of its class list; the {len(names)} classes "
+            f"of these weights differ (the first is {names[0]!r}): train on data prepared with "
+            "focalnet_jax.data.prepare, or drop the classifier"
         )
 
 
@@ -135,15 +135,15 @@ def _per_stage(config: FocalNetConfig, key: str) -> tuple[int, ...]:
 def check_adaptable(old: FocalNetConfig, new: FocalNetConfig, *, surgery: bool = True) -> None:
     """Checks that weights of `old` can be adapted to a model of `new`.
 
-    The number of classes may differ; windows and levels may grow with `surgery`.
+    The number of classes and options that affect no parameter may differ.
 
     Args:
-      old: the model of the weights.
-      new: the target model.
-      surgery: whether focal windows and levels may differ.
+      old: config of the weights.
+      new: config of the target model.
+      surgery: whether focal windows and the number of focal levels may grow.
 
     Raises:
-      UserError: any other field differs, or a window or number of levels would shrink; the message names the fields.
+      UserError: other fields differ, or a window or the number of levels would shrink. The message names the fields.
     """
     differing = [] if surgery else [_differing(key, old, new) for key in _SURGERY if _stages_differ(key, old, new)]
     for field in dataclasses.fields(FocalNetConfig):
@@ -162,14 +162,14 @@ def check_adaptable(old: FocalNetConfig, new: FocalNetConfig, *, surgery: bool =
             smaller = next((pair for pair in zip(*sizes, strict=False) if pair[1] < pair[0]), None)
             if smaller:
                 differing.append(
-                    f"stage {stage} has kernels of {smaller[0]} in the weights and {smaller[1]} in the model"
+                    f"stage {stage} has focal kernels of size {smaller[0]} in the weights and {smaller[1]} in the model"
                 )
     if differing:
         raise UserError(f"the weights do not fit the model: {'; '.join(differing)}")
 
 
 def _fresh_leaves(config: FocalNetConfig, seed: int, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns initialised parameters of these names, without computing the others."""
+    """Returns newly initialised parameters with these names; other parameters are not computed."""
     if not names:
         return {}
 
@@ -182,7 +182,7 @@ def _fresh_leaves(config: FocalNetConfig, seed: int, names: Sequence[str]) -> di
 
 
 def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...], global_level: bool) -> np.ndarray:
-    """Returns a parameter, changed to its shape in the target model."""
+    """Returns a parameter with `shape`, its shape in the target model."""
     if "/focal_kernels/" in name:
         return resize_kernel(value, shape[1])
     if "/gates/" in name:
@@ -191,13 +191,13 @@ def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...], global_level: 
 
 
 def resize_kernel(kernel: np.ndarray, size: int) -> np.ndarray:
-    """Returns depthwise kernels `[D, k, k, 1, C]` padded with zeros to a larger odd size, `[D, size, size, 1, C]`."""
+    """Pads the depthwise kernels of D blocks, `[D, k, k, 1, C]`, with zeros to `[D, size, size, 1, C]`, both odd."""
     margin = (size - kernel.shape[1]) // 2
     return np.pad(kernel, ((0, 0), (margin, margin), (margin, margin), (0, 0), (0, 0)))
 
 
 def _insert_gates(value: np.ndarray, added: int, global_level: bool) -> np.ndarray:
-    """Inserts zero gates after those of the focal levels, before the global level's; gates are the last axis."""
+    """Inserts zero gates along the last axis, between the gates of focal levels and the gate of the global level."""
     if not added:
         return value
     zeros = np.zeros((*value.shape[:-1], added), value.dtype)

@@ -27,12 +27,12 @@ class Candidate:
     """A complete FocalNet among the tensors of a file."""
 
     format: str
-    prefix: str  # of its names in the file
-    bare: bool = False  # transformers' backbone without the prefix "focalnet." of a classifier
+    prefix: str  # prefix of its tensor names in the file
+    bare: bool = False  # whether it is transformers' backbone, whose names lack the prefix "focalnet."
 
     @property
     def key(self) -> str:
-        """Prefix without the trailing dot; users select the candidate by this key."""
+        """The prefix without its trailing dot, by which users select the candidate."""
         return self.prefix.rstrip(".")
 
     def holds(self, name: str) -> bool:
@@ -46,20 +46,20 @@ class Candidate:
             yield "".join(f"{part}." for part in parts[:count])
 
     def plain_name(self, name: str) -> str:
-        """Returns a tensor's name in its format, without the prefix."""
+        """Returns the name of a tensor in the table of the format, without the prefix."""
         rest = name.removeprefix(self.prefix)
         if self.bare:
             return f"{_TRANSFORMERS}{rest}"
         return _FLAT_STAGE.sub(r"layers.\1.", rest, count=1) if self.format == "timm" else rest
 
     def describe(self, tensors: Tensors) -> str:
-        """Returns key, format and number of tensors as text."""
+        """Returns key, format and number of tensors, for messages."""
         count = sum(map(self.holds, tensors))
         return f"{self.key or 'the top level'} ({self.format}, {count} tensors)"
 
 
 def find_candidates(names: Sequence[str]) -> list[Candidate]:
-    """Returns every FocalNet among tensors of these names, in order of appearance."""
+    """Returns all FocalNets among tensors with these names, in order of appearance."""
     with_blocks = {match[1] for match in map(_MODULATION.fullmatch, names) if match}
     found = []
     for name in names:
@@ -77,12 +77,12 @@ def find_candidates(names: Sequence[str]) -> list[Candidate]:
 
 
 def is_known(name: str, format: str) -> bool:
-    """Returns whether a format has a parameter of this name."""
+    """Returns whether the table of a format contains this tensor name."""
     return any(row.pattern.fullmatch(name) for row in TABLES[format])
 
 
 def last_stage(shapes: dict[str, tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
-    """Returns the index of the last stage and the shape of one of its norms; `shapes` has the format's names."""
+    """Returns the index of the last stage and the shape of one of its norms, given shapes by name in the format."""
     norms = {int(match[1]): shape for name, shape in shapes.items() if (match := _LAST_NORM.search(name))}
     last = max(norms, default=0)
     return last, norms.get(last, ())

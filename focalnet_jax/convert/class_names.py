@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-ClassLists = Mapping[str, tuple[str, ...]]  # names in class order, by their place in a file
+ClassLists = Mapping[str, tuple[str, ...]]  # names in class order, by the name of their entry in a file
 
 _KEYS = frozenset(
     {"classes", "class_names", "classnames", "class_labels", "label_names", "class_list"}
@@ -16,11 +16,11 @@ _KEYS = frozenset(
 
 
 def class_names_at(key: str, value: Any) -> tuple[str, ...] | None:
-    """Returns the class names in an entry of a file, in class order; None if the entry holds no class names.
+    """Returns the class names in an entry of a file, in class order, or None if it contains no class names.
 
     Args:
       key: the last part of the entry's name, such as `classes` or `class_to_idx`.
-      value: a list of names, numbers by name, or names by number (integers or text).
+      value: a list of names, or a dictionary from names to numbers or from numbers (integers or strings) to names.
     """
     if key.lower() not in _KEYS:
         return None
@@ -38,7 +38,7 @@ def class_names_at(key: str, value: Any) -> tuple[str, ...] | None:
 
 
 def class_names_in_metadata(metadata: Mapping[str, str]) -> ClassLists:
-    """Returns the class names in the metadata of a safetensors file, whose values are JSON or names between commas."""
+    """Returns the class names in the metadata of a safetensors file, whose values are JSON or comma-separated names."""
     found = {}
     for key, text in metadata.items():
         try:
@@ -51,10 +51,13 @@ def class_names_in_metadata(metadata: Mapping[str, str]) -> ClassLists:
 
 
 def class_names_of(lists: ClassLists, count: int) -> tuple[tuple[str, ...] | None, str]:
-    """Returns the class names of a classifier with `count` outputs, and a note; None and "" if the file has none.
+    """Selects the class names of a classifier with `count` outputs from the lists in a file.
 
-    Lists of another length belong to something else. If the file holds different lists of this length, the names are
-    unknown, `()`, and the note says so.
+    Lists of a different length belong to something else and are ignored.
+
+    Returns:
+      The class names and a note for the user. None and "" if no list fits. `()`, for unknown names, and a note if
+      several lists fit but differ.
     """
     placeholders = tuple(f"LABEL_{number}" for number in range(count))
     fitting = {place: names for place, names in lists.items() if len(names) == count and names != placeholders}
@@ -62,5 +65,5 @@ def class_names_of(lists: ClassLists, count: int) -> tuple[tuple[str, ...] | Non
         return None, ""
     places = " and ".join(list(fitting)[:3])
     if len({*fitting.values()}) > 1:
-        return (), f"{places} of the file are different names of its {count} classes: none of them is used"
-    return next(iter(fitting.values())), f"class names from {places} of the file"
+        return (), f"{places} in the file give different names to its {count} classes: none of them is used"
+    return next(iter(fitting.values())), f"class names from {places} in the file"

@@ -1,4 +1,4 @@
-"""The classifier of a FocalNet used as the backbone of a larger module, as mmpretrain and many scripts build it."""
+"""Finds the classifier of a FocalNet that is the backbone of a larger module, as in mmpretrain and many scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from focalnet_jax.errors import UserError
 
 HEADS = {"microsoft": "head", "timm": "head.fc", "huggingface": "classifier"}
 _CLASSIFIERS = re.compile(r"(cls_?|last_)?(head|heads|classifier|classification_head|fc|linear|logits|fc_cls)", re.I)
-# Modules and entries next to backbone and classifier that are never between them: training state, training-only parts.
+# Modules and entries that never process the backbone's output before the classifier: state and parts of training.
 _ASIDE = re.compile(
     r"data_preprocessor|(pre)?process\w*|normali\w+|transforms?|\w*optim\w*|\w*sched\w*|(grad_)?scaler|amp|rng\w*"
     r"|random\w*|(\w+_)?ema(_\w+)?|args|meta|epoch|(global_)?step|loops|callbacks|hparams|hyper_parameters"
@@ -27,27 +27,27 @@ _ASIDE = re.compile(
 
 @dataclass(frozen=True)
 class FoundClassifier:
-    """A classifier and notes for the user."""
+    """The tensors of a classifier, and notes for the user."""
 
     names: dict[str, str] = field(default_factory=dict)  # name in the file by name in the format
-    added: dict[str, np.ndarray] = field(default_factory=dict)  # a bias of zeros if it has none
-    decisions: tuple[str, ...] = ()
+    added: dict[str, np.ndarray] = field(default_factory=dict)  # a bias of zeros if the layer has no bias
+    decisions: tuple[str, ...] = ()  # notes that affect the model's outputs, one line each
 
 
 def find_classifier(
     chosen: Candidate, outside: Sequence[str], kept: Mapping[str, str], tensors: Tensors, source: str, *, whole: bool
 ) -> FoundClassifier:
-    """Returns the linear layer on the pooled output of a backbone, a classifier whose name is not the format's.
+    """Finds a linear layer that takes a backbone's pooled output and has a different name than the format's classifier.
 
-    The result is empty if the format's own classifier is present or no layer qualifies.
+    The result has no tensors if the format's classifier is present or no layer qualifies.
 
     Args:
       chosen: the backbone.
-      outside: names of tensors that belong to no FocalNet.
+      outside: names of tensors outside any FocalNet.
       kept: names of the backbone's tensors in the file, by name in its format.
       tensors: all tensors of the file.
-      source: name of the file, for messages.
-      whole: whether the backbone has a final norm; without it, no layer is its classifier.
+      source: name of the file in messages.
+      whole: whether the backbone has a final norm. Without a final norm, no layer qualifies.
 
     Raises:
       UserError: several layers qualify, or the layer cannot be read.
@@ -71,14 +71,14 @@ def find_classifier(
             (name,) = fitting
             between = [each for each in modules if scope + each != name and not _ASIDE.fullmatch(each)]
             if between or not whole:
-                why = f"{scope}{between[0]} may be before it" if between else "the backbone has no final norm"
+                why = f"{scope}{between[0]} may come before it" if between else "the backbone has no final norm"
                 return FoundClassifier(decisions=(f"the classifier {name} was left out: {why}",))
             return _taken(fitting[name], chosen, tensors, source)
     return FoundClassifier()
 
 
 def _modules(names: Sequence[str], scope: str, tensors: Tensors) -> dict[str, list[str]]:
-    """Returns tensor names by the child module of `scope` that holds them, without counters."""
+    """Groups tensor names by child module of `scope`, leaving out counters such as `num_batches_tracked`."""
     modules: dict[str, list[str]] = {}
     for name in names:
         counts = name.endswith("bias") or np.prod(tensors.shapes[name], dtype=object) > 1
@@ -88,7 +88,7 @@ def _modules(names: Sequence[str], scope: str, tensors: Tensors) -> dict[str, li
 
 
 def _behind(chosen: Candidate, scope: str, modules: Mapping[str, list[str]]) -> list[str]:
-    """Returns modules that may be the classifier by their names, or because they follow the backbone in a sequence."""
+    """Returns the modules that may be the classifier, by name or because they follow the backbone in a sequence."""
     own = chosen.prefix[len(scope) :].partition(".")[0]
     later = [name for name in modules if own.isdecimal() and name.isdecimal() and int(name) > int(own)]
     return [name for name in modules if name in later or _CLASSIFIERS.fullmatch(name)]
@@ -102,7 +102,11 @@ def _left(
     chosen: Candidate,
     source: str,
 ) -> FoundClassifier:
-    """Returns a note on why no module was used; raises `UserError` if one competes with the backbone's classifier."""
+    """Returns no classifier, with a note on a module that was left out and the reason, if any.
+
+    Raises:
+      UserError: the backbone has a classifier, and another module could also be the classifier.
+    """
     if not own:
         return FoundClassifier(
             decisions=(f"{next(iter(linear))} was left out: it is not a linear layer on the backbone's pooled output",)
@@ -119,8 +123,8 @@ def _left(
 def _refuse_several(found: Mapping[str, Sequence[str]], tensors: Tensors, source: str) -> NoReturn:
     sizes = ", ".join(f"{name} ({tensors.shapes[layer[0]][0]} classes)" for name, layer in found.items())
     raise UserError(
-        f"{source} holds {len(found)} classifiers for one FocalNet: {sizes}; use --head drop, or save the model with "
-        "one of them"
+        f"{source} contains {len(found)} classifiers for one FocalNet: {sizes}; use --head drop, or save the model "
+        "with one of them"
     )
 
 
@@ -142,7 +146,7 @@ def _fits(linear: Sequence[str], width: tuple[int, ...], tensors: Tensors) -> bo
 
 
 def _linear(names: Sequence[str], tensors: Tensors) -> list[str]:
-    """Returns the names of weight and bias if a module holds one linear layer only; the bias may be missing."""
+    """Returns the names of weight and bias of a single linear layer, which may lack a bias; `[]` for other modules."""
     by_part = {name.rpartition(".")[2]: name for name in names}
     weight, bias = by_part.get("weight"), by_part.get("bias")
     if weight is None or len(tensors.shapes[weight]) != 2 or len(names) > 2:

@@ -1,4 +1,4 @@
-"""Finds the weights in directories of Hugging Face or DeepSpeed, or with a single weights file."""
+"""Finds the weights in a Hugging Face or DeepSpeed directory, or in a folder with a single weights file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ _PARTITIONED = "zero_pp_rank_*_model_states.pt"  # ZeRO stage 3
 
 
 def weights_in(folder: Path) -> Path | None:
-    """Returns the weights file in a directory, or the index of its shards; None if there is none.
+    """Returns the weights file in a directory, or the index of its shards.
+
+    Files with the names of Hugging Face or DeepSpeed have precedence. Returns None if the directory has no weights
+    file, or several weights files next to other files.
 
     Raises:
-      UserError: the directory cannot be read, or holds weights in an unsupported format.
+      UserError: the directory cannot be read, contains several weights files and no other files, or has an unsupported
+        layout or format.
     """
     try:
         for name in HUGGINGFACE_FILES:
@@ -45,22 +49,25 @@ def weights_in(folder: Path) -> Path | None:
             f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE.pth"
         )
     if {"saved_model.pb", "tf_model.h5", "flax_model.msgpack"} & set(names):
-        raise UserError(f"{folder} holds a TensorFlow or Flax model; expected weights of a PyTorch FocalNet")
+        raise UserError(f"{folder} contains a TensorFlow or Flax model; expected weights of a PyTorch FocalNet")
     weights = [name for name in names if name.endswith(_SUFFIXES)]
     if len(weights) > 1 and set(weights) == set(names):
-        raise UserError(f"{folder} holds {len(weights)} weights files, such as {weights[0]}: give one of them")
+        raise UserError(f"{folder} contains {len(weights)} weights files, such as {weights[0]}: give one of them")
     return folder / weights[0] if len(weights) == 1 else None
 
 
 def choose_file(path: Path, which: str | None) -> tuple[Path, str | None, tuple[str, ...]]:
-    """Returns the file that `which` selects in a directory of several models, as accelerate saves them.
+    """Selects a file in a directory with several models, such as accelerate writes.
 
     Args:
-      path: a directory; any other path is returned unchanged.
-      which: the stem of a file, such as "model_1"; any other value selects a model within a file.
+      path: a directory. Any other path is returned unchanged.
+      which: the name or stem of a file, such as "model_1". Any other value selects a model within a file.
 
     Returns:
-      The path to read, the selection that remains to be made within it, and notes on the choice.
+      The path to read, the selection that remains to be made within that file, and notes on the choice.
+
+    Raises:
+      UserError: see `weights_in`.
     """
     found = weights_in(path) if path.is_dir() else None
     if found is None or not _OF_SEVERAL.fullmatch(found.name):
@@ -83,24 +90,24 @@ def choose_file(path: Path, which: str | None) -> tuple[Path, str | None, tuple[
 
 
 def _model(stem: str) -> str:
-    """Returns a stem without its format prefix: `model_1` and `pytorch_model_1` may be one model in two formats."""
+    """Returns a stem without its format prefix; `model_1` and `pytorch_model_1` may be one model in two formats."""
     return stem.removeprefix("pytorch_")
 
 
 def _deepspeed(folder: Path) -> Path | None:
-    """Returns the file of a DeepSpeed checkpoint with the model, also in Lightning's subfolder `checkpoint`."""
+    """Returns the model file of a DeepSpeed checkpoint, or None for other folders."""
     latest = folder / "latest"
     tag = latest.read_text(errors="replace").strip() if latest.is_file() and latest.stat().st_size < 1000 else ""
     named = [folder / tag] if tag and "/" not in tag and tag not in (".", "..") else []
-    for place in (*named, folder / "checkpoint", folder):
+    for place in (*named, folder / "checkpoint", folder):  # Lightning writes the subfolder "checkpoint"
         ranks = sorted(place.glob(_DEEPSPEED))
         if any(place.glob(_PARTITIONED)):
             raise UserError(
                 f"{place} is a DeepSpeed checkpoint of ZeRO stage 3, in parts; convert it to one file with the "
-                "zero_to_fp32.py in its folder: python zero_to_fp32.py . OUT"
+                "zero_to_fp32.py in that folder: python zero_to_fp32.py . OUT"
             )
         if len(ranks) > 1:
-            raise UserError(f"{place} holds the model in {len(ranks)} tensor-parallel parts; save it as one")
+            raise UserError(f"{place} has the model in {len(ranks)} tensor-parallel parts; merge them into one file")
         if ranks:
             return ranks[0]
     return None

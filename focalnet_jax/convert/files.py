@@ -1,4 +1,4 @@
-"""Reads and writes weight files: torch files and safetensors, also sharded.
+"""Reads and writes weights files, which are torch or safetensors files, also sharded.
 
 The type of a file is determined by its content, not its name. Nothing in a file is executed, see `pickles.py`. Inputs
 are not modified, and an output file is renamed to its final name only when it is complete.
@@ -27,16 +27,16 @@ from focalnet_jax.convert.torch_files import import_torch, read_torch_file, to_t
 from focalnet_jax.errors import UserError
 
 METADATA = "focalnet_jax"  # key of preprocessing and class names in the metadata of a .safetensors file
-OPTIONS = "focalnet_jax.options"  # key of model options, in JSON, that follow neither from shapes nor from a variant
-PICKLES = (".pth", ".pt", ".bin", ".tar")  # suffixes written as torch files; reading looks at the content
+OPTIONS = "focalnet_jax.options"  # key of model options (JSON) that neither shapes nor a variant determine
+PICKLES = (".pth", ".pt", ".bin", ".tar")  # suffixes written as torch files; reading ignores suffixes
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Returns whether `path` is a directory that may hold a checkpoint of this package, not weights files.
+    """Returns whether `path` is a directory without a weights file, which may be a checkpoint of this package.
 
     Raises:
-      UserError: the directory cannot be read or holds weights in an unsupported format, or `path` is a URL.
+      UserError: the directory cannot be read or has an unsupported layout or format, or `path` is a URL or hub name.
     """
     path = Path(path)
     try:
@@ -49,15 +49,15 @@ def is_checkpoint(path: str | Path) -> bool:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """Returns the files with the weights at `path`: the file itself, its shards, or the weights file of a directory.
+    """Returns the weights files at `path`: the file itself, the shards of an index, or the files in a directory.
 
     Raises:
-      UserError: there is no file that this module reads.
+      UserError: `path` does not exist or has no weights, or shards are missing.
     """
     if path.is_dir():
         found = weights_in(path)
         if found is None:
-            raise UserError(f"{path} holds no weights; expected a checkpoint or one of {', '.join(HUGGINGFACE_FILES)}")
+            raise UserError(f"{path} has no weights; expected a checkpoint or one of {', '.join(HUGGINGFACE_FILES)}")
         return weight_files(found)
     if not path.is_file():
         raise UserError(f"there is no checkpoint or weights file at {path}")
@@ -66,16 +66,18 @@ def weight_files(path: Path) -> list[Path]:
         shards = sorted(set(_weight_map(path).values()))
         absent = [name for name in shards if name not in present]
         if absent:
-            raise UserError(f"{path} names the shard {absent[0][:100]}, which is not in its folder")
+            raise UserError(
+                f"{path} lists the shard {absent[0][:100]}, which is missing: copy all shards into {path.parent}"
+            )
         return [path.parent / name for name in shards]
     return [path]
 
 
 def read_tensors(path: Path) -> Tensors:
-    """Returns all tensors at `path`.
+    """Returns all tensors in the weights files at `path`.
 
     Raises:
-      UserError: the file is missing or damaged, or holds no tensors.
+      UserError: a file is missing, damaged or not a weights file, or shards do not match their index.
     """
     files = weight_files(path)
     parts = [_read_safetensors(file) if kind_of(file) == SAFETENSORS else read_torch_file(file) for file in files]
@@ -86,7 +88,7 @@ def read_tensors(path: Path) -> Tensors:
     index = weights_in(path) if path.is_dir() else path
     differing = sorted({name for name, _ in holders.items() ^ _weight_map(index).items()})
     if differing or len(owner) != sum(map(len, parts)):
-        raise UserError(f"{index} and its shards disagree on {', '.join(differing[:5]) or 'tensors held twice'}")
+        raise UserError(f"{index} and its shards disagree on {', '.join(differing[:5]) or 'tensors stored twice'}")
     return Tensors(
         {name: part.shapes[name] for name, part in owner.items()},
         {name: part.dtypes[name] for name, part in owner.items()},
@@ -98,7 +100,7 @@ def read_tensors(path: Path) -> Tensors:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Returns the shard's file name by tensor name."""
+    """Returns the file name of the shard of each tensor."""
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
         raise UserError(f"{index} is not an index of shards: it has no weight_map from tensors to files")
@@ -119,7 +121,7 @@ def _read_safetensors(path: Path) -> Tensors:
 
 
 def read_metadata_of(path: Path) -> dict[str, str]:
-    """Returns the metadata of a single safetensors file at `path`; empty for shards and other formats."""
+    """Returns the metadata of the safetensors file at `path`. Shards and other formats give an empty dictionary."""
     import safetensors
 
     files = weight_files(path)
@@ -130,7 +132,11 @@ def read_metadata_of(path: Path) -> dict[str, str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file; raises `UserError` if it is damaged or not an object."""
+    """Returns the JSON object in a file.
+
+    Raises:
+      UserError: the file is damaged or contains a different JSON value.
+    """
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -143,13 +149,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_tensors(
     path: Path, tensors: dict[str, np.ndarray], *, nested: bool, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes tensors to `path`: a `.safetensors` file, or else a torch file.
+    """Writes tensors to a `.safetensors` file or, with any other suffix, a torch file.
 
     Args:
-      path: the output; its suffix chooses the format.
+      path: the output file, whose suffix selects the format.
       tensors: arrays by name.
-      nested: whether a torch file has the tensors under the key "model".
-      metadata: texts by key, for `.safetensors` only.
+      nested: whether to store the tensors of a torch file under the key "model".
+      metadata: strings by key, for `.safetensors` only.
 
     Raises:
       OSError: the disk is full or the file cannot be written.
@@ -161,18 +167,18 @@ def write_tensors(
             path.touch()
             mode = path.stat().st_mode
             safetensors.numpy.save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
-            path.chmod(mode)  # the library makes the file readable by its owner only
+            path.chmod(mode)  # the library lets only the owner read the file
             _sort_metadata(path)
             return
         torch = import_torch(path)
         state = {name: to_torch(torch, array) for name, array in tensors.items()}
         torch.save({"model": state} if nested else state, path)
-    except (safetensors.SafetensorError, RuntimeError) as error:  # these libraries raise them for a full disk
+    except (safetensors.SafetensorError, RuntimeError) as error:  # the libraries raise these if the disk is full
         raise OSError(str(error).splitlines()[0]) from error
 
 
 def _sort_metadata(path: Path) -> None:
-    """Sorts the metadata, so that equal weights give equal bytes; the library writes it in random order."""
+    """Sorts the metadata, which the library writes in random order, so that equal weights give equal bytes."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -185,7 +191,7 @@ def _sort_metadata(path: Path) -> None:
 
 @contextmanager
 def atomic_output(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the folder of `path`, renamed to `path` at the end and removed on an error.
+    """Context manager that yields a temporary path, then renames it to `path`, or removes it after an error.
 
     Unlike `system.files.write_whole`, it also supports directories and libraries that write to a path themselves.
 
@@ -225,7 +231,7 @@ def _remove(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Returns the hexadecimal SHA-256 of a file, or of `sha256sum`'s output for the sorted files of a directory."""
+    """Returns the SHA-256 of a file in hexadecimal, or of `sha256sum`'s output for the sorted files in a directory."""
     if path.is_dir():
         files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
         return hashlib.sha256("".join(f"{sha256(path / name)}  {name}\n" for name in files).encode()).hexdigest()

@@ -29,10 +29,11 @@ def write_config_files(
       folder: the directory to write to.
       config: the model's config.
       info: class names and preprocessing to write.
-      image_size: input size to write instead (height and width in pixels); the cropped fraction stays the same.
+      image_size: input size in pixels to write instead of the size in `info`. The cropped fraction stays the same.
 
     Returns:
-      Notes of one line each; and `info` if the files cannot express its preprocessing, else None.
+      One-line notes for the user, and the info to store in the metadata of the weights file. The info is None if the
+      two files express the preprocessing exactly.
     """
     how, raw = info.preprocessing or USUAL, info.preprocessor
     if image_size is not None:
@@ -46,7 +47,7 @@ def write_config_files(
     if raw is None:
         why = info.refused or f"transformers has no processor that does {how.describe()}"
         if not info.refused and moved == "all":
-            why += "; it crops one pixel further up or left"
+            why += "; transformers crops one pixel further up or left"
         return (f"no {PREPROCESSOR}: {why}",), replace(info, preprocessing=how, preprocessor=None)
     (folder / PREPROCESSOR).write_text(json.dumps(dict(raw), indent=2) + "\n")
     if info.refused or moved == "none":
@@ -58,7 +59,12 @@ def write_config_files(
 def transformers_config(
     config: FocalNetConfig, image_size: int | list[int], classes: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Returns the config of transformers' FocalNet; `classes` are the class names, if known.
+    """Returns the content of `config.json` for transformers' FocalNet.
+
+    Args:
+      config: the model's config.
+      image_size: input size in pixels, as one number or `[height, width]`.
+      classes: class names, or None if they are unknown.
 
     Raises:
       UserError: transformers cannot express the model: its focal factor is not 2, or its channels do not double from
@@ -93,14 +99,18 @@ def transformers_config(
 
 
 def check_factors(config: FocalNetConfig, library: str) -> None:
-    """Raises `UserError` if timm and transformers, which have no options for it, cannot express the model.
+    """Raises `UserError` if timm or transformers cannot express the channels or the focal factor of the model.
 
-    Their focal factor is 2, and their channels double from stage to stage.
+    In both libraries, channels double from stage to stage and the focal factor is 2.
     """
     if config.dims != tuple(config.dims[0] * 2**stage for stage in range(len(config.depths))):
-        raise UserError(f"{library} doubles the channels at every stage; this model has {config.dims}")
+        raise UserError(
+            f"{library} doubles the channels at every stage; this model has {config.dims}: write it with --to orbax"
+        )
     if any(k[1] - k[0] != 2 for k in map(config.kernel_sizes, range(len(config.depths))) if len(k) > 1):
-        raise UserError(f"{library} has a focal factor of 2; this model has {config.focal_factor}")
+        raise UserError(
+            f"{library} has a focal factor of 2; this model has {config.focal_factor}: write it with --to orbax"
+        )
 
 
 # Option of `FocalNetConfig` and expected type by key of transformers' config.
@@ -123,20 +133,22 @@ _OPTIONS = {
 }
 # transformers' defaults for keys that may be missing and do not follow from the tensors.
 _DEFAULTS = {"use_post_layernorm": False, "normalize_modulator": False}
-# Values that this package has fixed.
+# Keys for which this package supports only one value.
 _FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-5}
 
 
 def transformers_options(folder: Path) -> dict[str, Any]:
-    """Returns the fields of `FocalNetConfig` in a directory's `config.json`; empty if the model is not a FocalNet.
+    """Returns the fields of `FocalNetConfig` in a directory's `config.json`.
+
+    The result is empty if the file is missing or its model is not a FocalNet.
 
     Raises:
-      UserError: the file is damaged, or states something that this package does not compute.
+      UserError: the file is damaged, or has a value that is invalid or not supported.
     """
     path, stated = _config_of_a_focalnet(folder)
     for key, fixed in _FIXED.items():
         if stated.get(key, fixed) != fixed:
-            raise UserError(f"{path} states {key}={stated[key]}; this package computes {fixed} only")
+            raise UserError(f"{path} has {key}={stated[key]}; this package supports only {fixed}")
     options = {}
     for key, (name, kind) in _OPTIONS.items():
         value = stated.get(key, _DEFAULTS.get(key) if stated else None)
@@ -152,14 +164,14 @@ def transformers_options(folder: Path) -> dict[str, Any]:
 
 
 def _config_of_a_focalnet(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Returns the path and content of a directory's `config.json`; no content if the model is not a FocalNet."""
+    """Returns the path and content of a directory's `config.json`. The content is {} if it is not for a FocalNet."""
     path = folder / CONFIG
     stated = read_json(path) if path.is_file() else {}
     return path, stated if stated.get("model_type") == "focalnet" else {}
 
 
 def transformers_info(folder: Path, num_classes: int) -> WeightsInfo:
-    """Returns class names and preprocessing in a directory's transformers files.
+    """Returns the class names and preprocessing in the files that transformers saves with a model.
 
     Raises:
       UserError: class names or input size are invalid, or the number of names is not `num_classes`.
@@ -168,7 +180,7 @@ def transformers_info(folder: Path, num_classes: int) -> WeightsInfo:
     classes = _classes(path, config.get("id2label"), num_classes) if num_classes else None
     size = _size(path, config.get("image_size"))
     info = WeightsInfo(classes, preprocessing=None if size is None else USUAL.at(size), image_size=size)
-    if not config and path.is_file():  # the directory belongs to something else
+    if not config and path.is_file():  # the config is for a different model
         return info
     for name in (PREPROCESSOR, "processor_config.json"):
         if (folder / name).is_file():
@@ -182,7 +194,7 @@ def _classes(path: Path, labels: Any, count: int) -> tuple[str, ...] | None:
     if labels is None:
         return None
     if not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels.values()):
-        raise UserError(f"{path}: id2label is {str(labels)[:60]!r}; expected a text for every class index")
+        raise UserError(f"{path}: id2label is {str(labels)[:60]!r}; expected an object with a string for every class")
     if labels.keys() != {str(index) for index in range(count)}:
         raise UserError(f"{path}: id2label names {len(labels)} classes; the classifier has classes 0 to {count - 1}")
     names = tuple(labels[str(index)] for index in range(count))  # the file may list them in any order
@@ -190,7 +202,7 @@ def _classes(path: Path, labels: Any, count: int) -> tuple[str, ...] | None:
 
 
 def label_conflicts(folder: Path) -> list[str]:
-    """Returns a note if `label2id` in a directory's `config.json` contradicts `id2label`, which is used."""
+    """Returns a note if `label2id` and `id2label` in a directory's `config.json` differ. `id2label` is used."""
     path, config = _config_of_a_focalnet(folder)
     names, numbers = config.get("id2label"), config.get("label2id")
     if not isinstance(names, dict) or not isinstance(numbers, dict):

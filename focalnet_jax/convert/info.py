@@ -13,46 +13,48 @@ from focalnet_jax.errors import UserError
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """Class names and preprocessing that accompany weights; None where they are unknown."""
+    """Class names and preprocessing that belong to weights. Unknown values are None."""
 
     classes: tuple[str, ...] | None = None  # names in class order; () for a newly initialised classifier
     exact: bool = False  # whether `classes` are the names in the training data, not descriptions
     words: tuple[str, ...] | None = None  # descriptions of the classes, in the same order
     preprocessing: Preprocessing | None = None
-    normalization_only: bool = False  # whether only the normalization is stated and the rest is the default
-    refused: str = ""  # why the stated preprocessing cannot be followed
+    normalization_only: bool = False  # whether all of `preprocessing` except normalization is the default
+    refused: str = ""  # why the preprocessing cannot be followed, as a message
     preprocessor: Mapping[str, Any] | None = None  # content of preprocessor_config.json
-    image_size: tuple[int, int] | None = None  # from config.json; input images have the size of `preprocessing`
+    image_size: tuple[int, int] | None = None  # in config.json; the model's input has the size in `preprocessing`
 
     def follow(self) -> Preprocessing | None:
-        """Returns the preprocessing, or None if none is stated; raises `UserError` if it cannot be followed."""
+        """Returns the preprocessing, or None if it is unknown. Raises `UserError` if it cannot be followed."""
         if self.refused:
             raise UserError(self.refused)
         return self.preprocessing
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as values for JSON; `info_from_dict` reads them."""
+        """Returns the fields as JSON values, which `info_from_dict` reads."""
         return asdict(self)
 
 
 def info_from_dict(values: Mapping[str, Any], place: str) -> WeightsInfo:
-    """Returns the info written by `WeightsInfo.to_dict`, also by old versions without the key "preprocessing".
+    """Returns the info in the output of `WeightsInfo.to_dict`.
+
+    The key "preprocessing" may be missing, because old versions did not write it.
 
     Args:
-      values: the info's fields.
-      place: name of the preprocessor's file in errors.
+      values: the output of `to_dict`.
+      place: name of the preprocessor's file in messages.
 
     Raises:
       UserError: a value is invalid.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"it is {values!r:.60}; expected an object")
+        raise UserError(f"it is {values!r:.60}; expected a JSON object")
     names = {key: _names(key, values[key]) for key in ("classes", "words") if values.get(key) is not None}
     size, raw, own = values.get("image_size"), values.get("preprocessor"), values.get("preprocessing")
     size = None if size is None else _size(size)
     for key, value in (("preprocessor", raw), ("preprocessing", own)):
         if not isinstance(value, Mapping | None):
-            raise UserError(f"{key} is {value!r:.60}; expected an object")
+            raise UserError(f"{key} is {value!r:.60}; expected a JSON object")
     described, known = len(names.get("words", ())), len(names.get("classes", ()))
     if "words" in names and described != known:
         raise UserError(f"words has {described} {'entry' if described == 1 else 'entries'} for {known} classes")
@@ -69,7 +71,7 @@ def info_from_dict(values: Mapping[str, Any], place: str) -> WeightsInfo:
 
 def _names(key: str, names: Any) -> tuple[str, ...]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{key} is {names!r:.60}; expected a text for every class")
+        raise UserError(f"{key} is {names!r:.60}; expected a list with a string for every class")
     return tuple(names)
 
 
@@ -85,15 +87,18 @@ def _text(values: Mapping[str, Any], key: str) -> str:
 
 
 def with_preprocessor(info: WeightsInfo, raw: Mapping[str, Any], place: str) -> WeightsInfo:
-    """Returns `info` with the preprocessing of a `preprocessor_config.json`, or the reason for not following it."""
+    """Returns `info` with the preprocessing in a `preprocessor_config.json`, or the reason why it is not supported."""
     try:
         return replace(info, preprocessor=raw, preprocessing=from_transformers(raw, place))
-    except UserError as error:  # raised only when images are prepared: the weights are usable without
+    except UserError as error:  # only `follow` raises it, because the weights are usable without preprocessing
         return replace(info, preprocessor=raw, refused=str(error))
 
 
 def with_exact_crop(info: WeightsInfo, own: Preprocessing | None) -> WeightsInfo:
-    """Returns `info` with the preprocessing `own` of this package if a library's file differs in its rounding only."""
+    """Returns `info` with `own`, the preprocessing in this package's metadata, if they differ only in rounding crops.
+
+    The files of timm and transformers cannot express this rounding.
+    """
     if own is None or info.preprocessing is None or not own.same_except_rounding(info.preprocessing):
         return info
     return replace(info, preprocessing=own)

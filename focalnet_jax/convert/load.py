@@ -40,8 +40,8 @@ def load_model(
       path: a torch or safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory, a
         workdir or a checkpoint.
       name: name of the variant; recognised by default.
-      head: treatment of the classifier if `num_classes` differs: "drop" for a new classifier, "remap" for the rows of
-        ImageNet-1K in a classifier for ImageNet-22K.
+      head: "keep" keeps the classifier. If `num_classes` differs, "drop" initialises a new classifier, and "remap"
+        selects the rows of ImageNet-1K in a classifier for ImageNet-22K.
       dtype: precision policy, "float32" or "bfloat16"; parameters are float32 in both.
       weights: selection among several weights in the file: "ema" for averaged weights, a key or prefix such as
         "teacher", or a file of a directory such as "model_1".
@@ -49,18 +49,19 @@ def load_model(
         weights: kernels are padded with zeros, and added levels start with zero gates.
 
     Raises:
-      UserError: `path` has no readable weights, the model is not `name`, or there are several models to choose from.
+      UserError: `path` has no readable weights, they do not fit `name` or the options, or there are several models to
+        choose from.
 
     Warns:
       UserWarning: the file's dtype is not float32; one of several models was used; the final norm or the classifier was
-        read from the enclosing module or left out; or the file has a layer before the model that normalizes images, so
-        that the caller must normalize images.
+        left out, or came from the enclosing module; or the file has a layer that normalizes images, which the caller
+        must do instead.
     """
     options = checked_fields(options)
     not_from_shapes = {key: options[key] for key in NOT_FROM_SHAPES if key in options}
     read = read_weights(path, name, not_from_shapes, which=weights, head=head)
     if read.dtype != "float32":
-        warnings.warn(f"{path} holds {read.dtype}; parameters are float32", stacklevel=2)
+        warnings.warn(f"{path} contains {read.dtype} weights; they are converted to float32", stacklevel=2)
     read.warn(path)
     config = dataclasses.replace(read.config, **options)
     if config != read.config or head != "keep":
@@ -69,7 +70,7 @@ def load_model(
 
 
 def model_of(weights: Weights, dtype: str | Any = "float32") -> FocalNet:
-    """Returns the model with these weights, under the precision policy `dtype`."""
+    """Returns the model with these weights and the precision policy `dtype`."""
     abstract = nnx.eval_shape(lambda: FocalNet(weights.config, precision=get_precision(dtype), rngs=nnx.Rngs(0)))
     graph, _ = nnx.split(abstract)
     return nnx.merge(graph, jax.tree.map(jnp.asarray, weights.params))
@@ -82,7 +83,7 @@ class Loaded:
     params: Any
     source: str  # description for logs
     info: WeightsInfo
-    statistics: Any = field(default_factory=dict)  # variables that are no parameters; {} where none were requested
+    statistics: Any = field(default_factory=dict)  # variables that are not parameters; {} if none were requested
 
 
 def load_into(
@@ -101,15 +102,15 @@ def load_into(
     With `head` "drop" the classifier may be missing from the result; the caller then initialises it.
 
     Args:
-      path: path of the weights, as for `load_model`.
-      config: the target model.
-      like: parameters of the model, as arrays or shapes; the result has their shardings.
+      path: path of the weights, see `load_model`.
+      config: config of the target model.
+      like: parameters of the model, as arrays or shapes. The result has the same shardings.
       statistics: variables of the model that are not parameters, as arrays or shapes; read only from checkpoints of
         this package.
       head: treatment of the classifier: "keep", "drop" or "remap", see `adapt`.
-      surgery: whether focal windows and levels may differ; False for evaluation, which must not change the model.
+      surgery: whether focal windows and levels may grow. Evaluation passes False, because it must not change the model.
       seed: seed of initialised parameters.
-      which: selection among several weights in the file, as for `read_weights`.
+      which: selection among several weights in the file, see `read_weights`.
 
     Raises:
       UserError: `path` has no readable weights, or the weights do not fit the model.
@@ -121,7 +122,7 @@ def load_into(
         held = model_from_metadata(metadata["model"])[1] if metadata.get("model") else config
         check_adaptable(held, config, surgery=surgery)
         if not needs_surgery(held, config):
-            # Each device reads its own shard.
+            # Each device reads only its shard.
             source = f"{checkpoint}{' (averaged weights)' if weights_item(checkpoint) == 'ema' else ''}"
             held = load_statistics(checkpoint, statistics, head=head) if statistics else {}
             params = load_params(checkpoint, like, head=head)

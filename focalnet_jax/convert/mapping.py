@@ -1,4 +1,4 @@
-"""Applies a key table to convert parameters to a format's tensors and back; every key on both sides must be used."""
+"""Converts parameters to a format's tensors and back with a key table. Every key on both sides must be used."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from focalnet_jax.parameters import named_leaves, with_leaves
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a format: the parameters that it holds, and their shapes before they are joined."""
+    """One tensor of a format, which consists of one or more parameters joined along their last axis."""
 
     key: str
     params: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]  # of each of `params`, without the stacked axis
-    block: int | None  # index along the stacked axis, None for a parameter that is not stacked
+    shapes: tuple[tuple[int, ...], ...]  # shapes of `params`, without the stacked axis
+    block: int | None  # index along the stacked axis; None if `params` are not stacked
     layout: Layout
 
     @property
@@ -37,19 +37,19 @@ class Entry:
 
 
 def param_shapes(config: FocalNetConfig) -> Any:
-    """Returns shapes and dtypes of a model's parameters, as a tree of `ShapeDtypeStruct`."""
+    """Returns the shapes and dtypes of a model's parameters, as a tree of `ShapeDtypeStruct`."""
     return nnx.to_pure_dict(_abstract_state(config))
 
 
 @functools.lru_cache(maxsize=8)
 def _abstract_state(config: FocalNetConfig) -> nnx.State:
-    # Cached because one conversion needs it several times, and tracing the model takes most of its time.
+    # Cached, because a conversion calls it several times and tracing the model is slow.
     model = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision("float32"), rngs=nnx.Rngs(0)))
     return nnx.state(model, nnx.Param)
 
 
 def entries(config: FocalNetConfig, format: str) -> list[Entry]:
-    """Returns every tensor of a model of `config` in `format`, in table order, with each parameter exactly once."""
+    """Returns the tensors of a model in `format`, in table order. They contain every parameter exactly once."""
     leaves = {name: tuple(leaf.shape) for name, leaf in named_leaves(param_shapes(config)).items()}
     found = list(_expand(config, format, leaves))
     covered = [(name, entry.block) for entry in found for name in entry.params]
@@ -90,7 +90,7 @@ def params_to_tensors(params: Any, config: FocalNetConfig, format: str) -> Itera
 
 
 def tensors_to_params(tensors: Mapping[str, np.ndarray], config: FocalNetConfig, format: str) -> Any:
-    """Returns the float32 parameters of a model of `config` from `tensors`, all of which must be used.
+    """Converts tensors in `format` to float32 parameters of a model with `config`. Every tensor must be used.
 
     Raises:
       UserError: keys or shapes do not fit the model, or a value exceeds float32; the message names the tensors.
@@ -109,18 +109,18 @@ def tensors_to_params(tensors: Mapping[str, np.ndarray], config: FocalNetConfig,
 
 
 def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
-    """Returns the array in float32, which is exact for float16 and bfloat16; raises `UserError` on overflow."""
+    """Casts an array to float32, exactly for float16 and bfloat16. Raises `UserError` if float64 values overflow."""
     with np.errstate(over="ignore"):  # reported below
         cast = array.astype(np.float32)
     if array.dtype == np.float64 and np.isfinite(cast).sum() != np.isfinite(array).sum():
-        raise UserError(f"{name} reaches {np.abs(array).max():.3g}, which exceeds float32, the dtype of parameters")
+        raise UserError(f"{name} has values up to {np.abs(array).max():.3g}, which exceed the range of float32")
     return cast
 
 
 def check_keys(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises `UserError` if keys are missing or unused or have a different shape; the message names the keys.
+    """Raises `UserError` if keys are missing or unused, or have a different shape.
 
-    For keys that differ only in their numbers, the message names the first and counts the others.
+    The message names the keys. Of keys that differ only in their numbers, it names the first and counts the others.
     """
     problems: dict[tuple[str, str], list[str]] = {}
     for kind, names in (

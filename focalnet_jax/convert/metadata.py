@@ -1,4 +1,4 @@
-"""Finds the class names and preprocessing of weights: in files, metadata of the weights file, and its layers."""
+"""Finds class names and preprocessing in files next to the weights, and in metadata and layers of the weights file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ _IDENTITY = Normalization((0.0,) * 3, (1.0,) * 3)
 def read_info(path: Path, folder: Path, format: str, num_classes: int) -> WeightsInfo:
     """Returns the class names and preprocessing of the weights at `path`.
 
-    Files in `folder` have precedence; metadata in the weights file fills in the missing entries.
+    Files in `folder` have precedence. The metadata that this package stores in a weights file is used for class names
+    or preprocessing that these files lack.
+
+    Args:
+      path: the weights file, the index of its shards, or a directory.
+      folder: the folder with the accompanying config files.
+      format: format of the weights, a key of `TABLES`.
+      num_classes: number of outputs of the classifier.
 
     Raises:
       UserError: class names or input size are invalid or do not fit the classifier, or the metadata is damaged.
@@ -44,7 +51,7 @@ def read_info(path: Path, folder: Path, format: str, num_classes: int) -> Weight
 
 
 def options_in(path: Path) -> dict[str, bool]:
-    """Returns the model options in the metadata of a `.safetensors` file of this package; empty if there are none.
+    """Returns the model options that this package stores in the metadata of a `.safetensors` file, if any.
 
     Raises:
       UserError: the metadata is damaged.
@@ -65,12 +72,18 @@ def _info_in_folder(folder: Path, format: str, num_classes: int) -> WeightsInfo:
         return transformers_info(folder, num_classes)
     config: Mapping[str, Any] = read_json(folder / CONFIG) if format == "timm" else {}
     if not is_timms(config) or config.get("num_classes", num_classes) != num_classes:
-        return WeightsInfo()  # the config.json describes something else, such as a run in the same folder
+        return WeightsInfo()  # for a different model, such as a run in the same folder
     return timm_info(config, num_classes, str(folder / CONFIG))
 
 
 def _completed(info: WeightsInfo, own: WeightsInfo) -> WeightsInfo:
-    """Returns `info` with the preprocessing of the metadata where the folder's files give at most an input size."""
+    """Returns `info`, read from the folder's files, completed by `own`, read from the metadata of the weights file.
+
+    Class names of `own` are used if the files have no class names, and its preprocessing if the files specify at most
+    an input size. Otherwise, only the rounding of crops comes from `own`, because the files cannot express it.
+    """
+    if info.classes is None:
+        info = replace(info, classes=own.classes, exact=own.exact, words=own.words)
     if info.preprocessor is not None or info.refused or (info.preprocessing and not info.image_size):
         return with_exact_crop(info, own.preprocessing)
     how = own.preprocessing
@@ -88,9 +101,15 @@ def _completed(info: WeightsInfo, own: WeightsInfo) -> WeightsInfo:
 def with_class_names(
     info: WeightsInfo, lists: Mapping[str, tuple[str, ...]], config: FocalNetConfig
 ) -> tuple[WeightsInfo, list[str], list[str]]:
-    """Returns `info` with the class names that trainers store in a weights file, notes and warnings for the user.
+    """Adds the class names that trainers store in a weights file, if `info` has no class names.
 
-    Class names in accompanying files or in this package's metadata have precedence.
+    Args:
+      info: class names and preprocessing from accompanying files and from this package's metadata.
+      lists: lists of names in the weights file, by the name of their entry.
+      config: the model's config.
+
+    Returns:
+      The completed info, notes for the user, and warnings for the user.
     """
     names, note = class_names_of(lists, config.num_classes) if config.num_classes else (None, "")
     if names is None or names == info.classes:
@@ -102,9 +121,10 @@ def with_class_names(
 
 
 def with_layer(info: WeightsInfo, layer: FoundNormalization | None) -> tuple[WeightsInfo, list[str]]:
-    """Returns `info` with the normalization done by a layer in the weights file, and notes for the user.
+    """Returns `info` with the normalization by a layer in the weights file, and notes for the user.
 
-    If accompanying files state another normalization than the layer, the model's input is ambiguous: `refused` is set.
+    If accompanying files specify a different normalization, the model's input is ambiguous. In this case, `refused`
+    says so.
     """
     if layer is None:
         return info, []
@@ -112,18 +132,18 @@ def with_layer(info: WeightsInfo, layer: FoundNormalization | None) -> tuple[Wei
     if layer.normalization is None:
         return replace(info, preprocessing=None, preprocessor=None, refused=layer.refused), [layer.refused]
     inner, outer = layer.normalization, info.preprocessing
-    note = f"the file normalizes images by {names}: {normalization_in_words(inner)}"
+    note = f"the file normalizes images with {names}: {normalization_in_words(inner)}"
     if info.refused:
         return info, [note]
-    if outer is None or (info.preprocessor is None and info.image_size is not None):  # at most a size
+    if outer is None or (info.preprocessor is None and info.image_size is not None):  # files specify at most a size
         how = replace(outer or USUAL, normalization=inner)
         return replace(info, preprocessing=how, normalization_only=outer is None), [note]
     if outer.normalization == _IDENTITY:
         return replace(info, preprocessing=replace(outer, normalization=inner), preprocessor=None), [note]
     if outer.normalization == inner:
-        return info, [f"{note}; accompanying files say the same, so it is applied once"]
+        return info, [f"{note}; accompanying files specify the same, so it is applied once"]
     refused = (
-        f"the file normalizes images by {names}: {normalization_in_words(inner)}, accompanying files by "
+        f"the file normalizes images with {names} ({normalization_in_words(inner)}), but accompanying files give "
         f"{normalization_in_words(outer.normalization)}: the model's input is ambiguous"
     )
     return replace(info, preprocessing=None, preprocessor=None, refused=refused), [refused]

@@ -1,6 +1,7 @@
-"""Layers before a FocalNet, in the same file, that normalize images: part of the preprocessing of the weights.
+"""Finds layers in a weights file that normalize images before a FocalNet.
 
-Examples are `nn.Sequential(Normalize(mean, std), model)`, the `normalizer` of robustness and RobustBench, and the
+Their normalization becomes a part of the preprocessing of the weights. Examples are
+`nn.Sequential(Normalize(mean, std), model)`, the `normalizer` of robustness and RobustBench, and the
 `data_preprocessor` of mmengine.
 """
 
@@ -22,20 +23,20 @@ _STDS = {"std": "mean", "new_std": "new_mean", "_std": "_mean", "sigma": "mu", "
 }
 _PARTS = {*_STDS, *_STDS.values()}
 _NORMALIZERS = re.compile(r"(\w*normali[sz]\w*|\w*preproc\w*|\w*standardi[sz]\w*)", re.IGNORECASE)
-_OF_LEVELS = "data_preprocessor"  # mmengine's, whose input is in [0, 255]
+_OF_LEVELS = "data_preprocessor"  # module of mmengine, whose input has pixel values in [0, 255]
 
 
 @dataclass(frozen=True)
 class FoundNormalization:
     """A normalization stored as tensors of a file, or the reason why it cannot be followed."""
 
-    names: tuple[str, ...]  # of the tensors
+    names: tuple[str, ...]  # names of the tensors
     normalization: Normalization | None
-    refused: str = ""
+    refused: str = ""  # the reason, as a message
 
 
 def find_normalization(chosen: Candidate, around: Sequence[str], tensors: Tensors) -> FoundNormalization | None:
-    """Returns the normalization of images by modules around a FocalNet; None if there is none.
+    """Returns the normalization of images by modules around a FocalNet, or None if no module normalizes images.
 
     Args:
       chosen: the FocalNet.
@@ -50,7 +51,7 @@ def find_normalization(chosen: Candidate, around: Sequence[str], tensors: Tensor
 
 
 def _places(chosen: Candidate, scope: str, around: Sequence[str], tensors: Tensors) -> dict[str, list[str]]:
-    """Returns tensors with one value, or one value per channel, by module, at most two levels below `scope`."""
+    """Returns names of tensors that may be a mean or std, by module, at most two levels of modules below `scope`."""
     places: dict[str, list[str]] = {}
     for name in around:
         if not name.startswith(scope) or name.count(".", len(scope)) > 2:
@@ -103,20 +104,20 @@ def _short(value: float) -> float:
 
 
 def _scale(mean: Sequence[float], std: Sequence[float], *, of_levels: bool) -> float:
-    """Returns the value of white in the images that are normalized, 1 or 255; raises `UserError` if ambiguous."""
+    """Returns the pixel value of white in the images to normalize, 1 or 255. Raises `UserError` if it is ambiguous."""
     identity = not any(mean) and set(std) == {1.0}
     if max(mean) >= 16 or (min(std) >= 16 and not any(mean)) or (of_levels and identity):
         fits, scale = max(*mean, *std) <= 255, 255.0
     else:
         fits, scale = max(*mean, *std) <= 1 and not of_levels, 1.0
     if not fits:
-        expected = "levels in [0, 255]" if of_levels else "levels in [0, 1] or in [0, 255]"
+        expected = "pixel values in [0, 255]" if of_levels else "pixel values in [0, 1] or in [0, 255]"
         raise UserError(f"mean {mean} and std {std} do not fit {expected}")
     return scale
 
 
 def _refuse_blue_first(found: Normalization) -> None:
-    """Raises `UserError` for ImageNet's mean with blue as the first channel."""
+    """Raises `UserError` if the mean is ImageNet's in the channel order blue, green, red."""
 
     def distance(mean: Sequence[float]) -> float:
         return float(np.abs(np.subtract(mean, IMAGENET.mean)).max())
@@ -128,11 +129,11 @@ def _refuse_blue_first(found: Normalization) -> None:
 
 
 def _joined(found: Sequence[FoundNormalization]) -> FoundNormalization:
-    """Returns the normalization that all of `found` agree on, or a refusal if they disagree."""
+    """Returns the normalization in `found`, or a reason why it cannot be followed if entries differ."""
     names = tuple(name for each in found for name in each.names)
     refused: Iterator[str] = (each.refused for each in found if each.refused)
     first = found[0].normalization
     if any(each.normalization != first for each in found):
         where = ", ".join(names[:4])
-        return FoundNormalization(names, None, next(refused, f"{where} state several normalizations; expected one"))
+        return FoundNormalization(names, None, next(refused, f"{where} specify different normalizations; expected one"))
     return FoundNormalization(names, first, next(refused, ""))

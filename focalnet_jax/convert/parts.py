@@ -1,4 +1,4 @@
-"""Handles parameters stored in parts: multiplies pruned parameters by their masks, and raises errors for others."""
+"""Multiplies pruned parameters by their masks, and raises errors for other parameters stored in several parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.errors import UserError
 
 _ORIGINAL, _MASK = "_orig", "_mask"  # suffixes of torch.nn.utils.prune
-# Pattern of tensor names, their meaning, and what to do.
+# Pattern of tensor names, what they contain, and what to do.
 _KINDS = (
     (
         r"\.(lora_\w+|base_layer|modules_to_save|hada_w\w+|lokr_w\w+|ia3_l|oft_r|boft_\w+|vera_\w+)(\.|$)",
@@ -50,19 +50,19 @@ _INTEGERS = ("int8", "uint8", "I8", "U8", "float8", "F8", "qint", "quint")
 
 
 def refuse_parts(names: Iterable[str], source: str) -> None:
-    """Raises `UserError` if names show parameters stored in parts; the message names the kind and the remedy."""
+    """Raises `UserError` if tensor names belong to parameters stored in parts. The message says what to do."""
     names = list(names)
     for pattern, what, todo in _KINDS:
         if found := next((name for name in names if re.search(pattern, f".{name}")), None):
-            raise UserError(f"{source} holds {what} ({found[:100]}); {todo}")
+            raise UserError(f"{source} contains {what} ({found[:100]}); {todo}")
 
 
 def refuse_foreign(tensors: Tensors, source: str) -> None:
-    """Raises `UserError` if a file without a FocalNet holds something known, such as adapters or optimizer state."""
+    """Raises `UserError` if a file without a FocalNet contains adapters, optimizer state or other known content."""
     names = [*tensors, *tensors.others]
     refuse_parts(names, source)
     if any(map(_OF_OPTIMIZER.search, names)) and all(map(_OF_OPTIMIZER.search, tensors)):
-        raise UserError(f"{source} holds optimizer state and no weights; expected the accompanying file with the model")
+        raise UserError(f"{source} contains optimizer state but no weights; expected the file with the model")
 
 
 def is_quantized(kind: str) -> bool:
@@ -71,7 +71,7 @@ def is_quantized(kind: str) -> bool:
 
 
 def multiply_masks(tensors: Tensors) -> Tensors:
-    """Returns tensors with each pruned parameter multiplied by its mask, as torch does before using it."""
+    """Returns tensors with each pruned parameter multiplied by its mask, as torch does in every forward pass."""
     pairs = {}
     for name in tensors:
         mask = name.removesuffix(_ORIGINAL) + _MASK

@@ -1,7 +1,7 @@
 """Reads pickles without executing anything in them.
 
 A pickle is a program: its opcodes name functions and classes, and call them. `read_pickle` interprets the opcodes and
-builds plain Python values. Names stay text, and every import, call or restored object becomes an `Inert` record. No
+builds plain Python values. Names stay strings, and every import, call or restored object becomes an `Inert` record. No
 value is ever a function, a class or an instance of a class from the pickle, so nothing can run.
 """
 
@@ -18,11 +18,11 @@ _VALUES = frozenset(opcode.name for opcode in pickletools.opcodes if opcode.arg 
 }
 _EMPTY = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-# Calls of these return plain data.
+# Calls to these functions return plain data.
 _DICTS = ("collections.OrderedDict",)
-_ENCODE = "_codecs.encode"  # protocol 2's form of bytes
+_ENCODE = "_codecs.encode"  # how protocol 2 stores bytes
 PERSISTENT = "persistent id"
-# Nothing here can call these; a file that tries is malicious, and the user should know.
+# This module calls nothing, so these cannot run, but a file that calls them is malicious and the user should know.
 _ATTACKS = frozenset(
     {"os", "posix", "nt", "sys", "subprocess", "importlib", "runpy", "pty", "shutil", "socket", "ctypes", "webbrowser"}
     | {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("eval", "exec", "compile", "open")}
@@ -39,12 +39,12 @@ _ATTACKS = frozenset(
 
 
 class AttackError(Exception):
-    """Raised for a pickle that calls a function which runs programs or code; the message is the function's name."""
+    """Raised if a pickle calls a function that runs programs or code. The message is the name of the function."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """A function or class that a pickle names; never imported."""
+    """A function or class that a pickle names. It is never imported."""
 
     text: str  # such as "torch._utils._rebuild_tensor_v2"
 
@@ -56,22 +56,25 @@ class Inert:
     name: str  # of the function or class
     args: tuple[Any, ...] = ()
     entries: dict[str, Any] = field(default_factory=dict)  # set with obj[key] = value
-    items: list[Any] = field(default_factory=list)  # appended
+    items: list[Any] = field(default_factory=list)  # added with append or extend
     state: Any = None
 
 
 def read_pickle(file: IO[bytes], referred: list[tuple[Any, ...]] | None = None) -> Any:
-    """Returns the value of the pickle at the file's position, which is then after the pickle's end.
+    """Reads the pickle at the position of a file, which advances to the end of the pickle.
 
-    Dictionary keys are text: integers become text, and entries with other keys are dropped. Sets become lists.
+    In dictionaries, integer keys become strings, and entries with keys of other types are dropped. Sets become lists.
 
     Args:
       file: the file to read.
-      referred: receives every persistent id, also those of dropped entries.
+      referred: list to which every persistent id is appended, including the ids in dropped entries.
+
+    Returns:
+      The value, made of plain Python types, `Name` and `Inert`.
 
     Raises:
       AttackError: the pickle would run a program or code.
-      Exception: any other type, if the bytes are not a pickle.
+      Exception: the bytes are not a pickle. The exception may have any type.
     """
     machine = _Machine([] if referred is None else referred)
     for opcode, argument, _ in pickletools.genops(file):
@@ -82,6 +85,8 @@ def read_pickle(file: IO[bytes], referred: list[tuple[Any, ...]] | None = None) 
 
 
 class _Machine:
+    """The stack machine of pickle. `step` calls the method with the name of the opcode, except for simple opcodes."""
+
     def __init__(self, referred: list[tuple[Any, ...]]) -> None:
         self.stack: list[Any] = []
         self._referred = referred
@@ -193,7 +198,7 @@ class _Machine:
             elif isinstance(key, int) and abs(key) < 2**63:
                 entries[str(key)] = value
 
-    # Opcodes that would import, call or restore
+    # Opcodes that would import, call or restore objects
 
     def _global(self, argument: str) -> None:
         self.stack.append(Name(argument.replace(" ", ".", 1)))
@@ -237,7 +242,7 @@ class _Machine:
         identity = self.stack.pop()
         identity = identity if isinstance(identity, tuple) else (identity,)
         self._referred.append(identity)
-        # torch's form of a module's class, with its source code
+        # torch stores the class of a module with its source code
         is_class = identity[:1] == ("module",) and len(identity) > 1 and isinstance(identity[1], Name)
         self.stack.append(identity[1] if is_class else Inert(PERSISTENT, identity))
 
@@ -262,7 +267,7 @@ def _call(function: Any, args: Any) -> Any:
 
 
 def _in_python3(name: str) -> str:
-    """Returns a name of Python 2 as Python 3 has it, such as `subprocess.Popen` for `commands.Popen`."""
+    """Returns the Python 3 name of a Python 2 function, such as `builtins.eval` for `__builtin__.eval`."""
     module, _, attribute = name.partition(".")
     module, attribute = _compat_pickle.NAME_MAPPING.get((module, attribute), (module, attribute))
     return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{attribute}"

@@ -1,4 +1,4 @@
-"""Reads and writes preprocessing in transformers' and timm's files."""
+"""Converts preprocessing from and to the configs of transformers and timm."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ _COMMON = {
     "default_to_square": True,
 }
 _FOLLOWED = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
-# Switches that affect segmentation targets only, or nothing.
+# Switches that affect only segmentation targets, or nothing.
 _NO_MATTER = ("do_reduce_labels", "do_convert_annotations")
 _NAMES = {number: name for name, number in FILTERS.items()}
 
 
 def from_transformers(stated: Mapping[str, Any], place: str) -> Preprocessing:
-    """Returns the preprocessing in a `preprocessor_config.json`, as transformers' image processors do it.
+    """Returns the preprocessing that transformers' image processors do for a `preprocessor_config.json`.
 
     Args:
       stated: content of the file, or its entry `image_processor`.
       place: name of the file in error messages.
 
     Raises:
-      UserError: a key states something that this package does not do; names the key.
+      UserError: a value is invalid or not supported. The message names its key.
     """
     stated = stated["image_processor"] if isinstance(stated.get("image_processor"), Mapping) else stated
     kind = stated.get("image_processor_type") or stated.get("feature_extractor_type") or "BitImageProcessor"
@@ -72,13 +72,13 @@ def from_transformers(stated: Mapping[str, Any], place: str) -> Preprocessing:
     if name not in _PROCESSORS or name == kind:
         known = ", ".join(f"{each}ImageProcessor" for each in _PROCESSORS)
         raise UserError(f"{place}: image_processor_type is {str(kind)[:60]!r}; expected one of {known}")
-    # A null switch means off, as in transformers; other null keys mean their default.
+    # As in transformers, a switch that is null is off, and any other key that is null has its default.
     given = {key: False if value is None else value for key, value in stated.items() if _is_stated(key, value)}
     values = _COMMON | _PROCESSORS[name] | given
     _refuse_unknown_steps(values, place)
     how = _geometry(values, place, crop_pct=name == "ConvNext")
     if type(values["resample"]) is not int or values["resample"] not in _NAMES:
-        raise UserError(f"{place}: resample is {values['resample']!r}; expected 0 to 5, a filter of Pillow")
+        raise UserError(f"{place}: resample is {values['resample']!r}; expected 0 to 5, the number of a Pillow filter")
     factor = values["rescale_factor"] if values["do_rescale"] else 1.0
     if not is_finite_number(factor) or factor <= 0:
         raise UserError(f"{place}: rescale_factor is {factor!r}; expected a positive number such as 1/255")
@@ -146,7 +146,7 @@ def _of_convnext(short: int, crop_pct: Any, crop: tuple[int, int] | None, place:
 
 
 def _sides(sides: Any, key: str, place: str) -> tuple[int, int]:
-    """Returns height and width from one number, a pair or a dictionary."""
+    """Returns height and width from a number, a pair or a dictionary."""
     if type(sides) is int:
         sides = [sides, sides]
     if isinstance(sides, Mapping):
@@ -158,9 +158,9 @@ def _sides(sides: Any, key: str, place: str) -> tuple[int, int]:
 
 
 def to_transformers(how: Preprocessing) -> dict[str, Any] | None:
-    """Returns the content of a `preprocessor_config.json`; None if transformers' processors cannot do it.
+    """Returns the content of a `preprocessor_config.json`, or None if transformers cannot do this preprocessing.
 
-    It is followed except for the crops of images of some sizes, see `Preprocessing.moved_by`.
+    For images of some sizes, transformers may crop one pixel further up or left, see `Preprocessing.moved_by`.
     """
     tall, wide = how.target
     shorter = how.mode == "shorter" and tall == wide
@@ -186,23 +186,23 @@ def to_transformers(how: Preprocessing) -> dict[str, Any] | None:
 
 
 TRANSFORMERS_ROUNDING, TIMM_ROUNDING = "down", "nearest"
-"""`Preprocessing.rounding` of the libraries: transformers' crops are the ones further up or left."""
+"""`Preprocessing.rounding` of each library. With "down", crops may be one pixel further up or left."""
 
 PREPROCESSING_KEYS = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
-"""Keys of timm's `pretrained_cfg` that state preprocessing."""
+"""Keys of timm's `pretrained_cfg` that specify preprocessing."""
 
 _TIMM_MODES = {"center": "shorter", "squash": "stretch", "border": "longest"}
 
 
 def from_timm(stated: Mapping[str, Any], place: str) -> Preprocessing:
-    """Returns the preprocessing in timm's `pretrained_cfg`, as `timm.data.create_transform` does it for evaluation.
+    """Returns the preprocessing that `timm.data.create_transform` does for a `pretrained_cfg` in evaluation.
 
     Args:
       stated: the entries of `pretrained_cfg`.
       place: name of the file in error messages.
 
     Raises:
-      UserError: a key states something that this package does not do; names the key.
+      UserError: a value is invalid or not supported. The message names its key.
     """
     size = stated.get("input_size") or [3, 224, 224]
     if not isinstance(size, list | tuple) or len(size) != 3 or not all(map(is_side, size)):
@@ -230,9 +230,9 @@ def from_timm(stated: Mapping[str, Any], place: str) -> Preprocessing:
 
 
 def to_timm(how: Preprocessing) -> dict[str, Any] | None:
-    """Returns `PREPROCESSING_KEYS` of timm's `pretrained_cfg`; None if timm cannot do this preprocessing.
+    """Returns the `PREPROCESSING_KEYS` of timm's `pretrained_cfg`, or None if timm cannot do this preprocessing.
 
-    They are followed except for the crops of images of some sizes, see `Preprocessing.moved_by`.
+    For images of some sizes, timm may crop one pixel further down or right, see `Preprocessing.moved_by`.
     """
     stated = {
         "input_size": [3, *how.size],
@@ -245,7 +245,7 @@ def to_timm(how: Preprocessing) -> dict[str, Any] | None:
     if stated["crop_mode"] is None or how.moved_by(TIMM_ROUNDING) == "all":
         return None
     exact = how.size[0] / how.target[0]
-    between = how.size[0] / (how.target[0] + 0.5)  # in case a rounding error would lose a pixel
+    between = how.size[0] / (how.target[0] + 0.5)  # in case a rounding error in `exact` loses a pixel
     for crop_pct in (how.crop_pct or exact, between):
         stated["crop_pct"] = crop_pct
         same = from_timm(stated, "timm")

@@ -1,4 +1,4 @@
-"""Recognises the model from the names and shapes of its tensors."""
+"""Recognises a model from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 from focalnet_jax.convert.tables import TABLES
 from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.model import FocalNetConfig, list_models, variant_config
+from focalnet_jax.model.variants import ABLATIONS
 
 Shapes = Mapping[str, tuple[int, ...]]
-# Options of a model that follow from the names and shapes of its tensors; use_postln follows from timm's names only.
+# Options that the names and shapes of tensors determine. Of the formats, only timm's names determine use_postln.
 _FROM_SHAPES = (
     "embed_dim",
     "depths",
@@ -35,9 +36,9 @@ NOT_FROM_SHAPES = ("use_postln", "normalize_modulator")
 class Recognised:
     """A recognised model, and the source of each of its options."""
 
-    name: str | None  # the released variant with these shapes
+    name: str | None  # the released variant with these shapes, if any
     config: FocalNetConfig
-    sources: dict[str, str] = field(default_factory=dict)  # source of the value, by option
+    sources: dict[str, str] = field(default_factory=dict)  # where the value of each option comes from
 
 
 def recognise(
@@ -51,20 +52,21 @@ def recognise(
     assumed: Mapping[str, Any] | None = None,
     flag: str = "--option ",
 ) -> Recognised:
-    """Returns the model to which tensors in `format` belong; their names have no prefix.
+    """Recognises the model to which the tensors of a file belong.
 
     Args:
-      shapes: shapes of the tensors by name in the format.
+      shapes: shapes of the tensors by name in the format, without a prefix.
       format: a key of `TABLES`.
       name: the variant given by the user, if any.
       configured: options in an accompanying config.
       config_name: name of that config in messages.
-      overrides: options given by the user, which take precedence.
+      overrides: options given by the user, which have precedence.
       assumed: options of the target model, used for options without another source.
-      flag: text before an option in messages, with which the user gives it.
+      flag: flag with which the user gives an option, for messages.
 
     Raises:
-      UserError: the shapes are not those of `name`, or an option has no source.
+      UserError: the shapes do not fit the variant `name` or the accompanying config, two sources of an option differ,
+        or an option has no source.
     """
     seen = _options(shapes, format, configured or {})
     _check_configured(seen, configured or {})
@@ -98,8 +100,8 @@ def recognise(
         flags = " ".join(f"{flag}{key}=false" for key in unknown)
         in_python = " (in Python as keywords of load_model)" if flag.startswith("--option") else ""
         raise UserError(
-            f"no released variant has these shapes, which do not determine {' and '.join(unknown)}: give {flags}, or "
-            f"true, as the model was made{in_python}"
+            f"no released variant has these shapes, and shapes do not determine {' and '.join(unknown)}: give {flags}, "
+            f"or true, as in the original model{in_python}"
         )
     base = variant_config(name) if name else FocalNetConfig()
     config = dataclasses.replace(base, **{key: _collapsed(key, value) for key, value in options.items()})
@@ -116,14 +118,14 @@ def _check_configured(seen: Mapping[str, Any], configured: Mapping[str, Any]) ->
 
 
 def released_name(config: FocalNetConfig) -> str | None:
-    """Returns the released variant with the parameters and computation of `config`, for any number of classes."""
-    keys = (*_FROM_SHAPES, *NOT_FROM_SHAPES)
+    """Returns the released variant that computes the same outputs as `config`, for any number of classes, or None."""
+    keys = (*_FROM_SHAPES, *NOT_FROM_SHAPES, *ABLATIONS)
     same = (name for name in list_models() if all(_value(variant_config(name), k) == _value(config, k) for k in keys))
     return next(same, None)
 
 
 def _collapsed(key: str, value: Any) -> Any:
-    """Returns the single value from which the values per stage derive; the values themselves if there is none."""
+    """Returns the single value that stands for these values per stage, or the values if no single value does."""
     if not isinstance(value, tuple) or key == "depths":
         return value
     expected = (
@@ -147,9 +149,9 @@ def _value(config: FocalNetConfig, key: str) -> Any:
 
 
 def _options(shapes: Shapes, format: str, configured: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns options of the model from the shapes of its tensors; per-stage options have one value per stage.
+    """Returns the options of a model from the shapes of its tensors. Per-stage options have one value per stage.
 
-    Where shapes fit several values, the accompanying config decides.
+    If shapes fit several values, the accompanying config decides.
     """
     by_role = _roles(shapes, format)
     blocks = [indices for role, indices, _ in by_role if role == "stages/blocks/norm2/scale"]
@@ -175,7 +177,7 @@ def _options(shapes: Shapes, format: str, configured: Mapping[str, Any]) -> dict
     if stem is None or not all(mlps) or not all(kernels):
         raise UserError("these FocalNet weights lack an embedding, an MLP or focal levels")
     down = shape("stages/downsample/proj/kernel")
-    # In a model of one stage, a kernel of 7 may also be a patch of 7; no released model has such patches.
+    # In a model with one stage, a stem kernel of size 7 may also be a patch of size 7, unlike in released models.
     overlapped = (stem[-1] == 7 and configured.get("use_conv_embed", True)) if down is None else down[-1] == 3
     dims = tuple(shape("stages/blocks/norm2/scale", stage=stage)[0] for stage in range(stages))
     hidden = [size[0] for size in mlps]
@@ -199,7 +201,7 @@ def _options(shapes: Shapes, format: str, configured: Mapping[str, Any]) -> dict
 
 
 def _mlp_ratio(hidden: Sequence[int], dims: Sequence[int], configured: float | None) -> float:
-    """Returns the MLP ratio that gives these hidden widths when rounded down: `configured`, else the shortest."""
+    """Returns `configured` if it gives these hidden widths, or else the ratio with the fewest decimals that does."""
     low = max(width / dim for width, dim in zip(hidden, dims, strict=True))
     candidates = [configured or low, *(math.ceil(low * 10**digits - 1e-9) / 10**digits for digits in range(12)), low]
     fitting = (ratio for ratio in candidates if all(int(dim * ratio) == w for w, dim in zip(hidden, dims, strict=True)))
@@ -207,14 +209,14 @@ def _mlp_ratio(hidden: Sequence[int], dims: Sequence[int], configured: float | N
 
 
 def _roles(shapes: Shapes, format: str) -> list[tuple[str, dict[str, int], tuple[int, ...]]]:
-    """Returns each tensor's parameter name without indices, its indices, and its shape."""
+    """Returns (parameter name without indices, indices, shape) for each tensor with a name of the format."""
     found = []
     for key, shape in shapes.items():
         for row in TABLES[format]:
             match = row.pattern.fullmatch(key)
             if match:
                 if len(shape) != row.layout.rank or 0 in shape:
-                    raise UserError(f"{key} is {tuple(shape)}; expected {row.layout.rank} axes, none of them empty")
+                    raise UserError(f"{key} has shape {tuple(shape)}; expected {row.layout.rank} axes, none empty")
                 indices = {name: int(value) for name, value in match.groupdict().items() if value is not None}
                 found.append((re.sub(r"/\{\w+\}", "", row.params[0]), indices, tuple(shape)))
     return found
@@ -228,12 +230,12 @@ def _postln_by_names(shapes: Shapes, format: str) -> dict[str, bool]:
 
 
 def untagged(name: str) -> str:
-    """Returns the variant in a name of timm or the hub, such as `hf-hub:timm/focalnet_tiny_srf.ms_in1k`."""
+    """Returns the variant in a name that timm or the hub uses, such as `hf-hub:timm/focalnet_tiny_srf.ms_in1k`."""
     return name.rpartition("/")[2].rpartition(":")[2].partition(".")[0] if isinstance(name, str) else name
 
 
 def check_options(texts: Sequence[str]) -> dict[str, bool]:
-    """Returns the options given as `--option KEY=true|false`; raises `UserError` for other keys or values."""
+    """Returns the options given as `--option KEY=true|false`. Raises `UserError` for other keys or values."""
     options = dict(map(_check_option, texts))
     if len(options) < len(texts):
         raise UserError(f"--option {' --option '.join(texts)}: expected each key once")
@@ -244,7 +246,7 @@ def _check_option(text: str) -> tuple[str, bool]:
     key, _, value = text.partition("=")
     if key not in NOT_FROM_SHAPES or value not in ("true", "false"):
         raise UserError(
-            f"unknown option {text!r}; expected one of {', '.join(NOT_FROM_SHAPES)} =true or =false."
+            f"unknown option {text!r}; expected KEY=true or KEY=false, where KEY is {' or '.join(NOT_FROM_SHAPES)}."
             f"{suggest(key, NOT_FROM_SHAPES)}"
         )
     return key, value == "true"

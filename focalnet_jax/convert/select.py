@@ -1,4 +1,4 @@
-"""Selects one FocalNet among those in a file, under any key or prefix."""
+"""Selects one FocalNet in a file, which may contain several under different keys or prefixes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.errors import UserError
 
 _AVERAGED = re.compile(r"(^|_)(ema|swa|avg|averaged?|polyak|shadow)(_|$)", re.IGNORECASE)
-# Trainers that store averaged weights as "state_dict" and the raw ones elsewhere: mmengine's EMAHook, Lightning's
-# WeightAveraging. Keys that only these trainers write, by the key of the raw weights.
+# mmengine's EMAHook and Lightning's WeightAveraging store averaged weights as "state_dict" and raw weights under a
+# different key. Keys that only these trainers write, by the key of the raw weights.
 _SWAPPED = {"ema_state_dict": ("message_hub", "meta"), "current_model_state": ("averaging_state",)}
 _MOST_LISTED = 6
-# Names that torch inserts for parts compiled, checkpointed or sharded by themselves.
+# Names that torch inserts around modules that are compiled, checkpointed or sharded separately.
 _WRAPPERS = "_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|_fpw_module"
 _PARTS = (
     r"layers[._]\d+|(?:blocks|stages)\.\d+|stem|patch_embed|embeddings|downsample|modulation|mlp|head|classifier|norm"
@@ -30,9 +30,9 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
 
     Args:
       tensors: all tensors of the file.
-      source: name of the file, for messages.
-      which: selection: "ema" for averaged weights, or a key or prefix; required if the choice is ambiguous.
-      head: treatment of the classifier; "drop" leaves out classifiers of any structure.
+      source: name of the file in messages.
+      which: "ema" for averaged weights, or a key or prefix. Required if the choice is ambiguous.
+      head: treatment of the classifier. "drop" leaves out classifiers of any structure.
 
     Raises:
       UserError: there is no FocalNet, the choice is ambiguous, or one of its tensors cannot be read.
@@ -42,10 +42,10 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
     if not candidates:
         refuse_foreign(tensors, source)
     if not tensors:
-        raise UserError(f"{source} holds no state dict; expected tensors by name, under any key")
+        raise UserError(f"{source} contains no state dict; expected tensors by name, under any key")
     if not candidates:
         some = ", ".join(name[:100] for name in list(tensors)[:3])
-        raise UserError(f"{source} holds no FocalNet weights: {len(tensors)} tensors such as {some or 'none'}")
+        raise UserError(f"{source} contains no FocalNet weights: {len(tensors)} tensors such as {some or 'none'}")
     chosen, choice = _choose(candidates, tensors, source, which)
     taken = take(chosen, [other for other in candidates if other != chosen], tensors, source, head)
     own = () if which is not None else choice
@@ -53,7 +53,7 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
 
 
 def _unwrapped(tensors: Tensors) -> Tensors:
-    """Returns tensors without the wrappers of FocalNet's parts in their names, unless two names would become equal."""
+    """Removes the names of torch's wrappers from the names of tensors, unless two names would become equal."""
     names = {_WRAPPED.sub(r"\1", name): name for name in tensors}
     if len(names) < len(tensors) or list(names) == list(tensors):
         return tensors
@@ -82,7 +82,7 @@ def _choose(
         if len(named) != 1:
             expected = "FocalNet with averaged weights" if by_average else "FocalNet of that key or prefix"
             raise UserError(
-                f"{source}: --weights {which}: expected one {expected}, found {len(named)}; it holds {listed}"
+                f"{source}: --weights {which}: expected one {expected}, found {len(named)}; the file contains {listed}"
             )
         several = len(candidates) > 1
         return named[0], (f"took {named[0].describe(tensors)}, as requested by --weights {which}",) if several else ()
@@ -90,15 +90,15 @@ def _choose(
         return (plain + averaged)[0], (f"these are averaged weights, {candidates[0].key}",) if averaged else ()
     if len(plain) == 1 and len(averaged) == 1:
         if _swapped(candidates, tensors):
-            kinds = f"averaged weights under {averaged[0].key}", f"those before averaging, {plain[0].key}"
-            return averaged[0], (f"took the {kinds[0]}, not {kinds[1]}: use --weights {plain[0].key} for them",)
+            kinds = f"averaged weights under {averaged[0].key}", f"weights before averaging, {plain[0].key}"
+            return averaged[0], (f"took the {kinds[0]}, not the {kinds[1]}: use --weights {plain[0].key} for them",)
         where = plain[0].key or "the top level"
         return plain[0], (f"took {where}, not the averaged weights, {averaged[0].key}: use --weights ema for them",)
-    raise UserError(f"{source} holds {len(candidates)} FocalNets: {listed}; {choose}")
+    raise UserError(f"{source} contains {len(candidates)} FocalNets: {listed}; {choose}")
 
 
 def _distinct(candidates: Sequence[Candidate], tensors: Tensors) -> list[Candidate]:
-    """Returns the distinct candidates; a model stored under two keys counts once."""
+    """Returns the distinct candidates. A model stored under two keys counts once."""
     found: dict[object, Candidate] = {}
     for candidate in candidates:
         places = {n.removeprefix(candidate.prefix): tensors.places.get(n, n) for n in tensors if candidate.holds(n)}

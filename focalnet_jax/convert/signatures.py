@@ -31,10 +31,10 @@ _DOWNLOAD = "the download failed or needs a login: download the file itself"
 
 
 def kind_of(path: Path) -> str:
-    """Returns `SAFETENSORS` or `TORCH`, by the content of the file at `path`.
+    """Returns the type of a weights file by its content, `SAFETENSORS` or `TORCH`.
 
     Raises:
-      UserError: the file is unreadable or has a different type; the message names the type.
+      UserError: the file is unreadable, empty, truncated or of a different type. The message names the type.
     """
     try:
         size = path.stat().st_size
@@ -59,7 +59,7 @@ def kind_of(path: Path) -> str:
 
 
 def _other(begin: bytes, path: Path) -> tuple[str, str]:
-    """Returns the type of a file without readable tensors, and advice."""
+    """Returns the type of a file without readable tensors, and what to do."""
     for magic, kind, remedy in _OTHERS:
         if begin.startswith(magic):
             return kind, remedy
@@ -85,7 +85,7 @@ def _other(begin: bytes, path: Path) -> tuple[str, str]:
     if begin.startswith(b"PK"):
         return "damaged or not a torch file: it is an empty or truncated zip", "download it again"
     return (
-        "damaged or not a torch file: it begins as neither a zip, a pickle nor a safetensors file",
+        "damaged or not a torch file: it does not begin like a zip, a pickle or a safetensors file",
         "expected .safetensors, .pth or similar, an index of shards, or a directory",
     )
 
@@ -96,7 +96,7 @@ def _check_zip(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise UserError(f"{path} is damaged or truncated: it begins as a zip but lacks the zip's directory") from error
+        raise UserError(f"{path} is damaged or truncated: it begins like a zip but has no file list") from error
     inside = {name.split("/", 1)[-1] for name in names}
     if inside & {"constants.pkl"} or any(name.startswith("code/") for name in inside):
         kind = "a TorchScript program (torch.jit.save)"

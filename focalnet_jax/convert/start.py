@@ -1,4 +1,7 @@
-"""Reads the model of a run's initial weights or of evaluated weights, before a model is built."""
+"""Reads the architecture, input size and class names stored with weights, before a model is built.
+
+The weights are the initial weights of a run (`init_from`) or weights to evaluate.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ from focalnet_jax.model.variants import model_from_metadata
 
 @dataclass(frozen=True)
 class Start:
-    """The model of weights, and their class names and preprocessing."""
+    """The architecture, input size and class names stored with weights."""
 
-    name: str | None  # the released variant, if it is one
+    name: str | None  # name of the released variant, or None
     model: FocalNetConfig
-    image_size: int | tuple[int, int]
-    classes: tuple[str, ...] | None
+    image_size: int | tuple[int, int]  # in pixels; a pair is (height, width)
+    classes: tuple[str, ...] | None  # names in class order, or None if they are unknown
 
 
 def read_start(
@@ -32,7 +35,21 @@ def read_start(
     options: Mapping[str, bool],
     assumed: Mapping[str, bool] | None,
 ) -> Start:
-    """Returns the model of the weights at `path`; arguments and errors as for `read_weights`."""
+    """Returns the architecture, input size and class names stored with the weights at `path`.
+
+    The size of ImageNet evaluations, 224, is the default.
+
+    Args:
+      path: a file or directory, see `read_weights`.
+      which: selection among several weights in the file.
+      head: treatment of the classifier.
+      name: name of the variant, or None to recognise it.
+      options: `use_postln` and `normalize_modulator` given by the user.
+      assumed: these options in the target model, used if they are unknown.
+
+    Raises:
+      UserError: see `read_weights`.
+    """
     if is_checkpoint(path):
         metadata = read_metadata(find_checkpoint(path))
         if metadata.get("model"):

@@ -26,15 +26,17 @@ class Layout:
 
 
 VECTOR = Layout(1, lambda a: a, lambda a: a)
-LINEAR = Layout(2, lambda a: a.T, lambda a: a.T)  # [in, out] and [out, in]
-POINTWISE = Layout(4, lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T)  # [in, out] and [out, in, 1, 1]
-# [k, k, in, out] and [out, in, k, k]
+# [in, out] here, [out, in] in PyTorch
+LINEAR = Layout(2, lambda a: a.T, lambda a: a.T)
+# [in, out] here, [out, in, 1, 1] in PyTorch
+POINTWISE = Layout(4, lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T)
+# [k, k, in, out] here, [out, in, k, k] in PyTorch
 CONV = Layout(4, lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))
 
 
 @dataclass(frozen=True)
 class KeyRow:
-    """One key of a PyTorch state dict, and the parameters that it holds, joined along their last axis."""
+    """One key of a PyTorch state dict, and the parameters that are joined along their last axis in its tensor."""
 
     params: tuple[str, ...]
     key: str
@@ -43,7 +45,7 @@ class KeyRow:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Pattern of the key, with the numbers as named groups."""
+        """Regular expression of the key, with the numbers as named groups."""
         return _pattern(self.key)
 
 
@@ -53,7 +55,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _pair(param: str, key: str, layout: Layout, postln: bool | None = None) -> list[KeyRow]:
-    """Returns the rows of a layer's weight and bias: `kernel` or `scale` here is `weight` in PyTorch."""
+    """Returns the rows of a layer's `kernel` or `scale`, which is `weight` in PyTorch, and of its bias."""
     weight = "scale" if layout is VECTOR else "kernel"
     return [
         KeyRow((f"{param}/{weight}",), f"{key}.weight", layout, postln),
@@ -62,7 +64,7 @@ def _pair(param: str, key: str, layout: Layout, postln: bool | None = None) -> l
 
 
 def _projection_in(key: str, layout: Layout) -> list[KeyRow]:
-    """Returns the rows of query, context and gates, in this order; PyTorch has one layer for all three."""
+    """Returns the rows of query, context and gates, which PyTorch joins in this order in one layer."""
     parts = [f"{_BLOCK}/modulation/{name}" for name in ("query", "context", "gates")]
     return [
         KeyRow(tuple(f"{part}/kernel" for part in parts), f"{key}.weight", layout),

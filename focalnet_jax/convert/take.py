@@ -1,4 +1,4 @@
-"""Extracts the tensors of one FocalNet from a file; counts and reports the unused tensors."""
+"""Extracts the tensors of one FocalNet from a file, and counts the unused tensors."""
 
 from __future__ import annotations
 
@@ -26,15 +26,22 @@ class Selected:
     tensors: Tensors
     format: str
     notes: tuple[str, ...]  # for the user, one line each
-    decisions: tuple[str, ...]  # those notes that affect the model's outputs
+    decisions: tuple[str, ...]  # the notes that affect the model's outputs
     normalization: FoundNormalization | None  # by a layer before the FocalNet
 
 
 def take(chosen: Candidate, others: Sequence[Candidate], tensors: Tensors, source: str, head: str) -> Selected:
-    """Returns the tensors of `chosen`, its classifier and its normalization of images; arguments as for `select`.
+    """Returns the tensors of a FocalNet, with its classifier and its normalization of images.
+
+    Args:
+      chosen: the FocalNet.
+      others: all other FocalNets in the file.
+      tensors: all tensors of the file.
+      source: name of the file in messages.
+      head: treatment of the classifier, see `select`.
 
     Raises:
-      UserError: one of its tensors cannot be read, or several classifiers qualify.
+      UserError: a tensor of the FocalNet cannot be read, or several classifiers qualify.
     """
     format = chosen.format
     longer = tuple(other.prefix for other in others if len(other.prefix) > len(chosen.prefix))
@@ -71,7 +78,10 @@ def take(chosen: Candidate, others: Sequence[Candidate], tensors: Tensors, sourc
 
 
 def _belongs(name: str, other: Candidate, chosen: Candidate) -> bool:
-    """Returns whether a tensor belongs to `other`; if `other` encloses `chosen`, only names of its format do."""
+    """Returns whether a tensor belongs to `other`, which is never the case if `other` is inside `chosen`.
+
+    If `chosen` is inside `other`, only tensors with names in the format of `other` belong to `other`.
+    """
     if not other.holds(name):
         return False
     return not chosen.holds(other.prefix) and (
@@ -82,9 +92,9 @@ def _belongs(name: str, other: Candidate, chosen: Candidate) -> bool:
 def _foreign(name: str, format: str, shape: tuple[int, ...], head: str) -> bool:
     """Returns whether a tensor below a FocalNet's prefix is certainly not used for classification.
 
-    Unused tensors are modules with names unknown to FocalNet, counters, and additions of masked image modelling and
-    detectors. All other tensors stay: parameters outside any module, such as a position embedding, and tensors in
-    FocalNet's own modules. Conversion fails if no table contains such a tensor.
+    These tensors belong to modules that FocalNet lacks, are counters, or serve masked image modelling or detection.
+    All other tensors stay: parameters outside any module, such as a position embedding, and tensors in modules that
+    FocalNet has. If a table does not contain one of them, the conversion fails.
     """
     if is_known(name, format):
         return False
@@ -99,7 +109,11 @@ def _foreign(name: str, format: str, shape: tuple[int, ...], head: str) -> bool:
 def _final_norm(
     format: str, inside: Mapping[str, str], kept: dict[str, str], tensors: Tensors
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns the missing final norm of a backbone (the norm of its last output, or a new norm), and notes."""
+    """Adds the norm of a backbone's last output to `kept` if the backbone has neither a final norm nor a classifier.
+
+    Returns:
+      The arrays of a new norm if the file has no such norm, and notes for the user.
+    """
     names = [f"{_NORMS[format]}.{part}" for part in ("weight", "bias")]
     head = f"{HEADS[format].partition('.')[0]}."
     if any(name in inside for name in names) or any(name.startswith(head) for name in kept):
@@ -125,11 +139,11 @@ def _check_readable(chosen: Candidate, tensors: Tensors, source: str, inside: Ma
     for name, what in tensors.others.items():
         if chosen.holds(name) and is_known(chosen.plain_name(name), chosen.format):
             kind = ", quantized" if is_quantized(what) else ""
-            raise UserError(f"{source}: {name} is made by {what[:100]}{kind}; expected a tensor of plain data")
+            raise UserError(f"{source}: {name} is stored as {what[:100]}{kind}; expected a tensor of plain data")
 
 
 def _count_left(left: Sequence[str], chosen: Candidate) -> str:
-    """Returns the number of unused tensors by module, as text."""
+    """Returns a note with the number of unused tensors in each module."""
     counts: dict[str, int] = {}
     taken = chosen.key.split(".")
     for name in left:

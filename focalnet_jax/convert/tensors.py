@@ -1,4 +1,4 @@
-"""Tensors of a file, by name."""
+"""The tensors of a file, by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_dtypes import bfloat16
 
-# dtypes that are written; `READ_DTYPES` are read.
+# dtypes that can be written. `READ_DTYPES` can be read.
 DTYPES = {"float32": np.dtype("float32"), "float16": np.dtype("float16"), "bfloat16": np.dtype(bfloat16)}
 READ_DTYPES = (*DTYPES, "float64")
 
@@ -18,13 +18,13 @@ class Tensors(Mapping[str, np.ndarray]):
 
     Args:
       shapes: shapes by name.
-      dtypes: names of dtypes by name.
+      dtypes: dtypes by name, such as "float32".
       read: function that reads one tensor.
       notes: notes on the file for the user.
       problems: reasons, by name, why tensors cannot be read.
       others: types, by name, of entries that are not tensors.
-      class_lists: class names of a classifier, by their place in the file.
-      places: memory locations by name, equal for tensors that share memory; by default different for every tensor.
+      class_lists: class names of a classifier, by the name of their entry in the file.
+      places: memory locations by name, equal for tensors that share memory. By default, no tensors share memory.
     """
 
     def __init__(
@@ -53,7 +53,12 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self.shapes)
 
     def renamed(self, names: Mapping[str, str], added: Mapping[str, Any] | None = None) -> Tensors:
-        """Returns tensors under new names (`names`: old name by new name), and the arrays in `added`."""
+        """Returns tensors with new names.
+
+        Args:
+          names: old name by new name. Other tensors are left out.
+          added: additional arrays by name.
+        """
         added = added or {}
         return Tensors(
             {new: self.shapes[old] for new, old in names.items()} | {name: a.shape for name, a in added.items()},

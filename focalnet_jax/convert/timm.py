@@ -23,22 +23,27 @@ def is_timms(config: Mapping[str, Any]) -> bool:
 
 
 def timm_info(config: Mapping[str, Any], num_classes: int, place: str) -> WeightsInfo:
-    """Returns class names and preprocessing in timm's `config.json`.
+    """Returns the class names and preprocessing in timm's `config.json`.
+
+    Args:
+      config: the content of `config.json`.
+      num_classes: number of outputs of the classifier.
+      place: name of the file in messages.
 
     Raises:
       UserError: class names are invalid, or there are more than `num_classes`.
     """
     nested = config.get("pretrained_cfg")
-    inner = nested if isinstance(nested, Mapping) else config  # the old layout is flat
+    inner = nested if isinstance(nested, Mapping) else config  # the old layout has no pretrained_cfg
     names, descriptions = (config.get(key, inner.get(key)) for key in ("label_names", "label_descriptions"))
-    names = config.get("labels", inner.get("labels")) if names is None else names  # its former name
+    names = config.get("labels", inner.get("labels")) if names is None else names  # the former name of the key
     classes = _class_names(names, num_classes, place) if num_classes else None
     info = WeightsInfo(classes, words=_words(classes, descriptions, place))
     if not any(inner.get(key) is not None for key in PREPROCESSING_KEYS):
         return info
     try:
         return replace(info, preprocessing=from_timm(inner, place))
-    except UserError as error:  # raised only when images are prepared: the weights are usable without
+    except UserError as error:  # only `follow` raises it, because the weights are usable without preprocessing
         return replace(info, refused=str(error))
 
 
@@ -47,7 +52,7 @@ def _class_names(names: Any, count: int, place: str) -> tuple[str, ...] | None:
         return None
     named = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(named, Mapping) or not all(isinstance(name, str) for name in named.values()):
-        raise UserError(f"{place}: label_names is {str(names)[:60]!r}; expected a text for every class")
+        raise UserError(f"{place}: label_names is {str(names)[:60]!r}; expected a list with a string for every class")
     named = {str(index): name for index, name in named.items()}
     beyond = sorted(named.keys() - {str(index) for index in range(count)})
     if beyond:
@@ -58,11 +63,14 @@ def _class_names(names: Any, count: int, place: str) -> tuple[str, ...] | None:
 
 
 def _words(classes: tuple[str, ...] | None, descriptions: Any, place: str) -> tuple[str, ...] | None:
-    """Returns a description of each class, or the name if it has none; None without descriptions."""
+    """Returns a description of each class, which is its name if it lacks one, or None if there are no descriptions."""
     if classes is None or not descriptions:
         return None
     if not isinstance(descriptions, Mapping) or not all(isinstance(text, str) for text in descriptions.values()):
-        raise UserError(f"{place}: label_descriptions is {str(descriptions)[:60]!r}; expected a text for every name")
+        raise UserError(
+            f"{place}: label_descriptions is {str(descriptions)[:60]!r}; expected an object that maps class names to "
+            "strings"
+        )
     return tuple(descriptions.get(name, name) for name in classes)
 
 
@@ -80,10 +88,10 @@ def timm_options(config: Mapping[str, Any], given: Collection[str] = ()) -> dict
 
     Args:
       config: the content of `config.json`.
-      given: names of the options given by the user; their defaults in timm are not used.
+      given: names of the options given by the user, whose defaults in timm are not used.
 
     Raises:
-      UserError: the config states something that this package does not compute.
+      UserError: the config has a value that this package does not support.
     """
     if not is_timms(config):
         return {}
@@ -91,7 +99,7 @@ def timm_options(config: Mapping[str, Any], given: Collection[str] = ()) -> dict
     arguments = arguments if isinstance(arguments, Mapping) else {}
     if arguments.get("global_pool", "avg") != "avg":
         pool = str(arguments["global_pool"])[:60]
-        raise UserError(f"{CONFIG} states global_pool={pool}; this package computes avg only")
+        raise UserError(f"{CONFIG} has global_pool={pool}; this package supports only avg")
     if "normalize_modulator" not in given:
         arguments = {"normalize_modulator": False} | dict(arguments)  # timm's default for all its variants
     options = {option: arguments.get(_ARGUMENTS[option]) for option in NOT_FROM_SHAPES}
@@ -99,7 +107,7 @@ def timm_options(config: Mapping[str, Any], given: Collection[str] = ()) -> dict
 
 
 def timm_name(config: FocalNetConfig, name: str | None) -> str | None:
-    """Returns `name` if timm's function of that name builds this model, given `normalize_modulator`; else None."""
+    """Returns `name` if timm's function of that name can build this model with `normalize_modulator`, or None."""
     if not name:
         return None
     usual = variant_config(name).normalize_modulator
@@ -107,7 +115,7 @@ def timm_name(config: FocalNetConfig, name: str | None) -> str | None:
 
 
 def timm_arguments(config: FocalNetConfig) -> dict[str, Any]:
-    """Returns the arguments with which timm's `FocalNet` builds this model, without the classifier's arguments."""
+    """Returns the arguments with which timm's `FocalNet` builds this model, except those of the classifier."""
     return {
         "embed_dim": config.dims[0],
         "depths": list(config.depths),
@@ -124,7 +132,7 @@ def write_timm_config(
 ) -> tuple[tuple[str, ...], WeightsInfo | None]:
     """Writes the `config.json` that `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
 
-    timm builds only released variants by name; for other models, `model_args` are the arguments of its `FocalNet`.
+    timm builds only released variants by name. For other models, `model_args` are the arguments of its `FocalNet`.
 
     Args:
       folder: the directory to write to.
@@ -133,7 +141,8 @@ def write_timm_config(
       info: class names and preprocessing to write.
 
     Returns:
-      Notes of one line each; and `info` if the file cannot express its preprocessing, else None.
+      One-line notes for the user, and the info to store in the metadata of the weights file. The info is None if
+      `config.json` expresses the preprocessing exactly.
     """
     how = info.preprocessing or USUAL
     prepared = None if info.refused else to_timm(how)
@@ -165,7 +174,7 @@ def write_timm_config(
     if not prepared:
         why = info.refused or f"timm has no transform that does {how.describe()}"
         if not info.refused and moved == "all":
-            why += "; it crops one pixel further down or right"
+            why += "; timm crops one pixel further down or right"
         notes.append(f"no preprocessing in {CONFIG}: {why}")
     elif moved == "some":
         notes.append(f"{CONFIG}: timm crops images of some sizes one pixel further down or right; {EXACT_CROP}")

@@ -1,8 +1,8 @@
-"""Reads torch files: every tensor by its path in the saved object. Reading needs no torch and executes nothing.
+"""Reads torch files without torch, and without executing anything in them.
 
-A file of `torch.save` is a zip of a pickle and one record per storage, or, before torch 1.6 and with
-`_use_new_zipfile_serialization=False`, a sequence of pickles followed by the storages (torch/serialization.py). Plain
-pickles of NumPy arrays, the format of detectron2's weights, are read too.
+The name of a tensor is its path in the saved object. `torch.save` writes a zip of a pickle and one record per storage.
+Before torch 1.6 and with `_use_new_zipfile_serialization=False`, it writes a sequence of pickles followed by the
+storages (torch/serialization.py). Plain pickles of NumPy arrays, the format of detectron2's weights, are read too.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class _Tensor:
     dtype: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
-    place: tuple[Any, ...]  # equal for tensors that share their memory
-    problem: str | None = None  # why it cannot be read
+    place: tuple[Any, ...]  # memory location, equal for tensors that share memory
+    problem: str | None = None  # why the tensor cannot be read
 
 
 @dataclass
@@ -54,16 +54,17 @@ class _Contents:
     """Tensors and other entries found in a loaded value."""
 
     tensors: dict[str, _Tensor] = field(default_factory=dict)
-    others: dict[str, str] = field(default_factory=dict)  # type of each entry that is not a tensor
+    others: dict[str, str] = field(default_factory=dict)  # types of entries that are not tensors
     class_lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    modules: list[str] = field(default_factory=list)  # classes of pickled modules
+    modules: list[str] = field(default_factory=list)  # class names of pickled modules
 
 
 def read_torch_file(path: Path) -> Tensors:
-    """Returns the tensors of a file that begins as a zip or a pickle, by their dotted path in the saved object.
+    """Returns the tensors of a zip or pickle file, by their dotted path in the saved object.
 
     Raises:
-      UserError: the file is damaged, or holds a pickled model instead of a state dict.
+      UserError: the file cannot be read, is damaged, contains a pickled model instead of a state dict, or tries to run
+        code.
     """
     try:
         mapped = np.memmap(path, np.uint8, "r")
@@ -76,14 +77,14 @@ def read_torch_file(path: Path) -> Tensors:
         raise
     except AttackError as error:
         raise UserError(
-            f"{path} is refused: it tries to run {str(error)[:100]}, which no checkpoint does; nothing was run"
+            f"{path} is rejected: it tries to run {str(error)[:100]}, which no checkpoint does; nothing was run"
         ) from error
     except (*_DAMAGED, MemoryError, RecursionError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path} is damaged, truncated or not a torch file") from error
     if not found.tensors and found.modules:
         raise UserError(
-            f"{path} holds a pickled model, {found.modules[0][:100]}, whose classes are not imported here; save only "
-            "its weights: torch.save(model.state_dict(), FILE)"
+            f"{path} contains a pickled model, {found.modules[0][:100]}, whose classes are not imported; save only its "
+            "weights: torch.save(model.state_dict(), FILE)"
         )
     return Tensors(
         {name: tensor.shape for name, tensor in found.tensors.items()},
@@ -97,7 +98,7 @@ def read_torch_file(path: Path) -> Tensors:
 
 
 def _children(value: Any) -> Iterator[tuple[str | None, Any]]:
-    """Yields (key, value) for the entries of a container; the key is None for parts without a name."""
+    """Yields (key, value) for each entry of a container. The key is None for parts without a name."""
     if isinstance(value, dict):
         yield from value.items()
     elif isinstance(value, list | tuple):
@@ -131,12 +132,12 @@ def _walk(value: Any, path: tuple[str, ...], found: _Contents, seen: set[int], s
 
 
 def _makes_a_tensor(value: Any) -> bool:
-    """Returns whether this is a tensor of an unsupported kind: quantized, sparse, or without data."""
+    """Returns whether the value is an unsupported tensor, such as quantized, sparse or without data."""
     return isinstance(value, Inert) and value.name.startswith(("torch._utils._rebuild", "torch._tensor._rebuild"))
 
 
 def _as_tensor(value: Any, storages: Any) -> _Tensor | None:
-    """Returns the tensor or array that a pickle describes; None for anything else."""
+    """Returns the tensor or array that `value` describes, or None if it describes something else."""
     for _ in range(4):
         if not isinstance(value, Inert):
             return None
@@ -178,27 +179,27 @@ def _tensor(
     shape, strides = (value.args[0] if isinstance(value, Inert) and value.args else value for value in (shape, strides))
     if stored is None or not _whole_numbers([offset]) or not _whole_numbers(shape) or not _whole_numbers(strides):
         return None
-    if view and view[0]:  # a storage that is part of another one: (its key, offset, size)
+    if view and view[0]:  # the storage is a part of a larger one: (key, offset, size)
         offset += view[0][1]
     element = numpy_dtype(name)
     key, numel = str(key), int(np.prod([int(size) for size in shape], dtype=object))
     end = offset + 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if numel else 0
     problem = None
     if element is None:
-        problem = f"is {name}; expected plain data"
+        problem = f"has dtype {name}; expected plain data"
     elif max(end, numel) * element.itemsize > storages.size(key) or not _fits(claimed, stored, storages.size(key)):
-        problem = f"is {tuple(shape)}, but the file holds another number of values; expected plain data"
+        problem = f"has shape {tuple(shape)}, but its storage has a different size; expected plain data"
 
     def read() -> np.ndarray:
         steps = [stride * element.itemsize for stride in strides]
         stored = np.ndarray(shape, element, storages.bytes(key), offset * element.itemsize, steps)
-        return -stored if negative else stored  # torch stores a view such as x.conj().imag by its base
+        return -stored if negative else stored  # torch stores the base of a view such as x.conj().imag
 
     return _Tensor(name, tuple(shape), read, (key, offset, tuple(shape), tuple(strides), negative), problem)
 
 
 def _fits(count: Any, dtype: np.dtype, size: int) -> bool:
-    """Returns whether a storage of `size` bytes holds exactly the number of values that the pickle states."""
+    """Returns whether a storage of `size` bytes contains exactly `count` values."""
     return type(count) is int and count * dtype.itemsize == size
 
 
@@ -207,7 +208,7 @@ def _whole_numbers(values: Any) -> bool:
 
 
 def _array(shape: Any, dtype: Any, fortran: Any, content: Any) -> _Tensor | None:
-    """Returns a pickled NumPy array as a tensor; None if its dtype or content is not plain data."""
+    """Returns a pickled NumPy array as a tensor, or None if its dtype or content is not plain data."""
     code = dtype.args[0] if isinstance(dtype, Inert) and dtype.name == "numpy.dtype" and dtype.args else None
     order = dtype.state[1] if code and _length(dtype.state) > 1 else "<"
     if (
@@ -228,7 +229,7 @@ def _array(shape: Any, dtype: Any, fortran: Any, content: Any) -> _Tensor | None
 
 
 def import_torch(path: Path) -> Any:
-    """Returns the torch module, needed only for writing; raises `UserError` if it is not installed."""
+    """Returns the torch module, which only writing needs. Raises `UserError` if it is not installed."""
     try:
         import torch
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The pickled value and the memory-mapped storages of a torch file."""
+"""Reads the pickled value and the memory-mapped storages of a torch file."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _STORAGES = {
     **{"Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64"},
     **{"Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool"},
     **{"ComplexFloat": "complex64", "ComplexDouble": "complex128", "Untyped": "uint8"},
-    # of quantized tensors, whose bytes are skipped
+    # storages of quantized tensors, which are not read
     **{"QInt8": "int8", "QUInt8": "uint8", "QInt32": "int32", "QUInt4x2": "uint8", "QUInt2x4": "uint8"},
 }
 
 
 def storage_dtype(kind: Any) -> np.dtype | None:
-    """Returns the dtype of a storage class such as `torch.FloatStorage`; None for other names."""
+    """Returns the dtype of a storage class such as `torch.FloatStorage`, or None for other names."""
     text = kind.text.rsplit(".", 1)[-1] if isinstance(kind, Name) else ""
     return numpy_dtype(_STORAGES.get(text.removesuffix("Storage"), ""))
 
 
 def numpy_dtype(name: str) -> np.dtype | None:
-    """Returns the dtype with this name in torch; None if NumPy has no such dtype."""
+    """Returns the NumPy dtype with the name of a torch dtype, or None if NumPy has no such dtype."""
     try:
         return np.dtype(getattr(ml_dtypes, name, name)) if name.isidentifier() else None
     except TypeError:
@@ -38,7 +38,7 @@ def numpy_dtype(name: str) -> np.dtype | None:
 
 
 class ZipStorages:
-    """The records of a torch zip."""
+    """The pickled value and the storages of a torch zip file."""
 
     def __init__(self, path: Path, mapped: np.ndarray):
         self._path, self._mapped, self._whole = path, mapped, set[str]()
@@ -50,7 +50,7 @@ class ZipStorages:
         self.value = read_pickle(_Bytes(self._record("data.pkl")))
 
     def size(self, key: str) -> int:
-        """Returns the number of bytes of a storage; 0 if there is none."""
+        """Returns the number of bytes of a storage, or 0 if the storage is missing."""
         name = f"{self._root}data/{key}"
         return self._archive.getinfo(name).file_size if name in self._archive.NameToInfo else 0
 
@@ -61,13 +61,15 @@ class ZipStorages:
     def _record(self, name: str) -> np.ndarray:
         info = self._archive.getinfo(self._root + name)
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise UserError(f"{self._path}: its records are compressed, unlike torch's; unpack it and save it again")
+            raise UserError(
+                f"{self._path}: its records are compressed or encrypted; unzip it and zip it without compression"
+            )
         header = self._mapped[info.header_offset : info.header_offset + 30].tobytes()
         start = (
             info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:], "little")
         )
         content = self._mapped[start : start + info.file_size]
-        # torch.serialization.set_crc32_options(False) leaves 0
+        # A checksum of 0 means that torch.serialization.set_crc32_options(False) was used.
         if info.CRC and name not in self._whole and zlib.crc32(content) != info.CRC:
             raise UserError(f"{self._path} is damaged: the checksum of its record {name[:100]} is wrong")
         if header[:4] != b"PK\3\4" or len(content) != info.file_size:
@@ -77,7 +79,7 @@ class ZipStorages:
 
 
 class LegacyStorages:
-    """The storages after the pickles of a file in torch's format before 1.6; empty for a plain pickle."""
+    """The pickled value and the storages of a file in torch's format before 1.6. A plain pickle has no storages."""
 
     def __init__(self, path: Path, mapped: np.ndarray):
         self._mapped, self._places = mapped, dict[str, tuple[int, int]]()
@@ -85,7 +87,7 @@ class LegacyStorages:
         self.value = read_pickle(file)
         if self.value != _LEGACY:
             return
-        read_pickle(file)  # the protocol, 1001
+        read_pickle(file)  # the version of the format, 1001
         system = read_pickle(file)
         if isinstance(system, dict) and system.get("little_endian") is False:
             raise UserError(f"{path} was written by a big-endian machine; expected little-endian numbers")
@@ -101,7 +103,7 @@ class LegacyStorages:
             file.seek(start + size)
 
     def size(self, key: str) -> int:
-        """Returns the number of bytes of a storage; 0 if there is none."""
+        """Returns the number of bytes of a storage, or 0 if the storage is missing."""
         return self._places.get(key, (0, 0))[1]
 
     def bytes(self, key: str) -> np.ndarray:
@@ -123,7 +125,7 @@ class _Bytes:
         return piece
 
     def readline(self) -> bytes:
-        """Returns the bytes up to the end of the line; searches a limited length, which exceeds names in pickles."""
+        """Returns the bytes up to the end of the line. Lines are shorter than 100,000 bytes, because they are names."""
         piece = self._content[self._position : self._position + 100_000].tobytes()
         line = piece[: piece.index(b"\n") + 1]
         self._position += len(line)

@@ -1,4 +1,4 @@
-"""Reads weights in any format as parameters of this package, and recognises the model."""
+"""Reads weights in any format as parameters of this package, and recognises their model."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from focalnet_jax.parameters import named_leaves
 
 @dataclass(frozen=True)
 class Weights:
-    """Float32 parameters, their model and their source."""
+    """Float32 parameters, the config of their model, and their source."""
 
     params: Any
     config: FocalNetConfig
-    name: str | None  # the released variant, if it is one
+    name: str | None  # name of the released variant, or None
     format: str  # microsoft, timm, huggingface or orbax
-    dtype: str  # in the file, such as "float16", or "float16 and float32"
+    dtype: str  # dtype in the file, such as "float16", or "float16 and float32"
     notes: tuple[str, ...]  # for the user, one line each
     info: WeightsInfo = field(default_factory=WeightsInfo)  # class names and preprocessing
-    decisions: tuple[str, ...] = ()  # those notes that affect the model's outputs
+    decisions: tuple[str, ...] = ()  # the notes that affect the model's outputs
 
     @property
     def count(self) -> int:
@@ -53,19 +53,19 @@ class Weights:
         return sum(leaf.size for leaf in named_leaves(self.params).values())
 
     def warn(self, path: str | Path) -> None:
-        """Warns of every decision about the weights at `path`, in the name of the caller's caller."""
+        """Warns of every decision about the weights at `path`. The warnings name the line that called the caller."""
         for decision in self.decisions:
             warnings.warn(f"{path}: {decision}", stacklevel=3)
 
 
 def describe_non_finite(params: Any) -> str:
-    """Returns the number of parameter arrays with NaN or infinite values, and some names; "" if there are none."""
+    """Returns a message that counts and names the arrays with NaN or infinite values; "" if all values are finite."""
     leaves = named_leaves(params)
     broken = [name for name, leaf in leaves.items() if not all(map(_is_finite, _local_parts(leaf)))]
     if not broken:
         return ""
     more = ", ..." if len(broken) > 3 else ""
-    return f"{len(broken)} of {len(leaves)} arrays hold NaN or infinite values: {', '.join(broken[:3])}{more}"
+    return f"{len(broken)} of {len(leaves)} arrays contain NaN or infinite values: {', '.join(broken[:3])}{more}"
 
 
 def _local_parts(leaf: Any) -> list[Any]:
@@ -96,12 +96,12 @@ def read_weights(
     Args:
       path: a file or directory.
       name: name of the variant; recognised by default.
-      options: `use_postln` and `normalize_modulator` given by the user; shapes do not determine them.
-      assumed: the same options of the target model, used if neither the file nor accompanying files state them.
+      options: `use_postln` and `normalize_modulator` given by the user, because shapes do not determine them.
+      assumed: the same options of the target model, used if the file and the accompanying files do not contain them.
       which: selection among several weights: "ema" for averaged weights, a key or prefix such as "teacher", or a file
         of a directory such as "model_1".
-      head: treatment of the classifier; "drop" leaves out a classifier with a structure that FocalNet lacks.
-      flag: text before an option in messages, with which the user gives it.
+      head: treatment of the classifier. "drop" leaves out classifiers of any structure.
+      flag: flag with which the user gives an option, for messages.
 
     Raises:
       UserError: `path` has no readable weights, the model is not the variant `name`, or there are several models to
@@ -110,7 +110,7 @@ def read_weights(
     path = Path(os.path.expanduser(path))
     if name is not None:
         name = untagged(name)
-        variant_config(name)  # raises for an unknown name before anything is read
+        variant_config(name)  # raises an error for an unknown name before anything is read
     if is_checkpoint(path):
         return _from_checkpoint(find_checkpoint(str(path)), name, options or {}, which)
     folder = path if path.is_dir() else _folder_of(path)
@@ -156,14 +156,14 @@ def read_weights(
 
 
 def _folder_of(file: Path) -> Path:
-    """Returns the folder with the files that describe a weights file: its own folder, or that of its link target."""
+    """Returns the folder with the config files of `file`, which may be the folder of the target of a symbolic link."""
     own = file.parent
     described = (own / CONFIG).is_file() or (own / PREPROCESSOR).is_file()
     return file.resolve().parent if file.is_symlink() and not described else own
 
 
 def _differs_in_timm(found: Recognised, format: str) -> list[str]:
-    """Returns a note if timm's model of these shapes computes different outputs than the original's variant."""
+    """Returns a note if the model of timm with these shapes computes different outputs than the released variant."""
     by_variant = found.sources["normalize_modulator"].startswith("variant")
     if format != "timm" or not (by_variant and found.config.normalize_modulator):
         return []
@@ -174,7 +174,7 @@ def _differs_in_timm(found: Recognised, format: str) -> list[str]:
 
 
 def _differs_in_transformers(config: FocalNetConfig, format: str, info: WeightsInfo) -> list[str]:
-    """Returns a note if transformers computes different logits for images of the stated size."""
+    """Returns a note if transformers computes different logits for images of the input size in `info`."""
     stride = config.patch_size * 2 ** (len(config.depths) - 1)
     if format != "huggingface" or info.preprocessing is None:
         return []
@@ -204,11 +204,11 @@ def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool], 
         metadata = read_metadata(step)
         stored = metadata.get("model")
         if stored is None:
-            raise UserError(f"{step} does not state its model; it was not written by this package")
+            raise UserError(f"{step} contains no model config; it was not written by this package")
         _, config = model_from_metadata(stored)
     held = released_name(config)
     if name not in (None, held):
-        raise UserError(f"{step} holds {held or 'no released variant'}, not {name}: omit the name")
+        raise UserError(f"{step} contains {held or 'no released variant'}, not {name}: omit the name")
     for key, value in options.items():
         if getattr(config, key) != value:
             raise UserError(f"{key}={value} was given, but the checkpoint has {getattr(config, key)}")
@@ -218,14 +218,16 @@ def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool], 
 
 
 def check_which(step: Path, which: str | None) -> None:
-    """Raises `UserError` if a checkpoint of this package does not hold the chosen weights."""
+    """Raises `UserError` if a checkpoint of this package does not contain the weights that `which` selects."""
     if which not in (None, weights_item(step)):
-        raise UserError(f"--weights {which}: {step} has only its {weights_item(step)}; the flag is for PyTorch files")
+        raise UserError(
+            f"--weights {which}: {step} has only the item {weights_item(step)}; the flag is for PyTorch files"
+        )
 
 
 @contextmanager
 def _reading(step: Path) -> Iterator[None]:
-    """Turns errors into `UserError` with the path of the checkpoint."""
+    """Context manager that converts errors to `UserError` with the path of the checkpoint."""
     try:
         yield
     except (RunFailedError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -234,7 +236,13 @@ def _reading(step: Path) -> Iterator[None]:
 
 
 def checkpoint_info(metadata: Mapping[str, Any]) -> WeightsInfo:
-    """Returns class names and preprocessing of a checkpoint: from its source if converted, else from the config."""
+    """Returns the class names and preprocessing in the metadata of a checkpoint.
+
+    A converted checkpoint stores what its source specified. The checkpoint of a run stores class names and the config.
+
+    Raises:
+      UserError: the metadata is damaged.
+    """
     if "stated" in metadata:
         try:
             return info_from_dict(metadata["stated"], "the checkpoint's preprocessor")

@@ -22,12 +22,12 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import ABLATIONS, model_metadata, variant_config
 from focalnet_jax.parameters import named_leaves
 
-_NEVER_WRITTEN = (".ckpt", ".pkl", ".model")  # suffixes of weights files that are only read; no directory may have them
+_NEVER_WRITTEN = (".ckpt", ".pkl", ".model")  # suffixes of weights files that are only read, also not for directories
 
 
 @dataclass(frozen=True)
 class WriteReport:
-    """Number, dtype and files of the written tensors."""
+    """Number, dtype and files of the written tensors, and notes."""
 
     tensors: int
     dtype: str
@@ -43,15 +43,16 @@ def write_weights(
     dtype: str | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> WriteReport:
-    """Writes `weights` to `destination`, which must not exist and appears only once it is complete.
+    """Writes `weights` to `destination`, which must not exist and is created only when it is complete.
 
     Args:
       weights: the weights to write.
       destination: a `.pth` or `.safetensors` file; a directory for "huggingface" and "orbax", and for "timm" if it has
         neither suffix.
       format: output format: "microsoft", "timm", "huggingface" or "orbax".
-      dtype: dtype of the tensors, by default the dtype of the source; always float32 in checkpoints of this package.
-      image_size: input size in pixels for a Hugging Face config; by default the source's size, or 224.
+      dtype: dtype of the tensors; by default the dtype of the source, float32 for float64. Checkpoints of this package
+        are always float32.
+      image_size: input size in pixels for a Hugging Face config; by default the size stored with the weights, or 224.
 
     Raises:
       UserError: the format cannot express the model, or `destination` does not fit the format or exists.
@@ -93,7 +94,7 @@ def write_weights(
             if file.suffix == ".safetensors":
                 metadata[METADATA] = json.dumps(in_metadata.to_dict())
             else:
-                notes += ("a torch file cannot hold preprocessing and class names; a .safetensors file can",)
+                notes += ("a torch file cannot store preprocessing and class names; a .safetensors file can",)
         write_tensors(file, tensors, nested=format == "microsoft", metadata=metadata or None)
     files = sorted(destination.iterdir()) if as_directory else [destination]
     return WriteReport(len(tensors), dtype, tuple(files), notes)
@@ -103,7 +104,9 @@ def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # reported below
         cast = array.astype(DTYPES[dtype], copy=False)
     if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
-        raise UserError(f"{name} reaches {np.abs(array).max():.3g}, which {dtype} cannot hold; choose another --dtype")
+        raise UserError(
+            f"{name} has values up to {np.abs(array).max():.3g}, too large for {dtype}; choose another --dtype"
+        )
     if 2 * np.count_nonzero(cast) < np.count_nonzero(array):
         raise UserError(f"most of {name} is too small for {dtype} and would be 0; choose another --dtype")
     return cast
@@ -122,7 +125,7 @@ def _dtype_notes(given: str, written: str) -> tuple[str, ...]:
 
 def _write_checkpoint(weights: Weights, destination: Path, dtype: str | None) -> WriteReport:
     if dtype not in (None, "float32"):
-        raise UserError(f"--dtype {dtype}: checkpoints hold float32 parameters; omit the flag")
+        raise UserError(f"--dtype {dtype}: checkpoints store float32 parameters; omit the flag")
     if destination.suffix in (*PICKLES, ".safetensors"):
         raise UserError(f"{destination.name}: --to orbax writes a directory")
     with atomic_output(destination) as partial:
@@ -137,19 +140,22 @@ def _check_expressible(weights: Weights, format: str) -> None:
     if ablated := [name for name in ABLATIONS if not getattr(config, name)]:
         raise UserError(f"{format} has no FocalNet with {ablated[0]}=False; write it with --to orbax")
     if format == "huggingface" and not config.num_classes:
-        raise UserError("transformers' classifier needs classes; these weights have none")
+        raise UserError("transformers needs a classifier; these weights have none: write them in another format")
     if format == "microsoft" and len(config.depths) == 1 and config.patch_size == 7 and not config.use_conv_embed:
         raise UserError(
-            "microsoft's format cannot distinguish one stage with patches of 7 from an overlapped embedding"
+            "microsoft's format cannot distinguish one stage with patches of 7 from an overlapped embedding: write it "
+            "with --to orbax"
         )
     if format == "timm" and config.patch_size != 4:
-        raise UserError(f"timm's FocalNet has patches of 4; this model has {config.patch_size}")
+        raise UserError(
+            f"timm's FocalNet has patches of 4; this model has {config.patch_size}: write it with --to orbax"
+        )
     if format != "microsoft":
         check_factors(config, {"huggingface": "transformers"}.get(format, format))
 
 
 def _file_notes(weights: Weights, format: str, destination: Path) -> tuple[str, ...]:
-    """Returns notes on building the model, one line each, for a file that does not state the model's options."""
+    """Returns one-line notes on building the model, for options of the model that the file does not contain."""
     config, notes = weights.config, []
     if format == "timm" and timm_name(config, weights.name) is None:
         arguments = {"num_classes": config.num_classes, **timm_arguments(config)}
@@ -163,7 +169,8 @@ def _file_notes(weights: Weights, format: str, destination: Path) -> tuple[str, 
         if config.num_classes != variant_config(weights.name).num_classes:
             notes.append(f"create the timm model with num_classes={config.num_classes}")
     if destination.suffix in PICKLES and released_name(config) is None:
-        options = [key for key in NOT_FROM_SHAPES if (format, key) != ("timm", "use_postln")]  # timm's names tell it
+        # The tensor names of timm determine use_postln.
+        options = [key for key in NOT_FROM_SHAPES if (format, key) != ("timm", "use_postln")]
         flags = " ".join(f"--option {key}={str(getattr(config, key)).lower()}" for key in options)
-        notes.append(f"a torch file does not state {' and '.join(options)}: this package reads it with {flags}")
+        notes.append(f"a torch file does not store {' and '.join(options)}: this package reads it with {flags}")
     return tuple(notes)

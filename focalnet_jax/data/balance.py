@@ -26,17 +26,17 @@ _THREADS = 16
 class Balance:
     """Order of examples in which a class of n examples is drawn in proportion to n ** (1 - power).
 
-    An epoch has N places, where N is the number of examples of the source. Each class has a fixed number of places.
-    They are filled from successive permutations of the class's examples, so that all examples of a class are drawn
-    equally often. The order is a pure function of seed, epoch and place.
+    An epoch has N draws, where N is the number of examples of the source. Each class gets a fixed number of draws.
+    These go through successive permutations of the class's examples, so that all examples of a class are drawn equally
+    often. The order is a pure function of the seed, the epoch and the position in the epoch.
 
     Args:
       labels: labels of all examples, `[N]`.
-      power: strength of the balance: 0 keeps the frequencies of classes, 1 makes the frequencies equal.
+      power: strength of the balancing. 0 keeps the class frequencies, 1 makes them equal.
 
     Attributes:
       counts: number of examples of each class, `[K]`.
-      places: number of places of each class in an epoch, `[K]`.
+      places: number of draws of each class in an epoch, `[K]`.
     """
 
     def __init__(self, labels: np.ndarray, power: float):
@@ -52,22 +52,25 @@ class Balance:
         self._firsts = np.cumsum(self.counts) - self.counts
         self._ends = np.cumsum(self.places)
 
-    def example(self, place: int, epoch: int, seed: int) -> int:
-        """Returns the index of the example for a place in [0, N) of an epoch; the caller shuffles the places."""
-        label = int(np.searchsorted(self._ends, place, side="right"))
-        places, count = int(self.places[label]), int(self.counts[label])
-        turn, within = divmod(epoch * places + place - (int(self._ends[label]) - places), count)
+    def example(self, position: int, epoch: int, seed: int) -> int:
+        """Returns the index of the example at a position in [0, N) of an epoch.
+
+        Positions are grouped by class; the caller shuffles them.
+        """
+        label = int(np.searchsorted(self._ends, position, side="right"))
+        draws, count = int(self.places[label]), int(self.counts[label])
+        turn, within = divmod(epoch * draws + position - (int(self._ends[label]) - draws), count)
         if count > 1:
             within = index_shuffle(within, max_index=count - 1, seed=_turn_seed(seed, label, turn), rounds=4)
         return int(self._order[self._firsts[label] + within])
 
     def describe(self) -> str:
-        """Returns text with the numbers of images and places of the rarest and of the most frequent class."""
+        """Returns a phrase with the numbers of images and draws of the rarest and of the most frequent class."""
         present = np.flatnonzero(self.counts)
         rare, often = present[self.counts[present].argmin()], present[self.counts[present].argmax()]
         return (
             f"an epoch draws {self.places[rare]} times from the {self.counts[rare]} images of the rarest class, "
-            f"{self.places[often]} times from the {self.counts[often]} of the most frequent one"
+            f"{self.places[often]} times from the {self.counts[often]} of the most frequent class"
         )
 
 
@@ -90,13 +93,13 @@ def balanced_weights(counts: np.ndarray) -> np.ndarray:
 def labels_of(source: Source) -> np.ndarray:
     """Returns the labels of all examples, `[N]` int32.
 
-    The examples of a source without `labels` are read once; their labels are then cached in
+    If the source has no attribute `labels`, all examples are read once, and their labels are cached in
     ~/.cache/focalnet_jax/labels.
 
     Raises:
-      UserError: too many records in a row cannot be read, or examples have several labels.
+      UserError: too many records in a row cannot be read, or an example has several labels.
     """
-    if isinstance(source, Relabelled):  # the cache holds the labels of its source
+    if isinstance(source, Relabelled):  # the cache contains the labels of the wrapped source
         return source.outputs[labels_of(source.source)]
     listed = getattr(source, "labels", None)
     if listed is not None:
@@ -120,16 +123,16 @@ def labels_of(source: Source) -> np.ndarray:
 
 
 def _label(source: Source, index: int) -> int:
-    """Returns the label of an example; of the next readable example if the record is damaged, as in training."""
+    """Returns the label of the example at `index`, or of the next readable example, which replaces it in training."""
     for attempt in range(TRIED):
         try:
             label = source[(index + attempt) % len(source)][1]
         except UnreadableImageError:
             continue
         if np.ndim(label):
-            raise UserError(f"class balance needs one label per image; {source.name(index)} has several")
+            raise UserError(f"class balancing needs one label per image, but {source.name(index)} has several")
         return int(label)
-    raise UserError(f"cannot read {source.name(index)}, nor the {TRIED - 1} after it: check the data")
+    raise UserError(f"cannot read {source.name(index)} or the {TRIED - 1} examples after it: check the data")
 
 
 def _npy(array: np.ndarray) -> bytes:

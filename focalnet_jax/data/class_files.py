@@ -1,4 +1,4 @@
-"""Reads users' files of class names, as text or JSON."""
+"""Reads class names from a user's text or JSON file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _NUMBERED_LINE = re.compile(r"(\d{1,9})[ \t]*[:,;= \t][ \t]*(\S.*)")
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Returns the class names in a file, in their order.
+    """Returns the class names in a file, in the order of the classes.
 
     Formats:
-      text: one class per line, also `synset<TAB>words`. If all lines are numbered, such as `3: cat`, and their
-        numbers are not ascending, the lines are sorted by number.
-      JSON list: list of the names.
-      JSON object: mapping from numbers to names, also under the key `id2label` as in a `config.json`; or mapping from
-        names to numbers, also under `label2id` or `class_to_idx`. A printed Python dict is accepted too.
-
-    The name of a class with a synset id is the id.
+      Text: one class per line. A line may also be `SYNSET<TAB>WORDS`; the name is then the synset id. If all lines
+        start with numbers, such as `3: cat`, which are not in ascending order, the lines are sorted by number and the
+        numbers are removed.
+      JSON list: the names. An entry may also be `[SYNSET, WORDS]`; the name is then the synset id.
+      JSON object: a mapping from numbers to names, or from names to numbers. It may be nested under the key `id2label`,
+        as in a `config.json`, `label2id` or `class_to_idx`.
+      Python: a list or dict of these forms, as printed by Python.
 
     Raises:
       UserError: the file cannot be read, or has a different format.
@@ -36,7 +36,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     path = Path(path).expanduser()
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise UserError(f"{path} has more than {_MOST_BYTES >> 20} MB; expected a list of classes: {EXPECTED}")
+            raise UserError(f"{path} has more than {_MOST_BYTES >> 20} MB; expected {EXPECTED}")
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, UserError):
@@ -45,26 +45,29 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
         raise UserError(f"cannot read the classes in {path}: {why}; expected {EXPECTED}") from error
     names = _listed(_parsed(path, text), path) if text.lstrip()[:1] in ("{", "[") else _lines(path, text)
     if not names:
-        raise UserError(f"{path} holds no classes; expected {EXPECTED}")
+        raise UserError(f"{path} contains no classes; expected {EXPECTED}")
     return tuple(names)
 
 
 def _lines(path: Path, text: str) -> list[str]:
     lines = [line.strip() for line in text.rstrip().split("\n")]
     if "" in lines and lines != [""]:
-        raise UserError(f"{path}: line {lines.index('') + 1} is empty and would shift the classes after it: remove it")
+        raise UserError(f"line {lines.index('') + 1} of {path} is empty and would shift later classes: remove the line")
     return [_short(line) if _SYNSET_LINE.match(line) else line for line in _by_number(path, lines) if line]
 
 
 def _by_number(path: Path, lines: list[str]) -> list[str]:
-    """Returns lines sorted by their numbers and without the numbers, if all are numbered and they are not ascending."""
+    """Sorts lines by their numbers and removes the numbers.
+
+    Returns the lines unchanged if a line has no number, or the numbers are in ascending order.
+    """
     numbered = [match for match in map(_NUMBERED_LINE.fullmatch, lines) if match]
     numbers = [int(match[1]) for match in numbered]
     if len(numbers) < len(lines) or numbers == sorted(numbers):
         return lines
     names = dict(zip(numbers, (match[2] for match in numbered), strict=True))
     if sorted(numbers) != list(range(len(lines))):
-        raise UserError(f"{path}: its lines are numbered, but not 0, 1, ... without gaps; expected {EXPECTED}")
+        raise UserError(f"the numbers of the lines in {path} are not 0, 1, ... without gaps: number the lines from 0")
     return [names[number] for number in range(len(lines))]
 
 
@@ -78,10 +81,10 @@ def _parsed(path: Path, text: str) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        value = ast.literal_eval(text.strip())  # as Python prints a dict
+        value = ast.literal_eval(text.strip())  # a dict or list as Python prints it
         if not isinstance(value, dict | list):  # a set has no order
             raise ValueError(type(value).__name__)
-        str(value)  # Python has a limit of digits for the text of a number
+        str(value)  # raises ValueError for a number with too many digits to be printed
         return value
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON; expected {EXPECTED}") from error
@@ -98,24 +101,30 @@ def _listed(value: Any, path: Path) -> list[str]:
 
 
 def _ordered(value: Any, path: Path) -> list[Any]:
-    """Returns the names in an object sorted by their numbers, which must be 0, 1, ... without gaps."""
+    """Returns the names in a JSON object, sorted by their numbers.
+
+    Raises `UserError` if the numbers are not 0, 1, ... without gaps.
+    """
     pairs = list(value.items()) if isinstance(value, dict) else []
     if pairs and all(type(number) is int for _, number in pairs):
         pairs = [(number, name) for name, number in pairs]
     numbered = {int(key): name for key, name in pairs if _NUMBER.fullmatch(str(key))}
     if not numbered or len(numbered) != len(pairs) or sorted(numbered) != list(range(len(pairs))):
-        raise UserError(f"{path}: its numbers are not 0, 1, ... without gaps; expected a class name for each of them")
+        raise UserError(f"the class numbers in {path} are not 0, 1, ... without gaps; expected one name for each")
     return [numbered[number] for number in range(len(pairs))]
 
 
 def _name(value: Any) -> str | None:
-    """Returns the name in a JSON value, which may be a pair of a synset id and words; None if it holds none."""
+    """Returns the class name in a JSON value, or None if the value is not a name.
+
+    The name is a string, or the synset id of a pair `[SYNSET, WORDS]`.
+    """
     if isinstance(value, list | tuple) and value and isinstance(value[0], str) and synset_of(value[0]) == value[0]:
         return value[0]
     if not isinstance(value, str):
         return None
     try:
         value.encode(errors="surrogateescape")
-    except UnicodeEncodeError:  # half of a character, which no terminal and no file can hold
+    except UnicodeEncodeError:  # a lone surrogate, which cannot be printed or written
         return None
     return value.strip() or None

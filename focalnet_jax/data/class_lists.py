@@ -1,7 +1,7 @@
-"""The classes of ImageNet-1K and ImageNet-22K in the order of the released heads.
+"""The classes of ImageNet-1K and ImageNet-22K, in the order of the outputs of the released classifiers.
 
-`classes/*.txt` have one line per class with synset id and lemmas; `scripts/class_lists.py` made them and names the
-sources.
+The files `classes/*.txt` have one line per class, with its synset id and lemmas. `scripts/class_lists.py` generates
+these files and lists their sources.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
-# In the 22K order ids 0..999 are ImageNet-1K. Id 850 (n04399382, teddy bear) has no images in the fall 2011 release.
+# Classes 0 to 999 of the 22K list are ImageNet-1K. Class 850 (n04399382, teddy bear) has no images in the fall 2011
+# release of ImageNet-22K.
 NUM_1K = 1000
 NUM_22K = 21842
 UNTRAINED_22K = 850
 _LISTS = {NUM_1K: "imagenet1k", NUM_22K: "imagenet22k"}
-# A synset id, alone, before words (n02085620-Chihuahua), or after them in parentheses as in `class_names`.
+# A synset id: alone, before words (n02085620-Chihuahua), or after words in parentheses, as `class_names` writes it.
 _SYNSET = re.compile(r"(n\d{8})(?![0-9a-z]).*|.*\((n\d{8})\)", re.IGNORECASE | re.DOTALL)
 
 
 def synset_of(name: str) -> str | None:
-    """Returns the synset id at the start of a class name, or in parentheses at its end; None without one."""
+    """Returns the synset id at the start of a class name or in parentheses at its end, or None if it has no id."""
     found = _SYNSET.fullmatch(name.strip())
     return (found[1] or found[2]).lower() if found else None
 
 
 @cache
 def class_list(num_classes: int) -> tuple[tuple[str, str], ...] | None:
-    """Returns `(synset id, lemmas)` of each class of ImageNet's list of this length; None if there is no such list."""
+    """Returns `(synset id, lemmas)` of each class of the ImageNet list with this length, or None for other lengths."""
     if num_classes not in _LISTS:
         return None
     text = resources.files("focalnet_jax.data").joinpath(f"classes/{_LISTS[num_classes]}.txt").read_text("utf-8")
@@ -37,7 +38,10 @@ def class_list(num_classes: int) -> tuple[tuple[str, str], ...] | None:
 
 
 def class_names(num_classes: int) -> list[str] | None:
-    """Returns one distinct name per class: its lemmas, with the synset id where two classes share them."""
+    """Returns a unique name for each class of the ImageNet list with this length, or None for other lengths.
+
+    The name consists of the lemmas, followed by the synset id if two classes have the same lemmas.
+    """
     classes = class_list(num_classes)
     if classes is None:
         return None
@@ -50,12 +54,12 @@ def class_names(num_classes: int) -> list[str] | None:
 def output_names(count: int, classes: Sequence[str] | None = None) -> list[str]:
     """Returns a readable name for each output of a classifier.
 
-    Synset ids are replaced by words. Without names, outputs have the names of ImageNet's classes if
-    there is a list of ImageNet with this number of classes, otherwise LABEL_0, LABEL_1, ...
+    Synset ids are replaced by words. If `classes` is None and there is an ImageNet list with `count` classes, the
+    outputs have the names of its classes. All other outputs without a name are called LABEL_0, LABEL_1, ...
 
     Args:
       count: number of outputs, which may be larger than the number of classes of the data.
-      classes: names of the first outputs, if known.
+      classes: names of the first outputs, or None if they are unknown.
     """
     imagenet = class_list(count)
     if imagenet and (classes is None or list(classes) == [synset for synset, _ in imagenet]):
@@ -65,7 +69,10 @@ def output_names(count: int, classes: Sequence[str] | None = None) -> list[str]:
 
 
 def _in_words(classes: Sequence[str]) -> Sequence[str]:
-    """Returns names with synset ids replaced by ImageNet's words, and the id added where the words are ambiguous."""
+    """Replaces synset ids by ImageNet's words, if all names are synset ids.
+
+    The id is added in parentheses if the words are ambiguous or the class is not in ImageNet-1K.
+    """
     if not classes or any(synset_of(name) != name for name in classes):
         return classes
     known = dict(class_list(NUM_1K))
@@ -79,7 +86,11 @@ def _in_words(classes: Sequence[str]) -> Sequence[str]:
 
 
 def short_names(labels: Sequence[str]) -> list[str]:
-    """Returns distinct short names of labels: the first lemma, else the whole label, else the label and its number."""
+    """Returns a unique short name for each label.
+
+    The name is the first lemma, the whole label if other labels have the same first lemma, or the label and its index
+    if other labels are equal.
+    """
     first = [label.split(",")[0] for label in labels]
     lemmas, wholes = Counter(first), Counter(labels)
     return [

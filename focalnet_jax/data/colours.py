@@ -1,4 +1,4 @@
-"""Photometric operations on an image `[H, W, 3]` uint8, with the results of Pillow's ImageOps and ImageEnhance."""
+"""Colour operations on an image `[H, W, 3]` uint8, with the same results as Pillow's ImageOps and ImageEnhance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _histograms(image):  # pragma: no cover - compiled
 
 @numba_compiled
 def _grey(red, green, blue):  # pragma: no cover - compiled
-    """Pillow's luma, ITU-R 601-2 in fixed point."""
+    """Returns the luma of a pixel, like Pillow by ITU-R 601-2 in fixed point."""
     return (np.int32(red) * 19595 + np.int32(green) * 38470 + np.int32(blue) * 7471 + 0x8000) >> 16
 
 
@@ -47,12 +47,12 @@ def _mean_grey(image):  # pragma: no cover - compiled
 
 @numba_compiled
 def _blended(start, end, factor):  # pragma: no cover - compiled
-    """Returns the inter- or extrapolated level between two float32 levels, truncated like Pillow's blend."""
+    """Interpolates or extrapolates between two float32 pixel values, and clips and truncates like Pillow's blend."""
     value = start + factor * (end - start)
     return np.uint8(np.int32(min(max(value, np.float32(0)), np.float32(255))))
 
 
-# The two functions below loop over rows of numbers, not of pixels, so that the compiler vectorizes them.
+# The two functions below loop over rows of scalars, not of RGB pixels, so that the compiler vectorizes them.
 
 
 @numba_compiled
@@ -84,8 +84,9 @@ def _sharpened(image, factor):  # pragma: no cover - compiled
         left, middle, right, centre, to = sums[:-6], sums[3:-3], sums[6:], row[3:-3], out[y, 3:-3]
         for i in range(width - 6):
             level = np.float32(centre[i])
-            # Pillow's SMOOTH: a weighted sum divided by 13 and rounded. Sums are whole numbers: the additional 0.25
-            # keeps them away from the rounding boundary, where float32 would err.
+            # Pillow's SMOOTH: a weighted sum divided by 13 and rounded to nearest, floor((sum + 6.5) / 13). Sums are
+            # whole numbers, so adding another 0.25 does not change the exact result, but keeps it away from the
+            # rounding boundary, where float32 would be inexact.
             total = left[i] + middle[i] + right[i] + np.float32(4) * level
             smooth = np.floor((total + np.float32(6.75)) * np.float32(1 / 13))
             to[i] = _blended(smooth, level, factor)
@@ -93,7 +94,12 @@ def _sharpened(image, factor):  # pragma: no cover - compiled
 
 
 def look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Returns the image with levels replaced by entries of `table`, `[256]` or `[3, 256]`, clipped to [0, 255]."""
+    """Replaces each pixel value by the entry of `table` at this index, clipped to [0, 255].
+
+    Args:
+      image: `[H, W, 3]` uint8.
+      table: `[256]` for all channels, or `[3, 256]` with a table per channel.
+    """
     tables = np.broadcast_to(np.clip(table, 0, 255).astype(np.uint8), (3, 256))
     return _looked_up(image, np.ascontiguousarray(tables))
 
@@ -104,22 +110,22 @@ def invert(image: np.ndarray) -> np.ndarray:
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
-    """Returns the image with only the `bits` highest bits of every level: black for 0, unchanged for 8 or more."""
+    """Keeps only the `bits` highest bits of every pixel value. With 8 or more bits, the image is unchanged."""
     return image if bits >= 8 else image & np.uint8((0xFF << (8 - bits)) & 0xFF)
 
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
-    """Returns the image with levels of `threshold` and above inverted."""
+    """Inverts pixel values of `threshold` and above."""
     return look_up(image, np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS))
 
 
 def solarize_add(image: np.ndarray, add: int) -> np.ndarray:
-    """Returns the image with levels below 128 raised by `add`."""
+    """Adds `add` to pixel values below 128, and clips to [0, 255]."""
     return look_up(image, np.where(_LEVELS < 128, _LEVELS + add, _LEVELS))
 
 
 def autocontrast(image: np.ndarray) -> np.ndarray:
-    """Returns the image with every channel stretched to the range [0, 255]."""
+    """Stretches every channel to the range [0, 255]."""
     tables = np.tile(_LEVELS, (3, 1))
     for table, counts in zip(tables, _histograms(image), strict=True):
         low, high = np.flatnonzero(counts)[[0, -1]]
@@ -130,7 +136,7 @@ def autocontrast(image: np.ndarray) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-    """Returns the image with the histogram of every channel equalized."""
+    """Equalizes the histogram of every channel."""
     tables = np.tile(_LEVELS, (3, 1))
     for table, counts in zip(tables, _histograms(image), strict=True):
         step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
@@ -140,22 +146,22 @@ def equalize(image: np.ndarray) -> np.ndarray:
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Returns the image blended with black: factor 0 is black, 1 the image."""
+    """Blends the image with black. Factor 0 gives black, 1 the image, and more than 1 a brighter image."""
     return look_up(image, _blend_table(0, factor))
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Returns the image blended with its mean grey: factor 0 is grey, 1 the image."""
+    """Blends the image with its mean grey. Factor 0 gives uniform grey, 1 the image, and more than 1 more contrast."""
     return look_up(image, _blend_table(int(_mean_grey(image) + 0.5), factor))
 
 
 def saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Returns the image blended with its grey version, Pillow's Color: factor 0 is grey, 1 the image."""
+    """Blends the image with its grey version, like Pillow's Color. Factor 0 gives the grey version, 1 the image."""
     return _saturated(image, np.float32(factor))
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Returns the image blended with its smoothed version: factor 0 is smoothed, 1 the image."""
+    """Blends the image with its smoothed version. Factor 0 gives the smoothed version, 1 the image."""
     return _sharpened(image, np.float32(factor))
 
 

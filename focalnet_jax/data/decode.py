@@ -26,10 +26,10 @@ from focalnet_jax.data.metadata import (
 )
 from focalnet_jax.errors import RunFailedError, UserError
 
-MAX_PIXELS = 100_000_000  # larger images are rejected before decoding: they would fill the memory of the host
-MAX_BYTES = 2**30  # largest file
-MAX_SCANS = 1000  # in a progressive JPEG, which usually has ten: each takes as long as a whole image
-LARGEST_SIDE = 4096  # largest side of a model's input: activations of larger ones would fill the memory
+MAX_PIXELS = 100_000_000  # larger images are rejected before decoding, because they would fill the host's memory
+MAX_BYTES = 2**30  # size of the largest file
+MAX_SCANS = 1000  # of a progressive JPEG, which usually has ten; decoding a scan takes as long as a whole image
+LARGEST_SIDE = 4096  # largest side of a model's input in pixels; activations of larger inputs would fill the memory
 
 # Exceptions that Pillow's decoders raise for damaged bytes.
 PILLOWS_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError)
@@ -37,22 +37,22 @@ PILLOWS_ERRORS += (AttributeError, AssertionError, struct.error, zlib.error, Ima
 _START_OF_SCAN, _END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
 _PIXELS_ONLY = {"PNG": png_pixels_only, "WEBP": webp_pixels_only, "JPEG2000": jpeg2000_pixels_only}
 
-Picture = np.ndarray | bytes | str | Path  # an image: decoded, encoded, or its file
+Picture = np.ndarray | bytes | str | Path  # an image: a decoded array, encoded bytes, or the path of a file
 
 
 class UnreadableImageError(UserError):
-    """Raised for an image that cannot be decoded. The message has the reason; the caller adds the name."""
+    """Raised if an image cannot be decoded. The message is the reason; the caller adds the name of the image."""
 
 
 def decode(picture: Picture) -> np.ndarray:
-    """Returns an image as `[H, W, 3]` uint8.
+    """Decodes an image to `[H, W, 3]` uint8. An array is returned unchanged.
 
-    Grey, palette and CMYK images are converted to RGB, transparency is dropped, 16-bit grey is scaled to 8 bits. The
-    first image of animations and files with several pages is decoded. EXIF orientation is not applied, as in
-    torchvision and timm. Text, colour profiles, EXIF and trailing bytes are ignored, also if they are damaged.
+    Grey, palette and CMYK images are converted to RGB, transparency is dropped, 16-bit grey is scaled to 8 bits.
+    Animations and files with several pages are decoded to their first image. Like in torchvision and timm, the EXIF
+    orientation is not applied. Text, colour profiles, EXIF and trailing bytes are ignored, even if they are damaged.
 
     Raises:
-      UnreadableImageError: the image cannot be read or decoded, or has more than `MAX_PIXELS`; names the kind of file.
+      UnreadableImageError: the image cannot be read or decoded, or has more than `MAX_PIXELS` pixels.
       RunFailedError: the storage fails.
     """
     if isinstance(picture, np.ndarray):
@@ -74,11 +74,14 @@ def _read(path: str | Path) -> bytes:
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
     except OSError as error:  # the storage failed: continuing without the image would change the run
-        raise RunFailedError(f"cannot read {path}: {error.strerror}; start it again") from error
+        raise RunFailedError(f"cannot read {path}: {error.strerror}; start the command again") from error
 
 
 def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
-    """Returns the same pixels as Pillow, faster (both use libjpeg-turbo); None for bytes that Pillow must decode."""
+    """Decodes a JPEG faster than Pillow, or returns None for bytes that only Pillow can decode.
+
+    The pixels equal Pillow's, because simplejpeg and Pillow both use libjpeg-turbo.
+    """
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
         if space in ("YCbCr", "Gray") and height * width <= MAX_PIXELS and encoded.count(_START_OF_SCAN) <= MAX_SCANS:
@@ -98,32 +101,35 @@ def _decode_any(encoded: bytes) -> np.ndarray:
         encoded = jpeg_pixels_only(encoded)
         if scans(encoded) > MAX_SCANS:
             raise UnreadableImageError(f"it has {scans(encoded)} scans; at most {MAX_SCANS} are decoded")
-    if kind.format == "TIFF" and (refusal := check_tiff(encoded, MAX_PIXELS)):
-        raise UnreadableImageError(refusal)
+    if kind.format == "TIFF" and (problem := check_tiff(encoded, MAX_PIXELS)):
+        raise UnreadableImageError(problem)
     try:
         return np.asarray(_open_rgb(encoded, kind.format))
     except (UnreadableImageError, MemoryError):
         raise
-    except Exception as error:  # Pillow's decoders raise many kinds for damaged bytes
+    except Exception as error:  # Pillow's decoders raise many types for damaged bytes
         pixels = _decode_damaged(encoded, kind.format)
         if pixels is not None:
             return pixels
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = "its header is damaged, or of a kind that Pillow does not read"
+            reason = "its header is damaged, or of a kind that Pillow does not support"
         raise UnreadableImageError(f"it is {kind.title} that cannot be decoded: {reason}") from error
 
 
 def _decode_damaged(encoded: bytes, format: str) -> np.ndarray | None:
-    """Returns the pixels of a file that Pillow rejects although its pixels are complete; None if incomplete."""
+    """Decodes a file that Pillow rejects although its pixels are complete, such as one with damaged metadata.
+
+    Returns None if that fails too.
+    """
     try:
         if format in _PIXELS_ONLY:
             return np.asarray(_open_rgb(_PIXELS_ONLY[format](encoded), format))
-        if format == "JPEG" and is_one_scan(encoded):  # cut off after the pixels: simplejpeg raises if any is missing
+        if format == "JPEG" and is_one_scan(encoded):  # may lack only its end; simplejpeg raises if pixels are missing
             return _decode_jpeg(encoded + _END_OF_JPEG)
     except (UnreadableImageError, MemoryError):
         raise
-    except PILLOWS_ERRORS:  # in the second attempt: the caller reports the reason of the first
+    except PILLOWS_ERRORS:  # the caller reports the error of the first attempt
         return None
     return None
 
@@ -135,17 +141,17 @@ def _open_rgb(encoded: bytes, format: str) -> Image.Image:
             raise UnreadableImageError(f"it has {image.width}x{image.height} pixels; at most {most:,} are decoded")
         if image.mode == "F" or (image.mode == "I" and format != "PPM"):
             raise UnreadableImageError("it has 32 bits per pixel in an unknown range: convert it to 8 or 16 bits")
-        if image.mode.startswith("I"):  # Pillow's mode for 16 bits; in PPM for 9 to 16 bits, scaled to 16
+        if image.mode.startswith("I"):  # Pillow's mode for 16 bits; PPM of 9 to 16 bits is scaled to 16
             grey = np.asarray(image, dtype=np.float32) * (255 / 65535)
             return Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8)).convert("RGB")
-        if "transparency" in image.info:  # by way of RGBA, which Pillow requires for palettes
+        if "transparency" in image.info:  # converted by way of RGBA, which Pillow requires for palettes
             image = image.convert("RGBA")
         return image.convert("RGB")
 
 
 @cache
 def _installed() -> frozenset[str]:
-    """Returns the formats that the installed Pillow can decode: AVIF needs Pillow 11.3."""
+    """Returns the formats that the installed Pillow can decode. AVIF needs Pillow 11.3."""
     Image.init()
     readable = set(Image.OPEN)
     if not features.check("jpg_2000"):

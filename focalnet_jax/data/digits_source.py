@@ -15,9 +15,9 @@ _DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"  # one row per image: 64 nu
 
 
 class DigitsSource:
-    """The 1797 handwritten digits in scikit-learn (UCI ML repository): 8x8 grey images of 10 classes.
+    """The 1797 handwritten digits in scikit-learn (UCI ML repository), 8x8 grey images of 10 classes.
 
-    Split `val` has every fourth image of each class; `train` has the others.
+    Split `val` has every fourth image, in the order of the classes. Split `train` has the others.
 
     Raises:
       UserError: the split does not exist.
@@ -45,5 +45,5 @@ class DigitsSource:
         return self._images[index], self.labels[index]
 
     def name(self, index: int) -> str:
-        """Returns the position of an example in the split, as text."""
+        """Returns a name made of the example's index in the split, such as `digit 12`."""
         return f"digit {index}"

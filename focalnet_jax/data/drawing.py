@@ -1,4 +1,4 @@
-"""Images as PNG files, and text that fits below them."""
+"""Encodes images as PNG, and shortens text to the width of an image."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from PIL import Image, ImageFont
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Returns an image `[H, W, 3]` uint8 as the content of a PNG file."""
+    """Encodes an image `[H, W, 3]` uint8 as PNG and returns the bytes."""
     written = io.BytesIO()
     Image.fromarray(image).save(written, "PNG")
     return written.getvalue()
 
 
 def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """Returns the longest beginning of a text that is at most `width` pixels wide, but at least one character."""
+    """Cuts off the end of a string until it is at most `width` pixels wide or has only one character."""
     while font.getlength(text) > width and len(text) > 1:
         text = text[:-1]
     return text

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Suffixes of the formats that Pillow may decode, by Pillow's names. Excluded are formats that start programs (EPS:
-# Ghostscript) or need the operating system (WMF), and formats that arbitrary bytes are easily taken for.
+# Suffixes of the supported formats, by Pillow's names of the formats. Other formats that Pillow knows are left out if
+# it starts another program to decode them (EPS: Ghostscript), if they need Windows (WMF), or if arbitrary bytes are
+# easily mistaken for them.
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -25,7 +26,7 @@ SUFFIXES = {
 FORMATS = tuple(SUFFIXES)
 IMAGE_SUFFIXES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 
-_CONVERT = "which is not read: convert it to JPEG or PNG"
+_CONVERT = "which is not supported: convert it to JPEG or PNG"
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class FileType:
     """Type of a file.
 
     Attributes:
-      format: Pillow's name of a format in `FORMATS`; None for files that are not decoded.
+      format: Pillow's name of the format, one of `FORMATS`, or None for a type that is not decoded.
       title: name in messages, such as "an HTML page".
-      advice: text after the title in the message about a file that is not decoded.
+      advice: end of the message, after the title, for a type that is not decoded.
     """
 
     format: str | None
@@ -146,7 +147,11 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def detect_type(encoded: bytes) -> tuple[FileType | None, bytes]:
-    """Returns the type of a file (None if unknown), and its bytes without white space before an image."""
+    """Detects the type of a file from its content.
+
+    Returns:
+      The type, or None if it is unknown, and the bytes, without white space or a byte order mark before an image.
+    """
     if not encoded:
         return _EMPTY, encoded
     kind = _by_signature(encoded)
@@ -161,8 +166,8 @@ def detect_type(encoded: bytes) -> tuple[FileType | None, bytes]:
 
 
 def _by_signature(encoded: bytes) -> FileType | None:
-    for place, magic, kind in _SIGNATURES:
-        if encoded.startswith(magic, place):
+    for offset, magic, kind in _SIGNATURES:
+        if encoded.startswith(magic, offset):
             return kind
     if encoded.startswith(b"RIFF"):
         return _RIFF.get(encoded[8:12])
@@ -180,9 +185,9 @@ def _by_signature(encoded: bytes) -> FileType | None:
 
 
 def _by_brands(encoded: bytes) -> FileType:
-    """Returns the type of an ISO base media file by the brands in its first box."""
+    """Returns the type of an ISO base media file (AVIF, HEIC, MP4) by the brands in its first box."""
     box = encoded[8 : min(max(int.from_bytes(encoded[:4]), 16), 256)]
-    brands = {box[:4], *(box[place : place + 4] for place in range(8, len(box), 4))}
+    brands = {box[:4], *(box[start : start + 4] for start in range(8, len(box), 4))}
     if brands & _AVIF_BRANDS:
         return _READ["AVIF"]
     if box[:4] == b"crx ":
@@ -195,7 +200,7 @@ def _text(encoded: bytes) -> FileType | None:
     try:
         text = head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4 or len(head) < 1024:  # not a character cut in two
+        if error.start < len(head) - 4 or len(head) < 1024:  # the cause is not a character that is cut off at the end
             return None
         text = head[: error.start].decode("utf-8-sig")
     if not all(letter.isprintable() or letter.isspace() for letter in text):

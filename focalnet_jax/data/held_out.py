@@ -17,16 +17,16 @@ from focalnet_jax.data.sources import open_source
 from focalnet_jax.data.split_names import split_named
 from focalnet_jax.errors import UserError
 
-_WITHOUT_SPLITS = "."  # the split of a folder that holds class folders itself
+_WITHOUT_SPLITS = "."  # name of the split if the folder contains the class folders directly
 
 
 class Part:
-    """A subset of a source, in its order.
+    """A subset of a source, in the order of the source.
 
     Args:
       whole: the source.
-      names: paths of all its files, relative to the folder of the classes.
-      indices: the examples of the subset, `[M]`.
+      names: paths of all files of the source, relative to the folder that contains the class folders.
+      indices: indices in the source of the examples of the subset, `[M]`.
       description: description of the subset.
     """
 
@@ -36,7 +36,7 @@ class Part:
         self.empty = getattr(whole, "empty", {})  # class folders without images, see `check_examples`
         self.labels = labels_of(whole)[indices]
         self.description = description
-        # From its own file names only: an image added to the other part does not change it.
+        # Depends only on the file names of this subset: images added to the other subset do not change it.
         self.fingerprint = fingerprint_of(names[index] for index in indices)
 
     def __len__(self) -> int:
@@ -51,13 +51,15 @@ class Part:
 
 
 def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
-    """Opens a split of a config's `data` section; divides the training images if `data.held_out` is set.
+    """Opens a split of the data set that a config's `data` section describes.
 
-    With `held_out`, the images of a folder source without a folder for `eval_split` are divided into training and
-    evaluation images. The folder may hold class folders (`PATH/CLASS/*.jpg`) instead of `PATH/train/CLASS/*.jpg`.
+    If `data.held_out` is set and a folder source has no folder for `data.eval_split`, the training images are divided
+    into training and evaluation images. Such a folder may contain the class folders directly (`PATH/CLASS/*.jpg`)
+    instead of `PATH/train/CLASS/*.jpg`.
 
     Raises:
-      UserError: `open_source` raises it, or the folder holds an evaluation split under a different name.
+      UserError: the source cannot be opened, the folder contains an evaluation split under a different name, or no
+        image can be held out.
     """
     divided = split in (data.train_split, data.eval_split) and data.source == "folder" and data.path
     if not (divided and data.held_out) or (Path(data.path) / data.eval_split).is_dir():
@@ -68,15 +70,17 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
         others = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and split_named(entry.name))
         if others:
             raise UserError(
-                f"{root} holds {', '.join(others)} but neither {data.train_split} nor {data.eval_split}: name the "
-                "splits with --config.data.train_split and --config.data.eval_split, or give the folder of the classes"
+                f"{root} contains {', '.join(others)} but neither {data.train_split} nor {data.eval_split}: set the "
+                "splits with --config.data.train_split and --config.data.eval_split, or set --config.data.path to the "
+                "folder that contains the classes"
             )
     other_splits = [] if within == _WITHOUT_SPLITS else _find_other_splits(root, data.train_split)
     evaluated = [name for name in other_splits if split_named(name) == "val" or data.eval_split != "val"]
     if evaluated:
         raise UserError(
-            f"{root} holds {', '.join(other_splits)} next to {data.train_split}, but no {data.eval_split}: evaluate on "
-            f"it with --config.data.eval_split={evaluated[0]}, or move it away to hold out a part of {data.train_split}"
+            f"{root} contains {', '.join(other_splits)} next to {data.train_split}, but no {data.eval_split}: evaluate "
+            f"with --config.data.eval_split={evaluated[0]}, or move {evaluated[0]} away to hold out a part of "
+            f"{data.train_split}"
         )
     whole = open_source(data.source, data.path, within)
     prefix = len(os.path.join(root / within, ""))
@@ -97,21 +101,26 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
 
 
 def _find_other_splits(root: Path, split: str) -> list[str]:
-    """Returns the folders that are named like splits, except `split`."""
+    """Returns the names of the folders in `root` that are named like splits, except `split`."""
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name != split)
     return [name for name in names if split_named(name)]
 
 
 def choose(names: Sequence[str], labels: np.ndarray, share: float) -> np.ndarray:
-    """Returns which examples are held out, `[N]` bool: those whose name has a hash below `share`.
+    """Chooses examples to hold out, by hashes of their names.
 
-    An additional image does not change the choice of others. In a class of two or more images, the image with the
-    lowest hash is always held out, and the image with the highest hash is always kept.
+    An example is held out if its hash is below `share`. In every class of two or more images, however, the image with
+    the lowest hash is always held out, and the image with the highest hash is always kept; a single image is kept.
+    Additional images change the choice of others only by changing which image of a class has the lowest or highest
+    hash.
 
     Args:
-      names: file names.
-      labels: labels `[N]`.
+      names: file names of all examples.
+      labels: labels of all examples, `[N]`.
       share: fraction of the examples to hold out, in [0, 1].
+
+    Returns:
+      Whether each example is held out, `[N]` bool.
     """
     hashes = np.array([_hash(name) for name in names])
     held = hashes < share

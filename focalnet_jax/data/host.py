@@ -1,4 +1,4 @@
-"""Interface between a task and the loader: how an example becomes arrays. Nothing here loads JAX."""
+"""Interface by which the loader gets the arrays of an example from a task. This module does not load JAX."""
 
 from __future__ import annotations
 
@@ -10,17 +10,25 @@ Batch = dict[str, np.ndarray]
 
 
 class EvalHost(Protocol):
-    """Turns the examples of a source into arrays of fixed shapes, without a leading axis.
+    """Converts the examples of a source to arrays of fixed shapes, without a batch axis.
 
-    A host is pickled into reader processes: it uses only NumPy, and its module does not import JAX.
+    A host is pickled and sent to reader processes. It therefore uses only NumPy, and its module does not import JAX.
     """
 
     def eval_example(self, example: Any) -> Batch:
-        """Returns an example for an evaluation; raises `UnreadableImageError` if its image cannot be decoded."""
+        """Returns the arrays of an example for evaluation.
+
+        Raises:
+          UnreadableImageError: the image cannot be decoded.
+        """
 
 
 class Host(EvalHost, Protocol):
     """An `EvalHost` that also augments training examples."""
 
     def train_example(self, example: Any, rng: np.random.Generator) -> Batch:
-        """Returns an augmented example; raises `UnreadableImageError` if its image cannot be decoded."""
+        """Returns the arrays of an example for training, augmented with random numbers from `rng`.
+
+        Raises:
+          UnreadableImageError: the image cannot be decoded.
+        """

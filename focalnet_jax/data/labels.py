@@ -1,8 +1,8 @@
 """Matches the classes of a data set with the outputs of a classifier.
 
 A data set and a classifier from different origins name their classes differently: by synset ids, numbers or words.
-`match_classes` finds the output of every class of the data; `relabelled.Relabelled` is the data set with these outputs
-as labels. Classes are never matched by their positions.
+`match_classes` finds the output of every class of the data set, and `relabelled.Relabelled` is the data set with these
+outputs as labels. Classes are never matched by their order.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list, synset_of
 from focalnet_jax.data.source import are_numbers
 from focalnet_jax.errors import UserError, abbreviated
 
-HOW_TO_SAY = "--config.data.classes=FILE names the classifier's outputs, one class per line in their order"
+HOW_TO_SAY = "--config.data.classes=FILE names the classifier's outputs, one class per line, in the outputs' order"
 _SEPARATORS = re.compile(r"[\s_\-'’.]+")
-_IN_ORDER = 0.9  # words differ a little between sources of ImageNet's list; another order matches almost nowhere
+# Share of names that must match ImageNet's list at their index. Sources of the list differ in a few words, but names in
+# a different order match almost nowhere.
+_IN_ORDER = 0.9
 _SHOWN = 5
 
 
@@ -33,7 +35,7 @@ class Classes:
     Attributes:
       names: names of all outputs, or of the first outputs if the others are unused.
       origin: description of the source of the names.
-      exact: whether the names equal the class names of the training data; False for names made for display.
+      exact: whether the names are the class names of the training data; False for names that were made for display.
     """
 
     names: tuple[str, ...]
@@ -44,14 +46,15 @@ class Classes:
         return len(self.names)
 
     def first(self, count: int | None) -> Classes:
-        """Returns the first `count` classes; all classes if `count` is None."""
+        """Returns the first `count` classes, or all classes if `count` is None."""
         return self if count is None else replace(self, names=self.names[:count])
 
     @cached_property
     def synsets(self) -> tuple[str | None, ...]:
-        """The synset id of each output; None if unknown.
+        """Synset id of each output, or None if it is unknown.
 
-        Known from its name; an ambiguous name has the id at its place in ImageNet's list if the list has this order.
+        An id is found in the name, at the same index of ImageNet's list if the names are in its order, or by the words
+        of the name if they fit only one class.
         """
         named = [
             [synset] if (synset := synset_of(name) or entry) else _common(_lemmas(NUM_1K).get, name)
@@ -61,9 +64,9 @@ class Classes:
 
 
 def _entries(names: tuple[str, ...]) -> Sequence[str | None]:
-    """Returns the synset id of each name that equals the entry at its place in ImageNet's list; None for other names.
+    """Returns the synset id of each name that matches the class at the same index in ImageNet's list.
 
-    All are None unless most names are in the order of a list.
+    Other names have None. All names have None if fewer than `_IN_ORDER` of them match.
     """
     listed = class_list(len(names)) or ()
     found = [
@@ -76,12 +79,12 @@ def _entries(names: tuple[str, ...]) -> Sequence[str | None]:
 
 @dataclass(frozen=True)
 class Matching:
-    """The outputs of the classes of a data set.
+    """The classifier output for each class of a data set.
 
     Attributes:
-      outputs: output of each class, `[classes of the data]` int32; -1 for a class that the classifier lacks and that
-        has no examples.
-      how: description of the criterion of the match; empty if both sides have the same names in the same order.
+      outputs: index of the output for each class, `[classes of the data]` int32; -1 for a class that the classifier
+        lacks and that has no examples.
+      how: criterion of the match, such as "synset id"; empty if both sides have the same names in the same order.
     """
 
     outputs: np.ndarray
@@ -89,13 +92,13 @@ class Matching:
 
 
 def classes_of(outputs: int, stated: Sequence[str] | None, origin: str, *, exact: bool = False) -> Classes | None:
-    """Returns the class names of a classifier's outputs; None if they are unknown.
+    """Returns the class names of a classifier's outputs, or None if they are unknown.
 
-    Without names, a classifier with the number of outputs of a list of ImageNet has the classes of that list.
+    If `stated` is None and there is an ImageNet list with `outputs` classes, the names are taken from this list.
 
     Args:
       outputs: number of outputs.
-      stated: names stated by a file or run; None if none are stated, empty for a classifier that was not trained.
+      stated: names from a file or run, None if it contains no names, or empty for a classifier that was not trained.
       origin: description of the source of the names.
       exact: see `Classes`.
     """
@@ -117,35 +120,37 @@ def match_classes(
     hint: str = HOW_TO_SAY,
     is_part: bool = False,
 ) -> Matching:
-    """Finds the output of each of a data set's classes.
+    """Finds the classifier output for each class of a data set.
 
-    Equal names mean the same class. Otherwise numbers mean outputs, synset ids mean ImageNet's classes, and words are
-    compared with names and lemmas of the outputs, ignoring case, spaces, hyphens and underscores.
+    Equal names mean the same class. Otherwise, numbers are indices of outputs, synset ids are classes of ImageNet, and
+    words are compared with the names and lemmas of the outputs, ignoring case, spaces, hyphens, underscores,
+    apostrophes and periods.
 
     Args:
       names: class names of the data.
-      classes: class names of the classifier; None if unknown.
+      classes: class names of the classifier, or None if they are unknown.
       outputs: number of outputs of the classifier.
       data: name of the data set in messages.
       classifier: name of the classifier in messages.
-      numbers: whether class names that are numbers mean outputs.
-      present: classes that must be found, such as those with examples; by default all classes.
+      numbers: whether class names that are numbers can be indices of outputs.
+      present: indices of the classes that must be found, such as the classes with examples; by default all classes.
       hint: sentence with a remedy for classes that cannot be matched.
-      is_part: whether `classifier` names some outputs of a classifier, such as "the first 1000 outputs of X".
+      is_part: whether `classifier` describes a part of the outputs, such as "the first 1000 outputs of X".
 
     Raises:
-      UserError: the classifier lacks a class, a class is ambiguous, or the classifier's classes are unknown.
+      UserError: the classifier lacks a class, a class is ambiguous, two classes match the same output, or the
+        classifier's classes are unknown.
     """
     needed = set(range(len(names)) if present is None else present)
     if classes is not None and tuple(names) == classes.names:
         return Matching(np.arange(len(names), dtype=np.int32), "")
     if numbers and _are_outputs(names, classes):
         limit = outputs if classes is None else len(classes)
-        beyond = [name for place, name in enumerate(names) if int(name) >= limit and place in needed]
+        beyond = [name for index, name in enumerate(names) if int(name) >= limit and index in needed]
         if beyond:
             raise UserError(
-                f"the class names of {data} are numbers, and so mean outputs: {classifier} has the outputs 0 to "
-                f"{limit - 1}, not {abbreviated(beyond, _SHOWN)}. {hint}"
+                f"the class names of {data} are numbers and therefore mean outputs, but {classifier} has the outputs "
+                f"0 to {limit - 1}, not {abbreviated(beyond, _SHOWN)}. {hint}"
             )
         found, how = [int(name) if int(name) < limit else -1 for name in names], "number"
     elif classes is None:
@@ -168,7 +173,7 @@ def match_classes(
 
 
 def _are_outputs(names: Sequence[str], classes: Classes | None) -> bool:
-    """Returns whether names are numbers of outputs, because the classifier has no such class names."""
+    """Returns whether names are indices of outputs: they are numbers, and no class names of the classifier."""
     if not are_numbers(names):
         return False
     return classes is None or not (are_numbers(classes.names) or set(names) <= set(classes.names))
@@ -180,23 +185,23 @@ def _find(
     index = _Index(classes)
     candidates, ways = zip(*map(index.find, names), strict=True)
     found, missing = _eliminate(candidates), []
-    for place, (name, left) in enumerate(zip(names, found, strict=True)):
-        if len(left) > 1 and place in needed:
+    for number, (name, left) in enumerate(zip(names, found, strict=True)):
+        if len(left) > 1 and number in needed:
             options = " or ".join(index.describe(candidate) for candidate in left[:_SHOWN])
             raise UserError(
-                f"the class {name} of {data} may be {options} of {classifier}: rename it to its synset id or whole name"
+                f"the class {name} of {data} may be {options} of {classifier}: rename it to its synset id or full name"
             )
-        if not left and place in needed:
+        if not left and number in needed:
             missing.append(name)
     if missing:
         others = len(needed) - len(missing)
         also = f" ({others} others match)" if others else ""
         if others and hint == HOW_TO_SAY:
-            hint = f"Take their examples out of {data} to measure the others; if only the names differ, {hint}"
+            hint = f"Remove their examples from {data} to evaluate the other classes; if only the names differ, {hint}"
         raise UserError(
             f"{data} has {len(missing)} {'class' if len(missing) == 1 else 'classes'} that {classifier} lacks: "
-            f"{abbreviated(missing, _SHOWN)}{also}. Its {len(classes)} classes are {abbreviated(classes.names, 2)}, "
-            f"according to {classes.origin}. {hint}"
+            f"{abbreviated(missing, _SHOWN)}{also}. The classifier has {len(classes)} classes "
+            f"({abbreviated(classes.names, 2)}), according to {classes.origin}. {hint}"
         )
     used = {way for way, left in zip(ways, found, strict=True) if len(left) == 1}
     return [left[0] if len(left) == 1 else -1 for left in found], " and ".join(sorted(used))
@@ -208,7 +213,7 @@ def _eliminate(candidates: Sequence[list[int | str]]) -> list[list[int | str]]:
     while True:
         taken = {each[0] for each in left if len(each) == 1}
         fewer = [each if len(each) == 1 else [one for one in each if one not in taken] for each in left]
-        # A class without candidates left keeps its old ones: it equals a class that took them.
+        # A class that would lose all its candidates keeps them, because it is the same as a class that takes them.
         fewer = [new or old for new, old in zip(fewer, left, strict=True)]
         if fewer == left:
             return left
@@ -218,7 +223,7 @@ def _eliminate(candidates: Sequence[list[int | str]]) -> list[list[int | str]]:
 class _Index:
     """Finds outputs by their names, synset ids and lemmas.
 
-    A candidate is the number of an output, or the synset id of a class that the classifier lacks.
+    A candidate is the index of an output, or the synset id of a class that the classifier lacks.
     """
 
     def __init__(self, classes: Classes):
@@ -231,7 +236,7 @@ class _Index:
                 self._synsets[synset].append(output)
             for key in _keys(name) if synset_of(name) is None else ():
                 self._own[key].append(output)
-        # The smallest list with all of the classes: in the larger one words have many more meanings.
+        # The smaller list if it contains all classes, because words have many more meanings in the larger list.
         self._list = NUM_1K if self._synsets.keys() <= _words(NUM_1K).keys() else NUM_22K
 
     def find(self, name: str) -> tuple[list[int | str], str]:
@@ -251,7 +256,7 @@ class _Index:
         return candidates, "name"
 
     def describe(self, candidate: int | str) -> str:
-        """Returns a description of a candidate."""
+        """Returns a description of a candidate for messages."""
         if isinstance(candidate, str):
             return f"{candidate} ({_words(self._list)[candidate]}, which it lacks)"
         name, synset = self.classes.names[candidate], self.classes.synsets[candidate]
@@ -260,7 +265,10 @@ class _Index:
 
 
 def _common(find, name: str) -> list:
-    """Returns the matches of the whole name; if none, the common matches of its lemmas; if none, all their matches."""
+    """Returns what `find` returns for the whole name, or else for the lemmas in it.
+
+    For lemmas, the result is what all lemmas with matches have in common, or else all their matches.
+    """
     if whole := find(_plain(name)):
         return list(whole)
     found = [set(each) for lemma in name.split(",") if (each := find(_plain(lemma)))]
@@ -272,7 +280,10 @@ def _plain(text: str) -> str:
 
 
 def _without_separator(found: re.Match[str]) -> str:
-    """Returns the replacement of a separator: nothing, unless numbers would change (1.5 is not 15, -5 is not 5)."""
+    """Returns the replacement of a separator.
+
+    It is an empty string, unless that would change a number: 1.5 is not 15, and -5 is not 5.
+    """
     before, after = found.string[: found.start()][-1:], found.string[found.end() :][:1]
     if not after.isdecimal() or (before and not before.isdecimal()):
         return ""
@@ -288,13 +299,16 @@ def _keys(name: str) -> set[str]:
 
 @cache
 def _words(count: int) -> dict[str, str]:
-    """Returns lemmas by synset id, for the list of `count` classes."""
+    """Returns lemmas by synset id, for the ImageNet list with `count` classes."""
     return dict(class_list(count))
 
 
 @cache
 def _lemmas(count: int) -> dict[str, list[str]]:
-    """Returns synset ids by lemma, and by the text of all lemmas of a class."""
+    """Returns synset ids by lemma, and by all lemmas of a class in one string.
+
+    The keys are normalized by `_plain`.
+    """
     found = defaultdict(list)
     for synset, words in class_list(count):
         for key in _keys(words):

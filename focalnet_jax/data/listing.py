@@ -12,13 +12,14 @@ from pathlib import Path, PurePath
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
 from focalnet_jax.errors import RunFailedError, UserError
 
-# Files and folders of operating systems, network drives and editors, in lower case; hidden ones are skipped too.
+# Files and folders that operating systems, network drives and editors create, in lower case. Hidden files and folders
+# are skipped too.
 _LEFT_BEHIND = {"__macosx", "__pycache__", "@eadir", "@synoresource", "#recycle", "#snapshot", "$recycle.bin"} | {
     "lost+found", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"
 }  # fmt: skip
 _KINDS_NAMED = 8
 _HIDDEN, _BROKEN, _NO_SUFFIX = "hidden", "linked to a missing file", "without a suffix"
-NOT_REGULAR = "not a regular file"  # such as a pipe, which would never end
+NOT_REGULAR = "not a regular file"  # such as a pipe, which reading might never end
 
 
 @dataclass
@@ -40,17 +41,17 @@ class Listing:
 
     @property
     def left_out_counts(self) -> str:
-        """Text with the numbers of unused files, such as "18 files: 9 .heic, 9 .txt"; "" if there are none."""
+        """Numbers of unused files, such as "18 files: 9 .heic, 9 .txt", or an empty string if all files are used."""
         return _count(self.left_out, self.broken)
 
     @property
     def all_counts(self) -> str:
-        """Text with the numbers of all files, such as "it holds 3 files: 3 .jpg" or "it is empty"."""
+        """Numbers of all files, such as "it contains 3 files: 3 .jpg", or "it is empty"."""
         all_kinds = self.left_out + Counter(map(_suffix, self.images))
-        return f"it holds {_count(all_kinds, self.broken)}" if all_kinds else "it is empty"
+        return f"it contains {_count(all_kinds, self.broken)}" if all_kinds else "it is empty"
 
     def elsewhere(self, where: str) -> Listing:
-        """Returns a listing in which every file is left out; the name of each kind is followed by `where`."""
+        """Returns a listing in which all files are left out, with `where` added to the name of each kind of file."""
         all_kinds = self.left_out + Counter(map(_suffix, self.images))
         return Listing(left_out=Counter({f"{kind} {where}": number for kind, number in all_kinds.items()}))
 
@@ -73,7 +74,7 @@ def _suffix(name: str) -> str:
 
 
 def left_behind(name: str) -> bool:
-    """Returns whether the name of a file or folder is hidden or typical of an operating system or tool."""
+    """Returns whether a file or folder is skipped, because it is hidden or created by an operating system or tool."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
@@ -102,23 +103,24 @@ def list_images(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) ->
 def walk(
     folder: str | Path, enter: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[str, list[os.DirEntry[str]] | None]]:
-    """Yields each folder of a tree and its entries, sorted by name; None for a folder that was read already.
+    """Yields the path of each folder in a tree, and the entries of the folder, sorted by name.
 
-    Links are followed, except to folders that were read already or that contain this folder.
+    Links are followed, except to folders that were read already or that contain `folder`. The path of such a link is
+    yielded with None instead of entries.
 
     Args:
       folder: root of the tree.
-      enter: whether to read a subfolder of this name.
+      enter: returns whether to read a subfolder with the given name.
 
     Raises:
-      UserError: a folder is not readable, and is not one of `left_behind`.
+      UserError: a folder is not readable, except folders for whose names `left_behind` is true.
       RunFailedError: the storage fails.
     """
     above = {parent for path in (Path(folder).absolute(), Path(folder).resolve()) for parent in path.parents}
     seen = {_identity(path) for path in above}
     folders, links = [os.fspath(folder)], []
     while folders or links:
-        # Links come last: a folder that is also reached without a link keeps its own path.
+        # Links are followed last, so that a folder that is also reachable without a link has the path without it.
         parent = folders.pop() if folders else links.pop(0)
         try:
             if (identity := _identity(parent)) in seen:
@@ -137,10 +139,13 @@ def walk(
 
 
 def list_folders(folder: str | Path) -> tuple[list[Path], Listing]:
-    """Returns the sorted subfolders without those of `left_behind`, and a listing of the folder's own files.
+    """Returns the sorted subfolders, and a listing of the files directly in the folder.
+
+    Names for which `left_behind` is true are skipped.
 
     Raises:
-      UserError, RunFailedError: as for `list_images`.
+      UserError: the folder is not readable.
+      RunFailedError: the storage fails.
     """
     listing = Listing()
     folders = sorted(_add_files(listing, _entries(os.fspath(folder)), IMAGE_SUFFIXES))
@@ -148,12 +153,12 @@ def list_folders(folder: str | Path) -> tuple[list[Path], Listing]:
 
 
 def _add_files(listing: Listing, entries: Iterable[os.DirEntry[str]], suffixes: tuple[str, ...]) -> list[Path]:
-    """Adds the files among the entries of a folder to a listing; returns the subfolders."""
+    """Adds the files among the entries of a folder to a listing, and returns the subfolders."""
     folders = []
     for entry in entries:
         kind, is_image = _type(entry), entry.name.lower().endswith(suffixes)
         if left_behind(entry.name):
-            if kind == "file" and is_image and not entry.name.startswith("._"):  # macOS writes such metadata files
+            if kind == "file" and is_image and not entry.name.startswith("._"):  # "._" files are metadata of macOS
                 listing.left_out[_HIDDEN] += 1
         elif kind == "folder":
             folders.append(Path(entry.path))
@@ -179,17 +184,17 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 @contextmanager
 def _explained(folder: str | Path) -> Iterator[None]:
-    """Raises the errors of the operating system as those of `walk`."""
+    """Context manager that converts errors of the operating system to `UserError` or `RunFailedError`."""
     try:
         yield
     except PermissionError as error:
         raise UserError(f"cannot list {folder}: {error.strerror}; make it readable or remove it") from error
     except OSError as error:
-        raise RunFailedError(f"cannot list {folder}: {error.strerror}; start it again") from error
+        raise RunFailedError(f"cannot list {folder}: {error.strerror}; start the command again") from error
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Returns whether an entry is a folder or a link to one; False for a link that cannot be followed."""
+    """Returns whether an entry is a folder, or a link to a folder that can be followed."""
     try:
         return entry.is_dir()
     except OSError:

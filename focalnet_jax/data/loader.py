@@ -30,43 +30,43 @@ from focalnet_jax.system.children import end_all, end_with_parent, without_false
 
 _BATCHES_AHEAD = 2
 _LISTEN_SECONDS = 0.2  # interval of checking `stopped` while waiting for a batch
-_PATIENCE_SECONDS = 5.0  # wait at the end for a batch in preparation
+_PATIENCE_SECONDS = 5.0  # longest wait, at the end of a stream, for a batch in preparation
 
 
 class Places(Protocol):
     """The part of every global batch that this process reads."""
 
     def slice(self, batch_size: int) -> Sequence[int]:
-        """Returns indices in the global batch, ascending."""
+        """Returns the indices in the global batch that this process reads, ascending."""
 
 
 @dataclass(frozen=True)
 class HostPlaces:
-    """The part of host `index`, if global batches are divided into equal contiguous parts for `count` hosts."""
+    """The part that host `index` reads if global batches are divided into `count` equal contiguous parts."""
 
     index: int = 0
     count: int = 1
 
     def slice(self, batch_size: int) -> range:
-        """Returns indices in the global batch, contiguous."""
+        """Returns the indices in the global batch that this host reads."""
         size = batch_size // self.count
         return range(self.index * size, (self.index + 1) * size)
 
 
 def never() -> bool:
-    """Returns False: the stream is not stopped."""
+    """Returns False. This default of `ReadOptions.stopped` never stops a stream."""
     return False
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of reading a stream, which do not change its contents."""
+    """Options for reading batches. They do not change the contents of the batches."""
 
     threads: int = 16  # threads per process that decode and augment
-    workers: int = 0  # reader processes; 0: this process reads
-    stall_seconds: float = 300.0  # without a batch for this time, the run fails
+    workers: int = 0  # number of reader processes; 0 means that this process reads
+    stall_seconds: float = 300.0  # the run fails if no batch arrives for this time
     host: Places = HostPlaces()
-    stopped: Callable[[], bool] = never  # if it returns True and no batch is ready, the stream ends early
+    stopped: Callable[[], bool] = never  # the stream ends early if this returns True and no batch is ready
 
 
 def train_batches(
@@ -92,8 +92,8 @@ def train_batches(
       seed: seed of order and augmentation.
       start_step: first step.
       end_step: step after the last step.
-      repeats: number of copies of each example, see `shuffled_index`.
-      balance: order with class-balanced sampling, see `shuffled_index`.
+      repeats: number of consecutive copies of each example, see `shuffled_index`.
+      balance: class-balanced order of the examples, see `shuffled_index`.
       reading: options that do not change the batches.
 
     Yields:
@@ -102,13 +102,13 @@ def train_batches(
 
     Raises:
       UserError: too many examples in a row cannot be read.
-      RunFailedError: a reading process died, or no batch came for `stall_seconds`.
+      RunFailedError: a reader process died, or no batch arrived for `stall_seconds`.
     """
     local = reading.host.slice(batch_size)
 
     def example(flat: int) -> Batch:
-        step, place = divmod(flat, len(local))
-        position = (start_step + step) * batch_size + local[place]
+        step, row = divmod(flat, len(local))
+        position = (start_step + step) * batch_size + local[row]
         first = shuffled_index(position, len(source), batch_size, seed, repeats, balance)
         index, arrays = _next_readable(source, host, first, seed, position)
         return arrays | {"unreadable": np.int64(READABLE if index == first else first)}
@@ -119,16 +119,16 @@ def train_batches(
 def eval_batches(
     source: Source, host: EvalHost, *, batch_size: int, reading: ReadOptions = ReadOptions()
 ) -> Iterator[Batch]:
-    """Yields this host's slices of global batches that have every example exactly once.
+    """Yields this host's slices of global batches that together contain every example exactly once.
 
-    The last batch is padded: `mask` is 1 for an example and 0 for padding.
+    The last batch is padded; `mask` is 1 for an example and 0 for padding.
 
     Yields:
       The arrays of `host.eval_example`, `[B / hosts, ...]`, and `mask` `[B / hosts]` float32.
 
     Raises:
       UserError: an image cannot be read; the message names the image.
-      RunFailedError: a reading process died, or no batch came for `stall_seconds`.
+      RunFailedError: a reader process died, or no batch arrived for `stall_seconds`.
     """
     local = reading.host.slice(batch_size)
     batches = -(-len(source) // batch_size)
@@ -141,8 +141,8 @@ def eval_batches(
             raise UserError(f"cannot read image {source.name(index)} ({error}): repair or remove it") from error
 
     def example(flat: int) -> Batch:
-        batch, place = divmod(flat, len(local))
-        index = batch * batch_size + local[place]
+        batch, row = divmod(flat, len(local))
+        index = batch * batch_size + local[row]
         if index < len(source):
             return read(index) | {"mask": np.float32(1)}
         if not padding:
@@ -153,7 +153,7 @@ def eval_batches(
 
 
 def _next_readable(source: Source, host: Host, first: int, seed: int, position: int) -> tuple[int, Batch]:
-    """Returns index and arrays of the example at `first`, or of the next readable one by index."""
+    """Returns the index and the arrays of the example with index `first`, or of the next readable example."""
     for attempt in range(TRIED):
         index = (first + attempt) % len(source)
         try:
@@ -161,8 +161,8 @@ def _next_readable(source: Source, host: Host, first: int, seed: int, position: 
         except UnreadableImageError:
             continue
     raise UserError(
-        f"cannot read image {source.name(first)} ({why_unreadable(source, host, first)}), nor the {TRIED - 1} after "
-        "it: check the data"
+        f"cannot read image {source.name(first)} ({why_unreadable(source, host, first)}) or the {TRIED - 1} images "
+        "after it: check the data"
     )
 
 
@@ -171,14 +171,14 @@ def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading:
 
     def batch(index: int) -> Batch:
         first = example(index * batch_size)
-        # Every example is copied to its place at once, so that the next one reuses its memory in the CPU's cache.
+        # Each example is copied into the batch immediately: the next example then reuses its memory in the CPU's cache.
         arrays = {name: np.empty((batch_size, *np.shape(value)), value.dtype) for name, value in first.items()}
 
-        def fill(places: Iterable[int]) -> None:
-            for place in places:
-                row = example(index * batch_size + place) if place else first
-                for name, value in row.items():
-                    arrays[name][place] = value
+        def fill(rows: Iterable[int]) -> None:
+            for row in rows:
+                values = example(index * batch_size + row) if row else first
+                for name, value in values.items():
+                    arrays[name][row] = value
 
         if threads:
             deque(_pool(threads).map(fill, [range(part, batch_size, threads) for part in range(threads)]))
@@ -186,7 +186,7 @@ def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading:
             fill(range(batch_size))
         return arrays
 
-    # Grain hands out whole batches, so the number of threads and processes does not change their order.
+    # Grain distributes whole batches, so the number of threads and processes does not change the order of examples.
     batches = grain.MapDataset.range(count // batch_size).map(batch)
     options = grain.ReadOptions(num_threads=2 if threads else 0, prefetch_buffer_size=_BATCHES_AHEAD)
     ahead = batches.to_iter_dataset(options)
@@ -201,12 +201,15 @@ def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading:
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Returns the threads of this process that decode and augment, shared by all streams."""
+    """Returns the threads that decode and augment in this process, which all streams share."""
     return ThreadPoolExecutor(threads, thread_name_prefix="image")
 
 
 def _watched(batches: grain.DatasetIterator, reading: ReadOptions) -> Iterator[Batch]:
-    """Yields batches while the next batch is prepared; raises `RunFailedError` if no batch comes."""
+    """Yields batches, and takes the next batch from `batches` in the background.
+
+    Raises `RunFailedError` if no batch arrives for `reading.stall_seconds`.
+    """
 
     def take() -> Batch | None:
         batch = next(batches, None)
@@ -228,7 +231,7 @@ def _watched(batches: grain.DatasetIterator, reading: ReadOptions) -> Iterator[B
         stalled = True
         raise
     finally:
-        # A read in progress cannot be stopped; it is abandoned until the program ends.
+        # A read in progress cannot be stopped, so it is abandoned until the process ends.
         idle = pending.cancel() or pending in wait([pending], 0 if stalled else _PATIENCE_SECONDS).done
         ahead.shutdown(wait=False)
         if idle:
@@ -255,5 +258,5 @@ def _result(pending: Future[Batch | None], reading: ReadOptions) -> Batch | None
     except RuntimeError as error:
         if not reading.workers:
             raise
-        # The exception that Grain raises for it.
-        raise RunFailedError(f"a process that reads the data died: {error}") from error
+        # Grain raises RuntimeError if a reader process dies.
+        raise RunFailedError(f"a reader process died: {error}") from error

@@ -1,4 +1,4 @@
-"""The order of training examples, and their random numbers: pure functions of seed and position.
+"""The order of training examples and their random numbers, which are pure functions of seed and position.
 
 Position p of the global stream is step * batch_size + index in the batch.
 """
@@ -16,7 +16,9 @@ from focalnet_jax.errors import UserError
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Returns the number of whole batches in an epoch; the remaining examples are dropped, as in the published recipes.
+    """Returns the number of whole batches in an epoch.
+
+    The remaining examples are dropped, as in the published recipes.
 
     Raises:
       UserError: the batch is larger than the data set.
@@ -32,24 +34,26 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 def shuffled_index(
     position: int, examples: int, batch_size: int, seed: int, repeats: int = 1, balance: Balance | None = None
 ) -> int:
-    """Returns the index of the example at `position` of the training stream: a new permutation in every epoch.
+    """Returns the index of the example at `position` of the training stream.
+
+    Every epoch has a new permutation of the examples.
 
     Args:
       position: step * batch_size + index in the batch.
       examples: number of examples.
       batch_size: global batch size.
       seed: seed of the permutations.
-      repeats: number of consecutive copies of each example, as in repeated augmentation (arXiv 1901.09335); an epoch
-        then has only a part of the examples.
-      balance: order of places with class-balanced sampling; None for the order of the source.
+      repeats: number of consecutive copies of each example, as in repeated augmentation (arXiv 1901.09335). With more
+        than one copy, an epoch has only a part of the examples.
+      balance: class-balanced choice of the examples, or None to draw every example equally often.
     """
-    epoch, place = divmod(position, steps_per_epoch(examples, batch_size) * batch_size)
-    index = index_shuffle(place // repeats, max_index=examples - 1, seed=_epoch_seed(seed, epoch), rounds=4)
+    epoch, offset = divmod(position, steps_per_epoch(examples, batch_size) * batch_size)
+    index = index_shuffle(offset // repeats, max_index=examples - 1, seed=_epoch_seed(seed, epoch), rounds=4)
     return index if balance is None else balance.example(index, epoch, seed)
 
 
 class _Generators(threading.local):
-    """One generator per thread, because making a generator takes longer than all random draws of an example."""
+    """One random generator per thread, because creating a generator takes longer than all draws of an example."""
 
     def __init__(self):
         self.bits = np.random.Philox(0)
@@ -60,7 +64,7 @@ _generators = _Generators()
 
 
 def generator_at(seed: int, position: int) -> np.random.Generator:
-    """Returns this thread's generator, set to the first random number of a position."""
+    """Returns this thread's generator, reset to the first random number for `seed` and `position`."""
     state = _generators.bits.state
     state["state"]["key"][:] = seed, position
     state["state"]["counter"][:] = 0

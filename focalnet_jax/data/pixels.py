@@ -1,6 +1,7 @@
-"""Resamples images `[H, W, 3]` uint8 with numba; results equal Pillow's bit for bit.
+"""Resamples images `[H, W, 3]` uint8 with numba. Results are bitwise equal to Pillow's.
 
-It takes a fraction of Pillow's time, because loops run over rows instead of pixels. It releases Python's lock.
+This takes a fraction of Pillow's time, because loops run over rows instead of pixels. It releases Python's global
+interpreter lock.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from focalnet_jax.data.preprocessing import FILTERS
 
-_BITS = 22  # of the fixed-point weights: Pillow's 32 - 8 - 2
+_BITS = 22  # fractional bits of the fixed-point weights, in Pillow 32 - 8 - 2
 _HALF = 1 << (_BITS - 1)
 
 
@@ -26,7 +27,7 @@ def numba_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(nogil=True)(function)
 
 
-_HAMMING = float(np.float32(0.54)), float(np.float32(0.46))  # which Pillow writes in single precision
+_HAMMING = float(np.float32(0.54)), float(np.float32(0.46))  # single-precision constants in Pillow
 
 
 @numba_compiled
@@ -36,7 +37,7 @@ def _sinc(x):  # pragma: no cover - compiled
 
 @numba_compiled
 def _filter(kind, x):  # pragma: no cover - compiled
-    """Returns the value of a filter at `x`, as in Pillow's Resample.c; `kind` is a value of `FILTERS`."""
+    """Returns the value of filter `kind`, a value in `FILTERS`, at `x`, like Pillow's Resample.c."""
     if kind == 4:
         return 1.0 if -0.5 < x <= 0.5 else 0.0
     x = abs(x)
@@ -55,9 +56,13 @@ def _filter(kind, x):  # pragma: no cover - compiled
 
 @numba_compiled
 def _weights(size, full, first, count, kind):  # pragma: no cover - compiled
-    """Returns the weights of outputs `first` to `first + count` of `full`; filters are widened if the image shrinks.
+    """Returns the weights by which `size` inputs contribute to `count` of the `full` outputs, starting at `first`.
 
-    Returns the first input of every output, the number of its inputs, and their weights `[count, taps]` in fixed point.
+    Filters are widened if the image shrinks.
+
+    Returns:
+      The first input of every output `[count]`, the number of its inputs `[count]`, and their weights in fixed point
+      `[count, taps]`.
     """
     scale = size / full
     widening = max(scale, 1.0)
@@ -84,7 +89,7 @@ def _weights(size, full, first, count, kind):  # pragma: no cover - compiled
 
 @numba_compiled
 def _resample_rows(rows, full, first, count, kind):  # pragma: no cover - compiled
-    """Returns rows `first` to `first + count`, `[count, n]`, of `rows` `[h, n]` resampled to `full` rows."""
+    """Resamples `rows` `[h, n]` to `full` rows, and returns `count` of these, `[count, n]`, starting at `first`."""
     starts, counts, weights = _weights(rows.shape[0], full, first, count, kind)
     width = rows.shape[1]
     out = np.empty((count, width), np.uint8)
@@ -109,9 +114,9 @@ def _resample_rows(rows, full, first, count, kind):  # pragma: no cover - compil
 
 @numba_compiled
 def transposed(image, left, top, width, height, mirrored):  # pragma: no cover - compiled
-    """Returns a part of an image `[H, W, 3]` with rows and columns exchanged, `[width, height * 3]`.
+    """Returns a part of an image `[H, W, 3]` transposed to `[width, height * 3]`.
 
-    `mirrored` reverses the order of the rows.
+    `mirrored` reverses the order of the image's rows, which are the columns of the result.
     """
     out = np.empty((width, height * 3), np.uint8)
     for y in range(height):
@@ -124,7 +129,10 @@ def transposed(image, left, top, width, height, mirrored):  # pragma: no cover -
 
 @numba_compiled
 def _nearest(size, full, first, count):  # pragma: no cover - compiled
-    """Returns inputs of outputs `first` to `first + count` of `full`; steps are summed, to round as Pillow does."""
+    """Returns the nearest input of `count` of the `full` outputs, starting at `first`.
+
+    Positions are sums of steps, so that they have the same rounding errors as in Pillow.
+    """
     step = size / full
     at = step * 0.5
     inputs = np.empty(count, np.int64)
@@ -153,10 +161,11 @@ def resize(
     mirrored: bool = False,
     interpolation: str = "bicubic",
 ) -> np.ndarray:
-    """Returns a part of Pillow's `image.crop(box).resize(full, interpolation)`, to the bit; only that part is computed.
+    """Crops an image to `box`, resizes it to `full`, and returns `part` of the result.
 
-    Rows are resampled before columns, as in Pillow up to version 12; Pillow 13 sometimes starts with columns, which
-    differs by a few levels.
+    The pixels are bitwise equal to Pillow's `image.crop(box).resize(full, interpolation)`, but only `part` is computed.
+    The image is resampled along rows before columns, as in Pillow up to version 12. Pillow 13 sometimes starts with
+    columns, which changes some pixel values slightly.
 
     Args:
       image: `[H, W, 3]` uint8.

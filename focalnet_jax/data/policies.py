@@ -23,8 +23,8 @@ Augment = Callable[[np.ndarray, Rng], np.ndarray]
 
 Levels = tuple[int, int, int]
 
-FILL: Levels = IMAGENET.grey  # levels of pixels from outside the image
-_TOP = 10.0  # magnitude of the full strength of an operation
+FILL: Levels = IMAGENET.grey  # RGB values, 0 to 255, of pixels from outside the image
+_TOP = 10.0  # magnitude at which operations have their full strength
 
 
 def _signed(value: float, rng: Rng) -> float:
@@ -32,7 +32,7 @@ def _signed(value: float, rng: Rng) -> float:
 
 
 def _enhancement(magnitude: float, rng: Rng) -> float:
-    """Returns a factor of an enhancement; a factor of 1 has no effect, and the distance from 1 grows with magnitude."""
+    """Draws the factor of an enhancement. A factor of 1 has no effect; its distance from 1 grows with magnitude."""
     return max(0.1, 1 + _signed(0.9 * magnitude / _TOP, rng))
 
 
@@ -70,7 +70,8 @@ def _share(magnitude: float, low: float, high: float) -> float:
     return min(max(low + (high - low) * magnitude / _TOP, low), high)
 
 
-# By timm's names: functions of an image, a magnitude in [0, 10] and a generator; geometric ones also of a fill.
+# Operations by their names in timm. Their arguments are an image, a magnitude, usually in [0, 10], and a generator;
+# geometric operations also take a fill.
 OPERATIONS: dict[str, Callable[..., np.ndarray]] = {
     "AutoContrast": lambda image, m, rng: colours.autocontrast(image),
     "Equalize": lambda image, m, rng: colours.equalize(image),
@@ -112,11 +113,12 @@ class RandAugment:
     Attributes:
       magnitude: mean of the magnitudes.
       layers: number of operations drawn per image.
-      probability: of applying a drawn operation.
-      std: standard deviation of the normal distribution of magnitudes; infinite: uniform in [0, magnitude].
-      highest: magnitudes are clipped to [0, highest].
-      operations: names of operations in `OPERATIONS`.
-      fill: levels of pixels that geometric operations bring in from outside the image.
+      probability: probability of applying a drawn operation.
+      std: standard deviation of the normal distribution of magnitudes. If it is infinite, the distribution is uniform
+        in [0, magnitude].
+      highest: largest magnitude; magnitudes are clipped to [0, highest].
+      operations: names of the operations to draw from, keys of `OPERATIONS`.
+      fill: RGB values, 0 to 255, of pixels that geometric operations bring in from outside the image.
     """
 
     magnitude: float = 10.0
@@ -142,7 +144,10 @@ class RandAugment:
 
 
 def three_augment(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """Applies 3-Augment: one of solarize at 128, greyscale, and a blur with a radius in [0.1, 2]."""
+    """Applies one of the three operations of 3-Augment, drawn uniformly.
+
+    These are solarizing at 128, conversion to grey, and a Gaussian blur with a radius in [0.1, 2].
+    """
     name, magnitude = (("Solarize", 5.0), ("Desaturate", 10.0), ("GaussianBlurRand", 10.0))[rng.integers(3)]
     return OPERATIONS[name](image, magnitude, rng)
 
@@ -165,14 +170,14 @@ _SETTINGS = {"m": "magnitude", "n": "layers", "p": "probability", "mstd": "std",
 
 
 def parse_policy(text: str, fill: Levels = FILL) -> Augment | None:
-    """Returns the policy of timm's notation, such as `rand-m9-mstd0.5-inc1` or `3a`; None for an empty text.
+    """Returns the policy described in timm's notation, or None for an empty string.
 
     Args:
-      text: policy in timm's notation.
-      fill: levels of pixels from outside the image.
+      text: policy in timm's notation, such as `rand-m9-mstd0.5-inc1` or `3a`.
+      fill: RGB values, 0 to 255, of pixels from outside the image.
 
     Raises:
-      UserError: the policy is unknown; names the valid ones.
+      UserError: the policy is unknown or a value is out of range. The message lists what is valid.
     """
     if not text:
         return None
@@ -189,8 +194,9 @@ def parse_policy(text: str, fill: Levels = FILL) -> Augment | None:
         match = re.fullmatch(r"([a-z]+)(\d{1,9}(?:\.\d{1,9})?|(?<=mstd)inf)", word)
         if not match or match[1] not in _SETTINGS:
             raise UserError(
-                f"augment.policy={text}: {word!r} is unknown; expected m9 (magnitude), n2 (operations), p0.5 "
-                "(probability of each), mstd0.5 (deviation of the magnitude), mmax10 (its highest), inc1 (increasing)"
+                f"augment.policy={text}: {word!r} is unknown; expected m9 (magnitude), n2 (number of "
+                "operations), p0.5 (probability of each), mstd0.5 (standard deviation of the magnitude), mmax10 "
+                "(largest magnitude), inc1 (strength always increases with magnitude)"
             )
         if _SETTINGS[match[1]] in given:
             raise UserError(f"augment.policy={text}: {match[1]} is given twice")
@@ -203,5 +209,5 @@ def parse_policy(text: str, fill: Levels = FILL) -> Augment | None:
         raise UserError(f"augment.policy={text}: expected a whole number of operations such as n2")
     policy = RandAugment(**given, layers=round(layers), operations=operations, fill=fill)
     if not 0 <= policy.probability <= 1 or policy.highest <= 0:
-        raise UserError(f"augment.policy={text}: expected a probability in [0, 1] and a highest magnitude above 0")
+        raise UserError(f"augment.policy={text}: expected a probability in [0, 1] and a largest magnitude above 0")
     return policy

@@ -1,7 +1,7 @@
-"""Preprocessing of images for evaluation, described as values: resize, centre crop, normalization.
+"""Describes the preprocessing of images for evaluation: resize, centre crop, normalization.
 
-Preprocessing belongs to the weights: a model predicts differently for images that are prepared differently. It is
-applied by `transforms.eval_transform` on the host and `normalization.normalize` on the device.
+Preprocessing belongs to the weights, because predictions depend on it. `transforms.eval_transform` applies it on the
+host, and `normalization.normalize` on the device.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.errors import UserError
 from focalnet_jax.settings.checks import RESIZE_MODES
 
-# Pillow's numbers of filters, by the names in timm and this package.
+# Pillow's numbers of the filters, by the filters' names in timm and in this package.
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-CROP_PCT = 224 / 256  # share of the resized image that the crop of the recipes keeps
+CROP_PCT = 224 / 256  # fraction of the resized image's side that the crop keeps in the published recipes
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation per channel of levels in [0, 1]; hashable, for static arguments of `jax.jit`.
+    """Mean and standard deviation of each channel, for pixel values in [0, 1].
 
-    Values of a normalized image are `(level / 255 - mean) / std`.
+    A uint8 image is normalized to `(image / 255 - mean) / std`. Instances are hashable, so that they can be static
+    arguments of `jax.jit`.
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -35,7 +36,7 @@ class Normalization:
 
     @property
     def grey(self) -> tuple[int, int, int]:
-        """Levels in [0, 255] that are closest to 0 after normalization."""
+        """The RGB values, 0 to 255, that are closest to 0 after normalization."""
         return tuple(min(max(round(255 * mean), 0), 255) for mean in self.mean)
 
 
@@ -44,18 +45,19 @@ IMAGENET = Normalization()
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Preprocessing of an image `[H, W, 3]` uint8 of any size to the input of a model.
+    """Describes how an image `[H, W, 3]` uint8 of any size is converted to the input of a model.
 
     Attributes:
-      size: height and width of the result.
+      size: height and width of the result, in pixels.
       mode: resize mode. "shorter" keeps the aspect ratio and covers `resized`; "longest" keeps the aspect ratio and
         fits into `resized`; "stretch" resizes to `resized`; "none" does not resize.
       resized: height and width to resize to; None means `size / crop_pct`, rounded down.
-      crop_pct: fraction of the resized image that the crop keeps, if known.
+      crop_pct: fraction of the resized image's side that the crop keeps, or None if it is unknown.
       interpolation: filter, a name in `FILTERS`.
       normalization: normalization of the result.
-      fill: levels of the padding if the resized image is smaller than the crop.
-      rounding: position of the crop: "nearest" as in timm, "down" as in transformers; they differ by up to a pixel.
+      fill: RGB values, 0 to 255, of the padding if the resized image is smaller than the crop.
+      rounding: rounding of the crop's position, "nearest" as in timm, or "down" as in transformers. The positions
+        differ by at most one pixel.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -69,13 +71,13 @@ class Preprocessing:
 
     @property
     def target(self) -> tuple[int, int]:
-        """Height and width to resize to."""
+        """Height and width to resize to, in pixels."""
         if self.resized is not None:
             return self.resized
         return tuple(math.floor(side / (self.crop_pct or 1)) for side in self.size)
 
     def at(self, size: tuple[int, int]) -> Preprocessing:
-        """Returns the same preprocessing at a different size; the crop keeps the same fraction."""
+        """Returns the same preprocessing for a different output size. The crop keeps the same fraction."""
         if size == self.size:
             return self
         if self.crop_pct is not None:
@@ -84,13 +86,19 @@ class Preprocessing:
         return dataclasses.replace(self, size=size, resized=tuple(new * large // old for new, large, old in share))
 
     def crop_start(self, large: int, small: int) -> int:
-        """Returns the first pixel of a centred crop; negative if the image is smaller than the crop."""
+        """Returns the first pixel of a centred crop of side `small` in an image of side `large`.
+
+        It is negative if the crop is larger than the image.
+        """
         if self.rounding == "down":
             return (large - small) // 2
         return round((large - small) / 2) if large >= small else -((small - large) // 2)
 
     def moved_by(self, rounding: str) -> str:
-        """Returns the images whose crop another rounding moves by a pixel: "none", those of "some" sizes, or "all"."""
+        """Returns which images are cropped one pixel apart with a different rounding.
+
+        The result is "none", "some" (it depends on the size of the image) or "all".
+        """
         other = dataclasses.replace(self, rounding=rounding)
         sides = zip(self.target, self.size, strict=True)
         if self.mode != "none" and any(self.crop_start(*side) != other.crop_start(*side) for side in sides):
@@ -106,7 +114,7 @@ class Preprocessing:
         return ours == theirs
 
     def describe(self) -> str:
-        """Returns a description in one line."""
+        """Returns a one-line description."""
         (tall, wide), crop = self.target, "x".join(map(str, self.size))
         how = {
             "shorter": f"shorter side to {tall}" if tall == wide else f"resized to cover {tall}x{wide}",
@@ -118,7 +126,7 @@ class Preprocessing:
         return f"{how}{cut}, {self.interpolation}, {normalization_in_words(self.normalization)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns a dictionary for JSON, which `from_dict` reads."""
+        """Returns a JSON-serializable dictionary, which `from_dict` reads."""
         return dataclasses.asdict(self)
 
 
@@ -133,11 +141,13 @@ def _numbers(values: tuple[float, ...]) -> str:
     return f"{values[0]:.4g}" if len(set(values)) == 1 else "/".join(f"{value:.4g}" for value in values)
 
 
-USUAL = Preprocessing()  # of the published recipes on ImageNet
+USUAL = Preprocessing()  # the preprocessing of the published recipes on ImageNet
 
 
 def from_config(data: Mapping[str, Any]) -> Preprocessing:
-    """Returns the preprocessing of the section `data` of a config; missing keys have their defaults.
+    """Returns the preprocessing that the `data` section of a config describes.
+
+    Only the key `image_size` is required; other missing keys have their defaults.
 
     Raises:
       UserError: keys contradict each other.
@@ -148,11 +158,13 @@ def from_config(data: Mapping[str, Any]) -> Preprocessing:
     colours = Normalization(tuple(map(float, mean)), tuple(map(float, std)))
     if resized is not None and mode == "none":
         raise UserError(
-            f"data.eval_resize={resized}: data.eval_resize_mode=none does not resize; leave one of the two out"
+            f"data.eval_resize={resized} has no effect with data.eval_resize_mode=none: leave out one of the two keys"
         )
     if resized is not None and mode != "longest" and any(map(int.__lt__, sides(resized), size)):
         shown = data["image_size"]
-        raise UserError(f"data.eval_resize={resized} is smaller than the crop, data.image_size={shown}")
+        raise UserError(
+            f"data.eval_resize={resized} is smaller than the crop, data.image_size={shown}: increase eval_resize"
+        )
     return Preprocessing(
         size=size,
         mode=mode,
@@ -165,18 +177,18 @@ def from_config(data: Mapping[str, Any]) -> Preprocessing:
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns height and width from one number or from both."""
+    """Returns height and width of a size that is one number, for a square, or a pair."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def in_words(size: int | Sequence[int]) -> str:
-    """Returns a text such as `224`, or `192x256` if height and width differ."""
+    """Returns a size as a string, such as `224`, or `192x256` if height and width differ."""
     height, width = sides(size)
     return str(height) if height == width else f"{height}x{width}"
 
 
 def from_dict(values: Mapping[str, Any]) -> Preprocessing:
-    """Returns the preprocessing in a dictionary of `Preprocessing.to_dict`.
+    """Returns the preprocessing from a dictionary made by `Preprocessing.to_dict`.
 
     Raises:
       UserError: a key or a value is invalid.
@@ -185,23 +197,27 @@ def from_dict(values: Mapping[str, Any]) -> Preprocessing:
     values = dict(values)
     if values.keys() - known:
         raise UserError(f"preprocessing: unknown key {sorted(values.keys() - known)[0]!r}")
-    stated = dict(values)
+    parsed = dict(values)
     for key in ("size", "resized", "fill"):
         if isinstance(values.get(key), list | tuple):
-            stated[key] = tuple(values[key])
+            parsed[key] = tuple(values[key])
     colours = values.get("normalization")
     if colours is not None:
         if not isinstance(colours, Mapping) or set(colours) != {"mean", "std"}:
-            raise UserError(f"preprocessing: normalization is {str(colours)[:60]}; expected mean and std")
-        stated["normalization"] = normalization(colours["mean"], colours["std"], "preprocessing: ")
-    return checked(Preprocessing(**stated))
+            raise UserError(f"preprocessing: normalization is {str(colours)[:60]}; expected a mean and a std")
+        parsed["normalization"] = normalization(colours["mean"], colours["std"], "preprocessing: ")
+    return checked(Preprocessing(**parsed))
 
 
 def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing:
-    """Returns the preprocessing unchanged.
+    """Checks a preprocessing, and returns it unchanged.
+
+    Args:
+      how: the preprocessing.
+      place: start of messages, which names the file or key that contains the values.
 
     Raises:
-      UserError: a value is invalid; the message starts with `place`, the file or key of the value.
+      UserError: a value is invalid.
     """
     if not isinstance(how.mode, str) or how.mode not in RESIZE_MODES:
         raise UserError(f"{place}mode is {how.mode!r}; expected {', '.join(RESIZE_MODES)}")
@@ -210,7 +226,7 @@ def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing
     if not isinstance(how.rounding, str) or how.rounding not in ("nearest", "down"):
         raise UserError(f"{place}rounding is {how.rounding!r}; expected nearest or down")
     if how.crop_pct is not None and not (is_finite_number(how.crop_pct) and 0.01 <= how.crop_pct <= 100):
-        raise UserError(f"{place}crop_pct is {how.crop_pct!r}; expected a positive number such as 0.875")
+        raise UserError(f"{place}crop_pct is {how.crop_pct!r}; expected a number from 0.01 to 100, such as 0.875")
     for name in ("size", "target"):  # in this order, because target depends on size
         sides = getattr(how, name)
         if not (isinstance(sides, tuple) and len(sides) == 2 and all(map(is_side, sides))):
@@ -218,9 +234,9 @@ def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing
     if not (
         isinstance(how.fill, tuple)
         and len(how.fill) == 3
-        and all(type(level) is int and 0 <= level <= 255 for level in how.fill)
+        and all(type(value) is int and 0 <= value <= 255 for value in how.fill)
     ):
-        raise UserError(f"{place}fill is {how.fill!r}; expected three levels in [0, 255]")
+        raise UserError(f"{place}fill is {how.fill!r}; expected three whole numbers from 0 to 255")
     return how
 
 
@@ -230,18 +246,18 @@ def is_finite_number(value: Any) -> bool:
 
 
 def is_side(value: Any) -> bool:
-    """Returns whether a value is a valid number of pixels of a side."""
+    """Returns whether a value is a valid side of an image, a whole number of pixels from 1 to `LARGEST_SIDE`."""
     return type(value) is int and 1 <= value <= LARGEST_SIDE
 
 
 def normalization(mean: Any, std: Any, place: str, scale: float = 1.0) -> Normalization:
-    """Returns the normalization in a file, for levels in [0, 1].
+    """Returns the normalization for pixel values in [0, 1] from the mean and std in a file.
 
     Args:
-      mean: one number for all channels, or three.
-      std: one number for all channels, or three.
-      place: text before the key's name in errors.
-      scale: the highest level in the units of mean and std, such as 255.
+      mean: one number for all channels, or three numbers.
+      std: one number for all channels, or three numbers.
+      place: start of messages, before the name of the key.
+      scale: largest pixel value in the units of mean and std, such as 255.
 
     Raises:
       UserError: a value is NaN, infinite or not positive, or there are not three channels.

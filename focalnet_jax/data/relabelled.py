@@ -1,4 +1,4 @@
-"""A data set with the outputs of a classifier as its labels."""
+"""A data set whose labels are the outputs of a classifier."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from focalnet_jax.data.source import Label, Source
 
 @dataclass(frozen=True)
 class Relabelled:
-    """A data set with the outputs of a classifier as labels.
+    """A data set whose labels are replaced by outputs of a classifier.
 
     Attributes:
       source: the data set.
       class_names: class names of the classifier.
-      outputs: output of each class of the source, `[K]` int32.
+      outputs: index of the output for each class of the source, `[K]` int32.
     """
 
     source: Source
@@ -27,11 +27,11 @@ class Relabelled:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of `source`, because the examples and their order are the same."""
+        """The fingerprint of `source`, because the examples and their order are the same."""
         return self.source.fingerprint
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in self.__dataclass_fields__:  # requested during unpickling
+        if name.startswith("__") or name in self.__dataclass_fields__:  # in unpickling, before `source` exists
             raise AttributeError(name)
         value = getattr(self.source, name)
         return self.outputs[value] if name == "labels" else value
@@ -49,7 +49,10 @@ class Relabelled:
 
 
 def labels_present(source: Source) -> np.ndarray:
-    """Returns the sorted labels that occur in a data set; reads all examples if the source has no `labels`."""
+    """Returns the sorted labels that occur in a data set, `[M]` int32, without the padding -1.
+
+    Reads all examples if the source has no attribute `labels`.
+    """
     known = getattr(source, "labels", None)
     found = set(np.unique(known).tolist()) if known is not None else set()
     for index in range(len(source) if known is None else 0):

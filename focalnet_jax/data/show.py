@@ -6,5 +6,5 @@ from focalnet_jax.programs.run_command import run_command
 from focalnet_jax.programs.show import main
 
 if __name__ == "__main__":
-    jax.config.update("jax_platforms", "cpu")  # a drawing takes no accelerator from a run
+    jax.config.update("jax_platforms", "cpu")  # leaves accelerators to training runs
     run_command(main)

@@ -1,4 +1,4 @@
-"""The interface of a data source: random access by index to an encoded or decoded image and its label."""
+"""Interface of a data source, which gives random access to images, encoded or decoded, and their labels."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ Label = np.ndarray | np.int32
 
 
 class Source(Protocol):
-    """A split of a data set: examples by index.
+    """A split of a data set, whose examples are read by index.
 
-    If all labels are known without reading examples, the source has an attribute `labels`, `[N]` int32.
+    A source that knows all labels without reading examples also has an attribute `labels`, `[N]` int32.
     """
 
     class_names: tuple[str, ...]
     fingerprint: str  # differs between different data sets
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Returns the number of examples."""
 
     def __getitem__(self, index: int) -> tuple[Picture, Label]:
         """Returns the image and its label, or the image and all its labels `[M]` padded with -1."""
 
     def name(self, index: int) -> str:
-        """Returns the name of an example in messages, such as its file."""
+        """Returns the name of an example for messages, such as its path."""
 
 
 def describe_source(source: Source) -> str:
-    """Returns the numbers of examples and classes, fingerprint and first class names, for comparison between hosts."""
+    """Returns a description by which hosts check that they read the same data.
+
+    It contains the numbers of examples and classes, the fingerprint and the first class names.
+    """
     numbers = f"{len(source)} examples, {len(source.class_names)} classes, fingerprint {source.fingerprint}"
     return f"{numbers}, {'/'.join(source.class_names)}"[:200]
 
@@ -53,15 +56,16 @@ def are_numbers(names: Iterable[str]) -> bool:
 
 
 def check_examples(source: Source) -> None:
-    """Raises `UserError` if a split to train on has class folders without images."""
+    """Raises `UserError` if a training split has class folders without images."""
     for folder, held in getattr(source, "empty", {}).items():
         raise UserError(
-            f"class folder {folder} holds no images; {held}: fill it, convert them, or remove it from all splits"
+            f"class folder {folder} contains no images; {held}: add images (convert unsupported files), or remove the "
+            "folder from all splits"
         )
 
 
 def check_class_count(source: Source, outputs: int, key: str = "model.num_classes") -> None:
-    """Raises `UserError` if a source has more classes than the classifier has `outputs`, the value of config `key`."""
+    """Raises `UserError` if a source has more classes than `outputs`, the number of outputs that config `key` sets."""
     classes = len(source.class_names)
     if classes > outputs:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The sources of examples, and how a config opens one of them by its name."""
+"""Opens data sources by their names in configs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def open_source(name: str, path: str | None, split: str) -> Source:
 
     Args:
       name: one of `SOURCES`.
-      path: path of the data, as for the source; None for digits.
+      path: directory of the data; for tfds also the name of a data set; None for digits.
       split: name of the split.
 
     Raises:
-      UserError: the source is unknown, or cannot be opened.
+      UserError: the source is unknown or cannot be opened.
     """
     if name == "digits":
         if path is not None:

@@ -1,24 +1,24 @@
-"""Names of folders that stand for the splits of a data set."""
+"""Recognises the splits of a data set by the names of folders, such as `training_set`."""
 
 from __future__ import annotations
 
 import re
 
-# Splits by the words for them.
+# Splits by the words that mean them.
 SPLIT_NAMES = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-# Words next to the word for a split, as in seg_train, training_set and test_images.
+# Words that may occur next to the word for a split, as in seg_train, training_set and test_images.
 _BESIDE = frozenset({"data", "dataset", "folder", "image", "images", "img", "imgs", "seg", "set", "split"})
 _JOINED = re.compile(rf"({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(data|images|imgs|set)")
 _KAGGLE_PART = re.compile(r"(train|val|test)\.x\d*")  # train.X1 to train.X4 and val.X of ImageNet100 on Kaggle
-_PREFIXES = ("imagenet", "ilsvrc")  # only after these is any last word a split, as in imagenet21k_val
+_PREFIXES = ("imagenet", "ilsvrc")  # after these prefixes, the last word may be a split, as in imagenet21k_val
 
 
 def split_named(folder: str) -> str | None:
-    """Returns the split that a folder name stands for, or None: bullet_train is a class."""
+    """Returns the split that a folder name means, or None if it means no split (`bullet_train` is a class)."""
     folder = folder.lower()
     if split := split_word(folder):
         return split
@@ -30,7 +30,11 @@ def split_named(folder: str) -> str | None:
 
 
 def split_word(name: str) -> str | None:
-    """Returns the split for which a name stands as it is, such as the name of a tar without its suffixes, or None."""
+    """Returns the split that a name means, or None if it means no split.
+
+    Unlike in `split_named`, the whole name must be a word for a split, or a part of a split such as train.X1. Only
+    names that start with imagenet or ilsvrc may have other words before it.
+    """
     name = name.lower()
     if found := _KAGGLE_PART.fullmatch(name):
         return SPLIT_NAMES[found[1]]

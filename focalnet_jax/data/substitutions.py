@@ -1,4 +1,4 @@
-"""Counts and reports training images that cannot be read; ends a run with too many."""
+"""Counts and reports training images that cannot be read, and ends a run that has too many of them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from focalnet_jax.data.host import Batch, EvalHost
 from focalnet_jax.data.source import Source
 from focalnet_jax.errors import UserError
 
-TRIED = 10  # examples in a row that are tried for one that cannot be read
+TRIED = 10  # largest number of examples tried in a row, starting with an unreadable example
 READABLE = -1  # value in a batch's `unreadable` for a readable example
 _REASONS_READ, _REASONS_NAMED = 100, 3  # unreadable images read again for their reasons; reasons in a message
 
 
 class Substitutions:
-    """Counts the examples that replace unreadable ones, and ends a run with too many.
+    """Counts the examples that replace unreadable examples, and ends a run that has too many of them.
 
     Args:
       source: the examples, for their names in messages.
-      host: `EvalHost` that decodes an example again to find the reason of the error.
-      most: largest allowed fraction of unreadable examples among those read so far, but at least among one epoch.
-      counts: for every example of a batch, whether this process counts it; examples may be read by several processes.
-      alone: whether this process reads all examples. Otherwise the caller adds up `count` over the processes and calls
+      host: `EvalHost` that decodes an unreadable example again to find the reason.
+      most: largest allowed fraction of unreadable examples. The fraction is relative to the number of examples read so
+        far, but at least to the size of the data set.
+      counts: whether this process counts each example of a batch, `[B / hosts]` bool, or one value for all examples. If
+        several processes read the same example, only one of them counts it.
+      alone: whether this process reads all examples. If not, the caller sums `count` over the processes and calls
         `check`.
     """
 
@@ -39,14 +41,14 @@ class Substitutions:
         self._named: set[int] = set()
 
     def resume(self, count: int, read: int) -> None:
-        """Continues counting from the numbers of substitutions and examples read before the run resumed."""
+        """Sets the numbers of substitutions and of examples read so far, when a run resumes."""
         self.count, self._read = count, read
 
     def counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yields batches without their field `unreadable`; names every unreadable image once on stderr.
+        """Yields batches without their field `unreadable`, and prints a warning for every unreadable image once.
 
         Raises:
-          UserError: too many images are unreadable, if this process reads all of them.
+          UserError: `alone` is True, and too many images are unreadable.
         """
         for batch in batches:
             unreadable = batch.pop("unreadable")
@@ -63,9 +65,14 @@ class Substitutions:
             yield batch
 
     def check(self, count: int, read: int) -> None:
-        """Raises `UserError` if `count` unreadable examples are too many among the `read` ones of all processes."""
+        """Raises `UserError` if too many examples are unreadable.
+
+        Args:
+          count: number of unreadable examples in all processes.
+          read: number of examples read by all processes.
+        """
         if count > self._most * max(read, len(self._source)):
-            known = bool(self._named)  # not to a process that has read none of them
+            known = bool(self._named)  # this process may have read none of the unreadable examples
             such = f", such as {self._source.name(min(self._named))} ({self._reasons()})" if known else ""
             raise UserError(
                 f"{count} of {read} images could not be read{such}: repair or remove them, or raise "
@@ -73,14 +80,14 @@ class Substitutions:
             )
 
     def _reasons(self) -> str:
-        """Returns why images could not be read, the most frequent reasons first."""
+        """Returns the reasons why images could not be read, the most frequent reason first."""
         some = sorted(self._named)[:_REASONS_READ]
         reasons = Counter(why_unreadable(self._source, self._host, index) for index in some).most_common(_REASONS_NAMED)
         return reasons[0][0] if len(some) == 1 else "; ".join(f"{count} because {reason}" for reason, count in reasons)
 
 
 def why_unreadable(source: Source, host: EvalHost, index: int) -> str:
-    """Returns why the image of an example cannot be decoded, by decoding it again."""
+    """Decodes the image of an example again, and returns the reason why it cannot be decoded."""
     try:
         host.eval_example(source[index])
     except UnreadableImageError as error:

@@ -1,4 +1,4 @@
-"""Reads tensorflow-datasets data sets that are stored as ArrayRecord, without TensorFlow."""
+"""Reads data sets of tensorflow-datasets (TFDS) that are stored as ArrayRecord, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from focalnet_jax.data.decode import Picture, UnreadableImageError
 from focalnet_jax.data.source import Label, fingerprint_of
 from focalnet_jax.errors import UserError
 
-CARD = "card.json"  # description that `data.prepare` writes next to the shards
+CARD = "card.json"  # file with a description of the data, which `data.prepare` writes next to the shards
 _DESCRIPTION = "dataset_info.json"
-_LABELS = ("label", "real_label")  # ImageNet-ReaL has no single label
+_LABELS = ("label", "real_label")  # ImageNet-ReaL has several labels per image, `real_label`
 _MOST_LABELS = 32  # per image
 
 
@@ -25,12 +25,12 @@ class TfdsSource:
     """A split of a TFDS data set, or a slice such as `train[:90%]` or `train[1000:]`.
 
     Args:
-      path: directory of a data set as written by `python -m focalnet_jax.data.prepare`, or a parent directory; or name
-        of a data set that is prepared in TFDS's directory (`TFDS_DATA_DIR`).
+      path: directory of a data set, such as one written by `python -m focalnet_jax.data.prepare`, or its parent
+        directory; or the name of a data set that is prepared in TFDS's directory (`TFDS_DATA_DIR`).
       split: name of the split, or a slice of the split.
 
     Raises:
-      UserError: the data set or split does not exist, has no image or label, or is stored as TFRecord.
+      UserError: the data set or split does not exist, is damaged, has no images or labels, or is stored as TFRecord.
     """
 
     def __init__(self, path: str | None, split: str):
@@ -46,7 +46,7 @@ class TfdsSource:
         self._many = hasattr(label, "feature")  # a sequence of labels
         label = label.feature if self._many else label
         if not getattr(label, "num_classes", None):
-            raise UserError(f"{path} does not say how many classes {self._label_key} has; expected a ClassLabel")
+            raise UserError(f"the feature {self._label_key} of {path} has no number of classes; expected a ClassLabel")
         self.class_names = tuple(label.names)
         if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
             raise UserError(
@@ -66,11 +66,11 @@ class TfdsSource:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error}; prepare the data again") from error
         self._title = f"{builder.info.full_name} {split}"
-        # By file names: the same files in another directory are the same data.
+        # Depends on file names only, so that the same files in a different directory have the same fingerprint.
         shards = [f"{Path(file.filename).name} {file.skip} {file.take}" for file in info.file_instructions]
         _check_shards(path, [file.filename for file in info.file_instructions])
-        stated = _fingerprint_on_card(Path(builder.data_dir, CARD), self.class_names)
-        self.fingerprint = fingerprint_of([builder.info.full_name, *shards, *self.class_names, stated])
+        on_card = _fingerprint_on_card(Path(builder.data_dir, CARD), self.class_names)
+        self.fingerprint = fingerprint_of([builder.info.full_name, *shards, *self.class_names, on_card])
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -84,8 +84,8 @@ class TfdsSource:
         if not self._many:
             if not 0 <= label < len(self.class_names):  # TFDS stores -1 for examples without label
                 raise UserError(
-                    f"{self.name(index)} has label {label}; expected 0 to {len(self.class_names) - 1}: this split "
-                    "cannot be trained or evaluated on"
+                    f"{self.name(index)} has label {label}; expected 0 to {len(self.class_names) - 1}: use a split in "
+                    "which all images have labels"
                 )
             return example["image"], np.int32(label)
         if len(label) > _MOST_LABELS:
@@ -93,7 +93,7 @@ class TfdsSource:
         return example["image"], np.pad(np.asarray(label, np.int32), (0, _MOST_LABELS - len(label)), constant_values=-1)
 
     def name(self, index: int) -> str:
-        """Returns the file name in the record, if it has one, and the index in the split."""
+        """Returns the file name stored in the record, or "example" if it is missing, with the split and the index."""
         try:
             file = self._examples[index].get("file_name", b"").decode()
         except (RuntimeError, TypeError, ValueError, IndexError):
@@ -102,12 +102,12 @@ class TfdsSource:
 
 
 def _check_shards(path: str, files: Sequence[str]) -> None:
-    """Raises `UserError` if a file is missing, or if its index of records, at the end of the file, cannot be read."""
+    """Raises `UserError` if a file is missing, or its index of records (at the end of the file) cannot be read."""
     absent = [file for file in files if not Path(file).is_file()]
     if absent:
         more = f" and {len(absent) - 1} more files" if len(absent) > 1 else ""
         raise UserError(
-            f"{path} lacks {absent[0]}{more}: copy {'them' if more else 'it'} again, or prepare the data again"
+            f"{path} lacks the file {absent[0]}{more}: copy {'them' if more else 'it'} again, or prepare the data again"
         )
     for file in files:
         try:
@@ -119,7 +119,11 @@ def _check_shards(path: str, files: Sequence[str]) -> None:
 
 
 def _fingerprint_on_card(path: Path, class_names: Sequence[str]) -> str:
-    """Returns the fingerprint on a card, or "" without a card; raises `UserError` if the card has more classes."""
+    """Returns the fingerprint in the card at `path`, or an empty string if there is no card.
+
+    Raises:
+      UserError: the card is damaged, or lists a different number of classes.
+    """
     if not path.is_file():
         return ""
     card = read_card(path, fingerprint=str)
@@ -133,11 +137,11 @@ def _fingerprint_on_card(path: Path, class_names: Sequence[str]) -> str:
 
 
 def read_card(path: Path, **needed: type) -> dict[str, Any]:
-    """Returns the card of a prepared data set.
+    """Returns the contents of the card of a prepared data set.
 
     Args:
       path: the file.
-      needed: type of each key that the card must have.
+      needed: keys that the card must have, each with the type of its value.
 
     Raises:
       UserError: the card is damaged.
@@ -154,7 +158,7 @@ def read_card(path: Path, **needed: type) -> dict[str, Any]:
 
 
 def open_builder(path: str) -> tfds.core.DatasetBuilder:
-    """Returns the builder of the data set in or below a directory, or of the data set named `path` in TFDS's directory.
+    """Returns the builder of the data set in or below the directory `path`, or of the TFDS data set named `path`.
 
     Raises:
       UserError: there is no such data set, or it is damaged or not prepared.
@@ -164,14 +168,14 @@ def open_builder(path: str) -> tfds.core.DatasetBuilder:
         found = [root] if (root / _DESCRIPTION).is_file() else [p.parent for p in root.glob(f"*/*/{_DESCRIPTION}")]
         found = found or [p.parent for p in root.glob(f"*/{_DESCRIPTION}")]
         if len(found) != 1:
-            held = f"several: {', '.join(sorted(map(str, found))[:5])}" if found else "none"
-            raise UserError(f"{path}: expected one prepared data set in it ({_DESCRIPTION}), found {held}")
+            held = f"several ({', '.join(sorted(map(str, found))[:5])})" if found else "none"
+            raise UserError(f"expected one prepared data set (with {_DESCRIPTION}) in {path}, found {held}")
         try:
             return tfds.builder_from_directory(found[0])
-        except Exception as error:  # the library raises many kinds for damaged files
+        except Exception as error:  # the library raises many types for damaged files
             raise UserError(f"{found[0]} is damaged: {' '.join(str(error).split())[:200]}; prepare it again") from error
     if "/" in path and not tfds.core.naming.is_valid_dataset_name(path.split("/")[0].split(":")[0]):
-        raise UserError(f"data.path={path}: there is no such directory")
+        raise UserError(f"data.path={path} is not a directory; expected a prepared directory or the name of a data set")
     try:
         builder = tfds.builder(path, file_format="array_record")
     except (tfds.core.registered.DatasetNotFoundError, ValueError, OSError, AssertionError, ImportError) as error:

@@ -1,6 +1,6 @@
 """Resize, crop, flip and augmentation of an image `[H, W, 3]` uint8 on the host.
 
-Resampling is Pillow's, with antialiasing; the published recipes used bicubic.
+Resampling is antialiased and equal to Pillow's. The published recipes use bicubic interpolation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def random_resized_crop_box(
 ) -> tuple[int, int, int, int]:
     """Returns a crop `(left, top, right, bottom)` in pixels, of random area and log-uniform aspect ratio.
 
-    As in torchvision's RandomResizedCrop: ten attempts, then a centred crop with the ratio clamped to the range.
+    Like torchvision's RandomResizedCrop, this makes ten attempts to find a crop that fits into the image, and then
+    returns a centred crop with the image's aspect ratio clamped to `ratio`.
 
     Args:
       width: width of the image.
@@ -58,14 +59,14 @@ def train_transform(
     augments: Sequence[Augment] = (),
     interpolation: str = "bicubic",
 ) -> TrainTransform:
-    """Returns a training transform: random resized crop, horizontal flip, then `augments` in their order.
+    """Returns a training transform, which applies a random resized crop, a horizontal flip, and then `augments`.
 
     Args:
       size: side of the result, or its height and width, in pixels.
       crop_scale: smallest and largest fraction of the image's area.
       crop_ratio: smallest and largest width / height of the crop.
       flip: probability of a flip.
-      augments: augmentations of the cropped image.
+      augments: augmentations of the cropped image, in the order in which they are applied.
       interpolation: filter, a name in `preprocessing.FILTERS`.
     """
     tall, wide = sides(size)
@@ -83,12 +84,12 @@ def train_transform(
 
 
 def eval_transform(how: Preprocessing | int, resized: int | None = None) -> EvalTransform:
-    """Returns an evaluation transform without normalization, from images `[H, W, 3]` to `[*size, 3]`, both uint8.
+    """Returns an evaluation transform, which resizes and crops images `[H, W, 3]` to `[*size, 3]`, both uint8.
 
     Args:
-      how: preprocessing; or output size for the recipes' preprocessing, which resizes the shorter side to `resized` and
-        then crops the centre.
-      resized: shorter side in pixels after resizing, by default 256/224 of the size.
+      how: the preprocessing, whose normalization is not applied; or the output size for the published recipes'
+        preprocessing, which resizes the shorter side to `resized` and then crops the centre.
+      resized: shorter side in pixels after resizing, if `how` is a size; by default 256/224 of the size.
     """
     if not isinstance(how, Preprocessing):
         how = from_config({"image_size": how, "eval_resize": resized})

@@ -1,6 +1,6 @@
-"""Shears, translates and rotates images `[H, W, 3]` uint8, as Pillow's bicubic transforms do.
+"""Shears, translates and rotates images `[H, W, 3]` uint8, like Pillow's bicubic transforms.
 
-Results differ from Pillow's by at most one level.
+Pixel values differ from Pillow's by at most 1.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from focalnet_jax.data.pixels import numba_compiled, transposed
 
 @numba_compiled
 def _cubic(a, b, c, d, t):  # pragma: no cover - compiled
-    """Returns the cubic through four values at -1, 0, 1, 2 with Pillow's a = -1, at `t` in [0, 1)."""
+    """Interpolates four values at -1, 0, 1 and 2 at `t` in [0, 1), by cubic convolution with a = -1 like Pillow."""
     return b + t * (c - a + t * (2 * (a - b) + c - d + t * (b - a + d - c)))
 
 
 @numba_compiled
 def _to_byte(value):  # pragma: no cover - compiled
-    """Returns a value as uint8, clipped and truncated as in Pillow's transforms."""
+    """Converts a value to uint8, with truncation and clipping like in Pillow's transforms."""
     return np.uint8(min(max(np.int32(value), np.int32(0)), np.int32(255)))
 
 
@@ -28,11 +28,11 @@ def _to_byte(value):  # pragma: no cover - compiled
 def _shift_rows(image, offsets, fill):  # pragma: no cover - compiled
     height, width = image.shape[:2]
     out = np.empty((height, width * 3), np.uint8)
-    padded = np.empty((width + 4) * 3, np.float32)  # with the row's ends repeated twice
+    padded = np.empty((width + 4) * 3, np.float32)  # the row, with its first and last pixel repeated twice
     for y in range(height):
         whole = math.floor(offsets[y])
         t = np.float32(offsets[y] - whole)
-        # Outputs whose centre maps into the row.
+        # Range of the outputs whose centres map into the row.
         first = min(max(math.ceil(-0.5 - offsets[y]), 0), width)
         end = min(max(math.ceil(width - 0.5 - offsets[y]), first), width)
         for i in range(3 * first):
@@ -47,7 +47,7 @@ def _shift_rows(image, offsets, fill):  # pragma: no cover - compiled
         for i in range(3):
             padded[i] = padded[3 + i] = image[y, 0, i]
             padded[3 * width + 6 + i] = padded[3 * width + 9 + i] = image[y, width - 1, i]
-        # Slices with plain indices, which the compiler vectorizes.
+        # Slices that are indexed only by i, so that the compiler vectorizes the loop.
         start, count = 3 * (first + whole + 1), 3 * (end - first)
         before, at = padded[start : start + count], padded[start + 3 : start + 3 + count]
         after, beyond = padded[start + 6 : start + 6 + count], padded[start + 9 : start + 9 + count]
@@ -66,18 +66,18 @@ def _shift_columns(image, offsets, fill):  # pragma: no cover - compiled
 
 
 def shift_rows(image: np.ndarray, offsets: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
-    """Returns the image with each row shifted left, as by Pillow's bicubic `transform`.
+    """Shifts each row to the left, like Pillow's bicubic `transform`.
 
     Args:
       image: `[H, W, 3]` uint8.
-      offsets: pixels to shift each row by, `[H]`; negative to the right.
-      fill: levels of pixels from outside the image.
+      offsets: number of pixels by which each row is shifted to the left, `[H]`; negative numbers shift to the right.
+      fill: RGB values, 0 to 255, of pixels from outside the image.
     """
     return _shift_rows(image, offsets, fill)
 
 
 def shift_columns(image: np.ndarray, offsets: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
-    """Returns the image with each column shifted up by `offsets` `[W]` pixels, see `shift_rows`."""
+    """Shifts each column up by `offsets` `[W]` pixels, see `shift_rows`."""
     return _shift_columns(image, offsets, fill)
 
 
@@ -94,7 +94,7 @@ def _cubic_weights(t):  # pragma: no cover - compiled
 
 @numba_compiled
 def _padded(image):  # pragma: no cover - compiled
-    """Returns the image with its border repeated twice, float32 `[(H + 4) * (W + 4) * 3]`."""
+    """Returns the image, with its border pixels repeated twice, as float32 `[(H + 4) * (W + 4) * 3]`."""
     height, width = image.shape[:2]
     out = np.empty((height + 4, 3 * (width + 4)), np.float32)
     for y in range(height + 4):
@@ -119,7 +119,7 @@ def _rotate(image, cosine, sine, fill):  # pragma: no cover - compiled
     starts, inside = np.empty(width, np.uint64), np.empty(width, np.bool_)
     across, down = np.empty((4, width), np.float32), np.empty((4, width), np.float32)
     for y in range(height):
-        for x in range(width):  # source of every pixel of the row, and the weights
+        for x in range(width):  # source position and weights of every pixel of the row
             from_x = cosine * (x + 0.5) + sine * (y + 0.5) + shift_x
             from_y = -sine * (x + 0.5) + cosine * (y + 0.5) + shift_y
             inside[x] = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
@@ -134,7 +134,7 @@ def _rotate(image, cosine, sine, fill):  # pragma: no cover - compiled
                 continue
             a0, a1, a2, a3 = across[0, x], across[1, x], across[2, x], across[3, x]
             for c in range(3):
-                total = np.float32(1e-4)  # keeps whole numbers from being truncated below by rounding errors
+                total = np.float32(1e-4)  # keeps rounding errors from lowering whole numbers by 1
                 i = starts[x] + np.uint64(c)
                 for k in range(4):
                     line = (
@@ -150,12 +150,12 @@ def _rotate(image, cosine, sine, fill):  # pragma: no cover - compiled
 
 
 def rotate(image: np.ndarray, degrees: float, fill: tuple[int, int, int]) -> np.ndarray:
-    """Returns the image rotated counter-clockwise about its centre, as by Pillow's bicubic `rotate`.
+    """Rotates the image counter-clockwise about its centre, like Pillow's bicubic `rotate`.
 
     Args:
       image: `[H, W, 3]` uint8; the result has the same size.
       degrees: angle of the rotation.
-      fill: levels of pixels from outside the image.
+      fill: RGB values, 0 to 255, of pixels from outside the image.
     """
     angle = math.radians(-degrees)
     return _rotate(image, round(math.cos(angle), 15), round(math.sin(angle), 15), fill)

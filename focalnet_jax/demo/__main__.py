@@ -1,8 +1,8 @@
 """Serve a web page for a model: python -m focalnet_jax.demo --checkpoint PATH [--port 7860].
 
 For an image dropped on it, the page shows the most probable classes, their class activations, and the modulator and
-gates of any block. Images are resized and cropped as in evaluation. The page is served only on this machine unless
---host is given, loads nothing from other servers, and deletes images when it ends, with Ctrl-C.
+gates of any block. Images are resized and cropped as in evaluation. The page can be opened only on this machine unless
+--host is given, and loads nothing from other servers. Ctrl-C ends the server, and deletes all images.
 """
 
 import os
@@ -11,7 +11,7 @@ import socket
 import tempfile
 import threading
 
-_LARGEST = "100mb"  # largest file accepted
+_LARGEST = "100mb"  # largest file that can be uploaded
 
 
 def main(arguments: list[str]) -> int:
@@ -37,9 +37,11 @@ def main(arguments: list[str]) -> int:
         "--topk", type=int, default=5, metavar="K", help="number of classes to show (default: %(default)s)"
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 admits other machines (default: %(default)s)"
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 admits other machines (default: %(default)s)"
     )
-    parser.add_argument("--port", type=int, default=7860, metavar="N", help="0 for a free port (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=7860, metavar="N", help="port; 0 for any free port (default: %(default)s)"
+    )
     flags = parser.parse_args(arguments)
     check_number("--topk", flags.topk, 1)
     size = parse_size("--image-size", flags.image_size, LARGEST_SIDE)
@@ -57,7 +59,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _import_gradio(uploads: str) -> None:
-    """Imports gradio without telemetry and without a proxy for local requests, with `uploads` as its folder.
+    """Imports gradio with `uploads` as the folder of its files, without telemetry and without a proxy.
 
     Raises:
       UserError: gradio or matplotlib is not installed.
@@ -74,7 +76,7 @@ def _import_gradio(uploads: str) -> None:
 
 
 def _free_port(host: str, port: int) -> int:
-    """Returns the port, or a free one for 0.
+    """Returns `port`, or a free port if it is 0.
 
     Raises:
       UserError: the page cannot be served at this host and port.
@@ -88,7 +90,9 @@ def _free_port(host: str, port: int) -> int:
         raise UserError(f"--port {port}: expected 0 to 65535") from error
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise UserError(f"cannot serve at --host {host} --port {port}: {reason}; choose another") from error
+        raise UserError(
+            f"cannot serve at --host {host} --port {port}: {reason}; choose another host or port"
+        ) from error
 
 
 def _serve(predictor, source: str, topk: int, host: str, port: int) -> None:
@@ -100,7 +104,7 @@ def _serve(predictor, source: str, topk: int, host: str, port: int) -> None:
 
     explain(predictor, np.zeros((8, 8, 3), np.uint8), topk)  # compiles now, so that the first visitor does not wait
     page = build(predictor, source, topk)
-    with handled([signal.SIGTERM], signal.default_int_handler):  # SIGTERM ends it like Ctrl-C
+    with handled([signal.SIGTERM], signal.default_int_handler):  # SIGTERM ends the server like Ctrl-C
         _wait_for_visitors(page, source, host, port)
 
 

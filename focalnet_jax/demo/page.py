@@ -1,4 +1,4 @@
-"""The web page: an upload field for an image, its prediction and activations, and maps of any block."""
+"""Builds the web page, with an upload field for an image, its prediction, its activations and its maps."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ STYLE = """
 """
 _NOTHING = "<p class=nothing>Drop an image on the left to see the prediction and the maps behind it.</p>"
 _ACTIVATIONS = """<h3>Class activation</h3>
-<p>Bright places contribute most to a class's score, which is the mean over all places plus a constant.</p>"""
+<p>Bright positions contribute most to a class's score, which is the mean over all positions plus a constant.</p>"""
 _MODULATION = """### Inside a block
-A block multiplies the query of each place by a **modulator**, which it gathers from the surrounding context at several
-focal levels."""
+A block multiplies the query at each position by a **modulator**, which it gathers from the surrounding context at
+several focal levels."""
 _ADDITION = """### Inside a block
-A block adds the **context**, which it gathers from the surroundings at several focal levels, to the query of each
-place."""
+A block adds the **context**, which it gathers from the surroundings at several focal levels, to the query at each
+position."""
 _GATES = "The **gates** weight the context of each level: red adds it, blue subtracts it, grey leaves it out."
 
 
 def build(predictor: Predictor, source: str, topk: int) -> gr.Blocks:
-    """Returns the page of a model; its events `/show`, `/stage` and `/block` are also an API.
+    """Builds the page of a model. Its events `/show`, `/stage` and `/block` can also be called as an API.
 
     Args:
-      predictor: a model that can predict.
-      source: name of its weights.
-      topk: number of names shown.
+      predictor: a model with a head.
+      source: name or path of the weights, which the page shows.
+      topk: number of classes shown.
     """
     config = predictor.backbone.config
     depths = config.depths
@@ -88,11 +88,13 @@ def build(predictor: Predictor, source: str, topk: int) -> gr.Blocks:
                     gr.Markdown(_map_help(config))
                     with gr.Row():
                         numbers = range(1, len(depths) + 1)
-                        stage = gr.Radio(numbers, value=numbers[-1], label="Stage", info="later: fewer, larger places")
+                        stage = gr.Radio(
+                            numbers, value=numbers[-1], label="Stage", info="later: fewer, larger positions"
+                        )
                         block = gr.Dropdown(_blocks(depths[-1]), value=depths[-1], label="Block", info="of the stage")
                     modulation = gr.HTML(elem_id="modulation")
         outputs = [file, prediction, message, shown, classes, modulation, seen]
-        # One image at a time: several at once would only slow each other down.
+        # Only one image at a time, because several would slow each other down.
         file.upload(show, [file, stage, block], outputs, api_name="show", concurrency_limit=1)
         stage.input(choose_stage, [seen, stage], [block, modulation], api_name="stage")
         block.input(maps, [seen, stage, block], modulation, api_name="block")
@@ -100,7 +102,7 @@ def build(predictor: Predictor, source: str, topk: int) -> gr.Blocks:
 
 
 def _map_help(config: FocalNetConfig) -> str:
-    """Returns the explanation of a block's maps, also for ablated models."""
+    """Returns an explanation of the maps of a block, which depends on the ablations of the model."""
     return " ".join([_MODULATION if config.use_modulation else _ADDITION, *([_GATES] if config.use_gates else [])])
 
 
@@ -130,8 +132,8 @@ def _blocks(depth: int) -> list[tuple[str, int]]:
 
 def _describe(predictor: Predictor, source: str) -> str:
     config, how = predictor.backbone.config, predictor.preprocessing
-    name = released_name(config) or "a FocalNet, no released variant"
+    name = released_name(config) or "a FocalNet that is not a released variant"
     parameters = f"{summarize(config, how.size).params / 1e6:.3g} M parameters"
     size = "x".join(map(str, how.size[::-1]))
-    assumed = f"; the weights state no {predictor.assumed}: {how.describe()}" if predictor.assumed else ""
+    assumed = f"; the weights store no {predictor.assumed}; default: {how.describe()}" if predictor.assumed else ""
     return f"`{source}`: {name}, {parameters}, {predictor.outputs}, images of {size} pixels{assumed}"

@@ -1,4 +1,4 @@
-"""Panels of the page for an image: its prediction and maps in colour, each with a name and a scale."""
+"""Makes the panels of the page, which show the image, its prediction and its maps, with colour scales."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _OVERLAYS = 3  # number of activations drawn over the image
 
 @dataclass(frozen=True)
 class Explanation:
-    """Prediction and maps of a model for one image.
+    """Prediction and maps for one image.
 
     Attributes:
       image: the model's input, `[h, w, 3]` uint8, resized and cropped as in evaluation.
       prediction: the prediction.
-      activations: maps of the most probable names, in descending order; none if the task has no such maps.
-      stages: maps of every block.
+      activations: class activations of the most probable classes, the most probable first; empty if the task has none.
+      stages: maps of every block, by stage.
     """
 
     image: np.ndarray
@@ -38,7 +38,15 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Panel:
-    """An image `[H, W, 3]` uint8, its name, its meaning in a few words, and the limits of its colour scale."""
+    """An image of the page and its caption.
+
+    Attributes:
+      name: title.
+      meaning: meaning in a few words.
+      pixels: the image, `[H, W, 3]` uint8.
+      colours: name of the colour map, or an empty string for an image without a colour scale.
+      limits: values of the first and the last colour.
+    """
 
     name: str
     meaning: str
@@ -48,7 +56,7 @@ class Panel:
 
 
 def explain(predictor: Predictor, image: np.ndarray, topk: int) -> Explanation:
-    """Returns the prediction, with the `topk` most probable names, and the maps for an image `[H, W, 3]` uint8."""
+    """Returns the prediction, with the `topk` most probable classes, and the maps for an image `[H, W, 3]` uint8."""
     (prediction,) = predictor.predictions([image], topk)
     cropped = predictor.transform(image)
     images = predictor.normalize(jnp.asarray(cropped[None]))
@@ -57,7 +65,10 @@ def explain(predictor: Predictor, image: np.ndarray, topk: int) -> Explanation:
 
 
 def prediction_panels(seen: Explanation) -> list[Panel]:
-    """Returns the image, and activations over it in one colour scale or, without activations, the drawn prediction."""
+    """Returns panels of the image and of its activations, or of its prediction if there are no activations.
+
+    Activations are drawn over the image and have the same colour scale.
+    """
     image = at_least(_SHOWN, seen.image)
     drawn = seen.activations[:_OVERLAYS]
     panels = [Panel("the image", "the model's input, resized and cropped", image)]
@@ -71,19 +82,22 @@ def prediction_panels(seen: Explanation) -> list[Panel]:
 
 
 def block_panels(seen: Explanation, config: FocalNetConfig, stage: int, block: int) -> list[Panel]:
-    """Returns the modulator and gates of a block, the gates in one colour scale; `stage` and `block` count from 0."""
+    """Returns panels of the modulator and the gates of a block. All gates have the same colour scale.
+
+    `stage` and `block` are indices from 0.
+    """
     size = at_least(_SHOWN, seen.image).shape[:2]
     maps = block_maps(seen.stages, stage, block)
     limits = _limits([maps.modulator])
-    places = "x".join(map(str, maps.modulator.shape))
+    positions = "x".join(map(str, maps.modulator.shape))
     name, *gate_names = maps.names
     modulator = coloured(maps.modulator, size, MODULATOR, limits)
-    panels = [Panel(name, f"its strength at each of {places} places", modulator, MODULATOR, limits)]
+    panels = [Panel(name, f"its strength at each of {positions} positions", modulator, MODULATOR, limits)]
     most = float(np.abs(maps.gates).max(initial=0))
     windows = 1 + np.cumsum(
         np.array(config.kernel_sizes(stage)) - 1
-    )  # receptive field of all levels so far, paper section 3.2
-    meanings = [*(f"context of {window}x{window} places" for window in windows), "context of the whole image"]
+    )  # receptive field of each level, paper section 3.2
+    meanings = [*(f"context of {window}x{window} positions" for window in windows), "context of the whole image"]
     for gate, name, meaning in zip(np.moveaxis(maps.gates, -1, 0), gate_names, meanings, strict=False):
         panels.append(Panel(name, meaning, coloured(gate, size, GATES, (-most, most)), GATES, (-most, most)))
     return panels

@@ -1,8 +1,9 @@
-"""Sharding constraints on activations; without them the compiler may choose to exchange activations between devices.
+"""Sharding of activations, and of the kernels that compute them.
 
-Without a mesh in the context (`jax.sharding.use_abstract_mesh`) no constraint is set, and kernels are partitioned along
-the compiler's sharding of their operands (`distributed.partition`). The same holds in a mesh without the three axes
-below. Inside `jax.shard_map` and `jax.pmap` each device computes its own shard.
+Without sharding constraints, the compiler may choose to exchange activations between devices. The functions here use
+the context's mesh (`jax.sharding.use_abstract_mesh`). Without a mesh that has the axes data, fsdp and tensor, they set
+no constraint, and kernels are partitioned along the compiler's sharding of their operands (`distributed.partition`).
+Inside `jax.shard_map` and `jax.pmap` each device computes its own shard.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from focalnet_jax.errors import UserError
 
 EXAMPLES = ("data", "fsdp")  # mesh axes that split a batch
 CHANNELS = "tensor"  # mesh axis that splits the channels of wide layers
+# Sharding of each kind of array, in a mesh with these axes.
 _SPLIT = {
     "context": PartitionSpec(EXAMPLES, None, None, CHANNELS),  # [B, H, W, C]
     "gate": PartitionSpec(EXAMPLES),  # [B, H, W]
@@ -30,48 +32,50 @@ _SPLIT = {
     "gate parts": PartitionSpec(CHANNELS, EXAMPLES),  # [n, B, H, W]
     "examples": PartitionSpec(EXAMPLES),  # [B, ...]
     "whole": PartitionSpec(),
-    # Parts of sums, which the caller adds up along n:
+    # Parts of sums over B, which the caller adds up along n:
     "parts": PartitionSpec(EXAMPLES, None, None, None, CHANNELS),  # [n, ., k, k, C] or [n, k, k, 1, C]
     "bias parts": PartitionSpec(EXAMPLES, CHANNELS),  # [n, C]
     "sums": PartitionSpec(EXAMPLES),  # [n, ...]
 }
-# Position of B in each kind, and the kinds that are parts of sums over B.
+# Dimension of B in each kind that has it, and the kinds that are parts of sums over B.
 _BATCH = {"context": 0, "gate": 0, "gates": 0, "means": 0, "gate parts": 1, "examples": 0}
 _SUMS = ("parts", "bias parts", "sums")
 
 
 def by_example(x: jax.Array, *, channels: bool = False) -> jax.Array:
-    """Returns `x` `[B, ..., C]` sharded along B, and with `channels` also along C."""
+    """Returns `x` `[B, ..., C]` sharded along B, and also along C if `channels` is set."""
     return _constrained(x, PartitionSpec(EXAMPLES, *[None] * (x.ndim - 2), CHANNELS if channels else None))
 
 
 def by_channel(kernel: jax.Array) -> jax.Array:
-    """Returns a depthwise kernel `[k, k, 1, C]` sharded along C, like its operand."""
+    """Returns a depthwise kernel `[k, k, 1, C]` sharded along C, like the maps that it convolves."""
     return _constrained(kernel, _SPLIT["kernel"])
 
 
 def everywhere(x: jax.Array) -> jax.Array:
-    """Returns `x` replicated: every device computes all of it."""
+    """Returns `x` replicated, so that every device computes all of it."""
     return _constrained(x, PartitionSpec())
 
 
 def on_each_device(function: Callable[..., Any], arguments: Any, result: Any) -> Callable[..., Any]:
-    """Returns `function` computed on each device's shard; for kernels, which the compiler cannot partition.
+    """Returns a function that computes `function` on each device's shard of the arguments.
 
-    In a mesh with the three axes, arguments and results are sharded as in `by_example` and `by_channel`. If an axis
-    does not divide evenly over the devices, each of them computes everything. Without such a mesh, B is split along the
-    compiler's sharding of the arguments, over axes of any name (`distributed.partition`); sums then have one part.
+    This is for kernels, which the compiler cannot partition. In a mesh with the axes data, fsdp and tensor, arguments
+    and results are sharded like the results of `by_example` and `by_channel`; if an array cannot be split evenly, each
+    device computes everything. Without such a mesh, B is split along the compiler's sharding of the arguments, over
+    axes of any name (`distributed.partition`), and sums over B have one part.
 
     Args:
-      function: computes `result` from `arguments`.
-      arguments: tree of kinds: "context" `[B, H, W, C]`, "gate" `[B, H, W]`, "gates" `[B, H, W, n]`, "kernel"
-        `[k, k, 1, C]`, "bias" `[C]`, "means" `[B, C]`, "gate parts" `[n, B, H, W]`; and parts of sums over B, which the
-        caller adds up along n: "parts" `[n, ..., C]`, "bias parts" `[n, C]`, "sums" `[n, ...]`. The kinds "examples"
-        `[B, ...]` and "whole" (replicated) may stand for a tree of arrays.
-      result: tree of kinds of the results.
+      function: function of arrays, which may be in trees.
+      arguments: tree with the kind of each argument: "context" `[B, H, W, C]`, "gate" `[B, H, W]`, "gates"
+        `[B, H, W, n]`, "kernel" `[k, k, 1, C]`, "bias" `[C]`, "means" `[B, C]`, "gate parts" `[n, B, H, W]`; and parts
+        of sums over B, which the caller adds up along n: "parts" `[n, ..., C]`, "bias parts" `[n, C]`, "sums"
+        `[n, ...]`. The kinds "examples" `[B, ...]` and "whole" (replicated) may stand for a tree of arrays.
+      result: tree with the kind of each result.
 
     Raises:
-      UserError: the result is differentiated; kernels have no derivative rules, the caller must define its own.
+      UserError: the returned function is differentiated. Kernels have no derivative rules, so the caller must define a
+        rule.
     """
     mesh = _mesh()
     manual = jax.sharding.get_abstract_mesh().manual_axes
@@ -94,7 +98,7 @@ def on_each_device(function: Callable[..., Any], arguments: Any, result: Any) ->
 
 def _refuse(*_: Any) -> NoReturn:
     raise UserError(
-        "kernels have first derivatives only: for second ones create the model with model.aggregation=xla and "
+        "kernels have first derivatives only; for second derivatives, create the model with model.aggregation=xla and "
         "model.pointwise=xla"
     )
 
@@ -110,7 +114,7 @@ def _has_equal_parts(mesh: AbstractMesh, name: str, x: jax.Array) -> bool:
 
 
 def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:
-    """Returns the shape of a device's shard of `x` `[B, ..., C]`, sharded along B and C as by `by_example`."""
+    """Returns the shape of a device's shard of `x` `[B, ..., C]`, sharded by `by_example` along B and C."""
     mesh = _mesh()
     if mesh is None:
         return x.shape
@@ -119,10 +123,10 @@ def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:
 
 
 def allows_kernels(*arrays: jax.Array) -> bool:
-    """Returns whether kernels can compute with these arrays in this context; if not, XLA's operations are used.
+    """Returns whether kernels can compute these arrays in the context's mesh.
 
-    They cannot with explicit axes, which need sharding rules that kernels lack, or if only some axes of a mesh are
-    manual. With auto axes, `on_each_device` partitions kernels.
+    Kernels can compute with auto axes, over which `on_each_device` partitions them, and if all axes are manual. They
+    cannot with explicit axes, for which kernels lack sharding rules, or if only some axes are manual.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if _mesh() is not None:
@@ -139,7 +143,7 @@ def splits_channels() -> bool:
 
 
 def splits_weights() -> bool:
-    """Returns whether parameters are sharded over devices, which gather them for each computation."""
+    """Returns whether parameters are sharded over devices, which then gather them for each computation."""
     mesh = _mesh()
     return mesh is not None and mesh.shape[EXAMPLES[1]] > 1
 
@@ -149,7 +153,7 @@ def _constrained(x: jax.Array, spec: PartitionSpec) -> jax.Array:
 
 
 def _mesh() -> AbstractMesh | None:
-    """Returns the context's mesh if it has the three axes, none of its axes being manual or explicit; else None."""
+    """Returns the context's mesh if it has the axes data, fsdp and tensor and all its axes are auto, otherwise None."""
     mesh = jax.sharding.get_abstract_mesh()
     known = {*EXAMPLES, CHANNELS} <= set(mesh.axis_names) and not (mesh.manual_axes or mesh.explicit_axes)
     return mesh if known else None

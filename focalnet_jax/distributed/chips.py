@@ -1,4 +1,4 @@
-"""Peak figures of supported accelerators, as published by the manufacturers."""
+"""Peak performance and memory of the supported accelerators, as published by their manufacturers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """Figures of one JAX device."""
+    """Properties of one JAX device."""
 
     name: str
     kind: str  # JAX's `Device.device_kind`, or a prefix of it
     flops: float  # bfloat16 FLOP/s, dense
     memory: int  # bytes
-    clock: float | None = None  # Hz; for TPUs, whose compiler counts cycles
+    clock: float | None = None  # Hz; only for TPUs, whose compiler estimates cycles
 
 
-# Sources: Google's system architecture pages of each TPU, NVIDIA's data sheets (SXM, dense). Clocks follow from peak,
-# number and size of the matrix units: 128 x 128 up to v5p, 256 x 256 in v6e, two operations per cell and cycle.
+# Sources: Google's system architecture pages of each TPU, NVIDIA's data sheets (SXM, dense). The clock is the peak
+# divided by the cells of all matrix units (128 x 128 each up to v5p, 256 x 256 in v6e) and by two operations per cycle.
 # A v4 or v5p device is one chip with two cores, as in JAX on such machines.
 CHIPS = {
     "v4": Chip("TPU v4", "TPU v4", 275e12, 32 * _GIB, 1.05e9),
@@ -33,6 +33,6 @@ CHIPS = {
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """Returns the chip with this `Device.device_kind`; None if it is not listed."""
+    """Returns the chip with this `Device.device_kind`, or None if the chip is not listed."""
     known = [chip for chip in CHIPS.values() if device_kind.startswith(chip.kind)]
     return max(known, key=lambda chip: len(chip.kind), default=None)

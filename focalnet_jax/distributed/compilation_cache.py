@@ -1,4 +1,4 @@
-"""Cache of compiled programs for the next start."""
+"""Stores compiled programs on disk, so that the next run starts faster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import jax
 
 
 def keep_compiled(folder: str) -> None:
-    """Makes JAX cache compiled programs in a folder of this machine, unless JAX is configured with another folder."""
+    """Makes JAX cache compiled programs in a folder of this machine, unless JAX is configured with another folder.
+
+    Nothing is cached if `folder` is empty or, with a warning, if the folder cannot be written.
+    """
     if not folder or jax.config.jax_compilation_cache_dir:
         return
     path = Path(folder).expanduser()
@@ -20,7 +23,8 @@ def keep_compiled(folder: str) -> None:
             pass
     except OSError as error:
         print(
-            f"warning: compilation_cache={folder}: {error.strerror}; compiled programs are not stored", file=sys.stderr
+            f"warning: cannot write to compilation_cache={folder} ({error.strerror}): compiled programs are not cached",
+            file=sys.stderr,
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(path))

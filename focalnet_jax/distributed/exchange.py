@@ -1,6 +1,7 @@
-"""Exchanges integers between processes: each process adds its own to a batch, and the train step sums them.
+"""Sums integers over the processes of a run: each process adds its integers to a batch, and the train step sums them.
 
-Processes must act together on an event that only one has seen, such as a signal: all receive the sums at the same step.
+All processes receive the sums at the same step. They can therefore act together on an event that only one process has
+seen, such as a signal.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _FIELD = "exchanged"  # name of the field in a batch and in the metrics of its s
 
 
 def with_sums(batch: Mapping[str, jax.Array], metrics: dict[str, jax.Array], last: jax.Array) -> dict[str, jax.Array]:
-    """Returns the metrics of a step with the sums over the processes, if the batch has integers; traced by JAX.
+    """Returns the metrics of a step with the sums of the processes' integers, if the batch has integers.
+
+    The train step calls this function, so JAX traces it.
 
     Args:
       batch: batch of the step.
@@ -33,14 +36,14 @@ def with_sums(batch: Mapping[str, jax.Array], metrics: dict[str, jax.Array], las
 
 
 def without(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns the batch without the integers."""
+    """Returns a batch without the processes' integers, or the metrics of a step without their sums."""
     return {name: value for name, value in batch.items() if name != _FIELD}
 
 
 class Exchange:
-    """Newest sums over all processes of the integers that each process added to a batch.
+    """Receiver of the sums over all processes of the integers that each process added to a batch.
 
-    With a single process nothing is exchanged; the sums are its own integers.
+    `sums` is the newest list of sums. In a run of one process nothing is exchanged: the sums are its own integers.
 
     Args:
       mesh: mesh of the run.
@@ -53,14 +56,14 @@ class Exchange:
         self._mesh = mesh
 
     def give(self, batch: dict[str, jax.Array], own: Sequence[int]) -> dict[str, jax.Array]:
-        """Returns the batch with this process's integers."""
+        """Returns the batch with the integers `own` of this process."""
         if self.alone:
             self.sums = list(own)
             return batch
         return batch | {_FIELD: put_exchanged(own, self._mesh)}
 
     def send(self, metrics: dict[str, jax.Array]) -> None:
-        """Starts copying the sums of a step to the host, so that `receive` need not wait for them."""
+        """Starts copying the sums of a step to the host, so that `receive` does not wait for them."""
         if not self.alone:
             metrics[_FIELD].copy_to_host_async()
 
@@ -71,5 +74,5 @@ class Exchange:
 
 
 def scalars(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
-    """Returns the metrics of a step as numbers, without the sums."""
+    """Returns the metrics of a step as Python numbers, without the sums of the processes' integers."""
     return {name: float(value) for name, value in jax.device_get(without(metrics)).items()}

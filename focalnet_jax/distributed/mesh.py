@@ -24,11 +24,11 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
 
     Args:
       sizes: size of each axis in `AXES`.
-      devices: the devices, by default all devices.
+      devices: devices of the mesh, by default all devices.
 
     Raises:
-      UserError: the product of the sizes is not the number of devices (a single process may use fewer), or the number
-        of slices does not divide `data`.
+      UserError: a size is invalid, the product of the sizes is not the number of devices (a run of one process may use
+        fewer devices), or `data` is not a multiple of the number of slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = [sizes[axis] for axis in AXES]
@@ -49,16 +49,16 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if count > len(devices) or (hosts > 1 and count != len(devices)):
         processes = f" of {hosts} processes" if hosts > 1 else ""
         raise UserError(
-            f"{given} is a mesh of {count} on {len(devices)} devices{processes}: give sizes whose product is "
-            f"{len(devices)}, or -1 for one of them"
+            f"{given} is a mesh of {count} devices, but there are {len(devices)} devices{processes}: give sizes whose "
+            f"product is {len(devices)}, or -1 for one of them"
         )
     types = (AxisType.Auto,) * 3
     slices = len({getattr(device, "slice_index", 0) for device in devices[:count]})
     if slices == 1 and (count < len(devices) or any(getattr(device, "core_on_chip", 0) for device in devices)):
-        # For a part of a host's devices, or two devices per chip (v4 as described for compilation elsewhere), JAX may
-        # know no order but their own.
+        # JAX may not be able to order a part of a host's devices, or two devices per chip (as `aot` describes a v4), so
+        # they stay in the given order.
         return Mesh(np.array(devices[:count]).reshape(shape), AXES, axis_types=types)
-    # Splitting physical axes keeps neighbours together, and other shapes may not exist.
+    # The physical axes may be split, because this keeps neighbours together, and some shapes do not exist otherwise.
     if slices == 1:
         placed = mesh_utils.create_device_mesh(shape, devices[:count], allow_split_physical_axes=True)
         return Mesh(placed, AXES, axis_types=types)
@@ -73,12 +73,16 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
 
 
 def run_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of a run over `devices`, by default all; raises `UserError` if some devices would be idle."""
+    """Returns the mesh of a run over `devices`, by default all devices.
+
+    Raises:
+      UserError: some devices would be idle, or the mesh is invalid (see `make_mesh`).
+    """
     devices = jax.devices() if devices is None else devices
     mesh, count = make_mesh(sizes, devices), len(devices)
     if mesh.size != count:
         sizes = " ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
-        raise UserError(f"{sizes} would use {mesh.size} of {count} devices: give sizes whose product is {count}, or -1")
+        raise UserError(f"{sizes} would use {mesh.size} of {count} devices: give sizes whose product is {count}")
     return mesh
 
 
@@ -91,17 +95,17 @@ _COMPILER_OPTIONS = {
 def compiler_options(mesh: Mesh) -> dict[str, str]:
     """Returns compiler options for the devices of a mesh.
 
-    TPUs: gather a sharded weight before multiplying by it. By default the compiler hides the communication and
-    multiplies by one shard after another, but a 16th of FocalNet's narrow weights leaves most of a matrix unit idle.
-    According to the compiler's estimate, FocalNet-L at fsdp=16 then takes 3.3 times as long (docs/scale.md).
+    On TPUs, a sharded weight is gathered before it is multiplied. By default, the compiler multiplies by one shard
+    while it fetches the next, but FocalNet's weights are narrow: a 16th of a weight leaves most of a matrix unit idle.
+    By the compiler's estimate, FocalNet-L at fsdp=16 would take 3.3 times as long (docs/scale.md).
 
-    CPUs: use the full width of AVX-512's vector registers instead of half of it (docs/performance.md).
+    On CPUs, the full width of AVX-512's vector registers is used instead of half of it (docs/performance.md).
     """
     return _COMPILER_OPTIONS.get(mesh.devices.flat[0].platform, {})
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of arrays that every device holds completely."""
+    """Returns the sharding of arrays that every device stores completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -111,13 +115,16 @@ def split_by_example(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch_size(key: str, size: int, mesh: Mesh, micro_batches: int = 1) -> int:
-    """Returns `size`; raises `UserError`, with the nearest valid sizes, if the mesh does not divide it evenly.
+    """Returns `size` after checking that the mesh can split the batch evenly.
 
     Args:
       key: name of the config key, for the message.
       size: global batch size.
       mesh: the mesh, whose axes `data` and `fsdp` split the batch.
       micro_batches: number of micro-batches per step.
+
+    Raises:
+      UserError: the mesh cannot split the batch evenly; the message has the nearest valid sizes.
     """
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     shards = devices * micro_batches
@@ -131,20 +138,23 @@ def check_batch_size(key: str, size: int, mesh: Mesh, micro_batches: int = 1) ->
 
 @dataclass(frozen=True)
 class LocalPlaces:
-    """The part of every global batch that this process reads: the shards of its devices in `mesh`.
+    """Indices of the examples of every global batch that this process reads: the shards of its devices in `mesh`.
 
-    Hosts that share examples because they split channels read the same examples.
+    If the channels of an example are split over several hosts, each of these hosts reads the example.
     """
 
     mesh: Mesh
 
     def slice(self, batch_size: int) -> tuple[int, ...]:
-        """Returns the indices of this process's examples in the global batch, ascending."""
-        held = split_by_example(self.mesh).addressable_devices_indices_map((batch_size,)).values()
-        return tuple(sorted({place for (part,) in held for place in range(*part.indices(batch_size))}))
+        """Returns the indices in the global batch of the examples that this process reads, ascending."""
+        shards = split_by_example(self.mesh).addressable_devices_indices_map((batch_size,)).values()
+        return tuple(sorted({index for (part,) in shards for index in range(*part.indices(batch_size))}))
 
     def counted(self, batch_size: int) -> np.ndarray:
-        """Returns, for each example in `slice`, whether no process of a lower index reads it too, `[N]` bool."""
+        """Returns which examples of `slice` this process counts, `[N]` bool, so that each example is counted once.
+
+        If several processes read an example, the process with the lowest index counts it.
+        """
         lowest = np.full(batch_size, jax.process_count())
         for device, (part,) in split_by_example(self.mesh).devices_indices_map((batch_size,)).items():
             lowest[part] = np.minimum(lowest[part], device.process_index)
@@ -152,11 +162,11 @@ class LocalPlaces:
 
 
 def put_exchanged(values: Sequence[int], mesh: Mesh) -> jax.Array:
-    """Returns an array `[devices, N]` whose sum over devices is the sum of all processes' `values`.
+    """Returns an int32 array `[devices, N]` whose sum over devices is the sum of the `values` of all processes.
 
     Args:
-      values: N integers of this process; the sum adds the integers of the other processes.
-      mesh: the mesh.
+      values: N integers of this process.
+      mesh: mesh of the run.
     """
     local = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
     rows = np.zeros((local, len(values)), np.int32)

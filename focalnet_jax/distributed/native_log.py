@@ -1,7 +1,7 @@
 """Prints one line instead of JAX's native trace when JAX ends a process because another process has ended.
 
-Native code's stderr is piped through a small filter process (this file run as a program), because a process cannot
-filter output while JAX ends it. Python's stderr is not filtered.
+The stderr of native code is piped through a small filter process (this file run as a program), because a process cannot
+filter its own output while JAX is ending it. Python's stderr is not filtered.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ _PROCESS_0 = b"Failed to send RPC to coordination service"
 
 
 def shorten() -> None:
-    """Pipes native code's stderr through a filter process, which ends when all its writers have ended."""
-    with contextlib.suppress(OSError):  # without stderr or a further process, nothing is filtered
+    """Pipes the stderr of native code through a filter process, which ends when all its writers have ended."""
+    with contextlib.suppress(OSError):  # if stderr is closed or no process can start, nothing is filtered
         own = os.dup(2)
         log_filter = subprocess.Popen([sys.executable, "-IS", __file__], stdin=subprocess.PIPE, start_new_session=True)
         os.dup2(log_filter.stdin.fileno(), 2)
         log_filter.stdin.close()
-        log_filter.returncode = 0  # no wait, and no warning about it
+        log_filter.returncode = 0  # marks it as ended: otherwise Python warns that it was not waited for
         sys.stderr = os.fdopen(own, "w", buffering=1, errors="backslashreplace")
 
 

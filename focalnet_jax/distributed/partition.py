@@ -1,4 +1,4 @@
-"""Kernels split over the batch by the compiler, over axes of any mesh."""
+"""Lets the compiler split kernels over the batch, along the axes of any mesh."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 def partitioned(
     function: Callable[..., Any], arguments: Any, result: Any, batch: Mapping[str, int], sums: Collection[str]
 ) -> Callable[..., Any]:
-    """Returns `function` for arrays that the compiler splits: each device computes its examples, and all else whole.
+    """Returns `function` with a rule by which the compiler splits it over the batch B.
 
-    Where the compiler splits none of B, or not in equal parts, each device computes the whole. `jax.vmap` of it is a
-    loop. Without several devices the program is that of `function`.
+    Each device computes its own examples; arrays without B are replicated. If the compiler does not split B, or not in
+    equal parts, each device computes everything. `jax.vmap` of the returned function is a loop. On one device, the
+    compiled program is the same as without the rule.
 
     Args:
-      function: of arrays or trees of them.
-      arguments: the kind of each array, a tree of names as the arguments are.
-      result: the kind of each result, or of each subtree.
-      batch: by kind, the dimension that is B; kinds that are absent are whole on every device.
-      sums: kinds of results that are parts of sums over B, `[n, ...]`; they are added up to `[1, ...]`.
+      function: function of arrays, which may be in trees.
+      arguments: kind (a name) of each array, in a tree with the structure of the arguments.
+      result: kind of each result, or of each subtree of results.
+      batch: for each kind that has the dimension B, the index of this dimension.
+      sums: kinds of results that are parts of sums over B, `[n, ...]`; the parts are added up to `[1, ...]`.
     """
-    result_kinds: list[str] = []  # of each array, known when it is traced, which is before it is lowered
+    result_kinds: list[str] = []  # of each array; set when `summed` is traced, and read by `rule` afterwards
 
     def summed(*given: Any) -> Any:
         made = function(*given)
@@ -37,7 +38,7 @@ def partitioned(
         return jax.tree.map(lambda kind, x: x.sum(0, keepdims=True) if kind in sums else x, kinds, made)
 
     def partition(mesh: Mesh, given: Any, made: Any) -> Any:
-        if mesh.empty:  # arrays of several: the compiler has no names of axes then
+        if mesh.empty:  # the arrays are on several devices without a mesh, so there are no axis names
             mesh = Mesh(np.asarray(list(jax.tree.leaves(given)[0].sharding.device_set)), ("devices",))
         pairs = zip(jax.tree.leaves(arguments), jax.tree.leaves(given), strict=True)
         axes = next(filter(None, (_axes_of_batch(x, batch.get(kind)) for kind, x in pairs)), ())
@@ -61,7 +62,7 @@ def partitioned(
 
         def side(kinds: list[str], types: Any) -> str:
             return ", ".join(
-                " ".join("b" if batch.get(kind) == place else next(fresh) for place in range(x.rank))
+                " ".join("b" if batch.get(kind) == dimension else next(fresh) for dimension in range(x.rank))
                 for kind, x in zip(kinds, types, strict=True)
             )
 
@@ -74,10 +75,10 @@ def partitioned(
     return sequential_vmap(call)
 
 
-def _axes_of_batch(x: jax.ShapeDtypeStruct, place: int | None) -> tuple[str, ...]:
-    """Returns the mesh's axes that split this dimension, none where its parts are not equal."""
-    if place is None or not isinstance(x.sharding, NamedSharding) or len(x.sharding.spec) <= place:
+def _axes_of_batch(x: jax.ShapeDtypeStruct, dimension: int | None) -> tuple[str, ...]:
+    """Returns the names of the mesh axes that split a dimension of `x`, or () if they do not split it evenly."""
+    if dimension is None or not isinstance(x.sharding, NamedSharding) or len(x.sharding.spec) <= dimension:
         return ()
-    names = x.sharding.spec[place]
+    names = x.sharding.spec[dimension]
     names = (names,) if isinstance(names, str) else tuple(names or ())
-    return names if x.shape[place] % math.prod(x.sharding.mesh.shape[name] for name in names) == 0 else ()
+    return names if x.shape[dimension] % math.prod(x.sharding.mesh.shape[name] for name in names) == 0 else ()

@@ -29,7 +29,7 @@ TENSOR_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"/modulation/(query|context)/bias$", ("tensor",)),
     (r"/modulation/focal_kernels/\d+/kernel$", (None, "tensor")),
     (r"/modulation/(modulator|proj)/kernel$", ("tensor", None)),
-    # Whole on every device of `tensor`: small, or added after a sum over channels.
+    # Replicated over `tensor`, because they are small or are added after a sum over channels:
     (r"/mlp/fc2/bias$", ()),
     (r"/modulation/gates/(kernel|bias)$", ()),
     (r"/modulation/(modulator|proj)/bias$", ()),
@@ -39,7 +39,9 @@ TENSOR_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(^|/)head/(kernel|bias)$", ()),
     (r"(^|/)(mean|var)$", ()),  # running statistics
 )
-_LEAST = 4096  # smallest parameter, in elements, that fsdp splits; gathering smaller ones costs more than it saves
+_LEAST = (
+    4096  # elements of the smallest parameter that fsdp splits; for smaller ones, gathering costs more than it saves
+)
 _STACKED = "/blocks/"  # parameters of blocks are stacked along a first axis of size depth, over which they are scanned
 
 
@@ -49,14 +51,14 @@ def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> Pa
     Args:
       name: path name of the array; ends with the path name of the parameter.
       shape: shape of the array.
-      sizes: sizes of the axes `fsdp` and `tensor`.
+      sizes: sizes of the mesh axes `fsdp` and `tensor`.
 
     Raises:
-      UserError: `tensor` does not divide an axis that it splits.
-      LookupError: `tensor` is above 1, and no rule of `TENSOR_RULES` or several match the name.
+      UserError: the size of `tensor` does not divide a dimension that it splits.
+      LookupError: the size of `tensor` is above 1, and no rule or several rules of `TENSOR_RULES` match the name.
     """
     axes: list[str | None] = [None] * len(shape)
-    if sizes["tensor"] > 1 and shape:  # scalars, such as counts, are whole
+    if sizes["tensor"] > 1 and shape:  # scalars, such as step counts, are replicated
         last = _tensor_rule(name)
         axes[len(shape) - len(last) :] = last
     for axis, length in zip(axes, shape, strict=True):
@@ -66,9 +68,9 @@ def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> Pa
                 f"{length}"
             )
     first = 1 if _STACKED in name else 0
-    free = [place for place in range(first, len(shape)) if axes[place] is None and not shape[place] % sizes["fsdp"]]
+    free = [index for index in range(first, len(shape)) if axes[index] is None and not shape[index] % sizes["fsdp"]]
     if sizes["fsdp"] > 1 and free and math.prod(shape) >= _LEAST:
-        axes[max(free, key=lambda place: shape[place])] = "fsdp"
+        axes[max(free, key=lambda index: shape[index])] = "fsdp"
     return PartitionSpec(*axes)
 
 
@@ -82,21 +84,21 @@ def _tensor_rule(name: str) -> tuple[str | None, ...]:
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """Returns the sharding by `partition` of every array or shape in a tree."""
+    """Returns a tree with the sharding of every array in `tree`, according to `partition`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, partition(path_name(path), leaf.shape, mesh.shape)), tree
     )
 
 
 def describe_sharding(params: Any, mesh: Mesh) -> str:
-    """Returns a line with the fraction of the parameters split by each mesh axis, and the parameters per device."""
+    """Returns a line with the fraction of the parameters that each mesh axis splits, and their number per device."""
     numbers: Counter[str] = Counter()
-    held = 0
+    stored = 0  # by each device
     for name, leaf in named_leaves(params).items():
         axes = [axis for axis in partition(name, leaf.shape, mesh.shape) if axis and mesh.shape[axis] > 1]
         size = math.prod(leaf.shape)
         numbers[" and ".join(sorted(axes))] += size
-        held += size // math.prod(mesh.shape[axis] for axis in axes)
+        stored += size // math.prod(mesh.shape[axis] for axis in axes)
     whole, total = numbers.pop("", 0), numbers.total()
     if not total:
         return "parameters are replicated on every device"
@@ -104,12 +106,12 @@ def describe_sharding(params: Any, mesh: Mesh) -> str:
     over = ", ".join(f"{size / total:.1%} over {axes}" for axes, size in numbers.most_common())
     return (
         f"{1 - whole / total:.1%} of the parameters are sharded ({over}), {whole / total:.1%} replicated; "
-        f"a device holds {held:,} of {total:,}"
+        f"each device stores {stored:,} of {total:,}"
     )
 
 
 def list_placement(params: Any, mesh: Mesh) -> str:
-    """Returns one line per parameter: path name, shape, and the mesh axis over which each axis is split, or -."""
+    """Returns one line per parameter: path name, shape, and for each dimension the mesh axis that splits it, or "-"."""
     rows = [
         (
             name,

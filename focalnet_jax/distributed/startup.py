@@ -1,4 +1,7 @@
-"""Connects the processes of a run: one per host of a pod, one per GPU or node of a cluster, or several on a machine."""
+"""Connects the processes of a run, and checks that they agree.
+
+A run has one process per host of a TPU pod, one per GPU or node of a cluster, or several on one machine.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +32,21 @@ from focalnet_jax.errors import BEFORE_THE_END, EXIT_FAILED, RunFailedError, Use
 from focalnet_jax.system.signals import handled
 
 _HEARTBEAT_SECONDS = 10  # time without a heartbeat after which a process counts as gone and the others end
-_LINGER_SECONDS = 1.0  # time for the other processes to print the same error before process 0 ends
+_LINGER_SECONDS = 1.0  # time before process 0 ends, in which the other processes can print the same error
 _LONGEST_TIMEOUT = 24 * 60 * 60
+_MOST_NAMES = 8  # that one message lists
 _BROKEN_OFF = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable|aborted", re.IGNORECASE)
 
 
 def connect(flags: argparse.Namespace) -> None:
-    """Connects this process with the others of the run; does nothing for a run of one process.
+    """Connects this process with the other processes of the run; does nothing in a run of one process.
 
-    Afterwards only process 0 prints. If some processes do not connect before the timeout, this process ends with
-    one line; the library would print a trace.
+    Afterwards only process 0 prints. If some processes do not connect before the timeout, this process exits with a
+    one-line message, instead of JAX's native trace.
 
     Raises:
-      UserError: the flags are incomplete or invalid.
-      RunFailedError: the library cannot connect.
+      UserError: the flags are incomplete or invalid, or the processes have different numbers of devices.
+      RunFailedError: JAX cannot connect the processes.
     """
     if not 0 < flags.coordinator_timeout <= _LONGEST_TIMEOUT:
         raise UserError(f"--coordinator-timeout {flags.coordinator_timeout}: expected 1 to {_LONGEST_TIMEOUT} seconds")
@@ -52,7 +56,7 @@ def connect(flags: argparse.Namespace) -> None:
     _refuse_port_in_use(given)
     where = given.get("coordinator_address", "the cluster's coordinator")
     native_log.shorten()
-    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM: see checkpoint/preemption.py
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM, see checkpoint/preemption.py
     timer = threading.Timer(flags.coordinator_timeout, _give_up, (where, flags.coordinator_timeout))
     timer.daemon = True
     timer.start()
@@ -72,28 +76,32 @@ def connect(flags: argparse.Namespace) -> None:
     finally:
         timer.cancel()
     if is_first():
-        # If all processes fail with the same error, each can print it: the others end as soon as process 0 does.
+        # The other processes end as soon as process 0 does. If all fail with the same error, each has time to print it.
         BEFORE_THE_END.append(lambda: time.sleep(_LINGER_SECONDS))
     else:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
-        os.dup2(sys.stdout.fileno(), 1)  # for native code, which prints too
+        os.dup2(sys.stdout.fileno(), 1)  # the same for output of native code
     refuse_uneven(jax.devices())
 
 
 def refuse_uneven(devices: Sequence[jax.Device]) -> None:
-    """Raises `UserError` if processes have different numbers of devices, as with a broken one: exchanges would fail."""
-    held = Counter(device.process_index for device in devices)
-    if len(set(held.values())) > 1:
-        counts = ", ".join(f"process {process} has {number}" for process, number in sorted(held.items())[:8])
+    """Raises `UserError` if the processes have different numbers of devices, for example because one is broken.
+
+    Exchanges between the processes would fail.
+    """
+    numbers = Counter(device.process_index for device in devices)
+    if len(set(numbers.values())) > 1:
+        counts = ", ".join(f"process {process} has {number}" for process, number in sorted(numbers.items())[:8])
         raise UserError(
-            f"the processes of this run differ in their number of devices ({counts}): give all of them the same"
+            f"the processes of this run differ in their number of devices ({counts}): give all processes the "
+            "same number"
         )
 
 
 def _give_up(where: str, seconds: int) -> None:
     _end(
-        f"not all processes connected to {where} within {seconds} s (--coordinator-timeout): start all of them with "
-        "the same address, and check that its port is open"
+        f"not all processes connected to {where} within {seconds} s (--coordinator-timeout): start all processes with "
+        "the same --coordinator, and check that its port is open"
     )
 
 
@@ -104,10 +112,10 @@ def _end(text: str) -> NoReturn:
 
 @contextlib.contextmanager
 def ends_with_the_others() -> Iterator[None]:
-    """Ends this process with one line if an exchange fails because another process has ended.
+    """Context manager that ends this process with a one-line message if another process has ended.
 
-    This covers exchanges that raise, as over gloo and NCCL. If an exchange waits without an error, the library ends the
-    process when a peer has not responded for 10 s or process 0 has ended, see `native_log`.
+    It covers exchanges that raise an error, such as those over gloo and NCCL. If an exchange waits without an error,
+    JAX ends this process when another process has not responded for 10 s or process 0 has ended (see `native_log`).
     """
     try:
         yield
@@ -122,16 +130,16 @@ def ends_with_the_others() -> Iterator[None]:
 
 
 def _connection_arguments(flags: argparse.Namespace) -> dict[str, str | int] | None:
-    """Returns arguments of `jax.distributed.initialize` from flags or environment.
+    """Returns the arguments of `jax.distributed.initialize` from the flags or the environment.
 
-    They are empty if nothing is given, and None for a run of one process.
+    Returns an empty dict if neither sets any, and None for a run of one process.
     """
     address = flags.coordinator or os.environ.get(COORDINATOR)
     try:
         count = int(os.environ.get(PROCESSES, 0)) if flags.processes is None else flags.processes
         index = int(os.environ.get(PROCESS, -1)) if flags.process is None else flags.process
     except ValueError as error:
-        raise UserError(f"{PROCESSES} and {PROCESS} in the environment: expected numbers, {error}") from error
+        raise UserError(f"{PROCESSES} and {PROCESS} in the environment: expected integers ({error})") from error
     if not address and not count and index < 0:
         return {}
     if count == 1 and index in (-1, 0):
@@ -142,14 +150,14 @@ def _connection_arguments(flags: argparse.Namespace) -> dict[str, str | int] | N
         given = " ".join(f"{name} {value}" for name, value in flags.items() if value is not None)
         missing = ", ".join(name for name, value in flags.items() if value is None)
         raise UserError(
-            f"{given}: expected HOST:PORT, the number of processes, and this one's index below that number"
+            f"{given}: expected --coordinator HOST:PORT, --processes N, and --process from 0 to N - 1"
             + (f"; {missing} is missing" if missing else "")
         )
     return {"coordinator_address": address, "num_processes": count, "process_id": index}
 
 
 def _refuse_port_in_use(given: Mapping[str, str | int]) -> None:
-    """Raises `UserError` if process 0 cannot listen at the coordinator's port; the library would crash."""
+    """Raises `UserError` if process 0 cannot listen at the coordinator's port; JAX would crash."""
     if given.get("process_id") != 0:
         return
     address = str(given["coordinator_address"])
@@ -160,19 +168,22 @@ def _refuse_port_in_use(given: Mapping[str, str | int]) -> None:
         except OSError as error:
             raise UserError(
                 f"--coordinator {address}: process 0 cannot listen there ({error.strerror}), maybe because another run "
-                "is still ending; choose another port, for all processes"
+                "is still ending; give all processes another port"
             ) from error
 
 
 def _unbound_socket() -> socket.socket:
-    """Returns a socket for all addresses of this machine; for those of IPv4 if the machine has no IPv6."""
-    with contextlib.suppress(OSError):  # `socket.has_ipv6` is about Python, not about the machine
+    """Returns a socket that can listen at all addresses of this machine, only at IPv4 addresses if it has no IPv6."""
+    with contextlib.suppress(OSError):  # `socket.has_ipv6` describes Python, not the machine
         return socket.socket(socket.AF_INET6)
     return socket.socket(socket.AF_INET)
 
 
 def _gpus_of_this_process(environment: Mapping[str, str]) -> list[int] | None:
-    """Returns all GPUs of a node if the node has one process; None for JAX's choice, one GPU per process."""
+    """Returns the indices of all GPUs of a node if only one process runs there.
+
+    Otherwise returns None, with which JAX chooses: one GPU per process in a cluster.
+    """
     alone = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
     alone |= environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
     given = environment.get("CUDA_VISIBLE_DEVICES")
@@ -181,12 +192,12 @@ def _gpus_of_this_process(environment: Mapping[str, str]) -> list[int] | None:
 
 
 def _in_cluster(environment: Mapping[str, str]) -> bool:
-    """Returns whether JAX detects the other processes by itself: SLURM, Open MPI, Kubernetes jobs, TPU machines."""
+    """Returns whether JAX can detect the other processes by itself: SLURM, Open MPI, Kubernetes jobs, TPU machines."""
     on_tpu = bool(importlib.util.find_spec("libtpu") and _tpu_chips())
     kubernetes = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys() and not on_tpu
     if kubernetes and not importlib.util.find_spec("kubernetes"):
         print(
-            "warning: this is a pod of a Kubernetes job, but it runs alone; to connect it with the others, pip install "
+            "warning: this pod of a Kubernetes job trains alone; to connect it with the other pods, pip install "
             "'focalnet_jax[k8s]' or give --coordinator, --processes and --process",
             file=sys.stderr,
         )
@@ -196,7 +207,7 @@ def _in_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
-    """Returns an environment variable as a number; 1 if the variable is not set."""
+    """Returns an environment variable as an integer, or 1 if the variable is not set."""
     try:
         return int(environment.get(name, 1))
     except ValueError:
@@ -204,7 +215,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def _tpu_chips() -> list[str]:
-    """Returns Google's accelerators on the PCI bus, where JAX searches for TPUs too."""
+    """Returns the files of Google's accelerators on the PCI bus, where JAX also searches for TPUs."""
     chips = []
     for vendor in glob.glob("/sys/bus/pci/devices/*/vendor"):
         kind = os.path.join(os.path.dirname(vendor), "class")
@@ -220,47 +231,63 @@ def is_first() -> bool:
 
 
 def warn(text: str) -> None:
-    """Prints a warning to stderr, in process 0 only: all processes have the same ones."""
+    """Prints a warning to stderr, in process 0 only, because all processes have the same warnings."""
     if is_first():
         print(f"warning: {text}", file=sys.stderr)
 
 
 def from_first(value: float) -> float:
-    """Returns process 0's value in all processes, such as one read from disks that may differ."""
+    """Returns the value of process 0 in all processes; for values that may differ, such as those read from a disk."""
     if jax.process_count() == 1:
         return value
-    # As bytes, because JAX would round to float32.
+    # Sent as bytes, because JAX would round the value to float32.
     sent = multihost_utils.broadcast_one_to_all(np.frombuffer(np.float64(value).tobytes(), np.uint8))
     return float(np.frombuffer(np.asarray(sent).tobytes(), np.float64)[0])
 
 
 def anywhere(here: bool) -> bool:
-    """Returns whether `here` is true in any process."""
+    """Returns whether `here` is true in any process; all processes must call this function."""
     return bool(multihost_utils.process_allgather(np.int32(here)).any()) if jax.process_count() > 1 else here
 
 
 def check_same(values: Mapping[str, str]) -> None:
-    """Checks that all processes were started with the same `values`, texts by name.
+    """Checks that all processes have the same `values`; all processes must call this function.
+
+    Args:
+      values: strings by name, such as config values by key.
 
     Raises:
-      UserError: values differ; the message has the names and this process's values.
+      UserError: names or values differ. The message has the names that differ, and this process's values.
     """
     if jax.process_count() == 1:
         return
-    # Names first: the gathered arrays must have the same length in all processes.
-    names = ", ".join(values)
-    if np.ptp(_gathered([names]), 0).any():
+    # Names first, because the gathered hashes must have the same shape in all processes.
+    names = [set(text.split("\n")) for text in _gather_text("\n".join(values))]
+    if unshared := sorted(set.union(*names) - set.intersection(*names)):
+        listed = ", ".join(unshared[:_MOST_NAMES])
+        more = f" and {len(unshared) - _MOST_NAMES} more" if len(unshared) > _MOST_NAMES else ""
         raise UserError(
-            f"the processes of this run compare different things, here {names}: install the same version everywhere"
+            f"only some processes of this run have {listed}{more}: start all processes with the same code, recipe and "
+            "--config arguments"
         )
-    differs = np.ptp(_gathered(list(values.values())), 0).any(axis=-1)
+    values = dict(sorted(values.items()))
+    differs = np.ptp(_gather_hashes(list(values.values())), 0).any(axis=-1)
     if differs.any():
         differing = itertools.compress(values.items(), differs)
         here = ", ".join(f"{name} (here {value})" for name, value in differing)
-        raise UserError(f"the processes of this run differ in {here}: start all of them with the same values")
+        raise UserError(f"the processes of this run differ in {here}: start all processes with the same values")
 
 
-def _gathered(texts: list[str]) -> np.ndarray:
+def _gather_text(text: str) -> list[str]:
+    """Returns the text of each process."""
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(encoded))))
+    padded = np.pad(encoded, (0, lengths.max() - len(encoded)))
+    texts = np.asarray(multihost_utils.process_allgather(padded))
+    return [row[:length].tobytes().decode() for row, length in zip(texts, lengths, strict=True)]
+
+
+def _gather_hashes(texts: list[str]) -> np.ndarray:
     """Returns a hash of each text in each process, `[processes, texts, 32]` uint8."""
     digests = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts]
     return np.asarray(multihost_utils.process_allgather(np.stack(digests)))

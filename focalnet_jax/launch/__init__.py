@@ -1,4 +1,4 @@
-"""Starts a run as several processes on one machine."""
+"""Runs a command as several processes on one machine."""
 
 import lazy_loader
 

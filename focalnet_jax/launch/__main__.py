@@ -1,8 +1,9 @@
-"""Run a program as several processes on one machine: python -m focalnet_jax.launch --processes 2 -- train.py ...
+"""Run a script as several processes on one machine: python -m focalnet_jax.launch --processes 2 -- train.py ...
 
-The processes connect over localhost. With --devices-per-process each has that number of virtual CPU devices, which
-simulates several hosts. The output of process 0 is printed unchanged; stderr of the others is prefixed by their index.
-Signals are forwarded to all processes. If one fails, the others are stopped, and its exit code is returned.
+The processes connect over localhost. With --devices-per-process, each process has this number of virtual CPU devices,
+to simulate several hosts. The output of the processes is printed; lines that processes other than 0 write to stderr are
+prefixed by the index of the process. SIGTERM and SIGINT (Ctrl-C) are forwarded to all processes. If a process fails,
+the others are stopped, and the exit code of the failed process is returned.
 """
 
 from __future__ import annotations
@@ -23,24 +24,28 @@ from focalnet_jax.programs.run_command import run_command
 from focalnet_jax.system.children import start
 from focalnet_jax.system.signals import handled
 
-_GRACE_SECONDS = 30.0  # time for the others to end by themselves after one has failed, and again after each signal
+_GRACE_SECONDS = 30.0  # time for the others to end after one has failed, and again after SIGTERM
 _LAST_LINES_SECONDS = 5.0  # time to print the last lines of a process; its children may keep its stderr open
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(arguments: list[str]) -> int:
-    """Parses the flags, starts the processes and waits for them; returns the first exit code that is not 0."""
+    """Starts the processes, waits for them, and returns 0 or the exit code of the first process that failed."""
     parser = make_parser("launch", __doc__)
     parser.add_argument("--processes", type=int, required=True, metavar="N", help="number of processes")
-    parser.add_argument("--devices-per-process", type=int, metavar="D", help="virtual CPU devices per process")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- followed by a Python program and its arguments")
+    parser.add_argument(
+        "--devices-per-process", type=int, metavar="D", help="number of virtual CPU devices per process"
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- followed by a Python script and its arguments")
     flags = parser.parse_args(arguments)
     command = flags.command[1:] if flags.command[:1] == ["--"] else flags.command
     for flag, number in (("--processes", flags.processes), ("--devices-per-process", flags.devices_per_process)):
         if number is not None and number < 1:
             raise UserError(f"{flag} {number}: expected at least 1")
     if not command or not os.path.isfile(command[0]):
-        raise UserError(f"{' '.join(command[:1]) or 'nothing'} after --: expected a Python program such as train.py")
+        raise UserError(
+            f"{' '.join(command[:1]) or 'nothing'} is given after --; expected a Python script such as train.py"
+        )
     address = f"localhost:{_free_local_port()}"
     processes = [_start(command, address, flags, index) for index in range(flags.processes)]
     readers = [
@@ -90,7 +95,7 @@ def _send(processes: list[subprocess.Popen[str]], number: int) -> None:
 
 
 def _wait(processes: list[subprocess.Popen[str]]) -> int:
-    failed: tuple[int, int] | None = None  # the first to fail, and its exit code
+    failed: tuple[int, int] | None = None  # index and exit code of the first process that failed
     ends = [signal.SIGTERM, signal.SIGKILL]
     while True:
         codes = [process.poll() for process in processes]

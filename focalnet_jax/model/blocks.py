@@ -24,8 +24,9 @@ from focalnet_jax.ops.stack import Schedule, choose_schedule, run_blocks
 class PatchEmbed(nnx.Module):
     """A strided convolution and LayerNorm: the stem, and the downsample at the end of a stage.
 
-    Sizes that are not a multiple of the stride are floored, as in the original classifier. With `pad`, maps are padded
-    with zeros to the right and below instead, as in the original backbone of detectors and segmenters.
+    Windows that do not fit completely in the padded map are dropped, as in the original classifier. With `pad`, the map
+    is first padded with zeros to the right and below, to a multiple of the stride, as in the original backbone of
+    detectors and segmenters.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Mlp(nnx.Module):
         self.drop_rate, self.compute = drop_rate, compute
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """Maps `[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
+        """Maps `[B, H, W, C]` to `[B, H, W, C]`; PRNG keys `[B]` make dropout active."""
         with jax.named_scope("mlp"):
             return mlp(self.fc1, self.fc2, x, self.drop_rate, keys, self.compute)
 
@@ -85,17 +86,23 @@ class FocalBlock(nnx.Module):
         self.compute = compute
 
     def __call__(self, x: jax.Array, drop_path_rate: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """Maps `[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make stochastic depth and dropout active."""
+        """Maps `[B, H, W, C]` to `[B, H, W, C]`; PRNG keys `[B]` make stochastic depth and dropout active."""
         parts = (None,) * 4 if keys is None else split_keys(keys, 4)
         return focal_block(self, x, drop_path_rate, parts)
 
     def layer_by_layer(self, x: jax.Array, rate: jax.Array, keys: Sequence[jax.Array | None]) -> jax.Array:
-        """Computes the equations above, `[B, H, W, C]` to `[B, H, W, C]`; `keys` as for `ops.fused.focal_block`."""
+        """Maps `[B, H, W, C]` to `[B, H, W, C]` by the equations above, one layer after the other.
+
+        Args:
+          x: input of the block.
+          rate: rate of stochastic depth, a scalar.
+          keys: four entries, each PRNG keys `[B]` or None, in the order of `ops.fused.focal_block`.
+        """
         x = by_example(x + drop_path(self._modulate(x, keys[0]), rate, keys[1]))
         return by_example(x + drop_path(self._transform(x, keys[2]), rate, keys[3]))
 
     def modulated(self, x: jax.Array) -> jax.Array:
-        """Returns the modulation's input, `[B, H, W, C]`, from the block's input."""
+        """Returns the input of the modulation, `[B, H, W, C]`, from the input of the block, `[B, H, W, C]`."""
         return x if self.postln else _normalized(self.norm1, x)
 
     def _modulate(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
@@ -118,13 +125,13 @@ def _scaled(x: jax.Array, gamma: nnx.Param | None) -> jax.Array:
 
 
 BlockProbe = Callable[[FocalBlock, jax.Array], Any]
-"""Receives each block and its input `[B, h, w, C]`; returns a tree of arrays."""
+"""Function that receives each block and its input `[B, h, w, C]`, and returns a tree of arrays."""
 
 
 class Stage(nnx.Module):
     """D focal blocks at one resolution, followed by a downsample (except in the last stage).
 
-    The blocks' parameters are stacked with a leading axis D.
+    The parameters of the blocks are stacked along a leading axis D.
     """
 
     def __init__(self, config: FocalNetConfig, stage: int, *, pad: bool = False, compute: Compute, rngs: nnx.Rngs):
@@ -156,13 +163,13 @@ class Stage(nnx.Module):
     def __call__(
         self, x: jax.Array, drop_path_rates: jax.Array, keys: jax.Array | None = None, probe: BlockProbe | None = None
     ) -> tuple[jax.Array, Any]:
-        """Returns the last block's output, `[B, H, W, C]`, and the probe's outputs, a tree of arrays `[D, ...]`.
+        """Returns the output of the last block, `[B, H, W, C]`, and the outputs of the probe, a tree of `[D, ...]`.
 
         Args:
           x: input of the first block, `[B, H, W, C]`.
           drop_path_rates: rate of stochastic depth of each block, `[D]`.
           keys: PRNG keys `[B]`, or None for no stochastic depth and dropout.
-          probe: function that receives each block and its input.
+          probe: function that receives each block and its input, or None.
         """
         graph, params = nnx.split(self.blocks)
 
@@ -175,7 +182,11 @@ class Stage(nnx.Module):
         return run_blocks(run, x, params, (drop_path_rates, each), self.depth, self.schedule(keys))
 
     def schedule(self, keys: jax.Array | None = None) -> Schedule:
-        """Returns the schedule of the blocks: scanned or unrolled, and the rematerialization policy."""
+        """Returns whether the blocks are scanned or unrolled, and their rematerialization policy.
+
+        Args:
+          keys: PRNG keys `[B]`, or None for no stochastic depth and dropout.
+        """
         graph, params = nnx.split(self.blocks)
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
         fused = computes(nnx.merge(graph, one), drops=keys is not None)

@@ -23,18 +23,19 @@ from focalnet_jax.ops.dropout import dropout, split_keys
 class Backbone(nnx.Module):
     """FocalNet without the classifier: maps images to one feature map per stage (arXiv 2203.11926, section 3).
 
-    In the original, the backbones for classification and for dense tasks differ in three ways, which are options here.
+    The original has one backbone for classification and another for dense tasks. They differ in three ways, which are
+    the arguments `output_norms`, `pad` and `stem_padding` here.
 
     Args:
       config: depths, widths and options of the model; `num_classes` is not used.
       precision: dtype of activations and precision of products.
       rngs: random streams for the initialisation.
-      platform: platform of the chosen implementations: "cpu", "gpu", "cuda" or "tpu"; JAX's default backend if None.
-      outputs: stages, counted from 0 and ascending, whose maps `features` returns; all stages if None.
+      platform: platform for which implementations are chosen: "cpu", "gpu", "cuda" or "tpu"; by default JAX's backend.
+      outputs: indices of the stages whose maps `features` returns, ascending from 0; by default all stages.
       output_norms: whether `features` applies a LayerNorm to each map that it returns; the next stage receives the map
-        before the norm. The norms' parameters are `output_norms/STAGE/{scale,bias}`, originally `normSTAGE.*`.
-      pad: whether to pad maps with zeros, to the right and below, to a multiple of the stride before each embedding;
-        otherwise sizes are floored.
+        before the norm. The norms' parameters are `output_norms/STAGE/{scale,bias}`; the original's are `normSTAGE.*`.
+      pad: whether to pad maps with zeros, to the right and below, to a multiple of the stride before each embedding.
+        Otherwise, windows that do not fit completely in the map are dropped.
       stem_padding: padding of the overlapped stem (`config.use_conv_embed`: kernel 7, stride 4): 2 in the classifier
         and in FocalNet-DINO, 3 in the original's detectors and segmenters.
 
@@ -79,7 +80,7 @@ class Backbone(nnx.Module):
         self.stages = nnx.List(
             [Stage(config, stage, pad=pad, compute=compute, rngs=rngs) for stage in range(len(config.depths))]
         )
-        # Not made without need: each layer draws from `rngs`, and a seed must give the classifier the same parameters.
+        # Created only if needed, because each layer draws from `rngs`: a seed must always make the same classifier.
         self.output_norms = (
             nnx.Dict({str(stage): LayerNorm(config.dims[stage], compute, rngs) for stage in self.outputs})
             if output_norms
@@ -93,19 +94,20 @@ class Backbone(nnx.Module):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Stride of each map that `features` returns: pixels of the image per position, the same along H and W."""
+        """Stride of each map that `features` returns, in pixels of the image, the same along H and W."""
         return tuple(self.config.patch_size * 2**stage for stage in self.outputs)
 
     def features(self, images: jax.Array, keys: jax.Array | nnx.Rngs | None = None) -> list[jax.Array]:
-        """Returns the maps of the `outputs`, `[B, h, w, C]` each: a stage's output before its downsample.
+        """Returns the output of each stage in `outputs`, before the stage's downsample, `[B, h, w, C]`.
 
-        The maps are not normalized, unless the backbone has `output_norms`. `h` is H divided by the stride, rounded
-        down, or rounded up with `pad`.
+        The maps are not normalized, unless the backbone has `output_norms`. `h` is H divided by the stride. It is
+        rounded up with `pad`, otherwise down, except that overlapped embeddings may round up.
 
         Args:
           images: normalized images `[B, H, W, 3]`.
-          keys: randomness for stochastic depth and dropout, which None disables: a key of `jax.random.key` or
-            `jax.random.PRNGKey`; one key per example, `[B]`, on which alone its draws depend; or `nnx.Rngs`.
+          keys: randomness for stochastic depth and dropout, or None to disable both: a key of `jax.random.key` or
+            `jax.random.PRNGKey`; one such key per example, `[B]`, so that an example's draws depend only on its own
+            key; or `nnx.Rngs`.
 
         Raises:
           UserError: images or keys have another shape, or the images are too small.
@@ -113,9 +115,10 @@ class Backbone(nnx.Module):
         return self._selected([x for x, _ in self._stage_outputs(images, keys)])
 
     def look(self, images: jax.Array, probe: BlockProbe) -> tuple[list[Any], list[jax.Array]]:
-        """Returns the outputs of `probe(block, x)` for each block and its input `[B, h, w, C]`, and the `features`.
+        """Calls `probe(block, x)` for each block and its input `[B, h, w, C]`.
 
-        The outputs of `probe` are one tree per stage, of arrays `[D, ...]` for D blocks.
+        Returns:
+          The outputs of `probe`, one tree per stage, with arrays `[D, ...]` for D blocks; and the maps of `features`.
         """
         maps, seen = zip(*self._stage_outputs(images, probe=probe), strict=True)
         return list(seen), self._selected(maps)
@@ -135,7 +138,7 @@ class Backbone(nnx.Module):
             keys = list(split_keys(keys_of_examples(key, len(images)), len(self.stages) + 1))
         x = dropout(self.patch_embed(images.astype(self.dtype)), self.config.drop_rate, keys[-1])
         depths = self.config.depths
-        # float64 on the host, so that the scanned rates are the rounded ones of the original's linspace
+        # Computed in float64 on the host, so that the float32 rates equal those of the original's linspace.
         rates = np.split(np.linspace(0, self.config.drop_path_rate, sum(depths)), np.cumsum(depths)[:-1])
         for stage, stage_rates, stage_key in zip(self.stages, rates, keys, strict=False):
             x, seen = stage(x, jnp.asarray(stage_rates, jnp.float32), stage_key, probe)
@@ -144,12 +147,14 @@ class Backbone(nnx.Module):
                 x = stage.downsample(x)
 
     def check_size(self, images: jax.Array) -> None:
-        """Raises `UserError` if images are not `[B, H, W, 3]`, or too small for the strides."""
+        """Raises `UserError` if images are not `[B, H, W, config.in_channels]`, or too small for the strides."""
         stages = len(self.config.depths)
         smallest = self.config.patch_size * 2 ** (stages - 1)
         if self.pad:
             smallest = 1
-        elif self.config.use_conv_embed:  # overlapped embeddings pad on all sides: a map of one place stays one
+        elif (
+            self.config.use_conv_embed
+        ):  # overlapped embeddings pad on all sides, so a map of one position keeps its size
             smallest = 3
         shape = images.shape
         if len(shape) != 4 or shape[3] != self.config.in_channels:
@@ -170,7 +175,7 @@ class FocalNet(Backbone):
       config: configuration of the model; `num_classes=0` makes a model without a classifier.
       precision: dtype of activations and precision of products.
       rngs: random streams for the initialisation.
-      platform: platform of the chosen implementations: "cpu", "gpu", "cuda" or "tpu"; JAX's default backend if None.
+      platform: platform for which implementations are chosen: "cpu", "gpu", "cuda" or "tpu"; by default JAX's backend.
 
     Raises:
       UserError: an option does not fit the model, the precision or the platform.
@@ -179,7 +184,7 @@ class FocalNet(Backbone):
     def __init__(self, config: FocalNetConfig, *, precision: Precision, rngs: nnx.Rngs, platform: str | None = None):
         super().__init__(config, precision=precision, rngs=rngs, platform=platform)
         self.norm = LayerNorm(config.dims[-1], self.compute, rngs)
-        # The classifier's sums decide ties between classes and cost next to nothing.
+        # Always float32, because rounding could reorder classes with nearly equal logits, and it costs next to nothing.
         self.head = linear(config.dims[-1], config.num_classes, EXACT, rngs) if config.num_classes else None
 
     def __call__(self, images: jax.Array, key: jax.Array | nnx.Rngs | None = None) -> jax.Array:
@@ -226,14 +231,14 @@ def create_model(
     """Returns a freshly initialised FocalNet.
 
     Args:
-      name: name of a released variant, see `list_models`.
+      name: name of a released variant (see `list_models`).
       num_classes: number of classes K; 0 for no classifier; by default 1000, as in the variant.
       dtype: precision policy, "float32" or "bfloat16", as a name or dtype; parameters are float32 in both.
       rngs: randomness for the initialisation: random streams, a seed or a key.
       **overrides: any field of `FocalNetConfig` to replace.
 
     Raises:
-      UserError: a name, option or precision is unknown (the message suggests names), or a value does not fit.
+      UserError: a name, option or precision is unknown (the message suggests names), or a value is invalid.
     """
     config = variant_config(name, num_classes=num_classes, **overrides)
     if not isinstance(rngs, nnx.Rngs):

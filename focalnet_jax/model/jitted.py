@@ -16,15 +16,14 @@ def jitted(function: Callable[..., T], static_argnums: tuple[int, ...] = ()) -> 
     """Returns `function(model, *arguments)` compiled, for functions that do not change the model.
 
     At each call, `nnx.jit` removes the module's attributes and sets them again, so a concurrent call in another thread
-    may find attributes missing. Here each call reads the model's current parameters and does not change the
-    model.
+    may find attributes missing. Here, each call reads the model's current parameters and does not change the model.
 
     Args:
       function: function of a model, followed by arrays and hashable values.
-      static_argnums: positions of the hashable values among all arguments; the model's position is 0.
+      static_argnums: indices of the hashable values among all arguments, of which the model has index 0.
     """
 
-    @partial(jax.jit, static_argnums=tuple(place + 1 for place in static_argnums))
+    @partial(jax.jit, static_argnums=tuple(index + 1 for index in static_argnums))
     def pure(graph: nnx.GraphDef, state: nnx.State, *arguments: Any) -> T:
         return function(nnx.merge(graph, state), *arguments)
 

@@ -1,7 +1,7 @@
-"""Flax layers with FocalNet's initialisation and epsilon, and the PRNG keys that callers pass for randomness.
+"""Flax layers with FocalNet's initialisation and epsilon, and the conversion of randomness to one PRNG key per example.
 
-Initialisation is the original's. Linear weights are normal with standard deviation 0.02, and biases zero (the
-original's `trunc_normal_` cuts at ±2, which is a hundred deviations). Convolutions keep PyTorch's default,
+Layers are initialised like the original's. Linear weights are normal with standard deviation 0.02, and biases are zero
+(the original's `trunc_normal_` cuts at ±2, a hundred standard deviations). Convolutions keep PyTorch's default,
 `kaiming_uniform(a=sqrt 5)`, which is uniform in ±1 / sqrt(fan in) for weights and biases.
 """
 
@@ -23,18 +23,18 @@ from focalnet_jax.ops.product import choose_product
 
 
 def torch_uniform(fan_in: int) -> Initializer:
-    """Returns an initializer, uniform in ±1 / sqrt(`fan_in`)."""
+    """Returns an initializer that draws uniformly from ±1 / sqrt(`fan_in`)."""
     bound = 1 / math.sqrt(fan_in)
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
-        del out_sharding  # Flax passes it; shardings are set where the train state is made
+        del out_sharding  # Flax passes it; shardings are set when the train state is created
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
 
 
 def linear(inputs: int, outputs: int, compute: Compute, rngs: nnx.Rngs) -> nnx.Linear:
-    """Returns a fully connected layer, initialised as the original's `nn.Linear`."""
+    """Returns a fully connected layer, initialised like the original's `nn.Linear`."""
     return nnx.Linear(
         inputs,
         outputs,
@@ -47,7 +47,7 @@ def linear(inputs: int, outputs: int, compute: Compute, rngs: nnx.Rngs) -> nnx.L
 
 
 def pointwise_conv(inputs: int, outputs: int, compute: Compute, rngs: nnx.Rngs) -> nnx.Linear:
-    """Returns a 1x1 convolution: computed as a linear layer, initialised as a convolution."""
+    """Returns a 1x1 convolution, which is computed like a linear layer but initialised like a convolution."""
     init = torch_uniform(inputs)
     return nnx.Linear(
         inputs,
@@ -81,7 +81,10 @@ def conv(
 
 
 class LayerNorm(nnx.LayerNorm):
-    """LayerNorm over C that stores less for the gradient than Flax's; mean and variance are always float32."""
+    """LayerNorm over C that stores less for the gradient than Flax's LayerNorm.
+
+    Mean and variance are always float32.
+    """
 
     def __init__(self, dim: int, compute: Compute, rngs: nnx.Rngs):
         # The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large.
@@ -96,18 +99,18 @@ class LayerNorm(nnx.LayerNorm):
 
 
 def keys_of_examples(key: Any, batch: int) -> jax.Array:
-    """Returns a PRNG key for every example of a batch, `[B]`, from any supported kind of randomness.
+    """Returns one PRNG key for each example of a batch, `[B]`, from any supported kind of randomness.
 
     Args:
-      key: `jax.random.key(seed)` or an array `[B]` of such keys; `jax.random.PRNGKey(seed)`, which draws the same, or
-        an array `[B, n]` of such keys; `nnx.Rngs` with a stream "dropout" or "default", or one such stream.
+      key: `jax.random.key(seed)` or an array `[B]` of such keys; `jax.random.PRNGKey(seed)`, which has the same draws,
+        or an array `[B, n]` of such keys; `nnx.Rngs` with a stream "dropout" or "default", or such a stream itself.
       batch: batch size B.
 
     Raises:
       UserError: the key has an unsupported type or a different batch size.
     """
     if isinstance(key, nnx.Rngs):
-        stream = getattr(key, "dropout", None)  # flax returns the default stream if there is none of this name
+        stream = getattr(key, "dropout", None)  # Flax returns the default stream if no stream has this name
         key = "nnx.Rngs without a stream 'dropout' or 'default'" if stream is None else stream()
     elif isinstance(key, nnx.RngStream):
         key = key()
@@ -120,8 +123,8 @@ def keys_of_examples(key: Any, batch: int) -> jax.Array:
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or shape not in ((), (batch,)):
         given = " ".join(str(key).split())[:100] if shape is None else f"{dtype} of shape {shape}"
         raise UserError(
-            f"key is {given}; expected jax.random.key(seed), an array of {batch} such keys, one "
-            "for each image, jax.random.PRNGKey(seed), or nnx.Rngs(seed)"
+            f"key is {given}; expected jax.random.key(seed), an array of {batch} such keys (one per image), "
+            "jax.random.PRNGKey(seed), or nnx.Rngs(seed)"
         )
     return key if shape else example_keys(key, batch)
 

@@ -1,5 +1,7 @@
 """Focal modulation, which replaces self-attention (paper sections 3.1 and 3.2)."""
 
+# ops/fused.py computes the same layers in kernels on TPUs, so a change of the modulation must be made in both files.
+
 from __future__ import annotations
 
 import jax
@@ -23,11 +25,11 @@ class FocalKernel(nnx.Module):
 
 
 class FocalModulation(nnx.Module):
-    """y = proj(query(x) * modulator(sum over levels of gate_l * context_l)) (paper equation 4).
+    """Focal modulation: y = proj(query(x) * modulator(sum over levels l of gate_l * context_l)) (paper equation 4).
 
-    The original computes query, context and gates by one projection of width 2C + L + 1. There are three projections
-    here, because that width is not a multiple of any vector unit's lanes. `config.use_gates` and the three fields after
-    it select the ablations of the paper's table 13, and pooling instead of depthwise convolutions (table 12).
+    The original computes query, context and gates by one projection of width 2C + L + 1. Here they are three
+    projections, because that width is not a multiple of any vector unit's lanes. The config's fields in `ABLATIONS`
+    select the ablations of the paper's table 13, and pooling instead of depthwise convolutions (table 12).
     """
 
     def __init__(self, config: FocalNetConfig, stage: int, *, compute: Compute, rngs: nnx.Rngs):
@@ -48,7 +50,7 @@ class FocalModulation(nnx.Module):
         self.compute = compute
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """Maps `[B, H, W, C]` to `[B, H, W, C]`; keys `[B]` make dropout active."""
+        """Maps `[B, H, W, C]` to `[B, H, W, C]`; PRNG keys `[B]` make dropout active."""
         query, _, modulator = self.parts(x)
         with jax.named_scope("projections"):
             modulated = query * modulator if self.multiplies else query + modulator
@@ -71,7 +73,10 @@ class FocalModulation(nnx.Module):
         return query, gates, modulator
 
     def _gates(self, x: jax.Array) -> jax.Array:
-        """Returns gates `[B, H, W, L + 1]`: 1 without `use_gates`; 0 for a global level that is not used."""
+        """Returns the gates `[B, H, W, L + 1]`.
+
+        All gates are 1 without `use_gates`, and the last gate is 0 without `use_global_level`.
+        """
         levels = len(self.kernel_sizes) + self.global_level
         gates = jnp.ones((*x.shape[:-1], levels), self.compute.dtype) if self.gates is None else self.gates(x)
         return gates if self.global_level else jnp.pad(gates, ((0, 0),) * 3 + ((0, 1),))
@@ -80,7 +85,7 @@ class FocalModulation(nnx.Module):
         """Returns the gated sum of all levels, `[B, H, W, C]` (paper equations 5 and 6).
 
         Args:
-          context: projection `[B, H, W, C]` before its bias is added.
+          context: output of the projection `context`, `[B, H, W, C]`, before its bias is added.
           gates: gates `[B, H, W, L + 1]`.
         """
         with jax.named_scope("aggregation"):
@@ -93,15 +98,18 @@ class FocalModulation(nnx.Module):
             )
 
     def aggregate_levels(self, context: jax.Array, gates: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the sum without the global level, not divided by L + 1, and the global level, `[B, C]`."""
+        """Returns the gated sum of all levels but the global level, `[B, H, W, C]`, and the global level, `[B, C]`.
+
+        The sum is not divided by L + 1, and the global level is not multiplied by its gate.
+        """
         with jax.named_scope("aggregation"):
             return aggregate_levels(context, gates, *self._kernels(), implementation=self.compute.aggregation)
 
     def _kernels(self) -> tuple[list[jax.Array], jax.Array]:
-        """Returns the kernels of the levels and the bias of the context."""
+        """Returns the kernel of each level, and the bias of the context."""
         dtype = self.compute.dtype
         kernels = [focal.kernel[...].astype(dtype) for focal in self.focal_kernels]
-        if not kernels:  # the means of windows
+        if not kernels:  # each level is the mean of its window
             dim = self.query.out_features
             kernels = [jnp.full((size, size, 1, dim), 1 / size**2, dtype) for size in self.kernel_sizes]
         return [by_channel(kernel) for kernel in kernels], self.context.bias[...].astype(dtype)

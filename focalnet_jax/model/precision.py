@@ -16,10 +16,10 @@ from focalnet_jax.errors import UserError, suggest
 
 @dataclass(frozen=True)
 class Precision:
-    """`dtype` of activations, and the precision of matrix products and convolutions."""
+    """Dtype of activations, and precision of products."""
 
-    dtype: Any
-    matmul: jax.lax.Precision
+    dtype: Any  # of activations
+    matmul: jax.lax.Precision  # of matrix products and convolutions
 
 
 # TPUs and recent GPUs multiply float32 operands in fewer bits by default; "float32" requests full precision.
@@ -30,7 +30,11 @@ PRECISIONS = {
 
 
 def get_precision(name: str | Any) -> Precision:
-    """Returns the policy with this name or dtype; raises `UserError` if there is no such policy."""
+    """Returns the policy with this name or dtype.
+
+    Raises:
+      UserError: no policy has this name or dtype.
+    """
     if not isinstance(name, str):
         try:
             name = "none" if name is None else jnp.dtype(name).name

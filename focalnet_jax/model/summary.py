@@ -17,17 +17,17 @@ from focalnet_jax.model.variants import FocalNetConfig, variant_config
 
 @dataclass(frozen=True)
 class Row:
-    """One part of the model: output shape `(h, w, C)`, number of parameters, MACs per image."""
+    """Cost of one part of the model."""
 
     name: str
-    shape: tuple[int, ...]
-    params: int
-    macs: int
+    shape: tuple[int, ...]  # of the output: (h, w, C), or (K,) for the classifier
+    params: int  # number of parameters
+    macs: int  # multiply-accumulates of the forward pass of one image
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Rows in the order of computation; `str()` is a table."""
+    """Cost of a model: one row per part, in the order of computation. `str()` returns a table."""
 
     rows: tuple[Row, ...]
     image_size: tuple[int, int]
@@ -51,14 +51,14 @@ class Summary:
 
 
 def summarize(model: FocalNet | FocalNetConfig | str, image_size: int | tuple[int, int] = 224) -> Summary:
-    """Returns shapes, parameters and MACs of a model, a configuration or a named variant; allocates no arrays.
+    """Returns the shapes, parameters and MACs of a model without allocating arrays.
 
-    MACs are counted as in the paper's tables: projections, convolutions, pooling, and products with gates and query
-    count; norms, activations and biases do not.
+    MACs are counted as in the paper's tables. They include projections, convolutions, pooling, and the products with
+    gates and query, but not norms, activations and biases.
 
     Args:
-      model: the model, its configuration or its name.
-      image_size: pixels per side, or `(height, width)`.
+      model: the model, its configuration, or the name of a released variant.
+      image_size: pixels per side, or `(height, width)` in pixels.
 
     Raises:
       UserError: the name is unknown, or the size is not valid for the model.
@@ -91,7 +91,7 @@ def summarize(model: FocalNet | FocalNetConfig | str, image_size: int | tuple[in
 
 
 def _embedded(model: FocalNet, images: jax.Array) -> list[jax.Array]:
-    """Returns maps with the shapes of `features`; omits blocks, which are slow to trace and keep shapes."""
+    """Returns maps with the shapes of `features`, without computing blocks, which are slow to trace and keep shapes."""
     model.check_size(images)
     maps = [model.patch_embed(images)]
     for stage in model.stages:

@@ -19,10 +19,10 @@ from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.ops.implementations import IMPLEMENTATIONS
 
 ABLATIONS = ("use_gates", "use_global_level", "use_depthwise_conv", "use_modulation")
-"""Fields that are True in every released variant: the components that the paper removes one by one (table 13)."""
+"""Fields of the components that the paper removes one by one (table 13); they are True in every released variant."""
 
 REMATS = ("auto", "none", "dots", "full")
-"""Values of `remat`. `ops.stack.REMAT_POLICIES` says what each keeps; "auto" is the fastest on the platform."""
+"""Values of `remat`, see `ops.stack.REMAT_POLICIES`; "auto" selects the fastest policy on the platform."""
 
 _MOST_CHANNELS = 2**20  # with more, the bytes of a matrix overflow 64 bits
 
@@ -34,8 +34,8 @@ Stagewise = int | tuple[int, ...]
 class FocalNetConfig:
     """Options of a FocalNet: sizes and operations.
 
-    Fields of type `Stagewise` take one value for all stages or one value per stage. A single `embed_dim` is the width
-    of the first stage, and doubles at every stage.
+    Fields of type `Stagewise` are one value for all stages or one value per stage. A single `embed_dim` is the width of
+    the first stage; the width doubles at every further stage.
     """
 
     embed_dim: Stagewise = 96
@@ -46,23 +46,25 @@ class FocalNetConfig:
     mlp_ratio: float = 4.0
     patch_size: int = 4
     use_conv_embed: bool = False  # overlapped patch embedding: k7 s4 p2, then k3 s2 p1
-    use_postln: bool = False  # LayerNorm after modulation and MLP in place of before
+    use_postln: bool = False  # LayerNorm after modulation and MLP instead of before them
     use_layerscale: bool = False
     layerscale_value: float = 1e-4
     use_postln_in_modulation: bool = False  # LayerNorm on query * modulator
     normalize_modulator: bool = False  # divide the aggregated context by L + 1
-    use_gates: bool = True  # the first of `ABLATIONS`; without: the levels are summed as they are
-    use_global_level: bool = True  # without: the depthwise levels alone
-    use_depthwise_conv: bool = True  # without: a level is the mean of its window, zeros beyond the border
-    use_modulation: bool = True  # without: the modulator is added to the query, not multiplied
-    drop_rate: float = 0.0  # dropout after the embedding, the projections and in the MLP
+    use_gates: bool = True  # False: the levels are summed without gates (this and the next three are `ABLATIONS`)
+    use_global_level: bool = True  # False: only the depthwise levels
+    use_depthwise_conv: bool = True  # False: a level is the mean of its window, with zeros outside of the map
+    use_modulation: bool = True  # False: the modulator is added to the query, not multiplied
+    drop_rate: float = 0.0  # dropout after the embedding, after the modulation's projection and in the MLP
     drop_path_rate: float = 0.0  # stochastic depth of the last block; the first has 0
     num_classes: int = 1000  # 0: no classifier, the model returns pooled features
     in_channels: int = 3
-    scan_blocks: bool | None = None  # a stage's blocks as a scan (compile time independent of depth) or unrolled
-    remat: str = "auto"  # which values a block keeps for the backward pass, one of REMATS
+    scan_blocks: bool | None = (
+        None  # blocks in a scan (compile time independent of depth) or unrolled; None: the faster
+    )
+    remat: str = "auto"  # values that a block keeps for the backward pass, one of REMATS
     aggregation: str = "auto"  # implementation of the context aggregation, see ops.implementations
-    pointwise: str = "auto"  # implementation of the layers before and after it: projections, norms, MLP
+    pointwise: str = "auto"  # implementation of the other layers of a block: projections, norms, MLP
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depths", tuple(self.depths))  # a list has no hash
@@ -88,11 +90,14 @@ class FocalNetConfig:
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != len(self.depths):
                 raise UserError(
-                    f"model.{name} is {value}, {len(value)} values; depths {self.depths} make "
-                    f"{len(self.depths)} stages: give one number for all or one per stage"
+                    f"model.{name} is {value}, {len(value)} values for {len(self.depths)} stages (depths "
+                    f"{self.depths}): give one number for all stages or one per stage"
                 )
         if min(self.dims) <= 0 or min(self.levels) <= 0:
-            raise UserError(f"model.embed_dim {self.embed_dim} and focal_levels {self.focal_levels} must be positive")
+            raise UserError(
+                f"model.embed_dim is {self.embed_dim} and model.focal_levels is {self.focal_levels}; expected positive "
+                "numbers"
+            )
         if max(self.dims) * max(self.mlp_ratio, 1) > _MOST_CHANNELS:
             raise UserError(
                 f"model.embed_dim {self.embed_dim} and mlp_ratio {self.mlp_ratio} give {max(self.dims)} channels and "
@@ -100,15 +105,15 @@ class FocalNetConfig:
             )
         if int(min(self.dims) * self.mlp_ratio) < 1:
             raise UserError(
-                f"model.mlp_ratio {self.mlp_ratio} of {min(self.dims)} channels leaves none in the MLP; expected at "
-                f"least {1 / min(self.dims):.3g}"
+                f"model.mlp_ratio {self.mlp_ratio} gives the MLP of {min(self.dims)} channels no hidden channel; "
+                f"expected at least {1 / min(self.dims):.3g}"
             )
         for stage in range(len(self.depths)):
             if any(k <= 0 or k % 2 == 0 for k in self.kernel_sizes(stage)):
                 raise UserError(
                     f"model.focal_windows {self.focal_windows} with focal_factor {self.focal_factor} gives kernels of "
-                    f"{self.kernel_sizes(stage)} in stage {stage}; depthwise kernels must be odd: "
-                    "use an odd window and an even factor"
+                    f"{self.kernel_sizes(stage)} in stage {stage}; expected positive odd sizes: use an odd window and "
+                    "an even factor"
                 )
 
     def _per_stage(self, value: Stagewise) -> tuple[int, ...]:
@@ -127,7 +132,7 @@ class FocalNetConfig:
         return self._per_stage(self.focal_levels)
 
     def kernel_sizes(self, stage: int) -> tuple[int, ...]:
-        """Depthwise kernel sizes of the stage's focal levels (paper section 3.2: k_l = window + factor * l)."""
+        """Returns the depthwise kernel size of each focal level of a stage: window + factor * l (paper section 3.2)."""
         window, factor = self._per_stage(self.focal_windows)[stage], self._per_stage(self.focal_factor)[stage]
         return tuple(window + factor * level for level in range(self.levels[stage]))
 
@@ -169,14 +174,19 @@ VARIANTS = _released()
 
 
 def list_models() -> list[str]:
-    """Names of all released variants."""
+    """Returns the names of all released variants."""
     return list(VARIANTS)
 
 
 def variant_config(name: str, **overrides: Any) -> FocalNetConfig:
-    """Returns the configuration of a released variant with any field replaced; `None` keeps the variant's value.
+    """Returns the configuration of a released variant.
 
-    Raises `UserError`, with suggestions, if a name or a field is unknown or a value has a wrong type.
+    Args:
+      name: name of the variant.
+      **overrides: fields of `FocalNetConfig` to replace; None keeps the variant's value.
+
+    Raises:
+      UserError: the name or a field is unknown (the message suggests names), or a value is invalid.
     """
     if not isinstance(name, str) or name not in VARIANTS:
         raise UserError(f"unknown model {name!r}.{suggest(str(name), VARIANTS) or ' Known: ' + ', '.join(VARIANTS)}")
@@ -184,7 +194,13 @@ def variant_config(name: str, **overrides: Any) -> FocalNetConfig:
 
 
 def checked_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns fields of a `FocalNetConfig` in their types, without `None`; raises the errors of `variant_config`."""
+    """Returns fields for a `FocalNetConfig` after checking their names and types.
+
+    Fields that are None are omitted, and lists become tuples.
+
+    Raises:
+      UserError: a field is unknown (the message suggests names), or a value has a wrong type.
+    """
     fields = {field.name: field for field in dataclasses.fields(FocalNetConfig)}
     for key in overrides:
         if key not in fields:
@@ -193,7 +209,7 @@ def checked_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as(field: dataclasses.Field, value: Any) -> Any:
-    """Returns a valid `value`: lists become tuples, integers are valid floats, nothing else is converted."""
+    """Returns `value` after checking its type; lists become tuples, and integers are valid for floats."""
     if isinstance(value, list):
         value = tuple(value)
     kinds = {
@@ -220,15 +236,21 @@ def _is_ints(value: Any) -> bool:
 
 
 def model_metadata(name: str | None, config: FocalNetConfig) -> dict[str, Any]:
-    """Returns the description of a model for a checkpoint; `model_from_metadata` reads it."""
+    """Returns the description of a model that a checkpoint stores and `model_from_metadata` reads."""
     return {"name": name, "config": dataclasses.asdict(config)}
 
 
 def model_from_metadata(stored: dict[str, Any]) -> tuple[str | None, FocalNetConfig]:
-    """Returns the variant's name, or None, and the configuration from a checkpoint's JSON."""
+    """Returns the name and the configuration of a model from the description in a checkpoint.
+
+    The name is None if the model is not a released variant.
+
+    Raises:
+      UserError: the description is damaged.
+    """
     try:
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["config"].items()}
-        # The implementations of the platform it was trained on may not exist on this one.
+        # The implementations with which the model was trained may not exist on this platform.
         return stored["name"], FocalNetConfig(**fields | dict.fromkeys(IMPLEMENTATIONS, "auto"))
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"the checkpoint's description of its model is damaged: {error!r}") from error

@@ -1,4 +1,4 @@
-"""GELU of the MLP and the matrix product that follows, on CPUs."""
+"""The MLP's GELU, fused with the bias before it, and the matrix product after it, on CPUs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from focalnet_jax.ops.product import kernel_gradient, multiply
 def activated_product(
     hidden: jax.Array, bias: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike
 ) -> jax.Array:
-    """Returns exact GELU of `hidden + bias`, `[B, H, W, I]` float32, times `kernel`, `[I, O]`.
+    """Returns the matrix product of exact GELU of `hidden + bias` and `kernel`, `[B, H, W, O]` float32.
 
-    Only the arguments are kept for the gradient. Requires `native.computes(float32)`. (XLA for CPUs may write each
-    of GELU's coefficients as an array of this shape if two blocks have the same shape.)
+    Only the arguments are kept for the gradient. GELU is computed in C++, because XLA for CPUs may write an array of
+    the shape of `hidden` for each of GELU's coefficients if two blocks have the same shape.
+
+    Args:
+      hidden: input without bias, `[B, H, W, I]` float32; `native.computes` must be true for its dtype.
+      bias: bias `[I]`.
+      kernel: matrix `[I, O]`.
+      precision: precision of the product if XLA computes it.
     """
     active = on_each_device(native.gelu, ("context", "bias"), "context")(hidden, bias)
     return multiply(active, kernel, precision)

@@ -18,7 +18,7 @@ from focalnet_jax.ops.implementations import IMPLEMENTATIONS
 from focalnet_jax.ops.rules import with_rule
 from focalnet_jax.ops.shifted import focal_level
 
-LEVELS = "focal levels"  # the name of each level's result in rematerialization policies
+LEVELS = "focal levels"  # name of the levels' results in rematerialization policies (`checkpoint_name`)
 
 
 def aggregate_context(
@@ -39,8 +39,8 @@ def aggregate_context(
       context: context `[B, H, W, C]`; level 0 is the context plus the bias.
       gates: gates `[B, H, W, L + 1]`; the last gate belongs to the global level.
       kernels: L depthwise kernels, `[k_l, k_l, 1, C]`, k_l odd.
-      bias: bias `[C]` or None; added here because some implementations add it and sum its gradient at almost no
-        cost.
+      bias: bias `[C]`, or None for no bias. It is added here, because some implementations add it and sum its gradient
+        at almost no cost.
       normalize: whether to divide the sum by L + 1.
       implementation: "xla" for XLA's operations; "shifted" for the XLA operations that are fastest on CPUs; "native",
         "triton" or "mosaic" for kernels on CPUs, NVIDIA GPUs or TPUs. XLA computes shapes, kernel sizes and dtypes
@@ -55,7 +55,7 @@ def aggregate_context(
     _check(context, gates, kernels, bias, implementation)
     if not allows_kernels(context):
         implementation = "xla"
-    if context.size == 0:  # the kernels expect at least one place and channel
+    if context.size == 0:  # the kernels expect at least one position and channel
         return jnp.zeros_like(context)
     given = (context, gates, *kernels, *([] if bias is None else [bias]))
     alike = all(x.dtype == context.dtype for x in given)
@@ -90,7 +90,7 @@ def _gated(weights: pointwise.Weights, *rows: jax.Array) -> tuple[jax.Array]:
 
 def _add_back(interpret: bool, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, ...]:
     _, back = jax.vjp(lambda gates, of: _global_level((gates,), of, interpret), *kept)
-    return cotangent, *back(cotangent)  # the kernel neither reads nor writes the sum's own gradient
+    return cotangent, *back(cotangent)  # the gradient of `total` is the cotangent, so the kernel does not copy it
 
 
 _add_in_kernel.defvjp(
@@ -106,9 +106,9 @@ def aggregate_levels(
     *,
     implementation: str = "xla",
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the sum without the global level, `[B, H, W, C]`, and the global level, `[B, C]`.
+    """Returns the gated sum of all levels but the global level, `[B, H, W, C]`, and the global level, `[B, C]`.
 
-    Arguments and errors are those of `aggregate_context`.
+    The global level is not multiplied by its gate. For the arguments and errors, see `aggregate_context`.
     """
     _check(context, gates, kernels, bias, implementation)
     sizes = [len(kernel) for kernel in kernels]
@@ -129,7 +129,7 @@ def aggregate_levels(
 def _check(
     context: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array], bias: jax.Array | None, implementation: str
 ) -> None:
-    """Raises `ValueError` for shapes that do not fit each other: C++ would read past the end of an array."""
+    """Raises `ValueError` if shapes do not fit each other, because C++ would read past the end of an array."""
     known = ("xla", *IMPLEMENTATIONS["aggregation"])
     if implementation not in known:
         raise ValueError(f"implementation is {implementation!r}; expected one of {', '.join(known)}")
@@ -137,17 +137,17 @@ def _check(
         raise ValueError(f"context has shape {context.shape}; expected [B, H, W, C]")
     channels = context.shape[-1]
     if gates.shape != (expected := (*context.shape[:3], len(kernels) + 1)):
-        levels = f"{len(kernels)} levels and the global"
-        raise ValueError(f"gates have shape {gates.shape}; expected {expected}: {levels}")
+        levels = f"{len(kernels)} levels and the global level"
+        raise ValueError(f"gates have shape {gates.shape}; expected {expected} for {levels}")
     for kernel in kernels:
         if kernel.shape != (len(kernel), len(kernel), 1, channels) or len(kernel) % 2 == 0:
-            raise ValueError(f"a kernel has shape {kernel.shape}; expected [k, k, 1, {channels}], k odd")
+            raise ValueError(f"a kernel has shape {kernel.shape}; expected [k, k, 1, {channels}] with odd k")
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"bias has shape {bias.shape}; expected {(channels,)}")
 
 
 def _bias_of(context: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """Returns the bias as `[1, 1, 1, C]`, zeros for None."""
+    """Returns the bias as `[1, 1, 1, C]`, or zeros if it is None."""
     return jnp.zeros((1, 1, 1, context.shape[-1]), context.dtype) if bias is None else bias[None, None, None]
 
 
@@ -161,7 +161,7 @@ def _levels(
     kernels: Sequence[jax.Array],
     level_of: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the gated sum, and the last level's context."""
+    """Returns the gated sum of the levels, `[B, H, W, C]`, and the context of the last level, `[B, H, W, C]`."""
     total = jnp.zeros_like(context)
     for level, kernel in enumerate(kernels):
         context = checkpoint_name(level_of(context, kernel), LEVELS)
@@ -173,7 +173,10 @@ def _levels(
 def _sum_at_once(
     context: jax.Array, gates: jax.Array, kernels: tuple[jax.Array, ...], bias: jax.Array, scale: float
 ) -> jax.Array:
-    """Returns `scale` times the sum of all levels, global one included; a few channels at a time fit a CPU's cache."""
+    """Returns `scale` times the gated sum of all levels including the global level, computed in C++.
+
+    The kernel computes a few channels at a time, which fit in a CPU's cache.
+    """
     sum_of = on_each_device(
         partial(native.focal_levels, scale=scale), ("context", "gates", _kinds(kernels), "kernel"), "context"
     )
@@ -250,7 +253,10 @@ _levels_in_kernels.defvjp(_forward, _backward)
 
 
 def _with_global(gradients: Sequence[jax.Array], gates: jax.Array) -> jax.Array:
-    """Returns the gradients of the gates `[B, H, W, L + 1]`: the levels' stacked, and 0 for the global level."""
+    """Returns the gradient of the gates, `[B, H, W, L + 1]`, from the gradient of each level's gate, `[B, H, W]`.
+
+    For the gate of the global level it is zero.
+    """
     return jnp.stack([*gradients, jnp.zeros_like(gradients[0])], axis=-1).astype(gates.dtype)
 
 
@@ -275,7 +281,7 @@ def _pass_forward(
     interpret: bool,
     keep: bool = True,
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    """Returns the gated sum, and the last level's sum over H and W, `[B, C]` float32."""
+    """Returns the gated sum of the levels, and the sum of the last level over H and W, `[B, C]` float32."""
     levels_of = on_each_device(
         partial(mosaic.focal_levels, keep=keep, vmem=vmem, interpret=interpret),
         ("context", "gates", _kinds(kernels), "kernel"),

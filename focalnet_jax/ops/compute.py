@@ -1,4 +1,4 @@
-"""Describes how a model is computed: one value per model, which the layers pass to the operations in `ops`."""
+"""Description of how a model is computed, which the layers pass to the operations in `ops`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from focalnet_jax.ops.implementations import choose_implementation
 
 @dataclass(frozen=True)
 class Compute:
-    """Data type, matrix precision and chosen implementations of a model; hashable, so that it can be static under jit.
+    """Dtype, precision and chosen implementations of a model; hashable, so that it can be static under jit.
 
-    `aggregation` and `pointwise` are names in `ops.implementations.IMPLEMENTATIONS`, or "xla"; never "auto".
+    The implementations are names in `ops.implementations.IMPLEMENTATIONS`, or "xla", but not "auto".
     """
 
-    dtype: Any  # of activations; parameters are float32
-    matmul: jax.lax.PrecisionLike  # of matrix products and convolutions that XLA computes
-    aggregation: str = "xla"  # of the focal levels
-    pointwise: str = "xla"  # of norms, projections and MLPs
+    dtype: Any  # dtype of activations; parameters are float32
+    matmul: jax.lax.PrecisionLike  # precision of matrix products and convolutions that XLA computes
+    aggregation: str = "xla"  # implementation of the context aggregation
+    pointwise: str = "xla"  # implementation of norms, projections and MLPs
 
     @property
     def in_cpp(self) -> bool:
-        """Whether layers are computed by the CPU's C++ kernels, which support only float32."""
+        """Whether the C++ kernels for CPUs, which support only float32, compute the layers."""
         return self.aggregation == "native" and self.dtype == jnp.float32
 
 
 EXACT = Compute(jnp.float32, jax.lax.Precision.HIGHEST)
-"""float32 by XLA on every platform."""
+"""Full float32 precision, computed by XLA on every platform."""
 
 
 def choose_compute(
@@ -42,15 +42,25 @@ def choose_compute(
     aggregation: str = "auto",
     pointwise: str = "auto",
 ) -> Compute:
-    """Returns the `Compute` of a model for a platform ("cpu", "gpu", "cuda" or "tpu"; None: JAX's default backend).
+    """Returns the `Compute` of a model on a platform.
+
+    Args:
+      dtype: dtype of activations.
+      matmul: precision of matrix products and convolutions.
+      platform: "cpu", "gpu", "cuda" or "tpu"; by default JAX's backend.
+      aggregation: implementation of the context aggregation; "auto" selects the fastest one.
+      pointwise: implementation of norms, projections and MLPs; "auto" selects the fastest one.
 
     Raises:
-      UserError: an implementation is unknown, or does not compute this dtype on this platform.
+      UserError: an implementation is unknown, or does not support this dtype or this platform.
     """
     platform = platform or jax.default_backend()
     name = jnp.dtype(dtype).name
     if aggregation == "native" and name != "float32":
-        raise UserError(f"model.aggregation=native computes in float32, the model in {name}: leave it at auto")
+        raise UserError(
+            f"model.aggregation=native computes only in float32, but the model computes in {name}: set "
+            "model.aggregation=auto"
+        )
     return Compute(
         dtype,
         matmul,

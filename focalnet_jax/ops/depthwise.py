@@ -13,11 +13,13 @@ from jax import lax
 
 from focalnet_jax.ops.rules import with_rule
 
-_POSITIONS = 56  # per step of the kernel's gradient: enough to outweigh reading and writing the accumulator
+_POSITIONS = 56  # per step of the kernel's gradient, enough to outweigh reading and writing the accumulator
 
 
 def depthwise_conv_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns XLA's grouped convolution: stride 1, zero padding k // 2, no bias.
+    """Returns the depthwise convolution, computed by XLA's grouped convolution.
+
+    The stride is 1, the zero padding is k // 2, and there is no bias.
 
     Args:
       x: input `[B, H, W, C]`.
@@ -39,7 +41,10 @@ def depthwise_conv_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def depthwise_conv_shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the same convolution as the sum of k * k shifted and scaled copies of `x`, in float32."""
+    """Returns the same as `depthwise_conv_reference`, computed as the sum of k * k shifted and scaled copies of `x`.
+
+    The copies are added in float32.
+    """
     k, height, width = kernel.shape[0], x.shape[1], x.shape[2]
     # Without the barrier XLA folds the padding's bounds checks into each of the k * k reads.
     padded = lax.optimization_barrier(_pad(x, k // 2))
@@ -93,15 +98,15 @@ def _shifted_gradients(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) ->
 
 @with_rule
 def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the depthwise convolution by the fastest implementation on the platform of the lowered program.
+    """Returns the same as `depthwise_conv_reference`, computed by the fastest implementation.
 
-    Stride 1, zero padding k // 2, no bias; arguments and result as `depthwise_conv_reference`.
+    The implementation is chosen for the platform of the lowered program.
     """
     return lax.platform_dependent(x, kernel, cpu=depthwise_conv_shifted, default=depthwise_conv_reference)
 
 
 def depthwise_gradients(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradients of `depthwise_conv` at `x` and `kernel`, from the gradient of the result."""
+    """Returns the gradients of `x` and `kernel` from the gradient of the result of `depthwise_conv`."""
     # Differentiating through platform_dependent would keep the residuals of every platform's implementation.
     return lax.platform_dependent(x, kernel, cotangent, cpu=_shifted_gradients, default=_reference_gradients)
 

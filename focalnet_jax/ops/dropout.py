@@ -1,4 +1,4 @@
-"""Dropout and stochastic depth with a PRNG key per example, so that no draw depends on other examples."""
+"""Dropout and stochastic depth with one PRNG key per example, so that no draw depends on other examples."""
 
 from __future__ import annotations
 
@@ -9,26 +9,37 @@ import jax.numpy as jnp
 
 
 def example_keys(key: jax.Array, batch: int) -> jax.Array:
-    """Returns a PRNG key per example, `[B]`: the draws of an example do not depend on other examples."""
+    """Returns one PRNG key per example, `[B]`, from one key."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
 def split_keys(keys: jax.Array, count: int) -> jax.Array:
-    """Returns `[count, B]` new keys from the examples' keys `[B]`."""
+    """Returns `count` new PRNG keys per example, `[count, B]`, from the keys of the examples, `[B]`."""
     return jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, count))(keys), 0, 1)
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
-    """Zeroes elements of `[B, ...]` with probability `rate` and scales the others; without keys `[B]`, returns `x`."""
+    """Sets elements of `x` to zero with probability `rate`, and divides the others by 1 - `rate`.
+
+    Args:
+      x: input `[B, ...]`.
+      rate: probability in [0, 1).
+      keys: PRNG keys `[B]`, or None to return `x` unchanged.
+    """
     if keys is None or rate == 0.0:
         return x
     return _drop(x, rate, keys, x.shape[1:])
 
 
 def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Array:
-    """Stochastic depth (arXiv 1603.09382): zeroes whole examples of a branch `[B, H, W, C]`, with probability `rate`.
+    """Stochastic depth (arXiv 1603.09382): sets whole examples of a branch to zero with probability `rate`.
 
-    The other examples are divided by 1 - `rate`. Without keys `[B]`, `x` is returned.
+    The other examples are divided by 1 - `rate`.
+
+    Args:
+      x: output of the branch, `[B, H, W, C]`.
+      rate: probability in [0, 1), a scalar.
+      keys: PRNG keys `[B]`, or None to return `x` unchanged.
     """
     if keys is None:
         return x

@@ -1,6 +1,7 @@
-"""Focal blocks and embeddings in kernels that each compute several layers, for TPUs (ops/pointwise.py).
+"""Focal blocks and patch embeddings for TPUs, in kernels that each compute several layers (ops/pointwise.py).
 
 One kernel computes all layers of a block before the context aggregation; a second kernel computes all layers after it.
+The layers are those of model/modulation.py and model/blocks.py: change both implementations together.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ from focalnet_jax.ops.pointwise import Layers, Weights, run_layers, suits, suppo
 from focalnet_jax.ops.product import conv_without_bias
 from focalnet_jax.ops.rows import activate, layer_norm, linear
 
-_SHARE = 0.8  # of fast memory, for a kernel
+_SHARE = 0.8  # fraction of fast memory that a kernel may use
 _norm = partial(layer_norm, epsilon=EPSILON)
 
 
 def focal_block(block: Any, x: jax.Array, drop_path_rate: jax.Array, keys: Sequence[jax.Array | None]) -> jax.Array:
-    """Returns the output of a `model.blocks.FocalBlock`; uses kernels if they support the block, else single layers.
+    """Returns the output of a block, `[B, H, W, C]`.
+
+    The block is computed by the kernels if they support it, otherwise layer by layer.
 
     Args:
-      block: the block.
+      block: a `model.blocks.FocalBlock`.
       x: input of the block, `[B, H, W, C]`.
       drop_path_rate: rate of stochastic depth, a scalar.
-      keys: PRNG keys, `[B]` or None each: for dropout of the modulation, stochastic depth of the modulation, dropout of
-        the MLP and stochastic depth of the MLP.
+      keys: four entries, each PRNG keys `[B]` or None, for the modulation's dropout, the modulation's stochastic depth,
+        the MLP's dropout and the MLP's stochastic depth.
     """
     if not (computes(block, drops=keys[0] is not None) and allows_kernels(x)):
         return block.layer_by_layer(x, drop_path_rate, keys)
@@ -43,25 +46,43 @@ def focal_block(block: Any, x: jax.Array, drop_path_rate: jax.Array, keys: Seque
 
 
 def computes(block: Any, *, drops: bool) -> bool:
-    """Returns whether kernels compute a block; `drops` states whether the block's dropout, if any, is active."""
+    """Returns whether the kernels compute a block. They do not support dropout.
+
+    Args:
+      block: a `model.blocks.FocalBlock`.
+      drops: whether dropout is active if the block's rate is not 0.
+    """
     active = drops and block.mlp.drop_rate > 0
     return not active and suits(block.compute.pointwise, block.compute.dtype) and fits(block)
 
 
 def fits(block: Any) -> bool:
-    """Returns whether a block has all of the paper's parts, and fast memory holds its weights and their gradients."""
+    """Returns whether a block has all components of the paper, and its weights and their gradients fit in fast memory.
+
+    Args:
+      block: a `model.blocks.FocalBlock`.
+    """
     modulation = block.modulation
     if modulation.gates is None or not (modulation.global_level and modulation.multiplies):
         return False
     itemsize = jnp.dtype(block.compute.dtype).itemsize
-    # Post-norm blocks need more fast memory than is counted: 256 channels exceed that of a v4, 1024 channels fit
-    # that of a v5e.
+    # Post-norm blocks need more fast memory than `supports` counts. Compiling showed that 256 channels do not fit on a
+    # v4, and that 1024 channels fit on a v5e.
     room = int(fast_memory(_SHARE) * (0.64 if block.postln else 1))
     return all(supports(weights, itemsize, room) for weights in _weights(block))
 
 
 def run_embedding(proj: nnx.Conv, norm: Any, x: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """Returns `norm(proj(x))` for `[B, H, W, C]`: the convolution by XLA, its bias and the norm in a kernel."""
+    """Returns `norm(proj(x))`, `[B, H', W', D]`, for `x` `[B, H, W, C]`.
+
+    XLA computes the convolution; a kernel adds the bias and computes the norm.
+
+    Args:
+      proj: the convolution.
+      norm: the LayerNorm.
+      x: input `[B, H, W, C]`.
+      interpret: whether to interpret the kernel step by step, on any platform.
+    """
     weights = {"proj": {"bias": proj.bias[...]}, "norm": _arrays(norm)}
     layers = Layers(_add_and_normalize, proj.bias.shape, "embedding", fast_memory(_SHARE), interpret=interpret)
     return run_layers(layers, weights, (conv_without_bias(proj, x),))[0]
@@ -72,12 +93,13 @@ def _add_and_normalize(weights: Weights, x: jax.Array) -> tuple[jax.Array]:
 
 
 def run_block(block: Any, x: jax.Array, factors: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """Returns the output of a block without dropout, `[B, H, W, C]`.
+    """Returns the output of a block, `[B, H, W, C]`, computed by the kernels without dropout.
 
     Args:
       block: a `model.blocks.FocalBlock`.
       x: input of the block, `[B, H, W, C]`.
-      factors: factors of stochastic depth for each example's two branches, `[B, 2]` float32.
+      factors: factors of stochastic depth for the modulation branch and the MLP branch of each example, `[B, 2]`
+        float32: 0 for a branch that is dropped, otherwise 1 / (1 - rate).
       interpret: whether to interpret the kernels step by step, on any platform.
     """
     before, after = _weights(block)
@@ -111,7 +133,10 @@ def _modulate_and_transform(
     last: jax.Array,
     factors: jax.Array,
 ) -> tuple[jax.Array]:
-    """Adds the global level, modulates the query and runs the MLP; modulation and MLP are residual branches."""
+    """Computes all layers after the aggregation: adds the gated global level, modulates the query and applies the MLP.
+
+    Modulation and MLP are residual branches, which are multiplied by `factors`.
+    """
 
     def add(number: int, x: jax.Array, branch: jax.Array) -> jax.Array:
         if postln:

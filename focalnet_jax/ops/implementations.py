@@ -1,4 +1,4 @@
-"""Implementations of the model's operations, and the fastest of them by platform (docs/performance.md)."""
+"""Names of the implementations of the model's operations, and the choice of the fastest one (docs/performance.md)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from focalnet_jax.errors import UserError, suggest
 
-# By model option: implementations besides XLA's, the fastest first, and the platforms they run on, by JAX's names.
+# For each option of the model, the implementations besides "xla", fastest first, and JAX's names of their platforms.
 IMPLEMENTATIONS = {
     "aggregation": {"native": ("cpu",), "shifted": ("cpu",), "triton": ("gpu", "cuda"), "mosaic": ("tpu",)},
     "pointwise": {"mosaic": ("tpu",)},
@@ -21,28 +21,30 @@ def names(option: str) -> tuple[str, ...]:
 
 
 def choose_implementation(option: str, implementation: str, platform: str, dtype: str = "float32") -> str:
-    """Returns the implementation of an operation for a dtype on a platform; "auto" is the fastest one.
+    """Returns the name of the implementation to use on a platform.
 
     Args:
       option: name of the option, "aggregation" or "pointwise".
-      implementation: one of `names(option)`.
-      platform: name of the platform: "cpu", "gpu", "cuda" or "tpu".
+      implementation: one of `names(option)`; "auto" selects the fastest implementation.
+      platform: JAX's name of the platform: "cpu", "gpu", "cuda" or "tpu".
       dtype: dtype of activations.
 
     Raises:
       UserError: the implementation is unknown, is for another platform, or cannot be compiled on this machine.
     """
-    from focalnet_jax.ops import native  # not above, because it loads JAX and the names here need none
+    from focalnet_jax.ops import native  # imported here, because it loads JAX, which `names` does not need
 
     ours, known = IMPLEMENTATIONS[option], names(option)
     if implementation not in known:
         expected = f"expected one of {', '.join(known)}.{suggest(implementation, known)}"
         raise UserError(f"model.{option} is {implementation!r}; {expected}")
     if implementation in ours and platform not in ours[implementation]:
-        needs = f"needs {_CHIPS[implementation]}, the devices are {platform}: leave it at auto"
+        needs = f"needs {_CHIPS[implementation]}, but the platform is {platform}: set model.{option}=auto"
         raise UserError(f"model.{option}={implementation} {needs}")
     if implementation == "native" and native.register() is None:
-        raise UserError(f"model.{option}=native is compiled where it runs, but {native.why_not()}: leave it at auto")
+        raise UserError(
+            f"model.{option}=native must be compiled on this machine, but {native.why_not()}; set model.{option}=auto"
+        )
     if implementation != "auto":
         return implementation
     here = (name for name, platforms in ours.items() if platform in platforms)
@@ -51,7 +53,13 @@ def choose_implementation(option: str, implementation: str, platform: str, dtype
 
 
 def describe_implementations(model: Mapping[str, Any], precision: str, platform: str) -> str:
-    """Returns a line that describes the implementations used by a model with these options (None: not set)."""
+    """Returns a line with the implementations that a model uses.
+
+    Args:
+      model: options of the model; None means "auto".
+      precision: name of the precision policy, "float32" or "bfloat16".
+      platform: JAX's name of the platform: "cpu", "gpu", "cuda" or "tpu".
+    """
     from focalnet_jax.ops import native
 
     requested = {option: model[option] or "auto" for option in IMPLEMENTATIONS}

@@ -20,12 +20,12 @@ def mlp(
     """Returns `dropout(fc2(dropout(GELU(fc1(x)))))`, `[B, H, W, C]`, without keeping GELU's output for the gradient.
 
     Args:
-      fc1: the layer from C to I channels.
-      fc2: the layer from I channels to C.
+      fc1: layer from C to I channels.
+      fc2: layer from I to C channels.
       x: input `[B, H, W, C]`.
       drop_rate: rate of both dropouts.
       keys: PRNG keys `[B]`, or None for no dropout.
-      compute: chosen implementations; without dropout, C++ kernels fuse bias, GELU and the next product.
+      compute: chosen implementations. Without dropout, the C++ kernels fuse GELU with the bias before it.
     """
     parts = (None, None) if keys is None else split_keys(keys, 2)
     drops = keys is not None and drop_rate > 0
@@ -39,5 +39,6 @@ def mlp(
 
     hidden = by_example(fc1(x), channels=True)
     # The input of fc2 is the widest of all maps: computing it again takes less time than writing and reading it. The
-    # keys are an argument: closed over, in a scan, XLA without its fusion pass drops other elements going back.
+    # keys are an argument, because in a scan, XLA without its fusion pass would drop different elements in the backward
+    # pass if `second` closed over the keys.
     return dropout(jax.checkpoint(second, prevent_cse=False)(hidden, parts[0]), drop_rate, parts[1])

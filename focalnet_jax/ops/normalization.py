@@ -1,4 +1,7 @@
-"""LayerNorm that keeps only its input for the gradient; on TPUs, the matrix unit sums over channels."""
+"""LayerNorm that keeps its input and at most two numbers per position for the gradient.
+
+In bfloat16 on TPUs, the matrix unit sums over channels.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,18 @@ EPSILON = 1e-5  # PyTorch's default; Flax's is 1e-6
 def layer_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = EPSILON, implementation: str = "xla"
 ) -> jax.Array:
-    """Returns LayerNorm over C of `[..., C]`; C++ computes float32 if `implementation` is "native", else XLA."""
+    """Returns LayerNorm (arXiv 1607.06450) over C, computed in float32.
+
+    Args:
+      x: input `[..., C]`.
+      scale: scale `[C]`.
+      bias: bias `[C]`.
+      epsilon: number added to the variance.
+      implementation: "native" for C++, which supports float32 maps on CPUs. XLA computes everything else.
+
+    Returns:
+      `[..., C]` in the dtype of `x`.
+    """
     scale, bias = scale.astype(jnp.float32), bias.astype(jnp.float32)
     native_here = implementation == "native" and x.ndim > 1 and x.size > 0 and native.computes(x.dtype)
     if native_here and allows_kernels(x):
@@ -49,9 +63,9 @@ _normalize_natively.defvjp(
 
 @partial(with_rule, nondiff_argnums=(3,))
 def layer_norm_in_xla(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """Returns LayerNorm (arXiv 1607.06450) over C of `[..., C]`, computed in float32, in the dtype of `x`.
+    """Returns LayerNorm (arXiv 1607.06450) over C, computed by XLA in float32, `[..., C]` in the dtype of `x`.
 
-    Autodiff would keep float32 arrays of the size of `x`; this function keeps `x`, and two numbers per position.
+    Autodiff would keep float32 arrays of the size of `x`; this function keeps `x` and two numbers per position.
 
     Args:
       x: input `[..., C]`.
@@ -83,15 +97,15 @@ def _backward(
     normal = (x.astype(jnp.float32) - mean) * inverse
     scaled = wide * scale
     gradient = (scaled - mean_of(scaled) - normal * mean_of(scaled * normal)) * inverse
-    places = tuple(range(x.ndim - 1))
-    return gradient.astype(x.dtype), (wide * normal).sum(places), wide.sum(places)
+    axes = tuple(range(x.ndim - 1))
+    return gradient.astype(x.dtype), (wide * normal).sum(axes), wide.sum(axes)
 
 
 layer_norm_in_xla.defvjp(_forward, _backward)
 
 
 def _mean_of(dtype: jnp.dtype) -> Callable[[jax.Array], jax.Array]:
-    """Returns the function that computes means `[..., 1]` of `[..., C]` float32 to the dtype's precision."""
+    """Returns a function from `[..., C]` float32 to means over C, `[..., 1]`, that are as precise as `dtype`."""
     return _mean_half if dtype == jnp.bfloat16 else partial(jnp.mean, axis=-1, keepdims=True)
 
 
@@ -100,9 +114,9 @@ def _mean_half(x: jax.Array) -> jax.Array:
 
 
 def mean_by_product(x: jax.Array) -> jax.Array:
-    """Returns the mean over C, `[..., 1]`, by a TPU's matrix unit: its vector unit is slow to add up lanes.
+    """Returns the mean over C, `[..., 1]`, computed by a TPU's matrix unit: its vector unit is slow at adding up lanes.
 
-    Every addend is rounded to bfloat16; the sum is not rounded.
+    The addends are rounded to bfloat16 and added in float32.
     """
-    ones = jnp.ones((x.shape[-1], 8), jnp.bfloat16)  # a single column would be left to the vector unit
+    ones = jnp.ones((x.shape[-1], 8), jnp.bfloat16)  # XLA would compute a single column in the vector unit
     return jnp.matmul(x.astype(jnp.bfloat16), ones, preferred_element_type=jnp.float32)[..., :1] / x.shape[-1]

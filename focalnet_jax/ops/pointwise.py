@@ -1,8 +1,8 @@
-"""Pointwise layers fused into one kernel forward and one backward, for TPUs.
+"""Pointwise layers fused into one kernel for the forward pass and one for the backward pass, for TPUs.
 
-A program computes some positions of some examples, which are the rows of its matrices. Results between the layers stay
-in fast memory. Only the inputs are kept for the backward pass: the backward kernel computes the layers again,
-differentiates them by `jax.vjp`, and adds up the gradients of weights from program to program.
+A kernel instance computes some positions of some examples, which are the rows of its matrices. Results between the
+layers stay in fast memory (VMEM). Only the inputs are kept for the backward pass: the backward kernel computes the
+layers again, differentiates them by `jax.vjp`, and adds up the gradients of the weights over the kernel instances.
 """
 
 from __future__ import annotations
@@ -25,41 +25,42 @@ from focalnet_jax.ops.mosaic.passes import examples_first, rows_first
 from focalnet_jax.ops.mosaic.plan import cores
 from focalnet_jax.ops.rules import with_rule
 
-Weights = dict[str, dict[str, jax.Array]]  # layer by layer: matrices `[C, D]`, vectors `[C]`
+Weights = dict[str, dict[str, jax.Array]]  # by layer and parameter: matrices `[C, D]`, vectors `[C]`
 Maps = Sequence[jax.Array]
 Refs = Sequence[Any]
-# Elements of the widest layer's output per program, and bytes of fast memory per element for all that it holds:
-# the least with which FocalNet's layers compile, plus a tenth.
+# Choices for the number of elements of the widest layer's output per kernel instance, and the bytes of fast memory that
+# an instance needs per bfloat16 element: the fewest with which FocalNet's layers compile, plus a tenth.
 _NUMBERS = (2**19, 2**18, 2**17)
 _BYTES = 28
-_FEWEST, _MOST = 64, 1024  # rows
+_FEWEST, _MOST = 64, 1024  # rows per kernel instance
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Fused layers: `function(weights, *maps, *shared, *constants)` takes and returns float32 rows `[R, C]`.
+    """Layers that are fused into one kernel.
 
-    The function receives matrices in the dtype of the maps, and vectors as `[1, C]` float32. Arrays with one value per
-    example are repeated for each row.
+    `function(weights, *maps, *shared, *constants)` computes the layers for rows `[R, C]` float32. Its weights are
+    matrices in the dtype of the maps, and vectors `[1, C]` float32. `shared` and `constants`, which have one value per
+    example, are repeated for each row.
     """
 
     function: Callable[..., tuple[jax.Array, ...]]
-    channels: tuple[int, ...]  # of each result
+    channels: tuple[int, ...]  # number of channels of each result
     name: str
     vmem: int  # bytes of fast memory
-    first_too: bool = False  # the first map is returned last, and its gradient is added in the kernel
-    interpret: bool = False  # run step by step, on any platform
+    first_too: bool = False  # also return the first map, as the last result; the kernel adds its gradient
+    interpret: bool = False  # interpret the kernel step by step, on any platform
 
 
 @partial(with_rule, nondiff_argnums=(0,))
 def run_layers(
     layers: Layers, weights: Weights, maps: Maps, shared: Maps = (), constants: Maps = ()
 ) -> tuple[jax.Array, ...]:
-    """Returns the layers' results `[B, H, W, D]` in the maps' dtype.
+    """Returns the results of the layers, `[B, H, W, D]` each, in the dtype of the maps.
 
     Args:
-      layers: function of the layers, and its options.
-      weights: weights of the layers, float32 like their gradients.
+      layers: the layers.
+      weights: weights of the layers, in float32; their gradients are float32 too.
       maps: one or more maps `[B, H, W, C]` with the same B, H and W.
       shared: arrays `[B, n]` float32, with the same values at all positions of an example.
       constants: arrays like `shared`, but without gradients.
@@ -72,8 +73,8 @@ def _run_back(layers: Layers, kept: Any, cotangents: Maps) -> Any:
     back = on_each_device(partial(_backward, layers), ("whole", *("examples",) * 4), ("sums", "examples", "examples"))
     weights, maps, *others = kept
     parts, to_maps, to_shared = back(_rounded(weights, maps[0].dtype), maps, *others, cotangents)
-    # In a loop over blocks, the compiler would let the kernel write them into the stacked gradients, and would then
-    # ignore the kernel's limit of fast memory.
+    # Without the barrier, the compiler lets the kernel write its gradients into the stacked gradients of a loop over
+    # blocks, and then ignores the kernel's limit of fast memory.
     parts = jax.lax.optimization_barrier(parts)
     return (
         jax.tree.map(lambda part: part.sum(axis=0), parts),
@@ -92,25 +93,26 @@ def _rounded(weights: Weights, dtype: Any) -> Weights:
 
 
 def suits(implementation: str, dtype: Any) -> bool:
-    """Returns whether kernels are selected and possible: for bfloat16, if channels are not split over devices."""
+    """Returns whether the kernels are selected and can compute: in bfloat16, with channels not split over devices."""
     return implementation == "mosaic" and dtype == jnp.bfloat16 and not splits_channels()
 
 
 def supports(weights: Weights, itemsize: int, vmem: int) -> bool:
-    """Returns whether layers with these weights and their gradients fit fast memory."""
+    """Returns whether layers with these weights, and the weights' gradients, fit in `vmem` bytes of fast memory."""
     return _numbers(weights, itemsize, vmem) > 0
 
 
 def _numbers(weights: Weights, itemsize: int, vmem: int) -> int:
-    """Returns the number of elements of the widest layer's output per program; 0 if none fit."""
-    # With several cores each adds up its own sums, and two of them must fit: one is written while the next is begun.
+    """Returns the number of elements of the widest layer's output per kernel instance, or 0 if no number fits."""
+    # Bytes per weight of the sums of gradients. Each of several cores adds up its own sums, and two of these must fit:
+    # one is written while the next is begun.
     sums = 4 * (2 if cores() > 1 else 1)
     kept = sum(map(_in_registers, jax.tree.leaves(weights))) * (itemsize + sums)
     return next((numbers for numbers in _NUMBERS if kept + numbers * _BYTES * itemsize // 2 <= vmem), 0)
 
 
 def _in_registers(leaf: jax.Array) -> int:
-    """Returns the size of a matrix or vector padded to whole registers."""
+    """Returns the number of elements of a matrix or vector after padding to whole registers."""
     *rows, columns = leaf.shape
     return pl.cdiv(columns, CHANNELS) * CHANNELS * pl.cdiv(rows[0] if rows else 1, 2 * EXAMPLES) * 2 * EXAMPLES
 
@@ -131,7 +133,7 @@ def _forward(layers: Layers, weights: Weights, maps: Maps, shared: Maps, constan
 def _backward(
     layers: Layers, weights: Weights, maps: Maps, shared: Maps, constants: Maps, cotangents: Maps
 ) -> tuple[Weights, Maps, Maps]:
-    """Returns the gradients of the weights in parts, `[n, ...]`, of the maps, and of the shared arrays."""
+    """Returns the gradients of the weights (in parts `[n, ...]` to be added up), the maps and the shared arrays."""
     call = _Call(layers, weights, maps)
 
     def program(
@@ -174,7 +176,11 @@ def _clear(refs: Refs) -> None:
 
 
 class _Call:
-    """A kernel for maps `[B, H, W, C]`; each program computes some positions of some examples."""
+    """A kernel for maps `[B, H, W, C]`: its grid, and the blocks of arrays that a kernel instance computes.
+
+    The grid is (parts, groups of examples, steps over positions). An instance computes `some` positions of `examples`
+    examples. Each part has its own sums of gradients.
+    """
 
     def __init__(self, layers: Layers, weights: Weights, maps: Maps):
         self.layers, self.dtype = layers, maps[0].dtype
@@ -184,7 +190,7 @@ class _Call:
         numbers = _numbers(weights, self.dtype.itemsize, layers.vmem)
         rows = min(max(numbers // widest, _FEWEST), _MOST)
         self.all, self.places = pl.cdiv(self.given, EXAMPLES) * EXAMPLES, self.height * self.width
-        # Examples per program (a whole number of registers), then positions per program.
+        # Examples per kernel instance (a whole number of registers), then positions per kernel instance.
         possible = [e for e in range(EXAMPLES, min(self.all, rows) + 1, EXAMPLES) if self.all % e == 0]
         self.examples = max((e for e in possible if self.all // e % cores() == 0), default=possible[-1])
         most = max(rows // self.examples, 1)
@@ -199,15 +205,15 @@ class _Call:
         self.groups, self.steps = groups // self.of_examples, steps // self.of_places
 
     def place(self, part: jax.Array, step: jax.Array) -> jax.Array:
-        """Returns the index of a program's block of positions."""
+        """Returns the index of a kernel instance's block of positions, from its indices in the grid."""
         return part * self.steps + step if self.of_places > 1 else step
 
     def group(self, part: jax.Array, example: jax.Array) -> jax.Array:
-        """Returns the index of a program's group of examples."""
+        """Returns the index of a kernel instance's group of examples, from its indices in the grid."""
         return part * self.groups + example if self.of_examples > 1 else example
 
     def map(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """Returns the shape of a map as the kernel reads it, and a program's block."""
+        """Returns the shape of a map in the kernel, `[positions, examples, C]`, and a kernel instance's block."""
         spec = pl.BlockSpec(
             (self.some, self.examples, channels),
             lambda part, example, step: (self.place(part, step), self.group(part, example), 0),
@@ -215,12 +221,12 @@ class _Call:
         return jax.ShapeDtypeStruct((self.places, self.all, channels), self.dtype), spec
 
     def sum_of(self, leaf: jax.Array) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """Returns shape and block of the gradient of a weight, for each part."""
+        """Returns the shape of the gradient of a weight, one per part, and a kernel instance's block."""
         spec = pl.BlockSpec((1, *leaf.shape), lambda part, example, step: (part, 0, 0))
         return jax.ShapeDtypeStruct((self.parts, *leaf.shape), jnp.float32), spec
 
     def sum_per_example(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """Returns shape and block of the gradient of a shared array, for each part of the positions."""
+        """Returns the shape of the gradient of a shared array, one per part of positions, and an instance's block."""
         spec = pl.BlockSpec(
             (1, self.examples, channels),
             lambda part, example, step: (part if self.of_places > 1 else 0, self.group(part, example), 0),
@@ -228,7 +234,7 @@ class _Call:
         return jax.ShapeDtypeStruct((self.of_places, self.all, channels), jnp.float32), spec
 
     def rows_of(self, ref: Any, *, inside: bool = False) -> jax.Array:
-        """Returns rows `[R, C]` float32; with `inside`, rows past the last position are zeros."""
+        """Returns the rows `[R, C]` float32 of a block; if `inside` is set, rows past the last position are zeros."""
         x = ref[...].astype(jnp.float32)
         if inside and self.places % self.some:
             first = self.place(pl.program_id(0), pl.program_id(2)) * self.some
@@ -237,7 +243,7 @@ class _Call:
         return x.reshape(-1, x.shape[-1])
 
     def each_row(self, x: jax.Array) -> jax.Array:
-        """Repeats a program's values per example for each row, `[R, n]`."""
+        """Repeats values per example of a kernel instance, `[examples, n]`, for each row, `[R, n]`."""
         return jnp.broadcast_to(x, (self.some, *x.shape)).reshape(-1, x.shape[-1])
 
     def weights_of(self, refs: Refs) -> Weights:
@@ -251,12 +257,19 @@ class _Call:
         outputs: Sequence[Sequence[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]]],
         suffix: str = "",
     ) -> list[tuple[jax.Array, ...]]:
-        """Runs `program` with references to the weights, then to each group of inputs and outputs."""
+        """Runs the kernel and returns its groups of outputs.
+
+        Args:
+          program: body of the kernel; it receives references to the weights, and to each group of inputs and outputs.
+          inputs: groups of inputs.
+          outputs: groups of shapes and blocks of the outputs.
+          suffix: end of the kernel's name.
+        """
         weights = jax.tree.leaves(self.weights)
         given = [x for group in inputs for x in group]
         shapes, specs = zip(*(each for group in outputs for each in group), strict=True)
         lengths = list(map(len, (weights, *inputs, *outputs)))
-        # A name per shape, so that profiles and cost estimates can tell kernels apart.
+        # The name has all shapes, so that profiles and cost estimates can tell kernels apart.
         described = "x".join(map(str, (self.given, self.height, self.width, *(x.shape[-1] for x in given))))
         results = pl.pallas_call(
             lambda *refs: program(*_grouped(refs, lengths)),
@@ -283,7 +296,7 @@ class _Call:
         return rows_first(x).reshape(self.places, self.all, x.shape[-1])
 
     def by_example(self, x: jax.Array) -> jax.Array:
-        """Returns `[B, H, W, C]` from a map as the kernel writes it."""
+        """Returns a map `[B, H, W, C]` from a map in the kernel, `[positions, examples, C]`."""
         return examples_first(x.reshape(self.height, self.width, self.all, x.shape[-1]), self.given)
 
 
@@ -294,5 +307,5 @@ def _grouped(each: Sequence[Any], lengths: Sequence[int]) -> list[tuple[Any, ...
 
 
 def _whole(leaf: jax.Array) -> pl.BlockSpec:
-    """Returns the block of a weight: every program receives the whole weight."""
+    """Returns the block of a weight: every kernel instance receives the whole weight."""
     return pl.BlockSpec(leaf.shape, lambda part, example, step: (0, 0))

@@ -1,4 +1,4 @@
-"""Layers for use inside kernels, on rows `[R, C]` float32; products use the dtype of the weights."""
+"""Layers for use inside kernels, on rows `[R, C]` float32. Products are computed in the dtype of the weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from focalnet_jax.ops.gelu import gelu, gelu_and_slope, quick_gelu, quick_gelu_a
 
 
 def linear(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Returns rows `[R, C]` float32 times the layer's kernel, plus its bias if it has one: `[R, D]` float32."""
+    """Returns the output of a linear layer with an optional bias, `[R, D]` float32, for rows `[R, C]` float32."""
     y = _product(x, layer["kernel"])
     return y + layer["bias"] if "bias" in layer else y
 
 
 def layer_norm(layer: dict[str, jax.Array], x: jax.Array, epsilon: float) -> jax.Array:
-    """Returns LayerNorm of rows `[R, C]`, float32."""
+    """Returns LayerNorm over C of rows `[R, C]` float32."""
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
     return centred * lax.rsqrt(variance + epsilon) * layer["scale"] + layer["bias"]
@@ -27,7 +27,7 @@ def layer_norm(layer: dict[str, jax.Array], x: jax.Array, epsilon: float) -> jax
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def activate(x: jax.Array, dtype: Any) -> jax.Array:
-    """Returns exact GELU of float32 numbers, to the precision of the dtype."""
+    """Returns exact GELU of float32 `x`, as precise as results in `dtype` need."""
     return quick_gelu(x) if dtype == jnp.bfloat16 else gelu(x)
 
 
@@ -41,7 +41,10 @@ activate.defvjp(lambda x, dtype: (activate(x, dtype), x), _slope)
 
 @jax.custom_vjp
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns `[R, C]` times `[C, D]`, multiplied in the kernel's dtype and added in float32, also in gradients."""
+    """Returns the matrix product of `[R, C]` and `[C, D]`, `[R, D]` float32.
+
+    The factors are rounded to the dtype of `kernel`, and their products are added in float32, also for the gradients.
+    """
     return _dot(x.astype(kernel.dtype), kernel, 1, 0)
 
 

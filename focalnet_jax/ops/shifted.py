@@ -1,4 +1,4 @@
-"""A focal level for CPUs as a sum of shifted copies, which is computed again for the gradients."""
+"""A focal level for CPUs. The convolution is a sum of shifted copies, which is computed again for the gradients."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from focalnet_jax.ops.rules import with_rule
 
 @with_rule
 def focal_level(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns GELU(depthwise convolution) (paper equation 5); only the arguments are kept for the gradient.
+    """Returns GELU(depthwise convolution) of a level (paper equation 5).
 
-    On CPUs, computing the convolution again takes less time than writing and reading GELU's input.
+    Only the arguments are kept for the gradient: on CPUs, computing the convolution again takes less time than writing
+    and reading GELU's input.
 
     Args:
       x: previous level, `[B, H, W, C]`.

@@ -13,7 +13,7 @@ from focalnet_jax.distributed.activations import splits_weights
 from focalnet_jax.ops.aggregation import LEVELS
 from focalnet_jax.ops.compute import Compute
 
-# What a block keeps for the backward pass; the rest is computed again. "auto" is the fastest one on the platform.
+# What a block keeps for the backward pass, by name of the policy; the rest is computed again.
 REMAT_POLICIES = {
     "none": None,  # everything, except the input of the MLP's second layer
     "dots": jax.checkpoint_policies.save_from_both_policies(  # the projections' outputs and the focal levels
@@ -25,26 +25,26 @@ REMAT_POLICIES = {
 
 
 class Schedule(NamedTuple):
-    """Whether blocks run in a scan or unrolled, and their policy of `REMAT_POLICIES`."""
+    """How the blocks of a stage run."""
 
-    scan: bool
-    remat: str
+    scan: bool  # in a scan, or unrolled
+    remat: str  # name in `REMAT_POLICIES`
 
 
 def choose_schedule(depth: int, scan: bool | None, remat: str, compute: Compute, *, fused: bool) -> Schedule:
     """Returns the schedule of a stage with `depth` blocks.
 
     If `scan` is None, blocks that XLA computes are scanned, because they take long to compile. Blocks whose weights are
-    gathered from other devices are also scanned, because a loop holds few weights at a time. Blocks of the kernels in
-    `ops` are unrolled: without writing and reading a loop's arrays, a step takes a fifth to a quarter less time on TPUs
-    and GPUs (docs/performance.md).
+    gathered from other devices are also scanned, because a loop needs memory for few gathered weights at a time. Other
+    blocks, which the kernels in `ops` compute, are unrolled: a step that does not write and read the arrays of a loop
+    takes a fifth to a quarter less time on TPUs and GPUs (docs/performance.md).
 
     If `remat` is "auto", the policy is "full" for `fused` blocks in a scan, because computing them again takes less
-    time than writing and reading the loop's arrays (docs/performance.md). Otherwise the policy is "none".
+    time than writing and reading the arrays of the loop (docs/performance.md). Otherwise the policy is "none".
 
     Args:
       depth: number of blocks D.
-      scan: whether to scan; None for the faster choice.
+      scan: whether to scan, or None for the faster choice.
       remat: one of `REMAT_POLICIES`, or "auto".
       compute: chosen implementations of the model.
       fused: whether the kernels of `ops.fused` compute the blocks.
@@ -66,22 +66,22 @@ def run_blocks(
     depth: int,
     schedule: Schedule,
 ) -> tuple[jax.Array, Any]:
-    """Runs `block(x, (params, *inputs))`, which returns the next `x` and an output, for each of D blocks.
+    """Runs D blocks, each with the output of the previous block as its input.
 
     Args:
-      block: function of one block.
+      block: function of one block: `block(x, (params, *inputs))` returns the next `x` and an output.
       x: input of the first block, `[B, H, W, C]`.
-      params: parameters, a tree of arrays `[D, ...]`.
-      inputs: further arrays `[D, ...]`, or None.
+      params: parameters of all blocks, a tree of arrays `[D, ...]`.
+      inputs: further inputs of all blocks, each an array `[D, ...]` or None.
       depth: number of blocks D.
       schedule: schedule of the blocks, which does not change the results.
 
     Returns:
-      The last `x`, and the outputs stacked, `[D, ...]`.
+      The last `x`, and the stacked outputs, a tree of arrays `[D, ...]`.
     """
     scan, remat = schedule
     if remat != "none":
-        # Inside a scan XLA cannot merge the recomputation with the forward pass, so nothing must prevent it.
+        # Inside a scan, XLA cannot merge the recomputation with the forward pass, so `prevent_cse` is not needed.
         block = jax.checkpoint(block, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
     if scan:
         return jax.lax.scan(block, x, (params, *inputs))
@@ -94,9 +94,10 @@ def run_blocks(
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _unstacked(tree: Any, depth: int) -> list[Any]:
-    """Returns the tree of each block from a tree of arrays `[D, ...]`.
+    """Splits a tree of arrays `[D, ...]` into one tree per block.
 
-    A custom rule stacks the gradients once; autodiff would add each gradient to zeros for all blocks.
+    A custom rule stacks the gradients once. Autodiff would pad the gradient of each block with zeros for all other
+    blocks, and add these arrays.
     """
     return [jax.tree.map(lambda leaf, index=index: leaf[index], tree) for index in range(depth)]
 

@@ -1,8 +1,9 @@
-"""The context aggregation for NVIDIA GPUs: a focal level's convolution with its GELU, and their gradients, in Triton.
+"""Triton kernels for NVIDIA GPUs: the convolution of a focal level with its GELU, and their gradients.
 
-A program computes a few rows of 128 channels, each thread one channel. It moves along the columns: every column that it
-loads is added to the k outputs of each row, so that an element is loaded once for all outputs of a row, while the next
-column is being loaded. Only the levels' contexts are kept for the backward pass; GELU's inputs are computed again.
+A kernel instance computes a few rows of up to 128 channels, with one channel per thread. It moves along the columns and
+adds each column to the k outputs of a row that the column contributes to, so that an element is loaded once for all
+outputs of a row. Meanwhile, the next column is being loaded. Only the contexts of the levels are kept for the backward
+pass; the inputs of GELU are computed again.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from jax.experimental.pallas import triton as plgpu
 
 from focalnet_jax.ops.gelu import gelu, gelu_slope
 
-# Rows per program, by kernel size: more rows, or larger kernels, do not fit a thread's registers.
+# Rows per kernel instance, by kernel size. More rows or larger kernels do not fit in the registers of a thread.
 _ROWS = {3: 4, 5: 4, 7: 2, 9: 1}
-_GRADIENT_ROWS = 2  # rows whose products one program adds up
+_GRADIENT_ROWS = 2  # rows whose products one kernel instance adds up
 _Index = jnp.int32
 _Column = tuple[jax.Array, ...]
 
 
 def supports(channels: int, kernel_sizes: Sequence[int]) -> bool:
-    """Returns whether the kernels compute this number of channels and these kernel sizes; else XLA does."""
+    """Returns whether the kernels support this number of channels and these kernel sizes."""
     return channels % 32 == 0 and all(size in _ROWS for size in kernel_sizes)
 
 
 def focal_level(x: jax.Array, kernel: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """Returns GELU of the depthwise convolution of `[B, H, W, C]` with `[k, k, 1, C]`."""
+    """Returns GELU of the depthwise convolution of `x` `[B, H, W, C]` with `kernel` `[k, k, 1, C]`, `[B, H, W, C]`."""
     return _convolve("focal_level", x, kernel, gelu, interpret)
 
 
 def input_gradient(cotangent: jax.Array, kernel: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """Returns the gradient of the convolution's input `[B, H, W, C]` from the gradient of its output."""
+    """Returns the gradient of the convolution's input, `[B, H, W, C]`, from the gradient of its output."""
     return _convolve("focal_input_gradient", cotangent, kernel[::-1, ::-1], lambda z: z, interpret)
 
 
@@ -112,9 +113,15 @@ def preactivation_gradient(
 
 
 def kernel_gradient_parts(x: jax.Array, cotangent: jax.Array, k: int, *, interpret: bool = False) -> jax.Array:
-    """Returns the kernel's gradient in parts to be added up, `[B, parts, k, k, C]` float32.
+    """Returns the gradient of the convolution's kernel in parts to be added up, `[B, parts, k, k, C]` float32.
 
-    `x` is the convolution's input, and `cotangent` the gradient of its output. The order of additions is fixed.
+    The order of additions is fixed, so results are reproducible.
+
+    Args:
+      x: input of the convolution, `[B, H, W, C]`.
+      cotangent: gradient of the convolution's output, `[B, H, W, C]`.
+      k: kernel size.
+      interpret: whether to interpret the kernel step by step, on any platform.
     """
     block = _channels(x)
     batch, height, width, channels = x.shape
@@ -158,15 +165,15 @@ def _sweep(
     width: int,
     finish: Callable[[jax.Array, _Column, Any], None],
 ) -> None:
-    """Convolves rows of an image, column by column.
+    """Convolves rows of a map, column by column.
 
     Args:
-      load: function that returns the elements of column w in all rows needed, and the values that `finish` needs for
-        column w - k // 2; called one iteration ahead.
+      load: function that returns the elements of column w in all rows that are needed, and the values that `finish`
+        needs for column w - k // 2. It is called one iteration ahead.
       weights: weights of the kernel, k x k.
       rows: number of rows to compute.
-      width: width of the image.
-      finish: function that receives a column, its sums and the values loaded for it.
+      width: width of the map.
+      finish: function that receives the index of a finished column, its sums, and the values loaded for it.
     """
     k = len(weights)
     nothing = (jnp.zeros_like(weights[0][0]),) * rows
@@ -174,7 +181,7 @@ def _sweep(
     def turn(w: jax.Array, state: Any) -> Any:
         (x, more), pending = state
         ahead = load(w + 1)
-        pending = [list(sums) for sums in (*pending, nothing)]  # of columns w - k // 2 to w + k // 2
+        pending = [list(sums) for sums in (*pending, nothing)]  # sums of columns w - k // 2 to w + k // 2
         for place, sums in enumerate(pending):
             for row in range(rows):
                 for i in range(k):
@@ -190,12 +197,12 @@ def _channels(x: jax.Array) -> int:
 
 
 def _place(rows: int, block: int) -> tuple[jax.Array, jax.Array, pl.Slice]:
-    """Returns this program's image, its first row and its channels."""
+    """Returns the image, the first row and the channels of this kernel instance."""
     return pl.program_id(0), pl.program_id(1) * _Index(rows), pl.ds(pl.program_id(2) * _Index(block), block)
 
 
 def _columns(ref: Any, place: tuple[jax.Array, jax.Array, pl.Slice], count: int) -> Callable[[jax.Array], _Column]:
-    """Returns a function that loads `count` rows of a column, with zeros outside of the image."""
+    """Returns a function that loads `count` rows of the column with a given index, with zeros outside of the map."""
     image, top, channels = place
     _, height, width, _ = ref.shape
     rows = [top + _Index(row) for row in range(count)]

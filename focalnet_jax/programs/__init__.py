@@ -1,1 +1,1 @@
-"""Code shared by the commands: command lines, the list of commands, restarts."""
+"""Code shared by the commands: flags, config files, the list of commands, restarts."""

@@ -1,6 +1,6 @@
 """All commands under one name: focalnet train --config configs/quickstart.py --workdir runs/quickstart.
 
-`focalnet COMMAND ...` is `python -m focalnet_jax.COMMAND ...`; without a command it lists all of them.
+`focalnet COMMAND ...` is `python -m focalnet_jax.COMMAND ...`. `focalnet` alone lists all commands.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COMMANDS = {
 
 
 def run() -> None:
-    """Runs the command named by the first argument; exits with 2 if there is none of that name."""
+    """Runs the command named by the first argument. Exits with 2 if there is no such command."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C while libraries load
     from focalnet_jax.programs import flags
     from focalnet_jax.programs.run_command import run_command
@@ -53,7 +53,7 @@ def _show_help(arguments: list[str]) -> int:
         width = max(map(len, COMMANDS))
         print("usage: focalnet COMMAND ...\n")
         print("\n".join(f"  {command:<{width}}  {text}" for command, text in COMMANDS.items()))
-        print("\nfocalnet COMMAND --help explains each; python -m focalnet_jax prints the installed versions.")
+        print("\nfocalnet COMMAND --help explains a command; python -m focalnet_jax prints the installed versions.")
     else:
         raise UserError(f"unknown command {name!r}.{suggest(name, COMMANDS) or ' Known: ' + ', '.join(COMMANDS)}")
     return 0

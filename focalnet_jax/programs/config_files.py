@@ -28,15 +28,15 @@ def load_config(path: str, overrides: Sequence[str] = (), *, optional: Sequence[
       optional: keys that need no value even if the recipe requires one.
 
     Raises:
-      UserError: there is no such file or variant, a key is unknown (the message has the nearest), or a value has the
-        wrong type.
+      UserError: there is no such file or variant, a key is unknown (the message suggests similar keys), or a value has
+        the wrong type.
     """
     file, variant = (path, "") if path.endswith(".py") else path.rsplit(":", 1) if ":" in path else (path, "")
     config = _read_config(_found(Path(file)), variant)
     named = [_override(config, key, text) for key, text in _split(overrides)]
     _prefer_named_durations(config, named)
     expand_paths(config)
-    if config.continue_from is not None and config.init_from == REQUIRED:  # the continued run has its own
+    if config.continue_from is not None and config.init_from == REQUIRED:  # weights come from that run
         config.init_from, config.init_head = None, "keep"
     check_values(config, optional)
     return FrozenConfigDict(config)
@@ -48,7 +48,7 @@ def named_keys(overrides: Sequence[str]) -> frozenset[str]:
 
 
 def _found(file: Path) -> Path:
-    """Returns the file, or, if it is a missing configs/NAME.py, the recipe installed with the package."""
+    """Returns `file`, or the recipe installed with the package if `file` is configs/NAME.py and does not exist."""
     installed = Path(focalnet_jax.__file__).parent / file
     return installed if file.parent == Path("configs") and not file.is_file() and installed.is_file() else file
 
@@ -61,7 +61,7 @@ def _read_config(file: Path, variant: str) -> ConfigDict:
         raise UserError(f"--config: {file} is not a Python file; expected FILE.py or FILE.py:VARIANT")
     module = importlib.util.module_from_spec(spec)
     folder, before = str(file.resolve().parent), list(sys.path)
-    if folder not in sys.path:  # a config may import its neighbours
+    if folder not in sys.path:  # a config may import other files in its folder
         sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
@@ -69,7 +69,7 @@ def _read_config(file: Path, variant: str) -> ConfigDict:
         config = get_config(variant) if get_config else None
     except UserError:
         raise
-    except Exception as error:  # the user's Python may raise any type
+    except Exception as error:  # the user's code may raise any type
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
         line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else "?"
         raise UserError(f"--config: {file}:{line} fails: {type(error).__name__}: {error}") from error
@@ -79,7 +79,7 @@ def _read_config(file: Path, variant: str) -> ConfigDict:
         raise UserError(f"--config: {file} has no function get_config(variant) that returns a config")
     missing = flatten(default_config(config.get("task", "classification"))).keys() - flatten(config).keys()
     if missing:
-        raise UserError(f"--config: {file} lacks {', '.join(sorted(missing))}; start from default_config()")
+        raise UserError(f"--config: {file} lacks the keys {', '.join(sorted(missing))}; start from default_config()")
     return config
 
 
@@ -100,7 +100,7 @@ def _split(overrides: Sequence[str]) -> Iterable[tuple[str, str]]:
 
 
 def _override(config: ConfigDict, key: str, text: str) -> str:
-    """Sets `config.key` to the value `text` spells, in the type the key has."""
+    """Sets a key of the config to the value in `text`, converted to the type of the key. Returns the key."""
     section, *rest = key.split(".")
     if section == "evaluations" and len(rest) == 2 and rest[0] not in config.evaluations:
         config.evaluations[rest[0]] = evaluation()
@@ -125,14 +125,14 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
             value = "auto" if kind is str else None
             node[leaf] = value
             return key
-        needed = flatten(default_config(config.task)).get(key) is not None  # or `none` means: not set
+        needed = flatten(default_config(config.task)).get(key) is not None  # otherwise `none` means not set
         if kind is str and (value is not None or needed):
             value = text
         if (isinstance(value, bool) and kind in (int, float)) or (value is None and needed) or not _is_plain(value):
             raise TypeError
         node[leaf] = value
     except (TypeError, ValueError, OverflowError) as error:
-        names = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple", str: "a text"}
+        names = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple", str: "a string"}
         expected = names.get(kind, "a value")
         if node[leaf] not in (None, (), "auto"):
             expected += f" such as {node[leaf]}"
@@ -152,14 +152,14 @@ def _literal(text: str) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Returns whether a config can hold a value: None, a bool, number or text, or a list or tuple of these."""
+    """Returns whether a value is None, a bool, a number, a string, or a list or tuple of these."""
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
 
 
 def _prefer_named_durations(config: ConfigDict, named: Sequence[str]) -> None:
-    """Unsets a duration of the config file if the command line sets it in the other unit (steps, epochs)."""
+    """Unsets a duration in epochs if the command line sets it in steps, and vice versa."""
     for key in named:
         for unit, other in (("_steps", "_epochs"), ("_epochs", "_steps")):
             twin = key.removesuffix(unit) + other

@@ -1,4 +1,4 @@
-"""Parsers of command lines, and the flags that several programs have."""
+"""Command line parsers, and the flags that several commands share."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any, NoReturn
 from focalnet_jax.errors import UserError
 
 CALLED_AS = "python -m focalnet_jax."  # prefix of a command's name in its help
-INSTALLED = "focalnet "  # the same prefix if the installed command runs
+INSTALLED = "focalnet "  # prefix of a command's name in the help of the installed command
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser of every command: it raises `UserError` for mistakes and expands `~` to the home directory.
+    """Argument parser of every command. It raises `UserError` for mistakes and expands `~` to the home directory.
 
     A shell expands `~` only at the beginning of a word, so `--workdir=~/runs` and `--config.data.path=~/images` arrive
     unexpanded. Only paths begin with `~`.
     """
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """Parses with `~` expanded; `parse_args` calls this too."""
+        """Parses arguments after expanding `~`. `parse_args` calls this method too."""
         return super().parse_known_args(list(map(with_home, sys.argv[1:] if args is None else args)), namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def with_home(argument: str) -> str:
-    """Returns an argument with a leading `~` or `~user`, also of the value in `--KEY=VALUE`, expanded."""
+    """Expands a leading `~` or `~user` in an argument, or in the value of `--KEY=VALUE`."""
     flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
     return f"{flag}{equals}{os.path.expanduser(value)}"
 
@@ -45,13 +45,13 @@ def parse_arguments(parser: Parser, arguments: list[str]) -> tuple[argparse.Name
 
 
 def make_script_parser(name: str, description: str) -> Parser:
-    """Returns the parser of `python NAME.py`, which is `focalnet NAME` if it was called so."""
+    """Returns the parser of the command `python NAME.py` or `focalnet NAME`."""
     prog = f"{CALLED_AS}{name}" if CALLED_AS == INSTALLED else f"python {name}.py"
     return Parser(prog=prog, description=description, allow_abbrev=False)
 
 
 def make_parser(module: str, description: str) -> Parser:
-    """Returns the parser of `python -m focalnet_jax.MODULE`, or of the package itself for ""."""
+    """Returns the parser of the command `python -m focalnet_jax.MODULE`, or `python -m focalnet_jax` if it is ""."""
     return Parser(
         prog=f"{CALLED_AS}{module}".removesuffix("."),
         description=description,
@@ -72,13 +72,13 @@ def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_weights_flags(parser: argparse.ArgumentParser) -> None:
     """Adds `--model`, `--option` and `--weights`, for information that a weights file does not contain."""
-    parser.add_argument("--model", metavar="NAME", help="variant of the weights (default: recognised)")
+    parser.add_argument("--model", metavar="NAME", help="variant of the weights (default: recognised from them)")
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="KEY=true|false",
-        help="use_postln or normalize_modulator, which cannot be recognised by shapes",
+        help="use_postln or normalize_modulator, which the shapes of the weights do not show",
     )
     add_which_flag(parser)
 
@@ -93,18 +93,22 @@ def add_which_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="NAME",
-        help="which of several models: ema, a key or prefix such as teacher, or a file of a directory such as model_1",
+        help="which of several models: ema, a key or prefix such as teacher, or a file in a directory such as model_1",
     )
 
 
 def check_number(flag: str, value: int | None, least: int, most: int | None = None) -> None:
-    """Raises `UserError` if `value` is not within `least` to `most`; None, a flag that was not given, is accepted."""
+    """Raises `UserError` if `value` is less than `least` or more than `most`. None (no such flag given) is accepted."""
     if value is not None and (value < least or (most is not None and value > most)):
         raise UserError(f"{flag} {value}: expected {least} {'or more' if most is None else f'to {most}'}")
 
 
 def parse_size(flag: str, text: str | None, most: int | None = None) -> tuple[int, int] | None:
-    """Returns (height, width) in pixels from `S` or `HEIGHTxWIDTH`, None for None; raises `UserError` otherwise."""
+    """Returns (height, width) in pixels from `SIDE` or `HEIGHTxWIDTH`, or None if `text` is None.
+
+    Raises:
+      UserError: `text` has another form, or a side is less than 1 or more than `most`.
+    """
     if text is None:
         return None
     parts = text.lower().split("x")

@@ -1,4 +1,4 @@
-"""Restarts a failed run, up to a number of times; it resumes from its last checkpoint."""
+"""Restarts a run that fails, a limited number of times. The run resumes from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from focalnet_jax.errors import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER_MISTAKE
 from focalnet_jax.system.children import Forwarder
 from focalnet_jax.system.signals import handled
 
-_ENDS = (0, EXIT_USER_MISTAKE, EXIT_PREEMPTED)  # exit codes without a restart: done, would fail again, stopped
+_ENDS = (0, EXIT_USER_MISTAKE, EXIT_PREEMPTED)  # no restart: done, would fail again, or stopped on purpose
 _LONGEST_PAUSE = 60.0
 
 
 def run_again(command: Sequence[str], most: int) -> int:
-    """Runs a command, and restarts it up to `most` times if it fails or is killed; returns its last exit code.
+    """Runs a command, and restarts it up to `most` times if it fails or is killed. Returns the last exit code.
 
-    Signals are forwarded to the command; after a SIGTERM or SIGINT it is not restarted.
+    A SIGTERM or SIGINT is forwarded to the command. The command is then not restarted.
     """
     forwarder = Forwarder()
     with handled((signal.SIGTERM, signal.SIGINT), forwarder.forward):

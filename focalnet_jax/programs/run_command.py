@@ -1,4 +1,4 @@
-"""Runs a program from the command line: its errors become one line and an exit code."""
+"""Runs a command and converts its errors to one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _LONGEST_LINE = 4000  # characters of an error message; the longest ones list al
 
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:
-    """Runs `main(arguments)` as a command line program and exits with its status."""
+    """Runs `main(arguments)` as a command, and exits with the exit code that it returns."""
     # Orbax logs every step of a save as a warning; after an error, which is printed below, the threads of its libraries
     # print messages until the process ends.
     for logger in ("absl", "asyncio"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
     threading.excepthook = lambda *_: None
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs disable it while libraries load
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # commands disable it while libraries load
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     warnings.filterwarnings("ignore", module="PIL")  # data/decode.py decides which images are readable
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
@@ -59,7 +59,7 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
 
 
 def explain_os_error(error: OSError) -> str | None:
-    """Returns the line for a full or failing disk, or for a path that the user has to change; None for other errors."""
+    """Returns the message about a full or failing disk or an inaccessible path, or None for other errors."""
     where = f" at {error.filename}" if error.filename else ""
     if error.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS) and where:
         return f"error: {error.strerror}{where}; give another path or make it accessible"
@@ -69,13 +69,13 @@ def explain_os_error(error: OSError) -> str | None:
 
 
 def _unraisable(ignored: sys.UnraisableHookArgs) -> None:
-    """Ends the program on a Ctrl-C that Python could not raise, such as in a library's callback."""
+    """Ends the process on a Ctrl-C that Python could not raise, for example in the callback of a library."""
     if ignored.exc_type is KeyboardInterrupt:
         _end_with("interrupted", 130)
 
 
 def _end_with(text: str, status: int) -> NoReturn:
-    """Prints one line and ends at once: libraries shut down after an error might print more, or crash."""
+    """Prints one line and ends at once, because libraries that shut down after an error might print more or crash."""
     line = printable(" ".join(text.split()))
     line = line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + " ..."
     with contextlib.suppress(OSError):

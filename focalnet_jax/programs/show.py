@@ -1,7 +1,7 @@
 """Show what a model is trained on: python -m focalnet_jax.data.show --config FILE.py[:VARIANT] --out grid.png.
 
-A sheet of the images of one training batch after all augmentation, erasing and mixing, with their labels: the same
-pixels that step of the run sees.
+Draws the images of one training batch with their labels, after all augmentation, erasing and mixing. A run with this
+config trains on exactly these pixels at that step.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from focalnet_jax.training.state import augmentation_key
 from focalnet_jax.training.stored_config import with_stored
 
 _MARGIN, _LINE, _SIDE = 6, 13, 160  # pixels: margin, height of a line of text, smallest side of an image
-_LINES = 2  # of captions below an image
+_LINES = 2  # number of caption lines below an image
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, draws the sheet."""
+    """Parses the flags and draws the sheet."""
     parser = make_parser("data.show", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
     parser.add_argument("--out", required=True, type=Path, metavar="PNG", help="file to write")
     parser.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="a run of this recipe, whose automatic choices apply"
+        "--workdir", type=Path, metavar="DIR", help="a run of this recipe; its automatic choices are used"
     )
-    parser.add_argument("--step", type=int, default=0, help="updates before the batch (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=24, metavar="N", help="number to draw (default: %(default)s)")
+    parser.add_argument("--step", type=int, default=0, help="steps before the batch (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=24, metavar="N", help="images to draw (default: %(default)s)")
     flags, overrides = parse_arguments(parser, arguments)
     if flags.images < 1 or flags.step < 0:
         raise UserError(f"--images {flags.images} --step {flags.step}: expected a positive number, and 0 or more")
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     config = load_config(flags.config, [*overrides, *one_device], optional=["init_from"])
     if flags.workdir is not None:
         if not (flags.workdir / CONFIG_FILE).exists():
-            raise UserError(f"{flags.workdir} holds no run: there is no {CONFIG_FILE} in it")
+            raise UserError(f"--workdir {flags.workdir} has no {CONFIG_FILE}; expected the workdir of a run")
         config = with_stored(config, read_json(flags.workdir / CONFIG_FILE))
     shown, size = shown_batch(config, flags.step, flags.images)
     sheet = draw_sheet(shown)
@@ -70,15 +70,15 @@ def shown_batch(config: FrozenConfigDict, step: int, most: int) -> tuple[list[tu
     config = resolve(config, mesh, source)
     task = kind.make_task(config, source, evaluated=False).start_fresh()
     data = open_train_data(config, mesh, task)
-    make_plan(config, len(source))  # refuses what training refuses
+    make_plan(config, len(source))  # raises the errors that training raises
     batch = jax.jit(task.prepare)(next(data.batches(step, step + 1)), augmentation_key(config.seed, step))
     batch = jax.device_get(batch)
     size = len(jax.tree.leaves(batch)[0])
-    return [task.show(batch, place) for place in range(min(most, size))], size
+    return [task.show(batch, index) for index in range(min(most, size))], size
 
 
 def draw_sheet(shown: Sequence[tuple[np.ndarray, list[str]]]) -> Image.Image:
-    """Returns images in rows, each with its captions below it."""
+    """Returns a sheet of rows of images, with captions below each image."""
     shape = shown[0][0].shape
     zoom = max(1, math.ceil(_SIDE / min(shape[:2])))
     tall, wide = zoom * shape[0], zoom * shape[1]
@@ -87,8 +87,8 @@ def draw_sheet(shown: Sequence[tuple[np.ndarray, list[str]]]) -> Image.Image:
     width, height = wide + _MARGIN, tall + _LINES * _LINE + 2 * _MARGIN
     sheet = Image.new("RGB", (columns * width + _MARGIN, rows * height + _MARGIN), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
-    for place, (image, captions) in enumerate(shown):
-        row, column = divmod(place, columns)
+    for index, (image, captions) in enumerate(shown):
+        row, column = divmod(index, columns)
         left, top = _MARGIN + column * width, _MARGIN + row * height
         picture = Image.fromarray(image).resize((wide, tall), Image.Resampling.NEAREST)
         sheet.paste(picture, (left, top))

@@ -1,4 +1,4 @@
-"""Helpers of config files: variants of a recipe, and variations of a model."""
+"""Helpers for config files: variants of a recipe, and variations of a model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def parse_variant(text: str, options: Sequence[str] = (), *, model: str | None =
     Args:
       text: the variant, such as "base_lrf", "base_lrf,384" or "smoke".
       options: valid options.
-      model: default model; None if the config has no choice of models.
+      model: full name of the default model; None if the config is for one model only.
 
     Returns:
-      Full name of the model, and the given options.
+      Full name of the model (`model` if `text` names no model), and the given options.
 
     Raises:
       UserError: a word is unknown, or several models are named.
@@ -49,23 +49,25 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "overlapped": {"use_conv_embed": True},
     "deeper": {},
 }
-"""Variations of a model in the paper's ablations, and the keys they set; those of `deeper` depend on the model."""
+"""Variations of a model in the paper's ablations, and the keys that they set. For `deeper`, see `vary`."""
 
 _DEEPER = {"tiny": (64, (3, 3, 16, 3)), "small": (64, (4, 4, 28, 4)), "base": (96, (4, 4, 28, 4))}
 
 
 def vary(config: ConfigDict, names: Collection[str]) -> None:
-    """Applies some of `VARIATIONS` to the config's model.
+    """Applies some of `VARIATIONS` to the config's model. The keys that `deeper` sets depend on the model.
 
     Raises:
-      UserError: `deeper` for a model that has no deeper variant in the paper.
+      UserError: `names` has `deeper`, but the paper has no deeper variant of this model.
     """
     for name in sorted(names):
         config.model.update(VARIATIONS[name])
     if "deeper" in names:
         _, size, kind = config.model.name.split("_")
         if size not in _DEEPER or kind == "iso":
-            raise UserError(f"config variant deeper of {config.model.name}; expected tiny, small or base, srf or lrf")
+            raise UserError(
+                f"no config variant deeper of {config.model.name}; expected tiny, small or base, srf or lrf"
+            )
         config.model.embed_dim, config.model.depths = _DEEPER[size]
 
 

@@ -1,4 +1,4 @@
-"""The report of runs: curves and tables on one page."""
+"""Makes a report of runs, with curves and tables on one page."""
 
 import lazy_loader
 

@@ -1,9 +1,9 @@
 """Plot and compare runs: python -m focalnet_jax.report WORKDIR... [--out report.html].
 
-Writes one page that needs no other file: losses, metrics of the evaluations, learning rate, gradient norm, images per
-second and input wait of all runs in the same axes, a table of their results (medians of images per second and input
-wait), and the settings in which they differ. A folder of runs, such as a sweep's, means all of its runs. If the name
-ends in .png, writes only the curves. Runs may still be in progress.
+This writes one page that needs no other files. It has curves of all runs in the same axes (losses, evaluation metrics,
+learning rate, gradient norm, images per second and time waiting for input), a table of the results, and the settings in
+which the runs differ. A folder of runs, such as the folder of a sweep, means all runs in it. If --out ends in .png,
+only the curves are written. Runs may still be in progress.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.system.files import check_result, write_result
 
     parser = make_parser("report", __doc__)
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="runs, or folders of runs")
+    parser.add_argument(
+        "workdirs", nargs="+", type=Path, metavar="WORKDIR", help="workdirs of runs, or folders with workdirs"
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -29,7 +31,7 @@ def main(arguments: list[str]) -> int:
         metavar="FILE",
         help="file to write, .html or .png (default: %(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing file")
     flags = parser.parse_args(arguments)
     if flags.out.suffix.lower() not in (".html", ".png"):
         raise UserError(f"--out {flags.out}: expected a name that ends in .html or .png")
@@ -44,7 +46,7 @@ def main(arguments: list[str]) -> int:
 
     workdirs = [workdir for named in flags.workdirs for workdir in find_workdirs(named)]
     runs = [read_run(workdir) for workdir in workdirs]
-    if len({run.name for run in runs}) < len(runs):  # named by the differing parts of their paths
+    if len({run.name for run in runs}) < len(runs):  # two have the same name: use the part of the paths that differs
         whole = [workdir.resolve() for workdir in workdirs]
         shared = os.path.commonpath(whole)
         runs = [replace(run, name=os.path.relpath(path, shared)) for path, run in zip(whole, runs, strict=True)]

@@ -1,4 +1,4 @@
-"""Curves of runs in the same axes, and a page with them and tables of results."""
+"""Draws the curves of runs in the same axes, and makes a page of the curves and of tables of the results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS = 120  # per inch
-_MOST = 1500  # points of a curve; longer ones are averaged
+_MOST = 1500  # points of a curve; longer curves are averaged
 _COLUMNS = 2
-_ALPHA = 0.75  # keeps covered curves visible
-_COLOURS = 10  # in matplotlib's cycle; more runs use a colour map
-_NAMED = 3  # runs named in the title of a page
+_ALPHA = 0.75  # opacity, so that curves under others are visible
+_COLOURS = 10  # number of colours in matplotlib's cycle; more runs use a colour map
+_NAMED = 3  # largest number of runs named in the title of a page
 _WIDTH = 190  # characters per line of the legend
 
 
@@ -29,7 +29,7 @@ _MARKS = ("solid, dots", "dotted, crosses")
 
 
 def panels(runs: Sequence[RunLog]) -> list[Panel]:
-    """Returns the panels for which any run has values: losses, metrics of the evaluations, rates."""
+    """Returns the panels (losses, evaluation metrics, rates) for which any run has values."""
     tasks = [settings_of(task) for task in dict.fromkeys(run.task for run in runs)]
     headlines = dict.fromkeys(settings.HEADLINE for settings in tasks)
     found: list[Panel] = [("training loss", ("train/loss",), False)]
@@ -42,7 +42,7 @@ def panels(runs: Sequence[RunLog]) -> list[Panel]:
             titles = [f"{title} ({mark})" for (_, title), mark in zip(headline, _MARKS, strict=False)]
             title = " and ".join(titles if len(titles) > 1 else [headline[0][1]])
             title_prefix = "" if prefix == "eval" else f"{prefix}: "
-            shown = tuple(f"{prefix}/{figure}" for figure, _ in headline[:2])
+            shown = tuple(f"{prefix}/{metric}" for metric, _ in headline[:2])
             found.append((f"{title_prefix}{title}, %", shown, False))
     found += [
         ("learning rate", ("train/learning_rate",), False),
@@ -67,7 +67,7 @@ def draw(runs: Sequence[RunLog]) -> Figure:
     shown = panels(runs)
     if not shown:
         names = ", ".join(run.name for run in runs[:_NAMED])
-        raise UserError(f"{names}: no metric of a run, such as train/loss, is logged; expected workdirs of runs")
+        raise UserError(f"{names}: metrics.jsonl has no metric of a run, such as train/loss; expected workdirs of runs")
     rows = -(-len(shown) // _COLUMNS)
     colours = _colours(len(runs))
     in_line = max(1, _WIDTH // (max(len(run.name) for run in runs) + 8))  # names in a line of the legend
@@ -106,19 +106,19 @@ def _colours(count: int) -> list[Any]:
     from matplotlib import colormaps
 
     if count <= _COLOURS:
-        return [f"C{place}" for place in range(count)]
-    return [colormaps["turbo"](0.05 + 0.9 * place / (count - 1)) for place in range(count)]
+        return [f"C{index}" for index in range(count)]
+    return [colormaps["turbo"](0.05 + 0.9 * index / (count - 1)) for index in range(count)]
 
 
 def thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Returns a curve of at most `_MOST` points, each the mean of the same number of neighbours."""
+    """Averages the same number of neighbouring points of a curve, so that at most `_MOST` points are left."""
     every = -(-len(steps) // _MOST)
     parts = range(0, len(steps), every)
     return tuple([sum(of[at : at + every]) / len(of[at : at + every]) for at in parts] for of in (steps, values))
 
 
 def page(runs: Sequence[RunLog]) -> str:
-    """Returns the report as HTML."""
+    """Returns the report as an HTML page."""
     from focalnet_jax.visualize.figures import as_png
 
     tasks = dict.fromkeys(run.task for run in runs)
@@ -158,8 +158,8 @@ def _summary(run: RunLog) -> dict[str, str]:
 
     settings = settings_of(run.task)
     title = dict(settings.HEADLINE)[settings.BEST_METRIC]
-    figures = list(zip(*run.curves.get(ranking_metric(run.task), ((), ())), strict=True))
-    best = max((each for each in figures if math.isfinite(each[1])), key=lambda each: each[1], default=None)
+    points = list(zip(*run.curves.get(ranking_metric(run.task), ((), ())), strict=True))
+    best = max((each for each in points if math.isfinite(each[1])), key=lambda each: each[1], default=None)
     return {
         "model": str(run.settings.get("model.name", "")),
         "step": str(max(steps[-1] for steps, _ in run.curves.values())),
@@ -169,7 +169,7 @@ def _summary(run: RunLog) -> dict[str, str]:
         "loss": last("train/loss", ".4f"),
         f"best {title}": f"{best[1]:.2f} %" if best else "",
         "at step": str(best[0]) if best else "",
-        f"last {title}": f"{figures[-1][1]:.2f} %" if figures else "",
+        f"last {title}": f"{points[-1][1]:.2f} %" if points else "",
         "images/s, median": middle("images_per_second", ".0f"),
         "waiting, median": middle("input_wait", ".1%"),
     }

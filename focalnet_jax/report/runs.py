@@ -15,11 +15,11 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class RunLog:
-    """The contents of a workdir.
+    """Settings and metrics of a run.
 
     Attributes:
-      name: name of the folder.
-      settings: by dotted key.
+      name: name of the workdir.
+      settings: values of the config by dotted key.
       curves: steps and values of each metric.
     """
 
@@ -29,18 +29,18 @@ class RunLog:
 
     @property
     def task(self) -> str:
-        """Name of the task; classification if the config was stored before the key existed."""
+        """Name of the task, which is classification if the stored config has no such key."""
         return str(task_of(self.settings))
 
 
 def find_workdirs(path: Path) -> list[Path]:
-    """Returns a workdir itself, or the workdirs in a folder of runs, such as a sweep's."""
+    """Returns the workdirs in a folder of runs, such as the folder of a sweep, or otherwise only `path`."""
     inside = [] if os.path.exists(path / METRICS) else sorted(each.parent for each in path.glob(f"*/{METRICS}"))
     return inside or [path]
 
 
 def read_run(workdir: Path) -> RunLog:
-    """Returns the run in a workdir.
+    """Reads the settings and metrics of the run in a workdir.
 
     Raises:
       UserError: there is no run, nothing is logged yet, or metrics.jsonl or config.json is damaged.
@@ -56,12 +56,12 @@ def read_run(workdir: Path) -> RunLog:
         lines = metrics.read_text(errors="replace").splitlines()
         config = workdir / "config.json"
         settings = flatten(ConfigDict(read_json(config))) if config.exists() else {}
-    except UserError:  # which says that it is damaged
+    except UserError:  # names the damaged file
         raise
     except (ValueError, AttributeError) as error:  # such as a dot in a key
         raise UserError(f"{config} is damaged or not the config of a run: {error}") from error
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{workdir} holds no run: there is no {METRICS} in it or in its folders") from error
+        raise UserError(f"{workdir} contains no run; expected {METRICS} in it or in its folders") from error
     except OSError as error:
         raise UserError(f"cannot read {error.filename or workdir}: {error.strerror}") from error
     curves: dict[str, tuple[list[int], list[float]]] = {}
@@ -70,7 +70,13 @@ def read_run(workdir: Path) -> RunLog:
             row = json.loads(line)
             step = int(row["step"])
             numbers = {name: float(value) for name, value in row.items() if is_number(value)}
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # being written, or not of a run
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            OverflowError,
+            RecursionError,
+        ):  # being written, or not of a run
             continue
         for name, value in numbers.items():
             if name != "step":
@@ -82,8 +88,8 @@ def read_run(workdir: Path) -> RunLog:
             f"{metrics} is damaged or not the metrics of a run: no line is a JSON object with a step and a number"
         )
     if not curves:
-        raise UserError(f"{workdir} has logged nothing yet")
-    name = os.fsencode(workdir.resolve().name).decode(errors="replace")  # file names need not be valid text
+        raise UserError(f"the run in {workdir} has logged nothing yet")
+    name = os.fsencode(workdir.resolve().name).decode(errors="replace")  # file names may be invalid UTF-8
     return RunLog(name, dict(settings), curves)
 
 

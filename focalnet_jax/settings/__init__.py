@@ -12,29 +12,29 @@ from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.settings.checks import CHECKS
 from focalnet_jax.settings.tasks import TASKS
 
-MAIN = "eval"  # name of the evaluation that ranks checkpoints, and prefix of its figures in metrics.jsonl
+MAIN = "eval"  # name of the evaluation that ranks checkpoints, and prefix of its metrics in metrics.jsonl
 Checks = Mapping[str, tuple[Callable[[Any], bool], str]]
 
 
 class Settings(Protocol):
-    """The contents of `settings/TASK.py`."""
+    """Interface of the modules `settings/TASK.py`."""
 
-    BEST_METRIC: str  # ranks checkpoints, the higher the better; a metric of the evaluation `MAIN`
-    # Metrics in percent, with titles: reports draw the first two, sweeps list BEST_METRIC.
+    BEST_METRIC: str  # metric of the evaluation `MAIN` that ranks checkpoints; higher is better
+    # Names and titles of metrics in percent. Reports draw the first two; sweeps list BEST_METRIC.
     HEADLINE: tuple[tuple[str, str], ...]
     AUTO: tuple[str, ...]  # keys that may be left to be chosen, in addition to `config.AUTO`
     RESUMABLE: tuple[str, ...]  # keys that may differ on resume, in addition to `training.stored_config.RESUMABLE`
-    CHECKS: Checks  # by key: whether a value is valid, and the valid values in words
+    CHECKS: Checks  # for each key, a function that returns whether a value is valid, and the valid values in words
 
     def add_keys(self, config: ConfigDict) -> None:
-        """Adds the keys of the task to those of the trainer."""
+        """Adds the keys of the task to the keys of the trainer."""
 
 
 def settings_of(task: str) -> Settings:
     """Returns the settings of a task.
 
     Raises:
-      UserError: no such task.
+      UserError: there is no such task.
     """
     if task not in TASKS:
         raise UserError(f"unknown task {task!r}; expected {' or '.join(TASKS)}.{suggest(str(task), TASKS)}")
@@ -42,7 +42,7 @@ def settings_of(task: str) -> Settings:
 
 
 def ranking_metric(task: str) -> str:
-    """Returns the name in metrics.jsonl of the figure that ranks the checkpoints of a task."""
+    """Returns the name of the metric that ranks the checkpoints of a task, as in metrics.jsonl."""
     return f"{MAIN}/{settings_of(task).BEST_METRIC}"
 
 

@@ -1,4 +1,4 @@
-"""Checks of the values of the keys that all tasks share, independent of data and devices."""
+"""Checks of the values of keys that all tasks share. The checks need no data and no devices."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ POSITIVE = (lambda v: 0 < v < math.inf, "a positive number")
 PIXELS = (_are_pixels, "1 to 16384 pixels, or (height, width)")
 NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "0 or a positive number")
 SCALES = (_are_scales, "pairs of a pattern and a factor of at least 0, such as (('^patch_embed/', 0), ('^head/', 10))")
-# By key: whether a value is valid, and the valid values in words.
+# For each key, a function that returns whether a value is valid, and the valid values in words.
 CHECKS = {
     "task": (lambda v: v in TASKS, f"one of {', '.join(TASKS)}"),
     "batch_size": POSITIVE,

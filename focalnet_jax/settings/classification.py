@@ -11,35 +11,39 @@ from focalnet_jax.settings.checks import FRACTION, NOT_NEGATIVE, PIXELS, POSITIV
 from focalnet_jax.settings.keys import number
 
 BEST_METRIC = "top1"  # ranks checkpoints, see `Settings`
-HEADLINE = (("top1", "top-1"), ("top5", "top-5"))  # metrics of reports and sweeps, in percent, and their titles
+HEADLINE = (("top1", "top-1"), ("top5", "top-5"))  # metrics in percent for reports and sweeps, and their titles
 AUTO = ("model.num_classes",)
 RESUMABLE = ("data.classes",)
 
 
 def add_keys(config: ConfigDict) -> None:
-    """Adds the keys of classification to those of the trainer."""
+    """Adds the keys of classification to the keys of the trainer."""
     config.model.num_classes = number(1000)  # auto: the number of classes in the training data
-    # Outputs that are ranked: a number for the first ones only (1000 for 22K on 1K). For additional metrics over a
-    # subset: present (the classes in the evaluation data), or a file or a tuple of classes.
+    # Classes that an evaluation ranks; None: all. A number n: only the first n outputs, such as 1000 to evaluate an
+    # ImageNet-22K model on ImageNet-1K. To add metrics over a subset of the classes: present (the classes in the
+    # evaluation data), or a file or a tuple of class names.
     config.eval_classes = config_dict.placeholder(object)
-    # Weights of classes in the loss: a number per class, or balanced (inverse of how often each is drawn); None: 1.
+    # Weights of the classes in the loss: one number per class, or balanced (inverse of how often a class is drawn);
+    # None: all classes have the weight 1.
     config.class_weights = config_dict.placeholder(object)
 
-    # File with the names of the classifier's outputs, one class per line in their order, if not stored elsewhere
+    # File with the class names of the outputs, one per line in their order; None: names stored with the data or weights
     config.data.classes = config_dict.placeholder(str)
-    # folder: fraction of the training images that is used as eval_split if it has no folder; 0: none.
+    # folder: fraction of the training images to evaluate on, if there is no folder for eval_split; 0: none.
     config.data.held_out = 0.0
-    # Draws rare classes more often: a class of n images in proportion to n ** (1 - class_balance).
+    # Draws rare classes more often: a class with n images is drawn in proportion to n ** (1 - class_balance).
     config.data.class_balance = 0.0
-    # Size before the centre crop, or (height, width); None: 256/224 of image_size by the mode shorter, else image_size
+    # Pixels after resizing and before the centre crop, or (height, width); None: 256/224 of image_size if the mode is
+    # shorter, else image_size
     config.data.eval_resize = config_dict.placeholder(object)
-    config.data.eval_resize_mode = "shorter"  # shorter side; stretch; longest, padded with the mean colour; none
+    # shorter (resizes the shorter side), stretch, longest (and pads with the mean colour) or none
+    config.data.eval_resize_mode = "shorter"
 
     config.augment = ConfigDict()
     config.augment.crop_scale = (0.08, 1.0)  # random resized crop: range of the fraction of the area
-    config.augment.crop_ratio = (3 / 4, 4 / 3)  # and range of the aspect ratio, log-uniform
+    config.augment.crop_ratio = (3 / 4, 4 / 3)  # random resized crop: range of the aspect ratio, log-uniform
     config.augment.flip = 0.5  # probability of a horizontal flip
-    config.augment.policy = ""  # in timm's notation, such as rand-m9-mstd0.5-inc1, or 3a; empty: none
+    config.augment.policy = ""  # RandAugment or 3-Augment in timm's notation: rand-m9-mstd0.5-inc1 or 3a; empty: none
     config.augment.color_jitter = 0.0  # strength of brightness, contrast and saturation jitter
     config.augment.repeats = 1  # repeated augmentation: differently augmented copies of an example in a batch
     config.augment.label_smoothing = 0.1
@@ -47,9 +51,9 @@ def add_keys(config: ConfigDict) -> None:
     config.augment.mixup = 0.0  # alpha of the beta distribution of mixup; 0: no mixup
     config.augment.cutmix = 0.0  # alpha of the beta distribution of cutmix; 0: no cutmix
     config.augment.mix_probability = 1.0  # probability that a group is mixed
-    config.augment.mix_switch = 0.5  # probability of cutmix, if both are on
-    config.augment.mix_group = 128  # examples that share a lambda and mix with each other
-    config.augment.cutmix_box = "timm"  # rounding of its size: timm (up, timm 1.x) or original (down, timm 0.4.12)
+    config.augment.mix_switch = 0.5  # probability of cutmix if both mixup and cutmix are on
+    config.augment.mix_group = 128  # number of examples that share a lambda and are mixed with each other
+    config.augment.cutmix_box = "timm"  # rounding of the box size: timm (up, timm 1.x) or original (down, timm 0.4.12)
 
 
 def _are_weights(value: Any) -> bool:
@@ -74,16 +78,16 @@ def _is_range(value: tuple[Any, ...], lowest: float, highest: float) -> bool:
     )
 
 
-# By key: whether a value is valid, and the valid values in words.
+# For each key, a function that returns whether a value is valid, and the valid values in words.
 CHECKS = {
     "model.num_classes": POSITIVE,
-    "eval_classes": (_are_competing, "a positive number, present, a file of class names, or a tuple of them"),
+    "eval_classes": (_are_competing, "a positive number, present, a file of class names, or a tuple of class names"),
     "data.eval_resize": PIXELS,
     "data.held_out": FRACTION,
     "data.class_balance": SHARE,
     "class_weights": (
         lambda v: v == "balanced" or _are_weights(v),
-        "balanced, or 0 or a positive number for each class, such as (1, 2.5)",
+        "balanced, or a number of at least 0 for each class, such as (1, 2.5)",
     ),
     "data.eval_resize_mode": (lambda v: v in RESIZE_MODES, ", ".join(RESIZE_MODES)),
     "augment.crop_scale": (lambda v: _is_range(v, 0, 1), "(smallest, largest) fraction of the area, within (0, 1]"),

@@ -1,4 +1,4 @@
-"""Defaults of config keys whose type does not follow from a plain value."""
+"""Defaults of config keys whose values may be None or of several types."""
 
 from __future__ import annotations
 

@@ -7,5 +7,8 @@ TASKS = ("classification",)
 
 
 def task_of(config: Mapping[str, Any] | None) -> str:
-    """Returns the task of a stored config; classification if there is none, or if it is older than the key."""
+    """Returns the task of a stored config.
+
+    The task is classification if the config is None or lacks the key, because the first version had no other task.
+    """
     return (config or {}).get("task", TASKS[0])

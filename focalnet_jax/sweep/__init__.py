@@ -1,4 +1,4 @@
-"""The sweep: trains a recipe with all combinations of given settings."""
+"""Trains a recipe with all combinations of given settings."""
 
 import lazy_loader
 

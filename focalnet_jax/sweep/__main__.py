@@ -1,10 +1,10 @@
 """Train with combinations of settings: python -m focalnet_jax.sweep --config FILE.py --workdir DIR --config.KEY=A,B.
 
-A key may have several values, separated by commas; every combination of such keys is a run, in
-DIR/KEY=VALUE,KEY=VALUE. Runs are made one after the other; the same command resumes a stopped sweep and skips finished
-runs. At the end, prints a table, also in DIR/sweep.json, and writes DIR/report.html if matplotlib is installed.
-All settings are checked before the first run; a run that its data rejects, for example for too large a batch, fails
-without ending the sweep.
+A key may have several values, separated by commas. Every combination of values is a run, with the workdir
+DIR/KEY=VALUE,KEY=VALUE. Runs are trained one after the other. The same command resumes a stopped sweep and skips
+finished runs. At the end, the sweep prints a table of the results, writes them to DIR/sweep.json, and writes
+DIR/report.html if matplotlib is installed. All settings are checked before the first run. A run that fails later, for
+example because the batch is larger than the data set, does not end the sweep.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from focalnet_jax.errors import EXIT_PREEMPTED
 
 
 def main(arguments: list[str]) -> int:
-    """Parses flags, trains the runs, prints the table.
+    """Parses flags, trains the runs, and prints the table.
 
-    Returns 0, 1 if a run failed, 2 if a run was a user's mistake, or, if the sweep or a run was stopped by SIGTERM or
-    SIGINT, the run's exit code.
+    Returns:
+      The exit code: 0 if all runs finished, 1 if a run failed, or 2 if a run ended because of a user's mistake. If the
+      sweep or a run was stopped by SIGTERM or SIGINT, the exit code of the stopped run.
     """
     from focalnet_jax.config import flatten, is_auto, model_config
     from focalnet_jax.errors import EXIT_FAILED, EXIT_USER_MISTAKE, UserError
@@ -40,11 +41,11 @@ def main(arguments: list[str]) -> int:
 
     parser = make_parser("sweep", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the runs")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder for the workdirs of the runs")
     flags, overrides = parse_arguments(parser, arguments)
     folder, runs = parse_workdir(flags.workdir), combinations(overrides)
     if (folder / "metrics.jsonl").exists():
-        raise UserError(f"--workdir {folder} is the workdir of a run; expected a folder for runs")
+        raise UserError(f"--workdir {folder} is the workdir of a run; expected a folder for the workdirs of runs")
     check_folder(folder, "--workdir")
     # Reports all mistakes in settings before the first run.
     loaded = [load_config(flags.config, settings) for _, settings in runs]
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
     configs = list(map(flatten, loaded))
     differing = [key for key in configs[0] if len({repr(config[key]) for config in configs}) > 1]
     results, forwarder = [], Forwarder()
-    with handled((signal.SIGTERM, signal.SIGINT), forwarder.forward):  # so that a run saves and stops
+    with handled((signal.SIGTERM, signal.SIGINT), forwarder.forward):  # so that the current run saves and stops
         for number, ((name, settings), config) in enumerate(zip(runs, configs, strict=True), 1):
             print(f"run {number}/{len(runs)}: {name}", flush=True)
             train = [sys.executable, "-m", "focalnet_jax.train"]
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> int:
 
 
 def combinations(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Returns the name and the arguments of every run of a sweep; the last key changes fastest.
+    """Returns the name and the arguments of every run of a sweep. The last key changes fastest.
 
     Args:
       overrides: arguments such as `--config.KEY=A,B`.
@@ -97,23 +98,23 @@ def combinations(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
             choices.append([(argument, None)])
             continue
         if len(set(values)) < len(values):
-            raise UserError(f"{argument}: a value is given twice")
+            raise UserError(f"{argument} has the same value twice: remove one of them")
         named = key.removeprefix("--config.")
         choices.append([(f"{key}={value}", f"{named}={value}") for value in values])
     if not any(len(values) > 1 for values in choices):
-        raise UserError("no key has several values: add one, such as --config.schedule.learning_rate=1e-3,2e-3")
+        raise UserError("no key has several values: add a key such as --config.schedule.learning_rate=1e-3,2e-3")
     runs = []
     for chosen in itertools.product(*choices):
         name = ",".join(named for _, named in chosen if named)
         runs.append((_file_name(name), [argument for argument, _ in chosen]))
     names = [name for name, _ in runs]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"two of the runs would have the folder {min(twice)}: give one of the paths another name")
+        raise UserError(f"two runs would have the same workdir {min(twice)}: rename one of the paths in their settings")
     return runs
 
 
 def _file_name(name: str) -> str:
-    """Returns a valid file name: without slashes, at most `_LONGEST_NAME` bytes."""
+    """Returns a valid file name, without slashes and with at most `_LONGEST_NAME` bytes."""
     name = name.replace("/", "_")
     if len(os.fsencode(name)) <= _LONGEST_NAME:
         return name
@@ -121,7 +122,7 @@ def _file_name(name: str) -> str:
 
 
 def split_values(text: str) -> list[str]:
-    """Returns the values between commas; commas in brackets do not separate."""
+    """Splits a string at commas, except at commas in brackets."""
     values, depth = [""], 0
     for letter in text:
         depth += (letter in "([") - (letter in ")]")
@@ -133,7 +134,7 @@ def split_values(text: str) -> list[str]:
 
 
 def table(results: Sequence[dict[str, Any]], task: str) -> str:
-    """Returns a table of the runs of a task, the best first."""
+    """Returns a table of the runs of a task, the best run first."""
     from focalnet_jax.errors import EXIT_USER_MISTAKE
     from focalnet_jax.settings import settings_of
 
@@ -161,7 +162,7 @@ _LOSSES = (("loss", 8), ("eval_loss", 9))
 
 
 def _outcome(workdir: Path, task: str) -> dict[str, Any]:
-    """Returns the last and best values of a run's metrics; empty if it logged nothing."""
+    """Returns the last step and the last and best metrics of a run, or an empty dict if the run logged nothing."""
     from focalnet_jax.errors import UserError
     from focalnet_jax.report.runs import read_run
     from focalnet_jax.settings import MAIN, ranking_metric, settings_of
@@ -173,8 +174,8 @@ def _outcome(workdir: Path, task: str) -> dict[str, Any]:
     metric = settings_of(task).BEST_METRIC
     names = {"loss": "train/loss", "eval_loss": f"{MAIN}/loss", metric: ranking_metric(task)}
     last = {name: curves[metric][1][-1] for name, metric in names.items() if metric in curves}
-    figures = list(filter(math.isfinite, curves.get(ranking_metric(task), ((), ()))[1]))
-    best = {f"best_{metric}": max(figures)} if figures else {}
+    values = list(filter(math.isfinite, curves.get(ranking_metric(task), ((), ()))[1]))
+    best = {f"best_{metric}": max(values)} if values else {}
     return {"step": max(steps[-1] for steps, _ in curves.values()), **last, **best}
 
 

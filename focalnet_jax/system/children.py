@@ -1,4 +1,4 @@
-"""Child processes: started, watched and ended so that none outlives the process that started it."""
+"""Starts and ends child processes, so that no child outlives the process that started it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from typing import Any
 from focalnet_jax.errors import shell_status
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
-# Warning of Python's tracker of shared memory about objects that other processes still free when a program ends.
+# Silences the warning of Python's shared memory tracker about objects that other processes are about to free.
 _NO_FALSE_ALARM = "ignore::UserWarning:multiprocessing.resource_tracker"
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Starts a command in a session of its own, so that a Ctrl-C reaches it only through this process, once.
+    """Starts a command in a new session, so that a Ctrl-C reaches it only once, forwarded by this process.
 
-    On Linux it receives a SIGTERM when this process ends, even by kill -9: a run then saves and ends. A thread as in
-    `end_with_parent` would not survive the exec.
+    On Linux, the command receives a SIGTERM when this process ends, even by kill -9. A run then saves and ends.
     """
     parent = os.getpid()
 
-    def die_with_parent() -> None:
+    def die_with_parent() -> None:  # a thread, like in `end_with_parent`, would not survive the exec
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # the parent ended before the request took effect
@@ -41,7 +40,7 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
 
 class Forwarder:
-    """Runs commands and forwards signals to them; `forward` is the handler of the signals, see `handled`.
+    """Runs commands and forwards signals to them. Set `forward` as the signal handler, see `handled`.
 
     Attributes:
       received: the signals received, in order.
@@ -52,13 +51,13 @@ class Forwarder:
         self._process: subprocess.Popen[Any] | None = None
 
     def forward(self, number: int, frame: FrameType | None = None) -> None:
-        """Sends a signal to the command that runs."""
+        """Records a signal, and sends it to the running command, if there is one."""
         self.received.append(number)
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
     def run(self, command: Sequence[str]) -> int:
-        """Runs a command and returns its exit code; a signal received before is forwarded too."""
+        """Runs a command and returns its exit code. Also forwards a signal that was received before the start."""
         self._process = start(command)
         if self.received:
             self._process.send_signal(self.received[-1])
@@ -66,9 +65,9 @@ class Forwarder:
 
 
 def end_with_parent(*_: int) -> None:
-    """Makes this process of `multiprocessing` end when its parent has ended, even by kill -9.
+    """Makes this `multiprocessing` process end when its parent has ended, even by kill -9.
 
-    Arguments, such as those of a Grain `worker_init_fn`, are ignored.
+    Arguments are ignored, so that this function can be Grain's `worker_init_fn`.
     """
     started_by = multiprocessing.parent_process()
     parent = os.getppid() if started_by is None else started_by.pid
@@ -82,7 +81,7 @@ def end_with_parent(*_: int) -> None:
 
 
 def without_false_alarms() -> None:
-    """Silences a wrong warning of Python's resource tracker in processes started from here on."""
+    """Silences a wrong warning of Python's resource tracker in processes that are started from now on."""
     if _NO_FALSE_ALARM not in sys.warnoptions:
         sys.warnoptions.append(_NO_FALSE_ALARM)
 

@@ -16,11 +16,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
     Args:
       path: the file, in an existing folder.
-      content: text or bytes.
+      content: a string or bytes.
 
     Raises:
       OSError: the file cannot be written.
-      UnicodeError: the text cannot be encoded, such as half a surrogate pair of a file name.
+      UnicodeError: the string cannot be encoded, for example because it contains a file name that is not UTF-8.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -36,7 +36,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def write_result(path: Path, content: str | bytes) -> None:
-    """Writes the result of a command as by `write_whole`; raises `UserError` if the file cannot be written."""
+    """Writes the result of a command atomically, like `write_whole`.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     try:
         write_whole(path, content)
     except OSError as error:
@@ -53,7 +57,7 @@ def check_result(path: Path, *, overwrite: bool | None = None) -> None:
       overwrite: whether an existing file may be overwritten; None if the command has no flag for it.
 
     Raises:
-      UserError: the file exists or cannot be written; the message says which, and what to do.
+      UserError: the file exists or cannot be written.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; expected the path of a file to write")
@@ -67,8 +71,8 @@ def check_result(path: Path, *, overwrite: bool | None = None) -> None:
 
 
 def check_folder(path: Path, flag: str) -> None:
-    """Raises `UserError` if a command cannot write to the folder `path`, given as `flag`; it need not exist yet."""
-    there = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+    """Raises `UserError` if a command cannot write to the folder `path`, the value of `flag`, which may be missing."""
+    there = next(each for each in (path, *path.absolute().parents) if os.path.exists(each))
     if not there.is_dir():
         raise UserError(f"{flag} {path}: {there} is a file; expected a folder: choose another")
     if not os.access(there, os.W_OK):
@@ -84,10 +88,10 @@ def check_not_sources(targets: Iterable[Path], sources: Iterable[Path]) -> None:
 
 
 def output_file_names(paths: Sequence[Path], taken: Sequence[str] = ()) -> dict[Path, str]:
-    """Returns the name of each source's output, without a suffix; different files have different names.
+    """Returns the name of each source's output, without a suffix. Different files have different names.
 
-    The names of all sources are their stems; if two are equal, or equal to a name in `taken`, their file names, then
-    stems or file names after the folder's name and `_`, and finally stems followed by a number.
+    All names follow the first of these rules that gives names that are distinct and not in `taken`: STEM, FILE,
+    FOLDER_STEM, FOLDER_FILE. If no rule does, a number is added to stems that are used already, such as STEM-2.
     """
     files = {path: os.path.abspath(path) for path in paths}  # a file may be given as x.png and as ./x.png
     for name_of in (

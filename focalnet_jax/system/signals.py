@@ -16,13 +16,13 @@ def in_main_thread() -> bool:
 
 @contextmanager
 def handled(numbers: Iterable[int], handler: Callable[..., Any] | signal.Handlers) -> Iterator[None]:
-    """Sets a handler for signals while entered, and restores the previous handlers afterwards.
+    """Context manager that sets a handler for signals, and restores the previous handlers afterwards.
 
     Does nothing outside the main thread; the program that started the thread then handles signals.
 
     Args:
       numbers: the signals.
-      handler: as for `signal.signal`.
+      handler: a handler that `signal.signal` accepts.
     """
     if not in_main_thread():
         yield

@@ -1,4 +1,4 @@
-"""The tasks that can be trained, each in a package of its own."""
+"""The tasks that can be trained, one package per task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from focalnet_jax.tasks.task import Kind
 
 
 def task_kind(name: str) -> Kind:
-    """Returns the kind of task with this name, without a config or data.
+    """Returns the module `tasks/NAME/kind.py`, which makes tasks from configs.
 
     Raises:
       UserError: there is no such task.

@@ -1,6 +1,6 @@
 """Protocols of a task: its interface to the trainer and to the commands, without behaviour.
 
-The trainer knows arrays by name, losses and figures. The task defines the examples, the model and its loss, and how
+The trainer knows only named arrays, losses and metrics. The task defines the examples, the model and its loss, and how
 results are measured and shown.
 """
 
@@ -40,22 +40,25 @@ class Evaluation(Protocol):
     source: Source
 
     def measure(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Any:
-        """Returns arrays for `add`; traced by JAX. Examples whose `mask` `[B]` in the batch is 0 are padding."""
+        """Returns the arrays that `add` receives. JAX traces this method.
+
+        Examples whose `mask` `[B]` in the batch is 0 are padding.
+        """
 
     def reset(self) -> None:
         """Discards all batches added so far."""
 
     def add(self, measured: Any, batch: Batch) -> None:
-        """Adds the measured arrays of a batch, and this host's part of that batch."""
+        """Adds a batch: its measured arrays, and this host's part of the batch itself."""
 
     def result(self) -> dict[str, float | int]:
-        """Returns the figures, among them the number of `examples`."""
+        """Returns the metrics by name, and the number of `examples`."""
 
     def details(self) -> dict[str, float | int]:
-        """Returns figures about the evaluation itself, which do not depend on the weights."""
+        """Returns facts about the evaluation that do not depend on the weights, such as a number of classes."""
 
     def describe(self, result: Mapping[str, float]) -> str:
-        """Returns the figures as text for a line of output."""
+        """Describes the metrics in words, for one line of output."""
 
 
 class Prediction(Protocol):
@@ -71,12 +74,21 @@ class Prediction(Protocol):
         """Returns the image `[H, W, 3]` uint8 with the prediction drawn into or beside it."""
 
     def scores(self) -> dict[str, float]:
-        """Returns probabilities in [0, 1] by name, the largest first; empty if a prediction is more than one name."""
+        """Returns probabilities in [0, 1] by class name, the largest first.
+
+        The result is empty for a task whose predictions are not single class names.
+        """
 
 
 @dataclass(frozen=True)
 class Activation:
-    """The name and probability of a possible prediction, and the contribution of each place to its logit, `[h, w]`."""
+    """A class activation map.
+
+    Attributes:
+      name: name of the class.
+      probability: predicted probability of the class, in [0, 1].
+      places: contribution of each position of the feature map to the logit of the class, `[h, w]`.
+    """
 
     name: str
     probability: float
@@ -89,7 +101,7 @@ class Predictor(Protocol):
     Attributes:
       backbone: FocalNet's patch embedding and stages, whose maps `visualize` and `demo` draw.
       preprocessing: preprocessing from images to the input of the backbone.
-      assumed: description of the preprocessing that the weights do not state; empty if they state all of it.
+      assumed: parts of the preprocessing that are not stored with the weights, in words; empty if all parts are stored.
       outputs: the possible predictions in words, such as "1000 classes".
     """
 
@@ -102,30 +114,33 @@ class Predictor(Protocol):
         """Raises `UserError` if the weights, which come from `path`, have no head and cannot predict."""
 
     def transform(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image `[H, W, 3]` uint8 resized and cropped as in an evaluation, `[h, w, 3]` uint8."""
+        """Returns an image `[H, W, 3]` uint8 after the resizing and cropping of an evaluation, `[h, w, 3]` uint8."""
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Returns the input of the backbone, `[B, h, w, 3]` float32, for transformed images."""
 
     def predictions(self, images: Sequence[np.ndarray], topk: int) -> Sequence[Prediction]:
-        """Returns the prediction for each image `[H, W, 3]` uint8; with at most `topk` names."""
+        """Returns one prediction for each image `[H, W, 3]` uint8, with at most `topk` names."""
 
     def activations(self, images: jax.Array, topk: int) -> Sequence[Activation]:
-        """Returns the `topk` most probable names for one image, `normalize`d; none if the task has no such maps."""
+        """Returns activation maps of the `topk` most probable classes for one normalized image `[1, h, w, 3]`.
+
+        The result is empty if the task has no such maps.
+        """
 
 
 class Task(Protocol):
-    """A task on the data of a config; immutable.
+    """An immutable task on the data of a config.
 
     Attributes:
       name: name in `config.task`.
-      best_metric: figure of the evaluation "eval" that ranks checkpoints; higher is better.
+      best_metric: metric of the evaluation "eval" that ranks checkpoints; higher is better.
       backbone: prefix of FocalNet's parameters, such as "" or "backbone/".
       splits_batches: whether the mean loss over micro-batches of equal size is the loss of the batch.
       host: `Host` that converts examples to arrays.
-      source: the training examples; None where a model is only evaluated or compiled.
-      repeats: number of copies of each example in a batch, each with its own augmentation.
-      balance: order in which some examples occur more often, or None.
+      source: the training examples, or None if a model is only evaluated or compiled.
+      repeats: number of copies of each example in a batch, each with different augmentation.
+      balance: order in which some examples occur more often, or None if all occur equally often.
     """
 
     name: str
@@ -138,22 +153,28 @@ class Task(Protocol):
     balance: Balance | None
 
     def start_fresh(self) -> Task:
-        """Returns the task with its data matched to a head with fresh parameters."""
+        """Returns the task with its data matched to a head with fresh parameters, at the start of a run."""
 
     def start_from(self, loaded: Loaded, path: str) -> Task:
         """Returns the task with its data matched to the head of `loaded`, the initial weights of a run."""
 
     def continue_run(self, metadata: Mapping[str, Any], run: str) -> Task:
-        """Returns the task with its data matched to the head of a run, by the metadata of its checkpoint."""
+        """Returns the task with its data matched to the head of a run, using the metadata of the run's checkpoint."""
 
     def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Task:
-        """Returns the task for evaluating the weights at `path`; `named` config keys override their preprocessing."""
+        """Returns the task for evaluating the weights at `path`.
+
+        Images get the preprocessing stored with the weights, except that the config keys in `named` override it.
+        """
 
     def metadata(self) -> dict[str, Any]:
         """Returns the metadata that checkpoints store for `continue_run`."""
 
     def banner(self) -> dict[str, str]:
-        """Returns texts by row of the banner; "model" and "data" extend existing rows, other keys add rows."""
+        """Returns the content of rows of the banner, by name of the row.
+
+        The rows "model" and "data" exist and are extended; other names add rows.
+        """
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of a training batch."""
@@ -162,7 +183,7 @@ class Task(Protocol):
         """Returns a model with fresh parameters."""
 
     def summarize(self, model: nnx.Module | None = None) -> Summary:
-        """Returns the numbers of parameters and of MACs per example; builds a model if `model` is None."""
+        """Returns the numbers of parameters and of MACs per example. If `model` is None, builds a model first."""
 
     def facts(self) -> dict[str, Any]:
         """Returns facts about the outputs, by name, for reports."""
@@ -171,20 +192,23 @@ class Task(Protocol):
         """Returns the inputs of `loss` with leaves `[B, ...]`, augmented on the devices over the global batch."""
 
     def loss(self, model: nnx.Module, batch: Any, keys: jax.Array) -> tuple[jax.Array, Metrics]:
-        """Returns the mean loss of a (micro-)batch and its named parts; `keys` `[B]` are PRNG keys for dropout."""
+        """Returns the mean loss of a batch or micro-batch, and named parts of the loss.
+
+        `keys` `[B]` are PRNG keys for dropout, one per example.
+        """
 
     def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Returns the input of the backbone for an evaluation batch: normalized images `[B, H, W, 3]` float32."""
 
     def evaluations(self) -> dict[str, Evaluation]:
-        """Returns the evaluations of a run by prefix; "eval" ranks checkpoints."""
+        """Returns the evaluations of a run by the prefix of their metrics. The evaluation "eval" ranks checkpoints."""
 
-    def show(self, batch: Any, place: int) -> tuple[np.ndarray, list[str]]:
-        """Returns image number `place` `[H, W, 3]` uint8 of a prepared batch with its targets drawn, and captions."""
+    def show(self, batch: Any, index: int) -> tuple[np.ndarray, list[str]]:
+        """Returns the image `[H, W, 3]` uint8 at `index` of a prepared batch with its targets drawn, and captions."""
 
 
 class Kind(Protocol):
-    """Interface of `tasks/NAME/kind.py`, which makes a task from a config."""
+    """Interface of the modules `tasks/NAME/kind.py`, which make tasks from configs."""
 
     def open_examples(self, config: FrozenConfigDict) -> Source:
         """Returns the examples to train on."""
@@ -194,8 +218,9 @@ class Kind(Protocol):
 
         Args:
           config: config of a run or of an evaluation.
-          start: model of the initial or evaluated weights; None if there are none.
-          source: training examples; None if there are none.
+          start: architecture, input size and classes stored with the initial or evaluated weights, or None without
+            weights.
+          source: training examples, or None without examples.
         """
 
     def load_predictor(self, path: str | Path, name: str | None = None, **options: Any) -> Predictor:
@@ -206,6 +231,6 @@ class Kind(Protocol):
 
         Args:
           config: resolved config.
-          source: training examples; None if a model is only evaluated or compiled.
-          evaluated: whether to open the evaluation examples; otherwise evaluations can only be compiled.
+          source: training examples, or None if a model is only evaluated or compiled.
+          evaluated: whether to open the evaluation examples. If False, evaluations can only be compiled.
         """

@@ -1,4 +1,7 @@
-"""Checks that the processes of a run agree on versions, config, workdir and data; otherwise they could wait forever."""
+"""Checks that all processes of a run have the same versions, config, workdir and data.
+
+Processes that differ could wait for each other forever.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +24,23 @@ from focalnet_jax.distributed.startup import anywhere, check_same
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _SOURCES = ("*.py", "*.cc", "*.h")
-_SEEN_SECONDS = 10.0  # until a network file system shows files that another machine created
+_SEEN_SECONDS = 10.0  # time that a network file system may need to show a file created on another machine
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and the packages that compute."""
+    """Returns the versions of focalnet_jax, Python and the packages that compute, by name."""
     ours = {"focalnet_jax": __version__, "python": platform.python_version()}
     return ours | {name: version(name) for name in _PACKAGES}
 
 
 def check_same_run(config: FrozenConfigDict) -> None:
-    """Raises `UserError` if processes have different versions or configs."""
+    """Raises `UserError` if processes have different versions, source files or configs."""
     check_same(versions() | {"the source of focalnet_jax": _source()})
     check_same({key: json.dumps(value) for key, value in flatten(config).items()})
 
 
 def _source() -> str:
-    """Digest of the package's own files; two checkouts with the same version may differ."""
+    """Returns a digest of the package's source files, because two checkouts with the same version may differ."""
     digest = hashlib.sha256()
     package = Path(focalnet_jax.__file__).parent
     for path in sorted(path for pattern in _SOURCES for path in package.rglob(pattern)):
@@ -46,13 +49,13 @@ def _source() -> str:
 
 
 def check_same_workdir(workdir: Path) -> None:
-    """Raises `UserError` if processes do not see the directory that process 0 has locked."""
-    anywhere(False)  # until it does
+    """Raises `UserError` if a process does not see the directory that process 0 has locked."""
+    anywhere(False)  # waits until process 0 has locked it
     lock, deadline = workdir / LOCK, time.monotonic() + (_SEEN_SECONDS if jax.process_count() > 1 else 0)
     while not lock.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     holder = lock.read_text() if lock.exists() else "no run"
-    check_same({"--workdir": f"a directory held by {holder}"})
+    check_same({"--workdir": f"a directory locked by {holder}"})
 
 
 def check_same_data(*sources: Source) -> None:

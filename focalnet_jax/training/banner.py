@@ -34,7 +34,7 @@ def print_banner(
     origin: str,
     workdir: Path,
 ) -> None:
-    """Prints versions, devices, model, data, the numbers of batches and steps, and the origin of the initial state."""
+    """Prints versions, devices, model, data, batch size, number of steps, and the origin of the initial state."""
     extended = data.task.banner()
     held = [f"{len(data.source)} to train on", f"{len(evaluations[MAIN].evaluation.source)} to evaluate"]
     held += [f"{len(other.evaluation.source)} as {name}" for name, other in evaluations.items() if name != MAIN]

@@ -1,4 +1,4 @@
-"""Training and evaluation batches, divided over the mesh of a run."""
+"""Training and evaluation batches, sharded over the mesh of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrainData:
 
     @property
     def source(self) -> Source:
-        """The examples."""
+        """Training examples of the task."""
         return self.task.source
 
     @cached_property
@@ -41,7 +41,10 @@ class TrainData:
     def batches(
         self, start_step: int, end_step: int, stopped: Callable[[], bool] = loader.never
     ) -> Iterator[loader.Batch]:
-        """Yields this host's part of the batches of some steps; ends early if `stopped` returns True while waiting."""
+        """Yields this host's part of each batch after `start_step` finished steps, up to `end_step` steps.
+
+        Ends early if `stopped` returns True while no batch is ready.
+        """
         batches = loader.train_batches(
             self.source,
             self.task.host,
@@ -57,7 +60,11 @@ class TrainData:
 
 
 def open_train_data(config: FrozenConfigDict, mesh: Mesh, task: Task) -> TrainData:
-    """Returns the training data of a task; raises `UserError` if the devices do not divide its batches."""
+    """Returns the training data of a task.
+
+    Raises:
+      UserError: the batch size cannot be divided evenly over devices and micro-batches.
+    """
     batch_size = check_batch_size("batch_size", config.batch_size, mesh, config.accumulate_steps)
     counts, alone = LocalPlaces(mesh).counted(batch_size), jax.process_count() == 1
     substitutions = Substitutions(task.source, task.host, config.data.max_unreadable, counts, alone=alone)
@@ -65,7 +72,11 @@ def open_train_data(config: FrozenConfigDict, mesh: Mesh, task: Task) -> TrainDa
 
 
 def open_eval_data(config: FrozenConfigDict, mesh: Mesh, task: Task) -> dict[str, EvalData]:
-    """Returns the data of a task's evaluations by prefix; raises `UserError` if devices do not divide the batches."""
+    """Returns the data of each evaluation of a task, by the prefix of its metrics.
+
+    Raises:
+      UserError: the batch size cannot be divided evenly over the devices.
+    """
     key = "batch_size" if config.eval_batch_size is None else "eval_batch_size"
     batch_size, reading = check_batch_size(key, eval_batch_size(config, mesh), mesh), read_options(config, mesh)
     return {
@@ -74,5 +85,5 @@ def open_eval_data(config: FrozenConfigDict, mesh: Mesh, task: Task) -> dict[str
 
 
 def read_options(config: FrozenConfigDict, mesh: Mesh) -> loader.ReadOptions:
-    """Returns the config's options for reading, and the part of each batch that this process's devices hold."""
+    """Returns the `ReadOptions` of a config, with which this process reads the examples for its own devices."""
     return loader.ReadOptions(reader_threads(config), config.data.workers, config.data.stall_seconds, LocalPlaces(mesh))

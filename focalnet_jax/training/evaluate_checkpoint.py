@@ -34,18 +34,24 @@ from focalnet_jax.training.writers import to_json
 def evaluate_checkpoint(
     config: FrozenConfigDict, path: str, which: str | None = None, *, named: Collection[str] = ()
 ) -> dict[str, float | int | str]:
-    """Evaluates the checkpoint at `path` on the config's evaluation split; prints the result as one JSON line.
+    """Evaluates a checkpoint with all evaluations of a config, and prints the metrics as one line of JSON.
 
-    `which` chooses among several models in one file, as for `read_weights`. Images get the
-    preprocessing that the weights state, except for the config keys in `named`.
+    Args:
+      config: config of the evaluation. Keys that are left to be chosen get the values of the checkpoint's run.
+      path: a workdir, a step, or weights in another format.
+      which: name of the weights in a file with several models, see `read_weights`.
+      named: config keys set on the command line. They replace the preprocessing that is stored with the weights.
+
+    Returns:
+      The printed object: metrics, `model` and `checkpoint`.
 
     Raises:
-      UserError: `path` has no checkpoint, or the model or the data of the config does not fit the checkpoint.
+      UserError: there is no checkpoint at `path`, or it does not fit the model or the data of the config.
     """
     check_same_run(config)
     keep_compiled(config.compilation_cache)
     mesh, kind = run_mesh(config.mesh.to_dict()), task_kind(config.task)
-    if is_checkpoint(path):  # of a run: as it was trained
+    if is_checkpoint(path):  # keys that are left to be chosen get the values of the run
         stored = read_metadata(find_checkpoint(path)).get("config", {})
         config = _held_out_as_stored(with_stored(config, stored), stored, named)
     config = resolve(config, mesh, evaluated=path, which=which)
@@ -65,18 +71,22 @@ def evaluate_checkpoint(
         which = f"{config.data.source}, {config.data.eval_split}" if name == MAIN else f"evaluation {name}"
         print(f"evaluating {loaded.source} on {len(source)} examples of {which}")
         step = make_eval_step(graph, mesh, data.evaluation)
-        figures = evaluate(step, variables, data.batches(), mesh, data.evaluation)
-        if broken := [f"{figure} is {value}" for figure, value in figures.items() if not math.isfinite(value)]:
+        metrics = evaluate(step, variables, data.batches(), mesh, data.evaluation)
+        if broken := [f"{metric} is {value}" for metric, value in metrics.items() if not math.isfinite(value)]:
             warn(f"{', '.join(broken)}: the weights or the outputs are NaN or infinite")
-        figures |= data.evaluation.details()
-        result |= figures if name == MAIN else {f"{name}/{figure}": value for figure, value in figures.items()}
+        metrics |= data.evaluation.details()
+        result |= metrics if name == MAIN else {f"{name}/{metric}": value for metric, value in metrics.items()}
     result |= {"model": config.model.name, "checkpoint": loaded.source}
     print(to_json(result))
     return result
 
 
 def _held_out_as_stored(config: FrozenConfigDict, stored: dict[str, Any], named: Collection[str]) -> FrozenConfigDict:
-    """Returns the config with the run's held-out fraction; a larger fraction would include training images."""
+    """Returns the config with the held-out fraction of the run, if both hold out images.
+
+    A fraction set on the command line is kept. If it is larger, the evaluation includes training images of the run, and
+    a warning says so.
+    """
     share, asked = stored.get("data", {}).get("held_out", 0.0), config.data.held_out
     if not share or not asked or share == asked:
         return config
@@ -84,14 +94,14 @@ def _held_out_as_stored(config: FrozenConfigDict, stored: dict[str, Any], named:
         return replaced(config, {"data.held_out": share})
     if asked > share:
         warn(
-            f"data.held_out={asked}, but the run held out {share}: if these are the images of the run, it was "
-            "trained on some of those evaluated here"
+            f"data.held_out={asked} is larger than the run's data.held_out={share}: some of the evaluated images may "
+            "be training images of the run"
         )
     return config
 
 
 def _fingerprint(path: str) -> str:
-    """Returns a description of the checkpoint, equal in all processes that see the same checkpoint."""
+    """Returns a digest that is equal in all processes that see the same checkpoint, or the path for one process."""
     if jax.process_count() == 1:
         return path
     return sha256(find_checkpoint(path) / MANIFEST if is_checkpoint(path) else Path(path))

@@ -1,4 +1,4 @@
-"""Evaluations, which measure every example of a source exactly once."""
+"""Runs an evaluation, which measures every example of a source exactly once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from focalnet_jax.distributed.mesh import put_batch
 from focalnet_jax.tasks.task import Evaluation
 from focalnet_jax.training.state import Variables
 
-_BATCHES_IN_FLIGHT = 2  # dispatch runs ahead of the device; without a bound, so does memory
+_BATCHES_IN_FLIGHT = 2  # bounds memory, because JAX dispatches batches faster than the device computes them
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ def evaluate(
     mesh: Mesh,
     evaluation: Evaluation,
 ) -> dict[str, float | int]:
-    """Returns the figures of an evaluation over the batches.
+    """Returns the metrics of an evaluation over the batches.
 
     Args:
-      eval_step: step made by `make_eval_step`.
+      eval_step: function returned by `make_eval_step`.
       variables: variables of the model.
       batches: this host's part of the batches.
       mesh: mesh of the devices.

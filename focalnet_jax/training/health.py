@@ -1,4 +1,4 @@
-"""Skips an update if the loss or a gradient is NaN or infinite, or if the loss is a loss spike.
+"""Skips an update if the loss or a gradient is NaN or infinite, or if there is a loss spike.
 
 The counts and the mean loss are part of the train state, so a resumed run skips the same updates as an uninterrupted
 run.
@@ -14,12 +14,16 @@ import optax
 
 Health = dict[str, jax.Array]
 
-_MEMORY = 0.98  # of the running mean of losses: about the last 50
-_LEARNING = 50  # updates before a loss can be a spike
+_MEMORY = 0.98  # decay of the running mean of losses, which covers about the last 50 updates
+_LEARNING = 50  # number of applied updates before a loss can be a spike
 
 
 def fresh_health() -> Health:
-    """Returns zeros: updates `skipped`, skipped updates `in_a_row`, updates `made`, and `mean_loss` of updates made."""
+    """Returns the health counters of a new run, all zero.
+
+    The counters are `skipped` (number of updates skipped), `in_a_row` (number skipped consecutively), `made` (number
+    applied), and `mean_loss` (running mean of the losses of applied updates).
+    """
     return {
         "skipped": jnp.zeros((), jnp.int32),
         "in_a_row": jnp.zeros((), jnp.int32),
@@ -29,10 +33,11 @@ def fresh_health() -> Health:
 
 
 def judge(health: Health, loss: jax.Array, grad_norm: jax.Array, spike_factor: float) -> tuple[jax.Array, Health]:
-    """Returns whether to make an update, and the new counts and mean loss.
+    """Returns whether to apply an update, a bool scalar, and the new counters.
 
-    A loss above `spike_factor` times the running mean is a loss spike; a factor of 0 disables this check. Only the
-    losses of updates that are made enter the mean, so a loss spike does not raise the threshold for the next one.
+    After 50 applied updates, a loss above `spike_factor` times the running mean is a loss spike. A factor of 0 disables
+    this check. Only the losses of applied updates enter the mean, so a loss spike does not raise the threshold for the
+    next one.
     """
     good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     if spike_factor:
@@ -50,7 +55,10 @@ def judge(health: Health, loss: jax.Array, grad_norm: jax.Array, spike_factor: f
 
 
 def where_good(good: jax.Array, new: Any, old: Any) -> Any:
-    """Returns `new` if the update is made, else `old`; the schedule counts skipped steps too."""
+    """Returns `new` if the update is applied, else `old`.
+
+    The step count of the learning rate schedule is always new, because it includes skipped updates.
+    """
 
     def choose(new: Any, old: Any) -> Any:
         return new if _counts_steps(new) else jnp.where(good, new, old)

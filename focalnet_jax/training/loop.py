@@ -1,4 +1,4 @@
-"""The training loop: step, log, evaluate, save. A run that is stopped by a signal loses no step."""
+"""The training loop: steps, logging, evaluation and saving. A run that a signal stops loses no finished step."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ from focalnet_jax.training.writers import MetricsWriter, NoWriter, was_evaluated
 
 @ends_with_the_others()
 def train(config: FrozenConfigDict, workdir: Path) -> int:
-    """Trains to the end, resuming the run in `workdir`; returns the exit code of the process.
+    """Trains to the last step. If `workdir` has a run, this run is resumed.
+
+    Returns:
+      Exit code of the process: 0 if the run is finished, 42 if a signal stopped it and it was saved.
 
     Raises:
       UserError: the config, the data and the workdir do not fit each other; checkpoints are unchanged.
-      RunFailedError: the loss stays NaN or infinite, or a checkpoint is damaged.
+      RunFailedError: too many updates in a row were skipped, or a checkpoint is damaged or cannot be written.
     """
     check_same_run(config)
     lock = held(workdir) if is_first() else contextlib.nullcontext()
@@ -45,10 +48,10 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
         check_same_workdir(workdir)
         run = set_up(config, workdir)
         watchdog = Watchdog(watchdog_seconds(run.config, run.spec.mesh))
-        with contextlib.closing(watchdog), contextlib.closing(run.checkpoints):  # until all is on the disk
+        with contextlib.closing(watchdog), contextlib.closing(run.checkpoints):  # open until all is on disk
             if run.finished and all(from_first(was_evaluated(workdir, run.step, name)) for name in run.evaluations):
-                more = f"to train on, give another --workdir and --config.continue_from={workdir}"
-                print(f"finished: {workdir} holds all {run.plan.total} steps already; {more}")
+                more = f"to train further, give another --workdir and --config.continue_from={workdir}"
+                print(f"finished: the run in {workdir} already has all {run.plan.total} steps; {more}")
                 return 0
             written = (config.writers, run.config.to_dict())
             with contextlib.closing(MetricsWriter(workdir, run.step, *written) if is_first() else NoWriter()) as writer:
@@ -58,19 +61,19 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
                 run.checkpoints.wait()
     if stopped:
         by = stop.received.name if stop.received else "a signal to another process"
-        print(f"stopped by {by} and saved at step {run.step}; the same command resumes it")
+        print(f"stopped by {by} and saved at step {run.step}; the same command resumes the run")
         return EXIT_PREEMPTED
     print(f"finished: {run.plan.total} steps; best {run.best_metric} {run.best:.2f} %; everything is in {workdir}")
     return 0
 
 
 class _Loop:
-    """The steps of a run."""
+    """Runs the steps of a run, with logging, evaluations and saves."""
 
     def __init__(self, run: Run, writer: MetricsWriter | NoWriter, stop: StopRequest, watchdog: Watchdog):
         self.run, self.writer, self.stop, self.watchdog = run, writer, stop, watchdog
         self.alone = jax.process_count() == 1
-        # Sums over all processes: those that were asked to stop, and images substituted.
+        # Sums over all processes: the number of processes that received a signal, and of substituted images.
         self.exchange = Exchange(run.spec.mesh, (0, run.substituted))
         self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.cost)
         self.stop.saved = lambda: run.step if run.checkpoints.holds(run.step) else None
@@ -82,12 +85,12 @@ class _Loop:
         self.maps = MapsLog(spec, run.config.log_maps)
 
     def run_to_end(self) -> bool:
-        """Runs the remaining steps; returns whether a signal stopped the run before the end."""
+        """Runs the remaining steps. Returns whether a signal stopped the run before the end."""
         run, start = self.run, self.run.step
         try:
             return self._steps()
         except UserError:
-            if run.step > start and self.alone:  # an unreadable image loses no step
+            if run.step > start and self.alone:  # so that no step is lost, for example to an unreadable image
                 run.save(last=True)
             raise
 
@@ -97,7 +100,7 @@ class _Loop:
         if due and not self._evaluate_and_save(due):
             return True
         train_step, first = make_train_step(run.spec), run.step + 1
-        # Where no other process waits for this one it stops even if no data come.
+        # A single process stops even if no batch arrives. Several processes must all stop at the same step.
         stopped = self._asked_to_stop if self.alone else never
         batches = self.progress.timed(run.train_data.batches(run.step, plan.total, stopped))
         for step, batch in enumerate(batches, first):
@@ -110,7 +113,7 @@ class _Loop:
             run.state, run.metrics = train_step(run.state, arrays)
             self.exchange.send(run.metrics)
             run.step = step
-            # One step computes while the next one's batch is fetched and sent; without a bound, so would all of them.
+            # While one step computes, the next batch is fetched. Without this wait, later batches would pile up.
             jax.block_until_ready(before)
             self.exchange.receive(before)
             run.substituted = self._substituted()
@@ -121,7 +124,7 @@ class _Loop:
                 self.progress.first_step_done()
             if self.profile.ends(step):
                 jax.block_until_ready(run.metrics)
-                with self.progress.paused():  # writing takes its time
+                with self.progress.paused():  # writing the trace is not training time
                     self.profile.close()
             self.watchdog.did(f"step {step}")
             if step % config.log_every_steps == 0 or step == plan.total:
@@ -137,7 +140,7 @@ class _Loop:
         return not run.finished
 
     def _own(self) -> tuple[int, int]:
-        """Returns this process's part of the exchanged sums."""
+        """Returns this process's terms of the exchanged sums: whether it received a signal, and substituted images."""
         return int(self.stop.received is not None), self.run.train_data.substitutions.count
 
     def _asked_to_stop(self) -> bool:
@@ -147,7 +150,7 @@ class _Loop:
         return int(self._own()[1] if self.alone else self.exchange.sums[1])
 
     def _check_substituted(self, step: int) -> None:
-        """Raises `UserError` in all processes if too many images were unreadable up to a step; no step is lost."""
+        """Saves the run and raises `UserError` in all processes if too many images were unreadable up to `step`."""
         try:
             self.run.train_data.substitutions.check(self.run.substituted, step * self.run.train_data.batch_size)
         except UserError:
@@ -169,15 +172,15 @@ class _Loop:
         return [name for name in every if run.step > 0 and (run.step % every[name] == 0 or run.finished)]
 
     def _evaluate_and_save(self, due: list[str]) -> bool:
-        """Runs the evaluations that are due; returns False if a signal came and the run is saved.
+        """Runs the evaluations that are due. Returns False if a signal arrived, after saving the run.
 
-        Around the main evaluation, the run saves if a save is due or if the result is the best so far. A resumed run
-        repeats an evaluation that was cut short. Several processes cannot agree to cut an evaluation short, so they
-        save before each evaluation.
+        The main evaluation saves the run if a save is due or if the result is the best so far. In a single process, a
+        signal cuts an evaluation short, and the resumed run repeats the evaluation. Several processes finish the
+        evaluation, because they cannot agree where to cut it short; they save the run before each evaluation.
         """
         run = self.run
         run.read_metrics()
-        jax.block_until_ready(run.state)  # steps still running belong to the time before the pause
+        jax.block_until_ready(run.state)  # steps that still run count as training time
         cadence = run.step % run.plan.save_every == 0 if run.plan.save_every else True
         saves = (MAIN in due and (cadence or run.finished)) or not self.alone
         with self.progress.paused():
@@ -188,7 +191,7 @@ class _Loop:
                 if result is None:
                     run.save(last=True)
                     return False
-                evaluated = {f"{name}/{figure}": value for figure, value in result.items()}
+                evaluated = {f"{name}/{metric}": value for metric, value in result.items()}
                 if name == MAIN:
                     improved = evaluated[run.best_metric] > run.best
                     run.best = max(run.best, evaluated[run.best_metric])
@@ -198,13 +201,13 @@ class _Loop:
                 if name == MAIN:
                     self.writer.draw(run.step, self.maps.draw(run.state.result))
                 self.progress.print_evaluation(name, run.step, run.evaluations[name].evaluation.describe(result))
-        stop = not self.alone and anywhere(self.stop.received is not None)  # rather than some steps later
-        if stop:  # even if the save before the evaluation was put off
+        stop = not self.alone and anywhere(self.stop.received is not None)  # now, not some steps later
+        if stop:  # saves even if the save before the evaluation was postponed
             run.save(last=True)
         return not stop
 
     def _measure(self, name: str) -> dict[str, float | int] | None:
-        """Returns the figures of an evaluation; None if a signal cut the evaluation short."""
+        """Returns the metrics of an evaluation, or None if a signal cut the evaluation short."""
         run, data = self.run, self.run.evaluations[name]
         batches = takewhile(lambda _: not (self.alone and self.stop.received), data.batches())
         if name == MAIN:

@@ -1,4 +1,4 @@
-"""Modulators and gates of some validation images for TensorBoard, at every evaluation of a run."""
+"""Draws modulators and gates of some validation images for TensorBoard, at every evaluation of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.training.state import TrainSpec, Variables, merge_model
 from focalnet_jax.visualize.maps import look_at_modulation, map_names
 
-_SIDE = 112  # pixels of a map's height
+_SIDE = 112  # height of a map in pixels
 
 
 class MapsLog:
@@ -24,7 +24,7 @@ class MapsLog:
 
     Args:
       spec: `TrainSpec` of the run.
-      count: number of images, at most the size of a batch; 0 draws none.
+      count: number of images, limited by the size of a batch; 0 for no maps.
     """
 
     def __init__(self, spec: TrainSpec, count: int):
@@ -36,7 +36,8 @@ class MapsLog:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 backbone = self._backbone(variables)
                 stages = look_at_modulation(backbone, spec.task.inputs(batch))
-            # The whole batch passes through the model, which may be sharded; kept are the last block's maps, [n, h, w].
+            # The model processes the whole batch, because model and batch may be sharded. Only the maps of each stage's
+            # last block are kept, for the first images: [n, h, w] and [n, h, w, L + 1].
             shown = {name: batch[name][:count] for name in ("image", "mask")}
             return [shown, *(jax.tree.map(lambda maps: maps[-1, :count], stage) for stage in stages)]
 
@@ -57,7 +58,10 @@ class MapsLog:
         return model
 
     def draw(self, variables: Variables) -> dict[str, np.ndarray]:
-        """Returns sheets `[H, W, 3]` uint8 by name, for the last images kept. All processes must call this method."""
+        """Returns sheets `[H, W, 3]` uint8 by name, for the first images of the batch that `watch` kept.
+
+        Returns {} if no batch was kept. All processes must call this method.
+        """
         if self._batch is None:
             return {}
         shown, *stages = jax.device_get(self._look(variables, put_batch(self._batch, self.spec.mesh)))
@@ -74,9 +78,9 @@ class MapsLog:
 
 
 def check_maps(count: int, writers: Sequence[str]) -> None:
-    """Raises `UserError` if maps are requested and no writer shows them, or matplotlib is missing."""
+    """Raises `UserError` if maps are requested, but TensorBoard is not among `writers` or matplotlib is missing."""
     if count and "tensorboard" not in writers:
-        raise UserError(f"log_maps={count} needs tensorboard, which shows the maps, among writers={writers}: add it")
+        raise UserError(f"log_maps={count} needs TensorBoard, but writers={writers}: add tensorboard to writers")
     if count and not importlib.util.find_spec("matplotlib"):
         raise UserError(f"log_maps={count} needs matplotlib: pip install 'focalnet_jax[viz]', or leave log_maps out")
 

@@ -1,4 +1,4 @@
-"""Optimizers by name, the scales of each parameter's update, and the cosine schedule of the published recipe."""
+"""Optimizers, the learning rate and weight decay of each parameter, and the cosine schedule of the published recipe."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.errors import UserError
 from focalnet_jax.parameters import by_pattern, named_leaves, path_name, with_leaves
 
-# Matrices and convolution kernels are named `kernel`; biases, norms and LayerScale are not and do not decay. A name
-# tells what a shape cannot: the stacked blocks of a stage give every parameter a leading axis.
+# Weight decay applies to matrices and convolution kernels, which are named `kernel`, but not to biases, norms and
+# LayerScale. Names decide, not shapes, because the stacked blocks of a stage give every parameter a leading axis.
 DECAYED = r"(^|/)kernel$"
 NOT_DECAYED = r"(^|/)(bias|scale|gamma\d+)$"
 _BLOCKS = re.compile(r"(^|/)stages/(\d+)/blocks/")
@@ -26,26 +26,40 @@ _BLOCKS = re.compile(r"(^|/)stages/(\d+)/blocks/")
 def cosine_schedule(
     *, peak: float, minimum: float, warmup_start: float, warmup_steps: int, total_steps: int
 ) -> optax.Schedule:
-    """Returns a schedule with linear warm-up and a cosine over the whole run, as timm's CosineLRScheduler per step.
+    """Returns a schedule with linear warm-up and a cosine over the whole run, like timm's CosineLRScheduler per step.
 
-    Step t is the number of earlier updates. The cosine starts at step 0, not at the end of the warm-up, so the rate
-    jumps slightly at the end of the warm-up. From `total_steps` on, the rate is `minimum`. A run shorter than the
-    warm-up ends during the warm-up.
+    The schedule is a function of the number of earlier steps. The cosine starts at step 0, not at the end of the
+    warm-up, so the learning rate jumps slightly at the end of the warm-up. From `total_steps` on, the rate is
+    `minimum`. A run shorter than the warm-up ends during the warm-up.
+
+    Args:
+      peak: learning rate at which the cosine starts and to which the warm-up rises.
+      minimum: learning rate at the end of the cosine.
+      warmup_start: learning rate of the first warm-up step.
+      warmup_steps: number of warm-up steps; 0 for no warm-up.
+      total_steps: number of steps, including the warm-up.
     """
     cosine = optax.cosine_decay_schedule(peak, total_steps, alpha=minimum / peak if peak else 0.0)
     if not warmup_steps:
         return cosine
     slope = (peak - warmup_start) / warmup_steps
-    # optax.linear_schedule counts down from the peak, which loses the digits of a small start in float32.
+    # optax.linear_schedule subtracts from the peak, which loses digits of a small start in float32.
     return optax.join_schedules(
-        # join_schedules counts from the boundary; the recipe's cosine counts from the start.
+        # join_schedules passes the steps since the boundary; the recipe's cosine counts steps from the start.
         [lambda step: warmup_start + slope * step, lambda step: cosine(step + warmup_steps)],
         [warmup_steps],
     )
 
 
 def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int, first: int = 0) -> optax.Schedule:
-    """Returns the learning rate by step; `config` is the `schedule` section and `first` the run's first step."""
+    """Returns the learning rate as a function of the step.
+
+    Args:
+      config: the `schedule` section.
+      warmup_steps: number of warm-up steps.
+      total_steps: number of steps of the schedule.
+      first: step at which the schedule begins.
+    """
     schedule = cosine_schedule(
         peak=config.learning_rate,
         minimum=config.min_learning_rate,
@@ -59,15 +73,18 @@ def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int,
 def make_optimizer(
     config: FrozenConfigDict, schedule: optax.Schedule, backbone: str = ""
 ) -> optax.GradientTransformation:
-    """Returns an optimizer with clipping by global norm; `config` is the run's `optimizer` section.
-
-    `backbone` is the prefix of FocalNet's parameters, such as "backbone/".
+    """Returns an optimizer with clipping by global norm.
 
     In all optimizers, weight decay is decoupled from the gradient and scaled by the learning rate, as in AdamW.
     The factors of `learning_rate_scales` and `layer_decay` multiply a parameter's whole update, decay included. A
     parameter with a factor of 0 is frozen: the optimizer has no state for the parameter and ignores its gradient.
 
-    The patterns must fit the parameters, see `check_patterns`.
+    `check_patterns` checks that the patterns in `config` fit the parameters.
+
+    Args:
+      config: the `optimizer` section.
+      schedule: learning rate as a function of the step.
+      backbone: prefix of FocalNet's parameters, such as "backbone/".
     """
     direction = OPTIMIZERS[config.name](config)
     if config.clip_norm:
@@ -85,12 +102,12 @@ def make_optimizer(
     return optax.chain(*steps)
 
 
-# The direction of an update, by the name of the optimizer; optax has what PyTorch's users know by these names.
+# Direction of the update by optimizer name, before weight decay and learning rate.
 OPTIMIZERS: dict[str, Callable[[FrozenConfigDict], optax.GradientTransformation]] = {
     "adamw": lambda config: optax.scale_by_adam(config.b1, config.b2, config.eps),
     "lamb": lambda config: optax.scale_by_adam(config.b1, config.b2, config.eps),  # arXiv 1904.00962
     "lion": lambda config: optax.scale_by_lion(config.b1, config.b2),  # arXiv 2302.06675
-    "sgd": lambda config: optax.trace(config.b1),  # b1 is its momentum
+    "sgd": lambda config: optax.trace(config.b1),  # b1 is the momentum
 }
 
 
@@ -98,25 +115,30 @@ def check_patterns(config: FrozenConfigDict, params: Any, backbone: str = "") ->
     """Checks the `optimizer` section against the parameters.
 
     Raises:
-      UserError: a pattern fits no parameter, a parameter is covered by no rule, or all of them are frozen.
+      UserError: a pattern matches no parameter, no rule covers a parameter, or all parameters are frozen.
     """
     decay_scales(config, params)
     learning_rate_scales(config, params, backbone)
     if all(named_leaves(frozen(config, params)).values()):
-        raise UserError(f"optimizer.learning_rate_scales={config.learning_rate_scales} freezes every parameter")
+        raise UserError(
+            f"optimizer.learning_rate_scales={config.learning_rate_scales} freezes every parameter: remove a pair"
+        )
 
 
 def frozen(config: FrozenConfigDict, params: Any) -> Any:
-    """Returns for every parameter whether its learning rate is 0."""
+    """Returns a bool for every parameter: whether its factor in `learning_rate_scales` is 0."""
     scales = by_pattern(config.learning_rate_scales, params, "optimizer.learning_rate_scales")
     return with_leaves(params, {name: scales.get(name) == 0 for name in named_leaves(params)})
 
 
 def decay_scales(config: FrozenConfigDict, params: Any) -> Any:
-    """Returns the factor of every parameter's weight decay: 1 for kernels, 0 for biases and scales, or a pattern's.
+    """Returns the factor of every parameter's weight decay.
+
+    A pattern in `weight_decay_scales` sets the factor of the parameters that it matches. For other parameters, the
+    factor is 1 for kernels and 0 for biases, norms and LayerScale.
 
     Raises:
-      UserError: a parameter has a different name, and no pattern covers the name.
+      UserError: a parameter has an unknown name, and no pattern matches it.
     """
     scales = by_pattern(config.weight_decay_scales, params, "optimizer.weight_decay_scales")
 
@@ -134,16 +156,16 @@ def decay_scales(config: FrozenConfigDict, params: Any) -> Any:
 
 
 def learning_rate_scales(config: FrozenConfigDict, params: Any, backbone: str = "") -> Any:
-    """Returns the factor of every parameter's learning rate; one number per block where blocks are stacked.
+    """Returns the factor of every parameter's learning rate, with one number per block for stacked blocks.
 
-    Layer-wise decay (arXiv 1801.06146, 2106.08254) uses timm's groups for FocalNet. Layer 0 is the embedding. Each
-    block is the next layer and includes the downsample before the block. The norms of outputs belong to the layer of
-    the last block, and the head is layer n. The factor of layer l is `layer_decay ** (n - l)`.
+    Layer-wise decay (arXiv 1801.06146, 2106.08254) uses timm's groups for FocalNet. Layer 0 is the patch embedding.
+    Each block is the next layer, together with a downsample before it. The output norms belong to the layer of the last
+    block. The head is the last layer, n. The factor of layer l is `layer_decay ** (n - l)`.
 
     Args:
       config: the `optimizer` section.
       params: parameters, as arrays or shapes.
-      backbone: prefix of FocalNet's parameters; all others are the head's.
+      backbone: prefix of FocalNet's parameters; all other parameters belong to the head.
 
     Raises:
       UserError: a parameter of the backbone belongs to no layer.
@@ -199,7 +221,7 @@ def _scaled(scales: Callable[[Any], Any]) -> optax.GradientTransformation:
 
 
 def _trust(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
-    """Returns the update times LAMB's ratio of norms, which is per block where blocks are stacked."""
+    """Returns the update times LAMB's trust ratio (arXiv 1904.00962), computed per block for stacked blocks."""
     stacked = bool(_BLOCKS.search(path_name(path)))
     axes = tuple(range(stacked, param.ndim))
     weights, change = (jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True)) for x in (param, update))

@@ -15,15 +15,15 @@ from focalnet_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Plan:
-    """Durations of a run in steps; the run begins at step `first` and ends at step `total`."""
+    """Durations of a run in steps. The run makes the steps `first` + 1 to `total`."""
 
     steps_per_epoch: int
     total: int
     warmup: int
     evaluate_every: int
-    save_every: int | None  # None: with every evaluation
-    first: int = 0  # the step that the run of continue_from had reached
-    every: Mapping[str, int] = field(default_factory=dict)  # steps between the evaluations beside the main one
+    save_every: int | None  # None: save at every evaluation
+    first: int = 0  # step of the checkpoint that continue_from names
+    every: Mapping[str, int] = field(default_factory=dict)  # steps between additional evaluations, by name
 
 
 def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
@@ -35,12 +35,12 @@ def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
     epoch = steps_per_epoch(train_examples, config.batch_size)
     total = duration(config, "total", epoch)
     if total is None:
-        raise UserError("neither total_epochs nor total_steps is set; set one of them")
+        raise UserError("total_epochs and total_steps are both unset; set one of them")
     first = first_step(config)
     main = duration(config, "eval_every", epoch, default=first + total)
     others = {name: duration(config, f"evaluations.{name}.every", epoch, default=main) for name in config.evaluations}
     if first + total >= 2**31:
-        raise UserError(f"{total} steps after the {first} steps of continue_from: expected fewer than 2**31 in all")
+        raise UserError(f"{total} steps after the {first} steps of continue_from; expected fewer than 2**31 in total")
     return Plan(
         epoch,
         first + total,
@@ -53,5 +53,5 @@ def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
 
 
 def first_step(config: FrozenConfigDict) -> int:
-    """Returns the step of the checkpoint `continue_from`, from the checkpoint's name; 0 if the key is not set."""
+    """Returns the step in the name of the checkpoint `continue_from`, or 0 if this key is not set."""
     return int(Path(config.continue_from).name) if config.continue_from else 0

@@ -1,4 +1,4 @@
-"""Traces of a few chosen steps for TensorBoard's profiler, XProf or Perfetto."""
+"""Traces some steps of a run for TensorBoard's profiler, XProf or Perfetto."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = "profile"
 
 
 def check_steps(steps: Sequence[int], total: int, first: int = 0) -> None:
-    """Raises `UserError` if none of the steps is one of the run, which has the steps `first` + 1 to `total`."""
+    """Raises `UserError` if no step to trace is among the steps of the run, `first` + 1 to `total`."""
     if steps and steps[0] > total:
         raise UserError(f"profile_steps={tuple(steps)}: the last step of the run is {total}; give earlier steps")
     if steps and steps[1] <= first:
@@ -24,9 +24,13 @@ def check_steps(steps: Sequence[int], total: int, first: int = 0) -> None:
 
 
 class Profile:
-    """A trace of the steps `first` to `last`, both included, in a run's workdir; no trace if no steps are given.
+    """Writes a profiler trace of some steps to the workdir of a run.
 
-    A run that is resumed between the two steps traces the remaining steps.
+    A run that is resumed between the first and the last step traces the remaining steps.
+
+    Args:
+      steps: first and last step to trace, counted from 1; empty for no trace.
+      workdir: workdir of the run.
 
     Raises:
       UserError: the folder cannot be created.
@@ -45,19 +49,22 @@ class Profile:
                 ) from error
 
     def begin(self, step: int, before: Any) -> None:
-        """Starts the trace at the first step; call before each step, with an output of the previous step."""
+        """Starts the trace if `step` is the first step to trace. Call before each step.
+
+        Waits for `before`, an output of the previous step, so that the trace excludes the previous step.
+        """
         if self._first <= step <= self._last and not self._running:
             jax.block_until_ready(before)
             jax.profiler.start_trace(self._folder)
             self._running = True
 
     def ends(self, step: int) -> bool:
-        """Returns whether a step is the last one of the current trace."""
+        """Returns whether a trace is running and `step` is its last step."""
         return self._running and step == self._last
 
     def close(self) -> None:
-        """Writes the current trace."""
+        """Ends and writes the trace, if one is running."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
-            print(f"profile in {self._folder}", flush=True)
+            print(f"wrote the profile to {self._folder}", flush=True)

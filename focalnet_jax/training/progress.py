@@ -18,21 +18,24 @@ from focalnet_jax.data.host import Batch
 from focalnet_jax.distributed.chips import find_chip
 from focalnet_jax.settings import MAIN
 
-_WORTH_PRINTING = 0.02  # share of time spent waiting for input
+_WORTH_PRINTING = 0.02  # smallest fraction of time spent waiting for input that is printed
 
 
 @dataclass(frozen=True)
 class StepCost:
     """The cost of a training step."""
 
-    images: int  # in the global batch
-    flops: float  # of the model, forward and backward; recomputation to save memory is not counted
+    images: int  # number of images in the global batch
+    flops: float  # FLOPs of forward and backward pass, without recomputation to save memory
     devices: int
-    peak: float | None  # FLOP/s of all devices together; None for devices that are not listed
+    peak: float | None  # FLOP/s of all devices together; None if `distributed.chips` does not list the device
 
 
 def step_cost(batch_size: int, macs: int, mesh: Mesh) -> StepCost:
-    """Returns the cost of a training step: a backward pass costs two forward passes, and a MAC is two operations."""
+    """Returns the cost of a training step, from the number of MACs per image.
+
+    A backward pass costs as much as two forward passes, and a MAC is two FLOPs.
+    """
     devices = mesh.devices.size
     chip = find_chip(mesh.devices.flat[0].device_kind)
     return StepCost(batch_size, 6.0 * macs * batch_size, devices, chip.flops * devices if chip else None)
@@ -45,14 +48,14 @@ class Progress:
         self._total, self._steps_per_epoch, self._cost = total, steps_per_epoch, cost
         self._begun = time.perf_counter()
         self._first = self._marked_step = start
-        self._marked_time = self._begun  # moved forward over pauses, which do not count
+        self._marked_time = self._begun  # moved forward by each pause, so that pauses do not count
         self._waited = self._paused = self._useful = 0.0
         self._periods: list[float] = []
-        self._compiled = False  # from the end of the first step on
+        self._compiled = False  # True after the first step
         self._step_begun: float | None = None
 
     def first_step_done(self) -> None:
-        """Starts the clock after the first step, most of which was compilation."""
+        """Restarts the clock after the first step, which is mostly compilation."""
         now = time.perf_counter()
         print(f"first step, compilation included, took {clock(now - self._begun - self._paused)}", flush=True)
         self._marked_step, self._marked_time, self._waited = self._first + 1, now, 0.0
@@ -60,7 +63,7 @@ class Progress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Context manager; excludes the time inside the context from the training time."""
+        """Context manager that excludes the time inside it from the training time."""
         begun = time.perf_counter()
         yield
         seconds = time.perf_counter() - begun
@@ -68,7 +71,7 @@ class Progress:
         self._paused += seconds
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yields the batches; measures the wait for each of them and the duration of each step."""
+        """Yields the batches, and measures the wait for each batch and the duration of each step."""
         while True:
             begun = time.perf_counter()
             batch = next(batches, None)
@@ -87,13 +90,18 @@ class Progress:
             self._step_begun, self._paused = now, 0.0
 
     def rates(self, step: int) -> dict[str, float | None]:
-        """Returns rates since the last call; None before the second step is done, or if the machine has no such figure.
+        """Returns the rates since the last call, and the peak memory, by metric name.
 
-        The rates are `images_per_second`, and the same per device; `input_wait`, the fraction of time spent waiting for
-        a batch; `step_seconds_p50`, `_p90` and `_p99`; `mfu`, the model's FLOPs divided by the peak FLOPs of the
-        devices; `goodput`, the fraction of the time since the start that was spent in steps, not in compilation,
-        evaluation, saving or waiting; `device_memory_bytes`, the peak memory of this process's devices; and
-        `host_memory_bytes`, the peak memory of this process.
+        A value is None before the second step is finished, or if the devices do not provide it.
+
+        - `images_per_second`, `images_per_second_per_device`
+        - `step_seconds_p50`, `step_seconds_p90`, `step_seconds_p99`: percentiles of the duration of a step
+        - `input_wait`: fraction of the time spent waiting for a batch
+        - `mfu`: FLOP/s of the model divided by the peak FLOP/s of the devices
+        - `goodput`: fraction of the time since the start that was spent in steps, not in compilation, evaluation,
+          saving or waiting
+        - `device_memory_bytes`: largest peak memory among the devices of this process
+        - `host_memory_bytes`: peak memory of this process
         """
         now = time.perf_counter()
         steps, seconds = step - self._marked_step, now - self._marked_time
@@ -126,10 +134,10 @@ class Progress:
             flush=True,
         )
 
-    def print_evaluation(self, name: str, step: int, figures: str) -> None:
-        """Prints one line for an evaluation, with its figures as text."""
+    def print_evaluation(self, name: str, step: int, result: str) -> None:
+        """Prints one line for an evaluation, with its `result` in words."""
         which = "" if name == MAIN else f" {name}"
-        print(f"evaluation{which} at step {step}: {figures}", flush=True)
+        print(f"evaluation{which} at step {step}: {result}", flush=True)
 
 
 _RATES = (
@@ -150,7 +158,7 @@ def _memory() -> dict[str, float | None]:
 
 
 def clock(seconds: float) -> str:
-    """Returns seconds as `1:02:03`."""
+    """Returns a duration in seconds as hours, minutes and seconds, such as `1:02:03`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

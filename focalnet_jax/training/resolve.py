@@ -1,7 +1,7 @@
-"""Chooses the values that a config leaves to the machine, the data and the weights.
+"""Chooses values for the config keys that are left open, from the devices, the data and the weights.
 
-A run chooses once and stores the values with its config and its checkpoints; a resumed run and an evaluation take them
-from there (`stored_config.with_stored`), on any machine.
+A run chooses once, and stores the values in its config file and its checkpoints. A resumed run and an evaluation use
+the stored values on any machine, see `stored_config.with_stored`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from focalnet_jax.model import summarize, variant_config
 from focalnet_jax.settings import settings_of
 from focalnet_jax.tasks import task_kind
 
-_FIRST_WITH_BFLOAT16 = 8.0  # NVIDIA's compute capability: Ampere
+_FIRST_WITH_BFLOAT16 = 8.0  # compute capability of NVIDIA Ampere
 _MOST_THREADS = 16
 _EVAL_BATCH_ON_CPUS = 64
 _LARGE_ON_CPUS = 256
 _WATCHDOG_SECONDS, _WATCHDOG_SECONDS_ON_CPUS = 900.0, 14400.0
 _SMALL = {"embed_dim": 32, "depths": (2, 2, 4, 2)}  # 2.7 M parameters; 35 MMACs at 64 px
 _SMALL_MACS = 35e6
-# Number of training images over all epochs: on accelerators, and with the small model on two CPU cores.
+# Number of training images over all epochs, on accelerators, and on two CPU cores with the small model.
 _EXAMPLES, _EXAMPLES_ON_CPUS = 1_000_000, 60_000
 _EPOCHS, _EPOCHS_FROM_WEIGHTS = (20, 200), (5, 40)  # smallest and largest number of epochs
 _WARMUP_SHARE = 0.05
-_STEPS_PER_EPOCH = 10  # smallest number of steps, if the batch size is chosen
+_STEPS_PER_EPOCH = 10  # smallest number of steps per epoch if the batch size is chosen automatically
 
 
 def resolve(
@@ -49,19 +49,20 @@ def resolve(
     name: str | None = None,
     options: Mapping[str, bool] | None = None,
 ) -> FrozenConfigDict:
-    """Returns the config with a value for everything that it leaves open; prints the choices in one line.
+    """Returns the config with a value for every key that is left open, and prints the choices in one line.
 
     Args:
       config: config of a run or of an evaluation.
       mesh: mesh of the devices that the run or evaluation uses.
-      source: the training examples; without them, keys that depend on them cannot be chosen.
-      evaluated: path of the checkpoint to evaluate; its model and image size then replace those of the config.
-      which: selection among several weights in the file, as for `read_weights`.
-      name: variant of the evaluated weights, as for `read_weights`.
-      options: options of the evaluated weights, as for `read_weights`.
+      source: training examples. Without examples, keys that depend on them cannot be chosen.
+      evaluated: path of the weights to evaluate; keys of the model and the image size that are left open get the
+        values stored with these weights.
+      which: name of the weights in a file with several models, see `read_weights`.
+      name: variant of the evaluated weights, see `read_weights`.
+      options: options of the evaluated weights, see `read_weights`.
 
     Raises:
-      UserError: a choice depends on training images that are missing, or the weights cannot be read.
+      UserError: a key cannot be chosen without training images, or the weights cannot be read.
     """
     path = evaluated or config.init_from
     by_weights = ("model.name", "data.image_size", "init_head", *settings_of(config.task).AUTO)
@@ -88,7 +89,7 @@ def resolve(
     if source is not None:
         choose("batch_size", _batch_size(config, mesh, len(source), on_cpus))
         chosen |= _schedule(replaced(config, chosen), len(source), on_cpus)
-    elif not evaluated and config.batch_size is not None:  # a step is compiled without data
+    elif not evaluated and config.batch_size is not None:  # to compile a step without data
         choose("schedule.learning_rate", _learning_rate(config))
     by_data = (*settings_of(config.task).AUTO, "batch_size")
     missing = [key for key in by_data if is_auto(config, key) and key not in chosen]
@@ -103,7 +104,12 @@ def resolve(
 
 
 def _stated_options(config: FrozenConfigDict) -> tuple[dict[str, bool], dict[str, bool] | None]:
-    """Returns the options of the model that shapes of weights do not determine: set by the user, and of its variant."""
+    """Returns the values of the model options that the shapes of weights do not determine.
+
+    Returns:
+      The values that the user set, and the values to assume if the weights do not specify them. The latter are None if
+      the model is to be chosen.
+    """
     given = {key: config.model[key] for key in NOT_FROM_SHAPES if config.model[key] is not None}
     if is_auto(config, "model.name"):
         return given, None
@@ -112,7 +118,11 @@ def _stated_options(config: FrozenConfigDict) -> tuple[dict[str, bool], dict[str
 
 
 def _model(config: FrozenConfigDict, start: Start | None, on_cpus: bool) -> dict[str, Any]:
-    """Returns the model of the weights; without weights, a small model on CPUs and FocalNet-T elsewhere."""
+    """Returns values for the keys of the model that are left open.
+
+    The values are the architecture stored with the weights. Without weights, they are a small model on CPUs, and
+    FocalNet-T on other devices.
+    """
     name = "focalnet_tiny_srf"
     own = settings_of(config.task).AUTO
     if start is None:
@@ -126,13 +136,16 @@ def _model(config: FrozenConfigDict, start: Start | None, on_cpus: bool) -> dict
             if hasattr(plain, field) and getattr(start.model, field) != getattr(plain, field)
         }
         options = {field: value for field, value in options.items() if f"model.{field}" not in own}
-        options.pop("drop_path_rate", None)  # of its training
+        options.pop("drop_path_rate", None)  # a setting of the training of the weights
     free = {f"model.{field}": value for field, value in options.items() if config.model[field] is None}
     return {"model.name": name} | free
 
 
 def _batch_size(config: FrozenConfigDict, mesh: Mesh, examples: int, on_cpus: bool) -> int:
-    """Returns a batch size for ten steps per epoch, a power of two if possible; at most 32, or 64 per accelerator."""
+    """Returns a batch size for ten or more steps per epoch, a power of two if possible.
+
+    The batch size is at most 32 on CPUs, and at most 64 per accelerator on other devices.
+    """
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     unit = parts * config.accumulate_steps
     most = 32 if on_cpus else 64 * parts
@@ -141,7 +154,7 @@ def _batch_size(config: FrozenConfigDict, mesh: Mesh, examples: int, on_cpus: bo
 
 
 def _schedule(config: FrozenConfigDict, examples: int, on_cpus: bool) -> dict[str, Any]:
-    """Returns values for those of duration, learning rate and warm-up that the config leaves open."""
+    """Returns values for duration, learning rate and warm-up, where the config leaves them open."""
     chosen: dict[str, Any] = {}
     if config.total_steps is None and config.total_epochs is None:
         seen = _EXAMPLES
@@ -160,20 +173,28 @@ def _schedule(config: FrozenConfigDict, examples: int, on_cpus: bool) -> dict[st
 
 
 def _learning_rate(config: FrozenConfigDict) -> float:
-    """Returns the peak learning rate: lower for given weights, and with the root of a batch below 64."""
+    """Returns the peak learning rate: 2e-4 with `init_from`, else 1e-3.
+
+    The learning rate is multiplied by sqrt(batch size / 64) for batch sizes below 64.
+    """
     peak = 2e-4 if config.init_from else 1e-3
     return float(f"{peak * min(math.sqrt(config.batch_size / 64), 1):.1e}")
 
 
 def _warmup(steps: int) -> int:
-    """Returns the number of warm-up steps of a run of this length."""
+    """Returns the number of warm-up steps of a run with `steps` steps."""
     return round(_WARMUP_SHARE * steps)
 
 
 def with_open_warmup(stored: dict[str, Any], examples: int) -> dict[str, Any]:
-    """Returns the stored config of a run on `examples` images, with a warm-up of "auto" if it was chosen by length.
+    """Returns the stored config of a run, with "auto" for an automatically chosen warm-up.
 
-    A run that continues it then chooses its own. A warm-up that the user set stays, unless it equals the choice.
+    A run that continues the stored run then chooses its own warm-up. A warm-up counts as chosen if it has the length
+    that would be chosen.
+
+    Args:
+      stored: config of the run, read from JSON.
+      examples: number of training images of the run.
     """
     steps = duration(FrozenConfigDict(stored), "total", examples // stored["batch_size"] or 1)
     if steps is None or stored["schedule"]["warmup_steps"] != _warmup(steps):
@@ -182,7 +203,7 @@ def with_open_warmup(stored: dict[str, Any], examples: int) -> dict[str, Any]:
 
 
 def slow_here(config: FrozenConfigDict, mesh: Mesh) -> list[str]:
-    """Returns one warning for each setting of a resolved config that is slow on CPUs."""
+    """Returns one warning for each setting of a resolved config that is slow or needs much memory on CPUs."""
     if mesh.devices.flat[0].platform != "cpu":
         return []
     texts = []
@@ -195,7 +216,7 @@ def slow_here(config: FrozenConfigDict, mesh: Mesh) -> list[str]:
     if at_once > _LARGE_ON_CPUS:
         texts.append(
             f"{at_once} images at once need much memory on a CPU: --config.accumulate_steps="
-            f"{config.batch_size // 32} computes the same update in parts of 32"
+            f"{config.batch_size // 32} computes the same update in micro-batches of 32"
         )
     return texts
 
@@ -208,7 +229,7 @@ def has_bfloat16(device: jax.Device) -> bool:
         return False
     try:
         return float(device.compute_capability) >= _FIRST_WITH_BFLOAT16
-    except (AttributeError, TypeError, ValueError):  # a described device, or not one of NVIDIA
+    except (AttributeError, TypeError, ValueError):  # a device of a topology for compilation only, or not an NVIDIA GPU
         return find_chip(device.device_kind) is not None
 
 
@@ -218,14 +239,20 @@ def cpus() -> int:
 
 
 def reader_threads(config: FrozenConfigDict) -> int:
-    """Returns `data.threads`, or one per CPU core, at most 16; `data.workers` share the cores."""
+    """Returns the number of threads of each reading process: `data.threads`, by default one per CPU core, at most 16.
+
+    If `data.workers` is set, these processes share the cores.
+    """
     if config.data.threads is not None:
         return config.data.threads
     return min(max(cpus() // max(config.data.workers, 1), 1), _MOST_THREADS)
 
 
 def eval_batch_size(config: FrozenConfigDict, mesh: Mesh) -> int:
-    """Returns `eval_batch_size`, by default the batch size, on CPUs at most 64: larger batches are no faster there."""
+    """Returns `eval_batch_size`, by default the batch size of training.
+
+    The default is at most 64 on CPUs, where larger batches are not faster.
+    """
     if config.eval_batch_size is not None:
         return config.eval_batch_size
     parts = mesh.shape["data"] * mesh.shape["fsdp"]

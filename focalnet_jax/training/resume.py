@@ -1,4 +1,4 @@
-"""The checkpoint that a run resumes from: the newest good checkpoint in the workdir, if it belongs to this run."""
+"""Finds the checkpoint that a run resumes from: the newest good one in the workdir, if it belongs to this run."""
 
 from __future__ import annotations
 
@@ -27,20 +27,26 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class Found:
-    """The newest good step of a directory of checkpoints, and newer steps that are damaged or unfinished."""
+    """The newest good step in a folder of checkpoints.
+
+    Attributes:
+      folder: folder of the checkpoints.
+      step: number of the newest good step, or None if there is no good step.
+      others: newer steps that are not good: "damaged", "unfinished" or "foreign", and the reason.
+    """
 
     folder: Path
     step: int | None
-    others: dict[int, tuple[str, str]] = field(default_factory=dict)  # state in a word, and the reason
+    others: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def put_aside(self) -> None:
-        """Renames damaged and unfinished steps, so that the run can write these steps again; nothing is deleted."""
+        """Renames the steps in `others`, so that the run can write these steps again. Nothing is deleted."""
         for step, (word, why) in self.others.items() if is_first() else ():
             try:
                 aside = set_aside(self.folder / str(step), word)
             except OSError as error:
                 raise UserError(
-                    f"checkpoint {step} is {word} ({why}), and cannot be set aside: {error.strerror}; make "
+                    f"checkpoint {step} is {word} ({why}) and cannot be renamed: {error.strerror}; make "
                     f"{self.folder} writable, or choose another --workdir"
                 ) from error
             on = "the run starts from the beginning" if self.step is None else f"the run resumes from step {self.step}"
@@ -48,10 +54,10 @@ class Found:
 
 
 def find_newest(folder: Path) -> Found:
-    """Returns the newest step whose files are unchanged; each process verifies a part of the files.
+    """Returns the newest step whose files are undamaged, and the newer steps. Each process verifies some of the files.
 
     Raises:
-      RunFailedError: there are checkpoints, and all of them are damaged or unfinished.
+      RunFailedError: no step is undamaged, and at least one step is damaged or more than one is unfinished.
     """
     others: dict[int, tuple[str, str]] = {}
     steps = list_steps(folder) if is_first() else []
@@ -61,12 +67,12 @@ def find_newest(folder: Path) -> Found:
             return Found(folder, step, others)
         others[step] = _word(folder / str(step)), damage[0] if damage else "found by another process"
     words = [word for word, _ in others.values()]
-    # A run that was killed at the end of its first save leaves one step without a manifest, never two.
+    # A run that was killed during its first save leaves one step without a manifest, and starts again.
     if "damaged" in words or words.count("unfinished") > 1:
         reasons = "; ".join(f"{step}: {why}" for step, (_, why) in others.items())
         raise RunFailedError(
-            f"none of the checkpoints in {folder} is good ({reasons}). Nothing was changed: put back a copy, or move "
-            "the folder away to start from the beginning"
+            f"all checkpoints in {folder} are damaged or unfinished ({reasons}). Nothing was changed: restore a copy, "
+            "or move the folder away to start from the beginning"
         )
     return Found(folder, None, others)
 
@@ -78,19 +84,22 @@ def _word(step: Path) -> str:
 
 
 def check_saved(workdir: Path, found: Found) -> None:
-    """Raises `RunFailedError` if all checkpoints of a run are missing; warns if only the newest is missing."""
+    """Raises `RunFailedError` if all checkpoints of a run are missing, and warns if only the newest is missing."""
     saved = last_saved(workdir)
     if found.step is not None and saved is not None and found.step < saved and saved not in found.others and is_first():
         print(f"warning: checkpoint {saved} is missing: the run resumes from step {found.step}", file=sys.stderr)
     if found.step is None and saved is not None:
         raise RunFailedError(
-            f"{workdir} holds a run that saved step {saved}, but its checkpoints are missing: put them back (is a "
-            f"disk not mounted?), or start from the beginning in another --workdir or without its file {SAVED}"
+            f"the run in {workdir} saved step {saved}, but its checkpoints are missing: restore them (is a disk not "
+            f"mounted?), or start from the beginning in another --workdir or after removing {SAVED}"
         )
 
 
 def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None) -> None:
-    """Raises `UserError` if the workdir holds a run with a different config; the message names the keys that differ."""
+    """Raises `UserError` if the workdir has a run with a different config.
+
+    The message names the keys that differ. A run without a checkpoint may be replaced by another one.
+    """
     path = workdir / CONFIG_FILE
     if not path.exists():
         return
@@ -99,7 +108,7 @@ def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None
         differing = differences(config, stored)
         task = stored.get("task", config.task)
         known = flatten(default_config(task)).keys() if task in TASKS else ()
-        # The evaluations have names of the user's choice.
+        # Evaluations are not unknown keys: the user chooses their names.
         unknown = {key for key in flatten(ConfigDict(stored)) if not key.startswith("evaluations.")} - set(known)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): repair or remove it, or choose another --workdir") from error
@@ -109,7 +118,7 @@ def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None
 
 
 def identity(source: Source) -> dict[str, Any]:
-    """Returns the identity of the data; checkpoints store it."""
+    """Returns the fingerprint and the number of examples of the data, as stored in checkpoints."""
     return {"fingerprint": source.fingerprint, "examples": len(source)}
 
 
@@ -117,32 +126,34 @@ def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, source: Source)
     """Returns the metadata of a run's checkpoint.
 
     Raises:
-      UserError: the checkpoint belongs to a different config, or was trained on different data.
+      UserError: the checkpoint contains only weights, or its run has a different config or different data.
     """
     stored = read_metadata(checkpoint)
     if "config" not in stored:
-        raise UserError(f"{checkpoint} holds converted weights, which cannot be resumed: move it out of the workdir")
+        raise UserError(f"{checkpoint} contains only weights, which cannot be resumed: move it out of the workdir")
     _refuse(checkpoint, checkpoint.parent.parent, differences(config, stored["config"]))
     ours, theirs = identity(source), dict(stored["data"])
     del theirs["substituted"]
     if theirs != ours:
         raise UserError(
-            f"{checkpoint} was trained on other data, {theirs['examples']} examples with fingerprint "
-            f"{theirs['fingerprint']}; the data given has {ours['examples']}, {ours['fingerprint']}. The order of "
-            "examples would change: give the same data or another --workdir"
+            f"{checkpoint} was trained on other data ({theirs['examples']} examples with fingerprint "
+            f"{theirs['fingerprint']}) than the given data ({ours['examples']} examples with fingerprint "
+            f"{ours['fingerprint']}): give the same data or another --workdir"
         )
     return stored
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The step of another run that this one continues."""
+    """The checkpoint of another run that this run continues, see `continue_from`."""
 
     checkpoint: Path
     metadata: dict[str, Any]
 
     def load(self, like: dict[str, Any]) -> dict[str, Any]:
-        """Returns the items of the step on the devices; a missing average starts as a copy of the weights.
+        """Returns the items of the checkpoint, with the structure, dtypes and shardings of `like`.
+
+        If the checkpoint has no average, the average starts as a copy of the weights.
 
         Raises:
           UserError: the items do not fit this model and optimizer.
@@ -153,13 +164,13 @@ class Origin:
             items = load_items(self.checkpoint, {name: tree for name, tree in like.items() if name not in fresh})
         except UserError as error:
             raise UserError(
-                f"continue_from: {error}. A run is continued with its own model and optimizer; init_from takes only "
+                f"continue_from: {error}. Give the model and optimizer of that run, or init_from to take only its "
                 "weights"
             ) from error
         return items | {name: jax.tree.map(jnp.copy, items[own]) for name, own in fresh.items()}
 
     def describe(self, config: FrozenConfigDict, source: Source) -> list[str]:
-        """Returns one text for each difference from the run that is continued."""
+        """Returns one line for each difference from the run that is continued."""
         keys = ("total_", "schedule.warmup_", "continue_from ", "init_from ", "init_head ")
         texts = [text for text in differences(config, self.metadata["config"]) if not text.startswith(keys)]
         theirs = {key: self.metadata["data"].get(key) for key in ("fingerprint", "examples")}
@@ -169,27 +180,27 @@ class Origin:
 
 
 def find_origin(path: str) -> Origin:
-    """Returns the run to continue at `path`, a workdir or a step of it.
+    """Returns the checkpoint to continue from. `path` is a workdir or one of its steps.
 
     Raises:
-      UserError: there is no run at `path`, or its checkpoint holds only weights.
+      UserError: there is no run at `path`, or its checkpoint contains only weights.
     """
     checkpoint = find_checkpoint(path)
     stored = read_metadata(checkpoint)
     if "config" not in stored or not checkpoint.name.isdecimal() or not (checkpoint / "training").is_dir():
-        raise UserError(f"continue_from={path} holds weights, not a run that can be continued: give init_from={path}")
+        raise UserError(f"continue_from={path} contains only weights and cannot be continued: give init_from={path}")
     return Origin(checkpoint, stored)
 
 
-def _refuse(place: Path, workdir: Path, differing: list[str]) -> None:
+def _refuse(path: Path, workdir: Path, differing: list[str]) -> None:
     if not differing:
         return
-    message = f"{place} holds a run of another config: {'; '.join(differing)}. Give its config or another --workdir"
+    message = f"{path} has a run with another config: {'; '.join(differing)}. Give its config or another --workdir"
     if any(text.startswith("total_") for text in differing):
         message += (
-            ". A schedule that has begun is not stretched: to train longer, start a run in another --workdir, either "
-            f"with --config.continue_from={workdir}, which takes weights, optimizer state and average, where "
-            "total_epochs or total_steps counts the added steps and schedule.warmup_* begins their own schedule; "
-            f"or with --config.init_from={workdir}, which takes only the weights"
+            ". The schedule of a run cannot be extended. To train longer, start a run in another --workdir, either "
+            f"with --config.continue_from={workdir}, which takes weights, optimizer state and average, and has its "
+            "own schedule with total_* and schedule.warmup_* counted from there, or with "
+            f"--config.init_from={workdir}, which takes only the weights"
         )
     raise UserError(message)

@@ -1,4 +1,4 @@
-"""The parts of a run, its setup and its initial state, and saving."""
+"""Sets up a run with its initial state, and saves it."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ class Run:
     spec: TrainSpec
     state: TrainState
     checkpoints: Checkpoints
-    best: float  # the best figure so far, by `best_metric`
+    best: float  # best value of `best_metric` so far
     step: int
     cost: StepCost
-    substituted: int  # images that could not be read so far, of all processes
-    metrics: dict[str, jax.Array] | None = None  # of the newest update
-    owes_save: bool = False  # whether a save that was due was put off
+    substituted: int  # number of unreadable images that were substituted so far, over all processes
+    metrics: dict[str, jax.Array] | None = None  # metrics of the newest update
+    owes_save: bool = False  # whether a save that was due was postponed
 
     @property
     def best_metric(self) -> str:
-        """The name in metrics.jsonl of the figure that ranks checkpoints."""
+        """Name of the metric that ranks checkpoints, as in metrics.jsonl."""
         return best_metric(self.spec.task)
 
     @property
@@ -95,18 +95,22 @@ class Run:
         return self.step >= self.plan.total
 
     def read_metrics(self) -> dict[str, float]:
-        """Returns the metrics of the newest update; raises `RunFailedError` if too many in a row were skipped."""
+        """Returns the metrics of the newest update.
+
+        Raises:
+          RunFailedError: `health.max_skipped` updates in a row were skipped.
+        """
         values = scalars(self.metrics or {})
         if values.get(IN_A_ROW, 0) >= self.config.health.max_skipped:
             raise self._failure(values)
         return values
 
     def save(self, evaluated: dict[str, float] | None = None, *, last: bool = False) -> None:
-        """Saves the state; if this step is saved already, only adds the evaluation.
+        """Saves the state and the metrics in `evaluated`. If this step is already saved, only adds the metrics.
 
-        Parameters that are NaN or infinite are never saved: no run could resume from them. After a NaN or infinite
-        loss or gradient, the save is put off until loss and gradients are finite. With `last`, the state is saved at
-        once, because the skipped update did not change it.
+        Parameters that are NaN or infinite are never saved, because no run could resume from them. If the loss or a
+        gradient is NaN or infinite, the save is postponed until both are finite. With `last`, the state is saved at
+        once: it is finite, because the update was skipped.
 
         Raises:
           RunFailedError: parameters are NaN or infinite and this is the last save, or too many updates in a row were
@@ -132,7 +136,7 @@ class Run:
     def _failure(self, values: dict[str, float]) -> RunFailedError:
         saved = self.checkpoints.last_good()
         good, where = "there is no checkpoint", ""
-        if saved is not None:  # which resumes with its own config alone
+        if saved is not None:  # the run in this workdir resumes only with the same learning rate
             good, where = f"the last good checkpoint is step {saved}", " in another --workdir"
         return RunFailedError(
             f"step {self.step}: {self._problem(values)}; {good}. Try a lower schedule.learning_rate{where}"
@@ -147,22 +151,26 @@ class Run:
 
 
 def best_metric(task: Task) -> str:
-    """Returns the name in metrics.jsonl of the figure that ranks the checkpoints of a task."""
+    """Returns the name of the metric that ranks the checkpoints of a task, as in metrics.jsonl."""
     return f"{MAIN}/{task.best_metric}"
 
 
 def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
-    """Returns the run of `config` in `workdir`, at its newest checkpoint if there is one; prints the banner.
+    """Returns the run of `config` in `workdir`, and prints the banner.
+
+    The run starts at the newest checkpoint in `workdir`. Without a checkpoint, it starts from `continue_from`,
+    `init_from` or fresh weights.
 
     Raises:
-      UserError: config, data, weights and workdir do not fit each other; nothing was changed.
+      UserError: config, data, weights and workdir do not fit each other; checkpoints are unchanged.
+      RunFailedError: the checkpoints in `workdir` are damaged or missing.
     """
     found = find_newest(workdir / FOLDER)
     newest = found.step
     refuse_other_run(config, workdir, newest)
     check_saved(workdir, found)
     config, origin = _as_before(config, workdir / FOLDER, newest)
-    # All that can refuse the config comes before the first thing written.
+    # All checks of the config come before the first file is written.
     check_writers(config.writers)
     check_maps(config.log_maps, config.writers)
     keep_compiled(config.compilation_cache)
@@ -170,12 +178,12 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
     source = kind.open_examples(config)
     if is_auto(config, "init_head") and not config.init_from:
         print(
-            "hint       training starts from fresh weights; with pretrained ones a few images suffice, in fewer "
-            "epochs: --config.init_from=WEIGHTS (docs/getting-started.md, Finetune pretrained weights)"
+            "hint       training starts from fresh weights; pretrained weights need fewer images and epochs: "
+            "--config.init_from=WEIGHTS (docs/getting-started.md, Finetune pretrained weights)"
         )
     config = resolve(config, mesh, source)
     task = kind.make_task(config, source)
-    # Raises UserError if the devices do not divide the batches.
+    # Both raise UserError if a batch cannot be divided evenly over the devices.
     open_train_data(config, mesh, task)
     open_eval_data(config, mesh, task)
     check_same_data(source, *(evaluation.source for evaluation in task.evaluations().values()))
@@ -224,9 +232,10 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
 def _started(
     config: FrozenConfigDict, task: Task, checkpoint: Path | None, origin: Origin | None, like: Variables
 ) -> tuple[Task, Loaded | None, int]:
-    """Returns the task with its data matched to the initial head, initial weights, and a number of images.
+    """Returns the task with its data matched to the initial head, and two parts of the initial state.
 
-    The weights are those of `init_from` (None without them); the number is that of the images substituted so far.
+    Returns:
+      The task; the weights of `init_from`, or None if they are not used; and the number of images substituted so far.
     """
     if checkpoint is not None:
         stored = check_checkpoint(config, checkpoint, task.source)
@@ -248,9 +257,10 @@ def _started(
 
 
 def _as_before(config: FrozenConfigDict, folder: Path, newest: int | None) -> tuple[FrozenConfigDict, Origin | None]:
-    """Returns the config with the choices of the run in `folder` or of the run that is continued.
+    """Returns the config with the values that an earlier run chose, and the checkpoint to continue from.
 
-    Also returns the run that is continued, if there is one.
+    The earlier run is the run in `folder` if it has a checkpoint, else the run of `continue_from`. The checkpoint is
+    None unless this run starts from `continue_from`.
     """
     if newest is not None:
         return with_stored(config, read_metadata(folder / str(newest)).get("config", {})), None
@@ -262,7 +272,7 @@ def _as_before(config: FrozenConfigDict, folder: Path, newest: int | None) -> tu
 
 
 def _describe_schedule(spec: TrainSpec, plan: Plan) -> str:
-    """Returns the learning rate of a run that continues another, in one line."""
+    """Describes the learning rate of a run that continues another run, in one line."""
     last = max(plan.total - 1, plan.first)
     begin, peak, end = (float(spec.schedule(step)) for step in (plan.first, plan.first + plan.warmup, last))
     text = f"schedule   a new one: the learning rate begins at {begin:.3g} in step {plan.first + 1}"
@@ -275,7 +285,10 @@ def _describe_schedule(spec: TrainSpec, plan: Plan) -> str:
 def _first_state(
     spec: TrainSpec, init: Init, checkpoints: Checkpoints, initial: Loaded | None
 ) -> tuple[TrainState, str]:
-    """Returns the initial state (newest checkpoint, `initial` or fresh weights) and its origin in words."""
+    """Returns the state to start from, and its origin in words.
+
+    The state comes from the newest checkpoint, else from the weights `initial`, else from fresh weights.
+    """
     latest = checkpoints.latest_step
     if latest is not None:
         like = abstract_state(spec, init)

@@ -18,14 +18,14 @@ def make_spec(
 ) -> tuple[TrainSpec, Init]:
     """Returns the `TrainSpec` of a run with these durations, and the function that initialises the model.
 
-    The schedule of `total_steps` begins at `first_step`.
+    The schedule begins at `first_step` and has `total_steps` steps.
 
     Raises:
-      UserError: the task's loss is defined for a whole batch only, and the config sets micro-batches.
+      UserError: the config sets micro-batches, and the loss of the task is defined only for a whole batch.
     """
     if config.accumulate_steps > 1 and not task.splits_batches:
         raise UserError(
-            f"accumulate_steps={config.accumulate_steps}: the loss of {task.name} is that of a whole batch; expected 1"
+            f"accumulate_steps={config.accumulate_steps}: the loss of {task.name} needs the whole batch; expected 1"
         )
     graph, init = model_graph(task, config.precision, mesh)
     schedule = make_schedule(config.schedule, warmup_steps, total_steps, first_step)

@@ -27,13 +27,13 @@ class TrainState:
     """All values that training changes, as a plain pytree.
 
     Attributes:
-      step: number of batches so far.
+      step: number of steps so far, including skipped updates.
       params: parameters.
       opt_state: state of the optimizer.
-      health: see `training.health`.
-      ema: average of `params`; None if the run keeps no average.
-      statistics: variables that are not parameters, such as the running statistics of BatchNorm; {} if there are none.
-      ema_statistics: average of `statistics`; {} if there is none.
+      health: counters that detect failed updates, see `training.health`.
+      ema: exponential moving average of `params`, or None if `ema_decay` is 0.
+      statistics: variables that are not parameters, such as the running statistics of BatchNorm; may be empty.
+      ema_statistics: exponential moving average of `statistics`; empty if `ema_decay` is 0.
     """
 
     step: jax.Array
@@ -46,13 +46,17 @@ class TrainState:
 
     @property
     def result(self) -> Variables:
-        """The variables to evaluate and export: the average if there is one."""
+        """Variables to evaluate and export: the moving average, or the current values if `ema` is None."""
         if self.ema is None:
             return Variables(self.params, self.statistics)
         return Variables(self.ema, self.ema_statistics)
 
     def items(self) -> dict[str, Any]:
-        """Returns the items of a checkpoint: `params`, the averages and statistics if any, and `training`, the rest."""
+        """Returns the items of a checkpoint by name.
+
+        The items are `params`, `training` (`step`, `opt_state` and `health`), and `ema`, `statistics` and
+        `ema_statistics` unless they are empty.
+        """
         training = {"step": self.step, "opt_state": self.opt_state, "health": self.health}
         others = {"ema": self.ema, "statistics": self.statistics, "ema_statistics": self.ema_statistics}
         return {"params": self.params, "training": training} | {name: tree for name, tree in others.items() if tree}
@@ -67,20 +71,25 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Variables:
-    """All variables of a model: its parameters, and its statistics ({} if there are none)."""
+    """All variables of a model.
+
+    Attributes:
+      params: parameters.
+      statistics: variables that are not parameters, such as the running statistics of BatchNorm; may be empty.
+    """
 
     params: Params
     statistics: Params = field(default_factory=dict)
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Variables]:
-    """Returns the static part of a model and its variables."""
+    """Returns the static part of a model (its graph definition) and its variables."""
     graph, params, statistics = nnx.split(model, nnx.Param, ...)
     return graph, Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(statistics))
 
 
 def merge_model(graph: nnx.GraphDef, variables: Variables) -> nnx.Module:
-    """Returns the model that `split_model` took apart."""
+    """Returns a model from its static part and its variables; the inverse of `split_model`."""
     return nnx.merge(graph, *(part for part in (variables.params, variables.statistics) if part))
 
 
@@ -96,12 +105,12 @@ class TrainSpec:
     mesh: Mesh
     accumulate_steps: int = 1
     ema_decay: float = 0.0
-    frozen: Callable[[Params], Any] | None = None  # for every parameter, whether it stays as it is
-    spike_factor: float = 0.0  # a loss above this multiple of its running mean is a spike and not applied; 0: none is
-    log_statistics: bool = False  # whether the norms of every parameter and of its gradient are among the metrics
+    frozen: Callable[[Params], Any] | None = None  # returns a bool per parameter; None: no parameter is frozen
+    spike_factor: float = 0.0  # updates with a loss above this multiple of the running mean are skipped; 0: no check
+    log_statistics: bool = False  # whether the metrics include the norms of every parameter and of its gradient
 
 
-Init = Callable[[jax.Array], Variables]  # from a PRNG key to freshly initialised variables
+Init = Callable[[jax.Array], Variables]  # returns freshly initialised variables for a PRNG key
 
 
 def model_graph(task: Task, precision: str, mesh: Mesh) -> tuple[nnx.GraphDef, Init]:
@@ -109,7 +118,7 @@ def model_graph(task: Task, precision: str, mesh: Mesh) -> tuple[nnx.GraphDef, I
     platform = mesh.devices.flat[0].platform
     graphs = []
 
-    # Traced once for the graph and every caller that needs shapes or values: tracing takes most of a start.
+    # Jitted, so that the graph and all callers share one trace: tracing takes most of the time to start a run.
     @jax.jit
     def init(key: jax.Array) -> Variables:
         graph, variables = split_model(task.build_model(get_precision(precision), nnx.Rngs(key), platform))
@@ -121,18 +130,18 @@ def model_graph(task: Task, precision: str, mesh: Mesh) -> tuple[nnx.GraphDef, I
 
 
 def init_state(spec: TrainSpec, init: Init) -> TrainState:
-    """Returns a fresh state, created on the devices with its sharding."""
+    """Returns the state of a new run, created directly on the devices with its sharding."""
     fresh = partial(_fresh_state, spec, init)
     return jax.jit(fresh, out_shardings=shardings(jax.eval_shape(fresh), spec.mesh))()
 
 
 def abstract_state(spec: TrainSpec, init: Init) -> TrainState:
-    """Returns shapes, dtypes and shardings of a state; computes nothing."""
+    """Returns a state of `jax.ShapeDtypeStruct`s with shardings, without computing values."""
     return _sharded(jax.eval_shape(partial(_fresh_state, spec, init)), spec.mesh)
 
 
 def abstract_variables(init: Init, mesh: Mesh) -> Variables:
-    """Returns shapes, dtypes and shardings of a model's variables; computes nothing."""
+    """Returns a model's variables as `jax.ShapeDtypeStruct`s with shardings, without computing values."""
     return _sharded(jax.eval_shape(init, jax.random.key(0)), mesh)
 
 

@@ -33,17 +33,19 @@ Arrays = dict[str, jax.Array]
 
 
 def make_train_step(spec: TrainSpec) -> Callable[[TrainState, Arrays], tuple[TrainState, Metrics]]:
-    """Returns the jitted update from a global batch, arrays `[B, ...]` as the task's host makes them.
+    """Returns the jitted function that updates a train state with a global batch.
 
-    If the loss or a gradient is NaN or infinite, or the loss is a loss spike, the update is skipped, see `health`:
-    parameters, optimizer state, statistics and averages stay as they are. The step counter and the learning rate
-    schedule still advance.
+    The batch has the arrays `[B, ...]` that the task's host makes. The input state is donated.
 
-    The input state is donated. The metrics are scalars:
+    If the loss or a gradient is NaN or infinite, or if there is a loss spike, the update is skipped, see `health`:
+    parameters, optimizer state, statistics and averages do not change. The step counter and the learning rate schedule
+    still advance.
+
+    The returned metrics are scalars:
 
     - `train/loss` and its named parts, `train/grad_norm` (before clipping), `train/update_norm`, `train/learning_rate`,
     - `train/param_norm`, the norm of the parameters after the update,
-    - `train/skipped` and `train/skipped_in_a_row`, the numbers of skipped updates so far,
+    - `train/skipped` and `train/skipped_in_a_row`, the numbers of updates skipped so far and skipped consecutively,
     - with `log_statistics`, `params/NAME` and `gradients/NAME`, the norms of every parameter and its gradient.
     """
 
@@ -61,7 +63,7 @@ def make_train_step(spec: TrainSpec) -> Callable[[TrainState, Arrays], tuple[Tra
         if spec.accumulate_steps == 1:
             return differentiated(state.params, state.statistics, batch, keys)
 
-        # Micro-batches have equal sizes, so the mean of their means is the batch's.
+        # Micro-batches have equal sizes, so the mean of their losses is the loss of the batch.
         def add(carry: Any, micro_batch: Any) -> tuple[Any, None]:
             total, statistics = carry
             (loss, (parts, statistics)), gradients = differentiated(state.params, statistics, *micro_batch)
@@ -76,13 +78,13 @@ def make_train_step(spec: TrainSpec) -> Callable[[TrainState, Arrays], tuple[Tra
         return (loss, (parts, statistics)), gradients
 
     def step(state: TrainState, batch: Arrays) -> tuple[TrainState, Metrics]:
-        # A pure function of seed and step, so a resumed run draws what the uninterrupted one would have.
+        # The key depends only on seed and step, so a resumed run draws the same numbers as an uninterrupted one.
         key = jax.random.fold_in(random_keys(spec.seed)[1], state.step)
         prepared = spec.task.prepare(exchange.without(batch), augmentation_key(spec.seed, state.step))
         size = len(jax.tree.leaves(prepared)[0])
-        keys = example_keys(key, size)  # so that a micro-batch draws what the whole batch does
+        keys = example_keys(key, size)  # one per example, so that micro-batches draw the same numbers as a batch
         (loss, (parts, statistics)), gradients = loss_and_gradients(state, prepared, keys)
-        # A device sums only the part of a gradient whose parameters it updates.
+        # Each device reduces only the part of the gradients whose parameters it updates.
         gradients = jax.lax.with_sharding_constraint(gradients, shardings(gradients, spec.mesh))
         with jax.named_scope("optimizer"):
             state, metrics = _update(spec, state, loss, gradients, statistics)
@@ -93,7 +95,7 @@ def make_train_step(spec: TrainSpec) -> Callable[[TrainState, Arrays], tuple[Tra
     def placed(state: TrainState, batch: Arrays) -> tuple[TrainState, Metrics]:
         with jax.sharding.use_abstract_mesh(spec.mesh.abstract_mesh):
             state, metrics = step(state, batch)
-        # The result is sharded as the argument was, so that the next update finds it where this one did.
+        # The new state has the sharding of the old state, so that it can be the input of the next update.
         whole = jax.tree.map(lambda _: replicated(spec.mesh), metrics)
         return jax.lax.with_sharding_constraint((state, metrics), (shardings(state, spec.mesh), whole))
 
@@ -103,7 +105,7 @@ def make_train_step(spec: TrainSpec) -> Callable[[TrainState, Arrays], tuple[Tra
 def _update(
     spec: TrainSpec, state: TrainState, loss: jax.Array, gradients: Params, statistics: Params
 ) -> tuple[TrainState, Metrics]:
-    """Updates every variable, skips updates that are not finite, and measures norms."""
+    """Returns the next state, with unchanged variables if the update is skipped, and the metrics."""
     grad_norm = optax.tree.norm(gradients)
     good, health = judge(state.health, loss, grad_norm, spec.spike_factor)
     updates, opt_state = spec.optimizer.update(gradients, state.opt_state, state.params)
@@ -131,10 +133,10 @@ def _update(
 
 
 def _average(decay: float, mean: jax.Array, new: jax.Array) -> jax.Array:
-    """Returns the running average of a variable; the new value if the variable is a counter."""
+    """Returns the moving average of a variable, or the new value of an integer variable, such as a counter."""
     if not jnp.issubdtype(mean.dtype, jnp.inexact):
         return new
-    # Written so that a variable that does not change stays as it is, to the bit.
+    # In this form, the average of a variable that never changes is bitwise equal to the variable.
     return mean + (1 - decay) * (new - mean)
 
 
@@ -143,12 +145,15 @@ def _norms(kind: str, tree: Params) -> Metrics:
 
 
 def _split_batch(parts: int, batch: jax.Array) -> jax.Array:
-    """Reshapes `[B, ...]` to `[parts, B / parts, ...]`; each part has examples of every device, so none are sent."""
+    """Returns `[parts, B / parts, ...]` of a batch `[B, ...]`.
+
+    Each part has examples from every device, so no example moves to another device.
+    """
     return batch.reshape(batch.shape[0] // parts, parts, *batch.shape[1:]).swapaxes(0, 1)
 
 
 def make_eval_step(graph: nnx.GraphDef, mesh: Mesh, evaluation: Evaluation) -> Callable[[Variables, Arrays], Any]:
-    """Returns the jitted measurement of a model on a global batch, see `Evaluation.measure`."""
+    """Returns the jitted function that measures a model on a global batch, see `Evaluation.measure`."""
 
     def placed(variables: Variables, batch: Arrays) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -1,4 +1,4 @@
-"""The config stored with a run: its choices are kept when the run resumes, and a config that differs is refused."""
+"""Reuses values of the config stored with a run, and finds the keys in which another config differs from it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,13 @@ RESUMABLE = (
 
 
 def with_stored(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> FrozenConfigDict:
-    """Returns the config with the values of a `stored` config (read from JSON) in keys that are left to be chosen."""
+    """Returns the config with the stored values of the keys that are left to be chosen.
+
+    `stored` is the config of a run, read from JSON.
+    """
     ours, theirs = flatten(config), flatten(ConfigDict(stored))
     keys = [key for key in auto_keys(config) if is_auto(config, key)]
-    if "model.name" in keys:  # with the options that differ from its variant
+    if "model.name" in keys:  # together with the options in which the stored model differs from its variant
         keys += [key for key in ours if key.startswith("model.") and ours[key] is None]
     if "schedule.learning_rate" in keys and ours["schedule.warmup_steps"] is ours["schedule.warmup_epochs"] is None:
         keys += ["schedule.warmup_steps", "schedule.warmup_epochs"]
@@ -57,15 +60,15 @@ def with_stored(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -
 
 
 def _is_step_of(given: str, step: str | None) -> bool:
-    """Returns whether `given` is `step`, that is `WORKDIR/checkpoints/STEP`, or its workdir."""
+    """Returns whether `given` is the path of `step`, `WORKDIR/checkpoints/STEP`, or one of the two folders above."""
     return step is not None and Path(os.path.abspath(given)) in (Path(step), *list(Path(step).parents)[:2])
 
 
 def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> list[str]:
-    """Returns one text for each key that differs from a `stored` config (read from JSON) and forbids resuming.
+    """Returns one line for each key that differs from the stored config and that must not differ to resume the run.
 
-    A key that the stored config lacks means its default: it was stored before the key existed. A key that is left to be
-    chosen does not differ from the stored choice.
+    `stored` is the config of a run, read from JSON. A key that it lacks has the default value, because it was stored
+    before the key existed. A key that is left to be chosen has the stored value.
     """
     ours = flatten(ConfigDict(json.loads(to_json(with_stored(config, stored)))))
     theirs = flatten(ConfigDict(json.loads(to_json(default_config(config.task))))) | flatten(ConfigDict(stored))

@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 class Watchdog:
-    """Ends the process and prints the stacks of all threads if no progress was reported for some seconds.
+    """Prints the stacks of all threads and ends the process if no progress is reported for `seconds`.
 
-    The time before the first report, such as that of the first compilation, is not limited.
+    The time before the first report is not limited, because the first compilation may take long.
     """
 
     def __init__(self, seconds: float):
@@ -30,7 +30,7 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def did(self, what: str) -> None:
-        """Reports progress."""
+        """Reports progress. The message about a hang names `what`, the last reported progress."""
         self._done, self._at = what, time.monotonic()
 
     def each(self, things: Iterable[T], what: str) -> Iterator[T]:

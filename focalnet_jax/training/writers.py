@@ -1,4 +1,4 @@
-"""Writers of a run's figures: metrics.jsonl, TensorBoard, Weights & Biases and MLflow."""
+"""Writers of a run's metrics: metrics.jsonl, TensorBoard, Weights & Biases and MLflow."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ IN_A_ROW = "train/skipped_in_a_row"
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl` in a workdir, and to other writers by name.
+    """Writes the metrics of a run to `metrics.jsonl` in its workdir, and to the writers in `names`.
 
-    A run that resumes from step n removes the lines of later steps from `metrics.jsonl` and from TensorBoard. Each
-    logged step then has one line in the file, and each evaluation a line of its own.
+    If the run resumes, the metrics of later steps are removed from `metrics.jsonl` and TensorBoard. The file therefore
+    has one line per logged step, and one line per evaluation.
 
     Args:
       workdir: workdir of the run.
       step: step that the run resumes from.
-      names: names of further writers, keys of `WRITERS`; see `check_writers`.
-      config: config of the run, for the writers that show it.
+      names: names of other writers, keys of `WRITERS`; see `check_writers`.
+      config: config of the run, for writers that display it.
+
+    Raises:
+      UserError: a file cannot be written, or a writer cannot be started.
     """
 
     def __init__(self, workdir: Path, step: int, names: Sequence[str] = (), config: Mapping[str, Any] | None = None):
@@ -45,11 +48,14 @@ class MetricsWriter:
             self._file = path.open("a")
             self._others = [WRITERS[name](workdir, step, dict(config or {})) for name in names]
         except OSError as error:
-            place = error.filename or workdir
-            raise UserError(f"cannot write {place}: {error.strerror}; repair it or choose another --workdir") from error
+            file = error.filename or workdir
+            raise UserError(f"cannot write {file}: {error.strerror}; repair it or choose another --workdir") from error
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Writes one line `{"step": step, **values}`, with floats in full precision."""
+        """Writes one line `{"step": step, **values}`, with floats in full precision.
+
+        A value that is None, NaN or infinite is null in the file, and other writers do not receive it.
+        """
         self._file.write(to_json({"step": step, **values}) + "\n")
         self._file.flush()
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
@@ -71,10 +77,10 @@ class MetricsWriter:
 
 
 class Writer(Protocol):
-    """A destination of figures, all of them finite."""
+    """Interface of a metrics logger, such as TensorBoard. It receives only finite scalars."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the figures of a step."""
+        """Writes the metrics of a step."""
 
     def close(self) -> None:
         """Flushes and closes."""
@@ -103,13 +109,16 @@ class _TensorBoard:
             self._events.close()
 
     def _check_writing(self) -> None:
-        # Its thread ends silently when the disk is full, and the next write would wait forever.
+        # tensorboardX's thread ends silently when the disk is full, and the next write would wait forever.
         if not all(thread.is_alive() for thread in self._threads):
             raise RunFailedError(f"TensorBoard's events can no longer be written to {self._folder}: is the disk full?")
 
 
 class _WandB:
-    """Weights & Biases, configured by its environment variables; a resumed run keeps its id there."""
+    """Logs metrics to Weights & Biases, which is configured by its environment variables.
+
+    A resumed run continues the same W&B run, whose id is stored in the workdir.
+    """
 
     def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
         del step
@@ -129,7 +138,10 @@ class _WandB:
 
 
 class _MLflow:
-    """MLflow, configured by its environment variables; a resumed run keeps its id there."""
+    """Logs metrics to MLflow, which is configured by its environment variables.
+
+    A resumed run continues the same MLflow run, whose id is stored in the workdir.
+    """
 
     def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
         del step
@@ -152,19 +164,22 @@ class _MLflow:
 
 
 def _read_id(path: Path) -> str | None:
-    """Returns the id that a run has in a service; None if it has none yet, or an empty file."""
+    """Returns the id of the run in a service, or None if the file is missing or empty."""
     return (path.read_text(errors="replace").strip() or None) if path.exists() else None
 
 
 @contextlib.contextmanager
 def _in_one_line(service: str, kind: type[Exception]) -> Iterator[None]:
-    """Raises `kind`, with one line, for any error of a service's library; these have no type in common."""
+    """Context manager that raises `kind` with a one-line message for any error of a service's library.
+
+    All exceptions are caught, because the exceptions of these libraries have no type in common.
+    """
     try:
         yield
     except Exception as error:
         raise kind(
-            f"writers: {service} fails: {reason(error)}; check its settings and {service}_id.txt in the workdir, or "
-            "leave it out of writers and start the same command"
+            f"writers: {service} failed ({reason(error)}); check its settings and {service}_id.txt in the workdir, or "
+            "remove it from writers, and start the same command"
         ) from error
 
 
@@ -178,11 +193,11 @@ def check_writers(names: Sequence[str]) -> None:
             raise UserError(f"writers: {name!r} is unknown; expected {', '.join(WRITERS)}.{suggest(name, WRITERS)}")
         found = importlib.util.find_spec(name) if name != "tensorboard" else tensorboardX.__spec__
         if found is None or found.origin is None:  # a folder of that name is not a package
-            raise UserError(f"writers: {name} is not installed: pip install {name}, or leave it out")
+            raise UserError(f"writers: {name} is not installed: pip install {name}, or remove it from writers")
 
 
 class NoWriter:
-    """Writer of all processes except the first; writes nothing."""
+    """Writes nothing. It is the writer of all processes except the first."""
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Does nothing."""
@@ -197,13 +212,13 @@ class NoWriter:
 def was_evaluated(workdir: Path, step: int, name: str) -> bool:
     """Returns whether `metrics.jsonl` has the result of the evaluation `name` at a step.
 
-    It has none if a signal cut the evaluation short.
+    The result is missing if a signal cut the evaluation short.
     """
     return any(key.startswith(f"{name}/") for row in _rows_up_to(workdir, step) if row["step"] == step for key in row)
 
 
 def best_written(workdir: Path, step: int, metric: str) -> float:
-    """Returns the highest `metric` in `metrics.jsonl` up to a step, or minus infinity."""
+    """Returns the highest value of `metric` in `metrics.jsonl` up to a step, or minus infinity if it is missing."""
     values = [row[metric] for row in _rows_up_to(workdir, step) if isinstance(row.get(metric), int | float)]
     return max((value for value in values if not math.isnan(value)), default=-math.inf)
 
@@ -229,7 +244,7 @@ def _lines_up_to(path: Path, step: int) -> list[str]:
 
 
 def to_json(values: dict[str, Any]) -> str:
-    """Returns one line of JSON; NaN and infinite values become null, as JSON cannot express them."""
+    """Returns one line of JSON. NaN and infinite values become null, because JSON has no such numbers."""
     finite = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }

@@ -1,9 +1,9 @@
 """Probe a frozen backbone: python -m focalnet_jax.transfer knn linear few_shot --config FILE.py --checkpoint PATH.
 
-Features are the mean over places of the last stage's normalized map, for images resized and cropped as in evaluation.
-Classifiers are fitted to the features of data.train_split and evaluated on data.eval_split: nearest neighbours (knn),
-logistic regression (linear), and least squares from few examples per class (few_shot). `features` writes the features
-to --out FILE.npz. The last line is one JSON object.
+Features are the last stage's normalized output, averaged over positions. Images are resized and cropped as in
+evaluation. Classifiers are fitted to the features of data.train_split and evaluated on data.eval_split: nearest
+neighbours (knn), logistic regression (linear), and ridge regression from few examples per class (few_shot). `features`
+writes the features to --out FILE.npz. The last line of stdout is one JSON object with the accuracies in percent.
 """
 
 import signal
@@ -13,7 +13,7 @@ KINDS = ("features", "knn", "linear", "few_shot")
 
 
 def main(arguments: list[str]) -> int:
-    """Parses the flags, extracts features, and evaluates the classifiers."""
+    """Parses the flags, extracts features, and prints the accuracies of the classifiers."""
     from focalnet_jax.errors import UserError
     from focalnet_jax.programs.config_files import load_config, named_keys
     from focalnet_jax.programs.flags import add_checkpoint_flag, add_weights_flags, make_parser, parse_arguments
@@ -71,7 +71,10 @@ def main(arguments: list[str]) -> int:
             np.savez(flags.out, **arrays)
         except OSError as error:
             raise UserError(f"cannot write --out {flags.out}: {error.strerror}") from error
-        print(f"{flags.out}: {len(train.labels)} and {len(test.labels)} examples, {train.values.shape[1]} features")
+        print(
+            f"{flags.out}: {len(train.labels)} training and {len(test.labels)} evaluation examples, "
+            f"{train.values.shape[1]} features per example"
+        )
     result = {"train_examples": len(train.labels), "examples": len(test.labels), "checkpoint": flags.checkpoint}
     if "knn" in flags.kinds:
         result |= nearest_neighbours(train, test, neighbours=neighbours)
@@ -93,7 +96,7 @@ def _numbers(flag: str, text: str) -> list[int]:
 
     parts = text.split(",")
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"--{flag} {text}: expected numbers above 0, separated by commas")
+        raise UserError(f"--{flag} {text}: expected whole numbers above 0, separated by commas")
     return sorted({int(part) for part in parts})
 
 

@@ -1,4 +1,4 @@
-"""Extracts features of a config's data with the weights of a checkpoint."""
+"""Extracts the features of the images of a config with the weights of a checkpoint."""
 
 from __future__ import annotations
 
@@ -39,15 +39,19 @@ def extract_features(
     *,
     named: Collection[str] = (),
 ) -> tuple[Features, Features]:
-    """Returns features of the training and of the evaluation split, each image once, by the model at `path`.
+    """Computes the features of every image of the training and the evaluation split with the model at `path`.
 
     Args:
       config: the config, whose `data` keys select the images.
-      path: the weights, as for `read_weights`; their classifier is not used.
-      name: as for `read_weights`.
-      options: as for `read_weights`.
-      which: as for `read_weights`.
-      named: keys of the config that take precedence over the preprocessing stated by the weights.
+      path: file or directory of the weights, in any format that `convert.weights.read_weights` supports. Their
+        classifier is not used.
+      name: name of the model variant; by default, it is recognised from the weights.
+      options: `use_postln` and `normalize_modulator`, which the weights alone do not determine.
+      which: selection among several weights, such as "ema" or a key of the file.
+      named: config keys that take precedence over the preprocessing stored with the weights.
+
+    Returns:
+      The features of the training split and of the evaluation split.
 
     Raises:
       UserError: the weights or the data cannot be read, an image has several labels, the training split lacks a class,
@@ -55,11 +59,11 @@ def extract_features(
     """
     if config.eval_classes is not None:
         raise UserError(
-            f"eval_classes={config.eval_classes}: transfer does not use the classifier whose outputs it selects; leave "
-            "it out"
+            f"eval_classes={config.eval_classes} selects outputs of the classifier, which transfer does not use: leave "
+            "eval_classes out"
         )
     if jax.process_count() > 1:
-        raise UserError("transfer runs in one process, on all devices of its machine: start only one")
+        raise UserError("transfer runs in one process, on all devices of its machine: start only one process")
     keep_compiled(config.compilation_cache)
     mesh = run_mesh(config.mesh.to_dict())
     config = resolve(config, mesh, evaluated=path, which=which, name=name, options=options)
@@ -88,9 +92,7 @@ def extract_features(
             kept = np.asarray(batch["mask"]) > 0
             label = np.asarray(batch["label"])
             if label.ndim > 1:
-                raise UserError(
-                    f"{data.evaluation.source.name(0)} has several labels; transfer needs one label per image"
-                )
+                raise UserError(f"transfer needs one label per image, but {data.evaluation.source.name(0)} has several")
             values.append(np.asarray(features(params, sharded["image"]))[kept])
             labels.append(label[kept])
             now, done = time.monotonic(), sum(map(len, labels))

@@ -1,4 +1,4 @@
-"""Classifiers fitted to features `[N, C]` with labels `[N]`, and their accuracies on other features in percent."""
+"""Fits classifiers to features `[N, C]` with labels `[N]`, and measures their accuracy on other features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ _AT_ONCE = 1024  # number of rows compared with all others at a time
 
 @dataclass(frozen=True)
 class Features:
-    """A backbone's features of a split: `values` `[N, C]` float32, `labels` `[N]` int."""
+    """A backbone's features of the images of a split.
+
+    Attributes:
+      values: features `[N, C]`, float32.
+      labels: labels `[N]`, int.
+    """
 
     values: np.ndarray
     labels: np.ndarray
@@ -23,15 +28,25 @@ class Features:
 def nearest_neighbours(
     train: Features, test: Features, *, neighbours: Sequence[int] = (10, 20), temperature: float = 0.07
 ) -> dict[str, float]:
-    """Returns accuracies `knn/K`: the K nearest by cosine vote with weight exp(cosine / temperature).
+    """Measures the accuracy of K-nearest-neighbour classification (arXiv 2104.14294, appendix F).
 
-    Source: arXiv 2104.14294, appendix F.
+    The K training examples with the highest cosine similarity to a test example vote for their labels, each with the
+    weight exp(cosine similarity / temperature).
+
+    Args:
+      train: features to search for neighbours.
+      test: features to classify.
+      neighbours: values of K.
+      temperature: divisor of the cosine similarity.
+
+    Returns:
+      The accuracy in percent as `knn/K`, for each K in `neighbours`.
 
     Raises:
       UserError: there are fewer training examples than neighbours.
     """
     if max(neighbours) > len(train.labels):
-        raise UserError(f"{max(neighbours)} neighbours, but only {len(train.labels)} training examples; give fewer")
+        raise UserError(f"{max(neighbours)} neighbours, but only {len(train.labels)} training examples: give fewer")
     known, queries = (_directions(split.values) for split in (train, test))
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     right = dict.fromkeys(neighbours, 0)
@@ -52,12 +67,22 @@ def nearest_neighbours(
 def linear_probe(
     train: Features, test: Features, *, strengths: Sequence[float] = (1e-3, 1e-2, 1e-1, 1, 10, 100), seed: int = 0
 ) -> dict[str, float]:
-    """Returns the accuracy `linear` of multinomial logistic regression by L-BFGS (arXiv 2103.00020, A.3).
+    """Measures the accuracy of multinomial logistic regression, fitted by L-BFGS (arXiv 2103.00020, A.3).
 
-    The inverse penalty `linear/C` is the one of `strengths` with the best accuracy on a fifth of the training examples.
+    The inverse penalty C is chosen by the accuracy on a held-out fifth of the training examples. The classifier is then
+    fitted to all training examples.
+
+    Args:
+      train: features to fit the classifier to.
+      test: features to classify.
+      strengths: values of C to choose from.
+      seed: seed of the choice of the held-out examples.
+
+    Returns:
+      The accuracy in percent as `linear`, and the chosen C as `linear/C`.
 
     Raises:
-      UserError: the training examples are of one class, or too few to hold out a fifth.
+      UserError: all training examples have the same class, or there are too few to hold out a fifth.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
@@ -69,7 +94,7 @@ def linear_probe(
 
     classes, counts = np.unique(train.labels, return_counts=True)
     if len(classes) < 2:
-        raise UserError("linear: all training examples are of one class; expected two or more")
+        raise UserError("linear: all training examples have the same class; expected two or more classes")
     # Stratification needs two examples per class, and a held-out fifth with at least one of each.
     stratified = counts.min() > 1 and 0.2 * len(train.labels) >= len(classes)
     rows, held, labels, held_labels = train_test_split(
@@ -92,14 +117,25 @@ def few_shot(
     penalties: Sequence[float] = (2.0**-10, 2.0**-5, 2.0**0, 2.0**5, 2.0**10),
     seed: int = 0,
 ) -> dict[str, float]:
-    """Returns accuracies `few_shot/N`: least squares from N examples per class to one-hot labels.
+    """Measures the accuracy of ridge regression from N examples per class, like big_vision's fewshot_lsr.
 
-    As in big_vision's fewshot_lsr, features are standardized by the chosen examples and a constant is added. The
-    penalty is the one with the best accuracy on `test`, averaged over `shots`, so the result is an upper bound; it is
-    comparable with others computed this way.
+    The targets are 1 for the class of an example and -1 for all others. Features are standardized with the mean and
+    standard deviation of the chosen examples, and a constant is appended. The penalty is chosen by the accuracy on
+    `test`, averaged over `shots`. The result is therefore slightly too high, and comparable only with results of the
+    same method.
+
+    Args:
+      train: features to choose the examples from.
+      test: features to classify.
+      shots: values of N.
+      penalties: penalties to choose from.
+      seed: seed of the choice of examples.
+
+    Returns:
+      The accuracy in percent as `few_shot/N`, for each N in `shots`, and the chosen penalty as `few_shot/penalty`.
 
     Raises:
-      UserError: a class has fewer examples than `max(shots)`.
+      UserError: a class has fewer than `max(shots)` training examples.
     """
     counts = np.bincount(train.labels)
     if (short := np.flatnonzero((counts > 0) & (counts < max(shots)))).size:
@@ -117,12 +153,12 @@ def _few_shot(
 ) -> list[float]:
     """Returns the accuracy in percent for each penalty."""
     labels = train.labels[order]
-    places = np.concatenate([order[labels == label][:count] for label in np.unique(labels)])
-    known, queries = _standardized(train.values[places], test.values)
+    chosen = np.concatenate([order[labels == label][:count] for label in np.unique(labels)])
+    known, queries = _standardized(train.values[chosen], test.values)
     known, queries = (np.pad(rows, ((0, 0), (0, 1)), constant_values=1.0) for rows in (known, queries))
     classes = np.unique(train.labels)
-    wanted = np.where(train.labels[places][:, None] == classes, 1.0, -1.0)
-    # Uses the eigenvectors of the smaller product; X^T (X X^T + p)^-1 Y equals (X^T X + p)^-1 X^T Y.
+    wanted = np.where(train.labels[chosen][:, None] == classes, 1.0, -1.0)
+    # Decomposes the smaller of X X^T and X^T X, because X^T (X X^T + p)^-1 Y equals (X^T X + p)^-1 X^T Y.
     wide = known.shape[0] < known.shape[1]
     values, vectors = np.linalg.eigh(known @ known.T if wide else known.T @ known)
     right_side = vectors.T @ (wanted if wide else known.T @ wanted)

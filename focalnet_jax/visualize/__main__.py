@@ -1,9 +1,10 @@
 """Draw the maps of a model: python -m focalnet_jax.visualize --checkpoint PATH --images FILE|FOLDER... --out DIR.
 
-For each image it writes NAME.png, a figure of the modulator and the gates of each stage's last block and of the class
-activation of the most probable class, and NAME.npz, the maps of all blocks as arrays. For a video, an animated GIF or
---frames FOLDER it writes NAME.gif, the maps of the last stage, and NAME.npz. For the model it writes kernels.png, its
-depthwise kernels, and receptive_field.png, the effective receptive field of each stage, both with an .npz.
+For each image, this writes NAME.png and NAME.npz. The figure shows the modulator and the gates of each stage's last
+block, and the class activation of the most probable class. The .npz contains the maps of all blocks as arrays. For each
+video, animated GIF or --frames FOLDER, it writes NAME.gif, with the maps of the last stage, and NAME.npz. For the
+model, it writes kernels.png, with the depthwise kernels, and receptive_field.png, with the effective receptive field of
+each stage, and an .npz for each.
 """
 
 import os
@@ -29,9 +30,9 @@ def main(arguments: list[str]) -> int:
 
     parser = make_parser("visualize", __doc__)
     add_checkpoint_flag(parser)
-    parser.add_argument("--images", nargs="+", default=[], metavar="PATH", help="images, videos, or folders of them")
+    parser.add_argument("--images", nargs="+", default=[], metavar="PATH", help="images, videos, or folders with them")
     parser.add_argument(
-        "--frames", nargs="+", default=[], metavar="FOLDER", help="folders, each with the frames of a video"
+        "--frames", nargs="+", default=[], metavar="FOLDER", help="folders, each with the frames of one video"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the figures")
     add_weights_flags(parser)
@@ -39,14 +40,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--size",
         metavar="S|HxW",
-        help="size in pixels that the resized image covers (default: stored with the weights, or 224)",
+        help="size in pixels that resized images cover (default: the size stored with the weights, or 224)",
     )
     parser.add_argument("--stage", type=int, metavar="N", help="draw only this stage, counted from 1")
     parser.add_argument(
         "--block", type=int, metavar="N", help="block of each stage, counted from 1 (default: the last)"
     )
     parser.add_argument(
-        "--topk", type=int, default=1, metavar="K", help="number of classes to draw (default: %(default)s)"
+        "--topk", type=int, default=1, metavar="K", help="number of class activations to draw (default: %(default)s)"
     )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every Nth frame (default: %(default)s)")
     parser.add_argument(
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="overwrite existing files")
     flags = parser.parse_args(arguments)
     if not flags.images and not flags.frames:
-        raise UserError("neither --images nor --frames is given: give an image, a video or a folder")
+        raise UserError("--images and --frames are missing; expected an image, a video or a folder")
     for flag in ("stage", "block", "every", "most"):
         check_number(f"--{flag}", getattr(flags, flag), 1)
     size = parse_size("--size", flags.size, LARGEST_SIDE)
@@ -74,7 +75,9 @@ def main(arguments: list[str]) -> int:
     found = find_pictures(flags.images, VIDEOS)
     for folder in flags.images:
         if os.path.isdir(folder) and flags.out.resolve().is_relative_to(Path(folder).resolve()):
-            raise UserError(f"--out {flags.out} is in {folder}, so the next run would draw the figures: choose another")
+            raise UserError(
+                f"--out {flags.out} is in {folder}, so the next run would draw these figures too: choose another folder"
+            )
     for folder in flags.frames:
         if not Path(folder).is_dir():
             raise UserError(f"--frames {folder}: expected a folder of images")

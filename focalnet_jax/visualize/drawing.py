@@ -1,4 +1,4 @@
-"""Draws figures of images, videos and the model into a folder, for `python -m focalnet_jax.visualize`."""
+"""Writes the figures of images, videos and a model to a folder, for `python -m focalnet_jax.visualize`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,16 @@ _AVERAGED = 8  # number of images over which a receptive field is averaged
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """Selection of what to draw; stages and blocks are counted from 0, a negative block from the end."""
+    """Selects what is drawn.
+
+    Attributes:
+      stages: indices of the stages, from 0.
+      block: index of the block in each stage, from 0. Negative indices count from the last block; indices beyond the
+        last block mean the last block.
+      topk: number of class activations per image.
+      every: every `every`-th frame of a video is drawn.
+      most: largest number of frames per video.
+    """
 
     stages: tuple[int, ...]
     block: int = -1
@@ -63,7 +72,7 @@ def draw(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Writes the figures of images, videos and the model into a folder.
+    """Writes the figures of images, videos and the model to a folder.
 
     Args:
       predictor: the model.
@@ -74,8 +83,8 @@ def draw(
       overwrite: whether existing files are overwritten.
 
     Raises:
-      UserError: a file already exists or cannot be written, or, after all others are drawn, some sources cannot be
-        read.
+      UserError: an output file already exists or cannot be written, or an input cannot be read. Unreadable inputs are
+        reported after all other inputs are drawn.
     """
     named, model = target_names([*image_files, *videos]), predictor.backbone
     stems = {name: ".gif" if path in videos else ".png" for path, name in named.items()}
@@ -114,7 +123,7 @@ def draw(
 
 
 def draw_image(predictor: Predictor, image: np.ndarray, target: Path, options: DrawOptions) -> None:
-    """Writes `target`.png and `target`.npz for an image `[H, W, 3]` uint8."""
+    """Writes the maps of an image `[H, W, 3]` uint8 to `target`.png, and their arrays to `target`.npz."""
     images = predictor.normalize(jnp.asarray(image[None]))
     stages = modulation_maps(predictor.backbone, images)
     blocks = [block_maps(stages, stage, options.block) for stage in options.stages]
@@ -131,12 +140,14 @@ def draw_image(predictor: Predictor, image: np.ndarray, target: Path, options: D
 def draw_video(
     predictor: Predictor, frames: Sequence[np.ndarray], seconds: float, target: Path, options: DrawOptions
 ) -> None:
-    """Writes `target`.gif, frames next to the modulator and gates of the last selected stage, and `target`.npz.
+    """Writes a video's frames, next to their maps, to `target`.gif, and the arrays to `target`.npz.
+
+    The maps are the modulator and the gates of a block of the last stage in `options`.
 
     Args:
       predictor: the model.
-      frames: `[H, W, 3]` uint8 each, resized by `fit`.
-      seconds: duration of a frame.
+      frames: frames `[H, W, 3]` uint8, resized by `fit`.
+      seconds: duration of a frame in seconds.
       target: output path without suffix.
       options: stages and block to draw.
     """
@@ -145,8 +156,8 @@ def draw_video(
         block_maps(modulation_maps(predictor.backbone, images), stage, options.block)
         for images in (predictor.normalize(jnp.asarray(frame[None])) for frame in frames)
     ]
-    place, _ = _block(stage, options.block, predictor.backbone.config.depths[stage])
-    key = f"stage{stage + 1}/block{place + 1}"
+    index, _ = _block(stage, options.block, predictor.backbone.config.depths[stage])
+    key = f"stage{stage + 1}/block{index + 1}"
     arrays = {
         "frames": np.stack(frames),
         f"{key}/modulator": np.stack([each.modulator for each in maps]),  # [N, h, w]
@@ -157,7 +168,10 @@ def draw_video(
 
 
 def _model_figures(model: Backbone, inputs: Sequence[Any]) -> list[str]:
-    """Returns the names of the model's figures: kernels if it has any, receptive fields if there are images."""
+    """Returns the names of the model's figures.
+
+    Kernels are drawn if the model has depthwise convolutions, and receptive fields if there are images.
+    """
     return [*([KERNELS] if model.config.use_depthwise_conv else []), *([FIELD] if inputs else [])]
 
 
@@ -181,20 +195,24 @@ def _draw_model(predictor: Predictor, inputs: Sequence[np.ndarray], out: Path, o
 
 
 def _shown_kernels(levels: Sequence[np.ndarray], stage: int, block: int) -> tuple[str, list[np.ndarray]]:
-    """Returns a name and a stage's kernels by level, of all blocks or, if `block` is not negative, of that one."""
+    """Returns the title and the kernels of a stage, `[D, k, k]` for each level.
+
+    If `block` is negative, these are the kernels of all D blocks, otherwise only the kernels of this block.
+    """
     if block < 0:
         return f"stage {stage + 1}", list(levels)
-    place, name = _block(stage, block, len(levels[0]))
-    return name, [each[place : place + 1] for each in levels]
+    index, name = _block(stage, block, len(levels[0]))
+    return name, [each[index : index + 1] for each in levels]
 
 
 def fit(image: np.ndarray, how: Preprocessing, multiple: int, path: Path) -> np.ndarray:
-    """Returns an image `[H, W, 3]` resized without cropping, with sides that are multiples of `multiple`.
+    """Resizes an image `[H, W, 3]` uint8 to sides that are multiples of `multiple`, without cropping.
 
-    It keeps its aspect ratio and approximately covers the size of `how`, or is stretched to it if `how` stretches.
+    The image approximately covers `how.size` and keeps its aspect ratio, or is stretched to `how.size` if the resize
+    mode is "stretch".
 
     Raises:
-      UserError: the resized image would be too large; names `path`.
+      UserError: the resized image would be too large. The message names `path`.
     """
     height, width, _ = image.shape
     tall, wide = how.size
@@ -203,27 +221,30 @@ def fit(image: np.ndarray, how: Preprocessing, multiple: int, path: Path) -> np.
         tall, wide = height * scale, width * scale
     sides = [max(multiple, round(side / multiple) * multiple) for side in (wide, tall)]
     if math.prod(sides) > LARGEST_SIDE**2:
-        becomes = f"{width}x{height} pixels, {sides[0]}x{sides[1]} to cover {how.size[1]}x{how.size[0]}"
-        raise UserError(f"{path} has {becomes}; the largest size is {LARGEST_SIDE**2:,} pixels: give a smaller --size")
+        becomes = f"resized from {width}x{height} to {sides[0]}x{sides[1]} to cover {how.size[1]}x{how.size[0]}"
+        raise UserError(f"{path} is {becomes}; at most {LARGEST_SIDE**2:,} pixels are drawn: give a smaller --size")
     return np.asarray(Image.fromarray(image).resize(sides, FILTERS[how.interpolation]))
 
 
 def multiple_of(model: Backbone) -> int:
-    """Returns the total stride; if it divides an image's sides, no stage drops a part of the image."""
+    """Returns the total stride of a model. If it divides both sides of an image, no stage drops pixels."""
     return model.config.patch_size * 2 ** (len(model.stages) - 1)
 
 
 def block_maps(stages: Sequence[StageMaps], stage: int, block: int) -> BlockMaps:
-    """Returns the maps of one block for the first image; both count from 0, `block` is clipped to the last."""
+    """Returns the maps of one block for the first image.
+
+    `stage` and `block` are indices from 0, and `block` may be negative or too large, see `DrawOptions`.
+    """
     of_stage = stages[stage]
-    place, name = _block(stage, block, len(of_stage.modulator))
-    return BlockMaps(name, of_stage.modulator[place, 0], of_stage.gates[place, 0], of_stage.names)
+    index, name = _block(stage, block, len(of_stage.modulator))
+    return BlockMaps(name, of_stage.modulator[index, 0], of_stage.gates[index, 0], of_stage.names)
 
 
 def _block(stage: int, block: int, depth: int) -> tuple[int, str]:
-    """Returns the index of a block in a stage of `depth` blocks, clipped to the last, and its name in figures."""
-    place = min(block, depth - 1) % depth
-    return place, f"stage {stage + 1}, block {place + 1} of {depth}"
+    """Returns the index, from 0 to `depth` - 1, of a block selected as in `DrawOptions`, and its name in figures."""
+    index = min(block, depth - 1) % depth
+    return index, f"stage {stage + 1}, block {index + 1} of {depth}"
 
 
 def _receptive_fields(

@@ -1,4 +1,4 @@
-"""Figures of an image and its maps, each with a name and a colour bar."""
+"""Draws figures of an image and its maps, of kernels and of receptive fields, with titles and colour bars."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ _OVER = 0.55  # opacity of a class activation over the image
 
 @dataclass(frozen=True)
 class BlockMaps:
-    """Maps of one block and one image: `modulator` `[h, w]` and `gates` `[h, w, L + 1]`, see `StageMaps`."""
+    """Maps of one block for one image, see `StageMaps`.
+
+    Attributes:
+      name: name of the block in figures.
+      modulator: `[h, w]`.
+      gates: `[h, w, L + 1]`.
+      given_names: names of the modulator and of each gate; empty for the names in a released variant.
+    """
 
     name: str
     modulator: np.ndarray
@@ -31,18 +38,18 @@ class BlockMaps:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the modulator and of each gate, as given or as for a released variant."""
+        """Names of the modulator and of each gate."""
         levels = range(1, self.gates.shape[-1])
         return self.given_names or ("modulator", *(f"gate, level {level}" for level in levels), "gate, global")
 
 
 def picture_figure(image: np.ndarray, blocks: Sequence[BlockMaps], activations: Sequence[Activation] = ()) -> Figure:
-    """Returns a figure with one row per block: its modulator and gates; the first column has the image and classes.
+    """Returns a figure with an image and its class activations in the first column, and a row of maps per block.
 
     Args:
       image: the model's input image, `[H, W, 3]` uint8.
-      blocks: maps of at least one block.
-      activations: class activations, each drawn over the image in a row of the first column.
+      blocks: maps of at least one block, whose modulator and gates are drawn from the second column on.
+      activations: class activations, which are drawn over the image.
     """
     columns = 1 + 1 + max(block.gates.shape[-1] for block in blocks)
     rows = max(len(blocks), 1 + len(activations))
@@ -90,33 +97,49 @@ def receptive_figure(fields: Sequence[np.ndarray], names: Sequence[str] = ()) ->
 
 
 def as_png(figure: Figure, dots: int = 110) -> bytes:
-    """Returns a figure as a PNG file, with `dots` dots per inch."""
+    """Encodes a figure as PNG with `dots` dots per inch, and returns the bytes."""
     written = io.BytesIO()
     figure.savefig(written, format="png", dpi=dots)
     return written.getvalue()
 
 
-def coloured(places: np.ndarray, size: tuple[int, int], colours: str, limits: tuple[float, float]) -> np.ndarray:
-    """Returns a map `[h, w]` as an image `[H, W, 3]` uint8 of size `(H, W)`, with colours scaled to the limits."""
+def coloured(values: np.ndarray, size: tuple[int, int], colours: str, limits: tuple[float, float]) -> np.ndarray:
+    """Converts a map to an image.
+
+    Args:
+      values: the map, `[h, w]`.
+      size: height and width of the image.
+      colours: name of a colour map of matplotlib.
+      limits: values with the first and the last colour.
+
+    Returns:
+      `[*size, 3]` uint8.
+    """
     low, high = limits
-    scaled = np.clip((enlarged(places, size) - low) / max(high - low, 1e-12), 0, 1)
+    scaled = np.clip((enlarged(values, size) - low) / max(high - low, 1e-12), 0, 1)
     return np.uint8(255 * matplotlib.colormaps[colours](scaled)[..., :3])
 
 
-def laid_over(image: np.ndarray, places: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Returns a class activation `[h, w]`, coloured as by `coloured`, over the grey version of an image `[H, W, 3]`."""
+def laid_over(image: np.ndarray, values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Draws a class activation `[h, w]` over the grey version of an image `[H, W, 3]`.
+
+    Its colours are scaled to `limits`, see `coloured`.
+    """
     grey = image.mean(axis=-1, dtype=np.float32, keepdims=True)
-    return np.uint8(_OVER * coloured(places, image.shape[:2], ACTIVATION, limits) + (1 - _OVER) * grey)
+    return np.uint8(_OVER * coloured(values, image.shape[:2], ACTIVATION, limits) + (1 - _OVER) * grey)
 
 
-def enlarged(places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns a map `[h, w]` resized to `(H, W)`, linear between the centres of places, as in the authors' notebook."""
-    rows, columns = (_between(small, large) for small, large in zip(places.shape, size, strict=True))
-    return rows @ places @ columns.T
+def enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a map `[h, w]` to `size` `(H, W)` by bilinear interpolation, like the authors' notebook.
+
+    Positions of the map are at the centres of their pixels.
+    """
+    rows, columns = (_between(small, large) for small, large in zip(values.shape, size, strict=True))
+    return rows @ values @ columns.T
 
 
 def _between(small: int, large: int) -> np.ndarray:
-    """Returns interpolation weights `[large, small]` of the two nearest places, constant beyond the last one."""
+    """Returns weights `[large, small]` of linear interpolation, which is constant beyond the first and last centre."""
     at = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
     below = np.minimum(at.astype(int), max(small - 2, 0))
     shares = np.zeros((large, small), np.float32)
@@ -140,7 +163,10 @@ def _grid(rows: int, columns: int, aspect: float) -> tuple[Figure, np.ndarray]:
 
 
 def _entitle(axis: Axes, title: str) -> None:
-    """Sets a title as plain text, since class names may hold dollar signs; omits the middle of a long one."""
+    """Sets a title, and omits the middle of a long title.
+
+    It is plain text, because class names may contain dollar signs, which would start a formula.
+    """
     half = _LETTERS // 2 - 1
     title = title if len(title) <= _LETTERS else f"{title[:half]} … {title[-half:]}"
     axis.set_title(title, fontsize=9, parse_math=False)
@@ -154,14 +180,14 @@ def _show(axis: Axes, image: np.ndarray, title: str) -> None:
 def _overlay(axis: Axes, image: np.ndarray, activation: Activation) -> None:
     _show(axis, image.mean(axis=-1, dtype=np.float32), f"{activation.name} {activation.probability:.1%}")
     axis.images[0].set_cmap("gray")
-    places = enlarged(activation.places, image.shape[:2])
-    shown = axis.imshow(places, cmap=ACTIVATION, alpha=_OVER)
+    values = enlarged(activation.places, image.shape[:2])
+    shown = axis.imshow(values, cmap=ACTIVATION, alpha=_OVER)
     axis.figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.02).ax.tick_params(labelsize=6)
 
 
 def _map(
     axis: Axes,
-    places: np.ndarray,
+    values: np.ndarray,
     image: np.ndarray,
     title: str,
     colours: str,
@@ -170,9 +196,9 @@ def _map(
     smooth: bool = True,
 ) -> None:
     if smooth:
-        places = enlarged(places, image.shape[:2])
-    most = max(float(np.abs(places).max()), 1e-12)
+        values = enlarged(values, image.shape[:2])
+    most = max(float(np.abs(values).max()), 1e-12)
     limits = {"vmin": -most, "vmax": most} if centred else {}
-    shown = axis.imshow(places, cmap=colours, interpolation="nearest", **limits)
+    shown = axis.imshow(values, cmap=colours, interpolation="nearest", **limits)
     _entitle(axis, title)
     axis.figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.02).ax.tick_params(labelsize=6)

@@ -18,11 +18,11 @@ from focalnet_jax.inference import find_pictures, read_picture
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 _LARGEST = 2**16 - 1  # largest side of a GIF in pixels
-_SECONDS = 0.1  # duration of a frame if the file does not state it
+_SECONDS = 0.1  # duration of a frame if the file does not specify it
 
 
 def is_video(path: Path) -> bool:
-    """Returns whether a file is a video by its suffix, or a readable GIF with several frames."""
+    """Returns whether a file has the suffix of a video, or is a readable GIF with several frames."""
     if path.suffix.lower() != ".gif":
         return path.suffix.lower() in VIDEOS
     try:
@@ -33,11 +33,11 @@ def is_video(path: Path) -> bool:
 
 
 def read_frames(path: Path, every: int, most: int) -> tuple[list[np.ndarray], float]:
-    """Returns frames `[H, W, 3]` uint8 and the duration of each in seconds.
+    """Returns frames `[H, W, 3]` uint8, and the duration of a frame in seconds.
 
     Args:
       path: a video, an animated GIF or a folder of images.
-      every: take every `every`-th frame.
+      every: every `every`-th frame is returned.
       most: largest number of frames returned.
 
     Raises:
@@ -51,13 +51,13 @@ def read_frames(path: Path, every: int, most: int) -> tuple[list[np.ndarray], fl
         raise
     except Exception as error:  # decoders raise any type for damaged bytes
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path} cannot be read as frames: {reason}") from error
+        raise UserError(f"cannot read frames from {path}: {reason}") from error
     if not chosen:
-        raise UserError(f"{path} holds no frames")
+        raise UserError(f"{path} contains no frames")
     sizes = {frame.shape for frame in chosen}
     if len(sizes) > 1:
         shapes = ", ".join(f"{width}x{height}" for height, width, _ in sorted(sizes))
-        raise UserError(f"{path} holds frames of different sizes ({shapes}); expected one size: crop or resize them")
+        raise UserError(f"{path} has frames of different sizes ({shapes}); expected one size: crop or resize them")
     return chosen, seconds * every
 
 
@@ -68,11 +68,11 @@ def _folder_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
 def by_number(path: Path) -> tuple[list[str | int], str]:
     """Returns a sort key for names of frames that orders numbers by value, so that 2 comes before 10."""
     parts = re.split(r"(\d+)", str(path))
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], str(path)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], str(path)
 
 
 def _gif_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
-    image = Image.open(path, formats=("GIF",))  # restricted, because Pillow starts programs for some formats
+    image = Image.open(path, formats=("GIF",))  # only GIF, because Pillow starts other programs for some formats
     if image.width * image.height > MAX_PIXELS:
         raise UserError(f"{path} has frames of {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
     seconds = image.info.get("duration", 0) / 1000 or _SECONDS
@@ -85,17 +85,21 @@ def _video_frames(path: Path) -> tuple[Iterator[np.ndarray], float]:
         import imageio_ffmpeg  # noqa: F401 - reads videos for imageio
     except ImportError as error:
         raise UserError(f"{path}: videos need imageio and ffmpeg: pip install 'focalnet_jax[viz]'") from error
-    # Otherwise ffmpeg is started by a fork that runs Python, for which JAX warns because of its threads.
+    # Otherwise, imageio runs Python code in a fork before it starts ffmpeg, and JAX warns because of its threads.
     os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     rate = imageio.immeta(path, plugin="FFMPEG").get("fps") or 1 / _SECONDS
     return imageio.imiter(path, plugin="FFMPEG"), 1 / rate
 
 
 def as_gif(sheets: Sequence[Image.Image], seconds: float) -> bytes:
-    """Returns an endless animated GIF with a palette per frame; raises `UserError` if the frames are too large."""
+    """Encodes frames, each shown for `seconds`, as an animated GIF that repeats forever.
+
+    Raises:
+      UserError: the frames are too large.
+    """
     if max(sheets[0].size) > _LARGEST:
         size = "x".join(map(str, sheets[0].size))
-        raise UserError(f"its maps are {size} pixels, but a GIF has at most {_LARGEST} per side: give a smaller --size")
+        raise UserError(f"its maps have {size} pixels; a GIF has at most {_LARGEST} per side: give a smaller --size")
     written, milliseconds = io.BytesIO(), max(20, round(1000 * seconds))
     sheets[0].save(written, "GIF", save_all=True, append_images=sheets[1:], duration=milliseconds, loop=0)
     return written.getvalue()

@@ -1,7 +1,7 @@
-"""Maps of a backbone as arrays: modulators, gates, focal kernels, receptive field.
+"""Computes maps of a backbone as arrays: modulators, gates, focal kernels, receptive field.
 
-Modulator and gates are those of the authors' notebook: the norm over channels of a block's modulator, and its gates,
-which no activation bounds (https://github.com/microsoft/FocalNet, visualization).
+The maps of a block are defined as in the authors' notebook (https://github.com/microsoft/FocalNet, visualization): the
+norm of the modulator over channels, and the gates, which are unbounded because they have no activation function.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from focalnet_jax.model.jitted import jitted
 
 @dataclass(frozen=True)
 class StageMaps:
-    """Maps of the D blocks of a stage for B images; L is the number of focal levels.
+    """Maps of the D blocks of a stage, with L focal levels, for B images.
 
     Attributes:
       modulator: `[D, B, h, w]`, the norm over channels of the modulator (paper section 3.2).
-      gates: `[D, B, h, w, L + 1]`, of each focal level and, last, of the global one (paper equation 6);
-        `[D, B, h, w, L]` for a model without a global level, `[D, B, h, w, 0]` without gates.
-      names: names of the modulator and of each gate; empty for those of a released variant.
+      gates: `[D, B, h, w, L + 1]`, the gates of each focal level and, last, of the global level (paper equation 6);
+        `[D, B, h, w, L]` for a model without a global level, `[D, B, h, w, 0]` for a model without gates.
+      names: names of the modulator and of each gate; empty for the names in a released variant.
     """
 
     modulator: np.ndarray
@@ -38,14 +38,14 @@ class StageMaps:
 
 
 def map_names(config: FocalNetConfig, stage: int) -> tuple[str, ...]:
-    """Returns the names of the modulator and of each gate of a stage, counted from 0."""
+    """Returns the names of the modulator and of each gate of the stage with index `stage`, from 0."""
     gates = [f"gate, level {level}" for level in range(1, config.levels[stage] + 1)]
     gates += ["gate, global"] if config.use_global_level else []
     return ("modulator" if config.use_modulation else "added context", *(gates if config.use_gates else ()))
 
 
 def modulation_maps(model: Backbone, images: jax.Array) -> list[StageMaps]:
-    """Returns modulators and gates of every block, by stage.
+    """Returns the modulators and gates of every block, one `StageMaps` per stage.
 
     Args:
       model: any FocalNet; it is applied without stochastic depth and dropout.
@@ -58,12 +58,12 @@ def modulation_maps(model: Backbone, images: jax.Array) -> list[StageMaps]:
 
 
 def look_at_modulation(model: Backbone, images: jax.Array) -> list[dict[str, jax.Array]]:
-    """Returns the arrays of `modulation_maps` as one dictionary per stage; for use inside jitted functions."""
+    """Returns the same maps as `modulation_maps`, one dictionary per stage, for use inside jitted functions."""
 
     def look(block: FocalBlock, x: jax.Array) -> dict[str, jax.Array]:
         _, gates, modulator = block.modulation.parts(block.modulated(x))
-        own = block.modulation.gates  # `parts` adds gates that an ablated model does not have
-        gates = gates[..., : own.out_features if own is not None else 0]
+        layer = block.modulation.gates  # `parts` adds gates that an ablated model does not have
+        gates = gates[..., : layer.out_features if layer is not None else 0]
         norm = jnp.linalg.norm(modulator.astype(jnp.float32), axis=-1)
         return {"modulator": norm, "gates": gates.astype(jnp.float32)}
 
@@ -74,9 +74,9 @@ _modulation_maps = jitted(look_at_modulation)
 
 
 def focal_kernels(model: Backbone) -> list[list[np.ndarray]]:
-    """Returns the means over channels of the depthwise kernels, `[D, k, k]` for each stage and focal level.
+    """Returns the depthwise kernels, averaged over channels, `[D, k, k]` for each stage and focal level.
 
-    A model that pools instead (`use_depthwise_conv=False`) has none.
+    A model that pools instead (`use_depthwise_conv=False`) has no such kernels.
     """
     return [
         [np.asarray(focal.kernel[...]).mean(axis=(-2, -1)) for focal in stage.blocks.modulation.focal_kernels]
@@ -87,13 +87,13 @@ def focal_kernels(model: Backbone) -> list[list[np.ndarray]]:
 def receptive_field(model: Backbone, images: jax.Array, stage: int = -1) -> np.ndarray:
     """Returns the effective receptive field of the centre of a stage's output (arXiv 1701.04128).
 
-    It is the absolute gradient of the centre, summed over channels, with respect to each pixel, summed over colours and
-    averaged over the images.
+    This is the gradient of the central output, summed over channels, with respect to each pixel. Absolute values are
+    summed over the colours and averaged over the images.
 
     Args:
       model: any FocalNet.
       images: `[B, H, W, 3]`, normalized.
-      stage: index of the stage, from 0; the last by default.
+      stage: index of the stage, from 0; the last stage by default.
 
     Returns:
       `[H, W]`.

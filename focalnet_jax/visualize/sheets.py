@@ -1,4 +1,4 @@
-"""Images with their maps side by side, as pixels: for frames of animations and for TensorBoard."""
+"""Draws images and their maps side by side, for the frames of animations and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEAST = 112  # smallest side of an image in pixels, so that names fit above it
 def map_sheets(images: Sequence[np.ndarray], maps: Sequence[BlockMaps]) -> list[Image.Image]:
     """Returns, for each image `[H, W, 3]` uint8, a sheet with the image, the modulator and the gates of one block.
 
-    All sheets have the same colour scales. The block's name is above the image, a colour scale below each map.
+    All sheets have the same colour scales. The block's name is above the image; each map has its colour scale below it.
     """
     norms = [each.modulator for each in maps]
     most = max(float(np.abs(each.gates).max(initial=0)) for each in maps)
@@ -27,7 +27,7 @@ def map_sheets(images: Sequence[np.ndarray], maps: Sequence[BlockMaps]) -> list[
         size = image.shape[:2]
         shown = [(each.modulator, MODULATOR, limits)]
         shown += [(gate, GATES, (-most, most)) for gate in np.moveaxis(each.gates, -1, 0)]
-        pixels = [coloured(places, size, colours, ends) for places, colours, ends in shown]
+        pixels = [coloured(values, size, colours, ends) for values, colours, ends in shown]
         scales = [scale(size[1], colours, ends) for _, colours, ends in shown]
         names = [each.name or "image", *each.names]
         sheets.append(side_by_side([image, *pixels], names, [None, *scales]))
@@ -43,20 +43,20 @@ def at_least(side: int, image: np.ndarray) -> np.ndarray:
 def side_by_side(
     images: Sequence[np.ndarray], names: Sequence[str], scales: Sequence[Image.Image | None]
 ) -> Image.Image:
-    """Returns images `[H, W, 3]` in a row, each with its name above and its colour scale, if any, below."""
+    """Returns images `[H, W, 3]` in a row, each with its name above and its colour scale, or None, below."""
     height, width, _ = images[0].shape
     sheet = Image.new("RGB", (width * len(images), _CAPTION + height + _CAPTION), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, (image, name, strip) in enumerate(zip(images, names, scales, strict=True)):
-        sheet.paste(Image.fromarray(image), (place * width, _CAPTION))
-        draw.text((place * width + 2, 1), name, fill="black", font=_font())
+    for column, (image, name, strip) in enumerate(zip(images, names, scales, strict=True)):
+        sheet.paste(Image.fromarray(image), (column * width, _CAPTION))
+        draw.text((column * width + 2, 1), name, fill="black", font=_font())
         if strip is not None:
-            sheet.paste(strip, (place * width, _CAPTION + height))
+            sheet.paste(strip, (column * width, _CAPTION + height))
     return sheet
 
 
 def scale(width: int, colours: str, limits: tuple[float, float]) -> Image.Image:
-    """Returns a colour scale of `width` pixels: a strip of colours between its limits."""
+    """Returns a colour scale of `width` pixels, a strip of colours between the numbers in `limits`."""
     strip = Image.new("RGB", (width, _CAPTION), "white")
     draw, texts = ImageDraw.Draw(strip), [f"{limit:.2g}" for limit in limits]
     left, right = (round(draw.textlength(text, font=_font())) + 4 for text in texts)

@@ -1,4 +1,4 @@
-"""The files that `python -m focalnet_jax.visualize` writes: their names, checks before drawing, and writing."""
+"""Names, checks and writes the output files of `python -m focalnet_jax.visualize`."""
 
 from __future__ import annotations
 
@@ -17,31 +17,49 @@ KERNELS, FIELD = "kernels", "receptive_field"  # names of the model's figures
 
 
 def check_sources(out: Path, stems: Mapping[str, str], sources: Sequence[Path]) -> None:
-    """Raises `UserError` if an output would overwrite a source, or be written into a folder of frames."""
+    """Checks that outputs do not overwrite sources.
+
+    Args:
+      out: folder of the outputs.
+      stems: suffix of each output by its name without suffix.
+      sources: files and folders of frames to draw.
+
+    Raises:
+      UserError: an output would overwrite a source, or `out` is a folder of frames.
+    """
     check_not_sources([with_suffix(out / name, suffix) for name, suffix in stems.items()], sources)
     if out.resolve() in {path.resolve() for path in sources}:
-        raise UserError(f"--out {out} is a folder of frames to draw: choose another")
+        raise UserError(f"--out {out} is a folder of frames to draw: choose another folder")
 
 
 def prepare_folder(out: Path, stems: Mapping[str, str], *, overwrite: bool) -> None:
-    """Creates the folder; raises `UserError` if outputs, given by stem and suffix, already exist in it."""
+    """Creates the folder `out`, and checks that the outputs can be written.
+
+    Args:
+      out: folder of the outputs.
+      stems: suffix of each output by its name without suffix.
+      overwrite: whether existing files may be overwritten.
+
+    Raises:
+      UserError: the folder cannot be created, or an output exists and may not be overwritten.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot create --out {out}: {error.strerror}; choose another") from error
+        raise UserError(f"cannot create --out {out}: {error.strerror}; choose another folder") from error
     for name, suffix in stems.items():
         for kind in (suffix, ".npz"):
             check_result(with_suffix(out / name, kind), overwrite=overwrite)
 
 
 def save_figure(figure: Figure, arrays: Mapping[str, np.ndarray], target: Path) -> None:
-    """Writes `target`.png with the figure and `target`.npz with its arrays."""
+    """Writes a figure to `target`.png, and its arrays to `target`.npz."""
     write_result(with_suffix(target, ".png"), as_png(figure))
     save_arrays(arrays, target)
 
 
 def save_arrays(arrays: Mapping[str, np.ndarray], target: Path) -> None:
-    """Writes `target`.npz."""
+    """Writes arrays to `target`.npz."""
     written = io.BytesIO()
     np.savez_compressed(written, **arrays)
     write_result(with_suffix(target, ".npz"), written.getvalue())
@@ -49,9 +67,9 @@ def save_arrays(arrays: Mapping[str, np.ndarray], target: Path) -> None:
 
 def with_suffix(target: Path, suffix: str) -> Path:
     """Returns the path with a suffix added."""
-    return target.with_name(f"{target.name}{suffix}")  # a name may hold dots
+    return target.with_name(f"{target.name}{suffix}")  # not `Path.with_suffix`, because a name may contain dots
 
 
 def target_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Returns a unique name by file, see `output_file_names`; none is that of a figure of the model."""
+    """Returns a unique output name for each file, see `output_file_names`, except the names of the model's figures."""
     return output_file_names(paths, taken=(KERNELS, FIELD))

@@ -1,6 +1,6 @@
-"""A hook of mkdocs: a model card for every variant in the registry, and their list in docs/models.md.
+"""An mkdocs hook that generates a model card for every registered variant, and their list in docs/models.md.
 
-Figures published by the authors come from published.toml, errors and estimates from the tables of docs/parity.md and
+Results published by the authors come from published.toml, errors and estimates from the tables of docs/parity.md and
 docs/scale.md, everything else from the registry.
 """
 
@@ -17,7 +17,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parent.parent.parent
 PUBLISHED = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
 LIST, NAV = "models.md", "Models"
-MARK = "*On the site (`make docs`) their list is here, and their cards follow it, both from the registry.*"
+MARK = "*On GitHub, call `list_models()`. The site that `make docs` builds lists the variants and their cards here.*"
 _SIZES = {"tiny": "T", "small": "S", "base": "B", "large": "L", "xlarge": "XL", "huge": "H"}
 _ORIGINALS = {"srf": "small receptive field", "lrf": "large receptive field", "iso": "isotropic, one stage as a ViT's"}
 # Measurements of single variants, as in docs/status.md.
@@ -28,17 +28,17 @@ _MEASURED = {
 }
 # Differences between code bases for a variant; the complete table is in docs/parity.md.
 _DISAGREE = {
-    "focalnet_base_iso": "The original's last configuration of it says `use_postln`, which once meant LayerNorm inside "
-    "the modulation. The released file has that norm, and so has this model.",
-    "focalnet_large_fl4": "`normalize_modulator` is on as in the original; timm's model of this name has it off, so "
+    "focalnet_base_iso": "The original's last configuration of this variant sets `use_postln`, which once meant "
+    "LayerNorm inside the modulation. The released file and this model have LayerNorm there.",
+    "focalnet_large_fl4": "`normalize_modulator` is on as in the original. It is off in timm's model of this name, so "
     "files written by timm need `--option normalize_modulator=false`.",
-    "focalnet_huge_fl3": "Some copies of the original have windows of 5. Here they are 3 as in the original, and read "
-    "from the kernels when weights are loaded.",
+    "focalnet_huge_fl3": "Some copies of the original have windows of 5. Here the window is 3 as in the original; when "
+    "weights are loaded, it is read from the shapes of their kernels.",
 }
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Adds the cards to the navigation."""
+    """Returns the config with the cards added to the navigation."""
     from focalnet_jax import list_models
 
     entry = next(entry for entry in config.nav if NAV in entry)
@@ -48,7 +48,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages of the cards."""
+    """Returns `files` with the pages of the cards added."""
     from focalnet_jax import list_models
 
     for name in list_models():
@@ -57,7 +57,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Returns docs/models.md with the list of all variants."""
+    """Returns the page; docs/models.md with the list of all variants inserted."""
     return markdown.replace(MARK, "\n".join(_list())) if page.file.src_uri == LIST else markdown
 
 
@@ -73,7 +73,7 @@ def _list() -> Iterator[str]:
 
 
 def card(name: str) -> Iterator[str]:
-    """Yields the parts of a variant's page in Markdown."""
+    """Yields the sections of a variant's card in Markdown."""
     from focalnet_jax.model import variant_config
 
     config, published, costs = variant_config(name), PUBLISHED[name], _costs(name, 224)
@@ -81,7 +81,7 @@ def card(name: str) -> Iterator[str]:
     yield "| | |\n|---|---|"
     for row in (*_architecture(config), *_figures(name, config, published)):
         yield "| {} | {} |".format(*row)
-    yield f"\nBy parts, for an image of 224 px (`focalnet_jax.summarize('{name}')`):\n\n```text\n{costs}\n```\n"
+    yield f"\nBy part, for an image of 224 px (`focalnet_jax.summarize('{name}')`):\n\n```text\n{costs}\n```\n"
     yield from _use(name, published)
     yield from _verified(name)
     yield from _limits(name, config)
@@ -125,7 +125,7 @@ def _figures(name: str, config: Any, published: dict[str, Any]) -> Iterator[tupl
     costs, outputs = _costs(name, 224), published["outputs"]
     params = f"{costs.params:,} with {config.num_classes} classes"
     if outputs not in (0, config.num_classes):
-        more = costs.params + (outputs - config.num_classes) * (config.dims[-1] + 1)  # of each a row and a bias
+        more = costs.params + (outputs - config.num_classes) * (config.dims[-1] + 1)  # weights and bias per output
         params += f", {more:,} with {outputs}"
     yield "parameters", params
     sizes = sorted({224, published["pixels"]})
@@ -136,7 +136,7 @@ def _figures(name: str, config: Any, published: dict[str, Any]) -> Iterator[tupl
     top1, speed = published.get("top1"), published.get("v100")
     yield "published top-1", f"{top1} % on ImageNet-1K at 224 px (the authors' README)" if top1 else "none"
     yield "published speed", f"{speed} images/s on a V100, float32, batch 128 (their README)" if speed else "none"
-    yield "obtained here", "nothing yet: not trained, and the released weights not evaluated"
+    yield "obtained here", "nothing yet: neither trained, nor the released weights evaluated"
 
 
 def _use(name: str, published: dict[str, Any]) -> Iterator[str]:
@@ -147,11 +147,12 @@ def _use(name: str, published: dict[str, Any]) -> Iterator[str]:
 ```python
 import focalnet_jax
 
-model = focalnet_jax.create_model("{name}", num_classes=10)  # fresh
+model = focalnet_jax.create_model("{name}", num_classes=10)  # randomly initialised
 model = focalnet_jax.load_model("weights.safetensors")  # or .pth, a Hugging Face directory, a workdir
 ```
 
-In the commands, WEIGHTS is any of these files; its format and model are recognised ([weights](../weights.md)).
+In the commands below, WEIGHTS is one of these files or directories. Its format and model are recognised
+([weights](../weights.md)).
 """
     if published["outputs"]:
         yield _command("Evaluate the released weights on ImageNet-1K", *_eval(short, published))
@@ -187,21 +188,21 @@ def _verified(name: str) -> Iterator[str]:
         "- The number of parameters equals the one that the authors and timm publish; GMACs agree within 1 % "
         "(`tests/model/test_variants.py`)."
     )
-    yield "- Random weights survive a round trip through every format bit for bit (`benchmarks/conversion.py`)."
+    yield "- Random weights are bitwise equal after a round trip through every format (`benchmarks/conversion.py`)."
     if name in _MEASURED:
         yield f"- Measured: {_MEASURED[name]}."
     yield "- Relative errors against PyTorch, with random weights ([parity](../parity.md)):\n"
     yield from _rows(ROOT / "docs" / "parity.md", short, "weights")
     estimates = list(_rows(ROOT / "docs" / "scale.md", short, "model"))
     if len(estimates) > 2:
-        page = "[many devices](../scale.md#before-anyone-pays-for-a-pod)"
+        page = "[many devices](../scale.md#check-memory-and-step-time-without-the-hardware-ahead-of-time-compilation)"
         yield f"\nThe compiler's estimate, not a measurement ({page}):\n"
         yield from estimates
     yield "\nNot verified yet: accuracy of the released weights, training on ImageNet ([status](../status.md)).\n"
 
 
 def _rows(page: Path, short: str, heading: str) -> Iterator[str]:
-    """Returns the rows for a variant of the table whose first column is `heading`."""
+    """Yields the head and the rows of variant `short` from the table in `page` whose first column is `heading`."""
     lines = page.read_text().splitlines()
     begin = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} |"))
     for number, line in enumerate(lines[begin:]):
@@ -214,8 +215,8 @@ def _rows(page: Path, short: str, heading: str) -> Iterator[str]:
 def _limits(name: str, config: Any) -> Iterator[str]:
     smallest = 3 if config.use_conv_embed else config.patch_size * 2 ** (len(config.depths) - 1)
     yield "## Limits\n"
-    yield f"- The smallest image is {smallest}x{smallest}; sizes that a stride does not divide are floored."
+    yield f"- The smallest image is {smallest}x{smallest}. Sizes that are not multiples of a stride are rounded down."
     yield "- Images are normalized with ImageNet's mean and standard deviation, channels last."
-    yield "- The released weights know the classes and images of ImageNet alone."
+    yield "- The released weights were trained only on images and classes of ImageNet."
     if name in _DISAGREE:
         yield f"- {_DISAGREE[name]}"

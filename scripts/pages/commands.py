@@ -1,4 +1,4 @@
-"""A hook of mkdocs: inserts the output of every program's --help into docs/commands.md."""
+"""An mkdocs hook that inserts the `--help` text of every command into docs/commands.md."""
 
 import contextlib
 import importlib
@@ -14,11 +14,11 @@ from mkdocs.structure.pages import Page
 
 from focalnet_jax.programs.commands import COMMANDS
 
-MARK = "*On the site (`make docs`) every command is here, with what its `--help` prints.*"
+MARK = "*The site that `make docs` builds shows the `--help` text of every command here.*"
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Returns docs/commands.md with the commands."""
+    """Returns the page; docs/commands.md with the commands inserted."""
     return markdown.replace(MARK, "\n".join(_sections())) if page.file.src_uri == "commands.md" else markdown
 
 
@@ -34,7 +34,7 @@ def _sections() -> Iterator[str]:
 
 
 def commands() -> Iterator[tuple[str, Callable[[list[str]], int]]]:
-    """Yields every program as typed, and its `main`."""
+    """Yields every command as a user types it, and its `main` function."""
     for name in COMMANDS:
         found = f"focalnet_jax.{name}"
         inside = importlib.util.find_spec(found).submodule_search_locations
@@ -44,7 +44,7 @@ def commands() -> Iterator[tuple[str, Callable[[list[str]], int]]]:
 
 
 def help_text(command: str, main: Callable[[list[str]], int], *arguments: str) -> str:
-    """Returns the output of a program for `arguments` and --help."""
+    """Returns what `main` prints for `arguments` and --help, with `command` as the name of the program."""
     printed = io.StringIO()
     with (
         mock.patch.dict(os.environ, COLUMNS="100"),

@@ -1,8 +1,8 @@
-"""A hook of mkdocs: pages outside docs/, and links to files that are not pages.
+"""An mkdocs hook that adds pages from outside docs/, and replaces links to files that are not pages.
 
-Pages link to files of the repository, such as ../launch/slurm.sh. The site has no such files and does not know the
-address of the repository, so there a link becomes the file's path. A link to a missing file is a warning, which fails a
-strict build.
+Pages link to files of the repository, such as ../launch/slurm.sh. The site does not contain these files and does not
+know the address of the repository, so the hook replaces such a link with the file's path. A link to a missing file logs
+a warning, which fails a strict build.
 """
 
 import logging
@@ -21,14 +21,14 @@ _log = logging.getLogger("mkdocs.hooks")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages at the root of the repository."""
+    """Returns `files` with the pages at the root of the repository added."""
     for name, uri in PAGES.items():
         files.append(File.generated(config, uri, content=(ROOT / name).read_text()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Returns the page with links to files that are not pages turned into paths."""
+    """Returns the page, with paths instead of links to files that are not pages."""
     uri = page.file.src_uri
     return _LINK.sub(lambda link: _as_on_the_site(link, uri), markdown)
 

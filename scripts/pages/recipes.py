@@ -1,4 +1,4 @@
-"""A hook of mkdocs: inserts the docstrings and settings of the recipes in configs/ into docs/recipes.md."""
+"""An mkdocs hook that inserts the docstrings and settings of the recipes in configs/ into docs/recipes.md."""
 
 import ast
 import re
@@ -9,12 +9,12 @@ from textwrap import wrap
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent.parent
-MARK = "*On the site (`make docs`) every recipe is here, as its docstring describes it and with what it sets.*"
+MARK = "*On GitHub, read their docstrings. The site that `make docs` builds lists the recipes and their settings here.*"
 _FIELD = re.compile(r"^(Source|Variants|Command|Hardware|Target|Obtained)( \([^)]*\))?: ", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Returns docs/recipes.md with the recipes."""
+    """Returns the page; docs/recipes.md with the recipes inserted."""
     return markdown.replace(MARK, "\n".join(_recipes())) if page.file.src_uri == "recipes.md" else markdown
 
 
@@ -37,7 +37,7 @@ def _recipes() -> Iterator[str]:
 
 
 def described(path: Path) -> tuple[str, dict[str, str]]:
-    """Returns the first line of a recipe's docstring, and its fields by name, each on one line.
+    """Returns the title of a recipe's docstring, and its fields by name, each without line breaks.
 
     Raises:
       ValueError: a field is missing.
@@ -59,7 +59,7 @@ def described(path: Path) -> tuple[str, dict[str, str]]:
 
 
 def _set_by(path: Path) -> Iterator[tuple[str, str, object]]:
-    """Yields (key, recipe's value as text, default) for keys that differ from the default."""
+    """Yields the key, the recipe's value as a string, and the default for every key that the recipe changes."""
     from focalnet_jax.config import AUTO, REQUIRED, default_config, flatten
     from focalnet_jax.programs.config_files import load_config
 
@@ -71,5 +71,5 @@ def _set_by(path: Path) -> Iterator[tuple[str, str, object]]:
 
 
 def _plain(text: str) -> str:
-    """Returns text with Markdown's marks escaped."""
+    """Returns the text with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)

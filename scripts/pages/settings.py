@@ -1,4 +1,4 @@
-"""A hook of mkdocs: inserts the config keys of a run and the options of a model into docs/settings.md."""
+"""An mkdocs hook that inserts the config keys of a run and the options of a model into docs/settings.md."""
 
 import importlib
 import inspect
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 from mkdocs.structure.pages import Page
 
-MARK = "*On the site (`make docs`) the keys and the options are here, from these files.*"
+MARK = "*On GitHub, read the keys and options in the files above. The site that `make docs` builds lists them here.*"
 _KEY = re.compile(r"#|$|(?:config|settings)\.\S+ = (?!ConfigDict\(\))")  # lines that set a key, and comments
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Returns docs/settings.md with the keys."""
+    """Returns the page; docs/settings.md with the keys and options inserted."""
     return markdown.replace(MARK, "\n".join(_sections())) if page.file.src_uri == "settings.md" else markdown
 
 
@@ -39,7 +39,7 @@ def _sections() -> Iterator[str]:
 
 
 def _keys(function: Callable[..., object]) -> str:
-    """Returns the lines of a function that set a key, with their comments."""
+    """Returns the lines of `function` that set a key, with the comments between them."""
     source = inspect.getsource(function)
     body = inspect.cleandoc("\n" + source[source.index('"""\n', source.index('"""') + 3) + 4 :])
     body = "\n".join(filter(_KEY.match, body.splitlines()))

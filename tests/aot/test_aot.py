@@ -1,4 +1,4 @@
-"""Steps are compiled for described hardware: what can be wrong with the description, and what is printed."""
+"""Steps are compiled for described hardware: errors in the description, and the report."""
 
 import json
 from types import SimpleNamespace
@@ -56,7 +56,7 @@ def test_a_topology_that_does_not_exist_is_refused_in_one_line(topology, message
     assert "\n" not in str(caught.value)
 
 
-# The command where no compiler is installed, whatever is installed here.
+# The command on a machine without a compiler, whatever is installed here.
 WITHOUT_COMPILERS = """
 import importlib.util, runpy
 find = importlib.util.find_spec
@@ -91,7 +91,7 @@ def test_a_compiled_step_is_reported_with_all_its_figures(config):
         assert result["fits"] is True
         assert result["devices"] == 8
         assert result["batch_per_device"] == 2
-        assert result["estimated_step_seconds"] is None  # this compiler tells no cycles
+        assert result["estimated_step_seconds"] is None  # this compiler does not estimate cycles
         assert 0 < result["hbm_bytes_per_device"] < 2**30
         assert sum(result["collective_bytes_per_device"].values()) > 0
         assert "estimate" in result["source"]
@@ -105,7 +105,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_compiled(con
 
 
 def refused(complaint):
-    """A program that the compiler refuses."""
+    """A program that the compiler rejects."""
 
     def compiled():
         raise jax.errors.JaxRuntimeError(complaint)
@@ -128,7 +128,7 @@ def test_a_program_too_large_for_the_device_is_distinguished_from_a_wrong_one():
 
 
 def fake(memory_an_image, capacity=1000.0):
-    """A compiler for which a policy takes so much memory an image."""
+    """A compiler for which each remat policy needs a fixed amount of memory per image."""
 
     def compiled(config, mesh, chip, step):
         needed = memory_an_image[config.remat] * config.batch_size
@@ -154,7 +154,7 @@ def test_the_search_finds_the_cheapest_policy_and_the_largest_batch(
     chip = SimpleNamespace(memory=1000)
     _, found = search(config, mesh, chip, "train")
     assert found["suggested_remat"] == cheapest
-    assert found["largest_batch"] == largest  # or up to an eighth below what fits
+    assert found["largest_batch"] == largest  # or up to an eighth below the limit
 
 
 def test_the_search_tries_only_batches_a_run_could_have(config, monkeypatch):
@@ -170,7 +170,7 @@ def test_the_search_tries_only_batches_a_run_could_have(config, monkeypatch):
     assert found["largest_batch"] == 16
     assert all(batch % 8 == 0 for batch in tried)
     tried.clear()
-    mixed = load_config(SMOKE, ["--config.batch_size=384"], optional=["data.path"])  # mixed in groups of 128
+    mixed = load_config(SMOKE, ["--config.batch_size=384"], optional=["data.path"])  # images are mixed in groups of 128
     search(mixed, mesh, SimpleNamespace(memory=1000), "train")
     assert all(batch % min(128, batch) == 0 for batch in tried)
 
@@ -185,8 +185,24 @@ def test_an_estimate_is_cycles_over_the_clock_and_the_models_flops_over_that(con
     assert "compiler's estimate, not a measurement" in table(result)
 
 
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        (("dots", 480, "full"), "suggests   remat dots at this batch; at most batch 480 with remat full"),
+        ((None, 8, "full"), "suggests   this batch fits with no remat policy; at most batch 8 with remat full"),
+        ((None, None, None), "suggests   this batch fits with no remat policy; no batch fits"),
+    ],
+)
+def test_the_table_says_what_the_search_found(config, found, line):
+    mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    attempt = Attempt("train", 16, "full", False, None, None, None, 1.0)
+    suggestion = dict(zip(("suggested_remat", "largest_batch", "largest_batch_remat"), found, strict=True))
+    result = summary(config, "v5e:2x4", mesh, CHIPS["v5e"], attempt) | suggestion
+    assert table(result).splitlines()[-1] == line
+
+
 class Described:
-    """A device that is not here, as topologies describe it."""
+    """A device that does not exist here, as described by a topology."""
 
     platform = "tpu"
     device_kind = "TPU v5 lite"
@@ -208,7 +224,7 @@ def test_only_data_goes_over_slices():
 
 
 def test_every_mesh_of_a_topology_is_made():
-    """An axis may go over a part of a physical one: 16 of two rows of 8."""
+    """An axis may use a part of a physical axis: 16 devices in two rows of 8."""
     devices = [Described(index, index // 8) for index in range(16)]
     for sizes in ((2, 2, 4), (2, 4, 2), (2, 8, 1), (4, 2, 2), (16, 1, 1), (2, 1, 8)):
         mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)), devices)
@@ -217,7 +233,7 @@ def test_every_mesh_of_a_topology_is_made():
 
 def test_all_devices_of_several_hosts_belong_to_the_mesh_though_they_are_not_here():
     devices = [Described(index) for index in range(8)]
-    with pytest.raises(UserError, match="is a mesh of 4 on 8 devices of 2 processes"):
+    with pytest.raises(UserError, match="is a mesh of 4 devices, but there are 8 devices of 2 processes"):
         make_mesh({"data": 4, "fsdp": 1, "tensor": 1}, devices)
     assert make_mesh({"data": 4, "fsdp": 1, "tensor": 1}, devices[:4]).size == 4
 

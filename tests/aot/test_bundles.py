@@ -1,4 +1,4 @@
-"""Bundles of a kernel count as often as the loops around them run."""
+"""Bundles of a kernel are counted as often as the loops around them run."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def test_what_matrix_units_are_given_takes_them_a_cycle_a_row():
     given = "%v1 = vmatmul.bf16.vlgmr.msra.gmra.mxu0 %v2 ;;  %v3 = vmatmul.bf16.gmra.mxu1 %v4"
     inner = KERNEL.replace("%s6 = sadd.s32 1, %s5", f"{given} ;; %s6 = sadd.s32 1, %s5")
     assert count(inner) == 10 * 5 * 3 * 16
-    assert count(inner.replace("vmatmul.", "vmatmul.mubr.")) == 10 * 5 * 3 * 8  # a v6e's
+    assert count(inner.replace("vmatmul.", "vmatmul.mubr.")) == 10 * 5 * 3 * 8  # on a v6e
 
 
 def test_a_grid_computes_in_all_of_its_turns_but_the_first_and_the_last():
@@ -52,5 +52,5 @@ def test_a_grid_computes_in_all_of_its_turns_but_the_first_and_the_last():
     skipping = KERNEL.replace("   0x3   :  {}", begins).replace("   0x9   : > {", "   0x9   : > { /* End region 2 */")
     assert count(skipping) == 1 + 10 * 4 + 8 * INNER
     assert count(skipping, 0.5) == 1 + 10 * 4 + 8 * INNER / 2
-    other = skipping.replace("%s8, 9 ", "%s8, 8 ")  # what is skipped there is skipped for something else
+    other = skipping.replace("%s8, 9 ", "%s8, 8 ")  # the skipped part belongs to a different condition
     assert count(other) == count(KERNEL)

@@ -1,4 +1,4 @@
-"""What a compiled program costs is read from its text: loops as often as they run, exchanges once each."""
+"""The cost of a compiled program is read from its text: loops count as often as they run, collectives once."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from focalnet_jax.aot.program import Program
 from focalnet_jax.distributed.mesh import make_mesh
 
-# The form of the TPU compiler's text, shortened: a loop of 18 turns whose condition compares with a constant, a fusion
-# in it with an estimate of its own and of what it holds, one gather spread over two fusions, and a loop that computes
-# with one device's part of an operand after the other, whose counter is raised by two.
+# A shortened program of the TPU compiler. It has a loop of 18 iterations whose condition compares with a constant; in
+# the loop a fusion, with estimates for the fusion and for its contents; a gather that is divided between two fusions;
+# and a loop over the devices' parts of an operand, whose counter is incremented by two.
 TPU = """
 HloModule jit_step, num_partitions=16
 
@@ -96,12 +96,12 @@ def test_a_program_of_this_machine_is_read_too():
     mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
     split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
 
-    def summed(x):  # five sums over all devices
+    def summed(x):  # five all-reduces
         return jax.lax.scan(lambda total, _: (total + jnp.sum(x * total[0]), None), jnp.ones(3), length=5)[0]
 
     x = jax.ShapeDtypeStruct((64,), jnp.float32, sharding=split)
     program = Program(jax.jit(summed, out_shardings=whole).lower(x).compile().as_text())
-    assert program.cycles({}.get) is None  # nobody estimates for CPUs
+    assert program.cycles({}.get) is None  # the compiler for CPUs does not estimate cycles
     assert program.collective_bytes() == {"all-reduce": 5 * 4 * 2 * 7 // 8}
 
 

@@ -1,4 +1,4 @@
-"""python -m focalnet_jax.checkpoint tells of a run's checkpoints what is so."""
+"""python -m focalnet_jax.checkpoint lists, verifies, compares and prunes the checkpoints of a run."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from focalnet_jax.errors import RunFailedError, UserError
 
 @pytest.fixture
 def workdir(finished, tmp_path):
-    """A finished run's, with the steps 49, 56 and 60, of which 60 was evaluated."""
+    """Returns a copy of a finished run's workdir, with the checkpoints 49, 56 and 60, of which 60 was evaluated."""
     shutil.copytree(finished[0], tmp_path / "run")
     return tmp_path / "run"
 
@@ -39,7 +39,7 @@ def test_damage_is_found_and_sets_the_exit_code(workdir, capsys):
     assert status == 1
     assert "60  damaged: metadata/metadata has changed" in lines[-1]
     assert run_command(capsys, "verify", workdir, "--step", 56)[0] == 0
-    with pytest.raises(UserError, match="holds no step 8; it holds"):
+    with pytest.raises(UserError, match="has no step 8; expected one of"):
         run_command(capsys, "verify", workdir, "--step", 8)
 
 
@@ -57,7 +57,7 @@ def test_pruning_leaves_the_newest_and_the_best_and_no_run_is_disturbed(workdir,
     before = list_steps(workdir / "checkpoints")
     assert run_command(capsys, "prune", workdir, "--dry-run")[1][0].startswith("would delete 49, 56")
     assert list_steps(workdir / "checkpoints") == before
-    with held(workdir), pytest.raises(UserError, match="held by another run"):
+    with held(workdir), pytest.raises(UserError, match="used by another run"):
         run_command(capsys, "prune", workdir)
     assert run_command(capsys, "prune", workdir) == (0, ["deleted 49, 56"])
     assert list_steps(workdir / "checkpoints") == [60]
@@ -79,7 +79,7 @@ def test_the_lock_is_found_whatever_the_directory_is_called(workdir, capsys, mon
     monkeypatch.chdir(workdir / "checkpoints")
     with held(workdir):
         for name in (".", workdir.parent / "link"):
-            with pytest.raises(UserError, match="held by another run"):
+            with pytest.raises(UserError, match="used by another run"):
                 run_command(capsys, "prune", name)
 
 
@@ -88,7 +88,7 @@ def test_checkpoints_on_another_disk_are_not_pruned_beside_a_run(workdir, capsys
     (workdir / "checkpoints").symlink_to(workdir.parent / "disk")
     with held(workdir):
         for name in (workdir, workdir / "checkpoints"):
-            with pytest.raises(UserError, match="held by another run"):
+            with pytest.raises(UserError, match="used by another run"):
                 run_command(capsys, "prune", name)
     assert run_command(capsys, "prune", workdir) == (0, ["deleted 49, 56"])
 

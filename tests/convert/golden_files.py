@@ -1,4 +1,4 @@
-"""The golden files and what reading them takes."""
+"""The golden files of parity.golden, and the options that are needed to read them."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from focalnet_jax.convert.write import write_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 INDEX = "model.safetensors.index.json"
-# What shapes do not tell and no variant's name does for these small models.
+# Options that shapes do not determine; for these small models, no name of a variant determines them either.
 OPTIONS = {
     "timm_lrf": dict(use_postln=False, normalize_modulator=False),
     "timm_fl4": dict(use_postln=True, normalize_modulator=True),
@@ -18,7 +18,7 @@ OPTIONS = {
 
 
 def in_a_directory(folder, **config):
-    """A Hugging Face directory of the golden weights whose config.json states other things."""
+    """Writes a Hugging Face directory with the golden weights and a changed config.json."""
     weights = read_weights(GOLDEN / "huggingface_srf.safetensors", options=OPTIONS["huggingface_srf"])
     write_weights(weights, folder, format="huggingface")
     stated = json.loads((folder / "config.json").read_text()) | config

@@ -1,4 +1,4 @@
-"""Weights to convert and adapt."""
+"""Random weights for tests of conversions."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from focalnet_jax.model import FocalNetConfig
 
 
 def weights_of(**options):
-    """Every parameter random."""
+    """Returns weights whose parameters are all random."""
     config = FocalNetConfig(**({"embed_dim": 8, "depths": (1, 2)} | options))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), param_shapes(config))

@@ -1,4 +1,4 @@
-"""Weights fitted to another classifier, larger windows and more levels keep what they had."""
+"""Adapting weights to a different classifier, larger windows or more levels does not change the other weights."""
 
 import dataclasses
 from pathlib import Path
@@ -39,7 +39,9 @@ def test_drop_starts_a_fresh_classifier_and_keeps_all_else():
     dropped = adapt(weights, with_classes(weights, 7), head="drop")
     assert dropped.params["head"]["kernel"].shape == (16, 7)
     assert not dropped.params["head"]["bias"].any()
-    assert dropped.params["head"]["kernel"].std() == pytest.approx(0.02, rel=0.3)  # the initialisation's
+    assert dropped.params["head"]["kernel"].std() == pytest.approx(
+        0.02, rel=0.3
+    )  # the standard deviation of the initialisation
     for name, value in body(weights).items():
         np.testing.assert_array_equal(body(dropped)[name], value)
     assert "head" not in adapt(weights, with_classes(weights, 0), head="drop").params
@@ -56,7 +58,9 @@ def test_remap_takes_imagenet_1k_from_22k_with_a_fresh_row_for_the_class_without
     np.testing.assert_array_equal(new["bias"][kept], old["bias"][:1000][kept])
     assert UNTRAINED_22K == 850
     assert new["bias"][850] == 0
-    assert abs(new["kernel"][:, 850]).max() < 0.2  # ten deviations of the initialisation; the old row's are 1
+    assert (
+        abs(new["kernel"][:, 850]).max() < 0.2
+    )  # ten standard deviations of the initialisation; the values of the old row are about 1
     assert "row 850" in remapped.notes[-1]
 
 
@@ -65,9 +69,9 @@ def test_larger_windows_compute_the_same():
     small = focalnet_jax.load_model(GOLDEN, **PLAIN)
     large = focalnet_jax.load_model(GOLDEN, focal_windows=(9, 7), **PLAIN)
     assert large.config.kernel_sizes(0) == (9, 11, 13)
-    # Zeros around a kernel add nothing; sums are only taken in another order.
+    # Zeros around a kernel add nothing; only the order of summation differs.
     np.testing.assert_allclose(large(images), small(images), rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="stage 0 has kernels of 3 in the weights and 1 in the model"):
+    with pytest.raises(UserError, match="stage 0 has focal kernels of size 3 in the weights and 1 in the model"):
         focalnet_jax.load_model(GOLDEN, focal_windows=1, **PLAIN)
 
 
@@ -145,7 +149,7 @@ def test_a_checkpoint_is_remapped_only_from_the_class_lists_order_and_its_fresh_
     other = remapped("listed", synsets, seed=1)
     assert not np.array_equal(other[:, UNTRAINED_22K], kernel[:, UNTRAINED_22K])
     np.testing.assert_array_equal(other[:, kept], kernel[:, kept])
-    with pytest.raises(UserError, match="not ImageNet-22K's in the order of its class list"):
+    with pytest.raises(UserError, match="needs ImageNet-22K's classes in the order of its class list"):
         remapped("by_name", sorted(synsets))
     words = class_names(21842)
     of_words = dataclasses.replace(weights, info=WeightsInfo(tuple(words)))
@@ -161,7 +165,7 @@ def test_a_checkpoint_is_remapped_only_from_the_class_lists_order_and_its_fresh_
 def test_what_the_file_states_is_not_overruled_by_the_model_to_fill(tmp_path):
     weights = read_weights(GOLDEN, options=PLAIN)
     other = dataclasses.replace(weights.config, use_postln=True)
-    # timm's names say pre-norm; a model with post-norm blocks must not be filled with them
+    # timm's names mean pre-norm; a model with post-norm blocks must not accept them
     with pytest.raises(UserError, match="use_postln is False in the weights and True in the model"):
         load_into(str(GOLDEN), other, param_shapes(other))
 

@@ -1,5 +1,6 @@
-"""Class names that trainers store in a weights file name its outputs; names of other things do not."""
+"""Class names that trainers store in a weights file are used for its outputs; other lists of names are not."""
 
+import dataclasses
 import json
 import warnings
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.labels import classes_of, match_classes
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import load_classifier
@@ -17,7 +20,7 @@ from tests.convert.torch_writer import Call, save, save_legacy
 
 TENSORS = safetensors.numpy.load_file(GOLDEN / "timm_lrf.safetensors")
 COUNT = len(TENSORS["head.fc.bias"])
-NAMES = tuple(sorted(map(str, range(8, 8 + COUNT))))  # as torchvision sorts folders: "10" before "8"
+NAMES = tuple(sorted(map(str, range(8, 8 + COUNT))))  # in torchvision's order of folders: "10" before "8"
 TO_INDEX = {name: number for number, name in enumerate(NAMES)}
 
 
@@ -60,6 +63,22 @@ def test_class_names_in_the_metadata_of_safetensors_name_its_outputs(metadata, t
     assert read(tmp_path / "weights.safetensors").info.classes == NAMES
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("preprocessor_config.json", {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}),
+        ("config.json", {"architecture": "focalnet_tiny_lrf", "pretrained_cfg": {"input_size": [3, 32, 32]}}),
+    ],
+)
+def test_class_names_in_this_packages_metadata_are_kept_next_to_a_file_without_names(file, content, tmp_path):
+    named = dataclasses.replace(read(GOLDEN / "timm_lrf.safetensors"), info=WeightsInfo(NAMES, exact=True, words=NAMES))
+    write_weights(named, tmp_path / "weights.safetensors", format="timm")
+    (tmp_path / file).write_text(json.dumps(content))
+    info = read(tmp_path / "weights.safetensors").info
+    assert info.preprocessing.size == (32, 32)  # the file is read
+    assert (info.classes, info.exact, info.words) == (NAMES, True, NAMES)
+
+
 def test_numeric_classes_of_the_data_are_matched_by_the_names_in_the_file(tmp_path):
     weights = read(save(PLACES["class_to_idx"], tmp_path / "weights.pth"))
     classes = classes_of(COUNT, weights.info.classes, "weights.pth")
@@ -82,7 +101,7 @@ def test_a_thousand_names_of_ones_own_are_not_imagenets(tmp_path):
 @pytest.mark.parametrize(
     "entry",
     [
-        {"classes": list(NAMES[1:])},  # of another classifier
+        {"classes": list(NAMES[1:])},  # of a different classifier
         {"classes": [*NAMES[1:], 3]},
         {"class_to_idx": TO_INDEX | {NAMES[0]: 1}},
         {"class_to_idx": {name: number + 1 for name, number in TO_INDEX.items()}},
@@ -98,7 +117,7 @@ def test_entries_that_cannot_be_the_names_of_the_outputs_are_ignored(entry, tmp_
 def test_different_lists_in_a_file_are_all_ignored_with_a_warning(tmp_path):
     content = PLACES["classes"] | {"class_names": [f"other {name}" for name in NAMES]}
     path = save(content, tmp_path / "weights.pth")
-    with pytest.warns(UserWarning, match="classes and class_names of the file are different names of its"):
+    with pytest.warns(UserWarning, match="classes and class_names in the file give different names to its"):
         classifier = load_classifier(path, options=OPTIONS["timm_lrf"])
     assert classifier.labels == tuple(f"LABEL_{number}" for number in range(COUNT))
 
@@ -109,7 +128,7 @@ def test_the_names_are_carried_through_conversions(tmp_path):
     for name, format in (("hf", "huggingface"), ("run", "orbax"), ("timm.safetensors", "timm")):
         done = convert(path, tmp_path / name, "--to", format, *options)
         assert done.returncode == 0, done.stderr
-        assert "class names from meta.dataset_meta.classes of the file" in done.stdout + done.stderr
+        assert "class names from meta.dataset_meta.classes in the file" in done.stdout + done.stderr
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert load_classifier(tmp_path / name, options=OPTIONS["timm_lrf"]).labels == NAMES

@@ -1,4 +1,4 @@
-"""Conversions keep the pixels of every image where libraries place crops differently, or report the difference."""
+"""If libraries place crops differently, conversions keep the pixels of every image or report the difference."""
 
 import json
 from dataclasses import replace
@@ -42,7 +42,7 @@ PHOTOS = [np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8) for si
 
 
 def in_file(folder, format):
-    """The preprocessing that the library reads in a directory, or None."""
+    """Returns the preprocessing that a library reads from a directory, or None if no file has it."""
     if format == "timm":
         stated = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
         return from_timm(stated, "timm") if "crop_mode" in stated else None
@@ -51,7 +51,7 @@ def in_file(folder, format):
 
 
 def differing(one, other):
-    """The number of images of which two preprocessings make other pixels."""
+    """Returns the number of images for which two preprocessings give different pixels."""
     assert one.normalization == other.normalization
     ways = [eval_transform(how) for how in (one, other)]
     return sum(not np.array_equal(ways[0](photo), ways[1](photo)) for photo in PHOTOS)
@@ -74,7 +74,7 @@ def test_conversions_keep_all_pixels_and_report_where_a_library_differs(number, 
         if format != "orbax":
             stated = in_file(folder, format)
             count = len(PHOTOS) if stated is None else differing(stated, how)
-            if stated is not None:  # never for all images
+            if stated is not None:  # not a difference for all images
                 assert count < 0.75 * len(PHOTOS)
             assert any("config.json: " in note for note in report.notes) or not count
 

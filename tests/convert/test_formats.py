@@ -1,4 +1,4 @@
-"""Weights of timm and transformers give the same numbers here, and go from format to format without losing a bit."""
+"""Weights of timm and transformers give the same outputs here, and are bitwise equal after conversions."""
 
 import ast
 import dataclasses
@@ -16,13 +16,14 @@ import focalnet_jax
 from focalnet_jax.convert.files import read_tensors
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.mapping import entries, tensors_to_params
-from focalnet_jax.convert.recognise import check_options, recognise
+from focalnet_jax.convert.recognise import check_options, recognise, released_name
 from focalnet_jax.convert.select import Candidate, find_candidates
 from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.model.precision import get_precision
+from focalnet_jax.model.variants import ABLATIONS
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.training.run import set_up
@@ -39,7 +40,7 @@ def relative(ours, theirs):
 def test_logits_features_and_gradients_are_those_of_pytorch(name):
     model = focalnet_jax.load_model(GOLDEN / f"{name}.safetensors", **OPTIONS[name])
     golden = np.load(GOLDEN / f"{name}.npz")
-    # float32 on both sides, summed in another order
+    # float32 on both sides, summed in different orders
     assert relative(model(golden["images"]), golden["logits"]) < 1e-5
     for index, maps in enumerate(model.features(golden["images"])):
         assert relative(maps, golden[f"features{index}"]) < 1e-5
@@ -49,7 +50,7 @@ def test_logits_features_and_gradients_are_those_of_pytorch(name):
         return optax.softmax_cross_entropy(nnx.merge(graph, params)(golden["images"]), golden["targets"]).mean()
 
     loss_gradient = jax.grad(loss)
-    quick = {"xla_backend_optimization_level": 0}  # most of a single evaluation is compilation
+    quick = {"xla_backend_optimization_level": 0}  # for a single evaluation, compilation takes longest
     gradients = jax.jit(loss_gradient, compiler_options=quick)(nnx.to_pure_dict(params))
     theirs = tensors_to_params(read_tensors(GOLDEN / f"{name}.gradients.safetensors"), model.config, name.split("_")[0])
     for path, gradient in named_leaves(gradients).items():
@@ -83,7 +84,7 @@ def test_every_table_covers_every_variant_exactly_once_and_its_shapes_tell_which
     assert find_candidates([f"module.{key}" for key in shapes]) == [Candidate(format, "module.")]
     found = recognise(shapes, format=format)
     assert found.name == name
-    # what a file does not hold is the variant's
+    # options that a file does not contain are the variant's
     assert found.config == variant_config(name)
 
 
@@ -98,7 +99,7 @@ def test_mixed_precision_is_written_only_in_a_stated_type_that_holds_it(tmp_path
     assert "cast from float16 and float32 to float32" in report.notes
     safetensors.numpy.save_file(tensors | {"norm.bias": tensors["norm.bias"] * 1e6}, tmp_path / "big.safetensors")
     weights = read_weights(tmp_path / "big.safetensors", options=OPTIONS["timm_lrf"])
-    with pytest.raises(UserError, match=r"norm.bias reaches .*float16 cannot hold"):
+    with pytest.raises(UserError, match=r"norm.bias has values up to .*, too large for float16"):
         write_weights(weights, tmp_path / "half.safetensors", format="timm", dtype="float16")
     assert not (tmp_path / "half.safetensors").exists()
 
@@ -113,14 +114,14 @@ def test_shards_are_read_as_one_file(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": owner}))
     options = OPTIONS["huggingface_srf"]
-    for path in (index, tmp_path):  # an index, and a directory that has one
+    for path in (index, tmp_path):  # an index, and a directory with an index
         params = named_leaves(read_weights(path, options=options).params)
         for name, value in named_leaves(
             read_weights(GOLDEN / "huggingface_srf.safetensors", options=options).params
         ).items():
             np.testing.assert_array_equal(params[name], value)
     (tmp_path / "model-2.safetensors").unlink()
-    with pytest.raises(UserError, match=r"model-2.safetensors, which is not in its folder"):
+    with pytest.raises(UserError, match=r"lists the shard model-2.safetensors, which is missing: copy all shards into"):
         read_weights(index, options=options)
     index.write_text("{}")
     with pytest.raises(UserError, match="not an index of shards"):
@@ -130,7 +131,7 @@ def test_shards_are_read_as_one_file(tmp_path):
 def test_converted_weights_cannot_be_resumed(finished, tmp_path):
     workdir, _ = finished
     write_weights(read_weights(workdir), tmp_path / "checkpoints" / "3", format="orbax")
-    with pytest.raises(UserError, match="checkpoints/3 holds converted weights"):
+    with pytest.raises(UserError, match="checkpoints/3 contains only weights"):
         set_up(load_config("configs/quickstart.py", SMALL[1:]), tmp_path)
     done = convert(workdir, workdir / "checkpoints" / "99", "--to", "orbax")
     assert_one_line_mistake(done, "write to another directory")
@@ -205,7 +206,7 @@ def test_the_note_on_a_file_without_options_names_the_flags_that_read_it_again(f
     with pytest.raises(UserError) as refused:
         read_weights(tmp_path / "a.pth")
     asked = [flag.partition("=")[0] for flag in flags]
-    assert re.findall(r"--option (\w+)=false", str(refused.value)) == asked  # all of them at once
+    assert re.findall(r"--option (\w+)=false", str(refused.value)) == asked  # the message names all of them
 
 
 def write_without_torch(path, tensors, *, nested, metadata):
@@ -225,7 +226,9 @@ def test_the_note_on_a_timm_file_says_how_to_build_its_model(tmp_path):
 def test_equal_weights_make_equal_bytes_whatever_the_file_says_about_them(tmp_path):
     names = ("caf\u00e9", "\N{DOG}", 'a "quoted" \\ name', "\x01\t\x7f", "\u2028")
     weights = dataclasses.replace(weights_of(num_classes=5, use_postln=True), info=WeightsInfo(classes=names))
-    paths = [tmp_path / f"{number}.safetensors" for number in range(8)]  # 6 orders of 3 metadata: one in 280,000
+    paths = [
+        tmp_path / f"{number}.safetensors" for number in range(8)
+    ]  # 6 orders of 3 metadata entries: 8 equal orders by chance have probability 1 in 280,000
     for path in paths:
         write_weights(weights, path, format="timm")
     assert len({path.read_bytes() for path in paths}) == 1
@@ -240,3 +243,10 @@ def test_sizes_where_transformers_pads_are_noted(tmp_path):
         write_weights(weights, tmp_path / str(size), format="huggingface", image_size=size)
         found = read_weights(tmp_path / str(size)).decisions
         assert sum(f"{size}x{size} is not a multiple of 8; transformers pads" in text for text in found) == count
+
+
+def test_an_ablation_is_no_released_variant():
+    config = variant_config("focalnet_tiny_srf", num_classes=3, drop_path_rate=0.7)
+    assert released_name(config) == "focalnet_tiny_srf"
+    for option in ABLATIONS:
+        assert released_name(dataclasses.replace(config, **{option: False})) is None

@@ -1,4 +1,4 @@
-"""A FocalNet inside a larger module keeps the classifier behind it and the normalization before it."""
+"""From a FocalNet inside a larger module, the classifier after it and the normalization before it are read too."""
 
 import dataclasses
 import json
@@ -97,8 +97,8 @@ def test_the_norm_of_the_last_output_becomes_the_final_norm(tmp_path):
 def test_unsupported_classifiers_are_left_out_with_a_warning(tmp_path):
     headless = {name: value for name, value in BACKBONE.items() if not name.startswith("norm.")}
     cases = {
-        "neck": (classified("head.fc") | {"neck.fc.weight": WEIGHT}, r"head\.fc was left out: neck may be before it"),
-        "norm": (classified("head.fc") | {"norm.weight": BIAS}, "norm may be before it"),
+        "neck": (classified("head.fc") | {"neck.fc.weight": WEIGHT}, r"head\.fc was left out: neck may come before it"),
+        "norm": (classified("head.fc") | {"norm.weight": BIAS}, "norm may come before it"),
         "no_norm": (
             under("backbone.", headless) | {"fc.weight": WEIGHT, "fc.bias": BIAS},
             "the classifier fc was left out: the backbone has no final norm",
@@ -109,7 +109,7 @@ def test_unsupported_classifiers_are_left_out_with_a_warning(tmp_path):
         ),
         "before": (
             {f"1.{n}": v for n, v in BACKBONE.items()} | {"0.weight": WEIGHT, "2.weight": WEIGHT},
-            "0 may be before it",
+            "0 may come before it",
         ),
     }
     for name, (content, message) in cases.items():
@@ -145,7 +145,7 @@ def test_each_of_several_models_has_its_own_classifier(tmp_path):
     averaged = save({"state_dict": classified("head.fc"), "state_dict_ema": other}, tmp_path / "ema")
     assert holds(read(averaged))
     assert holds(read(averaged, which="EMA"), other)
-    inside = save(TENSORS | under("ema.", headless), tmp_path / "inside")  # the whole model is around the other
+    inside = save(TENSORS | under("ema.", headless), tmp_path / "inside")  # the complete model contains the other
     assert read(inside, which="ema").config.num_classes == 0
 
 
@@ -198,9 +198,9 @@ def test_a_layer_that_normalizes_is_the_preprocessing_of_the_weights(name, tmp_p
     found = weights.info.follow().normalization
     np.testing.assert_allclose([found.mean, found.std], [expected.mean, expected.std], rtol=1e-7)  # float32 in the file
     assert (expected == IMAGENET) == (found == IMAGENET)
-    (note,) = [each for each in weights.decisions if "the file normalizes images by" in each]
+    (note,) = [each for each in weights.decisions if "the file normalizes images with" in each]
     assert ": mean " in note or ": ImageNet" in note
-    with pytest.warns(UserWarning, match="the file normalizes images by"):
+    with pytest.warns(UserWarning, match="the file normalizes images with"):
         classifier = load_classifier(path, options=PLAIN)
     assert (classifier.preprocessing, classifier.assumed) == (
         dataclasses.replace(USUAL, normalization=found),
@@ -211,13 +211,13 @@ def test_a_layer_that_normalizes_is_the_preprocessing_of_the_weights(name, tmp_p
 UNCLEAR = {
     "blue_first": (normalized("0.", IMAGENET.mean[::-1], IMAGENET.std[::-1]), "blue, green, red"),
     "caffe": (normalized("data_preprocessor.", [103.53, 116.28, 123.675], [1] * 3, "backbone."), "blue, green, red"),
-    "scale": (normalized("0.", [0.5] * 3, [58] * 3), r"do not fit levels in \[0, 1\] or in \[0, 255\]"),
-    "between": (normalized("0.", [2] * 3, [4] * 3), r"do not fit levels in \[0, 1\] or in \[0, 255\]"),
+    "scale": (normalized("0.", [0.5] * 3, [58] * 3), r"do not fit pixel values in \[0, 1\] or in \[0, 255\]"),
+    "between": (normalized("0.", [2] * 3, [4] * 3), r"do not fit pixel values in \[0, 1\] or in \[0, 255\]"),
     "preprocessor": (
         normalized("data_preprocessor.", IMAGENET.mean, IMAGENET.std, "backbone."),
-        r"levels in \[0, 255\]",
+        r"pixel values in \[0, 255\]",
     ),
-    "large": (normalized("0.", [300] * 3, [1] * 3), r"do not fit levels in \[0, 1\] or in \[0, 255\]"),
+    "large": (normalized("0.", [300] * 3, [1] * 3), r"do not fit pixel values in \[0, 1\] or in \[0, 255\]"),
     "nan": (normalized("0.", [np.nan] * 3, [1] * 3), "finite numbers"),
     "zero": (normalized("0.", [0.5] * 3, [0] * 3), "positive numbers"),
     "half": (under("1.") | {"0.mean": np.zeros(3, np.float32)}, "expected one mean and one std"),
@@ -228,7 +228,7 @@ UNCLEAR = {
     "two": (
         normalized("0.", [0.5] * 3, [0.25] * 3)
         | dict(zip(("normalize.mean", "normalize.std"), layer([0.1] * 3, [0.2] * 3), strict=True)),
-        "several normalizations",
+        "specify different normalizations",
     ),
 }
 
@@ -237,7 +237,7 @@ UNCLEAR = {
 def test_a_normalization_that_is_not_clear_is_refused_where_pictures_are_prepared(name, tmp_path):
     content, message = UNCLEAR[name]
     weights = read(save(content, tmp_path / name))
-    assert holds(weights)  # the weights are good all the same
+    assert holds(weights)  # the weights can still be used
     with pytest.raises(UserError, match=message):
         weights.info.follow()
     with pytest.warns(UserWarning, match=message), pytest.raises(UserError, match=message):
@@ -287,7 +287,7 @@ def test_files_beside_weights_and_a_layer_in_them_must_agree(tmp_path):
         else:
             assert weights.info.follow().normalization == HALF
             assert weights.info.follow().size == (32, 32)
-            assert any("the file normalizes images by 0.mean and 0.std" in note for note in weights.notes)
+            assert any("the file normalizes images with 0.mean and 0.std" in note for note in weights.notes)
     (tmp_path / "none" / "preprocessor_config.json").unlink()  # a size alone
     stated = read_weights(tmp_path / "none").info
     assert (stated.follow().normalization, stated.follow().size, stated.normalization_only) == (HALF, (224, 224), False)
@@ -301,6 +301,6 @@ def test_predict_says_in_lines_of_their_own_what_a_layer_states_and_what_nothing
     done = run("-m", "focalnet_jax.predict", picture, "--checkpoint", path, "--image-size", 32, *OPTION)
     assert done.returncode == 0, done.stderr
     layers, rest = done.stderr.splitlines()
-    assert layers == (f"warning: {path}: the file normalizes images by 0.mean and 0.std: mean 0.5, std 0.25")
-    assert rest.startswith(f"note: {path} stores no size, resize and crop; the default is used: shorter side")
+    assert layers == (f"warning: {path}: the file normalizes images with 0.mean and 0.std: mean 0.5, std 0.25")
+    assert rest.startswith(f"note: {path} does not specify size, resize and crop; using the default: shorter side")
     assert rest.endswith("mean 0.5, std 0.25")

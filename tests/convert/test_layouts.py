@@ -1,4 +1,4 @@
-"""A FocalNet is found in whatever a trainer saved, and what is left or chosen is reported."""
+"""A FocalNet is found in files of all trainers; choices and ignored contents are reported."""
 
 import pickle
 import sys
@@ -31,7 +31,7 @@ def under(prefix, tensors=TENSORS):
 
 
 def holds(weights, tensors=TENSORS):
-    """Whether `weights` are these tensors, bit for bit."""
+    """Returns whether `weights` are bitwise equal to these tensors."""
     written = dict(params_to_tensors(weights.params, weights.config, "timm"))
     return written.keys() == tensors.keys() and all(np.array_equal(written[name], tensors[name]) for name in tensors)
 
@@ -122,14 +122,14 @@ def test_of_peers_one_must_be_chosen_and_the_message_lists_them(tmp_path):
     save({"model": pair, "model_ema": under("student.")}, tmp_path / "three.pth")
     for name in ("pair.safetensors", "pair.pth", "three.pth"):
         listed = r"teacher\.backbone \(timm, 63 tensors\).*choose one with --weights NAME"
-        with pytest.raises(UserError, match=f"holds . FocalNets: .*{listed}"):
+        with pytest.raises(UserError, match=f"contains . FocalNets: .*{listed}"):
             read(tmp_path / name)
         assert holds(read(tmp_path / name, which="teacher"), OTHER)
     assert holds(read(tmp_path / "pair.pth", which="student.backbone."))
     for which in ("ema", "head", "backbone"):
-        with pytest.raises(UserError, match=f"--weights {which}: expected one FocalNet .*found .; it holds"):
+        with pytest.raises(UserError, match=f"--weights {which}: expected one FocalNet .*found .; the file contains"):
             read(tmp_path / "pair.pth", which=which)
-    # one model under two keys is one
+    # the same model under two keys counts once
     assert holds(read(save({"model": TENSORS, "state_dict": TENSORS}, tmp_path / "one.pth")))
 
 
@@ -166,7 +166,7 @@ def test_tensors_that_may_be_part_of_the_computation_are_not_left_out_silently(t
             safetensors.numpy.save_file(under(prefix, TENSORS | {name: extra}), tmp_path / "file")
             with pytest.raises(UserError, match=f"not used {name}"):
                 read(tmp_path / "file")
-    # another classifier than FocalNet's is left where it is dropped
+    # with --head drop, a classifier that is not FocalNet's is ignored
     own = under("net.", HEADLESS | {"norm.weight": np.ones(16, np.float32), "norm.bias": np.ones(16, np.float32)})
     safetensors.numpy.save_file(own | {"net.head.mlp.0.weight": extra}, tmp_path / "own")
     with pytest.raises(UserError, match=r"not used head\.mlp\.0\.weight"):
@@ -205,10 +205,10 @@ def test_float64_is_read_and_written_as_a_stated_type(tmp_path):
         assert (weights.dtype, holds(weights)) == ("float64", True)
         out = tmp_path / f"{path.name}.safetensors"
         assert write_weights(weights, out, format="timm").notes[0] == "cast from float64 to float32"
-        with pytest.warns(UserWarning, match="holds float64; parameters are float32"):
+        with pytest.warns(UserWarning, match="contains float64 weights; they are converted to float32"):
             focalnet_jax.load_model(path, **PLAIN)
     double["norm.bias"][0] = 1e300
-    with pytest.raises(UserError, match=r"norm\.bias reaches 1e\+300, which exceeds float32"):
+    with pytest.raises(UserError, match=r"norm\.bias has values up to 1e\+300, which exceed the range of float32"):
         read(save(double, tmp_path / "large.pth"))
 
 
@@ -265,12 +265,12 @@ def test_commands_take_the_choice_of_weights(tmp_path):
     assert "expected one FocalNet of that key or prefix, found 0" in done.stderr
     checkpoint = tmp_path / "checkpoint"
     write_weights(read(path), checkpoint, format="orbax")
-    with pytest.raises(UserError, match="has only its params; the flag is for PyTorch files"):
+    with pytest.raises(UserError, match="has only the item params; the flag is for PyTorch files"):
         read_weights(checkpoint, which="ema")
 
 
 def test_a_directory_of_several_weights_files_is_refused(tmp_path):
     for name in ("epoch=3.ckpt", "last.ckpt"):
         (tmp_path / name).write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"holds 2 weights files, such as epoch=3\.ckpt: give one of them"):
+    with pytest.raises(UserError, match=r"contains 2 weights files, such as epoch=3\.ckpt: give one of them"):
         read_weights(tmp_path)

@@ -1,4 +1,4 @@
-"""Weights that are stored in parts or changed are put together where that is exact, and named where it is not."""
+"""Weights that are stored in parts are combined if that is exact; otherwise the error names them."""
 
 import json
 import warnings
@@ -28,7 +28,7 @@ def without(name, tensors=TENSORS):
 
 
 def replaced(name, **parts):
-    """The tensors with one in parts: `weight` in `name.weight_g` and so on."""
+    """Returns the tensors with one replaced by parts, such as `name.weight_g` and `name.weight_v`."""
     return without(f"{name}.weight") | {f"{name}.{part}": value for part, value in parts.items()}
 
 
@@ -45,8 +45,8 @@ def test_pruned_weights_are_values_times_masks(kind, tmp_path):
     assert f"{len(masks)} pruned tensors multiplied by their masks" in weights.notes
 
 
-ADAPTERS = r"holds adapters such as PEFT's LoRA.*merge_and_unload"
-QUANTIZED = "holds quantized weights.*before it is quantized"
+ADAPTERS = r"contains adapters such as PEFT's LoRA.*merge_and_unload"
+QUANTIZED = "contains quantized weights.*before it is quantized"
 WEIGHT_NORM = "in the two parts of weight_norm.*remove_weight_norm"
 NAMED = {
     "adapter": (under("base_model.model.", LORA), ADAPTERS),
@@ -85,7 +85,7 @@ def test_dynamically_quantized_layers_are_called_quantized(tmp_path):
     layers = without(f"{LAYER}.weight", without(f"{LAYER}.bias")) | packed | {f"{LAYER}.scale": ONES[0]}
     with pytest.raises(UserError, match=QUANTIZED):
         read(save(layers, tmp_path / "dynamic.pth"))
-    with pytest.raises(UserError, match=r"stem\.proj\.weight is made by torch\._utils\._rebuild_qtensor, quantized"):
+    with pytest.raises(UserError, match=r"stem\.proj\.weight is stored as torch\._utils\._rebuild_qtensor, quantized"):
         read(save(TENSORS | {"stem.proj.weight": quantized}, tmp_path / "static.pth"))
 
 
@@ -94,14 +94,16 @@ def test_optimizer_state_is_refused_as_weights(nested, tmp_path):
     for name, state in (("adam", {0: {"exp_avg": ONES, "step": np.array(3)}}), ("sgd", {})):
         optimizer = {"state": state, "param_groups": [{"lr": 0.1, "params": [0]}]}
         path = save({"optimizer": optimizer} if nested else optimizer, tmp_path / name)
-        with pytest.raises(UserError, match="holds optimizer state and no weights; expected the accompanying file"):
+        with pytest.raises(
+            UserError, match="contains optimizer state but no weights; expected the file with the model"
+        ):
             read(path)
 
 
 def test_other_models_are_reported_as_no_focalnet(tmp_path):
     swin = {"layers.0.blocks.0.attn.qkv.weight": ONES, "layers.0.blocks.1.attn_mask": ONES}
     path = save({"model": swin, "optimizer": {"state": {0: {"exp_avg": ONES}}}}, tmp_path / "swin")
-    with pytest.raises(UserError, match="holds no FocalNet weights: 3 tensors"):
+    with pytest.raises(UserError, match="contains no FocalNet weights: 3 tensors"):
         read(path)
 
 
@@ -144,7 +146,7 @@ def test_one_model_in_two_formats_is_no_choice(tmp_path):
     safetensors.numpy.save_file(under("model.") | under("ema.", OTHER), tmp_path / "model.safetensors")
     save(OTHER, tmp_path / "pytorch_model.bin")
     assert read(tmp_path).decisions == ("took model, not the averaged weights, ema: use --weights ema for them",)
-    assert holds(read(tmp_path, which="model"))  # the one in the file that is read
+    assert holds(read(tmp_path, which="model"))  # the weights in the file that is read
     assert holds(read(tmp_path, which="ema"), OTHER)
     assert holds(read(tmp_path, which="pytorch_model"), OTHER)
 

@@ -1,4 +1,4 @@
-"""A pickle that calls a function which runs programs or code is refused, however the call is written."""
+"""A pickle that calls a function which runs programs or code is an error, however the call is encoded."""
 
 import ctypes
 import importlib

@@ -1,4 +1,4 @@
-"""Nothing in a file is imported or run, and what is no file of weights is called what it is."""
+"""Nothing in a file is imported or executed, and errors name the type of files that are not weights."""
 
 import copyreg
 import io
@@ -25,7 +25,7 @@ def read(path):
 
 @pytest.fixture
 def unharmed(tmp_path, monkeypatch):
-    """Checks that a test imports no module, runs no program and writes no file but its own."""
+    """Checks that a test imports no module, runs no program and writes no file other than its own."""
     ran = []
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "trap.py").write_text("raise SystemExit('imported')")
@@ -40,7 +40,7 @@ def unharmed(tmp_path, monkeypatch):
 
 
 def malicious(mark):
-    """Objects beside the weights that would do something in an unpickler that imports and calls."""
+    """Returns objects next to the weights that would cause harm in an ordinary unpickler."""
     touch = f"touch {mark}"
     return {
         "system": Call("os system", (touch,)),
@@ -82,7 +82,7 @@ def test_a_file_that_would_run_something_is_refused_and_does_not_run_it(name, un
     thing = malicious(unharmed / "ran")[name]
     for content in ({"model": TENSORS, "extra": thing}, {**TENSORS, "stem.proj.weight": thing}, thing):
         for write in (save, save_legacy):
-            with pytest.raises(UserError, match=r"is refused: it tries to run .*; nothing was run"):
+            with pytest.raises(UserError, match=r"is rejected: it tries to run .*; nothing was run"):
                 read(write(content, unharmed / "file.pth"))
 
 
@@ -96,7 +96,7 @@ def test_an_object_beside_the_weights_is_inert_whatever_its_class(name, unharmed
 
 
 def opcodes(*parts):
-    """A pickle whose dictionary holds the weights, with opcodes before its end."""
+    """Returns a pickle of a dictionary with the weights, with additional opcodes before its end."""
     storages = []
     return encode(TENSORS, storages)[:-1] + b"".join(parts) + b"u."
 
@@ -169,7 +169,7 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(name, tmp_path):
         if write is save or OUTSIDE[name].claimed is None:
             with pytest.raises(UserError, match=r"stem\.norm\.bias"):
                 read(write(TENSORS | {"stem.norm.bias": OUTSIDE[name]}, tmp_path / "file.pth"))
-        # beside the weights it does not matter
+        # next to the weights it does no harm
         assert holds(read(write({"model": TENSORS, "optimizer": [OUTSIDE[name]]}, tmp_path / "file.pth")))
 
 
@@ -223,8 +223,8 @@ NOT_WEIGHTS = {
     "a NumPy archive": lambda path: np.savez(path.open("wb"), a=np.ones(2)),
     "a Keras model": lambda path: as_zip(path, "config.json", "model.weights.h5"),
     "a zip of other files (a.txt, b.txt)": lambda path: as_zip(path, "a.txt", "b.txt"),
-    "holds a pickled model, timm.models.focalnet.FocalNet": lambda path: save(WHOLE, path),
-    "holds a pickled model": lambda path: save({"epoch": 3, "model": WHOLE, "ema": None}, path),
+    "contains a pickled model, timm.models.focalnet.FocalNet": lambda path: save(WHOLE, path),
+    "contains a pickled model": lambda path: save({"epoch": 3, "model": WHOLE, "ema": None}, path),
     "a Git LFS pointer": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n"),
     "a web page": lambda path: path.write_text("\n<!DOCTYPE html><html><title>Log in</title>"),
     "an XML document": lambda path: path.write_text("<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"),
@@ -237,8 +237,8 @@ NOT_WEIGHTS = {
     "a tar archive": as_tar,
     "a JPEG image": lambda path: path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(100)),
     "begins with zeros": lambda path: path.write_bytes(bytes(5000)),
-    "begins as neither a zip": lambda path: path.write_bytes(b"\x17\x03\x99" * 50),
-    "holds no state dict": lambda path: save([1, 2], path),
+    "does not begin like a zip": lambda path: path.write_bytes(b"\x17\x03\x99" * 50),
+    "contains no state dict": lambda path: save([1, 2], path),
     "no FocalNet weights": lambda path: save({"patch_embed.proj.weight": np.ones((3, 3, 4, 4), np.float32)}, path),
 }
 
@@ -257,7 +257,7 @@ def test_files_that_are_no_weights_are_named_by_their_kind(what, suffix, tmp_pat
 def test_tensors_of_other_kinds_are_named_where_they_are_needed(tmp_path):
     for function in ("torch._utils _rebuild_qtensor", "torch._utils _rebuild_sparse_tensor"):
         odd = Call(function, (1, 2))
-        with pytest.raises(UserError, match=r"stem\.proj\.weight is made by torch\._utils\._rebuild_"):
+        with pytest.raises(UserError, match=r"stem\.proj\.weight is stored as torch\._utils\._rebuild_"):
             read(save(TENSORS | {"stem.proj.weight": odd}, tmp_path / "file.pth"))
         assert holds(read(save({"model": TENSORS, "odd": odd}, tmp_path / "file.pth")))
     safetensors.numpy.save_file(TENSORS | {"stem.norm.bias": np.zeros(8, np.int64)}, tmp_path / "file.pth")
@@ -273,7 +273,7 @@ def _call(what):
 
 
 class Real:
-    """A class that is there to be imported, and does something when it is."""
+    """A class that an ordinary unpickler would import and call."""
 
     def __reduce__(self):
         return _call, ("called",)
@@ -282,7 +282,7 @@ class Real:
 def test_functions_are_not_called_even_where_they_are_loaded(tmp_path):
     content = pickle.dumps({"model": TENSORS, "beside": Real(), "class": Real})
     pickle.loads(content)
-    assert CALLED.pop() == "called"  # what an unpickler does
+    assert CALLED.pop() == "called"  # as in an ordinary unpickler
     (tmp_path / "file.pkl").write_bytes(content)
     assert holds(read(tmp_path / "file.pkl"))
     assert not CALLED

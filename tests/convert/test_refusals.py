@@ -1,4 +1,4 @@
-"""What cannot be read or written is refused in one line, and nothing is left behind."""
+"""If weights cannot be read or written, the command ends with a one-line error and leaves no files."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
 
     refused("missing norm.bias", {key: value for key, value in tensors.items() if key != "norm.bias"})
     refused("not used surplus", tensors | {"surplus": np.zeros(3, np.float32)})
-    # every key is accounted for, those of one kind by their pattern
+    # every key is listed; keys that differ in a number are listed as a pattern
     blocks = {key: value for key, value in tensors.items() if not key.endswith("modulation.f.bias")}
     refused("missing layers.0.blocks.0.modulation.f.bias (and 2 more layers.*.blocks.*.modulation.f.bias)", blocks)
     refused("expected (8,)", tensors | {"stem.norm.bias": np.zeros(9, np.float32)})
@@ -77,12 +77,12 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
         ({"normalize_modulator": "false"}, "normalize_modulator is 'false'; expected bool"),
         ({"depths": [2, 2]}, "depths is (2, 2) in config.json, but the tensors have (1, 2)"),
         ({"use_layerscale": True}, "use_layerscale is True"),
-        ({"hidden_act": "relu"}, "computes gelu only"),
+        ({"hidden_act": "relu"}, "supports only gelu"),
         ({"layer_norm_eps": 1e-12}, "layer_norm_eps=1e-12"),
         ({"id2label": {"0": "cat"}}, "names 1 classes; the classifier has classes 0 to 4"),
         ({"id2label": {str(index): str(index) for index in range(5, 10)}}, "names 5 classes"),
-        ({"id2label": dict.fromkeys("01234")}, "expected a text for every class"),
-        ({"id2label": ["a", "b", "c", "d", "e"]}, "expected a text for every class"),
+        ({"id2label": dict.fromkeys("01234")}, "expected an object with a string for every class"),
+        ({"id2label": ["a", "b", "c", "d", "e"]}, "expected an object with a string for every class"),
         ({"image_size": "384"}, "image_size is '384'"),
         ({"image_size": -5}, "image_size is -5"),
         ({"image_size": [384]}, "image_size is [384]"),
@@ -114,7 +114,7 @@ def test_weights_that_are_nan_or_infinite_are_counted_in_one_line(tmp_path, caps
     for format, name in (("timm", "file.safetensors"), ("orbax", "checkpoint")):
         report = write_weights(weights, tmp_path / name, format=format)
         count = len(named_leaves(weights.params))
-        expected = f"2 of {count} arrays hold NaN or infinite values: head/bias, norm/scale"
+        expected = f"2 of {count} arrays contain NaN or infinite values: head/bias, norm/scale"
         assert [note for note in report.notes if "NaN" in note] == [f"warning: {expected}"]
         load_into(str(tmp_path / name), weights.config, on_one_device(weights.config))
         assert capsys.readouterr().err == f"warning: {tmp_path / name}: {expected}\n"
@@ -135,8 +135,8 @@ def test_damaged_json_is_one_line(name, content, tmp_path):
 @pytest.mark.parametrize(
     ("stated", "told"),
     [
-        ([], "it is []; expected an object"),
-        ({"classes": [1, 2, 3, 4, 5]}, "classes is [1, 2, 3, 4, 5]; expected a text for every class"),
+        ([], "it is []; expected a JSON object"),
+        ({"classes": [1, 2, 3, 4, 5]}, "classes is [1, 2, 3, 4, 5]; expected a list with a string for every class"),
         ({"classes": "abcde"}, "classes is 'abcde'; expected"),
         ({"classes": list("abcdefghi")}, "it names 9 classes; the classifier has 5"),
         ({"classes": list("abcde"), "words": ["a cat"]}, "words has 1 entry for 5 classes"),
@@ -144,8 +144,8 @@ def test_damaged_json_is_one_line(name, content, tmp_path):
         ({"image_size": "ab"}, "image_size is 'ab'; expected height and width"),
         ({"image_size": [1, 2, 3]}, "image_size is [1, 2, 3]"),
         ({"image_size": True}, "image_size is True"),
-        ({"preprocessing": 7}, "preprocessing is 7; expected an object"),
-        ({"preprocessor": ["a"]}, "preprocessor is ['a']; expected an object"),
+        ({"preprocessing": 7}, "preprocessing is 7; expected a JSON object"),
+        ({"preprocessor": ["a"]}, "preprocessor is ['a']; expected a JSON object"),
     ],
 )
 def test_damaged_metadata_of_a_file_is_one_line(stated, told, tmp_path):
@@ -159,7 +159,7 @@ def test_damaged_metadata_of_a_file_is_one_line(stated, told, tmp_path):
 
 
 def test_damaged_metadata_of_a_checkpoint_is_one_line():
-    with pytest.raises(UserError, match="the checkpoint's metadata is damaged: classes is 3; expected a text"):
+    with pytest.raises(UserError, match="the checkpoint's metadata is damaged: classes is 3; expected a list"):
         checkpoint_info({"stated": {"classes": 3}})
 
 
@@ -167,7 +167,7 @@ def test_errors_of_a_checkpoint_name_it_once(tmp_path):
     write_weights(weights_of(), tmp_path / "step", format="orbax")
     metadata = tmp_path / "step" / "metadata" / "metadata"
     for stated, told in (
-        ({}, "{} does not state its model; it was not written by this package"),
+        ({}, "{} contains no model config; it was not written by this package"),
         ({"model": {}}, "{} cannot be read: the checkpoint's description of its model is damaged: KeyError('config')"),
         (json.loads(metadata.read_text()) | {"a": 1}, "checkpoint {} is damaged"),
     ):
@@ -219,7 +219,7 @@ def test_an_unknown_variant_is_refused_before_anything_is_read():
 def test_nothing_stays_behind_where_writing_fails(tmp_path):
     weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
     weights.params["norm"]["bias"][0] = 1e6
-    with pytest.raises(UserError, match="cannot hold"):
+    with pytest.raises(UserError, match="too large for"):
         write_weights(weights, tmp_path / "new" / "folder" / "half.safetensors", format="timm", dtype="float16")
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
@@ -237,9 +237,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     write_weights(weights, tmp_path / "whole", format="orbax")
     for format, name in (("timm", "x.safetensors"), ("huggingface", "hf"), ("orbax", "checkpoint")):
         arguments = [sys.executable, "-m", "focalnet_jax.convert", tmp_path / "whole", tmp_path / name, "--to", format]
-        # files of at most 8 KB stand for a full disk
+        # a limit of 8 KB per file imitates a full disk
         limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *arguments]
-        kept = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}  # or Python leaves cut .pyc files in the environment
+        kept = os.environ | {
+            "PYTHONDONTWRITEBYTECODE": "1"
+        }  # otherwise Python would leave truncated .pyc files in the environment
         done = subprocess.run(limited, capture_output=True, text=True, timeout=120, env=kept)
         assert done.returncode == 2
         assert done.stderr.startswith("error: cannot write")
@@ -248,7 +250,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
 
 
 def test_writing_a_torch_file_without_torch_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "torch", None)  # imitates a machine without torch
     weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
     with pytest.raises(UserError, match="pip install torch"):
         write_weights(weights, tmp_path / "new.pth", format="timm")

@@ -1,4 +1,4 @@
-"""Class names, preprocessing and input sizes that files state are read, and kept by conversions."""
+"""Class names, preprocessing and input sizes in files are read, and kept by conversions."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ def test_what_a_huggingface_directory_states_is_kept_by_conversions(tmp_path):
     write_weights(read_weights(source), tmp_path / "again", format="huggingface")
     stated = json.loads((tmp_path / "again" / "config.json").read_text())
     assert (stated["id2label"], stated["image_size"], stated["drop_path_rate"]) == (labels, 384, 0.2)
-    # a configuration of something else beside the weights says nothing about them
+    # a config.json of something else next to the weights is ignored
     (source / "config.json").write_text(json.dumps({"model_type": "swin", "normalize_modulator": True}))
     assert not read_weights(source, options=OPTIONS["huggingface_srf"]).config.normalize_modulator
 
@@ -40,7 +40,7 @@ def test_a_huggingface_directory_names_the_imagenet_classes(tmp_path):
     write_weights(weights, tmp_path / "model", format="huggingface")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["id2label"]["4"] == "LABEL_4"
     own = transformers_config(variant_config("focalnet_tiny_srf", num_classes=3), 224, ["cat", "dog"])["id2label"]
-    assert own == {"0": "cat", "1": "dog", "2": "LABEL_2"}  # an output the data does not use
+    assert own == {"0": "cat", "1": "dog", "2": "LABEL_2"}  # an output that the data do not use
     synsets = [synset for synset, _ in class_list(1000)]
     assert transformers_config(variant_config("focalnet_tiny_srf"), 224, synsets)["id2label"] == labels
     assert {entry.name for entry in (tmp_path / "model").iterdir()} == {
@@ -65,11 +65,11 @@ def test_labels_and_preprocessing_are_kept_in_whatever_order_they_are_listed(tmp
     assert [stated["id2label"][str(index)] for index in range(5)] == names
     assert stated["image_size"] == 384
     assert json.loads((tmp_path / "again" / "preprocessor_config.json").read_text()) == preprocessing
-    # at another size the same share is cropped
+    # at a different size, the crop covers the same fraction
     write_weights(read_weights(source), tmp_path / "other", format="huggingface", image_size=192)
     other = json.loads((tmp_path / "other" / "preprocessor_config.json").read_text())
     assert (other["size"]["shortest_edge"], other["crop_size"]["height"]) == (192 * 400 // 384, 192)
-    # a checkpoint of ours keeps all that is stated
+    # a checkpoint of this package keeps everything
     write_weights(read_weights(source), tmp_path / "checkpoint", format="orbax")
     write_weights(read_weights(tmp_path / "checkpoint"), tmp_path / "back", format="huggingface")
     for file in ("config.json", "preprocessor_config.json"):
@@ -107,12 +107,12 @@ def test_weights_with_the_same_classes_in_another_order_are_evaluated_and_traine
     for path in ("reversed", "reversed/model.safetensors", "checkpoint"):
         result = evaluate_checkpoint(config, str(tmp_path / path))
         assert (result["top1"], result["top5"]) == (expected["top1"], expected["top5"])
-        assert result["loss"] == pytest.approx(expected["loss"], rel=1e-5)  # summed in another order
+        assert result["loss"] == pytest.approx(expected["loss"], rel=1e-5)  # summed in a different order
     from_there = load_config("configs/quickstart.py", [*SMALL[1:], f"--config.init_from={tmp_path / 'checkpoint'}"])
     source = set_up(from_there, tmp_path / "run").train_data.source
     assert source.class_names == tuple(names[::-1])
     assert source[0][1] == 9 - DigitsSource("train")[0][1]
-    name([f"digit {name}" for name in names])  # other words: the digits are numbers of outputs
+    name([f"digit {name}" for name in names])  # different words, so the digits must be numbers of outputs
     assert evaluate_checkpoint(config, str(tmp_path / "model"))["top1"] == expected["top1"]
 
 
@@ -120,7 +120,7 @@ def test_a_config_that_leaves_out_its_defaults_is_read(tmp_path):
     source = in_a_directory(tmp_path / "model")
     stated = json.loads((source / "config.json").read_text())
     for key in ("focal_levels", "focal_windows", "mlp_ratio", "embed_dim", "id2label", "image_size"):
-        del stated[key]  # as save_pretrained does with what is transformers' default
+        del stated[key]  # like save_pretrained, which leaves out defaults
     (source / "config.json").write_text(json.dumps(stated))
     assert read_weights(source).config.levels == (2, 2)
 

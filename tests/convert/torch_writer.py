@@ -1,4 +1,4 @@
-"""Torch files written without torch: the opcodes of protocol 2, and calls of any function, imported nowhere."""
+"""Writes torch files without torch: pickle opcodes of protocol 2, which may call any function without importing it."""
 
 import struct
 import zipfile
@@ -13,7 +13,7 @@ LEGACY = 0x1950A86A20F9469CFC6C
 
 @dataclass
 class Call:
-    """What a pickle would call: a function by "module name", with args; then its state and entries."""
+    """A call in a pickle: a function ("module name"), its arguments, and the state and entries of the result."""
 
     function: str
     args: tuple[Any, ...] = ()
@@ -23,20 +23,20 @@ class Call:
 
 @dataclass
 class Global:
-    """A function or class by "module name", not called."""
+    """A function or class ("module name") that is not called."""
 
     name: str
 
 
 @dataclass
 class View:
-    """A tensor of any declared shape and strides over the numbers of an array."""
+    """A tensor with any declared shape and strides over the values of an array."""
 
     array: np.ndarray
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int = 0
-    claimed: int | None = None  # numbers in the storage
+    claimed: int | None = None  # declared number of values in the storage
 
 
 def _text(text):
@@ -49,7 +49,7 @@ def _contiguous(shape):
 
 
 def encode(value, storages):
-    """The opcodes of a value; arrays become tensors, whose numbers are appended to `storages`."""
+    """Returns the opcodes of a value. Arrays become tensors, whose values are appended to `storages`."""
     if value is None or isinstance(value, bool):
         return {None: b"N", True: b"\x88", False: b"\x89"}[value]
     if isinstance(value, int):
@@ -90,7 +90,7 @@ def _entries(entries, storages):
 
 
 def save(value, path, pickle=None):
-    """A torch file; `pickle` are its opcodes where `value` is not to be encoded."""
+    """Writes a torch file of `value`, or with the opcodes `pickle`."""
     storages = []
     data = b"\x80\x02" + (encode(value, storages) + b"." if pickle is None else pickle)
     with zipfile.ZipFile(path, "w") as archive:
@@ -103,7 +103,7 @@ def save(value, path, pickle=None):
 
 
 def save_legacy(value, path):
-    """A torch file as they were before version 1.6."""
+    """Writes a torch file in the format before torch 1.6."""
     storages = []
     data = encode(value, storages)
     heads = [LEGACY, 1001, {"protocol_version": 1001, "little_endian": True}]

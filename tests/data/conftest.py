@@ -1,4 +1,4 @@
-"""Data sets that tests of the preparation share."""
+"""Data sets that several tests of `data.prepare` use."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def from_folders(pictures, tmp_path_factory):
-    """The data set made of the folders."""
+    """The data set prepared from class folders."""
     out = tmp_path_factory.mktemp("out")
     done = prepare("imagefolder", "--source", pictures, "--out", out, *SMALL)
     assert done.returncode == 0, done.stderr
@@ -26,7 +26,7 @@ def from_folders(pictures, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    """The card of ImageNet-1K in small, made of its own tars."""
+    """The card of a small ImageNet-1K, prepared from the original tars."""
     folder = tmp_path_factory.mktemp("expected")
     card, _ = prepared(folder / "out", "imagenet1k", "--source", layouts.kaggle_tars(folder / "tars"))
     train, val = (contents(folder / "out" / "imagenet2012" / "1.0.0", split) for split in ("train", "val"))

@@ -1,4 +1,4 @@
-"""Small data sets of tensorflow-datasets."""
+"""Makes small data sets in the format of tensorflow-datasets."""
 
 import io
 
@@ -12,7 +12,7 @@ NAMES = ["rose", "tulip", "daisy"]
 
 
 def make_data_set(folder, label, labels, **more):
-    """A data set of one grey picture an entry of `labels`."""
+    """Makes a data set with one grey image per entry of `labels`."""
     folder.mkdir(parents=True)
     form = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(None, None, 3)), **label})
     (key,) = label

@@ -1,4 +1,4 @@
-"""ImageNet-1K in small as Parquet files and shards, with any labels."""
+"""Writes a small ImageNet-1K as Parquet files and WebDataset shards, with any labels."""
 
 from tests.data.layouts import (
     NUMBERS,
@@ -9,7 +9,7 @@ from tests.data.layouts import (
 )
 from tests.data.preparing import write_tar
 
-TRAIN = {SYNSETS[0]: 6, SYNSETS[1]: 4, SYNSETS[2]: 4}  # usable images by class
+TRAIN = {SYNSETS[0]: 6, SYNSETS[1]: 4, SYNSETS[2]: 4}  # number of usable images by class
 VAL = dict.fromkeys(SYNSETS, 2)
 OWN = {synset: number for number, synset in enumerate(SYNSETS)}
 FROM_1 = {synset: number + 1 for synset, number in NUMBERS.items()}
@@ -27,7 +27,7 @@ def images(split, names="plain"):
 
 
 def write_rows(root, train, val, train_names="plain", val_names="plain"):
-    """Writes Parquet files; `train` and `val` are the labels by synset."""
+    """Writes Parquet files; `train` and `val` map synsets to labels."""
     for split, labels, names in (("train", train, train_names), ("val", val, val_names)):
         rows = [(name, content, labels[synset]) for name, content, synset in images(split, names)]
         write_parquet(root / f"{split}.parquet", rows)
@@ -35,7 +35,7 @@ def write_rows(root, train, val, train_names="plain", val_names="plain"):
 
 
 def write_shards(root, train, val, train_names="plain", val_names="plain"):
-    """Writes WebDataset shards; `train` and `val` are the labels by synset."""
+    """Writes WebDataset shards; `train` and `val` map synsets to labels."""
     for split, labels, names in (("train", train, train_names), ("val", val, val_names)):
         shard = {}
         for number, (name, content, synset) in enumerate(images(split, names)):

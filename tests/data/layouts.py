@@ -1,4 +1,4 @@
-"""ImageNet-1K in small, in each of the layouts in which people have it."""
+"""Writes a small ImageNet-1K in each of its common layouts."""
 
 import io
 import json
@@ -11,13 +11,17 @@ from PIL import Image
 from tests.data.pictures import encoded
 from tests.data.preparing import write_tar
 
-SYNSETS = ("n01440764", "n01443537", "n01751748")  # the last is ImageNet's class of the first validation image
+SYNSETS = ("n01440764", "n01443537", "n01751748")  # the last is the class of ImageNet's first validation image
 NUMBERS = {"n01440764": 0, "n01443537": 1, "n01751748": 65}
-IDS = {"n01440764": 449, "n01443537": 442, "n01751748": 490}  # numbers of the devkit: not the order of the synsets
+IDS = {
+    "n01440764": 449,
+    "n01443537": 442,
+    "n01751748": 490,
+}  # numbers in the devkit, which are not in the order of the synsets
 
 
 def write_train(root: Path, count: int = 4) -> dict[str, bytes]:
-    """Returns the training images by SYNSET/FILE: plain ones, a PNG named JPEG, a CMYK one and a damaged one."""
+    """Returns the training images by SYNSET/FILE: plain images, a PNG named .JPEG, a CMYK image and a damaged file."""
     files = {}
     for label, synset in enumerate(SYNSETS):
         for number in range(count):
@@ -47,7 +51,7 @@ def write_folder(root: Path, files: dict[str, bytes]) -> None:
 
 
 def pack(files: dict[str, bytes], mode: str = "w") -> bytes:
-    """Returns a tar, with `mode` w:gz or the like a compressed one."""
+    """Returns a tar; `mode`, such as w:gz, selects the compression."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as archive:
         for name, content in files.items():
@@ -77,7 +81,7 @@ def meta_mat() -> bytes:
 
 
 def kaggle(root: Path) -> Path:
-    """Kaggle's folder, unpacked, with what else it holds."""
+    """Writes Kaggle's unpacked folder, including its other files."""
     train, (val, synsets) = write_train(root), write_val()
     images = root / "ILSVRC" / "Data" / "CLS-LOC"
     write_folder(images / "train", train)
@@ -90,7 +94,7 @@ def kaggle(root: Path) -> Path:
 
 
 def kaggle_tars(root: Path) -> Path:
-    """The two tars beside the list."""
+    """Writes the two tars next to Kaggle's list."""
     train, (val, synsets) = write_train(root), write_val()
     root.mkdir(parents=True)
     inner = {}
@@ -104,7 +108,7 @@ def kaggle_tars(root: Path) -> Path:
 
 
 def devkit(root: Path) -> Path:
-    """The two tars beside the devkit's own archive."""
+    """Writes the two tars next to the devkit's archive."""
     kaggle_tars(root)
     (root / "LOC_val_solution.csv").unlink()
     truth = "".join(f"{IDS[synset]}\n" for synset in write_val()[1])
@@ -122,7 +126,7 @@ def devkit(root: Path) -> Path:
 
 
 def class_folders(root: Path) -> Path:
-    """Folders of synsets in both splits, as many scripts make them."""
+    """Writes synset folders in both splits, like many scripts do."""
     val, synsets = write_val()
     write_folder(root / "train", write_train(root))
     write_folder(root / "val", {f"{s}/{name}": c for s, (name, c) in zip(synsets, val.items(), strict=True)})
@@ -130,7 +134,7 @@ def class_folders(root: Path) -> Path:
 
 
 def hub_tars(root: Path) -> Path:
-    """Compressed tars whose file names carry the synset."""
+    """Writes compressed tars whose file names contain the synset."""
     train, (val, synsets) = write_train(root), write_val()
     named = {}
     for name, content in train.items():
@@ -148,7 +152,7 @@ def hub_tars(root: Path) -> Path:
 
 
 def samples(files: dict[str, tuple[bytes, int]]) -> dict[str, bytes]:
-    """Returns the files of a shard of WebDataset, of images with their labels."""
+    """Returns the files of a WebDataset shard with images and labels."""
     shard = {}
     for name, (content, label) in files.items():
         key = name.rpartition("/")[2].partition(".")[0]
@@ -159,7 +163,7 @@ def samples(files: dict[str, tuple[bytes, int]]) -> dict[str, bytes]:
 
 
 def webdataset(root: Path) -> Path:
-    """Shards in which the images are mixed."""
+    """Writes WebDataset shards with shuffled images."""
     train, (val, synsets) = write_train(root), write_val()
     labelled = [(name, (content, NUMBERS[name[:9]])) for name, content in train.items()]
     for number in range(2):
@@ -170,7 +174,7 @@ def webdataset(root: Path) -> Path:
 
 
 def write_parquet(path: Path, rows: list[tuple[str | None, bytes, object]], names: list[str] | None = None) -> Path:
-    """Writes a Parquet file as the `datasets` library does."""
+    """Writes a Parquet file like the `datasets` library."""
     import pyarrow
     from pyarrow import parquet
 
@@ -189,7 +193,7 @@ def write_parquet(path: Path, rows: list[tuple[str | None, bytes, object]], name
 
 
 def hub_parquet(root: Path) -> Path:
-    """Parquet files of the hub, whose classes are named by their lemmas."""
+    """Writes the Hub's Parquet files, whose class names are lemmas."""
     from focalnet_jax.data.class_lists import class_list
 
     names = [lemmas for _, lemmas in class_list(1000)]

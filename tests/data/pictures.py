@@ -1,4 +1,4 @@
-"""A small data set of real pictures, with files such as real data sets have among them."""
+"""Writes a small data set of real photos, with the unusual files that real data sets contain."""
 
 import io
 import tarfile
@@ -9,19 +9,19 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 SYNSETS = ("n01440764", "n01443537", "n01484850")
-READABLE = {"train": (13, 8, 8), "val": (3, 3, 3)}  # images a class that are kept, `write_planted` included
+READABLE = {"train": (13, 8, 8), "val": (3, 3, 3)}  # images per class that are kept, including those of `write_planted`
 REJECTED, NORMALIZED = 5, 4
 
 
 def encoded(image, format="JPEG"):
-    """The bytes of a file."""
+    """Returns the content of an image file."""
     buffer = io.BytesIO()
     image.save(buffer, format)
     return buffer.getvalue()
 
 
 def write_pictures(root: Path) -> None:
-    """Crops of two photos and of one turned over, in SPLIT/SYNSET/SYNSET_n.JPEG."""
+    """Writes crops of two photos, and of one of them upside down, as SPLIT/SYNSET/SYNSET_n.JPEG."""
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
     photos.append(photos[0].transpose(Image.Transpose.FLIP_TOP_BOTTOM))
     draw = np.random.default_rng(0)
@@ -36,13 +36,13 @@ def write_pictures(root: Path) -> None:
 
 
 def write_planted(folder: Path, synset: str) -> None:
-    """Four files to put right, one grey one to keep, five to reject."""
+    """Writes four files to correct, a grey file to keep, and five to reject."""
     image = Image.fromarray(load_sample_images().images[0]).resize((90, 70))
     deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     whole = encoded(image)
     files = {
         f"{synset}_100.JPEG": encoded(image.convert("CMYK")),
-        f"{synset}_101.JPEG": encoded(image, "PNG"),  # wrongly named
+        f"{synset}_101.JPEG": encoded(image, "PNG"),  # a PNG named .JPEG
         f"{synset}_102.PNG": encoded(deep, "PNG"),
         f"{synset}_103.png": encoded(image.convert("RGBA"), "PNG"),
         f"{synset}_104.JPEG": encoded(image.convert("L")),
@@ -50,14 +50,14 @@ def write_planted(folder: Path, synset: str) -> None:
         f"{synset}_106.JPEG": b"",
         f"{synset}_107.JPEG": b"<html>404</html>",
         f"{synset}_108.png": encoded(Image.new("1", (14_000, 14_000)), "PNG"),
-        f"{SYNSETS[-1]}_109.JPEG": whole,  # of another class, by its name
+        f"{SYNSETS[-1]}_109.JPEG": whole,  # the name contains a different class
     }
     for name, content in files.items():
         (folder / name).write_bytes(content)
 
 
 def write_imagenet(root: Path, folder: Path) -> Path:
-    """The tars and the list of labels of ImageNet-1K with the pictures below `root`; returns the list."""
+    """Writes the tars and the label list of ImageNet-1K with the images below `root`; returns the list."""
     folder.mkdir(parents=True)
     with tarfile.open(folder / "ILSVRC2012_img_train.tar", "w") as outer:
         for synset in reversed(SYNSETS):
@@ -72,7 +72,7 @@ def write_imagenet(root: Path, folder: Path) -> Path:
     labels = []
     with tarfile.open(folder / "ILSVRC2012_img_val.tar", "w") as archive:
         for path in sorted((root / "val").glob("*/*")):
-            name = f"ILSVRC2012_val_{len(labels) + 2:08d}.JPEG"  # the first image has another class
+            name = f"ILSVRC2012_val_{len(labels) + 2:08d}.JPEG"  # number 1 is left out, because its class is fixed
             labels.append(f"{name} {path.parent.name}")
             archive.add(path, name)
     (folder / "labels.txt").write_text("\n".join(labels) + "\n")
@@ -80,7 +80,7 @@ def write_imagenet(root: Path, folder: Path) -> Path:
 
 
 def write_colours(root: Path) -> None:
-    """Two classes of plain pictures, some of them in a folder below."""
+    """Writes two classes of single-coloured images, some in a subfolder."""
     for split, count in (("train", 3), ("val", 2)):
         for name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
             (root / split / name / "more").mkdir(parents=True)
@@ -97,5 +97,5 @@ PICTURE = encoded(Image.new("RGB", (8, 8), (9, 99, 200)))
 
 
 def pictures(*names):
-    """A picture by each of these names; other files where the suffix says so."""
+    """Writes an image with each of these names, or a different file if the suffix is not that of an image."""
     return {name: PICTURE if name.endswith((".jpg", ".JPEG")) else b"x" for name in names}

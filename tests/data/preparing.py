@@ -1,4 +1,4 @@
-"""Preparing data sets, and what is in one."""
+"""Runs `data.prepare` and reads the prepared data sets."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ SMALL = ["--processes", "2", "--shard-mb", "1"]
 
 
 def command(*arguments):
-    """`python -m focalnet_jax.data.prepare` with arguments."""
+    """Returns the command line of `python -m focalnet_jax.data.prepare`."""
     return [sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments)]
 
 
@@ -30,7 +30,7 @@ def prepare(*arguments):
 
 
 def killed(folder, pattern, *arguments):
-    """Starts a preparation and kills it as soon as a file of this pattern is in the folder."""
+    """Starts a preparation and kills it as soon as the folder contains a file that matches `pattern`."""
     process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not any(folder.glob(pattern)):
@@ -42,28 +42,28 @@ def killed(folder, pattern, *arguments):
 
 
 def refused(message, *arguments):
-    """Prepares with a mistake, which must be told."""
+    """Prepares with a mistake; asserts that the error reports it."""
     with pytest.raises(UserError) as caught:
         main(list(map(str, arguments)))
     assert message in str(caught.value), caught.value
 
 
 def share(name):
-    """Where in [0, 1) the image of this class and name lies when some are held out, as its documentation says."""
+    """Returns the position in [0, 1) of an image when a fraction is held out, as documented."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little") / 2**32
 
 
 def contents(folder, split):
-    """The digest of every image by file name, and the classes counted."""
+    """Returns the digest of every image by file name, and the number of images by class."""
     source = TfdsSource(str(folder), split)
     examples = [source._examples[index] for index in range(len(source))]
     digests = {example["file_name"].decode(): hashlib.sha256(example["image"]).hexdigest() for example in examples}
-    assert len(digests) == len(source)  # no name twice
+    assert len(digests) == len(source)  # names are unique
     return digests, Counter(source.class_names[label] for _, label in (source[index] for index in range(len(source))))
 
 
 def write_tar(path, files):
-    """A tar of these names and contents."""
+    """Writes a tar with these names and contents."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, content in files.items():
@@ -75,7 +75,7 @@ def write_tar(path, files):
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Prepares without processes of its own: these take seconds to start, and are tested elsewhere."""
+    """Makes `data.prepare` run in this process: new processes take seconds to start, and are tested elsewhere."""
 
     def run_all(function, arguments, processes, report):
         for done, given in enumerate(arguments, 1):
@@ -85,7 +85,7 @@ def in_process(monkeypatch):
 
 
 def prepared(out, kind, *arguments):
-    """Prepares in this process; returns the card, and the classes counted by split, those with images."""
+    """Prepares in this process; returns the card, and the number of images by class in each split."""
     assert main([kind, *map(str, arguments), "--out", str(out), "--processes", "1"]) == 0
     (path,) = out.glob("*/1.0.0/card.json")
     card = json.loads(path.read_text())

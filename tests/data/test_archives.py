@@ -1,4 +1,4 @@
-"""Tars and folders are indexed to the same members, damaged ones refused, and dealt fairly to shards."""
+"""Tars and folders give the same index; damaged ones are errors; images are divided evenly among shards."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_slices_of_a_split_hold_all_classes(tmp_path):
         for half in np.array_split(labels, 2):
             # 312 runs of 16 images of 4 classes: 78 +- 7.6 runs of each
             assert (np.bincount(half, minlength=4) > 16 * 40).all()
-    # a small set is one shard: its images are mixed one by one
+    # a small set is a single shard, in which single images are shuffled
     (shard,) = plan(100, 10_000_000)
     labels = shard.members[:, 0]
     assert len(labels) == 400
@@ -51,7 +51,7 @@ def test_a_damaged_or_cut_tar_is_refused_wherever_the_damage_is(tmp_path):
 
     assert len(index(content)) == 10
     assert len(index(bytes(512) + content, 512)) == 10
-    member = 512 + 1024  # a header and what it is of
+    member = 512 + 1024  # a header and the content
     for damaged in (
         content[: 3 * member] + b"\xff" + content[3 * member + 1 :],
         content[: 4 * member],

@@ -1,4 +1,4 @@
-"""Class-balanced sampling: how often a class comes, each of its examples alike, in an order of seed and step alone."""
+"""Class-balanced sampling draws classes in the right shares, and all examples of a class equally often."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def stream(labels, power, epochs, batch_size=50, seed=0, repeats=1):
 
 
 @pytest.mark.parametrize(
-    ("power", "expected"),  # 1000 places by the shares of n ** (1 - power), rounded to the largest remainders
+    ("power", "expected"),  # 1000 draws in proportion to n ** (1 - power), rounded by largest remainders
     [(1.0, [200, 200, 200, 200, 200]), (0.0, [600, 250, 100, 40, 10]), (0.5, [410, 264, 167, 106, 53])],
 )
 def test_classes_are_drawn_in_proportion_to_a_power_of_their_sizes(power, expected):
@@ -76,7 +76,9 @@ def test_classes_of_one_image_or_of_none_do_no_harm(labels):
 
 def test_hosts_resumption_and_threads_change_nothing():
     digits = DigitsSource("train")
-    keep = np.sort(np.argsort(digits.labels * 2000 + np.arange(len(digits)), kind="stable")[:700])  # some classes rarer
+    keep = np.sort(
+        np.argsort(digits.labels * 2000 + np.arange(len(digits)), kind="stable")[:700]
+    )  # some classes are rarer
 
     class Few:
         class_names, labels = digits.class_names, digits.labels[keep]
@@ -141,7 +143,7 @@ def test_examples_with_several_labels_cannot_be_balanced(tmp_path, monkeypatch):
     monkeypatch.setattr(balance, "_CACHE", str(tmp_path / "kept"))
     label = {"real_label": tfds.features.Sequence(tfds.features.ClassLabel(names=["rose", "tulip"]))}
     source = TfdsSource(str(make_data_set(tmp_path / "real", label, [[0], [0, 1], [1]])), "train")
-    with pytest.raises(UserError, match=r"class balance needs one label per image; .* has several"):
+    with pytest.raises(UserError, match=r"class balancing needs one label per image, but .* has several"):
         labels_of(source)
 
 

@@ -1,4 +1,4 @@
-"""What classes are called."""
+"""The lists of ImageNet's classes have the right names and order."""
 
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, output_names, short_names
 

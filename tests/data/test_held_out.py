@@ -1,4 +1,4 @@
-"""A held-out split that is made of the training images: by file names, a share of each class, stable."""
+"""The held-out split depends only on file names, has a fraction of each class, and is stable when images are added."""
 
 import shutil
 
@@ -122,7 +122,7 @@ def test_splits_do_not_become_classes_and_nothing_is_no_split(tmp_path, folders,
 
 def test_a_class_folder_without_images_is_no_class_to_train(tmp_path):
     write(tmp_path, cat=5, dog=0, horse=5)
-    with pytest.raises(UserError, match=r"class folder .*dog holds no images; it is empty"):
+    with pytest.raises(UserError, match=r"class folder .*dog contains no images; it is empty"):
         check_examples(open_split(data(tmp_path), "train"))
 
 

@@ -1,4 +1,4 @@
-"""Classes of data sets are found among a classifier's by their names, never by their positions."""
+"""Classes of data sets are matched with a classifier's by their names, never by their positions."""
 
 import json
 import pickle
@@ -116,13 +116,13 @@ def test_class_names_that_are_numbers_mean_outputs():
     assert match(["0", "2", "10"], None, 11).outputs.tolist() == [0, 2, 10]
     assert match(["000", "010", "999"], IN_1K).outputs.tolist() == [0, 10, 999]
     assert match(["1", "0"], called(["cat", "dog"], exact=True)).outputs.tolist() == [1, 0]
-    refused("w has the outputs 0 to 9, not 10", [str(number) for number in range(1, 11)], None, 10)
+    refused("but w has the outputs 0 to 9, not 10", [str(number) for number in range(1, 11)], None, 10)
     refused("are unknown", ["0", "1", "cat"], None, 10)
     refused("lacks: 0, 1", ["0", "1"], called(["cat", "dog"]), numbers=False)
 
 
 def test_numbers_that_are_names_of_the_classifier_are_these_names():
-    as_text = called(["0", "1", "10", "2"], exact=True)  # as runs before stored them
+    as_text = called(["0", "1", "10", "2"], exact=True)  # as stored by earlier versions
     assert match(["0", "1", "2", "10"], as_text).outputs.tolist() == [0, 1, 3, 2]
     assert match(["00", "02"], as_text).outputs.tolist() == [0, 3]
     refused("lacks: 3", ["0", "3"], as_text)
@@ -141,7 +141,11 @@ def test_nothing_is_matched_by_position():
     refused(r"the names of the 2 outputs of w are unknown, .*\(cat, dog\).*data.classes=FILE", ["cat", "dog"], None, 2)
     refused("2 classes that w lacks: cat, dog", ["cat", "dog"], IN_1K)
     refused(r"1 class that w lacks: cat \(1 others match\)", ["cat", "tench"], IN_1K)
-    refused(r"Take their examples out of split val to measure the others; .*data.classes=FILE", ["cat", "tench"], IN_1K)
+    refused(
+        r"Remove their examples from split val to evaluate the other.*data.classes=FILE",
+        ["cat", "tench"],
+        IN_1K,
+    )
     refused("lacks: n99999999", ["n99999999"], IN_22K)
     refused("lacks: lion, tiger", ["lion", "tiger"], called(["cat", "dog"]), 2)
     assert classes_of(10, None, "w") is None
@@ -181,7 +185,7 @@ def test_a_relabelled_source_differs_in_labels_alone(tmp_path):
     assert relabelled.fingerprint == source.fingerprint
     assert labels_present(source).tolist() == [0, 1]
     assert labels_present(relabelled).tolist() == [0, 2]
-    again = pickle.loads(pickle.dumps(relabelled))  # as processes that read are given it
+    again = pickle.loads(pickle.dumps(relabelled))  # reading processes receive a pickled copy
     assert [again[index][1] for index in range(6)] == again.labels.tolist() == labels_of(relabelled).tolist()
 
 

@@ -1,4 +1,4 @@
-"""The order of examples is a pure function of seed and step, wherever and in however many parts it is read."""
+"""The order of examples is a pure function of seed and step, for any number of readers and start step."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Erasing, mixup and cutmix are timm's, and depend on nothing but the key and the place in the batch."""
+"""Erasing, mixup and cutmix equal timm's, and depend only on the key and the position in the batch."""
 
 import math
 
@@ -19,7 +19,7 @@ quick = jax.jit(mix, static_argnums=2)
 
 
 def marked(batch, size=24, classes=None):
-    """Images and targets that say which example they come from."""
+    """Returns images and targets whose values show from which example they come."""
     images = jnp.broadcast_to(jnp.arange(batch, dtype=jnp.float32)[:, None, None, None], (batch, size, size, 3))
     return images, jnp.eye(classes or batch, dtype=jnp.float32)[:batch]
 
@@ -32,11 +32,11 @@ def test_mixup_mixes_an_example_with_its_mirror_in_the_group_and_labels_alike():
         partner = 8 * group + 7 - inside
         lam = float(labels[place, place])
         assert float(labels[place, partner]) == pytest.approx(1 - lam, abs=1e-6)
-        # images are numbered by place, float32
+        # values of images are their positions in the batch, float32
         np.testing.assert_allclose(mixed[place], lam * place + (1 - lam) * partner, atol=1e-5)
     lams = np.diagonal(labels).reshape(2, 8)
-    np.testing.assert_allclose(lams, np.broadcast_to(lams[:, :1], lams.shape), atol=1e-6)  # one a group
-    assert abs(lams[0, 0] - lams[1, 0]) > 1e-3  # and another one in the next
+    np.testing.assert_allclose(lams, np.broadcast_to(lams[:, :1], lams.shape), atol=1e-6)  # one per group
+    assert abs(lams[0, 0] - lams[1, 0]) > 1e-3  # and a different one in the next group
 
 
 @pytest.mark.parametrize("box", ["timm", "original"])
@@ -54,9 +54,9 @@ def test_the_area_of_a_cutmix_box_is_the_weight_of_its_label(box):
         assert float(labels[place, place]) == pytest.approx(1 - pasted.mean(), abs=1e-6)
         touches = pasted[0].any() or pasted[-1].any() or pasted[:, 0].any() or pasted[:, -1].any()
         if pasted.any() and not touches:
-            assert rows.sum() == columns.sum()  # square where the border does not cut it
+            assert rows.sum() == columns.sum()  # a square if the border does not cut it
             sides.add(int(rows.sum()))
-    # timm's boxes have every size; the original's are 2 * (n // 2) wide, so even
+    # timm's boxes have any size; the original's are 2 * (n // 2) wide, which is even
     assert any(side % 2 for side in sides) == (box == "timm")
 
 
@@ -67,7 +67,7 @@ def test_probabilities_and_lambdas_are_those_asked_for():
     lams, whole = np.diagonal(labels)[::2], mixed[::2, ..., 0]
     cut = np.array([len(np.unique(image)) == 2 for image in whole])
     blend = ~cut & (lams < 1) & np.array([np.ptp(image) == 0 for image in whole])
-    # beside cut and blended groups: those not mixed, and cuts so small or large that nothing or all is pasted
+    # the other groups: not mixed, or a cut so small or large that nothing or everything is pasted
     groups = 1000
     assert abs(blend.sum() - groups * 0.75 * 0.6) < CONFIDENCE * math.sqrt(groups * 0.45 * 0.55)
     assert cut.sum() < groups * 0.3 + CONFIDENCE * math.sqrt(groups * 0.3 * 0.7)
@@ -93,7 +93,7 @@ def test_erasing_fills_a_rectangle_of_the_published_size_with_normal_noise():
         areas.append(mask.mean())
         noise.append(image[mask])
     noise = np.concatenate(noise)
-    # even in (0.02, 1/3), but for a few that do not fit: those are drawn again
+    # uniform in (0.02, 1/3), except for a few that do not fit and are drawn again
     assert np.mean(areas) == pytest.approx(
         (0.02 + 1 / 3) / 2, abs=CONFIDENCE * 0.313 / math.sqrt(12 * len(areas)) + 0.01
     )
@@ -116,9 +116,9 @@ def test_the_number_of_devices_changes_nothing():
         return jax.device_get(prepare(*placed))
 
     one = on(1)
-    for devices in (2, 8):  # groups of 4 on devices of 8 and of 2
+    for devices in (2, 8):  # groups of 4 images, on devices with 8 and 2 images
         for alone, spread in zip(one, on(devices), strict=True):
-            np.testing.assert_allclose(spread, alone, atol=1e-6)  # fused otherwise, rounded otherwise
+            np.testing.assert_allclose(spread, alone, atol=1e-6)  # different fusions round differently
 
 
 def test_without_mixing_images_are_normalized_and_labels_smoothed():
@@ -138,7 +138,7 @@ def test_groups_divide_the_batch(group, batch):
 def test_groups_that_do_not_are_refused_with_one_that_does(group, batch, advice):
     with pytest.raises(UserError, match=advice):
         Mixing(mixup=0.8, group=group).group_size(batch)
-    assert Mixing(mixup=0.0, group=group).group_size(batch)  # nothing is mixed, nothing to refuse
+    assert Mixing(mixup=0.0, group=group).group_size(batch)  # valid, because nothing is mixed
 
 
 def test_each_option_is_a_key_of_the_config():

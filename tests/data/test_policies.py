@@ -1,4 +1,4 @@
-"""Picture operations have Pillow's pixels, and policies draw them as timm does."""
+"""Image operations equal Pillow's, and policies draw operations like timm's."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ def pictures():
     return [
         photos[0].resize((224, 224)),
         photos[1].resize((96, 61)),
-        Image.fromarray(np.asarray(photos[0].resize((50, 70))) // 2 + 30),  # does not reach all levels
+        Image.fromarray(np.asarray(photos[0].resize((50, 70))) // 2 + 30),  # does not contain all pixel values
         Image.fromarray(noise),
         Image.new("RGB", (9, 5), (7, 200, 90)),
         Image.new("RGB", (2, 2), (1, 2, 3)),
@@ -62,7 +62,7 @@ def test_photometric_operations_are_pillows(image):
     np.testing.assert_array_equal(colours.invert(array), ImageOps.invert(image))
     for bits in (1, 2, 4, 8):
         np.testing.assert_array_equal(colours.posterize(array, bits), ImageOps.posterize(image, bits))
-    assert not colours.posterize(array, 0).any()  # as Pillow before 13, which refuses it
+    assert not colours.posterize(array, 0).any()  # as in Pillow before 13; Pillow 13 rejects it
     for threshold in (0, 26, 128, 256):
         np.testing.assert_array_equal(colours.solarize(array, threshold), ImageOps.solarize(image, threshold))
     added = image.point([min(255, level + 99) if level < 128 else level for level in range(256)] * 3)
@@ -80,7 +80,7 @@ def test_photometric_operations_are_pillows(image):
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """What policies apply, as (name, magnitude) pairs, instead of applying it."""
+    """Records the operations that policies choose, as (name, magnitude) pairs, instead of applying them."""
     calls = []
 
     def recorder(name):
@@ -114,10 +114,12 @@ def test_the_recipes_policy_applies_two_of_fifteen_operations_each_with_probabil
         assert_share(count, len(recorded), 1 / 15)
     magnitudes = np.array([magnitude for _, magnitude in recorded])
     assert magnitudes.max() <= 10
-    # normal about 9 with deviation 0.5, cut at 10, two deviations away: that moves the mean by less than 0.005
+    # normal with mean 9 and deviation 0.5, clipped at 10 (two deviations), which moves the mean by less than 0.005
     assert magnitudes.mean() == pytest.approx(9, abs=CONFIDENCE * 0.5 / math.sqrt(len(magnitudes)) + 0.005)
     assert magnitudes.std() == pytest.approx(0.5, rel=0.08)
-    assert_share((magnitudes == 10).sum(), len(magnitudes), 0.02275)  # the normal's share above two deviations
+    assert_share(
+        (magnitudes == 10).sum(), len(magnitudes), 0.02275
+    )  # the fraction of a normal distribution above two deviations
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_the_recipes_policy_applies_two_of_fifteen_operations_each_with_probabil
 def test_policies_are_written_as_in_timm(text, expected):
     policy = parse_policy(text)
     assert {key: getattr(policy, key) for key in expected} == expected
-    assert "Posterize" in policy.operations  # not the increasing ones
+    assert "Posterize" in policy.operations  # not the increasing versions
 
 
 def test_even_magnitudes_fill_their_range(recorded):
@@ -185,7 +187,7 @@ def test_colour_jitter_stays_in_its_range_and_varies_in_order():
     image, rng = np.full((4, 4, 3), (100, 120, 140), np.uint8), np.random.default_rng(0)
     results = np.stack([ColourJitter(0.2)(image, rng)[0, 0] for _ in range(200)])
     assert len(np.unique(results, axis=0)) > 100
-    # brightness and contrast each move a level by at most a fifth, saturation the distance from grey
+    # brightness and contrast each change a pixel value by at most a fifth, saturation its distance from grey
     assert results.min() >= 100 * 0.8 * 0.8 - 10
     assert results.max() <= 140 * 1.2 * 1.2 + 10
     np.testing.assert_array_equal(ColourJitter(0.0)(image, rng), image)
@@ -193,7 +195,7 @@ def test_colour_jitter_stays_in_its_range_and_varies_in_order():
 
 def test_posterize_of_any_strength_is_timms():
     image = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
-    np.testing.assert_array_equal(OPERATIONS["Posterize"](image, 25.0, None), image)  # 10 bits: all of them
+    np.testing.assert_array_equal(OPERATIONS["Posterize"](image, 25.0, None), image)  # 10 bits: keeps all of them
     assert not OPERATIONS["PosterizeIncreasing"](image, 10.0, None).any()
     assert set(np.unique(OPERATIONS["Posterize"](image, 5.0, None))) == {0, 64, 128}
 

@@ -25,7 +25,7 @@ def test_archives_hold_the_same_as_folders_in_the_order_of_the_class_list(pictur
     assert done.returncode == 0, done.stderr
     assert "997 without training images" in done.stdout
     folder = tmp_path / "out" / "imagenet2012" / "1.0.0"
-    source = TfdsSource(str(tmp_path / "out"), "train")  # found below the folder named
+    source = TfdsSource(str(tmp_path / "out"), "train")  # found below the given folder
     assert len(source.class_names) == 1000
     assert source.class_names[:3] == SYNSETS
     assert contents(folder, "train") == contents(from_folders, "train")
@@ -35,7 +35,7 @@ def test_archives_hold_the_same_as_folders_in_the_order_of_the_class_list(pictur
 
 def test_imagenet22k_has_its_21842_classes_and_holds_out_a_share_by_name(pictures, tmp_path):
     write_imagenet(pictures, tmp_path / "tars")
-    whole = tmp_path / "tars" / "ILSVRC2012_img_train.tar"  # a tar of a tar a synset, as fall11_whole.tar
+    whole = tmp_path / "tars" / "ILSVRC2012_img_train.tar"  # a tar with one tar per synset, like fall11_whole.tar
     done = prepare("imagenet22k", "--source", whole, "--held-out", "0.2", "--out", tmp_path / "out", *SMALL)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "out" / "imagenet22k" / "1.0.0"
@@ -51,7 +51,7 @@ def test_imagenet22k_has_its_21842_classes_and_holds_out_a_share_by_name(picture
 def test_an_error_is_one_line_whatever_processes_were_started(pictures, tmp_path):
     (tmp_path / "set" / "train" / "empty").mkdir(parents=True)
     done = prepare("imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out", *SMALL)
-    assert_one_line_mistake(done, "holds no images")
+    assert_one_line_mistake(done, "contains no images")
 
 
 def test_a_held_out_share_never_mixes_with_a_validation_split(tmp_path):
@@ -85,12 +85,12 @@ def test_sources_that_make_no_sense_are_one_line(pictures, tmp_path):
     (tmp_path / "wrong.txt").write_text("1\n2\n")
     refused("meta.mat", "imagenet1k", "--source", tmp_path / "tars", "--val-labels", tmp_path / "wrong.txt", *out)
     (tmp_path / "short.txt").write_text("ILSVRC2012_val_00000002.JPEG n01440764\n")
-    told = "holds 8 images that the label list lacks, such as ILSVRC2012_val_00000003.JPEG"
+    told = "contains 8 images that the label list lacks, such as ILSVRC2012_val_00000003.JPEG"
     refused(told, "imagenet1k", "--source", tmp_path / "tars", "--val-labels", tmp_path / "short.txt", *out)
 
 
 def _write_for_ever(folder, fails):
-    """Fails as soon as another call writes, or writes on and on."""
+    """Fails as soon as another call writes; otherwise writes forever."""
     mark = folder / "written"
     if fails:
         while not mark.exists():

@@ -1,4 +1,4 @@
-"""Which folders are splits, classes, or neither."""
+"""Folders are recognised as splits, as classes, or as neither."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_sources_without_training_images_are_a_data_set_to_evaluate_on(tmp_path)
 def test_data_sets_or_parts_of_one_are_not_classes(names, tmp_path):
     write_folder(tmp_path / "set", pictures(*names))
     write_tar(tmp_path / "set.tar", pictures(*names))
-    told = f"{names[0].partition('/')[0]} holds class folders, such as n01440764, n01443537"
+    told = f"{names[0].partition('/')[0]} contains class folders, such as n01440764, n01443537"
     for source in ("set", "set.tar"):
         refused(told, "imagefolder", "--source", tmp_path / source, "--out", tmp_path / "out")
     write_folder(tmp_path / "splits", pictures(*(f"train/{name}" for name in names)))
@@ -103,11 +103,13 @@ def test_one_class_in_a_folder_of_images_keeps_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["train/images/1.jpg", "train/images/2.jpg", "val/images/3.jpg"], "images of train are not in class folders"),
-        (["val/images/1.jpg", "val/images/2.jpg"], "images of val are not in class folders"),
-        (["train/cat/1.jpg", "train/dog/2.jpg", "val/images/3.jpg"], "images of val are not in class folders"),
+        (["train/images/1.jpg", "train/images/2.jpg", "val/images/3.jpg"],
+         "2 images of train, such as images/1.jpg, are not in class folders"),
+        (["val/images/1.jpg", "val/images/2.jpg"], "2 images of val, such as images/1.jpg, are not in class folders"),
+        (["train/cat/1.jpg", "train/dog/2.jpg", "val/images/3.jpg"],
+         "1 images of val, such as images/3.jpg, are not in class folders"),
         (["train/cat/a/1.jpg", "train/cat/b/2.jpg", "val/cat/a/3.jpg", "val/cat/b/4.jpg"],
-         "cat is the only folder of a split and holds folders, such as a, b"),
+         "cat is the only folder of a split and contains folders, such as a, b"),
     ],
 )  # fmt: skip
 def test_folders_of_images_without_classes_are_refused(names, told, tmp_path):
@@ -136,7 +138,7 @@ def test_the_name_of_a_source_is_its_split(tmp_path):
     write_folder(tmp_path / "imagenetv2-top-images-format-val", pictures("0/1.jpg", "1/2.jpg"))
     _, found = prepared(tmp_path / "v2", "imagefolder", "--source", tmp_path / "imagenetv2-top-images-format-val")
     assert found == {"val": {"0": 1, "1": 1}}
-    (tmp_path / "set").rename(tmp_path / "train")  # its folders are the splits, whatever its name
+    (tmp_path / "set").rename(tmp_path / "train")  # its subfolders are the splits, although it is named train
     _, found = prepared(tmp_path / "splits", "imagefolder", "--source", tmp_path / "train")
     assert found == {"train": classes, "val": classes}
 
@@ -145,13 +147,13 @@ def test_the_name_of_a_source_is_its_split(tmp_path):
 def test_a_source_that_is_given_twice_is_refused(others, tmp_path):
     write_folder(tmp_path / "set", pictures("train/cat/1.jpg", "train/dog/2.jpg", "val/cat/3.jpg"))
     paths = [tmp_path / "set" / other for other in others]
-    refused("which would occur twice", "imagefolder", "--source", *paths, "--out", tmp_path / "out")
+    refused("would occur twice", "imagefolder", "--source", *paths, "--out", tmp_path / "out")
 
 
 def test_number_folders_of_val_that_train_lacks_are_refused(tmp_path):
     names = [f"train/{n}/{n}.jpg" for n in range(3)] + [f"val/{n + 1}/{n}.jpg" for n in range(3)]
     write_folder(tmp_path / "set", pictures(*names))
-    told = "val has class folders that train lacks, such as 3: numbers may mean other classes there"
+    told = "val has class folders that train lacks, such as 3, so a number may mean different classes"
     refused(told, "imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out")
 
 
@@ -161,7 +163,7 @@ def test_word_folders_that_are_swapped_against_the_names_of_images_are_refused(t
     write_folder(tmp_path / "set", pictures(*names))
     write_tar(tmp_path / "set.tar", pictures(*names))
     for source in ("set", "set.tar"):
-        told = "the labels of train contradict the names of 6 of its 9 named images: 3 images of class "
+        told = "the labels of train contradict the names of 6 of the 9 images with a class in their names: 3 images"
         refused(told, "imagefolder", "--source", tmp_path / source, "--out", tmp_path / "out")
 
 
@@ -190,7 +192,7 @@ def test_a_copy_of_the_data_set_is_not_a_class(tmp_path):
     write_folder(tmp_path / "set", pictures(*names))
     write_tar(tmp_path / "set.tar", pictures(*names))
     for source in ("set", "set.tar"):
-        told = "flowers holds folders of the classes, such as daisy, rose: it seems to be a copy of the data set"
+        told = "flowers contains folders with names of classes, such as daisy, rose, so it seems to be a copy"
         refused(told, "imagefolder", "--source", tmp_path / source, "--out", tmp_path / "out")
 
 
@@ -201,7 +203,7 @@ def test_numbers_of_classes_in_two_spellings_are_refused(listed, tmp_path):
     (tmp_path / "numbers.txt").write_text("".join(f"{n}\n" for n in range(11)))
     arguments = ["--source", tmp_path / "set", "--out", tmp_path / "out"]
     arguments += ["--classes", tmp_path / "numbers.txt"] if listed else []
-    refused("are the same number: name the folders alike", "imagefolder", *arguments)
+    refused("are the same number: use the same spelling", "imagefolder", *arguments)
 
 
 def test_classes_that_only_val_has_are_noted(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Class names that the metadata of a data set cannot store are refused: they would shift the labels of others."""
+"""Class names that TFDS's metadata cannot store are errors, because they would shift the labels of other classes."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from tests.data.pictures import picture
 from tests.data.preparing import in_process, prepared, refused, write_tar  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("in_process")
-REFUSED = "is empty, has white space at an end or a line break"
+REFUSED = "cannot be stored, because it is empty, contains a line break, or begins or ends with white space"
 
 
 @pytest.mark.parametrize("name", [" ", "a\nb", "\r", "cat ", "\u2028", "a\x85b", "a\x0bb", "\u3000"])
@@ -57,6 +57,6 @@ def test_a_data_set_that_lost_a_class_name_when_it_was_stored_is_refused(tmp_pat
     prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set")
     assert TfdsSource(str(tmp_path / "out"), "train").class_names == ("a", "b", "c")
     (labels,) = tmp_path.glob("out/images/1.0.0/label.labels.txt")
-    labels.write_text(" \nb\nc\n")  # as earlier versions stored a first class named " "
+    labels.write_text(" \nb\nc\n")  # as stored by earlier versions for a first class named " "
     with pytest.raises(UserError, match=r"3 classes.* but .*2 names"):
         TfdsSource(str(tmp_path / "out"), "train")

@@ -1,4 +1,4 @@
-"""Files and folders that cannot be read, or are of an unexpected type, are named in one line and never left out."""
+"""Files and folders that cannot be read or have an unexpected type are one-line errors and never left out."""
 
 import errno
 import io
@@ -21,7 +21,7 @@ CLASSES = {f"{name}/{number}.jpg": picture(number) for name in "ab" for number i
 
 @pytest.fixture
 def fails(monkeypatch):
-    """Makes a call of the operating system fail for a path, which file permissions do not do for root."""
+    """Makes a call of the operating system fail for a path. File permissions have no effect for root."""
 
     def fail(call, path, code):
         original = getattr(os, call)
@@ -170,6 +170,6 @@ def test_a_size_of_shards_that_is_not_a_number_of_bytes_is_refused(size, tmp_pat
 
 def test_a_folder_whose_type_cannot_be_read_is_an_error(fails, tmp_path):
     write_folder(tmp_path, {"cat/old/1.jpg": b"x"})
-    fails("stat", tmp_path / "cat/old", errno.EACCES)  # as in a folder of mode 444
+    fails("stat", tmp_path / "cat/old", errno.EACCES)  # as in a folder with mode 444
     with pytest.raises(UserError, match="cat/old: Permission denied; make it readable"):
         list_images(tmp_path / "cat")

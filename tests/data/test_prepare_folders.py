@@ -1,4 +1,4 @@
-"""Folders and tars of images are read alike: rightly, or refused; what is left out is counted."""
+"""Folders and tars of images give the same result, a right one or an error; files left out are counted."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_a_folder_and_a_tar_of_it_are_the_same_data_set(names, expected, left_ou
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["train/cat/1.jpg", "train/dog/1.jpg", "val/1.jpg", "val/2.jpg"], "2 images of val are not in class folders"),
+        (["train/cat/1.jpg", "train/dog/1.jpg", "val/1.jpg", "val/2.jpg"], "2 images of val, such as"),
         (["train/1.jpg", "val/2.jpg"], "are not in class folders"),
         (["train/1.jpg", "train/2.jpg"], "are not in class folders"),
         (["cat/1.jpg", "train/2.jpg", "dog/3.jpg"], "train, a split, and cat, which is not a split"),
@@ -126,7 +126,7 @@ def in_folders(*names):
 def test_tars_of_classes_and_of_splits_are_told_apart(files, expected, tmp_path):
     write_folder(tmp_path / "set", files)
     assert prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set")[1] == expected
-    if not any("-" in name for name in files):  # parts of a set are not packed once more
+    if not any("-" in name for name in files):  # parts of a set are not packed again
         write_tar(tmp_path / "set.tar", files | {"README": b"x"})
         assert prepared(tmp_path / "again", "imagefolder", "--source", tmp_path / "set.tar")[1] == expected
 
@@ -154,7 +154,7 @@ def test_the_last_of_many_folders_and_tars_are_inspected_too(tmp_path):
     many = [f"a{number:02d}" for number in range(18)]
     names = [f"{name}/1.jpg" for name in many] + ["set/n01440764/1.jpg", "set/n01443537/2.jpg"]
     write_folder(tmp_path / "folders", pictures(*names))
-    refused("set holds class folders", "imagefolder", "--source", tmp_path / "folders", "--out", tmp_path / "out")
+    refused("set contains class folders", "imagefolder", "--source", tmp_path / "folders", "--out", tmp_path / "out")
     write_folder(tmp_path / "tars", classes(*many) | {"b.tar": in_folders("cat", "dog")})
     refused("several folders", "imagefolder", "--source", tmp_path / "tars", "--out", tmp_path / "out")
 
@@ -179,9 +179,9 @@ def shard(*suffixes):
         ({"00000.tar": shard(".jpg", ".json", ".txt"), "00001.tar": shard(".jpg", ".json")}, "the kind webdataset"),
         ({"cat.tar": shard(".jpg", ".cls")}, "the kind webdataset"),
         ({"train.tar": shard(".cls", ".jpg"), "val.tar": shard(".jpg", ".cls")}, "the kind webdataset"),
-        ({"train-0.tar": shard(".jpg"), "train-1.tar": shard(".jpg")}, "it is not a class"),
+        ({"train-0.tar": shard(".jpg"), "train-1.tar": shard(".jpg")}, "named after train; expected one split"),
         ({"train.tar": shard(".jpg"), "cat.tar": shard(".jpg")}, "a split, and cat.tar, which is not a split"),
-        ({"cat.tar": pack(classes("a", "b"))}, "holds further tars"),
+        ({"cat.tar": pack(classes("a", "b"))}, "contains further tars"),
         ({"cat.tar": in_folders("train", "val"), "dog.tar": in_folders("train", "val")}, "not CLASS/SPLIT"),
         ({"a.tar": in_folders("pets/cat", "pets/dog"), "b.tar": in_folders("pets/cat", "pets/emu")}, "several folders"),
         ({"part_1.tar": in_folders("cat", "dog"), "part_2.tar": in_folders("cat", "emu")}, "several folders"),
@@ -200,11 +200,12 @@ def test_an_archive_is_refused_where_it_is_of_another_kind_or_holds_two_kinds(tm
     for number, (content, told) in enumerate(
         [
             (b"PK\3\4" + bytes(3000), "a zip archive: unzip it"),
+            (b"PK\5\6" + bytes(3000), "an empty zip archive: give a folder"),
             (b"7z\xbc\xaf" + bytes(3000), "a 7z archive"),
-            (b"\x28\xb5\x2f\xfd" + bytes(3000), "unpack it with zstd -d"),
+            (b"\x28\xb5\x2f\xfd" + bytes(3000), "unpack it first with zstd -d"),
             (shard(".jpg", ".cls"), "the kind webdataset"),
             (shard(".jpg", ".json"), "the kind webdataset"),
-            (pack(classes("cat") | pictures("1.jpg")), "holds both images, such as 1.jpg, and tars"),
+            (pack(classes("cat") | pictures("1.jpg")), "contains both images, such as 1.jpg, and tars"),
             (pack({"cat.tar.gz": b"x", "dog.tar": b"x"}), "the compressed tar cat.tar.gz"),
             (pack({"train.tar": shard(".jpg", ".cls")}), "is a WebDataset shard"),
             (pack(pictures("1.txt")), "no image of a known class"),
@@ -224,7 +225,7 @@ def test_a_compressed_tar_is_refused_where_it_is_damaged_unsafe_or_unpacks_witho
         path.write_bytes(content)
         refused("damaged", "imagefolder", "--source", path, *out)
     path.write_bytes(pack(pictures("cat/1.jpg", "../dog/1.jpg"), "w:gz"))
-    refused("leads outside of it", "imagefolder", "--source", path, *out)
+    refused("leads outside of the archive", "imagefolder", "--source", path, *out)
     path.write_bytes(whole)
     monkeypatch.setattr("focalnet_jax.data.prepare.containers.GROWTH_BYTES", 0)
     monkeypatch.setattr("focalnet_jax.data.prepare.containers.GROWTH", 1)

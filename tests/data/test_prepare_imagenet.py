@@ -1,4 +1,4 @@
-"""ImageNet-1K becomes the same data set whoever gave it, and nothing says a class by accident."""
+"""ImageNet-1K becomes the same data set from every layout, and no class is guessed."""
 
 import gzip
 import re
@@ -40,7 +40,7 @@ def test_every_layout_is_the_same_data_set(layout, expected, tmp_path):
     assert card["fingerprint"] == expected["fingerprint"]
     assert card["splits"] == expected["splits"]
     assert card["classes"] == expected["classes"]
-    assert card["rejected"] == 1  # the damaged one
+    assert card["rejected"] == 1  # the damaged image
     has_tests = layout in (layouts.kaggle, layouts.hub_tars, layouts.hub_parquet)
     assert card["left_out"].get("test images without labels", 0) == 2 * has_tests
 
@@ -53,14 +53,14 @@ def test_every_layout_is_the_same_data_set(layout, expected, tmp_path):
     ],
 )  # fmt: skip
 def test_a_small_set_may_have_any_classes_under_the_names_of_imagenets_files(layout, tmp_path, monkeypatch, capsys):
-    """Such as a set made for a test, whose first validation image is not of ImageNet's class."""
+    """For example, a small test set in which the first validation image does not have ImageNet's class."""
     others = ("n01440764", "n01443537", "n01484850")
     monkeypatch.setattr(layouts, "SYNSETS", others)
     monkeypatch.setattr(layouts, "NUMBERS", dict(zip(others, range(3), strict=True)))
     monkeypatch.setattr(layouts, "IDS", dict(zip(others, IDS.values(), strict=True)))
     _, found = prepared(tmp_path / "out", "imagenet1k", "--source", layout(tmp_path / "set"))
     assert found == {"train": dict(zip(others, (6, 4, 4), strict=True)), "val": dict.fromkeys(others, 2)}
-    assert "would be of class n01484850, not of n01751748, a sea snake: if" in capsys.readouterr().out
+    assert "has class n01484850, but shows a sea snake, n01751748; if" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("below", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
@@ -71,7 +71,7 @@ def test_kaggles_folder_is_found_from_any_of_its_folders(below, expected, tmp_pa
 
 
 def write_labels(folder):
-    """The labels of the validation images in every form."""
+    """Writes the labels of the validation images in every format."""
     _, synsets = write_val()
     names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, len(synsets) + 1)]
     solution(folder, synsets)
@@ -99,11 +99,11 @@ def test_the_list_of_labels_may_have_any_of_its_forms(expected, tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("449\n445\n442\n", "meta.mat"),  # the devkit's numbers without its table
+        ("449\n445\n442\n", "meta.mat"),  # the devkit's numbers, without its meta.mat
         ("n01751748\n" * 3, "3 images that the label list lacks"),
-        ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {1000}\n" for n in range(1, 7)), "so their order is unknown"),
+        ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {1000}\n" for n in range(1, 7)), "the order of its numbers is unknown"),
         ("tench\n" * 6, "got 'ILSVRC2012_val_00000001 tench'"),
-        ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {n}\n" for n in range(1, 7)), "its numbers count images"),
+        ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {n}\n" for n in range(1, 7)), "contains numbers of images"),
         ("ILSVRC2012_val_00000001.JPEG 66\nILSVRC2012_val_00000002.JPEG 971\n", "4 images that the label list lacks"),
         ("a.JPEG n01440764\na.JPEG n02102040\n", "two classes for a, n01440764 and n02102040"),
         ("a.JPEG 0\na.JPEG 217\n", "two classes for a, 0 and 217"),
@@ -128,7 +128,7 @@ def test_a_devkit_that_unpacks_without_end_or_holds_none_is_refused(tmp_path):
     for content, told in (
         (pack(truth | {"data/meta.mat": bomb}, "w:gz"), "unpacks to more than"),
         (pack(truth | {"data/meta.mat": b"damaged" * 99}, "w:gz"), "is damaged"),
-        (pack({"../data/meta.mat": b"x"}, "w:gz"), "leads outside of it"),
+        (pack({"../data/meta.mat": b"x"}, "w:gz"), "leads outside of the archive"),
         (pack({"readme": b"x"}, "w:gz"), "expected the devkit"),
         (pack(truth, "w:gz")[:-30], "damaged"),
     ):
@@ -185,7 +185,7 @@ def test_without_a_validation_image_that_can_be_used_nothing_is_prepared(tmp_pat
     solution(source, [first, *(SYNSETS[(SYNSETS.index(synset) + 1) % 3] for synset in others)])
     next((source / "val" / first).glob("*00000001.JPEG")).unlink()
     out = ["--out", tmp_path / "out"]
-    refused("the labels of val contradict the names of 5 of its 5", "imagenet1k", "--source", source, *out)
+    refused("the labels of val contradict the names of 5 of the 5", "imagenet1k", "--source", source, *out)
     assert not (tmp_path / "out").exists()
 
 
@@ -239,22 +239,22 @@ def test_a_split_that_is_there_twice_or_not_at_all_is_refused(tmp_path):
     out = ["--out", tmp_path / "out"]
     source = layouts.kaggle_tars(tmp_path / "twice")
     write_folder(source / "train", write_train(source))
-    refused("holds train more than once, as folders and as tars of synsets", "imagenet1k", "--source", source, *out)
+    refused("contains train more than once, as folders and as tars of synsets", "imagenet1k", "--source", source, *out)
     (source / "ILSVRC2012_img_val.tar").unlink()
-    refused("holds no images of val", "imagenet1k", "--source", source, *out)
+    refused("contains no images of val", "imagenet1k", "--source", source, *out)
     (tmp_path / "empty").mkdir()
-    refused("holds no images of train and val", "imagenet1k", "--source", tmp_path / "empty", *out)
+    refused("contains no images of train and val", "imagenet1k", "--source", tmp_path / "empty", *out)
 
 
 def test_given_as_the_kind_imagefolder_it_is_refused_or_read_rightly(tmp_path):
     out = ["--out", tmp_path / "out"]
     source = layouts.kaggle(tmp_path / "kaggle") / "ILSVRC" / "Data" / "CLS-LOC"
-    refused("the 2 images of test are not in class folders", "imagefolder", "--source", source, *out)
+    refused("2 images of test, such as", "imagefolder", "--source", source, *out)
     shutil.rmtree(source / "test")
-    refused("the 6 images of val are not in class folders", "imagefolder", "--source", source, *out)
+    refused("6 images of val, such as", "imagefolder", "--source", source, *out)
     refused("use the kind imagenet1k", "imagefolder", "--source", source / "val", *out)
     source = layouts.hub_tars(tmp_path / "tars") / "data"
-    refused("is not a class; try the kind imagenet1k", "imagefolder", "--source", source, *out)
+    refused("expected one split with images in class folders", "imagefolder", "--source", source, *out)
     refused("are not in class folders", "imagefolder", "--source", source / "val_images.tar.gz", *out)
     source = layouts.hub_parquet(tmp_path / "parquet")
     refused("Parquet files with the kind parquet", "imagefolder", "--source", source, *out)
@@ -264,7 +264,7 @@ def test_given_as_the_kind_imagefolder_it_is_refused_or_read_rightly(tmp_path):
     refused("with the kind webdataset", "imagenet22k", "--source", source, *out)
     refused("with the kind webdataset", "imagefolder", "--source", next(source.iterdir()), *out)
     source = layouts.kaggle_tars(tmp_path / "own")
-    refused("the 6 images of val are not in class folders", "imagefolder", "--source", source, *out)
+    refused("6 images of val, such as", "imagefolder", "--source", source, *out)
     _, found = prepared(tmp_path / "train", "imagefolder", "--source", source / "ILSVRC2012_img_train.tar")
     assert found == {"train": {SYNSETS[0]: 6, SYNSETS[1]: 4, SYNSETS[2]: 4}}
 

@@ -1,4 +1,4 @@
-"""Less usual layouts of ImageNet-1K are the same data set as its own tars."""
+"""Less common layouts of ImageNet-1K give the same data set as the original tars."""
 
 import tarfile
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def write_split_folders(root):
-    """Archives beside each other, as from the authors' page, with what is no part of train, val and test."""
+    """Writes the archives of the authors' page into one folder, with other files that belong to no split."""
     source = layouts.kaggle_tars(root)
     (source / "LOC_val_solution.csv").unlink()
     (source / "imagenet_2012_validation_synset_labels.txt").write_text("\n".join(write_val()[1]))
@@ -32,7 +32,7 @@ def write_split_folders(root):
 
 
 def write_unpacked_once(root):
-    """The outer tars unpacked, those of the synsets not."""
+    """Writes the outer tars unpacked, but the tars of the synsets packed."""
     source = layouts.kaggle_tars(root)
     for split in ("train", "val"):
         with tarfile.open(source / f"ILSVRC2012_img_{split}.tar") as archive:
@@ -42,7 +42,7 @@ def write_unpacked_once(root):
 
 
 def write_one_tar(root):
-    """All of it in one tar."""
+    """Writes everything into one tar."""
     source = layouts.class_folders(root / "unpacked")
     with tarfile.open(root / "imagenet.tar", "w") as archive:
         archive.add(source, "imagenet")
@@ -50,7 +50,7 @@ def write_one_tar(root):
 
 
 def write_named_flat(root):
-    """Both splits flat; the names of train's files say the classes."""
+    """Writes both splits without class folders; the file names of train contain the synsets."""
     train, (val, synsets) = write_train(root), write_val()
     write_folder(root / "ILSVRC2012_train", {name.split("/")[1]: content for name, content in train.items()})
     write_folder(root / "ILSVRC2012_val", val)
@@ -59,7 +59,7 @@ def write_named_flat(root):
 
 
 def write_generic_shards(root):
-    """Shards whose keys say nothing; the .json say the files."""
+    """Writes shards with meaningless keys; the .json files contain the file names."""
     source = layouts.webdataset(root)
     for path in list(source.iterdir()):
         with tarfile.open(path) as archive:
@@ -74,7 +74,7 @@ def write_generic_shards(root):
 
 
 def write_lemmas(root):
-    """Parquet with names in place of numbers, and files that say the synset of none."""
+    """Writes Parquet files with class names instead of numbers, whose file names have no synsets."""
     train, (val, synsets) = write_train(root), write_val()
     named = dict(zip(SYNSETS, ("tench", "goldfish, Carassius auratus", "sea snake"), strict=True))
     rows = [(name.split("/")[1].replace(".JPEG", ".jpg"), content, named[name[:9]]) for name, content in train.items()]

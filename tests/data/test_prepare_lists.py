@@ -1,4 +1,4 @@
-"""Label lists of the validation images are read in all formats, and refused if their lines mean other images."""
+"""Label lists of the validation images are read in all formats; lists for other images are errors."""
 
 import pytest
 
@@ -15,11 +15,11 @@ STEMS = [name.removesuffix(".JPEG") for name in VAL]
 FOUND = {"train": {SYNSETS[0]: 6, SYNSETS[1]: 4, SYNSETS[2]: 4}, "val": dict.fromkeys(SYNSETS, 2)}
 SHIFTED = [*OF_VAL[1:], OF_VAL[0]]
 ROWS = list(zip(STEMS, OF_VAL, strict=True))
-WARNED = "ILSVRC2012_val_00000001 would be of class n01443537, not of n01751748, a sea snake"
+WARNED = "has class n01443537, but shows a sea snake, n01751748"
 
 
 def write_set(root, val=VAL):
-    """Writes class folders of train, and validation images in one folder."""
+    """Writes train as class folders, and the validation images into one folder."""
     write_folder(root / "train", write_train(root))
     write_folder(root / "val", val)
     return root
@@ -66,7 +66,7 @@ def test_a_short_list_in_which_the_first_image_is_not_a_sea_snake_is_used_with_a
     (tmp_path / "list.txt").write_text(text)
     arguments = ["imagenet1k", "--source", source, "--val-labels", tmp_path / "list.txt"]
     assert prepared(tmp_path / "out", *arguments)[1] == FOUND
-    assert f"warning: {source / 'val'}: {WARNED}" in capsys.readouterr().out
+    assert f"warning: ILSVRC2012_val_00000001 in {source / 'val'} {WARNED}" in capsys.readouterr().out
 
 
 def test_folders_in_which_the_first_image_is_not_a_sea_snake_are_used_with_a_warning(tmp_path, capsys):
@@ -82,7 +82,7 @@ def test_a_set_of_all_classes_in_which_the_first_image_is_not_a_sea_snake_is_ref
     train |= {f"{synset}/{synset}_9999.JPEG": image for synset, _ in class_list(1000)}
     write_folder(tmp_path / "train", train)
     write_folder(tmp_path / "val", {f"{s}/{n}": c for s, (n, c) in zip(SHIFTED, VAL.items(), strict=True)})
-    refused(f"{WARNED}; the labels of val", "imagenet1k", "--source", tmp_path, "--out", tmp_path / "out")
+    refused(f"{WARNED}: the labels of val", "imagenet1k", "--source", tmp_path, "--out", tmp_path / "out")
 
 
 def test_a_ground_truth_with_an_extra_line_is_refused(tmp_path):
@@ -123,7 +123,9 @@ def test_two_lists_next_to_the_images_must_agree(tmp_path, capsys):
     solution(source, OF_VAL)
     assert prepared(tmp_path / "out", "imagenet1k", "--source", source)[1] == FOUND
     solution(source, [*OF_VAL[:2], OF_VAL[0], *OF_VAL[3:]])
-    told = "have different classes for 1 images, such as ILSVRC2012_val_00000003: give the right one with --val-labels"
+    told = (
+        "have different classes for 1 images, such as ILSVRC2012_val_00000003: give the correct list with --val-labels"
+    )
     refused(told, "imagenet1k", "--source", source, "--out", tmp_path / "none")
     (source / "LOC_val_solution.csv").unlink()
     (source / "ILSVRC2012_devkit_t12.tar.gz").unlink()
@@ -138,7 +140,7 @@ def test_images_that_only_the_list_has_are_reported(tmp_path, capsys):
     source = write_set(tmp_path / "set", dict(list(VAL.items())[:4]))
     solution(source, OF_VAL)
     prepared(tmp_path / "out", "imagenet1k", "--source", source)
-    told = "note: 2 of the 6 images of the label list are missing, such as ILSVRC2012_val_00000005\n"
+    told = "note: 2 of the 6 images in the label list are missing, such as ILSVRC2012_val_00000005\n"
     assert told in capsys.readouterr().out
 
 
@@ -176,8 +178,8 @@ def test_a_list_among_the_validation_images_or_above_the_splits_is_found(place, 
 
 @pytest.mark.parametrize("named", ["folders", "names"])
 def test_a_shifted_list_is_refused_if_only_a_few_folders_or_names_contradict_it(named, tmp_path):
-    """Not only the images that contradict it are rejected: the labels of the others may be wrong too."""
-    _, *others = zip(STEMS, VAL.values(), OF_VAL, strict=True)  # the first image would prove the order
+    """It is not enough to reject the contradicting images, because the labels of the others may also be wrong."""
+    _, *others = zip(STEMS, VAL.values(), OF_VAL, strict=True)  # without the first image, which would prove the order
     write_set(tmp_path, {f"{stem}.JPEG": content for stem, content, _ in others})
     stem, _, synset = others[2]
     place = tmp_path / "val" / (f"{synset}/{stem}.JPEG" if named == "folders" else f"{stem}_{synset}.JPEG")
@@ -186,4 +188,7 @@ def test_a_shifted_list_is_refused_if_only_a_few_folders_or_names_contradict_it(
     text = lines(*(f"{stem},{SYNSETS[(SYNSETS.index(synset) + 1) % 3]}" for stem, _, synset in others))
     (tmp_path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + text)
     arguments = ["imagenet1k", "--source", tmp_path, "--out", tmp_path / "out"]
-    refused("the labels of val contradict the names of 1 of its 1 named images: 1 images of class ", *arguments)
+    refused(
+        "the labels of val contradict the names of 1 of the 1 images with a class in their names: 1 images of class ",
+        *arguments,
+    )

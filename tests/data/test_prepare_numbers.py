@@ -1,4 +1,4 @@
-"""Labels that are numbers or words must mean the classes that image names prove; others are refused."""
+"""Labels that are numbers or words must agree with the classes that image names prove; others are errors."""
 
 import json
 
@@ -27,12 +27,12 @@ WRITERS = pytest.mark.parametrize("write", [write_rows, write_shards])
 @pytest.mark.parametrize(
     ("train", "val", "names", "told"),
     [
-        (FROM_1, FROM_1, ["plain", "plain"], "start at 1: the first line is then for 0"),
-        (NUMBERS, FROM_1, ["plain", "hub"], "those of train agree: number the classes of val in the same way"),
-        (NUMBERS, OWN, ["plain", "hub"], "label 2 means n01484850, but 2 images with it are named after"),
+        (FROM_1, FROM_1, ["plain", "plain"], "start at 1; the first line is for 0"),
+        (NUMBERS, FROM_1, ["plain", "hub"], "the labels of train agree, so number the classes of val in the same way"),
+        (NUMBERS, OWN, ["plain", "hub"], "label 2 means n01484850, but 2 images with this label are named after"),
         (NUMBERS, FROM_1, ["plain", "plain"], "the labels of val mean 2 classes that have no training images"),
         (NUMBERS, OWN, ["plain", "plain"], "the labels of val mean 1 classes that have no training images"),
-        (OWN, OWN, ["plain", "none"], "label 2 means n01484850, but 4 images with it are named after n01751748"),
+        (OWN, OWN, ["plain", "none"], "label 2 means n01484850, but 4 images with this label are named after"),
         (IDS, IDS, ["plain", "none"], "the labels of train contradict the names of"),
         (FROM_1, FROM_1, ["none", "plain"], "3 different numbers from 1 to 66, and nothing proves"),
         (FROM_1, FROM_1, ["none", "hub"], "the labels of val contradict the names of"),
@@ -59,7 +59,7 @@ def test_numbers_that_names_prove_are_used(write, names, tmp_path):
 
 @WRITERS
 def test_the_advice_of_an_error_works(write, tmp_path):
-    """The kind imagenet1k has ImageNet's classes; --classes sets the order of the numbers."""
+    """KIND imagenet1k has ImageNet's classes; --classes sets the order of the numbers."""
     expected = {"train": TRAIN, "val": VAL}
     source = write(tmp_path / "sorted", NUMBERS, NUMBERS, "none", "none")
     assert prepared(tmp_path / "1", "imagenet1k", "--source", source, "--classes", "imagenet1k")[1] == expected
@@ -78,7 +78,7 @@ def test_the_advice_of_an_error_works(write, tmp_path):
 
 
 def test_each_split_is_checked_by_itself(tmp_path):
-    """With a tar of train, the numbers of val start at 1, and none is too large."""
+    """Train is a tar. The numbers of val start at 1, but none is too large."""
     layouts.kaggle_tars(tmp_path / "set")
     (tmp_path / "set" / "ILSVRC2012_img_val.tar").unlink()
     (tmp_path / "set" / "LOC_val_solution.csv").unlink()
@@ -103,7 +103,7 @@ def test_all_1000_numbers_are_imagenets_and_missing_images_are_counted(tmp_path,
     assert told in capsys.readouterr().out
     write_parquet(tmp_path / "set" / "val.parquet", [(None, content, number) for number in range(1, 1000)])
     arguments = ["imagenet1k", "--source", tmp_path / "set", "--out", tmp_path / "none"]
-    refused("the labels of val are 1 to 999, but train has 1000 classes: they may start at 1", *arguments)
+    refused("the labels of val are 1 to 999, but train has 1000 classes, so they may start at 1", *arguments)
     write_parquet(tmp_path / "set" / "val.parquet", [(None, content, number) for number in range(10)])
     refused("they may be in another order", *arguments)
 
@@ -139,7 +139,7 @@ def test_a_label_list_is_compared_with_labels_and_replaces_missing_ones(write, t
 
 
 def write_words(root, crane, json_keys=(), names="plain"):
-    """Writes shards of two classes with the name crane, n02012849 and n03126707, and of a sea snake."""
+    """Writes shards of the two classes named crane, n02012849 and n03126707, and of a sea snake."""
     synsets, places = {"n01751748": "sea snake", "n02012849": crane, "n03126707": crane}, {}
     places |= dict(zip(synsets, (65, 134, 517), strict=True))
     content = images("val")[0][1]
@@ -199,11 +199,11 @@ def test_a_folder_whose_name_begins_with_n_is_not_a_synset(tmp_path):
 
 
 def test_names_of_classes_in_another_order_than_the_names_of_images_are_refused(tmp_path):
-    """In Parquet files that state them, and in a list that the user gives."""
+    """The names are in Parquet files, or in a list of the user."""
     out = ["--out", tmp_path / "none"]
     rows = [(name, content, OWN[synset]) for name, content, synset in images("train")]
     write_parquet(tmp_path / "stated" / "train.parquet", rows, list(reversed(SYNSETS)))
-    told = "the labels of train contradict the names of 11 of its 15 named images"
+    told = "the labels of train contradict the names of 11 of the 15 images with a class in their names"
     refused(told, "parquet", "--source", tmp_path / "stated", *out)
     source = write_rows(tmp_path / "given", OWN, OWN)
     listed = tmp_path / "classes.txt"
@@ -217,7 +217,7 @@ def test_names_of_classes_in_another_order_than_the_names_of_images_are_refused(
 
 
 def test_a_class_of_words_may_hold_images_of_other_synsets(tmp_path):
-    """A user's class of cats called tabby, and fish called tench."""
+    """The user calls the class of all cats tabby, and the class of all fish tench."""
     content = images("train")[0][1]
     synsets = ["n02123045", "n02123159", "n02124075", "n01440764", "n01443537"]
     rows = [(f"{synset}_1.JPEG", content, number // 3) for number, synset in enumerate(synsets)]

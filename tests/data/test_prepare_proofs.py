@@ -1,4 +1,4 @@
-"""Numbers are proved by each split and file alone, and by names next to them."""
+"""The meaning of numbers is proved for each split and file separately, also by names next to the numbers."""
 
 import json
 
@@ -27,7 +27,7 @@ def write_parts(root, split, parts):
 
 @pytest.mark.parametrize("labels", [OWN, FROM_1])
 def test_the_proof_of_one_split_is_none_for_other_numbers_of_the_other(labels, tmp_path):
-    """The train numbers are unproven; val proves its own by names, or by stating the 1000 names."""
+    """The numbers of train are unproven; those of val are proven by file names, or by the list of 1000 class names."""
     source = write_rows(tmp_path / "set", labels, NUMBERS, "none", "plain")
     refused("nothing proves that they are ImageNet's", "imagenet1k", "--source", source, "--out", tmp_path / "out")
     rows = [(name, content, NUMBERS[synset]) for name, content, synset in images("val", "hub")]
@@ -52,7 +52,7 @@ def test_a_file_without_proofs_among_proven_ones_is_checked_by_itself(split, lab
     source = tmp_path / "set"
     write_parts(source, other, [(NUMBERS, "hub")])
     write_parts(source, split, [(NUMBERS, "hub"), (labels, "none")])
-    told = f"nothing proves the labels of {source / split}-00001-of-00002.parquet, "
+    told = f"nothing proves the order of the labels of {source / split}-00001-of-00002.parquet, "
     refused(told, "imagenet1k", "--source", source, "--out", tmp_path / "out")
     write_parts(source, split, [(NUMBERS, "hub"), (NUMBERS, "none")])
     assert prepared(tmp_path / "out", "imagenet1k", "--source", source)[1] == {"train": TRAIN, "val": VAL}
@@ -68,7 +68,7 @@ def test_own_numbers_with_a_gap_are_not_the_first_of_1000_classes(tmp_path):
 
 
 def write_named(root, labels, said, kind="json", every=2):
-    """Writes shards with a number in .cls, and in every second sample the class in .json or .txt, and no file names."""
+    """Writes shards with numbers in .cls, the class of every second sample in .json or .txt, and no file names."""
     for split in ("train", "val"):
         shard = {}
         for number, (_, content, synset) in enumerate(images(split)):
@@ -102,7 +102,7 @@ def test_a_name_next_to_the_number_is_compared_with_the_list_of_classes(kind, tm
 
 @pytest.mark.parametrize("kind", ["words", "stated", "listed"])
 def test_words_that_are_swapped_against_the_names_of_images_are_refused(kind, tmp_path):
-    """Two classes of many; the others agree."""
+    """Two of many classes are swapped; the others agree."""
     words = dict.fromkeys(["n01440764", "n01443537", "n02102040", "n04356056", "n13133613", "n15075141"])
     words = {synset: synset_words(synset) for synset in words}
     contents = [content for _, content, _ in images("train")]
@@ -118,13 +118,13 @@ def test_words_that_are_swapped_against_the_names_of_images_are_refused(kind, tm
         ]
         write_parquet(tmp_path / "set" / "train.parquet", rows, names if kind == "stated" else None)
         if swapped:
-            told = "the labels of train contradict the names of 8 of its 24 named images"
+            told = "the labels of train contradict the names of 8 of the 24 images with a class in their names"
             refused(told, *arguments, "--out", tmp_path / "none")
     assert prepared(tmp_path / "out", *arguments)[1] == {"train": dict.fromkeys(words.values(), 4)}
 
 
 def synset_words(synset):
-    """The first word of a class."""
+    """Returns the first word of a class."""
     return dict(class_list(1000))[synset].split(",")[0]
 
 

@@ -1,4 +1,4 @@
-"""Columns of Parquet files are found by their types and names, and read one label per row."""
+"""The columns of Parquet files are found by type and name, and give one label per row."""
 
 import datetime
 import sys
@@ -25,11 +25,11 @@ def test_columns_are_found_by_what_they_hold_or_named(tmp_path):
     _, found = prepared(tmp_path / "two", "parquet", "--source", path, "--label-column", "coarse_label")
     assert found == {"train": {"0": 2, "1": 1}}
     path = table(tmp_path / "two_images.parquet", left=images, right=images, label=[0, 1, 0])
-    refused("several columns may hold images", "parquet", "--source", path, *out)
+    refused("several columns may contain images", "parquet", "--source", path, *out)
     _, found = prepared(tmp_path / "three", "parquet", "--source", path, "--image-column", "right")
     assert found == {"train": {"0": 2, "1": 1}}
     path = table(tmp_path / "paths.parquet", image=["a.jpg", "b.jpg", "c.jpg"], label=[0, 1, 0])
-    refused("no column may hold images", "parquet", "--source", path, *out)
+    refused("no column may contain images", "parquet", "--source", path, *out)
     path = table(tmp_path / "empty.parquet", image=[{"bytes": None, "path": "a.jpg"}] * 3, label=[0, 1, 0])
     refused("no image of a known class", "parquet", "--source", path, *out)
 
@@ -40,10 +40,10 @@ def test_columns_are_found_by_what_they_hold_or_named(tmp_path):
         ([0.0, 2.0, float("nan")], {"0": 1, "2": 1}),
         ([0.0, 2.0, 1.5], {"0": 1, "2": 1}),
         ([True, False, True], {"false": 1, "true": 2}),
-        ([[0], [1], [0, 1]], "holds list<"),
-        ([b"cat", b"dog", b"cat"], "column kind holds binary; expected one label per row, a number or text"),
-        ([datetime.date(2020, 1, 1 + day) for day in range(3)], "holds date32"),
-        ([{"id": 1}, {"id": 2}, {"id": 1}], "holds struct<"),
+        ([[0], [1], [0, 1]], "has type list<"),
+        ([b"cat", b"dog", b"cat"], "column kind has type binary; expected one label per row, a number or string"),
+        ([datetime.date(2020, 1, 1 + day) for day in range(3)], "has type date32"),
+        ([{"id": 1}, {"id": 2}, {"id": 1}], "has type struct<"),
     ],
 )
 def test_a_named_column_holds_a_label_for_each_row(labels, expected, tmp_path):
@@ -58,7 +58,7 @@ def test_a_named_column_holds_a_label_for_each_row(labels, expected, tmp_path):
 def test_a_named_column_holds_images(tmp_path):
     path = table(tmp_path / "train.parquet", image=[picture(0)], where=["a.jpg"], label=[0])
     arguments = ["--source", path, "--image-column", "where", "--out", tmp_path / "out"]
-    refused("column where holds string; expected encoded images", "parquet", *arguments)
+    refused("column where has type string; expected encoded images", "parquet", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_named_column_holds_images(tmp_path):
 def test_a_struct_of_other_types_holds_no_images(image, tmp_path):
     path = table(tmp_path / "train.parquet", image=[image] * 2, label=[0, 1])
     out = ["--source", path, "--out", tmp_path / "out"]
-    refused("no column may hold images", "parquet", *out)
+    refused("no column may contain images", "parquet", *out)
     refused("expected encoded images, or a struct with bytes", "parquet", *out, "--image-column", "image")
 
 
@@ -131,7 +131,7 @@ def test_a_column_of_splits_is_the_split_of_each_row(name, tmp_path, capsys):
     _, found = prepared(tmp_path / "out", "parquet", "--source", path)
     assert found == {"train": {"0": 1, "1": 1}, "val": {"0": 1, "1": 1}, "test": {"0": 1, "1": 1}}
     path.rename(tmp_path / "val.parquet")
-    told = "val.parquet is named after val, but its column of splits has Test, test, train, val, validation"
+    told = "val.parquet is named after val, but its split column contains Test, test, train, val, validation"
     refused(told, "parquet", "--source", tmp_path / "val.parquet", "--out", tmp_path / "other")
 
 

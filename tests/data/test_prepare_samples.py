@@ -1,4 +1,4 @@
-"""Shards of WebDataset and Parquet files are the data set that their folders would be; labels mean what they say."""
+"""WebDataset shards and Parquet files give the same data set as class folders, with the right labels."""
 
 import io
 import json
@@ -23,7 +23,7 @@ PICTURES = {
 
 
 def write_all(root):
-    """The same pictures as folders, shards and Parquet files; returns kinds and sources."""
+    """Writes the same images as folders, shards and Parquet files; returns kinds and sources."""
     splits = {"train": list(PICTURES)[:9], "val": list(PICTURES)[9:]}
     splits["val"] += splits["train"][:3]
     for split, names in splits.items():
@@ -59,7 +59,7 @@ def test_shards_and_parquet_are_the_same_data_set_as_folders(tmp_path):
 
 
 def write_shard(path, samples):
-    """A shard of samples, each a label by suffix; returns its path."""
+    """Writes a shard of samples, each with labels by suffix; returns its path."""
     files = {}
     for number, said in enumerate(samples):
         files[f"{number:04d}.jpg"] = picture(number)
@@ -122,10 +122,10 @@ def test_numbers_that_begin_with_1_are_refused_where_a_list_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("samples", "told"),
     [
-        ([{".cls": "1"}, {".cls": "cat"}], "some labels are numbers, such as 1, others names, such as cat"),
+        ([{".cls": "1"}, {".cls": "cat"}], "some labels are numbers, such as 1, others are names, such as cat"),
         ([{".json": '{"width": 3}'}, {".json": "[1]"}], "no label"),
         ([{".json": '{"label": 1', ".cls": ""}], "no label"),
-        ([{".txt": f"a picture of {n} cats"} for n in range(6)], "captions, not classes"),
+        ([{".txt": f"a picture of {n} cats"} for n in range(6)], "captions and not classes"),
         ([{".cls": "1", ".json": '{"label": 2}'}], "contradictory labels"),
         ([{".cls": "20260101"}], "is too large for a class index"),
         ([{".cls": "long " * 90}], "no image of a known class"),
@@ -171,7 +171,7 @@ def test_shards_named_for_imagenet_have_its_classes_and_names_and_numbers_must_a
         (["train/0.tar", "valid/0.tar", "test/0.tar"], {"train": 1, "val": 1, "test": 1}),
         (["0.tar", "1.tar"], {"train": 2}),
         (["train-0.tar", "0.tar"], "has no split in its name"),
-        (["train-val-0.tar"], "its name has train and val"),
+        (["train-val-0.tar"], "has train and val in its name"),
     ],
 )
 def test_the_split_is_said_by_files_or_folders(names, expected, tmp_path):
@@ -192,9 +192,9 @@ def test_a_source_of_another_kind_is_refused(tmp_path):
     refused("found 12 .jpg", "parquet", "--source", tmp_path / "folders", *out)
     inner = pack({"1.jpg": picture(1)})
     write_folder(tmp_path / "tars", {"cat.tar": inner, "dog.tar": inner})
-    refused("for one tar per class use the kind imagefolder", "webdataset", "--source", tmp_path / "tars", *out)
+    refused("use the kind imagefolder for one tar per class", "webdataset", "--source", tmp_path / "tars", *out)
     write_tar(tmp_path / "outer" / "train.tar", {"cat.tar": inner})
-    refused("holds tars, such as cat.tar", "webdataset", "--source", tmp_path / "outer", *out)
+    refused("contains tars, such as cat.tar", "webdataset", "--source", tmp_path / "outer", *out)
     (tmp_path / "zip.tar").write_bytes(b"PK\3\4" + bytes(3000))
     refused("a zip archive: unzip it", "webdataset", "--source", tmp_path / "zip.tar", *out)
     (tmp_path / "x.parquet").write_bytes(b"PAR1" + bytes(3000))
@@ -228,12 +228,12 @@ def test_a_preparation_of_what_is_spooled_is_killed_and_ends_the_same(tmp_path):
     assert (folder / "card.json").read_text() == (other / "card.json").read_text()
     for split in ("train", "val"):
         assert contents(folder, split) == contents(other, split)
-    assert "already holds this data set" in prepare(*arguments, "--out", tmp_path / "out").stdout
+    assert "already contains this data set" in prepare(*arguments, "--out", tmp_path / "out").stdout
     shutil.rmtree(tmp_path / "fresh")
 
 
 def stopped(monkeypatch, *arguments):
-    """Stops a preparation after it has indexed everything and written nothing."""
+    """Stops a preparation after it has indexed everything, but before it writes."""
 
     def run_all(function, arguments, processes, report):
         for given in arguments:
@@ -247,7 +247,7 @@ def stopped(monkeypatch, *arguments):
 
 
 def test_the_index_of_a_stopped_preparation_is_not_used_by_another_command(tmp_path, monkeypatch):
-    """Label columns and class lists differ, or another shard of the same size and time has the number of the first."""
+    """The commands differ in label columns or class lists, or in the first shard, which has the same size and time."""
     out = tmp_path / "out"
     labels = {"label": [1, 0, 0], "label_id": [0, 1, 1]}
     path = table(tmp_path / "train.parquet", image=[picture(n) for n in range(3)], **labels)
@@ -274,7 +274,7 @@ def test_the_index_of_a_stopped_preparation_is_not_used_by_another_command(tmp_p
 
 
 def test_joined_shards_whose_keys_begin_anew_give_no_image_the_label_of_another(tmp_path):
-    """The images of both have other suffixes, so that only the labels overwrite each other."""
+    """The images in the two shards have different suffixes, so only the labels have equal names."""
     files = [(f"{key}.jpg", picture(key)) for key in range(3)] + [(f"{key}.cls", b"cat") for key in range(3)]
     files += [(f"{key}.png", picture(key + 9, "PNG")) for key in range(2)]
     files += [(f"{key}.cls", b"dog") for key in range(2)]

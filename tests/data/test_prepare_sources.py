@@ -41,7 +41,7 @@ def test_the_hubs_parquet_as_the_kind_parquet_has_imagenets_words_each_once(tmp_
 
 
 def hub_named(images, synsets):
-    """Names of files as on the Hugging Face hub."""
+    """Returns file names like on the Hugging Face Hub."""
     return {f"{name[:-5]}_{synset}.JPEG": c for synset, (name, c) in zip(synsets, images.items(), strict=True)}
 
 
@@ -61,7 +61,7 @@ def test_a_tar_of_all_without_a_split_val_or_with_more_than_splits_is_refused(tm
     path = write_tar(tmp_path / "imagenet.tar", train)
     out = ["--out", tmp_path / "out"]
     refused(
-        "imagenet.tar holds no images of val: give them too, or --held-out FRACTION",
+        "imagenet.tar contains no images of val: give them too, or give --held-out FRACTION",
         "imagenet1k",
         "--source",
         path,
@@ -80,14 +80,16 @@ def test_validation_images_among_training_images_are_refused(tmp_path):
     source = layouts.class_folders(tmp_path / "set")
     moved = sorted((source / "val").rglob("*.JPEG"))[0]
     moved.rename(source / "train" / moved.parent.name / moved.name)
-    told = f"train holds 1 validation images, such as {moved.name} in {source / 'train' / moved.parent.name}: move them"
+    told = (
+        f"train contains 1 validation images, such as {moved.name} in {source / 'train' / moved.parent.name}: move them"
+    )
     refused(told, "imagenet1k", "--source", source, *out)
     val, synsets = write_val()
     train = {f"imagenet/train/{name}": content for name, content in write_train(tmp_path).items()}
     held = {f"imagenet/val/{name}": content for name, content in hub_named(val, synsets).items()}
     write_tar(tmp_path / "tars" / "train.tar", train | held)
     write_tar(tmp_path / "tars" / "val.tar", hub_named(val, synsets))
-    refused("train.tar is named after train but holds val", "imagenet1k", "--source", tmp_path / "tars", *out)
+    refused("train.tar is named after train but contains val", "imagenet1k", "--source", tmp_path / "tars", *out)
 
 
 def test_validation_images_next_to_the_folders_of_synsets_belong_to_val(expected, tmp_path):
@@ -100,7 +102,7 @@ def test_validation_images_next_to_the_folders_of_synsets_belong_to_val(expected
 
 
 def test_splits_other_than_those_of_imagenet_are_kept(tmp_path, capsys):
-    """As in Imagenette, each of whose splits holds both training and validation images."""
+    """For example Imagenette, whose splits both contain training and validation images of ImageNet."""
     source = layouts.class_folders(tmp_path / "set")
     moved = next((source / "val" / SYNSETS[0]).iterdir())
     moved.rename(source / "train" / SYNSETS[0] / moved.name)
@@ -108,7 +110,7 @@ def test_splits_other_than_those_of_imagenet_are_kept(tmp_path, capsys):
     moved.rename(source / "val" / SYNSETS[1] / moved.name)
     _, found = prepared(tmp_path / "out", "imagenet1k", "--source", source)
     assert found["val"] == {SYNSETS[0]: 1, SYNSETS[1]: 3, SYNSETS[2]: 2}
-    assert "note: train holds 1 images named as validation images" in capsys.readouterr().out
+    assert "note: train contains 1 images with names of ImageNet validation images" in capsys.readouterr().out
 
 
 def test_kaggles_tar_is_read_whatever_its_name_and_first_files(expected, tmp_path):
@@ -143,10 +145,10 @@ def test_errors_list_the_folders_that_were_not_read(tmp_path):
     out = ["--out", tmp_path / "out"]
     source = layouts.hub_parquet(tmp_path / "set")
     write_folder(source / "train", write_train(tmp_path))
-    refused(f"holds no images of val (not read: {source / 'data'})", "imagenet1k", "--source", source, *out)
+    refused(f"contains no images of val (not read: {source / 'data'})", "imagenet1k", "--source", source, *out)
     tars = {path.name: path.read_bytes() for path in layouts.kaggle_tars(tmp_path / "tars").glob("*.tar")}
     path = write_tar(tmp_path / "imagenet.tar", tars)
-    told = "holds one tar per split, such as ILSVRC2012_img_"
+    told = "contains one tar per split, such as ILSVRC2012_img_"
     refused(told, "imagenet1k", "--source", path, *out)
 
 
@@ -155,12 +157,12 @@ def test_a_class_of_train_without_images_is_refused_and_one_of_val_reported(tmp_
     shutil.rmtree(source / "val" / SYNSETS[1])
     (source / "val" / SYNSETS[1]).mkdir()
     prepared(tmp_path / "out", "imagenet1k", "--source", source)
-    assert f"note: 1 classes with training images have none in val ({SYNSETS[1]})" in capsys.readouterr().out
+    assert f"note: 1 classes with training images have no images in val ({SYNSETS[1]})" in capsys.readouterr().out
     shutil.rmtree(source / "train" / SYNSETS[0])
     prepared(tmp_path / "less", "imagenet1k", "--source", source)
     assert f"note: 1 classes of val have no training images ({SYNSETS[0]})" in capsys.readouterr().out
     (source / "train" / SYNSETS[0]).mkdir()
-    refused("holds no images: download it again", "imagenet1k", "--source", source, "--out", tmp_path / "none")
+    refused("contains no images: download it again", "imagenet1k", "--source", source, "--out", tmp_path / "none")
 
 
 def test_a_copy_made_by_a_browser_is_a_repeated_image(tmp_path):

@@ -1,4 +1,4 @@
-"""A label means the same class in every split: others are refused where names or numbers show it."""
+"""A label means the same class in every split; otherwise names or numbers show it, which is an error."""
 
 import pytest
 from PIL import Image
@@ -13,7 +13,7 @@ PICTURE = encoded(Image.new("RGB", (8, 8), (9, 99, 200)))
 
 
 def images(split, named):
-    """Returns (file name, content, synset) of the images of a split; the name has the synset, or is a number."""
+    """Returns (file name, content, synset) of the images of a split; the file name has the synset, or is a number."""
     if split == "train":
         found = [(name.split("/")[1], content, name[:9]) for name, content in write_train(None).items()]
     else:
@@ -58,7 +58,7 @@ OTHER = dict(zip(SYNSETS, (1, 0, 2), strict=True))
 @pytest.mark.parametrize(("val", "without"), [(FROM_1, ()), (FROM_1, SYNSETS[2:]), (OTHER, ())])
 def test_numbers_that_the_names_of_images_give_another_class_in_val_are_refused(kind, val, without, tmp_path):
     source = WRITERS[kind](tmp_path / "set", val, True, without)
-    told = "number or name the classes of val as in train"
+    told = "give the classes of val the same numbers or names as in train"
     if kind == "imagefolder" and val is FROM_1 and not without:
         told = "val has class folders that train lacks"
     refused(told, kind, "--source", source, "--out", tmp_path / "out")
@@ -70,15 +70,17 @@ def test_numbers_that_the_names_of_images_give_another_class_in_val_are_refused(
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
 def test_numbers_of_val_that_train_lacks_or_that_begin_at_1_are_refused(kind, tmp_path, capsys):
     arguments = [kind, "--out", tmp_path / "none", "--source"]
-    refused("val has numbers, such as 3, that train lacks", *arguments, WRITERS[kind](tmp_path / "1", FROM_1, False))
+    refused(
+        "val has numeric labels such as 3, that train lacks", *arguments, WRITERS[kind](tmp_path / "1", FROM_1, False)
+    )
     source = WRITERS[kind](tmp_path / "2", FROM_1, False, SYNSETS[2:])
-    refused("val has numbers, from 1 to 2, but train from 0", *arguments, source)
+    refused("val has numeric labels from 1 to 2, but train from 0", *arguments, source)
     listed = tmp_path / "classes.txt"
     listed.write_text("cat\nant\nbee")
     source = WRITERS[kind](tmp_path / "3", OWN, False, SYNSETS[:1])
     _, found = prepared(tmp_path / "out", kind, "--source", source, "--classes", listed)
     assert found["val"] == {"ant": 2, "bee": 2}
-    assert "note: val has no image with the number 0 (cat" in capsys.readouterr().out
+    assert "note: val has no image with label 0 (cat" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
@@ -86,7 +88,7 @@ def test_a_list_of_numbers_in_another_order_is_refused_where_labels_are_numbers(
     source = WRITERS[kind](tmp_path / "set", OWN, False)
     (tmp_path / "classes.txt").write_text("2\n0\n1")
     arguments = [kind, "--source", source, "--classes", tmp_path / "classes.txt", "--out", tmp_path / "out"]
-    refused("the label 2 may be the class of that name or the class in line 3", *arguments)
+    refused("the label 2 may mean the class of this name or the class in line 3", *arguments)
 
 
 def test_one_image_with_another_label_among_many_is_not_refused(tmp_path):
@@ -98,7 +100,7 @@ def test_one_image_with_another_label_among_many_is_not_refused(tmp_path):
 
 
 def test_classes_that_are_not_synsets_are_not_compared(tmp_path):
-    """Real and generated images of the same synsets."""
+    """For example real and generated images of the same synsets."""
     for split, places in (("train", (0, 1)), ("val", (1, 0))):
         rows = [
             (f"{synset}_{place}.JPEG", PICTURE, (place + number) % 2)

@@ -1,4 +1,4 @@
-"""Class names that Parquet files state are followed; a list of other classes is refused."""
+"""Class names in Parquet files are used; a list of different classes is an error."""
 
 import pytest
 
@@ -12,7 +12,7 @@ WORDS = dict(zip(SYNSETS, ("cat", "ant", "bee"), strict=True))
 
 
 def write_rows(root, labels, train_names, val_names=None):
-    """Writes Parquet files without paths; `labels` are numbers by synset, and the files state class names."""
+    """Writes Parquet files with class names and without image paths; `labels` maps synsets to numbers."""
     train = [(None, content, labels[name[:9]]) for name, content in write_train(None).items()]
     val, synsets = write_val()
     rows = [(None, content, labels[synset]) for synset, content in zip(synsets, val.values(), strict=True)]
@@ -34,7 +34,7 @@ def test_the_order_of_classes_does_not_change_the_meaning_of_numbers_with_stated
         assert found["val"] == {"cat": 2, "ant": 2, "bee": 2}
         assert found["train"] == {"cat": 6, "ant": 4, "bee": 4}
         assert list(card["classes"]) == names
-        assert ("its numbers are read by its names" in capsys.readouterr().out) == (number != 1)
+        assert ("its numeric labels are read with its own names" in capsys.readouterr().out) == (number != 1)
 
 
 def test_words_and_synsets_of_a_class_are_the_same_name(tmp_path):
@@ -78,7 +78,7 @@ def test_a_file_that_states_fewer_classes_is_read_by_its_own_names(tmp_path):
     assert found["train"] == {"dog": 6, "cat": 4, "ant": 4}
     assert found["val"] == {"cat": 2, "ant": 2, "bee": 2}
     source = write_rows(tmp_path / "others", OWN, ["dog", "cat", "ant"], ["cat", "ant", "bee"])
-    refused("state different classes", "parquet", "--source", source, "--out", tmp_path / "none")
+    refused("contain different class names", "parquet", "--source", source, "--out", tmp_path / "none")
 
 
 def test_numbers_of_a_file_without_names_follow_no_order_in_silence(tmp_path):
@@ -87,9 +87,9 @@ def test_numbers_of_a_file_without_names_follow_no_order_in_silence(tmp_path):
     rows = [(None, content, OWN[synset]) for synset, content in zip(synsets, val.values(), strict=True)]
     write_parquet(source / "val.parquet", rows)
     arguments = ["parquet", "--source", source, "--out", tmp_path / "out"]
-    refused("train.parquet states class names, but", *arguments)
+    refused("train.parquet contains class names, but", *arguments)
     listed = write_list(tmp_path / "sorted.txt", sorted(WORDS.values()))
-    refused("states none, so its numbers may follow either order", *arguments, "--classes", listed)
+    refused("contains none, so its numbers may have either order", *arguments, "--classes", listed)
     listed = write_list(tmp_path / "classes.txt", WORDS.values())
     _, found = prepared(tmp_path / "out", "parquet", "--source", source, "--classes", listed)
     assert found["val"] == dict.fromkeys(WORDS.values(), 2)
@@ -108,5 +108,5 @@ def test_labels_in_words_need_no_order(tmp_path):
 def test_numbers_from_1_are_refused_where_the_file_states_names(tmp_path):
     from_1 = {synset: number + 1 for synset, number in OWN.items()}
     source = write_rows(tmp_path / "set", from_1, list(WORDS.values()))
-    told = "they seem to start at 1; the file numbers its class names from 0: correct its labels"
+    told = "they seem to start at 1: correct the labels; the class names in the file are numbered from 0"
     refused(told, "parquet", "--source", source, "--out", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Labels in unusual characters are names or refused by name, and never end in a traceback."""
+"""Labels with unusual characters are used as names or named in an error, and never cause a traceback."""
 
 import pytest
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def shard(path, *samples):
-    """Writes a shard of one image per sample, a dict of further files by suffix."""
+    """Writes a shard with one image per sample; a sample is a dict of the other files by suffix."""
     files = {}
     for number, sample in enumerate(samples):
         files[f"{number:04d}.jpg"] = picture(number)

@@ -1,4 +1,4 @@
-"""Every image is kept with its bytes, put right or rejected, and named."""
+"""Every image is stored unchanged, corrected or rejected; the manifest lists the last two."""
 
 import hashlib
 import io
@@ -56,7 +56,7 @@ def test_no_file_in_a_class_is_left_out_silently(tmp_path):
 
 
 def sixteen_bit_png(pixels):
-    """RGB of 16 bits, which Pillow does not write."""
+    """Returns a 16-bit RGB PNG, which Pillow cannot write."""
     height, width, _ = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
 
@@ -69,11 +69,11 @@ def sixteen_bit_png(pixels):
 
 def test_a_jpeg_only_one_library_can_read_is_written_so_that_both_can():
     whole = encoded(Image.new("RGB", (16, 16), (200, 100, 0)))
-    odd = whole[:2] + b"\xff\xee\x00\x07Adobe" + whole[2:]  # an Adobe mark too short to hold what it must
+    odd = whole[:2] + b"\xff\xee\x00\x07Adobe" + whole[2:]  # an Adobe marker that is too short
     with pytest.raises(OSError, match=r".*"):
         Image.open(io.BytesIO(odd)).load()
     content, suffix, reason = checked_image(odd)
-    assert (suffix, reason) == (".jpg", "damaged JPEG made RGB JPEG")
+    assert (suffix, reason) == (".jpg", "damaged JPEG converted to RGB JPEG")
     assert np.abs(np.asarray(Image.open(io.BytesIO(content))).astype(int) - decode(odd)).max() < 8
 
 
@@ -106,5 +106,5 @@ def test_normalized_images_are_rgb_of_eight_bits_and_look_the_same(pictures, fro
         held = kept[f"{SYNSETS[0]}/{SYNSETS[0]}_{number}{suffix}"]
         assert Image.open(io.BytesIO(held)).mode == "RGB"
         original = next((pictures / "train" / SYNSETS[0]).glob(f"*_{number}.*"))
-        # JPEG of quality 95 again: a few levels
+        # encoded again as JPEG with quality 95: pixel values change slightly
         assert np.abs(decode(held).astype(int) - decode(original)).mean() < 2

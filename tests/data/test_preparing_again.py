@@ -1,4 +1,4 @@
-"""A preparation that was stopped goes on and ends the same; other sources are noticed."""
+"""A stopped preparation resumes with the same result; changed sources are errors."""
 
 import shutil
 
@@ -14,7 +14,7 @@ def test_a_preparation_killed_at_any_time_resumes_and_ends_the_same(pictures, tm
         "imagefolder", "--source", pictures, "--processes", "1", "--shard-mb", "0.01", "--out", tmp_path / "out"
     ]  # fmt: skip
     folder = tmp_path / "out" / "images" / "1.0.0"
-    # while it indexes, while it writes, while it ends
+    # killed while it indexes, while it writes, and at its end
     for wanted in (".prepare/*.npy", ".prepare/train-00003.json", ".prepare/val-*.json", "manifest.jsonl"):
         killed(folder, wanted, *arguments)
         assert (folder / ".prepare").exists()
@@ -31,7 +31,7 @@ def test_a_preparation_killed_at_any_time_resumes_and_ends_the_same(pictures, tm
         assert (folder / name).read_text() == (other / name).read_text()
     for split in READABLE:
         assert contents(folder, split) == contents(other, split)
-    assert "already holds this data set" in prepare(*arguments).stdout
+    assert "already contains this data set" in prepare(*arguments).stdout
     refused("shard_bytes was 10000, now 2000000", *arguments, "--shard-mb", "2")
 
 
@@ -40,7 +40,7 @@ def test_other_data_is_not_called_finished_and_a_corrected_command_is_not_held_t
     new = tmp_path / "set" / "train" / "fresh"
     arguments = ["imagefolder", "--source", tmp_path / "set", "--out", tmp_path / "out", *SMALL]
     new.mkdir()
-    refused("fresh holds no images: fill it", *arguments)
+    refused("fresh contains no images: fill it", *arguments)
     assert not (tmp_path / "out").exists()
     (tmp_path / "names.txt").write_text("other\n")
     refused("no image of a known class", *arguments, "--classes", tmp_path / "names.txt")
@@ -51,17 +51,17 @@ def test_other_data_is_not_called_finished_and_a_corrected_command_is_not_held_t
     shutil.copy(picture, new / "2.jpg")
     refused("images was 44, now 45", *arguments)
     (new / "2.jpg").unlink()
-    (tmp_path / "out" / "images" / "1.0.0" / ".prepare").mkdir()  # what a kill at the very end leaves
+    (tmp_path / "out" / "images" / "1.0.0" / ".prepare").mkdir()  # left by a kill at the very end
     assert main(list(map(str, arguments))) == 0
     assert not (tmp_path / "out" / "images" / "1.0.0" / ".prepare").exists()
-    shutil.copy(picture, new / "1.jpg")  # of the same size, now
+    shutil.copy(picture, new / "1.jpg")  # same size, but a new modification time
     refused("sources was", *arguments)
     (new / "broken.jpg").symlink_to(tmp_path / "nowhere")
     refused("broken.jpg: No such file", *arguments[:3], "--out", tmp_path / "another")
 
 
 def test_a_tar_changed_at_the_same_size_between_a_kill_and_the_next_start_is_refused(tmp_path):
-    """Its index would give the new bytes the old labels."""
+    """With the old index, the new images would have the old labels."""
     colours = {label: [encoded(Image.new("RGB", (8, 8), (n, 9, 9)), "BMP") for n in range(60)] for label in ("a", "b")}
     one = {f"{label}/{n}.bmp": content for label in "ab" for n, content in enumerate(colours[label])}
     path = write_tar(tmp_path / "set.tar", one)

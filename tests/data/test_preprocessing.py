@@ -1,4 +1,4 @@
-"""Pictures are prepared as files beside weights say, to the pixel; what cannot be followed is refused by its key."""
+"""Images are preprocessed as files next to weights specify; unsupported settings are errors that name the key."""
 
 import json
 import math
@@ -32,7 +32,7 @@ def photo():
 
 
 def resized(image, size, interpolation="bicubic"):
-    """Rows, then columns, as Pillow did up to version 12."""
+    """Resizes rows, then columns, like Pillow up to version 12."""
     kind = FILTERS[interpolation]
     return image.resize((size[0], image.height), kind).resize(size, kind)
 
@@ -167,7 +167,7 @@ def test_every_way_to_prepare_pictures_is_stored_and_read_again():
         assert (again.interpolation, again.normalization) == (how.interpolation, how.normalization)
     assert to_transformers(ways[1]) is None  # padded with grey
     assert to_transformers(ways[3]) is None  # covers 219x292 pixels, whose shorter side depends on the picture
-    for side in range(1, 600):  # whatever was resized to, timm's share gives it back
+    for side in range(1, 600):  # timm's crop fraction restores any size of the resized side
         how = Preprocessing((side, side), resized=(side + 29, side + 29), crop_pct=None)
         assert from_timm(to_timm(how), "there").target == how.target
     for changed in ({"mode": "sideways"}, {"size": [1]}, {"more": 1}, {"normalization": {"mean": 0}}, {"fill": [1, 2]}):
@@ -186,5 +186,5 @@ def test_the_configs_choices_are_those_there_are():
     assert set(INTERPOLATIONS) == set(FILTERS)
     assert len({Preprocessing(mode=mode).describe() for mode in RESIZE_MODES}) == len(RESIZE_MODES)
     assert from_config({"image_size": 224}) == Preprocessing()  # of a run stored before the other keys existed
-    with pytest.raises(UserError, match="eval_resize_mode=none does not resize"):
+    with pytest.raises(UserError, match=r"no effect with data\.eval_resize_mode=none"):
         from_config({"image_size": 224, "eval_resize": 256, "eval_resize_mode": "none"})

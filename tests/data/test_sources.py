@@ -1,4 +1,4 @@
-"""Sources hold what they say."""
+"""Sources have the right examples and classes."""
 
 import os
 from itertools import product
@@ -120,20 +120,20 @@ def test_links_are_followed_once(tmp_path):
 @pytest.mark.parametrize(
     ("held", "path", "message"),
     [
-        (["up/train/cat/0.jpg"], ".", "it holds up: {root}/up has this split: set data.path={root}/up"),
-        (["train/cat/0.jpg"], "train", "{root} has this split: set data.path={root}"),
-        (["cat/0.jpg", "dog/0.jpg"], ".", "it holds cat, dog: if these are classes, --config.data.held_out=0.2 "),
-        (["a/cat/0.jpg", "b/dog/0.jpg"], ".", "it holds a, b: create {root}/train or name another one"),
-        (["val/0.jpg", "dog/0.jpg"], ".", "it holds dog, val: create {root}/train or name another"),
-        (["train/cat/0.jpg"], "train/cat", "it holds 1 file: 1 .jpg: {root} has this split: set data.path={root}"),
-        (["train/0.jpg", "train/1.png"], ".", "holds no class folders; .*; it holds 2 files: 1 .jpg, 1 .png"),
-        (["train/0.jpg", "car/0.jpg"], ".", "1 file: 1 .jpg. If train is a class, like car, rename its folder"),
-        (["train/0.tar", "train/1.tar"], ".", "it holds 2 files: 2 .tar"),
+        (["up/train/cat/0.jpg"], ".", "it contains up: set data.path={root}/up, which has this split"),
+        (["train/cat/0.jpg"], "train", "set data.path={root}, which has this split"),
+        (["cat/0.jpg", "dog/0.jpg"], ".", "it contains cat, dog: if these are classes, --config.data.held_out=0.2 "),
+        (["a/cat/0.jpg", "b/dog/0.jpg"], ".", "it contains a, b: create {root}/train, or set data.train_split"),
+        (["val/0.jpg", "dog/0.jpg"], ".", "it contains dog, val: create {root}/train, or set"),
+        (["train/cat/0.jpg"], "train/cat", "it contains 1 file: 1 .jpg: set data.path={root}, which has"),
+        (["train/0.jpg", "train/1.png"], ".", "has no class folders; .*; it contains 2 files: 1 .jpg, 1 .png"),
+        (["train/0.jpg", "car/0.jpg"], ".", "1 file: 1 .jpg. If train is a class, like car, rename {root}/train"),
+        (["train/0.tar", "train/1.tar"], ".", "it contains 2 files: 2 .tar"),
         (["train/train/cat/0.jpg", "train/val/cat/0.jpg"], ".", "splits, not classes: set data.path={root}/train"),
-        (["train/images/cat/0.jpg", "train/images/dog/0.jpg"], ".", "one folder, images, which .*: cat, dog"),
+        (["train/images/cat/0.jpg", "train/images/dog/0.jpg"], ".", "only the folder images, which .*.cat, dog"),
         (["train/cat/train/0.jpg", "train/cat/val/1.jpg", "train/dog/train/0.jpg"], ".", "train, val; .* CLASS/SPLIT"),
-        (["train/cat/0.heic", "train/cat/1.HEIC"], ".", "class folder .* holds no images; it holds 2 files: 2 .heic"),
-        (["train/cat/a/0.svg"], ".", "class folder .* holds no images; it holds 1 file: 1 .svg"),
+        (["train/cat/0.heic", "train/cat/1.HEIC"], ".", "cat contains no images; it contains 2 files: 2 .heic"),
+        (["train/cat/a/0.svg"], ".", "class folder .* contains no images; it contains 1 file: 1 .svg"),
         (["0.jpg"], "0.jpg", "is a file"),
         (["0.jpg"], "~/pictures", "data.path=.*~/pictures does not exist"),
     ],
@@ -147,7 +147,7 @@ def test_a_folder_given_wrongly_is_refused_with_what_is_there(tmp_path, held, pa
 def test_names_and_links_that_make_classes_uncertain_are_refused(tmp_path):
     put(tmp_path, "train/cat/0.jpg")
     (tmp_path / "train/dog").symlink_to(tmp_path / "gone")
-    with pytest.raises(UserError, match="train/dog is a link to something that does not exist"):
+    with pytest.raises(UserError, match="train/dog is a link to a missing file or folder"):
         FolderSource(str(tmp_path), "train")
     (tmp_path / "train/dog").unlink()
     put(tmp_path, os.fsdecode(b"train/caf\xe9/0.jpg"))
@@ -177,7 +177,7 @@ def test_a_copy_of_the_data_set_is_not_a_class(tmp_path):
     for name in ("daisy/1.jpg", "rose/2.jpg", "flowers/daisy/1.jpg", "flowers/rose/2.jpg"):
         (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "train" / name).write_bytes(b"x")
-    with pytest.raises(UserError, match="flowers holds folders of the classes, such as daisy, rose"):
+    with pytest.raises(UserError, match=r"flowers seems to be a copy of the data set, .* such as daisy, rose"):
         FolderSource(str(tmp_path), "train")
 
 
@@ -185,5 +185,5 @@ def test_folders_named_after_splits_in_more_words_are_not_classes(tmp_path):
     for name in ("seg_train/a/1.jpg", "seg_test/a/2.jpg"):
         (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "train" / name).write_bytes(b"x")
-    with pytest.raises(UserError, match="holds seg_test, seg_train, which are splits, not classes"):
+    with pytest.raises(UserError, match="contains seg_test, seg_train, which are splits, not classes"):
         FolderSource(str(tmp_path), "train")

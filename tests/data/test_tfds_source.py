@@ -1,4 +1,4 @@
-"""Data sets of tensorflow-datasets are read by index, with its slices, labels and several labels an image."""
+"""Data sets of tensorflow-datasets are read by index, with slices, and with one or several labels per image."""
 
 import shutil
 
@@ -45,9 +45,9 @@ def test_slices_and_data_sets_have_fingerprints_of_their_own(flowers, tmp_path):
     other = make_data_set(tmp_path / "other" / "1.0.0", label, [number % 3 for number in range(21)])
     prints = {TfdsSource(str(flowers), split).fingerprint for split in ("train", "train[:50%]", "train[50%:]")}
     assert len(prints | {TfdsSource(str(other), "train").fingerprint}) == 4
-    assert TfdsSource(str(flowers.parent), "train").fingerprint in prints  # wherever it is named
+    assert TfdsSource(str(flowers.parent), "train").fingerprint in prints  # however the path is given
     shutil.copytree(flowers, tmp_path / "copy" / "flowers" / "1.0.0")
-    assert TfdsSource(str(tmp_path / "copy"), "train").fingerprint in prints  # and wherever it lies
+    assert TfdsSource(str(tmp_path / "copy"), "train").fingerprint in prints  # and wherever the files are
 
 
 def test_several_labels_are_filled_up(tmp_path):
@@ -65,7 +65,7 @@ def test_missing_data_sets_and_splits_are_refused_in_one_line(flowers, tmp_path)
         (str(flowers), "train[20:]", "or it is empty"),
         (str(flowers), "train[15:10]", "or it is empty"),
         (str(flowers), "train[80%:10%]", "or it is empty"),
-        (str(tmp_path / "nowhere"), "train", "no such directory"),
+        (str(tmp_path / "nowhere"), "train", "nowhere is not a directory"),
         ("no_such_set", "train", "neither a directory nor a data set"),
         ("mnist", "train", "is not prepared"),
         ("huggingface:x", "train", "neither a directory nor a data set"),
@@ -115,7 +115,7 @@ def test_a_damaged_record_is_an_image_that_cannot_be_read_and_a_missing_file_is_
     options = dict(batch_size=20, seed=0, start_step=0, end_step=1, reading=ReadOptions(threads=0))
     (batch,) = train_batches(source, host, **options)
     assert sorted(set(batch["unreadable"])) == [READABLE, 0]
-    assert sorted(batch["image"][:, 0, 0, 0]) == sorted([1, *range(1, 20)])  # the next one stands for it
+    assert sorted(batch["image"][:, 0, 0, 0]) == sorted([1, *range(1, 20)])  # the next example replaces it
     file.unlink()
     with pytest.raises(UserError, match=r"lacks .*flowers-train.array_record-00000-of-00001: copy it again"):
         TfdsSource(str(flowers), "train")

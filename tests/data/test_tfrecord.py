@@ -35,11 +35,11 @@ def test_an_existing_tfrecord_data_set_is_converted_byte_for_byte(from_folders, 
     folder = convert([old], tmp_path / "new", processes=1)
     for split in READABLE:
         assert contents(folder, split) == contents(from_folders, split)
-    convert([old], tmp_path / "new", processes=1)  # finished already
+    convert([old], tmp_path / "new", processes=1)  # already finished
     shard = old / "images-val.tfrecord-00000-of-00001"
     content = shard.read_bytes()
     status = shard.stat()
-    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # another file of the same size
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # a different file of the same size
     with pytest.raises(UserError, match="belongs to another preparation: times was"):
         convert([old], tmp_path / "new", processes=1)
     os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""Decoded pictures have Pillow's pixels; crops have the distribution and the pixels of the published recipes."""
+"""Decoded images have Pillow's pixels; crops have the distribution and pixels of the published recipes."""
 
 import io
 
@@ -39,7 +39,7 @@ def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(photo):
 
 
 def resized(image, size):
-    """Rows, then columns, as Pillow did up to version 12."""
+    """Resizes rows, then columns, like Pillow up to version 12."""
     bicubic = Image.Resampling.BICUBIC
     return image.resize((size[0], image.height), bicubic).resize(size, bicubic)
 
@@ -66,7 +66,7 @@ def test_crops_have_uniform_area_and_log_uniform_ratio_inside_the_picture():
     assert bottom.max() <= 400
     area = (right - left) * (bottom - top) / (500 * 400)
     ratio = np.log((right - left) / (bottom - top))
-    # means of uniform variables over 4000 draws: four standard deviations of the mean, and a pixel of rounding
+    # means of uniform variables over 4000 draws: four standard deviations of the mean, and one pixel for rounding
     assert area.mean() == pytest.approx(0.29, abs=4 * 0.42 / 12**0.5 / 4000**0.5 + 0.002)
     assert ratio.mean() == pytest.approx(0.0, abs=4 * np.log(16 / 9) / 12**0.5 / 4000**0.5 + 0.002)
     assert area.min() == pytest.approx(0.08, abs=0.005)

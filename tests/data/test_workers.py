@@ -1,4 +1,4 @@
-"""The processes that prepare data end with their work."""
+"""Worker processes of `data.prepare` end with the preparation."""
 
 import multiprocessing
 import time
@@ -8,7 +8,7 @@ from focalnet_jax.data.prepare.workers import run_all
 
 
 def work_and_shut_down_late():
-    """Does what a preparation does; its workers receive the request to end half a second later."""
+    """Works like a preparation, but its workers receive the request to end half a second later."""
     shutdown = _ExecutorManagerThread.shutdown_workers
     _ExecutorManagerThread.shutdown_workers = lambda self: (time.sleep(0.5), shutdown(self))
     run_all(abs, [(-1,), (2,)], 1, lambda done, result: None)

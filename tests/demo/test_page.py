@@ -1,4 +1,4 @@
-"""python -m focalnet_jax.demo as its visitors meet it: over HTTP, and in a browser."""
+"""python -m focalnet_jax.demo serves a working page, over HTTP and in a browser."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.fixture(scope="module")
 def served(staged, tmp_path_factory):
-    """The page of a small model in a process of its own: its address, and where it may leave files."""
+    """Serves the page of a small model in a separate process; yields its address and its folder for temporary files."""
     workdir, _ = staged
     folder = tmp_path_factory.mktemp("served")
     (folder / "tmp").mkdir()
@@ -52,11 +52,11 @@ def served(staged, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A photo in every kind that people have, by its name."""
+    """Writes a photo in several common formats; returns the paths by name."""
     folder = tmp_path_factory.mktemp("pictures")
     china, flower = map(Image.fromarray, load_sample_images().images)
     turned = Image.Exif()
-    turned[0x0112] = 6  # by 90 degrees
+    turned[0x0112] = 6  # rotated by 90 degrees
     china.save(folder / "plain.jpg")
     china.save(folder / "turned.jpg", exif=turned)
     flower.convert("RGBA").save(folder / "clear.png")
@@ -71,7 +71,7 @@ def visitor(served):
 
 
 def shown(client, path, stage=2, block=2):
-    """What a visitor who drops a picture gets: probabilities by class, the message, panels of classes and of maps."""
+    """Returns the response to an image: probabilities by class, the message, and panels of classes and maps."""
     _, prediction, message, classes, maps = client.predict(
         gradio_client.handle_file(path), stage, block, api_name="/show"
     )
@@ -80,7 +80,7 @@ def shown(client, path, stage=2, block=2):
 
 
 def panels(text):
-    """Of the page's HTML each panel's name and picture."""
+    """Returns the name and image of each panel in the page's HTML."""
     found = re.findall(r"<img class=map alt='([^']*)' src='data:image/png;base64,([^']*)'", text)
     return {name: decoded(encoded) for name, encoded in found}
 
@@ -99,7 +99,7 @@ def test_pictures_of_every_kind_are_predicted_as_predict_does(served, pictures, 
         assert list(classes) == ["the image", *named]
         assert list(maps) == ["modulator", "gate, level 1", "gate, level 2", "gate, global"]
         expected = classifier.transform(read_picture(path))
-        np.testing.assert_array_equal(classes["the image"][::14, ::14], expected)  # 16 pixels, shown as 224
+        np.testing.assert_array_equal(classes["the image"][::14, ::14], expected)  # 16 pixels, enlarged to 224
 
 
 def test_two_visitors_at_once_see_each_their_own_picture_and_choose_their_own_stage(served, pictures):
@@ -143,7 +143,7 @@ def test_a_browser_shows_what_a_dropped_picture_is_and_requests_only_this_machin
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     best = load_classifier(staged[0]).predict([read_picture(pictures["plain.jpg"])], 3)[0]
     with playwright.sync_playwright() as driver:
-        # Chromium's sandbox refuses to start as root, as whom containers run.
+        # Chromium's sandbox does not start as root, the user in containers.
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.getuid() == 0 else [])
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         asked, errors = [], []
@@ -164,21 +164,21 @@ def test_a_browser_shows_what_a_dropped_picture_is_and_requests_only_this_machin
         page.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / "demo.png", full_page=True)
 
         page.get_by_role("radio", name="1").check()
-        page.get_by_text("each of 4x4 places").wait_for()
+        page.get_by_text("each of 4x4 positions").wait_for()
         assert (drawn(page, "modulation")["modulator"] != last["modulator"]).any()
 
         source = page.locator("img.map[alt='the image']").get_attribute("src")
-        drop(page, pictures["clear.png"])  # onto the same place, with the stage that was chosen
+        drop(page, pictures["clear.png"])  # again, with the selected stage
         of_another = f"img.map[alt='the image']:not([src='{source}'])"
         page.locator(of_another).wait_for()
-        assert page.get_by_text("each of 4x4 places").is_visible()
+        assert page.get_by_text("each of 4x4 positions").is_visible()
         browser.close()
     outside = [url for url in asked if not url.startswith((served.address, "data:", "blob:"))]
     assert (outside, errors) == ([], [])
 
 
 def drop(page, path):
-    """Drops a file as a hand does: an event with the file in it, on the place that asks for one."""
+    """Drops a file onto the page's drop area, with the same event as a user."""
     encoded = base64.b64encode(path.read_bytes()).decode()
     script = """([encoded, name]) => {
         const bytes = Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0));
@@ -191,7 +191,7 @@ def drop(page, path):
 
 
 def drawn(page, part):
-    """Panels as the browser has them; each has arrived and can be shown."""
+    """Returns the panels in the browser, after all images have been loaded."""
     found = page.locator(f"#{part} img.map").evaluate_all(
         "all => all.map(each => [each.alt, each.complete && each.naturalWidth > 0 && each.src])"
     )
@@ -229,7 +229,7 @@ def test_without_gradio_or_a_checkpoint_one_line_says_so(tmp_path):
 
 
 def test_ctrl_c_ends_it_silently_and_leaves_no_picture_behind(served):
-    served.process.send_signal(signal.SIGINT)  # the last test, as it ends what the others ask
+    served.process.send_signal(signal.SIGINT)  # must be the last test, because it ends the server
     assert served.process.wait(timeout=30) == 0
     assert served.process.stdout.read() == "ended\n"
     assert (served.folder / "stderr").read_text() == ""

@@ -1,4 +1,4 @@
-"""What the page shows is what the model computes."""
+"""The panels of the page show what the model computes."""
 
 from dataclasses import replace
 
@@ -50,16 +50,16 @@ def test_a_prediction_without_activations_is_drawn(classifier):
 
 def test_a_block_shows_its_modulator_and_every_gate_with_its_focal_window(classifier):
     seen = explain(classifier, load_sample_image("flower.jpg"), topk=9)
-    assert len(seen.activations) == 4  # all there are
+    assert len(seen.activations) == 4  # all classes
     panels = block_panels(seen, classifier.model.config, 1, 0)
     assert [(panel.name, panel.meaning) for panel in panels] == [
-        ("modulator", "its strength at each of 4x4 places"),
-        ("gate, level 1", "context of 3x3 places"),
-        ("gate, level 2", "context of 7x7 places"),
-        ("gate, level 3", "context of 13x13 places"),
+        ("modulator", "its strength at each of 4x4 positions"),
+        ("gate, level 1", "context of 3x3 positions"),
+        ("gate, level 2", "context of 7x7 positions"),
+        ("gate, level 3", "context of 13x13 positions"),
         ("gate, global", "context of the whole image"),
     ]
-    assert {panel.pixels.shape for panel in panels} == {(224, 224, 3)}  # 32 pixels, seven times as large
+    assert {panel.pixels.shape for panel in panels} == {(224, 224, 3)}  # 32 pixels, enlarged seven times
     assert panels[0].limits == (seen.stages[1].modulator[0].min(), seen.stages[1].modulator[0].max())
 
 

@@ -1,4 +1,4 @@
-"""A small model trained on a mesh of the virtual devices."""
+"""Trains a small model on a mesh of virtual devices."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What native code says still reaches stderr."""
+"""Messages of native code still reach stderr."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Several real processes are one run: same numbers, one checkpoint, one end."""
+"""Several real processes compute one run, with the same losses, common checkpoints and a common end."""
 
 import argparse
 import errno
@@ -22,23 +22,23 @@ from focalnet_jax.training import agreement, loop
 from tests.commands import ENVIRONMENT, FOLDER, SMALL, assert_one_line_mistake, command, metrics, run, start
 from tests.processes import SHORT, assert_same_run, launch
 
-EXACT = "[16777217.0, 83.33333333333333, -1.0, 1e+300, -math.inf]"  # float32 holds two of them
+EXACT = "[16777217.0, 83.33333333333333, -1.0, 1e+300, -math.inf]"  # float32 can represent two of these values
 
 
 def test_two_processes_of_four_devices_compute_what_one_does(alone, tmp_path):
-    """Every axis of the mesh is split, `data` over the processes: each reads a half of every batch."""
+    """All axes of the mesh are larger than 1. `data` spans the processes, so each reads half of every batch."""
     mesh = ["--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
     launcher = launch(*SHORT, *mesh, "--workdir", tmp_path, devices=4)
     stdout, stderr = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, stderr
     assert "8 x cpu, 2 process(es), mesh data=2 fsdp=2 tensor=2" in stdout
-    assert stdout.count("2 process(es)") == 1  # one of them prints
+    assert stdout.count("2 process(es)") == 1  # only one process prints
     assert_same_run(tmp_path, alone)
 
 
 @pytest.fixture
 def damaged(photos, tmp_path):
-    """Flags of a run of 4 steps on 24 images; two cannot be read: in the first step, one by each of two processes."""
+    """Flags of a run of 4 steps on 24 images, of which 2 are unreadable: each process reads one in the first step."""
     shutil.copytree(photos, tmp_path / "data")
     for number in (1, 6):
         (tmp_path / "data" / "train" / "china" / f"{number}.jpg").write_bytes(b"nothing")
@@ -50,7 +50,7 @@ def test_what_may_be_unreadable_is_a_share_of_what_all_processes_read(damaged, t
     _, stderr = launcher.communicate(timeout=300)
     assert launcher.returncode == 2, stderr
     assert "error: 2 of 8 images could not be read, such as " in stderr
-    assert list_steps(tmp_path / "run" / "checkpoints") == [2]  # where both know
+    assert list_steps(tmp_path / "run" / "checkpoints") == [2]  # the step at which both know
 
 
 def test_an_unreadable_image_that_two_processes_read_is_one(damaged, tmp_path):
@@ -62,7 +62,7 @@ def test_an_unreadable_image_that_two_processes_read_is_one(damaged, tmp_path):
 
 
 def by_hand(script, port, *each, **options):
-    """Two processes started as on two machines: what they say on stderr, and their exit codes.
+    """Starts two processes like on two machines; returns their stderr and exit codes.
 
     Each has its own arguments, and of `options`, lists of two, its own: `env`, or `cwd` for other sources.
     """
@@ -140,6 +140,31 @@ Path({str(tmp_path)!r}, "first" if is_first() else "second").write_text(repr(her
         assert (tmp_path / name).read_text() == EXACT.replace("math.", "")
 
 
+def test_only_the_settings_that_some_processes_lack_are_named(tmp_path):
+    script = f"""
+import argparse
+from pathlib import Path
+from focalnet_jax.distributed.startup import check_same, connect, is_first
+from focalnet_jax.errors import UserError
+connect(argparse.Namespace(coordinator=None, processes=None, process=None, coordinator_timeout=100))
+both = {{"data.path": "x", "seed": "0"}}
+check_same(both if is_first() else dict(reversed(both.items())))  # in any order
+try:
+    check_same(both | ({{"first": "1"}} if is_first() else {{"second": "2", "zürich": "3"}}))
+except UserError as error:
+    Path({str(tmp_path)!r}, "first" if is_first() else "second").write_text(str(error))
+"""
+    (tmp_path / "settings.py").write_text(script)
+    flags = ["--processes", 2, "--devices-per-process", 1]
+    done = run("-m", "focalnet_jax.launch", *flags, "--", tmp_path / "settings.py")
+    assert done.returncode == 0, done.stderr
+    for name in ("first", "second"):
+        message = (tmp_path / name).read_text()
+        assert message.startswith(
+            "only some processes of this run have first, second, zürich: start all processes with"
+        )
+
+
 def test_processes_that_do_not_share_a_workdir_or_a_checkpoint_refuse(finished, tmp_path):
     each = [["--workdir", tmp_path / str(index)] for index in range(2)]
     for stderr, code in by_hand("train.py", 47118, *each):
@@ -201,10 +226,10 @@ def test_the_only_process_of_a_node_has_all_its_gpus(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--processes", "2"], "--processes 2: expected HOST:PORT"),
+        (["--processes", "2"], "--processes 2: expected --coordinator HOST:PORT"),
         (["--processes", "2"], "--coordinator, --process is missing"),
-        (["--coordinator", "nowhere", "--processes", "2", "--process", "0"], "expected HOST:PORT"),
-        (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "this one's index below that number"),
+        (["--coordinator", "nowhere", "--processes", "2", "--process", "0"], "expected --coordinator HOST:PORT"),
+        (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "--process from 0 to N - 1"),
     ],
 )
 def test_incomplete_addresses_are_one_line(arguments, message, tmp_path):
@@ -255,8 +280,8 @@ def test_the_last_line_of_a_process_is_printed_however_late(monkeypatch, tmp_pat
 
 def test_the_launcher_refuses_a_command_that_is_no_program(tmp_path):
     flags = ["-m", "focalnet_jax.launch", "--processes", "2", "--"]
-    assert_one_line_mistake(run(*flags, "trian.py"), "expected a Python program")
-    assert_one_line_mistake(run(*flags), "expected a Python program")
+    assert_one_line_mistake(run(*flags, "trian.py"), "expected a Python script")
+    assert_one_line_mistake(run(*flags), "expected a Python script")
     # In one go: what two processes print may otherwise mix.
     says = "import os, sys; os.write(1, (os.environ['JAX_PROCESS_ID'] + '\\n').encode()); sys.exit(7)"
     (tmp_path / "says.py").write_text(says)

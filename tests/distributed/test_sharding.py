@@ -1,4 +1,4 @@
-"""Parameters and optimizer state split over a mesh compute what whole ones do."""
+"""Runs with parameters and optimizer state sharded over a mesh compute the same as on one device."""
 
 import contextlib
 import math
@@ -23,7 +23,7 @@ from focalnet_jax.training.step import make_train_step
 from tests.distributed.meshes import spec_on, trained
 from tests.specs import train_batches_of
 
-MESHES = {"fsdp": (1, 8, 1), "all": (2, 2, 2)}  # data alone: tests/training/test_step.py
+MESHES = {"fsdp": (1, 8, 1), "all": (2, 2, 2)}  # for data alone, see tests/training/test_step.py
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def on_one():
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_mesh_gives_the_same_losses_and_keeps_its_placement(mesh, on_one):
     losses, state = trained(MESHES[mesh])
-    # Sums are taken in another order, 6e-8 a rounding; twenty AdamW steps let that grow a little.
+    # Sums are computed in a different order, with an error of 6e-8 per rounding that grows slightly in 20 AdamW steps.
     np.testing.assert_allclose(losses, on_one[0], rtol=1e-5)
     held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state.params))
     whole = sum(leaf.size for leaf in jax.tree.leaves(on_one[1].params))
@@ -52,7 +52,7 @@ def test_the_average_of_the_weights_is_sharded_like_the_weights():
         assert named_leaves(state.ema)[name].sharding == leaf.sharding, name
 
 
-# Of this shape the compiler, left to itself, gathers the examples of all devices in front of the depthwise kernels.
+# For this shape, the compiler by default gathers the examples of all devices before the depthwise convolutions.
 WIDE = [
     "--config.model.name=focalnet_huge_fl4",
     "--config.model.depths=(2,)",
@@ -75,7 +75,7 @@ def test_weights_travel_and_activations_stay():
         for shape in re.findall(r"\w\[([\d,]+)\]", instruction.type)
     ]
     assert travelling
-    # What has the examples of a device, or of all, in front of a map; weights have kernels or channels there.
+    # Arrays whose leading axis is the examples of one device, or of all; weights have kernels or channels there.
     assert not [shape for shape in travelling if len(shape) > 2 and shape[0] in (32, 256)]
 
 
@@ -96,14 +96,14 @@ def test_every_variant_splits_evenly_and_nearly_whole(name):
         spec = partition(path, leaf.shape, sizes)
         for axis, length in zip(spec, leaf.shape, strict=True):
             assert axis is None or length % sizes[axis] == 0
-        assert "/blocks/" not in path or spec[0] is None  # the depth, which the scan goes through
+        assert "/blocks/" not in path or spec[0] is None  # the depth, over which blocks are scanned
         split += leaf.size * any(spec)
     assert split > 0.98 * sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 @pytest.mark.parametrize("trained", [True, False], ids=["as trained", "xla, in a mesh of one's own"])
 def test_only_the_exchanges_the_rules_mean_are_in_an_mlps_program(trained):
-    """Column then row: one sum over devices forward, no gathering of weights."""
+    """fc1 is sharded by columns, fc2 by rows: one all-reduce in the forward pass, and no gathering of weights."""
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 8})
     model = focalnet_jax.create_model(
         "focalnet_tiny_srf", embed_dim=32, depths=(1,), num_classes=8, aggregation="auto" if trained else "xla"
@@ -118,7 +118,7 @@ def test_only_the_exchanges_the_rules_mean_are_in_an_mlps_program(trained):
     gathered = [
         line for line in text.splitlines() if "all-gather(" in line and re.search(r"f32\[1,(32,128|128,32)\]", line)
     ]
-    assert not gathered  # fc1 and fc2 stay where they are
+    assert not gathered  # fc1 and fc2 are not moved
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_only_the_exchanges_the_rules_mean_are_in_an_mlps_program(trained):
         ((3, 2, -1), "6 does not divide the 8 devices; .* 1, 2, 4, 8"),
         ((-1, -1, 1), "one of which may be -1"),
         ((0, 1, 1), "expected positive numbers"),
-        ((4, 4, 1), "a mesh of 16 on 8 devices"),
+        ((4, 4, 1), "a mesh of 16 devices, but there are 8 devices"),
     ],
 )
 def test_impossible_meshes_are_refused_with_what_is_possible(sizes, message):
@@ -141,7 +141,7 @@ def test_channels_that_do_not_divide_are_refused():
 
 
 def test_every_rule_is_of_a_parameter():
-    """The parameter is of a variant, of the norms of a backbone's outputs, or a running statistic."""
+    """The parameter belongs to a variant, to the norms of a backbone's outputs, or to running statistics."""
     names = {"output_norms/0/scale", "norm/mean"}.union(
         *(named_leaves(param_shapes(variant_config(name))) for name in list_models())
     )
@@ -166,8 +166,8 @@ def test_small_parameters_stay_whole_and_the_report_says_how_much():
     sizes = {name: math.prod(map(int, row.split()[0].split("x"))) for name, row in rows.items()}
     split = sum(size for name, size in sizes.items() if "fsdp" in rows[name])
     assert share == pytest.approx(100 * split / sum(sizes.values()), abs=0.06)  # it is rounded to a tenth
-    held = int(describe_sharding(params, mesh).split("holds ")[1].split()[0].replace(",", ""))
-    assert held == pytest.approx(28.4e6 / 8, rel=0.1)
+    stored = int(describe_sharding(params, mesh).split("stores ")[1].split()[0].replace(",", ""))
+    assert stored == pytest.approx(28.4e6 / 8, rel=0.1)
 
 
 def test_a_host_reads_what_its_devices_hold_wherever_they_are_in_the_mesh():

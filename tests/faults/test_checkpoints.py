@@ -1,4 +1,4 @@
-"""A checkpoint is complete and unchanged, or it is not used; a run resumes from the newest good one."""
+"""A checkpoint is used only if it is complete and unchanged; a run resumes from the newest such checkpoint."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ from tests.faults.saver import items
 
 
 def copied(workdir, tmp_path):
-    """A run's workdir to do harm to; its steps are 42, 49, 56 and 60."""
+    """A copy of a run's workdir, to be damaged, with the checkpoints 42, 49, 56 and 60."""
     shutil.copytree(workdir, tmp_path / "run")
     return tmp_path / "run"
 
@@ -53,7 +53,7 @@ def flip(path, rng):
 
 
 def unfinished(folder):
-    """Of a save that was killed: Orbax's directory, or a step without the list of its files."""
+    """Makes the remains of a killed save: Orbax's temporary directory, or a step without a manifest."""
     return [entry for entry in folder.iterdir() if not (entry / MANIFEST).exists()]
 
 
@@ -69,18 +69,18 @@ def test_whenever_a_save_is_killed_the_newest_whole_step_is_left(tmp_path):
         torn += newest_step(tmp_path / "checkpoints") is None or bool(unfinished(tmp_path / "checkpoints"))
         found = find_newest(tmp_path / "checkpoints")
         found.put_aside()
-        # What is whole is kept: nothing that had been finished before is lost.
+        # Complete steps are kept: no step that was finished before the kill is lost.
         assert (found.step or 0) >= reached
         reached = found.step or 0
-    assert reached >= 5  # on a busy machine; some hundred on an idle one
-    assert torn >= 5  # kills in the middle of a save
+    assert reached >= 5  # on a busy machine; about a hundred on an idle machine
+    assert torn >= 5  # number of kills during a save
     checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=2, keep_best=1)
     restored = checkpoints.restore(reached, items(0))
     checkpoints.close()
     assert int(restored["training"]["step"]) == reached
     np.testing.assert_array_equal(restored["params"]["a"], reached)
     kept = list_steps(tmp_path / "checkpoints")
-    assert 1 in kept  # the best
+    assert 1 in kept  # the best step
     assert all(not find_damage(tmp_path / "checkpoints" / str(step)) for step in kept)
 
 
@@ -153,7 +153,7 @@ def test_a_step_that_is_deleted_while_it_is_read_is_damaged(finished, tmp_path, 
         return manifest
 
     monkeypatch.setattr(integrity, "read_manifest", read_and_delete)
-    assert not find_damage(step)  # all that the manifest names is there
+    assert not find_damage(step)  # all files in the manifest exist
     assert find_damage(step) == [f"it has no {MANIFEST}"]
 
 
@@ -164,7 +164,7 @@ def test_a_step_in_the_place_of_another_is_none(finished, tmp_path):
     shutil.copytree(workdir / "checkpoints" / "49", workdir / "checkpoints" / "60")
     again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
     assert again.returncode == 0, again.stderr
-    assert "checkpoint 60 is damaged (it holds step 49)" in again.stderr
+    assert "checkpoint 60 is damaged (its files belong to step 49)" in again.stderr
     assert "resumed from step 56" in again.stdout
 
 
@@ -176,7 +176,9 @@ def test_where_no_checkpoint_is_good_the_run_refuses_and_changes_nothing(finishe
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
     refused = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
     assert refused.returncode == 1
-    assert refused.stderr.startswith(f"failed: none of the checkpoints in {workdir}/checkpoints is good (60: ")
+    assert refused.stderr.startswith(
+        f"failed: all checkpoints in {workdir}/checkpoints are damaged or unfinished (60: "
+    )
     assert len(refused.stderr.splitlines()) == 1
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()} == before
 
@@ -186,7 +188,7 @@ def test_removed_manifests_do_not_let_a_run_restart(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     for step in list_steps(workdir / "checkpoints"):
         (workdir / "checkpoints" / str(step) / MANIFEST).unlink()
-    with pytest.raises(RunFailedError, match="none of the checkpoints"):
+    with pytest.raises(RunFailedError, match="all checkpoints in"):
         find_newest(workdir / "checkpoints")
 
 
@@ -196,7 +198,7 @@ def test_where_the_checkpoints_are_gone_the_run_refuses_and_keeps_its_figures(fi
     (workdir / "checkpoints").rename(tmp_path / "elsewhere")
     refused = run("train.py", *SMALL, *EVERY, "--config.checkpoint_every_steps=1000", "--workdir", workdir)
     assert refused.returncode == 1
-    assert refused.stderr.startswith(f"failed: {workdir} holds a run that saved step 60, but its")
+    assert refused.stderr.startswith(f"failed: the run in {workdir} saved step 60, but its")
     assert len(refused.stderr.splitlines()) == 1
     assert losses(workdir) == losses(finished[0])
 
@@ -238,14 +240,14 @@ def test_a_step_whose_arrays_were_left_out_is_not_sealed(tmp_path, monkeypatch):
     checkpoints.wait()
     monkeypatch.setattr("focalnet_jax.checkpoint.manager.check_whole", leave_out)
     checkpoints.save(2, items(2), {})
-    with pytest.raises(RunFailedError, match="the arrays of params were not written; step 1 is the last good one"):
+    with pytest.raises(RunFailedError, match="arrays of params were not written; the last good checkpoint is step 1"):
         checkpoints.wait()
     checkpoints.close()
     assert checkpoints.last_good() == 1
 
 
 def leave_out(step, names):
-    """As Orbax does where it does not find what it has written."""
+    """Imitates Orbax, which leaves arrays out if it does not find what it has written."""
     (step / "params" / "manifest.ocdbt").unlink()
     check_whole(step, names)
 
@@ -256,7 +258,7 @@ def test_an_empty_or_foreign_directory_is_ignored_with_a_warning(finished, tmp_p
     (workdir / "checkpoints" / "77").mkdir()
     (workdir / "checkpoints" / "88").mkdir()
     (workdir / "checkpoints" / "88" / "notes.txt").write_text("mine")
-    for name in ("0099", "²", "notes"):  # no step's names
+    for name in ("0099", "²", "notes"):  # not names of steps
         (workdir / "checkpoints" / name).mkdir()
     again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
     assert again.returncode == 0, again.stderr
@@ -267,9 +269,15 @@ def test_an_empty_or_foreign_directory_is_ignored_with_a_warning(finished, tmp_p
 
 
 def on_a_small_disk(folder, *commands):
-    """Runs commands where `folder` is a file system of 12 MB; their exit codes and what they say."""
+    """Runs commands with `folder` on a file system of 12 MB; returns their exit codes and the finished process."""
     mount = f"mount -t tmpfs -o size=12m tmpfs {folder}"
-    alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]  # seen by nobody else, gone with its processes
+    alone = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+    ]  # the mount is private to these processes and disappears with them
     if subprocess.run([*alone, mount], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount a file system")
     script = "; ".join([mount, *(f"{shlex.join(map(str, given))}; echo ended with $?" for given in commands)])
@@ -291,24 +299,25 @@ def test_on_a_full_disk_a_run_fails_with_a_line_and_what_was_saved_stays(tmp_pat
 
 
 @pytest.mark.fault(42)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of Orbax's own threads
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # raised in Orbax's threads
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_save_that_fails_in_the_background_raises_when_waited_for(tmp_path, monkeypatch):
     before = set(threading.enumerate())
     checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=2, keep_best=0)
     checkpoints.save(1, items(1), {})
     checkpoints.wait()
-    # Orbax's threads wait so long for the directory that is never made; in five minutes they would end in another test.
+    # Time that Orbax's threads wait for a directory that is never created. By default it is five minutes, so that they
+    # would end during a different test.
     monkeypatch.setattr("orbax.checkpoint._src.multihost.multihost.coordination_timeout", lambda: 1)
-    (tmp_path / "checkpoints").rename(tmp_path / "gone")  # the disk goes, and nothing can be written in its place
+    (tmp_path / "checkpoints").rename(tmp_path / "gone")  # the disk disappears, and nothing can be written to its path
     (tmp_path / "checkpoints").touch()
     checkpoints.save(2, items(2), {})
     with pytest.raises(RunFailedError, match="cannot write checkpoint"):
         checkpoints.wait()
     checkpoints.close()
     for thread in set(threading.enumerate()) - before:
-        if type(thread) is not threading.Thread:  # Orbax's own kind; the others wait for work, and hold nobody up
-            with contextlib.suppress(TimeoutError):  # which the thread itself has ended with
+        if type(thread) is not threading.Thread:  # threads of Orbax; the others only wait for work
+            with contextlib.suppress(TimeoutError):  # raised by the thread
                 thread.join(timeout=30)
     assert not find_damage(tmp_path / "gone" / "1")
 
@@ -330,7 +339,7 @@ def test_steps_are_ordered_by_number_not_by_time(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     for age, step in enumerate(sorted(list_steps(workdir / "checkpoints"), reverse=True)):
         for path in (workdir / "checkpoints" / str(step), *(workdir / "checkpoints" / str(step)).rglob("*")):
-            os.utime(path, (1e9 + 1e6 * age, 1e9 + 1e6 * age))  # the oldest is the newest by its date
+            os.utime(path, (1e9 + 1e6 * age, 1e9 + 1e6 * age))  # by modification time, the oldest step is the newest
     assert newest_step(workdir / "checkpoints") == find_newest(workdir / "checkpoints").step == 60
 
 

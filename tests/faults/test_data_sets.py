@@ -1,4 +1,4 @@
-"""Data sets that cannot be trained on are refused, each with its reason; of those that can nothing is left out."""
+"""Data sets that cannot be used for training are errors that name the reason; of others, every example is used."""
 
 import tarfile
 
@@ -38,13 +38,13 @@ def refuse(message, path, split="train"):
 def test_folders_that_cannot_be_trained_on_are_refused(folder):
     refuse("needs data.path", None)
     refuse("does not exist", str(folder / "nowhere"))
-    refuse("no split 'test'; it holds train, val", str(folder), "test")
+    refuse("no split 'test'; it contains train, val", str(folder), "test")
     (folder / "empty").mkdir()
     refuse("no class folders", str(folder), "empty")
     (folder / "hollow" / "green").mkdir(parents=True)
-    refuse("green holds no images", str(folder), "hollow")
+    refuse("green contains no images", str(folder), "hollow")
     (folder / "train" / "green").mkdir()
-    with pytest.raises(UserError, match=r"green holds no images; .* remove it from all splits"):
+    with pytest.raises(UserError, match=r"green contains no images; .* remove the folder from all splits"):
         check_examples(FolderSource(str(folder), "train"))
 
 
@@ -87,7 +87,7 @@ def test_evaluation_holds_every_example_exactly_once(batch_size, hosts):
             assert batch["image"].shape == (batch_size // hosts, 8, 8, 3)
             real = batch["mask"] == 1
             counted += [image.tobytes() for image in batch["image"][real]]
-    assert len(set(lengths)) == 1  # every host takes part in every step
+    assert len(set(lengths)) == 1  # every host has the same number of steps
     expected = sorted(source[index][0].tobytes() for index in range(len(source)))
     assert sorted(counted) == expected
 
@@ -112,6 +112,6 @@ def test_a_tar_that_leads_out_of_itself_is_refused(tmp_path, member):
         for key, value in member.items():
             setattr(info, key, value)
         archive.addfile(info)
-    with pytest.raises(UserError, match="a link, leads outside of it"):
+    with pytest.raises(UserError, match="a link, leads outside of the archive"):
         index_container(tar(path, class_name="n01440764"))
-    refused("refused", "imagefolder", "--source", path, "--out", tmp_path / "out")
+    refused("unsafe", "imagefolder", "--source", path, "--out", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""An update of a NaN or infinite loss, or of a loss spike, is skipped, counted, and changes nothing."""
+"""Updates with a NaN or infinite loss or a loss spike are skipped and counted, and change nothing else."""
 
 import re
 import signal
@@ -49,7 +49,7 @@ def test_an_update_that_is_nan_or_infinite_changes_nothing_but_the_counts(spec, 
     state, step = init_state(spec, init), make_train_step(spec)
     batches = [put_batch(batch, spec.mesh) for batch in data.batches(0, 3)]
     state, _ = step(state, batches[0])
-    # One weight of the classifier, as by a flipped bit in memory: the loss, or only its gradient, is NaN or infinite.
+    # Changes a weight of the classifier, like a flipped bit in memory: the loss, or only its gradient, is not finite.
     good = state.params["head"]["kernel"]
     state.params["head"]["kernel"] = good.at[0, 0].set(broken)
     before = copied(state)
@@ -60,7 +60,7 @@ def test_an_update_that_is_nan_or_infinite_changes_nothing_but_the_counts(spec, 
     for name, leaf in after.items():
         if name in counted:
             assert leaf == counted[name]
-        elif not np.array_equal(leaf, before[name], equal_nan=True):  # the schedule's alone
+        elif not np.array_equal(leaf, before[name], equal_nan=True):  # only the schedule's count may differ
             assert name.endswith("count"), name
             assert leaf == before[name] + 1
     state.params["head"]["kernel"] = good
@@ -109,7 +109,7 @@ def test_the_learning_rate_advances_over_skipped_updates(spec):
         counts = {name: leaf for name, leaf in copied(state).items() if name.endswith("count")}
         ends.append((float(metrics["train/learning_rate"]), sorted(map(int, counts.values()))))
     assert ends[0][0] == ends[1][0]
-    assert ends[1][1] == [4, 4]  # Adam's and the schedule's
+    assert ends[1][1] == [4, 4]  # the counts of Adam and of the schedule
     assert ends[0][1] == [3, 4]
 
 
@@ -121,7 +121,7 @@ def test_a_run_whose_loss_is_nan_or_infinite_fails_and_saves_nothing_of_it(tmp_p
     assert re.search(r"train/\w+ is (nan|inf)", done.stderr)
     assert len(done.stderr.splitlines()) == 1
     assert not [entry for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit()]
-    # Nothing was saved, so the advice it gave can be followed in the same place.
+    # Nothing was saved, so the advice of the error can be followed in the same workdir.
     again = run("train.py", *SMALL, "--config.total_steps=1", "--workdir", tmp_path)
     assert again.returncode == 0, again.stderr
 
@@ -144,7 +144,7 @@ def test_parameters_that_are_nan_or_infinite_are_not_saved_though_the_loss_befor
 @pytest.mark.fault(25)
 def test_a_state_that_is_nan_or_infinite_is_not_saved_by_a_stop_either(tmp_path):
     arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
-    # Nothing looks at the loss before the signal: it is neither logged nor evaluated.
+    # Nothing checks the loss before the signal, because nothing is logged or evaluated.
     rare = ["--config.optimizer.clip_norm=0", "--config.total_steps=10000000", "--config.log_every_steps=10000000"]
     process = start("train.py", *arguments, *rare, "--workdir", tmp_path)
     for line in process.stdout:
@@ -168,7 +168,7 @@ class Broken:
         return getattr(self._task, name)
 
     def loss(self, model, batch, keys):
-        """NaN, with gradients to match."""
+        """Returns NaN, whose gradients are NaN too."""
         loss, parts = self._task.loss(model, batch, keys)
         return loss * jnp.nan, parts
 
@@ -198,11 +198,11 @@ def test_an_update_that_is_not_made_puts_a_save_off_at_most(tmp_path, capsys):
     one.save()
     assert (saved(), one.owes_save) == ([2], False)
     advance(broken)
-    one.save(last=True)  # as a signal asks for: nothing is lost
+    one.save(last=True)  # as after a signal: nothing is lost
     assert (saved(), one.owes_save) == ([2, 3], False)
     usual = one.state.health | {"made": jnp.int32(60), "mean_loss": jnp.float32(1e-3)}
     one.state = replace(one.state, health=usual)
-    advance(spike)  # its loss is finite, so the state is as good as before
+    advance(spike)  # the loss is finite, so the state may be saved
     assert one.read_metrics()[IN_A_ROW] == 2
     one.save()
     assert (saved(), one.owes_save) == ([2, 3, 4], False)
@@ -221,7 +221,7 @@ def test_several_processes_that_stop_after_an_evaluation_save_what_was_put_off(t
 
     class Writer(NoWriter):
         def write(self, step, values):
-            """A signal arrives during the evaluation."""
+            """Imitates a signal during the evaluation."""
             if "eval/top1" in values:
                 stop.received = signal.SIGTERM
 
@@ -230,7 +230,7 @@ def test_several_processes_that_stop_after_an_evaluation_save_what_was_put_off(t
     one.spec = replace(one.spec, task=Broken(one.spec.task))
     with closing(Watchdog(900.0)) as watchdog, closing(one.checkpoints):
         loop = _Loop(one, Writer(), stop, watchdog)
-        loop.alone = False  # as in a run of several processes, which finish an evaluation before they stop
+        loop.alone = False  # as in a run with several processes, which finish an evaluation before they stop
         assert loop.run_to_end()
         one.checkpoints.wait()
     assert (one.step, list_steps(tmp_path / "checkpoints")) == (1, [1])

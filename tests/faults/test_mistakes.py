@@ -1,4 +1,4 @@
-"""What people get wrong is answered in a line that says what would do."""
+"""Users' mistakes are answered with a one-line error that names the remedy."""
 
 import json
 
@@ -72,11 +72,11 @@ def test_eval_takes_a_step_too_and_refuses_what_does_not_fit(finished, tmp_path)
     workdir, _ = finished
     step = run("eval.py", *SMALL, "--checkpoint", workdir / "checkpoints" / "56")
     assert json.loads(step.stdout.splitlines()[-1])["checkpoint"].endswith("/56")
-    assert_one_line_mistake(run("eval.py", *SMALL, "--checkpoint", tmp_path), "holds no checkpoint")
+    assert_one_line_mistake(run("eval.py", *SMALL, "--checkpoint", tmp_path), "has no checkpoint")
     assert_one_line_mistake(run("eval.py", *SMALL, "--checkpoint", tmp_path / "no"), "no checkpoint or weights file at")
     other = run("eval.py", *SMALL, "--checkpoint", workdir, "--config.model.embed_dim=8")
     assert_one_line_mistake(other, "embed_dim is 16 in the weights and 8 in the model")
-    # Options that no shape tells, and windows that could be adapted, would give another model's accuracy.
+    # Different options that shapes do not determine, or adapted windows, would evaluate a different model.
     for option in ("use_postln=true", "normalize_modulator=true", "focal_windows=5"):
         other = run("eval.py", *SMALL, "--checkpoint", workdir, f"--config.model.{option}")
         assert_one_line_mistake(other, f"{option.split('=')[0]} is")
@@ -86,8 +86,8 @@ def test_eval_takes_a_step_too_and_refuses_what_does_not_fit(finished, tmp_path)
 @pytest.mark.parametrize(
     ("given", "wanted", "head", "message"),
     [
-        (5, 7, "keep", "have 5 classes, the model 7: match them, .* head policy: drop"),
-        (1000, 1000, "remap", "needs weights of 21842 classes and a model of 1000"),
+        (5, 7, "keep", "have 5 classes, the model 7: use the same number, or set init_head .* to drop"),
+        (1000, 1000, "remap", "needs weights with 21842 classes and a model with 1000"),
         (0, 1000, "remap", "these weights have 0"),
         (5, 5, "fresh", "keep, drop, remap"),
     ],

@@ -1,4 +1,4 @@
-"""What pictures of the wild are like: every kind is read as RGB, what cannot be read is refused."""
+"""All kinds of images that occur in practice are read as RGB or are an error."""
 
 import io
 import struct
@@ -30,7 +30,7 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path, photo, mode, suffix):
     decoded = decode(path)
     assert decoded.shape == (photo.height, photo.width, 3)
     assert decoded.dtype == np.uint8
-    # the picture is still the picture: at most the loss of its colours, or of all but black and white
+    # the content is the same, except for lost colours, or for black and white only
     tolerance = 90 if mode == "1" else 40
     difference = decoded.astype(float).mean(-1) - np.asarray(photo, float).mean(-1)
     assert np.abs(difference).mean() < tolerance
@@ -117,7 +117,7 @@ AROUND_JPEG = {
 @pytest.mark.parametrize("behind", [False, True])
 def test_a_png_is_read_whatever_its_other_chunks_hold(photo, what, behind):
     whole = encoded(photo.resize((64, 43)).convert("P"), "PNG", transparency=3)
-    place = whole.rindex(b"IEND") - 4 if behind else 33  # before the end, or behind the header
+    place = whole.rindex(b"IEND") - 4 if behind else 33  # before the end, or after the header
     content = whole[:place] + AROUND_PNG[what] + whole[place:]
     np.testing.assert_array_equal(decode(content), decode(whole))
 
@@ -183,7 +183,7 @@ def test_sixteen_bits_of_a_pgm_are_scaled_by_its_largest_value():
 
 
 def tiff(*tags):
-    """The first page of a TIFF of one grey pixel, with more tags (number, type, count, value)."""
+    """Returns a TIFF with one grey pixel and additional tags (number, type, count, value)."""
     plain = [
         (256, 3, 1, 1),
         (257, 3, 1, 1),
@@ -244,7 +244,7 @@ def test_files_that_are_not_decoded_are_named_by_their_kind(content, named):
 
 def test_a_file_that_would_take_too_much_memory_or_time_is_refused(photo):
     bomb = tiff(*((number, 1, 2_000_000, 8) for number in range(1000, 1100))) + bytes(2_000_000)
-    with pytest.raises(UnreadableImageError, match="its tags hold 200,0"):
+    with pytest.raises(UnreadableImageError, match="its tags have 200,0"):
         decode(bomb)
     with pytest.raises(UnreadableImageError, match="tiles of 60000x60000"):
         decode(tiff((322, 3, 1, 60000), (323, 3, 1, 60000)))
@@ -262,14 +262,14 @@ def test_a_device_is_not_read():
 @pytest.mark.fault(35)
 def test_exif_orientation_is_not_applied(photo):
     encoded, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     photo.save(encoded, "JPEG", exif=exif)
     assert decode(encoded.getvalue()).shape == (photo.height, photo.width, 3)
 
 
 @pytest.mark.fault(33)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [10_001, 14_000])  # Pillow itself warns at the first and refuses the second
+@pytest.mark.parametrize("side", [10_001, 14_000])  # Pillow warns about the first and rejects the second
 def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch, side):
     Image.new("1", (side, side)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))

@@ -1,4 +1,4 @@
-"""Two real processes, one of which is stopped or killed."""
+"""Runs of two real processes, one of which is stopped or killed."""
 
 import signal
 import time
@@ -13,7 +13,7 @@ from tests.processes import SHORT, assert_same_run, launch, when_running
 @pytest.mark.fault(13)
 @pytest.mark.fault(19)
 def test_a_signal_to_one_of_two_stops_both_at_the_same_step_and_one_resumes_with_the_same_numbers(alone, tmp_path):
-    # Channels are split, so both read the same examples.
+    # Channels are sharded over the processes, so both read the same examples.
     launcher = launch(*SHORT, "--config.mesh.data=1", "--config.mesh.tensor=2", "--workdir", tmp_path)
     _, second = when_running(launcher, tmp_path, 4)
     second.send_signal(signal.SIGTERM)
@@ -41,13 +41,13 @@ def test_two_processes_asked_to_stop_in_an_evaluation_end_it_and_stop(tmp_path):
 
 
 def endless(workdir):
-    """A run of two processes that does not end by itself: its launcher and the two, in their third step or later."""
+    """Starts an endless run of two processes; returns the launcher and the processes, in their third step or later."""
     launcher = launch(*SMALL, "--config.total_steps=1000000", "--config.schedule.warmup_steps=1", "--workdir", workdir)
     return launcher, *when_running(launcher, workdir, 3)
 
 
 def ended_soon_without(killed, other, launcher):
-    """Kills one of two; what was written to stderr when the other had ended within 15 s."""
+    """Kills one of two processes; asserts that the other ends within 15 s, and returns what was written to stderr."""
     killed.kill()
     begun = time.monotonic()
     _, stderr = launcher.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""What goes wrong while data are read: unreadable pictures, dead and stalled readers."""
+"""Faults while data are read: unreadable images, dead and stalled reading processes."""
 
 import errno
 import io
@@ -50,10 +50,10 @@ def read(source, steps=3, batch_size=8, **reading):
 @pytest.mark.fault(29)
 def test_the_next_example_replaces_an_unreadable_one_wherever_it_is_read(source):
     whole = list(read(source))
-    assert sum((batch["unreadable"] == 5).sum() for batch in whole) == 1  # an epoch
+    assert sum((batch["unreadable"] == 5).sum() for batch in whole) == 1  # once per epoch
     assert all(set(batch["unreadable"]) <= {5, READABLE} for batch in whole)
     labels = np.concatenate([batch["label"] for batch in whole])
-    assert sorted(labels) == [0] * 8 + [1] * 8 + [2] * 8  # its neighbour has its label here
+    assert sorted(labels) == [0] * 8 + [1] * 8 + [2] * 8  # the next example has the same label here
     halves = [list(read(source, threads=0, host=HostPlaces(index, 2))) for index in range(2)]
     for batch, *parts in zip(whole, *halves, strict=True):
         for name in batch:
@@ -64,10 +64,10 @@ def test_the_next_example_replaces_an_unreadable_one_wherever_it_is_read(source)
 def test_unreadable_examples_are_counted_and_too_many_end_the_run(source, capsys):
     allowed = Substitutions(source, HOST, most=0.1)
     batches = list(allowed.counted(read(source, steps=6)))
-    assert allowed.count == 2  # once an epoch
+    assert allowed.count == 2  # once per epoch
     assert not any("unreadable" in batch for batch in batches)
     output = capsys.readouterr().err
-    assert output.count("cannot read image") == 1  # said once
+    assert output.count("cannot read image") == 1  # reported once
     assert "(it is a JPEG image that cannot be decoded: " in output
     with pytest.raises(UserError, match=r"n01440764_5.JPEG.*data.max_unreadable=0.01"):
         list(Substitutions(source, HOST, most=0.01).counted(read(source)))
@@ -118,7 +118,7 @@ def test_a_folder_of_unreadable_pictures_is_refused(tmp_path):
         path = tmp_path / "train" / "class" / f"{index}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"a text file, not an image.*nor the 9 after it"):
+    with pytest.raises(UserError, match=r"a text file, not an image.*or the 9 images after it"):
         list(read(FolderSource(str(tmp_path), "train"), batch_size=4))
 
 
@@ -132,7 +132,7 @@ def test_too_many_unreadable_pictures_are_refused_with_what_they_are(tmp_path):
 
 
 class LostStorage(DigitsSource):
-    """Its reads fail."""
+    """A source whose reads fail."""
 
     def __getitem__(self, index):
         raise RunFailedError("cannot read 0: Input/output error")
@@ -178,7 +178,7 @@ def test_a_reading_process_that_hangs_ends_the_run():
             deque(stream)
     finally:
         worker.kill()
-    assert time.monotonic() - begun < 18  # not twice as long
+    assert time.monotonic() - begun < 18  # not twice the time limit
 
 
 def test_memory_does_not_grow_over_many_batches():
@@ -193,7 +193,7 @@ def test_memory_does_not_grow_over_many_batches():
     begun = resident()
     for _ in stream:
         pass
-    assert resident() - begun < 30  # MB; a batch kept is 28 kB, all of them would be 69 MB
+    assert resident() - begun < 30  # MB; a batch has 28 kB, all batches together would have 69 MB
 
 
 @pytest.mark.fault(17)

@@ -1,4 +1,4 @@
-"""A run that is stopped, killed or fails loses nothing it could have kept: real processes, real signals."""
+"""A run that is stopped, killed or fails loses as little as possible, tested with real processes and signals."""
 
 import http.client
 import http.server
@@ -30,7 +30,7 @@ from tests.commands import (
 
 
 def stopped(number, after_lines, *arguments, workdir):
-    """Starts train.py, sends a signal when metrics.jsonl has more than some lines, and waits for the end."""
+    """Starts train.py, sends a signal when metrics.jsonl has more than `after_lines` lines, and waits for the end."""
     process = start("train.py", *arguments, "--workdir", workdir)
     path = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 200
@@ -56,7 +56,7 @@ def test_a_stopped_run_resumes_bit_identical_to_an_undisturbed_one(finished, tmp
         assert resumed % 7 == 0
         assert resumed > 0
     else:
-        assert resumed == reached < 60  # a signal loses no step
+        assert resumed == reached < 60  # a signal loses no steps
     assert losses(tmp_path / "run") == losses(undisturbed)
     steps = [row["step"] for row in metrics(tmp_path / "run") if "train/loss" in row]
     assert steps == sorted(set(steps))
@@ -64,11 +64,11 @@ def test_a_stopped_run_resumes_bit_identical_to_an_undisturbed_one(finished, tmp
 
 
 def test_an_evaluation_cut_short_by_a_signal_is_made_up_for(tmp_path):
-    # One example a batch: the evaluation at step 3 takes long enough to be hit.
+    # With one example per batch, the evaluation at step 3 takes long enough that the signal arrives during it.
     arguments = [*SMALL, "--config.total_steps=6", "--config.eval_every_steps=3", "--config.eval_batch_size=1"]
     code, stderr = stopped(signal.SIGTERM, 2, *arguments, workdir=tmp_path)
     assert code == 42, stderr
-    assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3]  # stopped within the evaluation
+    assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3]  # stopped during the evaluation
     again = run("train.py", *arguments, "--workdir", tmp_path)
     assert again.returncode == 0, again.stderr
     rows = metrics(tmp_path)
@@ -88,9 +88,9 @@ def test_an_unreadable_image_is_named(photos, tmp_path):
     arguments = [*arguments[:-1], tmp_path / "allowed", *steps, "--config.data.max_unreadable=0.5"]
     allowed = run("train.py", *arguments)
     assert allowed.returncode == 0, allowed.stderr
-    assert allowed.stderr.count(str(broken)) == 1  # said once, however often it comes
+    assert allowed.stderr.count(str(broken)) == 1  # reported once, however often it occurs
     counted = {row["step"]: row["data/substituted"] for row in metrics(tmp_path / "allowed") if "train/loss" in row}
-    assert counted[3] == 1  # an epoch
+    assert counted[3] == 1  # once per epoch
     assert counted[9] == 3
     shutil.rmtree(tmp_path / "allowed" / "checkpoints" / "9")
     again = run("train.py", *arguments)
@@ -110,7 +110,7 @@ def test_a_picture_that_cannot_be_read_costs_no_step(photos, tmp_path):
     shutil.copy(broken.with_name("0.jpg"), broken)
     again = run("train.py", *arguments)
     assert again.returncode == 0, again.stderr
-    assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 3]  # the evaluation is made up for
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 3]  # the evaluation is repeated
     assert "best eval/top1" in again.stdout
 
 
@@ -123,7 +123,7 @@ def first_line(process, beginning):
 
 @pytest.fixture
 def compiling(tmp_path):
-    """A run whose first step takes much longer to compile than a test, which never ends and so is kept nowhere."""
+    """A run whose first step takes much longer to compile than the test. It never ends, so it is not cached."""
     sizes = ["embed_dim=16", "depths=(1,16)", "focal_levels=4", "scan_blocks=false"]
     slow = [
         *(f"--config.model.{size}" for size in sizes),
@@ -167,7 +167,7 @@ def test_a_signal_that_comes_twice_at_once_is_one(tmp_path):
     process = start("train.py", *SMALL, "--config.total_steps=1000000", "--workdir", tmp_path)
     first_line(process, "first step")
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.05)  # as from a program that signals a process and then its group
+    time.sleep(0.05)  # like a program that signals a process and then its group
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 42, stderr
@@ -192,7 +192,7 @@ def test_a_signal_in_the_last_evaluation_costs_no_step(tmp_path):
 
 @pytest.mark.fault(16)
 def test_a_save_that_hangs_at_the_end_ends_the_run(tmp_path):
-    os.mkfifo(tmp_path / ".saved.json.part")  # what is written there waits for a reader
+    os.mkfifo(tmp_path / ".saved.json.part")  # a write to it blocks until there is a reader
     done = run(
         "train.py", *SMALL, "--config.total_steps=3", "--config.health.watchdog_seconds=4", "--workdir", tmp_path
     )
@@ -203,7 +203,7 @@ def test_a_save_that_hangs_at_the_end_ends_the_run(tmp_path):
 
 @pytest.fixture
 def stalling(photos, tmp_path):
-    """A data set in which a picture turns into a pipe nobody writes to; and the function that does it."""
+    """A data set, and a function that replaces one of its images by a pipe without a writer."""
     shutil.copytree(photos, tmp_path / "data")
 
     def stall():
@@ -233,7 +233,7 @@ def test_a_signal_while_no_data_come_saves_what_there_is(stalling, tmp_path):
 
 
 def told_without_data(stalling, setting):
-    """What a run says on stderr that gets no more data."""
+    """Returns the stderr of a run that receives no more data."""
     arguments, stall = stalling
     process = start("train.py", *arguments, setting)
     first_line(process, "first step")
@@ -247,7 +247,7 @@ def told_without_data(stalling, setting):
 def test_a_run_without_data_ends_with_the_stacks_of_its_threads(stalling):
     lines = told_without_data(stalling, "--config.health.watchdog_seconds=3")
     assert lines[0].startswith("failed: no progress for 3 s after step ")
-    assert any("loader.py" in line for line in lines)  # where it stood still
+    assert any("loader.py" in line for line in lines)  # the file in which it hangs
 
 
 @pytest.mark.fault(16)
@@ -300,7 +300,7 @@ def test_a_notice_is_seen_after_an_answer_that_is_not_http(monkeypatch, capsys):
 
 
 def test_a_machines_notice_stops_the_run_as_a_signal_does(tmp_path):
-    """A server that answers as Google's does."""
+    """The test's server imitates Google's metadata server."""
 
     class Answers(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -1,4 +1,4 @@
-"""What docs/reliability.md promises is what the tests show."""
+"""The table in docs/reliability.md lists exactly the tests that prove it."""
 
 import ast
 import subprocess
@@ -28,6 +28,6 @@ def test_the_help_of_the_table_writes_nothing():
 
 @pytest.mark.parametrize("file", ["parity/golden.py", "parity/report.py"])
 def test_programs_that_write_tracked_files_parse_their_arguments_first(file):
-    program = ast.parse(Path(file).read_text()).body[-1]  # they need torch, which is not here
+    program = ast.parse(Path(file).read_text()).body[-1]  # parsed, not imported: they need torch, which may be missing
     assert isinstance(program, ast.If), f"{file} does not end with its program"
     assert "parse_args()" in ast.unparse(program)

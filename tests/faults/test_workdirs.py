@@ -28,7 +28,7 @@ LONG = [*SMALL, "--config.total_steps=1000000", "--config.checkpoint_every_steps
 
 
 def started(*arguments):
-    """train.py as a process, as soon as it has made a step."""
+    """Starts train.py as a process; returns after its first step."""
     process = start("train.py", *arguments)
     for line in process.stdout:
         if line.startswith("first step"):
@@ -41,7 +41,7 @@ def started(*arguments):
 def test_a_second_run_is_refused_and_a_killed_ones_lock_is_no_hindrance(tmp_path):
     first = started(*LONG, "--workdir", tmp_path)
     second = run("train.py", *LONG, "--workdir", tmp_path)
-    assert_one_line_mistake(second, f"is held by another run (host {socket.gethostname()}, process {first.pid}, since")
+    assert_one_line_mistake(second, f"is used by another run (host {socket.gethostname()}, process {first.pid}, since")
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert (tmp_path / lock.LOCK).exists()
@@ -57,12 +57,12 @@ def test_a_damaged_lock_is_no_hindrance(tmp_path):
     with lock.held(tmp_path):
         assert lock.is_held(tmp_path)
     (tmp_path / lock.LOCK).touch()
-    os.utime(tmp_path / lock.LOCK, (2e9, 2e9))  # a date to come
+    os.utime(tmp_path / lock.LOCK, (2e9, 2e9))  # a date in the future
     assert not lock.is_held(tmp_path)
 
 
 @pytest.mark.fault(7)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # tensorboardX's own
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # raised in tensorboardX's threads
 def test_a_disk_too_full_for_tensorboard_is_an_error(tmp_path, monkeypatch):
     writer = MetricsWriter(tmp_path, 0, ["tensorboard"])
     (thread,) = (thread for thread in writer._others[0]._threads if "EventLogger" in type(thread).__name__)
@@ -70,7 +70,7 @@ def test_a_disk_too_full_for_tensorboard_is_an_error(tmp_path, monkeypatch):
     handed_over = threading.Event()
 
     def full(*_):
-        handed_over.wait(60)  # or its thread was faster and a first line is printed
+        handed_over.wait(60)  # otherwise the thread could fail before `write` has returned
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full)
@@ -84,7 +84,7 @@ def test_a_disk_too_full_for_tensorboard_is_an_error(tmp_path, monkeypatch):
 
 
 class Service:
-    """A library such as wandb or mlflow: what is called in `fails` raises an error of its own."""
+    """Imitates a library such as wandb or mlflow, whose function `fails` raises an error."""
 
     def __init__(self, fails=""):
         self.fails, self.ids, self.info = fails, [], SimpleNamespace(run_id="given")
@@ -114,7 +114,7 @@ class Service:
 )
 def test_an_error_of_a_service_is_one_line(name, fails, kind, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, Service(fails))
-    with pytest.raises(kind, match=f"^writers: {name} fails: no such run; check its settings") as caught:  # noqa: PT012
+    with pytest.raises(kind, match=rf"^writers: {name} failed \(no such run\); check its settings") as caught:  # noqa: PT012
         writer = MetricsWriter(tmp_path, 0, [name])
         writer.write(1, {"train/loss": 1.0})
         writer.close()
@@ -125,7 +125,7 @@ def test_an_error_of_a_service_is_one_line(name, fails, kind, tmp_path, monkeypa
 def test_a_run_keeps_its_id_in_a_service_but_not_an_empty_one(name, tmp_path, monkeypatch):
     service, file = Service(), tmp_path / f"{name}_id.txt"
     monkeypatch.setitem(sys.modules, name, service)
-    file.write_text("\n")  # as a full disk left it
+    file.write_text("\n")  # the result of a full disk
     for _ in range(2):
         MetricsWriter(tmp_path, 0, [name]).close()
     assert service.ids[0] != ""
@@ -139,7 +139,7 @@ def test_a_workdir_that_cannot_be_written_is_refused_before_anything_is_compiled
     mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", place]
     mounted = not subprocess.run(mount, capture_output=True).returncode
     if not mounted:
-        place.chmod(0o555)  # which stops everybody but root, who can mount
+        place.chmod(0o555)  # prevents writing, except for root, which can mount a file system
     try:
         done = run("train.py", *SMALL, "--workdir", place / "run")
     finally:
@@ -200,7 +200,7 @@ def test_a_finished_run_started_again_does_nothing(finished):
 
     again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
     assert again.returncode == 0
-    assert "holds all 60 steps already" in again.stdout
+    assert "already has all 60 steps" in again.stdout
     after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
     assert {path.name for path in before if before[path] != after[path]} <= {"config.json", "placement.txt"}
 
@@ -219,7 +219,7 @@ def test_a_run_that_cannot_begin_closes_all_that_it_opened(tmp_path, monkeypatch
 
     noted(Checkpoints)
     noted(MetricsWriter, RunFailedError("a writer fails once more"))
-    (tmp_path / "profile").touch()  # where a folder is needed
+    (tmp_path / "profile").touch()  # a file where a folder is needed
     config = load_config("configs/quickstart.py", [*SMALL[1:], "--config.profile_steps=(1,2)"])
     with pytest.raises(RunFailedError, match="a writer fails") as caught:
         train(config, tmp_path)
@@ -235,7 +235,7 @@ def test_only_one_holder_at_a_time_within_a_machine_too(tmp_path):
         try:
             with lock.held(tmp_path / "run"):
                 held.append(index)
-                for _ in range(7):  # until each of the others has been refused
+                for _ in range(7):  # until each of the others has ended with an error
                     assert refused.acquire(timeout=60)
         except UserError:
             refused.release()
@@ -277,7 +277,7 @@ def test_a_holder_on_another_machine_is_waited_for_as_long_as_it_shows_that_it_l
     beats = f"import os, time\nwhile True: os.utime({str(elsewhere)!r}); time.sleep(0.3)"
     living = subprocess.Popen([sys.executable, "-c", beats])
     time.sleep(0.5)
-    with pytest.raises(UserError, match=r"held by another run \(host elsewhere, process 1"), lock.held(tmp_path):
+    with pytest.raises(UserError, match=r"used by another run \(host elsewhere, process 1"), lock.held(tmp_path):
         pass
     living.kill()
     living.wait()

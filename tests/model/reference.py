@@ -1,4 +1,4 @@
-"""FocalNet written a second time from the paper's equations, in float64 NumPy and SciPy, block by block."""
+"""A second implementation of FocalNet from the paper's equations, in float64 NumPy and SciPy."""
 
 import numpy as np
 from scipy import ndimage
@@ -19,7 +19,7 @@ def linear(x, params):
 
 
 def depthwise(x, kernel):
-    """`[B, H, W, C]` with `[k, k, 1, C]`: correlation with zeros outside, as convolution layers do."""
+    """Correlates `[B, H, W, C]` with kernels `[k, k, 1, C]`, with zero padding, like convolution layers."""
     planes = [
         [ndimage.correlate(x[b, :, :, c], kernel[:, :, 0, c], mode="constant") for c in range(x.shape[3])]
         for b in range(x.shape[0])
@@ -83,7 +83,7 @@ def slice_of(stacked, index):
 
 
 def focalnet(images, params, config):
-    """Logits `[B, K]` and the stages' features."""
+    """Returns logits `[B, K]` and the features of each stage."""
     stem = (4, 2) if config.use_conv_embed else (config.patch_size, 0)
     down = (2, 1) if config.use_conv_embed else (2, 0)
     embed = params["patch_embed"]

@@ -1,4 +1,4 @@
-"""The backbone's maps are the model's, can be trained through, and follow the dense tasks' options."""
+"""The backbone's maps equal the model's, have gradients, and follow the options for dense tasks."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ OVERLAPPED = dict(use_conv_embed=True, use_layerscale=True)
 
 
 def noisy(model, seed=0):
-    """Every parameter random, so that none can be left out unnoticed."""
+    """Returns the model with random parameters, so that leaving one out changes the result."""
     graph, params = nnx.split(model)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
@@ -93,7 +93,7 @@ def test_features_with_keys_are_those_the_call_classifies():
 
 
 def gradients(model, x, keys):
-    """Gradients of a function of all maps, none of which may be left out."""
+    """Returns the gradients of a function that depends on all maps."""
     graph, params = nnx.split(model)
 
     def loss(params):
@@ -114,7 +114,7 @@ def test_gradients_through_features_are_the_same_scanned_and_rematerialized(opti
         for each in (dict(scan_blocks=False, remat="none"), options)
     )
     assert all(np.any(leaf) for leaf in jax.tree.leaves(plain))
-    assert_close_in_norm(other, plain, 5e-6)  # other fusions round otherwise, see test_focalnet.py
+    assert_close_in_norm(other, plain, 5e-6)  # different fusions round differently, see test_focalnet.py
 
 
 @pytest.mark.skipif(native.register() is None, reason="there is no C++ compiler")
@@ -165,7 +165,7 @@ def test_odd_sizes_are_padded_before_each_embedding(options):
 
 
 def test_the_stems_of_both_originals_differ_by_a_shift():
-    """Kernel 7, stride 4, padding 2 or 3: the windows of the latter start a pixel earlier."""
+    """Kernel 7 and stride 4, with padding 2 or 3: with padding 3 the windows start one pixel earlier."""
     two, three = (make(**OVERLAPPED, dense={"stem_padding": padding}) for padding in (2, 3))
     x = images((1, 16, 16, 3))
     shifted = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))[:, :-1, :-1]
@@ -214,7 +214,9 @@ def test_windows_of_the_dense_tasks_are_lowered_for_every_accelerator(windows, p
 
     traced = jax.jit(jax.grad(loss)).trace(params, jax.ShapeDtypeStruct((8, 30, 34, 3), jnp.float32))
     lowered = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert ("focal_level" in lowered) == (windows == "3")  # the kernels for accelerators have no windows of 11 and 13
+    assert ("focal_level" in lowered) == (
+        windows == "3"
+    )  # the kernels for accelerators do not support windows of 11 and 13
 
 
 def test_windows_of_the_dense_tasks_compute_the_same_on_a_cpu():
@@ -223,4 +225,4 @@ def test_windows_of_the_dense_tasks_compute_the_same_on_a_cpu():
     names = ["xla", "shifted", "auto"]
     first, *others = (gradients(noisy(make(**options, aggregation=name)), x, None) for name in names)
     for other in others:
-        assert_close_in_norm(other, first, 1e-5)  # sums of 169 products in other orders
+        assert_close_in_norm(other, first, 1e-5)  # sums of 169 products in different orders

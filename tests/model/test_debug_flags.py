@@ -1,4 +1,4 @@
-"""JAX's switches for finding mistakes find none where there is none."""
+"""JAX's debug flags report no errors for a healthy model."""
 
 import jax
 import jax.numpy as jnp
@@ -23,25 +23,25 @@ def _searching():
 
 
 def leave_nan_in_memory(*sizes):
-    """Memory of so many numbers, given back with NaN in it."""
+    """Frees memory of the given number of values, filled with NaN, so that later arrays may contain it."""
     arrays = [np.full(size, np.nan, np.float32) for size in sizes for _ in range(64)]
     del arrays
 
 
 @pytest.mark.skipif(native.register() is None, reason="there is no C++ compiler")
-@pytest.mark.parametrize("turned", [False, True])
-def test_scratch_memory_of_a_product_does_not_reach_its_result(turned):
+@pytest.mark.parametrize("transposed", [False, True])
+def test_scratch_memory_of_a_product_does_not_reach_its_result(transposed):
     x, kernel = jnp.ones((2, 16, 16, 32)), jnp.ones((32, 32))
     for _ in range(8):
         leave_nan_in_memory(32 * 32)
-        np.testing.assert_array_equal(native.product(x, kernel, turned=turned), np.full(x.shape, 32))
+        np.testing.assert_array_equal(native.product(x, kernel, transposed=transposed), np.full(x.shape, 32))
         leave_nan_in_memory(32 * 32, 16 * 32 * 32, 32 * 32 * 32)
         np.testing.assert_array_equal(native.transposed_product(x, x), np.full((32, 32), 512))
 
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """Names of the C++ kernels that were called."""
+    """Records the names of the C++ kernels that are called."""
     called, call = set(), native._call
     monkeypatch.setattr(
         native, "_call", lambda name, *given, **options: called.add(name) or call(name, *given, **options)
@@ -59,7 +59,9 @@ def test_a_call_and_its_gradients_raise_nothing(implementation, kernels):
     def loss(params, x):
         return nnx.merge(graph, params)(x, jax.random.key(1)).sum()
 
-    gradients = jax.grad(loss, argnums=(0, 1))(params, x)  # each operation by itself, whose results are all looked at
+    gradients = jax.grad(loss, argnums=(0, 1))(
+        params, x
+    )  # not compiled, so the flags check the result of every operation
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     in_cpp = {"focal_levels", "layer_norm", "gelu_with_bias", "product"}
     back = {

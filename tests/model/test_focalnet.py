@@ -1,4 +1,4 @@
-"""The model computes what the paper says, in every implementation it can be run in."""
+"""The model computes the paper's equations in every implementation."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from focalnet_jax.parameters import named_leaves
 from tests.model import reference
 
 SMALL = dict(embed_dim=8, depths=(2, 3), num_classes=7)
-# Each operation by itself, rounded by itself.
+# Without fusions, so that every operation rounds separately.
 UNOPTIMISED = {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": "fusion"}
 FLAGS = {
     "srf": ("focalnet_tiny_srf", {}),
@@ -27,7 +27,7 @@ FLAGS = {
 
 
 def small_model(name="focalnet_tiny_lrf", seed=0, **options):
-    """A small model whose every parameter is random, so that none can be left out unnoticed."""
+    """Returns a small model with random parameters, so that leaving one out changes the result."""
     model = focalnet_jax.create_model(name, **(SMALL | options))
     graph, state = nnx.split(model)
     leaves, tree = jax.tree.flatten(state)
@@ -53,10 +53,10 @@ def loss_and_gradients(model, x, key, **compiler_options):
 def test_logits_and_features_equal_the_float64_reference(flags):
     name, options = FLAGS[flags]
     model = small_model(name, **options)
-    x = images((1, 37, 32, 3))  # no stride divides 37: floor
+    x = images((1, 37, 32, 3))  # 37 is not a multiple of a stride: rounded down
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), nnx.to_pure_dict(nnx.state(model)))
     logits, features = reference.focalnet(np.asarray(x, np.float64), params, model.config)
-    # float32 keeps 6e-8 a rounding; a few thousand of them add up along a path of five blocks
+    # float32 has an error of 6e-8 per rounding, and a few thousand roundings add up along five blocks
     np.testing.assert_allclose(model(x), logits, rtol=1e-5, atol=1e-5 * np.abs(logits).max())
     for ours, theirs in zip(model.features(x), features, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
@@ -73,8 +73,8 @@ def test_unrolled_blocks_give_exactly_the_numbers_of_scanned_ones():
         jax.jit(lambda x, m=m: m(x), compiler_options=UNOPTIMISED)(sized) for m in (scanned, unrolled)
     )
     np.testing.assert_array_equal(scanned_logits, unrolled_logits)
-    # When it optimises, XLA contracts a * b + c into one rounding where its fusions happen to allow: some float32
-    # roundings. Without, every bit must agree, of the loss and of all gradients too.
+    # With optimisations, XLA rounds a * b + c only once where its fusions allow it: differences of some float32
+    # roundings. Without optimisations, loss and gradients must be bitwise equal.
     optimised = jax.jit(lambda x: scanned(x))(sized), jax.jit(lambda x: unrolled(x))(sized)
     np.testing.assert_allclose(*optimised, rtol=1e-5, atol=1e-6)
     (loss, gradients), (loss_unrolled, gradients_unrolled) = (
@@ -99,7 +99,7 @@ def test_remat_changes_what_is_kept_but_not_the_numbers(remat, share):
     (loss, gradients), (loss_remat, gradients_remat) = (
         loss_and_gradients(model, x, key) for model in (plain, rematted)
     )
-    # what is computed again is fused otherwise and so rounds otherwise: some float32 roundings
+    # recomputed values are fused differently and differ by some float32 roundings
     assert float(loss) == pytest.approx(float(loss_remat), rel=1e-6)
     assert_close_in_norm(gradients, gradients_remat, 2e-6)
 
@@ -118,7 +118,7 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_logits():
     logits = coarse(images())
     assert logits.dtype == jnp.float32
     assert not np.array_equal(logits, logits.astype(jnp.bfloat16))  # the classifier computes in float32
-    # bfloat16 keeps 8 bits, 0.4 % a rounding, and some ten of them follow one another
+    # bfloat16 has 8 bits, an error of 0.4 % per rounding, and about ten roundings follow each other
     assert np.linalg.norm(logits - exact(images())) < 0.05 * np.linalg.norm(logits)
     assert not np.array_equal(logits, exact(images()))
 
@@ -155,7 +155,7 @@ def test_stochastic_depth_drops_a_branch_of_an_example_with_its_rate():
     per_example = np.asarray(dropped).reshape(4000, -1)
     assert (per_example == per_example[:, :1]).all()
     np.testing.assert_allclose(np.unique(per_example), [0, 1 / 0.7], rtol=1e-6)
-    # 4000 draws: the standard deviation of the share is .0072; four of them
+    # 4000 draws: four standard deviations of the share, which are .0072 each
     assert abs((per_example[:, 0] == 0).mean() - 0.3) < 0.029
 
 
@@ -163,7 +163,7 @@ def test_random_draws_of_an_example_do_not_depend_on_its_batch():
     model = small_model(drop_path_rate=0.5, drop_rate=0.1)
     x, keys = images(), example_keys(jax.random.key(3), len(images()))
     np.testing.assert_array_equal(model(x, keys), model(x, jax.random.key(3)))
-    # In another place, among others; sums of other lengths are not taken over the batch.
+    # At a different position in a different batch; no sums are over the batch.
     np.testing.assert_allclose(model(x[::-1], keys[::-1])[::-1], model(x, keys), rtol=1e-5, atol=1e-6)
 
 
@@ -173,7 +173,7 @@ def test_initialisation_follows_the_original():
     blocks = "stages/1/blocks/"
     normal = params[f"{blocks}mlp/fc1/kernel"]  # 2 x 128 x 512
     assert np.std(normal) == pytest.approx(0.02, rel=0.01)
-    assert 0.07 < np.abs(normal).max() < 0.15  # not cut at two deviations, and nothing seven out
+    assert 0.07 < np.abs(normal).max() < 0.15  # not truncated at two standard deviations, and no value beyond seven
     for name, fan_in in (
         ("focal_kernels/2/kernel", 49),
         ("modulator/kernel", 128),
@@ -193,7 +193,7 @@ def test_initialisation_follows_the_original():
         if name.endswith(("gamma1", "gamma2")):
             assert (leaf == np.float32(1e-4)).all(), name
     first, second = params[f"{blocks}mlp/fc1/kernel"]
-    assert not np.array_equal(first, second)  # stacked blocks are drawn apart
+    assert not np.array_equal(first, second)  # stacked blocks have different random values
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A block's kernels for TPUs compute what its layers do one by one; here step by step on the CPU."""
+"""A block's TPU kernels compute the same as its separate layers; here they are interpreted on a CPU."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ def by_xla(precision):
 
 
 def made(config, shape, precision="float32"):
-    """A block with no weight at its beginning's zero, its input, factors and the output's cotangent."""
+    """Returns a block without zero weights, its input, the factors of its branches, and the cotangent of its output."""
     block = FocalBlock(config, 0, compute=by_xla(precision), rngs=nnx.Rngs(0))
     leaves, tree = jax.tree.flatten(nnx.state(block, nnx.Param))
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -55,7 +55,7 @@ def layer_by_layer(block, x, factors):
 
 
 def with_gradients(run, block, x, factors, cotangent):
-    """The output, and the gradients of the input and of all parameters."""
+    """Returns the output, and the gradients of the input and of all parameters."""
     graph, params = nnx.split(block)
 
     @jax.jit
@@ -68,8 +68,8 @@ def with_gradients(run, block, x, factors, cotangent):
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-# The last of eight programs extends below the map, on one core and on two that share places or examples; or one program
-# has the whole map.
+# The last of eight kernel instances extends below the map, on one core and on two that share positions or examples; or
+# a single instance has the whole map.
 @pytest.mark.parametrize(("rows", "cores", "batch"), [(16, 1, 3), (16, 2, 3), (16, 2, 11), (128, 1, 3)])
 def test_output_and_gradients_are_those_of_the_layers(options, rows, cores, batch, monkeypatch):
     monkeypatch.setattr(pointwise, "cores", lambda: cores)
@@ -86,7 +86,7 @@ def test_bfloat16_is_no_further_from_the_truth_than_the_layers():
     block, x, factors, cotangent = made(CONFIG, (8, 4, 4), "bfloat16")
     exact, *_ = made(CONFIG, (8, 4, 4), "float32")
     wide = x.astype(jnp.float32), factors, cotangent.astype(jnp.float32)
-    truth = with_gradients(layer_by_layer, exact, *wide)  # a thousand times as exact
+    truth = with_gradients(layer_by_layer, exact, *wide)  # with an error a thousand times smaller
     ours, theirs = (with_gradients(run, block, x, factors, cotangent) for run in (in_kernels, layer_by_layer))
     for mine, other, true in zip(ours, theirs, truth, strict=True):
         mine, other = (np.sqrt(((np.float64(each) - np.float64(true)) ** 2).mean()) for each in (mine, other))
@@ -105,7 +105,7 @@ def test_devices_that_split_the_batch_compute_the_same():
 
     nnx.update(block, jax.device_put(nnx.state(block), NamedSharding(mesh, PartitionSpec())))
     for one, many in zip(alone, with_gradients(split, block, *placed), strict=True):
-        assert error(many, one) < 1e-6  # what devices add up is added in another order
+        assert error(many, one) < 1e-6  # sums over devices have a different order
 
 
 def test_embeddings_bias_and_norm_in_a_kernel_are_those_of_the_layers():
@@ -136,7 +136,7 @@ def test_blocks_whose_weights_do_not_fit_are_left_to_xla(chip, largest, monkeypa
         return nnx.eval_shape(lambda: FocalBlock(config, 0, compute=by_xla("bfloat16"), rngs=nnx.Rngs(0)))
 
     assert [dim for dim in widths if fused.fits(block(dim))] == [dim for dim in widths if dim <= largest]
-    postln = largest if chip != "TPU v4" else 192  # of 256 its compiler says that they do not fit
+    postln = largest if chip != "TPU v4" else 192  # with 256, the compiler reports that they do not fit
     assert [dim for dim in widths if fused.fits(block(dim, use_postln=True))] == [
         dim for dim in widths if dim <= postln
     ]
@@ -160,7 +160,7 @@ def schedule(precision="bfloat16", aggregation="xla", **options):
 
 
 def test_gradients_of_weights_are_written_outside_of_kernels():
-    """From within, a TPU's compiler writes them into a loop's arrays with less fast memory than a kernel may take."""
+    """If a kernel writes them into a loop's arrays, a TPU's compiler reserves too little fast memory for the kernel."""
     graph, params = nnx.split(PatchEmbed(3, 16, kernel=2, stride=2, padding=0, compute=EXACT, rngs=nnx.Rngs(0)))
     x = jnp.ones((1, 4, 4, 3))
 
@@ -188,5 +188,5 @@ def test_blocks_of_kernels_of_our_own_are_unrolled_and_those_of_xla_run_in_a_loo
     assert not schedule(precision="float32", scan_blocks=False).scan
     assert not schedule(precision="float32", aggregation="native").scan
     with jax.sharding.use_abstract_mesh(make_mesh({"data": 1, "fsdp": 8, "tensor": 1}).abstract_mesh):
-        assert schedule().scan  # where weights are gathered, a loop holds few of them
+        assert schedule().scan  # where weights are gathered, a loop needs few of them at a time
     assert not schedule(depths=(1,), embed_dim=2816, scan_blocks=True).scan

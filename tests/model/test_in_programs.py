@@ -1,4 +1,4 @@
-"""A model under what programs of others do with functions: batches of gradients, loops, Flax's own transformations."""
+"""The model works under the transformations of other programs: per-example gradients, loops, Flax's transformations."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def loss_of(graph):
 
 
 def assert_close(tree, other):
-    """To some float32 roundings of sums in another order."""
+    """Asserts equality up to some float32 roundings of sums in a different order."""
     for one, another in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(one, another, rtol=1e-4, atol=1e-5 * np.abs(another).max())
 
@@ -116,7 +116,7 @@ def test_steps_in_a_loop_are_steps_one_by_one(implementation):
 
 
 def test_gradients_through_steps_in_a_loop_are_those_through_steps_one_by_one():
-    """Differentiates a loop of training steps by the initial parameters, as learned initialisation does."""
+    """Differentiates training steps in a loop with respect to the initial parameters, as for learned initialisation."""
     graph, params = parts("xla", depths=(1,))
 
     def after(rate, params, loop):
@@ -178,7 +178,7 @@ def test_flax_trains_a_model_as_jax_does_its_parts(model_of):
 
 
 def test_shapes_are_known_without_computing():
-    model = nnx.eval_shape(made)  # no parameter is made
+    model = nnx.eval_shape(made)  # no parameter is allocated
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model)))
     logits = nnx.eval_shape(lambda model, images: model(images), model, jax.ShapeDtypeStruct((5, 32, 64, 3), jnp.uint8))
     assert (logits.shape, logits.dtype) == ((5, 3), jnp.float32)

@@ -22,7 +22,11 @@ def images(batch):
 
 
 def test_old_prng_keys_draw_the_same_as_new_ones(call):
-    x, old, new = images(2), jax.random.PRNGKey(3), jax.random.key(3)  # whose 2 numbers are not keys of 2 images
+    x, old, new = (
+        images(2),
+        jax.random.PRNGKey(3),
+        jax.random.key(3),
+    )  # the two values of an old key are not the keys of 2 images
     expected = call(x, new)
     np.testing.assert_array_equal(call(x, old), expected)
     np.testing.assert_array_equal(call(x, np.asarray(old)), expected)

@@ -1,4 +1,4 @@
-"""A model in a program with a mesh of its own: what its owner splits stays split."""
+"""On a mesh of the user's program, arrays that the user shards stay sharded."""
 
 import re
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_logits_and_gradients_of_a_split_batch_gather_nothing(model, shape, axes
 
 
 def test_the_page_splits_a_batch_and_averages_gradients(model):
-    """The snippets of docs/embedding.md as they are written, against one device."""
+    """Executes the snippets of docs/embedding.md, and compares with one device."""
     page = (Path(__file__).parents[2] / "docs" / "embedding.md").read_text()
     section = page.partition("## A mesh of your own")[2].partition("\n## ")[0]
     graph, params = nnx.split(model)
@@ -86,7 +86,7 @@ def mean_loss(graph, params, images, labels):
 
 @pytest.mark.parametrize(("implementation", "platform"), [("triton", "cuda"), ("mosaic", "tpu")])
 def test_explicit_axes_are_for_xla_where_kernels_are_for_gpus_and_tpus_too(implementation, platform):
-    """In the program that JAX traces for their platform."""
+    """Checked in the program that JAX traces for these platforms."""
     config = variant_config("focalnet_tiny_srf", embed_dim=32, depths=(1,), num_classes=2, aggregation=implementation)
     precision = get_precision("bfloat16")
     model = nnx.eval_shape(lambda: FocalNet(config, precision=precision, rngs=nnx.Rngs(0), platform=platform))

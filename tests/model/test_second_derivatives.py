@@ -1,4 +1,4 @@
-"""Gradients of gradients, as penalties on gradients and products with Hessians need them."""
+"""Gradients of gradients, for example for gradient penalties and Hessian-vector products."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ IMAGES = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
 
 
 def small_model(name="focalnet_tiny_srf", dtype="float32", **options):
-    """Graph, parameters none of which is zero, and configuration."""
+    """Returns the graph, parameters that are all nonzero, and the config of a small model."""
     model = create_model(name, dtype=dtype, **(SMALL | options))
     graph, params = nnx.split(model)
     noise = lambda leaf: 0.2 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)  # noqa: E731
@@ -24,7 +24,7 @@ def small_model(name="focalnet_tiny_srf", dtype="float32", **options):
 
 
 def direction(tree, seed):
-    """One to differentiate along, as large as the parameters."""
+    """Returns a random direction of the same size as the parameters."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     return structure.unflatten([0.3 * jax.random.normal(key, x.shape) for key, x in zip(keys, leaves, strict=True)])
@@ -36,7 +36,7 @@ def loss(graph, given, key=None):
 
 
 def product_with_hessian(graph, given, along, key=None):
-    """By gradients of gradients: leaves of parameters, and images."""
+    """Returns the Hessian-vector product by gradients of gradients, for the parameters and the images."""
 
     def slope(given):
         gradients = jax.grad(lambda given: loss(graph, given, key))(given)
@@ -46,7 +46,7 @@ def product_with_hessian(graph, given, along, key=None):
 
 
 def exact_slopes(config, given, along, across):
-    """Returns mixed second derivatives of the float64 reference by differences, along one direction and each leaf's.
+    """Returns the float64 reference's mixed second derivatives along one direction and along each leaf, by differences.
 
     Four values h = 1e-4 apart: off by h^2, 1e-8, and by float64's roundings over h^2, 1e-8 too.
     """
@@ -88,7 +88,7 @@ def test_products_with_the_hessian_are_those_of_the_float64_reference(options):
     for product, to, expected in zip(
         ours, jax.tree.leaves(across), exact_slopes(config, given, along, across), strict=True
     ):
-        # Some hundred roundings of float32, of a sum whose addends are as large as its root mean square.
+        # About a hundred float32 roundings of a sum whose terms are as large as its root mean square.
         scale = np.linalg.norm(product) * np.linalg.norm(to) / np.sqrt(product.size)
         assert abs(np.vdot(np.float64(product), np.float64(to)) - expected) < 1e-4 * scale
 
@@ -102,7 +102,7 @@ def test_with_dropout_and_stochastic_depth_they_are_differences_of_gradients():
         jax.tree.leaves(gradients(jax.tree.map(lambda x, step, h=h: x + h * step, given, along))) for h in (0.01, -0.01)
     )
     for product, *around in zip(product_with_hessian(graph, given, along, key), ahead, behind, strict=True):
-        expected = (around[0] - around[1]) / 0.02  # to h^2, 1e-4, and roundings of 1e-6 over h, in norm
+        expected = (around[0] - around[1]) / 0.02  # errors in norm: h^2 = 1e-4, and roundings of 1e-6 divided by h
         assert np.linalg.norm(product - expected) < 2e-3 * np.linalg.norm(expected)
 
 
@@ -111,7 +111,7 @@ def test_bfloat16_has_those_of_float32_to_its_roundings():
     given = (nnx.to_pure_dict(exact[1]), IMAGES)
     along = direction(given, 1)
     for ours, true in zip(*(product_with_hessian(graph, given, along) for graph, *_ in (coarse, exact)), strict=True):
-        # 4e-3 a rounding, of which some ten lie on each of the two ways back.
+        # 4e-3 per rounding, with about ten roundings in each of the two backward passes.
         assert np.linalg.norm(ours - true) < 0.08 * np.linalg.norm(true)
 
 
@@ -119,7 +119,7 @@ def test_bfloat16_has_those_of_float32_to_its_roundings():
     ("implementation", "dtype"), [("auto", "float32"), ("shifted", "float32"), ("xla", "float32"), ("xla", "bfloat16")]
 )
 def test_in_a_loop_of_ones_own_over_batches_they_are_those_without_it(implementation, dtype):
-    """The gradient of images by way of the classifier's gradient, as where gradients are matched."""
+    """Differentiates the classifier's gradient with respect to the images, as in gradient matching."""
     graph, params, _ = small_model(aggregation=implementation, dtype=dtype, depths=(1,))
     head, rest = nnx.split_state(params, lambda path, _: path[0] == "head", ...)
     batches = jax.random.normal(jax.random.key(3), (3, 1, 8, 8, 3))

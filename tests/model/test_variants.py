@@ -1,4 +1,4 @@
-"""The released variants are the published ones."""
+"""The released variants have the published parameters and MACs."""
 
 import jax.numpy as jnp
 import pytest
@@ -11,7 +11,7 @@ from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import REMATS
 from focalnet_jax.ops.stack import REMAT_POLICIES
 
-# name: parameters with 1000 and with 21842 classes, GMACs at 224 px; from the original's README and timm.
+# name: (parameters with 1000 and with 21842 classes, GMACs at 224 px), from the original's README and timm.
 PUBLISHED = {
     "tiny_srf": (28_427_116, None, 4.40),
     "tiny_lrf": (28_647_928, None, 4.47),

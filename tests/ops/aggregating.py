@@ -1,4 +1,4 @@
-"""Inputs, gradients and distances between results, for tests of the aggregation's implementations."""
+"""Inputs, gradients and errors, for tests of the aggregation's implementations."""
 
 import jax
 import jax.numpy as jnp
@@ -12,22 +12,22 @@ from focalnet_jax.ops.gelu import activate
 
 
 def levels_by_xla(context, gates, kernels, bias=0.0, level_of=_level):
-    """All levels but the global one: the gated sum, and the last one's sum over H and W."""
+    """Returns the gated sum of all levels except the global level, and the last level's sum over H and W."""
     return with_sum(*_levels(context + bias, gates, kernels, level_of))
 
 
 def levels_by_convolutions(context, gates, kernels, bias=0.0):
-    """The same by XLA's own convolutions, which compile sooner and run later."""
+    """Like `levels_by_xla`, but with XLA's convolutions, which compile faster and run more slowly."""
     return levels_by_xla(context, gates, kernels, bias, lambda x, kernel: activate(depthwise_conv_reference(x, kernel)))
 
 
 def with_sum(total, last):
-    """The last level, `[B, H, W, C]`, added up."""
+    """Returns the sum, and the last level `[B, H, W, C]` summed over H and W."""
     return total, last.astype(jnp.promote_types(last.dtype, jnp.float32)).sum((1, 2))
 
 
 def inputs(shape, sizes, with_bias, dtype=jnp.float32):
-    """Context, gates, kernels and, for implementations that add it themselves, the bias; and the cotangents."""
+    """Returns context, gates, kernels and (for implementations that add it) the bias; and the cotangents."""
     keys = iter(jax.random.split(jax.random.key(0), 5 + len(sizes)))
     context = jax.random.normal(next(keys), shape, dtype)
     gates = jax.random.normal(next(keys), (*shape[:3], len(sizes) + 1), dtype)
@@ -39,7 +39,7 @@ def inputs(shape, sizes, with_bias, dtype=jnp.float32):
 
 
 def with_gradients(function, arguments, cotangents):
-    """The results, and the gradients of context, gates, kernels and bias."""
+    """Returns the results, and the gradients of context, gates, kernels and bias."""
 
     def run(arguments, cotangents):
         results, back = jax.vjp(function, *arguments)
@@ -49,7 +49,7 @@ def with_gradients(function, arguments, cotangents):
 
 
 def error(ours, truth):
-    """The largest difference over the largest number."""
+    """Returns the largest difference divided by the largest value."""
     return np.abs(np.float64(ours) - np.float64(truth)).max() / np.abs(np.float64(truth)).max()
 
 
@@ -59,13 +59,13 @@ def assert_as_xla(function, shape, sizes, with_bias=False):
         with_gradients(implementation, arguments, cotangents) for implementation in (function, levels_by_convolutions)
     )
     for mine, other in zip(ours[:2], theirs[:2], strict=True):
-        assert error(mine, other) < 1e-6  # sums of up to 81 products in another order, 6e-8 a rounding
+        assert error(mine, other) < 1e-6  # sums of up to 81 products in a different order, 6e-8 per rounding
     for mine, other in zip(ours[2:], theirs[2:], strict=True):
         assert error(mine, other) < 1e-5
 
 
 def assert_no_further_from_the_truth_than_xla(function, shape, sizes, with_bias=False, sum_rounded=False):
-    """Compares sums and gradients in bfloat16; with `sum_rounded` the last level's sum is rounded, as in the model."""
+    """Compares sums and gradients in bfloat16; if `sum_rounded`, the last level's sum is rounded, as in the model."""
     arguments, cotangents = inputs(shape, sizes, with_bias, jnp.bfloat16)
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (arguments, cotangents))
@@ -81,16 +81,16 @@ def assert_no_further_from_the_truth_than_xla(function, shape, sizes, with_bias=
 
 
 def assert_same_on_a_mesh(function, shape, sizes, with_bias=False):
-    """Devices that split batch and channels, against one."""
+    """Compares devices that share batch and channels with a single device."""
     arguments, cotangents = inputs(shape, sizes, with_bias)
     assert_on_a_mesh_as_alone(lambda *given: with_gradients(function, *given), arguments, cotangents)
 
 
 def assert_on_a_mesh_as_alone(function, *given, axes=("data", "fsdp", "tensor")):
-    """Compares a function's results on two devices along each of the mesh's axes with those on one."""
+    """Compares the results of a function on two devices along each mesh axis with the results on one device."""
     alone = function(*given)
     mesh = make_mesh({axis: 2 if axis in axes else 1 for axis in ("data", "fsdp", "tensor")})
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         together = function(*jax.device_put(given, NamedSharding(mesh, PartitionSpec())))
     for one, many in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
-        assert error(many, one) < 1e-6  # what devices add up is added in another order
+        assert error(many, one) < 1e-6  # sums over devices have a different order

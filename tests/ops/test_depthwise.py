@@ -1,4 +1,4 @@
-"""Both implementations of the depthwise convolution are one operation, and each platform gets its own."""
+"""Both implementations of the depthwise convolution compute the same, and each platform uses the right one."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def test_forms_agree_in_value_and_gradients(shape, k):
     x, kernel, cotangent = operands(shape, k)
     expected, pullback = jax.vjp(depthwise_conv_reference, x, kernel)
     ours, our_pullback = jax.vjp(depthwise_conv, x, kernel)
-    # sums of at most k * k, or B * H * W for the kernel, float32 products, in another order
+    # sums of at most k * k (for the kernel B * H * W) float32 products, in a different order
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(ours, depthwise_conv_shifted(x, kernel))
     for gradient, wanted in zip(our_pullback(cotangent), pullback(cotangent), strict=True):
@@ -57,7 +57,7 @@ def test_the_implementation_is_chosen_by_the_platform_lowered_for(platform, conv
 
 
 def test_constant_context_aggregates_to_the_gates():
-    """Identity kernels and a constant map: every level is gelu(gelu(...)), weighted by its gate."""
+    """With identity kernels and a constant map, every level is gelu(gelu(...)), weighted by its gate."""
     context = jnp.full((1, 3, 3, 2), 2.0)
     gates = jnp.broadcast_to(jnp.array([1.0, 10.0, 100.0]), (1, 3, 3, 3))
     identity = jnp.ones((1, 1, 1, 2))

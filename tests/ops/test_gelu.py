@@ -1,4 +1,4 @@
-"""GELU's own implementations are as exact as they say."""
+"""The implementations of GELU are as exact as documented."""
 
 import math
 
@@ -15,12 +15,14 @@ SLOPE = BELOW + Z * np.exp(-0.5 * Z.astype(np.float64) ** 2) / math.sqrt(2 * mat
 
 
 def test_gelu_and_its_slope_are_exact_to_float32s_rounding():
-    assert (np.abs(gelu(jnp.asarray(Z)) - Z * BELOW) <= 2.5e-7 * np.abs(Z)).all()  # as it says: four roundings
+    assert (
+        np.abs(gelu(jnp.asarray(Z)) - Z * BELOW) <= 2.5e-7 * np.abs(Z)
+    ).all()  # the documented error: four roundings
     assert np.abs(gelu_slope(jnp.asarray(Z)) - SLOPE).max() < 3e-7  # of numbers up to 1.13
 
 
 def test_quick_gelu_has_the_stated_error():
-    # The fit's 1.44e-6, and three of float32's roundings of numbers up to 1, 6e-8 each.
+    # The error of the fit, 1.44e-6, and three float32 roundings of values up to 1, 6e-8 each.
     assert (np.abs(quick_gelu(jnp.asarray(Z)) - Z * BELOW) <= 1.7e-6 * np.abs(Z)).all()
     assert np.abs(quick_gelu_and_slope(jnp.asarray(Z))[1] - SLOPE).max() < 1.8e-6
     far = jnp.asarray([-1e30, -1e4, 1e4, 1e30], jnp.float32)
@@ -46,7 +48,7 @@ def test_in_bfloat16_value_and_slope_are_the_exact_ones_rounded():
     exact, back = jax.vjp(lambda x: jax.nn.gelu(x, approximate=False), x.astype(jnp.float32))
     ours, ours_back = jax.vjp(activate, x)
     assert ours.dtype == jnp.bfloat16
-    rounding = 2.0**-8  # of bfloat16, to its nearest number a half of it
+    rounding = 2.0**-8  # of bfloat16; the distance to the nearest value is at most half of this
     np.testing.assert_allclose(np.float32(ours), exact, rtol=rounding, atol=1e-5)
     slope = np.float32(ours_back(jnp.ones_like(x))[0])
     np.testing.assert_allclose(slope, back(jnp.ones(x.shape, jnp.float32))[0], rtol=rounding, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The passes for TPUs compute what XLA's implementation does; here step by step on the CPU."""
+"""The TPU kernels compute the same as XLA's implementation; here they are interpreted on a CPU."""
 
 from functools import partial
 
@@ -31,22 +31,28 @@ def in_passes(vmem):
 @pytest.mark.parametrize(
     ("shape", "sizes", "vmem", "registers", "rows"),
     [
-        ((3, 7, 7, 40), (3, 5), WHOLE, 14, (7, 7)),  # examples and channels that fill no register
+        ((3, 7, 7, 40), (3, 5), WHOLE, 14, (7, 7)),  # examples and channels that do not fill a register
         ((1, 6, 4, 16), (3, 5, 7), WHOLE, 2, (6, 6)),
-        ((9, 4, 3, 130), (3, 5), WHOLE, 3, (4, 4)),  # two registers of both: what lies around a map stays zero
+        ((9, 4, 3, 130), (3, 5), WHOLE, 3, (4, 4)),  # two registers of both; the padding around a map stays zero
         ((1, 2, 3, 8), (3, 9), WHOLE, 1, (2, 2)),  # kernels wider than the map
         ((1, 2, 130, 8), (3,), WHOLE, 14, (2, 2)),  # a row longer than a register
         ((9, 13, 5, 16), (3, 5), 2**22, 2, (7, 5)),  # the map in blocks of rows, the last of which extends below it
-        ((1, 14, 2, 8), (3, 3, 5, 3), 2**21, 2, (3, 3)),  # more blocks than lie in fast memory, of four levels
-        ((3, 14, 3, 8), (3, 7), 2**21, 2, (4, 2)),  # blocks of fewer rows than a kernel reaches into
-        ((1, 11, 2, 8), (3, 9, 3), 2**21, 2, (1, 1)),  # of one row, four of which are above a window's middle
+        ((1, 14, 2, 8), (3, 3, 5, 3), 2**21, 2, (3, 3)),  # four levels, more blocks than fit into fast memory
+        ((3, 14, 3, 8), (3, 7), 2**21, 2, (4, 2)),  # blocks with fewer rows than a kernel covers
+        (
+            (1, 11, 2, 8),
+            (3, 9, 3),
+            2**21,
+            2,
+            (1, 1),
+        ),  # blocks of one row, four of which are above the middle of a window
         ((1, 9, 7, 16), (3, 5, 7, 9), WHOLE, 1, (9, 9)),  # the levels of large and huge
         ((1, 7, 7, 2816), (3, 5), WHOLE, 1, (7, 7)),  # the widest maps
-        ((1, 96, 8, 8), (3, 5), 6 * 2**20, 2, (8, 6)),  # the highest: the blocks that a v5e has of 96 x 96
+        ((1, 96, 8, 8), (3, 5), 6 * 2**20, 2, (8, 6)),  # the highest maps: the blocks of 96 x 96 on a v5e
     ],
 )
 def test_sum_and_gradients_are_those_of_xla(shape, sizes, vmem, registers, rows, monkeypatch):
-    monkeypatch.setattr(plan, "_REGISTERS", registers)  # small tiles compile soon
+    monkeypatch.setattr(plan, "_REGISTERS", registers)  # small tiles compile faster
     assert tuple(each(*shape[1:3], sizes, 4, vmem).rows for each in (plan.forward_plan, plan.backward_plan)) == rows
     assert_as_xla(in_passes(vmem), shape, sizes, with_bias=True)
 
@@ -59,7 +65,7 @@ def test_bfloat16_is_no_further_from_the_truth_than_xlas(monkeypatch):
 @pytest.mark.parametrize(
     ("shape", "sizes", "vmem", "rows"),
     [
-        ((12, 8, 8, 16), (3, 5), WHOLE, (8, 8)),  # examples that fill one register and a half
+        ((12, 8, 8, 16), (3, 5), WHOLE, (8, 8)),  # examples that fill 1.5 registers
         ((25, 6, 6, 130), (7,), WHOLE, (6, 6)),  # two registers of both; a kernel whose products are rounded
         ((16, 13, 5, 128), (3, 7), 2**22, (7, 5)),  # the map in blocks of rows, the last of which extends below it
     ],
@@ -110,7 +116,7 @@ def test_pairs_are_lowered_for_a_tpu(monkeypatch):
         ("TPU v6 lite", 24, "bfloat16", False),
         ("TPU v6 lite", 64, "float32", False),
         ("TPU v6 lite", 64, "float16", False),
-        ("TPU v5 lite", 64, "bfloat16", False),  # its units have float32 alone
+        ("TPU v5 lite", 64, "bfloat16", False),  # its units support only float32
     ],
 )
 def test_pairs_are_taken_where_a_chip_computes_with_them(chip, examples, dtype, expected, monkeypatch):
@@ -165,7 +171,7 @@ def test_the_global_level_is_added_with_its_gradients(shape):
 
     ours, theirs = (with_gradients(implementation, arguments, cotangent) for implementation in (in_kernel, by_xla))
     for mine, other in zip(ours, theirs, strict=True):
-        assert error(mine, other) < 1e-6  # sums over at most 130 channels or 63 places in another order
+        assert error(mine, other) < 1e-6  # sums over at most 130 channels or 63 positions, in a different order
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A CPU's kernels compute what XLA's implementation does; without a compiler the model does without them."""
+"""The C++ kernels for CPUs compute the same as XLA; without a compiler, the model works without them."""
 
 import hashlib
 import os
@@ -34,7 +34,7 @@ def by_convolutions(context, gates, kernels, bias):
 
 
 def assert_true(arguments, cotangent):
-    """That the sum is float64's within 1e-6, its gradients within 1e-5."""
+    """Asserts that the sum agrees with float64 within 1e-6, and its gradients within 1e-5."""
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (arguments, cotangent))
         total, *gradients = with_gradients(by_convolutions, *exact)
@@ -47,12 +47,12 @@ def assert_true(arguments, cotangent):
 @pytest.mark.parametrize(
     ("shape", "sizes"),
     [
-        ((2, 14, 14, 20), (3, 5, 7)),  # channels that fill neither a register nor a task's group
+        ((2, 14, 14, 20), (3, 5, 7)),  # channels that fill neither a register nor the group of a task
         ((1, 56, 56, 16), (3, 5)),
-        ((3, 5, 11, 40), (3, 5, 7, 9)),  # rows that are no whole number of strips
+        ((3, 5, 11, 40), (3, 5, 7, 9)),  # rows that are not a multiple of the strips
         ((2, 2, 3, 5), (3, 9)),  # kernels wider than the map
         ((1, 1, 30, 2), (3,)),
-        ((1, 9, 13, 17), (11, 13)),  # as detection has them
+        ((1, 9, 13, 17), (11, 13)),  # window sizes of detectors
         ((2, 7, 7, 768), (3, 5, 7)),
     ],
 )
@@ -64,14 +64,14 @@ def test_sum_and_gradients_are_those_of_xla(shape, sizes):
 def test_large_maps_of_one_sign_lose_no_digit():
     (context, gates, kernels, bias), (cotangent, _) = inputs((1, 160, 160, 4), (3, 5), with_bias=True)
     arguments = (jnp.abs(context) + 1, gates, tuple(map(jnp.abs, kernels)), bias)
-    assert_true(arguments, cotangent)  # its 25600 places added up one after the other lose twice as much as that
+    assert_true(arguments, cotangent)  # adding its 25600 positions one after the other would give twice this error
 
 
 def test_normalizing_divides_sum_and_gradients_by_the_levels():
     arguments, (cotangent, _) = inputs((1, 5, 4, 8), (3, 5), with_bias=True)
     plain, normalized = (with_gradients(aggregate("native", each), arguments, cotangent) for each in (False, True))
     for one, third in zip(plain, normalized, strict=True):
-        assert error(3 * third, one) < 1e-6  # a division in another place
+        assert error(3 * third, one) < 1e-6  # the division is in a different place
 
 
 def test_devices_that_split_batch_and_channels_compute_the_same():
@@ -128,9 +128,11 @@ def test_without_a_compiler_the_model_is_computed_all_the_same(compiler, tmp_pat
     )
     environment = os.environ | {"CXX": compiler, "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    message = f"aggregation shifted, pointwise xla (not native: CXX={compiler} names no program)"
+    message = f"aggregation shifted, pointwise xla (not native: CXX={compiler} is not a program)"
     assert done.stdout.splitlines() == ["(1, 2)", message]
-    assert f"model.aggregation=native is compiled where it runs, but CXX={compiler} names no program" in done.stderr
+    assert (
+        f"model.aggregation=native must be compiled on this machine, but CXX={compiler} is not a program" in done.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -149,9 +151,9 @@ def test_a_compiler_that_fails_is_named_and_leaves_nothing(tmp_path):
 
 
 def test_an_incomplete_library_is_compiled_again(tmp_path):
-    """Loading a part of one ends a process by a signal."""
+    """Loading an incomplete library would end the process by a signal."""
     made, times, compiler = tmp_path / "made.so", tmp_path / "times", tmp_path / "c++"
-    # What it compiled once it gives again; the path of a library is its last argument.
+    # Imitates a compiler that copies what it compiled once; the path of the library is its last argument.
     compiler.write_text(
         f"""#!/bin/sh
 echo >> {times}
@@ -185,7 +187,7 @@ def test_second_derivatives_are_refused_by_the_name_of_the_option():
     def slope(context):
         return jax.grad(lambda context: (aggregate("native")(context, *rest) ** 2).sum())(context).sum()
 
-    with pytest.raises(UserError, match=r"for second ones create the model with model\.aggregation=xla"):
+    with pytest.raises(UserError, match=r"for second derivatives, create the model with model\.aggregation=xla"):
         jax.grad(slope)(context)
 
 
@@ -193,7 +195,7 @@ def test_numbers_of_several_kinds_and_half_precision_are_left_to_others():
     (context, gates, *rest), _ = inputs((1, 4, 4, 8), (3,), True)
     mixed = aggregate("native")(context, gates.astype(jnp.bfloat16), *rest)
     np.testing.assert_allclose(mixed, aggregate("native")(context, gates, *rest), rtol=0.02, atol=0.02)  # of bfloat16
-    with pytest.raises(UserError, match="native computes in float32, the model in bfloat16: leave it at auto"):
+    with pytest.raises(UserError, match="native computes only in float32, but the model computes in bfloat16: set"):
         create_model("focalnet_tiny_srf", embed_dim=8, depths=(1,), aggregation="native", dtype="bfloat16")
 
 

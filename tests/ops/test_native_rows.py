@@ -1,4 +1,4 @@
-"""A CPU's kernels for what works on every place by itself compute what XLA's layers do."""
+"""The C++ kernels for layers that process positions separately compute the same as XLA's layers."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from focalnet_jax.ops.normalization import layer_norm
 from tests.ops.aggregating import assert_on_a_mesh_as_alone, error
 
 NATIVE = Compute(EXACT.dtype, EXACT.matmul, "native")
-# Rows and channels that fill no register, no square of registers and no task; more channels than a task has numbers.
+# Rows and channels that do not fill a register, a square of registers or a task; more channels than values in a task.
 SHAPES = [(2, 5, 3, 20), (1, 7, 7, 96), (3, 5), (4, 9, 11, 17), (2, 100, 128), (1, 1, 17, 20000)]
 
 
@@ -59,7 +59,7 @@ def test_a_norm_and_its_gradients_are_exact_to_rounding(shape):
 
 def test_a_norm_of_numbers_far_from_0_keeps_its_digits():
     x, scale, bias = normals((2, 4, 4, 96), (96,), (96,))
-    x += 1000  # float32 says that to 6e-5
+    x += 1000  # float32 represents these values with an error of 6e-5
     assert error(norm(x, scale, bias), exactly(plain_norm, (x, scale, bias), x)[0]) < 1e-4
 
 
@@ -76,7 +76,7 @@ def test_a_product_of_gelus_and_its_gradients_are_exact_to_rounding(shape):
     *arguments, cotangent = normals(shape, shape[-1:], (shape[-1], 24), (*shape[:-1], 24))
     ours = with_gradients(product, arguments, cotangent)
     for mine, true in zip(ours, exactly(plain_product, arguments, cotangent), strict=True):
-        assert error(mine, true) < 2e-6  # GELU is to 3e-7
+        assert error(mine, true) < 2e-6  # the error of GELU is 3e-7
 
 
 @pytest.mark.parametrize("size", [(8, 12), (9, 15)])
@@ -148,7 +148,7 @@ def test_a_models_gradients_are_those_of_xla(dtype):
 
 @pytest.mark.parametrize(("batch", "levels"), [(4, 2), (3, 3)])
 def test_what_a_mesh_cannot_split_evenly_is_computed_all_the_same(batch, levels):
-    """Gates of L + 1 levels on two devices for channels; pictures on four."""
+    """For example L + 1 gates on two devices for channels, or images on four devices."""
     options = {"embed_dim": 8, "depths": (1, 1), "num_classes": 3, "focal_levels": (levels, levels)}
     graph, params = nnx.split(create_model("focalnet_tiny_lrf", **options, focal_windows=(3, 3)))
     (images,) = normals((batch, 16, 16, 3))

@@ -1,4 +1,4 @@
-"""LayerNorm of bfloat16, and its gradients, are as near to the exact ones as its input and output can say."""
+"""LayerNorm in bfloat16 and its gradients are as exact as the rounding of input and output allows."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def with_gradients(function, x, scale, bias, cotangent):
 
 @pytest.mark.parametrize("by_product", [False, True])
 def test_bfloat16_rounds_no_more_than_what_is_given_and_returned(by_product, monkeypatch):
-    if by_product:  # what a TPU computes
+    if by_product:  # as on a TPU
         monkeypatch.setattr(normalization, "_mean_half", mean_by_product)
     keys = jax.random.split(jax.random.key(0), 4)
     x = (3 + 2 * jax.random.normal(keys[0], (4, 6, 6, 192))).astype(jnp.bfloat16)
@@ -38,7 +38,7 @@ def test_bfloat16_rounds_no_more_than_what_is_given_and_returned(by_product, mon
     for mine, true, of in zip(ours, truth, (x, x, scale, bias), strict=True):
         error = np.linalg.norm(np.float64(mine) - np.float64(true)) / np.linalg.norm(np.float64(true))
         assert mine.dtype == of.dtype
-        # A rounding to bfloat16 is 2^-9 at most and 1.7e-3 in the mean; sums over places of float32 average it away.
+        # Rounding to bfloat16 has an error of at most 2^-9, 1.7e-3 on average; float32 sums over positions average it.
         assert error < (2e-3 if of is x else 5e-4)
 
 

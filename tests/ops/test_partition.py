@@ -1,4 +1,4 @@
-"""Kernels given what a mesh of any axes splits: each device computes its examples, and nothing is gathered."""
+"""On a mesh with any axes, kernels compute each device's examples, and no array is gathered."""
 
 from functools import partial
 
@@ -58,7 +58,7 @@ def test_a_split_batch_stays_split(implementation):
     assert all(x.sharding.is_equivalent_to(split, x.ndim) for x in (made, to_context, to_gates))
     assert all(x.sharding.is_fully_replicated for x in to_kernels)
     for one, many in zip(jax.tree.leaves(jax.jit(run)(*given)), jax.tree.leaves(ours), strict=True):
-        assert error(many, one) < 1e-6  # what devices add up is added in another order
+        assert error(many, one) < 1e-6  # sums over devices have a different order
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

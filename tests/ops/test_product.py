@@ -1,4 +1,4 @@
-"""The product for CPUs and its gradients are a product's."""
+"""The matrix product for CPUs and its gradients are exact up to rounding."""
 
 import os
 import subprocess
@@ -27,11 +27,11 @@ def normals(*shapes):
 
 
 def assert_exact(results, x, kernel, cotangent):
-    """The product and the gradients of input and kernel, against float64."""
+    """Compares the product, and the gradients of input and kernel, with float64."""
     rows, cotangent_rows = (each.reshape(-1, each.shape[-1]) for each in (x, cotangent))
     for mine, true in zip(results, (x @ kernel, cotangent @ kernel.T, rows.T @ cotangent_rows), strict=True):
         assert mine.shape == true.shape
-        # Of the largest: 6e-8 that inputs are rounded by, and a sum's roundings, of at most 384 numbers at a time.
+        # Relative to the largest value: 6e-8 for rounded inputs, and the roundings of sums of at most 384 values.
         assert error(mine, true) < 1e-6
 
 
@@ -40,10 +40,10 @@ def assert_exact(results, x, kernel, cotangent):
     [
         ((1, 1, 1), 1, 1),
         ((3, 5, 7), 24, 40),
-        ((1, 3, 5), 16, 32),  # a register and a tile, filled
-        ((1, 2, 7), 17, 33),  # and one number more
+        ((1, 3, 5), 16, 32),  # fills a register and a tile
+        ((1, 2, 7), 17, 33),  # one value more
         ((2, 16, 17), 400, 520),  # more than one block of everything
-        ((4, 30, 31), 260, 30),  # a gradient of parts that are added up
+        ((4, 30, 31), 260, 30),  # a gradient that is the sum of several parts
     ],
 )
 def test_products_in_cpp_are_the_exact_ones_to_rounding(shape, inputs, outputs):
@@ -66,7 +66,7 @@ def test_they_are_where_registers_hold_half_as_much(tmp_path):
 NARROW = test_products_in_cpp_are_the_exact_ones_to_rounding.__name__
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 7), (3, 7, 7), (150,)])  # few rows, enough of them, and no map
+@pytest.mark.parametrize("shape", [(3, 5, 7), (3, 7, 7), (150,)])  # few rows, many rows, and no map
 @pytest.mark.parametrize("outputs", [4, 40])
 def test_a_layers_gradients_are_the_exact_ones_whoever_computes_them(shape, outputs):
     x, kernel, cotangent = normals((*shape, 24), (24, outputs), (*shape, outputs))
@@ -85,11 +85,15 @@ def test_what_is_empty_is_computed_too(batch, inputs, outputs):
 
 def test_other_shapes_are_refused():
     x, kernel, cotangent_rows = (jnp.ones(shape) for shape in ((3, 9, 9, 24), (24, 40), (3, 9, 9, 40)))
-    with pytest.raises(ValueError, match=r"a kernel has shape \(24, 40\), its input \(3, 9, 9, 40\)"):
+    with pytest.raises(
+        ValueError, match=r"shape \(24, 40\) and its input \(3, 9, 9, 40\); expected \[I, O\] and \[..., I\]$"
+    ):
         multiply(cotangent_rows, kernel, None)
-    with pytest.raises(ValueError, match=r"a transposed kernel has shape \(24, 40\), its input \(3, 9, 9, 24\)"):
+    with pytest.raises(
+        ValueError, match=r"shape \(24, 40\) and its input \(3, 9, 9, 24\); expected \[I, O\] and \[..., O\]"
+    ):
         multiply(x, kernel, None, transposed=True)
-    with pytest.raises(ValueError, match="expected the same shape but for the last axis"):
+    with pytest.raises(ValueError, match="expected the same shape except for the last axis"):
         kernel_gradient(x[:2], cotangent_rows, None)
 
 
@@ -110,7 +114,7 @@ def test_second_derivatives_are_refused_by_the_name_of_the_option():
     def slope(kernel):
         return jax.grad(lambda kernel: (times(x, kernel) ** 2).sum())(kernel).sum()
 
-    with pytest.raises(UserError, match=r"for second ones create the model with model\.aggregation=xla"):
+    with pytest.raises(UserError, match=r"for second derivatives, create the model with model\.aggregation=xla"):
         jax.grad(slope)(kernel)
 
 
@@ -130,7 +134,8 @@ def test_devices_compute_their_examples_in_cpp_where_they_have_all_channels(axes
         monkeypatch.setattr(native, name, watched(name, getattr(native, name)))
     given = [jnp.float32(each) for each in normals((batch, 9, 9, 24), (24, 40), (batch, 9, 9, 40))]
     assert_on_a_mesh_as_alone(lambda *given: with_gradients(times, given[:2], given[2]), *given, axes=axes)
-    # Alone all examples. On the mesh a device's, or all where there are no equal parts; XLA where channels are split.
+    # Without a mesh, all examples. On a mesh, a device's examples, or all if they cannot be divided equally; XLA if
+    # channels are sharded.
     whole, part = (batch, 9, 9), (1 if batch == 4 else batch, 9, 9)
     on_the_mesh = [part] * ("tensor" not in axes)
     assert called == {"product": [whole] * 2 + on_the_mesh * 2, "transposed_product": [whole, *on_the_mesh]}

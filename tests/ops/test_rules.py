@@ -1,4 +1,4 @@
-"""Rules for gradients in a loop that is differentiated twice, first past the function and then through it."""
+"""Derivative rules of functions inside a loop that is differentiated twice."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def test_a_loop_has_the_gradients_of_its_steps_one_by_one(function):
 
     gradients = jax.jit(jax.grad(weight_gradient, (0, 1)), static_argnums=2)
     for ours, theirs in zip(*(gradients(batches, kernel, loop) for loop in (True, False)), strict=True):
-        # Float32's roundings in another order; arrays of another argument are off in the first digit.
+        # float32 roundings in a different order. Using the arrays of a different argument would change the first digit.
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
 
 

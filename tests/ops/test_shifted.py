@@ -1,4 +1,4 @@
-"""A CPU's focal level is the convolution's GELU, with the same gradients, and keeps only what it is given."""
+"""A focal level of `shifted` is the GELU of the convolution, with the same gradients, and keeps only its inputs."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def test_value_and_gradients_are_those_of_the_convolutions_gelu(shape, k):
     x, kernel = jax.random.normal(keys[0], shape), 0.2 * jax.random.normal(keys[1], (k, k, 1, shape[-1]))
     cotangent = jax.random.normal(keys[2], shape)
     (ours, back), (theirs, their_back) = jax.vjp(focal_level, x, kernel), jax.vjp(plain, x, kernel)
-    # GELU to 3e-7 of sums of k * k products, and of the kernel's gradient B * H * W of them, in another order
+    # GELU within 3e-7, of sums of k * k products (B * H * W for the gradient of the kernel) in a different order
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
     for mine, true in zip(back(cotangent), their_back(cotangent), strict=True):
         assert np.linalg.norm(mine - true) <= 1e-6 * np.linalg.norm(true)

@@ -1,4 +1,4 @@
-"""The kernels for GPUs compute what XLA's implementation does; here step by step on the CPU."""
+"""The GPU kernels compute the same as XLA's implementation; here they are interpreted on a CPU."""
 
 import pytest
 
@@ -20,7 +20,10 @@ def in_kernels(context, gates, kernels):
     ("shape", "sizes"),
     [
         ((1, 7, 7, 64), (3, 5, 7)),  # an odd map, half a block of channels
-        ((1, 5, 6, 96), (3, 5)),  # channels that only 32 divides, rows and columns that no tile does
+        (
+            (1, 5, 6, 96),
+            (3, 5),
+        ),  # channels that are a multiple of only 32, rows and columns that are not multiples of a tile
         ((1, 2, 3, 32), (3, 9)),  # kernels wider than the map
         ((1, 8, 8, 128), (3,)),
     ],

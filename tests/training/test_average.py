@@ -1,4 +1,4 @@
-"""The average of the weights is kept, saved, restored and taken for the result."""
+"""The average of the weights is computed, saved, restored and used as the result."""
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ def setting():
 
 @pytest.fixture(scope="module")
 def states(setting):
-    """The state after 0, 1, 2 and 3 steps, on the host."""
+    """The states after 0, 1, 2 and 3 steps, on the host."""
     config, spec, init = setting
     state, step = init_state(spec, init), make_train_step(spec)
     seen = [jax.device_get(state)]

@@ -1,4 +1,4 @@
-"""Class weights in the loss: the weighted mean over the global batch, whatever its parts."""
+"""With class weights, the loss is the weighted mean over the global batch, however the batch is divided."""
 
 import jax
 import jax.numpy as jnp
@@ -90,10 +90,10 @@ def losses(devices, *overrides):
 
 
 def test_devices_and_micro_batches_change_nothing():
-    tail = "--config.class_weights=(9,1,1,1,1,1,1,1,1,0.1)"  # so that parts of a batch weigh unlike
+    tail = "--config.class_weights=(9,1,1,1,1,1,1,1,1,0.1)"  # so that parts of a batch have different weights
     mixed = [tail, "--config.augment.mixup=0.8", "--config.augment.mix_group=8"]
     whole = losses(1, *mixed)
-    # Sums over the batch in another order, 6e-8 a rounding; six AdamW steps let that grow a little.
+    # Sums over the batch in a different order, 6e-8 per rounding, which grows slightly in six AdamW steps.
     np.testing.assert_allclose(losses(4, *mixed, "--config.accumulate_steps=4"), whole, rtol=1e-5)
     assert abs(whole[0] - losses(1, *mixed[1:])[0]) > 1e-4
 
@@ -105,7 +105,7 @@ def test_balanced_weights_are_of_the_training_images():
     np.testing.assert_allclose(class_weights(config, source), counts.sum() / (10 * counts))
     assert class_weights(load_config("configs/quickstart.py"), source) is None
     evenly = load_config("configs/quickstart.py", ["--config.class_weights=balanced", "--config.data.class_balance=1"])
-    # An epoch of 1347 is not ten times the same number: some classes come once more.
+    # 1347 examples are not a multiple of ten classes: some classes are drawn once more.
     np.testing.assert_allclose(class_weights(evenly, source), 1, atol=0.01)
 
 
@@ -113,7 +113,7 @@ def test_balanced_weights_are_of_the_training_images():
     ("value", "message"),
     [
         ("(1,2)", "class_weights has 2 numbers; expected one for each of the 10 classes"),
-        ("ballanced", "expected balanced, or 0 or a positive number for each class"),
+        ("ballanced", "expected balanced, or a number of at least 0 for each class"),
         ("(1,-1)", "expected balanced"),
         ("(0,0)", "expected balanced"),
         ("3", "expected balanced"),

@@ -1,4 +1,4 @@
-"""The labels of data are outputs of the classifier that they meet: of weights, of a run, of a training split."""
+"""Labels are indices of the classifier's outputs, whether it comes from weights, a run or the training split."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def config_of(folder, outputs, *more):
 
 
 def always(outputs, *best):
-    """Weights whose answers are always the same, the best first."""
+    """Returns weights that always predict the same classes, the best first."""
     weights = weights_of(depths=(1,), num_classes=outputs)
     weights.params["head"]["kernel"][:] = 0
     weights.params["head"]["bias"][:] = -np.arange(outputs) / outputs
@@ -62,7 +62,7 @@ def write(folder, names, count=2):
 
 
 def evaluated(weights, folder, tmp_path, *more, names=None):
-    """The result of weights on `folder`, as a file, or as a directory with an id2label."""
+    """Evaluates weights on `folder`, stored as a file, or as a directory with an id2label."""
     outputs = len(weights.params["head"]["bias"])
     path = tmp_path / f"{len(list(tmp_path.iterdir()))}{'' if names else '.safetensors'}"
     write_weights(weights, path, format="huggingface" if names else "timm")
@@ -87,7 +87,7 @@ def test_folders_with_words_are_these_outputs(tmp_path):
     assert evaluated(always(1000, SPRINGER), write(tmp_path / "data/val", words), tmp_path)["top1"] == 10
     ten = always(10, 1)
     synsets = write(tmp_path / "synsets/val", IMAGENETTE)
-    for order in (1, -1):  # the outputs in another order than the sorted folders
+    for order in (1, -1):  # outputs in a different order from the sorted folders
         ten.params["head"]["bias"] = ten.params["head"]["bias"][::order]
         result = evaluated(ten, synsets, tmp_path, names=IMAGENETTE_WORDS[::order])
         assert result["top1"] == 10
@@ -100,7 +100,7 @@ def test_numbered_folders_are_outputs_by_their_numbers(tmp_path, capsys):
     assert "matched by number (torchvision sorts such folders as text" in output
     assert ": 0 is n01440764, 1 is n01443537, ..." in output
     shutil.rmtree(tmp_path / "data/val/217")
-    for answer, right in ((10, 25), (2, 0)):  # the third folder by text is 10
+    for answer, right in ((10, 25), (2, 0)):  # sorted as strings, the third folder is 10
         assert evaluated(always(11, answer), tmp_path / "data", tmp_path)["top1"] == right
 
 
@@ -122,12 +122,12 @@ def test_names_that_nothing_explains_are_refused_until_a_file_does(tmp_path):
 
 
 def test_figures_of_a_subset_stand_beside_those_of_all_outputs(tmp_path):
-    weights = always(1000, 5, SPRINGER, 0)  # 5 is no class of the data
+    weights = always(1000, 5, SPRINGER, 0)  # 5 is not a class of the data
     folder = write(tmp_path / "data/val", IMAGENETTE)
     present = evaluated(weights, folder, tmp_path, "--config.eval_classes=present")
     assert (present["top1"], present["top1_subset"], present["subset_classes"]) == (0, 10, 10)
     assert (present["top5"], present["top5_subset"]) == (20, 50)
-    (tmp_path / "many.txt").write_text("\n".join([*IMAGENETTE, "n01498041"]))  # with stingray, 6
+    (tmp_path / "many.txt").write_text("\n".join([*IMAGENETTE, "n01498041"]))  # and stingray, output 6
     many = evaluated(always(1000, 5, 6, SPRINGER), folder, tmp_path, f"--config.eval_classes={tmp_path}/many.txt")
     assert (many["top1_subset"], many["top5_subset"], many["subset_classes"]) == (0, 40, 11)
     named = evaluated(weights, folder, tmp_path, f"--config.eval_classes={tuple(IMAGENETTE_WORDS)}")
@@ -162,7 +162,7 @@ def test_the_first_outputs_alone_may_compete(tmp_path, capsys):
 def test_a_class_without_validation_pictures_is_trained_and_named(tmp_path, capsys):
     folder = write(tmp_path / "data/train", ["cat", "cow", "dog"], 3)
     write(folder / "val", ["dog"])
-    (folder / "val/cat").mkdir()  # cow has no folder, cat an empty one
+    (folder / "val/cat").mkdir()  # cow has no folder, and cat has an empty folder
     config = config_of(folder, 3)
     run = set_up(config, tmp_path / "none")
     assert {run.evaluations["eval"].evaluation.source[index][1] for index in range(2)} == {2}
@@ -180,15 +180,15 @@ def test_a_class_without_training_pictures_is_refused_with_advice_that_works(tmp
     folder = write(tmp_path / "data/train", ["cat", "dog"], 4)
     write(folder / "val", ["bird", "cat", "dog"])
     config = config_of(folder, 2)
-    with pytest.raises(UserError, match=r"1 class that split train lacks: bird .* Take them out of split val, or add"):
+    with pytest.raises(UserError, match=r"1 class that split train lacks: bird .* Remove these classes from split val"):
         set_up(config, tmp_path / "run")
     (folder / "train/bird").mkdir()
-    with pytest.raises(UserError, match=r"bird holds no images; .*: fill it, .* remove it from all splits"):
+    with pytest.raises(UserError, match=r"bird contains no images; .*: add images .* remove the folder from all"):
         set_up(config, tmp_path / "run")
     shutil.rmtree(folder / "train/bird")
     shutil.rmtree(folder / "val/bird")
     set_up(config, tmp_path / "run")
-    (folder / "val/bird").mkdir()  # nothing in it
+    (folder / "val/bird").mkdir()  # an empty folder
     set_up(config, tmp_path / "run")
 
 
@@ -257,7 +257,7 @@ def test_the_classes_of_a_run_may_not_be_put_in_another_order(tmp_path):
     assert train(config_of(folder, 2, "--config.data.eval_split=test"), tmp_path / "run") == 0
     file = tmp_path / "classes.txt"
     file.write_text("dog\ncat\n")
-    with pytest.raises(UserError, match="in another order than it was trained with"):
+    with pytest.raises(UserError, match="in another order than its training"):
         evaluate_checkpoint(config_of(folder, 2, f"--config.data.classes={file}"), str(tmp_path / "run"))
     file.write_text("chat\nchien\n")
     renamed = config_of(folder, 2, f"--config.data.classes={file}")
@@ -284,7 +284,7 @@ def test_an_evaluation_holds_out_what_the_run_held_out(tmp_path, capsys, monkeyp
     assert evaluate_checkpoint(config, str(run))["examples"] == trained
     assert "warning" not in capsys.readouterr().err
     assert evaluate_checkpoint(config, str(run), named=["data.held_out"])["examples"] > trained
-    assert "it was trained on some of those evaluated here" in capsys.readouterr().err
+    assert "some of the evaluated images may be training images" in capsys.readouterr().err
     monkeypatch.setattr(startup, "is_first", lambda: False)
     evaluate_checkpoint(config, str(run), named=["data.held_out"])
     assert not capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A run is continued in another workdir: the same state and order of examples, and a schedule of its own."""
+"""A run is continued in a new workdir, with the same state and order of examples and a new schedule."""
 
 import json
 import shutil
@@ -22,7 +22,9 @@ TINY = [
     "--config.checkpoint_every_steps=1",
     "--config.schedule.warmup_epochs=none",
 ]
-WARM = "--config.schedule.warmup_steps=8"  # within which the learning rate does not depend on the run's length
+WARM = (
+    "--config.schedule.warmup_steps=8"  # during the warm-up, the learning rate does not depend on the length of the run
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def short(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def longer(short, tmp_path_factory):
-    """The workdir of 4 more steps, and what the run printed."""
+    """The workdir and output of a continuation of 4 more steps."""
     return made_once(tmp_path_factory, "longer", *TINY, *continuing(short))
 
 
@@ -113,8 +115,8 @@ def test_one_process_alone_warns(first, short, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--config.optimizer.name=sgd"], "continued with its own model and optimizer"),
-        (["--config.model.embed_dim=8"], "continued with its own model and optimizer"),
+        (["--config.optimizer.name=sgd"], "Give the model and optimizer of that run"),
+        (["--config.model.embed_dim=8"], "Give the model and optimizer of that run"),
         (["--config.profile_steps=(1,4)"], "the first step of the run is 5"),
         (["--config.init_from=elsewhere"], "continue_from and init_from are both set"),
         (["--config.continue_from=elsewhere"], "there is no checkpoint at 'elsewhere'"),

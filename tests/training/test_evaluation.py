@@ -1,4 +1,4 @@
-"""Evaluation by itself."""
+"""Evaluation without training."""
 
 import json
 import math

@@ -84,7 +84,7 @@ def test_a_finished_run_makes_up_for_the_evaluations_that_it_lacks(trained, tmp_
     assert (more_of_it["step"], more_of_it["more/examples"]) == (5, 20)
     assert [row for row in rows(trained[0]) if row["step"] == 5 and "seen/top1" in row] == [seen]
     again = run("train.py", *SHORT, *SEEN, *more, "--workdir", workdir)
-    assert f"finished: {workdir} holds all 5 steps already" in again.stdout
+    assert f"finished: the run in {workdir} already has all 5 steps" in again.stdout
 
 
 def test_a_resumed_run_knows_its_best_figure_without_that_checkpoint(trained, tmp_path):
@@ -124,7 +124,7 @@ def test_mistakes_are_one_line(override, message):
         ("--config.evaluations.real.split=vol", "evaluations.real: data.source=digits has no split 'vol'"),
         (
             "--config.evaluations.real.examples=451",
-            "evaluations.real: examples=451: the data has only 450",
+            "evaluations.real: examples=451, but the data has only 450",
         ),
         (
             "--config.evaluations.real.path=/nowhere",

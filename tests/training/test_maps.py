@@ -1,4 +1,4 @@
-"""What TensorBoard shows of the maps is what the model computes for the validation pictures, on any mesh."""
+"""The maps in TensorBoard are those that the model computes for the validation images, on any mesh."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ from tests.distributed.meshes import spec_on
 
 
 def records(content):
-    """Of a file of events: length, checksum, event, checksum."""
+    """Yields the records of an events file: length, checksum, event, checksum."""
     while content:
         (length,) = struct.unpack("<Q", content[:8])
         yield content[12 : 12 + length]
@@ -45,13 +45,13 @@ def test_a_sheet_shows_the_maps_of_the_last_block_of_every_stage(mesh):
     enlarged = [np.asarray(Image.fromarray(picture).resize((112, 112), Image.BICUBIC)) for picture in pictures]
     blocks = [BlockMaps("stage 1, last block", stage.modulator[-1, n], stage.gates[-1, n]) for n in range(3)]
     for sheet, expected in zip(drawn.values(), map_sheets(enlarged, blocks), strict=True):
-        # Of 256 colours, one may round to its neighbour.
+        # With 256 colours, a value may round to the next colour.
         np.testing.assert_allclose(sheet.astype(int), np.asarray(expected).astype(int), atol=3)
-    assert maps.draw(variables) == {}  # and the pictures are given up
+    assert maps.draw(variables) == {}  # the images are released
 
 
 def test_the_fill_of_a_last_batch_is_not_shown():
-    config, spec, init = spec_on((1, 1, 1), ["--config.eval_batch_size=512"])  # of 450 pictures
+    config, spec, init = spec_on((1, 1, 1), ["--config.eval_batch_size=512"])  # larger than the 450 images
     maps = MapsLog(spec, 500)
     list(maps.watch(open_eval_data(config, spec.mesh, spec.task)[MAIN].batches()))
     assert len(maps.draw(init_state(spec, init).result)) == 450
@@ -71,7 +71,7 @@ def test_a_run_shows_them_at_every_evaluation(tmp_path):
     assert sorted(shown) == [(step, f"maps/picture_{number}") for step in (30, 60) for number in (1, 2)]
     first, last = (Image.open(io.BytesIO(shown[step, "maps/picture_1"].encoded_image_string)) for step in (30, 60))
     assert first.size == last.size == (5 * 112, 2 * (14 + 112 + 14))  # picture, modulator, three gates; two stages
-    assert np.ptp(np.asarray(last)[14:126, 112:224]) > 50  # the modulator is no even colour
+    assert np.ptp(np.asarray(last)[14:126, 112:224]) > 50  # the modulator has more than one colour
     assert np.any(np.asarray(first) != np.asarray(last))
 
 
@@ -79,7 +79,7 @@ def test_a_run_shows_them_at_every_evaluation(tmp_path):
     ("settings", "message"),
     [
         (["--config.log_maps=-1"], "log_maps=-1"),
-        (["--config.log_maps=1", "--config.writers=()"], "needs tensorboard"),
+        (["--config.log_maps=1", "--config.writers=()"], "needs TensorBoard"),
     ],
 )
 def test_maps_that_nothing_can_show_are_refused(settings, message):

@@ -1,4 +1,4 @@
-"""The schedule is timm's, the decay spares what it should, durations convert once."""
+"""The schedule equals timm's, weight decay excludes the right parameters, and durations are converted once."""
 
 import math
 
@@ -25,7 +25,7 @@ from focalnet_jax.training.plan import make_plan
 
 
 def timm_cosine(t, *, peak, minimum, warmup_start, warmup_steps, total_steps):
-    """Timm's CosineLRScheduler, one cycle, t_in_epochs=False, warmup_prefix=False."""
+    """Returns the rates of timm's CosineLRScheduler: one cycle, t_in_epochs=False, warmup_prefix=False."""
     if t < warmup_steps:
         return warmup_start + t * (peak - warmup_start) / warmup_steps
     if t >= total_steps:
@@ -69,13 +69,13 @@ def test_a_pattern_that_matches_nothing_is_refused():
 def test_an_update_is_adamw_on_the_clipped_gradient():
     config = default_config().optimizer
     params = {"kernel": jnp.array([[3.0, -4.0]]), "bias": jnp.array([1.0])}
-    gradient = {"kernel": jnp.array([[30.0, 40.0]]), "bias": jnp.array([0.0])}  # norm 50, clipped to 5
+    gradient = {"kernel": jnp.array([[30.0, 40.0]]), "bias": jnp.array([0.0])}  # norm 50 is clipped to 5
     optimizer = make_optimizer(config, optax.constant_schedule(0.1))
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
-    # bias-corrected first step: the moments are the gradient and its square
+    # in the first step, the bias-corrected moments are the gradient and its square
     clipped = np.array([[3.0, 4.0]])
     adam = clipped / (np.abs(clipped) + 1e-8)
-    # optax corrects the bias by 1 - b2 in float32, where 1 - 0.999 keeps five digits
+    # optax corrects the bias by 1 - b2 in float32, where 1 - 0.999 has five exact digits
     np.testing.assert_allclose(updates["kernel"], -0.1 * (adam + 0.05 * params["kernel"]), rtol=2e-5)
     np.testing.assert_allclose(updates["bias"], [0.0], atol=1e-12)
 
@@ -97,7 +97,7 @@ def test_durations_are_steps_or_epochs():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "neither total_epochs nor total_steps"),
+        ({}, "total_epochs and total_steps are both unset"),
         ({"total_epochs": 1.0, "total_steps": 3}, "both set"),
         ({"total_steps": 0}, "total_steps=0: expected 1 to"),
         ({"total_epochs": -2.0}, "total_epochs=-2.0 .10 steps per epoch.: expected 1 to"),
@@ -125,7 +125,7 @@ def optimizer_config(**changed):
 
 
 def updated(params, gradients=None, steps=2, **changed):
-    """Parameters by name after steps of rate 0.1 and the optimizer's state."""
+    """Returns the parameters by name after steps with rate 0.1, and the optimizer state."""
     optimizer = make_optimizer(optimizer_config(**changed), lambda step: 0.1)
     gradients = jax.tree.map(jnp.ones_like, params) if gradients is None else gradients
     state, update = jax.jit(optimizer.init)(params), jax.jit(optimizer.update)
@@ -223,9 +223,9 @@ def test_a_pattern_says_what_decays(params):
 def test_layers_decay_from_the_classifier_down(params):
     scales = named_leaves(learning_rate_scales(optimizer_config(layer_decay=0.5), params))
     assert scales["head/kernel"] == 1
-    assert scales["norm/scale"] == 0.5  # with the last block
+    assert scales["norm/scale"] == 0.5  # like the last block
     np.testing.assert_array_equal(np.ravel(scales["stages/1/blocks/mlp/fc1/kernel"]), [0.125, 0.25, 0.5])
-    assert scales["stages/0/downsample/proj/kernel"] == 0.125  # with the block after it
+    assert scales["stages/0/downsample/proj/kernel"] == 0.125  # like the block after it
     np.testing.assert_array_equal(np.ravel(scales["stages/0/blocks/norm1/bias"]), [0.03125, 0.0625])
     assert scales["patch_embed/proj/bias"] == scales["patch_embed/norm/bias"] == 0.015625
 

@@ -1,4 +1,4 @@
-"""Rates are of the steps alone: what compiles, evaluates or waits is not among them."""
+"""Rates cover only steps, not compilation, evaluation or waiting."""
 
 import time
 from itertools import repeat
@@ -9,11 +9,11 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.training.profiling import Profile, check_steps
 from focalnet_jax.training.progress import Progress, StepCost
 
-STEP = 0.05  # seconds; what a sleep adds on a busy machine is far below the others
+STEP = 0.05  # seconds; errors of sleep on a busy machine are much shorter
 
 
 def run_steps(progress, steps, first=0.0, pause=0.0):
-    """So many steps, the first of which takes longer; then the rates."""
+    """Imitates a number of steps, of which the first takes longer; returns the rates."""
     for step, _ in enumerate(progress.timed(iter(range(steps))), 1):
         time.sleep(STEP + (first if step == 1 else 0))
         if step == 1 and first:

@@ -1,4 +1,4 @@
-"""What a config leaves open is chosen once, by the machine and the data, and stays as it was chosen."""
+"""Automatic settings are chosen once, by the machine and the data, and do not change afterwards."""
 
 import json
 import os
@@ -39,7 +39,7 @@ MESH = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
         (dict(platform="gpu", device_kind="NVIDIA B200", compute_capability="10.0"), True),
         (dict(platform="gpu", device_kind="Tesla T4", compute_capability="7.5"), False),
         (dict(platform="gpu", device_kind="Tesla V100-SXM2-16GB", compute_capability="7.0"), False),
-        (dict(platform="gpu", device_kind="NVIDIA H100 80GB HBM3"), True),  # as aot describes it
+        (dict(platform="gpu", device_kind="NVIDIA H100 80GB HBM3"), True),  # like the device of aot
         (dict(platform="gpu", device_kind="something", compute_capability="gfx"), False),
         (dict(platform="cpu", device_kind="cpu"), False),
     ],
@@ -132,7 +132,7 @@ def test_a_step_can_be_compiled_without_images_at_a_rate_chosen_by_the_batch():
 
 
 class Folders(list):
-    """A source of these classes; of its examples only the number counts."""
+    """A source with the given classes, of whose examples only the number matters."""
 
     def __init__(self, *class_names):
         super().__init__(range(40))
@@ -173,4 +173,4 @@ def test_the_config_gives_the_options_that_shapes_of_weights_do_not_determine(ev
         found = resolved(f"--config.model.normalize_modulator={value}")
         assert (found.embed_dim, found.depths, found.normalize_modulator) == (8, (1, 2), value)
     shape = ["--config.model.name=focalnet_tiny_lrf", "--config.model.embed_dim=8", "--config.model.depths=(1,2)"]
-    assert resolved(*shape).name == "focalnet_tiny_lrf"  # a complete model, whose own options are assumed
+    assert resolved(*shape).name == "focalnet_tiny_lrf"  # a complete model, with the variant's options

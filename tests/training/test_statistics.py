@@ -1,4 +1,4 @@
-"""Variables that are no parameters, such as BatchNorm's running statistics, are part of the train state."""
+"""Variables other than parameters, such as BatchNorm's running statistics, are part of the train state."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -29,24 +29,24 @@ from focalnet_jax.training.step import make_train_step
 
 MOMENTUM, DECAY = 0.9, 0.75
 RNG = np.random.default_rng(0)
-INPUTS = RNG.normal(2, 3, (3, 16, 6)).astype(np.float32)  # of three steps
+INPUTS = RNG.normal(2, 3, (3, 16, 6)).astype(np.float32)  # inputs of three steps
 
 
 class Normed(nnx.Module):
-    """A linear layer on BatchNorm."""
+    """BatchNorm and a linear layer."""
 
     def __init__(self, rngs):
         self.norm = nnx.BatchNorm(6, momentum=MOMENTUM, rngs=rngs)
         self.head = nnx.Linear(6, 1, rngs=rngs)
 
     def __call__(self, x):
-        """`[B, 6]` to `[B]`."""
+        """Maps `[B, 6]` to `[B]`."""
         return self.head(self.norm(x, use_running_average=False))[:, 0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Regression:
-    """A task of another kind than classification: rows of numbers in, their sum out."""
+    """A regression task: predicts the sum of a row of numbers."""
 
     name = "regression"
     backbone = ""
@@ -73,7 +73,7 @@ def spec_on(devices=1, **options):
 
 
 def trained(devices=1, inputs=INPUTS, **options):
-    """The states after 0, 1, 2 and 3 steps and the metrics of the last."""
+    """Returns the states after 0, 1, 2 and 3 steps, and the metrics of the last step."""
     spec, init = spec_on(devices, **options)
     state, step = init_state(spec, init), make_train_step(spec)
     states = [jax.device_get(state)]
@@ -95,7 +95,7 @@ def test_they_are_of_the_global_batch_on_any_number_of_devices(devices):
     for x in INPUTS:
         mean = MOMENTUM * mean + (1 - MOMENTUM) * x.mean(0)
         var = MOMENTUM * var + (1 - MOMENTUM) * x.var(0)
-    # float32 sums of 16 numbers, in another order on 8 devices.
+    # float32 sums of 16 numbers, in a different order on 8 devices.
     np.testing.assert_allclose(statistic(states[-1], "mean"), mean, rtol=1e-5)
     np.testing.assert_allclose(statistic(states[-1], "var"), var, rtol=1e-5)
 
@@ -107,7 +107,7 @@ def test_micro_batches_are_seen_one_after_the_other():
         for part in range(4):  # micro-batch n has the examples n, n + 4, ...
             mean = MOMENTUM * mean + (1 - MOMENTUM) * x[part::4].mean(0)
     np.testing.assert_allclose(statistic(states[-1], "mean"), mean, rtol=1e-5)
-    assert np.isfinite(metrics["train/error"])  # a named part of the loss
+    assert np.isfinite(metrics["train/error"])  # the loss has a named part
 
 
 def test_the_average_has_its_own_and_a_frozen_parameter_changes_neither():
@@ -153,7 +153,7 @@ def test_a_run_from_weights_begins_with_theirs(head, tmp_path):
     checkpoints.close()
     spec, init = spec_on(ema_decay=DECAY)
     like = abstract_variables(init, spec.mesh)
-    if head == "drop":  # may have others than the one in the checkpoint
+    if head == "drop":  # a new classifier may have statistics that differ from the checkpoint's
         like.statistics["head"] = {"count": jax.ShapeDtypeStruct((3,), jnp.float32)}
     config = load_config("configs/quickstart.py", [f"--config.init_from={tmp_path}", f"--config.init_head={head}"])
     task = SimpleNamespace(start_from=lambda loaded, path: None)
@@ -164,7 +164,9 @@ def test_a_run_from_weights_begins_with_theirs(head, tmp_path):
         for name in ("mean", "var"):
             theirs = statistic(states[-1], name, "ema_statistics")
             np.testing.assert_array_equal(statistic(state, name, tree), theirs)
-    assert state.statistics["norm"]["mean"] is not state.ema_statistics["norm"]["mean"]  # one of them is donated
+    assert (
+        state.statistics["norm"]["mean"] is not state.ema_statistics["norm"]["mean"]
+    )  # they must differ, because one of them is donated
 
 
 def test_a_model_without_any_is_stored_as_before():

@@ -11,13 +11,13 @@ from tests.commands import SMALL
 
 @pytest.fixture
 def config():
-    # Nothing but steps between the log steps 10, 20 and 29.
+    # Between the logged steps 10, 20 and 29, there are only train steps.
     return load_config("configs/quickstart.py", [*SMALL[1:], "--config.log_every_steps=10", "--config.total_steps=29"])
 
 
 def test_the_host_reads_nothing_of_the_device_between_log_steps(config, tmp_path, monkeypatch):
-    # JAX's transfer guard does not see reads on CPUs, where arrays are in the host's memory, so reads are counted at
-    # the one property that all of them use.
+    # JAX's transfer guard does not detect reads on CPUs, where arrays are in the host's memory. Reads are therefore
+    # counted at the property that all of them use.
     reads: list[int] = []
     running: list = []
     value = ArrayImpl._value.fget
@@ -38,4 +38,4 @@ def test_the_host_reads_nothing_of_the_device_between_log_steps(config, tmp_path
     monkeypatch.setattr(loop._Loop, "_steps", observed)
     assert loop.train(config, tmp_path) == 0
     assert reads, "log steps read the metrics"
-    assert set(reads) == {10, 20, 29}  # at 29 the evaluation and the checkpoint read, too
+    assert set(reads) == {10, 20, 29}  # at step 29, the evaluation and the checkpoint also read

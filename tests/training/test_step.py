@@ -1,4 +1,4 @@
-"""A step is the same on any number of devices, learns, and evaluates every example once."""
+"""A step computes the same on any number of devices and learns; every example is evaluated once."""
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ def test_loss_falls_on_real_digits(on_one_device):
 
 def test_eight_devices_follow_one_with_the_same_global_batch(config, on_one_device):
     measured, _ = losses(config, 8, 20)
-    # Sums over the batch are taken in another order, 6e-8 a rounding; twenty AdamW steps let that grow a little.
+    # Sums over the batch have a different order: an error of 6e-8 per rounding, which grows slightly in 20 AdamW steps.
     np.testing.assert_allclose(measured, on_one_device[0][:20], rtol=1e-5)
     assert not np.array_equal(measured, on_one_device[0][1:21])
 
@@ -80,7 +80,7 @@ def test_four_micro_batches_are_one_batch(devices):
     small = [*SMALL, "--config.model.depths=(1,)", *drops]
     whole, _ = losses(load_config("configs/quickstart.py", small), 1, 20)
     parts, _ = losses(load_config("configs/quickstart.py", [*small, "--config.accumulate_steps=4"]), devices, 20)
-    # Means of means round otherwise than one mean, 6e-8 each time; twenty AdamW steps let that grow a little.
+    # Means of means round differently, with an error of 6e-8 per rounding that grows slightly in 20 AdamW steps.
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_any_of_several_labels_is_right_and_an_example_without_any_is_not_counte
     assert (sums["examples"], sums["top1"]) == (3, 2)
     expected = (singles[0, other[0]] + singles[0, best[0]]) / 2 + singles[1, best[1]] + singles[2, other[2]]
     assert float(sums["loss"]) == pytest.approx(float(expected), rel=1e-5)
-    # With two classes competing, the others are never an answer.
+    # If only two classes compete, the other classes are never predicted.
     few = eval_step(spec, competing=2)(params, batch(images, singles[:, :2].argmin(axis=1)))
     assert few["top1"] == 4
 

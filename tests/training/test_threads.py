@@ -1,4 +1,4 @@
-"""Training, evaluating and converting as a part of somebody else's program: in a thread, leaving nothing behind."""
+"""Training, evaluation and conversion in a thread of another program leave the process unchanged."""
 
 import gc
 import json
@@ -23,7 +23,7 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
 def left_behind():
-    """What a call may change in a process, by name."""
+    """Returns the state of the process that a call could change, by name."""
     threads = sorted(thread.name for thread in threading.enumerate() if thread.name in ("signals", "watchdog"))
     return {
         "handlers": [signal.getsignal(number) for number in NUMBERS],
@@ -34,13 +34,13 @@ def left_behind():
 
 
 def pipes():
-    """The names of the pipes that the process has open."""
+    """Returns the names of the open pipes of the process."""
     files = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.exists()]
     return {file for file in files if file.startswith("pipe:")}
 
 
 def in_a_thread(function, *arguments):
-    """What a function returns in a thread; its error is raised here."""
+    """Runs a function in a thread; returns its result or raises its error."""
     done = []
 
     def call():
@@ -70,8 +70,8 @@ def test_a_thread_trains_evaluates_and_converts_and_leaves_the_process_as_it_was
     assert in_a_thread(evaluating.main, [*short, f"--checkpoint={workdir}"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["examples"] > 0
     assert in_a_thread(converting.main, [str(workdir), str(tmp_path / "one.safetensors"), "--to", "timm"]) == 0
-    assert converting.main([str(workdir), str(tmp_path / "two.safetensors"), "--to", "timm"]) == 0  # in the main one
-    time.sleep(1.5)  # the watchdog looks once a second whether it is closed
+    assert converting.main([str(workdir), str(tmp_path / "two.safetensors"), "--to", "timm"]) == 0  # in the main thread
+    time.sleep(1.5)  # once per second, the watchdog checks whether it is closed
     assert left_behind() == before
     assert pipes() <= open_before
     assert gc.get_freeze_count() <= frozen

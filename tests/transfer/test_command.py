@@ -1,4 +1,4 @@
-"""python -m focalnet_jax.transfer as a user types it."""
+"""The command python -m focalnet_jax.transfer, as a user types it."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_features_of_a_run_are_written_and_measured(staged, tmp_path):
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["train_examples"], result["examples"]) == (1347, 450)
     assert set(result) >= {"knn/10", "knn/20", "linear", "few_shot/1", "few_shot/10"}
-    # After 60 steps its own classifier tells 60 %, guessing 10 %.
+    # After 60 steps, the model's classifier reaches 60 %; guessing gives 10 %.
     assert result["linear"] > 60
     assert result["knn/10"] > 60
     assert result["few_shot/10"] > result["few_shot/1"] > 15
@@ -40,7 +40,7 @@ def test_features_of_a_run_are_written_and_measured(staged, tmp_path):
     ("arguments", "message"),
     [
         (["features"], "features needs --out FILE.npz"),
-        (["knn", "--neighbours", "0,3"], "--neighbours 0,3: expected numbers above 0"),
+        (["knn", "--neighbours", "0,3"], "--neighbours 0,3: expected whole numbers above 0"),
         (["guess"], "invalid choice"),
     ],
 )
@@ -58,11 +58,11 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
 def test_weights_get_the_options_that_a_user_gives_where_the_config_leaves_the_model_open():
     digits = ["--config.data.source=digits", "--config.data.path=none", "--config.data.image_size=32"]
     config = load_config("configs/own_folder.py", digits)
-    path = str(GOLDEN / "timm_lrf.safetensors")  # a classifier of 5 classes
+    path = str(GOLDEN / "timm_lrf.safetensors")  # a classifier with 5 classes
     train, test = extract_features(config, path, options=OPTIONS["timm_lrf"])
     assert (set(train.labels), set(test.labels)) == (set(range(10)), set(range(10)))
 
 
 def test_a_selection_of_outputs_is_refused_since_no_classifier_is_used():
-    with pytest.raises(UserError, match="eval_classes=present: transfer does not use the classifier"):
+    with pytest.raises(UserError, match="eval_classes=present selects outputs of the classifier"):
         main(["knn", *SMALL, "--checkpoint", "nowhere", "--config.eval_classes=present"])

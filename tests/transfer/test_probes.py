@@ -1,4 +1,4 @@
-"""Probes of features find what can be found in them, and no more."""
+"""Probes find the structure in features, and nothing in random features."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from focalnet_jax.transfer.probes import Features
 
 
 def made(count, seed, *, signal=4.0, classes=3, dim=8):
-    """Points around a direction a class."""
+    """Returns random features around one direction per class."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     values = rng.normal(size=(count, dim)) + signal * np.eye(dim)[labels]
@@ -22,14 +22,14 @@ def test_separable_classes_are_recognised_and_noise_is_not(probe):
     accuracy = probe(made(120, 0), made(60, 1))
     assert all(accuracy[name] > (60 if name == "few_shot/1" else 95) for name in names)
     guessed = probe(made(120, 0, signal=0), made(600, 1, signal=0))
-    assert all(25 < guessed[name] < 42 for name in names)  # a third
+    assert all(25 < guessed[name] < 42 for name in names)  # a third by chance
 
 
 def test_neighbours_vote_by_cosine_each_with_its_weight():
     train = Features(np.float32([[1, 0], [0, 1], [0.6, 0.8], [0.6, -0.8]]), np.array([0, 1, 1, 2]))
     test = Features(np.float32([[9, 0.1]]), np.array([0]))
     assert nearest_neighbours(train, test, neighbours=[1, 3]) == {"knn/1": 100.0, "knn/3": 100.0}
-    # Without weights' edge the two of class 1 outvote the nearest.
+    # Without weights, the two neighbours of class 1 would outvote the nearest neighbour.
     assert nearest_neighbours(train, test, neighbours=[4], temperature=100.0) == {"knn/4": 0.0}
 
 
@@ -57,10 +57,10 @@ def test_more_neighbours_or_shots_than_examples_are_refused():
 
 
 def test_a_linear_probe_takes_few_examples_a_class_and_says_of_how_many_it_cannot():
-    few = made(12, 0)  # of three classes, four each: a fifth has not one of each
+    few = made(12, 0)  # three classes with four examples each: a fifth of them cannot contain every class
     assert 0 <= linear_probe(few, made(6, 1))["linear"] <= 100
     one = Features(few.values, np.zeros_like(few.labels))
-    with pytest.raises(UserError, match="all training examples are of one class"):
+    with pytest.raises(UserError, match="all training examples have the same class"):
         linear_probe(one, few)
     with pytest.raises(UserError, match="2 training examples of 2 classes are too few"):
         linear_probe(Features(few.values[:2], np.arange(2)), few)

@@ -1,4 +1,4 @@
-"""python -m focalnet_jax.visualize and predict as a user types them."""
+"""The commands python -m focalnet_jax.visualize and predict, as a user types them."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.commands import assert_one_line_mistake, run
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """Two photos in a folder, an animation and a video of a window that goes over one of them."""
+    """Two photos in a folder, and an animation and a video of a window that moves over one of them."""
     folder = tmp_path_factory.mktemp("shown")
     china, flower = load_sample_images().images
     (folder / "photos" / "more").mkdir(parents=True)
@@ -46,7 +46,7 @@ def test_pictures_become_figures_and_numbers_and_animations_stay_such(staged, sh
         *("kernels.png", "kernels.npz", "receptive_field.png", "receptive_field.npz"),
     }
     held = np.load(tmp_path / "out" / "china.npz")
-    assert held["picture"].shape == (32, 48, 3)  # 427x640, in multiples of 8
+    assert held["picture"].shape == (32, 48, 3)  # 427x640, resized to multiples of 8
     assert (held["stage1/modulator"].shape, held["stage2/gates"].shape) == ((1, 8, 12), (2, 4, 6, 3))
     assert len([name for name in held if name.startswith("activation/")]) == 2
     figure = Image.open(tmp_path / "out" / "china.png")
@@ -54,7 +54,7 @@ def test_pictures_become_figures_and_numbers_and_animations_stay_such(staged, sh
     assert len(figure.getcolors(2**24)) > 1000
     with Image.open(tmp_path / "out" / "going.gif") as animation:
         assert (animation.n_frames, animation.info["duration"]) == (5, 70)
-        # Picture, modulator, two levels' gates and the global one, four times as large, so that names have room.
+        # Image, modulator, and gates of two levels and the global level, enlarged four times so that names have room.
         assert animation.size == (4 * 48 * 5, 14 + 4 * 32 + 14)
     again = visualize(*arguments)
     assert_one_line_mistake(again, "already exists; choose another --out or give --overwrite")
@@ -84,7 +84,7 @@ def test_a_video_is_read_frame_by_frame(staged, shown, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "neither --images nor --frames"),
+        ([], "--images and --frames are missing"),
         (["--images", "nothing.png"], "nothing.png: there is no such file or folder"),
         (["--images", "README.md"], "README.md is not an image that can be read"),
         (["--images", "README.md", "--stage", "3"], "--stage 3: the model has 2 stages; expected 1 to 2"),
@@ -143,6 +143,6 @@ def test_a_picture_that_cannot_be_read_does_not_keep_the_others_from_it(staged, 
 def test_figures_do_not_come_among_the_pictures_of_a_folder(staged, tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.jpg")
     for out in (tmp_path, tmp_path / "maps"):
-        with pytest.raises(UserError, match="so the next run would draw the figures"):
+        with pytest.raises(UserError, match="so the next run would draw these figures too"):
             main(["--checkpoint", str(staged[0]), "--images", str(tmp_path), "--out", str(out)])
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]

@@ -1,4 +1,4 @@
-"""What is drawn of a model is what the model computes."""
+"""The drawn maps and kernels equal those that the model computes."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def images():
 )
 def test_modulators_and_gates_are_those_a_pass_through_the_blocks_computes(images, options):
     model = create_model("focalnet_tiny_lrf", **SMALL, **options)
-    for stage in model.stages:  # so that no level is next to nothing
+    for stage in model.stages:  # so that no level is nearly zero
         gates = stage.blocks.modulation.gates
         gates.bias[...] = jax.random.normal(jax.random.key(1), gates.bias.shape)
     maps = visualize.modulation_maps(model, images)
@@ -44,7 +44,7 @@ def test_modulators_and_gates_are_those_a_pass_through_the_blocks_computes(image
     modulation = first.modulation
     gates = modulation.gates(given)
     modulator = modulation.modulator(modulation.aggregate(without_bias(modulation.context, given), gates))
-    # Compiled as a whole and operation by operation differ in the last digits.
+    # Compiled as a whole or operation by operation, results differ in the last digits.
     np.testing.assert_allclose(maps[0].gates[0], gates, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(maps[0].modulator[0], np.linalg.norm(modulator, axis=-1), rtol=1e-4)
 
@@ -75,14 +75,14 @@ def test_a_model_without_a_classifier_has_no_class_activation(images):
 
 
 def test_the_receptive_field_ends_where_the_kernels_do():
-    # Without a global level's gate, whose mean sees all.
+    # Without the gate of the global level, which depends on the whole image.
     model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1,), focal_levels=1, focal_windows=3)
     block = model.stages[0].blocks
     block.modulation.gates.kernel[...] = block.modulation.gates.kernel[...].at[..., -1].set(0)
     images = np.random.default_rng(0).normal(size=(1, 36, 36, 3)).astype(np.float32)
     field = visualize.receptive_field(model, images)
     seen = np.argwhere(field > 0)
-    # The centre's place is the fifth of nine, 3x3 places of 4 pixels around it are seen.
+    # The centre is the fifth of nine positions, and 3x3 positions of 4 pixels around it have an effect.
     assert (seen.min(axis=0), seen.max(axis=0)) == (pytest.approx([12, 12]), pytest.approx([23, 23]))
 
 
@@ -108,7 +108,7 @@ def test_below_each_map_is_what_its_colours_mean():
     norms, gates = np.float32([[2, 27], [3, 4]]), np.float32([-1, 11]).repeat(4).reshape(2, 2, 2)
     (sheet,) = map_sheets([np.zeros((112, 112, 3), np.uint8)], [BlockMaps("", norms, gates)])
     pixels = np.asarray(sheet)
-    assert (pixels[-14:, :112] == 255).all()  # nothing below the picture
+    assert (pixels[-14:, :112] == 255).all()  # nothing below the image
     for place, (colours, limits) in enumerate((("viridis", (2, 27)), *[("coolwarm", (-11, 11))] * 2), 1):
         strip = np.asarray(scale(112, colours, limits))
         np.testing.assert_array_equal(pixels[-14:, 112 * place : 112 * (place + 1)], strip)

@@ -1,16 +1,17 @@
 """Prepare a data set: python -m focalnet_jax.data.prepare KIND --source SRC... --out DIR.
 
 Images in folders or tar archives become a data set described for tensorflow-datasets and stored as ArrayRecord. Train
-on it with --config.data.source=tfds --config.data.path=DIR. Archives are read in place, not extracted. The same command
-resumes a stopped preparation.
+on it with --config.data.source=tfds --config.data.path=DIR. Archives are read in place, not extracted. Run the same
+command again to resume a stopped preparation.
 
-imagefolder   SRC is a folder SPLIT/CLASS/*.jpg or CLASS/*.jpg, a tar of such a folder, or a tar or folder of CLASS.tar
+imagefolder   SRC is a folder SPLIT/CLASS/*.jpg or CLASS/*.jpg, a tar of such a folder, or a folder or tar of
+              CLASS.tar files
 imagenet1k    SRC is a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, Kaggle's folder
               (ILSVRC/Data/CLS-LOC and LOC_val_solution.csv), or the Hugging Face hub's tars, shards or Parquet files
-imagenet22k   SRC is the tar of a release (fall 2011, winter 2021, 21K-P; gunzipped), or a folder with a tar or a folder
-              per synset
-webdataset    SRC is WebDataset shards with .cls, .json or .txt labels, or a folder of them
-parquet       SRC is Parquet files with a column of encoded images and one of labels, or a folder of them
+imagenet22k   SRC is the uncompressed tar of a release (fall 2011, winter 2021, 21K-P), or a folder with one tar or
+              folder per synset
+webdataset    SRC is WebDataset shards with .cls, .json or .txt labels, or a folder of such shards
+parquet       SRC is Parquet files with a column of encoded images and a column of labels, or a folder of such files
 tfrecord      SRC is a tensorflow-datasets data set stored as TFRecord
 """
 
@@ -27,7 +28,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.programs.flags import make_parser
 from focalnet_jax.programs.run_command import run_command
 
-# Kinds by flag; flags not listed apply to all kinds.
+# Kinds to which each flag applies. Flags that are not listed apply to all kinds.
 _KINDS_OF = {
     "classes": ("imagefolder", "webdataset", "parquet", "imagenet1k"),
     "image_column": ("parquet", "imagenet1k"),
@@ -40,8 +41,10 @@ _KINDS_OF = {
 def main(arguments: list[str]) -> int:
     """Parses the flags and prepares the data set."""
     parser = make_parser("data.prepare", __doc__)
-    parser.add_argument("kind", choices=[*KINDS, "tfrecord"], help="kind of SRC")
-    parser.add_argument("--source", required=True, nargs="+", metavar="SRC", type=Path)
+    parser.add_argument("kind", choices=[*KINDS, "tfrecord"], help="kind of SRC, see above")
+    parser.add_argument(
+        "--source", required=True, nargs="+", metavar="SRC", type=Path, help="files or folders with the images"
+    )
     parser.add_argument(
         "--out", required=True, metavar="DIR", type=Path, help="parent folder of the output DIR/NAME/1.0.0"
     )
@@ -50,25 +53,34 @@ def main(arguments: list[str]) -> int:
         "--classes",
         type=Path,
         metavar="FILE",
-        help="names of the classes in order, one per line, or imagenet1k for its synsets; with the kind imagenet1k the "
-        "class of each numeric label",
+        help="file with one class name per line, in the order of the numeric labels, or the word imagenet1k for its "
+        "sorted synsets; for the kind imagenet1k, the file only maps numeric labels to classes",
     )
     parser.add_argument(
         "--val-labels",
         type=Path,
         metavar="FILE",
-        help="imagenet1k: synsets of the val images, from Kaggle, the devkit or a list (default: searched next to SRC)",
+        help="only for imagenet1k; labels of the validation images, from Kaggle, the devkit or a list of synsets "
+        "(default: search next to SRC)",
     )
-    parser.add_argument("--image-column", metavar="NAME", help="Parquet column of images (default: by type and name)")
-    parser.add_argument("--label-column", metavar="NAME", help="Parquet column of labels (default: by type and name)")
+    parser.add_argument(
+        "--image-column", metavar="NAME", help="Parquet column of images (default: found by type and name)"
+    )
+    parser.add_argument(
+        "--label-column", metavar="NAME", help="Parquet column of labels (default: found by type and name)"
+    )
     parser.add_argument(
         "--held-out",
         type=float,
         metavar="FRACTION",
         help="fraction of training images moved to the split val (default: 0.01 for imagenet22k without val, else 0)",
     )
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
-    parser.add_argument("--shard-mb", type=float, default=512, metavar="MB", help="approximate size of an output file")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="number of worker processes"
+    )
+    parser.add_argument(
+        "--shard-mb", type=float, default=512, metavar="MB", help="approximate size of an output file in megabytes"
+    )
     flags = parser.parse_args(arguments)
     shard_bytes = flags.shard_mb * 1_000_000
     if flags.processes < 1 or not 0 < shard_bytes < math.inf:
@@ -77,7 +89,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--held-out {flags.held_out}: expected a fraction of at least 0 and below 1")
     for flag, kinds in _KINDS_OF.items():
         if getattr(flags, flag) != parser.get_default(flag) and flags.kind not in kinds:
-            raise UserError(f"--{flag.replace('_', '-')} applies to {', '.join(kinds)}, not to {flags.kind}")
+            raise UserError(f"--{flag.replace('_', '-')} applies to {', '.join(kinds)}, not to {flags.kind}: remove it")
     if flags.kind == "tfrecord":
         convert(flags.source, flags.out, flags.processes)
         return 0

@@ -1,4 +1,4 @@
-"""Lists and counts the outcomes of source files: examples, rejected files and unused files."""
+"""Counts and describes the source files: examples, rejected images and files that are left out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _TEST_KIND = "test images without labels"
 
 
 def describe_missing(sources: Sources, indices: Sequence[Index]) -> list[str]:
-    """Returns a list with one line if validation images of the label list are missing, else an empty list."""
+    """Returns a note on validation images that are in the label list but not in the sources.
+
+    The list is empty if no image is missing.
+    """
     absent = set(sources.labels.stems or ())
     for index in indices if absent else ():
         names = index.members["file"][index.members["split"] == SPLITS.index("val")].tolist()
@@ -32,13 +35,16 @@ def describe_missing(sources: Sources, indices: Sequence[Index]) -> list[str]:
     if not absent:
         return []
     return [
-        f"note: {len(absent):,} of the {len(sources.labels.stems):,} images of the label list are missing, such as "
+        f"note: {len(absent):,} of the {len(sources.labels.stems):,} images in the label list are missing, such as "
         f"{min(absent)}"
     ]
 
 
 def describe_incomplete(kind: SourceKind, card: Mapping[str, Any]) -> list[str]:
-    """Returns a list with one line if all ImageNet-1K classes have training images but images are missing."""
+    """Returns a note if images of ImageNet-1K are missing although every class has training images.
+
+    The list is empty otherwise, because a source with fewer classes is a deliberate subset.
+    """
     counts = {split: of["examples"] for split, of in card["splits"].items() if split in NUM_IMAGES}
     full = all(of.get("train") for of in card["classes"].values())
     if kind != KINDS["imagenet1k"] or not full or counts == NUM_IMAGES:
@@ -52,16 +58,22 @@ def describe_incomplete(kind: SourceKind, card: Mapping[str, Any]) -> list[str]:
 def refuse_no_examples(
     sources: Sources, indices: Sequence[Index], classes: Sequence[str], splits: Collection[str]
 ) -> None:
-    """Raises `UserError` if no image is usable, or if no training image or no validation image is usable.
+    """Raises `UserError` if there are no examples, or if all images of train or of val are rejected.
 
-    `splits` are the splits with examples.
+    Args:
+      sources: the sources.
+      indices: index of each container.
+      classes: class names.
+      splits: names of the splits with examples.
     """
     rows = left_out(sources.containers, indices, classes)
     lost = [split for split in ("train", "val") if split not in splits]
     rows = [row for row in rows if not splits or (row[0] in lost and row[2] == "rejected")]
     if splits and not rows:
         return
-    counted = "; ".join(f"{count}: {reason}" for reason, count in Counter(reason for *_, reason in rows).most_common(3))
+    counted = "; ".join(
+        f'{count} times "{reason}"' for reason, count in Counter(reason for *_, reason in rows).most_common(3)
+    )
     of = f" of {rows[0][0]}" if splits else ""
     raise UserError(
         f"no image{of} of a known class was found in {sources.containers[0].path}{f' ({counted})' if counted else ''}"
@@ -71,7 +83,10 @@ def refuse_no_examples(
 def left_out(
     containers: Sequence[Container], indices: Sequence[Index], classes: Sequence[str]
 ) -> list[tuple[str, str, str, str]]:
-    """Returns (split, name, status, reason) of members that are not decoded; the status is rejected or left out."""
+    """Returns (split, name, status, reason) of each member that is not an example.
+
+    The status is "left out" for test images without labels and for files that are not images, else "rejected".
+    """
     listed = {name.encode() for name in classes}
     rows = []
     for container, index in zip(containers, indices, strict=True):
@@ -85,7 +100,7 @@ def left_out(
 
 
 def count_left_out(indices: Sequence[Index]) -> Counter[str]:
-    """Returns the numbers of files that are not examples, by suffix or by kind, such as hidden."""
+    """Returns the number of files left out, by suffix or by kind such as "hidden"; rejected images do not count."""
     kinds: Counter[str] = Counter()
     for index in indices:
         kinds.update({kind: count for kind, count in index.skipped.items() if kind != TEXT_LABELS})
@@ -96,13 +111,13 @@ def count_left_out(indices: Sequence[Index]) -> Counter[str]:
 
 
 def count_files(indices: Sequence[Index]) -> int:
-    """Returns the total number of files, rows and links."""
+    """Returns the total number of files, rows and links in the sources."""
     skipped = sum(count for index in indices for kind, count in index.skipped.items() if kind != TEXT_LABELS)
     return sum(map(len, indices)) + skipped
 
 
 def describe_sources(containers: Sequence[Container]) -> list[str]:
-    """Returns one line per split that lists the sources of the split."""
+    """Returns one line per split with the number, kind and common folder of its sources."""
     lines = []
     for split in (*SPLITS, None):
         of = [c for c in containers if c.split == split and not (split is None and c.direct)]
@@ -110,8 +125,8 @@ def describe_sources(containers: Sequence[Container]) -> list[str]:
         kinds = Counter(map(_kind, of))
         counted = " and ".join(f"{count:,} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
         if of:
-            place = os.path.commonpath([os.path.abspath(container.path) for container in of])
-            lines.append(f"{split or 'splits by folder'}: {counted} of {place}")
+            folder = os.path.commonpath([os.path.abspath(container.path) for container in of])
+            lines.append(f"{split or 'splits by folder'}: {counted} at {folder}")
     return lines
 
 

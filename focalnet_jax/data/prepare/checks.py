@@ -1,4 +1,4 @@
-"""Checks the index of all sources before writing: labels, classes, repeated and misplaced images."""
+"""Checks the indices of all sources before shards are written: labels, classes, duplicate and misplaced images."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from focalnet_jax.data.prepare.samples import TEXT_LABELS
 from focalnet_jax.data.source import are_numbers
 from focalnet_jax.errors import UserError, abbreviated
 
-_MOST_NUMBERS = 100_000  # largest number of numbered classes; larger labels are ids of something else
+_MOST_NUMBERS = 100_000  # limit for the number of numeric classes; larger labels are ids of something else
 
 
 def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
-    """Returns the class names of the training images, sorted as other folder readers sort them.
+    """Returns the sorted class names of the training images.
 
-    Sources without training images are an evaluation set; the classes are then those of the evaluation images.
-
-    Numeric labels without names stay numbers: class 7 has label 7.
+    Names that are all numbers are sorted by value. Sources without training images are an evaluation set, whose images
+    then determine the classes. Numeric labels of samples or rows without class names stay the same: the classes are
+    named "0" to the largest label, and class "7" has label 7.
 
     Raises:
       UserError: a class folder is empty, or the labels cannot be classes.
@@ -48,13 +48,15 @@ def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, 
     if numbers and all(container.holds != "images" for container in sources.containers):
         if numbers != found:
             raise UserError(
-                f"some labels are numbers, such as {min(numbers)}, others names, such as {min(found - numbers)}: give "
-                "--classes FILE, the names in the order of the numbers"
+                f"some labels are numbers, such as {min(numbers)}, others are names, such as {min(found - numbers)}: "
+                "give --classes FILE with the class names in the order of the numbers"
             )
         largest = max(map(int, numbers))
         if largest >= _MOST_NUMBERS:
             raise UserError(f"label {largest} is too large for a class index: give --classes FILE, or other labels")
-        print(f"labels are numbers without names: the class names are 0 to {largest}; --classes FILE sets others")
+        print(
+            f"labels are numbers without names: the classes are named 0 to {largest}; --classes FILE gives other names"
+        )
         return tuple(map(str, range(largest + 1)))
     val = set().union(*(index.class_names(SPLITS.index("val")) for index in indices))
     if trains and numbers == found:
@@ -66,7 +68,7 @@ def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, 
 
 
 def refuse_folders_of_images(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if the only class of train or val is a folder such as images: its images have no classes."""
+    """Raises `UserError` if the only class of train or val is a folder with a generic name, such as `images`."""
     for split in ("train", "val"):
         found: dict[str, tuple[Container, Index]] = {}
         for container, index in zip(sources.containers, indices, strict=True):
@@ -80,50 +82,56 @@ def refuse_folders_of_images(sources: Sources, indices: Sequence[Index]) -> None
 
 
 def refuse_padded(indices: Sequence[Index], classes: Sequence[str]) -> None:
-    """Raises `UserError` if class folders are numbers of `classes` in another spelling, such as 07 for 7."""
+    """Raises `UserError` if a class folder and a name in `classes` are two spellings of a number, such as 07 and 7."""
     names = {name.decode() for index in indices for name in np.unique(index.members["class_name"]).tolist()}
     numbers = {name.lstrip("0"): name for name in classes if are_numbers([name])}
     for name in sorted(name for name in names - {*classes} if are_numbers([name])):
         if other := numbers.get(name.lstrip("0")):
             raise UserError(
-                f"the classes {name} and {other} are the same number: name the folders alike in all splits"
-                " and in the list of --classes"
+                f"the classes {name} and {other} are the same number: use the same spelling in all splits and in the "
+                "list of --classes"
             )
 
 
 def _refuse_other_folders(val: Set[str], found: Set[str]) -> None:
-    """Raises `UserError` if val has numeric class folders that train lacks: the numbers may mean different classes."""
+    """Raises `UserError` if val has numeric class folders that train lacks.
+
+    A number may then mean different classes in train and val.
+    """
     if others := in_order(val - found):
         raise UserError(
-            f"val has class folders that train lacks, such as {others[0]}: numbers may mean other classes there; "
-            "correct the folders, or give --classes FILE with all numbers"
+            f"val has class folders that train lacks, such as {others[0]}, so a number may mean different classes in "
+            "train and val: correct the folders, or give --classes FILE with all numbers"
         )
 
 
 def refuse_empty_classes(sources: Sources, indices: Sequence[Index], advice: str) -> None:
-    """Raises `UserError` if the folder or tar of a class in train holds no images; `advice` ends the message."""
+    """Raises `UserError` if the folder or tar of a class in train contains no images.
+
+    `advice` is the end of the message: what the user can do.
+    """
     for container, index in zip(sources.containers, indices, strict=True):
         if container.class_name and container.split == "train" and not any(index.members["why_not"] == GOOD):
             if (index.members["why_not"] == OTHER_CLASS).any():
-                continue  # it has images, which are rejected by name
+                continue  # the class has images, which are rejected because of their names
             if any(name.endswith(b".parquet") for name in index.members["name"].tolist()):
                 advice = "prepare Parquet files with the kind parquet"
-            raise UserError(f"class {container.title} holds no images{_of_kinds(index)}: {advice}")
+            raise UserError(f"class {container.title} contains no images{_only_kinds(index)}: {advice}")
 
 
-def _of_kinds(index: Index) -> str:
+def _only_kinds(index: Index) -> str:
     kinds = Counter(PurePosixPath(name.decode(errors="replace")).suffix for name in index.members["name"].tolist())
-    return f" but {abbreviated([f'{count} {kind}' for kind, count in kinds.most_common()])}" if kinds else ""
+    return f", only {abbreviated([f'{count} {kind}' for kind, count in kinds.most_common()])}" if kinds else ""
 
 
 def _refuse_captions(indices: Sequence[Index]) -> None:
-    """Raises `UserError` if the labels from .txt files are mostly distinct and therefore captions."""
+    """Raises `UserError` if more than half of the labels in .txt files are distinct, like captions."""
     texts = sum(index.skipped.get(TEXT_LABELS, 0) for index in indices)
     different = len({name for index in indices for name in np.unique(index.members["class_name"]).tolist()})
     if texts > 3 and different > texts / 2:
         raise UserError(
-            f"the .txt files of the images hold {different} different texts for {texts} images: captions, not classes; "
-            "expected .cls files, or a label in .json"
+            f"the .txt files of {texts} images contain {different} different texts, which seem to be captions and not "
+            "classes: add .cls files, or a label in .json"
         )
 
 
@@ -143,18 +151,18 @@ def check_label_list(sources: Sources, indices: Sequence[Index]) -> None:
             without = index.members["name"][is_val & (index.members["why_not"] == NOT_LISTED)]
             if len(without):
                 raise UserError(
-                    f"{container.title} holds {len(without)} images that the label list lacks, such as "
+                    f"{container.title} contains {len(without)} images that the label list lacks, such as "
                     f"{without[0].decode(errors='replace')}: give the complete list with --val-labels"
                 )
 
 
 def _is_image(index: Index, split: str) -> np.ndarray:
-    """Returns whether each member is an image of a split; rejected images count."""
+    """Returns whether each member is an image of a split, including rejected images, `[N]` bool."""
     return (index.members["split"] == SPLITS.index(split)) & (index.members["why_not"] != NO_IMAGE)
 
 
 def refuse_repeated(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if a shard or an ImageNet-1K image occurs twice, as with an archive and its unpacked copy."""
+    """Raises `UserError` if a shard or an ImageNet-1K image occurs twice, like in an archive and its copy."""
     _refuse_same_files(sources, indices)
     titles, files = [], []
     for container, index in zip(sources.containers, indices, strict=True):
@@ -164,8 +172,8 @@ def refuse_repeated(sources: Sources, indices: Sequence[Index]) -> None:
             files.append(found)
     if not files:
         return
-    copies = [np.flatnonzero(np.char.find(found, b")") >= 0) for found in files]  # such as NAME (1).JPEG
-    files = [_without_copies(found, places) for found, places in zip(files, copies, strict=True)]
+    copies = [np.flatnonzero(np.char.find(found, b")") >= 0) for found in files]  # names such as NAME (1).JPEG
+    files = [_without_copies(found, copied) for found, copied in zip(files, copies, strict=True)]
     names, counts = np.unique(np.concatenate(files), return_counts=True)
     repeated = [name for name in names[counts > 1].tolist() if is_imagenet_file(name.decode(errors="replace"))]
     if repeated:
@@ -173,19 +181,19 @@ def refuse_repeated(sources: Sources, indices: Sequence[Index]) -> None:
         holding = [title for title, found in zip(titles, filter(len, files), strict=True) if (found == name).any()]
         raise UserError(
             f"{len(repeated)} images occur more than once, such as {name.decode(errors='replace')} in "
-            f"{' and in '.join(holding[:2])}: give one of these sources"
+            f"{' and in '.join(holding[:2])}: give only one of these sources"
         )
 
 
-def _without_copies(files: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Returns file names; removes the number that a browser appends to copies from the names at `places`."""
+def _without_copies(files: np.ndarray, copied: np.ndarray) -> np.ndarray:
+    """Returns file names without the number, such as (1), that a browser appends to the names at indices `copied`."""
     files = files.copy()
-    files[places] = [re.sub(rb" ?\(\d+\)(?=\.\w+$)", b"", name) for name in files[places].tolist()]
+    files[copied] = [re.sub(rb" ?\(\d+\)(?=\.\w+$)", b"", name) for name in files[copied].tolist()]
     return files
 
 
 def _refuse_same_files(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if two shards or Parquet files have the same content under any names."""
+    """Raises `UserError` if two shards or Parquet files have the same content, whatever their names."""
     alike: dict[tuple[int | None, bytes], list[str]] = {}
     for container, index in zip(sources.containers, indices, strict=True):
         if container.holds != "images" and len(index):
@@ -201,9 +209,10 @@ def _refuse_same_files(sources: Sources, indices: Sequence[Index]) -> None:
 
 
 def refuse_validation_in_train(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if train holds ImageNet validation images.
+    """Raises `UserError` if train contains ImageNet validation images.
 
-    If val also holds training images, the data set has its own splits, such as Imagenette; a note is printed instead.
+    If val also contains ImageNet training images, the data set defines its own splits, like Imagenette, and only a note
+    is printed.
     """
     count, example = 0, ""
     for container, files in _imagenet_files(sources, indices, "train"):
@@ -215,12 +224,17 @@ def refuse_validation_in_train(sources: Sources, indices: Sequence[Index]) -> No
         return
     names = (name.decode() for _, files in _imagenet_files(sources, indices, "val") for name in files.tolist())
     if not any(is_imagenet_file(name) and not is_evaluation_file(name) for name in names):
-        raise UserError(f"train holds {count} validation images, such as {example}: move them to val, or remove them")
-    print(f"note: train holds {count} images named as validation images, and val some named as training images")
+        raise UserError(
+            f"train contains {count} validation images, such as {example}: move them to val, or remove them"
+        )
+    print(
+        f"note: train contains {count} images with names of ImageNet validation images, and val contains images with "
+        "names of training images"
+    )
 
 
 def _imagenet_files(sources: Sources, indices: Sequence[Index], split: str) -> Iterator[tuple[Container, np.ndarray]]:
-    """Yields each container of ImageNet images and the file names that its images of a split have in the data set."""
+    """Yields (container, file names in the data set) for each ImageNet container with images of a split."""
     for container, index in zip(sources.containers, indices, strict=True):
         chosen = index.is_good(SPLITS.index(split))
         if container.imagenet and chosen.any():

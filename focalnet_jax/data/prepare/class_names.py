@@ -10,15 +10,16 @@ from focalnet_jax.errors import UserError
 
 
 def refuse_unstorable(classes: Sequence[str], indices: Sequence[Index]) -> None:
-    """Raises `UserError` if a class name would be stored as another one, or is another one in another Unicode form.
+    """Raises `UserError` if a class name cannot be stored unchanged, or if two names differ only in Unicode form.
 
-    TFDS stores one name per line, strips them and drops empty ones, which shifts the labels of the classes after them.
+    TFDS stores one name per line, strips white space and drops empty names, which would shift the labels of later
+    classes.
     """
     for name in classes:
         if len(name.splitlines()) != 1 or name != name.strip():
             raise UserError(
-                f"class name {name!r} is empty, has white space at an end or a line break, which the metadata of a "
-                "data set cannot store: rename it"
+                f"class name {name!r} cannot be stored, because it is empty, contains a line break, or begins or ends "
+                "with white space: rename it"
             )
     seen = dict.fromkeys(classes)
     for index in indices:

@@ -1,7 +1,7 @@
 """Containers of images: folders, tars, tars inside a tar, WebDataset shards and Parquet files.
 
 Folders and tars are read in place, never extracted. Images in compressed tars and Parquet files cannot be read by
-offset; they are copied to a spool file in the working folder.
+offset and are therefore copied to a spool file in the working folder.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ from focalnet_jax.data.listing import NOT_REGULAR, is_folder, walk
 from focalnet_jax.data.prepare.naming import is_hidden, is_tar, may_be_image
 from focalnet_jax.errors import UserError
 
-_BLOCK = 512  # bytes of a tar
-_CHUNK = 1 << 20
-_LONGEST_HEADER = 1 << 24
-# A compressed archive may unpack to 20 times its size plus a gigabyte: images hardly compress, bombs do.
+_BLOCK = 512  # size of a block of a tar, in bytes
+_CHUNK = 1 << 20  # bytes copied at a time
+_LONGEST_HEADER = 1 << 24  # bytes; a longer header means that the tar is damaged
+# A compressed archive may unpack to 20 times its size plus a gigabyte. Images hardly compress; decompression bombs do.
 GROWTH, GROWTH_BYTES = 20, 1 << 30
 OVERWRITTEN = "overwritten by later members of the same name"
 
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _OTHERS = {
-    b"PK\x03\x04": "a zip archive: unzip it into a folder",
-    b"PK\x05\x06": "an empty zip archive",
-    b"Rar!": "a rar archive: unpack it into a folder",
-    b"7z\xbc\xaf": "a 7z archive: unpack it into a folder",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it with zstd -d",
+    b"PK\x03\x04": "a zip archive: unzip it first, and give the folder",
+    b"PK\x05\x06": "an empty zip archive: give a folder or an archive with images",
+    b"Rar!": "a rar archive: unpack it first, and give the folder",
+    b"7z\xbc\xaf": "a 7z archive: unpack it first, and give the folder",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it first with zstd -d, and give the result",
 }
 
 
 @dataclass(frozen=True)
 class Container:
-    """A folder of images, a tar (a file or a part of one), or a Parquet file.
+    """A folder of images, a tar (a file, or a tar inside a tar), or a Parquet file.
 
-    Members belong to `split` and `class_name`; if a field is None, it follows from the path of each member.
+    All members belong to `split` and `class_name`. If one of these is None, the path of each member determines it.
     """
 
-    path: str
-    offset: int = 0
-    size: int | None = None  # bytes of the file; None for a folder
+    path: str  # path of the folder or file
+    offset: int = 0  # first byte of a tar inside a tar
+    size: int | None = None  # bytes of the file or of the tar inside it; None for a folder
     split: str | None = None
     class_name: str | None = None
     holds: Literal["images", "samples", "rows"] = "images"  # samples of WebDataset, rows of Parquet
-    imagenet: bool = False  # files have ImageNet's names, from which, with the label list, their classes follow
-    packed: bool = False  # a compressed tar
-    direct: bool = False  # only the files directly in a folder, or those in a tar that are not tars
-    time: int = 0  # modification time of the file, nanoseconds
+    imagenet: bool = False  # whether ImageNet's file names and label list determine the classes
+    packed: bool = False  # whether it is a compressed tar
+    direct: bool = False  # whether it is only the files directly in a folder, or only those in a tar that are not tars
+    time: int = 0  # modification time of the file in nanoseconds
 
     @property
     def title(self) -> str:
-        """Name for messages."""
+        """Name of the container in messages."""
         return f"{self.path} ({self.class_name or self.split})" if self.offset else self.path
 
     @property
@@ -75,22 +75,22 @@ class File(NamedTuple):
     """A file in a container."""
 
     name: str
-    offset: int  # in the container's file or in the spool; -1 if neither
-    size: int
-    time: int
+    offset: int  # first byte in the container's file or in the spool file; -1 if the file is in neither
+    size: int  # bytes
+    time: int  # modification time in nanoseconds; 0 in archives
     read: Callable[[], bytes]  # valid until the next file is requested
 
 
 def opener_of(path: Path) -> Callable[..., BinaryIO] | None:
-    """Returns the function that opens a compressed file; None if the file is not compressed.
+    """Returns the function that opens a compressed file, or None if the file is not compressed.
 
     Raises:
       UserError: the file is an archive of an unsupported type, or cannot be read.
     """
     start = first_bytes(path)
-    for magic, advice in _OTHERS.items():
+    for magic, problem in _OTHERS.items():
         if start.startswith(magic):
-            raise UserError(f"{path} is {advice} first, and give the result")
+            raise UserError(f"{path} is {problem}")
     return next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
 
 
@@ -106,12 +106,12 @@ def first_bytes(path: Path) -> bytes:
 
 
 def tar(path: Path, **fields) -> Container:
-    """Returns the `Container` of a tar file, with further fields."""
+    """Returns the `Container` of a tar file; `fields` are other fields of the container."""
     return _file(path, packed=opener_of(path) is not None, **fields)
 
 
 def parquet(path: Path, **fields) -> Container:
-    """Returns the `Container` of a Parquet file, with further fields."""
+    """Returns the `Container` of a Parquet file; `fields` are other fields of the container."""
     return _file(path, holds="rows", **fields)
 
 
@@ -121,17 +121,20 @@ def _file(path: Path, **fields) -> Container:
 
 
 def files(container: Container, skipped: Counter, spool: BinaryIO | None = None) -> Iterator[File]:
-    """Yields the files of a folder or tar in order; counts hidden files and repeated links in `skipped`.
+    """Yields the files of a folder or tar in order, except hidden files, repeated links and files such as pipes.
 
     Args:
       container: a container of images or samples.
       skipped: receives the number of files left out, by kind.
-      spool: receives the images of a compressed tar; without a spool file, their offsets are -1.
+      spool: receives the images of a compressed tar. If it is None, their offsets are -1.
+
+    Raises:
+      UserError: a file cannot be read, or the tar is damaged or unsafe.
     """
     found = _folder(container, skipped) if container.size is None else _tar_files(container, spool)
     for file in found:
         if container.direct and is_tar(file.name):
-            continue  # it is a container of its own
+            continue  # a separate container
         if is_hidden(file.name):
             skipped["hidden"] += 1
         else:
@@ -189,7 +192,10 @@ def _copy(file: _LimitedFile, member: tarfile.TarInfo, spool: BinaryIO) -> None:
 
 
 class _LimitedFile:
-    """A file that keeps the last block read as a tar header, and raises `UserError` beyond a size limit."""
+    """A file that raises `UserError` beyond a size limit, against decompression bombs.
+
+    `block` is the last block of a tar that was read, such as a header.
+    """
 
     def __init__(self, file: BinaryIO, title: str, limit: int | None):
         self._file, self._title, self._limit = file, title, limit
@@ -211,11 +217,11 @@ class _LimitedFile:
             return self._file.read(size)
 
     def check_growth(self, size: int) -> None:
-        """Raises `UserError` if a size is beyond the limit."""
+        """Raises `UserError` if `size`, in bytes, exceeds the limit."""
         if self._limit is not None and size > self._limit:
             raise UserError(
-                f"{self._title} unpacks to more than {self._limit:,} bytes, {GROWTH} times its size: refused, images "
-                "do not compress that much; unpack it yourself if you trust it"
+                f"{self._title} unpacks to more than {self._limit:,} bytes, but images do not compress that much: "
+                "unpack it yourself if you trust it"
             )
 
     def seek(self, offset: int) -> int:
@@ -233,7 +239,7 @@ class _LimitedFile:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Raises `UserError` for an error of the disk."""
+        """Context manager that raises `UserError` if the disk cannot be read."""
         try:
             yield
         except OSError as error:
@@ -254,10 +260,10 @@ def _opened(container: Container) -> Iterator[_LimitedFile]:
 
 
 def tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, _LimitedFile]]:
-    """Yields the headers of a tar's files; the bytes of each file begin at `offset_data`.
+    """Yields (header, opened tar) of each file in a tar; the content of the file begins at the header's `offset_data`.
 
     Raises:
-      UserError: the tar is damaged, or holds links or paths that lead out of the tar.
+      UserError: the tar is damaged or too large, or contains links or paths that lead out of the tar.
     """
     title = container.title
     end = None if container.packed else container.offset + container.size
@@ -267,17 +273,17 @@ def tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, _Limite
                 for member in archive:
                     archive.members = []  # else millions of headers stay in memory
                     if end is not None and member.offset_data + member.size > end:
-                        raise UserError(f"{title} is truncated: it ends within {member.name}")
+                        raise UserError(f"{title} is truncated: it ends within {member.name}; download it again")
                     if member.isdir():
                         continue
                     path = PurePosixPath(member.name)
                     if not path.name or path.is_absolute() or ".." in path.parts or not member.isreg():
                         raise UserError(
-                            f"{title} is refused: its member {member.name!r} is a link, leads outside of it or has no "
-                            "name, unlike those of any archive of images"
+                            f"{title} is unsafe: its member {member.name!r} is a link, leads outside of the archive or "
+                            "has no name; expected regular files only"
                         )
                     yield member, file
-                # The library stops without an error at a damaged header, as at the block of zeros that ends a tar.
+                # The library stops without an error at a damaged header, like at the block of zeros that ends a tar.
                 if len(file.block) < _BLOCK or file.block.strip(b"\0") or (end is not None and archive.offset >= end):
                     raise UserError(f"{title} is damaged or truncated at byte {archive.offset}; download it again")
                 if container.packed:
@@ -286,5 +292,5 @@ def tar_members(container: Container) -> Iterator[tuple[tarfile.TarInfo, _Limite
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{title} is damaged or not a tar archive: {error}") from error
-        except OSError as error:  # without a number: those of the disk are `UserError` already
+        except OSError as error:  # of the decompression; `_reading` raises `UserError` for errors of the disk
             raise UserError(f"{title} is damaged: {error}; download it again") from error

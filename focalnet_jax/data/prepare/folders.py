@@ -1,4 +1,4 @@
-"""Finds the containers in a folder or tar that holds classes, splits with classes, or one tar per class."""
+"""Finds the containers in a folder or tar that contains classes, splits with classes, or one tar per class."""
 
 from __future__ import annotations
 
@@ -34,10 +34,12 @@ _ARCHIVES = (".zip", ".rar", ".7z", ".zst")
 
 
 def containers_of(path: Path) -> list[Container]:
-    """Returns the containers of a source; without splits in it, its own name gives the split, such as val or val.tar.
+    """Returns the containers of a source.
+
+    If the source contains no splits, its name may be the name of its split, such as val or val.tar.
 
     Raises:
-      UserError: see `containers_at`.
+      UserError: like `containers_at`.
     """
     own = split_named(path.resolve().name) if path.is_dir() else split_word(tar_stem(path.name))
     if not own:
@@ -56,8 +58,12 @@ def containers_of(path: Path) -> list[Container]:
 def containers_at(path: Path, split: str | None = None) -> list[Container]:
     """Returns the containers in a tar, or in a folder of tars, classes or splits.
 
+    Args:
+      path: tar or folder.
+      split: split of all images, or None if the path of each image determines it.
+
     Raises:
-      UserError: there are no containers, splits and classes are mixed, or the source is of a different kind.
+      UserError: images are not in class folders, splits and classes are mixed, or the source is of a different kind.
     """
     if path.is_file():
         return tar_at(path, split)
@@ -74,9 +80,9 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
             raise UserError(mixed_splits(f"--source {path}", splits[0].name, others[0]))
         found = []
         for entry in splits:
-            place = _shared_below(entry) if entry in folders else entry
-            found += containers_at(place, named[entry])
-            if place != entry:  # files next to it, to be counted
+            root = _shared_below(entry) if entry in folders else entry
+            found += containers_at(root, named[entry])
+            if root != entry:  # only to count the files next to it
                 found += _loose(entry, entries_of(entry)[2], named[entry])
         return found + _loose(path, loose, None)
     if not folders and not tars:
@@ -89,7 +95,7 @@ def containers_at(path: Path, split: str | None = None) -> list[Container]:
     if not split:
         _refuse_splits_below(path, folders)
         if len(tars) == 1 and not folders and not inspect_tar(tar(tars[0], split="train")).flat:
-            return tar_at(tars[0]) + _loose(path, loose, None)  # the tar holds the classes or splits
+            return tar_at(tars[0]) + _loose(path, loose, None)  # the tar contains the classes or splits
     classes = [Container(str(entry), split=split or "train", class_name=entry.name) for entry in folders]
     return sorted(
         classes + class_tars(path, tars, split), key=lambda container: container.class_name or container.path
@@ -108,39 +114,44 @@ def refuse_archives(loose: Sequence[Path]) -> None:
     """Raises `UserError` if an archive of an unsupported type is among the files."""
     for entry in loose:
         if entry.name.lower().endswith(_ARCHIVES):
-            opener_of(entry)  # raises with the type of the archive
+            opener_of(entry)  # raises `UserError` with the type of the archive
 
 
 def refuse_twice(entries: Sequence[Path]) -> None:
-    """Raises `UserError` if a folder and its tar are both present, or two tars of the same folder."""
+    """Raises `UserError` if a folder and a tar, or two tars, have the same name without suffix."""
     seen: dict[Path, Path] = {}
     for entry in entries:
         stem = entry.parent / (entry.name if entry.is_dir() else tar_stem(entry.name))
         if stem in seen:
-            raise UserError(f"{entry.parent} holds {seen[stem].name} and {entry.name}, the same data: move one away")
+            raise UserError(
+                f"{entry.parent} contains {seen[stem].name} and {entry.name}, the same data twice: move one away"
+            )
         seen[stem] = entry
 
 
 def _refuse_same_folder(folders: Sequence[Path]) -> None:
-    """Raises `UserError` if a class is a link to another class: its images would have two classes."""
+    """Raises `UserError` if a class folder is a link to another one, because its images would have two classes."""
     links = [folder for folder in folders if folder.is_symlink()]
-    places = {folder.resolve(): folder for folder in folders if folder not in links} if links else {}
+    targets = {folder.resolve(): folder for folder in folders if folder not in links} if links else {}
     for link in links:
-        other = places.setdefault(link.resolve(), link)
+        other = targets.setdefault(link.resolve(), link)
         if other != link:
             raise UserError(f"{link} is a link to {other}, so its images have two classes: remove the link")
 
 
 def _loose(path: Path, loose: Sequence[Path], split: str | None) -> list[Container]:
-    """Returns a container with the files that are in no class or split folder; they are only counted."""
+    """Returns a container for the files `loose` in `path`, so that they are counted, or an empty list."""
     parquet = [entry.name for entry in loose if is_parquet(entry)]
     if parquet:
-        raise UserError(f"{path} holds Parquet files, such as {parquet[0]}: prepare them with the kind parquet")
+        raise UserError(f"{path} contains Parquet files, such as {parquet[0]}: prepare them with the kind parquet")
     return [Container(str(path), split=split or "train", direct=True)] if loose else []
 
 
 def _below_single_folders(path: Path) -> Path:
-    """Returns the folder that holds splits or classes; descends through folders that hold only one folder."""
+    """Returns the folder that contains the splits or classes.
+
+    Descends through folders that contain a single folder and no tars or images.
+    """
     below = path
     while True:
         folders, tars, _ = entries_of(below)
@@ -148,7 +159,7 @@ def _below_single_folders(path: Path) -> Path:
             break
         below = folders[0]
     if below != path and _has_images(below):
-        return below.parent  # a class
+        return below.parent  # `below` is a class
     return below if folders or tars else path
 
 
@@ -158,10 +169,10 @@ def _has_images(folder: Path) -> bool:
 
 
 def _shared_below(split: Path) -> Path:
-    """Returns the folder of the classes of a split: the split, or a folder such as images in train/images/CLASS.
+    """Returns the folder that contains the classes of a split: the split, or a folder such as train/images.
 
     Raises:
-      UserError: the only folder of the split may be a class or hold the classes.
+      UserError: the only folder of the split may be a class, or may contain the classes.
     """
     folders, tars, _ = entries_of(split)
     if len(folders) != 1 or tars or is_synset(folders[0].name):
@@ -175,7 +186,10 @@ def _shared_below(split: Path) -> Path:
 
 
 def _refuse_splits_below(path: Path, folders: Sequence[Path]) -> None:
-    """Raises `UserError` if every folder holds splits and no images: the layout CLASS/SPLIT, or several data sets."""
+    """Raises `UserError` if every folder contains splits and no images.
+
+    The layout is then CLASS/SPLIT, or the folders are several data sets.
+    """
     found = None
     for folder in folders:
         with os.scandir(folder) as entries:
@@ -187,7 +201,7 @@ def _refuse_splits_below(path: Path, folders: Sequence[Path]) -> None:
 
 
 def _refuse_sets_below(path: Path, folders: Sequence[Path]) -> None:
-    """Raises `UserError` if class folders hold folders of synsets or of the other classes, and no images."""
+    """Raises `UserError` if a class folder contains no images, but folders with names of synsets or other classes."""
     names = {folder.name for folder in folders}
     for folder in folders:
         if is_synset(folder.name) or _has_images(folder):
@@ -198,6 +212,6 @@ def _refuse_sets_below(path: Path, folders: Sequence[Path]) -> None:
         synsets = [name for name in below if is_synset(name)]
         if len(synsets) > 1 and len(synsets) == len(below):
             raise UserError(
-                f"{path}: {folder.name} holds class folders, such as {abbreviated(synsets, 2)}, so it is not a class: "
-                f"give --source {folder}, or name it after a split, train or val"
+                f"{folder} contains class folders, such as {abbreviated(synsets, 2)}, so it is not a class: give "
+                f"--source {folder}, or rename it to train or val if it is a split"
             )

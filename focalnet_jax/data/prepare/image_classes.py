@@ -1,4 +1,4 @@
-"""Finds the class of an image from its path, label and lists, and its file name in the data set."""
+"""Determines the class of an image from its path, label and lists, and its file name in the data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from focalnet_jax.data.prepare.naming import (
     may_be_image,
 )
 
-Parts = tuple[str, ...]  # of a path
+Parts = tuple[str, ...]  # parts of a path
 
 
 def place_imagenet(
@@ -27,11 +27,13 @@ def place_imagenet(
 ) -> tuple[str, str, int]:
     """Returns class, file name in the data set and `WHY_NOT` index of an ImageNet image.
 
+    The class is the only one that the file name and all `candidates` allow, or "" if the image is not an example.
+
     Args:
       parts: parts of the image's path.
-      candidates: classes from other sources (folder, list, label); a set if a source allows several classes, None if it
-        has no class.
-      test: whether the image is of the test split, whose images have no labels.
+      candidates: class according to the folder, the label list and the label. An entry is a set if several classes are
+        possible, and None if the class is unknown.
+      test: whether the image is in the test split, whose images have no labels.
     """
     file = parts[-1]
     stem, synset, fits = imagenet_file(file)
@@ -52,10 +54,13 @@ def place_imagenet(
 
 
 def proven_synset(parts: Parts, listed: str | None = None, name: str = "") -> str:
-    """Returns the synset that an image's path or a list proves; "" if there is none, or if two synsets differ.
+    """Returns the synset that an image's path or the label list proves, or "" if nothing does or two synsets differ.
 
-    ImageNet's first validation image proves its class `name` if that is right. If it is wrong, see
-    `numbering.check_first`: the images may be a small set of others under ImageNet's file names.
+    Args:
+      parts: parts of the image's path.
+      listed: synset of the image in the label list, or None.
+      name: class of the image's label. ImageNet's first validation image also proves this class if it is correct. A
+        wrong class is no contradiction here, because other images may have this file name, see `numbering.check_first`.
     """
     stem, synset, fits = imagenet_file(parts[-1])
     folder = synset_folder(parts)
@@ -70,14 +75,14 @@ def synset_folder(parts: Parts) -> str | None:
 
 
 def listed_synset(labels: Labels, parts: Parts, split: str) -> str | None:
-    """Returns the synset that the label list of val has for an image, or None."""
+    """Returns the synset of a validation image in the label list, or None if it is not listed or `split` is not val."""
     return (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
 
 
 def place_labelled(name: str, parts: Parts) -> tuple[str, str, int]:
     """Returns class, file name in the data set and `WHY_NOT` index of an image with the label `name`.
 
-    As in a class folder, an ImageNet image has no class if its path proves a different synset.
+    The image is rejected if its path proves a different synset, like an image in the wrong class folder.
     """
     labelled, proven = synset_of(name), proven_synset(parts)
     if labelled and proven and labelled != proven:
@@ -86,7 +91,7 @@ def place_labelled(name: str, parts: Parts) -> tuple[str, str, int]:
 
 
 def below_class(name: str, parts: Parts) -> str:
-    """Returns the file name of an image in the data set: CLASS/ and the path below the folder of the class."""
+    """Returns the file name of an image in the data set: CLASS/PATH, where PATH begins below the class folder."""
     folder = name.replace("/", "_")
     folders = parts[:-1]
     start = folders.index(folder) + 1 if folder in folders else 0

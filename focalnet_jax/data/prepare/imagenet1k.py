@@ -1,7 +1,8 @@
-"""Finds ImageNet-1K in any layout: its own tars, Kaggle's folders, the Hugging Face hub, WebDataset.
+"""Finds ImageNet-1K in any layout: the original tars, Kaggle's folders, files of the Hugging Face hub, WebDataset.
 
-All layouts give the same data set. The class of an image comes from the folder or tar of a synset, the file name, the
-label of a sample or row, or, for validation images, the label list. If two sources differ, the image is rejected.
+All layouts result in the same data set. The class of an image is known from the name of its folder or tar (a synset),
+from its file name, from the label of its sample or row, or, for validation images, from the label list. If two of these
+disagree, the image is rejected.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ EXPECTED = (
     "expected a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, Kaggle's folder with "
     "ILSVRC/Data/CLS-LOC, train and val folders, or the tars, shards or Parquet files of both splits"
 )
-IMAGENET_ORDER = "in ImageNet's order, that of the sorted synsets, from 0"
-_KAGGLE = ("CLS-LOC", "Data", "ILSVRC")  # subfolders of the folder with Kaggle's lists
-# Words in names of tars without images or with copies of train's dogs.
+IMAGENET_ORDER = "as indices of the sorted synsets, from 0"
+_KAGGLE = ("CLS-LOC", "Data", "ILSVRC")  # Kaggle's path ILSVRC/Data/CLS-LOC, reversed; the lists are next to ILSVRC
+# Words in the names of tars that are not read: tars without images, and _t3, which has copies of train's dogs.
 _NO_IMAGES = re.compile(r"devkit|bbox|_t3|(?<![a-z])patch(?![a-z])", re.IGNORECASE)
 
-# (layout, container) by split; None for a tar of several splits
+# (layout, container) by split; the key None is for a tar with several splits
 ContainersBySplit = dict[str | None, list[tuple[str, Container]]]
 
 
@@ -58,12 +59,12 @@ def find_imagenet1k(
     *,
     held_out: bool = False,
 ) -> tuple[list[Container], ValLabels | None, list[str]]:
-    """Returns the containers of all splits, the listed labels of the validation images, and notes for the user.
+    """Returns the containers of all splits, the label list of the validation images or None, and notes for the user.
 
     Args:
       paths: files and folders of the sources.
-      val_labels: label list of the validation images; None to search for it.
-      columns: columns of images and labels in Parquet files, if given by the user.
+      val_labels: label list of the validation images, or None to search for it next to the images.
+      columns: columns of images and of labels in Parquet files, or None to find them by type and name.
       held_out: whether training images are moved to the split val; the sources may then lack val.
 
     Raises:
@@ -102,12 +103,14 @@ def find_imagenet1k(
     if absent:
         refuse_archives(archives)
         unread = f" ({'; '.join(notes)})" if notes else ""
-        raise UserError(f"--source {source} holds no images of {' and '.join(absent)}{unread}: {EXPECTED}")
+        raise UserError(f"--source {source} contains no images of {' and '.join(absent)}{unread}: {EXPECTED}")
     for split in SPLITS:
         containers = found[split] + found[None]
         layouts = sorted({layout for layout, _ in containers})
         if len(layouts) > 1 and not _are_apart(containers):
-            raise UserError(f"--source {source} holds {split} more than once, as {' and as '.join(layouts)}: give one")
+            raise UserError(
+                f"--source {source} contains {split} more than once, as {' and as '.join(layouts)}: give one of them"
+            )
     val = [container for _, container in found["val"] + found[None]]
     needed = _needs_labels(val)
     if val_labels is not None:
@@ -121,23 +124,23 @@ def find_imagenet1k(
         if errors:
             raise errors[0]
         raise UserError(f"{val[0].path} has no labels for its images: give --val-labels FILE, {FORMS}")
-    notes += [f"not used: {error}" for error in errors]
+    notes += [f"label list not used: {error}" for error in errors]
     if listed:
         read = {f"not read: {path}" for path in (listed.path, *listed.path.parents)}
         notes = [*(note for note in notes if note not in read), f"labels of val: {listed.path}"]
     every = [(layout, container) for split in found.values() for layout, container in split]
     notes += missing_parts({Path(container.path): None for _, container in every if container.size is not None})
     if any(
-        layout == "shards of WebDataset"
+        layout == "WebDataset shards"
         or (container.holds == "rows" and class_names_in(container, Labels(None, None, *columns)) is None)
         for layout, container in every
     ):
-        notes.append(f"numeric labels are taken {IMAGENET_ORDER}")
+        notes.append(f"numeric labels are read {IMAGENET_ORDER}")
     return [container for split in found.values() for _, container in split] + loose, listed, notes
 
 
 def _hold_splits(folders: Sequence[Path], files: Sequence[Path]) -> bool:
-    """Returns whether any of the folders and files is named after a split."""
+    """Returns whether any folder or file is named after a split."""
     stems = [
         tar_stem(path.name) if is_tar(path.name) else path.stem
         for path in files
@@ -147,14 +150,14 @@ def _hold_splits(folders: Sequence[Path], files: Sequence[Path]) -> bool:
 
 
 def _are_apart(containers: Sequence[tuple[str, Container]]) -> bool:
-    """Returns whether folders and tars hold different synsets, as when only some tars were unpacked."""
+    """Returns whether folders and tars are different synsets, such as when only some of the tars were unpacked."""
     names = [container.class_name for _, container in containers if not container.direct]
     apart = {layout for layout, _ in containers} == {"folders", "tars of synsets"}
     return apart and None not in names and len(set(names)) == len(names)
 
 
 def _root(path: Path) -> tuple[Path, list[Path]]:
-    """Returns the folder that holds the splits, and the folders to search for the label list."""
+    """Returns the folder that contains the splits, and the folders to search for the label list."""
     if path.is_file():
         return path, [path.resolve().parent]
     visited = [path]
@@ -179,13 +182,13 @@ def _root(path: Path) -> tuple[Path, list[Path]]:
 
 
 def _synset_folder(folder: Path, split: str) -> Container:
-    """Returns the folder of a class, which may be named by a synset or by words that only one class has."""
+    """Returns the container of a folder, whose class is known if its name is a synset or words for only one class."""
     name = synset_named(folder.name)
     return Container(str(folder), split=split, class_name=name if is_synset(name) else None, imagenet=True)
 
 
 def _add_folder(found: ContainersBySplit, folder: Path, split: str) -> None:
-    """Adds the folder of a split: folders or tars of synsets, images, or shards."""
+    """Adds the folder of a split to `found`: folders or tars of synsets, images, shards or Parquet files."""
     folders, tars, others = entries_of(folder)
     found[split] += [("folders", _synset_folder(entry, split)) for entry in folders]
     for entry in [*tars, *(entry for entry in others if is_parquet(entry))]:
@@ -197,7 +200,7 @@ def _add_folder(found: ContainersBySplit, folder: Path, split: str) -> None:
 
 
 def _add_file(found: ContainersBySplit, path: Path, split: str | None) -> None:
-    """Adds a tar of tars, of images or of samples, or a Parquet file."""
+    """Adds a Parquet file, or a tar of tars, images or samples, to `found`."""
     stem = tar_stem(path.name) if is_tar(path.name) else path.stem
     if is_synset(stem):
         found[split or "train"].append(
@@ -213,15 +216,15 @@ def _add_file(found: ContainersBySplit, path: Path, split: str | None) -> None:
         inside = inspect_tar(tar(path))
         if named_tars := [name for name in inside.tars if splits_in(tar_stem(name))]:
             raise UserError(
-                f"{path} holds one tar per split, such as {named_tars[0]}: unpack it, and give the folder with the "
-                "tars, which are read in place"
+                f"{path} contains one tar per split, such as {named_tars[0]}: unpack {path.name}, but not the tars in "
+                "it, and give their folder"
             )
         if any(split_named(part) for name in inside.images for part in name.split("/")[:-1]):
-            found[None].append(("a tar of all", tar(path, imagenet=True)))
+            found[None].append(("a tar of all splits", tar(path, imagenet=True)))
             return
     if len(named) != 1:
         raise UserError(
-            f"{path}: its name has {' and '.join(sorted(named)) or 'no split'}; expected either train or val in it"
+            f"{path} has {' and '.join(sorted(named)) or 'no split'} in its name; expected train or val: rename it"
         )
     split = named.pop()
     if is_parquet(path):
@@ -229,14 +232,14 @@ def _add_file(found: ContainersBySplit, path: Path, split: str | None) -> None:
         return
     inside = inspect_tar(tar(path))
     if inside.is_shard and not inside.tars:
-        found[split].append(("shards of WebDataset", tar(path, split=split, imagenet=True, holds="samples")))
+        found[split].append(("WebDataset shards", tar(path, split=split, imagenet=True, holds="samples")))
     else:
         layout = "tars of synsets" if inside.tars else "tars of images"
         found[split] += [(layout, container) for container in tar_at(path, split, imagenet=True)]
 
 
 def _needs_labels(containers: Sequence[Container]) -> bool:
-    """Returns whether the class of some validation images follows neither from a folder nor from the file name."""
+    """Returns whether neither the folder nor the file name of some validation images contains the class."""
     for container in containers:
         if container.class_name or container.holds != "images":
             continue

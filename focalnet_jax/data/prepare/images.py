@@ -1,4 +1,4 @@
-"""Indexes a folder or tar of images; split and class follow from the path of each image."""
+"""Indexes a folder or tar of images; the path of each image determines its split and class."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def index_images(container: Container, labels: Labels, spool: BinaryIO | None = 
       UserError: a tar is damaged, unsafe or a WebDataset shard, a file cannot be read, or splits and classes are mixed.
     """
     skipped: Counter[str] = Counter()
-    found: dict[str, File] = {}  # of members with the same name the last counts, as in tar itself
+    found: dict[str, File] = {}  # the last of several members with the same name counts, like when a tar is unpacked
     for file in files(container, skipped, spool):
         skipped[OVERWRITTEN] += file.name in found
         found[file.name] = file._replace(read=bytes)
@@ -69,7 +69,7 @@ def check_utf8(container: Container, name: str) -> None:
 
 
 def sample_key(name: str) -> str:
-    """Returns the key of a file's sample in a shard: the path up to the first dot in the file name."""
+    """Returns the key of the sample to which a file in a shard belongs: its path up to the first dot in its name."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 
@@ -86,7 +86,7 @@ def _refuse_shard(container: Container, names: Iterable[str]) -> None:
 
 
 def _folder_claims(paths: Sequence[Parts], placed: Sequence[tuple[int, str, str, int]]) -> Counter[Claim]:
-    """Returns the class folders that are not synsets, with the synsets in the names of their images."""
+    """Counts, by claim, the images with a synset in their name and a class folder that is not a synset."""
     claims: Counter[Claim] = Counter()
     for parts, (split, name, _, why_not) in zip(paths, placed, strict=True):
         if why_not == GOOD and not is_synset(name) and (proven := proven_synset(parts, name=name)):
@@ -97,7 +97,7 @@ def _folder_claims(paths: Sequence[Parts], placed: Sequence[tuple[int, str, str,
 def _imagenet(
     container: Container, labels: Labels, paths: Sequence[Parts], claims: Counter[Claim]
 ) -> list[tuple[int, str, str, int]]:
-    """Returns split, class, file name and `WHY_NOT` place of each path, and counts listed classes in `claims`."""
+    """Returns split, class, file name and `WHY_NOT` index of each path, and counts listed classes in `claims`."""
     placed = []
     splits = [_split_of(container, parts) for parts in paths]
     _refuse_mixed(container, paths, splits)
@@ -112,15 +112,19 @@ def _imagenet(
 
 
 def _split_of(container: Container, parts: Parts) -> str | None:
-    """Returns the split of an ImageNet image from its container, else its folders, else its file name; else None.
+    """Returns the split of an ImageNet image, or None if it is unknown.
+
+    It is the split of the container, else of the image's folders, else of its file name.
 
     Raises:
-      UserError: a tar that is named after one split holds a folder of a different split.
+      UserError: a tar that is named after one split contains a folder of a different split.
     """
     folder = next(filter(None, map(split_named, parts[:-1])), None)
     is_other = container.split and container.size is not None and folder not in (None, container.split)
     if is_other and has_image_suffix(parts[-1]):
-        raise UserError(f"{container.title} is named after {container.split} but holds {folder}: rename or unpack it")
+        raise UserError(
+            f"{container.title} is named after {container.split} but contains {folder}: rename or unpack it"
+        )
     return container.split or folder or evaluation_split(parts[-1])
 
 
@@ -144,7 +148,10 @@ def _by_path(container: Container, paths: Sequence[Parts]) -> list[tuple[int, st
 
 
 def _agreed(named: str, parts: Parts, below: Parts) -> tuple[str, str, int]:
-    """Returns class, file name and `WHY_NOT` index of a file in a class folder; ImageNet file names must agree."""
+    """Returns class, file name and `WHY_NOT` index of a file in the class folder `named`.
+
+    The image is rejected if its file name begins with a different synset.
+    """
     file = parts[-1]
     if not may_be_image(file):
         return "", "/".join((named, *below)), NO_IMAGE
@@ -155,14 +162,17 @@ def _agreed(named: str, parts: Parts, below: Parts) -> tuple[str, str, int]:
 
 
 def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tuple[int, str, str, int]]:
-    """Returns split, class, file name and `WHY_NOT` index of each path [SHARED/][SPLIT/][SHARED/]CLASS/**/FILE."""
+    """Returns split, class, file name and `WHY_NOT` index of each path.
+
+    The paths are [SHARED/][SPLIT/][SHARED/]CLASS/**/FILE, where SHARED are folders above all classes.
+    """
     images = [parts for parts in paths if has_image_suffix(parts[-1])]  # files such as README have no class
     images = images or [parts for parts in paths if may_be_image(parts[-1])]
     split_at = _split_depth(container, images)
     start = 0 if split_at is None else split_at + 1
     below = [parts[start:] for parts in images if len(parts) > start + 1]
     shared = below[0][: _shared_folders(below)] if below else ()
-    if split_at is not None:  # as in folders, see `folders`
+    if split_at is not None:  # the rule for folders, see `folders._shared_below`
         unclear = next((name for name in shared if not (holds_images_only(name) or split_named(name))), None)
         if unclear and not is_synset(unclear):
             raise UserError(unclear_class(container.title, unclear, sorted({parts[len(shared)] for parts in below})))
@@ -173,7 +183,7 @@ def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tu
     for parts in paths:
         named = split_named(parts[split_at]) if split_at is not None and len(parts) > split_at + 1 else None
         if named and container.split not in (None, named):
-            raise UserError(f"{container.title} is named after {container.split} but holds {named}: rename it")
+            raise UserError(f"{container.title} is named after {container.split} but contains {named}: rename it")
         split = SPLITS.index(container.split or named or "train")
         if len(parts) > start + 1:
             placed.append((split, *_agreed(parts[start], parts, parts[start + 1 :])))
@@ -185,7 +195,7 @@ def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tu
 
 
 def _refuse_sets_below(container: Container, images: Sequence[Parts]) -> None:
-    """Raises `UserError` if class folders hold folders of synsets or of the other classes, and no images."""
+    """Raises `UserError` if a class folder contains no images, but folders with names of synsets or other classes."""
     below: dict[str, set[str]] = {}
     for parts in images:
         below.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 else "")
@@ -194,8 +204,8 @@ def _refuse_sets_below(container: Container, images: Sequence[Parts]) -> None:
             raise UserError(copy_of_classes(container.title, name, sorted(folders)))
         if not is_synset(name) and len(folders) > 1 and all(map(is_synset, folders)):
             raise UserError(
-                f"{container.title}: {name} holds class folders, such as {abbreviated(sorted(folders), 2)}, so it is "
-                "not a class: unpack it and give one of these folders, or name them after splits, train and val"
+                f"{container.title}: {name} contains class folders, such as {abbreviated(sorted(folders), 2)}, so it "
+                f"is not a class; unpack the archive and give {name}, or rename it to train or val if it is a split"
             )
 
 
@@ -210,7 +220,7 @@ def no_class_folders(title: str, split: str, names: Sequence[str]) -> str:
     advice = "expected CLASS/*.jpg, one folder per class"
     if any(is_imagenet_file(name) for name in names):
         advice = "for ImageNet use the kind imagenet1k, which takes labels from --val-labels or file names"
-    return f"{title}: the {len(names)} images of {split} are not in class folders, such as {names[0]}; {advice}"
+    return f"{title}: {len(names)} images of {split}, such as {names[0]}, are not in class folders; {advice}"
 
 
 def _common(paths: Sequence[Parts]) -> Parts:
@@ -230,63 +240,63 @@ def _shared_folders(images: Sequence[Parts]) -> int:
 
 
 def _split_depth(container: Container, images: Sequence[Parts]) -> int | None:
-    """Returns the position of the split in the paths; None if the paths have no split.
+    """Returns the index of the split among the parts of every path, or None if the paths have no split.
 
     Raises:
       UserError: only some paths have a split, or the splits are below the classes.
     """
     common = _common(images)
-    place = next((place for place, part in enumerate(common) if split_named(part)), None)
-    if place is not None:
-        return place
-    place = len(common)
-    having = [parts for parts in images if len(parts) > place + 1 and split_named(parts[place])]
-    others = [parts for parts in images if len(parts) <= place + 1 or not split_named(parts[place])]
+    depth = next((depth for depth, part in enumerate(common) if split_named(part)), None)
+    if depth is not None:
+        return depth
+    depth = len(common)
+    having = [parts for parts in images if len(parts) > depth + 1 and split_named(parts[depth])]
+    others = [parts for parts in images if len(parts) <= depth + 1 or not split_named(parts[depth])]
     if having and not others:
-        return place
-    if having and any(len(parts) > place + 1 for parts in others):
-        other = next(parts for parts in others if len(parts) > place + 1)
-        raise UserError(mixed_splits(container.title, having[0][place], other[place]))
+        return depth
+    if having and any(len(parts) > depth + 1 for parts in others):
+        other = next(parts for parts in others if len(parts) > depth + 1)
+        raise UserError(mixed_splits(container.title, having[0][depth], other[depth]))
     if having:  # the other images are next to the splits and have no class
-        return place
-    below = [parts for parts in images if any(map(split_named, parts[place + 1 : place + 2][: len(parts) - place - 2]))]
+        return depth
+    below = [parts for parts in images if any(map(split_named, parts[depth + 1 : depth + 2][: len(parts) - depth - 2]))]
     if len(below) == len(images) and below:
-        raise UserError(split_below(container.title, below[0][place], below[0][place + 1]))
+        raise UserError(split_below(container.title, below[0][depth], below[0][depth + 1]))
     return None
 
 
 def copied_classes(classes: Collection[str], below: Sequence[str]) -> bool:
-    """Returns whether the folders in a class folder are named after classes: it seems to be a copy of the data set."""
+    """Returns whether a class folder seems to be a copy of the data set, because its folders have names of classes."""
     return len(below) > 1 and set(below) <= set(classes)
 
 
 def copy_of_classes(title: str, name: str, below: Sequence[str]) -> str:
-    """Returns the error message for a class folder that holds folders named after the classes."""
+    """Returns the error message for a class folder that contains folders named after the classes."""
     return (
-        f"{title}: {name} holds folders of the classes, such as {abbreviated(below, 2)}: it seems to be a copy of the "
-        "data set, not a class: move it away, or give it alone"
+        f"{title}: {name} contains folders with names of classes, such as {abbreviated(below, 2)}, so it seems to be a "
+        "copy of the data set and not a class; move it away, or give it alone"
     )
 
 
 def unclear_class(title: str, name: str, below: Sequence[str]) -> str:
-    """Returns the error message for the only folder of a split, which may be a class or hold the classes."""
+    """Returns the error message for the only folder of a split, which may be a class or contain the classes."""
     return (
-        f"{title}: {name} is the only folder of a split and holds folders, such as {abbreviated(below, 2)}: if these "
-        f"are the classes, rename {name} to images, or move them up; if {name} is the class, move its images up"
+        f"{title}: {name} is the only folder of a split and contains folders, such as {abbreviated(below, 2)}; if "
+        f"these are the classes, rename {name} to images; if {name} is the class, move all images directly into it"
     )
 
 
 def mixed_splits(title: str, split: str, other: str) -> str:
     """Returns the error message for folders of which only some are splits."""
     return (
-        f"{title} holds {split}, a split, and {other}, which is not a split: move the splits to a folder of their own, "
-        "or rename the class"
+        f"{title} contains {split}, a split, and {other}, which is not a split: move the splits to a separate folder, "
+        f"or rename {split} if it is a class"
     )
 
 
 def split_below(title: str, above: str, split: str) -> str:
-    """Returns the error message for splits below the folders of classes."""
+    """Returns the error message for splits inside class folders."""
     return (
-        f"{title}: {above} holds {split}, a split; expected SPLIT/CLASS/*.jpg, not CLASS/SPLIT/*.jpg: move the "
+        f"{title}: {above} contains the split {split}; expected SPLIT/CLASS/*.jpg, not CLASS/SPLIT/*.jpg; move the "
         f"folders, or give {above} alone if it is a data set"
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from focalnet_jax.system.files import write_whole
 
-# Reasons why a member is not an example; its place in this list is stored. "" for members that may become one.
+# Reasons why a member is not an example; the index of a reason is stored. "" is for members that may be examples.
 WHY_NOT = (
     "",
     "not an image, by its name",
@@ -24,48 +24,51 @@ WHY_NOT = (
     "contradictory labels",
     "its label is outside the list of classes",
     "test images have no labels",
-    "its row holds no image",
+    "its row has no image",
     "its label names several classes",
 )
 GOOD, NO_IMAGE, NO_FOLDER, OTHER_CLASS, NOT_LISTED, NO_LABEL, CONTRADICTION, OUTSIDE, TEST, EMPTY, AMBIGUOUS = range(
     len(WHY_NOT)
 )
-LEFT_OUT = (NO_IMAGE, TEST)  # not errors; the other reasons are of rejected images
+LEFT_OUT = (NO_IMAGE, TEST)  # not errors; for every other reason an image is rejected
 
 
 class Member(NamedTuple):
-    """A file of a container."""
+    """A file or row of a container."""
 
-    name: str  # the path within it
-    offset: int  # of its first byte in the file that holds it
+    name: str  # path inside the container, or number of the row
+    offset: int  # first byte in the container's file or in the spool file
     size: int  # bytes
-    time: int  # modification time, nanoseconds; 0 in archives
-    class_name: str  # "" if it has none
-    split: int  # place in `SPLITS`
+    time: int  # modification time in nanoseconds; 0 in archives
+    class_name: str  # "" if the class is unknown
+    split: int  # index in `SPLITS`
     file: str  # name of the example in the data set, the same for every kind of container
-    why_not: int = GOOD  # place in `WHY_NOT`
+    why_not: int = GOOD  # index in `WHY_NOT`
 
 
 class Claim(NamedTuple):
-    """A label of a sample or row, its class, and the synset that its file name, folder or list proves.
+    """A label, the class that it means, and the class that other names of the same image prove.
 
-    Class folders that are not synsets, and the classes of a label list, are labels too, where a name proves a synset.
+    Most claims are about the labels of samples and rows. If the name of an image proves a synset, there are also claims
+    about its class in the label list, and about its class folder if the folder is not a synset.
     """
 
     label: str
-    name: str  # class of the label; "" if it has none
-    proven: str  # proven synset; "" if nothing proves one
-    stated: bool  # whether the file states the class names of its numeric labels
-    beside: str = ""  # class that the sample names next to its number
-    used: bool = True  # whether this is the label of the image, and not a number next to the name that is
-    split: str = ""  # of the image, if its container has several; otherwise that of the container
+    name: str  # class that the label means; "" if it means none
+    proven: str  # synset that the file name, folder or label list proves; "" if nothing proves a synset
+    stated: bool  # whether the file contains the class names of its numeric labels
+    beside: str = ""  # class name that the sample contains in addition to its number
+    used: bool = True  # False for a number in addition to a class name, which is then the label
+    split: str = ""  # split of the image; "" for the split of the container
 
 
 class Index:
-    """The members of a container, as a structured array with the fields of `Member`.
+    """The members and labels of a container.
 
-    `hash` (uint32) is a hash of `file`. `skipped` counts the files without a member, by kind. `claims` counts the
-    labels of samples and rows.
+    Attributes:
+      members: `[N]` structured array with the fields of `Member`, and `hash` (uint32), a hash of `file`.
+      skipped: number of files that are not members, by kind.
+      claims: number of images by claim.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class Index:
         skipped: Mapping[str, int] | None = None,
         claims: Mapping[Claim, int] | None = None,
     ) -> Index:
-        """Returns the index of these members."""
+        """Returns the index with these members."""
         rows = [
             (
                 os.fsencode(member.name), member.offset, member.size, member.time, os.fsencode(member.class_name),
@@ -110,11 +113,11 @@ class Index:
         return len(self.members)
 
     def is_good(self, split: int) -> np.ndarray:
-        """Returns whether each member is a usable image of a split, `[N]` bool."""
+        """Returns whether each member is a usable image of the split `SPLITS[split]`, `[N]` bool."""
         return (self.members["split"] == split) & (self.members["why_not"] == GOOD)
 
     def class_names(self, split: int | None = None) -> set[str]:
-        """Returns the names of the classes with usable images, in one split or in any."""
+        """Returns the names of the classes with usable images in `SPLITS[split]`, or in any split if it is None."""
         chosen = self.members["why_not"] == GOOD if split is None else self.is_good(split)
         return {name.decode() for name in np.unique(self.members["class_name"][chosen]).tolist()}
 
@@ -124,7 +127,7 @@ class Index:
         return hashlib.sha256(self.members.tobytes() + others.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Writes the index to `path`, which appears only once it is complete."""
+        """Writes the index to `path` and to a .json file next to it; `path` is created only when complete."""
         claims = [[*claim, count] for claim, count in self.claims.items()]
         write_whole(path.with_suffix(".json"), json.dumps([self.skipped, claims]))
         # Streamed, because the index of 14 million images should not be in memory twice.
@@ -135,7 +138,10 @@ class Index:
 
     @classmethod
     def load(cls, path: Path) -> Index:
-        """Returns the index written by `save`, memory-mapped: processes share it and read only the parts they use."""
+        """Returns the index written by `save`.
+
+        It is memory-mapped, so that processes share it and read only the parts that they use.
+        """
         skipped, claims = json.loads(path.with_suffix(".json").read_text())
         members = np.load(path, mmap_mode="r")
         return cls(members, skipped, {Claim(*claim): count for *claim, count in claims})

@@ -19,8 +19,8 @@ def index_container(container: Container, labels: Labels | None = None, spool: P
 
     Args:
       container: a folder, a tar or a Parquet file.
-      labels: interpretation of the container's labels, if classes are not folder names.
-      spool: file for the images of a container that cannot be read in place; created only when complete.
+      labels: interpretation of the container's labels; None if the classes are folder names.
+      spool: file for the images of a container that cannot be read in place. It is created only when complete.
 
     Raises:
       UserError: the container is damaged, unsafe or of a different kind, or a file cannot be read.
@@ -28,7 +28,7 @@ def index_container(container: Container, labels: Labels | None = None, spool: P
     read = _READERS[container.holds]
     if not container.spooled or spool is None:
         return read(container, labels or Labels(), None)
-    # Streamed, because the images may exceed memory, unlike the content of `system.files.write_whole`.
+    # Not written with `system.files.write_whole`, because the images may not fit in memory.
     partial = spool.with_suffix(".spooling")
     with partial.open("wb") as file:
         index = read(container, labels or Labels(), file)

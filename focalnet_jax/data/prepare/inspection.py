@@ -1,4 +1,4 @@
-"""Inspects the beginning of a tar: whether it holds classes, images, tars or WebDataset samples."""
+"""Inspects the first files of a tar, to find whether it contains classes, images, tars or WebDataset samples."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from focalnet_jax.data.prepare.naming import has_image_suffix, is_tar
 from focalnet_jax.data.prepare.samples import has_label
 
 _MOST = 512  # number of files inspected
-_MOST_READ = 32  # number of these whose .json is read
+_MOST_READ = 32  # .json files are read only among this number of first files
 _SKIPPED = ".xml"  # Kaggle's tar begins with half a million annotations
 _LABELS = (".cls", ".json", ".txt", ".cls.txt", ".label")
 
 
 @dataclass(frozen=True)
 class TarContents:
-    """Members of the beginning of a tar, by type."""
+    """Names of the first files in a tar, by type."""
 
     tars: tuple[str, ...]
     images: tuple[str, ...]
-    labels: frozenset[str]  # suffixes of label files with the sample key of an image
-    has_labels: bool  # whether one of these is a .cls, or a .json with a label
-    flat: bool  # whether images are in no folder, or all in one
+    labels: frozenset[str]  # suffixes of label files that belong to an image, such as .cls
+    has_labels: bool  # whether an image has a .cls, or a .json that contains a label
+    flat: bool  # whether all images are in the same folder, or in none
 
     @property
     def is_shard(self) -> bool:
         """Whether the tar is a WebDataset shard.
 
-        It has a .cls or a .json with a label, or any label file if its images are in no class folders.
+        A shard contains .cls files or .json files with labels. If its images are not in class folders, any label file
+        is enough.
         """
         return self.has_labels or (bool(self.labels) and self.flat)
 

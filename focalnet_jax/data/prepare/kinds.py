@@ -1,4 +1,4 @@
-"""The kinds of sources, and the search for containers of each kind at given paths."""
+"""Finds the containers of images at the given paths, for each kind of source."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class SourceKind:
     """Properties of a kind of source."""
 
     name: str  # default name of the data set
-    num_classes: int | None = None  # size of the class list; None if the sources define the classes
-    held_out: float = 0.0  # default share of held-out images if the sources have no split val
+    num_classes: int | None = None  # number of classes of ImageNet; None if the sources define the classes
+    held_out: float = 0.0  # default fraction of training images to hold out if the sources have no split val
 
 
 KINDS = {
@@ -38,13 +38,13 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Sources:
-    """Containers of images, and their classes: a list, or None for the sorted names that are found."""
+    """Containers of images, and how to find the classes of the images."""
 
     containers: tuple[Container, ...]
-    classes: tuple[str, ...] | None = None
-    labels: Labels = field(default_factory=Labels)
-    val_labels: ValLabels | None = None  # labels of the validation images of ImageNet-1K, if listed
-    notes: tuple[str, ...] = ()  # for the user: files not read, choices made
+    classes: tuple[str, ...] | None = None  # class names in order; None for the sorted names that are found
+    labels: Labels = field(default_factory=Labels)  # interpretation of the labels
+    val_labels: ValLabels | None = None  # label list of ImageNet-1K's validation images, if there is one
+    notes: tuple[str, ...] = ()  # lines to print, such as the files that are not read
 
 
 def find_sources(
@@ -59,8 +59,17 @@ def find_sources(
 ) -> Sources:
     """Returns the containers at `paths`.
 
+    Args:
+      kind: key of `KINDS`.
+      paths: files and folders of the sources.
+      classes: file with class names, or None; see `--classes`.
+      val_labels: label list of ImageNet-1K's validation images, or None to search for it.
+      image_column: Parquet column of images, or None to find it by type and name.
+      label_column: Parquet column of labels, or None to find it by type and name.
+      held_out: value of `--held-out`; if it is above 0, ImageNet-1K may lack the split val.
+
     Raises:
-      UserError: a path is missing or holds nothing of the kind, or a list is invalid.
+      UserError: a path is missing or contains nothing of the kind, or a list is invalid.
     """
     check_paths(paths)
     _refuse_repeated(kind, paths)
@@ -87,12 +96,18 @@ def find_sources(
         return Sources(tuple(found), names, replace(labels, names=names), notes=tuple(notes))
     found = tuple(container for path in paths for container in containers_of(path))
     if not found:
-        raise UserError(f"--source {' '.join(map(str, paths))}: expected class folders or tars, found none")
+        raise UserError(
+            f"--source {' '.join(map(str, paths))}: expected CLASS/*.jpg, SPLIT/CLASS/*.jpg or CLASS.tar, found none; "
+            "check the path and the kind"
+        )
     return Sources(found, names)
 
 
 def check_paths(paths: Sequence[Path]) -> None:
-    """Raises `UserError` if a source is neither a file nor a folder, such as a pipe, which can be read only once."""
+    """Raises `UserError` if a source is missing, or is neither a file nor a folder.
+
+    A pipe, for example, can be read only once.
+    """
     for path in paths:
         if not path.exists():
             raise UserError(f"--source {path}: there is no such file or folder")
@@ -101,24 +116,30 @@ def check_paths(paths: Sequence[Path]) -> None:
 
 
 def _refuse_repeated(kind: str, paths: Sequence[Path]) -> None:
-    """Raises `UserError` if a source is given twice, or lies in another one; ImageNet-1K may be given in parts."""
+    """Raises `UserError` if a source is given twice or is inside another source.
+
+    The sources of ImageNet-1K may be inside each other, because its parts may be given separately.
+    """
     resolved = [path.resolve() for path in paths]
-    for place, path in enumerate(resolved):
-        for other in resolved[:place]:
+    for number, path in enumerate(resolved):
+        for other in resolved[:number]:
             if path == other or (kind != "imagenet1k" and (path in other.parents or other in path.parents)):
                 raise UserError(
-                    f"--source {other} {path}: the second holds images of the first, which would occur twice: give "
-                    "one of them"
+                    f"--source {other} {path}: some images are in both sources and would occur twice; give only one of "
+                    "the two"
                 )
 
 
 def _refuse_other_order(path: Path | None, names: Sequence[str]) -> None:
-    """Raises `UserError` if the names in a list are its places in another order: a label may be a name or a place."""
-    places = [str(place) for place in range(len(names))]
-    if list(names) != places and set(names) == set(places):
+    """Raises `UserError` if the class names are the numbers from 0 in another order.
+
+    A numeric label would then be ambiguous: a class name, or the index of a class in the list.
+    """
+    numbers = [str(number) for number in range(len(names))]
+    if list(names) != numbers and set(names) == set(numbers):
         raise UserError(
-            f"{path} lists the numbers 0 to {places[-1]} in another order, so the label {names[0]} may be the class of "
-            f"that name or the class in line {int(names[0]) + 1}: give other names, or list the numbers in order"
+            f"{path} lists the numbers 0 to {numbers[-1]} in another order, so the label {names[0]} may mean the class "
+            f"of this name or the class in line {int(names[0]) + 1}: give other names, or list the numbers in order"
         )
 
 

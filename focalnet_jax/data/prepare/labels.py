@@ -12,21 +12,21 @@ from functools import cache, cached_property
 from focalnet_jax.data.class_lists import NUM_1K, class_list, synset_of
 from focalnet_jax.data.prepare.index import GOOD, NO_LABEL, OUTSIDE
 
-_LONGEST_NAME = 200
+_LONGEST_NAME = 200  # characters
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Interpretation of labels."""
+    """How to interpret the labels of a source."""
 
     names: tuple[str, ...] | None = None  # class name by numeric label; None if numbers are the class names
-    stems: Mapping[str, str] | None = None  # class by file stem
-    image_column: str | None = None  # of Parquet files; None to find it by type and name
-    label_column: str | None = None  # likewise
-    ordered: bool = False  # whether the user gave the order of `names`
+    stems: Mapping[str, str] | None = None  # class by file name without suffix, from the label list of val
+    image_column: str | None = None  # Parquet column of images; None to find it by type and name
+    label_column: str | None = None  # Parquet column of labels; None to find it by type and name
+    ordered: bool = False  # whether the user gave `names` with --classes
 
     def class_of(self, label: int | float | str | bool | None) -> tuple[str, int]:
-        """Returns the class name of a label, or "", and a place in `WHY_NOT`."""
+        """Returns the class name of a label and an index in `WHY_NOT`; the name is "" if the label means no class."""
         label = _normalized(label, text_of_floats=self.names is not None)
         if label is None or label == "" or label == -1:
             return "", NO_LABEL
@@ -41,21 +41,22 @@ class Labels:
         return (self.names[label] if self.names else str(label)), GOOD
 
     def lists(self, name: str) -> bool:
-        """Returns whether `names` holds a class, as it is or as another name of its synset."""
+        """Returns whether `names` contains a class under this name or another name of the same synset."""
         return name in self._every_name or not self._every_name.isdisjoint(synsets_named(name))
 
     @cached_property
     def _every_name(self) -> frozenset[str]:
-        """Class names and all their synsets."""
+        """All class names, and the synsets that they mean."""
         return frozenset(self.names or ()).union(*map(synsets_named, self.names or ()))
 
 
 def _normalized(
     label: int | float | str | bool | None, *, text_of_floats: bool = True
 ) -> int | float | str | bool | None:
-    """Returns a label as an integer if it is one in another type, such as text; text without extra spaces.
+    """Returns a label in its simplest type.
 
-    `text_of_floats` is whether text such as 65.0 is an integer too; without a list of classes it is a name.
+    Integers in another type, such as "65" or 65.0, become `int`. NaN becomes None. Extra spaces in strings are removed.
+    A string such as "65.0" becomes an integer only if `text_of_floats`; without a list of classes it is a class name.
     """
     if isinstance(label, str):
         label = " ".join(label.split())
@@ -69,13 +70,13 @@ def _normalized(
 
 
 def label_text(label: int | float | str | bool | None) -> str:
-    """Returns a label as text; equal numbers of different types give the same text."""
+    """Returns a label as a string, which is the same for equal numbers of different types."""
     return str(_normalized(label))[:_LONGEST_NAME]
 
 
 @cache
 def _synsets_by_lemmas() -> dict[str, frozenset[str]]:
-    """Returns ImageNet-1K synsets by all lemmas and by the first lemma, which several synsets may share."""
+    """Returns ImageNet-1K synsets by lower-case name: all lemmas, or the first lemma, which synsets may share."""
     found: dict[str, set[str]] = {}
     for synset, lemmas in class_list(NUM_1K):
         for name in {lemmas.lower(), lemmas.split(",")[0].lower()}:
@@ -84,20 +85,23 @@ def _synsets_by_lemmas() -> dict[str, frozenset[str]]:
 
 
 def synset_named(label: str) -> str:
-    """Returns the ImageNet-1K synset of a label that is a synset or its lemmas; other labels are returned unchanged."""
+    """Returns the ImageNet-1K synset that a label means, or the label itself if it means none or several."""
     synsets = synsets_named(label)
     return next(iter(synsets)) if len(synsets) == 1 else label
 
 
 def synsets_named(label: str) -> frozenset[str]:
-    """Returns the ImageNet-1K synsets of a label, several for a word such as crane; else the label itself."""
+    """Returns the ImageNet-1K synsets that a label may mean, such as two for crane, or the label itself if none."""
     if synset := synset_of(label):
         return frozenset({synset})
     return _synsets_by_lemmas().get(label.replace("_", " ").lower()) or frozenset({label})
 
 
 def is_imagenet_order(names: tuple[str, ...]) -> bool:
-    """Returns whether nearly all class names are the synsets or lemmas of ImageNet-1K, in its order."""
+    """Returns whether the names are those of ImageNet-1K's classes in its order, as synsets or lemmas.
+
+    Up to a tenth of the names may be unknown, but none may be the name of another class.
+    """
     known = [synset for synset, _ in class_list(NUM_1K)]
     if len(names) != NUM_1K:
         return False
@@ -108,13 +112,20 @@ def is_imagenet_order(names: tuple[str, ...]) -> bool:
 
 
 def followed(stated: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Returns the class of the list `given` for each number of a file that states class names; None if they differ.
+    """Matches the class names in a file with the names of --classes.
 
-    Two names match if they are equal or name the same synset. In the order of the list, names that the file repeats
-    match any. Only a first class for the background may be missing in the list. Placeholders, such as `0` or `class_0`,
-    are numbers.
+    Two names match if they are equal or mean the same synset. If the file has the order of `given`, a name that occurs
+    several times in the file matches any name. The first class in the file may be missing in `given`, as the class for
+    the background. Placeholders, such as "0" or "class_0", are indices in `given`.
+
+    Args:
+      stated: class name of each number in the file.
+      given: class names of --classes.
+
+    Returns:
+      The class of each number in the file, or None if the names do not match.
     """
-    if is_imagenet_order(stated):  # in words, which two classes may share
+    if is_imagenet_order(stated):  # replaces words that two classes share by synsets
         stated = tuple(synset for synset, _ in class_list(NUM_1K))
     counts = Counter(stated)
     fits = len(stated) <= len(given)
@@ -136,5 +147,5 @@ def followed(stated: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]
     if None not in found and len(set(found)) == len(found):
         return tuple(found)
     numbers = [re.fullmatch(r"\D*?0*(\d+)", name) for name in stated]
-    starts = {int(found[1]) - place if found else None for place, found in enumerate(numbers)}
+    starts = {int(found[1]) - index if found else None for index, found in enumerate(numbers)}
     return given[: len(stated)] if fits and starts in ({0}, {1}) else None

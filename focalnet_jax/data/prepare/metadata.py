@@ -23,11 +23,14 @@ from focalnet_jax.system.files import write_whole
 
 VERSION = "1.0.0"
 MANIFEST = "manifest.jsonl"
-Reports = Sequence[tuple[Shard, dict[str, Any]]]  # report by shard, see `write_shard`
+Reports = Sequence[tuple[Shard, dict[str, Any]]]  # pairs of a shard and its report, see `write_shard`
 
 
 def write_metadata(job: Job, reports: Reports, indices: Sequence[Index], request: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the manifest, the TFDS metadata and, last, the card; returns the card."""
+    """Writes the manifest, the TFDS metadata and the card, and returns the card.
+
+    The card is written last, because it marks the data set as complete.
+    """
     rows = [
         {"split": shard.split, "file": name, "status": status, "reason": reason}
         for shard, report in reports
@@ -94,7 +97,7 @@ def _lengths(reports: Reports) -> dict[str, tuple[list[int], int]]:
 
 
 def _card(job: Job, reports: Reports, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Returns the card: counts by split and class, and the fingerprint of the data set."""
+    """Returns the card, with the number of examples by split and class, and the fingerprint of the data set."""
     counts = {split: Counter() for split in _lengths(reports)}
     for shard, report in reports:
         counts[shard.split].update({int(label): count for label, count in report["classes"].items()})
@@ -122,7 +125,7 @@ def _print_card(out: Path, card: Mapping[str, Any], rows: Sequence[Mapping[str, 
     print(f"{len(card['classes'])} classes, {len(empty)} without training images{_some(empty)}")
     unseen = [name for name, counts in card["classes"].items() if counts.get("train") and not counts.get("val", 1)]
     if unseen:
-        print(f"note: {len(unseen)} classes with training images have none in val{_some(unseen)}")
+        print(f"note: {len(unseen)} classes with training images have no images in val{_some(unseen)}")
     untrained = [name for name in empty if card["classes"][name].get("val")]
     if untrained and "train" in card["splits"]:
         print(f"note: {len(untrained)} classes of val have no training images{_some(untrained)}")

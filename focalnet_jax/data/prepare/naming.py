@@ -13,27 +13,27 @@ from focalnet_jax.data.split_names import SPLIT_NAMES
 from focalnet_jax.errors import abbreviated
 
 SPLITS = ("train", "val", "test")
-# Names of folders that hold images or classes, but are no class themselves.
+# Names of folders that contain images or classes, but are not classes.
 _IMAGE_FOLDERS = frozenset(
     {"data", "image", "images", "img", "imgs", "jpeg", "jpegimages", "jpegs", "jpg", "jpgs", "photos", "pics"}
     | {"pictures", "png", "pngs"}
 )
 _PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 TAR_SUFFIXES = (".tar", *_PACKED_SUFFIXES)
-# A number in the names of parts: train-00003-of-00008-0a1b2c3d4e5f6789.parquet, set-000123.tar, train_images_4.tar.gz
+# Names of numbered parts: train-00003-of-00008-0a1b2c3d4e5f6789.parquet, set-000123.tar, train_images_4.tar.gz
 _PART = re.compile(r"(.*?)(\d+)(?:-of-(\d+)(?:-[0-9a-f]{8,})?|)(\D*)", re.IGNORECASE)
-_FURTHEST = 100_000  # numbers further apart are dates or ids
+_FURTHEST = 100_000  # largest distance between the numbers of parts; numbers further apart are dates or ids
 _SYNSET = re.compile(r"n\d{8}")
-# Names of ImageNet's files; those on the Hugging Face hub end with the synset.
+# Names of ImageNet's files; file names on the Hugging Face hub end with the synset.
 _TRAIN_FILE = re.compile(r"((n\d{8})_\d+)(?:_(n\d{8}))?")
 NUM_IMAGES = {"train": 1_281_167, "val": 50_000}  # of ImageNet-1K
-# The first validation image shows a sea snake; if a list or label has another class, its order is another.
+# The first validation image shows a sea snake. A list or label with another class for it has a different order.
 FIRST_IMAGE, FIRST_SYNSET = "ILSVRC2012_val_00000001", "n01751748"
 _EVAL_FILE = re.compile(r"(ILSVRC2012_(?:val|test)_\d{8})(?:_(n\d{8}))?")
 
 
 def holds_images_only(folder: str) -> bool:
-    """Returns whether a folder name is one for images of any class, such as images."""
+    """Returns whether a folder name is generic, such as images, and therefore not the name of a class."""
     return folder.lower() in _IMAGE_FOLDERS
 
 
@@ -53,7 +53,7 @@ def has_image_suffix(name: str) -> bool:
 
 
 def is_hidden(path: str) -> bool:
-    """Returns whether a file is hidden, or a leftover of an operating system or tool."""
+    """Returns whether a part of a path is hidden, or a leftover of an operating system or tool."""
     return any(map(left_behind, PurePosixPath(path).parts))
 
 
@@ -69,7 +69,7 @@ def tar_stem(name: str) -> str:
 
 
 def missing_parts(paths: Iterable[PurePosixPath]) -> list[str]:
-    """Returns a line for each set of numbered files, such as -00003-of-00008, in which some numbers are missing."""
+    """Returns a note for each set of numbered files, such as -00003-of-00008, in which some numbers are missing."""
     sets: dict[tuple[str, str, str], set[int]] = {}
     for path in paths:
         stem = tar_stem(path.name) if is_tar(path.name) else path.stem
@@ -82,7 +82,7 @@ def missing_parts(paths: Iterable[PurePosixPath]) -> list[str]:
         if max(numbers) - min(numbers) > _FURTHEST or int(of or 0) > _FURTHEST:
             continue
         count = int(of) if of else max(numbers) - min(numbers) + 1
-        first = 1 if count in numbers else 0  # some count from 1
+        first = 1 if count in numbers else 0  # some sets count from 1
         absent = sorted(set(range(first, first + count) if of else range(min(numbers), max(numbers))) - numbers)
         if absent:
             lines.append(
@@ -104,10 +104,10 @@ def leading_synset(file: str) -> str | None:
 
 
 def imagenet_file(file: str) -> tuple[str, str | None, bool]:
-    """Returns an ImageNet file's original stem, the synset in its name or None, and whether the name is consistent.
+    """Returns an ImageNet file's original stem, the synset in its name or None, and whether its name is consistent.
 
     `n01440764_10026_n01440764.JPEG` gives `("n01440764_10026", "n01440764", True)`. A name with two different synsets
-    is not consistent. For other files the stem is unchanged.
+    is not consistent. The stem of any other file is unchanged.
     """
     stem = PurePosixPath(file).stem
     if found := _TRAIN_FILE.fullmatch(stem):
@@ -135,7 +135,7 @@ def is_evaluation_file(file: str) -> bool:
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Returns sorted names; if all names are numbers, sorted by value, so that 10 follows 9."""
+    """Returns sorted names. If all names are numbers, they are sorted by value, so that 10 follows 9."""
     names = list(names)
     if names and are_numbers(names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))

@@ -17,38 +17,51 @@ from focalnet_jax.data.prepare.naming import FIRST_IMAGE, FIRST_SYNSET, SPLITS
 from focalnet_jax.data.source import are_numbers
 from focalnet_jax.errors import UserError
 
-# Up to this share of images may contradict a proof and only be rejected, if each has a label of its own.
+# Up to this fraction of images may contradict a proof without an error, if each of them has a different label.
 _FEW = 0.05
-# Numbers are suspicious if as many classes drawn at random would all be among the first with this probability.
+# Numbers are suspicious if the same number of random classes would all be this low with less than this probability.
 _UNLIKELY = 1e-6
-_GIVE = "give --classes FILE with the class of each number, one per line, starting with that of 0"
+_GIVE = "give --classes FILE with one class per line, in the order of the numbers from 0"
 _GIVE_ORDER = f"{_GIVE}, or --classes imagenet1k for the order of the sorted synsets"
 
 
 @dataclass
 class _Split:
-    """The labels of a split."""
+    """The labels of a split.
 
-    agree: Counter[str] = field(default_factory=Counter)  # images with the proven synset, by label
-    differ: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # others, by proven synset
-    names: dict[str, str] = field(default_factory=dict)  # class name by label
-    outside: Counter[str] = field(default_factory=Counter)  # images without a class, by label
-    numbers: set[int] = field(default_factory=set)  # numeric labels in files that do not state class names
-    stated: set[int] = field(default_factory=set)  # those in files that do
-    sources: list[_Numbers] = field(default_factory=list)  # the same numbers by container
+    Attributes:
+      agree: number of images whose class is the proven class, by label.
+      differ: number of images whose class is not the proven class, by label and proven class.
+      names: class name by label.
+      outside: number of images whose label means no class, by label.
+      numbers: numeric labels in files without class names.
+      stated: numeric labels in files with class names.
+      sources: `numbers` by container.
+    """
+
+    agree: Counter[str] = field(default_factory=Counter)
+    differ: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    names: dict[str, str] = field(default_factory=dict)
+    outside: Counter[str] = field(default_factory=Counter)
+    numbers: set[int] = field(default_factory=set)
+    stated: set[int] = field(default_factory=set)
+    sources: list[_Numbers] = field(default_factory=list)
 
 
 @dataclass
 class _Numbers:
-    """The numeric labels of a container that states no class names."""
+    """The numeric labels of a container without class names."""
 
     title: str
     found: set[int] = field(default_factory=set)
-    proven: bool = False  # whether a proof agrees with the class of a number
+    proven: bool = False  # whether a proof agrees with the class of any of the numbers
 
 
 def check_numbering(sources: Sources, indices: Sequence[Index], classes: Sequence[str]) -> None:
-    """Raises `UserError` if labels contradict the proofs of their classes, or if there is no proof of their order."""
+    """Raises `UserError` if labels contradict the proofs of their classes, or are ambiguous or outside the class list.
+
+    ImageNet-1K's numeric labels also need a proof of their order, unless the user gives the order with --classes.
+    """
     imagenet = any(container.imagenet for container in sources.containers)
     names = sources.labels.names or tuple(classes)
     splits = _splits(sources, indices, imagenet)
@@ -66,11 +79,11 @@ def check_numbering(sources: Sources, indices: Sequence[Index], classes: Sequenc
     if not sources.labels.ordered:
         if train.numbers or not trained:
             _refuse_unknown_order(*((train, val) if train.numbers or trained else (val, _Split())))
-        places = {number for number, name in enumerate(names) if name in trained}
+        of_train = {number for number, name in enumerate(names) if name in trained}
         for split, found in splits.items():
             known = _proven(found)
             if split == "val" and trained:
-                known |= places
+                known |= of_train
                 if not _proven(val):
                     _refuse_other_numbers("the labels of val", val.numbers, trained, names, _GIVE_ORDER)
             _refuse_other_sources(found, known)
@@ -96,7 +109,7 @@ def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[
             elif claim.stated and are_numbers([claim.label]):
                 found.stated.add(int(claim.label))
             label = claim.label
-            if found.names.setdefault(label, claim.name) != claim.name:  # of files that state other names
+            if found.names.setdefault(label, claim.name) != claim.name:  # a file with other class names
                 label = f"{label} ({claim.name})"
                 found.names[label] = claim.name
             if not claim.name and claim.used:
@@ -112,7 +125,7 @@ def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[
             elif claim.proven in meant:
                 found.agree[label] += count
                 numbers.proven |= is_number
-            elif imagenet or claim.proven in known:  # in other data sets a class tabby may hold other cats too
+            elif imagenet or claim.proven in known:  # in other data sets, a class tabby may contain other cats too
                 found.differ[label][claim.proven] += count
         if numbers.found:
             splits[container.split or "train"].numbers |= numbers.found
@@ -121,35 +134,40 @@ def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[
 
 
 def _is_unnamed_number(claim: Claim) -> bool:
-    """Returns whether a label is a number whose class the file does not state."""
+    """Returns whether a label is a number in a file without class names."""
     return not claim.stated and are_numbers([claim.label])
 
 
 def check_first(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if ImageNet's first validation image has a wrong class; warns if there are few classes.
+    """Raises `UserError` if ImageNet's first validation image has a wrong class.
 
-    Few classes may be other images under ImageNet's file names, such as those of a test.
+    If there are fewer classes than in ImageNet-1K, only a warning is printed: the images may be others with ImageNet's
+    file names, such as test data.
     """
     present = set().union(*(np.unique(index.members["class_name"]).tolist() for index in indices))
     for container, index in zip(sources.containers, indices, strict=True):
         files = index.members["file"]
         if not len(files) or files.dtype.itemsize < len(FIRST_IMAGE):
             continue
-        for place in np.flatnonzero(np.char.find(files, FIRST_IMAGE.encode()) >= 0).tolist():
-            name = index.members["class_name"][place].decode()
-            is_first = PurePosixPath(files[place].decode(errors="replace")).stem == FIRST_IMAGE
+        for member in np.flatnonzero(np.char.find(files, FIRST_IMAGE.encode()) >= 0).tolist():
+            name = index.members["class_name"][member].decode()
+            is_first = PurePosixPath(files[member].decode(errors="replace")).stem == FIRST_IMAGE
             synset = synset_of(name)
-            if is_first and synset and synset != FIRST_SYNSET and index.members["why_not"][place] == GOOD:
-                wrong = f"{container.title}: {FIRST_IMAGE} would be of class {name}, not of {FIRST_SYNSET}, a sea snake"
+            if is_first and synset and synset != FIRST_SYNSET and index.members["why_not"][member] == GOOD:
+                wrong = f"{FIRST_IMAGE} in {container.title} has class {name}, but shows a sea snake, {FIRST_SYNSET}"
                 if len(present) >= NUM_1K:
-                    raise UserError(f"{wrong}; the labels of val belong to other images: correct or remove them")
-                print(f"warning: {wrong}: if these are images of ImageNet, the labels of val are wrong")
+                    raise UserError(f"{wrong}: the labels of val belong to other images; correct or remove them")
+                print(f"warning: {wrong}; if these are images of ImageNet, the labels of val are wrong")
 
 
 def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], todo: str) -> None:
     """Raises `UserError` if proofs contradict a label for all its images, or the labels of most images.
 
-    `others` are the splits whose labels agree with all proofs; `todo` is the advice if labels are numbers.
+    Args:
+      split: name of the split.
+      found: labels of the split.
+      others: names of the splits whose labels agree with all proofs.
+      todo: advice in the message if the labels are numbers.
     """
     differing = {label: sum(proven.values()) for label, proven in found.differ.items()}
     differ, agree = sum(differing.values()), sum(found.agree.values())
@@ -165,39 +183,43 @@ def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], todo:
     if is_number:
         advice = f"{todo}{_shifted(found)}"
     if others and are_numbers([label]):
-        advice = f"those of {others[0]} agree: number the classes of {split} in the same way"
-    meaning = f"label {label} means {name or 'none of the classes'}, but {count} images with it are named"
+        advice = f"the labels of {others[0]} agree, so number the classes of {split} in the same way"
+    meaning = f"label {label} means {name or 'none of the classes'}, but {count} images with this label are named"
     if label == name:
         meaning = f"{count} images of class {name} are named"
     raise UserError(
-        f"the labels of {split} contradict the names of {differ} of its {differ + agree} named images: {meaning} "
-        f"after {proven}; {advice}"
+        f"the labels of {split} contradict the names of {differ} of the {differ + agree} images with a class in their "
+        f"names: {meaning} after {proven}; {advice}"
     )
 
 
 def _shifted(found: _Split) -> str:
-    """Returns a hint if each number means the class of the previous number, else ""."""
+    """Returns a hint for the user if each number seems to mean the class of the previous number, else ""."""
     labels = [int(label) for label in found.differ if are_numbers([label])]
     before = [found.names.get(str(number - 1)) for number in labels]
     known = [(number, name) for number, name in zip(labels, before, strict=True) if name]
     if known and all([*found.differ[str(number)]] == [name] for number, name in known):
-        return " (the numbers seem to start at 1: the first line is then for 0)"
+        return " (the numbers seem to start at 1; the first line is for 0)"
     return ""
 
 
 def _refuse_outside(split: str, found: _Split, names: Sequence[str], imagenet: bool) -> None:
-    """Raises `UserError` if labels exceed the classes: in ImageNet-1K always, elsewhere if numbers start at 1."""
+    """Raises `UserError` if labels are outside the list of classes.
+
+    In data sets other than ImageNet-1K this is an error only if no label is 0, so that the numbers seem to start at 1;
+    otherwise the images are only rejected.
+    """
     count = sum(found.outside.values())
     numbers = found.numbers | found.stated
     if not count or not (imagenet or (0 not in numbers and numbers)):
         return
     label, _ = found.outside.most_common(1)[0]
-    shifted = f", and none is 0 ({names[0]}): they seem to start at 1" if 0 not in numbers else ""
-    todo = f"{_GIVE}{', with a first line for 0' if shifted else ''}, or labels from 0"
+    shifted = f", and none is 0 ({names[0]}), so they seem to start at 1" if 0 not in numbers else ""
+    todo = f"{_GIVE}{' (the first line is for 0)' if shifted else ''}, or correct the labels"
     if found.stated:
-        todo = "the file numbers its class names from 0: correct its labels"
+        todo = "correct the labels; the class names in the file are numbered from 0"
     raise UserError(
-        f"{count} labels of {split}, such as {label}, are outside the {len(names)} classes{shifted}; {todo}"
+        f"{count} labels of {split}, such as {label}, are outside the {len(names)} classes{shifted}: {todo}"
     )
 
 
@@ -209,7 +231,7 @@ def _refuse_ambiguous(sources: Sources, indices: Sequence[Index]) -> None:
             val = "give --val-labels, or " if container.split == "val" else ""
             raise UserError(
                 f"{container.title}: the labels of {len(files)} images, such as {files[0].decode(errors='replace')}, "
-                "are words that several classes share, such as crane and maillot: "
+                "are words that several classes share, such as crane and maillot; "
                 f"{val}use synsets or numbers as labels"
             )
 
@@ -220,7 +242,10 @@ def _trained(indices: Sequence[Index]) -> set[str]:
 
 
 def _proven(found: _Split) -> set[int]:
-    """Returns the numbers of the containers in which a proof agrees with a number, or all if all are in the split."""
+    """Returns the numbers in containers in which a proof agrees with at least one number.
+
+    If the split contains all 1000 numbers, they need no proof, and all are returned.
+    """
     if len(found.numbers) == NUM_1K:
         return set(found.numbers)
     return set().union(*(source.found for source in found.sources if source.proven))
@@ -229,18 +254,18 @@ def _proven(found: _Split) -> set[int]:
 def _refuse_unknown_order(found: _Split, other: _Split) -> None:
     """Raises `UserError` if labels are only some of ImageNet-1K's numbers, and nothing proves their order.
 
-    Proven numbers of the `other` split prove it if they are the same numbers.
+    The proven numbers of the split `other` are a proof if they are the same numbers.
     """
     numbers = found.numbers
     if numbers and not _proven(found) and _proven(other) != numbers:
         raise UserError(
             f"the labels are {len(numbers)} different numbers from {min(numbers)} to {max(numbers)}, and nothing "
-            f"proves that they are ImageNet's: {_GIVE_ORDER}"
+            f"proves that they are ImageNet's class indices: {_GIVE_ORDER}"
         )
 
 
 def _refuse_other_sources(found: _Split, known: Set[int]) -> None:
-    """Raises `UserError` if a container without proofs has numbers that are not `known`, or the lowest of them only."""
+    """Raises `UserError` if a container without proofs has numbers outside `known`, or only the lowest of `known`."""
     for source in found.sources if known else ():
         others = set().union(*(other.found for other in found.sources if other is not source))
         sorted_by_class = bool(others) and source.found.isdisjoint(others)
@@ -248,14 +273,14 @@ def _refuse_other_sources(found: _Split, known: Set[int]) -> None:
             continue
         if not source.found <= known or (not sorted_by_class and _are_lowest(source.found, known)):
             raise UserError(
-                f"nothing proves the labels of {source.title}, {len(source.found)} different numbers from "
-                f"{min(source.found)} to {max(source.found)}, and other files have other numbers: they may be in "
-                f"another order; {_GIVE_ORDER}"
+                f"nothing proves the order of the labels of {source.title}, {len(source.found)} different numbers from "
+                f"{min(source.found)} to {max(source.found)}, and other files have other numbers, so they may be in "
+                f"another order: {_GIVE_ORDER}"
             )
 
 
 def _are_lowest(numbers: Set[int], known: Set[int]) -> bool:
-    """Returns whether numbers are among the lowest `known` ones, which is unlikely for ImageNet's."""
+    """Returns whether numbers are among the lowest of `known`, which is unlikely for ImageNet's class indices."""
     lowest = sum(number <= max(numbers) for number in known)
     return (lowest / len(known)) ** len(numbers) < _UNLIKELY
 
@@ -263,20 +288,20 @@ def _are_lowest(numbers: Set[int], known: Set[int]) -> bool:
 def _refuse_other_numbers(title: str, numbers: Set[int], trained: Set[str], names: Sequence[str], advice: str) -> None:
     """Raises `UserError` if unproven numbers mean classes that train lacks, or seem to have a different order.
 
-    `title` and `advice` begin and end the message.
+    `title` is the beginning of the message, and `advice` its end.
     """
-    places = {number for number, name in enumerate(names) if name in trained}
+    of_train = {number for number, name in enumerate(names) if name in trained}
     if not trained or not numbers:
         return
-    if lacking := sorted(number for number in numbers if number not in places and number < len(names)):
+    if lacking := sorted(number for number in numbers if number not in of_train and number < len(names)):
         raise UserError(
             f"{title} mean {len(lacking)} classes that have no training images, such as {lacking[0]} "
-            f"({names[lacking[0]]}): their order may be another; {advice}"
+            f"({names[lacking[0]]}), so they may be in another order: {advice}"
         )
-    shifted = 0 in places and 0 not in numbers and {number - 1 for number in numbers} <= places
-    first = len(numbers) > 1 and set(numbers) == set(range(len(numbers))) and set(numbers) < places
-    if shifted or first or _are_lowest(numbers, places):
+    shifted = 0 in of_train and 0 not in numbers and {number - 1 for number in numbers} <= of_train
+    first = len(numbers) > 1 and set(numbers) == set(range(len(numbers))) and set(numbers) < of_train
+    if shifted or first or _are_lowest(numbers, of_train):
         raise UserError(
-            f"{title} are {min(numbers)} to {max(numbers)}, but train has {len(places)} classes: they may "
-            f"{'start at 1' if shifted else 'be in another order'}; {advice}"
+            f"{title} are {min(numbers)} to {max(numbers)}, but train has {len(of_train)} classes, so they may "
+            f"{'start at 1' if shifted else 'be in another order'}: {advice}"
         )

@@ -1,4 +1,4 @@
-"""Assigns images to shards, independently of the containers that hold them and of interruptions."""
+"""Assigns images to shards, independently of their containers and of interruptions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from focalnet_jax.data.prepare.index import GOOD, Index
 from focalnet_jax.data.prepare.naming import SPLITS
 
-_PIECE = 16  # images read in sequence: about the number that a disk reads in the time of one seek
+_PIECE = 16  # number of images read in sequence: about the number that a disk reads in the time of one seek
 _LARGE = 100_000  # smallest split read in pieces; images of smaller splits are shuffled one by one
 _SEED = 0
 
@@ -22,14 +22,15 @@ class Shard:
     split: str
     number: int
     count: int  # number of the split's shards
-    members: np.ndarray  # [N, 2] int32: place of the container, place of the member in it
+    members: np.ndarray  # [N, 2] int32: index of the container, index of the member in it
 
 
 def plan_shards(indices: Sequence[Index], classes: Sequence[str], *, held_out: float, shard_bytes: int) -> list[Shard]:
     """Returns the shards of every split.
 
-    The images of a split are sorted by class and name. Sequences of these images are assigned to the shards in a fixed
-    random order. Any slice of a split is then a fair sample of the classes, and archives are still read sequentially.
+    The images of a split are sorted by class and name. Short sequences of these images are assigned to the shards in a
+    fixed random order. Any slice of a split is then a fair sample of the classes, and archives are still read mostly
+    sequentially.
 
     Args:
       indices: indices of all containers.
@@ -46,7 +47,7 @@ def plan_shards(indices: Sequence[Index], classes: Sequence[str], *, held_out: f
         totals = np.add.reduceat(sizes, starts) if len(starts) else sizes
         groups = list(_by_size(order, totals, shard_bytes))
         for number, group in enumerate(groups):
-            runs = [members[starts[place] : starts[place] + piece] for place in group]
+            runs = [members[starts[index] : starts[index] + piece] for index in group]
             shards.append(Shard(SPLITS[split], number, len(groups), np.concatenate(runs)))
     return shards
 
@@ -54,7 +55,7 @@ def plan_shards(indices: Sequence[Index], classes: Sequence[str], *, held_out: f
 def _sorted_members(
     indices: Sequence[Index], split: int, listed: dict[bytes, int], held_out: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns container and member of the images of a split, `[N, 2]`, and sizes, `[N]`, sorted by label and name."""
+    """Returns (container, member) indices `[N, 2]` and sizes in bytes `[N]` of a split, sorted by label and name."""
     places, labels, files, sizes = [], [], [], []
     for number, index in enumerate(indices):
         members = _members(index, split, listed.keys(), held_out)
@@ -86,11 +87,11 @@ def is_example(index: Index, listed: Set[bytes]) -> np.ndarray:
 
 
 def _by_size(order: np.ndarray, totals: np.ndarray, shard_bytes: int) -> Iterator[list[int]]:
-    """Yields groups of pieces in this order; each group has about `shard_bytes`."""
+    """Yields groups of successive elements of `order`; the `totals` of each group add up to about `shard_bytes`."""
     group, size = [], 0
-    for place in order.tolist():
-        group.append(place)
-        size += int(totals[place])
+    for index in order.tolist():
+        group.append(index)
+        size += int(totals[index])
         if size >= shard_bytes:
             yield group
             group, size = [], 0

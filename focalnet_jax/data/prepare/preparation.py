@@ -41,15 +41,25 @@ class PrepareOptions:
     """Options that, with the sources, determine the result."""
 
     name: str
-    held_out: float | None  # share of training images moved to the split val; None for the default of the kind
-    shard_bytes: int  # approximate size of a shard
+    held_out: float | None  # fraction of training images moved to the split val; None for the default of the kind
+    shard_bytes: int  # approximate size of a shard in bytes
 
 
 def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptions, processes: int) -> Path:
-    """Prepares the data set in `out`/NAME/1.0.0, or resumes its preparation; returns that folder.
+    """Prepares a data set, or resumes its preparation.
+
+    Args:
+      kind: kind of the sources.
+      sources: the sources.
+      out: parent folder of the data set.
+      options: options that determine the result.
+      processes: number of worker processes.
+
+    Returns:
+      The folder of the data set, `out`/NAME/1.0.0.
 
     Raises:
-      UserError: the sources are unreadable or invalid, `out` holds a different data set, or the disk is full.
+      UserError: the sources are unreadable or invalid, `out` contains a different data set, or the disk is full.
       RunFailedError: a worker process died.
     """
     if not tfds.core.naming.is_valid_dataset_name(options.name):
@@ -70,8 +80,8 @@ def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptio
         accounting.refuse_no_examples(sources, indices, classes, {shard.split for shard in shards})
         if kind == KINDS["imagenet1k"] and not any(shard.split == "val" for shard in shards):
             raise UserError(
-                f"{sources.containers[0].path} holds no images of val: give them too, or --held-out FRACTION to move "
-                "training images to val"
+                f"{sources.containers[0].path} contains no images of val: give them too, or give --held-out FRACTION "
+                "to move training images to val"
             )
         for line in accounting.describe_missing(sources, indices):
             print(line, flush=True)
@@ -104,7 +114,9 @@ def _checked_classes(kind: SourceKind, sources: Sources, indices: Sequence[Index
 
 @contextlib.contextmanager
 def working_folder(folder: Path) -> Iterator[Path]:
-    """Yields a folder for intermediate files of preparing `folder`; removed at the end, but kept if killed.
+    """Context manager that creates a folder for the intermediate files of preparing `folder`.
+
+    The folder is removed at the end. It is kept if the preparation is interrupted, so that it can be resumed.
 
     Raises:
       UserError: the folder cannot be created or written, or another process prepares the same data set.
@@ -139,18 +151,22 @@ def working_folder(folder: Path) -> Iterator[Path]:
 
 
 def _is_output(path: Path, folder: Path) -> bool:
-    """Returns whether a path is in the folder of the data set, or is one of the folders above it."""
+    """Returns whether a path is the folder of the data set, or is inside or above it."""
     path, folder = path.absolute(), folder.absolute()
     return path == folder or folder in path.parents or path in folder.parents
 
 
 def is_finished(folder: Path, request: Mapping[str, Any]) -> bool:
-    """Returns whether `folder` holds the requested data set; raises `UserError` for a different one."""
+    """Returns whether `folder` contains the requested data set, complete.
+
+    Raises:
+      UserError: `folder` contains a different data set.
+    """
     card = folder / CARD
     if not card.is_file():
         return False
     _refuse_other(card, read_card(card, asked=dict)["asked"], request)
-    print(f"finished: {folder} already holds this data set")
+    print(f"finished: {folder} already contains this data set")
     return True
 
 
@@ -161,21 +177,25 @@ def check_begun(path: Path, request: Mapping[str, Any]) -> None:
 
 
 def _request_of(sources: Sources, indices: Sequence[Index], options: PrepareOptions) -> dict[str, Any]:
-    """Returns the request, for comparison when resuming; it covers the content of the sources but not their paths."""
+    """Returns the request, which is stored and compared when a preparation is resumed.
+
+    It contains a hash of the labels and of the names, sizes and times of the files in the sources, but not of the paths
+    of the sources.
+    """
     labels = asdict(sources.labels)
     if not labels["ordered"]:  # the key is newer than the first data sets, whose digest must not change
         del labels["ordered"]
     digest = hashlib.sha256(json.dumps([sources.classes, labels]).encode())
     for container, index in zip(sources.containers, indices, strict=True):
         split = "train" if container.direct and container.split is None else container.split
-        place = f"{container.class_name} {split} {container.size} {container.time}"
-        digest.update(f"{place} {index.digest()}".encode())
+        properties = f"{container.class_name} {split} {container.size} {container.time}"
+        digest.update(f"{properties} {index.digest()}".encode())
     images = sum(map(len, indices))
     return {**asdict(options), "images": images, "sources": digest.hexdigest()[:12]}
 
 
 def _refuse_other(path: Path, begun: Mapping[str, Any], request: Mapping[str, Any]) -> None:
-    """Raises `UserError` if two requests differ; keys that the older one lacks are newer than it."""
+    """Raises `UserError` if two requests differ, except in keys that `begun` lacks: they were introduced later."""
     differing = [
         f"{key} was {begun[key]}, now {value}" for key, value in request.items() if begun.get(key, value) != value
     ]
@@ -190,13 +210,14 @@ def _held_out(kind: SourceKind, options: PrepareOptions, indices: Sequence[Index
     official = any((index.members["split"] == SPLITS.index("val")).any() for index in indices)
     if official and options.held_out:
         raise UserError(
-            f"--held-out {options.held_out}: the sources already have a split val, which must not be mixed with others"
+            f"--held-out {options.held_out}: the sources already have a split val, to which no training images may be "
+            "added; remove the flag"
         )
     return options.held_out or 0.0 if official or options.held_out is not None else kind.held_out
 
 
 def _index_files(sources: Sources, work: Path) -> list[Path]:
-    """Returns the file of each container's index, named by a hash of everything that determines its content."""
+    """Returns the file of each container's index, with a hash of everything that determines its content in its name."""
     common = [sources.classes, asdict(sources.labels), __version__]
     shared = hashlib.sha256(json.dumps(common).encode())
     paths = []
@@ -209,7 +230,10 @@ def _index_files(sources: Sources, work: Path) -> list[Path]:
 
 
 def _index_all(sources: Sources, paths: Sequence[Path], processes: int) -> list[Index]:
-    """Returns the index of every container; reuses existing indices of tars, but always indexes folders again."""
+    """Returns the index of every container.
+
+    Existing indices of files are reused, but folders are always indexed again.
+    """
     missing = [
         (container, path, sources.labels if container.holds != "images" or container.split != "train" else Labels())
         for container, path in zip(sources.containers, paths, strict=True)
@@ -228,7 +252,7 @@ def _index_one(container: Container, path: Path, labels: Labels) -> None:
 def _write_all(job: Job, shards: Sequence[Shard], work: Path, processes: int) -> Reports:
     missing = [shard for shard in shards if not (work / report_file(shard)).is_file()]
     if len(missing) < len(shards):
-        print(f"resuming: {len(shards) - len(missing)} of {len(shards)} shards are written")
+        print(f"resuming: {len(shards) - len(missing)} of {len(shards)} shards are already written")
     if missing:
         progress = ProgressPrinter("shards", len(missing))
         run_all(write_shard, [(job, shard, work) for shard in missing], min(processes, len(missing)), progress)

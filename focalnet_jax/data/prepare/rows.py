@@ -1,4 +1,4 @@
-"""Indexes a Parquet file with a column of images and a column of labels, as on the Hugging Face hub."""
+"""Indexes a Parquet file with a column of images and a column of labels, like those of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
     """Returns the index of a Parquet file, and writes its images to `spool`.
 
     Raises:
-      UserError: the file is damaged, or has no column of images or labels.
+      UserError: the file is damaged, has no column of images or labels, or has unexpected class names.
     """
     with _opened(container) as file:
         image, label, names = find_columns(container, file.schema_arrow, labels)
         if container.imagenet and names and not labels.ordered:
-            if is_imagenet_order(names[1:]):  # a class for the background comes first
+            if is_imagenet_order(names[1:]):  # the first class is for the background
                 labels = replace(labels, names=(names[0], *(synset for synset, _ in class_list(NUM_1K))))
             elif not is_imagenet_order(names):
                 raise UserError(
-                    f"{container.path}: the class names of column {label} are not ImageNet-1K's in its order; prepare "
-                    "it with the kind parquet, which keeps the file's names"
+                    f"{container.path}: the class names of column {label} are not those of ImageNet-1K in its order; "
+                    "prepare it with the kind parquet, which keeps the class names of the file"
                 )
         stated = bool(names)
         if names and labels.names and (labels.ordered or not container.imagenet):
@@ -93,10 +93,15 @@ def index_rows(container: Container, labels: Labels, spool: BinaryIO) -> Index:
 
 
 def _splits_of(container: Container, stated: list[str]) -> list[str]:
-    """Returns the split of each row: that of a column such as `split` if all its values are splits, else the file's.
+    """Returns the split of each row.
+
+    Args:
+      container: the Parquet file.
+      stated: values of a column such as `split`. If one of them is not the name of a split, all are ignored, and every
+        row has the split of the file.
 
     Raises:
-      UserError: the file is named after another split.
+      UserError: the file is named after a different split.
     """
     split = container.split or "train"
     found = [SPLIT_NAMES.get(value.lower()) for value in stated]
@@ -104,17 +109,17 @@ def _splits_of(container: Container, stated: list[str]) -> list[str]:
         return [split] * len(stated)
     if split != "train" and set(found) != {split}:
         raise UserError(
-            f"{container.path} is named after {split}, but its column of splits has {', '.join(sorted(set(stated)))}: "
+            f"{container.path} is named after {split}, but its split column contains {', '.join(sorted(set(stated)))}: "
             "rename the file, or remove the column"
         )
     return found
 
 
 def other_names(container: Container, column: str = "of labels") -> str:
-    """Returns the error message for a Parquet file whose class names are others than those of --classes."""
+    """Returns the error message for a Parquet file whose class names do not match those of --classes."""
     return (
-        f"{container.path}: the class names of column {column} are not those of --classes FILE: give a list with the "
-        "names in the file, or none, to keep the names and the order of the file"
+        f"{container.path}: the class names of column {column} are not those of --classes FILE; list the class names "
+        "of the Parquet file, or omit --classes to keep its names and order"
     )
 
 
@@ -144,7 +149,10 @@ def _opened(container: Container) -> parquet.ParquetFile:
     groups = range(file.metadata.num_row_groups)
     unpacked = sum(file.metadata.row_group(number).total_byte_size for number in groups)
     if unpacked > GROWTH * container.size + GROWTH_BYTES:
-        raise UserError(f"{container.path} is refused: it unpacks to {unpacked:,} bytes, over {GROWTH} times its size")
+        raise UserError(
+            f"{container.path} unpacks to {unpacked:,} bytes, more than {GROWTH} times its size, but images do not "
+            "compress that much: download it again, or unpack it yourself if you trust it"
+        )
     return file
 
 
@@ -155,11 +163,11 @@ def _rows(
 
     Args:
       container: the container of `file`.
-      file: the file.
-      image: column of images.
-      label: column of labels.
-      path: column of file names; None if there is none.
-      split: column of splits; None if there is none.
+      file: the opened Parquet file.
+      image: name of the image column.
+      label: name of the label column.
+      path: name of the column of file names, or None if it is missing.
+      split: name of the column of splits, or None if it is missing.
     """
     pyarrow, _ = _arrow()
     columns = [image, label, *filter(None, (path, split))]
@@ -181,7 +189,10 @@ def _rows(
 
 
 def _text_column(schema: pyarrow.Schema, image: str, label: str, names: Sequence[str]) -> str | None:
-    """Returns the first column of text with one of the names, in their order, besides image and label; else None."""
+    """Returns the column of strings with the first of `names` that exists, or None if none exists.
+
+    The columns of images and labels are ignored.
+    """
     pyarrow, _ = _arrow()
     texts = (pyarrow.types.is_string, pyarrow.types.is_large_string)
     found = {
@@ -193,13 +204,13 @@ def _text_column(schema: pyarrow.Schema, image: str, label: str, names: Sequence
 
 
 def class_names_in(container: Container, labels: Labels) -> tuple[str, ...] | None:
-    """Returns the class names stated in a Parquet file, or None."""
+    """Returns the class names in a Parquet file, or None if they are missing."""
     with _opened(container) as file:
         return find_columns(container, file.schema_arrow, labels)[2]
 
 
 def has_unnamed_numbers(container: Container, labels: Labels) -> bool:
-    """Returns whether the labels in a Parquet file are numbers and the file states no class names."""
+    """Returns whether a Parquet file contains numeric labels, but no class names."""
     pyarrow, _ = _arrow()
     with _opened(container) as file:
         _, label, names = find_columns(container, file.schema_arrow, labels)
@@ -210,7 +221,7 @@ def has_unnamed_numbers(container: Container, labels: Labels) -> bool:
 def find_columns(
     container: Container, schema: pyarrow.Schema, labels: Labels
 ) -> tuple[str, str, tuple[str, ...] | None]:
-    """Returns the names of the image and label columns, and the class names stated in the file or None.
+    """Returns the names of the image and label columns, and the class names in the file, or None if they are missing.
 
     Raises:
       UserError: a column is missing, ambiguous or of the wrong type.
@@ -242,17 +253,17 @@ def find_columns(
 def _check_types(
     pyarrow: Any, container: Container, image: str, image_type: pyarrow.DataType, label: str, label_type: Any
 ) -> None:
-    """Raises `UserError` if columns given by the user do not hold images and one label per row."""
+    """Raises `UserError` if the image column does not contain images, or the label column not one label per row."""
     if not _holds_images(pyarrow, image_type):
         raise UserError(
-            f"{container.path}: column {image} holds {image_type}; expected encoded images, or a struct with bytes"
+            f"{container.path}: column {image} has type {image_type}; expected encoded images, or a struct with bytes"
         )
     types = pyarrow.types
     kind = label_type.value_type if types.is_dictionary(label_type) else label_type
     accepted = (types.is_integer, types.is_string, types.is_large_string, types.is_floating, types.is_boolean)
     if not any(is_kind(kind) for is_kind in accepted):
         raise UserError(
-            f"{container.path}: column {label} holds {label_type}; expected one label per row, a number or text"
+            f"{container.path}: column {label} has type {label_type}; expected one label per row, a number or string"
         )
 
 
@@ -282,15 +293,15 @@ def _choose(
 ) -> str:
     if given:
         if given not in schema.names:
-            raise UserError(f"{container.path} has no column {given}; it has {', '.join(schema.names)}")
+            raise UserError(f"{container.path} has no column {given}: give one of {', '.join(schema.names)}")
         return given
     best = [name for name in found if name.lower() in usual] or found
     if len(best) > 1 and role == "image":
         best = [name for name in best if name.lower() == "image"] or best
     if len(best) != 1:
         raise UserError(
-            f"{container.path}: {'several columns' if best else 'no column'} may hold {role}s"
-            f"{f' ({chr(44).join(best)})' if best else ''}; it has {', '.join(schema.names)}: give --{role}-column NAME"
+            f"{container.path}: {'several columns' if best else 'no column'} may contain {role}s"
+            f"{f' ({chr(44).join(best)})' if best else ''}; give --{role}-column NAME, one of {', '.join(schema.names)}"
         )
     return best[0]
 

@@ -24,11 +24,11 @@ from focalnet_jax.data.source import are_numbers
 
 _LONGEST_LABEL = 1 << 20  # largest label file, in bytes
 _LABEL_FILES = ("cls", "label", "cls.txt", "json", "txt")
-# Names take precedence over numbers; the first key present counts.
+# Keys of the label in a .json. Names take precedence over numbers, and earlier keys over later ones.
 _NAME_KEYS = ("synset", "wnid", "class_name", "label_name", "classname")
 _LABEL_KEYS = ("label", "cls", "class", "class_id", "label_id", "class_index", "target", "category")
 _FILE_KEYS = ("filename", "file_name", "path")
-# Words in the names of a sample's further images, such as depth.png.
+# Words in the suffixes of images that are not the main image of a sample, such as depth.png.
 _MAPS = frozenset(
     {"alpha", "depth", "disparity", "edge", "edges", "flow", "label", "labels", "mask", "masks", "normal", "normals"}
     | {"seg", "segm", "segmentation", "semantic", "thumb", "thumbnail"}
@@ -39,7 +39,8 @@ TEXT_LABELS = "labels from .txt"  # key in `Index.skipped`; these labels may be 
 def index_samples(container: Container, labels: Labels, spool: BinaryIO | None = None) -> Index:
     """Returns the index of a WebDataset shard.
 
-    The label is the content of `.cls`, else a key such as `label` in `.json`, else the content of `.txt`.
+    The label is the content of `.cls`, else a key such as `label` in `.json`, else the content of `.txt`. If `.cls` is
+    a number and `.json` contains a class name, the label is the class name.
 
     Raises:
       UserError: the tar is damaged or unsafe.
@@ -47,7 +48,7 @@ def index_samples(container: Container, labels: Labels, spool: BinaryIO | None =
     skipped: Counter[str] = Counter()
     images: dict[str, list[File]] = {}
     label_files: dict[str, dict[str, bytes]] = {}
-    relabelled: set[str] = set()  # keys with two different labels, as when two shards were joined
+    relabelled: set[str] = set()  # keys with two different labels, such as after two shards were joined
     for file in files(container, skipped, spool):
         kind = file.name.rpartition("/")[2].partition(".")[2].lower()
         key = sample_key(file.name)
@@ -68,7 +69,7 @@ def index_samples(container: Container, labels: Labels, spool: BinaryIO | None =
         for other in found:
             if other is not image:
                 skipped[f".{other.name.rpartition('/')[2].partition('.')[2].lower()} beside the image"] += 1
-        if key in relabelled and len(found) > 1:  # with one image, the last label is that of the last image
+        if key in relabelled and len(found) > 1:  # if the images have the same name, the last image and label count
             name, split = "/".join(_path(image.name, {})), SPLITS.index(container.split or "train")
             members.append(Member(image.name, image.offset, image.size, image.time, "", split, name, CONTRADICTION))
             continue
@@ -82,7 +83,7 @@ def has_label(file: File) -> bool:
 
 
 def _main_image(found: list[File]) -> File:
-    """Returns the main image of a sample: jpg before seg.png, rgb.jpg before depth.png, else the first image."""
+    """Returns the main image of a sample: jpg rather than seg.png, rgb.jpg rather than depth.png, else the first."""
 
     def rank(file: File) -> tuple[int, bool]:
         kinds = file.name.rpartition("/")[2].lower().split(".")[1:]
@@ -99,35 +100,46 @@ def _member(
     skipped: Counter[str],
     claims: Counter[Claim],
 ) -> Member:
-    """Returns the member of a sample, and counts its label in `skipped` and `claims`."""
+    """Returns a sample as a member of the index, and counts its label.
+
+    Args:
+      container: the shard.
+      labels: interpretation of the labels.
+      image: main image of the sample.
+      label_files: contents of the sample's label files, by suffix.
+      skipped: receives the number of labels from .txt files.
+      claims: receives the label, its class, and the class that other names of the image prove.
+    """
     described = _described(label_files.get("json"))
     raw, number, why_not = _raw_label(label_files, described)
     elsewhere = label_files.keys() & {"cls", "label", "cls.txt"} or _in_json(described) is not None
     skipped[TEXT_LABELS] += raw is not None and not elsewhere
-    name, wrong = labels.class_of(raw) if why_not == GOOD else ("", why_not)
+    name, why_not = labels.class_of(raw) if why_not == GOOD else ("", why_not)
     parts = _path(image.name, described)
     split = container.split or "train"
     listed = listed_synset(labels, parts, split)
-    if wrong in (GOOD, OUTSIDE):
+    if why_not in (GOOD, OUTSIDE):
         proven, beside = proven_synset(parts, listed, name), _named_beside(labels, label_files, described)
         is_number = are_numbers([label_text(raw)])
         claims[Claim(label_text(raw), name, proven, False, beside if is_number else "")] += 1
         if number is not None and not is_number and beside:
             claims[Claim(str(number), labels.class_of(number)[0], proven, False, beside, used=False)] += 1
     file = "/".join(parts)
-    if container.imagenet and wrong in (GOOD, NO_LABEL):
+    if container.imagenet and why_not in (GOOD, NO_LABEL):
         synsets = synsets_named(name) if name else None
-        numbered = labels.class_of(number)[0] if synsets and len(synsets) > 1 else None  # which of the two cranes
-        name, file, wrong = place_imagenet(
-            parts, [synsets, numbered, synset_folder(parts), listed], test=split == "test"
-        )
-    elif wrong == GOOD:
-        name, file, wrong = place_labelled(name, parts)
-    return Member(image.name, image.offset, image.size, image.time, name, SPLITS.index(split), file, wrong)
+        numbered = labels.class_of(number)[0] if synsets and len(synsets) > 1 else None  # such as for crane
+        candidates = [synsets, numbered, synset_folder(parts), listed]
+        name, file, why_not = place_imagenet(parts, candidates, test=split == "test")
+    elif why_not == GOOD:
+        name, file, why_not = place_labelled(name, parts)
+    return Member(image.name, image.offset, image.size, image.time, name, SPLITS.index(split), file, why_not)
 
 
 def _named_beside(labels: Labels, label_files: dict[str, bytes], described: dict[str, Any]) -> str:
-    """Returns the class that a sample's .json, .cls or .txt names, whatever its number; "" if none of the list."""
+    """Returns the class name in a sample's .json, .cls or .txt, or "" if none of them contains a known class name.
+
+    Numeric labels are ignored.
+    """
     named = [described.get(key) for key in _NAME_KEYS]
     named += [label_files[kind].decode(errors="replace") for kind in _LABEL_FILES if kind in label_files]
     for name in (" ".join(value.split()) for value in named if isinstance(value, str)):
@@ -137,7 +149,7 @@ def _named_beside(labels: Labels, label_files: dict[str, bytes], described: dict
 
 
 def _path(name: str, described: dict[str, Any]) -> tuple[str, ...]:
-    """Returns the path parts of a sample's original file, with the suffix of the image."""
+    """Returns the parts of the original path of a sample's image: from its .json, else from its key and suffix."""
     stated = next((described[key] for key in _FILE_KEYS if isinstance(described.get(key), str)), None)
     key = PurePosixPath(sample_key(name))
     suffix = "." + name.rpartition(".")[2]
@@ -152,13 +164,16 @@ def _described(content: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(content) if content else {}
         found = found if isinstance(found, dict) else {}
-        "".join(value for value in found.values() if isinstance(value, str)).encode()  # fails for half a surrogate pair
+        "".join(
+            value for value in found.values() if isinstance(value, str)
+        ).encode()  # raises for an unpaired surrogate
     except (ValueError, RecursionError):
         return {}
     return found
 
 
 def _in_json(described: dict[str, Any]) -> int | str | None:
+    """Returns the label in the content of a .json, or None if it is missing."""
     for key in (*_NAME_KEYS, *_LABEL_KEYS):
         value = described.get(key)
         if isinstance(value, float) and value.is_integer():
@@ -169,7 +184,7 @@ def _in_json(described: dict[str, Any]) -> int | str | None:
 
 
 def _raw_label(label_files: dict[str, bytes], described: dict[str, Any]) -> tuple[int | str | None, int | None, int]:
-    """Returns the label and the number in a sample's files (None if missing), and an index in `WHY_NOT`."""
+    """Returns the label in a sample's files, its numeric label, and an index in `WHY_NOT`; missing labels are None."""
     try:
         texts = {kind: content.decode().strip() for kind, content in label_files.items() if kind != "json"}
     except UnicodeDecodeError:

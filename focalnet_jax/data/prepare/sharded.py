@@ -1,4 +1,4 @@
-"""Finds data sets in many files of labelled images: WebDataset shards and Parquet files."""
+"""Finds the WebDataset shards or Parquet files of a data set."""
 
 from __future__ import annotations
 
@@ -31,42 +31,45 @@ _IMAGENET1K = re.compile(r"imagenet[-_]?(1k|2012)(?![0-9a-z])", re.IGNORECASE)
 def find_samples(
     paths: Sequence[Path], classes: tuple[str, ...] | None
 ) -> tuple[list[Container], tuple[str, ...] | None, list[str]]:
-    """Returns the shards at `paths`, the class names or None, and notes for the user.
+    """Returns the shards at `paths`, the class names or None if they are unknown, and notes for the user.
 
-    Shards named after ImageNet-1K have its classes; numeric labels are their indices.
+    If `classes` is None and all shards are named after ImageNet-1K, the class names are its synsets.
 
     Raises:
-      UserError: there are no shards, or only some of the names have a split.
+      UserError: there are no shards, or only some of the file names contain a split.
     """
-    files, notes = _files(paths, lambda path: is_tar(path.name), "tar", "shards of WebDataset")
+    files, notes = _files(paths, lambda path: is_tar(path.name), "WebDataset shards")
     containers, labelled = [], 0
     for number, (path, split) in enumerate(files):
         container = tar(path, split=split, holds="samples")
         if number < 16:
             inside = inspect_tar(container)
             if inside.tars and not inside.images:
-                raise UserError(f"{path} holds tars, such as {inside.tars[0]}: unpack it, or use the kind imagefolder")
+                raise UserError(
+                    f"{path} contains tars, such as {inside.tars[0]}: unpack it, or use the kind imagefolder"
+                )
             labelled += bool(inside.labels)
         containers.append(container)
     if not labelled:
         raise UserError(
-            f"{files[0][0]} holds no .cls, .json or .txt for its images: it is not a WebDataset shard; for one tar per "
-            "class use the kind imagefolder, for ImageNet imagenet1k"
+            f"{files[0][0]} contains no .cls, .json or .txt for its images, so it is not a WebDataset shard: use the "
+            "kind imagefolder for one tar per class, or imagenet1k for ImageNet"
         )
     if classes is None and all(_IMAGENET1K.search(path.name) for path, _ in files):
         classes = tuple(synset for synset, _ in class_list(NUM_1K))
-        notes.append("the shards are named after ImageNet-1K: numeric labels are its class indices, 0 to 999")
+        notes.append("the shards are named after ImageNet-1K: numeric labels are read as its class indices, 0 to 999")
     imagenet = classes == tuple(synset for synset, _ in class_list(NUM_1K))
     return [replace(container, imagenet=imagenet) for container in containers], classes, notes
 
 
 def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], tuple[str, ...] | None, list[str]]:
-    """Returns the Parquet files at `paths`, the class names or None, and notes for the user.
+    """Returns the Parquet files at `paths`, the class names or None if they are unknown, and notes for the user.
 
     Raises:
-      UserError: there are no Parquet files, the files state different classes, or only some of the names have a split.
+      UserError: there are no Parquet files, they contain different class names, or only some of the file names contain
+        a split.
     """
-    files, notes = _files(paths, is_parquet, "Parquet file", "Parquet files")
+    files, notes = _files(paths, is_parquet, "Parquet files")
     containers = [parquet(path, split=split) for path, split in files]
     by_file = {container.path: class_names_in(container, labels) for container in containers}
     if labels.names:
@@ -75,36 +78,38 @@ def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], t
     stated = {names: path for path, names in by_file.items()}
     longest = max(stated, key=lambda names: len(names or ()))
     if len(stated) > 1 and longest and all(names and set(names) < set(longest) for names in stated.keys() - {longest}):
-        notes.append("some files state only some of the class names: numbers are read by the names of their file")
+        notes.append(
+            "some files contain only some of the class names: numeric labels are read with the names in their file"
+        )
         stated = {longest: stated[longest]}
     if len(stated) > 1 and None in stated:
         raise UserError(
-            f"{stated[longest]} states class names, but {stated[None]} does not: if its labels are numbers in the same "
-            "order, give --classes FILE with these names in this order"
+            f"{stated[longest]} contains class names, but {stated[None]} does not: if its labels are numbers in the "
+            "same order, give --classes FILE with the same names in this order"
         )
     if len(stated) > 1:
-        raise UserError(f"{' and '.join(list(stated.values())[:2])} state different classes: give --classes FILE")
+        raise UserError(f"{' and '.join(list(stated.values())[:2])} contain different class names: give --classes FILE")
     names = next(iter(stated))
     if names and len(set(names)) < len(names):
-        first = () if is_imagenet_order(names) else names[:1]  # some begin with a class for the background
+        first = () if is_imagenet_order(names) else names[:1]  # the first class may be for the background
         if not is_imagenet_order(names[len(first) :]):
             repeated = [name for name, count in Counter(names).items() if count > 1]
             raise UserError(
-                f"{files[0][0]}: several classes have the name {abbreviated(repeated)}: give --classes FILE"
+                f"{files[0][0]}: several classes have the name {abbreviated(repeated)}; give --classes FILE"
             )
-        names = (*first, *class_names(NUM_1K))  # unique: repeated names, such as crane, get their synsets
+        names = (*first, *class_names(NUM_1K))  # unique, unlike names such as crane
     return containers, names, notes
 
 
 def _refuse_unnamed(
     containers: Sequence[Container], stated: Mapping[str, tuple[str, ...] | None], labels: Labels
 ) -> None:
-    """Raises `UserError` if some files state classes in another order than --classes, and others hold numbers only.
+    """Raises `UserError` if files contain class names in another order than --classes, and other files only numbers.
 
     Args:
-      containers: the files.
-      stated: class names by file.
-      labels: labels with the names of --classes.
+      containers: the Parquet files.
+      stated: class names by file, or None for a file without class names.
+      labels: interpretation of the labels with the names of --classes.
     """
     differing = [
         path
@@ -115,40 +120,46 @@ def _refuse_unnamed(
         if not stated[container.path] and has_unnamed_numbers(container, labels):
             path, unnamed = differing[0], container.path
             raise UserError(
-                f"{path} states its class names in another order than --classes, and {unnamed} states none, so its "
-                f"numbers may follow either order: give --classes FILE in the order of {path}"
+                f"{path} contains class names in another order than --classes, and {unnamed} contains none, so its "
+                f"numbers may have either order: give --classes FILE in the order of {path}"
             )
 
 
 def followed_notes(containers: Sequence[Container], labels: Labels) -> list[str]:
-    """Returns a line if Parquet files state the classes of --classes in another order, which is then followed."""
+    """Returns a note if a Parquet file contains the names of --classes in another order, else an empty list."""
     for container in containers:
         stated = class_names_in(container, labels) if container.holds == "rows" else None
         names = followed(stated, labels.names) if stated else None
         if names and names != labels.names[: len(names)]:
             return [
-                f"{container.path} states the names of its classes in another order than --classes: its numbers are "
-                "read by its names, and --classes gives the order of the classes"
+                f"{container.path} contains class names in another order than --classes: its numeric labels are read "
+                "with its own names, and the prepared data set has the order of --classes"
             ]
     return []
 
 
 def _files(
-    paths: Sequence[Path], wanted: Callable[[Path], bool], one: str, many: str
+    paths: Sequence[Path], wanted: Callable[[Path], bool], many: str
 ) -> tuple[list[tuple[Path, str]], list[str]]:
-    """Returns the files of a kind at and below `paths`, each file with its split, and notes for the user."""
+    """Returns the files of a kind at and below `paths`, each with its split, and notes for the user.
+
+    Args:
+      paths: files and folders of the sources.
+      wanted: returns whether a file is of the kind.
+      many: name of the files in messages.
+    """
     found, others = [], Counter()
     for path in paths:
         if path.is_file():
             if not wanted(path):
-                raise UserError(f"--source {path}: expected {many}, or a folder of them")
+                raise UserError(f"--source {path}: expected {many}, or a folder with them")
             found.append((path, _split_of(path, path.parent)))
             continue
         for entry in sorted(_files_below(path, others)):
             if is_hidden(str(entry.relative_to(path))):
                 others["hidden"] += 1
             elif wanted(entry):
-                first_bytes(entry)  # raises for a link to nothing
+                first_bytes(entry)  # raises `UserError` for a broken link
                 found.append((entry, _split_of(entry, path)))
             else:
                 others[entry.suffix or "no suffix"] += 1
@@ -164,30 +175,30 @@ def _files(
     if None in by_split and len(by_split) > 1:
         named = next(path for path, split in found if split)
         raise UserError(
-            f"{by_split[None][0]} has no split in its name, but {named.name} has: rename it, or give it alone"
+            f"{by_split[None][0]} has no split in its name, but {named.name} has one: rename it, or give it alone"
         )
-    notes = [f"left out, not {many}: {held}"] if held else []
+    notes = [f"left out because they are not {many}: {held}"] if held else []
     notes += missing_parts([path for path, _ in found])
     if None in by_split:
         notes.append(
-            "no file or folder name has a split: all images are train, unless a column of Parquet such as split says "
-            "otherwise; --held-out FRACTION creates a split val"
+            "no file or folder name contains a split: all images are train, unless a Parquet column such as split "
+            "contains the split of each image; --held-out FRACTION creates a split val"
         )
     return [(path, split or "train") for path, split in found], notes
 
 
 def _files_below(folder: Path, others: Counter[str]) -> Iterator[Path]:
-    """Yields the files in a folder tree; counts in `others` the links to folders that were read already."""
+    """Yields the files in a folder tree, and counts in `others` the links to folders that were already read."""
     for parent, entries in walk(folder):
         others["links to folders read already"] += entries is None
         yield from (Path(parent, entry.name) for entry in entries or () if not is_folder(entry))
 
 
 def _split_of(path: Path, root: Path) -> str | None:
-    """Returns the split in the name of a file, else in the name of the nearest folder; None if there is none."""
+    """Returns the split in the name of a file, else of the nearest folder, or None if no name contains a split."""
     stem = tar_stem(path.name) if is_tar(path.name) else path.stem
     named = splits_in(stem)
     if len(named) > 1:
-        raise UserError(f"{path}: its name has {' and '.join(sorted(named))}; expected one split: rename it")
+        raise UserError(f"{path} has {' and '.join(sorted(named))} in its name; expected one split: rename it")
     folders = [root.name, *path.relative_to(root).parts[:-1]]
     return next(iter(named), None) or next(filter(None, map(split_named, reversed(folders))), None)

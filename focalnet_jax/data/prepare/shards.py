@@ -1,4 +1,4 @@
-"""Writes a shard of images that are checked, converted if necessary, and counted."""
+"""Writes a shard of images, which are checked, converted if necessary, and counted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole
 
 _SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "MPO": ".jpg"}
-# Formats that every reader decodes to RGB or grey; their bytes stay as they are.
+# Formats that every reader decodes to RGB or grey. Their bytes are copied unchanged.
 _PLAIN = {("JPEG", "RGB"), ("JPEG", "L"), ("MPO", "RGB"), ("PNG", "RGB"), ("PNG", "L")}
 
 
@@ -42,7 +42,7 @@ class Job:
 
 
 def features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
-    """Returns the features of an example: image, label and file_name."""
+    """Returns the TFDS features of an example: image `[H, W, 3]`, label and file_name."""
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -63,10 +63,10 @@ def report_file(shard: Shard) -> str:
 
 
 def write_shard(job: Job, shard: Shard, reports: Path) -> int:
-    """Writes a shard, then its report; each file is created only when complete. Returns the number of bytes read.
+    """Writes a shard, then its report, and returns the number of bytes read.
 
-    The report holds `examples`, `bytes`, `classes` (images by label), `digest`, `rejected` and `normalized` (names and
-    reasons).
+    Each file is created only when complete. The report contains `examples`, `bytes`, `classes` (number of images by
+    label), `digest`, and the lists `rejected` and `normalized` of (file name, reason).
     """
     form = features(job.classes)
     serializer = tfds.core.example_serializer.ExampleSerializer(form.get_serialized_info())
@@ -110,7 +110,11 @@ def write_shard(job: Job, shard: Shard, reports: Path) -> int:
 
 @contextmanager
 def closing(writer: ArrayRecordWriter, path: Path) -> Iterator[ArrayRecordWriter]:
-    """Closes `writer` at the end; raises `UserError` if it cannot write."""
+    """Context manager that closes `writer` at the end.
+
+    Raises:
+      UserError: `writer` cannot write to `path`.
+    """
     try:
         try:
             yield writer
@@ -123,9 +127,10 @@ def closing(writer: ArrayRecordWriter, path: Path) -> Iterator[ArrayRecordWriter
 def _images(job: Job, shard: Shard) -> Iterator[tuple[str, int, bytes]]:
     """Yields (name, label, encoded bytes) of every image of a shard."""
     labels = {name.encode(): label for label, name in enumerate(job.classes)}
-    for place, number in shard.members.tolist():
-        container, member = job.containers[place], _index(job.indices[place]).members[number]
-        path = spool_of(job.indices[place]) if container.spooled else container.path
+    for container_index, member_index in shard.members.tolist():
+        container, index_path = job.containers[container_index], job.indices[container_index]
+        member = _index(index_path).members[member_index]
+        path = spool_of(index_path) if container.spooled else container.path
         if container.size is None:
             path = os.path.join(path, os.fsdecode(member["name"]))
         name = member["file"].decode(errors="replace")
@@ -139,7 +144,7 @@ def _images(job: Job, shard: Shard) -> Iterator[tuple[str, int, bytes]]:
 
 
 def spool_of(index: Path) -> Path:
-    """Returns the spool file next to the index of a container; used if the container cannot be read in place."""
+    """Returns the spool file next to an index, for the images of a container that cannot be read in place."""
     return index.with_suffix(".spool")
 
 
@@ -149,24 +154,30 @@ def _index(path: Path) -> Index:
 
 
 def _is_deep(format: str | None, encoded: bytes) -> bool:
-    """Returns whether a PNG has more than 8 bits per channel; Pillow's mode does not show this for colours."""
-    return format == "PNG" and encoded[24] > 8  # the byte of its header
+    """Returns whether an image is a PNG with more than 8 bits per channel, which Pillow does not show for RGB."""
+    return format == "PNG" and encoded[24] > 8  # bit depth in the header
 
 
 def checked_image(encoded: bytes) -> tuple[bytes, str, str]:
-    """Returns an image that every reader decodes, the suffix of its format, and the reason of a change or "".
+    """Returns an image in a format that every reader decodes.
 
-    RGB and grey JPEG and PNG images stay as they are. Other images become 8-bit RGB: JPEG if they were JPEG, else PNG.
+    RGB and grey JPEG and PNG images are unchanged. Other images become 8-bit RGB: JPEG if they were JPEG, else PNG.
+
+    Args:
+      encoded: content of an image file.
+
+    Returns:
+      The encoded image, the suffix of its format, and a description of the conversion, or "" if it is unchanged.
 
     Raises:
       UnreadableImageError: the image cannot be decoded.
     """
-    pixels = decode(encoded)  # completely, so that truncation shows
+    pixels = decode(encoded)  # decodes all pixels, so that a truncated image is an error
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             format, mode = image.format, image.mode
             plain = (format, mode) in _PLAIN and "transparency" not in image.info and not _is_deep(format, encoded)
-    except PILLOWS_ERRORS:  # Pillow rejects the image's metadata, though its pixels can be decoded
+    except PILLOWS_ERRORS:  # Pillow rejects the image's metadata, although its pixels can be decoded
         kind, _ = detect_type(encoded)
         format, mode, plain = kind.format, "damaged", False
     if plain:
@@ -174,4 +185,4 @@ def checked_image(encoded: bytes) -> tuple[bytes, str, str]:
     into = "JPEG" if format in ("JPEG", "MPO") else "PNG"
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, into, **({"quality": 95, "subsampling": 0} if into == "JPEG" else {}))
-    return buffer.getvalue(), _SUFFIX[into], f"{mode} {format} made RGB {into}"
+    return buffer.getvalue(), _SUFFIX[into], f"{mode} {format} converted to RGB {into}"

@@ -1,4 +1,4 @@
-"""Compares the labels of the other splits with those of train: the same label must mean the same class."""
+"""Compares the labels of other splits with the labels of train: the same label must mean the same class."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from focalnet_jax.data.prepare.kinds import Sources
 from focalnet_jax.data.source import are_numbers
 from focalnet_jax.errors import UserError, abbreviated
 
-# Share of the named images of a class that must be of one synset, for this to be what the class shows.
+# A class means a synset if at least this fraction of its images with a synset in their names have this synset.
 _NEARLY_ALL = 0.95
-# Up to this share of images may contradict train, if each has a label of its own.
+# Up to this fraction of images may contradict train without an error, if each has a different synset.
 _FEW = 0.05
 
-Classes = dict[str, Counter[str]]  # images by proven synset, by class name
+Classes = dict[str, Counter[str]]  # number of images by class name and proven synset
 
 
 def check_splits(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if a split uses other labels than train for the same images, or prints that it may.
+    """Raises `UserError` if a split uses other labels than train for the same classes, or prints a note if it may.
 
-    The synsets in the names of images show what a class means. Numbers without names or synsets are compared as sets.
+    The synsets in the names of images show what a class means. Numeric labels without class names are also compared as
+    sets.
     """
     classes: dict[str, Classes] = defaultdict(lambda: defaultdict(Counter))
     numbers: dict[str, set[int]] = defaultdict(set)
@@ -40,15 +41,21 @@ def check_splits(sources: Sources, indices: Sequence[Index]) -> None:
 
 
 def _refuse_other_meaning(split: str, train: Classes, other: Classes) -> None:
-    """Raises `UserError` if the images of a synset that one class of train shows have another label in a split."""
-    of = {synset: name for name, synsets in train.items() if (synset := _shown(synsets))}
-    of = {synset: name for synset, name in of.items() if _only_in(train, synset, name)}
+    """Raises `UserError` if the images of a synset are one class in train, but another class in `split`.
+
+    Args:
+      split: name of the other split.
+      train: classes of train.
+      other: classes of the other split.
+    """
+    of_train = {synset: name for name, synsets in train.items() if (synset := _shown(synsets))}
+    of_train = {synset: name for synset, name in of_train.items() if _only_in(train, synset, name)}
     agree, differ = Counter(), defaultdict(Counter)
     for name, synsets in other.items():
         for synset, count in synsets.items():
-            if of.get(synset) == name:
+            if of_train.get(synset) == name:
                 agree[synset] += count
-            elif synset in of and not synset_of(name):
+            elif synset in of_train and not synset_of(name):
                 differ[synset][name] += count
     never = {synset: sum(names.values()) for synset, names in differ.items() if not agree[synset]}
     total = sum(agree.values()) + sum(sum(names.values()) for names in differ.values())
@@ -56,26 +63,26 @@ def _refuse_other_meaning(split: str, train: Classes, other: Classes) -> None:
         synset = max(never, key=never.__getitem__)
         (name, count), *_ = differ[synset].most_common(1)
         raise UserError(
-            f"{count} images of {split} that are named after {synset} are of class {name}, but those of train are of "
-            f"class {of[synset]}: number or name the classes of {split} as in train"
+            f"{count} images with {synset} in their file names have class {name} in {split}, but class "
+            f"{of_train[synset]} in train: give the classes of {split} the same numbers or names as in train"
         )
 
 
 def _shown(synsets: Counter[str]) -> str | None:
-    """Returns the synset of nearly all named images of a class, or None."""
+    """Returns the synset in nearly all names of a class's images, or None if there is no such synset."""
     (synset, count), *_ = synsets.most_common(1)
     return synset if count >= _NEARLY_ALL * sum(synsets.values()) else None
 
 
 def _only_in(classes: Classes, synset: str, name: str) -> bool:
-    """Returns whether nearly all images of a synset are in this class."""
+    """Returns whether nearly all images of `synset` are in the class `name`."""
     return classes[name][synset] >= _NEARLY_ALL * sum(synsets[synset] for synsets in classes.values())
 
 
 def _compare_numbers(sources: Sources, split: str, train: Set[int], other: Set[int]) -> None:
     """Raises `UserError` if a split has numbers that train lacks, or seems to count from 1 unlike train.
 
-    If the user has given a class for each number, this is only printed.
+    If the class of each number is known, nothing is raised, and only a note on counting from 1 is printed.
     """
     starts_at_1 = min(train) == 0 and min(other) == 1
     lacking = sorted(other - train)
@@ -83,11 +90,11 @@ def _compare_numbers(sources: Sources, split: str, train: Set[int], other: Set[i
     if names is None and (lacking or starts_at_1):
         found = f"such as {lacking[0]}, that train lacks" if lacking else f"from 1 to {max(other)}, but train from 0"
         raise UserError(
-            f"{split} has numbers, {found}: they may mean other classes there; correct them, or give --classes FILE "
-            "with the class of each number if they are right"
+            f"{split} has numeric labels {found}, so a number may mean different classes in {split} and train: correct "
+            "the labels, or give --classes FILE with the class of each number if they are right"
         )
     if names and starts_at_1:
         print(
-            f"note: {split} has no image with the number 0 ({abbreviated(names, 1)}), but train has: if its numbers "
-            "start at 1, all its labels are wrong"
+            f"note: {split} has no image with label 0 ({abbreviated(names, 1)}), but train has: if the labels of "
+            f"{split} start at 1, all of them are wrong"
         )

@@ -1,4 +1,4 @@
-"""Converts a tensorflow-datasets data set from TFRecord (sequential access) to ArrayRecord (access by index).
+"""Converts a tensorflow-datasets data set from TFRecord (sequential access) to ArrayRecord (random access).
 
 The examples are copied byte for byte; TensorFlow is not needed.
 """
@@ -31,7 +31,15 @@ _LONGEST = 1 << 30  # largest record in bytes; a greater length means damage
 
 
 def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
-    """Writes the data set to `out`/NAME/VERSION, or resumes writing it; returns that folder.
+    """Converts a data set, or resumes its conversion.
+
+    Args:
+      sources: folder of the data set, as the only element.
+      out: parent folder of the converted data set.
+      processes: number of worker processes.
+
+    Returns:
+      The folder of the converted data set, `out`/NAME/VERSION.
 
     Raises:
       UserError: the source is not a data set stored as TFRecord, or one of its files is missing or damaged.
@@ -85,7 +93,7 @@ def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
 
 
 def _described(folder: Path) -> list[str]:
-    """Returns digests of the files of a data set with its features and the names of its classes."""
+    """Returns digests of the files that contain the features and class names of a data set."""
     found = sorted([*folder.glob("features.json"), *folder.glob("*.labels.txt")])
     return [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in found]
 
@@ -98,7 +106,11 @@ def _status(path: Path) -> os.stat_result:
 
 
 def convert_shard(source: Path, shard: Path, length: int, digest: Path) -> int:
-    """Copies the records of a file to `shard` and their hash to `digest`; returns the size of the source in bytes."""
+    """Copies the records of `source` to `shard`, writes their hash to `digest`, and returns the size of `source`.
+
+    Raises:
+      UserError: the file is damaged, or does not contain `length` records.
+    """
     partial = digest.with_suffix(".partial")
     count, seen = 0, hashlib.sha256()
     with closing(ArrayRecordWriter(str(partial), "group_size:1"), partial) as writer:
@@ -107,14 +119,20 @@ def convert_shard(source: Path, shard: Path, length: int, digest: Path) -> int:
             seen.update(hashlib.sha256(record).digest())
             count += 1
     if count != length:
-        raise UserError(f"{source} holds {count} examples, but its metadata says {length}")
+        raise UserError(
+            f"{source} contains {count} examples, but {length} according to the data set's metadata: download it again"
+        )
     partial.replace(shard)
     write_whole(digest, seen.hexdigest())
     return source.stat().st_size
 
 
 def _records(path: Path) -> Iterator[bytes]:
-    """Yields the records of a TFRecord file: 8 bytes of length and the record, each followed by a 4-byte checksum."""
+    """Yields the records of a TFRecord file.
+
+    A record is stored as its length (8 bytes), a checksum of the length (4 bytes), its content, and a checksum of the
+    content (4 bytes).
+    """
     with path.open("rb") as file:
         while header := file.read(12):
             (size,) = struct.unpack("<Q", _checked(path, header, 8))
@@ -122,7 +140,7 @@ def _records(path: Path) -> Iterator[bytes]:
 
 
 def _checked(path: Path, read: bytes, size: int) -> bytes:
-    """Returns the first `size` bytes after checking the checksum that follows them."""
+    """Returns the first `size` bytes of `read`, after verifying the checksum that follows them."""
     crc = google_crc32c.value(read[:size])
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     if len(read) != size + 4 or masked.to_bytes(4, "little") != read[size:]:

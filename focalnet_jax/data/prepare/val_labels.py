@@ -1,4 +1,4 @@
-"""Finds and reads the labels of ImageNet-1K's validation images, in any of their file formats."""
+"""Finds and reads label lists of ImageNet-1K's validation images, in any of their file formats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMS = (
     "order of the images or one line 'FILE SYNSET' per image"
 )
 _GROUND_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
-# Files searched for next to the images without --val-labels; the first readable one is used, and all must agree.
+# Label lists searched for next to the images without --val-labels. The first readable list is used; all must agree.
 _KNOWN = (
     "LOC_val_solution.csv",
     _GROUND_TRUTH,
@@ -31,17 +31,17 @@ _KNOWN = (
     "ILSVRC2012_devkit_t12.tar",
     "imagenet_2012_validation_synset_labels.txt",
 )
-_LARGEST = 1 << 26  # largest label list, and largest unpacked matrix of meta.mat, in bytes
+_LARGEST = 1 << 26  # limit for a label list, and for an unpacked matrix of meta.mat, in bytes
 _HEADERS = ("imageid", "image_id", "image", "filename", "file_name", "file", "path", "name", "id", "synset", "wnid")
 
 
 @dataclass(frozen=True)
 class ValLabels:
-    """Labels of validation images, from a list."""
+    """A label list of validation images."""
 
     path: Path
-    synsets: dict[str, str]  # by the stem of the image's file
-    unproven: frozenset[int] = frozenset()  # numbers in a list whose order the first image does not prove
+    synsets: dict[str, str]  # synset by file name without suffix
+    unproven: frozenset[int] = frozenset()  # class numbers in the list, if the first image does not prove their order
     by_line: bool = False  # whether the n-th line is the label of the n-th image
 
 
@@ -51,7 +51,7 @@ def find_val_labels(folders: Sequence[Path]) -> list[Path]:
 
 
 def agreed_val_labels(paths: Sequence[Path]) -> tuple[ValLabels | None, list[UserError]]:
-    """Returns the labels of the first readable list, or None, and the errors of the unreadable lists.
+    """Returns the first readable list, or None if no list is readable, and the errors of the unreadable lists.
 
     Raises:
       UserError: two lists have different classes for an image.
@@ -70,7 +70,7 @@ def agreed_val_labels(paths: Sequence[Path]) -> tuple[ValLabels | None, list[Use
         if differing:
             raise UserError(
                 f"{first.path} and {path} have different classes for {len(differing)} images, such as "
-                f"{min(differing)}: give the right one with --val-labels"
+                f"{min(differing)}: give the correct list with --val-labels"
             )
     return first, errors
 
@@ -79,10 +79,11 @@ def read_val_labels(path: Path) -> ValLabels:
     """Returns the labels of the validation images in a list.
 
     Args:
-      path: file in one of `FORMS`, or the devkit's folder or ground truth, whose class numbers are defined by meta.mat.
+      path: file in one of the formats in `FORMS`, or the devkit's folder or ground truth, whose class numbers are
+        defined in the devkit's meta.mat.
 
     Raises:
-      UserError: the file cannot be read, has a different format, or numbers classes in an unknown order.
+      UserError: the file cannot be read, has a different format, or contains class numbers in an unknown order.
     """
     if path.is_dir():
         lists, errors = agreed_val_labels(find_val_labels([path]))
@@ -106,7 +107,7 @@ def read_val_labels(path: Path) -> ValLabels:
         raise UserError(f"{path} is empty; expected {FORMS}")
     if "" in lines and len(rows[-1]) == 1:
         raise UserError(
-            f"{path}: line {lines.index('') + 1} is empty, so the labels after it are shifted: correct the list"
+            f"{path}: line {lines.index('') + 1} is empty, so the labels after it are shifted; correct the list"
         )
     rows = [[word.lower() if is_synset(word.lower()) else word for word in row] for row in rows]
     unproven = frozenset()
@@ -123,13 +124,13 @@ def read_val_labels(path: Path) -> ValLabels:
     wrong = [f"{stem} {synset}" for stem, synset in labels.items() if synset not in known]
     if wrong:
         raise UserError(
-            f"{path}: expected an ImageNet-1K synset such as n01440764 for every image, got {wrong[0][:60]!r}: give "
+            f"{path}: expected an ImageNet-1K synset such as n01440764 for every image, got {wrong[0][:60]!r}; give "
             f"{FORMS}"
         )
-    # Shorter lists may be those of other images, see `numbering.check_first`.
+    # Shorter lists may be for other images, see `numbering.check_first`.
     if len(labels) >= NUM_IMAGES["val"] and labels.get(FIRST_IMAGE, FIRST_SYNSET) != FIRST_SYNSET:
         raise UserError(
-            f"{path}: {FIRST_IMAGE} would be of class {labels[FIRST_IMAGE]}, but it shows a sea snake, {FIRST_SYNSET}: "
+            f"{path} gives {FIRST_IMAGE} the class {labels[FIRST_IMAGE]}, but it shows a sea snake, {FIRST_SYNSET}, so "
             f"the list has another order, or is not a list of labels: give {FORMS}"
         )
     return ValLabels(path, labels, unproven, by_line=len(rows[0]) == 1)
@@ -140,12 +141,12 @@ def _is_number(word: str) -> bool:
 
 
 def _by_stem(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Returns labels by file stem from rows (FILE, LABEL); raises `UserError` if two rows of the same file differ."""
+    """Returns labels by file stem from rows (FILE, LABEL); raises `UserError` if a file has two different labels."""
     labels: dict[str, str] = {}
     for file, label in rows:
         stem = Path(file).stem
         if labels.setdefault(stem, label) != label:
-            raise UserError(f"{path} has two classes for {stem}, {labels[stem]} and {label}: correct it")
+            raise UserError(f"{path} has two classes for {stem}, {labels[stem]} and {label}: correct the list")
     return labels
 
 
@@ -154,20 +155,21 @@ def _nth(number: int) -> str:
 
 
 def _numbered(path: Path, rows: Sequence[Sequence[str]]) -> tuple[dict[str, str], frozenset[int]]:
-    """Returns synsets by file stem from Caffe's lines FILE NUMBER, and the numbers whose order is unproven.
+    """Returns synsets by file stem from a list in Caffe's format, and its numbers if their order is unproven.
 
-    Numbers count from 0 in the order of the sorted synsets.
+    Each line is FILE NUMBER. The numbers should be indices of the sorted synsets, from 0. The number of the first
+    validation image proves this.
     """
     numbers = {stem: int(number) for stem, number in _by_stem(path, [row[:2] for row in rows]).items()}
     synsets = [synset for synset, _ in class_list(NUM_1K)]
     if len(numbers) > 2 and list(numbers.values()) == list(range(1, len(numbers) + 1)):
-        raise UserError(f"{path}: its numbers count images, as in Kaggle's ImageSets, not classes: give {FORMS}")
+        raise UserError(f"{path} contains numbers of images, like Kaggle's ImageSets, and not of classes: give {FORMS}")
     first = synsets.index(FIRST_SYNSET)
     whole = len(numbers) >= NUM_IMAGES["val"]
     if max(numbers.values()) >= NUM_1K or (whole and numbers.get(FIRST_IMAGE, first) != first):
         raise UserError(
-            f"{path}: expected numbers from 0 to {NUM_1K - 1} in the order of the sorted synsets, in which the first "
-            f"image has {first}; its numbers differ, so their order is unknown: give {FORMS}"
+            f"{path}: expected class numbers from 0 to {NUM_1K - 1} in the order of the sorted synsets, with {first} "
+            f"for {FIRST_IMAGE}; the order of its numbers is unknown, so give {FORMS}"
         )
     unproven = frozenset() if numbers.get(FIRST_IMAGE) == first else frozenset(numbers.values())
     return {stem: synsets[number] for stem, number in numbers.items()}, unproven
@@ -193,7 +195,7 @@ def _text(path: Path, content: bytes) -> str:
 
 
 def _devkit(path: Path) -> tuple[str, bytes]:
-    """Returns the ground truth and meta.mat in the devkit's tar."""
+    """Returns the ground truth and the content of meta.mat in the devkit's tar."""
     wanted: dict[str, bytes] = {}
     for file in files(tar(path), Counter()):
         name = file.name.rpartition("/")[2]
@@ -207,7 +209,7 @@ def _devkit(path: Path) -> tuple[str, bytes]:
 
 
 def _find_meta(path: Path) -> bytes:
-    """Returns the devkit's meta.mat from the folder of `path`; raises `UserError` if there is none."""
+    """Returns the content of the devkit's meta.mat in the folder of `path`; raises `UserError` if it is missing."""
     kit = [path.parent / name for name in ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar")]
     for found in filter(Path.is_file, kit):
         return _devkit(found)[1]
@@ -219,8 +221,8 @@ def _find_meta(path: Path) -> bytes:
         if found.is_file():
             return _read(found)
     raise UserError(
-        f"{path} holds the devkit's own class numbers (ILSVRC2012_ID), not the order of the synsets: put the devkit's "
-        f"data/{_META} in the same folder, or give --val-labels ILSVRC2012_devkit_t12.tar.gz"
+        f"{path} contains the devkit's class numbers (ILSVRC2012_ID), which only the devkit's {_META} maps to synsets: "
+        f"put data/{_META} in the same folder, or give --val-labels ILSVRC2012_devkit_t12.tar.gz"
     )
 
 
@@ -232,7 +234,7 @@ def _devkit_synsets(path: Path, meta: bytes) -> dict[int, str]:
         _check_growth(meta)
         rows = loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"]
         found = {int(number): str(synset) for number, synset in zip(rows["ILSVRC2012_ID"], rows["WNID"], strict=True)}
-    except Exception as error:  # the library raises any type for damaged bytes
+    except Exception as error:  # scipy raises errors of any type for damaged bytes
         raise UserError(f"{_META} of {path} is damaged or not the devkit's: {error}") from error
     known = {synset for synset, _ in class_list(NUM_1K)}
     return {number: synset for number, synset in found.items() if synset in known}
@@ -240,12 +242,12 @@ def _devkit_synsets(path: Path, meta: bytes) -> dict[int, str]:
 
 def _check_growth(meta: bytes) -> None:
     """Raises `ValueError` if a compressed matrix unpacks to more than `_LARGEST` bytes."""
-    place = 128  # after the header of a MATLAB 5 file
-    while place + 8 <= len(meta):
-        kind, size = struct.unpack_from("<II", meta, place)
+    offset = 128  # after the header of a MATLAB 5 file
+    while offset + 8 <= len(meta):
+        kind, size = struct.unpack_from("<II", meta, offset)
         if kind == 15:  # compressed
             unpacking = zlib.decompressobj()
-            unpacking.decompress(meta[place + 8 : place + 8 + size], _LARGEST)
+            unpacking.decompress(meta[offset + 8 : offset + 8 + size], _LARGEST)
             if unpacking.unconsumed_tail:
                 raise ValueError(f"it unpacks to more than {_LARGEST:,} bytes")
-        place += 8 + size
+        offset += 8 + size

@@ -28,11 +28,11 @@ def run_all(
       function: the function, which must be picklable.
       arguments: positional arguments of each call.
       processes: number of worker processes.
-      report: function called as `report(done, result)` after each call; `done` is the number of finished calls.
+      report: function called as `report(done, result)` after each call, where `done` is the number of finished calls.
 
     Raises:
       RunFailedError: a worker process died.
-      Exception: the first exception of a call; all workers are then terminated.
+      Exception: the first exception that a call raised. All workers are then terminated.
     """
     without_false_alarms()
     before = set(multiprocessing.active_children())
@@ -50,7 +50,7 @@ def run_all(
         if not isinstance(error, BrokenProcessPool):
             raise
         raise RunFailedError("a process that prepares data died; the same command resumes the preparation") from error
-    pool.shutdown()  # else multiprocessing would wait at exit for workers that got no signal to stop
+    pool.shutdown()  # otherwise multiprocessing would wait at exit for workers that received no signal to stop
 
 
 def _begin() -> None:
@@ -60,7 +60,7 @@ def _begin() -> None:
 
 
 class ProgressPrinter:
-    """Prints a line every few seconds: progress, speed and remaining time."""
+    """Prints progress, speed and remaining time, one line every few seconds."""
 
     def __init__(self, label: str, total: int):
         self._label, self._total = label, total

@@ -1,10 +1,16 @@
-"""The context aggregation for TPUs in two Pallas kernels: all focal levels in one pass, and their gradients in another.
+"""The context aggregation for TPUs in two Pallas kernels: one computes all focal levels, the other their gradients.
 
-A program takes 8 examples and 128 channels, the sublanes and lanes of a vector register, or 16 examples in pairs where
-a chip computes in bfloat16: a shift along H or W only changes an address and moves no data. The program visits blocks
-of rows from top to bottom. Each level lags behind the previous level by the blocks that its windows reach into: one
-block, if enough rows fit fast memory. Fast memory holds the last rows of each level; a map that fits is one block.
-The backward pass visits the levels in reverse order. GELU's inputs are kept for it; all else is computed again.
+A kernel instance computes 8 examples and 128 channels, which are the sublanes and lanes of a vector register, or 16
+examples in pairs on chips that compute in bfloat16. A shift along H or W therefore changes only an address and moves no
+data.
+
+The instances along the last axis of the grid are steps, which compute the map in blocks of rows from top to bottom. In
+a step, each level computes another block: windows reach into the blocks below, so a level is some blocks behind the
+previous level (one block if enough rows fit in fast memory, VMEM). Fast memory stores only the last rows of each level.
+If the whole map fits, it is one block.
+
+The backward pass visits the levels in reverse order. The inputs of GELU are kept for it; everything else is computed
+again.
 """
 
 from focalnet_jax.ops.mosaic.backward import focal_level_gradients

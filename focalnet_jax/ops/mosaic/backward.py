@@ -1,4 +1,4 @@
-"""The gradients of all focal levels in one pass."""
+"""Kernel that computes the gradients of all focal levels in one pass."""
 
 from __future__ import annotations
 
@@ -44,21 +44,23 @@ def focal_level_gradients(
     vmem: int,
     interpret: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    """Returns the gradient of `focal_levels`' input, `[B, H, W, C]`, and float32 parts of the other gradients.
-
-    The parts are those of the kernels, `[parts, k, k, 1, C]`, then of the bias, `[parts, 1, 1, 1, C]`; and of each
-    level's gate, `[parts, B, H, W]`.
+    """Returns the gradients of `focal_levels`, some of them in parts that the caller adds up along the leading axis.
 
     Args:
       x: argument of `focal_levels`.
       gates: argument of `focal_levels`.
       kernels: argument of `focal_levels`.
       bias: argument of `focal_levels`.
-      kept: GELU's inputs from `focal_levels`, `[B, H, W, C]` for each level.
-      cotangent: gradient of the sum, `[B, H, W, C]`.
+      kept: inputs of GELU that `focal_levels` returned, `[B, H, W, C]` for each level.
+      cotangent: gradient of the gated sum, `[B, H, W, C]`.
       above: gradient of the last level's sum over H and W, `[B, C]` float32.
       vmem: bytes of fast memory.
       interpret: whether to interpret the kernel step by step, on any platform.
+
+    Returns:
+      The gradient of `x`, `[B, H, W, C]`; a tuple with parts of the gradient of each kernel, `[parts, k, k, 1, C]`, and
+      of the bias, `[parts, 1, 1, 1, C]`; and a tuple with parts of the gradient of each level's gate,
+      `[parts, B, H, W]`. Parts are float32.
     """
     given, sizes = len(x), [len(kernel) for kernel in kernels]
     pairs = computes_in_pairs(given, jnp.result_type(x, gates, *kernels, bias))
@@ -105,7 +107,11 @@ def focal_level_gradients(
 
 
 class _Program:
-    """The program for some examples and 128 channels: stage 0 computes the last level's gradient, stage 1 the next."""
+    """A kernel instance, for some examples and 128 channels.
+
+    Stage 0 computes the gradient of the last level, each further stage the gradient of the level before, and the last
+    stage the gradient of the input.
+    """
 
     def __init__(self, plan: Tiling, numbers: Numbers, channels: int, x: Any, taps: Any, above: Any, *others: Any):
         levels = len(plan.sizes)
@@ -117,12 +123,12 @@ class _Program:
         self.out, self.taps_out, *others = others[3 * levels :]
         self.to_gates = others[:levels][::-1]
         self.spread, self.gathered, *rings = others[levels:]
-        # Gradients of GELU's inputs.
+        # For each level, the gradient of the input of GELU.
         self.gradients = [Rows(ring, plan, numbers, size) for ring, size in zip(rings, plan.sizes, strict=True)]
         self.both = gelu_and_slope if x.dtype == jnp.float32 else quick_gelu_and_slope
 
     def run(self) -> None:
-        """Runs one step."""
+        """Runs all stages of one step."""
 
         @pl.when(pl.program_id(2) == 0)
         def _() -> None:
@@ -145,12 +151,12 @@ class _Program:
             self.taps_out[0] = jnp.sum(self.gathered[...], axis=1)
 
     def arriving(self, level: int, at: Any) -> jax.Array:
-        """Returns the gradient of a level's context (counted from 0) from the sum: cotangent times gate."""
+        """Returns the gradient of a level's context through the gated sum: cotangent times gate."""
         gate = self.gates[level][at].astype(jnp.float32)[:, level : level + 1]
         return self.cotangents[level][at].astype(jnp.float32) * gate
 
     def last(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """Computes a tile of the last level's gradient."""
+        """Computes a tile of the gradient of the last level."""
         level = len(self.plan.sizes) - 1
         contexts = zeros(self.plan)
         for i, j, at in self.plan.tile(top, left):
@@ -200,7 +206,7 @@ class _Program:
         self.gathered[index] += sum(inside[1:], inside[0])
 
     def through(self, number: int, contexts: Values, row: jax.Array, column: jax.Array) -> Values:
-        """Returns a tile of the gradient of a level's convolution's input, and adds to that of its kernel."""
+        """Returns a tile of the gradient of the input of a level's convolution; adds to the gradient of its kernel."""
         sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
         packed = [[self.numbers.pack(context) for context in row] for row in contexts]
 

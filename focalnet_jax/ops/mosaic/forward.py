@@ -1,4 +1,4 @@
-"""All focal levels in one pass over the context."""
+"""Kernel that computes all focal levels in one pass over the context."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def focal_levels(
       interpret: whether to interpret the kernel step by step, on any platform.
 
     Returns:
-      The sum of the levels' contexts, each times its gate, `[B, H, W, C]`; the last level's sum over H and W,
-      `[B, C]` float32; and with `keep` the input of each level's GELU, `[B, H, W, C]`.
+      The sum of the contexts of the levels, each multiplied by its gate, `[B, H, W, C]`; the sum of the last level over
+      H and W, `[B, C]` float32; and the input of GELU of each level, `[B, H, W, C]`, if `keep` is set.
     """
     count, sizes = len(x), [len(kernel) for kernel in kernels]
     pairs = computes_in_pairs(count, jnp.result_type(x, gates, *kernels, bias))
@@ -84,7 +84,7 @@ def focal_levels(
 
 
 class _Program:
-    """The program for some examples and 128 channels: stage 0 reads the context, stage l computes level l."""
+    """A kernel instance, for some examples and 128 channels. Stage 0 reads the context; stage l computes level l."""
 
     def __init__(
         self, plan: Tiling, numbers: Numbers, keep: bool, x: Any, gates: Any, taps: Any, total: Any, *others: Any
@@ -98,7 +98,7 @@ class _Program:
         self.activate = gelu if x.dtype == jnp.float32 else quick_gelu
 
     def run(self) -> None:
-        """Runs one step."""
+        """Runs all stages of one step."""
 
         @pl.when(pl.program_id(2) == 0)
         def _() -> None:
@@ -112,7 +112,7 @@ class _Program:
         run_stages(self.plan, list(zip([self.read, *computing], [*self.inputs, None], strict=True)))
 
     def read(self, first: jax.Array) -> None:
-        """Reads the block with this first row."""
+        """Reads the block whose first row is `first`, and adds the bias."""
         bias = self.numbers.unpack(self.spread[self.plan.starts[-1]])
 
         def copy(row: jax.Array, _: None) -> None:
@@ -122,7 +122,7 @@ class _Program:
         lax.fori_loop(0, self.plan.rows, copy, None)
 
     def level(self, number: int, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """Computes a tile of a level, the next level's input."""
+        """Computes a tile of a level that is the input of the next level."""
         for (row, column), context in self.contexts(number, first, top, left):
             self.inputs[number + 1].put(first + row, column, context)
 
@@ -141,7 +141,7 @@ class _Program:
         self.add_to_last_sum(last_sum)
 
     def add_to_last_sum(self, tile: jax.Array) -> None:
-        """Adds to a sum over thousands of tiles, and corrects the rounding of the addition before (Kahan's sum)."""
+        """Adds the sum over a tile to the sum over thousands of tiles, by Kahan's summation."""
         before, missing = self.last_sum[...], tile - self.lost[...]
         self.last_sum[...] = before + missing
         self.lost[...] = (self.last_sum[...] - before) - missing
@@ -149,7 +149,7 @@ class _Program:
     def contexts(
         self, number: int, first: jax.Array, top: jax.Array, left: jax.Array
     ) -> Iterator[tuple[tuple[jax.Array, jax.Array], jax.Array]]:
-        """Yields each position of a tile in the block, and the level's context at this position."""
+        """Yields for each position of a tile its row and column in the block, and the context of the level there."""
         sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
 
         def add(row: int, i: int, registers: list[jax.Array]) -> None:

@@ -1,4 +1,4 @@
-"""Layout of 128 channels in a register, as float32 or pairs of bfloat16, and sums of their products."""
+"""Layouts of a register of 128 channels (float32, or pairs of bfloat16), and sums of products of registers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-EXAMPLES, CHANNELS = 8, 128  # of a register of float32
-Factors = Sequence[tuple[jax.Array, jax.Array]]  # registers
-_ROUNDED_KERNEL = 7
+EXAMPLES, CHANNELS = 8, 128  # in a register of float32
+Factors = Sequence[tuple[jax.Array, jax.Array]]  # pairs of registers to be multiplied
+_ROUNDED_KERNEL = 7  # size of the smallest kernel whose products are rounded to bfloat16
 _rounded = partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)  # to bfloat16
 
 
 class Floats:
-    """8 examples, float32."""
+    """A register of 8 examples in float32."""
 
     examples = EXAMPLES
     register = jax.ShapeDtypeStruct((EXAMPLES, CHANNELS), jnp.float32)
@@ -30,26 +30,34 @@ class Floats:
         return register
 
     def add_products(self, total: jax.Array, factors: Factors, k: int) -> jax.Array:
-        """Adds products of a kernel of size k to `total`, `[8, 128]` float32, one after the other."""
-        del k  # all of them are exact
+        """Returns `total`, `[8, 128]` float32, plus the products of the factors, which are added one after the other.
+
+        The kernel size `k` is not used here: it matters only for `Pairs`.
+        """
+        del k
         for one, other in factors:
             total += one * other
         return total
 
     def add_sum(self, total: jax.Array, factors: Factors, k: int) -> jax.Array:
-        """Adds the sum of the products to `total`; for a total that is large compared with each product."""
+        """Returns `total` plus the sum of the products, which is added at once.
+
+        This loses fewer digits than `add_products` if `total` is large compared with each product.
+        """
         del k
         products = [one * other for one, other in factors]
         return total + sum(products[1:], products[0])
 
 
 class Pairs:
-    """16 examples in bfloat16; pairs one of the first 8 with one of the last 8.
+    """A register of 16 examples in bfloat16, which pairs each of the first 8 with one of the last 8.
 
-    A v6e multiplies 16 of them at once, and adds them to float32 sums as fast as it adds float32. Only the products of
-    the largest kernels are rounded to bfloat16; with all products rounded, results would be further from the exact ones
-    than XLA's (docs/performance.md). `interpret` is for platforms that cannot pack pairs: values are rounded to nearest
-    instead.
+    A v6e multiplies 16 examples at once, and adds the products to float32 sums as fast as it adds float32 numbers. Only
+    the products of the largest kernels are rounded to bfloat16: if all products were rounded, results would be less
+    accurate than XLA's results (docs/performance.md).
+
+    Args:
+      interpret: whether the platform cannot pack pairs. Values are then float32 numbers, rounded to bfloat16.
     """
 
     examples = 2 * EXAMPLES
@@ -73,7 +81,10 @@ class Pairs:
         return jnp.concatenate([half(register, index=0), half(register, index=1)])
 
     def add_products(self, total: jax.Array, factors: Factors, k: int) -> jax.Array:
-        """Adds products of a kernel of size k to `total`, `[16, 128]` float32, one after the other."""
+        """Returns `total`, `[16, 128]` float32, plus the products of the factors, which are added one after the other.
+
+        The kernel size `k` decides whether the products are rounded to bfloat16.
+        """
         for one, other in factors:
             total += self._product(one, other) if k >= _ROUNDED_KERNEL else self.unpack(one) * self.unpack(other)
         return total

@@ -1,4 +1,4 @@
-"""Parts of both the forward and the backward pass: rows in fast memory, sums over windows, and the kernel's call."""
+"""Common parts of the forward and the backward pass: rows in fast memory, sums over windows, and the kernel's call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from focalnet_jax.ops.mosaic.numbers import CHANNELS, EXAMPLES, Floats, Pairs
 from focalnet_jax.ops.mosaic.plan import Tiling
 
 Numbers = Floats | Pairs
-Values = list[list[jax.Array]]  # of a tile: rows, columns, each [examples of a program, 128] float32
+Values = list[list[jax.Array]]  # of a tile, by row and column, each [examples of a kernel instance, 128] float32
 
 
 class Rows:
@@ -39,7 +39,7 @@ class Rows:
         lax.fori_loop(0, self._ref.shape[0], clear_row, None)
 
     def clear_below(self, block: jax.Array) -> None:
-        """Writes zeros in a block below the last one, as far as windows reach."""
+        """Writes zeros in the given block if it is below the last block of the map, as far as windows reach."""
         plan = self._plan
         for first in range(0, self._pad, plan.rows):
 
@@ -50,17 +50,17 @@ class Rows:
                     self._ref[at] = jnp.zeros_like(self._ref[at])
 
     def put(self, row: jax.Array, column: jax.Array | int, value: jax.Array) -> None:
-        """Writes one position of the map, `[examples of a program, 128]` float32."""
+        """Writes one position of the map, `[examples of a kernel instance, 128]` float32."""
         self._ref[self._at(row), column + self._pad] = self._numbers.pack(self._plan.inside(row, value))
 
     def get(self, row: jax.Array, column: jax.Array) -> jax.Array:
-        """Returns the value written by `put`."""
+        """Returns the value that `put` wrote."""
         return self._numbers.unpack(self._ref[self._at(row), column + self._pad])
 
     def sweep(self, top: jax.Array, left: jax.Array, each: Callable[[int, int, list[jax.Array]], None]) -> None:
-        """Calls `each(row of the tile, row of the kernel, registers)` for every pair that the tile's sums need.
+        """Calls `each(row of the tile, row of the kernel, registers)` for every pair of rows that a tile's sums need.
 
-        The registers hold one row: all columns of the tile and of its windows.
+        The registers contain one row of the map: all columns of the tile and of its windows.
         """
         lines, k = self._plan.lines, 2 * self._pad + 1
         for line in range(lines + k - 1):
@@ -76,22 +76,22 @@ def zeros(plan: Tiling) -> Values:
 
 
 def add_taps(numbers: Numbers, sums: list[jax.Array], registers: list[jax.Array], taps: list[jax.Array]) -> None:
-    """Adds a row of the windows times a row of the kernel to the sums of a tile's row."""
+    """Adds the products of a row of the map and a row of the kernel to the sums of a row of the tile."""
     for column, total in enumerate(sums):
         sums[column] = numbers.add_products(total, list(zip(registers[column:], taps, strict=False)), len(taps))
 
 
 def spread_taps(numbers: Numbers, taps_ref: Any, spread_ref: Any) -> None:
-    """Spreads one value per channel over a register, the same for all examples."""
+    """Writes each tap to a register, with the same values for all examples."""
     for index in range(taps_ref.shape[0]):
         tap = taps_ref[pl.ds(index, 1), :].astype(jnp.float32)
         spread_ref[index] = numbers.pack(jnp.broadcast_to(tap, (numbers.examples, CHANNELS)))
 
 
 def clear(plan: Tiling, levels: Sequence[Rows]) -> None:
-    """Writes zeros around the maps and in them, before the first step.
+    """Writes zeros in the maps and around them, before the first step.
 
-    If the map is one block, later writes leave the margin alone, so it is cleared once for all channels.
+    If the map is one block, the zeros around it are never overwritten, so one clearing suffices for all channels.
     """
     begins = pl.program_id(2) == 0
 
@@ -102,7 +102,12 @@ def clear(plan: Tiling, levels: Sequence[Rows]) -> None:
 
 
 def run_stages(plan: Tiling, stages: Sequence[tuple[Callable[[jax.Array], None], Rows | None]]) -> None:
-    """Runs each stage of a step with the first row of its block; blocks of later stages are further behind."""
+    """Runs all stages of a step. Each computes its own block, and receives the first row of this block.
+
+    Args:
+      plan: the plan, with the number of blocks by which each stage is behind the first stage.
+      stages: for each stage its function, and the rows that the function writes, if any.
+    """
     step = pl.program_id(2)
     for lag, (compute, written) in zip(plan.lags, stages, strict=True):
         block = plan.block(step, lag)
@@ -114,28 +119,31 @@ def run_stages(plan: Tiling, stages: Sequence[tuple[Callable[[jax.Array], None],
 
 
 def rows_first(x: jax.Array, examples: int = EXAMPLES) -> jax.Array:
-    """Returns `[H, W, B, n]` of `[B, H, W, n]`, with B padded to a multiple of `examples`; it may need no copy."""
+    """Transposes `[B, H, W, n]` to `[H, W, B, n]` and pads B with zeros to a multiple of `examples`.
+
+    The compiler may choose layouts that need no copy.
+    """
     x = jnp.pad(x, ((0, -len(x) % examples), *((0, 0),) * 3))
     return x.transpose(1, 2, 0, 3)
 
 
 def examples_first(x: jax.Array, examples: int) -> jax.Array:
-    """Returns `[B, H, W, n]` of `[H, W, B, n]`, without the padding of B."""
+    """Transposes `[H, W, B, n]` to `[B, H, W, n]` and keeps only the first `examples` examples, without the padding."""
     return x.transpose(2, 0, 1, 3)[:examples]
 
 
 def packed(kernels: Sequence[jax.Array], bias: jax.Array) -> jax.Array:
-    """Returns the taps of all levels, then the bias, `[taps, C]`."""
+    """Returns the taps of all kernels, followed by the bias, `[taps, C]`."""
     return jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in (*kernels, bias)])
 
 
 def taps_spec(plan: Tiling) -> pl.BlockSpec:
-    """Returns the block of all kernels' taps and the bias, `[taps, C]`."""
+    """Returns the block of an array with the taps of all kernels and the bias, `[taps, C]`."""
     return pl.BlockSpec((plan.taps, CHANNELS), lambda example, channel, step: (0, channel))
 
 
 def means_spec(plan: Tiling) -> pl.BlockSpec:
-    """Returns the block of one value per example and channel, `[B, C]`."""
+    """Returns the block of an array with one value per example and channel, `[B, C]`."""
     return pl.BlockSpec((plan.examples, CHANNELS), lambda example, channel, step: (example, channel))
 
 
@@ -150,13 +158,23 @@ def call(
     vmem: int,
     interpret: bool,
 ) -> list[jax.Array]:
-    """Runs a program for all examples and channels of the first input, `[H, W, B, C]`, block after block.
+    """Runs a kernel for all examples and channels of the first input, `[H, W, B, C]`, block after block.
 
-    After inputs and outputs it receives registers for all taps, `sums` float32 registers, and the levels' rows.
+    Args:
+      program: body of the kernel. It receives references to the inputs, to the outputs, to a register for each tap, to
+        float32 sums, and to the rows of each level.
+      plan: the plan.
+      inputs: inputs and their blocks.
+      outputs: shapes of the outputs and their blocks.
+      name: start of the kernel's name.
+      sums: shape of the float32 sums, `[*sums, examples, 128]`.
+      vmem: bytes of fast memory.
+      interpret: whether to interpret the kernel step by step, on any platform.
     """
     shape = inputs[0][0].shape
     *_, examples, channels = shape
-    # A name per shape, so that profiles and cost estimates can tell kernels apart.
+    # The name has all shapes, so that profiles and cost estimates can tell kernels apart. It ends with the number of
+    # steps that compute and the number of all steps, which `aot/bundles.py` reads.
     described = f"{'x'.join(map(str, (*shape, *plan.sizes)))}_{1 if plan.whole else plan.blocks}_of_{plan.steps}"
     register = plan.numbers(interpret).register
     fast = [pltpu.VMEM((*shape, *register.shape), register.dtype) for shape in ((plan.taps,), *plan.rings)]

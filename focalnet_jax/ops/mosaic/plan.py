@@ -1,4 +1,4 @@
-"""Order of computation of a map: blocks of rows that fit fast memory, and in them tiles whose sums fit registers."""
+"""Plans the computation of a map in blocks of rows that fit in fast memory (VMEM), and tiles that fit in registers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ _MOST_ROWS = 16  # of a block that is not the whole map
 _MIB = 2**20
 # Fast memory in bytes, by JAX's name of the chip.
 _VMEM = {"TPU v5 lite": 128 * _MIB, "TPU v5": 64 * _MIB, "TPU v6 lite": 128 * _MIB}
-_LEAST_VMEM = 15 * _MIB  # of a v4's 16
+_LEAST_VMEM = 15 * _MIB  # a v4 has 16
 _CORES = {"TPU v4": 2, "TPU v5": 2}  # per JAX device; one on all other chips
 _COMPUTE_IN_PAIRS = ("TPU v6 lite",)
 
 
 def fast_memory(share: float = 0.5) -> int:
-    """Returns the bytes of fast memory that a program may use, on the chips in use or those it is compiled for.
+    """Returns the bytes of fast memory that a kernel may use, on the chip in use or the chip that it is compiled for.
 
-    It is a share of the memory, which leaves room for XLA's own data; on chips with little memory it is nearly all.
+    A fraction `share` leaves room for XLA's own data. On chips with little fast memory, a kernel may use nearly all of
+    it.
     """
     return max(int(share * _VMEM.get(_chip(), 0)), _LEAST_VMEM)
 
@@ -40,7 +41,7 @@ def cores() -> int:
 
 
 def computes_in_pairs(examples: int, dtype: jnp.dtype) -> bool:
-    """Returns whether the chip is faster with 16 examples in bfloat16 pairs, and they need no more padding."""
+    """Returns whether to use bfloat16 pairs: if the chip is faster with 16 examples, and these need no more padding."""
     fills_more_up = -examples % Pairs.examples >= Floats.examples
     return dtype == jnp.bfloat16 and not fills_more_up and _chip() in _COMPUTE_IN_PAIRS
 
@@ -52,9 +53,9 @@ def _chip() -> str:
 
 
 def supports(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int, vmem: int) -> bool:
-    """Returns whether the kernels compute contexts `[B, H, W, C]` of this item size with these kernel sizes.
+    """Returns whether the kernels support contexts of this shape `[B, H, W, C]` and item size with these kernel sizes.
 
-    XLA computes the others: kernels above 9, and maps whose rows do not fit fast memory.
+    They do not support kernels larger than 9, nor maps whose rows do not fit in `vmem` bytes of fast memory.
     """
     known = bool(kernel_sizes) and all(size % 2 == 1 and size <= _LARGEST_KERNEL for size in kernel_sizes)
     plans = (forward_plan, backward_plan)
@@ -63,22 +64,22 @@ def supports(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int, v
 
 @dataclass(frozen=True)
 class Tiling:
-    """The blocks of a map, the rows of each level in fast memory, and the tiles of a block."""
+    """A plan: the blocks of a map, the rows of each level in fast memory, and the tiles of a block."""
 
     height: int
     width: int
-    sizes: tuple[int, ...]  # of the levels' kernels
-    rows: int  # of a block
-    back: bool  # from the last level to the first
-    pairs: bool = False
+    sizes: tuple[int, ...]  # size of each level's kernel
+    rows: int  # number of rows of a block
+    back: bool  # whether it is the backward pass, from the last level to the first
+    pairs: bool = False  # whether registers contain 16 examples in bfloat16 pairs
 
     def numbers(self, interpret: bool) -> Floats | Pairs:
-        """Layout of elements in registers."""
+        """Returns the layout of elements in registers."""
         return Pairs(interpret) if self.pairs else Floats()
 
     @property
     def examples(self) -> int:
-        """Number of examples per program."""
+        """Number of examples per kernel instance."""
         return (Pairs if self.pairs else Floats).examples
 
     @property
@@ -92,12 +93,12 @@ class Tiling:
         return pl.cdiv(self.height, self.rows)
 
     def reach(self, size: int) -> int:
-        """Returns the number of blocks below a block that a kernel of this size reaches into."""
+        """Returns the number of further blocks below a block into which a kernel of this size reaches, at least 1."""
         return max(pl.cdiv(size // 2, self.rows), 1)
 
     @property
     def lags(self) -> list[int]:
-        """Blocks by which each stage is behind the first."""
+        """For each stage, the number of blocks by which it is behind the first stage: 0 for the first stage."""
         sizes = reversed(self.sizes) if self.back else self.sizes
         return list(itertools.accumulate(map(self.reach, sizes), initial=0))
 
@@ -108,7 +109,7 @@ class Tiling:
 
     @property
     def starts(self) -> list[int]:
-        """Index of each kernel's first tap among all taps, then that of the bias."""
+        """Index of each kernel's first tap among all taps, followed by the index of the bias."""
         return [sum(size * size for size in self.sizes[:level]) for level in range(len(self.sizes) + 1)]
 
     @property
@@ -117,11 +118,15 @@ class Tiling:
         return self.starts[-1] + 1
 
     def block(self, step: jax.Array, lag: int) -> jax.Array:
-        """Returns the block that a stage `lag` blocks behind computes at a step; it may be out of range."""
+        """Returns the index, which may be out of range, of the block that a stage `lag` blocks behind computes."""
         return jnp.zeros_like(step) if self.whole else step - lag
 
     def spec(self, lag: int, channels: int = CHANNELS) -> pl.BlockSpec:
-        """Returns the block of `[H, W, B, C]` or, with other channels, `[H, W, B, n]` that a step reads or writes."""
+        """Returns the block of a map that a stage `lag` blocks behind reads or writes in a step.
+
+        The map is `[H, W, B, C]`, of which a block has 128 channels. If `channels` is another number n, the map is
+        `[H, W, B, n]`, of which a block has all channels.
+        """
 
         def place(example: jax.Array, channel: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
             block = jnp.clip(self.block(step, lag), 0, self.blocks - 1)
@@ -131,13 +136,14 @@ class Tiling:
 
     @property
     def lanes(self) -> int:
-        """Number of lanes that a row of the map takes in registers."""
+        """Number of lanes of the registers that contain a row of the map, one value per position."""
         return pl.cdiv(self.width, CHANNELS) * CHANNELS
 
     def gate_spec(self, lag: int) -> pl.BlockSpec:
-        """Returns the block of `[parts, H, B, lanes]`, one value per place, that a step writes.
+        """Returns the block of the gradient of a gate, `[parts, H, B, lanes]`, that a step writes.
 
-        A part sums 128 channels, or all of them if the map is one block, which then stays in fast memory.
+        Each part is the sum over 128 channels, or over all channels if the map is one block, because the block then
+        stays in fast memory.
         """
 
         def place(example: jax.Array, channel: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
@@ -148,33 +154,38 @@ class Tiling:
 
     @property
     def rings(self) -> list[tuple[int, int]]:
-        """Rows and columns of each level's input in fast memory, with zeros around the map."""
+        """Numbers of rows and columns of each level's input in fast memory, including the zeros around the map."""
         return [
             (self.height + size - 1 if self.whole else self._held(level) * self.rows, self.width + size - 1)
             for level, size in enumerate(self.sizes)
         ]
 
     def _held(self, level: int) -> int:
-        """Returns the number of blocks in fast memory of the input of a level, counted from 0."""
+        """Returns the number of blocks of the input of a level that fast memory stores; levels are counted from 0."""
         convolved = 2 * self.reach(self.sizes[level]) + 1
-        # The input of all levels but the first is a level's context, which the forward pass reads again for the sum.
+        # The input of every level but the first is a context, which the last stage of the forward pass adds to the sum.
         return convolved if self.back or level == 0 else max(convolved, self.lags[-1] - self.lags[level] + 1)
 
     @property
     def columns(self) -> int:
-        """Columns of a tile."""
+        """Number of columns of a tile."""
         sizes = range(1, min(_REGISTERS, 8) + 1)
-        inside = [size for size in sizes if self.width <= CHANNELS or CHANNELS % size == 0]  # of `lanes`, one register
+        # The gates' gradients of a row of a tile must be in a single register of `lanes`.
+        inside = [size for size in sizes if self.width <= CHANNELS or CHANNELS % size == 0]
         return max(size for size in inside if self.width % size == 0)
 
     @property
     def lines(self) -> int:
-        """Rows of a tile."""
+        """Number of rows of a tile."""
         most = max(_REGISTERS // self.columns, 1)
         return max(size for size in range(1, most + 1) if self.rows % size == 0)
 
     def tiles(self, visit: Callable[[jax.Array, jax.Array, jax.Array], None], first: jax.Array) -> None:
-        """Calls `visit` with a block's first row and, for each tile, its first row in the block and first column."""
+        """Calls `visit(first, top, left)` for each tile of a block.
+
+        `first` is the first row of the block; `top` and `left` are the first row of the tile in the block and its first
+        column.
+        """
         across = self.width // self.columns
 
         def visit_row(i: jax.Array, _: None) -> None:
@@ -183,44 +194,52 @@ class Tiling:
         lax.fori_loop(0, self.rows // self.lines, visit_row, None)
 
     def tile(self, top: jax.Array, left: jax.Array) -> list[tuple[int, int, tuple[jax.Array, jax.Array]]]:
-        """Returns row and column of each place in a tile, and its position in the block."""
+        """Returns for each position its row in the tile, its column in the tile, and its (row, column) in the block."""
         return [(i, j, (top + i, left + j)) for i in range(self.lines) for j in range(self.columns)]
 
     def inside(self, row: jax.Array, value: jax.Array) -> jax.Array:
-        """Returns the value, or zero below the map's last row."""
+        """Returns `value`, or zero if `row` is below the last row of the map."""
         return value if self.height % self.rows == 0 else jnp.where(row < self.height, value, 0.0)
 
 
 def forward_plan(
     height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int, pairs: bool = False
 ) -> Tiling | None:
-    """Returns the plan, with bfloat16 pairs if `pairs` is set and they fit; None if no blocks fit."""
-    # Context, gates, sum, and what is kept.
+    """Returns the plan of the forward pass, or None if no blocks fit in fast memory.
+
+    It uses bfloat16 pairs if `pairs` is set and they fit.
+    """
+    # The maps are the context, the gates, the gated sum, and the input of GELU of each level.
     return _plan(Tiling(height, width, tuple(sizes), height, False, pairs), 3 + len(sizes), itemsize, vmem)
 
 
 def backward_plan(
     height: int, width: int, sizes: Sequence[int], itemsize: int, vmem: int, pairs: bool = False
 ) -> Tiling | None:
-    """Returns the plan, with bfloat16 pairs if `pairs` is set and they fit; None if no blocks fit."""
+    """Returns the plan of the backward pass, or None if no blocks fit in fast memory.
+
+    It uses bfloat16 pairs if `pairs` is set and they fit.
+    """
     whole = Tiling(height, width, tuple(sizes), height, True, pairs)
-    # Context and its gradient; of each level what was kept, cotangent and gates; and the gates' gradients.
+    # The maps are the context and its gradient and, for each level, the input of GELU, the cotangent and the gates.
     return _plan(whole, 2 + 3 * len(sizes), itemsize, vmem, len(sizes))
 
 
 def _plan(whole: Tiling, maps: int, itemsize: int, vmem: int, gates: int = 0) -> Tiling | None:
-    """Returns the plan that computes the fewest rows below the map, with the largest blocks that fit fast memory.
+    """Returns the plan that computes the fewest rows below the map, with the largest blocks that fit in fast memory.
+
+    Returns None if no blocks fit.
 
     Args:
       whole: the plan with the map as one block.
-      maps: number of maps that are read or written at a time.
+      maps: number of maps of which a step reads or writes a block.
       itemsize: bytes per element.
       vmem: bytes of fast memory.
-      gates: number of maps of gates' gradients that are written at a time.
+      gates: number of gates' gradients of which a step writes a block.
     """
     height, reached = whole.height, max(whole.sizes) // 2
     most = min(height - 1, _MOST_ROWS)
-    # Blocks of fewer rows than a kernel reaches into take more steps.
+    # Blocks that a kernel reaches across take more steps, so they are tried last.
     choices = (height, *range(reached + 1, most + 1)), range(1, min(reached, most) + 1)
 
     def needed(plan: Tiling) -> int:

@@ -1,4 +1,7 @@
-"""C++ kernels for CPUs, float32: context aggregation (levels.h), LayerNorm and GELU (rows.h), products (products.h)."""
+"""Calls the C++ kernels for CPUs, which compute in float32.
+
+The kernels are the context aggregation (levels.h), LayerNorm and GELU (rows.h), and matrix products (products.h).
+"""
 
 from __future__ import annotations
 
@@ -40,19 +43,23 @@ __all__ = [
 
 
 def computes(dtype: jnp.dtype | None) -> bool:
-    """Returns whether the kernels compute in this dtype (None: several dtypes) and are compiled on this machine."""
+    """Returns whether the kernels support this dtype, which only float32 is, and are compiled on this machine.
+
+    Args:
+      dtype: dtype of the arrays, or None (not supported) if a layer has no fixed dtype.
+    """
     return dtype == jnp.float32 and register() is not None
 
 
 def supports(dtype: jnp.dtype | None, kernel_sizes: Sequence[int]) -> bool:
-    """Returns whether the kernels aggregate contexts of this dtype with these kernel sizes, on this machine."""
+    """Returns whether the kernels can aggregate contexts of this dtype with these kernel sizes, on this machine."""
     return len(kernel_sizes) > 0 and all(k % 2 for k in kernel_sizes) and computes(dtype)
 
 
 def focal_levels(
     context: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array], bias: jax.Array, *, scale: float
 ) -> jax.Array:
-    """Returns `scale` times the gated sum of all levels' contexts, global level included, `[B, H, W, C]`.
+    """Returns `scale` times the gated sum of the contexts of all levels, including the global level, `[B, H, W, C]`.
 
     Args:
       context: context `[B, H, W, C]` float32; level 0 is the context plus the bias.
@@ -74,11 +81,21 @@ def focal_level_gradients(
     *,
     scale: float,
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """Returns the gradient of the context, and parts of the other gradients, to be added along their leading axis.
+    """Returns the gradients of `focal_levels`, some of them in parts that the caller adds up along the leading axis.
 
-    The parts are those of the gates, `[n, B, H, W, L + 1]`, of the kernels, `[B, k_l, k_l, 1, C]` each, and of the
-    bias, `[B, 1, 1, 1, C]`. The number of parts depends only on shapes, so results do not depend on the number of
-    threads.
+    The number of parts depends only on shapes, so results do not depend on the number of threads.
+
+    Args:
+      context: argument of `focal_levels`.
+      gates: argument of `focal_levels`.
+      kernels: argument of `focal_levels`.
+      bias: argument of `focal_levels`.
+      cotangent: gradient of the result of `focal_levels`, `[B, H, W, C]`.
+      scale: argument of `focal_levels`.
+
+    Returns:
+      The gradient of the context, `[B, H, W, C]`; parts of the gradient of the gates, `[n, B, H, W, L + 1]`; and a
+      tuple with parts of the gradient of each kernel, `[B, k_l, k_l, 1, C]`, and of the bias, `[B, 1, 1, 1, C]`.
     """
     batch, height, width, channels = context.shape
     rows = _rows(kernels)
@@ -96,26 +113,26 @@ def focal_level_gradients(
 
 
 def gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """Returns exact GELU of `x + bias`, `[..., C]` float32 and `[C]`; errors are up to 3e-7 of the argument."""
+    """Returns exact GELU of `x + bias`, with errors up to 3e-7 |x + bias|, for `x` `[..., C]` and `bias` `[C]`."""
     return _call("gelu_with_bias", _like(x))(x, bias)
 
 
 def gelu_gradients(x: jax.Array, bias: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the gradient of `x`, parts `[n, C]` of the bias's gradient, to be added, and the result of `gelu`."""
+    """Returns the gradient of `x`, parts `[n, C]` of the gradient of `bias` to be added up, and `gelu(x, bias)`."""
     parts = jax.ShapeDtypeStruct((_tasks(*_rows_of(x)), x.shape[-1]), x.dtype)
     call = _call("gelu_gradients", (_like(x), parts, _like(x)))
     return call(x, bias, cotangent)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float) -> jax.Array:
-    """Returns LayerNorm over C of `[..., C]`, with scale and bias `[C]`."""
+    """Returns LayerNorm over C of `x` `[..., C]`, with `scale` and `bias` `[C]`."""
     return _call("layer_norm", _like(x))(x, scale, bias, epsilon=np.float32(epsilon))
 
 
 def layer_norm_gradients(
     x: jax.Array, scale: jax.Array, cotangent: jax.Array, *, epsilon: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradient of `x`, and parts `[n, 2, C]` of the gradients of scale and bias, to be added."""
+    """Returns the gradient of `x`, and parts `[n, 2, C]` of the gradients of scale and bias, to be added up along n."""
     rows, channels = _rows_of(x)
     parts = jax.ShapeDtypeStruct((_tasks(rows, channels), 2, channels), x.dtype)
     call = partial(_call("layer_norm_gradients", (_like(x), parts)), epsilon=np.float32(epsilon))
@@ -123,14 +140,14 @@ def layer_norm_gradients(
 
 
 def product(x: jax.Array, kernel: jax.Array, *, transposed: bool = False) -> jax.Array:
-    """Returns `[..., I]` times a kernel `[I, O]`, or `[..., O]` times its transpose if `transposed`."""
+    """Returns `x` `[..., I]` times `kernel` `[I, O]`; if `transposed`, `x` `[..., O]` times the kernel's transpose."""
     depth, columns = kernel.shape[::-1] if transposed else kernel.shape
     shapes = (*x.shape[:-1], columns), (depth * -(-columns // COLUMNS_OF_TILES) * COLUMNS_OF_TILES,)
     return _with_scratch("product_of_transposed" if transposed else "product", *shapes)(x, kernel)
 
 
 def transposed_product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns the transpose of `[..., I]` times `[..., O]`, `[I, O]`: the gradient of a layer's kernel."""
+    """Returns the transpose of `x` `[..., I]` times `y` `[..., O]`, `[I, O]`: the gradient of a layer's kernel."""
     (rows, inputs), outputs = _rows_of(x), y.shape[-1]
     blocks = -(-inputs // ROWS_OF_SUM) * -(-outputs // COLUMNS_OF_SUM)
     parts = max(1, min(-(-TASKS_OF_PRODUCT // blocks), rows // DEPTH_OF_PRODUCT))
@@ -143,7 +160,10 @@ def _rows_of(x: jax.Array) -> tuple[int, int]:
 
 
 def _tasks(rows: int, channels: int) -> int:
-    """Returns the number of tasks that rows.h makes; it depends on shapes alone, as above."""
+    """Returns the number of tasks into which rows.h divides the rows.
+
+    It depends only on shapes, so results do not depend on the number of threads.
+    """
     return -(-rows // (max(1, NUMBERS_OF_TASK // channels // 16) * 16))
 
 
@@ -152,10 +172,10 @@ def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def _with_scratch(name: str, result: tuple[int, ...], scratch: tuple[int, ...]) -> Callable[..., Any]:
-    """Returns a call with a float32 result of the first shape and scratch memory of the second.
+    """Returns a call of a kernel with a float32 result of shape `result` and scratch memory of shape `scratch`.
 
-    The scratch memory is declared as integers: `jax_debug_nans` checks every float that an operation returns, and would
-    find the memory's old content.
+    The scratch memory is declared as integers, because `jax_debug_nans` checks all floats that an operation returns and
+    would find old memory contents.
     """
     call = _call(name, (jax.ShapeDtypeStruct(result, jnp.float32), jax.ShapeDtypeStruct(scratch, jnp.int32)))
     return lambda *arrays: call(*arrays)[0]
@@ -168,7 +188,7 @@ def _call(
 
 
 def _rows(kernels: Sequence[jax.Array]) -> jax.Array:
-    """Stacks all taps, `[sum of k * k, C]`."""
+    """Stacks the taps of all kernels, `[sum of k * k, C]`."""
     return jnp.concatenate([kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels])
 
 

@@ -1,4 +1,4 @@
-"""Compiles the C++ kernels on the machine they run on, once, and keeps the library in a cache."""
+"""Compiles the C++ kernels on the machine on which they run, and caches the library."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import jax
 
 from focalnet_jax.ops import gelu
 
-CHANNELS_OF_TASK = 16  # of a map: a cache line, independent of the register size
+CHANNELS_OF_TASK = 16  # channels of a map per task: a cache line, independent of the register size
 NUMBERS_OF_TASK = 1 << 14  # elements per task of pointwise operations
 DEPTH_OF_PRODUCT = 384  # products that are added up at a time
-ROWS_OF_SUM, COLUMNS_OF_SUM = 256, 512  # block of a kernel's gradient
+ROWS_OF_SUM, COLUMNS_OF_SUM = 256, 512  # block of the gradient of a linear layer's kernel
 COLUMNS_OF_TILES = 32  # a multiple of the tile width on every processor
-TASKS_OF_PRODUCT = 32  # minimum, if the product has that many parts
+TASKS_OF_PRODUCT = 32  # minimum number of tasks of a product, if the product can be split into this number
 _SIZES = (
     "CHANNELS_OF_TASK",
     "NUMBERS_OF_TASK",
@@ -33,7 +33,7 @@ _SIZES = (
     "COLUMNS_OF_TILES",
     "TASKS_OF_PRODUCT",
 )
-_DIGEST = 32  # bytes of a SHA-256 at a library's end
+_DIGEST = 32  # bytes of the SHA-256 at the end of a library's file
 HANDLERS = (
     "focal_levels",
     "focal_level_gradients",
@@ -50,10 +50,11 @@ _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapp
 
 @functools.cache
 def register() -> str | None:
-    """Registers the kernels with XLA and returns the prefix of their names; None if they do not compile (`why_not`).
+    """Registers the kernels with XLA and returns the prefix of their names.
 
-    The prefix and the library's file name contain a hash of everything that the code depends on. A program from JAX's
-    compilation cache therefore never calls different code than it was compiled for.
+    Returns None if the kernels cannot be compiled or loaded; `why_not` returns the reason. The prefix and the library's
+    file name contain a hash of everything that the code depends on. A program from JAX's compilation cache therefore
+    never calls different code than it was compiled for.
     """
     global _compile_error
     library = _library()
@@ -61,7 +62,7 @@ def register() -> str | None:
         return None
     try:
         handlers = ctypes.CDLL(str(library))
-    except OSError as error:  # a file system mounted without execution
+    except OSError as error:  # for example, the file system is mounted with noexec
         _compile_error = str(error)
         return None
     for name in HANDLERS:
@@ -74,7 +75,7 @@ def why_not() -> str:
     if compiler() is not None:
         return _compile_error
     named = os.environ.get("CXX")
-    return f"CXX={named} names no program" if named else "there is no C++ compiler (CXX, or c++)"
+    return f"CXX={named} is not a program" if named else "there is no C++ compiler (CXX, or c++)"
 
 
 _compile_error = ""
@@ -96,7 +97,7 @@ def _library() -> Path | None:
 
 
 def _is_whole(library: Path) -> bool:
-    """Returns whether the file is complete: loading a truncated library ends the process."""
+    """Returns whether the file is complete; loading a truncated library would crash the process."""
     try:
         content = library.read_bytes()
     except OSError:
@@ -127,7 +128,10 @@ def _compile(command: list[str], library: Path) -> bool:
 
 
 def compiler() -> list[str] | None:
-    """Returns the command of the C++ compiler: `CXX`, such as "ccache g++", or c++; None if there is none."""
+    """Returns the command of the C++ compiler, or None if the compiler is missing.
+
+    The command is `CXX` in the environment, such as "ccache g++", or else c++.
+    """
     try:
         program, *options = shlex.split(os.environ.get("CXX", "")) or ["c++"]
     except ValueError:  # an unclosed quote
@@ -137,7 +141,7 @@ def compiler() -> list[str] | None:
 
 
 def _definitions() -> list[str]:
-    """Returns compiler definitions of GELU's coefficients and of the sizes above."""
+    """Returns compiler flags that define GELU's coefficients and the sizes in `_SIZES`."""
     lists = {"GELU_NUMERATOR": gelu.NUMERATOR, "GELU_DENOMINATOR": gelu.DENOMINATOR, "GELU_LARGEST": (gelu.LARGEST,)}
     coefficients = [f"-D{name}=" + ",".join(f"{float(value)!r}f" for value in lists[name]) for name in lists]
     return [*coefficients, *(f"-D{name}={globals()[name]}" for name in _SIZES)]
@@ -148,7 +152,7 @@ def _folder() -> Path:
 
 
 def _processor() -> str:
-    """Returns this processor's instruction sets: several machines may share a home folder."""
+    """Returns the instruction sets of this processor; machines with other processors may share the cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -18,17 +18,17 @@ from focalnet_jax.tasks.task import Batch, Metrics
 
 
 class Accuracy:
-    """Accuracy and loss, as an `Evaluation`.
+    """`Evaluation` of accuracy and loss.
 
-    An example with several labels `[B, M]`, padded with -1, counts as correct if the prediction is one of its labels.
-    The loss of the example is the mean over its labels. An example without labels is not counted. This is the protocol
-    of ImageNet-ReaL (arXiv 2006.07159).
+    Examples may have several labels: `[B, M]`, padded with -1. Such an example counts as correct if the prediction is
+    one of its labels, and its loss is the mean over its labels. An example without labels is not counted. This is the
+    protocol of ImageNet-ReaL (arXiv 2006.07159).
 
     Args:
       source: the examples.
-      competing: outputs that compete. None: all outputs. A number n: the first n outputs (the classes of ImageNet-1K
-        are the first 1000 of ImageNet-22K). A mask `[K]` bool: all outputs, and additionally the outputs of the mask
-        for `top1_subset` and `top5_subset`.
+      competing: outputs that compete. None: all outputs. A number n: only the first n outputs, because the classes of
+        ImageNet-1K are the first 1000 of ImageNet-22K. A mask `[K]` bool: all outputs; for the additional metrics
+        `top1_subset` and `top5_subset`, only the outputs whose mask is True.
       normalization: normalization of the images.
     """
 
@@ -77,7 +77,7 @@ class Accuracy:
             self._totals[name] = self._totals.get(name, 0.0) + float(np.float64(value))
 
     def result(self) -> dict[str, float | int]:
-        """Returns means over examples, with accuracies in percent; NaN if there are no examples."""
+        """Returns means over examples, with accuracies in percent. They are NaN if there are no examples."""
         totals = dict(self._totals)
         examples = round(totals.pop("examples", 0))  # 0 if the evaluation was stopped before the first batch
         accuracies = sorted(name for name in totals if name.startswith("top"))
@@ -86,11 +86,11 @@ class Accuracy:
         return means | {"examples": examples}
 
     def details(self) -> dict[str, int]:
-        """Returns `subset_classes`, the number of outputs that compete for the figures of a subset."""
+        """Returns `subset_classes`, the number of outputs that compete for the metrics of a subset, if there is one."""
         return {"subset_classes": int(self.competing.sum())} if isinstance(self.competing, np.ndarray) else {}
 
     def describe(self, result: Mapping[str, float]) -> str:
-        """Returns accuracies, loss and the number of examples in words."""
+        """Describes accuracies, loss and the number of examples in words."""
         subset = ""
         if "top1_subset" in result:
             subset = f"(subset: {result['top1_subset']:.2f} %  {result['top5_subset']:.2f} %)  "

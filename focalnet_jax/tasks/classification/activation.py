@@ -1,4 +1,4 @@
-"""Class activation maps: the contribution of each place in an image to the logit of a class."""
+"""Class activation maps (CAM): the contribution of each position in an image to the logit of a class."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from focalnet_jax.model.jitted import jitted
 
 
 def class_activation(model: FocalNet, images: jax.Array, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each place's contribution to the logit of a class (arXiv 1512.04150, equation 2), and all logits.
+    """Returns class activation maps (arXiv 1512.04150, equation 2) and all logits.
 
-    This is exact, because FocalNet classifies the mean over places: a logit is the mean of its map plus the
-    classifier's bias.
+    A map has the contribution of each position to the logit of a class. It is exact, because FocalNet classifies the
+    mean over positions: a logit is the mean of its map plus the classifier's bias.
 
     Args:
       model: a model with a classifier.
       images: `[B, H, W, 3]`, normalized.
-      classes: `[B, K']`, classes for each image.
+      classes: `[B, K']`, indices of the classes to draw for each image.
 
     Returns:
       Maps `[B, K', h, w]` and logits `[B, K]`.
 
     Raises:
-      UserError: the model has no classifier, or `classes` has another shape or values that it does not have.
+      UserError: the model has no classifier, `classes` has the wrong shape, or an index is out of range.
     """
     if model.head is None:
-        raise UserError("the model has no classifier and so no class activation: load one with num_classes > 0")
+        raise UserError("the model has no classifier for class activations: load a model with num_classes > 0")
     known, classes = model.config.num_classes, np.asarray(classes)
     if classes.ndim != 2 or len(classes) != len(images):
         raise UserError(f"classes of shape {classes.shape} for {len(images)} images; expected one row per image")
@@ -43,5 +43,5 @@ def class_activation(model: FocalNet, images: jax.Array, classes: np.ndarray) ->
 def _class_activation(model: FocalNet, images: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
     last = model.features(images)[-1]
     weights = model.head.kernel[...].T[classes]  # [B, K', C]
-    places = model.norm(last).astype(jnp.float32)
-    return jnp.einsum("bhwc,bkc->bkhw", places, weights, precision="highest"), model.classify(last)
+    features = model.norm(last).astype(jnp.float32)
+    return jnp.einsum("bhwc,bkc->bkhw", features, weights, precision="highest"), model.classify(last)

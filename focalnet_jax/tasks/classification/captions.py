@@ -1,4 +1,4 @@
-"""Text for the classes of a mixed target."""
+"""Captions for training images, whose targets may mix several classes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 from focalnet_jax.data.class_lists import class_list
 
-_MOST = 2  # named, the largest first
+_MOST = 2  # largest number of captions
 
 
 def captions(target: np.ndarray, classes: tuple[str, ...], floor: float) -> list[str]:
-    """Returns lines such as `0.72 tench` for the classes of a target `[K]` whose probability exceeds `floor`.
+    """Returns captions such as `0.72 tench` for the two most probable classes of a target `[K]`.
 
-    Label smoothing gives the probability `floor` to every class.
+    Classes whose probability is not above `floor` are left out. Label smoothing gives every class this probability.
     """
     largest = [label for label in np.argsort(-target, kind="stable")[:_MOST] if target[label] > floor + 1e-3]
     names = [classes[label] if label < len(classes) else f"class {label}" for label in largest]

@@ -28,7 +28,7 @@ from focalnet_jax.settings import MAIN
 
 Competing = int | np.ndarray | None
 _SHOWN = 5
-_MOST_READ = 200_000  # examples that are read to find their classes; more would take hours
+_MOST_READ = 200_000  # largest number of examples to read for their classes; more would take hours
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class ClassifierInfo:
     """Names and number of the outputs of a classifier, to which the labels of data are matched.
 
     Attributes:
-      classes: names of the outputs; None if unknown.
+      classes: names of the outputs, or None if they are unknown.
       outputs: number of outputs.
       name: name of the classifier in messages.
       hint: sentence with advice for data with different classes.
-      numbers: whether a class of the data named by a number means the output with that number.
-      whole: name of the classifier whose first outputs these are, if they are not all of its outputs.
+      numbers: whether a class of the data whose name is a number means the output with that index.
+      whole: name of the whole classifier if only its first outputs are used, else empty.
     """
 
     classes: Classes | None
@@ -71,22 +71,25 @@ def loaded_classifier(config: FrozenConfigDict, loaded: Loaded, path: str, hint:
             )
         if trained and given.names != trained and set(given.names) == set(trained):
             raise UserError(
-                f"data.classes={file} has the classes of {path} in another order than it was trained with: leave "
-                "data.classes out, because the checkpoint has their order"
+                f"data.classes={file} has the classes of {path} in another order than its training: leave "
+                "data.classes out, because the checkpoint has the right order"
             )
         known = given
-    return ClassifierInfo(known, outputs, path, hint, _are_places(known))
+    return ClassifierInfo(known, outputs, path, hint, _numbers_are_outputs(known))
 
 
-def _are_places(classes: Classes | None) -> bool:
-    """Returns whether a class name that is a number is an output index; not if a run sorted its folder names."""
+def _numbers_are_outputs(classes: Classes | None) -> bool:
+    """Returns whether a class name that is a number means the output with that index.
+
+    It does not for a run that sorted the names of its class folders.
+    """
     if classes is None or not classes.exact:
         return True
     return classes.names == tuple(synset for synset, _ in class_list(len(classes)) or ())
 
 
 def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) -> ClassifierInfo:
-    """Returns the classifier of a run to resume or to continue; `names` are the class names in its checkpoint.
+    """Returns the classifier of a run to resume or to continue, with the class names `names` from its checkpoint.
 
     Raises:
       UserError: `data.classes` has different classes.
@@ -94,15 +97,13 @@ def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) 
     classes = Classes(tuple(names), "its checkpoint", exact=True)
     if config.data.classes is not None and read_classes(config.data.classes) != classes.names:
         raise UserError(f"data.classes={config.data.classes} has other classes than {run}: leave it out")
-    return ClassifierInfo(
-        classes, config.model.num_classes, run, "Give the data it was trained on, or start another run"
-    )
+    return ClassifierInfo(classes, config.model.num_classes, run, "Give the data of that run, or start another run")
 
 
 def label_training(config: FrozenConfigDict, source: Source, classifier: ClassifierInfo | None) -> Source:
-    """Returns the training examples with the labels of the classifier that is trained.
+    """Returns the training examples with labels that are outputs of the classifier to train.
 
-    A fresh classifier (`classifier` is None) has the classes of `data.classes`, or else those of the data.
+    A fresh classifier (`classifier` is None) has the classes of `data.classes`, or of the data if this key is not set.
 
     Raises:
       UserError: the data has classes that the classifier lacks or that cannot be matched, or has only one class.
@@ -119,8 +120,8 @@ def label_training(config: FrozenConfigDict, source: Source, classifier: Classif
     check_class_count(source, config.model.num_classes)
     if fresh and config.model.num_classes == 1:  # only here: an existing run with one class can still be resumed
         raise UserError(
-            f"the data has only one class, {source.class_names[0]}: expected two or more, each with a folder, such as "
-            "one for images of anything else"
+            f"the data has only one class, {source.class_names[0]}: expected two or more; add another class folder, "
+            "such as one for images of anything else"
         )
     return source
 
@@ -137,8 +138,9 @@ def label_evaluation(
     """
     split, trained = _called(config, name), config.data.train_split
     classes = Classes(train.class_names, f"split {trained}", exact=True)
-    hint = f"Take them out of {split}, or add examples of them to split {trained}"
-    classifier = ClassifierInfo(classes, config.model.num_classes, f"split {trained}", hint, _are_places(classes))
+    hint = f"Remove these classes from {split}, or add examples of these classes to split {trained}"
+    numbers = _numbers_are_outputs(classes)
+    classifier = ClassifierInfo(classes, config.model.num_classes, f"split {trained}", hint, numbers)
     return label_for(config, source, classifier, _present(train), name)
 
 
@@ -157,7 +159,7 @@ def label_for(
       config: config whose `eval_classes` selects the outputs that compete.
       source: the evaluation split.
       classifier: the classifier that is evaluated.
-      expected: outputs that the data should have; by default all.
+      expected: outputs whose classes the data should have; by default all.
       name: name of the evaluation.
 
     Raises:
@@ -186,7 +188,7 @@ def _eval_classes(config: FrozenConfigDict, name: str) -> Any:
 
 
 def _called(config: FrozenConfigDict, name: str) -> str:
-    """Returns the name of an evaluation's data in messages."""
+    """Returns what messages call the data of an evaluation."""
     return f"split {config.data.eval_split}" if name == MAIN else f"evaluation {name}"
 
 
@@ -233,7 +235,10 @@ def _match(
 
 
 def _present(source: Source) -> set[int]:
-    """Returns the outputs of the data's classes; only those with examples, if known without reading the examples."""
+    """Returns the outputs of the data's classes.
+
+    Classes without examples are left out, if they can be found without reading the examples.
+    """
     if hasattr(source, "labels"):
         return set(labels_present(source).tolist())
     if isinstance(source, Relabelled):
@@ -244,7 +249,7 @@ def _present(source: Source) -> set[int]:
 def _print_matching(
     split: str, source: Source, matching: Matching, classifier: ClassifierInfo, expected: set[int] | None = None
 ) -> None:
-    """Prints how classes were matched and which are missing; nothing if both sides are equal."""
+    """Prints how classes were matched, and which classes are missing. Prints nothing if the classes are equal."""
     expected = set(range(len(source.class_names))) if expected is None else expected
     found = _present(source)
     missing = [source.class_names[output] for output in sorted(expected - found)]
@@ -267,7 +272,7 @@ def _print_matching(
 
 
 def _competing(selected: Any, split: str, classifier: ClassifierInfo, source: Source) -> np.ndarray | None:
-    """Returns the outputs that compete for the figures of a subset, `[K]` bool; None if there is no subset."""
+    """Returns a mask `[K]` bool of the outputs that compete for the metrics of a subset, or None without a subset."""
     if selected is None:
         return None
     present, mask = labels_present(source), np.zeros(classifier.outputs, bool)
@@ -281,6 +286,6 @@ def _competing(selected: Any, split: str, classifier: ClassifierInfo, source: So
     if lacking:
         raise UserError(
             f"{split} has examples of classes that {given} lacks, such as "
-            f"{', '.join(lacking[:_SHOWN])}: add these to eval_classes, or take their examples out"
+            f"{', '.join(lacking[:_SHOWN])}: add these classes to eval_classes, or remove their examples"
         )
     return mask

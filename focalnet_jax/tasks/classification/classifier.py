@@ -1,4 +1,4 @@
-"""A trained classifier with its preprocessing: predicts class names for images."""
+"""Predicts class names for images, with a trained model and its preprocessing."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from focalnet_jax.tasks.task import Activation
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model with the preprocessing and the class names that its weights state, a `Predictor`.
+    """`Predictor` of a classification model, with the preprocessing and the class names stored with its weights.
 
     Several threads may call the methods at the same time. Each call uses the current parameters of the model.
 
     Attributes:
       model: model, with or without a classifier.
       labels: name of each output.
-      preprocessing: preprocessing from images to the model's input; a size in pixels, or height and width, selects
-        ImageNet's usual preprocessing at that size.
-      assumed: description of the parts of the preprocessing that the weights do not state; ImageNet's usual ones apply.
+      preprocessing: preprocessing from images to the model's input. A size in pixels, or (height, width), may be given
+        instead; it selects ImageNet's usual preprocessing at that size.
+      assumed: parts of the preprocessing that are not stored with the weights, in words. For these parts, ImageNet's
+        usual preprocessing is used.
     """
 
     model: FocalNet
@@ -50,7 +51,7 @@ class Classifier:
 
     @cached_property
     def transform(self) -> EvalTransform:
-        """The transform of an evaluation, from `[H, W, 3]` uint8 to `[h, w, 3]` uint8."""
+        """Resizing and cropping of an evaluation, from `[H, W, 3]` uint8 to `[h, w, 3]` uint8."""
         return eval_transform(self.preprocessing)
 
     def normalize(self, images: jax.Array) -> jax.Array:
@@ -74,11 +75,11 @@ class Classifier:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Short and distinct names of the outputs, for figures and lines of text."""
+        """Short and distinct names of the outputs, for plots and one-line messages."""
         return tuple(short_names(self.labels))
 
     def logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns logits `[B, K]` float32 for images `[H, W, 3]` uint8 of any sizes; `[0, K]` without images."""
+        """Returns logits `[B, K]` float32 for a list of B images `[H, W, 3]` uint8 of any sizes, which may be empty."""
         if not len(images):
             return np.zeros((0, len(self.labels)), np.float32)
         inputs = np.stack([self.transform(image) for image in images])
@@ -87,7 +88,7 @@ class Classifier:
     def predict(self, images: Sequence[np.ndarray], topk: int = 5) -> list[list[tuple[str, float]]]:
         """Returns the most probable labels of each image `[H, W, 3]` uint8 and their probabilities, largest first."""
         return [
-            [(self.labels[place], float(probability)) for place, probability in zip(*each, strict=True)]
+            [(self.labels[output], float(probability)) for output, probability in zip(*each, strict=True)]
             for each in zip(*self.best(images, topk), strict=True)
         ]
 
@@ -99,13 +100,13 @@ class Classifier:
         """
         logits = self.logits(images)
         if not np.isfinite(logits).all():
-            raise RunFailedError("the logits are NaN or infinite, as those of a run that diverged: use other weights")
+            raise RunFailedError("the logits are NaN or infinite; the weights may have diverged: use other weights")
         probabilities = np.asarray(jax.nn.softmax(logits))
         classes = np.argsort(-probabilities, axis=-1, kind="stable")[:, :topk]
         return classes, np.take_along_axis(probabilities, classes, axis=-1)
 
     def predictions(self, images: Sequence[np.ndarray], topk: int = 5) -> list[ClassPrediction]:
-        """Returns the prediction for each image `[H, W, 3]` uint8; raises the errors of `best`."""
+        """Returns the prediction for each image `[H, W, 3]` uint8. Raises the errors of `best`."""
         if not len(images):
             return []
         found = zip(*self.best(images, topk), strict=True)
@@ -119,7 +120,10 @@ class Classifier:
         ]
 
     def activations(self, images: jax.Array, topk: int) -> list[Activation]:
-        """Returns the class activations of the most probable classes for normalized images `[1, h, w, 3]`."""
+        """Returns class activation maps (CAM) of the `topk` most probable classes for one image.
+
+        `images` `[1, h, w, 3]` is the normalized image. The result is empty if the model has no classifier.
+        """
         if self.model.head is None or topk == 0:
             return []
         best = np.argsort(-np.asarray(_outputs(self.model, images)), axis=-1, kind="stable")[:, :topk]
@@ -151,23 +155,23 @@ def load_classifier(
     which: str | None = None,
     classes: str | Path | None = None,
 ) -> Classifier:
-    """Returns the classifier whose weights are at `path`, in any format, with the labels and preprocessing they state.
+    """Returns the classifier with the weights at `path`, and the class names and preprocessing stored with them.
 
     Args:
-      path: path of the weights, as for `load_model`.
-      name: name of the variant; recognised by default.
-      image_size: pixels per side, or height and width, in place of the stated size; 224 if none is stated.
+      path: path of weights in any format, see `load_model`.
+      name: name of the variant; by default recognised from the weights.
+      image_size: pixels per side, or (height, width); by default the size stored with the weights, or 224.
       dtype: precision policy.
-      options: `use_postln` and `normalize_modulator`, if the weights and accompanying files do not state them.
-      which: selection among several weights in the file, as for `read_weights`.
-      classes: a file with the names of the outputs, see `read_classes`; by default the names that the weights state.
+      options: `use_postln` and `normalize_modulator`, if the weights and accompanying files do not specify them.
+      which: name of the weights in a file with several models, see `read_weights`.
+      classes: a file with the names of the outputs, see `read_classes`; by default the names stored with the weights.
 
     Raises:
-      UserError: there are no readable weights, they are not of the variant `name`, they state preprocessing that cannot
-        be followed, or the numbers of `classes` and outputs differ.
+      UserError: there are no readable weights, the weights are not of the variant `name`, their preprocessing is not
+        supported, or the numbers of `classes` and outputs differ.
 
     Warns:
-      UserWarning: one of several models was taken, or modules around a model change its results.
+      UserWarning: the outputs may be unexpected, because one of several models was selected or a module was left out.
     """
     weights = read_weights(path, name, options, which=which)
     weights.warn(path)

@@ -1,4 +1,4 @@
-"""The examples of every evaluation of a config."""
+"""Opens the examples of every evaluation of a config."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from focalnet_jax.settings import MAIN
 
 
 def open_evaluations(config: FrozenConfigDict) -> dict[str, Source]:
-    """Returns the examples of `data.eval_split`, and of `config.evaluations`, by prefix.
+    """Returns the examples of each evaluation by name: "eval" for `data.eval_split`, and the `config.evaluations`.
 
     Raises:
       UserError: examples cannot be opened; the message names the evaluation.
@@ -25,13 +25,14 @@ def open_evaluations(config: FrozenConfigDict) -> dict[str, Source]:
         try:
             opened[name] = _open(config, name)
         except UserError as error:
-            told = _in_own_keys(config, name, str(error))
-            raise UserError(told if told.startswith("evaluations.") else f"evaluations.{name}: {told}") from error
+            message = _in_own_keys(config, name, str(error))
+            named = message.startswith("evaluations.")
+            raise UserError(message if named else f"evaluations.{name}: {message}") from error
     return opened
 
 
 def _in_own_keys(config: FrozenConfigDict, name: str, text: str) -> str:
-    """Returns a message about `data.path` and `data.source` with the keys of the evaluation that replace them."""
+    """Replaces `data.path` and `data.source` in a message by the keys of the evaluation, if it sets them."""
     own = [key for key in ("source", "path") if config.evaluations[name][key] is not None]
     if not own:
         return text

@@ -1,4 +1,4 @@
-"""Converts images and labels to arrays; does not import JAX."""
+"""Converts images and labels to arrays, without importing JAX."""
 
 from __future__ import annotations
 
@@ -16,24 +16,32 @@ from focalnet_jax.data.transforms import EvalTransform, TrainTransform, eval_tra
 
 @dataclass(frozen=True)
 class ClassificationHost:
-    """Transforms images `[H, W, 3]` uint8 to images of one size; does not change labels."""
+    """`Host` that transforms images `[H, W, 3]` uint8 to images of one size, and does not change labels."""
 
     train: TrainTransform
     evaluation: EvalTransform
 
     def train_example(self, example: tuple[Picture, Label], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns `image` `[H, W, 3]` uint8 and `label`, int32; raises `UnreadableImageError`."""
+        """Returns `image` `[H, W, 3]` uint8 and `label`, int32.
+
+        Raises:
+          UnreadableImageError: the image cannot be decoded.
+        """
         picture, label = example
         return {"image": self.train(decode(picture), rng), "label": label}
 
     def eval_example(self, example: tuple[Picture, Label]) -> dict[str, np.ndarray]:
-        """Returns `image` `[H, W, 3]` uint8 and `label`, int32 or `[M]`; raises `UnreadableImageError`."""
+        """Returns `image` `[H, W, 3]` uint8 and `label`, int32, or `[M]` for several labels.
+
+        Raises:
+          UnreadableImageError: the image cannot be decoded.
+        """
         picture, label = example
         return {"image": self.evaluation(decode(picture)), "label": label}
 
 
 def make_host(config: FrozenConfigDict, preprocessing: Preprocessing | None = None) -> ClassificationHost:
-    """Returns the transforms of a config; `preprocessing` is that of evaluations, by default the config's.
+    """Returns the transforms of a config. `preprocessing` replaces the config's preprocessing of evaluations.
 
     Raises:
       UserError: the augmentation policy is unknown.

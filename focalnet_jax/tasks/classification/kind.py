@@ -28,20 +28,22 @@ def open_examples(config: FrozenConfigDict) -> Source:
     """
     source = open_split(config.data, config.data.train_split)
     check_examples(source)
-    with contextlib.suppress(UnreadableImageError):  # which the loader deals with
+    with contextlib.suppress(UnreadableImageError):  # the loader replaces unreadable images
         if source[0][1].ndim:
             raise UserError(
-                f"{source.name(0)} has several labels; training needs one: use such data only as data.eval_split"
+                f"{source.name(0)} has several labels; training needs one: use such data only for data.eval_split"
             )
     return source
 
 
 def choose(config: FrozenConfigDict, start: Start | None, source: Source | None) -> dict[str, Any]:
-    """Returns the number of classes, and whether to keep the weights' classifier, if the config leaves these open.
+    """Returns values for `model.num_classes` and `init_head`, if the config leaves them open.
+
+    `init_head` is "keep" if the classifier of the weights has the classes of the data, else "drop".
 
     Args:
       config: config of a run or of an evaluation.
-      start: model of the initial or evaluated weights; None if there are none.
+      start: architecture, input size and classes stored with the initial or evaluated weights, or None without weights.
       source: training examples; None for an evaluation, which has the classes of its weights.
     """
     chosen: dict[str, Any] = {}
@@ -57,7 +59,7 @@ def choose(config: FrozenConfigDict, start: Start | None, source: Source | None)
 
 
 def _has_classes(start: Start, names: Sequence[str]) -> bool:
-    """Returns whether the classes of the weights are those of the data, as `data.labels` compares their names."""
+    """Returns whether the weights and the data have the same classes. `data.labels` defines which names are equal."""
     if start.classes is None or len(start.classes) != len(names):
         return False
     theirs = Classes(start.classes, "the weights")

@@ -1,6 +1,6 @@
 """Augmentation of a batch on the device: normalization, random erasing, mixup and cutmix, label smoothing.
 
-The operations are timm's; the random numbers are not. Each example and each group of examples has its own PRNG key,
+The operations are the same as in timm, but not the random numbers. Each example and each group has its own PRNG key,
 derived from the key of the step and the position in the global batch, so the result does not depend on the number of
 devices. Examples are mixed within groups of a fixed size; timm mixes the examples of one device.
 """
@@ -32,17 +32,17 @@ class Mixing:
 
     smoothing: float = 0.0  # label smoothing
     erase: float = 0.0  # probability of erasing an example
-    mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0: none
-    cutmix: float = 0.0
+    mixup: float = 0.0  # alpha of mixup's Beta(alpha, alpha); 0: no mixup
+    cutmix: float = 0.0  # alpha of cutmix's Beta(alpha, alpha); 0: no cutmix
     probability: float = 1.0  # probability that a group is mixed
-    switch: float = 0.5  # probability of cutmix, if both are on
-    group: int = 128  # examples that share a lambda and mix with each other
+    switch: float = 0.5  # probability of cutmix if both mixup and cutmix are on
+    group: int = 128  # number of examples that share a lambda and are mixed with each other
     box: str = "timm"  # the cut reaches (n + 1) // 2 past its centre (timm 1.x), or n // 2 ("original": timm 0.4.12)
-    normalization: Normalization = IMAGENET  # of the images; applied first
+    normalization: Normalization = IMAGENET  # of the images, before all other operations
 
     @property
     def mixes(self) -> bool:
-        """Returns whether any group can be mixed."""
+        """Whether mixup or cutmix is on."""
         return (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
 
     def group_size(self, batch_size: int) -> int:
@@ -54,7 +54,7 @@ class Mixing:
         size = min(self.group, batch_size)
         if self.mixes and (batch_size % size or size % 2):
             divisor = _even_divisor(batch_size, self.group)
-            todo = f"set it to a divisor such as {divisor}" if divisor else "make it an even batch"
+            todo = f"set it to a divisor such as {divisor}" if divisor else "choose an even batch_size"
             raise UserError(
                 f"augment.mix_group={self.group} does not divide a batch of {batch_size} into even groups: {todo}"
             )
@@ -119,8 +119,8 @@ def _keys(key: jax.Array, count: int) -> jax.Array:
 def random_erase(images: jax.Array, probability: float, key: jax.Array) -> jax.Array:
     """Replaces a rectangle of some examples by normal noise: timm's RandomErasing in pixel mode.
 
-    The area is uniform in (0.02, 1/3) of the image, and the aspect ratio log-uniform in (0.3, 1 / 0.3). Of ten draws,
-    the first rectangle strictly inside the image is erased; if no rectangle fits, nothing is erased.
+    The area is uniform in (0.02, 1/3) of the image, and the aspect ratio log-uniform in (0.3, 1 / 0.3). Ten sizes are
+    drawn, and the first that is smaller than the image is used; if none is, nothing is erased.
 
     Args:
       images: normalized images `[B, H, W, C]`.
@@ -150,7 +150,9 @@ def random_erase(images: jax.Array, probability: float, key: jax.Array) -> jax.A
 
 
 def mix(images: jax.Array, targets: jax.Array, mixing: Mixing, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mixes by mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899): one lambda per group, examples i and n - 1 - i.
+    """Mixes examples by mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899).
+
+    In a group of n examples, the examples i and n - 1 - i are mixed. All examples of a group share one lambda.
 
     Args:
       images: images `[B, H, W, C]`.
@@ -165,19 +167,19 @@ def mix(images: jax.Array, targets: jax.Array, mixing: Mixing, key: jax.Array) -
     def mix_group(images: jax.Array, targets: jax.Array, drawn: _Drawn) -> tuple[jax.Array, jax.Array]:
         lam, cut, box = drawn
         inside, (top, bottom, left, right) = _box(height, width, *box), box
-        kept = jnp.where(cut, 1 - (bottom - top) * (right - left) / (height * width), lam)  # of the labels
-        weight = jnp.where(cut, jnp.where(inside, 0.0, 1.0), lam)[..., None]  # of the pixels
+        kept = jnp.where(cut, 1 - (bottom - top) * (right - left) / (height * width), lam)  # weight of the target
+        weight = jnp.where(cut, jnp.where(inside, 0.0, 1.0), lam)[..., None]  # of each pixel
         return images * weight + images[::-1] * (1 - weight), targets * kept + targets[::-1] * (1 - kept)
 
     grouped = [array.reshape(groups, size, *array.shape[1:]) for array in (images, targets)]
-    # Draws are loops over few numbers: sharded, each iteration would wait for all devices.
+    # JAX draws from a Beta distribution in a loop. If groups were sharded, each iteration would wait for all devices.
     drawn = jax.vmap(lambda key: _draw(key, mixing, height, width))(everywhere(_keys(key, groups)))
     mixed = jax.vmap(mix_group)(*grouped, jax.tree.map(everywhere, drawn))
     return tuple(array.reshape(-1, *array.shape[2:]) for array in mixed)
 
 
 def _draw(key: jax.Array, mixing: Mixing, height: int, width: int) -> _Drawn:
-    """Returns a group's lambda, whether cutmix applies, and top, bottom, left and right of the cut."""
+    """Returns a group's lambda, whether the group uses cutmix, and top, bottom, left and right of the cut."""
     applied_key, switch_key, mixup_key, cutmix_key, y_key, x_key = jax.random.split(key, 6)
     applied = jax.random.uniform(applied_key) < mixing.probability
     cut = jnp.array(mixing.cutmix > 0)

@@ -16,7 +16,7 @@ _FONT_SIZE = 13
 
 @dataclass(frozen=True)
 class ClassPrediction:
-    """The most probable classes of an image as a `Prediction`, most probable first.
+    """`Prediction` of the most probable classes of an image, the most probable first.
 
     Attributes:
       labels: full names of the classes.
@@ -29,7 +29,7 @@ class ClassPrediction:
     probabilities: tuple[float, ...]
 
     def line(self) -> str:
-        """Returns short names and probabilities."""
+        """Returns short names and probabilities in one line."""
         return ", ".join(f"{name} {share:.1%}" for name, share in zip(self.names, self.probabilities, strict=True))
 
     def json(self) -> dict[str, Any]:
@@ -48,8 +48,8 @@ class ClassPrediction:
         sheet = Image.new("RGB", (wide, height + _LINE * len(self.names) + 2 * _MARGIN), "white")
         sheet.paste(Image.fromarray(image), ((wide - width) // 2, 0))
         draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=_FONT_SIZE)
-        for place, (name, share) in enumerate(zip(self.names, self.probabilities, strict=True)):
-            top = height + _MARGIN + place * _LINE
+        for row, (name, share) in enumerate(zip(self.names, self.probabilities, strict=True)):
+            top = height + _MARGIN + row * _LINE
             draw.rectangle((0, top, round(share * wide), top + _LINE - 2), fill="#bcd7f0")
             text = shortened(f"{share:.1%} {name}", font, wide - _MARGIN)
             draw.text((_MARGIN // 2, top), text, fill="black", font=font)

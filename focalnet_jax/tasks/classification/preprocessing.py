@@ -1,4 +1,4 @@
-"""Chooses between the preprocessing stated by weights and the preprocessing of a config."""
+"""Chooses between the preprocessing stored with weights and the preprocessing of a config."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _KEYS = ("image_size", "eval_resize", "eval_resize_mode", "interpolation", "mean
 
 
 def weights_preprocessing(config: FrozenConfigDict, stated: WeightsInfo, named: Collection[str]) -> Preprocessing:
-    """Returns the preprocessing for evaluating weights; prints it if it differs from that of the config.
+    """Returns the preprocessing for evaluating weights, and prints it if it differs from the config's preprocessing.
 
-    The preprocessing that the weights state has precedence, except for the config keys in `named`. If the weights state
-    none, the config's preprocessing is used.
+    The preprocessing stored with the weights has precedence, except for the config keys in `named`. If none is stored,
+    the config's preprocessing is used.
 
     Raises:
-      UserError: the preprocessing that the weights state cannot be followed, or the keys contradict each other.
+      UserError: the preprocessing stored with the weights is not supported, or the keys contradict each other.
     """
     of_config, keys = from_config(config.data), [f"data.{key}" for key in _KEYS]
     named = [key for key in keys if key in named]
@@ -43,8 +43,8 @@ def weights_preprocessing(config: FrozenConfigDict, stated: WeightsInfo, named: 
     if is_first() and followed != of_config:
         but = f" except for {', '.join(named)}" if named else ""
         print(
-            f"images are preprocessed as the weights state{but}: {followed.describe()}; the config has "
-            f"{of_config.describe()} (to use that, give {others} on the command line)"
+            f"images get the preprocessing stored with the weights{but}: {followed.describe()}; the config has "
+            f"{of_config.describe()} (to use it, give {others} on the command line)"
         )
     return followed
 
@@ -72,7 +72,7 @@ def _combined(
 
 
 def note_difference(config: FrozenConfigDict, stated: WeightsInfo, path: str) -> None:
-    """Prints one line if the preprocessing of a run differs from that stated by its initial weights."""
+    """Prints one line if a run uses another preprocessing than the one stored with its initial weights."""
     ours, theirs = from_config(config.data), stated.preprocessing
     if theirs is not None and stated.normalization_only:
         theirs = replace(ours, normalization=theirs.normalization)
@@ -82,6 +82,6 @@ def note_difference(config: FrozenConfigDict, stated: WeightsInfo, path: str) ->
         print(f"note: {stated.refused}; the run uses the preprocessing of the config: {ours.describe()}")
     elif theirs is not None:
         print(
-            f"note: {path} states another preprocessing, {theirs.describe()}; the run uses that of the config: "
-            f"{ours.describe()}"
+            f"note: {path} has another preprocessing, {theirs.describe()}; the run uses the preprocessing of the "
+            f"config: {ours.describe()}"
         )

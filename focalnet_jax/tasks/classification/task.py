@@ -1,4 +1,4 @@
-"""Classification as a `Task`: the loss is the cross-entropy of mixed and smoothed targets."""
+"""The `Task` of classification. The loss is the cross-entropy of mixed and smoothed targets."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ from focalnet_jax.tasks.task import Metrics
 
 @dataclass(frozen=True)
 class Classification:
-    """Classification on the data of a config, as a `Task`.
+    """`Task` of classification on the data of a config.
 
     Attributes:
       config: resolved config.
       host: image transforms.
       mixing: augmentation of training batches.
-      source: training examples, labelled by output; None if a model is only evaluated or compiled.
-      evaluated: evaluation examples by prefix.
-      weights: weights of the classes in the loss, see `class_weights`.
+      source: training examples, whose labels are outputs, or None if a model is only evaluated or compiled.
+      evaluated: evaluations, with their examples, by the prefix of their metrics.
+      weights: weights of the classes in the loss, see `class_weights`, or None if all classes have the same weight.
     """
 
     config: FrozenConfigDict
@@ -71,7 +71,9 @@ class Classification:
 
     @classmethod
     def of(cls, config: FrozenConfigDict, source: Source | None = None, *, evaluated: bool = True) -> Classification:
-        """Returns the task of a resolved config; labels are not yet matched. Arguments as for `Kind.make_task`.
+        """Returns the task of a resolved config, before labels are matched to outputs.
+
+        The arguments are described in `Kind.make_task`.
 
         Raises:
           UserError: values of the config do not fit each other, or evaluation examples cannot be opened.
@@ -79,19 +81,19 @@ class Classification:
         host, mixing = make_host(config), make_mixing(config)
         opened = open_evaluations(config) if evaluated else {MAIN: None}
         competing = config.eval_classes
-        if not isinstance(competing, int | None):  # which outputs of a subset compete changes no shape
+        if not isinstance(competing, int | None):  # to compile: the subset does not change shapes
             competing = np.ones(config.model.num_classes, bool)
         accuracies = {name: Accuracy(examples, competing, mixing.normalization) for name, examples in opened.items()}
         return cls(config, host, mixing, source, accuracies, class_weights(config, None))
 
     @property
     def repeats(self) -> int:
-        """Number of copies of each example in a batch, each with its own augmentation."""
+        """Number of copies of each example in a batch, each with different augmentation."""
         return self.config.augment.repeats
 
     @cached_property
     def balance(self) -> Balance | None:
-        """Order in which rare classes occur more often, if the config sets one."""
+        """Order in which rare classes occur more often, or None if `data.class_balance` is 0."""
         power = self.config.data.class_balance
         return Balance(labels_of(self.source), power) if power else None
 
@@ -100,7 +102,9 @@ class Classification:
         return self._labelled(None)
 
     def start_from(self, loaded: Loaded, path: str) -> Classification:
-        """Returns the task with the labels of the weights' classifier; prints a note if their preprocessing differs.
+        """Returns the task with the labels of the weights' classifier.
+
+        Prints a note if the preprocessing stored with the weights differs from the config's preprocessing.
 
         Raises:
           UserError: the data has classes that the classifier lacks, or the classes of the classifier are unknown.
@@ -123,7 +127,7 @@ class Classification:
         """Returns the task with the classes and the preprocessing of the weights at `path`, for evaluating them.
 
         Raises:
-          UserError: the data does not fit the classifier, or the weights' preprocessing cannot be followed.
+          UserError: the data does not fit the classifier, or the weights' preprocessing is not supported.
         """
         classifier = loaded_classifier(self.config, loaded, path)
         labelled = {
@@ -144,7 +148,7 @@ class Classification:
         return replace(self, source=source, evaluated=evaluated, weights=class_weights(self.config, source))
 
     def metadata(self) -> dict[str, Any]:
-        """Returns the names of the outputs, `classes`."""
+        """Returns `classes`, the names of the outputs."""
         return {"classes": list(self.source.class_names)}
 
     def banner(self) -> dict[str, str]:
@@ -201,15 +205,18 @@ class Classification:
         return normalize(batch["image"], self.mixing.normalization)
 
     def evaluations(self) -> dict[str, Accuracy]:
-        """Returns the evaluations by prefix; "eval" uses `data.eval_split`."""
+        """Returns the evaluations by the prefix of their metrics. The evaluation "eval" uses `data.eval_split`."""
         return dict(self.evaluated)
 
-    def show(self, batch: Mapping[str, jax.Array], place: int) -> tuple[np.ndarray, list[str]]:
-        """Returns an image `[H, W, 3]` uint8 of a prepared batch (noise clipped to [0, 255]), and its classes."""
+    def show(self, batch: Mapping[str, jax.Array], index: int) -> tuple[np.ndarray, list[str]]:
+        """Returns the image `[H, W, 3]` uint8 at `index` of a prepared batch, and captions with its classes.
+
+        The noise of random erasing is clipped to [0, 255].
+        """
         colours = self.mixing.normalization
-        pixels = np.asarray(batch["image"][place]) * colours.std + colours.mean
+        pixels = np.asarray(batch["image"][index]) * colours.std + colours.mean
         targets, smoothing = np.asarray(batch["target"]), self.mixing.smoothing
         if self.weights is not None:
             targets = unweigh(targets, np.asarray(self.weights, np.float32), smoothing)
-        texts = captions(targets[place], self.source.class_names, smoothing / targets.shape[-1])
+        texts = captions(targets[index], self.source.class_names, smoothing / targets.shape[-1])
         return np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8), texts

@@ -13,9 +13,10 @@ from focalnet_jax.errors import UserError
 
 
 def class_weights(config: FrozenConfigDict, source: Source | None) -> tuple[float, ...] | None:
-    """Returns the weight of each of the K outputs in the loss, or None; without a source, "balanced" weights are 1.
+    """Returns the weight of each of the K outputs in the loss, or None if `class_weights` is not set.
 
-    Balanced weights are the inverse of the frequencies at which classes are drawn, after `data.class_balance`.
+    "balanced" weights are the inverse of the frequencies at which classes are drawn, after `data.class_balance`.
+    Without a source, they are 1.
 
     Raises:
       UserError: the numbers of weights and outputs differ.
@@ -37,18 +38,18 @@ def weigh(targets: jax.Array, weights: jax.Array, smoothing: float) -> jax.Array
     """Returns targets `[B, K]` whose mean cross-entropy is the mean of the original loss weighted by class.
 
     The weighted mean is the sum over examples and classes of weight x target x -log p, divided by the sum of the
-    examples' weights, as in `torch.nn.CrossEntropyLoss(weight, label_smoothing)` for class indices. The weight of a
-    mixed example is the mean of the weights of its classes, each in proportion to the target before smoothing. Sums are
-    over the global batch, so the numbers of devices and micro-batches do not change the result.
+    examples' weights, like `torch.nn.CrossEntropyLoss(weight, label_smoothing)` for class indices. The weight of a
+    mixed example is the mean of the weights of its classes, weighted by the target before smoothing. Sums are over the
+    global batch, so the numbers of devices and micro-batches do not change the result.
     """
     total = jnp.sum(targets @ weights - smoothing * weights.mean()) / (1 - smoothing)
     return targets * weights * jnp.where(total > 0, len(targets) / jnp.where(total > 0, total, 1), 0)
 
 
 def unweigh(targets: np.ndarray, weights: np.ndarray, smoothing: float) -> np.ndarray:
-    """Returns the targets `[B, K]` from which `weigh` made `targets`; 0 for classes without weight.
+    """Inverts `weigh`: returns the original targets `[B, K]`, with 0 for classes whose weight is 0.
 
-    At least one example must have only classes with weights, apart from smoothing.
+    The classes of at least one example, apart from smoothing, must all have positive weights.
     """
     weighted = weights > 0
     shares = np.where(weighted, targets / np.where(weighted, weights, 1), 0)
