@@ -22,7 +22,7 @@ SMALL = [
 
 
 def command(script, *arguments):
-    return [sys.executable, script, *map(str, arguments)]
+    return [sys.executable, *map(str, (script, *arguments))]
 
 
 def start(script, *arguments, env=ENVIRONMENT):

@@ -1,5 +1,6 @@
 """Starts commands in forked processes that have the libraries loaded, which takes most of a short command's time."""
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -8,7 +9,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
+from multiprocessing import resource_tracker
 from pathlib import Path
+
+from focalnet_jax.system import children
 
 # The libraries that commands import, but not the commands' modules, because runpy warns if these are loaded already.
 _LOADED = [
@@ -78,9 +83,14 @@ def _become(command: list[str], env: dict[str, str], cwd: str, pipes: list[str])
         pipe = os.open(path, os.O_WRONLY)
         os.dup2(pipe, number)
         os.close(pipe)
+    os.chdir(cwd)
+    children.subprocess = _InsteadOfSubprocess
+    _run(command, env)
+
+
+def _run(command: list[str], env: dict[str, str]) -> None:
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 (those of a process are open to its end)
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
     sys.orig_argv = command
@@ -90,3 +100,50 @@ def _become(command: list[str], env: dict[str, str], cwd: str, pipes: list[str])
     else:
         sys.argv = command[1:]
         runpy.run_path(command[1], run_name="__main__")
+
+
+class _Child(subprocess.Popen):
+    """A child process that is a copy of this process, and so need not load the libraries of its command again."""
+
+    def __init__(self, command, *, env=None, preexec_fn=None, **options) -> None:
+        from jax._src import xla_bridge  # loaded in the server
+
+        def run_instead_of_exec() -> None:
+            if preexec_fn is not None:
+                preexec_fn()
+            os.closerange(3, 1024)  # as `exec` does; one of them is the pipe at which the parent waits for it
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            resource_tracker._resource_tracker.__init__()  # its pipe is closed
+            multiprocessing.process._parent_process = None
+            _exit_with(lambda: _run(command, dict(os.environ if env is None else env)))
+
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        # The threads of a JAX backend are missing in a copy of its process, which would wait for them forever.
+        if command[0] != sys.executable or command[1] == "-c" or xla_bridge.backends_are_initialized():
+            super().__init__(command, env=env, preexec_fn=preexec_fn, **options)
+        else:
+            super().__init__(command, preexec_fn=run_instead_of_exec, restore_signals=False, **options)
+
+
+class _InsteadOfSubprocess:
+    """What `focalnet_jax.system.children` uses of `subprocess`."""
+
+    Popen, PIPE = _Child, subprocess.PIPE
+
+
+def _exit_with(program) -> None:
+    status = 1
+    try:
+        program()
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(status)

@@ -1,28 +1,21 @@
 """Starts runs of two processes on this machine with the launcher."""
 
-import subprocess
 import time
 
 import numpy as np
 import psutil
 
-from tests.commands import ENVIRONMENT, SMALL, command, losses, saved_params
+from tests.commands import SMALL, losses, saved_params, start
 
 # Sums over the batch have a different order: an error of 6e-8 per rounding, which grows slightly in 20 AdamW steps.
 ROUNDING = 1e-5
 SHORT = [*SMALL, "--config.batch_size=16", "--config.schedule.warmup_steps=2", "--config.total_steps=20"]
 
 
-def launch(*arguments, devices=1, env=ENVIRONMENT):
+def launch(*arguments, devices=1):
     """Starts the launcher of train.py with two processes, with pipes."""
     flags = ["-m", "focalnet_jax.launch", "--processes", 2, "--devices-per-process", devices, "--", "train.py"]
-    return subprocess.Popen(
-        [command("")[0], *map(str, [*flags, *arguments])],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start(*flags, *arguments)
 
 
 def when_running(launcher, workdir, steps):
@@ -33,7 +26,7 @@ def when_running(launcher, workdir, steps):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     children = psutil.Process(launcher.pid).children()
-    return sorted(children, key=lambda child: int(child.environ()["JAX_PROCESS_ID"]))
+    return sorted(children, key=lambda child: (child.create_time(), child.pid))  # in the order they were started
 
 
 def assert_same_run(workdir, alone):

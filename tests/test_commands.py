@@ -52,7 +52,7 @@ def test_another_config_does_not_touch_the_run(finished):
     assert sorted(str(path) for path in workdir.rglob("*")) == before
 
 
-@pytest.mark.parametrize("batch_size", [450, 64, 7])
+@pytest.mark.parametrize("batch_size", [64, 7])  # 450 and 1000: tests/training/test_step.py
 def test_eval_ends_with_json_over_every_example_whatever_the_batch(finished, batch_size):
     workdir, _ = finished
     done = run("eval.py", *SMALL, "--checkpoint", workdir, f"--config.eval_batch_size={batch_size}")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from focalnet_jax.convert.write import write_weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import ABLATIONS
 from focalnet_jax.parameters import named_leaves
-from tests.commands import convert
+from tests.commands import convert, run
 from tests.convert.golden_files import GOLDEN, INDEX, OPTIONS, in_a_directory
 from tests.convert.random_weights import weights_of
 from tests.convert.test_adapt import on_one_device
@@ -235,18 +234,19 @@ def test_nothing_stays_behind_where_writing_fails(tmp_path):
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
     write_weights(weights, tmp_path / "whole", format="orbax")
+    # A limit of 8 KB per file imitates a full disk; Python would leave truncated .pyc files in the environment.
+    (tmp_path / "limited.py").write_text(
+        "import resource, runpy, sys\n"
+        "sys.dont_write_bytecode = True\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "runpy.run_module('focalnet_jax.convert', run_name='__main__', alter_sys=True)\n"
+    )
     for format, name in (("timm", "x.safetensors"), ("huggingface", "hf"), ("orbax", "checkpoint")):
-        arguments = [sys.executable, "-m", "focalnet_jax.convert", tmp_path / "whole", tmp_path / name, "--to", format]
-        # a limit of 8 KB per file imitates a full disk
-        limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *arguments]
-        kept = os.environ | {
-            "PYTHONDONTWRITEBYTECODE": "1"
-        }  # otherwise Python would leave truncated .pyc files in the environment
-        done = subprocess.run(limited, capture_output=True, text=True, timeout=120, env=kept)
+        done = run(tmp_path / "limited.py", tmp_path / "whole", tmp_path / name, "--to", format)
         assert done.returncode == 2
         assert done.stderr.startswith("error: cannot write")
         assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert [entry.name for entry in tmp_path.iterdir()] == ["whole"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["limited.py", "whole"]
 
 
 def test_writing_a_torch_file_without_torch_is_one_line(tmp_path, monkeypatch):

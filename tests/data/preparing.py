@@ -4,8 +4,6 @@ import hashlib
 import io
 import json
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 from collections import Counter
@@ -15,30 +13,27 @@ import pytest
 from focalnet_jax.data.prepare.__main__ import main
 from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.errors import UserError
+from tests.commands import run, start
 
 SMALL = ["--processes", "2", "--shard-mb", "1"]
 
 
-def command(*arguments):
-    """Returns the command line of `python -m focalnet_jax.data.prepare`."""
-    return [sys.executable, "-m", "focalnet_jax.data.prepare", *map(str, arguments)]
-
-
 def prepare(*arguments):
     """Runs `python -m focalnet_jax.data.prepare`."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)
+    return run("-m", "focalnet_jax.data.prepare", *arguments)
 
 
 def killed(folder, pattern, *arguments):
     """Starts a preparation and kills it as soon as the folder contains a file that matches `pattern`."""
-    process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL)
+    process = start("-m", "focalnet_jax.data.prepare", *arguments)
     deadline = time.monotonic() + 60
     while not any(folder.glob(pattern)):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.001)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
 
 
 def refused(message, *arguments):

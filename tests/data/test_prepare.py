@@ -14,7 +14,9 @@ from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.errors import UserError
 from tests.commands import assert_one_line_mistake
 from tests.data.pictures import SYNSETS, encoded, write_imagenet
-from tests.data.preparing import SMALL, contents, prepare, refused, share, write_tar
+from tests.data.preparing import SMALL, contents, in_process, prepare, refused, share, write_tar  # noqa: F401
+
+ONE = ["--processes", "1", "--shard-mb", "1"]
 
 
 def test_archives_hold_the_same_as_folders_in_the_order_of_the_class_list(pictures, from_folders, tmp_path):
@@ -36,7 +38,7 @@ def test_archives_hold_the_same_as_folders_in_the_order_of_the_class_list(pictur
 def test_imagenet22k_has_its_21842_classes_and_holds_out_a_share_by_name(pictures, tmp_path):
     write_imagenet(pictures, tmp_path / "tars")
     whole = tmp_path / "tars" / "ILSVRC2012_img_train.tar"  # a tar with one tar per synset, like fall11_whole.tar
-    done = prepare("imagenet22k", "--source", whole, "--held-out", "0.2", "--out", tmp_path / "out", *SMALL)
+    done = prepare("imagenet22k", "--source", whole, "--held-out", "0.2", "--out", tmp_path / "out", *ONE)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "out" / "imagenet22k" / "1.0.0"
     train, val = contents(folder, "train")[0], contents(folder, "val")[0]
@@ -65,6 +67,7 @@ def test_a_held_out_share_never_mixes_with_a_validation_split(tmp_path):
     assert {split: of["examples"] for split, of in card["splits"].items()} == {"train": 2, "val": 2}
 
 
+@pytest.mark.usefixtures("in_process")
 def test_sources_that_make_no_sense_are_one_line(pictures, tmp_path):
     out = ["--out", tmp_path / "out"]
     refused("no such file", "imagefolder", "--source", tmp_path / "nowhere", *out)

@@ -2,11 +2,12 @@
 
 import shutil
 
+import pytest
 from PIL import Image
 
 from focalnet_jax.data.prepare.__main__ import main
 from tests.data.pictures import READABLE, SYNSETS, encoded
-from tests.data.preparing import SMALL, contents, killed, prepare, refused, write_tar
+from tests.data.preparing import SMALL, contents, in_process, killed, prepare, refused, write_tar  # noqa: F401
 
 
 def test_a_preparation_killed_at_any_time_resumes_and_ends_the_same(pictures, tmp_path):
@@ -35,6 +36,7 @@ def test_a_preparation_killed_at_any_time_resumes_and_ends_the_same(pictures, tm
     refused("shard_bytes was 10000, now 2000000", *arguments, "--shard-mb", "2")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_other_data_is_not_called_finished_and_a_corrected_command_is_not_held_to_the_wrong_one(pictures, tmp_path):
     shutil.copytree(pictures, tmp_path / "set")
     new = tmp_path / "set" / "train" / "fresh"

@@ -25,7 +25,7 @@ def spec_on(mesh, overrides=()):
     return config, *open_spec(config, mesh)
 
 
-def trained(mesh, steps=20, overrides=()):
+def trained(mesh, steps=10, overrides=()):
     config, spec, init = spec_on(mesh, overrides)
     state, step, losses = init_state(spec, init), make_train_step(spec), []
     before = {name: leaf.sharding for name, leaf in named_leaves(state.items()).items()}

@@ -61,12 +61,12 @@ def test_an_unreadable_image_that_two_processes_read_is_one(damaged, tmp_path):
     assert [row["data/substituted"] for row in metrics(tmp_path / "run") if "data/substituted" in row] == [0, 2, 2, 2]
 
 
-def by_hand(script, port, *each, **options):
+def by_hand(script, *each, **options):
     """Starts two processes like on two machines; returns their stderr and exit codes.
 
     Each has its own arguments, and of `options`, lists of two, its own: `env`, or `cwd` for other sources.
     """
-    shared = [script, *SMALL, "--coordinator", f"localhost:{port}", "--processes", "2"]
+    shared = [script, *SMALL, "--coordinator", f"localhost:{launcher._free_local_port()}", "--processes", "2"]
     processes = []
     for index, arguments in enumerate(each):
         own = {name: both[index] for name, both in options.items()}
@@ -79,7 +79,7 @@ def by_hand(script, port, *each, **options):
 
 def test_processes_of_another_config_refuse_and_name_the_key(tmp_path):
     each = [[f"--config.seed={index}", "--workdir", tmp_path / str(index)] for index in range(2)]
-    for index, (stderr, code) in enumerate(by_hand("train.py", 47113, *each)):
+    for index, (stderr, code) in enumerate(by_hand("train.py", *each)):
         assert code == 2
         assert f"the processes of this run differ in seed (here {index})" in stderr
         assert sum("Gloo" not in line for line in stderr.strip().splitlines()) == 1
@@ -89,7 +89,7 @@ def test_processes_of_another_config_refuse_and_name_the_key(tmp_path):
 def test_processes_with_different_numbers_of_devices_refuse(tmp_path):
     flags = [{"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"} for count in (4, 2)]
     each = [["--workdir", tmp_path / "run"]] * 2
-    for stderr, code in by_hand("train.py", 47122, *each, env=[ENVIRONMENT | flag for flag in flags]):
+    for stderr, code in by_hand("train.py", *each, env=[ENVIRONMENT | flag for flag in flags]):
         assert code == 2
         assert "differ in their number of devices (process 0 has 4, process 1 has 2)" in stderr
 
@@ -102,7 +102,7 @@ def test_processes_with_other_sources_refuse(tmp_path):
     with (other / "focalnet_jax" / "training" / "step.py").open("a") as file:
         file.write("# not the same\n")
     each = [["--workdir", tmp_path / "run"]] * 2
-    for stderr, code in by_hand("train.py", 47121, *each, cwd=[here, other]):
+    for stderr, code in by_hand("train.py", *each, cwd=[here, other]):
         assert code == 2
         assert "differ in the source of focalnet_jax (here" in stderr
 
@@ -167,12 +167,12 @@ except UserError as error:
 
 def test_processes_that_do_not_share_a_workdir_or_a_checkpoint_refuse(finished, tmp_path):
     each = [["--workdir", tmp_path / str(index)] for index in range(2)]
-    for stderr, code in by_hand("train.py", 47118, *each):
+    for stderr, code in by_hand("train.py", *each):
         assert code == 2
         assert "differ in --workdir (here" in stderr
     workdir, _ = finished
     each = [["--checkpoint", workdir], ["--checkpoint", workdir / "checkpoints" / "49"]]
-    for stderr, code in by_hand("eval.py", 47119, *each):
+    for stderr, code in by_hand("eval.py", *each):
         assert code == 2
         assert "differ in --checkpoint (here" in stderr
 
@@ -238,13 +238,13 @@ def test_incomplete_addresses_are_one_line(arguments, message, tmp_path):
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_processes_that_do_not_meet_end_with_one_line_after_the_timeout(index, tmp_path):
-    begun = time.monotonic()
+    begun, address = time.monotonic(), f"localhost:{launcher._free_local_port()}"
     done = run(
-        "train.py", *SMALL, "--coordinator", f"localhost:{47114 + index}", "--processes", 2, "--process", index,
+        "train.py", *SMALL, "--coordinator", address, "--processes", 2, "--process", index,
         "--coordinator-timeout", 3, "--workdir", tmp_path / "run",
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.startswith(f"failed: not all processes connected to localhost:{47114 + index} within 3 s")
+    assert done.stderr.startswith(f"failed: not all processes connected to {address} within 3 s")
     assert len(done.stderr.splitlines()) == 1
     assert time.monotonic() - begun < 30
     assert not (tmp_path / "run").exists()
@@ -278,16 +278,15 @@ def test_the_last_line_of_a_process_is_printed_however_late(monkeypatch, tmp_pat
     assert "[1] failed: why\n" in capfd.readouterr().err
 
 
-def test_the_launcher_refuses_a_command_that_is_no_program(tmp_path):
-    flags = ["-m", "focalnet_jax.launch", "--processes", "2", "--"]
-    assert_one_line_mistake(run(*flags, "trian.py"), "expected a Python script")
-    assert_one_line_mistake(run(*flags), "expected a Python script")
+def test_the_launcher_refuses_a_command_that_is_no_program_and_starts_one_that_is(tmp_path, capfd):
+    flags = ["--processes", "2", "--"]
+    assert_one_line_mistake(run("-m", "focalnet_jax.launch", *flags, "trian.py"), "expected a Python script")
+    assert_one_line_mistake(run("-m", "focalnet_jax.launch", *flags), "expected a Python script")
     # In one go: what two processes print may otherwise mix.
     says = "import os, sys; os.write(1, (os.environ['JAX_PROCESS_ID'] + '\\n').encode()); sys.exit(7)"
     (tmp_path / "says.py").write_text(says)
-    done = run(*flags, tmp_path / "says.py")
-    assert done.returncode == 7
-    assert sorted(done.stdout.split()) == ["0", "1"]
+    assert launcher.main([*flags, str(tmp_path / "says.py")]) == 7
+    assert sorted(capfd.readouterr().out.split()) == ["0", "1"]
 
 
 def test_a_process_that_ends_before_the_checks_ends_the_others_in_one_line(monkeypatch, tmp_path, capsys):

@@ -103,16 +103,22 @@ def gradients(model, x, keys):
     return jax.jit(jax.grad(loss))(nnx.to_pure_dict(params))
 
 
+def random_gradients(**options):
+    random = dict(drop_path_rate=0.5, drop_rate=0.2, aggregation="xla")
+    x, keys = images((3, 16, 16, 3)), example_keys(jax.random.key(7), 3)
+    return gradients(noisy(make(**random, **options, dense={"output_norms": True})), x, keys)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return random_gradients(scan_blocks=False, remat="none")
+
+
 @pytest.mark.parametrize(
     "options", [dict(scan_blocks=True), dict(remat="full"), dict(remat="dots", scan_blocks=True)], ids=str
 )
-def test_gradients_through_features_are_the_same_scanned_and_rematerialized(options):
-    random = dict(drop_path_rate=0.5, drop_rate=0.2, aggregation="xla")
-    x, keys = images((3, 16, 16, 3)), example_keys(jax.random.key(7), 3)
-    plain, other = (
-        gradients(noisy(make(**random, **each, dense={"output_norms": True})), x, keys)
-        for each in (dict(scan_blocks=False, remat="none"), options)
-    )
+def test_gradients_through_features_are_the_same_scanned_and_rematerialized(options, plain):
+    other = random_gradients(**options)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(plain))
     assert_close_in_norm(other, plain, 5e-6)  # different fusions round differently, see test_focalnet.py
 
@@ -201,9 +207,8 @@ def test_options_that_do_not_fit_the_model_are_refused(options, dense, expected)
 WINDOWS = {"3": (2, 3), "9": (2, 9), "9 to 13": (3, 9), "13": (1, 13)}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@pytest.mark.parametrize("windows", WINDOWS)
+@pytest.mark.parametrize(("windows", "dtype"), [("3", "float32"), *((windows, "bfloat16") for windows in WINDOWS)])
 def test_windows_of_the_dense_tasks_are_lowered_for_every_accelerator(windows, platform, dtype):
     levels, window = WINDOWS[windows]
     options = dict(embed_dim=32, depths=(1,), focal_levels=levels, focal_windows=window)
@@ -221,7 +226,7 @@ def test_windows_of_the_dense_tasks_are_lowered_for_every_accelerator(windows, p
 
 def test_windows_of_the_dense_tasks_compute_the_same_on_a_cpu():
     x = images((1, 24, 20, 3))
-    options = dict(depths=(1,), focal_levels=3, focal_windows=9)
+    options = dict(depths=(1,), focal_levels=2, focal_windows=11)
     names = ["xla", "shifted", "auto"]
     first, *others = (gradients(noisy(make(**options, aggregation=name)), x, None) for name in names)
     for other in others:

@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +15,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.ops import native
 from focalnet_jax.ops.aggregation import aggregate_context
 from focalnet_jax.ops.implementations import describe_implementations
+from tests import commands
 from tests.ops.aggregating import assert_same_on_a_mesh, error, inputs, levels_by_convolutions, with_gradients, with_sum
 
 
@@ -87,9 +86,15 @@ def digest():
     return hashlib.sha256(b"".join(each.tobytes() for each in results)).hexdigest()
 
 
-def test_numbers_do_not_depend_on_how_many_threads_there_are():
-    program = f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}}); from {__name__} import digest"
-    done = subprocess.run([sys.executable, "-c", f"{program}; print(digest())"], capture_output=True, text=True)
+def run_program(tmp_path, program, **variables):
+    """Runs a program in a process in which no library is registered yet."""
+    (tmp_path / "program.py").write_text(program)
+    return commands.run(tmp_path / "program.py", env=os.environ | variables)
+
+
+def test_numbers_do_not_depend_on_how_many_threads_there_are(tmp_path):
+    one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    done = run_program(tmp_path, f"{one}; from {__name__} import digest; print(digest())")
     assert done.stdout.strip() == digest(), done.stderr
 
 
@@ -126,26 +131,25 @@ def test_without_a_compiler_the_model_is_computed_all_the_same(compiler, tmp_pat
         "print(describe_implementations({'aggregation': None, 'pointwise': None}, 'float32', 'cpu'));"
         "focalnet_jax.create_model('focalnet_tiny_srf', aggregation='native')"
     )
-    environment = os.environ | {"CXX": compiler, "XDG_CACHE_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    (cache := tmp_path / "cache").mkdir()
+    done = run_program(tmp_path, program, CXX=compiler, XDG_CACHE_HOME=str(cache))
     message = f"aggregation shifted, pointwise xla (not native: CXX={compiler} is not a program)"
     assert done.stdout.splitlines() == ["(1, 2)", message]
     assert (
         f"model.aggregation=native must be compiled on this machine, but CXX={compiler} is not a program" in done.stderr
     )
-    assert not list(tmp_path.iterdir())
+    assert not list(cache.iterdir())
 
 
 def test_a_compiler_that_fails_is_named_and_leaves_nothing(tmp_path):
     (tmp_path / "c++").write_text("#!/bin/sh\necho 'error: this machine is odd' >&2\nexit 1\n")
     (tmp_path / "c++").chmod(0o755)
     program = "from focalnet_jax.ops import native; print(native.register(), native.why_not())"
-    environment = os.environ | {"CXX": str(tmp_path / "c++"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    cache = str(tmp_path / "cache")
+    done = run_program(tmp_path, program, CXX=str(tmp_path / "c++"), XDG_CACHE_HOME=cache)
     assert done.stdout.startswith("None ")
     assert "this machine is odd" in done.stdout
-    silent = environment | {"CXX": "false"}
-    done = subprocess.run([sys.executable, "-c", program], env=silent, capture_output=True, text=True)
+    done = run_program(tmp_path, program, CXX="false", XDG_CACHE_HOME=cache)
     assert done.stdout.endswith("false failed: exit code 1\n")
     assert not list((tmp_path / "cache" / "focalnet_jax").iterdir())
 
@@ -164,10 +168,9 @@ cp {made} "$library"
     )
     compiler.chmod(0o755)
     program = "from focalnet_jax.ops import native; print(native.register(), native.why_not())"
-    environment = os.environ | {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path)}
 
     def registered():
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        done = run_program(tmp_path, program, CXX=str(compiler), XDG_CACHE_HOME=str(tmp_path))
         assert done.returncode == 0, done.stderr
         return done.stdout, times.read_text().count("\n")
 

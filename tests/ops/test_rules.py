@@ -8,7 +8,7 @@ import pytest
 from focalnet_jax.ops import gelu
 from focalnet_jax.ops.aggregation import _add_in_kernel, _levels_in_kernels, _levels_in_passes, aggregate_context
 from focalnet_jax.ops.depthwise import depthwise_conv
-from focalnet_jax.ops.mosaic import fast_memory
+from focalnet_jax.ops.mosaic import fast_memory, plan
 from focalnet_jax.ops.normalization import layer_norm, layer_norm_in_xla
 from focalnet_jax.ops.shifted import focal_level
 
@@ -39,9 +39,10 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_a_loop_has_the_gradients_of_its_steps_one_by_one(function):
+def test_a_loop_has_the_gradients_of_its_steps_one_by_one(function, monkeypatch):
+    monkeypatch.setattr(plan, "_REGISTERS", 1)  # small tiles compile soon
     keys = jax.random.split(jax.random.key(0), 3)
-    batches, kernel = jax.random.normal(keys[0], (3, 2, 3, 3, 32)), jax.random.normal(keys[1], (3, 3, 1, 32))
+    batches, kernel = jax.random.normal(keys[0], (2, 2, 3, 3, 32)), jax.random.normal(keys[1], (3, 3, 1, 32))
     weight = jax.random.normal(keys[2], (32,))
 
     def weight_gradient(batches, kernel, loop):

@@ -19,12 +19,9 @@ def in_kernels(context, gates, kernels):
 @pytest.mark.parametrize(
     ("shape", "sizes"),
     [
-        ((1, 7, 7, 64), (3, 5, 7)),  # an odd map, half a block of channels
-        (
-            (1, 5, 6, 96),
-            (3, 5),
-        ),  # channels that are a multiple of only 32, rows and columns that are not multiples of a tile
-        ((1, 2, 3, 32), (3, 9)),  # kernels wider than the map
+        ((1, 7, 7, 64), (7,)),  # an odd map, half a block of channels
+        ((1, 5, 6, 96), (3, 5)),  # channels in multiples of 32 only, an uneven number of tiles
+        ((1, 2, 3, 32), (9,)),  # kernels wider than the map
         ((1, 8, 8, 128), (3,)),
     ],
 )
