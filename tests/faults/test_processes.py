@@ -31,8 +31,8 @@ def test_a_signal_to_one_of_two_stops_both_at_the_same_step_and_one_resumes_with
 def test_two_processes_asked_to_stop_in_an_evaluation_end_it_and_stop(tmp_path):
     slow = ["--config.eval_every_steps=3", "--config.eval_batch_size=2", "--config.checkpoint_every_steps=1000"]
     launcher = launch(*SHORT, *slow, "--workdir", tmp_path)
-    _, second = when_running(launcher, tmp_path, 3)
-    second.send_signal(signal.SIGTERM)
+    when_running(launcher, tmp_path, 3)
+    launcher.send_signal(signal.SIGTERM)  # which forwards it to both
     stdout, stderr = launcher.communicate(timeout=60)
     assert launcher.returncode == 42, stderr
     assert "saved at step 3" in stdout
