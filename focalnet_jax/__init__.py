@@ -10,16 +10,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from focalnet_jax import visualize
-    from focalnet_jax.convert import load_model
-    from focalnet_jax.model import FocalNet, FocalNetConfig, create_model, list_models, summarize
+    from focalnet_jax.convert import create_model, load_model
+    from focalnet_jax.model import FocalNet, FocalNetConfig, list_models, summarize
 
 # Imported at first use: commands and processes that only read data need no JAX, which takes seconds to import.
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submodules=["visualize"],
     submod_attrs={
-        "convert": ["load_model"],
-        "model": ["FocalNet", "FocalNetConfig", "create_model", "list_models", "summarize"],
+        "convert": ["create_model", "load_model"],
+        "model": ["FocalNet", "FocalNetConfig", "list_models", "summarize"],
     },
 )
 

@@ -12,6 +12,7 @@ _EXTRAS = (  # purpose, distributions, command that installs them
     ("writing .pth", ("torch",), "pip install 'focalnet_jax[convert]'"),
     ("the demo page", ("gradio", "matplotlib"), "pip install 'focalnet_jax[demo]'"),
     ("Parquet", ("pyarrow",), "pip install 'focalnet_jax[parquet]'"),
+    ("hf:// addresses", ("huggingface_hub",), "pip install 'focalnet_jax[hub]'"),
     ("documentation", ("mkdocs-material", "mkdocstrings"), "pip install 'focalnet_jax[docs]'"),
     ("Kubernetes", ("kubernetes",), "pip install 'focalnet_jax[k8s]'"),
 )

@@ -46,7 +46,7 @@ def default_config(task: str = "classification") -> ConfigDict:
     config.total_epochs = config_dict.placeholder(float)
     config.total_steps = config_dict.placeholder(int)
     config.seed = 0
-    config.init_from = config_dict.placeholder(str)  # initial weights: a workdir, a step, .pth, .safetensors
+    config.init_from = config_dict.placeholder(str)  # initial weights: a workdir, a step, .pth, .safetensors, hf://
     config.init_weights = config_dict.placeholder(str)  # which of several models in init_from: ema, or a key or prefix
     # Run to continue: a workdir (its newest step) or a step. Its weights, optimizer state, average and step count are
     # used. Durations count from that step, with a new schedule.

@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
         "--checkpoint",
         required=True,
         metavar="PATH",
-        help="workdir (its newest step), step, .pth or .safetensors file, or Hugging Face directory",
+        help="workdir (its newest step), step, .pth or .safetensors file, Hugging Face directory, or hf://ORG/NAME",
     )
     add_which_flag(parser)
     add_flags(parser)

@@ -31,7 +31,9 @@ def main(arguments: list[str]) -> int:
 
     parser = make_parser("export", __doc__)
     parser.add_argument(
-        "checkpoint", metavar="SRC", help="workdir, step, .pth or .safetensors file, or Hugging Face directory"
+        "checkpoint",
+        metavar="SRC",
+        help="workdir, step, .pth or .safetensors file, Hugging Face directory, or hf://ORG/NAME on the hub",
     )
     parser.add_argument("out", metavar="FILE", help="the file to write, such as focalnet.stablehlo")
     add_weights_flags(parser)

@@ -20,7 +20,7 @@ OTHERS = {
 }
 # A folder imports only from folders before it. Folders in the same tuple do not import each other.
 ORDER = (
-    ("errors",), ("settings", "system"), ("parameters",), ("distributed",), ("ops",), ("model",), ("config",),
+    ("errors",), ("settings", "system", "hub"), ("parameters",), ("distributed",), ("ops",), ("model",), ("config",),
     ("data", "checkpoint"), ("convert",), ("tasks",), ("inference",), ("visualize",), ("training",),
 )  # fmt: skip
 

@@ -102,7 +102,7 @@ def test_the_public_interface_is_described(site):
     text = read(site, "api/model") + read(site, "api/convert")
     for name in ("create_model", "list_models", "load_model", "summarize", "FocalNet", "FocalNetConfig"):
         assert name in text
-    assert "Returns a freshly initialised FocalNet." in text
+    assert "Returns a FocalNet with randomly initialised or with pretrained parameters." in text
 
 
 def test_links_lead_somewhere_in_plain_markdown_too():

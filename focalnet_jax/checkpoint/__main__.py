@@ -22,6 +22,7 @@ from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_damag
 from focalnet_jax.checkpoint.lock import LOCK, held, is_held
 from focalnet_jax.checkpoint.steps import FOLDER, delete, kept, list_steps, metric_of, ranking_metric_of, read_metadata
 from focalnet_jax.errors import EXIT_FAILED, RunFailedError, UserError
+from focalnet_jax.hub.address import refuse_runs
 from focalnet_jax.programs.flags import make_parser
 from focalnet_jax.programs.run_command import run_command
 
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> int:
                 "--dry-run", action="store_true", help="print the steps to delete, without deleting them"
             )
     flags = parser.parse_args(arguments)
+    refuse_runs(flags.directory)
     return flags.does(Path(flags.directory), flags)
 
 

@@ -1,8 +1,10 @@
 """Convert FocalNet weights: python -m focalnet_jax.convert SRC DST --to {microsoft,timm,huggingface,orbax}.
 
 SRC is a torch.save file or a safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory,
-or a checkpoint of this package. The format and the model are recognised from the tensors, which may be under any key or
-prefix. DST is a .pth or .safetensors file (microsoft, timm) or a directory (huggingface, orbax, timm).
+a checkpoint of this package, or an address on the Hugging Face Hub, hf://ORG/NAME[@REVISION][/FILE]. The format and the
+model are recognised from the tensors, which may be under any key or prefix. DST is a .pth or .safetensors file
+(microsoft, timm) or a directory (huggingface, orbax, timm). DST may also be a repository on the hub, hf://ORG/NAME: the
+command shows the files and the model card, and sends them with --upload.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 from focalnet_jax.checkpoint.steps import FOLDER, find_checkpoint
@@ -17,23 +20,34 @@ from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
 from focalnet_jax.convert.directories import choose_file
 from focalnet_jax.convert.files import is_checkpoint, sha256, weight_files
 from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR
+from focalnet_jax.convert.publish import (
+    add_upload_flags,
+    check_replaced,
+    check_upload_flags,
+    describe_plan,
+    prepared,
+    send,
+)
 from focalnet_jax.convert.recognise import check_options
 from focalnet_jax.convert.tables import TABLES
 from focalnet_jax.convert.tensors import DTYPES
 from focalnet_jax.convert.weights import Weights, read_weights
-from focalnet_jax.convert.write import write_weights
+from focalnet_jax.convert.write import WriteReport, write_weights
 from focalnet_jax.data.class_lists import NUM_1K
 from focalnet_jax.errors import UserError
+from focalnet_jax.hub.address import is_address
+from focalnet_jax.hub.download import local_path
+from focalnet_jax.hub.upload import parse_destination
 from focalnet_jax.programs.flags import add_weights_flags, make_parser, parse_size
-from focalnet_jax.programs.run_command import run_command
+from focalnet_jax.programs.run_command import printable, run_command
 from focalnet_jax.system.signals import handled
 
 
 def main(arguments: list[str]) -> int:
     """Reads weights, adapts the classifier if requested, writes the weights and prints a report."""
     parser = make_parser("convert", __doc__)
-    parser.add_argument("source", type=Path, metavar="SRC")
-    parser.add_argument("destination", type=Path, metavar="DST")
+    parser.add_argument("source", metavar="SRC")
+    parser.add_argument("destination", metavar="DST")
     parser.add_argument("--to", required=True, choices=[*TABLES, "orbax"], help="format to write")
     add_weights_flags(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the tensors written (default: the dtype in SRC)")
@@ -51,28 +65,58 @@ def main(arguments: list[str]) -> int:
         metavar="S|HxW",
         help="input size in pixels in a huggingface config (default: stored with SRC, or 224)",
     )
+    add_upload_flags(parser)
     flags = parser.parse_args(arguments)
 
     size = parse_size("--image-size", flags.image_size)
     if size is not None and flags.to != "huggingface":
         raise UserError(f"--image-size {flags.image_size} is used only with --to huggingface; omit the flag")
+    check_upload_flags(flags, on_the_hub=is_address(flags.destination))
     with handled([signal.SIGTERM], signal.default_int_handler):  # runs the cleanup that removes a partial output
         _convert(flags, size)
     return 0
 
 
 def _convert(flags: argparse.Namespace, size: tuple[int, int] | None) -> None:
+    repository = parse_destination(flags.destination) if is_address(flags.destination) else None
     weights = read_weights(flags.source, flags.model, check_options(flags.option), which=flags.weights, head=flags.head)
-    sources = _files(flags.source, flags.weights)
-    _refuse_inside(flags.source, flags.destination)
+    source = Path(local_path(flags.source))
+    sources = _files(source, flags.weights)
+
+    def write(destination: Path) -> WriteReport:
+        return write_weights(weights, destination, format=flags.to, dtype=flags.dtype, image_size=size)
+
+    if repository is None:
+        _refuse_inside(source, Path(flags.destination))
+        weights = _with_head(weights, flags.head, flags.num_classes)
+        report = write(Path(flags.destination))
+        _print_read(flags.source, weights, report)
+        print(
+            f"wrote     {flags.destination}: {flags.to}, {report.tensors} tensors, {report.dtype}; every key was used"
+        )
+        _print_digests((*sources, *report.files))
+        return
     weights = _with_head(weights, flags.head, flags.num_classes)
-    report = write_weights(weights, flags.destination, format=flags.to, dtype=flags.dtype, image_size=size)
-    print(f"read      {flags.source}: {weights.format}, {weights.name or 'no released variant'}, {weights.dtype}")
+    with prepared(weights, flags.source, repository, write, flags) as (plan, report):
+        _print_read(flags.source, weights, report)
+        print("\n".join(map(printable, describe_plan(plan))))
+        _print_digests(sources)
+        if flags.upload:
+            check_replaced(plan, overwrite=flags.overwrite)
+            print(f"sent      {send(plan)}")
+        else:
+            print(f"nothing was sent: add --upload{' --overwrite' * bool(plan.replaced)} to send it")
+
+
+def _print_read(source: str, weights: Weights, report: WriteReport) -> None:
+    print(f"read      {source}: {weights.format}, {weights.name or 'no released variant'}, {weights.dtype}")
     print(f"model     {weights.count:,} parameters, {weights.config.num_classes} classes")
     for note in (*weights.notes, *report.notes):
         print(f"note      {note}")
-    print(f"wrote     {flags.destination}: {flags.to}, {report.tensors} tensors, {report.dtype}; every key was used")
-    for path in (*sources, *report.files):
+
+
+def _print_digests(paths: Iterable[Path]) -> None:
+    for path in paths:
         print(f"sha256    {sha256(path)}  {path}")
 
 

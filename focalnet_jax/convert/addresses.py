@@ -1,4 +1,4 @@
-"""Errors for URLs and hub names given instead of a path. This package does not download weights."""
+"""Errors for URLs and names of the Hugging Face Hub given instead of a path or an address `hf://`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from focalnet_jax.model import list_models
 _NAME = r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)"
 # `Path` collapses the two slashes of a URL into one.
 _ON_THE_HUB = re.compile(
-    rf"(?:(?:hf[-_]hub|hf|huggingface):/*|https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/){_NAME}(?:[@/?#].*)?"
+    rf"(?:(?:hf[-_]hub|huggingface):/*|https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/){_NAME}"
+    r"(?:@(?P<tag>[\w.-]+)|/(?:blob|resolve|raw|tree)/(?P<revision>[\w.-]+)(?P<file>(?:/[\w.-]+)*))?(?:[@/?#].*)?"
 )
 _OF_TIMM = re.compile(r"focalnet_\w+\.ms_\w+")  # a variant and the tag of its weights
 _BARE_NAME = re.compile(rf"{_NAME}(?:@[\w.-]+)?(?<!\.pth)(?<!\.pt)(?<!\.tar)(?<!\.bin)(?<!\.ckpt)(?<!\.safetensors)")
@@ -20,21 +21,29 @@ _ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]{1,20}):/+(?P<rest>.*)", re.I
 def refuse_address(path: str) -> None:
     """Raises `UserError` if `path`, where no file exists, is a URL or a name on the Hugging Face Hub.
 
-    The message says how to download the weights.
+    The message contains the address to give instead.
     """
     if match := _ON_THE_HUB.fullmatch(path):
-        shown = re.sub(r"^(https?|hf):/(?=\w)", r"\1://", path)  # restores the second slash
-        raise UserError(f"{shown[:200]} is on the Hugging Face hub; {_fetch(match['name'])}")
+        shown = re.sub(r"^(https?):/(?=\w)", r"\1://", path)  # restores the second slash
+        raise UserError(
+            f"{shown[:200]} is on the Hugging Face Hub: give hf://{match['name']}{_revision_and_file(match)}"
+        )
     if match := _ADDRESS.fullmatch(path):
         shown = f"{match['scheme']}://{match['rest'][:200]}"
         if match["scheme"].lower() == "file":
             raise UserError(f"{shown} is a URL; give the file as a path, /{match['rest'][:200]}")
         raise UserError(f"{shown} is a URL; expected a path: download the file and give its path")
     if _OF_TIMM.fullmatch(path) and path.partition(".")[0] in list_models():
-        raise UserError(f"{path} is the name of weights on the hub, not a file; {_fetch(f'timm/{path}')}")
+        raise UserError(f"{path} is the name of weights on the hub, not a file: give hf://timm/{path}")
     if (match := _BARE_NAME.fullmatch(path)) and "focalnet" in path.lower():
-        raise UserError(f"there is no file at {path[:200]}; if it is on the Hugging Face hub, {_fetch(match['name'])}")
+        raise UserError(f"there is no file at {path[:200]}; if it is on the Hugging Face Hub, give hf://{path[:200]}")
 
 
-def _fetch(name: str) -> str:
-    return f"fetch it and give the directory: hf download {name} --local-dir DIR"
+def _revision_and_file(match: re.Match[str]) -> str:
+    """Returns the revision and the file in a name or URL of the hub, as written in an address `hf://`."""
+    if match["tag"]:
+        return f"@{match['tag']}"
+    if not match["revision"]:
+        return ""
+    revision = "" if match["revision"] == "main" else f"@{match['revision']}"
+    return f"{revision}{match['file'] or ''}"

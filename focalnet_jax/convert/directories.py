@@ -6,13 +6,8 @@ import re
 from pathlib import Path
 
 from focalnet_jax.errors import UserError
+from focalnet_jax.hub.choice import MODEL_FILES as HUGGINGFACE_FILES
 
-HUGGINGFACE_FILES = (
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-)
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 # accelerate's save_state writes a second model as model_1.safetensors or pytorch_model_1.bin
 _OF_SEVERAL = re.compile(r"(?P<stem>(pytorch_)?model([._-](?!\d{5}-of-)\w+)?)\.(safetensors|bin)(\.index\.json)?")

@@ -25,6 +25,7 @@ from focalnet_jax.convert.signatures import SAFETENSORS, kind_of
 from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.convert.torch_files import import_torch, read_torch_file, to_torch
 from focalnet_jax.errors import UserError
+from focalnet_jax.hub.download import local_path
 
 METADATA = "focalnet_jax"  # key of preprocessing and class names in the metadata of a .safetensors file
 OPTIONS = "focalnet_jax.options"  # key of model options (JSON) that neither shapes nor a variant determine
@@ -37,8 +38,9 @@ def is_checkpoint(path: str | Path) -> bool:
 
     Raises:
       UserError: the directory cannot be read or has an unsupported layout or format, or `path` is a URL or hub name.
+        For an address `hf://`, also the errors of `hub.download.local_path`.
     """
-    path = Path(path)
+    path = Path(local_path(path))
     try:
         is_directory = path.is_dir()
         if not path.exists():

@@ -38,7 +38,8 @@ def load_model(
 
     Args:
       path: a torch or safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory, a
-        workdir or a checkpoint.
+        workdir or a checkpoint; or an address on the Hugging Face Hub, `hf://ORG/NAME[@REVISION][/FILE]`, whose weights
+        are downloaded to the hub's cache.
       name: name of the variant; recognised by default.
       head: "keep" keeps the classifier. If `num_classes` differs, "drop" initialises a new classifier, and "remap"
         selects the rows of ImageNet-1K in a classifier for ImageNet-22K.
@@ -51,6 +52,7 @@ def load_model(
     Raises:
       UserError: `path` has no readable weights, they do not fit `name` or the options, or there are several models to
         choose from.
+      RunFailedError: the hub cannot be reached and its cache does not contain the weights, or the download failed.
 
     Warns:
       UserWarning: the file's dtype is not float32; one of several models was used; the final norm or the classifier was

@@ -29,6 +29,7 @@ from focalnet_jax.convert.tensors import READ_DTYPES
 from focalnet_jax.convert.timm import timm_options
 from focalnet_jax.data.preprocessing import from_config
 from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.hub.download import local_path, origin
 from focalnet_jax.model import FocalNetConfig, variant_config
 from focalnet_jax.model.variants import model_from_metadata
 from focalnet_jax.parameters import named_leaves
@@ -94,7 +95,7 @@ def read_weights(
     the preprocessing.
 
     Args:
-      path: a file or directory.
+      path: a file or directory, or an address `hf://ORG/NAME[@REVISION][/FILE]` on the Hugging Face Hub.
       name: name of the variant; recognised by default.
       options: `use_postln` and `normalize_modulator` given by the user, because shapes do not determine them.
       assumed: the same options of the target model, used if the file and the accompanying files do not contain them.
@@ -107,10 +108,11 @@ def read_weights(
       UserError: `path` has no readable weights, the model is not the variant `name`, or there are several models to
         choose from.
     """
-    path = Path(os.path.expanduser(path))
     if name is not None:
         name = untagged(name)
         variant_config(name)  # raises an error for an unknown name before anything is read
+    fetched = origin(path)
+    path = Path(os.path.expanduser(local_path(path)))
     if is_checkpoint(path):
         return _from_checkpoint(find_checkpoint(str(path)), name, options or {}, which)
     folder = path if path.is_dir() else _folder_of(path)
@@ -134,7 +136,7 @@ def read_weights(
     )
     dtype = _dtypes(tensors.dtypes)
     params = tensors_to_params(tensors, found.config, format)
-    notes = [*decisions, *tensors.notes, *selected.notes]
+    notes = [*fetched, *decisions, *tensors.notes, *selected.notes]
     for key in ("use_postln", "normalize_modulator"):
         notes.append(f"{key}={getattr(found.config, key)} from {found.sources[key]}")
     unshaped = ("drop_path_rate", "drop_rate", "layerscale_value")

@@ -160,6 +160,8 @@ def read_card(path: Path, **needed: type) -> dict[str, Any]:
 def open_builder(path: str) -> tfds.core.DatasetBuilder:
     """Returns the builder of the data set in or below the directory `path`, or of the TFDS data set named `path`.
 
+    Reads local files only, and never downloads a data set.
+
     Raises:
       UserError: there is no such data set, or it is damaged or not prepared.
     """
@@ -177,6 +179,11 @@ def open_builder(path: str) -> tfds.core.DatasetBuilder:
     if "/" in path and not tfds.core.naming.is_valid_dataset_name(path.split("/")[0].split(":")[0]):
         raise UserError(f"data.path={path} is not a directory; expected a prepared directory or the name of a data set")
     try:
+        name, _ = tfds.core.naming.parse_builder_name_kwargs(path)
+        if (
+            name.namespace
+        ):  # a data set of the community, such as `huggingface:mnist`, which tfds looks up on the network
+            raise tfds.core.registered.DatasetNotFoundError(path)
         builder = tfds.builder(path, file_format="array_record")
     except (tfds.core.registered.DatasetNotFoundError, ValueError, OSError, AssertionError, ImportError) as error:
         raise UserError(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.model.released import RELEASED
 from focalnet_jax.ops.implementations import IMPLEMENTATIONS
 
 ABLATIONS = ("use_gates", "use_global_level", "use_depthwise_conv", "use_modulation")
@@ -173,9 +174,13 @@ def _released() -> dict[str, dict[str, Any]]:
 VARIANTS = _released()
 
 
-def list_models() -> list[str]:
-    """Returns the names of all released variants."""
-    return list(VARIANTS)
+def list_models(pretrained: bool = False) -> list[str]:
+    """Returns the names of all released variants.
+
+    With `pretrained`, returns the names of the weights that `create_model(name, pretrained=True)` downloads. A name
+    consists of the variant and a tag for the training data, such as `focalnet_tiny_srf.ms_in1k`.
+    """
+    return [each.name for each in RELEASED] if pretrained else list(VARIANTS)
 
 
 def variant_config(name: str, **overrides: Any) -> FocalNetConfig:

@@ -66,7 +66,7 @@ def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="PATH",
-        help="workdir, step, .pth or .safetensors file, or Hugging Face directory",
+        help="workdir, step, .pth or .safetensors file, Hugging Face directory, or hf://ORG/NAME on the hub",
     )
 
 

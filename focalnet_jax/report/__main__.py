@@ -17,6 +17,7 @@ from pathlib import Path
 def main(arguments: list[str]) -> int:
     """Parses flags and writes the report."""
     from focalnet_jax.errors import UserError
+    from focalnet_jax.hub.address import refuse_runs
     from focalnet_jax.programs.flags import make_parser
     from focalnet_jax.system.files import check_result, write_result
 
@@ -44,6 +45,8 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.report.runs import find_workdirs, read_run
     from focalnet_jax.visualize.figures import as_png
 
+    for named in flags.workdirs:
+        refuse_runs(named)
     workdirs = [workdir for named in flags.workdirs for workdir in find_workdirs(named)]
     runs = [read_run(workdir) for workdir in workdirs]
     if len({run.name for run in runs}) < len(runs):  # two have the same name: use the part of the paths that differs

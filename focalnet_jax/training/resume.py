@@ -19,6 +19,7 @@ from focalnet_jax.config import default_config, flatten
 from focalnet_jax.data.source import Source
 from focalnet_jax.distributed.startup import anywhere, from_first, is_first
 from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.hub.address import is_address
 from focalnet_jax.settings.tasks import TASKS
 from focalnet_jax.training.stored_config import differences
 
@@ -185,6 +186,10 @@ def find_origin(path: str) -> Origin:
     Raises:
       UserError: there is no run at `path`, or its checkpoint contains only weights.
     """
+    if is_address(path):
+        raise UserError(
+            f"continue_from={path} is on the Hugging Face Hub, which stores weights, not runs: give init_from={path}"
+        )
     checkpoint = find_checkpoint(path)
     stored = read_metadata(checkpoint)
     if "config" not in stored or not checkpoint.name.isdecimal() or not (checkpoint / "training").is_dir():

@@ -19,11 +19,13 @@ from focalnet_jax.distributed.compilation_cache import keep_compiled
 from focalnet_jax.distributed.exchange import scalars
 from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.distributed.sharding import list_placement
-from focalnet_jax.distributed.startup import from_first, is_first, warn
+from focalnet_jax.distributed.startup import check_same, from_first, is_first, warn
 from focalnet_jax.errors import RunFailedError
+from focalnet_jax.hub.download import fingerprint
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.settings import MAIN
 from focalnet_jax.system.files import write_whole
+from focalnet_jax.system.invocation import command_line
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.tasks.task import Task
 from focalnet_jax.training.agreement import check_same_data, versions
@@ -130,6 +132,7 @@ class Run:
             **self.spec.task.metadata(),
             "data": identity(self.train_data.source) | {"substituted": self.substituted},
             "versions": versions(),
+            "command": command_line(),
         }
         self.checkpoints.save(self.step, self.state.items(), metadata, evaluated)
 
@@ -244,6 +247,8 @@ def _started(
         return task.continue_run(origin.metadata, str(origin.checkpoint)), None, 0
     if not config.init_from:
         return task.start_fresh(), None, 0
+    if (weights := fingerprint(config.init_from)) is not None:
+        check_same({"init_from": weights})  # each host downloads the weights separately
     initial = load_into(
         config.init_from,
         model_config(config),

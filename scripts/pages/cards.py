@@ -140,14 +140,20 @@ def _figures(name: str, config: Any, published: dict[str, Any]) -> Iterator[tupl
 
 
 def _use(name: str, published: dict[str, Any]) -> Iterator[str]:
+    from focalnet_jax.model.released import RELEASED
+
     short = name.removeprefix("focalnet_")
     recipe, data = ("imagenet1k", "IMAGENET") if "top1" in published else ("imagenet22k", "PREPARED")
+    on_the_hub = any(each.variant == name for each in RELEASED)
+    released = (
+        f'\nmodel = focalnet_jax.create_model("{name}", pretrained=True)  # released weights' if on_the_hub else ""
+    )
     yield f"""## Use it
 
 ```python
 import focalnet_jax
 
-model = focalnet_jax.create_model("{name}", num_classes=10)  # randomly initialised
+model = focalnet_jax.create_model("{name}", num_classes=10)  # randomly initialised{released}
 model = focalnet_jax.load_model("weights.safetensors")  # or .pth, a Hugging Face directory, a workdir
 ```
 

@@ -168,22 +168,22 @@ def test_a_variant_is_known_by_what_timm_and_the_hub_call_it(name):
 
 
 ADDRESSES = {
-    "hf-hub:timm/focalnet_tiny_srf.ms_in1k": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
-    "hf_hub:timm/focalnet_tiny_srf.ms_in1k@main": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
-    "hf://timm/focalnet_tiny_srf.ms_in1k": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
-    "https://huggingface.co/microsoft/focalnet-tiny": "hf download microsoft/focalnet-tiny --local-dir DIR",
-    "https://huggingface.co/microsoft/focalnet-tiny/blob/main/model.safetensors": "hf download microsoft/focalnet-tiny",
-    "https://hf.co/microsoft/focalnet-tiny/tree/main": "hf download microsoft/focalnet-tiny --local-dir DIR",
+    "hf-hub:timm/focalnet_tiny_srf.ms_in1k": "give hf://timm/focalnet_tiny_srf.ms_in1k",
+    "hf_hub:timm/focalnet_tiny_srf.ms_in1k@main": "give hf://timm/focalnet_tiny_srf.ms_in1k@main",
+    "https://huggingface.co/microsoft/focalnet-tiny": "give hf://microsoft/focalnet-tiny",
+    "https://huggingface.co/microsoft/focalnet-tiny/blob/main/model.safetensors": "focalnet-tiny/model.safetensors",
+    "https://huggingface.co/microsoft/focalnet-tiny/blob/v1/a/b.bin": "give hf://microsoft/focalnet-tiny@v1/a/b.bin",
+    "https://hf.co/microsoft/focalnet-tiny/tree/main": "give hf://microsoft/focalnet-tiny",
     "https://example.com/a/focalnet_tiny_srf.pth?download=true": "download the file and give its path",
-    "timm/focalnet_tiny_srf.ms_in1k": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
-    "focalnet_tiny_srf.ms_in1k": "hf download timm/focalnet_tiny_srf.ms_in1k --local-dir DIR",
+    "timm/focalnet_tiny_srf.ms_in1k": "give hf://timm/focalnet_tiny_srf.ms_in1k",
+    "focalnet_tiny_srf.ms_in1k": "give hf://timm/focalnet_tiny_srf.ms_in1k",
     "s3://bucket/model.pth": "download the file and give its path",
     "file:///tmp/x.pth": "give the file as a path, /tmp/x.pth",
 }
 
 
 @pytest.mark.parametrize("path", ADDRESSES)
-def test_an_address_is_refused_with_the_command_that_fetches_it(path, tmp_path):
+def test_a_url_or_a_name_of_the_hub_is_refused_with_what_to_give(path, tmp_path):
     with pytest.raises(UserError) as error:
         focalnet_jax.load_model(path)
     assert ADDRESSES[path] in str(error.value)

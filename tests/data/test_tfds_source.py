@@ -93,6 +93,28 @@ def test_missing_data_sets_and_splits_are_refused_in_one_line(flowers, tmp_path,
         TfdsSource(str(flowers), "train")
 
 
+@pytest.mark.parametrize("path", ["huggingface:x", "huggingface:x/y:1.0.0", "kaggle:x", "no_such_set", "mnist"])
+def test_a_missing_data_set_is_an_error_without_a_request_to_the_network(path, tmp_path, monkeypatch):
+    from tensorflow_datasets.core import community, load
+
+    requests = []
+
+    def request(*arguments, **_):
+        requests.append(arguments)
+        raise OSError("no network")
+
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("socket.getaddrinfo", request)
+    monkeypatch.setattr("socket.socket.connect", request)
+    # The functions of tfds that look up data sets of the community on the network, if huggingface_hub is installed.
+    monkeypatch.setattr(load.huggingface_dataset_builder, "builder", request)
+    monkeypatch.setattr(community, "community_register", request)
+    with pytest.raises(UserError, match=f"data.path={path} is neither|is not prepared") as caught:
+        TfdsSource(path, "train")
+    assert "\n" not in str(caught.value)
+    assert not requests
+
+
 def test_labels_without_classes_are_refused(tmp_path):
     folder = make_data_set(tmp_path / "plain" / "1.0.0", {"label": tfds.features.Scalar(np.int64)}, [0, 1])
     with pytest.raises(UserError, match="expected a ClassLabel"):

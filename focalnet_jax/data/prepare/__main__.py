@@ -7,7 +7,7 @@ command again to resume a stopped preparation.
 imagefolder   SRC is a folder SPLIT/CLASS/*.jpg or CLASS/*.jpg, a tar of such a folder, or a folder or tar of
               CLASS.tar files
 imagenet1k    SRC is a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, Kaggle's folder
-              (ILSVRC/Data/CLS-LOC and LOC_val_solution.csv), or the Hugging Face hub's tars, shards or Parquet files
+              (ILSVRC/Data/CLS-LOC and LOC_val_solution.csv), or the Hugging Face Hub's tars, shards or Parquet files
 imagenet22k   SRC is the uncompressed tar of a release (fall 2011, winter 2021, 21K-P), or a folder with one tar or
               folder per synset
 webdataset    SRC is WebDataset shards with .cls, .json or .txt labels, or a folder of such shards

@@ -24,7 +24,7 @@ TAR_SUFFIXES = (".tar", *_PACKED_SUFFIXES)
 _PART = re.compile(r"(.*?)(\d+)(?:-of-(\d+)(?:-[0-9a-f]{8,})?|)(\D*)", re.IGNORECASE)
 _FURTHEST = 100_000  # largest distance between the numbers of parts; numbers further apart are dates or ids
 _SYNSET = re.compile(r"n\d{8}")
-# Names of ImageNet's files; file names on the Hugging Face hub end with the synset.
+# Names of ImageNet's files; file names on the Hugging Face Hub end with the synset.
 _TRAIN_FILE = re.compile(r"((n\d{8})_\d+)(?:_(n\d{8}))?")
 NUM_IMAGES = {"train": 1_281_167, "val": 50_000}  # of ImageNet-1K
 # The first validation image shows a sea snake. A list or label with another class for it has a different order.

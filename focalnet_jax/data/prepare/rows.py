@@ -1,4 +1,4 @@
-"""Indexes a Parquet file with a column of images and a column of labels, like those of the Hugging Face hub."""
+"""Indexes a Parquet file with a column of images and a column of labels, like those of the Hugging Face Hub."""
 
 from __future__ import annotations
 
