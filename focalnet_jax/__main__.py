@@ -11,6 +11,7 @@ _EXTRAS = (  # purpose, distributions, command that installs them
     ("figures and videos", ("matplotlib", "imageio", "imageio-ffmpeg"), "pip install 'focalnet_jax[viz]'"),
     ("writing .pth", ("torch",), "pip install 'focalnet_jax[convert]'"),
     ("the demo page", ("gradio", "matplotlib"), "pip install 'focalnet_jax[demo]'"),
+    ("gs:// addresses", ("gcsfs", "google-cloud-storage"), "pip install 'focalnet_jax[gcs]'"),
     ("Parquet", ("pyarrow",), "pip install 'focalnet_jax[parquet]'"),
     ("hf:// addresses", ("huggingface_hub",), "pip install 'focalnet_jax[hub]'"),
     ("documentation", ("mkdocs-material", "mkdocstrings"), "pip install 'focalnet_jax[docs]'"),

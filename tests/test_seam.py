@@ -20,8 +20,8 @@ OTHERS = {
 }
 # A folder imports only from folders before it. Folders in the same tuple do not import each other.
 ORDER = (
-    ("errors",), ("settings", "system", "hub"), ("parameters",), ("distributed",), ("ops",), ("model",), ("config",),
-    ("data", "checkpoint"), ("convert",), ("tasks",), ("inference",), ("visualize",), ("training",),
+    ("errors",), ("settings", "system", "hub"), ("storage",), ("parameters",), ("distributed",), ("ops",), ("model",),
+    ("config",), ("data", "checkpoint"), ("convert",), ("tasks",), ("inference",), ("visualize",), ("training",),
 )  # fmt: skip
 
 

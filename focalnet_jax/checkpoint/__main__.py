@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_damage, find_missing, read_manifest
@@ -25,6 +24,8 @@ from focalnet_jax.errors import EXIT_FAILED, RunFailedError, UserError
 from focalnet_jax.hub.address import refuse_runs
 from focalnet_jax.programs.flags import make_parser
 from focalnet_jax.programs.run_command import run_command
+from focalnet_jax.storage.address import AnyPath, absolute, resolved, to_path
+from focalnet_jax.storage.files import answering, changed_at
 
 _DELETED = "deleted meanwhile"
 
@@ -54,34 +55,36 @@ def main(arguments: list[str]) -> int:
             )
     flags = parser.parse_args(arguments)
     refuse_runs(flags.directory)
-    return flags.does(Path(flags.directory), flags)
+    given = to_path(flags.directory)
+    with answering(given):
+        return flags.does(given, flags)
 
 
-def _folder(given: Path) -> Path:
+def _folder(given: AnyPath) -> AnyPath:
     """Returns the resolved folder that contains the steps."""
     for folder in (given / FOLDER, given):
         if folder.is_dir() and list_steps(folder):
-            return folder.resolve()
+            return resolved(folder)
     raise UserError(f"{given} has no checkpoints; expected a workdir or its folder {FOLDER}")
 
 
-def _workdirs(given: Path) -> list[Path]:
+def _workdirs(given: AnyPath) -> list[AnyPath]:
     """Returns the folders that may contain the lock file of a run that is writing.
 
     There can be two, because the checkpoints folder of a workdir may be a link.
     """
     folder = _folder(given)
-    found = [given.resolve(), folder.parent] if (given / FOLDER).is_dir() else [folder.parent, given.absolute().parent]
+    found = [resolved(given), folder.parent] if (given / FOLDER).is_dir() else [folder.parent, absolute(given).parent]
     return [workdir for workdir in dict.fromkeys(found) if workdir == found[0] or (workdir / LOCK).exists()]
 
 
-def _step(folder: Path, step: int) -> Path:
+def _step(folder: AnyPath, step: int) -> AnyPath:
     if not (folder / str(step)).is_dir():
         raise UserError(f"{folder} has no step {step}; expected one of {', '.join(map(str, list_steps(folder)))}")
     return folder / str(step)
 
 
-def _list(given: Path, flags: argparse.Namespace) -> int:
+def _list(given: AnyPath, flags: argparse.Namespace) -> int:
     folder = _folder(given)
     best, name = kept(_metrics(folder), 0, 1), _metric(folder)
     width = max(len(name), 9)
@@ -93,7 +96,7 @@ def _list(given: Path, flags: argparse.Namespace) -> int:
             continue
         try:
             size = sum(size for size, _ in read_manifest(step).files.values())
-            metric, changed = metric_of(step, name), (step / "metadata").stat().st_mtime
+            metric, changed = metric_of(step, name), changed_at(step / "metadata" / "metadata")
         except (DamagedError, OSError):
             print(f"{number:>9}  {_DELETED}")
             continue
@@ -103,21 +106,21 @@ def _list(given: Path, flags: argparse.Namespace) -> int:
     return 0
 
 
-def _metrics(folder: Path) -> dict[int, float]:
+def _metrics(folder: AnyPath) -> dict[int, float]:
     name = _metric(folder)
     whole = [step for step in list_steps(folder) if not find_missing(folder / str(step))]
     return {step: metric_of(folder / str(step), name) for step in whole}
 
 
-def _metric(folder: Path) -> str:
+def _metric(folder: AnyPath) -> str:
     """Returns the name of the metric that ranks the steps in a folder."""
     whole = [folder / str(step) for step in list_steps(folder) if not find_missing(folder / str(step))]
     return ranking_metric_of(whole[-1] if whole else folder)
 
 
-def _verify(given: Path, flags: argparse.Namespace) -> int:
+def _verify(given: AnyPath, flags: argparse.Namespace) -> int:
     if flags.step is None and ((given / MANIFEST).is_file() or (given / "params").is_dir()):
-        folder, names = given.absolute().parent, [given.absolute().name]
+        folder, names = absolute(given).parent, [absolute(given).name]
     else:
         folder = _folder(given)
         names = list_steps(folder) if flags.step is None else [_step(folder, flags.step).name]
@@ -144,16 +147,16 @@ def _verify(given: Path, flags: argparse.Namespace) -> int:
     return EXIT_FAILED if bad else 0
 
 
-def _status(step: Path, given: Path) -> str | None:
+def _status(step: AnyPath, given: AnyPath) -> str | None:
     """Returns the state of an incomplete step that a run has deleted or is writing, or None for other steps."""
     if not step.exists():
         return _DELETED
-    if not (step / MANIFEST).exists() and given.absolute() != step and any(map(is_held, _workdirs(given))):
+    if not (step / MANIFEST).exists() and absolute(given) != step and any(map(is_held, _workdirs(given))):
         return "being written"
     return None
 
 
-def _diff(given: Path, flags: argparse.Namespace) -> int:
+def _diff(given: AnyPath, flags: argparse.Namespace) -> int:
     import numpy as np
 
     from focalnet_jax.checkpoint.weights import read_arrays, weights_item
@@ -198,7 +201,7 @@ def _differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any
     return {name: (a.get(name, "not set"), b.get(name, "not set")) for name in names}
 
 
-def _prune(given: Path, flags: argparse.Namespace) -> int:
+def _prune(given: AnyPath, flags: argparse.Namespace) -> int:
     if flags.keep_latest < 1 or flags.keep_best < 0:
         raise UserError(
             f"--keep-latest {flags.keep_latest} --keep-best {flags.keep_best}: expected 1 or more, and 0 or more"

@@ -12,11 +12,11 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from focalnet_jax.errors import UserError
-from focalnet_jax.system.files import write_whole
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.storage.address import AnyPath
+from focalnet_jax.storage.files import StorageError, digest, read_text, sizes, write_whole
 
 MANIFEST = "manifest.json"
 _THREADS = 8  # number of threads that read and hash files; hashing releases the GIL
@@ -41,28 +41,28 @@ class Manifest:
     step: int | None
 
 
-def is_step(directory: Path) -> bool:
+def is_step(directory: AnyPath) -> bool:
     """Returns whether the name of a directory is a step number."""
     name = directory.name
     return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
-def seal(step: Path, evaluation: Mapping[str, Any] | None = None) -> None:
+def seal(step: AnyPath, evaluation: Mapping[str, Any] | None = None) -> None:
     """Writes the manifest of a step, which makes the step a checkpoint."""
-    names = [str(path.relative_to(step)) for path in _files(step)]
+    written = {name: size for name, size in sorted(sizes(step).items()) if name != MANIFEST}
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = list(pool.map(lambda name: _digest(step / name), names))
-    _write(step, {name: [(step / name).stat().st_size, digest] for name, digest in zip(names, digests, strict=True)},
-           evaluation)  # fmt: skip
+        digests = list(pool.map(lambda name: digest(step / name), written))
+    entries = zip(written.items(), digests, strict=True)
+    _write(step, {name: [size, sha256] for (name, size), sha256 in entries}, evaluation)
 
 
-def record_evaluation(step: Path, evaluation: Mapping[str, Any]) -> None:
+def record_evaluation(step: AnyPath, evaluation: Mapping[str, Any]) -> None:
     """Adds the metrics of an evaluation to the manifest of a step."""
     files = read_manifest(step).files
     _write(step, {name: list(entry) for name, entry in files.items()}, evaluation)
 
 
-def read_manifest(step: Path) -> Manifest:
+def read_manifest(step: AnyPath) -> Manifest:
     """Returns the manifest of a step.
 
     Raises:
@@ -70,7 +70,7 @@ def read_manifest(step: Path) -> Manifest:
       UserError: there is no permission to read the manifest.
     """
     try:
-        written = (step / MANIFEST).read_text()
+        written = read_text(step / MANIFEST)
         body = json.loads(written)["of"]
         if written != _sealed(body):
             raise ValueError
@@ -78,13 +78,15 @@ def read_manifest(step: Path) -> Manifest:
         return Manifest(files, body["evaluation"], body.get("step"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedError(f"it has no {MANIFEST}") from error
+    except StorageError as error:  # an unreachable bucket is no damage
+        raise _unreadable(step / MANIFEST, error) from error
     except PermissionError as error:
         raise UserError(f"cannot read {step / MANIFEST}: {error.strerror}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} has changed since it was written") from error
 
 
-def find_missing(step: Path) -> list[str]:
+def find_missing(step: AnyPath) -> list[str]:
     """Returns the problems of a step that can be found without reading its files.
 
     These are a bad manifest, missing files, wrong sizes, and a wrong step number.
@@ -92,7 +94,7 @@ def find_missing(step: Path) -> list[str]:
     return _inspect(step)[0]
 
 
-def find_damage(step: Path, part: int = 0, parts: int = 1) -> list[str]:
+def find_damage(step: AnyPath, part: int = 0, parts: int = 1) -> list[str]:
     """Returns the problems of a step, found by reading its files. The list is empty if the step is undamaged.
 
     Args:
@@ -107,7 +109,9 @@ def find_damage(step: Path, part: int = 0, parts: int = 1) -> list[str]:
 
     def damage(name: str) -> str | None:
         try:
-            return None if _digest(step / name) == files[name][1] else f"{name} has changed since it was written"
+            return None if digest(step / name) == files[name][1] else f"{name} has changed since it was written"
+        except StorageError as error:
+            raise _unreadable(step / name, error) from error
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
 
@@ -115,7 +119,7 @@ def find_damage(step: Path, part: int = 0, parts: int = 1) -> list[str]:
         return [text for text in pool.map(damage, share) if text]
 
 
-def _inspect(step: Path) -> tuple[list[str], Mapping[str, tuple[int, str]]]:
+def _inspect(step: AnyPath) -> tuple[list[str], Mapping[str, tuple[int, str]]]:
     """Returns the problems that `find_missing` finds, and the files in the manifest."""
     try:
         manifest = read_manifest(step)
@@ -123,25 +127,27 @@ def _inspect(step: Path) -> tuple[list[str], Mapping[str, tuple[int, str]]]:
         return [str(error)], {}
     if is_step(step) and manifest.step not in (None, int(step.name)):
         return [f"its files belong to step {manifest.step}"], {}
-    files = manifest.files
-    return [damage for name, (size, _) in files.items() if (damage := _misses(step / name, name, size))], files
+    found = _sizes(step)
+    return [
+        damage for name, (size, _) in manifest.files.items() if (damage := _misses(found, name, size))
+    ], manifest.files
 
 
-def _files(step: Path) -> list[Path]:
-    return sorted(path for path in step.rglob("*") if path.is_file() and path != step / MANIFEST)
-
-
-def _misses(path: Path, name: str, size: int) -> str | None:
+def _sizes(step: AnyPath) -> dict[str, int]:
     try:
-        found = path.stat().st_size
-    except OSError:
+        return sizes(step)
+    except StorageError as error:
+        raise _unreadable(step, error) from error
+
+
+def _misses(found: Mapping[str, int], name: str, size: int) -> str | None:
+    if name not in found:
         return f"{name} is missing"
-    return None if found == size else f"{name} has {found} bytes of {size}"
+    return None if found[name] == size else f"{name} has {found[name]} bytes of {size}"
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _unreadable(path: AnyPath, error: StorageError) -> RunFailedError:
+    return RunFailedError(f"cannot read {path}: {error.strerror}; start the same command again")
 
 
 def _sealed(body: Mapping[str, Any]) -> str:
@@ -150,7 +156,7 @@ def _sealed(body: Mapping[str, Any]) -> str:
     return json.dumps({"sha256": digest, "of": body}, indent=1, sort_keys=True) + "\n"
 
 
-def _write(step: Path, files: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> None:
+def _write(step: AnyPath, files: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> None:
     if evaluation is not None:
         evaluation = {name: value if math.isfinite(value) else None for name, value in evaluation.items()}
     body = {"files": files, "evaluation": evaluation, "step": int(step.name) if is_step(step) else None}

@@ -10,12 +10,16 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.storage.address import AnyPath, is_bucket
+from focalnet_jax.storage.files import StorageError, changed_at
+from focalnet_jax.storage.lease import PATIENCE_SECONDS as LEASE_SECONDS
+from focalnet_jax.storage.lease import Lease
 
 LOCK = "lock"
 BEAT_SECONDS = 3.0  # interval at which the holder updates the lock file's modification time (heartbeat)
@@ -23,19 +27,24 @@ PATIENCE_SECONDS = 20.0  # time without a heartbeat after which a holder on anot
 
 
 @contextmanager
-def held(workdir: Path) -> Iterator[None]:
-    """Context manager that holds the lock of a workdir.
+def held(workdir: AnyPath) -> Iterator[Callable[[], None]]:
+    """Context manager that holds the lock of a workdir, and gives a function that raises if the lock is lost.
 
     Creates missing folders, and removes the created folders at the end if they are empty.
 
     Processes of one machine use the operating system's file lock, which ends with its process. File systems may not
     share this lock with other machines. A process on another machine therefore watches the modification time of the
-    lock file: a holder that stops updating the file has ended. A kill or crash leaves no lock to remove by hand.
+    lock file: a holder that stops updating the file has ended. A kill or crash leaves no lock to remove by hand. In a
+    bucket, the lock is a `Lease`.
 
     Raises:
       UserError: another run holds the lock, or the workdir cannot be written.
       RunFailedError: the disk is full.
     """
+    if is_bucket(workdir):
+        with _leased(workdir) as lease:
+            yield lease.check
+        return
     made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
     try:
         file = _make_and_acquire(workdir)
@@ -46,7 +55,7 @@ def held(workdir: Path) -> Iterator[None]:
     beating = threading.Thread(target=_beat, args=(workdir / LOCK, ended), name="lock", daemon=True)
     beating.start()
     try:
-        yield
+        yield lambda: None
     finally:
         ended.set()
         beating.join()
@@ -56,11 +65,35 @@ def held(workdir: Path) -> Iterator[None]:
         _remove_empty(made)
 
 
-def cannot_write(workdir: Path, error: OSError) -> UserError | RunFailedError:
-    """Returns the error for a workdir that cannot be written: `RunFailedError` for a full disk, else `UserError`."""
+@contextmanager
+def _leased(workdir: AnyPath) -> Iterator[Lease]:
+    path = workdir / LOCK
+    try:
+        lease = Lease(path, _me())
+        lease.acquire(_has_ended, lambda holder: _refused(holder, path))
+    except StorageError as error:
+        raise cannot_write(workdir, error) from error
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _has_ended(holder: dict[str, Any]) -> bool:
+    """Returns whether a holder was a process of this machine that has ended."""
+    return holder.get("host") == socket.gethostname() and holder.get("begun") != _begun(holder.get("pid", 0))
+
+
+def cannot_write(workdir: AnyPath, error: OSError) -> UserError | RunFailedError:
+    """Returns the error for a workdir that cannot be written.
+
+    This is `RunFailedError` for a full disk and for a bucket that does not answer, else `UserError`.
+    """
     text = f"cannot write to --workdir {workdir}: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunFailedError(f"{text}; free disk space and start it again")
+    if isinstance(error, StorageError) and error.errno == errno.EIO:
+        return RunFailedError(f"{text}; start it again later")
     return UserError(f"{text}; choose another")
 
 
@@ -70,10 +103,11 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def is_held(workdir: Path) -> bool:
+def is_held(workdir: AnyPath) -> bool:
     """Returns whether the lock file of a workdir has a recent heartbeat, without acquiring the lock."""
     try:
-        return abs(time.time() - (workdir / LOCK).stat().st_mtime) < PATIENCE_SECONDS
+        patience = LEASE_SECONDS if is_bucket(workdir) else PATIENCE_SECONDS
+        return abs(time.time() - changed_at(workdir / LOCK)) < patience
     except OSError:
         return False
 
@@ -139,7 +173,7 @@ def _refuse_living(text: str, path: Path) -> None:
             raise _refused(holder, path)
 
 
-def _refused(holder: dict[str, Any], path: Path) -> UserError:
+def _refused(holder: dict[str, Any], path: AnyPath) -> UserError:
     by = "host {host}, process {pid}, since {since}".format_map({"host": "?", "pid": "?", "since": "?"} | holder)
     return UserError(f"--workdir {path.parent} is used by another run ({by}): wait for it, stop it, or choose another")
 

@@ -17,7 +17,8 @@ import json
 import math
 import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import orbax.checkpoint as ocp
 from focalnet_jax.checkpoint.integrity import read_manifest, record_evaluation, seal
 from focalnet_jax.checkpoint.steps import (
     FOLDER,
+    ITEMS,
     SAVED,
     check_path,
     check_whole,
@@ -39,10 +41,13 @@ from focalnet_jax.checkpoint.steps import (
     remove_leftovers,
 )
 from focalnet_jax.checkpoint.weights import Tree, abstract, check_fits, quiet, reading, reason
+from focalnet_jax.distributed.startup import warn
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.system.files import write_whole
+from focalnet_jax.storage.address import AnyPath, absolute, is_bucket
+from focalnet_jax.storage.files import remove_tree, write_whole
 
-ITEMS = ("params", "ema", "statistics", "ema_statistics", "training", "metadata")
+PATIENCE_SECONDS = 1800.0  # how long a save to a bucket is repeated before the run fails
+_PAUSE_SECONDS = 5.0  # between two attempts
 
 
 class Checkpoints:
@@ -52,26 +57,47 @@ class Checkpoints:
     Only one run at a time may write to a workdir. Each process of the run has an instance; process 0 writes the
     manifests and deletes old steps.
 
+    In a bucket, a save that fails is repeated for `PATIENCE_SECONDS`, if the run has a single process.
+
+    Args:
+      workdir: workdir of the run.
+      metric: name of the metric that ranks the steps.
+      keep_latest: number of newest steps to keep.
+      keep_best: number of best steps to keep.
+      before_seal: called before a step becomes a checkpoint; raises an error if the run may not write.
+
     Raises:
       UserError: `keep_latest` is less than 1, or checkpoints cannot be written to the workdir.
     """
 
-    def __init__(self, workdir: Path, metric: str, *, keep_latest: int, keep_best: int):
+    def __init__(
+        self,
+        workdir: AnyPath,
+        metric: str,
+        *,
+        keep_latest: int,
+        keep_best: int,
+        before_seal: Callable[[], None] = lambda: None,
+    ):
         if keep_latest < 1:
             raise UserError(f"keep_latest={keep_latest}; expected at least 1, which is needed to resume")
         self._keep = {"latest": keep_latest, "best": keep_best}
         self._metric = metric
-        self._workdir, self._folder = workdir, workdir.absolute() / FOLDER
+        self._workdir, self._folder = workdir, absolute(workdir) / FOLDER
         self._writes = jax.process_index() == 0
+        self._before_seal = before_seal
         check_path(workdir)
-        _check_writable(self._folder)
+        if not is_bucket(workdir):  # where the lock was written
+            _check_writable(self._folder)
         if self._writes:
             remove_leftovers(self._folder)
-        # This class, not Orbax, decides which steps to keep, because it knows the manifests.
-        self._manager = ocp.CheckpointManager(self._folder, item_names=ITEMS)
+        self._manager = self._open()
+        self._late: Mapping[str, Any] | None = None  # metrics that came while their step was being written
+        self._accepts_late = False
+        self._late_lock = threading.Lock()
         self._settling: threading.Thread | None = None
         self._failure: Exception | None = None
-        self.latest_step = newest_step(self._folder)
+        self.latest_step = self._sealed = newest_step(self._folder)
 
     def save(
         self, step: int, items: dict[str, Tree], metadata: dict[str, Any], evaluation: Mapping[str, Any] | None = None
@@ -83,6 +109,8 @@ class Checkpoints:
         Raises:
           RunFailedError: the previous save failed, or this save cannot start.
         """
+        if step == self.latest_step and is_bucket(self._folder) and self._leave_for_settling(evaluation):
+            return
         self.wait()
         if step == self.latest_step:
             if evaluation is not None and self._writes and read_manifest(self._step(step)).evaluation is None:
@@ -101,10 +129,15 @@ class Checkpoints:
                 self._begin(step, arguments)
             except (OSError, ValueError, RuntimeError) as error:
                 raise self._failed(step, error) from error
-        self.latest_step = step
+        self.latest_step, self._accepts_late = step, True
         work = (step, tuple(items), arguments if alone else None, evaluation)
         self._settling = threading.Thread(target=self._settle, args=work, name="checkpoint")
         self._settling.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is in progress."""
+        return self._settling is not None and self._settling.is_alive()
 
     def restore(self, step: int, like: dict[str, Tree]) -> dict[str, Tree]:
         """Returns the items of a step, with the structure, dtypes and shardings of `like`, without verifying the step.
@@ -154,6 +187,17 @@ class Checkpoints:
         with quiet(), contextlib.suppress(Exception):
             self._manager.close()
 
+    def _open(self) -> ocp.CheckpointManager:
+        # This class, not Orbax, decides which steps to keep, because it knows the manifests.
+        return ocp.CheckpointManager(self._folder, item_names=ITEMS)
+
+    def _leave_for_settling(self, evaluation: Mapping[str, Any] | None) -> bool:
+        """Leaves an evaluation to the save in progress; returns False if no save is in progress."""
+        with self._late_lock:
+            if self._accepts_late:
+                self._late = evaluation if evaluation is not None else self._late
+            return self._accepts_late
+
     def _begin(self, step: int, arguments: ocp.args.Composite) -> None:
         if not self._manager.save(step, args=arguments):
             raise RuntimeError("a newer step exists")
@@ -166,17 +210,52 @@ class Checkpoints:
         evaluation: Mapping[str, Any] | None,
     ) -> None:
         """Finishes a save in the background: Orbax's writing, the manifest, deletion of old steps."""
-        try:
-            if arguments is not None:
-                self._begin(step, arguments)
-            self._manager.wait_until_finished()
-            if self._writes:
-                check_whole(self._step(step), items)
-                seal(self._step(step), evaluation)
-                write_whole(self._workdir / SAVED, json.dumps({"step": step}) + "\n")
-                self._delete_old()
-        except Exception as error:  # raised by the next `save` or `wait`
-            self._failure = error
+        deadline = time.monotonic() + (PATIENCE_SECONDS if arguments is not None and is_bucket(self._folder) else 0)
+        while True:
+            try:
+                return self._write(step, items, arguments, evaluation)
+            except Exception as error:  # raised by the next `save` or `wait`
+                if isinstance(error, RunFailedError) or time.monotonic() > deadline:
+                    self._failure, self._accepts_late = error, False
+                    return
+                warn(f"cannot write checkpoint {step} ({reason(error)}); trying again")
+            self._start_again(step)
+
+    def _start_again(self, step: int) -> None:
+        """Removes the partly written step, as soon as the bucket answers."""
+        for _ in range(round(PATIENCE_SECONDS / _PAUSE_SECONDS)):
+            time.sleep(_PAUSE_SECONDS)
+            with quiet(), contextlib.suppress(Exception):
+                self._manager.close()
+            with contextlib.suppress(Exception):
+                if not is_complete(self._step(step)):
+                    remove_tree(self._step(step))
+                self._manager = self._open()
+                return
+
+    def _write(
+        self,
+        step: int,
+        items: tuple[str, ...],
+        arguments: ocp.args.Composite | None,
+        evaluation: Mapping[str, Any] | None,
+    ) -> None:
+        if arguments is not None and not (is_bucket(self._folder) and is_complete(self._step(step))):
+            self._begin(step, arguments)
+        self._manager.wait_until_finished()
+        if not self._writes:
+            return
+        check_whole(self._step(step), items)
+        self._before_seal()
+        if not is_complete(self._step(step)):
+            seal(self._step(step), evaluation)
+        self._sealed = step
+        write_whole(self._workdir / SAVED, json.dumps({"step": step}) + "\n")
+        self._delete_old()
+        with self._late_lock:
+            late, self._late, self._accepts_late = self._late, None, False
+        if late is not None and evaluation is None:
+            record_evaluation(self._step(step), late)
 
     def _delete_old(self) -> None:
         steps = [step for step in list_steps(self._folder) if is_complete(self._step(step))]
@@ -184,11 +263,14 @@ class Checkpoints:
         delete(self._folder, metrics.keys() - kept(metrics, **self._keep))
 
     def _failed(self, step: int | None, error: Exception) -> RunFailedError:
-        good = newest_step(self._folder, complete=True)
+        try:
+            good = newest_step(self._folder, complete=True)
+        except (OSError, RunFailedError):  # a bucket that does not answer
+            good = self._sealed
         last = f"the last good checkpoint is step {good}" if good is not None else "there is no earlier checkpoint"
         return RunFailedError(f"cannot write checkpoint {self._folder}/{step}: {reason(error)}; {last}")
 
-    def _step(self, step: int) -> Path:
+    def _step(self, step: int) -> AnyPath:
         return self._folder / str(step)
 
 

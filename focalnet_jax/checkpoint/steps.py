@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_missing, is_step, read_manifest
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.settings import ranking_metric
 from focalnet_jax.settings.tasks import task_of
+from focalnet_jax.storage import files
+from focalnet_jax.storage.address import AnyPath, absolute, is_bucket, to_path
+from focalnet_jax.storage.files import StorageError
 
 FOLDER = "checkpoints"
 SAVED = "saved.json"  # file in the workdir with the number of the last saved step, even if checkpoints are lost
 _LEAVING = ".deleting-"  # prefix of a step being deleted: renaming is immediate, deleting its files may take long
 _UNFINISHED = ".orbax-checkpoint-tmp"  # suffix of a step being written
+ITEMS = ("params", "ema", "statistics", "ema_statistics", "training", "metadata")
+_WRITTEN_BY_ORBAX = (*ITEMS, "_CHECKPOINT_METADATA", "commit_success.txt", "_METADATA")
 
 
-def list_steps(folder: Path) -> list[int]:
+def list_steps(folder: AnyPath) -> list[int]:
     """Returns the numbers of all steps, complete or incomplete, in ascending order."""
-    return sorted(int(entry.name) for entry in folder.glob("*/") if is_step(entry))
+    return sorted(int(entry.name) for entry in files.folders_in(folder) if is_step(entry))
 
 
-def is_complete(step: Path) -> bool:
+def is_complete(step: AnyPath) -> bool:
     """Returns whether a step was written completely and all its files exist. Does not detect changed files."""
     return not find_missing(step)
 
 
-def newest_step(folder: Path, *, complete: bool = False) -> int | None:
+def newest_step(folder: AnyPath, *, complete: bool = False) -> int | None:
     """Returns the newest completely written step, or None if there is no such step.
 
     With `complete`, steps with missing files are skipped.
@@ -39,25 +42,28 @@ def newest_step(folder: Path, *, complete: bool = False) -> int | None:
     return next((step for step in reversed(list_steps(folder)) if counts(folder / str(step))), None)
 
 
-def _was_written(step: Path) -> bool:
-    return (step / MANIFEST).is_file()
+def _was_written(step: AnyPath) -> bool:
+    with files.requests(step):
+        return (step / MANIFEST).is_file()
 
 
-def last_saved(workdir: Path) -> int | None:
+def last_saved(workdir: AnyPath) -> int | None:
     """Returns the last saved step, from the workdir's `saved.json`.
 
     Returns None if the file is missing, and 0 if it is unreadable.
     """
     try:
-        return int(json.loads((workdir / SAVED).read_text())["step"])
+        return int(json.loads(files.read_text(workdir / SAVED))["step"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return 0
 
 
-def check_path(path: Path) -> None:
+def check_path(path: AnyPath) -> None:
     """Raises `UserError` if Orbax cannot write checkpoints below a directory of this name."""
+    if is_bucket(path):
+        return
     name = str(path.absolute())
     if found := sorted(set("[]*?") & set(name)):
         raise UserError(
@@ -71,26 +77,27 @@ def check_path(path: Path) -> None:
         raise UserError(f"{shown}: checkpoints need a path that is valid UTF-8: choose another") from None
 
 
-def check_whole(step: Path, items: Iterable[str]) -> None:
+def check_whole(step: AnyPath, items: Iterable[str]) -> None:
     """Checks that Orbax has written the arrays of every item, because Orbax may omit arrays without an error.
 
     Raises:
       OSError: the arrays of an item are missing.
     """
-    missing = [item for item in items if not (step / item / "manifest.ocdbt").is_file()]
+    written = files.sizes(step)
+    missing = [item for item in items if f"{item}/manifest.ocdbt" not in written]
     if missing:
         raise OSError(f"the arrays of {', '.join(missing)} were not written")
 
 
-def find_checkpoint(path: str) -> Path:
+def find_checkpoint(path: str) -> AnyPath:
     """Returns the directory of a checkpoint: the newest step of a workdir, or the given step itself.
 
     Raises:
       UserError: there is no checkpoint at `path`.
       RunFailedError: the checkpoint at `path` is damaged.
     """
-    given = Path(path).absolute()
-    if not path or not given.exists():
+    given = absolute(to_path(path))
+    if not path or not _exists(given):
         raise UserError(f"there is no checkpoint at {path!r}; expected a workdir or one of its {FOLDER}/STEP")
     if _was_written(given):
         return given
@@ -98,29 +105,38 @@ def find_checkpoint(path: str) -> Path:
         newest = newest_step(folder)
         if newest is not None:
             return folder / str(newest)
-    if (given / "params").is_dir():
+    if files.exists(given / "params"):
         raise RunFailedError(f"checkpoint {given} is damaged ({find_missing(given)[0]}): choose another")
     raise UserError(
         f"{path} has no checkpoint; expected a workdir, one of its {FOLDER}/STEP, or a Hugging Face directory"
     )
 
 
-def read_metadata(checkpoint: Path) -> dict[str, Any]:
+def _exists(given: AnyPath) -> bool:
+    try:
+        return files.exists(given)
+    except StorageError as error:
+        raise RunFailedError(f"cannot read {given}: {error.strerror}") from error
+
+
+def read_metadata(checkpoint: AnyPath) -> dict[str, Any]:
     """Returns the metadata of a step, see `Checkpoints.save`.
 
     Raises:
       RunFailedError: the metadata cannot be read.
     """
     try:
-        metadata = json.loads((checkpoint / "metadata" / "metadata").read_text())
+        metadata = json.loads(files.read_text(checkpoint / "metadata" / "metadata"))
         if not isinstance(metadata, dict):
             raise ValueError("not a JSON object")
         return metadata
+    except StorageError as error:
+        raise RunFailedError(f"cannot read {checkpoint}: {error.strerror}") from error
     except (OSError, ValueError) as error:
         raise RunFailedError(f"checkpoint {checkpoint} is damaged (metadata: {error}): choose another") from error
 
 
-def ranking_metric_of(checkpoint: Path) -> str:
+def ranking_metric_of(checkpoint: AnyPath) -> str:
     """Returns the name of the metric that ranks the steps of a run, according to the task in its config."""
     try:
         config = read_metadata(checkpoint).get("config")
@@ -129,7 +145,7 @@ def ranking_metric_of(checkpoint: Path) -> str:
     return ranking_metric(task_of(config))
 
 
-def metric_of(checkpoint: Path, metric: str) -> float:
+def metric_of(checkpoint: AnyPath, metric: str) -> float:
     """Returns the value of `metric` at a step, or minus infinity if it is missing or NaN."""
     try:
         value = (read_manifest(checkpoint).evaluation or {}).get(metric)
@@ -147,29 +163,43 @@ def kept(metrics: Mapping[int, float], latest: int, best: int) -> set[int]:
     return set(sorted(metrics, reverse=True)[:latest]) | set(ranked[:best])
 
 
-def delete(folder: Path, steps: Iterable[int]) -> None:
+def delete(folder: AnyPath, steps: Iterable[int]) -> None:
     """Deletes steps. A kill leaves no step that looks complete; `remove_leftovers` then deletes the remaining files."""
     for step in steps:
+        if is_bucket(folder):  # where a folder cannot be renamed at once
+            files.remove(folder / str(step) / MANIFEST)
+            files.remove_tree(folder / str(step))
+            continue
         leaving = folder / f"{_LEAVING}{step}"
-        shutil.rmtree(leaving, ignore_errors=True)
+        files.remove_tree(leaving)
         (folder / str(step)).rename(leaving)
-        shutil.rmtree(leaving, ignore_errors=True)
+        files.remove_tree(leaving)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: AnyPath) -> None:
     """Removes steps that a killed run left partly written or partly deleted.
 
     No other process may write to `folder` at the same time.
     """
-    for entry in folder.glob("*/"):
-        if entry.name.startswith(_LEAVING) or (entry.name.endswith(_UNFINISHED) and entry.name[0].isdigit()):
-            shutil.rmtree(entry, ignore_errors=True)
+    for entry in files.folders_in(folder):
+        if (
+            entry.name.startswith(_LEAVING)
+            or (entry.name.endswith(_UNFINISHED) and entry.name[0].isdigit())
+            or (is_bucket(folder) and is_step(entry) and _is_partial(entry))
+        ):
+            files.remove_tree(entry)
 
 
-def set_aside(step: Path, word: str) -> Path:
+def _is_partial(step: AnyPath) -> bool:
+    """Returns whether a step in a bucket was partly written by Orbax, or partly deleted: it has no manifest."""
+    names = files.sizes(step)
+    return MANIFEST not in names and all(name.split("/")[0] in _WRITTEN_BY_ORBAX for name in names)
+
+
+def set_aside(step: AnyPath, word: str) -> AnyPath:
     """Renames a step that is not a checkpoint to `STEP.word`, so that it is ignored. Returns the new path."""
     aside, count = step.with_name(f"{step.name}.{word}"), 1
-    while aside.exists():
+    while files.exists(aside):
         count += 1
         aside = step.with_name(f"{step.name}.{word}-{count}")
-    return step.rename(aside)
+    return files.move(step, aside)

@@ -22,6 +22,7 @@ from focalnet_jax.checkpoint.integrity import find_damage, seal
 from focalnet_jax.checkpoint.steps import check_path, check_whole
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.parameters import named_leaves
+from focalnet_jax.storage.address import AnyPath, absolute
 
 Tree = Any
 
@@ -30,7 +31,7 @@ Tree = Any
 AVERAGES = {"ema": "params", "ema_statistics": "statistics"}
 
 
-def weights_item(checkpoint: Path) -> str:
+def weights_item(checkpoint: AnyPath) -> str:
     """Returns the name of the item with the weights: "ema" if the step has an average, else "params"."""
     return "ema" if (checkpoint / "ema").is_dir() else "params"
 
@@ -54,7 +55,7 @@ def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
     seal(folder)
 
 
-def read_params(checkpoint: Path, like: Tree) -> Tree:
+def read_params(checkpoint: AnyPath, like: Tree) -> Tree:
     """Returns the parameters of a step as NumPy arrays with the structure of `like`.
 
     Raises the errors of `load_params`.
@@ -69,7 +70,7 @@ def read_params(checkpoint: Path, like: Tree) -> Tree:
         return checkpointer.restore(checkpoint / item, args=arguments)
 
 
-def read_arrays(checkpoint: Path, item: str) -> dict[str, np.ndarray]:
+def read_arrays(checkpoint: AnyPath, item: str) -> dict[str, np.ndarray]:
     """Returns all arrays of an item of a step by name, for any model.
 
     Raises:
@@ -77,13 +78,13 @@ def read_arrays(checkpoint: Path, item: str) -> dict[str, np.ndarray]:
     """
     _check_unchanged(checkpoint)
     with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.metadata(checkpoint.absolute() / item).item_metadata.tree
+        tree = checkpointer.metadata(absolute(checkpoint) / item).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         arguments = ocp.args.PyTreeRestore(restore_args=as_numpy)
-        return named_leaves(checkpointer.restore(checkpoint.absolute() / item, args=arguments))
+        return named_leaves(checkpointer.restore(absolute(checkpoint) / item, args=arguments))
 
 
-def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
+def load_params(checkpoint: AnyPath, like: Tree, *, head: str = "keep") -> Tree:
     """Returns the parameters of a step, with the structure, dtypes and shardings of `like`.
 
     Args:
@@ -98,7 +99,7 @@ def load_params(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
     return _load_item(checkpoint, weights_item(checkpoint), like, head)
 
 
-def load_statistics(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree:
+def load_statistics(checkpoint: AnyPath, like: Tree, *, head: str = "keep") -> Tree:
     """Returns the variables of a step that are not parameters, such as the running statistics of BatchNorm.
 
     If the step has averages (EMA), the averaged variables are returned. Arguments and errors are the same as for
@@ -108,7 +109,7 @@ def load_statistics(checkpoint: Path, like: Tree, *, head: str = "keep") -> Tree
     return _load_item(checkpoint, item, like, head)
 
 
-def _load_item(checkpoint: Path, item: str, like: Tree, head: str) -> Tree:
+def _load_item(checkpoint: AnyPath, item: str, like: Tree, head: str) -> Tree:
     wanted = {name: value for name, value in like.items() if head == "keep" or name != "head"}
     if not wanted:
         return {}
@@ -123,7 +124,7 @@ def _load_item(checkpoint: Path, item: str, like: Tree, head: str) -> Tree:
         return checkpointer.restore(checkpoint / item, args=arguments)
 
 
-def load_items(checkpoint: Path, like: dict[str, Tree]) -> dict[str, Tree]:
+def load_items(checkpoint: AnyPath, like: dict[str, Tree]) -> dict[str, Tree]:
     """Returns items of a step by name, with the structure, dtypes and shardings of `like`.
 
     Raises the errors of `load_params`.
@@ -135,7 +136,7 @@ def load_items(checkpoint: Path, like: dict[str, Tree]) -> dict[str, Tree]:
         return {name: checkpointer.restore(checkpoint / name, abstract(tree)) for name, tree in like.items()}
 
 
-def check_fits(checkpoint: Path, item: str, wanted: Tree, ignored: str | None = None) -> None:
+def check_fits(checkpoint: AnyPath, item: str, wanted: Tree, ignored: str | None = None) -> None:
     """Checks that an item of a step has the same names, shapes and dtypes as the arrays of the model.
 
     Args:
@@ -171,13 +172,13 @@ def check_fits(checkpoint: Path, item: str, wanted: Tree, ignored: str | None = 
         raise UserError(f"{checkpoint} does not fit the model: {'; '.join(differing[:3])}{more}{advice}")
 
 
-def _check_unchanged(checkpoint: Path) -> None:
+def _check_unchanged(checkpoint: AnyPath) -> None:
     if damage := find_damage(checkpoint):
         raise RunFailedError(f"checkpoint {checkpoint} is damaged ({damage[0]}): choose another step")
 
 
 @contextmanager
-def reading(checkpoint: Path) -> Iterator[None]:
+def reading(checkpoint: AnyPath) -> Iterator[None]:
     """Context manager that converts errors of reading a checkpoint.
 
     Raises:

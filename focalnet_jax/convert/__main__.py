@@ -40,6 +40,7 @@ from focalnet_jax.hub.download import local_path
 from focalnet_jax.hub.upload import parse_destination
 from focalnet_jax.programs.flags import add_weights_flags, make_parser, parse_size
 from focalnet_jax.programs.run_command import printable, run_command
+from focalnet_jax.storage.address import is_bucket, resolved
 from focalnet_jax.system.signals import handled
 
 
@@ -132,7 +133,7 @@ def _refuse_inside(source: Path, destination: Path) -> None:
     """Raises `UserError` if the destination is inside the source, such as the checkpoints of a run."""
     read = find_checkpoint(str(source)) if is_checkpoint(source) else source
     read = read.parent if read.parent.name == FOLDER else read
-    if read.is_dir() and destination.resolve().is_relative_to(read.resolve()):
+    if not is_bucket(read) and read.is_dir() and destination.resolve().is_relative_to(resolved(read)):
         raise UserError(f"{destination} is inside the source {read}; write to another directory")
 
 

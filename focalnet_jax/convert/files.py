@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from focalnet_jax.checkpoint.integrity import MANIFEST
+from focalnet_jax.checkpoint.steps import FOLDER
 from focalnet_jax.convert.addresses import refuse_address
 from focalnet_jax.convert.class_names import class_names_in_metadata
 from focalnet_jax.convert.directories import HUGGINGFACE_FILES, weights_in
@@ -26,6 +28,8 @@ from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.convert.torch_files import import_torch, read_torch_file, to_torch
 from focalnet_jax.errors import UserError
 from focalnet_jax.hub.download import local_path
+from focalnet_jax.storage.address import AnyPath, is_bucket, to_path
+from focalnet_jax.storage.files import answering, digest, sizes
 
 METADATA = "focalnet_jax"  # key of preprocessing and class names in the metadata of a .safetensors file
 OPTIONS = "focalnet_jax.options"  # key of model options (JSON) that neither shapes nor a variant determine
@@ -40,6 +44,9 @@ def is_checkpoint(path: str | Path) -> bool:
       UserError: the directory cannot be read or has an unsupported layout or format, or `path` is a URL or hub name.
         For an address `hf://`, also the errors of `hub.download.local_path`.
     """
+    if is_bucket(path):
+        with answering(path):
+            return any((to_path(path) / name).exists() for name in (MANIFEST, FOLDER, "params"))
     path = Path(local_path(path))
     try:
         is_directory = path.is_dir()
@@ -232,10 +239,9 @@ def _remove(path: Path) -> None:
     raise OSError(f"cannot remove {path}")
 
 
-def sha256(path: Path) -> str:
+def sha256(path: AnyPath) -> str:
     """Returns the SHA-256 of a file in hexadecimal, or of `sha256sum`'s output for the sorted files in a directory."""
     if path.is_dir():
-        files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-        return hashlib.sha256("".join(f"{sha256(path / name)}  {name}\n" for name in files).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        lines = (f"{digest(path / name)}  {name}\n" for name in sorted(sizes(path)))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return digest(path)

@@ -33,6 +33,8 @@ from focalnet_jax.hub.download import local_path, origin
 from focalnet_jax.model import FocalNetConfig, variant_config
 from focalnet_jax.model.variants import model_from_metadata
 from focalnet_jax.parameters import named_leaves
+from focalnet_jax.storage.address import is_bucket, to_path
+from focalnet_jax.storage.staging import local_copy
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,11 @@ def read_weights(
         name = untagged(name)
         variant_config(name)  # raises an error for an unknown name before anything is read
     fetched = origin(path)
-    path = Path(os.path.expanduser(local_path(path)))
+    path = to_path(path) if is_bucket(path) else Path(os.path.expanduser(local_path(path)))
     if is_checkpoint(path):
         return _from_checkpoint(find_checkpoint(str(path)), name, options or {}, which)
+    if is_bucket(path):
+        path = local_copy(path)
     folder = path if path.is_dir() else _folder_of(path)
     path, which, decisions = choose_file(path, which)
     content = read_tensors(path)

@@ -6,10 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from focalnet_jax.errors import UserError
+from focalnet_jax.storage.address import AnyPath, to_path
 
 CALLED_AS = "python -m focalnet_jax."  # prefix of a command's name in its help
 INSTALLED = "focalnet "  # prefix of a command's name in the help of the installed command
@@ -120,8 +120,8 @@ def parse_size(flag: str, text: str | None, most: int | None = None) -> tuple[in
     return sides[0], sides[-1]
 
 
-def parse_workdir(text: str) -> Path:
-    """Returns the workdir as a path; raises `UserError` if it is empty or a URL."""
-    if not text or "://" in text:
-        raise UserError(f"--workdir {text!r}: expected a local or mounted directory")
-    return Path(text)
+def parse_workdir(text: str) -> AnyPath:
+    """Returns the workdir as a path; raises `UserError` if it is empty or an unsupported address."""
+    if not text:
+        raise UserError("--workdir '': expected a local directory or gs://BUCKET/NAME")
+    return to_path(text, "--workdir")

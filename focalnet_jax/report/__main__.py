@@ -43,14 +43,15 @@ def main(arguments: list[str]) -> int:
         raise UserError("a report needs matplotlib: pip install 'focalnet_jax[viz]'") from error
     from focalnet_jax.report.page import DOTS, draw, page
     from focalnet_jax.report.runs import find_workdirs, read_run
+    from focalnet_jax.storage.address import resolved, to_path
     from focalnet_jax.visualize.figures import as_png
 
     for named in flags.workdirs:
         refuse_runs(named)
-    workdirs = [workdir for named in flags.workdirs for workdir in find_workdirs(named)]
+    workdirs = [workdir for named in flags.workdirs for workdir in find_workdirs(to_path(named))]
     runs = [read_run(workdir) for workdir in workdirs]
     if len({run.name for run in runs}) < len(runs):  # two have the same name: use the part of the paths that differs
-        whole = [workdir.resolve() for workdir in workdirs]
+        whole = [resolved(workdir) for workdir in workdirs]
         shared = os.path.commonpath(whole)
         runs = [replace(run, name=os.path.relpath(path, shared)) for path, run in zip(whole, runs, strict=True)]
     write_result(flags.out, as_png(draw(runs), DOTS) if flags.out.suffix.lower() == ".png" else page(runs))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from focalnet_jax.settings.tasks import task_of
+from focalnet_jax.storage.address import AnyPath, resolved
+from focalnet_jax.storage.files import exists, read_text
 
 METRICS = "metrics.jsonl"
 
@@ -33,13 +34,13 @@ class RunLog:
         return str(task_of(self.settings))
 
 
-def find_workdirs(path: Path) -> list[Path]:
+def find_workdirs(path: AnyPath) -> list[AnyPath]:
     """Returns the workdirs in a folder of runs, such as the folder of a sweep, or otherwise only `path`."""
-    inside = [] if os.path.exists(path / METRICS) else sorted(each.parent for each in path.glob(f"*/{METRICS}"))
+    inside = [] if exists(path / METRICS) else sorted(each.parent for each in path.glob(f"*/{METRICS}"))
     return inside or [path]
 
 
-def read_run(workdir: Path) -> RunLog:
+def read_run(workdir: AnyPath) -> RunLog:
     """Reads the settings and metrics of the run in a workdir.
 
     Raises:
@@ -53,9 +54,9 @@ def read_run(workdir: Path) -> RunLog:
 
     metrics = workdir / METRICS
     try:
-        lines = metrics.read_text(errors="replace").splitlines()
+        lines = read_text(metrics).splitlines()
         config = workdir / "config.json"
-        settings = flatten(ConfigDict(read_json(config))) if config.exists() else {}
+        settings = flatten(ConfigDict(read_json(config))) if exists(config) else {}
     except UserError:  # names the damaged file
         raise
     except (ValueError, AttributeError) as error:  # such as a dot in a key
@@ -89,7 +90,7 @@ def read_run(workdir: Path) -> RunLog:
         )
     if not curves:
         raise UserError(f"the run in {workdir} has logged nothing yet")
-    name = os.fsencode(workdir.resolve().name).decode(errors="replace")  # file names may be invalid UTF-8
+    name = os.fsencode(resolved(workdir).name).decode(errors="replace")  # file names may be invalid UTF-8
     return RunLog(name, dict(settings), curves)
 
 

@@ -21,6 +21,8 @@ from focalnet_jax.checkpoint.lock import LOCK
 from focalnet_jax.config import flatten
 from focalnet_jax.data.source import Source, describe_source
 from focalnet_jax.distributed.startup import anywhere, check_same
+from focalnet_jax.storage.address import AnyPath
+from focalnet_jax.storage.files import exists, read_text
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _SOURCES = ("*.py", "*.cc", "*.h")
@@ -48,13 +50,13 @@ def _source() -> str:
     return digest.hexdigest()[:12]
 
 
-def check_same_workdir(workdir: Path) -> None:
+def check_same_workdir(workdir: AnyPath) -> None:
     """Raises `UserError` if a process does not see the directory that process 0 has locked."""
     anywhere(False)  # waits until process 0 has locked it
     lock, deadline = workdir / LOCK, time.monotonic() + (_SEEN_SECONDS if jax.process_count() > 1 else 0)
-    while not lock.exists() and time.monotonic() < deadline:
+    while not exists(lock) and time.monotonic() < deadline:
         time.sleep(0.1)
-    holder = lock.read_text() if lock.exists() else "no run"
+    holder = read_text(lock) if exists(lock) else "no run"
     check_same({"--workdir": f"a directory locked by {holder}"})
 
 

@@ -18,6 +18,8 @@ from focalnet_jax.distributed.mesh import put_batch
 from focalnet_jax.distributed.startup import anywhere, ends_with_the_others, from_first, is_first
 from focalnet_jax.errors import EXIT_PREEMPTED, UserError
 from focalnet_jax.settings import MAIN
+from focalnet_jax.storage.address import AnyPath
+from focalnet_jax.storage.mirror import local_folder
 from focalnet_jax.training.agreement import check_same_run, check_same_workdir
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.maps import MapsLog
@@ -27,11 +29,11 @@ from focalnet_jax.training.resolve import watchdog_seconds
 from focalnet_jax.training.run import Run, set_up
 from focalnet_jax.training.step import make_eval_step, make_train_step
 from focalnet_jax.training.watchdog import Watchdog
-from focalnet_jax.training.writers import MetricsWriter, NoWriter, was_evaluated
+from focalnet_jax.training.writers import WRITTEN, MetricsWriter, NoWriter, was_evaluated
 
 
 @ends_with_the_others()
-def train(config: FrozenConfigDict, workdir: Path) -> int:
+def train(config: FrozenConfigDict, workdir: AnyPath) -> int:
     """Trains to the last step. If `workdir` has a run, this run is resumed.
 
     Returns:
@@ -42,11 +44,16 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
       RunFailedError: too many updates in a row were skipped, or a checkpoint is damaged or cannot be written.
     """
     check_same_run(config)
-    lock = held(workdir) if is_first() else contextlib.nullcontext()
+    lock = held(workdir) if is_first() else contextlib.nullcontext(lambda: None)
     on_tpu = jax.devices()[0].platform == "tpu"
-    with StopRequest(config.grace_seconds) as stop, maintenance.watched(on_tpu), lock:
+    with (
+        StopRequest(config.grace_seconds) as stop,
+        maintenance.watched(on_tpu),
+        lock as check_lock,
+        local_folder(workdir, WRITTEN if is_first() else (), check_lock) as (folder, copy),
+    ):
         check_same_workdir(workdir)
-        run = set_up(config, workdir)
+        run = set_up(config, workdir, before_seal=copy)
         watchdog = Watchdog(watchdog_seconds(run.config, run.spec.mesh))
         with contextlib.closing(watchdog), contextlib.closing(run.checkpoints):  # open until all is on disk
             if run.finished and all(from_first(was_evaluated(workdir, run.step, name)) for name in run.evaluations):
@@ -54,8 +61,8 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
                 print(f"finished: the run in {workdir} already has all {run.plan.total} steps; {more}")
                 return 0
             written = (config.writers, run.config.to_dict())
-            with contextlib.closing(MetricsWriter(workdir, run.step, *written) if is_first() else NoWriter()) as writer:
-                loop = _Loop(run, writer, stop, watchdog)
+            with contextlib.closing(MetricsWriter(folder, run.step, *written) if is_first() else NoWriter()) as writer:
+                loop = _Loop(run, writer, stop, watchdog, folder)
                 with contextlib.closing(loop.profile):
                     stopped = loop.run_to_end()
                 run.checkpoints.wait()
@@ -70,14 +77,14 @@ def train(config: FrozenConfigDict, workdir: Path) -> int:
 class _Loop:
     """Runs the steps of a run, with logging, evaluations and saves."""
 
-    def __init__(self, run: Run, writer: MetricsWriter | NoWriter, stop: StopRequest, watchdog: Watchdog):
+    def __init__(self, run: Run, writer: MetricsWriter | NoWriter, stop: StopRequest, watchdog: Watchdog, folder: Path):
         self.run, self.writer, self.stop, self.watchdog = run, writer, stop, watchdog
         self.alone = jax.process_count() == 1
         # Sums over all processes: the number of processes that received a signal, and of substituted images.
         self.exchange = Exchange(run.spec.mesh, (0, run.substituted))
         self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.cost)
         self.stop.saved = lambda: run.step if run.checkpoints.holds(run.step) else None
-        self.profile = Profile(run.config.profile_steps, run.workdir)
+        self.profile = Profile(run.config.profile_steps, folder)
         spec = run.spec
         self.eval_steps = {
             name: make_eval_step(spec.graph, spec.mesh, data.evaluation) for name, data in run.evaluations.items()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +20,8 @@ from focalnet_jax.distributed.startup import anywhere, from_first, is_first
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.hub.address import is_address
 from focalnet_jax.settings.tasks import TASKS
+from focalnet_jax.storage.address import AnyPath, is_bucket
+from focalnet_jax.storage.files import exists, read_text
 from focalnet_jax.training.stored_config import differences
 
 CONFIG_FILE = "config.json"
@@ -36,13 +37,18 @@ class Found:
       others: newer steps that are not good: "damaged", "unfinished" or "foreign", and the reason.
     """
 
-    folder: Path
+    folder: AnyPath
     step: int | None
     others: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def put_aside(self) -> None:
-        """Renames the steps in `others`, so that the run can write these steps again. Nothing is deleted."""
+        """Renames the steps in `others`, so that the run can write these steps again.
+
+        Nothing is deleted, except unfinished steps in a bucket, which `Checkpoints` removes.
+        """
         for step, (word, why) in self.others.items() if is_first() else ():
+            if word == "unfinished" and is_bucket(self.folder):
+                continue
             try:
                 aside = set_aside(self.folder / str(step), word)
             except OSError as error:
@@ -54,7 +60,7 @@ class Found:
             print(f"warning: checkpoint {step} is {word} ({why}): renamed to {aside.name}; {on}", file=sys.stderr)
 
 
-def find_newest(folder: Path) -> Found:
+def find_newest(folder: AnyPath) -> Found:
     """Returns the newest step whose files are undamaged, and the newer steps. Each process verifies some of the files.
 
     Raises:
@@ -78,13 +84,13 @@ def find_newest(folder: Path) -> Found:
     return Found(folder, None, others)
 
 
-def _word(step: Path) -> str:
-    if (step / MANIFEST).exists():
+def _word(step: AnyPath) -> str:
+    if exists(step / MANIFEST):
         return "damaged"
     return "unfinished" if (step / "params").is_dir() else "foreign"
 
 
-def check_saved(workdir: Path, found: Found) -> None:
+def check_saved(workdir: AnyPath, found: Found) -> None:
     """Raises `RunFailedError` if all checkpoints of a run are missing, and warns if only the newest is missing."""
     saved = last_saved(workdir)
     if found.step is not None and saved is not None and found.step < saved and saved not in found.others and is_first():
@@ -96,16 +102,16 @@ def check_saved(workdir: Path, found: Found) -> None:
         )
 
 
-def refuse_other_run(config: FrozenConfigDict, workdir: Path, newest: int | None) -> None:
+def refuse_other_run(config: FrozenConfigDict, workdir: AnyPath, newest: int | None) -> None:
     """Raises `UserError` if the workdir has a run with a different config.
 
     The message names the keys that differ. A run without a checkpoint may be replaced by another one.
     """
     path = workdir / CONFIG_FILE
-    if not path.exists():
+    if not exists(path):
         return
     try:
-        stored: dict[str, Any] = json.loads(path.read_text())
+        stored: dict[str, Any] = json.loads(read_text(path))
         differing = differences(config, stored)
         task = stored.get("task", config.task)
         known = flatten(default_config(task)).keys() if task in TASKS else ()
@@ -123,7 +129,7 @@ def identity(source: Source) -> dict[str, Any]:
     return {"fingerprint": source.fingerprint, "examples": len(source)}
 
 
-def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, source: Source) -> dict[str, Any]:
+def check_checkpoint(config: FrozenConfigDict, checkpoint: AnyPath, source: Source) -> dict[str, Any]:
     """Returns the metadata of a run's checkpoint.
 
     Raises:
@@ -148,7 +154,7 @@ def check_checkpoint(config: FrozenConfigDict, checkpoint: Path, source: Source)
 class Origin:
     """The checkpoint of another run that this run continues, see `continue_from`."""
 
-    checkpoint: Path
+    checkpoint: AnyPath
     metadata: dict[str, Any]
 
     def load(self, like: dict[str, Any]) -> dict[str, Any]:
@@ -197,7 +203,7 @@ def find_origin(path: str) -> Origin:
     return Origin(checkpoint, stored)
 
 
-def _refuse(path: Path, workdir: Path, differing: list[str]) -> None:
+def _refuse(path: AnyPath, workdir: AnyPath, differing: list[str]) -> None:
     if not differing:
         return
     message = f"{path} has a run with another config: {'; '.join(differing)}. Give its config or another --workdir"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +21,13 @@ from focalnet_jax.distributed.compilation_cache import keep_compiled
 from focalnet_jax.distributed.exchange import scalars
 from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.distributed.sharding import list_placement
-from focalnet_jax.distributed.startup import check_same, from_first, is_first, warn
+from focalnet_jax.distributed.startup import anywhere, check_same, from_first, is_first, warn
 from focalnet_jax.errors import RunFailedError
 from focalnet_jax.hub.download import fingerprint
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.settings import MAIN
-from focalnet_jax.system.files import write_whole
+from focalnet_jax.storage.address import AnyPath, is_bucket
+from focalnet_jax.storage.files import write_whole
 from focalnet_jax.system.invocation import command_line
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.tasks.task import Task
@@ -65,6 +68,7 @@ from focalnet_jax.training.writers import IN_A_ROW, best_written, check_writers
 PARAM_NORM = "train/param_norm"
 _JUDGED = ("train/loss", "train/grad_norm", PARAM_NORM)
 PLACEMENT_FILE = "placement.txt"
+_LONGEST_DELAY = 1800.0  # seconds that a slow bucket may delay a save, before training waits for it
 
 
 @dataclass
@@ -72,7 +76,7 @@ class Run:
     """The parts of a run. `step` counts finished updates."""
 
     config: FrozenConfigDict
-    workdir: Path
+    workdir: AnyPath
     train_data: TrainData
     evaluations: dict[str, EvalData]
     plan: Plan
@@ -84,6 +88,7 @@ class Run:
     cost: StepCost
     substituted: int  # number of unreadable images that were substituted so far, over all processes
     metrics: dict[str, jax.Array] | None = None  # metrics of the newest update
+    owed_since: float | None = None  # time of a save that waits for an earlier save
     owes_save: bool = False  # whether a save that was due was postponed
 
     @property
@@ -126,6 +131,9 @@ class Run:
         if self.owes_save:
             print(f"step {self.step}: not saved{'' if broken else ' yet'}: {self._problem(values)}", flush=True)
             return
+        if not last and self._must_postpone():
+            self.owes_save = True
+            return
         metadata = {
             "model": model_metadata(self.config.model.name, model_config(self.config)),
             "config": self.config.to_dict(),
@@ -135,6 +143,21 @@ class Run:
             "command": command_line(),
         }
         self.checkpoints.save(self.step, self.state.items(), metadata, evaluated)
+
+    def _must_postpone(self) -> bool:
+        """Returns whether a slow bucket still writes an earlier step; waits for it after `_LONGEST_DELAY` seconds."""
+        if not is_bucket(self.workdir) or self.step == self.checkpoints.latest_step:
+            return False
+        if not anywhere(self.checkpoints.busy):
+            self.owed_since = None
+            return False
+        if self.owed_since is None:
+            self.owed_since = time.monotonic()
+            warn(
+                f"step {self.step}: the save of step {self.checkpoints.latest_step} is still in progress; training "
+                "continues and saves later"
+            )
+        return not anywhere(time.monotonic() - self.owed_since > _LONGEST_DELAY)
 
     def _failure(self, values: dict[str, float]) -> RunFailedError:
         saved = self.checkpoints.last_good()
@@ -158,11 +181,16 @@ def best_metric(task: Task) -> str:
     return f"{MAIN}/{task.best_metric}"
 
 
-def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
+def set_up(config: FrozenConfigDict, workdir: AnyPath, before_seal: Callable[[], None] = lambda: None) -> Run:
     """Returns the run of `config` in `workdir`, and prints the banner.
 
     The run starts at the newest checkpoint in `workdir`. Without a checkpoint, it starts from `continue_from`,
     `init_from` or fresh weights.
+
+    Args:
+      config: config of the run.
+      workdir: its workdir.
+      before_seal: see `Checkpoints`.
 
     Raises:
       UserError: config, data, weights and workdir do not fit each other; checkpoints are unchanged.
@@ -210,7 +238,8 @@ def set_up(config: FrozenConfigDict, workdir: Path) -> Run:
             warn(f"differs from the continued run: {text}")
 
     found.put_aside()
-    checkpoints = Checkpoints(workdir, best_metric(task), keep_latest=config.keep_latest, keep_best=config.keep_best)
+    kept = dict(keep_latest=config.keep_latest, keep_best=config.keep_best)
+    checkpoints = Checkpoints(workdir, best_metric(task), **kept, before_seal=before_seal)
     state, start = _first_state(spec, init, checkpoints, initial)
     if continued is not None:
         state = TrainState.from_items(continued)

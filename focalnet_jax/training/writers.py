@@ -18,9 +18,12 @@ import tensorboardX
 
 from focalnet_jax.checkpoint.weights import reason
 from focalnet_jax.errors import RunFailedError, UserError, suggest
+from focalnet_jax.storage.address import AnyPath
+from focalnet_jax.storage.files import exists, read_text
 from focalnet_jax.system.files import write_whole
 
 METRICS = "metrics.jsonl"
+WRITTEN = (METRICS, "wandb_id.txt", "mlflow_id.txt")  # files that a resumed run reads
 IN_A_ROW = "train/skipped_in_a_row"
 
 
@@ -209,7 +212,7 @@ class NoWriter:
         """Does nothing."""
 
 
-def was_evaluated(workdir: Path, step: int, name: str) -> bool:
+def was_evaluated(workdir: AnyPath, step: int, name: str) -> bool:
     """Returns whether `metrics.jsonl` has the result of the evaluation `name` at a step.
 
     The result is missing if a signal cut the evaluation short.
@@ -217,24 +220,24 @@ def was_evaluated(workdir: Path, step: int, name: str) -> bool:
     return any(key.startswith(f"{name}/") for row in _rows_up_to(workdir, step) if row["step"] == step for key in row)
 
 
-def best_written(workdir: Path, step: int, metric: str) -> float:
+def best_written(workdir: AnyPath, step: int, metric: str) -> float:
     """Returns the highest value of `metric` in `metrics.jsonl` up to a step, or minus infinity if it is missing."""
     values = [row[metric] for row in _rows_up_to(workdir, step) if isinstance(row.get(metric), int | float)]
     return max((value for value in values if not math.isnan(value)), default=-math.inf)
 
 
-def _rows_up_to(workdir: Path, step: int) -> Iterator[dict[str, Any]]:
+def _rows_up_to(workdir: AnyPath, step: int) -> Iterator[dict[str, Any]]:
     path = workdir / METRICS
     try:
-        lines = _lines_up_to(path, step) if path.exists() else []
+        lines = _lines_up_to(path, step) if exists(path) else []
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; repair it or choose another --workdir") from error
     return map(json.loads, lines)
 
 
-def _lines_up_to(path: Path, step: int) -> list[str]:
+def _lines_up_to(path: AnyPath, step: int) -> list[str]:
     kept = []
-    for line in path.read_text(errors="replace").splitlines(keepends=True):
+    for line in read_text(path).splitlines(keepends=True):
         try:
             if json.loads(line)["step"] <= step and line.endswith("\n"):
                 kept.append(line)

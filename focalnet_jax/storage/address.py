@@ -1,0 +1,91 @@
+"""Addresses of runs and weights: local paths, and `gs://BUCKET/NAME` in Google Cloud Storage."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from focalnet_jax.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from etils import epath
+
+    AnyPath: TypeAlias = Path | epath.Path
+else:
+    AnyPath = Path
+
+_SCHEMES = ("gs",)
+# pathlib turns the two slashes of an address into one.
+_ADDRESS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_EXTRA = "pip install 'focalnet_jax[gcs]'"
+
+
+def is_bucket(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a path or address is `gs://...`, also after pathlib has removed a slash."""
+    return str(path).startswith("gs:/")
+
+
+def to_path(address: str | os.PathLike[str], flag: str = "") -> AnyPath:
+    """Returns a local path as `pathlib.Path`, and an address `gs://BUCKET/NAME` as `etils.epath.Path`.
+
+    Both types have the methods of `pathlib.Path`, but in a bucket there is no append, no atomic rename and no folder
+    without files: see `storage.files` for the operations that differ.
+
+    Args:
+      address: the path or address.
+      flag: the flag or function that it was given to, for messages.
+
+    Raises:
+      UserError: the scheme is not supported, the name of the bucket is not valid, or gcsfs is not installed.
+    """
+    match = _ADDRESS.fullmatch(str(address))
+    if match is None or (os.path.exists(address) and not is_bucket(address)):
+        return Path(address)
+    scheme, rest = match["scheme"].lower(), match["rest"]
+    given = f"{flag} {scheme}://{rest[:200]}".strip()
+    if scheme == "s3":
+        raise UserError(
+            f"{given}: S3 is not supported; mount the bucket (for example with mount-s3) and give the folder, or use "
+            "gs://"
+        )
+    if scheme == "file":
+        raise UserError(f"{given} is a URL; give the path /{rest[:200]}")
+    if scheme not in _SCHEMES:
+        raise UserError(f"{given}: expected a local path or gs://BUCKET/NAME.{suggest(scheme, _SCHEMES)}")
+    bucket, _, name = rest.partition("/")
+    if not _BUCKET.fullmatch(bucket) or not name.strip("/"):
+        raise UserError(f"{given}: expected gs://BUCKET/NAME with the name of a bucket and a name in it")
+    if any(part in ("", ".", "..") for part in name.rstrip("/").split("/")):
+        raise UserError(f"{given}: expected a name without empty parts, . and ..")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f"{given} needs gcsfs: {_EXTRA}")
+    _configure()
+    from etils import epath
+
+    return epath.Path(f"gs://{bucket}/{name.rstrip('/')}")
+
+
+def absolute(path: AnyPath) -> AnyPath:
+    """Returns a local path from the root; an address is returned unchanged."""
+    return path if is_bucket(path) else path.absolute()
+
+
+def resolved(path: AnyPath) -> AnyPath:
+    """Returns a local path without links; an address is returned unchanged."""
+    return path if is_bucket(path) else path.resolve()
+
+
+@functools.cache
+def _configure() -> None:
+    """Turns off the cache of listings, because TensorStore and other hosts write without gcsfs's knowledge."""
+    import fsspec.config
+
+    for name in ("gs", "gcs"):
+        fsspec.config.conf.setdefault(name, {})["use_listings_cache"] = False
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # errors are raised, too

@@ -1,0 +1,162 @@
+"""Operations on files that differ between local disks and buckets.
+
+In a bucket, one object is written atomically, a folder is the common part of names, and a folder is renamed by copying
+and deleting every object. Requests fail now and then; gcsfs and TensorStore repeat them for about half a minute.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.storage.address import AnyPath, is_bucket
+from focalnet_jax.system import files
+
+
+class StorageError(OSError):
+    """Raised if a request to a bucket fails; `strerror` is one line."""
+
+
+def write_whole(path: AnyPath, content: str | bytes) -> None:
+    """Writes a file atomically: after a kill or a failure, an existing file is unchanged.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    if not is_bucket(path):
+        return files.write_whole(Path(path), content)
+    with requests(path):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def read_text(path: AnyPath) -> str:
+    """Returns the text of a file, invalid UTF-8 replaced; raises `OSError` if it cannot be read."""
+    with requests(path):
+        return path.read_bytes().decode(errors="replace")
+
+
+def exists(path: AnyPath) -> bool:
+    """Returns whether a file or folder exists; raises `OSError` if a bucket cannot be reached."""
+    with requests(path):
+        return path.exists()
+
+
+def folders_in(folder: AnyPath) -> list[AnyPath]:
+    """Returns the folders in a folder, sorted by name; an empty list if the folder does not exist."""
+    if not is_bucket(folder):
+        return sorted(folder.glob("*/"))
+    entries = _listing(folder, recursive=False)
+    return sorted(folder / name for name, entry in entries.items() if entry["type"] == "directory")
+
+
+def sizes(folder: AnyPath) -> dict[str, int]:
+    """Returns the size in bytes of every file in a folder and below, by relative name."""
+    if is_bucket(folder):
+        return {name: entry["size"] for name, entry in _listing(folder, recursive=True).items()}
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in found}
+
+
+def digest(path: AnyPath) -> str:
+    """Returns the SHA-256 of a file's content; raises `OSError` if it cannot be read."""
+    with requests(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_tree(folder: AnyPath) -> None:
+    """Deletes a folder with its files, if it exists; ignores files on a disk that cannot be deleted."""
+    if not is_bucket(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    elif names := list(_listing(folder, recursive=True)):
+        with requests(folder):
+            _file_system().rm([f"{folder}/{name}" for name in names])
+
+
+def remove(path: AnyPath) -> None:
+    """Deletes a file, if it exists."""
+    with requests(path):
+        path.unlink(missing_ok=True)
+
+
+def move(folder: AnyPath, to: AnyPath) -> AnyPath:
+    """Renames a folder; returns the new path. In a bucket every file is copied before the first is deleted."""
+    if not is_bucket(folder):
+        return folder.rename(to)
+    names = list(_listing(folder, recursive=True))
+    with requests(folder):
+        for name in names:
+            _file_system().copy(f"{folder}/{name}", f"{to}/{name}")
+    remove_tree(folder)
+    return to
+
+
+def changed_at(path: AnyPath) -> float:
+    """Returns when a file was written, in seconds since 1970; raises `OSError` if it does not exist."""
+    if not is_bucket(path):
+        return path.stat().st_mtime
+    with requests(path):
+        return _file_system().modified(os.fspath(path)).timestamp()
+
+
+@contextmanager
+def requests(path: AnyPath) -> Iterator[None]:
+    """Context manager that raises errors of a bucket as `StorageError`, and a missing object as `FileNotFoundError`."""
+    try:
+        yield
+    except (FileNotFoundError, StorageError, UserError, RunFailedError):
+        raise
+    except Exception as error:  # aiohttp, requests, google.auth and gcsfs have no type in common
+        if not is_bucket(path):
+            raise
+        raise storage_error(error, path) from error
+
+
+@contextmanager
+def answering(path: AnyPath) -> Iterator[None]:
+    """Context manager that raises errors of a bucket as `RunFailedError`, or `UserError` without permission."""
+    try:
+        with requests(path):
+            yield
+    except StorageError as error:
+        kind = RunFailedError if error.errno == errno.EIO else UserError
+        raise kind(f"{path}: {error.strerror}") from error
+
+
+def storage_error(error: Exception, path: AnyPath) -> StorageError:
+    """Returns the error of a failed request: EACCES without permission, ENOENT without the bucket, else EIO."""
+    code = str(getattr(error, "code", "") or getattr(error, "status", ""))
+    text = " ".join(str(error).split())[:160] or type(error).__name__
+    if "401" in code or "Anonymous caller" in text or "credentials" in text.lower():
+        why = f"no valid credentials ({text}); run: gcloud auth application-default login"
+        return StorageError(errno.EACCES, why, str(path))
+    if "Forbidden" in text or "403" in code:
+        why = f"no permission ({text}); give this account the role Storage Object User"
+        return StorageError(errno.EACCES, why, str(path))
+    return StorageError(errno.EIO, text, str(path))
+
+
+def _listing(folder: AnyPath, *, recursive: bool) -> dict[str, dict]:
+    """Returns the entries in a folder of a bucket by relative name; only files if `recursive`."""
+    prefix = os.fspath(folder).removeprefix("gs://").rstrip("/") + "/"
+    with requests(folder):
+        try:
+            found = _file_system().find(prefix, detail=True) if recursive else _entries(prefix)
+        except FileNotFoundError:
+            return {}
+    return {name[len(prefix) :].rstrip("/"): entry for name, entry in found.items() if name.rstrip("/") != prefix[:-1]}
+
+
+def _entries(prefix: str) -> dict[str, dict]:
+    return {entry["name"]: entry for entry in _file_system().ls(prefix, detail=True)}
+
+
+def _file_system():
+    import fsspec
+
+    return fsspec.filesystem("gcs")

@@ -1,0 +1,126 @@
+"""Copies files that a run appends to, such as metrics.jsonl and TensorBoard's events, to a workdir in a bucket.
+
+Objects cannot be appended to. The files are written to a local folder, and a thread writes each changed file to the
+bucket as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from focalnet_jax.errors import RunFailedError
+from focalnet_jax.storage.address import AnyPath, is_bucket
+from focalnet_jax.storage.files import StorageError, requests, write_whole
+
+_INTERVAL_SECONDS = 1.0  # between two writes of an object, the limit of the service
+_SHARE = 10  # an upload that took n seconds is followed by a pause of n times this, so that the network stays free
+_LONGEST_PAUSE = 60.0
+_LAST_SECONDS = 120.0  # time for the last upload at the end of a run
+
+
+class Mirror:
+    """Copies changed files from `folder` to `workdir` until it is closed.
+
+    Args:
+      folder: the local folder.
+      workdir: address of the workdir. It already has the files that are in `folder` now.
+      check: raises an error if the run may no longer write to the workdir.
+    """
+
+    def __init__(self, folder: Path, workdir: AnyPath, check: Callable[[], None]):
+        self._folder, self._workdir, self._check = folder, workdir, check
+        self._copied = {path: _state(path) for path in self._files()}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="mirror", daemon=True)
+        self._thread.start()
+
+    def copy(self) -> None:
+        """Copies all files that have changed.
+
+        Raises:
+          StorageError: the bucket cannot be written.
+          RunFailedError: another run holds the workdir.
+        """
+        with self._lock:
+            self._check()
+            for path in self._files():
+                state = _state(path)
+                if self._copied.get(path) != state:
+                    write_whole(self._workdir / str(path.relative_to(self._folder)), path.read_bytes())
+                    self._copied[path] = state
+
+    def close(self) -> None:
+        """Copies the rest.
+
+        Raises:
+          RunFailedError: the bucket cannot be written; the local folder with the files stays, and the message names it.
+        """
+        self._ended.set()
+        self._thread.join()
+        deadline = time.monotonic() + _LAST_SECONDS
+        while True:
+            try:
+                return self.copy()
+            except StorageError as error:
+                if time.monotonic() > deadline:
+                    raise RunFailedError(
+                        f"cannot write to {self._workdir}: {error.strerror}; the newest metrics are in {self._folder}: "
+                        "copy them there"
+                    ) from error
+                time.sleep(5)
+
+    def _files(self) -> list[Path]:
+        return sorted(path for path in self._folder.rglob("*") if path.is_file())
+
+    def _follow(self) -> None:
+        pause, failing = _INTERVAL_SECONDS, False
+        while not self._ended.wait(pause):
+            begun = time.monotonic()
+            try:
+                self.copy()
+                failing = False
+            except StorageError as error:
+                if not failing:
+                    print(f"warning: cannot write to {self._workdir} ({error.strerror}); trying again", file=sys.stderr)
+                failing = True
+            except RunFailedError:  # raised again by the next save
+                return
+            pause = min(max(_INTERVAL_SECONDS, _SHARE * (time.monotonic() - begun)), _LONGEST_PAUSE)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def local_folder(
+    workdir: AnyPath, names: tuple[str, ...], check: Callable[[], None]
+) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Context manager that gives the folder for files that are appended to, and a function that copies them now.
+
+    For a local workdir this is the workdir itself, and the function does nothing. For a bucket it is a temporary folder
+    with copies of the files `names`, which is deleted at the end if all of it is in the bucket.
+    """
+    if not is_bucket(workdir):
+        yield Path(workdir), check
+        return
+    folder = Path(tempfile.mkdtemp(prefix="focalnet-"))
+    for name in names:
+        with contextlib.suppress(FileNotFoundError), requests(workdir):
+            (folder / name).write_bytes((workdir / name).read_bytes())
+    mirror = Mirror(folder, workdir, check)
+    try:
+        yield folder, mirror.copy
+    finally:
+        mirror.close()
+        shutil.rmtree(folder, ignore_errors=True)

