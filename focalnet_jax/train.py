@@ -14,7 +14,9 @@ def main(arguments: list[str]) -> int:
 
     parser = make_script_parser("train", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run; a run in it is resumed")
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="folder of the run, or gs://BUCKET/NAME; a run in it is resumed"
+    )
     parser.add_argument(
         "--max-restarts", type=int, default=0, metavar="N", help="restart a run that fails, up to N times"
     )

@@ -158,8 +158,8 @@ def test_a_workdir_that_cannot_be_made_or_read_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("in the way")
     assert_one_line_mistake(run("train.py", *SMALL, "--workdir", tmp_path / "run"), "cannot write checkpoints")
-    assert_one_line_mistake(run("train.py", *SMALL, "--workdir", "gs://bucket/run"), "mounted directory")
-    assert_one_line_mistake(run("train.py", *SMALL, "--workdir", ""), "mounted directory")
+    assert_one_line_mistake(run("train.py", *SMALL, "--workdir", "http://bucket/run"), "expected a local path or gs://")
+    assert_one_line_mistake(run("train.py", *SMALL, "--workdir", ""), "expected a local directory or gs://BUCKET/NAME")
 
 
 def test_a_lost_config_file_does_not_let_another_config_in(finished, tmp_path):

@@ -210,12 +210,13 @@ class Checkpoints:
         evaluation: Mapping[str, Any] | None,
     ) -> None:
         """Finishes a save in the background: Orbax's writing, the manifest, deletion of old steps."""
-        deadline = time.monotonic() + (PATIENCE_SECONDS if arguments is not None and is_bucket(self._folder) else 0)
+        again = arguments is not None and is_bucket(self._folder)
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 return self._write(step, items, arguments, evaluation)
             except Exception as error:  # raised by the next `save` or `wait`
-                if isinstance(error, RunFailedError) or time.monotonic() > deadline:
+                if not again or isinstance(error, RunFailedError) or time.monotonic() > deadline:
                     self._failure, self._accepts_late = error, False
                     return
                 warn(f"cannot write checkpoint {step} ({reason(error)}); trying again")

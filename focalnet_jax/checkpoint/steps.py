@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, DamagedError, find_missing, is_step, read_manifest
@@ -96,7 +97,7 @@ def find_checkpoint(path: str) -> AnyPath:
       UserError: there is no checkpoint at `path`.
       RunFailedError: the checkpoint at `path` is damaged.
     """
-    given = absolute(to_path(path))
+    given = absolute(to_path(path) if is_bucket(path) else Path(path))
     if not path or not _exists(given):
         raise UserError(f"there is no checkpoint at {path!r}; expected a workdir or one of its {FOLDER}/STEP")
     if _was_written(given):

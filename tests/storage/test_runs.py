@@ -74,11 +74,11 @@ def test_weights_files_are_read_from_a_bucket(here, in_bucket, tmp_path):
     assert type(model).__name__ == "FocalNet"
 
 
-def killed_at(server, name, step, *flags):
-    """Starts a run and kills it when it has logged a step; returns nothing of it but what is in the bucket."""
-    process = start("train.py", *RUN, "--workdir", f"gs://bucket/{name}", *flags, env=server.environment)
+def killed_after_a_save(server, name):
+    """Starts a run, and kills it when its first checkpoint is in the bucket."""
+    process = start("train.py", *RUN, "--workdir", f"gs://bucket/{name}", env=server.environment)
     deadline = time.monotonic() + 240
-    while step not in logged(server, name):
+    while not any(each.endswith("manifest.json") for each in server.names(f"{name}/checkpoints/")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -86,17 +86,12 @@ def killed_at(server, name, step, *flags):
     process.communicate()
 
 
-def logged(server, name):
-    if f"{name}/metrics.jsonl" not in server.names(f"{name}/metrics"):
-        return set()
-    return {row["step"] for row in rows(server.read(f"{name}/metrics.jsonl"))}
-
-
 def test_a_killed_run_resumes_to_the_same_bits(server, in_bucket):
-    killed_at(server, "killed", 30)
+    killed_after_a_save(server, "killed")
     # The lock of a process of this machine that has ended is no hindrance.
     done = in_server(server, (), "gs://bucket/killed")
     assert done.returncode == 0, done.stderr
+    assert "resumed from step" in done.stdout
     assert rows(server.read("killed/metrics.jsonl")) == rows(server.read(f"{in_bucket[0]}/metrics.jsonl"))
 
 
@@ -167,19 +162,9 @@ def test_of_two_holders_one_gets_a_lock_that_nobody_renews(here, monkeypatch):
     assert not here.names("leased/")
 
 
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        ("gs://no-such-bucket/run", "there is no bucket no-such-bucket"),
-        ("gs://bucket", "expected gs://BUCKET/NAME"),
-        ("gs://bucket/a//b", "expected a name without empty parts"),
-        ("s3://bucket/run", "S3 is not supported; mount the bucket"),
-        ("gcs://bucket/run", "expected a local path or gs://BUCKET/NAME"),
-    ],
-)
-def test_a_wrong_address_is_one_line(server, address, message):
-    done = run("train.py", *SMALL, "--workdir", address, env=server.environment)
-    assert_one_line_mistake(done, message)
+def test_a_missing_bucket_is_one_line(server):
+    done = run("train.py", *SMALL, "--workdir", "gs://no-such-bucket/run", env=server.environment)
+    assert_one_line_mistake(done, "there is no bucket no-such-bucket")
 
 
 def test_nothing_is_at_an_address(server):
@@ -191,7 +176,7 @@ def test_nothing_is_at_an_address(server):
 
 def test_another_number_of_devices_resumes(server, in_bucket):
     env = server.environment
-    killed_at(server, "devices", 8)
+    killed_after_a_save(server, "devices")
     eight = env | {"XLA_FLAGS": env["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"}
     done = run("train.py", *RUN, "--workdir", "gs://bucket/devices", env=eight)
     assert done.returncode == 0, done.stderr
