@@ -1,4 +1,4 @@
-"""The config of a run: keys with their defaults and meanings, checks of values, and durations."""
+"""The config of a run: its keys with defaults and meanings, checks of their values, and durations in steps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from focalnet_jax.settings.keys import anything, number
 def default_config(task: str = "classification") -> ConfigDict:
     """Returns the default config of a task, which has all of its keys.
 
-    None means not set; the comment next to a key describes this case. The keys in `auto_keys` may be "auto" (None for
-    numbers). Their values are then chosen automatically, see `focalnet_jax.training.resolve`.
+    None means not set; the comment next to a key describes this case. Keys in `auto_keys` can be chosen
+    automatically, see `focalnet_jax.training.resolve`: they are "auto", or None if they are numbers.
     """
     config = ConfigDict()
     config.task = task  # name of the task, which adds its own keys

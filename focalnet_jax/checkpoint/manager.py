@@ -192,7 +192,7 @@ class Checkpoints:
         return ocp.CheckpointManager(self._folder, item_names=ITEMS)
 
     def _leave_for_settling(self, evaluation: Mapping[str, Any] | None) -> bool:
-        """Leaves an evaluation to the save in progress; returns False if no save is in progress."""
+        """Hands an evaluation to the save in progress, which records it; returns False if no save accepts it."""
         with self._late_lock:
             if self._accepts_late:
                 self._late = evaluation if evaluation is not None else self._late

@@ -198,7 +198,10 @@ def _is_partial(step: AnyPath) -> bool:
 
 
 def set_aside(step: AnyPath, word: str) -> AnyPath:
-    """Renames a step that is not a checkpoint to `STEP.word`, so that it is ignored. Returns the new path."""
+    """Renames the folder of a damaged, unfinished or foreign step, so that it is no longer a step.
+
+    The new name is `STEP.word`, or `STEP.word-2` and so on if that exists. Returns the new path.
+    """
     aside, count = step.with_name(f"{step.name}.{word}"), 1
     while files.exists(aside):
         count += 1

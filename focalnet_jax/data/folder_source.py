@@ -131,8 +131,11 @@ def _are_classes(folders: Sequence[Path]) -> bool:
 def _check_class_folders(folder: Path, classes: Sequence[Path], outside: Listing) -> None:
     """Raises `UserError` unless the folders of a split can be classes.
 
-    It is an error if there are no folders, all of them are named like splits, or a name is not printable; if there is
-    a broken link; or if the only folder contains several folders, which may be the classes, but no images.
+    The errors are:
+      a broken link;
+      no folders, or only folders that are named like splits;
+      a folder whose name is not printable;
+      a single folder that contains several folders and no images, because those may be the classes.
     """
     if outside.broken:  # a missing class would change the labels of others
         raise UserError(f"{outside.broken[0]} is a link to a missing file or folder: repair or remove it")

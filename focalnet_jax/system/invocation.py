@@ -9,11 +9,13 @@ from pathlib import Path
 
 
 def command_line() -> str | None:
-    """Returns the command line of a training run, with `~` for the home directory, or None for other programs."""
+    """Returns the command line of a training run, as `python train.py ...`, or None for other programs.
+
+    The home directory is written as `~`. `focalnet train ...` is the same program and has the same command line.
+    """
     program = Path(sys.argv[0]).name
-    if program not in ("train.py", "focalnet"):
+    if program != "train.py":
         return None
-    start = ["focalnet"] if program == "focalnet" else ["python", program]
     home = os.path.expanduser("~")
     words = [word.replace(f"{home}/", "~/") if len(home) > 1 else word for word in sys.argv[1:]]
-    return shlex.join([*start, *words])
+    return shlex.join(["python", program, *words])

@@ -21,7 +21,7 @@ def check_sources(out: Path, stems: Mapping[str, str], sources: Sequence[Path]) 
 
     Args:
       out: folder of the outputs.
-      stems: suffix of each output by its name without suffix.
+      stems: names of the outputs without suffix, with the suffix of each.
       sources: files and folders of frames to draw.
 
     Raises:
@@ -37,7 +37,7 @@ def prepare_folder(out: Path, stems: Mapping[str, str], *, overwrite: bool) -> N
 
     Args:
       out: folder of the outputs.
-      stems: suffix of each output by its name without suffix.
+      stems: names of the outputs without suffix, with the suffix of each.
       overwrite: whether existing files may be overwritten.
 
     Raises:

@@ -194,7 +194,7 @@ def _copy(file: _LimitedFile, member: tarfile.TarInfo, spool: BinaryIO) -> None:
 class _LimitedFile:
     """A file that raises `UserError` beyond a size limit, against decompression bombs.
 
-    `block` is the last block of a tar that was read, such as a header.
+    `block` is the most recently read block of a tar, such as the header of a file in the tar.
     """
 
     def __init__(self, file: BinaryIO, title: str, limit: int | None):

@@ -224,7 +224,8 @@ def _add_file(found: ContainersBySplit, path: Path, split: str | None) -> None:
             return
     if len(named) != 1:
         raise UserError(
-            f"{path} has {' and '.join(sorted(named)) or 'no split'} in its name; expected train or val: rename it"
+            f"{path}: its name and folders contain {' and '.join(sorted(named)) or 'no split'}; expected exactly one "
+            "of train and val: rename it"
         )
     split = named.pop()
     if is_parquet(path):
