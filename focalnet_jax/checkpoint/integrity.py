@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath
-from focalnet_jax.storage.files import StorageError, digest, read_text, sizes, write_whole
+from focalnet_jax.storage.files import StorageError, digest, read_text, sizes, sizes_of, write_whole
 
 MANIFEST = "manifest.json"
 _THREADS = 8  # number of threads that read and hash files; hashing releases the GIL
@@ -127,15 +127,15 @@ def _inspect(step: AnyPath) -> tuple[list[str], Mapping[str, tuple[int, str]]]:
         return [str(error)], {}
     if is_step(step) and manifest.step not in (None, int(step.name)):
         return [f"its files belong to step {manifest.step}"], {}
-    found = _sizes(step)
+    found = _sizes(step, manifest.files)
     return [
         damage for name, (size, _) in manifest.files.items() if (damage := _misses(found, name, size))
     ], manifest.files
 
 
-def _sizes(step: AnyPath) -> dict[str, int]:
+def _sizes(step: AnyPath, names: Iterable[str]) -> dict[str, int]:
     try:
-        return sizes(step)
+        return sizes_of(step, names)
     except StorageError as error:
         raise _unreadable(step, error) from error
 

@@ -69,7 +69,7 @@ def held(workdir: AnyPath) -> Iterator[Callable[[], None]]:
 def _leased(workdir: AnyPath) -> Iterator[Lease]:
     path = workdir / LOCK
     try:
-        lease = Lease(path, _me())
+        lease = Lease(path, _me() | {"machine": _machine()})
         lease.acquire(_has_ended, lambda holder: _refused(holder, path))
     except StorageError as error:
         raise cannot_write(workdir, error) from error
@@ -80,8 +80,17 @@ def _leased(workdir: AnyPath) -> Iterator[Lease]:
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:
-    """Returns whether a holder was a process of this machine that has ended."""
-    return holder.get("host") == socket.gethostname() and holder.get("begun") != _begun(holder.get("pid", 0))
+    """Returns whether a holder was a process of this machine, with the same process numbers, that has ended."""
+    machine = _machine()
+    return machine is not None and holder.get("machine") == machine and holder["begun"] != _begun(holder.get("pid", 0))
+
+
+def _machine() -> str | None:
+    """Returns an id of this boot and its process numbers, or None; containers may have equal host names."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
 
 
 def cannot_write(workdir: AnyPath, error: OSError) -> UserError | RunFailedError:

@@ -45,8 +45,9 @@ from focalnet_jax.distributed.startup import warn
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath, absolute, is_bucket
 from focalnet_jax.storage.files import remove_tree, write_whole
+from focalnet_jax.storage.lease import LockLostError
 
-PATIENCE_SECONDS = 1800.0  # how long a save to a bucket is repeated before the run fails
+PATIENCE_SECONDS = 600.0  # how long a save to a bucket is repeated before the run fails
 _PAUSE_SECONDS = 5.0  # between two attempts
 
 
@@ -159,7 +160,9 @@ class Checkpoints:
         return newest_step(self._folder, complete=True)
 
     def holds(self, step: int) -> bool:
-        """Returns whether a step is completely on disk."""
+        """Returns whether a step is completely saved."""
+        if is_bucket(self._folder):  # this is asked when the run must end, perhaps because the bucket does not answer
+            return self._sealed == step
         return is_complete(self._step(step))
 
     def best_value(self) -> float:
@@ -216,17 +219,17 @@ class Checkpoints:
             try:
                 return self._write(step, items, arguments, evaluation)
             except Exception as error:  # raised by the next `save` or `wait`
-                if not again or isinstance(error, RunFailedError) or time.monotonic() > deadline:
+                if not again or isinstance(error, LockLostError) or time.monotonic() > deadline:
                     self._failure, self._accepts_late = error, False
                     return
                 warn(f"cannot write checkpoint {step} ({reason(error)}); trying again")
-            self._start_again(step)
+            self._start_again(step, deadline)
 
-    def _start_again(self, step: int) -> None:
+    def _start_again(self, step: int, deadline: float) -> None:
         """Removes the partly written step, as soon as the bucket answers."""
-        for _ in range(round(PATIENCE_SECONDS / _PAUSE_SECONDS)):
+        while time.monotonic() < deadline:
             time.sleep(_PAUSE_SECONDS)
-            with quiet(), contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):
                 self._manager.close()
             with contextlib.suppress(Exception):
                 if not is_complete(self._step(step)):
@@ -252,11 +255,21 @@ class Checkpoints:
             seal(self._step(step), evaluation)
         self._sealed = step
         write_whole(self._workdir / SAVED, json.dumps({"step": step}) + "\n")
+        self._record_late(step)
+        self._before_seal()
         self._delete_old()
-        with self._late_lock:
-            late, self._late, self._accepts_late = self._late, None, False
-        if late is not None and evaluation is None:
+
+    def _record_late(self, step: int) -> None:
+        """Records metrics that came while their step was being written; later ones are recorded by `save`."""
+        recorded = None
+        while True:
+            with self._late_lock:
+                late = self._late
+                if late is recorded:
+                    self._late, self._accepts_late = None, False
+                    return
             record_evaluation(self._step(step), late)
+            recorded = late
 
     def _delete_old(self) -> None:
         steps = [step for step in list_steps(self._folder) if is_complete(self._step(step))]
@@ -264,10 +277,7 @@ class Checkpoints:
         delete(self._folder, metrics.keys() - kept(metrics, **self._keep))
 
     def _failed(self, step: int | None, error: Exception) -> RunFailedError:
-        try:
-            good = newest_step(self._folder, complete=True)
-        except (OSError, RunFailedError):  # a bucket that does not answer
-            good = self._sealed
+        good = self._sealed if is_bucket(self._folder) else newest_step(self._folder, complete=True)
         last = f"the last good checkpoint is step {good}" if good is not None else "there is no earlier checkpoint"
         return RunFailedError(f"cannot write checkpoint {self._folder}/{step}: {reason(error)}; {last}")
 

@@ -84,8 +84,9 @@ def check_whole(step: AnyPath, items: Iterable[str]) -> None:
     Raises:
       OSError: the arrays of an item are missing.
     """
-    written = files.sizes(step)
-    missing = [item for item in items if f"{item}/manifest.ocdbt" not in written]
+    names = {item: f"{item}/manifest.ocdbt" for item in items}
+    written = files.sizes_of(step, names.values())
+    missing = [item for item, name in names.items() if name not in written]
     if missing:
         raise OSError(f"the arrays of {', '.join(missing)} were not written")
 

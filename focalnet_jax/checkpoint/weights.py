@@ -18,11 +18,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from focalnet_jax.checkpoint.integrity import find_damage, seal
+from focalnet_jax.checkpoint.integrity import DamagedError, find_damage, read_manifest, seal
 from focalnet_jax.checkpoint.steps import check_path, check_whole
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.parameters import named_leaves
-from focalnet_jax.storage.address import AnyPath, absolute
+from focalnet_jax.storage.address import AnyPath, absolute, is_bucket
 
 Tree = Any
 
@@ -33,7 +33,17 @@ AVERAGES = {"ema": "params", "ema_statistics": "statistics"}
 
 def weights_item(checkpoint: AnyPath) -> str:
     """Returns the name of the item with the weights: "ema" if the step has an average, else "params"."""
-    return "ema" if (checkpoint / "ema").is_dir() else "params"
+    return "ema" if has_item(checkpoint, "ema") else "params"
+
+
+def has_item(checkpoint: AnyPath, item: str) -> bool:
+    """Returns whether a step has an item, such as "ema"."""
+    if not is_bucket(checkpoint):
+        return (checkpoint / item).is_dir()
+    try:  # a failed request would look like a missing folder
+        return any(name.startswith(f"{item}/") for name in read_manifest(checkpoint).files)
+    except DamagedError:
+        return False
 
 
 def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:

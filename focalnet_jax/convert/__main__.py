@@ -72,6 +72,11 @@ def main(arguments: list[str]) -> int:
     size = parse_size("--image-size", flags.image_size)
     if size is not None and flags.to != "huggingface":
         raise UserError(f"--image-size {flags.image_size} is used only with --to huggingface; omit the flag")
+    if is_bucket(flags.destination):
+        raise UserError(
+            f"{flags.destination}: weights are written to local paths; write them there, and copy them with gcloud "
+            "storage cp"
+        )
     check_upload_flags(flags, on_the_hub=is_address(flags.destination))
     with handled([signal.SIGTERM], signal.default_int_handler):  # runs the cleanup that removes a partial output
         _convert(flags, size)

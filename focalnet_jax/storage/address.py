@@ -61,6 +61,9 @@ def to_path(address: str | os.PathLike[str], flag: str = "") -> AnyPath:
     bucket, _, name = rest.partition("/")
     if not _BUCKET.fullmatch(bucket) or not name.strip("/"):
         raise UserError(f"{given}: expected gs://BUCKET/NAME with the name of a bucket and a name in it")
+    if found := sorted(set("*?[]#") & set(name)) or not name.isprintable():
+        shown = " ".join(found) if isinstance(found, list) else "unprintable characters"
+        raise UserError(f"{given}: expected a name without {shown}, which listings treat as a pattern")
     if any(part in ("", ".", "..") for part in name.rstrip("/").split("/")):
         raise UserError(f"{given}: expected a name without empty parts, . and ..")
     if importlib.util.find_spec("gcsfs") is None:
@@ -84,6 +87,7 @@ def resolved(path: AnyPath) -> AnyPath:
 @functools.cache
 def _configure() -> None:
     """Turns off the cache of listings, because TensorStore and other hosts write without gcsfs's knowledge."""
+    os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow's files lack methods of Python's
     import fsspec.config
 
     for name in ("gs", "gcs"):

@@ -10,8 +10,8 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from focalnet_jax.errors import RunFailedError, UserError
@@ -63,6 +63,18 @@ def sizes(folder: AnyPath) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in found}
 
 
+def sizes_of(folder: AnyPath, names: Iterable[str]) -> dict[str, int]:
+    """Returns the sizes in bytes of those of the files `names` in a folder that exist."""
+    if is_bucket(folder):
+        found = sizes(folder)
+        return {name: found[name] for name in names if name in found}
+    present = {}
+    for name in names:
+        with suppress(OSError):  # deleted, also while this runs
+            present[name] = (folder / name).stat().st_size
+    return present
+
+
 def digest(path: AnyPath) -> str:
     """Returns the SHA-256 of a file's content; raises `OSError` if it cannot be read."""
     with requests(path), path.open("rb") as file:
@@ -74,7 +86,7 @@ def remove_tree(folder: AnyPath) -> None:
     if not is_bucket(folder):
         shutil.rmtree(folder, ignore_errors=True)
     elif names := list(_listing(folder, recursive=True)):
-        with requests(folder):
+        with requests(folder), suppress(FileNotFoundError):  # deleted by a request whose answer was lost
             _file_system().rm([f"{folder}/{name}" for name in names])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import threading
 import time
 import uuid
@@ -25,6 +26,10 @@ PATIENCE_SECONDS = 30.0  # time without a renewal after which the holder counts 
 _TIMEOUT_SECONDS = 10.0  # of a request
 
 
+class LockLostError(RunFailedError):
+    """Raised if another run holds the lock."""
+
+
 class Lease:
     """The lock object of a workdir, held by this process while it renews it.
 
@@ -38,6 +43,8 @@ class Lease:
         self._bucket, self._name = _open(path)
         self._content = json.dumps(holder | {"id": uuid.uuid4().hex})
         self._lost = threading.Event()
+        self._writing = threading.Lock()
+        self._renewed = -math.inf  # time of the last successful write
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -63,9 +70,14 @@ class Lease:
                 return
 
     def check(self) -> None:
-        """Raises `RunFailedError` if another run has taken the lock; nothing may be written then."""
+        """Raises `LockLostError` if another run has taken the lock; nothing may be written then.
+
+        Renews the lock if the last renewal is not recent, such as after a pause of this process.
+        """
+        if not self._lost.is_set() and time.monotonic() - self._renewed > 2 * BEAT_SECONDS:
+            self._renew_now()
         if self._lost.is_set():
-            raise RunFailedError(
+            raise LockLostError(
                 f"another run has taken the lock {self._path}, because this run could not renew it for "
                 f"{PATIENCE_SECONDS:.0f} s; this run writes nothing more"
             )
@@ -86,7 +98,6 @@ class Lease:
             try:
                 blob = self._bucket.get_blob(self._name, timeout=_TIMEOUT_SECONDS)
                 if blob is None:
-                    _check_bucket(self._bucket, self._path)
                     return {}, 0
                 text = blob.download_as_bytes(timeout=_TIMEOUT_SECONDS).decode(errors="replace")
             except NotFound:  # replaced or deleted in between
@@ -99,24 +110,31 @@ class Lease:
 
     def _write(self, generation: int) -> bool:
         """Writes the object if its generation is the given one; returns whether it was."""
-        from google.api_core.exceptions import PreconditionFailed
+        from google.api_core.exceptions import NotFound, PreconditionFailed
 
         with _errors(self._path):
             try:
                 blob = self._bucket.blob(self._name)  # a new one: a used one asks for its own generation
                 blob.upload_from_string(
-                    self._content, if_generation_match=generation, timeout=_TIMEOUT_SECONDS, checksum=None
+                    self._content,
+                    if_generation_match=generation,
+                    timeout=_TIMEOUT_SECONDS,
+                    checksum=None,
+                    retry=None,  # the caller repeats it in time
                 )
+            except NotFound:
+                why = f"there is no bucket {self._bucket.name}; create it first"
+                raise StorageError(errno.ENOENT, why, str(self._path)) from None
             except PreconditionFailed:
                 return self._is_own()  # a request that was repeated may have succeeded the first time
-            self._generation = int(blob.generation)
+            self._generation, self._renewed = int(blob.generation), time.monotonic()
         return True
 
     def _is_own(self) -> bool:
         found, generation = self._read()
         if found != json.loads(self._content):
             return False
-        self._generation = generation
+        self._generation, self._renewed = generation, time.monotonic()
         return True
 
     def _wait_for(self, generation: int, refused: UserError) -> None:
@@ -131,13 +149,14 @@ class Lease:
                 raise refused
 
     def _renew(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
-            try:
-                if not self._write(self._generation):
-                    self._lost.set()
-                    return
-            except Exception:  # an outage: the lock is lost only when another run writes it
-                continue
+        while not self._lost.is_set() and not self._ended.wait(BEAT_SECONDS):
+            with contextlib.suppress(Exception):  # an outage: the lock is lost only when another run writes it
+                self._renew_now()
+
+    def _renew_now(self) -> None:
+        with self._writing:
+            if not self._write(self._generation):
+                self._lost.set()
 
 
 def _open(path: AnyPath) -> tuple[Any, str]:
@@ -146,12 +165,7 @@ def _open(path: AnyPath) -> tuple[Any, str]:
 
     bucket, name = str(path).removeprefix("gs://").split("/", 1)
     with _errors(path):
-        return storage.Client().bucket(bucket), name
-
-
-def _check_bucket(bucket: Any, path: AnyPath) -> None:
-    if not bucket.exists(timeout=_TIMEOUT_SECONDS):
-        raise StorageError(errno.ENOENT, f"there is no bucket {bucket.name}; create it first", str(path))
+        return storage.Client(project=None).bucket(bucket), name
 
 
 @contextmanager

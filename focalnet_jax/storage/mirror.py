@@ -53,10 +53,8 @@ class Mirror:
         with self._lock:
             self._check()
             for path in self._files():
-                state = _state(path)
-                if self._copied.get(path) != state:
-                    write_whole(self._workdir / str(path.relative_to(self._folder)), path.read_bytes())
-                    self._copied[path] = state
+                with contextlib.suppress(FileNotFoundError):  # a temporary file of a library
+                    self._copy(path)
 
     def close(self) -> None:
         """Copies the rest.
@@ -78,8 +76,15 @@ class Mirror:
                     ) from error
                 time.sleep(5)
 
+    def _copy(self, path: Path) -> None:
+        state = _state(path)
+        if self._copied.get(path) != state:
+            write_whole(self._workdir / str(path.relative_to(self._folder)), path.read_bytes())
+            self._copied[path] = state
+
     def _files(self) -> list[Path]:
-        return sorted(path for path in self._folder.rglob("*") if path.is_file())
+        found = (path for path in self._folder.rglob("*") if path.is_file())
+        return sorted(path for path in found if not path.name.endswith(".part"))
 
     def _follow(self) -> None:
         pause, failing = _INTERVAL_SECONDS, False
@@ -94,6 +99,8 @@ class Mirror:
                 failing = True
             except RunFailedError:  # raised again by the next save
                 return
+            except OSError as error:
+                print(f"warning: cannot read a file of the run: {error}", file=sys.stderr)
             pause = min(max(_INTERVAL_SECONDS, _SHARE * (time.monotonic() - begun)), _LONGEST_PAUSE)
 
 

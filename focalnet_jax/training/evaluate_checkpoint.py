@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.distributed.startup import check_same, ends_with_the_others, warn
 from focalnet_jax.hub.download import fingerprint
 from focalnet_jax.settings import MAIN
+from focalnet_jax.storage.address import to_path
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.training.agreement import check_same_data, check_same_run
 from focalnet_jax.training.data import open_eval_data
@@ -105,4 +105,4 @@ def _fingerprint(path: str) -> str:
     """Returns a digest that is equal in all processes that see the same checkpoint, or the path for one process."""
     if jax.process_count() == 1:
         return path
-    return fingerprint(path) or sha256(find_checkpoint(path) / MANIFEST if is_checkpoint(path) else Path(path))
+    return fingerprint(path) or sha256(find_checkpoint(path) / MANIFEST if is_checkpoint(path) else to_path(path))

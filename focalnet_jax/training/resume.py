@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage
 from focalnet_jax.checkpoint.steps import SAVED, find_checkpoint, last_saved, list_steps, read_metadata, set_aside
-from focalnet_jax.checkpoint.weights import AVERAGES, load_items
+from focalnet_jax.checkpoint.weights import AVERAGES, has_item, load_items
 from focalnet_jax.config import default_config, flatten
 from focalnet_jax.data.source import Source
 from focalnet_jax.distributed.startup import anywhere, from_first, is_first
@@ -166,7 +166,7 @@ class Origin:
           UserError: the items do not fit this model and optimizer.
         """
         averages = {name: own for name, own in AVERAGES.items() if name in like}
-        fresh = {name: own for name, own in averages.items() if not (self.checkpoint / name).is_dir()}
+        fresh = {name: own for name, own in averages.items() if not has_item(self.checkpoint, name)}
         try:
             items = load_items(self.checkpoint, {name: tree for name, tree in like.items() if name not in fresh})
         except UserError as error:
@@ -198,7 +198,7 @@ def find_origin(path: str) -> Origin:
         )
     checkpoint = find_checkpoint(path)
     stored = read_metadata(checkpoint)
-    if "config" not in stored or not checkpoint.name.isdecimal() or not (checkpoint / "training").is_dir():
+    if "config" not in stored or not checkpoint.name.isdecimal() or not has_item(checkpoint, "training"):
         raise UserError(f"continue_from={path} contains only weights and cannot be continued: give init_from={path}")
     return Origin(checkpoint, stored)
 

@@ -68,7 +68,7 @@ from focalnet_jax.training.writers import IN_A_ROW, best_written, check_writers
 PARAM_NORM = "train/param_norm"
 _JUDGED = ("train/loss", "train/grad_norm", PARAM_NORM)
 PLACEMENT_FILE = "placement.txt"
-_LONGEST_DELAY = 1800.0  # seconds that a slow bucket may delay a save, before training waits for it
+_LONGEST_DELAY = 600.0  # seconds that a slow bucket may delay a save, before training waits for it
 
 
 @dataclass
