@@ -229,7 +229,7 @@ def test_several_processes_that_stop_after_an_evaluation_save_what_was_put_off(t
     one = set_up(config, tmp_path)
     one.spec = replace(one.spec, task=Broken(one.spec.task))
     with closing(Watchdog(900.0)) as watchdog, closing(one.checkpoints):
-        loop = _Loop(one, Writer(), stop, watchdog)
+        loop = _Loop(one, Writer(), stop, watchdog, tmp_path)
         loop.alone = False  # as in a run with several processes, which finish an evaluation before they stop
         assert loop.run_to_end()
         one.checkpoints.wait()

@@ -94,7 +94,7 @@ def test_an_unreachable_hub_fails_at_once_and_with_one_line(environment, tmp_pat
         (["-m", "focalnet_jax.checkpoint", "list", ADDRESS], "stores weights, not runs; expected a workdir"),
         (["-m", "focalnet_jax.report", ADDRESS], "stores weights, not runs; expected a workdir"),
         (["train.py", *SMALL, "--workdir=x", f"--config.continue_from={ADDRESS}"], f"give init_from={ADDRESS}"),
-        (["train.py", *SMALL, f"--workdir={ADDRESS}"], "expected a local or mounted directory"),
+        (["train.py", *SMALL, f"--workdir={ADDRESS}"], "expected a local path or gs://BUCKET/NAME"),
     ],
 )
 def test_where_a_run_is_expected_an_address_is_refused(environment, hub, arguments, message, tmp_path):
