@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,23 @@ from focalnet_jax.storage.lease import LockLostError
 
 PATIENCE_SECONDS = 600.0  # how long a save to a bucket is repeated before the run fails
 _PAUSE_SECONDS = 5.0  # between two attempts
+
+
+@dataclass(frozen=True)
+class _Save:
+    """A save that is finished in the background.
+
+    Attributes:
+      step: its step.
+      items: names of the items with arrays.
+      arguments: what Orbax writes, or None if Orbax is writing it already.
+      evaluation: metrics for the manifest, or None without an evaluation.
+    """
+
+    step: int
+    items: tuple[str, ...]
+    arguments: ocp.args.Composite | None
+    evaluation: Mapping[str, Any] | None
 
 
 class Checkpoints:
@@ -131,8 +149,8 @@ class Checkpoints:
             except (OSError, ValueError, RuntimeError) as error:
                 raise self._failed(step, error) from error
         self.latest_step, self._accepts_late = step, True
-        work = (step, tuple(items), arguments if alone else None, evaluation)
-        self._settling = threading.Thread(target=self._settle, args=work, name="checkpoint")
+        save = _Save(step, tuple(items), arguments if alone else None, evaluation)
+        self._settling = threading.Thread(target=self._settle, args=(save,), name="checkpoint")
         self._settling.start()
 
     @property
@@ -205,25 +223,19 @@ class Checkpoints:
         if not self._manager.save(step, args=arguments):
             raise RuntimeError("a newer step exists")
 
-    def _settle(
-        self,
-        step: int,
-        items: tuple[str, ...],
-        arguments: ocp.args.Composite | None,
-        evaluation: Mapping[str, Any] | None,
-    ) -> None:
+    def _settle(self, save: _Save) -> None:
         """Finishes a save in the background: Orbax's writing, the manifest, deletion of old steps."""
-        again = arguments is not None and is_bucket(self._folder)
+        again = save.arguments is not None and is_bucket(self._folder)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return self._write(step, items, arguments, evaluation)
+                return self._write(save)
             except Exception as error:  # raised by the next `save` or `wait`
                 if not again or isinstance(error, LockLostError) or time.monotonic() > deadline:
                     self._failure, self._accepts_late = error, False
                     return
-                warn(f"cannot write checkpoint {step} ({reason(error)}); trying again")
-            self._start_again(step, deadline)
+                warn(f"cannot write checkpoint {save.step} ({reason(error)}); trying again")
+            self._start_again(save.step, deadline)
 
     def _start_again(self, step: int, deadline: float) -> None:
         """Removes the partly written step, as soon as the bucket answers."""
@@ -237,22 +249,17 @@ class Checkpoints:
                 self._manager = self._open()
                 return
 
-    def _write(
-        self,
-        step: int,
-        items: tuple[str, ...],
-        arguments: ocp.args.Composite | None,
-        evaluation: Mapping[str, Any] | None,
-    ) -> None:
-        if arguments is not None and not (is_bucket(self._folder) and is_complete(self._step(step))):
-            self._begin(step, arguments)
+    def _write(self, save: _Save) -> None:
+        step = save.step
+        if save.arguments is not None and not (is_bucket(self._folder) and is_complete(self._step(step))):
+            self._begin(step, save.arguments)
         self._manager.wait_until_finished()
         if not self._writes:
             return
-        check_whole(self._step(step), items)
+        check_whole(self._step(step), save.items)
         self._before_seal()
         if not is_complete(self._step(step)):
-            seal(self._step(step), evaluation)
+            seal(self._step(step), save.evaluation)
         self._sealed = step
         write_whole(self._workdir / SAVED, json.dumps({"step": step}) + "\n")
         self._record_late(step)

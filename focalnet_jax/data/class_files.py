@@ -59,7 +59,7 @@ def _lines(path: Path, text: str) -> list[str]:
 def _by_number(path: Path, lines: list[str]) -> list[str]:
     """Sorts lines by their numbers and removes the numbers.
 
-    Returns the lines unchanged if a line has no number, or the numbers are in ascending order.
+    The lines are unchanged if one of them is not numbered, or if the numbers are in ascending order.
     """
     numbered = [match for match in map(_NUMBERED_LINE.fullmatch, lines) if match]
     numbers = [int(match[1]) for match in numbered]

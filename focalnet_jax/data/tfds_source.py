@@ -46,7 +46,7 @@ class TfdsSource:
         self._many = hasattr(label, "feature")  # a sequence of labels
         label = label.feature if self._many else label
         if not getattr(label, "num_classes", None):
-            raise UserError(f"the feature {self._label_key} of {path} has no number of classes; expected a ClassLabel")
+            raise UserError(f"the feature {self._label_key} of {path} states no classes; expected a ClassLabel")
         self.class_names = tuple(label.names)
         if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
             raise UserError(

@@ -103,7 +103,7 @@ def supports(weights: Weights, itemsize: int, vmem: int) -> bool:
 
 
 def _numbers(weights: Weights, itemsize: int, vmem: int) -> int:
-    """Returns the number of elements of the widest layer's output per kernel instance, or 0 if no number fits."""
+    """Returns the number of elements of the widest layer's output per kernel instance, or 0 if none fits."""
     # Bytes per weight of the sums of gradients. Each of several cores adds up its own sums, and two of these must fit:
     # one is written while the next is begun.
     sums = 4 * (2 if cores() > 1 else 1)
