@@ -1,4 +1,4 @@
-"""Sets up a run with its initial state, and saves it."""
+"""Sets up a run, and saves it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.lock import cannot_write
 from focalnet_jax.checkpoint.manager import Checkpoints
-from focalnet_jax.checkpoint.steps import FOLDER, read_metadata
-from focalnet_jax.config import is_auto, model_config, replaced, to_json
-from focalnet_jax.convert.load import Loaded, load_into
+from focalnet_jax.checkpoint.steps import FOLDER
+from focalnet_jax.config import is_auto, model_config, to_json
 from focalnet_jax.distributed.compilation_cache import keep_compiled
 from focalnet_jax.distributed.exchange import scalars
 from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.distributed.sharding import list_placement
-from focalnet_jax.distributed.startup import anywhere, check_same, from_first, is_first, warn
+from focalnet_jax.distributed.startup import anywhere, from_first, is_first, warn
 from focalnet_jax.errors import RunFailedError
-from focalnet_jax.hub.download import fingerprint
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.settings import MAIN
 from focalnet_jax.storage.address import AnyPath, is_bucket
@@ -40,29 +36,11 @@ from focalnet_jax.training.optimizer import check_patterns
 from focalnet_jax.training.plan import Plan, make_plan
 from focalnet_jax.training.profiling import check_steps
 from focalnet_jax.training.progress import StepCost, step_cost
-from focalnet_jax.training.resolve import resolve, slow_here, with_open_warmup
-from focalnet_jax.training.resume import (
-    CONFIG_FILE,
-    Origin,
-    check_checkpoint,
-    check_saved,
-    find_newest,
-    find_origin,
-    identity,
-    refuse_other_run,
-)
+from focalnet_jax.training.resolve import resolve, slow_here
+from focalnet_jax.training.resume import CONFIG_FILE, check_saved, find_newest, identity, refuse_other_run
 from focalnet_jax.training.spec import make_spec
-from focalnet_jax.training.state import (
-    Init,
-    TrainSpec,
-    TrainState,
-    Variables,
-    abstract_state,
-    abstract_variables,
-    init_state,
-    merge_model,
-)
-from focalnet_jax.training.stored_config import with_stored
+from focalnet_jax.training.start import describe_schedule, first_state, resumed_config, start_task
+from focalnet_jax.training.state import TrainSpec, TrainState, abstract_state, abstract_variables, merge_model
 from focalnet_jax.training.writers import IN_A_ROW, best_written, check_writers
 
 PARAM_NORM = "train/param_norm"
@@ -200,7 +178,7 @@ def set_up(config: FrozenConfigDict, workdir: AnyPath, before_seal: Callable[[],
     newest = found.step
     refuse_other_run(config, workdir, newest)
     check_saved(workdir, found)
-    config, origin = _as_before(config, workdir / FOLDER, newest)
+    config, origin = resumed_config(config, workdir / FOLDER, newest)
     # All checks of the config come before the first file is written.
     check_writers(config.writers)
     check_maps(config.log_maps, config.writers)
@@ -226,7 +204,7 @@ def set_up(config: FrozenConfigDict, workdir: AnyPath, before_seal: Callable[[],
     summary = task.summarize(merge_model(spec.graph, like))
     check_patterns(config.optimizer, like.params, task.backbone)
     checkpoint = workdir / FOLDER / str(newest) if newest is not None else None
-    task, initial, substituted = _started(config, task, checkpoint, origin, like)
+    task, initial, substituted = start_task(config, task, checkpoint, origin, like)
     spec = replace(spec, task=task)
     train_data, evaluations = open_train_data(config, mesh, task), open_eval_data(config, mesh, task)
     if newest is not None and is_first():
@@ -240,7 +218,7 @@ def set_up(config: FrozenConfigDict, workdir: AnyPath, before_seal: Callable[[],
     found.put_aside()
     kept = dict(keep_latest=config.keep_latest, keep_best=config.keep_best)
     checkpoints = Checkpoints(workdir, best_metric(task), **kept, before_seal=before_seal)
-    state, start = _first_state(spec, init, checkpoints, initial)
+    state, start = first_state(spec, init, checkpoints, initial)
     if continued is not None:
         state = TrainState.from_items(continued)
         start = f"continues {origin.checkpoint}: weights, optimizer state, {plan.first} steps"
@@ -254,86 +232,8 @@ def set_up(config: FrozenConfigDict, workdir: AnyPath, before_seal: Callable[[],
         warn(text)
     print_banner(config, summary, train_data, evaluations, plan, mesh, like.params, origin=start, workdir=workdir)
     if plan.first:
-        print(_describe_schedule(spec, plan), flush=True)
+        print(describe_schedule(spec, plan), flush=True)
     step = int(state.step)
     best = from_first(max(checkpoints.best_value(), best_written(workdir, step, best_metric(task))))
     cost = step_cost(config.batch_size, summary.macs, mesh)
     return Run(config, workdir, train_data, evaluations, plan, spec, state, checkpoints, best, step, cost, substituted)
-
-
-def _started(
-    config: FrozenConfigDict, task: Task, checkpoint: Path | None, origin: Origin | None, like: Variables
-) -> tuple[Task, Loaded | None, int]:
-    """Returns the task with its data matched to the initial head, and two parts of the initial state.
-
-    Returns:
-      The task; the weights of `init_from`, or None if they are not used; and the number of images substituted so far.
-    """
-    if checkpoint is not None:
-        stored = check_checkpoint(config, checkpoint, task.source)
-        return task.continue_run(stored, "this run"), None, stored["data"]["substituted"]
-    if origin is not None:
-        return task.continue_run(origin.metadata, str(origin.checkpoint)), None, 0
-    if not config.init_from:
-        return task.start_fresh(), None, 0
-    if (weights := fingerprint(config.init_from)) is not None:
-        check_same({"init_from": weights})  # each host downloads the weights separately
-    initial = load_into(
-        config.init_from,
-        model_config(config),
-        like.params,
-        statistics=like.statistics,
-        head=config.init_head,
-        seed=config.seed,
-        which=config.init_weights,
-    )
-    return task.start_from(initial, config.init_from), initial, 0
-
-
-def _as_before(config: FrozenConfigDict, folder: Path, newest: int | None) -> tuple[FrozenConfigDict, Origin | None]:
-    """Returns the config with the values that an earlier run chose, and the checkpoint to continue from.
-
-    The earlier run is the run in `folder` if it has a checkpoint, else the run of `continue_from`. The checkpoint is
-    None unless this run starts from `continue_from`.
-    """
-    if newest is not None:
-        return with_stored(config, read_metadata(folder / str(newest)).get("config", {})), None
-    if not config.continue_from:
-        return config, None
-    origin = find_origin(config.continue_from)
-    stored = with_open_warmup(origin.metadata["config"], origin.metadata["data"]["examples"])
-    return replaced(with_stored(config, stored), {"continue_from": str(origin.checkpoint)}), origin
-
-
-def _describe_schedule(spec: TrainSpec, plan: Plan) -> str:
-    """Describes the learning rate of a run that continues another run, in one line."""
-    last = max(plan.total - 1, plan.first)
-    begin, peak, end = (float(spec.schedule(step)) for step in (plan.first, plan.first + plan.warmup, last))
-    text = f"schedule   a new one: the learning rate begins at {begin:.3g} in step {plan.first + 1}"
-    if plan.warmup > last - plan.first:
-        return f"{text} and rises to {end:.3g} in step {plan.total}, within its warm-up of {plan.warmup} steps"
-    warmup = f"rises to {peak:.3g} in {plan.warmup} steps" if plan.warmup else "has no warm-up"
-    return f"{text}, {warmup} and ends at {end:.3g} in step {plan.total}"
-
-
-def _first_state(
-    spec: TrainSpec, init: Init, checkpoints: Checkpoints, initial: Loaded | None
-) -> tuple[TrainState, str]:
-    """Returns the state to start from, and its origin in words.
-
-    The state comes from the newest checkpoint, else from the weights `initial`, else from fresh weights.
-    """
-    latest = checkpoints.latest_step
-    if latest is not None:
-        like = abstract_state(spec, init)
-        return TrainState.from_items(checkpoints.restore(latest, like.items())), f"resumed from step {latest}"
-    state = init_state(spec, init)
-    if initial is None:
-        return state, "fresh weights"
-    params = state.params | initial.params
-    statistics = state.statistics | initial.statistics
-    started = replace(state, params=params, statistics=statistics)
-    if state.ema is not None:
-        ema, ema_statistics = jax.tree.map(jnp.copy, (params, statistics))
-        started = replace(started, ema=ema, ema_statistics=ema_statistics)
-    return started, f"weights of {initial.source}"

@@ -15,7 +15,7 @@ from focalnet_jax.checkpoint.weights import load_statistics
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.config_files import load_config
-from focalnet_jax.training.run import _first_state, _started
+from focalnet_jax.training.start import first_state, start_task
 from focalnet_jax.training.state import (
     TrainSpec,
     TrainState,
@@ -157,8 +157,8 @@ def test_a_run_from_weights_begins_with_theirs(head, tmp_path):
         like.statistics["head"] = {"count": jax.ShapeDtypeStruct((3,), jnp.float32)}
     config = load_config("configs/quickstart.py", [f"--config.init_from={tmp_path}", f"--config.init_head={head}"])
     task = SimpleNamespace(start_from=lambda loaded, path: None)
-    _, initial, _ = _started(config, task, None, None, like)
-    state, start = _first_state(spec, init, SimpleNamespace(latest_step=None), initial)
+    _, initial, _ = start_task(config, task, None, None, like)
+    state, start = first_state(spec, init, SimpleNamespace(latest_step=None), initial)
     assert "averaged weights" in start
     for tree in ("statistics", "ema_statistics"):
         for name in ("mean", "var"):
