@@ -45,6 +45,14 @@ def run(script, *arguments, env=ENVIRONMENT):
     return subprocess.CompletedProcess(script, process.returncode, stdout, stderr)
 
 
+def first_line(process, beginning):
+    """Returns the first line of a running command's stdout that starts with `beginning`."""
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return line
+    raise AssertionError(process.communicate()[1])
+
+
 def convert(*arguments):
     return run("-m", "focalnet_jax.convert", *arguments)
 

@@ -26,6 +26,7 @@ os.environ["JAX_PERSISTENT_COMPILATION_CACHE_ENABLE_XLA_CACHES"] = "none"
 # Files that take half a minute or more, the longest first. If they began last, the other test processes would be idle.
 _LONG = (
     "test_stopping.py",
+    "test_hanging.py",
     "test_commands.py",
     "test_processes.py",
     "test_mosaic.py",
@@ -37,6 +38,7 @@ _LONG = (
     "test_in_programs.py",
     "test_second_derivatives.py",
     "test_classes.py",
+    "test_evaluated_classes.py",
     "test_health.py",
     "test_continuing.py",
     "test_focalnet.py",

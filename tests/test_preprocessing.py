@@ -13,7 +13,6 @@ import focalnet_jax
 from focalnet_jax import predict
 from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.info import WeightsInfo
-from focalnet_jax.convert.timm import timm_options, write_timm_config
 from focalnet_jax.convert.weights import checkpoint_info, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.normalization import normalize
@@ -21,7 +20,7 @@ from focalnet_jax.data.preprocessing import IMAGENET, USUAL, Normalization, Prep
 from focalnet_jax.data.transforms import eval_transform
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import load_classifier
-from focalnet_jax.model.variants import model_metadata, variant_config
+from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.programs.config_files import load_config, named_keys
 from focalnet_jax.programs.show import draw_sheet, shown_batch
 from focalnet_jax.tasks.classification.preprocessing import note_difference, weights_preprocessing
@@ -55,16 +54,6 @@ def with_processor(folder, name="preprocessor_config.json", **stated):
     in_a_directory(folder)
     (folder / "preprocessor_config.json").unlink()
     (folder / name).write_text(json.dumps(VIT | stated if name[:4] == "prep" else {"image_processor": VIT | stated}))
-    return folder
-
-
-def of_timm(folder, **config):
-    """Writes a directory in timm's format."""
-    folder.mkdir()
-    weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
-    write_weights(weights, folder / "model.safetensors", format="timm")
-    stated = {"architecture": "focalnet_tiny_lrf", "num_classes": weights.config.num_classes}
-    (folder / "config.json").write_text(json.dumps(stated | config))
     return folder
 
 
@@ -122,32 +111,6 @@ def test_conversions_carry_preprocessing_and_class_names_from_format_to_format(t
     write_weights(read_weights(broken), tmp_path / "carried", format="orbax")
     with pytest.raises(UserError, match="do_pad is True"):  # the same error
         load_classifier(tmp_path / "carried")
-
-
-@pytest.mark.parametrize("nested", [True, False], ids=["nested", "flat"])
-def test_a_timm_directory_states_preprocessing_and_class_names(nested, tmp_path):
-    names = [f"n{index}" for index in range(5)]
-    cfg = {"input_size": [3, 64, 64], "crop_pct": 0.9, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "lanczos"}
-    labels = {"label_names": names, "label_descriptions": {"n1": "rose, flower"}}
-    folder = of_timm(tmp_path / "timm", **({"pretrained_cfg": cfg, **labels} if nested else cfg | labels))
-    classifier = load_classifier(folder, options=OPTIONS["timm_lrf"])
-    assert classifier.preprocessing == Preprocessing(
-        (64, 64), crop_pct=0.9, interpolation="lanczos", normalization=HALF
-    )
-    assert classifier.preprocessing.target == (71, 71)
-    assert classifier.labels == ("n0", "rose, flower", "n2", "n3", "n4")
-    write_weights(read_weights(folder, options=OPTIONS["timm_lrf"]), tmp_path / "there", format="huggingface")
-    stated = read_weights(tmp_path / "there", options=OPTIONS["timm_lrf"]).info
-    assert (stated.classes, stated.follow().target, stated.follow().normalization) == (tuple(names), (71, 71), HALF)
-    other = of_timm(tmp_path / "other", pretrained_cfg={"crop_mode": "corner"})
-    with pytest.raises(UserError, match=r"config.json: crop_mode is 'corner'"):
-        load_classifier(other, options=OPTIONS["timm_lrf"])
-    for number, wrong in enumerate((["n0"] * 6, {"5": "beyond"}, {"0": 1}, "imagenet")):
-        bad = of_timm(tmp_path / f"bad{number}", label_names=wrong)
-        with pytest.raises(UserError, match="label_names"):
-            read_weights(bad, options=OPTIONS["timm_lrf"])
-    foreign = of_timm(tmp_path / "foreign", architecture="swin_tiny", pretrained_cfg=cfg)
-    assert load_classifier(foreign, options=OPTIONS["timm_lrf"]).assumed
 
 
 def test_checkpoints_from_before_preprocessing_was_stored_mean_what_they_did(tmp_path):
@@ -246,21 +209,6 @@ def test_a_switch_that_is_null_is_off(tmp_path):
         load_classifier(with_processor(tmp_path / "sizes", do_resize=None))
 
 
-def test_a_timm_directory_states_what_its_model_computes(tmp_path):
-    folder = of_timm(tmp_path / "model", model_args={"focal_levels": [3, 3]})
-    assert not read_weights(folder).config.normalize_modulator  # without this key: timm's default
-    for pool in ("max", "catavgmax", ""):
-        with pytest.raises(UserError, match=f"global_pool={pool}; this package supports only avg"):
-            read_weights(of_timm(tmp_path / f"pool{pool}", model_args={"global_pool": pool}))
-
-
-@pytest.mark.parametrize("normalized", [True, False])
-def test_a_timm_directory_of_a_variant_keeps_its_normalization_of_modulators(normalized, tmp_path):
-    config = replace(variant_config("focalnet_large_fl4"), normalize_modulator=normalized)
-    write_timm_config(tmp_path, config, "focalnet_large_fl4", WeightsInfo())
-    assert timm_options(json.loads((tmp_path / "config.json").read_text()))["normalize_modulator"] is normalized
-
-
 def test_of_weights_that_state_a_normalization_alone_the_rest_is_the_configs(capsys):
     stated = WeightsInfo(preprocessing=replace(USUAL, normalization=HALF), normalization_only=True)
     config = load_config("configs/quickstart.py", SMALL[1:])
@@ -294,13 +242,3 @@ def test_what_a_librarys_files_cannot_state_is_stored_in_the_weights(format, tmp
         config.write_text(json.dumps(json.loads(config.read_text()) | {"image_size": [64, 96]}))
         assert read_weights(tmp_path / "there").info.follow().size == (64, 96)
         assert read_weights(tmp_path / "there").info.follow().normalization == HALF
-
-
-def test_a_refusal_survives_conversions(tmp_path):
-    folder = of_timm(tmp_path / "timm", pretrained_cfg={"crop_mode": "corner"})
-    weights = read_weights(folder, options=OPTIONS["timm_lrf"])
-    names = {"timm": "a", "huggingface": "b", "orbax": "c", "microsoft": "d.safetensors"}
-    for format, name in names.items():
-        write_weights(weights, tmp_path / name, format=format)
-        with pytest.raises(UserError, match="crop_mode is 'corner'"):
-            load_classifier(tmp_path / name, options=OPTIONS["timm_lrf"])

@@ -26,7 +26,7 @@ from focalnet_jax.training.state import init_state
 from focalnet_jax.training.step import make_train_step
 from focalnet_jax.training.watchdog import Watchdog
 from focalnet_jax.training.writers import IN_A_ROW, NoWriter
-from tests.commands import SMALL, run, start
+from tests.commands import SMALL, first_line, run, start
 from tests.specs import open_spec
 
 
@@ -147,9 +147,7 @@ def test_a_state_that_is_nan_or_infinite_is_not_saved_by_a_stop_either(tmp_path)
     # Nothing checks the loss before the signal, because nothing is logged or evaluated.
     rare = ["--config.optimizer.clip_norm=0", "--config.total_steps=10000000", "--config.log_every_steps=10000000"]
     process = start("train.py", *arguments, *rare, "--workdir", tmp_path)
-    for line in process.stdout:
-        if line.startswith("first step"):
-            break
+    first_line(process, "first step")
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)

@@ -22,7 +22,7 @@ from focalnet_jax.system.files import write_whole
 from focalnet_jax.training.loop import train
 from focalnet_jax.training.resume import refuse_other_run
 from focalnet_jax.training.writers import MetricsWriter
-from tests.commands import SMALL, assert_one_line_mistake, run, start
+from tests.commands import SMALL, assert_one_line_mistake, first_line, run, start
 
 LONG = [*SMALL, "--config.total_steps=1000000", "--config.checkpoint_every_steps=20"]
 
@@ -30,10 +30,8 @@ LONG = [*SMALL, "--config.total_steps=1000000", "--config.checkpoint_every_steps
 def started(*arguments):
     """Starts train.py as a process; returns after its first step."""
     process = start("train.py", *arguments)
-    for line in process.stdout:
-        if line.startswith("first step"):
-            return process
-    raise AssertionError(process.communicate()[1])
+    first_line(process, "first step")
+    return process
 
 
 @pytest.mark.fault(10)
