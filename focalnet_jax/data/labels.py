@@ -7,21 +7,19 @@ outputs as labels. Classes are never matched by their order.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 
 from focalnet_jax.data.class_lists import NUM_1K, NUM_22K, class_list, synset_of
+from focalnet_jax.data.class_words import find_by_words, keys_of, lemmas_by_synset, synsets_by_lemma
 from focalnet_jax.data.source import are_numbers
 from focalnet_jax.errors import UserError, abbreviated
 
 HOW_TO_SAY = "--config.data.classes=FILE names the classifier's outputs, one class per line, in the outputs' order"
-_SEPARATORS = re.compile(r"[\s_\-'’.]+")
 # Share of names that must match ImageNet's list at their index. Sources of the list differ in a few words, but names in
 # a different order match almost nowhere.
 _IN_ORDER = 0.9
@@ -57,7 +55,7 @@ class Classes:
         of the name if they fit only one class.
         """
         named = [
-            [synset] if (synset := synset_of(name) or entry) else _common(_lemmas(NUM_1K).get, name)
+            [synset] if (synset := synset_of(name) or entry) else find_by_words(synsets_by_lemma(NUM_1K).get, name)
             for name, entry in zip(self.names, _entries(self.names), strict=True)
         ]
         return tuple(left[0] if len(left) == 1 else None for left in _eliminate(named))
@@ -70,7 +68,7 @@ def _entries(names: tuple[str, ...]) -> Sequence[str | None]:
     """
     listed = class_list(len(names)) or ()
     found = [
-        synset if synset_of(name) == synset or _keys(name) & _keys(words) else None
+        synset if synset_of(name) == synset or keys_of(name) & keys_of(words) else None
         for name, (synset, words) in zip(names, listed, strict=bool(listed))
     ]
     in_order = listed and len(names) - found.count(None) >= _IN_ORDER * len(names)
@@ -234,10 +232,10 @@ class _Index:
             self._exact[name].append(output)
             if synset:
                 self._synsets[synset].append(output)
-            for key in _keys(name) if synset_of(name) is None else ():
+            for key in keys_of(name) if synset_of(name) is None else ():
                 self._own[key].append(output)
         # The smaller list if it contains all classes, because words have many more meanings in the larger list.
-        self._list = NUM_1K if self._synsets.keys() <= _words(NUM_1K).keys() else NUM_22K
+        self._list = NUM_1K if self._synsets.keys() <= lemmas_by_synset(NUM_1K).keys() else NUM_22K
 
     def find(self, name: str) -> tuple[list[int | str], str]:
         """Returns the candidates for a class name of the data, and the criterion by which they were found."""
@@ -247,9 +245,9 @@ class _Index:
             return self._synsets.get(synset, []), "synset id"
         if name.isdecimal() and self._numbered:
             return [output for output, other in enumerate(self.classes.names) if int(other) == int(name)], "name"
-        candidates = _common(self._own.get, name)
+        candidates = find_by_words(self._own.get, name)
         if not candidates and self._synsets:
-            synsets = _common(_lemmas(self._list).get, name)
+            synsets = find_by_words(synsets_by_lemma(self._list).get, name)
             candidates = [each for synset in synsets for each in self._synsets.get(synset, [synset])]
             if not any(isinstance(candidate, int) for candidate in candidates):
                 candidates = []
@@ -258,59 +256,7 @@ class _Index:
     def describe(self, candidate: int | str) -> str:
         """Returns a description of a candidate for messages."""
         if isinstance(candidate, str):
-            return f"{candidate} ({_words(self._list)[candidate]}, which it lacks)"
+            return f"{candidate} ({lemmas_by_synset(self._list)[candidate]}, which it lacks)"
         name, synset = self.classes.names[candidate], self.classes.synsets[candidate]
-        words = _words(self._list).get(synset, "")
+        words = lemmas_by_synset(self._list).get(synset, "")
         return f"{synset} ({words})" if words else f"{name} (number {candidate})"
-
-
-def _common(find, name: str) -> list:
-    """Returns what `find` returns for the whole name, or else for the lemmas in it.
-
-    For lemmas, the result is what all lemmas with matches have in common, or else all their matches.
-    """
-    if whole := find(_plain(name)):
-        return list(whole)
-    found = [set(each) for lemma in name.split(",") if (each := find(_plain(lemma)))]
-    return sorted(set.intersection(*found) or set.union(*found), key=str) if found else []
-
-
-def _plain(text: str) -> str:
-    return _SEPARATORS.sub(_without_separator, unicodedata.normalize("NFKC", text).casefold())
-
-
-def _without_separator(found: re.Match[str]) -> str:
-    """Returns the replacement of a separator.
-
-    It is an empty string, unless that would change a number: 1.5 is not 15, and -5 is not 5.
-    """
-    before, after = found.string[: found.start()][-1:], found.string[found.end() :][:1]
-    if not after.isdecimal() or (before and not before.isdecimal()):
-        return ""
-    if "." in found[0]:
-        return "."
-    return " " if before else "-" if "-" in found[0] else ""
-
-
-def _keys(name: str) -> set[str]:
-    """Returns a name and its lemmas, normalized by `_plain`."""
-    return {_plain(part) for part in (name, *name.split(","))} - {""}
-
-
-@cache
-def _words(count: int) -> dict[str, str]:
-    """Returns lemmas by synset id, for the ImageNet list with `count` classes."""
-    return dict(class_list(count))
-
-
-@cache
-def _lemmas(count: int) -> dict[str, list[str]]:
-    """Returns synset ids by lemma, and by all lemmas of a class in one string.
-
-    The keys are normalized by `_plain`.
-    """
-    found = defaultdict(list)
-    for synset, words in class_list(count):
-        for key in _keys(words):
-            found[key].append(synset)
-    return found

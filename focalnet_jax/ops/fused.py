@@ -17,8 +17,9 @@ from flax import nnx
 from focalnet_jax.distributed.activations import allows_kernels, by_example
 from focalnet_jax.ops.dropout import drop_path
 from focalnet_jax.ops.mosaic import fast_memory
+from focalnet_jax.ops.mosaic.layers import Layers, Weights
 from focalnet_jax.ops.normalization import EPSILON
-from focalnet_jax.ops.pointwise import Layers, Weights, run_layers, suits, supports
+from focalnet_jax.ops.pointwise import run_layers, suits, supports
 from focalnet_jax.ops.product import conv_without_bias
 from focalnet_jax.ops.rows import activate, layer_norm, linear
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from focalnet_jax.distributed.activations import splits_weights
-from focalnet_jax.ops.aggregation import LEVELS
 from focalnet_jax.ops.compute import Compute
+from focalnet_jax.ops.levels import LEVELS
 
 # What a block keeps for the backward pass, by name of the policy; the rest is computed again.
 REMAT_POLICIES = {

@@ -6,14 +6,14 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from focalnet_jax.distributed.mesh import make_mesh
-from focalnet_jax.ops.aggregation import _level, _levels
 from focalnet_jax.ops.depthwise import depthwise_conv_reference
 from focalnet_jax.ops.gelu import activate
+from focalnet_jax.ops.levels import sum_levels, xla_level
 
 
-def levels_by_xla(context, gates, kernels, bias=0.0, level_of=_level):
+def levels_by_xla(context, gates, kernels, bias=0.0, level_of=xla_level):
     """Returns the gated sum of all levels except the global level, and the last level's sum over H and W."""
-    return with_sum(*_levels(context + bias, gates, kernels, level_of))
+    return with_sum(*sum_levels(context + bias, gates, kernels, level_of))
 
 
 def levels_by_convolutions(context, gates, kernels, bias=0.0):

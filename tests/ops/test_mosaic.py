@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from focalnet_jax.ops import mosaic
-from focalnet_jax.ops.aggregation import _add_in_kernel, _levels_in_passes
+from focalnet_jax.ops.aggregation import _add_in_kernel
+from focalnet_jax.ops.levels import levels_in_passes
 from focalnet_jax.ops.mosaic import plan
 from focalnet_jax.ops.mosaic.numbers import Pairs
 from tests.ops.aggregating import (
@@ -23,7 +24,7 @@ WHOLE, V4 = 64 * 2**20, 15 * 2**20
 
 
 def in_passes(vmem):
-    return lambda context, gates, kernels, bias: _levels_in_passes(
+    return lambda context, gates, kernels, bias: levels_in_passes(
         context, gates, kernels, bias[None, None, None], vmem, True
     )
 
@@ -90,7 +91,7 @@ def test_pairs_are_lowered_for_a_tpu(monkeypatch):
     (context, gates, kernels, bias), cotangents = inputs((12, 7, 7, 64), (3, 7), True, jnp.bfloat16)
 
     def run(context, gates, kernels, bias, cotangents):
-        results, back = jax.vjp(partial(_levels_in_passes, vmem=WHOLE, interpret=False), context, gates, kernels, bias)
+        results, back = jax.vjp(partial(levels_in_passes, vmem=WHOLE, interpret=False), context, gates, kernels, bias)
         return results, back(cotangents)
 
     traced = jax.jit(run).trace(context, gates, kernels, bias[None, None, None], cotangents)

@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops import native
-from focalnet_jax.ops.aggregation import _add_in_kernel, _levels_in_kernels, _levels_in_passes, aggregate_context
+from focalnet_jax.ops.aggregation import _add_in_kernel, aggregate_context
+from focalnet_jax.ops.levels import levels_in_kernels, levels_in_passes
 from focalnet_jax.ops.mosaic import fast_memory
 from tests.ops.aggregating import error, inputs
 
@@ -23,13 +24,13 @@ def natively(context, gates, kernels):
 
 
 def on_nvidia(context, gates, kernels):
-    total, last = _levels_in_kernels(context, gates, kernels, True)
+    total, last = levels_in_kernels(context, gates, kernels, True)
     return total + last
 
 
 def on_tpus(context, gates, kernels):
     bias = jnp.zeros((1, 1, 1, context.shape[-1]))
-    total, last_sum = _levels_in_passes(context, gates, kernels, bias, fast_memory(), True)
+    total, last_sum = levels_in_passes(context, gates, kernels, bias, fast_memory(), True)
     return _add_in_kernel(total, gates, last_sum, True)
 
 

@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 
 from focalnet_jax.ops import gelu
-from focalnet_jax.ops.aggregation import _add_in_kernel, _levels_in_kernels, _levels_in_passes, aggregate_context
+from focalnet_jax.ops.aggregation import _add_in_kernel, aggregate_context
 from focalnet_jax.ops.depthwise import depthwise_conv
+from focalnet_jax.ops.levels import levels_in_kernels, levels_in_passes
 from focalnet_jax.ops.mosaic import fast_memory, plan
 from focalnet_jax.ops.normalization import layer_norm, layer_norm_in_xla
 from focalnet_jax.ops.shifted import focal_level
 
 
 def by_kernels_for_gpus(x, kernel):
-    return sum(_levels_in_kernels(x, x[..., :2], (kernel,), True))
+    return sum(levels_in_kernels(x, x[..., :2], (kernel,), True))
 
 
 def by_kernels_for_tpus(x, kernel):
     gates, bias = x[..., :2], jnp.zeros((1, 1, 1, x.shape[-1]))
-    total, last = _levels_in_passes(x, gates, (kernel,), bias, fast_memory(), True)
+    total, last = levels_in_passes(x, gates, (kernel,), bias, fast_memory(), True)
     return _add_in_kernel(total, gates, last, True)
 
 

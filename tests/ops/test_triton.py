@@ -3,7 +3,7 @@
 import pytest
 
 from focalnet_jax.ops import triton
-from focalnet_jax.ops.aggregation import _levels_in_kernels
+from focalnet_jax.ops.levels import levels_in_kernels
 from tests.ops.aggregating import (
     assert_as_xla,
     assert_no_further_from_the_truth_than_xla,
@@ -13,7 +13,7 @@ from tests.ops.aggregating import (
 
 
 def in_kernels(context, gates, kernels):
-    return with_sum(*_levels_in_kernels(context, gates, kernels, True))
+    return with_sum(*levels_in_kernels(context, gates, kernels, True))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from focalnet_jax.data.prepare.containers import Container
-from focalnet_jax.data.prepare.images import no_class_folders
 from focalnet_jax.data.prepare.index import GOOD, NO_IMAGE, NOT_LISTED, OTHER_CLASS, Index
 from focalnet_jax.data.prepare.kinds import Sources
+from focalnet_jax.data.prepare.layouts import no_class_folders
 from focalnet_jax.data.prepare.naming import (
     NUM_IMAGES,
     SPLITS,

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from focalnet_jax.data.prepare.containers import Container, tar, tar_members
-from focalnet_jax.data.prepare.images import (
+from focalnet_jax.data.prepare.inspection import TarContents, inspect_tar
+from focalnet_jax.data.prepare.layouts import (
     mixed_splits,
     split_below,
 )
-from focalnet_jax.data.prepare.inspection import TarContents, inspect_tar
 from focalnet_jax.data.prepare.naming import (
     has_image_suffix,
     is_hidden,

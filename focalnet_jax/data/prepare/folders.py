@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from focalnet_jax.data.prepare.class_tars import class_tars, tar_at
 from focalnet_jax.data.prepare.containers import Container, opener_of, tar
-from focalnet_jax.data.prepare.images import (
+from focalnet_jax.data.prepare.inspection import inspect_tar
+from focalnet_jax.data.prepare.layouts import (
     copied_classes,
     copy_of_classes,
     mixed_splits,
@@ -16,7 +17,6 @@ from focalnet_jax.data.prepare.images import (
     split_below,
     unclear_class,
 )
-from focalnet_jax.data.prepare.inspection import inspect_tar
 from focalnet_jax.data.prepare.naming import (
     has_image_suffix,
     holds_images_only,

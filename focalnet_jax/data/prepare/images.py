@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -20,12 +20,19 @@ from focalnet_jax.data.prepare.index import (
     Member,
 )
 from focalnet_jax.data.prepare.labels import Labels
+from focalnet_jax.data.prepare.layouts import (
+    copied_classes,
+    copy_of_classes,
+    mixed_splits,
+    no_class_folders,
+    split_below,
+    unclear_class,
+)
 from focalnet_jax.data.prepare.naming import (
     SPLITS,
     evaluation_split,
     has_image_suffix,
     holds_images_only,
-    is_imagenet_file,
     is_synset,
     leading_synset,
     may_be_image,
@@ -215,14 +222,6 @@ def _check_classes(container: Container, placed: Sequence[tuple[int, str, str, i
         raise UserError(no_class_folders(container.title, split, without))
 
 
-def no_class_folders(title: str, split: str, names: Sequence[str]) -> str:
-    """Returns the error message for a split in which no image is in a class folder."""
-    advice = "expected CLASS/*.jpg, one folder per class"
-    if any(is_imagenet_file(name) for name in names):
-        advice = "for ImageNet use the kind imagenet1k, which takes labels from --val-labels or file names"
-    return f"{title}: {len(names)} images of {split}, such as {names[0]}, are not in class folders; {advice}"
-
-
 def _common(paths: Sequence[Parts]) -> Parts:
     """Returns the leading folders that all paths share."""
     folders = [parts[:-1] for parts in paths]
@@ -263,40 +262,3 @@ def _split_depth(container: Container, images: Sequence[Parts]) -> int | None:
     if len(below) == len(images) and below:
         raise UserError(split_below(container.title, below[0][depth], below[0][depth + 1]))
     return None
-
-
-def copied_classes(classes: Collection[str], below: Sequence[str]) -> bool:
-    """Returns whether a class folder seems to be a copy of the data set, because its folders have names of classes."""
-    return len(below) > 1 and set(below) <= set(classes)
-
-
-def copy_of_classes(title: str, name: str, below: Sequence[str]) -> str:
-    """Returns the error message for a class folder that contains folders named after the classes."""
-    return (
-        f"{title}: {name} contains folders with names of classes, such as {abbreviated(below, 2)}, so it seems to be a "
-        "copy of the data set and not a class; move it away, or give it alone"
-    )
-
-
-def unclear_class(title: str, name: str, below: Sequence[str]) -> str:
-    """Returns the error message for the only folder of a split, which may be a class or contain the classes."""
-    return (
-        f"{title}: {name} is the only folder of a split and contains folders, such as {abbreviated(below, 2)}; if "
-        f"these are the classes, rename {name} to images; if {name} is the class, move all images directly into it"
-    )
-
-
-def mixed_splits(title: str, split: str, other: str) -> str:
-    """Returns the error message for folders of which only some are splits."""
-    return (
-        f"{title} contains {split}, a split, and {other}, which is not a split: move the splits to a separate folder, "
-        f"or rename {split} if it is a class"
-    )
-
-
-def split_below(title: str, above: str, split: str) -> str:
-    """Returns the error message for splits inside class folders."""
-    return (
-        f"{title}: {above} contains the split {split}; expected SPLIT/CLASS/*.jpg, not CLASS/SPLIT/*.jpg; move the "
-        f"folders, or give {above} alone if it is a data set"
-    )

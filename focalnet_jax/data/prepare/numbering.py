@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from focalnet_jax.data.class_lists import NUM_1K, synset_of
-from focalnet_jax.data.prepare.index import AMBIGUOUS, GOOD, Claim, Index
+from focalnet_jax.data.prepare.index import AMBIGUOUS, GOOD, Index
 from focalnet_jax.data.prepare.kinds import Sources
-from focalnet_jax.data.prepare.labels import synsets_named
 from focalnet_jax.data.prepare.naming import FIRST_IMAGE, FIRST_SYNSET, SPLITS
+from focalnet_jax.data.prepare.proofs import SplitLabels, labels_by_split, proven_numbers
 from focalnet_jax.data.source import are_numbers
 from focalnet_jax.errors import UserError
 
@@ -25,38 +23,6 @@ _GIVE = "give --classes FILE with one class per line, in the order of the number
 _GIVE_ORDER = f"{_GIVE}, or --classes imagenet1k for the order of the sorted synsets"
 
 
-@dataclass
-class _Split:
-    """The labels of a split.
-
-    Attributes:
-      agree: number of images whose class is the proven class, by label.
-      differ: number of images whose class is not the proven class, by label and proven class.
-      names: class name by label.
-      outside: number of images whose label means no class, by label.
-      numbers: numeric labels in files without class names.
-      stated: numeric labels in files with class names.
-      sources: `numbers` by container.
-    """
-
-    agree: Counter[str] = field(default_factory=Counter)
-    differ: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    names: dict[str, str] = field(default_factory=dict)
-    outside: Counter[str] = field(default_factory=Counter)
-    numbers: set[int] = field(default_factory=set)
-    stated: set[int] = field(default_factory=set)
-    sources: list[_Numbers] = field(default_factory=list)
-
-
-@dataclass
-class _Numbers:
-    """The numeric labels of a container without class names."""
-
-    title: str
-    found: set[int] = field(default_factory=set)
-    proven: bool = False  # whether a proof agrees with the class of any of the numbers
-
-
 def check_numbering(sources: Sources, indices: Sequence[Index], classes: Sequence[str]) -> None:
     """Raises `UserError` if labels contradict the proofs of their classes, or are ambiguous or outside the class list.
 
@@ -64,7 +30,7 @@ def check_numbering(sources: Sources, indices: Sequence[Index], classes: Sequenc
     """
     imagenet = any(container.imagenet for container in sources.containers)
     names = sources.labels.names or tuple(classes)
-    splits = _splits(sources, indices, imagenet)
+    splits = labels_by_split(sources, indices, imagenet)
     advice = "correct the list of --classes" if sources.labels.ordered else _GIVE_ORDER if imagenet else _GIVE
     for split, found in splits.items():
         others = [name for name, other in splits.items() if name != split and other.agree and not other.differ]
@@ -74,68 +40,22 @@ def check_numbering(sources: Sources, indices: Sequence[Index], classes: Sequenc
     _refuse_ambiguous(sources, indices)
     if not imagenet:
         return
-    train, val = splits.get("train", _Split()), splits.get("val", _Split())
+    train, val = splits.get("train", SplitLabels()), splits.get("val", SplitLabels())
     trained = _trained(indices)
     if not sources.labels.ordered:
         if train.numbers or not trained:
-            _refuse_unknown_order(*((train, val) if train.numbers or trained else (val, _Split())))
+            _refuse_unknown_order(*((train, val) if train.numbers or trained else (val, SplitLabels())))
         of_train = {number for number, name in enumerate(names) if name in trained}
         for split, found in splits.items():
-            known = _proven(found)
+            known = proven_numbers(found)
             if split == "val" and trained:
                 known |= of_train
-                if not _proven(val):
+                if not proven_numbers(val):
                     _refuse_other_numbers("the labels of val", val.numbers, trained, names, _GIVE_ORDER)
             _refuse_other_sources(found, known)
     listed = sources.val_labels.unproven if sources.val_labels else frozenset()
     advice = "give --val-labels with synsets in place of numbers"
     _refuse_other_numbers("the numbers in the label list of val", listed, trained, names, advice)
-
-
-def _splits(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[str, _Split]:
-    """Returns the labels by split."""
-    known = {synset for index in indices for claim in index.claims for synset in synsets_named(claim.name)}
-    numbered = any(claim.used and _is_unnamed_number(claim) for index in indices for claim in index.claims)
-    splits: dict[str, _Split] = defaultdict(_Split)
-    for container, index in zip(sources.containers, indices, strict=True):
-        numbers = _Numbers(container.title)
-        for claim, count in index.claims.items():
-            found = splits[claim.split or container.split or "train"]
-            is_number = _is_unnamed_number(claim)
-            if not claim.used and not numbered:
-                continue
-            if is_number and claim.used:
-                numbers.found.add(int(claim.label))
-            elif claim.stated and are_numbers([claim.label]):
-                found.stated.add(int(claim.label))
-            label = claim.label
-            if found.names.setdefault(label, claim.name) != claim.name:  # a file with other class names
-                label = f"{label} ({claim.name})"
-                found.names[label] = claim.name
-            if not claim.name and claim.used:
-                found.outside[label] += count
-            meant = synsets_named(claim.name) if claim.name else frozenset()
-            if claim.beside and (claim.name == claim.beside or meant & synsets_named(claim.beside)):
-                found.agree[label] += count
-                numbers.proven |= is_number
-            elif claim.beside:
-                found.differ[label][claim.beside] += count
-            elif not claim.proven or not all(map(synset_of, meant)):
-                continue
-            elif claim.proven in meant:
-                found.agree[label] += count
-                numbers.proven |= is_number
-            elif imagenet or claim.proven in known:  # in other data sets, a class tabby may contain other cats too
-                found.differ[label][claim.proven] += count
-        if numbers.found:
-            splits[container.split or "train"].numbers |= numbers.found
-            splits[container.split or "train"].sources.append(numbers)
-    return splits
-
-
-def _is_unnamed_number(claim: Claim) -> bool:
-    """Returns whether a label is a number in a file without class names."""
-    return not claim.stated and are_numbers([claim.label])
 
 
 def check_first(sources: Sources, indices: Sequence[Index]) -> None:
@@ -160,7 +80,7 @@ def check_first(sources: Sources, indices: Sequence[Index]) -> None:
                 print(f"warning: {wrong}; if these are images of ImageNet, the labels of val are wrong")
 
 
-def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], todo: str) -> None:
+def _refuse_contradicted(split: str, found: SplitLabels, others: Sequence[str], todo: str) -> None:
     """Raises `UserError` if proofs contradict a label for all its images, or the labels of most images.
 
     Args:
@@ -193,7 +113,7 @@ def _refuse_contradicted(split: str, found: _Split, others: Sequence[str], todo:
     )
 
 
-def _shifted(found: _Split) -> str:
+def _shifted(found: SplitLabels) -> str:
     """Returns a hint for the user if each number seems to mean the class of the previous number, else ""."""
     labels = [int(label) for label in found.differ if are_numbers([label])]
     before = [found.names.get(str(number - 1)) for number in labels]
@@ -203,7 +123,7 @@ def _shifted(found: _Split) -> str:
     return ""
 
 
-def _refuse_outside(split: str, found: _Split, names: Sequence[str], imagenet: bool) -> None:
+def _refuse_outside(split: str, found: SplitLabels, names: Sequence[str], imagenet: bool) -> None:
     """Raises `UserError` if labels are outside the list of classes.
 
     In data sets other than ImageNet-1K this is an error only if no label is 0, so that the numbers seem to start at 1;
@@ -241,30 +161,20 @@ def _trained(indices: Sequence[Index]) -> set[str]:
     return set().union(*(index.class_names(SPLITS.index("train")) for index in indices))
 
 
-def _proven(found: _Split) -> set[int]:
-    """Returns the numbers in containers in which a proof agrees with at least one number.
-
-    If the split contains all 1000 numbers, they need no proof, and all are returned.
-    """
-    if len(found.numbers) == NUM_1K:
-        return set(found.numbers)
-    return set().union(*(source.found for source in found.sources if source.proven))
-
-
-def _refuse_unknown_order(found: _Split, other: _Split) -> None:
+def _refuse_unknown_order(found: SplitLabels, other: SplitLabels) -> None:
     """Raises `UserError` if labels are only some of ImageNet-1K's numbers, and nothing proves their order.
 
     The proven numbers of the split `other` are a proof if they are the same numbers.
     """
     numbers = found.numbers
-    if numbers and not _proven(found) and _proven(other) != numbers:
+    if numbers and not proven_numbers(found) and proven_numbers(other) != numbers:
         raise UserError(
             f"the labels are {len(numbers)} different numbers from {min(numbers)} to {max(numbers)}, and nothing "
             f"proves that they are ImageNet's class indices: {_GIVE_ORDER}"
         )
 
 
-def _refuse_other_sources(found: _Split, known: Set[int]) -> None:
+def _refuse_other_sources(found: SplitLabels, known: Set[int]) -> None:
     """Raises `UserError` if a container without proofs has numbers outside `known`, or only the lowest of `known`."""
     for source in found.sources if known else ():
         others = set().union(*(other.found for other in found.sources if other is not source))
