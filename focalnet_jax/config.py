@@ -223,7 +223,7 @@ def auto_keys(config: ConfigDict | FrozenConfigDict) -> tuple[str, ...]:
 
 
 def model_config(config: ConfigDict | FrozenConfigDict) -> FocalNetConfig:
-    """Returns the variant `model.name` with the options that the config overrides."""
+    """Returns the model of a config: the variant `model.name`, with the options that the config sets."""
     options = config.model.to_dict()
     return variant_config(options.pop("name"), remat=config.remat, **options)
 

@@ -82,7 +82,11 @@ def is_known(name: str, format: str) -> bool:
 
 
 def last_stage(shapes: dict[str, tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
-    """Returns the index of the last stage and the shape of one of its norms, given shapes by name in the format."""
+    """Returns the index of the last stage, and the shape of one of its norms.
+
+    Args:
+      shapes: shapes of tensors by their names in the format.
+    """
     norms = {int(match[1]): shape for name, shape in shapes.items() if (match := _LAST_NORM.search(name))}
     last = max(norms, default=0)
     return last, norms.get(last, ())

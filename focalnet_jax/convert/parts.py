@@ -66,7 +66,7 @@ def refuse_foreign(tensors: Tensors, source: str) -> None:
 
 
 def is_quantized(kind: str) -> bool:
-    """Returns whether a dtype, or the function that rebuilds a tensor, belongs to quantized weights."""
+    """Returns whether `kind`, the name of a dtype or of a function that rebuilds a tensor, means quantized weights."""
     return kind.startswith(_INTEGERS) or "qtensor" in kind
 
 

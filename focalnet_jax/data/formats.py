@@ -150,7 +150,7 @@ def detect_type(encoded: bytes) -> tuple[FileType | None, bytes]:
     """Detects the type of a file from its content.
 
     Returns:
-      The type, or None if it is unknown; and `encoded` without white space and byte order mark before an image.
+      The type, or None if it is unknown; and `encoded`, without any white space and byte order mark before an image.
     """
     if not encoded:
         return _EMPTY, encoded

@@ -109,10 +109,10 @@ def _find_other_splits(root: Path, split: str) -> list[str]:
 def choose(names: Sequence[str], labels: np.ndarray, share: float) -> np.ndarray:
     """Chooses examples to hold out, by hashes of their names.
 
-    An example is held out if its hash is below `share`. In every class of two or more images, however, the image with
-    the lowest hash is always held out, and the image with the highest hash is always kept; a single image is kept.
-    Additional images change the choice of others only by changing which image of a class has the lowest or highest
-    hash.
+    An example is held out if its hash is below `share`, with two exceptions. The image with the highest hash of a class
+    is always kept. If the class has more images, the one with the lowest hash is always held out.
+
+    More images in a class do not change the choice of the others, unless one of them has the lowest or highest hash.
 
     Args:
       names: file names of all examples.

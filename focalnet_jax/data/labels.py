@@ -51,8 +51,8 @@ class Classes:
     def synsets(self) -> tuple[str | None, ...]:
         """Synset id of each output, or None if it is unknown.
 
-        An id is found in the name, at the same index of ImageNet's list if the names are in its order, or by the words
-        of the name if they fit only one class.
+        An id is the first of these that exists: the id in the name; the id at the same index of ImageNet's list, if
+        the names are in its order; the only class that the words of the name fit.
         """
         named = [
             [synset] if (synset := synset_of(name) or entry) else find_by_words(synsets_by_lemma(NUM_1K).get, name)
@@ -120,9 +120,12 @@ def match_classes(
 ) -> Matching:
     """Finds the classifier output for each class of a data set.
 
-    Equal names mean the same class. Otherwise, numbers are indices of outputs, synset ids are classes of ImageNet, and
-    words are compared with the names and lemmas of the outputs, ignoring case, spaces, hyphens, underscores,
-    apostrophes and periods.
+    Equal names mean the same class. Otherwise
+
+    - numbers are indices of outputs;
+    - synset ids are classes of ImageNet;
+    - words are compared with the names and lemmas of the outputs. Case, spaces, hyphens, underscores, apostrophes and
+      periods are ignored.
 
     Args:
       names: class names of the data.

@@ -1,8 +1,9 @@
 """Loads batches in an order that is a pure function of seed and step.
 
-The example at position p of the global stream (p = step * batch_size + index in the batch), and the random numbers of
-its augmentation, depend only on seed and p. A run resumes from its step, and hosts read contiguous slices of every
-global batch, so the stream is the same for any number of hosts, processes and threads.
+The global stream has the example of a step and an index in the batch at position p = step * batch_size + index. This
+example and the random numbers of its augmentation depend only on seed and p. A run resumes from its step, and hosts
+read contiguous slices of every global batch. The stream is therefore the same for any number of hosts, processes and
+threads.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ class Substitutions:
     Args:
       source: the examples, for their names in messages.
       host: `EvalHost` that decodes an unreadable example again to find the reason.
-      most: largest allowed fraction of unreadable examples. The fraction is relative to the number of examples read so
-        far, but at least to the size of the data set.
+      most: largest allowed fraction of unreadable examples, relative to the number of examples read so far or to the
+        size of the data set, whichever is larger.
       counts: whether this process counts each example of a batch, `[B / hosts]` bool, or one value for all examples. If
         several processes read the same example, only one of them counts it.
       alone: whether this process reads all examples. If not, the caller sums `count` over the processes and calls

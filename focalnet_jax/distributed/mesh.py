@@ -20,15 +20,15 @@ BATCH = PartitionSpec(("data", "fsdp"))  # partition of the leading axis of batc
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh of the given axis sizes, of which one may be -1 for the remaining devices.
 
-    If the devices are in several slices, connected only by the data centre's network, only `data` crosses slices.
+    If the devices are in several slices, connected by the data centre's network, only the axis `data` crosses slices.
 
     Args:
       sizes: size of each axis in `AXES`.
       devices: devices of the mesh, by default all devices.
 
     Raises:
-      UserError: a size is invalid, the product of the sizes is not the number of devices (a run of one process may use
-        fewer devices), or `data` is not a multiple of the number of slices.
+      UserError: a size is invalid, the product of the sizes is not the number of devices, or `data` is not a multiple
+        of the number of slices. A run of one process may also use fewer devices than there are.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = [sizes[axis] for axis in AXES]

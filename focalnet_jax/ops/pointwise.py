@@ -85,7 +85,10 @@ def _forward(layers: Layers, weights: Weights, maps: Maps, shared: Maps, constan
 def _backward(
     layers: Layers, weights: Weights, maps: Maps, shared: Maps, constants: Maps, cotangents: Maps
 ) -> tuple[Weights, Maps, Maps]:
-    """Returns the gradients of the weights (in parts `[n, ...]` to be added up), the maps and the shared arrays."""
+    """Returns the gradients of the weights, the maps and the shared arrays.
+
+    The gradients of the weights are `[n, ...]`; the caller adds them up along n.
+    """
     call = Call(layers, weights, maps)
 
     def program(

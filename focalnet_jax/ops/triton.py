@@ -1,9 +1,9 @@
 """Triton kernels for NVIDIA GPUs: the convolution of a focal level with its GELU, and their gradients.
 
-A kernel instance computes a few rows of up to 128 channels, with one channel per thread. It moves along the columns and
-adds each column to the k outputs of a row that the column contributes to, so that an element is loaded once for all
-outputs of a row. Meanwhile, the next column is being loaded. Only the contexts of the levels are kept for the backward
-pass; the inputs of GELU are computed again.
+A kernel instance computes a few rows of up to 128 channels, with one channel per thread. It moves along the columns.
+Each column is added to the k outputs of a row that depend on it, so an element is loaded once for all outputs of a row.
+Meanwhile, the next column is being loaded. Only the contexts of the levels are kept for the backward pass; the inputs
+of GELU are computed again.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def preactivation_gradient(
 
 
 def kernel_gradient_parts(x: jax.Array, cotangent: jax.Array, k: int, *, interpret: bool = False) -> jax.Array:
-    """Returns the gradient of the convolution's kernel in parts to be added up, `[B, parts, k, k, C]` float32.
+    """Returns the gradient of the convolution's kernel in parts that the caller adds up, `[B, parts, k, k, C]` float32.
 
     The order of additions is fixed, so results are reproducible.
 

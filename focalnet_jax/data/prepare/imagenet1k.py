@@ -1,8 +1,8 @@
 """Finds ImageNet-1K in any layout: the original tars, Kaggle's folders, files of the Hugging Face Hub, WebDataset.
 
 All layouts result in the same data set. The class of an image is known from the name of its folder or tar (a synset),
-from its file name, from the label of its sample or row, or, for validation images, from the label list. If two of these
-disagree, the image is rejected.
+from its file name, or from the label of its sample or row. For validation images it is also known from the label list.
+If two of these disagree, the image is rejected.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class Member(NamedTuple):
 class Claim(NamedTuple):
     """A label, the class that it means, and the class that other names of the same image prove.
 
-    Most claims are about the labels of samples and rows. If the name of an image proves a synset, there are also claims
-    about its class in the label list, and about its class folder if the folder is not a synset.
+    Most claims are about the labels of samples and rows. If the name of an image proves a synset, its class in the
+    label list is also a claim, and so is its class folder, unless the folder is a synset.
     """
 
     label: str

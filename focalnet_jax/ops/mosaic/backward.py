@@ -206,7 +206,7 @@ class _Program:
         self.gathered[index] += sum(inside[1:], inside[0])
 
     def through(self, number: int, contexts: Values, row: jax.Array, column: jax.Array) -> Values:
-        """Returns a tile of the gradient of the input of a level's convolution; adds to the gradient of its kernel."""
+        """Differentiates a level's convolution: returns a tile of its input's gradient, and adds to its kernel's."""
         sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
         packed = [[self.numbers.pack(context) for context in row] for row in contexts]
 

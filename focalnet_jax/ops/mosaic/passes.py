@@ -163,11 +163,11 @@ def call(
     Args:
       program: body of the kernel. It receives references to the inputs, to the outputs, to a register for each tap, to
         float32 sums, and to the rows of each level.
-      plan: the plan.
+      plan: tiling of the maps.
       inputs: inputs and their blocks.
       outputs: shapes of the outputs and their blocks.
       name: start of the kernel's name.
-      sums: shape of the float32 sums, `[*sums, examples, 128]`.
+      sums: leading axes of the float32 sums, which have the shape `[*sums, examples, 128]`.
       vmem: bytes of fast memory.
       interpret: whether to interpret the kernel step by step, on any platform.
     """

@@ -41,7 +41,10 @@ def cores() -> int:
 
 
 def computes_in_pairs(examples: int, dtype: jnp.dtype) -> bool:
-    """Returns whether to use bfloat16 pairs: if the chip is faster with 16 examples, and these need no more padding."""
+    """Returns whether to compute 16 examples in pairs of bfloat16, instead of 8 examples in float32.
+
+    This is done if it is faster on this chip, and if groups of 16 examples need no more padding than groups of 8.
+    """
     fills_more_up = -examples % Pairs.examples >= Floats.examples
     return dtype == jnp.bfloat16 and not fills_more_up and _chip() in _COMPUTE_IN_PAIRS
 
@@ -118,14 +121,17 @@ class Tiling:
         return self.starts[-1] + 1
 
     def block(self, step: jax.Array, lag: int) -> jax.Array:
-        """Returns the index, which may be out of range, of the block that a stage `lag` blocks behind computes."""
+        """Returns the index of the block that a step computes, in a stage that is `lag` blocks behind.
+
+        The index may be out of range.
+        """
         return jnp.zeros_like(step) if self.whole else step - lag
 
     def spec(self, lag: int, channels: int = CHANNELS) -> pl.BlockSpec:
-        """Returns the block of a map that a stage `lag` blocks behind reads or writes in a step.
+        """Returns the block of a map that a step reads or writes, in a stage that is `lag` blocks behind.
 
-        The map is `[H, W, B, C]`, of which a block has 128 channels. If `channels` is another number n, the map is
-        `[H, W, B, n]`, of which a block has all channels.
+        By default, the map is `[H, W, B, C]` and a block has 128 of its channels. With another number of `channels`,
+        the map is `[H, W, B, channels]` and a block has all of them.
         """
 
         def place(example: jax.Array, channel: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:

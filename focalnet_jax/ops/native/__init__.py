@@ -118,7 +118,10 @@ def gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def gelu_gradients(x: jax.Array, bias: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the gradient of `x`, parts `[n, C]` of the gradient of `bias` to be added up, and `gelu(x, bias)`."""
+    """Returns the gradients of `x` and `bias`, and `gelu(x, bias)`.
+
+    The gradient of `bias` is `[n, C]`; the caller adds it up along n.
+    """
     parts = jax.ShapeDtypeStruct((_tasks(*_rows_of(x)), x.shape[-1]), x.dtype)
     call = _call("gelu_gradients", (_like(x), parts, _like(x)))
     return call(x, bias, cotangent)
@@ -132,7 +135,10 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: floa
 def layer_norm_gradients(
     x: jax.Array, scale: jax.Array, cotangent: jax.Array, *, epsilon: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradient of `x`, and parts `[n, 2, C]` of the gradients of scale and bias, to be added up along n."""
+    """Returns the gradients of `x`, and of scale and bias.
+
+    The gradients of scale and bias are `[n, 2, C]`; the caller adds them up along n.
+    """
     rows, channels = _rows_of(x)
     parts = jax.ShapeDtypeStruct((_tasks(rows, channels), 2, channels), x.dtype)
     call = partial(_call("layer_norm_gradients", (_like(x), parts)), epsilon=np.float32(epsilon))

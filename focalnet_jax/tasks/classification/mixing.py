@@ -1,8 +1,8 @@
 """Augmentation of a batch on the device: normalization, random erasing, mixup and cutmix, label smoothing.
 
-The operations are the same as in timm, but not the random numbers. Each example and each group has its own PRNG key,
-derived from the key of the step and the position in the global batch, so the result does not depend on the number of
-devices. Examples are mixed within groups of a fixed size; timm mixes the examples of one device.
+The operations are those of timm, but the random numbers are not. Each example and each group has its own PRNG key,
+derived from the key of the step and the position in the global batch. The result therefore does not depend on the
+number of devices. Examples are mixed within groups of a fixed size; timm mixes the examples of one device.
 """
 
 from __future__ import annotations
