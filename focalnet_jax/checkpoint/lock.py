@@ -205,9 +205,9 @@ _SINCE = time.time()
 
 
 def _begun(pid: int) -> str | None:
-    """Returns the start time of a process, which tells apart processes with the same pid, or None if it has ended.
+    """Returns the start time of a process, or None if it has ended.
 
-    The start time is a number of system ticks, or "" where it is unknown.
+    The start time tells apart processes with the same pid. It is a number of system ticks, or "" where it is unknown.
     """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

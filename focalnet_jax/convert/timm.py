@@ -63,7 +63,10 @@ def _class_names(names: Any, count: int, place: str) -> tuple[str, ...] | None:
 
 
 def _words(classes: tuple[str, ...] | None, descriptions: Any, place: str) -> tuple[str, ...] | None:
-    """Returns a description of each class, which is its name if it lacks one, or None if there are no descriptions."""
+    """Returns a description of each class, or None if there are no descriptions.
+
+    The name of a class replaces a missing description.
+    """
     if classes is None or not descriptions:
         return None
     if not isinstance(descriptions, Mapping) or not all(isinstance(text, str) for text in descriptions.values()):

@@ -24,7 +24,7 @@ class Part:
     """A subset of a source, in the order of the source.
 
     Args:
-      whole: the source.
+      whole: source that contains the subset.
       names: paths of all files of the source, relative to the folder that contains the class folders.
       indices: indices in the source of the examples of the subset, `[M]`.
       description: description of the subset.

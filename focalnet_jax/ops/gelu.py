@@ -99,10 +99,10 @@ activate.defvjp(lambda x: (activate.fun(x), x), lambda x, cotangent: (times_slop
 
 
 def _normal_as_quotient(z: jax.Array) -> tuple[jax.Array, jax.Array | float]:
-    """Returns the numerator and the denominator of Φ(z); in float32, GELU computed from them has errors up to 3e-7 |z|.
+    """Returns the numerator and the denominator of Φ(z).
 
-    The caller divides last, because XLA for CPUs would compute any other last operation, and all operations before it,
-    again for each use of the result.
+    In float32, GELU computed from them has errors up to 3e-7 |z|. The caller divides last: XLA for CPUs would repeat
+    any other last operation, and all operations before it, for each use of the result.
     """
     if z.dtype != jnp.float32:
         return 0.5 * jax.lax.erfc(-z * math.sqrt(0.5)), 1.0

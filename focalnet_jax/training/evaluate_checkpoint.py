@@ -102,7 +102,7 @@ def _held_out_as_stored(config: FrozenConfigDict, stored: dict[str, Any], named:
 
 
 def _fingerprint(path: str) -> str:
-    """Returns a digest that is equal in all processes that see the same checkpoint, or the path for one process."""
+    """Returns a digest that is equal in all processes that see the same checkpoint; for a single process, the path."""
     if jax.process_count() == 1:
         return path
     return fingerprint(path) or sha256(find_checkpoint(path) / MANIFEST if is_checkpoint(path) else to_path(path))

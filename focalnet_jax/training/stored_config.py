@@ -65,10 +65,10 @@ def _is_step_of(given: str, step: str | None) -> bool:
 
 
 def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> list[str]:
-    """Returns one line for each key that differs from the stored config and that must not differ to resume the run.
+    """Returns one line for each key that prevents a run from resuming, because it differs from the stored config.
 
-    `stored` is the config of a run, read from JSON. A key that it lacks has the default value, because it was stored
-    before the key existed. A key that is left to be chosen has the stored value.
+    `stored` is the config of the run, read from JSON. A key that it lacks has the default value, because it was stored
+    before the key existed. A key of `config` that is chosen automatically has the stored value.
     """
     ours = flatten(ConfigDict(json.loads(to_json(with_stored(config, stored)))))
     theirs = flatten(ConfigDict(json.loads(to_json(default_config(config.task))))) | flatten(ConfigDict(stored))

@@ -43,7 +43,7 @@ def at_least(side: int, image: np.ndarray) -> np.ndarray:
 def side_by_side(
     images: Sequence[np.ndarray], names: Sequence[str], scales: Sequence[Image.Image | None]
 ) -> Image.Image:
-    """Returns images `[H, W, 3]` in a row, each with its name above and its colour scale, or None, below."""
+    """Returns images `[H, W, 3]` in a row, each with its name above, and below its colour scale if that is not None."""
     height, width, _ = images[0].shape
     sheet = Image.new("RGB", (width * len(images), _CAPTION + height + _CAPTION), "white")
     draw = ImageDraw.Draw(sheet)

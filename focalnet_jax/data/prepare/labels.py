@@ -91,7 +91,10 @@ def synset_named(label: str) -> str:
 
 
 def synsets_named(label: str) -> frozenset[str]:
-    """Returns the ImageNet-1K synsets that a label may mean, such as two for crane, or the label itself if none."""
+    """Returns the ImageNet-1K synsets that a label may mean, such as two for crane.
+
+    If there are none, returns the label itself.
+    """
     if synset := synset_of(label):
         return frozenset({synset})
     return _synsets_by_lemmas().get(label.replace("_", " ").lower()) or frozenset({label})

@@ -56,9 +56,10 @@ def _chip() -> str:
 
 
 def supports(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int, vmem: int) -> bool:
-    """Returns whether the kernels support contexts of this shape `[B, H, W, C]` and item size with these kernel sizes.
+    """Returns whether the kernels support contexts of this shape, `[B, H, W, C]`, with these kernel sizes.
 
-    They do not support kernels larger than 9, nor maps whose rows do not fit in `vmem` bytes of fast memory.
+    Kernel sizes must be odd and at most 9, and the rows that a window covers must fit in `vmem` bytes of fast memory. A
+    value of the context has `itemsize` bytes.
     """
     known = bool(kernel_sizes) and all(size % 2 == 1 and size <= _LARGEST_KERNEL for size in kernel_sizes)
     plans = (forward_plan, backward_plan)
@@ -96,7 +97,7 @@ class Tiling:
         return pl.cdiv(self.height, self.rows)
 
     def reach(self, size: int) -> int:
-        """Returns the number of further blocks below a block into which a kernel of this size reaches, at least 1."""
+        """Returns how many blocks below its own block a kernel of this size reaches, at least 1."""
         return max(pl.cdiv(size // 2, self.rows), 1)
 
     @property
