@@ -97,7 +97,10 @@ def read_tensors(path: Path) -> Tensors:
     index = weights_in(path) if path.is_dir() else path
     differing = sorted({name for name, _ in holders.items() ^ _weight_map(index).items()})
     if differing or len(owner) != sum(map(len, parts)):
-        raise UserError(f"{index} and its shards disagree on {', '.join(differing[:5]) or 'tensors stored twice'}")
+        raise UserError(
+            f"{index} and its shards disagree on {', '.join(differing[:5]) or 'tensors stored twice'}: download or "
+            "copy all of them again"
+        )
     return Tensors(
         {name: part.shapes[name] for name, part in owner.items()},
         {name: part.dtypes[name] for name, part in owner.items()},

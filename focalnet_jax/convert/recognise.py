@@ -86,7 +86,9 @@ def recognise(
         known = {config_name: configured or {}, "the tensors' names": _postln_by_names(shapes, format)}
         for source, values in known.items():
             if key in (overrides or {}) and values.get(key, overrides[key]) != overrides[key]:
-                raise UserError(f"{key}={overrides[key]} was given, but it is {values[key]} according to {source}")
+                raise UserError(
+                    f"{key}={overrides[key]} was given, but it is {values[key]} according to {source}: omit {key}"
+                )
         for source, values in {"the user": overrides, **known, "the target model": assumed}.items():
             if values and values.get(key) is not None:
                 options[key], sources[key] = values[key], source
@@ -114,7 +116,7 @@ def _check_configured(seen: Mapping[str, Any], configured: Mapping[str, Any]) ->
         value = tuple(configured[key]) if isinstance(configured[key], list) else configured[key]
         held = seen["embed_dim"][0] if key == "embed_dim" else seen[key]
         if value != held:
-            raise UserError(f"{key} is {value} in config.json, but the tensors have {held}")
+            raise UserError(f"{key} is {value} in config.json, but the tensors have {held}: correct config.json")
 
 
 def released_name(config: FocalNetConfig) -> str | None:
@@ -175,7 +177,7 @@ def _options(shapes: Shapes, format: str, configured: Mapping[str, Any]) -> dict
     stem, kernels = shape("patch_embed/proj/kernel"), [windows(stage) for stage in range(stages)]
     mlps = [shape("stages/blocks/mlp/fc1/kernel", stage=stage) for stage in range(stages)]
     if stem is None or not all(mlps) or not all(kernels):
-        raise UserError("these FocalNet weights lack an embedding, an MLP or focal levels")
+        raise UserError("these FocalNet weights lack an embedding, an MLP or focal levels; expected a whole model")
     down = shape("stages/downsample/proj/kernel")
     # In a model with one stage, a stem kernel of size 7 may also be a patch of size 7, unlike in released models.
     overlapped = (stem[-1] == 7 and configured.get("use_conv_embed", True)) if down is None else down[-1] == 3

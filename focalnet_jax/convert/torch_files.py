@@ -80,7 +80,7 @@ def read_torch_file(path: Path) -> Tensors:
             f"{path} is rejected: it tries to run {str(error)[:100]}, which no checkpoint does; nothing was run"
         ) from error
     except (*_DAMAGED, MemoryError, RecursionError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged, truncated or not a torch file") from error
+        raise UserError(f"{path} is damaged, truncated or not a torch file: download or copy it again") from error
     if not found.tensors and found.modules:
         raise UserError(
             f"{path} contains a pickled model, {found.modules[0][:100]}, whose classes are not imported; save only its "

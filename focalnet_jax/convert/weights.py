@@ -217,7 +217,7 @@ def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool], 
         raise UserError(f"{step} contains {held or 'no released variant'}, not {name}: omit the name")
     for key, value in options.items():
         if getattr(config, key) != value:
-            raise UserError(f"{key}={value} was given, but the checkpoint has {getattr(config, key)}")
+            raise UserError(f"{key}={value} was given, but the checkpoint has {getattr(config, key)}: omit {key}")
     with _reading(step):
         params = read_params(step, param_shapes(config))
     return Weights(params, config, held, "orbax", "float32", (f"read from {step}",), checkpoint_info(metadata))

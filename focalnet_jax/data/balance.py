@@ -130,7 +130,10 @@ def _label(source: Source, index: int) -> int:
         except UnreadableImageError:
             continue
         if np.ndim(label):
-            raise UserError(f"class balancing needs one label per image, but {source.name(index)} has several")
+            raise UserError(
+                f"class balancing needs one label per image, but {source.name(index)} has several: set "
+                "data.class_balance=0"
+            )
         return int(label)
     raise UserError(f"cannot read {source.name(index)} or the {TRIED - 1} examples after it: check the data")
 

@@ -139,7 +139,10 @@ def few_shot(
     """
     counts = np.bincount(train.labels)
     if (short := np.flatnonzero((counts > 0) & (counts < max(shots)))).size:
-        raise UserError(f"class {short[0]} has {counts[short[0]]} training examples, fewer than the {max(shots)} shots")
+        raise UserError(
+            f"class {short[0]} has {counts[short[0]]} training examples, fewer than the {max(shots)} shots: give fewer "
+            "--shots, or add examples"
+        )
     order = np.random.default_rng(seed).permutation(len(train.labels))
     accuracies = {count: _few_shot(train, test, order, count, penalties) for count in shots}
     best = int(np.argmax(np.mean(list(accuracies.values()), axis=0)))

@@ -53,7 +53,7 @@ def read_frames(path: Path, every: int, most: int) -> tuple[list[np.ndarray], fl
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"cannot read frames from {path}: {reason}") from error
     if not chosen:
-        raise UserError(f"{path} contains no frames")
+        raise UserError(f"{path} contains no frames; expected a video, an animated GIF or a folder of images")
     sizes = {frame.shape for frame in chosen}
     if len(sizes) > 1:
         shapes = ", ".join(f"{width}x{height}" for height, width, _ in sorted(sizes))
