@@ -16,6 +16,7 @@ from focalnet_jax.model.blocks import FocalBlock, PatchEmbed, Stage
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.ops import fused, pointwise
 from focalnet_jax.ops.compute import EXACT, Compute
+from focalnet_jax.ops.mosaic import layers
 from tests.ops.aggregating import error
 
 CONFIG = FocalNetConfig(embed_dim=16, depths=(1,), focal_levels=2)
@@ -74,9 +75,9 @@ def with_gradients(run, block, x, factors, cotangent):
     [("plain", 16, 1, 3), *((variant, 16, 2, 3) for variant in VARIANTS), ("plain", 16, 2, 11), ("plain", 128, 1, 3)],
 )
 def test_output_and_gradients_are_those_of_the_layers(variant, rows, cores, batch, monkeypatch):
-    monkeypatch.setattr(pointwise, "cores", lambda: cores)
-    monkeypatch.setattr(pointwise, "_FEWEST", rows)
-    monkeypatch.setattr(pointwise, "_MOST", rows)
+    monkeypatch.setattr(layers, "cores", lambda: cores)
+    monkeypatch.setattr(layers, "_FEWEST", rows)
+    monkeypatch.setattr(layers, "_MOST", rows)
     given = made(dataclasses.replace(CONFIG, **VARIANTS[variant]), (batch, 5, 3))
     ours, theirs = (with_gradients(run, *given) for run in (in_kernels, layer_by_layer))
     assert error(ours[0], theirs[0]) < 1e-6
