@@ -22,16 +22,20 @@ def free_port():
 
 
 class Server:
-    """A running server with one bucket, `gs://bucket`."""
+    """A running server with one bucket, `gs://bucket`.
 
-    def __init__(self):
+    Args:
+      public_port: port of a proxy, which the addresses of resumable uploads name.
+    """
+
+    def __init__(self, public_port=None):
         binary = Path(sysconfig.get_path("purelib"), _BINARY)
         binary.chmod(0o755)
-        self.url = f"http://127.0.0.1:{(port := free_port())}"
-        flags = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
-        self._process = subprocess.Popen(
-            [binary, *flags, "-public-host", f"127.0.0.1:{port}", "-log-level", "error"], stderr=subprocess.DEVNULL
-        )
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        flags = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(self.port), "-backend", "memory"]
+        public = ["-public-host", f"127.0.0.1:{public_port or self.port}"]
+        self._process = subprocess.Popen([binary, *flags, *public, "-log-level", "error"], stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 30
         while True:
             try:

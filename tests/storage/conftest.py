@@ -4,6 +4,7 @@ import pytest
 
 from tests.commands import EVERY, SMALL, run
 from tests.storage.bucket import Server
+from tests.storage.proxy import Proxy
 
 RUN = [*SMALL, *EVERY]
 
@@ -13,6 +14,14 @@ def server():
     server = Server()
     yield server
     server.close()
+
+
+@pytest.fixture
+def proxy():
+    """A server of its own behind a proxy without faults."""
+    proxy = Proxy()
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture

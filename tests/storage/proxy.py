@@ -1,0 +1,198 @@
+"""A proxy before the server of `tests.storage.bucket` that disturbs requests as a network and a busy service do."""
+
+import asyncio
+import json
+import random
+import re
+import threading
+from dataclasses import dataclass, field
+
+from tests.storage.bucket import Server, free_port
+
+CUT_BEFORE, CUT_AFTER, CUT_BODY, STALL, SLOW = "cut before", "cut after", "cut body", "stall", "slow"
+_REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 429: "Too Many Requests"}
+
+
+@dataclass
+class Fault:
+    """What happens to the requests that match.
+
+    Attributes:
+      kind: an HTTP status, which is answered instead of the server's answer; `CUT_BEFORE`, the connection ends without
+        the server seeing the request; `CUT_AFTER`, the server's answer is lost; `CUT_BODY`, only half of the answer's
+        body arrives; `STALL`, no answer for `seconds`, then as `CUT_BEFORE`; `SLOW`, the answer comes `seconds` later.
+      methods: the methods of the requests.
+      target: pattern that is searched for in `METHOD PATH?QUERY`, unquoted names included as the client sent them.
+      chance: probability for each matching request.
+      times: the number of requests to disturb; unlimited if negative.
+      skip: the number of matching requests to let through first.
+    """
+
+    kind: int | str
+    methods: tuple[str, ...] = ("GET", "POST", "PUT", "DELETE", "PATCH")
+    target: str = ""
+    chance: float = 1.0
+    times: int = -1
+    skip: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Request:
+    """A request that arrived, and the kind of fault that it met, or None."""
+
+    method: str
+    target: str
+    fault: int | str | None
+    received: int = 0  # bytes of its body
+    sent: int = 0  # bytes of the answer's body
+
+
+@dataclass
+class _Message:
+    start: str
+    headers: dict[str, str]
+    raw_head: bytes
+    body: bytes = field(default=b"", repr=False)
+
+
+class Proxy:
+    """A server with one bucket behind a proxy; `environment` leads processes to the proxy.
+
+    `faults` may be changed at any time; the first one that matches a request applies. `requests` is the log. The
+    `server` itself stays reachable without faults, to look at the bucket.
+    """
+
+    def __init__(self, seed: int = 0):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.server = Server(public_port=self.port)  # the addresses of resumable uploads lead to the proxy, too
+        self.faults: list[Fault] = []
+        self.requests: list[Request] = []
+        self._random = random.Random(seed)
+        self._loop = asyncio.new_event_loop()
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
+        self._thread.start()
+        assert started.wait(30)
+
+    @property
+    def environment(self):
+        """Environment of a process that uses the proxy."""
+        return self.server.environment | {"STORAGE_EMULATOR_HOST": self.url, "TENSORSTORE_GCS_HTTP_URL": self.url}
+
+    def close(self):
+        """Ends the proxy and the server."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self.server.close()
+
+    def disturbed(self):
+        """The log without the requests that met no fault."""
+        return [request for request in self.requests if request.fault is not None]
+
+    def _serve(self, started):
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", self.port))
+        started.set()
+        self._loop.run_forever()
+
+    async def _connection(self, reader, writer):
+        try:
+            while (message := await _read(reader)) is not None:
+                if not await self._answer(message, writer):
+                    writer.transport.abort()
+                    return
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, message, writer):
+        """Answers a request; returns whether the connection stays open."""
+        method, target, _ = message.start.split(" ", 2)
+        fault = self._fault(method, target)
+        request = Request(method, target, fault.kind if fault else None, received=len(message.body))
+        self.requests.append(request)
+        kind = request.fault
+        if isinstance(kind, int):
+            await _send(writer, _error(kind))
+            return True
+        if kind in (STALL, SLOW):
+            await asyncio.sleep(fault.seconds)
+        if kind in (CUT_BEFORE, STALL):
+            return False
+        answer = await self._forward(message)
+        if kind == CUT_AFTER:
+            return False
+        if kind == CUT_BODY:
+            await _send(writer, answer.raw_head + answer.body[: len(answer.body) // 2])
+            return False
+        request.sent = len(answer.body)
+        await _send(writer, answer.raw_head + answer.body)
+        return True
+
+    def _fault(self, method, target):
+        for fault in self.faults:
+            if method not in fault.methods or not re.search(fault.target, f"{method} {target}") or not fault.times:
+                continue
+            if fault.skip:
+                fault.skip -= 1
+            elif self._random.random() < fault.chance:
+                fault.times -= 1
+                return fault
+        return None
+
+    async def _forward(self, message):
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+        try:
+            await _send(writer, message.raw_head + message.body)
+            return await _read(reader, head_only=message.start.startswith("HEAD"))
+        finally:
+            writer.close()
+
+
+async def _read(reader, *, head_only=False):
+    """Reads a request or an answer; returns None at the end of the connection."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    start, *lines = head.decode("latin-1").split("\r\n")[:-2]
+    headers = {name.strip().lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
+    message = _Message(start, headers, head)
+    if headers.get("expect", "").lower() == "100-continue":
+        raise ConnectionError("100-continue is not supported")
+    if head_only or start.split(" ")[1] in ("204", "304"):
+        return message
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        message.body = await _read_chunks(reader)
+    elif "content-length" in headers:
+        message.body = await reader.readexactly(int(headers["content-length"]))
+    elif start.startswith("HTTP"):
+        message.body = await reader.read()
+    return message
+
+
+async def _read_chunks(reader):
+    """Reads a chunked body; returns it as it was sent."""
+    raw = b""
+    while True:
+        line = await reader.readuntil(b"\r\n")
+        size = int(line.split(b";")[0], 16)
+        raw += line + await reader.readexactly(size + 2)
+        if not size:
+            return raw
+
+
+async def _send(writer, content):
+    writer.write(content)
+    await writer.drain()
+
+
+def _error(status):
+    """An error as the service answers it."""
+    reason = _REASONS.get(status, "Service Unavailable")
+    body = json.dumps({"error": {"code": status, "message": reason, "errors": [{"reason": reason}]}}).encode()
+    head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
