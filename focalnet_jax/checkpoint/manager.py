@@ -17,7 +17,6 @@ import json
 import math
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,31 +41,26 @@ from focalnet_jax.checkpoint.steps import (
     remove_leftovers,
 )
 from focalnet_jax.checkpoint.weights import Tree, abstract, check_fits, quiet, reading, reason
-from focalnet_jax.distributed.startup import warn
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath, absolute, is_bucket
-from focalnet_jax.storage.files import remove_tree, write_whole
-from focalnet_jax.storage.lease import LockLostError
-
-PATIENCE_SECONDS = 600.0  # how long a save to a bucket is repeated before the run fails
-_PAUSE_SECONDS = 5.0  # between two attempts
+from focalnet_jax.storage.files import write_whole
 
 
 @dataclass(frozen=True)
 class _Save:
-    """A save that is finished in the background.
+    """What the background finishes: a save, or an evaluation that is added to a saved step.
 
     Attributes:
       step: its step.
-      items: names of the items with arrays.
-      arguments: what Orbax writes, or None if Orbax is writing it already.
+      items: names of the items with arrays; empty if the step is saved.
+      arguments: what Orbax writes, or None if Orbax is writing it already or the step is saved.
       evaluation: metrics for the manifest, or None without an evaluation.
     """
 
     step: int
-    items: tuple[str, ...]
-    arguments: ocp.args.Composite | None
-    evaluation: Mapping[str, Any] | None
+    items: tuple[str, ...] = ()
+    arguments: ocp.args.Composite | None = None
+    evaluation: Mapping[str, Any] | None = None
 
 
 class Checkpoints:
@@ -75,8 +69,6 @@ class Checkpoints:
     Keeps the `keep_latest` newest steps and the `keep_best` steps with the highest `metric`, and deletes other steps.
     Only one run at a time may write to a workdir. Each process of the run has an instance; process 0 writes the
     manifests and deletes old steps.
-
-    In a bucket, a save that fails is repeated for `PATIENCE_SECONDS`, if the run has a single process.
 
     Args:
       workdir: workdir of the run.
@@ -128,14 +120,10 @@ class Checkpoints:
         Raises:
           RunFailedError: the previous save failed, or this save cannot start.
         """
-        if step == self.latest_step and is_bucket(self._folder) and self._leave_for_settling(evaluation):
+        if step == self.latest_step:
+            self._add(step, evaluation)
             return
         self.wait()
-        if step == self.latest_step:
-            if evaluation is not None and self._writes and read_manifest(self._step(step)).evaluation is None:
-                record_evaluation(self._step(step), evaluation)
-                self._delete_old()
-            return
         # Orbax needs about 0.1 s for the arrays, however small they are. A single process copies them to the host and
         # continues. Several processes save together and have only parts of the arrays, so they wait for Orbax.
         alone = jax.process_count() == 1
@@ -149,9 +137,7 @@ class Checkpoints:
             except (OSError, ValueError, RuntimeError) as error:
                 raise self._failed(step, error) from error
         self.latest_step, self._accepts_late = step, True
-        save = _Save(step, tuple(items), arguments if alone else None, evaluation)
-        self._settling = threading.Thread(target=self._settle, args=(save,), name="checkpoint")
-        self._settling.start()
+        self._start(_Save(step, tuple(items), arguments if alone else None, evaluation))
 
     @property
     def busy(self) -> bool:
@@ -175,13 +161,11 @@ class Checkpoints:
         """Waits for a save in progress. Returns the newest complete step, or None if no step is complete."""
         if self._settling is not None:
             self._settling.join()
-        return newest_step(self._folder, complete=True)
+        return self._newest_complete()
 
     def holds(self, step: int) -> bool:
         """Returns whether a step is completely saved."""
-        if is_bucket(self._folder):  # this is asked when the run must end, perhaps because the bucket does not answer
-            return self._sealed == step
-        return is_complete(self._step(step))
+        return self._sealed == step if is_bucket(self._folder) else is_complete(self._step(step))
 
     def best_value(self) -> float:
         """Returns the highest `metric` among the checkpoints, or minus infinity if no checkpoint has it."""
@@ -212,12 +196,25 @@ class Checkpoints:
         # This class, not Orbax, decides which steps to keep, because it knows the manifests.
         return ocp.CheckpointManager(self._folder, item_names=ITEMS)
 
-    def _leave_for_settling(self, evaluation: Mapping[str, Any] | None) -> bool:
-        """Hands an evaluation to the save in progress, which records it; returns False if no save accepts it."""
-        with self._late_lock:
-            if self._accepts_late:
-                self._late = evaluation if evaluation is not None else self._late
-            return self._accepts_late
+    def _start(self, save: _Save) -> None:
+        self._settling = threading.Thread(target=self._settle, args=(save,), name="checkpoint")
+        self._settling.start()
+
+    def _add(self, step: int, evaluation: Mapping[str, Any] | None) -> None:
+        """Adds an evaluation to the newest step: on a disk at once, in a bucket in the background.
+
+        On a disk, a kill thus never leaves an evaluation that is in metrics.jsonl but not in the manifest.
+        """
+        if evaluation is not None and is_bucket(self._folder):
+            with self._late_lock:
+                if self._accepts_late:  # by the save in progress
+                    self._late = evaluation
+                    return
+        self.wait()
+        if evaluation is not None and self._writes:
+            self._start(_Save(step, evaluation=evaluation))
+            if not is_bucket(self._folder):
+                self.wait()
 
     def _begin(self, step: int, arguments: ocp.args.Composite) -> None:
         if not self._manager.save(step, args=arguments):
@@ -225,58 +222,45 @@ class Checkpoints:
 
     def _settle(self, save: _Save) -> None:
         """Finishes a save in the background: Orbax's writing, the manifest, deletion of old steps."""
-        again = save.arguments is not None and is_bucket(self._folder)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                return self._write(save)
-            except Exception as error:  # raised by the next `save` or `wait`
-                if not again or isinstance(error, LockLostError) or time.monotonic() > deadline:
-                    self._failure, self._accepts_late = error, False
-                    return
-                warn(f"cannot write checkpoint {save.step} ({reason(error)}); trying again")
-            self._start_again(save.step, deadline)
-
-    def _start_again(self, step: int, deadline: float) -> None:
-        """Removes the partly written step, as soon as the bucket answers."""
-        while time.monotonic() < deadline:
-            time.sleep(_PAUSE_SECONDS)
-            with contextlib.suppress(Exception):
-                self._manager.close()
-            with contextlib.suppress(Exception):
-                if not is_complete(self._step(step)):
-                    remove_tree(self._step(step))
-                self._manager = self._open()
-                return
+        try:
+            self._write(save)
+        except Exception as error:  # raised by the next `save` or `wait`
+            self._failure, self._accepts_late = error, False
 
     def _write(self, save: _Save) -> None:
         step = save.step
-        if save.arguments is not None and not (is_bucket(self._folder) and is_complete(self._step(step))):
+        if save.arguments is not None:
             self._begin(step, save.arguments)
         self._manager.wait_until_finished()
         if not self._writes:
             return
-        check_whole(self._step(step), save.items)
+        if save.items:
+            check_whole(self._step(step), save.items)
         self._before_seal()
-        if not is_complete(self._step(step)):
+        if save.items:
             seal(self._step(step), save.evaluation)
-        self._sealed = step
-        write_whole(self._workdir / SAVED, json.dumps({"step": step}) + "\n")
-        self._record_late(step)
-        self._before_seal()
-        self._delete_old()
-
-    def _record_late(self, step: int) -> None:
-        """Records metrics that came while their step was being written; later ones are recorded by `save`."""
-        recorded = None
+            self._sealed = step
+            write_whole(self._workdir / SAVED, json.dumps({"step": step}) + "\n")
+        else:
+            self._record(step, save.evaluation)
         while True:
-            with self._late_lock:
-                late = self._late
-                if late is recorded:
-                    self._late, self._accepts_late = None, False
-                    return
-            record_evaluation(self._step(step), late)
-            recorded = late
+            self._before_seal()
+            self._delete_old()
+            if (late := self._take_late()) is None:
+                return
+            self._record(step, late)
+
+    def _record(self, step: int, evaluation: Mapping[str, Any]) -> None:
+        """Adds an evaluation to a saved step that has none."""
+        if read_manifest(self._step(step)).evaluation is None:
+            record_evaluation(self._step(step), evaluation)
+
+    def _take_late(self) -> Mapping[str, Any] | None:
+        """Returns metrics that came while their step was being written; if there are none, no more are accepted."""
+        with self._late_lock:
+            late, self._late = self._late, None
+            self._accepts_late = late is not None
+            return late
 
     def _delete_old(self) -> None:
         steps = [step for step in list_steps(self._folder) if is_complete(self._step(step))]
@@ -284,9 +268,13 @@ class Checkpoints:
         delete(self._folder, metrics.keys() - kept(metrics, **self._keep))
 
     def _failed(self, step: int | None, error: Exception) -> RunFailedError:
-        good = self._sealed if is_bucket(self._folder) else newest_step(self._folder, complete=True)
+        good = self._newest_complete()
         last = f"the last good checkpoint is step {good}" if good is not None else "there is no earlier checkpoint"
         return RunFailedError(f"cannot write checkpoint {self._folder}/{step}: {reason(error)}; {last}")
+
+    def _newest_complete(self) -> int | None:
+        """Returns the newest complete step; for a bucket, which may not answer, without a request."""
+        return self._sealed if is_bucket(self._folder) else newest_step(self._folder, complete=True)
 
     def _step(self, step: int) -> AnyPath:
         return self._folder / str(step)

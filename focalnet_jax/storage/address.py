@@ -88,8 +88,11 @@ def resolved(path: AnyPath) -> AnyPath:
 def _configure() -> None:
     """Turns off the cache of listings, because TensorStore and other hosts write without gcsfs's knowledge."""
     os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow's files lack methods of Python's
-    import fsspec.config
+    import fsspec
+
+    from focalnet_jax.storage.gcs import PatientFileSystem
 
     for name in ("gs", "gcs"):
         fsspec.config.conf.setdefault(name, {})["use_listings_cache"] = False
+        fsspec.register_implementation(name, PatientFileSystem, clobber=True)
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # errors are raised, too

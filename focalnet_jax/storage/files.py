@@ -32,7 +32,13 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
     if not is_bucket(path):
         return files.write_whole(Path(path), content)
     with requests(path):
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        _file_system().pipe_file(os.fspath(path), content.encode() if isinstance(content, str) else content)
+
+
+def upload(source: Path, path: AnyPath) -> None:
+    """Copies a local file to an object, which changes at once when all of it is there; raises `StorageError`."""
+    with requests(path):
+        _file_system().put_file(os.fspath(source), os.fspath(path))
 
 
 def read_text(path: AnyPath) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import threading
@@ -15,15 +16,20 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath
 from focalnet_jax.storage.files import StorageError, storage_error
+from focalnet_jax.storage.patience import PATIENCE
 
 BEAT_SECONDS = 5.0  # interval of renewals
 PATIENCE_SECONDS = 30.0  # time without a renewal after which the holder counts as ended
 _TIMEOUT_SECONDS = 10.0  # of a request
+_START_SECONDS = 30.0  # how long the first write is repeated
+
+
+T = TypeVar("T")
 
 
 class LockLostError(RunFailedError):
@@ -65,7 +71,7 @@ class Lease:
             found, generation = self._read()
             if generation and not has_ended(found):
                 self._wait_for(generation, refused(found))
-            if self._write(generation):
+            if _repeated(functools.partial(self._write, generation), _START_SECONDS):
                 self._thread.start()
                 return
 
@@ -75,7 +81,7 @@ class Lease:
         Renews the lock if the last renewal is not recent, such as after a pause of this process.
         """
         if not self._lost.is_set() and time.monotonic() - self._renewed > 2 * BEAT_SECONDS:
-            self._renew_now()
+            _repeated(self._renew_now, PATIENCE.seconds)
         if self._lost.is_set():
             raise LockLostError(
                 f"another run has taken the lock {self._path}, because this run could not renew it for "
@@ -157,6 +163,18 @@ class Lease:
         with self._writing:
             if not self._write(self._generation):
                 self._lost.set()
+
+
+def _repeated(request: Callable[[], T], seconds: float) -> T:
+    """Returns the result of a request, which is repeated while the service does not answer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return request()
+        except StorageError as error:
+            if error.errno != errno.EIO or time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
 
 
 def _open(path: AnyPath) -> tuple[Any, str]:

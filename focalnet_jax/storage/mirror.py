@@ -18,12 +18,11 @@ from pathlib import Path
 
 from focalnet_jax.errors import RunFailedError
 from focalnet_jax.storage.address import AnyPath, is_bucket
-from focalnet_jax.storage.files import StorageError, requests, write_whole
+from focalnet_jax.storage.files import StorageError, requests, upload
 
 _INTERVAL_SECONDS = 1.0  # between two writes of an object, the limit of the service
-_SHARE = 10  # an upload that took n seconds is followed by a pause of n times this, so that the network stays free
+_SHARE = 10  # a file whose upload took n seconds rests for n times this, so that the network stays free
 _LONGEST_PAUSE = 60.0
-_LAST_SECONDS = 120.0  # time for the last upload at the end of a run
 
 
 class Mirror:
@@ -38,13 +37,14 @@ class Mirror:
     def __init__(self, folder: Path, workdir: AnyPath, check: Callable[[], None]):
         self._folder, self._workdir, self._check = folder, workdir, check
         self._copied = {path: _state(path) for path in self._files()}
+        self._next: dict[Path, float] = {}  # when a file may be copied again
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="mirror", daemon=True)
         self._thread.start()
 
-    def copy(self) -> None:
-        """Copies all files that have changed.
+    def copy(self, *, only_due: bool = False) -> None:
+        """Copies all files that have changed; with `only_due`, except those that were copied recently.
 
         Raises:
           StorageError: the bucket cannot be written.
@@ -53,7 +53,9 @@ class Mirror:
         with self._lock:
             self._check()
             for path in self._files():
-                with contextlib.suppress(FileNotFoundError):  # a temporary file of a library
+                if only_due and time.monotonic() < self._next.get(path, 0.0):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
                     self._copy(path)
 
     def close(self) -> None:
@@ -64,34 +66,38 @@ class Mirror:
         """
         self._ended.set()
         self._thread.join()
-        deadline = time.monotonic() + _LAST_SECONDS
-        while True:
-            try:
-                return self.copy()
-            except StorageError as error:
-                if time.monotonic() > deadline:
-                    raise RunFailedError(
-                        f"cannot write to {self._workdir}: {error.strerror}; the newest metrics are in {self._folder}: "
-                        "copy them there"
-                    ) from error
-                time.sleep(5)
+        try:
+            self.copy()
+        except StorageError as error:
+            raise RunFailedError(
+                f"cannot write to {self._workdir}: {error.strerror}; the newest metrics are in {self._folder}: copy "
+                "them there"
+            ) from error
 
     def _copy(self, path: Path) -> None:
         state = _state(path)
-        if self._copied.get(path) != state:
-            write_whole(self._workdir / str(path.relative_to(self._folder)), path.read_bytes())
-            self._copied[path] = state
+        if self._copied.get(path) == state:
+            return
+        begun = time.monotonic()
+        upload(path, self._workdir / str(path.relative_to(self._folder)))
+        self._copied[path] = state
+        taken = time.monotonic() - begun
+        self._next[path] = begun + taken + min(max(_INTERVAL_SECONDS, _SHARE * taken), _LONGEST_PAUSE)
 
     def _files(self) -> list[Path]:
-        found = (path for path in self._folder.rglob("*") if path.is_file())
-        return sorted(path for path in found if not path.name.endswith(".part"))
+        """Returns the local files; small ones first, so that large ones do not delay them."""
+        sizes = {}
+        for path in self._folder.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # a temporary file of a library
+                if path.is_file() and not path.name.endswith(".part"):
+                    sizes[path] = path.stat().st_size
+        return sorted(sizes, key=sizes.__getitem__)
 
     def _follow(self) -> None:
-        pause, failing = _INTERVAL_SECONDS, False
-        while not self._ended.wait(pause):
-            begun = time.monotonic()
+        failing = False
+        while not self._ended.wait(_INTERVAL_SECONDS):
             try:
-                self.copy()
+                self.copy(only_due=True)
                 failing = False
             except StorageError as error:
                 if not failing:
@@ -101,7 +107,6 @@ class Mirror:
                 return
             except OSError as error:
                 print(f"warning: cannot read a file of the run: {error}", file=sys.stderr)
-            pause = min(max(_INTERVAL_SECONDS, _SHARE * (time.monotonic() - begun)), _LONGEST_PAUSE)
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -128,6 +133,11 @@ def local_folder(
     mirror = Mirror(folder, workdir, check)
     try:
         yield folder, mirror.copy
-    finally:
-        mirror.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        try:
+            mirror.close()
+        except RunFailedError as error:  # the first error is the one to report
+            print(f"warning: {error}", file=sys.stderr)
+        raise
+    mirror.close()
+    shutil.rmtree(folder, ignore_errors=True)

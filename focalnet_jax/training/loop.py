@@ -20,6 +20,7 @@ from focalnet_jax.errors import EXIT_PREEMPTED, UserError
 from focalnet_jax.settings import MAIN
 from focalnet_jax.storage.address import AnyPath
 from focalnet_jax.storage.mirror import local_folder
+from focalnet_jax.storage.patience import patience
 from focalnet_jax.training.agreement import check_same_run, check_same_workdir
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.maps import MapsLog
@@ -47,6 +48,7 @@ def train(config: FrozenConfigDict, workdir: AnyPath) -> int:
     lock = held(workdir) if is_first() else contextlib.nullcontext(lambda: None)
     on_tpu = jax.devices()[0].platform == "tpu"
     with (
+        patience() as be_patient,
         StopRequest(config.grace_seconds) as stop,
         maintenance.watched(on_tpu),
         lock as check_lock,
@@ -54,6 +56,7 @@ def train(config: FrozenConfigDict, workdir: AnyPath) -> int:
     ):
         check_same_workdir(workdir)
         run = set_up(config, workdir, before_seal=copy)
+        be_patient()
         watchdog = Watchdog(watchdog_seconds(run.config, run.spec.mesh))
         with contextlib.closing(watchdog), contextlib.closing(run.checkpoints):  # open until all is on disk
             if run.finished and all(from_first(was_evaluated(workdir, run.step, name)) for name in run.evaluations):
@@ -200,10 +203,9 @@ class _Loop:
                     return False
                 evaluated = {f"{name}/{metric}": value for metric, value in result.items()}
                 if name == MAIN:
-                    improved = evaluated[run.best_metric] > run.best
-                    run.best = max(run.best, evaluated[run.best_metric])
-                    if saves or improved:
-                        run.save(evaluated, last=run.finished)
+                    value = evaluated[run.best_metric]
+                    if (saves or value > run.best) and run.save(evaluated, last=run.finished):
+                        run.best = max(run.best, value)
                 self.writer.write(run.step, evaluated)
                 if name == MAIN:
                     self.writer.draw(run.step, self.maps.draw(run.state.result))

@@ -90,16 +90,19 @@ class Run:
             raise self._failure(values)
         return values
 
-    def save(self, evaluated: dict[str, float] | None = None, *, last: bool = False) -> None:
+    def save(self, evaluated: dict[str, float] | None = None, *, last: bool = False) -> bool:
         """Saves the state and the metrics in `evaluated`. If this step is already saved, only adds the metrics.
 
         Parameters that are NaN or infinite are never saved, because no run could resume from them. If the loss or a
         gradient is NaN or infinite, the save is postponed until both are finite. With `last`, the state is saved at
         once: it is finite, because the update was skipped.
 
+        Returns:
+          Whether the save has started; False if it was postponed.
+
         Raises:
-          RunFailedError: parameters are NaN or infinite and this is the last save, or too many updates in a row were
-            skipped.
+          RunFailedError: parameters are NaN or infinite and this is the last save, too many updates in a row were
+            skipped, or the previous save failed and this is not the last one.
         """
         values = self.read_metrics()
         broken = not math.isfinite(values.get(PARAM_NORM, 0))
@@ -108,10 +111,12 @@ class Run:
         self.owes_save = not last and not all(math.isfinite(values.get(name, 0)) for name in _JUDGED)
         if self.owes_save:
             print(f"step {self.step}: not saved{'' if broken else ' yet'}: {self._problem(values)}", flush=True)
-            return
+            return False
         if not last and self._must_postpone():
             self.owes_save = True
-            return
+            return False
+        if last and self.step != self.checkpoints.latest_step:
+            self._forgive_failure()
         metadata = {
             "model": model_metadata(self.config.model.name, model_config(self.config)),
             "config": self.config.to_dict(),
@@ -121,6 +126,14 @@ class Run:
             "command": command_line(),
         }
         self.checkpoints.save(self.step, self.state.items(), metadata, evaluated)
+        return True
+
+    def _forgive_failure(self) -> None:
+        """Reports that an earlier save has failed, which must not keep the last one from being tried."""
+        try:
+            self.checkpoints.wait()
+        except RunFailedError as error:
+            warn(f"{error}; trying to save step {self.step}")
 
     def _must_postpone(self) -> bool:
         """Returns whether a slow bucket still writes an earlier step; waits for it after `_LONGEST_DELAY` seconds."""
