@@ -62,6 +62,17 @@ ROWS = {
     41: ("a tar with ../ or links", "an error"),
     42: ("a save that fails in the background", "the run fails with a one-line error"),
     43: ("a finished run is started again", "nothing is done, exit code 0"),
+    44: ("a bucket that answers 429 or 5xx, or cuts connections", "requests are repeated; no save is lost"),
+    45: (
+        "a bucket that does not answer, or slowly",
+        "the run trains on and saves when the bucket answers; after 10 minutes it ends and names the last good step",
+    ),
+    46: ("kill -9 during a save or a deletion in a bucket", "as in rows 1 and 2; the rest is removed"),
+    47: ("a run loses its permission to write to its bucket", "a one-line error that names the last good step"),
+    48: (
+        "two runs in one workdir in a bucket",
+        "as in row 10; the lock of a run that no longer renews it is taken over",
+    ),
 }
 
 

@@ -1,5 +1,7 @@
 """The server, and a run in its bucket."""
 
+import json
+
 import pytest
 
 from tests.commands import EVERY, SMALL, run
@@ -7,6 +9,13 @@ from tests.storage.bucket import Server
 from tests.storage.proxy import Proxy
 
 RUN = [*SMALL, *EVERY]
+TIMES = ("images_per_second", "step_seconds", "input_wait", "goodput", "host_memory")
+
+
+def rows(text):
+    """The rows of a metrics.jsonl, without what differs between two equal runs."""
+    lines = map(json.loads, text.decode().splitlines())
+    return [{key: value for key, value in row.items() if not key.startswith(TIMES)} for row in lines]
 
 
 @pytest.fixture(scope="session")

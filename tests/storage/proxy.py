@@ -5,6 +5,7 @@ import json
 import random
 import re
 import threading
+import urllib.parse
 from dataclasses import dataclass, field
 
 from tests.storage.bucket import Server, free_port
@@ -22,7 +23,7 @@ class Fault:
         the server seeing the request; `CUT_AFTER`, the server's answer is lost; `CUT_BODY`, only half of the answer's
         body arrives; `STALL`, no answer for `seconds`, then as `CUT_BEFORE`; `SLOW`, the answer comes `seconds` later.
       methods: the methods of the requests.
-      target: pattern that is searched for in `METHOD PATH?QUERY`, unquoted names included as the client sent them.
+      target: pattern that is searched for in `METHOD PATH?QUERY NAME`, with the name of the object.
       chance: probability for each matching request.
       times: the number of requests to disturb; unlimited if negative.
       skip: the number of matching requests to let through first.
@@ -39,13 +40,21 @@ class Fault:
 
 @dataclass
 class Request:
-    """A request that arrived, and the kind of fault that it met, or None."""
+    """A request that arrived.
+
+    Attributes:
+      method: its method.
+      target: its path and query.
+      name: name of the object, or "".
+      fault: kind of the fault that it meets, or None.
+      sent: bytes of the answer's body.
+    """
 
     method: str
     target: str
+    name: str
     fault: int | str | None
-    received: int = 0  # bytes of its body
-    sent: int = 0  # bytes of the answer's body
+    sent: int = 0
 
 
 @dataclass
@@ -59,8 +68,9 @@ class _Message:
 class Proxy:
     """A server with one bucket behind a proxy; `environment` leads processes to the proxy.
 
-    `faults` may be changed at any time; the first one that matches a request applies. `requests` is the log. The
-    `server` itself stays reachable without faults, to look at the bucket.
+    `faults` may be changed at any time; the first one that matches a request applies. `requests` is the log.
+    `on_request` is called with each request before it is forwarded. The `server` itself stays reachable without faults,
+    to look at the bucket.
     """
 
     def __init__(self, seed: int = 0):
@@ -69,6 +79,7 @@ class Proxy:
         self.server = Server(public_port=self.port)  # the addresses of resumable uploads lead to the proxy, too
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.on_request = lambda request: None
         self._random = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         started = threading.Event()
@@ -111,9 +122,11 @@ class Proxy:
     async def _answer(self, message, writer):
         """Answers a request; returns whether the connection stays open."""
         method, target, _ = message.start.split(" ", 2)
-        fault = self._fault(method, target)
-        request = Request(method, target, fault.kind if fault else None, received=len(message.body))
+        name = _object_name(target, message.body)
+        fault = self._fault(method, f"{method} {target} {name}")
+        request = Request(method, target, name, fault.kind if fault else None)
         self.requests.append(request)
+        self.on_request(request)
         kind = request.fault
         if isinstance(kind, int):
             await _send(writer, _error(kind))
@@ -132,9 +145,9 @@ class Proxy:
         await _send(writer, answer.raw_head + answer.body)
         return True
 
-    def _fault(self, method, target):
+    def _fault(self, method, text):
         for fault in self.faults:
-            if method not in fault.methods or not re.search(fault.target, f"{method} {target}") or not fault.times:
+            if method not in fault.methods or not re.search(fault.target, text) or not fault.times:
                 continue
             if fault.skip:
                 fault.skip -= 1
@@ -183,6 +196,16 @@ async def _read_chunks(reader):
         raw += line + await reader.readexactly(size + 2)
         if not size:
             return raw
+
+
+def _object_name(target, body):
+    """The name of the object that a request reads or writes, or "" for a listing."""
+    url = urllib.parse.urlsplit(target)
+    if "uploadType=multipart" in url.query:
+        return json.loads(re.search(rb"\{.*\}", body[:1000]).group())["name"]
+    if names := urllib.parse.parse_qs(url.query).get("name"):
+        return names[0]
+    return urllib.parse.unquote(url.path.rpartition("/o/")[2]) if "/o/" in url.path else ""
 
 
 async def _send(writer, content):

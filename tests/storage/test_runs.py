@@ -10,14 +10,7 @@ import pytest
 import focalnet_jax
 from focalnet_jax.storage import lease
 from tests.commands import SMALL, assert_one_line_mistake, losses, run, start
-from tests.storage.conftest import RUN
-
-TIMES = ("images_per_second", "step_seconds", "input_wait", "goodput", "host_memory")
-
-
-def rows(text):
-    lines = map(json.loads, text.decode().splitlines())
-    return [{key: value for key, value in row.items() if not key.startswith(TIMES)} for row in lines]
+from tests.storage.conftest import RUN, rows
 
 
 def in_server(server, name, workdir):
@@ -122,6 +115,7 @@ def test_a_step_without_its_manifest_is_none_and_is_removed(server):
     assert run("-m", "focalnet_jax.checkpoint", "verify", "gs://bucket/partial", env=server.environment).returncode == 0
 
 
+@pytest.mark.fault(48)
 def test_a_second_run_is_refused_while_the_first_one_runs(server):
     flags = ["--config.total_steps=100000", "--config.log_every_steps=100000", "--config.eval_every_steps=100000"]
     first = start("train.py", *RUN, *flags, "--workdir", "gs://bucket/held", env=server.environment)
@@ -140,6 +134,7 @@ def test_a_second_run_is_refused_while_the_first_one_runs(server):
     assert not server.names("held/lock")
 
 
+@pytest.mark.fault(48)
 def test_of_two_holders_one_gets_a_lock_that_nobody_renews(here, monkeypatch):
     from focalnet_jax.storage.address import to_path
 
