@@ -9,7 +9,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 # Lets Python write .pyc files. Otherwise every process would compile the modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart check test parity fuzz parity-table browser docs lint format clean
+.PHONY: help quickstart check test faults parity fuzz parity-table browser docs lint format clean
 
 quickstart: .venv/.runtime ## train on digits and evaluate, in minutes on a CPU
 	$(BIN)/python train.py --config configs/quickstart.py --workdir runs/quickstart
@@ -25,6 +25,10 @@ check: lint ## lint and the quick part of the tests, for every change
 
 test: .venv/.dev ## run all tests except the notebooks, which parity executes
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15 --ignore=tests/test_notebooks.py
+
+# 200 saves with failing requests, an outage of three minutes, kills at every request of a save.
+faults: .venv/.dev ## run the long tests of faults, which mostly wait
+	$(BIN)/python -m pytest -n 4 --dist load -m long --durations=5 tests/storage
 
 parity: .venv-parity/.installed ## compare with PyTorch, timm and transformers, and execute the notebooks
 	$(PARITY)/python -m pytest tests/test_notebooks.py parity tests/demo/test_page.py -n 2 --durations=15
