@@ -5,17 +5,17 @@ import time
 import numpy as np
 import psutil
 
-from tests.commands import SMALL, losses, saved_params, start
+from tests.commands import ENVIRONMENT, SMALL, losses, saved_params, start
 
 # Sums over the batch have a different order: an error of 6e-8 per rounding, which grows slightly in 20 AdamW steps.
 ROUNDING = 1e-5
 SHORT = [*SMALL, "--config.batch_size=16", "--config.schedule.warmup_steps=2", "--config.total_steps=20"]
 
 
-def launch(*arguments, devices=1):
+def launch(*arguments, devices=1, env=ENVIRONMENT):
     """Starts the launcher of train.py with two processes, with pipes."""
     flags = ["-m", "focalnet_jax.launch", "--processes", 2, "--devices-per-process", devices, "--", "train.py"]
-    return start(*flags, *arguments)
+    return start(*flags, *arguments, env=env)
 
 
 def when_running(launcher, workdir, steps):

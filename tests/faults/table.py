@@ -73,6 +73,7 @@ ROWS = {
         "two runs in one workdir in a bucket",
         "as in row 10; the lock of a run that no longer renews it is taken over",
     ),
+    49: ("several processes in a bucket whose requests fail; another number of them", "as in rows 44 and 19"),
 }
 
 
