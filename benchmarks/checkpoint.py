@@ -1,14 +1,16 @@
 """Measures how long saving a checkpoint blocks a run, how long a save takes, and how fast files are verified.
 
-  python -m benchmarks.checkpoint [--models tiny_srf large_fl4] [--rounds 3] [--folder DIR]
+  python -m benchmarks.checkpoint [--models tiny_srf large_fl4] [--rounds 3] [--folder DIR] [--workdir gs://BUCKET/NAME]
 
 The state is a model's parameters with AdamW's two moments. A save ends when its files are written, read back for their
-SHA-256, and listed in the manifest. Files are verified from the disk, not from memory. DIR is a folder on the disk to
-measure (default: a temporary folder).
+SHA-256, and listed in the manifest. DIR is a folder on the disk to measure (default: a temporary folder); its files are
+verified from the disk, not from memory. With --workdir, saves to the disk and to this bucket alternate; everything below
+the address is deleted at the end.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
@@ -30,6 +32,8 @@ from focalnet_jax.checkpoint.steps import FOLDER
 from focalnet_jax.convert.mapping import param_shapes
 from focalnet_jax.model import list_models, variant_config
 from focalnet_jax.programs.run_command import run_command
+from focalnet_jax.storage.address import AnyPath, is_bucket, to_path
+from focalnet_jax.storage.files import remove_tree
 
 
 def state_of(model: str) -> dict[str, object]:
@@ -51,39 +55,78 @@ def forget(folder: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def measure(model: str, rounds: int, folder: Path) -> dict[str, object]:
-    """Returns medians over rounds, in which saves in the background and saves that are waited for alternate."""
-    items = state_of(model)
-    changed = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)  # as a step does
-    checkpoints = Checkpoints(folder, "eval/top1", keep_latest=1, keep_best=0)
-    blocked, whole, verified, step = [], [], [], 0
-    for _ in range(rounds + 1):  # the first one warms up
-        step, items = step + 1, jax.block_until_ready(changed(items))
+class Saves:
+    """Saves of changing arrays to a workdir, and their times.
+
+    Args:
+      workdir: the workdir.
+      items: the arrays.
+    """
+
+    def __init__(self, workdir: AnyPath, items: dict[str, object]):
+        self.checkpoints = Checkpoints(workdir, "eval/top1", keep_latest=1, keep_best=0)
+        self.folder = workdir / FOLDER
+        self.items, self.step = items, 0
+        self.blocked: list[float] = []
+        self.whole: list[float] = []
+        self.verified: list[float] = []
+
+    def measure(self) -> None:
+        """Makes one save in the background, one that is waited for, and verifies it."""
+        begun = self._save()
+        self.blocked.append(time.perf_counter() - begun)
+        self.checkpoints.wait()
+        begun = self._save()
+        self.checkpoints.wait()
+        self.whole.append(time.perf_counter() - begun)
+        if not is_bucket(self.folder):
+            forget(self.folder / str(self.step))
         begun = time.perf_counter()
-        checkpoints.save(step, items, {})
-        blocked.append(time.perf_counter() - begun)
-        checkpoints.wait()
-        step, items = step + 1, jax.block_until_ready(changed(items))
-        begun = time.perf_counter()
-        checkpoints.save(step, items, {})
-        checkpoints.wait()
-        whole.append(time.perf_counter() - begun)
-        forget(folder / FOLDER / str(step))
-        begun = time.perf_counter()
-        damage = find_damage(folder / FOLDER / str(step))
-        verified.append(time.perf_counter() - begun)
+        damage = find_damage(self.folder / str(self.step))
+        self.verified.append(time.perf_counter() - begun)
         assert not damage
-    checkpoints.close()
-    size = sum(size for size, _ in read_manifest(folder / FOLDER / str(step)).files.values())
-    ratios = [a / b for a, b in zip(blocked[1:], whole[1:], strict=True)]
-    return {
-        "model": model,
-        "megabytes": round(size / 1e6, 1),
-        "blocks_seconds": round(statistics.median(blocked[1:]), 3),
-        "waited_for_seconds": round(statistics.median(whole[1:]), 3),
-        "ratio": round(statistics.median(ratios), 4),
-        "verified_gigabytes_per_second": round(size / statistics.median(verified[1:]) / 1e9, 2),
-    }
+
+    def result(self, model: str) -> dict[str, object]:
+        """Returns the medians without the first round, which warms up."""
+        self.checkpoints.close()
+        size = sum(size for size, _ in read_manifest(self.folder / str(self.step)).files.values())
+        ratios = [a / b for a, b in zip(self.blocked[1:], self.whole[1:], strict=True)]
+        return {
+            "model": model,
+            "workdir": "bucket" if is_bucket(self.folder) else "disk",
+            "megabytes": round(size / 1e6, 1),
+            "blocks_seconds": round(statistics.median(self.blocked[1:]), 3),
+            "waited_for_seconds": round(statistics.median(self.whole[1:]), 3),
+            "ratio": round(statistics.median(ratios), 4),
+            "verified_gigabytes_per_second": round(size / statistics.median(self.verified[1:]) / 1e9, 2),
+        }
+
+    def _save(self) -> float:
+        """Changes the arrays as a step does, and starts a save; returns when it was started."""
+        self.step, self.items = self.step + 1, jax.block_until_ready(_changed(self.items))
+        begun = time.perf_counter()
+        self.checkpoints.save(self.step, self.items, {})
+        return begun
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _changed(tree: object) -> object:
+    return jax.tree.map(lambda leaf: leaf + 1, tree)
+
+
+def measure(model: str, rounds: int, workdirs: list[AnyPath]) -> list[dict[str, object]]:
+    """Returns the results of saves to one or two workdirs, which alternate."""
+    saves = [Saves(workdir, state_of(model)) for workdir in workdirs]
+    for _ in range(rounds + 1):
+        for each in saves:
+            each.measure()
+    results = [each.result(model) for each in saves]
+    if len(saves) == 2:
+        disk, bucket = (each.blocked[1:] for each in saves)
+        results[1]["blocks_ratio_to_disk"] = round(
+            statistics.median(b / a for a, b in zip(disk, bucket, strict=True)), 3
+        )
+    return results
 
 
 def main(arguments: list[str]) -> int:
@@ -93,18 +136,29 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--models", nargs="+", choices=names, default=["tiny_srf", "large_fl4"])
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--workdir")
     flags = parser.parse_args(arguments)
+    if flags.workdir and not is_bucket(flags.workdir):
+        parser.error(f"--workdir {flags.workdir}: expected gs://BUCKET/NAME; for a disk use --folder")
     results = []
     for model in flags.models:
+        bucket = [to_path(f"{flags.workdir}/{model}", "--workdir")] if flags.workdir else []
         with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
-            result = measure(model, flags.rounds, Path(folder))
-        results.append(result)
-        print(
-            f"{model:<11} {result['megabytes']} MB: a save blocks the run for {result['blocks_seconds']} s, or "
-            f"{result['waited_for_seconds']} s if it waits for the end (ratio {result['ratio']}); verified at "
-            f"{result['verified_gigabytes_per_second']} GB/s",
-            flush=True,
-        )
+            try:
+                measured = measure(model, flags.rounds, [Path(folder), *bucket])
+            finally:
+                for workdir in bucket:
+                    remove_tree(workdir)
+        results += measured
+        for result in measured:
+            ratio = result.get("blocks_ratio_to_disk")
+            compared = f" ({ratio} times that of the disk)" if ratio else ""
+            print(
+                f"{model:<11} {result['megabytes']} MB to a {result['workdir']}: a save blocks the run for "
+                f"{result['blocks_seconds']} s{compared}, or {result['waited_for_seconds']} s if it waits for the end "
+                f"(ratio {result['ratio']}); verified at {result['verified_gigabytes_per_second']} GB/s",
+                flush=True,
+            )
     print(json.dumps(results))
     return 0
 
