@@ -4,8 +4,8 @@
 
 The state is a model's parameters with AdamW's two moments. A save ends when its files are written, read back for their
 SHA-256, and listed in the manifest. DIR is a folder on the disk to measure (default: a temporary folder); its files are
-verified from the disk, not from memory. With --workdir, saves to the disk and to this bucket alternate; everything below
-the address is deleted at the end.
+verified from the disk, not from memory. With --workdir, saves to the disk and to this bucket alternate; objects below
+the address are deleted at the end.
 """
 
 from __future__ import annotations

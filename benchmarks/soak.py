@@ -1,6 +1,7 @@
 """Trains under random kills, stops and damaged files, on changing numbers of devices, and checks what was lost.
 
   python -m benchmarks.soak --minutes 30 [--seed 0] [--workdir DIR]
+  python -m tests.storage.serve --failing 0.02 -- python -m benchmarks.soak --workdir gs://bucket/soak
 
 A disturbance is one of
 - kill -9;
@@ -10,7 +11,8 @@ A disturbance is one of
 
 After each disturbance the run is restarted, mostly on a different number of devices. The promises are:
 - after SIGTERM or SIGINT, every step is saved;
-- after kill -9, every save except the last one is complete;
+- after kill -9, every save except the last one is complete; in a bucket, where a save that is due may be postponed, the
+  checkpoint from which the process started is still there, or a newer one;
 - the run resumes from the newest complete checkpoint that is not damaged.
 
 At the end, a second run repeats the same steps without disturbances. It uses the same number of devices for each step,
@@ -40,6 +42,8 @@ from benchmarks.flags import make_parser
 from focalnet_jax.checkpoint.steps import FOLDER, is_complete, list_steps
 from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.programs.run_command import run_command
+from focalnet_jax.storage import files
+from focalnet_jax.storage.address import AnyPath, is_bucket, to_path
 
 INTERVAL = 20  # steps between checkpoints
 RUN = [
@@ -78,15 +82,15 @@ def environment(devices: int) -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
-def losses(workdir: Path) -> dict[int, float]:
+def losses(workdir: AnyPath) -> dict[int, float]:
     """Returns the loss of every logged step. An incomplete last line is ignored."""
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = files.read_text(path).splitlines(keepends=True) if files.exists(path) else []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
     return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
 
 
-def disturbed(workdir: Path, kind: str, devices: int, rng: random.Random) -> Part:
+def disturbed(workdir: AnyPath, kind: str, devices: int, rng: random.Random) -> Part:
     """Starts the run, disturbs it after a random time, and damages a file if `kind` is flip or cut."""
     program = [sys.executable, "train.py", "--config", "configs/quickstart.py", "--workdir", str(workdir), *RUN]
     process = subprocess.Popen(
@@ -112,7 +116,8 @@ def disturbed(workdir: Path, kind: str, devices: int, rng: random.Random) -> Par
     good = saved = whole[-1]
     if kind in ("flip", "cut"):
         if len(whole) > 2:  # with only one checkpoint, a damaged file must end the run
-            harm(rng.choice([path for path in (folder / str(saved)).rglob("*") if path.is_file()]), kind, rng)
+            newest = folder / str(saved)
+            harm(newest / rng.choice(sorted(files.sizes(newest))), kind, rng)
             good = whole[-2]
         else:
             kind = "kill"
@@ -128,7 +133,7 @@ def started_at(lines: list[str]) -> int | None:
     return None
 
 
-def harm(path: Path, kind: str, rng: random.Random) -> None:
+def harm(path: AnyPath, kind: str, rng: random.Random) -> None:
     """Flips a bit of a file, or truncates it."""
     content = bytearray(path.read_bytes())
     if kind == "flip":
@@ -168,13 +173,20 @@ def repeated(workdir: Path, parts: list[Part], last: int) -> None:
             subprocess.run(program, env=environment(devices), check=True, stdout=subprocess.DEVNULL)
 
 
-def broken_promises(parts: list[Part], last: int) -> list[str]:
-    """Returns the promises that the run broke."""
+def broken_promises(parts: list[Part], last: int, *, postpones: bool) -> list[str]:
+    """Returns the promises that the run broke.
+
+    Args:
+      parts: the processes of the run.
+      last: last step of the run.
+      postpones: whether the run postpones saves.
+    """
     starts = [part.start for part in parts] + [last]
     broken = []
     for part, resumed in zip(parts, starts[1:], strict=True):
         # A save begins after the previous save has ended, so after kill -9 only the last save may be incomplete.
-        least = part.reached if part.kind == "stop" else (part.reached - 1) // INTERVAL * INTERVAL - INTERVAL
+        least = part.start if postpones else (part.reached - 1) // INTERVAL * INTERVAL - INTERVAL
+        least = part.reached if part.kind == "stop" else least
         if part.saved < least:
             broken.append(f"{part.kind} at step {part.reached}: the newest checkpoint is step {part.saved}")
         if resumed != part.good:
@@ -182,8 +194,15 @@ def broken_promises(parts: list[Part], last: int) -> list[str]:
     return broken
 
 
-def soak(minutes: float, seed: int, folder: Path) -> int:
-    """Runs the whole test, prints its result and returns the exit code."""
+def soak(minutes: float, seed: int, workdir: AnyPath, folder: Path) -> int:
+    """Runs the whole test, prints its result and returns the exit code.
+
+    Args:
+      minutes: duration of the disturbed run.
+      seed: seed of the disturbances.
+      workdir: workdir of the disturbed run.
+      folder: folder for the workdir of the second run.
+    """
     from focalnet_jax.checkpoint.weights import read_arrays
 
     rng, parts = random.Random(seed), []
@@ -191,22 +210,22 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
     while time.monotonic() < deadline or not parts or parts[-1].kind != "stop":
         kind = rng.choice(KINDS) if time.monotonic() < deadline else "stop"
         devices = parts[-1].devices if parts and rng.random() < 0.3 else rng.choice(DEVICES)
-        parts.append(disturbed(folder / "soak", kind, devices, rng))
+        parts.append(disturbed(workdir, kind, devices, rng))
         text = f"{parts[-1].kind:<5} {parts[-1].devices} devices, steps {parts[-1].start} to {parts[-1].reached}"
         print(f"{len(parts):>4}  {text}", flush=True)
     kinds = collections.Counter(part.kind for part in parts)
     parts = [part for part in parts if part.start is not None]
     last = parts[-1].reached
     repeated(folder / "repeated", parts, last)
-    ours, theirs = losses(folder / "soak"), losses(folder / "repeated")
+    ours, theirs = losses(workdir), losses(folder / "repeated")
     a, b = (
         {
             item: {name: array.tobytes() for name, array in read_arrays(where / FOLDER / str(last), item).items()}
             for item in ("params", "ema", "training")
         }
-        for where in (folder / "soak", folder / "repeated")
+        for where in (workdir, folder / "repeated")
     )
-    broken = broken_promises(parts, last)
+    broken = broken_promises(parts, last, postpones=is_bucket(workdir))
     starts = [part.start for part in parts] + [last]
     lost = [(part.kind, part.reached - resumed) for part, resumed in zip(parts, starts[1:], strict=True)]
     result = {
@@ -229,14 +248,17 @@ def main(arguments: list[str]) -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workdir", type=Path, help="folder of the run (default: a temporary one)")
+    parser.add_argument("--workdir", help="workdir of the disturbed run: a folder (default: a temporary one) or gs://")
     parser.add_argument("--until", type=int, help=argparse.SUPPRESS)  # for the processes of the second run
     flags = parser.parse_args(arguments)
     if flags.until:
-        undisturbed(flags.workdir, flags.until)
+        undisturbed(Path(flags.workdir), flags.until)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        return soak(flags.minutes, flags.seed, flags.workdir or Path(folder))
+        workdir = to_path(flags.workdir, "--workdir") if flags.workdir else Path(folder, "soak")
+        if files.exists(workdir):
+            parser.error(f"--workdir {workdir} exists; the test starts a new run")
+        return soak(flags.minutes, flags.seed, workdir, Path(folder))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ CUT_BEFORE, CUT_AFTER, CUT_BODY, STALL, SLOW = "cut before", "cut after", "cut b
 _REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 429: "Too Many Requests"}
 
 
+MIXED = (429, 500, 503, CUT_BEFORE, CUT_AFTER, CUT_BODY)
+
+
 @dataclass
 class Fault:
     """What happens to the requests that match.
@@ -63,6 +66,12 @@ class _Message:
     headers: dict[str, str]
     raw_head: bytes
     body: bytes = field(default=b"", repr=False)
+
+
+def failing(share):
+    """Faults of the kinds in `MIXED`, equally often; `share` is the share of requests that fail."""
+    each = share / len(MIXED)
+    return [Fault(kind, chance=each / (1 - index * each)) for index, kind in enumerate(MIXED)]
 
 
 class Proxy:

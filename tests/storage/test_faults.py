@@ -8,19 +8,9 @@ import pytest
 
 from tests.commands import run, start
 from tests.storage.conftest import RUN, rows
-from tests.storage.proxy import CUT_AFTER, CUT_BEFORE, CUT_BODY, SLOW, Fault
+from tests.storage.proxy import CUT_BEFORE, MIXED, SLOW, Fault, failing
 
-MIXED = (429, 500, 503, CUT_BEFORE, CUT_AFTER, CUT_BODY)
 MANIFEST = "manifest.json"
-
-
-def failing(chance):
-    """Faults of all kinds; `chance` is the share of requests that fail."""
-    remaining, faults = 1.0, []
-    for kind in MIXED:
-        faults.append(Fault(kind, chance=chance / len(MIXED) / remaining))
-        remaining -= chance / len(MIXED)
-    return faults
 
 
 def steps_in(proxy, name):

@@ -8,7 +8,8 @@ import pytest
 from tests.commands import losses, run
 from tests.processes import ROUNDING, SHORT, launch
 from tests.storage.conftest import rows
-from tests.storage.test_faults import MANIFEST, failing, steps_in
+from tests.storage.proxy import failing
+from tests.storage.test_faults import MANIFEST, steps_in
 
 SAVING = [*SHORT, "--config.checkpoint_every_steps=5"]
 
