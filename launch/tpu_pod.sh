@@ -1,10 +1,13 @@
 #!/bin/bash
-# Trains on all hosts of a Cloud TPU VM pod:
+# Trains on all hosts of a Cloud TPU VM pod, with data and runs in a bucket of Cloud Storage:
 #   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh setup
-#   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh train --config configs/imagenet22k.py:large_fl4 --workdir /mnt/runs/l4 ...
+#   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh train --config configs/imagenet22k.py:large_fl4 \
+#       --workdir gs://BUCKET/runs/l4 --config.data.path=gs://BUCKET/imagenet22k ...
 #   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh stop
-# setup copies this checkout to every host and installs it there. Data and workdir must be in a directory that all hosts
-# see, such as a bucket mounted with gcsfuse (docs/data.md). stop makes the run save and end, like a maintenance event.
+# setup copies this checkout to every host and installs it there. The service account of the TPU needs the roles Storage
+# Object User and Storage Legacy Bucket Reader on the bucket. Each host copies the data to its disk (docs/data.md, Data in
+# a bucket). If they do not fit, mount the bucket with gcsfuse and pass the folder. stop makes the run save and end, like
+# a maintenance event; the same train command resumes it.
 set -eu
 : "${NAME:?the name of the TPU}" "${ZONE:?its zone}"
 FOLDER="${FOLDER:-focalnet_jax}"
@@ -16,7 +19,7 @@ setup)
     tar --exclude=.git --exclude='.venv*' --exclude=runs -czf /tmp/focalnet_jax.tgz .
     gcloud compute tpus tpu-vm scp /tmp/focalnet_jax.tgz "$NAME:" --zone "$ZONE" --worker=all
     everywhere "mkdir -p $FOLDER && tar -xzf focalnet_jax.tgz -C $FOLDER && cd $FOLDER && python3 -m venv .venv &&
-        .venv/bin/pip install --quiet '.[tpu]'"
+        .venv/bin/pip install --quiet '.[tpu,gcs]'"
     ;;
 train)
     shift

@@ -60,3 +60,30 @@ def test_the_job_for_kubernetes_trains_a_recipe_that_exists():
     chips = rows * columns
     assert config.mesh.fsdp == chips == template["completions"] * container["resources"]["limits"]["google.com/tpu"]
     assert config.batch_size % chips == 0
+
+
+def test_xpk_gets_the_image_the_slice_and_the_command(tmp_path):
+    (tmp_path / "xpk").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "xpk").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CLUSTER": "c", "IMAGE": "i", "TPU_TYPE": "v5litepod-64"}
+    arguments = ["l4", "--config", "configs/a b.py", "--workdir", "gs://bucket/runs/l4"]
+    done = subprocess.run(["launch/xpk.sh", *arguments], env=environment, capture_output=True, text=True)
+    called = done.stdout.splitlines()
+    assert called[:2] == ["workload", "create"], done.stderr
+    options = dict(zip(called[2::2], called[3::2], strict=True))
+    assert options["--workload"] == "l4"
+    assert options["--docker-image"] == "i"
+    assert options["--tpu-type"] == "v5litepod-64"
+    assert options["--env"].startswith("LIBTPU_INIT_ARGS=--xla_tpu_")
+    command = r"cd /app && python train.py --config configs/a\ b.py --workdir gs://bucket/runs/l4 "
+    assert options["--command"] == command
+    assert subprocess.run(["launch/xpk.sh", "l4"], env=environment, capture_output=True).returncode == 2
+
+
+def test_the_task_for_skypilot_trains_a_recipe_that_exists():
+    task = yaml.safe_load(Path("launch/skypilot.yaml").read_text())
+    subprocess.run(["bash", "-n", "-c", task["setup"] + task["run"]], check=True)
+    command = task["run"].split("train.py")[1].split()
+    load_config(command[command.index("--config") + 1], [])
+    extra = re.search(r"\.\[(.+)\]", task["setup"])[1]
+    assert set(extra.split(",")) == {"cuda", "gcs"}
