@@ -84,6 +84,7 @@ def test_the_task_for_skypilot_trains_a_recipe_that_exists():
     task = yaml.safe_load(Path("launch/skypilot.yaml").read_text())
     subprocess.run(["bash", "-n", "-c", task["setup"] + task["run"]], check=True)
     command = task["run"].split("train.py")[1].split()
-    load_config(command[command.index("--config") + 1], [])
+    overrides = [argument for argument in command if argument.startswith("--config.")]
+    load_config(command[command.index("--config") + 1], overrides)
     extra = re.search(r"\.\[(.+)\]", task["setup"])[1]
     assert set(extra.split(",")) == {"cuda", "gcs"}
