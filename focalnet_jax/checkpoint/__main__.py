@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import math
 import time
 from typing import Any
@@ -25,7 +26,8 @@ from focalnet_jax.hub.address import refuse_runs
 from focalnet_jax.programs.flags import make_parser
 from focalnet_jax.programs.run_command import run_command
 from focalnet_jax.storage.address import AnyPath, absolute, resolved, to_path
-from focalnet_jax.storage.files import answering, changed_at
+from focalnet_jax.storage.failures import StorageError
+from focalnet_jax.storage.files import answering, changed_at, exists, is_file, is_folder
 
 _DELETED = "deleted meanwhile"
 
@@ -63,7 +65,7 @@ def main(arguments: list[str]) -> int:
 def _folder(given: AnyPath) -> AnyPath:
     """Returns the resolved folder that contains the steps."""
     for folder in (given / FOLDER, given):
-        if folder.is_dir() and list_steps(folder):
+        if list_steps(folder):
             return resolved(folder)
     raise UserError(f"{given} has no checkpoints; expected a workdir or its folder {FOLDER}")
 
@@ -74,12 +76,12 @@ def _workdirs(given: AnyPath) -> list[AnyPath]:
     There can be two, because the checkpoints folder of a workdir may be a link.
     """
     folder = _folder(given)
-    found = [resolved(given), folder.parent] if (given / FOLDER).is_dir() else [folder.parent, absolute(given).parent]
-    return [workdir for workdir in dict.fromkeys(found) if workdir == found[0] or (workdir / LOCK).exists()]
+    found = [resolved(given), folder.parent] if is_folder(given / FOLDER) else [folder.parent, absolute(given).parent]
+    return [workdir for workdir in dict.fromkeys(found) if workdir == found[0] or exists(workdir / LOCK)]
 
 
 def _step(folder: AnyPath, step: int) -> AnyPath:
-    if not (folder / str(step)).is_dir():
+    if not is_folder(folder / str(step)):
         raise UserError(f"{folder} has no step {step}; expected one of {', '.join(map(str, list_steps(folder)))}")
     return folder / str(step)
 
@@ -97,6 +99,8 @@ def _list(given: AnyPath, flags: argparse.Namespace) -> int:
         try:
             size = sum(size for size, _ in read_manifest(step).files.values())
             metric, changed = metric_of(step, name), changed_at(step / "metadata" / "metadata")
+        except StorageError:
+            raise
         except (DamagedError, OSError):
             print(f"{number:>9}  {_DELETED}")
             continue
@@ -119,7 +123,7 @@ def _metric(folder: AnyPath) -> str:
 
 
 def _verify(given: AnyPath, flags: argparse.Namespace) -> int:
-    if flags.step is None and ((given / MANIFEST).is_file() or (given / "params").is_dir()):
+    if flags.step is None and (is_file(given / MANIFEST) or is_folder(given / "params")):
         folder, names = absolute(given).parent, [absolute(given).name]
     else:
         folder = _folder(given)
@@ -149,9 +153,9 @@ def _verify(given: AnyPath, flags: argparse.Namespace) -> int:
 
 def _status(step: AnyPath, given: AnyPath) -> str | None:
     """Returns the state of an incomplete step that a run has deleted or is writing, or None for other steps."""
-    if not step.exists():
+    if not exists(step):
         return _DELETED
-    if not (step / MANIFEST).exists() and absolute(given) != step and any(map(is_held, _workdirs(given))):
+    if not exists(step / MANIFEST) and absolute(given) != step and any(map(is_held, _workdirs(given))):
         return "being written"
     return None
 
@@ -222,6 +226,9 @@ def _prune(given: AnyPath, flags: argparse.Namespace) -> int:
         gone = sorted(metrics.keys() - kept(metrics, flags.keep_latest, flags.keep_best))
         try:
             delete(folder, () if flags.dry_run else gone)
+        except StorageError as error:
+            kind = RunFailedError if error.errno == errno.EIO else UserError
+            raise kind(f"cannot delete from {folder}: {error.strerror}; start the same command again") from error
         except OSError as error:
             raise UserError(f"cannot delete from {folder}: {error.strerror}; make it writable") from error
     print(f"{'would delete' if flags.dry_run else 'deleted'} {', '.join(map(str, gone)) or 'nothing'}")

@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.storage.address import AnyPath
-from focalnet_jax.storage.files import StorageError, digest, read_text, sizes, sizes_of, write_whole
+from focalnet_jax.errors import UserError
+from focalnet_jax.storage.address import AnyPath, is_bucket
+from focalnet_jax.storage.failures import StorageError, unreadable
+from focalnet_jax.storage.files import digest, read_text, sizes, sizes_of, write_whole
 
 MANIFEST = "manifest.json"
 _THREADS = 8  # number of threads that read and hash files; hashing releases the GIL
@@ -68,22 +69,31 @@ def read_manifest(step: AnyPath) -> Manifest:
     Raises:
       DamagedError: the manifest is missing or changed.
       UserError: there is no permission to read the manifest.
+      RunFailedError: the bucket does not answer.
     """
     try:
-        written = read_text(step / MANIFEST)
-        body = json.loads(written)["of"]
-        if written != _sealed(body):
-            raise ValueError
-        files = {name: (size, digest) for name, (size, digest) in body["files"].items()}
-        return Manifest(files, body["evaluation"], body.get("step"))
+        try:
+            return _parsed(read_text(step / MANIFEST))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            if not is_bucket(step):
+                raise
+            return _parsed(read_text(step / MANIFEST))  # the network may have changed it
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedError(f"it has no {MANIFEST}") from error
     except StorageError as error:  # an unreachable bucket is no damage
-        raise _unreadable(step / MANIFEST, error) from error
+        raise unreadable(step / MANIFEST, error) from error
     except PermissionError as error:
         raise UserError(f"cannot read {step / MANIFEST}: {error.strerror}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} has changed since it was written") from error
+
+
+def _parsed(written: str) -> Manifest:
+    body = json.loads(written)["of"]
+    if written != _sealed(body):
+        raise ValueError
+    files = {name: (size, digest) for name, (size, digest) in body["files"].items()}
+    return Manifest(files, body["evaluation"], body.get("step"))
 
 
 def find_missing(step: AnyPath) -> list[str]:
@@ -109,9 +119,13 @@ def find_damage(step: AnyPath, part: int = 0, parts: int = 1) -> list[str]:
 
     def damage(name: str) -> str | None:
         try:
-            return None if digest(step / name) == files[name][1] else f"{name} has changed since it was written"
+            attempts = 2 if is_bucket(step) else 1  # the network may have changed what was read
+            same = any(digest(step / name) == files[name][1] for _ in range(attempts))
+            return None if same else f"{name} has changed since it was written"
         except StorageError as error:
-            raise _unreadable(step / name, error) from error
+            raise unreadable(step / name, error) from error
+        except FileNotFoundError:  # deleted since it was listed
+            return f"{name} is missing"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
 
@@ -137,17 +151,13 @@ def _sizes(step: AnyPath, names: Iterable[str]) -> dict[str, int]:
     try:
         return sizes_of(step, names)
     except StorageError as error:
-        raise _unreadable(step, error) from error
+        raise unreadable(step, error) from error
 
 
 def _misses(found: Mapping[str, int], name: str, size: int) -> str | None:
     if name not in found:
         return f"{name} is missing"
     return None if found[name] == size else f"{name} has {found[name]} bytes of {size}"
-
-
-def _unreadable(path: AnyPath, error: StorageError) -> RunFailedError:
-    return RunFailedError(f"cannot read {path}: {error.strerror}; start the same command again")
 
 
 def _sealed(body: Mapping[str, Any]) -> str:

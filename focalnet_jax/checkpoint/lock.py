@@ -113,10 +113,15 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def is_held(workdir: AnyPath) -> bool:
-    """Returns whether the lock file of a workdir has a recent heartbeat, without acquiring the lock."""
+    """Returns whether the lock file of a workdir has a recent heartbeat, without acquiring the lock.
+
+    Raises `StorageError` if a bucket cannot be read.
+    """
     try:
         patience = LEASE_SECONDS if is_bucket(workdir) else PATIENCE_SECONDS
         return abs(time.time() - changed_at(workdir / LOCK)) < patience
+    except StorageError:
+        raise
     except OSError:
         return False
 

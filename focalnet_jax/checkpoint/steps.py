@@ -14,7 +14,7 @@ from focalnet_jax.settings import ranking_metric
 from focalnet_jax.settings.tasks import task_of
 from focalnet_jax.storage import files
 from focalnet_jax.storage.address import AnyPath, absolute, is_bucket, to_path
-from focalnet_jax.storage.files import StorageError
+from focalnet_jax.storage.failures import StorageError, unreadable
 
 FOLDER = "checkpoints"
 SAVED = "saved.json"  # file in the workdir with the number of the last saved step, even if checkpoints are lost
@@ -44,19 +44,24 @@ def newest_step(folder: AnyPath, *, complete: bool = False) -> int | None:
 
 
 def _was_written(step: AnyPath) -> bool:
-    with files.requests(step):
-        return (step / MANIFEST).is_file()
+    return files.is_file(step / MANIFEST)
 
 
 def last_saved(workdir: AnyPath) -> int | None:
     """Returns the last saved step, from the workdir's `saved.json`.
 
-    Returns None if the file is missing, and 0 if it is unreadable.
+    Returns None if the file is missing, and 0 if it is damaged.
+
+    Raises:
+      UserError: there is no permission to read a bucket.
+      RunFailedError: a bucket does not answer.
     """
     try:
         return int(json.loads(files.read_text(workdir / SAVED))["step"])
     except FileNotFoundError:
         return None
+    except StorageError as error:
+        raise unreadable(workdir / SAVED, error) from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return 0
 
@@ -95,11 +100,16 @@ def find_checkpoint(path: str) -> AnyPath:
     """Returns the directory of a checkpoint: the newest step of a workdir, or the given step itself.
 
     Raises:
-      UserError: there is no checkpoint at `path`.
-      RunFailedError: the checkpoint at `path` is damaged.
+      UserError: there is no checkpoint at `path`, or no permission to read it.
+      RunFailedError: the checkpoint at `path` is damaged, or its bucket does not answer.
     """
     given = absolute(to_path(path) if is_bucket(path) else Path(path))
-    if not path or not _exists(given):
+    with files.answering(given):
+        return _find_checkpoint(path, given)
+
+
+def _find_checkpoint(path: str, given: AnyPath) -> AnyPath:
+    if not path or not files.exists(given):
         raise UserError(f"there is no checkpoint at {path!r}; expected a workdir or one of its {FOLDER}/STEP")
     if _was_written(given):
         return given
@@ -114,35 +124,38 @@ def find_checkpoint(path: str) -> AnyPath:
     )
 
 
-def _exists(given: AnyPath) -> bool:
-    try:
-        return files.exists(given)
-    except StorageError as error:
-        raise RunFailedError(f"cannot read {given}: {error.strerror}") from error
-
-
 def read_metadata(checkpoint: AnyPath) -> dict[str, Any]:
     """Returns the metadata of a step, see `Checkpoints.save`.
 
     Raises:
+      UserError: there is no permission to read a bucket.
       RunFailedError: the metadata cannot be read.
     """
     try:
-        metadata = json.loads(files.read_text(checkpoint / "metadata" / "metadata"))
-        if not isinstance(metadata, dict):
-            raise ValueError("not a JSON object")
-        return metadata
+        return _metadata(checkpoint)
     except StorageError as error:
-        raise RunFailedError(f"cannot read {checkpoint}: {error.strerror}") from error
+        raise unreadable(checkpoint, error) from error
     except (OSError, ValueError) as error:
         raise RunFailedError(f"checkpoint {checkpoint} is damaged (metadata: {error}): choose another") from error
 
 
+def _metadata(checkpoint: AnyPath) -> dict[str, Any]:
+    metadata = json.loads(files.read_text(checkpoint / "metadata" / "metadata"))
+    if not isinstance(metadata, dict):
+        raise ValueError("not a JSON object")
+    return metadata
+
+
 def ranking_metric_of(checkpoint: AnyPath) -> str:
-    """Returns the name of the metric that ranks the steps of a run, according to the task in its config."""
+    """Returns the name of the metric that ranks the steps of a run, according to the task in its config.
+
+    Raises `StorageError` if a bucket cannot be read.
+    """
     try:
-        config = read_metadata(checkpoint).get("config")
-    except RunFailedError:
+        config = _metadata(checkpoint).get("config")
+    except StorageError:
+        raise
+    except (OSError, ValueError):  # damaged or missing
         config = None
     return ranking_metric(task_of(config))
 

@@ -9,10 +9,11 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,11 +21,17 @@ import orbax.checkpoint as ocp
 
 from focalnet_jax.checkpoint.integrity import DamagedError, find_damage, read_manifest, seal
 from focalnet_jax.checkpoint.steps import check_path, check_whole
-from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.storage.address import AnyPath, absolute, is_bucket
+from focalnet_jax.storage.failures import storage_error, unreadable
 
 Tree = Any
+_Result = TypeVar("_Result")
+
+# Time for reading a checkpoint in a bucket. TensorStore would repeat failed requests for half an hour.
+PATIENCE_SECONDS = 300.0
+_SLOWEST = 1e6  # bytes per second, for which more time is given
 
 
 # Items of a checkpoint with averages (EMA), and the items whose averages they are.
@@ -73,11 +80,8 @@ def read_params(checkpoint: AnyPath, like: Tree) -> Tree:
     item = weights_item(checkpoint)
     _check_unchanged(checkpoint)
     check_fits(checkpoint, item, like)
-    arguments = ocp.args.PyTreeRestore(
-        item=like, restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-    )
-    with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(checkpoint / item, args=arguments)
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    return _restored(checkpoint, item, ocp.args.PyTreeRestore(item=like, restore_args=as_numpy))
 
 
 def read_arrays(checkpoint: AnyPath, item: str) -> dict[str, np.ndarray]:
@@ -87,11 +91,8 @@ def read_arrays(checkpoint: AnyPath, item: str) -> dict[str, np.ndarray]:
       RunFailedError: the step is damaged.
     """
     _check_unchanged(checkpoint)
-    with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.metadata(absolute(checkpoint) / item).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        arguments = ocp.args.PyTreeRestore(restore_args=as_numpy)
-        return named_leaves(checkpointer.restore(absolute(checkpoint) / item, args=arguments))
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _stored(checkpoint, item))
+    return named_leaves(_restored(checkpoint, item, ocp.args.PyTreeRestore(restore_args=as_numpy)))
 
 
 def load_params(checkpoint: AnyPath, like: Tree, *, head: str = "keep") -> Tree:
@@ -130,8 +131,7 @@ def _load_item(checkpoint: AnyPath, item: str, like: Tree, head: str) -> Tree:
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract(wanted)),
         partial_restore=head == "drop",
     )
-    with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(checkpoint / item, args=arguments)
+    return _restored(checkpoint, item, arguments)
 
 
 def load_items(checkpoint: AnyPath, like: dict[str, Tree]) -> dict[str, Tree]:
@@ -143,7 +143,10 @@ def load_items(checkpoint: AnyPath, like: dict[str, Tree]) -> dict[str, Tree]:
     for name, tree in like.items():
         check_fits(checkpoint, name, tree)
     with reading(checkpoint), ocp.StandardCheckpointer() as checkpointer:
-        return {name: checkpointer.restore(checkpoint / name, abstract(tree)) for name, tree in like.items()}
+        return {
+            name: in_time(checkpoint, partial(checkpointer.restore, checkpoint / name, abstract(tree)))
+            for name, tree in like.items()
+        }
 
 
 def check_fits(checkpoint: AnyPath, item: str, wanted: Tree, ignored: str | None = None) -> None:
@@ -158,8 +161,7 @@ def check_fits(checkpoint: AnyPath, item: str, wanted: Tree, ignored: str | None
     Raises:
       UserError: names, shapes or dtypes differ; the message names the arrays.
     """
-    with reading(checkpoint), ocp.StandardCheckpointer() as checkpointer:
-        stored = named_leaves(checkpointer.metadata(checkpoint / item).item_metadata.tree)
+    stored = named_leaves(_stored(checkpoint, item))
     found = {
         name: f"{tuple(leaf.shape)} {leaf.dtype}"
         for name, leaf in stored.items()
@@ -182,6 +184,43 @@ def check_fits(checkpoint: AnyPath, item: str, wanted: Tree, ignored: str | None
         raise UserError(f"{checkpoint} does not fit the model: {'; '.join(differing[:3])}{more}{advice}")
 
 
+def _stored(checkpoint: AnyPath, item: str) -> Tree:
+    """Returns shapes and dtypes of the arrays of an item."""
+    # `Checkpointer.metadata` would return None if the handler raises an error.
+    with reading(checkpoint), closing(ocp.PyTreeCheckpointHandler()) as handler:
+        return in_time(checkpoint, lambda: handler.metadata(absolute(checkpoint) / item)).tree
+
+
+def _restored(checkpoint: AnyPath, item: str, arguments: ocp.args.PyTreeRestore) -> Tree:
+    with reading(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return in_time(checkpoint, lambda: checkpointer.restore(absolute(checkpoint) / item, args=arguments))
+
+
+def in_time(checkpoint: AnyPath, read: Callable[[], _Result]) -> _Result:
+    """Returns `read()`; raises `RunFailedError` if a bucket needs more than `PATIENCE_SECONDS` and 1 s per MB."""
+    if not is_bucket(checkpoint):
+        return read()
+    limit = PATIENCE_SECONDS + sum(size for size, _ in read_manifest(checkpoint).files.values()) / _SLOWEST
+    result: list[_Result] = []
+    failure: list[Exception] = []
+
+    def read_it() -> None:
+        try:
+            result.append(read())
+        except Exception as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=read_it, name="checkpoint", daemon=True)
+    thread.start()
+    thread.join(limit)
+    if failure:
+        raise failure[0]
+    if not result:
+        LEFT_BEHIND.append(f"reading {checkpoint}")
+        raise unreadable(checkpoint, storage_error(TimeoutError(f"{limit:.0f} s"), checkpoint))
+    return result[0]
+
+
 def _check_unchanged(checkpoint: AnyPath) -> None:
     if damage := find_damage(checkpoint):
         raise RunFailedError(f"checkpoint {checkpoint} is damaged ({damage[0]}): choose another step")
@@ -193,14 +232,21 @@ def reading(checkpoint: AnyPath) -> Iterator[None]:
 
     Raises:
       UserError: there is no permission to read the checkpoint.
-      RunFailedError: the checkpoint is damaged.
+      RunFailedError: the checkpoint is damaged. In a bucket, where its digests have just been verified, it cannot be
+        read.
     """
     try:
         with quiet():
             yield
+    except (UserError, RunFailedError):
+        raise
     except PermissionError as error:
         raise UserError(f"cannot read checkpoint {checkpoint}: {error.strerror}") from error
-    except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
+    except Exception as error:
+        if is_bucket(checkpoint):  # aiohttp, google.auth, gcsfs and TensorStore have no type in common
+            raise unreadable(checkpoint, storage_error(error, checkpoint)) from error
+        if not isinstance(error, ValueError | KeyError | OSError | RuntimeError | AttributeError):
+            raise
         raise RunFailedError(f"checkpoint {checkpoint} is damaged ({reason(error)}): choose another step") from error
 
 

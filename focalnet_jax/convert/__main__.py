@@ -40,7 +40,7 @@ from focalnet_jax.hub.download import local_path
 from focalnet_jax.hub.upload import parse_destination
 from focalnet_jax.programs.flags import add_weights_flags, make_parser, parse_size
 from focalnet_jax.programs.run_command import printable, run_command
-from focalnet_jax.storage.address import is_bucket, resolved
+from focalnet_jax.storage.address import is_bucket, resolved, to_path
 from focalnet_jax.system.signals import handled
 
 
@@ -146,6 +146,8 @@ def _files(source: Path, which: str | None) -> list[Path]:
     """Returns the source paths whose checksums are printed: a checkpoint, or weights files with config or index."""
     if is_checkpoint(source):
         return [find_checkpoint(str(source))]
+    if is_bucket(source):
+        return [to_path(source)]
     others = [source / CONFIG, source / PREPROCESSOR] if source.is_dir() else [source]
     return sorted({*weight_files(choose_file(source, which)[0]), *(path for path in others if path.is_file())})
 

@@ -29,7 +29,8 @@ from focalnet_jax.convert.torch_files import import_torch, read_torch_file, to_t
 from focalnet_jax.errors import UserError
 from focalnet_jax.hub.download import local_path
 from focalnet_jax.storage.address import AnyPath, is_bucket, to_path
-from focalnet_jax.storage.files import answering, digest, sizes
+from focalnet_jax.storage.failures import StorageError, unreadable
+from focalnet_jax.storage.files import answering, digest, exists, is_folder, requests, sizes
 
 METADATA = "focalnet_jax"  # key of preprocessing and class names in the metadata of a .safetensors file
 OPTIONS = "focalnet_jax.options"  # key of model options (JSON) that neither shapes nor a variant determine
@@ -46,7 +47,7 @@ def is_checkpoint(path: str | Path) -> bool:
     """
     if is_bucket(path):
         with answering(path):
-            return any((to_path(path) / name).exists() for name in (MANIFEST, FOLDER, "params"))
+            return any(exists(to_path(path) / name) for name in (MANIFEST, FOLDER, "params"))
     path = Path(local_path(path))
     try:
         is_directory = path.is_dir()
@@ -143,14 +144,19 @@ def read_metadata_of(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: AnyPath) -> dict[str, Any]:
     """Returns the JSON object in a file.
 
     Raises:
       UserError: the file is damaged or contains a different JSON value.
+      RunFailedError: a bucket does not answer.
     """
     try:
-        content = json.loads(path.read_bytes())
+        with requests(path):
+            text = path.read_bytes()
+        content = json.loads(text)
+    except StorageError as error:
+        raise unreadable(path, error) from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
@@ -244,7 +250,7 @@ def _remove(path: Path) -> None:
 
 def sha256(path: AnyPath) -> str:
     """Returns the SHA-256 of a file in hexadecimal, or of `sha256sum`'s output for the sorted files in a directory."""
-    if path.is_dir():
+    if is_folder(path):
         lines = (f"{digest(path / name)}  {name}\n" for name in sorted(sizes(path)))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     return digest(path)

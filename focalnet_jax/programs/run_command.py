@@ -21,6 +21,7 @@ from focalnet_jax.errors import (
     RunFailedError,
     UserError,
 )
+from focalnet_jax.storage.failures import StorageError
 
 _LONGEST_LINE = 4000  # characters of an error message; the longest ones list all keys of a model by their patterns
 
@@ -59,7 +60,9 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
 
 
 def explain_os_error(error: OSError) -> str | None:
-    """Returns the message about a full or failing disk or an inaccessible path, or None for other errors."""
+    """Returns the message about a full or failing disk, an inaccessible path or a bucket, or None for other errors."""
+    if isinstance(error, StorageError):
+        return f"{'failed' if error.errno == errno.EIO else 'error'}: {error.filename}: {error.strerror}"
     where = f" at {error.filename}" if error.filename else ""
     if error.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS) and where:
         return f"error: {error.strerror}{where}; give another path or make it accessible"

@@ -20,7 +20,8 @@ from focalnet_jax.data.drawing import shortened
 from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.config_files import load_config
-from focalnet_jax.programs.flags import make_parser, parse_arguments
+from focalnet_jax.programs.flags import make_parser, parse_arguments, parse_workdir
+from focalnet_jax.storage.files import answering, exists
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.training.data import open_train_data
 from focalnet_jax.training.plan import make_plan
@@ -38,9 +39,7 @@ def main(arguments: list[str]) -> int:
     parser = make_parser("data.show", __doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a recipe, see configs/")
     parser.add_argument("--out", required=True, type=Path, metavar="PNG", help="file to write")
-    parser.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="a run of this recipe; its automatic choices are used"
-    )
+    parser.add_argument("--workdir", metavar="DIR", help="a run of this recipe; its automatic choices are used")
     parser.add_argument("--step", type=int, default=0, help="steps before the batch (default: %(default)s)")
     parser.add_argument("--images", type=int, default=24, metavar="N", help="images to draw (default: %(default)s)")
     flags, overrides = parse_arguments(parser, arguments)
@@ -50,9 +49,11 @@ def main(arguments: list[str]) -> int:
     one_device = ["--config.mesh.data=-1", "--config.mesh.fsdp=1", "--config.mesh.tensor=1"]
     config = load_config(flags.config, [*overrides, *one_device], optional=["init_from"])
     if flags.workdir is not None:
-        if not (flags.workdir / CONFIG_FILE).exists():
-            raise UserError(f"--workdir {flags.workdir} has no {CONFIG_FILE}; expected the workdir of a run")
-        config = with_stored(config, read_json(flags.workdir / CONFIG_FILE))
+        workdir = parse_workdir(flags.workdir)
+        with answering(workdir):
+            if not exists(workdir / CONFIG_FILE):
+                raise UserError(f"--workdir {workdir} has no {CONFIG_FILE}; expected the workdir of a run")
+        config = with_stored(config, read_json(workdir / CONFIG_FILE))
     shown, size = shown_batch(config, flags.step, flags.images)
     sheet = draw_sheet(shown)
     try:

@@ -8,7 +8,6 @@ only the curves are written. Runs may still be in progress.
 
 from __future__ import annotations
 
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -42,8 +41,8 @@ def main(arguments: list[str]) -> int:
     except ImportError as error:
         raise UserError("a report needs matplotlib: pip install 'focalnet_jax[viz]'") from error
     from focalnet_jax.report.page import DOTS, draw, page
-    from focalnet_jax.report.runs import find_workdirs, read_run
-    from focalnet_jax.storage.address import resolved, to_path
+    from focalnet_jax.report.runs import find_workdirs, names_of, read_run
+    from focalnet_jax.storage.address import to_path
     from focalnet_jax.visualize.figures import as_png
 
     for named in flags.workdirs:
@@ -51,9 +50,7 @@ def main(arguments: list[str]) -> int:
     workdirs = [workdir for named in flags.workdirs for workdir in find_workdirs(to_path(named))]
     runs = [read_run(workdir) for workdir in workdirs]
     if len({run.name for run in runs}) < len(runs):  # two have the same name: use the part of the paths that differs
-        whole = [resolved(workdir) for workdir in workdirs]
-        shared = os.path.commonpath(whole)
-        runs = [replace(run, name=os.path.relpath(path, shared)) for path, run in zip(whole, runs, strict=True)]
+        runs = [replace(run, name=name) for name, run in zip(names_of(workdirs), runs, strict=True)]
     write_result(flags.out, as_png(draw(runs), DOTS) if flags.out.suffix.lower() == ".png" else page(runs))
     print(f"{flags.out}: {len(runs)} runs" if len(runs) > 1 else f"{flags.out}: {runs[0].name}")
     return 0

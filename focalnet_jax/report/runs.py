@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from focalnet_jax.settings.tasks import task_of
-from focalnet_jax.storage.address import AnyPath, resolved
-from focalnet_jax.storage.files import exists, read_text
+from focalnet_jax.storage.address import AnyPath, is_bucket, resolved
+from focalnet_jax.storage.failures import StorageError, unreadable
+from focalnet_jax.storage.files import answering, exists, folders_in, read_text
 
 METRICS = "metrics.jsonl"
 
@@ -36,8 +38,21 @@ class RunLog:
 
 def find_workdirs(path: AnyPath) -> list[AnyPath]:
     """Returns the workdirs in a folder of runs, such as the folder of a sweep, or otherwise only `path`."""
-    inside = [] if exists(path / METRICS) else sorted(each.parent for each in path.glob(f"*/{METRICS}"))
-    return inside or [path]
+    if not is_bucket(path):
+        return ([] if exists(path / METRICS) else sorted(each.parent for each in path.glob(f"*/{METRICS}"))) or [path]
+    with answering(path):
+        if exists(path / METRICS):
+            return [path]
+        return [folder for folder in folders_in(path) if exists(folder / METRICS)] or [path]
+
+
+def names_of(workdirs: Sequence[AnyPath]) -> list[str]:
+    """Returns the parts of paths in which workdirs of the same name differ; addresses if only some are in buckets."""
+    whole = [str(resolved(workdir)) for workdir in workdirs]
+    if len(set(map(is_bucket, whole))) > 1:
+        return whole
+    shared = os.path.commonpath(whole)
+    return [os.path.relpath(path, shared) for path in whole]
 
 
 def read_run(workdir: AnyPath) -> RunLog:
@@ -45,6 +60,7 @@ def read_run(workdir: AnyPath) -> RunLog:
 
     Raises:
       UserError: there is no run, nothing is logged yet, or metrics.jsonl or config.json is damaged.
+      RunFailedError: a bucket does not answer.
     """
     from ml_collections import ConfigDict
 
@@ -63,6 +79,8 @@ def read_run(workdir: AnyPath) -> RunLog:
         raise UserError(f"{config} is damaged or not the config of a run: {error}") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{workdir} contains no run; expected {METRICS} in it or in its folders") from error
+    except StorageError as error:
+        raise unreadable(error.filename, error) from error
     except OSError as error:
         raise UserError(f"cannot read {error.filename or workdir}: {error.strerror}") from error
     curves: dict[str, tuple[list[int], list[float]]] = {}

@@ -23,6 +23,10 @@ _SCHEMES = ("gs",)
 # pathlib turns the two slashes of an address into one.
 _ADDRESS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+# A request without progress for this time is repeated. By default, gcsfs and TensorStore would wait forever.
+STALL_SECONDS = 30
+_CONNECT_SECONDS = 15
+_REQUEST_SECONDS = 600  # a whole request of gcsfs, also an upload
 _EXTRA = "pip install 'focalnet_jax[gcs]'"
 
 
@@ -86,13 +90,26 @@ def resolved(path: AnyPath) -> AnyPath:
 
 @functools.cache
 def _configure() -> None:
-    """Turns off the cache of listings, because TensorStore and other hosts write without gcsfs's knowledge."""
+    """Configures the libraries that read and write buckets, before their first request.
+
+    The cache of listings is off, because TensorStore and other hosts write without gcsfs's knowledge. gcsfs's support
+    of buckets with a hierarchical namespace is off: it sends requests of its own to gRPC's port before many operations,
+    and repeats them for a minute if they fail. Such buckets need it only to rename folders.
+    """
     os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow's files lack methods of Python's
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(STALL_SECONDS))
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+    os.environ.setdefault("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", str(_CONNECT_SECONDS))
+    import aiohttp
     import fsspec
 
     from focalnet_jax.storage.gcs import PatientFileSystem
 
+    timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS, sock_connect=_CONNECT_SECONDS, sock_read=STALL_SECONDS)
     for name in ("gs", "gcs"):
-        fsspec.config.conf.setdefault(name, {})["use_listings_cache"] = False
+        conf = fsspec.config.conf.setdefault(name, {})
+        conf["use_listings_cache"] = False
+        conf.setdefault("requests_timeout", timeout)
         fsspec.register_implementation(name, PatientFileSystem, clobber=True)
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # errors are raised, too

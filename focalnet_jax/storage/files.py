@@ -6,7 +6,6 @@ and deleting every object. Requests fail now and then; gcsfs and TensorStore rep
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -16,11 +15,8 @@ from pathlib import Path
 
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath, is_bucket
+from focalnet_jax.storage.failures import StorageError, storage_error, unreadable
 from focalnet_jax.system import files
-
-
-class StorageError(OSError):
-    """Raised if a request to a bucket fails; `strerror` is one line."""
 
 
 def write_whole(path: AnyPath, content: str | bytes) -> None:
@@ -49,8 +45,17 @@ def read_text(path: AnyPath) -> str:
 
 def exists(path: AnyPath) -> bool:
     """Returns whether a file or folder exists; raises `OSError` if a bucket cannot be reached."""
-    with requests(path):
-        return path.exists()
+    return path.exists() if not is_bucket(path) else _type(path) is not None
+
+
+def is_file(path: AnyPath) -> bool:
+    """Returns whether a file exists; raises `OSError` if a bucket cannot be reached, unlike `Path.is_file`."""
+    return path.is_file() if not is_bucket(path) else _type(path) == "file"
+
+
+def is_folder(path: AnyPath) -> bool:
+    """Returns whether a folder exists; raises `OSError` if a bucket cannot be reached, unlike `Path.is_dir`."""
+    return path.is_dir() if not is_bucket(path) else _type(path) == "directory"
 
 
 def folders_in(folder: AnyPath) -> list[AnyPath]:
@@ -91,9 +96,9 @@ def remove_tree(folder: AnyPath) -> None:
     """Deletes a folder with its files, if it exists; ignores files on a disk that cannot be deleted."""
     if not is_bucket(folder):
         shutil.rmtree(folder, ignore_errors=True)
-    elif names := list(_listing(folder, recursive=True)):
+    elif found := _listing(folder, recursive=True, markers=True):
         with requests(folder), suppress(FileNotFoundError):  # deleted by a request whose answer was lost
-            _file_system().rm([f"{folder}/{name}" for name in names])
+            _file_system().rm([entry["name"] for entry in found.values()])
 
 
 def remove(path: AnyPath) -> None:
@@ -137,36 +142,37 @@ def requests(path: AnyPath) -> Iterator[None]:
 
 @contextmanager
 def answering(path: AnyPath) -> Iterator[None]:
-    """Context manager that raises errors of a bucket as `RunFailedError`, or `UserError` without permission."""
+    """Context manager that raises `StorageError` as `RunFailedError`, or as `UserError` without permission."""
     try:
-        with requests(path):
-            yield
+        yield
     except StorageError as error:
-        kind = RunFailedError if error.errno == errno.EIO else UserError
-        raise kind(f"{path}: {error.strerror}") from error
+        raise unreadable(error.filename or path, error) from error
 
 
-def storage_error(error: Exception, path: AnyPath) -> StorageError:
-    """Returns the error of a failed request: EACCES without permission, ENOENT without the bucket, else EIO."""
-    code = str(getattr(error, "code", "") or getattr(error, "status", ""))
-    text = " ".join(str(error).split())[:160] or type(error).__name__
-    if "401" in code or "Anonymous caller" in text or "credentials" in text.lower():
-        why = f"no valid credentials ({text}); run: gcloud auth application-default login"
-        return StorageError(errno.EACCES, why, str(path))
-    if "Forbidden" in text or "403" in code:
-        why = f"no permission ({text}); give this account the role Storage Object User"
-        return StorageError(errno.EACCES, why, str(path))
-    return StorageError(errno.EIO, text, str(path))
+def _type(path: AnyPath) -> str | None:
+    """Returns "file", "directory" or None. gcsfs's own tests take a request that is forbidden for a missing file."""
+    with requests(path):
+        try:
+            return _file_system().info(os.fspath(path))["type"]
+        except FileNotFoundError:
+            return None
 
 
-def _listing(folder: AnyPath, *, recursive: bool) -> dict[str, dict]:
-    """Returns the entries in a folder of a bucket by relative name; only files if `recursive`."""
+def _listing(folder: AnyPath, *, recursive: bool, markers: bool = False) -> dict[str, dict]:
+    """Returns the entries in a folder of a bucket by relative name; only files if `recursive`.
+
+    Empty objects whose names end in /, which the console and gcsfuse write for folders, are left out unless `markers`.
+    """
     prefix = os.fspath(folder).removeprefix("gs://").rstrip("/") + "/"
     with requests(folder):
         try:
             found = _file_system().find(prefix, detail=True) if recursive else _entries(prefix)
         except FileNotFoundError:
             return {}
+    if markers:
+        return found
+    if recursive:
+        found = {name: entry for name, entry in found.items() if not name.endswith("/")}
     return {name[len(prefix) :].rstrip("/"): entry for name, entry in found.items() if name.rstrip("/") != prefix[:-1]}
 
 

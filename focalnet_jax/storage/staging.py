@@ -10,7 +10,7 @@ from pathlib import Path
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.storage.address import AnyPath, to_path
-from focalnet_jax.storage.files import answering, requests, sizes
+from focalnet_jax.storage.files import answering, is_file, requests, sizes
 
 _BLOCK = 1 << 24  # bytes read at a time
 
@@ -31,7 +31,7 @@ def _copied(address: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="focalnet-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with answering(path):
-        if path.is_file():
+        if is_file(path):
             _copy(path, folder / path.name)
             return folder / path.name
         names = sizes(path)

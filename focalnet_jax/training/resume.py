@@ -21,7 +21,8 @@ from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.hub.address import is_address
 from focalnet_jax.settings.tasks import TASKS
 from focalnet_jax.storage.address import AnyPath, is_bucket
-from focalnet_jax.storage.files import exists, read_text
+from focalnet_jax.storage.failures import StorageError, unreadable
+from focalnet_jax.storage.files import answering, exists, is_folder, read_text
 from focalnet_jax.training.stored_config import differences
 
 CONFIG_FILE = "config.json"
@@ -51,6 +52,8 @@ class Found:
                 continue
             try:
                 aside = set_aside(self.folder / str(step), word)
+            except StorageError as error:
+                raise unreadable(self.folder / str(step), error) from error
             except OSError as error:
                 raise UserError(
                     f"checkpoint {step} is {word} ({why}) and cannot be renamed: {error.strerror}; make "
@@ -64,8 +67,15 @@ def find_newest(folder: AnyPath) -> Found:
     """Returns the newest step whose files are undamaged, and the newer steps. Each process verifies some of the files.
 
     Raises:
-      RunFailedError: no step is undamaged, and at least one step is damaged or more than one is unfinished.
+      UserError: there is no permission to read a bucket.
+      RunFailedError: no step is undamaged, and at least one step is damaged or more than one is unfinished; or a bucket
+        does not answer.
     """
+    with answering(folder):
+        return _find_newest(folder)
+
+
+def _find_newest(folder: AnyPath) -> Found:
     others: dict[int, tuple[str, str]] = {}
     steps = list_steps(folder) if is_first() else []
     while (step := int(from_first(steps.pop() if steps else -1))) >= 0:
@@ -87,7 +97,7 @@ def find_newest(folder: AnyPath) -> Found:
 def _word(step: AnyPath) -> str:
     if exists(step / MANIFEST):
         return "damaged"
-    return "unfinished" if (step / "params").is_dir() else "foreign"
+    return "unfinished" if is_folder(step / "params") else "foreign"
 
 
 def check_saved(workdir: AnyPath, found: Found) -> None:
@@ -108,8 +118,9 @@ def refuse_other_run(config: FrozenConfigDict, workdir: AnyPath, newest: int | N
     The message names the keys that differ. A run without a checkpoint may be replaced by another one.
     """
     path = workdir / CONFIG_FILE
-    if not exists(path):
-        return
+    with answering(path):
+        if not exists(path):
+            return
     try:
         stored: dict[str, Any] = json.loads(read_text(path))
         differing = differences(config, stored)
@@ -117,6 +128,8 @@ def refuse_other_run(config: FrozenConfigDict, workdir: AnyPath, newest: int | N
         known = flatten(default_config(task)).keys() if task in TASKS else ()
         # Evaluations are not unknown keys: the user chooses their names.
         unknown = {key for key in flatten(ConfigDict(stored)) if not key.startswith("evaluations.")} - set(known)
+    except StorageError as error:
+        raise unreadable(path, error) from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): repair or remove it, or choose another --workdir") from error
     # A run that never saved cannot be resumed, so another config may start in its workdir.

@@ -19,6 +19,7 @@ import tensorboardX
 from focalnet_jax.checkpoint.weights import reason
 from focalnet_jax.errors import RunFailedError, UserError, suggest
 from focalnet_jax.storage.address import AnyPath
+from focalnet_jax.storage.failures import StorageError, unreadable
 from focalnet_jax.storage.files import exists, read_text
 from focalnet_jax.system.files import write_whole
 
@@ -230,6 +231,8 @@ def _rows_up_to(workdir: AnyPath, step: int) -> Iterator[dict[str, Any]]:
     path = workdir / METRICS
     try:
         lines = _lines_up_to(path, step) if exists(path) else []
+    except StorageError as error:
+        raise unreadable(path, error) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; repair it or choose another --workdir") from error
     return map(json.loads, lines)

@@ -55,6 +55,24 @@ class Server:
         found = self._request("GET", f"/storage/v1/b/bucket/o?prefix={urllib.parse.quote(prefix)}").get("items", [])
         return {each["name"]: int(each["size"]) for each in found}
 
+    def versions(self, prefix=""):
+        """The generations of all objects that begin with `prefix`, by name; each write of an object changes its own."""
+        found = self._request("GET", f"/storage/v1/b/bucket/o?prefix={urllib.parse.quote(prefix)}").get("items", [])
+        return {each["name"]: each["generation"] for each in found}
+
+    def copy_from(self, folder, name):
+        """Writes all files of a folder, as `gcloud storage cp -r` does."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.write(f"{name}/{path.relative_to(folder)}", path.read_bytes())
+
+    def copy_to(self, name, folder):
+        """Writes all objects below a name to a folder."""
+        for each in self.names(f"{name}/"):
+            path = folder / each.removeprefix(f"{name}/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.read(each))
+
     def read(self, name):
         """The content of an object."""
         with urllib.request.urlopen(f"{self.url}{self._path(name)}?alt=media", timeout=30) as answer:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tests.storage.bucket import Server, free_port
 
 CUT_BEFORE, CUT_AFTER, CUT_BODY, STALL, SLOW = "cut before", "cut after", "cut body", "stall", "slow"
+FLIP = "flip"
 _REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 429: "Too Many Requests"}
 
 
@@ -24,7 +25,8 @@ class Fault:
     Attributes:
       kind: an HTTP status, which is answered instead of the server's answer; `CUT_BEFORE`, the connection ends without
         the server seeing the request; `CUT_AFTER`, the server's answer is lost; `CUT_BODY`, only half of the answer's
-        body arrives; `STALL`, no answer for `seconds`, then as `CUT_BEFORE`; `SLOW`, the answer comes `seconds` later.
+        body arrives; `STALL`, no answer for `seconds`, then as `CUT_BEFORE`; `SLOW`, the answer comes `seconds` later;
+        `FLIP`, a bit of the answer's body is wrong.
       methods: the methods of the requests.
       target: pattern that is searched for in `METHOD PATH?QUERY NAME`, with the name of the object.
       chance: probability for each matching request.
@@ -151,6 +153,9 @@ class Proxy:
             await _send(writer, answer.raw_head + answer.body[: len(answer.body) // 2])
             return False
         request.sent = len(answer.body)
+        if kind == FLIP:
+            middle = len(answer.body) // 2
+            answer.body = answer.body[:middle] + bytes([answer.body[middle] ^ 1]) + answer.body[middle + 1 :]
         await _send(writer, answer.raw_head + answer.body)
         return True
 

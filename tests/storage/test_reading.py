@@ -1,0 +1,270 @@
+"""Reads of a bucket that fail: one line, the right exit code, nothing changed, and within a time."""
+
+import asyncio
+import errno
+import json
+import random
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import gcsfs.retry
+import google.api_core.exceptions
+import google.auth.exceptions
+import pytest
+import requests.exceptions
+
+import focalnet_jax
+from focalnet_jax.checkpoint import __main__ as checkpoint
+from focalnet_jax.checkpoint import integrity, steps, weights
+from focalnet_jax.convert import __main__ as convert
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.report import __main__ as report
+from focalnet_jax.report.runs import find_workdirs, names_of
+from focalnet_jax.storage import files
+from focalnet_jax.storage.address import to_path
+from focalnet_jax.storage.failures import storage_error, unreadable
+from focalnet_jax.training import resume, writers
+from tests.storage.proxy import CUT_BEFORE, FLIP, STALL, Fault, Proxy
+
+RUN = "gs://bucket/run"
+STEP = f"{RUN}/checkpoints/60"
+
+
+@pytest.fixture(scope="module")
+def behind(finished):
+    """A proxy whose bucket has a copy of `finished`, with the name `run`."""
+    proxy = Proxy()
+    proxy.server.copy_from(finished[0], "run")
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def bucket(behind, monkeypatch):
+    """The proxy, used by this process without the pauses between repeated requests; a test changes no object."""
+    for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
+        monkeypatch.setenv(name, behind.environment[name])
+    sleep = asyncio.sleep
+    monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=lambda seconds: sleep(seconds / 1000)))
+    before = behind.server.versions()
+    yield behind
+    behind.faults.clear()
+    assert behind.server.versions() == before
+
+
+def ended(command, *arguments):
+    """Calls a command; returns its exit code and its error."""
+    try:
+        return command(*arguments) or 0, ""
+    except UserError as error:
+        return 2, str(error)
+    except RunFailedError as error:
+        return 1, str(error)
+
+
+EXPIRED, FORBIDDEN = "no valid credentials", "no permission"
+
+
+def transport(cause=None):
+    error = google.auth.exceptions.RefreshError("server")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "number", "text"),
+    [
+        (google.auth.exceptions.RefreshError("invalid_grant"), errno.EACCES, EXPIRED),
+        (google.auth.exceptions.RefreshError("later", retryable=True), errno.EIO, "later"),
+        (transport(google.auth.exceptions.TransportError("no route")), errno.EIO, "server"),
+        (google.auth.exceptions.DefaultCredentialsError("none"), errno.EACCES, "gcloud auth application-default login"),
+        (google.auth.exceptions.TransportError("no route"), errno.EIO, "no route"),
+        (google.api_core.exceptions.Forbidden("role"), errno.EACCES, FORBIDDEN),
+        (google.api_core.exceptions.Unauthorized("token"), errno.EACCES, EXPIRED),
+        (google.api_core.exceptions.NotFound("bucket"), errno.ENOENT, "there is no bucket bucket; create it first"),
+        (google.api_core.exceptions.ServiceUnavailable("busy"), errno.EIO, "busy"),
+        (gcsfs.retry.HttpError({"code": 401, "message": "Invalid Credentials"}), errno.EACCES, EXPIRED),
+        (gcsfs.retry.HttpError({"code": 403, "message": "role"}), errno.EACCES, FORBIDDEN),
+        (gcsfs.retry.HttpError({"code": 429, "message": "slow down"}), errno.EIO, "slow down"),
+        (gcsfs.retry.HttpError({"code": 503, "message": "credentials server busy"}), errno.EIO, "busy"),
+        (OSError("Forbidden: b/bucket/o\nrole"), errno.EACCES, FORBIDDEN),
+        (requests.exceptions.ConnectionError("refused"), errno.EIO, "refused"),
+        (TimeoutError(), errno.EIO, "no answer in time"),
+        (ValueError("PERMISSION_DENIED: Error reading gs://b/o: Forbidden [x='401']"), errno.EACCES, FORBIDDEN),
+        (ValueError("PERMISSION_DENIED: Error reading gs://b/o: Unauthorized [x='1']"), errno.EACCES, EXPIRED),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_an_error_is_named_by_its_type(error, number, text):
+    found = storage_error(error, "gs://bucket/name")
+    assert found.errno == number
+    assert text in found.strerror
+    assert isinstance(unreadable("gs://bucket/name", found), RunFailedError if number == errno.EIO else UserError)
+
+
+COMMANDS = {
+    "list": lambda folder: ended(checkpoint.main, ["list", RUN]),
+    "verify": lambda folder: ended(checkpoint.main, ["verify", RUN]),
+    "verify a step": lambda folder: ended(checkpoint.main, ["verify", STEP]),
+    "diff": lambda folder: ended(checkpoint.main, ["diff", RUN, "53", "60"]),
+    "prune": lambda folder: ended(checkpoint.main, ["prune", "--dry-run", RUN]),
+    "report": lambda folder: ended(report.main, [RUN, "--out", str(folder / "report.html")]),
+    "report of a folder": lambda folder: ended(report.main, ["gs://bucket/all", "--out", str(folder / "report.html")]),
+    "convert": lambda folder: ended(convert.main, [RUN, str(folder / "w.safetensors"), "--to", "timm"]),
+    "load_model": lambda folder: ended(focalnet_jax.load_model, RUN),
+    "continue_from": lambda folder: ended(resume.find_origin, RUN),
+    "resume": lambda folder: ended(resume.find_newest, to_path(RUN) / "checkpoints"),
+    "config.json": lambda folder: ended(resume.refuse_other_run, None, to_path(RUN), 60),
+    "saved.json": lambda folder: ended(steps.last_saved, to_path(RUN)),
+    "metrics.jsonl": lambda folder: ended(writers.best_written, to_path(RUN), 60, "eval/top1"),
+    "was evaluated": lambda folder: ended(writers.was_evaluated, to_path(RUN), 60, "eval"),
+}
+
+
+@pytest.mark.parametrize("kind", [401, 403, 429, 503, CUT_BEFORE])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_ends_with_one_line(bucket, tmp_path, name, kind):
+    bucket.faults.append(Fault(kind))
+    status, line = COMMANDS[name](tmp_path)
+    assert status == (2 if kind in (401, 403) else 1), line
+    assert line.startswith("gs://bucket/")
+    assert "cannot be read" in line
+    assert {401: EXPIRED, 403: FORBIDDEN}.get(kind, "nothing was changed") in line
+    assert "damaged" not in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_of_a_step_can_fail_to_be_read(bucket, tmp_path, capsys):
+    # One request after another fails, and all that were sent before it are answered.
+    skipped, status = 0, 1
+    while status:
+        bucket.faults[:] = [Fault(503, skip=skipped)]
+        status, line = ended(checkpoint.main, ["list", RUN])
+        assert status == 0 or (status == 1 and "cannot be read" in line), line
+        assert "not a checkpoint" not in capsys.readouterr().out
+        skipped += 1
+    assert skipped > 5
+
+
+@pytest.mark.parametrize("kind", [401, 403])
+def test_arrays_that_cannot_be_read_are_not_damaged(bucket, kind):
+    bucket.faults.append(Fault(kind, target="alt=media&tensorstore"))
+    status, line = ended(weights.read_arrays, to_path(STEP), "params")
+    assert status == 2
+    assert line.startswith(f"{STEP}: cannot be read: {EXPIRED if kind == 401 else FORBIDDEN}")
+
+
+@pytest.mark.parametrize("kind", [503, STALL])
+def test_a_read_of_arrays_ends_in_time(bucket, monkeypatch, kind):
+    monkeypatch.setattr(weights, "PATIENCE_SECONDS", 2.0)
+    bucket.faults.append(Fault(kind, target="alt=media&tensorstore", times=2, seconds=60))
+    begun = time.monotonic()
+    status, line = ended(weights.read_arrays, to_path(STEP), "params")
+    assert status == 1
+    assert "cannot be read: no answer in time" in line
+    assert time.monotonic() - begun < 10
+
+
+def test_a_request_that_stalls_is_repeated(bucket, monkeypatch):
+    file_system = files._file_system()
+    assert file_system.requests_timeout.sock_read == 30
+    monkeypatch.setattr(file_system, "requests_timeout", type(file_system.requests_timeout)(sock_read=0.2))
+    bucket.faults.append(Fault(STALL, seconds=60, times=2))
+    assert files.is_folder(to_path(RUN))
+    bucket.faults[:] = [Fault(STALL, seconds=60)]
+    begun = time.monotonic()
+    with pytest.raises(OSError, match="imeout"):
+        files.is_folder(to_path(RUN))
+    assert time.monotonic() - begun < 30
+
+
+def test_a_byte_that_the_network_changes_is_read_again(bucket):
+    step = to_path(STEP)
+    assert not integrity.find_damage(step)
+    bucket.faults[:] = [Fault(FLIP, target="download.*manifest.json", times=1), Fault(FLIP, target="ocdbt", times=1)]
+    assert not integrity.find_damage(step)
+    assert len(bucket.disturbed()) >= 2
+    bucket.faults[:] = [Fault(FLIP, target="download.*manifest.json")]
+    assert integrity.find_damage(step) == ["manifest.json has changed since it was written"]
+
+
+def test_every_changed_byte_is_found(bucket):
+    server, rng = bucket.server, random.Random(0)
+    for name in server.names("run/checkpoints/60/"):
+        server.write(name.replace("run/checkpoints", "changed"), server.read(name))
+    step = to_path("gs://bucket/changed/60")
+    assert not integrity.find_damage(step)
+    names = sorted(server.names("changed/"))
+    for _ in range(100):
+        name = rng.choice(names)
+        content = server.read(name)
+        changed = bytearray(content)
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        server.write(name, bytes(changed))
+        assert integrity.find_damage(step)
+        server.write(name, content)
+    assert not integrity.find_damage(step)
+    for name in names:
+        server.delete(name)
+
+
+def test_runs_in_a_folder_of_a_bucket_are_reported(bucket, finished, tmp_path):
+    assert find_workdirs(to_path(RUN)) == [to_path(RUN)]
+    assert find_workdirs(to_path("gs://bucket/run/checkpoints")) == [to_path("gs://bucket/run/checkpoints")]
+    both = [to_path(RUN), Path(finished[0])]
+    assert names_of(both) == [RUN, str(finished[0])]
+    assert names_of([to_path("gs://bucket/a/run"), to_path("gs://bucket/b/run")]) == ["a/run", "b/run"]
+    out = tmp_path / "report.html"
+    assert ended(report.main, [RUN, str(finished[0]), "--out", str(out)]) == (0, "")
+
+
+def test_a_missing_bucket_is_one_line(bucket):
+    status, line = ended(checkpoint.main, ["list", "gs://no-such-bucket/run"])
+    assert status == 2
+    assert "gs://no-such-bucket/run" in line
+    status, line = ended(focalnet_jax.load_model, "gs://no-such-bucket/run")
+    assert status == 2
+    assert "there is nothing at gs://no-such-bucket/run" in line
+
+
+MARKERS = ("run/", "run/checkpoints/", "run/checkpoints/60/", "run/checkpoints/60/params/", "run/tensorboard/")
+
+
+def test_objects_that_mark_folders_change_nothing(bucket, capsys):
+    listed = [files.sizes(to_path(RUN)), steps.list_steps(to_path(RUN) / "checkpoints")]
+    for name in MARKERS:
+        bucket.server.write(name, b"")
+    try:
+        assert [files.sizes(to_path(RUN)), steps.list_steps(to_path(RUN) / "checkpoints")] == listed
+        assert ended(checkpoint.main, ["verify", RUN]) == (0, "")
+        assert ended(checkpoint.main, ["list", RUN]) == (0, "")
+        assert resume.find_newest(to_path(RUN) / "checkpoints").step == 60
+        assert weights.read_arrays(to_path(STEP), "params")
+        assert find_workdirs(to_path(RUN)) == [to_path(RUN)]
+        assert "damaged" not in capsys.readouterr().out
+    finally:
+        for name in MARKERS:
+            bucket.server.delete(name)
+
+
+def test_a_folder_is_deleted_with_its_marker(bucket):
+    for name in ("gone/7/", "gone/7/params/", "gone/7/params/a"):
+        bucket.server.write(name, b"")
+    files.remove_tree(to_path("gs://bucket/gone/7"))
+    assert not bucket.server.names("gone/")
+
+
+def test_an_outage_never_counts_as_a_changed_run(bucket):
+    workdir = to_path(RUN)
+    for name, read in {
+        "saved.json": lambda: steps.last_saved(workdir),
+        "config.json": lambda: resume.refuse_other_run(None, workdir, 60),
+        "metrics.jsonl": lambda: writers.best_written(workdir, 60, "eval/top1"),
+    }.items():
+        bucket.faults[:] = [Fault(503, target=name)]
+        with pytest.raises(RunFailedError, match=rf"^{RUN}/{name}: cannot be read: .*; nothing was changed"):
+            read()
+    bucket.faults.clear()
+    assert steps.last_saved(workdir) == 60
+    assert json.loads(files.read_text(workdir / "saved.json"))["step"] == 60
