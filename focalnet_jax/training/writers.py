@@ -39,18 +39,27 @@ class MetricsWriter:
       step: step that the run resumes from.
       names: names of other writers, keys of `WRITERS`; see `check_writers`.
       config: config of the run, for writers that display it.
+      title: name of the run in other services; by default the name of `workdir`, which for a run in a bucket is a
+        temporary folder.
 
     Raises:
       UserError: a file cannot be written, or a writer cannot be started.
     """
 
-    def __init__(self, workdir: Path, step: int, names: Sequence[str] = (), config: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        workdir: Path,
+        step: int,
+        names: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+        title: str = "",
+    ):
         path = workdir / METRICS
         try:
             kept = _lines_up_to(path, step) if path.exists() else []
             write_whole(path, "".join(kept))
             self._file = path.open("a")
-            self._others = [WRITERS[name](workdir, step, dict(config or {})) for name in names]
+            self._others = [WRITERS[name](workdir, step, dict(config or {}), title or workdir.name) for name in names]
         except OSError as error:
             file = error.filename or workdir
             raise UserError(f"cannot write {file}: {error.strerror}; repair it or choose another --workdir") from error
@@ -91,8 +100,8 @@ class Writer(Protocol):
 
 
 class _TensorBoard:
-    def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
-        del config
+    def __init__(self, workdir: Path, step: int, config: dict[str, Any], title: str):
+        del config, title
         self._folder = workdir / "tensorboard"
         before = set(threading.enumerate())
         self._events = tensorboardX.SummaryWriter(str(self._folder), purge_step=step + 1)
@@ -124,13 +133,13 @@ class _WandB:
     A resumed run continues the same W&B run, whose id is stored in the workdir.
     """
 
-    def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
+    def __init__(self, workdir: Path, step: int, config: dict[str, Any], title: str):
         del step
         name = _read_id(workdir / "wandb_id.txt") or uuid.uuid4().hex[:8]
         write_whole(workdir / "wandb_id.txt", name + "\n")
         with _in_one_line("wandb", UserError):
             wandb = importlib.import_module("wandb")
-            self._run = wandb.init(dir=str(workdir), name=workdir.name, id=name, resume="allow", config=config)
+            self._run = wandb.init(dir=str(workdir), name=title, id=name, resume="allow", config=config)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         with _in_one_line("wandb", RunFailedError):
@@ -147,12 +156,12 @@ class _MLflow:
     A resumed run continues the same MLflow run, whose id is stored in the workdir.
     """
 
-    def __init__(self, workdir: Path, step: int, config: dict[str, Any]):
+    def __init__(self, workdir: Path, step: int, config: dict[str, Any], title: str):
         del step
         known = _read_id(workdir / "mlflow_id.txt")
         with _in_one_line("mlflow", UserError):
             self._mlflow = importlib.import_module("mlflow")
-            run = self._mlflow.start_run(run_id=known, run_name=None if known else workdir.name)
+            run = self._mlflow.start_run(run_id=known, run_name=None if known else title)
         write_whole(workdir / "mlflow_id.txt", run.info.run_id + "\n")
         if not known:
             with _in_one_line("mlflow", UserError):

@@ -93,6 +93,7 @@ class Service:
                 raise LookupError("no such run\nand more about it")
             if name in ("init", "start_run"):
                 self.ids.append(options.get("id", options.get("run_id")))
+                self.given = options
             return self
 
         return call
@@ -128,6 +129,15 @@ def test_a_run_keeps_its_id_in_a_service_but_not_an_empty_one(name, tmp_path, mo
         MetricsWriter(tmp_path, 0, [name]).close()
     assert service.ids[0] != ""
     assert service.ids[1] == file.read_text().strip() != ""
+
+
+@pytest.mark.parametrize(("name", "key"), [("wandb", "name"), ("mlflow", "run_name")])
+@pytest.mark.parametrize("title", ["", "in-a-bucket"])
+def test_a_run_has_the_name_of_its_workdir_in_a_service(name, key, title, tmp_path, monkeypatch):
+    service = Service()
+    monkeypatch.setitem(sys.modules, name, service)
+    MetricsWriter(tmp_path, 0, [name], title=title).close()
+    assert service.given[key] == (title or tmp_path.name)
 
 
 @pytest.mark.fault(8)

@@ -105,7 +105,7 @@ class Proxy:
 
     def close(self):
         """Ends the proxy and the server."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop)
         self._thread.join()
         self.server.close()
 
@@ -118,6 +118,13 @@ class Proxy:
         self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", self.port))
         started.set()
         self._loop.run_forever()
+
+    async def _end(self):
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+        self._loop.stop()
 
     async def _connection(self, reader, writer):
         try:
