@@ -132,7 +132,7 @@ class Proxy:
                 if not await self._answer(message, writer):
                     writer.transport.abort()
                     return
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
