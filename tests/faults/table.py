@@ -73,16 +73,16 @@ ROWS = {
         "two runs in one workdir in a bucket",
         "as in row 10; the lock of a run that no longer renews it is taken over",
     ),
-    49: (
+    49: ("several processes in a bucket whose requests fail; another number of them", "as in rows 44 and 19"),
+    50: (
         "a bucket that may not be read, or expired credentials",
         "a one-line error before anything is compiled, exit code 2",
     ),
-    50: (
+    51: (
         "a bucket that cannot be read, or whose answers stall",
         "a one-line error and exit code 1; nothing is changed, and no step counts as damaged",
     ),
-    51: ("a byte that the network changes", "read again; a step is damaged only if a second read differs too"),
-    52: ("several processes in a bucket whose requests fail; another number of them", "as in rows 44 and 19"),
+    52: ("a byte that the network changes", "read again; a step is damaged only if a second read differs too"),
 }
 
 

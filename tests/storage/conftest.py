@@ -1,7 +1,10 @@
 """The server, and a run in its bucket."""
 
+import asyncio
 import json
+from types import SimpleNamespace
 
+import gcsfs.retry
 import pytest
 
 from tests.commands import EVERY, SMALL, run
@@ -47,3 +50,25 @@ def in_bucket(server):
     done = run("train.py", *RUN, "--workdir", "gs://bucket/finished", env=server.environment)
     assert done.returncode == 0, done.stderr
     return "finished", done.stdout
+
+
+@pytest.fixture(scope="module")
+def behind(finished):
+    """A proxy whose bucket has a copy of `finished`, with the name `run`."""
+    proxy = Proxy()
+    proxy.server.copy_from(finished[0], "run")
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def bucket(behind, monkeypatch):
+    """The proxy, used by this process without the pauses between repeated requests; a test changes no object."""
+    for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
+        monkeypatch.setenv(name, behind.environment[name])
+    sleep = asyncio.sleep
+    monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=lambda seconds: sleep(seconds / 1000)))
+    before = behind.server.versions()
+    yield behind
+    behind.faults.clear()
+    assert behind.server.versions() == before

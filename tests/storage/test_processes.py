@@ -25,7 +25,7 @@ def assert_same_losses(proxy, name, alone):
     np.testing.assert_allclose(list(together.values()), list(expected.values()), ROUNDING)
 
 
-@pytest.mark.fault(52)
+@pytest.mark.fault(49)
 def test_two_processes_save_while_requests_fail(proxy, alone):
     proxy.faults = failing(0.05)
     stdout, stderr = launch(*SAVING, "--workdir", "gs://bucket/two", env=proxy.environment).communicate(timeout=500)
@@ -36,7 +36,7 @@ def test_two_processes_save_while_requests_fail(proxy, alone):
     assert "20  good" in verified.stdout
 
 
-@pytest.mark.fault(52)
+@pytest.mark.fault(49)
 def test_two_killed_processes_resume_as_one(proxy, alone):
     launcher = launch(*SAVING, "--config.total_steps=20", "--workdir", "gs://bucket/killed", env=proxy.environment)
     while not any(MANIFEST in names for names in steps_in(proxy, "killed").values()):
