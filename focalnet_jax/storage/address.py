@@ -112,4 +112,5 @@ def _configure() -> None:
         conf["use_listings_cache"] = False
         conf.setdefault("requests_timeout", timeout)
         fsspec.register_implementation(name, PatientFileSystem, clobber=True)
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # errors are raised, too
+    for name in ("gcsfs", "fsspec", "google.auth"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too

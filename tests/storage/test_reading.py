@@ -70,16 +70,17 @@ def test_a_command_ends_with_one_line(bucket, tmp_path, name, kind):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_outage_at_any_request_is_no_damage(bucket, capsys):
+def test_an_outage_at_any_request_gives_no_wrong_answer(bucket, capsys):
     before = len(bucket.requests)
     assert ended(checkpoint.main, ["list", RUN]) == (0, "")
-    requests = len(bucket.requests) - before
+    right, requests, failed = capsys.readouterr().out, len(bucket.requests) - before, 0
     for skipped in random.Random(0).sample(range(requests), 10):
         bucket.faults[:] = [Fault(503, skip=skipped)]
         status, line = ended(checkpoint.main, ["list", RUN])
-        assert status == 1
-        assert "cannot be read" in line
-        assert "not a checkpoint" not in capsys.readouterr().out
+        # The number of requests differs: gcsfs cancels one if the answer to another suffices.
+        assert (status == 1 and "cannot be read" in line) or (status == 0 and capsys.readouterr().out == right)
+        failed += status
+    assert failed > 5
 
 
 def test_weights_files_in_a_bucket(bucket, finished, tmp_path, capsys):
