@@ -40,7 +40,7 @@ from focalnet_jax.checkpoint.steps import (
     newest_step,
     remove_leftovers,
 )
-from focalnet_jax.checkpoint.weights import Tree, abstract, check_fits, quiet, reading, reason
+from focalnet_jax.checkpoint.weights import Tree, abstract, check_fits, in_time, quiet, reading, reason
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath, absolute, is_bucket
 from focalnet_jax.storage.files import write_whole
@@ -154,8 +154,9 @@ class Checkpoints:
         for name, tree in like.items():
             check_fits(self._step(step), name, tree)
         trees = {name: ocp.args.StandardRestore(abstract(tree)) for name, tree in like.items()}
+        arguments = ocp.args.Composite(**trees)
         with reading(self._step(step)):
-            return dict(self._manager.restore(step, args=ocp.args.Composite(**trees)).items())
+            return dict(in_time(self._step(step), lambda: self._manager.restore(step, args=arguments)).items())
 
     def last_good(self) -> int | None:
         """Waits for a save in progress. Returns the newest complete step, or None if no step is complete."""

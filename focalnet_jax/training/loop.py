@@ -59,11 +59,11 @@ def train(config: FrozenConfigDict, workdir: AnyPath) -> int:
         be_patient()
         watchdog = Watchdog(watchdog_seconds(run.config, run.spec.mesh))
         with contextlib.closing(watchdog), contextlib.closing(run.checkpoints):  # open until all is on disk
-            if run.finished and all(from_first(was_evaluated(workdir, run.step, name)) for name in run.evaluations):
+            if run.finished and all(_was_evaluated(run, name) for name in run.evaluations):
                 more = f"to train further, give another --workdir and --config.continue_from={workdir}"
                 print(f"finished: the run in {workdir} already has all {run.plan.total} steps; {more}")
                 return 0
-            written = (config.writers, run.config.to_dict())
+            written = (config.writers, run.config.to_dict(), workdir.name)
             with contextlib.closing(MetricsWriter(folder, run.step, *written) if is_first() else NoWriter()) as writer:
                 loop = _Loop(run, writer, stop, watchdog, folder)
                 with contextlib.closing(loop.profile):
@@ -75,6 +75,11 @@ def train(config: FrozenConfigDict, workdir: AnyPath) -> int:
         return EXIT_PREEMPTED
     print(f"finished: {run.plan.total} steps; best {run.best_metric} {run.best:.2f} %; everything is in {workdir}")
     return 0
+
+
+def _was_evaluated(run: Run, name: str) -> bool:
+    """Returns whether process 0 has recorded the result of an evaluation at the current step."""
+    return bool(from_first(is_first() and was_evaluated(run.workdir, run.step, name)))
 
 
 class _Loop:
@@ -106,7 +111,7 @@ class _Loop:
 
     def _steps(self) -> bool:
         run, config, plan = self.run, self.run.config, self.run.plan
-        due = [name for name in self._due() if not from_first(was_evaluated(run.workdir, run.step, name))]
+        due = [name for name in self._due() if not _was_evaluated(run, name)]
         if due and not self._evaluate_and_save(due):
             return True
         train_step, first = make_train_step(run.spec), run.step + 1

@@ -247,6 +247,7 @@ def set_up(config: FrozenConfigDict, workdir: AnyPath, before_seal: Callable[[],
     if plan.first:
         print(describe_schedule(spec, plan), flush=True)
     step = int(state.step)
-    best = from_first(max(checkpoints.best_value(), best_written(workdir, step, best_metric(task))))
+    known = max(checkpoints.best_value(), best_written(workdir, step, best_metric(task))) if is_first() else 0.0
+    best = from_first(known)
     cost = step_cost(config.batch_size, summary.macs, mesh)
     return Run(config, workdir, train_data, evaluations, plan, spec, state, checkpoints, best, step, cost, substituted)

@@ -178,9 +178,21 @@ def test_slow_requests_delay_saves_not_steps(proxy, finished):
 
 @pytest.mark.fault(48)
 def test_of_two_runs_that_start_at_once_one_is_refused(proxy):
-    both = [start("train.py", *RUN, "--workdir", "gs://bucket/raced", env=proxy.environment) for _ in range(2)]
-    outputs = [process.communicate(timeout=200) for process in both]
-    assert sorted(process.returncode for process in both) == [0, 2], outputs
-    (refused,) = [stderr for process, (_, stderr) in zip(both, outputs, strict=True) if process.returncode == 2]
-    assert "is used by another run" in refused
-    assert len(refused.strip().splitlines()) == 1
+    flags = [*RUN, "--config.total_steps=100000", "--config.log_every_steps=100000"]
+    both = [start("train.py", *flags, "--workdir", "gs://bucket/raced", env=proxy.environment) for _ in range(2)]
+    try:
+        deadline = time.monotonic() + 200
+        while all(process.poll() is None for process in both):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (refused,) = [process for process in both if process.poll() is not None]
+        (other,) = [process for process in both if process is not refused]
+        _, stderr = refused.communicate()
+        assert (refused.returncode, len(stderr.strip().splitlines())) == (2, 1), stderr
+        assert "is used by another run" in stderr
+        other.send_signal(signal.SIGTERM)
+        _, stderr = other.communicate(timeout=200)
+        assert other.returncode == 42, stderr
+    finally:
+        for process in both:
+            process.kill()
