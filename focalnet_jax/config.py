@@ -79,8 +79,9 @@ def default_config(task: str = "classification") -> ConfigDict:
     config.schedule.warmup_steps = config_dict.placeholder(int)
 
     config.data = ConfigDict()
-    config.data.source = "digits"  # digits, folder or tfds
-    # folder: the directory of the splits; tfds: a prepared directory, or the name of a data set
+    config.data.source = "digits"  # digits, folder, tfds, parquet or webdataset
+    # folder: the directory of the splits; tfds: a prepared directory, or the name of a data set; parquet, webdataset: a
+    # folder, a file, a pattern, or an address hf://datasets/ORG/NAME[@REVISION][/FOLDER]
     config.data.path = config_dict.placeholder(str)
     config.data.train_split = "train"
     config.data.eval_split = "val"

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from focalnet_jax.data.balance import labels_of
 from focalnet_jax.data.decode import Picture
 from focalnet_jax.data.source import Label, Source, fingerprint_of
-from focalnet_jax.data.sources import open_source
+from focalnet_jax.data.sources import SourceOptions, open_source
 from focalnet_jax.data.split_names import split_named
 from focalnet_jax.errors import UserError
 
@@ -55,7 +55,7 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
 
     If `data.held_out` is set and a folder source has no folder for `data.eval_split`, the training images are divided
     into training and evaluation images. Such a folder may contain the class folders directly (`PATH/CLASS/*.jpg`)
-    instead of `PATH/train/CLASS/*.jpg`.
+    instead of `PATH/train/CLASS/*.jpg`. Parquet files and WebDataset shards are divided by `ShardedSource`.
 
     Raises:
       UserError: the source cannot be opened, the folder contains an evaluation split under a different name, or no
@@ -63,7 +63,7 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
     """
     divided = split in (data.train_split, data.eval_split) and data.source == "folder" and data.path
     if not (divided and data.held_out) or (Path(data.path) / data.eval_split).is_dir():
-        return open_source(data.source, data.path, split)
+        return open_source(data.source, data.path, split, SourceOptions.of(data))
     root = Path(data.path)
     within = data.train_split if (root / data.train_split).is_dir() else _WITHOUT_SPLITS
     if within == _WITHOUT_SPLITS and root.is_dir():

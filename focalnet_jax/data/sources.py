@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.source import Source
 from focalnet_jax.errors import UserError, suggest
 
-SOURCES = ("digits", "folder", "tfds")
+SHARDED = ("parquet", "webdataset")
+SOURCES = ("digits", "folder", "tfds", *SHARDED)
 
 
-def open_source(name: str, path: str | None, split: str) -> Source:
+@dataclass(frozen=True)
+class SourceOptions:
+    """Keys of a config's `data` section that only some sources use."""
+
+    held_out: float = 0.0
+    image_column: str | None = None
+    label_column: str | None = None
+
+    @classmethod
+    def of(cls, data: ConfigDict | FrozenConfigDict) -> SourceOptions:
+        """Returns the options in a config's `data` section. Missing keys have their defaults."""
+        return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
+
+
+def open_source(name: str, path: str | None, split: str, options: SourceOptions = SourceOptions()) -> Source:
     """Opens a split of a data source.
 
     Args:
       name: one of `SOURCES`.
-      path: directory of the data; for tfds also the name of a data set; None for digits.
+      path: directory of the data; for tfds also the name of a data set; for parquet and webdataset also a file, a
+        pattern or an address hf://datasets/...; None for digits.
       split: name of the split.
+      options: options of parquet and webdataset.
 
     Raises:
       UserError: the source is unknown or cannot be opened.
@@ -26,7 +46,8 @@ def open_source(name: str, path: str | None, split: str) -> Source:
     if name == "digits":
         if path is not None:
             raise UserError(
-                f"data.path={path} is not used with data.source=digits: add --config.data.source=folder or tfds"
+                f"data.path={path} is not used with data.source=digits: add --config.data.source="
+                f"{' or '.join(SOURCES[1:])}"
             )
         return DigitsSource(split)
     if name == "folder":
@@ -38,4 +59,9 @@ def open_source(name: str, path: str | None, split: str) -> Source:
         from focalnet_jax.data.tfds_source import TfdsSource  # imported here because only this source needs TFDS
 
         return TfdsSource(path, split)
+    if name in SHARDED:
+        from focalnet_jax.data.sharded_source import ShardedSource  # imported here because others do not need it
+
+        columns = options.image_column, options.label_column
+        return ShardedSource(name, path, split, held_out=options.held_out, columns=columns)
     raise UserError(f"unknown data.source {name!r}; expected {' or '.join(SOURCES)}.{suggest(name, SOURCES)}")

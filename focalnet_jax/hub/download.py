@@ -112,7 +112,7 @@ def _fetched(address: Address, revision: str, names: list[str], *, local: bool =
             kwargs = dict(revision=revision, local_files_only=local, library_name="focalnet_jax")
             path = Path(hf_hub_download(address.repo, name, **kwargs))
         if not local and path.resolve().name not in before:
-            _check_digest(path, address)
+            check_digest(path, address)
         return path
 
     # The first download determines the commit of a branch, which the cache records. The weights are downloaded last, so
@@ -129,7 +129,7 @@ def _fetched(address: Address, revision: str, names: list[str], *, local: bool =
     return Fetched(address, path, commit, described)
 
 
-def _check_digest(path: Path, address: Address) -> None:
+def check_digest(path: Path, address: Address) -> None:
     """Compares the SHA-256 of a new file with its name in the cache, because the library checks only the size.
 
     Raises:

@@ -58,7 +58,7 @@ def explained(address: Address, *, writing: bool = False) -> Iterator[None]:
 def _in_one_line(error: Exception, address: Address, writing: bool) -> Exception:
     from huggingface_hub import constants, errors, get_token
 
-    hub, repo = constants.ENDPOINT, f"hf://{address.repo}"
+    hub, repo = constants.ENDPOINT, address.root
     chain = list(_causes(error))
     status = next((each.response.status_code for each in chain if getattr(each, "response", None) is not None), None)
 
@@ -66,7 +66,7 @@ def _in_one_line(error: Exception, address: Address, writing: bool) -> Exception
         return any(isinstance(each, kinds) for each in chain)
 
     if found(errors.GatedRepoError):
-        return UserError(f"{repo} is gated: accept its conditions on {hub}/{address.repo} and {_LOG_IN}")
+        return UserError(f"{repo} is gated: accept its conditions on {hub}/{address.page} and {_LOG_IN}")
     if found(errors.DisabledRepoError):
         return UserError(f"{repo} is disabled on the hub; use another repository")
     if found(errors.RevisionNotFoundError):

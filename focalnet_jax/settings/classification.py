@@ -29,8 +29,11 @@ def add_keys(config: ConfigDict) -> None:
 
     # File with the class names of the outputs, one per line in their order; None: names stored with the data or weights
     config.data.classes = config_dict.placeholder(str)
-    # folder: fraction of the training images to evaluate on, if there is no folder for eval_split; 0: none.
+    # folder, parquet, webdataset: fraction of the training images to evaluate on, if there is no eval_split; 0: none.
     config.data.held_out = 0.0
+    # parquet: column of images, and column of labels; None: found by type and name
+    config.data.image_column = config_dict.placeholder(str)
+    config.data.label_column = config_dict.placeholder(str)
     # Draws rare classes more often: a class with n images is drawn in proportion to n ** (1 - class_balance).
     config.data.class_balance = 0.0
     # Pixels after resizing and before the centre crop, or (height, width); None: 256/224 of image_size if the mode is

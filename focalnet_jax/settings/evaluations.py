@@ -23,7 +23,7 @@ def evaluation(**values: Any) -> ConfigDict:
       UserError: a setting is unknown.
     """
     settings = ConfigDict()
-    settings.source = config_dict.placeholder(str)  # digits, folder or tfds; None: the value of data.source
+    settings.source = config_dict.placeholder(str)  # see data.source; None: the value of data.source
     settings.path = config_dict.placeholder(str)  # see data.path; None: the value of data.path
     settings.split = config_dict.placeholder(str)  # name of the split; None: the value of data.eval_split
     settings.examples = config_dict.placeholder(int)  # number of examples, evenly spaced in the split; None: all

@@ -1,4 +1,4 @@
-"""How the hub on loopback answers: the pages, files and calls that huggingface_hub uses for models."""
+"""How the hub on loopback answers: the pages, files and calls that huggingface_hub uses for models and data sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from http.server import BaseHTTPRequestHandler
 from urllib.parse import quote, unquote, urlsplit
 
 TOKEN, READER = "hf_writer", "hf_reader"  # the tokens that the server knows; the second may not write
-_LARGE = (".safetensors", ".bin", ".pth")  # kept as large files: answered by a redirect, as the hub does
+_LARGE = (
+    ".safetensors",
+    ".bin",
+    ".pth",
+    ".parquet",
+    ".tar",
+)  # kept as large files: answered by a redirect, as the hub does
 _CHUNK = 2**16
 
 
@@ -56,13 +62,13 @@ class Handler(BaseHTTPRequestHandler):
         path = self._begin()
         if path is None:
             return
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/revision/(.+))?", path):
-            return self._info(match[1], unquote(match[2] or "main"))
+        if match := re.fullmatch(r"/api/(?:models/|(datasets/))([^/]+/[^/]+?)(?:/revision/(.+))?", path):
+            return self._info((match[1] or "") + match[2], unquote(match[3] or "main"))
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
             return self._tree(match[1], unquote(match[2]))
-        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._resolve(*map(unquote, match.groups()))
-        if match := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(\w+)/(.+)", path):
+        if match := re.fullmatch(r"/cdn/((?:datasets/)?[^/]+/[^/]+)/(\w+)/(.+)", path):
             return self._content(self.hub.repositories[match[1]].commits[match[2]][unquote(match[3])], {})
         if path == "/api/whoami-v2":
             return self._json({"name": "tester", "type": "user"})
@@ -128,8 +134,18 @@ class Handler(BaseHTTPRequestHandler):
     def _info(self, repo, revision):
         if found := self._repository(repo, revision):
             files = [{"rfilename": name} for name in sorted(found.files(revision))]
+            if "blobs=" in self.path:
+                files = [file | {"size": _size(found.files(revision)[file["rfilename"]])} for file in files]
             sha = found.refs.get(revision, revision)
-            self._json({"id": repo, "modelId": repo, "sha": sha, "private": found.private, "siblings": files})
+            self._json(
+                {
+                    "id": repo.removeprefix("datasets/"),
+                    "modelId": repo,
+                    "sha": sha,
+                    "private": found.private,
+                    "siblings": files,
+                }
+            )
 
     def _tree(self, repo, revision):
         if found := self._repository(repo, revision):

@@ -1,7 +1,7 @@
-"""A server that plays the Hugging Face Hub on loopback, as far as huggingface_hub speaks to it for models.
+"""A server that plays the Hugging Face Hub on loopback, as far as huggingface_hub uses it for models and data sets.
 
-`python -m tests.hub.server FOLDER --port N` serves the folders FOLDER/ORG/NAME as repositories, for trying by hand with
-HF_ENDPOINT=http://127.0.0.1:N.
+`python -m tests.hub.server FOLDER --port N` serves the folders FOLDER/ORG/NAME as models and FOLDER/datasets/ORG/NAME
+as data sets, for trying by hand with HF_ENDPOINT=http://127.0.0.1:N.
 """
 
 from __future__ import annotations
@@ -103,9 +103,10 @@ def main():
     parser.add_argument("--port", type=int, default=0)
     flags = parser.parse_args()
     with serving(flags.port) as hub:
-        for folder in sorted(flags.folder.glob("*/*")):
+        folders = [path for path in flags.folder.glob("*/*") if path.parent.name != "datasets"]
+        for folder in sorted([*folders, *flags.folder.glob("datasets/*/*")]):
             files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-            hub.add("/".join(folder.parts[-2:]), files)
+            hub.add(folder.relative_to(flags.folder).as_posix(), files)
         print(f"HF_ENDPOINT={hub.url}", flush=True)
         threading.Event().wait()
 

@@ -10,6 +10,7 @@ import bz2
 import gzip
 import lzma
 import os
+import re
 import stat
 import tarfile
 import zlib
@@ -31,6 +32,10 @@ _LONGEST_HEADER = 1 << 24  # bytes; a longer header means that the tar is damage
 # A compressed archive may unpack to 20 times its size plus a gigabyte. Images hardly compress; decompression bombs do.
 GROWTH, GROWTH_BYTES = 20, 1 << 30
 OVERWRITTEN = "overwritten by later members of the same name"
+
+# Names of files in the cache of the Hugging Face Hub. The name changes with the content, unlike the time, which changes
+# when the same file is downloaded again.
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _OTHERS = {
@@ -58,7 +63,7 @@ class Container:
     imagenet: bool = False  # whether ImageNet's file names and label list determine the classes
     packed: bool = False  # whether it is a compressed tar
     direct: bool = False  # whether it is only the files directly in a folder, or only those in a tar that are not tars
-    time: int = 0  # modification time of the file in nanoseconds
+    time: int = 0  # modification time of the file in nanoseconds; 0 if the file is in the hub's cache
 
     @property
     def title(self) -> str:
@@ -117,7 +122,8 @@ def parquet(path: Path, **fields) -> Container:
 
 def _file(path: Path, **fields) -> Container:
     status = path.stat()
-    return Container(str(path), size=status.st_size, time=status.st_mtime_ns, **fields)
+    time = 0 if _DIGEST.fullmatch(path.resolve().name) else status.st_mtime_ns
+    return Container(str(path), size=status.st_size, time=time, **fields)
 
 
 def files(container: Container, skipped: Counter, spool: BinaryIO | None = None) -> Iterator[File]:

@@ -1,12 +1,18 @@
-"""Indexes a container of any kind."""
+"""Indexes containers of any kind, and stores the indices in files."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from dataclasses import asdict
 from pathlib import Path
 
+from focalnet_jax import __version__
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.images import index_images
 from focalnet_jax.data.prepare.index import Index
+from focalnet_jax.data.prepare.kinds import Sources
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.rows import index_rows
 from focalnet_jax.data.prepare.samples import index_samples
@@ -34,3 +40,31 @@ def index_container(container: Container, labels: Labels | None = None, spool: P
         index = read(container, labels or Labels(), file)
     partial.replace(spool)
     return index
+
+
+def index_files(sources: Sources, work: Path) -> list[Path]:
+    """Returns the file of each container's index, with a hash of everything that determines its content in its name."""
+    common = [sources.classes, asdict(sources.labels), __version__]
+    shared = hashlib.sha256(json.dumps(common).encode())
+    paths = []
+    for number, container in enumerate(sources.containers):
+        digest = shared.copy()
+        status = os.stat(container.path)  # a new file may have the size and time of the old one
+        digest.update(json.dumps([asdict(container), status.st_ino, status.st_ctime_ns]).encode())
+        paths.append(work / f"{number}-{digest.hexdigest()[:24]}.npy")
+    return paths
+
+
+def labels_for(container: Container, sources: Sources) -> Labels:
+    """Returns the interpretation of the labels of a container."""
+    return sources.labels if container.holds != "images" or container.split != "train" else Labels()
+
+
+def save_index(container: Container, path: Path, labels: Labels) -> None:
+    """Writes the index of a container to `path`, and images that cannot be read in place next to it."""
+    index_container(container, labels, spool_of(path)).save(path)
+
+
+def spool_of(index: Path) -> Path:
+    """Returns the spool file next to an index, for the images of a container that cannot be read in place."""
+    return index.with_suffix(".spool")

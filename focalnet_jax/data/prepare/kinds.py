@@ -13,6 +13,7 @@ from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.folders import containers_of
 from focalnet_jax.data.prepare.imagenet1k import IMAGENET_ORDER, find_imagenet1k
 from focalnet_jax.data.prepare.labels import Labels
+from focalnet_jax.data.prepare.locations import locate
 from focalnet_jax.data.prepare.sharded import find_rows, find_samples, followed_notes
 from focalnet_jax.data.prepare.val_labels import ValLabels
 from focalnet_jax.errors import UserError, abbreviated
@@ -61,7 +62,7 @@ def find_sources(
 
     Args:
       kind: key of `KINDS`.
-      paths: files and folders of the sources.
+      paths: files and folders of the sources, patterns, or addresses hf://datasets/...; see `locations.locate`.
       classes: file with class names, or None; see `--classes`.
       val_labels: label list of ImageNet-1K's validation images, or None to search for it.
       image_column: Parquet column of images, or None to find it by type and name.
@@ -71,8 +72,11 @@ def find_sources(
     Raises:
       UserError: a path is missing or contains nothing of the kind, or a list is invalid.
     """
+    locations = [location for path in paths for location in locate(kind, path)]
+    paths = [location.path for location in locations]
     check_paths(paths)
     _refuse_repeated(kind, paths)
+    located = [note for location in locations for note in location.notes]
     given = _read_classes(classes) if classes else None
     ordered = given is not None
     names = given
@@ -84,16 +88,16 @@ def find_sources(
             notes = [note.replace(IMAGENET_ORDER, f"in the order of {classes}") for note in notes]
         labels = Labels(given or names, listed and listed.synsets, image_column, label_column, ordered)
         notes += followed_notes(found, labels) if ordered else []
-        return Sources(tuple(found), names, labels, listed, tuple(notes))
+        return Sources(tuple(found), names, labels, listed, (*located, *notes))
     if kind in ("webdataset", "parquet"):
         _refuse_other_order(classes, given or ())
     if kind == "webdataset":
-        found, names, notes = find_samples(paths, names)
-        return Sources(tuple(found), names, Labels(names, ordered=ordered), notes=tuple(notes))
+        found, names, notes = find_samples(locations, names)
+        return Sources(tuple(found), names, Labels(names, ordered=ordered), notes=(*located, *notes))
     if kind == "parquet":
         labels = Labels(names, image_column=image_column, label_column=label_column, ordered=ordered)
-        found, names, notes = find_rows(paths, labels)
-        return Sources(tuple(found), names, replace(labels, names=names), notes=tuple(notes))
+        found, names, notes = find_rows(locations, labels)
+        return Sources(tuple(found), names, replace(labels, names=names), notes=(*located, *notes))
     found = tuple(container for path in paths for container in containers_of(path))
     if not found:
         raise UserError(

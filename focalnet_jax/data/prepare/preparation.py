@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,18 +14,15 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from focalnet_jax import __version__
-from focalnet_jax.data.prepare import accounting, checks, numbering, splits
-from focalnet_jax.data.prepare.class_names import refuse_unstorable
-from focalnet_jax.data.prepare.containers import Container
+from focalnet_jax.data.prepare import accounting
+from focalnet_jax.data.prepare.classes import checked_classes
 from focalnet_jax.data.prepare.index import Index
-from focalnet_jax.data.prepare.indexing import index_container
+from focalnet_jax.data.prepare.indexing import index_files, labels_for, save_index
 from focalnet_jax.data.prepare.kinds import KINDS, SourceKind, Sources
-from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.metadata import VERSION, Reports, write_metadata
 from focalnet_jax.data.prepare.naming import SPLITS
 from focalnet_jax.data.prepare.plan import Shard, plan_shards
-from focalnet_jax.data.prepare.shards import Job, report_file, spool_of, write_shard
+from focalnet_jax.data.prepare.shards import Job, report_file, write_shard
 from focalnet_jax.data.prepare.workers import ProgressPrinter, run_all
 from focalnet_jax.data.tfds_source import CARD, read_card
 from focalnet_jax.errors import UserError
@@ -68,10 +64,10 @@ def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptio
     with working_folder(folder) as work:
         for line in (*accounting.describe_sources(sources.containers), *sources.notes):
             print(line, flush=True)
-        paths = _index_files(sources, work)
+        paths = index_files(sources, work)
         indices = _index_all(sources, paths, processes)
         request = _request_of(sources, indices, options)
-        classes = _checked_classes(kind, sources, indices)
+        classes = checked_classes(kind, sources, indices)
         if is_finished(folder, request):
             return folder
         check_begun(work / REQUEST, request)
@@ -92,24 +88,6 @@ def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptio
         for line in accounting.describe_incomplete(kind, card):
             print(line)
     return folder
-
-
-def _checked_classes(kind: SourceKind, sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
-    """Returns the class names, after checking labels, lists and images; see `checks`, `numbering` and `splits`."""
-    checks.check_label_list(sources, indices)
-    checks.refuse_repeated(sources, indices)
-    if kind == KINDS["imagenet1k"]:
-        checks.refuse_empty_classes(sources, indices, "download it again, or remove it")
-    checks.refuse_folders_of_images(sources, indices)
-    if sources.classes:
-        checks.refuse_padded(indices, sources.classes)
-    classes = sources.classes or checks.found_class_names(sources, indices)
-    refuse_unstorable(classes, indices)
-    numbering.check_numbering(sources, indices, classes)
-    if kind != KINDS["imagenet1k"]:
-        splits.check_splits(sources, indices)
-    checks.refuse_validation_in_train(sources, indices)
-    return classes
 
 
 @contextlib.contextmanager
@@ -216,37 +194,20 @@ def _held_out(kind: SourceKind, options: PrepareOptions, indices: Sequence[Index
     return options.held_out or 0.0 if official or options.held_out is not None else kind.held_out
 
 
-def _index_files(sources: Sources, work: Path) -> list[Path]:
-    """Returns the file of each container's index, with a hash of everything that determines its content in its name."""
-    common = [sources.classes, asdict(sources.labels), __version__]
-    shared = hashlib.sha256(json.dumps(common).encode())
-    paths = []
-    for number, container in enumerate(sources.containers):
-        digest = shared.copy()
-        status = os.stat(container.path)  # a new file may have the size and time of the old one
-        digest.update(json.dumps([asdict(container), status.st_ino, status.st_ctime_ns]).encode())
-        paths.append(work / f"{number}-{digest.hexdigest()[:24]}.npy")
-    return paths
-
-
 def _index_all(sources: Sources, paths: Sequence[Path], processes: int) -> list[Index]:
     """Returns the index of every container.
 
     Existing indices of files are reused, but folders are always indexed again.
     """
     missing = [
-        (container, path, sources.labels if container.holds != "images" or container.split != "train" else Labels())
+        (container, path, labels_for(container, sources))
         for container, path in zip(sources.containers, paths, strict=True)
         if container.size is None or not path.is_file()
     ]
     if missing:
         progress = ProgressPrinter("indexed", len(missing))
-        run_all(_index_one, missing, min(processes, len(missing)), lambda done, _: progress(done, 0))
+        run_all(save_index, missing, min(processes, len(missing)), lambda done, _: progress(done, 0))
     return [Index.load(path) for path in paths]
-
-
-def _index_one(container: Container, path: Path, labels: Labels) -> None:
-    index_container(container, labels, spool_of(path)).save(path)
 
 
 def _write_all(job: Job, shards: Sequence[Shard], work: Path, processes: int) -> Reports:

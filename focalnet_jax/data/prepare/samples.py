@@ -17,7 +17,7 @@ from focalnet_jax.data.prepare.image_classes import (
     synset_folder,
 )
 from focalnet_jax.data.prepare.images import sample_key
-from focalnet_jax.data.prepare.index import CONTRADICTION, GOOD, NO_LABEL, OUTSIDE, Claim, Index, Member
+from focalnet_jax.data.prepare.index import CONTRADICTION, GOOD, NO_LABEL, OUTSIDE, TEST, Claim, Index, Member
 from focalnet_jax.data.prepare.labels import Labels, label_text, synsets_named
 from focalnet_jax.data.prepare.naming import SPLITS, has_image_suffix
 from focalnet_jax.data.source import are_numbers
@@ -27,6 +27,7 @@ _LABEL_FILES = ("cls", "label", "cls.txt", "json", "txt")
 # Keys of the label in a .json. Names take precedence over numbers, and earlier keys over later ones.
 _NAME_KEYS = ("synset", "wnid", "class_name", "label_name", "classname")
 _LABEL_KEYS = ("label", "cls", "class", "class_id", "label_id", "class_index", "target", "category")
+LABEL_COLUMNS = ("cls", *_NAME_KEYS, *_LABEL_KEYS)  # names of labels in descriptions of data sets
 _FILE_KEYS = ("filename", "file_name", "path")
 # Words in the suffixes of images that are not the main image of a sample, such as depth.png.
 _MAPS = frozenset(
@@ -132,6 +133,8 @@ def _member(
         name, file, why_not = place_imagenet(parts, candidates, test=split == "test")
     elif why_not == GOOD:
         name, file, why_not = place_labelled(name, parts)
+    elif why_not == NO_LABEL and split == "test":
+        why_not = TEST
     return Member(image.name, image.offset, image.size, image.time, name, SPLITS.index(split), file, why_not)
 
 

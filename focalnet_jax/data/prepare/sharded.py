@@ -10,10 +10,12 @@ from pathlib import Path
 
 from focalnet_jax.data.class_lists import NUM_1K, class_list, class_names
 from focalnet_jax.data.listing import is_folder, walk
+from focalnet_jax.data.prepare.cards import CARD_FILES
 from focalnet_jax.data.prepare.containers import Container, first_bytes, parquet, tar
 from focalnet_jax.data.prepare.folders import refuse_twice
 from focalnet_jax.data.prepare.inspection import inspect_tar
 from focalnet_jax.data.prepare.labels import Labels, followed, is_imagenet_order
+from focalnet_jax.data.prepare.locations import Location, class_names_on_cards
 from focalnet_jax.data.prepare.naming import (
     is_hidden,
     is_tar,
@@ -21,7 +23,8 @@ from focalnet_jax.data.prepare.naming import (
     splits_in,
     tar_stem,
 )
-from focalnet_jax.data.prepare.rows import class_names_in, has_unnamed_numbers, is_parquet
+from focalnet_jax.data.prepare.rows import class_names_in, has_unnamed_numbers, is_parquet, label_column
+from focalnet_jax.data.prepare.samples import LABEL_COLUMNS
 from focalnet_jax.data.split_names import split_named
 from focalnet_jax.errors import UserError, abbreviated
 
@@ -29,16 +32,17 @@ _IMAGENET1K = re.compile(r"imagenet[-_]?(1k|2012)(?![0-9a-z])", re.IGNORECASE)
 
 
 def find_samples(
-    paths: Sequence[Path], classes: tuple[str, ...] | None
+    locations: Sequence[Location], classes: tuple[str, ...] | None
 ) -> tuple[list[Container], tuple[str, ...] | None, list[str]]:
-    """Returns the shards at `paths`, the class names or None if they are unknown, and notes for the user.
+    """Returns the shards at `locations`, the class names or None if they are unknown, and notes for the user.
 
-    If `classes` is None and all shards are named after ImageNet-1K, the class names are its synsets.
+    If `classes` is None, the class names are ImageNet-1K's synsets if all shards are named after it, else those on the
+    card of the data set.
 
     Raises:
       UserError: there are no shards, or only some of the file names contain a split.
     """
-    files, notes = _files(paths, lambda path: is_tar(path.name), "WebDataset shards")
+    files, notes = _files(locations, lambda path: is_tar(path.name), "WebDataset shards")
     containers, labelled = [], 0
     for number, (path, split) in enumerate(files):
         container = tar(path, split=split, holds="samples")
@@ -58,18 +62,38 @@ def find_samples(
     if classes is None and all(_IMAGENET1K.search(path.name) for path, _ in files):
         classes = tuple(synset for synset, _ in class_list(NUM_1K))
         notes.append("the shards are named after ImageNet-1K: numeric labels are read as its class indices, 0 to 999")
+    if classes is None:
+        classes, notes = _on_cards(locations, LABEL_COLUMNS, notes)
     imagenet = classes == tuple(synset for synset, _ in class_list(NUM_1K))
     return [replace(container, imagenet=imagenet) for container in containers], classes, notes
 
 
-def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], tuple[str, ...] | None, list[str]]:
-    """Returns the Parquet files at `paths`, the class names or None if they are unknown, and notes for the user.
+def _on_cards(
+    locations: Sequence[Location], columns: Sequence[str], notes: list[str]
+) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Returns the class names on the card of a data set, or None if there are none, and notes for the user."""
+    names, file = class_names_on_cards(locations, columns)
+    if names is None:
+        return None, notes
+    if is_imagenet_order(names):  # unique, unlike names such as crane
+        names = class_names(NUM_1K)
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        todo = "give --classes FILE"
+        return None, [*notes, f"{file} is not used: several classes have the name {abbreviated(repeated)}; {todo}"]
+    return names, [*notes, f"classes: the {len(names)} names in {file}"]
+
+
+def find_rows(
+    locations: Sequence[Location], labels: Labels
+) -> tuple[list[Container], tuple[str, ...] | None, list[str]]:
+    """Returns the Parquet files at `locations`, the class names or None if they are unknown, and notes for the user.
 
     Raises:
       UserError: there are no Parquet files, they contain different class names, or only some of the file names contain
         a split.
     """
-    files, notes = _files(paths, is_parquet, "Parquet files")
+    files, notes = _files(locations, is_parquet, "Parquet files")
     containers = [parquet(path, split=split) for path, split in files]
     by_file = {container.path: class_names_in(container, labels) for container in containers}
     if labels.names:
@@ -90,6 +114,8 @@ def find_rows(paths: Sequence[Path], labels: Labels) -> tuple[list[Container], t
     if len(stated) > 1:
         raise UserError(f"{' and '.join(list(stated.values())[:2])} contain different class names: give --classes FILE")
     names = next(iter(stated))
+    if names is None and containers and has_unnamed_numbers(containers[0], labels):
+        names, notes = _on_cards(locations, [label_column(containers[0], labels)], notes)
     if names and len(set(names)) < len(names):
         first = () if is_imagenet_order(names) else names[:1]  # the first class may be for the background
         if not is_imagenet_order(names[len(first) :]):
@@ -139,17 +165,22 @@ def followed_notes(containers: Sequence[Container], labels: Labels) -> list[str]
 
 
 def _files(
-    paths: Sequence[Path], wanted: Callable[[Path], bool], many: str
+    locations: Sequence[Location], wanted: Callable[[Path], bool], many: str
 ) -> tuple[list[tuple[Path, str]], list[str]]:
     """Returns the files of a kind at and below `paths`, each with its split, and notes for the user.
 
     Args:
-      paths: files and folders of the sources.
+      locations: files and folders of the sources.
       wanted: returns whether a file is of the kind.
       many: name of the files in messages.
     """
     found, others = [], Counter()
-    for path in paths:
+    for location in locations:
+        path = location.path
+        if location.splits is not None:
+            stated = sorted(location.splits.items())
+            found += [(entry, split or _split_of(entry, path)) for entry, split in stated if wanted(entry)]
+            continue
         if path.is_file():
             if not wanted(path):
                 raise UserError(f"--source {path}: expected {many}, or a folder with them")
@@ -158,6 +189,8 @@ def _files(
         for entry in sorted(_files_below(path, others)):
             if is_hidden(str(entry.relative_to(path))):
                 others["hidden"] += 1
+            elif entry.name in CARD_FILES and not wanted(entry):
+                continue
             elif wanted(entry):
                 first_bytes(entry)  # raises `UserError` for a broken link
                 found.append((entry, _split_of(entry, path)))
@@ -167,7 +200,8 @@ def _files(
     held = ", ".join(f"{count} {kind}" for kind, count in (+others).most_common(5))
     if not found:
         raise UserError(
-            f"--source {abbreviated([str(path) for path in paths])}: expected {many}, found {held or 'nothing'}"
+            f"--source {abbreviated([str(location.path) for location in locations])}: expected {many}, found "
+            f"{held or 'nothing'}"
         )
     by_split = defaultdict(list)
     for path, split in found:

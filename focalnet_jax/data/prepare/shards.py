@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
@@ -21,6 +21,7 @@ from focalnet_jax.data.decode import PILLOWS_ERRORS, UnreadableImageError, decod
 from focalnet_jax.data.formats import FORMATS, detect_type
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import Index
+from focalnet_jax.data.prepare.indexing import spool_of
 from focalnet_jax.data.prepare.plan import Shard
 from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole
@@ -127,10 +128,9 @@ def closing(writer: ArrayRecordWriter, path: Path) -> Iterator[ArrayRecordWriter
 def _images(job: Job, shard: Shard) -> Iterator[tuple[str, int, bytes]]:
     """Yields (name, label, encoded bytes) of every image of a shard."""
     labels = {name.encode(): label for label, name in enumerate(job.classes)}
-    for container_index, member_index in shard.members.tolist():
-        container, index_path = job.containers[container_index], job.indices[container_index]
-        member = _index(index_path).members[member_index]
-        path = spool_of(index_path) if container.spooled else container.path
+    for (place, _), member in zip(shard.members.tolist(), _members(job, shard), strict=True):
+        container = job.containers[place]
+        path = spool_of(job.indices[place]) if container.spooled else container.path
         if container.size is None:
             path = os.path.join(path, os.fsdecode(member["name"]))
         name = member["file"].decode(errors="replace")
@@ -143,14 +143,15 @@ def _images(job: Job, shard: Shard) -> Iterator[tuple[str, int, bytes]]:
         yield name, labels[bytes(member["class_name"])], encoded
 
 
-def spool_of(index: Path) -> Path:
-    """Returns the spool file next to an index, for the images of a container that cannot be read in place."""
-    return index.with_suffix(".spool")
-
-
-@lru_cache(maxsize=64)
-def _index(path: Path) -> Index:
-    return Index.load(path)
+def _members(job: Job, shard: Shard) -> list[np.void]:
+    """Returns the members of a shard in order. The index of each container is opened once."""
+    places, inverse = np.unique(shard.members[:, 0], return_inverse=True)
+    members: list[np.void | None] = [None] * len(shard.members)
+    for number, place in enumerate(places.tolist()):
+        index = Index.load(job.indices[place]).members
+        for row in np.flatnonzero(inverse == number).tolist():
+            members[row] = index[shard.members[row, 1]].copy()
+    return members
 
 
 def _is_deep(format: str | None, encoded: bytes) -> bool:

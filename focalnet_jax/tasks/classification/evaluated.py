@@ -9,7 +9,7 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.data.held_out import open_split
 from focalnet_jax.data.slices import EvenlySpaced
 from focalnet_jax.data.source import Source
-from focalnet_jax.data.sources import open_source
+from focalnet_jax.data.sources import SourceOptions, open_source
 from focalnet_jax.errors import UserError
 from focalnet_jax.settings import MAIN
 
@@ -47,5 +47,5 @@ def _open(config: FrozenConfigDict, name: str) -> Source:
         source = open_split(config.data, split)
     else:
         path = config.data.path if settings.path is None else settings.path
-        source = open_source(settings.source or config.data.source, path, split)
+        source = open_source(settings.source or config.data.source, path, split, SourceOptions.of(config.data))
     return source if settings.examples is None else EvenlySpaced(source, settings.examples)

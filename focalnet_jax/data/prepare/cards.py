@@ -1,0 +1,172 @@
+"""Reads the files that describe a data set: the card README.md of the Hugging Face Hub, and lists of class names."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from focalnet_jax.data.class_files import read_classes
+from focalnet_jax.data.prepare.patterns import matches
+from focalnet_jax.errors import UserError
+
+README = "README.md"
+_DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "_info.json", "info.json")
+_LISTS = ("classes.txt", "classnames.txt")
+CARD_FILES = (README, *_DESCRIPTIONS, *_LISTS)
+"""Names of the files that are read, in order of preference."""
+
+_MOST_BYTES = 2**24
+_FRONT_MATTER = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)
+# Keys of class names in a description that is not written by the `datasets` library.
+_NAMES_KEYS = ("classes", "class_names", "classnames", "id2label", "label_names")
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A subset ("config") of a repository."""
+
+    name: str
+    patterns: tuple[tuple[str | None, str], ...]  # split, or None if the file names contain it, and pattern of files
+    default: bool = False
+
+    def split_of(self, file: str) -> str | None:
+        """Returns the split of a file; "" if its name contains the split, and None if the subset lacks the file."""
+        return next((split or "" for split, pattern in self.patterns if matches(pattern, file)), None)
+
+
+@dataclass(frozen=True)
+class Card:
+    """The description of a data set."""
+
+    subsets: tuple[Subset, ...] = ()
+    # Class names by (subset or "", column of labels or ""), and the file that contains them.
+    names: Mapping[tuple[str, str], tuple[tuple[str, ...], str]] = field(default_factory=dict)
+
+    def class_names(self, columns: Iterable[str], subset: str = "") -> tuple[tuple[str, ...], str] | None:
+        """Returns class names and the name of their file, or None if they are unknown or ambiguous.
+
+        Args:
+          columns: possible names of the column of labels, in order of preference.
+          subset: name of the subset, or "" if it is unknown.
+        """
+        found = {column: names for (of, column), names in self.names.items() if not subset or of in ("", subset)}
+        for column in columns:
+            if column in found:
+                return found[column]
+        different = {names for names, _ in found.values()}
+        return next(iter(found.values())) if len(different) == 1 else None
+
+
+def read_card(folder: Path) -> Card:
+    """Returns the description in the files `CARD_FILES` of a folder. Missing and damaged files are ignored."""
+    subsets: tuple[Subset, ...] = ()
+    names: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {}
+    for file in CARD_FILES:
+        if not (folder / file).is_file():
+            continue
+        if file in _LISTS:
+            try:
+                found = {("", ""): read_classes(folder / file)}
+            except UserError:
+                continue
+        else:
+            content = _content(folder / file)
+            described = content.get("dataset_info", {}) if file == README else content
+            subsets = subsets or (_subsets(content) if file == README else ())
+            found = dict(_names_in(described))
+        if not names:
+            names = {key: (value, file) for key, value in found.items()}
+    return Card(subsets, names)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Returns the content of a JSON file or of the YAML header of README.md, or an empty dict if it is damaged."""
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            return {}
+        text = path.read_text("utf-8-sig")
+        if path.name != README:
+            found = json.loads(text)
+        else:
+            import yaml
+
+            header = _FRONT_MATTER.match(text)
+            # All scalars are strings, because class names such as no and 1.0 must not become other types.
+            found = yaml.load(header[1], Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader)) if header else {}
+    except Exception:  # PyYAML raises several types
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _subsets(content: Mapping[str, Any]) -> tuple[Subset, ...]:
+    """Returns the subsets in the header of README.md."""
+    found = []
+    for each in _list_of(content.get("configs")):
+        if not isinstance(each, dict):
+            continue
+        files, folder = each.get("data_files"), each.get("data_dir")
+        files = [{"path": f"{str(folder).strip('/')}/**"}] if files is None and folder else files
+        patterns = []
+        for entry in _list_of(files.items() if isinstance(files, dict) and "path" not in files else files):
+            split, paths = entry if isinstance(entry, tuple) else (None, entry)
+            if isinstance(paths, dict):
+                split, paths = paths.get("split", split), paths.get("path")
+            patterns += [(split, path) for path in _list_of(paths) if isinstance(path, str)]
+        default = str(each.get("default", "")).lower() == "true"
+        found.append(Subset(str(each.get("config_name", "default")), tuple(patterns), default))
+    return tuple(found)
+
+
+def _list_of(value: Any) -> list[Any]:
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, str | dict) else list(value)
+
+
+def _names_in(described: Any, subset: str = "") -> Iterator[tuple[tuple[str, str], tuple[str, ...]]]:
+    """Yields ((subset, column), class names) of each column of labels in a description."""
+    if isinstance(described, list):
+        for each in described:
+            yield from _names_in(each)
+        return
+    if not isinstance(described, dict):
+        return
+    subset = str(described.get("config_name", subset))
+    features = described.get("features")
+    if isinstance(features, dict):
+        features = [{"name": name, "dtype": {"class_label": feature}} for name, feature in features.items()]
+    for feature in features if isinstance(features, list) else ():
+        kind = feature.get("dtype") if isinstance(feature, dict) else None
+        names = _ordered(kind["class_label"].get("names")) if _is_label(kind) else None
+        if names:
+            yield (subset, str(feature.get("name", ""))), names
+    for key in _NAMES_KEYS:
+        if names := _ordered(described.get(key)):
+            yield (subset, ""), names
+    if features is None and not subset:  # dataset_infos.json contains one description per subset
+        for name, each in described.items():
+            if isinstance(each, dict) and "features" in each:
+                yield from _names_in(each, name)
+
+
+def _is_label(kind: Any) -> bool:
+    return isinstance(kind, dict) and isinstance(kind.get("class_label"), dict)
+
+
+def _ordered(names: Any) -> tuple[str, ...] | None:
+    """Returns class names in a list, or in a mapping from the numbers 0, 1, ...; None for any other value."""
+    if isinstance(names, dict):
+        try:
+            by_number = {int(number): name for number, name in names.items()}
+        except ValueError:
+            return None
+        if sorted(by_number) != list(range(len(by_number))):
+            return None
+        names = [by_number[number] for number in range(len(by_number))]
+    if not (isinstance(names, list) and names and all(isinstance(name, str) and name.strip() for name in names)):
+        return None
+    return tuple(name.strip() for name in names)

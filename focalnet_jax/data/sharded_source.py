@@ -1,0 +1,235 @@
+"""Reads WebDataset shards and Parquet files directly, without preparing them first.
+
+The files are indexed once, with the same checks as in `data.prepare`, and the indices are cached. Shards that are not
+compressed are read in place; images in Parquet files and compressed shards cannot be read by position, so they are
+copied to the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from focalnet_jax import __version__
+from focalnet_jax.data.decode import Picture
+from focalnet_jax.data.prepare.accounting import left_out
+from focalnet_jax.data.prepare.classes import checked_classes
+from focalnet_jax.data.prepare.index import Index
+from focalnet_jax.data.prepare.indexing import index_files, labels_for, save_index, spool_of
+from focalnet_jax.data.prepare.kinds import KINDS, Sources, find_sources
+from focalnet_jax.data.prepare.naming import SPLITS
+from focalnet_jax.data.prepare.plan import plan_shards
+from focalnet_jax.data.prepare.workers import ProgressPrinter
+from focalnet_jax.data.source import Label, fingerprint_of
+from focalnet_jax.data.split_names import SPLIT_NAMES
+from focalnet_jax.errors import RunFailedError, UserError
+
+_CACHE = "~/.cache/focalnet_jax/indices"
+_ONE_SHARD = 2**62  # bytes
+# Words of messages of `data.prepare`, and the words for a config.
+_IN_A_CONFIG = (
+    ("--source ", "data.path="),
+    ("--image-column ", "--config.data.image_column="),
+    ("--label-column ", "--config.data.label_column="),
+    ("--held-out FRACTION", "--config.data.held_out=FRACTION"),
+    ("give --classes FILE", "prepare it with python -m focalnet_jax.data.prepare and --classes FILE"),
+)
+
+
+@dataclass(frozen=True)
+class _Indexed:
+    """The files at a path, with their indices."""
+
+    sources: Sources
+    paths: tuple[Path, ...]  # file of each container's index
+    indices: tuple[Index, ...]
+    classes: tuple[str, ...]
+
+
+class ShardedSource:
+    """A split of a data set in WebDataset shards or Parquet files.
+
+    The examples are in the order of the same data prepared by `data.prepare`, so that training reads the same batches.
+
+    Args:
+      kind: "parquet" or "webdataset".
+      path: a folder, a file, a pattern, or an address hf://datasets/ORG/NAME[@REVISION][/FOLDER].
+      split: name of the split.
+      held_out: fraction of the training images that are the split val, if the files contain no such split.
+      columns: Parquet columns of images and of labels, or None to find them by type and name.
+
+    Attributes:
+      labels: labels of all examples, `[N]` int32.
+      description: a note on the images that are held out, or an empty string.
+
+    Raises:
+      UserError: there are no such files or no such split, the labels are invalid, or the cache cannot be written.
+      RunFailedError: a download failed.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        path: str | None,
+        split: str,
+        *,
+        held_out: float = 0.0,
+        columns: tuple[str | None, str | None] = (None, None),
+    ):
+        if not path or not split:
+            raise UserError(
+                f"data.source={kind} needs data.path and a split: give a folder, or an address hf://datasets/ORG/NAME"
+            )
+        with _in_words_of_configs(), contextlib.redirect_stdout(sys.stderr):
+            indexed = _indexed(kind, path, columns)
+        official = any((index.members["split"] == SPLITS.index("val")).any() for index in indexed.indices)
+        held_out = 0.0 if official else held_out
+        shards = plan_shards(indexed.indices, indexed.classes, held_out=held_out, shard_bytes=_ONE_SHARD)
+        members = {shard.split: shard.members for shard in shards}
+        chosen = SPLIT_NAMES.get(split, split)
+        if chosen not in members:
+            todo = "set --config.data.train_split and --config.data.eval_split to splits that it has"
+            if chosen == "val":
+                todo = f"--config.data.held_out=0.2 holds out a fifth of the images; if it has others, {todo}"
+            raise UserError(f"{path} has no split {split!r}; it contains {', '.join(members) or 'no images'}: {todo}")
+        self.class_names = indexed.classes
+        self.description = ""
+        if held_out:
+            self.description = (
+                f"{len(members['val'])} of {sum(map(len, members.values()))} images are held out for evaluation, "
+                f"chosen by their names (data.held_out={held_out}), because there is no split val"
+            )
+        self._indices = indexed.paths
+        self._titles = [container.title for container in indexed.sources.containers]
+        self._rows = kind == "parquet"
+        self._files = [
+            str(spool_of(index)) if container.spooled else container.path
+            for container, index in zip(indexed.sources.containers, indexed.paths, strict=True)
+        ]
+        self._members = members[chosen]  # [N, 2]: container, member of its index
+        self._where, self.labels = _read_members(indexed, self._members)
+        digests = (index.digest() for index in indexed.indices)
+        self.fingerprint = fingerprint_of([kind, chosen, str(held_out), *self.class_names, *digests])
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, index: int) -> tuple[Picture, Label]:
+        offset, size = self._where[index].tolist()
+        file = self._files[self._members[index, 0]]
+        try:
+            with open(file, "rb", buffering=0) as opened:
+                content = os.pread(opened.fileno(), size, offset)
+        except FileNotFoundError as error:
+            raise RunFailedError(f"{file} was removed while it was read; start again") from error
+        return content, self.labels[index]
+
+    def name(self, index: int) -> str:
+        """Returns the file name of an example, with its shard, or with its Parquet file and row."""
+        container, member = self._members[index].tolist()
+        found = Index.load(self._indices[container]).members[member]
+        row = f", row {found['name'].decode()}" if self._rows else ""
+        return f"{found['file'].decode(errors='replace')} ({self._titles[container]}{row})"
+
+
+def _read_members(indexed: _Indexed, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns offset and size in bytes, `[N, 2]` int64, and the label, `[N]` int32, of members `[N, 2]`."""
+    where, labels = np.zeros((len(members), 2), np.int64), np.zeros(len(members), np.int32)
+    outputs = {name.encode(): label for label, name in enumerate(indexed.classes)}
+    order = np.argsort(members[:, 0], kind="stable")
+    ends = np.searchsorted(members[order, 0], np.arange(len(indexed.indices)), side="right")
+    for container, rows in enumerate(np.split(order, ends[:-1])):
+        found = indexed.indices[container].members[members[rows, 1]]
+        where[rows, 0], where[rows, 1] = found["offset"], found["size"]
+        labels[rows] = [outputs[name] for name in found["class_name"].tolist()]
+    return where, labels
+
+
+@functools.lru_cache(maxsize=8)
+def _indexed(kind: str, path: str, columns: tuple[str | None, str | None]) -> _Indexed:
+    """Returns the files at a path with their indices, which are read from the cache if the files are unchanged."""
+    image_column, label_column = columns
+    sources = find_sources(kind, [Path(path)], image_column=image_column, label_column=label_column)
+    for note in sources.notes:
+        print(note)
+    names = [os.path.abspath(container.path) for container in sources.containers]
+    digest = hashlib.sha256(json.dumps([__version__, kind, columns, *names]).encode()).hexdigest()[:16]
+    with _cache_folder(Path(os.path.expanduser(_CACHE), digest)) as folder:
+        paths = index_files(sources, folder)
+        _index_missing(sources, paths, folder)
+    indices = tuple(map(Index.load, paths))
+    classes = checked_classes(KINDS[kind], sources, indices)
+    reasons = Counter(reason for *_, reason in left_out(sources.containers, indices, classes))
+    if reasons:
+        counted = ", ".join(f"{count} ({reason})" for reason, count in reasons.most_common())
+        print(f"{path}: left out {reasons.total()} images: {counted}")
+    return _Indexed(sources, tuple(paths), indices, classes)
+
+
+@contextlib.contextmanager
+def _cache_folder(folder: Path) -> Iterator[Path]:
+    """Context manager that creates a folder of the cache and locks it, so that one process of a machine indexes.
+
+    Raises:
+      UserError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("waiting for another process, which indexes the same files", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield folder
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the cache {folder}: {error.strerror}; free disk space, or use a prepared data set "
+            "(python -m focalnet_jax.data.prepare)"
+        ) from error
+
+
+def _index_missing(sources: Sources, paths: Sequence[Path], folder: Path) -> None:
+    """Indexes the containers without an index in the cache, and removes files of earlier versions of the containers."""
+    current = {path.stem for path in paths}
+    for file in folder.iterdir():
+        if file.name != "lock" and file.stem not in current:
+            file.unlink()
+    missing = [
+        (container, path) for container, path in zip(sources.containers, paths, strict=True) if not path.is_file()
+    ]
+    copied = sum(container.size or 0 for container, _ in missing if container.spooled)
+    free = shutil.disk_usage(folder).free
+    if copied > free:
+        raise UserError(
+            f"images of {copied / 1e9:,.1f} GB must be copied to the cache {folder}, which has only "
+            f"{free / 1e9:,.1f} GB of free space: use a prepared data set (python -m focalnet_jax.data.prepare)"
+        )
+    progress = ProgressPrinter("indexed", len(missing))
+    for done, (container, path) in enumerate(missing, 1):
+        save_index(container, path, labels_for(container, sources))
+        progress(done, container.size or 0)
+
+
+@contextlib.contextmanager
+def _in_words_of_configs() -> Iterator[None]:
+    """Context manager that replaces flags of `data.prepare` in messages by keys of a config."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for flag, key in _IN_A_CONFIG:
+            message = message.replace(flag, key)
+        raise UserError(message) from error
