@@ -83,7 +83,7 @@ def fetch_files(
 ) -> Path:
     """Downloads files that are not in the cache, and returns the folder that contains the repository's files.
 
-    A download that was interrupted resumes. Each new file is compared with its SHA-256.
+    After an interruption, files that are complete are not downloaded again. Each new file is compared with its SHA-256.
 
     Args:
       address: an address in the repository.
@@ -126,7 +126,11 @@ def _fetch(address: Address, commit: str, name: str) -> None:
             with explained(dataclasses.replace(address, path=name)):
                 kwargs = dict(repo_type="dataset", revision=commit, library_name="focalnet_jax")
                 path = Path(hub.hf_hub_download(address.repo, name, **kwargs))
-            return check_digest(path, address)
+            check_digest(path, address)
+            blob = path.resolve()
+            for left in blob.parent.glob(f"{blob.name}.*.incomplete"):  # of processes that were killed
+                left.unlink(missing_ok=True)
+            return
         except RunFailedError:
             if wait is None or hub.constants.HF_HUB_OFFLINE:
                 raise

@@ -25,6 +25,7 @@ def hub(_server, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub home"))
     from huggingface_hub import constants
 
+    from focalnet_jax.hub.datasets import list_files
     from focalnet_jax.hub.download import fetch
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub home" / "hub"))
@@ -34,8 +35,10 @@ def hub(_server, tmp_path, monkeypatch):
     _server.faults.clear()
     _server.requests.clear()
     fetch.cache_clear()
+    list_files.cache_clear()
     yield _server
     fetch.cache_clear()
+    list_files.cache_clear()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import socket
+import time
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import quote, unquote, urlsplit
 
@@ -37,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Transfer-Encoding") == "chunked":
             self.body = b"".join(self._chunks())
         hub, path = self.hub, self.path
-        self.cut_after = None
+        self.cut_after, self.stalls = None, 0
         with hub.lock:
             hub.requests.append((self.command, path, {name.lower(): value for name, value in self.headers.items()}))
             self.flipped = False
@@ -47,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
                     if fault.status:
                         self._error(fault.status, "", "a fault of the test", fault.headers)
                         return None
-                    self.cut_after, self.flipped = fault.cut_after, fault.flipped
+                    self.cut_after, self.stalls, self.flipped = fault.cut_after, fault.stalls, fault.flipped
                     break
         return urlsplit(path).path
 
@@ -281,6 +282,7 @@ class Handler(BaseHTTPRequestHandler):
     def _hang_up(self):
         self.close_connection = True
         self.wfile.flush()
+        time.sleep(self.stalls)
         self.connection.shutdown(socket.SHUT_RDWR)
 
 

@@ -44,11 +44,12 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What goes wrong with matching requests: a status, a connection cut after some bytes, or flipped bits."""
+    """What goes wrong with matching requests: a status, a connection that stalls or is cut, or flipped bits."""
 
     pattern: str
     status: int = 0
     cut_after: int | None = None
+    stalls: float = 0  # seconds that pass before the connection is cut
     flipped: bool = False
     times: int = 10**9
     headers: dict[str, str] = field(default_factory=dict)

@@ -105,8 +105,8 @@ def _on_hub(kind: str, address: Address) -> Location:
     if kind == "imagenet1k":
         choice = _without_tests(choice)
     chosen = sorted(choice.splits)
-    size = sum(listing.sizes[name] for name in chosen) / 1e9
-    print(f"{address}: {len(chosen)} files of {size:,.1f} GB, commit {listing.commit}", flush=True)
+    size = sum(listing.sizes[name] for name in chosen) / 1e6
+    print(f"{address}: {len(chosen)} files, {size:,.1f} MB, commit {listing.commit}", flush=True)
     fetch_files(root, listing, chosen, partial(ProgressPrinter, "downloaded"))
     digest = hashlib.sha256("\0".join(chosen).encode()).hexdigest()[:12]
     folder = linked(root, listing, chosen, f"{kind}-{digest}")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyarrow import parquet
 
 _ROWS = 64  # number of rows read at a time
-_BUFFER = 1 << 20  # bytes read at a time; without a buffer, pyarrow reads all images of a row group at once
+_BUFFER = 1 << 20  # bytes read at a time; by default, pyarrow reads all images of a row group into memory
 _PATH_NAMES = ("filename", "file_name", "path", "image_path", "file_path", "filepath", "file", "image_file_path")
 _SPLIT_COLUMNS = ("split", "partition", "subset")
 _MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
@@ -132,7 +132,7 @@ def _suffix(content: bytes) -> str:
 def _opened(container: Container) -> parquet.ParquetFile:
     pyarrow, parquet = import_arrow()
     try:
-        file = parquet.ParquetFile(container.path, buffer_size=_BUFFER)
+        file = parquet.ParquetFile(container.path, buffer_size=_BUFFER, pre_buffer=False)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(
             f"{container.path} is damaged or not a Parquet file: {' '.join(str(error).split())[:200]}"

@@ -69,7 +69,7 @@ def choose_files(
     default = [subset.name for subset in subsets if subset.default and subset.name in found]
     default = default or [name for name in found if name == "default"]
     if len(default) != 1:
-        example = next(iter(found))
+        example = min(found)
         todo = f"give one of them, such as {title}/{example}"
         if local:
             todo = f"give the files of one of them, such as {_example(subsets, example, title)}"

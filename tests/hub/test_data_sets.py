@@ -1,0 +1,304 @@
+"""Data sets on the hub: which files are downloaded, which subset, what is in the cache, and what goes wrong."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from focalnet_jax.data.prepare.__main__ import main
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.hub.datasets import list_files
+from tests.commands import run, start
+from tests.data import layouts
+from tests.data.layouts import write_parquet
+from tests.data.pictures import picture
+from tests.data.preparing import in_process, prepared, refused, write_tar  # noqa: F401
+from tests.hub.handler import READER
+
+pytestmark = pytest.mark.usefixtures("in_process")
+
+FILE = r"GET /(cdn/)?datasets/.*\.(parquet|tar)"
+
+
+def files_in(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(folder, first, count, names=None, splits=("train", "val")):
+    """Writes a Parquet file per split with `count` images; returns the files by path."""
+    for place, split in enumerate(splits):
+        made = [(f"{n}.jpg", picture(n), n % 2) for n in range(first + place * 30, first + place * 30 + count)]
+        write_parquet(folder / f"{split}-00000-of-00001.parquet", made, names)
+    return files_in(folder)
+
+
+def card(*subsets, extra=""):
+    """Returns a README.md with subsets (name, {split: pattern})."""
+    lines = ["---", "license: mit", *(["configs:"] if subsets else [])]
+    for name, patterns in subsets:
+        lines += [f"- config_name: {name}", "  data_files:"]
+        for split, pattern in patterns.items():
+            lines += [f"  - split: {split}", f"    path: {pattern}"]
+    return "\n".join([*lines, extra, "---", "# Pictures", ""]).encode()
+
+
+def by_prefix(prefix, splits=("train", "val")):
+    return {split: f"{prefix}{split}-*" for split in splits}
+
+
+@pytest.mark.parametrize(
+    ("kind", "write", "local"),
+    [
+        ("parquet", layouts.hub_parquet, "parquet"),
+        ("imagenet1k", layouts.hub_parquet, "imagenet1k"),
+        ("webdataset", layouts.webdataset, "webdataset"),
+        ("imagenet1k", layouts.webdataset, "imagenet1k"),
+        ("imagenet1k", layouts.hub_tars, "imagenet1k"),
+    ],
+)
+def test_a_data_set_of_the_hub_is_the_data_set_in_a_folder(kind, write, local, hub, tmp_path):
+    write(tmp_path / "local")
+    others = {"notes.pdf": b"x", "data/preview.png": b"x", ".gitattributes": b"x"}
+    hub.add("datasets/me/pictures", files_in(tmp_path / "local") | others)
+    expected, found = prepared(tmp_path / "expected", local, "--source", tmp_path / "local")
+    of_hub, found_too = prepared(tmp_path / "out", kind, "--source", "hf://datasets/me/pictures")
+    assert (of_hub["fingerprint"], found_too) == (expected["fingerprint"], found)
+    assert not hub.asked("GET .*(pdf|png|gitattributes)")
+    assert bool(hub.asked("GET /cdn/.*test")) == (kind == "parquet")  # ImageNet's test images have no labels
+
+
+def test_a_folder_a_file_a_pattern_and_a_revision_choose_files(hub, tmp_path):
+    repository = hub.add(
+        "datasets/me/pictures", {f"data/{name}": content for name, content in rows(tmp_path / "set", 0, 4).items()}
+    )
+    old = repository.refs["main"]
+    name = "train-00000-of-00001.parquet"
+    repository.commit({f"data/{name}": rows(tmp_path / "new", 20, 6)[name]})
+    address = "hf://datasets/me/pictures"
+    for number, (source, expected) in enumerate(
+        {
+            address: {"train": 6, "val": 4},
+            f"{address}/data": {"train": 6, "val": 4},
+            f"{address}@{old}": {"train": 4, "val": 4},
+            f"{address}/data/train-00000-of-00001.parquet": {"train": 6},
+            f"{address}/data/v*.parquet": {"val": 4},
+            f"{address}/data/{{train,val}}-{{00000..00003}}-of-00001.parquet": {"train": 6, "val": 4},
+        }.items()
+    ):
+        _, found = prepared(tmp_path / f"out{number}", "parquet", "--source", source)
+        assert {split: sum(classes.values()) for split, classes in found.items()} == expected, source
+    refused("has no folder, file or subset dat; it has data. Did you mean 'data'?", "parquet", "--source",
+            f"{address}/dat", "--out", tmp_path / "out")  # fmt: skip
+
+
+def test_one_subset_is_read_and_it_is_named_or_the_default(hub, tmp_path, capsys):
+    files = {}
+    for name, count in (("plain", 4), ("cropped", 6)):
+        files |= {f"{name}/{path}": content for path, content in rows(tmp_path / name, count, count).items()}
+    subsets = [("plain", by_prefix("plain/")), ("cropped", by_prefix("cropped/"))]
+    hub.add("datasets/me/two", files | {"README.md": card(*subsets)})
+    out = ["--out", tmp_path / "refused"]
+    message = (
+        "hf://datasets/me/two has several subsets, cropped, plain: give one of them, such as hf://datasets/me/two/"
+    )
+    refused(message, "parquet", "--source", "hf://datasets/me/two", *out)
+    assert not hub.asked(FILE)
+    _, found = prepared(tmp_path / "plain out", "parquet", "--source", "hf://datasets/me/two/plain")
+    assert sum(found["train"].values()) == 4
+    assert not hub.asked("GET .*cropped")
+    hub.add("datasets/me/one", files | {"README.md": card(("default", by_prefix("cropped/")), subsets[0])})
+    _, found = prepared(tmp_path / "default out", "parquet", "--source", "hf://datasets/me/one")
+    assert sum(found["train"].values()) == 6
+    assert "the subset default is read, the default of hf://datasets/me/one; others: plain" in capsys.readouterr().out
+    # Without a card, folders with the same splits are subsets.
+    hub.add("datasets/me/none", files)
+    refused("several subsets, cropped, plain", "parquet", "--source", "hf://datasets/me/none", *out)
+    repository = hub.add("datasets/me/none", {})
+    repository.commit({"a/train/0000.parquet": files["plain/train-00000-of-00001.parquet"]}, "refs/convert/parquet")
+    repository.commit({"b/train/0000.parquet": files["plain/train-00000-of-00001.parquet"]}, "refs/convert/parquet")
+    refused("several subsets, a, b", "parquet", "--source", "hf://datasets/me/none@refs/convert/parquet", *out)
+
+
+def test_a_downloaded_repository_has_the_subsets_of_its_card(tmp_path):
+    for name in ("plain", "cropped"):
+        rows(tmp_path / "set" / name, 0, 4)
+    (tmp_path / "set" / "README.md").write_bytes(
+        card(*((name, by_prefix(f"{name}/")) for name in ("plain", "cropped")))
+    )
+    arguments = ["parquet", "--source", tmp_path / "set", "--out", tmp_path / "out"]
+    refused(f"give the files of one of them, such as {tmp_path}/set/cropped/train-*", *arguments)
+    assert prepared(tmp_path / "out", "parquet", "--source", tmp_path / "set" / "plain")[1]["train"] == {"0": 2, "1": 2}
+
+
+def test_the_card_names_the_splits_of_files(hub, tmp_path, capsys):
+    files = {f"{number}.parquet": write_parquet(tmp_path / f"{number}.parquet", [
+        (f"{n}.jpg", picture(n), n % 2) for n in range(number * 10, number * 10 + 2 + number)
+    ]).read_bytes() for number in range(3)}  # fmt: skip
+    hub.add(
+        "datasets/me/named",
+        files | {"README.md": card(("x", {"train": "0.parquet", "validation": "1.parquet", "extra": "2.parquet"}))},
+    )
+    _, found = prepared(tmp_path / "out", "parquet", "--source", "hf://datasets/me/named")
+    assert {split: sum(classes.values()) for split, classes in found.items()} == {"train": 2, "val": 3}
+    assert "not read: 1 files of the split extra" in capsys.readouterr().out
+
+
+def test_numbers_get_the_names_on_the_card(hub, tmp_path):
+    names = "dataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n"
+    names += "      class_label:\n        names:\n          '0': no\n          '1': 1.0\n"
+    hub.add("datasets/me/rows", rows(tmp_path / "rows", 0, 4) | {"README.md": card(extra=names)})
+    prepared_card, found = prepared(tmp_path / "out", "parquet", "--source", "hf://datasets/me/rows")
+    assert found["train"] == {"no": 2, "1.0": 2}
+    samples = {}
+    for key in range(4):
+        samples |= {f"{key}.jpg": picture(key), f"{key}.cls": str(key % 2).encode()}
+    shard = write_tar(tmp_path / "train-0.tar", samples).read_bytes()
+    described = {
+        "readme": {"README.md": card(extra=names.replace("label\n", "cls\n", 1))},
+        "info": {"dataset_info.json": json.dumps({"features": {"cls": {"names": ["no", "1.0"]}}}).encode()},
+        "ours": {"_info.json": json.dumps({"classes": ["no", "1.0"]}).encode()},
+        "list": {"classnames.txt": b"no\n1.0\n"},
+    }
+    for name, files in described.items():
+        hub.add(f"datasets/me/{name}", files | {"train/0.tar": shard})
+        of_shards, found = prepared(tmp_path / name, "webdataset", "--source", f"hf://datasets/me/{name}")
+        assert found == {"train": {"no": 2, "1.0": 2}}, name
+        assert list(of_shards["classes"]) == list(prepared_card["classes"])
+
+
+def test_private_gated_and_missing_repositories_are_one_line(hub, tmp_path, monkeypatch):
+    files = rows(tmp_path / "set", 0, 4)
+    hub.add("datasets/me/private", files, private=True)
+    hub.add("datasets/me/gated", files, gated=True)
+    out = ["--out", tmp_path / "out"]
+
+    def source(address, message):
+        refused(message, "parquet", "--source", address, *out)
+
+    source("hf://datasets/me/private", "hf://datasets/me/private does not exist on http")
+    source(
+        "hf://datasets/me/gated", f"hf://datasets/me/gated is gated: accept its conditions on {hub.url}/datasets/me/"
+    )
+    monkeypatch.setenv("HF_TOKEN", READER)
+    source("hf://datasets/me/gated", "is gated: accept its conditions")
+    source("hf://datasets/me/private@v9", "hf://datasets/me/private has no revision 'v9'")
+    prepared(tmp_path / "read", "parquet", "--source", "hf://datasets/me/private")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    list_files.cache_clear()
+    source("hf://datasets/me/private", "the hub rejects the token (401)")
+    source("hf://me/private", "is a model on the hub; expected a data set, hf://datasets/ORG/NAME")
+    source("hf://datasets/me", "names no repository")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_repository_without_such_files_is_one_line_that_says_what_it_has(hub, tmp_path):
+    hub.add("datasets/me/zip", {"images.zip": b"x", "a/b.csv": b"x"})
+    out = ["--source", "hf://datasets/me/zip", "--out", tmp_path / "out"]
+    refused("contains no Parquet files; its files have the suffixes .csv, .zip; give hf://datasets/me/zip@refs/convert/"
+            "parquet", "parquet", *out)  # fmt: skip
+    refused("contains no WebDataset shards", "webdataset", *out)
+    refused("the kind imagefolder reads local files; data sets on the hub are read by the kinds", "imagefolder", *out)
+
+
+def test_without_the_library_one_line_says_what_to_install(hub, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    refused("hf://datasets/me/x needs huggingface_hub: pip install 'focalnet_jax[hub]'", "parquet", "--source",
+            "hf://datasets/me/x", "--out", tmp_path / "out")  # fmt: skip
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_the_download(hub, tmp_path, monkeypatch):
+    hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    refused(
+        "are not downloaded yet, but", "parquet", "--source", "hf://datasets/me/pictures", "--out", tmp_path / "out"
+    )
+    assert not hub.asked(FILE)
+
+
+def test_offline_a_whole_data_set_in_the_cache_is_read_and_a_part_is_not(hub, tmp_path, monkeypatch, capfd):
+    from huggingface_hub import constants
+
+    hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
+    source = ["--source", "hf://datasets/me/pictures"]
+    expected, _ = prepared(tmp_path / "one", "parquet", *source)
+    list_files.cache_clear()
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert prepared(tmp_path / "two", "parquet", *source)[0]["fingerprint"] == expected["fingerprint"]
+    assert "HF_HUB_OFFLINE is set; commit" in capfd.readouterr().err
+    assert not hub.requests
+    next(Path(os.environ["HF_HOME"]).glob("hub/datasets--me--pictures/snapshots/*/val-*")).unlink()
+    with pytest.raises(RunFailedError, match=r"val-00000-of-00001.parquet is not in the cache .*, and HF_HUB_OFFLINE"):
+        main(["parquet", *source, "--out", str(tmp_path / "three")])
+    with pytest.raises(RunFailedError, match="hf://datasets/me/others is not in the cache"):
+        main(["parquet", "--source", "hf://datasets/me/others", "--out", str(tmp_path / "three")])
+
+
+def test_a_file_that_is_cut_or_changed_on_the_way_is_downloaded_again(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between attempts
+    hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
+    expected, _ = prepared(tmp_path / "expected", "parquet", "--source", tmp_path / "set")
+    hub.fail("GET /cdn/.*train", flipped=True, times=1)
+    hub.fail("GET /cdn/.*val", status=503, times=2)
+    found, _ = prepared(tmp_path / "out", "parquet", "--source", "hf://datasets/me/pictures")
+    assert found["fingerprint"] == expected["fingerprint"]
+    list_files.cache_clear()
+    shutil.rmtree(os.environ["HF_HOME"])
+    hub.fail("GET /cdn/.*train", flipped=True)
+    with pytest.raises(RunFailedError, match="was damaged during the download"):
+        main(["parquet", "--source", "hf://datasets/me/pictures", "--out", str(tmp_path / "more")])
+
+
+def test_after_a_kill_only_the_files_that_were_not_complete_are_downloaded(hub, environment, tmp_path):
+    for split, count in (("train", 2), ("val", 3)):
+        content = [(f"{n}.jpg", picture(n) + bytes(1000) * 1000, n % 2) for n in range(count)]
+        write_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet", content)
+    files = files_in(tmp_path / "set")
+    # Random bytes, so that Parquet's compression does not shorten them.
+    files["train-00000-of-00001.parquet"] = os.urandom(30_000_000)
+    hub.add("datasets/me/large", files)
+    arguments = ["-m", "focalnet_jax.data.prepare", "parquet", "--source", "hf://datasets/me/large"]
+    hub.fail("GET /cdn/.*train", cut_after=25_000_000, stalls=60, times=1)
+    process = start(*arguments, "--out", tmp_path / "out", env=environment)
+    blobs = Path(environment["HF_HOME"]) / "hub" / "datasets--me--large" / "blobs"
+    deadline = time.monotonic() + 60
+    while not (
+        any(path.stat().st_size >= 20_000_000 for path in blobs.glob("*.incomplete"))
+        and any(not path.name.endswith(".incomplete") for path in blobs.glob("*"))
+    ):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    hub.requests.clear()
+    done = run(*arguments, "--out", tmp_path / "out", env=environment)
+    assert "is damaged or not a Parquet file" in done.stderr  # the random bytes: everything has been downloaded
+    # The first versions of huggingface_hub resume within the file, newer ones download the file again.
+    assert [path.rpartition("/")[2] for _, path, _ in hub.requests if path.startswith("/cdn")] == [
+        "train-00000-of-00001.parquet"
+    ]
+    assert not list(blobs.glob("*.incomplete"))
+
+
+def test_a_preparation_continues_after_the_cache_was_emptied(hub, tmp_path, capsys):
+    hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
+    arguments = ["parquet", "--source", "hf://datasets/me/pictures", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--processes", "1"]) == 0
+    shutil.rmtree(os.environ["HF_HOME"])
+    list_files.cache_clear()
+    assert main([*arguments, "--processes", "1"]) == 0
+    assert "already contains this data set" in capsys.readouterr().out
+
+
+def test_paths_of_runs_and_weights_are_no_data_sets(hub):
+    from focalnet_jax.hub.download import local_path
+
+    with pytest.raises(UserError, match="hf://datasets/a/b is a data set on the hub; expected a model"):
+        local_path("hf://datasets/a/b")
