@@ -11,6 +11,7 @@ from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.source import Source
 from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.hub.address import is_address
 
 SHARDED = ("parquet", "webdataset")
 SOURCES = ("digits", "folder", "tfds", *SHARDED)
@@ -43,6 +44,11 @@ def open_source(name: str, path: str | None, split: str, options: SourceOptions 
     Raises:
       UserError: the source is unknown or cannot be opened.
     """
+    if name not in SHARDED and path is not None and is_address(path):
+        raise UserError(
+            f"data.path={path} is on the Hugging Face Hub: set --config.data.source={' or '.join(SHARDED)}, or prepare "
+            "it with python -m focalnet_jax.data.prepare"
+        )
     if name == "digits":
         if path is not None:
             raise UserError(

@@ -28,6 +28,37 @@ def test_an_address_has_a_repository_a_revision_and_a_file(text):
     assert parse_address(Path(text)) == PARSED[text]  # which joins the two slashes
 
 
+DATA_SETS = {
+    "hf://datasets/timm/imagenet-1k-wds": Address("timm/imagenet-1k-wds", kind="dataset"),
+    "hf://datasets/a/b@refs/convert/parquet/c": Address("a/b", "refs/convert/parquet", "c", "dataset"),
+    "hf://datasets/a/b@v1/data/train-*.parquet": Address("a/b", "v1", "data/train-*.parquet", "dataset"),
+}
+
+
+@pytest.mark.parametrize("text", DATA_SETS)
+def test_the_address_of_a_data_set_says_so(text):
+    assert parse_address(text, "dataset") == DATA_SETS[text]
+    assert parse_address(str(DATA_SETS[text]), "dataset") == DATA_SETS[text]
+    assert parse_address(Path(text), "dataset") == DATA_SETS[text]
+    assert DATA_SETS[text].page == f"datasets/{DATA_SETS[text].repo}"
+
+
+NO_DATA_SETS = {
+    "hf://a/b@v1/c": "is a model on the hub; expected a data set, .*Did you mean 'hf://datasets/a/b@v1/c'?",
+    "hf://spaces/a/b": "is a space on the hub; expected a data set",
+    "hf://datasets/a": "names no repository; expected hf://datasets/ORG/NAME.*, such as hf://datasets/timm/imagenet-1k-wds",
+    "hf://datasets": "is no data set on the hub; expected a data set, hf://datasets/ORG/NAME",
+    "hf:/datasets/a/b": "Did you mean 'hf://datasets/a/b'?",
+}
+
+
+@pytest.mark.parametrize("text", NO_DATA_SETS)
+def test_another_address_than_that_of_a_data_set_is_refused(text):
+    with pytest.raises(UserError, match=NO_DATA_SETS[text].replace("?", r"\?")) as error:
+        parse_address(text, "dataset")
+    assert "\n" not in str(error.value)
+
+
 REFUSED = {
     "hf:/a/b": "Did you mean 'hf://a/b'?",
     "hf:a/b": "Did you mean 'hf://a/b'?",

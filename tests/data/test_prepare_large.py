@@ -1,0 +1,58 @@
+"""What keeps a preparation of thousands of large files possible: memory, and the number of indices that are opened."""
+
+import subprocess
+import sys
+
+import pytest
+
+from focalnet_jax.data.prepare.index import Index
+from tests.data.pictures import picture
+from tests.data.preparing import in_process, prepared, write_tar  # noqa: F401
+
+_ROWS, _BYTES = 400, 100_000
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_shard_opens_the_index_of_each_container_once(tmp_path, monkeypatch):
+    for number in range(80):
+        samples = {}
+        for key in range(4):
+            name = f"{number:03d}{key}"
+            samples |= {f"{name}.jpg": picture((number + key) % 60), f"{name}.cls": str(key).encode()}
+        write_tar(tmp_path / "set" / f"train-{number:04d}.tar", samples)
+    loaded, original = [], Index.load
+    monkeypatch.setattr(Index, "load", lambda path: (loaded.append(path), original(path))[1])
+    card, _ = prepared(tmp_path / "out", "webdataset", "--source", tmp_path / "set", "--shard-mb", "0.03")
+    shards = card["splits"]["train"]["shards"]
+    assert shards > 2
+    # Once to plan the shards, and once per shard; images are in random order, so that each shard has 320 / shards.
+    assert len(loaded) <= 80 * (1 + shards)
+    assert len(loaded) < 80 + 320
+
+
+def test_a_row_group_is_read_in_parts(tmp_path):
+    """The peak of pyarrow's memory is compared with 40 MB of images in one row group, written in pages of about a megabyte."""
+    program = f"""
+import sys
+import numpy as np, pyarrow
+from pathlib import Path
+from pyarrow import parquet
+from focalnet_jax.data.prepare.containers import parquet as container
+from focalnet_jax.data.prepare.labels import Labels
+from focalnet_jax.data.prepare.rows import index_rows
+
+path, rng = Path({str(tmp_path / "train.parquet")!r}), np.random.default_rng(0)
+schema = pyarrow.schema([("image", pyarrow.binary()), ("label", pyarrow.int64())])
+if sys.argv[1] == 'make':
+    rows = dict(image=[rng.bytes({_BYTES}) for _ in range({_ROWS})], label=[0] * {_ROWS})
+    parquet.write_table(pyarrow.table(rows, schema), path, row_group_size={_ROWS}, write_batch_size=8)
+else:
+    assert parquet.ParquetFile(path).metadata.num_row_groups == 1
+    with open(path.with_suffix(".spool"), "wb") as spool:
+        assert len(index_rows(container(path, split="train"), Labels(), spool)) == {_ROWS}
+    print(pyarrow.default_memory_pool().max_memory())
+"""
+    subprocess.run([sys.executable, "-c", program, "make"], check=True)
+    done = subprocess.run([sys.executable, "-c", program, "read"], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < _ROWS * _BYTES / 2  # a batch of 64 rows has 6.4 MB
+    assert (tmp_path / "train.spool").stat().st_size == _ROWS * _BYTES
