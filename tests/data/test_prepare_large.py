@@ -31,7 +31,7 @@ def test_a_shard_opens_the_index_of_each_container_once(tmp_path, monkeypatch):
 
 
 def test_a_row_group_is_read_in_parts(tmp_path):
-    """The peak of pyarrow's memory is compared with 40 MB of images in one row group, written in pages of about a megabyte."""
+    """Compares the peak of pyarrow's memory with a row group of 40 MB, whose pages have about a megabyte."""
     program = f"""
 import sys
 import numpy as np, pyarrow

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from focalnet_jax.data.prepare.__main__ import main
+from focalnet_jax.data.sources import open_source
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.hub.datasets import list_files
 from tests.commands import run, start
@@ -295,6 +296,24 @@ def test_a_preparation_continues_after_the_cache_was_emptied(hub, tmp_path, caps
     list_files.cache_clear()
     assert main([*arguments, "--processes", "1"]) == 0
     assert "already contains this data set" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("page", "address"),
+    [
+        ("", "hf://datasets/me/pictures"),
+        ("/tree/main/data", "hf://datasets/me/pictures@main/data"),
+        ("/resolve/v1/data/0.parquet", "hf://datasets/me/pictures@v1/data/0.parquet"),
+    ],
+)
+def test_for_a_web_page_the_error_names_the_address(page, address, tmp_path):
+    source = f"https://huggingface.co/datasets/me/pictures{page}"
+    refused(f"is a web page: give the address {address}", "parquet", "--source", source, "--out", tmp_path / "out")
+
+
+def test_a_source_that_reads_no_hub_names_those_that_do():
+    with pytest.raises(UserError, match=r"is on the Hugging Face Hub: set --config.data.source=parquet or webdataset"):
+        open_source("tfds", "hf://datasets/me/pictures", "train")
 
 
 def test_paths_of_runs_and_weights_are_no_data_sets(hub):

@@ -13,6 +13,10 @@ imagenet22k   SRC is the uncompressed tar of a release (fall 2011, winter 2021, 
 webdataset    SRC is WebDataset shards with .cls, .json or .txt labels, or a folder of such shards
 parquet       SRC is Parquet files with a column of encoded images and a column of labels, or a folder of such files
 tfrecord      SRC is a tensorflow-datasets data set stored as TFRecord
+
+SRC is a file, a folder, or a pattern such as 'train-{0000..1023}.tar'. For parquet, webdataset and imagenet1k it may be
+a data set of the Hugging Face Hub, hf://datasets/ORG/NAME[@REVISION][/FOLDER]: its files are downloaded to the hub's
+cache (HF_HOME), and FOLDER is a folder, a file, a pattern or the name of a subset.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ def main(arguments: list[str]) -> int:
     parser = make_parser("data.prepare", __doc__)
     parser.add_argument("kind", choices=[*KINDS, "tfrecord"], help="kind of SRC, see above")
     parser.add_argument(
-        "--source", required=True, nargs="+", metavar="SRC", type=Path, help="files or folders with the images"
+        "--source", required=True, nargs="+", metavar="SRC", type=Path, help="files, folders or addresses of the images"
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", type=Path, help="parent folder of the output DIR/NAME/1.0.0"
@@ -54,7 +58,8 @@ def main(arguments: list[str]) -> int:
         type=Path,
         metavar="FILE",
         help="file with one class name per line, in the order of the numeric labels, or the word imagenet1k for its "
-        "sorted synsets; for the kind imagenet1k, the file only maps numeric labels to classes",
+        "sorted synsets; for the kind imagenet1k, the file only maps numeric labels to classes (default: the names in "
+        "the files or on the card of the data set)",
     )
     parser.add_argument(
         "--val-labels",

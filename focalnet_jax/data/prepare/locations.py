@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import hashlib
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,9 @@ from focalnet_jax.hub.address import Address, is_address, parse_address
 from focalnet_jax.hub.datasets import fetch_files, linked, list_files
 
 _CONVERTED = "refs/convert/parquet"  # revision with Parquet files that the hub makes of most data sets
+
+# Web page of a data set, its repository, revision and folder. A `Path` has one slash in place of two.
+_PAGE = re.compile(r"https?:/+[^/]+/datasets/([^/]+/[^/]+)(?:/(?:tree|blob|resolve|viewer)/([^/]+)(?:/(.*))?)?")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ def locate(kind: str, path: Path) -> list[Location]:
     """
     if is_address(path):
         return [_on_hub(kind, parse_address(path, "dataset"))]
+    if page := _PAGE.match(str(path)):
+        repo, revision, folder = page.groups()
+        raise UserError(
+            f"--source {path} is a web page: give the address {Address(repo, revision, folder or '', 'dataset')}"
+        )
     if is_pattern(str(path)) and not path.exists():
         found = [found for name in expand_braces(str(path)) for found in sorted(glob.glob(name, recursive=True))]
         if not found:
