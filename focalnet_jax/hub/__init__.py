@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: addresses hf://ORG/NAME, downloads to its cache, and uploads."""
+"""The Hugging Face Hub: addresses hf://ORG/NAME and hf://datasets/ORG/NAME, downloads to its cache, and uploads."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
@@ -47,7 +47,7 @@ def list_files(address: Address) -> Listing:
 
     Raises:
       UserError: the repository or revision does not exist or is not accessible, or huggingface_hub is not installed.
-      RunFailedError: the hub cannot be reached and the list is not in the cache.
+      RunFailedError: the hub cannot be reached and the list is not in the cache, or a file has an unsafe path.
     """
     hub = import_hub(address)
     kept = _folder(address) / f"{quote(address.revision or 'main', safe='')}.json"
@@ -64,6 +64,9 @@ def list_files(address: Address) -> Listing:
         print(f"note: {why}; commit {listing.commit} in the cache is used", file=sys.stderr)
         return listing
     listing = Listing(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
+    for name in listing.sizes:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise RunFailedError(f"{address}: the repository lists a file outside of it, {name!r}")
     kept.parent.mkdir(parents=True, exist_ok=True)
     part = kept.with_name(f".{kept.name}.{os.getpid()}")
     part.write_text(json.dumps(dataclasses.asdict(listing)))

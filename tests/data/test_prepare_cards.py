@@ -152,11 +152,13 @@ def test_files_that_were_chosen_by_their_path_need_no_subset():
         choose_files(names, subsets, "x", path="*/train*")
     whole = [*subsets, Subset("all", ((None, "**"),))]
     assert len(choose_files(names, whole, "x", path="*/train*").splits) == 2
+    few = choose_files([*names, "c/train-0.tar"], whole[:1], "x")
+    assert few.notes == ("not read: 3 files that are in no subset of the card, such as b/train-0.tar",)
     with pytest.raises(UserError, match="only the splits extra; expected train, validation or test"):
         choose_files(names, [Subset("default", (("extra", "**"),))], "x")
 
 
-def test_shards_in_the_layout_of_imagenet_12k_have_the_classes_of_a_list(tmp_path):
+def test_shards_in_the_layout_of_imagenet_12k_have_the_classes_of_a_list(tmp_path, capsys):
     synsets = ("n01440764", "n02084071", "n00015388")  # the second and the third are not in ImageNet-1K
     for split, count in (("train", 3), ("validation", 1)):
         for number in range(count):
@@ -167,15 +169,21 @@ def test_shards_in_the_layout_of_imagenet_12k_have_the_classes_of_a_list(tmp_pat
                 about = {"filename": f"{synset}/{synset}_{count}{number}.JPEG", "label": label, "width": 8, "height": 9}
                 shard[f"{key}.json"] = json.dumps(about).encode()
             write_tar(tmp_path / "set" / f"imagenet12k-{split}-{number:04d}.tar", shard)
-    info = {"splits": {"train": {"num_samples": 9, "filenames": []}}}
+    filenames = ["imagenet12k-train-{0000..0002}.tar"]
+    info = {"splits": {"train": {"num_samples": 9, "filenames": filenames}}}
     (tmp_path / "set" / "_info.json").write_text(json.dumps(info))
     (tmp_path / "synsets.txt").write_text("\n".join(synsets))
     arguments = ["webdataset", "--source", tmp_path / "set"]
     _, found = prepared(tmp_path / "out", *arguments, "--classes", tmp_path / "synsets.txt")
     assert found == {"train": dict.fromkeys(synsets, 3), "val": dict.fromkeys(synsets, 1)}
     assert prepared(tmp_path / "numbers", *arguments)[1]["val"] == {"0": 1, "1": 1, "2": 1}
+    assert "shards on the card" not in capsys.readouterr().out
+    (tmp_path / "set" / "imagenet12k-train-0002.tar").unlink()
+    prepared(tmp_path / "fewer", *arguments)
+    note = "note: 2 of the 3 shards on the card are present; missing: imagenet12k-train-0002.tar"
+    assert note in capsys.readouterr().out
     (tmp_path / "synsets.txt").write_text("\n".join(reversed(synsets)))
-    message = "the labels of train contradict the names of 6 of the 9 images"
+    message = "the labels of train contradict the names of 4 of the 6 images"
     refused(message, *arguments, "--classes", tmp_path / "synsets.txt", "--out", tmp_path / "wrong")
 
 

@@ -1,55 +1,21 @@
-"""Data sets on the hub: which files are downloaded, which subset, what is in the cache, and what goes wrong."""
+"""Data sets on the hub: which files are read, of which subset, with which splits and class names."""
 
 import json
-import os
-import shutil
-import signal
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from focalnet_jax.data.prepare.__main__ import main
 from focalnet_jax.data.sources import open_source
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.hub.datasets import list_files
-from tests.commands import run, start
 from tests.data import layouts
 from tests.data.layouts import write_parquet
 from tests.data.pictures import picture
 from tests.data.preparing import in_process, prepared, refused, write_tar  # noqa: F401
-from tests.hub.handler import READER
+from tests.hub.repositories import by_prefix, card, files_in, rows
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
 FILE = r"GET /(cdn/)?datasets/.*\.(parquet|tar)"
-
-
-def files_in(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def rows(folder, first, count, names=None, splits=("train", "val")):
-    """Writes a Parquet file per split with `count` images; returns the files by path."""
-    for place, split in enumerate(splits):
-        made = [(f"{n}.jpg", picture(n), n % 2) for n in range(first + place * 30, first + place * 30 + count)]
-        write_parquet(folder / f"{split}-00000-of-00001.parquet", made, names)
-    return files_in(folder)
-
-
-def card(*subsets, extra=""):
-    """Returns a README.md with subsets (name, {split: pattern})."""
-    lines = ["---", "license: mit", *(["configs:"] if subsets else [])]
-    for name, patterns in subsets:
-        lines += [f"- config_name: {name}", "  data_files:"]
-        for split, pattern in patterns.items():
-            lines += [f"  - split: {split}", f"    path: {pattern}"]
-    return "\n".join([*lines, extra, "---", "# Pictures", ""]).encode()
-
-
-def by_prefix(prefix, splits=("train", "val")):
-    return {split: f"{prefix}{split}-*" for split in splits}
 
 
 @pytest.mark.parametrize(
@@ -172,130 +138,20 @@ def test_numbers_get_the_names_on_the_card(hub, tmp_path):
         assert list(of_shards["classes"]) == list(prepared_card["classes"])
 
 
-def test_private_gated_and_missing_repositories_are_one_line(hub, tmp_path, monkeypatch):
-    files = rows(tmp_path / "set", 0, 4)
-    hub.add("datasets/me/private", files, private=True)
-    hub.add("datasets/me/gated", files, gated=True)
-    out = ["--out", tmp_path / "out"]
-
-    def source(address, message):
-        refused(message, "parquet", "--source", address, *out)
-
-    source("hf://datasets/me/private", "hf://datasets/me/private does not exist on http")
-    source(
-        "hf://datasets/me/gated", f"hf://datasets/me/gated is gated: accept its conditions on {hub.url}/datasets/me/"
-    )
-    monkeypatch.setenv("HF_TOKEN", READER)
-    source("hf://datasets/me/gated", "is gated: accept its conditions")
-    source("hf://datasets/me/private@v9", "hf://datasets/me/private has no revision 'v9'")
-    prepared(tmp_path / "read", "parquet", "--source", "hf://datasets/me/private")
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    list_files.cache_clear()
-    source("hf://datasets/me/private", "the hub rejects the token (401)")
-    source("hf://me/private", "is a model on the hub; expected a data set, hf://datasets/ORG/NAME")
-    source("hf://datasets/me", "names no repository")
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_repository_without_such_files_is_one_line_that_says_what_it_has(hub, tmp_path):
     hub.add("datasets/me/zip", {"images.zip": b"x", "a/b.csv": b"x"})
     out = ["--source", "hf://datasets/me/zip", "--out", tmp_path / "out"]
     refused("contains no Parquet files; its files have the suffixes .csv, .zip; give hf://datasets/me/zip@refs/convert/"
             "parquet", "parquet", *out)  # fmt: skip
     refused("contains no WebDataset shards", "webdataset", *out)
-    refused("the kind imagefolder reads local files; data sets on the hub are read by the kinds", "imagefolder", *out)
+    for kind in ("imagefolder", "imagenet22k", "tfrecord"):
+        refused(f"the kind {kind} reads local files; data sets on the hub are read by the kinds", kind, *out)
 
 
-def test_without_the_library_one_line_says_what_to_install(hub, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    refused("hf://datasets/me/x needs huggingface_hub: pip install 'focalnet_jax[hub]'", "parquet", "--source",
-            "hf://datasets/me/x", "--out", tmp_path / "out")  # fmt: skip
-
-
-def test_a_disk_that_is_too_small_is_noticed_before_the_download(hub, tmp_path, monkeypatch):
-    hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
-    refused(
-        "are not downloaded yet, but", "parquet", "--source", "hf://datasets/me/pictures", "--out", tmp_path / "out"
-    )
-    assert not hub.asked(FILE)
-
-
-def test_offline_a_whole_data_set_in_the_cache_is_read_and_a_part_is_not(hub, tmp_path, monkeypatch, capfd):
-    from huggingface_hub import constants
-
-    hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
-    source = ["--source", "hf://datasets/me/pictures"]
-    expected, _ = prepared(tmp_path / "one", "parquet", *source)
-    list_files.cache_clear()
-    hub.requests.clear()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert prepared(tmp_path / "two", "parquet", *source)[0]["fingerprint"] == expected["fingerprint"]
-    assert "HF_HUB_OFFLINE is set; commit" in capfd.readouterr().err
-    assert not hub.requests
-    next(Path(os.environ["HF_HOME"]).glob("hub/datasets--me--pictures/snapshots/*/val-*")).unlink()
-    with pytest.raises(RunFailedError, match=r"val-00000-of-00001.parquet is not in the cache .*, and HF_HUB_OFFLINE"):
-        main(["parquet", *source, "--out", str(tmp_path / "three")])
-    with pytest.raises(RunFailedError, match="hf://datasets/me/others is not in the cache"):
-        main(["parquet", "--source", "hf://datasets/me/others", "--out", str(tmp_path / "three")])
-
-
-def test_a_file_that_is_cut_or_changed_on_the_way_is_downloaded_again(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda _: None)  # between attempts
-    hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
-    expected, _ = prepared(tmp_path / "expected", "parquet", "--source", tmp_path / "set")
-    hub.fail("GET /cdn/.*train", flipped=True, times=1)
-    hub.fail("GET /cdn/.*val", status=503, times=2)
-    found, _ = prepared(tmp_path / "out", "parquet", "--source", "hf://datasets/me/pictures")
-    assert found["fingerprint"] == expected["fingerprint"]
-    list_files.cache_clear()
-    shutil.rmtree(os.environ["HF_HOME"])
-    hub.fail("GET /cdn/.*train", flipped=True)
-    with pytest.raises(RunFailedError, match="was damaged during the download"):
-        main(["parquet", "--source", "hf://datasets/me/pictures", "--out", str(tmp_path / "more")])
-
-
-def test_after_a_kill_only_the_files_that_were_not_complete_are_downloaded(hub, environment, tmp_path):
-    for split, count in (("train", 2), ("val", 3)):
-        content = [(f"{n}.jpg", picture(n) + bytes(1000) * 1000, n % 2) for n in range(count)]
-        write_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet", content)
-    files = files_in(tmp_path / "set")
-    # Random bytes, so that Parquet's compression does not shorten them.
-    files["train-00000-of-00001.parquet"] = os.urandom(30_000_000)
-    hub.add("datasets/me/large", files)
-    arguments = ["-m", "focalnet_jax.data.prepare", "parquet", "--source", "hf://datasets/me/large"]
-    hub.fail("GET /cdn/.*train", cut_after=25_000_000, stalls=60, times=1)
-    process = start(*arguments, "--out", tmp_path / "out", env=environment)
-    blobs = Path(environment["HF_HOME"]) / "hub" / "datasets--me--large" / "blobs"
-    deadline = time.monotonic() + 60
-    while not (
-        any(path.stat().st_size >= 20_000_000 for path in blobs.glob("*.incomplete"))
-        and any(not path.name.endswith(".incomplete") for path in blobs.glob("*"))
-    ):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.kill()
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    hub.requests.clear()
-    done = run(*arguments, "--out", tmp_path / "out", env=environment)
-    assert "is damaged or not a Parquet file" in done.stderr  # the random bytes: everything has been downloaded
-    # The first versions of huggingface_hub resume within the file, newer ones download the file again.
-    assert [path.rpartition("/")[2] for _, path, _ in hub.requests if path.startswith("/cdn")] == [
-        "train-00000-of-00001.parquet"
-    ]
-    assert not list(blobs.glob("*.incomplete"))
-
-
-def test_a_preparation_continues_after_the_cache_was_emptied(hub, tmp_path, capsys):
-    hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
-    arguments = ["parquet", "--source", "hf://datasets/me/pictures", "--out", str(tmp_path / "out")]
-    assert main([*arguments, "--processes", "1"]) == 0
-    shutil.rmtree(os.environ["HF_HOME"])
-    list_files.cache_clear()
-    assert main([*arguments, "--processes", "1"]) == 0
-    assert "already contains this data set" in capsys.readouterr().out
+def test_a_listed_file_outside_of_the_repository_is_refused(hub, tmp_path):
+    hub.add("datasets/me/bad", rows(tmp_path / "set", 0, 4) | {"../../train-9.parquet": b"x"})
+    with pytest.raises(RunFailedError, match=r"lists a file outside of it, '../../train-9.parquet'"):
+        main(["parquet", "--source", "hf://datasets/me/bad", "--out", str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize(

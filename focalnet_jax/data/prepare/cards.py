@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from focalnet_jax.data.class_files import read_classes
-from focalnet_jax.data.prepare.patterns import matches
+from focalnet_jax.data.prepare.patterns import expand_braces, matches
 from focalnet_jax.errors import UserError
 
 README = "README.md"
@@ -19,6 +20,7 @@ _LISTS = ("classes.txt", "classnames.txt")
 CARD_FILES = (README, *_DESCRIPTIONS, *_LISTS)
 """Names of the files that are read, in order of preference."""
 
+_MOST_SHARDS = 100_000
 _MOST_BYTES = 2**24
 _FRONT_MATTER = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)
 # Keys of class names in a description that is not written by the `datasets` library.
@@ -45,6 +47,7 @@ class Card:
     subsets: tuple[Subset, ...] = ()
     # Class names by (subset or "", column of labels or ""), and the file that contains them.
     names: Mapping[tuple[str, str], tuple[tuple[str, ...], str]] = field(default_factory=dict)
+    shards: tuple[str, ...] = ()  # names of all shards, as listed in the _info.json of WebDataset shards
 
     def class_names(self, columns: Iterable[str], subset: str = "") -> tuple[tuple[str, ...], str] | None:
         """Returns class names and the name of their file, or None if they are unknown or ambiguous.
@@ -64,6 +67,7 @@ class Card:
 def read_card(folder: Path) -> Card:
     """Returns the description in the files `CARD_FILES` of a folder. Missing and damaged files are ignored."""
     subsets: tuple[Subset, ...] = ()
+    shards: tuple[str, ...] = ()
     names: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {}
     for file in CARD_FILES:
         if not (folder / file).is_file():
@@ -77,10 +81,11 @@ def read_card(folder: Path) -> Card:
             content = _content(folder / file)
             described = content.get("dataset_info", {}) if file == README else content
             subsets = subsets or (_subsets(content) if file == README else ())
+            shards = shards or (_shards(content) if file != README else ())
             found = dict(_names_in(described))
         if not names:
             names = {key: (value, file) for key, value in found.items()}
-    return Card(subsets, names)
+    return Card(subsets, names, shards)
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -119,6 +124,17 @@ def _subsets(content: Mapping[str, Any]) -> tuple[Subset, ...]:
         default = str(each.get("default", "")).lower() == "true"
         found.append(Subset(str(each.get("config_name", "default")), tuple(patterns), default))
     return tuple(found)
+
+
+def _shards(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the shards of all splits, which are lists or patterns with braces."""
+    splits = content.get("splits")
+    splits = [each for each in splits.values() if isinstance(each, dict)] if isinstance(splits, dict) else []
+    listed = [each.get("filenames", each.get("filename")) for each in splits]
+    names = [
+        name for each in listed if isinstance(each, str | list) for name in _list_of(each) if isinstance(name, str)
+    ]
+    return tuple(itertools.islice((shard for name in names for shard in expand_braces(name)), _MOST_SHARDS))
 
 
 def _list_of(value: Any) -> list[Any]:

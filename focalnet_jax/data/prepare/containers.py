@@ -33,10 +33,7 @@ _LONGEST_HEADER = 1 << 24  # bytes; a longer header means that the tar is damage
 GROWTH, GROWTH_BYTES = 20, 1 << 30
 OVERWRITTEN = "overwritten by later members of the same name"
 
-# Names of files in the cache of the Hugging Face Hub. The name changes with the content, unlike the time, which changes
-# when the same file is downloaded again.
-_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # name of a file in the hub's cache, which depends on its content
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _OTHERS = {
     b"PK\x03\x04": "a zip archive: unzip it first, and give the folder",
@@ -122,7 +119,7 @@ def parquet(path: Path, **fields) -> Container:
 
 def _file(path: Path, **fields) -> Container:
     status = path.stat()
-    time = 0 if _DIGEST.fullmatch(path.resolve().name) else status.st_mtime_ns
+    time = 0 if _DIGEST.fullmatch(path.resolve().name) else status.st_mtime_ns  # which a new download changes
     return Container(str(path), size=status.st_size, time=time, **fields)
 
 

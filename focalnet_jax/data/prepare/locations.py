@@ -175,3 +175,14 @@ def class_names_on_cards(
     if not found or None in found or len({names for names, _ in found}) > 1:
         return None, None
     return found[0]
+
+
+def missing_shards(location: Location, files: Sequence[Path]) -> list[str]:
+    """Returns a note if a folder lacks shards that its card lists, else an empty list."""
+    names = {path.name for path in files}
+    listed = {PurePosixPath(name).name for name in location.card.shards}
+    absent = sorted(listed - names)
+    if not absent or len(absent) == len(listed):
+        return []
+    present = len(listed) - len(absent)
+    return [f"note: {present:,} of the {len(listed):,} shards on the card are present; missing: {abbreviated(absent)}"]

@@ -15,7 +15,7 @@ from focalnet_jax.data.prepare.containers import Container, first_bytes, parquet
 from focalnet_jax.data.prepare.folders import refuse_twice
 from focalnet_jax.data.prepare.inspection import inspect_tar
 from focalnet_jax.data.prepare.labels import Labels, followed, is_imagenet_order
-from focalnet_jax.data.prepare.locations import Location, class_names_on_cards
+from focalnet_jax.data.prepare.locations import Location, class_names_on_cards, missing_shards
 from focalnet_jax.data.prepare.naming import (
     is_hidden,
     is_tar,
@@ -212,7 +212,8 @@ def _files(
             f"{by_split[None][0]} has no split in its name, but {named.name} has one: rename it, or give it alone"
         )
     notes = [f"left out because they are not {many}: {held}"] if held else []
-    notes += missing_parts([path for path, _ in found])
+    missing = [note for location in locations for note in missing_shards(location, [path for path, _ in found])]
+    notes += missing or missing_parts([path for path, _ in found])
     if None in by_split:
         notes.append(
             "no file or folder name contains a split: all images are train, unless a Parquet column such as split "

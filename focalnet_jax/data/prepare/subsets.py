@@ -60,12 +60,13 @@ def choose_files(
     found = {name: files for name, files in found.items() if files}
     if not found:
         return Choice(dict.fromkeys(names, ""))
+    unlisted = [name for name in names if not any(name in files for files in found.values())]
     whole = [name for name, files in found.items() if len(files) == len(names)]
     if path and whole:  # the files were chosen by their path; the subset only names their splits
         return _with_known_splits(found[whole[0]], whole[0] if len(whole) == 1 else "")
     if len({tuple(sorted(files.items())) for files in found.values()}) == 1:
         name = next(iter(found))
-        return _with_known_splits(found[name], name)
+        return _with_known_splits(found[name], name, unlisted)
     default = [subset.name for subset in subsets if subset.default and subset.name in found]
     default = default or [name for name in found if name == "default"]
     if len(default) != 1:
@@ -75,7 +76,7 @@ def choose_files(
             todo = f"give the files of one of them, such as {_example(subsets, example, title)}"
         raise UserError(f"{title} has several subsets, {abbreviated(sorted(found), _MOST_NAMED)}: {todo}")
     others = abbreviated(sorted(found.keys() - set(default)), _MOST_NAMED)
-    choice = _with_known_splits(found[default[0]], default[0])
+    choice = _with_known_splits(found[default[0]], default[0], unlisted)
     note = f"the subset {default[0]} is read, the default of {title}; others: {others}"
     return Choice(choice.splits, choice.subset, (note, *choice.notes))
 
@@ -100,8 +101,8 @@ def _files_of(subset: Subset, names: Collection[str]) -> dict[str, str]:
     return {name: split for name, split in splits.items() if split is not None}
 
 
-def _with_known_splits(files: Mapping[str, str], subset: str) -> Choice:
-    """Returns the files whose split is train, val or test, and a note on splits with other names."""
+def _with_known_splits(files: Mapping[str, str], subset: str, unlisted: Sequence[str] = ()) -> Choice:
+    """Returns the files whose split is train, val or test, and notes on other splits and on files of no subset."""
     kept, others = {}, Counter()
     for name, split in files.items():
         known = SPLIT_NAMES.get(split.lower()) or split_named(split) if split else ""
@@ -115,6 +116,8 @@ def _with_known_splits(files: Mapping[str, str], subset: str) -> Choice:
             "test: give the files of each, in folders train and val"
         )
     notes = [f"not read: {count} files of the split {split}" for split, count in sorted(others.items())]
+    if unlisted:
+        notes.append(f"not read: {len(unlisted)} files that are in no subset of the card, such as {unlisted[0]}")
     return Choice(kept, subset, tuple(notes))
 
 
