@@ -92,7 +92,7 @@ class ShardedSource:
             raise UserError(
                 f"data.source={kind} needs data.path and a split: give a folder, or an address hf://datasets/ORG/NAME"
             )
-        with _in_words_of_configs(), contextlib.redirect_stdout(sys.stderr):
+        with _for_configs(), contextlib.redirect_stdout(sys.stderr):
             indexed = _indexed(kind, path, columns)
         official = any((index.members["split"] == SPLITS.index("val")).any() for index in indexed.indices)
         held_out = 0.0 if official else held_out
@@ -163,7 +163,7 @@ def _indexed(kind: str, path: str, columns: tuple[str | None, str | None]) -> _I
     image_column, label_column = columns
     sources = find_sources(kind, [Path(path)], image_column=image_column, label_column=label_column)
     for note in sources.notes:
-        print(note)
+        print(_in_words_of_configs(note))
     names = [os.path.abspath(container.path) for container in sources.containers]
     digest = hashlib.sha256(json.dumps([__version__, kind, columns, *names]).encode()).hexdigest()[:16]
     with _cache_folder(Path(os.path.expanduser(_CACHE), digest)) as folder:
@@ -183,7 +183,7 @@ def _cache_folder(folder: Path) -> Iterator[Path]:
     """Context manager that creates a folder of the cache and locks it, so that one process of a machine indexes.
 
     Raises:
-      UserError: the folder cannot be written, or the disk is full.
+      UserError: the folder cannot be written, the disk is full, or another file cannot be read.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -195,6 +195,8 @@ def _cache_folder(folder: Path) -> Iterator[Path]:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield folder
     except OSError as error:
+        if isinstance(error.filename, str) and folder not in (Path(error.filename), *Path(error.filename).parents):
+            raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
         raise UserError(
             f"cannot write to the cache {folder}: {error.strerror}; free disk space, or use a prepared data set "
             "(python -m focalnet_jax.data.prepare)"
@@ -224,12 +226,15 @@ def _index_missing(sources: Sources, paths: Sequence[Path], folder: Path) -> Non
 
 
 @contextlib.contextmanager
-def _in_words_of_configs() -> Iterator[None]:
-    """Context manager that replaces flags of `data.prepare` in messages by keys of a config."""
+def _for_configs() -> Iterator[None]:
+    """Context manager that replaces flags of `data.prepare` in errors by keys of a config."""
     try:
         yield
     except UserError as error:
-        message = str(error)
-        for flag, key in _IN_A_CONFIG:
-            message = message.replace(flag, key)
-        raise UserError(message) from error
+        raise UserError(_in_words_of_configs(str(error))) from error
+
+
+def _in_words_of_configs(message: str) -> str:
+    for flag, key in _IN_A_CONFIG:
+        message = message.replace(flag, key)
+    return message

@@ -3,7 +3,6 @@
 import pickle
 import shutil
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,7 +221,8 @@ def test_a_cache_that_cannot_be_written_or_is_too_small_is_one_line(packed, cach
         with pytest.raises(UserError, match=r"images of .* GB must be copied to the cache .*: use a prepared data set"):
             opened("parquet", packed / "parquet", "train")
         assert len(opened("webdataset", packed / "webdataset", "train")) == 24  # read in place
-    monkeypatch.setattr(sharded_source, "_CACHE", str(Path(__file__)))
+    (cache.parent / "file").write_text("")
+    monkeypatch.setattr(sharded_source, "_CACHE", str(cache.parent / "file"))
     sharded_source._indexed.cache_clear()
     with pytest.raises(UserError, match="cannot write to the cache"):
         opened("webdataset", packed / "webdataset", "train")
