@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from focalnet_jax.data.decode import Picture
 from focalnet_jax.data.prepare.accounting import left_out
 from focalnet_jax.data.prepare.classes import checked_classes
 from focalnet_jax.data.prepare.index import Index
-from focalnet_jax.data.prepare.indexing import index_files, labels_for, save_index, spool_of
+from focalnet_jax.data.prepare.indexing import index_files, labels_for, refuse_small_disk, save_index, spool_of
 from focalnet_jax.data.prepare.kinds import KINDS, Sources, find_sources
 from focalnet_jax.data.prepare.naming import SPLITS
 from focalnet_jax.data.prepare.plan import plan_shards
@@ -212,13 +211,7 @@ def _index_missing(sources: Sources, paths: Sequence[Path], folder: Path) -> Non
     missing = [
         (container, path) for container, path in zip(sources.containers, paths, strict=True) if not path.is_file()
     ]
-    copied = sum(container.size or 0 for container, _ in missing if container.spooled)
-    free = shutil.disk_usage(folder).free
-    if copied > free:
-        raise UserError(
-            f"images of {copied / 1e9:,.1f} GB must be copied to the cache {folder}, which has only "
-            f"{free / 1e9:,.1f} GB of free space: use a prepared data set (python -m focalnet_jax.data.prepare)"
-        )
+    refuse_small_disk([container for container, _ in missing], folder)
     progress = ProgressPrinter("indexed", len(missing))
     for done, (container, path) in enumerate(missing, 1):
         save_index(container, path, labels_for(container, sources))

@@ -1,13 +1,15 @@
 """What keeps a preparation of thousands of large files possible: memory, and the number of indices that are opened."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from focalnet_jax.data.prepare.index import Index
+from tests.data.layouts import write_parquet
 from tests.data.pictures import picture
-from tests.data.preparing import in_process, prepared, write_tar  # noqa: F401
+from tests.data.preparing import in_process, prepared, refused, write_tar  # noqa: F401
 
 _ROWS, _BYTES = 400, 100_000
 
@@ -28,6 +30,14 @@ def test_a_shard_opens_the_index_of_each_container_once(tmp_path, monkeypatch):
     # Once to plan the shards, and once per shard; images are in random order, so that each shard has 320 / shards.
     assert len(loaded) <= 80 * (1 + shards)
     assert len(loaded) < 80 + 320
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_disk_that_is_too_small_for_the_copies_is_noticed_first(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "train.parquet", [("0.jpg", picture(0), 0)])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    refused("must be copied to", "parquet", "--source", path, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_row_group_is_read_in_parts(tmp_path):

@@ -64,6 +64,17 @@ def test_a_disk_that_is_too_small_is_noticed_before_the_download(hub, tmp_path, 
     assert not hub.asked(FILE)
 
 
+def test_a_column_that_is_missing_is_noticed_before_the_other_files_are_downloaded(hub, tmp_path, monkeypatch):
+    hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
+    arguments = ["--source", "hf://datasets/me/pictures", "--out", tmp_path / "out"]
+    refused("has no column lable: give one of image, label. Did you mean 'label'?", "parquet", *arguments,
+            "--label-column", "lable")  # fmt: skip
+    assert len(hub.asked("GET /cdn")) == 1
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    refused("pip install 'focalnet_jax[parquet]'", "parquet", *arguments)
+    assert len(hub.asked("GET /cdn")) == 1
+
+
 def test_offline_a_whole_data_set_in_the_cache_is_read_and_a_part_is_not(hub, tmp_path, monkeypatch, capfd):
     from huggingface_hub import constants
 
@@ -99,15 +110,11 @@ def test_a_file_that_is_cut_or_changed_on_the_way_is_downloaded_again(hub, tmp_p
 
 
 def test_after_a_kill_only_the_files_that_were_not_complete_are_downloaded(hub, environment, tmp_path):
-    for split, count in (("train", 2), ("val", 3)):
-        content = [(f"{n}.jpg", picture(n) + bytes(1000) * 1000, n % 2) for n in range(count)]
-        write_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet", content)
-    files = files_in(tmp_path / "set")
-    # Random bytes, so that Parquet's compression does not shorten them.
-    files["train-00000-of-00001.parquet"] = os.urandom(30_000_000)
+    write_parquet(tmp_path / "set" / "train-00000-of-00002.parquet", [("0.jpg", picture(0), 0)])
+    files = files_in(tmp_path / "set") | {"train-00001-of-00002.parquet": os.urandom(30_000_000)}
     hub.add("datasets/me/large", files)
     arguments = ["-m", "focalnet_jax.data.prepare", "parquet", "--source", "hf://datasets/me/large"]
-    hub.fail("GET /cdn/.*train", cut_after=25_000_000, stalls=60, times=1)
+    hub.fail("GET /cdn/.*train-00001", cut_after=25_000_000, stalls=60, times=1)
     process = start(*arguments, "--out", tmp_path / "out", env=environment)
     blobs = Path(environment["HF_HOME"]) / "hub" / "datasets--me--large" / "blobs"
     deadline = time.monotonic() + 60
@@ -126,7 +133,7 @@ def test_after_a_kill_only_the_files_that_were_not_complete_are_downloaded(hub, 
     assert "is damaged or not a Parquet file" in done.stderr  # the random bytes: everything has been downloaded
     # The first versions of huggingface_hub resume within the file, newer ones download the file again.
     assert [path.rpartition("/")[2] for _, path, _ in hub.requests if path.startswith("/cdn")] == [
-        "train-00000-of-00001.parquet"
+        "train-00001-of-00002.parquet"
     ]
     assert not list(blobs.glob("*.incomplete"))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from focalnet_jax.data.prepare.kinds import Sources
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.rows import index_rows
 from focalnet_jax.data.prepare.samples import index_samples
+from focalnet_jax.errors import UserError
 
 _READERS = {"images": index_images, "samples": index_samples, "rows": index_rows}
 
@@ -58,6 +61,20 @@ def index_files(sources: Sources, work: Path) -> list[Path]:
 def labels_for(container: Container, sources: Sources) -> Labels:
     """Returns the interpretation of the labels of a container."""
     return sources.labels if container.holds != "images" or container.split != "train" else Labels()
+
+
+def refuse_small_disk(containers: Sequence[Container], folder: Path) -> None:
+    """Raises `UserError` if the images of containers that cannot be read in place do not fit on the disk of `folder`.
+
+    The images have about the size of the containers, because encoded images hardly compress.
+    """
+    copied = sum(container.size or 0 for container in containers if container.spooled)
+    free = shutil.disk_usage(folder).free
+    if copied > free:
+        raise UserError(
+            f"images of {copied / 1e9:,.1f} GB in Parquet files or compressed archives must be copied to {folder}, "
+            f"which has only {free / 1e9:,.1f} GB of free space: use a larger disk"
+        )
 
 
 def save_index(container: Container, path: Path, labels: Labels) -> None:

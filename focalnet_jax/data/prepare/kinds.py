@@ -72,7 +72,8 @@ def find_sources(
     Raises:
       UserError: a path is missing or contains nothing of the kind, or a list is invalid.
     """
-    locations = [location for path in paths for location in locate(kind, path)]
+    columns = Labels(image_column=image_column, label_column=label_column)
+    locations = [location for path in paths for location in locate(kind, path, columns)]
     paths = [location.path for location in locations]
     check_paths(paths)
     _refuse_repeated(kind, paths)

@@ -13,9 +13,11 @@ from pathlib import Path, PurePosixPath
 
 from focalnet_jax.data.listing import is_folder, walk
 from focalnet_jax.data.prepare.cards import CARD_FILES, Card, read_card
+from focalnet_jax.data.prepare.containers import parquet
+from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.naming import is_hidden, is_tar, splits_in, tar_stem
 from focalnet_jax.data.prepare.patterns import expand_braces, is_pattern
-from focalnet_jax.data.prepare.rows import is_parquet
+from focalnet_jax.data.prepare.rows import is_parquet, label_column
 from focalnet_jax.data.prepare.subsets import Choice, choose_files, folders_as_subsets
 from focalnet_jax.data.prepare.workers import ProgressPrinter
 from focalnet_jax.errors import UserError, abbreviated
@@ -47,19 +49,20 @@ class Location:
     notes: tuple[str, ...] = ()
 
 
-def locate(kind: str, path: Path) -> list[Location]:
+def locate(kind: str, path: Path, labels: Labels) -> list[Location]:
     """Returns the locations of a value of `--source`. Files of the hub are downloaded to its cache.
 
     Args:
       kind: kind of the source.
       path: a file or folder, a pattern, or an address hf://datasets/ORG/NAME[@REVISION][/FOLDER].
+      labels: columns of Parquet files, which are searched in the first file before others are downloaded.
 
     Raises:
       UserError: a pattern matches no file, the data set has no files of the kind, or several subsets.
       RunFailedError: a download failed.
     """
     if is_address(path):
-        return [_on_hub(kind, parse_address(path, "dataset"))]
+        return [_on_hub(kind, parse_address(path, "dataset"), labels)]
     if page := _PAGE.match(str(path)):
         repo, revision, folder = page.groups()
         raise UserError(
@@ -89,7 +92,7 @@ def _in_folder(kind: str, folder: Path) -> Location:
     return Location(folder, card, choice.subset, splits, choice.notes)
 
 
-def _on_hub(kind: str, address: Address) -> Location:
+def _on_hub(kind: str, address: Address, labels: Labels) -> Location:
     if kind not in _WANTED:
         raise UserError(
             f"{address}: the kind {kind} reads local files; data sets on the hub are read by the kinds "
@@ -116,6 +119,8 @@ def _on_hub(kind: str, address: Address) -> Location:
     chosen = sorted(choice.splits)
     size = sum(listing.sizes[name] for name in chosen) / 1e6
     print(f"{address}: {len(chosen)} files, {size:,.1f} MB, commit {listing.commit}", flush=True)
+    if rows := next((name for name in chosen if _is_parquet(name)), None):
+        label_column(parquet(fetch_files(root, listing, [rows]) / rows), labels)  # raises `UserError`
     fetch_files(root, listing, chosen, partial(ProgressPrinter, "downloaded"))
     digest = hashlib.sha256("\0".join(chosen).encode()).hexdigest()[:12]
     folder = linked(root, listing, chosen, f"{kind}-{digest}")

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from focalnet_jax.data.prepare import accounting
 from focalnet_jax.data.prepare.classes import checked_classes
 from focalnet_jax.data.prepare.index import Index
-from focalnet_jax.data.prepare.indexing import index_files, labels_for, save_index
+from focalnet_jax.data.prepare.indexing import index_files, labels_for, refuse_small_disk, save_index
 from focalnet_jax.data.prepare.kinds import KINDS, SourceKind, Sources
 from focalnet_jax.data.prepare.metadata import VERSION, Reports, write_metadata
 from focalnet_jax.data.prepare.naming import SPLITS
@@ -205,6 +205,7 @@ def _index_all(sources: Sources, paths: Sequence[Path], processes: int) -> list[
         if container.size is None or not path.is_file()
     ]
     if missing:
+        refuse_small_disk([container for container, *_ in missing], paths[0].parent)
         progress = ProgressPrinter("indexed", len(missing))
         run_all(save_index, missing, min(processes, len(missing)), lambda done, _: progress(done, 0))
     return [Index.load(path) for path in paths]

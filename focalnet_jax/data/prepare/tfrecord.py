@@ -18,6 +18,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from focalnet_jax import __version__
 from focalnet_jax.data.prepare.kinds import check_paths
+from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.locations import locate
 from focalnet_jax.data.prepare.metadata import write_description
 from focalnet_jax.data.prepare.preparation import REQUEST, check_begun, is_finished, working_folder
@@ -47,7 +48,7 @@ def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
       RunFailedError: a worker process died.
     """
     source = sources[0]
-    locate("tfrecord", source)  # raises `UserError` for addresses on the hub
+    locate("tfrecord", source, Labels())  # raises `UserError` for addresses on the hub
     check_paths(sources)
     builder = open_builder(str(source))
     if len(sources) > 1 or builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
