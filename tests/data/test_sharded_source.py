@@ -193,9 +193,9 @@ def test_images_that_are_no_examples_are_counted_and_damaged_ones_are_replaced(t
     write_parquet(tmp_path / "set" / "train.parquet", rows)
     source = opened("parquet", tmp_path / "set", "train")
     assert len(source) == 9
-    told = capsys.readouterr()
-    assert told.out == ""  # eval.py writes its result there
-    assert "left out 2 images: 1 (no label), 1 (its row has no image)" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == ""  # eval.py writes its result there
+    assert "left out 2 images: 1 (no label), 1 (its row has no image)" in printed.err
     reading = ReadOptions(threads=0)
     batches = list(train_batches(source, HOST, batch_size=9, seed=0, start_step=0, end_step=1, reading=reading))
     (replaced,) = batches[0]["unreadable"][batches[0]["unreadable"] >= 0]
