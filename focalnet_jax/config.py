@@ -15,6 +15,7 @@ from focalnet_jax.model.variants import FocalNetConfig, variant_config
 from focalnet_jax.settings import checks_of, settings_of
 from focalnet_jax.settings.evaluations import check_evaluations
 from focalnet_jax.settings.keys import anything, number
+from focalnet_jax.storage.cached import CACHE
 
 
 def default_config(task: str = "classification") -> ConfigDict:
@@ -81,8 +82,11 @@ def default_config(task: str = "classification") -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "digits"  # digits, folder, tfds, parquet or webdataset
     # folder: the directory of the splits; tfds: a prepared directory, or the name of a data set; parquet, webdataset: a
-    # folder, a file, a pattern, or an address hf://datasets/ORG/NAME[@REVISION][/FOLDER]
+    # folder, a file, a pattern, or an address hf://datasets/ORG/NAME[@REVISION][/FOLDER]; a folder may be gs://
     config.data.path = config_dict.placeholder(str)
+    config.data.cache = (
+        CACHE  # folder on each host for copies of data in buckets and for indices of shards
+    )
     config.data.train_split = "train"
     config.data.eval_split = "val"
     # Pixels per side, or (height, width); auto: the size stored with init_from, or 224, on CPUs 64
@@ -182,7 +186,8 @@ def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
 def expand_paths(config: ConfigDict) -> None:
     """Replaces a leading `~` by the home directory in the values of keys for paths.
 
-    `compilation_cache` keeps its `~`, because the config must be the same on hosts with different home directories.
+    `compilation_cache` and `data.cache` keep their `~`, because the config must be the same on hosts with different
+    home directories.
     """
     evaluations = [(given, "path") for given in config.evaluations.values() if isinstance(given, ConfigDict)]
     for section, key in ((config.data, "path"), (config, "init_from"), (config, "continue_from"), *evaluations):

@@ -31,6 +31,7 @@ _LONG = (
     "test_processes.py",
     "test_mosaic.py",
     "test_prepared_data.py",
+    "test_data.py",
     "test_reading.py",
     "test_checkpoints.py",
     "test_backbone.py",

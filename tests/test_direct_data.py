@@ -59,7 +59,7 @@ def test_training_and_evaluation_equal_those_on_prepared_data(packed, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["examples"], result["loss"]) == (10, found["rows"][1][-1][1])
-    assert list((tmp_path / "home" / ".cache" / "focalnet_jax" / "indices").glob("*/*.npy"))
+    assert list((tmp_path / "home" / ".cache" / "focalnet_jax" / "data" / "indices").glob("*/*.npy"))
 
 
 def test_a_mistake_is_one_line(packed, tmp_path):

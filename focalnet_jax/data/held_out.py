@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from focalnet_jax.data.decode import Picture
 from focalnet_jax.data.source import Label, Source, fingerprint_of
 from focalnet_jax.data.sources import SourceOptions, open_source
 from focalnet_jax.data.split_names import split_named
+from focalnet_jax.data.staged import local_folder
 from focalnet_jax.errors import UserError
 
 _WITHOUT_SPLITS = "."  # name of the split if the folder contains the class folders directly
@@ -62,9 +63,24 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
         image can be held out.
     """
     divided = split in (data.train_split, data.eval_split) and data.source == "folder" and data.path
-    if not (divided and data.held_out) or (Path(data.path) / data.eval_split).is_dir():
+    if not (divided and data.held_out):
         return open_source(data.source, data.path, split, SourceOptions.of(data))
-    root = Path(data.path)
+
+    def needed(folders: Collection[str]) -> str | None:
+        if data.eval_split in folders:
+            return split
+        if data.train_split in folders:
+            return data.train_split
+        return None if any(map(split_named, folders)) else _WITHOUT_SPLITS
+
+    with local_folder(data.path, data.cache, needed) as root:
+        if (Path(root) / data.eval_split).is_dir():
+            return open_source(data.source, data.path, split, SourceOptions.of(data))
+        return _open_part(data, Path(root), split)
+
+
+def _open_part(data: ConfigDict | FrozenConfigDict, root: Path, split: str) -> Source:
+    """Returns the training or evaluation part of the training images in the folder `root`."""
     within = data.train_split if (root / data.train_split).is_dir() else _WITHOUT_SPLITS
     if within == _WITHOUT_SPLITS and root.is_dir():
         others = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and split_named(entry.name))
@@ -82,7 +98,7 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
             f"with --config.data.eval_split={evaluated[0]}, or move {evaluated[0]} away to hold out a part of "
             f"{data.train_split}"
         )
-    whole = open_source(data.source, data.path, within)
+    whole = open_source(data.source, str(root), within)
     prefix = len(os.path.join(root / within, ""))
     names = [whole.name(index)[prefix:] for index in range(len(whole))]
     held = choose(names, labels_of(whole), data.held_out)
@@ -93,7 +109,7 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
         )
     description = (
         f"{held.sum()} of {len(whole)} images are held out for evaluation, chosen by their file names "
-        f"(data.held_out={data.held_out}), because there is no {root / data.eval_split}"
+        f"(data.held_out={data.held_out}), because there is no {os.path.join(data.path, data.eval_split)}"
     )
     if other_splits:
         description += f"; {', '.join(other_splits)} is not used (--config.data.eval_split={other_splits[0]})"

@@ -27,6 +27,7 @@ from focalnet_jax.data.order import generator_at, shuffled_index
 from focalnet_jax.data.source import Source
 from focalnet_jax.data.substitutions import READABLE, TRIED, why_unreadable
 from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
+from focalnet_jax.storage.cached import last_arrival
 from focalnet_jax.system.children import end_all, end_with_parent, without_false_alarms
 
 _BATCHES_AHEAD = 2
@@ -243,10 +244,12 @@ def _watched(batches: grain.DatasetIterator, reading: ReadOptions) -> Iterator[B
 
 
 def _result(pending: Future[Batch | None], reading: ReadOptions) -> Batch | None:
-    deadline = time.monotonic() + reading.stall_seconds
+    deadline, arrival = time.monotonic() + reading.stall_seconds, last_arrival()
     while not wait([pending], timeout=min(_LISTEN_SECONDS, reading.stall_seconds)).done:
         if reading.stopped():
             return None
+        if (latest := last_arrival()) != arrival:  # the batch needs data that are still being downloaded
+            deadline, arrival = time.monotonic() + reading.stall_seconds, latest
         if time.monotonic() > deadline:
             raise RunFailedError(
                 f"no batch was read for {reading.stall_seconds:.0f} s (data.stall_seconds): a reader process or the "

@@ -34,8 +34,9 @@ from focalnet_jax.data.prepare.workers import ProgressPrinter
 from focalnet_jax.data.source import Label, fingerprint_of
 from focalnet_jax.data.split_names import SPLIT_NAMES
 from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.storage.cached import CACHE
 
-_CACHE = "~/.cache/focalnet_jax/indices"
+_INDICES = "indices"  # folder in the cache
 _ONE_SHARD = 2**62  # bytes
 # Words of messages of `data.prepare`, and the words for a config.
 _IN_A_CONFIG = (
@@ -68,6 +69,7 @@ class ShardedSource:
       split: name of the split.
       held_out: fraction of the training images that are the split val, if the files contain no such split.
       columns: Parquet columns of images and of labels, or None to find them by type and name.
+      cache: folder for the indices.
 
     Attributes:
       labels: labels of all examples, `[N]` int32.
@@ -86,13 +88,14 @@ class ShardedSource:
         *,
         held_out: float = 0.0,
         columns: tuple[str | None, str | None] = (None, None),
+        cache: str = CACHE,
     ):
         if not path or not split:
             raise UserError(
                 f"data.source={kind} needs data.path and a split: give a folder, or an address hf://datasets/ORG/NAME"
             )
         with _for_configs(), contextlib.redirect_stdout(sys.stderr):
-            indexed = _indexed(kind, path, columns)
+            indexed = _indexed(kind, path, columns, cache)
         official = any((index.members["split"] == SPLITS.index("val")).any() for index in indexed.indices)
         held_out = 0.0 if official else held_out
         shards = plan_shards(indexed.indices, indexed.classes, held_out=held_out, shard_bytes=_ONE_SHARD)
@@ -157,7 +160,7 @@ def _read_members(indexed: _Indexed, members: np.ndarray) -> tuple[np.ndarray, n
 
 
 @functools.lru_cache(maxsize=8)
-def _indexed(kind: str, path: str, columns: tuple[str | None, str | None]) -> _Indexed:
+def _indexed(kind: str, path: str, columns: tuple[str | None, str | None], cache: str) -> _Indexed:
     """Returns the files at a path with their indices, which are read from the cache if the files are unchanged."""
     image_column, label_column = columns
     sources = find_sources(kind, [Path(path)], image_column=image_column, label_column=label_column)
@@ -165,7 +168,7 @@ def _indexed(kind: str, path: str, columns: tuple[str | None, str | None]) -> _I
         print(_in_words_of_configs(note))
     names = [os.path.abspath(container.path) for container in sources.containers]
     digest = hashlib.sha256(json.dumps([__version__, kind, columns, *names]).encode()).hexdigest()[:16]
-    with _cache_folder(Path(os.path.expanduser(_CACHE), digest)) as folder:
+    with _cache_folder(Path(os.path.expanduser(cache), _INDICES, digest)) as folder:
         paths = index_files(sources, folder)
         _index_missing(sources, paths, folder)
     indices = tuple(map(Index.load, paths))

@@ -10,8 +10,11 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.source import Source
+from focalnet_jax.data.staged import local_folder
 from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.hub.address import is_address
+from focalnet_jax.storage.address import to_path
+from focalnet_jax.storage.cached import CACHE
 
 SHARDED = ("parquet", "webdataset")
 SOURCES = ("digits", "folder", "tfds", *SHARDED)
@@ -21,6 +24,7 @@ SOURCES = ("digits", "folder", "tfds", *SHARDED)
 class SourceOptions:
     """Keys of a config's `data` section that only some sources use."""
 
+    cache: str = CACHE
     held_out: float = 0.0
     image_column: str | None = None
     label_column: str | None = None
@@ -36,19 +40,22 @@ def open_source(name: str, path: str | None, split: str, options: SourceOptions 
 
     Args:
       name: one of `SOURCES`.
-      path: directory of the data; for tfds also the name of a data set; for parquet and webdataset also a file, a
-        pattern or an address hf://datasets/...; None for digits.
+      path: directory of the data, which may be in a bucket; for tfds also the name of a data set; for parquet and
+        webdataset also a file, a pattern or an address hf://datasets/...; None for digits.
       split: name of the split.
-      options: options of parquet and webdataset.
+      options: other keys that the source uses.
 
     Raises:
       UserError: the source is unknown or cannot be opened.
     """
-    if name not in SHARDED and path is not None and is_address(path):
-        raise UserError(
-            f"data.path={path} is on the Hugging Face Hub: set --config.data.source={' or '.join(SHARDED)}, or prepare "
-            "it with python -m focalnet_jax.data.prepare"
-        )
+    if path is not None and is_address(path):
+        if name not in SHARDED:
+            raise UserError(
+                f"data.path={path} is on the Hugging Face Hub: set --config.data.source={' or '.join(SHARDED)}, or "
+                "prepare it with python -m focalnet_jax.data.prepare"
+            )
+    elif path and "://" in path:
+        to_path(path, "data.path")  # raises the errors of addresses
     if name == "digits":
         if path is not None:
             raise UserError(
@@ -57,17 +64,19 @@ def open_source(name: str, path: str | None, split: str, options: SourceOptions 
             )
         return DigitsSource(split)
     if name == "folder":
-        source = FolderSource(path, split)
+        with local_folder(path, options.cache, split) as folder:
+            source = FolderSource(folder, split)
         if source.note:
             print(source.note, file=sys.stderr)
         return source
     if name == "tfds":
         from focalnet_jax.data.tfds_source import TfdsSource  # imported here because only this source needs TFDS
 
-        return TfdsSource(path, split)
+        return TfdsSource(path, split, options.cache)
     if name in SHARDED:
         from focalnet_jax.data.sharded_source import ShardedSource  # imported here because others do not need it
 
         columns = options.image_column, options.label_column
-        return ShardedSource(name, path, split, held_out=options.held_out, columns=columns)
+        with local_folder(path, options.cache, ".") as folder:
+            return ShardedSource(name, folder, split, held_out=options.held_out, columns=columns, cache=options.cache)
     raise UserError(f"unknown data.source {name!r}; expected {' or '.join(SOURCES)}.{suggest(name, SOURCES)}")

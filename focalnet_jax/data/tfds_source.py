@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
+from focalnet_jax.data.card import CARD, DESCRIPTION, read_card
 from focalnet_jax.data.decode import Picture, UnreadableImageError
 from focalnet_jax.data.source import Label, fingerprint_of
+from focalnet_jax.data.staged import need_shards, staged_data_set
 from focalnet_jax.errors import UserError
+from focalnet_jax.storage.address import is_bucket
+from focalnet_jax.storage.cached import CACHE, in_words_of
 
-CARD = "card.json"  # file with a description of the data, which `data.prepare` writes next to the shards
-_DESCRIPTION = "dataset_info.json"
 _LABELS = ("label", "real_label")  # ImageNet-ReaL has several labels per image, `real_label`
 _MOST_LABELS = 32  # per image
 
@@ -26,17 +29,23 @@ class TfdsSource:
 
     Args:
       path: directory of a data set, such as one written by `python -m focalnet_jax.data.prepare`, or its parent
-        directory; or the name of a data set that is prepared in TFDS's directory (`TFDS_DATA_DIR`).
+        directory; or the name of a data set that is prepared in TFDS's directory (`TFDS_DATA_DIR`). Either directory
+        may be in a bucket, gs://; each file is then copied to this host, and is read as soon as it is complete.
       split: name of the split, or a slice of the split.
+      cache: folder for local copies of data in buckets.
 
     Raises:
       UserError: the data set or split does not exist, is damaged, has no images or labels, or is stored as TFRecord.
     """
 
-    def __init__(self, path: str | None, split: str):
+    def __init__(self, path: str | None, split: str, cache: str = CACHE):
         if not path:
             raise UserError("data.source=tfds needs data.path: give a prepared directory or the name of a data set")
-        builder = open_builder(path)
+        self._copy = staged_data_set(path, cache) if is_bucket(path) else None
+        with contextlib.nullcontext() if self._copy is None else in_words_of(self._copy):
+            self._open(path, open_builder(path if self._copy is None else str(self._copy.folder)), split)
+
+    def _open(self, path: str, builder: tfds.core.DatasetBuilder, split: str) -> None:
         features = builder.info.features
         labels = [key for key in _LABELS if key in features]
         if "image" not in features or not labels:
@@ -68,7 +77,13 @@ class TfdsSource:
         self._title = f"{builder.info.full_name} {split}"
         # Depends on file names only, so that the same files in a different directory have the same fingerprint.
         shards = [f"{Path(file.filename).name} {file.skip} {file.take}" for file in info.file_instructions]
-        _check_shards(path, [file.filename for file in info.file_instructions])
+        if self._copy is None:
+            _check_shards(path, [file.filename for file in info.file_instructions])
+        else:
+            self._shards = [Path(file.filename).name for file in info.file_instructions]
+            self._ends = list(accumulate(file.take for file in info.file_instructions))
+            examples = (file.examples_in_shard for file in info.file_instructions)
+            need_shards(self._copy, dict(zip(self._shards, examples, strict=True)))
         on_card = _fingerprint_on_card(Path(builder.data_dir, CARD), self.class_names)
         self.fingerprint = fingerprint_of([builder.info.full_name, *shards, *self.class_names, on_card])
 
@@ -76,6 +91,7 @@ class TfdsSource:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> tuple[Picture, Label]:
+        self._wait_for(index)
         try:
             example = self._examples[index]
         except (RuntimeError, TypeError, ValueError, IndexError) as error:  # exceptions of the reader of records
@@ -92,9 +108,15 @@ class TfdsSource:
             raise UserError(f"{self.name(index)} has {len(label)} labels; at most {_MOST_LABELS} are supported")
         return example["image"], np.pad(np.asarray(label, np.int32), (0, _MOST_LABELS - len(label)), constant_values=-1)
 
+    def _wait_for(self, index: int) -> None:
+        """Waits for the file of an example if the data set is in a bucket."""
+        if self._copy is not None:
+            self._copy.path(self._shards[bisect_right(self._ends, index)])
+
     def name(self, index: int) -> str:
         """Returns the file name stored in the record, or "example" if it is missing, with the split and the index."""
         try:
+            self._wait_for(index)
             file = self._examples[index].get("file_name", b"").decode()
         except (RuntimeError, TypeError, ValueError, IndexError):
             file = ""
@@ -136,27 +158,6 @@ def _fingerprint_on_card(path: Path, class_names: Sequence[str]) -> str:
     return card["fingerprint"]
 
 
-def read_card(path: Path, **needed: type) -> dict[str, Any]:
-    """Returns the contents of the card of a prepared data set.
-
-    Args:
-      path: the file.
-      needed: keys that the card must have, each with the type of its value.
-
-    Raises:
-      UserError: the card is damaged.
-    """
-    try:
-        card = json.loads(path.read_text())
-        if all(isinstance(card[key], kind) for key, kind in needed.items()) and isinstance(
-            card.get("classes", {}), dict
-        ):
-            return card
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        pass
-    raise UserError(f"{path} is damaged: copy it again, or remove it and prepare the data again")
-
-
 def open_builder(path: str) -> tfds.core.DatasetBuilder:
     """Returns the builder of the data set in or below the directory `path`, or of the TFDS data set named `path`.
 
@@ -167,11 +168,11 @@ def open_builder(path: str) -> tfds.core.DatasetBuilder:
     """
     root = Path(path)
     if root.is_dir():
-        found = [root] if (root / _DESCRIPTION).is_file() else [p.parent for p in root.glob(f"*/*/{_DESCRIPTION}")]
-        found = found or [p.parent for p in root.glob(f"*/{_DESCRIPTION}")]
+        found = [root] if (root / DESCRIPTION).is_file() else [p.parent for p in root.glob(f"*/*/{DESCRIPTION}")]
+        found = found or [p.parent for p in root.glob(f"*/{DESCRIPTION}")]
         if len(found) != 1:
             held = f"several ({', '.join(sorted(map(str, found))[:5])})" if found else "none"
-            raise UserError(f"expected one prepared data set (with {_DESCRIPTION}) in {path}, found {held}")
+            raise UserError(f"expected one prepared data set (with {DESCRIPTION}) in {path}, found {held}")
         try:
             return tfds.builder_from_directory(found[0])
         except Exception as error:  # the library raises many types for damaged files

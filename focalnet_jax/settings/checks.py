@@ -69,6 +69,7 @@ CHECKS = {
     "data.interpolation": (lambda v: v in INTERPOLATIONS, ", ".join(INTERPOLATIONS)),
     "data.mean": (lambda v: _are_channels(v, -math.inf), "three numbers such as (0.5, 0.5, 0.5)"),
     "data.std": (lambda v: _are_channels(v, 0), "three positive numbers such as (0.5, 0.5, 0.5)"),
+    "data.cache": (bool, "a folder"),
     "data.threads": NOT_NEGATIVE,
     "data.workers": NOT_NEGATIVE,
     "data.stall_seconds": POSITIVE,

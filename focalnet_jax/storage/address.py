@@ -78,6 +78,14 @@ def to_path(address: str | os.PathLike[str], flag: str = "") -> AnyPath:
     return epath.Path(f"gs://{bucket}/{name.rstrip('/')}")
 
 
+def object_in(folder: str, name: str) -> AnyPath:
+    """Returns the address of an object that a listing of a folder contains; `name` may have any characters."""
+    _configure()
+    from etils import epath
+
+    return epath.Path(folder) / name
+
+
 def absolute(path: AnyPath) -> AnyPath:
     """Returns a local path from the root; an address is returned unchanged."""
     return path if is_bucket(path) else path.absolute()

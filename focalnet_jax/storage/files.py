@@ -6,17 +6,32 @@ and deleting every object. Requests fail now and then; gcsfs and TensorStore rep
 
 from __future__ import annotations
 
+import base64
+import errno
+import functools
 import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath, is_bucket
 from focalnet_jax.storage.failures import StorageError, storage_error, unreadable
 from focalnet_jax.system import files
+
+_BLOCK = 1 << 20  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """Properties of an object in a bucket."""
+
+    size: int  # bytes
+    generation: int  # number that changes with each write: the time of the write in microseconds since 1970
+    crc32c: str  # CRC-32C of the content in base64
 
 
 def write_whole(path: AnyPath, content: str | bytes) -> None:
@@ -31,12 +46,6 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
         _file_system().pipe_file(os.fspath(path), content.encode() if isinstance(content, str) else content)
 
 
-def upload(source: Path, path: AnyPath) -> None:
-    """Copies a local file to an object, which changes at once when all of it is there; raises `StorageError`."""
-    with requests(path):
-        _file_system().put_file(os.fspath(source), os.fspath(path))
-
-
 def read_text(path: AnyPath) -> str:
     """Returns the text of a file, invalid UTF-8 replaced; raises `OSError` if it cannot be read."""
     with requests(path):
@@ -45,17 +54,17 @@ def read_text(path: AnyPath) -> str:
 
 def exists(path: AnyPath) -> bool:
     """Returns whether a file or folder exists; raises `OSError` if a bucket cannot be reached."""
-    return path.exists() if not is_bucket(path) else _type(path) is not None
+    return path.exists() if not is_bucket(path) else _entry(path) is not None
 
 
 def is_file(path: AnyPath) -> bool:
     """Returns whether a file exists; raises `OSError` if a bucket cannot be reached, unlike `Path.is_file`."""
-    return path.is_file() if not is_bucket(path) else _type(path) == "file"
+    return path.is_file() if not is_bucket(path) else (_entry(path) or {}).get("type") == "file"
 
 
 def is_folder(path: AnyPath) -> bool:
     """Returns whether a folder exists; raises `OSError` if a bucket cannot be reached, unlike `Path.is_dir`."""
-    return path.is_dir() if not is_bucket(path) else _type(path) == "directory"
+    return path.is_dir() if not is_bucket(path) else (_entry(path) or {}).get("type") == "directory"
 
 
 def folders_in(folder: AnyPath) -> list[AnyPath]:
@@ -84,6 +93,65 @@ def sizes_of(folder: AnyPath, names: Iterable[str]) -> dict[str, int]:
         with suppress(OSError):  # deleted, also while this runs
             present[name] = (folder / name).stat().st_size
     return present
+
+
+def objects(folder: AnyPath, *, recursive: bool = True) -> dict[str, StoredObject]:
+    """Returns the objects in a folder of a bucket, and below it if `recursive`, by relative name.
+
+    Names of folders end with a slash. With `recursive`, only those are returned for which an empty object exists.
+
+    Raises:
+      StorageError: the bucket cannot be read.
+    """
+    found = {}
+    for name, entry in _listing(folder, recursive=recursive).items():
+        is_folder = entry["type"] == "directory" or entry["name"].endswith("/")
+        found[f"{name}/" if is_folder else name] = _stored(entry)
+    return found
+
+
+def _stored(entry: dict) -> StoredObject:
+    return StoredObject(int(entry["size"]), int(entry.get("generation", 0)), entry.get("crc32c", ""))
+
+
+def object_at(path: AnyPath) -> StoredObject | None:
+    """Returns the object at an address, or None if there is none; raises `StorageError` without an answer."""
+    entry = _entry(path)
+    return _stored(entry) if entry and entry["type"] == "file" else None
+
+
+def read_range(path: AnyPath, start: int, end: int) -> bytes:
+    """Returns the bytes of an object from `start` up to, but excluding, `end`.
+
+    Raises:
+      FileNotFoundError: there is no such object.
+      StorageError: the bucket cannot be read, or the object ends before `end`.
+    """
+    with requests(path):
+        content = _file_system().cat_file(os.fspath(path), start=start, end=end)
+    if len(content) != end - start:
+        raise StorageError(errno.EIO, f"{len(content)} instead of {end - start} bytes were sent", str(path))
+    return content
+
+
+def upload(local: Path, path: AnyPath) -> None:
+    """Copies a local file to a bucket; raises `StorageError` if it cannot be written or arrives damaged."""
+    with requests(path):
+        _file_system().put_file(os.fspath(local), os.fspath(path).removeprefix("gs://"))
+        stored = _file_system().info(os.fspath(path))
+    if int(stored["size"]) != local.stat().st_size or stored.get("crc32c", "") not in ("", crc32c(local)):
+        raise StorageError(errno.EIO, "its content changed during the upload", str(path))
+
+
+def crc32c(local: Path) -> str:
+    """Returns the CRC-32C of a local file in base64, as in `StoredObject`."""
+    import google_crc32c
+
+    checksum = google_crc32c.Checksum()
+    with local.open("rb") as file:
+        while block := file.read(_BLOCK):
+            checksum.update(block)
+    return base64.b64encode(checksum.digest()).decode()
 
 
 def digest(path: AnyPath) -> str:
@@ -149,11 +217,14 @@ def answering(path: AnyPath) -> Iterator[None]:
         raise unreadable(error.filename or path, error) from error
 
 
-def _type(path: AnyPath) -> str | None:
-    """Returns "file", "directory" or None. gcsfs's own tests take a request that is forbidden for a missing file."""
+def _entry(path: AnyPath) -> dict | None:
+    """Returns the properties of a file or folder of a bucket, or None if there is none.
+
+    gcsfs's own `exists` takes a request that is forbidden for a missing file.
+    """
     with requests(path):
         try:
-            return _file_system().info(os.fspath(path))["type"]
+            return _file_system().info(os.fspath(path))
         except FileNotFoundError:
             return None
 
@@ -181,6 +252,12 @@ def _entries(prefix: str) -> dict[str, dict]:
 
 
 def _file_system():
+    return _file_system_of(os.getpid())
+
+
+@functools.cache
+def _file_system_of(process: int):
+    """Returns the client of a process, which is shared by its threads: each client requests credentials."""
     import fsspec
 
     return fsspec.filesystem("gcs")

@@ -31,6 +31,7 @@ RESUMABLE = (
     "health.watchdog_seconds",
     "eval_batch_size",
     "data.path",
+    "data.cache",
     "data.threads",
     "data.workers",
     "data.stall_seconds",

@@ -28,7 +28,7 @@ KINDS = ["parquet", "webdataset", "packed"]
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     sharded_source._indexed.cache_clear()
-    monkeypatch.setattr(sharded_source, "_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -222,7 +222,7 @@ def test_a_cache_that_cannot_be_written_or_is_too_small_is_one_line(packed, cach
             opened("parquet", packed / "parquet", "train")
         assert len(opened("webdataset", packed / "webdataset", "train")) == 24  # read in place
     (cache.parent / "file").write_text("")
-    monkeypatch.setattr(sharded_source, "_CACHE", str(cache.parent / "file"))
+    monkeypatch.setenv("HOME", str(cache.parent / "file"))
     sharded_source._indexed.cache_clear()
     with pytest.raises(UserError, match="cannot write to the cache"):
         opened("webdataset", packed / "webdataset", "train")

@@ -7,11 +7,15 @@ from types import SimpleNamespace
 import gcsfs.retry
 import pytest
 
+from focalnet_jax.storage import download
 from tests.commands import EVERY, SMALL, run
+from tests.data.preparing import prepare
 from tests.storage.bucket import Server
+from tests.storage.copies import BLOCK, FILES
 from tests.storage.proxy import Proxy
 
 RUN = [*SMALL, *EVERY]
+SMALL_FILES = ["--shard-mb", "0.05", "--processes", "1"]
 TIMES = ("images_per_second", "step_seconds", "input_wait", "goodput", "host_memory")
 
 
@@ -72,3 +76,38 @@ def bucket(behind, monkeypatch):
     yield behind
     behind.faults.clear()
     assert behind.server.versions() == before
+
+
+@pytest.fixture(scope="session")
+def prepared(photos, server, tmp_path_factory):
+    """A prepared data set of several files, on a disk and at gs://bucket/prepared."""
+    out = tmp_path_factory.mktemp("prepared")
+    done = prepare("imagefolder", "--source", photos, "--out", out, *SMALL_FILES)
+    assert done.returncode == 0, done.stderr
+    assert len(list(out.glob("*/*/*array_record*"))) > 3
+    server.copy_from(out, "prepared")
+    server.copy_from(photos, "photos")
+    return out
+
+
+@pytest.fixture
+def folder(here, request):
+    """The name of a folder in the bucket with `FILES`."""
+    name = f"cached/{request.node.name}".replace("[", "-").replace("]", "")
+    for file, content in FILES.items():
+        here.write(f"{name}/{file}", content)
+    return name
+
+
+@pytest.fixture
+def requested(monkeypatch):
+    """The names and ranges of requests for content, in order."""
+    log, read = [], download.read_range
+
+    def logged(path, start, end):
+        log.append((path.name, start, end))
+        return read(path, start, end)
+
+    monkeypatch.setattr(download, "read_range", logged)
+    monkeypatch.setattr(download, "BLOCK", BLOCK)
+    return log

@@ -2,7 +2,7 @@
 
 Images in folders or tar archives become a data set described for tensorflow-datasets and stored as ArrayRecord. Train
 on it with --config.data.source=tfds --config.data.path=DIR. Archives are read in place, not extracted. Run the same
-command again to resume a stopped preparation.
+command again to resume a stopped preparation. SRC and DIR may be in a bucket, gs://BUCKET/NAME.
 
 imagefolder   SRC is a folder SPLIT/CLASS/*.jpg or CLASS/*.jpg, a tar of such a folder, or a folder or tar of
               CLASS.tar files
@@ -25,12 +25,16 @@ import math
 import os
 from pathlib import Path
 
+from focalnet_jax.data.prepare.buckets import local_output, local_sources
 from focalnet_jax.data.prepare.kinds import KINDS, find_sources
 from focalnet_jax.data.prepare.preparation import PrepareOptions, prepare
 from focalnet_jax.data.prepare.tfrecord import convert
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.flags import make_parser
 from focalnet_jax.programs.run_command import run_command
+from focalnet_jax.storage.address import is_bucket, to_path
+from focalnet_jax.storage.cached import CACHE
+from focalnet_jax.storage.staging import local_copy
 
 # Kinds to which each flag applies. Flags that are not listed apply to all kinds.
 _KINDS_OF = {
@@ -86,6 +90,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--shard-mb", type=float, default=512, metavar="MB", help="approximate size of an output file in megabytes"
     )
+    parser.add_argument(
+        "--cache",
+        default=CACHE,
+        metavar="FOLDER",
+        help="folder for copies of SRC in buckets, which are kept, and for files on their way to DIR in a bucket "
+        "(default: %(default)s)",
+    )
     flags = parser.parse_args(arguments)
     shard_bytes = flags.shard_mb * 1_000_000
     if flags.processes < 1 or not 0 < shard_bytes < math.inf:
@@ -95,22 +106,32 @@ def main(arguments: list[str]) -> int:
     for flag, kinds in _KINDS_OF.items():
         if getattr(flags, flag) != parser.get_default(flag) and flags.kind not in kinds:
             raise UserError(f"--{flag.replace('_', '-')} applies to {', '.join(kinds)}, not to {flags.kind}: remove it")
-    if flags.kind == "tfrecord":
-        convert(flags.source, flags.out, flags.processes)
-        return 0
-    sources = find_sources(
-        flags.kind,
-        flags.source,
-        classes=flags.classes,
-        val_labels=flags.val_labels,
-        image_column=flags.image_column,
-        label_column=flags.label_column,
-        held_out=flags.held_out,
-    )
-    kind = KINDS[flags.kind]
-    options = PrepareOptions(flags.name or kind.name, flags.held_out, round(shard_bytes))
-    prepare(kind, sources, flags.out, options, flags.processes)
+    nested = flags.kind == "imagenet1k"  # its parts may be given separately
+    with (
+        local_sources(flags.source, flags.cache, nested=nested) as paths,
+        local_output(flags.out, flags.cache) as (out, address),
+    ):
+        if flags.kind == "tfrecord":
+            convert(paths, out, flags.processes, address)
+            return 0
+        sources = find_sources(
+            flags.kind,
+            paths,
+            classes=_local(flags.classes),
+            val_labels=_local(flags.val_labels),
+            image_column=flags.image_column,
+            label_column=flags.label_column,
+            held_out=flags.held_out,
+        )
+        kind = KINDS[flags.kind]
+        options = PrepareOptions(flags.name or kind.name, flags.held_out, round(shard_bytes))
+        prepare(kind, sources, out, options, flags.processes, address)
     return 0
+
+
+def _local(path: Path | None) -> Path | None:
+    """Returns a local copy of a file in a bucket; other paths are returned unchanged."""
+    return local_copy(to_path(path)) if path is not None and is_bucket(path) else path
 
 
 if __name__ == "__main__":

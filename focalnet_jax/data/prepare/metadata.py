@@ -11,13 +11,13 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from focalnet_jax import __version__
+from focalnet_jax.data.card import CARD
 from focalnet_jax.data.prepare import accounting
 from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.naming import SPLITS
 from focalnet_jax.data.prepare.plan import Shard
-from focalnet_jax.data.prepare.shards import Job, features
+from focalnet_jax.data.prepare.shards import Job, features, shard_file
 from focalnet_jax.data.source import fingerprint_of
-from focalnet_jax.data.tfds_source import CARD
 from focalnet_jax.errors import abbreviated
 from focalnet_jax.system.files import write_whole
 
@@ -44,7 +44,9 @@ def write_metadata(job: Job, reports: Reports, indices: Sequence[Index], request
     counts = {"files": accounting.count_files(indices), "left_out": dict(accounting.count_left_out(indices))}
     card = _card(job, reports, rows) | counts | {"asked": dict(request)}
     write_whole(job.out / CARD, json.dumps(card, indent=1) + "\n")
-    _print_card(job.out, card, rows)
+    if job.upload is not None:
+        job.upload.finish()
+    _print_card(job.title, card, rows)
     return card
 
 
@@ -77,6 +79,14 @@ def write_description(
         for split, (shards, size) in lengths.items()
     ]
     supervised = ("image", "label") if "label" in form else None
+    paths = [
+        out / shard_file(name, split, number, len(of))
+        for split, (of, _) in lengths.items()
+        for number in range(len(of))
+    ]
+    moved = [path for path in paths if not path.exists()]
+    for path in moved:  # TFDS reads the format in the names of the files, which may be in a bucket
+        path.touch()
     tfds.folder_dataset.write_metadata(
         data_dir=str(out),
         features=form,
@@ -85,6 +95,8 @@ def write_description(
         supervised_keys=supervised,
         check_data=False,
     )
+    for path in moved:
+        path.unlink()
 
 
 def _lengths(reports: Reports) -> dict[str, tuple[list[int], int]]:
@@ -101,6 +113,7 @@ def _card(job: Job, reports: Reports, rows: Sequence[Mapping[str, str]]) -> dict
     counts = {split: Counter() for split in _lengths(reports)}
     for shard, report in reports:
         counts[shard.split].update({int(label): count for label, count in report["classes"].items()})
+    files = [(shard_file(job.name, shard.split, shard.number, shard.count), report) for shard, report in reports]
     digests = (f"{shard.split} {shard.number} {report['digest']}" for shard, report in reports)
     return {
         "name": job.name,
@@ -109,6 +122,8 @@ def _card(job: Job, reports: Reports, rows: Sequence[Mapping[str, str]]) -> dict
             split: {"examples": sum(shards), "bytes": size, "shards": len(shards)}
             for split, (shards, size) in _lengths(reports).items()
         },
+        # Reports of preparations that were started by an older version have no checksums.
+        "sha256": {file: report["sha256"] for file, report in files if "sha256" in report},
         "rejected": sum(row["status"] == "rejected" for row in rows),
         "normalized": sum(row["status"] == "normalized" for row in rows),
         "classes": {
@@ -118,7 +133,7 @@ def _card(job: Job, reports: Reports, rows: Sequence[Mapping[str, str]]) -> dict
     }
 
 
-def _print_card(out: Path, card: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> None:
+def _print_card(out: str, card: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> None:
     for split, of in card["splits"].items():
         print(f"{split:<6}{of['examples']:,} images, {of['bytes'] / 1e6:,.1f} MB, {of['shards']} shards")
     empty = [name for name, counts in card["classes"].items() if not counts.get("train")]
@@ -139,7 +154,7 @@ def _print_card(out: Path, card: Mapping[str, Any], rows: Sequence[Mapping[str, 
     reasons = Counter(row["reason"] for row in rows if row["status"] == "rejected")
     for reason, count in reasons.most_common(5):
         print(f"  rejected {count:,}: {reason}")
-    print(f"images rejected: {card['rejected']}, normalized: {card['normalized']}; listed in {out / MANIFEST}")
+    print(f"images rejected: {card['rejected']}, normalized: {card['normalized']}; listed in {out}/{MANIFEST}")
     print(f"fingerprint {card['fingerprint']}; train with --config.data.source=tfds --config.data.path={out}")
 
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from focalnet_jax.data.card import CARD, read_card
 from focalnet_jax.data.prepare import accounting
+from focalnet_jax.data.prepare.buckets import WORK, Upload
 from focalnet_jax.data.prepare.classes import checked_classes
 from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.indexing import index_files, labels_for, refuse_small_disk, save_index
@@ -24,11 +26,9 @@ from focalnet_jax.data.prepare.naming import SPLITS
 from focalnet_jax.data.prepare.plan import Shard, plan_shards
 from focalnet_jax.data.prepare.shards import Job, report_file, write_shard
 from focalnet_jax.data.prepare.workers import ProgressPrinter, run_all
-from focalnet_jax.data.tfds_source import CARD, read_card
 from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole
 
-_WORK = ".prepare"
 REQUEST = "asked.json"
 
 
@@ -41,7 +41,9 @@ class PrepareOptions:
     shard_bytes: int  # approximate size of a shard in bytes
 
 
-def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptions, processes: int) -> Path:
+def prepare(
+    kind: SourceKind, sources: Sources, out: Path, options: PrepareOptions, processes: int, address: str = ""
+) -> Path:
     """Prepares a data set, or resumes its preparation.
 
     Args:
@@ -50,6 +52,7 @@ def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptio
       out: parent folder of the data set.
       options: options that determine the result.
       processes: number of worker processes.
+      address: folder in a bucket to which the data set is moved; `out` then only has intermediate files.
 
     Returns:
       The folder of the data set, `out`/NAME/1.0.0.
@@ -61,14 +64,15 @@ def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptio
     if not tfds.core.naming.is_valid_dataset_name(options.name):
         raise UserError(f"--name {options.name}: expected lower-case letters, digits and _, beginning with a letter")
     folder = out / options.name / VERSION
-    with working_folder(folder) as work:
+    upload = Upload(f"{address}/{options.name}/{VERSION}", folder) if address else None
+    with working_folder(folder) as work, contextlib.nullcontext() if upload is None else upload.held():
         for line in (*accounting.describe_sources(sources.containers), *sources.notes):
             print(line, flush=True)
         paths = index_files(sources, work)
         indices = _index_all(sources, paths, processes)
         request = _request_of(sources, indices, options)
         classes = checked_classes(kind, sources, indices)
-        if is_finished(folder, request):
+        if is_finished(folder, request, upload):
             return folder
         check_begun(work / REQUEST, request)
         held_out = _held_out(kind, options, indices)
@@ -81,8 +85,8 @@ def prepare(kind: SourceKind, sources: Sources, out: Path, options: PrepareOptio
             )
         for line in accounting.describe_missing(sources, indices):
             print(line, flush=True)
-        write_whole(work / REQUEST, json.dumps(request))
-        job = Job(options.name, classes, sources.containers, tuple(paths), folder)
+        write_request(work / REQUEST, request, upload)
+        job = Job(options.name, classes, sources.containers, tuple(paths), folder, upload)
         reports = _write_all(job, shards, work, processes)
         card = write_metadata(job, reports, indices, request)
         for line in accounting.describe_incomplete(kind, card):
@@ -99,7 +103,7 @@ def working_folder(folder: Path) -> Iterator[Path]:
     Raises:
       UserError: the folder cannot be created or written, or another process prepares the same data set.
     """
-    work = folder / _WORK
+    work = folder / WORK
     made = [above for above in work.parents if not above.exists()]
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -134,7 +138,14 @@ def _is_output(path: Path, folder: Path) -> bool:
     return path == folder or folder in path.parents or path in folder.parents
 
 
-def is_finished(folder: Path, request: Mapping[str, Any]) -> bool:
+def write_request(path: Path, request: Mapping[str, Any], upload: Upload | None) -> None:
+    """Writes the request, by which the preparation is resumed."""
+    write_whole(path, json.dumps(request))
+    if upload is not None:
+        upload.copy(path)
+
+
+def is_finished(folder: Path, request: Mapping[str, Any], upload: Upload | None = None) -> bool:
     """Returns whether `folder` contains the requested data set, complete.
 
     Raises:
@@ -144,7 +155,7 @@ def is_finished(folder: Path, request: Mapping[str, Any]) -> bool:
     if not card.is_file():
         return False
     _refuse_other(card, read_card(card, asked=dict)["asked"], request)
-    print(f"finished: {folder} already contains this data set")
+    print(f"finished: {folder if upload is None else upload.address} already contains this data set")
     return True
 
 

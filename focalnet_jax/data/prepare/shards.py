@@ -19,6 +19,7 @@ from PIL import Image
 
 from focalnet_jax.data.decode import PILLOWS_ERRORS, UnreadableImageError, decode
 from focalnet_jax.data.formats import FORMATS, detect_type
+from focalnet_jax.data.prepare.buckets import Upload
 from focalnet_jax.data.prepare.containers import Container
 from focalnet_jax.data.prepare.index import Index
 from focalnet_jax.data.prepare.indexing import spool_of
@@ -40,6 +41,12 @@ class Job:
     containers: tuple[Container, ...]
     indices: tuple[Path, ...]  # path of each container's index
     out: Path  # folder of the data set
+    upload: Upload | None = None  # moves the files to a bucket
+
+    @property
+    def title(self) -> str:
+        """Path or address of the data set."""
+        return str(self.out) if self.upload is None else self.upload.address
 
 
 def features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
@@ -67,7 +74,7 @@ def write_shard(job: Job, shard: Shard, reports: Path) -> int:
     """Writes a shard, then its report, and returns the number of bytes read.
 
     Each file is created only when complete. The report contains `examples`, `bytes`, `classes` (number of images by
-    label), `digest`, and the lists `rejected` and `normalized` of (file name, reason).
+    label), `digest`, `sha256` of the file, and the lists `rejected` and `normalized` of (file name, reason).
     """
     form = features(job.classes)
     serializer = tfds.core.example_serializer.ExampleSerializer(form.get_serialized_info())
@@ -96,17 +103,29 @@ def write_shard(job: Job, shard: Shard, reports: Path) -> int:
             counts[label] += 1
             size += len(checked)
             digest.update(f"{name} {label} {hashlib.sha256(checked).hexdigest()}\n".encode())
+    sha256 = file_digest(partial)
     partial.replace(final)  # ArrayRecord writes to a path itself
+    if job.upload is not None:
+        job.upload.move(final)
     report = {
         "examples": sum(counts.values()),
         "bytes": size,
         "classes": dict(sorted(counts.items())),
         "digest": digest.hexdigest(),
+        "sha256": sha256,
         "rejected": rejected,
         "normalized": normalized,
     }
     write_whole(reports / report_file(shard), json.dumps(report))
+    if job.upload is not None:
+        job.upload.copy(reports / report_file(shard))
     return read
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

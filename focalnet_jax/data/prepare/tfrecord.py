@@ -5,6 +5,7 @@ The examples are copied byte for byte; TensorFlow is not needed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,28 +18,31 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from focalnet_jax import __version__
+from focalnet_jax.data.card import CARD
+from focalnet_jax.data.prepare.buckets import Upload
 from focalnet_jax.data.prepare.kinds import check_paths
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.locations import locate
 from focalnet_jax.data.prepare.metadata import write_description
-from focalnet_jax.data.prepare.preparation import REQUEST, check_begun, is_finished, working_folder
-from focalnet_jax.data.prepare.shards import closing, shard_file
+from focalnet_jax.data.prepare.preparation import REQUEST, check_begun, is_finished, working_folder, write_request
+from focalnet_jax.data.prepare.shards import closing, file_digest, shard_file
 from focalnet_jax.data.prepare.workers import ProgressPrinter, run_all
 from focalnet_jax.data.source import fingerprint_of
-from focalnet_jax.data.tfds_source import CARD, open_builder
+from focalnet_jax.data.tfds_source import open_builder
 from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole
 
 _LONGEST = 1 << 30  # largest record in bytes; a greater length means damage
 
 
-def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
+def convert(sources: Sequence[Path], out: Path, processes: int, address: str = "") -> Path:
     """Converts a data set, or resumes its conversion.
 
     Args:
       sources: folder of the data set, as the only element.
       out: parent folder of the converted data set.
       processes: number of worker processes.
+      address: folder in a bucket to which the data set is moved; `out` then only has intermediate files.
 
     Returns:
       The folder of the converted data set, `out`/NAME/VERSION.
@@ -54,7 +58,8 @@ def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
     if len(sources) > 1 or builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UserError(f"--source {source}: expected one data set stored as tfrecord")
     folder = out / builder.name / str(builder.version)
-    with working_folder(folder) as work:
+    upload = Upload(f"{address}/{builder.name}/{builder.version}", folder) if address else None
+    with working_folder(folder) as work, contextlib.nullcontext() if upload is None else upload.held():
         jobs, lengths, files, times = [], {}, [], []
         for split, info in builder.info.splits.items():
             lengths[split] = (list(info.shard_lengths), info.num_bytes)
@@ -62,7 +67,7 @@ def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
                 shard = folder / shard_file(builder.name, split, number, len(info.shard_lengths))
                 status = _status(Path(file))
                 digest = work / f"{shard.name}-{status.st_mtime_ns}.digest"  # a replaced file is converted again
-                jobs.append((Path(file), shard, length, digest))
+                jobs.append((Path(file), shard, length, digest, upload))
                 files.append(f"{split} {number} {length} {status.st_size}")
                 times.append(f"{split} {number} {status.st_mtime_ns}")
         request = {
@@ -72,26 +77,33 @@ def convert(sources: Sequence[Path], out: Path, processes: int) -> Path:
             "times": fingerprint_of(times),
             "features": fingerprint_of(_described(Path(builder.data_dir))),
         }
-        if is_finished(folder, request):
+        if is_finished(folder, request, upload):
             return folder
         check_begun(work / REQUEST, {key: value for key, value in request.items() if key != "times"})
-        write_whole(work / REQUEST, json.dumps(request))
-        missing = [job for job in jobs if not job[-1].is_file()]
+        write_request(work / REQUEST, request, upload)
+        missing = [job for job in jobs if not job[3].is_file()]
         if missing:
             run_all(convert_shard, missing, min(processes, len(missing)), ProgressPrinter("shards", len(missing)))
         write_description(folder, builder.name, str(builder.version), builder.info.features, lengths)
         card = {
             "name": builder.name,
-            "fingerprint": fingerprint_of(digest.read_text() for *_, digest in jobs),
+            "fingerprint": fingerprint_of(digest.read_text() for *_, digest, _ in jobs),
             "splits": {
                 split: {"examples": sum(shards), "bytes": size, "shards": len(shards)}
                 for split, (shards, size) in lengths.items()
+            },
+            "sha256": {
+                shard.name: checksum.read_text()
+                for _, shard, _, digest, _ in jobs
+                if (checksum := digest.with_suffix(".sha256")).is_file()  # an older version wrote none
             },
             "version": __version__,
             "asked": request,
         }
         write_whole(folder / CARD, json.dumps(card, indent=1) + "\n")
-    print(f"train with --config.data.source=tfds --config.data.path={folder}")
+        if upload is not None:
+            upload.finish()
+    print(f"train with --config.data.source=tfds --config.data.path={folder if upload is None else upload.address}")
     return folder
 
 
@@ -108,8 +120,10 @@ def _status(path: Path) -> os.stat_result:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def convert_shard(source: Path, shard: Path, length: int, digest: Path) -> int:
-    """Copies the records of `source` to `shard`, writes their hash to `digest`, and returns the size of `source`.
+def convert_shard(source: Path, shard: Path, length: int, digest: Path, upload: Upload | None = None) -> int:
+    """Copies the records of `source` to `shard`, and returns the size of `source`.
+
+    Writes the SHA-256 of `shard` next to `digest`, then the hash of the records to `digest`.
 
     Raises:
       UserError: the file is damaged, or does not contain `length` records.
@@ -125,8 +139,15 @@ def convert_shard(source: Path, shard: Path, length: int, digest: Path) -> int:
         raise UserError(
             f"{source} contains {count} examples, but {length} according to the data set's metadata: download it again"
         )
+    checksum = digest.with_suffix(".sha256")
+    write_whole(checksum, file_digest(partial))
     partial.replace(shard)
+    if upload is not None:
+        upload.move(shard)
+        upload.copy(checksum)
     write_whole(digest, seen.hexdigest())
+    if upload is not None:
+        upload.copy(digest)
     return source.stat().st_size
 
 

@@ -1,0 +1,202 @@
+"""Sources and outputs of a preparation that are in buckets.
+
+Sources are copied to this host. Each finished shard is moved to the bucket, with its report in .prepare, so that the
+preparation can be resumed on any host. The card, which makes the data set complete, is written last.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from focalnet_jax.data.card import CARD
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.storage.address import AnyPath, is_bucket, to_path
+from focalnet_jax.storage.cached import cached_folder, in_words_of
+from focalnet_jax.storage.copied import name_hash
+from focalnet_jax.storage.files import StorageError, answering, object_at, objects, remove, upload
+from focalnet_jax.storage.lease import Lease
+
+WORK = ".prepare"  # folder of the reports and intermediate files of a preparation
+_RECORDS = (".json", ".digest", ".sha256")  # suffixes of the files in it by which a preparation is resumed
+_ATTEMPTS = 5
+_KEY = "--cache"
+
+
+@contextmanager
+def local_sources(paths: Sequence[Path], cache: str, *, nested: bool) -> Iterator[list[Path]]:
+    """Context manager that gives local paths as they are, and local copies of files and folders in buckets.
+
+    Errors raised in the context name the addresses.
+
+    Args:
+      paths: local paths and addresses.
+      cache: parent folder of the copies.
+      nested: whether an address may be inside another one.
+
+    Raises:
+      UserError: an address is given twice or is inside another one, there is nothing at an address, no permission, or
+        the disk is too small.
+      RunFailedError: a bucket does not answer.
+    """
+    addresses = [to_path(path, "--source") for path in paths]
+    _refuse_repeated([str(address) for address in addresses if is_bucket(address)], nested)
+    found = []
+    with ExitStack() as stack:
+        for address in addresses:
+            if not is_bucket(address):
+                found.append(address)
+                continue
+            with answering(address):
+                stored = object_at(address)
+            copy = cached_folder(address if stored is None else address.parent, cache, _KEY)
+            stack.enter_context(in_words_of(copy))
+            if stored is not None:
+                copy.include({address.name: stored})
+                copy.need({address.name: 0})
+                found.append(copy.path(address.name))
+            else:
+                if not copy.list():
+                    raise UserError(f"--source {address}: there is no such file or folder; check bucket and name")
+                found.append(copy.fetch_all())
+        yield found
+
+
+def _refuse_repeated(addresses: Sequence[str], nested: bool) -> None:
+    for number, address in enumerate(addresses):
+        for other in addresses[:number]:
+            inside = f"{address}/".startswith(f"{other}/") or f"{other}/".startswith(f"{address}/")
+            if address == other or (inside and not nested):
+                raise UserError(
+                    f"--source {other} {address}: some images are in both sources and would occur twice; give only "
+                    "one of the two"
+                )
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Moves the files of a data set to a bucket. It can be sent to other processes.
+
+    Attributes:
+      address: folder of the data set in the bucket.
+      folder: local folder of the data set.
+    """
+
+    address: str
+    folder: Path
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Context manager that makes the local state of the preparation that of the bucket, and locks the latter.
+
+        Raises:
+          UserError: another process prepares this data set.
+          RunFailedError: the bucket does not answer.
+        """
+        lock, work = self._path(WORK) / "lock", self.folder / WORK
+        holder = {"host": socket.gethostname(), "pid": os.getpid()}
+        lease = Lease(lock, holder)
+        with self._resumable(lock):
+            lease.acquire(_has_ended, self._refused)
+        try:
+            for record in [self.folder / CARD, *(path for path in work.iterdir() if path.suffix in _RECORDS)]:
+                record.unlink(missing_ok=True)
+            with self._resumable(lock):
+                found = [f"{WORK}/{name}" for name in objects(self._path(WORK)) if Path(name).suffix in _RECORDS]
+                for name in [*found, *([CARD] if object_at(self._path(CARD)) else [])]:
+                    (self.folder / name).write_bytes(self._path(name).read_bytes())
+            yield
+            lease.check()
+            with self._resumable(lock):
+                self._remove_records()
+        finally:
+            lease.release()
+
+    def move(self, path: Path) -> None:
+        """Moves a local file to the bucket."""
+        self.copy(path)
+        path.unlink()
+
+    def copy(self, path: Path) -> None:
+        """Copies a local file to the bucket.
+
+        Raises:
+          UserError: there is no permission, or the bucket does not exist.
+          RunFailedError: the bucket does not answer.
+        """
+        to = self._path(path.relative_to(self.folder).as_posix())
+        with self._resumable(to):
+            for attempt in range(_ATTEMPTS):
+                try:
+                    return upload(path, to)
+                except StorageError as error:
+                    if error.errno != errno.EIO or attempt == _ATTEMPTS - 1:
+                        raise
+                time.sleep(2.0**attempt)
+
+    def finish(self) -> None:
+        """Copies the files that describe the data set, the card last."""
+        for path in sorted(self.folder.iterdir()):
+            if path.is_file() and path.name != CARD:
+                self.copy(path)
+        self.copy(self.folder / CARD)
+
+    def _remove_records(self) -> None:
+        """Deletes the reports of a preparation that is finished."""
+        for name in objects(self._path(WORK)) if object_at(self._path(CARD)) else ():
+            if Path(name).suffix in _RECORDS:
+                remove(self._path(WORK) / name)
+
+    def _refused(self, holder: dict) -> UserError:
+        by = f"host {holder.get('host', '?')}, process {holder.get('pid', '?')}"
+        return UserError(f"another process is preparing {self.address} ({by}); wait for it or stop it")
+
+    def _path(self, name: str) -> AnyPath:
+        return to_path(f"{self.address}/{name}", "--out")
+
+    @contextmanager
+    def _resumable(self, path: AnyPath) -> Iterator[None]:
+        try:
+            with answering(path):
+                yield
+        except FileNotFoundError as error:
+            raise UserError(f"--out {self.address}: there is no such bucket; create it first") from error
+
+
+@contextmanager
+def local_output(out: Path, cache: str) -> Iterator[tuple[Path, str]]:
+    """Context manager that gives the local folder for `--out`, and its address or "".
+
+    A local path is its own folder. For an address, it is a folder in `cache`, which is deleted at the end unless the
+    preparation failed.
+    """
+    address = str(to_path(out, "--out"))
+    if not is_bucket(address):
+        yield out, ""
+        return
+    folder = Path(os.path.abspath(os.path.expanduser(cache)), f"out-{name_hash(address)}")
+    try:
+        yield folder, address
+    except (UserError, RunFailedError) as error:
+        raise type(error)(str(error).replace(str(folder), address)) from error
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_ended(holder: dict) -> bool:
+    """Returns whether the holder of the lock was a process of this host that has ended."""
+    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it runs as another user
+        pass
+    return False

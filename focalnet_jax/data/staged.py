@@ -1,0 +1,96 @@
+"""Copies data sets in buckets to a folder of this host, so that they can be read at random."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+from focalnet_jax.data.card import CARD, DESCRIPTION, read_card
+from focalnet_jax.errors import UserError
+from focalnet_jax.storage.address import is_bucket, to_path
+from focalnet_jax.storage.cached import CachedFolder, cached_folder, in_words_of
+
+_KEY = "data.cache"
+_DESCRIBED = re.compile(rf"((?:[^/]+/){{0,2}}){re.escape(DESCRIPTION)}")
+_METADATA = (".json", ".txt")  # suffixes of the files that describe a data set
+
+
+def staged_data_set(address: str, cache: str) -> CachedFolder:
+    """Returns the local copy of a TFDS data set in a bucket, with all files that describe it, without the examples.
+
+    Args:
+      address: folder of the data set, or one of the two folders above it.
+      cache: parent folder of all copies.
+
+    Raises:
+      UserError: there is no data set, no permission, or the copy cannot be written.
+      RunFailedError: the bucket does not answer.
+    """
+    given = to_path(address, "data.path")
+    names = cached_folder(given, cache, _KEY).list()
+    if not names:
+        raise UserError(f"there is nothing at data.path={given}; expected a prepared data set: check bucket and path")
+    found = [match[1].rstrip("/") for match in map(_DESCRIBED.fullmatch, names) if match]
+    found = [""] if "" in found else [name for name in found if "/" in name] or found
+    if len(found) != 1:
+        held = f"several ({', '.join(sorted(found)[:5])})" if found else "none"
+        raise UserError(f"expected one prepared data set (with {DESCRIPTION}) in {given}, found {held}")
+    copy = cached_folder(given / found[0] if found[0] else given, cache, _KEY)
+    files = [name for name in copy.list(recursive=not found[0]) if "/" not in name and name.endswith(_METADATA)]
+    copy.fetch(files)
+    if CARD in files:
+        with in_words_of(copy):
+            copy.expect(read_card(copy.folder / CARD).get("sha256", {}))
+    return copy
+
+
+def need_shards(copy: CachedFolder, examples: Mapping[str, int]) -> None:
+    """Starts to copy the files of a split in the background.
+
+    Args:
+      copy: the copy of the data set.
+      examples: number of examples in each file.
+
+    Raises:
+      UserError: a file is missing, or the disk is too small.
+    """
+    absent = [name for name in examples if name not in copy.objects]
+    if absent:
+        more = f" and {len(absent) - 1} more files" if len(absent) > 1 else ""
+        raise UserError(f"{copy.address} lacks the file {absent[0]}{more}: upload the data set again")
+    copy.need(examples)
+
+
+@contextmanager
+def local_folder(
+    path: str | None, cache: str, within: str | Callable[[Collection[str]], str | None]
+) -> Iterator[str | None]:
+    """Context manager that gives a local path as it is, and the local copy of a folder of images in a bucket.
+
+    Errors raised in the context name the address.
+
+    Args:
+      path: local path or address.
+      cache: parent folder of all copies.
+      within: name of the subfolder to copy, or a function that returns it, given the names of all subfolders; "." for
+        everything, or None if only the folders are needed. Nothing is copied if there is no such subfolder.
+
+    Raises:
+      UserError: there is no folder, no permission, or the disk is too small.
+      RunFailedError: the bucket does not answer.
+    """
+    if path is None or not is_bucket(path):
+        yield path
+        return
+    address = to_path(path, "data.path")
+    copy = cached_folder(address, cache, _KEY)
+    names = copy.list(recursive=False)
+    if not names:
+        raise UserError(f"there is nothing at data.path={address}; expected SPLIT/CLASS/*.jpg: check bucket and path")
+    folders = [name.rstrip("/") for name in names if name.endswith("/")]
+    chosen = within(folders) if callable(within) else within
+    if chosen == "." or chosen in folders:
+        copy.fetch_all("" if chosen == "." else chosen, examples=1)
+    with in_words_of(copy):
+        yield str(copy.folder)
