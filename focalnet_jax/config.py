@@ -84,9 +84,7 @@ def default_config(task: str = "classification") -> ConfigDict:
     # folder: the directory of the splits; tfds: a prepared directory, or the name of a data set; parquet, webdataset: a
     # folder, a file, a pattern, or an address hf://datasets/ORG/NAME[@REVISION][/FOLDER]; a folder may be gs://
     config.data.path = config_dict.placeholder(str)
-    config.data.cache = (
-        CACHE  # folder on each host for copies of data in buckets and for indices of shards
-    )
+    config.data.cache = CACHE  # folder on each host for copies of data in buckets and for indices of shards
     config.data.train_split = "train"
     config.data.eval_split = "val"
     # Pixels per side, or (height, width); auto: the size stored with init_from, or 224, on CPUs 64

@@ -14,6 +14,7 @@ from focalnet_jax.data.sources import SourceOptions, open_source
 from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import UserError
+from focalnet_jax.storage.cached import CACHE
 from focalnet_jax.tasks.classification.host import ClassificationHost
 from tests.data.layouts import pack, table, write_parquet
 from tests.data.pictures import SYNSETS, picture, write_pictures
@@ -170,9 +171,9 @@ def test_two_processes_index_once(packed, monkeypatch):
     indexed = []
     original = sharded_source.save_index
     monkeypatch.setattr(sharded_source, "save_index", lambda *given: (indexed.append(given), original(*given)))
-    columns = (None, None)
     calls = [sharded_source._indexed.__wrapped__] * 3  # without the cache of a process
-    threads = [threading.Thread(target=call, args=("parquet", str(packed / "parquet"), columns)) for call in calls]
+    given = ("parquet", str(packed / "parquet"), (None, None), CACHE)
+    threads = [threading.Thread(target=call, args=given) for call in calls]
     for thread in threads:
         thread.start()
     for thread in threads:

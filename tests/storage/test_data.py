@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from focalnet_jax.data import loader
 from focalnet_jax.data.decode import decode
@@ -146,7 +147,7 @@ def test_images_are_held_out_of_a_folder_in_a_bucket_as_of_one_on_a_disk(prepare
             parts = []
             for place in (f"gs://bucket/{address}", str(path)):
                 data = dict(path=place, source="folder", train_split="train", eval_split="val", held_out=0.3)
-                parts.append(open_split(SimpleNamespace(**data, cache=str(tmp_path)), split))
+                parts.append(open_split(ConfigDict(data | {"cache": str(tmp_path)}), split))
             remote, local = parts
             assert remote.fingerprint == local.fingerprint
             assert remote.class_names == local.class_names

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from focalnet_jax.data.card import CARD
+from focalnet_jax.data.prepare.locations import is_on_hub
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath, is_bucket, to_path
 from focalnet_jax.storage.cached import cached_folder, in_words_of
@@ -46,7 +47,7 @@ def local_sources(paths: Sequence[Path], cache: str, *, nested: bool) -> Iterato
         the disk is too small.
       RunFailedError: a bucket does not answer.
     """
-    addresses = [to_path(path, "--source") for path in paths]
+    addresses = [path if is_on_hub(path) else to_path(path, "--source") for path in paths]
     _refuse_repeated([str(address) for address in addresses if is_bucket(address)], nested)
     found = []
     with ExitStack() as stack:

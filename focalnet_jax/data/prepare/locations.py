@@ -76,6 +76,11 @@ def locate(kind: str, path: Path, labels: Labels) -> list[Location]:
     return [_in_folder(kind, path) if path.is_dir() and kind in ("parquet", "webdataset") else Location(path)]
 
 
+def is_on_hub(path: Path) -> bool:
+    """Returns whether a path is an address on the Hugging Face Hub, or the web page of a data set there."""
+    return is_address(path) or _PAGE.match(str(path)) is not None
+
+
 def _in_folder(kind: str, folder: Path) -> Location:
     """Returns the location of a folder, which may be a copy of a repository with a card."""
     card = read_card(folder)
