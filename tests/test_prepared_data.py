@@ -15,7 +15,7 @@ from focalnet_jax.tasks.classification.captions import captions
 from tests.commands import SMALL, assert_one_line_mistake, losses, run, start
 from tests.data.pictures import SYNSETS, write_imagenet, write_pictures, write_planted
 
-STEPS = 6
+STEPS = 12
 RECIPE = [
     *SMALL,
     "--config.data.source=tfds",
@@ -24,7 +24,7 @@ RECIPE = [
     f"--config.total_steps={STEPS}",
     "--config.schedule.warmup_steps=2",
     "--config.checkpoint_every_steps=2",
-    "--config.eval_every_steps=3",
+    "--config.eval_every_steps=6",
     "--config.data.threads=2",
     "--config.augment.policy=rand-m9-mstd0.5-inc1",
     "--config.augment.color_jitter=0.2",
@@ -63,7 +63,7 @@ def test_a_killed_run_goes_on_with_two_hosts_and_other_readers_as_if_nothing_had
     arguments = [*RECIPE, f"--config.data.path={prepared}", "--workdir", tmp_path]
     process = start("train.py", *arguments)
     deadline = time.monotonic() + 240
-    while not list((tmp_path / "checkpoints").glob("2/commit_success.txt")) and process.poll() is None:
+    while not list((tmp_path / "checkpoints").glob("4/commit_success.txt")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
