@@ -8,7 +8,6 @@ import pytest
 
 from focalnet_jax.checkpoint.steps import list_steps
 from tests.commands import (
-    ENVIRONMENT,
     EVERY,
     SMALL,
     assert_one_line_mistake,
