@@ -26,6 +26,7 @@ os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 # Files that take half a minute or more, the longest first. If they began last, the other test processes would be idle.
 _LONG = (
+    "test_faults.py",  # mostly waits
     "test_stopping.py",
     "test_hanging.py",
     "test_commands.py",

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from focalnet_jax.errors import RunFailedError
 from focalnet_jax.storage.address import AnyPath, is_bucket
-from focalnet_jax.storage.files import StorageError, requests, upload
+from focalnet_jax.storage.files import StorageError, requests, write_whole
 
 _INTERVAL_SECONDS = 1.0  # between two writes of an object, the limit of the service
 _SHARE = 10  # a file whose upload took n seconds rests for n times this, so that the network stays free
@@ -79,7 +79,8 @@ class Mirror:
         if self._copied.get(path) == state:
             return
         begun = time.monotonic()
-        upload(path, self._workdir / str(path.relative_to(self._folder)))
+        content = path.read_bytes()  # at once, because the run may append to the file meanwhile
+        write_whole(self._workdir / str(path.relative_to(self._folder)), content)
         self._copied[path] = state
         taken = time.monotonic() - begun
         self._next[path] = begun + taken + min(max(_INTERVAL_SECONDS, _SHARE * taken), _LONGEST_PAUSE)
