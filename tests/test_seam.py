@@ -6,6 +6,10 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
+
+from focalnet_jax.config import flatten
+from focalnet_jax.settings import classification
 
 PACKAGE = Path("focalnet_jax")
 FREE = ("training", "checkpoint", "aot", "report", "sweep")
@@ -50,6 +54,19 @@ def test_the_trainer_and_its_reports_name_nothing_of_a_task(path):
     allowed = OTHERS.get(str(path.relative_to(PACKAGE)), set())
     parts = {part for word in words_of(path) for part in (word, *word.split("_"))}
     assert not {part for part in parts if WORDS.fullmatch(part.lower())} - allowed
+
+
+@pytest.mark.parametrize("path", [path for folder in FREE for path in files(folder)], ids=str)
+def test_the_trainer_and_its_reports_read_no_key_of_a_task(path):
+    config = ConfigDict({"model": {}, "data": {}})
+    classification.add_keys(config)
+    own = flatten(config).keys()
+    assert "data.held_out" in own
+    tree = ast.parse(path.read_text())
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    read = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not {key for key in own if any(re.search(rf"\bconfig\.{re.escape(key)}$", each) for each in read)}
+    assert not {key for key in own if any(re.search(rf"(^|\s){re.escape(key)}\b", each) for each in texts)}
 
 
 @pytest.mark.parametrize("place", range(len(ORDER)))

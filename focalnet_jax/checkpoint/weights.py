@@ -27,6 +27,7 @@ from focalnet_jax.storage.address import AnyPath, absolute, is_bucket
 from focalnet_jax.storage.failures import storage_error, unreadable
 
 Tree = Any
+
 _Result = TypeVar("_Result")
 
 # Time for reading a checkpoint in a bucket. TensorStore would repeat failed requests for half an hour.
@@ -36,6 +37,10 @@ _SLOWEST = 1e6  # bytes per second, for which more time is given
 
 # Items of a checkpoint with averages (EMA), and the items whose averages they are.
 AVERAGES = {"ema": "params", "ema_statistics": "statistics"}
+
+
+class UnfitError(UserError):
+    """Raised if the arrays of a checkpoint differ from those of the model in name, shape or dtype."""
 
 
 def weights_item(checkpoint: AnyPath) -> str:
@@ -159,7 +164,7 @@ def check_fits(checkpoint: AnyPath, item: str, wanted: Tree, ignored: str | None
       ignored: prefix of stored names that may be missing in `wanted`.
 
     Raises:
-      UserError: names, shapes or dtypes differ; the message names the arrays.
+      UnfitError: names, shapes or dtypes differ; the message names the arrays.
     """
     stored = named_leaves(_stored(checkpoint, item))
     found = {
@@ -181,7 +186,7 @@ def check_fits(checkpoint: AnyPath, item: str, wanted: Tree, ignored: str | None
                 "; only the head differs: give the config that the checkpoint was trained with, or train from it with "
                 "init_head=drop, or remap from ImageNet-22K to ImageNet-1K"
             )
-        raise UserError(f"{checkpoint} does not fit the model: {'; '.join(differing[:3])}{more}{advice}")
+        raise UnfitError(f"{checkpoint} does not fit the model: {'; '.join(differing[:3])}{more}{advice}")
 
 
 def _stored(checkpoint: AnyPath, item: str) -> Tree:

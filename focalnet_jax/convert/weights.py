@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.checkpoint.weights import read_params, weights_item
+from focalnet_jax.checkpoint.weights import UnfitError, read_params, weights_item
 from focalnet_jax.convert.directories import choose_file
 from focalnet_jax.convert.files import is_checkpoint, read_json, read_tensors
 from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, label_conflicts, transformers_options
@@ -33,6 +33,7 @@ from focalnet_jax.hub.download import local_path, origin
 from focalnet_jax.model import FocalNetConfig, variant_config
 from focalnet_jax.model.variants import model_from_metadata
 from focalnet_jax.parameters import named_leaves
+from focalnet_jax.settings.tasks import task_of
 from focalnet_jax.storage.address import is_bucket, to_path
 from focalnet_jax.storage.staging import local_copy
 
@@ -219,7 +220,15 @@ def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool], 
         if getattr(config, key) != value:
             raise UserError(f"{key}={value} was given, but the checkpoint has {getattr(config, key)}: omit {key}")
     with _reading(step):
-        params = read_params(step, param_shapes(config))
+        try:
+            params = read_params(step, param_shapes(config))
+        except UnfitError as error:
+            if (task := task_of(metadata.get("config"))) == "classification":
+                raise
+            raise UserError(
+                f"{step} is a checkpoint of the task {task}, whose model has other parameters than a FocalNet with a "
+                "classifier; expected weights of classification"
+            ) from error
     return Weights(params, config, held, "orbax", "float32", (f"read from {step}",), checkpoint_info(metadata))
 
 

@@ -54,13 +54,14 @@ def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> Pa
       sizes: sizes of the mesh axes `fsdp` and `tensor`.
 
     Raises:
-      UserError: the size of `tensor` does not divide a dimension that it splits.
-      LookupError: the size of `tensor` is above 1, and no rule or several rules of `TENSOR_RULES` match the name.
+      UserError: no rule or several rules of `TENSOR_RULES` match the name, whatever the mesh, or the size of `tensor`
+        does not divide a dimension that it splits.
     """
     axes: list[str | None] = [None] * len(shape)
-    if sizes["tensor"] > 1 and shape:  # scalars, such as step counts, are replicated
+    if shape:  # scalars, such as step counts, are replicated
         last = _tensor_rule(name)
-        axes[len(shape) - len(last) :] = last
+        if sizes["tensor"] > 1:
+            axes[len(shape) - len(last) :] = last
     for axis, length in zip(axes, shape, strict=True):
         if axis == "tensor" and length % sizes["tensor"]:
             raise UserError(
@@ -79,7 +80,10 @@ def _tensor_rule(name: str) -> tuple[str | None, ...]:
     found = [(pattern, last) for pattern, last in TENSOR_RULES if re.search(pattern, name)]
     if len(found) != 1:
         patterns = " and ".join(pattern for pattern, _ in found) or "none"
-        raise LookupError(f"{name}: one rule of TENSOR_RULES (distributed/sharding.py) must match, found {patterns}")
+        raise UserError(
+            f"exactly one rule of TENSOR_RULES (focalnet_jax/distributed/sharding.py) must match the parameter {name}; "
+            f"found {patterns}: {'change' if found else 'add'} a rule"
+        )
     return found[0][1]
 
 

@@ -171,7 +171,7 @@ class Task(Protocol):
         """Returns the metadata that checkpoints store for `continue_run`."""
 
     def banner(self) -> dict[str, str]:
-        """Returns the content of rows of the banner, by name of the row.
+        """Returns the content of rows of the banner, by name of the row, or an empty dict.
 
         The rows "model" and "data" exist and are extended; other names add rows.
         """
@@ -221,6 +221,20 @@ class Kind(Protocol):
           start: architecture, input size and classes stored with the initial or evaluated weights, or None without
             weights.
           source: training examples, or None without examples.
+        """
+
+    def evaluated_config(
+        self, config: FrozenConfigDict, stored: Mapping[str, Any], named: Collection[str]
+    ) -> FrozenConfigDict:
+        """Returns the config for evaluating a checkpoint of a run.
+
+        Keys of the task that select the evaluation examples get the values of the run where the evaluation would
+        otherwise include training examples. A task without such keys returns `config`.
+
+        Args:
+          config: config of the evaluation.
+          stored: config of the run, read from JSON; it may lack keys.
+          named: config keys set on the command line, which are kept.
         """
 
     def load_predictor(self, path: str | Path, name: str | None = None, **options: Any) -> Predictor:

@@ -35,7 +35,11 @@ def print_banner(
     workdir: Path,
 ) -> None:
     """Prints versions, devices, model, data, batch size, number of steps, and the origin of the initial state."""
-    extended = data.task.banner()
+    added = dict(data.task.banner())
+
+    def extended(row: str, text: str) -> str:
+        return ", ".join(filter(None, (text, added.pop(row, ""))))
+
     held = [f"{len(data.source)} to train on", f"{len(evaluations[MAIN].evaluation.source)} to evaluate"]
     held += [f"{len(other.evaluation.source)} as {name}" for name, other in evaluations.items() if name != MAIN]
     devices = mesh.devices.flatten()
@@ -47,17 +51,20 @@ def print_banner(
     rows = {
         "versions": f"focalnet_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}",
         "devices": f"{len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es), mesh {axes}",
-        "model": f"{config.model.name}, {model.params:,} parameters, {_macs(model.macs)} at "
-        f"{in_words(config.data.image_size)} px, {config.precision}, {extended.pop('model')}",
+        "model": extended(
+            "model",
+            f"{config.model.name}, {model.params:,} parameters, {_macs(model.macs)} at "
+            f"{in_words(config.data.image_size)} px, {config.precision}",
+        ),
         "ops": describe_implementations(config.model, config.precision, devices[0].platform),
         "placement": describe_sharding(params, mesh),
-        "data": f"{config.data.source}: {', '.join(held)}, {extended.pop('data')}",
+        "data": extended("data", f"{config.data.source}: {', '.join(held)}"),
         "batch": f"{config.batch_size} = {per_device} per device x {parts}{micro_batches}; "
         f"{plan.steps_per_epoch} steps per epoch; {steps} steps = {steps / plan.steps_per_epoch:.2f} epochs, "
         f"{plan.warmup} of warm-up",
         "start": origin,
         "workdir": str(workdir),
-    } | extended
+    } | added
     print("\n".join(f"{name:<11}{value}" for name, value in rows.items()), flush=True)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any
 
 import jax
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.integrity import MANIFEST
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.config import model_config, replaced
+from focalnet_jax.config import model_config
 from focalnet_jax.convert.files import is_checkpoint, sha256
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.distributed.compilation_cache import keep_compiled
@@ -54,7 +53,7 @@ def evaluate_checkpoint(
     mesh, kind = run_mesh(config.mesh.to_dict()), task_kind(config.task)
     if is_checkpoint(path):  # keys that are left to be chosen get the values of the run
         stored = read_metadata(find_checkpoint(path)).get("config", {})
-        config = _held_out_as_stored(with_stored(config, stored), stored, named)
+        config = kind.evaluated_config(with_stored(config, stored), stored, named)
     config = resolve(config, mesh, evaluated=path, which=which)
     task = kind.make_task(config)
     check_same_data(*(evaluation.source for evaluation in task.evaluations().values()))
@@ -80,25 +79,6 @@ def evaluate_checkpoint(
     result |= {"model": config.model.name, "checkpoint": loaded.source}
     print(to_json(result))
     return result
-
-
-def _held_out_as_stored(config: FrozenConfigDict, stored: dict[str, Any], named: Collection[str]) -> FrozenConfigDict:
-    """Returns the config with the held-out fraction of the run, if both hold out images.
-
-    A fraction set on the command line is kept. If it is larger, the evaluation includes training images of the run, and
-    a warning says so.
-    """
-    share, asked = stored.get("data", {}).get("held_out", 0.0), config.data.held_out
-    if not share or not asked or share == asked:
-        return config
-    if "data.held_out" not in named:
-        return replaced(config, {"data.held_out": share})
-    if asked > share:
-        warn(
-            f"data.held_out={asked} is larger than the run's data.held_out={share}: some of the evaluated images may "
-            "be training images of the run"
-        )
-    return config
 
 
 def _fingerprint(path: str) -> str:

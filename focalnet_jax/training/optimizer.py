@@ -115,7 +115,8 @@ def check_patterns(config: FrozenConfigDict, params: Any, backbone: str = "") ->
     """Checks the `optimizer` section against the parameters.
 
     Raises:
-      UserError: a pattern matches no parameter, no rule covers a parameter, or all parameters are frozen.
+      UserError: a pattern or the prefix of the backbone matches no parameter, no rule covers a parameter, or all
+        parameters are frozen.
     """
     decay_scales(config, params)
     learning_rate_scales(config, params, backbone)
@@ -168,11 +169,16 @@ def learning_rate_scales(config: FrozenConfigDict, params: Any, backbone: str = 
       backbone: prefix of FocalNet's parameters; all other parameters belong to the head.
 
     Raises:
-      UserError: a parameter of the backbone belongs to no layer.
+      UserError: a parameter of the backbone belongs to no layer, or no parameter has the prefix.
     """
     scales = by_pattern(config.learning_rate_scales, params, "optimizer.learning_rate_scales")
     leaves = named_leaves(params)
     inside = {name: name.removeprefix(backbone) for name in leaves if name.startswith(backbone)}
+    if not inside:
+        raise UserError(
+            f"no parameter has the prefix {backbone!r}, which the task gives for the backbone; the parameters are "
+            f"{', '.join(leaves)}"
+        )
     depths: dict[int, int] = {}
     for name, rest in inside.items():
         if found := _BLOCKS.match(rest):

@@ -55,8 +55,11 @@ def extract_features(
 
     Raises:
       UserError: the weights or the data cannot be read, an image has several labels, the training split lacks a class,
-        `eval_classes` is set, or there are several processes.
+        `eval_classes` is set, there are several processes, or the config or the weights are of another task than
+        classification.
     """
+    if config.task != "classification":
+        raise UserError(f"transfer needs a recipe for classification; this recipe is for {config.task}")
     if config.eval_classes is not None:
         raise UserError(
             f"eval_classes={config.eval_classes} selects outputs of the classifier, which transfer does not use: leave "

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.convert.files import sha256
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.load import load_into
 from focalnet_jax.convert.weights import checkpoint_info, read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.errors import UserError
+from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.parameters import named_leaves
 from tests.commands import convert
 from tests.convert.golden_files import GOLDEN, INDEX, OPTIONS, in_a_directory
@@ -156,6 +158,24 @@ def test_damaged_metadata_of_a_file_is_one_line(stated, told, tmp_path):
 def test_damaged_metadata_of_a_checkpoint_is_one_line():
     with pytest.raises(UserError, match="the checkpoint's metadata is damaged: classes is 3; expected a list"):
         checkpoint_info({"stated": {"classes": 3}})
+
+
+@pytest.mark.parametrize("task", ["toy", "classification"])
+def test_weights_of_another_task_are_refused_with_its_name(task, tmp_path):
+    weights = weights_of()
+    metadata = {"model": model_metadata(None, weights.config), "config": {"task": task}}
+    save_params(tmp_path / "same", weights.params, metadata)
+    assert read_weights(tmp_path / "same").count == weights.count  # its model is a FocalNet with a classifier
+    save_params(tmp_path / "run", {"backbone": weights.params, "neck": weights.params["head"]}, metadata)
+    with pytest.raises(UserError) as caught:
+        read_weights(tmp_path / "run")
+    told = (
+        "does not fit the model"
+        if task == "classification"
+        else "is a checkpoint of the task toy, .* of classification$"
+    )
+    assert re.search(f"^{tmp_path / 'run'} {told}", str(caught.value))
+    assert "\n" not in str(caught.value)
 
 
 def test_errors_of_a_checkpoint_name_it_once(tmp_path):

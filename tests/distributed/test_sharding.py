@@ -148,10 +148,15 @@ def test_every_rule_is_of_a_parameter():
     assert not [rule for rule, _ in TENSOR_RULES if not any(re.search(rule, name) for name in names)]
 
 
+@pytest.mark.parametrize(
+    "sizes", [{"fsdp": 1, "tensor": 1}, {"fsdp": 2, "tensor": 1}, {"fsdp": 1, "tensor": 2}], ids=str
+)
 @pytest.mark.parametrize("name", ["neck/lateral/0/kernel", "stages/0/blocks/mlp/fc3/kernel"])
-def test_a_parameter_without_a_rule_is_an_error_and_not_whole(name):
-    with pytest.raises(LookupError, match=f"{name}: one rule of TENSOR_RULES .* must match, found none"):
-        partition(name, (64, 64), {"fsdp": 1, "tensor": 2})
+def test_a_parameter_without_a_rule_is_an_error_on_every_mesh(name, sizes):
+    with pytest.raises(
+        UserError, match=rf"one rule of TENSOR_RULES \(.*\) must match the parameter {name}; found none"
+    ):
+        partition(name, (64, 64), sizes)
 
 
 def test_small_parameters_stay_whole_and_the_report_says_how_much():

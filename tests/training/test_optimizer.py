@@ -230,6 +230,21 @@ def test_layers_decay_from_the_classifier_down(params):
     assert scales["patch_embed/proj/bias"] == scales["patch_embed/norm/bias"] == 0.015625
 
 
+def test_layers_decay_in_a_backbone_below_a_prefix(params):
+    config = optimizer_config(layer_decay=0.5)
+    below = {"backbone": {name: part for name, part in params.items() if name != "head"}, "neck": params["head"]}
+    scales = named_leaves(learning_rate_scales(config, below, "backbone/"))
+    assert scales["neck/kernel"] == 1
+    assert scales["backbone/norm/scale"] == 0.5
+
+
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_a_prefix_that_no_parameter_has_is_refused(params, decay):
+    message = "no parameter has the prefix 'backbone/', .*; the parameters are .*patch_embed/proj/kernel"
+    with pytest.raises(UserError, match=message):
+        check_patterns(optimizer_config(layer_decay=decay), params, "backbone/")
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [

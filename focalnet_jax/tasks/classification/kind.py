@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.config import is_auto
+from focalnet_jax.config import is_auto, replaced
 from focalnet_jax.convert.start import Start
 from focalnet_jax.data.class_files import read_classes
 from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.held_out import open_split
 from focalnet_jax.data.labels import Classes, match_classes
 from focalnet_jax.data.source import Source, check_examples
+from focalnet_jax.distributed.startup import warn
 from focalnet_jax.errors import UserError
 from focalnet_jax.tasks.classification.classifier import load_classifier
 from focalnet_jax.tasks.classification.task import Classification
@@ -70,6 +71,25 @@ def _has_classes(start: Start, names: Sequence[str]) -> bool:
     except UserError:
         return False
     return len(set(matching.outputs.tolist()) - {-1}) == len(names)
+
+
+def evaluated_config(config: FrozenConfigDict, stored: Mapping[str, Any], named: Collection[str]) -> FrozenConfigDict:
+    """Returns the config with the held-out fraction of the run, if both hold out images.
+
+    A fraction set on the command line is kept. If it is larger, the evaluation includes training images of the run, and
+    a warning says so. The arguments are described in `Kind.evaluated_config`.
+    """
+    share, asked = stored.get("data", {}).get("held_out", 0.0), config.data.held_out
+    if not share or not asked or share == asked:
+        return config
+    if "data.held_out" not in named:
+        return replaced(config, {"data.held_out": share})
+    if asked > share:
+        warn(
+            f"data.held_out={asked} is larger than the run's data.held_out={share}: some of the evaluated images may "
+            "be training images of the run"
+        )
+    return config
 
 
 make_task = Classification.of
