@@ -264,5 +264,9 @@ def checkpoint_info(metadata: Mapping[str, Any]) -> WeightsInfo:
         except UserError as error:
             raise UserError(f"the checkpoint's metadata is damaged: {error}") from error
     data = metadata.get("config", {}).get("data", {})
-    classes = tuple(metadata["classes"]) if "classes" in metadata else None
-    return WeightsInfo(classes, exact=True, preprocessing=from_config(data) if "image_size" in data else None)
+    classes = metadata.get("classes")  # another task may store something else under this name
+    return WeightsInfo(
+        tuple(classes) if isinstance(classes, list) else None,
+        exact=True,
+        preprocessing=from_config(data) if "image_size" in data else None,
+    )

@@ -5,12 +5,17 @@ import json
 import numpy as np
 import pytest
 
+from focalnet_jax.checkpoint.weights import save_params
 from focalnet_jax.errors import UserError
+from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.transfer.__main__ import main
 from focalnet_jax.transfer.extract import extract_features
 from tests.commands import SMALL, assert_one_line_mistake, run
 from tests.convert.golden_files import GOLDEN, OPTIONS
+from tests.convert.random_weights import weights_of
+
+DIGITS = ["--config.data.source=digits", "--config.data.path=none", "--config.data.image_size=32"]
 
 
 def transfer(*arguments):
@@ -56,8 +61,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
 
 
 def test_weights_get_the_options_that_a_user_gives_where_the_config_leaves_the_model_open():
-    digits = ["--config.data.source=digits", "--config.data.path=none", "--config.data.image_size=32"]
-    config = load_config("configs/own_folder.py", digits)
+    config = load_config("configs/own_folder.py", DIGITS)
     path = str(GOLDEN / "timm_lrf.safetensors")  # a classifier with 5 classes
     train, test = extract_features(config, path, options=OPTIONS["timm_lrf"])
     assert (set(train.labels), set(test.labels)) == (set(range(10)), set(range(10)))
@@ -66,3 +70,16 @@ def test_weights_get_the_options_that_a_user_gives_where_the_config_leaves_the_m
 def test_a_selection_of_outputs_is_refused_since_no_classifier_is_used():
     with pytest.raises(UserError, match="eval_classes=present selects outputs of the classifier"):
         main(["knn", *SMALL, "--checkpoint", "nowhere", "--config.eval_classes=present"])
+
+
+def test_weights_of_another_task_get_one_line_that_names_it(tmp_path):
+    weights = weights_of(depths=(1,))
+    metadata = {
+        "model": model_metadata(None, weights.config),
+        "config": {"task": "toy", "data": {"source": "digits", "image_size": 32}},
+        "classes": 5,
+    }
+    save_params(tmp_path / "run", {"backbone": weights.params}, metadata)
+    for config in (load_config("configs/quickstart.py"), load_config("configs/own_folder.py", DIGITS)):
+        with pytest.raises(UserError, match=r"is a checkpoint of the task toy, .* of classification$"):
+            extract_features(config, str(tmp_path / "run"))
