@@ -1,4 +1,4 @@
-"""Skips an update if the loss or a gradient is NaN or infinite, or if there is a loss spike.
+"""Skips an update if the loss, a gradient or a statistic is NaN or infinite, or if there is a loss spike.
 
 The counts and the mean loss are part of the train state, so a resumed run skips the same updates as an uninterrupted
 run.
@@ -32,14 +32,24 @@ def fresh_health() -> Health:
     }
 
 
-def judge(health: Health, loss: jax.Array, grad_norm: jax.Array, spike_factor: float) -> tuple[jax.Array, Health]:
+def judge(
+    health: Health,
+    loss: jax.Array,
+    grad_norm: jax.Array,
+    spike_factor: float,
+    statistics_max: jax.Array | None = None,
+) -> tuple[jax.Array, Health]:
     """Returns whether to apply an update, a bool scalar, and the new counters.
+
+    `statistics_max` is the result of `largest` for the new statistics.
 
     After 50 applied updates, a loss above `spike_factor` times the running mean is a loss spike. A factor of 0 disables
     this check. Only the losses of applied updates enter the mean, so a loss spike does not raise the threshold for the
     next one.
     """
     good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    if statistics_max is not None:
+        good &= jnp.isfinite(statistics_max)
     if spike_factor:
         known = health["made"] >= _LEARNING
         good &= ~(known & (loss > spike_factor * health["mean_loss"]))
@@ -52,6 +62,17 @@ def judge(health: Health, loss: jax.Array, grad_norm: jax.Array, spike_factor: f
         "made": health["made"] + 1 - bad,
         "mean_loss": jnp.where(good, mean, health["mean_loss"]),
     }
+
+
+def largest(statistics: Any) -> jax.Array | None:
+    """Returns the largest absolute value of all statistics, or None without statistics; NaN if one of them is NaN.
+
+    Integers, such as counters, and keys of random numbers are left out.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(statistics) if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.size]
+    if not leaves:
+        return None
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)).astype(jnp.float32) for leaf in leaves]))
 
 
 def where_good(good: jax.Array, new: Any, old: Any) -> Any:

@@ -44,7 +44,7 @@ from focalnet_jax.training.state import TrainSpec, TrainState, abstract_state, a
 from focalnet_jax.training.writers import IN_A_ROW, best_written, check_writers
 
 PARAM_NORM = "train/param_norm"
-_JUDGED = ("train/loss", "train/grad_norm", PARAM_NORM)
+_JUDGED = ("train/loss", "train/grad_norm", "train/statistics_max", PARAM_NORM)
 PLACEMENT_FILE = "placement.txt"
 _LONGEST_DELAY = 600.0  # seconds that a slow bucket may delay a save, before training waits for it
 
@@ -160,7 +160,7 @@ class Run:
         )
 
     def _problem(self, values: dict[str, float]) -> str:
-        why = [f"{name} is {values[name]}" for name in _JUDGED if not math.isfinite(values[name])]
+        why = [f"{name} is {values[name]}" for name in _JUDGED if not math.isfinite(values.get(name, 0))]
         if not values[IN_A_ROW]:
             return ", ".join(why)
         cause = f"{', '.join(why) or 'a loss spike'}; loss {values['train/loss']:.4g}"

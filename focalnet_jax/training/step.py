@@ -18,7 +18,7 @@ from focalnet_jax.distributed.sharding import shardings
 from focalnet_jax.model.layers import example_keys
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.tasks.task import Evaluation, Metrics
-from focalnet_jax.training.health import judge, where_good
+from focalnet_jax.training.health import judge, largest, where_good
 from focalnet_jax.training.state import (
     Params,
     TrainSpec,
@@ -37,14 +37,16 @@ def make_train_step(spec: TrainSpec) -> Callable[[TrainState, Arrays], tuple[Tra
 
     The batch has the arrays `[B, ...]` that the task's host makes. The input state is donated.
 
-    If the loss or a gradient is NaN or infinite, or if there is a loss spike, the update is skipped, see `health`:
-    parameters, optimizer state, statistics and averages do not change. The step counter and the learning rate schedule
-    still advance.
+    If the loss, a gradient or a new statistic is NaN or infinite, or if there is a loss spike, the update is skipped,
+    see `health`: parameters, optimizer state, statistics and averages do not change. The step counter and the learning
+    rate schedule still advance.
 
     The returned metrics are scalars:
 
     - `train/loss` and its named parts, `train/grad_norm` (before clipping), `train/update_norm`, `train/learning_rate`,
     - `train/param_norm`, the norm of the parameters after the update,
+    - for a model with statistics, `train/statistics_max`, the largest absolute value of the statistics of this batch's
+      update,
     - `train/skipped` and `train/skipped_in_a_row`, the numbers of updates skipped so far and skipped consecutively,
     - with `log_statistics`, `params/NAME` and `gradients/NAME`, the norms of every parameter and its gradient.
     """
@@ -107,7 +109,8 @@ def _update(
 ) -> tuple[TrainState, Metrics]:
     """Returns the next state, with unchanged variables if the update is skipped, and the metrics."""
     grad_norm = optax.tree.norm(gradients)
-    good, health = judge(state.health, loss, grad_norm, spec.spike_factor)
+    statistics_max = largest(statistics)
+    good, health = judge(state.health, loss, grad_norm, spec.spike_factor, statistics_max)
     updates, opt_state = spec.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema, ema_statistics = state.ema, state.ema_statistics
@@ -127,6 +130,8 @@ def _update(
         "train/skipped": health["skipped"],
         "train/skipped_in_a_row": health["in_a_row"],
     }
+    if statistics_max is not None:
+        metrics["train/statistics_max"] = statistics_max
     if spec.log_statistics:
         metrics |= _norms("params", params) | _norms("gradients", gradients)
     return TrainState(state.step + 1, params, opt_state, health, ema, statistics, ema_statistics), metrics

@@ -77,8 +77,8 @@ def trained(devices=1, inputs=INPUTS, **options):
     spec, init = spec_on(devices, **options)
     state, step = init_state(spec, init), make_train_step(spec)
     states = [jax.device_get(state)]
-    for x in inputs:
-        batch = {"x": x, "y": x.sum(1)}
+    for x, usual in zip(inputs, INPUTS, strict=True):
+        batch = {"x": x, "y": usual.sum(1)}
         state, metrics = step(state, put_batch(batch, spec.mesh))
         states.append(jax.device_get(state))
     return states, metrics
@@ -129,6 +129,20 @@ def test_a_skipped_update_leaves_them_as_they_are():
         for name in ("mean", "var"):
             np.testing.assert_array_equal(statistic(states[2], name, tree), statistic(states[1], name, tree))
             assert np.isfinite(statistic(states[3], name, tree)).all()
+
+
+@pytest.mark.parametrize("accumulate_steps", [1, 4])
+def test_an_update_that_makes_them_infinite_is_skipped_though_loss_and_gradients_are_finite(accumulate_steps):
+    broken = INPUTS.copy()
+    broken[1, 0, 0] = 3e19  # its square overflows, so the variance is infinite and the normalized column is 0
+    states, metrics = trained(inputs=broken, ema_decay=DECAY, accumulate_steps=accumulate_steps)
+    assert metrics["train/skipped"] == 1
+    assert np.isfinite(optax.tree.norm(states[2].params))
+    for tree in ("statistics", "ema_statistics"):
+        for name in ("mean", "var"):
+            np.testing.assert_array_equal(statistic(states[2], name, tree), statistic(states[1], name, tree))
+            assert np.isfinite(statistic(states[3], name, tree)).all()
+    assert np.isfinite(metrics["train/statistics_max"])
 
 
 def test_a_checkpoint_gives_them_back_to_the_bit_on_another_mesh(tmp_path):
