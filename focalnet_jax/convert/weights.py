@@ -211,7 +211,9 @@ def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool], 
         metadata = read_metadata(step)
         stored = metadata.get("model")
         if stored is None:
-            raise UserError(f"{step} contains no model config; it was not written by this package")
+            raise UserError(
+                f"the metadata of {step} lacks model, which describes the architecture: choose another checkpoint"
+            )
         _, config = model_from_metadata(stored)
     held = released_name(config)
     if name not in (None, held):

@@ -186,16 +186,18 @@ def _warmup(steps: int) -> int:
     return round(_WARMUP_SHARE * steps)
 
 
-def with_open_warmup(stored: dict[str, Any], examples: int) -> dict[str, Any]:
+def with_open_warmup(stored: dict[str, Any], examples: int | None) -> dict[str, Any]:
     """Returns the stored config of a run, with "auto" for an automatically chosen warm-up.
 
     A run that continues the stored run then chooses its own warm-up. A warm-up counts as chosen if it has the length
     that would be chosen.
 
     Args:
-      stored: config of the run, read from JSON.
-      examples: number of training images of the run.
+      stored: config of the run, with all keys, see `stored_config.with_defaults`.
+      examples: number of training images of the run. If it is None (unknown), the warm-up counts as not chosen.
     """
+    if examples is None:
+        return stored
     steps = duration(FrozenConfigDict(stored), "total", examples // stored["batch_size"] or 1)
     if steps is None or stored["schedule"]["warmup_steps"] != _warmup(steps):
         return stored

@@ -142,18 +142,29 @@ def identity(source: Source) -> dict[str, Any]:
     return {"fingerprint": source.fingerprint, "examples": len(source)}
 
 
+def data_of(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Returns `identity` of the data and `substituted`, as stored in a checkpoint, without keys that it lacks."""
+    return metadata.get("data", {})
+
+
 def check_checkpoint(config: FrozenConfigDict, checkpoint: AnyPath, source: Source) -> dict[str, Any]:
     """Returns the metadata of a run's checkpoint.
 
     Raises:
-      UserError: the checkpoint contains only weights, or its run has a different config or different data.
+      UserError: the checkpoint contains only weights, its run has a different config or different data, or its
+        metadata lacks the identity of the data.
     """
     stored = read_metadata(checkpoint)
     if "config" not in stored:
         raise UserError(f"{checkpoint} contains only weights, which cannot be resumed: move it out of the workdir")
     _refuse(checkpoint, checkpoint.parent.parent, differences(config, stored["config"]))
-    ours, theirs = identity(source), dict(stored["data"])
-    del theirs["substituted"]
+    ours = identity(source)
+    theirs = {key: data_of(stored).get(key) for key in ours}
+    if missing := [f"data.{key}" for key, value in theirs.items() if value is None]:
+        raise UserError(
+            f"the metadata of {checkpoint} lacks {' and '.join(missing)}, so its data cannot be compared with the "
+            f"given data: start a run in another --workdir with --config.continue_from={checkpoint.parent.parent}"
+        )
     if theirs != ours:
         raise UserError(
             f"{checkpoint} was trained on other data ({theirs['examples']} examples with fingerprint "
@@ -169,6 +180,11 @@ class Origin:
 
     checkpoint: AnyPath
     metadata: dict[str, Any]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """See `data_of`."""
+        return data_of(self.metadata)
 
     def load(self, like: dict[str, Any]) -> dict[str, Any]:
         """Returns the items of the checkpoint, with the structure, dtypes and shardings of `like`.
@@ -193,8 +209,11 @@ class Origin:
         """Returns one line for each difference from the run that is continued."""
         keys = ("total_", "schedule.warmup_", "continue_from ", "init_from ", "init_head ")
         texts = [text for text in differences(config, self.metadata["config"]) if not text.startswith(keys)]
-        theirs = {key: self.metadata["data"].get(key) for key in ("fingerprint", "examples")}
-        if theirs != identity(source):
+        ours = identity(source)
+        theirs = {key: self.data.get(key) for key in ours}
+        if missing := [f"data.{key}" for key, value in theirs.items() if value is None]:
+            texts.append(f"the data cannot be compared, because its metadata lacks {' and '.join(missing)}")
+        elif theirs != ours:
             texts.append(f"that run was trained on other data, {theirs['examples']} examples")
         return texts
 

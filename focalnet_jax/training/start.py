@@ -18,9 +18,9 @@ from focalnet_jax.hub.download import fingerprint
 from focalnet_jax.tasks.task import Task
 from focalnet_jax.training.plan import Plan
 from focalnet_jax.training.resolve import with_open_warmup
-from focalnet_jax.training.resume import Origin, check_checkpoint, find_origin
+from focalnet_jax.training.resume import Origin, check_checkpoint, data_of, find_origin
 from focalnet_jax.training.state import Init, TrainSpec, TrainState, Variables, abstract_state, init_state
-from focalnet_jax.training.stored_config import with_stored
+from focalnet_jax.training.stored_config import with_defaults, with_stored
 
 
 def resumed_config(
@@ -32,11 +32,12 @@ def resumed_config(
     None unless this run starts from `continue_from`.
     """
     if newest is not None:
-        return with_stored(config, read_metadata(folder / str(newest)).get("config", {})), None
+        stored = read_metadata(folder / str(newest)).get("config")
+        return (with_stored(config, with_defaults(stored, config.task)) if stored else config), None
     if not config.continue_from:
         return config, None
     origin = find_origin(config.continue_from)
-    stored = with_open_warmup(origin.metadata["config"], origin.metadata["data"]["examples"])
+    stored = with_open_warmup(with_defaults(origin.metadata["config"], config.task), origin.data.get("examples"))
     return replaced(with_stored(config, stored), {"continue_from": str(origin.checkpoint)}), origin
 
 
@@ -50,7 +51,7 @@ def start_task(
     """
     if checkpoint is not None:
         stored = check_checkpoint(config, checkpoint, task.source)
-        return task.continue_run(stored, "this run"), None, stored["data"]["substituted"]
+        return task.continue_run(stored, "this run"), None, data_of(stored).get("substituted", 0)
     if origin is not None:
         return task.continue_run(origin.metadata, str(origin.checkpoint)), None, 0
     if not config.init_from:

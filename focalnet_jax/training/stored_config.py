@@ -42,6 +42,23 @@ RESUMABLE = (
 )
 
 
+def with_defaults(stored: dict[str, Any], task: str) -> dict[str, Any]:
+    """Returns the config of a run, read from JSON, with the default value of each key of `task` that it lacks.
+
+    A key may be missing because the config was stored before the key existed.
+    """
+    return _filled(json.loads(to_json(default_config(task))), stored)
+
+
+def _filled(defaults: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    nested = {
+        key: _filled(defaults[key], value)
+        for key, value in stored.items()
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+    }
+    return defaults | stored | nested
+
+
 def with_stored(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> FrozenConfigDict:
     """Returns the config with the stored values of the keys that are left to be chosen.
 
@@ -68,11 +85,12 @@ def _is_step_of(given: str, step: str | None) -> bool:
 def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> list[str]:
     """Returns one line for each key that prevents a run from resuming, because it differs from the stored config.
 
-    `stored` is the config of the run, read from JSON. A key that it lacks has the default value, because it was stored
-    before the key existed. A key of `config` that is chosen automatically has the stored value.
+    `stored` is the config of the run, read from JSON. A key that it lacks has the default value, see `with_defaults`.
+    A key of `config` that is chosen automatically has the stored value.
     """
+    stored = with_defaults(stored, config.task)
     ours = flatten(ConfigDict(json.loads(to_json(with_stored(config, stored)))))
-    theirs = flatten(ConfigDict(json.loads(to_json(default_config(config.task))))) | flatten(ConfigDict(stored))
+    theirs = flatten(ConfigDict(stored))
     resumable = RESUMABLE + settings_of(config.task).RESUMABLE
     return [
         f"{key} was {theirs.get(key, 'not set')} and is now {ours.get(key, 'not set')}"

@@ -182,7 +182,7 @@ def test_errors_of_a_checkpoint_name_it_once(tmp_path):
     write_weights(weights_of(), tmp_path / "step", format="orbax")
     metadata = tmp_path / "step" / "metadata" / "metadata"
     for stated, told in (
-        ({}, "{} contains no model config; it was not written by this package"),
+        ({}, "the metadata of {} lacks model, which describes the architecture: choose another checkpoint"),
         ({"model": {}}, "{} cannot be read: the checkpoint's description of its model is damaged: KeyError('config')"),
         (json.loads(metadata.read_text()) | {"a": 1}, "checkpoint {} is damaged"),
     ):

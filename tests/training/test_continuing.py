@@ -1,15 +1,24 @@
 """A run is continued in a new workdir, with the same state and order of examples and a new schedule."""
 
 import json
+import re
 import shutil
+from functools import reduce
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from focalnet_jax.checkpoint.steps import read_metadata
 from focalnet_jax.config import to_json
+from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.distributed import startup
+from focalnet_jax.errors import UserError
 from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.tasks import task_kind
+from focalnet_jax.training import resume, start
 from focalnet_jax.training.run import set_up
+from focalnet_jax.training.start import resumed_config, start_task
 from focalnet_jax.training.stored_config import differences
 from tests.commands import SMALL, assert_one_line_mistake, losses, metrics, run, saved_params
 from tests.conftest import made_once
@@ -110,6 +119,90 @@ def test_one_process_alone_warns(first, short, tmp_path, capsys, monkeypatch):
     warned = capsys.readouterr().err
     assert ("differs from the continued run" in warned) == first
     assert ("512 images at once need much memory" in warned) == first
+
+
+def without(metadata, *keys):
+    """Returns a copy of the metadata of a checkpoint without some dotted keys."""
+    copied = json.loads(json.dumps(metadata))
+    for key in keys:
+        *parents, leaf = key.split(".")
+        del reduce(dict.__getitem__, parents, copied)[leaf]
+    return copied
+
+
+@pytest.fixture
+def lacking(short, monkeypatch):
+    """A function that deletes keys from the metadata that is read from the checkpoint of the run of 4 steps."""
+    checkpoint = short / "checkpoints" / "4"
+    whole = read_metadata(checkpoint)
+
+    def delete(*keys):
+        for module in (start, resume):
+            monkeypatch.setattr(module, "read_metadata", lambda path: without(whole, *keys))
+        return checkpoint
+
+    return delete
+
+
+@pytest.mark.parametrize(
+    "key", ["schedule.warmup_steps", "schedule", "total_steps", "total_epochs", "batch_size", "data", "optimizer"]
+)
+def test_a_key_that_the_config_of_the_continued_run_lacks_means_its_default(key, lacking, short):
+    lacking(f"config.{key}")
+    auto = ["--config.batch_size=auto", "--config.schedule.learning_rate=auto"]
+    config = load_config("configs/quickstart.py", [*TINY[1:], f"--config.continue_from={short}", *auto])
+    continued, origin = resumed_config(config, short / "none", None)
+    assert continued.batch_size == (1024 if key == "batch_size" else load_config("configs/quickstart.py").batch_size)
+    assert continued.schedule.learning_rate == (1e-3 if key == "schedule" else 2e-3)
+    origin.describe(continued, DigitsSource("train"))
+
+
+@pytest.mark.parametrize("keys", [["data"], ["data.examples"]])
+def test_data_that_cannot_be_compared_is_a_warning_for_a_continued_run(keys, lacking, short):
+    lacking(*keys)
+    config = load_config("configs/quickstart.py", [*TINY[1:], *continuing(short)])
+    continued, origin = resumed_config(config, short / "none", None)
+    texts = origin.describe(continued, DigitsSource("train"))
+    assert "the data cannot be compared, because its metadata lacks data." in texts[-1]
+
+
+def test_a_run_resumes_without_keys_that_have_defaults(lacking, short):
+    checkpoint = lacking("data.substituted", "config.batch_size", "config.health", "versions", "command")
+    auto = ["--config.batch_size=auto", WARM, "--config.total_steps=4"]
+    config, origin = resumed_config(load_config("configs/quickstart.py", [*TINY[1:], *auto]), short / "checkpoints", 4)
+    assert (config.batch_size, origin) == (1024, None)
+    source = DigitsSource("train")
+    task = SimpleNamespace(source=source, continue_run=lambda metadata, run: metadata)
+    metadata, initial, substituted = start_task(config, task, checkpoint, None, None)
+    assert (initial, substituted, metadata["classes"]) == (None, 0, list(source.class_names))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["data"], "lacks data.fingerprint and data.examples, so its data cannot be compared"),
+        (["data.fingerprint"], "lacks data.fingerprint, so its data cannot be compared"),
+        (["config"], "contains only weights"),
+        (["classes"], "the metadata of this run lacks classes, the names of its outputs: give them with --config.data"),
+    ],
+)
+def test_what_a_checkpoint_lacks_and_has_no_default_is_named(keys, message, lacking):
+    checkpoint = lacking(*keys)
+    config = load_config("configs/quickstart.py", [*TINY[1:], WARM, "--config.total_steps=4"])
+    task = task_kind(config.task).make_task(config, DigitsSource("train"), evaluated=False)
+    with pytest.raises(UserError, match=re.escape(message)):
+        start_task(config, task, checkpoint, None, None)
+
+
+def test_class_names_that_a_checkpoint_lacks_are_given_in_a_file(lacking, tmp_path):
+    checkpoint = lacking("classes")
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(DigitsSource("train").class_names) + "\n")
+    given = [WARM, "--config.total_steps=4", f"--config.data.classes={names}"]
+    config = load_config("configs/quickstart.py", [*TINY[1:], *given])
+    task = task_kind(config.task).make_task(config, DigitsSource("train"), evaluated=False)
+    resumed, _, _ = start_task(config, task, checkpoint, None, None)
+    assert resumed.source.class_names == DigitsSource("train").class_names
 
 
 @pytest.mark.parametrize(

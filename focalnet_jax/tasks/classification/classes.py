@@ -88,12 +88,21 @@ def _numbers_are_outputs(classes: Classes | None) -> bool:
     return classes.names == tuple(synset for synset, _ in class_list(len(classes)) or ())
 
 
-def stored_classifier(config: FrozenConfigDict, names: Sequence[str], run: str) -> ClassifierInfo:
+def stored_classifier(config: FrozenConfigDict, names: Sequence[str] | None, run: str) -> ClassifierInfo:
     """Returns the classifier of a run to resume or to continue, with the class names `names` from its checkpoint.
 
+    Without `names`, the classes are those of `data.classes`.
+
     Raises:
-      UserError: `data.classes` has different classes.
+      UserError: `data.classes` has different classes, or there are no names.
     """
+    if names is None:
+        if config.data.classes is None:
+            raise UserError(
+                f"the metadata of {run} lacks classes, the names of its outputs: give them with "
+                "--config.data.classes=FILE, one per line in the order of the outputs"
+            )
+        names = read_classes(config.data.classes)
     classes = Classes(tuple(names), "its checkpoint", exact=True)
     if config.data.classes is not None and read_classes(config.data.classes) != classes.names:
         raise UserError(f"data.classes={config.data.classes} has other classes than {run}: leave it out")

@@ -119,9 +119,10 @@ class Classification:
         """Returns the task with the labels of a run's classifier.
 
         Raises:
-          UserError: `data.classes` has different classes, or the data has classes that the classifier lacks.
+          UserError: `data.classes` has different classes, the data has classes that the classifier lacks, or neither
+            the metadata nor `data.classes` names the classes.
         """
-        return self._labelled(stored_classifier(self.config, metadata["classes"], run))
+        return self._labelled(stored_classifier(self.config, metadata.get("classes"), run))
 
     def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Classification:
         """Returns the task with the classes and the preprocessing of the weights at `path`, for evaluating them.
