@@ -178,7 +178,7 @@ def check_values(config: ConfigDict, optional: Sequence[str] = ()) -> None:
     for key, (fits, expected) in checks_of(config.task).items():
         if values[key] is not None and not fits(values[key]):
             raise UserError(f"{key}={values[key]}: expected {expected}")
-    check_evaluations(config.evaluations)
+    check_evaluations(config.evaluations, checks_of(config.task))
 
 
 def expand_paths(config: ConfigDict) -> None:

@@ -58,3 +58,15 @@ def labels_present(source: Source) -> np.ndarray:
     for index in range(len(source) if known is None else 0):
         found.update(np.ravel(source[index][1]).tolist())
     return np.array(sorted(found - {-1}), np.int32)
+
+
+def outputs_present(source: Source) -> set[int]:
+    """Returns the outputs of the data's classes.
+
+    Classes without examples are left out, if they can be found without reading the examples.
+    """
+    if hasattr(source, "labels"):
+        return set(labels_present(source).tolist())
+    if isinstance(source, Relabelled):
+        return set(source.outputs.tolist()) - {-1}
+    return set(range(len(source.class_names)))

@@ -102,7 +102,7 @@ def _split(overrides: Sequence[str]) -> Iterable[tuple[str, str]]:
 def _override(config: ConfigDict, key: str, text: str) -> str:
     """Sets a key of the config to the value in `text`, converted to the type of the key. Returns the key."""
     section, *rest = key.split(".")
-    if section == "evaluations" and len(rest) == 2 and rest[0] not in config.evaluations:
+    if section == "evaluations" and len(rest) in (1, 2) and rest[0] not in config.evaluations:
         config.evaluations[rest[0]] = evaluation()
     known = flatten(config)
     if key not in known:

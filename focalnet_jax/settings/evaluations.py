@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.settings import Checks
 
 # Prefixes of other metrics in metrics.jsonl.
 _TAKEN = ("data", "eval", "gradients", "maps", "params", "train")
@@ -37,8 +38,10 @@ def evaluation(**values: Any) -> ConfigDict:
     return settings
 
 
-def check_evaluations(evaluations: ConfigDict) -> None:
+def check_evaluations(evaluations: ConfigDict, checks: Checks) -> None:
     """Checks names and settings of evaluations, and adds the defaults of missing settings.
+
+    Settings that replace a key of the config are checked like that key, by `checks`, see `settings.checks_of`.
 
     Raises:
       UserError: a name or a setting is invalid.
@@ -46,7 +49,10 @@ def check_evaluations(evaluations: ConfigDict) -> None:
     for name, given in evaluations.items():
         key = f"evaluations.{name}"
         if not re.fullmatch(r"[A-Za-z]\w*", name) or name in _TAKEN:
-            raise UserError(f"{key}: expected a name of letters and digits other than {', '.join(_TAKEN)}")
+            raise UserError(
+                f"{key}: expected a name that starts with a letter, then letters, digits or _, and is not one of "
+                f"{', '.join(_TAKEN)}"
+            )
         if not isinstance(given, ConfigDict):
             raise UserError(f"{key}={given!r}: expected evaluation(...) from focalnet_jax.settings.evaluations")
         try:
@@ -57,3 +63,7 @@ def check_evaluations(evaluations: ConfigDict) -> None:
             raise UserError(f"{key}: a value has the wrong type ({error})") from error
         if given.get("examples") is not None and given.examples < 1:
             raise UserError(f"{key}.examples={given.examples}: expected a positive number")
+        for setting, value in given.items():
+            fits, expected = checks.get(setting, (None, ""))
+            if fits and value is not None and not fits(value):
+                raise UserError(f"{key}.{setting}={value}: expected {expected}")

@@ -99,17 +99,23 @@ def test_a_resumed_run_knows_its_best_figure_without_that_checkpoint(trained, tm
 def test_a_subset_of_classes_competes_in_one_of_them_alone(tmp_path):
     short = ["--config.total_steps=1", *AGAIN]
     done = run("train.py", *SMALL, *short, "--workdir", tmp_path)
-    assert_one_line_mistake(done, "evaluation again has examples of classes that eval_classes=1,7 lacks")
+    assert_one_line_mistake(
+        done, "evaluation again has examples of classes that evaluations.again.eval_classes=1,7 lacks"
+    )
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("--config.evaluations.real.pth=x", "unknown config key 'evaluations.real.pth'"),
-        ("--config.evaluations.train.split=x", "evaluations.train: expected a name of letters and digits other than"),
+        ("--config.evaluations.train.split=x", "evaluations.train: expected a name that starts with a letter, then"),
+        ("--config.evaluations.1a.split=x", "letters, digits or _, and is not one of data, eval, "),
+        ("--config.evaluations.rare.eval_classes=-1", "evaluations.rare.eval_classes=-1: expected a positive number, "),
+        ("--config.evaluations.rare.eval_classes=0", "evaluations.rare.eval_classes=0: expected a positive number, "),
+        ("--config.evaluations.rare.eval_classes=true", "evaluations.rare.eval_classes=True: expected a positive num"),
         ("--config.evaluations.real.examples=0", "evaluations.real.examples=0: expected a positive number"),
         ("--config.evaluations.real.examples=many", "expected an integer"),
-        ("--config.evaluations.real=1", "unknown config key 'evaluations.real'"),
+        ("--config.evaluations.real=1", "evaluations.real is a section of the config; set one of evaluations.real.e"),
     ],
 )
 def test_mistakes_are_one_line(override, message):
@@ -132,6 +138,15 @@ def test_mistakes_are_one_line(override, message):
             "--config.evaluations.real.source=folder",
         ),
         ("--config.evaluations.real.source=folder", "evaluations.real.source=folder needs data.path"),
+        (
+            "--config.evaluations.rare.eval_classes=99",
+            "evaluations.rare.eval_classes=99: expected at most model.num_classes=10",
+        ),
+        (
+            "--config.evaluations.rare.eval_classes=5",
+            "evaluations.rare.eval_classes=5 evaluates only outputs 0 to 4 of split train, but evaluation rare also "
+            "has classes of other outputs, 5, 6, 7, 8, 9: raise it or leave it out",
+        ),
     ],
 )
 def test_data_that_is_not_there_is_named_by_its_evaluation(override, message, tmp_path):

@@ -13,17 +13,11 @@ from focalnet_jax.convert.load import Loaded
 from focalnet_jax.data.class_files import read_classes
 from focalnet_jax.data.class_lists import class_list
 from focalnet_jax.data.decode import UnreadableImageError
-from focalnet_jax.data.labels import (
-    HOW_TO_SAY,
-    Classes,
-    Matching,
-    classes_of,
-    match_classes,
-)
-from focalnet_jax.data.relabelled import Relabelled, labels_present
+from focalnet_jax.data.labels import HOW_TO_SAY, Classes, Matching, classes_of, match_classes
+from focalnet_jax.data.relabelled import Relabelled, labels_present, outputs_present
 from focalnet_jax.data.source import Source, check_class_count
 from focalnet_jax.distributed.startup import is_first
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import UserError, abbreviated
 from focalnet_jax.settings import MAIN
 
 Competing = int | np.ndarray | None
@@ -150,7 +144,7 @@ def label_evaluation(
     hint = f"Remove these classes from {split}, or add examples of these classes to split {trained}"
     numbers = _numbers_are_outputs(classes)
     classifier = ClassifierInfo(classes, config.model.num_classes, f"split {trained}", hint, numbers)
-    return label_for(config, source, classifier, _present(train), name)
+    return label_for(config, source, classifier, outputs_present(train), name)
 
 
 def label_for(
@@ -175,25 +169,42 @@ def label_for(
       UserError: `source` has classes that the classifier lacks or that cannot be matched, or `eval_classes` does not
         fit.
     """
-    selected, split = _eval_classes(config, name), _called(config, name)
-    first = selected if isinstance(selected, int) else None
+    (key, selected), split = _eval_classes(config, name), _called(config, name)
+    first, whole = selected if isinstance(selected, int) else None, classifier
     if first is not None:
         if first > classifier.outputs:
-            raise UserError(f"eval_classes={first}: expected at most model.num_classes={classifier.outputs}")
+            raise UserError(f"{key}={first}: expected at most model.num_classes={classifier.outputs}")
         outputs = f"the first {first} outputs of {classifier.name}"
         classes = classifier.classes and classifier.classes.first(first)
         classifier = replace(classifier, classes=classes, outputs=first, name=outputs, whole=classifier.name)
         expected = expected and {output for output in expected if output < first}
-    source, matching = _relabelled(source, classifier, split)
+    try:
+        source, matching = _relabelled(source, classifier, split)
+    except UserError as error:
+        if first is not None and (beyond := _classes_from(first, source, whole, split)):
+            raise UserError(
+                f"{key}={first} evaluates only outputs 0 to {first - 1} of {whole.name}, but {split} also has classes "
+                f"of other outputs, {abbreviated(beyond, _SHOWN)}: raise it or leave it out"
+            ) from error
+        raise
     _print_matching(split, source, matching, classifier, expected)
-    competing = first if first is not None else _competing(selected, split, classifier, source)
+    competing = first if first is not None else _competing(key, selected, split, classifier, source)
     return source, competing
 
 
-def _eval_classes(config: FrozenConfigDict, name: str) -> Any:
-    """Returns the `eval_classes` of an evaluation."""
+def _classes_from(first: int, source: Source, classifier: ClassifierInfo, split: str) -> list[str]:
+    """Returns the classes of the data whose outputs begin at `first`, or none if the data cannot be matched."""
+    try:
+        source, _ = _relabelled(source, classifier, split)
+    except UserError:
+        return []
+    return [source.class_names[output] for output in sorted(outputs_present(source)) if output >= first]
+
+
+def _eval_classes(config: FrozenConfigDict, name: str) -> tuple[str, Any]:
+    """Returns the key that sets the `eval_classes` of an evaluation, and its value."""
     own = None if name == MAIN else config.evaluations[name].eval_classes
-    return config.eval_classes if own is None else own
+    return ("eval_classes", config.eval_classes) if own is None else (f"evaluations.{name}.eval_classes", own)
 
 
 def _called(config: FrozenConfigDict, name: str) -> str:
@@ -243,24 +254,12 @@ def _match(
     )
 
 
-def _present(source: Source) -> set[int]:
-    """Returns the outputs of the data's classes.
-
-    Classes without examples are left out, if they can be found without reading the examples.
-    """
-    if hasattr(source, "labels"):
-        return set(labels_present(source).tolist())
-    if isinstance(source, Relabelled):
-        return set(source.outputs.tolist()) - {-1}
-    return set(range(len(source.class_names)))
-
-
 def _print_matching(
     split: str, source: Source, matching: Matching, classifier: ClassifierInfo, expected: set[int] | None = None
 ) -> None:
     """Prints how classes were matched, and which classes are missing. Prints nothing if the classes are equal."""
     expected = set(range(len(source.class_names))) if expected is None else expected
-    found = _present(source)
+    found = outputs_present(source)
     missing = [source.class_names[output] for output in sorted(expected - found)]
     if not is_first() or not (matching.how or missing):
         return
@@ -280,7 +279,7 @@ def _print_matching(
     print(f"{split}: {count}{how}{without}", flush=True)
 
 
-def _competing(selected: Any, split: str, classifier: ClassifierInfo, source: Source) -> np.ndarray | None:
+def _competing(key: str, selected: Any, split: str, classifier: ClassifierInfo, source: Source) -> np.ndarray | None:
     """Returns a mask `[K]` bool of the outputs that compete for the metrics of a subset, or None without a subset."""
     if selected is None:
         return None
@@ -289,12 +288,12 @@ def _competing(selected: Any, split: str, classifier: ClassifierInfo, source: So
         mask[present] = True
         return mask
     names = read_classes(selected) if isinstance(selected, str) else tuple(map(str, selected))
-    given = f"eval_classes={selected if isinstance(selected, str) else ','.join(names[:3])}"
+    given = f"{key}={selected if isinstance(selected, str) else ','.join(names[:3])}"
     mask[_match(names, classifier, given).outputs] = True
     lacking = [source.class_names[label] for label in present if not mask[label]]
     if lacking:
         raise UserError(
             f"{split} has examples of classes that {given} lacks, such as "
-            f"{', '.join(lacking[:_SHOWN])}: add these classes to eval_classes, or remove their examples"
+            f"{', '.join(lacking[:_SHOWN])}: add these classes to {key}, or remove their examples"
         )
     return mask
