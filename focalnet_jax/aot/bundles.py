@@ -1,8 +1,8 @@
 """Estimates the cycles of this package's own TPU kernels, for which the compiler's HLO text has no estimate.
 
-The compiler can dump the bundles of a kernel; a bundle contains the instructions that are issued in one cycle. The
-estimate is the number of executed bundles, counted with the trip counts of loops, or the cycles in which the matrix
-units take in their operands if these are more. It does not include waiting for memory.
+The compiler can dump a kernel as bundles; a bundle contains the instructions that are issued in one cycle. The estimate
+is the larger of two numbers: the bundles that are executed, where a bundle in a loop counts once per iteration, and the
+cycles in which the busiest matrix unit receives operands. Time spent waiting for memory is not included.
 """
 
 from __future__ import annotations

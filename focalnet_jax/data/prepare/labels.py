@@ -103,7 +103,8 @@ def synsets_named(label: str) -> frozenset[str]:
 def is_imagenet_order(names: tuple[str, ...]) -> bool:
     """Returns whether the names are those of ImageNet-1K's classes in its order, as synsets or lemmas.
 
-    Up to a tenth of the names may be unknown, but none may be the name of another class.
+    More than 900 of the 1000 names must mean the class at their position. The others may be unknown, but none may mean
+    a different class.
     """
     known = [synset for synset, _ in class_list(NUM_1K)]
     if len(names) != NUM_1K:

@@ -39,7 +39,7 @@ class Rows:
         lax.fori_loop(0, self._ref.shape[0], clear_row, None)
 
     def clear_below(self, block: jax.Array) -> None:
-        """Writes zeros in the given block if it is below the last block of the map, as far as windows reach."""
+        """Writes zeros to those rows of `block` below the map that windows read. Does nothing for blocks of the map."""
         plan = self._plan
         for first in range(0, self._pad, plan.rows):
 
@@ -50,7 +50,7 @@ class Rows:
                     self._ref[at] = jnp.zeros_like(self._ref[at])
 
     def put(self, row: jax.Array, column: jax.Array | int, value: jax.Array) -> None:
-        """Writes one position of the map, `[examples of a kernel instance, 128]` float32."""
+        """Writes `value`, `[examples of a kernel instance, 128]` float32, to one position of the map."""
         self._ref[self._at(row), column + self._pad] = self._numbers.pack(self._plan.inside(row, value))
 
     def get(self, row: jax.Array, column: jax.Array) -> jax.Array:

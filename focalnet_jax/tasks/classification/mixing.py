@@ -65,7 +65,7 @@ def make_mixing(config: FrozenConfigDict) -> Mixing:
     """Returns the `Mixing` options of a config.
 
     Raises:
-      UserError: groups do not divide the batch.
+      UserError: `augment.mix_group` does not divide `batch_size` into even groups.
     """
     augment = config.augment
     mixing = Mixing(
