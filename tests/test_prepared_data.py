@@ -59,7 +59,7 @@ def undisturbed(prepared, tmp_path_factory):
 
 
 @pytest.mark.fault(19)
-def test_a_killed_run_goes_on_with_two_hosts_and_other_readers_as_if_nothing_had_been(prepared, undisturbed, tmp_path):
+def test_a_killed_run_resumes_on_two_hosts_with_the_same_losses(prepared, undisturbed, tmp_path):
     arguments = [*RECIPE, f"--config.data.path={prepared}", "--workdir", tmp_path]
     process = start("train.py", *arguments)
     deadline = time.monotonic() + 240

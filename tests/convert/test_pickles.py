@@ -78,7 +78,7 @@ INERT = {
 
 @pytest.mark.fault(40)
 @pytest.mark.parametrize("name", malicious(""))
-def test_a_file_that_would_run_something_is_refused_and_does_not_run_it(name, unharmed):
+def test_a_pickle_that_would_run_something_is_refused_and_not_executed(name, unharmed):
     thing = malicious(unharmed / "ran")[name]
     for content in ({"model": TENSORS, "extra": thing}, {**TENSORS, "stem.proj.weight": thing}, thing):
         for write in (save, save_legacy):
@@ -137,7 +137,7 @@ TRICKS = {
 
 @pytest.mark.fault(40)
 @pytest.mark.parametrize("name", TRICKS)
-def test_tricks_with_opcodes_are_one_line_and_run_nothing(name, unharmed, monkeypatch):
+def test_tricks_with_opcodes_are_refused_in_one_line_and_run_nothing(name, unharmed, monkeypatch):
     copyreg.add_extension("os", "system", 1)
     try:
         paths = [save(None, unharmed / "zip.pth", pickle=TRICKS[name]), unharmed / "plain.pth"]

@@ -50,7 +50,7 @@ def unfinished(folder):
 
 
 @pytest.mark.fault(1)
-def test_whenever_a_save_is_killed_the_newest_whole_step_is_left(tmp_path):
+def test_a_killed_save_leaves_the_newest_complete_step(tmp_path):
     rng, kills, reached, torn = random.Random(0), 20, 0, 0
     for _ in range(kills):
         process = start("-m", "tests.faults.saver", tmp_path)
@@ -77,7 +77,7 @@ def test_whenever_a_save_is_killed_the_newest_whole_step_is_left(tmp_path):
 
 
 @pytest.mark.fault(2)
-def test_a_step_whose_deletion_was_cut_short_is_no_checkpoint(finished, tmp_path):
+def test_a_partly_deleted_step_is_not_a_checkpoint(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     step = workdir / "checkpoints" / "60"
     for path in files_of(step)[::2]:
@@ -115,7 +115,7 @@ def test_a_run_resumes_from_the_step_before_a_damaged_one_and_reports_it(finishe
 
 @pytest.mark.fault(3)
 @pytest.mark.fault(4)
-def test_every_flipped_bit_and_every_cut_of_a_file_is_found(finished, tmp_path):
+def test_every_flipped_bit_and_every_truncation_is_detected(finished, tmp_path):
     step = copied(finished[0], tmp_path) / "checkpoints" / "60"
     assert not find_damage(step)
     rng, files = random.Random(0), files_of(step)
@@ -136,7 +136,7 @@ def test_every_flipped_bit_and_every_cut_of_a_file_is_found(finished, tmp_path):
 
 
 @pytest.mark.fault(2)
-def test_a_step_that_is_deleted_while_it_is_read_is_damaged(finished, tmp_path, monkeypatch):
+def test_a_step_that_is_deleted_while_it_is_verified_counts_as_damaged(finished, tmp_path, monkeypatch):
     step = copied(finished[0], tmp_path) / "checkpoints" / "60"
 
     def read_and_delete(step, _read=integrity.read_manifest):
@@ -150,7 +150,7 @@ def test_a_step_that_is_deleted_while_it_is_read_is_damaged(finished, tmp_path, 
 
 
 @pytest.mark.fault(4)
-def test_a_step_in_the_place_of_another_is_none(finished, tmp_path):
+def test_a_copy_of_a_step_under_another_number_is_damaged(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     shutil.rmtree(workdir / "checkpoints" / "60")
     shutil.copytree(workdir / "checkpoints" / "49", workdir / "checkpoints" / "60")
@@ -161,7 +161,7 @@ def test_a_step_in_the_place_of_another_is_none(finished, tmp_path):
 
 
 @pytest.mark.fault(5)
-def test_where_no_checkpoint_is_good_the_run_refuses_and_changes_nothing(finished, tmp_path):
+def test_a_run_without_an_intact_checkpoint_ends_and_changes_nothing(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     for step in list_steps(workdir / "checkpoints"):
         flip(max(files_of(workdir / "checkpoints" / str(step)), key=lambda p: p.stat().st_size), random.Random(step))
@@ -176,7 +176,7 @@ def test_where_no_checkpoint_is_good_the_run_refuses_and_changes_nothing(finishe
 
 
 @pytest.mark.fault(5)
-def test_removed_manifests_do_not_let_a_run_restart(finished, tmp_path):
+def test_a_run_does_not_restart_from_step_0_if_manifests_are_removed(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     for step in list_steps(workdir / "checkpoints"):
         (workdir / "checkpoints" / str(step) / MANIFEST).unlink()
@@ -185,7 +185,7 @@ def test_removed_manifests_do_not_let_a_run_restart(finished, tmp_path):
 
 
 @pytest.mark.fault(5)
-def test_where_the_checkpoints_are_gone_the_run_refuses_and_keeps_its_figures(finished, tmp_path):
+def test_a_run_whose_checkpoints_are_missing_ends_and_keeps_its_metrics(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     (workdir / "checkpoints").rename(tmp_path / "elsewhere")
     refused = run("train.py", *SMALL, *EVERY, "--config.checkpoint_every_steps=1000", "--workdir", workdir)
@@ -196,7 +196,7 @@ def test_where_the_checkpoints_are_gone_the_run_refuses_and_keeps_its_figures(fi
 
 
 @pytest.mark.fault(5)
-def test_where_the_newest_checkpoint_is_gone_the_run_says_so(finished, tmp_path):
+def test_a_run_whose_newest_checkpoint_is_missing_reports_it(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     shutil.rmtree(workdir / "checkpoints" / "60")
     again = run("train.py", *SMALL, *EVERY, "--workdir", workdir)
@@ -205,7 +205,7 @@ def test_where_the_newest_checkpoint_is_gone_the_run_says_so(finished, tmp_path)
 
 
 @pytest.mark.fault(5)
-def test_a_run_that_never_saved_starts_from_the_beginning(tmp_path):
+def test_only_a_run_that_never_saved_starts_from_step_0(tmp_path):
     check_saved(tmp_path, Found(tmp_path, None))
     (tmp_path / "saved.json").write_text('{"step": 7}')
     check_saved(tmp_path, Found(tmp_path, 7))
@@ -216,7 +216,7 @@ def test_a_run_that_never_saved_starts_from_the_beginning(tmp_path):
 
 
 @pytest.mark.fault(6)
-def test_an_empty_or_foreign_directory_is_ignored_with_a_warning(finished, tmp_path):
+def test_an_empty_or_foreign_directory_is_set_aside_with_a_warning(finished, tmp_path):
     workdir = copied(finished[0], tmp_path)
     (workdir / "checkpoints" / "77").mkdir()
     (workdir / "checkpoints" / "88").mkdir()
@@ -253,7 +253,7 @@ def test_steps_are_ordered_by_number_not_by_time(finished, tmp_path):
 
 
 @pytest.mark.fault(18)
-def test_a_state_saved_on_one_mesh_is_restored_bit_by_bit_on_another(tmp_path):
+def test_a_state_saved_on_one_mesh_is_restored_bitwise_equal_on_another(tmp_path):
     _, state = trained((1, 8, 1), steps=1)
     checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=1, keep_best=0)
     checkpoints.save(1, state.items(), {}, None)

@@ -69,7 +69,7 @@ def test_an_example_without_a_label_is_refused_where_one_is_needed(tmp_path):
 
 @pytest.mark.fault(39)
 @pytest.mark.parametrize(("batch_size", "hosts"), [(450, 1), (449, 1), (7, 1), (64, 4), (1000, 2)])
-def test_evaluation_holds_every_example_exactly_once(batch_size, hosts):
+def test_evaluation_counts_every_example_exactly_once(batch_size, hosts):
     source = DigitsSource("val")
     counted = []
     lengths = []
@@ -105,7 +105,7 @@ def test_evaluation_holds_every_example_exactly_once(batch_size, hosts):
     ],
     ids=lambda member: member["name"],
 )
-def test_a_tar_that_leads_out_of_itself_is_refused(tmp_path, member):
+def test_a_tar_with_links_or_paths_outside_of_it_is_refused(tmp_path, member):
     path = tmp_path / "n01440764.tar"
     with tarfile.open(path, "w") as archive:
         info = tarfile.TarInfo()

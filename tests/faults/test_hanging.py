@@ -37,7 +37,7 @@ def stalling(photos, tmp_path):
 
 
 @pytest.mark.fault(14)
-def test_a_signal_while_no_data_come_saves_what_there_is(stalling, tmp_path):
+def test_a_run_that_waits_for_data_saves_after_a_signal(stalling, tmp_path):
     arguments, stall = stalling
     process = start("train.py", *arguments)
     first_line(process, "first step")

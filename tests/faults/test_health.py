@@ -44,7 +44,7 @@ def copied(state):
 
 @pytest.mark.fault(25)
 @pytest.mark.parametrize("broken", [np.nan, np.inf, 3e38])
-def test_an_update_that_is_nan_or_infinite_changes_nothing_but_the_counts(spec, broken):
+def test_an_update_that_is_nan_or_infinite_changes_only_the_counters(spec, broken):
     spec, init, data = spec
     state, step = init_state(spec, init), make_train_step(spec)
     batches = [put_batch(batch, spec.mesh) for batch in data.batches(0, 3)]
@@ -80,7 +80,7 @@ def judged(losses, factor):
 
 
 @pytest.mark.fault(26)
-def test_loss_spikes_are_skipped_and_do_not_become_usual():
+def test_loss_spikes_are_skipped_and_do_not_count_towards_the_mean():
     usual = list(2 + 0.1 * np.sin(np.arange(60)))
     made, health = judged([*usual, 50, np.nan, 50, 1e30, 2.0, 50], 3.0)
     assert made == [True] * 60 + [False] * 4 + [True, False]
@@ -114,7 +114,7 @@ def test_the_learning_rate_advances_over_skipped_updates(spec):
 
 
 @pytest.mark.fault(25)
-def test_a_run_whose_loss_is_nan_or_infinite_fails_and_saves_nothing_of_it(tmp_path):
+def test_a_run_whose_loss_is_nan_or_infinite_fails_and_saves_nothing(tmp_path):
     arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
     done = run("train.py", *arguments, "--config.optimizer.clip_norm=0", "--workdir", tmp_path)
     assert done.returncode == 1
@@ -127,7 +127,7 @@ def test_a_run_whose_loss_is_nan_or_infinite_fails_and_saves_nothing_of_it(tmp_p
 
 
 @pytest.mark.fault(25)
-def test_parameters_that_are_nan_or_infinite_are_not_saved_though_the_loss_before_was_finite(tmp_path):
+def test_parameters_that_are_nan_or_infinite_are_not_saved_after_a_finite_loss(tmp_path):
     rate = ["--config.schedule.learning_rate=1e39", "--config.schedule.warmup_steps=5"]
     every = ["--config.optimizer.clip_norm=0", "--config.checkpoint_every_steps=1"]
     done = run("train.py", *SMALL, *rate, *every, "--workdir", tmp_path)
@@ -142,7 +142,7 @@ def test_parameters_that_are_nan_or_infinite_are_not_saved_though_the_loss_befor
 
 
 @pytest.mark.fault(25)
-def test_a_state_that_is_nan_or_infinite_is_not_saved_by_a_stop_either(tmp_path):
+def test_a_stopped_run_does_not_save_parameters_that_are_nan_or_infinite(tmp_path):
     arguments = [*SMALL, "--config.schedule.learning_rate=1e20", "--config.schedule.warmup_steps=0"]
     # Nothing checks the loss before the signal, because nothing is logged or evaluated.
     rare = ["--config.optimizer.clip_norm=0", "--config.total_steps=10000000", "--config.log_every_steps=10000000"]
@@ -173,7 +173,7 @@ class Broken:
 
 @pytest.mark.fault(25)
 @pytest.mark.fault(26)
-def test_an_update_that_is_not_made_puts_a_save_off_at_most(tmp_path, capsys):
+def test_a_skipped_update_only_postpones_a_save(tmp_path, capsys):
     config = load_config("configs/quickstart.py", [*SMALL[1:], "--config.batch_size=16"])
     one = set_up(config, tmp_path)
     good, broken = (make_train_step(replace(one.spec, task=task)) for task in (one.spec.task, Broken(one.spec.task)))
@@ -214,7 +214,7 @@ def test_an_update_that_is_not_made_puts_a_save_off_at_most(tmp_path, capsys):
 
 @pytest.mark.fault(13)
 @pytest.mark.fault(25)
-def test_several_processes_that_stop_after_an_evaluation_save_what_was_put_off(tmp_path):
+def test_processes_that_stop_after_an_evaluation_make_a_postponed_save(tmp_path):
     stop = StopRequest(25.0)
 
     class Writer(NoWriter):

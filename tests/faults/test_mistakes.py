@@ -52,7 +52,7 @@ from tests.convert.random_weights import weights_of, with_classes
         ("configs/imagenet1k.py:tiny_srf,base_lrf", None, "names 2 models"),
     ],
 )
-def test_a_mistake_gets_one_line_with_what_to_do(path, override, message):
+def test_a_mistake_is_answered_with_one_line_and_advice(path, override, message):
     with pytest.raises(UserError) as caught:
         load_config(path, [override] if override else [])
     assert message in str(caught.value)
@@ -61,14 +61,14 @@ def test_a_mistake_gets_one_line_with_what_to_do(path, override, message):
 
 @pytest.mark.fault(20)
 @pytest.mark.parametrize(("size", "valid"), [(10, "8 or 16"), (3, "8"), (0, "8"), (-8, "8"), (1001, "1000 or 1008")])
-def test_a_batch_that_does_not_divide_is_refused_with_valid_sizes(size, valid):
+def test_a_batch_that_devices_cannot_share_is_refused_with_valid_sizes(size, valid):
     with pytest.raises(UserError, match=f"the nearest valid sizes: {valid}$"):
         check_batch_size("batch_size", size, make_mesh({"data": 8, "fsdp": 1, "tensor": 1}))
 
 
 @pytest.mark.fault(21)
 @pytest.mark.fault(22)
-def test_eval_takes_a_step_too_and_refuses_what_does_not_fit(finished, tmp_path):
+def test_eval_accepts_the_path_of_a_step_and_refuses_a_different_model(finished, tmp_path):
     workdir, _ = finished
     step = run("eval.py", *SMALL, "--checkpoint", workdir / "checkpoints" / "56")
     assert json.loads(step.stdout.splitlines()[-1])["checkpoint"].endswith("/56")
@@ -92,21 +92,21 @@ def test_eval_takes_a_step_too_and_refuses_what_does_not_fit(finished, tmp_path)
         (5, 5, "fresh", "keep, drop, remap"),
     ],
 )
-def test_another_number_of_classes_needs_a_policy_that_fits(given, wanted, head, message):
+def test_another_number_of_classes_needs_a_suitable_init_head(given, wanted, head, message):
     weights = weights_of(num_classes=given)
     with pytest.raises(UserError, match=message):
         adapt(weights, with_classes(weights, wanted), head=head)
 
 
 @pytest.mark.fault(22)
-def test_evaluating_weights_with_another_number_of_classes_names_the_key_that_fits():
+def test_evaluating_weights_with_another_number_of_classes_names_the_key_to_set():
     weights = weights_of(num_classes=5)
     with pytest.raises(UserError, match=r"have 5 classes, the model 7: give --config\.model\.num_classes=5$"):
         adapt(weights, with_classes(weights, 7), surgery=False)
 
 
 @pytest.mark.fault(23)
-def test_half_precision_files_are_kept_or_cast(tmp_path):
+def test_weights_in_bfloat16_are_cast_to_float32_and_written_as_bfloat16(tmp_path):
     weights = read_weights(GOLDEN / "timm_lrf.safetensors", options=OPTIONS["timm_lrf"])
     write_weights(weights, tmp_path / "half.safetensors", format="timm", dtype="bfloat16")
     half = read_weights(tmp_path / "half.safetensors", options=OPTIONS["timm_lrf"])

@@ -24,7 +24,7 @@ def photo():
     ("mode", "suffix"),
     [("L", "jpg"), ("CMYK", "jpg"), ("RGBA", "png"), ("P", "png"), ("LA", "png"), ("1", "png"), ("RGB", "webp")],
 )
-def test_every_kind_of_picture_becomes_rgb(tmp_path, photo, mode, suffix):
+def test_images_of_every_mode_are_decoded_to_rgb(tmp_path, photo, mode, suffix):
     path = tmp_path / f"picture.{suffix}"
     photo.convert(mode).save(path)
     decoded = decode(path)
@@ -270,7 +270,7 @@ def test_exif_orientation_is_not_applied(photo):
 @pytest.mark.fault(33)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [10_001, 14_000])  # Pillow warns about the first and rejects the second
-def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch, side):
+def test_an_image_that_is_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch, side):
     Image.new("1", (side, side)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
     with pytest.raises(UnreadableImageError, match="pixels"):
@@ -279,7 +279,7 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypat
 
 @pytest.mark.fault(34)
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (333, 77), (90_000, 1)])
-def test_any_shape_of_picture_gives_the_size_asked_for(size):
+def test_images_of_any_shape_are_resized_to_the_configured_size(size):
     rng = np.random.default_rng(0)
     image = np.full((size[1], size[0], 3), (10, 200, 30), np.uint8)
     for pixels in (train_transform(48, (0.08, 1), (3 / 4, 4 / 3), 0.5)(image, rng), eval_transform(48)(image)):

@@ -12,7 +12,7 @@ from tests.processes import SHORT, assert_same_run, launch, when_running
 
 @pytest.mark.fault(13)
 @pytest.mark.fault(19)
-def test_a_signal_to_one_of_two_stops_both_at_the_same_step_and_one_resumes_with_the_same_numbers(alone, tmp_path):
+def test_a_signal_to_one_of_two_processes_stops_both_at_one_step_and_one_process_resumes(alone, tmp_path):
     # Channels are sharded over the processes, so both read the same examples.
     launcher = launch(*SHORT, "--config.mesh.data=1", "--config.mesh.tensor=2", "--workdir", tmp_path)
     _, second = when_running(launcher, tmp_path, 4)
@@ -28,7 +28,7 @@ def test_a_signal_to_one_of_two_stops_both_at_the_same_step_and_one_resumes_with
 
 
 @pytest.mark.fault(13)
-def test_two_processes_asked_to_stop_in_an_evaluation_end_it_and_stop(tmp_path):
+def test_two_processes_finish_an_evaluation_before_they_stop(tmp_path):
     slow = ["--config.eval_every_steps=3", "--config.eval_batch_size=2", "--config.checkpoint_every_steps=1000"]
     launcher = launch(*SHORT, *slow, "--workdir", tmp_path)
     when_running(launcher, tmp_path, 3)
@@ -62,7 +62,7 @@ def lines_of_second(stderr):
 
 
 @pytest.mark.fault(15)
-def test_when_one_of_two_is_killed_the_other_ends_soon(tmp_path):
+def test_when_one_of_two_processes_is_killed_the_other_ends(tmp_path):
     launcher, first, second = endless(tmp_path)
     stderr = ended_soon_without(second, first, launcher)
     assert "failed: another process of this run has ended" in stderr
@@ -70,7 +70,7 @@ def test_when_one_of_two_is_killed_the_other_ends_soon(tmp_path):
 
 
 @pytest.mark.fault(15)
-def test_when_process_0_is_killed_the_other_says_so_in_one_line_and_ends(tmp_path):
+def test_when_process_0_is_killed_the_other_ends_with_one_line(tmp_path):
     launcher, first, second = endless(tmp_path)
     stderr = ended_soon_without(first, second, launcher)
     lines = lines_of_second(stderr)

@@ -113,7 +113,7 @@ def test_damaged_bytes_are_unreadable_whatever_they_were(format):
 
 
 @pytest.mark.fault(30)
-def test_a_folder_of_unreadable_pictures_is_refused(tmp_path):
+def test_a_folder_of_unreadable_images_is_refused(tmp_path):
     for index in range(12):
         path = tmp_path / "train" / "class" / f"{index}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def test_a_folder_of_unreadable_pictures_is_refused(tmp_path):
         list(read(FolderSource(str(tmp_path), "train"), batch_size=4))
 
 
-def test_too_many_unreadable_pictures_are_refused_with_what_they_are(tmp_path):
+def test_too_many_unreadable_images_are_refused_with_their_type(tmp_path):
     write_colours(tmp_path)
     for name, content in (("0.png", b"<!DOCTYPE html>"), ("more/1.png", b""), ("more/2.png", b"<html>")):
         (tmp_path / "train" / "red" / name).write_bytes(content)

@@ -33,7 +33,7 @@ def test_a_directory_whose_name_orbax_takes_for_a_pattern_is_refused_at_once(tmp
 
 
 @pytest.mark.fault(42)
-def test_a_step_whose_arrays_were_left_out_is_not_sealed(tmp_path, monkeypatch):
+def test_a_step_without_all_its_arrays_is_not_a_checkpoint(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=2, keep_best=0)
     checkpoints.save(1, items(1), {})
     checkpoints.wait()
@@ -70,7 +70,7 @@ def on_a_small_disk(folder, *commands):
 
 @pytest.mark.fault(7)
 @pytest.mark.fault(42)
-def test_on_a_full_disk_a_run_fails_with_a_line_and_what_was_saved_stays(tmp_path):
+def test_on_a_full_disk_a_run_fails_with_one_line_and_keeps_its_checkpoints(tmp_path):
     wide = ["--config.model.embed_dim=32", "--config.checkpoint_every_steps=2", "--config.keep_latest=50"]
     train = command("train.py", *SMALL, *wide, "--workdir", tmp_path / "run")
     verify = command("-m", "focalnet_jax.checkpoint", "verify", tmp_path / "run")
@@ -84,7 +84,7 @@ def test_on_a_full_disk_a_run_fails_with_a_line_and_what_was_saved_stays(tmp_pat
 @pytest.mark.fault(42)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # raised in Orbax's threads
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_save_that_fails_in_the_background_raises_when_waited_for(tmp_path, monkeypatch):
+def test_a_save_that_fails_in_the_background_raises_in_the_caller_that_waits(tmp_path, monkeypatch):
     before = set(threading.enumerate())
     checkpoints = Checkpoints(tmp_path, "eval/top1", keep_latest=2, keep_best=0)
     checkpoints.save(1, items(1), {})

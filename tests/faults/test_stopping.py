@@ -34,7 +34,7 @@ def stopped(number, after_lines, *arguments, workdir):
 
 @pytest.mark.fault(12)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_run_resumes_bit_identical_to_an_undisturbed_one(finished, tmp_path, number):
+def test_a_stopped_run_resumes_and_ends_bitwise_equal_to_an_uninterrupted_one(finished, tmp_path, number):
     undisturbed, _ = finished
     code, stderr = stopped(number, 16, *SMALL, *EVERY, workdir=tmp_path / "run")
     assert code == (-9 if number == signal.SIGKILL else 42), stderr
@@ -93,7 +93,7 @@ def compiling(tmp_path):
 
 
 @pytest.mark.fault(14)
-def test_a_signal_while_it_compiles_ends_the_run_at_the_deadline(compiling):
+def test_a_signal_during_compilation_ends_the_run_at_the_deadline(compiling):
     begun = time.monotonic()
     compiling.send_signal(signal.SIGTERM)
     _, stderr = compiling.communicate(timeout=60)
@@ -117,7 +117,7 @@ def test_a_second_signal_ends_the_run_at_once(compiling):
 
 
 @pytest.mark.fault(12)
-def test_a_signal_that_comes_twice_at_once_is_one(tmp_path):
+def test_two_signals_at_once_count_as_one(tmp_path):
     process = start("train.py", *SMALL, "--config.total_steps=1000000", "--workdir", tmp_path)
     first_line(process, "first step")
     process.send_signal(signal.SIGTERM)

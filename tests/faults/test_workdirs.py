@@ -36,7 +36,7 @@ def started(*arguments):
 
 @pytest.mark.fault(10)
 @pytest.mark.fault(11)
-def test_a_second_run_is_refused_and_a_killed_ones_lock_is_no_hindrance(tmp_path):
+def test_a_second_run_is_refused_and_the_lock_of_a_killed_run_is_taken_over(tmp_path):
     first = started(*LONG, "--workdir", tmp_path)
     second = run("train.py", *LONG, "--workdir", tmp_path)
     assert_one_line_mistake(second, f"is used by another run (host {socket.gethostname()}, process {first.pid}, since")
@@ -50,7 +50,7 @@ def test_a_second_run_is_refused_and_a_killed_ones_lock_is_no_hindrance(tmp_path
 
 
 @pytest.mark.fault(11)
-def test_a_damaged_lock_is_no_hindrance(tmp_path):
+def test_a_damaged_lock_is_taken_over(tmp_path):
     (tmp_path / lock.LOCK).write_bytes(b"\xff\xfe{")
     with lock.held(tmp_path):
         assert lock.is_held(tmp_path)
@@ -159,13 +159,13 @@ def test_a_workdir_that_cannot_be_written_is_refused_before_anything_is_compiled
 
 
 @pytest.mark.fault(8)
-def test_a_directory_in_the_place_of_the_figures_is_refused(tmp_path):
+def test_a_directory_with_the_name_of_the_metrics_file_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     assert_one_line_mistake(run("train.py", *SMALL, "--workdir", tmp_path), "metrics.jsonl: Is a directory")
 
 
 @pytest.mark.fault(7)
-def test_a_file_that_cannot_be_written_to_its_end_stays_as_it_was(tmp_path, monkeypatch):
+def test_a_file_whose_new_content_does_not_fit_is_unchanged(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
     write_whole(path, "first")
 
@@ -180,14 +180,14 @@ def test_a_file_that_cannot_be_written_to_its_end_stays_as_it_was(tmp_path, monk
 
 
 @pytest.mark.fault(9)
-def test_a_workdir_of_another_config_is_refused_with_the_difference(finished):
+def test_a_workdir_with_another_config_is_refused_with_the_difference(finished):
     other = run("train.py", *SMALL, "--config.schedule.learning_rate=1e-9", "--workdir", finished[0])
     assert_one_line_mistake(other, "schedule.learning_rate was 0.02 and is now 1e-09")
     assert not (finished[0] / lock.LOCK).exists()
 
 
 @pytest.mark.fault(9)
-def test_a_run_that_never_saved_leaves_its_workdir_to_another_config_but_other_files_stay(tmp_path):
+def test_another_config_may_use_the_workdir_of_a_run_that_never_saved(tmp_path):
     never_saved = load_config("configs/quickstart.py", ["--config.seed=1", "--config.evaluations.seen.split=train"])
     config, path = load_config("configs/quickstart.py"), tmp_path / "config.json"
     path.write_text(to_json(never_saved))

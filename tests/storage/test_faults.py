@@ -101,14 +101,14 @@ def assert_killed_anywhere_leaves_whole_steps(proxy, places):
 
 
 @pytest.mark.fault(46)
-def test_a_kill_in_a_save_or_a_deletion_leaves_whole_steps(proxy):
+def test_a_kill_during_a_save_or_a_deletion_leaves_complete_steps(proxy):
     assert_killed_anywhere_leaves_whole_steps(proxy, range(0, 64, 8))
 
 
 @pytest.mark.long
 @pytest.mark.fault(46)
 @pytest.mark.parametrize("first", range(4))
-def test_a_kill_at_any_request_of_a_save_or_a_deletion_leaves_whole_steps(proxy, first):
+def test_a_kill_at_any_request_of_a_save_or_a_deletion_leaves_complete_steps(proxy, first):
     met = assert_killed_anywhere_leaves_whole_steps(proxy, range(first, 64, 4))
     assert {request.method for request in met} == {"POST", "DELETE"}
 
@@ -146,7 +146,7 @@ def test_a_run_survives_an_outage_of_three_minutes(proxy, finished):
 
 
 @pytest.mark.fault(47)
-def test_a_run_that_loses_its_permission_ends_with_the_last_good_step(proxy):
+def test_a_run_that_loses_its_permission_ends_and_names_the_last_good_step(proxy):
     flags = ["--config.total_steps=100000", "--config.log_every_steps=1000", "--config.eval_every_steps=100000"]
     flags += ["--config.checkpoint_every_steps=300"]
     process = start("train.py", *RUN, *flags, "--workdir", "gs://bucket/revoked", env=proxy.environment)

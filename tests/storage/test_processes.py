@@ -37,7 +37,7 @@ def test_two_processes_save_while_requests_fail(proxy, alone):
 
 
 @pytest.mark.fault(49)
-def test_two_killed_processes_resume_as_one(proxy, alone):
+def test_one_process_resumes_the_run_of_two_killed_processes(proxy, alone):
     launcher = launch(*SAVING, "--config.total_steps=20", "--workdir", "gs://bucket/killed", env=proxy.environment)
     while not any(MANIFEST in names for names in steps_in(proxy, "killed").values()):
         assert launcher.poll() is None, launcher.communicate()[1]

@@ -33,21 +33,21 @@ def test_a_program_without_permission_ends_before_it_compiles(bucket, tmp_path, 
 
 @pytest.mark.fault(50)
 @pytest.mark.parametrize("kind", [401, 403])
-def test_a_refused_download_is_one_line(bucket, kind):
+def test_a_download_without_permission_is_one_line(bucket, kind):
     bucket.faults.append(Fault(kind, target="alt=media"))
     done = run("-m", "focalnet_jax.checkpoint", "verify", RUN, env=bucket.environment)
     assert_one_line_mistake(done, EXPIRED if kind == 401 else FORBIDDEN)
 
 
 @pytest.mark.fault(50)
-def test_a_run_that_may_not_read_its_checkpoints_does_not_begin_again(bucket):
+def test_a_run_that_may_not_read_its_checkpoints_does_not_restart_from_step_0(bucket):
     bucket.faults.append(Fault(403, target="checkpoints"))
     done = run(*PROGRAMS["train"], env=bucket.environment)
     assert_one_line_mistake(done, f"{RUN}/checkpoints: cannot be read: no permission")
 
 
 @pytest.mark.fault(51)
-def test_a_command_ends_an_outage_in_a_minute(bucket):
+def test_a_command_ends_within_90_seconds_of_an_outage(bucket):
     bucket.faults.append(Fault(503))
     begun = time.monotonic()
     done = run("-m", "focalnet_jax.checkpoint", "list", RUN, env=bucket.environment)

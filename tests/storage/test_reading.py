@@ -59,7 +59,7 @@ COMMANDS = {
 @pytest.mark.fault(51)
 @pytest.mark.parametrize("kind", [401, 403, 429, 503, CUT_BEFORE])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_ends_with_one_line(bucket, tmp_path, name, kind):
+def test_a_command_whose_reads_fail_ends_with_one_line(bucket, tmp_path, name, kind):
     bucket.faults.append(Fault(kind))
     status, line = COMMANDS[name](tmp_path)
     assert status == (2 if kind in (401, 403) else 1), line
@@ -113,7 +113,7 @@ def test_arrays_that_cannot_be_read_are_not_damaged(bucket, kind):
 
 @pytest.mark.fault(51)
 @pytest.mark.parametrize("kind", [503, STALL])
-def test_a_read_of_arrays_ends_in_time(bucket, monkeypatch, kind):
+def test_a_read_of_arrays_that_stalls_ends_in_time(bucket, monkeypatch, kind):
     monkeypatch.setattr(weights, "PATIENCE_SECONDS", 2.0)
     bucket.faults.append(Fault(kind, target="alt=media&tensorstore", times=2, seconds=60))
     begun = time.monotonic()
@@ -159,7 +159,7 @@ def test_a_byte_that_the_network_changes_is_read_again(bucket):
 
 
 @pytest.mark.fault(4)
-def test_every_changed_byte_is_found(bucket, monkeypatch):
+def test_every_changed_byte_is_detected(bucket, monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket.server.url)
     server, rng, step = bucket.server, random.Random(0), to_path("gs://bucket/changed/60")
     contents = {name: server.read(f"run/checkpoints/60/{name}") for name in files.sizes(to_path(STEP))}
@@ -229,7 +229,7 @@ def test_a_folder_is_deleted_with_its_marker(bucket):
 
 
 @pytest.mark.fault(51)
-def test_an_outage_never_counts_as_a_changed_run(bucket):
+def test_an_outage_never_counts_as_a_missing_file(bucket):
     workdir = to_path(RUN)
     for name, read in {
         "saved.json": lambda: steps.last_saved(workdir),

@@ -135,7 +135,7 @@ def test_a_second_run_is_refused_while_the_first_one_runs(server):
 
 
 @pytest.mark.fault(48)
-def test_of_two_holders_one_gets_a_lock_that_nobody_renews(here, monkeypatch):
+def test_a_lock_that_is_no_longer_renewed_is_taken_over(here, monkeypatch):
     from focalnet_jax.storage.address import to_path
 
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 2.0)

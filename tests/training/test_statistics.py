@@ -89,7 +89,7 @@ def statistic(state, name, tree="statistics"):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_they_are_of_the_global_batch_on_any_number_of_devices(devices):
+def test_statistics_are_of_the_global_batch_on_any_number_of_devices(devices):
     states, _ = trained(devices)
     mean, var = np.zeros(6), np.ones(6)
     for x in INPUTS:
@@ -100,7 +100,7 @@ def test_they_are_of_the_global_batch_on_any_number_of_devices(devices):
     np.testing.assert_allclose(statistic(states[-1], "var"), var, rtol=1e-5)
 
 
-def test_micro_batches_are_seen_one_after_the_other():
+def test_micro_batches_update_the_statistics_one_after_the_other():
     states, metrics = trained(accumulate_steps=4)
     mean = np.zeros(6)
     for x in INPUTS:
@@ -110,7 +110,7 @@ def test_micro_batches_are_seen_one_after_the_other():
     assert np.isfinite(metrics["train/error"])  # the loss has a named part
 
 
-def test_the_average_has_its_own_and_a_frozen_parameter_changes_neither():
+def test_averaged_weights_have_averaged_statistics_and_frozen_parameters_change_neither():
     states, _ = trained(ema_decay=DECAY)
     expected = np.zeros(6)
     for state in states[1:]:
@@ -120,7 +120,7 @@ def test_the_average_has_its_own_and_a_frozen_parameter_changes_neither():
     assert states[-1].result.params is states[-1].ema
 
 
-def test_a_skipped_update_leaves_them_as_they_are():
+def test_a_skipped_update_does_not_change_the_statistics():
     broken = INPUTS.copy()
     broken[1, 0, 0] = np.nan
     states, metrics = trained(inputs=broken, ema_decay=DECAY)
@@ -132,7 +132,7 @@ def test_a_skipped_update_leaves_them_as_they_are():
 
 
 @pytest.mark.parametrize("accumulate_steps", [1, 4])
-def test_an_update_that_makes_them_infinite_is_skipped_though_loss_and_gradients_are_finite(accumulate_steps):
+def test_an_update_whose_new_statistics_are_infinite_is_skipped(accumulate_steps):
     broken = INPUTS.copy()
     broken[1, 0, 0] = 3e19  # its square overflows, so the variance is infinite and the normalized column is 0
     states, metrics = trained(inputs=broken, ema_decay=DECAY, accumulate_steps=accumulate_steps)
@@ -145,7 +145,7 @@ def test_an_update_that_makes_them_infinite_is_skipped_though_loss_and_gradients
     assert np.isfinite(metrics["train/statistics_max"])
 
 
-def test_a_checkpoint_gives_them_back_to_the_bit_on_another_mesh(tmp_path):
+def test_statistics_are_restored_bitwise_equal_on_another_mesh(tmp_path):
     states, _ = trained(ema_decay=DECAY)
     checkpoints = Checkpoints(tmp_path, "eval/loss", keep_latest=1, keep_best=0)
     checkpoints.save(3, states[-1].items(), {"config": {}}, None)
@@ -160,7 +160,7 @@ def test_a_checkpoint_gives_them_back_to_the_bit_on_another_mesh(tmp_path):
 
 
 @pytest.mark.parametrize("head", ["keep", "drop"])
-def test_a_run_from_weights_begins_with_theirs(head, tmp_path):
+def test_a_run_from_weights_begins_with_their_statistics(head, tmp_path):
     states, _ = trained(ema_decay=DECAY)
     checkpoints = Checkpoints(tmp_path, "eval/loss", keep_latest=1, keep_best=0)
     checkpoints.save(3, states[-1].items(), {"config": {}}, None)
@@ -183,7 +183,7 @@ def test_a_run_from_weights_begins_with_theirs(head, tmp_path):
     )  # they must differ, because one of them is donated
 
 
-def test_a_model_without_any_is_stored_as_before():
+def test_a_model_without_statistics_is_stored_as_before():
     spec, _ = spec_on()
     state = TrainState(jnp.zeros(()), {"kernel": jnp.zeros(2)}, (), {})
     assert state.items().keys() == {"params", "training"}
