@@ -1,4 +1,4 @@
-"""Predict the contents of images: python -m focalnet_jax.predict PICTURE... --checkpoint PATH [--topk 5] [--out DIR].
+"""Predict the contents of images: python -m focalnet_jax.predict IMAGE... --checkpoint PATH [--topk 5] [--out DIR].
 
 Images are resized and cropped as in an evaluation. Prints one line per image with its most probable classes and their
 probabilities; with --json, one JSON object per image. With --out, also draws each image with its prediction.
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.system.files import check_folder
 
     parser = make_parser("predict", __doc__)
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="image files, or folders of images")
+    parser.add_argument("pictures", nargs="+", metavar="IMAGE", help="image files, or folders of images")
     add_checkpoint_flag(parser)
     add_weights_flags(parser)
     add_classes_flag(parser)
