@@ -43,6 +43,7 @@ from focalnet_jax.checkpoint.steps import (
 from focalnet_jax.checkpoint.weights import Tree, abstract, check_fits, in_time, quiet, reading, reason
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath, absolute, is_bucket
+from focalnet_jax.storage.failures import storage_error
 from focalnet_jax.storage.files import write_whole
 
 
@@ -75,7 +76,8 @@ class Checkpoints:
       metric: name of the metric that ranks the steps.
       keep_latest: number of newest steps to keep.
       keep_best: number of best steps to keep.
-      before_seal: called before a step becomes a checkpoint; raises an error if the run may not write.
+      before_seal: called before a step is written and before it becomes a checkpoint; raises an error if the run may
+        not write.
 
     Raises:
       UserError: `keep_latest` is less than 1, or checkpoints cannot be written to the workdir.
@@ -164,6 +166,11 @@ class Checkpoints:
             self._settling.join()
         return self._newest_complete()
 
+    def describe_newest(self) -> str:
+        """Names the newest complete step, in words for errors; does not wait for a save in progress."""
+        good = self._newest_complete()
+        return f"the last good checkpoint is step {good}" if good is not None else "there is no earlier checkpoint"
+
     def holds(self, step: int) -> bool:
         """Returns whether a step is completely saved."""
         return self._sealed == step if is_bucket(self._folder) else is_complete(self._step(step))
@@ -184,6 +191,7 @@ class Checkpoints:
             self._settling = None
         failure, self._failure = self._failure, None
         if failure is not None:
+            self._reopen()
             raise self._failed(self.latest_step, failure) from failure
 
     def close(self) -> None:
@@ -192,6 +200,17 @@ class Checkpoints:
             self._settling.join()
         with quiet(), contextlib.suppress(Exception):
             self._manager.close()
+
+    def _reopen(self) -> None:
+        """Opens a new manager after a failed save, because Orbax's manager raises the same error at the next save.
+
+        Several processes would have to do this together.
+        """
+        if jax.process_count() == 1:
+            with quiet(), contextlib.suppress(Exception):
+                self._manager.close()
+            with contextlib.suppress(Exception):  # the next save fails, too
+                self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         # This class, not Orbax, decides which steps to keep, because it knows the manifests.
@@ -231,6 +250,7 @@ class Checkpoints:
     def _write(self, save: _Save) -> None:
         step = save.step
         if save.arguments is not None:
+            self._before_seal()
             self._begin(step, save.arguments)
         self._manager.wait_until_finished()
         if not self._writes:
@@ -269,9 +289,9 @@ class Checkpoints:
         delete(self._folder, metrics.keys() - kept(metrics, **self._keep))
 
     def _failed(self, step: int | None, error: Exception) -> RunFailedError:
-        good = self._newest_complete()
-        last = f"the last good checkpoint is step {good}" if good is not None else "there is no earlier checkpoint"
-        return RunFailedError(f"cannot write checkpoint {self._folder}/{step}: {reason(error)}; {last}")
+        of_bucket = is_bucket(self._folder) and not isinstance(error, RunFailedError)
+        why = storage_error(error, self._folder).strerror if of_bucket else reason(error)
+        return RunFailedError(f"cannot write checkpoint {self._folder}/{step}: {why}; {self.describe_newest()}")
 
     def _newest_complete(self) -> int | None:
         """Returns the newest complete step; for a bucket, which may not answer, without a request."""

@@ -200,13 +200,18 @@ def remove_leftovers(folder: AnyPath) -> None:
         if (
             entry.name.startswith(_LEAVING)
             or (entry.name.endswith(_UNFINISHED) and entry.name[0].isdigit())
-            or (is_bucket(folder) and is_step(entry) and _is_partial(entry))
+            or is_partial(entry)
         ):
             files.remove_tree(entry)
 
 
-def _is_partial(step: AnyPath) -> bool:
-    """Returns whether a step in a bucket was partly written by Orbax, or partly deleted: it has no manifest."""
+def is_partial(step: AnyPath) -> bool:
+    """Returns whether a folder is a step in a bucket that was partly written by Orbax, or partly deleted.
+
+    Such a step has no manifest. On a disk, the names of such folders tell.
+    """
+    if not is_bucket(step) or not is_step(step):
+        return False
     names = files.sizes(step)
     return MANIFEST not in names and all(name.split("/")[0] in _WRITTEN_BY_ORBAX for name in names)
 

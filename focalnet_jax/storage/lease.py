@@ -26,7 +26,7 @@ from focalnet_jax.storage.patience import PATIENCE
 BEAT_SECONDS = 5.0  # interval of renewals
 PATIENCE_SECONDS = 30.0  # time without a renewal after which the holder counts as ended
 _TIMEOUT_SECONDS = 10.0  # of a request
-_START_SECONDS = 30.0  # how long the first write is repeated
+_START_SECONDS = 30.0  # how long a request is repeated before the lock is held
 
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class Lease:
           StorageError: the bucket cannot be read or written.
         """
         while True:
-            found, generation = self._read()
+            found, generation = _repeated(self._read, _START_SECONDS)
             if generation and not has_ended(found):
                 self._wait_for(generation, refused(found))
             if _repeated(functools.partial(self._write, generation), _START_SECONDS):
@@ -102,10 +102,10 @@ class Lease:
 
         with _errors(self._path):
             try:
-                blob = self._bucket.get_blob(self._name, timeout=_TIMEOUT_SECONDS)
+                blob = self._bucket.get_blob(self._name, timeout=_TIMEOUT_SECONDS, retry=None)
                 if blob is None:
                     return {}, 0
-                text = blob.download_as_bytes(timeout=_TIMEOUT_SECONDS).decode(errors="replace")
+                text = blob.download_as_bytes(timeout=_TIMEOUT_SECONDS, retry=None).decode(errors="replace")
             except NotFound:  # replaced or deleted in between
                 return self._read()
         try:
@@ -148,7 +148,7 @@ class Lease:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(1.0)
-            _, now = self._read()
+            _, now = _repeated(self._read, _START_SECONDS)
             if now == 0:
                 return
             if now != generation:

@@ -19,6 +19,7 @@ from pathlib import Path
 from focalnet_jax.errors import RunFailedError
 from focalnet_jax.storage.address import AnyPath, is_bucket
 from focalnet_jax.storage.files import StorageError, requests, write_whole
+from focalnet_jax.storage.patience import PATIENCE
 
 _INTERVAL_SECONDS = 1.0  # between two writes of an object, the limit of the service
 _SHARE = 10  # a file whose upload took n seconds rests for n times this, so that the network stays free
@@ -38,6 +39,7 @@ class Mirror:
         self._folder, self._workdir, self._check = folder, workdir, check
         self._copied = {path: _state(path) for path in self._files()}
         self._next: dict[Path, float] = {}  # when a file may be copied again
+        self._failure: RunFailedError | None = None  # why nothing is copied any more
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="mirror", daemon=True)
@@ -57,6 +59,11 @@ class Mirror:
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     self._copy(path)
+
+    def check(self) -> None:
+        """Raises `RunFailedError` if another run holds the workdir, or it could not be written for a long time."""
+        if self._failure is not None:
+            raise self._failure
 
     def close(self) -> None:
         """Copies the rest.
@@ -95,16 +102,21 @@ class Mirror:
         return sorted(sizes, key=sizes.__getitem__)
 
     def _follow(self) -> None:
-        failing = False
+        failing_since = None
         while not self._ended.wait(_INTERVAL_SECONDS):
+            begun = time.monotonic()
             try:
                 self.copy(only_due=True)
-                failing = False
+                failing_since = None
             except StorageError as error:
-                if not failing:
+                if failing_since is None:
+                    failing_since = begun
                     print(f"warning: cannot write to {self._workdir} ({error.strerror}); trying again", file=sys.stderr)
-                failing = True
-            except RunFailedError:  # raised again by the next save
+                elif time.monotonic() - failing_since > PATIENCE.seconds:
+                    self._failure = RunFailedError(f"cannot write to {self._workdir}: {error.strerror}")
+                    return
+            except RunFailedError as error:
+                self._failure = error
                 return
             except OSError as error:
                 print(f"warning: cannot read a file of the run: {error}", file=sys.stderr)
@@ -118,14 +130,16 @@ def _state(path: Path) -> tuple[int, int]:
 @contextmanager
 def local_folder(
     workdir: AnyPath, names: tuple[str, ...], check: Callable[[], None]
-) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """Context manager that gives the folder for files that are appended to, and a function that copies them now.
+) -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
+    """Context manager that gives the folder for files that are appended to, and two functions.
 
-    For a local workdir this is the workdir itself, and the function does nothing. For a bucket it is a temporary folder
-    with copies of the files `names`, which is deleted at the end if all of it is in the bucket.
+    The first function copies the files now. The second one raises `RunFailedError` if the workdir can no longer be
+    written; it makes no request. For a local workdir, the folder is the workdir itself, and nothing is copied. For a
+    bucket it is a temporary folder with copies of the files `names`, which is deleted at the end if all of it is in the
+    bucket.
     """
     if not is_bucket(workdir):
-        yield Path(workdir), check
+        yield Path(workdir), check, check
         return
     folder = Path(tempfile.mkdtemp(prefix="focalnet-"))
     for name in names:
@@ -133,12 +147,13 @@ def local_folder(
             (folder / name).write_bytes((workdir / name).read_bytes())
     mirror = Mirror(folder, workdir, check)
     try:
-        yield folder, mirror.copy
-    except BaseException:
+        yield folder, mirror.copy, mirror.check
+    except BaseException as first:
         try:
             mirror.close()
-        except RunFailedError as error:  # the first error is the one to report
-            print(f"warning: {error}", file=sys.stderr)
+        except RunFailedError as error:
+            if str(error) not in str(first):  # the first error is the one to report
+                print(f"warning: {error}", file=sys.stderr)
         raise
     mirror.close()
     shutil.rmtree(folder, ignore_errors=True)

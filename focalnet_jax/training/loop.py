@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from focalnet_jax.data.loader import never
 from focalnet_jax.distributed.exchange import Exchange
 from focalnet_jax.distributed.mesh import put_batch
 from focalnet_jax.distributed.startup import anywhere, ends_with_the_others, from_first, is_first
-from focalnet_jax.errors import EXIT_PREEMPTED, UserError
+from focalnet_jax.errors import EXIT_PREEMPTED, RunFailedError, UserError
 from focalnet_jax.settings import MAIN
 from focalnet_jax.storage.address import AnyPath
 from focalnet_jax.storage.mirror import local_folder
@@ -52,7 +53,7 @@ def train(config: FrozenConfigDict, workdir: AnyPath) -> int:
         StopRequest(config.grace_seconds) as stop,
         maintenance.watched(on_tpu),
         lock as check_lock,
-        local_folder(workdir, WRITTEN if is_first() else (), check_lock) as (folder, copy),
+        local_folder(workdir, WRITTEN if is_first() else (), check_lock) as (folder, copy, check_writable),
     ):
         check_same_workdir(workdir)
         run = set_up(config, workdir, before_seal=copy)
@@ -65,7 +66,7 @@ def train(config: FrozenConfigDict, workdir: AnyPath) -> int:
                 return 0
             written = (config.writers, run.config.to_dict(), workdir.name)
             with contextlib.closing(MetricsWriter(folder, run.step, *written) if is_first() else NoWriter()) as writer:
-                loop = _Loop(run, writer, stop, watchdog, folder)
+                loop = _Loop(run, writer, stop, watchdog, folder, check_writable)
                 with contextlib.closing(loop.profile):
                     stopped = loop.run_to_end()
                 run.checkpoints.wait()
@@ -85,8 +86,17 @@ def _was_evaluated(run: Run, name: str) -> bool:
 class _Loop:
     """Runs the steps of a run, with logging, evaluations and saves."""
 
-    def __init__(self, run: Run, writer: MetricsWriter | NoWriter, stop: StopRequest, watchdog: Watchdog, folder: Path):
+    def __init__(
+        self,
+        run: Run,
+        writer: MetricsWriter | NoWriter,
+        stop: StopRequest,
+        watchdog: Watchdog,
+        folder: Path,
+        check_writable: Callable[[], None] = lambda: None,
+    ):
         self.run, self.writer, self.stop, self.watchdog = run, writer, stop, watchdog
+        self.check_writable = check_writable
         self.alone = jax.process_count() == 1
         # Sums over all processes: the number of processes that received a signal, and of substituted images.
         self.exchange = Exchange(run.spec.mesh, (0, run.substituted))
@@ -174,11 +184,19 @@ class _Loop:
 
     def _log(self) -> None:
         run = self.run
+        self._check_writable()
         values = run.read_metrics()
         values |= self.progress.rates(run.step)
         values["data/substituted"] = run.substituted
         self.writer.write(run.step, values)
         self.progress.print_step(run.step, values)
+
+    def _check_writable(self) -> None:
+        """Raises `RunFailedError`, naming the newest checkpoint, if the workdir can no longer be written."""
+        try:
+            self.check_writable()
+        except RunFailedError as error:
+            raise RunFailedError(f"{error}; {self.run.checkpoints.describe_newest()}") from error
 
     def _due(self) -> list[str]:
         """Returns the names of the evaluations due at this step, the main evaluation first."""

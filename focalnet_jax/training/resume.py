@@ -12,7 +12,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.checkpoint.integrity import MANIFEST, find_damage
-from focalnet_jax.checkpoint.steps import SAVED, find_checkpoint, last_saved, list_steps, read_metadata, set_aside
+from focalnet_jax.checkpoint.steps import (
+    SAVED,
+    find_checkpoint,
+    is_partial,
+    last_saved,
+    list_steps,
+    read_metadata,
+    set_aside,
+)
 from focalnet_jax.checkpoint.weights import AVERAGES, has_item, load_items
 from focalnet_jax.config import default_config, flatten
 from focalnet_jax.data.source import Source
@@ -97,7 +105,7 @@ def _find_newest(folder: AnyPath) -> Found:
 def _word(step: AnyPath) -> str:
     if exists(step / MANIFEST):
         return "damaged"
-    return "unfinished" if is_folder(step / "params") else "foreign"
+    return "unfinished" if is_folder(step / "params") or is_partial(step) else "foreign"
 
 
 def check_saved(workdir: AnyPath, found: Found) -> None:
