@@ -82,7 +82,7 @@ def default_config(task: str = "classification") -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "digits"  # digits, folder, tfds, parquet or webdataset
     # folder: the directory of the splits; tfds: a prepared directory, or the name of a data set; parquet, webdataset: a
-    # folder, a file, a pattern, or an address hf://datasets/ORG/NAME[@REVISION][/FOLDER]; a folder may be gs://
+    # folder, a file, a pattern, or an address hf://datasets/ORG/NAME[@REVISION][/FOLDER]; all but patterns may be gs://
     config.data.path = config_dict.placeholder(str)
     config.data.cache = CACHE  # folder on each host for copies of data in buckets and for indices of shards
     config.data.train_split = "train"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,10 +52,10 @@ def find_pictures(paths: Sequence[str | Path], others: Sequence[str] = ()) -> li
       others: suffixes of files to return in addition to images.
 
     Raises:
-      UserError: a path does not exist, or a folder holds no images.
+      UserError: a path does not exist or is an address, or a folder holds no images.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for given, path in ((str(path), Path(path)) for path in paths):
         if os.path.isdir(path):  # False for an invalid name, for which Path raises
             inside = list_images(path, (*IMAGE_SUFFIXES, *others))
             if not inside.images:
@@ -66,6 +67,8 @@ def find_pictures(paths: Sequence[str | Path], others: Sequence[str] = ()) -> li
             found.append(path)
         elif os.path.islink(path):
             raise UserError(f"{path} is a link to {os.readlink(path)}, which does not exist")
+        elif re.match(r"[a-z][a-z0-9+.-]+:/", given, re.IGNORECASE):
+            raise UserError(f"{given}: images are read from local paths; copy them first, and give the copies")
         else:
             raise UserError(f"{path}: there is no such file or folder")
     return found

@@ -13,7 +13,7 @@ from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.settings import ranking_metric
 from focalnet_jax.settings.tasks import task_of
 from focalnet_jax.storage import files
-from focalnet_jax.storage.address import AnyPath, absolute, is_bucket, to_path
+from focalnet_jax.storage.address import AnyPath, absolute, is_bucket, refuse_mistyped, to_path
 from focalnet_jax.storage.failures import StorageError, unreadable
 
 FOLDER = "checkpoints"
@@ -103,6 +103,7 @@ def find_checkpoint(path: str) -> AnyPath:
       UserError: there is no checkpoint at `path`, or no permission to read it.
       RunFailedError: the checkpoint at `path` is damaged, or its bucket does not answer.
     """
+    refuse_mistyped(path)
     given = absolute(to_path(path) if is_bucket(path) else Path(path))
     with files.answering(given):
         return _find_checkpoint(path, given)

@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
 def _convert(flags: argparse.Namespace, size: tuple[int, int] | None) -> None:
     repository = parse_destination(flags.destination) if is_address(flags.destination) else None
     weights = read_weights(flags.source, flags.model, check_options(flags.option), which=flags.weights, head=flags.head)
-    source = Path(local_path(flags.source))
+    source = to_path(flags.source) if is_bucket(flags.source) else Path(local_path(flags.source))
     sources = _files(source, flags.weights)
 
     def write(destination: Path) -> WriteReport:

@@ -28,7 +28,7 @@ from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.convert.torch_files import import_torch, read_torch_file, to_torch
 from focalnet_jax.errors import UserError
 from focalnet_jax.hub.download import local_path
-from focalnet_jax.storage.address import AnyPath, is_bucket, to_path
+from focalnet_jax.storage.address import AnyPath, is_bucket, refuse_mistyped, to_path
 from focalnet_jax.storage.failures import StorageError, unreadable
 from focalnet_jax.storage.files import answering, digest, exists, is_folder, requests, sizes
 
@@ -45,6 +45,7 @@ def is_checkpoint(path: str | Path) -> bool:
       UserError: the directory cannot be read or has an unsupported layout or format, or `path` is a URL or hub name.
         For an address `hf://`, also the errors of `hub.download.local_path`.
     """
+    refuse_mistyped(path)
     if is_bucket(path):
         with answering(path):
             return any(exists(to_path(path) / name) for name in (MANIFEST, FOLDER, "params"))

@@ -34,7 +34,7 @@ from focalnet_jax.model import FocalNetConfig, variant_config
 from focalnet_jax.model.variants import model_from_metadata
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.settings.tasks import task_of
-from focalnet_jax.storage.address import is_bucket, to_path
+from focalnet_jax.storage.address import is_bucket, refuse_mistyped, to_path
 from focalnet_jax.storage.staging import local_copy
 
 
@@ -115,6 +115,7 @@ def read_weights(
         name = untagged(name)
         variant_config(name)  # raises an error for an unknown name before anything is read
     fetched = origin(path)
+    refuse_mistyped(path)
     path = to_path(path) if is_bucket(path) else Path(os.path.expanduser(local_path(path)))
     if is_checkpoint(path):
         return _from_checkpoint(find_checkpoint(str(path)), name, options or {}, which)

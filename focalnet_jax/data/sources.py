@@ -10,13 +10,14 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from focalnet_jax.data.digits_source import DigitsSource
 from focalnet_jax.data.folder_source import FolderSource
 from focalnet_jax.data.source import Source
-from focalnet_jax.data.staged import local_folder
+from focalnet_jax.data.staged import local_folder, local_shards
 from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.hub.address import is_address
-from focalnet_jax.storage.address import to_path
+from focalnet_jax.storage.address import is_bucket, to_path
 from focalnet_jax.storage.cached import CACHE
 
-SHARDED = ("parquet", "webdataset")
+_FILES = {"parquet": "Parquet files", "webdataset": "WebDataset shards"}  # in messages
+SHARDED = tuple(_FILES)
 SOURCES = ("digits", "folder", "tfds", *SHARDED)
 
 
@@ -41,7 +42,7 @@ def open_source(name: str, path: str | None, split: str, options: SourceOptions 
     Args:
       name: one of `SOURCES`.
       path: directory of the data, which may be in a bucket; for tfds also the name of a data set; for parquet and
-        webdataset also a file, a pattern or an address hf://datasets/...; None for digits.
+        webdataset also a file, a local pattern or an address hf://datasets/...; None for digits.
       split: name of the split.
       options: other keys that the source uses.
 
@@ -54,7 +55,7 @@ def open_source(name: str, path: str | None, split: str, options: SourceOptions 
                 f"data.path={path} is on the Hugging Face Hub: set --config.data.source={' or '.join(SHARDED)}, or "
                 "prepare it with python -m focalnet_jax.data.prepare"
             )
-    elif path and "://" in path:
+    elif path and not (name in SHARDED and is_bucket(path)):
         to_path(path, "data.path")  # raises the errors of addresses
     if name == "digits":
         if path is not None:
@@ -77,6 +78,6 @@ def open_source(name: str, path: str | None, split: str, options: SourceOptions 
         from focalnet_jax.data.sharded_source import ShardedSource  # imported here because others do not need it
 
         columns = options.image_column, options.label_column
-        with local_folder(path, options.cache, ".") as folder:
-            return ShardedSource(name, folder, split, held_out=options.held_out, columns=columns, cache=options.cache)
+        with local_shards(path, options.cache, _FILES[name]) as local:
+            return ShardedSource(name, local, split, held_out=options.held_out, columns=columns, cache=options.cache)
     raise UserError(f"unknown data.source {name!r}; expected {' or '.join(SOURCES)}.{suggest(name, SOURCES)}")

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from focalnet_jax.data.card import CARD, DESCRIPTION, read_card
 from focalnet_jax.errors import UserError
-from focalnet_jax.storage.address import is_bucket, to_path
-from focalnet_jax.storage.cached import CachedFolder, cached_folder, in_words_of
+from focalnet_jax.storage.address import is_bucket, refuse_mistyped, to_path
+from focalnet_jax.storage.cached import CachedFolder, cached_folder, copy_of, in_words_of
 
 _KEY = "data.cache"
 _DESCRIBED = re.compile(rf"((?:[^/]+/){{0,2}}){re.escape(DESCRIPTION)}")
@@ -77,9 +77,11 @@ def local_folder(
         everything, or None if only the folders are needed. Nothing is copied if there is no such subfolder.
 
     Raises:
-      UserError: there is no folder, no permission, or the disk is too small.
+      UserError: the address is mistyped, there is no folder, no permission, or the disk is too small.
       RunFailedError: the bucket does not answer.
     """
+    if path is not None:
+        refuse_mistyped(path, "data.path")
     if path is None or not is_bucket(path):
         yield path
         return
@@ -94,3 +96,34 @@ def local_folder(
         copy.fetch_all("" if chosen == "." else chosen, examples=1)
     with in_words_of(copy):
         yield str(copy.folder)
+
+
+@contextmanager
+def local_shards(path: str | None, cache: str, files: str) -> Iterator[str | None]:
+    """Context manager that gives a local path as it is, and the local copy of a file or folder in a bucket.
+
+    Errors raised in the context name the address.
+
+    Args:
+      path: local path or address.
+      cache: parent folder of all copies.
+      files: the expected files, for messages, such as "Parquet files".
+
+    Raises:
+      UserError: there is nothing at the address, the address is a pattern, no permission, or the disk is too small.
+      RunFailedError: the bucket does not answer.
+    """
+    if path is None or not is_bucket(path):
+        yield path
+        return
+    if set("*?[") & set(path):
+        raise UserError(f"data.path={path}: patterns in buckets are not supported; give one file, or the folder")
+    address = to_path(path, "data.path")
+    copy, local = copy_of(address, cache, _KEY)
+    if local is None:
+        raise UserError(
+            f"there is nothing at data.path={address}; expected {files}: one file or a folder, not a pattern; check "
+            "bucket and path"
+        )
+    with in_words_of(copy):
+        yield str(local)

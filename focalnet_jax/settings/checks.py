@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from focalnet_jax.settings.tasks import TASKS
@@ -38,6 +39,11 @@ def _are_channels(value: tuple[Any, ...], above: float) -> bool:
     return len(value) == 3 and numbers and all(above < each < math.inf for each in value)
 
 
+def is_local(folder: str) -> bool:
+    """Returns whether the name of a folder is not empty and not an address such as `gs://...`, also a mistyped one."""
+    return bool(folder) and not re.match(r"gs:|gs//|[a-z][a-z0-9+.-]+:/", folder, re.IGNORECASE)
+
+
 SHARE = (lambda v: 0 <= v <= 1, "a number in [0, 1]")
 FRACTION = (lambda v: 0 <= v < 1, "a number in [0, 1)")
 POSITIVE = (lambda v: 0 < v < math.inf, "a positive number")
@@ -69,7 +75,7 @@ CHECKS = {
     "data.interpolation": (lambda v: v in INTERPOLATIONS, ", ".join(INTERPOLATIONS)),
     "data.mean": (lambda v: _are_channels(v, -math.inf), "three numbers such as (0.5, 0.5, 0.5)"),
     "data.std": (lambda v: _are_channels(v, 0), "three positive numbers such as (0.5, 0.5, 0.5)"),
-    "data.cache": (bool, "a folder"),
+    "data.cache": (is_local, "a folder on a local disk"),
     "data.threads": NOT_NEGATIVE,
     "data.workers": NOT_NEGATIVE,
     "data.stall_seconds": POSITIVE,

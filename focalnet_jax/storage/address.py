@@ -22,6 +22,12 @@ else:
 _SCHEMES = ("gs",)
 # pathlib turns the two slashes of an address into one.
 _ADDRESS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)
+# `gs:BUCKET/NAME`, `gs//BUCKET/NAME`, `gs:/BUCKET/NAME`, and the pages of objects in the browser.
+_MISTYPED = re.compile(
+    r"(?:gs(?::/*|//+)|https?:/+(?:storage\.googleapis\.com|storage\.cloud\.google\.com"
+    r"|console\.cloud\.google\.com/storage/browser(?:/_details)?)/+)(?P<rest>[^/?#][^?#]*)(?:[?#].*)?",
+    re.IGNORECASE | re.DOTALL,
+)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 # A request without progress for this time is repeated. By default, gcsfs and TensorStore would wait forever.
 STALL_SECONDS = 30
@@ -35,6 +41,24 @@ def is_bucket(path: str | os.PathLike[str]) -> bool:
     return str(path).startswith("gs:/")
 
 
+def refuse_mistyped(address: str | os.PathLike[str], flag: str = "") -> None:
+    """Raises `UserError` if a path, where nothing exists, is a mistyped address or the URL of an object in a bucket.
+
+    The message contains the address to give instead. `gs:/BUCKET/NAME` is accepted as a path, because pathlib removes
+    a slash, but not as a string.
+    """
+    text = str(address)
+    match = _MISTYPED.fullmatch(text)
+    if match is None or re.match("gs://[^/]", text) or (is_bucket(text) and not isinstance(address, str)):
+        return
+    if is_bucket(text) or not os.path.exists(text):
+        bucket, _, name = match["rest"][:200].partition("/")
+        given = f"{flag} {text[:200]}".strip()
+        raise UserError(
+            f"{given}: expected a local path or gs://BUCKET/NAME. Did you mean gs://{bucket}/{name or 'NAME'}?"
+        )
+
+
 def to_path(address: str | os.PathLike[str], flag: str = "") -> AnyPath:
     """Returns a local path as `pathlib.Path`, and an address `gs://BUCKET/NAME` as `etils.epath.Path`.
 
@@ -46,8 +70,10 @@ def to_path(address: str | os.PathLike[str], flag: str = "") -> AnyPath:
       flag: the flag or function that it was given to, for messages.
 
     Raises:
-      UserError: the scheme is not supported, the name of the bucket is not valid, or gcsfs is not installed.
+      UserError: the address is mistyped, the scheme is not supported, the name of the bucket is not valid, or gcsfs is
+        not installed.
     """
+    refuse_mistyped(address, flag)
     match = _ADDRESS.fullmatch(str(address))
     if match is None or (os.path.exists(address) and not is_bucket(address)):
         return Path(address)

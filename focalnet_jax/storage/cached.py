@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 import urllib.parse
@@ -22,7 +23,7 @@ from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath, to_path
 from focalnet_jax.storage.copied import CopiedFiles, name_hash
 from focalnet_jax.storage.downloader import POLL_SECONDS, Downloader
-from focalnet_jax.storage.files import StoredObject, answering, objects
+from focalnet_jax.storage.files import StoredObject, answering, object_at, objects
 from focalnet_jax.storage.progress import shown_size
 
 CACHE = "~/.cache/focalnet_jax/data"  # default folder of the copies
@@ -45,6 +46,32 @@ def cached_folder(address: AnyPath, cache: str | os.PathLike[str], key: str) -> 
     if (str(address), where) not in _opened:
         _opened[str(address), where] = CachedFolder(address, Path(where), key)
     return _opened[str(address), where]
+
+
+def copy_of(address: AnyPath, cache: str | os.PathLike[str], key: str) -> tuple[CachedFolder, Path | None]:
+    """Copies a file or folder in a bucket, and waits until it is complete.
+
+    Args:
+      address: the file or folder.
+      cache: parent folder of all copies.
+      key: see `cached_folder`.
+
+    Returns:
+      The copy of the folder, or of the file's folder, and the local path of the file or folder; None for the path if
+      there is nothing at the address.
+
+    Raises:
+      UserError: no permission, or the disk is too small.
+      RunFailedError: the bucket does not answer.
+    """
+    with answering(address):
+        stored = object_at(address)
+    copy = cached_folder(address if stored is None else address.parent, cache, key)
+    if stored is None:
+        return copy, copy.fetch_all() if copy.list() else None
+    copy.include({address.name: stored})
+    copy.need({address.name: 0})
+    return copy, copy.path(address.name)
 
 
 def last_arrival() -> float:
@@ -250,11 +277,12 @@ class CachedFolder:
 
 @contextmanager
 def in_words_of(copy: CachedFolder) -> Iterator[None]:
-    """Context manager that replaces the local folder by the address in the messages of errors."""
+    """Context manager that replaces the local folder, and the folder that contains it, by addresses in errors."""
     try:
         yield
     except (UserError, RunFailedError) as error:
         message = str(error).replace(str(copy.folder), copy.address)
+        message = re.sub(re.escape(str(copy.folder.parent)) + "(?![/\\w])", copy.address.rpartition("/")[0], message)
         if message == str(error):
             raise
         raise type(error)(message) from error

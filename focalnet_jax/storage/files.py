@@ -67,6 +67,17 @@ def is_folder(path: AnyPath) -> bool:
     return path.is_dir() if not is_bucket(path) else (_entry(path) or {}).get("type") == "directory"
 
 
+def has_bucket(path: AnyPath) -> bool:
+    """Returns whether the bucket of an address exists; raises `StorageError` if it cannot be listed."""
+    bucket = str(path).removeprefix("gs://").partition("/")[0]
+    with requests(path):
+        try:
+            _file_system().call("GET", "b/{}/o", bucket, maxResults=1)
+        except FileNotFoundError:
+            return False
+    return True
+
+
 def folders_in(folder: AnyPath) -> list[AnyPath]:
     """Returns the folders in a folder, sorted by name; an empty list if the folder does not exist."""
     if not is_bucket(folder):

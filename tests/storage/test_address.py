@@ -4,8 +4,15 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
+from focalnet_jax.checkpoint.steps import find_checkpoint
+from focalnet_jax.config import check_values, default_config
+from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.data.held_out import open_split
+from focalnet_jax.data.prepare.__main__ import main as prepare
 from focalnet_jax.errors import UserError
+from focalnet_jax.inference import find_pictures
 from focalnet_jax.storage.address import is_bucket, to_path
 from focalnet_jax.storage.files import move, remove_tree, sizes, write_whole
 
@@ -20,6 +27,15 @@ from focalnet_jax.storage.files import move, remove_tree, sizes, write_whole
         ("s3://bucket/run", "S3 is not supported; mount the bucket"),
         ("gcs://bucket/run", "expected a local path or gs://BUCKET/NAME. Did you mean 'gs'?"),
         ("https://bucket/run", "expected a local path or gs://BUCKET/NAME"),
+        ("gs://bucket/a?b", "expected a name without ?"),
+        ("gs:bucket/a", "Did you mean gs://bucket/a?"),
+        ("gs//bucket/a/b", "Did you mean gs://bucket/a/b?"),
+        ("gs:/bucket", "Did you mean gs://bucket/NAME?"),
+        ("gs:///bucket/a", "Did you mean gs://bucket/a?"),
+        ("GS://bucket/a", "Did you mean gs://bucket/a?"),
+        (Path("gs:bucket/a"), "Did you mean gs://bucket/a?"),
+        ("https://storage.googleapis.com/bucket/a", "Did you mean gs://bucket/a?"),
+        ("https://storage.cloud.google.com/bucket/a/b?authuser=1", "Did you mean gs://bucket/a/b?"),
         ("file:///tmp/run", "is a URL; give the path /tmp/run"),
     ],
 )
@@ -42,6 +58,40 @@ def test_an_address_stays_one_also_as_a_path(address):
 def test_local_paths_are_paths(name):
     assert to_path(name) == Path(name)
     assert not is_bucket(name)
+
+
+def test_an_existing_path_that_looks_like_a_mistyped_address_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("gs:runs", "gs/runs"):
+        Path(name).mkdir(parents=True)
+        assert to_path(name) == Path(name)
+    assert to_path("gs//runs") == Path("gs/runs")
+
+
+@pytest.mark.parametrize(
+    "path", ["gs:bucket/a", "gs//bucket/a", "gs:/bucket/a", "https://storage.googleapis.com/bucket/a"]
+)
+def test_a_mistyped_address_of_weights_or_data_is_an_error(path):
+    data = dict(path=path, source="folder", train_split="train", eval_split="val", held_out=0.3, cache="unused")
+    for read in (read_weights, find_checkpoint, lambda path: open_split(ConfigDict(data), "train")):
+        with pytest.raises(UserError, match=r"Did you mean gs://bucket/a\?"):
+            read(path)
+
+
+@pytest.mark.parametrize("cache", ["gs://bucket/cache", "gs:bucket/cache", "s3://bucket/cache", ""])
+def test_a_cache_in_a_bucket_is_an_error(cache, tmp_path):
+    config = default_config()
+    config.data.cache = cache
+    with pytest.raises(UserError, match=r"data.cache=.*: expected a folder on a local disk"):
+        check_values(config)
+    with pytest.raises(UserError, match=r"--cache .*: expected a folder on a local disk"):
+        prepare(["imagefolder", "--source", str(tmp_path), "--out", str(tmp_path / "out"), "--cache", cache])
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_in_a_bucket_are_an_error_that_says_what_to_do():
+    with pytest.raises(UserError, match=r"^gs://bucket/x.jpg: images are read from local paths; copy them first"):
+        find_pictures(["gs://bucket/x.jpg"])
 
 
 def test_without_gcsfs_the_error_names_the_extra(monkeypatch):

@@ -17,6 +17,7 @@ from focalnet_jax.data.sources import SourceOptions, open_source
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage import cached, download
 from tests.commands import FOLDER, SMALL, assert_one_line_mistake, run
+from tests.data.preparing import write_tar
 from tests.storage.test_runs import rows
 
 STEPS = [
@@ -82,12 +83,48 @@ def test_a_flipped_byte_in_the_bucket_is_found_by_the_card(prepared, server, tmp
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("source", "what"), [("tfds", "a prepared data set"), ("folder", "SPLIT/CLASS/*.jpg")])
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("tfds", "a prepared data set"),
+        ("folder", "SPLIT/CLASS/*.jpg"),
+        ("parquet", "Parquet files: one file or a folder, not a pattern"),
+        ("webdataset", "WebDataset shards: one file or a folder"),
+    ],
+)
 def test_nothing_at_an_address_is_one_line(here, tmp_path, source, what):
     for address in ("gs://bucket/nothing", "gs://no-such-bucket/data"):
         with pytest.raises(UserError) as caught:
             open_source(source, address, "train", SourceOptions(cache=str(tmp_path)))
         assert f"there is nothing at data.path={address}; expected {what}" in str(caught.value)
+
+
+def test_one_shard_in_a_bucket_is_read_as_from_a_disk_and_a_pattern_is_refused(here, photos, tmp_path):
+    files = {}
+    for label, name in enumerate(("china", "flower")):
+        for number, path in enumerate(sorted((photos / "train" / name).iterdir())):
+            files |= {f"{name}{number}.jpg": path.read_bytes(), f"{name}{number}.cls": str(label).encode()}
+    local = write_tar(tmp_path / "shards-train-0.tar", files)
+    here.write("shards/shards-train-0.tar", local.read_bytes())
+    here.write("shards/shards-train-1.tar", b"not copied")
+    options = SourceOptions(cache=str(tmp_path / "cache"))
+    remote = open_source("webdataset", "gs://bucket/shards/shards-train-0.tar", "train", options)
+    expected = open_source("webdataset", str(local), "train", options)
+    assert len(remote) == len(files) // 2
+    assert remote.fingerprint == expected.fingerprint
+    assert [remote[index] for index in range(len(remote))] == [expected[index] for index in range(len(remote))]
+    assert not list((tmp_path / "cache").rglob("shards-train-1.tar"))
+    for source in ("webdataset", "parquet"):
+        with pytest.raises(
+            UserError, match=r"data.path=gs://bucket/shards/\*.tar: patterns in buckets are not supported"
+        ):
+            open_source(source, "gs://bucket/shards/*.tar", "train", options)
+
+
+def test_a_path_one_level_too_deep_is_answered_with_the_address_to_give(prepared, here, tmp_path):
+    with pytest.raises(UserError, match=r"set data.path=gs://bucket/photos, which has this split") as caught:
+        open_source("folder", "gs://bucket/photos/train", "train", SourceOptions(cache=str(tmp_path)))
+    assert str(tmp_path) not in str(caught.value)
 
 
 @pytest.mark.parametrize("source", ["tfds", "folder"])

@@ -119,6 +119,12 @@ def test_nothing_at_a_source_or_no_bucket_for_the_output_is_one_line(prepared, p
     assert_one_line_mistake(done, "--source gs://bucket/none: there is no such file or folder")
     done = prepare_in(server, "--source", photos, "--out", "gs://no-bucket/out", *cache)
     assert_one_line_mistake(done, "there is no bucket no-bucket")
+    copied = ["--source", "gs://bucket/photos", "--cache", tmp_path / "copied"]
+    done = prepare_in(server, *copied, "--out", "gs://no-bucket/out")
+    assert_one_line_mistake(done, "--out gs://no-bucket/out: there is no bucket no-bucket; create it first")
+    assert not (tmp_path / "copied").exists()  # nothing was copied before
+    done = prepare_in(server, *copied, "--out", "gs//bucket/out")
+    assert_one_line_mistake(done, "Did you mean gs://bucket/out?")
 
 
 def test_a_tfrecord_data_set_in_a_bucket_becomes_an_array_record_data_set_in_it(prepared, here, tmp_path):

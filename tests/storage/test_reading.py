@@ -195,7 +195,7 @@ def test_runs_in_a_folder_of_a_bucket_are_reported(bucket, finished, tmp_path):
 def test_a_missing_bucket_is_one_line(bucket):
     status, line = ended(checkpoint.main, ["list", "gs://no-such-bucket/run"])
     assert status == 2
-    assert "gs://no-such-bucket/run" in line
+    assert "gs://no-such-bucket/run: there is no such bucket; check its name" in line
     status, line = ended(focalnet_jax.load_model, "gs://no-such-bucket/run")
     assert status == 2
     assert "there is nothing at gs://no-such-bucket/run" in line

@@ -32,6 +32,7 @@ from focalnet_jax.data.prepare.tfrecord import convert
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.flags import make_parser
 from focalnet_jax.programs.run_command import run_command
+from focalnet_jax.settings.checks import is_local
 from focalnet_jax.storage.address import is_bucket, to_path
 from focalnet_jax.storage.cached import CACHE
 from focalnet_jax.storage.staging import local_copy
@@ -51,11 +52,9 @@ def main(arguments: list[str]) -> int:
     parser = make_parser("data.prepare", __doc__)
     parser.add_argument("kind", choices=[*KINDS, "tfrecord"], help="kind of SRC, see above")
     parser.add_argument(
-        "--source", required=True, nargs="+", metavar="SRC", type=Path, help="files, folders or addresses of the images"
+        "--source", required=True, nargs="+", metavar="SRC", help="files, folders or addresses of the images"
     )
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", type=Path, help="parent folder of the output DIR/NAME/1.0.0"
-    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="parent folder of the output DIR/NAME/1.0.0")
     parser.add_argument("--name", help="name of the data set (default: images, imagenet2012 or imagenet22k)")
     parser.add_argument(
         "--classes",
@@ -103,13 +102,15 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--processes {flags.processes} --shard-mb {flags.shard_mb}: expected positive finite numbers")
     if flags.held_out is not None and not 0 <= flags.held_out < 1:
         raise UserError(f"--held-out {flags.held_out}: expected a fraction of at least 0 and below 1")
+    if not is_local(flags.cache):
+        raise UserError(f"--cache {flags.cache}: expected a folder on a local disk")
     for flag, kinds in _KINDS_OF.items():
         if getattr(flags, flag) != parser.get_default(flag) and flags.kind not in kinds:
             raise UserError(f"--{flag.replace('_', '-')} applies to {', '.join(kinds)}, not to {flags.kind}: remove it")
     nested = flags.kind == "imagenet1k"  # its parts may be given separately
     with (
-        local_sources(flags.source, flags.cache, nested=nested) as paths,
         local_output(flags.out, flags.cache) as (out, address),
+        local_sources(flags.source, flags.cache, nested=nested) as paths,
     ):
         if flags.kind == "tfrecord":
             convert(paths, out, flags.processes, address)

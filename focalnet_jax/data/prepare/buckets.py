@@ -20,9 +20,9 @@ from focalnet_jax.data.card import CARD
 from focalnet_jax.data.prepare.locations import is_on_hub
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath, is_bucket, to_path
-from focalnet_jax.storage.cached import cached_folder, in_words_of
+from focalnet_jax.storage.cached import copy_of, in_words_of
 from focalnet_jax.storage.copied import name_hash
-from focalnet_jax.storage.files import StorageError, answering, object_at, objects, remove, upload
+from focalnet_jax.storage.files import StorageError, answering, object_at, objects, remove, upload, write_whole
 from focalnet_jax.storage.lease import Lease
 
 WORK = ".prepare"  # folder of the reports and intermediate files of a preparation
@@ -32,7 +32,7 @@ _KEY = "--cache"
 
 
 @contextmanager
-def local_sources(paths: Sequence[Path], cache: str, *, nested: bool) -> Iterator[list[Path]]:
+def local_sources(paths: Sequence[str], cache: str, *, nested: bool) -> Iterator[list[Path]]:
     """Context manager that gives local paths as they are, and local copies of files and folders in buckets.
 
     Errors raised in the context name the addresses.
@@ -47,7 +47,7 @@ def local_sources(paths: Sequence[Path], cache: str, *, nested: bool) -> Iterato
         the disk is too small.
       RunFailedError: a bucket does not answer.
     """
-    addresses = [path if is_on_hub(path) else to_path(path, "--source") for path in paths]
+    addresses = [Path(path) if is_on_hub(Path(path)) else to_path(path, "--source") for path in paths]
     _refuse_repeated([str(address) for address in addresses if is_bucket(address)], nested)
     found = []
     with ExitStack() as stack:
@@ -55,18 +55,11 @@ def local_sources(paths: Sequence[Path], cache: str, *, nested: bool) -> Iterato
             if not is_bucket(address):
                 found.append(address)
                 continue
-            with answering(address):
-                stored = object_at(address)
-            copy = cached_folder(address if stored is None else address.parent, cache, _KEY)
+            copy, local = copy_of(address, cache, _KEY)
+            if local is None:
+                raise UserError(f"--source {address}: there is no such file or folder; check bucket and name")
             stack.enter_context(in_words_of(copy))
-            if stored is not None:
-                copy.include({address.name: stored})
-                copy.need({address.name: 0})
-                found.append(copy.path(address.name))
-            else:
-                if not copy.list():
-                    raise UserError(f"--source {address}: there is no such file or folder; check bucket and name")
-                found.append(copy.fetch_all())
+            found.append(local)
         yield found
 
 
@@ -172,22 +165,42 @@ class Upload:
 
 
 @contextmanager
-def local_output(out: Path, cache: str) -> Iterator[tuple[Path, str]]:
+def local_output(out: str, cache: str) -> Iterator[tuple[Path, str]]:
     """Context manager that gives the local folder for `--out`, and its address or "".
 
     A local path is its own folder. For an address, it is a folder in `cache`, which is deleted at the end unless the
     preparation failed.
+
+    Raises:
+      UserError: the bucket does not exist, or there is no permission to write.
+      RunFailedError: the bucket does not answer.
     """
-    address = str(to_path(out, "--out"))
-    if not is_bucket(address):
-        yield out, ""
+    to = to_path(out, "--out")
+    if not is_bucket(to):
+        yield Path(out), ""
         return
+    _check_writable(to)
+    address = str(to)
     folder = Path(os.path.abspath(os.path.expanduser(cache)), f"out-{name_hash(address)}")
     try:
         yield folder, address
     except (UserError, RunFailedError) as error:
         raise type(error)(str(error).replace(str(folder), address)) from error
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_writable(folder: AnyPath) -> None:
+    """Writes and deletes an object in a folder of a bucket; raises the errors of `local_output`."""
+    trial = folder / f".writable-{socket.gethostname()}-{os.getpid()}"
+    try:
+        write_whole(trial, "")
+        remove(trial)
+    except FileNotFoundError as error:
+        bucket = str(folder).removeprefix("gs://").partition("/")[0]
+        raise UserError(f"--out {folder}: there is no bucket {bucket}; create it first") from error
+    except StorageError as error:
+        kind = RunFailedError if error.errno == errno.EIO else UserError
+        raise kind(f"--out {folder}: cannot be written: {error.strerror}") from error
 
 
 def _has_ended(holder: dict) -> bool:
