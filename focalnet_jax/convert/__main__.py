@@ -40,7 +40,7 @@ from focalnet_jax.hub.download import local_path
 from focalnet_jax.hub.upload import parse_destination
 from focalnet_jax.programs.flags import add_weights_flags, make_parser, parse_size
 from focalnet_jax.programs.run_command import printable, run_command
-from focalnet_jax.storage.address import is_bucket, resolved, to_path
+from focalnet_jax.storage.address import is_bucket, refuse_mistyped, resolved, to_path
 from focalnet_jax.system.signals import handled
 
 
@@ -77,6 +77,7 @@ def main(arguments: list[str]) -> int:
             f"{flags.destination}: weights are written to local paths; write them there, and copy them with gcloud "
             "storage cp"
         )
+    refuse_mistyped(flags.destination)
     check_upload_flags(flags, on_the_hub=is_address(flags.destination))
     with handled([signal.SIGTERM], signal.default_int_handler):  # runs the cleanup that removes a partial output
         _convert(flags, size)
