@@ -40,7 +40,7 @@ from focalnet_jax.hub.download import local_path
 from focalnet_jax.hub.upload import parse_destination
 from focalnet_jax.programs.flags import add_weights_flags, make_parser, parse_size
 from focalnet_jax.programs.run_command import printable, run_command
-from focalnet_jax.storage.address import is_bucket, refuse_mistyped, resolved, to_path
+from focalnet_jax.storage.address import AnyPath, is_bucket, refuse_mistyped, resolved, to_path
 from focalnet_jax.system.signals import handled
 
 
@@ -122,7 +122,7 @@ def _print_read(source: str, weights: Weights, report: WriteReport) -> None:
         print(f"note      {note}")
 
 
-def _print_digests(paths: Iterable[Path]) -> None:
+def _print_digests(paths: Iterable[AnyPath]) -> None:
     for path in paths:
         print(f"sha256    {sha256(path)}  {path}")
 
@@ -135,7 +135,7 @@ def _with_head(weights: Weights, head: str, num_classes: int | None) -> Weights:
     return adapt(weights, dataclasses.replace(weights.config, num_classes=num_classes), head=head)
 
 
-def _refuse_inside(source: Path, destination: Path) -> None:
+def _refuse_inside(source: AnyPath, destination: Path) -> None:
     """Raises `UserError` if the destination is inside the source, such as the checkpoints of a run."""
     read = find_checkpoint(str(source)) if is_checkpoint(source) else source
     read = read.parent if read.parent.name == FOLDER else read
@@ -143,7 +143,7 @@ def _refuse_inside(source: Path, destination: Path) -> None:
         raise UserError(f"{destination} is inside the source {read}; write to another directory")
 
 
-def _files(source: Path, which: str | None) -> list[Path]:
+def _files(source: AnyPath, which: str | None) -> list[AnyPath]:
     """Returns the source paths whose checksums are printed: a checkpoint, or weights files with config or index."""
     if is_checkpoint(source):
         return [find_checkpoint(str(source))]
