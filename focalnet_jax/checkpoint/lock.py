@@ -103,6 +103,8 @@ def cannot_write(workdir: AnyPath, error: OSError) -> UserError | RunFailedError
         return RunFailedError(f"{text}; free disk space and start it again")
     if isinstance(error, StorageError) and error.errno == errno.EIO:
         return RunFailedError(f"{text}; start it again later")
+    if isinstance(error, StorageError):  # the text already says what to do, such as "create it first"
+        return UserError(text)
     return UserError(f"{text}; choose another")
 
 

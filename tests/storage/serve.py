@@ -4,14 +4,50 @@
 
 With --failing, this share of all requests fails: errors 429, 500 and 503, and cut connections. The objects are kept in
 memory and are gone when the command ends.
+
+SIGTERM and SIGINT are forwarded to the command. The server runs until the command has ended, so that a run can save.
 """
 
 import argparse
 import collections
+import os
+import signal
 import subprocess
 import sys
 
+from focalnet_jax.errors import shell_status
+from focalnet_jax.system.signals import handled
 from tests.storage.proxy import Proxy, failing
+
+
+def _run(command, environment):
+    """Runs a command and forwards signals to it; returns its exit code.
+
+    The command stays in the group of this process, so that a shell has the terminal. A Ctrl-C in the terminal reaches
+    the command directly and is not forwarded.
+    """
+    received = []
+    forward = received.append
+
+    def handle(number, frame):
+        if number == signal.SIGTERM or not _in_foreground():
+            forward(number)
+
+    with handled((signal.SIGTERM, signal.SIGINT), handle):
+        process = subprocess.Popen(command, env=environment)
+        forward = process.send_signal
+        for number in received:
+            forward(number)
+        return shell_status(process.wait())
+
+
+def _in_foreground():
+    try:
+        with open("/dev/tty") as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:  # no terminal
+        return False
+
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -21,7 +57,7 @@ if __name__ == "__main__":
     proxy = Proxy()
     try:
         proxy.faults = failing(flags.failing)
-        code = subprocess.run(flags.command, env=proxy.environment).returncode
+        code = _run(flags.command, proxy.environment)
     finally:
         proxy.close()
     faults = collections.Counter(str(request.fault) for request in proxy.requests if request.fault)

@@ -159,7 +159,7 @@ def test_a_lock_that_is_no_longer_renewed_is_taken_over(here, monkeypatch):
 
 def test_a_missing_bucket_is_one_line(server):
     done = run("train.py", *SMALL, "--workdir", "gs://no-such-bucket/run", env=server.environment)
-    assert_one_line_mistake(done, "there is no bucket no-such-bucket")
+    assert_one_line_mistake(done, "there is no bucket no-such-bucket; create it first\n")
 
 
 def test_nothing_is_at_an_address(server):
