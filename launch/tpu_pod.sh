@@ -4,21 +4,26 @@
 #   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh train --config configs/imagenet22k.py:large_fl4 \
 #       --workdir gs://BUCKET/runs/l4 --config.data.path=gs://BUCKET/imagenet22k ...
 #   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh stop
-# setup copies this checkout to every host and installs it there. The service account of the TPU needs the roles Storage
-# Object User and Storage Legacy Bucket Reader on the bucket. Each host copies the data to its disk (docs/data.md, Data in
-# a bucket). If they do not fit, mount the bucket with gcsfuse and pass the folder. stop makes the run save and end, like
-# a maintenance event; the same train command resumes it.
+# setup copies this checkout to every host and installs it there. It needs Python 3.11 or newer. If python3 of the hosts
+# is older, install a newer one on all hosts (sudo apt-get install -y python3.11-venv) and set PYTHON=python3.11.
+# The service account of the TPU needs the roles Storage Object User and Storage Legacy Bucket Reader on the bucket. Each
+# host copies the data to its disk of 100 GiB (docs/data.md, Data in a bucket). If they do not fit, attach a disk with the
+# data or mount the bucket with gcsfuse, and pass the folder as data.path (docs/scale.md, Data larger than a host's disk).
+# stop makes the run save and end, like a maintenance event; the same train command resumes it.
 set -eu
 : "${NAME:?the name of the TPU}" "${ZONE:?its zone}"
-FOLDER="${FOLDER:-focalnet_jax}"
+FOLDER="${FOLDER:-focalnet_jax}" PYTHON="${PYTHON:-python3}"
 
 everywhere() { gcloud compute tpus tpu-vm ssh "$NAME" --zone "$ZONE" --worker=all --command "$1"; }
 
 case "${1:-}" in
 setup)
+    refusal="$PYTHON is not Python 3.11 or newer with venv: on all hosts, run sudo apt-get install -y python3.11-venv"
+    everywhere "$PYTHON -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+        { echo \"\$(hostname): $refusal; then repeat setup with PYTHON=python3.11\" >&2; exit 1; }"
     tar --exclude=.git --exclude='.venv*' --exclude=runs -czf /tmp/focalnet_jax.tgz .
     gcloud compute tpus tpu-vm scp /tmp/focalnet_jax.tgz "$NAME:" --zone "$ZONE" --worker=all
-    everywhere "mkdir -p $FOLDER && tar -xzf focalnet_jax.tgz -C $FOLDER && cd $FOLDER && python3 -m venv .venv &&
+    everywhere "mkdir -p $FOLDER && tar -xzf focalnet_jax.tgz -C $FOLDER && cd $FOLDER && $PYTHON -m venv .venv &&
         .venv/bin/pip install --quiet '.[tpu,gcs]'"
     ;;
 train)

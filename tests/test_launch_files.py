@@ -31,6 +31,46 @@ def test_this_jax_knows_the_flags_for_gpus():
     assert wrong.returncode != 0
 
 
+@pytest.mark.parametrize(("given", "minor", "found"), [(None, 13, "python3"), ("python3.11", 11, "python3.11")])
+def test_a_tpu_is_set_up_with_the_given_python(tmp_path, given, minor, found):
+    done, log = set_up_tpu(tmp_path, given, minor)
+    assert done.returncode == 0, done.stderr
+    assert "copied" in log
+    assert f"{found} -m venv .venv" in log
+
+
+def test_setting_up_a_tpu_with_an_old_python_says_what_to_do(tmp_path):
+    done, log = set_up_tpu(tmp_path, None, 10)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "python3 is not Python 3.11 or newer" in done.stderr
+    assert "apt-get install -y python3.11-venv" in done.stderr
+    assert "repeat setup with PYTHON=python3.11" in done.stderr
+    assert not log
+
+
+def set_up_tpu(folder, given, minor):
+    """Runs `setup` with a gcloud that executes a host's commands here, where Python is 3.`minor`."""
+    log = folder / "log.txt"
+    log.touch()
+    programs = {
+        # Like gcloud, for a command of a host; the log has what would be installed.
+        "gcloud": f"""[ "$4" = scp ] && echo copied >> {log} && exit
+            command="${{@: -1}}"
+            case "$command" in mkdir*) echo "$command" >> {log};; *) bash -c "$command";; esac""",
+        # Like Python, for the check of its version.
+        given or "python3": f'exec {sys.executable} -c "import sys; sys.version_info = (3, {minor}); ${{2}}"',
+        "tar": "exit 0",
+    }
+    for name, script in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+        (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "NAME": "tpu", "ZONE": "zone"}
+    environment |= {"PYTHON": given} if given else {}
+    done = subprocess.run(["launch/tpu_pod.sh", "setup"], env=environment, capture_output=True, text=True)
+    return done, log.read_text()
+
+
 def test_slurm_queues_a_stopped_run_again_and_a_failed_one_not(tmp_path):
     (tmp_path / "srun").write_text('#!/bin/bash\necho "$@" >> srun.txt\nexit "$STATUS"\n')
     (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$@" >> scontrol.txt\n')
@@ -60,6 +100,8 @@ def test_the_job_for_kubernetes_trains_a_recipe_that_exists():
     chips = rows * columns
     assert config.mesh.fsdp == chips == template["completions"] * container["resources"]["limits"]["google.com/tpu"]
     assert config.batch_size % chips == 0
+    assert container["volumeMounts"] == [{"name": "cache", "mountPath": config.data.cache}]
+    assert [volume["name"] for volume in template["template"]["spec"]["volumes"]] == ["cache"]
 
 
 def test_xpk_gets_the_image_the_slice_and_the_command(tmp_path):
