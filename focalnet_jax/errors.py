@@ -42,6 +42,11 @@ def abbreviated(names: Sequence[str], most: int = 3) -> str:
     return f"{', '.join(names[:most])}{', ...' if len(names) > most else ''}"
 
 
+def shown_size(size: int) -> str:
+    """Returns a number of bytes in gigabytes or megabytes, for messages."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
 def suggest(given: str, valid: Iterable[str]) -> str:
     """Returns ` Did you mean ...?` with the names in `valid` that are similar to `given`, or an empty string."""
     return did_you_mean(nearest(given, valid))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from focalnet_jax.errors import UserError
-from focalnet_jax.model.released import find_released
+from focalnet_jax.errors import UserError, did_you_mean
+from focalnet_jax.model.released import RELEASED, find_released
 from focalnet_jax.model.variants import checked_fields, variant_config
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def create_model(
     variant_config(variant, **overrides)  # raises an error for invalid options before anything is downloaded
     if pretrained is False or pretrained is None:
         return create_fresh(variant, num_classes=num_classes, dtype=dtype, rngs=rngs, **overrides)
-    source = find_released(name).address if pretrained is True else pretrained
+    source = find_released(name).address if pretrained is True else _source(variant, pretrained)
 
     from focalnet_jax.convert.adapt import adapt
     from focalnet_jax.convert.load import model_of
@@ -75,6 +77,19 @@ def create_model(
     if config != read.config:
         read = adapt(read, config, head="keep" if same_head else "drop", seed=_seed(rngs))
     return model_of(read, dtype)
+
+
+def _source(variant: str, pretrained: Any) -> str | Path:
+    """Returns the path or address of weights; raises `UserError` for other values, and for names on the hub."""
+    if not isinstance(pretrained, str | os.PathLike):
+        raise UserError(f"pretrained is {pretrained!r}; expected True, False, or the path or address of weights")
+    text = os.fspath(pretrained)
+    if isinstance(pretrained, str) and not os.path.exists(os.path.expanduser(text)):
+        tagged = [each.address for each in RELEASED if each.name == f"{variant}.{text}"]
+        named = [f"hf://{text}"] if re.fullmatch(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w-]*(?:\.ms_\w+)?", text) else []
+        if tagged or named:
+            raise UserError(f"pretrained is {text!r}, and there is no such file.{did_you_mean(tagged or named)}")
+    return pretrained
 
 
 def _seed(rngs: Any) -> int:

@@ -200,8 +200,8 @@ def _cache_folder(folder: Path) -> Iterator[Path]:
         if isinstance(error.filename, str) and folder not in (Path(error.filename), *Path(error.filename).parents):
             raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
         raise UserError(
-            f"cannot write to the cache {folder}: {error.strerror}; free disk space, or use a prepared data set "
-            "(python -m focalnet_jax.data.prepare)"
+            f"cannot write to the cache data.cache={folder.parents[1]}: {error.strerror}; set --config.data.cache to a "
+            "folder that you can write, on a disk with free space"
         ) from error
 
 

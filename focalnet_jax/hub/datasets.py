@@ -6,6 +6,7 @@ without a connection, and an incomplete one is not mistaken for a smaller data s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -19,14 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
+from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError, shown_size
 from focalnet_jax.hub.address import Address
-from focalnet_jax.hub.download import check_digest
+from focalnet_jax.hub.download import check_digest, discard, is_damaged
 from focalnet_jax.hub.library import UnreachableError, explained, import_hub
 
-_AT_ONCE = 8  # files downloaded at the same time
+_AT_ONCE = 8  # files downloaded or checked at the same time
+_LARGE = 10**9  # smallest size in bytes of files whose check is announced
 _WAITS = (1.0, 10.0, 60.0)  # seconds before each further attempt to download a file
 Progress = Callable[[int], Callable[[int, int], None]]
+_INTACT = "intact.json"  # file in the folder of a commit with the state of files whose SHA-256 is right
 _OURS = "focalnet_jax"  # folder in the cache of a repository with lists of files and with links to files
 
 
@@ -67,11 +70,16 @@ def list_files(address: Address) -> Listing:
     for name in listing.sizes:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise RunFailedError(f"{address}: the repository lists a file outside of it, {name!r}")
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    part = kept.with_name(f".{kept.name}.{os.getpid()}")
-    part.write_text(json.dumps(dataclasses.asdict(listing)))
-    part.replace(kept)
+    with explained(address):
+        _write(kept, dataclasses.asdict(listing))
     return listing
+
+
+def _write(path: Path, content: Mapping[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(content))
+    part.replace(path)
 
 
 def _read(path: Path) -> Listing | None:
@@ -86,7 +94,8 @@ def fetch_files(
 ) -> Path:
     """Downloads files that are not in the cache, and returns the folder that contains the repository's files.
 
-    After an interruption, files that are complete are not downloaded again. Each new file is compared with its SHA-256.
+    After an interruption, files that are complete are not downloaded again. Each file is compared with its size and
+    SHA-256 before it is used for the first time, and again if it was changed; a damaged one is downloaded again.
 
     Args:
       address: an address in the repository.
@@ -100,6 +109,7 @@ def fetch_files(
       RunFailedError: a download failed repeatedly, or the hub cannot be reached.
     """
     snapshot = _repository(address) / "snapshots" / listing.commit
+    _discard_damaged(address, listing, names)
     missing = [name for name in names if not (snapshot / name).is_file()]
     if not missing:
         return snapshot
@@ -111,14 +121,65 @@ def fetch_files(
         pending = {pool.submit(_fetch, address, listing.commit, name): name for name in missing}
         try:
             for done, future in enumerate(as_completed(pending), 1):
-                future.result()
+                future.result()  # compared with its SHA-256
                 report(done, listing.sizes[pending[future]])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             LEFT_BEHIND.append("downloads")
             raise
         pool.shutdown()
+    _record_intact(address, listing, missing)
     return snapshot
+
+
+def _discard_damaged(address: Address, listing: Listing, names: Sequence[str]) -> None:
+    """Removes damaged files from the cache. The SHA-256 is compared only for files that are not recorded as intact."""
+    snapshot = _repository(address) / "snapshots" / listing.commit
+    intact = _intact(address, listing)
+    unknown = []
+    for name in names:
+        path = snapshot / name
+        if not path.is_file():
+            continue
+        size, expected = path.stat().st_size, listing.sizes[name]
+        if expected and size != expected:
+            with explained(address):
+                discard(path, f"it has {size:,} bytes; expected {expected:,}")
+        elif intact.get(name) != _state(path):
+            unknown.append(name)
+    if (size := sum(listing.sizes[name] for name in unknown)) > _LARGE:
+        print(
+            f"{address}: checking {len(unknown)} files of {shown_size(size)} in the cache", file=sys.stderr, flush=True
+        )
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        damaged = list(pool.map(lambda name: is_damaged(snapshot / name), unknown))
+    for name, is_bad in zip(unknown, damaged, strict=True):
+        if is_bad:
+            with explained(address):
+                discard(snapshot / name)
+    if unknown:
+        _record_intact(address, listing, [name for name, bad in zip(unknown, damaged, strict=True) if not bad])
+
+
+def _intact(address: Address, listing: Listing) -> dict[str, list[int]]:
+    """Returns the state of each file when it was last compared with its SHA-256."""
+    try:
+        return dict(json.loads((_folder(address) / listing.commit / _INTACT).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _record_intact(address: Address, listing: Listing, names: Sequence[str]) -> None:
+    snapshot = _repository(address) / "snapshots" / listing.commit
+    states = {name: _state(snapshot / name) for name in names}
+    with contextlib.suppress(OSError):  # a cache that cannot be written is compared every time
+        _write(_folder(address) / listing.commit / _INTACT, _intact(address, listing) | states)
+
+
+def _state(path: Path) -> list[int]:
+    """Returns size and time of change of a file."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _fetch(address: Address, commit: str, name: str) -> None:
@@ -134,9 +195,10 @@ def _fetch(address: Address, commit: str, name: str) -> None:
             for left in blob.parent.glob(f"{blob.name}.*.incomplete"):  # of processes that were killed
                 left.unlink(missing_ok=True)
             return
-        except RunFailedError:
+        except RunFailedError as error:
             if wait is None or hub.constants.HF_HUB_OFFLINE:
                 raise
+            print(f"{error}: trying again in {wait:.0f} s", file=sys.stderr, flush=True)
             time.sleep(wait)
 
 
@@ -148,8 +210,8 @@ def _refuse_small_disk(address: Address, needed: int, count: int) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise UserError(
-            f"{address}: {count} files of {needed / 1e9:,.1f} GB are not downloaded yet, but {existing} has only "
-            f"{free / 1e9:,.1f} GB of free space: set HF_HOME to a folder on a larger disk"
+            f"{address}: {count} files of {shown_size(needed)} are not downloaded yet, but {existing} has only "
+            f"{shown_size(free)} of free space: set HF_HOME to a folder on a larger disk"
         )
 
 

@@ -101,18 +101,18 @@ def _from_cache(address: Address, commit: str, names: list[str]) -> Fetched | No
 
 def _fetched(address: Address, revision: str, names: list[str], *, local: bool = False) -> Fetched:
     """Chooses files among `names` and downloads them. With `local`, all of them must be in the cache."""
-    from huggingface_hub import hf_hub_download
-
     choice = choose(names, address.path, str(address))
     blobs = _snapshot(address, "").parent / "blobs"
-    before = set() if local else {path.name for path in blobs.glob("*")}
+    before = {path.name for path in blobs.glob("*")}
 
     def get(name: str, revision: str) -> Path:
-        with explained(dataclasses.replace(address, path=name)):
-            kwargs = dict(revision=revision, local_files_only=local, library_name="focalnet_jax")
-            path = Path(hf_hub_download(address.repo, name, **kwargs))
-        if not local and path.resolve().name not in before:
-            check_digest(path, address)
+        path = _download(address, name, revision, local=local)
+        if path.resolve().name in before:
+            if not is_damaged(path):
+                return path
+            discard(path)
+            path = _download(address, name, revision, local=local)
+        check_digest(path, address)
         return path
 
     # The first download determines the commit of a branch, which the cache records. The weights are downloaded last, so
@@ -129,18 +129,42 @@ def _fetched(address: Address, revision: str, names: list[str], *, local: bool =
     return Fetched(address, path, commit, described)
 
 
-def check_digest(path: Path, address: Address) -> None:
-    """Compares the SHA-256 of a new file with its name in the cache, because the library checks only the size.
+def _download(address: Address, name: str, revision: str, *, local: bool) -> Path:
+    """Returns the path of a file in the cache, and downloads it if it is not there, unless `local`."""
+    hub = import_hub(address)
+    with explained(dataclasses.replace(address, path=name)):
+        kwargs = dict(revision=revision, local_files_only=local, library_name="focalnet_jax")
+        return Path(hub.hf_hub_download(address.repo, name, **kwargs))
 
-    Raises:
-      RunFailedError: the digests differ. The file is removed from the cache.
+
+def is_damaged(path: Path) -> bool:
+    """Returns whether the SHA-256 of a file in the cache differs from the name of its blob.
+
+    Small files are named by their git hash, and are not checked.
     """
     blob = path.resolve()
-    if not _SHA256.fullmatch(blob.name):  # small files are named by their git hash
-        return
+    if not _SHA256.fullmatch(blob.name):
+        return False
     with blob.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != blob.name:
+        return hashlib.file_digest(file, "sha256").hexdigest() != blob.name
+
+
+def discard(path: Path, why: str = "its SHA-256 differs") -> None:
+    """Removes a damaged file from the cache, with a note on stderr."""
+    blob = path.resolve()
+    path.unlink()
+    blob.unlink(missing_ok=True)
+    print(f"note: {path} in the hub's cache was damaged ({why}) and is removed", file=sys.stderr, flush=True)
+
+
+def check_digest(path: Path, address: Address) -> None:
+    """Checks a new file, because the library checks only its size.
+
+    Raises:
+      RunFailedError: the file is damaged. It is removed from the cache.
+    """
+    if is_damaged(path):
+        blob = path.resolve()
         path.unlink()
         blob.unlink(missing_ok=True)
         raise RunFailedError(

@@ -12,7 +12,8 @@ from focalnet_jax.hub.address import Address
 
 _OLDEST = 1  # oldest supported major version
 # Disk errors, which `run_command` explains. Other errors with an errno come from connections.
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG}
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_OF_THE_DISK = {*_NOT_WRITABLE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG}
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN to a token"
 
 
@@ -24,11 +25,18 @@ def import_hub(address: Address) -> ModuleType:
     """Returns the module huggingface_hub. Raises `UserError` with the install command if it is missing or too old."""
     try:
         import huggingface_hub
+        from huggingface_hub import constants
     except ImportError as error:
         raise UserError(f"{address} needs huggingface_hub: pip install 'focalnet_jax[hub]'") from error
     version = huggingface_hub.__version__
     if int(version.partition(".")[0]) < _OLDEST:
         raise UserError(f"{address} needs a newer huggingface_hub than {version}: pip install 'focalnet_jax[hub]'")
+    endpoint = constants.ENDPOINT
+    if not endpoint.startswith(("http://", "https://")):
+        raise UserError(
+            f"HF_ENDPOINT is {endpoint!r}; expected a URL with http:// or https://. "
+            f"Did you mean 'https://{endpoint.rpartition('//')[2]}'?"
+        )
     return huggingface_hub
 
 
@@ -51,8 +59,20 @@ def explained(address: Address, *, writing: bool = False) -> Iterator[None]:
         raise
     except Exception as error:  # the HTTP client depends on the version of the library
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            if error.errno in _NOT_WRITABLE:
+                raise _not_writable(error) from error
             raise
         raise _in_one_line(error, address, writing) from error
+
+
+def _not_writable(error: OSError) -> UserError:
+    """Returns the error for a cache that cannot be written, which names the variable that chooses another folder."""
+    from huggingface_hub import constants
+
+    where = error.filename or constants.HF_HUB_CACHE
+    return UserError(
+        f"cannot write to the hub's cache, {where}: {error.strerror}; set HF_HOME to a folder that you can write"
+    )
 
 
 def _in_one_line(error: Exception, address: Address, writing: bool) -> Exception:

@@ -19,12 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.errors import RunFailedError, UserError, shown_size
 from focalnet_jax.storage.address import AnyPath, to_path
 from focalnet_jax.storage.copied import CopiedFiles, name_hash
 from focalnet_jax.storage.downloader import POLL_SECONDS, Downloader
 from focalnet_jax.storage.files import StoredObject, answering, object_at, objects
-from focalnet_jax.storage.progress import shown_size
 
 CACHE = "~/.cache/focalnet_jax/data"  # default folder of the copies
 PATIENCE_SECONDS = 300.0  # a read fails if nothing arrives for this time

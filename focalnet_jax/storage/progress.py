@@ -9,13 +9,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from focalnet_jax.errors import shown_size
+
 _EVERY_SECONDS = 5.0
 _WARNING_SECONDS = 60.0
-
-
-def shown_size(size: int) -> str:
-    """Returns a number of bytes in gigabytes or megabytes, for messages."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def _files(count: int) -> str:

@@ -83,6 +83,23 @@ def test_names_in_other_files_and_damaged_files(name, content, expected, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("files", "note"),
+    [
+        ({"_info__json": "{"}, "note: _info.json is not used: {folder}/_info.json is unreadable; expected JSON"),
+        ({"README__md": "---\n{: [}\n---\n"}, "note: README.md is not used: {folder}/README.md is unreadable"),
+        ({"classes__txt": "a\n\nb"}, "note: classes.txt is not used: line 2 of {folder}/classes.txt is empty"),
+        ({"_info__json": {"classes": ["a", "b"]}, "classes__txt": "b\na\n"},
+         "note: classes.txt and _info.json list different class names; those in _info.json are used"),
+        ({"_info__json": {"classes": ["a", "b"]}, "classes__txt": "a\nb\n"}, None),
+    ],
+)  # fmt: skip
+def test_damaged_and_contradictory_files_are_noted(files, note, tmp_path):
+    notes = described(tmp_path, **files).notes
+    assert len(notes) == (note is not None)
+    assert not note or notes[0].startswith(note.format(folder=tmp_path)), notes
+
+
+@pytest.mark.parametrize(
     ("configs", "expected"),
     [
         ("[{config_name: a, data_files: x.tar}]", (Subset("a", ((None, "x.tar"),)),)),

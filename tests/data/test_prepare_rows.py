@@ -20,7 +20,8 @@ def test_columns_are_found_by_what_they_hold_or_named(tmp_path):
     names = set(contents(tmp_path / "one" / "images" / "1.0.0", "train")[0])
     assert names == {"a/train/00000000.jpg", "b/train/00000001.jpg", "a/train/00000002.jpg"}
     path = table(tmp_path / "cifar.parquet", img=images, fine_label=[0, 1, 2], coarse_label=[0, 0, 1])
-    refused("give --label-column NAME", "parquet", "--source", path, *out)
+    told = "several columns fine_label, coarse_label may contain labels; give --label-column NAME"
+    refused(told, "parquet", "--source", path, *out)
     refused("has no column colour", "parquet", "--source", path, "--label-column", "colour", *out)
     _, found = prepared(tmp_path / "two", "parquet", "--source", path, "--label-column", "coarse_label")
     assert found == {"train": {"0": 2, "1": 1}}
@@ -53,6 +54,19 @@ def test_a_named_column_holds_a_label_for_each_row(labels, expected, tmp_path):
         refused(expected, "parquet", *arguments, "--out", tmp_path / "out")
     else:
         assert prepared(tmp_path / "out", "parquet", *arguments)[1] == {"train": expected}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0.0, 1.0], "column label has type double; expected integers or strings; give --label-column label to use it"),
+        ([True, False], "column label has type bool; expected integers or strings; give --label-column label to use"),
+        ([[0], [1]], "; expected integers or strings; give --label-column NAME, one of image, label"),
+    ],
+)
+def test_the_error_names_the_type_of_a_column_of_unusual_labels(labels, expected, tmp_path):
+    path = table(tmp_path / "train.parquet", image=[picture(0), picture(1)], label=labels)
+    refused(expected, "parquet", "--source", path, "--out", tmp_path / "out")
 
 
 def test_a_named_column_holds_images(tmp_path):

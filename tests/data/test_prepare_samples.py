@@ -93,21 +93,58 @@ def test_a_label_is_what_the_files_beside_an_image_say(samples, expected, classe
 
 def test_numbers_get_the_names_of_a_list_and_its_order(tmp_path):
     (tmp_path / "names.txt").write_text("zebra\napple\nmango\n")
-    samples = [{".cls": "0"}, {".cls": "2"}, {".cls": "apple"}, {".cls": "3"}, {".cls": "-1"}, {".cls": "plum"}]
+    samples = [{".cls": "0"}, {".cls": "2"}, {".cls": "apple"}, {".cls": "-1"}, {".cls": "plum"}]
     source = write_shard(tmp_path / "train-0.tar", samples)
     arguments = ["--source", source, "--classes", tmp_path / "names.txt"]
     card, found = prepared(tmp_path / "out", "webdataset", *arguments)
     assert list(card["classes"]) == ["zebra", "apple", "mango"]
     assert found == {"train": {"zebra": 1, "apple": 1, "mango": 1}}
-    assert card["rejected"] == 3
+    assert card["rejected"] == 2
     data = TfdsSource(str(tmp_path / "out"), "train")
     named = {data.name(index).split(" ")[0]: data[index][1] for index in range(3)}
     assert named == {"zebra/0000.jpg": 0, "mango/0001.jpg": 2, "apple/0002.jpg": 1}
-    write_parquet(tmp_path / "train.parquet", [(None, picture(n), label) for n, label in enumerate((2, 0, 7))])
+    write_parquet(tmp_path / "train.parquet", [(None, picture(n), label) for n, label in enumerate((2, 0, -1))])
     arguments = ["--source", tmp_path / "train.parquet", "--classes", tmp_path / "names.txt"]
     card, found = prepared(tmp_path / "rows", "parquet", *arguments)
     assert found == {"train": {"zebra": 1, "mango": 1}}
     assert card["rejected"] == 1
+
+
+def test_a_list_that_is_shorter_than_the_labels_is_refused(tmp_path):
+    (tmp_path / "names.txt").write_text("zebra\napple\n")
+    source = write_shard(tmp_path / "set" / "train-0.tar", [{".cls": str(number)} for number in (0, 1, 2)])
+    given = ["--classes", tmp_path / "names.txt", "--out", tmp_path / "out"]
+    told = "1 labels of train, such as 2, are outside the 2 classes: add the missing classes to the list of --classes"
+    refused(told, "webdataset", "--source", source, *given)
+    write_parquet(tmp_path / "train.parquet", [(None, picture(n), label) for n, label in enumerate((2, 0, 1))])
+    refused(told, "parquet", "--source", tmp_path / "train.parquet", *given)
+    (source.parent / "_info.json").write_text('{"classes": ["zebra", "apple"]}')
+    told = "1 labels of train, such as 2, are outside the 2 classes: give --classes FILE"
+    refused(told, "webdataset", "--source", source.parent, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_numbers_have_the_order_of_the_card_and_other_names_are_refused(kind, tmp_path, capsys):
+    source = tmp_path / "set"
+    if kind == "webdataset":
+        write_shard(source / "train-0.tar", [{".cls": str(number)} for number in (0, 1, 1, 2, 2, 2)])
+    else:
+        rows = [(None, picture(n), label) for n, label in enumerate((0, 1, 1, 2, 2, 2))]
+        write_parquet(source / "train.parquet", rows)
+    (source / "_info.json").write_text('{"classes": ["zebra", "apple", "mango"]}')
+    listed = tmp_path / "names.txt"
+    listed.write_text("apple\nmango\nzebra\n")
+    card, found = prepared(tmp_path / "out", kind, "--source", source, "--classes", listed)
+    assert found == {"train": {"zebra": 1, "apple": 2, "mango": 3}}
+    assert list(card["classes"]) == ["apple", "mango", "zebra"]
+    assert "_info.json lists the class names in another order than --classes" in capsys.readouterr().out
+    listed.write_text("Zebra\nApfel\nMango\n")
+    told = "the class names in _info.json of the data set are not those of --classes FILE"
+    refused(told, kind, "--source", source, "--classes", listed, "--out", tmp_path / "other")
+    listed.write_text("zebra\napple\nmango\nplum\n")
+    _, found = prepared(tmp_path / "more", kind, "--source", source, "--classes", listed)
+    assert found == {"train": {"zebra": 1, "apple": 2, "mango": 3}}
+    assert "another order" not in capsys.readouterr().out
 
 
 def test_numbers_that_begin_with_1_are_refused_where_a_list_says_so(tmp_path):

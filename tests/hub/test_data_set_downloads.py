@@ -1,5 +1,6 @@
 """Data sets on the hub: access, the cache, interrupted and damaged downloads."""
 
+import errno
 import os
 import shutil
 import signal
@@ -11,7 +12,8 @@ import pytest
 
 from focalnet_jax.data.prepare.__main__ import main
 from focalnet_jax.errors import RunFailedError
-from focalnet_jax.hub.datasets import list_files
+from focalnet_jax.hub.address import parse_address
+from focalnet_jax.hub.datasets import fetch_files, list_files
 from tests.commands import run, start
 from tests.data.layouts import write_parquet
 from tests.data.pictures import picture
@@ -71,8 +73,10 @@ def test_a_column_that_is_missing_is_noticed_before_the_other_files_are_download
             "--label-column", "lable")  # fmt: skip
     assert len(hub.asked("GET /cdn")) == 1
     monkeypatch.setitem(sys.modules, "pyarrow", None)
+    hub.requests.clear()
+    list_files.cache_clear()
     refused("pip install 'focalnet_jax[parquet]'", "parquet", *arguments)
-    assert len(hub.asked("GET /cdn")) == 1
+    assert not hub.requests
 
 
 def test_offline_a_whole_data_set_in_the_cache_is_read_and_a_part_is_not(hub, tmp_path, monkeypatch, capfd):
@@ -94,7 +98,64 @@ def test_offline_a_whole_data_set_in_the_cache_is_read_and_a_part_is_not(hub, tm
         main(["parquet", "--source", "hf://datasets/me/others", "--out", str(tmp_path / "three")])
 
 
-def test_a_file_that_is_cut_or_changed_on_the_way_is_downloaded_again(hub, tmp_path, monkeypatch):
+def test_a_damaged_file_in_the_cache_is_downloaded_again(hub, tmp_path, capfd):
+    hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
+    source = ["--source", "hf://datasets/me/pictures"]
+    expected, _ = prepared(tmp_path / "expected", "parquet", *source)
+    (path,) = Path(os.environ["HF_HOME"]).glob("hub/datasets--me--pictures/snapshots/*/train-*")
+    content = path.read_bytes()
+    damages = {
+        "its SHA-256 differs": content[:-1] + bytes([content[-1] ^ 1]),
+        f"it has {len(content) - 9:,} bytes; expected {len(content):,}": content[:-9],
+    }
+    for number, (why, damaged) in enumerate(damages.items()):
+        path.resolve().write_bytes(damaged)
+        hub.requests.clear()
+        capfd.readouterr()
+        found, _ = prepared(tmp_path / f"{number}", "parquet", *source)
+        assert found["fingerprint"] == expected["fingerprint"]
+        assert f"{path} in the hub's cache was damaged ({why}) and is removed" in capfd.readouterr().err
+        assert len(hub.asked("GET /cdn")) == 1
+    hub.requests.clear()
+    prepared(tmp_path / "again", "parquet", *source)
+    assert not hub.asked("GET /cdn")
+
+
+def test_intact_files_in_the_cache_are_hashed_once(hub, tmp_path, monkeypatch):
+    hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
+    address = parse_address("hf://datasets/me/pictures", "dataset")
+    listing = list_files(address)
+    fetch_files(address, listing, list(listing.sizes))
+    hashed = []
+    monkeypatch.setattr("focalnet_jax.hub.datasets.is_damaged", hashed.append)
+    fetch_files(address, listing, list(listing.sizes))
+    assert not hashed
+    (next(Path(os.environ["HF_HOME"]).glob("hub/**/intact.json"))).unlink()  # as if other software had downloaded them
+    fetch_files(address, listing, list(listing.sizes))
+    assert len(hashed) == len(listing.sizes)
+
+
+def test_a_cache_that_cannot_be_written_names_its_variable(hub, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", "/cache")
+
+    hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    refused("cannot write to the hub's cache, /cache: Permission denied; set HF_HOME to a folder", "parquet",
+            "--source", "hf://datasets/me/pictures", "--out", tmp_path / "out")  # fmt: skip
+
+
+def test_an_endpoint_without_a_scheme_is_named(environment, tmp_path):
+    done = run("-m", "focalnet_jax.data.prepare", "parquet", "--source", "hf://datasets/me/pictures", "--out",
+               tmp_path / "out", env=environment | {"HF_ENDPOINT": "hub.example.org"})  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: HF_ENDPOINT is 'hub.example.org'; expected a URL with http:// or https://. Did you mean "
+        "'https://hub.example.org'?\n"
+    )
+
+
+def test_a_file_that_is_cut_or_changed_on_the_way_is_downloaded_again(hub, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("time.sleep", lambda _: None)  # between attempts
     hub.add("datasets/me/pictures", rows(tmp_path / "set", 0, 4))
     expected, _ = prepared(tmp_path / "expected", "parquet", "--source", tmp_path / "set")
@@ -102,6 +163,8 @@ def test_a_file_that_is_cut_or_changed_on_the_way_is_downloaded_again(hub, tmp_p
     hub.fail("GET /cdn/.*val", status=503, times=2)
     found, _ = prepared(tmp_path / "out", "parquet", "--source", "hf://datasets/me/pictures")
     assert found["fingerprint"] == expected["fingerprint"]
+    notes = [line for line in capfd.readouterr().err.splitlines() if "trying again in" in line]
+    assert notes[0].endswith(": trying again in 1 s")
     list_files.cache_clear()
     shutil.rmtree(os.environ["HF_HOME"])
     hub.fail("GET /cdn/.*train", flipped=True)

@@ -187,6 +187,18 @@ def test_weights_that_change_on_the_way_are_found_and_not_kept(hub, model_files,
     assert same(read_weights("hf://me/focal"), expected)
 
 
+@pytest.mark.parametrize("at_commit", [False, True])
+def test_damaged_weights_in_the_cache_are_downloaded_again(hub, model_files, expected, at_commit, capfd):
+    commit = hub.add("me/focal", model_files).refs["main"]
+    address = f"hf://me/focal@{commit}/{WEIGHTS}" if at_commit else "hf://me/focal"
+    path = Path(local_path(address))
+    content = path.read_bytes()
+    path.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    fetch.cache_clear()
+    assert same(read_weights(address), expected)
+    assert f"{path} in the hub's cache was damaged (its SHA-256 differs) and is removed" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_hub_that_cannot_answer_now_leaves_the_cache(hub, model_files, expected, status, capfd):
     commit = hub.add("me/focal", model_files).refs["main"]

@@ -103,9 +103,13 @@ def test_mistakes_are_found_before_anything_is_downloaded(hub):
         (dict(name="focalnet_tiny"), "unknown model 'focalnet_tiny'"),
         (dict(name="focalnet_tiny_srf", focal_level=3), "unknown model option 'focal_level'"),
         (dict(name="focalnet_tiny_srf", num_classes="5"), "num_classes is '5'; expected an integer"),
-    ):
+        (dict(name="focalnet_tiny_srf", pretrained=1), "pretrained is 1; expected True, False, or the path or address"),
+        (dict(name="focalnet_tiny_srf", pretrained="ms_in1k"),
+         "there is no such file. Did you mean 'hf://timm/focalnet_tiny_srf.ms_in1k'?"),
+        (dict(name="focalnet_tiny_srf", pretrained="me/own"), "there is no such file. Did you mean 'hf://me/own'?"),
+    ):  # fmt: skip
         with pytest.raises(UserError) as error:
-            focalnet_jax.create_model(**arguments, pretrained=True)
+            focalnet_jax.create_model(**{"pretrained": True} | arguments)
         assert message in str(error.value)
     assert not hub.requests
 

@@ -48,6 +48,7 @@ class Card:
     # Class names by (subset or "", column of labels or ""), and the file that contains them.
     names: Mapping[tuple[str, str], tuple[tuple[str, ...], str]] = field(default_factory=dict)
     shards: tuple[str, ...] = ()  # names of all shards, as listed in the _info.json of WebDataset shards
+    notes: tuple[str, ...] = ()  # lines for the user, such as the files that cannot be read
 
     def class_names(self, columns: Iterable[str], subset: str = "") -> tuple[tuple[str, ...], str] | None:
         """Returns class names and the name of their file, or None if they are unknown or ambiguous.
@@ -65,34 +66,47 @@ class Card:
 
 
 def read_card(folder: Path) -> Card:
-    """Returns the description in the files `CARD_FILES` of a folder. Missing and damaged files are ignored."""
+    """Returns the description in the files `CARD_FILES` of a folder. Damaged files are ignored, with a note."""
     subsets: tuple[Subset, ...] = ()
     shards: tuple[str, ...] = ()
     names: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {}
+    notes = []
     for file in CARD_FILES:
         if not (folder / file).is_file():
             continue
         if file in _LISTS:
             try:
                 found = {("", ""): read_classes(folder / file)}
-            except UserError:
+            except UserError as error:
+                notes.append(f"note: {file} is not used: {error}")
                 continue
         else:
-            content = _content(folder / file)
+            try:
+                content = _content(folder / file)
+            except _UnreadableError as error:
+                notes.append(f"note: {file} is not used: {folder / file} {error}")
+                continue
             described = content.get("dataset_info", {}) if file == README else content
             subsets = subsets or (_subsets(content) if file == README else ())
             shards = shards or (_shards(content) if file != README else ())
             found = dict(_names_in(described))
         if not names:
             names = {key: (value, file) for key, value in found.items()}
-    return Card(subsets, names, shards)
+        elif found and {value for value, _ in names.values()}.isdisjoint(found.values()):
+            used = next(other for _, other in names.values())
+            notes.append(f"note: {file} and {used} list different class names; those in {used} are used")
+    return Card(subsets, names, shards, tuple(notes))
+
+
+class _UnreadableError(Exception):
+    """Raised if the content of a file of `CARD_FILES` cannot be read; the message is the end of a sentence."""
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Returns the content of a JSON file or of the YAML header of README.md, or an empty dict if it is damaged."""
+    """Returns the content of a JSON file or of the YAML header of README.md; an empty dict if it is not an object."""
     try:
         if path.stat().st_size > _MOST_BYTES:
-            return {}
+            raise _UnreadableError(f"has more than {_MOST_BYTES >> 20} MB")
         text = path.read_text("utf-8-sig")
         if path.name != README:
             found = json.loads(text)
@@ -102,8 +116,11 @@ def _content(path: Path) -> dict[str, Any]:
             header = _FRONT_MATTER.match(text)
             # All scalars are strings, because class names such as no and 1.0 must not become other types.
             found = yaml.load(header[1], Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader)) if header else {}
-    except Exception:  # PyYAML raises several types
-        return {}
+    except _UnreadableError:
+        raise
+    except Exception as error:  # PyYAML raises several types
+        expected = "a YAML header" if path.name == README else "JSON"
+        raise _UnreadableError(f"is unreadable; expected {expected}") from error
     return found if isinstance(found, dict) else {}
 
 

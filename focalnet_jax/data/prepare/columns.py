@@ -51,12 +51,41 @@ def find_columns(
     ]
     typed = [name for name in plain if kinds.get(name) == "ClassLabel"]
     named = [name for name in plain if name.lower() in _LABEL_NAMES]
+    if not (labels.label_column or typed or named):
+        raise UserError(_without_labels(container, schema, plain))
     label = _choose(container, "label", labels.label_column, typed or named, _LABEL_NAMES, schema)
     _check_types(pyarrow, container, image, schema.field(image).type, label, schema.field(label).type)
     names = described.get(label, {}).get("names") if isinstance(described.get(label), dict) else None
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         names = None
     return image, label, tuple(names) if names else None
+
+
+def _without_labels(container: Container, schema: pyarrow.Schema, plain: Sequence[str]) -> str:
+    """Returns the error message for a file in which no column is certain to contain labels.
+
+    Args:
+      container: the Parquet file.
+      schema: its columns.
+      plain: columns of integers and strings.
+    """
+    others = [field for field in schema if field.name.lower() in _LABEL_NAMES]
+    if others:
+        pyarrow, _ = import_arrow()
+        name, kind = others[0].name, others[0].type
+        usable = pyarrow.types.is_floating(kind) or pyarrow.types.is_boolean(kind)
+        use = f"--label-column {name} to use it anyway, or another of" if usable else "--label-column NAME, one of"
+        return (
+            f"{container.path}: column {name} has type {kind}; expected integers or strings; give {use} "
+            f"{', '.join(schema.names)}"
+        )
+    similar = [name for name in plain if not set(name.lower().split("_")).isdisjoint(_LABEL_NAMES)]
+    many = "several columns" if len(similar) > 1 else "only column" if similar else "no column"
+    listed = f" {', '.join(similar)}" if similar else ""
+    return (
+        f"{container.path}: {many}{listed} may contain labels; give --label-column NAME, one of "
+        f"{', '.join(schema.names)}"
+    )
 
 
 def _check_types(

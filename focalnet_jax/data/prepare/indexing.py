@@ -18,7 +18,7 @@ from focalnet_jax.data.prepare.kinds import Sources
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.rows import index_rows
 from focalnet_jax.data.prepare.samples import index_samples
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import UserError, shown_size
 
 _READERS = {"images": index_images, "samples": index_samples, "rows": index_rows}
 
@@ -72,8 +72,8 @@ def refuse_small_disk(containers: Sequence[Container], folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if copied > free:
         raise UserError(
-            f"images of {copied / 1e9:,.1f} GB in Parquet files or compressed archives must be copied to {folder}, "
-            f"which has only {free / 1e9:,.1f} GB of free space: use a larger disk"
+            f"images of {shown_size(copied)} in Parquet files or compressed archives must be copied to {folder}, "
+            f"which has only {shown_size(free)} of free space: use a larger disk"
         )
 
 

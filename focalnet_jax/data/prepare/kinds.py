@@ -14,7 +14,7 @@ from focalnet_jax.data.prepare.folders import containers_of
 from focalnet_jax.data.prepare.imagenet1k import IMAGENET_ORDER, find_imagenet1k
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.locations import locate
-from focalnet_jax.data.prepare.sharded import find_rows, find_samples, followed_notes
+from focalnet_jax.data.prepare.sharded import find_rows, find_samples, followed_notes, names_of_numbers
 from focalnet_jax.data.prepare.val_labels import ValLabels
 from focalnet_jax.errors import UserError, abbreviated
 
@@ -94,11 +94,15 @@ def find_sources(
         _refuse_other_order(classes, given or ())
     if kind == "webdataset":
         found, names, notes = find_samples(locations, names)
-        return Sources(tuple(found), names, Labels(names, ordered=ordered), notes=(*located, *notes))
+        labels = Labels(names, ordered=ordered)
     if kind == "parquet":
         labels = Labels(names, image_column=image_column, label_column=label_column, ordered=ordered)
         found, names, notes = find_rows(locations, labels)
-        return Sources(tuple(found), names, replace(labels, names=names), notes=(*located, *notes))
+        labels = replace(labels, names=names)
+    if kind in ("webdataset", "parquet"):
+        numbered, order = names_of_numbers(locations, found, labels)
+        labels = replace(labels, names=numbered)
+        return Sources(tuple(found), names, labels, notes=(*located, *notes, *order))
     found = tuple(container for path in paths for container in containers_of(path))
     if not found:
         raise UserError(

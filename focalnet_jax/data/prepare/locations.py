@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from focalnet_jax.data.listing import is_folder, walk
 from focalnet_jax.data.prepare.cards import CARD_FILES, Card, read_card
+from focalnet_jax.data.prepare.columns import import_arrow
 from focalnet_jax.data.prepare.containers import parquet
 from focalnet_jax.data.prepare.labels import Labels
 from focalnet_jax.data.prepare.naming import is_hidden, is_tar, splits_in, tar_stem
@@ -20,7 +21,7 @@ from focalnet_jax.data.prepare.patterns import expand_braces, is_pattern
 from focalnet_jax.data.prepare.rows import is_parquet, label_column
 from focalnet_jax.data.prepare.subsets import Choice, choose_files, folders_as_subsets
 from focalnet_jax.data.prepare.workers import ProgressPrinter
-from focalnet_jax.errors import UserError, abbreviated
+from focalnet_jax.errors import UserError, abbreviated, shown_size
 from focalnet_jax.hub.address import Address, is_address, parse_address
 from focalnet_jax.hub.datasets import fetch_files, linked, list_files
 
@@ -85,7 +86,7 @@ def _in_folder(kind: str, folder: Path) -> Location:
     """Returns the location of a folder, which may be a copy of a repository with a card."""
     card = read_card(folder)
     if not any(subset.patterns for subset in card.subsets):
-        return Location(folder, card)
+        return Location(folder, card, notes=card.notes)
     names = [
         Path(parent, entry.name).relative_to(folder).as_posix()
         for parent, entries in walk(folder)
@@ -94,7 +95,7 @@ def _in_folder(kind: str, folder: Path) -> Location:
     ]
     choice = choose_files(_wanted(kind, names), card.subsets, str(folder), local=True)
     splits = {folder / name: split for name, split in choice.splits.items()}
-    return Location(folder, card, choice.subset, splits, choice.notes)
+    return Location(folder, card, choice.subset, splits, (*card.notes, *choice.notes))
 
 
 def _on_hub(kind: str, address: Address, labels: Labels) -> Location:
@@ -103,6 +104,8 @@ def _on_hub(kind: str, address: Address, labels: Labels) -> Location:
             f"{address}: the kind {kind} reads local files; data sets on the hub are read by the kinds "
             f"{', '.join(_WANTED)}"
         )
+    if kind == "parquet":
+        import_arrow()  # raises `UserError` before anything is downloaded
     root = dataclasses.replace(address, path="")
     listing = list_files(root)
     snapshot = fetch_files(root, listing, [name for name in CARD_FILES if name in listing.sizes])
@@ -122,15 +125,15 @@ def _on_hub(kind: str, address: Address, labels: Labels) -> Location:
     if kind == "imagenet1k":
         choice = _without_tests(choice)
     chosen = sorted(choice.splits)
-    size = sum(listing.sizes[name] for name in chosen) / 1e6
-    print(f"{address}: {len(chosen)} files, {size:,.1f} MB, commit {listing.commit}", flush=True)
+    size = shown_size(sum(listing.sizes[name] for name in chosen))
+    print(f"{address}: {len(chosen)} files, {size}, commit {listing.commit}", flush=True)
     if rows := next((name for name in chosen if _is_parquet(name)), None):
         label_column(parquet(fetch_files(root, listing, [rows]) / rows), labels)  # raises `UserError`
     fetch_files(root, listing, chosen, partial(ProgressPrinter, "downloaded"))
     digest = hashlib.sha256("\0".join(chosen).encode()).hexdigest()[:12]
     folder = linked(root, listing, chosen, f"{kind}-{digest}")
     splits = {folder / name: split for name, split in choice.splits.items()}
-    return Location(folder, card, choice.subset, splits, choice.notes)
+    return Location(folder, card, choice.subset, splits, (*card.notes, *choice.notes))
 
 
 def _is_tar(name: str) -> bool:

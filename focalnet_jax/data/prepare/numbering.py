@@ -31,11 +31,12 @@ def check_numbering(sources: Sources, indices: Sequence[Index], classes: Sequenc
     imagenet = any(container.imagenet for container in sources.containers)
     names = sources.labels.names or tuple(classes)
     splits = labels_by_split(sources, indices, imagenet)
-    advice = "correct the list of --classes" if sources.labels.ordered else _GIVE_ORDER if imagenet else _GIVE
+    ordered = sources.labels.ordered
+    advice = "correct the list of --classes" if ordered else _GIVE_ORDER if imagenet else _GIVE
     for split, found in splits.items():
         others = [name for name, other in splits.items() if name != split and other.agree and not other.differ]
         _refuse_contradicted(split, found, others, advice)
-        _refuse_outside(split, found, names, imagenet)
+        _refuse_outside(split, found, names, imagenet, given=ordered)
     check_first(sources, indices)
     _refuse_ambiguous(sources, indices)
     if not imagenet:
@@ -123,19 +124,22 @@ def _shifted(found: SplitLabels) -> str:
     return ""
 
 
-def _refuse_outside(split: str, found: SplitLabels, names: Sequence[str], imagenet: bool) -> None:
+def _refuse_outside(split: str, found: SplitLabels, names: Sequence[str], imagenet: bool, *, given: bool) -> None:
     """Raises `UserError` if labels are outside the list of classes.
 
-    In data sets other than ImageNet-1K this is an error only if no label is 0, so that the numbers seem to start at 1;
-    otherwise the images are only rejected.
+    In data sets other than ImageNet-1K this is an error only for numbers of a list that is too short, or if no label is
+    0, so that the numbers seem to start at 1; otherwise the images are only rejected. `given` states whether the user
+    gave the list with --classes.
     """
     count = sum(found.outside.values())
     numbers = found.numbers | found.stated
-    if not count or not (imagenet or (0 not in numbers and numbers)):
+    too_large = max(found.numbers, default=0) >= len(names)
+    if not count or not (imagenet or too_large or (0 not in numbers and numbers)):
         return
-    label, _ = found.outside.most_common(1)[0]
+    label = max(found.numbers) if too_large else found.outside.most_common(1)[0][0]
     shifted = f", and none is 0 ({names[0]}), so they seem to start at 1" if 0 not in numbers else ""
-    todo = f"{_GIVE}{' (the first line is for 0)' if shifted else ''}, or correct the labels"
+    todo = "add the missing classes to the list of --classes" if given and not shifted else _GIVE
+    todo = f"{todo}{' (the first line is for 0)' if shifted else ''}, or correct the labels"
     if found.stated:
         todo = "correct the labels; the class names in the file are numbered from 0"
     raise UserError(

@@ -84,6 +84,46 @@ def _on_cards(
     return names, [*notes, f"classes: the {len(names)} names in {file}"]
 
 
+def names_of_numbers(
+    locations: Sequence[Location], containers: Sequence[Container], labels: Labels
+) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Returns the class of each numeric label in files without class names, and notes for the user.
+
+    If the card of the data set lists the names of --classes in another order, numbers have the order of the card.
+
+    Args:
+      locations: files and folders of the sources.
+      containers: WebDataset shards or Parquet files at these locations.
+      labels: interpretation of the labels.
+
+    Raises:
+      UserError: the card has other class names than --classes.
+    """
+    classes = labels.names
+    if not labels.ordered or not classes:
+        return classes, []
+    columns: Sequence[str] = LABEL_COLUMNS
+    if containers[0].holds == "rows":
+        if not has_unnamed_numbers(containers[0], labels):
+            return classes, []
+        columns = [label_column(containers[0], labels)]
+    stated, file = class_names_on_cards(locations, columns)
+    if stated is None:
+        return classes, []
+    names = followed(stated, classes)
+    if names is None:
+        raise UserError(
+            f"the class names in {file} of the data set are not those of --classes FILE; list the class names in "
+            f"{file}, or omit --classes to keep its names and order; if {file} is wrong, correct it in a copy"
+        )
+    if names == classes[: len(names)]:
+        return classes, []
+    return names, [
+        f"{file} lists the class names in another order than --classes: numeric labels are read with the order of "
+        f"{file}, and the prepared data set has the order of --classes"
+    ]
+
+
 def find_rows(
     locations: Sequence[Location], labels: Labels
 ) -> tuple[list[Container], tuple[str, ...] | None, list[str]]:
