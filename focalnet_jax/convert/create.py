@@ -66,7 +66,7 @@ def create_model(
     usual = variant_config(variant) if pretrained is True else None
     given = {key: options[key] for key in NOT_FROM_SHAPES if key in options}
     given = {key: getattr(usual, key) for key in NOT_FROM_SHAPES if usual} | given
-    read = read_weights(source, variant, given)
+    read = read_weights(source, variant, given, replaced=checked_fields(overrides))
     read.warn(source)
     config = dataclasses.replace(read.config, **options)
     same_head = config.num_classes == read.config.num_classes

@@ -50,6 +50,7 @@ def recognise(
     config_name: str = "config.json",
     overrides: Mapping[str, Any] | None = None,
     assumed: Mapping[str, Any] | None = None,
+    replaced: Mapping[str, Any] | None = None,
     flag: str = "--option ",
 ) -> Recognised:
     """Recognises the model to which the tensors of a file belong.
@@ -62,6 +63,7 @@ def recognise(
       config_name: name of that config in messages.
       overrides: options given by the user, which have precedence.
       assumed: options of the target model, used for options without another source.
+      replaced: options of the variant `name` that the target model replaces; the weights may have either value.
       flag: flag with which the user gives an option, for messages.
 
     Raises:
@@ -75,7 +77,12 @@ def recognise(
     if name is not None:
         expected, compared = variant_config(name), (*_FROM_SHAPES, "use_postln")
         given = seen | dict(overrides or {})
-        differing = [key for key, value in given.items() if key in compared and _value(expected, key) != value]
+        accepted = [expected, dataclasses.replace(expected, **replaced or {})]
+        differing = [
+            key
+            for key, value in given.items()
+            if key in compared and all(_value(config, key) != value for config in accepted)
+        ]
         if differing:
             texts = "; ".join(f"{key} is {given[key]}, {name} has {_value(expected, key)}" for key in differing)
             raise UserError(f"these are not the weights of {name}: {texts}")
@@ -121,9 +128,16 @@ def _check_configured(seen: Mapping[str, Any], configured: Mapping[str, Any]) ->
 
 def released_name(config: FocalNetConfig) -> str | None:
     """Returns the released variant that computes the same outputs as `config`, for any number of classes, or None."""
-    keys = (*_FROM_SHAPES, *NOT_FROM_SHAPES, *ABLATIONS)
-    same = (name for name in list_models() if all(_value(variant_config(name), k) == _value(config, k) for k in keys))
-    return next(same, None)
+    return next((name for name in list_models() if is_variant(config, name)), None)
+
+
+def is_variant(config: FocalNetConfig, name: str, replaced: Mapping[str, Any] | None = None) -> bool:
+    """Returns whether `config` computes the same outputs as a released variant, or as it with some options replaced."""
+    variant = variant_config(name)
+    return any(
+        all(_value(known, key) == _value(config, key) for key in (*_FROM_SHAPES, *NOT_FROM_SHAPES, *ABLATIONS))
+        for known in (variant, dataclasses.replace(variant, **replaced or {}))
+    )
 
 
 def _collapsed(key: str, value: Any) -> Any:

@@ -23,7 +23,7 @@ from focalnet_jax.convert.info import WeightsInfo, info_from_dict
 from focalnet_jax.convert.mapping import param_shapes, tensors_to_params
 from focalnet_jax.convert.metadata import options_in, read_info, with_class_names, with_layer
 from focalnet_jax.convert.parts import is_quantized
-from focalnet_jax.convert.recognise import Recognised, recognise, released_name, untagged
+from focalnet_jax.convert.recognise import Recognised, is_variant, recognise, released_name, untagged
 from focalnet_jax.convert.select import select
 from focalnet_jax.convert.tensors import READ_DTYPES
 from focalnet_jax.convert.timm import timm_options
@@ -86,6 +86,7 @@ def read_weights(
     options: Mapping[str, bool] | None = None,
     assumed: Mapping[str, bool] | None = None,
     *,
+    replaced: Mapping[str, Any] | None = None,
     which: str | None = None,
     head: str = "keep",
     flag: str = "--option ",
@@ -102,6 +103,7 @@ def read_weights(
       name: name of the variant; recognised by default.
       options: `use_postln` and `normalize_modulator` given by the user, because shapes do not determine them.
       assumed: the same options of the target model, used if the file and the accompanying files do not contain them.
+      replaced: options of the variant `name` that the target model replaces; the weights may have either value.
       which: selection among several weights: "ema" for averaged weights, a key or prefix such as "teacher", or a file
         of a directory such as "model_1".
       head: treatment of the classifier. "drop" leaves out classifiers of any structure.
@@ -118,7 +120,7 @@ def read_weights(
     refuse_mistyped(path)
     path = to_path(path) if is_bucket(path) else Path(os.path.expanduser(local_path(path)))
     if is_checkpoint(path):
-        return _from_checkpoint(find_checkpoint(str(path)), name, options or {}, which)
+        return _from_checkpoint(find_checkpoint(str(path)), name, options or {}, replaced, which)
     if is_bucket(path):
         path = local_copy(path)
     folder = path if path.is_dir() else _folder_of(path)
@@ -138,6 +140,7 @@ def read_weights(
         config_name="the file's metadata" if own else CONFIG,
         overrides=options,
         assumed=assumed,
+        replaced=replaced,
         flag=flag,
     )
     dtype = _dtypes(tensors.dtypes)
@@ -206,7 +209,9 @@ def _dtypes(dtypes: Mapping[str, str]) -> str:
     return " and ".join(found)
 
 
-def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool], which: str | None) -> Weights:
+def _from_checkpoint(
+    step: Path, name: str | None, options: Mapping[str, bool], replaced: Mapping[str, Any] | None, which: str | None
+) -> Weights:
     check_which(step, which)
     with _reading(step):
         metadata = read_metadata(step)
@@ -217,7 +222,7 @@ def _from_checkpoint(step: Path, name: str | None, options: Mapping[str, bool], 
             )
         _, config = model_from_metadata(stored)
     held = released_name(config)
-    if name not in (None, held):
+    if name is not None and not is_variant(config, name, replaced):
         raise UserError(f"{step} contains {held or 'no released variant'}, not {name}: omit the name")
     for key, value in options.items():
         if getattr(config, key) != value:

@@ -94,6 +94,17 @@ def test_weights_of_your_own_and_options_of_the_model(released, hub, tmp_path):
     assert wider.config.kernel_sizes(0)[0] == 5
     with pytest.raises(UserError, match="these are not the weights of focalnet_tiny_srf"):
         focalnet_jax.create_model("focalnet_tiny_srf", pretrained=path)
+    keys = ("embed_dim", "depths", "focal_levels", "focal_windows", "use_conv_embed", "use_postln", "use_layerscale")
+    small = {key: getattr(released.config, key) for key in (*keys, "normalize_modulator")}
+    model = focalnet_jax.create_model("focalnet_tiny_srf", pretrained=path, **small)
+    assert model.config.dims == released.config.dims
+    write_weights(released, tmp_path / "checkpoint", format="orbax")
+    model = focalnet_jax.create_model("focalnet_tiny_srf", pretrained=tmp_path / "checkpoint", **small)
+    assert model.config.dims == released.config.dims
+    with pytest.raises(UserError, match="not focalnet_tiny_srf"):
+        focalnet_jax.create_model("focalnet_tiny_srf", pretrained=tmp_path / "checkpoint")
+    with pytest.raises(UserError, match="these are not the weights of focalnet_tiny_srf: embed_dim is"):
+        focalnet_jax.create_model("focalnet_tiny_srf", pretrained=path, **small | {"embed_dim": 3 * small["embed_dim"]})
 
 
 def test_mistakes_are_found_before_anything_is_downloaded(hub):
