@@ -219,7 +219,7 @@ def test_columns_are_chosen_by_keys_of_the_config(tmp_path):
 def test_a_cache_that_cannot_be_written_or_is_too_small_is_one_line(packed, cache, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
-        with pytest.raises(UserError, match=r"images of .* GB .* must be copied to .*/cache/.*: use a larger disk"):
+        with pytest.raises(UserError, match=r"images of .* MB .* must be copied to .*/cache/.*: use a larger disk"):
             opened("parquet", packed / "parquet", "train")
         assert len(opened("webdataset", packed / "webdataset", "train")) == 24  # read in place
     (cache.parent / "file").write_text("")
