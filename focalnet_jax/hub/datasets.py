@@ -121,7 +121,7 @@ def fetch_files(
         pending = {pool.submit(_fetch, address, listing.commit, name): name for name in missing}
         try:
             for done, future in enumerate(as_completed(pending), 1):
-                future.result()  # compared with its SHA-256
+                future.result()
                 report(done, listing.sizes[pending[future]])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -151,10 +151,14 @@ def is_damaged(path: Path) -> bool:
 
 def discard(path: Path, why: str = "its SHA-256 differs") -> None:
     """Removes a damaged file from the cache, with a note on stderr."""
+    _remove(path)
+    print(f"note: {path} in the hub's cache was damaged ({why}) and is removed", file=sys.stderr, flush=True)
+
+
+def _remove(path: Path) -> None:
     blob = path.resolve()
     path.unlink()
     blob.unlink(missing_ok=True)
-    print(f"note: {path} in the hub's cache was damaged ({why}) and is removed", file=sys.stderr, flush=True)
 
 
 def check_digest(path: Path, address: Address) -> None:
@@ -164,9 +168,7 @@ def check_digest(path: Path, address: Address) -> None:
       RunFailedError: the file is damaged. It is removed from the cache.
     """
     if is_damaged(path):
-        blob = path.resolve()
-        path.unlink()
-        blob.unlink(missing_ok=True)
+        _remove(path)
         raise RunFailedError(
             f"{address}: {path.name} was damaged during the download (its SHA-256 differs); start again"
         )

@@ -11,8 +11,8 @@ from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.hub.address import Address
 
 _OLDEST = 1  # oldest supported major version
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}  # of the cache
 # Disk errors, which `run_command` explains. Other errors with an errno come from connections.
-_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _OF_THE_DISK = {*_NOT_WRITABLE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG}
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN to a token"
 
@@ -59,7 +59,7 @@ def explained(address: Address, *, writing: bool = False) -> Iterator[None]:
         raise
     except Exception as error:  # the HTTP client depends on the version of the library
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-            if error.errno in _NOT_WRITABLE:
+            if error.errno in _NOT_WRITABLE and not writing:
                 raise _not_writable(error) from error
             raise
         raise _in_one_line(error, address, writing) from error

@@ -65,6 +65,10 @@ class Card:
         return next(iter(found.values())) if len(different) == 1 else None
 
 
+class _UnreadableError(Exception):
+    """Raised if the content of a file of `CARD_FILES` cannot be read; the message is the end of a sentence."""
+
+
 def read_card(folder: Path) -> Card:
     """Returns the description in the files `CARD_FILES` of a folder. Damaged files are ignored, with a note."""
     subsets: tuple[Subset, ...] = ()
@@ -96,10 +100,6 @@ def read_card(folder: Path) -> Card:
             used = next(other for _, other in names.values())
             notes.append(f"note: {file} and {used} list different class names; those in {used} are used")
     return Card(subsets, names, shards, tuple(notes))
-
-
-class _UnreadableError(Exception):
-    """Raised if the content of a file of `CARD_FILES` cannot be read; the message is the end of a sentence."""
 
 
 def _content(path: Path) -> dict[str, Any]:
