@@ -84,8 +84,9 @@ def write_description(
         for split, (of, _) in lengths.items()
         for number in range(len(of))
     ]
-    moved = [path for path in paths if not path.exists()]
-    for path in moved:  # TFDS reads the format in the names of the files, which may be in a bucket
+    # TFDS reads the format in the names of the files. If they have been moved to a bucket, empty files stand for them.
+    moved = [] if any(out.glob(f"{name}-*-of-*")) else paths
+    for path in moved:
         path.touch()
     tfds.folder_dataset.write_metadata(
         data_dir=str(out),

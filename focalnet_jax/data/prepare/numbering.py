@@ -133,7 +133,7 @@ def _refuse_outside(split: str, found: SplitLabels, names: Sequence[str], imagen
     """
     count = sum(found.outside.values())
     numbers = found.numbers | found.stated
-    too_large = max(found.numbers, default=0) >= len(names)
+    too_large = bool(found.numbers) and max(found.numbers) >= len(names)
     if not count or not (imagenet or too_large or (0 not in numbers and numbers)):
         return
     label = max(found.numbers) if too_large else found.outside.most_common(1)[0][0]
