@@ -54,10 +54,11 @@ def test_a_killed_save_leaves_the_newest_complete_step(tmp_path):
     rng, kills, reached, torn = random.Random(0), 20, 0, 0
     for _ in range(kills):
         process = start("-m", "tests.faults.saver", tmp_path)
-        assert process.stdout.readline() == "ready\n"
+        ready = process.stdout.readline()
         time.sleep(rng.uniform(0, 0.6))
         process.kill()
-        process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
+        assert ready == f"ready {reached}\n", errors
         torn += newest_step(tmp_path / "checkpoints") is None or bool(unfinished(tmp_path / "checkpoints"))
         found = find_newest(tmp_path / "checkpoints")
         found.put_aside()
