@@ -40,11 +40,16 @@ def proxy():
     proxy.close()
 
 
+def use(server, monkeypatch):
+    """Lets this process use a server or a proxy."""
+    for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
+        monkeypatch.setenv(name, server.environment[name])
+
+
 @pytest.fixture
 def here(server, monkeypatch):
     """The server, used by this process too."""
-    for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
-        monkeypatch.setenv(name, server.environment[name])
+    use(server, monkeypatch)
     return server
 
 
@@ -68,8 +73,7 @@ def behind(finished):
 @pytest.fixture
 def bucket(behind, monkeypatch):
     """The proxy, used by this process without the pauses between repeated requests; a test changes no object."""
-    for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
-        monkeypatch.setenv(name, behind.environment[name])
+    use(behind, monkeypatch)
     sleep = asyncio.sleep
     monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=lambda seconds: sleep(seconds / 1000)))
     before = behind.server.versions()

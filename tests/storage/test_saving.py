@@ -13,14 +13,14 @@ from focalnet_jax.storage.mirror import Mirror
 from focalnet_jax.storage.patience import PATIENCE
 from focalnet_jax.training import resume
 from tests.faults.saver import items
+from tests.storage.conftest import use
 from tests.storage.proxy import Fault
 
 
 @pytest.fixture
 def through(proxy, monkeypatch):
     """The proxy, used by this process."""
-    for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
-        monkeypatch.setenv(name, proxy.environment[name])
+    use(proxy, monkeypatch)
     return proxy
 
 
