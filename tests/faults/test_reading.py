@@ -168,17 +168,17 @@ def test_a_reading_process_that_dies_ends_the_run():
 
 def test_a_reading_process_that_hangs_ends_the_run():
     before = {child.pid for child in workers_of_this_process()}
-    stream = read(DigitsSource("train"), steps=50, workers=1, stall_seconds=10)
+    stream = read(DigitsSource("train"), steps=50, workers=1, stall_seconds=30)
     next(stream)
     worker = next(child for child in workers_of_this_process() if child.pid not in before)
     os.kill(worker.pid, signal.SIGSTOP)
     begun = time.monotonic()
     try:
-        with pytest.raises(RunFailedError, match="no batch was read for 10 s"):
+        with pytest.raises(RunFailedError, match="no batch was read for 30 s"):
             deque(stream)
     finally:
         worker.kill()
-    assert time.monotonic() - begun < 18  # not twice the time limit
+    assert time.monotonic() - begun < 55  # not twice the time limit
 
 
 def test_memory_does_not_grow_over_many_batches():
