@@ -23,7 +23,7 @@ help: ## list these targets
 check: lint ## lint and the quick part of the tests, for every change
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=5 $$(cat tests/check.txt)
 
-test: .venv/.dev ## run all tests except the notebooks, which parity executes
+test: .venv/.dev ## run all tests except the notebooks (make parity) and the long ones (make faults)
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=15 --ignore=tests/test_notebooks.py
 
 # 200 saves with failing requests, an outage of three minutes, kills at every request of a save.
