@@ -78,7 +78,7 @@ def _names(key: str, names: Any) -> tuple[str, ...]:
 def _size(size: Any) -> tuple[int, int]:
     both = list(size) if isinstance(size, list | tuple) else [size, size]
     if len(both) != 2 or not all(map(is_side, both)):
-        raise UserError(f"image_size is {size!r:.60}; expected height and width in pixels")
+        raise UserError(f"image_size is {size!r:.60}; expected a size in pixels, or [height, width]")
     return tuple(both)
 
 

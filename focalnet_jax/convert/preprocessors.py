@@ -110,7 +110,8 @@ def _geometry(values: Mapping[str, Any], place: str, *, crop_pct: bool) -> Prepr
     if not values["do_resize"]:
         if crop is None:
             raise UserError(
-                f"{place}: do_resize and do_center_crop are false, so images keep their sizes and cannot be batched"
+                f"{place}: do_resize and do_center_crop are false, so images keep their sizes and cannot be batched; "
+                "expected at least one to be true"
             )
         return Preprocessing(crop, "none", crop, None)
     size = values["size"]
@@ -208,10 +209,10 @@ def from_timm(stated: Mapping[str, Any], place: str) -> Preprocessing:
     if not isinstance(size, list | tuple) or len(size) != 3 or not all(map(is_side, size)):
         raise UserError(f"{place}: input_size is {str(size)[:60]}; expected channels, height and width")
     if size[0] != 3:
-        raise UserError(f"{place}: input_size has {size[0]} channels; expected 3, red, green and blue")
+        raise UserError(f"{place}: input_size has {size[0]} channels; expected 3 (red, green, blue)")
     crop_mode, crop_pct = stated.get("crop_mode") or "center", stated.get("crop_pct") or CROP_PCT
     if not isinstance(crop_mode, str) or crop_mode not in _TIMM_MODES:
-        raise UserError(f"{place}: crop_mode is {str(crop_mode)[:60]!r}; expected {', '.join(_TIMM_MODES)}")
+        raise UserError(f"{place}: crop_mode is {str(crop_mode)[:60]!r}; expected one of {', '.join(_TIMM_MODES)}")
     interpolation = stated.get("interpolation") or "bicubic"
     if interpolation == "random":  # for training; timm's create_transform evaluates it as bilinear
         interpolation = "bilinear"

@@ -205,7 +205,7 @@ def _dtypes(dtypes: Mapping[str, str]) -> str:
         where = next(name for name, dtype in dtypes.items() if dtype == foreign[0])
         if is_quantized(foreign[0]):
             raise UserError(f"{where} is {foreign[0]}, quantized; save the model before it is quantized")
-        raise UserError(f"{where} is {foreign[0]}; expected {', '.join(READ_DTYPES)}")
+        raise UserError(f"{where} is {foreign[0]}; expected one of {', '.join(READ_DTYPES)}")
     return " and ".join(found)
 
 

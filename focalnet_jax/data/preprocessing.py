@@ -196,7 +196,8 @@ def from_dict(values: Mapping[str, Any]) -> Preprocessing:
     known = {field.name for field in dataclasses.fields(Preprocessing)}
     values = dict(values)
     if values.keys() - known:
-        raise UserError(f"preprocessing: unknown key {sorted(values.keys() - known)[0]!r}")
+        unknown = sorted(values.keys() - known)[0]
+        raise UserError(f"preprocessing: unknown key {unknown!r}; expected one of {', '.join(sorted(known))}")
     parsed = dict(values)
     for key in ("size", "resized", "fill"):
         if isinstance(values.get(key), list | tuple):
@@ -220,9 +221,9 @@ def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing
       UserError: a value is invalid.
     """
     if not isinstance(how.mode, str) or how.mode not in RESIZE_MODES:
-        raise UserError(f"{place}mode is {how.mode!r}; expected {', '.join(RESIZE_MODES)}")
+        raise UserError(f"{place}mode is {how.mode!r}; expected one of {', '.join(RESIZE_MODES)}")
     if not isinstance(how.interpolation, str) or how.interpolation not in FILTERS:
-        raise UserError(f"{place}interpolation is {how.interpolation!r}; expected {', '.join(FILTERS)}")
+        raise UserError(f"{place}interpolation is {how.interpolation!r}; expected one of {', '.join(FILTERS)}")
     if not isinstance(how.rounding, str) or how.rounding not in ("nearest", "down"):
         raise UserError(f"{place}rounding is {how.rounding!r}; expected nearest or down")
     if how.crop_pct is not None and not (is_finite_number(how.crop_pct) and 0.01 <= how.crop_pct <= 100):
@@ -268,7 +269,7 @@ def normalization(mean: Any, std: Any, place: str, scale: float = 1.0) -> Normal
         if not isinstance(values, list | tuple) or not all(map(is_finite_number, values)):
             raise UserError(f"{place}{name} is {str(value)[:60]}; expected finite numbers, one per channel")
         if len(values) != 3:
-            raise UserError(f"{place}{name} has {len(values)} channels; expected 3, red, green and blue")
+            raise UserError(f"{place}{name} has {len(values)} channels; expected 3 (red, green, blue)")
         if name == "std" and min(values) <= 0:
             raise UserError(f"{place}{name} is {list(values)}; expected positive numbers")
         parts.append(tuple(float(each) / scale for each in values))

@@ -135,11 +135,8 @@ def _connection_arguments(flags: argparse.Namespace) -> dict[str, str | int] | N
     Returns an empty dict if neither sets any, and None for a run of one process.
     """
     address = flags.coordinator or os.environ.get(COORDINATOR)
-    try:
-        count = int(os.environ.get(PROCESSES, 0)) if flags.processes is None else flags.processes
-        index = int(os.environ.get(PROCESS, -1)) if flags.process is None else flags.process
-    except ValueError as error:
-        raise UserError(f"{PROCESSES} and {PROCESS} in the environment: expected integers ({error})") from error
+    count = _integer(os.environ, PROCESSES, 0) if flags.processes is None else flags.processes
+    index = _integer(os.environ, PROCESS, -1) if flags.process is None else flags.process
     if not address and not count and index < 0:
         return {}
     if count == 1 and index in (-1, 0):
@@ -202,16 +199,16 @@ def _in_cluster(environment: Mapping[str, str]) -> bool:
             file=sys.stderr,
         )
         kubernetes = False
-    slurm = "SLURM_STEP_NODELIST" in environment and _number(environment, "SLURM_NTASKS") > 1
-    return slurm or _number(environment, "OMPI_COMM_WORLD_SIZE") > 1 or kubernetes or on_tpu
+    slurm = "SLURM_STEP_NODELIST" in environment and _integer(environment, "SLURM_NTASKS", 1) > 1
+    return slurm or _integer(environment, "OMPI_COMM_WORLD_SIZE", 1) > 1 or kubernetes or on_tpu
 
 
-def _number(environment: Mapping[str, str], name: str) -> int:
-    """Returns an environment variable as an integer, or 1 if the variable is not set."""
+def _integer(environment: Mapping[str, str], name: str, default: int) -> int:
+    """Returns an environment variable as an integer, or `default` if the variable is not set."""
     try:
-        return int(environment.get(name, 1))
+        return int(environment.get(name, default))
     except ValueError:
-        raise UserError(f"{name}={environment[name]} in the environment: expected a number") from None
+        raise UserError(f"{name}={environment[name]} in the environment: expected an integer") from None
 
 
 def _tpu_chips() -> list[str]:

@@ -50,7 +50,7 @@ def check_evaluations(evaluations: ConfigDict, checks: Checks) -> None:
         key = f"evaluations.{name}"
         if not re.fullmatch(r"[A-Za-z]\w*", name) or name in _TAKEN:
             raise UserError(
-                f"{key}: expected a name that starts with a letter, then letters, digits or _, and is not one of "
+                f"{key}: expected a name of letters, digits and _ that starts with a letter and is not one of "
                 f"{', '.join(_TAKEN)}"
             )
         if not isinstance(given, ConfigDict):

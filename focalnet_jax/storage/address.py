@@ -95,7 +95,7 @@ def to_path(address: str | os.PathLike[str], flag: str = "") -> AnyPath:
         shown = " ".join(found) if isinstance(found, list) else "unprintable characters"
         raise UserError(f"{given}: expected a name without {shown}, which listings treat as a pattern")
     if any(part in ("", ".", "..") for part in name.rstrip("/").split("/")):
-        raise UserError(f"{given}: expected a name without empty parts, . and ..")
+        raise UserError(f"{given}: expected no empty part and no . or .. between slashes")
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"{given} needs gcsfs: {_EXTRA}")
     _configure()

@@ -142,7 +142,9 @@ class CachedFolder:
         found = {f"{below}/{name}" if below else name: stored for name, stored in listed.items()}
         for name in found:
             if any(part in ("", ".", "..") for part in name.removesuffix("/").split("/")):
-                raise UserError(f"{self.address}/{name}: expected a name without empty parts, . and ..: rename it")
+                raise UserError(
+                    f"{self.address}/{name}: expected no empty part and no . or .. between slashes; rename the object"
+                )
             if name.endswith("/"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.include({name: stored for name, stored in found.items() if not name.endswith("/")})

@@ -203,7 +203,9 @@ def check_writers(names: Sequence[str]) -> None:
     """Raises `UserError` if a writer is unknown or not installed."""
     for name in names:
         if name not in WRITERS:
-            raise UserError(f"writers: {name!r} is unknown; expected {', '.join(WRITERS)}.{suggest(name, WRITERS)}")
+            raise UserError(
+                f"writers: {name!r} is unknown; expected one of {', '.join(WRITERS)}.{suggest(name, WRITERS)}"
+            )
         found = importlib.util.find_spec(name) if name != "tensorboard" else tensorboardX.__spec__
         if found is None or found.origin is None:  # a folder of that name is not a package
             raise UserError(f"writers: {name} is not installed: pip install {name}, or remove it from writers")

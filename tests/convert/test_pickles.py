@@ -261,7 +261,7 @@ def test_tensors_of_other_kinds_are_named_where_they_are_needed(tmp_path):
             read(save(TENSORS | {"stem.proj.weight": odd}, tmp_path / "file.pth"))
         assert holds(read(save({"model": TENSORS, "odd": odd}, tmp_path / "file.pth")))
     safetensors.numpy.save_file(TENSORS | {"stem.norm.bias": np.zeros(8, np.int64)}, tmp_path / "file.pth")
-    with pytest.raises(UserError, match="expected float32, float16, bfloat16, float64"):
+    with pytest.raises(UserError, match="expected one of float32, float16, bfloat16, float64"):
         read(tmp_path / "file.pth")
 
 

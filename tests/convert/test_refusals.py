@@ -138,7 +138,7 @@ def test_damaged_json_is_one_line(name, content, tmp_path):
         ({"classes": list("abcdefghi")}, "it names 9 classes; the classifier has 5"),
         ({"classes": list("abcde"), "words": ["a cat"]}, "words has 1 entry for 5 classes"),
         ({"words": ["a cat"]}, "words has 1 entry for 0 classes"),
-        ({"image_size": "ab"}, "image_size is 'ab'; expected height and width"),
+        ({"image_size": "ab"}, "image_size is 'ab'; expected a size in pixels"),
         ({"image_size": [1, 2, 3]}, "image_size is [1, 2, 3]"),
         ({"image_size": True}, "image_size is True"),
         ({"preprocessing": 7}, "preprocessing is 7; expected a JSON object"),

@@ -214,7 +214,7 @@ def test_an_archive_is_refused_where_it_is_of_another_kind_or_holds_two_kinds(tm
         (tmp_path / f"{number}.tar").write_bytes(content)
         refused(told, "imagefolder", "--source", tmp_path / f"{number}.tar", *out)
     (tmp_path / "classes.tgz").write_bytes(pack(classes("cat", "dog"), "w:gz"))
-    refused("gunzip it first", "imagefolder", "--source", tmp_path / "classes.tgz", *out)
+    refused("decompress it first", "imagefolder", "--source", tmp_path / "classes.tgz", *out)
 
 
 def test_a_compressed_tar_is_refused_where_it_is_damaged_unsafe_or_unpacks_without_end(tmp_path, monkeypatch):

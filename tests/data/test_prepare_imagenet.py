@@ -103,7 +103,7 @@ def test_the_list_of_labels_may_have_any_of_its_forms(expected, tmp_path):
         ("n01751748\n" * 3, "3 images that the label list lacks"),
         ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {1000}\n" for n in range(1, 7)), "the order of its numbers is unknown"),
         ("tench\n" * 6, "got 'ILSVRC2012_val_00000001 tench'"),
-        ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {n}\n" for n in range(1, 7)), "contains numbers of images"),
+        ("".join(f"ILSVRC2012_val_{n:08d}.JPEG {n}\n" for n in range(1, 7)), "contains image numbers"),
         ("ILSVRC2012_val_00000001.JPEG 66\nILSVRC2012_val_00000002.JPEG 971\n", "4 images that the label list lacks"),
         ("a.JPEG n01440764\na.JPEG n02102040\n", "two classes for a, n01440764 and n02102040"),
         ("a.JPEG 0\na.JPEG 217\n", "two classes for a, 0 and 217"),

@@ -22,8 +22,8 @@ from focalnet_jax.storage.files import move, remove_tree, sizes, write_whole
     [
         ("gs://bucket", "expected gs://BUCKET/NAME"),
         ("gs://Bucket/run", "expected gs://BUCKET/NAME"),
-        ("gs://bucket/a//b", "expected a name without empty parts"),
-        ("gs://bucket/../b", "expected a name without empty parts"),
+        ("gs://bucket/a//b", "expected no empty part"),
+        ("gs://bucket/../b", "expected no empty part"),
         ("s3://bucket/run", "S3 is not supported; mount the bucket"),
         ("gcs://bucket/run", "expected a local path or gs://BUCKET/NAME. Did you mean 'gs'?"),
         ("https://bucket/run", "expected a local path or gs://BUCKET/NAME"),

@@ -121,7 +121,7 @@ def test_an_object_replaced_during_the_download_is_an_error(folder, here, reques
 def test_a_name_that_leads_out_of_the_folder_is_an_error(folder, tmp_path, monkeypatch):
     listed = cached.objects(to_path(f"gs://bucket/{folder}"))
     monkeypatch.setattr(cached, "objects", lambda folder, recursive: listed | {"a/../../../x": listed["part-0"]})
-    with pytest.raises(UserError, match="expected a name without empty parts"):
+    with pytest.raises(UserError, match="expected no empty part"):
         opened(folder, tmp_path)
 
 

@@ -108,8 +108,8 @@ def test_a_subset_of_classes_competes_in_one_of_them_alone(tmp_path):
     ("override", "message"),
     [
         ("--config.evaluations.real.pth=x", "unknown config key 'evaluations.real.pth'"),
-        ("--config.evaluations.train.split=x", "evaluations.train: expected a name that starts with a letter, then"),
-        ("--config.evaluations.1a.split=x", "letters, digits or _, and is not one of data, eval, "),
+        ("--config.evaluations.train.split=x", "evaluations.train: expected a name of letters, digits and _ that"),
+        ("--config.evaluations.1a.split=x", "starts with a letter and is not one of data, eval, "),
         ("--config.evaluations.rare.eval_classes=-1", "evaluations.rare.eval_classes=-1: expected a positive number, "),
         ("--config.evaluations.rare.eval_classes=0", "evaluations.rare.eval_classes=0: expected a positive number, "),
         ("--config.evaluations.rare.eval_classes=true", "evaluations.rare.eval_classes=True: expected a positive num"),

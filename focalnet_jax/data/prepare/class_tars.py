@@ -109,7 +109,7 @@ def tar_at(path: Path, split: str | None = None, *, imagenet: bool = False) -> l
     inside = inspect_tar(whole)
     if inside.tars and not any("/" in name for name in inside.images):
         if whole.packed:
-            raise UserError(f"{path} is compressed, so the tars inside it cannot be read in place: gunzip it first")
+            raise UserError(f"{path} is compressed, so the tars inside it cannot be read in place: decompress it first")
         return inner_tars(whole)
     if inside.is_shard and not imagenet:
         raise UserError(

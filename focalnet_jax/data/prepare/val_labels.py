@@ -163,7 +163,9 @@ def _numbered(path: Path, rows: Sequence[Sequence[str]]) -> tuple[dict[str, str]
     numbers = {stem: int(number) for stem, number in _by_stem(path, [row[:2] for row in rows]).items()}
     synsets = [synset for synset, _ in class_list(NUM_1K)]
     if len(numbers) > 2 and list(numbers.values()) == list(range(1, len(numbers) + 1)):
-        raise UserError(f"{path} contains numbers of images, like Kaggle's ImageSets, and not of classes: give {FORMS}")
+        raise UserError(
+            f"{path} contains image numbers, like Kaggle's ImageSets, instead of class numbers: give {FORMS}"
+        )
     first = synsets.index(FIRST_SYNSET)
     whole = len(numbers) >= NUM_IMAGES["val"]
     if max(numbers.values()) >= NUM_1K or (whole and numbers.get(FIRST_IMAGE, first) != first):

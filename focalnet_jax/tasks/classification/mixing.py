@@ -49,14 +49,15 @@ class Mixing:
         """Returns the size of a group in a batch of this size.
 
         Raises:
-          UserError: groups do not divide the batch, or cannot be halved.
+          UserError: groups of this size do not divide the batch, or their size is odd.
         """
         size = min(self.group, batch_size)
         if self.mixes and (batch_size % size or size % 2):
             divisor = _even_divisor(batch_size, self.group)
             todo = f"set it to a divisor such as {divisor}" if divisor else "choose an even batch_size"
             raise UserError(
-                f"augment.mix_group={self.group} does not divide a batch of {batch_size} into even groups: {todo}"
+                f"augment.mix_group={self.group} does not divide a batch of {batch_size} into groups of even size: "
+                f"{todo}"
             )
         return size
 
@@ -65,7 +66,7 @@ def make_mixing(config: FrozenConfigDict) -> Mixing:
     """Returns the `Mixing` options of a config.
 
     Raises:
-      UserError: `augment.mix_group` does not divide `batch_size` into even groups.
+      UserError: `augment.mix_group` does not divide `batch_size` into groups of even size.
     """
     augment = config.augment
     mixing = Mixing(
