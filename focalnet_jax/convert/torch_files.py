@@ -229,7 +229,7 @@ def _array(shape: Any, dtype: Any, fortran: Any, content: Any) -> _Tensor | None
 
 
 def import_torch(path: Path) -> Any:
-    """Returns the torch module, which only writing needs. Raises `UserError` if it is not installed."""
+    """Returns the torch module, which is needed only to write `path`. Raises `UserError` if it is not installed."""
     try:
         import torch
     except ImportError as error:

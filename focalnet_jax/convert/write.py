@@ -55,7 +55,8 @@ def write_weights(
       image_size: input size in pixels for a Hugging Face config; by default the size stored with the weights, or 224.
 
     Raises:
-      UserError: the format cannot express the model, or `destination` does not fit the format or exists.
+      UserError: the format cannot express the model, `destination` does not fit the format or exists, `dtype` is
+        unknown, or torch is needed and not installed.
     """
     if format == "orbax":
         return _write_checkpoint(weights, destination, dtype)

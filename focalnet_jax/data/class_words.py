@@ -54,7 +54,10 @@ def keys_of(name: str) -> set[str]:
 
 @cache
 def lemmas_by_synset(count: int) -> dict[str, str]:
-    """Returns the lemmas of each synset id, in one string, for the ImageNet list with `count` classes."""
+    """Returns lemmas by synset id, for the ImageNet list with `count` classes.
+
+    All lemmas of a class are in one string.
+    """
     return dict(class_list(count))
 
 

@@ -47,7 +47,7 @@ class Part:
         return self._whole[int(self._indices[index])]
 
     def name(self, index: int) -> str:
-        """Returns the name of an example in the whole source."""
+        """Returns the name of an example of this subset, as in the whole source."""
         return self._whole.name(int(self._indices[index]))
 
 

@@ -41,12 +41,12 @@ class Listing:
 
     @property
     def left_out_counts(self) -> str:
-        """Numbers of unused files, such as "18 files: 9 .heic, 9 .txt", or an empty string if all files are used."""
+        """Unused files by kind, such as "18 files: 9 .heic, 9 .txt", or an empty string if all files are used."""
         return _count(self.left_out, self.broken)
 
     @property
     def all_counts(self) -> str:
-        """Numbers of all files, such as "it contains 3 files: 3 .jpg", or "it is empty"."""
+        """All files by kind, for messages, such as "it contains 3 files: 3 .jpg" or "it is empty"."""
         all_kinds = self.left_out + Counter(map(_suffix, self.images))
         return f"it contains {_count(all_kinds, self.broken)}" if all_kinds else "it is empty"
 

@@ -38,5 +38,5 @@ class EvenlySpaced:
         return self._whole[self._source_index(index)]
 
     def name(self, index: int) -> str:
-        """Returns the name of an example in the whole source."""
+        """Returns the name of an example of this subset, as in the whole source."""
         return self._whole.name(self._source_index(index))

@@ -41,7 +41,7 @@ def without(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 class Exchange:
-    """Receiver of the sums over all processes of the integers that each process added to a batch.
+    """Adds integers to the batches of this process, and receives their sums over all processes.
 
     `sums` is the newest list of sums. In a run of one process nothing is exchanged: the sums are its own integers.
 
@@ -56,7 +56,10 @@ class Exchange:
         self._mesh = mesh
 
     def give(self, batch: dict[str, jax.Array], own: Sequence[int]) -> dict[str, jax.Array]:
-        """Returns the batch with the integers `own` of this process."""
+        """Returns the batch with the integers `own` of this process, which the train step sums over all processes.
+
+        In a run of one process, the batch is unchanged, and `sums` becomes `own`.
+        """
         if self.alone:
             self.sums = list(own)
             return batch

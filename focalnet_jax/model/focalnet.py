@@ -99,7 +99,7 @@ class Backbone(nnx.Module):
         return tuple(self.config.patch_size * 2**stage for stage in self.outputs)
 
     def features(self, images: jax.Array, keys: jax.Array | nnx.Rngs | None = None) -> list[jax.Array]:
-        """Returns the output of each stage in `outputs`, before the stage's downsample, `[B, h, w, C]`.
+        """Returns the output `[B, h, w, C]` of each stage in `outputs`, before the stage's downsample.
 
         The maps are not normalized, unless the backbone has `output_norms`. `h` is H divided by the stride. It is
         rounded up with `pad`, otherwise down, except that overlapped embeddings may round up.
@@ -201,7 +201,7 @@ class FocalNet(Backbone):
         return self.classify(self.features(images, key)[-1])
 
     def classify(self, x: jax.Array) -> jax.Array:
-        """Returns the model's output from the last map of `features`, `[B, h, w, C]`."""
+        """Returns logits or pooled features, as `__call__`, from the last map `[B, h, w, C]` of `features`."""
         pooled = self._pooled(x)
         return pooled if self.head is None else by_example(self.head(pooled))
 

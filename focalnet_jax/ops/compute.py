@@ -26,7 +26,7 @@ class Compute:
 
     @property
     def in_cpp(self) -> bool:
-        """Whether the C++ kernels for CPUs, which support only float32, compute the layers."""
+        """Whether the layers are computed by the C++ kernels for CPUs, which support only float32."""
         return self.aggregation == "native" and self.dtype == jnp.float32
 
 

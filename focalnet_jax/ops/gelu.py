@@ -117,7 +117,7 @@ def quick_gelu(z: jax.Array) -> jax.Array:
 
 
 def quick_gelu_and_slope(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns `quick_gelu` and the derivative of z Φ(z), with errors up to 1.7e-6, for float32 `z`."""
+    """Returns `quick_gelu` of float32 `z`, and the derivative of GELU at `z` with errors up to 1.7e-6."""
     below = _quick_normal(z)
     return z * below, below + z * jnp.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
 

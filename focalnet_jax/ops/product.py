@@ -18,13 +18,13 @@ _FEWEST_ROWS, _FEWEST_COLUMNS = 128, 16  # with fewer, packing the kernel takes 
 
 
 def without_bias(layer: nnx.Linear, x: jax.Array) -> jax.Array:
-    """Returns the output of a linear layer for `x` `[..., C]`, without the layer's bias, `[..., D]`."""
+    """Returns the output `[..., D]` of a linear layer for `x` `[..., C]`, without the layer's bias."""
     x, kernel = x.astype(layer.dtype), layer.kernel[...].astype(layer.dtype)
     return layer.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=layer.precision)
 
 
 def conv_without_bias(layer: nnx.Conv, x: jax.Array) -> jax.Array:
-    """Returns the output of a convolution for `x` `[B, H, W, C]`, without the layer's bias, `[B, H', W', D]`."""
+    """Returns the output `[B, H', W', D]` of a convolution for `x` `[B, H, W, C]`, without the layer's bias."""
     x, kernel = x.astype(layer.dtype), layer.kernel[...].astype(layer.dtype)
     order = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(

@@ -1,4 +1,4 @@
-"""A focal level for CPUs. The convolution is a sum of shifted copies, which is computed again for the gradients."""
+"""A focal level for CPUs. The convolution is a sum of shifted copies, which is recomputed for the gradients."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from focalnet_jax.distributed.activations import splits_weights
 from focalnet_jax.ops.compute import Compute
 from focalnet_jax.ops.levels import LEVELS
 
-# What a block keeps for the backward pass, by name of the policy; the rest is computed again.
+# What a block keeps for the backward pass, by name of the policy; the rest is recomputed.
 REMAT_POLICIES = {
     "none": None,  # everything, except the input of the MLP's second layer
     "dots": jax.checkpoint_policies.save_from_both_policies(  # the projections' outputs and the focal levels

@@ -1,9 +1,9 @@
 """Triton kernels for NVIDIA GPUs: the convolution of a focal level with its GELU, and their gradients.
 
 A kernel instance computes a few rows of up to 128 channels, with one channel per thread. It moves along the columns.
-Each column is added to the k outputs of a row that depend on it, so an element is loaded once for all outputs of a row.
-Meanwhile, the next column is being loaded. Only the contexts of the levels are kept for the backward pass; the inputs
-of GELU are computed again.
+Each input column is added to the k output columns that depend on it, so an element is loaded once for all outputs of a
+row. Meanwhile, the next column is being loaded. Only the contexts of the levels are kept for the backward pass; the
+inputs of GELU are recomputed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ def supports(channels: int, kernel_sizes: Sequence[int]) -> bool:
 
 
 def focal_level(x: jax.Array, kernel: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """Returns GELU of the depthwise convolution of `x` `[B, H, W, C]` with `kernel` `[k, k, 1, C]`, `[B, H, W, C]`."""
+    """Returns GELU of the depthwise convolution of `x` with `kernel`, in the shape of `x`.
+
+    Args:
+      x: input `[B, H, W, C]`.
+      kernel: kernel `[k, k, 1, C]`.
+      interpret: whether to interpret the kernel step by step, on any platform.
+    """
     return _convolve("focal_level", x, kernel, gelu, interpret)
 
 

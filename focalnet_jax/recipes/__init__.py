@@ -1,4 +1,4 @@
-"""Helpers for config files: variants of a recipe, and variations of a model."""
+"""Helpers for config files: parse variants, apply the paper's ablations to a model, and shrink a recipe."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def vary(config: ConfigDict, names: Collection[str]) -> None:
 
 
 def shrink_to_smoke(config: ConfigDict) -> None:
-    """Shrinks any recipe to a run of a few steps on digits, with the same code and flags."""
+    """Changes a recipe to six steps of a small model on digits, without `init_from`. Other keys keep their values."""
     config.model.embed_dim = 16
     config.model.depths = (1, 2) if len(variant_config(config.model.name).depths) > 1 else (2,)
     config.model.focal_levels, config.model.focal_windows = 2, 3

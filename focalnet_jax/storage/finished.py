@@ -57,7 +57,7 @@ class FinishedFiles:
         self.update()
 
     def has(self, name: str, generation: int) -> bool:
-        """Returns whether a file is complete, is the object of this generation, and is unchanged since."""
+        """Returns whether a file was added with this generation of its object, and has not changed since."""
         stamp = self._stamps.get(name)
         if stamp is None or stamp[0] != generation:
             return False

@@ -52,8 +52,8 @@ class DrawOptions:
       block: index of the block in each stage, from 0. Negative indices count from the last block; indices beyond the
         last block mean the last block.
       topk: number of class activations per image.
-      every: every `every`-th frame of a video is drawn.
-      most: largest number of frames per video.
+      every: distance between the drawn frames of a video; 1 draws all frames.
+      most: largest number of drawn frames per video.
     """
 
     stages: tuple[int, ...]

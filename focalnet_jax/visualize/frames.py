@@ -37,7 +37,7 @@ def read_frames(path: Path, every: int, most: int) -> tuple[list[np.ndarray], fl
 
     Args:
       path: a video, an animated GIF or a folder of images.
-      every: every `every`-th frame is returned.
+      every: distance between the returned frames; 1 returns all frames.
       most: largest number of frames returned.
 
     Raises:

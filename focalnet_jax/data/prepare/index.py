@@ -88,7 +88,7 @@ class Index:
         skipped: Mapping[str, int] | None = None,
         claims: Mapping[Claim, int] | None = None,
     ) -> Index:
-        """Returns the index with these members."""
+        """Returns the index with these members; the other arguments are described in `Index`."""
         rows = [
             (
                 os.fsencode(member.name), member.offset, member.size, member.time, os.fsencode(member.class_name),

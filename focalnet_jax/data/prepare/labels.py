@@ -91,9 +91,9 @@ def synset_named(label: str) -> str:
 
 
 def synsets_named(label: str) -> frozenset[str]:
-    """Returns the ImageNet-1K synsets that a label may mean, such as two for crane.
+    """Returns the set of synsets that a label may mean: a synset id in the label, or ImageNet-1K's synsets of the name.
 
-    If there are none, returns the label itself.
+    There are two for "crane". If there are none, the set contains the label itself.
     """
     if synset := synset_of(label):
         return frozenset({synset})

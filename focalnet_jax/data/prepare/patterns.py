@@ -12,7 +12,7 @@ _MOST = 1_000_000  # largest number of names that a pattern with braces may mean
 
 
 def is_pattern(name: str) -> bool:
-    """Returns whether a name contains a character of patterns."""
+    """Returns whether a name contains a wildcard: `*`, `?`, `[` or `{`."""
     return any(character in name for character in "*?[{")
 
 

@@ -52,14 +52,14 @@ def prepare(
       out: parent folder of the data set.
       options: options that determine the result.
       processes: number of worker processes.
-      address: folder in a bucket to which the data set is moved; `out` then only has intermediate files.
+      address: folder in a bucket to which the data set is moved from `out`; "" to leave it in `out`.
 
     Returns:
       The folder of the data set, `out`/NAME/1.0.0.
 
     Raises:
       UserError: the sources are unreadable or invalid, `out` contains a different data set, or the disk is full.
-      RunFailedError: a worker process died.
+      RunFailedError: a worker process died, or the bucket does not answer.
     """
     if not tfds.core.naming.is_valid_dataset_name(options.name):
         raise UserError(f"--name {options.name}: expected lower-case letters, digits and _, beginning with a letter")

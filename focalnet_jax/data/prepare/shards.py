@@ -181,7 +181,8 @@ def _is_deep(format: str | None, encoded: bytes) -> bool:
 def checked_image(encoded: bytes) -> tuple[bytes, str, str]:
     """Returns an image in a format that every reader decodes.
 
-    RGB and grey JPEG and PNG images are unchanged. Other images become 8-bit RGB: JPEG if they were JPEG, else PNG.
+    8-bit RGB and grey JPEG and PNG images without transparency are unchanged. Other images become 8-bit RGB: JPEG if
+    they were JPEG, else PNG.
 
     Args:
       encoded: content of an image file.

@@ -42,14 +42,14 @@ def convert(sources: Sequence[Path], out: Path, processes: int, address: str = "
       sources: folder of the data set, as the only element.
       out: parent folder of the converted data set.
       processes: number of worker processes.
-      address: folder in a bucket to which the data set is moved; `out` then only has intermediate files.
+      address: folder in a bucket to which the data set is moved from `out`; "" to leave it in `out`.
 
     Returns:
       The folder of the converted data set, `out`/NAME/VERSION.
 
     Raises:
       UserError: the source is not a data set stored as TFRecord, or one of its files is missing or damaged.
-      RunFailedError: a worker process died.
+      RunFailedError: a worker process died, or the bucket does not answer.
     """
     source = sources[0]
     locate("tfrecord", source, Labels())  # raises `UserError` for addresses on the hub

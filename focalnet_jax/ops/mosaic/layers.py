@@ -62,8 +62,8 @@ def _in_registers(leaf: jax.Array) -> int:
 class Call:
     """A kernel for maps `[B, H, W, C]`: its grid, and the blocks of arrays that a kernel instance computes.
 
-    The grid is (parts, groups of examples, steps over positions). An instance computes `some` positions of `examples`
-    examples. Each part has its own sums of gradients.
+    The grid is (parts, groups of examples, steps over positions). Each part runs on one core and has its own sums of
+    gradients. A kernel instance computes `self.some` positions of `self.examples` examples.
     """
 
     def __init__(self, layers: Layers, weights: Weights, maps: Maps):
@@ -180,7 +180,7 @@ class Call:
         return rows_first(x).reshape(self.places, self.all, x.shape[-1])
 
     def by_example(self, x: jax.Array) -> jax.Array:
-        """Returns a map `[B, H, W, C]` from a map in the kernel, `[positions, examples, C]`."""
+        """Converts a map from the layout in the kernel, `[positions, examples, C]`, to `[B, H, W, C]`."""
         return examples_first(x.reshape(self.height, self.width, self.all, x.shape[-1]), self.given)
 
 

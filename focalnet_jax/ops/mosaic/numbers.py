@@ -22,11 +22,11 @@ class Floats:
     register = jax.ShapeDtypeStruct((EXAMPLES, CHANNELS), jnp.float32)
 
     def pack(self, x: jax.Array) -> jax.Array:
-        """Returns a register from `[8, 128]` float32."""
+        """Converts `[8, 128]` float32 to a register."""
         return x
 
     def unpack(self, register: jax.Array) -> jax.Array:
-        """Returns `[8, 128]` float32 from a register."""
+        """Converts a register to `[8, 128]` float32."""
         return register
 
     def add_products(self, total: jax.Array, factors: Factors, k: int) -> jax.Array:
@@ -68,13 +68,13 @@ class Pairs:
         self.register = rounded if interpret else jax.ShapeDtypeStruct((EXAMPLES, CHANNELS), jnp.uint32)
 
     def pack(self, x: jax.Array) -> jax.Array:
-        """Returns a register from `[16, 128]` float32."""
+        """Converts `[16, 128]` float32 to a register."""
         if self._interpret:
             return _rounded(x)
         return pltpu.pack_elementwise([x[:EXAMPLES], x[EXAMPLES:]], packed_dtype=jnp.bfloat16)
 
     def unpack(self, register: jax.Array) -> jax.Array:
-        """Returns `[16, 128]` float32 from a register."""
+        """Converts a register to `[16, 128]` float32."""
         if self._interpret:
             return register
         half = partial(pltpu.unpack_elementwise, packed_dtype=jnp.bfloat16, unpacked_dtype=jnp.float32)

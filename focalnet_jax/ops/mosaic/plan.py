@@ -161,7 +161,7 @@ class Tiling:
 
     @property
     def rings(self) -> list[tuple[int, int]]:
-        """Numbers of rows and columns of each level's input in fast memory, including the zeros around the map."""
+        """Numbers of rows and columns of each level's buffer in fast memory: its input, with zeros around the map."""
         return [
             (self.height + size - 1 if self.whole else self._held(level) * self.rows, self.width + size - 1)
             for level, size in enumerate(self.sizes)
@@ -214,7 +214,13 @@ def forward_plan(
 ) -> Tiling | None:
     """Returns the plan of the forward pass, or None if no blocks fit in fast memory.
 
-    It uses bfloat16 pairs if `pairs` is set and they fit.
+    Args:
+      height: height of the map.
+      width: width of the map.
+      sizes: size of each level's kernel.
+      itemsize: bytes per element of the map.
+      vmem: bytes of fast memory.
+      pairs: whether to use bfloat16 pairs, if they fit.
     """
     # The maps are the context, the gates, the gated sum, and the input of GELU of each level.
     return _plan(Tiling(height, width, tuple(sizes), height, False, pairs), 3 + len(sizes), itemsize, vmem)
@@ -225,7 +231,7 @@ def backward_plan(
 ) -> Tiling | None:
     """Returns the plan of the backward pass, or None if no blocks fit in fast memory.
 
-    It uses bfloat16 pairs if `pairs` is set and they fit.
+    The arguments are described in `forward_plan`.
     """
     whole = Tiling(height, width, tuple(sizes), height, True, pairs)
     # The maps are the context and its gradient and, for each level, the input of GELU, the cotangent and the gates.

@@ -59,7 +59,7 @@ def supports(dtype: jnp.dtype | None, kernel_sizes: Sequence[int]) -> bool:
 def focal_levels(
     context: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array], bias: jax.Array, *, scale: float
 ) -> jax.Array:
-    """Returns `scale` times the gated sum of the contexts of all levels, including the global level, `[B, H, W, C]`.
+    """Returns `scale` times the gated sum `[B, H, W, C]` of the contexts of all levels, including the global level.
 
     Args:
       context: context `[B, H, W, C]` float32; level 0 is the context plus the bias.
@@ -128,7 +128,7 @@ def gelu_gradients(x: jax.Array, bias: jax.Array, cotangent: jax.Array) -> tuple
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float) -> jax.Array:
-    """Returns LayerNorm over C of `x` `[..., C]`, with `scale` and `bias` `[C]`."""
+    """Returns LayerNorm over C of `x` `[..., C]`, with `scale` and `bias` `[C]`, all float32."""
     return _call("layer_norm", _like(x))(x, scale, bias, epsilon=np.float32(epsilon))
 
 

@@ -86,7 +86,7 @@ class Accuracy:
         return means | {"examples": examples}
 
     def details(self) -> dict[str, int]:
-        """Returns `subset_classes`, the number of outputs that compete for the metrics of a subset, if there is one."""
+        """Returns `subset_classes`, the number of outputs in the subset, or an empty dict if there is no subset."""
         return {"subset_classes": int(self.competing.sum())} if isinstance(self.competing, np.ndarray) else {}
 
     def describe(self, result: Mapping[str, float]) -> str:
