@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focalnet_jax import create_model, predict
+from focalnet_jax import predict
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.demo import __main__ as demo
@@ -18,6 +18,7 @@ from focalnet_jax.visualize import __main__ as visualize
 from focalnet_jax.visualize.maps import receptive_field
 from tests.convert.golden_files import GOLDEN, OPTIONS
 from tests.convert.random_weights import weights_of
+from tests.models import create_model
 
 UNSTATED = GOLDEN / "timm_lrf.safetensors"  # does not contain normalize_modulator
 

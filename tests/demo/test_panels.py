@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
-from focalnet_jax import create_model, visualize
+from focalnet_jax import visualize
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import Preprocessing
 from focalnet_jax.demo.panels import Explanation, block_panels, explain, prediction_panels
 from focalnet_jax.inference import Classifier
 from focalnet_jax.tasks.task import Activation
 from focalnet_jax.visualize.maps import StageMaps
+from tests.models import create_model
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from focalnet_jax import create_model
 from focalnet_jax.ops import native
+from tests.models import create_model
 
 FLAGS = ("jax_debug_nans", "jax_debug_infs", "jax_enable_checks")
 

@@ -12,10 +12,10 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from focalnet_jax import create_model
 from focalnet_jax.model import FocalNet, variant_config
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.ops import native
+from tests.models import create_model
 
 
 @pytest.fixture(scope="module")

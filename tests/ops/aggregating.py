@@ -28,13 +28,17 @@ def with_sum(total, last):
 
 def inputs(shape, sizes, with_bias, dtype=jnp.float32):
     """Returns context, gates, kernels and (for implementations that add it) the bias; and the cotangents."""
-    keys = iter(jax.random.split(jax.random.key(0), 5 + len(sizes)))
-    context = jax.random.normal(next(keys), shape, dtype)
-    gates = jax.random.normal(next(keys), (*shape[:3], len(sizes) + 1), dtype)
-    cotangent = jax.random.normal(next(keys), shape, dtype)
-    to_sum = jax.random.normal(next(keys), (shape[0], shape[-1]), jnp.float32)
-    kernels = tuple(jax.random.normal(next(keys), (k, k, 1, shape[-1]), dtype) / k for k in sizes)
-    bias = (jax.random.normal(next(keys), shape[-1:], dtype),) if with_bias else ()
+    rng = np.random.default_rng(0)  # compiles no program per shape, as JAX's would
+
+    def normal(*shape, dtype=dtype, scale=1.0):
+        return jnp.asarray(rng.normal(0, scale, shape).astype(dtype))
+
+    context = normal(*shape)
+    gates = normal(*shape[:3], len(sizes) + 1)
+    cotangent = normal(*shape)
+    to_sum = normal(shape[0], shape[-1], dtype=jnp.float32)
+    kernels = tuple(normal(k, k, 1, shape[-1], scale=1 / k) for k in sizes)
+    bias = (normal(shape[-1]),) if with_bias else ()
     return (context, gates, kernels, *bias), (cotangent, to_sum)
 
 

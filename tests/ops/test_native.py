@@ -10,12 +10,12 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from focalnet_jax import create_model
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops import native
 from focalnet_jax.ops.aggregation import aggregate_context
 from focalnet_jax.ops.implementations import describe_implementations
 from tests import commands
+from tests.models import create_model
 from tests.ops.aggregating import assert_same_on_a_mesh, error, inputs, levels_by_convolutions, with_gradients, with_sum
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.model import create_model
 from focalnet_jax.ops import native
 from focalnet_jax.ops.product import kernel_gradient, multiply, product
 from tests.commands import run
+from tests.models import create_model
 from tests.ops.aggregating import assert_on_a_mesh_as_alone, error, with_gradients
 
 

@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from focalnet_jax import create_model, visualize
+from focalnet_jax import visualize
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import Preprocessing
 from focalnet_jax.errors import UserError
 from focalnet_jax.inference import Classifier
 from focalnet_jax.visualize.drawing import DrawOptions, draw, fit
 from focalnet_jax.visualize.figures import Activation, BlockMaps, as_png, picture_figure
+from tests.models import create_model
 
 CHOSEN = DrawOptions(stages=(1,), block=0, topk=4)
 

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from focalnet_jax import create_model, visualize
+from focalnet_jax import visualize
 from focalnet_jax.errors import UserError
 from focalnet_jax.ops.product import without_bias
 from focalnet_jax.visualize.figures import BlockMaps, coloured, enlarged
 from focalnet_jax.visualize.sheets import map_sheets, scale
+from tests.models import create_model
 
 SMALL = {"embed_dim": 8, "depths": (1, 2), "num_classes": 5}
 
