@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -247,5 +246,4 @@ def create_model(
             rngs = nnx.Rngs(rngs)
         except (TypeError, ValueError) as error:
             raise UserError(f"rngs is {rngs!r}; expected nnx.Rngs, a seed or a key of jax.random") from error
-    build = partial(FocalNet, config, precision=get_precision(dtype))
-    return nnx.jit(lambda rngs: build(rngs=rngs))(rngs)  # one program, instead of one for each shape of parameters
+    return FocalNet(config, precision=get_precision(dtype), rngs=rngs)
