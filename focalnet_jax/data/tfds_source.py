@@ -41,16 +41,16 @@ class TfdsSource:
                 raise UserError(f"the feature {self._label_key} of {path} states no classes; expected a ClassLabel")
             self.class_names = tuple(label.names)
 
-        self._records = TfdsRecords(path, split, cache, check)
-        with self._records.in_words_of_the_bucket():
-            on_card = _fingerprint_on_card(self._records.folder / CARD, self.class_names)
-        self.fingerprint = fingerprint_of([*self._records.identity, *self.class_names, on_card])
+        self.records = TfdsRecords(path, split, cache, check)
+        with self.records.in_words_of_the_bucket():
+            on_card = _fingerprint_on_card(self.records.folder / CARD, self.class_names)
+        self.fingerprint = fingerprint_of([*self.records.identity, *self.class_names, on_card])
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[Picture, Label]:
-        example = self._records[index]
+        example = self.records[index]
         label = example[self._label_key]
         if not self._many:
             if not 0 <= label < len(self.class_names):  # TFDS stores -1 for examples without label
@@ -65,7 +65,7 @@ class TfdsSource:
 
     def name(self, index: int) -> str:
         """Returns the file name stored in the record, or "example" if it is missing, with the split and the index."""
-        return self._records.name(index)
+        return self.records.name(index)
 
 
 def _fingerprint_on_card(path: Path, class_names: Sequence[str]) -> str:
