@@ -30,7 +30,7 @@ class TfdsRecords:
       split: name of the split, or a slice of the split.
       cache: folder for local copies of data in buckets.
       check: function that raises `UserError` if the features of the data set are not suitable.
-      encoded: features that are read as encoded bytes.
+      encoded: features that are read as encoded bytes, if the data set has them.
 
     Attributes:
       folder: local folder of the data set.
@@ -66,7 +66,8 @@ class TfdsRecords:
             info = builder.info.splits[split]
             if info.num_examples < 1:
                 raise ValueError(split)
-            self._examples = builder.as_data_source(split, decoders=dict.fromkeys(encoded, tfds.decode.SkipDecoding()))
+            decoders = {key: tfds.decode.SkipDecoding() for key in encoded if key in builder.info.features}
+            self._examples = builder.as_data_source(split, decoders=decoders)
         except (ValueError, KeyError) as error:
             known = ", ".join(builder.info.splits)
             raise UserError(
