@@ -20,7 +20,7 @@ MOST_CLASSES = 254  # so that 255 is never a class, also if the stored numbers b
 StoredMask = np.ndarray | bytes | str | Path  # integers `[H, W]`, encoded bytes, or the path of a file
 Colour = tuple[int, int, int]
 
-_FORMATS = ("PNG", "TIFF", "GIF")  # formats that keep every pixel, and whose pixels have one meaning
+_FORMATS = ("PNG", "TIFF")  # formats that keep every number; programs that write GIF number the colours anew
 _GREY, _COLOURED = ("1", "L", "I;16", "I;16B", "I"), ("RGB", "RGBA", "LA")  # Pillow's modes
 _BITS, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # tags of TIFF and EXIF
 _BLACK_IS_ZERO, _RGB, _PALETTE = 1, 2, 3  # values of the tag _PHOTOMETRIC

@@ -16,7 +16,9 @@ FOLDERS = {"train": "training", "val": "validation"}
 
 def object_info(names=None):
     """Returns the text of objectInfo150.txt."""
-    rows = [f"{number + 1}\t0.1\t9\t9\t{name}, something" for number, name in enumerate(names or ade20k_classes().names)]
+    rows = [
+        f"{number + 1}\t0.1\t9\t9\t{name}, something" for number, name in enumerate(names or ade20k_classes().names)
+    ]
     return "\n".join(["Idx\tRatio\tTrain\tVal\tName", *rows]) + "\n"
 
 
